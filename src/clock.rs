@@ -1,0 +1,73 @@
+//! Time, randomness and uuids behind one handle, so that tests can fix them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A cheap handle, cloned to everybody who needs the time or randomness.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Source>);
+
+#[derive(Debug)]
+enum Source {
+    System,
+    /// Milliseconds since the epoch, moved by hand; random bytes count up.
+    Fixed {
+        millis: AtomicU64,
+        drawn: AtomicU64,
+    },
+}
+
+impl Clock {
+    /// The machine's clock and the operating system's randomness.
+    pub fn system() -> Clock {
+        Clock(Arc::new(Source::System))
+    }
+
+    /// A clock that stands at `since_epoch` until [`Clock::advance`] moves it, with predictable "randomness". For tests.
+    pub fn fixed(since_epoch: Duration) -> Clock {
+        Clock(Arc::new(Source::Fixed {
+            millis: AtomicU64::new(since_epoch.as_millis() as u64),
+            drawn: AtomicU64::new(0),
+        }))
+    }
+
+    /// Moves a fixed clock forward; a system clock does not move by hand.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Fixed { millis, .. } = &*self.0 {
+            millis.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Time since the Unix epoch.
+    pub fn since_epoch(&self) -> Duration {
+        match &*self.0 {
+            Source::System => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Source::Fixed { millis, .. } => Duration::from_millis(millis.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// 16 unpredictable bytes.
+    pub fn random_16(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.fill_random(&mut bytes);
+        bytes
+    }
+
+    /// Fills `bytes` with unpredictable ones.
+    pub fn fill_random(&self, bytes: &mut [u8]) {
+        match &*self.0 {
+            Source::System => getrandom::fill(bytes).expect("the operating system gives randomness"),
+            Source::Fixed { drawn, .. } => {
+                for byte in bytes.iter_mut() {
+                    *byte = (drawn.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
+                }
+            }
+        }
+    }
+
+    /// 32 lower-case hex digits, as CouchDB's `random` uuid algorithm.
+    pub fn uuid(&self) -> String {
+        crate::json::hex(&self.random_16())
+    }
+}

@@ -1,0 +1,1 @@
+//! Databases: names, documents, the write path, the changes feed.

@@ -1,0 +1,86 @@
+//! The closed domain error. Nothing here knows HTTP: `http::answer` maps each variant to a status and CouchDB's error word.
+
+use std::fmt;
+
+/// Everything a domain call can fail with.
+///
+/// `reason` texts are those that CouchDB answers where a client shows or matches them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The request is malformed (CouchDB: 400 `bad_request`).
+    BadRequest(String),
+    /// A query parameter is malformed or does not fit the others (400 `query_parse_error`).
+    QueryParse(String),
+    /// A document name is not allowed (400 `illegal_docid`).
+    IllegalDocId(String),
+    /// A database name is not allowed (400 `illegal_database_name`).
+    IllegalDatabaseName(String),
+    /// A document's `_` member is unknown or of the wrong type (400 `doc_validation`).
+    DocValidation(String),
+    /// Nobody is signed in, and somebody must be (401 `unauthorized`).
+    Unauthorized(String),
+    /// Somebody is signed in, and may not (403 `forbidden`).
+    Forbidden(String),
+    /// No such database (404 `not_found`, `Database does not exist.`).
+    NoDatabase,
+    /// No such document, or not this revision (404 `not_found`, reason `missing`).
+    Missing,
+    /// The document is deleted (404 `not_found`, reason `deleted`).
+    Deleted,
+    /// Something else is not there (404 `not_found`).
+    NotFound(String),
+    /// The edit does not name the current revision (409 `conflict`).
+    Conflict,
+    /// The database exists (412 `file_exists`).
+    DatabaseExists,
+    /// A stub names an attachment that its parent does not have (412 `missing_stub`).
+    MissingStub(String),
+    /// Over a configured size (413 with this error word: `document_too_large`, `too_large`, `attachment_too_large`).
+    TooLarge { word: &'static str, reason: String },
+    /// A requested byte range cannot be served (416).
+    RangeNotSatisfiable,
+    /// Not JSON where JSON is needed (415 `bad_content_type`).
+    BadContentType(String),
+    /// A design document's function failed, with CouchDB's own words and the status that CouchDB gives it
+    /// (`compilation_error`, `render_error`, `timeout`, `reduce_overflow_error`, or what the function threw).
+    Script { word: String, reason: String },
+    /// The store is full (507/500: writes refused, reads go on).
+    Full,
+    /// Stored data fails its checksum or cannot be decoded; names what was being read.
+    Damaged(String),
+    /// An unforeseen failure of ours. Logged with its cause; the client sees no internals.
+    Internal(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::BadRequest(reason)
+            | Error::QueryParse(reason)
+            | Error::IllegalDocId(reason)
+            | Error::IllegalDatabaseName(reason)
+            | Error::DocValidation(reason)
+            | Error::Unauthorized(reason)
+            | Error::Forbidden(reason)
+            | Error::NotFound(reason)
+            | Error::MissingStub(reason)
+            | Error::TooLarge { reason, .. }
+            | Error::BadContentType(reason)
+            | Error::Script { reason, .. } => out.write_str(reason),
+            Error::NoDatabase => out.write_str("Database does not exist."),
+            Error::Missing => out.write_str("missing"),
+            Error::Deleted => out.write_str("deleted"),
+            Error::Conflict => out.write_str("Document update conflict."),
+            Error::DatabaseExists => out.write_str("The database could not be created, the file already exists."),
+            Error::RangeNotSatisfiable => out.write_str("Requested range not satisfiable"),
+            Error::Full => out.write_str("The disk is full: writes are refused until there is room, reads go on."),
+            Error::Damaged(what) => write!(out, "stored data is damaged: {what}"),
+            Error::Internal(cause) => out.write_str(cause),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The result of every domain call.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,16 @@
+//! settee: a CouchDB-compatible sync server in one binary.
+//!
+//! The map of the house; a layer may use only what stands to its right:
+//!
+//! ```text
+//! main > http > replicate > {query, auth} > db > store > {json, rev}
+//! ```
+//!
+//! `error` and `clock` may be used by all. `tests/layers.rs` holds this line.
+
+pub mod clock;
+pub mod db;
+pub mod error;
+pub mod json;
+pub mod rev;
+pub mod store;

@@ -1,0 +1,1 @@
+//! Revision ids and revision trees: pure, no I/O, no async, no clock.

@@ -1,0 +1,55 @@
+//! Attachment content: immutable, content-addressed blobs beside the ordered map.
+//!
+//! A blob is written, synced, renamed into place and its directory synced before [`BlobWriter::finish`] returns, so the
+//! commit that names it can never point at nothing. What [`BlobWriter::finish`] returns also **pins** the blob: the
+//! collector leaves a pinned blob alone, and the pin lives until the commit that refers to it has returned.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::Result;
+
+/// SHA-256 of the stored bytes.
+pub type BlobId = [u8; 32];
+
+/// Keeps the collector's hands off a blob while it lives.
+pub type Pin = Arc<dyn Send + Sync>;
+
+/// A blob that is on disk.
+#[derive(Clone)]
+pub struct Written {
+    pub id: BlobId,
+    /// Bytes stored.
+    pub length: u64,
+    /// MD5 of the stored bytes: CouchDB's digest of an attachment.
+    pub md5: [u8; 16],
+    pub pin: Pin,
+}
+
+/// Takes a blob's bytes. Dropped unfinished, it leaves nothing behind.
+pub trait BlobWriter: Send {
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+    /// Makes the blob durable, or finds that it is there already.
+    fn finish(self: Box<Self>) -> Result<Written>;
+}
+
+/// Where blobs are kept. Calls block; async callers run them off their own threads.
+pub trait Blobs: Send + Sync + 'static {
+    fn create(&self) -> Result<Box<dyn BlobWriter>>;
+
+    /// The bytes of a blob from `offset` on. `Damaged` if the blob is not there.
+    fn open(&self, id: &BlobId, offset: u64) -> Result<Box<dyn Read + Send>>;
+
+    /// Pins an existing blob (a stub that a new revision takes over from its parent).
+    fn pin(&self, id: &BlobId) -> Pin;
+
+    /// Removes the blob unless it is pinned or `referenced` says, asked while nobody can pin it, that a body names it.
+    /// Returns whether it was removed.
+    fn remove_unless(&self, id: &BlobId, referenced: &dyn Fn() -> Result<bool>) -> Result<bool>;
+
+    /// Up to `limit` blob ids after `after`, in order: the sweep's page.
+    fn list(&self, after: Option<&BlobId>, limit: usize) -> Result<Vec<BlobId>>;
+
+    /// Bytes on disk.
+    fn disk_bytes(&self) -> u64;
+}

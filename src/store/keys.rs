@@ -1,0 +1,234 @@
+//! Every key of the keyspace, built in one place. `docs/storage-format.md` is the table; this is its code.
+//!
+//! A key starts with a tag byte; a database's keys go on with its internal number (8 bytes, big-endian, never used
+//! twice), a kind byte, and what names the entry in the kind's order.
+
+use std::ops::Bound;
+
+use super::KeyRange;
+
+/// `FORMAT`: the format version and the engine's creation record.
+pub const FORMAT: &[u8] = &[0x00];
+/// The last internal number given to a database.
+pub const LAST_NUMBER: &[u8] = &[0x01];
+
+const NAME: u8 = 0x02;
+const CONFIG: u8 = 0x03;
+const DB_UPDATE: u8 = 0x04;
+const BLOB_REFERENCE: u8 = 0x05;
+/// Numbers of deleted databases whose ranges are still to be removed.
+const DOOMED: u8 = 0x06;
+/// Server-wide state of single modules (secrets, schedulers): `[SERVER, name...]`.
+const SERVER: u8 = 0x07;
+const DATABASE: u8 = 0x10;
+/// View indexes: their own tag, so that a check can drop and rebuild them all.
+const INDEX: u8 = 0x20;
+
+/// The kinds of a database's entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// One record: sequence, counts, sizes, limits.
+    Info = b'i',
+    /// `_security`.
+    Security = b's',
+    /// Document id → revision tree and winner.
+    Document = b'd',
+    /// Sequence → document id and leaves.
+    Sequence = b'q',
+    /// (sequence, index) → attachments and body of one revision.
+    Body = b'b',
+    /// `_local` document id → document.
+    Local = b'l',
+    /// Purge sequence → purge request.
+    Purge = b'p',
+    /// Purge uuid → purge sequence.
+    PurgeUuid = b'u',
+}
+
+fn tagged(tag: u8, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + rest.len());
+    key.push(tag);
+    key.extend_from_slice(rest);
+    key
+}
+
+/// Database name → its number and instance.
+pub fn name(name: &str) -> Vec<u8> {
+    tagged(NAME, name.as_bytes())
+}
+
+/// Range of all database names, optionally from (inclusive) and to (inclusive) a name.
+pub fn names(start: Option<&str>, end: Option<&str>) -> KeyRange {
+    let low = Bound::Included(name(start.unwrap_or("")));
+    let high = match end {
+        Some(end) => Bound::Included(name(end)),
+        None => Bound::Excluded(vec![NAME + 1]),
+    };
+    (low, high)
+}
+
+/// The database name that a [`name`] key holds.
+pub fn name_of(key: &[u8]) -> &str {
+    std::str::from_utf8(&key[1..]).unwrap_or("")
+}
+
+/// A persisted setting; section and key are separated by a zero byte, which neither may hold.
+pub fn config(section: &str, key: &str) -> Vec<u8> {
+    tagged(CONFIG, &[section.as_bytes(), b"\0", key.as_bytes()].concat())
+}
+
+/// All persisted settings.
+pub fn configs() -> KeyRange {
+    (Bound::Included(vec![CONFIG]), Bound::Excluded(vec![CONFIG + 1]))
+}
+
+/// Section and key of a [`config`] key.
+pub fn config_of(key: &[u8]) -> Option<(&str, &str)> {
+    std::str::from_utf8(&key[1..]).ok()?.split_once('\0')
+}
+
+/// An entry of `_db_updates`, by its own sequence.
+pub fn db_update(sequence: u64) -> Vec<u8> {
+    tagged(DB_UPDATE, &sequence.to_be_bytes())
+}
+
+/// Entries of `_db_updates` after `sequence`.
+pub fn db_updates_after(sequence: u64) -> KeyRange {
+    (Bound::Excluded(db_update(sequence)), Bound::Excluded(vec![DB_UPDATE + 1]))
+}
+
+/// A doomed database number.
+pub fn doomed(number: u64) -> Vec<u8> {
+    tagged(DOOMED, &number.to_be_bytes())
+}
+
+/// All doomed numbers.
+pub fn all_doomed() -> KeyRange {
+    (Bound::Included(vec![DOOMED]), Bound::Excluded(vec![DOOMED + 1]))
+}
+
+/// State of one server module.
+pub fn server(name: &str) -> Vec<u8> {
+    tagged(SERVER, name.as_bytes())
+}
+
+/// "This body refers to this blob": written and removed with the body.
+pub fn blob_reference(blob: &[u8; 32], number: u64, sequence: u64, index: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + 32 + 20);
+    key.push(BLOB_REFERENCE);
+    key.extend_from_slice(blob);
+    key.extend_from_slice(&number.to_be_bytes());
+    key.extend_from_slice(&sequence.to_be_bytes());
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// All references to one blob.
+pub fn blob_references(blob: &[u8; 32]) -> KeyRange {
+    prefix(&tagged(BLOB_REFERENCE, blob))
+}
+
+/// All references to all blobs, for the sweep.
+pub fn all_blob_references() -> KeyRange {
+    (Bound::Included(vec![BLOB_REFERENCE]), Bound::Excluded(vec![BLOB_REFERENCE + 1]))
+}
+
+/// The first bytes of every key of one kind of one database.
+pub fn kind_prefix(number: u64, kind: Kind) -> Vec<u8> {
+    let mut key = Vec::with_capacity(64);
+    key.push(DATABASE);
+    key.extend_from_slice(&number.to_be_bytes());
+    key.push(kind as u8);
+    key
+}
+
+fn in_kind(number: u64, kind: Kind, rest: &[u8]) -> Vec<u8> {
+    let mut key = kind_prefix(number, kind);
+    key.extend_from_slice(rest);
+    key
+}
+
+/// What follows the kind byte of a database's key.
+pub fn rest_of(key: &[u8]) -> &[u8] {
+    &key[10..]
+}
+
+pub fn info(number: u64) -> Vec<u8> {
+    in_kind(number, Kind::Info, &[])
+}
+
+pub fn security(number: u64) -> Vec<u8> {
+    in_kind(number, Kind::Security, &[])
+}
+
+pub fn document(number: u64, id: &str) -> Vec<u8> {
+    in_kind(number, Kind::Document, id.as_bytes())
+}
+
+pub fn local(number: u64, id: &str) -> Vec<u8> {
+    in_kind(number, Kind::Local, id.as_bytes())
+}
+
+pub fn sequence(number: u64, sequence: u64) -> Vec<u8> {
+    in_kind(number, Kind::Sequence, &sequence.to_be_bytes())
+}
+
+/// The sequence that a [`sequence`] key holds.
+pub fn sequence_of(key: &[u8]) -> u64 {
+    u64::from_be_bytes(rest_of(key)[..8].try_into().expect("a sequence key has 8 bytes after its kind"))
+}
+
+pub fn body(number: u64, sequence: u64, index: u32) -> Vec<u8> {
+    let mut key = in_kind(number, Kind::Body, &sequence.to_be_bytes());
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+pub fn purge(number: u64, purge_sequence: u64) -> Vec<u8> {
+    in_kind(number, Kind::Purge, &purge_sequence.to_be_bytes())
+}
+
+pub fn purge_uuid(number: u64, uuid: &str) -> Vec<u8> {
+    in_kind(number, Kind::PurgeUuid, uuid.as_bytes())
+}
+
+/// All entries of one kind of one database.
+pub fn kind(number: u64, kind: Kind) -> KeyRange {
+    prefix(&kind_prefix(number, kind))
+}
+
+/// Everything of one database but its view indexes.
+pub fn database(number: u64) -> KeyRange {
+    prefix(&tagged(DATABASE, &number.to_be_bytes()))
+}
+
+/// The first bytes of every key of one view index: database number, then the index's 16-byte signature.
+pub fn index_prefix(number: u64, signature: &[u8; 16]) -> Vec<u8> {
+    let mut key = tagged(INDEX, &number.to_be_bytes());
+    key.extend_from_slice(signature);
+    key
+}
+
+/// All view indexes of one database.
+pub fn indexes(number: u64) -> KeyRange {
+    prefix(&tagged(INDEX, &number.to_be_bytes()))
+}
+
+/// All keys that begin with `prefix`.
+pub fn prefix(prefix: &[u8]) -> KeyRange {
+    (Bound::Included(prefix.to_vec()), after_prefix(prefix))
+}
+
+/// The bound just above every key that begins with `prefix`.
+pub fn after_prefix(prefix: &[u8]) -> Bound<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < 0xFF {
+            *last += 1;
+            return Bound::Excluded(end);
+        }
+        end.pop();
+    }
+    Bound::Unbounded
+}
