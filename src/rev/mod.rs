@@ -1,1 +1,12 @@
 //! Revision ids and revision trees: pure, no I/O, no async, no clock.
+
+mod codec;
+mod digest;
+mod id;
+mod term;
+mod tree;
+
+pub use digest::{AttachmentDigest, new_revision};
+pub use id::{BadRevision, MAX_GENERATION, MAX_HASH, Revision, RevisionHash};
+pub use term::unescape;
+pub use tree::{Body, Merged, Node, Tree};

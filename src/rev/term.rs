@@ -1,0 +1,308 @@
+//! JSON text as an Erlang external term, byte for byte what `term_to_binary(jiffy:decode(Text), [{minor_version, 1}])` gives.
+//!
+//! (<https://www.erlang.org/doc/apps/erts/erl_ext_dist.html>.) Objects are `{[{Key, Value}, ...]}`, strings binaries, numbers with a fraction or an exponent
+//! floats, others integers of any size, and a list of integers from 0 to 255 is a "string": Erlang cannot tell the two apart.
+
+use std::borrow::Cow;
+
+const NEW_FLOAT: u8 = 70;
+const SMALL_INTEGER: u8 = 97;
+const INTEGER: u8 = 98;
+const ATOM: u8 = 100;
+const SMALL_TUPLE: u8 = 104;
+const NIL: u8 = 106;
+const STRING: u8 = 107;
+const LIST: u8 = 108;
+const BINARY: u8 = 109;
+const SMALL_BIG: u8 = 110;
+const LARGE_BIG: u8 = 111;
+const VERSION: u8 = 131;
+
+/// An integer of more digits than this goes into the digest as its text: turning decimals into binary takes quadratic time. CouchDB
+/// turns them all, so such an edit gets another revision id there.
+const MAX_DIGITS: usize = 4096;
+
+/// The decoded content of a JSON string literal without its quotes. Escapes that are no JSON are passed on as they are: whoever let the text in
+/// has checked them.
+pub fn unescape(raw: &str) -> Cow<'_, str> {
+    let Some(first) = raw.find('\\') else { return Cow::Borrowed(raw) };
+    let mut text = String::with_capacity(raw.len());
+    text.push_str(&raw[..first]);
+    let mut rest = &raw[first..];
+    while let Some(at) = rest.find('\\') {
+        text.push_str(&rest[..at]);
+        let escape = &rest[at + 1..];
+        let (decoded, taken) = match escape.as_bytes().first() {
+            Some(b'b') => (Some('\u{8}'), 1),
+            Some(b'f') => (Some('\u{c}'), 1),
+            Some(b'n') => (Some('\n'), 1),
+            Some(b'r') => (Some('\r'), 1),
+            Some(b't') => (Some('\t'), 1),
+            Some(byte @ (b'"' | b'\\' | b'/')) => (Some(*byte as char), 1),
+            Some(b'u') => unescape_unicode(escape),
+            _ => (None, 0),
+        };
+        text.push(decoded.unwrap_or('\\'));
+        rest = &escape[taken..];
+    }
+    text.push_str(rest);
+    Cow::Owned(text)
+}
+
+/// `escape` starts at the `u`. The character and how many bytes it took, or nothing and none.
+fn unescape_unicode(escape: &str) -> (Option<char>, usize) {
+    let unit = |at: usize| {
+        let digits = escape.get(at..at + 4)?;
+        if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) { u32::from_str_radix(digits, 16).ok() } else { None }
+    };
+    let Some(high) = unit(1) else { return (None, 0) };
+    if let Some(character) = char::from_u32(high) {
+        return (Some(character), 5);
+    }
+    let pair = (escape.get(5..7) == Some("\\u") && high < 0xdc00).then(|| unit(7)).flatten();
+    match pair {
+        Some(low @ 0xdc00..0xe000) => {
+            let code = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+            (char::from_u32(code), 11)
+        }
+        _ => (None, 0),
+    }
+}
+
+/// An external term that is being written.
+pub(super) struct Term {
+    out: Vec<u8>,
+}
+
+/// An object or array whose end is not reached: where its length belongs, and what it holds so far.
+struct Open {
+    array: bool,
+    length_at: usize,
+    count: u32,
+    /// Only integers from 0 to 255 so far.
+    bytes: bool,
+}
+
+impl Term {
+    pub(super) fn with_capacity(bytes: usize) -> Term {
+        let mut out = Vec::with_capacity(bytes);
+        out.push(VERSION);
+        Term { out }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.out
+    }
+
+    pub(super) fn nil(&mut self) {
+        self.out.push(NIL);
+    }
+
+    /// The head of a list of `count` elements, at least one; `nil` must follow the last.
+    pub(super) fn list(&mut self, count: usize) {
+        self.out.push(LIST);
+        self.length(count);
+    }
+
+    pub(super) fn tuple(&mut self, count: u8) {
+        self.out.extend([SMALL_TUPLE, count]);
+    }
+
+    pub(super) fn atom(&mut self, name: &str) {
+        self.out.extend([ATOM, 0, name.len() as u8]);
+        self.out.extend_from_slice(name.as_bytes());
+    }
+
+    pub(super) fn binary(&mut self, bytes: &[u8]) {
+        self.out.push(BINARY);
+        self.length(bytes.len());
+        self.out.extend_from_slice(bytes);
+    }
+
+    fn length(&mut self, count: usize) {
+        self.out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
+    }
+
+    /// An integer from its decimal digits. Returns it if it is one byte.
+    pub(super) fn integer(&mut self, text: &str) -> Option<u8> {
+        match text.parse::<i64>() {
+            Ok(value) => {
+                if let Ok(byte) = u8::try_from(value) {
+                    self.out.extend([SMALL_INTEGER, byte]);
+                    return Some(byte);
+                }
+                if let Ok(value) = i32::try_from(value) {
+                    self.out.push(INTEGER);
+                    self.out.extend_from_slice(&value.to_be_bytes());
+                } else {
+                    self.big(value < 0, &value.unsigned_abs().to_le_bytes());
+                }
+            }
+            Err(_) if text.len() > MAX_DIGITS => self.binary(text.as_bytes()),
+            Err(_) => {
+                let (negative, digits) = match text.strip_prefix('-') {
+                    Some(digits) => (true, digits),
+                    None => (false, text),
+                };
+                self.big(negative, &magnitude(digits));
+            }
+        }
+        None
+    }
+
+    /// `magnitude` is little-endian and may end in zeros.
+    fn big(&mut self, negative: bool, magnitude: &[u8]) {
+        let used = magnitude.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        match u8::try_from(used) {
+            Ok(length) => self.out.extend([SMALL_BIG, length]),
+            Err(_) => {
+                self.out.push(LARGE_BIG);
+                self.length(used);
+            }
+        }
+        self.out.push(u8::from(negative));
+        self.out.extend_from_slice(&magnitude[..used]);
+    }
+
+    fn float(&mut self, text: &str) {
+        let value: f64 = text.parse().unwrap_or_default();
+        self.out.push(NEW_FLOAT);
+        self.out.extend_from_slice(&value.to_bits().to_be_bytes());
+    }
+
+    /// A JSON value from its text, which must be valid. (Text that is not gives some term, never a panic.)
+    pub(super) fn json(&mut self, text: &str) {
+        let bytes = text.as_bytes();
+        let mut open: Vec<Open> = Vec::new();
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            let start = at;
+            at += 1;
+            match byte {
+                b'{' | b'[' => {
+                    self.element(&mut open, None);
+                    if byte == b'{' {
+                        self.tuple(1);
+                    }
+                    self.out.push(LIST);
+                    open.push(Open { array: byte == b'[', length_at: self.out.len(), count: 0, bytes: true });
+                    self.length(0);
+                }
+                b'}' | b']' => {
+                    if let Some(closed) = open.pop() {
+                        self.close(&closed);
+                    }
+                }
+                b'"' => {
+                    while let Some(&byte) = bytes.get(at) {
+                        match byte {
+                            b'"' => break,
+                            b'\\' => at += 2,
+                            _ => at += 1,
+                        }
+                    }
+                    let raw = text.get(start + 1..at).unwrap_or_default();
+                    at += 1;
+                    if bytes.get(at) == Some(&b':') {
+                        at += 1;
+                        self.key(&mut open);
+                    } else {
+                        self.element(&mut open, None);
+                    }
+                    self.binary(unescape(raw).as_bytes());
+                }
+                b't' | b'f' | b'n' => {
+                    self.element(&mut open, None);
+                    let name = match byte {
+                        b't' => "true",
+                        b'f' => "false",
+                        _ => "null",
+                    };
+                    self.atom(name);
+                    at = start + name.len();
+                }
+                b'-' | b'0'..=b'9' => {
+                    while bytes
+                        .get(at)
+                        .is_some_and(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'))
+                    {
+                        at += 1;
+                    }
+                    let number = &text[start..at];
+                    let before = self.out.len();
+                    let small = if number.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+                        self.float(number);
+                        None
+                    } else {
+                        self.integer(number)
+                    };
+                    debug_assert!(before < self.out.len());
+                    self.element(&mut open, small);
+                }
+                _ => {}
+            }
+        }
+        while let Some(closed) = open.pop() {
+            self.close(&closed);
+        }
+    }
+
+    /// A value stands in the innermost open array; `small` if it is an integer of one byte.
+    fn element(&mut self, open: &mut [Open], small: Option<u8>) {
+        if let Some(array) = open.last_mut().filter(|open| open.array) {
+            array.count += 1;
+            array.bytes &= small.is_some();
+        }
+    }
+
+    fn key(&mut self, open: &mut [Open]) {
+        self.tuple(2);
+        if let Some(object) = open.last_mut() {
+            object.count += 1;
+        }
+    }
+
+    fn close(&mut self, closed: &Open) {
+        let body = closed.length_at + 4;
+        if closed.count == 0 {
+            self.out.truncate(closed.length_at - 1);
+            self.nil();
+        } else if let (true, true, Ok(count)) = (closed.array, closed.bytes, u16::try_from(closed.count)) {
+            // [97, byte]* becomes the bytes alone
+            let string: Vec<u8> = self.out[body..].chunks_exact(2).map(|pair| pair[1]).collect();
+            self.out.truncate(closed.length_at - 1);
+            self.out.push(STRING);
+            self.out.extend_from_slice(&count.to_be_bytes());
+            self.out.extend_from_slice(&string);
+        } else {
+            self.out[closed.length_at..body].copy_from_slice(&closed.count.to_be_bytes());
+            self.nil();
+        }
+    }
+}
+
+/// Decimal digits as a little-endian binary number. Quadratic in the number of digits, which is why they are bounded.
+fn magnitude(digits: &str) -> Vec<u8> {
+    const GROUP: usize = 18;
+    let mut limbs: Vec<u64> = Vec::with_capacity(digits.len() / 19 + 1);
+    let digits = digits.as_bytes();
+    let first = match digits.len() % GROUP {
+        0 => GROUP.min(digits.len()),
+        rest => rest,
+    };
+    let (head, tail) = digits.split_at(first);
+    for group in std::iter::once(head).chain(tail.chunks(GROUP)) {
+        let value = group.iter().fold(0u64, |value, digit| value * 10 + u64::from(digit.wrapping_sub(b'0') % 10));
+        let mut carry = u128::from(value);
+        let scale = if limbs.is_empty() { 1 } else { 10u128.pow(group.len() as u32) };
+        for limb in &mut limbs {
+            let product = u128::from(*limb) * scale + carry;
+            *limb = product as u64;
+            carry = product >> 64;
+        }
+        if carry > 0 {
+            limbs.push(carry as u64);
+        }
+    }
+    limbs.into_iter().flat_map(u64::to_le_bytes).collect()
+}
