@@ -44,6 +44,9 @@ pub enum Error {
     /// A design document's function failed, with CouchDB's own words and the status that CouchDB gives it
     /// (`compilation_error`, `render_error`, `timeout`, `reduce_overflow_error`, or what the function threw).
     Script { word: String, reason: String },
+    /// A selector, an index definition or another part of a Mango request is wrong, with CouchDB's word
+    /// (`mango_error.erl`; 400 but for the few words that name a missing service or a failed save).
+    Mango { word: &'static str, reason: String },
     /// The store is full (507/500: writes refused, reads go on).
     Full,
     /// Stored data fails its checksum or cannot be decoded; names what was being read.
@@ -66,7 +69,8 @@ impl fmt::Display for Error {
             | Error::MissingStub(reason)
             | Error::TooLarge { reason, .. }
             | Error::BadContentType(reason)
-            | Error::Script { reason, .. } => out.write_str(reason),
+            | Error::Script { reason, .. }
+            | Error::Mango { reason, .. } => out.write_str(reason),
             Error::NoDatabase => out.write_str("Database does not exist."),
             Error::Missing => out.write_str("missing"),
             Error::Deleted => out.write_str("deleted"),

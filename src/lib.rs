@@ -12,5 +12,6 @@ pub mod clock;
 pub mod db;
 pub mod error;
 pub mod json;
+pub mod query;
 pub mod rev;
 pub mod store;

@@ -1,0 +1,3 @@
+//! Queries: selectors and the Mango planner; design documents and their views.
+
+pub mod selector;

@@ -1,0 +1,106 @@
+//! Field names as paths: `a.b` is member `b` of member `a`, `a\.b` is the member `a.b`, `list.0` an array's element.
+
+use serde_json::Value;
+
+use super::mango;
+use crate::error::Result;
+
+/// The steps from a document's top level to a value. Ordered step by step, as CouchDB orders them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct FieldPath(Vec<String>);
+
+/// What is found at a path.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Found<'a> {
+    Value(&'a Value),
+    /// An object on the way lacks the member.
+    Missing,
+    /// Something on the way is neither object nor array, or an array has no such element. CouchDB tells it from
+    /// [`Found::Missing`]: `$exists: false` holds only there.
+    BadPath,
+}
+
+impl FieldPath {
+    /// Reads a field name (CouchDB's `mango_util:parse_field`).
+    pub fn parse(name: &str) -> Result<FieldPath> {
+        let invalid = || mango("invalid_field_name", format!("Invalid field name: {name}"));
+        if !name.contains('\\') {
+            let steps: Vec<String> = name.split('.').map(str::to_owned).collect();
+            return if steps.iter().any(String::is_empty) { Err(invalid()) } else { Ok(FieldPath(steps)) };
+        }
+        // A dot after a backslash does not split; all backslashes go, and only an empty part as written is an error.
+        let mut steps = Vec::new();
+        let mut step = String::new();
+        let mut written = 0;
+        let mut before = ' ';
+        for character in name.chars() {
+            match character {
+                '.' if before != '\\' => {
+                    if written == 0 {
+                        return Err(invalid());
+                    }
+                    steps.push(std::mem::take(&mut step));
+                    written = 0;
+                }
+                '\\' => written += 1,
+                _ => {
+                    step.push(character);
+                    written += 1;
+                }
+            }
+            before = character;
+        }
+        if written == 0 {
+            return Err(invalid());
+        }
+        steps.push(step);
+        Ok(FieldPath(steps))
+    }
+
+    /// Whether the path is the value itself.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The top-level member.
+    pub fn first(&self) -> Option<&str> {
+        self.0.first().map(String::as_str)
+    }
+
+    /// The steps.
+    pub fn steps(&self) -> &[String] {
+        &self.0
+    }
+
+    /// This path with the steps of `further` behind it.
+    pub(super) fn join(&self, further: &FieldPath) -> FieldPath {
+        FieldPath(self.0.iter().chain(&further.0).cloned().collect())
+    }
+
+    /// The name that [`FieldPath::parse`] reads as this path.
+    pub fn joined(&self) -> String {
+        self.0.iter().map(|step| step.replace('.', "\\.")).collect::<Vec<_>>().join(".")
+    }
+
+    /// The value at this path (CouchDB's `mango_doc:get_field`).
+    pub fn find<'a>(&self, value: &'a Value) -> Found<'a> {
+        let mut here = value;
+        for step in &self.0 {
+            here = match here {
+                Value::Object(members) => match members.get(step) {
+                    Some(member) => member,
+                    None => return Found::Missing,
+                },
+                Value::Array(elements) => {
+                    let index = step.parse::<i64>().ok().and_then(|index| usize::try_from(index).ok());
+                    match index.and_then(|index| elements.get(index)) {
+                        Some(element) => element,
+                        None => return Found::BadPath,
+                    }
+                }
+                _ => return Found::BadPath,
+            };
+        }
+        Found::Value(here)
+    }
+}

@@ -1,0 +1,275 @@
+//! Mango selectors: the conditions of `_find`, of partial indexes and of `_changes?filter=_selector`.
+//!
+//! A selector comes as JSON and is read in three steps, as CouchDB's `mango_selector:normalize` does:
+//!
+//! ```text
+//! {"$not": {"a": {"b": 5, "c": {"$gt": 1}}}}
+//!   1 operators   $not($and[a: b: $eq 5, a: c: $gt 1])         implied $and and $eq are written out
+//!   2 fields      $not($and[a.b $eq 5, a.c $gt 1])             field names are pushed down to the conditions
+//!   3 negations   $or[a.b $ne 5, a.c $lte 1]                   so that the planner sees plain conditions
+//! ```
+//!
+//! Steps 1 and 2 are one walk here (`parse`), step 3 is `negation`. What comes out is a [`Node`] tree: `planner` reads
+//! it to choose an index, `matching` tests a document against it. Rules that look odd but are CouchDB's, and that
+//! clients see: every condition but `$exists: false` needs the field to be there (so `$not` of `$eq` does not match a
+//! document without the field), and an empty `$or` matches everything.
+//!
+//! Strings compare by the collation of view keys, not by their bytes, so that an index scan and the test of a document
+//! agree. Everything a client can make large is bounded: depth and number of conditions here, patterns in `pattern`.
+
+mod erlang;
+mod field;
+mod matching;
+mod negation;
+mod order;
+mod parse;
+mod pattern;
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+pub use erlang::term;
+pub use field::FieldPath;
+use pattern::Pattern;
+
+/// A normalised selector.
+#[derive(Debug, Clone)]
+pub struct Selector {
+    root: Node,
+    /// The top-level members of a document that decide; `None`: any may.
+    members: Option<Vec<String>>,
+}
+
+/// A selector's tree after normalisation.
+#[derive(Debug, Clone)]
+pub enum Node {
+    /// `{}`: matches everything.
+    Empty,
+    And(Vec<Node>),
+    Or(Vec<Node>),
+    /// Only inside `$elemMatch`, `$allMatch` and `$keyMapMatch`, whose arguments keep their negations.
+    Nor(Vec<Node>),
+    /// Only where [`Node::Nor`] is.
+    Not(Box<Node>),
+    /// A condition on the value at a path; the empty path is the value itself (an array's element, say).
+    At(FieldPath, Condition),
+    /// `{"$text": ...}`: answered by a full text index alone.
+    Text(Value),
+}
+
+/// What the value at a path must fulfil.
+#[derive(Debug, Clone)]
+pub enum Condition {
+    Lt(Value),
+    Lte(Value),
+    Eq(Value),
+    Ne(Value),
+    Gte(Value),
+    Gt(Value),
+    In(ValueSet),
+    Nin(ValueSet),
+    Exists(bool),
+    Type(String),
+    Mod(i64, i64),
+    Regex(Pattern),
+    BeginsWith(String),
+    All(Vec<Value>),
+    Size(u64),
+    ElemMatch(Box<Node>),
+    AllMatch(Box<Node>),
+    KeyMapMatch(Box<Node>),
+    /// A negation that has no operator of its own.
+    Not(Box<Condition>),
+}
+
+/// The values of `$in` and `$nin`: as sent, and in collation order so that a long list costs a binary search.
+#[derive(Debug, Clone)]
+pub struct ValueSet {
+    sent: Vec<Value>,
+    ordered: Vec<Value>,
+}
+
+impl ValueSet {
+    fn new(sent: Vec<Value>) -> ValueSet {
+        let mut ordered = sent.clone();
+        ordered.sort_by(matching::compare);
+        ValueSet { sent, ordered }
+    }
+
+    /// The values as the client sent them.
+    pub fn values(&self) -> &[Value] {
+        &self.sent
+    }
+
+    fn contains(&self, value: &Value) -> bool {
+        self.ordered.binary_search_by(|entry| matching::compare(entry, value)).is_ok()
+    }
+}
+
+impl Selector {
+    /// Reads and normalises a selector. Errors are [`Error::Mango`] with CouchDB's words (`mango_error.erl`).
+    pub fn parse(selector: &Value) -> Result<Selector> {
+        let Value::Object(members) = selector else {
+            return Err(mango(
+                "invalid_selector_json",
+                format!("Selector must be a JSON object, not: {}", term(selector)),
+            ));
+        };
+        let root = if members.is_empty() { Node::Empty } else { negation::push_down(parse::parse(selector)?)? };
+        if matches!(&root, Node::At(path, _) if path.is_empty()) {
+            return Err(mango("invalid_selector", "One or more conditions is missing a field name."));
+        }
+        let mut members = Vec::new();
+        let members = collect_members(&root, &mut members).then_some(members);
+        Ok(Selector { root, members })
+    }
+
+    /// The selector that matches every document.
+    pub fn everything() -> Selector {
+        Selector { root: Node::Empty, members: Some(Vec::new()) }
+    }
+
+    /// The normalised tree.
+    pub fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// Whether a document's JSON object matches.
+    pub fn matches(&self, document: &Value) -> bool {
+        matching::node_matches(&self.root, document)
+    }
+
+    /// Whether the document with this id, revision and body text (a JSON object without `_` members, as stored)
+    /// matches. Only the members that the selector names are read into values; the rest of the text is skipped.
+    ///
+    /// For selectors that name other `_` members (see [`Selector::wants`]) build the whole document and use
+    /// [`Selector::matches`].
+    pub fn matches_body(&self, id: &str, rev: &str, body: &str) -> Result<bool> {
+        let mut document = Map::new();
+        for (name, value) in [("_id", id), ("_rev", rev)] {
+            if self.wants(name) {
+                document.insert(name.into(), value.into());
+            }
+        }
+        matching::read_members(body, self.members.as_deref(), &mut document)
+            .map_err(|error| Error::Damaged(format!("the body of document {id}: {error}")))?;
+        Ok(self.matches(&Value::Object(document)))
+    }
+
+    /// Whether the top-level member `name` of a document can decide.
+    pub fn wants(&self, name: &str) -> bool {
+        self.members.as_ref().is_none_or(|members| members.iter().any(|member| member == name))
+    }
+
+    /// Whether a `_` member other than `_id` and `_rev` can decide (`_attachments`, `_conflicts`, `_deleted`).
+    pub fn wants_special_members(&self) -> bool {
+        self.members.as_ref().is_none_or(|members| {
+            members.iter().any(|member| member.starts_with('_') && member != "_id" && member != "_rev")
+        })
+    }
+
+    /// Whether `{"$text": ...}` is part of it.
+    pub fn is_text_search(&self) -> bool {
+        fn searches(node: &Node) -> bool {
+            match node {
+                Node::Text(_) => true,
+                Node::And(nodes) | Node::Or(nodes) | Node::Nor(nodes) => nodes.iter().any(searches),
+                Node::Not(node) => searches(node),
+                Node::Empty | Node::At(..) => false,
+            }
+        }
+        searches(&self.root)
+    }
+
+    /// The normalised selector as JSON: what `_explain` shows and what an index definition keeps. It can be parsed
+    /// again: a dot inside a field name is written `\.` (CouchDB loses the difference here).
+    pub fn to_json(&self) -> Value {
+        self.root.to_json()
+    }
+}
+
+impl PartialEq for Selector {
+    fn eq(&self, other: &Selector) -> bool {
+        self.to_json() == other.to_json()
+    }
+}
+
+/// Adds the top-level members that `node` reads; `false` if it may read any.
+fn collect_members(node: &Node, members: &mut Vec<String>) -> bool {
+    match node {
+        Node::Empty | Node::Text(_) => true,
+        Node::And(nodes) | Node::Or(nodes) | Node::Nor(nodes) => {
+            nodes.iter().all(|node| collect_members(node, members))
+        }
+        Node::Not(node) => collect_members(node, members),
+        Node::At(path, _) => match path.first() {
+            Some(first) => {
+                if !members.iter().any(|member| member == first) {
+                    members.push(first.to_owned());
+                }
+                true
+            }
+            None => false,
+        },
+    }
+}
+
+impl Node {
+    fn to_json(&self) -> Value {
+        let list = |nodes: &[Node]| Value::Array(nodes.iter().map(Node::to_json).collect());
+        match self {
+            Node::Empty => Value::Object(Map::new()),
+            Node::And(nodes) => single("$and", list(nodes)),
+            Node::Or(nodes) => single("$or", list(nodes)),
+            Node::Nor(nodes) => single("$nor", list(nodes)),
+            Node::Not(node) => single("$not", node.to_json()),
+            Node::At(path, condition) => single(&path.joined(), condition.to_json()),
+            Node::Text(text) => single("$default", single("$text", text.clone())),
+        }
+    }
+}
+
+impl Condition {
+    fn to_json(&self) -> Value {
+        match self {
+            Condition::Lt(value) => single("$lt", value.clone()),
+            Condition::Lte(value) => single("$lte", value.clone()),
+            Condition::Eq(value) => single("$eq", value.clone()),
+            Condition::Ne(value) => single("$ne", value.clone()),
+            Condition::Gte(value) => single("$gte", value.clone()),
+            Condition::Gt(value) => single("$gt", value.clone()),
+            Condition::In(set) => single("$in", Value::Array(set.sent.clone())),
+            Condition::Nin(set) => single("$nin", Value::Array(set.sent.clone())),
+            Condition::Exists(exists) => single("$exists", (*exists).into()),
+            Condition::Type(name) => single("$type", name.as_str().into()),
+            Condition::Mod(divisor, remainder) => single("$mod", vec![*divisor, *remainder].into()),
+            Condition::Regex(pattern) => single("$regex", pattern.source().into()),
+            Condition::BeginsWith(prefix) => single("$beginsWith", prefix.as_str().into()),
+            Condition::All(values) => single("$all", Value::Array(values.clone())),
+            Condition::Size(size) => single("$size", (*size).into()),
+            Condition::ElemMatch(node) => single("$elemMatch", node.to_json()),
+            Condition::AllMatch(node) => single("$allMatch", node.to_json()),
+            Condition::KeyMapMatch(node) => single("$keyMapMatch", node.to_json()),
+            Condition::Not(condition) => single("$not", condition.to_json()),
+        }
+    }
+}
+
+fn single(name: &str, value: Value) -> Value {
+    let mut object = Map::new();
+    object.insert(name.into(), value);
+    Value::Object(object)
+}
+
+/// A Mango error with CouchDB's word.
+pub(crate) fn mango(word: &'static str, reason: impl Into<String>) -> Error {
+    Error::Mango { word, reason: reason.into() }
+}
+
+/// A wrong argument of an operator.
+fn bad_argument(operator: &str, argument: &Value) -> Error {
+    mango("bad_arg", format!("Bad argument for operator {operator}: {}", term(argument)))
+}

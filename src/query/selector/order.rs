@@ -1,0 +1,61 @@
+//! The order of view keys (`docs: ddocs/views/collation`): null, false, true, numbers, strings by Unicode collation,
+//! arrays, objects.
+
+use std::cmp::Ordering;
+use std::sync::LazyLock;
+
+use icu_collator::options::CollatorOptions;
+use icu_collator::{Collator, CollatorBorrowed};
+use serde_json::{Number, Value};
+
+static COLLATOR: LazyLock<Option<CollatorBorrowed<'static>>> =
+    LazyLock::new(|| Collator::try_new(Default::default(), CollatorOptions::default()).ok());
+
+pub(super) fn compare(left: &Value, right: &Value) -> Ordering {
+    match (left, right) {
+        (Value::Number(left), Value::Number(right)) => numbers(left, right),
+        (Value::String(left), Value::String(right)) => strings(left, right),
+        (Value::Array(left), Value::Array(right)) => {
+            let unequal = left.iter().zip(right).map(|(left, right)| compare(left, right)).find(|order| order.is_ne());
+            unequal.unwrap_or_else(|| left.len().cmp(&right.len()))
+        }
+        (Value::Object(left), Value::Object(right)) => {
+            let mut pairs = left.iter().zip(right);
+            let unequal = pairs.find_map(|((left_name, left), (right_name, right))| {
+                Some(strings(left_name, right_name).then_with(|| compare(left, right))).filter(|order| order.is_ne())
+            });
+            unequal.unwrap_or_else(|| left.len().cmp(&right.len()))
+        }
+        _ => rank(left).cmp(&rank(right)),
+    }
+}
+
+fn rank(value: &Value) -> u8 {
+    match value {
+        Value::Null => 0,
+        Value::Bool(false) => 1,
+        Value::Bool(true) => 2,
+        Value::Number(_) => 3,
+        Value::String(_) => 4,
+        Value::Array(_) => 5,
+        Value::Object(_) => 6,
+    }
+}
+
+fn numbers(left: &Number, right: &Number) -> Ordering {
+    let integer = |number: &Number| number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+    match (integer(left), integer(right)) {
+        (Some(left), Some(right)) => left.cmp(&right),
+        _ => left.as_f64().partial_cmp(&right.as_f64()).unwrap_or(Ordering::Equal),
+    }
+}
+
+fn strings(left: &str, right: &str) -> Ordering {
+    if left == right {
+        return Ordering::Equal;
+    }
+    match &*COLLATOR {
+        Some(collator) => collator.compare(left, right),
+        None => left.cmp(right),
+    }
+}

@@ -1,0 +1,154 @@
+//! From a selector's JSON to its tree: implied operators written out, field names pushed down to the conditions.
+
+use serde_json::{Map, Value};
+
+use super::field::FieldPath;
+use super::pattern::Pattern;
+use super::{Condition, Node, ValueSet, bad_argument, mango, term};
+use crate::error::Result;
+
+/// How deep objects and arrays of conditions may nest.
+const MAX_DEPTH: usize = 100;
+/// How many conditions a selector may have.
+const MAX_NODES: usize = 20_000;
+
+/// Reads a selector (CouchDB's `norm_ops` and `norm_fields`).
+pub(super) fn parse(selector: &Value) -> Result<Node> {
+    Parser { nodes: 0 }.node(selector, &FieldPath::default(), Place { depth: 0, in_element: false })
+}
+
+struct Parser {
+    nodes: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    depth: usize,
+    /// Inside `$elemMatch`, `$allMatch` or `$keyMapMatch`: a normalised selector writes the element itself as the
+    /// field with the empty name.
+    in_element: bool,
+}
+
+impl Parser {
+    fn node(&mut self, value: &Value, path: &FieldPath, place: Place) -> Result<Node> {
+        self.nodes += 1;
+        if place.depth > MAX_DEPTH || self.nodes > MAX_NODES {
+            return Err(mango("invalid_selector", "The selector has too many conditions or nests them too deeply."));
+        }
+        match value {
+            Value::Object(members) if members.len() == 1 => {
+                let (name, argument) = members.iter().next().expect("an object of one member has one");
+                self.member(name, argument, path, place)
+            }
+            Value::Object(members) if members.len() > 1 => {
+                let below = Place { depth: place.depth + 1, ..place };
+                let mut nodes = Vec::with_capacity(members.len());
+                for (name, argument) in members {
+                    self.nodes += 1;
+                    nodes.push(self.member(name, argument, path, below)?);
+                }
+                Ok(Node::And(nodes))
+            }
+            bare => Ok(Node::At(path.clone(), Condition::Eq(bare.clone()))),
+        }
+    }
+
+    fn member(&mut self, name: &str, argument: &Value, path: &FieldPath, place: Place) -> Result<Node> {
+        if !name.starts_with('$') {
+            if name.is_empty() && place.in_element {
+                return self.node(argument, path, Place { depth: place.depth + 1, ..place });
+            }
+            let path = path.join(&FieldPath::parse(name)?);
+            return self.node(argument, &path, Place { depth: place.depth + 1, ..place });
+        }
+        Ok(match name {
+            "$and" => Node::And(self.list(name, argument, path, place)?),
+            "$or" => Node::Or(self.list(name, argument, path, place)?),
+            "$nor" => Node::Nor(self.list(name, argument, path, place)?),
+            "$not" => {
+                self.object(name, argument)?;
+                Node::Not(Box::new(self.node(argument, path, Place { depth: place.depth + 1, ..place })?))
+            }
+            "$text" => match argument {
+                Value::String(_) | Value::Number(_) | Value::Bool(_) => text(argument, path)?,
+                _ => return Err(bad_argument(name, argument)),
+            },
+            // Not an operator of clients: a normalised selector has it in place of `$text`.
+            "$default" => match argument.as_object().filter(|members| members.len() == 1) {
+                Some(members) if members.contains_key("$text") => text(&members["$text"], path)?,
+                _ => return Err(bad_field(argument)),
+            },
+            _ => Node::At(path.clone(), self.condition(name, argument, place)?),
+        })
+    }
+
+    fn list(&mut self, name: &str, argument: &Value, path: &FieldPath, place: Place) -> Result<Vec<Node>> {
+        let Value::Array(values) = argument else { return Err(bad_argument(name, argument)) };
+        let below = Place { depth: place.depth + 1, ..place };
+        values.iter().map(|value| self.node(value, path, below)).collect()
+    }
+
+    fn object<'v>(&self, name: &str, argument: &'v Value) -> Result<&'v Map<String, Value>> {
+        argument.as_object().ok_or_else(|| bad_argument(name, argument))
+    }
+
+    fn element(&mut self, name: &str, argument: &Value, place: Place) -> Result<Box<Node>> {
+        self.object(name, argument)?;
+        let below = Place { depth: place.depth + 1, in_element: true };
+        Ok(Box::new(self.node(argument, &FieldPath::default(), below)?))
+    }
+
+    fn condition(&mut self, name: &str, argument: &Value, place: Place) -> Result<Condition> {
+        let bad = || bad_argument(name, argument);
+        let unknown = || mango("invalid_operator", format!("Invalid operator: {name}"));
+        let values = || argument.as_array().cloned().ok_or_else(bad);
+        Ok(match name {
+            "$lt" => Condition::Lt(argument.clone()),
+            "$lte" => Condition::Lte(argument.clone()),
+            "$eq" => Condition::Eq(argument.clone()),
+            "$ne" => Condition::Ne(argument.clone()),
+            "$gte" => Condition::Gte(argument.clone()),
+            "$gt" => Condition::Gt(argument.clone()),
+            "$in" => Condition::In(ValueSet::new(values()?)),
+            "$nin" => Condition::Nin(ValueSet::new(values()?)),
+            "$exists" => Condition::Exists(argument.as_bool().ok_or_else(bad)?),
+            "$type" => Condition::Type(argument.as_str().ok_or_else(bad)?.to_owned()),
+            "$mod" => match argument.as_array().map(Vec::as_slice) {
+                Some([divisor, remainder]) => {
+                    Condition::Mod(divisor.as_i64().ok_or_else(bad)?, remainder.as_i64().ok_or_else(bad)?)
+                }
+                _ => return Err(bad()),
+            },
+            // CouchDB takes these two with anything but a string for operators that it does not know.
+            "$regex" => {
+                let source = argument.as_str().ok_or_else(unknown)?;
+                Condition::Regex(Pattern::compile(source).ok_or_else(bad)?)
+            }
+            "$beginsWith" => Condition::BeginsWith(argument.as_str().ok_or_else(unknown)?.to_owned()),
+            "$all" => Condition::All(values()?),
+            "$size" => Condition::Size(argument.as_u64().ok_or_else(bad)?),
+            "$elemMatch" => Condition::ElemMatch(self.element(name, argument, place)?),
+            "$allMatch" => Condition::AllMatch(self.element(name, argument, place)?),
+            "$keyMapMatch" => Condition::KeyMapMatch(self.element(name, argument, place)?),
+            "$where" | "$geoWithin" | "$geoIntersects" | "$near" | "$nearSphere" => {
+                return Err(mango("not_supported", format!("Unsupported operator: {name}")));
+            }
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+/// `$text` may stand at the top level alone.
+fn text(argument: &Value, path: &FieldPath) -> Result<Node> {
+    if path.is_empty() { Ok(Node::Text(argument.clone())) } else { Err(bad_field(argument)) }
+}
+
+fn bad_field(argument: &Value) -> crate::error::Error {
+    mango(
+        "bad_field",
+        format!(
+            "Invalid field normalization on selector: {{[{{<<36,100,101,102,97,117,108,116>>,{}}}]}}",
+            term(argument)
+        ),
+    )
+}

@@ -1,0 +1,216 @@
+//! `$regex`: the patterns of CouchDB (PCRE, on bytes) read with the `regex` crate, which matches in linear time.
+//!
+//! Patterns that need backtracking (lookaround, backreferences, atomic groups) go to `fancy-regex` with a limit on its
+//! steps: CouchDB's clients have them, and PCRE too gives up after a number of steps and answers "no match".
+//!
+//! The two grammars differ in small ways, so a pattern is first rewritten: `\w`, `\d`, `\s` and `\b` are ASCII as in
+//! CouchDB, `{` that opens no repetition, `[` inside a class and needless escapes are literal, and `$` holds before a
+//! final newline. One difference is left: `.` is a character here and a byte in CouchDB.
+
+use std::sync::Arc;
+
+/// The longest pattern; PCRE refuses programs over 64 KiB.
+const MAX_PATTERN: usize = 64 << 10;
+/// The longest pattern that may backtrack.
+const MAX_BACKTRACKING_PATTERN: usize = 4 << 10;
+/// The size of a compiled pattern in memory.
+const MAX_PROGRAM: usize = 2 << 20;
+/// Steps of one backtracking match, and the longest text it is tried on: together they bound its time, because a
+/// step may read the whole text.
+const MAX_STEPS: usize = 50_000;
+const MAX_BACKTRACKING_TEXT: usize = 16 << 10;
+
+/// A compiled pattern.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    source: String,
+    engine: Engine,
+}
+
+#[derive(Debug, Clone)]
+enum Engine {
+    Linear(regex::Regex),
+    Backtracking(Arc<fancy_regex::Regex>),
+}
+
+impl Pattern {
+    /// Compiles a pattern; `None` if it is malformed or too large.
+    pub(super) fn compile(source: &str) -> Option<Pattern> {
+        if source.len() > MAX_PATTERN {
+            return None;
+        }
+        let rewritten = rewrite(source);
+        let linear = regex::RegexBuilder::new(&rewritten).size_limit(MAX_PROGRAM).dfa_size_limit(MAX_PROGRAM).build();
+        let engine = match linear {
+            Ok(regex) => Engine::Linear(regex),
+            Err(regex::Error::CompiledTooBig(_)) => return None,
+            Err(_) if source.len() > MAX_BACKTRACKING_PATTERN => return None,
+            Err(_) => Engine::Backtracking(Arc::new(
+                fancy_regex::RegexBuilder::new(&rewritten)
+                    .backtrack_limit(MAX_STEPS)
+                    .delegate_size_limit(MAX_PROGRAM)
+                    .delegate_dfa_size_limit(MAX_PROGRAM)
+                    .build()
+                    .ok()?,
+            )),
+        };
+        Some(Pattern { source: source.to_owned(), engine })
+    }
+
+    /// The pattern as the client sent it.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the pattern is found anywhere in `text`. A match that would take too many steps is none.
+    pub(super) fn matches(&self, text: &str) -> bool {
+        match &self.engine {
+            Engine::Linear(regex) => regex.is_match(text),
+            Engine::Backtracking(regex) => text.len() <= MAX_BACKTRACKING_TEXT && regex.is_match(text).unwrap_or(false),
+        }
+    }
+}
+
+/// A PCRE pattern in the grammar of the `regex` crate.
+fn rewrite(source: &str) -> String {
+    let mut out = String::with_capacity(source.len() + 16);
+    let mut rest = source;
+    while let Some(first) = rest.chars().next() {
+        match first {
+            '\\' => rest = rewrite_escape(&rest[1..], false, &mut out),
+            '[' => rest = rewrite_class(&rest[1..], &mut out),
+            '{' if !opens_repetition(rest) => {
+                out.push_str("\\{");
+                rest = &rest[1..];
+            }
+            '$' => {
+                out.push_str("(?:$|\\n\\z)");
+                rest = &rest[1..];
+            }
+            _ => {
+                out.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+    }
+    out
+}
+
+/// Whether `rest` starts with `{n}`, `{n,}` or `{n,m}`.
+fn opens_repetition(rest: &str) -> bool {
+    let Some((inside, _)) = rest[1..].split_once('}') else { return false };
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match inside.split_once(',') {
+        Some((low, high)) => !low.is_empty() && digits(low) && digits(high),
+        None => !inside.is_empty() && digits(inside),
+    }
+}
+
+/// Rewrites the escape whose text after the backslash is `rest`; returns what follows it.
+fn rewrite_escape<'s>(rest: &'s str, in_class: bool, out: &mut String) -> &'s str {
+    let Some(escaped) = rest.chars().next() else {
+        out.push('\\');
+        return rest;
+    };
+    let after = &rest[escaped.len_utf8()..];
+    let plain = match escaped {
+        'd' => "[0-9]",
+        'D' => "[^0-9]",
+        'w' => "[0-9A-Za-z_]",
+        'W' => "[^0-9A-Za-z_]",
+        's' => "[\\t-\\r ]",
+        'S' => "[^\\t-\\r ]",
+        'h' => "[\\t ]",
+        'H' => "[^\\t ]",
+        'e' => "\\x1B",
+        '0' => "\\x00",
+        'b' if in_class => "\\x08",
+        'b' => "(?-u:\\b)",
+        'N' if !in_class => "[^\\n]",
+        'R' if !in_class => "(?:\\r\\n|[\\n-\\r])",
+        'Q' => {
+            let (literal, after) = after.split_once("\\E").unwrap_or((after, ""));
+            out.push_str(&regex::escape(literal));
+            return after;
+        }
+        'E' => "",
+        // Escapes that both grammars share: anchors, references and groups of the backtracking engine, code points.
+        'A'
+        | 'z'
+        | 'Z'
+        | 'B'
+        | 'G'
+        | 'K'
+        | 'k'
+        | 'g'
+        | 'n'
+        | 'r'
+        | 't'
+        | 'f'
+        | 'a'
+        | 'v'
+        | 'x'
+        | 'p'
+        | 'P'
+        | '1'..='9' => {
+            out.push('\\');
+            out.push(escaped);
+            return after;
+        }
+        _ => {
+            // Any other escaped character is itself.
+            out.push_str(&regex::escape(&rest[..escaped.len_utf8()]));
+            return after;
+        }
+    };
+    out.push_str(plain);
+    after
+}
+
+/// Rewrites the character class whose text after `[` is `rest`; returns what follows its `]`.
+fn rewrite_class<'s>(mut rest: &'s str, out: &mut String) -> &'s str {
+    out.push('[');
+    if let Some(after) = rest.strip_prefix('^') {
+        out.push('^');
+        rest = after;
+    }
+    // A `]` at the start is literal.
+    if let Some(after) = rest.strip_prefix(']') {
+        out.push_str("\\]");
+        rest = after;
+    }
+    while let Some(first) = rest.chars().next() {
+        match first {
+            ']' => {
+                out.push(']');
+                return &rest[1..];
+            }
+            '\\' => rest = rewrite_escape(&rest[1..], true, out),
+            '[' => match rest.starts_with("[:").then(|| rest.find(":]")).flatten() {
+                Some(end) => {
+                    out.push_str(&rest[..end + 2]);
+                    rest = &rest[end + 2..];
+                }
+                None => {
+                    out.push_str("\\[");
+                    rest = &rest[1..];
+                }
+            },
+            // `&&`, `~~` and `--` are operators on classes in the `regex` crate.
+            '&' | '~' => {
+                out.push('\\');
+                out.push(first);
+                rest = &rest[1..];
+            }
+            '-' if rest.starts_with("--") => {
+                out.push_str("-\\-");
+                rest = &rest[2..];
+            }
+            _ => {
+                out.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+    }
+    rest
+}

@@ -1,0 +1,277 @@
+//! Rows after the facts of CouchDB's `mango_selector` unit tests and its Mango suites, and of PouchDB's find suite.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn parse(selector: Value) -> Selector {
+    Selector::parse(&selector).unwrap_or_else(|error| panic!("{selector} is refused: {error}"))
+}
+
+/// Each row: a condition on `x`, values that match, values that do not. `$not` of the condition answers the reverse.
+fn check(condition: Value, matching: &[Value], others: &[Value]) {
+    let plain = parse(json!({"x": condition}));
+    let negated = parse(json!({"x": {"$not": condition}}));
+    for (values, wanted) in [(matching, true), (others, false)] {
+        for value in values {
+            let document = json!({"x": value});
+            assert_eq!(plain.matches(&document), wanted, "{condition} on {value}");
+            assert_eq!(negated.matches(&document), !wanted, "$not {condition} on {value}");
+            let body = document.to_string();
+            assert_eq!(plain.matches_body("id", "1-a", &body).unwrap(), wanted, "{condition} on the text {body}");
+        }
+    }
+}
+
+#[test]
+fn comparisons() {
+    check(json!({"$lt": 5}), &[json!(4), json!(null)], &[json!(5), json!(6), json!("a")]);
+    check(json!({"$lt": "hello"}), &[json!("held")], &[json!("hello"), json!("help")]);
+    check(json!({"$lt": [1, 2, 3]}), &[json!([1, 2, 2]), json!([1, 2])], &[json!([1, 2, 3]), json!([1, 3])]);
+    check(json!({"$lte": "hello"}), &[json!("held"), json!("hello")], &[json!("help")]);
+    check(json!({"$gt": 5}), &[json!(6), json!("text"), json!([]), json!({})], &[json!(4), json!(5), json!(true)]);
+    check(json!({"$gte": [1, 2, 3]}), &[json!([1, 2, 3]), json!([1, 3])], &[json!([1, 2, 2]), json!([1, 2])]);
+    check(json!({"$eq": 5}), &[json!(5), json!(5.0)], &[json!(6), json!("5")]);
+    check(json!({"$eq": [1, [2, 3, 4], 5]}), &[json!([1, [2, 3, 4], 5])], &[json!([1, [2, 3, 4]]), json!([1])]);
+    check(json!({"$eq": {"a": {"b": 7}}}), &[json!({"a": {"b": 7}})], &[json!({"a": {"b": 8}}), json!({"a": {}})]);
+    check(json!({"$ne": "hello"}), &[json!("help"), json!(1)], &[json!("hello")]);
+    check(json!({"$gt": null}), &[json!(false), json!(0)], &[json!(null)]);
+}
+
+#[test]
+fn strings_compare_by_collation() {
+    // Bytes would put "B" before "a".
+    check(json!({"$gt": "a"}), &[json!("B"), json!("b"), json!("A")], &[json!("a")]);
+    check(json!({"$lt": "b"}), &[json!("a"), json!("A")], &[json!("B"), json!("b")]);
+    check(json!({"$eq": "a"}), &[json!("a")], &[json!("A"), json!("á")]);
+}
+
+#[test]
+fn lists() {
+    check(json!({"$in": []}), &[], &[json!(0), json!(true), json!("foo"), json!([])]);
+    let candidates = json!({"$in": [42, false, "bar", [["nested"], "list"], {"b": 2}]});
+    check(
+        candidates,
+        &[json!(42), json!(false), json!("bar"), json!({"b": 2}), json!([0, 42]), json!([0, [["nested"], "list"]])],
+        // An array's elements are looked for, not the array itself.
+        &[json!(43), json!(true), json!({"b": 2, "c": 3}), json!([["nested"], "list"])],
+    );
+    check(json!({"$nin": []}), &[json!(0), json!("foo")], &[]);
+    check(json!({"$nin": [1, "a"]}), &[json!(2), json!([2, 3])], &[json!(1), json!([0, 1]), json!("a")]);
+    check(json!({"$all": []}), &[], &[json!([]), json!([42]), json!({})]);
+    check(json!({"$all": [1, 2, 3]}), &[json!([3, 2, 1]), json!([0, 3, 2, 1])], &[json!([3, 2]), json!([]), json!(1)]);
+    check(json!({"$all": [[1, 2]]}), &[json!([1, 2]), json!([5, [1, 2]])], &[json!([2, 1]), json!([[2, 1]])]);
+    check(json!({"$all": ["hello"]}), &[json!(["hello"])], &[json!("hello")]);
+    check(json!({"$size": 3}), &[json!([0, 0, 0])], &[json!(3), json!("fun"), json!([0, 0])]);
+}
+
+#[test]
+fn elements_and_keys() {
+    check(json!({"$elemMatch": {"$eq": 0}}), &[json!([0]), json!([0, 1])], &[json!([]), json!([1]), json!(0)]);
+    check(json!({"$elemMatch": {"$gte": 80, "$lt": 85}}), &[json!([82, 5])], &[json!([79, 86]), json!([])]);
+    check(
+        json!({"$elemMatch": {"a": 1, "b": {"$gt": 1}}}),
+        &[json!([{"a": 1, "b": 2}])],
+        &[json!([{"a": 1}, {"b": 2}])],
+    );
+    check(json!({"$elemMatch": {"$not": {"$eq": 1}}}), &[json!([1, 2])], &[json!([1])]);
+    check(json!({"$elemMatch": {"$nor": [{"$eq": 1}, {"$eq": 2}]}}), &[json!([1, 3])], &[json!([1, 2])]);
+    check(json!({"$allMatch": {"$eq": 0}}), &[json!([0]), json!([0, 0])], &[json!([]), json!([1]), json!([0, 1])]);
+    check(
+        json!({"$keyMapMatch": {"$regex": "^[a-z]+$"}}),
+        &[json!({"hello": 0}), json!({"a": 1, "b4": 2})],
+        &[json!({"b4": 2}), json!({}), json!(["a"])],
+    );
+}
+
+#[test]
+fn other_operators() {
+    check(json!({"$type": "null"}), &[json!(null)], &[json!(false), json!({})]);
+    check(json!({"$type": "number"}), &[json!(42), json!(3.5)], &[json!("1"), json!([1])]);
+    check(json!({"$type": "array"}), &[json!([])], &[json!({}), json!("hi")]);
+    check(json!({"$mod": [28, 1]}), &[json!(1), json!(29), json!(57)], &[json!(58), json!("57"), json!(29.0)]);
+    check(json!({"$mod": [5, -2]}), &[json!(-7)], &[json!(3), json!(-5)]);
+    check(json!({"$mod": [0, 0]}), &[], &[json!(0), json!(5)]);
+    check(json!({"$beginsWith": "foo"}), &[json!("foo"), json!("food")], &[json!("more food"), json!("fo"), json!(42)]);
+    check(json!({"$beginsWith": "Foo"}), &[json!("Food")], &[json!("food")]);
+}
+
+#[test]
+fn fields() {
+    let document = json!({"_id": "one", "a": {"b": [{"c": 1}, 5], "x.y": 2}, "a.b": 3, "": 4});
+    for (selector, wanted) in [
+        (json!({"_id": "one"}), true),
+        (json!({"a.b.0.c": 1}), true),
+        (json!({"a": {"b": {"1": 5}}}), true),
+        (json!({"a.b.2": {"$exists": true}}), false),
+        // Past an array's end, or into a number, is not "absent".
+        (json!({"a.b.2": {"$exists": false}}), false),
+        (json!({"a.b.1.c": {"$exists": false}}), false),
+        (json!({"a.z": {"$exists": false}}), true),
+        (json!({"z.z": {"$exists": false}}), true),
+        (json!({"a\\.b": 3}), true),
+        (json!({"a.x\\.y": 2}), true),
+        (json!({"a.x.y": 2}), false),
+        (json!({"a": {"b": {"$size": 2}, "x\\.y": {"$gt": 1, "$lt": 3}}}), true),
+        (json!({"z": {"$ne": 1}}), false),
+        (json!({"$not": {"z": 1}}), false),
+        (json!({"z": {"$not": {"$exists": true, "$eq": 0}}}), true),
+    ] {
+        assert_eq!(parse(selector.clone()).matches(&document), wanted, "{selector}");
+    }
+}
+
+#[test]
+fn combinations() {
+    for (selector, document, wanted) in [
+        (json!({}), json!({}), true),
+        (json!({"x": {}}), json!({"x": {}}), true),
+        (json!({"x": {}}), json!({"x": {"a": 1}}), false),
+        (json!({"$not": {"x": {}}}), json!({"x": {"a": 1}}), true),
+        (json!({"x": {"a": 1}}), json!({"x": {"a": 1, "b": 2}}), true),
+        (json!({"x": {"a": 1, "b": 2}}), json!({"x": {"a": 1}}), false),
+        (json!({"x": {"$and": []}}), json!({}), true),
+        (json!({"x": {"$not": {"$and": []}}}), json!({}), true),
+        (json!({"x": {"$or": []}}), json!({}), true),
+        (json!({"x": {"$nor": []}}), json!({}), true),
+        (json!({"x": {"$or": [{"$lt": 3}, {"$gt": 7}]}}), json!({"x": 2}), true),
+        (json!({"x": {"$or": [{"$lt": 3}, {"$gt": 7}]}}), json!({"x": 5}), false),
+        (json!({"x": {"$not": {"$or": [{"$lt": 3}, {"$gt": 7}]}}}), json!({"x": 5}), true),
+        (json!({"x": {"$nor": [{"$gt": 3}, {"$lt": 1}]}}), json!({"x": 2}), true),
+        (json!({"x": {"$nor": [{"$gt": 3}, {"$lt": 1}]}}), json!({}), false),
+        (json!({"$nor": [{"x": 1}, {"y": 2}]}), json!({"x": 3, "y": 3}), true),
+        (json!({"$or": [{"x": 1}, {"y": {"$exists": false}}], "z": 1}), json!({"z": 1}), true),
+        (json!({"$or": [{"x": 1}, {"y": {"$exists": false}}], "z": 1}), json!({"z": 1, "y": 1}), false),
+    ] {
+        assert_eq!(parse(selector.clone()).matches(&document), wanted, "{selector} on {document}");
+    }
+}
+
+#[test]
+fn normal_form() {
+    for (selector, wanted) in [
+        (json!({"a": 1}), json!({"a": {"$eq": 1}})),
+        (json!({"a": {"b": {"$gt": 10}}}), json!({"a.b": {"$gt": 10}})),
+        (json!({"a": 1, "b": 2}), json!({"$and": [{"a": {"$eq": 1}}, {"b": {"$eq": 2}}]})),
+        (json!({"a": {"$gt": 5, "$lt": 9}}), json!({"$and": [{"a": {"$gt": 5}}, {"a": {"$lt": 9}}]})),
+        (json!({"$not": {"a": {"$gt": 10}}}), json!({"a": {"$lte": 10}})),
+        (
+            json!({"$not": {"$and": [{"a": {"$gt": 10}}, {"a": {"$lt": 5}}]}}),
+            json!({"$or": [{"a": {"$lte": 10}}, {"a": {"$gte": 5}}]}),
+        ),
+        (json!({"$nor": [{"a": 1}, {"b": {"$in": [1]}}]}), json!({"$and": [{"a": {"$ne": 1}}, {"b": {"$nin": [1]}}]})),
+        (json!({"a": {"$not": {"$not": {"$regex": "x"}}}}), json!({"a": {"$regex": "x"}})),
+        (json!({"a": {"$not": {"$type": "null"}}}), json!({"a": {"$not": {"$type": "null"}}})),
+        (json!({"a\\.b": 1}), json!({"a\\.b": {"$eq": 1}})),
+        (json!({"a": {"$elemMatch": {"$gt": 1}}}), json!({"a": {"$elemMatch": {"": {"$gt": 1}}}})),
+    ] {
+        let normal = parse(selector.clone());
+        assert_eq!(normal.to_json(), wanted, "{selector}");
+        assert_eq!(parse(normal.to_json()).to_json(), wanted, "{selector}, read again");
+    }
+}
+
+#[test]
+fn refusals() {
+    for (selector, word, reason) in [
+        (json!([]), "invalid_selector_json", "Selector must be a JSON object, not: []"),
+        (json!("abc"), "invalid_selector_json", "Selector must be a JSON object, not: <<97,98,99>>"),
+        (json!({"$gt": 5}), "invalid_selector", "One or more conditions is missing a field name."),
+        (json!({"a": {"$foo": 5}}), "invalid_operator", "Invalid operator: $foo"),
+        (json!({"$bar": 5}), "invalid_operator", "Invalid operator: $bar"),
+        (json!({"a": {"$in": 5}}), "bad_arg", "Bad argument for operator $in: 5"),
+        (json!({"a": {"$nin": {"b": 1}}}), "bad_arg", "Bad argument for operator $nin: {[{<<98>>,1}]}"),
+        (json!({"$or": {}}), "bad_arg", "Bad argument for operator $or: {[]}"),
+        (json!({"$not": 5}), "bad_arg", "Bad argument for operator $not: 5"),
+        (json!({"a": {"$exists": "true"}}), "bad_arg", "Bad argument for operator $exists: <<116,114,117,101>>"),
+        (json!({"a": {"$mod": [1]}}), "bad_arg", "Bad argument for operator $mod: [1]"),
+        (json!({"a": {"$mod": [1.5, 2]}}), "bad_arg", "Bad argument for operator $mod: [1.5,2]"),
+        (json!({"a": {"$size": -1}}), "bad_arg", "Bad argument for operator $size: -1"),
+        (json!({"a": {"$regex": "("}}), "bad_arg", "Bad argument for operator $regex: <<40>>"),
+        (json!({"a": {"$regex": 1}}), "invalid_operator", "Invalid operator: $regex"),
+        (json!({"a": {"$beginsWith": 1}}), "invalid_operator", "Invalid operator: $beginsWith"),
+        (json!({"a": {"$elemMatch": [1]}}), "bad_arg", "Bad argument for operator $elemMatch: [1]"),
+        (json!({"a": {"$where": "x"}}), "not_supported", "Unsupported operator: $where"),
+        (json!({"a..b": 1}), "invalid_field_name", "Invalid field name: a..b"),
+        (json!({"": 1}), "invalid_field_name", "Invalid field name: "),
+    ] {
+        let error = Selector::parse(&selector).expect_err("must be refused");
+        assert_eq!(error, Error::Mango { word, reason: reason.into() }, "{selector}");
+    }
+}
+
+#[test]
+fn text_search_stands_alone() {
+    assert!(parse(json!({"$text": "word"})).is_text_search());
+    assert!(parse(json!({"$text": "word", "a": 1})).is_text_search());
+    assert!(!parse(json!({"a": 1})).is_text_search());
+    assert!(matches!(Selector::parse(&json!({"a": {"$text": "word"}})), Err(Error::Mango { word: "bad_field", .. })));
+    assert!(matches!(Selector::parse(&json!({"$text": []})), Err(Error::Mango { word: "bad_arg", .. })));
+}
+
+#[test]
+fn hostile_selectors_are_refused() {
+    let mut deep = json!(1);
+    for _ in 0..300 {
+        deep = json!({"$not": deep.is_object().then(|| deep.clone()).unwrap_or(json!({"a": 1}))});
+    }
+    let wide = json!({"$or": (0..30_000).map(|n| json!({"a": n})).collect::<Vec<_>>()});
+    for selector in [deep, wide] {
+        assert!(matches!(Selector::parse(&selector), Err(Error::Mango { word: "invalid_selector", .. })));
+    }
+}
+
+#[test]
+fn patterns() {
+    for (pattern, matching, others) in [
+        ("^[0-9a-f]+$", vec!["3a0df5e", "ff\n"], vec!["", "3a0gf5e", "ff\nx"]),
+        (r"^\w+$", vec!["word_1"], vec!["schön", "two words"]),
+        (r"^\d{2,3}$", vec!["12", "123"], vec!["1", "٣٣", "1234"]),
+        (r"\bcat\b", vec!["a cat."], vec!["concatenate"]),
+        ("a{b", vec!["xa{b"], vec!["ab"]),
+        ("{}", vec!["{}"], vec!["{"]),
+        ("[[]x", vec!["[x"], vec!["x"]),
+        ("^[&&a]+$", vec!["a&&"], vec!["b"]),
+        ("^[]a]+$", vec!["]a"], vec!["b"]),
+        (r"^[\w.-]+@x\.org$", vec!["a.b-c@x.org"], vec!["a b@x.org"]),
+        (r"\Q(a)\E$", vec!["x(a)"], vec!["a"]),
+        (r"\<\/a\>", vec!["</a>"], vec!["a"]),
+        ("(?i)abc", vec!["ABC"], vec!["ab"]),
+        // Beyond linear time.
+        (r"^(?!admin)\w+$", vec!["user"], vec!["administrator"]),
+        (r"(?<=\$)\d+", vec!["$100"], vec!["100"]),
+        (r"^(\w+) \1$", vec!["ab ab"], vec!["ab ac"]),
+        ("^(?>a+)b", vec!["aab"], vec!["aac"]),
+    ] {
+        let selector = parse(json!({"x": {"$regex": pattern}}));
+        for (texts, wanted) in [(matching, true), (others, false)] {
+            for text in texts {
+                assert_eq!(selector.matches(&json!({"x": text})), wanted, "{pattern} on {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hostile_patterns_end() {
+    let long = "a".repeat(10_000);
+    for pattern in ["(a+)+$b", "(a|a)*b", r"^(?=(a+)+b)\1", r"(a*)*\1b", "((a{1,50}){1,50}){1,50}{1,50}"] {
+        if let Ok(selector) = Selector::parse(&json!({"x": {"$regex": pattern}})) {
+            selector.matches(&json!({"x": long}));
+        }
+    }
+    assert!(Selector::parse(&json!({"x": {"$regex": "x".repeat(100_000)}})).is_err());
+    assert!(Selector::parse(&json!({"x": {"$regex": "(".repeat(60_000)}})).is_err());
+}
+
+#[test]
+fn body_texts_are_read_for_their_members_alone() {
+    let selector = parse(json!({"a": 1, "_id": "one", "_rev": {"$gt": null}}));
+    assert!(selector.matches_body("one", "1-a", r#"{"skip": {"a": 2}, "\u0061": 1, "last": []}"#).unwrap());
+    assert!(!selector.matches_body("two", "1-a", r#"{"a": 1}"#).unwrap());
+    assert!(selector.wants("a") && selector.wants("_rev") && !selector.wants("skip"));
+    assert!(!selector.wants_special_members());
+    assert!(parse(json!({"_attachments": {"$exists": true}})).wants_special_members());
+    assert!(parse(json!({"$or": [{"$eq": {}}]})).wants("anything"));
+    assert!(selector.matches_body("one", "1-a", "{\"a\": ").is_err());
+}
