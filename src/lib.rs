@@ -8,6 +8,7 @@
 //!
 //! `error` and `clock` may be used by all. `tests/layers.rs` holds this line.
 
+pub mod auth;
 pub mod clock;
 pub mod db;
 pub mod error;

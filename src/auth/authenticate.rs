@@ -1,0 +1,412 @@
+//! From credentials to a user context: CouchDB's authentication handlers, tried in the order of the settings.
+//!
+//! Two steps, because a password hash takes tenths of a second of a core:
+//!
+//! ```text
+//! begin ──> Done(who)                       cookie, token, proxy, nobody, or a password verified a moment ago
+//!      └──> Hash(pending) ──> finish ──> who       the caller bounds how many run at once, off its async threads
+//! ```
+//!
+//! `begin` may read the user's document, so it too runs off the async threads.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use parking_lot::RwLock;
+use serde_json::{Map, Value};
+
+use super::cache::Verified;
+use super::lockout::{LOCKED, Lockout};
+use super::password::{Stored, verify_nobody};
+use super::session::{self, Cookie, Secrets};
+use super::totp::Totp;
+use super::{ADMIN, Handler, Settings, UserCtx};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+
+/// What CouchDB answers to every wrong name, password or code.
+pub const INCORRECT: &str = "Name or password is incorrect.";
+
+/// Basic's base64: padding required, as CouchDB's.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// Where accounts are kept. Called off the async threads.
+pub trait Users: Send + Sync + 'static {
+    /// The value of the `[admins]` setting of this name.
+    fn admin(&self, name: &str) -> Option<String>;
+
+    /// The document `org.couchdb.user:NAME` of the users' database; `None` if there is none or it is deleted.
+    fn document(&self, name: &str) -> Result<Option<UserDocument>>;
+}
+
+/// A user's document.
+#[derive(Clone)]
+pub struct UserDocument {
+    /// Its members; those that begin with `_` may be left out.
+    pub members: Map<String, Value>,
+    /// Whether it has conflicts.
+    pub conflicted: bool,
+}
+
+/// What a request brings. All as plain text, taken from headers by the caller.
+#[derive(Clone, Copy, Default)]
+pub struct Credentials<'a> {
+    /// `Authorization`.
+    pub authorization: Option<&'a str>,
+    /// The value of the session cookie: [`session::find`].
+    pub cookie: Option<&'a str>,
+    /// The headers that [`super::settings::Proxy`] names.
+    pub proxy_user: Option<&'a str>,
+    pub proxy_roles: Option<&'a str>,
+    pub proxy_token: Option<&'a str>,
+    /// The client's address.
+    pub peer: Option<IpAddr>,
+}
+
+impl Credentials<'_> {
+    /// Whether there is nothing to look at: the asker is nobody, and no thread is needed to find out.
+    pub fn is_empty(&self) -> bool {
+        self.authorization.is_none() && self.cookie.is_none() && self.proxy_user.is_none()
+    }
+}
+
+/// The result of a sign-in or of looking at a request's credentials.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignedIn {
+    pub user: UserCtx,
+    /// The value of a new session cookie to send: after `POST /_session`, or because the old one is due for renewal.
+    pub cookie: Option<String>,
+    /// When the session that was used or made was issued (seconds since the epoch): with the user's name its identity.
+    pub session: Option<u64>,
+    /// The stored hash is of an older scheme: write it anew, after answering.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// A password to hash anew. The salt is kept, so that the user's sessions go on.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    pub name: String,
+    pub password: String,
+    pub salt: String,
+}
+
+impl std::fmt::Debug for Upgrade {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Upgrade({})", self.name)
+    }
+}
+
+/// What [`Authenticator::begin`] came to.
+pub enum Step {
+    Done(SignedIn),
+    /// A password must be hashed: [`Authenticator::finish`].
+    Hash(Pending),
+}
+
+/// A sign-in that waits for a hash.
+pub struct Pending {
+    name: String,
+    password: String,
+    /// `None`: nobody has this name.
+    account: Option<Account>,
+    peer: Option<IpAddr>,
+    purpose: Purpose,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Purpose {
+    Basic,
+    /// `POST /_session`, with the one-time code if one was sent.
+    Session(Option<String>),
+}
+
+/// What is known of a user.
+struct Account {
+    roles: Vec<String>,
+    stored: Option<Stored>,
+    totp: Option<Totp>,
+    /// The hash comes from a document (not from the settings), which an upgrade can write.
+    from_document: bool,
+}
+
+impl Account {
+    fn salt(&self) -> &str {
+        self.stored.as_ref().map_or("", |stored| &stored.salt)
+    }
+}
+
+/// Finds out who is asking. One per server; shared by all requests.
+pub struct Authenticator {
+    users: Arc<dyn Users>,
+    clock: Clock,
+    current: RwLock<Current>,
+    verified: Verified,
+    lockout: Lockout,
+}
+
+struct Current {
+    settings: Arc<Settings>,
+    secrets: Arc<Secrets>,
+}
+
+impl Authenticator {
+    pub fn new(users: Arc<dyn Users>, settings: Settings, clock: Clock) -> Authenticator {
+        let secrets = Arc::new(settings.secrets());
+        let verified = Verified::new(&clock);
+        let current = RwLock::new(Current { settings: Arc::new(settings), secrets });
+        Authenticator { users, clock, current, verified, lockout: Lockout::new() }
+    }
+
+    /// Takes changed settings, at once. A replaced secret stays good for one session timeout.
+    pub fn configure(&self, settings: Settings) {
+        let now = self.clock.since_epoch().as_secs();
+        let mut current = self.current.write();
+        let mut secrets = Secrets::clone(&current.secrets);
+        secrets.replace(settings.secret.as_deref(), now, settings.timeout);
+        *current = Current { settings: Arc::new(settings), secrets: Arc::new(secrets) };
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.current.read().settings.clone()
+    }
+
+    fn current(&self) -> (Arc<Settings>, Arc<Secrets>) {
+        let current = self.current.read();
+        (current.settings.clone(), current.secrets.clone())
+    }
+
+    /// Looks at a request's credentials. Reads the user's document: call it off the async threads.
+    /// Errors: `Unauthorized` with CouchDB's reason, `BadRequest` for what does not come apart, `Forbidden` when locked out.
+    pub fn begin(&self, credentials: &Credentials<'_>) -> Result<Step> {
+        let (settings, secrets) = self.current();
+        for handler in &settings.handlers {
+            let found = match handler {
+                Handler::Cookie => self.by_cookie(credentials, &settings, &secrets)?.map(Step::Done),
+                Handler::Default => self.by_password(credentials, &settings)?,
+                Handler::Proxy => self.by_proxy(credentials, &settings, &secrets).map(Step::Done),
+                Handler::Jwt => None,
+            };
+            if let Some(step) = found {
+                return Ok(step);
+            }
+        }
+        Ok(Step::Done(SignedIn::default()))
+    }
+
+    /// Begins `POST /_session`: signs somebody in with a name and a password, and a one-time code if they use them.
+    pub fn begin_session(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<Step> {
+        let (settings, _) = self.current();
+        self.step(name, password, Purpose::Session(code.map(str::to_string)), peer, &settings)
+    }
+
+    /// Does the hash that [`Authenticator::begin`] asked for. Blocks for as long as a hash takes.
+    pub fn finish(&self, pending: Pending) -> Result<SignedIn> {
+        let (settings, _) = self.current();
+        let now = self.clock.since_epoch();
+        let right = match pending.account.as_ref().map(|account| &account.stored) {
+            Some(Some(stored)) => stored.verify(&pending.password, &settings.password)?,
+            Some(None) | None => {
+                verify_nobody(&pending.password, &settings.password);
+                false
+            }
+        };
+        let salt = pending.account.as_ref().map_or("", Account::salt);
+        match &pending.account {
+            Some(account) if right && self.second_factor(account, &pending.purpose) => {
+                if let Some(stored) = &account.stored {
+                    self.verified.remember(&pending.name, &pending.password, stored, now);
+                }
+                self.succeed(&pending.name, &pending.password, account, &pending.purpose)
+            }
+            _ => {
+                self.lockout.failed(pending.peer, &pending.name, salt, &settings.lockout, now);
+                tracing::warn!(user = pending.name, peer = ?pending.peer, "authentication failed");
+                Err(Error::Unauthorized(INCORRECT.into()))
+            }
+        }
+    }
+
+    /// [`Authenticator::begin`] and, if need be, [`Authenticator::finish`]. Blocks.
+    pub fn authenticate(&self, credentials: &Credentials<'_>) -> Result<SignedIn> {
+        match self.begin(credentials)? {
+            Step::Done(who) => Ok(who),
+            Step::Hash(pending) => self.finish(pending),
+        }
+    }
+
+    /// [`Authenticator::begin_session`] and [`Authenticator::finish`]. Blocks.
+    pub fn sign_in(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<SignedIn> {
+        match self.begin_session(name, password, code, peer)? {
+            Step::Done(who) => Ok(who),
+            Step::Hash(pending) => self.finish(pending),
+        }
+    }
+
+    fn by_cookie(&self, given: &Credentials<'_>, settings: &Settings, secrets: &Secrets) -> Result<Option<SignedIn>> {
+        let Some(value) = given.cookie else { return Ok(None) };
+        let Some(cookie) = Cookie::parse(value)? else { return Ok(None) };
+        let now = self.clock.since_epoch().as_secs();
+        let Some(left) = cookie.time_left(now, settings.timeout) else { return Ok(None) };
+        if !secrets.is_set() {
+            return Ok(None);
+        }
+        let Some(account) = self.account(&cookie.name, settings)? else { return Ok(None) };
+        if !cookie.verify(secrets, account.salt(), &settings.hash_algorithms, now) {
+            return Ok(None);
+        }
+        let renewed = session::due_for_renewal(left, settings.timeout)
+            .then(|| session::issue(&cookie.name, account.salt(), now, secrets, &settings.hash_algorithms))
+            .flatten();
+        let user = UserCtx { name: Some(cookie.name), roles: account.roles, handler: Some(Handler::Cookie) };
+        Ok(Some(SignedIn { user, cookie: renewed, session: Some(cookie.issued), upgrade: None }))
+    }
+
+    fn by_password(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<Step>> {
+        match given.authorization.map(basic).transpose()?.flatten() {
+            Some((name, password)) => self.step(&name, &password, Purpose::Basic, given.peer, settings).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn by_proxy(&self, given: &Credentials<'_>, settings: &Settings, secrets: &Secrets) -> Option<SignedIn> {
+        let name = given.proxy_user?;
+        if settings.proxy.use_secret && secrets.is_set() {
+            let token = given.proxy_token.and_then(unhex)?;
+            let now = self.clock.since_epoch().as_secs();
+            if !secrets.verify(name.as_bytes(), b"", &token, &settings.hash_algorithms, now) {
+                return None;
+            }
+        }
+        let roles = given.proxy_roles.map(role_list).unwrap_or_default();
+        let user = UserCtx { name: Some(name.to_string()), roles, handler: Some(Handler::Proxy) };
+        Some(SignedIn { user, ..SignedIn::default() })
+    }
+
+    /// The part of a password sign-in before the hash.
+    fn step(
+        &self,
+        name: &str,
+        password: &str,
+        purpose: Purpose,
+        peer: Option<IpAddr>,
+        settings: &Settings,
+    ) -> Result<Step> {
+        let now = self.clock.since_epoch();
+        let account = self.account(name, settings)?;
+        let salt = account.as_ref().map_or("", Account::salt);
+        if self.lockout.refuses(peer, name, salt, &settings.lockout, now) {
+            tracing::warn!(user = name, ?peer, "authentication rejected: locked out");
+            return Err(Error::Forbidden(LOCKED.into()));
+        }
+        if let Some(account) = &account {
+            let known = account.stored.as_ref().is_some_and(|stored| self.verified.knows(name, password, stored, now));
+            if known && self.second_factor(account, &purpose) {
+                return self.succeed(name, password, account, &purpose).map(Step::Done);
+            }
+        }
+        Ok(Step::Hash(Pending { name: name.into(), password: password.into(), account, peer, purpose }))
+    }
+
+    /// Whether the one-time code is right, if the user has one.
+    fn second_factor(&self, account: &Account, purpose: &Purpose) -> bool {
+        match (&account.totp, purpose) {
+            (None, _) => true,
+            (Some(_), Purpose::Basic) => false,
+            (Some(totp), Purpose::Session(code)) => {
+                totp.accepts(code.as_deref().unwrap_or(""), self.clock.since_epoch().as_secs())
+            }
+        }
+    }
+
+    fn succeed(&self, name: &str, password: &str, account: &Account, purpose: &Purpose) -> Result<SignedIn> {
+        let (settings, secrets) = self.current();
+        let stored = account.stored.as_ref().filter(|stored| {
+            account.from_document && settings.password.upgrade_on_sign_in && stored.needs_upgrade(&settings.password)
+        });
+        let upgrade =
+            stored.map(|old| Upgrade { name: name.into(), password: password.into(), salt: old.salt.clone() });
+        let user = UserCtx { name: Some(name.into()), roles: account.roles.clone(), handler: Some(Handler::Default) };
+        if *purpose == Purpose::Basic {
+            return Ok(SignedIn { user, cookie: None, session: None, upgrade });
+        }
+        let now = self.clock.since_epoch().as_secs();
+        let cookie = session::issue(name, account.salt(), now, &secrets, &settings.hash_algorithms)
+            .ok_or_else(|| Error::Internal("cookie auth secret is not set".into()))?;
+        Ok(SignedIn { user, cookie: Some(cookie), session: Some(now), upgrade })
+    }
+
+    /// What is known of a user: an admin of the settings, a document, or both (then the settings' hash counts, and the
+    /// roles are `_admin` and the document's).
+    fn account(&self, name: &str, settings: &Settings) -> Result<Option<Account>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let document = self.users.document(name)?;
+        if let Some(document) = &document
+            && document.conflicted
+            && !settings.allow_conflicted_user_docs
+        {
+            return Err(Error::Unauthorized(CONFLICTED.into()));
+        }
+        let members = document.map(|document| document.members);
+        let roles = members.as_ref().and_then(|members| members.get("roles")).and_then(Value::as_array);
+        let roles = roles.into_iter().flatten().filter_map(|role| role.as_str().map(str::to_string));
+        if let Some(stored) = self.users.admin(name).as_deref().and_then(Stored::from_admin_setting) {
+            let roles = [ADMIN.to_string()].into_iter().chain(roles).collect();
+            return Ok(Some(Account { roles, stored: Some(stored), totp: None, from_document: false }));
+        }
+        let roles = roles.collect();
+        match &members {
+            Some(members) => Ok(Some(Account {
+                roles,
+                stored: Stored::from_document(members)?,
+                totp: Totp::from_document(members),
+                from_document: true,
+            })),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What CouchDB answers for a user whose document has conflicts.
+pub const CONFLICTED: &str =
+    "User document conflicts must be resolved before the document is used for authentication purposes.";
+
+/// Name and password of a Basic `Authorization`. `None`: it is something else, or CouchDB's `_:_` for nobody.
+pub fn basic(authorization: &str) -> Result<Option<(String, String)>> {
+    let Some(encoded) = authorization.strip_prefix("Basic ") else { return Ok(None) };
+    let bad = || Error::BadRequest("Authorization header has invalid base64 value".into());
+    let bytes = BASE64.decode(encoded.trim()).map_err(|_| bad())?;
+    // Names and passwords are kept as text, so bytes that are none cannot be right.
+    let text = String::from_utf8(bytes).map_err(|_| Error::Unauthorized(INCORRECT.into()))?;
+    Ok(match text.split_once(':') {
+        None | Some(("_", "_")) => None,
+        Some((name, password)) => Some((name.to_string(), password.to_string())),
+    })
+}
+
+/// A comma-separated list of roles; spaces around commas and empty roles at the end do not count.
+pub(super) fn role_list(text: &str) -> Vec<String> {
+    let mut roles: Vec<String> = text.split(',').map(|role| role.trim().to_string()).collect();
+    while roles.last().is_some_and(String::is_empty) {
+        roles.pop();
+    }
+    roles
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
+    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+#[cfg(test)]
+#[path = "authenticate/tests.rs"]
+mod tests;

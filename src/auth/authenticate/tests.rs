@@ -1,0 +1,278 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::super::lockout;
+use super::super::settings::tests::source;
+use super::*;
+
+/// Accounts in memory, with one iteration each.
+#[derive(Default)]
+struct Known {
+    admins: Mutex<HashMap<String, String>>,
+    documents: Mutex<HashMap<String, UserDocument>>,
+}
+
+impl Users for Known {
+    fn admin(&self, name: &str) -> Option<String> {
+        self.admins.lock().get(name).cloned()
+    }
+
+    fn document(&self, name: &str) -> Result<Option<UserDocument>> {
+        Ok(self.documents.lock().get(name).cloned())
+    }
+}
+
+const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+
+struct House {
+    known: Arc<Known>,
+    clock: Clock,
+    auth: Authenticator,
+}
+
+fn house(rows: &[(&str, &str, &str)]) -> House {
+    let rows = [&[("chttpd_auth", "iterations", "1"), ("chttpd_auth", "secret", "s3cret")], rows].concat();
+    let known = Arc::new(Known::default());
+    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
+    let auth = Authenticator::new(known.clone(), Settings::read(&source(&rows)), clock.clone());
+    House { known, clock, auth }
+}
+
+impl House {
+    fn hash(&self, password: &str) -> Stored {
+        Stored::hash(password, None, &self.auth.settings().password, &self.clock).expect("hashes")
+    }
+
+    fn admin(self, name: &str, password: &str) -> House {
+        let setting = self.hash(password).to_admin_setting();
+        self.known.admins.lock().insert(name.into(), setting);
+        self
+    }
+
+    fn user(self, name: &str, password: &str, roles: &[&str]) -> House {
+        let mut members = Map::new();
+        members.insert("roles".into(), roles.to_vec().into());
+        members.extend(self.hash(password).to_document().into_iter().map(|(k, v)| (k.to_string(), v)));
+        self.known.documents.lock().insert(name.into(), UserDocument { members, conflicted: false });
+        self
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut UserDocument)) {
+        change(self.known.documents.lock().get_mut(name).expect("a user"));
+    }
+
+    fn basic(&self, name: &str, password: &str) -> Result<SignedIn> {
+        let header = format!("Basic {}", BASE64.encode(format!("{name}:{password}")));
+        self.auth.authenticate(&Credentials { authorization: Some(&header), peer: HERE, ..Default::default() })
+    }
+
+    fn cookie(&self, value: &str) -> Result<SignedIn> {
+        self.auth.authenticate(&Credentials { cookie: Some(value), peer: HERE, ..Default::default() })
+    }
+}
+
+fn incorrect() -> Result<SignedIn> {
+    Err(Error::Unauthorized(INCORRECT.into()))
+}
+
+#[test]
+fn basic_takes_the_right_password_of_admins_and_users() {
+    let house = house(&[]).admin("root", "relax").user("ann", "p:w", &["a", "b"]);
+    let root = house.basic("root", "relax").expect("signed in");
+    assert_eq!(
+        root.user,
+        UserCtx { name: Some("root".into()), roles: vec![ADMIN.into()], handler: Some(Handler::Default) }
+    );
+    assert_eq!((root.cookie, root.session, root.upgrade), (None, None, None));
+    let ann = house.basic("ann", "p:w").expect("signed in, with a colon in the password");
+    assert_eq!(ann.user.roles, ["a", "b"]);
+    for (name, password) in [("ann", "pw"), ("ann", ""), ("root", "p:w"), ("eve", "p:w"), ("", ""), ("ann ", "p:w")] {
+        assert_eq!(house.basic(name, password), incorrect(), "{name}:{password}");
+    }
+}
+
+#[test]
+fn an_admin_with_a_document_has_the_roles_of_both_and_the_password_of_the_settings() {
+    let house = house(&[]).admin("ann", "strong").user("ann", "weak", &["foo"]);
+    assert_eq!(house.basic("ann", "strong").expect("signed in").user.roles, ["_admin", "foo"]);
+    assert_eq!(house.basic("ann", "weak"), incorrect());
+}
+
+#[test]
+fn an_unhashed_admin_setting_lets_nobody_in() {
+    let house = house(&[]);
+    house.known.admins.lock().insert("root".into(), "relax".into());
+    assert_eq!(house.basic("root", "relax"), incorrect());
+}
+
+#[test]
+fn what_is_not_basic_is_nobody() {
+    let house = house(&[]).admin("root", "relax");
+    for header in ["Basic: cm9vdDpyZWxheA==", "Basic", "Digest x", "", "Basic Xzpf", "Basic cm9vdA=="] {
+        let given = Credentials { authorization: Some(header), ..Default::default() };
+        assert_eq!(house.auth.authenticate(&given), Ok(SignedIn::default()), "{header}");
+    }
+    for header in ["Basic x", "Basic XX=", "Basic *"] {
+        let given = Credentials { authorization: Some(header), ..Default::default() };
+        let refused = house.auth.authenticate(&given);
+        assert_eq!(refused, Err(Error::BadRequest("Authorization header has invalid base64 value".into())), "{header}");
+    }
+}
+
+#[test]
+fn a_second_request_costs_no_hash_and_a_wrong_one_always_does() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let begin = |password: &str| {
+        let header = format!("Basic {}", BASE64.encode(format!("ann:{password}")));
+        house.auth.begin(&Credentials { authorization: Some(&header), ..Default::default() }).expect("begins")
+    };
+    let Step::Hash(pending) = begin("pw") else { panic!("the first one hashes") };
+    house.auth.finish(pending).expect("signed in");
+    assert!(matches!(begin("pw"), Step::Done(_)));
+    for _ in 0..3 {
+        let Step::Hash(pending) = begin("px") else { panic!("a wrong one hashes") };
+        assert_eq!(house.auth.finish(pending), incorrect());
+    }
+    let other = house.hash("new");
+    house.change("ann", |document| {
+        document.members.extend(other.to_document().into_iter().map(|(k, v)| (k.to_string(), v)));
+    });
+    let Step::Hash(pending) = begin("pw") else { panic!("the password was changed") };
+    assert_eq!(house.auth.finish(pending), incorrect());
+}
+
+#[test]
+fn a_session_signs_in_lasts_and_is_renewed() {
+    let house = house(&[]).user("ann", "pw", &["a"]);
+    assert_eq!(house.auth.sign_in("ann", "px", None, HERE), incorrect());
+    assert_eq!(house.auth.sign_in("eve", "pw", None, HERE), incorrect());
+    let signed_in = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in");
+    let cookie = signed_in.cookie.expect("a cookie");
+    assert_eq!(signed_in.session, Some(1_700_000_000));
+
+    let used = house.cookie(&cookie).expect("a good cookie");
+    assert_eq!(
+        used.user,
+        UserCtx { name: Some("ann".into()), roles: vec!["a".into()], handler: Some(Handler::Cookie) }
+    );
+    assert_eq!(used.cookie, None, "too young to be renewed");
+    house.clock.advance(Duration::from_secs(61));
+    let renewed = house.cookie(&cookie).expect("a good cookie").cookie.expect("renewed");
+    assert_ne!(renewed, cookie);
+    house.clock.advance(Duration::from_secs(600 - 61));
+    assert_eq!(house.cookie(&cookie), Ok(SignedIn::default()), "over");
+    assert_eq!(house.cookie(&renewed).expect("a good cookie").user.name.as_deref(), Some("ann"));
+}
+
+#[test]
+fn a_new_password_or_a_deleted_user_ends_the_session() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let cookie = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
+    let house = house.user("ann", "pw", &[]);
+    assert_eq!(house.cookie(&cookie), Ok(SignedIn::default()), "another salt");
+    house.known.documents.lock().clear();
+    assert_eq!(house.cookie(&cookie), Ok(SignedIn::default()));
+}
+
+#[test]
+fn malformed_cookies_are_a_bad_request_and_wrong_ones_are_nobody() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    assert_eq!(house.cookie("!"), Err(Error::BadRequest(session::MALFORMED.into())));
+    let forged = session::issue("ann", "", 1_700_000_000, &Secrets::new(Some("guess")), &[session::Algorithm::Sha]);
+    assert_eq!(house.cookie(&forged.expect("a secret")), Ok(SignedIn::default()));
+}
+
+#[test]
+fn a_changed_secret_ends_sessions_only_after_a_timeout() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let cookie = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
+    house.auth.configure(Settings::read(&source(&[("chttpd_auth", "secret", "other")])));
+    let used = house.cookie(&cookie).expect("a good cookie");
+    assert_eq!(used.user.name.as_deref(), Some("ann"));
+    house.auth.configure(Settings::read(&source(&[])));
+    assert_eq!(house.cookie(&cookie), Ok(SignedIn::default()), "no secret at all");
+}
+
+#[test]
+fn conflicts_must_be_resolved_first() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    house.change("ann", |document| document.conflicted = true);
+    assert_eq!(house.basic("ann", "pw"), Err(Error::Unauthorized(CONFLICTED.into())));
+    house.auth.configure(Settings::read(&source(&[("chttpd_auth", "allow_conflicted_user_docs", "true")])));
+    assert!(house.basic("ann", "pw").is_ok());
+}
+
+#[test]
+fn guessing_is_locked_out_even_with_the_right_password_at_last() {
+    let house = house(&[]).admin("root", "relax").user("ann", "pw", &[]);
+    assert!(house.basic("ann", "pw").is_ok(), "now the cache knows it");
+    for _ in 0..5 {
+        assert_eq!(house.basic("ann", "px"), incorrect());
+        assert_eq!(house.auth.sign_in("nobody", "px", None, HERE), incorrect());
+    }
+    let locked = Err(Error::Forbidden(lockout::LOCKED.into()));
+    assert_eq!(house.basic("ann", "pw"), locked);
+    assert_eq!(house.auth.sign_in("ann", "pw", None, HERE), locked);
+    assert_eq!(house.auth.sign_in("nobody", "px", None, HERE), locked);
+    assert!(house.basic("root", "relax").is_ok(), "somebody else");
+    house.clock.advance(Duration::from_secs(300));
+    assert!(house.basic("ann", "pw").is_ok());
+}
+
+#[test]
+fn old_hashes_are_to_be_upgraded_unless_switched_off() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    assert_eq!(house.basic("ann", "pw").expect("signed in").upgrade, None);
+    let more = [("chttpd_auth", "iterations", "2"), ("chttpd_auth", "secret", "s")];
+    house.auth.configure(Settings::read(&source(&more)));
+    let upgrade = house.basic("ann", "pw").expect("signed in").upgrade.expect("an upgrade");
+    assert_eq!((upgrade.name.as_str(), upgrade.password.as_str()), ("ann", "pw"));
+    assert!(house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").upgrade.is_some());
+    assert!(!format!("{upgrade:?}").contains("pw"));
+    let off = [more[0], more[1], ("chttpd_auth", "upgrade_hash_on_auth", "false")];
+    house.auth.configure(Settings::read(&source(&off)));
+    assert_eq!(house.basic("ann", "pw").expect("signed in").upgrade, None);
+}
+
+#[test]
+fn one_time_codes_are_needed_and_basic_is_refused() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let totp = serde_json::json!({"key": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", "length": 8});
+    house.change("ann", |document| drop(document.members.insert("totp".into(), totp)));
+    house.clock.advance(Duration::from_secs(20_000_000_000 - 1_700_000_000));
+    assert_eq!(house.basic("ann", "pw"), incorrect());
+    assert_eq!(house.auth.sign_in("ann", "pw", None, HERE), incorrect());
+    assert_eq!(house.auth.sign_in("ann", "pw", Some("65353131"), HERE), incorrect());
+    assert!(house.auth.sign_in("ann", "pw", Some("65353130"), HERE).is_ok());
+    assert_eq!(house.auth.sign_in("ann", "pw", Some("0"), HERE), incorrect(), "the cache does not skip the code");
+}
+
+#[test]
+fn proxies_are_believed_if_the_setting_says_so_and_the_token_is_right() {
+    const HANDLERS: (&str, &str, &str) = (
+        "chttpd",
+        "authentication_handlers",
+        "{chttpd_auth, proxy_authentication_handler}, {chttpd_auth, default_authentication_handler}",
+    );
+    let given = |token| Credentials {
+        proxy_user: Some("couch@apache.org"),
+        proxy_roles: Some("one , two,"),
+        proxy_token: token,
+        ..Default::default()
+    };
+    let mac = crate::json::hex(&session::Algorithm::Sha.mac(b"s3cret", b"couch@apache.org"));
+
+    let off = house(&[]);
+    assert_eq!(off.auth.authenticate(&given(Some(&mac))), Ok(SignedIn::default()), "the handler is not set");
+    let open = house(&[HANDLERS]);
+    let who = open.auth.authenticate(&given(None)).expect("believed").user;
+    assert_eq!((who.name.as_deref(), who.handler), (Some("couch@apache.org"), Some(Handler::Proxy)));
+    assert_eq!(who.roles, ["one", "two"]);
+    let strict = house(&[HANDLERS, ("chttpd_auth", "proxy_use_secret", "true")]);
+    assert!(strict.auth.authenticate(&given(Some(&mac))).expect("believed").user.name.is_some());
+    for token in [None, Some(""), Some("xyz"), Some("00"), Some(&mac[2..])] {
+        assert_eq!(strict.auth.authenticate(&given(token)), Ok(SignedIn::default()), "{token:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! A map that never holds more than its bound: what is not touched goes first.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// Two generations: entries are born and renewed in the young one; when it holds half the bound, the old one is dropped
+/// whole and the young one takes its place. Every operation is O(1) amortised, which a list ordered by use with its
+/// links and unsafe code would not better by enough to be worth it here.
+pub(super) struct Bounded<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+    half: usize,
+}
+
+impl<K: Hash + Eq, V> Bounded<K, V> {
+    /// At most `bound` entries (at least 2).
+    pub fn new(bound: usize) -> Bounded<K, V> {
+        Bounded { young: HashMap::new(), old: HashMap::new(), half: (bound / 2).max(1) }
+    }
+
+    /// The entry, which counts as touched.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        if let Some((key, value)) = self.old.remove_entry(key) {
+            self.insert(key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    pub fn insert(&mut self, key: K, value: V) {
+        self.old.remove(&key);
+        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let old = self.old.remove(key);
+        self.young.remove(key).or(old)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_no_more_than_its_bound_and_keeps_what_is_touched() {
+        let mut map = Bounded::new(10);
+        map.insert(0, 0);
+        for key in 1..1000 {
+            map.insert(key, key);
+            assert!(map.len() <= 10, "{}", map.len());
+            assert_eq!(map.get_mut(&0), Some(&mut 0), "touched at every step, after {key}");
+        }
+        assert_eq!(map.get_mut(&1), None);
+        assert_eq!(map.get_mut(&999), Some(&mut 999));
+        assert_eq!(map.remove(&999), Some(999));
+        assert_eq!(map.get_mut(&999), None);
+    }
+}

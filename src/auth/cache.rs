@@ -1,0 +1,99 @@
+//! What was verified already: lets repeated Basic authentication skip the hash.
+//!
+//! Only right passwords are remembered, so a wrong one always costs the full hash (CouchDB's `couch_passwords_cache`
+//! answers wrong ones fast too, which helps who guesses). Nothing that could be guessed offline is kept: an entry is an
+//! HMAC of the password under a key that this process made up, and the user's stored hash is part of the map's key, so
+//! a changed password or a changed hash simply no longer finds the entry.
+
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::Mutex;
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use super::bounded::Bounded;
+use super::password::Stored;
+use crate::clock::Clock;
+
+/// CouchDB's `couch_passwords_cache/max_objects`.
+const BOUND: usize = 10_000;
+/// CouchDB's `couch_passwords_cache/max_idle`.
+const IDLE: Duration = Duration::from_secs(600);
+
+struct Entry {
+    mac: [u8; 32],
+    used: Duration,
+}
+
+/// Passwords that were right, bounded in number and in idle time.
+pub(super) struct Verified {
+    key: [u8; 32],
+    entries: Mutex<Bounded<(String, [u8; 16]), Entry>>,
+}
+
+impl Verified {
+    pub fn new(clock: &Clock) -> Verified {
+        let mut key = [0; 32];
+        clock.fill_random(&mut key);
+        Verified { key, entries: Mutex::new(Bounded::new(BOUND)) }
+    }
+
+    /// Whether this password was right for this stored hash a while ago. `false` says nothing.
+    pub fn knows(&self, name: &str, password: &str, stored: &Stored, now: Duration) -> bool {
+        let mac = self.mac(password);
+        let mut entries = self.entries.lock();
+        let key = (name.to_string(), stored.fingerprint());
+        match entries.get_mut(&key) {
+            Some(entry) if now.saturating_sub(entry.used) <= IDLE => {
+                let known: bool = entry.mac.ct_eq(&mac).into();
+                if known {
+                    entry.used = now;
+                }
+                known
+            }
+            Some(_) => {
+                entries.remove(&key);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Remembers that the full hash has found this password right.
+    pub fn remember(&self, name: &str, password: &str, stored: &Stored, now: Duration) {
+        let entry = Entry { mac: self.mac(password), used: now };
+        self.entries.lock().insert((name.to_string(), stored.fingerprint()), entry);
+    }
+
+    fn mac(&self, password: &str) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
+        mac.update(password.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(setting: &str) -> Stored {
+        Stored::from_admin_setting(setting).expect("reads")
+    }
+
+    #[test]
+    fn knows_only_the_same_user_password_and_hash() {
+        let now = Duration::from_secs(1000);
+        let cache = Verified::new(&Clock::fixed(now));
+        let one = stored("-pbkdf2:sha256-feed,5a17,7");
+        cache.remember("ann", "pw", &one, now);
+        assert!(cache.knows("ann", "pw", &one, now));
+        assert!(!cache.knows("ann", "pW", &one, now));
+        assert!(!cache.knows("bob", "pw", &one, now));
+        assert!(!cache.knows("ann", "pw", &stored("-pbkdf2:sha256-feed,5a18,7"), now), "another salt");
+        assert!(!cache.knows("ann", "pw", &stored("-pbkdf2:sha256-feee,5a17,7"), now), "another key");
+        assert!(cache.knows("ann", "pw", &one, now + IDLE), "each use renews");
+        assert!(cache.knows("ann", "pw", &one, now + IDLE * 2));
+        assert!(!cache.knows("ann", "pw", &one, now + IDLE * 4));
+    }
+}

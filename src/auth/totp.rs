@@ -1,0 +1,114 @@
+//! One-time codes (RFC 6238) for users whose document has a `totp` member (`couch_totp.erl`, `couch_hotp.erl`):
+//! `{"key": BASE32, "algorithm": "sha"|..., "length": 6}`. Such a user signs in by session only, with the code in
+//! `token`; Basic authentication is refused.
+
+use serde_json::{Map, Value};
+use subtle::ConstantTimeEq;
+
+use super::session::Algorithm;
+
+/// A user's one-time code generator.
+#[derive(Clone)]
+pub(super) struct Totp {
+    /// `None`: the member cannot be used, so that no code is right.
+    secret: Option<(Vec<u8>, Algorithm)>,
+    digits: u32,
+}
+
+/// Seconds that a code stands for.
+const STEP: u64 = 30;
+
+impl Totp {
+    /// The `totp` member of a user document. `None`: the user needs no code.
+    pub fn from_document(members: &Map<String, Value>) -> Option<Totp> {
+        let totp = members.get("totp")?;
+        let key = totp.get("key").and_then(Value::as_str).and_then(base32);
+        let algorithm = match totp.get("algorithm") {
+            None => Some(Algorithm::Sha),
+            Some(name) => match name.as_str() {
+                Some("sha") => Some(Algorithm::Sha),
+                Some("sha256") => Some(Algorithm::Sha256),
+                Some("sha512") => Some(Algorithm::Sha512),
+                _ => None,
+            },
+        };
+        let digits = totp.get("length").map_or(Some(6), Value::as_u64).filter(|digits| (6..=9).contains(digits));
+        let secret = key.zip(algorithm).filter(|_| digits.is_some());
+        Some(Totp { secret, digits: digits.unwrap_or(6) as u32 })
+    }
+
+    /// Whether `code` is right at `now` seconds since the epoch, one step late or early allowed. Constant time.
+    pub fn accepts(&self, code: &str, now: u64) -> bool {
+        let Some((key, algorithm)) = &self.secret else { return false };
+        let mut right = false;
+        for at in [now.saturating_sub(STEP), now, now.saturating_add(STEP)] {
+            let expected = self.code(key, *algorithm, at / STEP);
+            right |= bool::from(expected.as_bytes().ct_eq(code.as_bytes()));
+        }
+        right
+    }
+
+    /// RFC 4226's truncation.
+    fn code(&self, key: &[u8], algorithm: Algorithm, counter: u64) -> String {
+        let mac = algorithm.mac(key, &counter.to_be_bytes());
+        let offset = usize::from(mac[mac.len() - 1] & 15);
+        let bytes: [u8; 4] = mac[offset..offset + 4].try_into().expect("a MAC has at least 20 bytes");
+        let number = (u32::from_be_bytes(bytes) & 0x7FFF_FFFF) % 10u32.pow(self.digits);
+        format!("{number:0width$}", width = self.digits as usize)
+    }
+}
+
+/// RFC 4648 base32, padding optional.
+fn base32(text: &str) -> Option<Vec<u8>> {
+    let (mut bits, mut held, mut out) = (0u32, 0u32, Vec::new());
+    for c in text.trim_end_matches('=').bytes() {
+        let value = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'2'..=b'7' => c - b'2' + 26,
+            _ => return None,
+        };
+        bits = (bits << 5) | u32::from(value);
+        held += 5;
+        if held >= 8 {
+            held -= 8;
+            out.push((bits >> held) as u8);
+            bits &= (1 << held) - 1;
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totp(json: &str) -> Totp {
+        Totp::from_document(&serde_json::from_str(json).expect("JSON")).expect("a totp member")
+    }
+
+    /// RFC 6238, appendix B, SHA-1 (its key is the ASCII text 12345678901234567890).
+    #[test]
+    fn codes_are_the_rfcs() {
+        let eight = totp(r#"{"totp":{"key":"GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ","length":8}}"#);
+        for (now, code) in [(59, "94287082"), (1_111_111_109, "07081804"), (20_000_000_000, "65353130")] {
+            assert!(eight.accepts(code, now), "at {now}");
+            assert!(eight.accepts(code, now + 30) && eight.accepts(code, now - 30));
+            assert!(!eight.accepts(code, now + 90));
+            assert!(!eight.accepts(&code[1..], now));
+        }
+    }
+
+    #[test]
+    fn an_unusable_member_accepts_no_code_and_is_still_there() {
+        for bad in [
+            r#"{"totp":null}"#,
+            r#"{"totp":{"key":"lower"}}"#,
+            r#"{"totp":{"key":"GEZDGNBV","algorithm":"md5"}}"#,
+            r#"{"totp":{"key":"GEZDGNBV","length":0}}"#,
+        ] {
+            assert!(!totp(bad).accepts("000000", 0), "{bad}");
+            assert!(!totp(bad).accepts("", 0), "{bad}");
+        }
+        assert!(Totp::from_document(&Map::new()).is_none());
+    }
+}
