@@ -4,8 +4,11 @@
 //! commit that names it can never point at nothing. What [`BlobWriter::finish`] returns also **pins** the blob: the
 //! collector leaves a pinned blob alone, and the pin lives until the commit that refers to it has returned.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::Result;
 
@@ -52,4 +55,51 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;
+}
+
+/// Counts pins. A blob's pins and its removal exclude each other by the lock of its shard.
+#[derive(Clone)]
+pub(super) struct Pins(Arc<[Shard; SHARDS]>);
+
+type Shard = Mutex<HashMap<BlobId, usize>>;
+const SHARDS: usize = 16;
+
+impl Default for Pins {
+    fn default() -> Pins {
+        Pins(Arc::new(std::array::from_fn(|_| Shard::default())))
+    }
+}
+
+impl Pins {
+    fn shard(&self, id: &BlobId) -> &Shard {
+        &self.0[id[0] as usize % SHARDS]
+    }
+
+    pub fn pin(&self, id: &BlobId) -> Pin {
+        *self.shard(id).lock().entry(*id).or_default() += 1;
+        Arc::new(Pinned { pins: self.clone(), id: *id })
+    }
+
+    /// Runs `remove` while nobody can pin the blob; `Ok(false)` if it is pinned.
+    pub fn unless_pinned(&self, id: &BlobId, remove: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        let pinned = self.shard(id).lock();
+        if pinned.contains_key(id) { Ok(false) } else { remove() }
+    }
+}
+
+struct Pinned {
+    pins: Pins,
+    id: BlobId,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut pinned = self.pins.shard(&self.id).lock();
+        if let Some(count) = pinned.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                pinned.remove(&self.id);
+            }
+        }
+    }
 }

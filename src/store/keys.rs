@@ -232,3 +232,37 @@ pub fn after_prefix(prefix: &[u8]) -> Bound<Vec<u8>> {
     }
     Bound::Unbounded
 }
+
+/// What a key names, for messages to people: `document "a" of database number 3`.
+pub fn describe(key: &[u8]) -> String {
+    let (Some(tag), rest) = (key.first().copied(), key.get(1..).unwrap_or(&[])) else { return "the empty key".into() };
+    let text = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));
+    let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    match tag {
+        0x00 => "the format record".into(),
+        0x01 => "the last database number".into(),
+        NAME => format!("the name of database {}", text(rest)),
+        CONFIG => format!("the setting {}", text(rest)),
+        DB_UPDATE => format!("_db_updates entry {}", number(rest)),
+        BLOB_REFERENCE => format!("a reference to attachment {}", crate::json::hex(&rest[..rest.len().min(32)])),
+        DOOMED => format!("the deletion of database number {}", number(rest)),
+        SERVER => format!("the server state {}", text(rest)),
+        INDEX => format!("a view index of database number {}", number(rest)),
+        DATABASE if rest.len() > 8 => {
+            let (database, name) = (number(rest), &rest[9..]);
+            let entry = match rest[8] {
+                b'i' => "the info record".into(),
+                b's' => "the security object".into(),
+                b'd' => format!("document {}", text(name)),
+                b'q' => format!("sequence {}", number(name)),
+                b'b' => format!("the body of a revision written at sequence {}", number(name)),
+                b'l' => format!("local document {}", text(name)),
+                b'p' => format!("purge {}", number(name)),
+                b'u' => format!("purge request {}", text(name)),
+                _ => format!("key {}", crate::json::hex(key)),
+            };
+            format!("{entry} of database number {database}")
+        }
+        _ => format!("key {}", crate::json::hex(&key[..key.len().min(64)])),
+    }
+}

@@ -5,8 +5,22 @@
 //!
 //! `docs/storage-format.md` lists every key and value; `keys` builds the keys; engines know nothing of either.
 
+mod backend;
+mod blob_files;
 pub mod blobs;
+mod committer;
+#[cfg(test)]
+mod conformance;
+mod frame;
 pub mod keys;
+pub mod memory;
+mod memory_blobs;
+mod open;
+mod sled;
+mod space;
+
+pub use memory_blobs::MemoryBlobs;
+pub use open::{Engine, OpenError, Opened, Options, open, open_with};
 
 use std::fmt;
 use std::ops::Bound;
@@ -51,6 +65,10 @@ impl From<StoreError> for crate::error::Error {
 
 /// The result of every store call.
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Bytes that a key may have. An engine's index pages hold hundreds of keys each and must stay well under its segment.
+/// A key must not be empty and must not begin with 0xFF.
+pub const MAX_KEY: usize = 6 << 10;
 
 /// A range of keys.
 pub type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
@@ -128,7 +146,13 @@ pub trait Store: Send + Sync + 'static {
     /// The values of `keys`, in their order. One call for a whole request's keys.
     fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>>;
 
-    /// A page of the entries of `range` in `direction`. The caller goes on from the last key; nothing stays open.
+    /// As [`Store::get_many`], but a damaged value is an error of its own and does not hide the others.
+    fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
+        Ok(self.get_many(keys)?.into_iter().map(Ok).collect())
+    }
+
+    /// A page of the entries of `range` in `direction`. A damaged entry ends the page before it; a page that would begin
+    /// with one is `Damaged`, naming it. The caller goes on from the last key; nothing stays open.
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>>;
 
     /// Applies `batch` whole or not at all. Durable when it returns (see [`Durability`]). One committer merges the

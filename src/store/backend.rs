@@ -1,0 +1,38 @@
+//! What an engine has to do to become a [`Store`](super::Store) under the [`Committer`](super::committer::Committer): an ordered
+//! map of framed bytes. Group commit, expectations, checksums and recovery are the committer's and are written once.
+
+use std::collections::BTreeMap;
+
+use super::{Direction, KeyRange, PageLimit, Result};
+
+/// The writes of one group of commits: every key once, with its framed value or `None` for a delete.
+pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Takes the entries of a read: key and framed value, or what is wrong with that entry alone.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], Result<&[u8]>);
+
+/// An engine. Reads come from many threads; `apply` and `reopen` from one at a time.
+///
+/// A read must never show what an `apply` has not yet made durable, nor what an `apply` that failed has left behind.
+pub(super) trait Backend: Send + Sync + 'static {
+    fn name(&self) -> &'static str;
+
+    /// Calls `visit(index, value)` once for each of `keys`, in order.
+    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()>;
+
+    /// A page of the entries of `range`.
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()>;
+
+    /// Every key of `range`, read without their values: a damaged value can still be deleted.
+    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()>;
+
+    /// Applies all of `writes` or nothing; with `sync` they, and everything applied before, are on disk when it returns.
+    /// After an error, the backend is not written to again before `reopen`.
+    fn apply(&self, writes: &Writes, sync: bool) -> Result<()>;
+
+    /// Closes the engine and opens it again, as after a restart: what was acknowledged is there.
+    fn reopen(&self) -> Result<()>;
+
+    /// Bytes that the engine's files take.
+    fn disk_bytes(&self) -> u64;
+}

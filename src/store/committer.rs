@@ -1,0 +1,367 @@
+//! Group commit, expectations, checksums and recovery over any [`Backend`].
+//!
+//! One commit is at work at a time. There is no committer thread: the caller that finds nobody at work leads, takes every
+//! batch that waits (bounded), writes them as one with one sync, answers them all, and hands the lead to the first of those
+//! that came meanwhile. A lone writer so pays for no hand-over between threads, and thirty-two writers share their syncs.
+//!
+//! ```text
+//! commit ──► queue ──► leader: test expectations against {engine, earlier batches of the group}
+//!                              apply all writes at once, sync once ──► answer each
+//! ```
+//!
+//! After a failed write nothing is written until the engine has been reopened, which the next commit tries, not more than
+//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]).
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::backend::{Backend, Writes};
+use super::frame;
+use super::space::Space;
+use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError};
+
+/// Batches that one group takes at most.
+const GROUP_BATCHES: usize = 1024;
+/// Bytes of writes at which a group is full. One batch may be larger; it is then a group of its own.
+const GROUP_BYTES: usize = 8 << 20;
+/// Bytes of relaxed writes after which a group is synced all the same.
+const UNSYNCED_BYTES: usize = 32 << 20;
+/// The pause between two tries to reopen a failed engine.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// A [`Store`] made of a [`Backend`].
+pub(super) struct Committer<B: Backend> {
+    backend: B,
+    queue: Mutex<Queue>,
+    work: Mutex<Work>,
+    space: Option<Space>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Somebody leads, or was told to.
+    led: bool,
+}
+
+struct Waiting {
+    batch: Batch,
+    ticket: Arc<Ticket>,
+}
+
+/// Where one caller waits for its answer.
+#[derive(Default)]
+struct Ticket {
+    news: Mutex<Option<News>>,
+    told: Condvar,
+}
+
+enum News {
+    Done(Result<()>),
+    Lead,
+}
+
+impl Ticket {
+    fn tell(&self, news: News) {
+        *self.news.lock() = Some(news);
+        self.told.notify_one();
+    }
+
+    fn wait(&self) -> News {
+        let mut news = self.news.lock();
+        loop {
+            match news.take() {
+                Some(news) => return news,
+                None => self.told.wait(&mut news),
+            }
+        }
+    }
+}
+
+/// What only the leader touches.
+#[derive(Default)]
+struct Work {
+    unsynced: usize,
+    failure: Option<Failure>,
+}
+
+struct Failure {
+    cause: StoreError,
+    tried: Instant,
+}
+
+impl<B: Backend> Committer<B> {
+    pub fn new(backend: B, space: Option<Space>) -> Committer<B> {
+        Committer { backend, queue: Mutex::default(), work: Mutex::default(), space }
+    }
+
+    /// Takes groups until the own batch is answered, then hands the lead on.
+    fn lead(&self) {
+        let mut group = Vec::new();
+        {
+            let mut queue = self.queue.lock();
+            let mut bytes = 0;
+            while let Some(next) = queue.waiting.front() {
+                let size = batch_bytes(&next.batch);
+                if group.len() >= GROUP_BATCHES || (!group.is_empty() && bytes + size > GROUP_BYTES) {
+                    break;
+                }
+                bytes += size;
+                group.extend(queue.waiting.pop_front());
+            }
+        }
+        // A panic of an engine must not leave thirty callers waiting for ever.
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit_group(&group)));
+        let answers = outcome.unwrap_or_else(|_| {
+            let cause = StoreError::Unavailable("the storage engine panicked".into());
+            self.fail(&mut self.work.lock(), &cause);
+            vec![Err(cause); group.len()]
+        });
+        for (waiting, answer) in group.iter().zip(answers) {
+            waiting.ticket.tell(News::Done(answer));
+        }
+        let mut queue = self.queue.lock();
+        match queue.waiting.front() {
+            Some(next) => next.ticket.tell(News::Lead),
+            None => queue.led = false,
+        }
+    }
+
+    fn commit_group(&self, group: &[Waiting]) -> Vec<Result<()>> {
+        let mut work = self.work.lock();
+        if let Err(error) = self.ready(&mut work, group) {
+            return vec![Err(error); group.len()];
+        }
+        let mut writes = Writes::new();
+        let mut bytes = 0;
+        let mut sync = false;
+        let mut answers = Vec::with_capacity(group.len());
+        for waiting in group {
+            let answer = self.prepare(&waiting.batch, &mut writes);
+            if answer.is_ok() {
+                bytes += batch_bytes(&waiting.batch);
+                sync |= waiting.batch.durability == Durability::Synced;
+            }
+            answers.push(answer);
+        }
+        sync |= work.unsynced + bytes > UNSYNCED_BYTES;
+        if writes.is_empty() && !(sync && work.unsynced > 0) {
+            return answers;
+        }
+        match self.backend.apply(&writes, sync) {
+            Ok(()) => work.unsynced = if sync { 0 } else { work.unsynced + bytes },
+            Err(error) => {
+                self.fail(&mut work, &error);
+                for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+                    *answer = Err(error.clone());
+                }
+            }
+        }
+        answers
+    }
+
+    /// Whether the group can be written: the engine is well, or could be reopened, and there is room.
+    fn ready(&self, work: &mut Work, group: &[Waiting]) -> Result<()> {
+        let more: usize = group.iter().map(|waiting| batch_bytes(&waiting.batch)).sum();
+        if more > 0
+            && let Some(space) = &self.space
+        {
+            space.room_for(2 * more as u64)?;
+        }
+        let Some(failure) = &mut work.failure else { return Ok(()) };
+        if failure.tried.elapsed() < REOPEN_PAUSE {
+            return Err(failure.cause.clone());
+        }
+        failure.tried = Instant::now();
+        match self.backend.reopen() {
+            Ok(()) => {
+                tracing::info!("the store has recovered from: {}", failure.cause);
+                work.failure = None;
+                if let Some(space) = &self.space {
+                    space.keep_reserve();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!("the store cannot be reopened: {error}");
+                failure.cause = error.clone();
+                Err(error)
+            }
+        }
+    }
+
+    fn fail(&self, work: &mut Work, cause: &StoreError) {
+        tracing::error!("a commit failed, writes stop until the store has been reopened: {cause}");
+        let long_ago = Instant::now().checked_sub(REOPEN_PAUSE).unwrap_or_else(Instant::now);
+        work.failure = Some(Failure { cause: cause.clone(), tried: long_ago });
+        work.unsynced = 0;
+        if *cause == StoreError::Full
+            && let Some(space) = &self.space
+        {
+            space.release_reserve();
+        }
+    }
+
+    /// Tests a batch and adds its writes to the group's. On an error nothing of it is added.
+    fn prepare(&self, batch: &Batch, writes: &mut Writes) -> Result<()> {
+        let keys = batch.writes.iter().map(|(key, _)| key).chain(batch.expect.iter().map(|(key, _)| key));
+        for key in keys {
+            check_key(key)?;
+        }
+        self.test(&batch.expect, writes)?;
+        let mut doomed = Vec::new();
+        for range in &batch.delete_ranges {
+            if is_empty(range) {
+                continue;
+            }
+            self.backend.keys(range, &mut |key| doomed.push(key.to_vec()))?;
+            doomed.extend(writes.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref())).map(|(key, _)| key.clone()));
+        }
+        writes.extend(doomed.into_iter().map(|key| (key, None)));
+        for (key, value) in &batch.writes {
+            writes.insert(key.clone(), value.as_ref().map(|value| frame::seal(key, value)));
+        }
+        Ok(())
+    }
+
+    /// Tests expectations against the group's writes so far and, for the keys that they do not touch, the engine.
+    fn test(&self, expect: &[(Vec<u8>, Option<Vec<u8>>)], writes: &Writes) -> Result<()> {
+        let mut asked = Vec::new();
+        let mut expected = Vec::new();
+        for (key, value) in expect {
+            match writes.get(key) {
+                Some(written) => {
+                    if written.as_ref().map(|framed| &framed[frame::HEAD..]) != value.as_deref() {
+                        return Err(StoreError::Conflict);
+                    }
+                }
+                None => {
+                    asked.push(key.clone());
+                    expected.push(value.as_deref());
+                }
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let mut answer = Ok(());
+        self.backend.get_many(&asked, &mut |index, found| {
+            let found = found.and_then(|found| found.map(|framed| frame::unseal(&asked[index], framed)).transpose());
+            match found {
+                _ if answer.is_err() => {}
+                Ok(found) if found == expected[index] => {}
+                Ok(_) => answer = Err(StoreError::Conflict),
+                Err(error) => answer = Err(error),
+            }
+        })?;
+        answer
+    }
+}
+
+impl<B: Backend> Store for Committer<B> {
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.get_each(keys)?.into_iter().collect()
+    }
+
+    fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
+        let mut values = Vec::with_capacity(keys.len());
+        self.backend.get_many(keys, &mut |index, found| {
+            values.push(found.and_then(|found| match found {
+                Some(framed) => Ok(Some(frame::unseal(&keys[index], framed)?.to_vec())),
+                None => Ok(None),
+            }));
+        })?;
+        Ok(values)
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
+        let mut page = Vec::new();
+        let mut damage = None;
+        if is_empty(range) || limit.entries == 0 {
+            return Ok(page);
+        }
+        self.backend.scan(range, direction, limit, &mut |key, found| {
+            if damage.is_some() {
+                return;
+            }
+            match found.and_then(|framed| frame::unseal(key, framed)) {
+                Ok(value) => page.push((key.to_vec(), value.to_vec())),
+                Err(error) => damage = Some(error),
+            }
+        })?;
+        match damage {
+            // What stands before the damage is served; the next page starts at it and says so.
+            Some(error) if page.is_empty() => Err(error),
+            _ => Ok(page),
+        }
+    }
+
+    fn commit(&self, batch: Batch) -> Result<()> {
+        let ticket = Arc::new(Ticket::default());
+        let lead = {
+            let mut queue = self.queue.lock();
+            queue.waiting.push_back(Waiting { batch, ticket: ticket.clone() });
+            !std::mem::replace(&mut queue.led, true)
+        };
+        if lead {
+            self.lead();
+        }
+        loop {
+            match ticket.wait() {
+                News::Done(answer) => return answer,
+                News::Lead => self.lead(),
+            }
+        }
+    }
+
+    fn engine(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.backend.disk_bytes()
+    }
+}
+
+impl<B: Backend> Drop for Committer<B> {
+    fn drop(&mut self) {
+        let work = self.work.get_mut();
+        if work.failure.is_none()
+            && work.unsynced > 0
+            && let Err(error) = self.backend.apply(&Writes::new(), true)
+        {
+            tracing::warn!("the last relaxed commits could not be synced: {error}");
+        }
+    }
+}
+
+/// Bytes that a batch makes an engine write.
+fn batch_bytes(batch: &Batch) -> usize {
+    batch.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
+}
+
+/// Engines keep keys that begin with 0xFF to themselves, and an index page of long keys must stay small.
+pub(super) fn check_key(key: &[u8]) -> Result<()> {
+    match key.first() {
+        Some(0xFF) | None => Err(StoreError::Unavailable("a key must not be empty or begin with 0xFF".into())),
+        Some(_) if key.len() > MAX_KEY => {
+            Err(StoreError::Unavailable(format!("a key of {} bytes is over the limit of {MAX_KEY}", key.len())))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether no key can be in `range`. Engines may panic on a range that ends before it starts.
+pub(super) fn is_empty(range: &KeyRange) -> bool {
+    match (&range.0, &range.1) {
+        (Bound::Included(low), Bound::Included(high)) => low > high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Excluded(high)) => low >= high,
+        (Bound::Excluded(low), Bound::Included(high)) => low >= high,
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+    }
+}

@@ -1,0 +1,423 @@
+//! The sled engine (0.34.7), hardened. The only file that names sled.
+//!
+//! As shipped, sled loses acknowledged writes at a power cut and sometimes the whole database. What is done about it:
+//!
+//! - `flush()` does not reach the device on Linux: it is followed by our own `fdatasync` of the `db` file.
+//! - A leaf larger than a quarter of a segment goes to a file that is never synced. A leaf holds up to 17 entries: with
+//!   segments of 8 MiB and values cut into chunks of at most 64 KiB none comes near 2 MiB, and `blobs/` stays empty.
+//! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail: it is deleted first, nothing is in it.
+//! - The directory entries of a new database are synced.
+//! - Trees are expensive: there is one. Segments are only reclaimed by the background flusher: it runs.
+//! - A batch is visible to readers before it is on disk, and stays visible after it failed. Readers are given the values
+//!   from before the batch (`in_flight`) until it is synced.
+//!
+//! A large value stands in chunks under keys that begin with 0xFF, and a head in its place:
+//!
+//! ```text
+//! key                      0x01, chunk set (8 bytes), length (8), CRC-32 of key and the 16 bytes before (4)
+//! 0xFF, chunk set, index   up to 64 KiB of the framed value
+//! ```
+//!
+//! A chunk set's number is never used twice while the process lives, so a reader that finds a chunk missing knows that
+//! the value has been replaced, and reads the head again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use sled::IVec;
+
+use super::backend::{Backend, Visit, Writes};
+use super::space::{folder_bytes, make_dir, sync_dir};
+use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
+
+/// Fixed when a database is created; sled refuses to open it with another.
+const SEGMENT: usize = 8 << 20;
+/// The largest piece that is given to sled as one value.
+const CHUNK: usize = 64 << 10;
+/// The first byte of a chunk's key.
+const CHUNKS: u8 = 0xFF;
+/// The tag of a head (see `frame`).
+const CHUNKED: u8 = 1;
+const HEAD_LENGTH: usize = 1 + 8 + 8 + 4;
+
+pub(super) struct SledBackend {
+    folder: PathBuf,
+    cache_bytes: u64,
+    open: RwLock<Option<Open>>,
+    /// The values from before the batch that is being written.
+    in_flight: Mutex<Option<Arc<Before>>>,
+    /// Whether any value may be chunked: while none is, writers need not look for old chunks.
+    any_chunks: AtomicBool,
+    next_set: AtomicU64,
+}
+
+struct Open {
+    db: sled::Db,
+    /// sled's log, opened once more to sync it.
+    log: File,
+}
+
+type Before = BTreeMap<Vec<u8>, Option<Value>>;
+
+/// A framed value as it is read.
+#[derive(Clone)]
+enum Value {
+    Whole(IVec),
+    Joined(Arc<[u8]>),
+    Bad(StoreError),
+}
+
+impl Value {
+    fn bytes(&self) -> Result<&[u8]> {
+        match self {
+            Value::Whole(bytes) => Ok(bytes),
+            Value::Joined(bytes) => Ok(bytes),
+            Value::Bad(error) => Err(error.clone()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().map_or(0, |framed| framed.len().saturating_sub(frame::HEAD))
+    }
+}
+
+impl SledBackend {
+    pub fn open(folder: &Path, cache_bytes: u64) -> Result<SledBackend> {
+        let backend = SledBackend {
+            folder: folder.to_path_buf(),
+            cache_bytes,
+            open: RwLock::new(None),
+            in_flight: Mutex::new(None),
+            any_chunks: AtomicBool::new(false),
+            next_set: AtomicU64::new(0),
+        };
+        backend.reopen()?;
+        Ok(backend)
+    }
+
+    fn open_files(&self) -> Result<Open> {
+        let io = |error: std::io::Error| super::space::io_error("opening the sled store", &error);
+        make_dir(&self.folder).map_err(io)?;
+        for entry in std::fs::read_dir(&self.folder).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("snap.") && name.ends_with(".generating") {
+                std::fs::remove_file(&path).map_err(io)?;
+            }
+        }
+        let config = sled::Config::new()
+            .path(&self.folder)
+            .cache_capacity(self.cache_bytes)
+            .segment_size(SEGMENT)
+            .flush_every_ms(Some(500))
+            .mode(sled::Mode::LowSpace);
+        // sled asserts where it could return an error, for example on a log that is damaged in its middle.
+        let db = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| StoreError::Damaged("sled cannot make sense of its files and panicked while opening".into()))?
+            .map_err(failure)?;
+        let log = File::open(self.folder.join("db")).map_err(io)?;
+        log.sync_all().map_err(io)?;
+        File::open(self.folder.join("conf")).and_then(|conf| conf.sync_all()).map_err(io)?;
+        sync_dir(&self.folder).map_err(io)?;
+        if folder_bytes(&self.folder.join("blobs")) > 0
+            && std::fs::read_dir(self.folder.join("blobs")).is_ok_and(|mut files| files.next().is_some())
+        {
+            tracing::warn!("sled keeps values in {}/blobs, which it never syncs", self.folder.display());
+        }
+        Ok(Open { db, log })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Open) -> Result<T>) -> Result<T> {
+        match &*self.open.read() {
+            Some(open) => act(open),
+            None => Err(StoreError::Unavailable("the store is closed after a failure".into())),
+        }
+    }
+
+    /// The value as it stands in sled now, joined if it is chunked.
+    fn value(&self, open: &Open, key: &[u8]) -> Result<Option<Value>> {
+        match open.db.get(key).map_err(failure)? {
+            Some(stored) => self.join(open, key, stored),
+            None => Ok(None),
+        }
+    }
+
+    /// The value whose head or whole form is `stored`. `None`: it has been deleted while its chunks were read.
+    fn join(&self, open: &Open, key: &[u8], mut stored: IVec) -> Result<Option<Value>> {
+        loop {
+            if stored.first() != Some(&CHUNKED) {
+                return Ok(Some(Value::Whole(stored)));
+            }
+            let Some(head) = Head::read(key, &stored) else {
+                return Ok(Some(Value::Bad(frame::damaged(key, "does not match its checksum"))));
+            };
+            if let Some(joined) = head.join(open)? {
+                return Ok(Some(Value::Joined(joined)));
+            }
+            let Some(again) = open.db.get(key).map_err(failure)? else { return Ok(None) };
+            if again == stored {
+                return Ok(Some(Value::Bad(frame::damaged(key, "has lost a part of its value"))));
+            }
+            stored = again;
+        }
+    }
+
+    fn before(&self) -> Option<Arc<Before>> {
+        self.in_flight.lock().clone()
+    }
+
+    /// A page as sled shows it now, and whether the range goes on behind it.
+    fn page(
+        &self,
+        open: &Open,
+        range: &KeyRange,
+        direction: Direction,
+        limit: PageLimit,
+    ) -> Result<(Vec<(IVec, Value)>, bool)> {
+        let mut found = open.db.range::<Vec<u8>, _>((range.0.clone(), range.1.clone()));
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        while page.len() < limit.entries && bytes < limit.bytes.max(1) {
+            let next = match direction {
+                Direction::Forward => found.next(),
+                Direction::Backward => found.next_back(),
+            };
+            let Some(next) = next else { return Ok((page, false)) };
+            let (key, stored) = next.map_err(failure)?;
+            if let Some(value) = self.join(open, &key, stored)? {
+                bytes += key.len() + value.len();
+                page.push((key, value));
+            }
+        }
+        Ok((page, true))
+    }
+}
+
+struct Head {
+    set: u64,
+    length: u64,
+}
+
+impl Head {
+    fn read(key: &[u8], stored: &[u8]) -> Option<Head> {
+        let stored: &[u8; HEAD_LENGTH] = stored.try_into().ok()?;
+        let (head, sum) = stored.split_at(HEAD_LENGTH - 4);
+        let number = |at: usize| head[at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        (checksum(key, head) == *sum).then_some(Head { set: number(1)?, length: number(9)? })
+    }
+
+    fn write(&self, key: &[u8]) -> Vec<u8> {
+        let mut head = vec![CHUNKED];
+        head.extend_from_slice(&self.set.to_be_bytes());
+        head.extend_from_slice(&self.length.to_be_bytes());
+        head.extend_from_slice(&checksum(key, &head));
+        head
+    }
+
+    fn chunk_keys(&self) -> impl Iterator<Item = [u8; 13]> {
+        let set = self.set;
+        (0..self.length.div_ceil(CHUNK as u64) as u32).map(move |index| {
+            let mut key = [CHUNKS; 13];
+            key[1..9].copy_from_slice(&set.to_be_bytes());
+            key[9..].copy_from_slice(&index.to_be_bytes());
+            key
+        })
+    }
+
+    /// `None` if a chunk is missing.
+    fn join(&self, open: &Open) -> Result<Option<Arc<[u8]>>> {
+        let mut joined = Vec::with_capacity(self.length as usize);
+        for key in self.chunk_keys() {
+            match open.db.get(key).map_err(failure)? {
+                Some(chunk) => joined.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(joined.into()))
+    }
+}
+
+fn checksum(key: &[u8], head: &[u8]) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(head);
+    hasher.finalize().to_le_bytes()
+}
+
+impl Backend for SledBackend {
+    fn name(&self) -> &'static str {
+        "sled"
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+        let values = self.with(|open| keys.iter().map(|key| self.value(open, key)).collect::<Result<Vec<_>>>())?;
+        // Looked up after the reads: whatever they saw of a batch that is still being written is undone by it.
+        let before = self.before();
+        for (index, (key, value)) in keys.iter().zip(&values).enumerate() {
+            let value = before.as_ref().and_then(|before| before.get(key)).unwrap_or(value);
+            visit(index, value.as_ref().map(Value::bytes).transpose());
+        }
+        Ok(())
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()> {
+        let mut range = clamp(range);
+        loop {
+            if super::committer::is_empty(&range) {
+                return Ok(());
+            }
+            let (mut page, more) = self.with(|open| self.page(open, &range, direction, limit))?;
+            let end = page.last().map(|(key, _)| key.to_vec());
+            if let Some(before) = self.before() {
+                undo(&mut page, &before, &range, direction, end.as_deref().filter(|_| more));
+            }
+            for (key, value) in page.iter().take(limit.entries) {
+                visit(key, value.bytes());
+            }
+            match end {
+                // All that was found belongs to the batch in flight: what is behind it has to be looked at.
+                Some(end) if page.is_empty() && more => match direction {
+                    Direction::Forward => range.0 = Bound::Excluded(end),
+                    Direction::Backward => range.1 = Bound::Excluded(end),
+                },
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.with(|open| {
+            for key in open.db.range::<Vec<u8>, _>(clamp(range)).keys() {
+                visit(&key.map_err(failure)?);
+            }
+            Ok(())
+        })
+    }
+
+    fn apply(&self, writes: &Writes, sync: bool) -> Result<()> {
+        self.with(|open| {
+            let mut batch = sled::Batch::default();
+            let mut before = Before::new();
+            let look = sync || self.any_chunks.load(Ordering::Relaxed);
+            for (key, value) in writes {
+                if look {
+                    let old = open.db.get(key).map_err(failure)?;
+                    if let Some(head) =
+                        old.as_deref().and_then(|old| Head::read(key, old).filter(|_| old[0] == CHUNKED))
+                    {
+                        head.chunk_keys().for_each(|chunk| batch.remove(&chunk));
+                    }
+                    if sync {
+                        let old = old.map(|old| self.join(open, key, old)).transpose()?.flatten();
+                        before.insert(key.clone(), old);
+                    }
+                }
+                match value {
+                    None => batch.remove(key.as_slice()),
+                    Some(value) if value.len() <= CHUNK => batch.insert(key.as_slice(), value.as_slice()),
+                    Some(value) => {
+                        self.any_chunks.store(true, Ordering::Relaxed);
+                        let set = self.next_set.fetch_add(1, Ordering::Relaxed);
+                        let head = Head { set, length: value.len() as u64 };
+                        for (chunk_key, chunk) in head.chunk_keys().zip(value.chunks(CHUNK)) {
+                            batch.insert(&chunk_key, chunk);
+                        }
+                        batch.insert(key.as_slice(), head.write(key));
+                    }
+                }
+            }
+            if sync {
+                *self.in_flight.lock() = Some(Arc::new(before));
+            }
+            open.db.apply_batch(batch).map_err(failure)?;
+            if sync {
+                open.db.flush().map_err(failure)?;
+                open.log.sync_data().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
+                // On any error above `in_flight` stays, and hides what the failed batch left, until the store is reopened.
+                *self.in_flight.lock() = None;
+            }
+            Ok(())
+        })
+    }
+
+    fn reopen(&self) -> Result<()> {
+        let mut slot = self.open.write();
+        *slot = None;
+        let open = self.open_files()?;
+        let last_chunk = open.db.range(vec![CHUNKS]..).next_back().transpose().map_err(failure)?;
+        self.any_chunks.store(last_chunk.is_some(), Ordering::Relaxed);
+        if let Some(set) =
+            last_chunk.and_then(|(key, _)| key.get(1..9)?.first_chunk().map(|set| u64::from_be_bytes(*set)))
+        {
+            self.next_set.fetch_max(set + 1, Ordering::Relaxed);
+        }
+        *self.in_flight.lock() = None;
+        *slot = Some(open);
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        folder_bytes(&self.folder)
+    }
+}
+
+impl Drop for SledBackend {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.get_mut().take() {
+            // Relaxed writes of the last moment; everything acknowledged as synced is on disk already.
+            let synced = open.db.flush().map_err(failure).and_then(|_| {
+                open.log.sync_data().map_err(|error| super::space::io_error("syncing the sled log", &error))
+            });
+            if let Err(error) = synced {
+                tracing::warn!("closing the store: {error}");
+            }
+        }
+    }
+}
+
+/// The range without the chunks.
+fn clamp(range: &KeyRange) -> KeyRange {
+    let high = match &range.1 {
+        Bound::Unbounded => Bound::Excluded(vec![CHUNKS]),
+        bounded => bounded.clone(),
+    };
+    (range.0.clone(), high)
+}
+
+/// Puts the values from `before` in the place of those that a batch in flight has written. `end` is the page's last key
+/// where the range goes on behind the page.
+fn undo(page: &mut Vec<(IVec, Value)>, before: &Before, range: &KeyRange, direction: Direction, end: Option<&[u8]>) {
+    let bound = |end: &[u8]| Bound::Included(end.to_vec());
+    let covered = match (direction, end) {
+        (Direction::Forward, Some(end)) => (range.0.clone(), bound(end)),
+        (Direction::Backward, Some(end)) => (bound(end), range.1.clone()),
+        (_, None) => range.clone(),
+    };
+    if before.range::<Vec<u8>, _>((covered.0.as_ref(), covered.1.as_ref())).next().is_none() {
+        return;
+    }
+    page.retain(|(key, _)| !before.contains_key(key.as_ref()));
+    for (key, value) in before.range::<Vec<u8>, _>((covered.0.as_ref(), covered.1.as_ref())) {
+        if let Some(value) = value {
+            page.push((IVec::from(key.as_slice()), value.clone()));
+        }
+    }
+    page.sort_by(|(left, _), (right, _)| left.cmp(right));
+    if direction == Direction::Backward {
+        page.reverse();
+    }
+}
+
+fn failure(error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(error) => super::space::io_error("sled", &error),
+        sled::Error::Corruption { at, .. } => StoreError::Damaged(format!("a page of the sled log (at {at:?})")),
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
