@@ -1,5 +1,13 @@
 //! JSON at the door and on the way out: documents split into members and raw body, collation of view keys.
 
+mod document;
+mod scan;
+mod text;
+
+pub use crate::rev::unescape;
+pub use document::{Limits, Split, Stub, StubFields, check_id, compact, split};
+pub use text::{Elements, Members, elements, member, members, push_quoted, quote, string};
+
 /// Lower-case hex digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
