@@ -1,3 +1,4 @@
-//! Queries: selectors and the Mango planner; design documents and their views.
+//! Queries: selectors and the Mango planner; design documents, their JavaScript and their views.
 
+pub mod script;
 pub mod selector;

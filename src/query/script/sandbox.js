@@ -1,0 +1,423 @@
+// The inside of one script environment: what a design document's functions see, and what the engine calls.
+//
+// Evaluated once per environment, before any code of a design document. Everything the engine needs later is taken
+// into local constants here, so that a script which overwrites `JSON.stringify` or `Array.prototype.push` breaks its
+// own design document and nothing else. The engine holds the returned table; scripts cannot reach it.
+//
+// An entry answers a text: JSON, or `!` and JSON `[word, reason, fatal]` when it fails. `fatal` says that this
+// environment must not be used again (out of memory, or the script asked for it as CouchDB lets it).
+(function (host) {
+  'use strict';
+
+  const stringify = JSON.stringify;
+  const parse = JSON.parse;
+  const isList = Array.isArray;
+  const keysOf = Object.keys;
+  const freezeOne = Object.freeze;
+  const define = Object.defineProperty;
+  const text = String;
+  const run = Reflect.apply;
+  const evaluate = eval; // called under another name it is an indirect eval: global scope, sloppy mode
+  const hasOwn = Object.prototype.hasOwnProperty;
+  const toStringOf = Object.prototype.toString;
+  const slice = String.prototype.slice;
+  const split = String.prototype.split;
+  const join = Array.prototype.join;
+
+  // ---- errors ------------------------------------------------------------------------------------------------------
+
+  function describe(error) {
+    try {
+      return text(error);
+    } catch (again) {
+      return 'unprintable error';
+    }
+  }
+
+  // An Error becomes something that JSON can show: its own members are not enumerable.
+  function plain(value) {
+    if (typeof value === 'object' && value !== null && 'stack' in value && 'name' in value && 'message' in value) {
+      return { error: value.name, message: value.message };
+    }
+    return value;
+  }
+
+  function outOfMemory(error) {
+    return typeof error === 'object' && error !== null && error.name === 'InternalError';
+  }
+
+  // What a thrown value is as [word, reason, fatal].
+  function failure(error) {
+    if (error === null || error === undefined) return ['internal_error', 'script threw ' + error, true];
+    const kind = error[0];
+    if (kind === 'fatal' || kind === 'error') return [text(error[1]), error[2] === undefined ? null : error[2], kind === 'fatal'];
+    if (outOfMemory(error)) return ['InternalError', text(error.message), true];
+    if (error.error && error.reason) return [text(error.error), error.reason, false];
+    if (typeof error === 'object' && error.name) return [text(error.name), text(error.message), false];
+    return ['unnamed_error', typeof error === 'object' ? (stringify(error) || describe(error)) : describe(error), false];
+  }
+
+  function guarded(entry) {
+    return function (a, b, c, d) {
+      try {
+        return entry(a, b, c, d);
+      } catch (error) {
+        let told;
+        try {
+          told = stringify(failure(error));
+        } catch (again) {
+          told = '["internal_error","error cannot be shown",true]';
+        }
+        return '!' + told;
+      }
+    };
+  }
+
+  // ---- what scripts see --------------------------------------------------------------------------------------------
+
+  let rows = null; // keys and values emitted by the map function at work, alternating
+  let filled = 0;
+  let emitted = false; // whether a map function used as a filter emitted
+
+  function emit(key, value) {
+    emitted = true;
+    if (rows === null) return;
+    rows[filled++] = key;
+    rows[filled++] = plain(value);
+  }
+
+  function sum(values) {
+    let total = 0;
+    for (const index in values) total += values[index];
+    return total;
+  }
+
+  function log(message) {
+    if (typeof message !== 'string') message = stringify(plain(message));
+    host.log(stringify(text(message)));
+  }
+
+  function isArray(value) {
+    return run(toStringOf, value, []) === '[object Array]';
+  }
+
+  function publish(name, value) {
+    define(globalThis, name, { value: value, writable: true, configurable: true, enumerable: false });
+  }
+
+  publish('emit', emit);
+  publish('sum', sum);
+  publish('log', log);
+  publish('isArray', isArray);
+  publish('toJSON', stringify);
+
+  // ---- loops inside the engine that neither grow memory nor look at the clock ----------------------------------------
+  // `Array.prototype.reverse.call({length: 2 ** 53 - 1})` spins in native code, where no interrupt reaches it. A real
+  // array is bounded by the memory limit, so nothing honest comes near this length.
+  const longest = 1 << 24;
+  for (const name of ['reverse', 'join', 'fill', 'splice', 'shift', 'unshift', 'concat', 'sort', 'copyWithin', 'slice',
+    'toReversed', 'toSorted', 'toSpliced', 'with', 'toLocaleString', 'flat']) {
+    const native = Array.prototype[name];
+    if (typeof native !== 'function') continue;
+    const checked = {
+      [name](...args) {
+        if (this !== null && this !== undefined && this.length > longest) throw new RangeError('Invalid array length');
+        if (name === 'concat') {
+          for (let index = 0; index < args.length; index++) {
+            const arg = args[index];
+            if (typeof arg === 'object' && arg !== null && arg.length > longest) throw new RangeError('Invalid array length');
+          }
+        }
+        return run(native, this, args);
+      },
+    }[name];
+    define(checked, 'length', { value: native.length, configurable: true });
+    define(Array.prototype, name, { value: checked, writable: true, configurable: true, enumerable: false });
+  }
+
+  // ---- compiling ---------------------------------------------------------------------------------------------------
+
+  // Stored functions are expressions (`function (doc) {...}`, an arrow), often with a `;` or comments around them.
+  // Behind `0,` each of these is one expression whose value is the function; what is no expression (declarations first,
+  // the function last) is run as a program and its last value taken.
+  function functionOf(source) {
+    try {
+      return evaluate('0,' + source);
+    } catch (error) {
+      if (!(error instanceof SyntaxErrorOf)) throw error;
+      try {
+        return evaluate(source);
+      } catch (again) {
+        throw again instanceof SyntaxErrorOf ? error : again;
+      }
+    }
+  }
+  const SyntaxErrorOf = SyntaxError;
+
+  function compile(source, owner) {
+    if (!source) throw ['error', 'not_found', 'missing function'];
+    if (owner) publish('require', requireFrom(owner));
+    let compiled;
+    try {
+      compiled = functionOf(source);
+    } catch (error) {
+      if (outOfMemory(error)) throw error;
+      throw ['error', 'compilation_error', describe(error) + ' (' + text(source) + ')'];
+    }
+    if (typeof compiled !== 'function') {
+      throw ['error', 'compilation_error', 'Expression does not eval to a function. (' + text(source) + ')'];
+    }
+    return compiled;
+  }
+
+  // ---- CommonJS modules --------------------------------------------------------------------------------------------
+
+  const modules = { __proto__: null };
+
+  // `folder`: the names that lead from the design document to where a relative path starts; null at the top.
+  function locate(root, name, folder) {
+    const steps = [];
+    const values = [root];
+    let relative = folder !== null;
+    const parts = run(split, text(name), ['/']);
+    for (let index = 0; index < parts.length; index++) {
+      const part = parts[index];
+      if (part === '.' || part === '..') {
+        if (!relative && index === 0) {
+          throw ['error', 'invalid_require_path', 'Object has no parent ' + stringify(root)];
+        }
+        if (index === 0) {
+          for (let at = 0; at < folder.length; at++) {
+            values[at + 1] = values[at][folder[at]];
+            steps[at] = folder[at];
+          }
+        }
+        if (part === '..') {
+          if (steps.length === 0) {
+            throw ['error', 'invalid_require_path', 'Object has no parent ' + stringify(root)];
+          }
+          steps.length--;
+          values.length--;
+        }
+        continue;
+      }
+      const from = values[values.length - 1];
+      const value = from === null || from === undefined ? undefined : from[part];
+      if (value === undefined) {
+        throw ['error', 'invalid_require_path', 'Object has no property "' + part + '". ' + stringify(from)];
+      }
+      steps[steps.length] = part;
+      values[values.length] = value;
+    }
+    const found = values[values.length - 1];
+    if (typeof found !== 'string') {
+      throw ['error', 'invalid_require_path', 'Must require a JavaScript string, not: ' + typeof found];
+    }
+    return { current: found, parent: { current: values[values.length - 2] }, id: run(join, steps, ['/']), exports: {}, steps: steps };
+  }
+
+  function requireFrom(root) {
+    function load(name, folder) {
+      const found = locate(root, name, folder);
+      const steps = found.steps;
+      delete found.steps;
+      if (!(found.id in modules)) {
+        // Known before it runs, so that modules that require each other meet half made exports and not an endless loop.
+        modules[found.id] = found;
+        const inside = [];
+        for (let index = 0; index + 1 < steps.length; index++) inside[index] = steps[index];
+        try {
+          const body = evaluate('(function (module, exports, require) { ' + found.current + '\n });');
+          run(body, globalThis, [found, found.exports, function (inner) { return load(inner, inside); }]);
+        } catch (error) {
+          delete modules[found.id];
+          if (outOfMemory(error)) throw error;
+          throw ['error', 'compilation_error', "Module require('" + name + "') raised error " + describe(error)];
+        }
+      }
+      return modules[found.id].exports;
+    }
+    return function require(name) { return load(name, null); };
+  }
+
+  // ---- views -------------------------------------------------------------------------------------------------------
+
+  let maps = [];
+  let reduces = [];
+
+  // A document is frozen whole, so that one map function cannot change what the next one sees.
+  function freeze(value) {
+    if (isList(value)) {
+      for (let index = 0; index < value.length; index++) {
+        const item = value[index];
+        if (typeof item === 'object' && item !== null) freeze(item);
+      }
+    } else {
+      const names = keysOf(value);
+      for (let index = 0; index < names.length; index++) {
+        const item = value[names[index]];
+        if (typeof item === 'object' && item !== null) freeze(item);
+      }
+    }
+    freezeOne(value);
+  }
+
+  // What a map or reduce threw: most is logged and costs the rows of one document; some ends everything.
+  function viewError(error, doc) {
+    if (error === 'fatal_error') throw ['error', 'map_runtime_error', "function raised 'fatal_error'"];
+    if (error === null || error === undefined) throw ['error', 'map_runtime_error', 'function raised ' + error];
+    if (error[0] === 'fatal' || outOfMemory(error)) throw error;
+    log('function raised exception ' + describe(error) + (doc ? ' with doc._id ' + doc._id : ''));
+  }
+
+  function addMaps(definition) {
+    const owner = { views: { lib: definition.lib } };
+    for (let index = 0; index < definition.functions.length; index++) {
+      maps[index] = compile(definition.functions[index], owner);
+    }
+    return '1';
+  }
+
+  // One document through all functions: `[[key, value, key, value, ...], null, ...]`, null where a function threw.
+  function mapDocument(doc) {
+    freeze(doc);
+    const all = [];
+    for (let index = 0; index < maps.length; index++) {
+      rows = [];
+      filled = 0;
+      const map = maps[index];
+      try {
+        map(doc);
+        all[index] = rows;
+      } catch (error) {
+        rows = null;
+        viewError(error, doc);
+        all[index] = null;
+      }
+    }
+    rows = null;
+    try {
+      return stringify(all);
+    } catch (error) {
+      return salvage(all, error, doc);
+    }
+  }
+
+  // Something emitted cannot be JSON (a cycle, a BigInt): only the function that emitted it loses its rows.
+  function salvage(all, error, doc) {
+    const texts = [];
+    for (let index = 0; index < all.length; index++) {
+      try {
+        texts[index] = stringify(all[index]);
+      } catch (again) {
+        viewError(again, doc);
+        texts[index] = 'null';
+      }
+    }
+    return '[' + run(join, texts, [',']) + ']';
+  }
+
+  function addReduces(sources) {
+    for (let index = 0; index < sources.length; index++) reduces[index] = compile(sources[index], null);
+    return '1';
+  }
+
+  // `input`: [[[key, id], value], ...], or bare values when `again`.
+  function reduce(input, again) {
+    let keys = null;
+    let values = input;
+    if (!again) {
+      keys = [];
+      values = [];
+      for (let index = 0; index < input.length; index++) {
+        keys[index] = input[index][0];
+        values[index] = input[index][1];
+      }
+    }
+    const results = [];
+    again = again !== '';
+    for (let index = 0; index < reduces.length; index++) {
+      const call = reduces[index];
+      try {
+        results[index] = call(keys, values, again);
+      } catch (error) {
+        viewError(error);
+        results[index] = null;
+      }
+    }
+    return stringify(results);
+  }
+
+  // ---- functions of a design document --------------------------------------------------------------------------------
+
+  let design = null;
+  const compiled = { __proto__: null };
+
+  function addDesign(value) {
+    design = value;
+    return '1';
+  }
+
+  function find(path) {
+    const name = run(join, path, ['.']);
+    if (name in compiled) return compiled[name];
+    let point = design;
+    for (let index = 0; index < path.length; index++) {
+      const step = path[index];
+      const next = point !== null && point !== undefined && run(hasOwn, point, [step]) ? point[step] : undefined;
+      if (!next) {
+        throw ['error', 'not_found', 'missing ' + path[0] + ' function ' + path[path.length - 1] + ' on design doc ' + design._id];
+      }
+      if (index + 1 === path.length) {
+        const made = compile(next, design);
+        compiled[name] = made;
+        point[step] = made;
+        return made;
+      }
+      point = next;
+    }
+  }
+
+  function validate(args) {
+    const fun = find(['validate_doc_update']);
+    try {
+      run(fun, design, args);
+    } catch (error) {
+      if (error.name && error.stack) throw error;
+      if (error[0] === 'error' || error[0] === 'fatal') throw error;
+      return stringify({ thrown: error });
+    }
+    return '1';
+  }
+
+  function filter(args, name) {
+    const fun = find(['filters', name]);
+    const passes = [];
+    const docs = args[0];
+    for (let index = 0; index < docs.length; index++) passes[index] = run(fun, design, [docs[index], args[1]]) ? 1 : 0;
+    return stringify(passes);
+  }
+
+  function filterView(docs, name) {
+    const fun = find(['views', name, 'map']);
+    const passes = [];
+    for (let index = 0; index < docs.length; index++) {
+      emitted = false;
+      fun(docs[index]);
+      passes[index] = emitted ? 1 : 0;
+    }
+    return stringify(passes);
+  }
+
+  return {
+    addMaps: guarded(addMaps),
+    mapDocument: guarded(mapDocument),
+    addReduces: guarded(addReduces),
+    reduce: guarded(reduce),
+    addDesign: guarded(addDesign),
+    validate: guarded(validate),
+    filter: guarded(filter),
+    filterView: guarded(filterView),
+    inner: { find: find, guarded: guarded, publish: publish, describe: describe, log: log, design: function () { return design; } },
+  };
+})
