@@ -1,4 +1,6 @@
 //! Queries: selectors and the Mango planner; design documents, their JavaScript and their views.
 
+pub mod find;
+pub mod planner;
 pub mod script;
 pub mod selector;

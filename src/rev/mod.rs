@@ -8,5 +8,5 @@ mod tree;
 
 pub use digest::{AttachmentDigest, new_revision};
 pub use id::{BadRevision, MAX_GENERATION, MAX_HASH, Revision, RevisionHash};
-pub use term::unescape;
+pub use term::{Term, unescape};
 pub use tree::{Body, Merged, Node, Tree};

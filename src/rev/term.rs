@@ -70,7 +70,7 @@ fn unescape_unicode(escape: &str) -> (Option<char>, usize) {
 }
 
 /// An external term that is being written.
-pub(super) struct Term {
+pub struct Term {
     out: Vec<u8>,
 }
 
@@ -84,36 +84,42 @@ struct Open {
 }
 
 impl Term {
-    pub(super) fn with_capacity(bytes: usize) -> Term {
+    /// An empty term with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Term {
         let mut out = Vec::with_capacity(bytes);
         out.push(VERSION);
         Term { out }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// What is written so far.
+    pub fn bytes(&self) -> &[u8] {
         &self.out
     }
 
-    pub(super) fn nil(&mut self) {
+    /// The empty list, or the end of a list.
+    pub fn nil(&mut self) {
         self.out.push(NIL);
     }
 
     /// The head of a list of `count` elements, at least one; `nil` must follow the last.
-    pub(super) fn list(&mut self, count: usize) {
+    pub fn list(&mut self, count: usize) {
         self.out.push(LIST);
         self.length(count);
     }
 
-    pub(super) fn tuple(&mut self, count: u8) {
+    /// The head of a tuple of `count` elements.
+    pub fn tuple(&mut self, count: u8) {
         self.out.extend([SMALL_TUPLE, count]);
     }
 
-    pub(super) fn atom(&mut self, name: &str) {
+    /// An atom of at most 255 bytes.
+    pub fn atom(&mut self, name: &str) {
         self.out.extend([ATOM, 0, name.len() as u8]);
         self.out.extend_from_slice(name.as_bytes());
     }
 
-    pub(super) fn binary(&mut self, bytes: &[u8]) {
+    /// A binary: Erlang's form of a JSON string.
+    pub fn binary(&mut self, bytes: &[u8]) {
         self.out.push(BINARY);
         self.length(bytes.len());
         self.out.extend_from_slice(bytes);
@@ -124,7 +130,7 @@ impl Term {
     }
 
     /// An integer from its decimal digits. Returns it if it is one byte.
-    pub(super) fn integer(&mut self, text: &str) -> Option<u8> {
+    pub fn integer(&mut self, text: &str) -> Option<u8> {
         match text.parse::<i64>() {
             Ok(value) => {
                 if let Ok(byte) = u8::try_from(value) {
@@ -171,7 +177,7 @@ impl Term {
     }
 
     /// A JSON value from its text, which must be valid. (Text that is not gives some term, never a panic.)
-    pub(super) fn json(&mut self, text: &str) {
+    pub fn json(&mut self, text: &str) {
         let bytes = text.as_bytes();
         let mut open: Vec<Open> = Vec::new();
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! JSON values as Erlang prints them with `~w`: CouchDB's Mango errors carry the offending value in this form.
+//! JSON values as Erlang prints them with `~w` and `~p`: CouchDB's Mango errors carry the offending value in this form.
 
 use std::fmt::Write;
 
@@ -10,16 +10,34 @@ const LIMIT: usize = 4096;
 /// `value` as Erlang's `~w` prints CouchDB's form of it: strings as byte lists (`<<102,111,111>>`), objects as
 /// `{[{name,value}]}`.
 pub fn term(value: &Value) -> String {
+    print(value, write_binary)
+}
+
+/// `value` as Erlang's `~p` prints it: as [`term`], with printable strings in quotes (`<<"foo">>`).
+pub fn pretty_term(value: &Value) -> String {
+    print(value, |text, out| {
+        if text.chars().all(|character| matches!(character, ' '..='~')) {
+            let _ = write!(out, "<<\"{}\">>", text.replace('\\', "\\\\").replace('"', "\\\""));
+        } else {
+            write_binary(text, out);
+        }
+    })
+}
+
+type WriteBinary = fn(&str, &mut String);
+
+fn print(value: &Value, binary: WriteBinary) -> String {
     let mut out = String::new();
-    write_term(value, &mut out);
+    write_term(value, binary, &mut out);
     if out.len() > LIMIT {
-        out.truncate(LIMIT);
+        let end = (0..=LIMIT).rev().find(|end| out.is_char_boundary(*end)).unwrap_or(0);
+        out.truncate(end);
         out.push_str("...");
     }
     out
 }
 
-fn write_term(value: &Value, out: &mut String) {
+fn write_term(value: &Value, binary: WriteBinary, out: &mut String) {
     if out.len() > LIMIT {
         return;
     }
@@ -39,14 +57,14 @@ fn write_term(value: &Value, out: &mut String) {
                 None => out.push_str(&text),
             }
         }
-        Value::String(text) => write_binary(text, out),
+        Value::String(text) => binary(text, out),
         Value::Array(values) => {
             out.push('[');
             for (index, value) in values.iter().enumerate() {
                 if index > 0 {
                     out.push(',');
                 }
-                write_term(value, out);
+                write_term(value, binary, out);
             }
             out.push(']');
         }
@@ -57,9 +75,9 @@ fn write_term(value: &Value, out: &mut String) {
                     out.push(',');
                 }
                 out.push('{');
-                write_binary(name, out);
+                binary(name, out);
                 out.push(',');
-                write_term(value, out);
+                write_term(value, binary, out);
                 out.push('}');
             }
             out.push_str("]}");

@@ -11,7 +11,7 @@ use super::field::Found;
 use super::{Condition, Node};
 
 /// The order of view keys, for values of documents and selectors.
-pub(super) fn compare(left: &Value, right: &Value) -> Ordering {
+pub fn compare(left: &Value, right: &Value) -> Ordering {
     super::order::compare(left, right)
 }
 

@@ -31,8 +31,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-pub use erlang::term;
-pub use field::FieldPath;
+pub use erlang::{pretty_term, term};
+pub use field::{FieldPath, Found};
+pub use matching::compare;
 use pattern::Pattern;
 
 /// A normalised selector.
@@ -130,6 +131,24 @@ impl Selector {
     /// The selector that matches every document.
     pub fn everything() -> Selector {
         Selector { root: Node::Empty, members: Some(Vec::new()) }
+    }
+
+    /// The fields that it names, by their names as CouchDB writes them; an element match counts as its field.
+    pub fn field_names(&self) -> Vec<String> {
+        fn collect(node: &Node, names: &mut Vec<String>) {
+            match node {
+                Node::Empty => {}
+                Node::Text(_) => names.push("$default".into()),
+                Node::And(nodes) | Node::Or(nodes) | Node::Nor(nodes) => {
+                    nodes.iter().for_each(|node| collect(node, names));
+                }
+                Node::Not(node) => collect(node, names),
+                Node::At(path, _) => names.push(path.joined()),
+            }
+        }
+        let mut names = Vec::new();
+        collect(&self.root, &mut names);
+        names
     }
 
     /// The normalised tree.
