@@ -1,0 +1,421 @@
+//! Every setting that settee knows, in one table: CouchDB's section and key, its kind, its default, one line of documentation.
+//!
+//! A row here is what makes a key "known": its value is checked wherever it comes from (file, environment, flag, HTTP),
+//! and `docs/configuration.md` must name it (a test holds that line). Sections listed in [`FREE`] hold names that people
+//! choose (admins, vendor, ...); every other key is unknown: refused in a file, and over HTTP stored and given back.
+
+/// What a value must look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Flag,
+    /// A whole number from `min` to `max`.
+    Number { min: u64, max: u64 },
+    /// A whole number or `infinity`.
+    NumberOrInfinity,
+    /// Bytes: a whole number, optionally with `kB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`; or `infinity`.
+    Bytes,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Anything.
+    Text,
+}
+
+/// One known setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    pub section: &'static str,
+    pub key: &'static str,
+    pub kind: Kind,
+    /// `None`: unset unless somebody sets it.
+    pub default: Option<&'static str>,
+    /// Never shown in answers or logs.
+    pub secret: bool,
+    pub doc: &'static str,
+}
+
+const fn row(section: &'static str, key: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Known {
+    Known { section, key, kind, default: Some(default), secret: false, doc }
+}
+
+const fn unset(section: &'static str, key: &'static str, kind: Kind, doc: &'static str) -> Known {
+    Known { section, key, kind, default: None, secret: false, doc }
+}
+
+const fn secret(section: &'static str, key: &'static str, doc: &'static str) -> Known {
+    Known { section, key, kind: Kind::Text, default: None, secret: true, doc }
+}
+
+const fn number(min: u64, max: u64) -> Kind {
+    Kind::Number { min, max }
+}
+
+/// Sections whose keys are names that people choose.
+pub const FREE: &[&str] = &["admins", "vendor", "jwt_keys", "feature_flags"];
+
+/// Sections that hold only secrets.
+pub const SECRET_SECTIONS: &[&str] = &["admins", "jwt_keys"];
+
+/// Sections that may not be changed over HTTP: in CouchDB they name programs and code. The list is CouchDB's
+/// (`couch_util.erl`, `BLACKLIST_CONFIG_SECTIONS`); `settee` is ours: where the data lies is for the machine's owner.
+pub const BLOCKED: &[&str] = &[
+    "daemons",
+    "external",
+    "httpd_design_handlers",
+    "httpd_db_handlers",
+    "httpd_global_handlers",
+    "native_query_servers",
+    "os_daemons",
+    "query_servers",
+    "feature_flags",
+    "settee",
+];
+
+/// The friendlier default of `[cors] origins`: pages served from this machine and the shells of mobile and desktop apps.
+pub const DEFAULT_ORIGINS: &str = "http://localhost, https://localhost, http://127.0.0.1, https://127.0.0.1, \
+                                   capacitor://localhost, app://obsidian.md";
+
+/// The table.
+pub const KNOWN: &[Known] = &[
+    // --- settee's own: where it runs. Read at start, never over HTTP.
+    row("settee", "data", Kind::Text, "./data", "The folder that holds everything."),
+    row("settee", "bind", Kind::Text, "127.0.0.1:5984", "Address and port to listen on."),
+    row("settee", "store", Kind::Choice(&["sled", "redb", "memory"]), "sled", "The storage engine."),
+    row(
+        "settee",
+        "log",
+        Kind::Text,
+        "info",
+        "What is logged: off, error, warn, info, debug, trace, or a tracing filter.",
+    ),
+    row("settee", "log_format", Kind::Choice(&["auto", "pretty", "json"]), "auto", "auto: pretty on a terminal."),
+    row(
+        "settee",
+        "max_connections",
+        number(1, 1_000_000),
+        "65536",
+        "Open connections at most; more wait to be accepted.",
+    ),
+    row("settee", "header_timeout", number(1, 86_400), "120", "Seconds in which a request's headers must arrive."),
+    row(
+        "settee",
+        "max_header_size",
+        number(8192, 1 << 20),
+        "131072",
+        "Bytes of a request's headers with its first line.",
+    ),
+    row("settee", "drain_timeout", number(0, 3600), "25", "Seconds that requests at work may take after SIGTERM."),
+    row("settee", "max_json_depth", number(8, 10_000), "512", "How deep arrays and objects of a body may nest."),
+    // --- couchdb
+    unset("couchdb", "uuid", Kind::Text, "This server's identity in `GET /`; made at the first start."),
+    row("couchdb", "max_document_size", Kind::Bytes, "8000000", "A document's JSON body at most, without attachments."),
+    row("couchdb", "max_attachment_size", Kind::Bytes, "1073741824", "One attachment at most."),
+    row("couchdb", "max_document_id_length", Kind::NumberOrInfinity, "infinity", "Bytes of a document id at most."),
+    row(
+        "couchdb",
+        "max_partition_size",
+        Kind::Bytes,
+        "10737418240",
+        "One partition of a partitioned database; 0: no limit.",
+    ),
+    row("couchdb", "single_node", Kind::Flag, "true", "`_users` and `_replicator` are made at the first start."),
+    row(
+        "couchdb",
+        "maintenance_mode",
+        Kind::Choice(&["true", "false", "nolb"]),
+        "false",
+        "`/_up` answers 404 when true or nolb.",
+    ),
+    row(
+        "couchdb",
+        "default_security",
+        Kind::Choice(&["admin_only", "admin_local", "everyone"]),
+        "admin_only",
+        "Who may use a new database before its `_security` is written.",
+    ),
+    row("couchdb", "users_db_security_editable", Kind::Flag, "false", "Whether `_users/_security` may be changed."),
+    row(
+        "couchdb",
+        "os_process_timeout",
+        number(1, 3_600_000),
+        "5000",
+        "Milliseconds one call of a design function may take.",
+    ),
+    // --- chttpd
+    unset("chttpd", "port", number(0, 65_535), "The port of the next start, unless --bind or SETTEE_BIND say it."),
+    unset("chttpd", "bind_address", Kind::Text, "The address of the next start, unless --bind or SETTEE_BIND say it."),
+    row("chttpd", "require_valid_user", Kind::Flag, "false", "Nothing but signing in works without an account."),
+    row("chttpd", "require_valid_user_except_for_up", Kind::Flag, "false", "The same, but `/_up` stays open."),
+    row("chttpd", "admin_only_all_dbs", Kind::Flag, "true", "Only admins may list databases."),
+    row("chttpd", "max_http_request_size", Kind::Bytes, "4294967296", "A request body at most."),
+    row("chttpd", "max_uri_length", Kind::NumberOrInfinity, "infinity", "Bytes of a request's path and query at most."),
+    row("chttpd", "max_db_number_for_dbs_info_req", number(1, 100_000), "100", "Keys of one `POST /_dbs_info`."),
+    row("chttpd", "changes_timeout", number(1, 86_400_000), "60000", "Milliseconds a waiting `_changes` stays open."),
+    row("chttpd", "decode_plus_to_space", Kind::Flag, "true", "A `+` in a path means a space."),
+    row(
+        "chttpd",
+        "enable_cors",
+        Kind::Flag,
+        "true",
+        "Whether browsers' pages from `[cors] origins` may use the server.",
+    ),
+    row("chttpd", "server_header_versions", Kind::Flag, "true", "Whether the `Server` header tells the version."),
+    unset(
+        "chttpd",
+        "authentication_handlers",
+        Kind::Text,
+        "CouchDB's list of ways to sign in, in the order they are tried.",
+    ),
+    unset(
+        "chttpd",
+        "WWW-Authenticate",
+        Kind::Text,
+        "What a 401 says in that header, so that browsers ask for a password.",
+    ),
+    row("chttpd", "x_forwarded_host", Kind::Text, "X-Forwarded-Host", "The header of a proxy that names the host."),
+    row("chttpd", "x_forwarded_proto", Kind::Text, "X-Forwarded-Proto", "The header of a proxy that names the scheme."),
+    row("chttpd", "x_forwarded_ssl", Kind::Text, "X-Forwarded-Ssl", "The header of a proxy that is `on` for https."),
+    // --- cors
+    row(
+        "cors",
+        "origins",
+        Kind::Text,
+        DEFAULT_ORIGINS,
+        "Origins of pages that may use the server, or `*`. Without a port: any port.",
+    ),
+    unset(
+        "cors",
+        "credentials",
+        Kind::Flag,
+        "Whether pages may send cookies; unset: only those of the default origins.",
+    ),
+    unset("cors", "headers", Kind::Text, "Request headers that pages may send; unset: CouchDB's list."),
+    unset("cors", "methods", Kind::Text, "Methods that pages may use; unset: all."),
+    unset("cors", "exposed_headers", Kind::Text, "Answer headers that pages may read; unset: CouchDB's list."),
+    row("cors", "max_age", number(0, 31_536_000), "600", "Seconds a browser may remember the answer."),
+    // --- attachments
+    row("attachments", "compression_level", number(0, 9), "8", "gzip level of compressible attachments; 0: none."),
+    row(
+        "attachments",
+        "compressible_types",
+        Kind::Text,
+        "text/*, application/javascript, application/json, application/xml",
+        "Content types that are stored gzipped.",
+    ),
+    // --- uuids
+    row(
+        "uuids",
+        "algorithm",
+        Kind::Choice(&["sequential", "random", "utc_random", "utc_id"]),
+        "sequential",
+        "How ids are made.",
+    ),
+    row("uuids", "max_count", number(1, 1_000_000), "1000", "Ids of one `GET /_uuids` at most."),
+    row("uuids", "utc_id_suffix", Kind::Text, "", "What `utc_id` appends."),
+    // --- purge
+    row(
+        "purge",
+        "max_revisions_number",
+        Kind::NumberOrInfinity,
+        "infinity",
+        "Revisions of one `_purge` request at most.",
+    ),
+    // --- accounts
+    secret("chttpd_auth", "secret", "Signs session cookies; made at the first start."),
+    row("chttpd_auth", "timeout", number(1, 31_536_000), "600", "Seconds a session cookie lives without use."),
+    row(
+        "chttpd_auth",
+        "allow_persistent_cookies",
+        Kind::Flag,
+        "true",
+        "Whether the cookie outlives the browser's window.",
+    ),
+    unset("chttpd_auth", "same_site", Kind::Choice(&["", "none", "lax", "strict"]), "The cookie's SameSite attribute."),
+    unset("chttpd_auth", "cookie_domain", Kind::Text, "The cookie's Domain attribute."),
+    row(
+        "chttpd_auth",
+        "hash_algorithms",
+        Kind::Text,
+        "sha256, sha",
+        "HMACs of the cookie: the first signs, all verify.",
+    ),
+    row(
+        "chttpd_auth",
+        "password_scheme",
+        Kind::Choice(&["pbkdf2", "simple"]),
+        "pbkdf2",
+        "How new passwords are hashed.",
+    ),
+    row(
+        "chttpd_auth",
+        "pbkdf2_prf",
+        Kind::Choice(&["sha", "sha224", "sha256", "sha384", "sha512"]),
+        "sha256",
+        "PBKDF2's hash.",
+    ),
+    row(
+        "chttpd_auth",
+        "allow_conflicted_user_docs",
+        Kind::Flag,
+        "false",
+        "Whether an account in conflict may sign in.",
+    ),
+    row("chttpd_auth", "iterations", number(1, 1_000_000_000), "600000", "PBKDF2 steps of new password hashes."),
+    row("chttpd_auth", "min_iterations", number(1, 1_000_000_000), "1", "Hashes with fewer steps are refused."),
+    row("chttpd_auth", "max_iterations", number(1, 1_000_000_000), "1000000000", "Hashes with more steps are refused."),
+    row(
+        "chttpd_auth",
+        "require_valid_user",
+        Kind::Flag,
+        "false",
+        "As in `chttpd`; kept because set-up scripts write it.",
+    ),
+    row(
+        "chttpd_auth",
+        "authentication_redirect",
+        Kind::Text,
+        "/_utils/session.html",
+        "Where a browser without account is sent.",
+    ),
+    row("chttpd_auth", "authentication_db", Kind::Text, "_users", "The database of accounts."),
+    row("chttpd_auth", "users_db_public", Kind::Flag, "false", "Whether accounts are readable by others."),
+    unset("chttpd_auth", "public_fields", Kind::Text, "Members of an account that others may read."),
+    unset("chttpd_auth", "password_regexp", Kind::Text, "Patterns that a new password must match."),
+    row(
+        "chttpd_auth",
+        "upgrade_hash_on_auth",
+        Kind::Flag,
+        "true",
+        "Weak hashes are renewed when the password is used.",
+    ),
+    row("chttpd_auth", "proxy_use_secret", Kind::Flag, "false", "Whether a proxy's headers need a token."),
+    row("chttpd_auth", "x_auth_username", Kind::Text, "X-Auth-CouchDB-UserName", "A proxy's header with the name."),
+    row("chttpd_auth", "x_auth_roles", Kind::Text, "X-Auth-CouchDB-Roles", "A proxy's header with the roles."),
+    row("chttpd_auth", "x_auth_token", Kind::Text, "X-Auth-CouchDB-Token", "A proxy's header with the token."),
+    row(
+        "chttpd_auth_lockout",
+        "mode",
+        Kind::Choice(&["off", "warn", "enforce"]),
+        "enforce",
+        "What repeated wrong passwords do.",
+    ),
+    row("chttpd_auth_lockout", "threshold", number(1, 1_000_000), "5", "Wrong passwords after which an address waits."),
+    row("chttpd_auth_lockout", "max_objects", number(1, 10_000_000), "10000", "Pairs of name and address remembered."),
+    row(
+        "chttpd_auth_lockout",
+        "max_lifetime",
+        number(1, 86_400_000),
+        "300000",
+        "Milliseconds until they are forgotten.",
+    ),
+];
+
+/// The row of a known key.
+pub fn known(section: &str, key: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|row| row.section == section && row.key == key)
+}
+
+/// Whether a value may never be shown.
+pub fn is_secret(section: &str, key: &str) -> bool {
+    SECRET_SECTIONS.contains(&section)
+        || known(section, key).is_some_and(|row| row.secret)
+        || matches!(
+            (section, key),
+            ("couch_httpd_auth", "secret") | ("replicator", "password") | ("ssl", "password") | ("httpsd", "password")
+        )
+}
+
+/// Older CouchDB section names whose keys still count when the newer section does not set them.
+pub fn older_name(section: &str) -> Option<&'static str> {
+    match section {
+        "chttpd" => Some("httpd"),
+        "chttpd_auth" => Some("couch_httpd_auth"),
+        _ => None,
+    }
+}
+
+/// Checks `value` against the kind; the error says what would be right.
+pub fn check(kind: Kind, value: &str) -> Result<(), String> {
+    let right = match kind {
+        Kind::Flag => matches!(value, "true" | "false"),
+        Kind::Number { min, max } => value.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
+        Kind::NumberOrInfinity => value == "infinity" || value.parse::<u64>().is_ok(),
+        Kind::Bytes => parse_bytes(value).is_some(),
+        Kind::Choice(words) => words.contains(&value),
+        Kind::Text => !value.contains('\0'),
+    };
+    if right { Ok(()) } else { Err(format!("`{value}` is not {}", wanted(kind))) }
+}
+
+fn wanted(kind: Kind) -> String {
+    match kind {
+        Kind::Flag => "`true` or `false`".into(),
+        Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
+        Kind::NumberOrInfinity => "a whole number or `infinity`".into(),
+        Kind::Bytes => "a number of bytes (8000000, 8 MB, 1 GiB, infinity)".into(),
+        Kind::Choice(words) => format!("one of: {}", words.join(", ")),
+        Kind::Text => "text without a zero byte".into(),
+    }
+}
+
+/// Bytes: `8000000`, `8 MB`, `1GiB`; `infinity` is `u64::MAX`.
+pub fn parse_bytes(value: &str) -> Option<u64> {
+    if value == "infinity" {
+        return Some(u64::MAX);
+    }
+    let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = value.split_at(digits);
+    let factor = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_right_and_every_key_is_there_once() {
+        for (index, row) in KNOWN.iter().enumerate() {
+            if let Some(default) = row.default {
+                assert_eq!(check(row.kind, default), Ok(()), "{}/{}", row.section, row.key);
+            }
+            let again = KNOWN[..index].iter().any(|other| (other.section, other.key) == (row.section, row.key));
+            assert!(!again, "{}/{} twice", row.section, row.key);
+        }
+    }
+
+    #[test]
+    fn the_documentation_names_every_setting() {
+        let page = include_str!("../../docs/configuration.md");
+        let missing: Vec<String> = KNOWN
+            .iter()
+            .filter(|row| !page.contains(&format!("| `{}` | `{}` |", row.section, row.key)))
+            .map(|row| format!("{}/{}", row.section, row.key))
+            .collect();
+        assert!(missing.is_empty(), "docs/configuration.md lacks {missing:?}");
+    }
+
+    #[test]
+    fn bytes_take_units() {
+        for (text, bytes) in [
+            ("8000000", Some(8_000_000)),
+            ("8 MB", Some(8_000_000)),
+            ("1GiB", Some(1 << 30)),
+            ("-1", None),
+            ("8 XB", None),
+        ] {
+            assert_eq!(parse_bytes(text), bytes, "{text}");
+        }
+        assert_eq!(parse_bytes("infinity"), Some(u64::MAX));
+        assert_eq!(parse_bytes("99999999999 GB"), None);
+    }
+}

@@ -1,0 +1,270 @@
+//! One snapshot of all runtime settings. Immutable: a change makes a new snapshot, requests at work keep theirs.
+
+use std::collections::BTreeMap;
+
+use super::catalogue::{self, Kind};
+
+/// Section → key → value, as text: what somebody set. Defaults are not in it.
+pub type Table = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The settings that requests consult, typed; and the table behind them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    table: Table,
+    /// Bytes of a document's JSON body at most.
+    pub max_document_size: u64,
+    /// Bytes of one attachment at most.
+    pub max_attachment_size: u64,
+    /// Bytes of a request body at most.
+    pub max_request_size: u64,
+    /// Bytes of a document id at most.
+    pub max_document_id_length: u64,
+    /// Bytes of path and query at most.
+    pub max_uri_length: u64,
+    /// Nesting of a JSON body at most.
+    pub max_json_depth: usize,
+    /// Milliseconds that a waiting `_changes` feed stays open by default, and at most.
+    pub changes_timeout: u64,
+    /// A `+` in a path means a space.
+    pub plus_is_space: bool,
+    /// Nothing without an account.
+    pub require_valid_user: bool,
+    /// Nothing without an account, but `/_up`.
+    pub require_valid_user_except_for_up: bool,
+    /// Only admins list databases.
+    pub admin_only_all_dbs: bool,
+    /// Databases of one `POST /_dbs_info`.
+    pub max_dbs_info: usize,
+    pub uuids: Uuids,
+    pub cors: Cors,
+    pub compression: AttachmentCompression,
+}
+
+/// `[uuids]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uuids {
+    pub algorithm: UuidAlgorithm,
+    pub max_count: usize,
+    pub utc_id_suffix: String,
+}
+
+/// CouchDB's ways to make ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UuidAlgorithm {
+    Sequential,
+    Random,
+    UtcRandom,
+    UtcId,
+}
+
+/// `[cors]`, lower-cased where CouchDB compares so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    pub enabled: bool,
+    pub origins: Vec<String>,
+    /// The origins are settee's default: their ports do not matter.
+    pub any_port: bool,
+    pub credentials: bool,
+    pub headers: Option<Vec<String>>,
+    pub methods: Option<Vec<String>>,
+    pub exposed_headers: Option<Vec<String>>,
+    pub max_age: u64,
+}
+
+/// `[attachments]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachmentCompression {
+    /// gzip level; 0: off.
+    pub level: u32,
+    /// Content types, `text/*` style.
+    pub types: Vec<String>,
+}
+
+impl Settings {
+    /// Checks every known key of `table`. The error names the key and says what would be right.
+    pub fn new(table: Table) -> Result<Settings, String> {
+        for (section, keys) in &table {
+            for (key, value) in keys {
+                check(section, key, value)?;
+            }
+        }
+        let of = |section: &str, key: &str| lookup(&table, section, key).unwrap_or_default();
+        let flag = |section: &str, key: &str| of(section, key) == "true";
+        let number = |section: &str, key: &str| catalogue::parse_bytes(of(section, key)).unwrap_or(u64::MAX);
+        let list = |section: &str, key: &str| lookup(&table, section, key).map(split_list);
+        let settings = Settings {
+            max_document_size: number("couchdb", "max_document_size"),
+            max_attachment_size: number("couchdb", "max_attachment_size"),
+            max_request_size: number("chttpd", "max_http_request_size"),
+            max_document_id_length: number("couchdb", "max_document_id_length"),
+            max_uri_length: number("chttpd", "max_uri_length"),
+            max_json_depth: number("settee", "max_json_depth") as usize,
+            changes_timeout: number("chttpd", "changes_timeout"),
+            plus_is_space: flag("chttpd", "decode_plus_to_space"),
+            require_valid_user: flag("chttpd", "require_valid_user"),
+            require_valid_user_except_for_up: flag("chttpd", "require_valid_user_except_for_up"),
+            admin_only_all_dbs: flag("chttpd", "admin_only_all_dbs"),
+            max_dbs_info: number("chttpd", "max_db_number_for_dbs_info_req") as usize,
+            uuids: Uuids {
+                algorithm: match of("uuids", "algorithm") {
+                    "random" => UuidAlgorithm::Random,
+                    "utc_random" => UuidAlgorithm::UtcRandom,
+                    "utc_id" => UuidAlgorithm::UtcId,
+                    _ => UuidAlgorithm::Sequential,
+                },
+                max_count: number("uuids", "max_count") as usize,
+                utc_id_suffix: of("uuids", "utc_id_suffix").to_owned(),
+            },
+            cors: Cors {
+                enabled: flag("chttpd", "enable_cors"),
+                origins: list("cors", "origins").unwrap_or_default(),
+                any_port: explicit(&table, "cors", "origins").is_none(),
+                // With origins of one's own CouchDB's default holds, or `origins = *` would hand cookies to every page.
+                credentials: match lookup(&table, "cors", "credentials") {
+                    Some(said) => said == "true",
+                    None => explicit(&table, "cors", "origins").is_none(),
+                },
+                headers: list("cors", "headers").map(lower),
+                methods: list("cors", "methods"),
+                exposed_headers: list("cors", "exposed_headers").map(lower),
+                max_age: number("cors", "max_age"),
+            },
+            compression: AttachmentCompression {
+                level: number("attachments", "compression_level") as u32,
+                types: list("attachments", "compressible_types").unwrap_or_default(),
+            },
+            table,
+        };
+        Ok(settings)
+    }
+
+    /// The value of a key: what was set, else what the section's older name sets, else the default.
+    pub fn get(&self, section: &str, key: &str) -> Option<&str> {
+        lookup(&self.table, section, key)
+    }
+
+    /// A known number (or size); its default if it is unset.
+    pub fn number(&self, section: &str, key: &str) -> u64 {
+        self.get(section, key).and_then(catalogue::parse_bytes).unwrap_or(u64::MAX)
+    }
+
+    /// A known flag.
+    pub fn flag(&self, section: &str, key: &str) -> bool {
+        self.get(section, key) == Some("true")
+    }
+
+    /// What somebody set, without defaults.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Everything with defaults, as `GET /_node/_local/_config` shows it. Secrets are still in it: mask before showing.
+    pub fn whole(&self) -> Table {
+        let mut whole = self.table.clone();
+        for row in catalogue::KNOWN {
+            if let Some(default) = row.default {
+                let value = lookup(&self.table, row.section, row.key).unwrap_or(default);
+                let section = whole.entry(row.section.to_owned()).or_default();
+                section.entry(row.key.to_owned()).or_insert_with(|| value.to_owned());
+            }
+        }
+        whole
+    }
+
+    /// The stored hash of an admin's password.
+    pub fn admin(&self, name: &str) -> Option<&str> {
+        self.table.get("admins")?.get(name).map(String::as_str)
+    }
+
+    /// Whether any admin is configured.
+    pub fn has_admins(&self) -> bool {
+        self.table.get("admins").is_some_and(|admins| !admins.is_empty())
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings::new(Table::new()).expect("the defaults are right")
+    }
+}
+
+/// Checks one value. Unknown keys take any text.
+pub fn check(section: &str, key: &str, value: &str) -> Result<(), String> {
+    let row = catalogue::known(section, key).or_else(|| {
+        catalogue::KNOWN.iter().find(|row| catalogue::older_name(row.section) == Some(section) && row.key == key)
+    });
+    catalogue::check(row.map_or(Kind::Text, |row| row.kind), value)
+        .map_err(|wrong| format!("[{section}] {key}: {wrong}"))
+}
+
+fn explicit<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a str> {
+    table.get(section)?.get(key).map(String::as_str)
+}
+
+fn lookup<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a str> {
+    explicit(table, section, key)
+        .or_else(|| explicit(table, catalogue::older_name(section)?, key))
+        .or_else(|| catalogue::known(section, key)?.default)
+}
+
+/// A comma-separated list, without blanks around its items and without empty ones.
+pub fn split_list(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn lower(list: Vec<String>) -> Vec<String> {
+    list.into_iter().map(|item| item.to_ascii_lowercase()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(rows: &[(&str, &str, &str)]) -> Table {
+        let mut table = Table::new();
+        for (section, key, value) in rows {
+            table.entry((*section).into()).or_default().insert((*key).into(), (*value).into());
+        }
+        table
+    }
+
+    #[test]
+    fn defaults_hold_where_nothing_is_set() {
+        let settings = Settings::default();
+        assert_eq!(settings.max_document_size, 8_000_000);
+        assert_eq!(settings.max_request_size, 4_294_967_296);
+        assert!(settings.cors.enabled && settings.cors.credentials && settings.cors.any_port);
+        assert!(!settings.require_valid_user);
+        assert!(!settings.has_admins());
+    }
+
+    #[test]
+    fn an_older_section_counts_until_the_newer_says_otherwise() {
+        let older = table(&[("httpd", "enable_cors", "false")]);
+        assert!(!Settings::new(older).unwrap().cors.enabled);
+        let both = table(&[("httpd", "enable_cors", "false"), ("chttpd", "enable_cors", "true")]);
+        assert!(Settings::new(both).unwrap().cors.enabled);
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_and_the_message_says_what_is_right() {
+        for (section, key, value, says) in [
+            ("chttpd", "enable_cors", "yes", "`true` or `false`"),
+            ("httpd", "enable_cors", "yes", "`true` or `false`"),
+            ("couchdb", "max_document_size", "big", "a number of bytes"),
+            ("uuids", "algorithm", "dice", "sequential, random, utc_random, utc_id"),
+            ("uuids", "max_count", "0", "from 1 to 1000000"),
+        ] {
+            let wrong = Settings::new(table(&[(section, key, value)])).unwrap_err();
+            assert!(wrong.contains(says) && wrong.contains(key), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_kept() {
+        let settings = Settings::new(table(&[("mine", "own", "x")])).unwrap();
+        assert_eq!(settings.get("mine", "own"), Some("x"));
+        assert_eq!(settings.whole()["mine"]["own"], "x");
+        assert_eq!(settings.whole()["couchdb"]["max_document_size"], "8000000");
+    }
+}
