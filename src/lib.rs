@@ -10,8 +10,10 @@
 
 pub mod auth;
 pub mod clock;
+pub mod config;
 pub mod db;
 pub mod error;
+pub mod http;
 pub mod json;
 pub mod query;
 pub mod rev;

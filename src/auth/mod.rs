@@ -4,25 +4,19 @@
 //! password   hashes as CouchDB stores them            session   the AuthSession cookie
 //! cache      passwords verified a moment ago          lockout   guessing
 //! settings   CouchDB's setting sections, typed        totp      one-time codes of CouchDB's `totp` member
-//! authenticate   credentials in, user context out   access    a database's _security object
-//! users      documents of the users' database     peruser   a database for every user
-//! requirements   what passwords must be like
+//! authenticate   credentials in, user context out
 //! ```
 //!
 //! Pure domain code: strings and maps in, results out. Only `http` knows headers and statuses.
 
-pub mod access;
 pub mod authenticate;
 mod bounded;
 mod cache;
 pub mod lockout;
 pub mod password;
-pub mod peruser;
-pub mod requirements;
 pub mod session;
 pub mod settings;
 mod totp;
-pub mod users;
 
 use serde_json::{Value, json};
 

@@ -1,0 +1,114 @@
+//! What every handler can reach.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::failure::Result;
+use super::metrics::Metrics;
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::config::{Live, Settings};
+use crate::error::Error;
+use crate::store::Store;
+
+/// The running server's parts. One per server, shared by all connections; nothing of it is global.
+pub struct App {
+    pub config: Arc<Live>,
+    pub auth: Authenticator,
+    /// Bounds how many password hashes run at once: each takes a core for tenths of a second.
+    pub hashing: Semaphore,
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    pub metrics: Metrics,
+    pub shutdown: Shutdown,
+    /// When this process began to serve.
+    pub started: Instant,
+    /// Makes ids for `_uuids` and for documents posted without one.
+    pub uuids: super::uuids::Uuids,
+}
+
+impl App {
+    /// The settings of this moment.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.config.settings()
+    }
+
+    /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
+    pub fn reconfigure(&self) {
+        self.auth.configure(crate::auth::Settings::read(self.settings().table()));
+    }
+
+    /// This server's identity, `uuid` of `GET /`.
+    pub fn uuid(&self) -> String {
+        self.settings().get("couchdb", "uuid").unwrap_or_default().to_owned()
+    }
+}
+
+/// Runs a blocking call (the store's, mostly) off the async threads.
+pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(value) => Ok(value),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => Err(super::server::panicked(&*panic)),
+            Err(cancelled) => Err(Error::Internal(cancelled.to_string()).into()),
+        },
+    }
+}
+
+/// Tells everybody that the server is about to stop, for good or to begin anew.
+#[derive(Debug, Clone)]
+pub struct Shutdown(watch::Sender<Stage>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Restarting,
+    Stopping,
+}
+
+impl Shutdown {
+    /// Not begun.
+    pub fn new() -> Shutdown {
+        Shutdown(watch::Sender::new(Stage::Running))
+    }
+
+    /// Begins: nothing new is accepted, live feeds end, what is at work is finished.
+    pub fn begin(&self) {
+        self.0.send_replace(Stage::Stopping);
+    }
+
+    /// The same, but the server is to come up again. Stopping for good is not taken back.
+    pub fn begin_restart(&self) {
+        self.0.send_if_modified(|stage| {
+            let begins = *stage == Stage::Running;
+            if begins {
+                *stage = Stage::Restarting;
+            }
+            begins
+        });
+    }
+
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow() != Stage::Running
+    }
+
+    /// Whether the server is to come up again.
+    pub fn is_restart(&self) -> bool {
+        *self.0.borrow() == Stage::Restarting
+    }
+
+    /// Waits until it begins. Feeds wait for this beside their next change.
+    pub async fn begun(&self) {
+        // The sender lives as long as `self`, so the wait cannot fail.
+        let _ = self.0.subscribe().wait_for(|stage| *stage != Stage::Running).await;
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown::new()
+    }
+}

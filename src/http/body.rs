@@ -1,0 +1,185 @@
+//! Request bodies: whole within a limit, or chunk by chunk.
+
+use std::io::Read;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{self, HeaderMap};
+use http_body_util::BodyExt;
+
+use super::failure::{Failure, Result};
+use crate::config::Settings;
+use crate::error::Error;
+
+/// How much an unread body may still hold for the server to swallow it, so that the client gets to read the answer.
+const SWALLOW: u64 = 1 << 20;
+/// Inflating more than this goes off the async threads.
+const INFLATE_INLINE: usize = 64 << 10;
+
+/// A request's body. Reading more than the limit fails with 413.
+pub struct RequestBody {
+    incoming: Option<hyper::body::Incoming>,
+    /// `Content-Length`, if it was sent.
+    length: Option<u64>,
+    limit: u64,
+    read: u64,
+    waits_for_continue: bool,
+}
+
+impl RequestBody {
+    /// Looks at what is promised; an announced length over the limit is refused when the body is asked for.
+    pub fn new(incoming: hyper::body::Incoming, headers: &HeaderMap, settings: &Settings) -> RequestBody {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        RequestBody {
+            incoming: Some(incoming),
+            length,
+            limit: settings.max_request_size,
+            read: 0,
+            waits_for_continue: headers.contains_key(header::EXPECT),
+        }
+    }
+
+    /// No body.
+    pub fn empty() -> RequestBody {
+        RequestBody { incoming: None, length: Some(0), limit: 0, read: 0, waits_for_continue: false }
+    }
+
+    /// `Content-Length`; `None` for a chunked body.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Whether there is nothing to read, as far as the headers tell.
+    pub fn is_empty(&self) -> bool {
+        use hyper::body::Body;
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// A tighter limit than `max_http_request_size`, for what has its own.
+    pub fn tighten(&mut self, limit: u64) {
+        self.limit = self.limit.min(limit);
+    }
+
+    /// Refuses an announced length over the limit, before `100 Continue` asks for the bytes.
+    pub fn check_length(&self) -> Result<()> {
+        if self.length.is_some_and(|length| length > self.limit) { Err(too_large()) } else { Ok(()) }
+    }
+
+    /// The next chunk as it comes, `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        self.check_length()?;
+        loop {
+            let Some(incoming) = self.incoming.as_mut() else { return Ok(None) };
+            self.waits_for_continue = false;
+            match incoming.frame().await {
+                None => {
+                    self.incoming = None;
+                    return Ok(None);
+                }
+                Some(Err(_)) => {
+                    self.incoming = None;
+                    return Err(Failure::Gone);
+                }
+                Some(Ok(frame)) => {
+                    let Ok(chunk) = frame.into_data() else { continue };
+                    if chunk.is_empty() {
+                        continue;
+                    }
+                    self.read += chunk.len() as u64;
+                    if self.read > self.limit {
+                        return Err(too_large());
+                    }
+                    return Ok(Some(chunk));
+                }
+            }
+        }
+    }
+
+    /// The whole body, inflated if `Content-Encoding` says gzip; both sizes keep to the limit.
+    pub async fn whole(&mut self, settings: &Settings, headers: &HeaderMap) -> Result<Bytes> {
+        let gzip = match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+            None | Some(b"identity") => false,
+            Some(b"gzip") => true,
+            Some(other) => {
+                let other = String::from_utf8_lossy(other);
+                return Err(Error::BadContentType(format!("{other} is not a supported content encoding.")).into());
+            }
+        };
+        let body = self.raw().await?;
+        if !gzip {
+            return Ok(body);
+        }
+        let limit = settings.max_request_size.min(self.limit);
+        if body.len() <= INFLATE_INLINE {
+            // Small in, but not always small out; the reader below stops at the limit either way.
+            return inflate(&body, limit);
+        }
+        tokio::task::spawn_blocking(move || inflate(&body, limit))
+            .await
+            .map_err(|cause| Error::Internal(cause.to_string()))?
+    }
+
+    async fn raw(&mut self) -> Result<Bytes> {
+        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.chunk().await? else { return Ok(first) };
+        // What is announced is reserved at most a megabyte at a time: announcing is free, sending is not.
+        let announced = self.length.unwrap_or(0).min(1 << 20) as usize;
+        let mut whole = BytesMut::with_capacity(announced.max(first.len() + second.len()));
+        whole.extend_from_slice(&first);
+        whole.extend_from_slice(&second);
+        while let Some(chunk) = self.chunk().await? {
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Reads a little more of a body that no handler wanted, so that a client that is still sending can read the answer;
+    /// gives up on a large one (the connection then closes).
+    pub async fn swallow(&mut self) {
+        if self.is_empty() || self.waits_for_continue || self.length.is_some_and(|length| length > SWALLOW + self.read)
+        {
+            return;
+        }
+        let Some(mut incoming) = self.incoming.take() else { return };
+        let mut left = SWALLOW as usize;
+        let all = async {
+            while let Some(Ok(frame)) = incoming.frame().await {
+                let bytes = frame.data_ref().map_or(0, |data| data.remaining());
+                if bytes > left {
+                    return;
+                }
+                left -= bytes;
+            }
+        };
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), all).await;
+    }
+}
+
+fn inflate(body: &[u8], limit: u64) -> Result<Bytes> {
+    let mut inflated = Vec::with_capacity((body.len() * 4).min(16 << 20));
+    let mut reader = flate2::bufread::MultiGzDecoder::new(body).take(limit.saturating_add(1));
+    reader.read_to_end(&mut inflated).map_err(|_| Failure::bad_request("Request body is not properly gzipped."))?;
+    if inflated.len() as u64 > limit { Err(too_large()) } else { Ok(inflated.into()) }
+}
+
+/// CouchDB's 413 for a body over `max_http_request_size`.
+pub fn too_large() -> Failure {
+    Error::TooLarge { word: "too_large", reason: "the request entity is too large".into() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn inflating_stops_at_the_limit() {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packed.write_all(&vec![b'a'; 1 << 20]).unwrap();
+        let packed = packed.finish().unwrap();
+        assert!(packed.len() < 4096);
+        assert_eq!(inflate(&packed, 1 << 20).unwrap().len(), 1 << 20);
+        assert_eq!(inflate(&packed, (1 << 20) - 1), Err(too_large()));
+        assert_eq!(inflate(b"not gzip", 100), Err(Failure::bad_request("Request body is not properly gzipped.")));
+        assert!(inflate(&packed[..packed.len() - 5], 1 << 20).is_err());
+    }
+}

@@ -1,0 +1,144 @@
+//! What a handler can fail with, and the one match from it to the wire.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+use crate::error::Error;
+use crate::store::StoreError;
+
+/// A request that is not answered with success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The domain said no.
+    Domain(Error),
+    /// The path exists, the method does not (405); the value of `Allow`.
+    MethodNotAllowed(&'static str),
+    /// Path and query are over the limit (414).
+    UriTooLong,
+    /// A refusal that only HTTP knows: status, error word, reason.
+    Refused { status: StatusCode, word: &'static str, reason: Cow<'static, str> },
+    /// The client is gone, or sent less than it promised. Nobody reads the answer; the connection closes after it.
+    Gone,
+}
+
+/// The result of handlers and of everything that reads requests.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Domain(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Domain(error.into())
+    }
+}
+
+impl Failure {
+    /// 400 `bad_request`.
+    pub fn bad_request(reason: impl Into<String>) -> Failure {
+        Failure::Domain(Error::BadRequest(reason.into()))
+    }
+
+    /// 404 `not_found`, reason `missing`.
+    pub fn missing() -> Failure {
+        Failure::Domain(Error::Missing)
+    }
+}
+
+/// CouchDB's status, `error` word and `reason` for each failure (`chttpd.erl`, `error_info`).
+pub fn wire(failure: &Failure) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
+    let (status, word, reason): (StatusCode, &str, Cow<'_, str>) = match failure {
+        Failure::Domain(error) => return domain(error),
+        Failure::MethodNotAllowed(allow) => {
+            (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("Only {allow} allowed").into())
+        }
+        Failure::UriTooLong => (StatusCode::URI_TOO_LONG, "too_long", "the request uri is too long".into()),
+        Failure::Refused { status, word, reason } => (*status, word, reason.as_ref().into()),
+        Failure::Gone => (StatusCode::BAD_REQUEST, "bad_request", "the request's body ended early".into()),
+    };
+    (status, word.into(), reason)
+}
+
+/// What a client hears of an unforeseen failure; the cause is in the log, under the request's id.
+const INTERNAL: &str = "An internal error occurred. The server's log has its cause under this X-Couch-Request-ID.";
+
+fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
+    let (status, word): (StatusCode, &str) = match error {
+        Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+        Error::QueryParse(_) => (StatusCode::BAD_REQUEST, "query_parse_error"),
+        Error::IllegalDocId(_) => (StatusCode::BAD_REQUEST, "illegal_docid"),
+        Error::IllegalDatabaseName(_) => (StatusCode::BAD_REQUEST, "illegal_database_name"),
+        Error::DocValidation(_) => (StatusCode::BAD_REQUEST, "doc_validation"),
+        Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
+        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+        Error::NoDatabase | Error::Missing | Error::Deleted | Error::NotFound(_) => {
+            (StatusCode::NOT_FOUND, "not_found")
+        }
+        Error::Conflict => (StatusCode::CONFLICT, "conflict"),
+        Error::DatabaseExists => (StatusCode::PRECONDITION_FAILED, "file_exists"),
+        Error::MissingStub(_) => (StatusCode::PRECONDITION_FAILED, "missing_stub"),
+        Error::TooLarge { word, .. } => (StatusCode::PAYLOAD_TOO_LARGE, word),
+        Error::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "requested_range_not_satisfiable"),
+        Error::BadContentType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_content_type"),
+        Error::Script { word, .. } => (script_status(word), word),
+        Error::Mango { word, .. } => (mango_status(word), word),
+        Error::Full => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
+        Error::Damaged(_) | Error::Internal(_) => {
+            return (StatusCode::INTERNAL_SERVER_ERROR, "internal_server_error".into(), INTERNAL.into());
+        }
+    };
+    (status, word.into(), error.to_string().into())
+}
+
+/// The statuses that CouchDB gives to what a design function throws; anything else is a failed function: 500.
+fn script_status(word: &str) -> StatusCode {
+    match word {
+        "bad_request" | "query_parse_error" | "compilation_error" => StatusCode::BAD_REQUEST,
+        "unauthorized" => StatusCode::UNAUTHORIZED,
+        "forbidden" => StatusCode::FORBIDDEN,
+        "not_found" => StatusCode::NOT_FOUND,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// `mango_error.erl`: requests are wrong, but for a text service that is not there and saves that fail.
+fn mango_status(word: &str) -> StatusCode {
+    match word {
+        "required_service_unavailable" | "text_search_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        "error_saving_ddoc" => StatusCode::INTERNAL_SERVER_ERROR,
+        "not_found" => StatusCode::NOT_FOUND,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn couchdbs_words() {
+        for (failure, status, word, reason) in [
+            (Failure::Domain(Error::NoDatabase), 404, "not_found", "Database does not exist."),
+            (Failure::missing(), 404, "not_found", "missing"),
+            (Failure::Domain(Error::Deleted), 404, "not_found", "deleted"),
+            (Failure::Domain(Error::Conflict), 409, "conflict", "Document update conflict."),
+            (Failure::MethodNotAllowed("GET,HEAD"), 405, "method_not_allowed", "Only GET,HEAD allowed"),
+            (Failure::UriTooLong, 414, "too_long", "the request uri is too long"),
+            (Failure::Domain(Error::TooLarge { word: "too_large", reason: "x".into() }), 413, "too_large", "x"),
+            (Failure::Domain(Error::Internal("secret path".into())), 500, "internal_server_error", INTERNAL),
+            (
+                Failure::Domain(Error::Script { word: "compilation_error".into(), reason: "r".into() }),
+                400,
+                "compilation_error",
+                "r",
+            ),
+        ] {
+            let (got_status, got_word, got_reason) = wire(&failure);
+            assert_eq!((got_status.as_u16(), &*got_word, &*got_reason), (status, word, reason));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `/_node/{node}/_config`: CouchDB's settings over HTTP (`chttpd_node.erl`). Applied at once, persisted, secrets masked.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+use super::super::answer::Answer;
+use super::super::app::{App, blocking};
+use super::super::failure::{Failure, Result};
+use super::super::request::Request;
+use super::super::signin;
+use crate::config::catalogue;
+use crate::error::Error;
+
+/// What stands for a value that is never shown.
+const MASK: &str = "****";
+
+fn shown(section: &str, key: &str, value: &str) -> Value {
+    if catalogue::is_secret(section, key) { MASK.into() } else { value.into() }
+}
+
+fn object(section: &str, keys: &std::collections::BTreeMap<String, String>) -> Value {
+    let members: Map<String, Value> =
+        keys.iter().map(|(key, value)| (key.clone(), shown(section, key, value))).collect();
+    Value::Object(members)
+}
+
+/// GET `_config`.
+pub fn all(request: &Request) -> Result<Answer> {
+    let whole = request.settings.whole();
+    let sections: Map<String, Value> =
+        whole.iter().map(|(section, keys)| (section.clone(), object(section, keys))).collect();
+    Ok(Answer::ok(&sections))
+}
+
+/// GET `_config/{section}`; an unknown one is empty, as in CouchDB.
+pub fn section(request: &Request, section: &str) -> Result<Answer> {
+    let keys = request.settings.whole().remove(section).unwrap_or_default();
+    Ok(Answer::ok(&object(section, &keys)))
+}
+
+/// GET `_config/{section}/{key}`.
+pub fn key(request: &Request, section: &str, key: &str) -> Result<Answer> {
+    match request.settings.get(section, key) {
+        Some(value) => Ok(Answer::ok(&shown(section, key, value))),
+        None => Err(Error::NotFound("unknown_config_value".into()).into()),
+    }
+}
+
+fn persists(request: &Request) -> bool {
+    request.header("x-couch-persist") != Some("false")
+}
+
+fn check_section(section: &str) -> Result<()> {
+    if catalogue::BLOCKED.contains(&section) {
+        return Err(Error::Forbidden("Config section blacklisted for modification over HTTP API.".into()).into());
+    }
+    Ok(())
+}
+
+/// PUT `_config/{section}/{key}`: the body is a JSON string; the answer is what the value was.
+pub async fn set(app: &Arc<App>, request: &mut Request, section: String, key: String) -> Result<Answer> {
+    check_section(&section)?;
+    let Value::String(value) = request.json().await? else {
+        return Err(Failure::bad_request("a JSON string expected"));
+    };
+    let value = value.trim().to_owned();
+    let persist = persists(request);
+    let before = change(app, section.clone(), key.clone(), Some(value), persist).await?;
+    Ok(Answer::ok(&before.map_or("".into(), |before| shown(&section, &key, &before))))
+}
+
+/// DELETE `_config/{section}/{key}`: the answer is what the value was.
+pub async fn delete(app: &Arc<App>, request: &Request, section: String, key: String) -> Result<Answer> {
+    check_section(&section)?;
+    let before = change(app, section.clone(), key.clone(), None, persists(request)).await?;
+    Ok(Answer::ok(&before.map_or("".into(), |before| shown(&section, &key, &before))))
+}
+
+/// Sets or deletes a key and lets it take effect. Passwords of admins are hashed here.
+pub async fn change(
+    app: &Arc<App>,
+    section: String,
+    key: String,
+    value: Option<String>,
+    persist: bool,
+) -> Result<Option<String>> {
+    let shared = app.clone();
+    let before = blocking(move || {
+        let Some(mut value) = value else { return shared.config.delete(&section, &key, persist).map(Some) };
+        if section == "admins" {
+            if value.is_empty() || value == MASK {
+                return Err(Error::BadRequest("An admin's password must not be empty.".into()));
+            }
+            value = signin::admin_hash(&shared.config, &value, &shared.clock)?;
+        }
+        shared.config.set(&section, &key, &value, persist)
+    })
+    .await??;
+    app.reconfigure();
+    Ok(before)
+}
+
+/// POST `_config/_reload`: forgets what was set with `X-Couch-Persist: false`.
+pub async fn reload(app: &Arc<App>) -> Result<Answer> {
+    let shared = app.clone();
+    blocking(move || shared.config.reload()).await??;
+    app.reconfigure();
+    Ok(Answer::json(StatusCode::OK, &serde_json::json!({"ok": true})))
+}

@@ -1,0 +1,135 @@
+//! The server's own endpoints (`chttpd_misc.erl`).
+
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::super::answer::Answer;
+use super::super::app::App;
+use super::super::failure::{Failure, Result};
+use super::super::request::Request;
+
+/// The version of CouchDB whose API this is: clients compare it.
+pub const COUCHDB_VERSION: &str = "3.5.0";
+/// What CouchDB calls a node that is alone.
+pub const NODE: &str = "nonode@nohost";
+
+/// GET `/`: `Welcome`; a page for people.
+pub fn welcome(app: &App, request: &Request) -> Result<Answer> {
+    if wants_page(request) {
+        return Ok(page(app, request));
+    }
+    let vendor: serde_json::Map<String, Value> = request
+        .settings
+        .table()
+        .get("vendor")
+        .map(|own| own.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect())
+        .unwrap_or_else(|| {
+            [("name", "settee"), ("version", env!("CARGO_PKG_VERSION"))]
+                .map(|(key, value)| (key.to_owned(), value.into()))
+                .into_iter()
+                .collect()
+        });
+    Ok(Answer::ok(&json!({
+        "couchdb": "Welcome",
+        "version": COUCHDB_VERSION,
+        "git_sha": "settee",
+        "uuid": app.uuid(),
+        "features": ["partitioned", "pluggable-storage-engines"],
+        "vendor": vendor,
+    })))
+}
+
+/// A browser asks for HTML by name; scripts ask for JSON or for anything.
+fn wants_page(request: &Request) -> bool {
+    let accept = request.header(header::ACCEPT).unwrap_or("");
+    accept.contains("text/html") && !accept.contains("application/json")
+}
+
+/// GET `/_utils/...`: the page that says what this is and how to connect.
+pub fn utils(app: &App, request: &Request, path: &str) -> Result<Answer> {
+    match path {
+        "" if !request.target.split('?').next().unwrap_or("").ends_with('/') => {
+            Ok(Answer::moved(&request.absolute_uri("/_utils/")))
+        }
+        "" | "index.html" | "session.html" => Ok(page(app, request)),
+        _ => Err(Failure::missing()),
+    }
+}
+
+fn page(app: &App, request: &Request) -> Answer {
+    let url = escape(&request.absolute_uri(""));
+    let text = include_str!("welcome.html").replace("{url}", &url).replace("{uuid}", &escape(&app.uuid()));
+    let text = text.replace("{version}", env!("CARGO_PKG_VERSION"));
+    Answer::bytes(StatusCode::OK, text)
+        .with(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
+        .with(header::CACHE_CONTROL, HeaderValue::from_static("private, must-revalidate"))
+        .with(header::VARY, HeaderValue::from_static("Accept"))
+        .with(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src 'self'"),
+        )
+        .with(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// GET `/favicon.ico`.
+pub fn favicon() -> Result<Answer> {
+    Ok(Answer::bytes(StatusCode::OK, include_str!("favicon.svg"))
+        .with(header::CONTENT_TYPE, HeaderValue::from_static("image/svg+xml"))
+        .with(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000")))
+}
+
+/// GET `/_up`.
+pub fn up(request: &Request) -> Result<Answer> {
+    match request.settings.get("couchdb", "maintenance_mode") {
+        Some("true") => Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "maintenance_mode"}))),
+        Some("nolb") => Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "nolb"}))),
+        _ => Ok(Answer::ok(&json!({"status": "ok", "seeds": {}}))),
+    }
+}
+
+/// GET `/_uuids?count=`.
+pub fn uuids(app: &App, request: &Request) -> Result<Answer> {
+    let most = request.settings.uuids.max_count;
+    let wrong = || Failure::bad_request("count must be a positive integer");
+    let count = match request.query.get("count") {
+        None => 1,
+        Some(text) => {
+            let digits = text.strip_prefix('+').unwrap_or(text);
+            if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                match digits.parse::<usize>() {
+                    Ok(count) if count <= most => count,
+                    _ => return Err(Failure::bad_request("count parameter too large")),
+                }
+            } else {
+                return Err(wrong());
+            }
+        }
+    };
+    let made: Vec<String> = (0..count).map(|_| app.uuids.make(&request.settings.uuids)).collect();
+    let tag = made.last().cloned().unwrap_or_default().to_ascii_uppercase();
+    Ok(Answer::ok(&json!({"uuids": made}))
+        .with(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
+        .with(header::EXPIRES, HeaderValue::from_static("Mon, 01 Jan 1990 00:00:00 GMT"))
+        .with(header::PRAGMA, HeaderValue::from_static("no-cache"))
+        .etag(&tag))
+}
+
+/// GET `/_active_tasks`: what runs in the background. Nothing does yet.
+pub fn active_tasks() -> Result<Answer> {
+    Ok(Answer::ok(&json!([])))
+}
+
+/// GET `/_membership`.
+pub fn membership() -> Result<Answer> {
+    Ok(Answer::ok(&json!({"all_nodes": [NODE], "cluster_nodes": [NODE]})))
+}
+
+/// POST `/_reload_query_servers`: there are none outside this process.
+pub fn reload_query_servers(request: &Request) -> Result<Answer> {
+    request.must_be_json()?;
+    Ok(Answer::ok(&json!({"ok": true})))
+}

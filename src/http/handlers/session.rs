@@ -1,0 +1,92 @@
+//! `/_session`: who am I, sign in, sign out (`couch_httpd_auth.erl`).
+
+use std::sync::Arc;
+
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use super::super::answer::Answer;
+use super::super::app::App;
+use super::super::failure::{Failure, Result};
+use super::super::request::Request;
+use super::super::signin;
+use crate::auth;
+use crate::error::Error;
+
+/// A sign-in form has no reason to be larger.
+const MAX_FORM: u64 = 64 << 10;
+
+/// GET: the user and how they were recognised.
+pub fn info(app: &App, request: &Request) -> Result<Answer> {
+    if request.user.name.is_none() && request.query.get("basic") == Some("true") {
+        return Err(Error::Unauthorized("Please login.".into()).into());
+    }
+    Ok(Answer::ok(&auth::session_info(&request.user, &app.auth.settings())))
+}
+
+/// POST: name and password, as a form or as JSON.
+pub async fn sign_in(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
+    let form = read_form(request).await?;
+    let of = |name: &str| form.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let name = match (of("username"), of("name")) {
+        (None, None) => return Err(Failure::bad_request("request body must contain a username")),
+        (Some(one), Some(other)) if one != other => {
+            return Err(Failure::bad_request("request body contains different usernames"));
+        }
+        (Some(name), _) | (None, Some(name)) => name,
+    };
+    let password = of("password").unwrap_or_default();
+    match signin::sign_in(app, name, password, of("token"), request).await {
+        Ok(signed) => {
+            let cookie = signin::set_cookie(app, request, signed.cookie.as_deref().unwrap_or(""));
+            let body = json!({"ok": true, "name": signed.user.name, "roles": signed.user.roles});
+            Ok(redirected(request, "next", Answer::ok(&body)).with_text(header::SET_COOKIE, &cookie))
+        }
+        Err(Failure::Domain(Error::Unauthorized(reason))) => {
+            let cookie = signin::set_cookie(app, request, "");
+            let body = json!({"error": "unauthorized", "reason": reason});
+            let answer = Answer::json(StatusCode::UNAUTHORIZED, &body);
+            Ok(redirected(request, "fail", answer).with_text(header::SET_COOKIE, &cookie))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// DELETE: ends the session.
+pub fn sign_out(app: &App, request: &Request) -> Result<Answer> {
+    let cookie = signin::set_cookie(app, request, "");
+    Ok(redirected(request, "next", Answer::ok(&json!({"ok": true}))).with_text(header::SET_COOKIE, &cookie))
+}
+
+/// `?next=/path`: 302 there. A path of this server only: CouchDB takes anything and can be made to send users elsewhere.
+fn redirected(request: &Request, parameter: &str, mut answer: Answer) -> Answer {
+    match request.query.get(parameter) {
+        Some(path) if path.starts_with('/') => {
+            answer.status = StatusCode::FOUND;
+            answer.with_text(header::LOCATION, &request.absolute_uri(path))
+        }
+        _ => answer,
+    }
+}
+
+async fn read_form(request: &mut Request) -> Result<Vec<(String, String)>> {
+    request.body.tighten(MAX_FORM);
+    let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_ascii_lowercase();
+    if content_type.starts_with("application/x-www-form-urlencoded") {
+        let body = request.body.whole(&request.settings, &request.headers).await?;
+        return Ok(form_urlencoded::parse(&body).into_owned().collect());
+    }
+    if !content_type.starts_with("application/json") {
+        let reason = "Content-Type must be 'application/x-www-form-urlencoded' or 'application/json'";
+        return Err(Error::BadContentType(reason.into()).into());
+    }
+    let members = request.json_object().await?;
+    Ok(members.into_iter().filter_map(|(name, value)| text(value).map(|value| (name, value))).collect())
+}
+
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,28 @@
+//! HTTP: the only layer that knows statuses and headers.
+//!
+//! ```text
+//! server (connections)  ->  request (decode)  ->  route  ->  signin, access  ->  handlers  ->  answer (encode)
+//! ```
+//! A handler is `async fn(&Arc<App>, &mut Request, ...) -> Result<Answer>`: decode, one domain call, encode.
+
+pub mod access;
+pub mod answer;
+pub mod app;
+pub mod body;
+pub mod cors;
+pub mod failure;
+pub mod handlers;
+pub mod metrics;
+pub mod request;
+pub mod route;
+pub mod server;
+pub mod signin;
+pub mod start;
+pub mod stream;
+pub mod uuids;
+
+pub use answer::Answer;
+pub use app::{App, blocking};
+pub use failure::{Failure, Result};
+pub use request::{Query, Request};
+pub use start::{Options, Running, start};

@@ -1,0 +1,380 @@
+//! The routing table: one match from method and path to a [`Route`], one page; beside it, in `access`, the match from a
+//! route to what it needs.
+//!
+//! Paths are CouchDB's (`chttpd_httpd_handlers.erl`, `chttpd_db.erl`). `_design/x` and `_local/x` are one document id,
+//! written as two segments or as one with `%2F`; what follows a document's id is an attachment's name, slashes and all.
+
+use super::failure::{Failure, Result};
+use super::request::{Target, Verb};
+use crate::error::Error;
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    Server(ServerRoute),
+    /// Something of the database `name`.
+    Database {
+        name: String,
+        what: DbRoute,
+    },
+}
+
+/// Paths that begin with `_`, and the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerRoute {
+    Welcome,
+    Favicon,
+    /// A file of the console; empty for its front page, `None` for `/_utils` without a slash.
+    Utils(String),
+    AllDbs,
+    DbsInfo,
+    DbsInfoOf,
+    DbUpdates,
+    ActiveTasks,
+    Membership,
+    ClusterState,
+    ClusterSetup,
+    ReloadQueryServers,
+    Uuids,
+    Up,
+    Session,
+    SignIn,
+    SignOut,
+    /// `/_node/{name}/...`; any name is this node.
+    Node(NodeRoute),
+}
+
+/// What a node is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeRoute {
+    Name,
+    Versions,
+    System,
+    Prometheus,
+    Restart,
+    /// The path into the statistics.
+    Stats(Vec<String>),
+    Config,
+    ConfigReload,
+    ConfigSection(String),
+    ConfigKey(String, String),
+    ConfigSet(String, String),
+    ConfigDelete(String, String),
+}
+
+/// What a database is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DbRoute {
+    Info,
+    Create,
+    Delete,
+    /// POST of a document without an id in the path.
+    Post,
+    /// GET or POST of a listing.
+    List(Listing),
+    /// POST `.../queries` of a listing.
+    ListQueries(Listing),
+    BulkDocs,
+    BulkGet,
+    /// GET or POST.
+    Changes,
+    RevsDiff,
+    MissingRevs,
+    Compact,
+    CompactViews(String),
+    ViewCleanup,
+    EnsureFullCommit,
+    Security,
+    SetSecurity,
+    RevsLimit,
+    SetRevsLimit,
+    Purge,
+    PurgedInfos,
+    PurgedInfosLimit,
+    SetPurgedInfosLimit,
+    AutoPurge,
+    SetAutoPurge,
+    Shards,
+    ShardOf(String),
+    SyncShards,
+    Partition(String),
+    /// GET or POST of `_partition/{p}/_all_docs`.
+    PartitionDocs(String),
+    Document(DocumentVerb, String),
+    /// Document id, attachment name.
+    Attachment(AttachmentVerb, String, String),
+}
+
+/// `_all_docs` and its kin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    AllDocs,
+    DesignDocs,
+    LocalDocs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentVerb {
+    Get,
+    Put,
+    /// A form with attachments, as old browsers send it.
+    Post,
+    Delete,
+    Copy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachmentVerb {
+    Get,
+    Put,
+    Delete,
+}
+
+/// The route of a request.
+pub fn route(target: &Target) -> Result<Route> {
+    let segments: Vec<&str> = target.segments.iter().map(String::as_str).collect();
+    match segments.as_slice() {
+        []
+        | ["favicon.ico" | "_utils" | "_all_dbs" | "_dbs_info" | "_db_updates" | "_active_tasks", ..]
+        | ["_membership" | "_cluster_setup" | "_reload_query_servers" | "_uuids" | "_up" | "_session" | "_node", ..] => {
+            Ok(Route::Server(server(target.verb, &segments)?))
+        }
+        [name, rest @ ..] => Ok(Route::Database { name: (*name).to_owned(), what: database(target.verb, rest)? }),
+    }
+}
+
+fn only<T>(allow: &'static str) -> Result<T> {
+    Err(Failure::MethodNotAllowed(allow))
+}
+
+#[rustfmt::skip]
+fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
+    use ServerRoute as R;
+    use Verb::{Delete, Get, Post, Put};
+    Ok(match (verb, segments) {
+        (Get, []) => R::Welcome,
+        (_, []) => return only("GET,HEAD"),
+        (Get, ["favicon.ico", ..]) => R::Favicon,
+        (Get, ["_utils", path @ ..]) => R::Utils(path.join("/")),
+        (_, ["favicon.ico" | "_utils", ..]) => return only("GET,HEAD"),
+
+        (Get, ["_all_dbs"]) => R::AllDbs,
+        (Get, ["_dbs_info"]) => R::DbsInfo,
+        (Post, ["_dbs_info"]) => R::DbsInfoOf,
+        (Get, ["_db_updates"]) => R::DbUpdates,
+        (Get, ["_active_tasks"]) => R::ActiveTasks,
+        (Get, ["_membership"]) => R::Membership,
+        (Get, ["_cluster_setup"]) => R::ClusterState,
+        (Post, ["_cluster_setup"]) => R::ClusterSetup,
+        (Post, ["_reload_query_servers"]) => R::ReloadQueryServers,
+        (Get, ["_uuids"]) => R::Uuids,
+        (Get, ["_up"]) => R::Up,
+        (Get, ["_session"]) => R::Session,
+        (Post, ["_session"]) => R::SignIn,
+        (Delete, ["_session"]) => R::SignOut,
+        (_, ["_all_dbs" | "_active_tasks" | "_up"]) => return only("GET,HEAD"),
+        (_, ["_dbs_info"]) => return only("GET,HEAD,POST"),
+        (_, ["_db_updates" | "_membership" | "_uuids"]) => return only("GET"),
+        (_, ["_cluster_setup"]) => return only("GET,POST"),
+        (_, ["_reload_query_servers"]) => return only("POST"),
+        (_, ["_session"]) => return only("GET,HEAD,POST,DELETE"),
+
+        (_, ["_node"]) => return Err(Failure::bad_request("Incomplete path to _node request")),
+        (_, ["_node", _]) => R::Node(NodeRoute::Name),
+        (Get, ["_node", _, "_versions"]) => R::Node(NodeRoute::Versions),
+        (Get, ["_node", _, "_system"]) => R::Node(NodeRoute::System),
+        (Get, ["_node", _, "_prometheus"]) => R::Node(NodeRoute::Prometheus),
+        (Get, ["_node", _, "_stats", path @ ..]) => R::Node(NodeRoute::Stats(owned(path))),
+        (Post, ["_node", _, "_restart"]) => R::Node(NodeRoute::Restart),
+        (Get, ["_node", _, "_config"]) => R::Node(NodeRoute::Config),
+        (Post, ["_node", _, "_config", "_reload"]) => R::Node(NodeRoute::ConfigReload),
+        (_, ["_node", _, "_config", "_reload"]) => return only("POST"),
+        (Get, ["_node", _, "_config", section]) => R::Node(NodeRoute::ConfigSection((*section).into())),
+        (Get, ["_node", _, "_config", section, key]) => R::Node(NodeRoute::ConfigKey((*section).into(), (*key).into())),
+        (Put, ["_node", _, "_config", section, key]) => R::Node(NodeRoute::ConfigSet((*section).into(), (*key).into())),
+        (Delete, ["_node", _, "_config", section, key]) => R::Node(NodeRoute::ConfigDelete((*section).into(), (*key).into())),
+        (_, ["_node", _, "_versions" | "_system" | "_prometheus" | "_stats" | "_config"]) => return only("GET"),
+        (_, ["_node", _, "_config", _]) => return only("GET"),
+        (_, ["_node", _, "_config", _, _]) => return only("GET,PUT,DELETE"),
+        (_, ["_node", _, "_restart"]) => return only("POST"),
+
+        _ => return Err(Failure::missing()),
+    })
+}
+
+#[rustfmt::skip]
+fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
+    use DbRoute as R;
+    use Verb::{Delete, Get, Post, Put};
+    Ok(match (verb, rest) {
+        (Get, []) => R::Info,
+        (Put, []) => R::Create,
+        (Delete, []) => R::Delete,
+        (Post, []) => R::Post,
+        (_, []) => return only("DELETE,GET,HEAD,POST"),
+
+        (Post, [list @ ("_all_docs" | "_design_docs" | "_local_docs"), "queries"]) => R::ListQueries(listing(list)),
+        (_, ["_all_docs" | "_design_docs" | "_local_docs", "queries"]) => return only("POST"),
+        (Get | Post, [list @ ("_all_docs" | "_design_docs" | "_local_docs")]) => R::List(listing(list)),
+        (_, ["_all_docs" | "_design_docs" | "_local_docs"]) => return only("GET,HEAD,POST"),
+        (Get | Post, ["_changes"]) => R::Changes,
+        (_, ["_changes"]) => return only("GET,POST,HEAD"),
+
+        (Post, ["_bulk_docs"]) => R::BulkDocs,
+        (Post, ["_bulk_get"]) => R::BulkGet,
+        (Post, ["_revs_diff"]) => R::RevsDiff,
+        (Post, ["_missing_revs"]) => R::MissingRevs,
+        (Post, ["_ensure_full_commit"]) => R::EnsureFullCommit,
+        (Post, ["_view_cleanup"]) => R::ViewCleanup,
+        (Post, ["_sync_shards"]) => R::SyncShards,
+        (Post, ["_purge"]) => R::Purge,
+        (Post, ["_compact"]) => R::Compact,
+        (Post, ["_compact", ddoc, ..]) => R::CompactViews((*ddoc).into()),
+        (_, ["_bulk_docs" | "_bulk_get" | "_revs_diff" | "_missing_revs" | "_ensure_full_commit" | "_purge"]) => return only("POST"),
+        (_, ["_view_cleanup" | "_sync_shards"] | ["_compact", ..]) => return only("POST"),
+
+        (Get, ["_security"]) => R::Security,
+        (Put, ["_security"]) => R::SetSecurity,
+        (Get, ["_revs_limit"]) => R::RevsLimit,
+        (Put, ["_revs_limit"]) => R::SetRevsLimit,
+        (Get, ["_purged_infos"]) => R::PurgedInfos,
+        (Get, ["_purged_infos_limit"]) => R::PurgedInfosLimit,
+        (Put, ["_purged_infos_limit"]) => R::SetPurgedInfosLimit,
+        (Get, ["_auto_purge"]) => R::AutoPurge,
+        (Put, ["_auto_purge"]) => R::SetAutoPurge,
+        (Get, ["_shards"]) => R::Shards,
+        (Get, ["_shards", id]) => R::ShardOf((*id).into()),
+        (Get, ["_shards", head @ ("_design" | "_local"), id]) => R::ShardOf(format!("{head}/{id}")),
+        (_, ["_security" | "_revs_limit"]) => return only("PUT,GET"),
+        (_, ["_purged_infos"] | ["_shards"] | ["_shards", _]) => return only("GET"),
+        (_, ["_purged_infos_limit"]) => return only("GET,PUT"),
+        (_, ["_auto_purge"]) => return only("GET,PUT,HEAD"),
+
+        (_, ["_partition"]) => return Err(Failure::bad_request("invalid_partition_req")),
+        (Get, ["_partition", partition]) => R::Partition((*partition).into()),
+        (_, ["_partition", _]) => return only("GET"),
+        (Get | Post, ["_partition", partition, "_all_docs"]) => R::PartitionDocs((*partition).into()),
+        (_, ["_partition", _, "_all_docs"]) => return only("GET,HEAD,POST"),
+        (_, ["_partition", ..]) => return Err(Failure::missing()),
+
+        (_, ["_local"] | ["_local/"]) => return Err(Failure::bad_request("Invalid _local document id.")),
+        (_, ["_local", name]) => document(verb, format!("_local/{name}"))?,
+        (_, ["_local", ..]) => return Err(Failure::bad_request("_local documents do not accept attachments.")),
+        (_, [id, _, ..]) if id.starts_with("_local/") => {
+            return Err(Failure::bad_request("_local documents do not accept attachments."));
+        }
+        (_, ["_design", name]) => document(verb, format!("_design/{name}"))?,
+        (_, ["_design", name, attachment @ ..]) => self::attachment(verb, format!("_design/{name}"), attachment)?,
+        (_, [id]) => document(verb, (*id).to_owned())?,
+        (_, [id, attachment @ ..]) => self::attachment(verb, (*id).to_owned(), attachment)?,
+    })
+}
+
+fn document(verb: Verb, id: String) -> Result<DbRoute> {
+    if !allowed_id(&id) {
+        return Err(Error::IllegalDocId("Only reserved document ids may start with underscore.".into()).into());
+    }
+    let verb = match verb {
+        Verb::Get => DocumentVerb::Get,
+        Verb::Put => DocumentVerb::Put,
+        Verb::Post => DocumentVerb::Post,
+        Verb::Delete => DocumentVerb::Delete,
+        Verb::Copy => DocumentVerb::Copy,
+        Verb::Options | Verb::Other => return only("DELETE,GET,HEAD,POST,PUT,COPY"),
+    };
+    Ok(DbRoute::Document(verb, id))
+}
+
+fn attachment(verb: Verb, id: String, name: &[&str]) -> Result<DbRoute> {
+    if !allowed_id(&id) {
+        return Err(Error::IllegalDocId("Only reserved document ids may start with underscore.".into()).into());
+    }
+    let verb = match verb {
+        Verb::Get => AttachmentVerb::Get,
+        Verb::Put => AttachmentVerb::Put,
+        Verb::Delete => AttachmentVerb::Delete,
+        Verb::Post | Verb::Copy | Verb::Options | Verb::Other => return only("DELETE,GET,HEAD,PUT"),
+    };
+    Ok(DbRoute::Attachment(verb, id, name.join("/")))
+}
+
+fn allowed_id(id: &str) -> bool {
+    !id.starts_with('_') || id.starts_with("_design/") || id.starts_with("_local/")
+}
+
+fn listing(name: &str) -> Listing {
+    match name {
+        "_design_docs" => Listing::DesignDocs,
+        "_local_docs" => Listing::LocalDocs,
+        _ => Listing::AllDocs,
+    }
+}
+
+fn owned(parts: &[&str]) -> Vec<String> {
+    parts.iter().map(|part| (*part).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::Query;
+    use super::*;
+
+    fn ask(verb: Verb, path: &str) -> Result<Route> {
+        let segments = path
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .map(|part| percent_encoding::percent_decode_str(part).decode_utf8().unwrap().into_owned())
+            .collect();
+        route(&Target { verb, head: false, segments, query: Query::default() })
+    }
+
+    fn of_db(what: DbRoute) -> Result<Route> {
+        Ok(Route::Database { name: "db".into(), what })
+    }
+
+    #[test]
+    fn documents_and_attachments() {
+        use DocumentVerb as D;
+        for (path, what) in [
+            ("/db/doc", DbRoute::Document(D::Get, "doc".into())),
+            ("/db/a%2Fb", DbRoute::Document(D::Get, "a/b".into())),
+            ("/db/_design/x", DbRoute::Document(D::Get, "_design/x".into())),
+            ("/db/_design%2Fx", DbRoute::Document(D::Get, "_design/x".into())),
+            ("/db/_local/x", DbRoute::Document(D::Get, "_local/x".into())),
+            ("/db/_local%2Fx", DbRoute::Document(D::Get, "_local/x".into())),
+            ("/db/doc/a/b%20c", DbRoute::Attachment(AttachmentVerb::Get, "doc".into(), "a/b c".into())),
+            ("/db/_design/x/a/b", DbRoute::Attachment(AttachmentVerb::Get, "_design/x".into(), "a/b".into())),
+            ("/db/_design%2Fx/a", DbRoute::Attachment(AttachmentVerb::Get, "_design/x".into(), "a".into())),
+            ("/db/_partition/p/_all_docs", DbRoute::PartitionDocs("p".into())),
+            ("/db/_shards/_design/x", DbRoute::ShardOf("_design/x".into())),
+        ] {
+            assert_eq!(ask(Verb::Get, path), of_db(what), "{path}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_couchdbs() {
+        let illegal =
+            || Failure::Domain(Error::IllegalDocId("Only reserved document ids may start with underscore.".into()));
+        for (verb, path, failure) in [
+            (Verb::Get, "/db/_unknown", illegal()),
+            (Verb::Put, "/db/_unknown/att", illegal()),
+            (Verb::Get, "/db/_local", Failure::bad_request("Invalid _local document id.")),
+            (Verb::Put, "/db/_local/x/att", Failure::bad_request("_local documents do not accept attachments.")),
+            (Verb::Put, "/db/_local%2Fx/att", Failure::bad_request("_local documents do not accept attachments.")),
+            (Verb::Get, "/_node", Failure::bad_request("Incomplete path to _node request")),
+            (Verb::Get, "/_node/_local/_nothing", Failure::missing()),
+            (Verb::Get, "/_up/x", Failure::missing()),
+            (Verb::Get, "/db/_bulk_docs", Failure::MethodNotAllowed("POST")),
+            (Verb::Put, "/db/_changes", Failure::MethodNotAllowed("GET,POST,HEAD")),
+            (Verb::Post, "/db/_security", Failure::MethodNotAllowed("PUT,GET")),
+            (Verb::Other, "/db", Failure::MethodNotAllowed("DELETE,GET,HEAD,POST")),
+            (Verb::Other, "/db/doc", Failure::MethodNotAllowed("DELETE,GET,HEAD,POST,PUT,COPY")),
+            (Verb::Post, "/db/doc/att", Failure::MethodNotAllowed("DELETE,GET,HEAD,PUT")),
+            (Verb::Put, "/_session", Failure::MethodNotAllowed("GET,HEAD,POST,DELETE")),
+            (Verb::Post, "/", Failure::MethodNotAllowed("GET,HEAD")),
+        ] {
+            assert_eq!(ask(verb, path), Err(failure), "{verb:?} {path}");
+        }
+    }
+}

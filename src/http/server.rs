@@ -1,0 +1,379 @@
+//! The connection loop, and the way of one request: limits, route, authenticate, access, handler, answer.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tower::ServiceBuilder;
+use tower_http::compression::predicate::{Predicate, SizeAbove};
+use tower_http::compression::{CompressionLayer, CompressionLevel};
+
+use super::access::{self, Verdict};
+use super::answer::Answer;
+use super::app::App;
+use super::body::RequestBody;
+use super::failure::{Failure, Result};
+use super::handlers;
+use super::request::{Request, Target, Verb};
+use super::route::{self, Route};
+use super::stream::Body;
+use super::{cors, signin};
+use crate::auth::UserCtx;
+use crate::config::Settings;
+use crate::error::Error;
+
+/// Accepts connections until shutdown begins; then lets what is at work end, for `[settee] drain_timeout` seconds at most.
+pub async fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<()> {
+    let settings = app.settings();
+    let permits = Arc::new(Semaphore::new(settings.number("settee", "max_connections") as usize));
+    let connections = TaskTracker::new();
+    loop {
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit.map_err(io::Error::other)?,
+            () = app.shutdown.begun() => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = app.shutdown.begun() => break,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                let _ = socket.set_nodelay(true);
+                let app = app.clone();
+                connections.spawn(async move {
+                    connection(app, socket, Some(peer.ip()), false).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: connections must end before more can be accepted.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    let drain = Duration::from_secs(app.settings().number("settee", "drain_timeout"));
+    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "stopping although connections are still at work");
+    }
+    Ok(())
+}
+
+/// Serves one connection over any byte stream (TLS wraps the socket before it comes here).
+pub async fn connection<S>(app: Arc<App>, socket: S, peer: Option<IpAddr>, secure: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let settings = app.settings();
+    let service = {
+        let app = app.clone();
+        tower::service_fn(move |request| {
+            let app = app.clone();
+            async move { Ok::<_, Infallible>(respond(app, request, peer, secure).await) }
+        })
+    };
+    let compression = CompressionLayer::new()
+        .gzip(true)
+        .zstd(true)
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(1024).and(Compressible));
+    let service = ServiceBuilder::new().layer(compression).service(service);
+    let header_size = settings.number("settee", "max_header_size") as usize;
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(settings.number("settee", "header_timeout")))
+        .max_header_size(header_size)
+        .max_buf_size(header_size.max(64 << 10))
+        .pipeline_flush(true)
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+    tokio::pin!(serving);
+    app.metrics.open_connections.fetch_add(1, Ordering::Relaxed);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = app.shutdown.begun() => {
+            serving.as_mut().graceful_shutdown();
+            serving.as_mut().await
+        }
+    };
+    app.metrics.open_connections.fetch_sub(1, Ordering::Relaxed);
+    if let Err(error) = ended {
+        tracing::debug!(%error, ?peer, "a connection ended early");
+    }
+}
+
+/// Only what says so, and only text: attachments are stored compressed, feeds must not sit in a compressor.
+#[derive(Clone, Copy)]
+struct Compressible;
+
+/// Marks an answer that may be compressed.
+#[derive(Clone, Copy)]
+struct MayCompress;
+
+impl Predicate for Compressible {
+    fn should_compress<B: hyper::body::Body>(&self, response: &http::Response<B>) -> bool {
+        response.extensions().get::<MayCompress>().is_some()
+    }
+}
+
+/// What is known of a request from its first line and headers, kept for its answer and its log line.
+struct Context {
+    id: String,
+    method: http::Method,
+    path: String,
+    headers: HeaderMap,
+    head: bool,
+    settings: Arc<Settings>,
+    received: Instant,
+    user: Option<String>,
+    peer: Option<IpAddr>,
+}
+
+async fn respond(
+    app: Arc<App>,
+    request: http::Request<Incoming>,
+    peer: Option<IpAddr>,
+    secure: bool,
+) -> http::Response<Body> {
+    let (parts, incoming) = request.into_parts();
+    let settings = app.settings();
+    let mut context = Context {
+        id: request_id(&parts.headers, &app),
+        method: parts.method,
+        path: parts.uri.path().to_owned(),
+        headers: parts.headers,
+        head: false,
+        settings,
+        received: Instant::now(),
+        user: None,
+        peer,
+    };
+    let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming, secure)).catch_unwind().await;
+    let answer = match answered {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(failure)) => refuse(&context, &failure),
+        Err(panic) => refuse(&context, &panicked(&*panic)),
+    };
+    finish(&app, context, answer)
+}
+
+async fn answer(
+    app: &Arc<App>,
+    context: &mut Context,
+    uri: &http::Uri,
+    incoming: Incoming,
+    secure: bool,
+) -> Result<Answer> {
+    context.head = context.method == http::Method::HEAD;
+    let target = Target::read(&context.method, uri, &context.headers, &context.settings)?;
+    context.head = target.head;
+    if target.verb == Verb::Options
+        && let Some(preflight) = cors::preflight(&context.settings.cors, &context.headers)
+    {
+        return Ok(preflight);
+    }
+    let body = RequestBody::new(incoming, &context.headers, &context.settings);
+    let routed = route::route(&target);
+    let Target { verb, head, segments, query } = target;
+    let mut request = Request {
+        verb,
+        head,
+        segments,
+        target: uri.path_and_query().map_or_else(String::new, |target| target.as_str().to_owned()),
+        query,
+        headers: context.headers.clone(),
+        body,
+        user: UserCtx::default(),
+        id: context.id.clone(),
+        peer: context.peer,
+        secure,
+        settings: context.settings.clone(),
+        received: context.received,
+    };
+    let answer = checked(app, context, &mut request, routed).await;
+    if !matches!(answer, Err(Failure::Gone)) {
+        request.body.swallow().await;
+    }
+    answer
+}
+
+/// Authenticate, access, handler.
+async fn checked(
+    app: &Arc<App>,
+    context: &mut Context,
+    request: &mut Request,
+    routed: Result<Route>,
+) -> Result<Answer> {
+    let signed = signin::authenticate(app, request).await?;
+    request.user = signed.user;
+    context.user = request.user.name.clone();
+    if request.user.name.is_none() && !request.user.is_server_admin() {
+        access::check_nobody(&routed, &request.settings)?;
+    }
+    let route = routed?;
+    let needed = access::needed(&route);
+    if access::check(needed, &request.user, &request.settings)? == Verdict::AskDatabase
+        && let Route::Database { name, .. } = &route
+    {
+        let security = handlers::security_of(app, name).await?;
+        access::check_database(needed, &request.user, &security)?;
+    }
+    request.body.check_length()?;
+    let mut answer = handlers::dispatch(app, request, route).await?;
+    if let Some(cookie) = signed.set_cookie
+        && !answer.headers.contains_key(header::SET_COOKIE)
+    {
+        answer = answer.with_text(header::SET_COOKIE, &cookie);
+    }
+    Ok(answer)
+}
+
+/// The client's own request id if it is sane, else ten hex digits (`chttpd.erl`, `nonce`).
+fn request_id(headers: &HeaderMap, app: &App) -> String {
+    let given = headers.get("x-couch-request-id").and_then(|value| value.to_str().ok());
+    match given {
+        Some(given)
+            if !given.is_empty()
+                && given.len() <= 36
+                && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') =>
+        {
+            given.to_owned()
+        }
+        _ => crate::json::hex(&app.clock.random_16()[..5]),
+    }
+}
+
+/// The answer to a failure; unforeseen ones are logged with their cause.
+fn refuse(context: &Context, failure: &Failure) -> Answer {
+    if let Failure::Domain(Error::Internal(cause) | Error::Damaged(cause)) = failure {
+        tracing::error!(id = context.id, method = %context.method, path = context.path, cause, "a request failed");
+    }
+    let answer = Answer::failure(failure);
+    if answer.status == http::StatusCode::UNAUTHORIZED { ask_for_password(context, failure, answer) } else { answer }
+}
+
+/// What makes browsers ask for a password, or sends them to sign in (`chttpd.erl`, `error_headers`).
+fn ask_for_password(context: &Context, failure: &Failure, answer: Answer) -> Answer {
+    let settings = &context.settings;
+    let asked = context.headers.get("x-couchdb-www-authenticate").and_then(|value| value.to_str().ok());
+    if let Some(challenge) = asked.or_else(|| settings.get("chttpd", "WWW-Authenticate")) {
+        return answer.with_text(header::WWW_AUTHENTICATE, challenge);
+    }
+    if settings.require_valid_user {
+        return answer.with_text(header::WWW_AUTHENTICATE, "Basic realm=\"server\"");
+    }
+    if accepts(&context.headers, "application/json") || !accepts(&context.headers, "text/html") {
+        return answer;
+    }
+    let Some(redirect) = settings.get("chttpd_auth", "authentication_redirect") else { return answer };
+    let (_, _, reason) = super::failure::wire(failure);
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let mut answer = answer.with_text(
+        header::LOCATION,
+        &format!("{redirect}?return={}&reason={}", encode(&context.path), encode(&reason)),
+    );
+    answer.status = http::StatusCode::FOUND;
+    answer
+}
+
+/// Whether `Accept` takes a type; none at all takes everything.
+pub fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return true };
+    let family = wanted.split('/').next().unwrap_or("");
+    accept.split(',').filter_map(|one| one.split(';').next()).map(str::trim).any(|one| {
+        one == "*/*" || one.eq_ignore_ascii_case(wanted) || one.strip_suffix("/*").is_some_and(|one| one == family)
+    })
+}
+
+const MINIMAL: [&str; 9] = [
+    "cache-control",
+    "content-length",
+    "content-range",
+    "content-type",
+    "etag",
+    "server",
+    "transfer-encoding",
+    "vary",
+    "connection",
+];
+
+fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Body> {
+    let Answer { status, mut headers, mut body, compressible } = answer;
+    let versions = context.settings.flag("chttpd", "server_header_versions");
+    headers.insert(header::SERVER, HeaderValue::from_static(if versions { SERVER } else { "settee" }));
+    headers.insert(HeaderName::from_static("x-couchdb-body-time"), HeaderValue::from_static("0"));
+    if let Ok(id) = HeaderValue::from_str(&context.id) {
+        headers.insert(HeaderName::from_static("x-couch-request-id"), id);
+    }
+    cors::decorate(&context.settings.cors, &context.headers, &mut headers);
+    let minimal =
+        context.headers.get("prefer").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"return=minimal"));
+    if minimal {
+        let extra: Vec<HeaderName> = headers.keys().filter(|name| !MINIMAL.contains(&name.as_str())).cloned().collect();
+        for name in extra {
+            headers.remove(name);
+        }
+    }
+    if context.head {
+        if let Some(length) = body.length()
+            && !headers.contains_key(header::CONTENT_LENGTH)
+        {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+        body = Body::whole("");
+    }
+    let app = app.clone();
+    body.at_end(move |ended| {
+        let time = context.received.elapsed();
+        app.metrics.count(context.method.as_str(), status.as_u16(), time, ended.bytes, ended.whole);
+        tracing::info!(
+            target: "settee::request",
+            method = %context.method,
+            path = context.path,
+            status = status.as_u16(),
+            ms = (time.as_micros() as f64) / 1000.0,
+            user = context.user.as_deref().unwrap_or("-"),
+            bytes = ended.bytes,
+            aborted = !ended.whole,
+            peer = context.peer.map(tracing::field::display),
+            id = context.id,
+            "request"
+        );
+    });
+    let mut response = http::Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if compressible && !context.head {
+        response.extensions_mut().insert(MayCompress);
+    }
+    response
+}
+
+const SERVER: &str = concat!("settee/", env!("CARGO_PKG_VERSION"), " (CouchDB-compatible)");
+
+/// Turns a caught panic into a failure whose cause is logged.
+pub fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    let said = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".to_owned());
+    Failure::Domain(Error::Internal(format!("panicked: {said}")))
+}

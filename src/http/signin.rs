@@ -1,0 +1,173 @@
+//! Between headers and `auth`: credentials of a request, admins of the settings.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use http::header;
+
+use super::app::{App, blocking};
+use super::failure::Result;
+use super::request::Request;
+use crate::auth::password::Stored;
+use crate::auth::{Credentials, Pending, SignedIn, Step, UserCtx, UserDocument, Users, session};
+use crate::clock::Clock;
+use crate::config::Live;
+use crate::error::{self, Error};
+
+/// Who a request comes from.
+pub struct Signed {
+    pub user: UserCtx,
+    /// A renewed session: the text of `Set-Cookie`.
+    pub set_cookie: Option<String>,
+}
+
+/// The accounts: admins of the settings.
+pub struct Accounts {
+    config: Arc<Live>,
+}
+
+impl Accounts {
+    pub fn new(config: Arc<Live>) -> Accounts {
+        Accounts { config }
+    }
+}
+
+impl Users for Accounts {
+    fn admin(&self, name: &str) -> Option<String> {
+        self.config.settings().admin(name).map(str::to_owned)
+    }
+
+    fn document(&self, _name: &str) -> error::Result<Option<UserDocument>> {
+        Ok(None)
+    }
+}
+
+/// Finds out who asks. Credentials that do not hold are refused (401, 400, 403), none at all are nobody.
+pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
+    let auth = app.auth.settings();
+    let header = |name: &str| request.header(name);
+    let cookies = request.headers.get_all(header::COOKIE);
+    let credentials = Credentials {
+        authorization: request.header(header::AUTHORIZATION),
+        cookie: cookies.iter().filter_map(|value| value.to_str().ok()).find_map(session::find),
+        proxy_user: header(&auth.proxy.user_header),
+        proxy_roles: header(&auth.proxy.roles_header),
+        proxy_token: header(&auth.proxy.token_header),
+        peer: request.peer,
+    };
+    if credentials.is_empty() {
+        return Ok(Signed { user: UserCtx::anonymous(), set_cookie: None });
+    }
+    let step = if is_admins_basic(app, &credentials) {
+        // An admin's name is found in the settings: nothing here waits for the store.
+        app.auth.begin(&credentials)?
+    } else {
+        let kept: [Option<String>; 5] = [
+            credentials.authorization,
+            credentials.cookie,
+            credentials.proxy_user,
+            credentials.proxy_roles,
+            credentials.proxy_token,
+        ]
+        .map(|text| text.map(str::to_owned));
+        let (app, peer) = (app.clone(), request.peer);
+        blocking(move || {
+            let [authorization, cookie, proxy_user, proxy_roles, proxy_token] = &kept;
+            app.auth.begin(&Credentials {
+                authorization: authorization.as_deref(),
+                cookie: cookie.as_deref(),
+                proxy_user: proxy_user.as_deref(),
+                proxy_roles: proxy_roles.as_deref(),
+                proxy_token: proxy_token.as_deref(),
+                peer,
+            })
+        })
+        .await??
+    };
+    let signed = finish(app, step).await?;
+    let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
+    Ok(Signed { user: signed.user, set_cookie })
+}
+
+fn is_admins_basic(app: &App, credentials: &Credentials<'_>) -> bool {
+    let Some(encoded) = credentials.authorization.and_then(|text| text.strip_prefix("Basic ")) else { return false };
+    let Ok(decoded) = base64::engine::general_purpose::STANDARD.decode(encoded) else { return false };
+    let name = decoded.split(|byte| *byte == b':').next().and_then(|name| std::str::from_utf8(name).ok());
+    credentials.cookie.is_none() && name.is_some_and(|name| app.settings().admin(name).is_some())
+}
+
+/// Signs somebody in with a name and a password: `POST /_session`.
+pub async fn sign_in(
+    app: &Arc<App>,
+    name: String,
+    password: String,
+    code: Option<String>,
+    request: &Request,
+) -> Result<SignedIn> {
+    let (shared, peer) = (app.clone(), request.peer);
+    let step = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer)).await??;
+    finish(app, step).await
+}
+
+async fn finish(app: &Arc<App>, step: Step) -> Result<SignedIn> {
+    match step {
+        Step::Done(signed) => Ok(signed),
+        Step::Hash(pending) => hash(app, pending).await,
+    }
+}
+
+async fn hash(app: &Arc<App>, pending: Pending) -> Result<SignedIn> {
+    let _turn = app.hashing.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+    let app = app.clone();
+    Ok(blocking(move || app.auth.finish(pending)).await??)
+}
+
+/// The `Set-Cookie` of a session's value; empty ends the session.
+pub fn set_cookie(app: &App, request: &Request, value: &str) -> String {
+    let attributes = app.auth.settings().cookie_attributes(request.secure);
+    session::set_cookie(value, &attributes, app.clock.since_epoch().as_secs())
+}
+
+/// The value of an `[admins]` setting for a password; a hash that CouchDB wrote is taken as it is. Blocks.
+pub fn admin_hash(config: &Live, password: &str, clock: &Clock) -> error::Result<String> {
+    if Stored::from_admin_setting(password).is_some() {
+        return Ok(password.to_owned());
+    }
+    let policy = crate::auth::Settings::read(config.settings().table()).password;
+    Ok(Stored::hash(password, None, &policy, clock)?.to_admin_setting())
+}
+
+/// Persists the hashes of the admins that file, environment and flags name, unless they are known; if there is no admin
+/// at all, makes one and gives its name and password back, to be shown once. Blocks.
+pub fn settle_admins(
+    config: &Live,
+    given: &[(String, String)],
+    clock: &Clock,
+) -> error::Result<Option<(String, String)>> {
+    for (name, password) in given {
+        match config.settings().admin(name).and_then(Stored::from_admin_setting) {
+            None => {
+                let hash = admin_hash(config, password, clock)?;
+                config.set("admins", name, &hash, true)?;
+            }
+            Some(stored) => {
+                let policy = crate::auth::Settings::read(config.settings().table()).password;
+                let same = Stored::from_admin_setting(password).is_some() || stored.verify(password, &policy)?;
+                if !same {
+                    tracing::warn!(
+                        name,
+                        "the admin's password given at the start is not the stored one, which stays in force; \
+                         change it by PUT /_node/_local/_config/admins/{name}"
+                    );
+                }
+            }
+        }
+    }
+    if config.settings().has_admins() {
+        return Ok(None);
+    }
+    let made = ("admin".to_owned(), clock.uuid());
+    let hash = admin_hash(config, &made.1, clock)?;
+    config.set("admins", &made.0, &hash, true)?;
+    Ok(Some(made))
+}

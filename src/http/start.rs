@@ -1,0 +1,121 @@
+//! Bringing a server up: for `main`, and in-process on port 0 for tests.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::app::{App, Shutdown, blocking};
+use super::failure::Failure;
+use super::metrics::Metrics;
+use super::server;
+use super::uuids::Uuids;
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::config::{Live, Table};
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// What a server is made of.
+pub struct Options {
+    /// Settings of file, environment and flags, without admins.
+    pub base: Table,
+    /// Admins of file, environment and flags: name and password (or hash). One that was persisted before stays as it is.
+    pub admins: Vec<(String, String)>,
+    pub store: Arc<dyn Store>,
+    pub clock: Clock,
+}
+
+/// A server that runs.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    pub app: Arc<App>,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    /// `http://address`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until the server stops by itself: after `app.shutdown` began.
+    pub async fn stopped(self) -> io::Result<()> {
+        self.serving.await.map_err(io::Error::other)?
+    }
+
+    /// Drains and stops. Returns when every connection has ended, or the drain time is over.
+    pub async fn shutdown(self) -> io::Result<()> {
+        self.app.shutdown.begin();
+        self.serving.await.map_err(io::Error::other)?
+    }
+}
+
+/// An app that does not listen yet.
+pub struct Prepared {
+    pub app: Arc<App>,
+    /// Name and password of the admin that was made because there was none: to be shown once.
+    pub made_admin: Option<(String, String)>,
+}
+
+/// Makes the app: settings from the store over `base`, identity, secret, admins.
+pub async fn prepare(options: Options) -> Result<Prepared> {
+    let Options { base, admins, store, clock } = options;
+    blocking(move || -> Result<Prepared> {
+        let config = Arc::new(Live::open(base, store.clone())?);
+        let settings = config.settings();
+        for (section, key) in [("couchdb", "uuid"), ("chttpd_auth", "secret")] {
+            if settings.get(section, key).is_none() {
+                config.set(section, key, &clock.uuid(), true)?;
+            }
+        }
+        let made_admin = super::signin::settle_admins(&config, &admins, &clock)?;
+        let accounts = Arc::new(super::signin::Accounts::new(config.clone()));
+        let auth_settings = crate::auth::Settings::read(config.settings().table());
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let app = App {
+            config,
+            auth: Authenticator::new(accounts, auth_settings, clock.clone()),
+            hashing: Semaphore::new(cores),
+            uuids: Uuids::new(clock.clone()),
+            clock,
+            store,
+            metrics: Metrics::default(),
+            shutdown: Shutdown::new(),
+            started: Instant::now(),
+        };
+        Ok(Prepared { app: Arc::new(app), made_admin })
+    })
+    .await
+    .map_err(internal)?
+}
+
+/// Prepares, listens on a free port of this machine, and serves in the background: what tests use.
+pub async fn start(options: Options) -> Result<Running> {
+    let Prepared { app, .. } = prepare(options).await?;
+    listen(app, SocketAddr::from(([127, 0, 0, 1], 0))).await
+}
+
+/// Listens on `bind` (port 0: a free one) and serves in the background.
+pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
+    let listener = TcpListener::bind(bind).await.map_err(|error| {
+        Error::BadRequest(format!(
+            "cannot listen on {bind}: {error}. Is another server running there? --bind ADDR:PORT"
+        ))
+    })?;
+    let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
+    let serving = tokio::spawn(server::serve(app.clone(), listener));
+    Ok(Running { address, app, serving })
+}
+
+fn internal(failure: Failure) -> Error {
+    match failure {
+        Failure::Domain(error) => error,
+        other => Error::Internal(format!("{other:?}")),
+    }
+}

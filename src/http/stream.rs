@@ -1,0 +1,337 @@
+//! Bodies of answers: whole, or produced while the socket drains.
+//!
+//! ```text
+//!   producer (a future)  --write-->  buffer (bounded)  <--poll_frame--  hyper, as the socket takes bytes
+//! ```
+//! A producer is not a task of its own: it is polled by the connection that wants its bytes. So it costs no hand-over
+//! between threads, a slow client slows it down, a client that is gone drops it, and ten thousand waiting feeds are ten
+//! thousand small futures. What it has written goes out as soon as it waits for anything: a feed flushes by itself.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
+
+use super::failure::{self, Failure};
+
+/// Bytes that a producer may be ahead of the socket; a single larger write is let through.
+const AHEAD: usize = 64 << 10;
+/// Small writes are collected into chunks of about this size.
+const CHUNK: usize = 16 << 10;
+
+#[derive(Default)]
+struct Buffer {
+    chunks: VecDeque<Bytes>,
+    tail: BytesMut,
+    bytes: usize,
+    waiting: Option<Waker>,
+}
+
+impl Buffer {
+    fn take_full(&mut self) -> Option<Bytes> {
+        if self.chunks.is_empty() { None } else { self.take() }
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        let chunk = self.chunks.pop_front().or_else(|| (!self.tail.is_empty()).then(|| self.tail.split().freeze()))?;
+        self.bytes -= chunk.len();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+        Some(chunk)
+    }
+}
+
+/// Where a producer writes. Dropping the answer drops the producer: it never learns that the client is gone, it just ends.
+pub struct Sender(Arc<Mutex<Buffer>>);
+
+impl Sender {
+    /// Appends bytes; waits while the socket is far behind.
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        {
+            let mut buffer = self.0.lock();
+            buffer.tail.extend_from_slice(bytes);
+            buffer.bytes += bytes.len();
+            if buffer.tail.len() >= CHUNK {
+                let chunk = buffer.tail.split().freeze();
+                buffer.chunks.push_back(chunk);
+            }
+        }
+        self.room().await;
+    }
+
+    /// Appends a chunk without copying it; waits while the socket is far behind.
+    pub async fn send(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            let mut buffer = self.0.lock();
+            if !buffer.tail.is_empty() {
+                let chunk = buffer.tail.split().freeze();
+                buffer.chunks.push_back(chunk);
+            }
+            buffer.bytes += bytes.len();
+            buffer.chunks.push_back(bytes);
+        }
+        self.room().await;
+    }
+
+    async fn room(&mut self) {
+        std::future::poll_fn(|context| {
+            let mut buffer = self.0.lock();
+            if buffer.bytes <= AHEAD {
+                return Poll::Ready(());
+            }
+            buffer.waiting = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+type Producer = Pin<Box<dyn Future<Output = failure::Result<()>> + Send>>;
+
+/// A producer and what it has written so far.
+pub struct Producing {
+    buffer: Arc<Mutex<Buffer>>,
+    /// `None` once it has ended.
+    producer: Option<Producer>,
+}
+
+impl Producing {
+    /// Makes a producer; nothing runs yet.
+    pub fn new<F, P>(produce: P) -> Producing
+    where
+        P: FnOnce(Sender) -> F,
+        F: Future<Output = failure::Result<()>> + Send + 'static,
+    {
+        let buffer = Arc::new(Mutex::new(Buffer::default()));
+        let producer = Box::pin(produce(Sender(buffer.clone())));
+        Producing { buffer, producer: Some(producer) }
+    }
+
+    /// Runs until there is something to send, or the end. An error before that is the caller's to answer.
+    pub async fn first(&mut self) -> failure::Result<()> {
+        std::future::poll_fn(|context| match self.run(context) {
+            Some(result) => Poll::Ready(result),
+            None if self.buffer.lock().bytes > 0 => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
+    /// All bytes, if the producer has ended already and they are few.
+    pub fn if_complete(&mut self) -> Option<Bytes> {
+        if self.producer.is_some() {
+            return None;
+        }
+        let mut buffer = self.buffer.lock();
+        let mut whole = BytesMut::with_capacity(buffer.bytes);
+        while let Some(chunk) = buffer.take() {
+            whole.extend_from_slice(&chunk);
+        }
+        Some(whole.freeze())
+    }
+
+    /// Polls the producer once; its result if it ends now.
+    fn run(&mut self, context: &mut Context<'_>) -> Option<failure::Result<()>> {
+        let producer = self.producer.as_mut()?;
+        let result = match catch_unwind(AssertUnwindSafe(|| producer.as_mut().poll(context))) {
+            Ok(Poll::Pending) => return None,
+            Ok(Poll::Ready(result)) => result,
+            Err(panic) => Err(super::server::panicked(&*panic)),
+        };
+        self.producer = None;
+        Some(result)
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        let ready = self.buffer.lock().take_full();
+        if let Some(chunk) = ready {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        if let Some(Err(failure)) = self.run(context) {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        let rest = self.buffer.lock().take();
+        match rest {
+            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
+            None if self.producer.is_none() => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+enum Content {
+    Whole(Bytes),
+    Producing(Box<Producing>),
+}
+
+/// How an answer's body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Bytes handed to the connection, before compression.
+    pub bytes: u64,
+    /// Everything was handed over; otherwise the client went away or the producer failed.
+    pub whole: bool,
+}
+
+type AtEnd = Box<dyn FnOnce(Ended) + Send>;
+
+/// The body of every answer.
+pub struct Body {
+    content: Content,
+    sent: u64,
+    whole: bool,
+    at_end: Option<AtEnd>,
+}
+
+impl Body {
+    /// A body that is there already.
+    pub fn whole(bytes: impl Into<Bytes>) -> Body {
+        let bytes = bytes.into();
+        Body { whole: bytes.is_empty(), content: Content::Whole(bytes), sent: 0, at_end: None }
+    }
+
+    /// A body that is produced while it is sent.
+    pub fn producing(producing: Producing) -> Body {
+        Body { content: Content::Producing(Box::new(producing)), sent: 0, whole: false, at_end: None }
+    }
+
+    /// Calls `then` when the body is sent, or given up.
+    pub fn at_end(&mut self, then: impl FnOnce(Ended) + Send + 'static) {
+        self.at_end = Some(Box::new(then));
+    }
+
+    /// Bytes of a whole body.
+    pub fn length(&self) -> Option<u64> {
+        match &self.content {
+            Content::Whole(bytes) => Some(bytes.len() as u64),
+            Content::Producing(_) => None,
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(at_end) = self.at_end.take() {
+            at_end(Ended { bytes: self.sent, whole: self.whole });
+        }
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let chunk = match &mut self.content {
+            Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
+            Content::Producing(producing) => match std::task::ready!(producing.poll_chunk(context)) {
+                Some(Ok(chunk)) => Some(chunk),
+                Some(Err(failure)) => {
+                    // The head is out, so the only honest way to say it is to break off.
+                    tracing::warn!(?failure, "an answer breaks off");
+                    return Poll::Ready(Some(Err(std::io::Error::other("the answer could not be completed"))));
+                }
+                None => None,
+            },
+        };
+        Poll::Ready(match chunk {
+            Some(chunk) => {
+                self.sent += chunk.len() as u64;
+                self.whole = matches!(self.content, Content::Whole(_));
+                Some(Ok(Frame::data(chunk)))
+            }
+            None => {
+                self.whole = true;
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Producing(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Producing(_) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn collect(body: Body) -> Result<Bytes, std::io::Error> {
+        Ok(body.collect().await?.to_bytes())
+    }
+
+    #[tokio::test]
+    async fn a_producer_far_ahead_waits_and_nothing_is_lost_or_swapped() {
+        let producing = Producing::new(|mut out| async move {
+            for number in 0..50_000_u32 {
+                out.write(format!("{number}\n")).await;
+                if number % 1000 == 0 {
+                    out.send(Bytes::from_static(b"!\n")).await;
+                }
+            }
+            Ok(())
+        });
+        let wanted: String =
+            (0..50_000).map(|n| if n % 1000 == 0 { format!("{n}\n!\n") } else { format!("{n}\n") }).collect();
+        assert_eq!(collect(Body::producing(producing)).await.unwrap(), wanted);
+    }
+
+    #[tokio::test]
+    async fn an_error_before_the_first_byte_is_the_callers_and_a_later_one_breaks_off() {
+        let mut early = Producing::new(|_| async { Err(Failure::missing()) });
+        assert_eq!(early.first().await, Err(Failure::missing()));
+
+        let mut late = Producing::new(|mut out| async move {
+            out.write("x").await;
+            tokio::task::yield_now().await;
+            Err(Failure::missing())
+        });
+        assert_eq!(late.first().await, Ok(()));
+        assert!(collect(Body::producing(late)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_written_goes_out_while_the_producer_waits() {
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let mut producing = Producing::new(|mut out| async move {
+            out.write("a").await;
+            let _ = wait.await;
+            out.write("b").await;
+            Ok(())
+        });
+        producing.first().await.unwrap();
+        let mut body = Body::producing(producing);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+        go.send(()).unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "b");
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_panicking_producer_is_an_error_not_a_dead_connection() {
+        let mut producing = Producing::new(|_| async { panic!("boom") });
+        assert!(matches!(producing.first().await, Err(Failure::Domain(crate::error::Error::Internal(_)))));
+    }
+}

@@ -1,0 +1,88 @@
+//! Ids for new documents, by CouchDB's algorithms (`couch_uuids.erl`).
+
+use parking_lot::Mutex;
+
+use crate::clock::Clock;
+use crate::config::settings::{UuidAlgorithm, Uuids as Settings};
+use crate::json::hex;
+
+/// The state of the `sequential` algorithm: a random prefix of 13 bytes and a counter of three.
+pub struct Uuids {
+    clock: Clock,
+    sequential: Mutex<([u8; 13], u32)>,
+}
+
+/// The counter moves on by 1 to this; the prefix is renewed well before three bytes are full.
+const STEP: u32 = 0xFFE;
+const FULL: u32 = 0xFF_F000;
+
+impl Uuids {
+    pub fn new(clock: Clock) -> Uuids {
+        let start = (prefix(&clock), step(&clock));
+        Uuids { clock, sequential: Mutex::new(start) }
+    }
+
+    /// One id: 32 hex digits; `utc_id` has 14 and the configured suffix.
+    pub fn make(&self, settings: &Settings) -> String {
+        match settings.algorithm {
+            UuidAlgorithm::Random => self.clock.uuid(),
+            UuidAlgorithm::UtcRandom => format!("{}{}", self.micros(), hex(&self.clock.random_16()[..9])),
+            UuidAlgorithm::UtcId => format!("{}{}", self.micros(), settings.utc_id_suffix),
+            UuidAlgorithm::Sequential => {
+                let mut state = self.sequential.lock();
+                let id = format!("{}{:06x}", hex(&state.0), state.1);
+                state.1 += step(&self.clock);
+                if state.1 >= FULL {
+                    *state = (prefix(&self.clock), step(&self.clock));
+                }
+                id
+            }
+        }
+    }
+
+    fn micros(&self) -> String {
+        format!("{:014x}", self.clock.since_epoch().as_micros() & 0xFF_FFFF_FFFF_FFFF)
+    }
+}
+
+fn prefix(clock: &Clock) -> [u8; 13] {
+    let mut prefix = [0; 13];
+    clock.fill_random(&mut prefix);
+    prefix
+}
+
+fn step(clock: &Clock) -> u32 {
+    let mut bytes = [0; 4];
+    clock.fill_random(&mut bytes);
+    1 + u32::from_be_bytes(bytes) % STEP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    #[test]
+    fn sequential_ids_rise_and_never_repeat_past_a_full_counter() {
+        let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)));
+        let settings = crate::config::Settings::default().uuids;
+        let made: Vec<String> = (0..20_000).map(|_| uuids.make(&settings)).collect();
+        assert!(made.iter().all(|id| id.len() == 32));
+        assert_eq!(made.iter().collect::<HashSet<_>>().len(), made.len());
+        let renewals = made.windows(2).filter(|pair| pair[0][..26] != pair[1][..26]).count();
+        assert!(made.windows(2).all(|pair| pair[0][..26] != pair[1][..26] || pair[0] < pair[1]));
+        assert!((1..=5).contains(&renewals), "{renewals}");
+    }
+
+    #[test]
+    fn every_algorithm_has_its_shape() {
+        let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)));
+        for (algorithm, length) in
+            [(UuidAlgorithm::Random, 32), (UuidAlgorithm::UtcRandom, 32), (UuidAlgorithm::UtcId, 14 + 3)]
+        {
+            let settings = Settings { algorithm, max_count: 1, utc_id_suffix: "-xy".into() };
+            assert_eq!(uuids.make(&settings).len(), length, "{algorithm:?}");
+        }
+    }
+}
