@@ -1,0 +1,78 @@
+//! Reading and writing the fields of a stored value: varints and length-prefixed byte strings.
+
+/// Appends fields to a value.
+pub(super) struct Writer(pub Vec<u8>);
+
+impl Writer {
+    /// A value that starts with its version byte.
+    pub fn version(version: u8) -> Writer {
+        Writer(vec![version])
+    }
+
+    pub fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    pub fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+}
+
+/// Takes fields off a value; `None` once anything does not fit.
+pub(super) struct Reader<'a>(pub &'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// A reader behind the version byte, if it is `version`.
+    pub fn version(value: &'a [u8], version: u8) -> Option<Reader<'a>> {
+        (*value.first()? == version).then(|| Reader(&value[1..]))
+    }
+
+    pub fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    pub fn number(&mut self) -> Option<u64> {
+        let mut number = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    pub fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.number()?).ok()?;
+        if length > self.0.len() {
+            return None;
+        }
+        let (head, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Some(head)
+    }
+
+    pub fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.bytes()?.try_into().ok()
+    }
+}

@@ -1,0 +1,187 @@
+//! One open database.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::record::{Info, NameRecord};
+use super::writer::Queue;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::json::hex;
+use crate::store::blobs::Blobs;
+use crate::store::{Store, keys};
+
+/// What watchers of a database hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// The last sequence now.
+    To(u64),
+    /// The database was deleted.
+    Gone,
+}
+
+/// One open database: a handle that costs about a kilobyte while nobody uses it.
+pub struct Database {
+    pub(super) name: String,
+    pub(super) number: u64,
+    pub(super) record: NameRecord,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) blobs: Arc<dyn Blobs>,
+    pub(super) clock: Clock,
+    info: RwLock<Info>,
+    security: RwLock<Arc<str>>,
+    moved: watch::Sender<Moved>,
+    pub(super) queue: Mutex<Queue>,
+    gone: AtomicBool,
+    pub(super) compacting: AtomicBool,
+    /// Told of every commit: the registry collects them for `_db_updates`.
+    on_commit: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// What a database without a security object of its own answers.
+pub const NO_SECURITY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
+
+impl Database {
+    pub(super) fn open(
+        name: &str,
+        record: NameRecord,
+        store: Arc<dyn Store>,
+        blobs: Arc<dyn Blobs>,
+        clock: Clock,
+        on_commit: Box<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<Database> {
+        let number = record.number;
+        let mut values = store.get_many(&[keys::info(number), keys::security(number)])?.into_iter();
+        let info = match values.next().flatten() {
+            Some(value) => Info::decode(&value)?,
+            None => return Err(Error::NoDatabase),
+        };
+        let security = match values.next().flatten() {
+            Some(value) => String::from_utf8(value).map_err(|_| Error::Damaged(format!("_security of {name}")))?,
+            None => NO_SECURITY.to_owned(),
+        };
+        let moved = watch::Sender::new(Moved::To(info.sequence));
+        Ok(Database {
+            name: name.to_owned(),
+            number,
+            record,
+            store,
+            blobs,
+            clock,
+            info: RwLock::new(info),
+            security: RwLock::new(security.into()),
+            moved,
+            queue: Mutex::default(),
+            gone: AtomicBool::new(false),
+            compacting: AtomicBool::new(false),
+            on_commit,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The internal number: never used twice.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub fn is_partitioned(&self) -> bool {
+        self.record.partitioned
+    }
+
+    /// The `q` and `n` it was created with.
+    pub fn shape(&self) -> (u32, u32) {
+        (self.record.q, self.record.n)
+    }
+
+    /// Milliseconds since the epoch at which it was created.
+    pub fn created(&self) -> u64 {
+        self.record.created
+    }
+
+    /// The counters as of the last commit.
+    pub fn info(&self) -> Info {
+        self.info.read().clone()
+    }
+
+    /// 32 hex digits that tell this life of the name from others; the second part of every sequence on the wire.
+    pub fn instance(&self) -> String {
+        hex(&self.record.instance)
+    }
+
+    /// `N-<instance>`: a sequence as clients see it.
+    pub fn wire_sequence(&self, sequence: u64) -> String {
+        format!("{sequence}-{}", self.instance())
+    }
+
+    /// The ordered map below, for indexes kept beside the database.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Whether it has been deleted.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Whether a compaction is under way.
+    pub fn is_compacting(&self) -> bool {
+        self.compacting.load(Ordering::Acquire)
+    }
+
+    /// Hears of every commit from now on. Subscribe, then read: a change can then not fall between.
+    pub fn watch(&self) -> watch::Receiver<Moved> {
+        self.moved.subscribe()
+    }
+
+    /// The `_security` object as JSON text.
+    pub fn security(&self) -> Arc<str> {
+        self.security.read().clone()
+    }
+
+    pub(super) fn set_security(&self, security: &str) {
+        *self.security.write() = security.into();
+    }
+
+    pub(super) fn publish(&self, info: Info) {
+        let sequence = info.sequence;
+        let changed = {
+            let mut current = self.info.write();
+            let changed = current.sequence != sequence;
+            *current = info;
+            changed
+        };
+        if changed {
+            self.moved.send_replace(Moved::To(sequence));
+            (self.on_commit)(&self.name);
+        }
+    }
+
+    /// Reads the counters from the store again; false if the database is no longer there.
+    pub(super) fn reload(&self) -> Result<bool> {
+        match self.store.get(&keys::info(self.number))? {
+            Some(value) => {
+                self.publish(Info::decode(&value)?);
+                Ok(true)
+            }
+            None => {
+                self.mark_gone();
+                Ok(false)
+            }
+        }
+    }
+
+    pub(super) fn mark_gone(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.moved.send_replace(Moved::Gone);
+    }
+}

@@ -1,0 +1,302 @@
+//! One commit in the making: the documents it touches, loaded once, and the batch that will make the changes durable.
+//!
+//! A draft is worked on by the database's writer alone. Every document that a draft changes takes exactly one new sequence,
+//! however many edits of it the draft holds, so a document stands in the changes order exactly once:
+//!
+//! ```text
+//! load (one get_many) > apply edits, purges, ... > finish: per changed document
+//!     delete q/<old sequence>   put q/<new sequence>   put d/<id>   (bodies were put as they came)
+//! and one put of the counters, expected to be what they were when the draft began.
+//! ```
+
+use std::collections::HashMap;
+
+use super::edit::{Edit, Mode};
+use super::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
+use crate::error::{Error, Result};
+use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
+use crate::store::{Batch, Store, keys};
+
+/// What [`Draft::finish`] gives to the writer.
+pub(super) struct Finished {
+    pub batch: Batch,
+    pub info: Info,
+}
+
+pub(super) struct Draft<'a> {
+    store: &'a dyn Store,
+    number: u64,
+    before: Info,
+    pub info: Info,
+    pub batch: Batch,
+    documents: HashMap<String, Slot>,
+    /// Changed documents in the order of their new sequences.
+    changed: Vec<String>,
+}
+
+/// One loaded document.
+struct Slot {
+    tree: Tree,
+    /// Sequence and length of the stored record, if there is one.
+    stored: Option<(u64, usize)>,
+    was: Tally,
+    /// The sequence taken in this draft.
+    sequence: Option<u64>,
+    next_index: u32,
+    /// Compacted: rewritten, but not changed for any reader.
+    rewritten: bool,
+}
+
+/// What one document adds to the counters.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    live: u64,
+    deleted: u64,
+    leaf_bytes: u64,
+    all_bytes: u64,
+}
+
+impl Tally {
+    fn of(tree: &Tree) -> Tally {
+        let mut tally = Tally::default();
+        match tree.winner() {
+            None => {}
+            Some(winner) if winner.deleted => tally.deleted = 1,
+            Some(_) => tally.live = 1,
+        }
+        for node in tree.nodes() {
+            let bytes = node.body.map_or(0, |body| body.bytes);
+            tally.all_bytes += bytes;
+            if node.is_leaf() {
+                tally.leaf_bytes += bytes;
+            }
+        }
+        tally
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// A draft on the counters as they are now, with the documents of `ids` loaded in one call.
+    pub fn load(store: &'a dyn Store, number: u64, info: &Info, mut ids: Vec<String>) -> Result<Draft<'a>> {
+        ids.sort_unstable();
+        ids.dedup();
+        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(number, id)).collect();
+        let values = if wanted.is_empty() { Vec::new() } else { store.get_many(&wanted)? };
+        let mut documents = HashMap::with_capacity(ids.len());
+        for (id, value) in ids.into_iter().zip(values) {
+            let slot = match value {
+                None => Slot {
+                    tree: Tree::new(),
+                    stored: None,
+                    was: Tally::default(),
+                    sequence: None,
+                    next_index: 0,
+                    rewritten: false,
+                },
+                Some(value) => {
+                    let record = DocumentRecord::decode(&id, &value)?;
+                    let was = Tally::of(&record.tree);
+                    let stored = Some((record.sequence, value.len()));
+                    Slot { tree: record.tree, stored, was, sequence: None, next_index: 0, rewritten: false }
+                }
+            };
+            documents.insert(id, slot);
+        }
+        Ok(Draft {
+            store,
+            number,
+            before: info.clone(),
+            info: info.clone(),
+            batch: Batch::new(),
+            documents,
+            changed: Vec::new(),
+        })
+    }
+
+    /// Applies one edit; gives the revision that it made or brought.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for an interactive edit that does not extend a leaf of a living document.
+    pub fn edit(&mut self, edit: &Edit, mode: Mode) -> Result<Revision> {
+        match mode {
+            Mode::Interactive => self.interactive(edit),
+            Mode::Replicated => {
+                let (generation, hashes) = &edit.path;
+                let revision = Revision { generation: *generation, hash: hashes[0].clone() };
+                self.merge(&edit.id, *generation, hashes, edit);
+                Ok(revision)
+            }
+        }
+    }
+
+    fn interactive(&mut self, edit: &Edit) -> Result<Revision> {
+        let slot = self.documents.get(&edit.id).expect("the draft has loaded what it edits");
+        let parent = actual_parent(&slot.tree, edit)?;
+        let revision = match &edit.made {
+            Some((assumed, revision)) if *assumed == parent => revision.clone(),
+            _ => new_revision(edit.deleted, parent.as_ref(), &edit.body.json, &edit.digests()),
+        };
+        let mut hashes = vec![revision.hash.clone()];
+        hashes.extend(parent.map(|parent| parent.hash));
+        match self.merge(&edit.id, revision.generation, &hashes, edit) {
+            Merged::Extended | Merged::Branched => Ok(revision),
+            Merged::Unchanged | Merged::Filled => Err(Error::Conflict),
+        }
+    }
+
+    fn merge(&mut self, id: &str, generation: u64, hashes: &[RevisionHash], edit: &Edit) -> Merged {
+        let slot = self.documents.get_mut(id).expect("the draft has loaded what it edits");
+        let sequence = slot.sequence.unwrap_or(self.info.sequence + 1);
+        let body = Body { sequence, index: slot.next_index, bytes: edit.body.bytes() };
+        let merged = slot.tree.merge(generation, hashes, edit.deleted, Some(body));
+        if merged == Merged::Unchanged {
+            return merged;
+        }
+        if slot.sequence.is_none() {
+            slot.sequence = Some(sequence);
+            self.info.sequence = sequence;
+            self.changed.push(id.to_owned());
+        }
+        let revision = Revision { generation, hash: hashes[0].clone() };
+        if slot.tree.get(&revision).is_some_and(|node| node.body == Some(body)) {
+            slot.next_index += 1;
+            for attachment in &edit.body.attachments {
+                let reference = keys::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
+                self.batch.put(reference, Vec::new());
+            }
+            self.batch.put(keys::body(self.number, body.sequence, body.index), edit.body.encode());
+        }
+        merged
+    }
+
+    /// Removes leaves as if they had never been; gives those that were there.
+    pub fn purge(&mut self, uuid: &str, id: &str, revisions: &[Revision]) -> Result<Vec<Revision>> {
+        let slot = self.documents.get_mut(id).expect("the draft has loaded what it purges");
+        let (removed, bodies) = slot.tree.remove_leaves(revisions);
+        if !removed.is_empty() && slot.sequence.is_none() {
+            self.info.sequence += 1;
+            slot.sequence = Some(self.info.sequence);
+            self.changed.push(id.to_owned());
+        }
+        self.drop_bodies(id, &bodies)?;
+        self.info.purge_sequence += 1;
+        let record = PurgeRecord { uuid: uuid.to_owned(), id: id.to_owned(), revisions: removed.clone() };
+        self.batch.put(keys::purge(self.number, self.info.purge_sequence), record.encode());
+        let sequence = self.info.purge_sequence.to_be_bytes().to_vec();
+        self.batch.put(keys::purge_uuid(self.number, uuid), sequence);
+        Ok(removed)
+    }
+
+    /// Frees the old bodies of a document; no reader of a leaf can tell.
+    pub fn compact(&mut self, id: &str) -> Result<()> {
+        let slot = self.documents.get_mut(id).expect("the draft has loaded what it compacts");
+        let bodies = slot.tree.drop_old_bodies();
+        if !bodies.is_empty() {
+            slot.rewritten = true;
+            if slot.sequence.is_none() {
+                self.changed.push(id.to_owned());
+                slot.sequence = slot.stored.map(|(sequence, _)| sequence);
+            }
+        }
+        self.drop_bodies(id, &bodies)
+    }
+
+    fn drop_bodies(&mut self, id: &str, bodies: &[Body]) -> Result<()> {
+        if bodies.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<Vec<u8>> =
+            bodies.iter().map(|body| keys::body(self.number, body.sequence, body.index)).collect();
+        let values = self.store.get_many(&wanted)?;
+        for ((body, key), value) in bodies.iter().zip(wanted).zip(values) {
+            // A body that this very draft has put is not stored yet; its references are in the batch and go the same way.
+            let value = value.or_else(|| {
+                let mut writes = self.batch.writes.iter().rev();
+                writes.find(|(put, _)| *put == key).and_then(|(_, value)| value.clone())
+            });
+            if let Some(value) = value {
+                for attachment in BodyRecord::decode(id, &value)?.attachments {
+                    let reference = keys::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
+                    self.batch.delete(reference);
+                }
+            }
+            self.batch.delete(key);
+        }
+        Ok(())
+    }
+
+    /// Writes or deletes a `_local` document.
+    pub fn put_local(&mut self, id: &str, record: Option<Vec<u8>>) {
+        self.batch.writes.push((keys::local(self.number, id), record));
+    }
+
+    pub fn put_security(&mut self, security: &str) {
+        self.batch.put(keys::security(self.number), security.as_bytes().to_vec());
+    }
+
+    pub fn forget_purge(&mut self, sequence: u64, uuid: &str) {
+        self.batch.delete(keys::purge(self.number, sequence));
+        self.batch.delete(keys::purge_uuid(self.number, uuid));
+        self.info.forgotten_purges = self.info.forgotten_purges.max(sequence);
+    }
+
+    /// Completes the batch.
+    pub fn finish(mut self) -> Result<Finished> {
+        for id in std::mem::take(&mut self.changed) {
+            let mut slot = self.documents.remove(&id).expect("a changed document is loaded");
+            let sequence = slot.sequence.expect("a changed document has its sequence");
+            let stemmed = slot.tree.stem(self.info.revs_limit);
+            self.drop_bodies(&id, &stemmed)?;
+            let old_length = slot.stored.map_or(0, |(_, length)| length as u64);
+            if let Some((old, _)) = slot.stored
+                && old != sequence
+            {
+                self.batch.delete(keys::sequence(self.number, old));
+            }
+            let document = keys::document(self.number, &id);
+            let mut new_length = 0;
+            let is = Tally::of(&slot.tree);
+            if slot.tree.is_empty() {
+                self.batch.delete(document);
+            } else {
+                let record = DocumentRecord { sequence, tree: slot.tree };
+                self.batch.put(keys::sequence(self.number, sequence), record.sequence_row(&id).encode());
+                let value = record.encode();
+                new_length = value.len() as u64;
+                self.batch.put(document, value);
+            }
+            let info = &mut self.info;
+            let shift = |counter: &mut u64, was: u64, is: u64| *counter = (*counter + is).saturating_sub(was);
+            shift(&mut info.documents, slot.was.live, is.live);
+            shift(&mut info.deleted, slot.was.deleted, is.deleted);
+            shift(&mut info.external, slot.was.leaf_bytes, is.leaf_bytes);
+            shift(&mut info.old, slot.was.all_bytes - slot.was.leaf_bytes, is.all_bytes - is.leaf_bytes);
+            shift(&mut info.records, old_length, new_length);
+        }
+        if self.info != self.before {
+            let key = keys::info(self.number);
+            self.batch.expect(key.clone(), Some(self.before.encode()));
+            self.batch.put(key, self.info.encode());
+        } else if !self.batch.writes.is_empty() {
+            self.batch.expect(keys::info(self.number), Some(self.before.encode()));
+        }
+        Ok(Finished { batch: self.batch, info: self.info })
+    }
+}
+
+/// The revision that an interactive edit extends (CouchDB: `couch_db:prep_and_validate_update`,
+/// `couch_db_updater:merge_rev_tree`): a document that is deleted as a whole is made anew on its winning tombstone, and only
+/// by an edit that names no revision.
+fn actual_parent(tree: &Tree, edit: &Edit) -> Result<Option<Revision>> {
+    let winner = tree.winner();
+    match (&edit.parent, winner) {
+        (None, None) => Ok(None),
+        (None, Some(winner)) if winner.deleted && !edit.deleted => Ok(Some(winner.revision.clone())),
+        (None, Some(_)) | (Some(_), None) => Err(Error::Conflict),
+        (Some(_), Some(winner)) if winner.deleted => Err(Error::Conflict),
+        (Some(parent), Some(_)) => match tree.get(parent) {
+            Some(node) if node.is_leaf() => Ok(Some(parent.clone())),
+            _ => Err(Error::Conflict),
+        },
+    }
+}

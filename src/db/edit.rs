@@ -1,0 +1,300 @@
+//! What a client wants written, and its way to the writer: stubs resolved, revision made, validation asked.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin as PinBox;
+use std::sync::Arc;
+
+use super::Database;
+use super::record::{Attachment, BodyRecord, DocumentRecord};
+use super::writer::Edits;
+use crate::error::{Error, Result};
+use crate::rev::{AttachmentDigest, Revision, RevisionHash, new_revision};
+use crate::store::blobs::Pin;
+use crate::store::keys;
+
+/// How edits relate to what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A person's edit: must extend a leaf, and makes a new revision.
+    Interactive,
+    /// `new_edits=false`: brings a revision with its ancestors, and merges.
+    Replicated,
+}
+
+/// An edit as it comes from outside, already split.
+pub struct Incoming {
+    pub id: String,
+    /// Interactive: the revision being edited.
+    pub parent: Option<Revision>,
+    /// Replicated: generation and hashes, newest first; never empty.
+    pub path: (u64, Vec<RevisionHash>),
+    pub deleted: bool,
+    /// Compact JSON text without `_` members.
+    pub json: String,
+    pub attachments: Vec<(String, Source)>,
+}
+
+/// Where an attachment of an edit comes from.
+pub enum Source {
+    /// From the parent revision, by name. `revpos`, if given, must be the parent's (CouchDB: `couch_doc:merge_stubs`).
+    Stub { revpos: Option<u64> },
+    /// Written to the blobs; `attachment.revpos` is set by the edit unless `keep_revpos`.
+    Written { attachment: Attachment, keep_revpos: bool, pin: Pin },
+}
+
+/// An edit that is ready for the writer.
+pub struct Edit {
+    pub id: String,
+    pub(super) parent: Option<Revision>,
+    pub(super) path: (u64, Vec<RevisionHash>),
+    pub(super) deleted: bool,
+    pub(super) body: BodyRecord,
+    /// The revision made for an assumed parent, so that the writer need not hash.
+    pub(super) made: Option<(Option<Revision>, Revision)>,
+    /// Keep the blobs until the commit that names them has returned.
+    pub(super) _pins: Vec<Pin>,
+}
+
+impl Edit {
+    pub(super) fn digests(&self) -> Vec<AttachmentDigest<'_>> {
+        digests(&self.body.attachments)
+    }
+}
+
+fn digests(attachments: &[Attachment]) -> Vec<AttachmentDigest<'_>> {
+    attachments
+        .iter()
+        .map(|attachment| AttachmentDigest {
+            name: &attachment.name,
+            content_type: &attachment.content_type,
+            md5: attachment.md5,
+        })
+        .collect()
+}
+
+/// What `validate_doc_update` functions see of one edit: whole documents as JSON text.
+pub struct Proposal {
+    pub id: String,
+    pub new: String,
+    pub old: Option<String>,
+}
+
+/// The hook for `validate_doc_update` and what else may refuse an edit before it reaches the writer.
+pub trait Validate: Send + Sync {
+    /// Whether anything would look at edits of `database` now; if not, no [`Proposal`] is built.
+    fn applies(&self, database: &Database) -> bool;
+
+    /// One verdict for each proposal, in order.
+    fn validate<'a>(
+        &'a self,
+        database: &'a Arc<Database>,
+        proposals: Vec<Proposal>,
+    ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>>;
+}
+
+/// A hook that allows everything.
+pub struct AllowAll;
+
+impl Validate for AllowAll {
+    fn applies(&self, _: &Database) -> bool {
+        false
+    }
+
+    fn validate<'a>(
+        &'a self,
+        _: &'a Arc<Database>,
+        proposals: Vec<Proposal>,
+    ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
+        Box::pin(std::future::ready(proposals.iter().map(|_| Ok(())).collect()))
+    }
+}
+
+impl Database {
+    /// Writes `incoming`, each edit on its own: one result per edit, in order. Durable when it returns.
+    ///
+    /// Interactive results are the new revisions; replicated ones the revisions brought.
+    ///
+    /// # Errors
+    /// Per edit: `Conflict`, `MissingStub`, what `validate` says. For the whole call: the store's failures.
+    pub async fn update(
+        self: &Arc<Self>,
+        incoming: Vec<Incoming>,
+        mode: Mode,
+        validate: &dyn Validate,
+    ) -> Result<Vec<Result<Revision>>> {
+        let asks = validate.applies(self);
+        let database = self.clone();
+        let mut prepared = crate::db::blocking(move || database.prepare(incoming, mode, asks)).await?;
+        if asks {
+            let mut proposals = Vec::new();
+            let mut asked = Vec::new();
+            for (at, entry) in prepared.iter_mut().enumerate() {
+                if let Ok((_, proposal)) = entry
+                    && let Some(proposal) = proposal.take()
+                {
+                    asked.push(at);
+                    proposals.push(proposal);
+                }
+            }
+            let verdicts = validate.validate(self, proposals).await;
+            for (at, verdict) in asked.into_iter().zip(verdicts) {
+                if let Err(refused) = verdict {
+                    prepared[at] = Err(refused);
+                }
+            }
+        }
+        let mut results: Vec<Option<Result<Revision>>> = Vec::with_capacity(prepared.len());
+        let mut edits = Vec::with_capacity(prepared.len());
+        for entry in prepared {
+            match entry {
+                Ok((edit, _)) => {
+                    edits.push(edit);
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        if edits.is_empty() {
+            return Ok(results.into_iter().flatten().collect());
+        }
+        let mut written = self.submit(|reply| Edits::new(edits, mode, reply)).await?.into_iter();
+        Ok(results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| written.next().expect("one result per edit")))
+            .collect())
+    }
+
+    /// Resolves stubs and makes revisions, outside the writer. Reads only where an edit needs what is stored.
+    #[allow(clippy::type_complexity)]
+    fn prepare(
+        &self,
+        incoming: Vec<Incoming>,
+        mode: Mode,
+        proposals: bool,
+    ) -> Result<Vec<Result<(Edit, Option<Proposal>)>>> {
+        let needs = |edit: &Incoming| {
+            proposals || edit.attachments.iter().any(|(_, source)| matches!(source, Source::Stub { .. }))
+        };
+        let mut ids: Vec<&str> = incoming.iter().filter(|edit| needs(edit)).map(|edit| edit.id.as_str()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut records = HashMap::new();
+        if !ids.is_empty() {
+            let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id)).collect();
+            for (id, value) in ids.iter().zip(self.store.get_many(&wanted)?) {
+                if let Some(value) = value {
+                    records.insert((*id).to_owned(), DocumentRecord::decode(id, &value)?);
+                }
+            }
+        }
+        Ok(incoming
+            .into_iter()
+            .map(|edit| {
+                let record = records.get(&edit.id);
+                self.prepare_one(edit, mode, record, proposals)
+            })
+            .collect())
+    }
+
+    fn prepare_one(
+        &self,
+        edit: Incoming,
+        mode: Mode,
+        record: Option<&DocumentRecord>,
+        propose: bool,
+    ) -> Result<(Edit, Option<Proposal>)> {
+        let generation = match mode {
+            Mode::Interactive => edit.parent.as_ref().map_or(0, |parent| parent.generation) + 1,
+            Mode::Replicated => edit.path.0,
+        };
+        // An edit that will be refused for its revision is refused before its stubs are looked at, as CouchDB does.
+        if let (Mode::Interactive, Some(record)) = (mode, record) {
+            let stale = match &edit.parent {
+                Some(parent) => !record.tree.get(parent).is_some_and(|node| node.is_leaf()),
+                None => record.tree.winner().is_some_and(|winner| !winner.deleted),
+            };
+            if stale {
+                return Err(Error::Conflict);
+            }
+        }
+        let previous = match (mode, record) {
+            (_, None) => None,
+            (Mode::Interactive, Some(record)) => edit.parent.as_ref().and_then(|parent| record.tree.get(parent)),
+            (Mode::Replicated, Some(record)) => {
+                let (start, hashes) = &edit.path;
+                hashes
+                    .iter()
+                    .enumerate()
+                    .map_while(|(steps, hash)| {
+                        let generation = start.checked_sub(steps as u64)?;
+                        Some(Revision { generation, hash: hash.clone() })
+                    })
+                    .find_map(|revision| record.tree.get(&revision).filter(|node| node.body.is_some()))
+            }
+        };
+        let has_stub = edit.attachments.iter().any(|(_, source)| matches!(source, Source::Stub { .. }));
+        let old_body = match previous.and_then(|node| node.body) {
+            Some(body) if has_stub || propose => self.body(&edit.id, body)?,
+            _ => None,
+        };
+        let mut attachments = Vec::with_capacity(edit.attachments.len());
+        let mut pins = Vec::new();
+        for (name, source) in edit.attachments {
+            match source {
+                Source::Written { mut attachment, keep_revpos, pin } => {
+                    if !keep_revpos {
+                        attachment.revpos = generation;
+                    }
+                    attachments.push(attachment);
+                    pins.push(pin);
+                }
+                Source::Stub { revpos } => {
+                    let found = old_body
+                        .as_ref()
+                        .and_then(|body| body.attachments.iter().find(|attachment| attachment.name == name))
+                        .filter(|found| mode == Mode::Replicated || revpos.is_none_or(|revpos| revpos == found.revpos));
+                    let Some(found) = found else {
+                        return Err(Error::MissingStub(format!("Invalid attachment stub in {} for {}", edit.id, name)));
+                    };
+                    pins.push(self.blobs.pin(&found.blob));
+                    attachments.push(found.clone());
+                }
+            }
+        }
+        let body = BodyRecord { attachments, json: edit.json };
+        let made = match mode {
+            Mode::Replicated => None,
+            Mode::Interactive => {
+                let digests = digests(&body.attachments);
+                let revision = new_revision(edit.deleted, edit.parent.as_ref(), &body.json, &digests);
+                Some((edit.parent.clone(), revision))
+            }
+        };
+        let proposal = propose.then(|| {
+            let old = previous
+                .zip(old_body.as_ref())
+                .map(|(node, body)| super::render::plain(&edit.id, &node.revision, node.deleted, body));
+            let revision = match (&made, mode) {
+                (_, Mode::Replicated) => Some(Revision { generation, hash: edit.path.1[0].clone() }),
+                _ => edit.parent.clone(),
+            };
+            let path = match mode {
+                Mode::Interactive => made.as_ref().map(|(parent, made)| {
+                    let mut hashes = vec![made.hash.clone()];
+                    hashes.extend(parent.as_ref().map(|parent| parent.hash.clone()));
+                    (made.generation, hashes)
+                }),
+                Mode::Replicated => Some(edit.path.clone()),
+            };
+            Proposal {
+                id: edit.id.clone(),
+                new: super::render::proposed(&edit.id, revision.as_ref(), path.as_ref(), edit.deleted, &body),
+                old,
+            }
+        });
+        let ready =
+            Edit { id: edit.id, parent: edit.parent, path: edit.path, deleted: edit.deleted, body, made, _pins: pins };
+        Ok((ready, proposal))
+    }
+}

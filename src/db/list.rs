@@ -1,0 +1,172 @@
+//! Documents by id: `_all_docs` and its kin. Ids order by their bytes, as CouchDB's `_all_docs` does.
+
+use std::ops::Bound;
+
+use super::Database;
+use super::record::{DocumentRecord, LeafRow, LocalRecord};
+use crate::error::Result;
+use crate::store::{Direction, KeyRange, PageLimit, keys};
+
+/// One listed document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub id: String,
+    pub winner: LeafRow,
+}
+
+/// A stretch of ids, in the order of a walk.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// Where the walk begins and ends: with `Direction::Backward`, `start` is the higher one.
+    pub start: Bound<String>,
+    pub end: Bound<String>,
+    pub direction: Direction,
+}
+
+impl Listing {
+    /// All ids.
+    pub fn all(direction: Direction) -> Listing {
+        Listing { start: Bound::Unbounded, end: Bound::Unbounded, direction }
+    }
+
+    /// Narrows to ids that begin with `prefix`.
+    pub fn within(mut self, prefix: &str) -> Listing {
+        let first = Bound::Included(prefix.to_owned());
+        // No id has a byte above 0xF4 after the prefix: U+10FFFF is above every one that a client can write.
+        let last = Bound::Excluded(format!("{prefix}\u{10FFFF}\u{10FFFF}"));
+        let (low, high) = match self.direction {
+            Direction::Forward => (&mut self.start, &mut self.end),
+            Direction::Backward => (&mut self.end, &mut self.start),
+        };
+        if below(low, &first) {
+            *low = first;
+        }
+        if above(high, &last) {
+            *high = last;
+        }
+        self
+    }
+
+    fn range(&self, prefix: &[u8], after: Option<&str>) -> Option<KeyRange> {
+        let start = match after {
+            Some(after) => Bound::Excluded(after.to_owned()),
+            None => self.start.clone(),
+        };
+        let (low, high) = match self.direction {
+            Direction::Forward => (start, self.end.clone()),
+            Direction::Backward => (self.end.clone(), start),
+        };
+        let key = |id: String| [prefix, id.as_bytes()].concat();
+        let low = match low {
+            Bound::Unbounded => Bound::Included(prefix.to_vec()),
+            Bound::Included(id) => Bound::Included(key(id)),
+            Bound::Excluded(id) => Bound::Excluded(key(id)),
+        };
+        let high = match high {
+            Bound::Unbounded => keys::after_prefix(prefix),
+            Bound::Included(id) => Bound::Included(key(id)),
+            Bound::Excluded(id) => Bound::Excluded(key(id)),
+        };
+        let fits = match (&low, &high) {
+            (Bound::Included(low), Bound::Included(high)) => low <= high,
+            (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low < high,
+            _ => true,
+        };
+        fits.then_some((low, high))
+    }
+}
+
+fn below(bound: &Bound<String>, other: &Bound<String>) -> bool {
+    match (bound, other) {
+        (Bound::Unbounded, _) => true,
+        (Bound::Included(id) | Bound::Excluded(id), Bound::Included(other) | Bound::Excluded(other)) => id < other,
+        (_, Bound::Unbounded) => false,
+    }
+}
+
+fn above(bound: &Bound<String>, other: &Bound<String>) -> bool {
+    match (bound, other) {
+        (Bound::Unbounded, _) => true,
+        (Bound::Included(id) | Bound::Excluded(id), Bound::Included(other) | Bound::Excluded(other)) => id > other,
+        (_, Bound::Unbounded) => false,
+    }
+}
+
+impl Database {
+    /// The next stored documents of a walk, after the id `after`: living ones as rows, and the last id looked at, to go on
+    /// from (`None` when the walk is over). A page of deleted documents may have no rows and still not be the last.
+    pub fn list(
+        &self,
+        listing: &Listing,
+        after: Option<&str>,
+        limit: PageLimit,
+    ) -> Result<(Vec<Listed>, Option<String>)> {
+        let prefix = keys::kind_prefix(self.number, keys::Kind::Document);
+        let Some(range) = listing.range(&prefix, after) else { return Ok((Vec::new(), None)) };
+        let page = self.store.scan(&range, listing.direction, limit)?;
+        let mut rows = Vec::with_capacity(page.len());
+        let mut last = None;
+        for (key, value) in &page {
+            let id = std::str::from_utf8(keys::rest_of(key)).unwrap_or_default();
+            let (_, winner) = DocumentRecord::decode_winner(id, value)?;
+            if !winner.deleted {
+                rows.push(Listed { id: id.to_owned(), winner });
+            }
+            last = Some(id);
+        }
+        Ok((rows, last.map(str::to_owned)))
+    }
+
+    /// The winners of these ids, deleted or not, in their order; `None` where there is no such document.
+    pub fn winners<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Option<LeafRow>>> {
+        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id.as_ref())).collect();
+        let values = self.store.get_many(&wanted)?;
+        ids.iter()
+            .zip(values)
+            .map(|(id, value)| match value {
+                None => Ok(None),
+                Some(value) => Ok(Some(DocumentRecord::decode_winner(id.as_ref(), &value)?.1)),
+            })
+            .collect()
+    }
+
+    /// How many living documents a walk passes before it comes to `start`, counted up to `most`; `None` if there are more.
+    pub fn rank(&self, start: &Bound<String>, direction: Direction, most: usize) -> Result<Option<u64>> {
+        let end = match start {
+            Bound::Unbounded => return Ok(Some(0)),
+            Bound::Included(id) => Bound::Excluded(id.clone()),
+            Bound::Excluded(id) => Bound::Included(id.clone()),
+        };
+        let before = Listing { start: Bound::Unbounded, end, direction };
+        let (mut after, mut looked, mut rank) = (None, 0, 0);
+        while looked < most {
+            let limit = (most - looked).min(500);
+            let (rows, last) = self.list(&before, after.as_deref(), PageLimit::entries(limit))?;
+            rank += rows.len() as u64;
+            looked += limit;
+            if last.is_none() {
+                return Ok(Some(rank));
+            }
+            after = last;
+        }
+        Ok(None)
+    }
+
+    /// The next `_local` documents of a walk: ids without `_local/`.
+    pub fn list_local(
+        &self,
+        listing: &Listing,
+        after: Option<&str>,
+        limit: PageLimit,
+    ) -> Result<Vec<(String, LocalRecord)>> {
+        let prefix = keys::kind_prefix(self.number, keys::Kind::Local);
+        let Some(range) = listing.range(&prefix, after) else { return Ok(Vec::new()) };
+        let page = self.store.scan(&range, listing.direction, limit)?;
+        page.iter()
+            .map(|(key, value)| {
+                let id = std::str::from_utf8(keys::rest_of(key)).unwrap_or_default();
+                Ok((id.to_owned(), LocalRecord::decode(id, value)?))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,78 @@
+//! `_local` documents: checkpoints and the like. Never replicated, no revision tree, no sequence.
+//!
+//! Their revision is `0-N`. As CouchDB (`couch_db_updater:increment_local_doc_revs`) a write counts on from the revision that
+//! it names, and never conflicts.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::Database;
+use super::draft::Draft;
+use super::record::LocalRecord;
+use super::writer::Work;
+use crate::error::{Error, Result};
+use crate::store::keys;
+
+/// A write of a `_local` document.
+pub enum LocalWrite {
+    /// Compact JSON text without `_` members, and the `N` of the revision named, if any.
+    Put {
+        json: String,
+        previous: Option<u64>,
+    },
+    Delete,
+}
+
+struct Local {
+    id: String,
+    write: LocalWrite,
+    revision: u64,
+    reply: oneshot::Sender<Result<u64>>,
+}
+
+impl Database {
+    /// A `_local` document; `id` without `_local/`.
+    pub fn local(&self, id: &str) -> Result<LocalRecord> {
+        match self.store.get(&keys::local(self.number, id))? {
+            Some(value) => LocalRecord::decode(id, &value),
+            None => Err(Error::Missing),
+        }
+    }
+
+    /// Writes a `_local` document and gives the `N` of its revision `0-N`.
+    pub async fn write_local(self: &Arc<Self>, id: &str, write: LocalWrite) -> Result<u64> {
+        let id = id.to_owned();
+        self.submit(|reply| Local { id, write, revision: 0, reply }).await
+    }
+}
+
+impl Work for Local {
+    fn ids(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.write {
+            LocalWrite::Put { json, .. } => json.len(),
+            LocalWrite::Delete => 0,
+        }
+    }
+
+    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        match &self.write {
+            LocalWrite::Put { json, previous } => {
+                self.revision = previous.unwrap_or(0).saturating_add(1);
+                let record = LocalRecord { revision: self.revision, json: json.clone() };
+                draft.put_local(&self.id, Some(record.encode()));
+            }
+            LocalWrite::Delete => draft.put_local(&self.id, None),
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let Local { revision, reply, .. } = *self;
+        let _ = reply.send(committed.map(|()| revision));
+    }
+}

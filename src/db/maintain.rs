@@ -1,0 +1,279 @@
+//! Purge, compaction, limits, `_security`, and the removal of deleted databases' ranges.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+
+use super::draft::Draft;
+use super::record::{BodyRecord, PurgeRecord};
+use super::writer::Work;
+use super::{Database, Databases, blocking};
+use crate::error::{Error, Result};
+use crate::rev::Revision;
+use crate::store::{Batch, Direction, Durability, PageLimit, keys};
+
+/// Documents that one step of a compaction holds.
+const COMPACTED_AT_ONCE: usize = 200;
+/// Entries that one step of a removal deletes.
+const REMOVED_AT_ONCE: usize = 2000;
+
+/// What a purge removed of one document.
+pub type Purged = (String, Vec<Revision>);
+
+/// A change of a database's settings.
+enum Setting {
+    RevsLimit(u32),
+    PurgedInfosLimit(u32),
+    Security(String),
+}
+
+impl Database {
+    /// Removes revisions as if they had never been: `_purge`. Only leaves are removed; what else they ask is ignored.
+    pub async fn purge(self: &Arc<Self>, wanted: Vec<Purged>) -> Result<Vec<Purged>> {
+        let wanted = wanted.into_iter().map(|(id, revisions)| (self.clock.uuid(), id, revisions)).collect();
+        self.submit(|reply| Purge { wanted, removed: Vec::new(), reply }).await
+    }
+
+    /// Purge requests after `sequence`, oldest first: (purge sequence, request).
+    pub fn purges(&self, after: u64, limit: usize) -> Result<Vec<(u64, PurgeRecord)>> {
+        let (_, high) = keys::kind(self.number, keys::Kind::Purge);
+        let low = std::ops::Bound::Excluded(keys::purge(self.number, after));
+        let page = self.store.scan(&(low, high), Direction::Forward, PageLimit::entries(limit))?;
+        page.iter().map(|(key, value)| Ok((keys::sequence_of(key), PurgeRecord::decode(value)?))).collect()
+    }
+
+    /// Sets `_revs_limit`; at least 1.
+    pub async fn set_revs_limit(self: &Arc<Self>, limit: u32) -> Result<()> {
+        self.submit(|reply| Set { setting: Setting::RevsLimit(limit), reply }).await
+    }
+
+    /// Sets `_purged_infos_limit`; at least 1.
+    pub async fn set_purged_infos_limit(self: &Arc<Self>, limit: u32) -> Result<()> {
+        self.submit(|reply| Set { setting: Setting::PurgedInfosLimit(limit), reply }).await
+    }
+
+    /// Stores the `_security` object, JSON text that has been checked.
+    pub async fn put_security(self: &Arc<Self>, security: String) -> Result<()> {
+        let kept = security.clone();
+        self.submit(|reply| Set { setting: Setting::Security(security), reply }).await?;
+        self.set_security(&kept);
+        Ok(())
+    }
+
+    /// Frees the bodies of old revisions, some documents at a time, between writes. One at a time per database: a second
+    /// call while one is at work does nothing. `progress` hears of (changes done, changes in all).
+    pub async fn compact(self: &Arc<Self>, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        if self.compacting.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let result = self.compact_all(progress).await;
+        self.compacting.store(false, Ordering::Release);
+        result
+    }
+
+    async fn compact_all(self: &Arc<Self>, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        let goal = self.info().sequence;
+        loop {
+            let done = self.info().compacted;
+            progress(done.min(goal), goal);
+            if done >= goal {
+                break;
+            }
+            let database = self.clone();
+            let page =
+                blocking(move || database.changes(done, Direction::Forward, PageLimit::entries(COMPACTED_AT_ONCE)))
+                    .await?;
+            let upto = match page.rows.last() {
+                Some((sequence, _)) if !page.done => *sequence,
+                _ => goal.max(page.rows.last().map_or(0, |(sequence, _)| *sequence)),
+            };
+            let ids = page.rows.into_iter().map(|(_, row)| row.id).collect();
+            self.submit(|reply| Compact { ids, upto, reply }).await?;
+        }
+        self.forget_purges().await
+    }
+
+    /// Forgets purge requests beyond `_purged_infos_limit`.
+    async fn forget_purges(self: &Arc<Self>) -> Result<()> {
+        loop {
+            let info = self.info();
+            let kept = info.purge_sequence.saturating_sub(u64::from(info.purged_infos_limit));
+            if info.forgotten_purges >= kept {
+                return Ok(());
+            }
+            let after = info.forgotten_purges;
+            let database = self.clone();
+            let old = blocking(move || database.purges(after, 500)).await?;
+            let old: Vec<(u64, String)> = old
+                .into_iter()
+                .filter(|(sequence, _)| *sequence <= kept)
+                .map(|(sequence, record)| (sequence, record.uuid))
+                .collect();
+            if old.is_empty() {
+                return Ok(());
+            }
+            self.submit(|reply| Forget { old, reply }).await?;
+        }
+    }
+}
+
+struct Purge {
+    wanted: Vec<(String, String, Vec<Revision>)>,
+    removed: Vec<Purged>,
+    reply: oneshot::Sender<Result<Vec<Purged>>>,
+}
+
+impl Work for Purge {
+    fn ids(&self) -> Vec<String> {
+        self.wanted.iter().map(|(_, id, _)| id.clone()).collect()
+    }
+
+    fn bytes(&self) -> usize {
+        self.wanted.len() * 200
+    }
+
+    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        self.removed.clear();
+        for (uuid, id, revisions) in &self.wanted {
+            self.removed.push((id.clone(), draft.purge(uuid, id, revisions)?));
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let Purge { removed, reply, .. } = *self;
+        let _ = reply.send(committed.map(|()| removed));
+    }
+}
+
+struct Set {
+    setting: Setting,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+impl Work for Set {
+    fn ids(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn bytes(&self) -> usize {
+        100
+    }
+
+    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        match &self.setting {
+            Setting::RevsLimit(limit) => draft.info.revs_limit = (*limit).max(1),
+            Setting::PurgedInfosLimit(limit) => draft.info.purged_infos_limit = (*limit).max(1),
+            Setting::Security(security) => draft.put_security(security),
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let _ = self.reply.send(committed);
+    }
+}
+
+struct Compact {
+    ids: Vec<String>,
+    upto: u64,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+impl Work for Compact {
+    fn ids(&self) -> Vec<String> {
+        self.ids.clone()
+    }
+
+    fn bytes(&self) -> usize {
+        self.ids.len() * 1000
+    }
+
+    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        for id in &self.ids {
+            draft.compact(id)?;
+        }
+        draft.info.compacted = draft.info.compacted.max(self.upto);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let _ = self.reply.send(committed);
+    }
+}
+
+struct Forget {
+    old: Vec<(u64, String)>,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+impl Work for Forget {
+    fn ids(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn bytes(&self) -> usize {
+        self.old.len() * 50
+    }
+
+    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        for (sequence, uuid) in &self.old {
+            draft.forget_purge(*sequence, uuid);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let _ = self.reply.send(committed);
+    }
+}
+
+impl Databases {
+    /// Removes what deleted databases left behind, a bounded step at a time. True if there may be more to remove.
+    pub fn remove_some(&self) -> Result<bool> {
+        let store = self.store();
+        let doomed = store.scan(&keys::all_doomed(), Direction::Forward, PageLimit::entries(1))?;
+        let Some((doomed_key, _)) = doomed.first() else { return Ok(false) };
+        let number = doomed_key
+            .get(1..)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_be_bytes)
+            .ok_or_else(|| Error::Damaged("the number of a deleted database".into()))?;
+        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+        for range in [keys::database(number), keys::indexes(number)] {
+            let page = store.scan(&range, Direction::Forward, PageLimit::entries(REMOVED_AT_ONCE))?;
+            if page.is_empty() {
+                continue;
+            }
+            let body_prefix = keys::kind_prefix(number, keys::Kind::Body);
+            for (key, value) in page {
+                if key.starts_with(&body_prefix) {
+                    forget_blobs(&mut batch, number, &key, &value);
+                }
+                batch.delete(key);
+            }
+            store.commit(batch)?;
+            return Ok(true);
+        }
+        batch.delete(doomed_key.clone());
+        store.commit(batch)?;
+        Ok(true)
+    }
+}
+
+/// Deletes a body's references to its blobs. A body that cannot be decoded leaves its references: the check finds them.
+fn forget_blobs(batch: &mut Batch, number: u64, key: &[u8], value: &[u8]) {
+    let rest = keys::rest_of(key);
+    let (Some(sequence), Some(index)) = (
+        rest.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes),
+        rest.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes),
+    ) else {
+        return;
+    };
+    if let Ok(record) = BodyRecord::decode("", value) {
+        for attachment in record.attachments {
+            batch.delete(keys::blob_reference(&attachment.blob, number, sequence, index));
+        }
+    }
+}

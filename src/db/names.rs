@@ -1,0 +1,62 @@
+//! Which names databases and documents may have.
+
+use crate::error::{Error, Result};
+
+/// Longest document id, in bytes. CouchDB's is unlimited by default; a key must fit the store.
+pub const LONGEST_ID: usize = 8 * 1024;
+
+const DATABASE_NAME_REASON: &str = "Only lowercase characters (a-z), digits (0-9), and any of the characters _, $, (, ), +, -, and / are allowed. Must begin with a letter.";
+
+/// Checks a database name against CouchDB's rule (`couch_db:validate_dbname`): `[a-z][a-z0-9_$()+/-]*`, or one of the
+/// system databases.
+pub fn check_database_name(name: &str) -> Result<()> {
+    let illegal = || {
+        let shown: String = name.chars().take(256).collect();
+        Err(Error::IllegalDatabaseName(format!("Name: '{shown}'. {DATABASE_NAME_REASON}")))
+    };
+    if matches!(name, "_users" | "_replicator" | "_global_changes") {
+        return Ok(());
+    }
+    if name.len() > 238 {
+        return illegal();
+    }
+    let mut bytes = name.bytes();
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_$()+/-".contains(&byte);
+    match bytes.next() {
+        Some(first) if first.is_ascii_lowercase() && bytes.all(allowed) => {
+            // `db/_users` and `db/_replicator` are system databases as well; any other `/_` is a plain name for CouchDB too.
+            Ok(())
+        }
+        _ => illegal(),
+    }
+}
+
+/// Checks a document id (CouchDB: `couch_doc:validate_docid`). `_local/` ids are not passed here.
+pub fn check_document_id(id: &str, partitioned: bool) -> Result<()> {
+    if id.is_empty() {
+        return Err(Error::IllegalDocId("Document id must not be empty".into()));
+    }
+    if id.len() > LONGEST_ID {
+        return Err(Error::IllegalDocId("Document id is too long".into()));
+    }
+    if let Some(rest) = id.strip_prefix('_') {
+        return match rest.strip_prefix("design/") {
+            Some("") => Err(Error::IllegalDocId("Illegal document id `_design/`".into())),
+            Some(_) => Ok(()),
+            None => Err(Error::IllegalDocId("Only reserved document ids may start with underscore.".into())),
+        };
+    }
+    if partitioned && partition_of(id).is_none() {
+        return Err(Error::IllegalDocId("Doc id must be of form partition:id".into()));
+    }
+    if partitioned && id.starts_with(':') {
+        return Err(Error::IllegalDocId("Partition must not be empty".into()));
+    }
+    Ok(())
+}
+
+/// The partition of a document id in a partitioned database: what stands before its first `:`.
+pub fn partition_of(id: &str) -> Option<&str> {
+    let (partition, rest) = id.split_once(':')?;
+    (!partition.is_empty() && !rest.is_empty()).then_some(partition)
+}

@@ -1,0 +1,270 @@
+//! Reading documents and revisions.
+//!
+//! No engine gives a snapshot across calls: between reading a record and its body a compaction may have freed the body. A
+//! reader that finds a body gone reads the record again.
+
+use std::sync::Arc;
+
+use super::Database;
+use super::record::{BodyRecord, DocumentRecord};
+use crate::error::{Error, Result};
+use crate::rev::{Body, Node, Revision, Tree};
+use crate::store::keys;
+
+/// Which revision of a document is wanted.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// The winner, unless the document is deleted.
+    Winner,
+    /// This revision, leaf or not, deleted or not, if its body is still there.
+    Revision(&'a Revision),
+    /// The leaf that descends from this revision (the first in winner order).
+    Latest(&'a Revision),
+}
+
+/// A revision with its body and the tree that it stands in.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pub id: String,
+    pub revision: Revision,
+    pub deleted: bool,
+    pub body: BodyRecord,
+    /// The sequence at which this body was written.
+    pub local_sequence: u64,
+    pub tree: Arc<Tree>,
+}
+
+/// Tries to read a body before a vanished one is called damage.
+const ATTEMPTS: usize = 5;
+
+impl Database {
+    /// The record of a document, deleted or not.
+    pub fn record(&self, id: &str) -> Result<Option<DocumentRecord>> {
+        let value = self.store.get(&keys::document(self.number, id))?;
+        value.map(|value| DocumentRecord::decode(id, &value)).transpose()
+    }
+
+    /// The records of many documents, in one call.
+    pub fn records<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Option<DocumentRecord>>> {
+        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id.as_ref())).collect();
+        let values = self.store.get_many(&wanted)?;
+        ids.iter()
+            .zip(values)
+            .map(|(id, value)| value.map(|value| DocumentRecord::decode(id.as_ref(), &value)).transpose())
+            .collect()
+    }
+
+    pub(super) fn body(&self, id: &str, body: Body) -> Result<Option<BodyRecord>> {
+        let value = self.store.get(&keys::body(self.number, body.sequence, body.index))?;
+        value.map(|value| BodyRecord::decode(id, &value)).transpose()
+    }
+
+    /// Many bodies in one call; `None` where one is not there (any more).
+    pub fn bodies(&self, wanted: &[(&str, Body)]) -> Result<Vec<Option<BodyRecord>>> {
+        let keys: Vec<Vec<u8>> =
+            wanted.iter().map(|(_, body)| keys::body(self.number, body.sequence, body.index)).collect();
+        let values = self.store.get_many(&keys)?;
+        wanted
+            .iter()
+            .zip(values)
+            .map(|((id, _), value)| value.map(|value| BodyRecord::decode(id, &value)).transpose())
+            .collect()
+    }
+
+    /// One revision of a document.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]: no such document or revision, or its body is gone by compaction; [`Error::Deleted`]: the winner is
+    /// wanted, and the document is deleted.
+    pub fn find(&self, id: &str, wanted: Wanted) -> Result<Found> {
+        for _ in 0..ATTEMPTS {
+            let record = self.record(id)?.ok_or(Error::Missing)?;
+            let tree = Arc::new(record.tree);
+            let node = match wanted {
+                Wanted::Winner => match tree.winner() {
+                    Some(winner) if winner.deleted => return Err(Error::Deleted),
+                    winner => winner,
+                },
+                Wanted::Revision(revision) => tree.get(revision),
+                Wanted::Latest(revision) => tree.leaves_below(revision).into_iter().next(),
+            };
+            let node = node.ok_or(Error::Missing)?;
+            let Some(body) = node.body else { return Err(Error::Missing) };
+            if let Some(found) = self.body(id, body)? {
+                return Ok(found_from(id, node, body, found, tree.clone()));
+            }
+        }
+        Err(Error::Damaged(format!("the body of document {id} is not there")))
+    }
+
+    /// The revisions that a client asks for by `open_revs`: `None` is `all` (every leaf). One entry each, `Err` with the
+    /// revision where it is not there. With `latest`, a revision stands for the leaves that descend from it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] for `all` of a document that does not exist.
+    pub fn open_revisions(
+        &self,
+        id: &str,
+        revisions: Option<&[Revision]>,
+        latest: bool,
+    ) -> Result<Vec<std::result::Result<Found, Revision>>> {
+        for _ in 0..ATTEMPTS {
+            let Some(record) = self.record(id)? else {
+                return match revisions {
+                    None => Err(Error::Missing),
+                    Some(revisions) => Ok(revisions.iter().cloned().map(Err).collect()),
+                };
+            };
+            let tree = Arc::new(record.tree);
+            let chosen = choose(&tree, revisions, latest);
+            if let Some(found) = self.fetch(id, &tree, chosen)? {
+                return Ok(found);
+            }
+        }
+        Err(Error::Damaged(format!("a body of document {id} is not there")))
+    }
+
+    /// Reads the bodies of `chosen`; `None` if a leaf's body was gone, so that the caller reads the record again.
+    #[allow(clippy::type_complexity)]
+    fn fetch(
+        &self,
+        id: &str,
+        tree: &Arc<Tree>,
+        chosen: Vec<std::result::Result<&Node, Revision>>,
+    ) -> Result<Option<Vec<std::result::Result<Found, Revision>>>> {
+        let wanted: Vec<(&str, Body)> =
+            chosen.iter().filter_map(|node| Some((id, node.as_ref().ok()?.body?))).collect();
+        let mut bodies = self.bodies(&wanted)?.into_iter();
+        let mut all = Vec::with_capacity(chosen.len());
+        for node in chosen {
+            all.push(match node {
+                Err(revision) => Err(revision),
+                Ok(node) => match node.body {
+                    None => Err(node.revision.clone()),
+                    Some(body) => match bodies.next().flatten() {
+                        Some(found) => Ok(found_from(id, node, body, found, tree.clone())),
+                        None => return Ok(None),
+                    },
+                },
+            });
+        }
+        Ok(Some(all))
+    }
+
+    /// `_bulk_get`: for each (id, revision) its answers, as [`Database::open_revisions`] gives them; without a revision
+    /// every leaf. Records and bodies are read in two calls for the whole page.
+    #[allow(clippy::type_complexity)]
+    pub fn bulk_get(
+        &self,
+        wanted: &[(String, Option<Revision>)],
+        latest: bool,
+    ) -> Result<Vec<Vec<std::result::Result<Found, Option<Revision>>>>> {
+        let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
+        let trees: Vec<Option<Arc<Tree>>> =
+            self.records(&ids)?.into_iter().map(|record| record.map(|record| Arc::new(record.tree))).collect();
+        let mut chosen: Vec<Vec<std::result::Result<&Node, Option<Revision>>>> = Vec::with_capacity(wanted.len());
+        for ((_, revision), tree) in wanted.iter().zip(&trees) {
+            chosen.push(match (tree, revision) {
+                (None, revision) => vec![Err(revision.clone())],
+                (Some(tree), None) => tree.leaves().into_iter().map(Ok).collect(),
+                (Some(tree), Some(revision)) => choose(tree, Some(std::slice::from_ref(revision)), latest)
+                    .into_iter()
+                    .map(|node| node.map_err(Some))
+                    .collect(),
+            });
+        }
+        let mut places = Vec::new();
+        for (id, nodes) in ids.iter().zip(&chosen) {
+            places.extend(nodes.iter().filter_map(|node| Some((*id, node.as_ref().ok()?.body?))));
+        }
+        let mut bodies = self.bodies(&places)?.into_iter();
+        let mut answers = Vec::with_capacity(wanted.len());
+        for (((id, _), nodes), tree) in wanted.iter().zip(chosen).zip(&trees) {
+            let mut answer = Vec::with_capacity(nodes.len());
+            for node in nodes {
+                answer.push(match (node, tree) {
+                    (Ok(node), Some(tree)) => match node.body {
+                        None => Err(Some(node.revision.clone())),
+                        Some(place) => match bodies.next().flatten() {
+                            Some(body) => Ok(found_from(id, node, place, body, tree.clone())),
+                            None => match self.find(id, Wanted::Revision(&node.revision)) {
+                                Ok(found) => Ok(found),
+                                Err(Error::Missing) => Err(Some(node.revision.clone())),
+                                Err(error) => return Err(error),
+                            },
+                        },
+                    },
+                    (Ok(node), None) => Err(Some(node.revision.clone())),
+                    (Err(revision), _) => Err(revision),
+                });
+            }
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    /// `_revs_diff`: for each id the revisions that are not here, and the leaves here that may be their ancestors.
+    /// Documents with nothing missing are left out.
+    pub fn revisions_missing(
+        &self,
+        wanted: &[(String, Vec<Revision>)],
+    ) -> Result<Vec<(String, Vec<Revision>, Vec<Revision>)>> {
+        let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
+        let records = self.records(&ids)?;
+        let mut answers = Vec::new();
+        for ((id, revisions), record) in wanted.iter().zip(records) {
+            let (missing, ancestors) = match record {
+                None => (revisions.clone(), Vec::new()),
+                Some(record) => {
+                    let missing = record.tree.missing(revisions);
+                    let ancestors = record.tree.possible_ancestors(&missing);
+                    (missing.into_iter().cloned().collect(), ancestors)
+                }
+            };
+            if !missing.is_empty() {
+                answers.push((id.clone(), missing, ancestors));
+            }
+        }
+        Ok(answers)
+    }
+}
+
+fn choose<'t>(
+    tree: &'t Tree,
+    revisions: Option<&[Revision]>,
+    latest: bool,
+) -> Vec<std::result::Result<&'t Node, Revision>> {
+    let Some(revisions) = revisions else {
+        return tree.leaves().into_iter().map(Ok).collect();
+    };
+    let mut chosen: Vec<std::result::Result<&Node, Revision>> = Vec::with_capacity(revisions.len());
+    for revision in revisions {
+        if latest {
+            let leaves = tree.leaves_below(revision);
+            if leaves.is_empty() {
+                chosen.push(Err(revision.clone()));
+            }
+            chosen.extend(leaves.into_iter().map(Ok));
+        } else {
+            chosen.push(tree.get(revision).ok_or_else(|| revision.clone()));
+        }
+    }
+    // With `latest`, several revisions may lead to the same leaf: it is told once.
+    let mut seen = std::collections::HashSet::new();
+    chosen.retain(|node| match node {
+        Ok(node) if latest => seen.insert(&node.revision),
+        _ => true,
+    });
+    chosen
+}
+
+fn found_from(id: &str, node: &Node, place: Body, body: BodyRecord, tree: Arc<Tree>) -> Found {
+    Found {
+        id: id.to_owned(),
+        revision: node.revision.clone(),
+        deleted: node.deleted,
+        body,
+        local_sequence: place.sequence,
+        tree,
+    }
+}

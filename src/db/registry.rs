@@ -1,0 +1,402 @@
+//! Which databases there are.
+//!
+//! A name points to a number that is never used twice. Deleting removes the name and the counters in one commit, so that
+//! nothing can be read or written from then on, and leaves the number's range to the background.
+
+use std::collections::HashMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::database::Database;
+use super::names::check_database_name;
+use super::record::{Info, NameRecord};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::store::blobs::Blobs;
+use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
+
+/// Open handles kept at the most while nobody uses them.
+const IDLE_HANDLES: usize = 4096;
+
+/// How a database is made.
+#[derive(Debug, Clone, Copy)]
+pub struct CreateOptions {
+    pub partitioned: bool,
+    pub q: u32,
+    pub n: u32,
+}
+
+impl Default for CreateOptions {
+    fn default() -> CreateOptions {
+        CreateOptions { partitioned: false, q: 2, n: 1 }
+    }
+}
+
+/// What happened to a database, for `_db_updates`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DbEventKind {
+    Created,
+    Updated,
+    Deleted,
+}
+
+impl DbEventKind {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            DbEventKind::Created => "created",
+            DbEventKind::Updated => "updated",
+            DbEventKind::Deleted => "deleted",
+        }
+    }
+}
+
+/// One row of `_db_updates`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DbEvent {
+    pub sequence: u64,
+    pub name: String,
+    pub kind: DbEventKind,
+}
+
+/// All databases of a server.
+pub struct Databases {
+    store: Arc<dyn Store>,
+    blobs: Arc<dyn Blobs>,
+    clock: Clock,
+    open: RwLock<HashMap<String, Arc<Database>>>,
+    /// Held while a name comes or goes.
+    naming: Mutex<()>,
+    events: Arc<Events>,
+}
+
+/// The `_db_updates` order: the last event of each (kind, name).
+struct Events {
+    /// Names that were written to since the last flush.
+    dirty: Mutex<Vec<String>>,
+    state: Mutex<EventState>,
+    moved: watch::Sender<u64>,
+    /// Woken when `dirty` becomes non-empty.
+    wake: tokio::sync::Notify,
+}
+
+struct EventState {
+    last: u64,
+    latest: HashMap<(DbEventKind, String), u64>,
+}
+
+impl Databases {
+    pub fn open(store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, clock: Clock) -> Result<Arc<Databases>> {
+        let mut state = EventState { last: 0, latest: HashMap::new() };
+        let mut after = 0;
+        loop {
+            let page = store.scan(&keys::db_updates_after(after), Direction::Forward, PageLimit::entries(1000))?;
+            let Some((last, _)) = page.last() else { break };
+            after = event_sequence(last);
+            for (key, value) in &page {
+                let event = decode_event(key, value)?;
+                state.last = event.sequence;
+                state.latest.insert((event.kind, event.name), event.sequence);
+            }
+        }
+        let moved = watch::Sender::new(state.last);
+        let events =
+            Events { dirty: Mutex::default(), state: Mutex::new(state), moved, wake: tokio::sync::Notify::new() };
+        Ok(Arc::new(Databases {
+            store,
+            blobs,
+            clock,
+            open: RwLock::default(),
+            naming: Mutex::new(()),
+            events: Arc::new(events),
+        }))
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn blobs(&self) -> &Arc<dyn Blobs> {
+        &self.blobs
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The database of this name, if it is open already: answers without touching the store.
+    pub fn opened(&self, name: &str) -> Option<Arc<Database>> {
+        self.open.read().get(name).cloned()
+    }
+
+    /// The database of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`]; a name that no database can have is `IllegalDatabaseName`.
+    pub fn get(&self, name: &str) -> Result<Arc<Database>> {
+        if let Some(database) = self.opened(name) {
+            return Ok(database);
+        }
+        check_database_name(name)?;
+        let _naming = self.naming.lock();
+        if let Some(database) = self.opened(name) {
+            return Ok(database);
+        }
+        let Some(value) = self.store.get(&keys::name(name))? else { return Err(Error::NoDatabase) };
+        self.enter(name, NameRecord::decode(&value)?)
+    }
+
+    fn enter(&self, name: &str, record: NameRecord) -> Result<Arc<Database>> {
+        let events = self.events.clone();
+        let on_commit = Box::new(move |name: &str| events.touch(name));
+        let database = Arc::new(Database::open(
+            name,
+            record,
+            self.store.clone(),
+            self.blobs.clone(),
+            self.clock.clone(),
+            on_commit,
+        )?);
+        let mut open = self.open.write();
+        if open.len() >= IDLE_HANDLES {
+            // A handle that only this map holds has no reader, no watcher and no work.
+            open.retain(|_, database| Arc::strong_count(database) > 1);
+        }
+        open.insert(name.to_owned(), database.clone());
+        Ok(database)
+    }
+
+    /// Makes a database. `security`: its first `_security` object, if it shall have one.
+    ///
+    /// # Errors
+    /// `IllegalDatabaseName`, `DatabaseExists`.
+    pub fn create(&self, name: &str, options: CreateOptions, security: Option<&str>) -> Result<Arc<Database>> {
+        check_database_name(name)?;
+        let _naming = self.naming.lock();
+        loop {
+            let mut found = self.store.get_many(&[keys::name(name), keys::LAST_NUMBER.to_vec()])?.into_iter();
+            if found.next().flatten().is_some() {
+                return Err(Error::DatabaseExists);
+            }
+            let last = found.next().flatten();
+            let number = match &last {
+                None => 1,
+                Some(value) => 1 + decode_u64(value).ok_or_else(|| Error::Damaged("the last number".into()))?,
+            };
+            let record = NameRecord {
+                number,
+                instance: self.clock.random_16(),
+                created: self.clock.since_epoch().as_millis() as u64,
+                partitioned: options.partitioned,
+                q: options.q,
+                n: options.n,
+            };
+            let mut batch = Batch::new();
+            batch.expect(keys::name(name), None);
+            batch.expect(keys::LAST_NUMBER.to_vec(), last);
+            batch.put(keys::LAST_NUMBER.to_vec(), number.to_be_bytes().to_vec());
+            batch.put(keys::name(name), record.encode());
+            batch.put(keys::info(number), Info::default().encode());
+            if let Some(security) = security {
+                batch.put(keys::security(number), security.as_bytes().to_vec());
+            }
+            let event = self.events.write(&mut batch, name, DbEventKind::Created);
+            match self.store.commit(batch) {
+                Ok(()) => {
+                    self.events.done(event);
+                    return self.enter(name, record);
+                }
+                Err(StoreError::Conflict) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Deletes a database: gone for every reader and writer when this returns; its space comes back in the background.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        check_database_name(name)?;
+        let _naming = self.naming.lock();
+        let Some(value) = self.store.get(&keys::name(name))? else { return Err(Error::NoDatabase) };
+        let number = NameRecord::decode(&value)?.number;
+        let mut batch = Batch::new();
+        batch.expect(keys::name(name), Some(value));
+        batch.delete(keys::name(name));
+        batch.delete(keys::info(number));
+        batch.put(keys::doomed(number), Vec::new());
+        let event = self.events.write(&mut batch, name, DbEventKind::Deleted);
+        self.store.commit(batch)?;
+        self.events.done(event);
+        if let Some(database) = self.open.write().remove(name) {
+            database.mark_gone();
+        }
+        Ok(())
+    }
+
+    /// Names in order: those in `start..=end`, at most `limit`. `descending` walks from the end; the bounds are then those
+    /// of the walk (`start` above `end`), as CouchDB's.
+    pub fn names(
+        &self,
+        start: Option<&str>,
+        end: Option<&str>,
+        inclusive_end: bool,
+        descending: bool,
+        skip: usize,
+        limit: usize,
+    ) -> Result<Vec<String>> {
+        let (low, high) = if descending { (end, start) } else { (start, end) };
+        let mut range = keys::names(low, high);
+        if !inclusive_end && let Some(end) = end {
+            if descending {
+                range.0 = Bound::Excluded(keys::name(end));
+            } else {
+                range.1 = Bound::Excluded(keys::name(end));
+            }
+        }
+        let direction = if descending { Direction::Backward } else { Direction::Forward };
+        let mut names = Vec::new();
+        let mut to_skip = skip;
+        while names.len() < limit {
+            if is_empty(&range) {
+                break;
+            }
+            let wanted = (limit - names.len()).saturating_add(to_skip).min(1000);
+            let page = self.store.scan(&range, direction, PageLimit::entries(wanted))?;
+            let Some((last, _)) = page.last() else { break };
+            let beyond = Bound::Excluded(last.clone());
+            if descending {
+                range.1 = beyond;
+            } else {
+                range.0 = beyond;
+            }
+            for (key, _) in &page {
+                if to_skip > 0 {
+                    to_skip -= 1;
+                } else {
+                    names.push(keys::name_of(key).to_owned());
+                }
+            }
+        }
+        names.truncate(limit);
+        Ok(names)
+    }
+
+    /// Rows of `_db_updates` after `since`, in order.
+    pub fn events_after(&self, since: u64, limit: usize) -> Result<Vec<DbEvent>> {
+        let page = self.store.scan(&keys::db_updates_after(since), Direction::Forward, PageLimit::entries(limit))?;
+        page.iter().map(|(key, value)| decode_event(key, value)).collect()
+    }
+
+    /// The last sequence of `_db_updates`.
+    pub fn last_event(&self) -> u64 {
+        self.events.state.lock().last
+    }
+
+    /// Hears of new rows of `_db_updates`.
+    pub fn watch_events(&self) -> watch::Receiver<u64> {
+        self.events.moved.subscribe()
+    }
+
+    /// Turns writes into `updated` rows of `_db_updates`, some times a second at the most, for as long as the server runs.
+    pub async fn record_updates(self: Arc<Self>) {
+        loop {
+            self.events.wake.notified().await;
+            let databases = self.clone();
+            let flushed = super::blocking(move || databases.flush_updates()).await;
+            if let Err(error) = flushed {
+                tracing::warn!(%error, "_db_updates could not be written");
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        }
+    }
+
+    fn flush_updates(&self) -> Result<()> {
+        let mut names = std::mem::take(&mut *self.events.dirty.lock());
+        names.sort_unstable();
+        names.dedup();
+        // A deleted database must not be told of as updated after its deletion.
+        let _naming = self.naming.lock();
+        let found = self.store.get_many(&names.iter().map(|name| keys::name(name)).collect::<Vec<_>>())?;
+        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+        let mut events = Vec::new();
+        for (name, value) in names.iter().zip(found) {
+            if value.is_some() {
+                events.push(self.events.write(&mut batch, name, DbEventKind::Updated));
+            }
+        }
+        if !events.is_empty() {
+            self.store.commit(batch)?;
+            events.into_iter().for_each(|event| self.events.done(event));
+        }
+        Ok(())
+    }
+}
+
+impl Events {
+    fn touch(&self, name: &str) {
+        let mut dirty = self.dirty.lock();
+        if dirty.last().is_none_or(|last| last != name) {
+            dirty.push(name.to_owned());
+        }
+        if dirty.len() >= 10_000 {
+            dirty.sort_unstable();
+            dirty.dedup();
+        }
+        drop(dirty);
+        self.wake.notify_one();
+    }
+
+    /// Adds the row of an event to a batch. Called with `naming` held, so sequences are committed in order.
+    fn write(&self, batch: &mut Batch, name: &str, kind: DbEventKind) -> DbEvent {
+        let mut state = self.state.lock();
+        state.last += 1;
+        let sequence = state.last;
+        if let Some(older) = state.latest.insert((kind, name.to_owned()), sequence) {
+            batch.delete(keys::db_update(older));
+        }
+        let mut value = vec![1, kind as u8];
+        value.extend_from_slice(name.as_bytes());
+        batch.put(keys::db_update(sequence), value);
+        DbEvent { sequence, name: name.to_owned(), kind }
+    }
+
+    fn done(&self, event: DbEvent) {
+        self.moved.send_if_modified(|last| {
+            let newer = event.sequence > *last;
+            *last = event.sequence.max(*last);
+            newer
+        });
+    }
+}
+
+fn is_empty(range: &crate::store::KeyRange) -> bool {
+    use Bound::{Excluded, Included};
+    match range {
+        (Included(low), Included(high)) => low > high,
+        (Included(low) | Excluded(low), Included(high) | Excluded(high)) => low >= high,
+        _ => false,
+    }
+}
+
+fn decode_u64(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
+}
+
+fn event_sequence(key: &[u8]) -> u64 {
+    decode_u64(&key[1..]).unwrap_or(u64::MAX)
+}
+
+fn decode_event(key: &[u8], value: &[u8]) -> Result<DbEvent> {
+    let damaged = || Error::Damaged("a row of _db_updates".into());
+    let [1, kind, name @ ..] = value else { return Err(damaged()) };
+    let kind = match kind {
+        0 => DbEventKind::Created,
+        1 => DbEventKind::Updated,
+        2 => DbEventKind::Deleted,
+        _ => return Err(damaged()),
+    };
+    let name = std::str::from_utf8(name).map_err(|_| damaged())?.to_owned();
+    Ok(DbEvent { sequence: event_sequence(key), name, kind })
+}

@@ -1,0 +1,228 @@
+//! Documents as JSON, in CouchDB's member order (`couch_doc:to_json_obj`).
+//!
+//! A body is spliced, never re-serialised. Inline attachments do not enter memory here: they become [`Piece::Base64`], and
+//! whoever sends the answer reads and encodes them as the socket drains.
+
+use super::read::Found;
+use super::record::{Attachment, BodyRecord};
+use crate::json::quote;
+use crate::rev::{Revision, RevisionHash, Tree};
+
+/// What is shown of a document beyond its members.
+#[derive(Debug, Clone, Default)]
+pub struct Show {
+    pub revs: bool,
+    pub revs_info: bool,
+    pub conflicts: bool,
+    pub deleted_conflicts: bool,
+    pub local_seq: bool,
+    pub attachments: Attachments,
+    /// `att_encoding_info`: `encoding` and `encoded_length` of compressed attachments; content is then sent compressed.
+    pub encoding_info: bool,
+}
+
+/// How attachments are shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Attachments {
+    #[default]
+    Stubs,
+    /// Content as base64 inside the JSON.
+    Inline,
+    /// Content as base64 of those newer than the newest of these revisions that the client has; the others as stubs.
+    InlineSince(Vec<Revision>),
+    /// `"follows": true`, for multipart answers; the same choice by revision as above (`None`: all follow).
+    Follows(Option<Vec<Revision>>),
+}
+
+/// A part of a rendered document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    Text(String),
+    /// The attachment's content as base64, without quotes: decompressed if `decode`.
+    Base64 {
+        attachment: Attachment,
+        decode: bool,
+    },
+}
+
+/// A whole document as text, with attachment stubs and nothing else.
+pub fn plain(id: &str, revision: &Revision, deleted: bool, body: &BodyRecord) -> String {
+    let mut out = head(id, Some(revision), deleted, &body.json);
+    if !body.attachments.is_empty() {
+        out.push_str(",\"_attachments\":{");
+        for (at, attachment) in body.attachments.iter().enumerate() {
+            stub(&mut out, at, attachment, false, "\"stub\":true");
+            out.push('}');
+        }
+        out.push('}');
+    }
+    out.push('}');
+    out
+}
+
+/// A proposed document as validation functions see it.
+pub(super) fn proposed(
+    id: &str,
+    revision: Option<&Revision>,
+    path: Option<&(u64, Vec<RevisionHash>)>,
+    deleted: bool,
+    body: &BodyRecord,
+) -> String {
+    let mut out = head(id, revision, deleted, &body.json);
+    if let Some((start, hashes)) = path {
+        revisions(&mut out, *start, hashes.iter());
+    }
+    if !body.attachments.is_empty() {
+        out.push_str(",\"_attachments\":{");
+        for (at, attachment) in body.attachments.iter().enumerate() {
+            stub(&mut out, at, attachment, false, "\"stub\":true");
+            out.push('}');
+        }
+        out.push('}');
+    }
+    out.push('}');
+    out
+}
+
+/// A document as `show` wants it.
+pub fn document(found: &Found, show: &Show) -> Vec<Piece> {
+    let mut out = head(&found.id, Some(&found.revision), found.deleted, &found.body.json);
+    if show.revs {
+        let path = found.tree.ancestry(&found.revision).map(|node| &node.revision.hash);
+        revisions(&mut out, found.revision.generation, path);
+    }
+    if show.revs_info {
+        out.push_str(",\"_revs_info\":[");
+        for (at, node) in found.tree.ancestry(&found.revision).enumerate() {
+            let status = match (node.deleted, node.body) {
+                (true, _) => "deleted",
+                (false, Some(_)) => "available",
+                (false, None) => "missing",
+            };
+            let comma = if at > 0 { "," } else { "" };
+            let revision = quote(&node.revision.to_string());
+            out.push_str(&format!("{comma}{{\"rev\":{revision},\"status\":\"{status}\"}}"));
+        }
+        out.push(']');
+    }
+    if show.local_seq {
+        out.push_str(&format!(",\"_local_seq\":{}", found.local_sequence));
+    }
+    if show.conflicts {
+        other_leaves(&mut out, "_conflicts", &found.tree, &found.revision, false);
+    }
+    if show.deleted_conflicts {
+        other_leaves(&mut out, "_deleted_conflicts", &found.tree, &found.revision, true);
+    }
+    let mut pieces = Vec::new();
+    if !found.body.attachments.is_empty() {
+        out.push_str(",\"_attachments\":{");
+        for (at, attachment) in found.body.attachments.iter().enumerate() {
+            let newer = |since: &[Revision]| is_newer(attachment, found, since);
+            match &show.attachments {
+                Attachments::Inline => inline(&mut pieces, &mut out, at, attachment, show),
+                Attachments::InlineSince(since) if newer(since) => inline(&mut pieces, &mut out, at, attachment, show),
+                Attachments::Follows(since) if since.as_ref().is_none_or(|since| newer(since)) => {
+                    stub(&mut out, at, attachment, show.encoding_info, "\"follows\":true")
+                }
+                _ => stub(&mut out, at, attachment, show.encoding_info, "\"stub\":true"),
+            }
+            out.push('}');
+        }
+        out.push('}');
+    }
+    out.push('}');
+    pieces.push(Piece::Text(out));
+    pieces
+}
+
+/// The attachments whose content follows the JSON in a multipart answer, in the order in which they must follow.
+pub fn following<'a>(found: &'a Found, show: &Show) -> Vec<&'a Attachment> {
+    let Attachments::Follows(since) = &show.attachments else { return Vec::new() };
+    let wanted = |attachment: &&Attachment| since.as_ref().is_none_or(|since| is_newer(attachment, found, since));
+    found.body.attachments.iter().filter(wanted).collect()
+}
+
+/// Whether an attachment came after the newest of `since` that is an ancestor of the revision shown.
+fn is_newer(attachment: &Attachment, found: &Found, since: &[Revision]) -> bool {
+    let known = found.tree.ancestry(&found.revision).find(|node| since.contains(&node.revision));
+    known.is_none_or(|node| attachment.revpos > node.revision.generation)
+}
+
+/// `{"_id":...,"_rev":...,<members>` with no closing brace.
+fn head(id: &str, revision: Option<&Revision>, deleted: bool, json: &str) -> String {
+    let mut out = String::with_capacity(json.len() + id.len() + 128);
+    out.push_str("{\"_id\":");
+    out.push_str(&quote(id));
+    if let Some(revision) = revision {
+        out.push_str(",\"_rev\":");
+        out.push_str(&quote(&revision.to_string()));
+    }
+    let members = json.get(1..json.len().saturating_sub(1)).unwrap_or("");
+    if !members.is_empty() {
+        out.push(',');
+        out.push_str(members);
+    }
+    if deleted {
+        out.push_str(",\"_deleted\":true");
+    }
+    out
+}
+
+fn revisions<'a>(out: &mut String, start: u64, hashes: impl Iterator<Item = &'a RevisionHash>) {
+    out.push_str(&format!(",\"_revisions\":{{\"start\":{start},\"ids\":["));
+    for (at, hash) in hashes.enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        out.push_str(&quote(&hash.to_string()));
+    }
+    out.push_str("]}");
+}
+
+fn other_leaves(out: &mut String, member: &str, tree: &Tree, shown: &Revision, deleted: bool) {
+    let mut any = false;
+    for leaf in tree.leaves() {
+        if leaf.deleted == deleted && leaf.revision != *shown {
+            out.push_str(if any { "," } else { "" });
+            if !any {
+                out.push_str(&format!(",\"{member}\":["));
+            }
+            any = true;
+            out.push_str(&quote(&leaf.revision.to_string()));
+        }
+    }
+    if any {
+        out.push(']');
+    }
+}
+
+/// The members that every form of an attachment starts with, without the closing brace.
+fn stub(out: &mut String, at: usize, attachment: &Attachment, encoding_info: bool, form: &str) {
+    about(out, at, attachment);
+    out.push_str(&format!(",\"length\":{},{form}", attachment.length));
+    encoding(out, attachment, encoding_info);
+}
+
+fn about(out: &mut String, at: usize, attachment: &Attachment) {
+    out.push_str(if at > 0 { "," } else { "" });
+    out.push_str(&quote(&attachment.name));
+    out.push_str(":{\"content_type\":");
+    out.push_str(&quote(&attachment.content_type));
+    out.push_str(&format!(",\"revpos\":{},\"digest\":\"{}\"", attachment.revpos, attachment.digest()));
+}
+
+fn encoding(out: &mut String, attachment: &Attachment, wanted: bool) {
+    if wanted && attachment.gzip {
+        out.push_str(&format!(",\"encoding\":\"gzip\",\"encoded_length\":{}", attachment.stored));
+    }
+}
+
+fn inline(pieces: &mut Vec<Piece>, out: &mut String, at: usize, attachment: &Attachment, show: &Show) {
+    about(out, at, attachment);
+    out.push_str(",\"data\":\"");
+    pieces.push(Piece::Text(std::mem::take(out)));
+    pieces.push(Piece::Base64 { attachment: attachment.clone(), decode: attachment.gzip && !show.encoding_info });
+    out.push('"');
+    encoding(out, attachment, show.encoding_info);
+}

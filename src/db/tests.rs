@@ -1,0 +1,164 @@
+//! The database as its callers see it, on the memory store.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::clock::Clock;
+use crate::rev::{Revision, RevisionHash};
+use crate::store::{Direction, PageLimit};
+
+fn databases() -> Arc<Databases> {
+    let store = Arc::new(crate::store::memory::Memory::new());
+    let blobs = Arc::new(crate::store::MemoryBlobs::new());
+    Databases::open(store, blobs, Clock::fixed(std::time::Duration::from_secs(1))).unwrap()
+}
+
+fn incoming(id: &str, parent: Option<&Revision>, json: &str) -> Incoming {
+    Incoming {
+        id: id.into(),
+        parent: parent.cloned(),
+        path: (0, Vec::new()),
+        deleted: false,
+        json: json.into(),
+        attachments: Vec::new(),
+    }
+}
+
+fn replicated(id: &str, start: u64, hashes: &[&str], deleted: bool) -> Incoming {
+    let hashes = hashes.iter().map(|hash| RevisionHash::parse(hash)).collect();
+    Incoming { path: (start, hashes), deleted, ..incoming(id, None, "{}") }
+}
+
+async fn put(database: &Arc<Database>, edit: Incoming) -> Result<Revision> {
+    database.update(vec![edit], Mode::Interactive, &AllowAll).await?.remove(0)
+}
+
+fn feed(database: &Database) -> Vec<(u64, String)> {
+    let page = database.changes(0, Direction::Forward, PageLimit::entries(1000)).unwrap();
+    page.rows.into_iter().map(|(sequence, row)| (sequence, row.id)).collect()
+}
+
+#[tokio::test]
+async fn a_document_lives_changes_and_dies() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let first = put(&database, incoming("a", None, "{}")).await.unwrap();
+    assert_eq!(first.to_string(), "1-967a00dff5e02add41819138abb3284d");
+    assert_eq!(put(&database, incoming("a", None, "{}")).await, Err(Error::Conflict));
+    let second = put(&database, incoming("a", Some(&first), r#"{"x":1}"#)).await.unwrap();
+    assert_eq!(put(&database, incoming("a", Some(&first), r#"{"x":2}"#)).await, Err(Error::Conflict));
+    assert_eq!(database.find("a", Wanted::Winner).unwrap().body.json, r#"{"x":1}"#);
+    assert_eq!(database.find("a", Wanted::Revision(&first)).unwrap().body.json, "{}");
+    let gone = put(&database, Incoming { deleted: true, ..incoming("a", Some(&second), "{}") }).await.unwrap();
+    assert_eq!(database.find("a", Wanted::Winner).err(), Some(Error::Deleted));
+    assert_eq!((database.info().documents, database.info().deleted), (0, 1));
+    // A deleted document is made anew on its tombstone, without a revision only.
+    assert_eq!(put(&database, incoming("a", Some(&gone), "{}")).await, Err(Error::Conflict));
+    let again = put(&database, incoming("a", None, "{}")).await.unwrap();
+    assert_eq!(again.generation, 4);
+    assert_eq!((database.info().documents, database.info().deleted), (1, 0));
+    assert_eq!(feed(&database), [(4, "a".to_owned())]);
+}
+
+#[tokio::test]
+async fn replicated_edits_merge_and_repetition_writes_nothing() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let edits = || {
+        vec![
+            replicated("a", 2, &["b", "a"], false),
+            replicated("a", 2, &["c", "a"], false),
+            replicated("b", 1, &["x"], true),
+        ]
+    };
+    let results = database.update(edits(), Mode::Replicated, &AllowAll).await.unwrap();
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(database.find("a", Wanted::Winner).unwrap().revision.to_string(), "2-c");
+    assert_eq!(feed(&database), [(1, "a".to_owned()), (2, "b".to_owned())]);
+    let before = database.info();
+    database.update(edits(), Mode::Replicated, &AllowAll).await.unwrap();
+    assert_eq!(database.info(), before, "what changes nothing takes no sequence");
+}
+
+#[tokio::test]
+async fn a_deleted_database_is_gone_for_its_holders() {
+    let databases = databases();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    put(&database, incoming("a", None, "{}")).await.unwrap();
+    databases.delete("db").unwrap();
+    assert_eq!(put(&database, incoming("b", None, "{}")).await, Err(Error::NoDatabase));
+    assert_eq!(databases.get("db").err(), Some(Error::NoDatabase));
+    let again = databases.create("db", CreateOptions::default(), None).unwrap();
+    assert_eq!(feed(&again), []);
+    assert_ne!(again.instance(), database.instance());
+    while databases.remove_some().unwrap() {}
+    let kinds: Vec<_> = databases.events_after(0, 10).unwrap().into_iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [DbEventKind::Deleted, DbEventKind::Created]);
+}
+
+#[tokio::test]
+async fn compaction_frees_old_bodies_and_no_leaf() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let first = put(&database, incoming("a", None, r#"{"old":true}"#)).await.unwrap();
+    let second = put(&database, incoming("a", Some(&first), r#"{"new":true}"#)).await.unwrap();
+    assert!(database.info().old > 0);
+    database.compact(&|_, _| {}).await.unwrap();
+    assert_eq!(database.info().old, 0);
+    assert_eq!(database.find("a", Wanted::Revision(&first)).err(), Some(Error::Missing));
+    assert_eq!(database.find("a", Wanted::Revision(&second)).unwrap().body.json, r#"{"new":true}"#);
+    assert_eq!(feed(&database), [(2, "a".to_owned())]);
+}
+
+#[tokio::test]
+async fn purging_the_last_leaf_removes_the_document() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let revision = put(&database, incoming("a", None, "{}")).await.unwrap();
+    let purged = database.purge(vec![("a".into(), vec![revision.clone()])]).await.unwrap();
+    assert_eq!(purged, [("a".to_owned(), vec![revision])]);
+    assert_eq!(database.find("a", Wanted::Winner).err(), Some(Error::Missing));
+    assert_eq!(feed(&database), []);
+    let info = database.info();
+    assert_eq!((info.documents, info.deleted, info.external, info.records, info.purge_sequence), (0, 0, 0, 0, 1));
+    assert_eq!(database.purges(0, 10).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn many_writers_share_commits_and_lose_nothing() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let database = database.clone();
+        writers.spawn(async move { put(&database, incoming(&format!("doc-{number}"), None, "{}")).await });
+    }
+    while let Some(written) = writers.join_next().await {
+        written.unwrap().unwrap();
+    }
+    assert_eq!(database.info().documents, 200);
+    assert_eq!(feed(&database).len(), 200);
+    assert_eq!(feed(&database).last().unwrap().0, 200);
+}
+
+#[test]
+fn database_names() {
+    for name in ["a", "a/b", "a_b$()+-1", "_users", "_replicator"] {
+        assert_eq!(check_database_name(name), Ok(()), "{name}");
+    }
+    for name in ["", "A", "1a", "_x", "a b", "a%", "ä", "-a"] {
+        assert!(matches!(check_database_name(name), Err(Error::IllegalDatabaseName(_))), "{name}");
+    }
+}
+
+#[test]
+fn document_ids() {
+    for (id, partitioned, allowed) in [
+        ("a", false, true),
+        ("_design/x", true, true),
+        ("_design/", false, false),
+        ("_x", false, false),
+        ("", false, false),
+        ("p:a", true, true),
+        ("a", true, false),
+        (":a", true, false),
+        ("p:", true, false),
+    ] {
+        assert_eq!(check_document_id(id, partitioned).is_ok(), allowed, "{id} {partitioned}");
+    }
+}

@@ -1,0 +1,190 @@
+//! The only code that changes a database.
+//!
+//! At most one writer is at work per database, and none for an idle one: the call that finds no writer starts one on a
+//! blocking thread; it drains what waits into one draft, commits it, wakes the watchers, answers, and ends when nothing
+//! waits. Single writes of many clients so share one commit, and one sync.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::Database;
+use super::draft::Draft;
+use super::edit::{Edit, Mode};
+use crate::error::{Error, Result};
+use crate::rev::Revision;
+use crate::store::StoreError;
+
+/// A draft takes up works until it holds about this many bytes...
+const DRAFT_BYTES: usize = 8 << 20;
+/// ...or this many documents.
+const DRAFT_DOCUMENTS: usize = 4096;
+
+/// One thing to be done by the writer. May be applied more than once: a commit whose expectation fails is made anew.
+pub(super) trait Work: Send {
+    /// The documents to load.
+    fn ids(&self) -> Vec<String>;
+    /// Bytes that it will write, roughly.
+    fn bytes(&self) -> usize;
+    /// Adds its changes to the draft and keeps its results. An error fails this work alone: it must have changed nothing.
+    fn apply(&mut self, draft: &mut Draft) -> Result<()>;
+    /// Answers, once the commit has returned.
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Box<dyn Work>>,
+    working: bool,
+}
+
+impl Database {
+    /// Hands a work to the writer and waits for its answer. `make` gets the sender of the answer.
+    pub(super) async fn submit<T, W: Work + 'static>(
+        self: &Arc<Self>,
+        make: impl FnOnce(oneshot::Sender<Result<T>>) -> W,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let work = Box::new(make(reply));
+        let start = {
+            let mut queue = self.queue.lock();
+            queue.waiting.push_back(work);
+            !std::mem::replace(&mut queue.working, true)
+        };
+        if start {
+            let database = self.clone();
+            tokio::task::spawn_blocking(move || database.drain());
+        }
+        answer.await.unwrap_or_else(|_| Err(Error::Internal("the writer ended without an answer".into())))
+    }
+
+    fn drain(&self) {
+        loop {
+            let works = {
+                let mut queue = self.queue.lock();
+                let works = take_some(&mut queue.waiting);
+                if works.is_empty() {
+                    queue.working = false;
+                    return;
+                }
+                works
+            };
+            // A panic here is a bug of ours; its works are dropped (their callers get an error), the writer goes on.
+            if catch_unwind(AssertUnwindSafe(|| self.write(works))).is_err() {
+                tracing::error!(database = %self.name, "the writer panicked");
+            }
+        }
+    }
+
+    fn write(&self, mut works: Vec<Box<dyn Work>>) {
+        loop {
+            let committed = self.attempt(&mut works);
+            if let Err(Attempt::Again) = committed {
+                continue;
+            }
+            let result = committed.map_err(|attempt| match attempt {
+                Attempt::Failed(error) => error,
+                Attempt::Again => unreachable!("handled above"),
+            });
+            for work in works {
+                work.answer(result.clone());
+            }
+            return;
+        }
+    }
+
+    fn attempt(&self, works: &mut [Box<dyn Work>]) -> std::result::Result<(), Attempt> {
+        if self.is_gone() {
+            return Err(Attempt::Failed(Error::NoDatabase));
+        }
+        let info = self.info();
+        let ids = works.iter().flat_map(|work| work.ids()).collect();
+        let mut draft = Draft::load(&*self.store, self.number, &info, ids)?;
+        for work in works.iter_mut() {
+            work.apply(&mut draft)?;
+        }
+        let finished = draft.finish()?;
+        if finished.batch.writes.is_empty() {
+            return Ok(());
+        }
+        match self.store.commit(finished.batch) {
+            Ok(()) => {
+                self.publish(finished.info);
+                Ok(())
+            }
+            // Somebody else wrote (another node, one day), or the database was deleted under us.
+            Err(StoreError::Conflict) => {
+                if self.reload()? {
+                    Err(Attempt::Again)
+                } else {
+                    Err(Attempt::Failed(Error::NoDatabase))
+                }
+            }
+            Err(error) => Err(Attempt::Failed(error.into())),
+        }
+    }
+}
+
+enum Attempt {
+    Again,
+    Failed(Error),
+}
+
+impl From<Error> for Attempt {
+    fn from(error: Error) -> Attempt {
+        Attempt::Failed(error)
+    }
+}
+
+/// The oldest waiting works that fit one draft; at least one if any waits.
+fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
+    let mut works = Vec::new();
+    let (mut bytes, mut documents) = (0, 0);
+    while let Some(next) = waiting.front() {
+        bytes += next.bytes();
+        documents += next.ids().len();
+        if !works.is_empty() && (bytes > DRAFT_BYTES || documents > DRAFT_DOCUMENTS) {
+            break;
+        }
+        works.extend(waiting.pop_front());
+    }
+    works
+}
+
+/// Document edits: the common work.
+pub(super) struct Edits {
+    edits: Vec<Edit>,
+    mode: Mode,
+    results: Vec<Result<Revision>>,
+    reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
+}
+
+impl Edits {
+    pub fn new(edits: Vec<Edit>, mode: Mode, reply: oneshot::Sender<Result<Vec<Result<Revision>>>>) -> Edits {
+        Edits { edits, mode, results: Vec::new(), reply }
+    }
+}
+
+impl Work for Edits {
+    fn ids(&self) -> Vec<String> {
+        self.edits.iter().map(|edit| edit.id.clone()).collect()
+    }
+
+    fn bytes(&self) -> usize {
+        self.edits.iter().map(|edit| edit.body.json.len() + 200).sum()
+    }
+
+    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        self.results = self.edits.iter().map(|edit| draft.edit(edit, self.mode)).collect();
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let Edits { results, reply, edits, .. } = *self;
+        // The pins go before the answer: whoever hears of the write may count on the collector to see it.
+        drop(edits);
+        let _ = reply.send(committed.map(|()| results));
+    }
+}
