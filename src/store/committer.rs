@@ -40,6 +40,8 @@ pub(super) struct Committer<B: Backend> {
     queue: Mutex<Queue>,
     work: Mutex<Work>,
     space: Option<Space>,
+    /// The pause between two tries to reopen a failed backend.
+    pause: Duration,
 }
 
 #[derive(Default)]
@@ -97,7 +99,14 @@ struct Failure {
 
 impl<B: Backend> Committer<B> {
     pub fn new(backend: B, space: Option<Space>) -> Committer<B> {
-        Committer { backend, queue: Mutex::default(), work: Mutex::default(), space }
+        Committer { backend, queue: Mutex::default(), work: Mutex::default(), space, pause: REOPEN_PAUSE }
+    }
+
+    /// As [`Committer::new`], trying to reopen at every commit after a failure.
+    pub fn eager(backend: B) -> Committer<B> {
+        let mut committer = Committer::new(backend, None);
+        committer.pause = Duration::ZERO;
+        committer
     }
 
     /// Takes groups until the own batch is answered, then hands the lead on.
@@ -174,7 +183,7 @@ impl<B: Backend> Committer<B> {
             space.room_for(2 * more as u64)?;
         }
         let Some(failure) = &mut work.failure else { return Ok(()) };
-        if failure.tried.elapsed() < REOPEN_PAUSE {
+        if failure.tried.elapsed() < self.pause {
             return Err(failure.cause.clone());
         }
         failure.tried = Instant::now();
@@ -197,7 +206,7 @@ impl<B: Backend> Committer<B> {
 
     fn fail(&self, work: &mut Work, cause: &StoreError) {
         tracing::error!("a commit failed, writes stop until the store has been reopened: {cause}");
-        let long_ago = Instant::now().checked_sub(REOPEN_PAUSE).unwrap_or_else(Instant::now);
+        let long_ago = Instant::now().checked_sub(self.pause).unwrap_or_else(Instant::now);
         work.failure = Some(Failure { cause: cause.clone(), tried: long_ago });
         work.unsynced = 0;
         if *cause == StoreError::Full
@@ -365,3 +374,6 @@ pub(super) fn is_empty(range: &KeyRange) -> bool {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

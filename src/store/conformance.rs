@@ -351,3 +351,8 @@ fn on_disk(engine: Engine) {
 fn sled() {
     on_disk(Engine::Sled);
 }
+
+#[test]
+fn redb() {
+    on_disk(Engine::Redb);
+}

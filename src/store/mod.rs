@@ -11,11 +11,13 @@ pub mod blobs;
 mod committer;
 #[cfg(test)]
 mod conformance;
+pub mod faults;
 mod frame;
 pub mod keys;
 pub mod memory;
 mod memory_blobs;
 mod open;
+mod redb;
 mod sled;
 mod space;
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::blob_files::BlobFiles;
 use super::blobs::Blobs;
 use super::committer::Committer;
+use super::redb::RedbBackend;
 use super::sled::SledBackend;
 use super::space::{Space, make_dir, sync_dir};
 use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
@@ -31,16 +32,18 @@ const LOCK: &str = "lock";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
     Sled,
+    Redb,
 }
 
 impl Engine {
     /// All engines, the default first.
-    pub const ALL: &[Engine] = &[Engine::Sled];
+    pub const ALL: &[Engine] = &[Engine::Sled, Engine::Redb];
 
     /// The name that `--store` and the data folder use.
     pub fn name(self) -> &'static str {
         match self {
             Engine::Sled => "sled",
+            Engine::Redb => "redb",
         }
     }
 }
@@ -64,18 +67,12 @@ impl FromStr for Engine {
 }
 
 /// How to open a data folder.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// The engine of a new folder; for an existing one it must be the folder's. `None`: the folder's, or the default.
     pub engine: Option<Engine>,
-    /// The engine's cache. sled takes about eight times as much memory as it is given here.
-    pub cache_bytes: u64,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { engine: None, cache_bytes: 16 << 20 }
-    }
+    /// The engine's cache; `None`: 16 MiB for sled, which takes about eight times what it is given, 64 MiB for redb.
+    pub cache_bytes: Option<u64>,
 }
 
 /// An open data folder. The folder is another process's to open when both handles and all their clones are gone.
@@ -178,10 +175,14 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
             engine
         }
     };
-    let opened = open_engine(dir, engine, options.cache_bytes, &space).or_else(|error| {
+    let cache_bytes = options.cache_bytes.unwrap_or(match engine {
+        Engine::Sled => 16 << 20,
+        Engine::Redb => 64 << 20,
+    });
+    let opened = open_engine(dir, engine, cache_bytes, &space).or_else(|error| {
         // An engine may need room to open. A folder that is merely damaged loses nothing by the second try.
         if error == StoreError::Full && space.release_reserve() {
-            open_engine(dir, engine, options.cache_bytes, &space)
+            open_engine(dir, engine, cache_bytes, &space)
         } else {
             Err(error)
         }
@@ -202,6 +203,10 @@ fn open_engine(dir: &Path, engine: Engine, cache_bytes: u64, space: &Space) -> R
     Ok(match engine {
         Engine::Sled => {
             Box::new(Committer::new(SledBackend::open(&dir.join("sled"), cache_bytes)?, Some(space.clone())))
+        }
+        Engine::Redb => {
+            let file = dir.join("settee.redb");
+            Box::new(Committer::new(RedbBackend::open(&file, cache_bytes)?, Some(space.clone())))
         }
     })
 }

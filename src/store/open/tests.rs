@@ -19,6 +19,16 @@ fn a_folder_is_one_process_s_until_it_is_closed() {
 }
 
 #[test]
+fn the_engine_is_chosen_once() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path(), Some(Engine::Redb)).unwrap());
+    assert_eq!(open(dir.path(), None).unwrap().store.engine(), "redb");
+    let refusal = refusal(dir.path(), Some(Engine::Sled)).to_string();
+    assert!(refusal.contains("made with the engine redb, not sled"), "{refusal}");
+    assert!("paper".parse::<Engine>().unwrap_err().contains("sled, redb"));
+}
+
+#[test]
 fn wrong_folders_are_refused_with_words_that_help() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), None).unwrap());

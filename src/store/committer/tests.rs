@@ -1,0 +1,195 @@
+use super::super::faults::{Faults, WriteFault};
+use super::super::keys;
+use super::*;
+
+fn put(key: &[u8], value: &[u8]) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(key.to_vec(), value.to_vec());
+    batch
+}
+
+#[test]
+fn a_failed_write_shows_nothing_and_the_next_commit_recovers() {
+    for fault in [WriteFault::Io, WriteFault::Full, WriteFault::Panic] {
+        let (store, faults) = Faults::store();
+        store.commit(put(b"k", b"1")).unwrap();
+        faults.fail_write(0, fault);
+        let error = store.commit(put(b"k", b"2")).unwrap_err();
+        assert_eq!(error == StoreError::Full, fault == WriteFault::Full);
+        assert_eq!(store.get(b"k").unwrap(), Some(b"1".to_vec()), "reads go on, {fault:?}");
+        faults.stay_closed(2);
+        assert!(store.commit(put(b"k", b"3")).is_err());
+        assert!(store.commit(put(b"k", b"3")).is_err());
+        assert_eq!(store.get(b"k").unwrap(), Some(b"1".to_vec()));
+        store.commit(put(b"k", b"4")).unwrap();
+        assert_eq!((store.get(b"k").unwrap(), faults.reopened()), (Some(b"4".to_vec()), 1));
+    }
+}
+
+#[test]
+fn a_write_that_only_seemed_to_fail_is_met_by_expectations() {
+    let (store, faults) = Faults::store();
+    store.commit(put(b"k", b"1")).unwrap();
+    faults.fail_write(0, WriteFault::Unknown);
+    assert!(store.commit(put(b"k", b"2")).is_err());
+    let mut batch = put(b"k", b"3");
+    batch.expect(b"k".to_vec(), Some(b"1".to_vec()));
+    assert_eq!(store.commit(batch), Err(StoreError::Conflict));
+    assert_eq!(store.get(b"k").unwrap(), Some(b"2".to_vec()));
+}
+
+#[test]
+fn a_failed_read_fails_its_own_batch_alone() {
+    let (store, faults) = Faults::store();
+    store.commit(put(b"k", b"1")).unwrap();
+    let mut batch = put(b"k", b"2");
+    batch.expect(b"k".to_vec(), Some(b"1".to_vec()));
+    batch.delete_ranges.push(keys::prefix(b"r"));
+    for nth in 0..2 {
+        faults.fail_read(nth);
+        assert!(matches!(store.commit(batch.clone()), Err(StoreError::Unavailable(_))), "read {nth}");
+    }
+    store.commit(batch).unwrap();
+    assert_eq!(faults.reopened(), 0);
+}
+
+#[test]
+fn damage_names_its_entry_and_leaves_the_others() {
+    let (store, faults) = Faults::store();
+    let (good, bad, last) = (keys::document(3, "a"), keys::document(3, "b"), keys::document(3, "c"));
+    for key in [&good, &bad, &last] {
+        store.commit(put(key, b"value")).unwrap();
+    }
+    assert!(faults.damage(&bad));
+    let text = "document \"b\" of database number 3 does not match its checksum";
+    let damaged = Err(StoreError::Damaged(text.into()));
+    assert_eq!(store.get(&bad), damaged);
+    let each = store.get_each(&[good.clone(), bad.clone(), last.clone()]).unwrap();
+    assert_eq!(each, [Ok(Some(b"value".to_vec())), damaged.clone(), Ok(Some(b"value".to_vec()))]);
+    let range = keys::kind(3, keys::Kind::Document);
+    let page = store.scan(&range, Direction::Forward, PageLimit::entries(9)).unwrap();
+    assert_eq!(page, [(good, b"value".to_vec())], "the page ends before the damage");
+    let rest = (Bound::Included(bad.clone()), range.1.clone());
+    assert_eq!(store.scan(&rest, Direction::Forward, PageLimit::entries(9)).map(drop), damaged.clone().map(drop));
+    let mut batch = put(b"k", b"1");
+    batch.expect(bad.clone(), Some(b"value".to_vec()));
+    assert_eq!(store.commit(batch), damaged.map(drop));
+    let mut batch = Batch::new();
+    batch.delete_ranges.push(range);
+    store.commit(batch).unwrap();
+    assert_eq!(store.get(&bad), Ok(None), "what is damaged can be deleted");
+}
+
+/// A backend whose writes wait until they are let through.
+struct Gate {
+    inner: Faults,
+    open: Arc<(Mutex<u32>, Condvar)>,
+}
+
+impl Backend for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+        self.inner.get_many(keys, visit)
+    }
+    fn scan(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: PageLimit,
+        visit: super::super::backend::Visit<'_>,
+    ) -> Result<()> {
+        self.inner.scan(range, direction, limit, visit)
+    }
+    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.inner.keys(range, visit)
+    }
+    fn apply(&self, writes: &Writes, sync: bool) -> Result<()> {
+        let mut passes = self.open.0.lock();
+        while *passes == 0 {
+            self.open.1.wait(&mut passes);
+        }
+        *passes -= 1;
+        self.inner.apply(writes, sync)
+    }
+    fn reopen(&self) -> Result<()> {
+        self.inner.reopen()
+    }
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// Returns when somebody leads and has taken what waited.
+fn until_at_work(store: &Committer<Gate>) {
+    loop {
+        let queue = store.queue.lock();
+        if queue.led && queue.waiting.is_empty() {
+            return;
+        }
+        drop(queue);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn batches_that_wait_become_one_write_each_tested_against_those_before_it() {
+    let faults = Faults::default();
+    let open = Arc::new((Mutex::new(0), Condvar::new()));
+    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() });
+    let waiting = |count: usize| {
+        while store.queue.lock().waiting.len() < count {
+            std::thread::yield_now();
+        }
+    };
+    let counted = |from: Option<u8>, to: u8| {
+        let mut batch = put(b"count", &[to]);
+        batch.expect(b"count".to_vec(), from.map(|from| vec![from]));
+        batch
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| store.commit(put(b"first", b"1")));
+        until_at_work(store);
+        let mut others = Vec::new();
+        let mut last = counted(None, 7);
+        last.delete_ranges.push(keys::prefix(b"co"));
+        // Each expects what the one before it wrote; the third cannot hold; a range delete sees what waits before it.
+        let mut dropped = Batch::new();
+        dropped.delete_ranges.push(keys::prefix(b"co"));
+        for batch in [counted(None, 1), counted(Some(1), 2), counted(Some(1), 3), counted(Some(2), 4), dropped, last] {
+            let before = others.len();
+            others.push(scope.spawn(move || store.commit(batch)));
+            waiting(before + 1);
+        }
+        *open.0.lock() = 2;
+        open.1.notify_all();
+        assert_eq!(first.join().unwrap(), Ok(()));
+        let answers: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
+        assert_eq!(answers, [Ok(()), Ok(()), Err(StoreError::Conflict), Ok(()), Ok(()), Ok(())]);
+    });
+    assert_eq!(faults.calls().0, 2, "seven batches, two writes");
+    assert_eq!(store.get(b"count").unwrap(), Some(vec![7]));
+}
+
+#[test]
+fn a_failed_group_fails_all_of_it() {
+    let faults = Faults::default();
+    let open = Arc::new((Mutex::new(0), Condvar::new()));
+    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() });
+    faults.fail_write(1, WriteFault::Io);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| store.commit(put(b"first", b"1")));
+        until_at_work(store);
+        let others: Vec<_> = (0..5u8).map(|key| scope.spawn(move || store.commit(put(&[b'k', key], b"1")))).collect();
+        while store.queue.lock().waiting.len() < 5 {
+            std::thread::yield_now();
+        }
+        *open.0.lock() = 9;
+        open.1.notify_all();
+        assert_eq!(first.join().unwrap(), Ok(()));
+        assert!(others.into_iter().all(|other| other.join().unwrap().is_err()));
+    });
+    assert_eq!(store.scan(&keys::prefix(b"k"), Direction::Forward, PageLimit::entries(9)).unwrap(), []);
+    store.commit(put(b"k", b"1")).unwrap();
+}

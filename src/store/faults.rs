@@ -1,0 +1,182 @@
+//! An engine in memory that fails on demand, for tests: at the nth write or read, with an error, a full disk, a write that
+//! fails but is there after all, or turned bits. It stands under the same committer as the real engines.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::backend::{Backend, Visit, Writes};
+use super::committer::{Committer, is_empty};
+use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError, frame};
+
+/// What a write does that is made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteFault {
+    /// Nothing is written, and the engine must be reopened.
+    Io,
+    /// As `Io`, for want of room.
+    Full,
+    /// The error comes, but after a restart the writes are there: the caller cannot know.
+    Unknown,
+    /// The engine panics.
+    Panic,
+}
+
+/// Plans failures and counts calls. Clones share one plan.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What a reopened engine shows, where that differs.
+    after_reopen: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    writes: u64,
+    reads: u64,
+    write_fault: Option<(u64, WriteFault)>,
+    read_fault: Option<u64>,
+    /// Tries to reopen that will fail.
+    closed_for: u32,
+    broken: bool,
+    reopened: u32,
+}
+
+impl Faults {
+    /// A store in memory, and the handle that makes it fail.
+    pub fn store() -> (Arc<dyn Store>, Faults) {
+        let faults = Faults::default();
+        (Arc::new(Committer::eager(faults.clone())), faults)
+    }
+
+    /// The `nth` write from now on (0: the next) fails.
+    pub fn fail_write(&self, nth: u64, fault: WriteFault) {
+        let mut state = self.0.lock();
+        state.write_fault = Some((state.writes + nth, fault));
+    }
+
+    /// The `nth` read call from now on (0: the next) fails.
+    pub fn fail_read(&self, nth: u64) {
+        let mut state = self.0.lock();
+        state.read_fault = Some(state.reads + nth);
+    }
+
+    /// The engine cannot be reopened `times` times.
+    pub fn stay_closed(&self, times: u32) {
+        self.0.lock().closed_for = times;
+    }
+
+    /// Turns a bit of the stored value of `key`. Returns whether there was one.
+    pub fn damage(&self, key: &[u8]) -> bool {
+        let mut state = self.0.lock();
+        let last = state.entries.get_mut(key).and_then(|value| value.last_mut());
+        last.map(|byte| *byte ^= 1).is_some()
+    }
+
+    /// Writes and reads so far: how far a test that fails each in turn has to go.
+    pub fn calls(&self) -> (u64, u64) {
+        let state = self.0.lock();
+        (state.writes, state.reads)
+    }
+
+    /// How often the engine was reopened.
+    pub fn reopened(&self) -> u32 {
+        self.0.lock().reopened
+    }
+
+    fn read<T>(&self, act: impl FnOnce(&BTreeMap<Vec<u8>, Vec<u8>>) -> T) -> Result<T> {
+        let mut state = self.0.lock();
+        let now = state.reads;
+        state.reads += 1;
+        if state.read_fault.take_if(|at| *at == now).is_some() {
+            return Err(StoreError::Unavailable("a read made to fail".into()));
+        }
+        Ok(act(&state.entries))
+    }
+}
+
+impl Backend for Faults {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+        self.read(|entries| {
+            for (index, key) in keys.iter().enumerate() {
+                visit(index, Ok(entries.get(key).map(Vec::as_slice)));
+            }
+        })
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()> {
+        self.read(|entries| {
+            let mut found = entries.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref()));
+            let (mut count, mut bytes) = (0, 0);
+            while count < limit.entries && bytes < limit.bytes.max(1) {
+                let next = match direction {
+                    Direction::Forward => found.next(),
+                    Direction::Backward => found.next_back(),
+                };
+                let Some((key, value)) = next else { break };
+                count += 1;
+                bytes += key.len() + value.len().saturating_sub(frame::HEAD);
+                visit(key, Ok(value));
+            }
+        })
+    }
+
+    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.read(|entries| {
+            if !is_empty(range) {
+                entries.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref())).for_each(|(key, _)| visit(key));
+            }
+        })
+    }
+
+    fn apply(&self, writes: &Writes, _sync: bool) -> Result<()> {
+        let mut state = self.0.lock();
+        assert!(!state.broken, "an engine that has failed is not written to");
+        let now = state.writes;
+        state.writes += 1;
+        let mut after = state.entries.clone();
+        for (key, value) in writes {
+            match value {
+                Some(value) => after.insert(key.clone(), value.clone()),
+                None => after.remove(key),
+            };
+        }
+        let fault = state.write_fault.take_if(|(at, _)| *at == now);
+        let Some((_, fault)) = fault else {
+            state.entries = after;
+            return Ok(());
+        };
+        state.broken = true;
+        match fault {
+            WriteFault::Io => Err(StoreError::Unavailable("a write made to fail".into())),
+            WriteFault::Full => Err(StoreError::Full),
+            WriteFault::Unknown => {
+                state.after_reopen = Some(after);
+                Err(StoreError::Unavailable("a write made to seem to fail".into()))
+            }
+            WriteFault::Panic => panic!("an engine made to panic"),
+        }
+    }
+
+    fn reopen(&self) -> Result<()> {
+        let mut state = self.0.lock();
+        if state.closed_for > 0 {
+            state.closed_for -= 1;
+            return Err(StoreError::Unavailable("an engine made to stay closed".into()));
+        }
+        if let Some(after) = state.after_reopen.take() {
+            state.entries = after;
+        }
+        state.broken = false;
+        state.reopened += 1;
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,146 @@
+//! The redb engine: one file, copy-on-write B-trees, snapshots. The only file that names redb.
+//!
+//! Needs none of sled's protections: a commit is visible only when it is on disk, values of any size stand in the tree, and
+//! freed pages are used again. A commit that is not synced (`Durability::None`) is kept in memory until the next that is.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use parking_lot::RwLock;
+use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
+
+use super::backend::{Backend, Visit, Writes};
+use super::space::{io_error, make_dir, sync_dir};
+use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
+
+const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
+
+pub(super) struct RedbBackend {
+    file: PathBuf,
+    cache_bytes: u64,
+    open: RwLock<Option<Database>>,
+}
+
+type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+impl RedbBackend {
+    pub fn open(file: &Path, cache_bytes: u64) -> Result<RedbBackend> {
+        let backend = RedbBackend { file: file.to_path_buf(), cache_bytes, open: RwLock::new(None) };
+        backend.reopen()?;
+        Ok(backend)
+    }
+
+    fn read<T>(&self, act: impl FnOnce(&Table) -> Result<T>) -> Result<T> {
+        let open = self.open.read();
+        let database = open.as_ref().ok_or_else(closed)?;
+        let transaction = database.begin_read().map_err(failure)?;
+        act(&transaction.open_table(ENTRIES).map_err(failure)?)
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed after a failure".into())
+}
+
+fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice))
+}
+
+impl Backend for RedbBackend {
+    fn name(&self) -> &'static str {
+        "redb"
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+        self.read(|table| {
+            for (index, key) in keys.iter().enumerate() {
+                let found = table.get(key.as_slice()).map_err(failure)?;
+                visit(index, Ok(found.as_ref().map(|found| found.value())));
+            }
+            Ok(())
+        })
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()> {
+        self.read(|table| {
+            let mut found = table.range::<&[u8]>(bounds(range)).map_err(failure)?;
+            let (mut entries, mut bytes) = (0, 0);
+            while entries < limit.entries && bytes < limit.bytes.max(1) {
+                let next = match direction {
+                    Direction::Forward => found.next(),
+                    Direction::Backward => found.next_back(),
+                };
+                let Some(next) = next else { break };
+                let (key, value) = next.map_err(failure)?;
+                entries += 1;
+                bytes += key.value().len() + value.value().len().saturating_sub(frame::HEAD);
+                visit(key.value(), Ok(value.value()));
+            }
+            Ok(())
+        })
+    }
+
+    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.read(|table| {
+            for entry in table.range::<&[u8]>(bounds(range)).map_err(failure)? {
+                visit(entry.map_err(failure)?.0.value());
+            }
+            Ok(())
+        })
+    }
+
+    fn apply(&self, writes: &Writes, sync: bool) -> Result<()> {
+        let open = self.open.read();
+        let mut transaction = open.as_ref().ok_or_else(closed)?.begin_write().map_err(failure)?;
+        let durability = if sync { redb::Durability::Immediate } else { redb::Durability::None };
+        transaction.set_durability(durability).map_err(failure)?;
+        {
+            let mut table = transaction.open_table(ENTRIES).map_err(failure)?;
+            for (key, value) in writes {
+                match value {
+                    Some(value) => table.insert(key.as_slice(), value.as_slice()).map_err(failure)?,
+                    None => table.remove(key.as_slice()).map_err(failure)?,
+                };
+            }
+        }
+        transaction.commit().map_err(failure)
+    }
+
+    fn reopen(&self) -> Result<()> {
+        let mut slot = self.open.write();
+        *slot = None;
+        let io = |error: std::io::Error| io_error("opening the redb store", &error);
+        let folder = self.file.parent().unwrap_or(Path::new("."));
+        make_dir(folder).map_err(io)?;
+        let database = Builder::new()
+            .set_cache_size(usize::try_from(self.cache_bytes).unwrap_or(usize::MAX))
+            .set_repair_callback(|repair| {
+                tracing::info!("repairing the store after a crash: {:.0} %", repair.progress() * 100.0)
+            })
+            .create(&self.file)
+            .map_err(failure)?;
+        let opened = database.begin_read().map_err(failure)?.open_table(ENTRIES);
+        // Asked of the database and not of the file's existence: a kill may have come between the two.
+        if let Err(TableError::TableDoesNotExist(_)) = opened {
+            let transaction = database.begin_write().map_err(failure)?;
+            transaction.open_table(ENTRIES).map_err(failure)?;
+            transaction.commit().map_err(failure)?;
+        }
+        sync_dir(folder).map_err(io)?;
+        *slot = Some(database);
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(&self.file).map_or(0, |found| found.blocks() * 512)
+    }
+}
+
+fn failure(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(error) => io_error("redb", &error),
+        redb::Error::Corrupted(what) => StoreError::Damaged(format!("a page of the redb file ({what})")),
+        other => StoreError::Unavailable(other.to_string()),
+    }
+}
