@@ -60,7 +60,7 @@ impl Projection {
 
 /// Puts `value` at `steps` of `target`, making objects on the way (CouchDB's `mango_doc:set_field`): a step into an
 /// array of the document makes an object with the index for a name, as there.
-fn set(target: &mut Value, steps: &[String], value: Value) {
+pub(super) fn set(target: &mut Value, steps: &[String], value: Value) {
     let Some((step, further)) = steps.split_first() else { return };
     match target {
         Value::Object(members) => {

@@ -12,11 +12,10 @@
 use serde_json::{Map, Value, json};
 use sha1::{Digest, Sha1};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::json::hex;
-use crate::query::find::{Direction, Sort};
-use crate::query::find::{Members, non_empty_string, positive, string};
-use crate::query::selector::{FieldPath, Found, Selector, mango, term};
+use crate::query::find::{Direction, Members, Sort, non_empty_string, positive, string};
+use crate::query::selector::{FieldPath, Found, Selector, mango, read_members, term};
 use crate::rev::Term;
 
 /// How many fields an index may have.
@@ -31,6 +30,8 @@ pub struct Index {
     /// The fields in order. Keys are stored ascending whatever the direction says: a scan can go either way.
     pub fields: Sort,
     paths: Vec<FieldPath>,
+    /// The top-level members of a document that the index reads; `None`: any.
+    members: Option<Vec<String>>,
     /// Only documents that match are in the index.
     pub partial_filter: Option<Selector>,
     /// Whether a query of one partition can use it (and no other query can).
@@ -42,7 +43,15 @@ impl Index {
     pub fn all_docs() -> Index {
         let fields = Sort { fields: vec!["_id".into()], direction: Direction::Ascending };
         let paths = FieldPath::parse("_id").into_iter().collect();
-        Index { design: None, name: "_all_docs".into(), fields, paths, partial_filter: None, partitioned: false }
+        Index {
+            design: None,
+            name: "_all_docs".into(),
+            fields,
+            paths,
+            members: Some(Vec::new()),
+            partial_filter: None,
+            partitioned: false,
+        }
     }
 
     /// Whether this is [`Index::all_docs`].
@@ -103,13 +112,18 @@ impl Index {
         if fields.fields.len() > MAX_FIELDS {
             return Err(mango("invalid_index", format!("An index has at most {MAX_FIELDS} fields.")));
         }
-        let paths = fields.fields.iter().map(|name| FieldPath::parse(name)).collect::<Result<_>>()?;
+        let paths = fields.fields.iter().map(|name| FieldPath::parse(name)).collect::<Result<Vec<_>>>()?;
         let partial_filter = match filter {
             None => None,
             Some(Value::Object(members)) if members.is_empty() => None,
             Some(filter) => Some(Selector::parse(filter)?),
         };
-        Ok(Index { design, name, fields, paths, partial_filter, partitioned })
+        let mut members =
+            partial_filter.as_ref().map_or(Some(Vec::new()), |filter| filter.members().map(<[_]>::to_vec));
+        if let Some(members) = &mut members {
+            members.extend(paths.iter().filter_map(FieldPath::first).map(str::to_owned));
+        }
+        Ok(Index { design, name, fields, paths, members, partial_filter, partitioned })
     }
 
     /// The index's key for a document (CouchDB's `mango_native_proc:get_index_entries`): the values of its fields, or
@@ -127,6 +141,28 @@ impl Index {
             Found::Missing | Found::BadPath => None,
         };
         self.paths.iter().map(value).collect()
+    }
+
+    /// As [`Index::key_of`], from the body's text (a JSON object without `_` members) of which only what the index needs
+    /// is read. Not for indexes that need other `_` members, see [`Index::needs_special_members`].
+    pub fn key_of_body(&self, id: &str, rev: &str, body: &str) -> Result<Option<Vec<Value>>> {
+        if id.starts_with("_design/") {
+            return Ok(None);
+        }
+        let mut document = Map::new();
+        document.insert("_id".into(), id.into());
+        document.insert("_rev".into(), rev.into());
+        read_members(body, self.members.as_deref(), &mut document)
+            .map_err(|error| Error::Damaged(format!("the body of document {id}: {error}")))?;
+        Ok(self.key_of(&Value::Object(document)))
+    }
+
+    /// Whether the index reads `_attachments` or another `_` member than `_id` and `_rev`.
+    pub fn needs_special_members(&self) -> bool {
+        let special = |path: &FieldPath| {
+            path.first().is_some_and(|first| first.starts_with('_') && first != "_id" && first != "_rev")
+        };
+        self.paths.iter().any(special) || self.partial_filter.as_ref().is_some_and(Selector::wants_special_members)
     }
 
     /// The paths of the fields.
@@ -158,7 +194,7 @@ impl Index {
     }
 }
 
-fn not_an_object(value: &Value) -> crate::error::Error {
+fn not_an_object(value: &Value) -> Error {
     mango("invalid_index", format!("JSON indexes must be an object, not: {}", term(value)))
 }
 
@@ -203,7 +239,7 @@ impl NewIndex {
             None => format!("_design/{made_name}"),
         };
         if design == "_design/" {
-            return Err(crate::error::Error::IllegalDocId("Illegal document id `_design/`".into()));
+            return Err(Error::IllegalDocId("Illegal document id `_design/`".into()));
         }
         let view = NewIndex::view(&design, &name, &definition)?;
         Ok(NewIndex { design, name, partitioned, view })
@@ -281,7 +317,7 @@ impl NewIndex {
 /// A design document's body without the index `name`; `None` if nothing of worth is left and it is to be deleted.
 /// `Err` if the index is not there (404 in CouchDB).
 pub fn remove_from(design: &Value, name: &str) -> Result<Option<Value>> {
-    let missing = || crate::error::Error::NotFound(format!("JSON index {name} not found in this design doc."));
+    let missing = || Error::NotFound(format!("JSON index {name} not found in this design doc."));
     let mut members = design.as_object().cloned().ok_or_else(missing)?;
     let views = members.get_mut("views").and_then(Value::as_object_mut).ok_or_else(missing)?;
     views.shift_remove(name).ok_or_else(missing)?;

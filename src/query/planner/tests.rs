@@ -204,6 +204,10 @@ fn partial_and_partitioned_indexes() {
     assert_eq!(partial.key_of(&json!({"_id": "1", "a": 5, "kind": "y"})), None);
     assert_eq!(partial.key_of(&json!({"_id": "1", "kind": "x"})), None);
     assert_eq!(partial.key_of(&json!({"_id": "_design/x", "a": 5, "kind": "x"})), None);
+    let key = partial.key_of_body("1", "1-a", r#"{"other": [], "kind": "x", "a": {"b": 1}}"#);
+    assert_eq!(key.unwrap(), Some(vec![json!({"b": 1})]));
+    assert_eq!(partial.key_of_body("1", "1-a", r#"{"kind": "x"}"#).unwrap(), None);
+    assert!(!partial.needs_special_members());
 
     let map = json!({"fields": {"a": "asc"}});
     let local = Index::of_map("_design/local", "local", &map, true).unwrap();

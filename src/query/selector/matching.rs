@@ -98,7 +98,7 @@ fn type_name(value: &Value) -> &'static str {
 }
 
 /// Reads the members `wanted` (`None`: all) of the JSON object `text` into `members`, skipping over the others.
-pub(super) fn read_members(
+pub(in crate::query) fn read_members(
     text: &str,
     wanted: Option<&[String]>,
     members: &mut Map<String, Value>,

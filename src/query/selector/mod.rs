@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 pub use erlang::{pretty_term, term};
 pub use field::{FieldPath, Found};
 pub use matching::compare;
+pub(in crate::query) use matching::read_members;
 use pattern::Pattern;
 
 /// A normalised selector.
@@ -176,6 +177,11 @@ impl Selector {
         matching::read_members(body, self.members.as_deref(), &mut document)
             .map_err(|error| Error::Damaged(format!("the body of document {id}: {error}")))?;
         Ok(self.matches(&Value::Object(document)))
+    }
+
+    /// The top-level members of a document that can decide; `None`: any.
+    pub fn members(&self) -> Option<&[String]> {
+        self.members.as_deref()
     }
 
     /// Whether the top-level member `name` of a document can decide.

@@ -1,0 +1,81 @@
+//! The documents by id as an index: the last resort of every query.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::bookmark::Bookmark;
+use super::rows::{Row, Rows};
+use super::{Direction, FindRequest};
+use crate::db::{Database, Listing};
+use crate::error::Result;
+use crate::query::planner::{High, Low, Plan, Range};
+use crate::store::{self, PageLimit};
+
+/// A walk over the ids that a plan leaves.
+pub(super) struct AllDocs {
+    database: Arc<Database>,
+    /// `None`: no id can match.
+    listing: Option<Listing>,
+    after: Option<String>,
+}
+
+impl AllDocs {
+    pub(super) fn new(
+        database: Arc<Database>,
+        plan: &Plan,
+        request: &FindRequest,
+        bookmark: Option<&Bookmark>,
+    ) -> AllDocs {
+        let mut listing = listing(plan.ranges.first(), plan.direction);
+        if let Some(partition) = &request.partition {
+            listing = listing.map(|listing| listing.within(&format!("{partition}:")));
+        }
+        AllDocs { database, listing, after: bookmark.map(|bookmark| bookmark.id.clone()) }
+    }
+}
+
+impl Rows for AllDocs {
+    fn next(&mut self, most: usize) -> Result<Option<Vec<Row>>> {
+        let Some(listing) = &self.listing else { return Ok(None) };
+        let (rows, last) = self.database.list(listing, self.after.as_deref(), PageLimit::entries(most))?;
+        if last.is_none() {
+            self.listing = None;
+            return Ok(None);
+        }
+        self.after = last;
+        Ok(Some(rows.into_iter().map(|row| Row { id: row.id, key: Vec::new(), winner: Some(row.winner) }).collect()))
+    }
+}
+
+/// The ids of a range. Ids are strings: other values stand below or above them all.
+fn listing(range: Option<&Range>, direction: Direction) -> Option<Listing> {
+    let (low, high) = match range {
+        None => (Bound::Unbounded, Bound::Unbounded),
+        Some(Range::Empty) => return None,
+        Some(Range::Between(low, high)) => {
+            let low = match low {
+                Low::Min => Bound::Unbounded,
+                Low::Above(value) | Low::From(value) | Low::Exactly(value) => match value {
+                    Value::String(id) => Bound::Included(id.clone()),
+                    Value::Array(_) | Value::Object(_) => return None,
+                    Value::Null | Value::Bool(_) | Value::Number(_) => Bound::Unbounded,
+                },
+            };
+            let high = match high {
+                High::Max => Bound::Unbounded,
+                High::Below(value) | High::To(value) | High::Exactly(value) => match value {
+                    Value::String(id) => Bound::Included(id.clone()),
+                    Value::Array(_) | Value::Object(_) => Bound::Unbounded,
+                    Value::Null | Value::Bool(_) | Value::Number(_) => return None,
+                },
+            };
+            (low, high)
+        }
+    };
+    Some(match direction {
+        Direction::Ascending => Listing { start: low, end: high, direction: store::Direction::Forward },
+        Direction::Descending => Listing { start: high, end: low, direction: store::Direction::Backward },
+    })
+}

@@ -1,0 +1,62 @@
+//! Where an answer ended, for the client to go on from. Opaque to clients; names the last document and its key.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::query::selector::mango;
+
+/// The longest bookmark taken. A key is part of it, so it has to hold the longest one that an index keeps.
+const MAX_LENGTH: usize = 1 << 20;
+
+/// The last document of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bookmark {
+    /// The document's key in the index; empty for `_all_docs`.
+    pub key: Vec<Value>,
+    pub id: String,
+}
+
+impl Bookmark {
+    /// The text that a client gets.
+    pub fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(json!([self.key, self.id]).to_string())
+    }
+
+    /// Reads what a client sends back. `columns` is the number of fields of the index that will be read: a bookmark of
+    /// another index is refused.
+    pub fn decode(text: &str, columns: usize) -> Result<Bookmark> {
+        let read = || {
+            let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
+            match serde_json::from_slice(&bytes).ok()? {
+                (key, id) => Some(Bookmark { key, id }),
+            }
+        };
+        let bookmark: Option<Bookmark> = if text.len() > MAX_LENGTH { None } else { read() };
+        bookmark.filter(|bookmark| bookmark.key.len() == columns).ok_or_else(|| refused(text))
+    }
+}
+
+fn refused(text: &str) -> Error {
+    mango("invalid_bookmark", format!("Invalid bookmark value: {}", Value::from(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip() {
+        let bookmark = Bookmark { key: vec![json!({"a": [1, null]}), json!("é")], id: "one/two".into() };
+        assert_eq!(Bookmark::decode(&bookmark.encode(), 2).unwrap(), bookmark);
+        assert!(Bookmark::decode(&bookmark.encode(), 1).is_err());
+        let couchdbs = "g2wAAAABaANkABFub2RlMUBjb3VjaGRiLm5ldGwAAAACYQBiP____2poAkY_8AAAAAAAAGEHag";
+        for text in ["bad-bookmark", "", couchdbs] {
+            assert_eq!(
+                Bookmark::decode(text, 0),
+                Err(Error::Mango { word: "invalid_bookmark", reason: format!("Invalid bookmark value: \"{text}\"") })
+            );
+        }
+    }
+}

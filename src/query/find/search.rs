@@ -1,0 +1,280 @@
+//! A query at work: rows of the index, their documents, the selector's word on each (CouchDB's `mango_cursor_view`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use super::FindRequest;
+use super::all_docs::AllDocs;
+use super::bookmark::Bookmark;
+use super::fields::set;
+use super::rows::{Row, Rows};
+use crate::db::record::{BodyRecord, LeafRow};
+use crate::db::{Database, Wanted, render};
+use crate::error::{Error, Result};
+use crate::json;
+use crate::query::planner::{self, Plan};
+use crate::rev::{Body, Revision};
+
+/// How many rows are looked at in one step.
+const PAGE: usize = 256;
+
+/// What a query has cost; `execution_stats` in its answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub keys_examined: u64,
+    pub docs_examined: u64,
+    pub quorum_docs_examined: u64,
+    pub results_returned: u64,
+}
+
+/// One query. [`Search::step`] until it gives `None`, then [`Search::finish`]. Both block on the store.
+pub struct Search {
+    database: Arc<Database>,
+    request: FindRequest,
+    plan: Plan,
+    rows: Option<Box<dyn Rows>>,
+    skip: u64,
+    limit: u64,
+    last: Option<Bookmark>,
+    stats: Stats,
+    started: Instant,
+}
+
+impl Search {
+    /// Prepares a query. `open` gives the rows of an index other than `_all_docs`, from a bookmark on.
+    pub fn new(
+        database: Arc<Database>,
+        plan: Plan,
+        request: FindRequest,
+        open: impl FnOnce(&Plan, &FindRequest, Option<&Bookmark>) -> Result<Box<dyn Rows>>,
+    ) -> Result<Search> {
+        let columns = if plan.index.is_all_docs() { 0 } else { plan.index.columns().len() };
+        let last = request.bookmark.as_deref().map(|text| Bookmark::decode(text, columns)).transpose()?;
+        let rows: Option<Box<dyn Rows>> = if plan.nothing {
+            None
+        } else if plan.index.is_all_docs() {
+            Some(Box::new(AllDocs::new(database.clone(), &plan, &request, last.as_ref())))
+        } else {
+            Some(open(&plan, &request, last.as_ref())?)
+        };
+        Ok(Search {
+            database,
+            rows,
+            skip: request.skip,
+            limit: request.limit,
+            last,
+            stats: Stats::default(),
+            started: Instant::now(),
+            request,
+            plan,
+        })
+    }
+
+    /// The next documents of the answer, each as JSON text; perhaps none yet. `None` when the answer is whole.
+    pub fn step(&mut self) -> Result<Option<Vec<String>>> {
+        let Some(rows) = &mut self.rows else { return Ok(None) };
+        let wanted = self.limit.saturating_add(self.skip).saturating_add(1);
+        let Some(page) = rows.next(usize::try_from(wanted).unwrap_or(PAGE).clamp(16, PAGE))? else {
+            self.rows = None;
+            return Ok(None);
+        };
+        let documents = if self.plan.covering { Vec::new() } else { self.read(&page)? };
+        let mut documents = documents.into_iter();
+        let mut found = Vec::new();
+        for row in page {
+            let document = documents.next().flatten();
+            self.count(document.is_some());
+            if self.limit == 0 {
+                // CouchDB too looks at the row after the last one.
+                self.rows = None;
+                break;
+            }
+            if row.id.starts_with("_design/") && self.plan.index.is_all_docs() {
+                continue;
+            }
+            let text = match &document {
+                Some(document) => self.test(document)?,
+                None if self.plan.covering => self.test_covered(&row),
+                None => None,
+            };
+            let Some(text) = text else { continue };
+            self.last = Some(Bookmark { key: row.key, id: row.id });
+            if self.skip > 0 {
+                self.skip -= 1;
+                continue;
+            }
+            self.limit -= 1;
+            self.stats.results_returned += 1;
+            found.push(text);
+        }
+        Ok(Some(found))
+    }
+
+    fn count(&mut self, read: bool) {
+        self.stats.keys_examined += 1;
+        if read && self.request.r > 1 {
+            self.stats.quorum_docs_examined += 1;
+        } else if read {
+            self.stats.docs_examined += 1;
+        }
+    }
+
+    /// The documents of rows, `None` where one is gone by now.
+    fn read(&self, page: &[Row]) -> Result<Vec<Option<Document>>> {
+        let unknown: Vec<&str> = page.iter().filter(|row| row.winner.is_none()).map(|row| row.id.as_str()).collect();
+        let mut looked_up = self.database.winners(&unknown)?.into_iter();
+        let winners: Vec<Option<LeafRow>> = page
+            .iter()
+            .map(|row| row.winner.clone().or_else(|| looked_up.next().flatten()).filter(|winner| !winner.deleted))
+            .collect();
+        let places: Vec<(&str, Body)> = page
+            .iter()
+            .zip(&winners)
+            .filter_map(|(row, winner)| Some((row.id.as_str(), winner.as_ref()?.body?)))
+            .collect();
+        let mut bodies = self.database.bodies(&places)?.into_iter();
+        page.iter()
+            .zip(winners)
+            .map(|(row, winner)| {
+                let Some(winner) = winner else { return Ok(None) };
+                let body = winner.body.and_then(|_| bodies.next().flatten());
+                if let Some(body) = body
+                    && !self.request.conflicts
+                {
+                    return Ok(Some(Document { id: row.id.clone(), revision: winner.revision, body, whole: None }));
+                }
+                // A compaction freed the body in between, or the tree is needed for `_conflicts`.
+                match self.database.find(&row.id, Wanted::Winner) {
+                    Ok(found) => {
+                        let show = render::Show { conflicts: self.request.conflicts, ..Default::default() };
+                        let whole = self.request.conflicts.then(|| text_of(render::document(&found, &show)));
+                        let (id, revision, body) = (found.id, found.revision, found.body);
+                        Ok(Some(Document { id, revision, body, whole }))
+                    }
+                    Err(Error::Missing | Error::Deleted) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            })
+            .collect()
+    }
+
+    /// The document as the answer shows it, if it matches.
+    fn test(&self, document: &Document) -> Result<Option<String>> {
+        let selector = &self.request.selector;
+        let revision = document.revision.to_string();
+        let special = selector.wants_special_members();
+        if !special && !selector.matches_body(&document.id, &revision, &document.body.json)? {
+            return Ok(None);
+        }
+        let whole = match &document.whole {
+            Some(whole) => whole.clone(),
+            None => render::plain(&document.id, &document.revision, false, &document.body),
+        };
+        if !special && self.request.fields.is_none() {
+            return Ok(Some(whole));
+        }
+        if !special && let Some(text) = self.project_text(&whole) {
+            return Ok(Some(text));
+        }
+        let value: Value = serde_json::from_str(&whole)
+            .map_err(|error| Error::Damaged(format!("the body of document {}: {error}", document.id)))?;
+        if special && !selector.matches(&value) {
+            return Ok(None);
+        }
+        Ok(Some(match &self.request.fields {
+            None => whole,
+            Some(fields) => fields.extract(&value).to_string(),
+        }))
+    }
+
+    /// Fields that are all whole top-level members are cut out of the text, so that numbers stay as they were written.
+    fn project_text(&self, whole: &str) -> Option<String> {
+        let fields = self.request.fields.as_ref()?;
+        let names: Option<Vec<&str>> =
+            fields.paths().iter().map(|path| path.first().filter(|_| path.steps().len() == 1)).collect();
+        let names = names?;
+        let mut values: Vec<Option<&str>> = vec![None; names.len()];
+        for (name, value) in json::members(whole) {
+            if let Some(at) = names.iter().position(|wanted| *wanted == name) {
+                values[at] = Some(value);
+            }
+        }
+        let mut out = String::from("{");
+        for (name, value) in names.iter().zip(values) {
+            let Some(value) = value else { continue };
+            if out.len() > 1 {
+                out.push(',');
+            }
+            json::push_quoted(&mut out, name);
+            out.push(':');
+            out.push_str(value);
+        }
+        out.push('}');
+        Some(out)
+    }
+
+    /// As [`Search::test`], for a document made of the index's key alone.
+    fn test_covered(&self, row: &Row) -> Option<String> {
+        let mut document = Value::Object(Map::from_iter([("_id".to_owned(), row.id.as_str().into())]));
+        for (path, value) in self.plan.index.paths().iter().zip(&row.key) {
+            set(&mut document, path.steps(), value.clone());
+        }
+        let fields = self.request.fields.as_ref()?;
+        self.request.selector.matches(&document).then(|| fields.extract(&document).to_string())
+    }
+
+    /// The members that follow the documents: `bookmark`, `execution_stats`, `warning`, in CouchDB's order. A query
+    /// that can match nothing has none.
+    pub fn finish(&self) -> Vec<(&'static str, Value)> {
+        if self.plan.nothing {
+            return Vec::new();
+        }
+        let bookmark = self.last.as_ref().map_or_else(|| "nil".to_owned(), Bookmark::encode);
+        let mut members = vec![("bookmark", Value::from(bookmark))];
+        if self.request.execution_stats {
+            members.push((
+                "execution_stats",
+                json!({
+                    "total_keys_examined": self.stats.keys_examined,
+                    "total_docs_examined": self.stats.docs_examined,
+                    "total_quorum_docs_examined": self.stats.quorum_docs_examined,
+                    "results_returned": self.stats.results_returned,
+                    "execution_time_ms": self.started.elapsed().as_micros() as f64 / 1000.0,
+                }),
+            ));
+        }
+        let examined = self.stats.docs_examined + self.stats.quorum_docs_examined;
+        let warnings = planner::warnings(&self.plan, &self.request, examined, self.stats.results_returned);
+        if !warnings.is_empty() {
+            members.push(("warning", warnings.join("\n").into()));
+        }
+        members
+    }
+
+    /// What the query has cost so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+}
+
+/// A document that a row led to.
+struct Document {
+    id: String,
+    revision: Revision,
+    body: BodyRecord,
+    /// The whole text, where it has more than the usual members.
+    whole: Option<String>,
+}
+
+/// Documents are shown without attachment content, so all pieces are text.
+fn text_of(pieces: Vec<render::Piece>) -> String {
+    pieces
+        .into_iter()
+        .filter_map(|piece| match piece {
+            render::Piece::Text(text) => Some(text),
+            render::Piece::Base64 { .. } => None,
+        })
+        .collect()
+}
