@@ -18,6 +18,7 @@ use parking_lot::RwLock;
 use serde_json::{Map, Value};
 
 use super::cache::Verified;
+use super::jwks::{Fetch, JwksCache, Keys, NoKeys};
 use super::lockout::{LOCKED, Lockout};
 use super::password::{Stored, verify_nobody};
 use super::session::{self, Cookie, Secrets};
@@ -149,6 +150,7 @@ pub struct Authenticator {
     current: RwLock<Current>,
     verified: Verified,
     lockout: Lockout,
+    published: Box<dyn Keys + Send + Sync>,
 }
 
 struct Current {
@@ -161,7 +163,13 @@ impl Authenticator {
         let secrets = Arc::new(settings.secrets());
         let verified = Verified::new(&clock);
         let current = RwLock::new(Current { settings: Arc::new(settings), secrets });
-        Authenticator { users, clock, current, verified, lockout: Lockout::new() }
+        Authenticator { users, clock, current, verified, lockout: Lockout::new(), published: Box::new(NoKeys) }
+    }
+
+    /// The same with keys from a JWKS URL, fetched by `fetch` when a token needs one.
+    pub fn with_published_keys(mut self, fetch: Box<dyn Fetch>) -> Authenticator {
+        self.published = Box::new(JwksCache::new(fetch, self.clock.clone()));
+        self
     }
 
     /// Takes changed settings, at once. A replaced secret stays good for one session timeout.
@@ -192,7 +200,7 @@ impl Authenticator {
                 Handler::Cookie => self.by_cookie(credentials, &settings, &secrets)?.map(Step::Done),
                 Handler::Default => self.by_password(credentials, &settings)?,
                 Handler::Proxy => self.by_proxy(credentials, &settings, &secrets).map(Step::Done),
-                Handler::Jwt => None,
+                Handler::Jwt => self.by_token(credentials, &settings)?.map(Step::Done),
             };
             if let Some(step) = found {
                 return Ok(step);
@@ -288,6 +296,15 @@ impl Authenticator {
         let roles = given.proxy_roles.map(role_list).unwrap_or_default();
         let user = UserCtx { name: Some(name.to_string()), roles, handler: Some(Handler::Proxy) };
         Some(SignedIn { user, ..SignedIn::default() })
+    }
+
+    fn by_token(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<SignedIn>> {
+        let Some(token) = given.authorization.and_then(|header| header.strip_prefix("Bearer ")) else {
+            return Ok(None);
+        };
+        let now = self.clock.since_epoch().as_secs();
+        let user = settings.jwt.authenticate(token.trim(), now, &*self.published)?;
+        Ok(Some(SignedIn { user, ..SignedIn::default() }))
     }
 
     /// The part of a password sign-in before the hash.

@@ -4,19 +4,28 @@
 //! password   hashes as CouchDB stores them            session   the AuthSession cookie
 //! cache      passwords verified a moment ago          lockout   guessing
 //! settings   CouchDB's setting sections, typed        totp      one-time codes of CouchDB's `totp` member
-//! authenticate   credentials in, user context out
+//! access     a database's _security object         peruser   a database for every user
+//! users      documents of the users' database     requirements   what passwords must be like
+//! jwt, jwks  bearer tokens and published keys     authenticate   credentials in, user context out
 //! ```
 //!
 //! Pure domain code: strings and maps in, results out. Only `http` knows headers and statuses.
 
+pub mod access;
 pub mod authenticate;
 mod bounded;
 mod cache;
+mod curves;
+pub mod jwks;
+pub mod jwt;
 pub mod lockout;
 pub mod password;
+pub mod peruser;
+pub mod requirements;
 pub mod session;
 pub mod settings;
 mod totp;
+pub mod users;
 
 use serde_json::{Value, json};
 

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::peruser::PerUser;
+use super::requirements::Requirements;
 use super::session::{Algorithm, Attributes, SameSite, Secrets};
-use super::{Handler, lockout, password};
+use super::{Handler, jwt, lockout, password};
 
 /// Where settings are looked up: section, key, value.
 pub trait Source {
@@ -50,6 +52,14 @@ pub struct Settings {
     pub allow_conflicted_user_docs: bool,
     /// How passwords are hashed.
     pub password: password::Policy,
+    /// `chttpd_auth/password_regexp`: what new passwords must be like.
+    pub requirements: Requirements,
+    /// `chttpd_auth/public_fields`: the members of a user's document that everybody may read.
+    pub public_fields: Vec<String>,
+    /// `couchdb/users_db_security_editable`: whether the users' database's `_security` may be changed; false.
+    pub users_db_security_editable: bool,
+    /// Per-user databases.
+    pub peruser: PerUser,
     /// Lockout of guessing.
     pub lockout: lockout::Policy,
     /// `chttpd/require_valid_user`: nobody may do anything but sign in.
@@ -60,6 +70,8 @@ pub struct Settings {
     pub admin_only_all_dbs: bool,
     /// Proxy authentication.
     pub proxy: Proxy,
+    /// Bearer tokens.
+    pub jwt: jwt::Settings,
 }
 
 /// Settings of proxy authentication.
@@ -112,6 +124,10 @@ impl Settings {
             secret: auth("secret").filter(|secret| !secret.is_empty()),
             allow_conflicted_user_docs: boolean(source.get("chttpd_auth", "allow_conflicted_user_docs"), false),
             password: password_policy(&auth, source),
+            requirements: Requirements::parse(&auth("password_regexp").unwrap_or_default()),
+            public_fields: field_list(auth("public_fields")),
+            users_db_security_editable: boolean(source.get("couchdb", "users_db_security_editable"), false),
+            peruser: PerUser::read(source),
             lockout: lockout_policy(source),
             require_valid_user: boolean(source.get("chttpd", "require_valid_user"), false)
                 || boolean(source.get("couch_httpd_auth", "require_valid_user"), false)
@@ -124,6 +140,7 @@ impl Settings {
                 token_header: auth("x_auth_token").unwrap_or_else(|| "X-Auth-CouchDB-Token".into()),
                 use_secret: boolean(auth("proxy_use_secret"), false),
             },
+            jwt: jwt::Settings::read(source),
         }
     }
 
@@ -185,6 +202,11 @@ fn password_policy(auth: &dyn Fn(&str) -> Option<String>, source: &dyn Source) -
         max_iterations: number(auth("max_iterations"), default.max_iterations),
         upgrade_on_sign_in: boolean(source.get("chttpd_auth", "upgrade_hash_on_auth"), true),
     }
+}
+
+fn field_list(setting: Option<String>) -> Vec<String> {
+    let fields = setting.unwrap_or_default();
+    fields.split(',').map(str::trim).filter(|field| !field.is_empty()).map(str::to_string).collect()
 }
 
 fn lockout_policy(source: &dyn Source) -> lockout::Policy {

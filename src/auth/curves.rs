@@ -1,0 +1,88 @@
+//! ECDSA over P-256 and P-384 with any of the three hashes. RFC 7518 ties each `alg` to one curve; CouchDB ties it to
+//! the hash only and takes the curve from the key, and its signers write both halves of the signature as wide as the
+//! `alg`'s number says. The key alone decides which curve is computed on, so that the looser reading gives nothing away.
+
+use p256::ecdsa::signature::hazmat::PrehashVerifier;
+use sha2::{Digest, Sha256, Sha384, Sha512};
+
+/// Whether `signature` (two equal halves, big-endian) is that of `message` under the SEC1 point `point`.
+pub(super) fn verify(alg: &str, point: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let hash = match alg {
+        "ES256" => Sha256::digest(message).to_vec(),
+        "ES384" => Sha384::digest(message).to_vec(),
+        "ES512" => Sha512::digest(message).to_vec(),
+        _ => return false,
+    };
+    match point.len() {
+        33 | 65 => halves(signature, 32)
+            .and_then(|bytes| p256::ecdsa::Signature::from_slice(&bytes).ok())
+            .zip(p256::ecdsa::VerifyingKey::from_sec1_bytes(point).ok())
+            .is_some_and(|(signature, key)| key.verify_prehash(&hash, &signature).is_ok()),
+        // The curve is wider than half of SHA-256 needs: the library takes hashes from half its size on.
+        49 | 97 => halves(signature, 48)
+            .and_then(|bytes| p384::ecdsa::Signature::from_slice(&bytes).ok())
+            .zip(p384::ecdsa::VerifyingKey::from_sec1_bytes(point).ok())
+            .is_some_and(|(signature, key)| key.verify_prehash(&hash, &signature).is_ok()),
+        _ => false,
+    }
+}
+
+/// Both halves made `width` bytes wide, if what is cut off is zero.
+fn halves(signature: &[u8], width: usize) -> Option<Vec<u8>> {
+    if !signature.len().is_multiple_of(2) || signature.is_empty() || signature.len() > 256 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(2 * width);
+    for half in signature.chunks(signature.len() / 2) {
+        let extra = half.len().saturating_sub(width);
+        if half[..extra].iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        out.resize(out.len() + width.saturating_sub(half.len()), 0);
+        out.extend_from_slice(&half[extra..]);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use p256::ecdsa::signature::hazmat::PrehashSigner;
+
+    use super::*;
+
+    fn wide(signature: &[u8], width: usize) -> Vec<u8> {
+        let (r, s) = signature.split_at(signature.len() / 2);
+        [r, s].iter().flat_map(|half| [vec![0; width - half.len()], half.to_vec()].concat()).collect()
+    }
+
+    #[test]
+    fn the_key_decides_the_curve_and_the_alg_the_hash() {
+        let key = p256::ecdsa::SigningKey::from_slice(&[7; 32]).expect("a key");
+        let point = key.verifying_key().to_encoded_point(false);
+        for (alg, hash, width) in [
+            ("ES256", Sha256::digest(b"hello").to_vec(), 32),
+            ("ES384", Sha384::digest(b"hello").to_vec(), 48),
+            ("ES512", Sha512::digest(b"hello").to_vec(), 64),
+        ] {
+            let signature: p256::ecdsa::Signature = key.sign_prehash(&hash).expect("signs");
+            let bytes = signature.to_bytes();
+            for given in [bytes.to_vec(), wide(&bytes, width)] {
+                assert!(verify(alg, point.as_bytes(), b"hello", &given), "{alg}");
+                assert!(!verify(alg, point.as_bytes(), b"Hello", &given), "{alg}");
+                assert!(!verify("HS256", point.as_bytes(), b"hello", &given));
+                let mut other = given.clone();
+                other[0] ^= 1;
+                assert!(!verify(alg, point.as_bytes(), b"hello", &other), "{alg}");
+            }
+            assert!(!verify(if alg == "ES256" { "ES512" } else { "ES256" }, point.as_bytes(), b"hello", &bytes));
+        }
+        let key = p384::ecdsa::SigningKey::from_slice(&[7; 48]).expect("a key");
+        let point = key.verifying_key().to_encoded_point(false);
+        let signature: p384::ecdsa::Signature = key.sign_prehash(&Sha384::digest(b"hello")).expect("signs");
+        assert!(verify("ES384", point.as_bytes(), b"hello", &signature.to_bytes()));
+        for odd in [&[][..], &[1], &[0; 96], &[0xFF; 96], &[0xFF; 128], &[1; 300]] {
+            assert!(!verify("ES384", point.as_bytes(), b"hello", odd));
+        }
+        assert!(!verify("ES384", b"\x04short", b"hello", &signature.to_bytes()));
+    }
+}

@@ -1,0 +1,118 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::jwt;
+use super::super::jwt::tests::samples;
+use super::super::settings::tests::source;
+use super::*;
+
+/// Answers a document, or fails, and counts.
+struct Issuer {
+    asked: AtomicUsize,
+    document: Mutex<Option<&'static str>>,
+}
+
+impl Fetch for Arc<Issuer> {
+    fn fetch(&self, url: &str) -> Result<Vec<u8>> {
+        assert!(url.starts_with("https://issuer"));
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let document = *self.document.lock();
+        document.map(|text| text.as_bytes().to_vec()).ok_or_else(|| Error::Internal("no route".into()))
+    }
+}
+
+const URL: (&str, &str, &str) = ("jwt_auth", "jwks_url", "https://issuer/jwks.json");
+
+struct House {
+    issuer: Arc<Issuer>,
+    clock: Clock,
+    cache: JwksCache,
+}
+
+fn house() -> House {
+    let issuer = Arc::new(Issuer { asked: AtomicUsize::new(0), document: Mutex::new(Some(samples::JWKS)) });
+    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
+    let cache = JwksCache::new(Box::new(issuer.clone()), clock.clone());
+    House { issuer, clock, cache }
+}
+
+impl House {
+    fn ask(&self, rows: &[(&str, &str, &str)], token: &str) -> Result<Vec<String>> {
+        let settings = jwt::Settings::read(&source(rows));
+        settings.authenticate(token, self.clock.since_epoch().as_secs(), &self.cache).map(|user| user.roles)
+    }
+
+    fn asked(&self) -> usize {
+        self.issuer.asked.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn tokens_are_verified_by_published_keys_without_their_system_roles() {
+    let house = house();
+    for token in [samples::RS256, samples::ES256, samples::EDDSA] {
+        assert_eq!(house.ask(&[URL], token), Ok(vec!["a".to_string()]));
+    }
+    let system = ("jwt_auth", "jwks_system_roles", "true");
+    assert_eq!(house.ask(&[URL, system], samples::RS256), Ok(vec!["a".to_string(), "_b".to_string()]));
+    let wrong = Err(Error::BadRequest("Bad signature in authentication token".into()));
+    assert_eq!(house.ask(&[URL], samples::RS512), wrong, "the key is published for RS256 only");
+    assert_eq!(house.asked(), 1, "one fetch for all");
+}
+
+#[test]
+fn a_role_claim_that_is_not_there_is_no_role() {
+    let path = ("jwt_auth", "roles_claim_path", "realm_access.roles");
+    assert_eq!(house().ask(&[URL, path], samples::RS256), Ok(vec![]));
+}
+
+#[test]
+fn unusable_keys_are_left_out() {
+    let jwks = Jwks::parse(samples::JWKS.as_bytes()).expect("parses");
+    let kids: Vec<Option<&str>> = jwks.keys.iter().map(|key| key.kid.as_deref()).collect();
+    assert_eq!(kids, [Some("r"), Some("e"), Some("d")]);
+    for bad in ["", "[]", "{}", r#"{"keys":{}}"#] {
+        assert!(Jwks::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+    assert!(Jwks::parse(&vec![b' '; MAX_DOCUMENT + 1]).is_err());
+    let many = format!(r#"{{"keys":[{}]}}"#, vec![r#"{"kty":"OKP","crv":"Ed25519","x":"AA"}"#; 500].join(","));
+    assert_eq!(Jwks::parse(many.as_bytes()).expect("parses").keys.len(), MAX_KEYS);
+}
+
+#[test]
+fn keys_are_fetched_anew_when_old_or_when_a_kid_is_unknown_but_not_too_often() {
+    let house = house();
+    let settings = JwksSettings::read(&source(&[URL])).expect("a URL");
+    let alg = Alg::named("RS256").expect("known");
+    let find = |kid| house.cache.find(&settings, alg, Some(kid)).expect("answers").is_some();
+    assert!(find("r"));
+    assert!(!find("new") && !find("new"), "just fetched: not asked again");
+    assert_eq!(house.asked(), 1);
+    house.clock.advance(RETRY);
+    assert!(!find("new") && !find("newer"));
+    assert_eq!(house.asked(), 2);
+    house.clock.advance(settings.max_age);
+    *house.issuer.document.lock() = None;
+    assert!(find("r") && find("r"), "the issuer is down: what is known stays good");
+    assert_eq!(house.asked(), 3);
+    house.clock.advance(RETRY);
+    *house.issuer.document.lock() = Some(r#"{"keys":[]}"#);
+    assert!(!find("r"), "withdrawn");
+}
+
+#[test]
+fn another_url_shares_no_keys() {
+    let house = house();
+    assert!(house.ask(&[URL], samples::RS256).is_ok());
+    *house.issuer.document.lock() = Some(r#"{"keys":[]}"#);
+    let other = ("jwt_auth", "jwks_url", "https://issuer2/jwks.json");
+    assert_eq!(house.ask(&[other], samples::RS256), Err(Error::BadRequest("Unknown kid".into())));
+}
+
+#[test]
+fn keys_in_the_clear_are_not_trusted() {
+    for url in ["http://issuer/jwks.json", "ftp://issuer", "issuer", " "] {
+        assert_eq!(JwksSettings::read(&source(&[("jwt_auth", "jwks_url", url)])), None, "{url}");
+    }
+    assert!(JwksSettings::read(&source(&[("jwt_auth", "jwks_url", "http://localhost:8080/certs")])).is_some());
+}

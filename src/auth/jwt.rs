@@ -1,0 +1,395 @@
+//! JSON Web Tokens (RFC 7519) as `Authorization: Bearer`: CouchDB's `jwtf.erl`, `jwtf_keystore.erl` and
+//! `couch_httpd_auth.erl`, setting sections `[jwt_auth]` and `[jwt_keys]`; beyond CouchDB, keys from a JWKS URL
+//! ([`super::jwks`]) and EdDSA.
+//!
+//! A key is found by the **kind** that the token's `alg` needs and by its `kid`, so that an RSA public key can never be
+//! taken for an HMAC secret. The signature is checked by `jsonwebtoken`; claims in CouchDB's order and words. Two
+//! departures, both towards refusing: `exp` is checked whenever it is there, required or not, and a time claim that is
+//! not a number is wrong.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::{Map, Value};
+
+use super::authenticate::role_list;
+use super::jwks::{JwksSettings, Keys};
+use super::settings::Source;
+use super::{Handler, UserCtx, curves};
+use crate::error::{Error, Result};
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Longer tokens are not looked at.
+const MAX_TOKEN: usize = 16 << 10;
+
+/// What a key is for: the part before the colon in `[jwt_keys]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Hmac,
+    Rsa,
+    Ec,
+    Ed25519,
+}
+
+impl Kind {
+    fn named(name: &str) -> Option<Kind> {
+        Some(match name {
+            "hmac" => Kind::Hmac,
+            "rsa" => Kind::Rsa,
+            "ec" => Kind::Ec,
+            "ed25519" => Kind::Ed25519,
+            _ => return None,
+        })
+    }
+}
+
+/// The algorithms that are accepted: those of CouchDB, EdDSA and RSA-PSS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alg {
+    name: &'static str,
+    pub kind: Kind,
+    /// `None`: ES512, whose curve `jsonwebtoken` does not have.
+    standard: Option<Algorithm>,
+}
+
+const ALGORITHMS: [Alg; 13] = {
+    const fn alg(name: &'static str, kind: Kind, standard: Algorithm) -> Alg {
+        Alg { name, kind, standard: Some(standard) }
+    }
+    [
+        alg("HS256", Kind::Hmac, Algorithm::HS256),
+        alg("HS384", Kind::Hmac, Algorithm::HS384),
+        alg("HS512", Kind::Hmac, Algorithm::HS512),
+        alg("RS256", Kind::Rsa, Algorithm::RS256),
+        alg("RS384", Kind::Rsa, Algorithm::RS384),
+        alg("RS512", Kind::Rsa, Algorithm::RS512),
+        alg("PS256", Kind::Rsa, Algorithm::PS256),
+        alg("PS384", Kind::Rsa, Algorithm::PS384),
+        alg("PS512", Kind::Rsa, Algorithm::PS512),
+        alg("ES256", Kind::Ec, Algorithm::ES256),
+        alg("ES384", Kind::Ec, Algorithm::ES384),
+        Alg { name: "ES512", kind: Kind::Ec, standard: None },
+        alg("EdDSA", Kind::Ed25519, Algorithm::EdDSA),
+    ]
+};
+
+impl Alg {
+    pub(super) fn named(name: &str) -> Option<Alg> {
+        ALGORITHMS.into_iter().find(|alg| alg.name == name)
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+/// A key that verifies signatures. `Debug` shows none of it.
+#[derive(Clone)]
+pub struct Key {
+    pub(super) decoding: DecodingKey,
+    /// The one algorithm that the key's owner allows (`alg` in a JWKS).
+    pub(super) only: Option<&'static str>,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Key")
+    }
+}
+
+impl Key {
+    fn verifies(&self, alg: Alg, message: &[u8], signature: &str) -> bool {
+        if self.only.is_some_and(|only| only != alg.name) {
+            return false;
+        }
+        if alg.kind == Kind::Ec {
+            let bytes = BASE64.decode(signature).ok().zip(self.decoding.try_get_as_bytes().ok());
+            return bytes.is_some_and(|(signature, point)| curves::verify(alg.name, point, message, &signature));
+        }
+        let Some(standard) = alg.standard else { return false };
+        jsonwebtoken::crypto::verify(signature, message, &self.decoding, standard).unwrap_or(false)
+    }
+}
+
+/// A claim or header that a token must have, and the value that it must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Required {
+    claim: String,
+    value: Option<String>,
+}
+
+/// Where a token keeps roles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum RolesClaim {
+    /// `roles_claim_name`: a top-level claim, `_couchdb.roles` by default.
+    Name(String),
+    /// `roles_claim_path`: a path of members.
+    Path(Vec<String>),
+}
+
+/// Settings of `[jwt_auth]` and `[jwt_keys]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Keys by kind and `kid`; a reason in CouchDB's words for one that is none.
+    keys: HashMap<(Kind, String), std::result::Result<Key, &'static str>>,
+    /// `required_claims`; `None`: cannot be read.
+    required: Option<Vec<Required>>,
+    roles: RolesClaim,
+    /// `allowed_algorithms`: names, if the setting is there.
+    allowed: Option<Vec<String>>,
+    /// Keys at a URL.
+    pub jwks: Option<JwksSettings>,
+}
+
+impl Settings {
+    pub(super) fn read(source: &dyn Source) -> Settings {
+        let get = |key: &str| source.get("jwt_auth", key).filter(|text| !text.trim().is_empty());
+        let keys = source.section("jwt_keys").into_iter().filter_map(|(name, value)| {
+            let (kind, kid) = name.split_once(':')?;
+            let kind = Kind::named(kind)?;
+            Some(((kind, kid.to_string()), key(kind, &value)))
+        });
+        let roles = match get("roles_claim_path") {
+            Some(path) => RolesClaim::Path(claim_path(&path)),
+            None => RolesClaim::Name(get("roles_claim_name").unwrap_or_else(|| "_couchdb.roles".into())),
+        };
+        let required = match source.get("jwt_auth", "required_claims") {
+            Some(claims) => required_claims(&claims),
+            None => required_claims("exp"),
+        };
+        if required.is_none() {
+            tracing::error!("jwt_auth/required_claims cannot be read: no token is accepted");
+        }
+        Settings {
+            keys: keys.collect(),
+            required,
+            roles,
+            allowed: get("allowed_algorithms").map(|list| role_list(&list)),
+            jwks: JwksSettings::read(source),
+        }
+    }
+
+    /// Who the token says the user is. `now` in seconds since the epoch; `published`: the keys of the JWKS URL, asked
+    /// for only when the settings have no key of the token's `kid`.
+    pub fn authenticate(&self, token: &str, now: u64, published: &dyn Keys) -> Result<UserCtx> {
+        let bad = |reason: &str| Error::BadRequest(reason.to_string());
+        let malformed = || bad("Malformed authentication token");
+        if token.len() > MAX_TOKEN {
+            return Err(malformed());
+        }
+        let mut parts = token.split('.');
+        let (Some(head), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(malformed());
+        };
+        let required =
+            self.required.as_ref().ok_or_else(|| Error::Internal("JWT is not configured correctly".into()))?;
+        let header = object(head)?;
+        self.check_header(&header, required)?;
+        let alg = header.get("alg").and_then(Value::as_str).ok_or_else(|| bad("Missing alg header parameter"))?;
+        let alg =
+            Alg::named(alg).filter(|alg| self.allowed.as_ref().is_none_or(|list| list.iter().any(|a| a == alg.name)));
+        let alg = alg.ok_or_else(|| bad("Invalid alg header parameter"))?;
+        let claims = object(payload)?;
+        check_claims(&claims, required, now)?;
+
+        let kid = match header.get("kid") {
+            None => None,
+            Some(Value::String(kid)) => Some(kid.as_str()),
+            Some(_) => return Err(bad("Unknown kid")),
+        };
+        let own = self.keys.get(&(alg.kind, kid.unwrap_or("_default").to_string()));
+        let (key, is_own) = match own {
+            Some(Ok(key)) => (key.clone(), true),
+            Some(Err(reason)) => return Err(bad(reason)),
+            None => match &self.jwks {
+                Some(jwks) => (published.find(jwks, alg, kid)?.ok_or_else(|| bad("Unknown kid"))?, false),
+                None => return Err(bad("Unknown kid")),
+            },
+        };
+        let message = &token.as_bytes()[..head.len() + 1 + payload.len()];
+        if !key.verifies(alg, message, signature) {
+            let what = if alg.kind == Kind::Hmac { "HMAC" } else { "signature" };
+            return Err(Error::BadRequest(format!("Bad {what} in authentication token")));
+        }
+
+        let mut roles = self.roles(&claims, is_own)?;
+        if !is_own && !self.jwks.as_ref().is_some_and(|jwks| jwks.system_roles) {
+            roles.retain(|role| !role.starts_with('_'));
+        }
+        match claims.get("sub") {
+            None => Err(Error::Unauthorized("Token missing sub claim.".into())),
+            Some(Value::String(name)) if !name.is_empty() => {
+                Ok(UserCtx { name: Some(name.clone()), roles, handler: Some(Handler::Jwt) })
+            }
+            Some(_) => Err(bad("Malformed token")),
+        }
+    }
+
+    fn check_header(&self, header: &Map<String, Value>, required: &[Required]) -> Result<()> {
+        let must_have = |name: &str| required.iter().any(|required| required.claim == name);
+        if must_have("typ") {
+            match header.get("typ") {
+                None => return Err(Error::BadRequest("Missing typ header parameter".into())),
+                Some(typ) if typ == "JWT" => {}
+                Some(_) => return Err(Error::BadRequest("Invalid typ header parameter".into())),
+            }
+        }
+        if must_have("kid") && !header.contains_key("kid") {
+            return Err(Error::BadRequest("Missing kid claim".into()));
+        }
+        Ok(())
+    }
+
+    /// The roles of a token: a list of texts, or one text with commas.
+    fn roles(&self, claims: &Map<String, Value>, is_own: bool) -> Result<Vec<String>> {
+        let found = match &self.roles {
+            RolesClaim::Name(name) => claims.get(name),
+            RolesClaim::Path(path) => {
+                let mut found = None;
+                for (depth, name) in path.iter().enumerate() {
+                    let members = if depth == 0 { Some(claims) } else { found.and_then(Value::as_object) };
+                    found = members.and_then(|members| members.get(name));
+                    if found.is_none_or(Value::is_null) {
+                        // A foreign issuer leaves the claim out for who has no roles.
+                        if !is_own {
+                            return Ok(Vec::new());
+                        }
+                        return Err(Error::NotFound(format!("missing json key: {name}")));
+                    }
+                }
+                found
+            }
+        };
+        let malformed = || Error::BadRequest("Malformed token".into());
+        match found {
+            None => Ok(Vec::new()),
+            Some(Value::String(list)) => Ok(role_list(list)),
+            Some(Value::Array(items)) => {
+                items.iter().map(|item| item.as_str().map(str::to_string).ok_or_else(malformed)).collect()
+            }
+            Some(_) => Err(malformed()),
+        }
+    }
+}
+
+/// A part of a token: base64url of a JSON object.
+fn object(part: &str) -> Result<Map<String, Value>> {
+    let malformed = || Error::BadRequest("Malformed authentication token".into());
+    let bytes = BASE64.decode(part).map_err(|_| malformed())?;
+    match serde_json::from_slice(&bytes).map_err(|_| malformed())? {
+        Value::Object(members) => Ok(members),
+        _ => Err(Error::BadRequest("Not an object".into())),
+    }
+}
+
+/// Seconds by which an issuer's clock may be ahead where CouchDB would not look at `nbf` at all.
+const SKEW: f64 = 60.0;
+
+fn check_claims(claims: &Map<String, Value>, required: &[Required], now: u64) -> Result<()> {
+    let bad = |text: String| Error::BadRequest(text);
+    let now = now as f64;
+    for Required { claim, value } in required {
+        if matches!(claim.as_str(), "alg" | "kid" | "typ" | "sig") {
+            continue;
+        }
+        let given = claims.get(claim).ok_or_else(|| bad(format!("Missing {claim} claim")))?;
+        let fits = match (claim.as_str(), value, given) {
+            (_, Some(value), Value::Array(items)) => claim == "aud" && items.iter().any(|item| item == value.as_str()),
+            (_, Some(value), given) => given == value.as_str(),
+            ("iat", None, given) => given.is_i64() || given.is_u64(),
+            ("nbf", None, given) if !given.as_f64().is_some_and(|time| time < now) => {
+                return Err(Error::Unauthorized("nbf not in past".into()));
+            }
+            _ => true,
+        };
+        if !fits {
+            return Err(bad(format!("Invalid {claim} claim")));
+        }
+    }
+    if claims.get("exp").is_some_and(|time| !time.as_f64().is_some_and(|time| time > now)) {
+        return Err(Error::Unauthorized("exp not in future".into()));
+    }
+    if claims.get("nbf").is_some_and(|time| !time.as_f64().is_some_and(|time| time < now + SKEW)) {
+        return Err(Error::Unauthorized("nbf not in past".into()));
+    }
+    Ok(())
+}
+
+/// `exp, nbf, {iss, "IssuerNameHere"}`. `None`: it cannot be read. Empty: nothing is required.
+fn required_claims(setting: &str) -> Option<Vec<Required>> {
+    let mut rest = setting.trim();
+    let mut found = Vec::new();
+    let word = |text: &str| text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    while !rest.is_empty() {
+        if let Some(tuple) = rest.strip_prefix('{') {
+            let tuple = tuple.trim_start();
+            let (claim, after) = tuple.split_at(word(tuple));
+            let after = after.trim_start().strip_prefix(',')?.trim_start().strip_prefix('"')?;
+            let (value, after) = after.split_once('"')?;
+            if claim.is_empty() || value.is_empty() {
+                return None;
+            }
+            found.push(Required { claim: claim.into(), value: Some(value.into()) });
+            rest = after.trim_start().strip_prefix('}')?.trim_start();
+        } else {
+            let (claim, after) = rest.split_at(word(rest));
+            if claim.is_empty() {
+                return None;
+            }
+            found.push(Required { claim: claim.into(), value: None });
+            rest = after.trim_start();
+        }
+        match rest.strip_prefix(',') {
+            Some(after) => rest = after.trim_start(),
+            None if rest.is_empty() => {}
+            None => return None,
+        }
+    }
+    Some(found)
+}
+
+/// Splits at `.`; `\.` is a dot in a name.
+fn claim_path(setting: &str) -> Vec<String> {
+    let mut path = vec![String::new()];
+    let mut chars = setting.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if chars.peek() == Some(&'.') => {
+                chars.next();
+                path.last_mut().expect("never empty").push('.');
+            }
+            '.' => path.push(String::new()),
+            other => path.last_mut().expect("never empty").push(other),
+        }
+    }
+    path
+}
+
+/// A key of `[jwt_keys]`: base64 for HMAC, PEM with `\n` for newlines for the others.
+fn key(kind: Kind, value: &str) -> std::result::Result<Key, &'static str> {
+    let pem = value.trim().replace("\\n", "\n");
+    let decoding = match kind {
+        Kind::Hmac => {
+            let secret = base64::engine::general_purpose::STANDARD.decode(value.trim()).ok();
+            // An empty secret is everybody's.
+            let secret = secret.filter(|secret| !secret.is_empty()).ok_or("Not a valid key")?;
+            DecodingKey::from_secret(&secret)
+        }
+        Kind::Rsa => DecodingKey::from_rsa_pem(pem.as_bytes()).map_err(|_| "not an RSA public key")?,
+        Kind::Ec => DecodingKey::from_ec_pem(pem.as_bytes()).map_err(|_| "not an EC public key")?,
+        Kind::Ed25519 => DecodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| "not an Ed25519 public key")?,
+    };
+    Ok(Key { decoding, only: None })
+}
+
+#[cfg(test)]
+#[path = "jwt/tests.rs"]
+pub(super) mod tests;

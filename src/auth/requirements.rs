@@ -1,0 +1,133 @@
+//! What new passwords must be like: setting `chttpd_auth/password_regexp`, a list of regular expressions all of which a
+//! password must match, each with an optional reason. CouchDB writes the list in Erlang's syntax:
+//!
+//! ```text
+//! [{".{10,}", "Password min length is 10 characters."}, "\\d+"]
+//! ```
+
+use regex::Regex;
+
+use super::password::CANNOT_HASH;
+use crate::error::{Error, Result};
+
+/// The parsed setting.
+#[derive(Debug, Clone, Default)]
+pub struct Requirements {
+    /// Expression and what to answer when it does not match.
+    rules: Vec<(Regex, String)>,
+    /// The setting is there and cannot be read: no password can be set, as in CouchDB.
+    broken: bool,
+}
+
+/// What CouchDB answers, followed by the rule's own reason.
+const UNMET: &str = "Password does not conform to requirements.";
+
+impl Requirements {
+    /// Reads the setting. One that cannot be read refuses every password, and says why in the log.
+    pub fn parse(setting: &str) -> Requirements {
+        if matches!(setting.trim(), "" | "[]") {
+            return Requirements::default();
+        }
+        match rules(setting) {
+            Some(rules) => Requirements { rules, broken: false },
+            None => {
+                tracing::error!("chttpd_auth/password_regexp is not a list of regular expressions");
+                Requirements { rules: Vec::new(), broken: true }
+            }
+        }
+    }
+
+    /// `BadRequest` with the reason of the first rule that the password does not meet.
+    pub fn check(&self, password: &str) -> Result<()> {
+        if self.broken {
+            return Err(Error::Forbidden(CANNOT_HASH.into()));
+        }
+        match self.rules.iter().find(|(regex, _)| !regex.is_match(password)) {
+            Some((_, reason)) => Err(Error::BadRequest(reason.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn rules(setting: &str) -> Option<Vec<(Regex, String)>> {
+    let mut rest = Terms { text: setting.trim().trim_end_matches('.') };
+    let mut rules = Vec::new();
+    rest.take('[')?;
+    loop {
+        let (pattern, reason) = if rest.take('{').is_some() {
+            let pattern = rest.string()?;
+            let reason = rest.take(',').map(|()| rest.string().unwrap_or_default());
+            rest.take('}')?;
+            (pattern, reason.unwrap_or_default())
+        } else {
+            (rest.string()?, String::new())
+        };
+        let reason = if reason.is_empty() { UNMET.to_string() } else { format!("{UNMET} {reason}") };
+        rules.push((Regex::new(&pattern).ok()?, reason));
+        if rest.take(']').is_some() {
+            return rest.text.trim().is_empty().then_some(rules);
+        }
+        rest.take(',')?;
+    }
+}
+
+/// As much of Erlang's term syntax as the setting has.
+struct Terms<'a> {
+    text: &'a str,
+}
+
+impl Terms<'_> {
+    fn take(&mut self, token: char) -> Option<()> {
+        self.text = self.text.trim_start().strip_prefix(token)?;
+        Some(())
+    }
+
+    fn string(&mut self) -> Option<String> {
+        self.take('"')?;
+        let mut out = String::new();
+        let mut chars = self.text.char_indices();
+        while let Some((at, c)) = chars.next() {
+            match c {
+                '"' => {
+                    self.text = &self.text[at + 1..];
+                    return Some(out);
+                }
+                '\\' => out.push(match chars.next()?.1 {
+                    'n' => '\n',
+                    't' => '\t',
+                    'r' => '\r',
+                    's' => ' ',
+                    other => other,
+                }),
+                other => out.push(other),
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_all_to_be_met_and_say_why_not() {
+        let rules = Requirements::parse(r#"[{".{10,}", "Password min length is 10 characters."}, "\\d+", {"[A-Z]"}]"#);
+        assert_eq!(rules.check("Abcdefghi1"), Ok(()));
+        let reason = |password| rules.check(password).expect_err("unmet").to_string();
+        assert_eq!(reason("short"), "Password does not conform to requirements. Password min length is 10 characters.");
+        assert_eq!(reason("long enough"), "Password does not conform to requirements.");
+        assert_eq!(reason("long enough 1"), "Password does not conform to requirements.");
+    }
+
+    #[test]
+    fn no_setting_asks_for_nothing_and_a_broken_one_refuses_all() {
+        for none in ["", "[]", " [] "] {
+            assert_eq!(Requirements::parse(none).check(""), Ok(()));
+        }
+        for broken in ["x", "[", "[1]", r#"["("]"#, r#"["a""b"]"#, r#"["a"] x"#, r#"{"a"}"#, r#"["a\"#] {
+            let refused = Requirements::parse(broken).check("password");
+            assert_eq!(refused, Err(Error::Forbidden(CANNOT_HASH.into())), "{broken}");
+        }
+    }
+}
