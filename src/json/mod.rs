@@ -1,10 +1,12 @@
 //! JSON at the door and on the way out: documents split into members and raw body, collation of view keys.
 
+mod collate;
 mod document;
 mod scan;
 mod text;
 
 pub use crate::rev::unescape;
+pub use collate::{COLLATION_VERSION, compare, compare_strings, raw_sort_key, sort_key};
 pub use document::{Limits, Split, Stub, StubFields, check_id, compact, split};
 pub use text::{Elements, Members, elements, member, members, push_quoted, quote, string};
 
