@@ -1,1 +1,168 @@
-fn main() {}
+//! The program: command line, log, data folder, server, signals, exit codes. No logic lives here.
+//!
+//! Exit codes: 0 a clean end, 1 a failure while starting or running, 2 a wrong setting.
+
+use std::io::{IsTerminal, Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use settee::clock::Clock;
+use settee::config::{Command, Start, sources};
+use settee::http::{App, Options, start};
+use settee::store::{self, Store, blobs::Blobs};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    match Command::read(std::env::args(), std::env::vars()) {
+        Command::Say { text, code: 0 } => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Command::Say { text, code } => {
+            eprint!("{text}");
+            ExitCode::from(u8::try_from(code).unwrap_or(2))
+        }
+        Command::Health { at } => match ask_health(&at) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("settee: {at} is not well: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Serve(settings) => match serve(*settings) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error}");
+                eprintln!("settee: {error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn serve(settings: Start) -> Result<(), String> {
+    start_log(&settings)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    raise_file_limit();
+    let (store, blobs) = open(&settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("settee")
+        .build()
+        .map_err(|error| format!("no threads: {error}"))?;
+    let ended = runtime.block_on(run(settings, store, blobs));
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended
+}
+
+/// Serves until a signal, and again after a restart was asked for.
+async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>) -> Result<(), String> {
+    loop {
+        let options = Options {
+            base: settings.base.clone(),
+            admins: settings.admins.clone(),
+            store: store.clone(),
+            blobs: blobs.clone(),
+            clock: Clock::system(),
+        };
+        let start::Prepared { app, made_admin } = start::prepare(options).await.map_err(|error| error.to_string())?;
+        let bind = match settings.bind {
+            Some(bind) => bind,
+            None => sources::bind_of(&app.settings())?.unwrap_or(sources::DEFAULT_BIND),
+        };
+        let running = start::listen(app.clone(), bind).await.map_err(|error| error.to_string())?;
+        if let Some((name, password)) = made_admin {
+            show_admin(&running.url(), &name, &password);
+        }
+        tracing::info!(address = %running.address, data = %settings.data.display(), "settee is ready");
+        let signals = tokio::spawn(stop_at_signal(app.clone()));
+        running.stopped().await.map_err(|error| error.to_string())?;
+        signals.abort();
+        if !app.shutdown.is_restart() {
+            tracing::info!("settee has stopped");
+            return Ok(());
+        }
+        tracing::info!("settee restarts");
+    }
+}
+
+/// The first SIGTERM or SIGINT drains; a second one ends at once.
+async fn stop_at_signal(app: Arc<App>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::warn!("signals cannot be caught: stopping will not drain");
+        return;
+    };
+    for last in [false, true] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if last {
+            std::process::exit(1);
+        }
+        tracing::info!("stopping: requests at work are finished, new ones are refused");
+        app.shutdown.begin();
+    }
+}
+
+fn open(settings: &Start) -> Result<(Arc<dyn Store>, Arc<dyn Blobs>), String> {
+    if settings.store.as_deref() == Some("memory") {
+        tracing::warn!("the store is memory: everything is gone when the server stops");
+        return Ok((Arc::new(store::memory::Memory::new()), Arc::new(store::MemoryBlobs::new())));
+    }
+    let engine = settings.store.as_deref().map(str::parse).transpose()?;
+    let opened = store::open(&settings.data, engine).map_err(|error| error.to_string())?;
+    Ok((opened.store, opened.blobs))
+}
+
+fn start_log(settings: &Start) -> Result<(), String> {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter: EnvFilter = settings.log.parse().map_err(|error| {
+        format!("the log level `{}` is none of off, error, warn, info, debug, trace: {error}", settings.log)
+    })?;
+    let is_terminal = std::io::stderr().is_terminal();
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    match settings.log_format.as_str() {
+        "json" => log.json().flatten_event(true).init(),
+        _ => log.init(),
+    }
+    Ok(())
+}
+
+/// Every waiting client is an open file: takes as many as the system grants.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}
+
+/// To the standard output and not to the log, which is kept and read by others.
+fn show_admin(url: &str, name: &str, password: &str) {
+    println!(
+        "\nThere was no admin, so this one was made. Its password is shown only now:\n\n    name      {name}\n    \
+         password  {password}\n    try       curl -u {name}:{password} {url}/_all_dbs\n"
+    );
+    let _ = std::io::stdout().flush();
+}
+
+/// Asks `/_up` and wants 200: the health check of containers, which have no curl.
+fn ask_health(at: &str) -> Result<(), String> {
+    let mut socket = std::net::TcpStream::connect(at).map_err(|error| error.to_string())?;
+    let timeout = Some(Duration::from_secs(5));
+    socket
+        .set_read_timeout(timeout)
+        .and_then(|()| socket.set_write_timeout(timeout))
+        .map_err(|error| error.to_string())?;
+    let request = format!("GET /_up HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).map_err(|error| error.to_string())?;
+    let mut answer = String::new();
+    socket.take(4096).read_to_string(&mut answer).map_err(|error| error.to_string())?;
+    let line = answer.lines().next().unwrap_or("");
+    if line.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(format!("it answers `{line}`")) }
+}

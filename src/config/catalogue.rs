@@ -80,7 +80,7 @@ pub const KNOWN: &[Known] = &[
     // --- settee's own: where it runs. Read at start, never over HTTP.
     row("settee", "data", Kind::Text, "./data", "The folder that holds everything."),
     row("settee", "bind", Kind::Text, "127.0.0.1:5984", "Address and port to listen on."),
-    row("settee", "store", Kind::Choice(&["sled", "redb", "memory"]), "sled", "The storage engine."),
+    unset("settee", "store", Kind::Choice(&["sled", "memory"]), "The storage engine; unset: the folder's, or sled."),
     row(
         "settee",
         "log",

@@ -59,7 +59,7 @@ struct Serve {
     /// Address and port to listen on [default: 127.0.0.1:5984]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<String>,
-    /// The storage engine: sled, redb or memory (memory keeps nothing) [default: sled]
+    /// The storage engine: sled, or memory, which keeps nothing [default: the folder's, or sled]
     #[arg(long, value_name = "ENGINE")]
     store: Option<String>,
     /// A settings file (TOML)
@@ -99,7 +99,8 @@ pub struct Start {
     pub data: PathBuf,
     /// `None`: what is persisted as `chttpd/bind_address` and `port`, else the default.
     pub bind: Option<SocketAddr>,
-    pub store: String,
+    /// `None`: the engine that the folder has, or the default.
+    pub store: Option<String>,
     pub log: String,
     pub log_format: String,
     /// Settings of file, environment and flags, without the section `admins`.
@@ -206,7 +207,7 @@ fn finish(mut table: Table, warnings: Vec<String>) -> Result<Start, String> {
     Ok(Start {
         data: PathBuf::from(of("data")),
         bind,
-        store: of("store"),
+        store: checked.get("settee", "store").map(str::to_owned),
         log: of("log"),
         log_format: of("log_format"),
         base: table,
@@ -294,7 +295,7 @@ fn read_file(path: &Path, table: &mut Table) -> Result<(), String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("the settings file {shown} cannot be read: {error}"))?;
     let document: toml::Table =
-        text.parse().map_err(|error| format!("the settings file {shown} is not TOML: {error}"))?;
+        toml::from_str(&text).map_err(|error| format!("the settings file {shown} is not TOML: {error}"))?;
     for (name, value) in document {
         match value {
             toml::Value::Table(keys) => {
@@ -387,7 +388,7 @@ mod tests {
     fn plain_settee_serves_with_the_defaults() {
         for arguments in [&[][..], &["serve"][..]] {
             let start = start(arguments, &[]);
-            assert_eq!((start.data.as_path(), start.bind, start.store.as_str()), (Path::new("./data"), None, "sled"));
+            assert_eq!((start.data.as_path(), start.bind, start.store), (Path::new("./data"), None, None));
             assert!(start.admins.is_empty());
         }
     }
@@ -398,7 +399,7 @@ mod tests {
         let file = folder.path().join("settee.toml");
         std::fs::write(
             &file,
-            "data = \"from-file\"\nlog = \"warn\"\nstore = \"redb\"\n[cors]\norigins = [\"http://a\", \"http://b\"]\n[admins]\nann = \"one\"\n",
+            "data = \"from-file\"\nlog = \"warn\"\nstore = \"memory\"\n[cors]\norigins = [\"http://a\", \"http://b\"]\n[admins]\nann = \"one\"\n",
         )
         .unwrap();
         let start = start(
@@ -412,7 +413,7 @@ mod tests {
             ],
         );
         assert_eq!(start.data, Path::new("from-flag"));
-        assert_eq!((start.log.as_str(), start.store.as_str()), ("debug", "redb"));
+        assert_eq!((start.log.as_str(), start.store.as_deref()), ("debug", Some("memory")));
         assert_eq!(start.admins, [("ann".into(), "one".into()), ("ben".into(), "two".into())]);
         let settings = Settings::new(start.base).unwrap();
         assert_eq!(settings.cors.origins, ["http://a", "http://b"]);
@@ -424,7 +425,7 @@ mod tests {
     fn a_wrong_setting_says_how_to_fix_it() {
         for (arguments, environment, says) in [
             (&["--bind", "5984"][..], &[][..], "is not ADDRESS:PORT"),
-            (&["--store", "tape"][..], &[][..], "one of: sled, redb, memory"),
+            (&["--store", "tape"][..], &[][..], "one of: sled, memory"),
             (&["--set", "chttpd/enable_corz=true"][..], &[][..], "is chttpd/enable_cors meant?"),
             (&["--set", "couchdb/enable_cors=true"][..], &[][..], "is chttpd/enable_cors meant?"),
             (&["--admin", "alice"][..], &[][..], "NAME:PASSWORD"),

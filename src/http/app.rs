@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::error::Error;
 use crate::store::Store;
+use crate::store::blobs::Blobs;
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -21,6 +22,7 @@ pub struct App {
     pub hashing: Semaphore,
     pub clock: Clock,
     pub store: Arc<dyn Store>,
+    pub blobs: Arc<dyn Blobs>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// When this process began to serve.

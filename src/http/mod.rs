@@ -26,3 +26,6 @@ pub use app::{App, blocking};
 pub use failure::{Failure, Result};
 pub use request::{Query, Request};
 pub use start::{Options, Running, start};
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,6 @@ where
         .header_read_timeout(Duration::from_secs(settings.number("settee", "header_timeout")))
         .max_header_size(header_size)
         .max_buf_size(header_size.max(64 << 10))
-        .pipeline_flush(true)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
     tokio::pin!(serving);

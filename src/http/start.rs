@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Live, Table};
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::store::blobs::Blobs;
 
 /// What a server is made of.
 pub struct Options {
@@ -27,6 +28,7 @@ pub struct Options {
     /// Admins of file, environment and flags: name and password (or hash). One that was persisted before stays as it is.
     pub admins: Vec<(String, String)>,
     pub store: Arc<dyn Store>,
+    pub blobs: Arc<dyn Blobs>,
     pub clock: Clock,
 }
 
@@ -65,7 +67,7 @@ pub struct Prepared {
 
 /// Makes the app: settings from the store over `base`, identity, secret, admins.
 pub async fn prepare(options: Options) -> Result<Prepared> {
-    let Options { base, admins, store, clock } = options;
+    let Options { base, admins, store, blobs, clock } = options;
     blocking(move || -> Result<Prepared> {
         let config = Arc::new(Live::open(base, store.clone())?);
         let settings = config.settings();
@@ -85,6 +87,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             uuids: Uuids::new(clock.clone()),
             clock,
             store,
+            blobs,
             metrics: Metrics::default(),
             shutdown: Shutdown::new(),
             started: Instant::now(),
