@@ -1,10 +1,13 @@
 //! Who asks, and what a route needs: the second match, beside the routing table (`chttpd_auth_request.erl`).
+//!
+//! What a single document needs beside that (design documents for admins of the database, users' documents for their
+//! users) is asked where documents are written and read, because a bulk request or a `COPY` names it in its body or headers.
 
 use serde_json::Value;
 
 use super::failure::Result;
-use super::route::{DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
-use crate::auth::UserCtx;
+use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
+use crate::auth::{Security, UserCtx};
 use crate::config::Settings;
 use crate::error::Error;
 
@@ -20,14 +23,21 @@ pub enum Access {
     Metrics,
     /// A member of the database.
     Member,
-    /// An admin of the database.
+    /// A document of the users' database: whoever is signed in, who is then shown and lets write what is theirs; nobody
+    /// only if the database is public (sign-up).
+    Account,
+    /// What the users' database has beside users: its admins, and 403 for all others, as CouchDB answers.
+    AccountsAdmin,
+    /// An admin of the database, to whom it is a matter of the server: 401 for all others (compaction).
     DatabaseAdmin,
+    /// An admin of the database who changes it: 401 for nobody, 403 for somebody else.
+    ManageDatabase,
     /// A server admin.
     Admin,
 }
 
-/// The access that a route needs.
-pub fn needed(route: &Route) -> Access {
+/// The access that a route needs. `users`: the name of the users' database.
+pub fn needed(route: &Route, users: &str) -> Access {
     use ServerRoute as S;
     match route {
         Route::Server(server) => match server {
@@ -54,47 +64,86 @@ pub fn needed(route: &Route) -> Access {
                 | NodeRoute::ConfigDelete(..) => Access::Admin,
             },
         },
-        Route::Database { name, what } => match what {
-            // `/_anything`: CouchDB lets nobody but admins ask for it, and then finds no such database.
-            _ if name.starts_with('_') && !is_system(name) => Access::Admin,
-            DbRoute::Create | DbRoute::Delete => Access::Admin,
-            DbRoute::SyncShards | DbRoute::Purge | DbRoute::PurgedInfosLimit | DbRoute::SetPurgedInfosLimit => {
-                Access::Admin
+        Route::Database { name, what } => {
+            let needed = of_database(what);
+            match needed {
+                Access::Member if name == users => of_accounts(what),
+                // Replications: nobody but admins reads them in bulk.
+                Access::Member if name == "_replicator" && in_bulk(what) => Access::Admin,
+                // `/_anything`: CouchDB lets nobody but admins ask for it, and then finds no such database.
+                _ if name.starts_with('_') && name != users && !matches!(name.as_str(), "_users" | "_replicator") => {
+                    Access::Admin
+                }
+                needed => needed,
             }
-            DbRoute::Compact | DbRoute::CompactViews(_) | DbRoute::ViewCleanup => Access::DatabaseAdmin,
-            DbRoute::SetSecurity | DbRoute::SetRevsLimit | DbRoute::SetAutoPurge => Access::DatabaseAdmin,
-            // Accounts and replications: nobody but admins reads them in bulk.
-            DbRoute::List(_) | DbRoute::ListQueries(_) | DbRoute::Changes if is_system(name) => Access::Admin,
-            DbRoute::Document(
-                DocumentVerb::Put | DocumentVerb::Delete | DocumentVerb::Copy | DocumentVerb::Post,
-                id,
-            ) if id.starts_with("_design/") => Access::DatabaseAdmin,
-            DbRoute::Info
-            | DbRoute::Post
-            | DbRoute::List(_)
-            | DbRoute::ListQueries(_)
-            | DbRoute::BulkDocs
-            | DbRoute::BulkGet
-            | DbRoute::Changes
-            | DbRoute::RevsDiff
-            | DbRoute::MissingRevs
-            | DbRoute::EnsureFullCommit
-            | DbRoute::Security
-            | DbRoute::RevsLimit
-            | DbRoute::PurgedInfos
-            | DbRoute::AutoPurge
-            | DbRoute::Shards
-            | DbRoute::ShardOf(_)
-            | DbRoute::Partition(_)
-            | DbRoute::PartitionDocs(_)
-            | DbRoute::Document(..)
-            | DbRoute::Attachment(..) => Access::Member,
-        },
+        }
     }
 }
 
-fn is_system(name: &str) -> bool {
-    matches!(name, "_users" | "_replicator")
+/// What a route of any database needs.
+fn of_database(what: &DbRoute) -> Access {
+    match what {
+        DbRoute::Create | DbRoute::Delete => Access::Admin,
+        DbRoute::SyncShards | DbRoute::Purge | DbRoute::PurgedInfosLimit | DbRoute::SetPurgedInfosLimit => {
+            Access::Admin
+        }
+        DbRoute::Compact | DbRoute::CompactViews(_) | DbRoute::ViewCleanup => Access::DatabaseAdmin,
+        DbRoute::SetSecurity | DbRoute::SetRevsLimit | DbRoute::SetAutoPurge => Access::ManageDatabase,
+        DbRoute::Document(verb, id) => match verb {
+            DocumentVerb::Put | DocumentVerb::Post | DocumentVerb::Delete if is_design(id) => Access::ManageDatabase,
+            DocumentVerb::Get | DocumentVerb::Put | DocumentVerb::Post | DocumentVerb::Delete | DocumentVerb::Copy => {
+                Access::Member
+            }
+        },
+        DbRoute::Attachment(verb, id, _) => match verb {
+            AttachmentVerb::Put | AttachmentVerb::Delete if is_design(id) => Access::ManageDatabase,
+            AttachmentVerb::Get | AttachmentVerb::Put | AttachmentVerb::Delete => Access::Member,
+        },
+        DbRoute::Info
+        | DbRoute::Post
+        | DbRoute::List(_)
+        | DbRoute::ListQueries(_)
+        | DbRoute::BulkDocs
+        | DbRoute::BulkGet
+        | DbRoute::Changes
+        | DbRoute::RevsDiff
+        | DbRoute::MissingRevs
+        | DbRoute::EnsureFullCommit
+        | DbRoute::Security
+        | DbRoute::RevsLimit
+        | DbRoute::PurgedInfos
+        | DbRoute::AutoPurge
+        | DbRoute::Shards
+        | DbRoute::ShardOf(_)
+        | DbRoute::Partition(_)
+        | DbRoute::PartitionDocs(_) => Access::Member,
+    }
+}
+
+/// What members may ask of other databases, asked of the users' database.
+fn of_accounts(what: &DbRoute) -> Access {
+    match what {
+        DbRoute::Info
+        | DbRoute::Post
+        | DbRoute::BulkDocs
+        | DbRoute::BulkGet
+        | DbRoute::RevsDiff
+        | DbRoute::MissingRevs
+        | DbRoute::EnsureFullCommit
+        | DbRoute::Document(..)
+        | DbRoute::Attachment(..) => Access::Account,
+        what if in_bulk(what) => Access::Admin,
+        _ => Access::AccountsAdmin,
+    }
+}
+
+/// What reads all documents of a database.
+fn in_bulk(what: &DbRoute) -> bool {
+    matches!(what, DbRoute::List(_) | DbRoute::ListQueries(_) | DbRoute::Changes | DbRoute::PartitionDocs(_))
+}
+
+fn is_design(id: &str) -> bool {
+    id.starts_with("_design/")
 }
 
 /// The outcome of what can be told without the database's own `_security`.
@@ -112,7 +161,7 @@ pub fn check(needed: Access, user: &UserCtx, settings: &Settings) -> Result<Verd
     }
     match needed {
         Access::Anyone => Ok(Verdict::Granted),
-        Access::SignedIn if user.name.is_some() => Ok(Verdict::Granted),
+        Access::SignedIn | Access::Account if user.name.is_some() => Ok(Verdict::Granted),
         Access::SignedIn => Err(Error::Unauthorized("You are not an authenticated user".into()).into()),
         Access::ListDatabases if !settings.admin_only_all_dbs => Ok(Verdict::Granted),
         Access::Metrics if user.roles.iter().any(|role| role == "_metrics") => Ok(Verdict::Granted),
@@ -120,34 +169,29 @@ pub fn check(needed: Access, user: &UserCtx, settings: &Settings) -> Result<Verd
             Err(Error::Unauthorized("You are not a server admin or read-only metrics user".into()).into())
         }
         Access::ListDatabases | Access::Admin => Err(Error::Unauthorized("You are not a server admin.".into()).into()),
-        Access::Member | Access::DatabaseAdmin => Ok(Verdict::AskDatabase),
+        Access::Member | Access::Account | Access::AccountsAdmin | Access::DatabaseAdmin | Access::ManageDatabase => {
+            Ok(Verdict::AskDatabase)
+        }
     }
 }
 
-/// Decides by a database's `_security` object; for users who are not server admins (`couch_db:check_is_member`).
+/// Decides by a database's `_security` object; for users who are not server admins.
 pub fn check_database(needed: Access, user: &UserCtx, security: &Value) -> Result<()> {
-    let named = |group: &str, kind: &str, wanted: &str| {
-        security[group][kind].as_array().is_some_and(|list| list.iter().any(|one| one == wanted))
-    };
-    let is_in = |group: &str| {
-        user.name.as_deref().is_some_and(|name| named(group, "names", name))
-            || user.roles.iter().any(|role| named(group, "roles", role))
-    };
-    let is_empty =
-        |group: &str| ["names", "roles"].iter().all(|kind| security[group][*kind].as_array().is_none_or(Vec::is_empty));
-    let granted = match needed {
-        Access::Member => is_in("admins") || is_in("members") || is_empty("members"),
-        _ => is_in("admins"),
-    };
-    if granted {
-        return Ok(());
+    let security = Security::stored(security);
+    match needed {
+        Access::Member | Access::Account => security.check_member(user)?,
+        Access::ManageDatabase => security.check_admin(user)?,
+        Access::AccountsAdmin if !security.is_admin(user) => {
+            let reason = "Only administrators can view design docs in the users database.";
+            return Err(Error::Forbidden(reason.into()).into());
+        }
+        Access::DatabaseAdmin if !security.is_admin(user) => {
+            return Err(Error::Unauthorized("You are not a server or db admin.".into()).into());
+        }
+        Access::AccountsAdmin | Access::DatabaseAdmin => {}
+        Access::Anyone | Access::SignedIn | Access::ListDatabases | Access::Metrics | Access::Admin => {}
     }
-    let refusal = match (needed, &user.name) {
-        (Access::Member, None) => Error::Unauthorized("You are not authorized to access this db.".into()),
-        (Access::Member, Some(_)) => Error::Forbidden("You are not allowed to access this db.".into()),
-        _ => Error::Unauthorized("You are not a server or db admin.".into()),
-    };
-    Err(refusal.into())
+    Ok(())
 }
 
 /// Whether a request without an account may go on at all (`chttpd_auth:party_mode_handler`).
@@ -162,57 +206,5 @@ pub fn check_nobody(route: &Result<Route>, settings: &Settings) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::failure::Failure;
-    use super::*;
-    use serde_json::json;
-
-    fn user(name: &str, roles: &[&str]) -> UserCtx {
-        UserCtx { name: Some(name.into()), roles: roles.iter().map(|role| (*role).into()).collect(), handler: None }
-    }
-
-    #[test]
-    fn members_and_admins_of_a_database() {
-        let security =
-            json!({"admins": {"names": ["ann"], "roles": []}, "members": {"names": ["ben"], "roles": ["staff"]}});
-        for (who, member, admin) in [
-            (user("ann", &[]), true, true),
-            (user("ben", &[]), true, false),
-            (user("eve", &["staff"]), true, false),
-            (user("eve", &[]), false, false),
-            (UserCtx::default(), false, false),
-        ] {
-            assert_eq!(check_database(Access::Member, &who, &security).is_ok(), member, "{who:?}");
-            assert_eq!(check_database(Access::DatabaseAdmin, &who, &security).is_ok(), admin, "{who:?}");
-        }
-        assert!(check_database(Access::Member, &UserCtx::default(), &json!({})).is_ok());
-        assert!(check_database(Access::DatabaseAdmin, &UserCtx::default(), &json!({})).is_err());
-        let nobody = check_database(Access::Member, &UserCtx::default(), &security);
-        assert_eq!(
-            nobody,
-            Err(Failure::Domain(Error::Unauthorized("You are not authorized to access this db.".into())))
-        );
-    }
-
-    #[test]
-    fn require_valid_user_leaves_signing_in_open() {
-        let with = |key: &str| {
-            let mut table = crate::config::Table::new();
-            table.entry("chttpd".into()).or_default().insert(key.into(), "true".into());
-            Settings::new(table).unwrap()
-        };
-        let up = Ok(Route::Server(ServerRoute::Up));
-        let sign_in = Ok(Route::Server(ServerRoute::SignIn));
-        let welcome = Ok(Route::Server(ServerRoute::Welcome));
-        for (key, route, open) in [
-            ("require_valid_user", &sign_in, true),
-            ("require_valid_user", &up, false),
-            ("require_valid_user", &welcome, false),
-            ("require_valid_user_except_for_up", &up, true),
-            ("require_valid_user_except_for_up", &welcome, false),
-        ] {
-            assert_eq!(check_nobody(route, &with(key)).is_ok(), open, "{key} {route:?}");
-        }
-        assert!(check_nobody(&welcome, &Settings::default()).is_ok());
-    }
-}
+#[path = "access/tests.rs"]
+mod tests;

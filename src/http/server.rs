@@ -227,7 +227,7 @@ async fn checked(
         access::check_nobody(&routed, &request.settings)?;
     }
     let route = routed?;
-    let needed = access::needed(&route);
+    let needed = access::needed(&route, &app.auth.settings().authentication_db);
     if access::check(needed, &request.user, &request.settings)? == Verdict::AskDatabase
         && let Route::Database { name, .. } = &route
     {

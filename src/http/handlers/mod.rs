@@ -8,7 +8,7 @@ pub mod setup;
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::answer::Answer;
 use super::app::App;
@@ -61,10 +61,7 @@ async fn node(app: &Arc<App>, request: &mut Request, route: NodeRoute) -> Result
 
 /// The `_security` of a database that never had one written.
 pub fn default_security(app: &App) -> Value {
-    match app.settings().get("couchdb", "default_security") {
-        Some("everyone") => json!({}),
-        _ => json!({"members": {"roles": ["_admin"]}, "admins": {"roles": ["_admin"]}}),
-    }
+    crate::auth::default_security(app.settings().get("couchdb", "default_security"))
 }
 
 /// A database's `_security`, for access.
