@@ -254,10 +254,13 @@ impl Database {
                         .as_ref()
                         .and_then(|body| body.attachments.iter().find(|attachment| attachment.name == name))
                         .filter(|found| mode == Mode::Replicated || revpos.is_none_or(|revpos| revpos == found.revpos));
-                    let Some(found) = found else {
-                        return Err(Error::MissingStub(format!("Invalid attachment stub in {} for {}", edit.id, name)));
-                    };
+                    let missing = || Error::MissingStub(format!("Invalid attachment stub in {} for {}", edit.id, name));
+                    let Some(found) = found else { return Err(missing()) };
                     pins.push(self.blobs.pin(&found.blob));
+                    // A compaction and the sweep may have come between the body and the pin.
+                    if !self.blobs.contains(&found.blob)? {
+                        return Err(missing());
+                    }
                     attachments.push(found.clone());
                 }
             }

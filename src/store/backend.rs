@@ -23,8 +23,9 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// A page of the entries of `range`.
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()>;
 
-    /// Every key of `range`, read without their values: a damaged value can still be deleted.
-    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()>;
+    /// The first `entries` keys of `range`, read without their values: a damaged value can still be deleted. Shows what is
+    /// in flight; callers are the committer, and readers who read the values next.
+    fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()>;
 
     /// Applies all of `writes` or nothing; with `sync` they, and everything applied before, are on disk when it returns.
     /// After an error, the backend is not written to again before `reopen`.

@@ -184,6 +184,10 @@ impl Blobs for BlobFiles {
         Ok(Box::new(Reader::open(&self.path(id), id, offset)?))
     }
 
+    fn contains(&self, id: &BlobId) -> Result<bool> {
+        self.path(id).try_exists().map_err(|error| io_error("looking for an attachment", &error))
+    }
+
     fn pin(&self, id: &BlobId) -> Pin {
         self.0.pins.pin(id)
     }

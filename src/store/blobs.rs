@@ -43,7 +43,11 @@ pub trait Blobs: Send + Sync + 'static {
     /// The bytes of a blob from `offset` on. `Damaged` if the blob is not there.
     fn open(&self, id: &BlobId, offset: u64) -> Result<Box<dyn Read + Send>>;
 
-    /// Pins an existing blob (a stub that a new revision takes over from its parent).
+    /// Whether the blob is there. After [`Blobs::pin`], it then stays.
+    fn contains(&self, id: &BlobId) -> Result<bool>;
+
+    /// Pins an existing blob (a stub that a new revision takes over from its parent). It may have been removed just
+    /// before: ask [`Blobs::contains`] afterwards.
     fn pin(&self, id: &BlobId) -> Pin;
 
     /// Removes the blob unless it is pinned or `referenced` says, asked while nobody can pin it, that a body names it.

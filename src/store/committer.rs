@@ -228,7 +228,7 @@ impl<B: Backend> Committer<B> {
             if is_empty(range) {
                 continue;
             }
-            self.backend.keys(range, &mut |key| doomed.push(key.to_vec()))?;
+            self.backend.keys(range, usize::MAX, &mut |key| doomed.push(key.to_vec()))?;
             doomed.extend(writes.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref())).map(|(key, _)| key.clone()));
         }
         writes.extend(doomed.into_iter().map(|key| (key, None)));
@@ -308,6 +308,14 @@ impl<B: Backend> Store for Committer<B> {
             Some(error) if page.is_empty() => Err(error),
             _ => Ok(page),
         }
+    }
+
+    fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        if !is_empty(range) {
+            self.backend.keys(range, entries, &mut |key| keys.push(key.to_vec()))?;
+        }
+        Ok(keys)
     }
 
     fn commit(&self, batch: Batch) -> Result<()> {

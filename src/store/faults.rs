@@ -125,10 +125,11 @@ impl Backend for Faults {
         })
     }
 
-    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
-        self.read(|entries| {
+    fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.read(|map| {
             if !is_empty(range) {
-                entries.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref())).for_each(|(key, _)| visit(key));
+                let found = map.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref()));
+                found.take(entries).for_each(|(key, _)| visit(key));
             }
         })
     }

@@ -113,6 +113,11 @@ pub fn server(name: &str) -> Vec<u8> {
     tagged(SERVER, name.as_bytes())
 }
 
+/// State of all server modules.
+pub fn servers() -> KeyRange {
+    (Bound::Included(vec![SERVER]), Bound::Excluded(vec![SERVER + 1]))
+}
+
 /// "This body refers to this blob": written and removed with the body.
 pub fn blob_reference(blob: &[u8; 32], number: u64, sequence: u64, index: u32) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + 32 + 20);

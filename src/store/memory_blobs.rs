@@ -57,6 +57,10 @@ impl Blobs for MemoryBlobs {
         Ok(Box::new(cursor))
     }
 
+    fn contains(&self, id: &BlobId) -> Result<bool> {
+        Ok(self.blobs.lock().contains_key(id))
+    }
+
     fn pin(&self, id: &BlobId) -> Pin {
         self.pins.pin(id)
     }

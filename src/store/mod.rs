@@ -22,7 +22,7 @@ mod sled;
 mod space;
 
 pub use memory_blobs::MemoryBlobs;
-pub use open::{Engine, OpenError, Opened, Options, open, open_with};
+pub use open::{Engine, OpenError, Opened, Options, compact, open, open_with};
 
 use std::fmt;
 use std::ops::Bound;
@@ -156,6 +156,12 @@ pub trait Store: Send + Sync + 'static {
     /// A page of the entries of `range` in `direction`. A damaged entry ends the page before it; a page that would begin
     /// with one is `Damaged`, naming it. The caller goes on from the last key; nothing stays open.
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>>;
+
+    /// Keys only, in ascending order, at most `entries`: also those whose values are damaged.
+    fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
+        let page = self.scan(range, Direction::Forward, PageLimit::entries(entries))?;
+        Ok(page.into_iter().map(|(key, _)| key).collect())
+    }
 
     /// Applies `batch` whole or not at all. Durable when it returns (see [`Durability`]). One committer merges the
     /// batches that wait into one write and one sync, in the order of their arrival; each batch's expectations are

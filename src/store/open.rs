@@ -1,16 +1,17 @@
 //! Opening a data folder: which engine it has, whether another process holds it, whether this build can read it.
 //!
 //! ```text
-//! DIR/format.toml     format version and engine, written once
+//! DIR/format.toml     format version, engine, and which of the folders below is the store
 //! DIR/lock            held by the process that has the folder open
 //! DIR/reserve         room to give up when the disk is full
-//! DIR/sled/ or DIR/settee.redb
+//! DIR/store-1/        the engine's files; `compact` makes store-2 from it, and so on
 //! DIR/blobs/          attachments (see `blob_files`)
 //! ```
 
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use super::blobs::Blobs;
 use super::committer::Committer;
 use super::redb::RedbBackend;
 use super::sled::SledBackend;
-use super::space::{Space, make_dir, sync_dir};
-use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
+use super::space::{Space, folder_bytes, make_dir, sync_dir};
+use super::{Batch, Direction, Durability, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
 
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -161,28 +162,24 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     make_dir(dir).map_err(io)?;
     let lock = lock(dir)?;
     let space = Space::watch(dir).map_err(io)?;
-    let engine = match read_marker(dir)? {
-        Some(has) => match options.engine {
-            Some(asked) if asked != has => {
-                return Err(OpenError::OtherEngine { folder: dir.to_path_buf(), has, asked });
+    let marker = match read_marker(dir)? {
+        Some(marker) => match options.engine {
+            Some(asked) if asked != marker.engine => {
+                return Err(OpenError::OtherEngine { folder: dir.to_path_buf(), has: marker.engine, asked });
             }
-            _ => has,
+            _ => marker,
         },
         None => {
-            let engine = options.engine.unwrap_or(Engine::ALL[0]);
+            let marker = Marker { engine: options.engine.unwrap_or(Engine::ALL[0]), life: 1 };
             refuse_foreign(dir)?;
-            write_marker(dir, engine).map_err(io)?;
-            engine
+            write_marker(dir, marker).map_err(io)?;
+            marker
         }
     };
-    let cache_bytes = options.cache_bytes.unwrap_or(match engine {
-        Engine::Sled => 16 << 20,
-        Engine::Redb => 64 << 20,
-    });
-    let opened = open_engine(dir, engine, cache_bytes, &space).or_else(|error| {
+    let opened = open_engine(dir, marker, options.cache_bytes, &space).or_else(|error| {
         // An engine may need room to open. A folder that is merely damaged loses nothing by the second try.
         if error == StoreError::Full && space.release_reserve() {
-            open_engine(dir, engine, cache_bytes, &space)
+            open_engine(dir, marker, options.cache_bytes, &space)
         } else {
             Err(error)
         }
@@ -196,19 +193,95 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     space.keep_reserve();
     let lock = Arc::new(lock);
     let store = Arc::new(Locked { inner: store, _lock: lock });
-    Ok(Opened { store, blobs: Arc::new(blobs), engine })
+    Ok(Opened { store, blobs: Arc::new(blobs), engine: marker.engine })
 }
 
-fn open_engine(dir: &Path, engine: Engine, cache_bytes: u64, space: &Space) -> Result<Box<dyn Store>> {
-    Ok(match engine {
+/// What `format.toml` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marker {
+    engine: Engine,
+    /// How often the store was made anew: the number of its folder.
+    life: u32,
+}
+
+impl Marker {
+    fn folder(self, dir: &Path) -> PathBuf {
+        dir.join(format!("store-{}", self.life))
+    }
+}
+
+fn open_engine(dir: &Path, marker: Marker, cache_bytes: Option<u64>, space: &Space) -> Result<Box<dyn Store>> {
+    let folder = marker.folder(dir);
+    Ok(match marker.engine {
         Engine::Sled => {
-            Box::new(Committer::new(SledBackend::open(&dir.join("sled"), cache_bytes)?, Some(space.clone())))
+            let backend = SledBackend::open(&folder, cache_bytes.unwrap_or(16 << 20))?;
+            Box::new(Committer::new(backend, Some(space.clone())))
         }
         Engine::Redb => {
-            let file = dir.join("settee.redb");
-            Box::new(Committer::new(RedbBackend::open(&file, cache_bytes)?, Some(space.clone())))
+            let backend = RedbBackend::open(&folder.join("settee.redb"), cache_bytes.unwrap_or(64 << 20))?;
+            Box::new(Committer::new(backend, Some(space.clone())))
         }
     })
+}
+
+/// Rewrites the store of `dir` into a fresh one, of another engine if `engine` says so, and puts it in its place. Nothing
+/// else may have the folder open. A cut at any moment leaves the old store or the new one, whole. `progress` hears of the
+/// entries copied. Returns the bytes on disk before and after.
+pub fn compact(
+    dir: &Path,
+    engine: Option<Engine>,
+    progress: &mut dyn FnMut(u64),
+) -> std::result::Result<(u64, u64), OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
+    let failed = |error: StoreError| match error {
+        StoreError::Full => OpenError::Full(dir.to_path_buf()),
+        error => OpenError::Engine { folder: dir.to_path_buf(), error },
+    };
+    let old = match read_marker(dir)? {
+        Some(marker) => marker,
+        None => {
+            let why = format!("it has no {MARKER}");
+            return Err(OpenError::NotOurs { folder: dir.to_path_buf(), why });
+        }
+    };
+    let _lock = lock(dir)?;
+    let space = Space::watch(dir).map_err(io)?;
+    let new = Marker { engine: engine.unwrap_or(old.engine), life: old.life + 1 };
+    let target = new.folder(dir);
+    if target.exists() {
+        // Left by a rewrite that was cut off before its marker was written.
+        std::fs::remove_dir_all(&target).map_err(io)?;
+    }
+    let from = open_engine(dir, old, None, &space).map_err(failed)?;
+    check_format(dir, from.as_ref())?;
+    let to = open_engine(dir, new, None, &space).map_err(failed)?;
+    let copied = copy(from.as_ref(), to.as_ref(), progress);
+    if let Err(error) = copied {
+        drop(to);
+        let _ = std::fs::remove_dir_all(&target);
+        return Err(failed(error));
+    }
+    drop((from, to));
+    let sizes = (folder_bytes(&old.folder(dir)), folder_bytes(&target));
+    write_marker(dir, new).map_err(io)?;
+    std::fs::remove_dir_all(old.folder(dir)).map_err(io)?;
+    Ok(sizes)
+}
+
+fn copy(from: &dyn Store, to: &dyn Store, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    let mut low = Bound::Unbounded;
+    let mut copied = 0;
+    loop {
+        let limit = PageLimit { entries: 4096, bytes: 4 << 20 };
+        let page = from.scan(&(low, Bound::Unbounded), Direction::Forward, limit)?;
+        let Some((last, _)) = page.last() else { break };
+        low = Bound::Excluded(last.clone());
+        copied += page.len() as u64;
+        let writes = page.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        to.commit(Batch { writes, durability: Durability::Relaxed, ..Batch::new() })?;
+        progress(copied);
+    }
+    to.commit(Batch::new())
 }
 
 fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
@@ -221,8 +294,8 @@ fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
     }
 }
 
-/// The engine that the folder's marker names; `None` without a marker.
-fn read_marker(dir: &Path) -> std::result::Result<Option<Engine>, OpenError> {
+/// `None` without a marker.
+fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
     let not_ours = |why: String| OpenError::NotOurs { folder: dir.to_path_buf(), why };
     let text = match std::fs::read_to_string(dir.join(MARKER)) {
         Ok(text) => text,
@@ -238,16 +311,16 @@ fn read_marker(dir: &Path) -> std::result::Result<Option<Engine>, OpenError> {
     }
     let engine = table.get("engine").and_then(toml::Value::as_str);
     let engine = engine.ok_or_else(|| not_ours(format!("its {MARKER} names no engine")))?;
-    engine.parse().map(Some).map_err(not_ours)
+    let life = table.get("life").map_or(Some(1), |life| u32::try_from(life.as_integer()?).ok());
+    let life = life.ok_or_else(|| not_ours(format!("its {MARKER} has a wrong life")))?;
+    Ok(Some(Marker { engine: engine.parse().map_err(not_ours)?, life }))
 }
 
-fn write_marker(dir: &Path, engine: Engine) -> io::Result<()> {
+fn write_marker(dir: &Path, marker: Marker) -> io::Result<()> {
     let temporary = dir.join("format.tmp");
     let mut file = File::create(&temporary)?;
-    writeln!(
-        file,
-        "# Written by settee when this data folder was made. Do not edit.\nformat = {FORMAT}\nengine = \"{engine}\""
-    )?;
+    let Marker { engine, life } = marker;
+    writeln!(file, "# Written by settee. Do not edit.\nformat = {FORMAT}\nengine = \"{engine}\"\nlife = {life}")?;
     file.sync_all()?;
     std::fs::rename(&temporary, dir.join(MARKER))?;
     sync_dir(dir)
@@ -255,7 +328,7 @@ fn write_marker(dir: &Path, engine: Engine) -> io::Result<()> {
 
 /// A folder without a marker must not hold what an engine would take for its own.
 fn refuse_foreign(dir: &Path) -> std::result::Result<(), OpenError> {
-    for name in ["sled", "settee.redb", "blobs"] {
+    for name in ["store-1", "blobs"] {
         if dir.join(name).exists() {
             let why = format!("it has {name} in it but no {MARKER}");
             return Err(OpenError::NotOurs { folder: dir.to_path_buf(), why });
@@ -303,6 +376,10 @@ impl Store for Locked {
 
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
         self.inner.scan(range, direction, limit)
+    }
+
+    fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
+        self.inner.keys(range, entries)
     }
 
     fn commit(&self, batch: Batch) -> Result<()> {

@@ -80,9 +80,9 @@ impl Backend for RedbBackend {
         })
     }
 
-    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+    fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
         self.read(|table| {
-            for entry in table.range::<&[u8]>(bounds(range)).map_err(failure)? {
+            for entry in table.range::<&[u8]>(bounds(range)).map_err(failure)?.take(entries) {
                 visit(entry.map_err(failure)?.0.value());
             }
             Ok(())

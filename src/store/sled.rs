@@ -291,9 +291,9 @@ impl Backend for SledBackend {
         }
     }
 
-    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+    fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
         self.with(|open| {
-            for key in open.db.range::<Vec<u8>, _>(clamp(range)).keys() {
+            for key in open.db.range::<Vec<u8>, _>(clamp(range)).keys().take(entries) {
                 visit(&key.map_err(failure)?);
             }
             Ok(())

@@ -102,8 +102,8 @@ impl Backend for Gate {
     ) -> Result<()> {
         self.inner.scan(range, direction, limit, visit)
     }
-    fn keys(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
-        self.inner.keys(range, visit)
+    fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.inner.keys(range, entries, visit)
     }
     fn apply(&self, writes: &Writes, sync: bool) -> Result<()> {
         let mut passes = self.open.0.lock();

@@ -65,8 +65,33 @@ fn a_newer_format_inside_the_store_is_refused() {
 fn a_torn_snapshot_does_not_hinder() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), None).unwrap());
-    let torn = dir.path().join("sled/snap.0000000000000000.generating");
+    let torn = dir.path().join("store-1/snap.0000000000000000.generating");
     std::fs::write(&torn, b"torn").unwrap();
     drop(open(dir.path(), None).unwrap());
     assert!(!torn.exists());
+}
+
+#[test]
+fn compacting_keeps_everything_and_converts() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path(), None).unwrap();
+    let value = |number: u32| vec![number as u8; 1 + 3_000 * number as usize % 200_000];
+    for number in 0..300u32 {
+        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+        batch.put(format!("key{number}").into_bytes(), value(number));
+        opened.store.commit(batch).unwrap();
+    }
+    assert!(matches!(compact(dir.path(), None, &mut |_| {}), Err(OpenError::Locked(_))));
+    drop(opened);
+    for engine in [Engine::Redb, Engine::Redb, Engine::Sled, Engine::Sled] {
+        let mut copied = 0;
+        compact(dir.path(), Some(engine), &mut |entries| copied = entries).unwrap();
+        assert_eq!(copied, 301);
+        let opened = open(dir.path(), None).unwrap();
+        assert_eq!(opened.engine, engine);
+        for number in 0..300u32 {
+            assert!(opened.store.get(format!("key{number}").as_bytes()).unwrap() == Some(value(number)));
+        }
+    }
+    assert!(!dir.path().join("store-4").exists() && dir.path().join("store-5").exists());
 }
