@@ -3,7 +3,7 @@
 //! The map of the house; a layer may use only what stands to its right:
 //!
 //! ```text
-//! main > http > replicate > {query, auth} > db > store > {json, rev}
+//! main > http > replicate > {query, auth, maintain} > db > store > {json, rev}
 //! ```
 //!
 //! `error` and `clock` may be used by all. `tests/layers.rs` holds this line.
@@ -15,6 +15,7 @@ pub mod db;
 pub mod error;
 pub mod http;
 pub mod json;
+pub mod maintain;
 pub mod query;
 pub mod rev;
 pub mod store;

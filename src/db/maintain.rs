@@ -94,6 +94,13 @@ impl Database {
         self.forget_purges().await
     }
 
+    /// Holds the writer: until the answer is dropped, nothing of this database changes, and writes wait. For the last
+    /// moments of a backup; whoever holds must not wait for anybody outside.
+    pub async fn hold(self: &Arc<Self>) -> Result<Hold> {
+        let (held, release) = std::sync::mpsc::channel();
+        self.submit(|reply| Held { reply: Some((reply, Hold(held))), release }).await
+    }
+
     /// Forgets purge requests beyond `_purged_infos_limit`.
     async fn forget_purges(self: &Arc<Self>) -> Result<()> {
         loop {
@@ -114,6 +121,40 @@ impl Database {
                 return Ok(());
             }
             self.submit(|reply| Forget { old, reply }).await?;
+        }
+    }
+}
+
+/// Keeps a database's writer from writing while it lives.
+pub struct Hold(#[allow(dead_code)] std::sync::mpsc::Sender<()>);
+
+struct Held {
+    reply: Option<(oneshot::Sender<Result<Hold>>, Hold)>,
+    release: std::sync::mpsc::Receiver<()>,
+}
+
+impl Work for Held {
+    fn ids(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn apply(&mut self, _: &mut Draft) -> Result<()> {
+        if let Some((reply, hold)) = self.reply.take()
+            && reply.send(Ok(hold)).is_ok()
+        {
+            // Ends when the hold is dropped.
+            let _ = self.release.recv();
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        if let (Some((reply, _)), Err(error)) = (self.reply, committed) {
+            let _ = reply.send(Err(error));
         }
     }
 }

@@ -36,7 +36,7 @@ pub use database::{Database, Moved};
 pub use edit::{AllowAll, Incoming, Mode, Proposal, Source, Validate};
 pub use list::{Listed, Listing};
 pub use local::LocalWrite;
-pub use maintain::Purged;
+pub use maintain::{Hold, Purged};
 pub use names::{check_database_name, check_document_id, partition_of};
 pub use read::{Found, Wanted};
 pub use registry::{CreateOptions, Databases, DbEvent, DbEventKind};

@@ -1,0 +1,155 @@
+//! The form of a backup: one stream of frames that can be written to a pipe and read from one.
+//!
+//! ```text
+//! backup := "settee backup 1\n" frame* End
+//! frame  := kind(1) length(4, LE) payload CRC-32 of all before it in the frame (4, LE)
+//! payload of a frame with a key := key length(4, LE) key value
+//!
+//! Setting   key, value       server-wide entries (settings, secrets), as stored
+//! Database  name, record     the frames up to its Counters belong to it
+//! Blob      id               its content follows in Content frames, ended by an empty one; before any body that names it
+//! Local     id, record       _local documents: before the documents, so that no checkpoint tells of more than there is
+//! Security  object
+//! Body      sequence(8) index(4), record
+//! Document  id, record
+//! Changed   id, record       as Document, of one that came before and has changed since; an empty record: it was purged
+//! Purge     sequence(8), record
+//! Counters  record           the end of the database
+//! End       databases(8) documents(8)
+//! ```
+//!
+//! Records are those of the store (`docs/storage-format.md`).
+
+use std::io::{self, Read, Write};
+
+const MAGIC: &[u8] = b"settee backup 1\n";
+/// No frame is longer: the longest value that the store takes, and its key.
+const MAX_PAYLOAD: u32 = 1 << 30;
+
+/// The kinds of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Setting = b'S',
+    Database = b'D',
+    Blob = b'B',
+    Content = b'c',
+    Local = b'l',
+    Security = b's',
+    Body = b'b',
+    Document = b'd',
+    Changed = b'u',
+    Purge = b'p',
+    Counters = b'i',
+    End = b'Z',
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        use Kind::*;
+        [Setting, Database, Blob, Content, Local, Security, Body, Document, Changed, Purge, Counters, End]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Writes frames.
+pub struct Writer<'a> {
+    to: &'a mut dyn Write,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(to: &'a mut dyn Write) -> io::Result<Writer<'a>> {
+        to.write_all(MAGIC)?;
+        Ok(Writer { to })
+    }
+
+    /// A frame without a key.
+    pub fn plain(&mut self, kind: Kind, payload: &[u8]) -> io::Result<()> {
+        self.frame(kind, &[payload])
+    }
+
+    /// A frame with a key.
+    pub fn keyed(&mut self, kind: Kind, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.frame(kind, &[&(key.len() as u32).to_le_bytes(), key, value])
+    }
+
+    fn frame(&mut self, kind: Kind, parts: &[&[u8]]) -> io::Result<()> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let length = u32::try_from(length).ok().filter(|length| *length <= MAX_PAYLOAD);
+        let length = length.ok_or_else(|| io::Error::other("a value is too long for a backup"))?;
+        let mut head = [kind as u8; 5];
+        head[1..].copy_from_slice(&length.to_le_bytes());
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&head);
+        self.to.write_all(&head)?;
+        for part in parts {
+            sum.update(part);
+            self.to.write_all(part)?;
+        }
+        self.to.write_all(&sum.finalize().to_le_bytes())
+    }
+}
+
+/// Reads frames.
+pub struct Reader<'a> {
+    from: &'a mut dyn Read,
+}
+
+/// One frame.
+pub struct Frame {
+    pub kind: Kind,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// Key and value of a frame that has a key.
+    pub fn keyed(&self) -> io::Result<(&[u8], &[u8])> {
+        let split = || {
+            let (length, rest) = self.payload.split_first_chunk()?;
+            rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+        };
+        split().ok_or_else(|| wrong("a frame has no key"))
+    }
+}
+
+fn wrong(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("this backup cannot be restored: {what}"))
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(from: &'a mut dyn Read) -> io::Result<Reader<'a>> {
+        let mut magic = [0; MAGIC.len()];
+        from.read_exact(&mut magic).map_err(|_| wrong("it is not a backup that settee made"))?;
+        if magic != MAGIC {
+            return Err(wrong("it is not a backup that settee made, or was made by a newer one"));
+        }
+        Ok(Reader { from })
+    }
+
+    pub fn next(&mut self) -> io::Result<Frame> {
+        let cut = |error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => wrong("it is cut short"),
+            _ => error,
+        };
+        let mut head = [0; 5];
+        self.from.read_exact(&mut head).map_err(cut)?;
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+        let kind = Kind::of(head[0]).filter(|_| length <= MAX_PAYLOAD).ok_or_else(|| wrong("it is damaged"))?;
+        // Grows with what comes: a damaged length must not take a gigabyte at once.
+        let mut payload = Vec::new();
+        let read = (&mut *self.from).take(u64::from(length)).read_to_end(&mut payload)?;
+        let mut told = [0; 4];
+        if read < length as usize {
+            return Err(wrong("it is cut short"));
+        }
+        self.from.read_exact(&mut told).map_err(cut)?;
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&head);
+        sum.update(&payload);
+        if sum.finalize().to_le_bytes() != told {
+            return Err(wrong("it is damaged"));
+        }
+        Ok(Frame { kind, payload })
+    }
+}

@@ -1,0 +1,249 @@
+//! `settee backup`: a copy of everything, from a server at work, each database as it is at one moment.
+//!
+//! No engine gives a snapshot, so a database is read in passes along its changes order. What changes behind a pass has a
+//! higher sequence and is met by the next; when little is left, the last pass runs while the database's writer stands still:
+//!
+//! ```text
+//! _local documents > changes 0..a > changes a..b > ... > writer held: changes z..end, purges, counters
+//! ```
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::archive::{Kind, Writer};
+use super::{Hear, Progress};
+use crate::db::record::{BodyRecord, DocumentRecord, Info, SequenceRow};
+use crate::db::{Database, Databases};
+use crate::error::{Error, Result};
+use crate::store::blobs::BlobId;
+use crate::store::{Direction, KeyRange, PageLimit, Store, keys};
+
+/// Documents read at once.
+const PAGE: usize = 200;
+/// Changes that the held pass may have to read: below this, the writer is held.
+const FEW: u64 = 500;
+/// Passes after which the writer is held however much is left.
+const PASSES: usize = 8;
+
+/// Writes a backup of everything to `to`. Blocks; call it off the async threads, within a tokio runtime. Returns the number
+/// of databases and documents.
+///
+/// # Errors
+/// What cannot be read: a backup that lacks something is none. `check` tells what is damaged.
+pub fn backup(databases: &Arc<Databases>, to: &mut dyn Write, hear: Hear) -> Result<(u64, u64)> {
+    let mut buffered = io::BufWriter::with_capacity(1 << 20, to);
+    let mut backup = Backup {
+        store: databases.store().clone(),
+        databases,
+        out: Writer::new(&mut buffered).map_err(writing)?,
+        blobs: HashSet::new(),
+        hear,
+        documents: 0,
+    };
+    let count = backup.everything()?;
+    let documents = backup.documents;
+    buffered.flush().map_err(writing)?;
+    Ok((count, documents))
+}
+
+fn writing(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Error::Full,
+        _ => Error::Internal(format!("the backup could not be written: {error}")),
+    }
+}
+
+struct Backup<'a> {
+    store: Arc<dyn Store>,
+    databases: &'a Arc<Databases>,
+    out: Writer<'a>,
+    /// Blobs that are in the backup.
+    blobs: HashSet<BlobId>,
+    hear: Hear<'a>,
+    documents: u64,
+}
+
+impl Backup<'_> {
+    fn everything(&mut self) -> Result<u64> {
+        for range in [keys::configs(), keys::servers()] {
+            self.each(range, Kind::Setting, |key| key.to_vec())?;
+        }
+        let mut count = 0u64;
+        let mut after: Option<String> = None;
+        loop {
+            let (mut low, high) = keys::names(None, None);
+            if let Some(after) = &after {
+                low = Bound::Excluded(keys::name(after));
+            }
+            let page = self.store.scan(&(low, high), Direction::Forward, PageLimit::entries(100))?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(keys::name_of(last).to_owned());
+            for (key, _) in &page {
+                match self.databases.get(keys::name_of(key)) {
+                    Ok(database) => match self.database(&database) {
+                        // Deleted meanwhile: without its counters it is dropped when restored.
+                        Err(Error::NoDatabase) => {}
+                        other => {
+                            other?;
+                            count += 1;
+                        }
+                    },
+                    Err(Error::NoDatabase) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let mut end = count.to_be_bytes().to_vec();
+        end.extend_from_slice(&self.documents.to_be_bytes());
+        self.out.plain(Kind::End, &end).map_err(writing)?;
+        Ok(count)
+    }
+
+    /// Writes all entries of a range, under what `name` makes of their keys.
+    fn each(&mut self, mut range: KeyRange, kind: Kind, name: impl Fn(&[u8]) -> Vec<u8>) -> Result<()> {
+        loop {
+            let page = self.store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            range.0 = Bound::Excluded(last.clone());
+            for (key, value) in &page {
+                self.out.keyed(kind, &name(key), value).map_err(writing)?;
+            }
+        }
+    }
+
+    fn database(&mut self, database: &Arc<Database>) -> Result<()> {
+        let number = database.number();
+        let record = self.store.get(&keys::name(database.name()))?.ok_or(Error::NoDatabase)?;
+        self.out.keyed(Kind::Database, database.name().as_bytes(), &record).map_err(writing)?;
+        self.each(keys::kind(number, keys::Kind::Local), Kind::Local, |key| keys::rest_of(key).to_vec())?;
+        let purged_before = database.info().purge_sequence;
+        let mut done = 0;
+        let mut first = true;
+        for _ in 0..PASSES {
+            let goal = database.info().sequence;
+            done = self.pass(database, done, goal, first)?;
+            first = false;
+            if database.info().sequence - done <= FEW {
+                break;
+            }
+        }
+        let runtime = tokio::runtime::Handle::current();
+        // The writer runs on a thread of its own and waits there for this one to let go.
+        let hold = runtime.block_on(database.hold())?;
+        self.last_pass(database, done, purged_before)?;
+        drop(hold);
+        Ok(())
+    }
+
+    fn last_pass(&mut self, database: &Arc<Database>, done: u64, purged_before: u64) -> Result<()> {
+        let number = database.number();
+        let value = self.store.get(&keys::info(number))?.ok_or(Error::NoDatabase)?;
+        let info = Info::decode(&value)?;
+        self.pass(database, done, info.sequence, false)?;
+        // A document that was purged whole has no sequence any more.
+        let mut after = purged_before;
+        loop {
+            let page = database.purges(after, 1000)?;
+            let Some((last, _)) = page.last() else { break };
+            after = *last;
+            let ids: Vec<String> = page.into_iter().map(|(_, purge)| purge.id).collect();
+            self.documents(database, &ids, Kind::Changed)?;
+        }
+        if let Some(security) = self.store.get(&keys::security(number))? {
+            self.out.plain(Kind::Security, &security).map_err(writing)?;
+        }
+        self.each(keys::kind(number, keys::Kind::Purge), Kind::Purge, |key| keys::rest_of(key).to_vec())?;
+        self.documents += info.documents + info.deleted;
+        self.out.plain(Kind::Counters, &value).map_err(writing)
+    }
+
+    /// Writes the documents that changed after `done`, up to `goal` or a little beyond. Returns how far it came.
+    fn pass(&mut self, database: &Arc<Database>, mut done: u64, goal: u64, first: bool) -> Result<u64> {
+        let number = database.number();
+        let (_, high) = keys::kind(number, keys::Kind::Sequence);
+        while done < goal {
+            let low = Bound::Excluded(keys::sequence(number, done));
+            let page = self.store.scan(&(low, high.clone()), Direction::Forward, PageLimit::entries(PAGE))?;
+            let Some((last, _)) = page.last() else { return Ok(done.max(goal)) };
+            done = keys::sequence_of(last);
+            let mut ids = Vec::with_capacity(page.len());
+            for (_, row) in &page {
+                ids.push(SequenceRow::decode(row)?.id);
+            }
+            self.documents(database, &ids, if first { Kind::Document } else { Kind::Changed })?;
+            (self.hear)(Progress { what: database.name(), done, total: Some(goal.max(done)) });
+        }
+        Ok(done)
+    }
+
+    /// Writes documents with what they need: attachments, then bodies, then the records.
+    fn documents(&mut self, database: &Arc<Database>, ids: &[String], kind: Kind) -> Result<()> {
+        let number = database.number();
+        let wanted: Vec<_> = ids.iter().map(|id| keys::document(number, id)).collect();
+        let records = self.store.get_many(&wanted)?;
+        for ((id, key), mut record) in ids.iter().zip(&wanted).zip(records) {
+            // A compaction may take old bodies away between the record and them; then the record has changed as well.
+            for attempt in 0.. {
+                let Some(value) = &record else {
+                    self.out.keyed(kind, id.as_bytes(), &[]).map_err(writing)?;
+                    break;
+                };
+                if self.bodies(database, id, value)? {
+                    self.out.keyed(kind, id.as_bytes(), value).map_err(writing)?;
+                    break;
+                }
+                let again = self.store.get(key)?;
+                if attempt > 100 || again == record {
+                    return Err(Error::Damaged(format!("a body of document {id} of {} is missing", database.name())));
+                }
+                record = again;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the bodies that a record names. False if one is not there.
+    fn bodies(&mut self, database: &Arc<Database>, id: &str, record: &[u8]) -> Result<bool> {
+        let number = database.number();
+        let record = DocumentRecord::decode(id, record)?;
+        let bodies: Vec<_> = record.tree.nodes().iter().filter_map(|node| node.body).collect();
+        for some in bodies.chunks(64) {
+            let wanted: Vec<_> = some.iter().map(|body| keys::body(number, body.sequence, body.index)).collect();
+            for (key, value) in wanted.iter().zip(self.store.get_many(&wanted)?) {
+                let Some(value) = value else { return Ok(false) };
+                for attachment in BodyRecord::decode(id, &value)?.attachments {
+                    if !self.blob(&attachment.blob)? {
+                        return Ok(false);
+                    }
+                }
+                self.out.keyed(Kind::Body, keys::rest_of(key), &value).map_err(writing)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes a blob, unless it is in the backup. False if it is not there.
+    fn blob(&mut self, id: &BlobId) -> Result<bool> {
+        if self.blobs.contains(id) {
+            return Ok(true);
+        }
+        let blobs = self.databases.blobs();
+        let _pin = blobs.pin(id);
+        if !blobs.contains(id)? {
+            return Ok(false);
+        }
+        let mut content = blobs.open(id, 0)?;
+        self.out.plain(Kind::Blob, id).map_err(writing)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let count = content.read(&mut buffer).map_err(|error| Error::Damaged(error.to_string()))?;
+            self.out.plain(Kind::Content, &buffer[..count]).map_err(writing)?;
+            if count == 0 {
+                self.blobs.insert(*id);
+                return Ok(true);
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Work on a whole data folder: checking it, backing it up, restoring it, and keeping it tidy in the background.
+//!
+//! Stands above `db`, whose records it reads, and beside `query` and `auth`, of which it knows nothing.
+
+pub mod archive;
+pub mod background;
+mod backup;
+mod check;
+pub mod control;
+mod restore;
+mod sweep;
+
+#[cfg(test)]
+mod tests;
+
+pub use backup::backup;
+pub use check::{Checked, check};
+pub use restore::{Restored, restore};
+pub use sweep::sweep;
+
+/// How far a long work has come: what is at hand, how much of it is done, and how much there is if that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress<'a> {
+    pub what: &'a str,
+    pub done: u64,
+    pub total: Option<u64>,
+}
+
+/// Hears of progress.
+pub type Hear<'a> = &'a mut dyn FnMut(Progress<'_>);

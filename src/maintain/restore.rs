@@ -1,0 +1,252 @@
+//! `settee restore`: a backup into a new data folder.
+//!
+//! A restored database is a new life of its name: its sequences start with a new instance, so that a client that has seen
+//! more than the backup holds reads from the start instead of missing what is written next.
+
+use std::collections::HashSet;
+use std::io::{self, Read};
+
+use super::archive::{Frame, Kind, Reader};
+use super::{Hear, Progress};
+use crate::clock::Clock;
+use crate::db::record::{BodyRecord, DocumentRecord, NameRecord, PurgeRecord};
+use crate::error::{Error, Result};
+use crate::rev::Body;
+use crate::store::blobs::{BlobId, Blobs};
+use crate::store::{Batch, Durability, PageLimit, Store, keys};
+
+/// Bytes that one commit gathers.
+const BATCH: usize = 4 << 20;
+
+/// What was restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    pub databases: u64,
+    pub documents: u64,
+    pub attachments: u64,
+}
+
+/// Restores a backup into a store without databases.
+///
+/// # Errors
+/// `BadRequest` if there are databases already, or if the backup is cut short or damaged; what was restored until then is
+/// not to be used.
+pub fn restore(
+    store: &dyn Store,
+    blobs: &dyn Blobs,
+    clock: &Clock,
+    from: &mut dyn Read,
+    hear: Hear,
+) -> Result<Restored> {
+    use crate::store::Direction;
+    if !store.scan(&keys::names(None, None), Direction::Forward, PageLimit::entries(1))?.is_empty() {
+        return Err(Error::BadRequest(
+            "there are databases in this data folder: a backup is restored into a new one".into(),
+        ));
+    }
+    let mut buffered = io::BufReader::with_capacity(1 << 20, from);
+    let mut restore = Restore {
+        store,
+        blobs,
+        clock,
+        hear,
+        number: 0,
+        open: None,
+        batch: Batch { durability: Durability::Relaxed, ..Batch::new() },
+        bytes: 0,
+        restored: Restored { databases: 0, documents: 0, attachments: 0 },
+    };
+    restore.everything(&mut Reader::new(&mut buffered).map_err(reading)?)?;
+    Ok(restore.restored)
+}
+
+fn reading(error: io::Error) -> Error {
+    Error::BadRequest(error.to_string())
+}
+
+fn damaged() -> Error {
+    Error::BadRequest("this backup cannot be restored: its frames do not fit together".into())
+}
+
+struct Restore<'a> {
+    store: &'a dyn Store,
+    blobs: &'a dyn Blobs,
+    clock: &'a Clock,
+    hear: Hear<'a>,
+    /// The last number given.
+    number: u64,
+    /// The database whose frames are coming.
+    open: Option<(String, NameRecord)>,
+    batch: Batch,
+    bytes: usize,
+    restored: Restored,
+}
+
+impl Restore<'_> {
+    fn everything(&mut self, frames: &mut Reader) -> Result<()> {
+        loop {
+            let frame = frames.next().map_err(reading)?;
+            match frame.kind {
+                Kind::Setting => {
+                    let (key, value) = frame.keyed().map_err(reading)?;
+                    self.put(key.to_vec(), value.to_vec())?;
+                }
+                Kind::Database => self.begin(&frame)?,
+                Kind::Blob => self.blob(&frame, frames)?,
+                Kind::Content => return Err(damaged()),
+                Kind::End => {
+                    self.flush()?;
+                    // Syncs all that went before.
+                    self.store.commit(Batch::new())?;
+                    let told = frame.payload.first_chunk().map(|count| u64::from_be_bytes(*count));
+                    return if told == Some(self.restored.databases) { Ok(()) } else { Err(damaged()) };
+                }
+                _ => self.of_database(&frame)?,
+            }
+        }
+    }
+
+    fn begin(&mut self, frame: &Frame) -> Result<()> {
+        let (name, record) = frame.keyed().map_err(reading)?;
+        let name = std::str::from_utf8(name).map_err(|_| damaged())?.to_owned();
+        if let Some((_, record)) = self.open.take() {
+            // It was deleted while it was backed up: what has come of it is removed in the background.
+            self.put(keys::doomed(record.number), vec![1])?;
+        }
+        self.number += 1;
+        let record =
+            NameRecord { number: self.number, instance: self.clock.random_16(), ..NameRecord::decode(record)? };
+        self.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
+        (self.hear)(Progress { what: &name, done: 0, total: None });
+        self.open = Some((name, record));
+        Ok(())
+    }
+
+    fn blob(&mut self, frame: &Frame, frames: &mut Reader) -> Result<()> {
+        let id: BlobId = frame.payload.as_slice().try_into().map_err(|_| damaged())?;
+        let mut writer = self.blobs.create()?;
+        loop {
+            let content = frames.next().map_err(reading)?;
+            if content.kind != Kind::Content {
+                return Err(damaged());
+            }
+            if content.payload.is_empty() {
+                break;
+            }
+            writer.write(&content.payload)?;
+        }
+        let written = writer.finish()?;
+        if written.id != id {
+            return Err(damaged());
+        }
+        self.restored.attachments += 1;
+        Ok(())
+    }
+
+    fn of_database(&mut self, frame: &Frame) -> Result<()> {
+        let Some((name, record)) = self.open.clone() else { return Err(damaged()) };
+        let number = record.number;
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| damaged());
+        match frame.kind {
+            Kind::Security => self.put(keys::security(number), frame.payload.clone()),
+            Kind::Counters => {
+                self.put(keys::info(number), frame.payload.clone())?;
+                self.put(keys::name(&name), record.encode())?;
+                self.restored.databases += 1;
+                self.open = None;
+                Ok(())
+            }
+            _ => {
+                let (key, value) = frame.keyed().map_err(reading)?;
+                match frame.kind {
+                    Kind::Local => self.put(keys::local(number, &text(key)?), value.to_vec()),
+                    Kind::Body => self.body(number, key, value),
+                    Kind::Document => self.document(number, &text(key)?, value),
+                    Kind::Changed => {
+                        self.forget(number, &text(key)?, value)?;
+                        self.document(number, &text(key)?, value)
+                    }
+                    Kind::Purge => {
+                        let purge = PurgeRecord::decode(value)?;
+                        let sequence = key.try_into().map(u64::from_be_bytes).map_err(|_| damaged())?;
+                        self.put(keys::purge_uuid(number, &purge.uuid), sequence.to_be_bytes().to_vec())?;
+                        self.put(keys::purge(number, sequence), value.to_vec())
+                    }
+                    _ => Err(damaged()),
+                }
+            }
+        }
+    }
+
+    fn body(&mut self, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
+        let (sequence, index) = key.split_first_chunk().ok_or_else(damaged)?;
+        let sequence = u64::from_be_bytes(*sequence);
+        let index = index.try_into().map(u32::from_be_bytes).map_err(|_| damaged())?;
+        for attachment in BodyRecord::decode("", value)?.attachments {
+            self.put(keys::blob_reference(&attachment.blob, number, sequence, index), Vec::new())?;
+        }
+        self.put(keys::body(number, sequence, index), value.to_vec())
+    }
+
+    fn document(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {
+        if value.is_empty() {
+            return Ok(());
+        }
+        let record = DocumentRecord::decode(id, value)?;
+        self.put(keys::sequence(number, record.sequence), record.sequence_row(id).encode())?;
+        self.put(keys::document(number, id), value.to_vec())?;
+        self.restored.documents += 1;
+        if self.restored.documents.is_multiple_of(1000)
+            && let Some((name, _)) = &self.open
+        {
+            (self.hear)(Progress { what: name, done: self.restored.documents, total: None });
+        }
+        Ok(())
+    }
+
+    /// Removes what stands of a document's earlier state and does not belong to `value`, its new one.
+    fn forget(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {
+        self.flush()?;
+        let Some(old) = self.store.get(&keys::document(number, id))? else { return Ok(()) };
+        let old = DocumentRecord::decode(id, &old)?;
+        let place = |body: Body| (body.sequence, body.index);
+        let kept: HashSet<(u64, u32)> = match value {
+            [] => HashSet::new(),
+            value => {
+                let new = DocumentRecord::decode(id, value)?;
+                new.tree.nodes().iter().filter_map(|node| node.body.map(place)).collect()
+            }
+        };
+        self.batch.delete(keys::document(number, id));
+        self.batch.delete(keys::sequence(number, old.sequence));
+        for body in old.tree.nodes().iter().filter_map(|node| node.body) {
+            if kept.contains(&place(body)) {
+                continue;
+            }
+            let key = keys::body(number, body.sequence, body.index);
+            if let Some(value) = self.store.get(&key)? {
+                for attachment in BodyRecord::decode(id, &value)?.attachments {
+                    self.batch.delete(keys::blob_reference(&attachment.blob, number, body.sequence, body.index));
+                }
+            }
+            self.batch.delete(key);
+        }
+        self.restored.documents -= 1;
+        Ok(())
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+        self.bytes += key.len() + value.len();
+        self.batch.put(key, value);
+        if self.bytes >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, Batch { durability: Durability::Relaxed, ..Batch::new() });
+        self.bytes = 0;
+        if !batch.writes.is_empty() {
+            self.store.commit(batch)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Removing attachments that no revision names any more.
+
+use crate::db::blocking;
+use crate::error::Result;
+use crate::store::blobs::{BlobId, Blobs};
+use crate::store::{Direction, PageLimit, Store, keys};
+use std::sync::Arc;
+
+/// Blobs that one step looks at.
+const STEP: usize = 256;
+
+/// Goes through all blobs once and removes those that nothing refers to and nobody has pinned. Returns how many.
+///
+/// A blob is referred to before its pin goes (see [`crate::store::blobs`]), and the question is asked while nobody can
+/// pin it, so one that a commit in flight names is never removed.
+pub async fn sweep(store: &Arc<dyn Store>, blobs: &Arc<dyn Blobs>) -> Result<u64> {
+    let mut removed = 0;
+    let mut after: Option<BlobId> = None;
+    loop {
+        let (store, blobs) = (store.clone(), blobs.clone());
+        let (last, gone) = blocking(move || step(&*store, &*blobs, after)).await?;
+        removed += gone;
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(removed),
+        }
+    }
+}
+
+fn step(store: &dyn Store, blobs: &dyn Blobs, after: Option<BlobId>) -> Result<(Option<BlobId>, u64)> {
+    let page = blobs.list(after.as_ref(), STEP)?;
+    let mut removed = 0;
+    for id in &page {
+        let referenced = || Ok(!store.keys(&keys::blob_references(id), 1)?.is_empty());
+        // Asked without the lock first: most blobs are referred to, and writers shall not wait for the sweep.
+        if !referenced()? && blobs.remove_unless(id, &referenced)? {
+            removed += 1;
+        }
+    }
+    Ok((page.last().copied(), removed))
+}
+
+/// Whether anything refers to the blob.
+pub(super) fn is_referenced(store: &dyn Store, id: &BlobId) -> Result<bool> {
+    Ok(!store.scan(&keys::blob_references(id), Direction::Forward, PageLimit::entries(1))?.is_empty())
+}
