@@ -29,9 +29,8 @@ impl Bookmark {
     pub fn decode(text: &str, columns: usize) -> Result<Bookmark> {
         let read = || {
             let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
-            match serde_json::from_slice(&bytes).ok()? {
-                (key, id) => Some(Bookmark { key, id }),
-            }
+            let (key, id) = serde_json::from_slice(&bytes).ok()?;
+            Some(Bookmark { key, id })
         };
         let bookmark: Option<Bookmark> = if text.len() > MAX_LENGTH { None } else { read() };
         bookmark.filter(|bookmark| bookmark.key.len() == columns).ok_or_else(|| refused(text))

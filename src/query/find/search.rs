@@ -10,8 +10,9 @@ use super::all_docs::AllDocs;
 use super::bookmark::Bookmark;
 use super::fields::set;
 use super::rows::{Row, Rows};
+use super::stored::{self, StoredIndexes};
 use crate::db::record::{BodyRecord, LeafRow};
-use crate::db::{Database, Wanted, render};
+use crate::db::{Database, Wanted, blocking, render};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::query::planner::{self, Plan};
@@ -29,7 +30,7 @@ pub struct Stats {
     pub results_returned: u64,
 }
 
-/// One query. [`Search::step`] until it gives `None`, then [`Search::finish`]. Both block on the store.
+/// One query. [`Search::step`], which blocks on the store, until it gives `None`, then [`Search::finish`].
 pub struct Search {
     database: Arc<Database>,
     request: FindRequest,
@@ -43,13 +44,21 @@ pub struct Search {
 }
 
 impl Search {
-    /// Prepares a query. `open` gives the rows of an index other than `_all_docs`, from a bookmark on.
-    pub fn new(
-        database: Arc<Database>,
-        plan: Plan,
-        request: FindRequest,
-        open: impl FnOnce(&Plan, &FindRequest, Option<&Bookmark>) -> Result<Box<dyn Rows>>,
-    ) -> Result<Search> {
+    /// Chooses the index for a request and brings it up to date, unless the request asks for what is there.
+    pub async fn start(database: Arc<Database>, request: FindRequest, stored: &StoredIndexes) -> Result<Search> {
+        let reader = database.clone();
+        let (plan, request) = blocking(move || {
+            let plan = planner::plan(&super::indexes(&reader)?, reader.is_partitioned(), &request)?;
+            Ok((plan, request))
+        })
+        .await?;
+        if !plan.nothing && !plan.index.is_all_docs() && request.update && !request.stale {
+            stored.update(&database, &plan.index).await?;
+        }
+        Search::new(database, plan, request)
+    }
+
+    fn new(database: Arc<Database>, plan: Plan, request: FindRequest) -> Result<Search> {
         let columns = if plan.index.is_all_docs() { 0 } else { plan.index.columns().len() };
         let last = request.bookmark.as_deref().map(|text| Bookmark::decode(text, columns)).transpose()?;
         let rows: Option<Box<dyn Rows>> = if plan.nothing {
@@ -57,7 +66,7 @@ impl Search {
         } else if plan.index.is_all_docs() {
             Some(Box::new(AllDocs::new(database.clone(), &plan, &request, last.as_ref())))
         } else {
-            Some(open(&plan, &request, last.as_ref())?)
+            Some(stored::rows(database.clone(), &plan, &request, last.as_ref()))
         };
         Ok(Search {
             database,
@@ -251,6 +260,11 @@ impl Search {
             members.push(("warning", warnings.join("\n").into()));
         }
         members
+    }
+
+    /// How it is answered.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// What the query has cost so far.

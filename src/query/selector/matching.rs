@@ -1,19 +1,14 @@
 //! A document against a selector (CouchDB's `mango_selector:match`).
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::field::Found;
+use super::order::{self, compare};
 use super::{Condition, Node};
-
-/// The order of view keys, for values of documents and selectors.
-pub fn compare(left: &Value, right: &Value) -> Ordering {
-    super::order::compare(left, right)
-}
 
 pub(super) fn node_matches(node: &Node, value: &Value) -> bool {
     match node {
@@ -36,8 +31,8 @@ fn condition_matches(condition: &Condition, value: &Value) -> bool {
     match condition {
         Condition::Lt(bound) => compare(value, bound).is_lt(),
         Condition::Lte(bound) => compare(value, bound).is_le(),
-        Condition::Eq(wanted) => compare(value, wanted).is_eq(),
-        Condition::Ne(unwanted) => compare(value, unwanted).is_ne(),
+        Condition::Eq(wanted) => order::equal(value, wanted),
+        Condition::Ne(unwanted) => !order::equal(value, unwanted),
         Condition::Gte(bound) => compare(value, bound).is_ge(),
         Condition::Gt(bound) => compare(value, bound).is_gt(),
         Condition::In(set) => contains_any(set, value),

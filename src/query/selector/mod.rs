@@ -33,8 +33,8 @@ use crate::error::{Error, Result};
 
 pub use erlang::{pretty_term, term};
 pub use field::{FieldPath, Found};
-pub use matching::compare;
 pub(in crate::query) use matching::read_members;
+pub use order::compare;
 use pattern::Pattern;
 
 /// A normalised selector.
@@ -97,7 +97,7 @@ pub struct ValueSet {
 impl ValueSet {
     fn new(sent: Vec<Value>) -> ValueSet {
         let mut ordered = sent.clone();
-        ordered.sort_by(matching::compare);
+        ordered.sort_by(compare);
         ValueSet { sent, ordered }
     }
 
@@ -107,7 +107,12 @@ impl ValueSet {
     }
 
     fn contains(&self, value: &Value) -> bool {
-        self.ordered.binary_search_by(|entry| matching::compare(entry, value)).is_ok()
+        /// Up to here, looking at each is faster than collating a few.
+        const FEW: usize = 16;
+        if self.sent.len() <= FEW {
+            return self.sent.iter().any(|entry| order::equal(entry, value));
+        }
+        self.ordered.binary_search_by(|entry| compare(entry, value)).is_ok()
     }
 }
 

@@ -1,17 +1,14 @@
-//! The order of view keys (`docs: ddocs/views/collation`): null, false, true, numbers, strings by Unicode collation,
-//! arrays, objects.
+//! The order of view keys (`docs: ddocs/views/collation`) on values: null, false, true, numbers, strings by Unicode
+//! collation, arrays, objects. The same order as that of `json::collate`'s keys, without making them.
 
 use std::cmp::Ordering;
-use std::sync::LazyLock;
 
-use icu_collator::options::CollatorOptions;
-use icu_collator::{Collator, CollatorBorrowed};
 use serde_json::{Number, Value};
 
-static COLLATOR: LazyLock<Option<CollatorBorrowed<'static>>> =
-    LazyLock::new(|| Collator::try_new(Default::default(), CollatorOptions::default()).ok());
+use crate::json::compare_strings;
 
-pub(super) fn compare(left: &Value, right: &Value) -> Ordering {
+/// The order of two values.
+pub fn compare(left: &Value, right: &Value) -> Ordering {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) => numbers(left, right),
         (Value::String(left), Value::String(right)) => strings(left, right),
@@ -51,11 +48,17 @@ fn numbers(left: &Number, right: &Number) -> Ordering {
 }
 
 fn strings(left: &str, right: &str) -> Ordering {
-    if left == right {
-        return Ordering::Equal;
-    }
-    match &*COLLATOR {
-        Some(collator) => collator.compare(left, right),
-        None => left.cmp(right),
+    if left == right { Ordering::Equal } else { compare_strings(left, right) }
+}
+
+/// Whether two values stand at the same place.
+pub(super) fn equal(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        // The collation tells all printable ASCII apart, so only other strings need it.
+        (Value::String(left), Value::String(right)) => {
+            let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+            left == right || (!(plain(left) && plain(right)) && compare_strings(left, right).is_eq())
+        }
+        _ => compare(left, right).is_eq(),
     }
 }
