@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rquickjs::context::{EvalOptions, intrinsic};
 use rquickjs::function::IntoArgs;
-use rquickjs::{Context, Ctx, Function, Object, Persistent, Runtime, Value};
+use rquickjs::{Context, Ctx, Exception, Function, Object, Persistent, Runtime, Value};
 
 use crate::error::Error;
 
@@ -117,6 +117,10 @@ pub(super) fn timed_out() -> Error {
     Error::Script { word: "os_process_error".into(), reason: "OS process timed out.".into() }
 }
 
+/// The way out of a running list function: it is handed a part of the response, and answers the next row. None after the
+/// last row; an error when nobody listens any more.
+pub(super) type Exchange = Box<dyn FnMut(String) -> Result<Option<String>, ()> + Send>;
+
 pub(super) struct Environment {
     // Fields are dropped in this order: what lives in the runtime before the runtime.
     table: Persistent<Object<'static>>,
@@ -124,6 +128,7 @@ pub(super) struct Environment {
     runtime: Runtime,
     memory: usize,
     watch: Arc<Watch>,
+    exchange: Arc<Mutex<Option<Exchange>>>,
 }
 
 impl Environment {
@@ -136,12 +141,13 @@ impl Environment {
         runtime.set_interrupt_handler(Some(Box::new(move || seen.interrupt())));
         let context = Context::custom::<Intrinsics>(&runtime)
             .map_err(|error| Failure::fatal(Error::Internal(error.to_string())))?;
+        let exchange = Arc::new(Mutex::new(None));
         let table = context.with(|ctx| {
-            prepare(&ctx)
+            prepare(&ctx, exchange.clone())
                 .map(|table| Persistent::save(&ctx, table))
                 .map_err(|error| Failure::fatal(Error::Internal(format!("script sandbox: {error}"))))
         })?;
-        Ok(Environment { table, context, runtime, memory, watch })
+        Ok(Environment { table, context, runtime, memory, watch, exchange })
     }
 
     /// Room for an input of `bytes` on top of the memory limit.
@@ -162,6 +168,29 @@ impl Environment {
         answer
     }
 
+    /// As [`Environment::call`], while `exchange` takes what the script sends and gives it rows.
+    pub fn stream(
+        &self,
+        entry: &str,
+        json: String,
+        text: &str,
+        limit: Duration,
+        mut exchange: Exchange,
+    ) -> Result<String, Failure> {
+        let watch = self.watch.clone();
+        // The time that the client takes to read, or the view to give a row, is not the script's.
+        let timed: Exchange = Box::new(move |part| {
+            watch.stop();
+            let row = exchange(part);
+            watch.start(limit);
+            row
+        });
+        *self.exchange.lock() = Some(timed);
+        let answer = self.call(entry, json, text, limit);
+        *self.exchange.lock() = None;
+        answer
+    }
+
     /// One call of `entry` with one JSON argument and one text, within `limit`.
     pub fn call(&self, entry: &str, json: String, text: &str, limit: Duration) -> Result<String, Failure> {
         self.make_room(json.len());
@@ -175,7 +204,7 @@ impl Environment {
 }
 
 /// Loads the sandbox; answers the table of entries.
-fn prepare<'js>(ctx: &Ctx<'js>) -> rquickjs::Result<Object<'js>> {
+fn prepare<'js>(ctx: &Ctx<'js>, exchange: Arc<Mutex<Option<Exchange>>>) -> rquickjs::Result<Object<'js>> {
     let host = Object::new(ctx.clone())?;
     host.set(
         "log",
@@ -184,6 +213,11 @@ fn prepare<'js>(ctx: &Ctx<'js>) -> rquickjs::Result<Object<'js>> {
             tracing::info!(target: "settee::script", "log: {}", &message[..end]);
         }),
     )?;
+    let next = move |ctx: Ctx<'js>, part: String| match exchange.lock().as_mut() {
+        Some(exchange) => exchange(part).map_err(|()| Exception::throw_message(&ctx, "the client went away")),
+        None => Ok(None),
+    };
+    host.set("exchange", Function::new(ctx.clone(), next))?;
     let sandbox: Function = ctx.eval_with_options(SANDBOX, options("sandbox"))?;
     let table: Object = sandbox.call((host,))?;
     let inner: Object = table.get("inner")?;
@@ -207,10 +241,6 @@ pub(super) struct Calls<'js> {
 }
 
 impl<'js> Calls<'js> {
-    pub fn ctx(&self) -> &Ctx<'js> {
-        &self.ctx
-    }
-
     pub fn watch(&self) -> &Watch {
         &self.watch
     }

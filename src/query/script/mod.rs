@@ -14,7 +14,10 @@
 //! away and the thread goes on.
 
 mod engine;
+mod list;
 mod pool;
+mod request;
+mod response;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -28,7 +31,10 @@ use crate::error::{Error, Result};
 use engine::{Environment, Failure, mend, worded};
 use pool::{Key, Threads, Worker};
 
+pub use list::{Part, Parts, Rows};
 pub use pool::Pending;
+pub use request::{RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
+pub use response::{Response, Rewrite, Updated};
 pub use rows::Mapped;
 
 /// What scripts are allowed.
@@ -293,6 +299,45 @@ impl Scripts {
                 let args = format!("[{}]", documents.join(","));
                 design_call(worker, &design, "", "filterView", args, &name)
             })
+        })
+    }
+
+    /// Runs the show function `name`: the response as JSON, for [`Response::read`]. `request` is the request object as
+    /// JSON, `user` its `userCtx`.
+    pub fn show(
+        &self,
+        design: &Arc<Design>,
+        name: &str,
+        doc: Option<&str>,
+        request: &str,
+        user: &str,
+    ) -> Pending<String> {
+        let args = format!("[{},{request}]", doc.unwrap_or("null"));
+        let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
+        self.threads.submit(move |worker| design_call(worker, &design, &user, "show", args, &name))
+    }
+
+    /// Runs the update function `name`.
+    pub fn update(
+        &self,
+        design: &Arc<Design>,
+        name: &str,
+        doc: Option<&str>,
+        request: &str,
+        user: &str,
+    ) -> Pending<Updated> {
+        let args = format!("[{},{request}]", doc.unwrap_or("null"));
+        let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
+        self.threads.submit(move |worker| {
+            Updated::read(&design_call(worker, &design, &user, "update", args, &name)?)
+        })
+    }
+
+    /// Runs `rewrites` when it is a function; None when it finds no rule. `request` is from [`rewrite_request_object`].
+    pub fn rewrite(&self, design: &Arc<Design>, request: &str, user: &str) -> Pending<Option<Rewrite>> {
+        let (design, request, user) = (design.clone(), request.to_owned(), user.to_owned());
+        self.threads.submit(move |worker| {
+            Rewrite::read(&design_call(worker, &design, &user, "rewrite", request, "")?)
         })
     }
 }

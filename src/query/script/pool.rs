@@ -64,10 +64,6 @@ impl Worker {
         *self.limits.read()
     }
 
-    pub fn watch(&self) -> Arc<Watch> {
-        self.watch.clone()
-    }
-
     /// A new environment that is not kept.
     pub fn fresh(&self) -> std::result::Result<Environment, Failure> {
         Environment::new(self.limits().memory, self.watch.clone())

@@ -418,6 +418,14 @@
     validate: guarded(validate),
     filter: guarded(filter),
     filterView: guarded(filterView),
-    inner: { find: find, guarded: guarded, publish: publish, describe: describe, log: log, design: function () { return design; } },
+    inner: {
+      find: find,
+      guarded: guarded,
+      publish: publish,
+      describe: describe,
+      log: log,
+      exchange: host.exchange,
+      design: function () { return design; },
+    },
   };
 })

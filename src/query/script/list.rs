@@ -1,0 +1,85 @@
+//! List functions: rows go in as the view gives them, the response comes out as the function makes it.
+//!
+//! Both ways are short channels, so that neither a large view nor a slow client fills memory: the function waits in
+//! `getRow` for the view, and in the same place for its client.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::engine::{Exchange, mend};
+use super::{Design, Pending, Scripts};
+use crate::error::{Error, Result};
+
+/// Rows that may wait for the function, and parts of the response for the client.
+const WAITING: usize = 64;
+
+/// A piece of the response.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Part {
+    /// What was given to `start` (`{code, headers, ...}` as JSON): always with the first part, later when `start` was
+    /// called again.
+    #[serde(default, deserialize_with = "as_text")]
+    pub response: Option<String>,
+    /// What was sent.
+    pub chunk: String,
+}
+
+fn as_text<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+    let raw: Box<serde_json::value::RawValue> = serde::Deserialize::deserialize(from)?;
+    Ok(Some(raw.get().to_owned()))
+}
+
+/// Where the view's rows go: each `{"id":..,"key":..,"value":..,"doc":..}`. Dropping it ends the list. A send that fails
+/// says that the function wants no more.
+pub type Rows = mpsc::Sender<String>;
+
+/// What the function makes. Dropping it stops the function.
+pub struct Parts {
+    parts: mpsc::Receiver<String>,
+    done: Option<Pending<String>>,
+}
+
+impl Parts {
+    /// The next part; None after the last. An error is the last.
+    pub async fn next(&mut self) -> Option<Result<Part>> {
+        let done = self.done.as_mut()?;
+        let (text, last) = tokio::select! {
+            biased;
+            Some(part) = self.parts.recv() => (Ok(part), false),
+            answer = done => (answer, true),
+        };
+        if last {
+            self.done = None;
+        }
+        Some(text.and_then(|text| {
+            serde_json::from_str(&mend(&text)).map_err(|error| Error::Internal(format!("part of a list: {error}")))
+        }))
+    }
+}
+
+impl Scripts {
+    /// Runs the list function `name`. `head` is `{"total_rows":..,"offset":..}`, `request` the request object and `user`
+    /// its `userCtx`, all as JSON.
+    pub fn list(&self, design: &Arc<Design>, name: &str, head: &str, request: &str, user: &str) -> (Rows, Parts) {
+        let (rows, mut row) = mpsc::channel::<String>(WAITING);
+        let (part, parts) = mpsc::channel(WAITING);
+        let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
+        let args = format!("[{head},{request}]");
+        let done = self.threads.submit(move |worker| {
+            let key = design.key(&user)?;
+            let timeout = worker.limits().timeout;
+            let exchange: Exchange = Box::new(move |sent| {
+                part.blocking_send(sent).map_err(drop)?;
+                Ok(row.blocking_recv())
+            });
+            let answer = worker.within(
+                &key,
+                |environment| environment.call("addDesign", design.source.clone(), "", timeout).map(drop),
+                |environment| environment.stream("list", args, &name, timeout, exchange),
+            );
+            answer.map_err(|failure| failure.error)
+        });
+        (rows, Parts { parts, done: Some(done) })
+    }
+}
