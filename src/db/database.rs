@@ -1,5 +1,6 @@
 //! One open database.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,8 +38,16 @@ pub struct Database {
     pub(super) queue: Mutex<Queue>,
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
+    designs: Mutex<Designs>,
     /// Told of every commit: the registry collects them for `_db_updates`.
     on_commit: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// What is derived from design documents, and how often they changed.
+#[derive(Default)]
+struct Designs {
+    generation: u64,
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a database without a security object of its own answers.
@@ -77,6 +86,7 @@ impl Database {
             queue: Mutex::default(),
             gone: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
+            designs: Mutex::default(),
             on_commit,
         })
     }
@@ -141,6 +151,31 @@ impl Database {
     /// Hears of every commit from now on. Subscribe, then read: a change can then not fall between.
     pub fn watch(&self) -> watch::Receiver<Moved> {
         self.moved.subscribe()
+    }
+
+    /// Counts the commits that wrote a design document since the database was opened.
+    pub fn design_generation(&self) -> u64 {
+        self.designs.lock().generation
+    }
+
+    /// What the layer above made of the design documents, if none was written since.
+    pub fn kept_designs(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.designs.lock().kept.clone()
+    }
+
+    /// Keeps what the layer above made of the design documents until one is written. `generation` is that of before
+    /// they were read: if one was written meanwhile, nothing is kept.
+    pub fn keep_designs(&self, generation: u64, made: Arc<dyn Any + Send + Sync>) {
+        let mut designs = self.designs.lock();
+        if designs.generation == generation {
+            designs.kept = Some(made);
+        }
+    }
+
+    pub(super) fn designs_changed(&self) {
+        let mut designs = self.designs.lock();
+        designs.generation += 1;
+        designs.kept = None;
     }
 
     /// The `_security` object as JSON text.

@@ -82,7 +82,7 @@ pub struct Proposal {
 
 /// The hook for `validate_doc_update` and what else may refuse an edit before it reaches the writer.
 pub trait Validate: Send + Sync {
-    /// Whether anything would look at edits of `database` now; if not, no [`Proposal`] is built.
+    /// Whether anything would look at edits of `database` now; if not, a [`Proposal`] is built of design documents only.
     fn applies(&self, database: &Database) -> bool;
 
     /// One verdict for each proposal, in order.
@@ -123,7 +123,7 @@ impl Database {
         mode: Mode,
         validate: &dyn Validate,
     ) -> Result<Vec<Result<Revision>>> {
-        let asks = validate.applies(self);
+        let asks = validate.applies(self) || incoming.iter().any(|edit| edit.id.starts_with("_design/"));
         let database = self.clone();
         let mut prepared = crate::db::blocking(move || database.prepare(incoming, mode, asks)).await?;
         if asks {

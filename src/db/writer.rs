@@ -100,7 +100,8 @@ impl Database {
             return Err(Attempt::Failed(Error::NoDatabase));
         }
         let info = self.info();
-        let ids = works.iter().flat_map(|work| work.ids()).collect();
+        let ids: Vec<String> = works.iter().flat_map(|work| work.ids()).collect();
+        let designs = ids.iter().any(|id| id.starts_with("_design/"));
         let mut draft = Draft::load(&*self.store, self.number, &info, ids)?;
         for work in works.iter_mut() {
             work.apply(&mut draft)?;
@@ -111,6 +112,9 @@ impl Database {
         }
         match self.store.commit(finished.batch) {
             Ok(()) => {
+                if designs {
+                    self.designs_changed();
+                }
                 self.publish(finished.info);
                 Ok(())
             }

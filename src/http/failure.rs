@@ -97,7 +97,10 @@ fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
 /// The statuses that CouchDB gives to what a design function throws; anything else is a failed function: 500.
 fn script_status(word: &str) -> StatusCode {
     match word {
-        "bad_request" | "query_parse_error" | "compilation_error" => StatusCode::BAD_REQUEST,
+        "bad_request" | "query_parse_error" | "compilation_error" | "invalid_design_doc" => StatusCode::BAD_REQUEST,
+        "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
+        "not_acceptable" => StatusCode::NOT_ACCEPTABLE,
+        "gone" => StatusCode::GONE,
         "unauthorized" => StatusCode::UNAUTHORIZED,
         "forbidden" => StatusCode::FORBIDDEN,
         "not_found" => StatusCode::NOT_FOUND,

@@ -1,6 +1,8 @@
 //! Queries: selectors and the Mango planner; design documents, their JavaScript and their views.
 
+pub mod design;
 pub mod find;
 pub mod planner;
 pub mod script;
 pub mod selector;
+pub mod validation;

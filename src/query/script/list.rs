@@ -69,9 +69,18 @@ impl Scripts {
         let done = self.threads.submit(move |worker| {
             let key = design.key(&user)?;
             let timeout = worker.limits().timeout;
+            let waiting = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .map_err(|error| Error::Internal(format!("a list cannot wait: {error}")))?;
+            // Waits for its client to take the part, then for the view to give a row; ends when the client is gone.
             let exchange: Exchange = Box::new(move |sent| {
-                part.blocking_send(sent).map_err(drop)?;
-                Ok(row.blocking_recv())
+                waiting.block_on(async {
+                    part.send(sent).await.map_err(drop)?;
+                    tokio::select! {
+                        next = row.recv() => Ok(next),
+                        () = part.closed() => Err(()),
+                    }
+                })
             });
             let answer = worker.within(
                 &key,

@@ -16,12 +16,15 @@
 mod engine;
 mod list;
 mod pool;
+#[cfg(test)]
+mod render_tests;
 mod request;
 mod response;
 mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -252,22 +255,32 @@ impl Scripts {
         })
     }
 
-    /// Asks a design document's `validate_doc_update`. `new` and `old` are documents as JSON, `user` is `userCtx`,
-    /// `security` the database's security object. Forbidden and unauthorized are those errors.
-    pub fn validate(
+    /// Asks each design document's `validate_doc_update` about each of the `documents` in `range` (new and old as JSON),
+    /// until one refuses: one verdict per document. `user` is `userCtx`, `security` the database's security object.
+    /// Forbidden and unauthorized are those errors.
+    pub fn validate_all(
         &self,
-        design: &Arc<Design>,
-        new: &str,
-        old: Option<&str>,
+        designs: &Arc<Vec<Arc<Design>>>,
+        documents: &Arc<Vec<(String, Option<String>)>>,
+        range: Range<usize>,
         user: &str,
         security: &str,
-    ) -> Pending<()> {
-        let args = format!("[{new},{},{user},{security}]", old.unwrap_or("null"));
-        let design = design.clone();
-        let user = user.to_owned();
+    ) -> Pending<Vec<Result<()>>> {
+        let (designs, documents) = (designs.clone(), documents.clone());
+        let (user, security) = (user.to_owned(), security.to_owned());
         self.threads.submit(move |worker| {
-            let answer = design_call(worker, &design, &user, "validate", args, "")?;
-            if answer == "1" { Ok(()) } else { Err(rejected(&answer)) }
+            let ask = |worker: &mut Worker, design: &Design, (new, old): &(String, Option<String>)| {
+                let args = format!("[{new},{},{user},{security}]", old.as_deref().unwrap_or("null"));
+                match design_call(worker, design, &user, "validate", args, "")?.as_str() {
+                    "1" => Ok(()),
+                    answer => Err(rejected(answer)),
+                }
+            };
+            let documents = documents.get(range).unwrap_or_default();
+            Ok(documents
+                .iter()
+                .map(|document| designs.iter().try_for_each(|design| ask(worker, design, document)))
+                .collect())
         })
     }
 
@@ -328,17 +341,13 @@ impl Scripts {
     ) -> Pending<Updated> {
         let args = format!("[{},{request}]", doc.unwrap_or("null"));
         let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
-        self.threads.submit(move |worker| {
-            Updated::read(&design_call(worker, &design, &user, "update", args, &name)?)
-        })
+        self.threads.submit(move |worker| Updated::read(&design_call(worker, &design, &user, "update", args, &name)?))
     }
 
     /// Runs `rewrites` when it is a function; None when it finds no rule. `request` is from [`rewrite_request_object`].
     pub fn rewrite(&self, design: &Arc<Design>, request: &str, user: &str) -> Pending<Option<Rewrite>> {
         let (design, request, user) = (design.clone(), request.to_owned(), user.to_owned());
-        self.threads.submit(move |worker| {
-            Rewrite::read(&design_call(worker, &design, &user, "rewrite", request, "")?)
-        })
+        self.threads.submit(move |worker| Rewrite::read(&design_call(worker, &design, &user, "rewrite", request, "")?))
     }
 }
 

@@ -174,9 +174,7 @@ fn form(parts: &RequestParts<'_>) -> Map<String, Value> {
         name.eq_ignore_ascii_case("content-type") && value.starts_with("application/x-www-form-urlencoded")
     };
     match parts.body {
-        RequestBody::Bytes(body)
-            if matches!(parts.method, "POST" | "PUT") && parts.headers.iter().any(is_form) =>
-        {
+        RequestBody::Bytes(body) if matches!(parts.method, "POST" | "PUT") && parts.headers.iter().any(is_form) => {
             let pairs = form_urlencoded::parse(body);
             pairs.map(|(name, value)| (name.into_owned(), Value::String(value.into_owned()))).collect()
         }
@@ -234,7 +232,8 @@ mod tests {
                 r#""userCtx":{"db":"db","name":null,"roles":[]},"secObj":{}}"#
             )
         );
-        let rewrite = rewrite_request_object(&RequestParts { method: "GET", ..Default::default() }, "{}", "{}").unwrap();
+        let rewrite =
+            rewrite_request_object(&RequestParts { method: "GET", ..Default::default() }, "{}", "{}").unwrap();
         assert_eq!(
             rewrite,
             concat!(

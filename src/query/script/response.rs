@@ -179,7 +179,8 @@ mod tests {
             read(r#"{"headers":{"content-type":"a/b","X":1},"body":"y"}"#).headers,
             [("content-type".into(), "a/b".into()), ("X".into(), "1".into())]
         );
-        for bad in [r#"{"none":1}"#, "[]", r#"{"code":"x"}"#, r#"{"code":7}"#, r#"{"base64":"%"}"#, r#"{"headers":[]}"#] {
+        for bad in [r#"{"none":1}"#, "[]", r#"{"code":"x"}"#, r#"{"code":7}"#, r#"{"base64":"%"}"#, r#"{"headers":[]}"#]
+        {
             let told = Response::read(bad);
             assert!(matches!(&told, Err(Error::Script { word, .. }) if word == "external_response_error"), "{bad}");
         }
@@ -188,7 +189,8 @@ mod tests {
     #[test]
     fn rewrites() {
         assert_eq!(Rewrite::read("null"), Ok(None));
-        let rewrite = Rewrite::read(r#"{"path":"a","method":"PUT","query":{"k":"v"},"headers":{"H":"v"},"body":"b","x":1}"#);
+        let rewrite =
+            Rewrite::read(r#"{"path":"a","method":"PUT","query":{"k":"v"},"headers":{"H":"v"},"body":"b","x":1}"#);
         let pair = |a: &str, b: &str| vec![(a.to_owned(), b.to_owned())];
         assert_eq!(
             rewrite.unwrap().unwrap(),

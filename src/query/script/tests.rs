@@ -201,7 +201,9 @@ fn runaways_fail_their_call_and_the_thread_goes_on() {
         ),
     ] {
         let told = word(run(function));
-        assert!(expected.is_empty() || told == expected, "{function}: {told}");
+        // On a busy machine a memory bomb may run out of time first.
+        let late = expected == "InternalError" && told == "os_process_error";
+        assert!(expected.is_empty() || told == expected || late, "{function}: {told}");
         assert_eq!(rows(&run("function (doc) { emit(1); }").unwrap(), 0, 0).unwrap(), ["1:null"], "after {function}");
     }
     // Loops in native code, which no interrupt reaches, do not start.
@@ -254,7 +256,7 @@ fn nothing_leaks_between_databases_design_documents_and_users() {
     let told = |database: u64, id: &str, rev: &str, user: &str| {
         let design = Arc::new(Design::new(database, id.into(), rev.into(), source.to_string()).unwrap());
         let user = format!(r#"{{"name":"{user}","roles":[]}}"#);
-        scripts.validate(&design, "{}", None, &user, "{}").wait().unwrap_err().to_string()
+        validate(&scripts, &design, None, &user).unwrap_err().to_string()
     };
     let clean = "undefinedundefinedundefined";
     assert_eq!(told(1, "_design/d", "1-a", "ann"), clean);
@@ -331,15 +333,7 @@ fn validation_answers() {
         let design = design(serde_json::json!({ "_id": "_design/d", "validate_doc_update": function }));
         // Each its own revision, so that no compiled function is used again.
         let design = Arc::new(Design { rev: function.into(), ..Arc::try_unwrap(design).unwrap() });
-        scripts
-            .validate(
-                &design,
-                r#"{"_id":"n","x":1}"#,
-                Some(r#"{"_id":"n","x":0}"#),
-                r#"{"name":"ann","roles":["r"]}"#,
-                r#"{"admins":{}}"#,
-            )
-            .wait()
+        validate(&scripts, &design, Some(r#"{"_id":"n","x":0}"#), r#"{"name":"ann","roles":["r"]}"#)
     };
     assert_eq!(
         ask(
@@ -437,4 +431,11 @@ fn map_speed() {
         scripts.map_batch(&self::set(&[&function]), vec!["{}".into()]).wait().unwrap();
     }
     println!("an environment: {:?}", start.elapsed() / 100);
+}
+
+/// The verdict of one design document on one document.
+fn validate(scripts: &Scripts, design: &Arc<Design>, old: Option<&str>, user: &str) -> Result<()> {
+    let documents = Arc::new(vec![(r#"{"_id":"n","x":1}"#.to_owned(), old.map(str::to_owned))]);
+    let designs = Arc::new(vec![design.clone()]);
+    scripts.validate_all(&designs, &documents, 0..1, user, r#"{"admins":{}}"#).wait()?.remove(0)
 }

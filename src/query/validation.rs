@@ -1,0 +1,104 @@
+//! The hook by which design documents refuse edits: `validate_doc_update`, and the check of design documents themselves.
+//!
+//! CouchDB: `couch_db:validate_doc_update`. A design document is looked at for its form and needs an admin of the
+//! database; `_local` documents are never looked at; all others are shown to every `validate_doc_update` of the
+//! database, admins' edits and replicated ones too.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::design;
+use super::script::Scripts;
+use crate::db::{Database, Proposal, Validate};
+use crate::error::{Error, Result};
+
+/// Edits given to one script job: enough to be cheap, few enough that the threads share a large request.
+const BATCH: usize = 64;
+
+/// The hook for the edits of one user.
+pub struct Validation {
+    pub scripts: Scripts,
+    /// `userCtx` of these edits, as JSON; its `db` is the database.
+    pub user: String,
+    /// Whether somebody is signed in: decides between 401 and 403.
+    pub signed_in: bool,
+    /// Whether the user may write design documents of the database.
+    pub admin: bool,
+}
+
+impl Validate for Validation {
+    fn applies(&self, database: &Database) -> bool {
+        // Not known yet: the proposals are made, and looking at them finds out.
+        design::known_validators(database).is_none_or(|validators| !validators.is_empty())
+    }
+
+    fn validate<'a>(
+        &'a self,
+        database: &'a Arc<Database>,
+        proposals: Vec<Proposal>,
+    ) -> Pin<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
+        Box::pin(self.verdicts(database, proposals))
+    }
+}
+
+impl Validation {
+    async fn verdicts(&self, database: &Arc<Database>, proposals: Vec<Proposal>) -> Vec<Result<()>> {
+        let mut verdicts: Vec<Result<()>> = Vec::with_capacity(proposals.len());
+        let mut documents = Vec::new();
+        for (at, proposal) in proposals.into_iter().enumerate() {
+            verdicts.push(if proposal.id.starts_with("_design/") {
+                self.design(database, &proposal).await
+            } else {
+                if !proposal.id.starts_with("_local/") {
+                    documents.push((at, (proposal.new, proposal.old)));
+                }
+                Ok(())
+            });
+        }
+        if documents.is_empty() {
+            return verdicts;
+        }
+        let of = database.clone();
+        let validators = match crate::db::blocking(move || design::validators(&of)).await {
+            Ok(validators) => validators,
+            Err(error) => {
+                documents.iter().for_each(|(at, _)| verdicts[*at] = Err(error.clone()));
+                return verdicts;
+            }
+        };
+        if validators.is_empty() {
+            return verdicts;
+        }
+        let security = database.security();
+        let (places, documents): (Vec<usize>, Vec<_>) = documents.into_iter().unzip();
+        let documents = Arc::new(documents);
+        // All jobs are under way before the first is awaited; the first validator that refuses has the word.
+        let mut jobs = Vec::new();
+        for start in (0..documents.len()).step_by(BATCH) {
+            let range = start..documents.len().min(start + BATCH);
+            jobs.push(self.scripts.validate_all(&validators, &documents, range, &self.user, &security));
+        }
+        let mut answers = Vec::with_capacity(documents.len());
+        for job in jobs {
+            match job.await {
+                Ok(batch) => answers.extend(batch),
+                Err(error) => {
+                    answers.extend(std::iter::repeat_n(Err(error), BATCH.min(documents.len() - answers.len())))
+                }
+            }
+        }
+        for (place, answer) in places.into_iter().zip(answers) {
+            verdicts[place] = answer;
+        }
+        verdicts
+    }
+
+    async fn design(&self, database: &Database, proposal: &Proposal) -> Result<()> {
+        if !self.admin {
+            let reason = "You are not a db or server admin.".to_owned();
+            return Err(if self.signed_in { Error::Forbidden(reason) } else { Error::Unauthorized(reason) });
+        }
+        design::check(&self.scripts, &proposal.new, database.is_partitioned()).await
+    }
+}
