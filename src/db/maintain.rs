@@ -21,6 +21,23 @@ const REMOVED_AT_ONCE: usize = 2000;
 /// What a purge removed of one document.
 pub type Purged = (String, Vec<Revision>);
 
+/// A compaction that has begun; the database is compacting until this is dropped.
+pub struct Compaction(Arc<Database>);
+
+impl Compaction {
+    /// Frees the bodies of old revisions, some documents at a time, between writes. `progress` hears of (changes done,
+    /// changes in all).
+    pub async fn run(self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        self.0.compact_all(progress).await
+    }
+}
+
+impl Drop for Compaction {
+    fn drop(&mut self) {
+        self.0.compacting.store(false, Ordering::Release);
+    }
+}
+
 /// A change of a database's settings.
 enum Setting {
     RevsLimit(u32),
@@ -61,15 +78,18 @@ impl Database {
         Ok(())
     }
 
-    /// Frees the bodies of old revisions, some documents at a time, between writes. One at a time per database: a second
-    /// call while one is at work does nothing. `progress` hears of (changes done, changes in all).
+    /// Marks the database as compacting; `None` if it is already. [`Compaction::run`] does the work.
+    pub fn begin_compaction(self: &Arc<Self>) -> Option<Compaction> {
+        let busy = self.compacting.swap(true, Ordering::AcqRel);
+        (!busy).then(|| Compaction(self.clone()))
+    }
+
+    /// Begins a compaction and runs it to its end.
     pub async fn compact(self: &Arc<Self>, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
-        if self.compacting.swap(true, Ordering::AcqRel) {
-            return Ok(());
+        match self.begin_compaction() {
+            Some(compaction) => compaction.run(progress).await,
+            None => Ok(()),
         }
-        let result = self.compact_all(progress).await;
-        self.compacting.store(false, Ordering::Release);
-        result
     }
 
     async fn compact_all(self: &Arc<Self>, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {

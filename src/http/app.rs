@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::failure::Result;
 use super::metrics::Metrics;
+use super::tasks::Tasks;
 use crate::auth::Authenticator;
+use crate::auth::UserCtx;
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
+use crate::db::{AllowAll, Database, Databases, Validate};
 use crate::error::Error;
 use crate::store::Store;
-use crate::store::blobs::Blobs;
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -22,7 +24,10 @@ pub struct App {
     pub hashing: Semaphore,
     pub clock: Clock,
     pub store: Arc<dyn Store>,
-    pub blobs: Arc<dyn Blobs>,
+    pub databases: Arc<Databases>,
+    /// Rung when a database was deleted: its range is to be removed.
+    pub removal: Notify,
+    pub tasks: Tasks,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// When this process began to serve.
@@ -40,6 +45,45 @@ impl App {
     /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
     pub fn reconfigure(&self) {
         self.auth.configure(crate::auth::Settings::read(self.settings().table()));
+    }
+
+    /// What edits by this user are held against.
+    pub fn validate(&self, _user: &UserCtx) -> Box<dyn Validate> {
+        Box::new(AllowAll)
+    }
+
+    /// Compacts a database in the background.
+    pub fn compact(self: &Arc<Self>, database: Arc<Database>) {
+        let app = self.clone();
+        let now = move || app.clock.since_epoch().as_secs();
+        let about = serde_json::json!({"database": database.name(), "phase": "document_copy"});
+        let task = self.tasks.begin("database_compaction", about, now());
+        let begun = database.begin_compaction();
+        tokio::spawn(async move {
+            let Some(begun) = begun else { return };
+            if let Err(error) = begun.run(&|done, total| task.progress(done, total, now())).await {
+                tracing::warn!(database = database.name(), %error, "compaction ended early");
+            }
+        });
+    }
+
+    /// The work that goes on for as long as the server runs.
+    pub fn run_background(self: &Arc<Self>) {
+        tokio::spawn(self.databases.clone().record_updates());
+        let app = self.clone();
+        tokio::spawn(async move {
+            loop {
+                let databases = app.databases.clone();
+                match crate::db::blocking(move || databases.remove_some()).await {
+                    Ok(true) => continue,
+                    Ok(false) => app.removal.notified().await,
+                    Err(error) => {
+                        tracing::warn!(%error, "a deleted database's range could not be removed yet");
+                        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                    }
+                }
+            }
+        });
     }
 
     /// This server's identity, `uuid` of `GET /`.

@@ -19,6 +19,7 @@ pub mod server;
 pub mod signin;
 pub mod start;
 pub mod stream;
+pub mod tasks;
 pub mod uuids;
 
 pub use answer::Answer;

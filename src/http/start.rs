@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::app::{App, Shutdown, blocking};
 use super::failure::Failure;
 use super::metrics::Metrics;
 use super::server;
+use super::tasks::Tasks;
 use super::uuids::Uuids;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Live, Table};
+use crate::db::Databases;
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::blobs::Blobs;
@@ -80,14 +82,17 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let accounts = Arc::new(super::signin::Accounts::new(config.clone()));
         let auth_settings = crate::auth::Settings::read(config.settings().table());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let databases = Databases::open(store.clone(), blobs, clock.clone())?;
         let app = App {
+            databases,
+            removal: Notify::new(),
+            tasks: Tasks::default(),
             config,
             auth: Authenticator::new(accounts, auth_settings, clock.clone()),
             hashing: Semaphore::new(cores),
             uuids: Uuids::new(clock.clone()),
             clock,
             store,
-            blobs,
             metrics: Metrics::default(),
             shutdown: Shutdown::new(),
             started: Instant::now(),
@@ -112,6 +117,7 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
         ))
     })?;
     let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
+    app.run_background();
     let serving = tokio::spawn(server::serve(app.clone(), listener));
     Ok(Running { address, app, serving })
 }

@@ -1,7 +1,22 @@
 //! One function per route: decode, one domain call, encode.
 
+mod attachment;
+mod bulk;
+mod changes;
 pub mod config;
+mod database;
+mod db_updates;
+mod document;
+mod edits;
+pub mod filter;
+mod list;
+mod local;
+mod multipart;
 pub mod node;
+mod pieces;
+mod reading;
+mod rows;
+mod scripts;
 pub mod server;
 pub mod session;
 pub mod setup;
@@ -10,11 +25,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use server::NODE;
+
 use super::answer::Answer;
 use super::app::App;
 use super::failure::{Failure, Result};
 use super::request::Request;
-use super::route::{NodeRoute, Route, ServerRoute};
+use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::error::Error;
 
 /// From the route to its handler.
@@ -25,7 +42,7 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::Welcome => server::welcome(app, request),
             S::Favicon => server::favicon(),
             S::Utils(path) => server::utils(app, request, &path),
-            S::ActiveTasks => server::active_tasks(),
+            S::ActiveTasks => server::active_tasks(app),
             S::Membership => server::membership(),
             S::ReloadQueryServers => server::reload_query_servers(request),
             S::Uuids => server::uuids(app, request),
@@ -36,9 +53,65 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::SignIn => session::sign_in(app, request).await,
             S::SignOut => session::sign_out(app, request),
             S::Node(route) => self::node(app, request, route).await,
-            S::AllDbs | S::DbsInfo | S::DbsInfoOf | S::DbUpdates => Err(Failure::missing()),
+            S::AllDbs => database::all_dbs(app, request).await,
+            S::DbsInfo => database::dbs_info(app, request).await,
+            S::DbsInfoOf => database::dbs_info_of(app, request).await,
+            S::DbUpdates => db_updates::db_updates(app, request).await,
         },
-        Route::Database { .. } => Err(Error::NoDatabase.into()),
+        Route::Database { name, what } => self::in_database(app, request, name, what).await,
+    }
+}
+
+async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: DbRoute) -> Result<Answer> {
+    use DbRoute as R;
+    let db = match what {
+        R::Create => return database::create(app, request, name).await,
+        R::Delete => return database::delete(app, request, name).await,
+        _ => database::open(app, &name).await?,
+    };
+    match what {
+        R::Create | R::Delete => Err(Failure::missing()),
+        R::Info => Ok(database::get_info(&db)),
+        R::Post => document::post(app, request, db).await,
+        R::List(listing) => list::list(request, db, listing, None).await,
+        R::ListQueries(listing) => list::queries(request, db, listing).await,
+        R::BulkDocs => bulk::bulk_docs(app, request, db).await,
+        R::BulkGet => bulk::bulk_get(app, request, db).await,
+        R::Changes => changes::changes(app, request, db).await,
+        R::RevsDiff => bulk::revs_diff(request, db).await,
+        R::MissingRevs => bulk::missing_revs(request, db).await,
+        R::Compact => database::compact(app, request, db).await,
+        R::CompactViews(_) | R::ViewCleanup => Ok(Answer::json_text(http::StatusCode::ACCEPTED, r#"{"ok":true}"#)),
+        R::EnsureFullCommit => database::ensure_full_commit(request, &db),
+        R::Security => Ok(database::security(&db)),
+        R::SetSecurity => database::set_security(request, db).await,
+        R::RevsLimit => Ok(database::revs_limit(&db)),
+        R::SetRevsLimit => database::set_revs_limit(request, db).await,
+        R::Purge => database::purge(request, db).await,
+        R::PurgedInfos => database::purged_infos(db).await,
+        R::PurgedInfosLimit => Ok(database::purged_infos_limit(&db)),
+        R::SetPurgedInfosLimit => database::set_purged_infos_limit(request, db).await,
+        R::AutoPurge | R::SetAutoPurge => Err(Failure::missing()),
+        R::Shards => Ok(database::shards(&db)),
+        R::ShardOf(id) => Ok(database::shard_of(&db, &id)),
+        R::SyncShards => Ok(database::sync_shards()),
+        R::Partition(partition) => database::partition(db, partition).await,
+        R::PartitionDocs(partition) => list::list(request, db, super::route::Listing::AllDocs, Some(partition)).await,
+        R::Document(verb, id) => match verb {
+            DocumentVerb::Get => match id.strip_prefix("_local/") {
+                Some(name) => local::get(request, db, name).await,
+                None => reading::get(request, db, id).await,
+            },
+            DocumentVerb::Put => document::put(app, request, db, id).await,
+            DocumentVerb::Post => document::form(app, request, db, id).await,
+            DocumentVerb::Delete => document::delete(app, request, db, id).await,
+            DocumentVerb::Copy => document::copy(app, request, db, id).await,
+        },
+        R::Attachment(verb, id, name) => match verb {
+            AttachmentVerb::Get => attachment::get(request, db, id, name).await,
+            AttachmentVerb::Put => attachment::put(app, request, db, id, name).await,
+            AttachmentVerb::Delete => attachment::delete(app, request, db, id, name).await,
+        },
     }
 }
 
@@ -65,6 +138,8 @@ pub fn default_security(app: &App) -> Value {
 }
 
 /// A database's `_security`, for access.
-pub async fn security_of(app: &Arc<App>, _name: &str) -> Result<Value> {
-    Ok(default_security(app))
+pub async fn security_of(app: &Arc<App>, name: &str) -> Result<Value> {
+    let database = database::open(app, name).await?;
+    serde_json::from_str(&database.security())
+        .map_err(|_| Error::Damaged(format!("_security of database {name}")).into())
 }

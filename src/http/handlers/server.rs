@@ -119,8 +119,8 @@ pub fn uuids(app: &App, request: &Request) -> Result<Answer> {
 }
 
 /// GET `/_active_tasks`: what runs in the background. Nothing does yet.
-pub fn active_tasks() -> Result<Answer> {
-    Ok(Answer::ok(&json!([])))
+pub fn active_tasks(app: &App) -> Result<Answer> {
+    Ok(Answer::ok(&app.tasks.list()))
 }
 
 /// GET `/_membership`.

@@ -1,0 +1,384 @@
+//! Attachments on their own: `GET`, `PUT`, `DELETE /{db}/{id}/{name}`.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::document::{named_revision, write, written};
+use super::edits::{AttachmentRules, check_attachment_name, parse_revision};
+use super::pieces::Reading;
+use super::reading;
+use crate::db::record::Attachment;
+use crate::db::{Database, Found, Incoming, Mode, Source, Upload, blocking, check_document_id};
+use crate::error::Error;
+use crate::http::body::RequestBody;
+use crate::http::failure::{Failure, Result};
+use crate::http::{Answer, App, Request};
+use crate::rev::Revision;
+
+/// Bytes read from the disk at once on the way out.
+const STEP: usize = 256 << 10;
+/// Bytes collected from the socket before they are handed to the disk.
+const COLLECT: usize = 256 << 10;
+/// Ranges of one request at the most; more are answered with the whole (`chttpd_db`).
+const MOST_RANGES: usize = 9;
+
+/// Where an attachment's bytes come from.
+pub trait Chunks {
+    /// The next bytes; `None` at the end.
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<bytes::Bytes>>> + Send;
+}
+
+impl Chunks for RequestBody {
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<bytes::Bytes>>> + Send {
+        RequestBody::chunk(self)
+    }
+}
+
+/// Takes an attachment's bytes from the socket to the disk, in bounded memory.
+pub async fn receive<C: Chunks>(
+    body: &mut C,
+    mut upload: Upload,
+    rules: &AttachmentRules,
+    name: &str,
+) -> Result<crate::db::Uploaded> {
+    let mut collected: Vec<bytes::Bytes> = Vec::new();
+    let mut waiting = 0;
+    loop {
+        let chunk = body.chunk().await?;
+        let ended = chunk.is_none();
+        if let Some(chunk) = chunk {
+            waiting += chunk.len();
+            rules.check_size(name, upload.length() + waiting as u64)?;
+            collected.push(chunk);
+        }
+        if waiting >= COLLECT || (ended && waiting > 0) {
+            let chunks = std::mem::take(&mut collected);
+            waiting = 0;
+            upload = blocking(move || {
+                for chunk in chunks {
+                    upload.write(&chunk)?;
+                }
+                Ok(upload)
+            })
+            .await?;
+        }
+        if ended {
+            return Ok(blocking(move || upload.finish()).await?);
+        }
+    }
+}
+
+/// `PUT /{db}/{id}/{name}`.
+pub async fn put(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    id: String,
+    name: String,
+) -> Result<Answer> {
+    check_attachment_name(&name)?;
+    check_document_id(&id, database.is_partitioned())?;
+    let encoding = request.header(header::CONTENT_ENCODING).unwrap_or("identity").trim().to_ascii_lowercase();
+    let gzipped = match encoding.as_str() {
+        "identity" => false,
+        "gzip" => true,
+        _ => {
+            let reason = "Only gzip and identity content-encodings are supported";
+            return Err(Error::BadContentType(reason.into()).into());
+        }
+    };
+    let rules = AttachmentRules::of(request);
+    if let Some(length) = request.body.length() {
+        rules.check_size(&name, length)?;
+    }
+    let rev = named_revision(request, None)?;
+    // The revision is looked at before the bytes are taken, and again by the writer.
+    let (json, others) = rest_of(&database, &id, &name, rev.clone()).await?;
+    let content_type = request.header(header::CONTENT_TYPE).unwrap_or("application/octet-stream").to_owned();
+    let upload = {
+        let (database, rules, name) = (database.clone(), rules.clone(), name.clone());
+        blocking(move || rules.start(&database, &name, &content_type, gzipped)).await?
+    };
+    let sent_md5 = request.header("content-md5").map(str::to_owned);
+    let uploaded = receive(&mut request.body, upload, &rules, &name).await?;
+    if let Some(sent) = sent_md5 {
+        use base64::Engine;
+        if base64::engine::general_purpose::STANDARD.encode(uploaded.sent_md5) != sent.trim() {
+            return Err(Failure::bad_request(
+                "Possible message corruption: the content's MD5 is not what Content-MD5 says.",
+            ));
+        }
+    }
+    let mut attachments =
+        vec![(name, Source::Written { attachment: uploaded.attachment, keep_revpos: false, pin: uploaded.pin })];
+    attachments.extend(others);
+    let edit = Incoming { id: id.clone(), parent: rev, path: (0, Vec::new()), deleted: false, json, attachments };
+    let revision = write(app, request, &database, edit, Mode::Interactive).await?;
+    Ok(written(request, StatusCode::CREATED, &database, &id, &revision.to_string()))
+}
+
+/// `DELETE /{db}/{id}/{name}`.
+pub async fn delete(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    id: String,
+    name: String,
+) -> Result<Answer> {
+    check_attachment_name(&name)?;
+    let rev = named_revision(request, None)?;
+    let found = find_revision(&database, &id, rev.clone()).await?;
+    if !found.body.attachments.iter().any(|attachment| attachment.name == name) {
+        return Err(missing_attachment());
+    }
+    let (json, attachments) = match rev {
+        Some(_) => without(found, &name),
+        None => ("{}".into(), Vec::new()),
+    };
+    let edit = Incoming { id: id.clone(), parent: rev, path: (0, Vec::new()), deleted: false, json, attachments };
+    let revision = write(app, request, &database, edit, Mode::Interactive).await?;
+    Ok(written(request, StatusCode::OK, &database, &id, &revision.to_string()))
+}
+
+/// The document that an attachment is put on: its text, and stubs of its other attachments.
+async fn rest_of(
+    database: &Arc<Database>,
+    id: &str,
+    name: &str,
+    rev: Option<Revision>,
+) -> Result<(String, Vec<(String, Source)>)> {
+    match rev {
+        None => Ok(("{}".into(), Vec::new())),
+        Some(rev) => Ok(without(find_revision(database, id, Some(rev)).await?, name)),
+    }
+}
+
+/// The document at `rev`; a revision that is not there is a conflict here, in CouchDB's own words.
+async fn find_revision(database: &Arc<Database>, id: &str, rev: Option<Revision>) -> Result<Found> {
+    let named = rev.is_some();
+    match reading::find(database, id, rev).await {
+        Err(Error::Missing) if named => {
+            let status = StatusCode::CONFLICT;
+            Err(Failure::Refused { status, word: "not_found", reason: "missing_rev".into() })
+        }
+        other => Ok(other?),
+    }
+}
+
+fn missing_attachment() -> Failure {
+    Error::NotFound("Document is missing attachment".into()).into()
+}
+
+/// A document's text, and stubs of its attachments but one.
+fn without(found: Found, name: &str) -> (String, Vec<(String, Source)>) {
+    let others = found.body.attachments.iter().filter(|attachment| attachment.name != name);
+    let others = others.map(|attachment| (attachment.name.clone(), Source::Stub { revpos: None })).collect();
+    (found.body.json, others)
+}
+
+/// `GET /{db}/{id}/{name}`.
+pub async fn get(request: &mut Request, database: Arc<Database>, id: String, name: String) -> Result<Answer> {
+    let rev = request.query.get("rev").map(parse_revision).transpose()?;
+    let found = reading::find(&database, &id, rev).await?;
+    let Some(attachment) = found.body.attachments.into_iter().find(|attachment| attachment.name == name) else {
+        return Err(missing_attachment());
+    };
+    let etag = attachment.digest()["md5-".len()..].to_owned();
+    if request.has_etag(&etag) {
+        return Ok(Answer::not_modified(&etag));
+    }
+    let takes_gzip = accepts_gzip(request);
+    let decode = attachment.gzip && !takes_gzip;
+    let length = if attachment.gzip && takes_gzip { attachment.stored } else { attachment.length };
+    let mut answer = match ranges(request, &attachment, length) {
+        Ranges::Whole => content(request, &database, &attachment, decode, 0, length).await?,
+        Ranges::One(from, to) => {
+            let mut answer = content(request, &database, &attachment, decode, from, to - from + 1).await?;
+            answer.status = StatusCode::PARTIAL_CONTENT;
+            answer.with_text(header::CONTENT_RANGE, &format!("bytes {from}-{to}/{length}"))
+        }
+        Ranges::Many(ranges) => return many(&database, attachment, ranges, length).await,
+        Ranges::Unsatisfiable => {
+            let refused = Answer::failure(&Error::RangeNotSatisfiable.into());
+            return Ok(refused.with_text(header::CONTENT_RANGE, &format!("bytes */{length}")));
+        }
+    };
+    let ranges = if attachment.gzip { "none" } else { "bytes" };
+    answer = answer.etag(&etag).with(header::ACCEPT_RANGES, HeaderValue::from_static(ranges));
+    if attachment.gzip && takes_gzip {
+        answer = answer.with(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    if !attachment.gzip {
+        answer = answer.with_text(HeaderName::from_static("content-md5"), &etag);
+    }
+    Ok(sandboxed(request, answer))
+}
+
+/// Attachments run no script with the session of who opens them (`[csp] attachments_enable`, on by default).
+fn sandboxed(request: &Request, answer: Answer) -> Answer {
+    if request.settings.get("csp", "attachments_enable") == Some("false") {
+        return answer;
+    }
+    let policy = request.settings.get("csp", "attachments_header_value").unwrap_or("sandbox");
+    answer
+        .with_text(header::CONTENT_SECURITY_POLICY, policy)
+        .with(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
+}
+
+fn accepts_gzip(request: &Request) -> bool {
+    let Some(accepted) = request.header(header::ACCEPT_ENCODING) else { return false };
+    accepted.split(',').any(|one| {
+        let mut parts = one.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip") || name == "*");
+        let refused =
+            parts.any(|part| part.strip_prefix("q=").is_some_and(|q| q.trim().parse::<f32>().is_ok_and(|q| q == 0.0)));
+        named && !refused
+    })
+}
+
+async fn content(
+    request: &Request,
+    database: &Arc<Database>,
+    attachment: &Attachment,
+    decode: bool,
+    from: u64,
+    length: u64,
+) -> Result<Answer> {
+    if request.head {
+        let answer = Answer::bytes(StatusCode::OK, bytes::Bytes::new())
+            .with_text(header::CONTENT_TYPE, &attachment.content_type)
+            .with(header::CACHE_CONTROL, HeaderValue::from_static("must-revalidate"));
+        return Ok(answer.with(header::CONTENT_LENGTH, length.into()).uncompressed());
+    }
+    let content_type = attachment.content_type.clone();
+    // Opened before the head goes out, so that a damaged blob is a proper error.
+    let mut reading = Reading::open(database.blobs(), attachment.clone(), decode, from).await?;
+    Answer::stream_of_length(&content_type, length, move |mut out| async move {
+        let mut left = length;
+        while left > 0 {
+            let Some(bytes) = reading.next(STEP.min(left as usize)).await? else {
+                return Err(Error::Damaged("an attachment is shorter than its record says".into()).into());
+            };
+            left -= bytes.len() as u64;
+            out.send(bytes.into()).await;
+        }
+        Ok(())
+    })
+    .await
+}
+
+enum Ranges {
+    Whole,
+    One(u64, u64),
+    Many(Vec<(u64, u64)>),
+    Unsatisfiable,
+}
+
+/// Reads `Range` (RFC 9110, 14.1.2). What is malformed, and every range of compressed content, means the whole.
+fn ranges(request: &Request, attachment: &Attachment, length: u64) -> Ranges {
+    if attachment.gzip {
+        return Ranges::Whole;
+    }
+    let Some(value) = request.header(header::RANGE) else { return Ranges::Whole };
+    match parse_ranges(value, length) {
+        None => Ranges::Whole,
+        Some(ranges) => match ranges.as_slice() {
+            [] => Ranges::Unsatisfiable,
+            [(from, to)] => Ranges::One(*from, *to),
+            many if many.len() <= MOST_RANGES => Ranges::Many(ranges),
+            _ => Ranges::Whole,
+        },
+    }
+}
+
+/// `None` if malformed; the satisfiable ranges otherwise, ends included.
+fn parse_ranges(value: &str, length: u64) -> Option<Vec<(u64, u64)>> {
+    let list = value.strip_prefix("bytes=")?;
+    let mut ranges = Vec::new();
+    for one in list.split(',') {
+        let (from, to) = one.trim().split_once('-')?;
+        let number = |text: &str| -> Option<u64> {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse().unwrap_or(u64::MAX))
+        };
+        let (from, to) = match (from, to) {
+            ("", "") => return None,
+            ("", last) => match number(last)? {
+                0 => continue,
+                last => (length.saturating_sub(last), length.saturating_sub(1)),
+            },
+            (from, "") => (number(from)?, length.saturating_sub(1)),
+            (from, to) => (number(from)?, number(to)?.min(length.saturating_sub(1))),
+        };
+        if length == 0 || from >= length {
+            continue;
+        }
+        if to < from {
+            return None;
+        }
+        ranges.push((from, to));
+    }
+    Some(ranges)
+}
+
+async fn many(
+    database: &Arc<Database>,
+    attachment: Attachment,
+    ranges: Vec<(u64, u64)>,
+    length: u64,
+) -> Result<Answer> {
+    let boundary = super::multipart::boundary(database.clock());
+    let content_type = format!("multipart/byteranges; boundary=\"{boundary}\"");
+    let database = database.clone();
+    let answer = Answer::stream("multipart/byteranges", move |mut out| async move {
+        out.write(format!("--{boundary}")).await;
+        for (from, to) in ranges {
+            let head = format!(
+                "\r\nContent-Type: {}\r\nContent-Range: bytes {from}-{to}/{length}\r\n\r\n",
+                attachment.content_type
+            );
+            out.write(head).await;
+            let mut reading = Reading::open(database.blobs(), attachment.clone(), false, from).await?;
+            let mut left = to - from + 1;
+            while left > 0 {
+                let Some(bytes) = reading.next(STEP.min(left as usize)).await? else { break };
+                left -= bytes.len() as u64;
+                out.send(bytes.into()).await;
+            }
+            out.write(format!("\r\n--{boundary}")).await;
+        }
+        out.write("--").await;
+        Ok(())
+    })
+    .await?;
+    let mut answer = answer.with_text(header::CONTENT_TYPE, &content_type).uncompressed();
+    answer.status = StatusCode::PARTIAL_CONTENT;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_ranges;
+
+    #[test]
+    fn ranges_as_the_rfc_reads_them() {
+        for (value, wanted) in [
+            ("bytes=0-3", Some(vec![(0, 3)])),
+            ("bytes=4-", Some(vec![(4, 9)])),
+            ("bytes=-3", Some(vec![(7, 9)])),
+            ("bytes=-30", Some(vec![(0, 9)])),
+            ("bytes=0-300", Some(vec![(0, 9)])),
+            ("bytes=0-1, 3-4", Some(vec![(0, 1), (3, 4)])),
+            ("bytes=10-", Some(vec![])),
+            ("bytes=-0", Some(vec![])),
+            ("bytes=5-2", None),
+            ("bytes=a-b", None),
+            ("bytes=-", None),
+            ("bytes", None),
+            ("lines=0-3", None),
+        ] {
+            assert_eq!(parse_ranges(value, 10), wanted, "{value}");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! Many documents at once: `_bulk_docs`, `_bulk_get`, `_revs_diff`, `_missing_revs`.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::edits::{self, AttachmentRules};
+use super::{pieces, reading};
+use crate::db::render::{self, Attachments, Show};
+use crate::db::{Database, Found, LocalWrite, Mode, blocking};
+use crate::error::Error;
+use crate::http::failure::{Failure, Result, wire};
+use crate::http::request::invalid_json;
+use crate::http::{Answer, App, Request};
+use crate::json::quote;
+use crate::rev::Revision;
+
+/// `{"docs": [...], "new_edits": ...}` with the documents left as text.
+#[derive(Deserialize)]
+struct BulkDocs<'a> {
+    #[serde(borrow)]
+    docs: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    new_edits: Option<&'a RawValue>,
+}
+
+/// `POST /{db}/_bulk_docs`.
+pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    request.must_be_json()?;
+    let text = request.json_text().await?;
+    let rules = AttachmentRules::of(request);
+    let limits = edits::limits(request);
+    let (mode, splits) = {
+        let body: BulkDocs = serde_json::from_str(&text).map_err(|_| not_an_object(&text))?;
+        let new_edits = match body.new_edits.map(RawValue::get) {
+            None | Some("true") => true,
+            Some("false") => false,
+            Some(_) => return Err(Failure::bad_request("`new_edits` parameter must be a boolean.")),
+        };
+        let docs = body.docs.ok_or_else(|| Failure::bad_request("POST body must include `docs` parameter."))?;
+        let docs: Vec<&RawValue> =
+            serde_json::from_str(docs.get()).map_err(|_| Failure::bad_request("`docs` parameter must be an array."))?;
+        let mut splits = Vec::with_capacity(docs.len());
+        for doc in docs {
+            let split = crate::json::split(doc.get().as_bytes(), &limits)?;
+            let id = match &split.id {
+                Some(id) => id.clone(),
+                None => app.uuids.make(&request.settings.uuids),
+            };
+            if !id.starts_with("_local/") {
+                edits::check(&database, request, &id, &split)?;
+            }
+            if !new_edits && edits::path_of(&split).is_none() {
+                return Err(Failure::bad_request(
+                    "When `new_edits: false`, the document needs `_rev` or `_revisions` specified",
+                ));
+            }
+            splits.push((id, split));
+        }
+        (if new_edits { Mode::Interactive } else { Mode::Replicated }, splits)
+    };
+    drop(text);
+    let mut results: Vec<Option<(String, std::result::Result<String, Error>)>> = Vec::with_capacity(splits.len());
+    let mut ordinary = Vec::with_capacity(splits.len());
+    for (id, split) in splits {
+        match id.strip_prefix("_local/") {
+            Some(local) => {
+                let write = if split.deleted {
+                    LocalWrite::Delete
+                } else {
+                    let previous = split.rev.as_ref().and_then(super::local::number_of);
+                    LocalWrite::Put { json: split.body, previous }
+                };
+                let written = database.write_local(local, write).await;
+                results.push(Some((id, written.map(|number| format!("0-{number}")))));
+            }
+            None => {
+                ordinary.push((id, split));
+                results.push(None);
+            }
+        }
+    }
+    let ids: Vec<String> = ordinary.iter().map(|(id, _)| id.clone()).collect();
+    let has_content = ordinary.iter().any(|(_, split)| !split.attachments.is_empty());
+    let keep_revpos = mode == Mode::Replicated;
+    let convert = {
+        let database = database.clone();
+        move || {
+            ordinary
+                .into_iter()
+                .map(|(id, split)| edits::to_incoming(&database, id, split, &rules, keep_revpos))
+                .collect::<crate::error::Result<Vec<_>>>()
+        }
+    };
+    let incoming = if has_content { blocking(convert).await? } else { convert()? };
+    let validate = app.validate(&request.user);
+    let written = database.update(incoming, mode, &*validate).await?;
+    let mut written = ids.into_iter().zip(written);
+    let mut out = String::with_capacity(results.len() * 96);
+    out.push('[');
+    for result in results {
+        let (id, result) = match result {
+            Some(local) => local,
+            None => {
+                let (id, result) = written.next().expect("one result per edit");
+                (id, result.map(|revision| revision.to_string()))
+            }
+        };
+        let row = match result {
+            Ok(_) if mode == Mode::Replicated => continue,
+            Ok(revision) => format!("{{\"ok\":true,\"id\":{},\"rev\":{}}}", quote(&id), quote(&revision)),
+            Err(error) => refused(&id, error),
+        };
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push_str(&row);
+    }
+    out.push(']');
+    Ok(Answer::json_text(StatusCode::CREATED, out))
+}
+
+/// A row for an edit that was not written. A damaged or failing store fails the row, not the others.
+fn refused(id: &str, error: Error) -> String {
+    let failure = Failure::Domain(error);
+    let (_, word, reason) = wire(&failure);
+    json!({"id": id, "error": word, "reason": reason}).to_string()
+}
+
+fn not_an_object(text: &str) -> Failure {
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(value) if !value.get().starts_with('{') => Failure::bad_request("Request body must be a JSON object"),
+        _ => invalid_json(),
+    }
+}
+
+/// One entry of `_bulk_get`'s `docs`.
+enum Asked {
+    For { id: String, revision: Option<Revision>, since: Option<Vec<Revision>> },
+    Wrong { id: Value, rev: Value, word: &'static str, reason: String },
+}
+
+fn asked(entry: &Value, partitioned: bool) -> Asked {
+    let wrong = |id: Value, rev: Value, word, reason: &str| Asked::Wrong { id, rev, word, reason: reason.to_owned() };
+    let Some(entry) = entry.as_object() else {
+        return wrong(Value::Null, Value::Null, "bad_request", "document must be a JSON object");
+    };
+    let id = match entry.get("id") {
+        None | Some(Value::Null) => {
+            return wrong(Value::Null, Value::Null, "bad_request", "document id missed");
+        }
+        Some(Value::String(id)) => id.clone(),
+        Some(other) => {
+            return wrong(other.clone(), Value::Null, "illegal_docid", "Document id must be a string");
+        }
+    };
+    if let Err(error) = crate::db::check_document_id(&id, partitioned)
+        && !id.starts_with("_local/")
+    {
+        return wrong(id.into(), Value::Null, "illegal_docid", &error.to_string());
+    }
+    let revision = match entry.get("rev") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(rev)) => match rev.parse() {
+            Ok(revision) => Some(revision),
+            Err(_) => return wrong(id.into(), rev.as_str().into(), "bad_request", "Invalid rev format"),
+        },
+        Some(other) => return wrong(id.into(), other.clone(), "bad_request", "Invalid rev format"),
+    };
+    let since = match entry.get("atts_since") {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(list)) => {
+            let parsed: Option<Vec<Revision>> = list.iter().map(|rev| rev.as_str()?.parse().ok()).collect();
+            match parsed {
+                Some(list) => Some(list),
+                None => {
+                    let rev = revision.map_or(Value::Null, |revision: Revision| revision.to_string().into());
+                    return wrong(id.into(), rev, "bad_request", "Invalid rev format");
+                }
+            }
+        }
+        Some(other) => return wrong(id.into(), other.clone(), "bad_request", "att_since value must be array of revs."),
+    };
+    Asked::For { id, revision, since }
+}
+
+/// Documents read at once by `_bulk_get`.
+const PAGE: usize = 64;
+
+/// `POST /{db}/_bulk_get`.
+pub async fn bulk_get(_app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    request.must_be_json()?;
+    let body = request.json_object().await?;
+    let Some(docs) = body.get("docs") else { return Err(Failure::bad_request("Missing JSON list of 'docs'.")) };
+    let Some(docs) = docs.as_array() else { return Err(Failure::bad_request("Missing JSON list of 'docs'.")) };
+    for name in ["open_revs", "new_edits", "w", "rev", "atts_since"] {
+        if request.query.get(name).is_some() {
+            return Err(Failure::bad_request(format!("\"{name}\" query parameter is not acceptable")));
+        }
+    }
+    let query = reading::DocQuery::parse(&request.query)?;
+    let asked: Vec<Asked> = docs.iter().map(|entry| asked(entry, database.is_partitioned())).collect();
+    let latest = query.latest;
+    match super::multipart::wanted(request, &["multipart/mixed", "multipart/related"]) {
+        None => {
+            let show = query.show;
+            Answer::stream("application/json", move |mut out| async move {
+                let mut pages = Pages { database: database.clone(), latest, asked: asked.into_iter() };
+                let mut first = true;
+                while let Some(page) = pages.next().await? {
+                    for (asked, answers) in page {
+                        out.write(if first { "{\"results\":[" } else { "," }).await;
+                        first = false;
+                        write_result(&mut out, &database, &show, asked, answers).await?;
+                    }
+                }
+                out.write(if first { "{\"results\":[]}\n" } else { "]}\n" }).await;
+                Ok(())
+            })
+            .await
+        }
+        Some(kind) => {
+            let pages = Pages { database: database.clone(), latest, asked: asked.into_iter() };
+            super::multipart::bulk_get(database, kind, query.show, pages).await
+        }
+    }
+}
+
+/// What `_bulk_get` found for one entry.
+pub(super) type Answers = Vec<std::result::Result<Found, Value>>;
+
+/// One entry's id, how its attachments are wanted, and what it asks wrongly.
+pub(super) struct Entry {
+    pub id: Value,
+    pub since: Option<Vec<Revision>>,
+    /// Set where the entry itself is wrong: the error object.
+    pub wrong: Option<Value>,
+}
+
+/// Reads the entries of a `_bulk_get` a page at a time.
+pub(super) struct Pages {
+    database: Arc<Database>,
+    latest: bool,
+    asked: std::vec::IntoIter<Asked>,
+}
+
+impl Pages {
+    pub async fn next(&mut self) -> Result<Option<Vec<(Entry, Answers)>>> {
+        let page: Vec<Asked> = self.asked.by_ref().take(PAGE).collect();
+        if page.is_empty() {
+            return Ok(None);
+        }
+        let (database, latest) = (self.database.clone(), self.latest);
+        let rows = blocking(move || {
+            let wanted: Vec<(String, Option<Revision>)> = page
+                .iter()
+                .filter_map(|asked| match asked {
+                    Asked::For { id, revision, .. } => Some((id.clone(), revision.clone())),
+                    Asked::Wrong { .. } => None,
+                })
+                .collect();
+            let mut found = database.bulk_get(&wanted, latest)?.into_iter();
+            let mut rows = Vec::with_capacity(page.len());
+            for asked in page {
+                rows.push(match asked {
+                    Asked::Wrong { id, rev, word, reason } => {
+                        let wrong = json!({"id": id, "rev": rev, "error": word, "reason": reason});
+                        (Entry { id, since: None, wrong: Some(wrong) }, Vec::new())
+                    }
+                    Asked::For { id, since, .. } => {
+                        let answers = found.next().unwrap_or_default();
+                        let answers = answers.into_iter().map(|answer| {
+                            answer.map_err(|missing| {
+                                let rev = missing.map_or_else(|| "undefined".to_owned(), |rev| rev.to_string());
+                                json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"})
+                            })
+                        });
+                        let answers = answers.collect();
+                        (Entry { id: id.into(), since, wrong: None }, answers)
+                    }
+                });
+            }
+            Ok(rows)
+        })
+        .await?;
+        Ok(Some(rows))
+    }
+}
+
+async fn write_result(
+    out: &mut crate::http::stream::Sender,
+    database: &Arc<Database>,
+    show: &Show,
+    entry: Entry,
+    answers: Answers,
+) -> Result<()> {
+    out.write(format!("{{\"id\":{},\"docs\":[", entry.id)).await;
+    if let Some(wrong) = entry.wrong {
+        out.write(json!({ "error": wrong }).to_string()).await;
+    }
+    let mut show = show.clone();
+    if let Some(since) = entry.since {
+        show.attachments = Attachments::InlineSince(since);
+    }
+    for (at, answer) in answers.into_iter().enumerate() {
+        out.write(if at > 0 { "," } else { "" }).await;
+        match answer {
+            Ok(found) => {
+                out.write("{\"ok\":").await;
+                pieces::write(out, database.blobs(), render::document(&found, &show)).await?;
+                out.write("}").await;
+            }
+            Err(error) => out.write(json!({ "error": error }).to_string()).await,
+        }
+    }
+    out.write("]}").await;
+    Ok(())
+}
+
+/// The body of `_revs_diff` and `_missing_revs`: `{id: [rev, ...], ...}`.
+async fn wanted_revisions(request: &mut Request) -> Result<Vec<(String, Vec<Revision>)>> {
+    request.must_be_json()?;
+    let body = request.json_object().await?;
+    let mut wanted = Vec::with_capacity(body.len());
+    for (id, revisions) in body {
+        let revisions = revisions.as_array().ok_or_else(|| Failure::bad_request("Invalid rev format"))?;
+        let parsed = revisions
+            .iter()
+            .map(|revision| edits::parse_revision(revision.as_str().unwrap_or("")))
+            .collect::<crate::error::Result<Vec<_>>>()?;
+        wanted.push((id, parsed));
+    }
+    Ok(wanted)
+}
+
+fn texts(revisions: &[Revision]) -> Vec<String> {
+    revisions.iter().map(Revision::to_string).collect()
+}
+
+/// `POST /{db}/_revs_diff`.
+pub async fn revs_diff(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    let wanted = wanted_revisions(request).await?;
+    let missing = blocking(move || database.revisions_missing(&wanted)).await?;
+    let mut answer = serde_json::Map::new();
+    for (id, missing, ancestors) in missing {
+        let mut row = json!({"missing": texts(&missing)});
+        if !ancestors.is_empty() {
+            row["possible_ancestors"] = texts(&ancestors).into();
+        }
+        answer.insert(id, row);
+    }
+    Ok(Answer::ok(&answer))
+}
+
+/// `POST /{db}/_missing_revs`.
+pub async fn missing_revs(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    let wanted = wanted_revisions(request).await?;
+    let missing = blocking(move || database.revisions_missing(&wanted)).await?;
+    let rows: serde_json::Map<String, Value> =
+        missing.into_iter().map(|(id, missing, _)| (id, texts(&missing).into())).collect();
+    Ok(Answer::ok(&json!({ "missing_revs": rows })))
+}

@@ -1,0 +1,468 @@
+//! `_changes`: normal, longpoll, continuous, eventsource (CouchDB: `chttpd_db`, `fabric_view_changes`, `couch_changes`).
+//!
+//! Subscribe first, then read: a change that comes between is heard of. A waiting feed holds a watch, a timer and its
+//! parameters, and no thread: it is a future that its connection polls.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::filter::{Filter, Judged};
+use super::{pieces, rows};
+use crate::db::record::{LeafRow, SequenceRow};
+use crate::db::render::{self, Attachments, Show};
+use crate::db::{Database, Found, Moved, Since, blocking};
+use crate::error::Error;
+use crate::http::failure::{Failure, Result};
+use crate::http::request::Verb;
+use crate::http::stream::Sender;
+use crate::http::{Answer, App, Request};
+use crate::json::quote;
+use crate::store::{Direction, PageLimit};
+
+/// Rows read at once; fewer where their documents are needed.
+const PAGE: usize = 1000;
+const PAGE_WITH_DOCS: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Normal,
+    Longpoll,
+    Continuous,
+    EventSource,
+}
+
+/// A feed's parameters.
+struct Params {
+    kind: Kind,
+    since: Option<String>,
+    limit: u64,
+    descending: bool,
+    all_leaves: bool,
+    include_docs: bool,
+    show: Show,
+    /// Beat this often, and never time out.
+    heartbeat: Option<Duration>,
+    /// End after this long without a change.
+    timeout: Duration,
+    seq_interval: u64,
+    filter: String,
+}
+
+impl Params {
+    fn parse(request: &Request) -> Result<Params> {
+        let most = Duration::from_millis(request.settings.changes_timeout);
+        let mut params = Params {
+            kind: Kind::Normal,
+            since: None,
+            limit: u64::MAX,
+            descending: false,
+            all_leaves: false,
+            include_docs: false,
+            show: Show::default(),
+            heartbeat: None,
+            timeout: most,
+            seq_interval: 1,
+            filter: String::new(),
+        };
+        for (name, value) in request.query.iter() {
+            let yes = value == "true";
+            match name.to_ascii_lowercase().as_str() {
+                "feed" => {
+                    params.kind = match value {
+                        "normal" => Kind::Normal,
+                        "longpoll" => Kind::Longpoll,
+                        "continuous" | "live" => Kind::Continuous,
+                        "eventsource" => Kind::EventSource,
+                        _ => {
+                            return Err(Failure::bad_request(
+                                "Supported `feed` types: normal, continuous, live, longpoll, eventsource",
+                            ));
+                        }
+                    }
+                }
+                "descending" if yes => params.descending = true,
+                "since" | "last-event-id" => params.since = Some(value.to_owned()),
+                "limit" => params.limit = natural(value, "limit")?,
+                "style" => match value {
+                    "main_only" => params.all_leaves = false,
+                    "all_docs" => params.all_leaves = true,
+                    _ => return Err(Failure::bad_request("Supported `style` values: main_only, all_docs")),
+                },
+                "heartbeat" if yes => params.heartbeat = Some(most),
+                "heartbeat" => match value.parse::<u64>() {
+                    Ok(beat) if beat > 0 => params.heartbeat = Some(most.min(Duration::from_millis(beat))),
+                    Ok(_) => {
+                        return Err(Failure::bad_request(
+                            "The heartbeat value should be a positive integer (in milliseconds).",
+                        ));
+                    }
+                    Err(_) => {
+                        return Err(Failure::bad_request(
+                            "Invalid heartbeat value. Expecting a positive integer value (in milliseconds).",
+                        ));
+                    }
+                },
+                "timeout" => params.timeout = most.min(Duration::from_millis(natural(value, "timeout")?)),
+                "include_docs" if yes => params.include_docs = true,
+                "conflicts" if yes => params.show.conflicts = true,
+                "attachments" if yes => params.show.attachments = Attachments::Inline,
+                "att_encoding_info" if yes => params.show.encoding_info = true,
+                "filter" => params.filter = value.to_owned(),
+                "seq_interval" => match value.parse::<u64>() {
+                    Ok(every) if every > 0 => params.seq_interval = every,
+                    _ => return Err(Failure::bad_request("invalid_seq_interval")),
+                },
+                _ => {}
+            }
+        }
+        if params.kind == Kind::EventSource
+            && let Some(last) = request.header("last-event-id")
+        {
+            params.since = Some(last.to_owned());
+        }
+        Ok(params)
+    }
+}
+
+fn natural(value: &str, name: &str) -> Result<u64> {
+    match value.parse::<i128>() {
+        Ok(number) if number >= 0 => Ok(u64::try_from(number).unwrap_or(u64::MAX)),
+        Ok(_) => Err(Failure::bad_request(format!("The {name} value should be a non-negative integer"))),
+        Err(_) => Err(Failure::bad_request(format!("The {name} parameter should be a non-negative integer"))),
+    }
+}
+
+/// `GET` and `POST /{db}/_changes`.
+pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    let mut body = Map::new();
+    if request.verb == Verb::Post {
+        request.must_be_json()?;
+        if !request.body.is_empty() {
+            body = request.json_object().await?;
+        }
+    }
+    let params = Params::parse(request)?;
+    let filter = Filter::configure(app, request, &database, &params.filter, &body).await?;
+    let moved = database.watch();
+    let since = match params.since.as_deref() {
+        None | Some("") => Since::Sequence(0),
+        Some(text) => database.parse_since(text)?,
+    };
+    let last = database.info().sequence;
+    let since = match since {
+        Since::Now => last,
+        // What was never given out lies behind everything: the feed goes on from here.
+        Since::Sequence(sequence) => sequence.min(last),
+    };
+    let kind = params.kind;
+    let etag = (kind == Kind::Normal).then(|| format!("{last}-{}", database.info().purge_sequence));
+    let etag =
+        etag.map(|tag| crate::json::hex(&crc32fast::hash(format!("{tag}{}", request.target).as_bytes()).to_be_bytes()));
+    if let Some(etag) = &etag
+        && request.has_etag(etag)
+    {
+        return Ok(Answer::not_modified(etag));
+    }
+    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown: app.shutdown.clone() };
+    let content_type = match kind {
+        Kind::EventSource => "text/event-stream",
+        _ => "application/json",
+    };
+    let answer = Answer::stream(content_type, move |out| feed.run(out)).await?;
+    Ok(match (kind, etag) {
+        (Kind::Normal, Some(etag)) => answer.etag(&etag),
+        (Kind::EventSource, _) => {
+            let no_cache = http::HeaderValue::from_static("no-cache");
+            answer.with(header::CACHE_CONTROL, no_cache).uncompressed()
+        }
+        _ => answer.uncompressed(),
+    })
+}
+
+/// A feed at work.
+struct Feed {
+    database: Arc<Database>,
+    params: Params,
+    filter: Filter,
+    moved: watch::Receiver<Moved>,
+    /// Everything up to here has been looked at.
+    since: u64,
+    written: u64,
+    shutdown: crate::http::app::Shutdown,
+}
+
+/// A row that passed the filter.
+struct Row {
+    sequence: u64,
+    row: SequenceRow,
+    /// The leaves to be told.
+    revisions: Vec<String>,
+    doc: Option<Found>,
+}
+
+/// A page of rows on its way out.
+struct Page {
+    rows: Vec<Row>,
+    /// Where to go on.
+    next: u64,
+    /// Nothing comes after it for now.
+    done: bool,
+}
+
+enum Woken {
+    Moved,
+    Beat,
+    TimedOut,
+    Ended,
+}
+
+impl Feed {
+    async fn run(mut self, mut out: Sender) -> Result<()> {
+        let listed = matches!(self.params.kind, Kind::Normal | Kind::Longpoll);
+        if self.params.descending {
+            return self.backward(out, listed).await;
+        }
+        // Read before the first byte goes out, so that what fails then is a proper error.
+        let mut first = Some(self.page(self.since).await?);
+        if listed {
+            out.write("{\"results\":[\n").await;
+        }
+        let mut quiet_since = Instant::now();
+        loop {
+            // Marked as seen before reading: a change that comes while we read wakes us.
+            let mut gone = matches!(*self.moved.borrow_and_update(), Moved::Gone);
+            let before = self.written;
+            loop {
+                let page = match first.take() {
+                    Some(page) => page,
+                    None => match self.page(self.since).await {
+                        Err(Failure::Domain(Error::NoDatabase)) => {
+                            gone = true;
+                            break;
+                        }
+                        page => page?,
+                    },
+                };
+                self.write(&mut out, page.rows).await?;
+                if self.params.limit == 0 {
+                    return self.end(out, listed).await;
+                }
+                self.since = self.since.max(page.next);
+                if page.done {
+                    break;
+                }
+            }
+            if self.written > before {
+                quiet_since = Instant::now();
+            }
+            let over = match self.params.kind {
+                Kind::Normal => true,
+                Kind::Longpoll => self.written > 0,
+                Kind::Continuous | Kind::EventSource => false,
+            };
+            if over || gone || self.shutdown.has_begun() {
+                return self.end(out, listed).await;
+            }
+            loop {
+                match self.wait(quiet_since).await {
+                    Woken::Moved => break,
+                    Woken::Beat => {
+                        let beat = match self.params.kind {
+                            Kind::EventSource => "event: heartbeat\ndata: \n\n",
+                            _ => "\n",
+                        };
+                        out.write(beat).await;
+                        quiet_since = Instant::now();
+                    }
+                    Woken::TimedOut | Woken::Ended => return self.end(out, listed).await,
+                }
+            }
+        }
+    }
+
+    async fn wait(&mut self, quiet_since: Instant) -> Woken {
+        let (after, beats) = match self.params.heartbeat {
+            Some(beat) => (beat, true),
+            None => (self.params.timeout, false),
+        };
+        tokio::select! {
+            biased;
+            () = self.shutdown.begun() => Woken::Ended,
+            moved = self.moved.changed() => match moved {
+                Ok(()) => Woken::Moved,
+                Err(_) => Woken::Ended,
+            },
+            () = tokio::time::sleep_until(quiet_since + after) => if beats { Woken::Beat } else { Woken::TimedOut },
+        }
+    }
+
+    async fn end(self, mut out: Sender, listed: bool) -> Result<()> {
+        if self.params.kind == Kind::EventSource {
+            return Ok(());
+        }
+        let last = quote(&self.database.wire_sequence(self.since));
+        let (database, since) = (self.database.clone(), self.since);
+        let pending = blocking(move || database.pending(since)).await.unwrap_or(0);
+        let text = match listed {
+            true => format!("\n],\n\"last_seq\":{last},\"pending\":{pending}}}\n"),
+            false => format!("{{\"last_seq\":{last},\"pending\":{pending}}}\n"),
+        };
+        out.write(text).await;
+        Ok(())
+    }
+
+    /// A descending feed shows what is there, from the last change to the first, and ends.
+    async fn backward(mut self, mut out: Sender, listed: bool) -> Result<()> {
+        let mut before = u64::MAX;
+        let mut begun = false;
+        loop {
+            let limit = self.page_limit();
+            let database = self.database.clone();
+            let page = blocking(move || database.changes(before, Direction::Backward, limit)).await?;
+            let rows = self.judge(page.rows).await?;
+            if listed && !begun {
+                out.write("{\"results\":[\n").await;
+            }
+            begun = true;
+            before = rows.next.unwrap_or(0);
+            self.write(&mut out, rows.rows).await?;
+            if page.done || self.params.limit == 0 {
+                return self.end(out, listed).await;
+            }
+        }
+    }
+
+    fn page_limit(&self) -> PageLimit {
+        let page = if self.params.include_docs || self.filter.needs_documents() { PAGE_WITH_DOCS } else { PAGE };
+        let page =
+            if self.filter.passes_all() { page.min(self.params.limit.clamp(1, PAGE as u64) as usize) } else { page };
+        PageLimit::entries(page)
+    }
+
+    /// The next rows after `since` that pass.
+    async fn page(&mut self, since: u64) -> Result<Page> {
+        let last = self.database.info().sequence;
+        if self.params.limit == 0 {
+            return Ok(Page { rows: Vec::new(), next: since, done: true });
+        }
+        // Some documents of a long feed: read those documents. A short stretch of the feed: read the feed.
+        if let Filter::DocIds(ids) = &self.filter
+            && last.saturating_sub(since) > ids.len() as u64
+        {
+            return self.page_of(ids.clone(), since, last).await;
+        }
+        let (database, limit) = (self.database.clone(), self.page_limit());
+        let page = blocking(move || database.changes(since, Direction::Forward, limit)).await?;
+        let judged = self.judge(page.rows).await?;
+        let next = judged.next.unwrap_or(since);
+        let next = if page.done { next.max(last) } else { next };
+        Ok(Page { rows: judged.rows, next, done: page.done })
+    }
+
+    async fn page_of(&mut self, ids: Arc<HashSet<String>>, since: u64, last: u64) -> Result<Page> {
+        let database = self.database.clone();
+        let rows = blocking(move || {
+            let ids: Vec<String> = ids.iter().cloned().collect();
+            database.changes_of(&ids, since)
+        })
+        .await?;
+        // What changed after `last` was read comes with the next page.
+        let mut rows: Vec<(u64, SequenceRow)> = rows.into_iter().filter(|(sequence, _)| *sequence <= last).collect();
+        let page = self.page_limit().entries.min(PAGE_WITH_DOCS.max(if self.params.include_docs { 0 } else { PAGE }));
+        let done = rows.len() <= page;
+        rows.truncate(page);
+        let next = if done { last } else { rows.last().map_or(last, |(sequence, _)| *sequence) };
+        let judged = self.judge(rows).await?;
+        Ok(Page { rows: judged.rows, next, done })
+    }
+
+    /// Filters rows and loads the documents they show.
+    async fn judge(&mut self, rows: Vec<(u64, SequenceRow)>) -> Result<Passed> {
+        let next = rows.last().map(|(sequence, _)| *sequence);
+        let judged: Vec<Judged> = self.filter.judge(&self.database, rows, self.params.all_leaves).await?;
+        let mut passed: Vec<Row> = judged
+            .into_iter()
+            .map(|judged| Row { sequence: judged.sequence, row: judged.row, revisions: judged.revisions, doc: None })
+            .collect();
+        if self.params.include_docs && !passed.is_empty() {
+            let (database, show) = (self.database.clone(), self.params.show.clone());
+            passed = blocking(move || {
+                let found = {
+                    let wanted: Vec<(&str, &LeafRow)> =
+                        passed.iter().map(|row| (row.row.id.as_str(), row.row.winner())).collect();
+                    rows::load(&database, &wanted, &show)?
+                };
+                for (row, found) in passed.iter_mut().zip(found) {
+                    row.doc = found;
+                }
+                Ok(passed)
+            })
+            .await?;
+        }
+        Ok(Passed { rows: passed, next })
+    }
+
+    async fn write(&mut self, out: &mut Sender, rows: Vec<Row>) -> Result<()> {
+        for row in rows {
+            if self.params.limit == 0 {
+                break;
+            }
+            self.params.limit -= 1;
+            self.written += 1;
+            self.since = row.sequence;
+            let wire = quote(&self.database.wire_sequence(row.sequence));
+            let told = self.params.seq_interval == 1 || self.written.is_multiple_of(self.params.seq_interval);
+            let sequence = if told { wire.as_str() } else { "null" };
+            let mut text = String::with_capacity(160);
+            match self.params.kind {
+                Kind::EventSource => text.push_str("data: "),
+                Kind::Continuous => {}
+                Kind::Normal | Kind::Longpoll => text.push_str(if self.written > 1 { ",\n" } else { "" }),
+            }
+            text.push_str(&format!("{{\"seq\":{sequence},\"id\":{},\"changes\":[", quote(&row.row.id)));
+            for (at, revision) in row.revisions.iter().enumerate() {
+                let comma = if at > 0 { "," } else { "" };
+                text.push_str(&format!("{comma}{{\"rev\":{}}}", quote(revision)));
+            }
+            text.push(']');
+            if row.row.winner().deleted {
+                text.push_str(",\"deleted\":true");
+            }
+            out.write(text).await;
+            if self.params.include_docs {
+                out.write(",\"doc\":").await;
+                match row.doc {
+                    Some(found) => {
+                        let pieces = render::document(&found, &self.params.show);
+                        pieces::write(out, self.database.blobs(), pieces).await?;
+                    }
+                    None => out.write("null").await,
+                }
+            }
+            out.write(match self.params.kind {
+                Kind::EventSource => format!("}}\nid: {wire}\n\n"),
+                Kind::Continuous => "}\n".to_owned(),
+                Kind::Normal | Kind::Longpoll => "}".to_owned(),
+            })
+            .await;
+        }
+        Ok(())
+    }
+}
+
+struct Passed {
+    rows: Vec<Row>,
+    /// The last sequence looked at.
+    next: Option<u64>,
+}
+
+/// A JSON value that is a list of texts.
+pub(super) fn texts(value: Option<&Value>) -> Option<Vec<String>> {
+    value?.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+}

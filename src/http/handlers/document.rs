@@ -1,0 +1,245 @@
+//! One document: `PUT`, `POST`, `DELETE`, `COPY` (reading is `reading`).
+
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode, header};
+use percent_encoding::percent_decode_str;
+
+use super::edits::{self, AttachmentRules, parse_revision};
+use super::{local, multipart, reading};
+use crate::db::{Database, Incoming, Mode, Source, check_document_id};
+use crate::error::Error;
+use crate::http::failure::{Failure, Result};
+use crate::http::{Answer, App, Request};
+use crate::json::{Split, quote};
+use crate::rev::Revision;
+
+/// `{"ok":true,"id":...,"rev":...}` with the revision as `ETag` and, for 201, the document's address.
+pub fn written(request: &Request, status: StatusCode, database: &Database, id: &str, rev: &str) -> Answer {
+    let text = format!("{{\"ok\":true,\"id\":{},\"rev\":{}}}", quote(id), quote(rev));
+    let answer = Answer::json_text(status, text).etag(rev);
+    if status == StatusCode::CREATED || status == StatusCode::ACCEPTED {
+        let path = format!("/{}/{}", encode(database.name()), encode(id));
+        answer.with_text(header::LOCATION, &request.absolute_uri(&path))
+    } else {
+        answer
+    }
+}
+
+/// Percent-encodes a path segment as CouchDB does in `Location`.
+pub fn encode(segment: &str) -> String {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    match segment.strip_prefix("_design/") {
+        Some(rest) => format!("_design/{}", utf8_percent_encode(rest, PLAIN)),
+        None => utf8_percent_encode(segment, PLAIN).to_string(),
+    }
+}
+
+/// The revision that the query and `If-Match` name, besides the body's (CouchDB: `couch_doc_from_req`).
+pub fn named_revision(request: &Request, body: Option<Revision>) -> Result<Option<Revision>> {
+    let query = request.query.get("rev").filter(|rev| !rev.is_empty()).map(parse_revision).transpose()?;
+    let explicit = match (body, query) {
+        (Some(body), Some(query)) if body != query => {
+            return Err(Failure::bad_request("Document rev from request body and query string have different values"));
+        }
+        (body, query) => body.or(query),
+    };
+    let etag = match request.header(header::IF_MATCH) {
+        Some(value) => Some(parse_revision(value.trim().trim_start_matches("W/").trim_matches('"'))?),
+        None => None,
+    };
+    match (explicit, etag) {
+        (Some(explicit), Some(etag)) if explicit != etag => {
+            Err(Failure::bad_request("Document rev and etag have different values"))
+        }
+        (explicit, etag) => Ok(explicit.or(etag)),
+    }
+}
+
+/// Writes one edit and gives its revision.
+pub async fn write(
+    app: &Arc<App>,
+    request: &Request,
+    database: &Arc<Database>,
+    edit: Incoming,
+    mode: Mode,
+) -> Result<Revision> {
+    let validate = app.validate(&request.user);
+    let mut results = database.update(vec![edit], mode, &*validate).await?;
+    Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
+}
+
+fn created(request: &Request) -> StatusCode {
+    match request.query.get("batch") {
+        Some("ok") => StatusCode::ACCEPTED,
+        _ => StatusCode::CREATED,
+    }
+}
+
+/// `PUT /{db}/{id}`.
+pub async fn put(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+    if let Some(name) = id.strip_prefix("_local/") {
+        return local::put(request, &database, name).await;
+    }
+    check_document_id(&id, database.is_partitioned())?;
+    let mode = match request.query.get("new_edits") {
+        None | Some("true") => Mode::Interactive,
+        Some("false") => Mode::Replicated,
+        Some(_) => return Err(Failure::bad_request("`new_edits` parameter must be a boolean.")),
+    };
+    let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
+    let edit = if content_type.to_ascii_lowercase().starts_with("multipart/related") {
+        multipart::receive(request, &database, id.clone(), mode).await?
+    } else {
+        let text = request.json_text().await?;
+        let split = crate::json::split(text.as_bytes(), &edits::limits(request))?;
+        edits::check(&database, request, &id, &split)?;
+        from_split(request, &database, id.clone(), split, mode).await?
+    };
+    let revision = write(app, request, &database, edit, mode).await?;
+    Ok(written(request, created(request), &database, &id, &revision.to_string()))
+}
+
+/// The edit that a split document and the request around it make.
+async fn from_split(
+    request: &Request,
+    database: &Arc<Database>,
+    id: String,
+    mut split: Split,
+    mode: Mode,
+) -> Result<Incoming> {
+    match mode {
+        Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
+        Mode::Replicated => require_path(&mut split, request)?,
+    }
+    Ok(edits::prepare(database, id, split, AttachmentRules::of(request), mode == Mode::Replicated).await?)
+}
+
+/// A replicated document must say which revision it is.
+pub fn require_path(split: &mut Split, request: &Request) -> Result<()> {
+    if split.rev.is_none() {
+        split.rev = named_revision(request, None)?;
+    }
+    match edits::path_of(split) {
+        Some(_) => Ok(()),
+        None => {
+            Err(Failure::bad_request("When `new_edits: false`, the document needs `_rev` or `_revisions` specified"))
+        }
+    }
+}
+
+/// `POST /{db}`.
+pub async fn post(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    request.must_be_json()?;
+    let text = request.json_text().await?;
+    let split = crate::json::split(text.as_bytes(), &edits::limits(request))?;
+    let id = match &split.id {
+        Some(id) => id.clone(),
+        None => app.uuids.make(&request.settings.uuids),
+    };
+    if let Some(name) = id.strip_prefix("_local/") {
+        return local::store(request, &database, name, split).await;
+    }
+    edits::check(&database, request, &id, &split)?;
+    let mode = match request.query.get("new_edits") {
+        Some("false") => Mode::Replicated,
+        _ => Mode::Interactive,
+    };
+    let edit = from_split(request, &database, id.clone(), split, mode).await?;
+    let revision = write(app, request, &database, edit, mode).await?;
+    Ok(written(request, created(request), &database, &id, &revision.to_string()))
+}
+
+/// `DELETE /{db}/{id}`.
+pub async fn delete(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+    if let Some(name) = id.strip_prefix("_local/") {
+        return local::delete(request, &database, name).await;
+    }
+    let rev = named_revision(request, None)?;
+    // What is not there is 404, not 409.
+    reading::find(&database, &id, None).await?;
+    let edit = Incoming {
+        id: id.clone(),
+        parent: rev,
+        path: (0, Vec::new()),
+        deleted: true,
+        json: "{}".into(),
+        attachments: Vec::new(),
+    };
+    let revision = write(app, request, &database, edit, Mode::Interactive).await?;
+    let status = if request.query.get("batch") == Some("ok") { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok(written(request, status, &database, &id, &revision.to_string()))
+}
+
+/// `COPY /{db}/{id}` with `Destination: id[?rev=...]`.
+pub async fn copy(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+    let source_rev = request.query.get("rev").map(parse_revision).transpose()?;
+    let (target, target_rev) = destination(request)?;
+    let (json, attachments, source) = match id.strip_prefix("_local/") {
+        Some(name) => {
+            let record = local::read(&database, name).await?;
+            (record.json, Vec::new(), None)
+        }
+        None => {
+            let found = reading::find(&database, &id, source_rev).await?;
+            (found.body.json.clone(), found.body.attachments.clone(), Some(found))
+        }
+    };
+    if let Some(name) = target.strip_prefix("_local/") {
+        let number = local::write(&database, name, json, target_rev.as_ref()).await?;
+        return Ok(written(request, StatusCode::CREATED, &database, &target, &format!("0-{number}")));
+    }
+    check_document_id(&target, database.is_partitioned())?;
+    drop(source);
+    let attachments = attachments
+        .into_iter()
+        .map(|attachment| {
+            let pin = database.blobs().pin(&attachment.blob);
+            (attachment.name.clone(), Source::Written { attachment, keep_revpos: false, pin })
+        })
+        .collect();
+    let edit =
+        Incoming { id: target.clone(), parent: target_rev, path: (0, Vec::new()), deleted: false, json, attachments };
+    let revision = write(app, request, &database, edit, Mode::Interactive).await?;
+    Ok(written(request, StatusCode::CREATED, &database, &target, &revision.to_string()))
+}
+
+/// The `Destination` header: a document id, or a URL of this server whose last part is one.
+fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
+    let Some(value) = request.header("destination") else {
+        return Err(Failure::bad_request("Destination header is mandatory for COPY."));
+    };
+    let path = match value.split_once("://") {
+        None => value,
+        Some((_, rest)) => {
+            let host = request.header(header::HOST).unwrap_or("");
+            match rest.split_once('/') {
+                Some((to, path)) if to == host => path.split_once('/').map_or("", |(_, id)| id),
+                _ => return Err(Failure::bad_request("Destination URL must have the same host as the source.")),
+            }
+        }
+    };
+    let (id, query) = path.split_once('?').map_or((path, ""), |(id, query)| (id, query));
+    let id = percent_decode_str(id.trim_start_matches('/'))
+        .decode_utf8()
+        .map_err(|_| Failure::bad_request("Destination must be valid UTF-8."))?
+        .into_owned();
+    let rev = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "rev").map(|(_, rev)| rev.into_owned());
+    let rev = match (rev, request.header(header::IF_MATCH)) {
+        (Some(rev), _) => Some(parse_revision(&rev)?),
+        (None, Some(etag)) => Some(parse_revision(etag.trim_matches('"'))?),
+        (None, None) => None,
+    };
+    Ok((id, rev))
+}
+
+/// `POST /{db}/{id}`: the form that old browsers send, with files as attachments.
+pub async fn form(_app: &Arc<App>, request: &mut Request, _database: Arc<Database>, _id: String) -> Result<Answer> {
+    let _ = (header::CONTENT_TYPE, HeaderValue::from_static("multipart/form-data"));
+    let said = request.header(header::CONTENT_TYPE).unwrap_or("");
+    if !said.starts_with("multipart/form-data") {
+        return Err(Error::BadContentType("Content-Type must be multipart/form-data".into()).into());
+    }
+    Err(Failure::MethodNotAllowed("DELETE,GET,HEAD,PUT,COPY"))
+}

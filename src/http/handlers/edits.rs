@@ -1,0 +1,147 @@
+//! Documents on their way in: from JSON text to the edits that `db` takes.
+
+use std::sync::Arc;
+
+use crate::db::{Database, Incoming, Source, Upload, blocking, check_document_id};
+use crate::error::{Error, Result};
+use crate::http::Request;
+use crate::json::{Limits, Split, Stub};
+use crate::rev::{Revision, RevisionHash};
+
+/// The limits on a document's JSON.
+pub fn limits(request: &Request) -> Limits {
+    Limits {
+        depth: request.settings.max_json_depth,
+        bytes: usize::try_from(request.settings.max_document_size).unwrap_or(usize::MAX),
+    }
+}
+
+/// A revision id from outside.
+pub fn parse_revision(text: &str) -> Result<Revision> {
+    text.parse().map_err(|_| Error::BadRequest("Invalid rev format".into()))
+}
+
+/// Checks an attachment's name (CouchDB: `chttpd_db:validate_attachment_name`).
+pub fn check_attachment_name(name: &str) -> Result<()> {
+    if name.starts_with('_') {
+        return Err(Error::BadRequest(format!("Attachment name '{name}' starts with prohibited character '_'")));
+    }
+    if name.is_empty() {
+        return Err(Error::BadRequest("Attachment name is empty".into()));
+    }
+    if name.len() > 4096 {
+        return Err(Error::BadRequest("Attachment name is too long".into()));
+    }
+    Ok(())
+}
+
+/// Checks the id and attachment names of a split document. `id` is the one that counts.
+pub fn check(database: &Database, request: &Request, id: &str, split: &Split) -> Result<()> {
+    check_document_id(id, database.is_partitioned())?;
+    if id.len() as u64 > request.settings.max_document_id_length {
+        return Err(Error::IllegalDocId("Document id is too long".into()));
+    }
+    split.attachments.iter().try_for_each(|(name, _)| check_attachment_name(name))
+}
+
+/// The path of a replicated revision: `_revisions`, else `_rev` alone.
+pub fn path_of(split: &Split) -> Option<(u64, Vec<RevisionHash>)> {
+    match (&split.revisions, &split.rev) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(revision)) => Some((revision.generation, vec![revision.hash.clone()])),
+        (None, None) => None,
+    }
+}
+
+/// Writes inline attachments to the blobs and makes the edit. Attachments that `follow` must have been taken out before.
+/// Blocks on the disk.
+pub fn to_incoming(
+    database: &Arc<Database>,
+    id: String,
+    split: Split,
+    rules: &AttachmentRules,
+    keep_revpos: bool,
+) -> Result<Incoming> {
+    let mut attachments = Vec::with_capacity(split.attachments.len());
+    for (name, stub) in split.attachments {
+        let source = match stub {
+            Stub::Stub { fields } => Source::Stub { revpos: fields.revpos },
+            Stub::Follows { .. } => {
+                return Err(Error::BadRequest(format!("attachment {name} says that it follows, and nothing follows")));
+            }
+            Stub::Inline { fields, data } => {
+                rules.check_size(&name, data.len() as u64)?;
+                let content_type = fields.content_type.as_deref().unwrap_or("application/octet-stream");
+                let gzipped = fields.encoding.as_deref() == Some("gzip");
+                let mut upload = rules.start(database, &name, content_type, gzipped)?;
+                upload.write(&data)?;
+                let mut uploaded = upload.finish()?;
+                uploaded.attachment.revpos = fields.revpos.unwrap_or(0);
+                let keep_revpos = keep_revpos && fields.revpos.is_some();
+                Source::Written { attachment: uploaded.attachment, keep_revpos, pin: uploaded.pin }
+            }
+        };
+        attachments.push((name, source));
+    }
+    let path = match (&split.revisions, &split.rev) {
+        (Some(path), _) => path.clone(),
+        (None, Some(revision)) => (revision.generation, vec![revision.hash.clone()]),
+        (None, None) => (0, Vec::new()),
+    };
+    Ok(Incoming { id, parent: split.rev, path, deleted: split.deleted, json: split.body, attachments })
+}
+
+/// What the settings say of attachments.
+#[derive(Debug, Clone)]
+pub struct AttachmentRules {
+    pub max_size: u64,
+    level: u32,
+    types: Vec<String>,
+}
+
+impl AttachmentRules {
+    pub fn of(request: &Request) -> AttachmentRules {
+        AttachmentRules {
+            max_size: request.settings.max_attachment_size,
+            level: request.settings.compression.level,
+            types: request.settings.compression.types.clone(),
+        }
+    }
+
+    pub fn check_size(&self, name: &str, bytes: u64) -> Result<()> {
+        if bytes > self.max_size {
+            return Err(Error::TooLarge { word: "attachment_too_large", reason: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Begins an upload of identity content, or of gzip if the client has compressed it.
+    pub fn start(&self, database: &Database, name: &str, content_type: &str, gzipped: bool) -> Result<Upload> {
+        let level = if self.compresses(content_type) { self.level } else { 0 };
+        Upload::start(&**database.blobs(), name, content_type, gzipped, level)
+    }
+
+    /// Whether content of this type is stored compressed (`couch_att`: patterns like `text/*`).
+    fn compresses(&self, content_type: &str) -> bool {
+        let essence = content_type.split(';').next().unwrap_or("").trim();
+        self.types.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(start) => essence.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start)),
+            None => essence.eq_ignore_ascii_case(pattern),
+        })
+    }
+}
+
+/// [`to_incoming`] off the async threads where there is content to write; on them where there is none.
+pub async fn prepare(
+    database: &Arc<Database>,
+    id: String,
+    split: Split,
+    rules: AttachmentRules,
+    keep_revpos: bool,
+) -> Result<Incoming> {
+    if split.attachments.is_empty() {
+        return to_incoming(database, id, split, &rules, keep_revpos);
+    }
+    let database = database.clone();
+    blocking(move || to_incoming(&database, id, split, &rules, keep_revpos)).await
+}

@@ -1,0 +1,201 @@
+//! What a feed lets through: `filter=_doc_ids`, `_design`, `_selector`, and design documents' functions.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::changes::texts;
+use super::rows;
+use crate::db::record::{LeafRow, SequenceRow};
+use crate::db::render::{self, Show};
+use crate::db::{Database, blocking};
+use crate::http::failure::{Failure, Result};
+use crate::http::request::{Verb, invalid_json};
+use crate::http::{App, Request};
+use crate::query::selector::Selector;
+
+/// Judges whole documents, given as JSON text: one verdict each, in order.
+pub trait Judge: Send + Sync {
+    fn judge<'a>(
+        &'a self,
+        documents: Vec<String>,
+    ) -> Pin<Box<dyn Future<Output = crate::error::Result<Vec<bool>>> + Send + 'a>>;
+}
+
+/// A feed's filter.
+pub enum Filter {
+    All,
+    DocIds(Arc<HashSet<String>>),
+    Design,
+    Selector(Arc<Selector>),
+    Script(Box<dyn Judge>),
+}
+
+/// A row that passed, with the leaves that did.
+pub struct Judged {
+    pub sequence: u64,
+    pub row: SequenceRow,
+    pub revisions: Vec<String>,
+}
+
+impl Filter {
+    /// Reads `filter` and what belongs to it (CouchDB: `couch_changes:configure_filter`).
+    pub async fn configure(
+        app: &Arc<App>,
+        request: &Request,
+        database: &Arc<Database>,
+        name: &str,
+        body: &Map<String, Value>,
+    ) -> Result<Filter> {
+        match name {
+            "" => Ok(Filter::All),
+            "_doc_ids" => doc_ids(request, body),
+            "_design" => Ok(Filter::Design),
+            "_selector" => selector(request, body),
+            "_view" => {
+                let view = request.query.get("view").unwrap_or("");
+                if view.is_empty() {
+                    return Err(Failure::bad_request("`view` filter parameter is not provided."));
+                }
+                let Some((design, view)) = view.split_once('/').filter(|(_, view)| !view.contains('/')) else {
+                    return Err(Failure::bad_request("`view` must be of the form `designname/viewname`"));
+                };
+                super::scripts::view_filter(app, database, design, view).await.map(Filter::Script)
+            }
+            _ if name.starts_with('_') => Err(Failure::bad_request("unknown builtin filter name")),
+            _ => {
+                let Some((design, function)) = name.split_once('/').filter(|(_, function)| !function.contains('/'))
+                else {
+                    return Err(Failure::bad_request("`filter` must be of the form `designname/filtername`"));
+                };
+                super::scripts::filter(app, request, database, design, function).await.map(Filter::Script)
+            }
+        }
+    }
+
+    pub fn passes_all(&self) -> bool {
+        matches!(self, Filter::All)
+    }
+
+    /// Whether judging reads bodies.
+    pub fn needs_documents(&self) -> bool {
+        matches!(self, Filter::Selector(_) | Filter::Script(_))
+    }
+
+    /// The rows that pass, in order. `all_leaves`: every leaf is judged and told by itself (`style=all_docs`).
+    pub async fn judge(
+        &self,
+        database: &Arc<Database>,
+        rows: Vec<(u64, SequenceRow)>,
+        all_leaves: bool,
+    ) -> Result<Vec<Judged>> {
+        let told = |row: &SequenceRow| -> Vec<String> {
+            let shown = if all_leaves { row.leaves.as_slice() } else { &row.leaves[..1] };
+            shown.iter().map(|leaf| leaf.revision.to_string()).collect()
+        };
+        let by_id = |passes: &dyn Fn(&str) -> bool, rows: Vec<(u64, SequenceRow)>| {
+            rows.into_iter()
+                .filter(|(_, row)| passes(&row.id))
+                .map(|(sequence, row)| Judged { sequence, revisions: told(&row), row })
+                .collect()
+        };
+        match self {
+            Filter::All => Ok(by_id(&|_| true, rows)),
+            Filter::DocIds(ids) => Ok(by_id(&|id| ids.contains(id), rows)),
+            Filter::Design => Ok(by_id(&|id| id.starts_with("_design/"), rows)),
+            Filter::Selector(selector) => {
+                let (database, selector) = (database.clone(), selector.clone());
+                Ok(blocking(move || {
+                    let documents = documents(&database, &rows, all_leaves)?;
+                    let passes = documents.iter().map(|document| {
+                        document.as_deref().is_some_and(|text| match serde_json::from_str::<Value>(text) {
+                            Ok(document) => selector.matches(&document),
+                            Err(_) => false,
+                        })
+                    });
+                    Ok(merge(rows, passes.collect(), all_leaves))
+                })
+                .await?)
+            }
+            Filter::Script(judge) => {
+                let (rows, documents) = {
+                    let database = database.clone();
+                    blocking(move || {
+                        let documents = documents(&database, &rows, all_leaves)?;
+                        Ok((rows, documents))
+                    })
+                    .await?
+                };
+                let there: Vec<bool> = documents.iter().map(Option::is_some).collect();
+                let mut verdicts = judge.judge(documents.into_iter().flatten().collect()).await?.into_iter();
+                let passes = there.into_iter().map(|there| there && verdicts.next().unwrap_or(false)).collect();
+                Ok(merge(rows, passes, all_leaves))
+            }
+        }
+    }
+}
+
+/// The documents to be judged, as text: of each row its winner, or all its leaves.
+fn documents(
+    database: &Database,
+    rows: &[(u64, SequenceRow)],
+    all_leaves: bool,
+) -> crate::error::Result<Vec<Option<String>>> {
+    let mut wanted: Vec<(&str, &LeafRow)> = Vec::with_capacity(rows.len());
+    for (_, row) in rows {
+        let shown = if all_leaves { row.leaves.as_slice() } else { &row.leaves[..1] };
+        wanted.extend(shown.iter().map(|leaf| (row.id.as_str(), leaf)));
+    }
+    let found = rows::load(database, &wanted, &Show::default())?;
+    Ok(found
+        .into_iter()
+        .map(|found| found.map(|found| render::plain(&found.id, &found.revision, found.deleted, &found.body)))
+        .collect())
+}
+
+fn merge(rows: Vec<(u64, SequenceRow)>, passes: Vec<bool>, all_leaves: bool) -> Vec<Judged> {
+    let mut passes = passes.into_iter();
+    let mut judged = Vec::with_capacity(rows.len());
+    for (sequence, row) in rows {
+        let shown = if all_leaves { row.leaves.len() } else { 1 };
+        let revisions: Vec<String> = row.leaves[..shown]
+            .iter()
+            .zip(passes.by_ref().take(shown))
+            .filter_map(|(leaf, passes)| passes.then(|| leaf.revision.to_string()))
+            .collect();
+        if !revisions.is_empty() {
+            judged.push(Judged { sequence, row, revisions });
+        }
+    }
+    judged
+}
+
+fn doc_ids(request: &Request, body: &Map<String, Value>) -> Result<Filter> {
+    let ids = if request.verb == Verb::Post {
+        texts(body.get("doc_ids"))
+    } else {
+        let value: Value =
+            serde_json::from_str(request.query.get("doc_ids").unwrap_or("null")).map_err(|_| invalid_json())?;
+        texts(Some(&value))
+    };
+    match ids {
+        Some(ids) => Ok(Filter::DocIds(Arc::new(ids.into_iter().collect()))),
+        None => Err(Failure::bad_request("`doc_ids` filter parameter is not a list of doc ids.")),
+    }
+}
+
+fn selector(request: &Request, body: &Map<String, Value>) -> Result<Filter> {
+    if request.verb != Verb::Post {
+        return Err(Failure::bad_request("Selector must be specified in POST payload"));
+    }
+    match body.get("selector") {
+        Some(selector @ Value::Object(_)) => match Selector::parse(selector) {
+            Ok(selector) => Ok(Filter::Selector(Arc::new(selector))),
+            Err(error) => Err(Failure::bad_request(crate::error::Error::from(error).to_string())),
+        },
+        _ => Err(Failure::bad_request("Selector error: expected a JSON object")),
+    }
+}

@@ -1,0 +1,480 @@
+//! `_all_docs`, `_design_docs`, `_local_docs`: documents by id.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{local, pieces, rows};
+use crate::db::record::LeafRow;
+use crate::db::render::{self, Attachments, Show};
+use crate::db::{Database, Found, Listing as Walk, blocking};
+use crate::http::failure::{Failure, Result};
+use crate::http::request::{Query, query_error};
+use crate::http::route::Listing;
+use crate::http::stream::Sender;
+use crate::http::{Answer, Request};
+use crate::json::quote;
+use crate::store::{Direction, PageLimit};
+
+/// Rows read at once, and with their documents.
+const PAGE: usize = 500;
+const PAGE_WITH_DOCS: usize = 64;
+/// Ids looked at to tell the `offset` of a first row; beyond, it is `null`.
+const MOST_RANKED: usize = 2000;
+
+/// What a listing is asked, from query and body (`couch_mrview_http:parse_body_and_query`; the query has the last word).
+#[derive(Debug, Clone, Default)]
+struct Params {
+    start: Option<Value>,
+    end: Option<Value>,
+    key: Option<Value>,
+    keys: Option<Vec<Value>>,
+    limit: Option<u64>,
+    skip: u64,
+    descending: bool,
+    exclusive_end: bool,
+    include_docs: bool,
+    update_seq: bool,
+    show: Show,
+}
+
+impl Params {
+    fn read_query(&mut self, query: &Query) -> Result<()> {
+        for (name, text) in query.iter() {
+            let value = match name {
+                "key" | "keys" | "startkey" | "start_key" | "endkey" | "end_key" => {
+                    serde_json::from_str(text).map_err(|_| crate::http::request::invalid_json())?
+                }
+                "limit" | "skip" => match text.parse::<i64>() {
+                    Ok(number) => number.into(),
+                    Err(_) => return Err(query_error(format!("Invalid value for integer: {}", quote(text)))),
+                },
+                _ => match text {
+                    _ if text.eq_ignore_ascii_case("true") => true.into(),
+                    _ if text.eq_ignore_ascii_case("false") => false.into(),
+                    _ => text.into(),
+                },
+            };
+            self.set(name, value)?;
+        }
+        Ok(())
+    }
+
+    fn read_body(&mut self, body: &Map<String, Value>) -> Result<()> {
+        body.iter().try_for_each(|(name, value)| self.set(name, value.clone()))
+    }
+
+    fn set(&mut self, name: &str, value: Value) -> Result<()> {
+        let flag = |value: &Value| match value {
+            Value::Bool(flag) => Ok(*flag),
+            other => Err(query_error(format!("Invalid boolean parameter: {other}"))),
+        };
+        let natural = |value: &Value| {
+            value.as_u64().ok_or_else(|| query_error(format!("Invalid value for positive integer: {value}")))
+        };
+        match name {
+            "key" => self.key = Some(value),
+            "keys" => match value {
+                Value::Array(keys) => self.keys = Some(keys),
+                _ => return Err(Failure::bad_request("`keys` parameter must be an array.")),
+            },
+            "startkey" | "start_key" => self.start = Some(value),
+            "endkey" | "end_key" => self.end = Some(value),
+            "limit" => self.limit = Some(natural(&value)?),
+            "skip" => self.skip = natural(&value)?,
+            "descending" => self.descending = flag(&value)?,
+            "inclusive_end" => self.exclusive_end = !flag(&value)?,
+            "include_docs" => self.include_docs = flag(&value)?,
+            "update_seq" => self.update_seq = flag(&value)?,
+            "conflicts" => self.show.conflicts = flag(&value)?,
+            "attachments" => {
+                if flag(&value)? {
+                    self.show.attachments = Attachments::Inline;
+                }
+            }
+            "att_encoding_info" => self.show.encoding_info = flag(&value)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The stretch of ids asked for; `None` if none can be in it. Keys order before all strings unless they are strings.
+    fn walk(&self) -> Option<Walk> {
+        let direction = if self.descending { Direction::Backward } else { Direction::Forward };
+        let mut walk = Walk::all(direction);
+        let (start, end) = match &self.key {
+            Some(key) => (Some(key), Some(key)),
+            None => (self.start.as_ref(), self.end.as_ref()),
+        };
+        match start {
+            None => {}
+            Some(Value::String(id)) => walk.start = Bound::Included(id.clone()),
+            // Below every id: the beginning of a walk upwards, the end of one downwards.
+            Some(_) if direction == Direction::Forward => {}
+            Some(_) => return None,
+        }
+        match end {
+            None => {}
+            Some(Value::String(id)) if self.exclusive_end && self.key.is_none() => {
+                walk.end = Bound::Excluded(id.clone())
+            }
+            Some(Value::String(id)) => walk.end = Bound::Included(id.clone()),
+            Some(_) if direction == Direction::Forward => return None,
+            Some(_) => {}
+        }
+        Some(walk)
+    }
+}
+
+/// `GET` and `POST` of a listing. `partition`: only ids of it.
+pub async fn list(
+    request: &mut Request,
+    database: Arc<Database>,
+    listing: Listing,
+    partition: Option<String>,
+) -> Result<Answer> {
+    let mut params = Params::default();
+    if request.verb == crate::http::request::Verb::Post {
+        request.must_be_json()?;
+        let body = request.json_object().await?;
+        params.read_body(&body)?;
+    }
+    params.read_query(&request.query)?;
+    if let Some(partition) = &partition {
+        super::database::check_partition(&database, partition)?;
+    }
+    Answer::stream("application/json", move |mut out| async move {
+        one(&mut out, &database, listing, partition.as_deref(), params).await?;
+        out.write("\n").await;
+        Ok(())
+    })
+    .await
+}
+
+/// `POST .../queries`.
+pub async fn queries(request: &mut Request, database: Arc<Database>, listing: Listing) -> Result<Answer> {
+    request.must_be_json()?;
+    let body = request.json_object().await?;
+    let Some(queries) = body.get("queries") else {
+        return Err(Failure::bad_request("POST body must include `queries` parameter."));
+    };
+    let Some(queries) = queries.as_array() else {
+        return Err(Failure::bad_request("`queries` parameter must be an array."));
+    };
+    let mut all = Vec::with_capacity(queries.len());
+    for query in queries {
+        let query = query.as_object().ok_or_else(|| Failure::bad_request("A query must be a JSON object."))?;
+        let mut params = Params::default();
+        params.read_body(query)?;
+        params.read_query(&request.query)?;
+        all.push(params);
+    }
+    Answer::stream("application/json", move |mut out| async move {
+        for (at, params) in all.into_iter().enumerate() {
+            out.write(if at == 0 { "{\"results\":[\n" } else { ",\n" }).await;
+            one(&mut out, &database, listing, None, params).await?;
+        }
+        out.write("\n]}\n").await;
+        Ok(())
+    })
+    .await
+}
+
+async fn one(
+    out: &mut Sender,
+    database: &Arc<Database>,
+    listing: Listing,
+    partition: Option<&str>,
+    params: Params,
+) -> Result<()> {
+    if let Some(keys) = params.keys.clone() {
+        return by_keys(out, database, listing, keys, params).await;
+    }
+    let direction = if params.descending { Direction::Backward } else { Direction::Forward };
+    let walk = params.walk().map(|walk| match (listing, partition) {
+        (Listing::DesignDocs, _) => walk.within("_design/"),
+        (_, Some(partition)) => walk.within(&format!("{partition}:")),
+        _ => walk,
+    });
+    if listing == Listing::LocalDocs {
+        return locals(out, database, walk, params).await;
+    }
+    let (total, offset, first) = {
+        let (database, walk, skip) = (database.clone(), walk.clone(), params.skip);
+        let whole = match (listing, partition) {
+            (Listing::DesignDocs, _) => Some(Walk::all(direction).within("_design/")),
+            (_, Some(partition)) => Some(Walk::all(direction).within(&format!("{partition}:"))),
+            _ => None,
+        };
+        let limit = PageLimit::entries(page_size(&params));
+        blocking(move || {
+            let total = match &whole {
+                None => database.info().documents,
+                Some(whole) => counted(&database, whole)?,
+            };
+            let rank = match (&walk, &whole) {
+                (None, _) => Some(total),
+                (Some(walk), None) => database.rank(&walk.start, walk.direction, MOST_RANKED)?,
+                (Some(_), Some(_)) => Some(0),
+            };
+            let offset = rank.map(|rank| (rank + skip).min(total));
+            let first = match &walk {
+                Some(walk) => database.list(walk, None, limit)?,
+                None => (Vec::new(), None),
+            };
+            Ok((total, offset, first))
+        })
+        .await?
+    };
+    let offset = offset.map_or("null".to_owned(), |offset| offset.to_string());
+    let sequence = update_sequence(database, &params);
+    out.write(format!("{{\"total_rows\":{total},\"offset\":{offset}{sequence},\"rows\":[\n")).await;
+    let mut left = params.limit.unwrap_or(u64::MAX);
+    let mut to_skip = params.skip;
+    let mut any = false;
+    let mut page = first;
+    while left > 0 {
+        let (rows, last) = page;
+        let mut wanted = VecDeque::from(rows);
+        let skipped = to_skip.min(wanted.len() as u64);
+        to_skip -= skipped;
+        wanted.drain(..skipped as usize);
+        wanted.truncate(left.min(usize::MAX as u64) as usize);
+        left -= wanted.len() as u64;
+        let rows: Vec<(String, LeafRow)> = wanted.into_iter().map(|row| (row.id, row.winner)).collect();
+        write_rows(out, database, rows, &params, &mut any).await?;
+        let (Some(last), Some(walk)) = (last, walk.clone()) else { break };
+        let database = database.clone();
+        let limit = PageLimit::entries(page_size(&params));
+        page = blocking(move || database.list(&walk, Some(&last), limit)).await?;
+    }
+    out.write("\n]}").await;
+    Ok(())
+}
+
+fn page_size(params: &Params) -> usize {
+    let page = if params.include_docs { PAGE_WITH_DOCS } else { PAGE };
+    let wanted = params.limit.unwrap_or(u64::MAX).saturating_add(params.skip);
+    page.min(wanted.max(1).min(page as u64) as usize)
+}
+
+fn update_sequence(database: &Database, params: &Params) -> String {
+    match params.update_seq {
+        true => format!(",\"update_seq\":{}", quote(&database.wire_sequence(database.info().sequence))),
+        false => String::new(),
+    }
+}
+
+fn counted(database: &Database, walk: &Walk) -> crate::error::Result<u64> {
+    let (mut count, mut after) = (0, None);
+    loop {
+        let (rows, last) = database.list(walk, after.as_deref(), PageLimit::entries(1000))?;
+        count += rows.len() as u64;
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(count),
+        }
+    }
+}
+
+async fn write_rows(
+    out: &mut Sender,
+    database: &Arc<Database>,
+    rows: Vec<(String, LeafRow)>,
+    params: &Params,
+    any: &mut bool,
+) -> Result<()> {
+    let mut found = load(database, &rows, params).await?.into_iter();
+    for (id, winner) in rows {
+        let id = quote(&id);
+        let rev = quote(&winner.revision.to_string());
+        let comma = if std::mem::replace(any, true) { ",\n" } else { "" };
+        out.write(format!("{comma}{{\"id\":{id},\"key\":{id},\"value\":{{\"rev\":{rev}}}")).await;
+        if params.include_docs {
+            write_doc(out, database, found.next().flatten(), &params.show).await?;
+        }
+        out.write("}").await;
+    }
+    Ok(())
+}
+
+async fn load(database: &Arc<Database>, rows: &[(String, LeafRow)], params: &Params) -> Result<Vec<Option<Found>>> {
+    if !params.include_docs || rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (database, rows, show) = (database.clone(), rows.to_vec(), params.show.clone());
+    Ok(blocking(move || {
+        let wanted: Vec<(&str, &LeafRow)> = rows.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
+        rows::load(&database, &wanted, &show)
+    })
+    .await?)
+}
+
+/// `,"doc":...`
+async fn write_doc(out: &mut Sender, database: &Arc<Database>, found: Option<Found>, show: &Show) -> Result<()> {
+    out.write(",\"doc\":").await;
+    match found {
+        Some(found) => pieces::write(out, database.blobs(), render::document(&found, show)).await,
+        None => {
+            out.write("null").await;
+            Ok(())
+        }
+    }
+}
+
+/// The keys that a listing with `keys` answers, in their order, after skip and limit.
+async fn by_keys(
+    out: &mut Sender,
+    database: &Arc<Database>,
+    listing: Listing,
+    mut keys: Vec<Value>,
+    params: Params,
+) -> Result<()> {
+    if params.descending {
+        keys.reverse();
+    }
+    let fits = |key: &Value| match (listing, key) {
+        (Listing::DesignDocs, Value::String(id)) => id.starts_with("_design/"),
+        (Listing::LocalDocs, Value::String(id)) => id.starts_with("_local/"),
+        _ => true,
+    };
+    let limit = params.limit.map_or(usize::MAX, |limit| limit as usize);
+    let keys: Vec<Value> = keys.into_iter().skip(params.skip as usize).take(limit).filter(fits).collect();
+    let total = match listing {
+        Listing::AllDocs => database.info().documents.to_string(),
+        Listing::DesignDocs => {
+            let database = database.clone();
+            let count = blocking(move || counted(&database, &Walk::all(Direction::Forward).within("_design/"))).await?;
+            count.to_string()
+        }
+        Listing::LocalDocs => "null".to_owned(),
+    };
+    let sequence = update_sequence(database, &params);
+    out.write(format!("{{\"total_rows\":{total},\"offset\":null{sequence},\"rows\":[\n")).await;
+    let mut any = false;
+    for some in keys.chunks(page_size(&params).max(PAGE_WITH_DOCS)) {
+        if listing == Listing::LocalDocs {
+            locals_of(out, database, some, &params, &mut any).await?;
+            continue;
+        }
+        let ids: Vec<String> = some.iter().map(|key| key.as_str().unwrap_or("").to_owned()).collect();
+        let winners = {
+            let (database, ids) = (database.clone(), ids.clone());
+            blocking(move || database.winners(&ids)).await?
+        };
+        let living: Vec<(String, LeafRow)> = ids
+            .iter()
+            .zip(&winners)
+            .filter_map(|(id, winner)| Some((id.clone(), winner.clone().filter(|winner| !winner.deleted)?)))
+            .collect();
+        let mut found = load(database, &living, &params).await?.into_iter();
+        for (key, winner) in some.iter().zip(winners) {
+            let comma = if std::mem::replace(&mut any, true) { ",\n" } else { "" };
+            match winner {
+                None => out.write(format!("{comma}{{\"key\":{key},\"error\":\"not_found\"}}")).await,
+                Some(winner) => {
+                    let rev = quote(&winner.revision.to_string());
+                    let deleted = if winner.deleted { ",\"deleted\":true" } else { "" };
+                    out.write(format!("{comma}{{\"id\":{key},\"key\":{key},\"value\":{{\"rev\":{rev}{deleted}}}"))
+                        .await;
+                    if params.include_docs {
+                        let found = if winner.deleted { None } else { found.next().flatten() };
+                        write_doc(out, database, found, &params.show).await?;
+                    }
+                    out.write("}").await;
+                }
+            }
+        }
+    }
+    out.write("\n]}").await;
+    Ok(())
+}
+
+/// `_local_docs`: no counts, as CouchDB.
+async fn locals(out: &mut Sender, database: &Arc<Database>, walk: Option<Walk>, params: Params) -> Result<()> {
+    let sequence = update_sequence(database, &params);
+    out.write(format!("{{\"total_rows\":null,\"offset\":null{sequence},\"rows\":[\n")).await;
+    let strip = |bound: Bound<String>| match bound {
+        // Ids are kept without `_local/`; bounds that do not begin with it lie before or behind all of them.
+        Bound::Included(id) if id.starts_with("_local/") => Bound::Included(id["_local/".len()..].to_owned()),
+        Bound::Excluded(id) if id.starts_with("_local/") => Bound::Excluded(id["_local/".len()..].to_owned()),
+        other => other,
+    };
+    let outside = |bound: &Bound<String>, above: bool| match bound {
+        Bound::Included(id) | Bound::Excluded(id) if !id.starts_with("_local/") => (id.as_str() > "_local/") == above,
+        _ => false,
+    };
+    let walk = walk.and_then(|walk| {
+        let (low, high) = match walk.direction {
+            Direction::Forward => (&walk.start, &walk.end),
+            Direction::Backward => (&walk.end, &walk.start),
+        };
+        if outside(low, true) || outside(high, false) {
+            return None;
+        }
+        let open = |bound: &Bound<String>| match bound {
+            Bound::Included(id) | Bound::Excluded(id) if !id.starts_with("_local/") => Bound::Unbounded,
+            other => strip(other.clone()),
+        };
+        Some(Walk { start: open(&walk.start), end: open(&walk.end), direction: walk.direction })
+    });
+    let mut left = params.limit.unwrap_or(u64::MAX);
+    let mut to_skip = params.skip;
+    let mut any = false;
+    let mut after: Option<String> = None;
+    while let (Some(walk), true) = (&walk, left > 0) {
+        let page = {
+            let (database, walk, after) = (database.clone(), walk.clone(), after.clone());
+            blocking(move || database.list_local(&walk, after.as_deref(), PageLimit::entries(PAGE))).await?
+        };
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        for (name, record) in page {
+            if to_skip > 0 {
+                to_skip -= 1;
+                continue;
+            }
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            let comma = if std::mem::replace(&mut any, true) { ",\n" } else { "" };
+            out.write(format!("{comma}{}", local_row(&name, &record, &params))).await;
+        }
+    }
+    out.write("\n]}").await;
+    Ok(())
+}
+
+fn local_row(name: &str, record: &crate::db::record::LocalRecord, params: &Params) -> String {
+    let id = quote(&format!("_local/{name}"));
+    let doc = match params.include_docs {
+        true => format!(",\"doc\":{}", local::text(name, record)),
+        false => String::new(),
+    };
+    format!("{{\"id\":{id},\"key\":{id},\"value\":{{\"rev\":\"0-{}\"}}{doc}}}", record.revision)
+}
+
+async fn locals_of(
+    out: &mut Sender,
+    database: &Arc<Database>,
+    keys: &[Value],
+    params: &Params,
+    any: &mut bool,
+) -> Result<()> {
+    for key in keys {
+        let name = key.as_str().and_then(|id| id.strip_prefix("_local/")).unwrap_or("");
+        let record = local::read(database, name).await;
+        let comma = if std::mem::replace(any, true) { ",\n" } else { "" };
+        match record {
+            Ok(record) => out.write(format!("{comma}{}", local_row(name, &record, params))).await,
+            Err(crate::error::Error::Missing) => {
+                out.write(format!("{comma}{}", json!({"key": key, "error": "not_found"}))).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

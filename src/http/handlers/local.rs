@@ -1,0 +1,84 @@
+//! `_local` documents.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::document::written;
+use super::edits;
+use crate::db::record::LocalRecord;
+use crate::db::{Database, LocalWrite, blocking};
+use crate::error::Error;
+use crate::http::failure::{Failure, Result};
+use crate::http::{Answer, Request};
+use crate::json::{Split, quote};
+use crate::rev::{Revision, RevisionHash};
+
+/// The `N` of a revision `0-N`; another generation counts as none.
+pub fn number_of(revision: &Revision) -> Option<u64> {
+    match &revision.hash {
+        RevisionHash::Text(text) if revision.generation == 0 => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Reads a `_local` document; `name` without `_local/`.
+pub async fn read(database: &Arc<Database>, name: &str) -> crate::error::Result<LocalRecord> {
+    let (database, name) = (database.clone(), name.to_owned());
+    blocking(move || database.local(&name)).await
+}
+
+/// A `_local` document as JSON.
+pub fn text(name: &str, record: &LocalRecord) -> String {
+    let members = &record.json[1..record.json.len() - 1];
+    let comma = if members.is_empty() { "" } else { "," };
+    format!("{{\"_id\":{},\"_rev\":\"0-{}\"{comma}{members}}}", quote(&format!("_local/{name}")), record.revision)
+}
+
+/// `GET /{db}/_local/{name}`.
+pub async fn get(request: &Request, database: Arc<Database>, name: &str) -> Result<Answer> {
+    let record = read(&database, name).await?;
+    let etag = format!("0-{}", record.revision);
+    if request.has_etag(&etag) {
+        return Ok(Answer::not_modified(&etag));
+    }
+    Ok(Answer::json_text(StatusCode::OK, text(name, &record)).etag(&etag))
+}
+
+/// `PUT /{db}/_local/{name}`.
+pub async fn put(request: &mut Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
+    let text = request.json_text().await?;
+    let split = crate::json::split(text.as_bytes(), &edits::limits(request))?;
+    store(request, database, name, split).await
+}
+
+/// Stores a split document under a `_local` name.
+pub async fn store(request: &Request, database: &Arc<Database>, name: &str, split: Split) -> Result<Answer> {
+    if !split.attachments.is_empty() {
+        return Err(Failure::bad_request("_local documents do not accept attachments."));
+    }
+    if split.deleted {
+        return delete(request, database, name).await;
+    }
+    let number = write(database, name, split.body, split.rev.as_ref()).await?;
+    Ok(written(request, StatusCode::CREATED, database, &format!("_local/{name}"), &format!("0-{number}")))
+}
+
+/// Writes a `_local` document and gives the `N` of its revision.
+pub async fn write(database: &Arc<Database>, name: &str, json: String, rev: Option<&Revision>) -> Result<u64> {
+    if name.is_empty() || name.len() > 8 * 1024 {
+        return Err(Error::BadRequest("Invalid _local document id.".into()).into());
+    }
+    let previous = match rev {
+        None => None,
+        Some(rev) => Some(number_of(rev).ok_or_else(|| Failure::bad_request("Invalid rev format"))?),
+    };
+    Ok(database.write_local(name, LocalWrite::Put { json, previous }).await?)
+}
+
+/// `DELETE /{db}/_local/{name}`.
+pub async fn delete(request: &Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
+    read(database, name).await?;
+    database.write_local(name, LocalWrite::Delete).await?;
+    Ok(written(request, StatusCode::OK, database, &format!("_local/{name}"), "0-0"))
+}

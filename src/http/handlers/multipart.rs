@@ -1,0 +1,463 @@
+//! Documents with their attachments as MIME multipart, in and out (RFC 2046; CouchDB: `couch_httpd_multipart`).
+//!
+//! ```text
+//! multipart/related            multipart/mixed (open_revs=...)      multipart/mixed (_bulk_get)
+//!   JSON with "follows"          per leaf: JSON, or a related         the same, with X-Doc-Id and X-Rev-Id
+//!   attachment, attachment       one inside, or {"missing": rev}      on documents with attachments
+//! ```
+//! Attachments go out as they are stored: compressed ones with `Content-Encoding: gzip`.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
+
+use super::attachment::{Chunks, receive as receive_content};
+use super::bulk::Pages;
+use super::document::{named_revision, require_path};
+use super::edits::{self, AttachmentRules};
+use super::pieces::{self, Reading};
+use super::reading::missing;
+use crate::clock::Clock;
+use crate::db::record::Attachment;
+use crate::db::render::{self, Attachments, Show};
+use crate::db::{Database, Found, Incoming, Mode, Source, blocking};
+use crate::error::Error;
+use crate::http::body::RequestBody;
+use crate::http::failure::{Failure, Result};
+use crate::http::server::accepts;
+use crate::http::stream::Sender;
+use crate::http::{Answer, Request};
+use crate::json::Stub;
+use crate::rev::Revision;
+
+/// Bytes of a part's headers at the most.
+const MOST_HEADER_BYTES: usize = 16 << 10;
+/// Bytes of an attachment read at once on the way out.
+const STEP: usize = 256 << 10;
+
+/// The first of `kinds` that the client takes. A client that takes JSON by name gets JSON.
+pub fn wanted(request: &Request, kinds: &[&'static str]) -> Option<&'static str> {
+    let named_json = request.header(header::ACCEPT).is_some_and(|accept| accept.contains("application/json"));
+    if named_json {
+        return None;
+    }
+    kinds.iter().find(|kind| accepts(&request.headers, kind)).copied()
+}
+
+/// A boundary that no content can be expected to hold.
+pub fn boundary(clock: &Clock) -> String {
+    clock.uuid()
+}
+
+fn follows(show: &Show) -> Show {
+    let attachments = match &show.attachments {
+        Attachments::InlineSince(since) => Attachments::Follows(Some(since.clone())),
+        _ => Attachments::Follows(None),
+    };
+    Show { attachments, encoding_info: true, ..show.clone() }
+}
+
+/// A document and its attachments as one `multipart/related` answer, or as plain JSON if none follows.
+pub async fn document(database: Arc<Database>, found: Found, show: Show) -> Result<Answer> {
+    let show = follows(&show);
+    let attachments: Vec<Attachment> = render::following(&found, &show).into_iter().cloned().collect();
+    let text = json_of(&found, &show)?;
+    if attachments.is_empty() {
+        return Ok(Answer::json_text(StatusCode::OK, text));
+    }
+    let boundary = boundary(database.clock());
+    let content_type = format!("multipart/related; boundary=\"{boundary}\"");
+    let answer = Answer::stream("multipart/related", move |mut out| async move {
+        related(&mut out, &database, &boundary, &text, attachments).await
+    })
+    .await?;
+    Ok(answer.with_text(header::CONTENT_TYPE, &content_type).uncompressed())
+}
+
+fn json_of(found: &Found, show: &Show) -> Result<String> {
+    pieces::text(render::document(found, show))
+        .ok_or_else(|| Error::Internal("a document whose attachments follow is one text".into()).into())
+}
+
+/// Writes the parts of a `multipart/related` document, from its first delimiter to its last.
+async fn related(
+    out: &mut Sender,
+    database: &Arc<Database>,
+    boundary: &str,
+    text: &str,
+    attachments: Vec<Attachment>,
+) -> Result<()> {
+    out.write(format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{text}\r\n--{boundary}")).await;
+    for attachment in attachments {
+        let encoding = if attachment.gzip { "\r\nContent-Encoding: gzip" } else { "" };
+        let head = format!(
+            "\r\nContent-Disposition: attachment; filename=\"{}\"\r\nContent-Type: {}\r\nContent-Length: {}{encoding}\r\n\r\n",
+            header_safe(&attachment.name),
+            header_safe(&attachment.content_type),
+            attachment.stored,
+        );
+        out.write(head).await;
+        let mut content = Reading::open(database.blobs(), attachment, false, 0).await?;
+        while let Some(bytes) = content.next(STEP).await? {
+            out.send(bytes.into()).await;
+        }
+        out.write(format!("\r\n--{boundary}")).await;
+    }
+    out.write("--").await;
+    Ok(())
+}
+
+/// A name from outside within a part's header: what would end the quotes or the line is percent-encoded.
+fn header_safe(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\r' | '\n' | '\0' => safe.push_str(&format!("%{:02X}", character as u32)),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+/// `open_revs` as `multipart/mixed`.
+pub async fn open_revisions(
+    database: Arc<Database>,
+    found: Vec<std::result::Result<Found, Revision>>,
+    show: Show,
+) -> Result<Answer> {
+    let show = follows(&show);
+    let outer = boundary(database.clock());
+    let content_type = format!("multipart/mixed; boundary=\"{outer}\"");
+    let answer = Answer::stream("multipart/mixed", move |mut out| async move {
+        out.write(format!("--{outer}")).await;
+        for answer in found {
+            match answer {
+                Ok(found) => {
+                    let inner = boundary(database.clock());
+                    out.write("\r\n").await;
+                    one(&mut out, &database, &found, &show, &inner).await?;
+                }
+                Err(revision) => {
+                    let head = "\r\nContent-Type: application/json; error=\"true\"\r\n\r\n";
+                    out.write(format!("{head}{}", missing(&revision))).await;
+                }
+            }
+            out.write(format!("\r\n--{outer}")).await;
+        }
+        out.write("--").await;
+        Ok(())
+    })
+    .await?;
+    Ok(answer.with_text(header::CONTENT_TYPE, &content_type).uncompressed())
+}
+
+/// One document inside an outer multipart: its `Content-Type` and its body.
+async fn one(out: &mut Sender, database: &Arc<Database>, found: &Found, show: &Show, inner: &str) -> Result<()> {
+    let attachments: Vec<Attachment> = render::following(found, show).into_iter().cloned().collect();
+    let text = json_of(found, show)?;
+    if attachments.is_empty() {
+        out.write(format!("Content-Type: application/json\r\n\r\n{text}")).await;
+        return Ok(());
+    }
+    out.write(format!("Content-Type: multipart/related; boundary=\"{inner}\"\r\n\r\n")).await;
+    related(out, database, inner, &text, attachments).await
+}
+
+/// `_bulk_get` as `multipart/mixed` or `multipart/related`.
+pub(super) async fn bulk_get(
+    database: Arc<Database>,
+    kind: &'static str,
+    show: Show,
+    mut pages: Pages,
+) -> Result<Answer> {
+    let outer = boundary(database.clock());
+    let content_type = format!("{kind}; boundary=\"{outer}\"");
+    let answer = Answer::stream(kind, move |mut out| async move {
+        let mut any = false;
+        while let Some(page) = pages.next().await? {
+            for (entry, answers) in page {
+                any = true;
+                let mut show = show.clone();
+                if let Some(since) = entry.since {
+                    show.attachments = Attachments::InlineSince(since);
+                }
+                let show = follows(&show);
+                if let Some(wrong) = entry.wrong {
+                    refused(&mut out, &outer, &wrong).await;
+                }
+                for answer in answers {
+                    match answer {
+                        Ok(found) => {
+                            out.write(format!("\r\n--{outer}\r\n")).await;
+                            if !render::following(&found, &show).is_empty() {
+                                let id = header_safe(&found.id);
+                                out.write(format!("X-Doc-Id: {id}\r\nX-Rev-Id: {}\r\n", found.revision)).await;
+                            }
+                            let inner = boundary(database.clock());
+                            one(&mut out, &database, &found, &show, &inner).await?;
+                        }
+                        Err(error) => refused(&mut out, &outer, &error).await,
+                    }
+                }
+            }
+        }
+        if any {
+            out.write(format!("\r\n--{outer}--\r\n")).await;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(answer.with_text(header::CONTENT_TYPE, &content_type).uncompressed())
+}
+
+async fn refused(out: &mut Sender, outer: &str, error: &Value) {
+    out.write(format!("\r\n--{outer}\r\nContent-Type: application/json; error=\"true\"\r\n\r\n{error}")).await;
+}
+
+/// Takes a document as `multipart/related`: the JSON first, then what `follows`, by file name or in the JSON's order.
+pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String, mode: Mode) -> Result<Incoming> {
+    let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
+    let boundary = parameter(&content_type, "boundary")
+        .filter(|boundary| !boundary.is_empty() && boundary.len() <= 200)
+        .ok_or_else(|| Failure::bad_request("Missing boundary in multipart Content-Type"))?;
+    let limits = edits::limits(request);
+    let rules = AttachmentRules::of(request);
+    let mut body = std::mem::replace(&mut request.body, RequestBody::empty());
+    let mut parts = Parts::new(&mut body, &boundary);
+    let headers = parts.next().await?.ok_or_else(|| malformed("no first part"))?;
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .is_none_or(|value| value.to_str().is_ok_and(|value| value.starts_with("application/json")));
+    if !is_json {
+        return Err(malformed("the first part is not application/json"));
+    }
+    let mut text = BytesMut::new();
+    while let Some(chunk) = parts.content().await? {
+        // Stubs and whitespace count here too, so the exact limit is the splitter's.
+        if text.len() + chunk.len() > limits.bytes.saturating_mul(2).saturating_add(1 << 20) {
+            return Err(Error::TooLarge { word: "document_too_large", reason: id }.into());
+        }
+        text.extend_from_slice(&chunk);
+    }
+    let mut split = crate::json::split(&text, &limits)?;
+    edits::check(database, request, &id, &split)?;
+    match mode {
+        Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
+        Mode::Replicated => require_path(&mut split, request)?,
+    }
+    let (following, others): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut split.attachments).into_iter().partition(|(_, stub)| matches!(stub, Stub::Follows { .. }));
+    split.attachments = others;
+    let mut waiting = following;
+    let mut received = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let headers = parts.next().await?.ok_or_else(|| malformed("fewer parts than attachments that follow"))?;
+        let named = headers
+            .get(header::CONTENT_DISPOSITION)
+            .and_then(|value| parameter(&String::from_utf8_lossy(value.as_bytes()), "filename"));
+        let at = waiting.iter().position(|(name, _)| named.as_ref() == Some(name)).unwrap_or(0);
+        let (name, stub) = waiting.remove(at);
+        let Stub::Follows { fields } = stub else { continue };
+        let header_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let content_type = fields.content_type.or(header_type).unwrap_or_else(|| "application/octet-stream".into());
+        let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
+        let gzipped = encoded || fields.encoding.as_deref() == Some("gzip");
+        let upload = {
+            let (database, rules, name) = (database.clone(), rules.clone(), name.clone());
+            blocking(move || rules.start(&database, &name, &content_type, gzipped)).await?
+        };
+        let uploaded = receive_content(&mut parts, upload, &rules, &name).await?;
+        let mut attachment = uploaded.attachment;
+        if let Some(length) = fields.length
+            && length != attachment.length
+            && length != attachment.stored
+        {
+            return Err(malformed(&format!("attachment {name} is not as long as it says")));
+        }
+        attachment.revpos = fields.revpos.unwrap_or(0);
+        let keep_revpos = mode == Mode::Replicated && fields.revpos.is_some();
+        received.push((name, Source::Written { attachment, keep_revpos, pin: uploaded.pin }));
+    }
+    parts.finish().await?;
+    let mut edit = edits::prepare(database, id, split, rules, mode == Mode::Replicated).await?;
+    edit.attachments.extend(received);
+    Ok(edit)
+}
+
+fn malformed(what: &str) -> Failure {
+    Failure::bad_request(format!("Malformed multipart body: {what}"))
+}
+
+/// A parameter of a header value like `multipart/related; boundary="x"`.
+fn parameter(value: &str, name: &str) -> Option<String> {
+    let mut rest = value.split_once(';')?.1;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ';']);
+        let (key, after) = rest.split_once('=')?;
+        let (text, next) = match after.strip_prefix('"') {
+            Some(quoted) => {
+                let end = quoted.find('"')?;
+                (&quoted[..end], &quoted[end + 1..])
+            }
+            None => {
+                let end = after.find(';').unwrap_or(after.len());
+                (after[..end].trim(), &after[end..])
+            }
+        };
+        if key.trim().eq_ignore_ascii_case(name) {
+            return Some(text.to_owned());
+        }
+        rest = next;
+    }
+}
+
+/// Reads a multipart body part by part, chunk by chunk.
+struct Parts<'a> {
+    body: &'a mut RequestBody,
+    /// `\r\n--boundary`
+    delimiter: Vec<u8>,
+    buffer: BytesMut,
+    state: At,
+}
+
+#[derive(PartialEq, Clone, Copy)]
+enum At {
+    /// Before the first delimiter; the buffer was given a line break to begin with, so that it is found like the others.
+    Preamble,
+    /// Inside a part's content.
+    Content,
+    /// Just behind a delimiter.
+    Delimiter,
+    End,
+}
+
+impl<'a> Parts<'a> {
+    fn new(body: &'a mut RequestBody, boundary: &str) -> Parts<'a> {
+        let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
+        Parts { body, delimiter, buffer: BytesMut::from(&b"\r\n"[..]), state: At::Preamble }
+    }
+
+    async fn more(&mut self) -> Result<()> {
+        match self.body.chunk().await? {
+            Some(chunk) => {
+                self.buffer.extend_from_slice(&chunk);
+                Ok(())
+            }
+            None => Err(malformed("it ends before its last boundary")),
+        }
+    }
+
+    /// The next part's headers; `None` after the last part. What is left of the part before is skipped.
+    async fn next(&mut self) -> Result<Option<HeaderMap>> {
+        while matches!(self.state, At::Preamble | At::Content) {
+            self.content().await?;
+        }
+        if self.state == At::End {
+            return Ok(None);
+        }
+        while self.buffer.len() < 2 {
+            self.more().await?;
+        }
+        if self.buffer.starts_with(b"--") {
+            self.state = At::End;
+            return Ok(None);
+        }
+        let end = loop {
+            match memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
+                Some(end) => break end,
+                None if self.buffer.len() > MOST_HEADER_BYTES => {
+                    return Err(malformed("a part's headers are too long"));
+                }
+                None => self.more().await?,
+            }
+        };
+        let head = self.buffer.split_to(end);
+        self.buffer.advance(4);
+        self.state = At::Content;
+        Ok(Some(parse_headers(&head)?))
+    }
+
+    /// The next bytes of the part's content; `None` at its end.
+    async fn content(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if !matches!(self.state, At::Preamble | At::Content) {
+                return Ok(None);
+            }
+            if let Some(at) = memchr::memmem::find(&self.buffer, &self.delimiter) {
+                let content = self.buffer.split_to(at).freeze();
+                self.buffer.advance(self.delimiter.len());
+                self.state = At::Delimiter;
+                return Ok(Some(content).filter(|content| !content.is_empty()));
+            }
+            // All but what may be the beginning of a delimiter is content.
+            let sure = self.buffer.len().saturating_sub(self.delimiter.len() - 1);
+            if sure > 0 {
+                return Ok(Some(self.buffer.split_to(sure).freeze()));
+            }
+            self.more().await?;
+        }
+    }
+
+    /// Reads to the end of the body, so that the connection can go on.
+    async fn finish(&mut self) -> Result<()> {
+        while self.next().await?.is_some() {}
+        while self.body.chunk().await?.is_some() {}
+        Ok(())
+    }
+}
+
+impl Chunks for Parts<'_> {
+    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        self.content().await
+    }
+}
+
+/// The header lines of a part; the first line is what stood behind the boundary.
+fn parse_headers(head: &[u8]) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n').skip(1) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            continue;
+        }
+        let colon = memchr::memchr(b':', line).ok_or_else(|| malformed("a header without a colon"))?;
+        let name = http::HeaderName::from_bytes(line[..colon].trim_ascii());
+        let value = http::HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        match (name, value) {
+            (Ok(name), Ok(value)) => headers.insert(name, value),
+            _ => return Err(malformed("a part's header")),
+        };
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        for (value, name, wanted) in [
+            ("multipart/related; boundary=abc", "boundary", Some("abc")),
+            ("multipart/related;boundary=\"a;b c\"; x=y", "boundary", Some("a;b c")),
+            ("multipart/related; x=\"1\"; Boundary=abc", "boundary", Some("abc")),
+            ("attachment; filename=\"f.txt\"", "filename", Some("f.txt")),
+            ("multipart/related", "boundary", None),
+            ("multipart/related; boundary=\"abc", "boundary", None),
+            ("a; b", "c", None),
+        ] {
+            assert_eq!(parameter(value, name).as_deref(), wanted, "{value}");
+        }
+    }
+
+    #[test]
+    fn headers_of_a_part() {
+        let headers = parse_headers(b"\r\nContent-Type: text/plain\r\nX: y").unwrap();
+        assert_eq!(headers["content-type"], "text/plain");
+        assert_eq!(headers["x"], "y");
+        assert!(parse_headers(b"").unwrap().is_empty());
+        assert!(parse_headers(b"\r\nnonsense").is_err());
+    }
+}

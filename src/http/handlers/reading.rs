@@ -1,0 +1,174 @@
+//! How a document is asked for, and how it is sent: `GET /{db}/{id}` with all its parameters.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::edits::parse_revision;
+use super::{multipart, pieces};
+use crate::db::render::{self, Attachments, Show};
+use crate::db::{Database, Found, Wanted, blocking};
+use crate::error::Error;
+use crate::http::failure::{Failure, Result};
+use crate::http::request::{Query, invalid_json};
+use crate::http::{Answer, Request};
+use crate::json::quote;
+use crate::rev::Revision;
+
+/// The parameters of a document read (CouchDB: `chttpd_db:parse_doc_query`). Unknown ones mean nothing.
+#[derive(Debug, Clone, Default)]
+pub struct DocQuery {
+    pub rev: Option<Revision>,
+    pub open_revs: Option<OpenRevs>,
+    pub latest: bool,
+    pub show: Show,
+}
+
+/// `open_revs`.
+#[derive(Debug, Clone)]
+pub enum OpenRevs {
+    All,
+    These(Vec<Revision>),
+}
+
+impl DocQuery {
+    pub fn parse(query: &Query) -> Result<DocQuery> {
+        let mut parsed = DocQuery::default();
+        let show = &mut parsed.show;
+        for (name, value) in query.iter() {
+            let yes = value == "true";
+            match name {
+                "attachments" if yes && show.attachments == Attachments::Stubs => {
+                    show.attachments = Attachments::Inline;
+                }
+                "meta" if yes => {
+                    (show.revs_info, show.conflicts, show.deleted_conflicts) = (true, true, true);
+                }
+                "revs" if yes => show.revs = true,
+                "local_seq" if yes => show.local_seq = true,
+                "revs_info" if yes => show.revs_info = true,
+                "conflicts" if yes => show.conflicts = true,
+                "deleted_conflicts" if yes => show.deleted_conflicts = true,
+                "att_encoding_info" if yes => show.encoding_info = true,
+                "latest" if yes => parsed.latest = true,
+                "rev" => parsed.rev = Some(parse_revision(value)?),
+                "open_revs" if value == "all" => parsed.open_revs = Some(OpenRevs::All),
+                "open_revs" => parsed.open_revs = Some(OpenRevs::These(revisions(value)?)),
+                "atts_since" => show.attachments = Attachments::InlineSince(revisions(value)?),
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// The revision wanted of a plain read.
+    pub fn wanted(&self) -> Wanted<'_> {
+        match &self.rev {
+            None => Wanted::Winner,
+            Some(revision) if self.latest => Wanted::Latest(revision),
+            Some(revision) => Wanted::Revision(revision),
+        }
+    }
+}
+
+fn revisions(text: &str) -> Result<Vec<Revision>> {
+    let list: Vec<serde_json::Value> = serde_json::from_str(text).map_err(|_| invalid_json())?;
+    list.iter().map(|revision| Ok(parse_revision(revision.as_str().unwrap_or(""))?)).collect()
+}
+
+/// `GET /{db}/{id}` of an ordinary document.
+pub async fn get(request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+    let query = DocQuery::parse(&request.query)?;
+    match &query.open_revs {
+        Some(OpenRevs::All) => open_revisions(request, database, id, None, query).await,
+        Some(OpenRevs::These(these)) => {
+            let these = these.clone();
+            open_revisions(request, database, id, Some(these), query).await
+        }
+        None => one(request, database, id, query).await,
+    }
+}
+
+async fn one(request: &mut Request, database: Arc<Database>, id: String, query: DocQuery) -> Result<Answer> {
+    let found = {
+        let (database, query) = (database.clone(), query.clone());
+        blocking(move || database.find(&id, query.wanted())).await?
+    };
+    let show = query.show;
+    // Only what the revision alone determines may be told by its revision.
+    let tagged = !(show.revs_info || show.conflicts || show.deleted_conflicts || show.local_seq);
+    let etag = found.revision.to_string();
+    if tagged && request.has_etag(&etag) {
+        return Ok(Answer::not_modified(&etag));
+    }
+    let answer = if show.attachments == Attachments::Stubs {
+        match pieces::text(render::document(&found, &show)) {
+            Some(text) => Answer::json_text(StatusCode::OK, text),
+            None => return Err(Error::Internal("a document without inline attachments is one text".into()).into()),
+        }
+    } else if multipart::wanted(request, &["multipart/related"]).is_some() {
+        multipart::document(database, found, show).await?
+    } else {
+        Answer::stream("application/json", move |mut out| async move {
+            pieces::write(&mut out, database.blobs(), render::document(&found, &show)).await?;
+            out.write("\n").await;
+            Ok(())
+        })
+        .await?
+    };
+    Ok(if tagged { answer.etag(&etag) } else { answer })
+}
+
+async fn open_revisions(
+    request: &mut Request,
+    database: Arc<Database>,
+    id: String,
+    these: Option<Vec<Revision>>,
+    query: DocQuery,
+) -> Result<Answer> {
+    let latest = query.latest;
+    let all = these.is_none();
+    let found = {
+        let database = database.clone();
+        blocking(move || database.open_revisions(&id, these.as_deref(), latest)).await?
+    };
+    if all && found.is_empty() {
+        return Err(Failure::missing());
+    }
+    if multipart::wanted(request, &["multipart/mixed"]).is_some() {
+        return multipart::open_revisions(database, found, query.show).await;
+    }
+    let show = query.show;
+    Answer::stream("application/json", move |mut out| async move {
+        out.write("[").await;
+        for (at, answer) in found.into_iter().enumerate() {
+            out.write(if at > 0 { "," } else { "" }).await;
+            match answer {
+                Ok(found) => {
+                    out.write("{\"ok\":").await;
+                    pieces::write(&mut out, database.blobs(), render::document(&found, &show)).await?;
+                    out.write("}").await;
+                }
+                Err(revision) => out.write(missing(&revision)).await,
+            }
+        }
+        out.write("]\n").await;
+        Ok(())
+    })
+    .await
+}
+
+/// `{"missing": rev}`.
+pub(super) fn missing(revision: &Revision) -> String {
+    format!("{{\"missing\":{}}}", quote(&revision.to_string()))
+}
+
+/// The document as it is stored, for handlers that edit it.
+pub async fn find(database: &Arc<Database>, id: &str, rev: Option<Revision>) -> crate::error::Result<Found> {
+    let (database, id) = (database.clone(), id.to_owned());
+    blocking(move || {
+        let wanted = rev.as_ref().map_or(Wanted::Winner, Wanted::Revision);
+        database.find(&id, wanted)
+    })
+    .await
+}

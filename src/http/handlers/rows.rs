@@ -1,0 +1,44 @@
+//! The documents beside rows: `include_docs` of listings and feeds, a page at a time.
+
+use std::sync::Arc;
+
+use crate::db::record::LeafRow;
+use crate::db::render::Show;
+use crate::db::{Database, Found, Wanted};
+use crate::error::{Error, Result};
+use crate::rev::{Body, Tree};
+
+/// Loads the revision that each row shows; `None` where it is not there any more. Blocks on the disk.
+pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Result<Vec<Option<Found>>> {
+    let places: Vec<(&str, Body)> = wanted.iter().filter_map(|(id, leaf)| Some((*id, leaf.body?))).collect();
+    let mut bodies = database.bodies(&places)?.into_iter();
+    let needs_tree = show.conflicts || show.deleted_conflicts || show.revs || show.revs_info;
+    let trees: Vec<Arc<Tree>> = if needs_tree {
+        let ids: Vec<&str> = wanted.iter().map(|(id, _)| *id).collect();
+        let records = database.records(&ids)?;
+        records.into_iter().map(|record| Arc::new(record.map(|record| record.tree).unwrap_or_default())).collect()
+    } else {
+        vec![Arc::new(Tree::new()); wanted.len()]
+    };
+    let mut found = Vec::with_capacity(wanted.len());
+    for ((id, leaf), tree) in wanted.iter().zip(trees) {
+        let body = leaf.body.and_then(|place| Some((place, bodies.next().flatten()?)));
+        found.push(match body {
+            Some((place, body)) => Some(Found {
+                id: (*id).to_owned(),
+                revision: leaf.revision.clone(),
+                deleted: leaf.deleted,
+                body,
+                local_sequence: place.sequence,
+                tree,
+            }),
+            // Changed and compacted since the row was read: what is there now is the better answer.
+            None => match database.find(id, Wanted::Revision(&leaf.revision)) {
+                Ok(found) => Some(found),
+                Err(Error::Missing | Error::Deleted) => None,
+                Err(error) => return Err(error),
+            },
+        });
+    }
+    Ok(found)
+}
