@@ -148,16 +148,26 @@ impl<'a> Draft<'a> {
         let slot = self.documents.get_mut(id).expect("the draft has loaded what it edits");
         let sequence = slot.sequence.unwrap_or(self.info.sequence + 1);
         let body = Body { sequence, index: slot.next_index, bytes: edit.body.bytes() };
+        let revision = Revision { generation, hash: hashes[0].clone() };
+        let before = slot.tree.get(&revision).is_some().then(|| slot.tree.clone());
         let merged = slot.tree.merge(generation, hashes, edit.deleted, Some(body));
         if merged == Merged::Unchanged {
             return merged;
+        }
+        // Ancestors that were stemmed long ago and came again would only go again: that is no change.
+        if let Some(before) = before {
+            let mut stemmed = slot.tree.clone();
+            stemmed.stem(self.info.revs_limit);
+            if stemmed == before {
+                slot.tree = before;
+                return Merged::Unchanged;
+            }
         }
         if slot.sequence.is_none() {
             slot.sequence = Some(sequence);
             self.info.sequence = sequence;
             self.changed.push(id.to_owned());
         }
-        let revision = Revision { generation, hash: hashes[0].clone() };
         if slot.tree.get(&revision).is_some_and(|node| node.body == Some(body)) {
             slot.next_index += 1;
             for attachment in &edit.body.attachments {

@@ -60,6 +60,18 @@ async fn a_document_lives_changes_and_dies() {
 }
 
 #[tokio::test]
+async fn ancestors_that_were_stemmed_and_come_again_write_nothing() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    database.set_revs_limit(2).await.unwrap();
+    let edits = || vec![replicated("a", 4, &["d", "c", "b", "a"], false)];
+    database.update(edits(), Mode::Replicated, &AllowAll).await.unwrap();
+    let before = database.info();
+    database.update(edits(), Mode::Replicated, &AllowAll).await.unwrap();
+    assert_eq!(database.info(), before);
+    assert_eq!(feed(&database), [(1, "a".to_owned())]);
+}
+
+#[tokio::test]
 async fn replicated_edits_merge_and_repetition_writes_nothing() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let edits = || {
