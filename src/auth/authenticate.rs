@@ -18,10 +18,12 @@ use parking_lot::RwLock;
 use serde_json::{Map, Value};
 
 use super::cache::Verified;
+use super::devices::{Client, Devices, Tokens};
 use super::jwks::{Fetch, JwksCache, Keys, NoKeys};
 use super::lockout::{LOCKED, Lockout};
 use super::password::{Stored, verify_nobody};
 use super::session::{self, Cookie, Secrets};
+use super::token::{self, Access};
 use super::totp::Totp;
 use super::{ADMIN, Handler, Settings, UserCtx};
 use crate::clock::Clock;
@@ -69,9 +71,15 @@ pub struct Credentials<'a> {
     pub proxy_token: Option<&'a str>,
     /// The client's address.
     pub peer: Option<IpAddr>,
+    /// What the client calls itself: its device's name, else its user agent.
+    pub device: Option<&'a str>,
 }
 
 impl Credentials<'_> {
+    fn client(&self) -> Client {
+        client(self.device.unwrap_or_default(), self.peer)
+    }
+
     /// Whether there is nothing to look at: the asker is nobody, and no thread is needed to find out.
     pub fn is_empty(&self) -> bool {
         self.authorization.is_none() && self.cookie.is_none() && self.proxy_user.is_none()
@@ -84,10 +92,19 @@ pub struct SignedIn {
     pub user: UserCtx,
     /// The value of a new session cookie to send: after `POST /_session`, or because the old one is due for renewal.
     pub cookie: Option<String>,
-    /// When the session that was used or made was issued (seconds since the epoch): with the user's name its identity.
-    pub session: Option<u64>,
+    /// The session or token that was used or made.
+    pub session: Option<Session>,
     /// The stored hash is of an older scheme: write it anew, after answering.
     pub upgrade: Option<Upgrade>,
+}
+
+/// Which of a user's sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Session {
+    /// A cookie, by its second of issue.
+    Cookie(u64),
+    /// An access token of this device.
+    Token(String),
 }
 
 /// A password to hash anew. The salt is kept, so that the user's sessions go on.
@@ -125,7 +142,10 @@ pub struct Pending {
 enum Purpose {
     Basic,
     /// `POST /_session`, with the one-time code if one was sent.
-    Session(Option<String>),
+    Session {
+        code: Option<String>,
+        client: Client,
+    },
 }
 
 /// What is known of a user.
@@ -151,6 +171,7 @@ pub struct Authenticator {
     verified: Verified,
     lockout: Lockout,
     published: Box<dyn Keys + Send + Sync>,
+    devices: Option<Arc<Devices>>,
 }
 
 struct Current {
@@ -163,7 +184,19 @@ impl Authenticator {
         let secrets = Arc::new(settings.secrets());
         let verified = Verified::new(&clock);
         let current = RwLock::new(Current { settings: Arc::new(settings), secrets });
-        Authenticator { users, clock, current, verified, lockout: Lockout::new(), published: Box::new(NoKeys) }
+        let published = Box::new(NoKeys);
+        Authenticator { users, clock, current, verified, lockout: Lockout::new(), published, devices: None }
+    }
+
+    /// The same with a record of devices: sessions can then be listed and revoked.
+    pub fn with_devices(mut self, devices: Arc<Devices>) -> Authenticator {
+        self.devices = Some(devices);
+        self
+    }
+
+    /// The record of devices.
+    pub fn devices(&self) -> Option<&Arc<Devices>> {
+        self.devices.as_ref()
     }
 
     /// The same with keys from a JWKS URL, fetched by `fetch` when a token needs one.
@@ -195,6 +228,9 @@ impl Authenticator {
     /// Errors: `Unauthorized` with CouchDB's reason, `BadRequest` for what does not come apart, `Forbidden` when locked out.
     pub fn begin(&self, credentials: &Credentials<'_>) -> Result<Step> {
         let (settings, secrets) = self.current();
+        if let Some(access) = bearer(credentials).and_then(Access::parse) {
+            return self.by_own_token(&access, credentials, &settings, &secrets).map(Step::Done);
+        }
         for handler in &settings.handlers {
             let found = match handler {
                 Handler::Cookie => self.by_cookie(credentials, &settings, &secrets)?.map(Step::Done),
@@ -210,9 +246,18 @@ impl Authenticator {
     }
 
     /// Begins `POST /_session`: signs somebody in with a name and a password, and a one-time code if they use them.
-    pub fn begin_session(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<Step> {
+    /// `device`: what the client calls itself.
+    pub fn begin_session(
+        &self,
+        name: &str,
+        password: &str,
+        code: Option<&str>,
+        peer: Option<IpAddr>,
+        device: &str,
+    ) -> Result<Step> {
         let (settings, _) = self.current();
-        self.step(name, password, Purpose::Session(code.map(str::to_string)), peer, &settings)
+        let purpose = Purpose::Session { code: code.map(str::to_string), client: client(device, peer) };
+        self.step(name, password, purpose, peer, &settings)
     }
 
     /// Does the hash that [`Authenticator::begin`] asked for. Blocks for as long as a hash takes.
@@ -252,7 +297,7 @@ impl Authenticator {
 
     /// [`Authenticator::begin_session`] and [`Authenticator::finish`]. Blocks.
     pub fn sign_in(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<SignedIn> {
-        match self.begin_session(name, password, code, peer)? {
+        match self.begin_session(name, password, code, peer, "")? {
             Step::Done(who) => Ok(who),
             Step::Hash(pending) => self.finish(pending),
         }
@@ -270,11 +315,21 @@ impl Authenticator {
         if !cookie.verify(secrets, account.salt(), &settings.hash_algorithms, now) {
             return Ok(None);
         }
-        let renewed = session::due_for_renewal(left, settings.timeout)
-            .then(|| session::issue(&cookie.name, account.salt(), now, secrets, &settings.hash_algorithms))
-            .flatten();
+        if let Some(devices) = &self.devices
+            && !devices.seen(&cookie.name, cookie.issued, &given.client(), settings.timeout)?
+        {
+            return Ok(None);
+        }
+        let mut renewed = None;
+        if session::due_for_renewal(left, settings.timeout) {
+            let issued = match &self.devices {
+                Some(devices) => devices.renew(&cookie.name, cookie.issued, settings.timeout)?,
+                None => now,
+            };
+            renewed = session::issue(&cookie.name, account.salt(), issued, secrets, &settings.hash_algorithms);
+        }
         let user = UserCtx { name: Some(cookie.name), roles: account.roles, handler: Some(Handler::Cookie) };
-        Ok(Some(SignedIn { user, cookie: renewed, session: Some(cookie.issued), upgrade: None }))
+        Ok(Some(SignedIn { user, cookie: renewed, session: Some(Session::Cookie(cookie.issued)), upgrade: None }))
     }
 
     fn by_password(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<Step>> {
@@ -299,11 +354,9 @@ impl Authenticator {
     }
 
     fn by_token(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<SignedIn>> {
-        let Some(token) = given.authorization.and_then(|header| header.strip_prefix("Bearer ")) else {
-            return Ok(None);
-        };
+        let Some(token) = bearer(given) else { return Ok(None) };
         let now = self.clock.since_epoch().as_secs();
-        let user = settings.jwt.authenticate(token.trim(), now, &*self.published)?;
+        let user = settings.jwt.authenticate(token, now, &*self.published)?;
         Ok(Some(SignedIn { user, ..SignedIn::default() }))
     }
 
@@ -337,7 +390,7 @@ impl Authenticator {
         match (&account.totp, purpose) {
             (None, _) => true,
             (Some(_), Purpose::Basic) => false,
-            (Some(totp), Purpose::Session(code)) => {
+            (Some(totp), Purpose::Session { code, .. }) => {
                 totp.accepts(code.as_deref().unwrap_or(""), self.clock.since_epoch().as_secs())
             }
         }
@@ -351,13 +404,65 @@ impl Authenticator {
         let upgrade =
             stored.map(|old| Upgrade { name: name.into(), password: password.into(), salt: old.salt.clone() });
         let user = UserCtx { name: Some(name.into()), roles: account.roles.clone(), handler: Some(Handler::Default) };
-        if *purpose == Purpose::Basic {
+        let Purpose::Session { client, .. } = purpose else {
             return Ok(SignedIn { user, cookie: None, session: None, upgrade });
-        }
+        };
+        let issued = match &self.devices {
+            Some(devices) => devices.begin(name, client, settings.timeout)?,
+            None => self.clock.since_epoch().as_secs(),
+        };
+        let cookie =
+            session::issue(name, account.salt(), issued, &secrets, &settings.hash_algorithms).ok_or_else(no_secret)?;
+        Ok(SignedIn { user, cookie: Some(cookie), session: Some(Session::Cookie(issued)), upgrade })
+    }
+
+    /// Makes a device that holds tokens, for somebody who has just signed in: access token and refresh token.
+    /// Reads the user's document.
+    pub fn issue_tokens(&self, name: &str, device: &str, peer: Option<IpAddr>) -> Result<(String, String)> {
+        let (settings, secrets) = self.current();
+        let devices = self.devices.as_ref().ok_or_else(no_secret)?;
+        let account = self.account(name, &settings)?.ok_or_else(|| Error::Unauthorized(INCORRECT.into()))?;
+        let tokens = devices.begin_tokens(name, account.salt(), &client(device, peer), settings.timeout)?;
+        self.token_pair(name, account.salt(), &tokens, &secrets)
+    }
+
+    /// Takes a refresh token and gives a new pair. `Unauthorized` if it is not good.
+    pub fn refresh_tokens(&self, refresh: &str, device: &str, peer: Option<IpAddr>) -> Result<(String, String)> {
+        let (settings, secrets) = self.current();
+        let refused = || Error::Unauthorized("The refresh token is not valid.".into());
+        let devices = self.devices.as_ref().ok_or_else(no_secret)?;
+        let (tokens, name) = split_refresh(refresh).ok_or_else(refused)?;
+        let account = self.account(&name, &settings)?.ok_or_else(refused)?;
+        let rotated = devices.rotate(&name, account.salt(), &tokens, &client(device, peer))?;
+        self.token_pair(&name, account.salt(), &rotated.ok_or_else(refused)?, &secrets)
+    }
+
+    fn token_pair(&self, name: &str, salt: &str, tokens: &Tokens, secrets: &Secrets) -> Result<(String, String)> {
         let now = self.clock.since_epoch().as_secs();
-        let cookie = session::issue(name, account.salt(), now, &secrets, &settings.hash_algorithms)
-            .ok_or_else(|| Error::Internal("cookie auth secret is not set".into()))?;
-        Ok(SignedIn { user, cookie: Some(cookie), session: Some(now), upgrade })
+        let access = token::issue(name, &tokens.device, salt, now, secrets).ok_or_else(no_secret)?;
+        // The name is in it, so that the record can be found; it proves nothing.
+        let refresh = format!("{}.{}.{}", tokens.device, tokens.refresh, crate::json::hex(name.as_bytes()));
+        Ok((access, refresh))
+    }
+
+    fn by_own_token(
+        &self,
+        access: &Access,
+        given: &Credentials<'_>,
+        settings: &Settings,
+        secrets: &Secrets,
+    ) -> Result<SignedIn> {
+        let refused = || Error::Unauthorized("The access token is not valid.".into());
+        let devices = self.devices.as_ref().ok_or_else(refused)?;
+        let now = self.clock.since_epoch().as_secs();
+        let account = self.account(&access.user, settings)?.ok_or_else(refused)?;
+        if !access.verify(secrets, account.salt(), now)
+            || !devices.token_seen(&access.user, &access.device, &given.client())?
+        {
+            return Err(refused());
+        }
+        let user = UserCtx { name: Some(access.user.clone()), roles: account.roles, handler: Some(Handler::Jwt) };
+        Ok(SignedIn { user, session: Some(Session::Token(access.device.clone())), ..SignedIn::default() })
     }
 
     /// What is known of a user: an admin of the settings, a document, or both (then the settings' hash counts, and the
@@ -391,6 +496,28 @@ impl Authenticator {
             None => Ok(None),
         }
     }
+}
+
+fn bearer<'a>(given: &Credentials<'a>) -> Option<&'a str> {
+    given.authorization?.strip_prefix("Bearer ").map(str::trim)
+}
+
+fn client(name: &str, peer: Option<IpAddr>) -> Client {
+    Client { name: name.to_string(), address: peer.map(|peer| peer.to_string()).unwrap_or_default() }
+}
+
+fn no_secret() -> Error {
+    Error::Internal("cookie auth secret is not set".into())
+}
+
+/// `DEVICE.SECRET.NAME`, the name in hex.
+fn split_refresh(text: &str) -> Option<(Tokens, String)> {
+    let mut parts = text.split('.');
+    let (device, refresh, name, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
+        return None;
+    };
+    let name = String::from_utf8(unhex(name)?).ok()?;
+    Some((Tokens { device: device.to_string(), refresh: refresh.to_string() }, name))
 }
 
 /// What CouchDB answers for a user whose document has conflicts.

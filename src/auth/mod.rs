@@ -6,6 +6,7 @@
 //! settings   CouchDB's setting sections, typed        totp      one-time codes of CouchDB's `totp` member
 //! access     a database's _security object         peruser   a database for every user
 //! users      documents of the users' database     requirements   what passwords must be like
+//! devices    who is signed in where, revoked        token    access tokens that this server issues
 //! jwt, jwks  bearer tokens and published keys     authenticate   credentials in, user context out
 //! ```
 //!
@@ -16,6 +17,7 @@ pub mod authenticate;
 mod bounded;
 mod cache;
 mod curves;
+pub mod devices;
 pub mod jwks;
 pub mod jwt;
 pub mod lockout;
@@ -24,6 +26,7 @@ pub mod peruser;
 pub mod requirements;
 pub mod session;
 pub mod settings;
+pub mod token;
 mod totp;
 pub mod users;
 

@@ -141,7 +141,7 @@ impl Secrets {
         good
     }
 
-    fn sign(&self, message: &[u8], extra: &[u8], algorithms: &[Algorithm]) -> Option<Vec<u8>> {
+    pub(super) fn sign(&self, message: &[u8], extra: &[u8], algorithms: &[Algorithm]) -> Option<Vec<u8>> {
         let key = [self.current.as_deref()?, extra].concat();
         Some(algorithms.first().unwrap_or(&Algorithm::Sha256).mac(&key, message))
     }

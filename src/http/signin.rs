@@ -54,6 +54,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         proxy_roles: header(&auth.proxy.roles_header),
         proxy_token: header(&auth.proxy.token_header),
         peer: request.peer,
+        device: device(request),
     };
     if credentials.is_empty() {
         return Ok(Signed { user: UserCtx::anonymous(), set_cookie: None });
@@ -62,17 +63,18 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         // An admin's name is found in the settings: nothing here waits for the store.
         app.auth.begin(&credentials)?
     } else {
-        let kept: [Option<String>; 5] = [
+        let kept: [Option<String>; 6] = [
             credentials.authorization,
             credentials.cookie,
             credentials.proxy_user,
             credentials.proxy_roles,
             credentials.proxy_token,
+            credentials.device,
         ]
         .map(|text| text.map(str::to_owned));
         let (app, peer) = (app.clone(), request.peer);
         blocking(move || {
-            let [authorization, cookie, proxy_user, proxy_roles, proxy_token] = &kept;
+            let [authorization, cookie, proxy_user, proxy_roles, proxy_token, device] = &kept;
             app.auth.begin(&Credentials {
                 authorization: authorization.as_deref(),
                 cookie: cookie.as_deref(),
@@ -80,6 +82,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
                 proxy_roles: proxy_roles.as_deref(),
                 proxy_token: proxy_token.as_deref(),
                 peer,
+                device: device.as_deref(),
             })
         })
         .await??
@@ -87,6 +90,11 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     let signed = finish(app, step).await?;
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
     Ok(Signed { user: signed.user, set_cookie })
+}
+
+/// What the client calls its device: `X-Settee-Device`, else its user agent.
+pub fn device(request: &Request) -> Option<&str> {
+    request.header("x-settee-device").or_else(|| request.header(header::USER_AGENT))
 }
 
 fn is_admins_basic(app: &App, credentials: &Credentials<'_>) -> bool {
@@ -105,7 +113,9 @@ pub async fn sign_in(
     request: &Request,
 ) -> Result<SignedIn> {
     let (shared, peer) = (app.clone(), request.peer);
-    let step = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer)).await??;
+    let device = device(request).unwrap_or_default().to_owned();
+    let begin = move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device);
+    let step = blocking(begin).await??;
     finish(app, step).await
 }
 

@@ -16,6 +16,7 @@ use super::server;
 use super::tasks::Tasks;
 use super::uuids::Uuids;
 use crate::auth::Authenticator;
+use crate::auth::devices::Devices;
 use crate::clock::Clock;
 use crate::config::{Live, Table};
 use crate::db::Databases;
@@ -88,7 +89,8 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             removal: Notify::new(),
             tasks: Tasks::default(),
             config,
-            auth: Authenticator::new(accounts, auth_settings, clock.clone()),
+            auth: Authenticator::new(accounts, auth_settings, clock.clone())
+                .with_devices(Arc::new(Devices::new(store.clone(), clock.clone()))),
             hashing: Semaphore::new(cores),
             uuids: Uuids::new(clock.clone()),
             clock,

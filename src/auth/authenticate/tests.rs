@@ -36,7 +36,9 @@ fn house(rows: &[(&str, &str, &str)]) -> House {
     let rows = [&[("chttpd_auth", "iterations", "1"), ("chttpd_auth", "secret", "s3cret")], rows].concat();
     let known = Arc::new(Known::default());
     let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-    let auth = Authenticator::new(known.clone(), Settings::read(&source(&rows)), clock.clone());
+    let store = Arc::new(crate::store::memory::Memory::new());
+    let devices = Arc::new(Devices::new(store, clock.clone()));
+    let auth = Authenticator::new(known.clone(), Settings::read(&source(&rows)), clock.clone()).with_devices(devices);
     House { known, clock, auth }
 }
 
@@ -150,7 +152,7 @@ fn a_session_signs_in_lasts_and_is_renewed() {
     assert_eq!(house.auth.sign_in("eve", "pw", None, HERE), incorrect());
     let signed_in = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in");
     let cookie = signed_in.cookie.expect("a cookie");
-    assert_eq!(signed_in.session, Some(1_700_000_000));
+    assert_eq!(signed_in.session, Some(Session::Cookie(1_700_000_000)));
 
     let used = house.cookie(&cookie).expect("a good cookie");
     assert_eq!(
@@ -275,4 +277,50 @@ fn proxies_are_believed_if_the_setting_says_so_and_the_token_is_right() {
     for token in [None, Some(""), Some("xyz"), Some("00"), Some(&mac[2..])] {
         assert_eq!(strict.auth.authenticate(&given(token)), Ok(SignedIn::default()), "{token:?}");
     }
+}
+
+#[test]
+fn a_revoked_device_or_signing_out_everywhere_ends_cookies_at_once() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let sign_in = || {
+        let signed = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in");
+        (signed.cookie.expect("a cookie"), signed.session.expect("a session"))
+    };
+    let ((phone, Session::Cookie(issued)), (laptop, _)) = (sign_in(), sign_in()) else { panic!("cookies") };
+    assert_ne!(phone, laptop, "two sign-ins in one second");
+    let devices = house.auth.devices().expect("devices");
+    let id = devices.of_session("ann", issued).expect("looks").expect("a device");
+    assert!(devices.revoke("ann", &id).expect("revokes"));
+    assert_eq!(house.cookie(&phone), Ok(SignedIn::default()));
+    assert!(house.cookie(&laptop).expect("good").user.name.is_some());
+    devices.revoke_all("ann", None).expect("revokes");
+    assert_eq!(house.cookie(&laptop), Ok(SignedIn::default()));
+}
+
+#[test]
+fn tokens_instead_of_cookies() {
+    let house = house(&[]).user("ann", "pw", &["a"]);
+    let ask = |token: &str| {
+        let header = format!("Bearer {token}");
+        house.auth.authenticate(&Credentials { authorization: Some(&header), ..Default::default() })
+    };
+    let (access, refresh) = house.auth.issue_tokens("ann", "phone", HERE).expect("issues");
+    let signed = ask(&access).expect("good");
+    assert_eq!(signed.user, UserCtx { name: Some("ann".into()), roles: vec!["a".into()], handler: Some(Handler::Jwt) });
+    let Some(Session::Token(device)) = signed.session else { panic!("a token") };
+    let (second, _) = house.auth.refresh_tokens(&refresh, "phone", HERE).expect("refreshes");
+    assert!(ask(&second).is_ok());
+    let invalid = Err(Error::Unauthorized("The access token is not valid.".into()));
+    house.clock.advance(Duration::from_secs(token::LIFETIME));
+    assert_eq!(ask(&second), invalid, "over");
+    for bad in ["", "a.b", "a.b.zz", "a.b.61.c", &refresh] {
+        assert!(matches!(house.auth.refresh_tokens(bad, "", HERE), Err(Error::Unauthorized(_))), "{bad}");
+    }
+    let (third, refresh) = house.auth.issue_tokens("ann", "tablet", HERE).expect("issues");
+    let house = house.user("ann", "pw", &["a"]);
+    let header = format!("Bearer {third}");
+    let given = Credentials { authorization: Some(&header), ..Default::default() };
+    assert_eq!(house.auth.authenticate(&given), invalid, "another salt");
+    assert!(house.auth.refresh_tokens(&refresh, "", HERE).is_err());
+    assert!(!house.auth.devices().expect("devices").token_seen("ann", &device, &Client::default()).expect("looks"));
 }

@@ -1,0 +1,478 @@
+//! Which devices are signed in as whom: listed, revoked one by one or all, at once. CouchDB has nothing like it.
+//!
+//! A cookie session is known by (user, second of issue), which the cookie says itself, so that cookies stay CouchDB's;
+//! two sign-ins of one user in one second get different seconds. Sessions that are not known here (made by another
+//! server with the same secret, or before this record was) are good as in CouchDB, and listed from their first use on.
+//!
+//! ```text
+//! sign in ─> begin ─> device {issued: [t]}       request ─> seen ─> known | adopted | revoked
+//! renewal ─> renew ─> device {issued: [t, t']}   revoke  ─> device gone, its seconds remembered until they are over
+//! tokens  ─> begin_tokens ─> device {refresh}    refresh ─> rotate; an old one used again: stolen, device gone
+//! ```
+//!
+//! One record per user under `keys::server("devices/NAME")`, JSON behind a version byte. Structural changes are durable
+//! when they return; times of last use are written some times an hour.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::bounded::Bounded;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::json::hex;
+use crate::store::{Batch, Durability, Store, keys};
+
+/// Devices of one user at most; the one not seen for longest goes first.
+const MAX_DEVICES: usize = 64;
+/// Live sessions of one device: a renewal keeps the cookie before it alive for requests at work.
+const MAX_ISSUED: usize = 8;
+/// Databases that are remembered of one device.
+const MAX_DATABASES: usize = 64;
+/// Seconds between writes of a time of last use.
+const TOUCH: u64 = 600;
+/// Seconds after which a device that holds nothing valid is no longer listed.
+const FORGET: u64 = 30 * 86_400;
+/// Users whose records are held in memory.
+const MAX_USERS: usize = 16_384;
+/// Seconds that a refresh token is good for.
+pub const REFRESH_LIFETIME: u64 = 30 * 86_400;
+
+const VERSION: u8 = 1;
+
+/// What a client says of itself. Both are cut to a sane length.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The client's own name for the device (header `X-Settee-Device`), else its user agent.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+}
+
+/// How a device shows who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Cookie,
+    Token,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Device {
+    id: String,
+    name: String,
+    kind: Kind,
+    first_seen: u64,
+    last_seen: u64,
+    address: String,
+    /// Database → the last sequence of a checkpoint that the device wrote.
+    #[serde(default)]
+    databases: BTreeMap<String, String>,
+    /// Seconds of issue of its cookies.
+    #[serde(default)]
+    issued: Vec<u64>,
+    #[serde(default)]
+    refresh: Option<Refresh>,
+}
+
+/// A refresh token as it is stored: hashed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Refresh {
+    current: String,
+    /// The one before: if it comes again, somebody has a copy.
+    previous: Option<String>,
+    until: u64,
+    /// The user's salt when it was made: a new password ends it.
+    salt: String,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Record {
+    devices: Vec<Device>,
+    /// Seconds of issue of revoked cookies.
+    #[serde(default)]
+    revoked: Vec<u64>,
+    /// Cookies issued in this second or before are revoked.
+    #[serde(default)]
+    signed_out: u64,
+}
+
+/// A pair of fresh tokens' parts: which device, and the refresh token in the clear.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tokens {
+    pub device: String,
+    pub refresh: String,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Tokens({})", self.device)
+    }
+}
+
+/// All users' devices. One per server. Calls may block on the store.
+pub struct Devices {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    /// Users by hash, so that one user's write does not hold up the others.
+    shards: Vec<Mutex<Bounded<String, Record>>>,
+    hasher: RandomState,
+}
+
+const SHARDS: usize = 16;
+
+impl Devices {
+    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Devices {
+        let shards = (0..SHARDS).map(|_| Mutex::new(Bounded::new(MAX_USERS / SHARDS))).collect();
+        Devices { store, clock, shards, hasher: RandomState::new() }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.since_epoch().as_secs()
+    }
+
+    /// Works on a user's record; `change` says whether it must be written, and how.
+    fn with<T>(&self, user: &str, change: impl FnOnce(&mut Record) -> (T, Option<Durability>)) -> Result<T> {
+        let shard = &self.shards[self.hasher.hash_one(user) as usize % SHARDS];
+        let mut shard = shard.lock();
+        if shard.get_mut(&user.to_string()).is_none() {
+            let record = match self.store.get(&key(user))? {
+                Some(value) => decode(&value).ok_or_else(|| Error::Damaged(format!("the devices of {user}")))?,
+                None => Record::default(),
+            };
+            shard.insert(user.to_string(), record);
+        }
+        let held = shard.get_mut(&user.to_string()).ok_or_else(|| Error::Internal("a record was not kept".into()))?;
+        // Changed in a copy, so that a failed commit changes nothing.
+        let mut record = held.clone();
+        let (result, write) = change(&mut record);
+        if let Some(durability) = write {
+            let mut batch = Batch { durability, ..Batch::new() };
+            batch.put(key(user), encode(&record)?);
+            self.store.commit(batch)?;
+        }
+        *held = record;
+        Ok(result)
+    }
+
+    /// A new cookie session. Returns its second of issue: now, or a little earlier if that one is taken.
+    pub fn begin(&self, user: &str, client: &Client, timeout: u64) -> Result<u64> {
+        let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
+        self.with(user, |record| {
+            record.prune(now, timeout);
+            let issued = record.free_second(now);
+            let mut device = Device::new(id, Kind::Cookie, client, now);
+            device.issued.push(issued);
+            record.add(device);
+            (issued, Some(Durability::Synced))
+        })
+    }
+
+    /// A request came with this session's cookie. `false`: the session is revoked.
+    pub fn seen(&self, user: &str, issued: u64, client: &Client, timeout: u64) -> Result<bool> {
+        let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
+        self.with(user, |record| {
+            if issued <= record.signed_out || record.revoked.contains(&issued) {
+                return (false, None);
+            }
+            match record.devices.iter_mut().find(|device| device.issued.contains(&issued)) {
+                Some(device) => (true, device.touch(client, now).then_some(Durability::Relaxed)),
+                None => {
+                    record.prune(now, timeout);
+                    let mut device = Device::new(id, Kind::Cookie, client, now);
+                    device.issued.push(issued);
+                    record.add(device);
+                    (true, Some(Durability::Relaxed))
+                }
+            }
+        })
+    }
+
+    /// A session's cookie is replaced by a new one; its second of issue.
+    pub fn renew(&self, user: &str, issued: u64, timeout: u64) -> Result<u64> {
+        let now = self.now();
+        self.with(user, |record| {
+            record.prune(now, timeout);
+            let renewed = record.free_second(now);
+            if let Some(device) = record.devices.iter_mut().find(|device| device.issued.contains(&issued)) {
+                device.issued.push(renewed);
+                if device.issued.len() > MAX_ISSUED {
+                    device.issued.remove(0);
+                }
+            }
+            (renewed, Some(Durability::Relaxed))
+        })
+    }
+
+    /// The session is over: signed out.
+    pub fn end(&self, user: &str, issued: u64) -> Result<()> {
+        self.with(user, |record| {
+            let id = record.devices.iter().find(|device| device.issued.contains(&issued)).map(|d| d.id.clone());
+            match id {
+                Some(id) => drop(record.remove(&id)),
+                None => record.revoked.push(issued),
+            }
+            ((), Some(Durability::Synced))
+        })
+    }
+
+    /// A new device that holds tokens instead of a cookie.
+    pub fn begin_tokens(&self, user: &str, salt: &str, client: &Client, timeout: u64) -> Result<Tokens> {
+        let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
+        let refresh = self.secret();
+        self.with(user, |record| {
+            record.prune(now, timeout);
+            let mut device = Device::new(id.clone(), Kind::Token, client, now);
+            device.refresh = Some(Refresh {
+                current: hashed(&refresh),
+                previous: None,
+                until: now + REFRESH_LIFETIME,
+                salt: salt.to_string(),
+            });
+            record.add(device);
+            ((), Some(Durability::Synced))
+        })?;
+        Ok(Tokens { device: id, refresh })
+    }
+
+    /// Takes a refresh token and gives the next one. `None`: it is not good. One that was replaced before and comes again
+    /// is a copy in other hands: the device is revoked.
+    pub fn rotate(&self, user: &str, salt: &str, tokens: &Tokens, client: &Client) -> Result<Option<Tokens>> {
+        let (now, next) = (self.now(), self.secret());
+        let given = hashed(&tokens.refresh);
+        let rotated = self.with(user, |record| {
+            let Some(device) = record.devices.iter_mut().find(|device| device.id == tokens.device) else {
+                return (false, None);
+            };
+            let Some(refresh) = &mut device.refresh else { return (false, None) };
+            if refresh.until <= now || refresh.salt != salt {
+                return (false, None);
+            }
+            if same(&refresh.current, &given) {
+                refresh.previous = Some(std::mem::replace(&mut refresh.current, hashed(&next)));
+                refresh.until = now + REFRESH_LIFETIME;
+                device.touch(client, now);
+                return (true, Some(Durability::Synced));
+            }
+            if refresh.previous.as_ref().is_some_and(|previous| same(previous, &given)) {
+                tracing::warn!(user, device = tokens.device, "a refresh token was used twice: the device is revoked");
+                record.remove(&tokens.device);
+                return (false, Some(Durability::Synced));
+            }
+            (false, None)
+        })?;
+        Ok(rotated.then(|| Tokens { device: tokens.device.clone(), refresh: next }))
+    }
+
+    /// A request came with an access token of this device. `false`: revoked.
+    pub fn token_seen(&self, user: &str, device: &str, client: &Client) -> Result<bool> {
+        let now = self.now();
+        self.with(user, |record| match record.devices.iter_mut().find(|known| known.id == device) {
+            Some(device) => (true, device.touch(client, now).then_some(Durability::Relaxed)),
+            None => (false, None),
+        })
+    }
+
+    /// The device behind a session, if it is known.
+    pub fn of_session(&self, user: &str, issued: u64) -> Result<Option<String>> {
+        self.with(user, |record| {
+            let device = record.devices.iter().find(|device| device.issued.contains(&issued));
+            (device.map(|device| device.id.clone()), None)
+        })
+    }
+
+    /// A device has written a checkpoint: how far it has synced a database.
+    pub fn synced(&self, user: &str, device: &str, database: &str, sequence: &str) -> Result<()> {
+        let now = self.now();
+        self.with(user, |record| {
+            let Some(device) = record.devices.iter_mut().find(|known| known.id == device) else { return ((), None) };
+            if device.databases.len() >= MAX_DATABASES && !device.databases.contains_key(database) {
+                return ((), None);
+            }
+            let sequence: String = sequence.chars().take(128).collect();
+            let fresh = device.databases.insert(database.to_string(), sequence).is_none();
+            let due = now.saturating_sub(device.last_seen) >= TOUCH;
+            if due {
+                device.last_seen = now;
+            }
+            ((), (fresh || due).then_some(Durability::Relaxed))
+        })
+    }
+
+    /// The devices of a user, last seen first, as the API shows them; `current` is the asking one.
+    pub fn list(&self, user: &str, current: Option<&str>, timeout: u64) -> Result<Value> {
+        let now = self.now();
+        self.with(user, |record| {
+            record.prune(now, timeout);
+            let mut devices: Vec<&Device> = record.devices.iter().collect();
+            devices.sort_by_key(|device| std::cmp::Reverse(device.last_seen));
+            let rows: Vec<Value> = devices
+                .into_iter()
+                .map(|device| {
+                    json!({
+                        "id": device.id,
+                        "name": device.name,
+                        "kind": device.kind,
+                        "first_seen": device.first_seen,
+                        "last_seen": device.last_seen,
+                        "address": device.address,
+                        "databases": device.databases,
+                        "active": device.is_active(now, timeout),
+                        "current": current == Some(device.id.as_str()),
+                    })
+                })
+                .collect();
+            (Value::Array(rows), None)
+        })
+    }
+
+    /// Revokes a device: what it holds is no longer good. `false`: there is none of this id.
+    pub fn revoke(&self, user: &str, device: &str) -> Result<bool> {
+        self.with(user, |record| match record.remove(device) {
+            true => (true, Some(Durability::Synced)),
+            false => (false, None),
+        })
+    }
+
+    /// Revokes all devices, and sessions that are not known here. `except`: the one that asks, if it stays.
+    pub fn revoke_all(&self, user: &str, except: Option<&str>) -> Result<usize> {
+        let now = self.now();
+        self.with(user, |record| {
+            let kept = record.devices.iter().position(|device| Some(device.id.as_str()) == except);
+            let kept = kept.map(|at| record.devices.swap_remove(at));
+            let count = record.devices.len();
+            for device in std::mem::take(&mut record.devices) {
+                record.revoked.extend(device.issued);
+            }
+            match kept {
+                // Unknown sessions cannot be told from the one that stays by their second alone.
+                Some(device) => record.devices.push(device),
+                None => record.signed_out = now,
+            }
+            (count, Some(Durability::Synced))
+        })
+    }
+
+    fn secret(&self) -> String {
+        let mut bytes = [0; 32];
+        self.clock.fill_random(&mut bytes);
+        hex(&bytes)
+    }
+}
+
+impl Device {
+    fn new(id: String, kind: Kind, client: &Client, now: u64) -> Device {
+        let mut device = Device {
+            id,
+            name: String::new(),
+            kind,
+            first_seen: now,
+            last_seen: now,
+            address: String::new(),
+            databases: BTreeMap::new(),
+            issued: Vec::new(),
+            refresh: None,
+        };
+        device.describe(client);
+        device
+    }
+
+    fn describe(&mut self, client: &Client) {
+        let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(128).collect::<String>();
+        self.name = cut(&client.name);
+        self.address = cut(&client.address);
+    }
+
+    /// Notes a use. Returns whether that is worth a write.
+    fn touch(&mut self, client: &Client, now: u64) -> bool {
+        let due = now.saturating_sub(self.last_seen) >= TOUCH || self.address != client.address;
+        if due {
+            self.last_seen = now;
+            self.describe(client);
+        }
+        due
+    }
+
+    fn is_active(&self, now: u64, timeout: u64) -> bool {
+        let session = self.issued.iter().any(|issued| issued.saturating_add(timeout) > now);
+        session || self.refresh.as_ref().is_some_and(|refresh| refresh.until > now)
+    }
+}
+
+impl Record {
+    /// A second that no session of this user has.
+    fn free_second(&self, now: u64) -> u64 {
+        let mut second = now;
+        let taken = |second: u64| {
+            self.revoked.contains(&second) || self.devices.iter().any(|device| device.issued.contains(&second))
+        };
+        while taken(second) && second > self.signed_out + 1 {
+            second -= 1;
+        }
+        // So many sign-ins in the seconds since "sign out everywhere": ahead of time then.
+        while taken(second) || second <= self.signed_out {
+            second += 1;
+        }
+        second
+    }
+
+    fn add(&mut self, device: Device) {
+        if self.devices.len() >= MAX_DEVICES
+            && let Some(at) = (0..self.devices.len()).min_by_key(|at| self.devices[*at].last_seen)
+        {
+            let oldest = self.devices.swap_remove(at);
+            self.revoked.extend(oldest.issued);
+        }
+        self.devices.push(device);
+    }
+
+    fn remove(&mut self, id: &str) -> bool {
+        let Some(at) = self.devices.iter().position(|device| device.id == id) else { return false };
+        let device = self.devices.swap_remove(at);
+        self.revoked.extend(device.issued);
+        true
+    }
+
+    /// Drops what is over: seconds older than a session lasts, devices long gone.
+    fn prune(&mut self, now: u64, timeout: u64) {
+        let alive = |issued: &u64| issued.saturating_add(timeout) > now;
+        self.revoked.retain(alive);
+        for device in &mut self.devices {
+            device.issued.retain(alive);
+        }
+        self.devices.retain(|device| device.is_active(now, timeout) || now.saturating_sub(device.last_seen) < FORGET);
+    }
+}
+
+fn hashed(token: &str) -> String {
+    hex(&Sha256::digest(token.as_bytes()))
+}
+
+fn same(left: &str, right: &str) -> bool {
+    left.as_bytes().ct_eq(right.as_bytes()).into()
+}
+
+fn key(user: &str) -> Vec<u8> {
+    keys::server(&format!("devices/{user}"))
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>> {
+    let mut value = vec![VERSION];
+    serde_json::to_writer(&mut value, record).map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(value)
+}
+
+fn decode(value: &[u8]) -> Option<Record> {
+    let (version, json) = value.split_first()?;
+    (*version == VERSION).then(|| serde_json::from_slice(json).ok())?
+}
+
+#[cfg(test)]
+#[path = "devices/tests.rs"]
+mod tests;

@@ -1,0 +1,184 @@
+use std::time::Duration;
+
+use super::*;
+use crate::store::memory::Memory;
+
+const TIMEOUT: u64 = 600;
+const START: u64 = 1_700_000_000;
+
+struct House {
+    clock: Clock,
+    store: Arc<dyn Store>,
+    devices: Devices,
+}
+
+fn house() -> House {
+    let clock = Clock::fixed(Duration::from_secs(START));
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let devices = Devices::new(store.clone(), clock.clone());
+    House { clock, store, devices }
+}
+
+fn phone() -> Client {
+    Client { name: "phone".into(), address: "10.0.0.1".into() }
+}
+
+impl House {
+    fn begin(&self, user: &str) -> u64 {
+        self.devices.begin(user, &phone(), TIMEOUT).expect("begins")
+    }
+
+    fn seen(&self, user: &str, issued: u64) -> bool {
+        self.devices.seen(user, issued, &phone(), TIMEOUT).expect("looks")
+    }
+
+    fn list(&self, user: &str) -> Vec<Value> {
+        let list = self.devices.list(user, None, TIMEOUT).expect("lists");
+        list.as_array().expect("an array").clone()
+    }
+
+    fn ids(&self, user: &str) -> Vec<String> {
+        self.list(user).iter().map(|row| row["id"].as_str().expect("text").to_string()).collect()
+    }
+
+    /// The same store, opened anew.
+    fn reopened(self) -> House {
+        let devices = Devices::new(self.store.clone(), self.clock.clone());
+        House { devices, ..self }
+    }
+
+    fn later(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+}
+
+#[test]
+fn each_sign_in_is_a_device_with_its_own_second() {
+    let house = house();
+    let issued: Vec<u64> = (0..5).map(|_| house.begin("ann")).collect();
+    assert_eq!(issued, [START, START - 1, START - 2, START - 3, START - 4]);
+    assert_eq!(house.begin("bob"), START, "another user's seconds are theirs");
+    let house = house.reopened();
+    assert_eq!(house.list("ann").len(), 5);
+    assert!(issued.iter().all(|issued| house.seen("ann", *issued)));
+    assert_eq!(house.list("ann").len(), 5, "known, not adopted again");
+}
+
+#[test]
+fn a_revoked_device_is_out_at_once_and_the_others_stay() {
+    let house = house();
+    let (one, two) = (house.begin("ann"), house.begin("ann"));
+    let id = house.devices.of_session("ann", one).expect("looks").expect("a device");
+    assert_eq!(house.devices.revoke("bob", &id), Ok(false), "not bob's");
+    assert_eq!(house.devices.revoke("ann", &id), Ok(true));
+    assert_eq!(house.devices.revoke("ann", &id), Ok(false));
+    assert!(!house.seen("ann", one) && house.seen("ann", two));
+    let house = house.reopened();
+    assert!(!house.seen("ann", one) && house.seen("ann", two));
+    assert_ne!(house.begin("ann"), one, "a revoked second is not given again");
+}
+
+#[test]
+fn signing_out_everywhere_ends_unknown_sessions_too() {
+    let house = house();
+    let (one, two) = (house.begin("ann"), house.begin("ann"));
+    assert_eq!(house.devices.revoke_all("ann", None), Ok(2));
+    assert!(!house.seen("ann", one) && !house.seen("ann", two) && !house.seen("ann", START - 100));
+    let again = house.begin("ann");
+    assert!(again > START && house.seen("ann", again), "a new sign-in in the same second is good");
+
+    let (stays, goes) = (house.begin("bob"), house.begin("bob"));
+    let id = house.devices.of_session("bob", stays).expect("looks");
+    assert_eq!(house.devices.revoke_all("bob", id.as_deref()), Ok(1));
+    assert!(house.seen("bob", stays) && !house.seen("bob", goes));
+}
+
+#[test]
+fn an_unknown_session_is_adopted_and_a_renewal_is_the_same_device() {
+    let house = house();
+    assert!(house.seen("ann", START - 5));
+    assert_eq!(house.ids("ann").len(), 1);
+    house.later(100);
+    let renewed = house.devices.renew("ann", START - 5, TIMEOUT).expect("renews");
+    assert!(house.seen("ann", renewed) && house.seen("ann", START - 5));
+    assert_eq!(house.ids("ann").len(), 1);
+    let id = house.ids("ann").remove(0);
+    house.devices.revoke("ann", &id).expect("revokes");
+    assert!(!house.seen("ann", renewed) && !house.seen("ann", START - 5), "all its cookies");
+}
+
+#[test]
+fn signing_out_removes_the_device() {
+    let house = house();
+    let issued = house.begin("ann");
+    house.devices.end("ann", issued).expect("ends");
+    assert!(!house.seen("ann", issued));
+    house.devices.end("ann", START - 50).expect("ends");
+    assert!(!house.seen("ann", START - 50), "an unknown one too");
+    assert!(house.list("ann").is_empty());
+}
+
+#[test]
+fn refresh_tokens_rotate_and_a_copy_revokes_the_device() {
+    let house = house();
+    let first = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
+    let rotate = |tokens: &Tokens, salt: &str| house.devices.rotate("ann", salt, tokens, &phone()).expect("looks");
+    assert_eq!(rotate(&first, "other"), None, "the password was changed");
+    let second = rotate(&first, "salt").expect("rotates");
+    assert_eq!(second.device, first.device);
+    assert!(house.devices.token_seen("ann", &first.device, &phone()).expect("looks"));
+    let third = rotate(&second, "salt").expect("rotates");
+    let wrong = Tokens { refresh: "guess".into(), ..third.clone() };
+    assert_eq!(rotate(&wrong, "salt"), None);
+    assert!(house.devices.token_seen("ann", &first.device, &phone()).expect("looks"), "a guess revokes nothing");
+    assert_eq!(rotate(&second, "salt"), None, "used twice");
+    assert!(!house.devices.token_seen("ann", &first.device, &phone()).expect("looks"));
+    assert_eq!(rotate(&third, "salt"), None);
+    assert!(!format!("{third:?}").contains(&third.refresh));
+}
+
+#[test]
+fn tokens_end_by_themselves() {
+    let house = house();
+    let tokens = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
+    house.later(REFRESH_LIFETIME);
+    assert_eq!(house.devices.rotate("ann", "salt", &tokens, &phone()), Ok(None));
+}
+
+#[test]
+fn the_list_tells_name_address_and_progress() {
+    let house = house();
+    let issued = house.begin("ann");
+    let id = house.devices.of_session("ann", issued).expect("looks").expect("a device");
+    house.devices.synced("ann", &id, "list", "7-abc").expect("notes");
+    house.devices.synced("ann", "nobody", "list", "7-abc").expect("ignores");
+    let row = house.list("ann").remove(0);
+    assert_eq!(row["name"], "phone");
+    assert_eq!(row["address"], "10.0.0.1");
+    assert_eq!(row["kind"], "cookie");
+    assert_eq!(row["databases"], json!({"list": "7-abc"}));
+    assert_eq!((row["active"].clone(), row["current"].clone()), (true.into(), false.into()));
+    house.later(TIMEOUT);
+    assert_eq!(house.list("ann").remove(0)["active"], false);
+    house.later(FORGET);
+    assert!(house.list("ann").is_empty());
+}
+
+#[test]
+fn everything_is_bounded() {
+    let house = house();
+    let long = Client { name: "x".repeat(10_000) + "\r\n", address: "y".repeat(10_000) };
+    let issued: Vec<u64> = (0..200).map(|_| house.devices.begin("ann", &long, TIMEOUT).expect("begins")).collect();
+    let rows = house.list("ann");
+    assert_eq!(rows.len(), MAX_DEVICES);
+    assert_eq!(rows[0]["name"].as_str().map(str::len), Some(128));
+    let alive = issued.iter().filter(|issued| house.seen("ann", **issued)).count();
+    assert_eq!(alive, MAX_DEVICES, "a device that is no longer listed is signed out");
+    let id = house.ids("ann").remove(0);
+    for number in 0..100 {
+        house.devices.synced("ann", &id, &format!("db{number}"), "1").expect("notes");
+    }
+    assert!(
+        house.list("ann").iter().all(|row| row["databases"].as_object().expect("an object").len() <= MAX_DATABASES)
+    );
+}
