@@ -80,7 +80,12 @@ pub const KNOWN: &[Known] = &[
     // --- settee's own: where it runs. Read at start, never over HTTP.
     row("settee", "data", Kind::Text, "./data", "The folder that holds everything."),
     row("settee", "bind", Kind::Text, "127.0.0.1:5984", "Address and port to listen on."),
-    unset("settee", "store", Kind::Choice(&["sled", "memory"]), "The storage engine; unset: the folder's, or sled."),
+    unset(
+        "settee",
+        "store",
+        Kind::Choice(&["sled", "redb", "memory"]),
+        "The storage engine; unset: the folder's, or sled.",
+    ),
     row(
         "settee",
         "log",
@@ -391,6 +396,14 @@ mod tests {
             let again = KNOWN[..index].iter().any(|other| (other.section, other.key) == (row.section, row.key));
             assert!(!again, "{}/{} twice", row.section, row.key);
         }
+    }
+
+    #[test]
+    fn every_engine_can_be_chosen() {
+        let Some(Known { kind: Kind::Choice(words), .. }) = known("settee", "store") else { panic!("no choice") };
+        let engines: Vec<&str> =
+            crate::store::Engine::ALL.iter().map(|engine| engine.name()).chain(["memory"]).collect();
+        assert_eq!(*words, engines);
     }
 
     #[test]

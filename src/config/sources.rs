@@ -59,7 +59,7 @@ struct Serve {
     /// Address and port to listen on [default: 127.0.0.1:5984]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<String>,
-    /// The storage engine: sled, or memory, which keeps nothing [default: the folder's, or sled]
+    /// The storage engine: sled, redb, or memory, which keeps nothing [default: the folder's, or sled]
     #[arg(long, value_name = "ENGINE")]
     store: Option<String>,
     /// A settings file (TOML)
@@ -425,7 +425,7 @@ mod tests {
     fn a_wrong_setting_says_how_to_fix_it() {
         for (arguments, environment, says) in [
             (&["--bind", "5984"][..], &[][..], "is not ADDRESS:PORT"),
-            (&["--store", "tape"][..], &[][..], "one of: sled, memory"),
+            (&["--store", "tape"][..], &[][..], "one of: sled, redb, memory"),
             (&["--set", "chttpd/enable_corz=true"][..], &[][..], "is chttpd/enable_cors meant?"),
             (&["--set", "couchdb/enable_cors=true"][..], &[][..], "is chttpd/enable_cors meant?"),
             (&["--admin", "alice"][..], &[][..], "NAME:PASSWORD"),

@@ -1,6 +1,7 @@
 //! Request bodies: whole within a limit, or chunk by chunk.
 
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap};
@@ -12,8 +13,10 @@ use crate::error::Error;
 
 /// How much an unread body may still hold for the server to swallow it, so that the client gets to read the answer.
 const SWALLOW: u64 = 1 << 20;
+/// A client that sends nothing for this long in the middle of a body is gone (CouchDB's `REQUEST_RECV_TIMEOUT`).
+const IDLE: Duration = Duration::from_secs(300);
 /// Inflating more than this goes off the async threads.
-const INFLATE_INLINE: usize = 64 << 10;
+const INFLATE_INLINE: usize = 8 << 10;
 
 /// A request's body. Reading more than the limit fails with 413.
 pub struct RequestBody {
@@ -23,6 +26,7 @@ pub struct RequestBody {
     limit: u64,
     read: u64,
     waits_for_continue: bool,
+    waited: Duration,
 }
 
 impl RequestBody {
@@ -35,17 +39,30 @@ impl RequestBody {
             limit: settings.max_request_size,
             read: 0,
             waits_for_continue: headers.contains_key(header::EXPECT),
+            waited: Duration::ZERO,
         }
     }
 
     /// No body.
     pub fn empty() -> RequestBody {
-        RequestBody { incoming: None, length: Some(0), limit: 0, read: 0, waits_for_continue: false }
+        RequestBody {
+            incoming: None,
+            length: Some(0),
+            limit: 0,
+            read: 0,
+            waits_for_continue: false,
+            waited: Duration::ZERO,
+        }
     }
 
     /// `Content-Length`; `None` for a chunked body.
     pub fn length(&self) -> Option<u64> {
         self.length
+    }
+
+    /// How long the body was waited for: `X-CouchDB-Body-Time`.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Whether there is nothing to read, as far as the headers tell.
@@ -70,16 +87,19 @@ impl RequestBody {
         loop {
             let Some(incoming) = self.incoming.as_mut() else { return Ok(None) };
             self.waits_for_continue = false;
-            match incoming.frame().await {
-                None => {
+            let began = Instant::now();
+            let frame = tokio::time::timeout(IDLE, incoming.frame()).await;
+            self.waited += began.elapsed();
+            match frame {
+                Ok(None) => {
                     self.incoming = None;
                     return Ok(None);
                 }
-                Some(Err(_)) => {
+                Ok(Some(Err(_))) | Err(_) => {
                     self.incoming = None;
                     return Err(Failure::Gone);
                 }
-                Some(Ok(frame)) => {
+                Ok(Some(Ok(frame))) => {
                     let Ok(chunk) = frame.into_data() else { continue };
                     if chunk.is_empty() {
                         continue;
@@ -150,7 +170,7 @@ impl RequestBody {
                 left -= bytes;
             }
         };
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), all).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), all).await;
     }
 }
 

@@ -143,6 +143,8 @@ struct Context {
     received: Instant,
     user: Option<String>,
     peer: Option<IpAddr>,
+    /// How long the request's body was waited for.
+    body_time: Duration,
 }
 
 async fn respond(
@@ -163,6 +165,7 @@ async fn respond(
         received: Instant::now(),
         user: None,
         peer,
+        body_time: Duration::ZERO,
     };
     let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming, secure)).catch_unwind().await;
     let answer = match answered {
@@ -207,6 +210,7 @@ async fn answer(
         received: context.received,
     };
     let answer = checked(app, context, &mut request, routed).await;
+    context.body_time = request.body.waited();
     if !matches!(answer, Err(Failure::Gone)) {
         request.body.swallow().await;
     }
@@ -317,7 +321,7 @@ fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Bo
     let Answer { status, mut headers, mut body, compressible } = answer;
     let versions = context.settings.flag("chttpd", "server_header_versions");
     headers.insert(header::SERVER, HeaderValue::from_static(if versions { SERVER } else { "settee" }));
-    headers.insert(HeaderName::from_static("x-couchdb-body-time"), HeaderValue::from_static("0"));
+    headers.insert(HeaderName::from_static("x-couchdb-body-time"), (context.body_time.as_millis() as u64).into());
     if let Ok(id) = HeaderValue::from_str(&context.id) {
         headers.insert(HeaderName::from_static("x-couch-request-id"), id);
     }

@@ -111,6 +111,12 @@ impl Client {
         Some(self.read.drain(..count).collect())
     }
 
+    /// Reads `100 Continue`.
+    pub async fn wait_for_continue(&mut self) {
+        assert_eq!(self.line().await.as_deref(), Some("HTTP/1.1 100 Continue"));
+        self.line().await;
+    }
+
     /// The next answer, `None` if the connection ends before it does. `head`: it has no body whatever it says.
     pub async fn reply(&mut self, head: bool) -> Option<Reply> {
         let status = loop {

@@ -307,3 +307,96 @@ async fn node_endpoints() {
         assert_eq!((reply.status, reply.error().as_str()), (401, "unauthorized"), "{path}");
     }
 }
+
+/// A store that reads well and whose commits fail as told.
+struct Failing {
+    inner: Memory,
+    with: parking_lot::Mutex<Option<Failure>>,
+}
+
+#[derive(Clone, Copy)]
+enum Failure {
+    Panic,
+    Full,
+    Gone,
+}
+
+impl Store for Failing {
+    fn get_many(&self, keys: &[Vec<u8>]) -> crate::store::Result<Vec<Option<Vec<u8>>>> {
+        self.inner.get_many(keys)
+    }
+
+    fn scan(
+        &self,
+        range: &crate::store::KeyRange,
+        direction: crate::store::Direction,
+        limit: crate::store::PageLimit,
+    ) -> crate::store::Result<Vec<crate::store::Entry>> {
+        self.inner.scan(range, direction, limit)
+    }
+
+    fn commit(&self, batch: crate::store::Batch) -> crate::store::Result<()> {
+        let with = *self.with.lock();
+        match with {
+            None => self.inner.commit(batch),
+            Some(Failure::Panic) => panic!("at /secret/path"),
+            Some(Failure::Full) => Err(crate::store::StoreError::Full),
+            Some(Failure::Gone) => Err(crate::store::StoreError::Unavailable("EIO at /secret/path".into())),
+        }
+    }
+
+    fn engine(&self) -> &'static str {
+        "failing"
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn a_failing_store_is_answered_shows_nothing_and_the_connection_survives() {
+    let store = Arc::new(Failing { inner: Memory::new(), with: parking_lot::Mutex::new(None) });
+    let running = server_on(&[], store.clone()).await;
+    within(async {
+        let mut client = Client::connect(running.address).await;
+        for (with, status, error) in [
+            (Some(Failure::Panic), 500, "internal_server_error"),
+            (Some(Failure::Gone), 500, "internal_server_error"),
+            (Some(Failure::Full), 507, "insufficient_storage"),
+            (None, 200, ""),
+        ] {
+            *store.with.lock() = with;
+            client.send("PUT /_node/_local/_config/mine/key", &[ADMIN], b"\"value\"").await;
+            let reply = client.reply(false).await.unwrap();
+            assert_eq!((reply.status, reply.json()["error"].as_str().unwrap_or("")), (status, error));
+            assert!(!reply.text().contains("secret"), "{}", reply.text());
+            client.send("GET /_node/_local/_config/mine/key", &[ADMIN], b"").await;
+            assert_eq!(client.reply(false).await.unwrap().status, if with.is_some() { 404 } else { 200 });
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_at_work_is_finished_before_the_server_stops() {
+    let running = server(&[]).await;
+    let (address, app) = (running.address, running.app.clone());
+    within(async {
+        let mut client = Client::connect(address).await;
+        client
+            .send("PUT /_node/_local/_config/mine/late", &[ADMIN, "Content-Length: 6", "Expect: 100-continue"], b"")
+            .await;
+        // The server asks for the body: from here on the request is at work.
+        client.raw(b"\"la").await;
+        client.wait_for_continue().await;
+        let stopping = tokio::spawn(running.shutdown());
+        app.shutdown.begun().await;
+        client.raw(b"te\"").await;
+        let reply = client.reply(false).await.unwrap();
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+        stopping.await.unwrap().unwrap();
+        assert_eq!(app.settings().get("mine", "late"), Some("late"));
+    })
+    .await;
+}
