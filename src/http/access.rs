@@ -89,6 +89,7 @@ fn of_database(what: &DbRoute) -> Access {
         }
         DbRoute::Compact | DbRoute::CompactViews(_) | DbRoute::ViewCleanup => Access::DatabaseAdmin,
         DbRoute::SetSecurity | DbRoute::SetRevsLimit | DbRoute::SetAutoPurge => Access::ManageDatabase,
+        DbRoute::CreateIndex | DbRoute::DeleteIndexes | DbRoute::DeleteIndex { .. } => Access::ManageDatabase,
         DbRoute::Document(verb, id) => match verb {
             DocumentVerb::Put | DocumentVerb::Post | DocumentVerb::Delete if is_design(id) => Access::ManageDatabase,
             DocumentVerb::Get | DocumentVerb::Put | DocumentVerb::Post | DocumentVerb::Delete | DocumentVerb::Copy => {
@@ -116,7 +117,10 @@ fn of_database(what: &DbRoute) -> Access {
         | DbRoute::Shards
         | DbRoute::ShardOf(_)
         | DbRoute::Partition(_)
-        | DbRoute::PartitionDocs(_) => Access::Member,
+        | DbRoute::PartitionDocs(_)
+        | DbRoute::Find(_)
+        | DbRoute::Explain(_)
+        | DbRoute::Indexes => Access::Member,
     }
 }
 
@@ -139,7 +143,11 @@ fn of_accounts(what: &DbRoute) -> Access {
 
 /// What reads all documents of a database.
 fn in_bulk(what: &DbRoute) -> bool {
-    matches!(what, DbRoute::List(_) | DbRoute::ListQueries(_) | DbRoute::Changes | DbRoute::PartitionDocs(_))
+    match what {
+        DbRoute::List(_) | DbRoute::ListQueries(_) | DbRoute::Changes | DbRoute::PartitionDocs(_) => true,
+        DbRoute::Find(_) | DbRoute::Explain(_) => true,
+        _ => false,
+    }
 }
 
 fn is_design(id: &str) -> bool {

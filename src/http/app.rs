@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::db::{AllowAll, Database, Databases, Validate};
 use crate::error::Error;
+use crate::query::find::StoredIndexes;
 use crate::store::Store;
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
@@ -28,6 +29,8 @@ pub struct App {
     /// Rung when a database was deleted: its range is to be removed.
     pub removal: Notify,
     pub tasks: Tasks,
+    /// Mango's indexes.
+    pub indexes: StoredIndexes,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// When this process began to serve.

@@ -111,8 +111,8 @@ fn script_status(word: &str) -> StatusCode {
 /// `mango_error.erl`: requests are wrong, but for a text service that is not there and saves that fail.
 fn mango_status(word: &str) -> StatusCode {
     match word {
-        "required_service_unavailable" | "text_search_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-        "error_saving_ddoc" => StatusCode::INTERNAL_SERVER_ERROR,
+        "required index service unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        "error_saving_ddoc" | "invalid_list_index_params" => StatusCode::INTERNAL_SERVER_ERROR,
         "not_found" => StatusCode::NOT_FOUND,
         _ => StatusCode::BAD_REQUEST,
     }

@@ -100,6 +100,18 @@ pub enum DbRoute {
     Partition(String),
     /// GET or POST of `_partition/{p}/_all_docs`.
     PartitionDocs(String),
+    /// `_find`; of a partition or not.
+    Find(Option<String>),
+    /// `_explain`; of a partition or not.
+    Explain(Option<String>),
+    Indexes,
+    CreateIndex,
+    DeleteIndexes,
+    DeleteIndex {
+        design: String,
+        kind: String,
+        name: String,
+    },
     Document(DocumentVerb, String),
     /// Document id, attachment name.
     Attachment(AttachmentVerb, String, String),
@@ -250,11 +262,28 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, ["_purged_infos_limit"]) => return only("GET,PUT"),
         (_, ["_auto_purge"]) => return only("GET,PUT,HEAD"),
 
+        (Post, ["_find", ..]) => R::Find(None),
+        (Post, ["_explain", ..]) => R::Explain(None),
+        (_, ["_find" | "_explain", ..]) => return only("POST"),
+        (Get, ["_index"]) => R::Indexes,
+        (Post, ["_index"]) => R::CreateIndex,
+        (_, ["_index"]) => return only("GET,POST"),
+        (Post, ["_index", "_bulk_delete"]) => R::DeleteIndexes,
+        (_, ["_index", "_bulk_delete"]) => return only("POST"),
+        (Delete, ["_index", "_design", design, kind, name] | ["_index", design, kind, name]) => {
+            R::DeleteIndex { design: (*design).into(), kind: (*kind).into(), name: (*name).into() }
+        }
+        (_, ["_index", "_design", _, _, _] | ["_index", _, _, _]) => return only("DELETE"),
+        (_, ["_index", ..]) => return Err(Failure::missing()),
+
         (_, ["_partition"]) => return Err(Failure::bad_request("invalid_partition_req")),
         (Get, ["_partition", partition]) => R::Partition((*partition).into()),
         (_, ["_partition", _]) => return only("GET"),
         (Get | Post, ["_partition", partition, "_all_docs"]) => R::PartitionDocs((*partition).into()),
         (_, ["_partition", _, "_all_docs"]) => return only("GET,HEAD,POST"),
+        (Post, ["_partition", partition, "_find"]) => R::Find(Some((*partition).into())),
+        (Post, ["_partition", partition, "_explain"]) => R::Explain(Some((*partition).into())),
+        (_, ["_partition", _, "_find" | "_explain"]) => return only("POST"),
         (_, ["_partition", ..]) => return Err(Failure::missing()),
 
         (_, ["_local"] | ["_local/"]) => return Err(Failure::bad_request("Invalid _local document id.")),
@@ -347,6 +376,7 @@ mod tests {
             ("/db/_design%2Fx/a", DbRoute::Attachment(AttachmentVerb::Get, "_design/x".into(), "a".into())),
             ("/db/_partition/p/_all_docs", DbRoute::PartitionDocs("p".into())),
             ("/db/_shards/_design/x", DbRoute::ShardOf("_design/x".into())),
+            ("/db/_index", DbRoute::Indexes),
         ] {
             assert_eq!(ask(Verb::Get, path), of_db(what), "{path}");
         }

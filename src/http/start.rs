@@ -88,6 +88,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             databases,
             removal: Notify::new(),
             tasks: Tasks::default(),
+            indexes: Default::default(),
             config,
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
                 .with_devices(Arc::new(Devices::new(store.clone(), clock.clone()))),

@@ -124,6 +124,13 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::SyncShards, ADMINS, ADMINS),
         (R::Partition("p".into()), MEMBERS, ITS_ADMINS),
         (R::PartitionDocs("p".into()), MEMBERS, ADMINS),
+        (R::Find(None), MEMBERS, ADMINS),
+        (R::Find(Some("p".into())), MEMBERS, ADMINS),
+        (R::Explain(None), MEMBERS, ADMINS),
+        (R::Indexes, MEMBERS, ITS_ADMINS),
+        (R::CreateIndex, MANAGERS, MANAGERS),
+        (R::DeleteIndexes, MANAGERS, MANAGERS),
+        (R::DeleteIndex { design: "x".into(), kind: "json".into(), name: "y".into() }, MANAGERS, MANAGERS),
         (R::Document(D::Get, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Put, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Post, doc()), MEMBERS, SIGNED_IN),
@@ -149,6 +156,8 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
             R::SetRevsLimit | R::Purge | R::PurgedInfos | R::PurgedInfosLimit | R::SetPurgedInfosLimit => {}
             R::AutoPurge | R::SetAutoPurge | R::Shards | R::ShardOf(_) | R::SyncShards | R::Partition(_) => {}
             R::PartitionDocs(_) | R::Document(..) | R::Attachment(..) => {}
+            R::Find(_) | R::Explain(_) | R::Indexes => {}
+            R::CreateIndex | R::DeleteIndexes | R::DeleteIndex { .. } => {}
         }
     }
     rows
@@ -171,7 +180,7 @@ fn every_route_for_every_role() {
         assert_eq!(outcomes(&route, &security, &settings), expected, "{route:?}");
     }
     let databases = database_rows();
-    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 32);
+    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 38);
     for (what, ordinary, accounts) in databases {
         let mut route = Route::Database { name: "db".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ordinary, "{route:?}");

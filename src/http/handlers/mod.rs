@@ -9,6 +9,7 @@ mod db_updates;
 mod document;
 mod edits;
 pub mod filter;
+mod find;
 mod list;
 mod local;
 mod multipart;
@@ -97,6 +98,12 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::SyncShards => Ok(database::sync_shards()),
         R::Partition(partition) => database::partition(db, partition).await,
         R::PartitionDocs(partition) => list::list(request, db, super::route::Listing::AllDocs, Some(partition)).await,
+        R::Find(partition) => find::find(app, request, db, partition).await,
+        R::Explain(partition) => find::explain(request, db, partition).await,
+        R::Indexes => find::list_indexes(request, db).await,
+        R::CreateIndex => find::create_index(app, request, db).await,
+        R::DeleteIndexes => find::delete_indexes(app, request, db).await,
+        R::DeleteIndex { design, kind, name } => find::delete_index(app, request, db, &design, &kind, &name).await,
         R::Document(verb, id) => match verb {
             DocumentVerb::Get => match id.strip_prefix("_local/") {
                 Some(name) => local::get(request, db, name).await,
