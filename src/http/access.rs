@@ -120,7 +120,10 @@ fn of_database(what: &DbRoute) -> Access {
         | DbRoute::PartitionDocs(_)
         | DbRoute::Find(_)
         | DbRoute::Explain(_)
-        | DbRoute::Indexes => Access::Member,
+        | DbRoute::Indexes
+        | DbRoute::Show(..)
+        | DbRoute::Update(..)
+        | DbRoute::Rewrite(_) => Access::Member,
     }
 }
 

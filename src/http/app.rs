@@ -1,20 +1,22 @@
 //! What every handler can reach.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::failure::Result;
 use super::metrics::Metrics;
 use super::tasks::Tasks;
-use crate::auth::Authenticator;
-use crate::auth::UserCtx;
+use crate::auth::access::Security;
+use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
-use crate::db::{AllowAll, Database, Databases, Validate};
+use crate::db::{Database, Databases, Validate};
 use crate::error::Error;
 use crate::query::find::StoredIndexes;
+use crate::query::script::{Limits, ReduceLimit, Scripts};
+use crate::query::validation::{Editor, Validation};
 use crate::store::Store;
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
@@ -31,6 +33,8 @@ pub struct App {
     pub tasks: Tasks,
     /// Mango's indexes.
     pub indexes: StoredIndexes,
+    /// Runs the functions of design documents.
+    pub scripts: Scripts,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// When this process began to serve.
@@ -48,11 +52,21 @@ impl App {
     /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
     pub fn reconfigure(&self) {
         self.auth.configure(crate::auth::Settings::read(self.settings().table()));
+        self.scripts.set_limits(script_limits(&self.settings()));
     }
 
     /// What edits by this user are held against.
-    pub fn validate(&self, _user: &UserCtx) -> Box<dyn Validate> {
-        Box::new(AllowAll)
+    pub fn validate(&self, user: &UserCtx) -> Box<dyn Validate> {
+        let user = user.clone();
+        let editor = move |database: &Database| {
+            let security = serde_json::from_str(&database.security()).unwrap_or_default();
+            Editor {
+                user: user.to_script_json(database.name()).to_string(),
+                signed_in: user.name.is_some(),
+                admin: user.is_server_admin() || Security::stored(&security).is_admin(&user),
+            }
+        };
+        Box::new(Validation { scripts: self.scripts.clone(), editor: Box::new(editor) })
     }
 
     /// Compacts a database in the background.
@@ -92,6 +106,28 @@ impl App {
     /// This server's identity, `uuid` of `GET /`.
     pub fn uuid(&self) -> String {
         self.settings().get("couchdb", "uuid").unwrap_or_default().to_owned()
+    }
+}
+
+/// What the settings allow scripts (`[couchdb] os_process_timeout`, `[query_server_config]`).
+pub fn script_limits(settings: &Settings) -> Limits {
+    let of = |key| settings.get("query_server_config", key);
+    let default = Limits::default();
+    Limits {
+        timeout: Duration::from_millis(settings.number("couchdb", "os_process_timeout")),
+        most_threads: of("os_process_limit").and_then(|most| most.parse().ok()).unwrap_or(default.most_threads),
+        reduce_limit: match of("reduce_limit") {
+            Some("false") => ReduceLimit::Off,
+            Some("log") => ReduceLimit::Log,
+            _ => ReduceLimit::On,
+        },
+        reduce_limit_threshold: of("reduce_limit_threshold")
+            .and_then(|bytes| bytes.parse().ok())
+            .unwrap_or(default.reduce_limit_threshold),
+        reduce_limit_ratio: of("reduce_limit_ratio")
+            .and_then(|ratio| ratio.parse().ok())
+            .unwrap_or(default.reduce_limit_ratio),
+        ..default
     }
 }
 

@@ -112,6 +112,12 @@ pub enum DbRoute {
         kind: String,
         name: String,
     },
+    /// Design document, function, document id.
+    Show(String, String, Option<String>),
+    /// Design document, function, document id.
+    Update(String, String, Option<String>),
+    /// Design document.
+    Rewrite(String),
     Document(DocumentVerb, String),
     /// Document id, attachment name.
     Attachment(AttachmentVerb, String, String),
@@ -293,6 +299,11 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
             return Err(Failure::bad_request("_local documents do not accept attachments."));
         }
         (_, ["_design", name]) => document(verb, format!("_design/{name}"))?,
+        (_, ["_design", _, "_show"]) => return Err(invalid_path("show_error")),
+        (_, ["_design", _, "_update"]) => return Err(invalid_path("update_error")),
+        (_, ["_design", name, "_show", function, id @ ..]) => R::Show((*name).into(), (*function).into(), joined(id)),
+        (_, ["_design", name, "_update", function, id @ ..]) => R::Update((*name).into(), (*function).into(), joined(id)),
+        (_, ["_design", name, "_rewrite", ..]) => R::Rewrite((*name).into()),
         (_, ["_design", name, attachment @ ..]) => self::attachment(verb, format!("_design/{name}"), attachment)?,
         (_, [id]) => document(verb, (*id).to_owned())?,
         (_, [id, attachment @ ..]) => self::attachment(verb, (*id).to_owned(), attachment)?,
@@ -337,6 +348,15 @@ fn listing(name: &str) -> Listing {
         "_local_docs" => Listing::LocalDocs,
         _ => Listing::AllDocs,
     }
+}
+
+/// What is left of a path as a document id; none if nothing is.
+fn joined(parts: &[&str]) -> Option<String> {
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+fn invalid_path(word: &'static str) -> Failure {
+    Failure::Refused { status: http::StatusCode::NOT_FOUND, word, reason: "Invalid path.".into() }
 }
 
 fn owned(parts: &[&str]) -> Vec<String> {

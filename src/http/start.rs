@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use super::app::{App, Shutdown, blocking};
+use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
 use super::metrics::Metrics;
 use super::server;
@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Live, Table};
 use crate::db::Databases;
 use crate::error::{Error, Result};
+use crate::query::script::Scripts;
 use crate::store::Store;
 use crate::store::blobs::Blobs;
 
@@ -89,6 +90,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             removal: Notify::new(),
             tasks: Tasks::default(),
             indexes: Default::default(),
+            scripts: Scripts::new(script_limits(&config.settings())),
             config,
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
                 .with_devices(Arc::new(Devices::new(store.clone(), clock.clone()))),

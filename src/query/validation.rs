@@ -16,15 +16,21 @@ use crate::error::{Error, Result};
 /// Edits given to one script job: enough to be cheap, few enough that the threads share a large request.
 const BATCH: usize = 64;
 
-/// The hook for the edits of one user.
-pub struct Validation {
-    pub scripts: Scripts,
-    /// `userCtx` of these edits, as JSON; its `db` is the database.
+/// Who edits, as far as one database is concerned.
+pub struct Editor {
+    /// `userCtx` as JSON.
     pub user: String,
     /// Whether somebody is signed in: decides between 401 and 403.
     pub signed_in: bool,
-    /// Whether the user may write design documents of the database.
+    /// Whether the user may write design documents.
     pub admin: bool,
+}
+
+/// The hook for the edits of one user.
+pub struct Validation {
+    pub scripts: Scripts,
+    /// Tells who the user is to a database.
+    pub editor: Box<dyn Fn(&Database) -> Editor + Send + Sync>,
 }
 
 impl Validate for Validation {
@@ -44,11 +50,12 @@ impl Validate for Validation {
 
 impl Validation {
     async fn verdicts(&self, database: &Arc<Database>, proposals: Vec<Proposal>) -> Vec<Result<()>> {
+        let editor = (self.editor)(database);
         let mut verdicts: Vec<Result<()>> = Vec::with_capacity(proposals.len());
         let mut documents = Vec::new();
         for (at, proposal) in proposals.into_iter().enumerate() {
             verdicts.push(if proposal.id.starts_with("_design/") {
-                self.design(database, &proposal).await
+                self.design(database, &editor, &proposal).await
             } else {
                 if !proposal.id.starts_with("_local/") {
                     documents.push((at, (proposal.new, proposal.old)));
@@ -77,7 +84,7 @@ impl Validation {
         let mut jobs = Vec::new();
         for start in (0..documents.len()).step_by(BATCH) {
             let range = start..documents.len().min(start + BATCH);
-            jobs.push(self.scripts.validate_all(&validators, &documents, range, &self.user, &security));
+            jobs.push(self.scripts.validate_all(&validators, &documents, range, &editor.user, &security));
         }
         let mut answers = Vec::with_capacity(documents.len());
         for job in jobs {
@@ -94,10 +101,10 @@ impl Validation {
         verdicts
     }
 
-    async fn design(&self, database: &Database, proposal: &Proposal) -> Result<()> {
-        if !self.admin {
+    async fn design(&self, database: &Database, editor: &Editor, proposal: &Proposal) -> Result<()> {
+        if !editor.admin {
             let reason = "You are not a db or server admin.".to_owned();
-            return Err(if self.signed_in { Error::Forbidden(reason) } else { Error::Unauthorized(reason) });
+            return Err(if editor.signed_in { Error::Forbidden(reason) } else { Error::Unauthorized(reason) });
         }
         design::check(&self.scripts, &proposal.new, database.is_partitioned()).await
     }

@@ -131,6 +131,9 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::CreateIndex, MANAGERS, MANAGERS),
         (R::DeleteIndexes, MANAGERS, MANAGERS),
         (R::DeleteIndex { design: "x".into(), kind: "json".into(), name: "y".into() }, MANAGERS, MANAGERS),
+        (R::Show("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
+        (R::Update("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
+        (R::Rewrite("x".into()), MEMBERS, ITS_ADMINS),
         (R::Document(D::Get, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Put, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Post, doc()), MEMBERS, SIGNED_IN),
@@ -157,6 +160,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
             R::AutoPurge | R::SetAutoPurge | R::Shards | R::ShardOf(_) | R::SyncShards | R::Partition(_) => {}
             R::PartitionDocs(_) | R::Document(..) | R::Attachment(..) => {}
             R::Find(_) | R::Explain(_) | R::Indexes => {}
+            R::Show(..) | R::Update(..) | R::Rewrite(_) => {}
             R::CreateIndex | R::DeleteIndexes | R::DeleteIndex { .. } => {}
         }
     }

@@ -16,6 +16,7 @@ mod multipart;
 pub mod node;
 mod pieces;
 mod reading;
+mod render;
 mod rows;
 mod scripts;
 pub mod server;
@@ -114,6 +115,9 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
             DocumentVerb::Delete => document::delete(app, request, db, id).await,
             DocumentVerb::Copy => document::copy(app, request, db, id).await,
         },
+        R::Show(design, function, id) => render::show(app, request, db, design, function, id).await,
+        R::Update(design, function, id) => render::update(app, request, db, design, function, id).await,
+        R::Rewrite(_) => Err(Failure::missing()),
         R::Attachment(verb, id, name) => match verb {
             AttachmentVerb::Get => attachment::get(request, db, id, name).await,
             AttachmentVerb::Put => attachment::put(app, request, db, id, name).await,

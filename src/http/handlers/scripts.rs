@@ -1,42 +1,153 @@
-//! Design documents' functions in the way of a request: filters of feeds.
+//! Design documents' functions in the way of a request: opening them, the request object, filters of feeds.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::filter::Judge;
-use crate::db::{Database, Wanted, blocking};
+use crate::db::{Database, blocking};
 use crate::error::Error;
 use crate::http::failure::Result;
+use crate::http::request::Verb;
 use crate::http::{App, Request};
+use crate::query::design;
+use crate::query::script::{
+    Design, RequestBody, RequestContext, RequestParts, Scripts, request_object, rewrite_request_object,
+};
 
-/// Opens a design document, and sees that it has the member at `path`.
-async fn design(database: &Arc<Database>, name: &str, path: [&str; 2]) -> Result<crate::db::Found> {
-    let (database, id) = (database.clone(), format!("_design/{name}"));
-    let found = blocking(move || database.find(&id, Wanted::Winner)).await?;
-    let body: serde_json::Value = serde_json::from_str(&found.body.json)
+/// Opens a design document, and sees that it has the member at `path`: a section, and a function in it.
+pub async fn open(database: &Arc<Database>, name: &str, path: [&str; 2]) -> Result<Arc<Design>> {
+    let (of, id) = (database.clone(), format!("_design/{name}"));
+    let design = blocking(move || design::load(&of, &id)).await?;
+    let body: serde_json::Value = serde_json::from_str(&design.source)
         .map_err(|_| Error::Damaged(format!("the body of document _design/{name}")))?;
-    match body.get(path[0]).and_then(|section| section.get(path[1])) {
-        Some(_) => Ok(found),
-        None => {
-            Err(Error::NotFound(format!("missing json key: {}", path[if body.get(path[0]).is_some() { 1 } else { 0 }]))
-                .into())
-        }
+    match body.get(path[0]).map(|section| section.get(path[1])) {
+        Some(Some(_)) => Ok(design),
+        Some(None) => Err(Error::NotFound(format!("missing json key: {}", path[1])).into()),
+        None => Err(Error::NotFound(format!("missing json key: {}", path[0])).into()),
+    }
+}
+
+/// A request object, and the `userCtx` in it, both as JSON.
+pub struct Asked {
+    pub request: String,
+    pub user: String,
+}
+
+/// Makes the request object of filters, shows, lists and updates. `id`: the document that the path names.
+pub fn asked(
+    app: &App,
+    request: &Request,
+    database: &Database,
+    id: Option<&str>,
+    body: RequestBody<'_>,
+) -> Result<Asked> {
+    let user = request.user.to_script_json(database.name()).to_string();
+    let context = RequestContext {
+        info: &super::database::info(database).to_string(),
+        uuid: &app.uuids.make(&request.settings.uuids),
+        id,
+        user: &user,
+        security: &database.security(),
+    };
+    let object = with_parts(request, body, |parts| request_object(parts, &context))?;
+    Ok(Asked { request: object, user })
+}
+
+/// Makes the request object of a rewrite function.
+#[allow(dead_code)] // for rewrites
+pub fn asked_to_rewrite(request: &Request, database: &Database, body: RequestBody<'_>) -> Result<Asked> {
+    let user = request.user.to_script_json(database.name()).to_string();
+    let object = with_parts(request, body, |parts| rewrite_request_object(parts, &user, &database.security()))?;
+    Ok(Asked { request: object, user })
+}
+
+/// The name of the request's method, HEAD being GET as for CouchDB's functions.
+pub fn method(request: &Request) -> &'static str {
+    match request.verb {
+        Verb::Get => "GET",
+        Verb::Put => "PUT",
+        Verb::Post => "POST",
+        Verb::Delete => "DELETE",
+        Verb::Copy => "COPY",
+        Verb::Options => "OPTIONS",
+        Verb::Other => "OTHER",
+    }
+}
+
+fn with_parts<R>(
+    request: &Request,
+    body: RequestBody<'_>,
+    make: impl FnOnce(&RequestParts<'_>) -> crate::error::Result<R>,
+) -> Result<R> {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let query: Vec<(String, String)> = request.query.iter().map(owned).collect();
+    let headers: Vec<(String, String)> = request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
+    let peer = request.peer.map(|peer| peer.to_string()).unwrap_or_default();
+    Ok(make(&RequestParts {
+        method: method(request),
+        requested_path: &request.segments,
+        path: &request.segments,
+        raw_path: &request.target,
+        query: &query,
+        headers: &headers,
+        body,
+        peer: &peer,
+    })?)
+}
+
+/// A filter function with all that it is asked with.
+struct FilterFunction {
+    scripts: Scripts,
+    design: Arc<Design>,
+    name: String,
+    asked: Asked,
+}
+
+impl Judge for FilterFunction {
+    fn judge<'a>(
+        &'a self,
+        documents: Vec<String>,
+    ) -> Pin<Box<dyn Future<Output = crate::error::Result<Vec<bool>>> + Send + 'a>> {
+        Box::pin(self.scripts.filter(&self.design, &self.name, documents, &self.asked.request, &self.asked.user))
+    }
+}
+
+/// A view's map function, asked whether it emits anything.
+struct ViewFunction {
+    scripts: Scripts,
+    design: Arc<Design>,
+    name: String,
+}
+
+impl Judge for ViewFunction {
+    fn judge<'a>(
+        &'a self,
+        documents: Vec<String>,
+    ) -> Pin<Box<dyn Future<Output = crate::error::Result<Vec<bool>>> + Send + 'a>> {
+        Box::pin(self.scripts.filter_view(&self.design, &self.name, documents))
     }
 }
 
 /// `filter=design/function`.
 pub async fn filter(
-    _app: &Arc<App>,
-    _request: &Request,
+    app: &Arc<App>,
+    request: &Request,
     database: &Arc<Database>,
     name: &str,
     function: &str,
 ) -> Result<Box<dyn Judge>> {
-    design(database, name, ["filters", function]).await?;
-    Err(Error::Script { word: "unknown_error".into(), reason: "filter functions do not run yet".into() }.into())
+    let design = open(database, name, ["filters", function]).await?;
+    let asked = asked(app, request, database, None, RequestBody::None)?;
+    Ok(Box::new(FilterFunction { scripts: app.scripts.clone(), design, name: function.to_owned(), asked }))
 }
 
 /// `filter=_view&view=design/view`.
-pub async fn view_filter(_app: &Arc<App>, database: &Arc<Database>, name: &str, view: &str) -> Result<Box<dyn Judge>> {
-    design(database, name, ["views", view]).await?;
-    Err(Error::Script { word: "unknown_error".into(), reason: "view filters do not run yet".into() }.into())
+pub async fn view_filter(app: &Arc<App>, database: &Arc<Database>, name: &str, view: &str) -> Result<Box<dyn Judge>> {
+    let design = open(database, name, ["views", view]).await?;
+    Ok(Box::new(ViewFunction { scripts: app.scripts.clone(), design, name: view.to_owned() }))
 }

@@ -1,0 +1,152 @@
+//! `_show` and `_update`: a design document's function makes the answer (CouchDB: `chttpd_show.erl`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use md5::{Digest, Md5};
+
+use super::scripts::{self, Asked};
+use super::{document, edits, pieces};
+use crate::db::render::{self, Show};
+use crate::db::{Database, Found, Mode, Wanted, blocking};
+use crate::error::Error;
+use crate::http::failure::Result;
+use crate::http::request::Verb;
+use crate::http::{Answer, App, Request};
+use crate::query::script::{RequestBody, Response};
+
+/// `/{db}/_design/{design}/_show/{function}[/{id}]`.
+pub async fn show(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    design: String,
+    function: String,
+    id: Option<String>,
+) -> Result<Answer> {
+    let design = scripts::open(&database, &design, ["shows", &function]).await?;
+    let found = find(&database, id.as_deref()).await?;
+    let etag = {
+        let accept = request.header(header::ACCEPT).unwrap_or("");
+        let revision = found.as_ref().map(|found| found.revision.to_string()).unwrap_or_default();
+        let user = request.user.to_script_json(database.name()).to_string();
+        let mut digest = Md5::new();
+        for part in [design.id.as_str(), &design.rev, id.as_deref().unwrap_or(""), &revision, accept, &user] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        crate::json::hex(&digest.finalize())
+    };
+    if request.has_etag(&etag) {
+        return Ok(Answer::not_modified(&etag));
+    }
+    let body = body(request).await?;
+    let Asked { request: object, user } = scripts::asked(app, request, &database, id.as_deref(), told(&body))?;
+    let doc = found.as_ref().map(as_text);
+    let response = app.scripts.show(&design, &function, doc.as_deref(), &object, &user).await?;
+    let mut response = Response::read(&response)?;
+    response.set("ETag", format!("\"{etag}\""));
+    if !response.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("vary")) {
+        response.set("Vary", "Accept".into());
+    }
+    Ok(answer(response))
+}
+
+/// `/{db}/_design/{design}/_update/{function}[/{id}]`.
+pub async fn update(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    design: String,
+    function: String,
+    id: Option<String>,
+) -> Result<Answer> {
+    let design = scripts::open(&database, &design, ["updates", &function]).await?;
+    let found = find(&database, id.as_deref()).await?;
+    let body = body(request).await?;
+    let Asked { request: object, user } = scripts::asked(app, request, &database, id.as_deref(), told(&body))?;
+    let doc = found.as_ref().map(as_text);
+    drop(found);
+    let updated = app.scripts.update(&design, &function, doc.as_deref(), &object, &user).await?;
+    let gives_code = has_code(&updated.response);
+    let mut response = Response::read(&updated.response)?;
+    if let Some(text) = updated.doc {
+        let split = crate::json::split(text.as_bytes(), &edits::limits(request))?;
+        let id = split.id.clone().unwrap_or_default();
+        edits::check(&database, request, &id, &split)?;
+        let rules = edits::AttachmentRules::of(request);
+        let edit = edits::prepare(&database, id.clone(), split, rules, false).await?;
+        let revision = document::write(app, request, &database, edit, Mode::Interactive).await?;
+        if !gives_code {
+            response.code = 201;
+        }
+        response.set("X-Couch-Update-NewRev", revision.to_string());
+        response.set("X-Couch-Id", document::encode(&id));
+    }
+    Ok(answer(response))
+}
+
+fn has_code(response: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(response).is_ok_and(|response| response.get("code").is_some())
+}
+
+/// The document that a show or update function is given; none if there is none.
+async fn find(database: &Arc<Database>, id: Option<&str>) -> Result<Option<Found>> {
+    let Some(id) = id else { return Ok(None) };
+    let (database, id) = (database.clone(), id.to_owned());
+    let found = blocking(move || match database.find(&id, Wanted::Winner) {
+        Err(Error::Missing | Error::Deleted) => Ok(None),
+        found => found.map(Some),
+    });
+    Ok(found.await?)
+}
+
+/// A document as these functions see it: with its history and its conflicts.
+fn as_text(found: &Found) -> String {
+    let show = Show { revs: true, conflicts: true, ..Show::default() };
+    pieces::text(render::document(found, &show))
+        .unwrap_or_else(|| render::plain(&found.id, &found.revision, found.deleted, &found.body))
+}
+
+/// The request's body; none for methods that have none.
+pub async fn body(request: &mut Request) -> Result<Option<Bytes>> {
+    if request.verb == Verb::Get && request.body.is_empty() {
+        return Ok(None);
+    }
+    let body = request.body.whole(&request.settings, &request.headers).await?;
+    Ok((!body.is_empty()).then_some(body))
+}
+
+/// The same for the request object.
+pub fn told(body: &Option<Bytes>) -> RequestBody<'_> {
+    body.as_deref().map_or(RequestBody::None, RequestBody::Bytes)
+}
+
+/// A function's response as an answer. What cannot be a header is left out; what the server itself says is not
+/// overwritten.
+pub fn answer(mut response: Response) -> Answer {
+    if response.json {
+        response.body.push(b'\n');
+    }
+    let status = StatusCode::from_u16(response.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = Answer::bytes(status, response.body);
+    set_headers(&mut answer, &response.headers, !response.json);
+    answer
+}
+
+/// Puts the headers of a function's response on an answer. `sandboxed`: what is shown runs no script with the session of
+/// who opens it (`[csp] showlist_enable`).
+pub fn set_headers(answer: &mut Answer, headers: &[(String, String)], sandboxed: bool) {
+    if sandboxed {
+        answer.headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    }
+    for (name, value) in headers {
+        let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else { continue };
+        // How the bytes travel is the connection's matter.
+        if matches!(name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION | header::UPGRADE) {
+            continue;
+        }
+        answer.headers.insert(name, value);
+    }
+}
