@@ -1,1 +1,341 @@
+//! A database with everything in it, made by random work: checked, broken, backed up while it is written to, restored.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::clock::Clock;
+use crate::db::record::DocumentRecord;
+use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode, Source, Upload, Wanted};
+use crate::error::Error;
+use crate::rev::{Revision, RevisionHash};
+use crate::store::blobs::Blobs;
+use crate::store::faults::Faults;
+use crate::store::keys::{self, Kind};
+use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, Store, memory::Memory};
+
+struct Server {
+    store: Arc<dyn Store>,
+    blobs: Arc<dyn Blobs>,
+    databases: Arc<Databases>,
+}
+
+fn server_on(store: Arc<dyn Store>) -> Server {
+    let blobs: Arc<dyn Blobs> = Arc::new(MemoryBlobs::new());
+    let clock = Clock::fixed(Duration::from_secs(1));
+    let databases = Databases::open(store.clone(), blobs.clone(), clock).unwrap();
+    Server { store, blobs, databases }
+}
+
+fn server() -> Server {
+    server_on(Arc::new(Memory::new()))
+}
+
+fn attachment(server: &Server, content: &str) -> (String, Source) {
+    let mut upload = Upload::start(&*server.blobs, "a.txt", "text/plain", false, 8).unwrap();
+    upload.write(content.as_bytes()).unwrap();
+    let uploaded = upload.finish().unwrap();
+    ("a.txt".into(), Source::Written { attachment: uploaded.attachment, keep_revpos: false, pin: uploaded.pin })
+}
+
+fn edit(id: String, parent: Option<Revision>, number: u64) -> Incoming {
+    let json = format!(r#"{{"number":{number}}}"#);
+    Incoming { id, parent, path: (0, Vec::new()), deleted: false, json, attachments: Vec::new() }
+}
+
+/// Edits, conflicts, deletions, attachments new and taken over: all that depends on `seed` alone.
+async fn work(server: &Server, database: &Arc<Database>, seed: u64, rounds: u64) {
+    for round in 0..rounds {
+        let dice = (seed + round).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+        let id = format!("doc{}", dice % 23);
+        let found = database.find(&id, Wanted::Winner).ok();
+        let parent = found.as_ref().map(|found| found.revision.clone());
+        let mut next = edit(id, parent, round);
+        match dice % 7 {
+            0 => next.deleted = next.parent.is_some(),
+            1 => next.attachments.push(attachment(server, &format!("content {}", dice % 5))),
+            2 | 3 if found.as_ref().is_some_and(|found| !found.body.attachments.is_empty()) => {
+                next.attachments.push(("a.txt".into(), Source::Stub { revpos: None }));
+            }
+            4 => {
+                let hashes = vec![RevisionHash::parse(&format!("{round:032x}")), RevisionHash::parse("ab")];
+                next = Incoming { path: (2, hashes), parent: None, ..next };
+                let merged = database.update(vec![next], Mode::Replicated, &AllowAll).await.unwrap();
+                assert!(merged[0].is_ok());
+                continue;
+            }
+            _ => {}
+        }
+        let written = database.update(vec![next], Mode::Interactive, &AllowAll).await.unwrap();
+        assert!(written[0].is_ok(), "{written:?}");
+    }
+}
+
+async fn full(server: &Server) -> Arc<Database> {
+    let database = server.databases.create("full", CreateOptions::default(), Some("{}")).unwrap();
+    work(server, &database, 1, 150).await;
+    let leaf = database.find("doc3", Wanted::Winner).unwrap().revision;
+    database.purge(vec![("doc3".into(), vec![leaf])]).await.unwrap();
+    database.compact(&|_, _| {}).await.unwrap();
+    work(server, &database, 500, 60).await;
+    database
+}
+
+fn checked(server: &Server) -> Checked {
+    check(&*server.store, &*server.blobs, &mut |_| {}).unwrap()
+}
+
+/// Every document with all its leaves and bodies, and the counters that a client sees.
+fn content(server: &Server, name: &str) -> Vec<String> {
+    let database = server.databases.get(name).unwrap();
+    let range = keys::kind(database.number(), Kind::Document);
+    let page = server.store.scan(&range, Direction::Forward, PageLimit { entries: 10_000, bytes: usize::MAX }).unwrap();
+    let mut lines = Vec::new();
+    for (key, value) in page {
+        let id = String::from_utf8(keys::rest_of(&key).to_vec()).unwrap();
+        let record = DocumentRecord::decode(&id, &value).unwrap();
+        for node in record.tree.nodes() {
+            let body = node.body.map(|body| {
+                let found = server.store.get(&keys::body(database.number(), body.sequence, body.index)).unwrap();
+                assert!(found.is_some());
+                found
+            });
+            lines.push(format!("{id} {} {} {} {body:?}", record.sequence, node.revision, node.deleted));
+        }
+    }
+    let info = database.info();
+    lines.push(format!("{info:?} {}", database.security()));
+    lines
+}
+
+#[tokio::test]
+async fn what_random_work_leaves_is_clean_and_the_sweep_takes_only_what_nothing_names() {
+    let server = server();
+    let database = full(&server).await;
+    let found = checked(&server);
+    assert_eq!(found.problems, Vec::<String>::new());
+    assert_eq!(found.documents, database.info().documents + database.info().deleted);
+    assert!(found.attachments > 0);
+    drop(attachment(&server, "never named"));
+    let pinned = attachment(&server, "about to be named");
+    let before = server.blobs.list(None, 999).unwrap().len() as u64;
+    let loose = sweep(&server.store, &server.blobs).await.unwrap();
+    assert!(loose >= 1);
+    let after = checked(&server);
+    assert_eq!((after.problem_count, after.attachments), (0, found.attachments));
+    assert_eq!(server.blobs.list(None, 999).unwrap().len() as u64, before - loose);
+    assert_eq!(before - loose, found.attachments + 1, "what is pinned stays");
+    drop(pinned);
+    server.databases.delete("full").unwrap();
+    while server.databases.remove_some().unwrap() {}
+    sweep(&server.store, &server.blobs).await.unwrap();
+    assert_eq!(server.blobs.list(None, 9).unwrap().len(), 0);
+    assert_eq!(checked(&server), Checked::default());
+}
+
+#[tokio::test]
+async fn each_kind_of_damage_is_found_and_named() {
+    type Break = fn(&Server, u64);
+    fn change(server: &Server, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let mut batch = Batch::new();
+        batch.writes.push((key, value));
+        server.store.commit(batch).unwrap();
+    }
+    fn first(server: &Server, number: u64, kind: Kind) -> (Vec<u8>, Vec<u8>) {
+        server.store.scan(&keys::kind(number, kind), Direction::Forward, PageLimit::entries(1)).unwrap().remove(0)
+    }
+    let rows: &[(&str, Break)] = &[
+        ("is missing in the changes order", |server, number| {
+            change(server, first(server, number, Kind::Sequence).0, None);
+        }),
+        ("rows in the changes order", |server, number| {
+            change(server, keys::sequence(number, 1_000_000), Some(first(server, number, Kind::Sequence).1));
+        }),
+        ("differs from its record", |server, number| {
+            let page =
+                server.store.scan(&keys::kind(number, Kind::Sequence), Direction::Forward, PageLimit::entries(2));
+            let page = page.unwrap();
+            change(server, page[0].0.clone(), Some(page[1].1.clone()));
+        }),
+        ("doc_count is", |server, number| {
+            change(server, first(server, number, Kind::Document).0, None);
+        }),
+        ("the record of document doc0", |server, number| {
+            change(server, keys::document(number, "doc0"), Some(b"\x01nonsense".to_vec()));
+        }),
+        ("the body of revision", |server, number| change(server, first(server, number, Kind::Body).0, None)),
+        ("bodies are stored, and", |server, number| change(server, keys::body(number, 9_999, 3), Some(vec![1, 0]))),
+        ("its counters are missing", |server, number| change(server, keys::info(number), None)),
+        ("above update_seq", |server, number| {
+            change(server, keys::info(number), Some(crate::db::record::Info::default().encode()))
+        }),
+        ("is gone", |server, _| {
+            let id = server
+                .blobs
+                .list(None, 999)
+                .unwrap()
+                .into_iter()
+                .find(|id| sweep::is_referenced(&*server.store, id).unwrap());
+            server.blobs.remove_unless(&id.unwrap(), &|| Ok(false)).unwrap();
+        }),
+        ("is not referred to", |server, _| {
+            change(server, server.store.keys(&keys::all_blob_references(), 1).unwrap().remove(0), None);
+        }),
+        ("references to attachments, but", |server, number| {
+            change(server, keys::blob_reference(&[7; 32], number, 1, 1), Some(Vec::new()));
+        }),
+        ("which has no name", |server, _| change(server, keys::info(77), Some(Vec::new()))),
+        ("has not been given", |server, _| change(server, keys::LAST_NUMBER.to_vec(), Some(vec![0; 8]))),
+        ("is not found by its uuid", |server, number| change(server, first(server, number, Kind::PurgeUuid).0, None)),
+        ("document _local/x", |server, number| change(server, keys::local(number, "x"), Some(vec![9]))),
+    ];
+    for (words, break_it) in rows {
+        let server = server();
+        let database = full(&server).await;
+        break_it(&server, database.number());
+        let found = checked(&server);
+        assert!(found.problems.iter().any(|problem| problem.contains(words)), "{words}: {:?}", found.problems);
+    }
+}
+
+#[tokio::test]
+async fn a_turned_bit_is_found_and_the_rest_is_checked() {
+    let (store, faults) = Faults::store();
+    let server = server_on(store);
+    let database = full(&server).await;
+    assert!(faults.damage(&keys::document(database.number(), "doc5")));
+    let found = checked(&server);
+    assert!(found.problems[0].contains("document \"doc5\""), "{:?}", found.problems);
+    assert!(found.documents > 10);
+}
+
+fn copy_of(bytes: &[u8]) -> (Server, crate::error::Result<Restored>) {
+    let server = server();
+    let clock = Clock::fixed(Duration::from_secs(9));
+    let restored = restore(&*server.store, &*server.blobs, &clock, &mut &*bytes, &mut |_| {});
+    (server, restored)
+}
+
+async fn backed_up(server: &Server) -> Vec<u8> {
+    let databases = server.databases.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        backup(&databases, &mut bytes, &mut |_| {}).unwrap();
+        bytes
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_restores_everything_and_is_a_new_life() {
+    let server = server();
+    let database = full(&server).await;
+    server.databases.create("empty", CreateOptions::default(), None).unwrap();
+    let mut batch = Batch::new();
+    batch.put(keys::config("couchdb", "uuid"), b"setting".to_vec());
+    batch.put(
+        keys::local(database.number(), "point"),
+        crate::db::record::LocalRecord { revision: 1, json: "{}".into() }.encode(),
+    );
+    server.store.commit(batch).unwrap();
+    let bytes = backed_up(&server).await;
+    let (copy, restored) = copy_of(&bytes);
+    assert_eq!(restored.unwrap().databases, 2);
+    assert_eq!(checked(&copy).problems, Vec::<String>::new());
+    assert_eq!(content(&copy, "full"), content(&server, "full"));
+    assert_eq!(copy.store.get(&keys::config("couchdb", "uuid")).unwrap(), Some(b"setting".to_vec()));
+    let restored = copy.databases.get("full").unwrap();
+    assert_eq!(copy.store.get(&keys::local(restored.number(), "point")).unwrap().unwrap()[0], 1);
+    assert_ne!(restored.instance(), database.instance());
+    assert_ne!(copy.databases.create("third", CreateOptions::default(), None).unwrap().number(), restored.number());
+    let again = restore(&*copy.store, &*copy.blobs, &Clock::system(), &mut &*bytes, &mut |_| {});
+    assert!(matches!(again, Err(Error::BadRequest(_))), "only into a new folder");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_database_at_work_is_whole() {
+    let server = Arc::new(server());
+    let database = full(&server).await;
+    for seed in 0..4u64 {
+        let writing = {
+            let (server, database) = (server.clone(), database.clone());
+            tokio::spawn(async move {
+                work(&server, &database, 7_000 * (seed + 1), 120).await;
+                let leaf = database.find("doc5", Wanted::Winner).map(|found| found.revision);
+                if let Ok(leaf) = leaf {
+                    database.purge(vec![("doc5".into(), vec![leaf])]).await.unwrap();
+                }
+                database.compact(&|_, _| {}).await.unwrap();
+            })
+        };
+        let bytes = backed_up(&server).await;
+        let (copy, restored) = copy_of(&bytes);
+        restored.unwrap();
+        assert_eq!(checked(&copy).problems, Vec::<String>::new(), "seed {seed}");
+        writing.await.unwrap();
+        let (copy, restored) = copy_of(&backed_up(&server).await);
+        restored.unwrap();
+        assert_eq!(content(&copy, "full"), content(&server, "full"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_cut_or_damaged_is_refused() {
+    let server = server();
+    full(&server).await;
+    let good = backed_up(&server).await;
+    for length in (0..good.len()).step_by(good.len() / 40) {
+        assert!(matches!(copy_of(&good[..length]).1, Err(Error::BadRequest(_))), "cut to {length}");
+    }
+    for at in (0..good.len()).step_by(good.len() / 40) {
+        let mut bad = good.clone();
+        bad[at] ^= 4;
+        assert!(matches!(copy_of(&bad).1, Err(Error::BadRequest(_))), "byte {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_gives_a_backup_and_nothing_else() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let server = server();
+    full(&server).await;
+    let folder = dir.path().to_path_buf();
+    assert!(control::ask(&folder).unwrap().is_none(), "nobody is there");
+    let listening = tokio::spawn(control::listen(folder.clone(), server.databases.clone()));
+    let bytes = tokio::task::spawn_blocking(move || {
+        let mut stream = loop {
+            match control::ask(&folder).unwrap() {
+                Some(stream) => break stream,
+                None => std::thread::yield_now(),
+            }
+        };
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let mut other = std::os::unix::net::UnixStream::connect(folder.join("control")).unwrap();
+        other.write_all(b"delete\n").unwrap();
+        assert_eq!(other.read_to_end(&mut Vec::new()).unwrap(), 0);
+        bytes
+    })
+    .await
+    .unwrap();
+    listening.abort();
+    let (copy, restored) = copy_of(&bytes);
+    restored.unwrap();
+    assert_eq!(content(&copy, "full"), content(&server, "full"));
+}
+
+#[tokio::test]
+async fn the_background_compacts_and_shows_it() {
+    let server = server();
+    let database = server.databases.create("db", CreateOptions::default(), None).unwrap();
+    work(&server, &database, 3, 50).await;
+    let before = database.info();
+    assert!(before.old > 0);
+    let tasks = background::Tasks::default();
+    background::compact(&server.databases, &database, &tasks).await.unwrap();
+    assert_eq!(database.info().old, 0);
+    assert_eq!(tasks.list(), []);
+    assert_eq!(checked(&server).problems, Vec::<String>::new());
+}
