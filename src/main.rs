@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use settee::clock::Clock;
+use settee::config::sources::Upkeep;
 use settee::config::{Command, Start, sources};
 use settee::http::{App, Options, start};
+use settee::maintain::commands;
 use settee::store::{self, Store, blobs::Blobs};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,6 +32,14 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Upkeep(work) => match upkeep(work) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("settee: {error}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Serve(settings) => match serve(*settings) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -39,6 +49,18 @@ fn main() -> ExitCode {
             }
         },
     }
+}
+
+/// Work on a data folder. False if a check found something.
+fn upkeep(work: Upkeep) -> Result<bool, String> {
+    let engine = |name: Option<String>| name.as_deref().map(str::parse).transpose();
+    match work {
+        Upkeep::Check { data } => return commands::check(&data),
+        Upkeep::Backup { data, to } => commands::backup(&data, &to),
+        Upkeep::Restore { from, data, store } => commands::restore(&from, &data, engine(store)?),
+        Upkeep::CompactStore { data, store } => commands::compact_store(&data, engine(store)?),
+    }?;
+    Ok(true)
 }
 
 fn serve(settings: Start) -> Result<(), String> {

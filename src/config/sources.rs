@@ -49,6 +49,49 @@ enum Sub {
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5984", env = "SETTEE_HEALTH")]
         at: String,
     },
+    /// Reads everything in a data folder and tells what is wrong; exits with 1 if anything is. Stop the server first.
+    Check(Folder),
+    /// Copies everything, each database as it is at one moment, from a running server or a folder at rest.
+    Backup {
+        #[command(flatten)]
+        folder: Folder,
+        /// A file, a folder (the file is then named after the time), or - for the standard output
+        to: PathBuf,
+    },
+    /// Makes a new data folder from a backup.
+    Restore {
+        /// A file that `settee backup` made, or - for the standard input
+        from: PathBuf,
+        #[command(flatten)]
+        folder: Folder,
+        /// The storage engine of the new folder: sled or redb [default: sled]
+        #[arg(long, value_name = "ENGINE")]
+        store: Option<String>,
+    },
+    /// Rewrites the store of a data folder into a fresh one, which gives disk space back. Stop the server first.
+    CompactStore {
+        #[command(flatten)]
+        folder: Folder,
+        /// Converts to this engine: sled or redb [default: the one it has]
+        #[arg(long, value_name = "ENGINE")]
+        store: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Folder {
+    /// The data folder
+    #[arg(long, value_name = "DIR", default_value = "./data", env = "SETTEE_DATA")]
+    data: PathBuf,
+}
+
+/// Work on a data folder that is not serving it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upkeep {
+    Check { data: PathBuf },
+    Backup { data: PathBuf, to: PathBuf },
+    Restore { from: PathBuf, data: PathBuf, store: Option<String> },
+    CompactStore { data: PathBuf, store: Option<String> },
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -86,6 +129,7 @@ pub enum Command {
     Health {
         at: String,
     },
+    Upkeep(Upkeep),
     /// Print this and exit with the code: `--help`, `--version`, or a mistake.
     Say {
         text: String,
@@ -134,6 +178,14 @@ impl Command {
         let serve = match line.command {
             Some(Sub::Health { at }) => return Command::Health { at },
             Some(Sub::Serve(serve)) => serve,
+            Some(Sub::Check(folder)) => return Command::Upkeep(Upkeep::Check { data: folder.data }),
+            Some(Sub::Backup { folder, to }) => return Command::Upkeep(Upkeep::Backup { data: folder.data, to }),
+            Some(Sub::Restore { from, folder, store }) => {
+                return Command::Upkeep(Upkeep::Restore { from, data: folder.data, store });
+            }
+            Some(Sub::CompactStore { folder, store }) => {
+                return Command::Upkeep(Upkeep::CompactStore { data: folder.data, store });
+            }
             None => line.serve,
         };
         match read_start(serve, environment.into_iter().collect()) {

@@ -6,6 +6,7 @@ pub mod archive;
 pub mod background;
 mod backup;
 mod check;
+pub mod commands;
 pub mod control;
 mod restore;
 mod sweep;

@@ -22,7 +22,7 @@ mod sled;
 mod space;
 
 pub use memory_blobs::MemoryBlobs;
-pub use open::{Engine, OpenError, Opened, Options, compact, open, open_with};
+pub use open::{Engine, OpenError, Opened, Options, compact, open, open_existing, open_with};
 
 use std::fmt;
 use std::ops::Bound;

@@ -153,6 +153,18 @@ pub fn open(dir: &Path, engine: Option<Engine>) -> std::result::Result<Opened, O
     open_with(dir, Options { engine, ..Options::default() })
 }
 
+/// As [`open`], of a folder that must be there: for commands that are not to make one by a slip of the hand.
+pub fn open_existing(dir: &Path, engine: Option<Engine>) -> std::result::Result<Opened, OpenError> {
+    match read_marker(dir)? {
+        Some(_) => open(dir, engine),
+        None => Err(no_marker(dir)),
+    }
+}
+
+fn no_marker(dir: &Path) -> OpenError {
+    OpenError::NotOurs { folder: dir.to_path_buf(), why: format!("it has no {MARKER}") }
+}
+
 /// As [`open`], with all options.
 pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, OpenError> {
     let io = |error: io::Error| match error.kind() {
@@ -237,13 +249,7 @@ pub fn compact(
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
         error => OpenError::Engine { folder: dir.to_path_buf(), error },
     };
-    let old = match read_marker(dir)? {
-        Some(marker) => marker,
-        None => {
-            let why = format!("it has no {MARKER}");
-            return Err(OpenError::NotOurs { folder: dir.to_path_buf(), why });
-        }
-    };
+    let old = read_marker(dir)?.ok_or_else(|| no_marker(dir))?;
     let _lock = lock(dir)?;
     let space = Space::watch(dir).map_err(io)?;
     let new = Marker { engine: engine.unwrap_or(old.engine), life: old.life + 1 };

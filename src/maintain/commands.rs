@@ -1,0 +1,253 @@
+//! `settee check`, `backup`, `restore`, `compact-store`: the same work, from the command line on a data folder.
+//!
+//! Answers go to the standard output, progress to the standard error if a person looks at it.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::archive::{Frame, Kind, Reader, Writer};
+use super::{Progress, control};
+use crate::clock::Clock;
+use crate::db::Databases;
+use crate::store::{self, Engine};
+
+/// Why a command failed, in words for a person.
+type Outcome<T> = Result<T, String>;
+
+/// `settee check`. True if all is well.
+pub fn check(folder: &Path) -> Outcome<bool> {
+    let opened = store::open_existing(folder, None).map_err(|error| error.to_string())?;
+    let mut bar = Bar::new();
+    let found = super::check(&*opened.store, &*opened.blobs, &mut |progress| bar.show(&progress));
+    bar.end();
+    let found = found.map_err(|error| error.to_string())?;
+    println!(
+        "{} databases, {} documents, {} bodies, {} attachments ({}) read from {}",
+        found.databases,
+        found.documents,
+        found.bodies,
+        found.attachments,
+        size(found.attachment_bytes),
+        folder.display()
+    );
+    for note in &found.notes {
+        println!("note: {note}");
+    }
+    for problem in &found.problems {
+        println!("PROBLEM: {problem}");
+    }
+    match found.problem_count {
+        0 => println!("all is well"),
+        count => println!("{count} problems. Copy the folder before you change anything in it."),
+    }
+    Ok(found.problem_count == 0)
+}
+
+/// `settee backup`: from the running server if one has the folder open, else from the folder. `to`: a file, a folder in
+/// which a file with the time in its name is made, or `-` for the standard output.
+pub fn backup(folder: &Path, to: &Path) -> Outcome<()> {
+    let mut bar = Bar::new();
+    if to == Path::new("-") {
+        let counts = backup_into(folder, &mut io::stdout().lock(), &mut bar)?;
+        bar.end();
+        eprintln!("{} databases and {} documents are in the backup", counts.0, counts.1);
+        return Ok(());
+    }
+    let to = if to.is_dir() { to.join(file_name(Clock::system().since_epoch())) } else { to.to_path_buf() };
+    let mut part = to.clone().into_os_string();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let wrong = |error: io::Error| format!("{} cannot be written: {error}", to.display());
+    let mut file = File::create(&part).map_err(wrong)?;
+    let counts = backup_into(folder, &mut file, &mut bar).and_then(|counts| {
+        file.sync_all().map_err(wrong)?;
+        std::fs::rename(&part, &to).map_err(wrong)?;
+        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(wrong)?;
+        Ok(counts)
+    });
+    bar.end();
+    let (databases, documents) = counts.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
+    let bytes = std::fs::metadata(&to).map_or(0, |found| found.len());
+    println!("{databases} databases and {documents} documents are in {} ({})", to.display(), size(bytes));
+    Ok(())
+}
+
+fn backup_into(folder: &Path, to: &mut dyn Write, bar: &mut Bar) -> Outcome<(u64, u64)> {
+    let asked = control::ask(folder).map_err(|error| format!("the server in {}: {error}", folder.display()))?;
+    if let Some(mut stream) = asked {
+        return copy_frames(&mut stream, to, bar).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => "the server broke off the backup: its log tells why".to_owned(),
+            _ => format!("the backup failed: {error}"),
+        });
+    }
+    let opened = store::open_existing(folder, None).map_err(|error| error.to_string())?;
+    let databases = Databases::open(opened.store, opened.blobs, Clock::system()).map_err(|error| error.to_string())?;
+    // Nobody writes, but the last pass of a backup waits for each database's writer.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let _entered = runtime.enter();
+    super::backup(&databases, to, &mut |progress| bar.show(&progress)).map_err(|error| error.to_string())
+}
+
+/// Copies a backup frame by frame, so that one that is cut short or damaged on its way is noticed.
+fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &mut Bar) -> io::Result<(u64, u64)> {
+    let mut from = io::BufReader::with_capacity(1 << 20, from);
+    let mut to = io::BufWriter::with_capacity(1 << 20, to);
+    let mut reader = Reader::new(&mut from)?;
+    let mut writer = Writer::new(&mut to)?;
+    let mut database = String::new();
+    let mut documents = 0;
+    loop {
+        let frame: Frame = reader.next()?;
+        match frame.kind {
+            Kind::Database => database = String::from_utf8_lossy(frame.keyed()?.0).into_owned(),
+            Kind::Document => documents += 1,
+            _ => {}
+        }
+        bar.show(&Progress { what: &database, done: documents, total: None });
+        writer.plain(frame.kind, &frame.payload)?;
+        if frame.kind == Kind::End {
+            let number = |at: usize| {
+                frame
+                    .payload
+                    .get(at..)
+                    .and_then(|bytes| bytes.first_chunk())
+                    .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+            };
+            to.flush()?;
+            return Ok((number(0), number(8)));
+        }
+    }
+}
+
+/// `settee restore`: a backup (`-`: from the standard input) into a new data folder.
+pub fn restore(from: &Path, folder: &Path, engine: Option<Engine>) -> Outcome<()> {
+    let mut input: Box<dyn Read> = match from {
+        dash if dash == Path::new("-") => Box::new(io::stdin()),
+        file => Box::new(File::open(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?),
+    };
+    if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(format!("{} is not empty: a backup is restored into a new folder", folder.display()));
+    }
+    let opened = store::open(folder, engine).map_err(|error| error.to_string())?;
+    let mut bar = Bar::new();
+    let clock = Clock::system();
+    let restored =
+        super::restore(&*opened.store, &*opened.blobs, &clock, &mut input, &mut |progress| bar.show(&progress));
+    bar.end();
+    let restored =
+        restored.map_err(|error| format!("{error}\nWhat is in {} now is not whole: remove it.", folder.display()))?;
+    println!(
+        "{} databases, {} documents and {} attachments restored into {}",
+        restored.databases,
+        restored.documents,
+        restored.attachments,
+        folder.display()
+    );
+    Ok(())
+}
+
+/// `settee compact-store`: rewrites the store, with another engine if one is named.
+pub fn compact_store(folder: &Path, engine: Option<Engine>) -> Outcome<()> {
+    let mut bar = Bar::new();
+    let mut progress = |done| bar.show(&Progress { what: "entries", done, total: None });
+    let sizes = store::compact(folder, engine, &mut progress);
+    bar.end();
+    let (before, after) = sizes.map_err(|error| error.to_string())?;
+    println!("{}: {} before, {} now", folder.display(), size(before), size(after));
+    Ok(())
+}
+
+/// `settee-20260131-235959.backup`, in UTC.
+fn file_name(since_epoch: Duration) -> String {
+    let time = httpdate::HttpDate::from(std::time::UNIX_EPOCH + since_epoch).to_string();
+    // `Sat, 31 Jan 2026 23:59:59 GMT`
+    let parts: Vec<&str> = time.split([' ', ',', ':']).filter(|part| !part.is_empty()).collect();
+    let [_, day, month, year, hour, minute, second, ..] = parts[..] else { return "settee.backup".into() };
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = 1 + months.iter().position(|name| *name == month).unwrap_or(0);
+    format!("settee-{year}{month:02}{day}-{hour}{minute}{second}.backup")
+}
+
+/// Bytes for a person.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{} KB", bytes / 1000),
+        10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
+    }
+}
+
+/// A line of progress that is written over, some times a second.
+struct Bar {
+    shown: Option<Instant>,
+    on: bool,
+}
+
+impl Bar {
+    fn new() -> Bar {
+        Bar { shown: None, on: io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, progress: &Progress<'_>) {
+        const WIDTH: u64 = 30;
+        if !self.on || self.shown.is_some_and(|at| at.elapsed() < Duration::from_millis(100)) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let Progress { what, done, total } = progress;
+        let what: String = what.chars().take(30).collect();
+        let mut error = io::stderr().lock();
+        let _ = match total.filter(|total| *total > 0) {
+            Some(total) => {
+                let full = (done.min(&total) * WIDTH / total) as usize;
+                let bar: String = "#".repeat(full) + &".".repeat(WIDTH as usize - full);
+                write!(error, "\r\x1b[K{what:30} [{bar}] {done}/{total}")
+            }
+            None => write!(error, "\r\x1b[K{what:30} {done}"),
+        };
+        let _ = error.flush();
+    }
+
+    fn end(&mut self) {
+        if self.shown.take().is_some() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_sizes() {
+        assert_eq!(file_name(Duration::from_secs(1_769_903_999)), "settee-20260131-235959.backup");
+        assert_eq!((size(9_999), size(12_345_678)), ("9999 bytes".into(), "12 MB".into()));
+    }
+
+    #[test]
+    fn a_folder_s_whole_life_on_the_command_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        assert!(check(&path("data")).unwrap_err().contains("not a settee data folder"), "check makes no folder");
+        assert!(!path("data").exists());
+        let opened = store::open(&path("data"), None).unwrap();
+        let databases = Databases::open(opened.store.clone(), opened.blobs, Clock::system()).unwrap();
+        databases.create("one", crate::db::CreateOptions::default(), None).unwrap();
+        drop((databases, opened.store));
+        assert_eq!(check(&path("data")), Ok(true));
+        backup(&path("data"), &path("one.backup")).unwrap();
+        assert!(restore(&path("one.backup"), &path("data"), None).unwrap_err().contains("is not empty"));
+        restore(&path("one.backup"), &path("copy"), Some(Engine::Redb)).unwrap();
+        compact_store(&path("copy"), Some(Engine::Sled)).unwrap();
+        assert_eq!(check(&path("copy")), Ok(true));
+        backup(&path("copy"), dir.path()).unwrap();
+        assert!(!path("one.backup.part").exists());
+    }
+}
