@@ -11,7 +11,7 @@ use settee::clock::Clock;
 use settee::config::sources::Upkeep;
 use settee::config::{Command, Start, sources};
 use settee::http::{App, Options, start};
-use settee::maintain::commands;
+use settee::maintain::{commands, control};
 use settee::store::{self, Store, blobs::Blobs};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -101,8 +101,11 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>) -> R
         }
         tracing::info!(address = %running.address, data = %settings.data.display(), "settee is ready");
         let signals = tokio::spawn(stop_at_signal(app.clone()));
+        let keeps_data = settings.store.as_deref() != Some("memory");
+        let backups = keeps_data.then(|| tokio::spawn(control::listen(settings.data.clone(), app.databases.clone())));
         running.stopped().await.map_err(|error| error.to_string())?;
         signals.abort();
+        backups.inspect(|backups| backups.abort());
         if !app.shutdown.is_restart() {
             tracing::info!("settee has stopped");
             return Ok(());

@@ -43,6 +43,8 @@ struct Slot {
     /// The sequence taken in this draft.
     sequence: Option<u64>,
     next_index: u32,
+    /// The stored record cannot be read: whatever wants to change this document fails, and nothing else.
+    damaged: Option<Error>,
     /// Compacted: rewritten, but not changed for any reader.
     rewritten: bool,
 }
@@ -81,25 +83,29 @@ impl<'a> Draft<'a> {
         ids.sort_unstable();
         ids.dedup();
         let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(number, id)).collect();
-        let values = if wanted.is_empty() { Vec::new() } else { store.get_many(&wanted)? };
+        let values = if wanted.is_empty() { Vec::new() } else { store.get_each(&wanted)? };
         let mut documents = HashMap::with_capacity(ids.len());
         for (id, value) in ids.into_iter().zip(values) {
-            let slot = match value {
-                None => Slot {
-                    tree: Tree::new(),
-                    stored: None,
-                    was: Tally::default(),
-                    sequence: None,
-                    next_index: 0,
-                    rewritten: false,
-                },
-                Some(value) => {
-                    let record = DocumentRecord::decode(&id, &value)?;
-                    let was = Tally::of(&record.tree);
-                    let stored = Some((record.sequence, value.len()));
-                    Slot { tree: record.tree, stored, was, sequence: None, next_index: 0, rewritten: false }
-                }
+            let mut slot = Slot {
+                tree: Tree::new(),
+                stored: None,
+                was: Tally::default(),
+                sequence: None,
+                next_index: 0,
+                damaged: None,
+                rewritten: false,
             };
+            match value.map_err(Error::from).and_then(|value| {
+                value.map(|value| Ok((DocumentRecord::decode(&id, &value)?, value.len()))).transpose()
+            }) {
+                Ok(None) => {}
+                Ok(Some((record, length))) => {
+                    slot.was = Tally::of(&record.tree);
+                    slot.stored = Some((record.sequence, length));
+                    slot.tree = record.tree;
+                }
+                Err(error) => slot.damaged = Some(error),
+            }
             documents.insert(id, slot);
         }
         Ok(Draft {
@@ -118,6 +124,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// [`Error::Conflict`] for an interactive edit that does not extend a leaf of a living document.
     pub fn edit(&mut self, edit: &Edit, mode: Mode) -> Result<Revision> {
+        self.intact(&edit.id)?;
         match mode {
             Mode::Interactive => self.interactive(edit),
             Mode::Replicated => {
@@ -126,6 +133,13 @@ impl<'a> Draft<'a> {
                 self.merge(&edit.id, *generation, hashes, edit);
                 Ok(revision)
             }
+        }
+    }
+
+    fn intact(&self, id: &str) -> Result<()> {
+        match self.documents.get(id).and_then(|slot| slot.damaged.clone()) {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
     }
 
@@ -181,6 +195,7 @@ impl<'a> Draft<'a> {
 
     /// Removes leaves as if they had never been; gives those that were there.
     pub fn purge(&mut self, uuid: &str, id: &str, revisions: &[Revision]) -> Result<Vec<Revision>> {
+        self.intact(id)?;
         let slot = self.documents.get_mut(id).expect("the draft has loaded what it purges");
         let (removed, bodies) = slot.tree.remove_leaves(revisions);
         if !removed.is_empty() && slot.sequence.is_none() {
@@ -199,6 +214,9 @@ impl<'a> Draft<'a> {
 
     /// Frees the old bodies of a document; no reader of a leaf can tell.
     pub fn compact(&mut self, id: &str) -> Result<()> {
+        if self.intact(id).is_err() {
+            return Ok(());
+        }
         let slot = self.documents.get_mut(id).expect("the draft has loaded what it compacts");
         let bodies = slot.tree.drop_old_bodies();
         if !bodies.is_empty() {

@@ -132,6 +132,11 @@ impl Databases {
         self.open.read().get(name).cloned()
     }
 
+    /// All that are open now.
+    pub fn all_opened(&self) -> Vec<Arc<Database>> {
+        self.open.read().values().cloned().collect()
+    }
+
     /// The database of this name.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use super::failure::Result;
 use super::metrics::Metrics;
@@ -69,8 +70,8 @@ impl App {
         Box::new(Validation { scripts: self.scripts.clone(), editor: Box::new(editor) })
     }
 
-    /// Compacts a database in the background.
-    pub fn compact(self: &Arc<Self>, database: Arc<Database>) {
+    /// Compacts a database in the background. The answer ends with it; it goes on if that is dropped.
+    pub fn compact(self: &Arc<Self>, database: Arc<Database>) -> JoinHandle<()> {
         let app = self.clone();
         let now = move || app.clock.since_epoch().as_secs();
         let about = serde_json::json!({"database": database.name(), "phase": "document_copy"});
@@ -81,14 +82,20 @@ impl App {
             if let Err(error) = begun.run(&|done, total| task.progress(done, total, now())).await {
                 tracing::warn!(database = database.name(), %error, "compaction ended early");
             }
-        });
+        })
     }
 
     /// The work that goes on for as long as the server runs.
     pub fn run_background(self: &Arc<Self>) {
-        tokio::spawn(self.databases.clone().record_updates());
+        self.spawn_until_shutdown(self.databases.clone().record_updates());
         let app = self.clone();
-        tokio::spawn(async move {
+        use crate::maintain::background;
+        self.spawn_until_shutdown(background::run(self.databases.clone(), background::ROUND, move |database| {
+            let compaction = app.compact(database);
+            async { drop(compaction.await) }
+        }));
+        let app = self.clone();
+        self.spawn_until_shutdown(async move {
             loop {
                 let databases = app.databases.clone();
                 match crate::db::blocking(move || databases.remove_some()).await {
@@ -99,6 +106,17 @@ impl App {
                         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
                     }
                 }
+            }
+        });
+    }
+
+    /// After a restart in the same process, the next server does this work.
+    fn spawn_until_shutdown(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = shutdown.begun() => {}
             }
         });
     }

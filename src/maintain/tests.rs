@@ -327,15 +327,38 @@ async fn the_socket_gives_a_backup_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_background_compacts_and_shows_it() {
+async fn the_background_compacts_what_is_worth_it_and_sweeps() {
     let server = server();
-    let database = server.databases.create("db", CreateOptions::default(), None).unwrap();
-    work(&server, &database, 3, 50).await;
-    let before = database.info();
-    assert!(before.old > 0);
-    let tasks = background::Tasks::default();
-    background::compact(&server.databases, &database, &tasks).await.unwrap();
-    assert_eq!(database.info().old, 0);
-    assert_eq!(tasks.list(), []);
+    let large = server.databases.create("large", CreateOptions::default(), None).unwrap();
+    let small = server.databases.create("small", CreateOptions::default(), None).unwrap();
+    for database in [&large, &small] {
+        let mut parent = None;
+        for round in 0..6 {
+            let mut next = edit("a".into(), parent, round);
+            if Arc::ptr_eq(database, &large) {
+                next.json = format!(r#"{{"long":"{}"}}"#, "x".repeat(1_000_000 + round as usize));
+            }
+            let written = database.update(vec![next], Mode::Interactive, &AllowAll).await.unwrap();
+            parent = Some(written[0].clone().unwrap());
+        }
+    }
+    drop(attachment(&server, "never named"));
+    let (compacted, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let background =
+        tokio::spawn(background::run(server.databases.clone(), Duration::from_millis(1), move |database| {
+            let compacted = compacted.clone();
+            async move {
+                database.compact(&|_, _| {}).await.unwrap();
+                let _ = compacted.send(database.name().to_owned());
+            }
+        }));
+    assert_eq!(heard.recv().await.as_deref(), Some("large"));
+    assert_eq!(large.info().old, 0);
+    while !server.blobs.list(None, 1).unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    background.abort();
+    assert!(small.info().old > 0, "not worth it");
+    assert!(heard.try_recv().is_err());
     assert_eq!(checked(&server).problems, Vec::<String>::new());
 }

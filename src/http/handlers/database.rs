@@ -205,7 +205,7 @@ pub async fn purge(request: &mut Request, database: Arc<Database>) -> Result<Ans
 pub async fn compact(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
     if !database.is_compacting() {
-        app.compact(database);
+        drop(app.compact(database));
     }
     Ok(ok(StatusCode::ACCEPTED))
 }
