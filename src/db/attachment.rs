@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 
+use flate2::GzBuilder;
 use flate2::write::{GzDecoder, GzEncoder};
 
 use super::Database;
@@ -55,7 +56,9 @@ impl Upload {
         let sink = if gzipped {
             Sink::Compressed { blob, measure: GzDecoder::new(Measure(0)) }
         } else if level > 0 && is_compressible(content_type) {
-            Sink::Compress(GzEncoder::new(BlobSink(blob), flate2::Compression::new(level)))
+            // The header that zlib itself writes: no name, no time, made on Unix.
+            let header = GzBuilder::new().operating_system(3);
+            Sink::Compress(header.write(BlobSink(blob), flate2::Compression::new(level)))
         } else {
             Sink::Plain(blob)
         };

@@ -417,7 +417,7 @@ impl Feed {
             self.written += 1;
             self.since = row.sequence;
             let wire = quote(&self.database.wire_sequence(row.sequence));
-            let told = self.params.seq_interval == 1 || self.written.is_multiple_of(self.params.seq_interval);
+            let told = (self.written - 1).is_multiple_of(self.params.seq_interval);
             let sequence = if told { wire.as_str() } else { "null" };
             let mut text = String::with_capacity(160);
             match self.params.kind {

@@ -100,6 +100,14 @@ impl Params {
         Ok(())
     }
 
+    /// Refuses what does not go together.
+    fn check(&self) -> Result<()> {
+        if self.keys.is_some() && (self.key.is_some() || self.start.is_some() || self.end.is_some()) {
+            return Err(query_error("`keys` is incompatible with `key`, `start_key` and `end_key`"));
+        }
+        Ok(())
+    }
+
     /// The stretch of ids asked for; `None` if none can be in it. Keys order before all strings unless they are strings.
     fn walk(&self) -> Option<Walk> {
         let direction = if self.descending { Direction::Backward } else { Direction::Forward };
@@ -142,6 +150,7 @@ pub async fn list(
         params.read_body(&body)?;
     }
     params.read_query(&request.query)?;
+    params.check()?;
     if let Some(partition) = &partition {
         super::database::check_partition(&database, partition)?;
     }
@@ -169,6 +178,7 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, listing: Li
         let mut params = Params::default();
         params.read_body(query)?;
         params.read_query(&request.query)?;
+        params.check()?;
         all.push(params);
     }
     Answer::stream("application/json", move |mut out| async move {

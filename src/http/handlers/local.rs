@@ -52,11 +52,8 @@ pub async fn put(request: &mut Request, database: &Arc<Database>, name: &str) ->
     store(request, database, name, split).await
 }
 
-/// Stores a split document under a `_local` name.
+/// Stores a split document under a `_local` name. Inline attachments are left out without a word, as CouchDB does.
 pub async fn store(request: &Request, database: &Arc<Database>, name: &str, split: Split) -> Result<Answer> {
-    if !split.attachments.is_empty() {
-        return Err(Failure::bad_request("_local documents do not accept attachments."));
-    }
     if split.deleted {
         return delete(request, database, name).await;
     }
