@@ -80,6 +80,18 @@ pub fn needed(route: &Route, users: &str) -> Access {
     }
 }
 
+/// The access that a path without a route needs (a wrong method, say), and its database if it has one: CouchDB decides
+/// by the path alone, before it looks at anything else.
+pub fn needed_by_path(segments: &[String]) -> (Access, Option<String>) {
+    match segments.first().map(String::as_str) {
+        None | Some("favicon.ico" | "_utils" | "_up" | "_uuids" | "_session") => (Access::Anyone, None),
+        Some("_all_dbs" | "_dbs_info") => (Access::ListDatabases, None),
+        Some(name @ ("_users" | "_replicator")) => (Access::Member, Some(name.to_owned())),
+        Some(name) if name.starts_with('_') => (Access::Admin, None),
+        Some(name) => (Access::Member, Some(name.to_owned())),
+    }
+}
+
 /// What a route of any database needs.
 fn of_database(what: &DbRoute) -> Access {
     match what {

@@ -230,14 +230,24 @@ async fn checked(
     if request.user.name.is_none() && !request.user.is_server_admin() {
         access::check_nobody(&routed, &request.settings)?;
     }
-    let route = routed?;
-    let needed = access::needed(&route, &app.auth.settings().authentication_db);
-    if access::check(needed, &request.user, &request.settings)? == Verdict::AskDatabase
-        && let Route::Database { name, .. } = &route
+    let (needed, database) = match &routed {
+        Ok(route) => {
+            let needed = access::needed(route, &app.auth.settings().authentication_db);
+            (needed, if let Route::Database { name, .. } = route { Some(name.clone()) } else { None })
+        }
+        // Who may not know about a path does not learn what is wrong with the request either.
+        Err(_) => access::needed_by_path(&request.segments),
+    };
+    let verdict = access::check(needed, &request.user, &request.settings)?;
+    if let Some(name) = database
+        && (verdict == Verdict::AskDatabase || routed.is_err())
     {
-        let security = handlers::security_of(app, name).await?;
-        access::check_database(needed, &request.user, &security)?;
+        let security = handlers::security_of(app, &name).await?;
+        if verdict == Verdict::AskDatabase {
+            access::check_database(needed, &request.user, &security)?;
+        }
     }
+    let route = routed?;
     request.body.check_length()?;
     let mut answer = handlers::dispatch(app, request, route).await?;
     if let Some(cookie) = signed.set_cookie

@@ -14,13 +14,21 @@ use crate::http::{Answer, App, Request};
 use crate::rev::Revision;
 use crate::store::{Direction, PageLimit};
 
-/// The database of a path.
+/// The database of a path. A name that no database can have is one that is not there, as in CouchDB; only making one
+/// says what is wrong with it.
 pub async fn open(app: &Arc<App>, name: &str) -> Result<Arc<Database>> {
     if let Some(database) = app.databases.opened(name) {
         return Ok(database);
     }
     let (databases, name) = (app.databases.clone(), name.to_owned());
-    Ok(blocking(move || databases.get(&name)).await?)
+    Ok(blocking(move || databases.get(&name)).await.map_err(not_there)?)
+}
+
+fn not_there(error: Error) -> Error {
+    match error {
+        Error::IllegalDatabaseName(_) => Error::NoDatabase,
+        other => other,
+    }
 }
 
 fn ok(status: StatusCode) -> Answer {
@@ -61,7 +69,7 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
         ));
     }
     let databases = app.databases.clone();
-    blocking(move || databases.delete(&name)).await?;
+    blocking(move || databases.delete(&name)).await.map_err(not_there)?;
     app.removal.notify_one();
     Ok(ok(StatusCode::OK))
 }

@@ -400,3 +400,29 @@ async fn a_request_at_work_is_finished_before_the_server_stops() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_may_not_know_of_a_path_learns_nothing_of_the_request() {
+    let running = server(&[]).await;
+    for (line, nobody, admin) in [
+        ("PATCH /_node/_local/_config", 401, 405),
+        ("GET /_node/_local/_nothing", 401, 404),
+        ("GET /_nothing", 401, 404),
+        ("PATCH /_up", 405, 405),
+        ("PATCH /nothing", 404, 404),
+        ("GET /nothing/_bulk_docs", 404, 404),
+        ("GET /Nothing", 404, 404),
+        ("DELETE /Nothing", 401, 404),
+        ("PUT /Nothing", 401, 400),
+    ] {
+        assert_eq!(ask(running.address, line, &[], b"").await.status, nobody, "{line}");
+        assert_eq!(ask(running.address, line, &[ADMIN], b"").await.status, admin, "{line}");
+    }
+    assert_eq!(ask(running.address, "PUT /there", &[ADMIN], b"").await.status, 201);
+    for (line, nobody, admin) in
+        [("PATCH /there", 401, 405), ("GET /there/_bulk_docs", 401, 405), ("GET /there/_unknown", 401, 400)]
+    {
+        assert_eq!(ask(running.address, line, &[], b"").await.status, nobody, "{line}");
+        assert_eq!(ask(running.address, line, &[ADMIN], b"").await.status, admin, "{line}");
+    }
+}
