@@ -97,7 +97,7 @@ impl Answer {
 
     /// 304 with the tag that still holds.
     pub fn not_modified(etag: &str) -> Answer {
-        Answer::bytes(StatusCode::NOT_MODIFIED, Bytes::new()).etag(etag)
+        Answer::bytes(StatusCode::NOT_MODIFIED, Bytes::new()).with(header::CONTENT_LENGTH, 0.into()).etag(etag)
     }
 
     /// 301 to an absolute address.

@@ -12,6 +12,7 @@ pub mod body;
 pub mod cors;
 pub mod failure;
 pub mod handlers;
+mod lenient;
 pub mod metrics;
 pub mod request;
 pub mod route;

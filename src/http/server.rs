@@ -29,6 +29,7 @@ use super::app::App;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
 use super::handlers;
+use super::lenient::Lenient;
 use super::request::{Request, Target, Verb};
 use super::route::{self, Route};
 use super::stream::Body;
@@ -102,7 +103,7 @@ where
         .max_header_size(header_size)
         .max_buf_size(header_size.max(64 << 10))
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(service));
+        .serve_connection(TokioIo::new(Lenient::new(socket)), TowerToHyperService::new(service));
     tokio::pin!(serving);
     app.metrics.open_connections.fetch_add(1, Ordering::Relaxed);
     let ended = tokio::select! {

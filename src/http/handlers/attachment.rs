@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::document::{named_revision, write, written};
+use super::document::{encode, named_revision, write, written};
 use super::edits::{AttachmentRules, check_attachment_name, parse_revision};
 use super::pieces::Reading;
 use super::reading;
@@ -110,12 +110,15 @@ pub async fn put(
             ));
         }
     }
+    let address = name.clone();
     let mut attachments =
         vec![(name, Source::Written { attachment: uploaded.attachment, keep_revpos: false, pin: uploaded.pin })];
     attachments.extend(others);
     let edit = Incoming { id: id.clone(), parent: rev, path: (0, Vec::new()), deleted: false, json, attachments };
     let revision = write(app, request, &database, edit, Mode::Interactive).await?;
-    Ok(written(request, StatusCode::CREATED, &database, &id, &revision.to_string()))
+    let path = format!("/{}/{}/{}", encode(database.name()), encode(&id), encode(&address));
+    let answer = written(request, StatusCode::CREATED, &database, &id, &revision.to_string());
+    Ok(answer.with_text(header::LOCATION, &request.absolute_uri(&path)))
 }
 
 /// `DELETE /{db}/{id}/{name}`.
@@ -292,34 +295,34 @@ fn ranges(request: &Request, attachment: &Attachment, length: u64) -> Ranges {
     }
 }
 
-/// `None` if malformed; the satisfiable ranges otherwise, ends included.
+/// `None` if malformed or if a range begins at 0 without an end: the whole. No ranges: one cannot be satisfied (`chttpd_db`,
+/// `parse_ranges`). Ends are included.
 fn parse_ranges(value: &str, length: u64) -> Option<Vec<(u64, u64)>> {
     let list = value.strip_prefix("bytes=")?;
+    let last = length.saturating_sub(1);
+    let number = |text: &str| -> Option<u64> {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse().unwrap_or(u64::MAX))
+    };
     let mut ranges = Vec::new();
+    let mut unsatisfiable = length == 0;
     for one in list.split(',') {
-        let (from, to) = one.trim().split_once('-')?;
-        let number = |text: &str| -> Option<u64> {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| text.parse().unwrap_or(u64::MAX))
-        };
-        let (from, to) = match (from, to) {
+        let (from, to) = match one.trim().split_once('-')? {
             ("", "") => return None,
-            ("", last) => match number(last)? {
-                0 => continue,
-                last => (length.saturating_sub(last), length.saturating_sub(1)),
+            ("", suffix) => match number(suffix)? {
+                0 => (1, 0),
+                suffix => (length.saturating_sub(suffix), last),
             },
-            (from, "") => (number(from)?, length.saturating_sub(1)),
-            (from, to) => (number(from)?, number(to)?.min(length.saturating_sub(1))),
+            (from, "") => match number(from)? {
+                0 => return None,
+                from => (from, last),
+            },
+            (from, to) => (number(from)?, number(to)?.min(last)),
         };
-        if length == 0 || from >= length {
-            continue;
-        }
-        if to < from {
-            return None;
-        }
+        unsatisfiable |= to < from;
         ranges.push((from, to));
     }
-    Some(ranges)
+    Some(if unsatisfiable { Vec::new() } else { ranges })
 }
 
 async fn many(
@@ -372,7 +375,10 @@ mod tests {
             ("bytes=0-1, 3-4", Some(vec![(0, 1), (3, 4)])),
             ("bytes=10-", Some(vec![])),
             ("bytes=-0", Some(vec![])),
-            ("bytes=5-2", None),
+            ("bytes=5-2", Some(vec![])),
+            ("bytes=0-", None),
+            ("bytes=0-,0-,0-", None),
+            ("bytes=0-1,10-", Some(vec![])),
             ("bytes=a-b", None),
             ("bytes=-", None),
             ("bytes", None),

@@ -25,6 +25,8 @@ struct BulkDocs<'a> {
     docs: Option<&'a RawValue>,
     #[serde(borrow, default)]
     new_edits: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    all_or_nothing: Option<&'a RawValue>,
 }
 
 /// `POST /{db}/_bulk_docs`.
@@ -59,6 +61,15 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
                 ));
             }
             splits.push((id, split));
+        }
+        // CouchDB gave this up with clusters, and says so of every document.
+        if body.all_or_nothing.map(RawValue::get) == Some("true") {
+            let (word, reason) = ("not_implemented", "all_or_nothing is not supported");
+            let rows = splits.iter().map(|(id, split)| {
+                let rev = split.rev.as_ref().map_or_else(|| "0".to_owned(), Revision::to_string);
+                json!({"id": id, "rev": rev, "error": word, "reason": reason})
+            });
+            return Ok(Answer::json(StatusCode::EXPECTATION_FAILED, &rows.collect::<Vec<Value>>()));
         }
         (if new_edits { Mode::Interactive } else { Mode::Replicated }, splits)
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use percent_encoding::percent_decode_str;
 
 use super::edits::{self, AttachmentRules, parse_revision};
@@ -70,11 +70,26 @@ pub async fn write(
     Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
 }
 
-fn created(request: &Request) -> StatusCode {
-    match request.query.get("batch") {
-        Some("ok") => StatusCode::ACCEPTED,
-        _ => StatusCode::CREATED,
+/// Writes one edit and answers: 201 with its revision. With `batch=ok` 202 without one, and without a word of conflicts:
+/// whoever asks so does not wait to hear (settee has written the edit by then all the same).
+async fn answered(
+    app: &Arc<App>,
+    request: &Request,
+    database: &Arc<Database>,
+    id: &str,
+    edit: Incoming,
+    mode: Mode,
+) -> Result<Answer> {
+    let revision = write(app, request, database, edit, mode).await;
+    if request.query.get("batch") == Some("ok") {
+        return match revision {
+            Ok(_) | Err(Failure::Domain(Error::Conflict)) => {
+                Ok(Answer::json_text(StatusCode::ACCEPTED, format!("{{\"ok\":true,\"id\":{}}}", quote(id))))
+            }
+            Err(failure) => Err(failure),
+        };
     }
+    Ok(written(request, StatusCode::CREATED, database, id, &revision?.to_string()))
 }
 
 /// `PUT /{db}/{id}`.
@@ -97,8 +112,7 @@ pub async fn put(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
         edits::check(&database, request, &id, &split)?;
         from_split(request, &database, id.clone(), split, mode).await?
     };
-    let revision = write(app, request, &database, edit, mode).await?;
-    Ok(written(request, created(request), &database, &id, &revision.to_string()))
+    answered(app, request, &database, &id, edit, mode).await
 }
 
 /// The edit that a split document and the request around it make.
@@ -147,8 +161,7 @@ pub async fn post(app: &Arc<App>, request: &mut Request, database: Arc<Database>
         _ => Mode::Interactive,
     };
     let edit = from_split(request, &database, id.clone(), split, mode).await?;
-    let revision = write(app, request, &database, edit, mode).await?;
-    Ok(written(request, created(request), &database, &id, &revision.to_string()))
+    answered(app, request, &database, &id, edit, mode).await
 }
 
 /// `DELETE /{db}/{id}`.
@@ -234,12 +247,24 @@ fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
     Ok((id, rev))
 }
 
-/// `POST /{db}/{id}`: the form that old browsers send, with files as attachments.
-pub async fn form(_app: &Arc<App>, request: &mut Request, _database: Arc<Database>, _id: String) -> Result<Answer> {
-    let _ = (header::CONTENT_TYPE, HeaderValue::from_static("multipart/form-data"));
+/// `POST /{db}/{id}`: the form that old browsers send, with files as attachments. Only from a page of this server, as
+/// CouchDB (`couch_httpd:validate_referer`): a form needs no CORS, so another site could send it with a session.
+pub async fn form(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+    let host = request.header(header::HOST).unwrap_or("");
+    let referer = request.header(header::REFERER);
+    match referer.and_then(|referer| referer.split_once("://")).and_then(|(_, rest)| rest.split('/').next()) {
+        None if referer.is_none() => {
+            return Err(Failure::bad_request("Referer header required."));
+        }
+        Some(from) if from == host => {}
+        _ => return Err(Failure::bad_request("Referer header must match host.")),
+    }
+    check_document_id(&id, database.is_partitioned())?;
     let said = request.header(header::CONTENT_TYPE).unwrap_or("");
     if !said.starts_with("multipart/form-data") {
         return Err(Error::BadContentType("Content-Type must be multipart/form-data".into()).into());
     }
-    Err(Failure::MethodNotAllowed("DELETE,GET,HEAD,PUT,COPY"))
+    let edit = multipart::receive_form(request, &database, id.clone()).await?;
+    let revision = write(app, request, &database, edit, Mode::Interactive).await?;
+    Ok(written(request, StatusCode::CREATED, &database, &id, &revision.to_string()))
 }

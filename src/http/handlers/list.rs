@@ -147,6 +147,9 @@ pub async fn list(
     if request.verb == crate::http::request::Verb::Post {
         request.must_be_json()?;
         let body = request.json_object().await?;
+        if body.get("keys").is_some_and(|keys| !keys.is_array()) {
+            return Err(Failure::bad_request("`keys` body member must be an array."));
+        }
         params.read_body(&body)?;
     }
     params.read_query(&request.query)?;

@@ -22,7 +22,7 @@ use super::reading::missing;
 use crate::clock::Clock;
 use crate::db::record::Attachment;
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Incoming, Mode, Source, blocking};
+use crate::db::{Database, Found, Incoming, Mode, Source, Uploaded, blocking};
 use crate::error::Error;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result};
@@ -69,11 +69,34 @@ pub async fn document(database: Arc<Database>, found: Found, show: Show) -> Resu
     }
     let boundary = boundary(database.clock());
     let content_type = format!("multipart/related; boundary=\"{boundary}\"");
-    let answer = Answer::stream("multipart/related", move |mut out| async move {
+    let length = related_length(&boundary, &text, &attachments);
+    Answer::stream_of_length(&content_type, length, move |mut out| async move {
         related(&mut out, &database, &boundary, &text, attachments).await
     })
-    .await?;
-    Ok(answer.with_text(header::CONTENT_TYPE, &content_type).uncompressed())
+    .await
+}
+
+/// Bytes that [`related`] will write.
+fn related_length(boundary: &str, text: &str, attachments: &[Attachment]) -> u64 {
+    let between = "\r\n--".len() + boundary.len();
+    let first = first_part(boundary, text).len() + between;
+    let others =
+        attachments.iter().map(|attachment| (part_head(attachment).len() + between) as u64 + attachment.stored);
+    first as u64 + others.sum::<u64>() + "--".len() as u64
+}
+
+fn first_part(boundary: &str, text: &str) -> String {
+    format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{text}")
+}
+
+fn part_head(attachment: &Attachment) -> String {
+    let encoding = if attachment.gzip { "\r\nContent-Encoding: gzip" } else { "" };
+    format!(
+        "\r\nContent-Disposition: attachment; filename=\"{}\"\r\nContent-Type: {}\r\nContent-Length: {}{encoding}\r\n\r\n",
+        header_safe(&attachment.name),
+        header_safe(&attachment.content_type),
+        attachment.stored,
+    )
 }
 
 fn json_of(found: &Found, show: &Show) -> Result<String> {
@@ -89,16 +112,10 @@ async fn related(
     text: &str,
     attachments: Vec<Attachment>,
 ) -> Result<()> {
-    out.write(format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{text}\r\n--{boundary}")).await;
+    out.write(first_part(boundary, text)).await;
+    out.write(format!("\r\n--{boundary}")).await;
     for attachment in attachments {
-        let encoding = if attachment.gzip { "\r\nContent-Encoding: gzip" } else { "" };
-        let head = format!(
-            "\r\nContent-Disposition: attachment; filename=\"{}\"\r\nContent-Type: {}\r\nContent-Length: {}{encoding}\r\n\r\n",
-            header_safe(&attachment.name),
-            header_safe(&attachment.content_type),
-            attachment.stored,
-        );
-        out.write(head).await;
+        out.write(part_head(&attachment)).await;
         let mut content = Reading::open(database.blobs(), attachment, false, 0).await?;
         while let Some(bytes) = content.next(STEP).await? {
             out.send(bytes.into()).await;
@@ -219,9 +236,7 @@ async fn refused(out: &mut Sender, outer: &str, error: &Value) {
 /// Takes a document as `multipart/related`: the JSON first, then what `follows`, by file name or in the JSON's order.
 pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String, mode: Mode) -> Result<Incoming> {
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
-    let boundary = parameter(&content_type, "boundary")
-        .filter(|boundary| !boundary.is_empty() && boundary.len() <= 200)
-        .ok_or_else(|| Failure::bad_request("Missing boundary in multipart Content-Type"))?;
+    let boundary = boundary_of(&content_type)?;
     let limits = edits::limits(request);
     let rules = AttachmentRules::of(request);
     let mut body = std::mem::replace(&mut request.body, RequestBody::empty());
@@ -233,14 +248,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     if !is_json {
         return Err(malformed("the first part is not application/json"));
     }
-    let mut text = BytesMut::new();
-    while let Some(chunk) = parts.content().await? {
-        // Stubs and whitespace count here too, so the exact limit is the splitter's.
-        if text.len() + chunk.len() > limits.bytes.saturating_mul(2).saturating_add(1 << 20) {
-            return Err(Error::TooLarge { word: "document_too_large", reason: id }.into());
-        }
-        text.extend_from_slice(&chunk);
-    }
+    let text = collect(&mut parts, limits.bytes, &id).await?;
     let mut split = crate::json::split(&text, &limits)?;
     edits::check(database, request, &id, &split)?;
     match mode {
@@ -284,6 +292,85 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     let mut edit = edits::prepare(database, id, split, rules, mode == Mode::Replicated).await?;
     edit.attachments.extend(received);
     Ok(edit)
+}
+
+/// Takes the form that old browsers send (`multipart/form-data`): `_doc` with the document's JSON or `_rev` with a revision
+/// whose members stay, and files named `_attachments`, which come before the attachments that stay.
+pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: String) -> Result<Incoming> {
+    let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
+    let boundary = boundary_of(&content_type)?;
+    let limits = edits::limits(request);
+    let rules = AttachmentRules::of(request);
+    let mut body = std::mem::replace(&mut request.body, RequestBody::empty());
+    let mut parts = Parts::new(&mut body, &boundary);
+    let (mut doc, mut rev, mut files) = (None, None, Vec::new());
+    while let Some(headers) = parts.next().await? {
+        let disposition =
+            headers.get(header::CONTENT_DISPOSITION).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let disposition = disposition.unwrap_or_default().into_owned();
+        let name = parameter(&disposition, "name").unwrap_or_default();
+        if name == "_attachments" {
+            let file = parameter(&disposition, "filename").unwrap_or_default();
+            edits::check_attachment_name(&file)?;
+            let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
+            let upload = {
+                let (database, rules, file) = (database.clone(), rules.clone(), file.clone());
+                blocking(move || rules.start(&database, &file, &content_type, false)).await?
+            };
+            let uploaded = receive_content(&mut parts, upload, &rules, &file).await?;
+            let Uploaded { attachment, pin, .. } = uploaded;
+            files.push((file, Source::Written { attachment, keep_revpos: false, pin }));
+            continue;
+        }
+        let text = collect(&mut parts, limits.bytes, &id).await?;
+        match name.as_str() {
+            "_doc" => doc = Some(text),
+            "_rev" => rev = Some(String::from_utf8_lossy(&text).trim().to_owned()),
+            _ => {}
+        }
+    }
+    parts.finish().await?;
+    let is_new = |name: &str| files.iter().any(|(file, _)| file == name);
+    let (parent, json, others) = match (doc, rev) {
+        (Some(doc), _) => {
+            let mut split = crate::json::split(&doc, &limits)?;
+            edits::check(database, request, &id, &split)?;
+            split.attachments.retain(|(name, _)| !is_new(name));
+            split.rev = named_revision(request, split.rev.take())?;
+            let edit = edits::prepare(database, id.clone(), split, rules, false).await?;
+            (edit.parent, edit.json, edit.attachments)
+        }
+        (None, Some(rev)) => {
+            let rev = edits::parse_revision(&rev)?;
+            let found = super::reading::find(database, &id, Some(rev.clone())).await?;
+            let others = found.body.attachments.iter().filter(|attachment| !is_new(&attachment.name));
+            let others = others.map(|attachment| (attachment.name.clone(), Source::Stub { revpos: None })).collect();
+            (Some(rev), found.body.json, others)
+        }
+        (None, None) => return Err(edits::parse_revision("").unwrap_err().into()),
+    };
+    files.extend(others);
+    Ok(Incoming { id, parent, path: (0, Vec::new()), deleted: false, json, attachments: files })
+}
+
+/// A part that is kept in memory: JSON, or a short field.
+async fn collect(parts: &mut Parts<'_>, most: usize, id: &str) -> Result<BytesMut> {
+    let mut text = BytesMut::new();
+    while let Some(chunk) = parts.content().await? {
+        // Stubs and whitespace count here too, so the exact limit is the splitter's.
+        if text.len() + chunk.len() > most.saturating_mul(2).saturating_add(1 << 20) {
+            return Err(Error::TooLarge { word: "document_too_large", reason: id.to_owned() }.into());
+        }
+        text.extend_from_slice(&chunk);
+    }
+    Ok(text)
+}
+
+fn boundary_of(content_type: &str) -> Result<String> {
+    parameter(content_type, "boundary")
+        .filter(|boundary| !boundary.is_empty() && boundary.len() <= 200)
+        .ok_or_else(|| Failure::bad_request("Missing boundary in multipart Content-Type"))
 }
 
 fn malformed(what: &str) -> Failure {
