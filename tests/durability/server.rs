@@ -1,0 +1,73 @@
+//! The real binary on a data folder.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use super::client::Client;
+
+pub struct Server {
+    child: Child,
+    pub address: String,
+}
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_settee"));
+    command.env_clear().env("COUCHDB_USER", "admin").env("COUCHDB_PASSWORD", "secret");
+    command
+}
+
+impl Server {
+    /// Starts and waits until it answers. `Err`: it ended instead, with these words.
+    pub fn start(data: &Path, engine: &str) -> Result<Server, String> {
+        let mut command = binary();
+        command.args(["serve", "--bind", "127.0.0.1:0", "--log", "info", "--log-format", "json", "--store", engine]);
+        command.arg("--data").arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the server can be started");
+        let mut log = BufReader::new(child.stderr.take().expect("its log is piped"));
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            if log.read_line(&mut line).unwrap_or(0) == 0 {
+                let _ = child.wait();
+                return Err(said);
+            }
+            let told = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
+            if let Some(address) = told["address"].as_str() {
+                let address = address.to_owned();
+                // Somebody has to read the log on.
+                std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
+                return Ok(Server { child, address });
+            }
+            said.push_str(&line);
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(&self.address).expect("the server listens")
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        let _ = self.child.wait();
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it can be signalled");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `settee check`; its words, if it finds anything.
+pub fn check(data: &Path) -> Result<(), String> {
+    let output = binary().arg("check").arg("--data").arg(data).output().expect("the check can be started");
+    let said = [output.stdout, output.stderr].concat();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+}
