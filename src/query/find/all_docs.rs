@@ -49,7 +49,7 @@ impl Rows for AllDocs {
     }
 }
 
-/// The ids of a range. Ids are strings: other values stand below or above them all.
+/// The ids of a range. Ids are strings, and those stand above all other values in the order of `_all_docs`.
 fn listing(range: Option<&Range>, direction: Direction) -> Option<Listing> {
     let (low, high) = match range {
         None => (Bound::Unbounded, Bound::Unbounded),
@@ -59,16 +59,14 @@ fn listing(range: Option<&Range>, direction: Direction) -> Option<Listing> {
                 Low::Min => Bound::Unbounded,
                 Low::Above(value) | Low::From(value) | Low::Exactly(value) => match value {
                     Value::String(id) => Bound::Included(id.clone()),
-                    Value::Array(_) | Value::Object(_) => return None,
-                    Value::Null | Value::Bool(_) | Value::Number(_) => Bound::Unbounded,
+                    _ => Bound::Unbounded,
                 },
             };
             let high = match high {
                 High::Max => Bound::Unbounded,
                 High::Below(value) | High::To(value) | High::Exactly(value) => match value {
                     Value::String(id) => Bound::Included(id.clone()),
-                    Value::Array(_) | Value::Object(_) => Bound::Unbounded,
-                    Value::Null | Value::Bool(_) | Value::Number(_) => return None,
+                    _ => return None,
                 },
             };
             (low, high)

@@ -62,6 +62,11 @@ impl FieldPath {
         self.0.is_empty()
     }
 
+    /// Whether it is `_id`, which CouchDB compares as `_all_docs` does.
+    pub fn is_document_id(&self) -> bool {
+        matches!(self.0.as_slice(), [only] if only == "_id")
+    }
+
     /// The top-level member.
     pub fn first(&self) -> Option<&str> {
         self.0.first().map(String::as_str)

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::field::Found;
-use super::order::{self, compare};
+use super::order::Order;
 use super::{Condition, Node};
 
 pub(super) fn node_matches(node: &Node, value: &Value) -> bool {
@@ -20,23 +20,26 @@ pub(super) fn node_matches(node: &Node, value: &Value) -> bool {
         Node::Nor(nodes) => !nodes.iter().any(|node| node_matches(node, value)),
         Node::Not(node) => !node_matches(node, value),
         Node::At(path, condition) => match path.find(value) {
-            Found::Value(found) => condition_matches(condition, found),
+            Found::Value(found) => {
+                let order = if path.is_document_id() { Order::Raw } else { Order::View };
+                condition_matches(condition, found, order)
+            }
             Found::Missing => matches!(condition, Condition::Exists(false)),
             Found::BadPath => false,
         },
     }
 }
 
-fn condition_matches(condition: &Condition, value: &Value) -> bool {
+fn condition_matches(condition: &Condition, value: &Value, order: Order) -> bool {
     match condition {
-        Condition::Lt(bound) => compare(value, bound).is_lt(),
-        Condition::Lte(bound) => compare(value, bound).is_le(),
-        Condition::Eq(wanted) => order::equal(value, wanted),
-        Condition::Ne(unwanted) => !order::equal(value, unwanted),
-        Condition::Gte(bound) => compare(value, bound).is_ge(),
-        Condition::Gt(bound) => compare(value, bound).is_gt(),
-        Condition::In(set) => contains_any(set, value),
-        Condition::Nin(set) => !contains_any(set, value),
+        Condition::Lt(bound) => order.compare(value, bound).is_lt(),
+        Condition::Lte(bound) => order.compare(value, bound).is_le(),
+        Condition::Eq(wanted) => order.equal(value, wanted),
+        Condition::Ne(unwanted) => !order.equal(value, unwanted),
+        Condition::Gte(bound) => order.compare(value, bound).is_ge(),
+        Condition::Gt(bound) => order.compare(value, bound).is_gt(),
+        Condition::In(set) => contains_any(set, value, order),
+        Condition::Nin(set) => !contains_any(set, value, order),
         Condition::Exists(exists) => *exists,
         Condition::Type(name) => type_name(value) == name,
         Condition::Mod(divisor, remainder) => is_remainder(value, *divisor, *remainder),
@@ -53,15 +56,15 @@ fn condition_matches(condition: &Condition, value: &Value) -> bool {
         Condition::KeyMapMatch(node) => value
             .as_object()
             .is_some_and(|members| members.keys().any(|name| node_matches(node, &Value::String(name.clone())))),
-        Condition::Not(condition) => !condition_matches(condition, value),
+        Condition::Not(condition) => !condition_matches(condition, value, order),
     }
 }
 
 /// `$in`: the value is one of the set; of an array, any element.
-fn contains_any(set: &super::ValueSet, value: &Value) -> bool {
+fn contains_any(set: &super::ValueSet, value: &Value, order: Order) -> bool {
     match value {
-        Value::Array(elements) => elements.iter().any(|element| set.contains(element)),
-        value => set.contains(value),
+        Value::Array(elements) => elements.iter().any(|element| set.contains(element, order)),
+        value => set.contains(value, order),
     }
 }
 

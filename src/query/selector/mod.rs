@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 pub use erlang::{pretty_term, term};
 pub use field::{FieldPath, Found};
 pub(in crate::query) use matching::read_members;
+use order::Order;
 pub use order::compare;
 use pattern::Pattern;
 
@@ -106,13 +107,21 @@ impl ValueSet {
         &self.sent
     }
 
-    fn contains(&self, value: &Value) -> bool {
+    fn contains(&self, value: &Value, order: Order) -> bool {
         /// Up to here, looking at each is faster than collating a few.
         const FEW: usize = 16;
         if self.sent.len() <= FEW {
-            return self.sent.iter().any(|entry| order::equal(entry, value));
+            return self.sent.iter().any(|entry| order.equal(entry, value));
         }
-        self.ordered.binary_search_by(|entry| compare(entry, value)).is_ok()
+        let first = self.ordered.partition_point(|entry| compare(entry, value).is_lt());
+        match order {
+            Order::View => self.ordered.get(first).is_some_and(|entry| compare(entry, value).is_eq()),
+            // What is the same byte by byte is the same in the collation too.
+            Order::Raw => {
+                let alike = self.ordered[first..].iter().take_while(|entry| compare(entry, value).is_eq());
+                alike.into_iter().any(|entry| order.equal(entry, value))
+            }
+        }
     }
 }
 

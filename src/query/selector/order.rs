@@ -52,7 +52,7 @@ fn strings(left: &str, right: &str) -> Ordering {
 }
 
 /// Whether two values stand at the same place.
-pub(super) fn equal(left: &Value, right: &Value) -> bool {
+fn equal(left: &Value, right: &Value) -> bool {
     match (left, right) {
         // The collation tells all printable ASCII apart, so only other strings need it.
         (Value::String(left), Value::String(right)) => {
@@ -60,5 +60,44 @@ pub(super) fn equal(left: &Value, right: &Value) -> bool {
             left == right || (!(plain(left) && plain(right)) && compare_strings(left, right).is_eq())
         }
         _ => compare(left, right).is_eq(),
+    }
+}
+
+/// How a condition compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// As view keys.
+    View,
+    /// As `_all_docs`, and Erlang: numbers, false, null, true, objects, arrays, strings by their bytes. For `_id` alone.
+    Raw,
+}
+
+impl Order {
+    pub(super) fn compare(self, left: &Value, right: &Value) -> Ordering {
+        match (self, left, right) {
+            (Order::View, _, _) => compare(left, right),
+            (Order::Raw, Value::String(left), Value::String(right)) => left.cmp(right),
+            (Order::Raw, Value::Number(left), Value::Number(right)) => numbers(left, right),
+            (Order::Raw, _, _) => raw_rank(left).cmp(&raw_rank(right)).then_with(|| compare(left, right)),
+        }
+    }
+
+    pub(super) fn equal(self, left: &Value, right: &Value) -> bool {
+        match self {
+            Order::View => equal(left, right),
+            Order::Raw => self.compare(left, right).is_eq(),
+        }
+    }
+}
+
+fn raw_rank(value: &Value) -> u8 {
+    match value {
+        Value::Number(_) => 0,
+        Value::Bool(false) => 1,
+        Value::Null => 2,
+        Value::Bool(true) => 3,
+        Value::Object(_) => 4,
+        Value::Array(_) => 5,
+        Value::String(_) => 6,
     }
 }

@@ -47,6 +47,24 @@ fn strings_compare_by_collation() {
 }
 
 #[test]
+fn ids_compare_by_bytes() {
+    let many: Vec<String> = (0..100).map(|n| format!("id{n}")).collect();
+    for (condition, wanted) in [
+        (json!({"$gt": "B"}), true),
+        (json!({"$lt": "B"}), false),
+        (json!({"$gt": {}}), true),
+        (json!({"$gt": []}), true),
+        (json!({"$lt": 5}), false),
+        (json!("a"), true),
+        (json!({"$in": ["A", "a"]}), true),
+        (json!({"$in": many}), false),
+    ] {
+        assert_eq!(parse(json!({"_id": condition})).matches(&json!({"_id": "a"})), wanted, "{condition}");
+    }
+    assert!(parse(json!({"_id": {"$in": many}})).matches(&json!({"_id": "id50"})));
+}
+
+#[test]
 fn lists() {
     check(json!({"$in": []}), &[], &[json!(0), json!(true), json!("foo"), json!([])]);
     let candidates = json!({"$in": [42, false, "bar", [["nested"], "list"], {"b": 2}]});
