@@ -146,6 +146,10 @@ enum Purpose {
         code: Option<String>,
         client: Client,
     },
+    /// `POST /_session/token`.
+    Check {
+        code: Option<String>,
+    },
 }
 
 /// What is known of a user.
@@ -258,6 +262,12 @@ impl Authenticator {
         let (settings, _) = self.current();
         let purpose = Purpose::Session { code: code.map(str::to_string), client: client(device, peer) };
         self.step(name, password, purpose, peer, &settings)
+    }
+
+    /// Begins finding out whether a name, a password and a one-time code are right, without a session to follow.
+    pub fn begin_check(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<Step> {
+        let (settings, _) = self.current();
+        self.step(name, password, Purpose::Check { code: code.map(str::to_string) }, peer, &settings)
     }
 
     /// Does the hash that [`Authenticator::begin`] asked for. Blocks for as long as a hash takes.
@@ -390,7 +400,7 @@ impl Authenticator {
         match (&account.totp, purpose) {
             (None, _) => true,
             (Some(_), Purpose::Basic) => false,
-            (Some(totp), Purpose::Session { code, .. }) => {
+            (Some(totp), Purpose::Session { code, .. } | Purpose::Check { code }) => {
                 totp.accepts(code.as_deref().unwrap_or(""), self.clock.since_epoch().as_secs())
             }
         }

@@ -61,6 +61,9 @@ pub struct Client {
 pub enum Kind {
     Cookie,
     Token,
+    /// A client that sends name and password with every request, listed because it wrote a checkpoint. What it holds is
+    /// the password: revoking it only takes it off the list.
+    Basic,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -303,6 +306,26 @@ impl Devices {
             }
             ((), (fresh || due).then_some(Durability::Relaxed))
         })
+    }
+
+    /// A client that sends name and password has written a checkpoint.
+    pub fn synced_with_password(&self, user: &str, client: &Client, database: &str, sequence: &str) -> Result<()> {
+        let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
+        let found = self.with(user, |record| {
+            let device = Device::new(id, Kind::Basic, client, now);
+            let same = |known: &&Device| {
+                known.kind == Kind::Basic && known.name == device.name && known.address == device.address
+            };
+            match record.devices.iter().find(same) {
+                Some(known) => (known.id.clone(), None),
+                None => {
+                    let id = device.id.clone();
+                    record.add(device);
+                    (id, Some(Durability::Relaxed))
+                }
+            }
+        })?;
+        self.synced(user, &found, database, sequence)
     }
 
     /// The devices of a user, last seen first, as the API shows them; `current` is the asking one.

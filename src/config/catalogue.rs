@@ -284,6 +284,7 @@ pub const KNOWN: &[Known] = &[
     ),
     row("chttpd_auth", "authentication_db", Kind::Text, "_users", "The database of accounts."),
     row("chttpd_auth", "users_db_public", Kind::Flag, "false", "Whether accounts are readable by others."),
+    row("chttpd_auth", "allow_sign_up", Kind::Flag, "false", "Whether anybody may make their own account."),
     unset("chttpd_auth", "public_fields", Kind::Text, "Members of an account that others may read."),
     unset("chttpd_auth", "password_regexp", Kind::Text, "Patterns that a new password must match."),
     row(

@@ -41,9 +41,9 @@ pub fn needed(route: &Route, users: &str) -> Access {
     use ServerRoute as S;
     match route {
         Route::Server(server) => match server {
-            S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids | S::Session | S::SignIn | S::SignOut => {
-                Access::Anyone
-            }
+            S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids => Access::Anyone,
+            S::Session | S::SignIn | S::SignOut | S::Token => Access::Anyone,
+            S::Devices | S::RevokeDevices(_) => Access::SignedIn,
             S::AllDbs | S::DbsInfo | S::DbsInfoOf => Access::ListDatabases,
             S::DbUpdates
             | S::ActiveTasks
@@ -149,6 +149,7 @@ fn of_accounts(what: &DbRoute) -> Access {
         | DbRoute::RevsDiff
         | DbRoute::MissingRevs
         | DbRoute::EnsureFullCommit
+        | DbRoute::Show(_, _, Some(_))
         | DbRoute::Document(..)
         | DbRoute::Attachment(..) => Access::Account,
         what if in_bulk(what) => Access::Admin,
@@ -185,6 +186,7 @@ pub fn check(needed: Access, user: &UserCtx, settings: &Settings) -> Result<Verd
     match needed {
         Access::Anyone => Ok(Verdict::Granted),
         Access::SignedIn | Access::Account if user.name.is_some() => Ok(Verdict::Granted),
+        Access::Account if settings.flag("chttpd_auth", "allow_sign_up") => Ok(Verdict::Granted),
         Access::SignedIn => Err(Error::Unauthorized("You are not an authenticated user".into()).into()),
         Access::ListDatabases if !settings.admin_only_all_dbs => Ok(Verdict::Granted),
         Access::Metrics if user.roles.iter().any(|role| role == "_metrics") => Ok(Verdict::Granted),
@@ -221,7 +223,7 @@ pub fn check_database(needed: Access, user: &UserCtx, security: &Value) -> Resul
 pub fn check_nobody(route: &Result<Route>, settings: &Settings) -> Result<()> {
     let (all, but_up) = (settings.require_valid_user, settings.require_valid_user_except_for_up);
     let refused = match route {
-        Ok(Route::Server(ServerRoute::SignIn)) => false,
+        Ok(Route::Server(ServerRoute::SignIn | ServerRoute::Token)) => false,
         Ok(Route::Server(ServerRoute::Up)) => all && !but_up,
         _ => all || but_up,
     };

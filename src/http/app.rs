@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use super::accounts::Accounts;
 use super::failure::Result;
 use super::metrics::Metrics;
 use super::tasks::Tasks;
@@ -24,6 +25,7 @@ use crate::store::Store;
 pub struct App {
     pub config: Arc<Live>,
     pub auth: Authenticator,
+    pub accounts: Arc<Accounts>,
     /// Bounds how many password hashes run at once: each takes a core for tenths of a second.
     pub hashing: Semaphore,
     pub clock: Clock,

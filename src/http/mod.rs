@@ -6,6 +6,7 @@
 //! A handler is `async fn(&Arc<App>, &mut Request, ...) -> Result<Answer>`: decode, one domain call, encode.
 
 pub mod access;
+pub mod accounts;
 pub mod answer;
 pub mod app;
 pub mod body;

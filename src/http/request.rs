@@ -38,6 +38,8 @@ pub struct Request {
     pub headers: HeaderMap,
     pub body: RequestBody,
     pub user: UserCtx,
+    /// The session or access token that the user came with.
+    pub session: Option<crate::auth::Session>,
     /// `X-Couch-Request-ID`.
     pub id: String,
     pub peer: Option<IpAddr>,

@@ -40,6 +40,12 @@ pub enum ServerRoute {
     Session,
     SignIn,
     SignOut,
+    /// The devices that are signed in as the asker.
+    Devices,
+    /// One of them is revoked; `None`: all.
+    RevokeDevices(Option<String>),
+    /// Access and refresh tokens, instead of a cookie.
+    Token,
     /// `/_node/{name}/...`; any name is this node.
     Node(NodeRoute),
 }
@@ -190,6 +196,13 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (Get, ["_session"]) => R::Session,
         (Post, ["_session"]) => R::SignIn,
         (Delete, ["_session"]) => R::SignOut,
+        (Get, ["_session", "devices"]) => R::Devices,
+        (Delete, ["_session", "devices"]) => R::RevokeDevices(None),
+        (Delete, ["_session", "devices", id]) => R::RevokeDevices(Some((*id).into())),
+        (Post, ["_session", "token"]) => R::Token,
+        (_, ["_session", "devices"]) => return only("DELETE,GET,HEAD"),
+        (_, ["_session", "devices", _]) => return only("DELETE"),
+        (_, ["_session", "token"]) => return only("POST"),
         (_, ["_all_dbs" | "_active_tasks" | "_up"]) => return only("GET,HEAD"),
         (_, ["_dbs_info"]) => return only("GET,HEAD,POST"),
         (_, ["_db_updates" | "_membership" | "_uuids"]) => return only("GET"),

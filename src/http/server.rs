@@ -204,6 +204,7 @@ async fn answer(
         headers: context.headers.clone(),
         body,
         user: UserCtx::default(),
+        session: None,
         id: context.id.clone(),
         peer: context.peer,
         secure,
@@ -227,6 +228,7 @@ async fn checked(
 ) -> Result<Answer> {
     let signed = signin::authenticate(app, request).await?;
     request.user = signed.user;
+    request.session = signed.session;
     context.user = request.user.name.clone();
     if request.user.name.is_none() && !request.user.is_server_admin() {
         access::check_nobody(&routed, &request.settings)?;

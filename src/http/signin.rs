@@ -9,7 +9,7 @@ use super::app::{App, blocking};
 use super::failure::Result;
 use super::request::Request;
 use crate::auth::password::Stored;
-use crate::auth::{Credentials, Pending, SignedIn, Step, UserCtx, UserDocument, Users, session};
+use crate::auth::{Credentials, Pending, Session, SignedIn, Step, UserCtx, session};
 use crate::clock::Clock;
 use crate::config::Live;
 use crate::error::{self, Error};
@@ -17,29 +17,10 @@ use crate::error::{self, Error};
 /// Who a request comes from.
 pub struct Signed {
     pub user: UserCtx,
+    /// The session or token that was used.
+    pub session: Option<Session>,
     /// A renewed session: the text of `Set-Cookie`.
     pub set_cookie: Option<String>,
-}
-
-/// The accounts: admins of the settings.
-pub struct Accounts {
-    config: Arc<Live>,
-}
-
-impl Accounts {
-    pub fn new(config: Arc<Live>) -> Accounts {
-        Accounts { config }
-    }
-}
-
-impl Users for Accounts {
-    fn admin(&self, name: &str) -> Option<String> {
-        self.config.settings().admin(name).map(str::to_owned)
-    }
-
-    fn document(&self, _name: &str) -> error::Result<Option<UserDocument>> {
-        Ok(None)
-    }
 }
 
 /// Finds out who asks. Credentials that do not hold are refused (401, 400, 403), none at all are nobody.
@@ -57,7 +38,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         device: device(request),
     };
     if credentials.is_empty() {
-        return Ok(Signed { user: UserCtx::anonymous(), set_cookie: None });
+        return Ok(Signed { user: UserCtx::anonymous(), session: None, set_cookie: None });
     }
     let step = if is_admins_basic(app, &credentials) {
         // An admin's name is found in the settings: nothing here waits for the store.
@@ -89,7 +70,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     };
     let signed = finish(app, step).await?;
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
-    Ok(Signed { user: signed.user, set_cookie })
+    Ok(Signed { user: signed.user, session: signed.session, set_cookie })
 }
 
 /// What the client calls its device: `X-Settee-Device`, else its user agent.
@@ -119,11 +100,28 @@ pub async fn sign_in(
     finish(app, step).await
 }
 
+/// Finds out whether name, password and code are right, and begins no session: for tokens.
+pub async fn check_password(
+    app: &Arc<App>,
+    name: String,
+    password: String,
+    code: Option<String>,
+    request: &Request,
+) -> Result<SignedIn> {
+    let (shared, peer) = (app.clone(), request.peer);
+    let step = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await??;
+    finish(app, step).await
+}
+
 async fn finish(app: &Arc<App>, step: Step) -> Result<SignedIn> {
-    match step {
-        Step::Done(signed) => Ok(signed),
-        Step::Hash(pending) => hash(app, pending).await,
+    let mut signed = match step {
+        Step::Done(signed) => signed,
+        Step::Hash(pending) => hash(app, pending).await?,
+    };
+    if let Some(upgrade) = signed.upgrade.take() {
+        super::accounts::upgrade(app, upgrade);
     }
+    Ok(signed)
 }
 
 async fn hash(app: &Arc<App>, pending: Pending) -> Result<SignedIn> {

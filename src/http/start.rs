@@ -81,10 +81,10 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             }
         }
         let made_admin = super::signin::settle_admins(&config, &admins, &clock)?;
-        let accounts = Arc::new(super::signin::Accounts::new(config.clone()));
         let auth_settings = crate::auth::Settings::read(config.settings().table());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
+        let accounts = Arc::new(super::accounts::Accounts::new(config.clone(), databases.clone()));
         let app = App {
             databases,
             removal: Notify::new(),
@@ -92,6 +92,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             indexes: Default::default(),
             scripts: Scripts::new(script_limits(&config.settings())),
             config,
+            accounts: accounts.clone(),
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
                 .with_devices(Arc::new(Devices::new(store.clone(), clock.clone()))),
             hashing: Semaphore::new(cores),
@@ -122,6 +123,7 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
         ))
     })?;
     let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
+    super::accounts::settle_all(&app).await?;
     app.run_background();
     let serving = tokio::spawn(server::serve(app.clone(), listener));
     Ok(Running { address, app, serving })

@@ -165,6 +165,18 @@ fn the_list_tells_name_address_and_progress() {
 }
 
 #[test]
+fn a_client_with_a_password_is_listed_by_its_checkpoints() {
+    let house = house();
+    for sequence in ["1-a", "2-a"] {
+        house.devices.synced_with_password("ann", &phone(), "list", sequence).expect("notes");
+    }
+    let rows = house.list("ann");
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0]["kind"].as_str(), rows[0]["active"].as_bool()), (Some("basic"), Some(false)));
+    assert_eq!(rows[0]["databases"], json!({"list": "2-a"}));
+}
+
+#[test]
 fn everything_is_bounded() {
     let house = house();
     let long = Client { name: "x".repeat(10_000) + "\r\n", address: "y".repeat(10_000) };

@@ -46,6 +46,10 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         (S::Session, OPEN),
         (S::SignIn, OPEN),
         (S::SignOut, OPEN),
+        (S::Token, OPEN),
+        (S::Devices, SIGNED_IN),
+        (S::RevokeDevices(None), SIGNED_IN),
+        (S::RevokeDevices(Some("d".into())), SIGNED_IN),
         (S::AllDbs, ADMINS),
         (S::DbsInfo, ADMINS),
         (S::DbsInfoOf, ADMINS),
@@ -73,6 +77,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
             S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids | S::Session | S::SignIn | S::SignOut => {}
             S::AllDbs | S::DbsInfo | S::DbsInfoOf | S::DbUpdates | S::ActiveTasks | S::Membership => {}
             S::ClusterState | S::ClusterSetup | S::ReloadQueryServers => {}
+            S::Token | S::Devices | S::RevokeDevices(_) => {}
             S::Node(node) => match node {
                 NodeRoute::Name | NodeRoute::Versions | NodeRoute::System | NodeRoute::Prometheus => {}
                 NodeRoute::Restart | NodeRoute::Stats(_) | NodeRoute::Config | NodeRoute::ConfigReload => {}
@@ -132,6 +137,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::DeleteIndexes, MANAGERS, MANAGERS),
         (R::DeleteIndex { design: "x".into(), kind: "json".into(), name: "y".into() }, MANAGERS, MANAGERS),
         (R::Show("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
+        (R::Show("x".into(), "y".into(), Some("doc".into())), MEMBERS, SIGNED_IN),
         (R::Update("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
         (R::Rewrite("x".into()), MEMBERS, ITS_ADMINS),
         (R::Document(D::Get, doc()), MEMBERS, SIGNED_IN),
@@ -178,13 +184,13 @@ fn every_route_for_every_role() {
     let settings = Settings::default();
     let security = json!({"admins": {"names": ["ann"]}, "members": {"names": ["ben"]}});
     let servers = server_rows();
-    assert_eq!(kinds(servers.iter().map(|(route, _)| route)), 18);
+    assert_eq!(kinds(servers.iter().map(|(route, _)| route)), 21);
     for (route, expected) in servers {
         let route = Route::Server(route);
         assert_eq!(outcomes(&route, &security, &settings), expected, "{route:?}");
     }
     let databases = database_rows();
-    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 38);
+    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 41);
     for (what, ordinary, accounts) in databases {
         let mut route = Route::Database { name: "db".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ordinary, "{route:?}");

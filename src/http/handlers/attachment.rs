@@ -11,6 +11,7 @@ use super::reading;
 use crate::db::record::Attachment;
 use crate::db::{Database, Found, Incoming, Mode, Source, Upload, blocking, check_document_id};
 use crate::error::Error;
+use crate::http::accounts::Eyes;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
@@ -181,9 +182,15 @@ fn without(found: Found, name: &str) -> (String, Vec<(String, Source)>) {
 }
 
 /// `GET /{db}/{id}/{name}`.
-pub async fn get(request: &mut Request, database: Arc<Database>, id: String, name: String) -> Result<Answer> {
+pub async fn get(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    id: String,
+    name: String,
+) -> Result<Answer> {
     let rev = request.query.get("rev").map(parse_revision).transpose()?;
-    let found = reading::find(&database, &id, rev).await?;
+    let found = Eyes::of(app, &request.user, &database)?.see(reading::find(&database, &id, rev).await?)?;
     let Some(attachment) = found.body.attachments.into_iter().find(|attachment| attachment.name == name) else {
         return Err(missing_attachment());
     };

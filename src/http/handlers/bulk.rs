@@ -12,6 +12,7 @@ use super::{pieces, reading};
 use crate::db::render::{self, Attachments, Show};
 use crate::db::{Database, Found, LocalWrite, Mode, blocking};
 use crate::error::Error;
+use crate::http::accounts::{self, Eyes};
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::request::invalid_json;
 use crate::http::{Answer, App, Request};
@@ -107,8 +108,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         }
     };
     let incoming = if has_content { blocking(convert).await? } else { convert()? };
-    let validate = app.validate(&request.user);
-    let written = database.update(incoming, mode, &*validate).await?;
+    let written = accounts::update(app, &request.user, &database, incoming, mode).await?;
     let mut written = ids.into_iter().zip(written);
     let mut out = String::with_capacity(results.len() * 96);
     out.push('[');
@@ -202,7 +202,7 @@ fn asked(entry: &Value, partitioned: bool) -> Asked {
 const PAGE: usize = 64;
 
 /// `POST /{db}/_bulk_get`.
-pub async fn bulk_get(_app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
     let body = request.json_object().await?;
     let Some(docs) = body.get("docs") else { return Err(Failure::bad_request("Missing JSON list of 'docs'.")) };
@@ -215,11 +215,12 @@ pub async fn bulk_get(_app: &Arc<App>, request: &mut Request, database: Arc<Data
     let query = reading::DocQuery::parse(&request.query)?;
     let asked: Vec<Asked> = docs.iter().map(|entry| asked(entry, database.is_partitioned())).collect();
     let latest = query.latest;
+    let eyes = Eyes::of(app, &request.user, &database)?;
     match super::multipart::wanted(request, &["multipart/mixed", "multipart/related"]) {
         None => {
             let show = query.show;
             Answer::stream("application/json", move |mut out| async move {
-                let mut pages = Pages { database: database.clone(), latest, asked: asked.into_iter() };
+                let mut pages = Pages { database: database.clone(), eyes, latest, asked: asked.into_iter() };
                 let mut first = true;
                 while let Some(page) = pages.next().await? {
                     for (asked, answers) in page {
@@ -234,7 +235,7 @@ pub async fn bulk_get(_app: &Arc<App>, request: &mut Request, database: Arc<Data
             .await
         }
         Some(kind) => {
-            let pages = Pages { database: database.clone(), latest, asked: asked.into_iter() };
+            let pages = Pages { database: database.clone(), eyes, latest, asked: asked.into_iter() };
             super::multipart::bulk_get(database, kind, query.show, pages).await
         }
     }
@@ -254,6 +255,7 @@ pub(super) struct Entry {
 /// Reads the entries of a `_bulk_get` a page at a time.
 pub(super) struct Pages {
     database: Arc<Database>,
+    eyes: Eyes,
     latest: bool,
     asked: std::vec::IntoIter<Asked>,
 }
@@ -264,7 +266,7 @@ impl Pages {
         if page.is_empty() {
             return Ok(None);
         }
-        let (database, latest) = (self.database.clone(), self.latest);
+        let (database, eyes, latest) = (self.database.clone(), self.eyes.clone(), self.latest);
         let rows = blocking(move || {
             let wanted: Vec<(String, Option<Revision>)> = page
                 .iter()
@@ -283,11 +285,16 @@ impl Pages {
                     }
                     Asked::For { id, since, .. } => {
                         let answers = found.next().unwrap_or_default();
-                        let answers = answers.into_iter().map(|answer| {
-                            answer.map_err(|missing| {
+                        let answers = answers.into_iter().map(|answer| match answer {
+                            Ok(found) => eyes.see(found).map_err(|error| {
+                                let failure = Failure::Domain(error);
+                                let (_, word, reason) = wire(&failure);
+                                json!({"id": id, "rev": "undefined", "error": word, "reason": reason})
+                            }),
+                            Err(missing) => {
                                 let rev = missing.map_or_else(|| "undefined".to_owned(), |rev| rev.to_string());
-                                json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"})
-                            })
+                                Err(json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"}))
+                            }
                         });
                         let answers = answers.collect();
                         (Entry { id: id.into(), since, wrong: None }, answers)

@@ -9,6 +9,7 @@ use super::document::encode;
 use super::edits::parse_revision;
 use crate::db::{CreateOptions, Database, Databases, Listing, blocking, partition_of};
 use crate::error::Error;
+use crate::http::accounts;
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
 use crate::rev::Revision;
@@ -57,7 +58,8 @@ pub async fn create(app: &Arc<App>, request: &Request, name: String) -> Result<A
     let security = super::default_security(app).to_string();
     let databases = app.databases.clone();
     let location = format!("/{}", encode(&name));
-    blocking(move || databases.create(&name, options, Some(&security))).await?;
+    let made = blocking(move || databases.create(&name, options, Some(&security))).await?;
+    accounts::settle(app, &made).await?;
     Ok(ok(StatusCode::CREATED).with_text(header::LOCATION, &request.absolute_uri(&location)))
 }
 
@@ -109,11 +111,9 @@ pub fn security(database: &Database) -> Answer {
 }
 
 /// `PUT /{db}/_security`.
-pub async fn set_security(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+pub async fn set_security(app: &App, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    accounts::check_security_editable(app, &database)?;
     let body = request.json().await?;
-    if !body.is_object() {
-        return Err(Failure::bad_request("Request body must be a JSON object"));
-    }
     crate::auth::access::Security::parse(&body)?;
     database.put_security(body.to_string()).await?;
     Ok(ok(StatusCode::OK))

@@ -9,6 +9,7 @@ use super::edits::{self, AttachmentRules, parse_revision};
 use super::{local, multipart, reading};
 use crate::db::{Database, Incoming, Mode, Source, check_document_id};
 use crate::error::Error;
+use crate::http::accounts::{self, Eyes};
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
 use crate::json::{Split, quote};
@@ -65,8 +66,7 @@ pub async fn write(
     edit: Incoming,
     mode: Mode,
 ) -> Result<Revision> {
-    let validate = app.validate(&request.user);
-    let mut results = database.update(vec![edit], mode, &*validate).await?;
+    let mut results = accounts::update(app, &request.user, database, vec![edit], mode).await?;
     Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
 }
 
@@ -95,7 +95,7 @@ async fn answered(
 /// `PUT /{db}/{id}`.
 pub async fn put(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     if let Some(name) = id.strip_prefix("_local/") {
-        return local::put(request, &database, name).await;
+        return local::put(app, request, &database, name).await;
     }
     check_document_id(&id, database.is_partitioned())?;
     let mode = match request.query.get("new_edits") {
@@ -153,7 +153,7 @@ pub async fn post(app: &Arc<App>, request: &mut Request, database: Arc<Database>
         None => app.uuids.make(&request.settings.uuids),
     };
     if let Some(name) = id.strip_prefix("_local/") {
-        return local::store(request, &database, name, split).await;
+        return local::store(app, request, &database, name, split).await;
     }
     edits::check(&database, request, &id, &split)?;
     let mode = match request.query.get("new_edits") {
@@ -196,6 +196,7 @@ pub async fn copy(app: &Arc<App>, request: &mut Request, database: Arc<Database>
         }
         None => {
             let found = reading::find(&database, &id, source_rev).await?;
+            let found = Eyes::of(app, &request.user, &database)?.see(found)?;
             (found.body.json.clone(), found.body.attachments.clone(), Some(found))
         }
     };

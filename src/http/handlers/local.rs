@@ -10,7 +10,7 @@ use crate::db::record::LocalRecord;
 use crate::db::{Database, LocalWrite, blocking};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
-use crate::http::{Answer, Request};
+use crate::http::{Answer, App, Request};
 use crate::json::{Split, quote};
 use crate::rev::{Revision, RevisionHash};
 
@@ -46,17 +46,24 @@ pub async fn get(request: &Request, database: Arc<Database>, name: &str) -> Resu
 }
 
 /// `PUT /{db}/_local/{name}`.
-pub async fn put(request: &mut Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
+pub async fn put(app: &Arc<App>, request: &mut Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
     let text = request.json_text().await?;
     let split = crate::json::split(text.as_bytes(), &edits::limits(request))?;
-    store(request, database, name, split).await
+    store(app, request, database, name, split).await
 }
 
 /// Stores a split document under a `_local` name. Inline attachments are left out without a word, as CouchDB does.
-pub async fn store(request: &Request, database: &Arc<Database>, name: &str, split: Split) -> Result<Answer> {
+pub async fn store(
+    app: &Arc<App>,
+    request: &Request,
+    database: &Arc<Database>,
+    name: &str,
+    split: Split,
+) -> Result<Answer> {
     if split.deleted {
         return delete(request, database, name).await;
     }
+    super::devices::checkpoint(app, request, database.name(), &split.body).await;
     let number = write(database, name, split.body, split.rev.as_ref()).await?;
     Ok(written(request, StatusCode::CREATED, database, &format!("_local/{name}"), &format!("0-{number}")))
 }

@@ -6,6 +6,7 @@ mod changes;
 pub mod config;
 mod database;
 mod db_updates;
+mod devices;
 mod document;
 mod edits;
 pub mod filter;
@@ -53,7 +54,10 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::ClusterSetup => setup::act(app, request).await,
             S::Session => session::info(app, request),
             S::SignIn => session::sign_in(app, request).await,
-            S::SignOut => session::sign_out(app, request),
+            S::SignOut => session::sign_out(app, request).await,
+            S::Devices => devices::list(app, request).await,
+            S::RevokeDevices(id) => devices::revoke(app, request, id).await,
+            S::Token => devices::token(app, request).await,
             S::Node(route) => self::node(app, request, route).await,
             S::AllDbs => database::all_dbs(app, request).await,
             S::DbsInfo => database::dbs_info(app, request).await,
@@ -86,7 +90,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::CompactViews(_) | R::ViewCleanup => Ok(Answer::json_text(http::StatusCode::ACCEPTED, r#"{"ok":true}"#)),
         R::EnsureFullCommit => database::ensure_full_commit(request, &db),
         R::Security => Ok(database::security(&db)),
-        R::SetSecurity => database::set_security(request, db).await,
+        R::SetSecurity => database::set_security(app, request, db).await,
         R::RevsLimit => Ok(database::revs_limit(&db)),
         R::SetRevsLimit => database::set_revs_limit(request, db).await,
         R::Purge => database::purge(request, db).await,
@@ -108,7 +112,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::Document(verb, id) => match verb {
             DocumentVerb::Get => match id.strip_prefix("_local/") {
                 Some(name) => local::get(request, db, name).await,
-                None => reading::get(request, db, id).await,
+                None => reading::get(app, request, db, id).await,
             },
             DocumentVerb::Put => document::put(app, request, db, id).await,
             DocumentVerb::Post => document::form(app, request, db, id).await,
@@ -119,7 +123,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::Update(design, function, id) => render::update(app, request, db, design, function, id).await,
         R::Rewrite(_) => Err(Failure::missing()),
         R::Attachment(verb, id, name) => match verb {
-            AttachmentVerb::Get => attachment::get(request, db, id, name).await,
+            AttachmentVerb::Get => attachment::get(app, request, db, id, name).await,
             AttachmentVerb::Put => attachment::put(app, request, db, id, name).await,
             AttachmentVerb::Delete => attachment::delete(app, request, db, id, name).await,
         },

@@ -9,9 +9,10 @@ use super::{multipart, pieces};
 use crate::db::render::{self, Attachments, Show};
 use crate::db::{Database, Found, Wanted, blocking};
 use crate::error::Error;
+use crate::http::accounts::Eyes;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Query, invalid_json};
-use crate::http::{Answer, Request};
+use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::rev::Revision;
 
@@ -77,22 +78,29 @@ fn revisions(text: &str) -> Result<Vec<Revision>> {
 }
 
 /// `GET /{db}/{id}` of an ordinary document.
-pub async fn get(request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+pub async fn get(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+    let eyes = Eyes::of(app, &request.user, &database)?;
     let query = DocQuery::parse(&request.query)?;
     match &query.open_revs {
-        Some(OpenRevs::All) => open_revisions(request, database, id, None, query).await,
+        Some(OpenRevs::All) => open_revisions(request, database, id, None, query, eyes).await,
         Some(OpenRevs::These(these)) => {
             let these = these.clone();
-            open_revisions(request, database, id, Some(these), query).await
+            open_revisions(request, database, id, Some(these), query, eyes).await
         }
-        None => one(request, database, id, query).await,
+        None => one(request, database, id, query, eyes).await,
     }
 }
 
-async fn one(request: &mut Request, database: Arc<Database>, id: String, query: DocQuery) -> Result<Answer> {
+async fn one(
+    request: &mut Request,
+    database: Arc<Database>,
+    id: String,
+    query: DocQuery,
+    eyes: Eyes,
+) -> Result<Answer> {
     let found = {
         let (database, query) = (database.clone(), query.clone());
-        blocking(move || database.find(&id, query.wanted())).await?
+        eyes.see(blocking(move || database.find(&id, query.wanted())).await?)?
     };
     let show = query.show;
     // Only what the revision alone determines may be told by its revision.
@@ -125,12 +133,18 @@ async fn open_revisions(
     id: String,
     these: Option<Vec<Revision>>,
     query: DocQuery,
+    eyes: Eyes,
 ) -> Result<Answer> {
     let latest = query.latest;
     let all = these.is_none();
     let found = {
         let database = database.clone();
-        blocking(move || database.open_revisions(&id, these.as_deref(), latest)).await?
+        let found = blocking(move || database.open_revisions(&id, these.as_deref(), latest)).await?;
+        let seen = found.into_iter().map(|answer| match answer {
+            Ok(found) => eyes.see(found).map(Ok),
+            Err(missing) => Ok(Err(missing)),
+        });
+        seen.collect::<crate::error::Result<Vec<_>>>()?
     };
     if all && found.is_empty() {
         return Err(Failure::missing());

@@ -11,6 +11,7 @@ use super::{document, edits, pieces};
 use crate::db::render::{self, Show};
 use crate::db::{Database, Found, Mode, Wanted, blocking};
 use crate::error::Error;
+use crate::http::accounts::Eyes;
 use crate::http::failure::Result;
 use crate::http::request::Verb;
 use crate::http::{Answer, App, Request};
@@ -26,7 +27,8 @@ pub async fn show(
     id: Option<String>,
 ) -> Result<Answer> {
     let design = scripts::open(&database, &design, ["shows", &function]).await?;
-    let found = find(&database, id.as_deref()).await?;
+    let eyes = Eyes::of(app, &request.user, &database)?;
+    let found = find(&database, id.as_deref()).await?.map(|found| eyes.see(found)).transpose()?;
     let etag = {
         let accept = request.header(header::ACCEPT).unwrap_or("");
         let revision = found.as_ref().map(|found| found.revision.to_string()).unwrap_or_default();

@@ -53,7 +53,8 @@ pub async fn sign_in(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
 }
 
 /// DELETE: ends the session.
-pub fn sign_out(app: &App, request: &Request) -> Result<Answer> {
+pub async fn sign_out(app: &Arc<App>, request: &Request) -> Result<Answer> {
+    super::devices::end(app, request).await?;
     let cookie = signin::set_cookie(app, request, "");
     Ok(redirected(request, "next", Answer::ok(&json!({"ok": true}))).with_text(header::SET_COOKIE, &cookie))
 }
@@ -69,7 +70,7 @@ fn redirected(request: &Request, parameter: &str, mut answer: Answer) -> Answer 
     }
 }
 
-async fn read_form(request: &mut Request) -> Result<Vec<(String, String)>> {
+pub(super) async fn read_form(request: &mut Request) -> Result<Vec<(String, String)>> {
     request.body.tighten(MAX_FORM);
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_ascii_lowercase();
     if content_type.starts_with("application/x-www-form-urlencoded") {

@@ -1,0 +1,384 @@
+//! Where accounts meet documents: the users' database on its way in and out, and what every write asks of who writes.
+//!
+//! ```text
+//! write   update ─> design document: admin of the database
+//!                └> users' database: may_write ─> password hashed ─> db ─> validate (auth::users) ─> scripts
+//! read    Eyes::see ─> whole document | its public part | not found | forbidden
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+
+use super::app::App;
+use super::failure::Result;
+use crate::auth::authenticate::Upgrade;
+use crate::auth::password::Stored;
+use crate::auth::users::{self, Visible, Writer};
+use crate::auth::{Security, UserCtx, UserDocument, Users};
+use crate::config::Live;
+use crate::db::{Database, Databases, Found, Incoming, Mode, Proposal, Source, Validate, Wanted, blocking};
+use crate::error::{self, Error};
+use crate::rev::Revision;
+
+/// Accounts held in memory.
+const HELD: usize = 8192;
+
+/// The accounts: admins of the settings, documents of the users' database.
+pub struct Accounts {
+    config: Arc<Live>,
+    databases: Arc<Databases>,
+    /// By name; good while the users' database has not moved.
+    held: Mutex<HashMap<String, (Place, Option<UserDocument>)>>,
+    /// Users whose hash is being written anew.
+    upgrading: Mutex<HashSet<String>>,
+}
+
+/// Which database at which sequence.
+type Place = (u64, u64);
+
+impl Accounts {
+    pub fn new(config: Arc<Live>, databases: Arc<Databases>) -> Accounts {
+        Accounts { config, databases, held: Mutex::default(), upgrading: Mutex::default() }
+    }
+
+    fn database(&self) -> error::Result<Option<Arc<Database>>> {
+        let settings = self.config.settings();
+        let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
+        match self.databases.get(name) {
+            Ok(database) => Ok(Some(database)),
+            Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Users for Accounts {
+    fn admin(&self, name: &str) -> Option<String> {
+        self.config.settings().admin(name).map(str::to_owned)
+    }
+
+    fn document(&self, name: &str) -> error::Result<Option<UserDocument>> {
+        let Some(database) = self.database()? else { return Ok(None) };
+        // The place is read before the document: what is held is never newer than it says.
+        let place = (database.number(), database.info().sequence);
+        if let Some((at, document)) = self.held.lock().get(name)
+            && *at == place
+        {
+            return Ok(document.clone());
+        }
+        let document = match database.find(&users::id_of(name), Wanted::Winner) {
+            Ok(found) => {
+                let conflicted = found.tree.leaves().iter().filter(|leaf| !leaf.deleted).count() > 1;
+                Some(UserDocument { members: members(&found.id, &found.body.json)?, conflicted })
+            }
+            Err(Error::Missing | Error::Deleted | Error::NoDatabase) => None,
+            Err(error) => return Err(error),
+        };
+        let mut held = self.held.lock();
+        if held.len() >= HELD {
+            held.clear();
+        }
+        held.insert(name.to_owned(), (place, document.clone()));
+        Ok(document)
+    }
+}
+
+/// The members of a stored body.
+fn members(id: &str, json: &str) -> error::Result<Map<String, Value>> {
+    serde_json::from_str(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
+}
+
+fn is_users(app: &App, database: &Database) -> bool {
+    app.auth.settings().authentication_db == database.name()
+}
+
+fn security_of(database: &Database) -> error::Result<Security> {
+    let object = serde_json::from_str(&database.security());
+    let object: Value = object.map_err(|_| Error::Damaged(format!("_security of {}", database.name())))?;
+    Ok(Security::stored(&object))
+}
+
+/// Writes edits as `user`: all writing of documents by requests goes through here. One result per edit, in order.
+pub async fn update(
+    app: &Arc<App>,
+    user: &UserCtx,
+    database: &Arc<Database>,
+    incoming: Vec<Incoming>,
+    mode: Mode,
+) -> Result<Vec<error::Result<Revision>>> {
+    let scripts = app.validate(user);
+    let accounts = is_users(app, database);
+    let touches_design = incoming.iter().any(|edit| edit.id.starts_with("_design/"));
+    if !accounts && (!touches_design || user.is_server_admin()) {
+        return Ok(database.update(incoming, mode, &*scripts).await?);
+    }
+    let security = security_of(database)?;
+    let writer = Writer { user, security: &security };
+    let mut results: Vec<Option<error::Result<Revision>>> = Vec::with_capacity(incoming.len());
+    let mut edits = Vec::with_capacity(incoming.len());
+    for mut edit in incoming {
+        let allowed = if edit.id.starts_with("_design/") {
+            security.check_admin(user)
+        } else if accounts {
+            admit(app, &mut edit, writer, mode).await
+        } else {
+            Ok(())
+        };
+        match allowed {
+            Ok(()) => {
+                edits.push(edit);
+                results.push(None);
+            }
+            Err(refused) => results.push(Some(Err(refused))),
+        }
+    }
+    let mut written = match (edits.is_empty(), accounts) {
+        (true, _) => Vec::new(),
+        (false, true) => {
+            let rules = Rules { user, security: &security, scripts: &*scripts };
+            database.update(edits, mode, &rules).await?
+        }
+        (false, false) => database.update(edits, mode, &*scripts).await?,
+    }
+    .into_iter();
+    let results = results.into_iter().map(|result| match result {
+        Some(result) => result,
+        None => written.next().unwrap_or(Err(Error::Conflict)),
+    });
+    Ok(results.collect())
+}
+
+/// What is asked of one edit of the users' database before it has a revision; hashes its password.
+async fn admit(app: &Arc<App>, edit: &mut Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<()> {
+    users::may_write(&edit.id, writer)?;
+    let nobody = writer.user.name.is_none() && !writer.security.is_admin(writer.user);
+    if nobody && mode == Mode::Replicated {
+        // A revision brought from elsewhere need not follow what is there: nobody could set a conflict beside an account.
+        return Err(Error::Unauthorized("You are not authorized to access this db.".into()));
+    }
+    if edit.deleted || !edit.json.contains("\"password\"") {
+        return Ok(());
+    }
+    let body = members(&edit.id, &edit.json)?;
+    let settings = app.auth.settings();
+    let clock = app.clock.clone();
+    let _turn = app.hashing.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+    let hash = move || users::hash_password(&body, &settings.password, &settings.requirements, &clock);
+    if let Some(hashed) = blocking(hash).await? {
+        edit.json = Value::Object(hashed).to_string();
+    }
+    Ok(())
+}
+
+/// The rules of the users' database, before those of its design documents.
+struct Rules<'a> {
+    user: &'a UserCtx,
+    security: &'a Security,
+    scripts: &'a dyn Validate,
+}
+
+impl Validate for Rules<'_> {
+    fn applies(&self, _: &Database) -> bool {
+        true
+    }
+
+    fn validate<'a>(
+        &'a self,
+        database: &'a Arc<Database>,
+        proposals: Vec<Proposal>,
+    ) -> Pin<Box<dyn Future<Output = Vec<error::Result<()>>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut verdicts = Vec::with_capacity(proposals.len());
+            let mut rest = Vec::new();
+            for proposal in proposals {
+                let verdict = self.verdict(database, &proposal).await;
+                if verdict.is_ok() {
+                    rest.push(proposal);
+                }
+                verdicts.push(verdict);
+            }
+            if !rest.is_empty() && self.scripts.applies(database) {
+                let mut scripted = self.scripts.validate(database, rest).await.into_iter();
+                for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_ok()) {
+                    *verdict = scripted.next().unwrap_or(Ok(()));
+                }
+            }
+            verdicts
+        })
+    }
+}
+
+impl Rules<'_> {
+    async fn verdict(&self, database: &Arc<Database>, proposal: &Proposal) -> error::Result<()> {
+        if proposal.id.starts_with("_design/") || proposal.id.starts_with("_local/") {
+            return Ok(());
+        }
+        let writer = Writer { user: self.user, security: self.security };
+        let new = members(&proposal.id, &proposal.new)?;
+        let old = proposal.old.as_deref().map(|old| members(&proposal.id, old)).transpose()?;
+        // A deleted document is no account any more: what follows it is a new one.
+        let old = old.filter(|old| old.get("_deleted") != Some(&Value::Bool(true)));
+        if new.get("_deleted") == Some(&Value::Bool(true)) {
+            return users::validate_delete(old.as_ref(), writer);
+        }
+        users::validate(&proposal.id, &new, old.as_ref(), writer)?;
+        if self.security.is_admin(self.user) {
+            return Ok(());
+        }
+        // The revision that a user extends may be an old or a losing one, with roles that an admin has since taken away:
+        // what is in force counts too.
+        let (database, id) = (database.clone(), proposal.id.clone());
+        let winner = blocking(move || match database.find(&id, Wanted::Winner) {
+            Ok(found) => Ok(Some(members(&id, &found.body.json)?)),
+            Err(Error::Missing | Error::Deleted) => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await?;
+        match winner {
+            Some(winner) => users::validate(&proposal.id, &new, Some(&winner), writer),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a reader may see of the documents of one database.
+#[derive(Clone)]
+pub struct Eyes(Option<Arc<Limited>>);
+
+struct Limited {
+    user: UserCtx,
+    security: Security,
+    public_fields: Vec<String>,
+}
+
+impl Eyes {
+    /// The reader's eyes on this database: unlimited but for the users' database and who does not administer it.
+    pub fn of(app: &App, user: &UserCtx, database: &Database) -> error::Result<Eyes> {
+        if user.is_server_admin() || !is_users(app, database) {
+            return Ok(Eyes(None));
+        }
+        let security = security_of(database)?;
+        if security.is_admin(user) {
+            return Ok(Eyes(None));
+        }
+        let public_fields = app.auth.settings().public_fields.clone();
+        Ok(Eyes(Some(Arc::new(Limited { user: user.clone(), security, public_fields }))))
+    }
+
+    /// The document as the reader sees it. `Missing`, `Forbidden`: not at all.
+    pub fn see(&self, mut found: Found) -> error::Result<Found> {
+        let Some(limited) = &self.0 else { return Ok(found) };
+        match users::visible(&found.id, &limited.user, &limited.security)? {
+            Visible::Whole => Ok(found),
+            Visible::Public => {
+                let body = members(&found.id, &found.body.json)?;
+                let public = users::public_part(&body, &limited.public_fields)?;
+                found.body.json = Value::Object(public).to_string();
+                found.body.attachments.clear();
+                Ok(found)
+            }
+        }
+    }
+}
+
+/// Refuses changing the users' database's `_security` unless the settings allow it.
+pub fn check_security_editable(app: &App, database: &Database) -> error::Result<()> {
+    if is_users(app, database) && !app.auth.settings().users_db_security_editable {
+        return Err(Error::Forbidden("You can't edit the security object of the user database.".into()));
+    }
+    Ok(())
+}
+
+/// Gives the users' database its design document, if this is one and it has none. Others see to it that it stays.
+pub async fn settle(app: &Arc<App>, database: &Arc<Database>) -> error::Result<()> {
+    if !is_users(app, database) {
+        return Ok(());
+    }
+    let of = database.clone();
+    if blocking(move || of.winner(users::DESIGN_ID)).await?.is_some() {
+        return Ok(());
+    }
+    let edit = Incoming {
+        id: users::DESIGN_ID.to_owned(),
+        parent: None,
+        path: (0, Vec::new()),
+        deleted: false,
+        json: Value::Object(users::design_document()).to_string(),
+        attachments: Vec::<(String, Source)>::new(),
+    };
+    let written = database.update(vec![edit], Mode::Interactive, &crate::db::AllowAll).await?;
+    match written.into_iter().next() {
+        Some(Err(Error::Conflict)) | Some(Ok(_)) | None => Ok(()),
+        Some(Err(error)) => Err(error),
+    }
+}
+
+/// Makes the system databases of a single node, and the users' database's design document.
+pub async fn settle_all(app: &Arc<App>) -> error::Result<()> {
+    let settings = app.settings();
+    let accounts = app.auth.settings().authentication_db.clone();
+    if settings.flag("couchdb", "single_node") {
+        let security = super::handlers::default_security(app).to_string();
+        for name in [accounts.as_str(), "_replicator"] {
+            let (databases, security, name) = (app.databases.clone(), security.clone(), name.to_owned());
+            match blocking(move || databases.create(&name, crate::db::CreateOptions::default(), Some(&security))).await
+            {
+                Ok(_) | Err(Error::DatabaseExists) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let databases = app.databases.clone();
+    match blocking(move || databases.get(&accounts)).await {
+        Ok(database) => settle(app, &database).await,
+        Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a user's hash anew in the background, in today's scheme. The salt stays, and with it the user's sessions.
+pub fn upgrade(app: &Arc<App>, wanted: Upgrade) {
+    if !app.accounts.upgrading.lock().insert(wanted.name.clone()) {
+        return;
+    }
+    let app = app.clone();
+    tokio::spawn(async move {
+        let name = wanted.name.clone();
+        match upgrade_now(&app, wanted).await {
+            Ok(()) => tracing::info!(user = name, "the stored password hash was upgraded"),
+            // Somebody else has written the document: the next sign-in tries again.
+            Err(Error::Conflict) => {}
+            Err(error) => tracing::warn!(user = name, %error, "the stored password hash could not be upgraded"),
+        }
+        app.accounts.upgrading.lock().remove(&name);
+    });
+}
+
+async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
+    let Some(database) = app.accounts.database()? else { return Ok(()) };
+    let turn = app.hashing.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
+    let (policy, clock, of) = (app.auth.settings().password.clone(), app.clock.clone(), database.clone());
+    let edit = blocking(move || {
+        let found = of.find(&users::id_of(&wanted.name), Wanted::Winner)?;
+        let body = members(&found.id, &found.body.json)?;
+        if body.get("salt").and_then(Value::as_str).unwrap_or("") != wanted.salt {
+            return Err(Error::Conflict);
+        }
+        let salt = Some(wanted.salt).filter(|salt| !salt.is_empty());
+        let stored = Stored::hash(&wanted.password, salt, &policy, &clock)?;
+        let json = Value::Object(users::with_hash(&body, &stored)).to_string();
+        let attachments = found.body.attachments.iter();
+        let attachments = attachments.map(|found| (found.name.clone(), Source::Stub { revpos: None })).collect();
+        let parent = Some(found.revision);
+        Ok(Incoming { id: found.id, parent, path: (0, Vec::new()), deleted: false, json, attachments })
+    })
+    .await?;
+    drop(turn);
+    let written = database.update(vec![edit], Mode::Interactive, &crate::db::AllowAll).await?;
+    written.into_iter().next().unwrap_or(Err(Error::Conflict)).map(|_| ())
+}

@@ -1,0 +1,161 @@
+//! Devices that are signed in, and tokens for apps that cannot hold cookies. Not of CouchDB's API.
+//!
+//! ```text
+//! GET    /_session/devices          {"devices": [{id, name, kind, first_seen, last_seen, address, databases, ...}]}
+//! DELETE /_session/devices/{id}     revokes one               (server admins: ?user=NAME for somebody else's)
+//! DELETE /_session/devices          revokes all; ?except=current keeps the asker's
+//! POST   /_session/token            {"name", "password"} or {"refresh_token"} > access and refresh token
+//! ```
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::super::answer::Answer;
+use super::super::app::{App, blocking};
+use super::super::failure::{Failure, Result};
+use super::super::request::Request;
+use super::super::signin;
+use crate::auth::devices::{Client, Devices};
+use crate::auth::{Handler, Session, token};
+use crate::error::{self, Error};
+
+fn devices(app: &App) -> error::Result<Arc<Devices>> {
+    app.auth.devices().cloned().ok_or_else(|| Error::NotFound("missing".into()))
+}
+
+/// Whose devices are meant: the asker's, or for server admins those of `user`.
+fn whose(request: &Request) -> Result<String> {
+    match (request.query.get("user"), &request.user.name) {
+        (Some(other), Some(own)) if other != own && !request.user.is_server_admin() => {
+            Err(Error::Forbidden("You are not a server admin.".into()).into())
+        }
+        (Some(other), _) => Ok(other.to_owned()),
+        (None, Some(own)) => Ok(own.clone()),
+        (None, None) => Err(Error::Unauthorized("You are not an authenticated user".into()).into()),
+    }
+}
+
+/// The asker's own device, if it is one of `user`. Blocks.
+fn current(
+    devices: &Devices,
+    user: &str,
+    own: Option<&str>,
+    session: Option<&Session>,
+) -> error::Result<Option<String>> {
+    match session {
+        Some(Session::Cookie(issued)) if own == Some(user) => devices.of_session(user, *issued),
+        Some(Session::Token(device)) if own == Some(user) => Ok(Some(device.clone())),
+        _ => Ok(None),
+    }
+}
+
+/// `GET /_session/devices`.
+pub async fn list(app: &App, request: &Request) -> Result<Answer> {
+    let (devices, user) = (devices(app)?, whose(request)?);
+    let (own, session, timeout) = (request.user.name.clone(), request.session.clone(), app.auth.settings().timeout);
+    let rows = blocking(move || {
+        let current = current(&devices, &user, own.as_deref(), session.as_ref())?;
+        devices.list(&user, current.as_deref(), timeout)
+    })
+    .await??;
+    Ok(Answer::ok(&json!({ "devices": rows })))
+}
+
+/// `DELETE /_session/devices[/{id}]`.
+pub async fn revoke(app: &App, request: &Request, id: Option<String>) -> Result<Answer> {
+    let (devices, user) = (devices(app)?, whose(request)?);
+    let keep = match request.query.get("except") {
+        None => false,
+        Some("current") => true,
+        Some(_) => return Err(Failure::bad_request("`except` must be `current`.")),
+    };
+    let (own, session) = (request.user.name.clone(), request.session.clone());
+    let revoked = blocking(move || match id {
+        Some(id) => devices.revoke(&user, &id).map(|found| found.then_some(1)),
+        None => {
+            let kept = if keep { current(&devices, &user, own.as_deref(), session.as_ref())? } else { None };
+            devices.revoke_all(&user, kept.as_deref()).map(Some)
+        }
+    })
+    .await??;
+    match revoked {
+        Some(count) => Ok(Answer::ok(&json!({"ok": true, "revoked": count}))),
+        None => Err(Error::NotFound("missing".into()).into()),
+    }
+}
+
+/// `POST /_session/token`.
+pub async fn token(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
+    let form = super::session::read_form(request).await?;
+    let of = |name: &str| form.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let device = of("device").or_else(|| signin::device(request).map(str::to_owned)).unwrap_or_default();
+    let (shared, peer) = (app.clone(), request.peer);
+    let pair = match of("refresh_token") {
+        Some(refresh) => blocking(move || shared.auth.refresh_tokens(&refresh, &device, peer)).await??,
+        None => {
+            let name = of("username").or_else(|| of("name"));
+            let name = name.ok_or_else(|| Failure::bad_request("request body must contain a username"))?;
+            let password = of("password").unwrap_or_default();
+            signin::check_password(app, name.clone(), password, of("token"), request).await?;
+            blocking(move || shared.auth.issue_tokens(&name, &device, peer)).await??
+        }
+    };
+    let (access, refresh) = pair;
+    let body = json!({
+        "access_token": access,
+        "token_type": "Bearer",
+        "expires_in": token::LIFETIME,
+        "refresh_token": refresh,
+    });
+    let answer = Answer::json(StatusCode::OK, &body);
+    Ok(answer.with_text(http::header::CACHE_CONTROL, "no-store"))
+}
+
+/// Signing out ends the session itself, not only the cookie.
+pub async fn end(app: &App, request: &Request) -> Result<()> {
+    let (Some(name), Some(session)) = (request.user.name.clone(), request.session.clone()) else { return Ok(()) };
+    let devices = devices(app)?;
+    blocking(move || match session {
+        Session::Cookie(issued) => devices.end(&name, issued),
+        Session::Token(device) => devices.revoke(&name, &device).map(|_| ()),
+    })
+    .await??;
+    Ok(())
+}
+
+/// Notes how far a device has synced, when it writes a checkpoint. A note that fails fails nothing else.
+pub async fn checkpoint(app: &App, request: &Request, database: &str, json: &str) {
+    let Some(name) = request.user.name.clone() else { return };
+    if !json.contains("last_seq") {
+        return;
+    }
+    let Ok(Value::Object(body)) = serde_json::from_str(json) else { return };
+    let sequence = match body.get("last_seq").or_else(|| body.get("source_last_seq")) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => return,
+    };
+    let Ok(devices) = devices(app) else { return };
+    let (session, database) = (request.session.clone(), database.to_owned());
+    let by_password = request.user.handler == Some(Handler::Default);
+    let client = Client {
+        name: signin::device(request).unwrap_or_default().to_owned(),
+        address: request.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+    };
+    let noted = blocking(move || match session {
+        Some(Session::Cookie(issued)) => match devices.of_session(&name, issued)? {
+            Some(device) => devices.synced(&name, &device, &database, &sequence),
+            None => Ok(()),
+        },
+        Some(Session::Token(device)) => devices.synced(&name, &device, &database, &sequence),
+        None if by_password => devices.synced_with_password(&name, &client, &database, &sequence),
+        None => Ok(()),
+    });
+    match noted.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a device's progress could not be noted"),
+        Err(_) => tracing::warn!("a device's progress could not be noted"),
+    }
+}
