@@ -3,7 +3,7 @@
 //! The map of the house; a layer may use only what stands to its right:
 //!
 //! ```text
-//! main > http > replicate > {query, auth, maintain} > db > store > {json, rev}
+//! main > http > replicate > {query, auth, maintain} > db > store > json > rev
 //! ```
 //!
 //! `error` and `clock` may be used by all. `tests/layers.rs` holds this line.
