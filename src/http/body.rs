@@ -27,6 +27,8 @@ pub struct RequestBody {
     read: u64,
     waits_for_continue: bool,
     waited: Duration,
+    /// A body that is there already, instead of `incoming`.
+    given: Option<Bytes>,
 }
 
 impl RequestBody {
@@ -40,18 +42,26 @@ impl RequestBody {
             read: 0,
             waits_for_continue: headers.contains_key(header::EXPECT),
             waited: Duration::ZERO,
+            given: None,
         }
     }
 
     /// No body.
     pub fn empty() -> RequestBody {
+        RequestBody::given(Bytes::new())
+    }
+
+    /// A body that did not come from the connection.
+    pub fn given(body: Bytes) -> RequestBody {
+        let length = body.len() as u64;
         RequestBody {
             incoming: None,
-            length: Some(0),
-            limit: 0,
+            length: Some(length),
+            limit: length,
             read: 0,
             waits_for_continue: false,
             waited: Duration::ZERO,
+            given: Some(body).filter(|body| !body.is_empty()),
         }
     }
 
@@ -68,7 +78,7 @@ impl RequestBody {
     /// Whether there is nothing to read, as far as the headers tell.
     pub fn is_empty(&self) -> bool {
         use hyper::body::Body;
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.given.is_none() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     /// A tighter limit than `max_http_request_size`, for what has its own.
@@ -84,6 +94,9 @@ impl RequestBody {
     /// The next chunk as it comes, `None` at the end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.check_length()?;
+        if let Some(given) = self.given.take() {
+            return Ok(Some(given));
+        }
         loop {
             let Some(incoming) = self.incoming.as_mut() else { return Ok(None) };
             self.waits_for_continue = false;

@@ -312,8 +312,8 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
             return Err(Failure::bad_request("_local documents do not accept attachments."));
         }
         (_, ["_design", name]) => document(verb, format!("_design/{name}"))?,
-        (_, ["_design", _, "_show"]) => return Err(invalid_path("show_error")),
-        (_, ["_design", _, "_update"]) => return Err(invalid_path("update_error")),
+        (_, ["_design", _, "_show"]) => return Err(super::handlers::invalid_path("show_error")),
+        (_, ["_design", _, "_update"]) => return Err(super::handlers::invalid_path("update_error")),
         (_, ["_design", name, "_show", function, id @ ..]) => R::Show((*name).into(), (*function).into(), joined(id)),
         (_, ["_design", name, "_update", function, id @ ..]) => R::Update((*name).into(), (*function).into(), joined(id)),
         (_, ["_design", name, "_rewrite", ..]) => R::Rewrite((*name).into()),
@@ -366,10 +366,6 @@ fn listing(name: &str) -> Listing {
 /// What is left of a path as a document id; none if nothing is.
 fn joined(parts: &[&str]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
-}
-
-fn invalid_path(word: &'static str) -> Failure {
-    Failure::Refused { status: http::StatusCode::NOT_FOUND, word, reason: "Invalid path.".into() }
 }
 
 fn owned(parts: &[&str]) -> Vec<String> {

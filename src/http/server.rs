@@ -29,9 +29,10 @@ use super::app::App;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
 use super::handlers;
+use super::handlers::rewrite::Rewritten;
 use super::lenient::Lenient;
 use super::request::{Request, Target, Verb};
-use super::route::{self, Route};
+use super::route::{self, DbRoute, Route};
 use super::stream::Body;
 use super::{cors, signin};
 use crate::auth::UserCtx;
@@ -230,35 +231,49 @@ async fn checked(
     request.user = signed.user;
     request.session = signed.session;
     context.user = request.user.name.clone();
-    if request.user.name.is_none() && !request.user.is_server_admin() {
-        access::check_nobody(&routed, &request.settings)?;
-    }
-    let (needed, database) = match &routed {
-        Ok(route) => {
-            let needed = access::needed(route, &app.auth.settings().authentication_db);
-            (needed, if let Route::Database { name, .. } = route { Some(name.clone()) } else { None })
-        }
-        // Who may not know about a path does not learn what is wrong with the request either.
-        Err(_) => access::needed_by_path(&request.segments),
-    };
-    let verdict = access::check(needed, &request.user, &request.settings)?;
-    if let Some(name) = database
-        && (verdict == Verdict::AskDatabase || routed.is_err())
-    {
-        let security = handlers::security_of(app, &name).await?;
-        if verdict == Verdict::AskDatabase {
-            access::check_database(needed, &request.user, &security)?;
-        }
-    }
-    let route = routed?;
-    request.body.check_length()?;
-    let mut answer = handlers::dispatch(app, request, route).await?;
+    let mut answer = admitted(app, request, routed).await?;
     if let Some(cookie) = signed.set_cookie
         && !answer.headers.contains_key(header::SET_COOKIE)
     {
         answer = answer.with_text(header::SET_COOKIE, &cookie);
     }
     Ok(answer)
+}
+
+/// Access and handler, for a user who is known; again for what a design document rewrote the request to.
+async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Route>) -> Result<Answer> {
+    for rewrites in 0.. {
+        if request.user.name.is_none() && !request.user.is_server_admin() {
+            access::check_nobody(&routed, &request.settings)?;
+        }
+        let (needed, database) = match &routed {
+            Ok(route) => {
+                let needed = access::needed(route, &app.auth.settings().authentication_db);
+                (needed, if let Route::Database { name, .. } = route { Some(name.clone()) } else { None })
+            }
+            // Who may not know about a path does not learn what is wrong with the request either.
+            Err(_) => access::needed_by_path(&request.segments),
+        };
+        let verdict = access::check(needed, &request.user, &request.settings)?;
+        if let Some(name) = database
+            && (verdict == Verdict::AskDatabase || routed.is_err())
+        {
+            let security = handlers::security_of(app, &name).await?;
+            if verdict == Verdict::AskDatabase {
+                access::check_database(needed, &request.user, &security)?;
+            }
+        }
+        let route = routed?;
+        request.body.check_length()?;
+        let Route::Database { name, what: DbRoute::Rewrite(design) } = &route else {
+            return handlers::dispatch(app, request, route).await;
+        };
+        match handlers::rewrite(app, request, name, design, rewrites).await? {
+            Rewritten::Answer(answer) => return Ok(answer),
+            Rewritten::Target(target) => routed = route::route(&target),
+        }
+    }
+    Err(Failure::missing())
 }
 
 /// The client's own request id if it is sane, else ten hex digits (`chttpd.erl`, `nonce`).

@@ -18,6 +18,7 @@ pub mod node;
 mod pieces;
 mod reading;
 mod render;
+pub mod rewrite;
 mod rows;
 mod scripts;
 pub mod server;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use render::invalid_path;
 pub use server::NODE;
 
 use super::answer::Answer;
@@ -121,6 +123,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         },
         R::Show(design, function, id) => render::show(app, request, db, design, function, id).await,
         R::Update(design, function, id) => render::update(app, request, db, design, function, id).await,
+        // Rewritten before it comes here.
         R::Rewrite(_) => Err(Failure::missing()),
         R::Attachment(verb, id, name) => match verb {
             AttachmentVerb::Get => attachment::get(app, request, db, id, name).await,
@@ -145,6 +148,18 @@ async fn node(app: &Arc<App>, request: &mut Request, route: NodeRoute) -> Result
         NodeRoute::ConfigSet(section, key) => config::set(app, request, section, key).await,
         NodeRoute::ConfigDelete(section, key) => config::delete(app, request, section, key).await,
     }
+}
+
+/// Rewrites a request; `count` is how often that happened to it before.
+pub async fn rewrite(
+    app: &Arc<App>,
+    request: &mut Request,
+    name: &str,
+    design: &str,
+    count: u32,
+) -> Result<rewrite::Rewritten> {
+    let db = database::open(app, name).await?;
+    rewrite::rewrite(app, request, db, design, count).await
 }
 
 /// The `_security` of a database that never had one written.

@@ -12,10 +12,15 @@ use crate::db::render::{self, Show};
 use crate::db::{Database, Found, Mode, Wanted, blocking};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
-use crate::http::failure::Result;
+use crate::http::failure::{Failure, Result};
 use crate::http::request::Verb;
 use crate::http::{Answer, App, Request};
 use crate::query::script::{RequestBody, Response};
+
+/// A path below a design document that names no function.
+pub fn invalid_path(word: &'static str) -> Failure {
+    Failure::Refused { status: StatusCode::NOT_FOUND, word, reason: "Invalid path.".into() }
+}
 
 /// `/{db}/_design/{design}/_show/{function}[/{id}]`.
 pub async fn show(

@@ -55,7 +55,6 @@ pub fn asked(
 }
 
 /// Makes the request object of a rewrite function.
-#[allow(dead_code)] // for rewrites
 pub fn asked_to_rewrite(request: &Request, database: &Database, body: RequestBody<'_>) -> Result<Asked> {
     let user = request.user.to_script_json(database.name()).to_string();
     let object = with_parts(request, body, |parts| rewrite_request_object(parts, &user, &database.security()))?;
