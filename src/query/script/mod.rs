@@ -14,6 +14,7 @@
 //! away and the thread goes on.
 
 mod engine;
+mod frozen;
 mod list;
 mod pool;
 #[cfg(test)]
@@ -169,7 +170,7 @@ impl Scripts {
             let answer = worker.within(
                 &key,
                 |environment| fill_maps(environment, &set, timeout),
-                |environment| map(environment, documents, set.functions.len(), timeout),
+                |environment| map(environment, documents, &set.functions, timeout),
             );
             answer.map_err(|failure| failure.error)
         })
@@ -368,17 +369,18 @@ fn fill_maps(environment: &Environment, set: &MapSet, timeout: Duration) -> std:
 fn map(
     environment: &Environment,
     documents: Vec<String>,
-    functions: usize,
+    functions: &[String],
     timeout: Duration,
 ) -> std::result::Result<Mapped, Failure> {
+    let freeze = !frozen::only_read(functions);
     environment.make_room(documents.iter().map(String::len).max().unwrap_or(0));
     environment.with(|calls| {
         let entry = calls.entry("mapDocument")?;
-        let mut mapped = Mapped::new(functions);
+        let mut mapped = Mapped::new(functions.len());
         for document in documents {
             calls.watch().start(timeout);
             let document = calls.parse(document)?;
-            let answer = calls.call(&entry, (document,))?;
+            let answer = calls.call(&entry, (document, freeze))?;
             if !mapped.push(&answer) {
                 let reason = "the rows of one batch of documents are too large".into();
                 return Err(Failure::fatal(Error::Script { word: "InternalError".into(), reason }));
