@@ -32,7 +32,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The layers that a line names after `crate::`.
 fn named(line: &str) -> impl Iterator<Item = &str> {
     line.split("crate::").skip(1).map(|rest| {
-        let end = rest.find(|character: char| !character.is_ascii_lowercase() && character != '_').unwrap_or(rest.len());
+        let end =
+            rest.find(|character: char| !character.is_ascii_lowercase() && character != '_').unwrap_or(rest.len());
         &rest[..end]
     })
 }
