@@ -136,6 +136,16 @@ pub fn document(found: &Found, show: &Show) -> Vec<Piece> {
     pieces
 }
 
+/// A document as `show` wants it, as one text: for those who show no attachment's content.
+pub fn text(found: &Found, show: &Show) -> String {
+    let pieces = document(found, show).into_iter();
+    let texts = pieces.filter_map(|piece| match piece {
+        Piece::Text(text) => Some(text),
+        Piece::Base64 { .. } => None,
+    });
+    texts.collect()
+}
+
 /// The attachments whose content follows the JSON in a multipart answer, in the order in which they must follow.
 pub fn following<'a>(found: &'a Found, show: &Show) -> Vec<&'a Attachment> {
     let Attachments::Follows(since) = &show.attachments else { return Vec::new() };

@@ -158,7 +158,7 @@ impl Search {
                 match self.database.find(&row.id, Wanted::Winner) {
                     Ok(found) => {
                         let show = render::Show { conflicts: self.request.conflicts, ..Default::default() };
-                        let whole = self.request.conflicts.then(|| text_of(render::document(&found, &show)));
+                        let whole = self.request.conflicts.then(|| render::text(&found, &show));
                         let (id, revision, body) = (found.id, found.revision, found.body);
                         Ok(Some(Document { id, revision, body, whole }))
                     }
@@ -280,15 +280,4 @@ struct Document {
     body: BodyRecord,
     /// The whole text, where it has more than the usual members.
     whole: Option<String>,
-}
-
-/// Documents are shown without attachment content, so all pieces are text.
-fn text_of(pieces: Vec<render::Piece>) -> String {
-    pieces
-        .into_iter()
-        .filter_map(|piece| match piece {
-            render::Piece::Text(text) => Some(text),
-            render::Piece::Base64 { .. } => None,
-        })
-        .collect()
 }

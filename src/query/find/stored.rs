@@ -29,7 +29,7 @@ use super::bookmark::Bookmark;
 use super::rows::{Row, Rows};
 use super::{Direction, FindRequest};
 use crate::db::record::{BodyRecord, LeafRow};
-use crate::db::{Database, partition_of, render};
+use crate::db::{Database, Wanted, partition_of, render};
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, sort_key};
 use crate::query::planner::{Index, Plan, end_key, start_key};
@@ -392,8 +392,14 @@ impl Stored {
 
     fn map_one(&self, (id, winner, body): &(&str, &LeafRow, BodyRecord)) -> Result<Option<Placed>> {
         let key = if self.index.needs_special_members() {
-            let text = render::plain(id, &winner.revision, false, body);
-            let document = serde_json::from_str(&text)
+            // As CouchDB's views see it: with its conflicts.
+            let show = render::Show { conflicts: true, deleted_conflicts: true, ..Default::default() };
+            let found = match self.database.find(id, Wanted::Winner) {
+                Ok(found) => found,
+                Err(Error::Missing | Error::Deleted) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let document = serde_json::from_str(&render::text(&found, &show))
                 .map_err(|error| Error::Damaged(format!("the body of document {id}: {error}")))?;
             self.index.key_of(&document)
         } else {

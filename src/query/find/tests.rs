@@ -342,6 +342,27 @@ async fn one_partition_by_an_index() {
 }
 
 #[tokio::test]
+async fn conflicts_are_indexed_and_shown() {
+    let database = database(CreateOptions::default());
+    fill(&database, &[("a", r#"{"x":1}"#), ("b", r#"{"x":1}"#)]).await;
+    let conflict = Incoming {
+        id: "a".into(),
+        parent: None,
+        path: (1, vec![crate::rev::RevisionHash::parse("0")]),
+        deleted: false,
+        json: r#"{"x":2}"#.into(),
+        attachments: Vec::new(),
+    };
+    database.update(vec![conflict], Mode::Replicated, &AllowAll).await.unwrap().remove(0).unwrap();
+    index(&database, json!({"fields": ["_conflicts"]})).await;
+    let body = json!({"selector": {"_conflicts": {"$exists": true}}, "conflicts": true});
+    let (documents, tail) = ask(&database, body).await.unwrap();
+    assert_eq!(ids(&documents), ["a"]);
+    assert_eq!(documents[0]["_conflicts"].as_array().map(Vec::len), Some(1));
+    assert!(tail.get("warning").is_none());
+}
+
+#[tokio::test]
 async fn long_values_and_ids() {
     let database = database(CreateOptions::default());
     let (long, id) = ("x".repeat(20_000), "i".repeat(5000));
