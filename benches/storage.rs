@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use settee::store::{Batch, Direction, Engine, PageLimit, Store, keys, open};
+use settee::store::{Batch, Direction, Engine, PageLimit, keys, open};
 
 const TIME: Duration = Duration::from_secs(5);
 const THREADS: u64 = 32;

@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
         Ok(Reader { from })
     }
 
-    pub fn next(&mut self) -> io::Result<Frame> {
+    pub fn frame(&mut self) -> io::Result<Frame> {
         let cut = |error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof => wrong("it is cut short"),
             _ => error,

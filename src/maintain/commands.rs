@@ -101,7 +101,7 @@ fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &mut Bar) -> io::Re
     let mut database = String::new();
     let mut documents = 0;
     loop {
-        let frame: Frame = reader.next()?;
+        let frame: Frame = reader.frame()?;
         match frame.kind {
             Kind::Database => database = String::from_utf8_lossy(frame.keyed()?.0).into_owned(),
             Kind::Document => documents += 1,

@@ -85,7 +85,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn everything(&mut self, frames: &mut Reader) -> Result<()> {
         loop {
-            let frame = frames.next().map_err(reading)?;
+            let frame = frames.frame().map_err(reading)?;
             match frame.kind {
                 Kind::Setting => {
                     let (key, value) = frame.keyed().map_err(reading)?;
@@ -126,7 +126,7 @@ impl Restore<'_> {
         let id: BlobId = frame.payload.as_slice().try_into().map_err(|_| damaged())?;
         let mut writer = self.blobs.create()?;
         loop {
-            let content = frames.next().map_err(reading)?;
+            let content = frames.frame().map_err(reading)?;
             if content.kind != Kind::Content {
                 return Err(damaged());
             }

@@ -11,6 +11,9 @@ pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// Takes the entries of a read: key and framed value, or what is wrong with that entry alone.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], Result<&[u8]>);
 
+/// Takes the values of a read by keys: the key's index, and its framed value if there is one.
+pub(super) type VisitIndexed<'a> = &'a mut dyn FnMut(usize, Result<Option<&[u8]>>);
+
 /// An engine. Reads come from many threads; `apply` and `reopen` from one at a time.
 ///
 /// A read must never show what an `apply` has not yet made durable, nor what an `apply` that failed has left behind.
@@ -18,7 +21,7 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Calls `visit(index, value)` once for each of `keys`, in order.
-    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()>;
+    fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()>;
 
     /// A page of the entries of `range`.
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()>;

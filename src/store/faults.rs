@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::backend::{Backend, Visit, Writes};
+use super::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::committer::{Committer, is_empty};
 use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError, frame};
 
@@ -100,7 +100,7 @@ impl Backend for Faults {
         "memory"
     }
 
-    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+    fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()> {
         self.read(|entries| {
             for (index, key) in keys.iter().enumerate() {
                 visit(index, Ok(entries.get(key).map(Vec::as_slice)));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::RwLock;
 use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
-use super::backend::{Backend, Visit, Writes};
+use super::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::space::{io_error, make_dir, sync_dir};
 use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
 
@@ -51,7 +51,7 @@ impl Backend for RedbBackend {
         "redb"
     }
 
-    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+    fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()> {
         self.read(|table| {
             for (index, key) in keys.iter().enumerate() {
                 let found = table.get(key.as_slice()).map_err(failure)?;

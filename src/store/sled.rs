@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
-use super::backend::{Backend, Visit, Writes};
+use super::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::space::{folder_bytes, make_dir, sync_dir};
 use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
 
@@ -255,7 +255,7 @@ impl Backend for SledBackend {
         "sled"
     }
 
-    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+    fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()> {
         let values = self.with(|open| keys.iter().map(|key| self.value(open, key)).collect::<Result<Vec<_>>>())?;
         // Looked up after the reads: whatever they saw of a batch that is still being written is undone by it.
         let before = self.before();

@@ -23,21 +23,21 @@ impl Server {
         let mut command = binary();
         command.args(["serve", "--bind", "127.0.0.1:0", "--log", "info", "--log-format", "json", "--store", engine]);
         command.arg("--data").arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the server can be started");
-        let mut log = BufReader::new(child.stderr.take().expect("its log is piped"));
+        let child = command.spawn().expect("the server can be started");
+        let mut server = Server { child, address: String::new() };
+        let mut log = BufReader::new(server.child.stderr.take().expect("its log is piped"));
         let mut said = String::new();
         loop {
             let mut line = String::new();
             if log.read_line(&mut line).unwrap_or(0) == 0 {
-                let _ = child.wait();
                 return Err(said);
             }
             let told = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
             if let Some(address) = told["address"].as_str() {
-                let address = address.to_owned();
+                server.address = address.to_owned();
                 // Somebody has to read the log on.
                 std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
-                return Ok(Server { child, address });
+                return Ok(server);
             }
             said.push_str(&line);
         }

@@ -1,3 +1,4 @@
+use super::super::backend::VisitIndexed;
 use super::super::faults::{Faults, WriteFault};
 use super::super::keys;
 use super::*;
@@ -90,7 +91,7 @@ impl Backend for Gate {
     fn name(&self) -> &'static str {
         "gate"
     }
-    fn get_many(&self, keys: &[Vec<u8>], visit: &mut dyn FnMut(usize, Result<Option<&[u8]>>)) -> Result<()> {
+    fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()> {
         self.inner.get_many(keys, visit)
     }
     fn scan(
