@@ -134,7 +134,10 @@ async fn stop_at_signal(app: Arc<App>) {
     }
 }
 
-fn open(settings: &Start) -> Result<(Arc<dyn Store>, Arc<dyn Blobs>), String> {
+/// The ordered map, and the attachments beside it.
+type Stores = (Arc<dyn Store>, Arc<dyn Blobs>);
+
+fn open(settings: &Start) -> Result<Stores, String> {
     if settings.store.as_deref() == Some("memory") {
         tracing::warn!("the store is memory: everything is gone when the server stops");
         return Ok((Arc::new(store::memory::Memory::new()), Arc::new(store::MemoryBlobs::new())));
