@@ -314,6 +314,48 @@ pub const KNOWN: &[Known] = &[
         "300000",
         "Milliseconds until they are forgotten.",
     ),
+    // --- tokens
+    row("jwt_auth", "required_claims", Kind::Text, "exp", "Claims that a token must have: `exp, nbf, {iss, \"me\"}`."),
+    row(
+        "jwt_auth",
+        "roles_claim_name",
+        Kind::Text,
+        "_couchdb.roles",
+        "The claim with the roles, at the top of the token.",
+    ),
+    unset("jwt_auth", "roles_claim_path", Kind::Text, "The same by a path, as `realm_access.roles`."),
+    unset("jwt_auth", "allowed_algorithms", Kind::Text, "Algorithms that are accepted, as `RS256, ES256`; unset: all."),
+    unset("jwt_auth", "jwks_url", Kind::Text, "Where the issuer publishes its keys (https, or on this machine)."),
+    row(
+        "jwt_auth",
+        "jwks_max_age",
+        number(60, 31_536_000),
+        "3600",
+        "Seconds after which published keys are fetched anew.",
+    ),
+    row("jwt_auth", "jwks_system_roles", Kind::Flag, "false", "Whether that issuer may give roles such as `_admin`."),
+    // --- a database for every user
+    row("couch_peruser", "enable", Kind::Flag, "false", "Whether every account gets a database of its own."),
+    row("couch_peruser", "delete_dbs", Kind::Flag, "false", "Whether it is deleted with the account."),
+    row("couch_peruser", "database_prefix", Kind::Text, "userdb-", "What its name begins with."),
+    row("couch_peruser", "q", number(1, 1024), "1", "Its `q`."),
+    // --- functions of design documents
+    row(
+        "query_server_config",
+        "os_process_limit",
+        number(1, 10_000),
+        "100",
+        "Threads that run them, at most one a core.",
+    ),
+    row(
+        "query_server_config",
+        "reduce_limit",
+        Kind::Choice(&["true", "false", "log"]),
+        "true",
+        "Whether a reduce must shrink.",
+    ),
+    row("query_server_config", "reduce_limit_threshold", number(0, u64::MAX), "5000", "Bytes below which it need not."),
+    row("query_server_config", "reduce_limit_ratio", Kind::Text, "2.0", "By how much it must."),
 ];
 
 /// The row of a known key.

@@ -159,11 +159,15 @@ fn of_accounts(what: &DbRoute) -> Access {
 
 /// What reads all documents of a database.
 fn in_bulk(what: &DbRoute) -> bool {
-    match what {
-        DbRoute::List(_) | DbRoute::ListQueries(_) | DbRoute::Changes | DbRoute::PartitionDocs(_) => true,
-        DbRoute::Find(_) | DbRoute::Explain(_) => true,
-        _ => false,
-    }
+    matches!(
+        what,
+        DbRoute::List(_)
+            | DbRoute::ListQueries(_)
+            | DbRoute::Changes
+            | DbRoute::PartitionDocs(_)
+            | DbRoute::Find(_)
+            | DbRoute::Explain(_)
+    )
 }
 
 fn is_design(id: &str) -> bool {

@@ -362,7 +362,8 @@ fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Bo
             headers.remove(name);
         }
     }
-    if context.head {
+    let head = context.head;
+    if head {
         if let Some(length) = body.length()
             && !headers.contains_key(header::CONTENT_LENGTH)
         {
@@ -371,27 +372,29 @@ fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Bo
         body = Body::whole("");
     }
     let app = app.clone();
+    // Not the whole context: a waiting feed keeps this for hours.
+    let Context { id, method, path, received, user, peer, .. } = context;
     body.at_end(move |ended| {
-        let time = context.received.elapsed();
-        app.metrics.count(context.method.as_str(), status.as_u16(), time, ended.bytes, ended.whole);
+        let time = received.elapsed();
+        app.metrics.count(method.as_str(), status.as_u16(), time, ended.bytes, ended.whole);
         tracing::info!(
             target: "settee::request",
-            method = %context.method,
-            path = context.path,
+            %method,
+            path,
             status = status.as_u16(),
             ms = (time.as_micros() as f64) / 1000.0,
-            user = context.user.as_deref().unwrap_or("-"),
+            user = user.as_deref().unwrap_or("-"),
             bytes = ended.bytes,
             aborted = !ended.whole,
-            peer = context.peer.map(tracing::field::display),
-            id = context.id,
+            peer = peer.map(tracing::field::display),
+            id,
             "request"
         );
     });
     let mut response = http::Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    if compressible && !context.head {
+    if compressible && !head {
         response.extensions_mut().insert(MayCompress);
     }
     response
