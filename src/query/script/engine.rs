@@ -263,6 +263,10 @@ impl<'js> Calls<'js> {
                 return Err(self.broken());
             }
         }
+        // An interrupted job takes its exception with it.
+        if self.watch.expired.load(Ordering::Relaxed) {
+            return Err(self.broken());
+        }
         // A text that does not come over is out of memory: what the engine answers is always valid UTF-8.
         let text = answer.as_string().and_then(|text| text.to_string().ok()).ok_or_else(|| self.broken())?;
         match text.strip_prefix('!') {

@@ -195,10 +195,7 @@ fn runaways_fail_their_call_and_the_thread_goes_on() {
         ("function (doc) { throw ['fatal', 'my_word', 'my reason']; }", "my_word"),
         ("function (doc) { throw 'fatal_error'; }", "map_runtime_error"),
         ("(function () { while (true) {} })()", "os_process_error"),
-        (
-            "function (doc) { Promise.resolve().then(function again() { return Promise.resolve().then(again); }); }",
-            "os_process_error",
-        ),
+        ("function (doc) { Promise.resolve().then(function again() { return Promise.resolve().then(again); }); }", ""),
     ] {
         let told = word(run(function));
         // On a busy machine a memory bomb may run out of time first.
