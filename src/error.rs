@@ -15,6 +15,8 @@ pub enum Error {
     IllegalDocId(String),
     /// A database name is not allowed (400 `illegal_database_name`).
     IllegalDatabaseName(String),
+    /// A database name is too long (400 `database_name_too_long`).
+    DatabaseNameTooLong(String),
     /// A document's `_` member is unknown or of the wrong type (400 `doc_validation`).
     DocValidation(String),
     /// Nobody is signed in, and somebody must be (401 `unauthorized`).
@@ -71,6 +73,7 @@ impl fmt::Display for Error {
             | Error::BadContentType(reason)
             | Error::Script { reason, .. }
             | Error::Mango { reason, .. } => out.write_str(reason),
+            Error::DatabaseNameTooLong(name) => write!(out, "At least one path segment of `{name}` is too long."),
             Error::NoDatabase => out.write_str("Database does not exist."),
             Error::Missing => out.write_str("missing"),
             Error::Deleted => out.write_str("deleted"),

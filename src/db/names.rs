@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 /// Longest document id, in bytes. CouchDB's is unlimited by default; a key must fit the store.
 pub const LONGEST_ID: usize = 8 * 1024;
 
+/// Longest database name, in bytes: CouchDB's.
+const LONGEST_DATABASE_NAME: usize = 238;
+
 const DATABASE_NAME_REASON: &str = "Only lowercase characters (a-z), digits (0-9), and any of the characters _, $, (, ), +, -, and / are allowed. Must begin with a letter.";
 
 /// Checks a database name against CouchDB's rule (`couch_db:validate_dbname`): `[a-z][a-z0-9_$()+/-]*`, or one of the
@@ -17,8 +20,8 @@ pub fn check_database_name(name: &str) -> Result<()> {
     if matches!(name, "_users" | "_replicator" | "_global_changes") {
         return Ok(());
     }
-    if name.len() > 238 {
-        return illegal();
+    if name.len() > LONGEST_DATABASE_NAME {
+        return Err(Error::DatabaseNameTooLong(name.chars().take(256).collect()));
     }
     let mut bytes = name.bytes();
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_$()+/-".contains(&byte);

@@ -71,6 +71,7 @@ fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
         Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         Error::QueryParse(_) => (StatusCode::BAD_REQUEST, "query_parse_error"),
         Error::IllegalDocId(_) => (StatusCode::BAD_REQUEST, "illegal_docid"),
+        Error::DatabaseNameTooLong(_) => (StatusCode::BAD_REQUEST, "database_name_too_long"),
         Error::IllegalDatabaseName(_) => (StatusCode::BAD_REQUEST, "illegal_database_name"),
         Error::DocValidation(_) => (StatusCode::BAD_REQUEST, "doc_validation"),
         Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),

@@ -122,7 +122,8 @@ fn decode(part: &str, index: usize, plus_is_space: bool) -> Result<String> {
     match text {
         Ok(text) if !text.contains('\0') => Ok(text.into_owned()),
         _ if index == 0 => Err(Error::IllegalDatabaseName(illegal_database_name(part)).into()),
-        _ => Err(Error::IllegalDocId("Document id must be valid UTF-8".into()).into()),
+        _ if index == 1 => Err(Error::IllegalDocId("Document id must be valid UTF-8".into()).into()),
+        _ => Err(Failure::bad_request("Attachment name is not UTF-8 encoded")),
     }
 }
 

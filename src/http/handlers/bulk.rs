@@ -121,6 +121,8 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
             }
         };
         let row = match result {
+            // One missing stub is the whole request's failure, as in CouchDB: its sender must send the content again.
+            Err(error @ Error::MissingStub(_)) => return Err(error.into()),
             Ok(_) if mode == Mode::Replicated => continue,
             Ok(revision) => format!("{{\"ok\":true,\"id\":{},\"rev\":{}}}", quote(&id), quote(&revision)),
             Err(error) => refused(&id, error),
@@ -216,7 +218,12 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
     let asked: Vec<Asked> = docs.iter().map(|entry| asked(entry, database.is_partitioned())).collect();
     let latest = query.latest;
     let eyes = Eyes::of(app, &request.user, &database)?;
-    match super::multipart::wanted(request, &["multipart/mixed", "multipart/related"]) {
+    // Unlike `open_revs`: whoever takes JSON, be it by `*/*`, gets JSON (`bulk_get_is_multipart`).
+    let kinds = match crate::http::server::accepts(&request.headers, "application/json") {
+        true => None,
+        false => super::multipart::wanted(request, &["multipart/mixed", "multipart/related"]),
+    };
+    match kinds {
         None => {
             let show = query.show;
             Answer::stream("application/json", move |mut out| async move {

@@ -234,6 +234,7 @@ impl Feed {
             out.write("{\"results\":[\n").await;
         }
         let mut quiet_since = Instant::now();
+        let mut greeted = false;
         loop {
             // Marked as seen before reading: a change that comes while we read wakes us.
             let mut gone = matches!(*self.moved.borrow_and_update(), Moved::Gone);
@@ -268,6 +269,11 @@ impl Feed {
             };
             if over || gone || self.shutdown.has_begun() {
                 return self.end(out, listed).await;
+            }
+            if !listed && self.written == 0 && !greeted {
+                // The head goes out with the first byte: a client must not wait for a change to learn that it waits.
+                out.write("\n").await;
+                greeted = true;
             }
             loop {
                 match self.wait(quiet_since).await {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::document::encode;
 use super::edits::parse_revision;
-use crate::db::{CreateOptions, Database, Databases, Listing, blocking, partition_of};
+use crate::db::{CreateOptions, Database, Databases, Listing, blocking};
 use crate::error::Error;
 use crate::http::accounts;
 use crate::http::failure::{Failure, Result};
@@ -27,7 +27,7 @@ pub async fn open(app: &Arc<App>, name: &str) -> Result<Arc<Database>> {
 
 fn not_there(error: Error) -> Error {
     match error {
-        Error::IllegalDatabaseName(_) => Error::NoDatabase,
+        Error::IllegalDatabaseName(_) | Error::DatabaseNameTooLong(_) => Error::NoDatabase,
         other => other,
     }
 }
@@ -42,7 +42,7 @@ fn count(request: &Request, name: &str, default: u32) -> Result<u32> {
         None => Ok(default),
         Some(text) => match text.parse() {
             Ok(number) if number > 0 && number <= 1024 => Ok(number),
-            _ => Err(Failure::bad_request(format!("The `{name}` parameter must be a positive integer."))),
+            _ => Err(Failure::bad_request(format!("The `{name}` value should be a positive integer."))),
         },
     }
 }
@@ -132,6 +132,13 @@ async fn number(request: &mut Request, least: u32, wrong: &'static str) -> Resul
     }
 }
 
+/// `POST /{db}/_compact/{ddoc}`: view indexes hold nothing that compaction could drop.
+pub async fn compact_views(request: &mut Request, database: Arc<Database>, name: &str) -> Result<Answer> {
+    request.must_be_json()?;
+    super::reading::find(&database, &format!("_design/{name}"), None).await?;
+    Ok(ok(StatusCode::ACCEPTED))
+}
+
 /// `GET /{db}/_revs_limit`.
 pub fn revs_limit(database: &Database) -> Answer {
     Answer::ok(&database.info().revs_limit)
@@ -151,7 +158,7 @@ pub fn purged_infos_limit(database: &Database) -> Answer {
 
 /// `PUT /{db}/_purged_infos_limit`.
 pub async fn set_purged_infos_limit(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
-    let limit = number(request, 1, "`purge_infos_limit` must be positive integer").await?;
+    let limit = number(request, 1, "`purged_infos_limit` must be positive integer").await?;
     database.set_purged_infos_limit(limit).await?;
     Ok(ok(StatusCode::OK))
 }
@@ -297,13 +304,13 @@ pub fn check_partition(database: &Database, partition: &str) -> Result<()> {
     if !database.is_partitioned() {
         return Err(Failure::bad_request("database is not partitioned"));
     }
-    if partition.starts_with('_') {
-        return Err(Error::IllegalDocId("Partition must not start with an underscore".into()).into());
-    }
-    match partition_of(&format!("{partition}:x")) {
-        Some(same) if same == partition => Ok(()),
-        _ => Err(Error::IllegalDocId("Partition must not be empty".into()).into()),
-    }
+    let reason = match partition {
+        "" => "Partition must not be empty",
+        _ if partition.starts_with('_') => "Partition must not start with an underscore",
+        _ if partition.contains(':') => "Partition must not contain a colon",
+        _ => return Ok(()),
+    };
+    Err(Failure::Refused { status: StatusCode::BAD_REQUEST, word: "illegal_partition", reason: reason.into() })
 }
 
 /// `GET /_all_dbs`.
@@ -344,11 +351,14 @@ pub async fn dbs_info(app: &Arc<App>, request: &Request) -> Result<Answer> {
 pub async fn dbs_info_of(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     request.must_be_json()?;
     let body = request.json_object().await?;
-    let Some(keys) = body.get("keys").and_then(Value::as_array) else {
+    let Some(keys) = body.get("keys") else {
         return Err(Failure::bad_request("`keys` member must exist."));
     };
+    let Some(keys) = keys.as_array() else {
+        return Err(Failure::bad_request("`keys` member must be an array."));
+    };
     if keys.len() > request.settings.max_dbs_info {
-        return Err(Failure::bad_request("`keys` value must not exceed the maximum."));
+        return Err(Failure::bad_request("too_many_keys"));
     }
     let names: Option<Vec<String>> = keys.iter().map(|key| key.as_str().map(str::to_owned)).collect();
     let names = names.ok_or_else(|| Failure::bad_request("`keys` must be an array of strings."))?;

@@ -53,7 +53,7 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
         if listed {
             out.write("{\"results\":[\n").await;
         }
-        let mut any = false;
+        let (mut any, mut greeted) = (false, false);
         let mut quiet_since = Instant::now();
         'feed: loop {
             moved.borrow_and_update();
@@ -90,6 +90,11 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
             }
             if feed == "normal" || (feed == "longpoll" && any) || shutdown.has_begun() {
                 break;
+            }
+            if !listed && !any && !greeted {
+                // The head goes out with the first byte.
+                out.write("\n").await;
+                greeted = true;
             }
             loop {
                 let after = heartbeat.unwrap_or(timeout);

@@ -11,6 +11,7 @@ use crate::db::{Database, Incoming, Mode, Source, check_document_id};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};
 use crate::http::failure::{Failure, Result};
+use crate::http::request::Verb;
 use crate::http::{Answer, App, Request};
 use crate::json::{Split, quote};
 use crate::rev::Revision;
@@ -19,7 +20,7 @@ use crate::rev::Revision;
 pub fn written(request: &Request, status: StatusCode, database: &Database, id: &str, rev: &str) -> Answer {
     let text = format!("{{\"ok\":true,\"id\":{},\"rev\":{}}}", quote(id), quote(rev));
     let answer = Answer::json_text(status, text).etag(rev);
-    if status == StatusCode::CREATED || status == StatusCode::ACCEPTED {
+    if status == StatusCode::CREATED {
         let path = format!("/{}/{}", encode(database.name()), encode(id));
         answer.with_text(header::LOCATION, &request.absolute_uri(&path))
     } else {
@@ -70,7 +71,7 @@ pub async fn write(
     Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
 }
 
-/// Writes one edit and answers: 201 with its revision. With `batch=ok` 202 without one, and without a word of conflicts:
+/// Writes one edit and answers: 201 (200 for a deletion) with its revision. With `batch=ok` 202 without one, and without a word of conflicts:
 /// whoever asks so does not wait to hear (settee has written the edit by then all the same).
 async fn answered(
     app: &Arc<App>,
@@ -80,6 +81,8 @@ async fn answered(
     edit: Incoming,
     mode: Mode,
 ) -> Result<Answer> {
+    // A PUT that deletes is answered as a DELETE is.
+    let status = if edit.deleted && request.verb == Verb::Put { StatusCode::OK } else { StatusCode::CREATED };
     let revision = write(app, request, database, edit, mode).await;
     if request.query.get("batch") == Some("ok") {
         return match revision {
@@ -89,7 +92,7 @@ async fn answered(
             Err(failure) => Err(failure),
         };
     }
-    Ok(written(request, StatusCode::CREATED, database, id, &revision?.to_string()))
+    Ok(written(request, status, database, id, &revision?.to_string()))
 }
 
 /// `PUT /{db}/{id}`.
@@ -181,8 +184,7 @@ pub async fn delete(app: &Arc<App>, request: &mut Request, database: Arc<Databas
         attachments: Vec::new(),
     };
     let revision = write(app, request, &database, edit, Mode::Interactive).await?;
-    let status = if request.query.get("batch") == Some("ok") { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok(written(request, status, &database, &id, &revision.to_string()))
+    Ok(written(request, StatusCode::OK, &database, &id, &revision.to_string()))
 }
 
 /// `COPY /{db}/{id}` with `Destination: id[?rev=...]`.
@@ -230,7 +232,7 @@ fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
             let host = request.header(header::HOST).unwrap_or("");
             match rest.split_once('/') {
                 Some((to, path)) if to == host => path.split_once('/').map_or("", |(_, id)| id),
-                _ => return Err(Failure::bad_request("Destination URL must have the same host as the source.")),
+                _ => return Err(Failure::bad_request("Destination URL must be relative.")),
             }
         }
     };

@@ -38,10 +38,13 @@ struct Params {
     include_docs: bool,
     update_seq: bool,
     show: Show,
+    /// Where the parameters are being read from, for what is wrong with them.
+    read_from: &'static str,
 }
 
 impl Params {
     fn read_query(&mut self, query: &Query) -> Result<()> {
+        self.read_from = "parameter";
         for (name, text) in query.iter() {
             let value = match name {
                 "key" | "keys" | "startkey" | "start_key" | "endkey" | "end_key" => {
@@ -63,6 +66,7 @@ impl Params {
     }
 
     fn read_body(&mut self, body: &Map<String, Value>) -> Result<()> {
+        self.read_from = "body member";
         body.iter().try_for_each(|(name, value)| self.set(name, value.clone()))
     }
 
@@ -78,7 +82,7 @@ impl Params {
             "key" => self.key = Some(value),
             "keys" => match value {
                 Value::Array(keys) => self.keys = Some(keys),
-                _ => return Err(Failure::bad_request("`keys` parameter must be an array.")),
+                _ => return Err(Failure::bad_request(format!("`keys` {} must be an array.", self.read_from))),
             },
             "startkey" | "start_key" => self.start = Some(value),
             "endkey" | "end_key" => self.end = Some(value),
@@ -95,6 +99,14 @@ impl Params {
                 }
             }
             "att_encoding_info" => self.show.encoding_info = flag(&value)?,
+            // These say how fresh a view must be; here they are only checked (`couch_mrview_http`).
+            "stale" if !matches!(value.as_str(), Some("ok" | "update_after")) => {
+                return Err(query_error("Invalid value for `stale`."));
+            }
+            "stable" if !value.is_boolean() => return Err(query_error("Invalid value for `stable`.")),
+            "update" if !value.is_boolean() && value.as_str() != Some("lazy") => {
+                return Err(query_error("Invalid value for `update`."));
+            }
             _ => {}
         }
         Ok(())
@@ -156,6 +168,9 @@ pub async fn list(
     params.check()?;
     if let Some(partition) = &partition {
         super::database::check_partition(&database, partition)?;
+        if request.query.get("partition").is_some_and(|other| other != partition) {
+            return Err(Failure::bad_request("Conflicting value for `partition` in query string"));
+        }
     }
     Answer::stream("application/json", move |mut out| async move {
         one(&mut out, &database, listing, partition.as_deref(), params).await?;
@@ -173,7 +188,7 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, listing: Li
         return Err(Failure::bad_request("POST body must include `queries` parameter."));
     };
     let Some(queries) = queries.as_array() else {
-        return Err(Failure::bad_request("`queries` parameter must be an array."));
+        return Err(Failure::bad_request("`queries` member must be an array."));
     };
     let mut all = Vec::with_capacity(queries.len());
     for query in queries {

@@ -37,10 +37,10 @@ const MOST_HEADER_BYTES: usize = 16 << 10;
 /// Bytes of an attachment read at once on the way out.
 const STEP: usize = 256 << 10;
 
-/// The first of `kinds` that the client takes. A client that takes JSON by name gets JSON.
+/// The first of `kinds` that the client takes. A client that names JSON and none of them gets JSON.
 pub fn wanted(request: &Request, kinds: &[&'static str]) -> Option<&'static str> {
-    let named_json = request.header(header::ACCEPT).is_some_and(|accept| accept.contains("application/json"));
-    if named_json {
+    let accept = request.header(header::ACCEPT).unwrap_or("");
+    if accept.contains("application/json") && !kinds.iter().any(|kind| accept.contains(kind)) {
         return None;
     }
     kinds.iter().find(|kind| accepts(&request.headers, kind)).copied()
