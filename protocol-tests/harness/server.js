@@ -1,0 +1,175 @@
+// A settee that a test started: on a free port, with its data in a temporary folder, stopped by its process id.
+//
+// `SETTEE_BIN` names the binary (by default the newer of target/debug and target/release). With `COUCHDB_URL`
+// (http://admin:password@host:port) the rows run against a server that is already there, an Apache CouchDB for
+// example; tests that stop or kill the server are skipped then.
+
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, statSync, openSync, closeSync, readFileSync, existsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import net from 'node:net';
+import { request } from './http.js';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = join(here, '..', '..');
+
+export const external = process.env.COUCHDB_URL ? new URL(process.env.COUCHDB_URL) : null;
+
+export const ADMIN = external ? decodeURIComponent(external.username) : 'admin';
+export const PASSWORD = external ? decodeURIComponent(external.password) : 'pass word:1';
+
+/** The binary under test. */
+export function binary() {
+  if (process.env.SETTEE_BIN) return process.env.SETTEE_BIN;
+  const target = process.env.CARGO_TARGET_DIR || join(root, 'target');
+  const built = ['debug', 'release'].map((profile) => join(target, profile, 'settee')).filter(existsSync);
+  if (built.length === 0) throw new Error('no settee binary: run `cargo build`, or set SETTEE_BIN');
+  return built.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)[0];
+}
+
+/** A port that nothing listens on now. */
+export function freePort() {
+  return new Promise((resolve, reject) => {
+    const probe = net.createServer();
+    probe.on('error', reject);
+    probe.listen(0, '127.0.0.1', () => {
+      const { port } = probe.address();
+      probe.close(() => resolve(port));
+    });
+  });
+}
+
+/** Asks `condition` until it gives something true; fails after `seconds`. */
+export async function until(what, condition, seconds = 30) {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    const value = await condition();
+    if (value) return value;
+    if (Date.now() > end) throw new Error(`waited ${seconds} s in vain for: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+const running = new Set();
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+});
+
+export class Server {
+  constructor({ env = {}, args = [] } = {}) {
+    this.env = env;
+    this.args = args;
+    this.folder = null;
+    this.port = null;
+    this.child = null;
+  }
+
+  get base() {
+    return external ? `${external.protocol}//${external.host}` : `http://127.0.0.1:${this.port}`;
+  }
+
+  /** The address with the admin's name and password in it, as PouchDB takes it. */
+  get address() {
+    const at = new URL(this.base);
+    at.username = ADMIN;
+    at.password = encodeURIComponent(PASSWORD);
+    return at.toString().replace(/\/$/, '');
+  }
+
+  get pid() {
+    return this.child?.pid;
+  }
+
+  /** Resident memory in bytes. */
+  rss() {
+    const line = readFileSync(`/proc/${this.pid}/status`, 'utf8').match(/VmRSS:\s+(\d+) kB/);
+    return Number(line[1]) * 1024;
+  }
+
+  log() {
+    return this.folder ? readFileSync(join(this.folder, 'log'), 'utf8') : '';
+  }
+
+  /** Starts the binary and waits until `/_up` answers 200. */
+  async start() {
+    if (external) return this;
+    this.folder ??= mkdtempSync(join(tmpdir(), 'settee-test-'));
+    this.port ??= await freePort();
+    const out = openSync(join(this.folder, 'log'), 'a');
+    const child = spawn(
+      binary(),
+      ['serve', '--data', join(this.folder, 'data'), '--bind', `127.0.0.1:${this.port}`, ...this.args],
+      {
+        cwd: this.folder,
+        stdio: ['ignore', out, out],
+        env: { ...process.env, COUCHDB_USER: ADMIN, COUCHDB_PASSWORD: PASSWORD, ...this.env },
+      },
+    );
+    closeSync(out);
+    running.add(child);
+    this.child = child;
+    this.exited = new Promise((resolve) => {
+      child.on('error', (error) => resolve({ error }));
+      child.on('exit', (code, signal) => {
+        running.delete(child);
+        resolve({ code, signal });
+      });
+    });
+    let gone = null;
+    this.exited.then((how) => (gone = how));
+    await until(
+      'GET /_up to answer 200',
+      async () => {
+        if (gone) throw new Error(`settee ended at its start (${JSON.stringify(gone)}):\n${this.log()}`);
+        const answer = await request(this.base, { path: '/_up', fresh: true }).catch(() => null);
+        return answer?.status === 200;
+      },
+      60,
+    );
+    return this;
+  }
+
+  /** SIGTERM; settee must drain and exit with 0, and must not have panicked. */
+  async stop() {
+    if (external || !this.child) return;
+    const child = this.child;
+    this.child = null;
+    child.kill('SIGTERM');
+    const limit = setTimeout(() => child.kill('SIGKILL'), 30_000);
+    const how = await this.exited;
+    clearTimeout(limit);
+    const log = this.log();
+    this.remove();
+    if (how.code !== 0) {
+      throw new Error(`settee did not exit with 0 on SIGTERM: ${JSON.stringify(how)}\n${log.slice(-4000)}`);
+    }
+    const panic = log.match(/.*panicked at.*\n?.*/);
+    if (panic) throw new Error(`settee panicked: ${panic[0]}`);
+  }
+
+  /** kill -9: nothing is drained. The data folder stays. */
+  async kill() {
+    const child = this.child;
+    this.child = null;
+    child.kill('SIGKILL');
+    await this.exited;
+  }
+
+  /** A new process on the same folder and port, after `kill` or a SIGTERM that is waited for. */
+  async restart(signal = 'SIGKILL') {
+    if (this.child) {
+      const child = this.child;
+      this.child = null;
+      child.kill(signal);
+      await this.exited;
+    }
+    return this.start();
+  }
+
+  remove() {
+    if (this.folder && !process.env.KEEP_DATA) rmSync(this.folder, { recursive: true, force: true });
+    this.folder = null;
+  }
+}

@@ -1,0 +1,3 @@
+import { clientTests } from './client.js';
+
+clientTests(8, '8.0.1');

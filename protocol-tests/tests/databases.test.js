@@ -1,0 +1,149 @@
+// A database's life and its names: docs `api/database/common.rst`.
+
+import { suite, it, assert } from '../harness/rows.js';
+
+const DOES_NOT_EXIST = 'Database does not exist.';
+
+suite('databases', (api) => {
+  api.rows('life', [
+    {
+      name: 'a new database is 201 with its Location',
+      req: 'PUT /{db}x',
+      status: 201,
+      like: { ok: true },
+      keys: ['ok'],
+      headers: { Location: (got, { db }) => new URL(got).pathname === `/${db}x` },
+    },
+    {
+      name: 'the same again is 412',
+      req: 'PUT /{db}x',
+      status: 412,
+      error: 'file_exists',
+      reason: 'The database could not be created, the file already exists.',
+    },
+    {
+      name: 'its description',
+      req: 'GET /{db}x',
+      status: 200,
+      keys: [
+        'cluster', 'compact_running', 'db_name', 'disk_format_version', 'doc_count', 'doc_del_count', 'instance_start_time',
+        'props', 'purge_seq', 'sizes', 'update_seq',
+      ],
+      like: {
+        db_name: (name) => name.endsWith('x'),
+        doc_count: 0,
+        doc_del_count: 0,
+        compact_running: false,
+        disk_format_version: Number,
+        instance_start_time: /^\d+$/,
+        update_seq: /^0/,
+        purge_seq: /^0/,
+        sizes: { file: Number, external: Number, active: Number },
+        cluster: { q: Number, n: Number, w: Number, r: Number },
+        props: {},
+      },
+    },
+    { name: 'HEAD says that it is there', req: 'HEAD /{db}x', status: 200, text: '' },
+    { name: 'deleting with a rev is a mistake that is caught', req: 'DELETE /{db}x?rev=1-967a00dff5e02add41819138abb3284d', status: 400, error: 'bad_request', reason: /You tried to DELETE a database with a \?=rev parameter/ },
+    { name: 'delete', req: 'DELETE /{db}x', status: 200, like: { ok: true }, keys: ['ok'] },
+    { name: 'gone', req: 'GET /{db}x', status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
+    { name: 'HEAD of one that is gone', req: 'HEAD /{db}x', status: 404, text: '' },
+    { name: 'delete again', req: 'DELETE /{db}x', status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
+    { name: 'a document in one that is gone', req: 'PUT /{db}x/a', body: {}, status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
+    { name: 'made again', req: 'PUT /{db}x', status: 201 },
+    { name: 'made again it is empty', req: 'GET /{db}x', status: 200, like: { doc_count: 0, update_seq: /^0/ } },
+    { name: 'cleaned', req: 'DELETE /{db}x', status: 200 },
+    { name: 'a trailing slash is the same database', req: 'GET /{db}/', status: 200, like: { doc_count: 0 } },
+    {
+      name: 'PATCH is not allowed',
+      req: 'PATCH /{db}',
+      status: 405,
+      error: 'method_not_allowed',
+      headers: { Allow: 'DELETE,GET,HEAD,POST' },
+    },
+    { name: 'nobody may not create', req: 'PUT /{db}y', as: null, status: 401, error: 'unauthorized' },
+    { name: 'nobody may not delete', req: 'DELETE /{db}', as: null, status: 401, error: 'unauthorized' },
+    { name: 'nobody may not read a database of admins', req: 'GET /{db}', as: null, status: [401, 403] },
+    { name: 'a wrong password is nobody', req: 'GET /{db}', as: 'admin:wrong', status: 401, error: 'unauthorized', reason: 'Name or password is incorrect.' },
+  ]);
+
+  api.rows('names', [
+    ...['Upper', '1digit', '_under', 'with%20space', 'dot.dot', 'a%3Fb', '%C3%A4', 'a%00b', '-a', '%2Fa', 'a*b'].map((name) => ({
+      name: `${name} is not a name`,
+      req: `PUT /${name}`,
+      status: 400,
+      error: 'illegal_database_name',
+      reason: /Only lowercase characters \(a-z\), digits \(0-9\), and any of the characters _, \$, \(, \), \+, -, and \/ are allowed\. Must begin with a letter\.$/,
+    })),
+    { name: 'all the allowed characters', req: 'PUT /{db}_$()%2B-%2F09', status: 201, save: { ok: () => 'ok' } },
+    { name: 'and it answers by it', req: 'GET /{db}_$()%2B-%2F09', status: 200, like: { db_name: /_\$\(\)\+-\/09$/ } },
+    { name: 'with everything escaped too', req: 'DELETE /{db}%5F%24%28%29%2B%2D%2F09', status: 200 },
+    { name: 'a name that is too long', req: `PUT /${'a'.repeat(300)}`, status: 400, error: 'database_name_too_long' },
+    { name: 'reading a name that cannot be', req: 'GET /Upper', status: [400, 404] },
+  ]);
+
+  api.rows('options', [
+    { name: 'q and n', req: 'PUT /{db}q?q=3&n=1', status: 201 },
+    { name: 'cleaned', req: 'DELETE /{db}q', status: 200 },
+    ...['q=0', 'q=-1', 'q=a', 'n=0', 'n=x'].map((query) => ({
+      name: `${query} is refused`,
+      req: `PUT /{db}q?${query}`,
+      status: 400,
+      error: 'bad_request',
+      reason: `The \`${query[0]}\` value should be a positive integer.`,
+    })),
+    { name: 'partitioned must be true or false', req: 'PUT /{db}q?partitioned=maybe', status: 400, error: 'bad_request', reason: 'Invalid `partitioned` parameter' },
+  ]);
+
+  api.rows('POST a document', [
+    {
+      name: 'without an id one is made',
+      req: 'POST /{db}',
+      body: { a: 1 },
+      status: 201,
+      keys: ['id', 'ok', 'rev'],
+      like: { ok: true, id: /^[0-9a-f]{32}$/, rev: /^1-[0-9a-f]{32}$/ },
+      save: { id: 'id' },
+      headers: { Location: (got, { db }) => new URL(got).pathname.startsWith(`/${db}/`) },
+    },
+    { name: 'it is there', req: 'GET /{db}/{id}', status: 200, like: { a: 1 } },
+    { name: 'with its own id', req: 'POST /{db}', body: { _id: 'own', a: 2 }, status: 201, like: { id: 'own' } },
+    { name: 'the same id again is a conflict', req: 'POST /{db}', body: { _id: 'own', a: 3 }, status: 409, error: 'conflict', reason: 'Document update conflict.' },
+    { name: 'batch=ok answers 202', req: 'POST /{db}?batch=ok', body: { _id: 'batched' }, status: 202, keys: ['id', 'ok'], like: { ok: true, id: 'batched' } },
+    { name: 'without a content type', req: 'POST /{db}', body: '{}', status: 415, error: 'bad_content_type', reason: 'Content-Type must be application/json' },
+    { name: 'with another one', req: 'POST /{db}', body: '{}', send: { 'Content-Type': 'text/plain' }, status: 415, error: 'bad_content_type' },
+    { name: 'a charset in it is fine', req: 'POST /{db}', body: '{}', send: { 'Content-Type': 'application/json; charset=utf-8' }, status: 201 },
+    { name: 'an array is no document', req: 'POST /{db}', body: [], status: 400, error: 'bad_request', reason: 'Document must be a JSON object' },
+    { name: 'an empty id', req: 'POST /{db}', body: { _id: '' }, status: 400, error: 'illegal_docid', reason: 'Document id must not be empty' },
+    { name: 'an id that is no string', req: 'POST /{db}', body: { _id: 5 }, status: 400, error: 'illegal_docid', reason: 'Document id must be a string' },
+  ]);
+
+  it('counts documents and deletions, and the sequence moves', async () => {
+    const db = await api.db();
+    const { rev } = await api.ok(`PUT /${db}/a`, { body: {} });
+    await api.ok(`PUT /${db}/b`, { body: { text: 'x'.repeat(10_000) } });
+    const two = await api.ok(`GET /${db}`);
+    assert.equal(two.doc_count, 2);
+    assert.match(String(two.update_seq), /^2/);
+    assert.ok(two.sizes.external >= 10_000 && two.sizes.external < 20_000, JSON.stringify(two.sizes));
+    assert.ok(two.sizes.file > 0);
+    await api.ok(`DELETE /${db}/a?rev=${rev}`);
+    const one = await api.ok(`GET /${db}`);
+    assert.equal(one.doc_count, 1);
+    assert.equal(one.doc_del_count, 1);
+    assert.match(String(one.update_seq), /^3/);
+  });
+
+  it('_ensure_full_commit, _shards and the rest of a database', async () => {
+    const db = await api.db();
+    const full = await api.call(`POST /${db}/_ensure_full_commit`, { body: {} });
+    assert.equal(full.status, 201);
+    assert.equal(full.json.ok, true);
+    assert.match(full.json.instance_start_time, /^\d+$/);
+    assert.ok((await api.ok(`GET /${db}/_shards`)).shards);
+    const shard = await api.ok(`GET /${db}/_shards/doc`);
+    assert.ok(shard.range && Array.isArray(shard.nodes));
+    assert.equal((await api.call(`POST /${db}/_view_cleanup`, { body: {} })).status, 202);
+    assert.equal((await api.call(`POST /${db}/_sync_shards`, { body: {} })).status, 202);
+  });
+});

@@ -1,0 +1,138 @@
+// Starting, stopping and being killed.
+
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it, assert, Api } from '../harness/rows.js';
+import { binary, external, until } from '../harness/server.js';
+
+const run = (args, env = {}) =>
+  new Promise((resolve) => {
+    const folder = mkdtempSync(join(tmpdir(), 'settee-run-'));
+    const child = spawn(binary(), args, { cwd: folder, env: { ...process.env, ...env } });
+    let out = '';
+    child.stdout.on('data', (part) => (out += part));
+    child.stderr.on('data', (part) => (out += part));
+    const limit = setTimeout(() => child.kill('SIGKILL'), 20_000);
+    child.on('exit', (code, signal) => {
+      clearTimeout(limit);
+      rmSync(folder, { recursive: true, force: true });
+      resolve({ code, signal, out });
+    });
+  });
+
+describe('the process', { skip: !!external }, () => {
+  it('--help tells what to do', async () => {
+    const { code, out } = await run(['--help']);
+    assert.equal(code, 0);
+    assert.match(out, /serve/);
+  });
+
+  it('a wrong setting is refused at the start, and named', async () => {
+    for (const args of [['serve', '--bind', 'nonsense'], ['serve', '--no-such-flag']]) {
+      const { code, out } = await run(args);
+      assert.ok(code !== 0 && code !== null, `${args}: ${code}`);
+      assert.ok(out.length > 10);
+      assert.ok(!/panicked/.test(out), out);
+    }
+  });
+
+  it('SIGTERM ends live feeds cleanly, finishes writes, and exits with 0', async () => {
+    const api = new Api();
+    await api.start();
+    try {
+      const db = await api.db();
+      const feed = await api.lines(`GET /${db}/_changes?feed=continuous&heartbeat=10000&since=now`);
+      const poll = await api.lines(`GET /${db}/_changes?feed=longpoll&heartbeat=10000&since=now`);
+      await poll.next();
+      await api.ok(`PUT /${db}/before`, { body: {} });
+      assert.equal(JSON.parse(await feed.row()).id, 'before');
+      const stopping = api.server.stop();
+      while ((await feed.next(20)) !== null);
+      await stopping;
+    } finally {
+      await api.stop();
+    }
+  });
+
+  it('what was acknowledged is there after kill -9', async () => {
+    const api = new Api();
+    await api.start();
+    try {
+      const db = await api.db();
+      const acknowledged = new Map();
+      let stop = false;
+      const writers = Array.from({ length: 8 }, async (_, w) => {
+        for (let n = 0; !stop; n += 1) {
+          const id = `w${w}-${n}`;
+          try {
+            const { status, json } = await api.call(`PUT /${db}/${id}`, { body: { n, text: 'x'.repeat(200) } });
+            if (status === 201) acknowledged.set(id, json.rev);
+          } catch {
+            return;
+          }
+        }
+      });
+      await until('enough writes', () => acknowledged.size > 300);
+      const attachment = await api.ok(`PUT /${db}/att/a.bin`, { body: Buffer.alloc(100_000, 7), send: { 'Content-Type': 'application/octet-stream' } });
+      await api.server.kill();
+      stop = true;
+      await Promise.all(writers);
+      await api.server.start();
+      const all = await api.ok(`GET /${db}/_all_docs`);
+      const there = new Map(all.rows.map((row) => [row.id, row.value.rev]));
+      for (const [id, rev] of acknowledged) assert.equal(there.get(id), rev, `${id} was acknowledged`);
+      assert.equal(there.get('att'), attachment.rev);
+      assert.deepEqual((await api.call(`GET /${db}/att/a.bin`)).body, Buffer.alloc(100_000, 7));
+      // All the ways of reading agree.
+      const info = await api.ok(`GET /${db}`);
+      assert.equal(info.doc_count, there.size);
+      const changes = await api.ok(`GET /${db}/_changes`);
+      assert.equal(changes.results.length, there.size);
+      assert.equal(new Set(changes.results.map((row) => row.id)).size, there.size);
+      for (const row of changes.results) assert.equal(row.changes[0].rev, there.get(row.id));
+      await api.ok(`PUT /${db}/after`, { body: {} });
+    } finally {
+      await api.stop();
+    }
+  });
+
+  it('a restart keeps databases, sequences, security, local documents and the server\'s uuid', async () => {
+    const api = new Api();
+    await api.start();
+    try {
+      const db = await api.db();
+      await api.ok(`POST /${db}/_bulk_docs`, { body: { docs: [{ _id: 'a' }, { _id: 'b' }] } });
+      await api.ok(`PUT /${db}/_local/c`, { body: { seq: 1 } });
+      await api.ok(`PUT /${db}/_revs_limit`, { body: '77' });
+      await api.ok(`PUT /${db}/_security`, { body: { admins: { names: ['x'] } } });
+      const before = { root: await api.ok('GET /'), changes: await api.ok(`GET /${db}/_changes`), info: await api.ok(`GET /${db}`) };
+      for (const signal of ['SIGTERM', 'SIGKILL']) {
+        await api.server.restart(signal);
+        assert.equal((await api.ok('GET /')).uuid, before.root.uuid);
+        assert.deepEqual(await api.ok(`GET /${db}/_changes`), before.changes);
+        assert.equal((await api.ok(`GET /${db}`)).update_seq, before.info.update_seq);
+        assert.equal((await api.ok(`GET /${db}/_local/c`)).seq, 1);
+        assert.equal(await api.ok(`GET /${db}/_revs_limit`), 77);
+        assert.deepEqual((await api.ok(`GET /${db}/_security`)).admins, { names: ['x'] });
+        const since = encodeURIComponent(before.changes.last_seq);
+        assert.deepEqual((await api.ok(`GET /${db}/_changes?since=${since}`)).results, []);
+      }
+    } finally {
+      await api.stop();
+    }
+  });
+
+  it('two processes cannot have one folder', async () => {
+    const api = new Api();
+    await api.start();
+    try {
+      const { code, out } = await run(['serve', '--data', join(api.server.folder, 'data'), '--bind', '127.0.0.1:0'], { COUCHDB_USER: 'a', COUCHDB_PASSWORD: 'b' });
+      assert.ok(code !== 0 && code !== null, `it started: ${out}`);
+      assert.ok(!/panicked/.test(out), out);
+    } finally {
+      await api.stop();
+    }
+  });
+});
