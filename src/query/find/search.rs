@@ -1,5 +1,6 @@
 //! A query at work: rows of the index, their documents, the selector's word on each (CouchDB's `mango_cursor_view`).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +21,8 @@ use crate::rev::{Body, Revision};
 
 /// How many rows are looked at in one step.
 const PAGE: usize = 256;
+/// How many bytes of bodies are in memory at once, but for a single body that is larger.
+const BODIES: u64 = 8 << 20;
 
 /// What a query has cost; `execution_stats` in its answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Search {
     request: FindRequest,
     plan: Plan,
     rows: Option<Box<dyn Rows>>,
+    /// Rows that have been read and not looked at, with the winners of their documents.
+    waiting: VecDeque<(Row, Option<LeafRow>)>,
     skip: u64,
     limit: u64,
     last: Option<Bookmark>,
@@ -71,6 +76,7 @@ impl Search {
         Ok(Search {
             database,
             rows,
+            waiting: VecDeque::new(),
             skip: request.skip,
             limit: request.limit,
             last,
@@ -83,21 +89,28 @@ impl Search {
 
     /// The next documents of the answer, each as JSON text; perhaps none yet. `None` when the answer is whole.
     pub fn step(&mut self) -> Result<Option<Vec<String>>> {
-        let Some(rows) = &mut self.rows else { return Ok(None) };
-        let wanted = self.limit.saturating_add(self.skip).saturating_add(1);
-        let Some(page) = rows.next(usize::try_from(wanted).unwrap_or(PAGE).clamp(16, PAGE))? else {
-            self.rows = None;
-            return Ok(None);
-        };
+        if self.waiting.is_empty() {
+            let Some(rows) = &mut self.rows else { return Ok(None) };
+            let wanted = self.limit.saturating_add(self.skip).saturating_add(1);
+            match rows.next(usize::try_from(wanted).unwrap_or(PAGE).clamp(16, PAGE))? {
+                Some(page) => self.waiting = self.with_winners(page)?,
+                None => {
+                    self.rows = None;
+                    return Ok(None);
+                }
+            }
+        }
+        let page = self.take_some();
         let documents = if self.plan.covering { Vec::new() } else { self.read(&page)? };
         let mut documents = documents.into_iter();
         let mut found = Vec::new();
-        for row in page {
+        for (row, _) in page {
             let document = documents.next().flatten();
             self.count(document.is_some());
             if self.limit == 0 {
                 // CouchDB too looks at the row after the last one.
                 self.rows = None;
+                self.waiting.clear();
                 break;
             }
             if row.id.starts_with("_design/") && self.plan.index.is_all_docs() {
@@ -130,29 +143,47 @@ impl Search {
         }
     }
 
-    /// The documents of rows, `None` where one is gone by now.
-    fn read(&self, page: &[Row]) -> Result<Vec<Option<Document>>> {
-        let unknown: Vec<&str> = page.iter().filter(|row| row.winner.is_none()).map(|row| row.id.as_str()).collect();
+    /// The rows with the winners of their documents, `None` where one is gone by now. A covering plan needs none.
+    fn with_winners(&self, page: Vec<Row>) -> Result<VecDeque<(Row, Option<LeafRow>)>> {
+        let unknown: Vec<&str> =
+            page.iter().filter(|row| row.winner.is_none() && !self.plan.covering).map(|row| row.id.as_str()).collect();
         let mut looked_up = self.database.winners(&unknown)?.into_iter();
-        let winners: Vec<Option<LeafRow>> = page
-            .iter()
-            .map(|row| row.winner.clone().or_else(|| looked_up.next().flatten()).filter(|winner| !winner.deleted))
-            .collect();
-        let places: Vec<(&str, Body)> = page
-            .iter()
-            .zip(&winners)
-            .filter_map(|(row, winner)| Some((row.id.as_str(), winner.as_ref()?.body?)))
-            .collect();
+        let winner = |mut row: Row| {
+            let winner = row.winner.take().or_else(|| looked_up.next().flatten()).filter(|winner| !winner.deleted);
+            (row, winner)
+        };
+        Ok(page.into_iter().map(winner).collect())
+    }
+
+    /// The next rows to look at: as many as have not too many bytes of bodies.
+    fn take_some(&mut self) -> Vec<(Row, Option<LeafRow>)> {
+        let bytes =
+            |winner: &Option<LeafRow>| winner.as_ref().and_then(|winner| winner.body).map_or(0, |body| body.bytes);
+        let (mut some, mut sum) = (Vec::new(), 0_u64);
+        while let Some((_, winner)) = self.waiting.front() {
+            sum = sum.saturating_add(bytes(winner));
+            if sum > BODIES && !some.is_empty() {
+                break;
+            }
+            some.extend(self.waiting.pop_front());
+        }
+        some
+    }
+
+    /// The documents of rows, `None` where one is gone by now.
+    fn read(&self, page: &[(Row, Option<LeafRow>)]) -> Result<Vec<Option<Document>>> {
+        let places: Vec<(&str, Body)> =
+            page.iter().filter_map(|(row, winner)| Some((row.id.as_str(), winner.as_ref()?.body?))).collect();
         let mut bodies = self.database.bodies(&places)?.into_iter();
         page.iter()
-            .zip(winners)
             .map(|(row, winner)| {
                 let Some(winner) = winner else { return Ok(None) };
                 let body = winner.body.and_then(|_| bodies.next().flatten());
                 if let Some(body) = body
                     && !self.request.conflicts
                 {
-                    return Ok(Some(Document { id: row.id.clone(), revision: winner.revision, body, whole: None }));
+                    let (id, revision) = (row.id.clone(), winner.revision.clone());
+                    return Ok(Some(Document { id, revision, body, whole: None }));
                 }
                 // A compaction freed the body in between, or the tree is needed for `_conflicts`.
                 match self.database.find(&row.id, Wanted::Winner) {

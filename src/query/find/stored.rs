@@ -45,15 +45,16 @@ const DOCUMENT: u8 = b'd';
 const MAX_SORT_KEY: usize = 2 << 10;
 /// Ids longer than this stand in keys as their beginning and a digest.
 const MAX_ID: usize = 3 << 10;
-/// How many changes one step of an update takes, and about how many bytes of bodies are in memory at once.
-const STEP: usize = 500;
-const STEP_BYTES: u64 = 32 << 20;
+/// How many changes one step of an update takes.
+const STEP: usize = 1000;
+/// How many bytes of bodies are in memory at once, but for a single body that is larger.
+const BODIES: u64 = 32 << 20;
 
 /// Which index of which database: its number and the definition's signature.
 type Name = (u64, [u8; 16]);
 
 /// The Mango indexes of a server. Keeps updates of one index one after the other.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct StoredIndexes {
     turns: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -263,7 +264,6 @@ impl Stored {
 
     fn update(&self) -> Result<()> {
         let target = self.database.info();
-        let step = self.step_size();
         loop {
             if self.database.is_gone() {
                 return Err(Error::NoDatabase);
@@ -282,7 +282,7 @@ impl Stored {
             let (changes, next) = if progress.purge_sequence < target.purge_sequence {
                 self.purged(progress, target.purge_sequence)?
             } else if progress.sequence < target.sequence {
-                self.changed(progress, target.sequence, step)?
+                self.changed(progress, target.sequence)?
             } else {
                 return Ok(());
             };
@@ -291,15 +291,8 @@ impl Stored {
         }
     }
 
-    /// How many documents to hold at once, by the size that they have on average.
-    fn step_size(&self) -> usize {
-        let info = self.database.info();
-        let average = info.external / (info.documents + 1) + 1;
-        usize::try_from(STEP_BYTES / average).unwrap_or(STEP).clamp(8, STEP)
-    }
-
-    fn changed(&self, progress: Progress, target: u64, step: usize) -> Result<(Vec<Change>, Progress)> {
-        let page = self.database.changes(progress.sequence, store::Direction::Forward, PageLimit::entries(step))?;
+    fn changed(&self, progress: Progress, target: u64) -> Result<(Vec<Change>, Progress)> {
+        let page = self.database.changes(progress.sequence, store::Direction::Forward, PageLimit::entries(STEP))?;
         // No rows up to the target: those documents have changed since, and come with later sequences.
         let sequence = page.rows.last().map_or(target, |(sequence, _)| *sequence);
         let changes = page
@@ -325,23 +318,24 @@ impl Stored {
 
     /// What the changes do to the index.
     fn batch(&self, changes: &[Change]) -> Result<Batch> {
-        let living = |(id, winner): &'_ Change| -> Option<(String, LeafRow)> {
-            winner.as_ref().filter(|winner| !winner.deleted).map(|winner| (id.clone(), winner.clone()))
+        let living = |(id, winner): &Change| -> Option<(String, LeafRow, Body)> {
+            let winner = winner.as_ref().filter(|winner| !winner.deleted)?;
+            Some((id.clone(), winner.clone(), winner.body?))
         };
-        let living: Vec<(String, LeafRow)> = changes.iter().filter_map(living).collect();
-        let bodies_of: Vec<(&str, Body)> =
-            living.iter().filter_map(|(id, winner)| Some((id.as_str(), winner.body?))).collect();
-        let bodies = self.database.bodies(&bodies_of)?;
-        let mut bodies = bodies_of.iter().map(|(id, _)| *id).zip(bodies).collect::<HashMap<&str, Option<BodyRecord>>>();
-        let documents: Vec<(&str, &LeafRow, BodyRecord)> = living
-            .iter()
+        let living: Vec<(String, LeafRow, Body)> = changes.iter().filter_map(living).collect();
+        let mut rows: HashMap<&str, Placed> = HashMap::with_capacity(living.len());
+        for some in by_bytes(&living, BODIES, |(_, _, body)| body.bytes) {
+            let places: Vec<(&str, Body)> = some.iter().map(|(id, _, body)| (id.as_str(), *body)).collect();
+            let bodies = self.database.bodies(&places)?;
             // A body that is gone was of an edit that has been followed by another, which is a later change.
-            .filter_map(|(id, winner)| Some((id.as_str(), winner, bodies.remove(id.as_str()).flatten()?)))
-            .collect();
-        let rows = self.map(&documents)?;
-        let mut rows: HashMap<&str, Placed> =
-            documents.iter().zip(rows).filter_map(|((id, _, _), row)| Some((*id, row?))).collect();
-
+            let documents: Vec<(&str, &LeafRow, BodyRecord)> = some
+                .iter()
+                .zip(bodies)
+                .filter_map(|((id, winner, _), body)| Some((id.as_str(), winner, body?)))
+                .collect();
+            let made = self.map(&documents)?;
+            rows.extend(documents.iter().zip(made).filter_map(|((id, _, _), row)| Some((*id, row?))));
+        }
         let places: Vec<Vec<u8>> = changes.iter().map(|(id, _)| self.key(DOCUMENT, &[], id)).collect();
         let before = self.database.store().get_many(&places)?;
         let mut batch = Batch::new();
@@ -442,6 +436,23 @@ impl Stored {
     }
 }
 
+/// `items` in stretches of at most `most` bytes in sum, or of a single item.
+pub(super) fn by_bytes<T>(items: &[T], most: u64, bytes: impl Fn(&T) -> u64) -> Vec<&[T]> {
+    let (mut stretches, mut start, mut sum) = (Vec::new(), 0, 0_u64);
+    for (at, item) in items.iter().enumerate() {
+        let more = bytes(item);
+        if at > start && sum.saturating_add(more) > most {
+            stretches.push(&items[start..at]);
+            (start, sum) = (at, 0);
+        }
+        sum = sum.saturating_add(more);
+    }
+    if start < items.len() {
+        stretches.push(&items[start..]);
+    }
+    stretches
+}
+
 fn partition_prefix(partition: Option<&str>) -> Vec<u8> {
     partition.map_or_else(Vec::new, |partition| [partition.as_bytes(), &[0]].concat())
 }
@@ -449,4 +460,20 @@ fn partition_prefix(partition: Option<&str>) -> Vec<u8> {
 fn cut(mut sort_key: Vec<u8>) -> Vec<u8> {
     sort_key.truncate(MAX_SORT_KEY);
     sort_key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_by_bytes() {
+        let split =
+            |items: &[u64]| -> Vec<usize> { by_bytes(items, 10, |item| *item).iter().map(|part| part.len()).collect() };
+        assert_eq!(split(&[]), Vec::<usize>::new());
+        assert_eq!(split(&[1, 2, 3]), [3]);
+        assert_eq!(split(&[6, 5, 5, 1]), [1, 2, 1]);
+        assert_eq!(split(&[100, 100]), [1, 1]);
+        assert_eq!(split(&[1, 100, 1]), [1, 1, 1]);
+    }
 }
