@@ -95,8 +95,10 @@ impl Params {
                     _ => return Err(Failure::bad_request("Supported `style` values: main_only, all_docs")),
                 },
                 "heartbeat" if yes => params.heartbeat = Some(most),
-                "heartbeat" => match value.parse::<u64>() {
-                    Ok(beat) if beat > 0 => params.heartbeat = Some(most.min(Duration::from_millis(beat))),
+                "heartbeat" => match value.parse::<i64>() {
+                    Ok(beat) if beat > 0 => {
+                        params.heartbeat = Some(most.min(Duration::from_millis(beat.unsigned_abs())));
+                    }
                     Ok(_) => {
                         return Err(Failure::bad_request(
                             "The heartbeat value should be a positive integer (in milliseconds).",
