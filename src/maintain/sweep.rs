@@ -31,7 +31,11 @@ fn step(store: &dyn Store, blobs: &dyn Blobs, after: Option<BlobId>) -> Result<(
     let page = blobs.list(after.as_ref(), STEP)?;
     let mut removed = 0;
     for id in &page {
-        let referenced = || Ok(!store.keys(&keys::blob_references(id), 1)?.is_empty());
+        let referenced = || {
+            // A scan, which does not show deletions that are not yet on disk: a power cut could take them back.
+            let page = store.scan(&keys::blob_references(id), Direction::Forward, PageLimit::entries(1))?;
+            Ok(!page.is_empty())
+        };
         // Asked without the lock first: most blobs are referred to, and writers shall not wait for the sweep.
         if !referenced()? && blobs.remove_unless(id, &referenced)? {
             removed += 1;
