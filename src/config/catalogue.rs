@@ -177,6 +177,12 @@ pub const KNOWN: &[Known] = &[
         Kind::Text,
         "What a 401 says in that header, so that browsers ask for a password.",
     ),
+    unset(
+        "chttpd",
+        "peer_header",
+        Kind::Text,
+        "The header of a trusted proxy with the client's address, as X-Real-IP.",
+    ),
     row("chttpd", "x_forwarded_host", Kind::Text, "X-Forwarded-Host", "The header of a proxy that names the host."),
     row("chttpd", "x_forwarded_proto", Kind::Text, "X-Forwarded-Proto", "The header of a proxy that names the scheme."),
     row("chttpd", "x_forwarded_ssl", Kind::Text, "X-Forwarded-Ssl", "The header of a proxy that is `on` for https."),

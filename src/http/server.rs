@@ -157,6 +157,7 @@ async fn respond(
 ) -> http::Response<Body> {
     let (parts, incoming) = request.into_parts();
     let settings = app.settings();
+    let peer = named_peer(&settings, &parts.headers).or(peer);
     let mut context = Context {
         id: request_id(&parts.headers, &app),
         method: parts.method,
@@ -274,6 +275,15 @@ async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Rout
         }
     }
     Err(Failure::missing())
+}
+
+/// The client's address as a trusted proxy tells it, if `chttpd/peer_header` names its header. Not `X-Forwarded-For` by
+/// itself, as in CouchDB: whoever reaches the server directly could then be anybody to the lockout of wrong passwords.
+fn named_peer(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
+    let name = settings.get("chttpd", "peer_header").filter(|name| !name.is_empty())?;
+    let text = headers.get(name)?.to_str().ok()?;
+    // A list grows at its end: the last address is the one that our proxy saw.
+    text.rsplit(',').next()?.trim().parse().ok()
 }
 
 /// The client's own request id if it is sane, else ten hex digits (`chttpd.erl`, `nonce`).

@@ -94,3 +94,17 @@ async fn redirects_stay_on_this_server() {
         assert_eq!((reply.status == 302, reply.header("location")), (to.is_some(), to), "{line}");
     }
 }
+
+#[tokio::test]
+async fn the_lockout_goes_by_the_address_that_a_trusted_proxy_tells() {
+    let running = server(&[("chttpd", "peer_header", "X-Real-IP")]).await;
+    let from = |address: &str| format!("X-Real-IP: 9.9.9.9, {address}");
+    for _ in 0..6 {
+        let wrong = "Authorization: Basic YW5uOndyb25n";
+        ask(running.address, "GET /_session", &[wrong, &from("192.0.2.1")], b"").await;
+    }
+    for (address, status) in [("192.0.2.1", 403), ("192.0.2.2", 200)] {
+        let reply = ask(running.address, "GET /_session", &[ADMIN, &from(address)], b"").await;
+        assert_eq!(reply.status, status, "{address}: {}", reply.text());
+    }
+}
