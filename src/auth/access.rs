@@ -107,11 +107,11 @@ fn refusal(user: &UserCtx, reason: &str) -> Error {
     if user.name.is_none() { Error::Unauthorized(reason.into()) } else { Error::Forbidden(reason.into()) }
 }
 
-/// The `_security` object of a new database, by the setting `couchdb/default_security`: `admin_only` (the default),
-/// `admin_local` (the same on one node) or `everyone`.
+/// The `_security` object of a new database, by the setting `couchdb/default_security`: `admin_only` (the default) or
+/// `everyone`; `admin_local` closes what a cluster keeps on single nodes, and leaves databases open.
 pub fn default_security(setting: Option<&str>) -> Value {
     match setting.map(str::trim) {
-        Some("everyone") => json!({}),
+        Some("everyone" | "admin_local") => json!({}),
         _ => json!({"members": {"roles": [ADMIN]}, "admins": {"roles": [ADMIN]}}),
     }
 }

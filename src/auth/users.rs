@@ -83,7 +83,9 @@ pub fn validate(
     old: Option<&Map<String, Value>>,
     writer: Writer<'_>,
 ) -> Result<()> {
-    if new.get("type").and_then(Value::as_str) != Some("user") {
+    // Server admins may leave the type out, as they may in a users' database that has no `_design/_auth` yet.
+    let untyped = writer.user.is_server_admin() && !new.contains_key("type");
+    if !untyped && new.get("type").and_then(Value::as_str) != Some("user") {
         return forbidden("doc.type must be user");
     }
     if !truthy(new.get("name")) {
@@ -255,7 +257,7 @@ pub const DESIGN_VALIDATION: &str = r#"function (doc, old, user, security) {
     if (serverAdmin || (old && old.name && user.name === old.name)) { return; }
     refuse('Only admins may delete other user docs.');
   }
-  if (doc.type !== 'user') { refuse('doc.type must be user'); }
+  if (doc.type !== 'user' && !(serverAdmin && doc.type === undefined)) { refuse('doc.type must be user'); }
   if (!doc.name) { refuse('doc.name is required'); }
   if (!doc.roles) { refuse('doc.roles must exist'); }
   if (!isArray(doc.roles)) { refuse('doc.roles must be an array'); }

@@ -341,6 +341,9 @@ pub async fn settle_all(app: &Arc<App>) -> error::Result<()> {
     }
 }
 
+/// How long a sign-in's upgrade waits, so that what the user came to write is not met by a conflict.
+const UPGRADE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Writes a user's hash anew in the background, in today's scheme. The salt stays, and with it the user's sessions.
 pub fn upgrade(app: &Arc<App>, wanted: Upgrade) {
     if !app.accounts.upgrading.lock().insert(wanted.name.clone()) {
@@ -349,6 +352,7 @@ pub fn upgrade(app: &Arc<App>, wanted: Upgrade) {
     let app = app.clone();
     tokio::spawn(async move {
         let name = wanted.name.clone();
+        tokio::time::sleep(UPGRADE_AFTER).await;
         match upgrade_now(&app, wanted).await {
             Ok(()) => tracing::info!(user = name, "the stored password hash was upgraded"),
             // Somebody else has written the document: the next sign-in tries again.

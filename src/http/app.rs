@@ -90,6 +90,7 @@ impl App {
     /// The work that goes on for as long as the server runs.
     pub fn run_background(self: &Arc<Self>) {
         self.spawn_until_shutdown(self.databases.clone().record_updates());
+        self.spawn_until_shutdown(super::peruser::run(self.clone()));
         let app = self.clone();
         use crate::maintain::background;
         self.spawn_until_shutdown(background::run(self.databases.clone(), background::ROUND, move |database| {

@@ -15,6 +15,7 @@ pub mod failure;
 pub mod handlers;
 mod lenient;
 pub mod metrics;
+pub mod peruser;
 pub mod request;
 pub mod route;
 pub mod server;

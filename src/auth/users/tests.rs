@@ -35,7 +35,7 @@ fn validated(id: &str, new: Value, old: Option<Value>, user: &UserCtx) -> std::r
 fn a_document_must_be_a_users() {
     let root = UserCtx::server();
     let rows = [
-        (json!({"name": "ann", "roles": []}), "doc.type must be user"),
+        (json!({"type": null, "name": "ann", "roles": []}), "doc.type must be user"),
         (json!({"type": "User", "name": "ann", "roles": []}), "doc.type must be user"),
         (json!({"type": "user", "roles": []}), "doc.name is required"),
         (json!({"type": "user", "name": "", "roles": []}), "doc.name is required"),
@@ -70,6 +70,10 @@ fn a_document_must_be_a_users() {
     for (document, reason) in rows {
         assert_eq!(validated("org.couchdb.user:ann", document.clone(), None, &root), Err(reason.into()), "{document}");
     }
+    let untyped = json!({"name": "ann", "roles": []});
+    assert_eq!(validated("org.couchdb.user:ann", untyped.clone(), None, &root), Ok(()));
+    let by_nobody = validated("org.couchdb.user:ann", untyped, None, &UserCtx::anonymous());
+    assert_eq!(by_nobody, Err("doc.type must be user".into()));
     let named = |name: &str| {
         let document = json!({"type": "user", "name": name, "roles": []});
         validated(&id_of(name), document, None, &root)

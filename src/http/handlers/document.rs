@@ -174,7 +174,8 @@ pub async fn delete(app: &Arc<App>, request: &mut Request, database: Arc<Databas
     }
     let rev = named_revision(request, None)?;
     // What is not there is 404, not 409.
-    reading::find(&database, &id, None).await?;
+    let found = reading::find(&database, &id, None).await?;
+    Eyes::of(app, &request.user, &database)?.see(found)?;
     let edit = Incoming {
         id: id.clone(),
         parent: rev,

@@ -28,7 +28,7 @@ fn account(name: &str, password: &str, roles: &[&str]) -> Value {
 async fn house(rows: &[(&str, &str, &str)]) -> Running {
     let rows = [&[("couchdb", "default_security", "everyone")], rows].concat();
     let running = server(&rows).await;
-    assert_eq!(send(&running, "POST /_users", "", account("tom", "mp3", &[])).await.status, 201);
+    assert_eq!(send(&running, "POST /_users", ADMIN, account("tom", "mp3", &[])).await.status, 201);
     assert_eq!(send(&running, "POST /_users", ADMIN, account("spike", "bone", &["dog"])).await.status, 201);
     running
 }
@@ -40,6 +40,7 @@ const SPIKE: &str = "/_users/org.couchdb.user:spike";
 async fn sign_up_hashes_the_password_and_lets_one_in() {
     let running = house(&[]).await;
     let tom = basic("tom", "mp3");
+    assert_eq!(send(&running, "POST /_users", "", account("jerry", "pw", &[])).await.status, 201, "sign-up");
     let own = send(&running, &format!("GET {TOM}"), &tom, Value::Null).await.json();
     assert_eq!(own.get("password"), None);
     assert_eq!((own["password_scheme"].as_str(), own["pbkdf2_prf"].as_str()), (Some("pbkdf2"), Some("sha256")));
@@ -71,7 +72,7 @@ async fn everybody_reads_and_writes_what_is_theirs() {
         (format!("PUT {TOM}"), &tom, with("type", json!("cat")), 403, "forbidden"),
         (format!("PUT {TOM}"), ADMIN, with("roles", json!(["_admin"])), 403, "forbidden"),
         (format!("DELETE {TOM}?rev={rev}"), &basic("spike", "bone"), Value::Null, 404, "not_found"),
-        (format!("DELETE {TOM}?rev={rev}"), "", Value::Null, 403, "forbidden"),
+        (format!("DELETE {TOM}?rev={rev}"), "", Value::Null, 404, "not_found"),
         ("GET /_users/_all_docs".into(), &tom, Value::Null, 401, "unauthorized"),
         ("GET /_users/_changes".into(), "", Value::Null, 401, "unauthorized"),
         ("GET /_users/_design/_auth".into(), &tom, Value::Null, 403, "forbidden"),
@@ -284,4 +285,24 @@ async fn tokens_for_apps_without_cookies() {
     assert_eq!(send(&running, "GET /_session", &bearer(&second), Value::Null).await.status, 200);
     assert_eq!(send(&running, "POST /_session/token", "", refresh).await.status, 401, "used twice");
     assert_eq!(send(&running, "GET /_session", &bearer(&second), Value::Null).await.status, 401, "so it is revoked");
+}
+
+#[tokio::test]
+async fn a_database_for_every_user() {
+    let running = house(&[("couch_peruser", "enable", "true"), ("couchdb", "default_security", "admin_only")]).await;
+    let send_as_admin = async |line: &str, body: Value| send(&running, line, ADMIN, body).await;
+    send_as_admin("POST /_users", account("ed", "pw", &[])).await;
+    let security = within(async {
+        loop {
+            let reply = send_as_admin("GET /userdb-6564/_security", Value::Null).await;
+            if reply.status == 200 && reply.json()["members"]["names"].is_array() {
+                return reply.json();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(security["admins"], json!({"roles": ["_admin"], "names": ["ed"]}));
+    assert_eq!(send(&running, "PUT /userdb-6564/doc", &basic("ed", "pw"), json!({})).await.status, 201);
+    assert_eq!(send(&running, "GET /userdb-6564", &basic("tom", "mp3"), Value::Null).await.status, 403);
 }

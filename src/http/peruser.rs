@@ -1,0 +1,167 @@
+//! Keeps the per-user databases: watches the users' database and does what `auth::peruser` says (`couch_peruser.erl`).
+//!
+//! How far it has come is kept, so that a restart goes on from there; doing a change twice changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::app::App;
+use crate::auth::peruser::{PerUser, Work, admit, dismiss, wanted};
+use crate::db::{CreateOptions, Database, Moved, blocking};
+use crate::error::{Error, Result};
+use crate::store::{Batch, Direction, PageLimit, keys};
+
+/// Rows of the users' database looked at together.
+const PAGE: usize = 100;
+/// How often a switched-off or missing users' database is looked for.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Runs for as long as the server does.
+pub async fn run(app: Arc<App>) {
+    let mut settled = 0;
+    loop {
+        if let Err(error) = settle(&app, &mut settled).await {
+            tracing::warn!(%error, "the users' database could not be given its design document");
+        }
+        if let Err(error) = follow(&app).await
+            && error != Error::NoDatabase
+        {
+            tracing::warn!(%error, "per-user databases could not be kept up");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Gives another users' database, if the setting names one, its design document. `settled`: the one that has it.
+async fn settle(app: &Arc<App>, settled: &mut u64) -> Result<()> {
+    let (databases, name) = (app.databases.clone(), app.auth.settings().authentication_db.clone());
+    match blocking(move || databases.get(&name)).await {
+        Ok(database) if database.number() != *settled => {
+            super::accounts::settle(app, &database).await?;
+            *settled = database.number();
+            Ok(())
+        }
+        Ok(_) | Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Follows the users' database until it is gone or the feature is switched off.
+async fn follow(app: &Arc<App>) -> Result<()> {
+    let settings = app.auth.settings();
+    if !settings.peruser.enabled {
+        return Ok(());
+    }
+    let (databases, name) = (app.databases.clone(), settings.authentication_db.clone());
+    let database = blocking(move || databases.get(&name)).await?;
+    // Subscribe, then read: a change can then not fall between.
+    let mut moved = database.watch();
+    let mut done = position(app, &database).await?;
+    loop {
+        moved.borrow_and_update();
+        loop {
+            let settings = app.auth.settings();
+            if !settings.peruser.enabled || settings.authentication_db != database.name() {
+                return Ok(());
+            }
+            let of = database.clone();
+            let page = blocking(move || of.changes(done, Direction::Forward, PageLimit::entries(PAGE))).await?;
+            for (sequence, row) in &page.rows {
+                if let Some(work) = wanted(&settings.peruser, &row.id, row.winner().deleted) {
+                    perform(app, &settings.peruser, work).await?;
+                }
+                done = *sequence;
+            }
+            if !page.rows.is_empty() {
+                keep(app, &database, done).await?;
+            }
+            if page.done {
+                break;
+            }
+        }
+        // Settings change without moving the users' database, so it is looked up now and then.
+        let waited = tokio::time::timeout(AGAIN, moved.changed()).await;
+        if matches!(waited, Ok(Err(_))) || *moved.borrow() == Moved::Gone {
+            return Ok(());
+        }
+    }
+}
+
+/// The record: the users' database's instance and the sequence that is done.
+fn key() -> Vec<u8> {
+    keys::server("couch_peruser")
+}
+
+async fn position(app: &Arc<App>, database: &Arc<Database>) -> Result<u64> {
+    let (store, instance) = (app.store.clone(), database.instance());
+    blocking(move || {
+        let value = store.get(&key())?.unwrap_or_default();
+        let text = std::str::from_utf8(value.get(1..).unwrap_or(&[])).unwrap_or("");
+        let mine = text.split_once(' ').filter(|(of, _)| *of == instance);
+        Ok(mine.and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or(0))
+    })
+    .await
+}
+
+async fn keep(app: &Arc<App>, database: &Arc<Database>, done: u64) -> Result<()> {
+    let store = app.store.clone();
+    let value = [&[1], format!("{} {done}", database.instance()).as_bytes()].concat();
+    blocking(move || {
+        let mut batch = Batch { durability: crate::store::Durability::Relaxed, ..Batch::new() };
+        batch.put(key(), value);
+        Ok(store.commit(batch)?)
+    })
+    .await
+}
+
+async fn perform(app: &Arc<App>, settings: &PerUser, work: Work) -> Result<()> {
+    let databases = app.databases.clone();
+    match work {
+        Work::Ensure { database, user } => {
+            let options = CreateOptions { q: settings.q.clamp(1, 1024) as u32, ..CreateOptions::default() };
+            let security = super::handlers::default_security(app).to_string();
+            let made = blocking(move || match databases.create(&database, options, Some(&security)) {
+                Err(Error::DatabaseExists) => databases.get(&database),
+                made => made,
+            })
+            .await;
+            match made {
+                Ok(database) => change_security(&database, |security| admit(security, &user)).await,
+                Err(Error::IllegalDatabaseName(reason)) => {
+                    tracing::error!(user, reason, "couch_peruser/database_prefix makes no database name");
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            }
+        }
+        Work::Dismiss { database, user } => match blocking(move || databases.get(&database)).await {
+            Ok(database) => change_security(&database, |security| dismiss(security, &user)).await,
+            Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(()),
+            Err(error) => Err(error),
+        },
+        Work::Delete { database } => match blocking(move || databases.delete(&database)).await {
+            Ok(()) => {
+                app.removal.notify_one();
+                Ok(())
+            }
+            Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(()),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+async fn change_security(
+    database: &Arc<Database>,
+    change: impl FnOnce(&mut serde_json::Map<String, Value>) -> bool,
+) -> Result<()> {
+    let object = serde_json::from_str(&database.security());
+    let Ok(Value::Object(mut security)) = object else {
+        return Err(Error::Damaged(format!("_security of {}", database.name())));
+    };
+    if change(&mut security) {
+        database.put_security(Value::Object(security).to_string()).await?;
+    }
+    Ok(())
+}
