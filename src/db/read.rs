@@ -37,6 +37,9 @@ pub struct Found {
 /// Tries to read a body before a vanished one is called damage.
 const ATTEMPTS: usize = 5;
 
+/// A document's id, the revisions of it that are not here, and the leaves here that may be their ancestors.
+pub type MissingRevisions = (String, Vec<Revision>, Vec<Revision>);
+
 impl Database {
     /// The record of a document, deleted or not.
     pub fn record(&self, id: &str) -> Result<Option<DocumentRecord>> {
@@ -205,10 +208,7 @@ impl Database {
 
     /// `_revs_diff`: for each id the revisions that are not here, and the leaves here that may be their ancestors.
     /// Documents with nothing missing are left out.
-    pub fn revisions_missing(
-        &self,
-        wanted: &[(String, Vec<Revision>)],
-    ) -> Result<Vec<(String, Vec<Revision>, Vec<Revision>)>> {
+    pub fn revisions_missing(&self, wanted: &[(String, Vec<Revision>)]) -> Result<Vec<MissingRevisions>> {
         let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
         let records = self.records(&ids)?;
         let mut answers = Vec::new();

@@ -164,7 +164,8 @@ fn merge(rows: Vec<(u64, SequenceRow)>, passes: Vec<bool>, all_leaves: bool) -> 
         let revisions: Vec<String> = row.leaves[..shown]
             .iter()
             .zip(passes.by_ref().take(shown))
-            .filter_map(|(leaf, passes)| passes.then(|| leaf.revision.to_string()))
+            .filter(|(_, passes)| *passes)
+            .map(|(leaf, _)| leaf.revision.to_string())
             .collect();
         if !revisions.is_empty() {
             judged.push(Judged { sequence, row, revisions });
@@ -194,7 +195,7 @@ fn selector(request: &Request, body: &Map<String, Value>) -> Result<Filter> {
     match body.get("selector") {
         Some(selector @ Value::Object(_)) => match Selector::parse(selector) {
             Ok(selector) => Ok(Filter::Selector(Arc::new(selector))),
-            Err(error) => Err(Failure::bad_request(crate::error::Error::from(error).to_string())),
+            Err(error) => Err(Failure::bad_request(error.to_string())),
         },
         _ => Err(Failure::bad_request("Selector error: expected a JSON object")),
     }

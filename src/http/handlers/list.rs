@@ -93,11 +93,7 @@ impl Params {
             "include_docs" => self.include_docs = flag(&value)?,
             "update_seq" => self.update_seq = flag(&value)?,
             "conflicts" => self.show.conflicts = flag(&value)?,
-            "attachments" => {
-                if flag(&value)? {
-                    self.show.attachments = Attachments::Inline;
-                }
-            }
+            "attachments" if flag(&value)? => self.show.attachments = Attachments::Inline,
             "att_encoding_info" => self.show.encoding_info = flag(&value)?,
             // These say how fresh a view must be; here they are only checked (`couch_mrview_http`).
             "stale" if !matches!(value.as_str(), Some("ok" | "update_after")) => {

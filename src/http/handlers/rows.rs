@@ -18,7 +18,8 @@ pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Re
         let records = database.records(&ids)?;
         records.into_iter().map(|record| Arc::new(record.map(|record| record.tree).unwrap_or_default())).collect()
     } else {
-        vec![Arc::new(Tree::new()); wanted.len()]
+        let none = Arc::new(Tree::new());
+        vec![none; wanted.len()]
     };
     let mut found = Vec::with_capacity(wanted.len());
     for ((id, leaf), tree) in wanted.iter().zip(trees) {
