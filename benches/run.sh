@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# All numbers of docs/performance.md in one run: benches/run.sh > table.md
+# Needs node and npm for PouchDB and pouchdb-server; what is missing is left out of the table.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# 10,000 longpolls are 10,000 sockets here and as many in each server.
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+if [ "$(ulimit -n)" != unlimited ] && [ "$(ulimit -n)" -lt 11000 ]; then
+  export BENCH_WAITING=${BENCH_WAITING:-$(($(ulimit -n) - 500))}
+  echo "only $(ulimit -n) open files are allowed: $BENCH_WAITING longpolls" >&2
+fi
+if command -v npm >/dev/null; then
+  (cd protocol-tests && npm ci --no-audit --no-fund --loglevel=error) >&2
+  (cd benches && npm ci --no-audit --no-fund --loglevel=error) >&2 || echo "pouchdb-server could not be installed" >&2
+fi
+cargo bench --bench ratios "$@"
