@@ -133,6 +133,9 @@ fn of_database(what: &DbRoute) -> Access {
         | DbRoute::Find(_)
         | DbRoute::Explain(_)
         | DbRoute::Indexes
+        | DbRoute::View(..)
+        | DbRoute::ViewQueries(..)
+        | DbRoute::DesignInfo(_)
         | DbRoute::Show(..)
         | DbRoute::Update(..)
         | DbRoute::Rewrite(_) => Access::Member,
@@ -152,6 +155,7 @@ fn of_accounts(what: &DbRoute) -> Access {
         | DbRoute::Show(_, _, Some(_))
         | DbRoute::Document(..)
         | DbRoute::Attachment(..) => Access::Account,
+        DbRoute::View(..) | DbRoute::ViewQueries(..) => Access::AccountsAdmin,
         what if in_bulk(what) => Access::Admin,
         _ => Access::AccountsAdmin,
     }
@@ -167,6 +171,8 @@ fn in_bulk(what: &DbRoute) -> bool {
             | DbRoute::PartitionDocs(_)
             | DbRoute::Find(_)
             | DbRoute::Explain(_)
+            | DbRoute::View(..)
+            | DbRoute::ViewQueries(..)
     )
 }
 

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::query::find::StoredIndexes;
 use crate::query::script::{Limits, ReduceLimit, Scripts};
 use crate::query::validation::{Editor, Validation};
+use crate::query::view::Views;
 use crate::store::Store;
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
@@ -38,6 +39,8 @@ pub struct App {
     pub indexes: StoredIndexes,
     /// Runs the functions of design documents.
     pub scripts: Scripts,
+    /// JavaScript views.
+    pub views: Views,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// When this process began to serve.

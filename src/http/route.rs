@@ -108,6 +108,12 @@ pub enum DbRoute {
     PartitionDocs(String),
     /// `_find`; of a partition or not.
     Find(Option<String>),
+    /// GET or POST of a view: design document, view, partition.
+    View(String, String, Option<String>),
+    /// POST `.../queries` of a view.
+    ViewQueries(String, String, Option<String>),
+    /// `_design/{design}/_info`
+    DesignInfo(String),
     /// `_explain`; of a partition or not.
     Explain(Option<String>),
     Indexes,
@@ -237,6 +243,12 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
 fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
     use DbRoute as R;
     use Verb::{Delete, Get, Post, Put};
+    if let [id, tail @ ..] = rest
+        && let Some(name) = id.strip_prefix("_design/")
+        && let Some("_view" | "_info" | "_show" | "_list" | "_update" | "_rewrite") = tail.first().copied()
+    {
+        return database(verb, &[&["_design", name], tail].concat());
+    }
     Ok(match (verb, rest) {
         (Get, []) => R::Info,
         (Put, []) => R::Create,
@@ -303,6 +315,9 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (Post, ["_partition", partition, "_find"]) => R::Find(Some((*partition).into())),
         (Post, ["_partition", partition, "_explain"]) => R::Explain(Some((*partition).into())),
         (_, ["_partition", _, "_find" | "_explain"]) => return only("POST"),
+        (_, ["_partition", partition, "_design", name, "_view", view, rest @ ..]) => {
+            view_of(verb, name, view, rest, Some(partition))?
+        }
         (_, ["_partition", ..]) => return Err(Failure::missing()),
 
         (_, ["_local"] | ["_local/"]) => return Err(Failure::bad_request("Invalid _local document id.")),
@@ -311,7 +326,11 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, [id, _, ..]) if id.starts_with("_local/") => {
             return Err(Failure::bad_request("_local documents do not accept attachments."));
         }
+        (_, ["_temp_view"]) => return Err(no_temporary_views()),
         (_, ["_design", name]) => document(verb, format!("_design/{name}"))?,
+        (Get, ["_design", name, "_info"]) => R::DesignInfo((*name).into()),
+        (_, ["_design", _, "_info"]) => return only("GET"),
+        (_, ["_design", name, "_view", view, rest @ ..]) => view_of(verb, name, view, rest, None)?,
         (_, ["_design", _, "_show"]) => return Err(super::handlers::invalid_path("show_error")),
         (_, ["_design", _, "_update"]) => return Err(super::handlers::invalid_path("update_error")),
         (_, ["_design", name, "_show", function, id @ ..]) => R::Show((*name).into(), (*function).into(), joined(id)),
@@ -321,6 +340,26 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, [id]) => document(verb, (*id).to_owned())?,
         (_, [id, attachment @ ..]) => self::attachment(verb, (*id).to_owned(), attachment)?,
     })
+}
+
+/// A view, or queries of it; a design document's path is `_design/x` in one segment or in two.
+fn view_of(verb: Verb, design: &str, view: &str, rest: &[&str], partition: Option<&str>) -> Result<DbRoute> {
+    let (design, view, partition) = (design.to_owned(), view.to_owned(), partition.map(str::to_owned));
+    match (verb, rest) {
+        (Verb::Get | Verb::Post, []) => Ok(DbRoute::View(design, view, partition)),
+        (_, []) => only("GET,POST,HEAD"),
+        (Verb::Post, ["queries"]) => Ok(DbRoute::ViewQueries(design, view, partition)),
+        (_, ["queries"]) => only("POST"),
+        _ => Err(Failure::missing()),
+    }
+}
+
+fn no_temporary_views() -> Failure {
+    Failure::Refused {
+        status: http::StatusCode::GONE,
+        word: "gone",
+        reason: "Temporary views are not supported in CouchDB".into(),
+    }
 }
 
 fn document(verb: Verb, id: String) -> Result<DbRoute> {

@@ -22,6 +22,7 @@ use crate::config::{Live, Table};
 use crate::db::Databases;
 use crate::error::{Error, Result};
 use crate::query::script::Scripts;
+use crate::query::view::Views;
 use crate::store::Store;
 use crate::store::blobs::Blobs;
 
@@ -85,12 +86,14 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
         let accounts = Arc::new(super::accounts::Accounts::new(config.clone(), databases.clone()));
+        let scripts = Scripts::new(script_limits(&config.settings()));
         let app = App {
             databases,
             removal: Notify::new(),
             tasks: Tasks::default(),
             indexes: Default::default(),
-            scripts: Scripts::new(script_limits(&config.settings())),
+            views: Views::new(scripts.clone()),
+            scripts,
             config,
             accounts: accounts.clone(),
             auth: Authenticator::new(accounts, auth_settings, clock.clone())

@@ -6,3 +6,4 @@ pub mod planner;
 pub mod script;
 pub mod selector;
 pub mod validation;
+pub mod view;

@@ -132,6 +132,9 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::Find(None), MEMBERS, ADMINS),
         (R::Find(Some("p".into())), MEMBERS, ADMINS),
         (R::Explain(None), MEMBERS, ADMINS),
+        (R::View("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
+        (R::ViewQueries("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
+        (R::DesignInfo("x".into()), MEMBERS, ITS_ADMINS),
         (R::Indexes, MEMBERS, ITS_ADMINS),
         (R::CreateIndex, MANAGERS, MANAGERS),
         (R::DeleteIndexes, MANAGERS, MANAGERS),
@@ -166,6 +169,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
             R::AutoPurge | R::SetAutoPurge | R::Shards | R::ShardOf(_) | R::SyncShards | R::Partition(_) => {}
             R::PartitionDocs(_) | R::Document(..) | R::Attachment(..) => {}
             R::Find(_) | R::Explain(_) | R::Indexes => {}
+            R::View(..) | R::ViewQueries(..) | R::DesignInfo(_) => {}
             R::Show(..) | R::Update(..) | R::Rewrite(_) => {}
             R::CreateIndex | R::DeleteIndexes | R::DeleteIndex { .. } => {}
         }
@@ -190,7 +194,7 @@ fn every_route_for_every_role() {
         assert_eq!(outcomes(&route, &security, &settings), expected, "{route:?}");
     }
     let databases = database_rows();
-    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 41);
+    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 44);
     for (what, ordinary, accounts) in databases {
         let mut route = Route::Database { name: "db".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ordinary, "{route:?}");
@@ -207,7 +211,8 @@ fn every_route_for_every_role() {
 fn replications_are_not_read_in_bulk() {
     let settings = Settings::default();
     let security = json!({});
-    for what in [DbRoute::Changes, DbRoute::List(Listing::AllDocs), DbRoute::ListQueries(Listing::AllDocs)] {
+    let view = DbRoute::View("x".into(), "y".into(), None);
+    for what in [DbRoute::Changes, DbRoute::List(Listing::AllDocs), DbRoute::ListQueries(Listing::AllDocs), view] {
         let route = Route::Database { name: "_replicator".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ADMINS, "{route:?}");
     }

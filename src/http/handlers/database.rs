@@ -132,13 +132,6 @@ async fn number(request: &mut Request, least: u32, wrong: &'static str) -> Resul
     }
 }
 
-/// `POST /{db}/_compact/{ddoc}`: view indexes hold nothing that compaction could drop.
-pub async fn compact_views(request: &mut Request, database: Arc<Database>, name: &str) -> Result<Answer> {
-    request.must_be_json()?;
-    super::reading::find(&database, &format!("_design/{name}"), None).await?;
-    Ok(ok(StatusCode::ACCEPTED))
-}
-
 /// `GET /{db}/_revs_limit`.
 pub fn revs_limit(database: &Database) -> Answer {
     Answer::ok(&database.info().revs_limit)

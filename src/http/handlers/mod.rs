@@ -24,6 +24,7 @@ mod scripts;
 pub mod server;
 pub mod session;
 pub mod setup;
+mod view;
 
 use std::sync::Arc;
 
@@ -89,8 +90,11 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::RevsDiff => bulk::revs_diff(request, db).await,
         R::MissingRevs => bulk::missing_revs(request, db).await,
         R::Compact => database::compact(app, request, db).await,
-        R::CompactViews(name) => database::compact_views(request, db, &name).await,
-        R::ViewCleanup => Ok(Answer::json_text(http::StatusCode::ACCEPTED, r#"{"ok":true}"#)),
+        R::CompactViews(design) => view::compact(app, request, db, design).await,
+        R::ViewCleanup => view::cleanup(app, request, db).await,
+        R::View(design, name, partition) => view::view(app, request, db, design, name, partition).await,
+        R::ViewQueries(design, name, partition) => view::queries(app, request, db, design, name, partition).await,
+        R::DesignInfo(design) => view::info(app, db, design).await,
         R::EnsureFullCommit => database::ensure_full_commit(request, &db),
         R::Security => Ok(database::security(&db)),
         R::SetSecurity => database::set_security(app, request, db).await,

@@ -1,0 +1,395 @@
+//! Views over HTTP: `_view`, `_info`, `_view_cleanup`, `_compact/{design}` (CouchDB's `chttpd_view`, `couch_mrview_http`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+
+use super::{pieces, rows};
+use crate::db::record::LeafRow;
+use crate::db::render::{self, Attachments, Piece, Show};
+use crate::db::{Database, Found, Wanted, blocking};
+use crate::error::Error;
+use crate::http::failure::{Failure, Result};
+use crate::http::request::{Query, Verb};
+use crate::http::stream::Sender;
+use crate::http::{Answer, App, Request};
+use crate::json::{member, quote, string};
+use crate::query::view::{Definition, Grouped, Kind, MapRows, Params, Plan, Progress, Row, Update, View, clean_up};
+use crate::rev::Revision;
+
+/// Rows read at once, and with their documents.
+const PAGE: usize = 500;
+const PAGE_WITH_DOCS: usize = 64;
+/// Queries of one request at most.
+const MOST_QUERIES: usize = 10_000;
+
+/// `/{db}[/_partition/{partition}]/_design/{design}/_view/{view}`, GET and POST.
+pub async fn view(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    design: String,
+    view: String,
+    partition: Option<String>,
+) -> Result<Answer> {
+    let mut params = Params::default();
+    if request.verb == Verb::Post {
+        request.must_be_json()?;
+        let body = request.json_object().await?;
+        if body.contains_key("queries") {
+            return Err(Failure::bad_request("The `queries` parameter is no longer supported at this endpoint"));
+        }
+        if body.get("keys").is_some_and(|keys| !keys.is_array()) {
+            return Err(Failure::bad_request("`keys` member must be an array."));
+        }
+        params.set_all(&body)?;
+    }
+    read_query(&mut params, &request.query, &database, partition.as_deref())?;
+    let mut asked = Asked::start(app, &database, &design, &view, params).await?;
+    Answer::stream("application/json", move |mut out| async move {
+        asked.write(&mut out).await?;
+        out.write("\n").await;
+        Ok(())
+    })
+    .await
+}
+
+/// POST `.../_view/{view}/queries`.
+pub async fn queries(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    design: String,
+    view: String,
+    partition: Option<String>,
+) -> Result<Answer> {
+    request.must_be_json()?;
+    let body = request.json_object().await?;
+    let queries = match body.get("queries") {
+        None => return Err(Failure::bad_request("POST body must include `queries` parameter.")),
+        Some(Value::Array(queries)) if queries.len() <= MOST_QUERIES => queries,
+        Some(Value::Array(_)) => {
+            return Err(Failure::bad_request(format!("More than {MOST_QUERIES} queries at once.")));
+        }
+        Some(_) => return Err(Failure::bad_request("`queries` member must be an array.")),
+    };
+    let mut base = Params::default();
+    read_query(&mut base, &request.query, &database, partition.as_deref())?;
+    let none = Map::new();
+    let mut all = VecDeque::with_capacity(queries.len());
+    // All are checked before the first is answered.
+    let definition = definition(app, &database, &design).await?;
+    for query in queries {
+        let mut params = base.clone();
+        params.set_all(query.as_object().unwrap_or(&none))?;
+        plan(app, &definition, &view, &params)?;
+        all.push_back(params);
+    }
+    let app = app.clone();
+    let mut next = match all.pop_front() {
+        Some(params) => Some(Asked::start(&app, &database, &design, &view, params).await?),
+        None => None,
+    };
+    Answer::stream("application/json", move |mut out| async move {
+        let mut lead = "{\"results\":[\r\n";
+        while let Some(mut asked) = next {
+            out.write(lead).await;
+            asked.write(&mut out).await?;
+            lead = ",\r\n";
+            next = match all.pop_front() {
+                Some(params) => Some(Asked::start(&app, &database, &design, &view, params).await?),
+                None => None,
+            };
+        }
+        out.write(if lead == ",\r\n" { "\r\n]}\n" } else { "{\"results\":[\r\n]}\n" }).await;
+        Ok(())
+    })
+    .await
+}
+
+/// GET `_design/{design}/_info`.
+pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Result<Answer> {
+    let definition = definition(app, &database, &design).await?;
+    let meta = {
+        let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
+        blocking(move || app.views.meta(&database, &definition)).await?
+    };
+    let (waiting, running) = app.views.activity(&database, &definition);
+    let bytes: u64 = meta.rows.iter().map(|(_, bytes)| bytes).sum();
+    let pending = database.info().sequence.saturating_sub(meta.sequence);
+    Ok(Answer::ok(&json!({
+        "name": design,
+        "view_index": {
+            "updates_pending": {"minimum": pending, "preferred": pending, "total": pending},
+            "waiting_commit": false,
+            "waiting_clients": waiting,
+            "updater_running": running,
+            "update_seq": meta.sequence,
+            "purge_seq": meta.purge_sequence,
+            "sizes": {"file": bytes, "external": bytes, "active": bytes},
+            "signature": crate::json::hex(&definition.signature),
+            "language": definition.language,
+            "compact_running": false,
+            "collator_versions": [crate::json::COLLATION_VERSION.to_string()],
+        },
+    })))
+}
+
+/// POST `_view_cleanup`.
+pub async fn cleanup(app: &Arc<App>, request: &Request, database: Arc<Database>) -> Result<Answer> {
+    request.must_be_json()?;
+    let app = app.clone();
+    blocking(move || clean_up(&app.views, &database)).await?;
+    Ok(Answer::json_text(StatusCode::ACCEPTED, r#"{"ok":true}"#))
+}
+
+/// POST `_compact/{design}`: an index here has nothing to compact.
+pub async fn compact(app: &Arc<App>, request: &Request, database: Arc<Database>, design: String) -> Result<Answer> {
+    request.must_be_json()?;
+    definition(app, &database, &design).await?;
+    Ok(Answer::json_text(StatusCode::ACCEPTED, r#"{"ok":true}"#))
+}
+
+async fn definition(app: &Arc<App>, database: &Arc<Database>, design: &str) -> Result<Arc<Definition>> {
+    let (app, database, id) = (app.clone(), database.clone(), format!("_design/{design}"));
+    Ok(blocking(move || app.views.definition(&database, &id)).await?)
+}
+
+fn read_query(params: &mut Params, query: &Query, database: &Database, partition: Option<&str>) -> Result<()> {
+    if let Some(partition) = partition {
+        super::database::check_partition(database, partition)?;
+        if query.get("partition").is_some_and(|other| other != partition) {
+            return Err(Failure::bad_request("Conflicting value for `partition` in query string"));
+        }
+        params.set_text("partition", partition)?;
+    }
+    Ok(query.iter().try_for_each(|(name, value)| params.set_text(name, value))?)
+}
+
+fn plan(app: &App, definition: &Definition, view: &str, params: &Params) -> Result<(View, Plan)> {
+    let place = definition.view(view)?;
+    let name = if definition.partitioned { "partition_query_limit" } else { "query_limit" };
+    let settings = app.settings();
+    let most = settings.get("query_server_config", name).and_then(|most| most.parse().ok());
+    Ok((place, params.plan(definition, place, most)?))
+}
+
+/// A query that is being answered.
+pub struct Asked {
+    database: Arc<Database>,
+    source: Option<Source>,
+    update_seq: bool,
+    /// Documents beside the rows, and what of them.
+    docs: Option<Show>,
+    /// The database's sequence that the index stands at.
+    sequence: u64,
+}
+
+enum Source {
+    Map(MapRows),
+    Reduce(Grouped),
+}
+
+/// A row as JSON, open at its end if a document follows.
+pub struct RowText {
+    head: String,
+    doc: Option<Vec<Piece>>,
+}
+
+impl Asked {
+    /// Checks a query, brings the index up to date as the query wants, and is then ready to read.
+    pub async fn start(
+        app: &Arc<App>,
+        database: &Arc<Database>,
+        design: &str,
+        view: &str,
+        params: Params,
+    ) -> Result<Asked> {
+        let definition = definition(app, database, design).await?;
+        let (place, plan) = plan(app, &definition, view, &params)?;
+        let progress = task(app, database, &definition);
+        let meta = match plan.update {
+            Update::Wait => app.views.update(database, &definition, progress).await?,
+            Update::No | Update::Later => {
+                let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
+                blocking(move || app.views.meta(&database, &definition)).await?
+            }
+        };
+        if plan.update == Update::Later {
+            let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
+            tokio::spawn(async move {
+                let progress = task(&app, &database, &definition);
+                if let Err(error) = app.views.update(&database, &definition, progress).await {
+                    tracing::warn!(database = database.name(), design = definition.id, %error, "a view was not updated");
+                }
+            });
+        }
+        let sequence = meta.sequence;
+        let (source, docs) = match plan.kind {
+            Kind::Map { include_docs, conflicts } => {
+                let attachments = if params.attachments { Attachments::Inline } else { Attachments::Stubs };
+                let show = Show { conflicts, attachments, encoding_info: params.encoding_info, ..Show::default() };
+                let rows = app.views.map_rows(database, &definition, place, &plan, meta);
+                (Source::Map(rows), include_docs.then_some(show))
+            }
+            Kind::Reduce { .. } => (Source::Reduce(app.views.grouped(database, &definition, place, &plan, view)), None),
+        };
+        Ok(Asked { database: database.clone(), source: Some(source), update_seq: params.update_seq, docs, sequence })
+    }
+
+    /// Runs a step of reading off the async threads.
+    async fn read<T: Send + 'static>(
+        &mut self,
+        step: impl FnOnce(&Database, &mut Source) -> crate::error::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let Some(mut source) = self.source.take() else {
+            return Err(Error::Internal("a query was given up while it was read".into()).into());
+        };
+        let database = self.database.clone();
+        let (source, answer) = blocking(move || {
+            let answer = step(&database, &mut source)?;
+            Ok((source, answer))
+        })
+        .await?;
+        self.source = Some(source);
+        Ok(answer)
+    }
+
+    /// The members of the answer before `rows`, each with its comma.
+    pub async fn head(&mut self) -> Result<String> {
+        let counts = self.read(|_, source| match source {
+            Source::Map(rows) => rows.total_and_offset().map(Some),
+            Source::Reduce(_) => Ok(None),
+        });
+        let mut head = match counts.await? {
+            Some((total, offset)) => format!("\"total_rows\":{total},\"offset\":{offset},"),
+            None => String::new(),
+        };
+        if self.update_seq {
+            head.push_str(&format!("\"update_seq\":{},", quote(&self.database.wire_sequence(self.sequence))));
+        }
+        Ok(head)
+    }
+
+    /// The next rows; none at the end.
+    pub async fn next(&mut self) -> Result<Vec<RowText>> {
+        let docs = self.docs.clone();
+        self.read(move |database, source| match source {
+            Source::Map(rows) => {
+                let page = rows.next(if docs.is_some() { PAGE_WITH_DOCS } else { PAGE })?;
+                let mut found = match &docs {
+                    Some(show) => documents(database, &page, show)?.into_iter(),
+                    None => Vec::new().into_iter(),
+                };
+                let text = |row: Row| {
+                    let head = format!("{{\"id\":{},\"key\":{},\"value\":{}", quote(&row.id), row.key, row.value);
+                    let doc = docs.as_ref().map(|show| match found.next().flatten() {
+                        Some(found) => render::document(&found, show),
+                        None => vec![Piece::Text("null".into())],
+                    });
+                    RowText { head, doc }
+                };
+                Ok(page.into_iter().map(text).collect())
+            }
+            Source::Reduce(rows) => {
+                let page = rows.next(PAGE)?;
+                Ok(page.into_iter().map(|row| RowText { head: reduced(row), doc: None }).collect())
+            }
+        })
+        .await
+    }
+
+    /// The whole answer, without a newline at its end.
+    async fn write(&mut self, out: &mut Sender) -> Result<()> {
+        let head = self.head().await?;
+        let mut page = self.next().await?;
+        out.write(format!("{{{head}\"rows\":[")).await;
+        let mut lead = "\r\n";
+        while !page.is_empty() {
+            for row in page {
+                out.write(lead).await;
+                out.write(row.head).await;
+                if let Some(doc) = row.doc {
+                    out.write(",\"doc\":").await;
+                    pieces::write(out, self.database.blobs(), doc).await?;
+                }
+                out.write("}").await;
+                lead = ",\r\n";
+            }
+            page = self.next().await?;
+        }
+        out.write("\r\n]}").await;
+        Ok(())
+    }
+}
+
+/// A reduced row, without the closing brace.
+fn reduced(row: crate::query::view::ReducedRow) -> String {
+    use crate::query::view::Outcome;
+    match row.outcome {
+        Outcome::Value(value) => format!("{{\"key\":{},\"value\":{value}", row.key.as_deref().unwrap_or("null")),
+        Outcome::Overflow(reason) => {
+            format!("{{\"key\":null,\"error\":\"reduce_overflow_error\",\"reason\":{}", quote(&reason))
+        }
+    }
+}
+
+/// The document beside each row: that which the row's value names by `_id` and `_rev`, or the row's own.
+fn documents(database: &Database, rows: &[Row], show: &Show) -> crate::error::Result<Vec<Option<Found>>> {
+    let mut found: Vec<Option<Found>> = vec![None; rows.len()];
+    let (mut places, mut ids) = (Vec::new(), Vec::new());
+    for (at, row) in rows.iter().enumerate() {
+        let named = member(&row.value, "_id");
+        let id = match named {
+            None => row.id.clone(),
+            Some(value) => match string(value) {
+                Some(id) => id.into_owned(),
+                None => continue,
+            },
+        };
+        let revision =
+            member(&row.value, "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
+        match revision {
+            Some(revision) => {
+                found[at] = match database.find(&id, Wanted::Revision(&revision)) {
+                    Ok(found) => Some(found),
+                    Err(Error::Missing | Error::Deleted) => None,
+                    Err(error) => return Err(error),
+                }
+            }
+            None => {
+                places.push(at);
+                ids.push(id);
+            }
+        }
+    }
+    let winners = database.winners(&ids)?;
+    let living: Vec<(usize, &str, &LeafRow)> = places
+        .into_iter()
+        .zip(&ids)
+        .zip(&winners)
+        .filter_map(|((at, id), winner)| Some((at, id.as_str(), winner.as_ref().filter(|winner| !winner.deleted)?)))
+        .collect();
+    let wanted: Vec<(&str, &LeafRow)> = living.iter().map(|(_, id, winner)| (*id, *winner)).collect();
+    for ((at, _, _), one) in living.iter().zip(rows::load(database, &wanted, show)?) {
+        found[*at] = one;
+    }
+    Ok(found)
+}
+
+/// Shows an update in `_active_tasks`, from its first step on.
+fn task(app: &Arc<App>, database: &Arc<Database>, definition: &Arc<Definition>) -> Progress {
+    let task = Mutex::new(None);
+    let (app, database, design) = (app.clone(), database.name().to_owned(), definition.id.clone());
+    Arc::new(move |done, total| {
+        let now = app.clock.since_epoch().as_secs();
+        let mut task = task.lock();
+        let task = task.get_or_insert_with(|| {
+            app.tasks.begin("indexer", json!({"database": database, "design_document": design}), now)
+        });
+        task.progress(done, total, now);
+    })
+}

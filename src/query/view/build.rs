@@ -1,0 +1,476 @@
+//! Brings an index up to the database's sequence.
+//!
+//! ```text
+//! page of changes > bodies > map functions on all threads ┐   the next pages are being mapped
+//!                                                          └> rows > one commit, in the order of the pages
+//! then: blocks whose rows changed are counted and reduced (`blocks`)
+//! ```
+//!
+//! One update of an index runs at a time; queries that come meanwhile wait for it. Each commit holds rows, references and
+//! progress and expects the progress it began from, so that nothing else can come between. Commits are not synced by
+//! themselves: what is lost with a crash is made again.
+//!
+//! A document's old rows are found by its reference. An index that is begun has none: documents up to the sequence
+//! at which it was begun are then not looked up.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::blocks::{Blocks, Change};
+use super::definition::{Definition, MapFunction, View};
+use super::grouped::Grouped;
+use super::layout::{self, Meta, Reference};
+use super::params::Plan;
+use super::read::{Index, MapRows};
+use crate::db::record::LeafRow;
+use crate::db::{Database, blocking, partition_of, render};
+use crate::error::{Error, Result};
+use crate::json::raw_sort_key;
+use crate::query::design;
+use crate::query::script::{Mapped, Pending, Scripts};
+use crate::rev::Body;
+use crate::store::{Batch, Direction, Durability, PageLimit, StoreError};
+
+/// Told how far an update is: changes done, changes in all.
+pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// Changes of one commit at most, and about how many bytes of documents they may be.
+const STEP: usize = 1000;
+const STEP_BYTES: u64 = 8 << 20;
+/// Steps being mapped beside the one being committed.
+const AHEAD: usize = 2;
+/// Documents of one call of the map functions at most.
+const MAPPED_AT_ONCE: usize = 100;
+/// Definitions kept; beyond this they are read again.
+const KEPT: usize = 512;
+/// Commits that may find that another came first.
+const MOST_CONFLICTS: usize = 10;
+
+/// Which index of which database: its number and the signature.
+type Name = (u64, [u8; 16]);
+
+/// Updates of one index, one after the other.
+#[derive(Default)]
+struct Turn {
+    lock: Arc<tokio::sync::Mutex<()>>,
+    waiting: AtomicUsize,
+}
+
+/// The views of a server.
+pub struct Views {
+    scripts: Scripts,
+    turns: Mutex<HashMap<Name, Arc<Turn>>>,
+    definitions: Mutex<HashMap<(u64, String, String), Arc<Definition>>>,
+}
+
+impl Views {
+    pub fn new(scripts: Scripts) -> Views {
+        Views { scripts, turns: Mutex::default(), definitions: Mutex::default() }
+    }
+
+    /// The views of a design document, by its id, `_design/...`. Blocks on the store.
+    ///
+    /// # Errors
+    /// `Missing`, `Deleted`; `Script`: its language has no query server here.
+    pub fn definition(&self, database: &Database, id: &str) -> Result<Arc<Definition>> {
+        let design = design::load(database, id)?;
+        let name = (database.number(), id.to_owned(), design.rev.clone());
+        if let Some(definition) = self.definitions.lock().get(&name) {
+            return Ok(definition.clone());
+        }
+        let definition = Arc::new(Definition::read(&design, database.is_partitioned())?);
+        let mut kept = self.definitions.lock();
+        if kept.len() >= KEPT {
+            kept.clear();
+        }
+        kept.insert(name, definition.clone());
+        Ok(definition)
+    }
+
+    /// Brings an index up to the database's sequence of this moment, and tells how far it is then.
+    ///
+    /// # Errors
+    /// `Script`: a map function that does not compile, or does not end.
+    pub async fn update(
+        &self,
+        database: &Arc<Database>,
+        definition: &Arc<Definition>,
+        progress: Progress,
+    ) -> Result<Meta> {
+        let index = Index::new(database.clone(), definition.clone());
+        {
+            let index = index.clone();
+            let current = blocking(move || {
+                let target = index.database.info();
+                let (_, meta) = index.meta()?;
+                Ok(meta.filter(|meta| {
+                    meta.settled && meta.sequence >= target.sequence && meta.purge_sequence >= target.purge_sequence
+                }))
+            });
+            if let Some(meta) = current.await? {
+                return Ok(meta);
+            }
+        }
+        let name = (database.number(), definition.signature);
+        let turn = self.turns.lock().entry(name).or_default().clone();
+        let waiting = Waiting::begin(&turn);
+        let held = turn.lock.clone().lock_owned().await;
+        let build = Build { index, scripts: self.scripts.clone(), progress };
+        // The turn goes into the work itself: it ends with it, also when nobody waits for it any more.
+        let result = blocking(move || {
+            let _held = held;
+            build.run()
+        })
+        .await;
+        drop(waiting);
+        let mut turns = self.turns.lock();
+        drop(turn);
+        if turns.get(&name).is_some_and(|turn| Arc::strong_count(turn) == 1 && turn.lock.try_lock().is_ok()) {
+            turns.remove(&name);
+        }
+        result
+    }
+
+    /// How far an index is, as it stands. Blocks on the store.
+    pub fn meta(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Meta> {
+        let (_, meta) = Index::new(database.clone(), definition.clone()).meta()?;
+        Ok(meta.unwrap_or_default())
+    }
+
+    /// How many requests wait for an update of an index, and whether one runs.
+    pub fn activity(&self, database: &Database, definition: &Definition) -> (usize, bool) {
+        let turns = self.turns.lock();
+        turns
+            .get(&(database.number(), definition.signature))
+            .map_or((0, false), |turn| (turn.waiting.load(Ordering::Relaxed), turn.lock.try_lock().is_err()))
+    }
+
+    /// The rows of a map query, of what the index holds now.
+    pub fn map_rows(
+        &self,
+        database: &Arc<Database>,
+        definition: &Arc<Definition>,
+        view: View,
+        plan: &Plan,
+        meta: Meta,
+    ) -> MapRows {
+        MapRows::new(Index::new(database.clone(), definition.clone()), view, plan, meta)
+    }
+
+    /// The rows of a reduce query, of what the index holds now. `name` is that of the view.
+    pub fn grouped(
+        &self,
+        database: &Arc<Database>,
+        definition: &Arc<Definition>,
+        view: View,
+        plan: &Plan,
+        name: &str,
+    ) -> Grouped {
+        let index = Index::new(database.clone(), definition.clone());
+        let context = format!("{}/_view/{name}", definition.id);
+        Grouped::new(index, self.scripts.clone(), view, plan, context)
+    }
+}
+
+/// One request that waits for a turn.
+struct Waiting(Arc<Turn>);
+
+impl Waiting {
+    fn begin(turn: &Arc<Turn>) -> Waiting {
+        turn.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(turn.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A page of changes whose documents are being mapped.
+struct Step {
+    /// The sequence that the index is at afterwards.
+    sequence: u64,
+    ids: Vec<String>,
+    /// For each id which batch has its rows, and where in it.
+    places: Vec<Option<(usize, usize)>>,
+    batches: Vec<Pending<Mapped>>,
+}
+
+struct Build {
+    index: Index,
+    scripts: Scripts,
+    progress: Progress,
+}
+
+impl Build {
+    fn run(&self) -> Result<Meta> {
+        let database = &self.index.database;
+        let target = database.info();
+        let mut conflicts = 0;
+        loop {
+            if database.is_gone() {
+                return Err(Error::NoDatabase);
+            }
+            let (stored, meta) = self.index.meta()?;
+            let done = match meta {
+                Some(meta) if meta.purge_sequence >= target.forgotten_purges => {
+                    if meta.purge_sequence < target.purge_sequence {
+                        self.purged(stored, meta, target.purge_sequence)?
+                    } else if meta.sequence < target.sequence {
+                        self.changed(stored, meta, target.sequence)?
+                    } else if !meta.settled {
+                        let blocks = Blocks { index: &self.index, scripts: &self.scripts };
+                        blocks.settle(stored, meta)?
+                    } else {
+                        return Ok(meta);
+                    }
+                }
+                // New, of an older version, or it has missed purges that are forgotten by now: begin anew.
+                _ => {
+                    self.clear()?;
+                    let meta = Meta {
+                        sequence: 0,
+                        purge_sequence: target.purge_sequence,
+                        begun_at: target.sequence,
+                        settled: true,
+                        rows: vec![(0, 0); self.index.definition.maps.len()],
+                    };
+                    commit(&self.index, None, &meta, Batch::new())?
+                }
+            };
+            if !done {
+                conflicts += 1;
+                if conflicts > MOST_CONFLICTS {
+                    return Err(Error::Internal("a view index is changed by something else at the same time".into()));
+                }
+            }
+        }
+    }
+
+    /// All changes up to `target`. False: something else has changed the index.
+    fn changed(&self, mut stored: Option<Vec<u8>>, mut meta: Meta, target: u64) -> Result<bool> {
+        let (begin, mut read) = (meta.sequence, meta.sequence);
+        let mut ahead: VecDeque<Step> = VecDeque::new();
+        (self.progress)(0, target.saturating_sub(begin));
+        loop {
+            while read < target && ahead.len() <= AHEAD {
+                let step = self.read(read, target)?;
+                read = step.sequence;
+                ahead.push_back(step);
+            }
+            let Some(step) = ahead.pop_front() else { return Ok(true) };
+            let sequence = step.sequence;
+            // Nothing was there before the index was begun.
+            let look_up = sequence > meta.begun_at;
+            let next = Meta { sequence, ..meta.clone() };
+            match self.write(stored, &meta, next, step, look_up)? {
+                Some((now, next)) => (stored, meta) = (Some(now), next),
+                None => return Ok(false),
+            }
+            (self.progress)(sequence.saturating_sub(begin).min(target - begin), target - begin);
+            if self.index.database.is_gone() {
+                return Err(Error::NoDatabase);
+            }
+        }
+    }
+
+    /// Purged documents are gone from the changes: their rows are found by id.
+    fn purged(&self, stored: Option<Vec<u8>>, meta: Meta, target: u64) -> Result<bool> {
+        let database = &self.index.database;
+        let requests = database.purges(meta.purge_sequence, STEP / 10)?;
+        let purge_sequence = requests.last().map_or(target, |(sequence, _)| *sequence);
+        let mut ids: Vec<String> = requests.into_iter().map(|(_, request)| request.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut changes = Vec::with_capacity(ids.len());
+        for (id, record) in ids.iter().zip(database.records(&ids)?) {
+            changes.push((id.clone(), record.map(|record| record.sequence_row(id).leaves).unwrap_or_default()));
+        }
+        let step = self.map(meta.sequence, changes)?;
+        let next = Meta { purge_sequence, begun_at: 0, ..meta.clone() };
+        Ok(self.write(stored, &meta, next, step, true)?.is_some())
+    }
+
+    /// Reads the next page of changes and has its documents mapped.
+    fn read(&self, after: u64, target: u64) -> Result<Step> {
+        let database = &self.index.database;
+        let info = database.info();
+        let average = info.external / (info.documents + 1) + 1;
+        let step = usize::try_from(STEP_BYTES / average).unwrap_or(STEP).clamp(8, STEP);
+        let page = database.changes(after, Direction::Forward, PageLimit::entries(step))?;
+        // No rows up to the target: those documents have changed since, and come with later sequences.
+        let sequence = page.rows.last().map_or(target, |(sequence, _)| *sequence);
+        self.map(sequence, page.rows.into_iter().map(|(_, row)| (row.id, row.leaves)).collect())
+    }
+
+    fn map(&self, sequence: u64, mut changes: Vec<(String, Vec<LeafRow>)>) -> Result<Step> {
+        let definition = &self.index.definition;
+        changes.retain(|(id, _)| definition.include_design || !id.starts_with("_design/"));
+        let living: Vec<usize> = (0..changes.len())
+            .filter(|at| changes[*at].1.first().is_some_and(|leaf| !leaf.deleted && leaf.body.is_some()))
+            .collect();
+        let mut places = vec![None; changes.len()];
+        let mut batches = Vec::new();
+        if !definition.maps.is_empty() {
+            let share = living.len().div_ceil(2 * self.scripts.limits().threads).clamp(8, MAPPED_AT_ONCE);
+            for some in living.chunks(share) {
+                let wanted: Vec<(&str, Body)> =
+                    some.iter().filter_map(|at| Some((changes[*at].0.as_str(), changes[*at].1[0].body?))).collect();
+                let bodies = self.index.database.bodies(&wanted)?;
+                let mut documents = Vec::with_capacity(some.len());
+                for (at, body) in some.iter().zip(bodies) {
+                    // A body that is gone was of an edit that has been followed by another, which is a later change.
+                    let Some(body) = body else { continue };
+                    places[*at] = Some((batches.len(), documents.len()));
+                    let (id, leaves) = &changes[*at];
+                    let text = render::plain(id, &leaves[0].revision, false, &body);
+                    documents.push(self.seen(text, leaves));
+                }
+                batches.push(self.scripts.map_batch(&definition.set, documents));
+            }
+        }
+        Ok(Step { sequence, ids: changes.into_iter().map(|(id, _)| id).collect(), places, batches })
+    }
+
+    /// A document as map functions see it: with the other leaves, and its sequence if that is wanted.
+    fn seen(&self, mut text: String, leaves: &[LeafRow]) -> String {
+        let local_seq = leaves[0].body.filter(|_| self.index.definition.local_seq).map(|body| body.sequence);
+        if leaves.len() == 1 && local_seq.is_none() {
+            return text;
+        }
+        text.pop();
+        if let Some(sequence) = local_seq {
+            text.push_str(&format!(",\"_local_seq\":{sequence}"));
+        }
+        for (member, deleted) in [("_conflicts", false), ("_deleted_conflicts", true)] {
+            let others: Vec<String> = leaves[1..]
+                .iter()
+                .filter(|leaf| leaf.deleted == deleted)
+                .map(|leaf| crate::json::quote(&leaf.revision.to_string()))
+                .collect();
+            if !others.is_empty() {
+                text.push_str(&format!(",\"{member}\":[{}]", others.join(",")));
+            }
+        }
+        text.push('}');
+        text
+    }
+
+    /// Commits what a step does to the index; what is stored of its progress then. `None`: something else came first.
+    fn write(
+        &self,
+        stored: Option<Vec<u8>>,
+        before: &Meta,
+        mut next: Meta,
+        step: Step,
+        look_up: bool,
+    ) -> Result<Option<(Vec<u8>, Meta)>> {
+        let index = &self.index;
+        let mapped = step.batches.into_iter().map(Pending::wait).collect::<Result<Vec<Mapped>>>()?;
+        let keys: Vec<Vec<u8>> = step.ids.iter().map(|id| index.layout.document(id)).collect();
+        let old = match look_up {
+            true => index.database.store().get_many(&keys)?,
+            false => vec![None; keys.len()],
+        };
+        let mut batch = Batch::new();
+        let mut changes: Vec<Vec<Change>> = index.definition.maps.iter().map(|_| Vec::new()).collect();
+        for (((id, place), key), old) in step.ids.iter().zip(step.places).zip(keys).zip(old) {
+            let old_value = old;
+            let old = old_value.as_deref().map(layout::decode_references).transpose()?.unwrap_or_default();
+            let mut gone: HashMap<(usize, Vec<u8>), u64> =
+                old.into_iter().map(|old| ((old.map, old.spot), old.bytes)).collect();
+            let mut references = Vec::new();
+            if let Some((batch, document)) = place {
+                let partition = if index.definition.partitioned { partition_of(id) } else { None };
+                for (map, function) in index.definition.maps.iter().enumerate() {
+                    let rows = mapped[batch].rows(document, map).into_iter().flatten();
+                    for Emitted { place, key, value, emit } in in_order(function, partition, rows) {
+                        let spot = layout::spot(&place, id, emit);
+                        let bytes = (key.len() + value.len()) as u64;
+                        let was = if gone.is_empty() { None } else { gone.remove(&(map, spot.clone())) };
+                        next.rows[map].0 += u64::from(was.is_none());
+                        next.rows[map].1 = (next.rows[map].1 + bytes).saturating_sub(was.unwrap_or(0));
+                        let row = layout::encode_row(&place, id, key, value);
+                        changes[map].push(Change { spot: spot.clone(), row: Some(row), is_new: was.is_none() });
+                        references.push(Reference { map, spot, bytes });
+                    }
+                }
+            }
+            for ((map, spot), bytes) in gone {
+                let Some(rows) = next.rows.get_mut(map) else { continue };
+                *rows = (rows.0.saturating_sub(1), rows.1.saturating_sub(bytes));
+                changes[map].push(Change { spot, row: None, is_new: false });
+            }
+            if !references.is_empty() {
+                batch.put(key, layout::encode_references(&references));
+            } else if old_value.is_some() {
+                batch.delete(key);
+            }
+        }
+        let blocks = Blocks { index, scripts: &self.scripts };
+        for (map, changes) in changes.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
+            next.settled = false;
+            blocks.apply(&mut batch, map, changes)?;
+        }
+        if next == *before {
+            return Ok(stored.map(|stored| (stored, next)));
+        }
+        Ok(commit(index, stored, &next, batch)?.then(|| (next.encode(), next)))
+    }
+
+    /// Removes all of the index, its progress first.
+    fn clear(&self) -> Result<()> {
+        let store = self.index.database.store();
+        let mut batch = Batch::new();
+        batch.delete(self.index.layout.meta());
+        store.commit(batch)?;
+        super::cleanup::remove(store, &self.index.layout.all())
+    }
+}
+
+/// What a function emitted for a document.
+struct Emitted<'a> {
+    place: Vec<u8>,
+    key: &'a str,
+    value: &'a str,
+    /// Its number among those of the same place.
+    emit: u32,
+}
+
+/// The rows of a document in their order: by key, and where keys are equal by value, in the raw order.
+fn in_order<'a>(
+    function: &MapFunction,
+    partition: Option<&str>,
+    rows: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Vec<Emitted<'a>> {
+    let place = |(key, value)| Emitted { place: layout::place(function, partition, key), key, value, emit: 0 };
+    let mut all: Vec<Emitted> = rows.map(place).collect();
+    all.sort_by(|one, two| {
+        let by_value = || raw_sort_key(one.value).cmp(&raw_sort_key(two.value));
+        one.place.cmp(&two.place).then_with(by_value)
+    });
+    for at in 1..all.len() {
+        if all[at].place == all[at - 1].place {
+            all[at].emit = all[at - 1].emit + 1;
+        }
+    }
+    all
+}
+
+/// Commits a batch together with the progress that it makes. False: the progress was not `before` any more.
+pub(super) fn commit(index: &Index, before: Option<Vec<u8>>, meta: &Meta, mut batch: Batch) -> Result<bool> {
+    let key = index.layout.meta();
+    batch.expect(key.clone(), before);
+    batch.put(key, meta.encode());
+    batch.durability = Durability::Relaxed;
+    match index.database.store().commit(batch) {
+        Ok(()) => Ok(true),
+        Err(StoreError::Conflict) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,68 @@
+//! `_view_cleanup`: indexes that no design document defines any more.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::build::Views;
+use crate::db::{Database, Listing};
+use crate::error::{Error, Result};
+use crate::query::find;
+use crate::store::{Batch, Direction, Durability, KeyRange, PageLimit, Store, keys};
+
+/// Entries removed with one commit.
+const AT_ONCE: usize = 1000;
+
+/// Removes the stored indexes that none of the database's design documents defines, Mango's as well as views'. Blocks on
+/// the store.
+pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
+    let mut kept: HashSet<Vec<u8>> = HashSet::new();
+    let listing = Listing::all(Direction::Forward).within("_design/");
+    let mut after = None;
+    loop {
+        let (rows, last) = database.list(&listing, after.as_deref(), PageLimit::entries(200))?;
+        for row in rows {
+            match views.definition(database, &row.id) {
+                Ok(definition) => {
+                    kept.insert(keys::index_prefix(database.number(), &definition.signature));
+                }
+                // Deleted meanwhile, or of another language.
+                Err(Error::Missing | Error::Deleted | Error::Script { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match last {
+            Some(last) => after = Some(last),
+            None => break,
+        }
+    }
+    kept.extend(find::indexes(database)?.iter().map(|index| find::prefix(database, index)));
+    let store = database.store();
+    let (mut low, high) = keys::indexes(database.number());
+    let length = keys::index_prefix(database.number(), &[0; 16]).len();
+    loop {
+        let next = store.keys(&(low.clone(), high.clone()), 1)?;
+        let Some(prefix) = next.first().and_then(|key| key.get(..length)) else { return Ok(()) };
+        if !kept.contains(prefix) {
+            remove(store, &keys::prefix(prefix))?;
+        }
+        low = match keys::after_prefix(prefix) {
+            Bound::Excluded(end) => Bound::Included(end),
+            _ => return Ok(()),
+        };
+    }
+}
+
+/// Removes all entries of a range, a page at a time.
+pub(super) fn remove(store: &Arc<dyn Store>, range: &KeyRange) -> Result<()> {
+    loop {
+        let page = store.keys(range, AT_ONCE)?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        batch.durability = Durability::Relaxed;
+        page.into_iter().for_each(|key| batch.delete(key));
+        store.commit(batch)?;
+    }
+}

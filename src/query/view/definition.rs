@@ -1,0 +1,157 @@
+//! A design document's views, and the signature of their index (`couch_mrview_util:ddoc_to_mrst`).
+//!
+//! Views with the same map function share their rows: what differs is then only how they are reduced.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::layout::FORMAT;
+use super::reduce::Reducer;
+use crate::error::{Error, Result};
+use crate::json::{COLLATION_VERSION, hex, raw_sort_key, sort_key};
+use crate::query::script::{Design, MapSet, check_language};
+
+/// The views of a design document.
+#[derive(Debug)]
+pub struct Definition {
+    /// `_design/...`
+    pub id: String,
+    pub language: String,
+    /// Names the index: equal for design documents whose views are equal.
+    pub signature: [u8; 16],
+    /// `options.partitioned`: each partition is asked by itself.
+    pub partitioned: bool,
+    /// `options.include_design`
+    pub include_design: bool,
+    /// `options.local_seq`
+    pub local_seq: bool,
+    pub(super) maps: Vec<MapFunction>,
+    pub(super) set: Arc<MapSet>,
+    names: HashMap<String, View>,
+}
+
+/// A map function and how its rows are reduced.
+#[derive(Debug)]
+pub(super) struct MapFunction {
+    /// `options.collation` is `raw`.
+    raw: bool,
+    pub reducers: Vec<Reducer>,
+    /// The sources of the reducers that are JavaScript, in their order.
+    pub scripts: Arc<Vec<String>>,
+}
+
+impl MapFunction {
+    /// Where a key stands among others.
+    pub fn sort_key(&self, key: &str) -> Vec<u8> {
+        if self.raw { raw_sort_key(key) } else { sort_key(key) }
+    }
+}
+
+/// A view by its place in the definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Which map function.
+    pub map: usize,
+    /// Which of its reducers, if the view has one.
+    pub reducer: Option<usize>,
+}
+
+impl Definition {
+    /// Reads a design document; `partitioned` says whether its database is.
+    ///
+    /// # Errors
+    /// `Script`: a language that has no query server here, or a reduce function that is none.
+    pub fn read(design: &Design, partitioned: bool) -> Result<Definition> {
+        let source: Value = serde_json::from_str(&design.source)
+            .map_err(|error| Error::Damaged(format!("design document {}: {error}", design.id)))?;
+        let none = Map::new();
+        let object = |name: &str| source.get(name).and_then(Value::as_object).unwrap_or(&none);
+        let (views, options) = (object("views"), object("options"));
+        let option = |name: &str| options.get(name).and_then(Value::as_bool);
+        let language = source.get("language").and_then(Value::as_str).unwrap_or("javascript").to_owned();
+        check_language(&language)?;
+
+        // By source and options, so that the order is that of the functions and not of the names.
+        let mut by_source: BTreeMap<(&str, String), Vec<(&String, Option<&str>)>> = BTreeMap::new();
+        for (name, view) in views {
+            let Some(map) = view.get("map").and_then(Value::as_str) else { continue };
+            let options = view.get("options").map(canonical).unwrap_or_default();
+            let reduce = view.get("reduce").and_then(Value::as_str).map(str::trim).filter(|source| !source.is_empty());
+            by_source.entry((map, options)).or_default().push((name, reduce));
+        }
+        let mut names = HashMap::new();
+        let (mut maps, mut functions, mut signed) = (Vec::new(), Vec::new(), Vec::new());
+        for ((source, options), of_map) in by_source {
+            let mut reduces: Vec<&str> = of_map.iter().filter_map(|(_, reduce)| *reduce).collect();
+            reduces.sort_unstable();
+            reduces.dedup();
+            for (name, reduce) in of_map {
+                let reducer = reduce.and_then(|reduce| reduces.binary_search(&reduce).ok());
+                names.insert(name.clone(), View { map: maps.len(), reducer });
+            }
+            let raw = serde_json::from_str::<Value>(&options)
+                .is_ok_and(|options| options.get("collation").and_then(Value::as_str) == Some("raw"));
+            let mut scripts = Vec::new();
+            let reducers =
+                reduces.iter().map(|source| Reducer::read(source, &mut scripts)).collect::<Result<Vec<Reducer>>>()?;
+            signed.push(json!([source, options, reduces]));
+            functions.push(source.to_owned());
+            maps.push(MapFunction { raw, reducers, scripts: Arc::new(scripts) });
+        }
+        let lib = views.get("lib").filter(|lib| lib.is_object());
+        let signed_lib = lib.map(canonical).unwrap_or_default();
+        let partitioned = partitioned && option("partitioned").unwrap_or(true);
+        let (include_design, local_seq) =
+            (option("include_design").unwrap_or(false), option("local_seq").unwrap_or(false));
+        let text = json!([
+            "views",
+            FORMAT,
+            COLLATION_VERSION,
+            language,
+            signed,
+            signed_lib,
+            [partitioned, include_design, local_seq]
+        ]);
+        let digest = Sha256::digest(text.to_string());
+        let mut signature = [0; 16];
+        signature.copy_from_slice(&digest[..16]);
+        let set =
+            MapSet { database: design.database, signature: hex(&signature), functions, lib: lib.map(Value::to_string) };
+        let id = design.id.clone();
+        let set = Arc::new(set);
+        Ok(Definition { id, language, signature, partitioned, include_design, local_seq, maps, set, names })
+    }
+
+    /// The view of this name.
+    ///
+    /// # Errors
+    /// `NotFound`: there is none.
+    pub fn view(&self, name: &str) -> Result<View> {
+        self.names.get(name).copied().ok_or_else(|| Error::NotFound("missing_named_view".into()))
+    }
+}
+
+/// JSON with the members of all objects in the order of their names.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let sorted: BTreeMap<&String, String> =
+                members.iter().map(|(name, value)| (name, canonical(value))).collect();
+            let members: Vec<String> =
+                sorted.iter().map(|(name, value)| format!("{}:{value}", crate::json::quote(name))).collect();
+            format!("{{{}}}", members.join(","))
+        }
+        Value::Array(values) => format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+impl MapFunction {
+    pub fn of(reducers: Vec<Reducer>, scripts: Vec<String>) -> MapFunction {
+        MapFunction { raw: false, reducers, scripts: Arc::new(scripts) }
+    }
+}
