@@ -137,6 +137,7 @@ fn of_database(what: &DbRoute) -> Access {
         | DbRoute::ViewQueries(..)
         | DbRoute::DesignInfo(_)
         | DbRoute::Show(..)
+        | DbRoute::ListFunction(_)
         | DbRoute::Update(..)
         | DbRoute::Rewrite(_) => Access::Member,
     }
@@ -173,6 +174,7 @@ fn in_bulk(what: &DbRoute) -> bool {
             | DbRoute::Explain(_)
             | DbRoute::View(..)
             | DbRoute::ViewQueries(..)
+            | DbRoute::ListFunction(_)
     )
 }
 

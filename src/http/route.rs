@@ -128,11 +128,24 @@ pub enum DbRoute {
     Show(String, String, Option<String>),
     /// Design document, function, document id.
     Update(String, String, Option<String>),
+    /// GET or POST.
+    ListFunction(ListPath),
     /// Design document.
     Rewrite(String),
     Document(DocumentVerb, String),
     /// Document id, attachment name.
     Attachment(AttachmentVerb, String, String),
+}
+
+/// A path to a list function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListPath {
+    pub design: String,
+    pub function: String,
+    /// The design document of the view; the function's own if none is named.
+    pub of: Option<String>,
+    /// A view, or `_all_docs`.
+    pub view: String,
 }
 
 /// `_all_docs` and its kin.
@@ -335,6 +348,16 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, ["_design", _, "_update"]) => return Err(super::handlers::invalid_path("update_error")),
         (_, ["_design", name, "_show", function, id @ ..]) => R::Show((*name).into(), (*function).into(), joined(id)),
         (_, ["_design", name, "_update", function, id @ ..]) => R::Update((*name).into(), (*function).into(), joined(id)),
+        (Get | Post | Verb::Options, ["_design", design, "_list", function, of @ .., view]) if of.len() < 2 => {
+            R::ListFunction(ListPath {
+                design: (*design).into(),
+                function: (*function).into(),
+                of: of.first().map(|of| (*of).to_owned()),
+                view: (*view).into(),
+            })
+        }
+        (Get | Post | Verb::Options, ["_design", _, "_list", ..]) => return Err(super::handlers::invalid_path("list_error")),
+        (_, ["_design", _, "_list", ..]) => return only("GET,POST,HEAD"),
         (_, ["_design", name, "_rewrite", ..]) => R::Rewrite((*name).into()),
         (_, ["_design", name, attachment @ ..]) => self::attachment(verb, format!("_design/{name}"), attachment)?,
         (_, [id]) => document(verb, (*id).to_owned())?,

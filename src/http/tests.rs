@@ -4,6 +4,7 @@ mod accounts;
 mod client;
 mod config;
 mod frame;
+mod scripts;
 mod session;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::super::route::Listing;
+use super::super::route::{ListPath, Listing};
 use super::*;
 
 fn user(name: &str, roles: &[&str]) -> UserCtx {
@@ -89,6 +89,10 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
     rows
 }
 
+fn list_path() -> ListPath {
+    ListPath { design: "x".into(), function: "y".into(), of: None, view: "_all_docs".into() }
+}
+
 /// Every database route: what it gives in an ordinary database with members, and in the users' database.
 fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
     use AttachmentVerb as A;
@@ -143,6 +147,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::Show("x".into(), "y".into(), Some("doc".into())), MEMBERS, SIGNED_IN),
         (R::Update("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
         (R::Rewrite("x".into()), MEMBERS, ITS_ADMINS),
+        (R::ListFunction(list_path()), MEMBERS, ADMINS),
         (R::Document(D::Get, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Put, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Post, doc()), MEMBERS, SIGNED_IN),
@@ -170,7 +175,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
             R::PartitionDocs(_) | R::Document(..) | R::Attachment(..) => {}
             R::Find(_) | R::Explain(_) | R::Indexes => {}
             R::View(..) | R::ViewQueries(..) | R::DesignInfo(_) => {}
-            R::Show(..) | R::Update(..) | R::Rewrite(_) => {}
+            R::ListFunction(_) | R::Show(..) | R::Update(..) | R::Rewrite(_) => {}
             R::CreateIndex | R::DeleteIndexes | R::DeleteIndex { .. } => {}
         }
     }
@@ -194,7 +199,7 @@ fn every_route_for_every_role() {
         assert_eq!(outcomes(&route, &security, &settings), expected, "{route:?}");
     }
     let databases = database_rows();
-    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 44);
+    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 45);
     for (what, ordinary, accounts) in databases {
         let mut route = Route::Database { name: "db".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ordinary, "{route:?}");

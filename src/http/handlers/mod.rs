@@ -12,6 +12,7 @@ mod edits;
 pub mod filter;
 mod find;
 mod list;
+mod listing;
 mod local;
 mod multipart;
 pub mod node;
@@ -127,6 +128,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
             DocumentVerb::Copy => document::copy(app, request, db, id).await,
         },
         R::Show(design, function, id) => render::show(app, request, db, design, function, id).await,
+        R::ListFunction(path) => listing::run(app, request, db, path).await,
         R::Update(design, function, id) => render::update(app, request, db, design, function, id).await,
         // Rewritten before it comes here.
         R::Rewrite(_) => Err(Failure::missing()),

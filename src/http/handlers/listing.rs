@@ -1,0 +1,140 @@
+//! `_list`: a design document's function makes the answer out of a view's rows (CouchDB: `chttpd_show.erl`,
+//! `couch_mrview_show.erl`).
+//!
+//! ```text
+//! the view's own answer > rows, a line each > list function (getRow, send) > this answer
+//! ```
+//! The function reads what any client of the view would get, so that parameters, errors and rows are the view's. Rows and
+//! output pass through short queues: neither a large view nor a slow client fills memory.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::BodyExt;
+
+use super::{list, render, scripts, view};
+use crate::db::Database;
+use crate::error::Error;
+use crate::http::body::RequestBody;
+use crate::http::failure::{Failure, Result, wire};
+use crate::http::route::{ListPath, Listing};
+use crate::http::stream::Body;
+use crate::http::{Answer, App, Request};
+use crate::query::script::{self, Response, Rows};
+
+/// `/{db}/_design/{design}/_list/{function}/[{design of the view}/]{view}`, GET and POST.
+pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>, path: ListPath) -> Result<Answer> {
+    let design = scripts::open(&database, &path.design, ["lists", &path.function]).await?;
+    let body = render::body(request).await?;
+    let text = body.as_ref().and_then(|body| std::str::from_utf8(body).ok());
+    let told = match text.filter(|text| serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()) {
+        Some(json) => script::RequestBody::Json(json),
+        None => render::told(&body),
+    };
+    let asked = scripts::asked(app, request, &database, None, told)?;
+    // It is here inflated, whatever it came as.
+    request.headers.remove(http::header::CONTENT_ENCODING);
+    request.body = RequestBody::given(body.clone().unwrap_or_default());
+    let source = if path.view == "_all_docs" {
+        list::list(request, database, Listing::AllDocs, None).await?
+    } else {
+        view::view(app, request, database, path.of.unwrap_or(path.design), path.view, None).await?
+    };
+    let mut lines = Lines { body: source.body, buffer: BytesMut::new(), ended: false };
+    let head = head(&mut lines).await?;
+    let (rows, mut parts) = app.scripts.list(&design, &path.function, &head, &asked.request, &asked.user);
+    tokio::spawn(feed(lines, rows));
+    // The status goes out with the first thing that is sent: until then `start` may be called again.
+    let mut start = None;
+    let mut first = String::new();
+    while first.is_empty() {
+        match parts.next().await {
+            None => break,
+            Some(Err(error)) => return Err(error.into()),
+            Some(Ok(part)) => {
+                start = part.response.or(start);
+                first = part.chunk;
+            }
+        }
+    }
+    let response = Response::read(start.as_deref().unwrap_or("{}"))?;
+    let mut answer = Answer::stream("application/json", move |mut out| async move {
+        out.write(first).await;
+        while let Some(part) = parts.next().await {
+            match part {
+                Ok(part) => out.write(part.chunk).await,
+                // The status is out: the error goes where the rest would have been, as CouchDB's does.
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    let (_, word, reason) = wire(&failure);
+                    out.write(format!("\n\n{}\n", serde_json::json!({"error": word, "reason": reason}))).await;
+                }
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    answer.headers.remove(http::header::CACHE_CONTROL);
+    answer.status = http::StatusCode::from_u16(response.code).unwrap_or(answer.status);
+    render::set_headers(&mut answer, &response.headers, true);
+    Ok(answer)
+}
+
+/// An answer's lines as they come.
+struct Lines {
+    body: Body,
+    buffer: BytesMut,
+    ended: bool,
+}
+
+impl Lines {
+    /// The next line without its end; None after the last.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.buffer[searched..].iter().position(|&byte| byte == b'\n') {
+                let line = self.buffer.split_to(searched + end).freeze();
+                self.buffer.advance(1);
+                return Some(line);
+            }
+            searched = self.buffer.len();
+            if self.ended {
+                return (searched > 0).then(|| self.buffer.split().freeze());
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.buffer.extend_from_slice(data);
+                    }
+                }
+                Some(Err(_)) | None => self.ended = true,
+            }
+        }
+    }
+}
+
+/// The members before `rows` as an object: `{"total_rows":..,"offset":..}`.
+async fn head(lines: &mut Lines) -> Result<String> {
+    let line = lines.next().await.unwrap_or_default();
+    let text = std::str::from_utf8(&line).ok().and_then(|line| line.trim_end().strip_suffix("\"rows\":["));
+    match text {
+        Some(members) => Ok(format!("{}}}", members.trim_end_matches(','))),
+        None => Err(Error::Internal("a view's answer does not begin as it should".into()).into()),
+    }
+}
+
+/// Gives the function its rows until it wants no more.
+async fn feed(mut lines: Lines, rows: Rows) {
+    loop {
+        let line = tokio::select! {
+            line = lines.next() => line,
+            () = rows.closed() => return,
+        };
+        let Some(line) = line else { return };
+        let Ok(text) = std::str::from_utf8(&line) else { return };
+        let row = text.trim_end().trim_end_matches(',');
+        if row.starts_with('{') && rows.send(row.to_owned()).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Design documents' functions over a socket: shows, lists, updates, rewrites, filters, validation; and runaways.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What is asked, and what the answer's status is and its body holds.
+struct Row(&'static str, &'static str, u16, &'static str);
+
+async fn send(running: &Running, line: &str, body: &str) -> Reply {
+    ask(running.address, line, &[ADMIN, "Content-Type: application/json"], body.as_bytes()).await
+}
+
+async fn put(running: &Running, path: &str, body: Value) -> Reply {
+    send(running, &format!("PUT {path}"), &body.to_string()).await
+}
+
+fn design() -> Value {
+    json!({
+        "validate_doc_update": "function (doc, old, user) { if (doc.bad) throw({ forbidden: 'not by ' + user.name }); }",
+        "views": {
+            "v": { "map": "function (doc) { if (doc.n >= 0) emit(doc.n, null); }" }
+        },
+        "filters": { "even": "function (doc, req) { return doc.n % req.query.by == 0; }" },
+        "shows": {
+            "hello": "function (doc, req) { return doc ? 'Hello ' + doc._id : 'New ' + req.id; }",
+            "headers": "function (doc, req) { return { json: req }; }",
+            "endless": "function () { while (true) {} }"
+        },
+        "lists": {
+            "keys": "function (head, req) { send(head.total_rows + ':'); while (row = getRow()) send(row.key); return '.'; }",
+            "late": "function () { getRow(); start({ code: 400, headers: { 'X-Mine': 'yes' } }); send('late'); }",
+            "fails": "function () { send('head'); getRow(); none.none; }"
+        },
+        "updates": {
+            "set": "function (doc, req) { if (!doc) return [null, 'none']; doc.by = req.body; return [doc, 'set']; }",
+            "bad": "function (doc) { doc.bad = true; return [doc, 'never']; }"
+        },
+        "rewrites": [
+            { "from": "hi/:who", "to": "_show/hello/:who" },
+            { "from": "all/*", "to": "../../*" },
+            { "from": "round", "to": "_rewrite/round" }
+        ]
+    })
+}
+
+async fn house() -> Running {
+    let running = server(&[("couchdb", "os_process_timeout", "300")]).await;
+    assert_eq!(put(&running, "/db", json!(null)).await.status, 201);
+    assert_eq!(put(&running, "/db/_design/d", design()).await.status, 201);
+    let endless = json!({ "views": { "endless": { "map": "function (doc) { while (true) {} }" } } });
+    assert_eq!(put(&running, "/db/_design/endless", endless).await.status, 201);
+    for n in 0..3 {
+        assert_eq!(put(&running, &format!("/db/doc{n}"), json!({ "n": n })).await.status, 201);
+    }
+    running
+}
+
+#[tokio::test]
+async fn functions_make_answers() {
+    let running = house().await;
+    for Row(line, body, status, holds) in [
+        Row("GET /db/_design/d/_show/hello/doc1", "", 200, "Hello doc1"),
+        Row("GET /db/_design/d/_show/hello/a/b", "", 200, "New a/b"),
+        Row("GET /db/_design/d/_show/none", "", 404, "missing json key: none"),
+        Row("GET /db/_design/d/_show", "", 404, "Invalid path."),
+        Row("GET /db/_design/none/_show/hello", "", 404, "missing"),
+        Row("GET /db/_design/d/_show/endless", "", 500, "OS process timed out."),
+        Row("GET /db/_design/d/_list/keys/v", "", 200, "3:012."),
+        Row("GET /db/_design/d/_list/keys/v?descending=true&limit=2", "", 200, "3:21."),
+        Row("POST /db/_design/d/_list/keys/v", r#"{"keys":[2,0]}"#, 200, "3:20."),
+        Row("GET /db/_design/d/_list/keys/d/v", "", 200, "3:012."),
+        Row("GET /db/_design/d/_list/keys/_all_docs?startkey=%22doc1%22&endkey=%22doc2%22", "", 200, "5:doc1doc2."),
+        Row("GET /db/_design/d/_list/late/v", "", 400, "late"),
+        Row("GET /db/_design/d/_list/fails/v", "", 200, "head\n\n{\"error\":\"render_error\""),
+        Row("GET /db/_design/d/_list/keys/v?startkey=2&endkey=1", "", 400, "No rows can match"),
+        Row("GET /db/_design/d/_list/keys/none", "", 404, "missing_named_view"),
+        Row("GET /db/_design/d/_list/keys", "", 404, "Invalid path."),
+        Row("PUT /db/_design/d/_list/keys/v", "", 405, "Only GET,POST,HEAD allowed"),
+        Row("POST /db/_design/d/_update/set/doc1", "me", 201, "set"),
+        Row("GET /db/doc1", "", 200, "\"by\":\"me\""),
+        Row("POST /db/_design/d/_update/set/none", "", 200, "none"),
+        Row("POST /db/_design/d/_update/bad/doc1", "", 403, "not by ann"),
+        Row("GET /db/_design/d/_update/set/doc1", "", 405, "Update functions do not allow GET"),
+        Row("GET /db/_design/d/_rewrite/hi/doc2", "", 200, "Hello doc2"),
+        Row("GET /db/_design/d/_rewrite/all/doc2", "", 200, "\"n\":2"),
+        Row("GET /db/_design/d/_rewrite/none", "", 404, "missing"),
+        Row("GET /db/_design/d/_rewrite/round", "", 400, "Exceeded rewrite recursion limit"),
+        Row("GET /db/_changes?filter=d/even&by=2", "", 200, "\"id\":\"doc2\""),
+        Row("GET /db/_changes?filter=_view&view=d/v", "", 200, "\"id\":\"doc0\""),
+        Row("GET /db/_changes?filter=d/none", "", 404, "missing json key: none"),
+        Row("GET /db/_design/endless/_view/endless", "", 500, "OS process timed out."),
+        Row("PUT /db/x", r#"{"bad":1}"#, 403, "not by ann"),
+        Row(
+            "POST /db/_bulk_docs",
+            r#"{"new_edits":false,"docs":[{"_id":"x","_rev":"1-a","bad":1}]}"#,
+            201,
+            "not by ann",
+        ),
+        Row("PUT /db/_design/x", r#"{"views":{"v":{"map":"function ("}}}"#, 400, "compilation_error"),
+        Row("PUT /db/_design/x", r#"{"views":[]}"#, 400, "`views` field must have object type"),
+    ] {
+        let reply = within(send(&running, line, body)).await;
+        let text = reply.text();
+        assert!(reply.status == status && text.contains(holds), "{line}: {} {text}", reply.status);
+        assert!(!text.contains("doc1\"") || !line.contains("by=2"), "{line}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_request_object_holds_no_credential() {
+    let running = house().await;
+    let headers = [ADMIN, "Cookie: Other=sesame", "X-Auth-CouchDB-Token: sesame", "X-Foo: bar"];
+    let reply = ask(running.address, "GET /db/_design/d/_show/headers?q=1", &headers, b"").await;
+    let text = reply.text();
+    assert_eq!(reply.status, 200, "{text}");
+    assert!(!text.contains("sesame") && !text.contains("YW5uOnNlY3JldA"), "{text}");
+    let object = reply.json();
+    assert_eq!((&object["headers"]["X-Foo"], &object["query"]["q"]), (&json!("bar"), &json!("1")));
+    assert_eq!(object["userCtx"], json!({"db": "db", "name": "ann", "roles": ["_admin"]}));
+    assert_eq!((&object["method"], &object["body"]), (&json!("GET"), &json!("undefined")));
+}
+
+#[tokio::test]
+async fn a_shown_document_has_a_tag() {
+    let running = house().await;
+    let shown = send(&running, "GET /db/_design/d/_show/hello/doc1", "").await;
+    let tag = shown.header("etag").unwrap().to_owned();
+    let line = "GET /db/_design/d/_show/hello/doc1";
+    let again = ask(running.address, line, &[ADMIN, &format!("If-None-Match: {tag}")], b"").await;
+    assert_eq!(again.status, 304);
+    assert_eq!(send(&running, "POST /db/_design/d/_update/set/doc1", "x").await.status, 201);
+    let changed = ask(running.address, line, &[ADMIN, &format!("If-None-Match: {tag}")], b"").await;
+    assert_eq!(changed.status, 200);
+}
