@@ -328,6 +328,13 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (Post, ["_partition", partition, "_find"]) => R::Find(Some((*partition).into())),
         (Post, ["_partition", partition, "_explain"]) => R::Explain(Some((*partition).into())),
         (_, ["_partition", _, "_find" | "_explain"]) => return only("POST"),
+        (_, ["_partition", partition, _, ..]) if partition.starts_with('_') => {
+            return Err(Failure::Refused {
+                status: http::StatusCode::BAD_REQUEST,
+                word: "illegal_partition",
+                reason: "Partition must not start with an underscore".into(),
+            });
+        }
         (_, ["_partition", partition, "_design", name, "_view", view, rest @ ..]) => {
             view_of(verb, name, view, rest, Some(partition))?
         }

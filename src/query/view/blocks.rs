@@ -118,6 +118,44 @@ impl Blocks<'_> {
         }
     }
 
+    /// Joins neighbours that are small together, and marks them as changed. A commit for a page of blocks.
+    pub fn join_small(&self, mut stored: Option<Vec<u8>>, mut meta: Meta) -> Result<()> {
+        let (index, layout) = (self.index, &self.index.layout);
+        meta.replaced = 0;
+        for map in 0..index.definition.maps.len() {
+            let mut spots = Spots { low: Vec::new(), high: None };
+            loop {
+                let range = layout.between(BLOCK, map, &spots);
+                let page = index.database.store().scan(&range, Direction::Forward, PageLimit::entries(1000))?;
+                let Some((last, _)) = page.last() else { break };
+                spots.low = [layout.spot_of(last).1, &[0]].concat();
+                let mut batch = Batch::new();
+                let mut kept: Option<(Vec<u8>, u64)> = None;
+                for (key, value) in &page {
+                    let (bound, rows) = (layout.spot_of(key).1.to_vec(), layout::decode_block(value)?);
+                    match &mut kept {
+                        Some((first, count)) if *count + rows <= ROWS => {
+                            *count += rows;
+                            for kind in [BLOCK, REDUCED, CHANGED] {
+                                batch.delete(layout.at(kind, map, &bound));
+                            }
+                            batch.put(layout.at(BLOCK, map, first), layout::encode_block(*count));
+                            batch.delete(layout.at(REDUCED, map, first));
+                            batch.put(layout.at(CHANGED, map, first), vec![layout::FORMAT]);
+                            meta.settled = false;
+                        }
+                        _ => kept = Some((bound, rows)),
+                    }
+                }
+                if !commit(index, stored, &meta, batch)? {
+                    return Ok(());
+                }
+                stored = Some(meta.encode());
+            }
+        }
+        Ok(())
+    }
+
     /// Cuts a changed block into blocks of the right size. What is beyond [`AT_ONCE`] becomes a changed block of its own.
     fn split(&self, batch: &mut Batch, made: &mut Vec<Made>, map: usize, bound: &[u8]) -> Result<()> {
         let (index, layout) = (self.index, &self.index.layout);

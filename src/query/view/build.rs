@@ -134,6 +134,19 @@ impl Views {
         result
     }
 
+    /// Compacts an index: joins blocks that have become small, and begins to count replaced rows anew.
+    pub async fn compact(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<()> {
+        let index = Index::new(database.clone(), definition.clone());
+        let turn = self.turns.lock().entry((database.number(), definition.signature)).or_default().clone();
+        let held = turn.lock.clone().lock_owned().await;
+        let build = Build { index, scripts: self.scripts.clone(), progress: Arc::new(|_, _| {}) };
+        blocking(move || {
+            let _held = held;
+            build.compact()
+        })
+        .await
+    }
+
     /// How far an index is, as it stands. Blocks on the store.
     pub fn meta(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Meta> {
         let (_, meta) = Index::new(database.clone(), definition.clone()).meta()?;
@@ -208,6 +221,18 @@ struct Build {
 }
 
 impl Build {
+    /// Joins blocks that have become small, as the index stands.
+    fn compact(&self) -> Result<()> {
+        let (stored, Some(meta)) = self.index.meta()? else { return Ok(()) };
+        let blocks = Blocks { index: &self.index, scripts: &self.scripts };
+        blocks.join_small(stored, meta)?;
+        let (stored, Some(meta)) = self.index.meta()? else { return Ok(()) };
+        // If something else comes first, the next update settles.
+        blocks.settle(stored, meta).map(drop)
+    }
+}
+
+impl Build {
     fn run(&self) -> Result<Meta> {
         let database = &self.index.database;
         let target = database.info();
@@ -238,6 +263,7 @@ impl Build {
                         purge_sequence: target.purge_sequence,
                         begun_at: target.sequence,
                         settled: true,
+                        replaced: 0,
                         rows: vec![(0, 0); self.index.definition.maps.len()],
                     };
                     commit(&self.index, None, &meta, Batch::new())?
@@ -393,6 +419,7 @@ impl Build {
                         let spot = layout::spot(&place, id, emit);
                         let bytes = (key.len() + value.len()) as u64;
                         let was = if gone.is_empty() { None } else { gone.remove(&(map, spot.clone())) };
+                        next.replaced += was.unwrap_or(0);
                         next.rows[map].0 += u64::from(was.is_none());
                         next.rows[map].1 = (next.rows[map].1 + bytes).saturating_sub(was.unwrap_or(0));
                         let row = layout::encode_row(&place, id, key, value);
@@ -404,6 +431,7 @@ impl Build {
             for ((map, spot), bytes) in gone {
                 let Some(rows) = next.rows.get_mut(map) else { continue };
                 *rows = (rows.0.saturating_sub(1), rows.1.saturating_sub(bytes));
+                next.replaced += bytes;
                 changes[map].push(Change { spot, row: None, is_new: false });
             }
             if !references.is_empty() {

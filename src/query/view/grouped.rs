@@ -49,7 +49,7 @@ pub struct Grouped {
 
 impl Grouped {
     pub(super) fn new(index: Index, scripts: Scripts, view: View, plan: &Plan, context: String) -> Grouped {
-        let mut stretches = plan.stretches(&index.definition.maps[view.map]);
+        let mut stretches = plan.stretches.clone();
         stretches.reverse();
         let (reducer, grouping) = match plan.kind {
             Kind::Reduce { reducer, grouping } => (reducer, grouping),

@@ -97,14 +97,8 @@ pub struct Plan {
     pub skip: u64,
     descending: bool,
     partition: Option<String>,
-    ask: Ask,
-}
-
-#[derive(Debug, Clone)]
-enum Ask {
-    /// The places of the keys, as JSON.
-    Keys(Vec<String>),
-    Spots(Spots),
+    /// What is to be read, in this order.
+    pub(super) stretches: Vec<Spots>,
 }
 
 fn wrong<T>(reason: impl Into<String>) -> Result<T> {
@@ -265,13 +259,17 @@ impl Params {
             Some(reducer) => Kind::Reduce { reducer, grouping },
             None => Kind::Map { include_docs: self.include_docs, conflicts: self.conflicts.unwrap_or(false) },
         };
-        let ask = match keys {
-            Some(keys) => {
-                let keys = keys.iter().map(Value::to_string);
-                Ask::Keys(if self.descending { keys.rev().collect() } else { keys.collect() })
+        let map = &definition.maps[view.map];
+        let mut stretches = match keys {
+            Some(keys) => keys.iter().map(|key| self.spots(map, Some(key), Some(key))).collect(),
+            None => {
+                self.check_order(map)?;
+                vec![self.spots(map, self.start.as_ref(), self.end.as_ref())]
             }
-            None => Ask::Spots(self.spots(&definition.maps[view.map])?),
         };
+        if self.descending {
+            stretches.reverse();
+        }
         Ok(Plan {
             kind,
             update: self.update,
@@ -279,34 +277,37 @@ impl Params {
             skip: self.skip,
             descending: self.descending,
             partition: self.partition.clone(),
-            ask,
+            stretches,
         })
     }
 
-    /// The spots from `startkey` to `endkey`.
-    fn spots(&self, map: &MapFunction) -> Result<Spots> {
+    /// Refuses a range whose end stands before its start.
+    fn check_order(&self, map: &MapFunction) -> Result<()> {
+        let (Some(start), Some(end)) = (&self.start, &self.end) else { return Ok(()) };
+        if start == end {
+            return Ok(());
+        }
+        let at = |key: &Value, id: &Option<String>, last: bool| {
+            let mut at = layout::place(map, self.partition.as_deref(), &key.to_string());
+            match id {
+                Some(id) => at.extend_from_slice(id.as_bytes()),
+                None => at.extend_from_slice(if last { &[0xFF] } else { &[] }),
+            }
+            at
+        };
+        let (start, end) = (at(start, &self.start_id, self.descending), at(end, &self.end_id, !self.descending));
+        if self.descending != (start < end) {
+            return Ok(());
+        }
+        let hint = !self.descending;
+        wrong(format!("No rows can match your key range, reverse your start_key and end_key or set descending={hint}"))
+    }
+
+    /// The spots from one key to another.
+    fn spots(&self, map: &MapFunction, start: Option<&Value>, end: Option<&Value>) -> Spots {
         let partition = self.partition.as_deref();
         let place = |key: &Value| layout::place(map, partition, &key.to_string());
-        let (start, end) = (self.start.as_ref().map(place), self.end.as_ref().map(place));
-        if let (Some(start), Some(end)) = (&start, &end)
-            && self.start != self.end
-        {
-            let at = |place: &[u8], id: &Option<String>, last: bool| {
-                let mut at = place.to_vec();
-                match id {
-                    Some(id) => at.extend_from_slice(id.as_bytes()),
-                    None => at.extend_from_slice(if last { &[0xFF] } else { &[] }),
-                }
-                at
-            };
-            let (start, end) = (at(start, &self.start_id, self.descending), at(end, &self.end_id, !self.descending));
-            let hint = if self.descending { "false" } else { "true" };
-            if (!self.descending && start >= end) || (self.descending && start < end) {
-                return wrong(format!(
-                    "No rows can match your key range, reverse your start_key and end_key or set descending={hint}"
-                ));
-            }
-        }
+        let (start, end) = (start.map(place), end.map(place));
         let whole = whole(partition);
         let before = |place: &[u8], id: Option<&str>| {
             let mut spot = place.to_vec();
@@ -319,7 +320,7 @@ impl Params {
             Some(_) => Some([&before(place, id)[..], &[1]].concat()),
         };
         let (start_id, end_id) = (self.start_id.as_deref(), self.end_id.as_deref());
-        Ok(match self.descending {
+        match self.descending {
             false => Spots {
                 low: start.map_or(whole.low, |start| before(&start, start_id)),
                 high: match end {
@@ -336,7 +337,7 @@ impl Params {
                 },
                 high: start.map_or(whole.high, |start| behind(&start, start_id)),
             },
-        })
+        }
     }
 }
 
@@ -362,19 +363,5 @@ impl Plan {
     /// Everything that a query of this kind can see: the view, or its partition.
     pub(super) fn within(&self) -> Spots {
         whole(self.partition())
-    }
-
-    /// What is to be read, in this order.
-    pub(super) fn stretches(&self, map: &MapFunction) -> Vec<Spots> {
-        match &self.ask {
-            Ask::Spots(spots) => vec![spots.clone()],
-            Ask::Keys(keys) => keys
-                .iter()
-                .map(|key| {
-                    let place = layout::place(map, self.partition(), key);
-                    Spots { high: layout::behind(&place), low: place }
-                })
-                .collect(),
-        }
     }
 }

@@ -174,8 +174,7 @@ pub struct MapRows {
 
 impl MapRows {
     pub(super) fn new(index: Index, view: View, plan: &Plan, meta: Meta) -> MapRows {
-        let map = &index.definition.maps[view.map];
-        let mut stretches = plan.stretches(map);
+        let mut stretches = plan.stretches.clone();
         stretches.reverse();
         MapRows {
             within: plan.within(),

@@ -275,6 +275,7 @@ async fn keys_ids_and_ends_of_ranges() {
         (json!({"keys": [3, 1, 3, 9]}), "d a b ba d", "4/5"),
         (json!({"keys": [3, 1], "descending": true}), "ba b a d", "2/5"),
         (json!({"keys": []}), "", "0/5"),
+        (json!({"keys": [1, 2], "startkey_docid": "b", "endkey_docid": "b"}), "b", "1/5"),
         (json!({"keys": [2]}), "c", "3/5"),
         (json!({"startkey": 1, "startkey_docid": "b"}), "b ba c d", "1/5"),
         (json!({"startkey": 1, "endkey": 1, "endkey_docid": "b"}), "a b", "0/5"),
