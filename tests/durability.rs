@@ -208,7 +208,7 @@ const OLD: &[(&str, &str)] = &[
     ("/old/attached/a.txt", "hello hello"),
     ("/old/_local/point", r#"{"_id":"_local/point","_rev":"0-1","value":1}"#),
     ("/old/_security", r#"{"admins":{"names":["somebody"]}}"#),
-    ("/_all_dbs", r#"["old"]"#),
+    ("/_all_dbs?startkey=%22a%22", r#"["old"]"#),
 ];
 
 fn old_folder(engine: &str) -> std::path::PathBuf {
