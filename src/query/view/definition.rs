@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, hex, raw_sort_key, sort_key};
 use crate::query::script::{Design, MapSet, check_language};
 
+/// A view's name and its reduce function, if it has one.
+type NamedReduce<'a> = (&'a String, Option<&'a str>);
+
 /// The views of a design document.
 #[derive(Debug)]
 pub struct Definition {
@@ -75,7 +78,7 @@ impl Definition {
         check_language(&language)?;
 
         // By source and options, so that the order is that of the functions and not of the names.
-        let mut by_source: BTreeMap<(&str, String), Vec<(&String, Option<&str>)>> = BTreeMap::new();
+        let mut by_source: BTreeMap<(&str, String), Vec<NamedReduce>> = BTreeMap::new();
         for (name, view) in views {
             let Some(map) = view.get("map").and_then(Value::as_str) else { continue };
             let options = view.get("options").map(canonical).unwrap_or_default();

@@ -189,11 +189,8 @@ impl Params {
                     _ => return wrong("Invalid value for `stale`."),
                 }
             }
-            "stable" => {
-                if !matches!(text(value).as_str(), "true" | "false") {
-                    return wrong("Invalid value for `stable`.");
-                }
-            }
+            "stable" if matches!(text(value.clone()).as_str(), "true" | "false") => {}
+            "stable" => return wrong("Invalid value for `stable`."),
             "update" => {
                 self.update = match text(value).as_str() {
                     "true" => Update::Wait,
