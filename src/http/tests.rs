@@ -6,6 +6,7 @@ mod config;
 mod frame;
 mod scripts;
 mod session;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,102 @@
+//! Views over a real socket: answers, refusals, documents beside rows.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const JSON: &str = "Content-Type: application/json";
+
+async fn filled() -> Running {
+    let running = server(&[]).await;
+    for (line, body) in [
+        ("PUT /db", json!(null)),
+        (
+            "PUT /db/_design/d",
+            json!({"views": {
+                "k": {"map": "function (doc) { emit(doc.k, doc.n); }", "reduce": "_sum"},
+                "linked": {"map": "function (doc) { if (doc.to) emit(doc._id, {_id: doc.to}); }"},
+                "endless": {"map": "function (doc) { throw 'no'; }"},
+            }}),
+        ),
+        (
+            "POST /db/_bulk_docs",
+            json!({"docs": [
+                {"_id": "a", "k": [1, 1], "n": 1, "to": "b"},
+                {"_id": "b", "k": [1, 2], "n": 2, "to": "nowhere"},
+                {"_id": "c", "k": [2], "n": 4},
+            ]}),
+        ),
+    ] {
+        let reply = ask(running.address, line, &[ADMIN, JSON], body.to_string().as_bytes()).await;
+        assert!(reply.status < 300, "{line}: {}", reply.text());
+    }
+    running
+}
+
+#[tokio::test]
+async fn answers() {
+    let running = filled().await;
+    for (line, body, expected) in [
+        ("GET /db/_design/d/_view/k", json!(null), json!({"rows": [{"key": null, "value": 7}]})),
+        (
+            "GET /db/_design%2Fd/_view/k?group_level=1",
+            json!(null),
+            json!({"rows": [{"key": [1], "value": 3}, {"key": [2], "value": 4}]}),
+        ),
+        (
+            "GET /db/_design/d/_view/k?reduce=false&startkey=%5B1,2%5D&limit=1",
+            json!(null),
+            json!({"total_rows": 3, "offset": 1, "rows": [{"id": "b", "key": [1, 2], "value": 2}]}),
+        ),
+        // The query string has the last word.
+        (
+            "POST /db/_design/d/_view/k?limit=1",
+            json!({"keys": [[2], [1, 1]], "group": true, "limit": 9}),
+            json!({"rows": [{"key": [2], "value": 4}]}),
+        ),
+        (
+            "POST /db/_design/d/_view/k/queries",
+            json!({"queries": [{"key": [2]}, {"reduce": false, "limit": 0}]}),
+            json!({"results": [
+                {"rows": [{"key": null, "value": 4}]},
+                {"total_rows": 3, "offset": 0, "rows": []},
+            ]}),
+        ),
+        ("GET /db/_design/d/_view/endless", json!(null), json!({"total_rows": 0, "offset": 0, "rows": []})),
+    ] {
+        let reply = ask(running.address, line, &[ADMIN, JSON], body.to_string().as_bytes()).await;
+        assert_eq!((reply.status, reply.json()), (200, expected), "{line}");
+    }
+    let linked = ask(running.address, "GET /db/_design/d/_view/linked?include_docs=true", &[ADMIN], b"").await.json();
+    let docs: Vec<&Value> = linked["rows"].as_array().unwrap().iter().map(|row| &row["doc"]).collect();
+    assert_eq!((&docs[0]["n"], docs[1]), (&json!(2), &json!(null)));
+    let info = ask(running.address, "GET /db/_design/d/_info", &[ADMIN], b"").await.json();
+    assert_eq!(info["view_index"]["update_seq"], 4);
+}
+
+#[tokio::test]
+async fn refusals() {
+    let running = filled().await;
+    for (line, body, status, error, reason) in [
+        ("GET /db/_design/d/_view/none", "", 404, "not_found", "missing_named_view"),
+        ("GET /db/_design/none/_view/k", "", 404, "not_found", "missing"),
+        ("PUT /db/_design/d/_view/k", "", 405, "method_not_allowed", "Only GET,POST,HEAD allowed"),
+        ("GET /db/_design/d/_view/k/queries", "", 405, "method_not_allowed", "Only POST allowed"),
+        ("GET /db/_design/d/_view/k?key=x", "", 400, "bad_request", "invalid UTF-8 JSON"),
+        (
+            "GET /db/_design/d/_view/linked?group=true",
+            "",
+            400,
+            "query_parse_error",
+            "Invalid use of grouping on a map view.",
+        ),
+        ("POST /db/_design/d/_view/k", "[]", 400, "bad_request", "Request body must be a JSON object"),
+        ("POST /db/_design/d/_view/k", r#"{"keys":1}"#, 400, "bad_request", "`keys` member must be an array."),
+        ("POST /db/_design/d/_view/k/queries", "{}", 400, "bad_request", "POST body must include `queries` parameter."),
+        ("GET /db/_partition/p/_design/d/_view/k", "", 400, "bad_request", "database is not partitioned"),
+        ("POST /db/_temp_view", "{}", 410, "gone", "Temporary views are not supported in CouchDB"),
+    ] {
+        let reply = ask(running.address, line, &[ADMIN, JSON], body.as_bytes()).await;
+        assert_eq!((reply.status, reply.error().as_str(), reply.reason().as_str()), (status, error, reason), "{line}");
+    }
+}
