@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::definition::MapFunction;
 use super::number::Num;
@@ -279,10 +279,11 @@ fn is_error(value: &Value) -> bool {
 }
 
 /// A sum that grows with its rows is refused (`check_sum_overflow`).
-fn shrunk(sum: Value, read: usize, limits: &Limits, context: &str) -> Value {
+fn shrunk(mut sum: Value, read: usize, limits: &Limits, context: &str) -> Value {
     if sum.is_number() || is_error(&sum) {
         return sum;
     }
+    sum.sort_all_objects();
     let output = sum.to_string().len();
     let too_large = output > limits.reduce_limit_threshold && output as f64 * limits.reduce_limit_ratio > read as f64;
     if !too_large || limits.reduce_limit == ReduceLimit::Off {
@@ -302,55 +303,53 @@ fn add(sum: &mut Value, value: Value) {
     if is_error(sum) {
         return;
     }
-    match sum_of(&value, sum, 0) {
-        Ok(next) => *sum = next,
-        Err(error) => *sum = error,
+    if let Err(error) = add_into(sum, value, 0) {
+        *sum = error;
     }
 }
 
-fn sum_of(value: &Value, sum: &Value, depth: usize) -> std::result::Result<Value, Value> {
+/// In place, so that many objects cost no more than their members together.
+fn add_into(sum: &mut Value, value: Value, depth: usize) -> std::result::Result<(), Value> {
     if depth > MOST_NESTED {
         return Err(sum_error(&Value::Null));
     }
-    match (value, sum) {
-        (Value::Number(value), Value::Number(sum)) => Ok(Num::read(value).add(Num::read(sum)).to_value()),
-        (Value::Array(value), Value::Array(sum)) => sum_arrays(value, sum),
-        (Value::Number(_), Value::Array(sum)) => sum_arrays(std::slice::from_ref(value), sum),
-        (Value::Array(value), Value::Number(_)) => sum_arrays(value, std::slice::from_ref(sum)),
-        (Value::Object(_), _) if is_error(value) => Err(value.clone()),
-        (Value::Object(_), Value::Number(sum)) if sum.as_i64() == Some(0) => Ok(value.clone()),
-        (Value::Object(value), Value::Object(sum)) => {
-            let mut all: Map<String, Value> = Map::new();
-            let mut names: Vec<&String> = value.keys().chain(sum.keys()).collect();
-            names.sort_unstable();
-            names.dedup();
-            for name in names {
-                let added = match (value.get(name), sum.get(name)) {
-                    (Some(value), Some(sum)) => sum_of(value, sum, depth + 1)?,
-                    (Some(one), None) | (None, Some(one)) => one.clone(),
-                    (None, None) => continue,
-                };
-                all.insert(name.clone(), added);
-            }
-            Ok(Value::Object(all))
+    match (&mut *sum, value) {
+        (Value::Number(one), Value::Number(two)) => *sum = Num::read(one).add(Num::read(&two)).to_value(),
+        (Value::Array(one), Value::Array(two)) => add_arrays(one, two)?,
+        (Value::Array(one), two @ Value::Number(_)) => add_arrays(one, vec![two])?,
+        (Value::Number(_), Value::Array(two)) => {
+            let mut all = vec![sum.take()];
+            add_arrays(&mut all, two)?;
+            *sum = Value::Array(all);
         }
-        (other, _) => Err(sum_error(other)),
+        (_, error @ Value::Object(_)) if is_error(&error) => return Err(error),
+        (Value::Number(zero), object @ Value::Object(_)) if zero.as_i64() == Some(0) => *sum = object,
+        (Value::Object(one), Value::Object(two)) => {
+            for (name, value) in two {
+                match one.get_mut(&name) {
+                    Some(inner) => add_into(inner, value, depth + 1)?,
+                    None => {
+                        one.insert(name, value);
+                    }
+                }
+            }
+        }
+        (_, other) => return Err(sum_error(&other)),
     }
+    Ok(())
 }
 
-fn sum_arrays(one: &[Value], two: &[Value]) -> std::result::Result<Value, Value> {
-    let mut all = Vec::with_capacity(one.len().max(two.len()));
-    for at in 0..one.len().max(two.len()) {
-        all.push(match (one.get(at), two.get(at)) {
-            (Some(one), Some(two)) => match (Num::of(one), Num::of(two)) {
-                (Some(one), Some(two)) => one.add(two).to_value(),
-                _ => return Err(sum_error(&Value::Array(vec![one.clone(), two.clone()]))),
+fn add_arrays(sums: &mut Vec<Value>, values: Vec<Value>) -> std::result::Result<(), Value> {
+    for (at, value) in values.into_iter().enumerate() {
+        match sums.get_mut(at) {
+            None => sums.push(value),
+            Some(sum) => match (Num::of(sum), Num::of(&value)) {
+                (Some(one), Some(two)) => *sum = one.add(two).to_value(),
+                _ => return Err(sum_error(&Value::Array(vec![value, sum.clone()]))),
             },
-            (Some(rest), None) | (None, Some(rest)) => rest.clone(),
-            (None, None) => continue,
-        });
+        }
     }
-    Ok(Value::Array(all))
+    Ok(())
 }
 
 /// Stands for statistics that cannot be made; the query fails with its reason.
