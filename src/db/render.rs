@@ -47,20 +47,10 @@ pub enum Piece {
 
 /// A whole document as text, with attachment stubs and nothing else.
 pub fn plain(id: &str, revision: &Revision, deleted: bool, body: &BodyRecord) -> String {
-    let mut out = head(id, Some(revision), deleted, &body.json);
-    if !body.attachments.is_empty() {
-        out.push_str(",\"_attachments\":{");
-        for (at, attachment) in body.attachments.iter().enumerate() {
-            stub(&mut out, at, attachment, false, "\"stub\":true");
-            out.push('}');
-        }
-        out.push('}');
-    }
-    out.push('}');
-    out
+    proposed(id, Some(revision), None, deleted, body)
 }
 
-/// A proposed document as validation functions see it.
+/// A document as text, with attachment stubs and, where `path` is given, its `_revisions`: what validation functions see.
 pub(super) fn proposed(
     id: &str,
     revision: Option<&Revision>,
