@@ -13,13 +13,6 @@ use super::record::Attachment;
 use crate::error::{Error, Result};
 use crate::store::blobs::{BlobWriter, Blobs, Pin, Written};
 
-/// Types that CouchDB compresses by default (`attachments/compressible_types`).
-pub fn is_compressible(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    essence.starts_with("text/")
-        || matches!(essence.as_str(), "application/javascript" | "application/json" | "application/xml")
-}
-
 /// An attachment on its way in. Dropped unfinished, it leaves nothing behind.
 pub struct Upload {
     name: String,
@@ -50,12 +43,12 @@ pub struct Uploaded {
 
 impl Upload {
     /// `gzipped`: the client sends gzip (`Content-Encoding: gzip`, or `"encoding": "gzip"` in a multipart document).
-    /// `level`: gzip level for compressible types, 0 for none.
+    /// `level`: gzip level at which the content is stored, 0 for as it is sent.
     pub fn start(blobs: &dyn Blobs, name: &str, content_type: &str, gzipped: bool, level: u32) -> Result<Upload> {
         let blob = blobs.create()?;
         let sink = if gzipped {
             Sink::Compressed { blob, measure: GzDecoder::new(Measure(0)) }
-        } else if level > 0 && is_compressible(content_type) {
+        } else if level > 0 {
             // The header that zlib itself writes: no name, no time, made on Unix.
             let header = GzBuilder::new().operating_system(3);
             Sink::Compress(header.write(BlobSink(blob), flate2::Compression::new(level)))

@@ -30,7 +30,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use attachment::{Content, Upload, Uploaded, is_compressible};
+pub use attachment::{Content, Upload, Uploaded};
 pub use changes::{ChangesPage, Since};
 pub use database::{Database, Moved};
 pub use edit::{AllowAll, Incoming, Mode, Proposal, Source, Validate};
