@@ -51,14 +51,20 @@ impl Database {
         }
     }
 
-    /// Up to `limit` rows after `after` (ascending), or before `after` (descending; `u64::MAX` begins at the end).
+    /// Up to `limit` rows after `after` (ascending), or before `after` (descending; `u64::MAX` begins at the end). Rows
+    /// beyond the last sequence of when it was called are left for the next call: whoever goes on from there misses none.
     pub fn changes(&self, after: u64, direction: Direction, limit: PageLimit) -> Result<ChangesPage> {
         if self.is_gone() {
             return Err(Error::NoDatabase);
         }
+        let last = self.info().sequence;
         let (low, high) = keys::kind(self.number, keys::Kind::Sequence);
         let range = match direction {
-            Direction::Forward => (Bound::Excluded(keys::sequence(self.number, after)), high),
+            Direction::Forward if after >= last => return Ok(ChangesPage { done: true, ..ChangesPage::default() }),
+            Direction::Forward => (
+                Bound::Excluded(keys::sequence(self.number, after)),
+                Bound::Included(keys::sequence(self.number, last)),
+            ),
             Direction::Backward if after == u64::MAX => (low, high),
             Direction::Backward => (low, Bound::Excluded(keys::sequence(self.number, after))),
         };

@@ -196,6 +196,34 @@ const ROWS: &[Row] = &[
             }
         });
     }),
+    ("a page shows one moment: all of a batch or nothing of it", |store| {
+        const KEYS: usize = 400;
+        for durability in [Durability::Synced, Durability::Relaxed] {
+            let done = std::sync::atomic::AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for round in 0..150u8 {
+                        let mut batch = Batch { durability, ..Batch::new() };
+                        for key in 0..KEYS {
+                            batch.put(format!("k{key:03}").into_bytes(), vec![round; 40]);
+                        }
+                        store.commit(batch).unwrap();
+                    }
+                    done.store(true, std::sync::atomic::Ordering::Relaxed);
+                });
+                let mut direction = Direction::Forward;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let page = store.scan(&keys::prefix(b"k"), direction, PageLimit::entries(KEYS)).unwrap();
+                    assert!(page.is_empty() || page.len() == KEYS);
+                    assert!(page.windows(2).all(|pair| pair[0].1 == pair[1].1), "{direction:?} {durability:?}");
+                    direction = match direction {
+                        Direction::Forward => Direction::Backward,
+                        Direction::Backward => Direction::Forward,
+                    };
+                }
+            });
+        }
+    }),
 ];
 
 fn rows(rows: &[(&str, &str)]) -> Vec<Entry> {

@@ -28,6 +28,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use sled::IVec;
@@ -40,6 +41,10 @@ use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
 const SEGMENT: usize = 8 << 20;
 /// The largest piece that is given to sled as one value.
 const CHUNK: usize = 64 << 10;
+/// How long the threads of a closed sled may take to let go of its files.
+const CLOSES_WITHIN: Duration = Duration::from_secs(10);
+/// A scan that batches have overtaken this often waits for the next to be written.
+const OVERTAKEN: u32 = 4;
 /// The first byte of a chunk's key.
 const CHUNKS: u8 = 0xFF;
 /// The tag of a head (see `frame`).
@@ -52,6 +57,11 @@ pub(super) struct SledBackend {
     open: RwLock<Option<Open>>,
     /// The values from before the batch that is being written.
     in_flight: Mutex<Option<Arc<Before>>>,
+    /// Moves when a batch begins to be written, and again when one that is not synced has been. A scan that it moved
+    /// under has seen a part of a batch, and is made anew.
+    begun: AtomicU64,
+    /// Held while a batch is written: a scan that was overtaken too often waits for it.
+    writing: RwLock<()>,
     /// Whether any value may be chunked: while none is, writers need not look for old chunks.
     any_chunks: AtomicBool,
     next_set: AtomicU64,
@@ -94,6 +104,8 @@ impl SledBackend {
             cache_bytes,
             open: RwLock::new(None),
             in_flight: Mutex::new(None),
+            begun: AtomicU64::new(0),
+            writing: RwLock::new(()),
             any_chunks: AtomicBool::new(false),
             next_set: AtomicU64::new(0),
         };
@@ -118,9 +130,19 @@ impl SledBackend {
             .flush_every_ms(Some(500))
             .mode(sled::Mode::LowSpace);
         // sled asserts where it could return an error, for example on a log that is damaged in its middle.
-        let db = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| StoreError::Damaged("sled cannot make sense of its files and panicked while opening".into()))?
-            .map_err(failure)?;
+        let from = Instant::now();
+        let db = loop {
+            let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| {
+                StoreError::Damaged("sled cannot make sense of its files and panicked while opening".into())
+            })?;
+            match opened {
+                // The folder is ours (see `open`): what holds sled's lock is a thread of the sled we have just closed.
+                Err(sled::Error::Io(error)) if is_locked(&error) && from.elapsed() < CLOSES_WITHIN => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                opened => break opened.map_err(failure)?,
+            }
+        };
         let log = File::open(self.folder.join("db")).map_err(io)?;
         log.sync_all().map_err(io)?;
         File::open(self.folder.join("conf")).and_then(|conf| conf.sync_all()).map_err(io)?;
@@ -172,8 +194,34 @@ impl SledBackend {
         self.in_flight.lock().clone()
     }
 
-    /// A page as sled shows it now, and whether the range goes on behind it.
+    /// A page as it stood at one moment: with all of a batch or nothing of it. sled's own ranges go from leaf to leaf,
+    /// and see in each what is there by then.
     fn page(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: PageLimit,
+    ) -> Result<(Vec<(IVec, Value)>, Option<Vec<u8>>)> {
+        let mut overtaken = 0;
+        loop {
+            let _still = (overtaken >= OVERTAKEN).then(|| self.writing.read());
+            let begun = self.begun.load(Ordering::SeqCst);
+            let before = self.before();
+            let (mut page, more) = self.with(|open| self.found(open, range, direction, limit))?;
+            if self.begun.load(Ordering::SeqCst) != begun {
+                overtaken += 1;
+                continue;
+            }
+            let end = page.last().map(|(key, _)| key.to_vec()).filter(|_| more);
+            if let Some(before) = before {
+                undo(&mut page, &before, range, direction, end.as_deref());
+            }
+            return Ok((page, end));
+        }
+    }
+
+    /// A page as sled shows it now, and whether the range goes on behind it.
+    fn found(
         &self,
         open: &Open,
         range: &KeyRange,
@@ -272,17 +320,13 @@ impl Backend for SledBackend {
             if super::committer::is_empty(&range) {
                 return Ok(());
             }
-            let (mut page, more) = self.with(|open| self.page(open, &range, direction, limit))?;
-            let end = page.last().map(|(key, _)| key.to_vec());
-            if let Some(before) = self.before() {
-                undo(&mut page, &before, &range, direction, end.as_deref().filter(|_| more));
-            }
+            let (page, end) = self.page(&range, direction, limit)?;
             for (key, value) in page.iter().take(limit.entries) {
                 visit(key, value.bytes());
             }
             match end {
                 // All that was found belongs to the batch in flight: what is behind it has to be looked at.
-                Some(end) if page.is_empty() && more => match direction {
+                Some(end) if page.is_empty() => match direction {
                     Direction::Forward => range.0 = Bound::Excluded(end),
                     Direction::Backward => range.1 = Bound::Excluded(end),
                 },
@@ -332,10 +376,16 @@ impl Backend for SledBackend {
                     }
                 }
             }
+            let _writing = self.writing.write();
             if sync {
                 *self.in_flight.lock() = Some(Arc::new(before));
             }
-            open.db.apply_batch(batch).map_err(failure)?;
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let applied = open.db.apply_batch(batch).map_err(failure);
+            if !sync {
+                self.begun.fetch_add(1, Ordering::SeqCst);
+            }
+            applied?;
             if sync {
                 open.db.flush().map_err(failure)?;
                 open.log.sync_data().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
@@ -412,6 +462,11 @@ fn undo(page: &mut Vec<(IVec, Value)>, before: &Before, range: &KeyRange, direct
     if direction == Direction::Backward {
         page.reverse();
     }
+}
+
+/// sled puts the system's error into a text of its own.
+fn is_locked(error: &std::io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
 }
 
 fn failure(error: sled::Error) -> StoreError {
