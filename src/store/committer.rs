@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -42,6 +43,8 @@ pub(super) struct Committer<B: Backend> {
     space: Option<Space>,
     /// The pause between two tries to reopen a failed backend.
     pause: Duration,
+    /// How often it was reopened.
+    reopened: AtomicU64,
 }
 
 #[derive(Default)]
@@ -99,7 +102,14 @@ struct Failure {
 
 impl<B: Backend> Committer<B> {
     pub fn new(backend: B, space: Option<Space>) -> Committer<B> {
-        Committer { backend, queue: Mutex::default(), work: Mutex::default(), space, pause: REOPEN_PAUSE }
+        Committer {
+            backend,
+            queue: Mutex::default(),
+            work: Mutex::default(),
+            space,
+            pause: REOPEN_PAUSE,
+            reopened: AtomicU64::new(0),
+        }
     }
 
     /// As [`Committer::new`], trying to reopen at every commit after a failure.
@@ -191,6 +201,7 @@ impl<B: Backend> Committer<B> {
             Ok(()) => {
                 tracing::info!("the store has recovered from: {}", failure.cause);
                 work.failure = None;
+                self.reopened.fetch_add(1, Ordering::Relaxed);
                 if let Some(space) = &self.space {
                     space.keep_reserve();
                 }
@@ -204,8 +215,25 @@ impl<B: Backend> Committer<B> {
         }
     }
 
+    /// A read. If the engine fails it, the engine is reopened for the next: nobody may come to write.
+    fn reading<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        let reopened = self.reopened.load(Ordering::Relaxed);
+        let answer = read();
+        if let Err(cause @ StoreError::Unavailable(_)) = &answer {
+            let mut work = self.work.lock();
+            if self.reopened.load(Ordering::Relaxed) == reopened {
+                if work.failure.is_none() {
+                    self.fail(&mut work, cause);
+                }
+                // Its error is logged; the caller gets that of the read.
+                let _ = self.ready(&mut work, &[]);
+            }
+        }
+        answer
+    }
+
     fn fail(&self, work: &mut Work, cause: &StoreError) {
-        tracing::error!("a commit failed, writes stop until the store has been reopened: {cause}");
+        tracing::error!("the engine failed, writes stop until the store has been reopened: {cause}");
         let long_ago = Instant::now().checked_sub(self.pause).unwrap_or_else(Instant::now);
         work.failure = Some(Failure { cause: cause.clone(), tried: long_ago });
         work.unsynced = 0;
@@ -279,11 +307,13 @@ impl<B: Backend> Store for Committer<B> {
 
     fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
         let mut values = Vec::with_capacity(keys.len());
-        self.backend.get_many(keys, &mut |index, found| {
-            values.push(found.and_then(|found| match found {
-                Some(framed) => Ok(Some(frame::unseal(&keys[index], framed)?.to_vec())),
-                None => Ok(None),
-            }));
+        self.reading(|| {
+            self.backend.get_many(keys, &mut |index, found| {
+                values.push(found.and_then(|found| match found {
+                    Some(framed) => Ok(Some(frame::unseal(&keys[index], framed)?.to_vec())),
+                    None => Ok(None),
+                }));
+            })
         })?;
         Ok(values)
     }
@@ -294,14 +324,16 @@ impl<B: Backend> Store for Committer<B> {
         if is_empty(range) || limit.entries == 0 {
             return Ok(page);
         }
-        self.backend.scan(range, direction, limit, &mut |key, found| {
-            if damage.is_some() {
-                return;
-            }
-            match found.and_then(|framed| frame::unseal(key, framed)) {
-                Ok(value) => page.push((key.to_vec(), value.to_vec())),
-                Err(error) => damage = Some(error),
-            }
+        self.reading(|| {
+            self.backend.scan(range, direction, limit, &mut |key, found| {
+                if damage.is_some() {
+                    return;
+                }
+                match found.and_then(|framed| frame::unseal(key, framed)) {
+                    Ok(value) => page.push((key.to_vec(), value.to_vec())),
+                    Err(error) => damage = Some(error),
+                }
+            })
         })?;
         match damage {
             // What stands before the damage is served; the next page starts at it and says so.
@@ -313,7 +345,7 @@ impl<B: Backend> Store for Committer<B> {
     fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::new();
         if !is_empty(range) {
-            self.backend.keys(range, entries, &mut |key| keys.push(key.to_vec()))?;
+            self.reading(|| self.backend.keys(range, entries, &mut |key| keys.push(key.to_vec())))?;
         }
         Ok(keys)
     }

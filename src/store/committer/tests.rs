@@ -55,6 +55,15 @@ fn a_failed_read_fails_its_own_batch_alone() {
 }
 
 #[test]
+fn an_engine_that_fails_to_read_is_reopened_though_nobody_writes() {
+    let (store, faults) = Faults::store();
+    store.commit(put(b"k", b"1")).unwrap();
+    faults.fail_read(0);
+    assert!(matches!(store.get(b"k"), Err(StoreError::Unavailable(_))));
+    assert_eq!((store.get(b"k"), faults.reopened()), (Ok(Some(b"1".to_vec())), 1));
+}
+
+#[test]
 fn damage_names_its_entry_and_leaves_the_others() {
     let (store, faults) = Faults::store();
     let (good, bad, last) = (keys::document(3, "a"), keys::document(3, "b"), keys::document(3, "c"));
