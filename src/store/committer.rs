@@ -192,6 +192,11 @@ impl<B: Backend> Committer<B> {
         {
             space.room_for(2 * more as u64)?;
         }
+        self.recover(work)
+    }
+
+    /// Reopens an engine that has failed, if it was not tried just now.
+    fn recover(&self, work: &mut Work) -> Result<()> {
         let Some(failure) = &mut work.failure else { return Ok(()) };
         if failure.tried.elapsed() < self.pause {
             return Err(failure.cause.clone());
@@ -226,7 +231,7 @@ impl<B: Backend> Committer<B> {
                     self.fail(&mut work, cause);
                 }
                 // Its error is logged; the caller gets that of the read.
-                let _ = self.ready(&mut work, &[]);
+                let _ = self.recover(&mut work);
             }
         }
         answer
@@ -366,6 +371,17 @@ impl<B: Backend> Store for Committer<B> {
                 News::Lead => self.lead(),
             }
         }
+    }
+
+    fn ready(&self) -> Result<()> {
+        // Nobody waits for a commit at work: while there is one, the engine takes writes.
+        if let Some(mut work) = self.work.try_lock()
+            && let Err(cause) = self.recover(&mut work)
+            && cause != StoreError::Full
+        {
+            return Err(cause);
+        }
+        self.get(super::keys::FORMAT).map(drop)
     }
 
     fn engine(&self) -> &'static str {

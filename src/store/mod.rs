@@ -173,6 +173,12 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.get_many(&[key.to_vec()])?.pop().flatten())
     }
 
+    /// Whether it reads and takes writes. A store that has failed tries to recover when it is asked, so whoever watches it
+    /// heals it; a full disk is no failure here, for reads go on.
+    fn ready(&self) -> Result<()> {
+        self.get(keys::FORMAT).map(drop)
+    }
+
     /// The engine's name, as `--store` takes it.
     fn engine(&self) -> &'static str;
 

@@ -396,6 +396,10 @@ impl Store for Locked {
         self.inner.get(key)
     }
 
+    fn ready(&self) -> Result<()> {
+        self.inner.ready()
+    }
+
     fn engine(&self) -> &'static str {
         self.inner.engine()
     }

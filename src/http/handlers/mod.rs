@@ -53,7 +53,7 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::Membership => server::membership(),
             S::ReloadQueryServers => server::reload_query_servers(request),
             S::Uuids => server::uuids(app, request),
-            S::Up => server::up(request),
+            S::Up => server::up(app, request).await,
             S::ClusterState => setup::state(),
             S::ClusterSetup => setup::act(app, request).await,
             S::Session => session::info(app, request),

@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::super::answer::Answer;
-use super::super::app::App;
+use super::super::app::{App, blocking};
 use super::super::failure::{Failure, Result};
 use super::super::request::Request;
 
@@ -82,12 +82,22 @@ pub fn favicon() -> Result<Answer> {
         .with(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000")))
 }
 
-/// GET `/_up`.
-pub fn up(request: &Request) -> Result<Answer> {
+/// GET `/_up`. As in CouchDB, 404 says that the server is there and is not to be asked for anything now; a store that has
+/// failed is one more reason for it, with a status of its own.
+pub async fn up(app: &App, request: &Request) -> Result<Answer> {
     match request.settings.get("couchdb", "maintenance_mode") {
-        Some("true") => Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "maintenance_mode"}))),
-        Some("nolb") => Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "nolb"}))),
-        _ => Ok(Answer::ok(&json!({"status": "ok", "seeds": {}}))),
+        Some("true") => return Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "maintenance_mode"}))),
+        Some("nolb") => return Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "nolb"}))),
+        _ => {}
+    }
+    let store = app.store.clone();
+    match blocking(move || store.ready()).await? {
+        Ok(()) => Ok(Answer::ok(&json!({"status": "ok", "seeds": {}}))),
+        Err(error) => {
+            tracing::warn!("/_up: {error}");
+            let reason = "The store has failed and could not be opened again yet. The server's log has the cause.";
+            Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "store_unavailable", "reason": reason})))
+        }
     }
 }
 
@@ -118,7 +128,7 @@ pub fn uuids(app: &App, request: &Request) -> Result<Answer> {
         .etag(&tag))
 }
 
-/// GET `/_active_tasks`: what runs in the background. Nothing does yet.
+/// GET `/_active_tasks`: what runs in the background.
 pub fn active_tasks(app: &App) -> Result<Answer> {
     Ok(Answer::ok(&app.tasks.list()))
 }

@@ -279,6 +279,25 @@ async fn shutdown_ends_idle_connections_and_refuses_new_ones() {
 }
 
 #[tokio::test]
+async fn up_tells_of_a_store_that_has_failed_until_it_is_well_again() {
+    use crate::store::faults::{Faults, WriteFault};
+    let (store, faults) = Faults::store();
+    let running = super::server_on(&[], store).await;
+    faults.fail_write(0, WriteFault::Io);
+    // The server's own writes try to open it too.
+    faults.stay_closed(1_000_000);
+    let failed = ask(running.address, "PUT /_node/_local/_config/a/b", &[ADMIN], b"\"x\"").await;
+    assert_eq!((failed.status, failed.error().as_str()), (500, "internal_server_error"));
+    let down = ask(running.address, "GET /_up", &[], b"").await;
+    assert_eq!((down.status, &down.json()["status"]), (404, &"store_unavailable".into()));
+    assert!(!down.text().contains("made to"), "the cause is for the log: {}", down.text());
+    faults.stay_closed(0);
+    let up = ask(running.address, "GET /_up", &[], b"").await;
+    assert_eq!((up.status, &up.json()["status"]), (200, &"ok".into()));
+    assert_eq!(ask(running.address, "PUT /_node/_local/_config/a/b", &[ADMIN], b"\"x\"").await.status, 200);
+}
+
+#[tokio::test]
 async fn node_endpoints() {
     let running = server(&[]).await;
     let system = ask(running.address, "GET /_node/_local/_system", &[ADMIN], b"").await.json();

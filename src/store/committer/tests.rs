@@ -64,6 +64,21 @@ fn an_engine_that_fails_to_read_is_reopened_though_nobody_writes() {
 }
 
 #[test]
+fn whoever_asks_whether_it_is_ready_heals_it() {
+    let (store, faults) = Faults::store();
+    assert_eq!(store.ready(), Ok(()));
+    faults.fail_write(0, WriteFault::Io);
+    assert!(store.commit(put(b"k", b"1")).is_err());
+    faults.stay_closed(1);
+    assert!(matches!(store.ready(), Err(StoreError::Unavailable(_))));
+    assert_eq!((store.ready(), faults.reopened()), (Ok(()), 1));
+    // A full disk does not stop readers, and a restart would not make room.
+    faults.fail_write(0, WriteFault::Full);
+    assert_eq!(store.commit(put(b"k", b"1")), Err(StoreError::Full));
+    assert_eq!(store.ready(), Ok(()));
+}
+
+#[test]
 fn damage_names_its_entry_and_leaves_the_others() {
     let (store, faults) = Faults::store();
     let (good, bad, last) = (keys::document(3, "a"), keys::document(3, "b"), keys::document(3, "c"));
