@@ -235,18 +235,31 @@ impl<'a> Draft<'a> {
         }
         let wanted: Vec<Vec<u8>> =
             bodies.iter().map(|body| keys::body(self.number, body.sequence, body.index)).collect();
-        let values = self.store.get_many(&wanted)?;
+        let values = self.store.get_each(&wanted)?;
         for ((body, key), value) in bodies.iter().zip(wanted).zip(values) {
             // A body that this very draft has put is not stored yet; its references are in the batch and go the same way.
-            let value = value.or_else(|| {
-                let mut writes = self.batch.writes.iter().rev();
-                writes.find(|(put, _)| *put == key).and_then(|(_, value)| value.clone())
+            let value = value.map(|value| {
+                value.or_else(|| {
+                    let mut writes = self.batch.writes.iter().rev();
+                    writes.find(|(put, _)| *put == key).and_then(|(_, value)| value.clone())
+                })
             });
-            if let Some(value) = value {
-                for attachment in BodyRecord::decode(id, &value)?.attachments {
-                    let reference = keys::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
-                    self.batch.delete(reference);
+            let record =
+                value.map_err(Error::from).and_then(|value| value.map(|it| BodyRecord::decode(id, &it)).transpose());
+            match record {
+                Ok(record) => {
+                    for attachment in record.map(|record| record.attachments).unwrap_or_default() {
+                        let reference = keys::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
+                        self.batch.delete(reference);
+                    }
                 }
+                // What is damaged is freed like the rest, and does not keep the whole document from being written.
+                Err(Error::Damaged(what)) => {
+                    tracing::warn!("an old body is removed unread: {what}");
+                    let references = references_of(self.store, self.number, body.sequence, body.index)?;
+                    references.into_iter().for_each(|reference| self.batch.delete(reference));
+                }
+                Err(error) => return Err(error),
             }
             self.batch.delete(key);
         }
@@ -309,6 +322,19 @@ impl<'a> Draft<'a> {
             self.batch.expect(keys::info(self.number), Some(self.before.encode()));
         }
         Ok(Finished { batch: self.batch, info: self.info })
+    }
+}
+
+/// The references of a body that cannot be read, by asking all there are: slow, and only done where something is damaged.
+pub(super) fn references_of(store: &dyn Store, number: u64, sequence: u64, index: u32) -> Result<Vec<Vec<u8>>> {
+    let mine = keys::blob_reference(&[0; 32], number, sequence, index);
+    let mut range = keys::all_blob_references();
+    let mut found = Vec::new();
+    loop {
+        let page = store.keys(&range, 4096)?;
+        let Some(last) = page.last() else { return Ok(found) };
+        range.0 = std::ops::Bound::Excluded(last.clone());
+        found.extend(page.into_iter().filter(|key| key.get(33..) == mine.get(33..)));
     }
 }
 

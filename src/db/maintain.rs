@@ -5,18 +5,20 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 
-use super::draft::Draft;
+use super::draft::{Draft, references_of};
 use super::record::{BodyRecord, PurgeRecord};
 use super::writer::Work;
 use super::{Database, Databases, blocking};
 use crate::error::{Error, Result};
 use crate::rev::Revision;
-use crate::store::{Batch, Direction, Durability, PageLimit, keys};
+use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
 
 /// Documents that one step of a compaction holds.
 const COMPACTED_AT_ONCE: usize = 200;
 /// Entries that one step of a removal deletes.
 const REMOVED_AT_ONCE: usize = 2000;
+/// Deleted databases that one step looks at; it removes of the first that lets itself be removed.
+const DOOMED_AT_ONCE: usize = 1000;
 
 /// What a purge removed of one document.
 pub type Purged = (String, Vec<Revision>);
@@ -291,50 +293,77 @@ impl Work for Forget {
 }
 
 impl Databases {
-    /// Removes what deleted databases left behind, a bounded step at a time. True if there may be more to remove.
+    /// Removes what deleted databases left behind, a bounded step at a time. True if there may be more to remove. What is
+    /// damaged is removed unread; a database that cannot be removed now keeps none of the others.
     pub fn remove_some(&self) -> Result<bool> {
-        let store = self.store();
-        let doomed = store.scan(&keys::all_doomed(), Direction::Forward, PageLimit::entries(1))?;
-        let Some((doomed_key, _)) = doomed.first() else { return Ok(false) };
-        let number = doomed_key
-            .get(1..)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_be_bytes)
-            .ok_or_else(|| Error::Damaged("the number of a deleted database".into()))?;
-        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
-        for range in [keys::database(number), keys::indexes(number)] {
-            let page = store.scan(&range, Direction::Forward, PageLimit::entries(REMOVED_AT_ONCE))?;
-            if page.is_empty() {
-                continue;
+        let store = &**self.store();
+        let doomed = store.keys(&keys::all_doomed(), DOOMED_AT_ONCE)?;
+        let mut failed = None;
+        for key in doomed {
+            match remove_of(store, key) {
+                Ok(()) => return Ok(true),
+                Err(error) => failed = failed.or(Some(error)),
             }
-            let body_prefix = keys::kind_prefix(number, keys::Kind::Body);
-            for (key, value) in page {
-                if key.starts_with(&body_prefix) {
-                    forget_blobs(&mut batch, number, &key, &value);
-                }
-                batch.delete(key);
-            }
-            store.commit(batch)?;
-            return Ok(true);
         }
-        batch.delete(doomed_key.clone());
-        store.commit(batch)?;
-        Ok(true)
+        failed.map_or(Ok(false), Err)
     }
 }
 
-/// Deletes a body's references to its blobs. A body that cannot be decoded leaves its references: the check finds them.
-fn forget_blobs(batch: &mut Batch, number: u64, key: &[u8], value: &[u8]) {
+/// One step of the removal of the database that `doomed_key` names; the last one removes that key.
+fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
+    let number = doomed_key
+        .get(1..)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+        .ok_or_else(|| Error::Damaged("the number of a deleted database".into()))?;
+    let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+    let body_prefix = keys::kind_prefix(number, keys::Kind::Body);
+    for range in [keys::database(number), keys::indexes(number)] {
+        match store.scan(&range, Direction::Forward, PageLimit::entries(REMOVED_AT_ONCE)) {
+            Ok(page) => {
+                for (key, value) in page {
+                    if key.starts_with(&body_prefix) {
+                        forget_blobs(store, &mut batch, number, &key, &value)?;
+                    }
+                    batch.delete(key);
+                }
+            }
+            // A page that would begin with a damaged entry: that one alone, without its value.
+            Err(StoreError::Damaged(what)) => {
+                tracing::warn!("removed unread with its database: {what}");
+                for key in store.keys(&range, 1)? {
+                    if key.starts_with(&body_prefix) {
+                        forget_blobs(store, &mut batch, number, &key, &[])?;
+                    }
+                    batch.delete(key);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if !batch.writes.is_empty() {
+            return Ok(store.commit(batch)?);
+        }
+    }
+    batch.delete(doomed_key);
+    Ok(store.commit(batch)?)
+}
+
+/// Deletes a body's references to its blobs.
+fn forget_blobs(store: &dyn Store, batch: &mut Batch, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
     let rest = keys::rest_of(key);
     let (Some(sequence), Some(index)) = (
         rest.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes),
         rest.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes),
     ) else {
-        return;
+        return Ok(());
     };
-    if let Ok(record) = BodyRecord::decode("", value) {
-        for attachment in record.attachments {
-            batch.delete(keys::blob_reference(&attachment.blob, number, sequence, index));
+    match BodyRecord::decode("", value) {
+        Ok(record) => {
+            for attachment in record.attachments {
+                batch.delete(keys::blob_reference(&attachment.blob, number, sequence, index));
+            }
         }
+        Err(_) => references_of(store, number, sequence, index)?.into_iter().for_each(|key| batch.delete(key)),
     }
+    Ok(())
 }

@@ -28,7 +28,7 @@ pub(super) trait Work: Send {
     fn ids(&self) -> Vec<String>;
     /// Bytes that it will write, roughly.
     fn bytes(&self) -> usize;
-    /// Adds its changes to the draft and keeps its results. An error fails this work alone: it must have changed nothing.
+    /// Adds its changes to the draft and keeps its results. An error fails this work alone.
     fn apply(&mut self, draft: &mut Draft) -> Result<()>;
     /// Answers, once the commit has returned.
     fn answer(self: Box<Self>, committed: Result<()>);
@@ -80,14 +80,16 @@ impl Database {
 
     fn write(&self, mut works: Vec<Box<dyn Work>>) {
         loop {
-            let committed = self.attempt(&mut works);
-            if let Err(Attempt::Again) = committed {
-                continue;
-            }
-            let result = committed.map_err(|attempt| match attempt {
-                Attempt::Failed(error) => error,
-                Attempt::Again => unreachable!("handled above"),
-            });
+            let result = match self.attempt(&mut works) {
+                Ok(()) => Ok(()),
+                Err(Attempt::Again) => continue,
+                // The others are tried without it, from the start: it may have changed the draft.
+                Err(Attempt::Without(at, error)) => {
+                    works.remove(at).answer(Err(error));
+                    continue;
+                }
+                Err(Attempt::Failed(error)) => Err(error),
+            };
             for work in works {
                 work.answer(result.clone());
             }
@@ -103,8 +105,8 @@ impl Database {
         let ids: Vec<String> = works.iter().flat_map(|work| work.ids()).collect();
         let designs = ids.iter().any(|id| id.starts_with("_design/"));
         let mut draft = Draft::load(&*self.store, self.number, &info, ids)?;
-        for work in works.iter_mut() {
-            work.apply(&mut draft)?;
+        for (at, work) in works.iter_mut().enumerate() {
+            work.apply(&mut draft).map_err(|error| Attempt::Without(at, error))?;
         }
         let finished = draft.finish()?;
         if finished.batch.writes.is_empty() {
@@ -133,6 +135,8 @@ impl Database {
 
 enum Attempt {
     Again,
+    /// The work at this place has failed, and it alone.
+    Without(usize, Error),
     Failed(Error),
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Clock;
-use crate::db::record::DocumentRecord;
+use crate::db::record::{BodyRecord, DocumentRecord};
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode, Source, Upload, Wanted};
 use crate::error::Error;
 use crate::rev::{Revision, RevisionHash};
@@ -131,6 +131,65 @@ async fn what_random_work_leaves_is_clean_and_the_sweep_takes_only_what_nothing_
     sweep(&server.store, &server.blobs).await.unwrap();
     assert_eq!(server.blobs.list(None, 9).unwrap().len(), 0);
     assert_eq!(checked(&server), Checked::default());
+}
+
+/// The keys of the stored bodies that have attachments, and of those that have none.
+fn bodies(server: &Server, number: u64) -> [Vec<Vec<u8>>; 2] {
+    let limit = PageLimit { entries: 10_000, bytes: usize::MAX };
+    let page = server.store.scan(&keys::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
+    let mut found = [Vec::new(), Vec::new()];
+    for (key, value) in page {
+        let plain = BodyRecord::decode("", &value).unwrap().attachments.is_empty();
+        found[usize::from(plain)].push(key);
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_removed_whole_and_keeps_no_other() {
+    let (store, faults) = Faults::store();
+    let server = server_on(store);
+    let database = full(&server).await;
+    let [attached, plain] = bodies(&server, database.number());
+    for key in [&attached[0], &attached[attached.len() - 1], &plain[0], &keys::document(database.number(), "doc5")] {
+        assert!(faults.damage(key));
+    }
+    server.databases.delete("full").unwrap();
+    let other = server.databases.create("other", CreateOptions::default(), None).unwrap();
+    work(&server, &other, 3, 30).await;
+    server.databases.delete("other").unwrap();
+    // The engine cannot read the first of them for a while: the other goes.
+    faults.fail_read(1);
+    assert!(server.databases.remove_some().unwrap());
+    while server.databases.remove_some().unwrap() {}
+    sweep(&server.store, &server.blobs).await.unwrap();
+    assert_eq!(server.blobs.list(None, 9).unwrap().len(), 0, "no reference is left of what could not be read");
+    assert_eq!(checked(&server), Checked::default());
+}
+
+#[tokio::test]
+async fn a_damaged_old_body_stops_neither_compaction_nor_writers() {
+    let (store, faults) = Faults::store();
+    let server = server_on(store);
+    let database = server.databases.create("db", CreateOptions::default(), None).unwrap();
+    let write = async |id: &str, parent: Option<Revision>, content: &str| {
+        let mut next = edit(id.into(), parent, 1);
+        next.attachments.push(attachment(&server, content));
+        database.update(vec![next], Mode::Interactive, &AllowAll).await.unwrap().remove(0).unwrap()
+    };
+    let first = write("a", None, "old").await;
+    let old = bodies(&server, database.number())[0][0].clone();
+    let second = write("a", Some(first), "new").await;
+    assert!(faults.damage(&old));
+    database.compact(&|_, _| {}).await.unwrap();
+    assert_eq!((checked(&server).problems, database.info().old), (Vec::new(), 0));
+    // The same where the revision goes because its chain has become too long.
+    database.set_revs_limit(1).await.unwrap();
+    let newer = bodies(&server, database.number())[0][0].clone();
+    assert!(faults.damage(&newer));
+    write("a", Some(second), "newest").await;
+    assert_eq!(checked(&server).problems, Vec::<String>::new());
+    assert_eq!(sweep(&server.store, &server.blobs).await.unwrap(), 2);
 }
 
 #[tokio::test]
