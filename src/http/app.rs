@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::accounts::Accounts;
 use super::failure::Result;
 use super::metrics::Metrics;
-use super::tasks::Tasks;
+use super::tasks::{Task, Tasks};
 use crate::auth::access::Security;
 use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
@@ -90,24 +90,39 @@ impl App {
         })
     }
 
+    /// Lists background work that tells nothing of how far it is.
+    fn begin_task(&self, kind: &str) -> Task {
+        self.tasks.begin(kind, serde_json::json!({}), self.clock.since_epoch().as_secs())
+    }
+
     /// The work that goes on for as long as the server runs.
     pub fn run_background(self: &Arc<Self>) {
         self.spawn_until_shutdown(self.databases.clone().record_updates());
         self.spawn_until_shutdown(super::peruser::run(self.clone()));
         let app = self.clone();
         use crate::maintain::background;
-        self.spawn_until_shutdown(background::run(self.databases.clone(), background::ROUND, move |database| {
+        let compact = move |database| {
             let compaction = app.compact(database);
             async { drop(compaction.await) }
-        }));
+        };
+        let app = self.clone();
+        let sweeping = move || app.begin_task("attachment_sweep");
+        self.spawn_until_shutdown(background::run(self.databases.clone(), background::ROUND, compact, sweeping));
         let app = self.clone();
         self.spawn_until_shutdown(async move {
+            let mut task = None;
             loop {
                 let databases = app.databases.clone();
                 match crate::db::blocking(move || databases.remove_some()).await {
-                    Ok(true) => continue,
-                    Ok(false) => app.removal.notified().await,
+                    Ok(true) => {
+                        task.get_or_insert_with(|| app.begin_task("database_removal"));
+                    }
+                    Ok(false) => {
+                        task = None;
+                        app.removal.notified().await;
+                    }
                     Err(error) => {
+                        task = None;
                         tracing::warn!(%error, "a deleted database's range could not be removed yet");
                         tokio::time::sleep(std::time::Duration::from_secs(10)).await;
                     }

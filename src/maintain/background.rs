@@ -24,25 +24,28 @@ pub fn is_worth_compacting(database: &Database) -> bool {
     info.old > WORTH && info.old > info.external / 2
 }
 
-/// Runs until the task is dropped, a round `every` so often. `compact` compacts one database, visibly.
-pub async fn run<C: Future<Output = ()>>(
+/// Runs until the task is dropped, a round `every` so often. `compact` compacts one database, visibly; what `sweeping` gives
+/// lives while attachments are swept.
+pub async fn run<C: Future<Output = ()>, S>(
     databases: Arc<Databases>,
     every: Duration,
     compact: impl Fn(Arc<Database>) -> C,
+    sweeping: impl Fn() -> S,
 ) {
     let mut swept: Option<Instant> = None;
     loop {
         tokio::time::sleep(every).await;
-        if let Err(error) = round(&databases, &compact, &mut swept).await {
+        if let Err(error) = round(&databases, &compact, &sweeping, &mut swept).await {
             tracing::warn!(%error, "background work failed and will be tried again");
         }
     }
 }
 
 /// Databases that nobody has open have not been written to, and need nothing.
-async fn round<C: Future<Output = ()>>(
+async fn round<C: Future<Output = ()>, S>(
     databases: &Arc<Databases>,
     compact: &impl Fn(Arc<Database>) -> C,
+    sweeping: &impl Fn() -> S,
     swept: &mut Option<Instant>,
 ) -> Result<()> {
     let mut freed = false;
@@ -53,7 +56,9 @@ async fn round<C: Future<Output = ()>>(
         }
     }
     if freed || swept.is_none_or(|at| at.elapsed() > SWEEP) {
+        let visible = sweeping();
         let removed = sweep(databases.store(), databases.blobs()).await?;
+        drop(visible);
         if removed > 0 {
             tracing::info!(removed, "attachments that nothing names were removed");
         }

@@ -403,14 +403,15 @@ async fn the_background_compacts_what_is_worth_it_and_sweeps() {
     }
     drop(attachment(&server, "never named"));
     let (compacted, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let background =
-        tokio::spawn(background::run(server.databases.clone(), Duration::from_millis(1), move |database| {
-            let compacted = compacted.clone();
-            async move {
-                database.compact(&|_, _| {}).await.unwrap();
-                let _ = compacted.send(database.name().to_owned());
-            }
-        }));
+    let compact = move |database: Arc<Database>| {
+        let compacted = compacted.clone();
+        async move {
+            database.compact(&|_, _| {}).await.unwrap();
+            let _ = compacted.send(database.name().to_owned());
+        }
+    };
+    let every = Duration::from_millis(1);
+    let background = tokio::spawn(background::run(server.databases.clone(), every, compact, || ()));
     assert_eq!(heard.recv().await.as_deref(), Some("large"));
     assert_eq!(large.info().old, 0);
     while !server.blobs.list(None, 1).unwrap().is_empty() {
