@@ -3,6 +3,7 @@
 mod accounts;
 mod client;
 mod config;
+mod faults;
 mod frame;
 mod scripts;
 mod session;
