@@ -110,6 +110,20 @@ impl Validate for AllowAll {
     }
 }
 
+/// Bytes of JSON that may be hashed on an async thread: less time than handing them to another thread and back.
+const HASHED_INLINE: usize = 64 << 10;
+
+/// Whether edits can be prepared without reading anything and without much computing.
+fn is_light(incoming: &[Incoming], mode: Mode) -> bool {
+    let plain =
+        incoming.iter().all(|edit| edit.attachments.iter().all(|(_, source)| matches!(source, Source::Written { .. })));
+    let hashed = match mode {
+        Mode::Interactive => incoming.iter().map(|edit| edit.json.len()).sum(),
+        Mode::Replicated => 0,
+    };
+    plain && hashed <= HASHED_INLINE
+}
+
 impl Database {
     /// Writes `incoming`, each edit on its own: one result per edit, in order. Durable when it returns.
     ///
@@ -124,8 +138,12 @@ impl Database {
         validate: &dyn Validate,
     ) -> Result<Vec<Result<Revision>>> {
         let asks = validate.applies(self) || incoming.iter().any(|edit| edit.id.starts_with("_design/"));
-        let database = self.clone();
-        let mut prepared = crate::db::blocking(move || database.prepare(incoming, mode, asks)).await?;
+        let mut prepared = if asks || !is_light(&incoming, mode) {
+            let database = self.clone();
+            crate::db::blocking(move || database.prepare(incoming, mode, asks)).await?
+        } else {
+            self.prepare(incoming, mode, asks)?
+        };
         if asks {
             let mut proposals = Vec::new();
             let mut asked = Vec::new();
