@@ -1,33 +1,44 @@
-//! What the storage costs: the store under threads, and the whole server over it, both engines in one run.
+//! What the storage costs: the bare engines, the store under threads, the documents over it, and the whole server, both engines in one run.
 //!
-//! `cargo bench --bench storage [-- DOCUMENTS]` prints the rows of the storage part of docs/performance.md. DOCUMENTS (default 200,000) is the
-//! size of the large database; the figures there are for 1,000,000.
+//! `cargo bench --bench storage [-- DOCUMENTS]` prints the storage table of docs/performance.md in Markdown. DOCUMENTS (default 200,000) is
+//! the size of the large database; the figures there are for 1,000,000.
 //!
-//! "raw" writes through the store what the server writes for the same work (per document: its record, its row in the changes order,
-//! its body, the counters; the old row removed), with the same number of syncs and nothing above.
+//! "engine" is sled or redb alone, doing what the store makes it do for a document (its record, its row in the changes order, its body, the
+//! counters), the commits of all threads that wait merged into one with one sync: no checksums, no expectations, no protection of readers.
+//! "store" is the seam over it. Both write the same bytes with the same syncs as the server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use settee::clock::Clock;
+use settee::db::{AllowAll, CreateOptions, Databases, Incoming, Mode};
 use settee::store::{Batch, Direction, Engine, PageLimit, keys, open};
 
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(4);
 const THREADS: u64 = 32;
 /// Documents of one bulk request.
 const BULK: u64 = 1000;
+/// Documents of the bulk load that the store and the engine are measured by; the server's first so many are held against it.
+const COMPARED: u64 = 200_000;
+/// How often every tenth document is written again.
+const CHURN: u64 = 5;
 
 fn main() {
-    let documents = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(200_000);
-    println!("| | sled | redb |\n|---|---|---|");
+    let documents: u64 = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(200_000);
+    let documents = documents.next_multiple_of(10 * BULK);
+    let begun = Instant::now();
     let columns = Engine::ALL.iter().map(|engine| measure(*engine, documents)).collect::<Vec<_>>();
+    println!("| {documents} documents of 0.5 KB | sled | redb |\n|---|---:|---:|");
     for (at, (name, _)) in columns[0].iter().enumerate() {
         let values: Vec<&str> = columns.iter().map(|column| column[at].1.as_str()).collect();
         println!("| {name} | {} |", values.join(" | "));
     }
+    eprintln!("took {:.0} s", begun.elapsed().as_secs_f64());
 }
 
 fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
@@ -37,51 +48,68 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
         rows.push((name.to_owned(), value));
     };
     let dir = tempfile::tempdir().expect("a folder");
+    let share = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
 
-    let raw = raw_single(&dir.path().join("raw1"), engine, 1);
-    row("raw commits/s, 1 thread", format!("{raw:.0}"));
-    let raw = raw_single(&dir.path().join("raw32"), engine, THREADS);
-    row("raw commits/s, 32 threads", format!("{raw:.0}"));
+    let alone = engine_single(&dir.path().join("engine32"), engine, THREADS);
+    row("commits/s of the engine alone, 32 threads, group commit", format!("{alone:.0}"));
+    row("commits/s of the store, 1 thread", format!("{:.0}", store_single(&dir.path().join("store1"), engine, 1)));
+    let store = store_single(&dir.path().join("store32"), engine, THREADS);
+    row("commits/s of the store, 32 threads", format!("{store:.0}"));
+    let db = db_single(&dir.path().join("db32"), engine);
+    row("documents/s, one each of 32 writers at the database layer", format!("{db:.0}"));
     let server = Server::start(&dir.path().join("http"), engine);
     server.ask("PUT", "/db", "");
-    let one = puts(&server, 1);
-    row("PUT/s, 1 connection", format!("{one:.0}"));
-    let many = puts(&server, THREADS);
-    row("PUT/s, 32 connections", format!("{many:.0}"));
-    row("PUT at 32 connections, share of raw", format!("{:.0} %", 100.0 * many / raw));
+    row("PUT/s, 1 connection", format!("{:.0}", puts(&server, 1)));
+    let put = puts(&server, THREADS);
+    row("PUT/s, 32 connections", format!("{put:.0}"));
     drop(server);
+    row("group commit at the database layer, share of the engine alone", share(db, alone));
+    row("group commit at the database layer, share of the store", share(db, store));
+    row("PUT at 32 connections, share of the engine alone", share(put, alone));
+    row("PUT at 32 connections, share of the store", share(put, store));
 
-    let raw = raw_bulk(&dir.path().join("rawbulk"), engine, documents);
-    row("raw documents/s, batches of 1000", format!("{raw:.0}"));
+    let compared = documents.min(COMPARED);
+    let alone = engine_bulk(&dir.path().join("enginebulk"), engine, compared);
+    row("bulk load, documents/s of the engine alone, batches of 1000", format!("{alone:.0}"));
+    let store = store_bulk(&dir.path().join("storebulk"), engine, compared);
+    row("bulk load, documents/s of the store, batches of 1000", format!("{store:.0}"));
+    for folder in ["engine32", "store1", "store32", "db32", "http", "enginebulk", "storebulk"] {
+        std::fs::remove_dir_all(dir.path().join(folder)).expect("it can be removed");
+    }
     let data = dir.path().join("bulk");
     let server = Server::start(&data, engine);
     server.ask("PUT", "/db", "");
-    let bulk = load(&server, documents);
-    row("_bulk_docs documents/s", format!("{bulk:.0}"));
-    row("_bulk_docs, share of raw", format!("{:.0} %", 100.0 * bulk / raw));
+    let (bulk, whole) = load(&server, documents, compared);
+    row("bulk load, documents/s through _bulk_docs, the same documents", format!("{bulk:.0}"));
+    row("bulk load, documents/s through _bulk_docs, all documents", format!("{whole:.0}"));
+    row("bulk load through _bulk_docs, share of the store", share(bulk, store));
+    row("bulk load through _bulk_docs, share of the engine alone", share(bulk, alone));
     row("memory after the load", megabytes(server.memory()));
     drop(server);
     let live = live_bytes(&data);
     row("disk per live byte after the load", format!("{:.1}", disk(&data) as f64 / live as f64));
 
-    let begun = Instant::now();
-    let server = Server::start(&data, engine);
-    server.ask("GET", "/db", "");
-    row(&format!("start with {documents} documents"), format!("{:.2} s", begun.elapsed().as_secs_f64()));
+    let started = || {
+        let begun = Instant::now();
+        let server = Server::start(&data, engine);
+        server.ask("GET", "/db", "");
+        (server, format!("{:.2} s", begun.elapsed().as_secs_f64()))
+    };
+    let (server, time) = started();
+    row("start", time);
     row("memory after the start", megabytes(server.memory()));
+    server.ask("GET", "/db/_all_docs?include_docs=true&limit=50000", "");
+    row("memory after reading 50,000 documents", megabytes(server.memory()));
     drop(server);
-    let begun = Instant::now();
-    let server = Server::start(&data, engine);
-    server.ask("GET", "/db", "");
-    row("start after SIGKILL", format!("{:.2} s", begun.elapsed().as_secs_f64()));
+    let (server, time) = started();
+    row("start after SIGKILL", time);
 
-    // Every tenth document is written ten times more.
-    for round in 0..10 {
+    // Every tenth document is written some times more.
+    for round in 0..CHURN {
         for first in (0..documents / 10).step_by(BULK as usize) {
-            let docs: Vec<String> = (first..(first + BULK).min(documents / 10))
+            let docs: Vec<String> = (first..first + BULK)
                 .map(|number| {
-                    let (generation, parent) = (round + 2, if round == 0 { hash(number, 0) } else { hash(number, round) });
-                    let new = hash(number, round + 1);
+                    let (generation, parent, new) = (round + 2, hash(number, round), hash(number, round + 1));
                     format!(
                         r#"{{"_id":"doc{number:08}","_rev":"{generation}-{new}","_revisions":{{"start":{generation},"ids":["{new}","{parent}"]}},"text":"{}"}}"#,
                         text(number + round)
@@ -91,17 +119,20 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
             server.ask("POST", "/db/_bulk_docs", &format!(r#"{{"new_edits":false,"docs":[{}]}}"#, docs.join(",")));
         }
     }
+    let begun = Instant::now();
     server.ask("POST", "/db/_compact", "");
     while server.ask("GET", "/db", "").contains(r#""compact_running":true"#) {
         std::thread::sleep(Duration::from_millis(100));
     }
-    row("memory after churn and compaction", megabytes(server.memory()));
+    row("_compact after churn", format!("{:.1} s", begun.elapsed().as_secs_f64()));
+    row("memory after churn and _compact", megabytes(server.memory()));
     drop(server);
-    row("disk per live byte after churn and _compact", format!("{:.1}", disk(&data) as f64 / live_bytes(&data) as f64));
+    let live = live_bytes(&data);
+    row("disk per live byte after churn and _compact", format!("{:.1}", disk(&data) as f64 / live as f64));
     let begun = Instant::now();
     settee::store::compact(&data, None, &mut |_| {}).expect("it can be rewritten");
     row("compact-store", format!("{:.1} s", begun.elapsed().as_secs_f64()));
-    row("disk per live byte after compact-store", format!("{:.1}", disk(&data) as f64 / live_bytes(&data) as f64));
+    row("disk per live byte after compact-store", format!("{:.1}", disk(&data) as f64 / live as f64));
     rows
 }
 
@@ -113,55 +144,186 @@ fn text(number: u64) -> String {
     format!("{number} lorem ipsum dolor sit amet, consectetur adipiscing elit. ").repeat(8)
 }
 
-/// A stored document takes four writes; `value` is what its body holds.
-fn document(batch: &mut Batch, number: u64, sequence: u64, info: &[u8]) {
+/// A stored document takes four writes; `text` is what its body holds.
+fn document(number: u64, sequence: u64) -> [(Vec<u8>, Vec<u8>); 4] {
     let id = format!("doc{number:08}");
-    batch.put(keys::document(1, &id), vec![b'd'; 60]);
-    batch.put(keys::sequence(1, sequence), vec![b'q'; 50]);
-    batch.put(keys::body(1, sequence, 0), text(number).into_bytes());
-    batch.put(keys::info(1), info.to_vec());
+    [
+        (keys::document(1, &id), vec![b'd'; 60]),
+        (keys::sequence(1, sequence), vec![b'q'; 50]),
+        (keys::body(1, sequence, 0), text(number).into_bytes()),
+        (keys::info(1), b"twenty bytes of info".to_vec()),
+    ]
 }
 
-fn raw_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
-    let opened = open(folder, Some(engine)).expect("it opens");
+type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// An engine without the store: commits and syncs what it is given.
+type Bare = Box<dyn Fn(Entries) + Send + Sync>;
+
+fn bare(folder: &Path, engine: Engine) -> Bare {
+    std::fs::create_dir_all(folder).expect("a folder");
+    match engine {
+        Engine::Sled => {
+            let config = sled::Config::new().path(folder).cache_capacity(16 << 20).segment_size(8 << 20);
+            let db = config.flush_every_ms(Some(500)).mode(sled::Mode::LowSpace).open().expect("it opens");
+            let log = std::fs::File::open(folder.join("db")).expect("its log");
+            Box::new(move |entries| {
+                let mut batch = sled::Batch::default();
+                entries.into_iter().for_each(|(key, value)| batch.insert(key, value));
+                db.apply_batch(batch).expect("it commits");
+                db.flush().expect("it flushes");
+                log.sync_data().expect("it syncs");
+            })
+        }
+        Engine::Redb => {
+            const TABLE: redb::TableDefinition<&[u8], &[u8]> = redb::TableDefinition::new("entries");
+            let db = redb::Builder::new().set_cache_size(64 << 20).create(folder.join("redb")).expect("it opens");
+            Box::new(move |entries| {
+                let transaction = db.begin_write().expect("it begins");
+                {
+                    let mut table = transaction.open_table(TABLE).expect("a table");
+                    for (key, value) in &entries {
+                        table.insert(key.as_slice(), value.as_slice()).expect("it inserts");
+                    }
+                }
+                transaction.commit().expect("it commits");
+            })
+        }
+    }
+}
+
+/// Commits of many threads, as many at once as wait: the first that finds nobody at work does the work of all.
+struct Group {
+    bare: Bare,
+    queue: Mutex<(Vec<(Entries, Arc<AtomicBool>)>, bool)>,
+    done: Condvar,
+}
+
+impl Group {
+    fn commit(&self, entries: Entries) {
+        let mine = Arc::new(AtomicBool::new(false));
+        let mut queue = self.queue.lock().expect("a lock");
+        queue.0.push((entries, mine.clone()));
+        while !mine.load(Ordering::Relaxed) {
+            if queue.1 {
+                queue = self.done.wait(queue).expect("a lock");
+                continue;
+            }
+            queue.1 = true;
+            let group = std::mem::take(&mut queue.0);
+            drop(queue);
+            let mut merged = std::collections::BTreeMap::new();
+            let mut told = Vec::new();
+            for (entries, done) in group {
+                merged.extend(entries);
+                told.push(done);
+            }
+            (self.bare)(merged.into_iter().collect());
+            queue = self.queue.lock().expect("a lock");
+            queue.1 = false;
+            told.iter().for_each(|done| done.store(true, Ordering::Relaxed));
+            self.done.notify_all();
+        }
+    }
+}
+
+/// Runs `commit` with the numbers from 1 on, in `threads` threads, for the time; gives how many it did in a second.
+fn in_threads(threads: u64, commit: impl Fn(u64) + Sync) -> f64 {
     let next = AtomicU64::new(1);
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while begun.elapsed() < TIME {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let mut batch = Batch::new();
-                    document(&mut batch, number, number, b"twenty bytes of info");
-                    opened.store.commit(batch).expect("it commits");
+                    commit(next.fetch_add(1, Ordering::Relaxed));
                 }
             });
         }
     });
-    next.into_inner() as f64 / begun.elapsed().as_secs_f64()
+    (next.into_inner() - 1) as f64 / begun.elapsed().as_secs_f64()
 }
 
-fn raw_bulk(folder: &Path, engine: Engine, documents: u64) -> f64 {
+fn engine_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
+    let group = Group { bare: bare(folder, engine), queue: Mutex::default(), done: Condvar::new() };
+    in_threads(threads, |number| group.commit(document(number, number).into()))
+}
+
+fn store_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
     let opened = open(folder, Some(engine)).expect("it opens");
-    let begun = Instant::now();
-    for first in (0..documents).step_by(BULK as usize) {
+    in_threads(threads, |number| {
         let mut batch = Batch::new();
-        for number in first..first + BULK {
-            document(&mut batch, number, number, b"twenty bytes of info");
-        }
+        document(number, number).into_iter().for_each(|(key, value)| batch.put(key, value));
         opened.store.commit(batch).expect("it commits");
+    })
+}
+
+/// One document after the other, by as many writers as there are threads above, without HTTP.
+fn db_single(folder: &Path, engine: Engine) -> f64 {
+    let opened = open(folder, Some(engine)).expect("it opens");
+    let databases = Databases::open(opened.store, opened.blobs, Clock::system()).expect("it opens");
+    let database = databases.create("db", CreateOptions::default(), None).expect("a database");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let next = Arc::new(AtomicU64::new(0));
+    let begun = Instant::now();
+    runtime.block_on(async {
+        let writers: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (database, next) = (database.clone(), next.clone());
+                tokio::spawn(async move {
+                    while begun.elapsed() < TIME {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let json = format!(r#"{{"text":"{}"}}"#, text(number));
+                        let id = format!("doc{number:08}");
+                        let path = (0, Vec::new());
+                        let edit = Incoming { id, parent: None, path, deleted: false, json, attachments: Vec::new() };
+                        let written = database.update(vec![edit], Mode::Interactive, &AllowAll).await;
+                        assert!(written.expect("it commits")[0].is_ok());
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.expect("it ends");
+        }
+    });
+    next.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()
+}
+
+fn in_bulk(documents: u64, commit: impl Fn(Entries)) -> f64 {
+    let mut spent = Duration::ZERO;
+    for first in (0..documents).step_by(BULK as usize) {
+        let entries: Entries = (first..first + BULK).flat_map(|number| document(number, number)).collect();
+        let begun = Instant::now();
+        commit(entries);
+        spent += begun.elapsed();
     }
-    documents as f64 / begun.elapsed().as_secs_f64()
+    documents as f64 / spent.as_secs_f64()
+}
+
+fn engine_bulk(folder: &Path, engine: Engine, documents: u64) -> f64 {
+    let bare = bare(folder, engine);
+    in_bulk(documents, |entries| {
+        bare(entries.into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect())
+    })
+}
+
+fn store_bulk(folder: &Path, engine: Engine, documents: u64) -> f64 {
+    let opened = open(folder, Some(engine)).expect("it opens");
+    in_bulk(documents, |entries| {
+        let writes = entries.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        opened.store.commit(Batch { writes, ..Batch::new() }).expect("it commits");
+    })
 }
 
 fn hash(number: u64, round: u64) -> String {
     format!("{:032x}", u128::from(number) << 64 | u128::from(round + 1))
 }
 
-/// Loads as a replication does, so that the revisions are known.
-fn load(server: &Server, documents: u64) -> f64 {
+/// Loads as a replication does, so that the revisions are known. Documents a second: of the first `compared`, and of all.
+fn load(server: &Server, documents: u64, compared: u64) -> (f64, f64) {
     let mut client = server.connect();
     let mut spent = Duration::ZERO;
+    let mut first_part = 0.0;
     for first in (0..documents).step_by(BULK as usize) {
         let docs: Vec<String> = (first..first + BULK)
             .map(|number| {
@@ -172,8 +334,11 @@ fn load(server: &Server, documents: u64) -> f64 {
         let begun = Instant::now();
         client.ask("POST", "/db/_bulk_docs", &body);
         spent += begun.elapsed();
+        if first + BULK == compared {
+            first_part = compared as f64 / spent.as_secs_f64();
+        }
     }
-    documents as f64 / spent.as_secs_f64()
+    (first_part, documents as f64 / spent.as_secs_f64())
 }
 
 fn puts(server: &Server, connections: u64) -> f64 {
