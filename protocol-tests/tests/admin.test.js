@@ -25,6 +25,20 @@ suite('administration', (api) => {
     { name: 'nobody may not', req: 'POST /{db}/_purge', as: null, body: {}, status: 401, error: 'unauthorized' },
   ]);
 
+  api.rows('_auto_purge', [
+    { name: 'nothing at first', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
+    { name: 'set', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: '3_hours' }, status: 201, like: { ok: true } },
+    { name: 'read', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, { deleted_document_ttl: '3_hours' }) },
+    { name: 'for ever', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: 'infinity' }, status: 201 },
+    { name: 'a time that is none', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: '3' }, status: 400, error: 'bad_request', reason: 'deleted_document_ttl must be a valid string' },
+    { name: 'a number', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: 3 }, status: 400, error: 'bad_request', reason: 'deleted_document_ttl must be a valid string' },
+    { name: 'another property', req: 'PUT /{db}/_auto_purge', body: { x: '3_hours' }, status: 400, error: 'bad_request', reason: 'invalid auto purge property' },
+    { name: 'what was refused is not kept', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, { deleted_document_ttl: 'infinity' }) },
+    { name: 'nothing again', req: 'PUT /{db}/_auto_purge', body: {}, status: 201 },
+    { name: 'POST', req: 'POST /{db}/_auto_purge', body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,PUT,HEAD' } },
+    { name: 'nobody may not', req: 'PUT /{db}/_auto_purge', as: null, body: {}, status: 401, error: 'unauthorized' },
+  ]);
+
   api.rows('_revs_limit', [
     { name: 'is 1000', req: 'GET /{db}/_revs_limit', status: 200, text: /^1000\s*$/ },
     { name: 'set', req: 'PUT /{db}/_revs_limit', body: '3', status: 200, like: { ok: true } },

@@ -111,6 +111,13 @@ pub const KNOWN: &[Known] = &[
     ),
     row("settee", "drain_timeout", number(0, 3600), "25", "Seconds that requests at work may take after SIGTERM."),
     row("settee", "max_json_depth", number(8, 10_000), "512", "How deep arrays and objects of a body may nest."),
+    row(
+        "settee",
+        "max_json_memory",
+        Kind::Bytes,
+        "268435456",
+        "Bytes of JSON bodies held at once at most, all requests together; read at the start.",
+    ),
     // --- couchdb
     unset("couchdb", "uuid", Kind::Text, "This server's identity in `GET /`; made at the first start."),
     row("couchdb", "max_document_size", Kind::Bytes, "8000000", "A document's JSON body at most, without attachments."),
@@ -341,6 +348,12 @@ pub const KNOWN: &[Known] = &[
     ),
     row("jwt_auth", "jwks_system_roles", Kind::Flag, "false", "Whether that issuer may give roles such as `_admin`."),
     // --- a database for every user
+    unset(
+        "couch_auto_purge_plugin",
+        "deleted_document_ttl",
+        Kind::Text,
+        "When deleted documents are purged where a database's `_auto_purge` does not say: `3_days`, `1_month`, `infinity`.",
+    ),
     row("couch_peruser", "enable", Kind::Flag, "false", "Whether every account gets a database of its own."),
     row("couch_peruser", "delete_dbs", Kind::Flag, "false", "Whether it is deleted with the account."),
     row("couch_peruser", "database_prefix", Kind::Text, "userdb-", "What its name begins with."),

@@ -23,6 +23,8 @@ pub struct Settings {
     pub max_uri_length: u64,
     /// Nesting of a JSON body at most.
     pub max_json_depth: usize,
+    /// Bytes of all JSON bodies that are held at once at most.
+    pub max_json_memory: u64,
     /// Milliseconds that a waiting `_changes` feed stays open by default, and at most.
     pub changes_timeout: u64,
     /// A `+` in a path means a space.
@@ -99,6 +101,7 @@ impl Settings {
             max_document_id_length: number("couchdb", "max_document_id_length"),
             max_uri_length: number("chttpd", "max_uri_length"),
             max_json_depth: number("settee", "max_json_depth") as usize,
+            max_json_memory: number("settee", "max_json_memory"),
             changes_timeout: number("chttpd", "changes_timeout"),
             plus_is_space: flag("chttpd", "decode_plus_to_space"),
             require_valid_user: flag("chttpd", "require_valid_user"),

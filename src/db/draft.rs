@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 
+use super::autopurge::AutoPurge;
 use super::edit::{Edit, Mode};
 use super::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::error::{Error, Result};
@@ -273,6 +274,20 @@ impl<'a> Draft<'a> {
 
     pub fn put_security(&mut self, security: &str) {
         self.batch.put(keys::security(self.number), security.as_bytes().to_vec());
+    }
+
+    /// Changes what is stored of `_auto_purge`.
+    pub fn change_auto_purge(&mut self, change: impl FnOnce(&mut AutoPurge)) -> Result<()> {
+        let key = keys::auto_purge(self.number);
+        let mut writes = self.batch.writes.iter().rev();
+        let value = match writes.find(|(put, _)| *put == key) {
+            Some((_, value)) => value.clone(),
+            None => self.store.get(&key)?,
+        };
+        let mut stored = AutoPurge::of(value.as_deref())?;
+        change(&mut stored);
+        self.batch.put(key, stored.encode());
+        Ok(())
     }
 
     pub fn forget_purge(&mut self, sequence: u64, uuid: &str) {

@@ -45,6 +45,8 @@ enum Setting {
     RevsLimit(u32),
     PurgedInfosLimit(u32),
     Security(String),
+    AutoPurge(String),
+    AutoPurgeNotes { done: u64, notes: Vec<(u64, u64)> },
 }
 
 impl Database {
@@ -78,6 +80,15 @@ impl Database {
         self.submit(|reply| Set { setting: Setting::Security(security), reply }).await?;
         self.set_security(&kept);
         Ok(())
+    }
+
+    /// Stores the `_auto_purge` object, JSON text that has been checked.
+    pub async fn put_auto_purge(self: &Arc<Self>, properties: String) -> Result<()> {
+        self.submit(|reply| Set { setting: Setting::AutoPurge(properties), reply }).await
+    }
+
+    pub(super) async fn put_auto_purge_notes(self: &Arc<Self>, done: u64, notes: Vec<(u64, u64)>) -> Result<()> {
+        self.submit(|reply| Set { setting: Setting::AutoPurgeNotes { done, notes }, reply }).await
     }
 
     /// Marks the database as compacting; `None` if it is already. [`Compaction::run`] does the work.
@@ -229,6 +240,13 @@ impl Work for Set {
             Setting::RevsLimit(limit) => draft.info.revs_limit = (*limit).max(1),
             Setting::PurgedInfosLimit(limit) => draft.info.purged_infos_limit = (*limit).max(1),
             Setting::Security(security) => draft.put_security(security),
+            Setting::AutoPurge(properties) => {
+                draft.change_auto_purge(|stored| stored.properties.clone_from(properties))?;
+            }
+            Setting::AutoPurgeNotes { done, notes } => draft.change_auto_purge(|stored| {
+                stored.done = *done;
+                stored.notes.clone_from(notes);
+            })?,
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and feeds are filtered above it.
 
 mod attachment;
+mod autopurge;
 mod bytes;
 mod changes;
 mod database;
@@ -31,14 +32,15 @@ mod writer;
 mod tests;
 
 pub use attachment::{Content, Upload, Uploaded};
+pub use autopurge::{AutoPurge, TimeToLive, check_auto_purge};
 pub use changes::{ChangesPage, Since};
 pub use database::{Database, Moved};
 pub use edit::{AllowAll, Incoming, Mode, Proposal, Source, Validate};
 pub use list::{Listed, Listing};
 pub use local::LocalWrite;
 pub use maintain::{Hold, Purged};
-pub use names::{check_database_name, check_document_id, partition_of};
-pub use read::{Found, Wanted};
+pub use names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
+pub use read::{AT_ONCE, Found, Wanted};
 pub use registry::{CreateOptions, Databases, DbEvent, DbEventKind};
 
 use crate::error::{Error, Result};

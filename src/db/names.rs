@@ -1,9 +1,10 @@
 //! Which names databases and documents may have.
 
 use crate::error::{Error, Result};
+use crate::store::MAX_KEY;
 
-/// Longest document id, in bytes. CouchDB's is unlimited by default; a key must fit the store.
-pub const LONGEST_ID: usize = 8 * 1024;
+/// Longest document id, in bytes. CouchDB's is unlimited by default; here it is part of a key, and a key must fit the store.
+pub const LONGEST_ID: usize = MAX_KEY - 64;
 
 /// Longest database name, in bytes: CouchDB's.
 const LONGEST_DATABASE_NAME: usize = 238;

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::rev::{Body, Node, Revision, Tree};
 use crate::store::keys;
 
+/// Bytes of bodies, with their attachments, that readers of many documents hold at once, and one more.
+pub const AT_ONCE: u64 = 8 << 20;
+
 /// Which revision of a document is wanted.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
@@ -155,7 +158,8 @@ impl Database {
     }
 
     /// `_bulk_get`: for each (id, revision) its answers, as [`Database::open_revisions`] gives them; without a revision
-    /// every leaf. Records and bodies are read in two calls for the whole page.
+    /// every leaf. Records and bodies are read in two calls; where bodies are large, only the first of `wanted` get their
+    /// answers, at least one of them.
     #[allow(clippy::type_complexity)]
     pub fn bulk_get(
         &self,
@@ -166,7 +170,11 @@ impl Database {
         let trees: Vec<Option<Arc<Tree>>> =
             self.records(&ids)?.into_iter().map(|record| record.map(|record| Arc::new(record.tree))).collect();
         let mut chosen: Vec<Vec<std::result::Result<&Node, Option<Revision>>>> = Vec::with_capacity(wanted.len());
+        let mut bytes = 0;
         for ((_, revision), tree) in wanted.iter().zip(&trees) {
+            if bytes > AT_ONCE {
+                break;
+            }
             chosen.push(match (tree, revision) {
                 (None, revision) => vec![Err(revision.clone())],
                 (Some(tree), None) => tree.leaves().into_iter().map(Ok).collect(),
@@ -175,6 +183,8 @@ impl Database {
                     .map(|node| node.map_err(Some))
                     .collect(),
             });
+            let bodies = chosen.last().into_iter().flatten().flatten().filter_map(|node| node.body);
+            bytes += bodies.map(|body| body.bytes).sum::<u64>();
         }
         let mut places = Vec::new();
         for (id, nodes) in ids.iter().zip(&chosen) {

@@ -288,6 +288,18 @@ impl Databases {
         Ok(names)
     }
 
+    /// Names with their internal numbers; those that are no database are left out.
+    pub(super) fn numbers(&self, names: &[String]) -> Result<Vec<(String, u64)>> {
+        let keys: Vec<Vec<u8>> = names.iter().map(|name| keys::name(name)).collect();
+        let mut numbers = Vec::with_capacity(names.len());
+        for (name, value) in names.iter().zip(self.store.get_many(&keys)?) {
+            if let Some(value) = value {
+                numbers.push((name.clone(), NameRecord::decode(&value)?.number));
+            }
+        }
+        Ok(numbers)
+    }
+
     /// Rows of `_db_updates` after `since`, in order.
     pub fn events_after(&self, since: u64, limit: usize) -> Result<Vec<DbEvent>> {
         let page = self.store.scan(&keys::db_updates_after(since), Direction::Forward, PageLimit::entries(limit))?;

@@ -174,3 +174,36 @@ fn document_ids() {
         assert_eq!(check_document_id(id, partitioned).is_ok(), allowed, "{id} {partitioned}");
     }
 }
+
+#[tokio::test]
+async fn documents_deleted_long_enough_ago_are_purged() {
+    let databases = databases();
+    let hour = std::time::Duration::from_secs(3600);
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    let other = databases.create("other", CreateOptions::default(), None).unwrap();
+    assert_eq!(database.auto_purge().unwrap(), "{}");
+    database.put_auto_purge(r#"{"deleted_document_ttl":"8_hours"}"#.into()).await.unwrap();
+    for database in [&database, &other] {
+        database.update(vec![replicated("old", 2, &["b", "a"], true)], Mode::Replicated, &AllowAll).await.unwrap();
+        put(database, incoming("kept", None, "{}")).await.unwrap();
+    }
+    for passed in 0..=10 {
+        databases.auto_purge(None).await.unwrap();
+        assert_eq!(database.info().deleted, u64::from(passed < 8) + u64::from(passed >= 4), "after {passed} hours");
+        if passed == 3 {
+            let edits = vec![replicated("young", 2, &["b", "a"], true)];
+            database.update(edits, Mode::Replicated, &AllowAll).await.unwrap();
+        }
+        databases.clock().advance(hour);
+    }
+    assert_eq!((database.info().documents, other.info().deleted), (1, 1));
+    assert_eq!(database.purges(0, 9).unwrap()[0].1.id, "old");
+    // The server's default takes in what has no setting; a database's own comes first, and `infinity` is one.
+    database.put_auto_purge(r#"{"deleted_document_ttl":"infinity"}"#.into()).await.unwrap();
+    for _ in 0..3 {
+        databases.auto_purge(TimeToLive::parse("1_hour")).await.unwrap();
+        databases.clock().advance(hour);
+    }
+    assert_eq!((database.info().deleted, other.info().deleted), (1, 0));
+    assert_eq!(database.auto_purge().unwrap(), r#"{"deleted_document_ttl":"infinity"}"#);
+}

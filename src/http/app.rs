@@ -8,19 +8,23 @@ use tokio::task::JoinHandle;
 
 use super::accounts::Accounts;
 use super::failure::Result;
+use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::tasks::{Task, Tasks};
 use crate::auth::access::Security;
 use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
-use crate::db::{Database, Databases, Validate};
+use crate::db::{Database, Databases, TimeToLive, Validate};
 use crate::error::Error;
 use crate::query::find::StoredIndexes;
 use crate::query::script::{Limits, ReduceLimit, Scripts};
 use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
 use crate::store::Store;
+
+/// Between two rounds of `_auto_purge` over all databases.
+const AUTO_PURGE: Duration = Duration::from_secs(60);
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -41,6 +45,8 @@ pub struct App {
     pub scripts: Scripts,
     /// JavaScript views.
     pub views: Views,
+    /// What may be held of request bodies.
+    pub bodies: BodyMemory,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// When this process began to serve.
@@ -108,6 +114,18 @@ impl App {
         let app = self.clone();
         let sweeping = move || app.begin_task("attachment_sweep");
         self.spawn_until_shutdown(background::run(self.databases.clone(), background::ROUND, compact, sweeping));
+        let app = self.clone();
+        self.spawn_until_shutdown(async move {
+            loop {
+                tokio::time::sleep(AUTO_PURGE).await;
+                let settings = app.settings();
+                let default = settings.get("couch_auto_purge_plugin", "deleted_document_ttl");
+                let default = default.and_then(TimeToLive::parse);
+                if let Err(error) = app.databases.auto_purge(default).await {
+                    tracing::warn!(%error, "deleted documents could not be purged and will be looked at again");
+                }
+            }
+        });
         let app = self.clone();
         self.spawn_until_shutdown(async move {
             let mut task = None;

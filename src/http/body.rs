@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap};
 use http_body_util::BodyExt;
 
 use super::failure::{Failure, Result};
+use super::memory::{BodyMemory, Share};
 use crate::config::Settings;
 use crate::error::Error;
 
@@ -29,11 +30,19 @@ pub struct RequestBody {
     waited: Duration,
     /// A body that is there already, instead of `incoming`.
     given: Option<Bytes>,
+    /// Where bodies that are read whole take their share of memory; `None` for those that are there already.
+    memory: Option<BodyMemory>,
+    share: Share,
 }
 
 impl RequestBody {
     /// Looks at what is promised; an announced length over the limit is refused when the body is asked for.
-    pub fn new(incoming: hyper::body::Incoming, headers: &HeaderMap, settings: &Settings) -> RequestBody {
+    pub fn new(
+        incoming: hyper::body::Incoming,
+        headers: &HeaderMap,
+        settings: &Settings,
+        memory: &BodyMemory,
+    ) -> RequestBody {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         RequestBody {
             incoming: Some(incoming),
@@ -43,6 +52,8 @@ impl RequestBody {
             waits_for_continue: headers.contains_key(header::EXPECT),
             waited: Duration::ZERO,
             given: None,
+            memory: Some(memory.clone()),
+            share: Share::default(),
         }
     }
 
@@ -62,6 +73,8 @@ impl RequestBody {
             waits_for_continue: false,
             waited: Duration::ZERO,
             given: Some(body).filter(|body| !body.is_empty()),
+            memory: None,
+            share: Share::default(),
         }
     }
 
@@ -143,15 +156,33 @@ impl RequestBody {
         }
         let limit = settings.max_request_size.min(self.limit);
         if body.len() <= INFLATE_INLINE {
-            // Small in, but not always small out; the reader below stops at the limit either way.
-            return inflate(&body, limit);
+            // Small in, but not always small out; the reader stops at the limit either way.
+            let bytes = inflated_bytes(&body, limit)?;
+            self.hold(bytes).await?;
+            return inflate(&body, bytes);
         }
-        tokio::task::spawn_blocking(move || inflate(&body, limit))
-            .await
-            .map_err(|cause| Error::Internal(cause.to_string()))?
+        let off = |cause: tokio::task::JoinError| Failure::from(Error::Internal(cause.to_string()));
+        let counted = body.clone();
+        let bytes = tokio::task::spawn_blocking(move || inflated_bytes(&counted, limit)).await.map_err(off)??;
+        // Given back before more is asked for: waiting for others while they wait for this would have no end.
+        self.share = Share::default();
+        self.hold(body.len() as u64 + bytes).await?;
+        tokio::task::spawn_blocking(move || inflate(&body, bytes)).await.map_err(off)?
+    }
+
+    /// Takes a share of the memory for bodies, until the request is done.
+    async fn hold(&mut self, bytes: u64) -> Result<()> {
+        match &self.memory {
+            Some(memory) => memory.grow(&mut self.share, bytes).await,
+            None => Ok(()),
+        }
     }
 
     async fn raw(&mut self) -> Result<Bytes> {
+        self.check_length()?;
+        if let (Some(memory), Some(length)) = (&self.memory, self.length) {
+            memory.check(length)?;
+        }
         let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
         let Some(second) = self.chunk().await? else { return Ok(first) };
         // What is announced is reserved at most a megabyte at a time: announcing is free, sending is not.
@@ -160,6 +191,7 @@ impl RequestBody {
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&second);
         while let Some(chunk) = self.chunk().await? {
+            self.hold(self.length.unwrap_or(0).max((whole.len() + chunk.len()) as u64)).await?;
             whole.extend_from_slice(&chunk);
         }
         Ok(whole.freeze())
@@ -187,11 +219,22 @@ impl RequestBody {
     }
 }
 
-fn inflate(body: &[u8], limit: u64) -> Result<Bytes> {
-    let mut inflated = Vec::with_capacity((body.len() * 4).min(16 << 20));
+/// How many bytes a gzipped body has, at most `limit`.
+fn inflated_bytes(body: &[u8], limit: u64) -> Result<u64> {
     let mut reader = flate2::bufread::MultiGzDecoder::new(body).take(limit.saturating_add(1));
-    reader.read_to_end(&mut inflated).map_err(|_| Failure::bad_request("Request body is not properly gzipped."))?;
-    if inflated.len() as u64 > limit { Err(too_large()) } else { Ok(inflated.into()) }
+    let bytes = std::io::copy(&mut reader, &mut std::io::sink()).map_err(|_| not_gzip())?;
+    if bytes > limit { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Inflates a body of which [`inflated_bytes`] is known.
+fn inflate(body: &[u8], bytes: u64) -> Result<Bytes> {
+    let mut inflated = Vec::with_capacity(bytes as usize);
+    flate2::bufread::MultiGzDecoder::new(body).read_to_end(&mut inflated).map_err(|_| not_gzip())?;
+    Ok(inflated.into())
+}
+
+fn not_gzip() -> Failure {
+    Failure::bad_request("Request body is not properly gzipped.")
 }
 
 /// CouchDB's 413 for a body over `max_http_request_size`.
@@ -210,9 +253,10 @@ mod tests {
         packed.write_all(&vec![b'a'; 1 << 20]).unwrap();
         let packed = packed.finish().unwrap();
         assert!(packed.len() < 4096);
+        assert_eq!(inflated_bytes(&packed, 1 << 20), Ok(1 << 20));
         assert_eq!(inflate(&packed, 1 << 20).unwrap().len(), 1 << 20);
-        assert_eq!(inflate(&packed, (1 << 20) - 1), Err(too_large()));
-        assert_eq!(inflate(b"not gzip", 100), Err(Failure::bad_request("Request body is not properly gzipped.")));
-        assert!(inflate(&packed[..packed.len() - 5], 1 << 20).is_err());
+        assert_eq!(inflated_bytes(&packed, (1 << 20) - 1), Err(too_large()));
+        assert_eq!(inflated_bytes(b"not gzip", 100), Err(not_gzip()));
+        assert_eq!(inflated_bytes(&packed[..packed.len() - 5], 1 << 20), Err(not_gzip()));
     }
 }

@@ -14,6 +14,7 @@ pub mod cors;
 pub mod failure;
 pub mod handlers;
 mod lenient;
+pub mod memory;
 pub mod metrics;
 pub mod peruser;
 pub mod request;

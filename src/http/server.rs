@@ -194,7 +194,7 @@ async fn answer(
     {
         return Ok(preflight);
     }
-    let body = RequestBody::new(incoming, &context.headers, &context.settings);
+    let body = RequestBody::new(incoming, &context.headers, &context.settings, &app.bodies);
     let routed = route::route(&target);
     let Target { verb, head, segments, query } = target;
     let mut request = Request {

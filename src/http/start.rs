@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
+use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::server;
 use super::tasks::Tasks;
@@ -94,6 +95,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             indexes: Default::default(),
             views: Views::new(scripts.clone()),
             scripts,
+            bodies: BodyMemory::new(config.settings().max_json_memory),
             config,
             accounts: accounts.clone(),
             auth: Authenticator::new(accounts, auth_settings, clock.clone())

@@ -36,6 +36,7 @@ pub enum Kind {
     Content = b'c',
     Local = b'l',
     Security = b's',
+    AutoPurge = b'a',
     Body = b'b',
     Document = b'd',
     Changed = b'u',
@@ -47,7 +48,7 @@ pub enum Kind {
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Setting, Database, Blob, Content, Local, Security, Body, Document, Changed, Purge, Counters, End]
+        [Setting, Database, Blob, Content, Local, Security, AutoPurge, Body, Document, Changed, Purge, Counters, End]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

@@ -154,6 +154,9 @@ impl Backup<'_> {
         if let Some(security) = self.store.get(&keys::security(number))? {
             self.out.plain(Kind::Security, &security).map_err(writing)?;
         }
+        if let Some(auto_purge) = self.store.get(&keys::auto_purge(number))? {
+            self.out.plain(Kind::AutoPurge, &auto_purge).map_err(writing)?;
+        }
         self.each(keys::kind(number, keys::Kind::Purge), Kind::Purge, |key| keys::rest_of(key).to_vec())?;
         self.documents += info.documents + info.deleted;
         self.out.plain(Kind::Counters, &value).map_err(writing)

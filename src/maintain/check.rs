@@ -20,6 +20,7 @@ use std::ops::Bound;
 use md5::{Digest, Md5};
 
 use super::{Hear, Progress, sweep};
+use crate::db::AutoPurge;
 use crate::db::record::{
     Attachment, BodyRecord, DocumentRecord, Info, LocalRecord, NameRecord, PurgeRecord, SequenceRow,
 };
@@ -366,7 +367,7 @@ impl Check<'_> {
     }
 
     fn locals_and_purges(&mut self, number: u64, name: &str, info: &Info) -> Result<()> {
-        for kind in [Kind::Local, Kind::Purge, Kind::Security] {
+        for kind in [Kind::Local, Kind::Purge, Kind::Security, Kind::AutoPurge] {
             let mut walk = Walk::over(keys::kind(number, kind));
             loop {
                 let page = walk.next(self.store)?;
@@ -381,6 +382,9 @@ impl Check<'_> {
                             LocalRecord::decode(&id, &value).err().map(|error| error.to_string())
                         }
                         (Kind::Purge, Ok(value)) => self.purge(number, info, &key, &value)?,
+                        (Kind::AutoPurge, Ok(value)) => {
+                            AutoPurge::of(Some(&value)).err().map(|error| error.to_string())
+                        }
                         (_, Ok(value)) => String::from_utf8(value).err().map(|_| "_security cannot be read".into()),
                     };
                     if let Some(wrong) = wrong {

@@ -149,6 +149,7 @@ impl Restore<'_> {
         let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| damaged());
         match frame.kind {
             Kind::Security => self.put(keys::security(number), frame.payload.clone()),
+            Kind::AutoPurge => self.put(keys::auto_purge(number), frame.payload.clone()),
             Kind::Counters => {
                 self.put(keys::info(number), frame.payload.clone())?;
                 self.put(keys::name(&name), record.encode())?;

@@ -32,6 +32,8 @@ pub enum Kind {
     Info = b'i',
     /// `_security`.
     Security = b's',
+    /// `_auto_purge`: the setting, and which sequence was reached when.
+    AutoPurge = b'a',
     /// Document id → revision tree and winner.
     Document = b'd',
     /// Sequence → document id and leaves.
@@ -165,6 +167,10 @@ pub fn info(number: u64) -> Vec<u8> {
 
 pub fn security(number: u64) -> Vec<u8> {
     in_kind(number, Kind::Security, &[])
+}
+
+pub fn auto_purge(number: u64) -> Vec<u8> {
+    in_kind(number, Kind::AutoPurge, &[])
 }
 
 pub fn document(number: u64, id: &str) -> Vec<u8> {

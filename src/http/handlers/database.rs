@@ -156,6 +156,21 @@ pub async fn set_purged_infos_limit(request: &mut Request, database: Arc<Databas
     Ok(ok(StatusCode::OK))
 }
 
+/// `GET /{db}/_auto_purge`.
+pub async fn auto_purge(database: Arc<Database>) -> Result<Answer> {
+    let text = blocking(move || database.auto_purge()).await?;
+    Ok(Answer::json_text(StatusCode::OK, text))
+}
+
+/// `PUT /{db}/_auto_purge`.
+pub async fn set_auto_purge(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    request.must_be_json()?;
+    let properties = request.json_object().await?;
+    crate::db::check_auto_purge(&properties)?;
+    database.put_auto_purge(Value::from(properties).to_string()).await?;
+    Ok(ok(StatusCode::CREATED))
+}
+
 /// `GET /{db}/_purged_infos`.
 pub async fn purged_infos(database: Arc<Database>) -> Result<Answer> {
     let limit = database.info().purged_infos_limit as usize;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::document::written;
 use super::edits;
 use crate::db::record::LocalRecord;
-use crate::db::{Database, LocalWrite, blocking};
+use crate::db::{Database, LONGEST_ID, LocalWrite, blocking};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
@@ -70,7 +70,7 @@ pub async fn store(
 
 /// Writes a `_local` document and gives the `N` of its revision.
 pub async fn write(database: &Arc<Database>, name: &str, json: String, rev: Option<&Revision>) -> Result<u64> {
-    if name.is_empty() || name.len() > 8 * 1024 {
+    if name.is_empty() || name.len() > LONGEST_ID {
         return Err(Error::BadRequest("Invalid _local document id.".into()).into());
     }
     let previous = match rev {

@@ -1,0 +1,274 @@
+//! `_auto_purge`: forgetting deleted documents once they have been deleted for long enough (CouchDB:
+//! `couch_auto_purge_plugin`).
+//!
+//! Sequences have no times. So a database that wants this notes, from time to time, which sequence it had reached: what was
+//! deleted at or before a note of long enough ago is old enough. Nothing is ever purged too early; documents deleted before
+//! the setting was made count from its first note.
+
+use std::sync::Arc;
+
+use super::bytes::{Reader, Writer};
+use super::{Database, Databases, blocking};
+use crate::error::{Error, Result};
+use crate::store::{Direction, PageLimit, keys};
+
+const VERSION: u8 = 1;
+/// The setting's only member.
+const TTL: &str = "deleted_document_ttl";
+/// Notes kept: each covers a part of the time to live.
+const NOTES: u64 = 16;
+/// Changes looked at in one step.
+const STEP: usize = 500;
+/// Databases looked at in one step.
+const NAMES: usize = 500;
+
+/// How long deleted documents are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeToLive {
+    /// For ever, whatever the server's default is.
+    Infinity,
+    Seconds(u64),
+}
+
+impl TimeToLive {
+    /// Reads `infinity` or `<number>_<unit>`, as `3_days` (`couch_scanner_util:parse_non_weekday_period`).
+    pub fn parse(text: &str) -> Option<TimeToLive> {
+        if text == "infinity" {
+            return Some(TimeToLive::Infinity);
+        }
+        let (number, unit) = text.split_once('_')?;
+        let day = 24 * 60 * 60;
+        let unit = match unit.strip_suffix('s').unwrap_or(unit) {
+            "sec" | "second" => 1,
+            "min" | "minute" => 60,
+            "hour" => 60 * 60,
+            "day" => day,
+            "week" => 7 * day,
+            "month" => 30 * day,
+            "year" => 365 * day,
+            _ => return None,
+        };
+        let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
+        number.checked_mul(unit).map(TimeToLive::Seconds)
+    }
+}
+
+/// A database's setting and notes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AutoPurge {
+    /// The setting, as JSON text of an object; empty: none was made.
+    pub properties: String,
+    /// Deleted documents up to this sequence have been purged.
+    pub done: u64,
+    /// (seconds since the epoch, last sequence then), oldest first.
+    pub notes: Vec<(u64, u64)>,
+}
+
+impl AutoPurge {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::version(VERSION);
+        out.text(&self.properties);
+        out.number(self.done);
+        out.number(self.notes.len() as u64);
+        for (time, sequence) in &self.notes {
+            out.number(*time);
+            out.number(*sequence);
+        }
+        out.0
+    }
+
+    fn decode(value: &[u8]) -> Result<AutoPurge> {
+        let read = || {
+            let mut fields = Reader::version(value, VERSION)?;
+            let (properties, done) = (fields.text()?.to_owned(), fields.number()?);
+            let count = fields.number()? as usize;
+            let mut notes = Vec::with_capacity(count.min(fields.0.len()));
+            for _ in 0..count {
+                notes.push((fields.number()?, fields.number()?));
+            }
+            Some(AutoPurge { properties, done, notes })
+        };
+        read().ok_or_else(|| Error::Damaged("a database's _auto_purge".into()))
+    }
+
+    /// What the stored value says; the default where nothing is stored.
+    pub fn of(value: Option<&[u8]>) -> Result<AutoPurge> {
+        value.map_or_else(|| Ok(AutoPurge::default()), AutoPurge::decode)
+    }
+
+    /// The database's own time to live, else `default`; `None`: nothing is purged.
+    fn seconds(&self, default: Option<TimeToLive>) -> Option<u64> {
+        let own: Option<serde_json::Value> = serde_json::from_str(&self.properties).ok();
+        let own = own.as_ref().and_then(|own| TimeToLive::parse(own.get(TTL)?.as_str()?));
+        match own.or(default)? {
+            TimeToLive::Seconds(seconds) => Some(seconds),
+            TimeToLive::Infinity => None,
+        }
+    }
+
+    /// Notes the sequence of `now`, unless the last note is recent for this time to live; forgets notes that a later old
+    /// enough one makes needless. Gives the sequence up to which deletions are old enough.
+    fn note(&mut self, now: u64, sequence: u64, seconds: u64) -> u64 {
+        let recent = |(time, reached): &(u64, u64)| *reached == sequence || now.saturating_sub(*time) < seconds / NOTES;
+        if !self.notes.last().is_some_and(recent) {
+            self.notes.push((now, sequence));
+        }
+        let old_enough = self.notes.iter().take_while(|(time, _)| now.saturating_sub(*time) >= seconds).count();
+        let upto = old_enough.checked_sub(1).map_or(self.done, |last| self.notes[last].1);
+        self.notes.drain(..old_enough.saturating_sub(1));
+        // A time to live made longer leaves notes closer to each other than it needs.
+        if self.notes.len() as u64 > 4 * NOTES {
+            let mut at = 0;
+            self.notes.retain(|_| {
+                at += 1;
+                at % 2 == 0
+            });
+        }
+        upto.max(self.done)
+    }
+}
+
+/// Checks an `_auto_purge` object (`chttpd_db:validate_auto_purge_props`).
+pub fn check_auto_purge(properties: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+    for (name, value) in properties {
+        if name != TTL {
+            return Err(Error::BadRequest("invalid auto purge property".into()));
+        }
+        if value.as_str().and_then(TimeToLive::parse).is_none() {
+            return Err(Error::BadRequest(format!("{TTL} must be a valid string")));
+        }
+    }
+    Ok(())
+}
+
+impl Database {
+    fn stored_auto_purge(&self) -> Result<AutoPurge> {
+        AutoPurge::of(self.store.get(&keys::auto_purge(self.number))?.as_deref())
+    }
+
+    /// The `_auto_purge` object as JSON text. Blocks on the disk.
+    pub fn auto_purge(&self) -> Result<String> {
+        let stored = self.stored_auto_purge()?.properties;
+        Ok(if stored.is_empty() { "{}".to_owned() } else { stored })
+    }
+
+    /// Purges what is deleted for long enough at `now` (seconds since the epoch), and notes where this database stands.
+    /// Gives the number of purged documents.
+    async fn purge_deleted(self: &Arc<Self>, now: u64, default: Option<TimeToLive>) -> Result<u64> {
+        let database = self.clone();
+        let before = blocking(move || database.stored_auto_purge()).await?;
+        let Some(seconds) = before.seconds(default) else { return Ok(0) };
+        let mut after = before.clone();
+        let upto = after.note(now, self.info().sequence, seconds);
+        let mut purged = 0;
+        while after.done < upto {
+            let (database, done) = (self.clone(), after.done);
+            let page = blocking(move || database.changes(done, Direction::Forward, PageLimit::entries(STEP))).await?;
+            let deleted = page.rows.iter().filter(|(sequence, row)| *sequence <= upto && row.winner().deleted);
+            let wanted: Vec<_> = deleted
+                .map(|(_, row)| (row.id.clone(), row.leaves.iter().map(|leaf| leaf.revision.clone()).collect()))
+                .collect();
+            if !wanted.is_empty() {
+                purged += wanted.len() as u64;
+                self.purge(wanted).await?;
+            }
+            after.done = match page.rows.last() {
+                Some((sequence, _)) if !page.done => upto.min(*sequence),
+                _ => upto,
+            };
+        }
+        if after != before {
+            // The setting itself may have been changed meanwhile: only what this round knows is written.
+            self.put_auto_purge_notes(after.done, after.notes).await?;
+        }
+        Ok(purged)
+    }
+}
+
+impl Databases {
+    /// One round over all databases: purges documents that have been deleted for longer than their database's time to
+    /// live, or `default` where it has none.
+    pub async fn auto_purge(self: &Arc<Self>, default: Option<TimeToLive>) -> Result<()> {
+        let now = self.clock().since_epoch().as_secs();
+        let mut after: Option<String> = None;
+        loop {
+            let (databases, start) = (self.clone(), after.clone());
+            let names = blocking(move || {
+                let skip = usize::from(start.is_some());
+                databases.names(start.as_deref(), None, true, false, skip, NAMES)
+            })
+            .await?;
+            let Some(last) = names.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let databases = self.clone();
+            let wanting = blocking(move || databases.with_auto_purge(names, default.is_some())).await?;
+            for database in wanting {
+                match database.purge_deleted(now, default).await {
+                    Ok(0) | Err(Error::NoDatabase) => {}
+                    Ok(purged) => tracing::info!(database = database.name(), purged, "deleted documents were purged"),
+                    Err(error) => {
+                        tracing::warn!(database = database.name(), %error, "deleted documents were not purged")
+                    }
+                }
+            }
+        }
+    }
+
+    /// Those of `names` that have a setting of their own, or all of them; a database in neither list is not even opened.
+    fn with_auto_purge(&self, names: Vec<String>, all: bool) -> Result<Vec<Arc<Database>>> {
+        let mut wanting = Vec::new();
+        for (name, number) in self.numbers(&names)? {
+            if all || self.store().get(&keys::auto_purge(number))?.is_some() {
+                match self.get(&name) {
+                    Ok(database) => wanting.push(database),
+                    Err(Error::NoDatabase) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(wanting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_to_live() {
+        for (text, expected) in [
+            ("infinity", Some(TimeToLive::Infinity)),
+            ("1_sec", Some(TimeToLive::Seconds(1))),
+            ("30_min", Some(TimeToLive::Seconds(1800))),
+            ("8_hours", Some(TimeToLive::Seconds(28_800))),
+            ("2_days", Some(TimeToLive::Seconds(172_800))),
+            ("3_weeks", Some(TimeToLive::Seconds(1_814_400))),
+            ("1_month", Some(TimeToLive::Seconds(2_592_000))),
+            ("1_year", Some(TimeToLive::Seconds(31_536_000))),
+            ("0_sec", None),
+            ("-6_hour", None),
+            ("5", None),
+            ("5_monday", None),
+            ("99999999999999999999_sec", None),
+            ("999999999999999999_years", None),
+            ("", None),
+        ] {
+            assert_eq!(TimeToLive::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn notes_are_few_and_never_too_early() {
+        let mut kept = AutoPurge::default();
+        let seconds = 1000;
+        // A sequence a second: at any time, what is purged was there 1000 seconds before.
+        for now in 1..20_000u64 {
+            let upto = kept.note(now, now, seconds);
+            assert!(upto <= now.saturating_sub(seconds));
+            assert!(now < 2 * seconds || upto > now - seconds - seconds / NOTES - 1, "{upto} at {now}");
+            kept.done = upto;
+            assert!(kept.notes.len() as u64 <= NOTES + 2);
+        }
+        assert_eq!(AutoPurge::decode(&kept.encode()).unwrap(), kept);
+    }
+}
