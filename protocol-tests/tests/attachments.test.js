@@ -198,9 +198,13 @@ suite('attachments', (api) => {
     assert.equal(answer.status, 201, answer.text);
     assert.equal((await api.call(`GET /${db}/a/foo.txt`)).text, TEXT);
     const missing = { _id: 'b', _rev: `1-${'a'.repeat(32)}`, _attachments: { x: { stub: true, revpos: 1, content_type: 'text/plain' } } };
-    const refused = await api.call(`POST /${db}/_bulk_docs`, { body: { docs: [missing], new_edits: false } });
+    const fine = { _id: 'c', _rev: `1-${'a'.repeat(32)}` };
+    const refused = await api.call(`POST /${db}/_bulk_docs`, { body: { docs: [fine, missing, { _id: '_local/l', _rev: '0-1' }], new_edits: false } });
     assert.equal(refused.status, 412, refused.text);
     assert.equal(refused.json.error, 'missing_stub');
+    // Nothing of a refused request is written: its sender sends all of it again.
+    assert.equal((await api.call(`GET /${db}/c`)).status, 404);
+    assert.equal((await api.call(`GET /${db}/_local/l`)).status, 404);
   });
 
   const streamed = async (mib) => {

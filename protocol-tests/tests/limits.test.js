@@ -1,8 +1,9 @@
 // Limits and bad input: always a clear 4xx (or nothing, when the client is gone), never a 5xx, never half a document.
 
+import { gzipSync } from 'node:zlib';
 import { suite, it, assert, describe } from '../harness/rows.js';
 import { raw } from '../harness/http.js';
-import { until, external, ADMIN, PASSWORD } from '../harness/server.js';
+import { Server, until, external, ADMIN, PASSWORD } from '../harness/server.js';
 
 const json = { 'Content-Type': 'application/json' };
 const auth = `Authorization: Basic ${Buffer.from(`${ADMIN}:${PASSWORD}`).toString('base64')}\r\n`;
@@ -132,6 +133,46 @@ suite('limits and bad input', (api) => {
         assert.equal(inline.status, 413, inline.text);
         assert.equal((await api.call(`PUT /${db}/k/att`, { body: Buffer.alloc(900), send: octets })).status, 201);
       });
+    });
+
+    it('document ids: as long as a key may be, and no longer', { skip: external ? 'CouchDB has no limit' : false }, async () => {
+      const db = await api.db();
+      const long = 'i'.repeat(6000);
+      assert.equal((await api.call(`PUT /${db}/${long}`, { body: {} })).status, 201);
+      assert.equal((await api.call(`PUT /${db}/_local/${long}`, { body: {} })).status, 201);
+      assert.deepEqual((await api.ok(`GET /${db}/_all_docs`)).rows.map((row) => row.id), [long]);
+      const longer = 'i'.repeat(6100);
+      for (const [req, body] of [[`PUT /${db}/${longer}`, {}], [`POST /${db}`, { _id: longer }], [`PUT /${db}/_local/${longer}`, {}], [`PUT /${db}/${longer}/att`, 'x']]) {
+        const answer = await api.call(req, { body });
+        assert.equal(answer.status, 400, `${req.slice(0, 40)}: ${answer.text}`);
+      }
+      for (const new_edits of [true, false]) {
+        const answer = await api.call(`POST /${db}/_bulk_docs`, { body: { new_edits, docs: [{ _id: longer, _rev: new_edits ? undefined : '1-a' }] } });
+        assert.equal(answer.status, 400, answer.text);
+        assert.equal(answer.json.error, 'illegal_docid');
+      }
+    });
+
+    it('JSON bodies that are over the memory for them', { skip: external ? 'a setting of settee' : false }, async () => {
+      const tight = new Server({ env: { SETTEE_SETTEE__MAX_JSON_MEMORY: '1MiB' } });
+      await tight.start();
+      try {
+        const call = (body, send = {}) => fetch(`${tight.base}/_dbs_info`, { method: 'POST', headers: { 'Content-Type': 'application/json', Authorization: `Basic ${btoa(`${ADMIN}:${PASSWORD}`)}`, ...send }, body });
+        const fill = (bytes) => JSON.stringify({ keys: [], fill: 'f'.repeat(bytes) });
+        for (const [body, send] of [[fill(2 << 20)], [gzipSync(fill(20 << 20)), { 'Content-Encoding': 'gzip' }]]) {
+          const answer = await call(body, send).catch((error) => error);
+          // A server that answers before it has read all may close the connection on a client that still sends.
+          if (!(answer instanceof Error)) {
+            assert.equal(answer.status, 413);
+            assert.equal((await answer.json()).error, 'too_large');
+          }
+        }
+        // What was refused holds nothing, and many that fit wait for each other.
+        const fitting = await Promise.all(Array.from({ length: 12 }, () => call(fill(600 << 10))));
+        for (const answer of fitting) assert.equal(answer.status, 200);
+      } finally {
+        await tight.stop();
+      }
     });
 
     it('a URI and headers that are too long', async () => {

@@ -130,7 +130,8 @@ impl Database {
     /// Interactive results are the new revisions; replicated ones the revisions brought.
     ///
     /// # Errors
-    /// Per edit: `Conflict`, `MissingStub`, what `validate` says. For the whole call: the store's failures.
+    /// Per edit: `Conflict`, what `validate` says. For the whole call, with nothing written: `MissingStub` (its sender must
+    /// send the content again), the store's failures.
     pub async fn update(
         self: &Arc<Self>,
         incoming: Vec<Incoming>,
@@ -144,6 +145,9 @@ impl Database {
         } else {
             self.prepare(incoming, mode, asks)?
         };
+        if let Some(Err(missing)) = prepared.iter().find(|entry| matches!(entry, Err(Error::MissingStub(_)))) {
+            return Err(missing.clone());
+        }
         if asks {
             let mut proposals = Vec::new();
             let mut asked = Vec::new();

@@ -1,5 +1,6 @@
 //! Many documents at once: `_bulk_docs`, `_bulk_get`, `_revs_diff`, `_missing_revs`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -75,8 +76,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         (if new_edits { Mode::Interactive } else { Mode::Replicated }, splits)
     };
     drop(text);
-    let mut results: Vec<Option<(String, std::result::Result<String, Error>)>> = Vec::with_capacity(splits.len());
-    let mut ordinary = Vec::with_capacity(splits.len());
+    let (mut ordinary, mut locals, mut is_local) = (Vec::with_capacity(splits.len()), Vec::new(), Vec::new());
     for (id, split) in splits {
         match id.strip_prefix("_local/") {
             Some(local) => {
@@ -86,12 +86,12 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
                     let previous = split.rev.as_ref().and_then(super::local::number_of);
                     LocalWrite::Put { json: split.body, previous }
                 };
-                let written = database.write_local(local, write).await;
-                results.push(Some((id, written.map(|number| format!("0-{number}")))));
+                locals.push((local.to_owned(), write));
+                is_local.push(true);
             }
             None => {
                 ordinary.push((id, split));
-                results.push(None);
+                is_local.push(false);
             }
         }
     }
@@ -110,19 +110,19 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     let incoming = if has_content { blocking(convert).await? } else { convert()? };
     let written = accounts::update(app, &request.user, &database, incoming, mode).await?;
     let mut written = ids.into_iter().zip(written);
-    let mut out = String::with_capacity(results.len() * 96);
+    let mut locals = locals.into_iter();
+    let mut out = String::with_capacity(is_local.len() * 96);
     out.push('[');
-    for result in results {
-        let (id, result) = match result {
-            Some(local) => local,
-            None => {
-                let (id, result) = written.next().expect("one result per edit");
-                (id, result.map(|revision| revision.to_string()))
-            }
+    for is_local in is_local {
+        let (id, result) = if is_local {
+            let (name, write) = locals.next().expect("one write per local document");
+            let number = database.write_local(&name, write).await;
+            (format!("_local/{name}"), number.map(|number| format!("0-{number}")))
+        } else {
+            let (id, result) = written.next().expect("one result per edit");
+            (id, result.map(|revision| revision.to_string()))
         };
         let row = match result {
-            // One missing stub is the whole request's failure, as in CouchDB: its sender must send the content again.
-            Err(error @ Error::MissingStub(_)) => return Err(error.into()),
             Ok(_) if mode == Mode::Replicated => continue,
             Ok(revision) => format!("{{\"ok\":true,\"id\":{},\"rev\":{}}}", quote(&id), quote(&revision)),
             Err(error) => refused(&id, error),
@@ -227,7 +227,7 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
         None => {
             let show = query.show;
             Answer::stream("application/json", move |mut out| async move {
-                let mut pages = Pages { database: database.clone(), eyes, latest, asked: asked.into_iter() };
+                let mut pages = Pages { database: database.clone(), eyes, latest, asked: asked.into() };
                 let mut first = true;
                 while let Some(page) = pages.next().await? {
                     for (asked, answers) in page {
@@ -242,7 +242,7 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
             .await
         }
         Some(kind) => {
-            let pages = Pages { database: database.clone(), eyes, latest, asked: asked.into_iter() };
+            let pages = Pages { database: database.clone(), eyes, latest, asked: asked.into() };
             super::multipart::bulk_get(database, kind, query.show, pages).await
         }
     }
@@ -264,17 +264,17 @@ pub(super) struct Pages {
     database: Arc<Database>,
     eyes: Eyes,
     latest: bool,
-    asked: std::vec::IntoIter<Asked>,
+    asked: VecDeque<Asked>,
 }
 
 impl Pages {
     pub async fn next(&mut self) -> Result<Option<Vec<(Entry, Answers)>>> {
-        let page: Vec<Asked> = self.asked.by_ref().take(PAGE).collect();
+        let page: Vec<Asked> = self.asked.drain(..PAGE.min(self.asked.len())).collect();
         if page.is_empty() {
             return Ok(None);
         }
         let (database, eyes, latest) = (self.database.clone(), self.eyes.clone(), self.latest);
-        let rows = blocking(move || {
+        let (rows, rest): (Vec<_>, Vec<Asked>) = blocking(move || {
             let wanted: Vec<(String, Option<Revision>)> = page
                 .iter()
                 .filter_map(|asked| match asked {
@@ -284,14 +284,19 @@ impl Pages {
                 .collect();
             let mut found = database.bulk_get(&wanted, latest)?.into_iter();
             let mut rows = Vec::with_capacity(page.len());
-            for asked in page {
+            let mut page = page.into_iter();
+            while let Some(asked) = page.next() {
                 rows.push(match asked {
                     Asked::Wrong { id, rev, word, reason } => {
                         let wrong = json!({"id": id, "rev": rev, "error": word, "reason": reason});
                         (Entry { id, since: None, wrong: Some(wrong) }, Vec::new())
                     }
-                    Asked::For { id, since, .. } => {
-                        let answers = found.next().unwrap_or_default();
+                    Asked::For { id, revision, since } => {
+                        let Some(answers) = found.next() else {
+                            // Large ones: the rest comes with the next page.
+                            let rest = std::iter::once(Asked::For { id, revision, since }).chain(page).collect();
+                            return Ok((rows, rest));
+                        };
                         let answers = answers.into_iter().map(|answer| match answer {
                             Ok(found) => eyes.see(found).map_err(|error| {
                                 let failure = Failure::Domain(error);
@@ -308,9 +313,12 @@ impl Pages {
                     }
                 });
             }
-            Ok(rows)
+            Ok((rows, Vec::new()))
         })
         .await?;
+        for asked in rest.into_iter().rev() {
+            self.asked.push_front(asked);
+        }
         Ok(Some(rows))
     }
 }

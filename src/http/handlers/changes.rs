@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::filter::{Filter, Judged};
-use super::{pieces, rows};
-use crate::db::record::{LeafRow, SequenceRow};
+use super::pieces;
+use super::rows::Docs;
+use crate::db::record::SequenceRow;
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Moved, Since, blocking};
+use crate::db::{Database, Moved, Since, blocking};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Verb;
@@ -199,18 +200,9 @@ struct Feed {
     shutdown: crate::http::app::Shutdown,
 }
 
-/// A row that passed the filter.
-struct Row {
-    sequence: u64,
-    row: SequenceRow,
-    /// The leaves to be told.
-    revisions: Vec<String>,
-    doc: Option<Found>,
-}
-
 /// A page of rows on its way out.
 struct Page {
-    rows: Vec<Row>,
+    rows: Vec<Judged>,
     /// Where to go on.
     next: u64,
     /// Nothing comes after it for now.
@@ -393,30 +385,14 @@ impl Feed {
     /// Filters rows and loads the documents they show.
     async fn judge(&mut self, rows: Vec<(u64, SequenceRow)>) -> Result<Passed> {
         let next = rows.last().map(|(sequence, _)| *sequence);
-        let judged: Vec<Judged> = self.filter.judge(&self.database, rows, self.params.all_leaves).await?;
-        let mut passed: Vec<Row> = judged
-            .into_iter()
-            .map(|judged| Row { sequence: judged.sequence, row: judged.row, revisions: judged.revisions, doc: None })
-            .collect();
-        if self.params.include_docs && !passed.is_empty() {
-            let (database, show) = (self.database.clone(), self.params.show.clone());
-            passed = blocking(move || {
-                let found = {
-                    let wanted: Vec<(&str, &LeafRow)> =
-                        passed.iter().map(|row| (row.row.id.as_str(), row.row.winner())).collect();
-                    rows::load(&database, &wanted, &show)?
-                };
-                for (row, found) in passed.iter_mut().zip(found) {
-                    row.doc = found;
-                }
-                Ok(passed)
-            })
-            .await?;
-        }
-        Ok(Passed { rows: passed, next })
+        let judged = self.filter.judge(&self.database, rows, self.params.all_leaves).await?;
+        Ok(Passed { rows: judged, next })
     }
 
-    async fn write(&mut self, out: &mut Sender, rows: Vec<Row>) -> Result<()> {
+    async fn write(&mut self, out: &mut Sender, rows: Vec<Judged>) -> Result<()> {
+        let include_docs = self.params.include_docs;
+        let wanted = rows.iter().filter(|_| include_docs).map(|row| (row.row.id.clone(), row.row.winner().clone()));
+        let mut docs = Docs::of(&self.database, &self.params.show, wanted);
         for row in rows {
             if self.params.limit == 0 {
                 break;
@@ -443,9 +419,9 @@ impl Feed {
                 text.push_str(",\"deleted\":true");
             }
             out.write(text).await;
-            if self.params.include_docs {
+            if include_docs {
                 out.write(",\"doc\":").await;
-                match row.doc {
+                match docs.next().await? {
                     Some(found) => {
                         let pieces = render::document(&found, &self.params.show);
                         pieces::write(out, self.database.blobs(), pieces).await?;
@@ -465,7 +441,7 @@ impl Feed {
 }
 
 struct Passed {
-    rows: Vec<Row>,
+    rows: Vec<Judged>,
     /// The last sequence looked at.
     next: Option<u64>,
 }

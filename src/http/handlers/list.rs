@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{local, pieces, rows};
+use super::rows::Docs;
+use super::{local, pieces};
 use crate::db::record::LeafRow;
 use crate::db::render::{self, Attachments, Show};
 use crate::db::{Database, Found, Listing as Walk, blocking};
@@ -310,30 +311,18 @@ async fn write_rows(
     params: &Params,
     any: &mut bool,
 ) -> Result<()> {
-    let mut found = load(database, &rows, params).await?.into_iter();
+    let mut docs = Docs::of(database, &params.show, rows.iter().filter(|_| params.include_docs).cloned());
     for (id, winner) in rows {
         let id = quote(&id);
         let rev = quote(&winner.revision.to_string());
         let comma = if std::mem::replace(any, true) { ",\n" } else { "" };
         out.write(format!("{comma}{{\"id\":{id},\"key\":{id},\"value\":{{\"rev\":{rev}}}")).await;
         if params.include_docs {
-            write_doc(out, database, found.next().flatten(), &params.show).await?;
+            write_doc(out, database, docs.next().await?, &params.show).await?;
         }
         out.write("}").await;
     }
     Ok(())
-}
-
-async fn load(database: &Arc<Database>, rows: &[(String, LeafRow)], params: &Params) -> Result<Vec<Option<Found>>> {
-    if !params.include_docs || rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (database, rows, show) = (database.clone(), rows.to_vec(), params.show.clone());
-    Ok(blocking(move || {
-        let wanted: Vec<(&str, &LeafRow)> = rows.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
-        rows::load(&database, &wanted, &show)
-    })
-    .await?)
 }
 
 /// `,"doc":...`
@@ -393,7 +382,7 @@ async fn by_keys(
             .zip(&winners)
             .filter_map(|(id, winner)| Some((id.clone(), winner.clone().filter(|winner| !winner.deleted)?)))
             .collect();
-        let mut found = load(database, &living, &params).await?.into_iter();
+        let mut docs = Docs::of(database, &params.show, living.into_iter().filter(|_| params.include_docs));
         for (key, winner) in some.iter().zip(winners) {
             let comma = if std::mem::replace(&mut any, true) { ",\n" } else { "" };
             match winner {
@@ -404,7 +393,7 @@ async fn by_keys(
                     out.write(format!("{comma}{{\"id\":{key},\"key\":{key},\"value\":{{\"rev\":{rev}{deleted}}}"))
                         .await;
                     if params.include_docs {
-                        let found = if winner.deleted { None } else { found.next().flatten() };
+                        let found = if winner.deleted { None } else { docs.next().await? };
                         write_doc(out, database, found, &params.show).await?;
                     }
                     out.write("}").await;

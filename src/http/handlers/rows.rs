@@ -1,10 +1,11 @@
 //! The documents beside rows: `include_docs` of listings and feeds, a page at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::db::record::LeafRow;
 use crate::db::render::Show;
-use crate::db::{Database, Found, Wanted};
+use crate::db::{AT_ONCE, Database, Found, Wanted, blocking};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Tree};
 
@@ -42,4 +43,45 @@ pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Re
         });
     }
     Ok(found)
+}
+
+/// The documents of a page of rows, loaded as they are asked for: as many at once as fit [`AT_ONCE`].
+pub struct Docs {
+    database: Arc<Database>,
+    show: Show,
+    wanted: VecDeque<(String, LeafRow)>,
+    loaded: std::vec::IntoIter<Option<Found>>,
+}
+
+impl Docs {
+    pub fn of(database: &Arc<Database>, show: &Show, wanted: impl IntoIterator<Item = (String, LeafRow)>) -> Docs {
+        Docs {
+            database: database.clone(),
+            show: show.clone(),
+            wanted: wanted.into_iter().collect(),
+            loaded: Vec::new().into_iter(),
+        }
+    }
+
+    /// The next row's document; `None` where it is not there any more.
+    pub async fn next(&mut self) -> Result<Option<Found>> {
+        if let Some(found) = self.loaded.next() {
+            return Ok(found);
+        }
+        let mut bytes = 0;
+        let fit = self.wanted.iter().take_while(|(_, leaf)| {
+            let room = bytes < AT_ONCE;
+            bytes += leaf.body.map_or(0, |body| body.bytes);
+            room
+        });
+        let fit = fit.count();
+        let (database, show) = (self.database.clone(), self.show.clone());
+        let group: Vec<(String, LeafRow)> = self.wanted.drain(..fit).collect();
+        let found = blocking(move || {
+            let wanted: Vec<(&str, &LeafRow)> = group.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
+            load(&database, &wanted, &show)
+        });
+        self.loaded = found.await?.into_iter();
+        Ok(self.loaded.next().flatten())
+    }
 }
