@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use super::script::{Design, Scripts};
+use super::selector::Selector;
 use crate::db::{Database, Listing, Wanted, render};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit};
@@ -20,7 +21,23 @@ const KEPT: usize = 128;
 #[derive(Default)]
 struct Designs {
     by_id: Mutex<HashMap<String, Arc<Design>>>,
-    validators: OnceLock<Arc<Vec<Arc<Design>>>>,
+    validators: OnceLock<Arc<Validators>>,
+}
+
+/// What looks at every edit of a database's documents.
+#[derive(Default)]
+pub struct Validators {
+    /// Design documents with a `validate_doc_update` function, in the order of their ids.
+    pub scripts: Arc<Vec<Arc<Design>>>,
+    /// `validate_doc_update` of design documents in the language `query`: what `{"newDoc":..., "oldDoc":...}` must match
+    /// (CouchDB: `mango_native_proc.erl`). What is no selector refuses everything.
+    pub selectors: Vec<Result<Selector>>,
+}
+
+impl Validators {
+    pub fn is_empty(&self) -> bool {
+        self.scripts.is_empty() && self.selectors.is_empty()
+    }
 }
 
 fn kept(database: &Database) -> Arc<Designs> {
@@ -58,14 +75,14 @@ fn read(database: &Database, id: &str) -> Result<Arc<Design>> {
     Ok(Arc::new(Design::new(database.number(), found.id, found.revision.to_string(), source)?))
 }
 
-/// The design documents that have a `validate_doc_update`, in the order of their ids. Blocks on the store.
-pub fn validators(database: &Database) -> Result<Arc<Vec<Arc<Design>>>> {
+/// What looks at every edit of the database's documents. Blocks on the store.
+pub fn validators(database: &Database) -> Result<Arc<Validators>> {
     let designs = kept(database);
     if let Some(validators) = designs.validators.get() {
         return Ok(validators.clone());
     }
     let listing = Listing::all(Direction::Forward).within("_design/");
-    let mut validators = Vec::new();
+    let (mut scripts, mut selectors) = (Vec::new(), Vec::new());
     let mut after = None;
     loop {
         let (rows, last) = database.list(&listing, after.as_deref(), PageLimit::entries(200))?;
@@ -75,8 +92,11 @@ pub fn validators(database: &Database) -> Result<Arc<Vec<Arc<Design>>>> {
                 Err(Error::Missing | Error::Deleted) => continue,
                 design => design?,
             };
-            if has_validator(&design.source) {
-                validators.push(design);
+            match validator(&design.source) {
+                Some(selector) if design.language() == "query" => selectors.push(Selector::parse(&selector)),
+                // What is no function does not compile, and so refuses everything.
+                Some(_) => scripts.push(design),
+                None => {}
             }
         }
         after = match last {
@@ -84,21 +104,20 @@ pub fn validators(database: &Database) -> Result<Arc<Vec<Arc<Design>>>> {
             None => break,
         };
     }
-    Ok(designs.validators.get_or_init(|| Arc::new(validators)).clone())
+    Ok(designs.validators.get_or_init(|| Arc::new(Validators { scripts: Arc::new(scripts), selectors })).clone())
 }
 
 /// The validators, if they are known without reading.
-pub(super) fn known_validators(database: &Database) -> Option<Arc<Vec<Arc<Design>>>> {
+pub(super) fn known_validators(database: &Database) -> Option<Arc<Validators>> {
     kept(database).validators.get().cloned()
 }
 
-fn has_validator(source: &str) -> bool {
+fn validator(source: &str) -> Option<Value> {
     #[derive(serde::Deserialize)]
     struct Members {
         validate_doc_update: Option<Value>,
     }
-    serde_json::from_str::<Members>(source)
-        .is_ok_and(|members| members.validate_doc_update.is_some_and(|function| function.is_string()))
+    serde_json::from_str::<Members>(source).ok()?.validate_doc_update
 }
 
 /// Whether a design document may be stored: the types of its fields, and that its views compile

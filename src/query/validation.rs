@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::design;
 use super::script::Scripts;
+use super::selector::Selector;
 use crate::db::{Database, Proposal, Validate};
 use crate::error::{Error, Result};
 
@@ -77,6 +78,17 @@ impl Validation {
         if validators.is_empty() {
             return verdicts;
         }
+        documents.retain(|(at, (new, old))| {
+            let verdict = matched(&validators.selectors, new, old.as_deref());
+            let fits = verdict.is_ok();
+            if !fits {
+                verdicts[*at] = verdict;
+            }
+            fits
+        });
+        if validators.scripts.is_empty() {
+            return verdicts;
+        }
         let security = database.security();
         let (places, documents): (Vec<usize>, Vec<_>) = documents.into_iter().unzip();
         let documents = Arc::new(documents);
@@ -84,7 +96,7 @@ impl Validation {
         let mut jobs = Vec::new();
         for start in (0..documents.len()).step_by(BATCH) {
             let range = start..documents.len().min(start + BATCH);
-            jobs.push(self.scripts.validate_all(&validators, &documents, range, &editor.user, &security));
+            jobs.push(self.scripts.validate_all(&validators.scripts, &documents, range, &editor.user, &security));
         }
         let mut answers = Vec::with_capacity(documents.len());
         for job in jobs {
@@ -108,4 +120,22 @@ impl Validation {
         }
         design::check(&self.scripts, &proposal.new, database.is_partitioned()).await
     }
+}
+
+/// Whether an edit matches all selectors.
+fn matched(selectors: &[Result<Selector>], new: &str, old: Option<&str>) -> Result<()> {
+    if selectors.is_empty() {
+        return Ok(());
+    }
+    let text = format!("{{\"newDoc\":{new},\"oldDoc\":{}}}", old.unwrap_or("null"));
+    // What is nested too deep to be looked at is refused as well.
+    let invalid = || Error::Forbidden("document is not valid".into());
+    let edit = serde_json::from_str(&text).map_err(|_| invalid())?;
+    for selector in selectors {
+        let selector = selector.as_ref().map_err(Error::clone)?;
+        if !selector.matches(&edit) {
+            return Err(invalid());
+        }
+    }
+    Ok(())
 }

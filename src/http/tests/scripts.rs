@@ -122,6 +122,18 @@ async fn the_request_object_holds_no_credential() {
 }
 
 #[tokio::test]
+async fn a_selector_refuses_what_does_not_match() {
+    let running = house().await;
+    let selector = json!({"newDoc": {"n": {"$type": "number"}}});
+    let design = json!({"language": "query", "validate_doc_update": selector});
+    assert_eq!(put(&running, "/db/_design/q", design).await.status, 201);
+    assert_eq!(put(&running, "/db/fits", json!({"n": 1})).await.status, 201);
+    let refused = put(&running, "/db/not", json!({"n": "1"})).await;
+    assert_eq!((refused.status, refused.reason().as_str()), (403, "document is not valid"));
+    assert_eq!(put(&running, "/db/both", json!({"n": 1, "bad": true})).await.reason(), "not by ann");
+}
+
+#[tokio::test]
 async fn a_shown_document_has_a_tag() {
     let running = house().await;
     let shown = send(&running, "GET /db/_design/d/_show/hello/doc1", "").await;

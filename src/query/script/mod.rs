@@ -125,6 +125,10 @@ impl Design {
         Ok(Design { database, id, rev, source, language })
     }
 
+    pub fn language(&self) -> &str {
+        &self.language
+    }
+
     fn key(&self, user: &str) -> Result<Key> {
         check_language(&self.language)?;
         Ok(Key::Design { database: self.database, id: self.id.clone(), rev: self.rev.clone(), user: user.into() })
