@@ -15,6 +15,7 @@ use rquickjs::function::IntoArgs;
 use rquickjs::module::WriteOptions;
 use rquickjs::{Context, Ctx, Exception, Function, Module, Object, Persistent, Runtime, Value};
 
+use super::frozen::Freezer;
 use crate::error::Error;
 
 /// What scripts see and what the engine calls: views, validation, filters.
@@ -272,6 +273,11 @@ impl<'js> Calls<'js> {
     /// `json`, which must be valid JSON of ours, as a JavaScript value.
     pub fn parse(&self, json: String) -> Result<Value<'js>, Failure> {
         self.ctx.json_parse(json).map_err(|_| self.broken())
+    }
+
+    /// For documents that no function may change.
+    pub fn freezer(&self) -> Freezer<'js> {
+        Freezer::new(&self.ctx)
     }
 
     /// Calls an entry and runs the jobs that it left; answers its text, or what the text says went wrong.

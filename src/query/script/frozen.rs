@@ -1,228 +1,372 @@
-//! Whether map functions could change the document that they are given.
+//! Documents as JavaScript values that no function can change.
 //!
-//! CouchDB freezes each document before its map functions see it, so that one cannot change what the next sees. To freeze
-//! costs as much as to parse, and nearly every stored map function only reads. So the sources are looked at: only where
-//! none of them can write to anything but its own variables is the document left as it is. The reading is coarse on
-//! purpose: whatever is not plainly harmless (a method that changes its object, an assignment to a member, a template
-//! string, a call by a computed name, ...) counts as a change, and then everything is frozen as in CouchDB.
+//! CouchDB freezes each document before its map functions see it, so that one cannot change what the next sees, nor what
+//! it emits itself later. To parse a document and then freeze what came out, member by member, takes twice as long as to
+//! parse it. So documents are read here, and their members are born read-only:
+//!
+//! ```text
+//! {"_id":"a","n":1}  >  object: define "_id", "n" as enumerable and nothing else  >  no more members
+//! ```
+//!
+//! Documents of one batch look much alike: the names of the last document's members, in their order, are kept as the
+//! engine's atoms and mostly found again without looking them up.
+//!
+//! What is out of the ordinary (nested very deep, half of a surrogate pair, the same member twice) is left to the engine's
+//! own parser, and then frozen in JavaScript.
 
-/// Names that change objects, reach others that do, or run code that is not looked at.
-const CHANGING: [&str; 33] = [
-    "push",
-    "pop",
-    "shift",
-    "unshift",
-    "splice",
-    "sort",
-    "reverse",
-    "fill",
-    "copyWithin",
-    "set",
-    "add",
-    "assign",
-    "defineProperty",
-    "defineProperties",
-    "setPrototypeOf",
-    "__proto__",
-    "__defineGetter__",
-    "__defineSetter__",
-    "call",
-    "apply",
-    "bind",
-    "constructor",
-    "prototype",
-    "delete",
-    "eval",
-    "Function",
-    "Reflect",
-    "Proxy",
-    "require",
-    "with",
-    "globalThis",
-    "arguments",
-    "import",
-];
+use std::borrow::Cow;
 
-/// What `Object` may be used for.
-const OBJECT: [&str; 4] = ["keys", "values", "entries", "hasOwn"];
+use rquickjs::{Array, Ctx, Object, String as Text, Value, qjs};
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Token<'a> {
-    Word(&'a str),
-    Number,
-    /// A string or regular expression.
-    Literal,
-    /// Operators and brackets; those of several letters whole.
-    Sign(&'a str),
+/// Deeper documents are left to the engine.
+const DEEPEST: usize = 64;
+/// Names kept from the last document.
+const NAMES: usize = 256;
+/// Members that are the document's own, but not to be set or removed.
+const READ_ONLY: u32 =
+    qjs::JS_PROP_HAS_VALUE | qjs::JS_PROP_HAS_CONFIGURABLE | qjs::JS_PROP_HAS_WRITABLE | qjs::JS_PROP_HAS_ENUMERABLE;
+const ENUMERABLE: u32 = READ_ONLY | qjs::JS_PROP_ENUMERABLE;
+
+/// A name of a member, known to the engine.
+struct Name<'js> {
+    ctx: Ctx<'js>,
+    text: String,
+    atom: qjs::JSAtom,
 }
 
-/// Whether no function of these sources can change an object that it did not make.
-pub(super) fn only_read(sources: &[String]) -> bool {
-    sources.iter().all(|source| tokens(source).is_some_and(|tokens| harmless(&tokens)))
+impl<'js> Name<'js> {
+    fn new(ctx: &Ctx<'js>, text: &str) -> Option<Name<'js>> {
+        // SAFETY: the bytes are read during the call only. What comes back is this name's to free; 0 is out of memory.
+        let atom = unsafe { qjs::JS_NewAtomLen(ctx.as_raw().as_ptr(), text.as_ptr().cast(), text.len() as _) };
+        (atom != 0).then(|| Name { ctx: ctx.clone(), text: text.to_owned(), atom })
+    }
 }
 
-fn harmless(tokens: &[Token]) -> bool {
-    let at = |index: usize| tokens.get(index).copied();
-    let before = |index: usize, steps: usize| index.checked_sub(steps).and_then(at);
-    (0..tokens.len()).all(|index| match tokens[index] {
-        Token::Word("Object") => {
-            matches!((at(index + 1), at(index + 2)), (Some(Token::Sign(".")), Some(Token::Word(name))) if OBJECT.contains(&name))
-        }
-        // A loop may set nothing but a variable of its own.
-        Token::Word("for") => {
-            matches!(at(index + 2), Some(Token::Word("var" | "let" | "const") | Token::Sign(";")))
-                || matches!((at(index + 2), at(index + 3)), (Some(Token::Word(_)), Some(Token::Word("in" | "of") | Token::Sign("="))))
-        }
-        Token::Word(word) => !CHANGING.contains(&word),
-        Token::Sign("=" | "+=" | "-=" | "*=" | "/=" | "%=" | "**=" | "<<=" | ">>=" | ">>>=" | "&=" | "|=" | "^=" | "&&=" | "||=" | "??=") => {
-            is_variable(before(index, 1), before(index, 2))
-        }
-        Token::Sign("++" | "--") => {
-            is_variable(before(index, 1), before(index, 2))
-                || matches!(at(index + 1), Some(Token::Word(_)))
-                    && !matches!(at(index + 2), Some(Token::Sign("." | "[" | "?." | "(")))
-        }
-        // A method by a computed name, or whatever an expression gives.
-        Token::Sign("(") => !matches!(before(index, 1), Some(Token::Sign("]"))),
-        _ => true,
-    })
+impl Drop for Name<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the atom is freed once, in the context that made it.
+        unsafe { qjs::JS_FreeAtom(self.ctx.as_raw().as_ptr(), self.atom) }
+    }
 }
 
-/// Whether what stands before an assignment is the name of a variable, not of a member.
-fn is_variable(last: Option<Token>, before: Option<Token>) -> bool {
-    matches!(last, Some(Token::Word(_))) && !matches!(before, Some(Token::Sign("." | "?.")))
+/// Makes frozen values out of the JSON of documents.
+pub(super) struct Freezer<'js> {
+    ctx: Ctx<'js>,
+    /// Names of the last document's members, in the order of its text.
+    names: Vec<Name<'js>>,
 }
 
-/// The tokens of a source; None where reading it would need a real parser.
-fn tokens(source: &str) -> Option<Vec<Token<'_>>> {
-    let bytes = source.as_bytes();
-    let mut tokens = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let start = at;
-        match bytes[at] {
-            b' ' | b'\t' | b'\r' | b'\n' => at += 1,
-            b'/' if bytes.get(at + 1) == Some(&b'/') => {
-                at += bytes[at..].iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len() - at);
+impl<'js> Freezer<'js> {
+    pub fn new(ctx: &Ctx<'js>) -> Freezer<'js> {
+        Freezer { ctx: ctx.clone(), names: Vec::new() }
+    }
+
+    /// The value of `json`, frozen whole; `None` if it is to be left to the engine's parser.
+    pub fn value(&mut self, json: &str) -> Option<Value<'js>> {
+        let mut reader = Reader { freezer: self, json, at: 0, named: 0 };
+        let value = reader.value(0);
+        if value.is_none() {
+            // Out of memory, perhaps: whoever tries again will meet it again.
+            drop(self.ctx.catch());
+        }
+        value
+    }
+
+    fn define(&self, object: &Value<'js>, name: qjs::JSAtom, value: &Value<'js>, flags: u32) -> Option<()> {
+        // SAFETY: object and value are of this context and stay ours; the atom is alive.
+        let done = unsafe {
+            qjs::JS_DefineProperty(
+                self.ctx.as_raw().as_ptr(),
+                object.as_raw(),
+                name,
+                value.as_raw(),
+                qjs::JS_UNDEFINED,
+                qjs::JS_UNDEFINED,
+                flags as _,
+            )
+        };
+        (done > 0).then_some(())
+    }
+
+    /// Lets no more members be added.
+    fn close(&self, object: &Value<'js>) -> Option<()> {
+        // SAFETY: the object is of this context.
+        let done = unsafe { qjs::JS_PreventExtensions(self.ctx.as_raw().as_ptr(), object.as_raw()) };
+        (done > 0).then_some(())
+    }
+}
+
+struct Reader<'a, 'js> {
+    freezer: &'a mut Freezer<'js>,
+    json: &'a str,
+    at: usize,
+    /// Members named so far.
+    named: usize,
+}
+
+impl<'a, 'js> Reader<'a, 'js> {
+    /// The next byte that is not white space, which stays the next.
+    fn peek(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.json.as_bytes().get(self.at)?;
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(byte);
             }
-            b'/' if bytes.get(at + 1) == Some(&b'*') => {
-                at += 2 + source[at + 2..].find("*/")? + 2;
-            }
-            b'/' => match tokens.last() {
-                // After a bracket it may be either.
-                Some(Token::Sign(")" | "}")) => return None,
-                Some(Token::Word("return" | "typeof" | "case" | "in" | "of" | "else" | "void")) | None => {
-                    at = regex_end(bytes, at)?;
-                    tokens.push(Token::Literal);
-                }
-                Some(Token::Word(_) | Token::Number | Token::Literal | Token::Sign("]")) => {
-                    at += if bytes.get(at + 1) == Some(&b'=') { 2 } else { 1 };
-                    tokens.push(Token::Sign(&source[start..at]));
-                }
-                Some(Token::Sign(_)) => {
-                    at = regex_end(bytes, at)?;
-                    tokens.push(Token::Literal);
-                }
-            },
-            quote @ (b'"' | b'\'') => {
-                at += 1;
-                while *bytes.get(at)? != quote {
-                    match bytes[at] {
-                        b'\n' => return None,
-                        b'\\' => at += 2,
-                        _ => at += 1,
-                    }
-                }
-                at += 1;
-                tokens.push(Token::Literal);
-            }
-            b'0'..=b'9' => {
-                while bytes.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_')) {
-                    at += 1;
-                }
-                tokens.push(Token::Number);
-            }
-            b'A'..=b'Z' | b'a'..=b'z' | b'_' | b'$' => {
-                while bytes.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$')) {
-                    at += 1;
-                }
-                tokens.push(Token::Word(&source[start..at]));
-            }
-            byte if byte.is_ascii_punctuation() && !matches!(byte, b'`' | b'\\' | b'#' | b'@') => {
-                const LONG: [&str; 31] = [
-                    ">>>=", "...", "===", "!==", "**=", "<<=", ">>=", ">>>", "&&=", "||=", "??=", "=>", "==", "!=",
-                    "<=", ">=", "&&", "||", "??", "?.", "++", "--", "+=", "-=", "*=", "%=", "&=", "|=", "^=", "<<",
-                    ">>",
-                ];
-                let long = LONG.iter().find(|sign| bytes[at..].starts_with(sign.as_bytes()));
-                at += long.map_or(1, |sign| sign.len());
-                tokens.push(Token::Sign(&source[start..at]));
-            }
-            // Template strings, escaped names, letters beyond ASCII in names.
-            _ => return None,
+            self.at += 1;
         }
     }
-    Some(tokens)
-}
 
-fn regex_end(bytes: &[u8], mut at: usize) -> Option<usize> {
-    let mut in_class = false;
-    loop {
-        at += 1;
-        match *bytes.get(at)? {
-            b'\n' => return None,
-            b'\\' => at += 1,
-            b'[' => in_class = true,
-            b']' => in_class = false,
-            b'/' if !in_class => return Some(at + 1),
-            _ => {}
+    fn take(&mut self, expected: u8) -> Option<()> {
+        (self.peek()? == expected).then(|| self.at += 1)
+    }
+
+    fn word(&mut self, word: &str) -> Option<()> {
+        self.json.get(self.at..)?.starts_with(word).then(|| self.at += word.len())
+    }
+
+    fn value(&mut self, depth: usize) -> Option<Value<'js>> {
+        let ctx = self.freezer.ctx.clone();
+        match self.peek()? {
+            _ if depth > DEEPEST => None,
+            b'{' => self.object(depth),
+            b'[' => self.array(depth),
+            b'"' => {
+                let text = self.text()?;
+                Some(Text::from_str(ctx, &text).ok()?.into_value())
+            }
+            b't' => self.word("true").map(|()| Value::new_bool(ctx, true)),
+            b'f' => self.word("false").map(|()| Value::new_bool(ctx, false)),
+            b'n' => self.word("null").map(|()| Value::new_null(ctx)),
+            _ => self.number(ctx),
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Option<Value<'js>> {
+        let object = Object::new(self.freezer.ctx.clone()).ok()?.into_value();
+        self.at += 1;
+        if self.peek()? == b'}' {
+            self.at += 1;
+        } else {
+            loop {
+                self.peek()?;
+                let text = self.text()?;
+                self.take(b':')?;
+                let place = self.named;
+                self.named += 1;
+                let beyond = self.name(place, &text)?;
+                let value = self.value(depth + 1)?;
+                let atom = beyond.as_ref().or_else(|| self.freezer.names.get(place))?.atom;
+                // The same member twice is refused here, as it cannot be set again.
+                self.freezer.define(&object, atom, &value, ENUMERABLE)?;
+                match self.peek()? {
+                    b',' => self.at += 1,
+                    b'}' => {
+                        self.at += 1;
+                        break;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+        self.freezer.close(&object)?;
+        Some(object)
+    }
+
+    /// Sees that the name at `place` is `text`; the name itself where so many are not kept.
+    fn name(&mut self, place: usize, text: &str) -> Option<Option<Name<'js>>> {
+        let names = &mut self.freezer.names;
+        if names.get(place).is_some_and(|name| name.text == text) {
+            return Some(None);
+        }
+        let name = Name::new(&self.freezer.ctx, text)?;
+        match names.get_mut(place) {
+            Some(kept) => *kept = name,
+            None if place < NAMES => names.push(name),
+            None => return Some(Some(name)),
+        }
+        Some(None)
+    }
+
+    fn array(&mut self, depth: usize) -> Option<Value<'js>> {
+        let array = Array::new(self.freezer.ctx.clone()).ok()?.into_value();
+        self.at += 1;
+        let mut length = 0_u32;
+        if self.peek()? == b']' {
+            self.at += 1;
+        } else {
+            loop {
+                let value = self.value(depth + 1)?;
+                // SAFETY: an atom that is a number below 2^31 needs no memory and is not freed.
+                let atom = unsafe { qjs::JS_NewAtomUInt32(self.freezer.ctx.as_raw().as_ptr(), length) };
+                self.freezer.define(&array, atom, &value, ENUMERABLE)?;
+                length = length.checked_add(1).filter(|length| *length < 1 << 30)?;
+                match self.peek()? {
+                    b',' => self.at += 1,
+                    b']' => {
+                        self.at += 1;
+                        break;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+        let count = Value::new_int(self.freezer.ctx.clone(), length as i32);
+        self.freezer.define(&array, qjs::JS_ATOM_length as _, &count, READ_ONLY)?;
+        self.freezer.close(&array)?;
+        Some(array)
+    }
+
+    fn number(&mut self, ctx: Ctx<'js>) -> Option<Value<'js>> {
+        let rest = &self.json.as_bytes()[self.at..];
+        let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+        let length = rest.iter().position(|byte| !is_part(byte)).unwrap_or(rest.len());
+        let text = &self.json[self.at..self.at + length];
+        self.at += length;
+        match text.parse::<i32>() {
+            // -0 is another number than 0.
+            Ok(number) if number != 0 => Some(Value::new_int(ctx, number)),
+            _ => Some(Value::new_float(ctx, text.parse().ok()?)),
+        }
+    }
+
+    /// A string; the next byte is its quote.
+    fn text(&mut self) -> Option<Cow<'a, str>> {
+        let bytes = self.json.as_bytes();
+        if bytes.get(self.at) != Some(&b'"') {
+            return None;
+        }
+        let start = self.at + 1;
+        let end = start + memchr::memchr2(b'"', b'\\', &bytes[start..])?;
+        if bytes[end] == b'"' {
+            self.at = end + 1;
+            return self.json.get(start..end).map(Cow::Borrowed);
+        }
+        let mut out = String::from(self.json.get(start..end)?);
+        let mut at = end;
+        loop {
+            let next = at + memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+            out.push_str(self.json.get(at..next)?);
+            at = next + 1;
+            if bytes[next] == b'"' {
+                self.at = at;
+                return Some(Cow::Owned(out));
+            }
+            let escape = *bytes.get(at)?;
+            at += 1;
+            out.push(match escape {
+                b'"' | b'\\' | b'/' => char::from(escape),
+                b'b' => '\u{8}',
+                b'f' => '\u{c}',
+                b'n' => '\n',
+                b'r' => '\r',
+                b't' => '\t',
+                b'u' => {
+                    let unit = |at: usize| u32::from_str_radix(self.json.get(at..at + 4)?, 16).ok();
+                    let first = unit(at)?;
+                    at += 4;
+                    match first {
+                        0xD800..=0xDBFF if self.json.get(at..at + 2) == Some("\\u") => {
+                            let second = unit(at + 2).filter(|second| (0xDC00..=0xDFFF).contains(second))?;
+                            at += 6;
+                            char::from_u32(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))?
+                        }
+                        _ => char::from_u32(first)?,
+                    }
+                }
+                _ => return None,
+            });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rquickjs::{Context, Function, Runtime};
+
     use super::*;
 
+    fn with(test: impl for<'js> FnOnce(Ctx<'js>)) {
+        let runtime = Runtime::new().unwrap();
+        Context::full(&runtime).unwrap().with(test);
+    }
+
+    /// Whether all of a value is frozen, and its JSON.
+    fn look<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> (bool, String) {
+        let source = "(function (value) {
+            function whole(value) {
+                return typeof value !== 'object' || value === null ||
+                    Object.isFrozen(value) && Object.keys(value).every(key => whole(value[key]));
+            }
+            return [whole(value), Object.is(value, -0) ? '-0' : JSON.stringify(value)];
+        })";
+        let look: Function = ctx.eval(source).unwrap();
+        let seen: Array = look.call((value,)).unwrap();
+        (seen.get(0).unwrap(), seen.get(1).unwrap())
+    }
+
     #[test]
-    fn readers_are_told_from_changers() {
-        for source in [
-            "function (doc) { emit(doc._id, doc.a.b[0]); }",
-            "function (doc) { if (doc.type === 'post') { emit([doc.user, doc.at], doc.n); } }",
-            "function (doc) { for (var i = 0; i < doc.tags.length; i++) { emit(doc.tags[i], i + 1); } }",
-            "function (doc) { for (i in doc.tags) emit(doc.tags[i]) } // i.x = 1",
-            "doc => Object.keys(doc).forEach(key => emit(key, doc[key] / 2))",
-            "function (doc) { var words = doc.text.toLowerCase().split(/[^a-z/]+/); words.forEach(function (word) { emit(word); }); }",
-            "function (doc) { let total = 0; total += doc.a; emit('doc.a = 1; \\'', total); }",
-            "function (doc) { var a = doc.b ? doc.c : 1, b = /x=\\/y/.test(doc.d); emit(a, b); }",
-        ] {
-            assert!(only_read(&[source.to_owned()]), "{source}");
-        }
-        for source in [
-            "function (doc) { doc.a = 1; }",
-            "function (doc) { doc['a'] = 1; }",
-            "function (doc) { doc.a.b += 1; }",
-            "function (doc) { doc.a++; }",
-            "function (doc) { ++doc.a; }",
-            "function (doc) { --doc['a']; }",
-            "function (doc) { delete doc.a; }",
-            "function (doc) { doc.list.push(1); }",
-            "function (doc) { doc.list['push'](1); }",
-            "function (doc) { emit(doc.list.sort()); }",
-            "function (doc) { Object.assign(doc, {}); }",
-            "function (doc) { var O = Object; O.assign(doc, {}); }",
-            "function (doc) { [doc.a] = [1]; }",
-            "function (doc) { ({a: doc.b} = {a: 1}); }",
-            "function (doc) { for (doc.a of [1]) emit(1); }",
-            "function (doc) { for (doc['a'] in {b: 1}) emit(1); }",
-            "function (doc) { doc.a ??= 1; }",
-            "function (doc) { emit(`${doc.a = 1}`); }",
-            "function (doc) { if (doc.x) /\"/.test(doc.a = '\"'); }",
-            "function (doc) { require('views/lib/x')(doc); }",
-            "function (doc) { d\\u006fc.a; }",
-            "function (doc) { 'unended }",
-        ] {
-            assert!(!only_read(&[source.to_owned()]), "{source}");
-        }
+    fn documents_are_read_as_the_engine_reads_them_and_frozen_whole() {
+        with(|ctx| {
+            let mut freezer = Freezer::new(&ctx);
+            let deep = format!("{}1{}", "[".repeat(60), "]".repeat(60));
+            for json in [
+                r#"{}"#,
+                r#"{"_id":"a","_rev":"1-x","n":1,"list":[1,[2,{"x":[]}],{}],"o":{"p":{"q":null}},"t":true,"f":false}"#,
+                r#"{"_id":"b","_rev":"1-x","m":1,"list":[],"o":{"r":{"q":null}},"length":3}"#,
+                r#" { "a" : [ 1 , 2 ] , "b" : { } , "c" : [ ] } "#,
+                r#"{"10":1,"2":2,"x":3,"-1":4,"":5,"__proto__":{"y":1},"constructor":2,"4294967295":1}"#,
+                r#"[0,-0,1.5,-2e3,1E400,2147483647,2147483648,-2147483648,12345678901234567890,0.1]"#,
+                r#"["a\"b\\c\/d\b\f\n\r\t","\u00e9\ud83d\ude00","é😀","\u0000","a\u0041"]"#,
+                "-0",
+                r#""text""#,
+                deep.as_str(),
+            ] {
+                let value = freezer.value(json).unwrap_or_else(|| panic!("{json}"));
+                let own = ctx.json_parse(json).unwrap();
+                let (frozen, text) = look(&ctx, value);
+                assert!(frozen, "{json}");
+                assert_eq!(text, look(&ctx, own).1, "{json}");
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_unusual_is_left_to_the_engine() {
+        with(|ctx| {
+            let mut freezer = Freezer::new(&ctx);
+            let deep = format!("{}1{}", "[".repeat(70), "]".repeat(70));
+            for json in
+                [r#"{"a":1,"a":2}"#, r#""\ud800""#, r#""\ud800\u0041""#, deep.as_str(), "", "{", r#"{"a""#, "[1"]
+            {
+                assert!(freezer.value(json).is_none(), "{json}");
+            }
+            assert_eq!(look(&ctx, freezer.value("[1]").unwrap()), (true, "[1]".into()));
+        });
+    }
+
+    #[test]
+    fn nothing_can_be_written() {
+        with(|ctx| {
+            let document = Freezer::new(&ctx).value(r#"{"a":1,"list":[3,1,2],"none":[],"o":{"p":1}}"#).unwrap();
+            let source = "(function (doc) {
+                var tries = [
+                    () => { doc.a = 2; }, () => { doc.b = 2; }, () => { delete doc.a; }, () => { doc.list.push(1); },
+                    () => { doc.list.sort(); }, () => { doc.list[0] = 1; }, () => { doc.list.length = 0; },
+                    () => { doc.none.push(1); }, () => { doc.none[0] = 1; }, () => { doc.list.pop(); },
+                    () => { doc.o.p++; }, () => { Object.assign(doc.o, {q: 1}); }, () => { doc.__proto__ = {}; },
+                    () => { Object.defineProperty(doc, 'a', {value: 2}); }, () => { doc.list.unshift(0); },
+                    () => { [1].forEach([]['pu' + 'sh'], doc.list); }, () => { doc.none.length = 1; },
+                    () => { Object.setPrototypeOf(doc.list, null); }, () => { doc.list.splice(0, 1); },
+                    () => { doc.list.reverse(); }, () => { doc.list.fill(0); }, () => { doc.none.unshift(1); },
+                ];
+                tries.forEach(attempt => { try { attempt(); } catch (error) {} });
+                return JSON.stringify(doc);
+            })";
+            for strict in ["", "'use strict';"] {
+                let attempt: Function = ctx.eval(format!("{strict}{source}")).unwrap();
+                let left: String = attempt.call((document.clone(),)).unwrap();
+                assert_eq!(left, r#"{"a":1,"list":[3,1,2],"none":[],"o":{"p":1}}"#);
+            }
+        });
     }
 }

@@ -174,7 +174,7 @@ impl Scripts {
             let answer = worker.within(
                 &key,
                 |environment| fill_maps(environment, &set, timeout),
-                |environment| map(environment, documents, &set.functions, timeout),
+                |environment| map(environment, documents, set.functions.len(), timeout),
             );
             answer.map_err(|failure| failure.error)
         })
@@ -373,18 +373,20 @@ fn fill_maps(environment: &Environment, set: &MapSet, timeout: Duration) -> std:
 fn map(
     environment: &Environment,
     documents: Vec<String>,
-    functions: &[String],
+    functions: usize,
     timeout: Duration,
 ) -> std::result::Result<Mapped, Failure> {
-    let freeze = !frozen::only_read(functions);
     environment.make_room(documents.iter().map(String::len).max().unwrap_or(0));
     environment.with(|calls| {
         let entry = calls.entry("mapDocument")?;
-        let mut mapped = Mapped::new(functions.len());
+        let mut freezer = calls.freezer();
+        let mut mapped = Mapped::new(functions);
         for document in documents {
             calls.watch().start(timeout);
-            let document = calls.parse(document)?;
-            let answer = calls.call(&entry, (document, freeze))?;
+            let answer = match freezer.value(&document) {
+                Some(frozen) => calls.call(&entry, (frozen, true))?,
+                None => calls.call(&entry, (calls.parse(document)?, false))?,
+            };
             if !mapped.push(&answer) {
                 let reason = "the rows of one batch of documents are too large".into();
                 return Err(Failure::fatal(Error::Script { word: "InternalError".into(), reason }));

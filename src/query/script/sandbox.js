@@ -279,9 +279,9 @@
   }
 
   // One document through all functions: `[[key, value, key, value, ...], null, ...]`, null where a function threw.
-  // `frozen` unless it is known that no function can change the document.
+  // `frozen`: the document is already.
   function mapDocument(doc, frozen) {
-    if (frozen) freeze(doc);
+    if (!frozen) freeze(doc);
     const all = [];
     for (let index = 0; index < maps.length; index++) {
       rows = [];
