@@ -115,7 +115,7 @@ pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Re
     let definition = definition(app, &database, &design).await?;
     let meta = {
         let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
-        blocking(move || app.views.meta(&database, &definition)).await?
+        blocking(move || Ok(app.views.as_it_stands(&database, &definition)?.meta)).await?
     };
     let (waiting, running) = app.views.activity(&database, &definition);
     /// What a row takes beside its key and value: its keys in the store, and the reference to it.
@@ -216,11 +216,11 @@ impl Asked {
         let definition = definition(app, database, design).await?;
         let (place, plan) = plan(app, &definition, view, &params)?;
         let progress = task(app, database, &definition);
-        let meta = match plan.update {
+        let reading = match plan.update {
             Update::Wait => app.views.update(database, &definition, progress).await?,
             Update::No | Update::Later => {
                 let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
-                blocking(move || app.views.meta(&database, &definition)).await?
+                blocking(move || app.views.as_it_stands(&database, &definition)).await?
             }
         };
         if plan.update == Update::Later {
@@ -232,15 +232,15 @@ impl Asked {
                 }
             });
         }
-        let sequence = meta.sequence;
+        let sequence = reading.meta.sequence;
         let (source, docs) = match plan.kind {
             Kind::Map { include_docs, conflicts } => {
                 let attachments = if params.attachments { Attachments::Inline } else { Attachments::Stubs };
                 let show = Show { conflicts, attachments, encoding_info: params.encoding_info, ..Show::default() };
-                let rows = app.views.map_rows(database, &definition, place, &plan, meta);
+                let rows = app.views.map_rows(reading, place, &plan);
                 (Source::Map(rows), include_docs.then_some(show))
             }
-            Kind::Reduce { .. } => (Source::Reduce(app.views.grouped(database, &definition, place, &plan, view)), None),
+            Kind::Reduce { .. } => (Source::Reduce(app.views.grouped(reading, place, &plan, view)), None),
         };
         Ok(Asked { database: database.clone(), source: Some(source), update_seq: params.update_seq, docs, sequence })
     }

@@ -22,9 +22,10 @@ use parking_lot::Mutex;
 use super::blocks::{Blocks, Change};
 use super::definition::{Definition, MapFunction, View};
 use super::grouped::Grouped;
+use super::history::{History, Room};
 use super::layout::{self, Meta, Reference};
 use super::params::Plan;
-use super::read::{Index, MapRows};
+use super::read::{Index, MapRows, Reading};
 use crate::db::record::LeafRow;
 use crate::db::{Database, blocking, partition_of, render};
 use crate::error::{Error, Result};
@@ -32,7 +33,7 @@ use crate::json::raw_sort_key;
 use crate::query::design;
 use crate::query::script::{Mapped, Pending, Scripts};
 use crate::rev::Body;
-use crate::store::{Batch, Direction, Durability, PageLimit, StoreError};
+use crate::store::{Batch, Direction, Durability, PageLimit, StoreError, keys};
 
 /// Told how far an update is: changes done, changes in all.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
@@ -64,11 +65,32 @@ pub struct Views {
     scripts: Scripts,
     turns: Mutex<HashMap<Name, Arc<Turn>>>,
     definitions: Mutex<HashMap<(u64, String, String), Arc<Definition>>>,
+    /// Of the indexes that are read or written now, and some others.
+    histories: Mutex<HashMap<Name, Arc<History>>>,
+    room: Room,
 }
 
 impl Views {
     pub fn new(scripts: Scripts) -> Views {
-        Views { scripts, turns: Mutex::default(), definitions: Mutex::default() }
+        Views {
+            scripts,
+            turns: Mutex::default(),
+            definitions: Mutex::default(),
+            histories: Mutex::default(),
+            room: Room::default(),
+        }
+    }
+
+    fn index(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Index {
+        let history = {
+            let mut histories = self.histories.lock();
+            if histories.len() >= KEPT {
+                histories.retain(|_, history| Arc::strong_count(history) > 1);
+            }
+            let history = histories.entry((database.number(), definition.signature));
+            history.or_insert_with(|| Arc::new(History::new(self.room.clone()))).clone()
+        };
+        Index::new(database.clone(), definition.clone(), history)
     }
 
     /// The views of a design document, by its id, `_design/...`. Blocks on the store.
@@ -90,7 +112,7 @@ impl Views {
         Ok(definition)
     }
 
-    /// Brings an index up to the database's sequence of this moment, and tells how far it is then.
+    /// Brings an index up to the database's sequence of this moment, and begins to read it.
     ///
     /// # Errors
     /// `Script`: a map function that does not compile, or does not end.
@@ -99,19 +121,20 @@ impl Views {
         database: &Arc<Database>,
         definition: &Arc<Definition>,
         progress: Progress,
-    ) -> Result<Meta> {
-        let index = Index::new(database.clone(), definition.clone());
+    ) -> Result<Reading> {
+        let index = self.index(database, definition);
         {
             let index = index.clone();
             let current = blocking(move || {
                 let target = index.database.info();
-                let (_, meta) = index.meta()?;
-                Ok(meta.filter(|meta| {
-                    meta.settled && meta.sequence >= target.sequence && meta.purge_sequence >= target.purge_sequence
-                }))
+                let reading = Reading::begin(&index)?;
+                let meta = &reading.meta;
+                let current =
+                    meta.settled && meta.sequence >= target.sequence && meta.purge_sequence >= target.purge_sequence;
+                Ok(current.then_some(reading))
             });
-            if let Some(meta) = current.await? {
-                return Ok(meta);
+            if let Some(reading) = current.await? {
+                return Ok(reading);
             }
         }
         let name = (database.number(), definition.signature);
@@ -122,7 +145,8 @@ impl Views {
         // The turn goes into the work itself: it ends with it, also when nobody waits for it any more.
         let result = blocking(move || {
             let _held = held;
-            build.run()
+            build.run()?;
+            Reading::begin(&build.index)
         })
         .await;
         drop(waiting);
@@ -136,7 +160,7 @@ impl Views {
 
     /// Compacts an index: joins blocks that have become small, and begins to count replaced rows anew.
     pub async fn compact(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<()> {
-        let index = Index::new(database.clone(), definition.clone());
+        let index = self.index(database, definition);
         let turn = self.turns.lock().entry((database.number(), definition.signature)).or_default().clone();
         let held = turn.lock.clone().lock_owned().await;
         let build = Build { index, scripts: self.scripts.clone(), progress: Arc::new(|_, _| {}) };
@@ -147,10 +171,16 @@ impl Views {
         .await
     }
 
-    /// How far an index is, as it stands. Blocks on the store.
-    pub fn meta(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Meta> {
-        let (_, meta) = Index::new(database.clone(), definition.clone()).meta()?;
-        Ok(meta.unwrap_or_default())
+    /// Begins to read an index as it stands. Blocks on the store.
+    pub fn as_it_stands(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Reading> {
+        Reading::begin(&self.index(database, definition))
+    }
+
+    /// Breaks off the queries of an index, which is named by what its keys begin with: it is about to be removed.
+    pub(super) fn give_up(&self, prefix: &[u8]) {
+        let histories = self.histories.lock();
+        let named = |(number, signature): &Name| keys::index_prefix(*number, signature) == prefix;
+        histories.iter().filter(|(name, _)| named(name)).for_each(|(_, history)| history.lose());
     }
 
     /// How many requests wait for an update of an index, and whether one runs.
@@ -161,30 +191,15 @@ impl Views {
             .map_or((0, false), |turn| (turn.waiting.load(Ordering::Relaxed), turn.lock.try_lock().is_err()))
     }
 
-    /// The rows of a map query, of what the index holds now.
-    pub fn map_rows(
-        &self,
-        database: &Arc<Database>,
-        definition: &Arc<Definition>,
-        view: View,
-        plan: &Plan,
-        meta: Meta,
-    ) -> MapRows {
-        MapRows::new(Index::new(database.clone(), definition.clone()), view, plan, meta)
+    /// The rows of a map query.
+    pub fn map_rows(&self, reading: Reading, view: View, plan: &Plan) -> MapRows {
+        MapRows::new(reading, view, plan)
     }
 
-    /// The rows of a reduce query, of what the index holds now. `name` is that of the view.
-    pub fn grouped(
-        &self,
-        database: &Arc<Database>,
-        definition: &Arc<Definition>,
-        view: View,
-        plan: &Plan,
-        name: &str,
-    ) -> Grouped {
-        let index = Index::new(database.clone(), definition.clone());
-        let context = format!("{}/_view/{name}", definition.id);
-        Grouped::new(index, self.scripts.clone(), view, plan, context)
+    /// The rows of a reduce query. `name` is that of the view.
+    pub fn grouped(&self, reading: Reading, view: View, plan: &Plan, name: &str) -> Grouped {
+        let context = format!("{}/_view/{name}", reading.index.definition.id);
+        Grouped::new(reading.index, self.scripts.clone(), view, plan, context)
     }
 }
 
@@ -233,7 +248,7 @@ impl Build {
 }
 
 impl Build {
-    fn run(&self) -> Result<Meta> {
+    fn run(&self) -> Result<()> {
         let database = &self.index.database;
         let target = database.info();
         let mut conflicts = 0;
@@ -252,7 +267,7 @@ impl Build {
                         let blocks = Blocks { index: &self.index, scripts: &self.scripts };
                         blocks.settle(stored, meta)?
                     } else {
-                        return Ok(meta);
+                        return Ok(());
                     }
                 }
                 // New, of an older version, or it has missed purges that are forgotten by now: begin anew.
@@ -398,14 +413,14 @@ impl Build {
     ) -> Result<Option<(Vec<u8>, Meta)>> {
         let index = &self.index;
         let mapped = step.batches.into_iter().map(Pending::wait).collect::<Result<Vec<Mapped>>>()?;
-        let keys: Vec<Vec<u8>> = step.ids.iter().map(|id| index.layout.document(id)).collect();
+        let documents: Vec<Vec<u8>> = step.ids.iter().map(|id| index.layout.document(id)).collect();
         let old = match look_up {
-            true => index.database.store().get_many(&keys)?,
-            false => vec![None; keys.len()],
+            true => index.database.store().get_many(&documents)?,
+            false => vec![None; documents.len()],
         };
         let mut batch = Batch::new();
         let mut changes: Vec<Vec<Change>> = index.definition.maps.iter().map(|_| Vec::new()).collect();
-        for (((id, place), key), old) in step.ids.iter().zip(step.places).zip(keys).zip(old) {
+        for (((id, place), key), old) in step.ids.iter().zip(step.places).zip(documents).zip(old) {
             let old_value = old;
             let old = old_value.as_deref().map(layout::decode_references).transpose()?.unwrap_or_default();
             let mut gone: HashMap<(usize, Vec<u8>), u64> =
@@ -457,6 +472,7 @@ impl Build {
         let mut batch = Batch::new();
         batch.delete(self.index.layout.meta());
         store.commit(batch)?;
+        self.index.history.lose();
         super::cleanup::remove(store, &self.index.layout.all())
     }
 }
@@ -496,7 +512,7 @@ pub(super) fn commit(index: &Index, before: Option<Vec<u8>>, meta: &Meta, mut ba
     batch.expect(key.clone(), before);
     batch.put(key, meta.encode());
     batch.durability = Durability::Relaxed;
-    match index.database.store().commit(batch) {
+    match index.commit(batch) {
         Ok(()) => Ok(true),
         Err(StoreError::Conflict) => Ok(false),
         Err(error) => Err(error.into()),

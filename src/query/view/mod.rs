@@ -8,6 +8,7 @@
 //! reduce       the reduce functions, ours and JavaScript ones
 //! params       what a query asks, checked whole before anything runs
 //! read         rows of a map query         grouped   rows of a reduce query
+//! history      what those who read an index while it changes must still see
 //! cleanup      indexes that no design document defines any more
 //! ```
 //!
@@ -20,6 +21,7 @@ mod build;
 mod cleanup;
 mod definition;
 mod grouped;
+mod history;
 mod layout;
 mod number;
 mod params;
@@ -34,5 +36,5 @@ pub use definition::{Definition, View};
 pub use grouped::{Grouped, ReducedRow};
 pub use layout::Meta;
 pub use params::{Grouping, Kind, Params, Plan, Update};
-pub use read::{MapRows, Row};
+pub use read::{MapRows, Reading, Row};
 pub use reduce::Outcome;

@@ -4,11 +4,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::definition::{Definition, View};
-use super::layout::{self, BLOCK, Layout, Meta, REDUCED, ROW, Spots};
+use super::history::{History, Snapshot};
+use super::layout::{self, BLOCK, Layout, META, Meta, REDUCED, ROW, Spots};
 use super::params::Plan;
 use crate::db::Database;
 use crate::error::Result;
-use crate::store::{Direction, PageLimit};
+use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit};
 
 /// A row of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,23 +22,61 @@ pub struct Row {
     pub value: String,
 }
 
-/// One index of one database.
+/// One index of one database, as it is now or as it was at one moment.
 #[derive(Clone)]
 pub(super) struct Index {
     pub database: Arc<Database>,
     pub definition: Arc<Definition>,
     pub layout: Layout,
+    pub history: Arc<History>,
+    snapshot: Option<Arc<Snapshot>>,
 }
 
 impl Index {
-    pub fn new(database: Arc<Database>, definition: Arc<Definition>) -> Index {
+    pub fn new(database: Arc<Database>, definition: Arc<Definition>, history: Arc<History>) -> Index {
         let layout = Layout::new(database.number(), &definition.signature);
-        Index { database, definition, layout }
+        Index { database, definition, layout, history, snapshot: None }
+    }
+
+    /// The index as it stands at this moment. Blocks while a commit to it is under way.
+    pub fn still(&self) -> Index {
+        Index { snapshot: Some(Arc::new(self.history.begin())), ..self.clone() }
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
+        let store = self.database.store();
+        match &self.snapshot {
+            None => Ok(store.scan(range, direction, limit)?),
+            Some(snapshot) => snapshot.scan(&**store, range, direction, limit),
+        }
+    }
+
+    fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
+        let store = self.database.store();
+        match &self.snapshot {
+            None => Ok(store.keys(range, entries)?),
+            Some(snapshot) => snapshot.keys(&**store, range, entries),
+        }
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let store = self.database.store();
+        match &self.snapshot {
+            None => Ok(store.get_many(keys)?),
+            Some(snapshot) => snapshot.get_many(&**store, keys),
+        }
+    }
+
+    /// Commits a batch of this index, which those who read it now do not see.
+    pub fn commit(&self, batch: Batch) -> store::Result<()> {
+        let kind = self.layout.meta().len() - 1;
+        let is_read = |key: &[u8]| matches!(key.get(kind), Some(&(META | ROW | BLOCK | REDUCED)));
+        self.history.commit(&**self.database.store(), batch, is_read)
     }
 
     /// What is stored of its progress, and what that means; `None` if there is nothing to go on from.
     pub fn meta(&self) -> Result<(Option<Vec<u8>>, Option<Meta>)> {
-        let stored = self.database.store().get(&self.layout.meta())?;
+        let stored = self.get_many(&[self.layout.meta()])?.pop().flatten();
         let meta = stored.as_deref().and_then(|value| Meta::decode(value, self.definition.maps.len()));
         Ok((stored, meta))
     }
@@ -48,7 +87,7 @@ impl Index {
             return Ok(Vec::new());
         }
         let range = self.layout.between(ROW, map, spots);
-        let page = self.database.store().scan(&range, direction, limit)?;
+        let page = self.scan(&range, direction, limit)?;
         let mut rows = Vec::with_capacity(page.len());
         for (key, value) in &page {
             let (_, spot) = self.layout.spot_of(key);
@@ -71,7 +110,7 @@ impl Index {
         let mut count = 0;
         while !spots.is_empty() {
             let range = self.layout.between(ROW, map, &spots);
-            let page = self.database.store().keys(&range, 1000)?;
+            let page = self.keys(&range, 1000)?;
             let Some(last) = page.last() else { break };
             count += page.len() as u64;
             spots.low = [self.layout.spot_of(last).1, &[0]].concat();
@@ -85,7 +124,7 @@ impl Index {
         let (mut count, mut last) = (0, None::<(Vec<u8>, u64)>);
         while !before.is_empty() {
             let range = self.layout.between(BLOCK, map, &before);
-            let page = self.database.store().scan(&range, Direction::Forward, PageLimit::entries(1000))?;
+            let page = self.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
             if page.is_empty() {
                 break;
             }
@@ -115,10 +154,9 @@ impl Index {
     /// The bound of the block that `spot` is in, its rows if it is stored, and where the next one begins.
     #[allow(clippy::type_complexity)]
     pub fn block_at(&self, map: usize, spot: &[u8]) -> Result<(Vec<u8>, Option<u64>, Option<Vec<u8>>)> {
-        let store = self.database.store();
         let low = Bound::Included(self.layout.at(BLOCK, map, &[]));
         let range = (low, Bound::Included(self.layout.at(BLOCK, map, spot)));
-        let found = store.scan(&range, Direction::Backward, PageLimit::entries(1))?;
+        let found = self.scan(&range, Direction::Backward, PageLimit::entries(1))?;
         let (bound, rows) = match found.first() {
             Some((key, value)) => (self.layout.spot_of(key).1.to_vec(), Some(layout::decode_block(value)?)),
             None => (Vec::new(), None),
@@ -130,7 +168,7 @@ impl Index {
     pub fn next_bound(&self, map: usize, spot: &[u8]) -> Result<Option<Vec<u8>>> {
         let (_, high) = self.layout.between(BLOCK, map, &Spots { low: Vec::new(), high: None });
         let range = (Bound::Excluded(self.layout.at(BLOCK, map, spot)), high);
-        let next = self.database.store().keys(&range, 1)?;
+        let next = self.keys(&range, 1)?;
         Ok(next.first().map(|key| self.layout.spot_of(key).1.to_vec()))
     }
 
@@ -143,11 +181,10 @@ impl Index {
         reducer: usize,
         most: usize,
     ) -> Result<Vec<(Vec<u8>, Option<String>)>> {
-        let store = self.database.store();
-        let bounds = store.keys(&self.layout.between(BLOCK, map, spots), most)?;
+        let bounds = self.keys(&self.layout.between(BLOCK, map, spots), most)?;
         let bounds: Vec<Vec<u8>> = bounds.iter().map(|key| self.layout.spot_of(key).1.to_vec()).collect();
         let keys: Vec<Vec<u8>> = bounds.iter().map(|bound| self.layout.at(REDUCED, map, bound)).collect();
-        let values = store.get_many(&keys)?;
+        let values = self.get_many(&keys)?;
         bounds
             .into_iter()
             .zip(values)
@@ -155,6 +192,22 @@ impl Index {
                 Ok((bound, value.map(|value| layout::decode_reduction(&value, reducer)).transpose()?))
             })
             .collect()
+    }
+}
+
+/// An index ready to be read, as it stood at one moment: what is committed to it meanwhile is not seen.
+pub struct Reading {
+    pub(super) index: Index,
+    /// How far the index is.
+    pub meta: Meta,
+}
+
+impl Reading {
+    /// Blocks on the store.
+    pub(super) fn begin(index: &Index) -> Result<Reading> {
+        let index = index.still();
+        let (_, meta) = index.meta()?;
+        Ok(Reading { index, meta: meta.unwrap_or_default() })
     }
 }
 
@@ -173,7 +226,7 @@ pub struct MapRows {
 }
 
 impl MapRows {
-    pub(super) fn new(index: Index, view: View, plan: &Plan, meta: Meta) -> MapRows {
+    pub(super) fn new(Reading { index, meta }: Reading, view: View, plan: &Plan) -> MapRows {
         let mut stretches = plan.stretches.clone();
         stretches.reverse();
         MapRows {

@@ -64,11 +64,10 @@ impl Bench {
         let mut asked = Params::default();
         asked.set_all(params.as_object().unwrap())?;
         let plan = asked.plan(&definition, place, None)?;
-        let meta = self.views.update(&self.database, &definition, Arc::new(|_, _| {})).await?;
-        let database = self.database.clone();
+        let reading = self.views.update(&self.database, &definition, Arc::new(|_, _| {})).await?;
         let mut rows = Vec::new();
         if let Kind::Reduce { .. } = plan.kind {
-            let mut groups = self.views.grouped(&database, &definition, place, &plan, view);
+            let mut groups = self.views.grouped(reading, place, &plan, view);
             return crate::db::blocking(move || {
                 loop {
                     let page = groups.next(7)?;
@@ -83,7 +82,7 @@ impl Bench {
             })
             .await;
         }
-        let mut found = self.views.map_rows(&database, &definition, place, &plan, meta);
+        let mut found = self.views.map_rows(reading, place, &plan);
         let (total, offset) = found.total_and_offset()?;
         loop {
             let page = found.next(7)?;
@@ -226,7 +225,7 @@ async fn equal_definitions_share_an_index_and_a_cleanup_keeps_what_is_defined() 
     assert_eq!(bench.rows("sum", json!({})).await, ["null 5"]);
 
     let definition = bench.views.definition(&bench.database, "_design/d").unwrap();
-    let meta = || bench.views.meta(&bench.database, &definition).unwrap();
+    let meta = || bench.views.as_it_stands(&bench.database, &definition).unwrap().meta;
     bench.edit("_design/d", Some(&first), false, json!({"views": {"v": {"map": "function () {}"}}})).await;
     clean_up(&bench.views, &bench.database).unwrap();
     assert_eq!(meta().rows.iter().map(|(rows, _)| rows).sum::<u64>(), 2, "the other one still defines it");
@@ -339,4 +338,51 @@ async fn long_keys_and_ids_are_found_again() {
     let found = bench.rows("all", json!({"key": long("x")})).await;
     assert_eq!(found, [format!("\"{}\" 1 {}", long("x"), long("1"))]);
     assert_eq!(bench.rows("count", json!({"group": true})).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_query_sees_the_index_of_its_beginning_while_that_changes() {
+    let bench = Bench::new(false);
+    bench.edit("_design/d", None, false, design()).await;
+    let mut revisions = Vec::new();
+    for n in 0..700 {
+        revisions.push(bench.edit(&format!("{n:03}"), None, false, json!({"k": n, "n": n})).await);
+    }
+    let definition = bench.views.definition(&bench.database, "_design/d").unwrap();
+    let plan = |view: &str, params: Value| {
+        let mut asked = Params::default();
+        asked.set_all(params.as_object().unwrap()).unwrap();
+        asked.plan(&definition, definition.view(view).unwrap(), None).unwrap()
+    };
+    let begin = async || bench.views.update(&bench.database, &definition, Arc::new(|_, _| {})).await.unwrap();
+    let view = |name: &str| definition.view(name).unwrap();
+    let mut up = bench.views.map_rows(begin().await, view("all"), &plan("all", json!({})));
+    let mut down = bench.views.map_rows(begin().await, view("all"), &plan("all", json!({"descending": true})));
+    let groups = plan("sum", json!({"group": true}));
+    let mut groups = bench.views.grouped(begin().await, view("sum"), &groups, "sum");
+    let whole = plan("sum", json!({}));
+    let mut whole = bench.views.grouped(begin().await, view("sum"), &whole, "sum");
+    let counted = bench.views.map_rows(begin().await, view("all"), &plan("all", json!({"startkey": 5})));
+    let mut read = (Vec::new(), Vec::new());
+    for n in 0..7 {
+        read.0.extend(up.next(100).unwrap());
+        read.1.extend(down.next(100).unwrap());
+        // One moves from ahead to where the query has been, one the other way, one goes, one comes.
+        for (at, json) in [(690 - n, Some(json!({"k": -1}))), (n, Some(json!({"k": 1000 + n}))), (350 + n, None)] {
+            let gone = json.is_none();
+            bench.edit(&format!("{at:03}"), Some(&revisions[at]), gone, json.unwrap_or(json!({}))).await;
+        }
+        bench.edit(&format!("new{n}"), None, false, json!({"k": 300.5, "n": 1})).await;
+        drop(begin().await);
+    }
+    let keys = |rows: &[Row]| rows.iter().map(|row| row.key.parse::<usize>().unwrap()).collect::<Vec<_>>();
+    assert_eq!(keys(&read.0), (0..700).collect::<Vec<_>>());
+    assert_eq!(keys(&read.1), (0..700).rev().collect::<Vec<_>>());
+    assert_eq!(counted.total_and_offset().unwrap(), (700, 5));
+    assert!(up.next(1).unwrap().is_empty() && down.next(1).unwrap().is_empty());
+    let sums = crate::db::blocking(move || Ok((groups.next(1000)?, whole.next(2)?))).await.unwrap();
+    assert_eq!(sums.0.len(), 700);
+    assert_eq!(sums.1[0].outcome, Outcome::Value((0..700).sum::<u64>().to_string()));
+    assert_eq!(bench.rows("all", json!({})).await.len(), 700);
+    assert_eq!(bench.rows("all", json!({"key": 300.5})).await.len(), 7);
 }
