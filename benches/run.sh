@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All numbers of docs/performance.md in one run: benches/run.sh > table.md
+# All numbers of docs/performance.md in one run: benches/run.sh > tables.md (BENCHES=queries: those of one benchmark)
 # Needs node and npm for PouchDB and pouchdb-server; what is missing is left out of the table.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,4 +13,7 @@ if command -v npm >/dev/null; then
   (cd protocol-tests && npm ci --no-audit --no-fund --loglevel=error) >&2
   (cd benches && npm ci --no-audit --no-fund --loglevel=error) >&2 || echo "pouchdb-server could not be installed" >&2
 fi
-cargo bench --bench ratios "$@"
+for bench in ${BENCHES:-ratios queries}; do
+  cargo bench --bench "$bench" "$@"
+  echo
+done

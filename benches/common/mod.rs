@@ -1,0 +1,312 @@
+//! What the benchmarks of servers share: starting the servers, loading them over HTTP, and the table.
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Outcome<T> = Result<T, Failure>;
+
+/// Tells the bare server how many bytes to answer.
+pub const SIZE: &str = "x-bench-bytes";
+const AUTHORIZATION: &str = "Basic YmVuY2g6YmVuY2g=";
+
+/// A number that the environment sets, or its default.
+pub fn number(name: &str, default: f64) -> f64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// A server in a process of its own, killed when dropped.
+pub struct Target {
+    pub name: &'static str,
+    pub address: SocketAddr,
+    /// pouchdb-server is measured as an admin party: nobody is asked for a password.
+    pub signed_in: bool,
+    child: Child,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Target {
+    pub async fn settee(folder: &Path) -> Outcome<Target> {
+        let address = free_address().await?;
+        let child = Command::new(env!("CARGO_BIN_EXE_settee"))
+            .args(["serve", "--bind", &address.to_string(), "--data"])
+            .arg(folder.join("settee"))
+            .envs([("COUCHDB_USER", "bench"), ("COUCHDB_PASSWORD", "bench"), ("RUST_LOG", "warn")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Target { name: "settee", address, signed_in: true, child }.ready("/_up").await
+    }
+
+    pub async fn bare() -> Outcome<Target> {
+        let mut child = Command::new(std::env::current_exe()?).arg("bare").stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        let out = child.stdout.take().ok_or("the bare server has no output")?;
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
+        Target { name: "bare hyper", address: line.trim().parse()?, signed_in: true, child }.ready("/").await
+    }
+
+    /// `None` when it is not installed.
+    pub async fn pouchdb_server(folder: &Path) -> Outcome<Option<Target>> {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/node_modules/.bin/pouchdb-server");
+        if !program.exists() {
+            return Ok(None);
+        }
+        let (data, address) = (folder.join("pouchdb-server"), free_address().await?);
+        std::fs::create_dir_all(&data)?;
+        let child = Command::new(program)
+            .args(["--no-color", "-n", "--host", "127.0.0.1", "--port", &address.port().to_string(), "--dir"])
+            .arg(&data)
+            .current_dir(&data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Some(Target { name: "pouchdb-server", address, signed_in: false, child }.ready("/").await?))
+    }
+
+    async fn ready(mut self, path: &str) -> Outcome<Target> {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Ok(mut connection) = self.connect().await
+                && let Ok((status, _)) = connection.ask(&Ask::get(path), 0).await
+                && status.is_success()
+            {
+                return Ok(self);
+            }
+            if let Some(how) = self.child.try_wait()? {
+                return Err(format!("{} ended at its start: {how}", self.name).into());
+            }
+            if Instant::now() > end {
+                return Err(format!("{} did not start", self.name).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn connect(&self) -> Outcome<Connection> {
+        Connection::open(self.address, self.signed_in).await
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+
+    pub async fn ask(&self, ask: Ask) -> Outcome<(StatusCode, Bytes)> {
+        self.connect().await?.ask(&ask, 0).await
+    }
+}
+
+pub async fn free_address() -> Outcome<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+}
+
+// ---- the load --------------------------------------------------------------------------------------------------
+
+/// One request, and how many things (documents, rows) it is worth.
+pub struct Ask {
+    pub method: Method,
+    pub path: String,
+    pub body: Bytes,
+    pub units: u64,
+}
+
+impl Ask {
+    pub fn get(path: &str) -> Ask {
+        Ask { method: Method::GET, path: path.into(), body: Bytes::new(), units: 1 }
+    }
+
+    pub fn new(method: Method, path: String, body: String, units: u64) -> Ask {
+        Ask { method, path, body: Bytes::from(body), units }
+    }
+}
+
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    signed_in: bool,
+}
+
+impl Connection {
+    pub async fn open(address: SocketAddr, signed_in: bool) -> Outcome<Connection> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Connection { sender, signed_in })
+    }
+
+    pub async fn send(&mut self, ask: &Ask, size: usize) -> Outcome<Response<Incoming>> {
+        let mut request = Request::builder()
+            .method(&ask.method)
+            .uri(&ask.path)
+            .header("host", "bench")
+            .header("accept", "application/json")
+            .header("content-type", "application/json")
+            .header(SIZE, size);
+        if self.signed_in {
+            request = request.header("authorization", AUTHORIZATION);
+        }
+        let request = request.body(Full::new(ask.body.clone()))?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
+    pub async fn ask(&mut self, ask: &Ask, size: usize) -> Outcome<(StatusCode, Bytes)> {
+        self.sender.ready().await?;
+        let answer = self.send(ask, size).await?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
+    }
+}
+
+/// What a load came to.
+#[derive(Clone, Copy)]
+pub struct Load {
+    /// Units a second.
+    pub rate: f64,
+    /// Mean size of an answer in bytes.
+    pub size: usize,
+}
+
+/// `connections` that each ask, wait for the whole answer, and ask again, for `seconds`.
+pub async fn load<F>(target: &Target, connections: usize, seconds: f64, size: usize, make: F) -> Outcome<Load>
+where
+    F: Fn(u64) -> Ask + Send + Sync + 'static,
+{
+    let (make, counter) = (Arc::new(make), Arc::new(AtomicU64::new(0)));
+    let begin = Instant::now();
+    let end = begin + Duration::from_secs_f64(seconds);
+    let mut tasks = JoinSet::new();
+    for _ in 0..connections {
+        let mut connection = target.connect().await?;
+        let (make, counter) = (make.clone(), counter.clone());
+        tasks.spawn(async move {
+            let (mut units, mut bytes, mut requests) = (0, 0, 0);
+            while Instant::now() < end {
+                let ask = make(counter.fetch_add(1, Ordering::Relaxed));
+                let (status, answer) = connection.ask(&ask, size).await?;
+                if !status.is_success() {
+                    let text = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
+                    return Err(Failure::from(format!("{} {}: {status} {text}", ask.method, ask.path)));
+                }
+                units += ask.units;
+                bytes += answer.len();
+                requests += 1;
+            }
+            Ok((units, bytes, requests))
+        });
+    }
+    let (mut units, mut bytes, mut requests) = (0, 0, 0);
+    while let Some(done) = tasks.join_next().await {
+        let (u, b, r) = done??;
+        (units, bytes, requests) = (units + u, bytes + b, requests + r);
+    }
+    Ok(Load { rate: units as f64 / begin.elapsed().as_secs_f64(), size: bytes / requests.max(1) })
+}
+
+/// Some 500 bytes of JSON that do not all compress to nothing.
+pub fn document(id: &str, number: u64) -> String {
+    let noise = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let text = "the quick brown fox jumps over the lazy dog ".repeat(8);
+    format!(
+        r#"{{"_id":"{id}","type":"bench","number":{number},"noise":"{noise:016x}","nested":{{"list":[1,2,3],"flag":true}},"text":"{text}"}}"#
+    )
+}
+
+pub fn bulk(prefix: &str, first: u64, count: u64) -> String {
+    let documents: Vec<_> = (first..first + count).map(|n| document(&format!("{prefix}{n:08}"), n)).collect();
+    format!(r#"{{"docs":[{}]}}"#, documents.join(","))
+}
+
+// ---- the table -------------------------------------------------------------------------------------------------
+
+/// A row of the table: a value for each column.
+pub struct Row {
+    pub name: String,
+    pub unit: &'static str,
+    pub values: BTreeMap<&'static str, f64>,
+}
+
+/// Rows of one run.
+#[derive(Default)]
+pub struct Table {
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    pub fn add(&mut self, name: String, unit: &'static str, values: BTreeMap<&'static str, f64>) {
+        eprintln!("{name}: {values:.0?} {unit}");
+        self.rows.push(Row { name, unit, values });
+    }
+
+    /// Prints it as Markdown, with what it was measured on: the columns' values, and settee's as shares of the others.
+    /// `columns` are names and what the shares are headed; settee's own is the first. `how` ends the first line.
+    pub fn print(&self, columns: &[(&'static str, &str)], how: &str) -> Outcome<()> {
+        let said = |program: &str, args: &[&str]| {
+            let output = Command::new(program).args(args).output().ok();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()).unwrap_or_default()
+        };
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu =
+            cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
+        let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get());
+        let mut out = std::io::stdout().lock();
+        writeln!(
+            out,
+            "{}, {cores} cores ({cpu}), {}, settee {} at {}, {how}.\n",
+            said("date", &["-u", "+%Y-%m-%d"]),
+            said("uname", &["-sr"]),
+            env!("CARGO_PKG_VERSION"),
+            said("git", &["rev-parse", "--short", "HEAD"]),
+        )?;
+        let heads: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let shares: Vec<String> = columns.iter().skip(1).map(|(_, head)| format!("settee ÷ {head}")).collect();
+        writeln!(out, "| what | unit | {} | {} |", heads.join(" | "), shares.join(" | "))?;
+        writeln!(out, "|---|---|{}", "---:|".repeat(heads.len() + shares.len()))?;
+        for row in &self.rows {
+            let value = |column: &str| row.values.get(column).map_or("–".into(), |value| thousands(*value));
+            let ratio = |column: &str| match (row.values.get("settee"), row.values.get(column)) {
+                (Some(settee), Some(other)) if *other > 0.0 => format!("{:.2}", settee / other),
+                _ => "–".into(),
+            };
+            let values: Vec<String> = columns.iter().map(|(name, _)| value(name)).collect();
+            let ratios: Vec<String> = columns.iter().skip(1).map(|(name, _)| ratio(name)).collect();
+            writeln!(out, "| {} | {} | {} | {} |", row.name, row.unit, values.join(" | "), ratios.join(" | "))?;
+        }
+        Ok(())
+    }
+}
+
+/// `12345.6` as `12 346`, small numbers with a digit or two behind the point.
+fn thousands(value: f64) -> String {
+    if value < 100.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(" ")
+}
