@@ -6,7 +6,7 @@
 //! main > http > replicate > {query, auth, maintain} > db > store > json > rev
 //! ```
 //!
-//! `error` and `clock` may be used by all. `tests/layers.rs` holds this line.
+//! `error`, `clock` and `tls` may be used by all. `tests/layers.rs` holds this line.
 
 pub mod auth;
 pub mod clock;
@@ -19,3 +19,4 @@ pub mod maintain;
 pub mod query;
 pub mod rev;
 pub mod store;
+pub mod tls;

@@ -99,7 +99,8 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>) -> R
         if let Some((name, password)) = made_admin {
             show_admin(&running.url(), &name, &password);
         }
-        tracing::info!(address = %running.address, data = %settings.data.display(), "settee is ready");
+        let tls = running.secure_address.map(tracing::field::display);
+        tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready");
         let signals = tokio::spawn(stop_at_signal(app.clone()));
         let keeps_data = settings.store.as_deref() != Some("memory");
         let backups = keeps_data.then(|| tokio::spawn(control::listen(settings.data.clone(), app.databases.clone())));

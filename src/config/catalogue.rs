@@ -57,7 +57,8 @@ pub const FREE: &[&str] = &["admins", "vendor", "jwt_keys", "feature_flags"];
 pub const SECRET_SECTIONS: &[&str] = &["admins", "jwt_keys"];
 
 /// Sections that may not be changed over HTTP: in CouchDB they name programs and code. The list is CouchDB's
-/// (`couch_util.erl`, `BLACKLIST_CONFIG_SECTIONS`); `settee` is ours: where the data lies is for the machine's owner.
+/// (`couch_util.erl`, `BLACKLIST_CONFIG_SECTIONS`); `settee` is ours: where the data lies is for the machine's owner, and so
+/// are the files that `ssl` names.
 pub const BLOCKED: &[&str] = &[
     "daemons",
     "external",
@@ -69,6 +70,7 @@ pub const BLOCKED: &[&str] = &[
     "query_servers",
     "feature_flags",
     "settee",
+    "ssl",
 ];
 
 /// The friendlier default of `[cors] origins`: pages served from this machine and the shells of mobile and desktop apps.
@@ -110,6 +112,12 @@ pub const KNOWN: &[Known] = &[
         "Bytes of a request's headers with its first line.",
     ),
     row("settee", "drain_timeout", number(0, 3600), "25", "Seconds that requests at work may take after SIGTERM."),
+    unset(
+        "settee",
+        "ca_file",
+        Kind::Text,
+        "PEM file of authorities trusted beside the public ones, for what is fetched.",
+    ),
     row("settee", "max_json_depth", number(8, 10_000), "512", "How deep arrays and objects of a body may nest."),
     row(
         "settee",
@@ -118,6 +126,13 @@ pub const KNOWN: &[Known] = &[
         "268435456",
         "Bytes of JSON bodies held at once at most, all requests together; read at the start.",
     ),
+    // --- TLS. Read at start, never over HTTP: a setting that names a file is a way to read it.
+    unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files are set."),
+    unset("ssl", "cert_file", Kind::Text, "PEM file of the certificate and its chain; read anew when it changes."),
+    unset("ssl", "key_file", Kind::Text, "PEM file of its private key; read anew when it changes."),
+    row("ssl", "port", number(0, 65_535), "6984", "The port of TLS."),
+    unset("ssl", "bind_address", Kind::Text, "The address of TLS; unset: that of `bind`."),
+    row("ssl", "hsts", Kind::Text, "max-age=31536000", "`Strict-Transport-Security` of answers over TLS; empty: none."),
     // --- couchdb
     unset("couchdb", "uuid", Kind::Text, "This server's identity in `GET /`; made at the first start."),
     row("couchdb", "max_document_size", Kind::Bytes, "8000000", "A document's JSON body at most, without attachments."),

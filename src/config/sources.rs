@@ -1,7 +1,7 @@
 //! Where settings come from before the server runs: a TOML file, the environment, flags.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -102,6 +102,15 @@ struct Serve {
     /// Address and port to listen on [default: 127.0.0.1:5984]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<String>,
+    /// The certificate for TLS with its chain (PEM); read anew when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
+    /// Address and port for TLS [default: the address of --bind, port 6984]
+    #[arg(long, value_name = "ADDR:PORT")]
+    tls_bind: Option<String>,
     /// The storage engine: sled, redb, or memory, which keeps nothing [default: the folder's, or sled]
     #[arg(long, value_name = "ENGINE")]
     store: Option<String>,
@@ -225,6 +234,16 @@ fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Result<Start,
             put(&mut table, "settee", key, value);
         }
     }
+    for (key, value) in [("cert_file", serve.tls_cert), ("key_file", serve.tls_key)] {
+        if let Some(value) = value {
+            put(&mut table, "ssl", key, value);
+        }
+    }
+    if let Some(bind) = serve.tls_bind {
+        let bind = parse_bind(&bind)?;
+        put(&mut table, "ssl", "bind_address", bind.ip().to_string());
+        put(&mut table, "ssl", "port", bind.port().to_string());
+    }
     for set in serve.sets {
         let (name, value) = set.split_once('=').ok_or_else(|| format!("--set {set}: write SECTION/KEY=VALUE"))?;
         let (section, key) = name.split_once('/').ok_or_else(|| format!("--set {set}: write SECTION/KEY=VALUE"))?;
@@ -253,6 +272,7 @@ fn finish(mut table: Table, warnings: Vec<String>) -> Result<Start, String> {
         Some(text) => Some(parse_bind(text)?),
         None => bind_of(&checked)?,
     };
+    tls_of(&checked, bind.unwrap_or(DEFAULT_BIND))?;
     if of("data").is_empty() {
         return Err("the data folder's name is empty: --data DIR".into());
     }
@@ -281,6 +301,41 @@ pub fn bind_of(settings: &Settings) -> Result<Option<SocketAddr>, String> {
     };
     let ip = address.parse().map_err(|_| format!("[chttpd] bind_address: `{address}` is not an IP address"))?;
     Ok(Some(SocketAddr::new(ip, port.map_or(Ok(5984), str::parse).map_err(|_| "[chttpd] port is not a port")?)))
+}
+
+/// Where TLS is served, and with which files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub bind: SocketAddr,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// What the section `ssl` asks for; `None`: no TLS. `http`: where plain HTTP is served.
+pub fn tls_of(settings: &Settings, http: SocketAddr) -> Result<Option<Tls>, String> {
+    let file = |key: &str| settings.get("ssl", key).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let (cert, key) = match (file("cert_file"), file("key_file")) {
+        _ if settings.get("ssl", "enable") == Some("false") => return Ok(None),
+        (None, None) if settings.get("ssl", "enable").is_none() => return Ok(None),
+        (Some(cert), Some(key)) => (cert, key),
+        (None, _) => return Err("[ssl] cert_file is not set: TLS needs a certificate (PEM), --tls-cert FILE".into()),
+        (_, None) => {
+            return Err("[ssl] key_file is not set: TLS needs the certificate's key (PEM), --tls-key FILE".into());
+        }
+    };
+    let ip = match settings.get("ssl", "bind_address") {
+        None => http.ip(),
+        Some("any") => IpAddr::from([0, 0, 0, 0]),
+        Some(address) => {
+            address.parse().map_err(|_| format!("[ssl] bind_address: `{address}` is not an IP address"))?
+        }
+    };
+    let port = settings.number("ssl", "port") as u16;
+    let bind = SocketAddr::new(ip, port);
+    if bind == http && port != 0 {
+        return Err(format!("[ssl] port: plain HTTP is served on {bind} already; take another port for TLS"));
+    }
+    Ok(Some(Tls { bind, cert, key }))
 }
 
 fn parse_bind(text: &str) -> Result<SocketAddr, String> {
@@ -484,11 +539,40 @@ mod tests {
             (&["--nonsense"][..], &[][..], "--help"),
             (&[][..], &[("COUCHDB_USER", "ann")][..], "COUCHDB_PASSWORD is not"),
             (&[][..], &[("SETTEE_CORS__ORIGNS", "x")][..], "is cors/origins meant?"),
+            (&["--tls-cert", "cert.pem"][..], &[][..], "--tls-key"),
+            (&["--set", "ssl/enable=true"][..], &[][..], "cert_file is not set"),
+            (&[][..], &[("SETTEE_SSL__CERT_FILE", "cert.pem")][..], "key_file is not set"),
+            (&["--tls-bind", "6984"][..], &[][..], "is not ADDRESS:PORT"),
+            (
+                &["--tls-cert", "c", "--tls-key", "k", "--bind", "127.0.0.1:6984"][..],
+                &[][..],
+                "take another port for TLS",
+            ),
             (&["--config", "/nowhere/settee.toml"][..], &[][..], "cannot be read"),
         ] {
             let text = refusal(arguments, environment);
             assert!(text.contains(says), "{arguments:?} {environment:?}: {text}");
         }
+    }
+
+    #[test]
+    fn tls_is_served_when_its_files_are_named() {
+        let tls = |arguments: &[&str], environment: &[(&str, &str)]| {
+            let start = start(arguments, environment);
+            tls_of(&Settings::new(start.base).unwrap(), start.bind.unwrap_or(DEFAULT_BIND)).unwrap()
+        };
+        assert_eq!(tls(&[], &[]), None);
+        let files = [("SETTEE_SSL__CERT_FILE", "cert.pem"), ("SETTEE_SSL__KEY_FILE", "key.pem")];
+        for (arguments, bind) in [
+            (&[][..], "127.0.0.1:6984"),
+            (&["--bind", "[::1]:5984"][..], "[::1]:6984"),
+            (&["--tls-bind", "0.0.0.0:443"][..], "0.0.0.0:443"),
+            (&["--set", "ssl/port=8443", "--set", "ssl/bind_address=any"][..], "0.0.0.0:8443"),
+        ] {
+            let (cert, key) = (PathBuf::from("cert.pem"), PathBuf::from("key.pem"));
+            assert_eq!(tls(arguments, &files), Some(Tls { bind: bind.parse().unwrap(), cert, key }));
+        }
+        assert_eq!(tls(&["--set", "ssl/enable=false"], &files), None);
     }
 
     #[test]

@@ -10,14 +10,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
@@ -38,44 +40,95 @@ use super::{cors, signin};
 use crate::auth::UserCtx;
 use crate::config::Settings;
 use crate::error::Error;
+use crate::tls::Identity;
+
+/// One port that is served.
+pub struct Listening {
+    pub socket: TcpListener,
+    /// The certificate of a port that speaks TLS.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// What all ports share.
+#[derive(Clone)]
+struct Ports {
+    app: Arc<App>,
+    /// One for each connection that may be open at once.
+    permits: Arc<Semaphore>,
+    connections: TaskTracker,
+}
 
 /// Accepts connections until shutdown begins; then lets what is at work end, for `[settee] drain_timeout` seconds at most.
-pub async fn serve(app: Arc<App>, listener: TcpListener) -> io::Result<()> {
-    let settings = app.settings();
-    let permits = Arc::new(Semaphore::new(settings.number("settee", "max_connections") as usize));
-    let connections = TaskTracker::new();
-    loop {
-        let permit = tokio::select! {
-            permit = permits.clone().acquire_owned() => permit.map_err(io::Error::other)?,
-            () = app.shutdown.begun() => break,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = app.shutdown.begun() => break,
-        };
-        match accepted {
-            Ok((socket, peer)) => {
-                let _ = socket.set_nodelay(true);
-                let app = app.clone();
-                connections.spawn(async move {
-                    connection(app, socket, Some(peer.ip()), false).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                // Out of file descriptors, mostly: connections must end before more can be accepted.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    drop(listener);
-    connections.close();
+pub async fn serve(app: Arc<App>, listeners: Vec<Listening>) -> io::Result<()> {
+    let most = app.settings().number("settee", "max_connections") as usize;
+    let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+    let ports = Ports { app: app.clone(), permits, connections: TaskTracker::new() };
+    join_all(listeners.into_iter().map(|listening| ports.clone().accept(listening))).await;
+    ports.connections.close();
     let drain = Duration::from_secs(app.settings().number("settee", "drain_timeout"));
-    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
-        tracing::warn!(open = connections.len(), "stopping although connections are still at work");
+    if tokio::time::timeout(drain, ports.connections.wait()).await.is_err() {
+        tracing::warn!(open = ports.connections.len(), "stopping although connections are still at work");
     }
     Ok(())
+}
+
+impl Ports {
+    /// Accepts on one port until shutdown begins.
+    async fn accept(self, Listening { socket: listener, identity }: Listening) {
+        let begun = self.app.shutdown.begun();
+        tokio::pin!(begun);
+        let watching = identity.clone().map(|identity| AbortOnDrop(tokio::spawn(identity.watch())));
+        loop {
+            let permit = tokio::select! {
+                permit = self.permits.clone().acquire_owned() => permit,
+                () = begun.as_mut() => break,
+            };
+            let Ok(permit) = permit else { break };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = begun.as_mut() => break,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    let _ = socket.set_nodelay(true);
+                    let (app, identity) = (self.app.clone(), identity.clone());
+                    self.connections.spawn(async move {
+                        match identity {
+                            None => connection(app, socket, Some(peer.ip()), false).await,
+                            Some(identity) => encrypted(app, socket, peer.ip(), &identity).await,
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, mostly: connections must end before more can be accepted.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        drop(watching);
+    }
+}
+
+/// Ends a task with what it serves.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn encrypted(app: Arc<App>, socket: TcpStream, peer: IpAddr, identity: &Identity) {
+    let shaken = tokio::select! {
+        shaken = identity.accept(socket) => shaken,
+        () = app.shutdown.begun() => return,
+    };
+    match shaken {
+        Ok(socket) => connection(app, socket, Some(peer), true).await,
+        Err(error) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
+    }
 }
 
 /// Serves one connection over any byte stream (TLS wraps the socket before it comes here).
@@ -145,6 +198,8 @@ struct Context {
     received: Instant,
     user: Option<String>,
     peer: Option<IpAddr>,
+    /// The connection is encrypted.
+    secure: bool,
     /// How long the request's body was waited for.
     body_time: Duration,
 }
@@ -168,9 +223,10 @@ async fn respond(
         received: Instant::now(),
         user: None,
         peer,
+        secure,
         body_time: Duration::ZERO,
     };
-    let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming, secure)).catch_unwind().await;
+    let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming)).catch_unwind().await;
     let answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(failure)) => refuse(&context, &failure),
@@ -179,13 +235,7 @@ async fn respond(
     finish(&app, context, answer)
 }
 
-async fn answer(
-    app: &Arc<App>,
-    context: &mut Context,
-    uri: &http::Uri,
-    incoming: Incoming,
-    secure: bool,
-) -> Result<Answer> {
+async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming: Incoming) -> Result<Answer> {
     context.head = context.method == http::Method::HEAD;
     let target = Target::read(&context.method, uri, &context.headers, &context.settings)?;
     context.head = target.head;
@@ -209,7 +259,7 @@ async fn answer(
         session: None,
         id: context.id.clone(),
         peer: context.peer,
-        secure,
+        secure: context.secure,
         settings: context.settings.clone(),
         received: context.received,
     };
@@ -371,6 +421,12 @@ fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Bo
         for name in extra {
             headers.remove(name);
         }
+    }
+    if context.secure
+        && let Some(policy) = context.settings.get("ssl", "hsts").filter(|policy| !policy.is_empty())
+        && let Ok(policy) = HeaderValue::from_str(policy)
+    {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, policy);
     }
     let head = context.head;
     if head {

@@ -13,19 +13,20 @@ use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
 use super::memory::BodyMemory;
 use super::metrics::Metrics;
-use super::server;
+use super::server::{self, Listening};
 use super::tasks::Tasks;
 use super::uuids::Uuids;
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
 use crate::clock::Clock;
-use crate::config::{Live, Table};
+use crate::config::{Live, Table, sources};
 use crate::db::Databases;
 use crate::error::{Error, Result};
 use crate::query::script::Scripts;
 use crate::query::view::Views;
 use crate::store::Store;
 use crate::store::blobs::Blobs;
+use crate::tls::Identity;
 
 /// What a server is made of.
 pub struct Options {
@@ -42,6 +43,8 @@ pub struct Options {
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens for TLS.
+    pub secure_address: Option<SocketAddr>,
     pub app: Arc<App>,
     serving: JoinHandle<io::Result<()>>,
 }
@@ -120,18 +123,32 @@ pub async fn start(options: Options) -> Result<Running> {
     listen(app, SocketAddr::from(([127, 0, 0, 1], 0))).await
 }
 
-/// Listens on `bind` (port 0: a free one) and serves in the background.
+/// Listens on `bind` (port 0: a free one), and for TLS where the settings say, and serves in the background.
 pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
+    let (plain, address) = open(bind, "--bind").await?;
+    let mut listeners = vec![Listening { socket: plain, identity: None }];
+    let mut secure_address = None;
+    if let Some(tls) = sources::tls_of(&app.settings(), address).map_err(Error::BadRequest)? {
+        let read = move || Identity::open(&tls.cert, &tls.key);
+        let identity = blocking(read).await.map_err(internal)?.map_err(Error::BadRequest)?;
+        let (socket, address) = open(tls.bind, "--tls-bind").await?;
+        listeners.push(Listening { socket, identity: Some(Arc::new(identity)) });
+        secure_address = Some(address);
+    }
+    super::accounts::settle_all(&app).await?;
+    app.run_background();
+    let serving = tokio::spawn(server::serve(app.clone(), listeners));
+    Ok(Running { address, secure_address, app, serving })
+}
+
+async fn open(bind: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(bind).await.map_err(|error| {
         Error::BadRequest(format!(
-            "cannot listen on {bind}: {error}. Is another server running there? --bind ADDR:PORT"
+            "cannot listen on {bind}: {error}. Is another server running there? {flag} ADDR:PORT"
         ))
     })?;
     let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
-    super::accounts::settle_all(&app).await?;
-    app.run_background();
-    let serving = tokio::spawn(server::serve(app.clone(), listener));
-    Ok(Running { address, app, serving })
+    Ok((listener, address))
 }
 
 fn internal(failure: Failure) -> Error {

@@ -7,6 +7,7 @@ mod faults;
 mod frame;
 mod scripts;
 mod session;
+mod tls;
 mod views;
 
 use std::sync::Arc;
