@@ -209,6 +209,13 @@ impl Authenticator {
         self
     }
 
+    /// Fetches published keys before they are too old, if there is a URL. Blocks for as long as a fetch may take.
+    pub fn refresh_published_keys(&self) {
+        if let Some(jwks) = self.settings().jwt.jwks() {
+            self.published.refresh_if_due(jwks);
+        }
+    }
+
     /// Takes changed settings, at once. A replaced secret stays good for one session timeout.
     pub fn configure(&self, settings: Settings) {
         let now = self.clock.since_epoch().as_secs();

@@ -1,4 +1,4 @@
-//! ECDSA over P-256 and P-384 with any of the three hashes. RFC 7518 ties each `alg` to one curve; CouchDB ties it to
+//! ECDSA over P-256, P-384 and P-521 with any of the three hashes. RFC 7518 ties each `alg` to one curve; CouchDB ties it to
 //! the hash only and takes the curve from the key, and its signers write both halves of the signature as wide as the
 //! `alg`'s number says. The key alone decides which curve is computed on, so that the looser reading gives nothing away.
 
@@ -23,8 +23,20 @@ pub(super) fn verify(alg: &str, point: &[u8], message: &[u8], signature: &[u8]) 
             .and_then(|bytes| p384::ecdsa::Signature::from_slice(&bytes).ok())
             .zip(p384::ecdsa::VerifyingKey::from_sec1_bytes(point).ok())
             .is_some_and(|(signature, key)| key.verify_prehash(&hash, &signature).is_ok()),
+        // And this one is wider than SHA-256 altogether: a hash shorter than half the curve is padded by zeros on the
+        // left, which leaves its number, all that counts, as it is.
+        67 | 133 => halves(signature, 66)
+            .and_then(|bytes| p521::ecdsa::Signature::from_slice(&bytes).ok())
+            .zip(p521::ecdsa::VerifyingKey::from_sec1_bytes(point).ok())
+            .is_some_and(|(signature, key)| key.verify_prehash(&padded(&hash, 66), &signature).is_ok()),
         _ => false,
     }
+}
+
+fn padded(hash: &[u8], width: usize) -> Vec<u8> {
+    let mut out = vec![0; width.saturating_sub(hash.len())];
+    out.extend_from_slice(hash);
+    out
 }
 
 /// Both halves made `width` bytes wide, if what is cut off is zero.
@@ -80,6 +92,16 @@ mod tests {
         let point = key.verifying_key().to_encoded_point(false);
         let signature: p384::ecdsa::Signature = key.sign_prehash(&Sha384::digest(b"hello")).expect("signs");
         assert!(verify("ES384", point.as_bytes(), b"hello", &signature.to_bytes()));
+        let key = p521::ecdsa::SigningKey::from_slice(&[[0; 1].as_slice(), &[7; 65]].concat()).expect("a key");
+        let point = p521::ecdsa::VerifyingKey::from(&key).to_encoded_point(false);
+        for (alg, hash) in [("ES256", Sha256::digest(b"hello").to_vec()), ("ES512", Sha512::digest(b"hello").to_vec())]
+        {
+            let signature: p521::ecdsa::Signature = key.sign_prehash(&padded(&hash, 66)).expect("signs");
+            assert!(verify(alg, point.as_bytes(), b"hello", &signature.to_bytes()), "{alg}");
+            assert!(!verify(alg, point.as_bytes(), b"Hello", &signature.to_bytes()), "{alg}");
+        }
+        let key = p384::ecdsa::SigningKey::from_slice(&[7; 48]).expect("a key");
+        let point = key.verifying_key().to_encoded_point(false);
         for odd in [&[][..], &[1], &[0; 96], &[0xFF; 96], &[0xFF; 128], &[1; 300]] {
             assert!(!verify("ES384", point.as_bytes(), b"hello", odd));
         }

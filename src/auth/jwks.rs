@@ -9,6 +9,7 @@
 //! When the issuer cannot be reached, the keys that are known stay good. Fetching is the caller's trait; here is the
 //! logic of when, and the parsing.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -36,14 +37,21 @@ impl JwksSettings {
     pub(super) fn read(source: &dyn Source) -> Option<JwksSettings> {
         let get = |key: &str| source.get("jwt_auth", key);
         let url = get("jwks_url").map(|url| url.trim().to_string()).filter(|url| !url.is_empty())?;
-        let plain = ["http://localhost", "http://127.0.0.1", "http://[::1]"];
-        if !url.starts_with("https://") && !plain.iter().any(|host| url.starts_with(host)) {
-            tracing::error!(url, "jwt_auth/jwks_url must begin with https:// (or be on this machine); it is not used");
+        if !may_be_fetched(&url) {
+            tracing::error!("jwt_auth/jwks_url must begin with https:// (or be on this machine); it is not used");
             return None;
         }
         let max_age = Duration::from_secs(number(get("jwks_max_age"), 3600));
         Some(JwksSettings { url, max_age, system_roles: boolean(get("jwks_system_roles"), false) })
     }
+}
+
+/// `https`, or `http` on this machine; without a name and password in it.
+fn may_be_fetched(url: &str) -> bool {
+    let Ok(url) = url.parse::<::http::Uri>() else { return false };
+    let plain = matches!(url.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let named = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    !named && url.host().is_some() && (url.scheme_str() == Some("https") || url.scheme_str() == Some("http") && plain)
 }
 
 /// Gets the document at a URL. May block; bounds time and size ([`MAX_DOCUMENT`]).
@@ -57,10 +65,17 @@ pub const MAX_DOCUMENT: usize = 256 << 10;
 const MAX_KEYS: usize = 100;
 /// How often an unknown `kid`, which anybody can send, or an issuer that does not answer may cost a fetch.
 const RETRY: Duration = Duration::from_secs(60);
+/// Requests that wait at once for a fetch that another one began: each holds a thread.
+const MOST_WAITING: usize = 32;
+/// How long one waits, a little more than a fetch may take.
+const WAIT: Duration = Duration::from_secs(12);
 
 /// Published keys, found by algorithm and `kid`.
 pub trait Keys {
     fn find(&self, settings: &JwksSettings, alg: Alg, kid: Option<&str>) -> Result<Option<Key>>;
+
+    /// Fetches them before they are too old, so that no request has to wait for it. Blocks.
+    fn refresh_if_due(&self, _: &JwksSettings) {}
 }
 
 /// A parsed JWKS document.
@@ -112,7 +127,9 @@ fn published(jwk: &Value) -> Option<Published> {
             (bits >= 2048).then_some(())?;
             (Kind::Rsa, DecodingKey::from_rsa_components(text("n")?, text("e")?).ok()?)
         }
-        ("EC", Some("P-256" | "P-384")) => (Kind::Ec, DecodingKey::from_ec_components(text("x")?, text("y")?).ok()?),
+        ("EC", Some("P-256" | "P-384" | "P-521")) => {
+            (Kind::Ec, DecodingKey::from_ec_components(text("x")?, text("y")?).ok()?)
+        }
         ("OKP", Some("Ed25519")) => (Kind::Ed25519, DecodingKey::from_ed_components(text("x")?).ok()?),
         _ => return None,
     };
@@ -130,6 +147,8 @@ pub struct JwksCache {
     held: RwLock<Held>,
     /// When the last fetch was tried; held while one runs, so that there is one at a time.
     tried: Mutex<Option<Duration>>,
+    /// Who waits for `tried`.
+    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -141,7 +160,7 @@ struct Held {
 
 impl JwksCache {
     pub fn new(fetch: Box<dyn Fetch>, clock: Clock) -> JwksCache {
-        JwksCache { fetch, clock, held: RwLock::default(), tried: Mutex::new(None) }
+        JwksCache { fetch, clock, held: RwLock::default(), tried: Mutex::new(None), waiting: AtomicUsize::new(0) }
     }
 
     /// The held key, and whether what is held is still fresh.
@@ -154,8 +173,23 @@ impl JwksCache {
         (held.keys.find(alg, kid), age.is_some_and(|age| age < settings.max_age))
     }
 
-    fn refresh(&self, settings: &JwksSettings) {
-        let mut tried = self.tried.lock();
+    /// Fetches, unless that was tried a moment ago. `wait`: if somebody else is fetching, until they have.
+    fn refresh(&self, settings: &JwksSettings, wait: bool) {
+        let tried = match self.tried.try_lock() {
+            Some(tried) => Some(tried),
+            None if wait && self.waiting.fetch_add(1, Ordering::Relaxed) < MOST_WAITING => {
+                let tried = self.tried.try_lock_for(WAIT);
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                tried
+            }
+            None => {
+                if wait {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
+                }
+                None
+            }
+        };
+        let Some(mut tried) = tried else { return };
         let now = self.clock.since_epoch();
         let same = self.held.read().url == settings.url;
         if same && tried.is_some_and(|at| now.saturating_sub(at) < RETRY) {
@@ -181,10 +215,20 @@ impl Keys for JwksCache {
     fn find(&self, settings: &JwksSettings, alg: Alg, kid: Option<&str>) -> Result<Option<Key>> {
         match self.held(settings, alg, kid) {
             (Some(key), true) => Ok(Some(key)),
-            _ => {
-                self.refresh(settings);
+            (known, _) => {
+                self.refresh(settings, known.is_none());
                 Ok(self.held(settings, alg, kid).0)
             }
+        }
+    }
+
+    fn refresh_if_due(&self, settings: &JwksSettings) {
+        let held = self.held.read();
+        let age = held.fetched.map(|at| self.clock.since_epoch().saturating_sub(at));
+        let due = held.url != settings.url || age.is_none_or(|age| age >= settings.max_age / 4 * 3);
+        drop(held);
+        if due {
+            self.refresh(settings, false);
         }
     }
 }

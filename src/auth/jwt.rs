@@ -54,7 +54,7 @@ impl Kind {
 pub struct Alg {
     name: &'static str,
     pub kind: Kind,
-    /// `None`: ES512, whose curve `jsonwebtoken` does not have.
+    /// `None`: ES512, whose curve `jsonwebtoken` does not have ([`curves`] has it).
     standard: Option<Algorithm>,
 }
 
@@ -173,6 +173,11 @@ impl Settings {
             allowed: get("allowed_algorithms").map(|list| role_list(&list)),
             jwks: JwksSettings::read(source),
         }
+    }
+
+    /// Where the issuer publishes its keys.
+    pub fn jwks(&self) -> Option<&JwksSettings> {
+        self.jwks.as_ref()
     }
 
     /// Who the token says the user is. `now` in seconds since the epoch; `published`: the keys of the JWKS URL, asked

@@ -25,6 +25,8 @@ use crate::store::Store;
 
 /// Between two rounds of `_auto_purge` over all databases.
 const AUTO_PURGE: Duration = Duration::from_secs(60);
+/// How often it is looked whether published keys are due.
+const KEYS_ROUND: Duration = Duration::from_secs(15);
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -124,6 +126,9 @@ impl App {
                 if let Err(error) = app.databases.auto_purge(default).await {
                     tracing::warn!(%error, "deleted documents could not be purged and will be looked at again");
                 }
+                let shared = app.clone();
+                let _ = blocking(move || shared.auth.refresh_published_keys()).await;
+                tokio::time::sleep(KEYS_ROUND).await;
             }
         });
         let app = self.clone();

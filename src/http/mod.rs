@@ -12,6 +12,7 @@ pub mod app;
 pub mod body;
 pub mod cors;
 pub mod failure;
+pub mod fetch;
 pub mod handlers;
 mod lenient;
 pub mod memory;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
+use super::fetch::Fetcher;
 use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::server::{self, Listening};
@@ -87,6 +89,8 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         }
         let made_admin = super::signin::settle_admins(&config, &admins, &clock)?;
         let auth_settings = crate::auth::Settings::read(config.settings().table());
+        let trusted = crate::tls::client_config(config.settings().get("settee", "ca_file").map(Path::new));
+        let trusted = trusted.map_err(|wrong| Error::BadRequest(format!("ca_file: {wrong}")))?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
         let accounts = Arc::new(super::accounts::Accounts::new(config.clone(), databases.clone()));
@@ -102,7 +106,8 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             config,
             accounts: accounts.clone(),
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
-                .with_devices(Arc::new(Devices::new(store.clone(), clock.clone()))),
+                .with_devices(Arc::new(Devices::new(store.clone(), clock.clone())))
+                .with_published_keys(Box::new(Fetcher::new(trusted))),
             hashing: Semaphore::new(cores),
             uuids: Uuids::new(clock.clone()),
             clock,

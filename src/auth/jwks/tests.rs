@@ -111,8 +111,58 @@ fn another_url_shares_no_keys() {
 
 #[test]
 fn keys_in_the_clear_are_not_trusted() {
-    for url in ["http://issuer/jwks.json", "ftp://issuer", "issuer", " "] {
+    for url in [
+        "http://issuer/jwks.json",
+        "http://localhost.issuer/jwks.json",
+        "http://localhost@issuer/jwks.json",
+        "https://ann:secret@issuer/jwks.json",
+        "ftp://issuer",
+        "issuer",
+        "https://",
+        " ",
+    ] {
         assert_eq!(JwksSettings::read(&source(&[("jwt_auth", "jwks_url", url)])), None, "{url}");
     }
     assert!(JwksSettings::read(&source(&[("jwt_auth", "jwks_url", "http://localhost:8080/certs")])).is_some());
+}
+
+#[test]
+fn keys_are_fetched_before_they_are_old() {
+    let house = house();
+    let settings = JwksSettings::read(&source(&[URL])).expect("a URL");
+    for (after, asked) in [(Duration::ZERO, 1), (RETRY, 1), (settings.max_age / 4 * 3 - RETRY, 2), (RETRY, 2)] {
+        house.clock.advance(after);
+        house.cache.refresh_if_due(&settings);
+        assert_eq!(house.asked(), asked, "after {after:?} more");
+    }
+    *house.issuer.document.lock() = None;
+    house.clock.advance(settings.max_age);
+    for _ in 0..3 {
+        house.cache.refresh_if_due(&settings);
+    }
+    assert_eq!(house.asked(), 3, "the issuer is down: not asked all the time");
+    assert!(house.ask(&[URL], samples::RS256).is_ok(), "and what is known stays good");
+}
+
+#[test]
+fn one_fetches_and_who_needs_no_answer_does_not_wait() {
+    let house = house();
+    let settings = JwksSettings::read(&source(&[URL])).expect("a URL");
+    assert!(house.ask(&[URL], samples::RS256).is_ok());
+    house.clock.advance(settings.max_age + RETRY);
+    let fetching = house.cache.tried.lock();
+    assert!(house.ask(&[URL], samples::RS256).is_ok(), "an old key is a key");
+    house.cache.waiting.store(MOST_WAITING, Ordering::Relaxed);
+    let alg = Alg::named("RS256").expect("known");
+    assert!(house.cache.find(&settings, alg, Some("new")).expect("answers").is_none(), "too many wait already");
+    assert_eq!(house.cache.waiting.load(Ordering::Relaxed), MOST_WAITING);
+    drop(fetching);
+    assert_eq!(house.asked(), 1);
+}
+
+#[test]
+fn a_key_on_the_largest_curve() {
+    let house = house();
+    *house.issuer.document.lock() = Some(samples::P521_JWKS);
+    assert_eq!(house.ask(&[URL], samples::P521), Ok(vec!["a".to_string()]));
 }

@@ -64,13 +64,14 @@ fn every_algorithm_with_its_key() {
         ("jwt_keys", "hmac:_default", HELLO),
         ("jwt_keys", "rsa:r", samples::RSA_KEY),
         ("jwt_keys", "ec:e", samples::EC_KEY),
+        ("jwt_keys", "ec:p521", samples::P521_KEY),
         ("jwt_keys", "ed25519:d", samples::ED_KEY),
     ]);
     for alg in ["HS256", "HS384", "HS512"] {
         let token = token(json!({"alg": alg}), good());
         assert_eq!(ask(&all, &token), user("couch@apache.org", &["testing"]), "{alg}");
     }
-    for token in [samples::RS256, samples::RS512, samples::ES256, samples::ES512, samples::EDDSA] {
+    for token in [samples::RS256, samples::RS512, samples::ES256, samples::ES512, samples::P521, samples::EDDSA] {
         assert_eq!(ask(&all, token), user("ann", &["a", "_b"]), "{token}");
         let (rest, signature) = token.rsplit_once('.').expect("three parts");
         let flipped = if signature.starts_with('A') { "B" } else { "A" };
