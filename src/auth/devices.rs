@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,8 @@ pub struct Devices {
     /// Users by hash, so that one user's write does not hold up the others.
     shards: Vec<Mutex<Bounded<String, Record>>>,
     hasher: RandomState,
+    /// Counts what may have ended a session.
+    revocations: AtomicU64,
 }
 
 const SHARDS: usize = 16;
@@ -133,7 +136,7 @@ const SHARDS: usize = 16;
 impl Devices {
     pub fn new(store: Arc<dyn Store>, clock: Clock) -> Devices {
         let shards = (0..SHARDS).map(|_| Mutex::new(Bounded::new(MAX_USERS / SHARDS))).collect();
-        Devices { store, clock, shards, hasher: RandomState::new() }
+        Devices { store, clock, shards, hasher: RandomState::new(), revocations: AtomicU64::new(0) }
     }
 
     fn now(&self) -> u64 {
@@ -160,7 +163,13 @@ impl Devices {
             batch.put(key(user), encode(&record)?);
             self.store.commit(batch)?;
         }
+        let revokes = record.revoked != held.revoked
+            || record.signed_out != held.signed_out
+            || held.devices.iter().any(|device| !record.devices.iter().any(|kept| kept.id == device.id));
         *held = record;
+        if revokes {
+            self.revocations.fetch_add(1, Ordering::Release);
+        }
         Ok(result)
     }
 
@@ -361,6 +370,21 @@ impl Devices {
             true => (true, Some(Durability::Synced)),
             false => (false, None),
         })
+    }
+
+    /// Grows whenever a session has ended before its time: who holds a feed open asks again then.
+    pub fn revocations(&self) -> u64 {
+        self.revocations.load(Ordering::Acquire)
+    }
+
+    /// Whether a cookie's session goes on: one that is over by age and was not renewed does not either.
+    pub fn is_good(&self, user: &str, issued: u64) -> Result<bool> {
+        self.with(user, |record| (record.devices.iter().any(|device| device.issued.contains(&issued)), None))
+    }
+
+    /// Whether a device that holds tokens is not revoked.
+    pub fn is_known(&self, user: &str, device: &str) -> Result<bool> {
+        self.with(user, |record| (record.devices.iter().any(|known| known.id == device), None))
     }
 
     /// Revokes all devices, and sessions that are not known here. `except`: the one that asks, if it stays.

@@ -22,6 +22,7 @@ pub mod request;
 pub mod route;
 pub mod server;
 pub mod signin;
+pub mod standing;
 pub mod start;
 pub mod stream;
 pub mod tasks;

@@ -40,6 +40,8 @@ pub struct Request {
     pub user: UserCtx,
     /// The session or access token that the user came with.
     pub session: Option<crate::auth::Session>,
+    /// Revocations of sessions that were known before this one was looked at.
+    pub revocations: u64,
     /// `X-Couch-Request-ID`.
     pub id: String,
     pub peer: Option<IpAddr>,

@@ -257,6 +257,7 @@ async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming
         body,
         user: UserCtx::default(),
         session: None,
+        revocations: app.auth.devices().map_or(0, |devices| devices.revocations()),
         id: context.id.clone(),
         peer: context.peer,
         secure: context.secure,

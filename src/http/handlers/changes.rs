@@ -21,6 +21,7 @@ use crate::db::{Database, Moved, Since, blocking};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Verb;
+use crate::http::standing::Standing;
 use crate::http::stream::Sender;
 use crate::http::{Answer, App, Request};
 use crate::json::quote;
@@ -172,7 +173,8 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     {
         return Ok(Answer::not_modified(etag));
     }
-    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown: app.shutdown.clone() };
+    let standing = Standing::of(app, request, Some(&database));
+    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown: app.shutdown.clone(), standing };
     let content_type = match kind {
         Kind::EventSource => "text/event-stream",
         _ => "application/json",
@@ -198,6 +200,7 @@ struct Feed {
     since: u64,
     written: u64,
     shutdown: crate::http::app::Shutdown,
+    standing: Standing,
 }
 
 /// A page of rows on its way out.
@@ -270,7 +273,11 @@ impl Feed {
                 greeted = true;
             }
             loop {
-                match self.wait(quiet_since).await {
+                let woken = self.wait(quiet_since).await;
+                if !self.standing.holds().await {
+                    return self.end(out, listed).await;
+                }
+                match woken {
                     Woken::Moved => break,
                     Woken::Beat => {
                         let beat = match self.params.kind {

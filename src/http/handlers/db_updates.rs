@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::db::blocking;
 use crate::http::failure::{Failure, Result};
+use crate::http::standing::Standing;
 use crate::http::{Answer, App, Request};
 
 /// Rows read at once.
@@ -46,6 +47,7 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
     };
     let databases = app.databases.clone();
     let shutdown = app.shutdown.clone();
+    let mut standing = Standing::of(app, request, None);
     let mut moved = databases.watch_events();
     let content_type = if feed == "eventsource" { "text/event-stream" } else { "application/json" };
     let answer = Answer::stream(content_type, move |mut out| async move {
@@ -100,9 +102,14 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
                 let after = heartbeat.unwrap_or(timeout);
                 tokio::select! {
                     () = shutdown.begun() => break 'feed,
-                    _ = moved.changed() => break,
+                    _ = moved.changed() => {
+                        if standing.holds().await {
+                            break;
+                        }
+                        break 'feed;
+                    }
                     () = tokio::time::sleep_until(quiet_since + after) => {
-                        if heartbeat.is_none() {
+                        if heartbeat.is_none() || !standing.holds().await {
                             break 'feed;
                         }
                         out.write(if feed == "eventsource" { "event: heartbeat\ndata: \n\n" } else { "\n" }).await;
