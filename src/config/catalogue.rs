@@ -226,6 +226,11 @@ pub const KNOWN: &[Known] = &[
     unset("cors", "methods", Kind::Text, "Methods that pages may use; unset: all."),
     unset("cors", "exposed_headers", Kind::Text, "Answer headers that pages may read; unset: CouchDB's list."),
     row("cors", "max_age", number(0, 31_536_000), "600", "Seconds a browser may remember the answer."),
+    // --- csp: what runs no script
+    row("csp", "attachments_enable", Kind::Flag, "true", "Whether attachments come with a policy for browsers."),
+    row("csp", "attachments_header_value", Kind::Text, "sandbox", "That policy; this one lets no script run."),
+    row("csp", "showlist_enable", Kind::Flag, "true", "The same for what shows, lists, updates and rewrites answer."),
+    row("csp", "showlist_header_value", Kind::Text, "sandbox", "That policy."),
     // --- attachments
     row("attachments", "compression_level", number(0, 9), "8", "gzip level of compressible attachments; 0: none."),
     row(

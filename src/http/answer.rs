@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::failure::{self, Failure, Result};
 use super::stream::{Body, Producing, Sender};
+use crate::config::Settings;
 
 /// An answer before the frame adds what every answer has (date, request id, server, CORS).
 pub struct Answer {
@@ -130,6 +131,13 @@ impl Answer {
         self.compressible = false;
         self
     }
+}
+
+/// The policy that keeps what documents hold from running scripts with the session of who opens it: `[csp]`'s key that
+/// turns it off, and the one that says something else (`chttpd_util:maybe_add_csp_header`).
+pub fn sandbox(settings: &Settings, [enable, value]: [&str; 2]) -> Option<HeaderValue> {
+    let policy = || settings.get("csp", value).and_then(|policy| HeaderValue::from_str(policy).ok());
+    settings.flag("csp", enable).then(|| policy().unwrap_or_else(|| HeaderValue::from_static("sandbox")))
 }
 
 /// Whether `If-None-Match` names the tag (given without quotes), weakly or not.

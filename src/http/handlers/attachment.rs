@@ -12,6 +12,7 @@ use crate::db::record::Attachment;
 use crate::db::{Database, Found, Incoming, Mode, Source, Upload, blocking, check_document_id};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
+use crate::http::answer::sandbox;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
@@ -208,7 +209,9 @@ pub async fn get(
             answer.status = StatusCode::PARTIAL_CONTENT;
             answer.with_text(header::CONTENT_RANGE, &format!("bytes {from}-{to}/{length}"))
         }
-        Ranges::Many(ranges) => return many(&database, attachment, ranges, length).await,
+        Ranges::Many(ranges) => {
+            return Ok(sandboxed(request, many(&database, attachment, ranges, length).await?));
+        }
         Ranges::Unsatisfiable => {
             let refused = Answer::failure(&Error::RangeNotSatisfiable.into());
             return Ok(refused.with_text(header::CONTENT_RANGE, &format!("bytes */{length}")));
@@ -227,13 +230,10 @@ pub async fn get(
 
 /// Attachments run no script with the session of who opens them (`[csp] attachments_enable`, on by default).
 fn sandboxed(request: &Request, answer: Answer) -> Answer {
-    if request.settings.get("csp", "attachments_enable") == Some("false") {
-        return answer;
+    match sandbox(&request.settings, ["attachments_enable", "attachments_header_value"]) {
+        Some(policy) => answer.with(header::CONTENT_SECURITY_POLICY, policy),
+        None => answer,
     }
-    let policy = request.settings.get("csp", "attachments_header_value").unwrap_or("sandbox");
-    answer
-        .with_text(header::CONTENT_SECURITY_POLICY, policy)
-        .with(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
 }
 
 fn accepts_gzip(request: &Request) -> bool {
@@ -346,7 +346,7 @@ async fn many(
         for (from, to) in ranges {
             let head = format!(
                 "\r\nContent-Type: {}\r\nContent-Range: bytes {from}-{to}/{length}\r\n\r\n",
-                attachment.content_type
+                attachment.content_type.replace(['\r', '\n', '\0'], " ")
             );
             out.write(head).await;
             let mut reading = Reading::open(database.blobs(), attachment.clone(), false, from).await?;

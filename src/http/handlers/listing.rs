@@ -76,7 +76,7 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     .await?;
     answer.headers.remove(http::header::CACHE_CONTROL);
     answer.status = http::StatusCode::from_u16(response.code).unwrap_or(answer.status);
-    render::set_headers(&mut answer, &response.headers, true);
+    render::set_headers(request, &mut answer, &response.headers, true);
     Ok(answer)
 }
 

@@ -12,6 +12,7 @@ use crate::db::render::{self, Show};
 use crate::db::{Database, Found, Mode, Wanted, blocking};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
+use crate::http::answer::sandbox;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Verb;
 use crate::http::{Answer, App, Request};
@@ -57,7 +58,7 @@ pub async fn show(
     if !response.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("vary")) {
         response.set("Vary", "Accept".into());
     }
-    Ok(answer(response))
+    Ok(answer(request, response))
 }
 
 /// `/{db}/_design/{design}/_update/{function}[/{id}]`.
@@ -91,7 +92,7 @@ pub async fn update(
         response.set("X-Couch-Update-NewRev", revision.to_string());
         response.set("X-Couch-Id", document::encode(&id));
     }
-    Ok(answer(response))
+    Ok(answer(request, response))
 }
 
 fn has_code(response: &str) -> bool {
@@ -132,21 +133,26 @@ pub fn told(body: &Option<Bytes>) -> RequestBody<'_> {
 
 /// A function's response as an answer. What cannot be a header is left out; what the server itself says is not
 /// overwritten.
-pub fn answer(mut response: Response) -> Answer {
+pub fn answer(request: &Request, mut response: Response) -> Answer {
     if response.json {
         response.body.push(b'\n');
     }
     let status = StatusCode::from_u16(response.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = Answer::bytes(status, response.body);
-    set_headers(&mut answer, &response.headers, !response.json);
+    let is_json = |(name, value): &(String, String)| {
+        !name.eq_ignore_ascii_case("content-type") || value.starts_with("application/json")
+    };
+    // CouchDB leaves out what is given as `json`; but a function may still call it a page.
+    let sandboxed = !response.json || !response.headers.iter().all(is_json);
+    set_headers(request, &mut answer, &response.headers, sandboxed);
     answer
 }
 
 /// Puts the headers of a function's response on an answer. `sandboxed`: what is shown runs no script with the session of
-/// who opens it (`[csp] showlist_enable`).
-pub fn set_headers(answer: &mut Answer, headers: &[(String, String)], sandboxed: bool) {
-    if sandboxed {
-        answer.headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+/// who opens it (`[csp] showlist_enable`). A policy of the function's own comes after ours and can only narrow it.
+pub fn set_headers(request: &Request, answer: &mut Answer, headers: &[(String, String)], sandboxed: bool) {
+    if sandboxed && let Some(policy) = sandbox(&request.settings, ["showlist_enable", "showlist_header_value"]) {
+        answer.headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     for (name, value) in headers {
         let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else { continue };
@@ -154,6 +160,14 @@ pub fn set_headers(answer: &mut Answer, headers: &[(String, String)], sandboxed:
         if matches!(name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION | header::UPGRADE) {
             continue;
         }
-        answer.headers.insert(name, value);
+        match name {
+            header::CONTENT_SECURITY_POLICY => drop(answer.headers.append(name, value)),
+            // Who is signed in is not for functions to say.
+            header::SET_COOKIE if value.as_bytes().trim_ascii_start().starts_with(SESSION) => {}
+            name => drop(answer.headers.insert(name, value)),
+        }
     }
 }
+
+/// What a `Set-Cookie` of a session begins with.
+const SESSION: &[u8] = b"AuthSession";

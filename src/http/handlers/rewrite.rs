@@ -64,7 +64,7 @@ pub async fn rewrite(
         }
         Some(Value::String(_)) => {
             let body = render::body(request).await?;
-            let asked = scripts::asked_to_rewrite(request, &database, render::told(&body))?;
+            let asked = scripts::asked_to_rewrite(app, request, &database, render::told(&body))?;
             match app.scripts.rewrite(&design, &asked.request, &asked.user).await? {
                 Some(rewrite) => by_function(request, rewrite, &prefix, body),
                 None => Err(render::invalid_path("rewrite_error")),
@@ -79,7 +79,10 @@ fn by_function(request: &mut Request, rewrite: Rewrite, prefix: &str, body: Opti
     let body = rewrite.body.map(bytes::Bytes::from).or(body);
     if let Some(code) = rewrite.code {
         let body = body.map(Vec::from).unwrap_or_default();
-        return Ok(Rewritten::Answer(render::answer(Response { code, headers: rewrite.headers, body, json: false })));
+        return Ok(Rewritten::Answer(render::answer(
+            request,
+            Response { code, headers: rewrite.headers, body, json: false },
+        )));
     }
     let Some(path) = rewrite.path else {
         let reason = "Rewrite result must produce a new path.".into();
