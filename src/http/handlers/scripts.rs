@@ -50,14 +50,14 @@ pub fn asked(
         user: &user,
         security: &database.security(),
     };
-    let object = with_parts(request, body, |parts| request_object(parts, &context))?;
+    let object = with_parts(app, request, body, |parts| request_object(parts, &context))?;
     Ok(Asked { request: object, user })
 }
 
 /// Makes the request object of a rewrite function.
-pub fn asked_to_rewrite(request: &Request, database: &Database, body: RequestBody<'_>) -> Result<Asked> {
+pub fn asked_to_rewrite(app: &App, request: &Request, database: &Database, body: RequestBody<'_>) -> Result<Asked> {
     let user = request.user.to_script_json(database.name()).to_string();
-    let object = with_parts(request, body, |parts| rewrite_request_object(parts, &user, &database.security()))?;
+    let object = with_parts(app, request, body, |parts| rewrite_request_object(parts, &user, &database.security()))?;
     Ok(Asked { request: object, user })
 }
 
@@ -75,15 +75,23 @@ pub fn method(request: &Request) -> &'static str {
 }
 
 fn with_parts<R>(
+    app: &App,
     request: &Request,
     body: RequestBody<'_>,
     make: impl FnOnce(&RequestParts<'_>) -> crate::error::Result<R>,
 ) -> Result<R> {
     let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let query: Vec<(String, String)> = request.query.iter().map(owned).collect();
+    let auth = app.auth.settings();
+    // The proxy's headers by the names that they have here; the usual ones are left out further on.
+    let signs_in = |name: &str| {
+        let proxy = &auth.proxy;
+        [&proxy.user_header, &proxy.roles_header, &proxy.token_header].iter().any(|it| it.eq_ignore_ascii_case(name))
+    };
     let headers: Vec<(String, String)> = request
         .headers
         .iter()
+        .filter(|(name, _)| !signs_in(name.as_str()))
         .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
         .collect();
     let peer = request.peer.map(|peer| peer.to_string()).unwrap_or_default();
