@@ -5,9 +5,11 @@
 
 use serde_json::Value;
 
+use super::cors;
 use super::failure::Result;
+use super::request::{Request, Verb};
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
-use crate::auth::{Security, UserCtx};
+use crate::auth::{Security, Session, UserCtx};
 use crate::config::Settings;
 use crate::error::Error;
 
@@ -240,6 +242,23 @@ pub fn check_nobody(route: &Result<Route>, settings: &Settings) -> Result<()> {
         _ => all || but_up,
     };
     if refused { Err(Error::Unauthorized("Authentication required.".into()).into()) } else { Ok(()) }
+}
+
+/// Refuses what a page of another site sends with the session of the user who looks at it (cross-site request forgery).
+/// Reading is left to the browser, which shows such a page no answer. Beside CouchDB's own protection, that what writes
+/// wants JSON, and covers what it does not: a bare `POST /_node/_local/_restart`, an update function by GET.
+pub fn check_site(route: &Result<Route>, request: &Request) -> Result<()> {
+    let by_cookie = matches!(request.session, Some(Session::Cookie(_)));
+    let harmless = match route {
+        Ok(Route::Server(ServerRoute::SignIn)) => true,
+        Ok(Route::Database { what: DbRoute::Update(..), .. }) => false,
+        _ => matches!(request.verb, Verb::Get | Verb::Options),
+    };
+    if by_cookie && !harmless && cors::is_foreign(&request.settings.cors, &request.headers) {
+        let reason = "A page of another site may not do this with your session; its origin is not in [cors] origins.";
+        return Err(Error::Forbidden(reason.into()).into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -49,6 +49,13 @@ fn is_port(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Whether a page of another site sent this, one whose origin is not allowed here. Browsers say so themselves
+/// (`Sec-Fetch-Site`, Fetch Metadata); who sends no such header is no browser, or an old one.
+pub fn is_foreign(cors: &Cors, headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
+        && !origin_of(headers).is_some_and(|origin| allows(cors, &origin.to_ascii_lowercase()))
+}
+
 fn origin_of(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::ORIGIN)?.to_str().ok()
 }
@@ -186,6 +193,22 @@ mod tests {
         let open = cors(&[("origins", "*"), ("credentials", "true")]);
         decorate(&open, &ask(&[("origin", "https://any.example")]), &mut answer);
         assert_eq!(text(&answer, "access-control-allow-origin"), Some("https://any.example"));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_foreign_unless_allowed() {
+        let configured = cors(&[("origins", "https://a.example")]);
+        for (headers, foreign) in [
+            (&[][..], false),
+            (&[("origin", "https://evil.example")], false),
+            (&[("sec-fetch-site", "same-origin"), ("origin", "https://here.example")], false),
+            (&[("sec-fetch-site", "none")], false),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "https://a.example")], false),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")], true),
+            (&[("sec-fetch-site", "cross-site")], true),
+        ] {
+            assert_eq!(is_foreign(&configured, &ask(headers)), foreign, "{headers:?}");
+        }
     }
 
     #[test]

@@ -298,6 +298,7 @@ async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Rout
         if request.user.name.is_none() && !request.user.is_server_admin() {
             access::check_nobody(&routed, &request.settings)?;
         }
+        access::check_site(&routed, request)?;
         let (needed, database) = match &routed {
             Ok(route) => {
                 let needed = access::needed(route, &app.auth.settings().authentication_db);
