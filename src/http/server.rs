@@ -415,6 +415,7 @@ fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Bo
     if let Ok(id) = HeaderValue::from_str(&context.id) {
         headers.insert(HeaderName::from_static("x-couch-request-id"), id);
     }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     cors::decorate(&context.settings.cors, &context.headers, &mut headers);
     let minimal =
         context.headers.get("prefer").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"return=minimal"));

@@ -68,7 +68,6 @@ fn page(app: &App, request: &Request) -> Answer {
             header::CONTENT_SECURITY_POLICY,
             HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src 'self'"),
         )
-        .with(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))
 }
 
 fn escape(text: &str) -> String {
