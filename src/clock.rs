@@ -32,6 +32,11 @@ impl Clock {
         }))
     }
 
+    /// Whether it only moves by hand.
+    pub fn is_fixed(&self) -> bool {
+        matches!(&*self.0, Source::Fixed { .. })
+    }
+
     /// Moves a fixed clock forward; a system clock does not move by hand.
     pub fn advance(&self, by: Duration) {
         if let Source::Fixed { millis, .. } = &*self.0 {

@@ -6,7 +6,7 @@ use std::hash::Hash;
 /// Two generations: entries are born and renewed in the young one; when it holds half the bound, the old one is dropped
 /// whole and the young one takes its place. Every operation is O(1) amortised, which a list ordered by use with its
 /// links and unsafe code would not better by enough to be worth it here.
-pub(super) struct Bounded<K, V> {
+pub struct Bounded<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     half: usize,
@@ -40,7 +40,7 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
     }
 
     #[cfg(test)]
-    fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
 }

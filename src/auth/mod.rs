@@ -14,7 +14,7 @@
 
 pub mod access;
 pub mod authenticate;
-mod bounded;
+pub(crate) mod bounded;
 mod cache;
 mod curves;
 pub mod devices;

@@ -4,6 +4,8 @@
 //! and `docs/configuration.md` must name it (a test holds that line). Sections listed in [`FREE`] hold names that people
 //! choose (admins, vendor, ...); every other key is unknown: refused in a file, and over HTTP stored and given back.
 
+use super::networks::Networks;
+
 /// What a value must look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -17,6 +19,8 @@ pub enum Kind {
     Bytes,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Addresses and networks, with commas between them.
+    Networks,
     /// Anything.
     Text,
 }
@@ -103,6 +107,13 @@ pub const KNOWN: &[Known] = &[
         "65536",
         "Open connections at most; more wait to be accepted.",
     ),
+    row(
+        "settee",
+        "max_connections_per_address",
+        number(0, 1_000_000),
+        "16384",
+        "Open connections of one address at most (IPv6: of a /64); 0: any number.",
+    ),
     row("settee", "header_timeout", number(1, 86_400), "120", "Seconds in which a request's headers must arrive."),
     row(
         "settee",
@@ -110,6 +121,28 @@ pub const KNOWN: &[Known] = &[
         number(8192, 1 << 20),
         "131072",
         "Bytes of a request's headers with its first line.",
+    ),
+    row("settee", "body_timeout", number(1, 86_400), "300", "Seconds without a byte after which a body is given up."),
+    row(
+        "settee",
+        "min_body_rate",
+        number(0, 1 << 30),
+        "256",
+        "Bytes a second that a body must come with after its first minute; 0: any.",
+    ),
+    row(
+        "settee",
+        "write_timeout",
+        number(1, 86_400),
+        "300",
+        "Seconds that a client may leave what is sent to it unread.",
+    ),
+    row(
+        "settee",
+        "trusted_proxies",
+        Kind::Networks,
+        "",
+        "Addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` count.",
     ),
     row("settee", "drain_timeout", number(0, 3600), "25", "Seconds that requests at work may take after SIGTERM."),
     unset(
@@ -347,6 +380,27 @@ pub const KNOWN: &[Known] = &[
         "300000",
         "Milliseconds until they are forgotten.",
     ),
+    // --- how much anybody may ask for
+    row(
+        "rate_limits",
+        "address_per_second",
+        number(0, 1_000_000),
+        "1000",
+        "Requests of an address (IPv6: of a /64) a second; 0: any number.",
+    ),
+    row("rate_limits", "address_burst", number(1, 10_000_000), "10000", "Requests that an address may make at once."),
+    row("rate_limits", "user_per_second", number(0, 1_000_000), "0", "Requests of a user a second; 0: any number."),
+    row("rate_limits", "user_burst", number(1, 10_000_000), "1000", "Requests that a user may make at once."),
+    row(
+        "rate_limits",
+        "sign_ins_per_minute",
+        number(0, 1_000_000),
+        "60",
+        "Passwords of an address that are looked at in a minute; 0: any number.",
+    ),
+    row("rate_limits", "sign_in_burst", number(1, 1_000_000), "100", "Passwords that an address may send at once."),
+    row("rate_limits", "exempt", Kind::Networks, "127.0.0.0/8, ::1", "Addresses and networks without limits."),
+    row("rate_limits", "max_objects", number(100, 10_000_000), "100000", "Addresses and users that are counted."),
     // --- tokens
     row("jwt_auth", "required_claims", Kind::Text, "exp", "Claims that a token must have: `exp, nbf, {iss, \"me\"}`."),
     row(
@@ -429,6 +483,7 @@ pub fn check(kind: Kind, value: &str) -> Result<(), String> {
         Kind::NumberOrInfinity => value == "infinity" || value.parse::<u64>().is_ok(),
         Kind::Bytes => parse_bytes(value).is_some(),
         Kind::Choice(words) => words.contains(&value),
+        Kind::Networks => Networks::parse(value).is_some(),
         Kind::Text => !value.contains('\0'),
     };
     if right { Ok(()) } else { Err(format!("`{value}` is not {}", wanted(kind))) }
@@ -441,6 +496,7 @@ fn wanted(kind: Kind) -> String {
         Kind::NumberOrInfinity => "a whole number or `infinity`".into(),
         Kind::Bytes => "a number of bytes (8000000, 8 MB, 1 GiB, infinity)".into(),
         Kind::Choice(words) => format!("one of: {}", words.join(", ")),
+        Kind::Networks => "a list of addresses and networks (127.0.0.1, 10.0.0.0/8, ::1)".into(),
         Kind::Text => "text without a zero byte".into(),
     }
 }

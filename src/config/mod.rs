@@ -9,6 +9,7 @@
 
 pub mod catalogue;
 pub mod live;
+pub mod networks;
 pub mod settings;
 pub mod sources;
 

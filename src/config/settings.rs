@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::catalogue::{self, Kind};
+use super::networks::Networks;
 
 /// Section → key → value, as text: what somebody set. Defaults are not in it.
 pub type Table = BTreeMap<String, BTreeMap<String, String>>;
@@ -40,6 +41,14 @@ pub struct Settings {
     pub uuids: Uuids,
     pub cors: Cors,
     pub compression: AttachmentCompression,
+    /// Proxies that are believed who the client is.
+    pub trusted_proxies: Networks,
+    /// Addresses without rate limits.
+    pub unlimited: Networks,
+    /// Seconds without a byte after which a request's body is given up.
+    pub body_timeout: u64,
+    /// Bytes a second that a body must come with, over all of the time it is waited for; 0: any.
+    pub min_body_rate: u64,
 }
 
 /// `[uuids]`.
@@ -93,6 +102,7 @@ impl Settings {
         let of = |section: &str, key: &str| lookup(&table, section, key).unwrap_or_default();
         let flag = |section: &str, key: &str| of(section, key) == "true";
         let number = |section: &str, key: &str| catalogue::parse_bytes(of(section, key)).unwrap_or(u64::MAX);
+        let networks = |section: &str, key: &str| Networks::parse(of(section, key)).unwrap_or_default();
         let list = |section: &str, key: &str| lookup(&table, section, key).map(split_list);
         let settings = Settings {
             max_document_size: number("couchdb", "max_document_size"),
@@ -136,6 +146,10 @@ impl Settings {
                 level: number("attachments", "compression_level") as u32,
                 types: list("attachments", "compressible_types").unwrap_or_default(),
             },
+            trusted_proxies: networks("settee", "trusted_proxies"),
+            unlimited: networks("rate_limits", "exempt"),
+            body_timeout: number("settee", "body_timeout"),
+            min_body_rate: number("settee", "min_body_rate"),
             table,
         };
         Ok(settings)

@@ -55,6 +55,7 @@ impl Answer {
         let answer = Answer::json(status, &serde_json::json!({"error": word, "reason": reason}));
         match failure {
             Failure::MethodNotAllowed(allow) => answer.with(header::ALLOW, HeaderValue::from_static(allow)),
+            Failure::TooMany { seconds, .. } => answer.with(header::RETRY_AFTER, (*seconds).into()),
             Failure::Gone => answer.with(header::CONNECTION, HeaderValue::from_static("close")),
             _ => answer,
         }

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::accounts::Accounts;
 use super::failure::Result;
+use super::limits::RateLimits;
 use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::tasks::{Task, Tasks};
@@ -49,6 +50,8 @@ pub struct App {
     pub views: Views,
     /// What may be held of request bodies.
     pub bodies: BodyMemory,
+    /// How much one address and one user may ask for.
+    pub limits: Arc<RateLimits>,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// When this process began to serve.
@@ -66,6 +69,7 @@ impl App {
     /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
     pub fn reconfigure(&self) {
         self.auth.configure(crate::auth::Settings::read(self.settings().table()));
+        self.limits.configure(&self.settings());
         self.scripts.set_limits(script_limits(&self.settings()));
     }
 

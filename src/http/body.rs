@@ -14,8 +14,8 @@ use crate::error::Error;
 
 /// How much an unread body may still hold for the server to swallow it, so that the client gets to read the answer.
 const SWALLOW: u64 = 1 << 20;
-/// A client that sends nothing for this long in the middle of a body is gone (CouchDB's `REQUEST_RECV_TIMEOUT`).
-const IDLE: Duration = Duration::from_secs(300);
+/// How long a body may come as slowly as it likes.
+const GRACE: Duration = Duration::from_secs(60);
 /// Inflating more than this goes off the async threads.
 const INFLATE_INLINE: usize = 8 << 10;
 
@@ -28,6 +28,10 @@ pub struct RequestBody {
     read: u64,
     waits_for_continue: bool,
     waited: Duration,
+    /// A client that sends nothing for this long in the middle of a body is gone (CouchDB's `REQUEST_RECV_TIMEOUT`).
+    idle: Duration,
+    /// Bytes a second that it must send on average while it is waited for.
+    min_rate: u64,
     /// A body that is there already, instead of `incoming`.
     given: Option<Bytes>,
     /// Where bodies that are read whole take their share of memory; `None` for those that are there already.
@@ -51,6 +55,8 @@ impl RequestBody {
             read: 0,
             waits_for_continue: headers.contains_key(header::EXPECT),
             waited: Duration::ZERO,
+            idle: Duration::from_secs(settings.body_timeout),
+            min_rate: settings.min_body_rate,
             given: None,
             memory: Some(memory.clone()),
             share: Share::default(),
@@ -72,6 +78,8 @@ impl RequestBody {
             read: 0,
             waits_for_continue: false,
             waited: Duration::ZERO,
+            idle: Duration::MAX,
+            min_rate: 0,
             given: Some(body).filter(|body| !body.is_empty()),
             memory: None,
             share: Share::default(),
@@ -114,7 +122,7 @@ impl RequestBody {
             let Some(incoming) = self.incoming.as_mut() else { return Ok(None) };
             self.waits_for_continue = false;
             let began = Instant::now();
-            let frame = tokio::time::timeout(IDLE, incoming.frame()).await;
+            let frame = tokio::time::timeout(self.idle, incoming.frame()).await;
             self.waited += began.elapsed();
             match frame {
                 Ok(None) => {
@@ -131,6 +139,11 @@ impl RequestBody {
                         continue;
                     }
                     self.read += chunk.len() as u64;
+                    if too_slow(self.read, self.waited, self.min_rate) {
+                        // One byte now and then keeps any timeout from striking.
+                        self.incoming = None;
+                        return Err(Failure::Gone);
+                    }
                     if self.read > self.limit {
                         return Err(too_large());
                     }
@@ -219,6 +232,11 @@ impl RequestBody {
     }
 }
 
+/// Whether a body has come with fewer bytes a second than it must, all the time it was waited for taken together.
+fn too_slow(read: u64, waited: Duration, min_rate: u64) -> bool {
+    waited > GRACE && read < waited.as_secs().saturating_mul(min_rate)
+}
+
 /// How many bytes a gzipped body has, at most `limit`.
 fn inflated_bytes(body: &[u8], limit: u64) -> Result<u64> {
     let mut reader = flate2::bufread::MultiGzDecoder::new(body).take(limit.saturating_add(1));
@@ -246,6 +264,19 @@ pub fn too_large() -> Failure {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_body_must_come_at_some_rate_after_its_first_minute() {
+        for (read, seconds, rate, slow) in [
+            (1, 60, 256, false),
+            (1, 61, 256, true),
+            (16_000, 61, 256, false),
+            (1, 600, 0, false),
+            (100_000, 600, 256, true),
+        ] {
+            assert_eq!(too_slow(read, Duration::from_secs(seconds), rate), slow, "{read} {seconds}");
+        }
+    }
 
     #[test]
     fn inflating_stops_at_the_limit() {

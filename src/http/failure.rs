@@ -16,6 +16,8 @@ pub enum Failure {
     MethodNotAllowed(&'static str),
     /// Path and query are over the limit (414).
     UriTooLong,
+    /// More requests than the settings allow (429); try again after so many seconds.
+    TooMany { seconds: u64, reason: &'static str },
     /// A refusal that only HTTP knows: status, error word, reason.
     Refused { status: StatusCode, word: &'static str, reason: Cow<'static, str> },
     /// The client is gone, or sent less than it promised. Nobody reads the answer; the connection closes after it.
@@ -57,6 +59,7 @@ pub fn wire(failure: &Failure) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
             (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("Only {allow} allowed").into())
         }
         Failure::UriTooLong => (StatusCode::URI_TOO_LONG, "too_long", "the request uri is too long".into()),
+        Failure::TooMany { reason, .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests", (*reason).into()),
         Failure::Refused { status, word, reason } => (*status, word, reason.as_ref().into()),
         Failure::Gone => (StatusCode::BAD_REQUEST, "bad_request", "the request's body ended early".into()),
     };

@@ -24,6 +24,10 @@ pub struct Metrics {
     /// Waiting and streaming `_changes` right now.
     pub clients_requesting_changes: AtomicI64,
     pub open_connections: AtomicI64,
+    /// Connections refused because their address had enough of them.
+    pub refused_connections: AtomicU64,
+    /// Requests answered 429.
+    pub rate_limited: AtomicU64,
     pub sent_bytes: AtomicU64,
     methods: [AtomicU64; METHODS.len()],
     statuses: [AtomicU64; STATUSES.len()],
@@ -34,8 +38,8 @@ pub struct Metrics {
 /// Methods that are counted, in CouchDB's order.
 pub const METHODS: [&str; 8] = ["COPY", "DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT", "OTHER"];
 /// Statuses that are counted; others are not.
-pub const STATUSES: [u16; 22] =
-    [200, 201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 405, 406, 409, 412, 413, 414, 415, 416, 417, 500];
+pub const STATUSES: [u16; 23] =
+    [200, 201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 405, 406, 409, 412, 413, 414, 415, 416, 417, 429, 500];
 
 impl Metrics {
     /// Counts one finished request.

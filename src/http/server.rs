@@ -33,10 +33,11 @@ use super::failure::{Failure, Result};
 use super::handlers;
 use super::handlers::rewrite::Rewritten;
 use super::lenient::Lenient;
+use super::patient::Patient;
 use super::request::{Request, Target, Verb};
 use super::route::{self, DbRoute, Route};
 use super::stream::Body;
-use super::{cors, signin};
+use super::{cors, peer, signin};
 use crate::auth::UserCtx;
 use crate::config::Settings;
 use crate::error::Error;
@@ -91,13 +92,17 @@ impl Ports {
             match accepted {
                 Ok((socket, peer)) => {
                     let _ = socket.set_nodelay(true);
+                    let Some(open) = self.app.limits.connect(peer.ip()) else {
+                        self.app.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    };
                     let (app, identity) = (self.app.clone(), identity.clone());
                     self.connections.spawn(async move {
                         match identity {
                             None => connection(app, socket, Some(peer.ip()), false).await,
                             Some(identity) => encrypted(app, socket, peer.ip(), &identity).await,
                         }
-                        drop(permit);
+                        drop((permit, open));
                     });
                 }
                 Err(error) => {
@@ -150,6 +155,7 @@ where
         .quality(CompressionLevel::Fastest)
         .compress_when(SizeAbove::new(1024).and(Compressible));
     let service = ServiceBuilder::new().layer(compression).service(service);
+    let write_timeout = Duration::from_secs(settings.number("settee", "write_timeout"));
     let header_size = settings.number("settee", "max_header_size") as usize;
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -157,7 +163,10 @@ where
         .max_header_size(header_size)
         .max_buf_size(header_size.max(64 << 10))
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(Lenient::new(socket)), TowerToHyperService::new(service));
+        .serve_connection(
+            TokioIo::new(Lenient::new(Patient::new(socket, write_timeout))),
+            TowerToHyperService::new(service),
+        );
     tokio::pin!(serving);
     app.metrics.open_connections.fetch_add(1, Ordering::Relaxed);
     let ended = tokio::select! {
@@ -198,8 +207,10 @@ struct Context {
     received: Instant,
     user: Option<String>,
     peer: Option<IpAddr>,
-    /// The connection is encrypted.
+    /// The way to the client is encrypted, here or by a proxy.
     secure: bool,
+    /// By this server.
+    encrypted: bool,
     /// How long the request's body was waited for.
     body_time: Duration,
 }
@@ -212,7 +223,7 @@ async fn respond(
 ) -> http::Response<Body> {
     let (parts, incoming) = request.into_parts();
     let settings = app.settings();
-    let peer = named_peer(&settings, &parts.headers).or(peer);
+    let client = peer::client(&settings, &parts.headers, peer, secure);
     let mut context = Context {
         id: request_id(&parts.headers, &app),
         method: parts.method,
@@ -222,21 +233,23 @@ async fn respond(
         settings,
         received: Instant::now(),
         user: None,
-        peer,
-        secure,
+        peer: client.address,
+        secure: client.secure,
+        encrypted: secure,
         body_time: Duration::ZERO,
     };
     let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming)).catch_unwind().await;
     let answer = match answered {
         Ok(Ok(answer)) => answer,
-        Ok(Err(failure)) => refuse(&context, &failure),
-        Err(panic) => refuse(&context, &panicked(&*panic)),
+        Ok(Err(failure)) => refuse(&app, &context, &failure),
+        Err(panic) => refuse(&app, &context, &panicked(&*panic)),
     };
     finish(&app, context, answer)
 }
 
 async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming: Incoming) -> Result<Answer> {
     context.head = context.method == http::Method::HEAD;
+    app.limits.request(context.peer)?;
     let target = Target::read(&context.method, uri, &context.headers, &context.settings)?;
     context.head = target.head;
     if target.verb == Verb::Options
@@ -283,6 +296,9 @@ async fn checked(
     request.user = signed.user;
     request.session = signed.session;
     context.user = request.user.name.clone();
+    if let Some(name) = &context.user {
+        app.limits.user(name)?;
+    }
     let mut answer = admitted(app, request, routed).await?;
     if let Some(cookie) = signed.set_cookie
         && !answer.headers.contains_key(header::SET_COOKIE)
@@ -329,15 +345,6 @@ async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Rout
     Err(Failure::missing())
 }
 
-/// The client's address as a trusted proxy tells it, if `chttpd/peer_header` names its header. Not `X-Forwarded-For` by
-/// itself, as in CouchDB: whoever reaches the server directly could then be anybody to the lockout of wrong passwords.
-fn named_peer(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
-    let name = settings.get("chttpd", "peer_header").filter(|name| !name.is_empty())?;
-    let text = headers.get(name)?.to_str().ok()?;
-    // A list grows at its end: the last address is the one that our proxy saw.
-    text.rsplit(',').next()?.trim().parse().ok()
-}
-
 /// The client's own request id if it is sane, else ten hex digits (`chttpd.erl`, `nonce`).
 fn request_id(headers: &HeaderMap, app: &App) -> String {
     let given = headers.get("x-couch-request-id").and_then(|value| value.to_str().ok());
@@ -354,9 +361,13 @@ fn request_id(headers: &HeaderMap, app: &App) -> String {
 }
 
 /// The answer to a failure; unforeseen ones are logged with their cause.
-fn refuse(context: &Context, failure: &Failure) -> Answer {
+fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
     if let Failure::Domain(Error::Internal(cause) | Error::Damaged(cause)) = failure {
         tracing::error!(id = context.id, method = %context.method, path = context.path, cause, "a request failed");
+    }
+    if let Failure::TooMany { reason, .. } = failure {
+        app.metrics.rate_limited.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(id = context.id, peer = ?context.peer, user = context.user, reason, "too many requests");
     }
     let answer = Answer::failure(failure);
     if answer.status == http::StatusCode::UNAUTHORIZED { ask_for_password(context, failure, answer) } else { answer }
@@ -425,7 +436,7 @@ fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Bo
             headers.remove(name);
         }
     }
-    if context.secure
+    if context.encrypted
         && let Some(policy) = context.settings.get("ssl", "hsts").filter(|policy| !policy.is_empty())
         && let Ok(policy) = HeaderValue::from_str(policy)
     {

@@ -1,5 +1,6 @@
 //! Between headers and `auth`: credentials of a request, admins of the settings.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -68,7 +69,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         })
         .await??
     };
-    let signed = finish(app, step).await?;
+    let signed = finish(app, step, request.peer).await?;
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
     Ok(Signed { user: signed.user, session: signed.session, set_cookie })
 }
@@ -97,7 +98,7 @@ pub async fn sign_in(
     let device = device(request).unwrap_or_default().to_owned();
     let begin = move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device);
     let step = blocking(begin).await??;
-    finish(app, step).await
+    finish(app, step, request.peer).await
 }
 
 /// Finds out whether name, password and code are right, and begins no session: for tokens.
@@ -110,13 +111,16 @@ pub async fn check_password(
 ) -> Result<SignedIn> {
     let (shared, peer) = (app.clone(), request.peer);
     let step = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await??;
-    finish(app, step).await
+    finish(app, step, request.peer).await
 }
 
-async fn finish(app: &Arc<App>, step: Step) -> Result<SignedIn> {
+async fn finish(app: &Arc<App>, step: Step, peer: Option<IpAddr>) -> Result<SignedIn> {
     let mut signed = match step {
         Step::Done(signed) => signed,
-        Step::Hash(pending) => hash(app, pending).await?,
+        Step::Hash(pending) => {
+            app.limits.sign_in(peer)?;
+            hash(app, pending).await?
+        }
     };
     if let Some(upgrade) = signed.upgrade.take() {
         super::accounts::upgrade(app, upgrade);

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
 use super::fetch::Fetcher;
+use super::limits::RateLimits;
 use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::server::{self, Listening};
@@ -95,6 +96,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
         let accounts = Arc::new(super::accounts::Accounts::new(config.clone(), databases.clone()));
         let scripts = Scripts::new(script_limits(&config.settings()));
+        let limits = Arc::new(RateLimits::new(&config.settings(), &clock));
         let app = App {
             databases,
             removal: Notify::new(),
@@ -112,6 +114,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             uuids: Uuids::new(clock.clone()),
             clock,
             store,
+            limits,
             metrics: Metrics::default(),
             shutdown: Shutdown::new(),
             started: Instant::now(),

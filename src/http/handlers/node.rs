@@ -120,6 +120,13 @@ fn counters(app: &App) -> Vec<Counter> {
             metrics.open_connections.load(Ordering::Relaxed),
             "number of open connections",
         ),
+        one(
+            &["settee", "refused_connections"],
+            "counter",
+            number(&metrics.refused_connections),
+            "number of connections refused because their address had enough of them",
+        ),
+        one(&["settee", "rate_limited"], "counter", number(&metrics.rate_limited), "number of requests answered 429"),
         one(&["settee", "sent_bytes"], "counter", number(&metrics.sent_bytes), "bytes of answers, before compression"),
     ];
     for (method, count) in metrics.methods() {

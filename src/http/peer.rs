@@ -1,0 +1,120 @@
+//! Who a request really comes from: the socket's other end, or whom a trusted proxy there names.
+//!
+//! Nobody else is believed: whoever reaches the server directly could write any address into a header, and be anybody to
+//! lockout, rate limits and the audit log. `[settee] trusted_proxies` is therefore not settable over HTTP.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderMap;
+
+use crate::config::Settings;
+
+/// The other end of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    pub address: Option<IpAddr>,
+    /// The way to the client is encrypted, as far as it is known.
+    pub secure: bool,
+}
+
+/// The client, given the socket's other end and whether TLS ends here.
+pub fn client(settings: &Settings, headers: &HeaderMap, socket: Option<IpAddr>, encrypted: bool) -> Client {
+    let trusted = socket.is_some_and(|socket| settings.trusted_proxies.contains(socket));
+    let named = match settings.get("chttpd", "peer_header").filter(|name| !name.is_empty()) {
+        // Without a list of proxies, naming a header means that only a proxy can reach the server.
+        Some(name) if trusted || settings.trusted_proxies.is_empty() => {
+            // A list grows at its end: the last address is the one that our proxy saw.
+            let last = headers.get(name).and_then(|value| value.to_str().ok()?.rsplit(',').next());
+            last.and_then(address)
+        }
+        None if trusted => forwarded(settings, headers),
+        Some(_) | None => None,
+    };
+    let header = |key: &str| settings.get("chttpd", key).and_then(|name| headers.get(name)?.to_str().ok());
+    let by_proxy = trusted && (header("x_forwarded_proto") == Some("https") || header("x_forwarded_ssl") == Some("on"));
+    Client { address: named.or(socket).map(|address| address.to_canonical()), secure: encrypted || by_proxy }
+}
+
+/// `X-Forwarded-For` from its end: each trusted proxy wrote whom it saw, until one saw somebody who is none.
+fn forwarded(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
+    let lines: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().ok()).collect::<Option<_>>()?;
+    let mut found = None;
+    for item in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let Some(address) = address(item) else { break };
+        found = Some(address);
+        if !settings.trusted_proxies.contains(address) {
+            break;
+        }
+    }
+    found
+}
+
+/// An address, with or without a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let with_port = || text.parse::<SocketAddr>().ok().map(|both| both.ip());
+    text.trim_matches(['[', ']']).parse().ok().or_else(with_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Table;
+
+    fn ask(rows: &[(&str, &str, &str)], socket: &str, headers: &[(&'static str, &str)]) -> (String, bool) {
+        let mut table = Table::new();
+        for (section, key, value) in rows {
+            table.entry((*section).into()).or_default().insert((*key).into(), (*value).into());
+        }
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let client = client(&Settings::new(table).unwrap(), &map, Some(socket.parse().unwrap()), false);
+        (client.address.unwrap().to_string(), client.secure)
+    }
+
+    const PROXIES: (&str, &str, &str) = ("settee", "trusted_proxies", "10.0.0.0/8, ::1");
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let said = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-proto", "https")];
+        for (rows, socket, headers, address, secure) in [
+            (&[][..], "10.0.0.1", &said[..], "10.0.0.1", false),
+            (&[PROXIES][..], "10.0.0.1", &said[..], "203.0.113.9", true),
+            (&[PROXIES][..], "11.0.0.1", &said[..], "11.0.0.1", false),
+            (&[PROXIES][..], "10.0.0.1", &[][..], "10.0.0.1", false),
+            (&[PROXIES][..], "::ffff:10.0.0.1", &said[..], "203.0.113.9", true),
+        ] {
+            assert_eq!(ask(rows, socket, headers), (address.to_owned(), secure), "{rows:?} {socket}");
+        }
+    }
+
+    #[test]
+    fn the_list_is_read_from_its_end() {
+        for (list, address) in [
+            ("1.1.1.1, 203.0.113.9", "203.0.113.9"),
+            ("1.1.1.1, 203.0.113.9, 10.0.0.7", "203.0.113.9"),
+            ("10.0.0.9, 10.0.0.8", "10.0.0.9"),
+            ("1.1.1.1, nonsense, 10.0.0.8", "10.0.0.8"),
+            ("nonsense", "10.0.0.1"),
+            ("203.0.113.9:1234", "203.0.113.9"),
+            ("[2001:db8::1]:1234", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(ask(&[PROXIES], "10.0.0.1", &[("x-forwarded-for", list)]).0, address, "{list}");
+        }
+        let lines = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "203.0.113.9, 10.0.0.2")];
+        assert_eq!(ask(&[PROXIES], "10.0.0.1", &lines).0, "203.0.113.9");
+    }
+
+    #[test]
+    fn a_named_header_counts_from_the_same_proxies() {
+        let named = ("chttpd", "peer_header", "X-Real-IP");
+        let said = [("x-real-ip", "203.0.113.9"), ("x-forwarded-for", "1.1.1.1")];
+        assert_eq!(ask(&[named], "11.0.0.1", &said).0, "203.0.113.9");
+        assert_eq!(ask(&[named, PROXIES], "10.0.0.1", &said).0, "203.0.113.9");
+        assert_eq!(ask(&[named, PROXIES], "11.0.0.1", &said).0, "11.0.0.1");
+    }
+}
