@@ -258,7 +258,9 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
     use Verb::{Delete, Get, Post, Put};
     if let [id, tail @ ..] = rest
         && let Some(name) = id.strip_prefix("_design/")
-        && let Some("_view" | "_info" | "_show" | "_list" | "_update" | "_rewrite") = tail.first().copied()
+        && let Some(
+            "_view" | "_info" | "_show" | "_list" | "_update" | "_rewrite" | "_search" | "_search_info" | "_search_disk_size",
+        ) = tail.first().copied()
     {
         return database(verb, &[&["_design", name], tail].concat());
     }
@@ -365,6 +367,7 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         }
         (Get | Post | Verb::Options, ["_design", _, "_list", ..]) => return Err(super::handlers::invalid_path("list_error")),
         (_, ["_design", _, "_list", ..]) => return only("GET,POST,HEAD"),
+        (_, ["_design", _, "_search" | "_search_info" | "_search_disk_size", ..]) => return Err(no_search()),
         (_, ["_design", name, "_rewrite", ..]) => R::Rewrite((*name).into()),
         (_, ["_design", name, attachment @ ..]) => self::attachment(verb, format!("_design/{name}"), attachment)?,
         (_, [id]) => document(verb, (*id).to_owned())?,
@@ -381,6 +384,15 @@ fn view_of(verb: Verb, design: &str, view: &str, rest: &[&str], partition: Optio
         (Verb::Post, ["queries"]) => Ok(DbRoute::ViewQueries(design, view, partition)),
         (_, ["queries"]) => only("POST"),
         _ => Err(Failure::missing()),
+    }
+}
+
+/// As a CouchDB without its search service (`dreyfus_httpd.erl`).
+fn no_search() -> Failure {
+    Failure::Refused {
+        status: http::StatusCode::SERVICE_UNAVAILABLE,
+        word: "service unavailable",
+        reason: "Search is not available".into(),
     }
 }
 

@@ -158,6 +158,7 @@ pub async fn check(scripts: &Scripts, source: &str, partitioned: bool) -> Result
     let reasons = scripts.compile(functions).await?;
     match names.into_iter().zip(reasons).find_map(|(name, reason)| Some((name, reason?))) {
         None => Ok(()),
+        Some((_, reason)) if reason == "missing function" => Err(Error::NotFound(reason)),
         Some(((kind, name), reason)) => Err(Error::Script {
             word: "compilation_error".into(),
             reason: format!("Compilation of the {kind} function in the '{name}' view failed: {reason}"),

@@ -66,8 +66,9 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
                 // The status is out: the error goes where the rest would have been, as CouchDB's does.
                 Err(error) => {
                     let failure = Failure::from(error);
-                    let (_, word, reason) = wire(&failure);
-                    out.write(format!("\n\n{}\n", serde_json::json!({"error": word, "reason": reason}))).await;
+                    let (status, word, reason) = wire(&failure);
+                    let told = serde_json::json!({"code": status.as_u16(), "error": word, "reason": reason});
+                    out.write(format!("\n{told}\n")).await;
                 }
             }
         }

@@ -72,7 +72,7 @@ async fn functions_make_answers() {
         Row("GET /db/_design/d/_list/keys/d/v", "", 200, "3:012."),
         Row("GET /db/_design/d/_list/keys/_all_docs?startkey=%22doc1%22&endkey=%22doc2%22", "", 200, "5:doc1doc2."),
         Row("GET /db/_design/d/_list/late/v", "", 400, "late"),
-        Row("GET /db/_design/d/_list/fails/v", "", 200, "head\n\n{\"error\":\"render_error\""),
+        Row("GET /db/_design/d/_list/fails/v", "", 200, "head\n{\"code\":500,\"error\":\"render_error\""),
         Row("GET /db/_design/d/_list/keys/v?startkey=2&endkey=1", "", 400, "No rows can match"),
         Row("GET /db/_design/d/_list/keys/none", "", 404, "missing_named_view"),
         Row("GET /db/_design/d/_list/keys", "", 404, "Invalid path."),

@@ -94,9 +94,48 @@ async fn refusals() {
         ("POST /db/_design/d/_view/k", r#"{"keys":1}"#, 400, "bad_request", "`keys` member must be an array."),
         ("POST /db/_design/d/_view/k/queries", "{}", 400, "bad_request", "POST body must include `queries` parameter."),
         ("GET /db/_partition/p/_design/d/_view/k", "", 400, "bad_request", "database is not partitioned"),
+        ("GET /db/_design/d/_search/k?q=1", "", 503, "service unavailable", "Search is not available"),
         ("POST /db/_temp_view", "{}", 410, "gone", "Temporary views are not supported in CouchDB"),
     ] {
         let reply = ask(running.address, line, &[ADMIN, JSON], body.as_bytes()).await;
         assert_eq!((reply.status, reply.error().as_str(), reply.reason().as_str()), (status, error, reason), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn design_documents_of_other_languages() {
+    let running = filled().await;
+    let index = json!({"index": {"fields": ["n", "k"], "partial_filter_selector": {"n": {"$gt": 1}}}, "ddoc": "m", "name": "i"});
+    let made = ask(running.address, "POST /db/_index", &[ADMIN, JSON], index.to_string().as_bytes()).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    for (line, design) in [
+        ("PUT /db/_design/broken", json!({"language": "query", "views": {"v": {"map": {"none": 1}}}})),
+        ("PUT /db/_design/cobol", json!({"language": "cobol", "views": {"v": {"map": "MOVE"}}})),
+    ] {
+        let reply = ask(running.address, line, &[ADMIN, JSON], design.to_string().as_bytes()).await;
+        assert_eq!(reply.status, 201, "{line}");
+    }
+    for (line, status, expected) in [
+        ("_design/m/_view/i", 200, json!({"rows": [{"key": null, "value": 2}]})),
+        (
+            "_design/m/_view/i?reduce=false&endkey=%5B3%5D",
+            200,
+            json!({"total_rows": 2, "offset": 0, "rows": [{"id": "b", "key": [2, [1, 2]], "value": null}]}),
+        ),
+        ("_design/m/_view/none", 404, json!({"error": "not_found", "reason": "missing_named_view"})),
+        (
+            "_design/broken/_view/v",
+            500,
+            json!({"error": "invalid_index", "reason": "a view of this design document is no definition of an index"}),
+        ),
+        ("_design/cobol/_view/v", 500, json!({"error": "unknown_query_language", "reason": "cobol"})),
+        ("_design/cobol/_view/none", 404, json!({"error": "not_found", "reason": "missing_named_view"})),
+    ] {
+        let reply = ask(running.address, &format!("GET /db/{line}"), &[ADMIN], b"").await;
+        assert_eq!((reply.status, reply.json()), (status, expected), "{line}");
+    }
+    for (name, language) in [("m", "query"), ("broken", "query"), ("cobol", "cobol")] {
+        let info = ask(running.address, &format!("GET /db/_design/{name}/_info"), &[ADMIN], b"").await.json();
+        assert_eq!(info["view_index"]["language"], language, "{info}");
     }
 }

@@ -135,7 +135,8 @@ impl Design {
     }
 }
 
-/// Refuses a design document language that has no query server here, as CouchDB does.
+/// Refuses a design document language that has no query server here, as CouchDB does. (Views of the language `query` need
+/// none.)
 pub fn check_language(language: &str) -> Result<()> {
     if language == "javascript" {
         return Ok(());
@@ -227,7 +228,7 @@ impl Scripts {
                 |environment| environment.call("reduce", input, again, limits.timeout),
             );
             let reductions = answer.map_err(|failure| failure.error)?;
-            Ok(shrunk(&mend(&reductions), input_size, functions.len(), &limits, &context))
+            Ok(shrunk(&mend(&reductions), input_size, &limits, &context))
         })
     }
 
@@ -461,18 +462,24 @@ fn overflow(message: &str) -> String {
     serde_json::json!({ "reduce_overflow_error": message }).to_string()
 }
 
-/// The reductions, or the error in the place of each if they are too large for their input (`views.js`, `runReduce`).
-fn shrunk(reductions: &str, input: usize, functions: usize, limits: &Limits, context: &str) -> Vec<String> {
-    let output = reductions.len();
-    let too_large = output > limits.reduce_limit_threshold && output as f64 * limits.reduce_limit_ratio > input as f64;
-    if too_large && limits.reduce_limit != ReduceLimit::Off {
-        let message = format!(
-            "Reduce output must shrink more rapidly: input size: {input} output size: {output} context: {context}"
-        );
-        tracing::warn!(target: "settee::script", "reduce_overflow_error: {message}");
-        if limits.reduce_limit == ReduceLimit::On {
-            return vec![overflow(&message); functions];
+/// The reductions, or the error in the place of each that is too large for its input (`views.js`, `runReduce`). Each
+/// function is judged by itself: one that does not reduce spoils no other of the same map function.
+fn shrunk(reductions: &str, input: usize, limits: &Limits, context: &str) -> Vec<String> {
+    let judged = |reduction: &str| {
+        // As an array of one, which is what CouchDB measures.
+        let output = reduction.len() + 2;
+        let too_large =
+            output > limits.reduce_limit_threshold && output as f64 * limits.reduce_limit_ratio > input as f64;
+        if too_large && limits.reduce_limit != ReduceLimit::Off {
+            let message = format!(
+                "Reduce output must shrink more rapidly: input size: {input} output size: {output} context: {context}"
+            );
+            tracing::warn!(target: "settee::script", "reduce_overflow_error: {message}");
+            if limits.reduce_limit == ReduceLimit::On {
+                return overflow(&message);
+            }
         }
-    }
-    rows::elements(reductions).into_iter().map(str::to_owned).collect()
+        reduction.to_owned()
+    };
+    rows::elements(reductions).into_iter().map(judged).collect()
 }

@@ -16,7 +16,7 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    pub(super) fn new(functions: usize) -> Mapped {
+    pub(in crate::query) fn new(functions: usize) -> Mapped {
         Mapped { functions, ..Mapped::default() }
     }
 
@@ -43,7 +43,7 @@ impl Mapped {
     }
 
     /// Takes up one document's answer, `[[key, value, ...], null, ...]`. False when there is no room for it.
-    pub(super) fn push(&mut self, answer: &str) -> bool {
+    pub(in crate::query) fn push(&mut self, answer: &str) -> bool {
         let answer = mend(answer);
         if self.text.len() + answer.len() > TEXT_LIMIT {
             return false;

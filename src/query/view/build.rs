@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::blocks::{Blocks, Change};
 use super::definition::{Definition, MapFunction, View};
@@ -31,7 +32,8 @@ use crate::db::{Database, blocking, partition_of, render};
 use crate::error::{Error, Result};
 use crate::json::raw_sort_key;
 use crate::query::design;
-use crate::query::script::{Mapped, Pending, Scripts};
+use crate::query::planner;
+use crate::query::script::{Mapped, Pending, Scripts, check_language};
 use crate::rev::Body;
 use crate::store::{Batch, Direction, Durability, PageLimit, StoreError, keys};
 
@@ -96,7 +98,7 @@ impl Views {
     /// The views of a design document, by its id, `_design/...`. Blocks on the store.
     ///
     /// # Errors
-    /// `Missing`, `Deleted`; `Script`: its language has no query server here.
+    /// `Missing`, `Deleted`; `Script`: a reduce function that is none.
     pub fn definition(&self, database: &Database, id: &str) -> Result<Arc<Definition>> {
         let design = design::load(database, id)?;
         let name = (database.number(), id.to_owned(), design.rev.clone());
@@ -115,13 +117,16 @@ impl Views {
     /// Brings an index up to the database's sequence of this moment, and begins to read it.
     ///
     /// # Errors
-    /// `Script`: a map function that does not compile, or does not end.
+    /// `Script`: a language that has no query server here, or a map function that does not compile, or does not end.
     pub async fn update(
         &self,
         database: &Arc<Database>,
         definition: &Arc<Definition>,
         progress: Progress,
     ) -> Result<Reading> {
+        if definition.mango.is_none() {
+            check_language(&definition.language)?;
+        }
         let index = self.index(database, definition);
         {
             let index = index.clone();
@@ -226,7 +231,44 @@ struct Step {
     ids: Vec<String>,
     /// For each id which batch has its rows, and where in it.
     places: Vec<Option<(usize, usize)>>,
-    batches: Vec<Pending<Mapped>>,
+    batches: Vec<Batched>,
+}
+
+/// What is emitted for a batch of documents.
+enum Batched {
+    Script(Pending<Mapped>),
+    Mango(Mapped),
+}
+
+impl Batched {
+    fn wait(self) -> Result<Mapped> {
+        match self {
+            Batched::Script(pending) => pending.wait(),
+            Batched::Mango(mapped) => Ok(mapped),
+        }
+    }
+}
+
+/// The rows that Mango indexes have of documents when they are read as views: the key, and no value
+/// (CouchDB: `mango_native_proc:map_doc`).
+fn indexed(indexes: &[Option<planner::Index>], documents: &[String]) -> Result<Mapped> {
+    let mut mapped = Mapped::new(indexes.len());
+    for document in documents {
+        let document: Value = serde_json::from_str(document).unwrap_or_default();
+        let mut rows = Vec::with_capacity(indexes.len());
+        for index in indexes {
+            let reason = "a view of this design document is no definition of an index";
+            let wrong = || Error::Script { word: "invalid_index".into(), reason: reason.into() };
+            rows.push(match index.as_ref().ok_or_else(wrong)?.key_of(&document) {
+                Some(key) => format!("[{},null]", Value::Array(key)),
+                None => "[]".to_owned(),
+            });
+        }
+        if !mapped.push(&format!("[{}]", rows.join(","))) {
+            return Err(Error::Internal("the keys of one batch of documents are too large".into()));
+        }
+    }
+    Ok(mapped)
 }
 
 struct Build {
@@ -372,7 +414,10 @@ impl Build {
                     let text = render::plain(id, &leaves[0].revision, false, &body);
                     documents.push(self.seen(text, leaves));
                 }
-                batches.push(self.scripts.map_batch(&definition.set, documents));
+                batches.push(match &definition.mango {
+                    None => Batched::Script(self.scripts.map_batch(&definition.set, documents)),
+                    Some(indexes) => Batched::Mango(indexed(indexes, &documents)?),
+                });
             }
         }
         Ok(Step { sequence, ids: changes.into_iter().map(|(id, _)| id).collect(), places, batches })
@@ -412,7 +457,7 @@ impl Build {
         look_up: bool,
     ) -> Result<Option<(Vec<u8>, Meta)>> {
         let index = &self.index;
-        let mapped = step.batches.into_iter().map(Pending::wait).collect::<Result<Vec<Mapped>>>()?;
+        let mapped = step.batches.into_iter().map(Batched::wait).collect::<Result<Vec<Mapped>>>()?;
         let documents: Vec<Vec<u8>> = step.ids.iter().map(|id| index.layout.document(id)).collect();
         let old = match look_up {
             true => index.database.store().get_many(&documents)?,

@@ -12,7 +12,8 @@ use super::layout::FORMAT;
 use super::reduce::Reducer;
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, hex, raw_sort_key, sort_key};
-use crate::query::script::{Design, MapSet, check_language};
+use crate::query::planner::Index;
+use crate::query::script::{Design, MapSet};
 
 /// A view's name and its reduce function, if it has one.
 type NamedReduce<'a> = (&'a String, Option<&'a str>);
@@ -33,6 +34,8 @@ pub struct Definition {
     pub local_seq: bool,
     pub(super) maps: Vec<MapFunction>,
     pub(super) set: Arc<MapSet>,
+    /// Of design documents of the language `query` what each map is; `None`: no definition of an index.
+    pub(super) mango: Option<Vec<Option<Index>>>,
     names: HashMap<String, View>,
 }
 
@@ -66,7 +69,7 @@ impl Definition {
     /// Reads a design document; `partitioned` says whether its database is.
     ///
     /// # Errors
-    /// `Script`: a language that has no query server here, or a reduce function that is none.
+    /// `Script`: a reduce function that is none.
     pub fn read(design: &Design, partitioned: bool) -> Result<Definition> {
         let source: Value = serde_json::from_str(&design.source)
             .map_err(|error| Error::Damaged(format!("design document {}: {error}", design.id)))?;
@@ -75,12 +78,17 @@ impl Definition {
         let (views, options) = (object("views"), object("options"));
         let option = |name: &str| options.get(name).and_then(Value::as_bool);
         let language = source.get("language").and_then(Value::as_str).unwrap_or("javascript").to_owned();
-        check_language(&language)?;
+        let is_query = language == "query";
 
         // By source and options, so that the order is that of the functions and not of the names.
-        let mut by_source: BTreeMap<(&str, String), Vec<NamedReduce>> = BTreeMap::new();
+        let mut by_source: BTreeMap<(String, String), Vec<NamedReduce>> = BTreeMap::new();
         for (name, view) in views {
-            let Some(map) = view.get("map").and_then(Value::as_str) else { continue };
+            let map = match view.get("map") {
+                Some(Value::String(map)) if !is_query => map.clone(),
+                // The order of the fields is that of the key.
+                Some(map @ Value::Object(_)) if is_query => map.to_string(),
+                _ => continue,
+            };
             let options = view.get("options").map(canonical).unwrap_or_default();
             let reduce = view.get("reduce").and_then(Value::as_str).map(str::trim).filter(|source| !source.is_empty());
             by_source.entry((map, options)).or_default().push((name, reduce));
@@ -101,7 +109,7 @@ impl Definition {
             let reducers =
                 reduces.iter().map(|source| Reducer::read(source, &mut scripts)).collect::<Result<Vec<Reducer>>>()?;
             signed.push(json!([source, options, reduces]));
-            functions.push(source.to_owned());
+            functions.push(source);
             maps.push(MapFunction { raw, reducers, scripts: Arc::new(scripts) });
         }
         let lib = views.get("lib").filter(|lib| lib.is_object());
@@ -125,7 +133,11 @@ impl Definition {
             MapSet { database: design.database, signature: hex(&signature), functions, lib: lib.map(Value::to_string) };
         let id = design.id.clone();
         let set = Arc::new(set);
-        Ok(Definition { id, language, signature, partitioned, include_design, local_seq, maps, set, names })
+        let mango = is_query.then(|| {
+            let index = |map: &String| Index::of_map(&id, "", &serde_json::from_str(map).ok()?, partitioned).ok();
+            set.functions.iter().map(index).collect()
+        });
+        Ok(Definition { id, language, signature, partitioned, include_design, local_seq, maps, set, mango, names })
     }
 
     /// The view of this name.

@@ -95,23 +95,28 @@ pub(super) struct Reducing<'a> {
 impl Reducing<'_> {
     /// The reduction of rows, one per reducer.
     pub fn all(&self, rows: &[Row]) -> Result<Vec<String>> {
-        let scripted = self.run_scripts(rows)?;
+        let scripted = self.run_scripts(&self.map.scripts, rows)?;
         let limits = self.scripts.limits();
-        self.map.reducers.iter().map(|reducer| one(*reducer, rows, &scripted, &limits, self.context)).collect()
+        let one = |reducer: &Reducer| match reducer {
+            Reducer::Script(at) => scripted.get(*at).cloned().unwrap_or_else(|| "null".into()),
+            built_in => self::built_in(*built_in, rows, &limits, self.context),
+        };
+        Ok(self.map.reducers.iter().map(one).collect())
     }
 
     /// The reduction of rows by one reducer.
     pub fn rows(&self, reducer: usize, rows: &[Row]) -> Result<String> {
         let reducer = self.map.reducers[reducer];
-        let scripted = match reducer {
-            Reducer::Script(_) => self.run_scripts(rows)?,
-            _ => Vec::new(),
+        let Reducer::Script(at) = reducer else {
+            return Ok(built_in(reducer, rows, &self.scripts.limits(), self.context));
         };
-        one(reducer, rows, &scripted, &self.scripts.limits(), self.context)
+        let function = Arc::new(vec![self.map.scripts[at].clone()]);
+        let answer = self.run_scripts(&function, rows)?;
+        Ok(answer.into_iter().next().unwrap_or_else(|| "null".into()))
     }
 
-    fn run_scripts(&self, rows: &[Row]) -> Result<Vec<String>> {
-        if self.map.scripts.is_empty() {
+    fn run_scripts(&self, functions: &Arc<Vec<String>>, rows: &[Row]) -> Result<Vec<String>> {
+        if functions.is_empty() {
             return Ok(Vec::new());
         }
         let bytes: usize = rows.iter().map(|row| row.id.len() + row.key.len() + row.value.len() + 16).sum();
@@ -126,7 +131,7 @@ impl Reducing<'_> {
             text.push(']');
         }
         text.push_str(if text.is_empty() { "[]" } else { "]" });
-        self.scripts.reduce(self.database, &self.map.scripts, text, self.context).wait()
+        self.scripts.reduce(self.database, functions, text, self.context).wait()
     }
 
     /// One reduction of several, whose rows stand in this order.
@@ -174,15 +179,12 @@ impl Reducing<'_> {
     }
 }
 
-fn one(reducer: Reducer, rows: &[Row], scripted: &[String], limits: &Limits, context: &str) -> Result<String> {
-    if let Reducer::Script(at) = reducer {
-        return Ok(scripted.get(at).cloned().unwrap_or_else(|| "null".into()));
-    }
+fn built_in(reducer: Reducer, rows: &[Row], limits: &Limits, context: &str) -> String {
     let mut state = State::new(reducer);
     for row in rows {
         state.row(row);
     }
-    Ok(state.encode(limits, context))
+    state.encode(limits, context)
 }
 
 /// A built-in function at work.
