@@ -263,4 +263,4 @@ pub fn check_site(route: &Result<Route>, request: &Request) -> Result<()> {
 
 #[cfg(test)]
 #[path = "access/tests.rs"]
-mod tests;
+pub mod tests;

@@ -1,5 +1,6 @@
 //! The frame and the server's own endpoints over a real socket, as rows.
 
+mod access;
 mod accounts;
 mod client;
 mod config;

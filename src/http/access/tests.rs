@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::super::route::{ListPath, Listing};
@@ -182,10 +184,28 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
     rows
 }
 
-/// A new row must be in the tables above: as many different routes as the enums have.
-fn kinds<'a, T: std::fmt::Debug + 'a>(routes: impl Iterator<Item = &'a T>) -> usize {
-    let name = |route: &T| format!("{route:?}").split(['(', ' ']).next().map(str::to_owned);
-    routes.filter_map(name).collect::<std::collections::BTreeSet<_>>().len()
+/// The names of an enum's variants, as its source has them.
+pub fn variants(name: &str) -> BTreeSet<String> {
+    let source = include_str!("../route.rs");
+    let body =
+        source.split_once(&format!("pub enum {name} {{\n")).and_then(|(_, rest)| rest.split_once("\n}")).unwrap().0;
+    let of_line = |line: &str| {
+        let line = line.strip_prefix("    ")?;
+        line.starts_with(|first: char| first.is_ascii_uppercase())
+            .then(|| line.chars().take_while(char::is_ascii_alphanumeric).collect())
+    };
+    body.lines().filter_map(of_line).collect()
+}
+
+/// The variant of a route, by its name.
+pub fn variant(route: &impl std::fmt::Debug) -> String {
+    format!("{route:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
+}
+
+/// A new route must have its row in the tables above.
+fn assert_complete<'a, T: std::fmt::Debug + 'a>(name: &str, routes: impl Iterator<Item = &'a T>) {
+    let rows: BTreeSet<String> = routes.map(variant).collect();
+    assert_eq!(rows, variants(name), "a row for every {name}");
 }
 
 #[test]
@@ -193,13 +213,16 @@ fn every_route_for_every_role() {
     let settings = Settings::default();
     let security = json!({"admins": {"names": ["ann"]}, "members": {"names": ["ben"]}});
     let servers = server_rows();
-    assert_eq!(kinds(servers.iter().map(|(route, _)| route)), 21);
+    assert_complete("ServerRoute", servers.iter().map(|(route, _)| route));
+    let of_node =
+        servers.iter().filter_map(|(route, _)| if let ServerRoute::Node(node) = route { Some(node) } else { None });
+    assert_complete("NodeRoute", of_node);
     for (route, expected) in servers {
         let route = Route::Server(route);
         assert_eq!(outcomes(&route, &security, &settings), expected, "{route:?}");
     }
     let databases = database_rows();
-    assert_eq!(kinds(databases.iter().map(|(route, ..)| route)), 45);
+    assert_complete("DbRoute", databases.iter().map(|(route, ..)| route));
     for (what, ordinary, accounts) in databases {
         let mut route = Route::Database { name: "db".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ordinary, "{route:?}");
