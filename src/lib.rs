@@ -13,6 +13,9 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod json;
 pub mod maintain;

@@ -16,7 +16,7 @@ const MAX_TOKEN: usize = 4096;
 
 /// A token taken apart, not yet verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Access {
+pub(crate) struct Access {
     pub user: String,
     pub device: String,
     until: u64,

@@ -14,7 +14,7 @@ pub mod cors;
 pub mod failure;
 pub mod fetch;
 pub mod handlers;
-mod lenient;
+pub(crate) mod lenient;
 pub mod limits;
 pub mod memory;
 pub mod metrics;

@@ -304,7 +304,7 @@ fn ranges(request: &Request, attachment: &Attachment, length: u64) -> Ranges {
 
 /// `None` if malformed or if a range begins at 0 without an end: the whole. No ranges: one cannot be satisfied (`chttpd_db`,
 /// `parse_ranges`). Ends are included.
-fn parse_ranges(value: &str, length: u64) -> Option<Vec<(u64, u64)>> {
+pub(crate) fn parse_ranges(value: &str, length: u64) -> Option<Vec<(u64, u64)>> {
     let list = value.strip_prefix("bytes=")?;
     let last = length.saturating_sub(1);
     let number = |text: &str| -> Option<u64> {

@@ -1,6 +1,6 @@
 //! One function per route: decode, one domain call, encode.
 
-mod attachment;
+pub(crate) mod attachment;
 mod bulk;
 mod changes;
 pub mod config;
@@ -14,7 +14,7 @@ mod find;
 mod list;
 mod listing;
 mod local;
-mod multipart;
+pub(crate) mod multipart;
 pub mod node;
 mod pieces;
 mod reading;

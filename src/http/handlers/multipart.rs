@@ -355,7 +355,7 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
 }
 
 /// A part that is kept in memory: JSON, or a short field.
-async fn collect(parts: &mut Parts<'_>, most: usize, id: &str) -> Result<BytesMut> {
+async fn collect(parts: &mut Parts<'_, RequestBody>, most: usize, id: &str) -> Result<BytesMut> {
     let mut text = BytesMut::new();
     while let Some(chunk) = parts.content().await? {
         // Stubs and whitespace count here too, so the exact limit is the splitter's.
@@ -367,7 +367,7 @@ async fn collect(parts: &mut Parts<'_>, most: usize, id: &str) -> Result<BytesMu
     Ok(text)
 }
 
-fn boundary_of(content_type: &str) -> Result<String> {
+pub fn boundary_of(content_type: &str) -> Result<String> {
     parameter(content_type, "boundary")
         .filter(|boundary| !boundary.is_empty() && boundary.len() <= 200)
         .ok_or_else(|| Failure::bad_request("Missing boundary in multipart Content-Type"))
@@ -378,7 +378,7 @@ fn malformed(what: &str) -> Failure {
 }
 
 /// A parameter of a header value like `multipart/related; boundary="x"`.
-fn parameter(value: &str, name: &str) -> Option<String> {
+pub fn parameter(value: &str, name: &str) -> Option<String> {
     let mut rest = value.split_once(';')?.1;
     loop {
         rest = rest.trim_start_matches([' ', '\t', ';']);
@@ -401,8 +401,8 @@ fn parameter(value: &str, name: &str) -> Option<String> {
 }
 
 /// Reads a multipart body part by part, chunk by chunk.
-struct Parts<'a> {
-    body: &'a mut RequestBody,
+pub struct Parts<'a, B> {
+    body: &'a mut B,
     /// `\r\n--boundary`
     delimiter: Vec<u8>,
     buffer: BytesMut,
@@ -420,8 +420,8 @@ enum At {
     End,
 }
 
-impl<'a> Parts<'a> {
-    fn new(body: &'a mut RequestBody, boundary: &str) -> Parts<'a> {
+impl<'a, B: Chunks + Send> Parts<'a, B> {
+    pub fn new(body: &'a mut B, boundary: &str) -> Parts<'a, B> {
         let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
         Parts { body, delimiter, buffer: BytesMut::from(&b"\r\n"[..]), state: At::Preamble }
     }
@@ -437,7 +437,7 @@ impl<'a> Parts<'a> {
     }
 
     /// The next part's headers; `None` after the last part. What is left of the part before is skipped.
-    async fn next(&mut self) -> Result<Option<HeaderMap>> {
+    pub async fn next(&mut self) -> Result<Option<HeaderMap>> {
         while matches!(self.state, At::Preamble | At::Content) {
             self.content().await?;
         }
@@ -467,7 +467,7 @@ impl<'a> Parts<'a> {
     }
 
     /// The next bytes of the part's content; `None` at its end.
-    async fn content(&mut self) -> Result<Option<Bytes>> {
+    pub async fn content(&mut self) -> Result<Option<Bytes>> {
         loop {
             if !matches!(self.state, At::Preamble | At::Content) {
                 return Ok(None);
@@ -488,14 +488,14 @@ impl<'a> Parts<'a> {
     }
 
     /// Reads to the end of the body, so that the connection can go on.
-    async fn finish(&mut self) -> Result<()> {
+    pub async fn finish(&mut self) -> Result<()> {
         while self.next().await?.is_some() {}
         while self.body.chunk().await?.is_some() {}
         Ok(())
     }
 }
 
-impl Chunks for Parts<'_> {
+impl<B: Chunks + Send> Chunks for Parts<'_, B> {
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.content().await
     }
