@@ -12,7 +12,8 @@ const STEP: usize = 256;
 /// Goes through all blobs once and removes those that nothing refers to and nobody has pinned. Returns how many.
 ///
 /// A blob is referred to before its pin goes (see [`crate::store::blobs`]), and the question is asked while nobody can
-/// pin it, so one that a commit in flight names is never removed.
+/// pin it, so one that a commit in flight names is never removed. Nor is one that a failed commit names: it may turn out
+/// to be there, so nothing is removed before the store has been opened again.
 pub async fn sweep(store: &Arc<dyn Store>, blobs: &Arc<dyn Blobs>) -> Result<u64> {
     let mut removed = 0;
     let mut after: Option<BlobId> = None;
@@ -37,7 +38,11 @@ fn step(store: &dyn Store, blobs: &dyn Blobs, after: Option<BlobId>) -> Result<(
             Ok(!page.is_empty())
         };
         // Asked without the lock first: most blobs are referred to, and writers shall not wait for the sweep.
-        if !referenced()? && blobs.remove_unless(id, &referenced)? {
+        let settled = || {
+            store.ready()?;
+            referenced()
+        };
+        if !referenced()? && blobs.remove_unless(id, &settled)? {
             removed += 1;
         }
     }

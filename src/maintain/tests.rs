@@ -10,7 +10,7 @@ use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode, So
 use crate::error::Error;
 use crate::rev::{Revision, RevisionHash};
 use crate::store::blobs::Blobs;
-use crate::store::faults::Faults;
+use crate::store::faults::{Faults, WriteFault};
 use crate::store::keys::{self, Kind};
 use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, Store, memory::Memory};
 
@@ -165,6 +165,23 @@ async fn a_damaged_database_is_removed_whole_and_keeps_no_other() {
     sweep(&server.store, &server.blobs).await.unwrap();
     assert_eq!(server.blobs.list(None, 9).unwrap().len(), 0, "no reference is left of what could not be read");
     assert_eq!(checked(&server), Checked::default());
+}
+
+#[tokio::test]
+async fn the_sweep_leaves_what_a_failed_commit_may_have_named() {
+    let (store, faults) = Faults::store();
+    let server = server_on(store);
+    let database = server.databases.create("db", CreateOptions::default(), None).unwrap();
+    let mut next = edit("a".into(), None, 1);
+    next.attachments.push(attachment(&server, "named after all"));
+    faults.fail_write(0, WriteFault::Unknown);
+    faults.stay_closed(2);
+    assert!(database.update(vec![next], Mode::Interactive, &AllowAll).await.is_err());
+    assert!(sweep(&server.store, &server.blobs).await.is_err());
+    assert!(sweep(&server.store, &server.blobs).await.is_err());
+    assert_eq!(sweep(&server.store, &server.blobs).await, Ok(0));
+    assert!(database.find("a", Wanted::Winner).is_ok());
+    assert_eq!((checked(&server).problems, checked(&server).attachments), (Vec::new(), 1));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -45,6 +45,8 @@ pub(super) struct Committer<B: Backend> {
     pause: Duration,
     /// How often it was reopened.
     reopened: AtomicU64,
+    /// Whether `work` has a failure, for those who do not wait for it.
+    failing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -109,6 +111,7 @@ impl<B: Backend> Committer<B> {
             space,
             pause: REOPEN_PAUSE,
             reopened: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
         }
     }
 
@@ -206,6 +209,7 @@ impl<B: Backend> Committer<B> {
             Ok(()) => {
                 tracing::info!("the store has recovered from: {}", failure.cause);
                 work.failure = None;
+                self.failing.store(false, Ordering::Release);
                 self.reopened.fetch_add(1, Ordering::Relaxed);
                 if let Some(space) = &self.space {
                     space.keep_reserve();
@@ -241,6 +245,7 @@ impl<B: Backend> Committer<B> {
         tracing::error!("the engine failed, writes stop until the store has been reopened: {cause}");
         let long_ago = Instant::now().checked_sub(self.pause).unwrap_or_else(Instant::now);
         work.failure = Some(Failure { cause: cause.clone(), tried: long_ago });
+        self.failing.store(true, Ordering::Release);
         work.unsynced = 0;
         if *cause == StoreError::Full
             && let Some(space) = &self.space
@@ -374,14 +379,16 @@ impl<B: Backend> Store for Committer<B> {
     }
 
     fn ready(&self) -> Result<()> {
-        // Nobody waits for a commit at work: while there is one, the engine takes writes.
-        if let Some(mut work) = self.work.try_lock()
-            && let Err(cause) = self.recover(&mut work)
-            && cause != StoreError::Full
-        {
-            return Err(cause);
-        }
-        self.get(super::keys::FORMAT).map(drop)
+        let recovered = match self.work.try_lock() {
+            Some(mut work) => self.recover(&mut work),
+            // Nobody waits here for a commit at work.
+            None if self.failing.load(Ordering::Acquire) => {
+                Err(StoreError::Unavailable("the store is being opened again after a failure".into()))
+            }
+            None => Ok(()),
+        };
+        self.get(super::keys::FORMAT)?;
+        recovered
     }
 
     fn engine(&self) -> &'static str {

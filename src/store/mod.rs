@@ -173,8 +173,9 @@ pub trait Store: Send + Sync + 'static {
         Ok(self.get_many(&[key.to_vec()])?.pop().flatten())
     }
 
-    /// Whether it reads and takes writes. A store that has failed tries to recover when it is asked, so whoever watches it
-    /// heals it; a full disk is no failure here, for reads go on.
+    /// Whether it takes writes and nothing is unsettled: after a failed commit it is not known until the engine has been
+    /// opened again whether the commit is there. A store that has failed tries to recover when it is asked, so whoever
+    /// watches it heals it. `Full`: a write has failed for want of room, and reads go on.
     fn ready(&self) -> Result<()> {
         self.get(keys::FORMAT).map(drop)
     }

@@ -72,9 +72,10 @@ fn whoever_asks_whether_it_is_ready_heals_it() {
     faults.stay_closed(1);
     assert!(matches!(store.ready(), Err(StoreError::Unavailable(_))));
     assert_eq!((store.ready(), faults.reopened()), (Ok(()), 1));
-    // A full disk does not stop readers, and a restart would not make room.
     faults.fail_write(0, WriteFault::Full);
     assert_eq!(store.commit(put(b"k", b"1")), Err(StoreError::Full));
+    faults.stay_closed(1);
+    assert!(store.ready().is_err());
     assert_eq!(store.ready(), Ok(()));
 }
 
