@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::record::{Info, NameRecord};
@@ -36,6 +36,8 @@ pub struct Database {
     security: RwLock<Arc<str>>,
     moved: watch::Sender<Moved>,
     pub(super) queue: Mutex<Queue>,
+    /// Rung for a writer that waits for works.
+    pub(super) arrived: Condvar,
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
     designs: Mutex<Designs>,
@@ -84,6 +86,7 @@ impl Database {
             security: RwLock::new(security.into()),
             moved,
             queue: Mutex::default(),
+            arrived: Condvar::new(),
             gone: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             designs: Mutex::default(),

@@ -3,11 +3,17 @@
 //! At most one writer is at work per database, and none for an idle one: the call that finds no writer starts one on a
 //! blocking thread; it drains what waits into one draft, commits it, wakes the watchers, answers, and ends when nothing
 //! waits. Single writes of many clients so share one commit, and one sync.
+//!
+//! A commit has its price, however little is in it. Clients that write all the time come back a moment after they were
+//! answered: a writer that has just answered several waits for about as many, never longer than the last commit took. Who
+//! writes alone never waits.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use parking_lot::Condvar;
 use tokio::sync::oneshot;
 
 use super::Database;
@@ -21,6 +27,10 @@ use crate::store::StoreError;
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
+/// A writer waits at most so long for more to write...
+const PATIENCE: Duration = Duration::from_millis(2);
+/// ...and not at all if it has so many bytes already.
+const ENOUGH: usize = 64 << 10;
 
 /// One thing to be done by the writer. May be applied more than once: a commit whose expectation fails is made anew.
 pub(super) trait Work: Send {
@@ -38,6 +48,36 @@ pub(super) trait Work: Send {
 pub(super) struct Queue {
     waiting: VecDeque<Box<dyn Work>>,
     working: bool,
+    /// The writer waits for so many works; 0: for none.
+    wanted: usize,
+}
+
+/// How many works a writer waits for, and until when.
+#[derive(Default)]
+struct Pace {
+    wanted: usize,
+    until: Option<Instant>,
+}
+
+impl Pace {
+    /// A commit of `works` works took from `begun` to `now`, and `left` are waiting.
+    fn wrote(&mut self, works: usize, left: usize, begun: Instant, now: Instant) {
+        self.wanted = works + left;
+        self.until = (self.wanted > 1).then(|| now + (now - begun).min(PATIENCE));
+    }
+
+    /// Waits for those that are expected back.
+    fn gather(&self, queue: &mut parking_lot::MutexGuard<'_, Queue>, arrived: &Condvar) {
+        let Some(until) = self.until else { return };
+        queue.wanted = self.wanted;
+        let bytes = |queue: &Queue| queue.waiting.iter().map(|work| work.bytes()).sum::<usize>();
+        while queue.waiting.len() < self.wanted && bytes(queue) < ENOUGH {
+            if arrived.wait_until(queue, until).timed_out() {
+                break;
+            }
+        }
+        queue.wanted = 0;
+    }
 }
 
 impl Database {
@@ -50,7 +90,11 @@ impl Database {
         let work = Box::new(make(reply));
         let start = {
             let mut queue = self.queue.lock();
+            let large = queue.wanted > 0 && work.bytes() >= ENOUGH;
             queue.waiting.push_back(work);
+            if queue.wanted > 0 && (large || queue.waiting.len() >= queue.wanted) {
+                self.arrived.notify_one();
+            }
             !std::mem::replace(&mut queue.working, true)
         };
         if start {
@@ -61,9 +105,11 @@ impl Database {
     }
 
     fn drain(&self) {
+        let mut pace = Pace::default();
         loop {
             let works = {
                 let mut queue = self.queue.lock();
+                pace.gather(&mut queue, &self.arrived);
                 let works = take_some(&mut queue.waiting);
                 if works.is_empty() {
                     queue.working = false;
@@ -71,10 +117,12 @@ impl Database {
                 }
                 works
             };
+            let (begun, count) = (Instant::now(), works.len());
             // A panic here is a bug of ours; its works are dropped (their callers get an error), the writer goes on.
             if catch_unwind(AssertUnwindSafe(|| self.write(works))).is_err() {
                 tracing::error!(database = %self.name, "the writer panicked");
             }
+            pace.wrote(count, self.queue.lock().waiting.len(), begun, Instant::now());
         }
     }
 
@@ -194,5 +242,24 @@ impl Work for Edits {
         // The pins go before the answer: whoever hears of the write may count on the collector to see it.
         drop(edits);
         let _ = reply.send(committed.map(|()| results));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_waits_for_a_crowd_and_never_for_one() {
+        let begun = Instant::now();
+        let after = |micros| begun + Duration::from_micros(micros);
+        let mut pace = Pace::default();
+        assert_eq!((pace.wanted, pace.until), (0, None), "the first is written at once");
+        pace.wrote(1, 0, begun, after(900));
+        assert_eq!(pace.until, None, "who writes alone never waits");
+        pace.wrote(5, 3, begun, after(900));
+        assert_eq!((pace.wanted, pace.until), (8, Some(after(1800))));
+        pace.wrote(5, 3, begun, after(90_000));
+        assert_eq!(pace.until, Some(after(92_000)), "however long a commit takes");
     }
 }
