@@ -73,6 +73,8 @@ fn serve(settings: Start) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("settee")
+        // One more than one: see `db::reading`.
+        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
         .build()
         .map_err(|error| format!("no threads: {error}"))?;
     let ended = runtime.block_on(run(settings, store, blobs));

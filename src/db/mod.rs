@@ -43,7 +43,38 @@ pub use names::{LONGEST_ID, check_database_name, check_document_id, partition_of
 pub use read::{AT_ONCE, Found, Wanted};
 pub use registry::{CreateOptions, Databases, DbEvent, DbEventKind};
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::error::{Error, Result};
+
+/// Runs a short read: a few records. A hand-over to another thread costs more than such a read mostly does, so it is made on
+/// the async thread itself, as long as another one stays free for everybody else should the disk be slow; else handed over.
+pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
+    match Turn::take(others) {
+        Some(_turn) => call(),
+        None => blocking(call).await,
+    }
+}
+
+/// A read on an async thread.
+struct Turn;
+
+/// How many there are; of the process, as its threads are.
+static TURNS: AtomicUsize = AtomicUsize::new(0);
+
+impl Turn {
+    fn take(most: usize) -> Option<Turn> {
+        let one_more = |turns| (turns < most).then_some(turns + 1);
+        TURNS.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).ok().map(|_| Turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TURNS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// Runs a blocking domain call off the async threads.
 pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

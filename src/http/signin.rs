@@ -13,6 +13,7 @@ use crate::auth::password::Stored;
 use crate::auth::{Credentials, Pending, Session, SignedIn, Step, UserCtx, session};
 use crate::clock::Clock;
 use crate::config::Live;
+use crate::db::reading;
 use crate::error::{self, Error};
 
 /// Who a request comes from.
@@ -55,7 +56,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         ]
         .map(|text| text.map(str::to_owned));
         let (app, peer) = (app.clone(), request.peer);
-        blocking(move || {
+        reading(move || {
             let [authorization, cookie, proxy_user, proxy_roles, proxy_token, device] = &kept;
             app.auth.begin(&Credentials {
                 authorization: authorization.as_deref(),
@@ -67,7 +68,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
                 device: device.as_deref(),
             })
         })
-        .await??
+        .await?
     };
     let signed = finish(app, step, request.peer).await?;
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));

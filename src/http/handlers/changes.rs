@@ -17,7 +17,7 @@ use super::pieces;
 use super::rows::Docs;
 use crate::db::record::SequenceRow;
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Moved, Since, blocking};
+use crate::db::{Database, Moved, Since, blocking, reading};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Verb;
@@ -30,6 +30,8 @@ use crate::store::{Direction, PageLimit};
 /// Rows read at once; fewer where their documents are needed.
 const PAGE: usize = 1000;
 const PAGE_WITH_DOCS: usize = 64;
+/// Sequences that are read at once without a hand-over: what most feeds that wake up find.
+const FEW: u64 = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -315,7 +317,7 @@ impl Feed {
         }
         let last = quote(&self.database.wire_sequence(self.since));
         let (database, since) = (self.database.clone(), self.since);
-        let pending = blocking(move || database.pending(since)).await.unwrap_or(0);
+        let pending = reading(move || database.pending(since)).await.unwrap_or(0);
         let text = match listed {
             true => format!("\n],\n\"last_seq\":{last},\"pending\":{pending}}}\n"),
             false => format!("{{\"last_seq\":{last},\"pending\":{pending}}}\n"),
@@ -365,7 +367,8 @@ impl Feed {
             return self.page_of(ids.clone(), since, last).await;
         }
         let (database, limit) = (self.database.clone(), self.page_limit());
-        let page = blocking(move || database.changes(since, Direction::Forward, limit)).await?;
+        let read = move || database.changes(since, Direction::Forward, limit);
+        let page = if last.saturating_sub(since) <= FEW { reading(read).await? } else { blocking(read).await? };
         let judged = self.judge(page.rows).await?;
         let next = judged.next.unwrap_or(since);
         let next = if page.done { next.max(last) } else { next };

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::document::written;
 use super::edits;
 use crate::db::record::LocalRecord;
-use crate::db::{Database, LONGEST_ID, LocalWrite, blocking};
+use crate::db::{Database, LONGEST_ID, LocalWrite, reading};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
@@ -25,7 +25,7 @@ pub fn number_of(revision: &Revision) -> Option<u64> {
 /// Reads a `_local` document; `name` without `_local/`.
 pub async fn read(database: &Arc<Database>, name: &str) -> crate::error::Result<LocalRecord> {
     let (database, name) = (database.clone(), name.to_owned());
-    blocking(move || database.local(&name)).await
+    reading(move || database.local(&name)).await
 }
 
 /// A `_local` document as JSON.

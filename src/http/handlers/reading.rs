@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::edits::parse_revision;
 use super::{multipart, pieces};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Wanted, blocking};
+use crate::db::{Database, Found, Wanted, blocking, reading};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
 use crate::http::failure::{Failure, Result};
@@ -100,7 +100,7 @@ async fn one(
 ) -> Result<Answer> {
     let found = {
         let (database, query) = (database.clone(), query.clone());
-        eyes.see(blocking(move || database.find(&id, query.wanted())).await?)?
+        eyes.see(reading(move || database.find(&id, query.wanted())).await?)?
     };
     let show = query.show;
     // Only what the revision alone determines may be told by its revision.
@@ -180,7 +180,7 @@ pub(super) fn missing(revision: &Revision) -> String {
 /// The document as it is stored, for handlers that edit it.
 pub async fn find(database: &Arc<Database>, id: &str, rev: Option<Revision>) -> crate::error::Result<Found> {
     let (database, id) = (database.clone(), id.to_owned());
-    blocking(move || {
+    reading(move || {
         let wanted = rev.as_ref().map_or(Wanted::Winner, Wanted::Revision);
         database.find(&id, wanted)
     })
