@@ -33,6 +33,8 @@ pub enum Error {
     NotFound(String),
     /// The edit does not name the current revision (409 `conflict`).
     Conflict,
+    /// The edit makes a document of a full partition larger; its id (403 `partition_overflow`).
+    PartitionOverflow(String),
     /// The database exists (412 `file_exists`).
     DatabaseExists,
     /// A stub names an attachment that its parent does not have (412 `missing_stub`).
@@ -74,6 +76,7 @@ impl fmt::Display for Error {
             | Error::Script { reason, .. }
             | Error::Mango { reason, .. } => out.write_str(reason),
             Error::DatabaseNameTooLong(name) => write!(out, "At least one path segment of `{name}` is too long."),
+            Error::PartitionOverflow(id) => write!(out, "Partition limit exceeded due to update on '{id}'"),
             Error::NoDatabase => out.write_str("Database does not exist."),
             Error::Missing => out.write_str("missing"),
             Error::Deleted => out.write_str("deleted"),

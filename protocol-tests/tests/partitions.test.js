@@ -1,6 +1,6 @@
 // Partitioned databases: docs `api/partitioned-dbs.rst`, `test/elixir/test/partition_*_test.exs`.
 
-import { suite, assert } from '../harness/rows.js';
+import { suite, it, assert } from '../harness/rows.js';
 
 suite('partitions', (api) => {
   api.rows('a partitioned database', [
@@ -12,7 +12,9 @@ suite('partitions', (api) => {
     { name: 'without a partition in _bulk_docs', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: 'nope' }] }, status: 400, error: 'illegal_docid', reason: 'Doc id must be of form partition:id' },
     { name: 'with an underscore', req: 'PUT /{db}/_p:a', body: {}, status: 400, error: 'illegal_docid', reason: 'Only reserved document ids may start with underscore.' },
     { name: 'an empty partition', req: 'PUT /{db}/:a', body: {}, status: 400, error: 'illegal_docid' },
-    { name: 'an empty rest', req: 'PUT /{db}/p:', body: {}, status: 400, error: 'illegal_docid' },
+    { name: 'an empty rest', req: 'PUT /{db}/p:', body: {}, status: 400, error: 'illegal_docid', reason: 'Document id must not be empty' },
+    { name: 'purging an id without a partition', req: 'POST /{db}/_purge', body: { nope: ['1-a'] }, status: 400, error: 'illegal_docid' },
+    { name: 'a system database has none', req: 'PUT /_replicator?partitioned=true', status: 400, error: 'bad_request', reason: 'Cannot partition a system database' },
     { name: 'reading an id without a partition', req: 'GET /{db}/nope', status: [400, 404] },
     { name: '_bulk_get of an id without a partition', req: 'POST /{db}/_bulk_get', body: { docs: [{ id: 'nope' }] }, status: 200, like: { results: [{ docs: [{ error: { error: 'illegal_docid', reason: 'Doc id must be of form partition:id' } }] }] } },
     { name: 'design documents have none', req: 'PUT /{db}/_design/d', body: { language: 'query' }, status: 201 },
@@ -37,4 +39,27 @@ suite('partitions', (api) => {
     { name: '... nor its _all_docs', req: 'GET /{db}/_partition/p/_all_docs', status: 400, error: 'bad_request', reason: 'database is not partitioned' },
     { name: '... and takes any id', req: 'PUT /{db}/nope', body: {}, status: 201 },
   ]);
+
+  it('a full partition takes no more, but for what makes it smaller and what is replicated', async () => {
+    const setting = '/_node/_local/_config/couchdb/max_partition_size';
+    const db = await api.db('?partitioned=true');
+    const text = 'x'.repeat(1000);
+    const { rev } = await api.ok(`PUT /${db}/p:a`, { body: { text } });
+    const before = await api.ok(`PUT ${setting}`, { body: '"1000"', send: { 'X-Couch-Persist': 'false' } });
+    try {
+      const full = await api.call(`PUT /${db}/p:b`, { body: { text } });
+      assert.equal(full.status, 403, full.text);
+      assert.deepEqual(full.json, { error: 'partition_overflow', reason: "Partition limit exceeded due to update on 'p:b'" });
+      const mixed = await api.ok(`POST /${db}/_bulk_docs`, { body: { docs: [{ _id: 'p:b' }, { _id: 'q:b' }] } });
+      assert.equal(mixed[0].error, 'partition_overflow');
+      assert.equal(mixed[1].ok, true);
+      assert.equal((await api.call(`PUT /${db}/p:r?new_edits=false`, { body: { _rev: '1-a', text } })).status, 201);
+      assert.equal((await api.call(`PUT /${db}/p:a?rev=${rev}`, { body: { text: '' } })).status, 201);
+      const info = await api.ok(`GET /${db}/_partition/p`);
+      assert.equal(info.doc_count, 2);
+      assert.ok(info.sizes.external > 1000);
+    } finally {
+      await api.ok(`PUT ${setting}`, { body: JSON.stringify(before) });
+    }
+  });
 });

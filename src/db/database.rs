@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub struct Database {
     pub(super) queue: Mutex<Queue>,
     /// Rung for a writer that waits for works.
     pub(super) arrived: Condvar,
+    /// Bytes that a partition may hold; 0: any number. One for all databases.
+    pub(super) partition_limit: Arc<AtomicU64>,
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
     designs: Mutex<Designs>,
@@ -62,6 +64,7 @@ impl Database {
         store: Arc<dyn Store>,
         blobs: Arc<dyn Blobs>,
         clock: Clock,
+        partition_limit: Arc<AtomicU64>,
         on_commit: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Database> {
         let number = record.number;
@@ -87,6 +90,7 @@ impl Database {
             moved,
             queue: Mutex::default(),
             arrived: Condvar::new(),
+            partition_limit,
             gone: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             designs: Mutex::default(),

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use super::autopurge::AutoPurge;
 use super::edit::{Edit, Mode};
+use super::partition::Partitions;
 use super::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
@@ -33,6 +34,8 @@ pub(super) struct Draft<'a> {
     documents: HashMap<String, Slot>,
     /// Changed documents in the order of their new sequences.
     changed: Vec<String>,
+    /// In a partitioned database.
+    partitions: Option<Partitions>,
 }
 
 /// One loaded document.
@@ -52,15 +55,15 @@ struct Slot {
 
 /// What one document adds to the counters.
 #[derive(Clone, Copy, Default)]
-struct Tally {
-    live: u64,
-    deleted: u64,
-    leaf_bytes: u64,
+pub(super) struct Tally {
+    pub live: u64,
+    pub deleted: u64,
+    pub leaf_bytes: u64,
     all_bytes: u64,
 }
 
 impl Tally {
-    fn of(tree: &Tree) -> Tally {
+    pub fn of(tree: &Tree) -> Tally {
         let mut tally = Tally::default();
         match tree.winner() {
             None => {}
@@ -117,7 +120,14 @@ impl<'a> Draft<'a> {
             batch: Batch::new(),
             documents,
             changed: Vec::new(),
+            partitions: None,
         })
+    }
+
+    /// The same in a partitioned database, whose partitions hold at most `limit` bytes (0: any number).
+    pub fn partitioned(mut self, limit: u64) -> Draft<'a> {
+        self.partitions = Some(Partitions::of_at_most(limit));
+        self
     }
 
     /// Applies one edit; gives the revision that it made or brought.
@@ -151,6 +161,11 @@ impl<'a> Draft<'a> {
             Some((assumed, revision)) if *assumed == parent => revision.clone(),
             _ => new_revision(edit.deleted, parent.as_ref(), &edit.body.json, &edit.digests()),
         };
+        if let Some(partitions) = self.partitions.as_mut().filter(|_| !edit.deleted && !edit.id.starts_with("_design/"))
+        {
+            let was = slot.tree.winner().and_then(|winner| winner.body).map_or(0, |body| body.bytes);
+            partitions.check(self.store, self.number, &edit.id, was, edit.body.bytes())?;
+        }
         let mut hashes = vec![revision.hash.clone()];
         hashes.extend(parent.map(|parent| parent.hash));
         match self.merge(&edit.id, revision.generation, &hashes, edit) {
@@ -321,6 +336,9 @@ impl<'a> Draft<'a> {
                 new_length = value.len() as u64;
                 self.batch.put(document, value);
             }
+            if let Some(partitions) = &mut self.partitions {
+                partitions.changed(self.store, self.number, &id, &slot.was, &is)?;
+            }
             let info = &mut self.info;
             let shift = |counter: &mut u64, was: u64, is: u64| *counter = (*counter + is).saturating_sub(was);
             shift(&mut info.documents, slot.was.live, is.live);
@@ -328,6 +346,9 @@ impl<'a> Draft<'a> {
             shift(&mut info.external, slot.was.leaf_bytes, is.leaf_bytes);
             shift(&mut info.old, slot.was.all_bytes - slot.was.leaf_bytes, is.all_bytes - is.leaf_bytes);
             shift(&mut info.records, old_length, new_length);
+        }
+        for (partition, info) in self.partitions.take().into_iter().flat_map(Partitions::finish) {
+            self.batch.put(keys::partition(self.number, &partition), info.encode());
         }
         if self.info != self.before {
             let key = keys::info(self.number);

@@ -22,6 +22,7 @@ mod list;
 mod local;
 mod maintain;
 mod names;
+mod partition;
 mod read;
 pub mod record;
 mod registry;
@@ -40,6 +41,7 @@ pub use list::{Listed, Listing};
 pub use local::LocalWrite;
 pub use maintain::{Hold, Purged};
 pub use names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
+pub use partition::{PartitionInfo, count as count_partition};
 pub use read::{AT_ONCE, Found, Wanted};
 pub use registry::{CreateOptions, Databases, DbEvent, DbEventKind};
 

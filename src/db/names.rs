@@ -50,11 +50,14 @@ pub fn check_document_id(id: &str, partitioned: bool) -> Result<()> {
             None => Err(Error::IllegalDocId("Only reserved document ids may start with underscore.".into())),
         };
     }
-    if partitioned && partition_of(id).is_none() {
-        return Err(Error::IllegalDocId("Doc id must be of form partition:id".into()));
-    }
-    if partitioned && id.starts_with(':') {
-        return Err(Error::IllegalDocId("Partition must not be empty".into()));
+    if partitioned {
+        let reason = match id.split_once(':') {
+            None => "Doc id must be of form partition:id",
+            Some(("", _)) => "Partition must not be empty",
+            Some((_, "")) => "Document id must not be empty",
+            Some(_) => return Ok(()),
+        };
+        return Err(Error::IllegalDocId(reason.into()));
     }
     Ok(())
 }

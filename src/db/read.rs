@@ -35,6 +35,8 @@ pub struct Found {
     /// The sequence at which this body was written.
     pub local_sequence: u64,
     pub tree: Arc<Tree>,
+    /// Revisions of it that may be told: the limit may have become tighter than the tree, which is stemmed when written.
+    pub history: usize,
 }
 
 /// Tries to read a body before a vanished one is called damage.
@@ -97,7 +99,7 @@ impl Database {
             let node = node.ok_or(Error::Missing)?;
             let Some(body) = node.body else { return Err(Error::Missing) };
             if let Some(found) = self.body(id, body)? {
-                return Ok(found_from(id, node, body, found, tree.clone()));
+                return Ok(self.found_from(id, node, body, found, tree.clone()));
             }
         }
         Err(Error::Damaged(format!("the body of document {id} is not there")))
@@ -148,7 +150,7 @@ impl Database {
                 Ok(node) => match node.body {
                     None => Err(node.revision.clone()),
                     Some(body) => match bodies.next().flatten() {
-                        Some(found) => Ok(found_from(id, node, body, found, tree.clone())),
+                        Some(found) => Ok(self.found_from(id, node, body, found, tree.clone())),
                         None => return Ok(None),
                     },
                 },
@@ -199,7 +201,7 @@ impl Database {
                     (Ok(node), Some(tree)) => match node.body {
                         None => Err(Some(node.revision.clone())),
                         Some(place) => match bodies.next().flatten() {
-                            Some(body) => Ok(found_from(id, node, place, body, tree.clone())),
+                            Some(body) => Ok(self.found_from(id, node, place, body, tree.clone())),
                             None => match self.find(id, Wanted::Revision(&node.revision)) {
                                 Ok(found) => Ok(found),
                                 Err(Error::Missing) => Err(Some(node.revision.clone())),
@@ -214,6 +216,18 @@ impl Database {
             answers.push(answer);
         }
         Ok(answers)
+    }
+
+    fn found_from(&self, id: &str, node: &Node, place: Body, body: BodyRecord, tree: Arc<Tree>) -> Found {
+        Found {
+            id: id.to_owned(),
+            revision: node.revision.clone(),
+            deleted: node.deleted,
+            body,
+            local_sequence: place.sequence,
+            tree,
+            history: self.info().revs_limit as usize,
+        }
     }
 
     /// `_revs_diff`: for each id the revisions that are not here, and the leaves here that may be their ancestors.
@@ -266,15 +280,4 @@ fn choose<'t>(
         _ => true,
     });
     chosen
-}
-
-fn found_from(id: &str, node: &Node, place: Body, body: BodyRecord, tree: Arc<Tree>) -> Found {
-    Found {
-        id: id.to_owned(),
-        revision: node.revision.clone(),
-        deleted: node.deleted,
-        body,
-        local_sequence: place.sequence,
-        tree,
-    }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -71,6 +72,7 @@ pub struct Databases {
     /// Held while a name comes or goes.
     naming: Mutex<()>,
     events: Arc<Events>,
+    partition_limit: Arc<AtomicU64>,
 }
 
 /// The `_db_updates` order: the last event of each (kind, name).
@@ -112,7 +114,13 @@ impl Databases {
             open: RwLock::default(),
             naming: Mutex::new(()),
             events: Arc::new(events),
+            partition_limit: Arc::default(),
         }))
+    }
+
+    /// Sets the bytes that a partition may hold; 0: any number.
+    pub fn limit_partitions(&self, bytes: u64) {
+        self.partition_limit.store(bytes, Ordering::Relaxed);
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -163,6 +171,7 @@ impl Databases {
             self.store.clone(),
             self.blobs.clone(),
             self.clock.clone(),
+            self.partition_limit.clone(),
             on_commit,
         )?);
         let mut open = self.open.write();

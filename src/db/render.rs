@@ -78,7 +78,7 @@ pub(super) fn proposed(
 pub fn document(found: &Found, show: &Show) -> Vec<Piece> {
     let mut out = head(&found.id, Some(&found.revision), found.deleted, &found.body.json);
     if show.revs {
-        let path = found.tree.ancestry(&found.revision).map(|node| &node.revision.hash);
+        let path = found.tree.ancestry(&found.revision).take(found.history).map(|node| &node.revision.hash);
         revisions(&mut out, found.revision.generation, path);
     }
     if show.revs_info {

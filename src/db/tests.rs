@@ -176,6 +176,32 @@ fn document_ids() {
 }
 
 #[tokio::test]
+async fn partitions_are_counted_and_full_ones_refuse_growth() {
+    let databases = databases();
+    let options = CreateOptions { partitioned: true, ..CreateOptions::default() };
+    let database = databases.create("db", options, None).unwrap();
+    let text = |length: usize| format!(r#"{{"x":"{}"}}"#, "x".repeat(length));
+    let first = put(&database, incoming("p:a", None, &text(92))).await.unwrap();
+    put(&database, incoming("p:b", None, &text(92))).await.unwrap();
+    put(&database, incoming("pp:a", None, &text(92))).await.unwrap();
+    assert_eq!(database.partition("p").unwrap(), PartitionInfo { documents: 2, deleted: 0, bytes: 200 });
+    databases.limit_partitions(200);
+    assert_eq!(put(&database, incoming("p:c", None, "{}")).await, Err(Error::PartitionOverflow("p:c".into())));
+    let longer = put(&database, incoming("p:a", Some(&first), &text(93))).await;
+    assert_eq!(longer, Err(Error::PartitionOverflow("p:a".into())));
+    put(&database, incoming("q:a", None, "{}")).await.unwrap();
+    put(&database, incoming("_design/p:d", None, "{}")).await.unwrap();
+    database.update(vec![replicated("p:r", 1, &["a"], false)], Mode::Replicated, &AllowAll).await.unwrap();
+    let shorter = put(&database, incoming("p:a", Some(&first), &text(10))).await.unwrap();
+    put(&database, Incoming { deleted: true, ..incoming("p:a", Some(&shorter), "{}") }).await.unwrap();
+    assert_eq!(database.partition("p").unwrap(), PartitionInfo { documents: 2, deleted: 1, bytes: 104 });
+    for partition in ["p", "pp", "q", "none"] {
+        let counted = count_partition(&**databases.store(), database.number(), partition).unwrap();
+        assert_eq!(database.partition(partition).unwrap(), counted, "{partition}");
+    }
+}
+
+#[tokio::test]
 async fn documents_deleted_long_enough_ago_are_purged() {
     let databases = databases();
     let hour = std::time::Duration::from_secs(3600);

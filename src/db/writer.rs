@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Condvar;
@@ -153,6 +154,9 @@ impl Database {
         let ids: Vec<String> = works.iter().flat_map(|work| work.ids()).collect();
         let designs = ids.iter().any(|id| id.starts_with("_design/"));
         let mut draft = Draft::load(&*self.store, self.number, &info, ids)?;
+        if self.is_partitioned() {
+            draft = draft.partitioned(self.partition_limit.load(Ordering::Relaxed));
+        }
         for (at, work) in works.iter_mut().enumerate() {
             work.apply(&mut draft).map_err(|error| Attempt::Without(at, error))?;
         }

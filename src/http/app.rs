@@ -71,6 +71,7 @@ impl App {
         self.auth.configure(crate::auth::Settings::read(self.settings().table()));
         self.limits.configure(&self.settings());
         self.scripts.set_limits(script_limits(&self.settings()));
+        self.databases.limit_partitions(self.settings().number("couchdb", "max_partition_size"));
     }
 
     /// What edits by this user are held against.

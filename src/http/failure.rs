@@ -82,6 +82,7 @@ fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
         Error::NoDatabase | Error::Missing | Error::Deleted | Error::NotFound(_) => {
             (StatusCode::NOT_FOUND, "not_found")
         }
+        Error::PartitionOverflow(_) => (StatusCode::FORBIDDEN, "partition_overflow"),
         Error::Conflict => (StatusCode::CONFLICT, "conflict"),
         Error::DatabaseExists => (StatusCode::PRECONDITION_FAILED, "file_exists"),
         Error::MissingStub(_) => (StatusCode::PRECONDITION_FAILED, "missing_stub"),

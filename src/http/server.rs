@@ -421,7 +421,7 @@ const MINIMAL: [&str; 9] = [
 fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Body> {
     let Answer { status, mut headers, mut body, compressible } = answer;
     let versions = context.settings.flag("chttpd", "server_header_versions");
-    headers.insert(header::SERVER, HeaderValue::from_static(if versions { SERVER } else { "settee" }));
+    headers.insert(header::SERVER, HeaderValue::from_static(if versions { SERVER } else { "CouchDB" }));
     headers.insert(HeaderName::from_static("x-couchdb-body-time"), (context.body_time.as_millis() as u64).into());
     if let Ok(id) = HeaderValue::from_str(&context.id) {
         headers.insert(HeaderName::from_static("x-couch-request-id"), id);
@@ -480,7 +480,8 @@ fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Bo
     response
 }
 
-const SERVER: &str = concat!("settee/", env!("CARGO_PKG_VERSION"), " (CouchDB-compatible)");
+/// Clients look for CouchDB's name in front.
+const SERVER: &str = concat!("CouchDB/3.5.0 (settee/", env!("CARGO_PKG_VERSION"), ")");
 
 /// Turns a caught panic into a failure whose cause is logged.
 pub fn panicked(panic: &(dyn Any + Send)) -> Failure {

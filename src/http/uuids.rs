@@ -1,5 +1,7 @@
 //! Ids for new documents, by CouchDB's algorithms (`couch_uuids.erl`).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -10,6 +12,8 @@ use crate::json::hex;
 pub struct Uuids {
     clock: Clock,
     sequential: Mutex<([u8; 13], u32)>,
+    /// The last microsecond given out: each is given once.
+    micros: AtomicU64,
 }
 
 /// The counter moves on by 1 to this; the prefix is renewed well before three bytes are full.
@@ -19,7 +23,7 @@ const FULL: u32 = 0xFF_F000;
 impl Uuids {
     pub fn new(clock: Clock) -> Uuids {
         let start = (prefix(&clock), step(&clock));
-        Uuids { clock, sequential: Mutex::new(start) }
+        Uuids { clock, sequential: Mutex::new(start), micros: AtomicU64::new(0) }
     }
 
     /// One id: 32 hex digits; `utc_id` has 14 and the configured suffix.
@@ -41,7 +45,10 @@ impl Uuids {
     }
 
     fn micros(&self) -> String {
-        format!("{:014x}", self.clock.since_epoch().as_micros() & 0xFF_FFFF_FFFF_FFFF)
+        let now = self.clock.since_epoch().as_micros() as u64;
+        let later = |last: u64| Some(now.max(last + 1));
+        let last = self.micros.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).unwrap_or_else(|last| last);
+        format!("{:014x}", now.max(last + 1) & 0xFF_FFFF_FFFF_FFFF)
     }
 }
 

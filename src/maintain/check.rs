@@ -20,10 +20,10 @@ use std::ops::Bound;
 use md5::{Digest, Md5};
 
 use super::{Hear, Progress, sweep};
-use crate::db::AutoPurge;
 use crate::db::record::{
     Attachment, BodyRecord, DocumentRecord, Info, LocalRecord, NameRecord, PurgeRecord, SequenceRow,
 };
+use crate::db::{AutoPurge, PartitionInfo, count_partition};
 use crate::error::{Error, Result};
 use crate::store::blobs::{BlobId, Blobs};
 use crate::store::keys::Kind;
@@ -208,6 +208,7 @@ impl Check<'_> {
             self.found.problem(format!("{name}: {bodies} bodies are stored, and {} are named", sums.bodies));
         }
         self.locals_and_purges(number, name, &info)?;
+        self.partitions(number, name)?;
         self.found.documents += sums.documents;
         self.found.bodies += sums.bodies;
         Ok(())
@@ -363,6 +364,29 @@ impl Check<'_> {
             let Some(last) = page.last() else { return Ok(count) };
             range.0 = Bound::Excluded(last.clone());
             count += page.len() as u64;
+        }
+    }
+
+    fn partitions(&mut self, number: u64, name: &str) -> Result<()> {
+        let mut range = keys::kind(number, Kind::Partition);
+        loop {
+            let page = self.store.keys(&range, PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            range.0 = Bound::Excluded(last.clone());
+            for key in page {
+                let partition = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+                let stored = PartitionInfo::of(self.store, number, &partition);
+                match (stored, count_partition(self.store, number, &partition)) {
+                    (Ok(stored), Ok(counted)) if stored == counted => {}
+                    // A damaged document has been told of already.
+                    (Ok(_), Err(_)) => {}
+                    (Ok(stored), Ok(counted)) => {
+                        self.found
+                            .problem(format!("{name}: partition {partition} says {stored:?}, and has {counted:?}"));
+                    }
+                    (Err(error), _) => self.found.problem(format!("{name}: {error}")),
+                }
+            }
         }
     }
 

@@ -42,6 +42,8 @@ pub enum Kind {
     Body = b'b',
     /// `_local` document id → document.
     Local = b'l',
+    /// Partition → its counters, in partitioned databases.
+    Partition = b'n',
     /// Purge sequence → purge request.
     Purge = b'p',
     /// Purge uuid → purge sequence.
@@ -167,6 +169,10 @@ pub fn info(number: u64) -> Vec<u8> {
 
 pub fn security(number: u64) -> Vec<u8> {
     in_kind(number, Kind::Security, &[])
+}
+
+pub fn partition(number: u64, partition: &str) -> Vec<u8> {
+    in_kind(number, Kind::Partition, partition.as_bytes())
 }
 
 pub fn auto_purge(number: u64) -> Vec<u8> {

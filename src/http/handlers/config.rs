@@ -17,7 +17,14 @@ use crate::error::Error;
 const MASK: &str = "****";
 
 fn shown(section: &str, key: &str, value: &str) -> Value {
-    if catalogue::is_secret(section, key) { MASK.into() } else { value.into() }
+    if !catalogue::is_secret(section, key) {
+        return value.into();
+    }
+    // That a password is hashed, and how, is no secret.
+    match value.strip_prefix("-pbkdf2").and_then(|rest| rest.split_once('-')) {
+        Some((scheme, _)) => format!("-pbkdf2{scheme}-{MASK}").into(),
+        None => MASK.into(),
+    }
 }
 
 fn object(section: &str, keys: &std::collections::BTreeMap<String, String>) -> Value {
@@ -90,7 +97,7 @@ pub async fn change(
     let before = blocking(move || {
         let Some(mut value) = value else { return shared.config.delete(&section, &key, persist).map(Some) };
         if section == "admins" {
-            if value.is_empty() || value == MASK {
+            if value.is_empty() || value.ends_with(MASK) {
                 return Err(Error::BadRequest("An admin's password must not be empty.".into()));
             }
             value = signin::admin_hash(&shared.config, &value, &shared.clock)?;

@@ -7,13 +7,12 @@ use serde_json::{Value, json};
 
 use super::document::encode;
 use super::edits::parse_revision;
-use crate::db::{CreateOptions, Database, Databases, Listing, blocking};
+use crate::db::{CreateOptions, Database, Databases, blocking, check_document_id};
 use crate::error::Error;
 use crate::http::accounts;
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
 use crate::rev::Revision;
-use crate::store::{Direction, PageLimit};
 
 /// The database of a path. A name that no database can have is one that is not there, as in CouchDB; only making one
 /// says what is wrong with it.
@@ -47,6 +46,9 @@ fn count(request: &Request, name: &str, default: u32) -> Result<u32> {
     }
 }
 
+/// Databases that keep to one shape (`couch_partition:validate_dbname`).
+const SYSTEM: [&str; 3] = ["_users", "_replicator", "_global_changes"];
+
 /// `PUT /{db}`.
 pub async fn create(app: &Arc<App>, request: &Request, name: String) -> Result<Answer> {
     let partitioned = match request.query.get("partitioned") {
@@ -54,6 +56,9 @@ pub async fn create(app: &Arc<App>, request: &Request, name: String) -> Result<A
         Some("true") => true,
         Some(_) => return Err(Failure::bad_request("Invalid `partitioned` parameter")),
     };
+    if partitioned && name.rsplit('/').next().is_some_and(|name| SYSTEM.contains(&name)) {
+        return Err(Failure::bad_request("Cannot partition a system database"));
+    }
     let options = CreateOptions { partitioned, q: count(request, "q", 2)?, n: count(request, "n", 1)? };
     let security = super::default_security(app).to_string();
     let databases = app.databases.clone();
@@ -209,6 +214,9 @@ pub async fn purge(request: &mut Request, database: Arc<Database>) -> Result<Ans
             .iter()
             .map(|revision| parse_revision(revision.as_str().unwrap_or("")))
             .collect::<crate::error::Result<_>>()?;
+        if database.is_partitioned() {
+            check_document_id(&id, true)?;
+        }
         named += revisions.len();
         wanted.push((id, revisions));
     }
@@ -280,30 +288,16 @@ pub fn sync_shards() -> Answer {
 /// `GET /{db}/_partition/{partition}`.
 pub async fn partition(database: Arc<Database>, partition: String) -> Result<Answer> {
     check_partition(&database, &partition)?;
-    let counted = {
+    let held = {
         let (database, partition) = (database.clone(), partition.clone());
-        blocking(move || {
-            let listing = Listing::all(Direction::Forward).within(&format!("{partition}:"));
-            let (mut live, mut bytes, mut after) = (0_u64, 0_u64, None);
-            loop {
-                let (rows, last) = database.list(&listing, after.as_deref(), PageLimit::entries(1000))?;
-                live += rows.len() as u64;
-                bytes += rows.iter().map(|row| row.winner.body.map_or(0, |body| body.bytes)).sum::<u64>();
-                match last {
-                    Some(last) => after = Some(last),
-                    None => return Ok((live, bytes)),
-                }
-            }
-        })
-        .await?
+        blocking(move || database.partition(&partition)).await?
     };
-    let (live, bytes) = counted;
     Ok(Answer::ok(&json!({
         "db_name": database.name(),
-        "doc_count": live,
-        "doc_del_count": 0,
+        "doc_count": held.documents,
+        "doc_del_count": held.deleted,
         "partition": partition,
-        "sizes": {"active": bytes, "external": bytes},
+        "sizes": {"active": held.bytes, "external": held.bytes},
     })))
 }
 

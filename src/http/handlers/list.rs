@@ -168,6 +168,13 @@ pub async fn list(
         if request.query.get("partition").is_some_and(|other| other != partition) {
             return Err(Failure::bad_request("Conflicting value for `partition` in query string"));
         }
+        let most = request.settings.get("query_server_config", "partition_query_limit");
+        if let Some(most) = most.and_then(|most| most.parse().ok()) {
+            if params.limit.is_some_and(|limit| limit > most) {
+                return Err(query_error(format!("Limit is too large, must not exceed {most}")));
+            }
+            params.limit.get_or_insert(most);
+        }
     }
     Answer::stream("application/json", move |mut out| async move {
         one(&mut out, &database, listing, partition.as_deref(), params).await?;

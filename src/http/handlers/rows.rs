@@ -33,6 +33,7 @@ pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Re
                 body,
                 local_sequence: place.sequence,
                 tree,
+                history: database.info().revs_limit as usize,
             }),
             // Changed and compacted since the row was read: what is there now is the better answer.
             None => match database.find(id, Wanted::Revision(&leaf.revision)) {
