@@ -55,10 +55,15 @@ fn main() -> ExitCode {
 fn upkeep(work: Upkeep) -> Result<bool, String> {
     let engine = |name: Option<String>| name.as_deref().map(str::parse).transpose();
     match work {
-        Upkeep::Check { data } => return commands::check(&data),
-        Upkeep::Backup { data, to } => commands::backup(&data, &to),
-        Upkeep::Restore { from, data, store } => commands::restore(&from, &data, engine(store)?),
-        Upkeep::CompactStore { data, store } => commands::compact_store(&data, engine(store)?),
+        Upkeep::Check { data, key } => return commands::check(&data, key),
+        Upkeep::Backup { data, key, plaintext, to } => commands::backup(&data, key, plaintext, &to),
+        Upkeep::Restore { from, backup_key, data, key, store } => {
+            commands::restore(&from, backup_key, &data, engine(store)?, key)
+        }
+        Upkeep::CompactStore { data, key, store, sealing } => {
+            commands::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing })
+        }
+        Upkeep::MakeKey { file } => commands::make_key(&file),
     }?;
     Ok(true)
 }
@@ -143,10 +148,14 @@ type Stores = (Arc<dyn Store>, Arc<dyn Blobs>);
 fn open(settings: &Start) -> Result<Stores, String> {
     if settings.store.as_deref() == Some("memory") {
         tracing::warn!("the store is memory: everything is gone when the server stops");
+        if settings.key.is_some() {
+            tracing::warn!("the encryption key is not used: memory is not encrypted");
+        }
         return Ok((Arc::new(store::memory::Memory::new()), Arc::new(store::MemoryBlobs::new())));
     }
     let engine = settings.store.as_deref().map(str::parse).transpose()?;
-    let opened = store::open(&settings.data, engine).map_err(|error| error.to_string())?;
+    let options = store::Options { engine, key: settings.key.clone(), ..store::Options::default() };
+    let opened = store::open_with(&settings.data, options).map_err(|error| error.to_string())?;
     Ok((opened.store, opened.blobs))
 }
 

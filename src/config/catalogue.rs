@@ -92,6 +92,12 @@ pub const KNOWN: &[Known] = &[
         Kind::Choice(&["sled", "redb", "memory"]),
         "The storage engine; unset: the folder's, or sled.",
     ),
+    unset(
+        "settee",
+        "encryption_key_file",
+        Kind::Text,
+        "A file with the key of encryption at rest (docs/encryption.md).",
+    ),
     row(
         "settee",
         "log",

@@ -8,6 +8,7 @@
 //! from. Settings are handed down as values; nothing here is global.
 
 pub mod catalogue;
+pub mod encryption;
 pub mod live;
 pub mod networks;
 pub mod settings;

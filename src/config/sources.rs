@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use super::catalogue;
 use super::settings::{Settings, Table};
+use super::{catalogue, encryption};
+use crate::store::{Key, Sealing};
 
 const AFTER_HELP: &str = "\
 Settings, the later ones winning: defaults, the file of --config, the environment, flags, and what was changed over
@@ -19,6 +20,7 @@ HTTP (PUT /_node/_local/_config/{section}/{key}).
   environment  SETTEE_DATA, SETTEE_BIND, SETTEE_STORE, SETTEE_LOG, SETTEE_LOG_FORMAT, SETTEE_CONFIG;
                SETTEE_{SECTION}__{KEY}, for example SETTEE_COUCHDB__MAX_DOCUMENT_SIZE=8000000;
                COUCHDB_USER, COUCHDB_PASSWORD, COUCHDB_SECRET as the CouchDB image takes them
+               SETTEE_ENCRYPTION_KEY_FILE or SETTEE_ENCRYPTION_KEY (docs/encryption.md)
   the admin    --admin NAME:PASSWORD, COUCHDB_USER and COUCHDB_PASSWORD, or [admins] in the file. If there is none,
                the first start makes one, prints its password once, and keeps only its hash.
 
@@ -51,14 +53,18 @@ enum Sub {
     },
     /// Reads everything in a data folder and tells what is wrong; exits with 1 if anything is. Stop the server first.
     Check(Folder),
-    /// Copies everything, each database as it is at one moment, from a running server or a folder at rest.
+    /// Copies everything, each database as it is at one moment, from a running server or a folder at rest. The backup of an
+    /// encrypted folder is sealed under the same key.
     Backup {
         #[command(flatten)]
         folder: Folder,
+        /// Does not seal the backup of an encrypted folder
+        #[arg(long)]
+        plaintext: bool,
         /// A file, a folder (the file is then named after the time), or - for the standard output
         to: PathBuf,
     },
-    /// Makes a new data folder from a backup.
+    /// Makes a new data folder from a backup. With an encryption key the folder is encrypted.
     Restore {
         /// A file that `settee backup` made, or - for the standard input
         from: PathBuf,
@@ -67,14 +73,30 @@ enum Sub {
         /// The storage engine of the new folder: sled or redb [default: sled]
         #[arg(long, value_name = "ENGINE")]
         store: Option<String>,
+        /// The key that the backup is sealed under [default: the encryption key]
+        #[arg(long, value_name = "FILE")]
+        backup_key_file: Option<PathBuf>,
     },
-    /// Rewrites the store of a data folder into a fresh one, which gives disk space back. Stop the server first.
+    /// Rewrites the store of a data folder into a fresh one, which gives disk space back; and begins, ends or renews its
+    /// encryption. Stop the server first.
     CompactStore {
         #[command(flatten)]
         folder: Folder,
         /// Converts to this engine: sled or redb [default: the one it has]
         #[arg(long, value_name = "ENGINE")]
         store: Option<String>,
+        /// Encrypts everything anew under the key in this file
+        #[arg(long, value_name = "FILE", conflicts_with = "to_plaintext")]
+        to_key_file: Option<PathBuf>,
+        /// Ends the encryption
+        #[arg(long)]
+        to_plaintext: bool,
+    },
+    /// Makes a key for encryption at rest, in a new file that only you may read. Keep a copy elsewhere: without it nothing can
+    /// be read.
+    MakeKey {
+        /// The new file, or - for the standard output
+        file: PathBuf,
     },
 }
 
@@ -83,15 +105,19 @@ struct Folder {
     /// The data folder
     #[arg(long, value_name = "DIR", default_value = "./data", env = "SETTEE_DATA")]
     data: PathBuf,
+    /// The file with the key of an encrypted folder [default: SETTEE_ENCRYPTION_KEY_FILE or SETTEE_ENCRYPTION_KEY]
+    #[arg(long, value_name = "FILE")]
+    encryption_key_file: Option<PathBuf>,
 }
 
 /// Work on a data folder that is not serving it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upkeep {
-    Check { data: PathBuf },
-    Backup { data: PathBuf, to: PathBuf },
-    Restore { from: PathBuf, data: PathBuf, store: Option<String> },
-    CompactStore { data: PathBuf, store: Option<String> },
+    Check { data: PathBuf, key: Option<Key> },
+    Backup { data: PathBuf, key: Option<Key>, plaintext: bool, to: PathBuf },
+    Restore { from: PathBuf, backup_key: Option<Key>, data: PathBuf, key: Option<Key>, store: Option<String> },
+    CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing },
+    MakeKey { file: PathBuf },
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -114,6 +140,9 @@ struct Serve {
     /// The storage engine: sled, redb, or memory, which keeps nothing [default: the folder's, or sled]
     #[arg(long, value_name = "ENGINE")]
     store: Option<String>,
+    /// A file with the key of encryption at rest: an encrypted folder needs it, a new one is encrypted under it
+    #[arg(long, value_name = "FILE")]
+    encryption_key_file: Option<PathBuf>,
     /// A settings file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -154,6 +183,8 @@ pub struct Start {
     pub bind: Option<SocketAddr>,
     /// `None`: the engine that the folder has, or the default.
     pub store: Option<String>,
+    /// The key of encryption at rest.
+    pub key: Option<Key>,
     pub log: String,
     pub log_format: String,
     /// Settings of file, environment and flags, without the section `admins`.
@@ -184,24 +215,49 @@ impl Command {
             Ok(line) => line,
             Err(refused) => return Command::Say { text: refused.render().to_string(), code: refused.exit_code() },
         };
-        let serve = match line.command {
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let read = match line.command {
             Some(Sub::Health { at }) => return Command::Health { at },
-            Some(Sub::Serve(serve)) => serve,
-            Some(Sub::Check(folder)) => return Command::Upkeep(Upkeep::Check { data: folder.data }),
-            Some(Sub::Backup { folder, to }) => return Command::Upkeep(Upkeep::Backup { data: folder.data, to }),
-            Some(Sub::Restore { from, folder, store }) => {
-                return Command::Upkeep(Upkeep::Restore { from, data: folder.data, store });
-            }
-            Some(Sub::CompactStore { folder, store }) => {
-                return Command::Upkeep(Upkeep::CompactStore { data: folder.data, store });
-            }
-            None => line.serve,
+            Some(Sub::Serve(serve)) => read_start(serve, environment).map(Box::new).map(Command::Serve),
+            Some(upkeep) => read_upkeep(upkeep, &environment).map(Command::Upkeep),
+            None => read_start(line.serve, environment).map(Box::new).map(Command::Serve),
         };
-        match read_start(serve, environment.into_iter().collect()) {
-            Ok(start) => Command::Serve(Box::new(start)),
-            Err(wrong) => Command::Say { text: format!("settee: {wrong}\n\n`settee --help` tells more.\n"), code: 2 },
-        }
+        read.unwrap_or_else(|wrong| Command::Say {
+            text: format!("settee: {wrong}\n\n`settee --help` tells more.\n"),
+            code: 2,
+        })
     }
+}
+
+fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep, String> {
+    // What a server warns of in its log would only be in the way of a command's answer.
+    let key = |file| encryption::find(file, environment, &mut Vec::new());
+    let named = |file: Option<PathBuf>| file.map(|file| Key::read(&file)).transpose();
+    Ok(match command {
+        Sub::Check(folder) => Upkeep::Check { data: folder.data, key: key(folder.encryption_key_file)? },
+        Sub::Backup { folder, plaintext, to } => {
+            Upkeep::Backup { data: folder.data, key: key(folder.encryption_key_file)?, plaintext, to }
+        }
+        Sub::Restore { from, folder, store, backup_key_file } => Upkeep::Restore {
+            from,
+            backup_key: named(backup_key_file)?,
+            data: folder.data,
+            key: key(folder.encryption_key_file)?,
+            store,
+        },
+        Sub::CompactStore { folder, store, to_key_file, to_plaintext } => Upkeep::CompactStore {
+            data: folder.data,
+            key: key(folder.encryption_key_file)?,
+            store,
+            sealing: match named(to_key_file)? {
+                Some(key) => Sealing::Under(key),
+                None if to_plaintext => Sealing::Plain,
+                None => Sealing::Keep,
+            },
+        },
+        Sub::MakeKey { file } => Upkeep::MakeKey { file },
+        Sub::Serve(_) | Sub::Health { .. } => return Err("this is no work on a data folder".into()),
+    })
 }
 
 fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Result<Start, String> {
@@ -258,10 +314,16 @@ fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Result<Start,
             _ => return Err("--admin takes NAME:PASSWORD, as in --admin alice:secret".into()),
         }
     }
-    finish(table, warnings)
+    // Not among the settings: nobody is to learn over HTTP where the key lies.
+    let file = table.get_mut("settee").and_then(|own| own.remove("encryption_key_file"));
+    let key = match (encryption::find(serve.encryption_key_file, &environment, &mut warnings)?, file) {
+        (None, Some(file)) => Some(encryption::read(Path::new(&file), &mut warnings)?),
+        (key, _) => key,
+    };
+    finish(table, key, warnings)
 }
 
-fn finish(mut table: Table, warnings: Vec<String>) -> Result<Start, String> {
+fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<Start, String> {
     let admins: Vec<(String, String)> = table.remove("admins").unwrap_or_default().into_iter().collect();
     if admins.iter().any(|(name, password)| name.is_empty() || name.contains(':') || password.is_empty()) {
         return Err("[admins]: a name has no colon, and neither name nor password is empty".into());
@@ -280,6 +342,7 @@ fn finish(mut table: Table, warnings: Vec<String>) -> Result<Start, String> {
         data: PathBuf::from(of("data")),
         bind,
         store: checked.get("settee", "store").map(str::to_owned),
+        key,
         log: of("log"),
         log_format: of("log_format"),
         base: table,
@@ -444,7 +507,7 @@ fn read_environment(
 ) -> Result<(), String> {
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix("SETTEE_") else { continue };
-        if value.is_empty() || matches!(rest, "CONFIG" | "HEALTH") {
+        if value.is_empty() || matches!(rest, "CONFIG" | "HEALTH" | "ENCRYPTION_KEY" | "ENCRYPTION_KEY_FILE") {
             continue;
         }
         let named = match rest.split_once("__") {
@@ -582,6 +645,34 @@ mod tests {
         for word in ["--data", "--bind", "COUCHDB_USER", "SETTEE_BIND", "TOML", "docs/configuration.md"] {
             assert!(text.contains(word), "{word}");
         }
+    }
+
+    #[test]
+    fn the_encryption_key_is_in_no_setting_and_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let key = Key::generate();
+        key.write_new(Path::new(&path("key"))).unwrap();
+        std::fs::write(path("toml"), format!("encryption_key_file = {:?}", path("key"))).unwrap();
+        let text = key.text().to_string();
+        for (arguments, environment) in [
+            (&["--encryption-key-file", &path("key")][..], &[][..]),
+            (&["--config", &path("toml")][..], &[][..]),
+            (&[][..], &[("SETTEE_ENCRYPTION_KEY_FILE", path("key").as_str())][..]),
+            (&[][..], &[("SETTEE_ENCRYPTION_KEY", text.as_str())][..]),
+        ] {
+            let start = start(arguments, environment);
+            assert_eq!(start.key, Some(key.clone()));
+            assert!(start.warnings.is_empty(), "{:?}", start.warnings);
+            let shown = format!("{start:?} {:?}", start.base);
+            assert!(!shown.contains(&text) && !shown.contains(&path("key")), "{shown}");
+        }
+        let wrong = refusal(&[], &[("SETTEE_ENCRYPTION_KEY", "hunter2")]);
+        assert!(wrong.contains("make-key") && !wrong.contains("hunter2"), "{wrong}");
+        let Command::Upkeep(work) = read(&["compact-store", "--to-key-file", &path("key")], &[]) else { panic!() };
+        let shown = format!("{work:?}");
+        assert!(shown.contains(&key.id()) && !shown.contains(&text), "{shown}");
+        refusal(&["compact-store", "--to-plaintext", "--to-key-file", &path("key")], &[]);
     }
 
     #[test]

@@ -305,6 +305,17 @@ pub struct BodyRecord {
 }
 
 impl BodyRecord {
+    /// Calls the attachments otherwise. Returns whether that changes anything.
+    pub fn rename(&mut self, name: &dyn Fn(&BlobId) -> BlobId) -> bool {
+        let mut changed = false;
+        for attachment in &mut self.attachments {
+            let named = name(&attachment.blob);
+            changed |= named != attachment.blob;
+            attachment.blob = named;
+        }
+        changed
+    }
+
     /// What a client counts: the text and the attachments' content.
     pub fn bytes(&self) -> u64 {
         self.json.len() as u64 + self.attachments.iter().map(|attachment| attachment.stored).sum::<u64>()

@@ -1,4 +1,4 @@
-//! `settee check`, `backup`, `restore`, `compact-store`: the same work, from the command line on a data folder.
+//! `settee check`, `backup`, `restore`, `compact-store`, `make-key`: the same work, from the command line on a data folder.
 //!
 //! Answers go to the standard output, progress to the standard error if a person looks at it.
 
@@ -11,14 +11,20 @@ use super::archive::{Frame, Kind, Reader, Writer};
 use super::{Progress, control};
 use crate::clock::Clock;
 use crate::db::Databases;
-use crate::store::{self, Engine};
+use crate::db::record::BodyRecord;
+use crate::store::blobs::BlobId;
+use crate::store::{self, Engine, Entry, Key, Options, Rewrite, Sealing, StoreError, keys, sealed};
 
 /// Why a command failed, in words for a person.
 type Outcome<T> = Result<T, String>;
 
+fn open(folder: &Path, key: Option<Key>) -> Outcome<store::Opened> {
+    store::open_existing(folder, Options { key, ..Options::default() }).map_err(|error| error.to_string())
+}
+
 /// `settee check`. True if all is well.
-pub fn check(folder: &Path) -> Outcome<bool> {
-    let opened = store::open_existing(folder, None).map_err(|error| error.to_string())?;
+pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
+    let opened = open(folder, key)?;
     let mut bar = Bar::new();
     let found = super::check(&*opened.store, &*opened.blobs, &mut |progress| bar.show(&progress));
     bar.end();
@@ -46,11 +52,27 @@ pub fn check(folder: &Path) -> Outcome<bool> {
 }
 
 /// `settee backup`: from the running server if one has the folder open, else from the folder. `to`: a file, a folder in
-/// which a file with the time in its name is made, or `-` for the standard output.
-pub fn backup(folder: &Path, to: &Path) -> Outcome<()> {
+/// which a file with the time in its name is made, or `-` for the standard output. The backup of an encrypted folder is sealed
+/// under the folder's key, unless it is to be `plaintext`.
+pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Outcome<()> {
+    let needs = store::encrypted_under(folder).map_err(|error| error.to_string())?;
+    match (&needs, &key) {
+        (Some(needs), None) if !plaintext => {
+            return Err(format!(
+                "{} is encrypted, and so shall be its backup: name the file with the key {needs} by --encryption-key-file, \
+                 or say --plaintext",
+                folder.display()
+            ));
+        }
+        (Some(needs), Some(key)) if *needs != key.id() => {
+            return Err(format!("{} is encrypted under the key {needs}, not {}", folder.display(), key.id()));
+        }
+        _ => {}
+    }
+    let seals = needs.is_some() && !plaintext;
     let mut bar = Bar::new();
     if to == Path::new("-") {
-        let counts = backup_into(folder, &mut io::stdout().lock(), &mut bar)?;
+        let counts = backup_into(folder, key, seals, &mut io::stdout().lock(), &mut bar)?;
         bar.end();
         eprintln!("{} databases and {} documents are in the backup", counts.0, counts.1);
         return Ok(());
@@ -61,7 +83,7 @@ pub fn backup(folder: &Path, to: &Path) -> Outcome<()> {
     let part = PathBuf::from(part);
     let wrong = |error: io::Error| format!("{} cannot be written: {error}", to.display());
     let mut file = File::create(&part).map_err(wrong)?;
-    let counts = backup_into(folder, &mut file, &mut bar).and_then(|counts| {
+    let counts = backup_into(folder, key, seals, &mut file, &mut bar).and_then(|counts| {
         file.sync_all().map_err(wrong)?;
         std::fs::rename(&part, &to).map_err(wrong)?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -71,11 +93,25 @@ pub fn backup(folder: &Path, to: &Path) -> Outcome<()> {
     bar.end();
     let (databases, documents) = counts.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
     let bytes = std::fs::metadata(&to).map_or(0, |found| found.len());
-    println!("{databases} databases and {documents} documents are in {} ({})", to.display(), size(bytes));
+    let how = if seals { ", sealed under the folder's key" } else { "" };
+    println!("{databases} databases and {documents} documents are in {} ({}{how})", to.display(), size(bytes));
     Ok(())
 }
 
-fn backup_into(folder: &Path, to: &mut dyn Write, bar: &mut Bar) -> Outcome<(u64, u64)> {
+fn backup_into(folder: &Path, key: Option<Key>, seals: bool, to: &mut dyn Write, bar: &mut Bar) -> Outcome<(u64, u64)> {
+    let wrong = |error: io::Error| format!("the backup cannot be written: {error}");
+    match key.as_ref().filter(|_| seals).cloned() {
+        None => plain_backup_into(folder, key, to, bar),
+        Some(own) => {
+            let mut to = sealed::Writer::new(to, &own).map_err(wrong)?;
+            let counts = plain_backup_into(folder, key, &mut to, bar)?;
+            to.finish().map_err(wrong)?;
+            Ok(counts)
+        }
+    }
+}
+
+fn plain_backup_into(folder: &Path, key: Option<Key>, to: &mut dyn Write, bar: &mut Bar) -> Outcome<(u64, u64)> {
     let asked = control::ask(folder).map_err(|error| format!("the server in {}: {error}", folder.display()))?;
     if let Some(mut stream) = asked {
         return copy_frames(&mut stream, to, bar).map_err(|error| match error.kind() {
@@ -83,7 +119,7 @@ fn backup_into(folder: &Path, to: &mut dyn Write, bar: &mut Bar) -> Outcome<(u64
             _ => format!("the backup failed: {error}"),
         });
     }
-    let opened = store::open_existing(folder, None).map_err(|error| error.to_string())?;
+    let opened = open(folder, key)?;
     let databases = Databases::open(opened.store, opened.blobs, Clock::system()).map_err(|error| error.to_string())?;
     // Nobody writes, but the last pass of a backup waits for each database's writer.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -123,8 +159,15 @@ fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &mut Bar) -> io::Re
     }
 }
 
-/// `settee restore`: a backup (`-`: from the standard input) into a new data folder.
-pub fn restore(from: &Path, folder: &Path, engine: Option<Engine>) -> Outcome<()> {
+/// `settee restore`: a backup (`-`: from the standard input) into a new data folder, which is encrypted if there is a key.
+/// A sealed backup opens with `backup_key` or that key.
+pub fn restore(
+    from: &Path,
+    backup_key: Option<Key>,
+    folder: &Path,
+    engine: Option<Engine>,
+    key: Option<Key>,
+) -> Outcome<()> {
     let mut input: Box<dyn Read> = match from {
         dash if dash == Path::new("-") => Box::new(io::stdin()),
         file => Box::new(File::open(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?),
@@ -132,11 +175,27 @@ pub fn restore(from: &Path, folder: &Path, engine: Option<Engine>) -> Outcome<()
     if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(format!("{} is not empty: a backup is restored into a new folder", folder.display()));
     }
-    let opened = store::open(folder, engine).map_err(|error| error.to_string())?;
+    let mut head = [0; sealed::SEALED.len()];
+    let read = fill(&mut *input, &mut head).map_err(|error| format!("{} cannot be read: {error}", from.display()))?;
+    let mut opens;
+    let mut whole: Box<dyn Read> = if &head == sealed::SEALED {
+        let keys: Vec<&Key> = backup_key.iter().chain(&key).collect();
+        opens = sealed::Reader::new(&mut *input, &keys).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!("this backup cannot be opened: {error}; name the file with that key by --backup-key-file")
+            }
+            _ => format!("this backup cannot be restored: {error}"),
+        })?;
+        Box::new(&mut opens)
+    } else {
+        Box::new(head[..read].chain(input))
+    };
+    let options = Options { engine, key, ..Options::default() };
+    let opened = store::open_with(folder, options).map_err(|error| error.to_string())?;
     let mut bar = Bar::new();
     let clock = Clock::system();
     let restored =
-        super::restore(&*opened.store, &*opened.blobs, &clock, &mut input, &mut |progress| bar.show(&progress));
+        super::restore(&*opened.store, &*opened.blobs, &clock, &mut whole, &mut |progress| bar.show(&progress));
     bar.end();
     let restored =
         restored.map_err(|error| format!("{error}\nWhat is in {} now is not whole: remove it.", folder.display()))?;
@@ -150,14 +209,63 @@ pub fn restore(from: &Path, folder: &Path, engine: Option<Engine>) -> Outcome<()
     Ok(())
 }
 
-/// `settee compact-store`: rewrites the store, with another engine if one is named.
-pub fn compact_store(folder: &Path, engine: Option<Engine>) -> Outcome<()> {
+/// Reads until `into` is full or the input ends.
+fn fill(input: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
+    let mut read = 0;
+    while read < into.len() {
+        match input.read(&mut into[read..])? {
+            0 => break,
+            count => read += count,
+        }
+    }
+    Ok(read)
+}
+
+/// `settee compact-store`: rewrites the store, with another engine if one is named, and begins, ends or renews encryption.
+pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
     let mut bar = Bar::new();
     let mut progress = |done| bar.show(&Progress { what: "entries", done, total: None });
-    let sizes = store::compact(folder, engine, &mut progress);
+    let sizes = store::rewrite(folder, how, renamed, &mut progress);
     bar.end();
     let (before, after) = sizes.map_err(|error| error.to_string())?;
     println!("{}: {} before, {} now", folder.display(), size(before), size(after));
+    match &how.sealing {
+        Sealing::Keep => {}
+        Sealing::Under(key) => {
+            println!("encrypted under the key {}: keep it, nothing can be read without it", key.id())
+        }
+        Sealing::Plain => println!("not encrypted any more"),
+    }
+    Ok(())
+}
+
+/// An entry in a folder whose attachments are called otherwise: their names stand in the bodies and in the references.
+fn renamed((key, value): Entry, name: &dyn Fn(&BlobId) -> BlobId) -> store::Result<Entry> {
+    if let Some(key) = keys::renamed_reference(&key, name) {
+        return Ok((key, value));
+    }
+    if !keys::is_body(&key) {
+        return Ok((key, value));
+    }
+    let cannot = |_| StoreError::Damaged(format!("{} cannot be read", keys::describe(&key)));
+    let mut record = BodyRecord::decode("", &value).map_err(cannot)?;
+    let value = if record.rename(name) { record.encode() } else { value };
+    Ok((key, value))
+}
+
+/// `settee make-key`: a new key in a new file, or on the standard output for `-`.
+pub fn make_key(file: &Path) -> Outcome<()> {
+    let key = Key::generate();
+    if file == Path::new("-") {
+        println!("{}", *key.text());
+        return Ok(());
+    }
+    key.write_new(file)?;
+    println!(
+        "the key {} is in {}. Keep a copy apart from the data and its backups: nothing can be read without it.",
+        key.id(),
+        file.display()
+    );
     Ok(())
 }
 
@@ -234,19 +342,19 @@ mod tests {
     fn a_folder_s_whole_life_on_the_command_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        assert!(check(&path("data")).unwrap_err().contains("not a settee data folder"), "check makes no folder");
+        assert!(check(&path("data"), None).unwrap_err().contains("not a settee data folder"), "check makes no folder");
         assert!(!path("data").exists());
         let opened = store::open(&path("data"), None).unwrap();
         let databases = Databases::open(opened.store.clone(), opened.blobs, Clock::system()).unwrap();
         databases.create("one", crate::db::CreateOptions::default(), None).unwrap();
         drop((databases, opened.store));
-        assert_eq!(check(&path("data")), Ok(true));
-        backup(&path("data"), &path("one.backup")).unwrap();
-        assert!(restore(&path("one.backup"), &path("data"), None).unwrap_err().contains("is not empty"));
-        restore(&path("one.backup"), &path("copy"), Some(Engine::Redb)).unwrap();
-        compact_store(&path("copy"), Some(Engine::Sled)).unwrap();
-        assert_eq!(check(&path("copy")), Ok(true));
-        backup(&path("copy"), dir.path()).unwrap();
+        assert_eq!(check(&path("data"), None), Ok(true));
+        backup(&path("data"), None, false, &path("one.backup")).unwrap();
+        assert!(restore(&path("one.backup"), None, &path("data"), None, None).unwrap_err().contains("is not empty"));
+        restore(&path("one.backup"), None, &path("copy"), Some(Engine::Redb), None).unwrap();
+        compact_store(&path("copy"), &Rewrite { engine: Some(Engine::Sled), ..Rewrite::default() }).unwrap();
+        assert_eq!(check(&path("copy"), None), Ok(true));
+        backup(&path("copy"), None, false, dir.path()).unwrap();
         assert!(!path("one.backup.part").exists());
     }
 }

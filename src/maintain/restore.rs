@@ -3,7 +3,7 @@
 //! A restored database is a new life of its name: its sequences start with a new instance, so that a client that has seen
 //! more than the backup holds reads from the start instead of missing what is written next.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
 use super::archive::{Frame, Kind, Reader};
@@ -52,6 +52,7 @@ pub fn restore(
         hear,
         number: 0,
         open: None,
+        renamed: HashMap::new(),
         batch: Batch { durability: Durability::Relaxed, ..Batch::new() },
         bytes: 0,
         restored: Restored { databases: 0, documents: 0, attachments: 0 },
@@ -77,6 +78,8 @@ struct Restore<'a> {
     number: u64,
     /// The database whose frames are coming.
     open: Option<(String, NameRecord)>,
+    /// Attachments that are called otherwise here: the names of an encrypted folder are its own.
+    renamed: HashMap<BlobId, BlobId>,
     batch: Batch,
     bytes: usize,
     restored: Restored,
@@ -137,7 +140,7 @@ impl Restore<'_> {
         }
         let written = writer.finish()?;
         if written.id != id {
-            return Err(damaged());
+            self.renamed.insert(id, written.id);
         }
         self.restored.attachments += 1;
         Ok(())
@@ -183,10 +186,15 @@ impl Restore<'_> {
         let (sequence, index) = key.split_first_chunk().ok_or_else(damaged)?;
         let sequence = u64::from_be_bytes(*sequence);
         let index = index.try_into().map(u32::from_be_bytes).map_err(|_| damaged())?;
-        for attachment in BodyRecord::decode("", value)?.attachments {
+        let mut record = BodyRecord::decode("", value)?;
+        let mut value = value.to_vec();
+        if record.rename(&|blob| self.renamed.get(blob).copied().unwrap_or(*blob)) {
+            value = record.encode();
+        }
+        for attachment in record.attachments {
             self.put(keys::blob_reference(&attachment.blob, number, sequence, index), Vec::new())?;
         }
-        self.put(keys::body(number, sequence, index), value.to_vec())
+        self.put(keys::body(number, sequence, index), value)
     }
 
     fn document(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::Result;
 
-/// SHA-256 of the stored bytes.
+/// What a blob is called: the SHA-256 of the stored bytes, and in an encrypted folder a keyed hash of that.
 pub type BlobId = [u8; 32];
 
 /// Keeps the collector's hands off a blob while it lives.

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::backend::{Backend, Writes};
-use super::frame;
+use super::frame::Frames;
 use super::space::Space;
 use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError};
 
@@ -38,6 +38,7 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// A [`Store`] made of a [`Backend`].
 pub(super) struct Committer<B: Backend> {
     backend: B,
+    frames: Frames,
     queue: Mutex<Queue>,
     work: Mutex<Work>,
     space: Option<Space>,
@@ -103,9 +104,10 @@ struct Failure {
 }
 
 impl<B: Backend> Committer<B> {
-    pub fn new(backend: B, space: Option<Space>) -> Committer<B> {
+    pub fn new(backend: B, frames: Frames, space: Option<Space>) -> Committer<B> {
         Committer {
             backend,
+            frames,
             queue: Mutex::default(),
             work: Mutex::default(),
             space,
@@ -116,8 +118,8 @@ impl<B: Backend> Committer<B> {
     }
 
     /// As [`Committer::new`], trying to reopen at every commit after a failure.
-    pub fn eager(backend: B) -> Committer<B> {
-        let mut committer = Committer::new(backend, None);
+    pub fn eager(backend: B, frames: Frames) -> Committer<B> {
+        let mut committer = Committer::new(backend, frames, None);
         committer.pause = Duration::ZERO;
         committer
     }
@@ -271,7 +273,7 @@ impl<B: Backend> Committer<B> {
         }
         writes.extend(doomed.into_iter().map(|key| (key, None)));
         for (key, value) in &batch.writes {
-            writes.insert(key.clone(), value.as_ref().map(|value| frame::seal(key, value)));
+            writes.insert(key.clone(), value.as_ref().map(|value| self.frames.seal(key, value)));
         }
         Ok(())
     }
@@ -283,7 +285,8 @@ impl<B: Backend> Committer<B> {
         for (key, value) in expect {
             match writes.get(key) {
                 Some(written) => {
-                    if written.as_ref().map(|framed| &framed[frame::HEAD..]) != value.as_deref() {
+                    let written = written.as_ref().map(|framed| self.frames.own(key, framed)).transpose()?;
+                    if written.as_deref() != value.as_deref() {
                         return Err(StoreError::Conflict);
                     }
                 }
@@ -298,10 +301,11 @@ impl<B: Backend> Committer<B> {
         }
         let mut answer = Ok(());
         self.backend.get_many(&asked, &mut |index, found| {
-            let found = found.and_then(|found| found.map(|framed| frame::unseal(&asked[index], framed)).transpose());
+            let found =
+                found.and_then(|found| found.map(|framed| self.frames.unseal(&asked[index], framed)).transpose());
             match found {
                 _ if answer.is_err() => {}
-                Ok(found) if found == expected[index] => {}
+                Ok(found) if found.as_deref() == expected[index] => {}
                 Ok(_) => answer = Err(StoreError::Conflict),
                 Err(error) => answer = Err(error),
             }
@@ -320,7 +324,7 @@ impl<B: Backend> Store for Committer<B> {
         self.reading(|| {
             self.backend.get_many(keys, &mut |index, found| {
                 values.push(found.and_then(|found| match found {
-                    Some(framed) => Ok(Some(frame::unseal(&keys[index], framed)?.to_vec())),
+                    Some(framed) => Ok(Some(self.frames.unseal(&keys[index], framed)?.into_owned())),
                     None => Ok(None),
                 }));
             })
@@ -339,8 +343,8 @@ impl<B: Backend> Store for Committer<B> {
                 if damage.is_some() {
                     return;
                 }
-                match found.and_then(|framed| frame::unseal(key, framed)) {
-                    Ok(value) => page.push((key.to_vec(), value.to_vec())),
+                match found.and_then(|framed| self.frames.unseal(key, framed)) {
+                    Ok(value) => page.push((key.to_vec(), value.into_owned())),
                     Err(error) => damage = Some(error),
                 }
             })

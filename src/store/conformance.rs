@@ -7,6 +7,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use super::cipher::FolderKeys;
+use super::faults::Faults;
+use super::frame::Frames;
+use super::key::Key;
 use super::memory::Memory;
 use super::open::{Engine, Options, open_with};
 use super::*;
@@ -353,11 +357,25 @@ fn memory() {
         .unwrap();
 }
 
-fn on_disk(engine: Engine) {
+/// The committer over a map in memory, as it is under the engines, with everything sealed.
+#[test]
+fn memory_sealed() {
+    let fresh = || Faults::framed(Frames::sealing(FolderKeys::generate().values())).0;
+    run_all(&fresh);
+    TestRunner::new(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })
+        .run(&steps(), |steps| {
+            let store = fresh();
+            against_model(&|| store.clone(), steps, true);
+            Ok(())
+        })
+        .unwrap();
+}
+
+fn on_disk(engine: Engine, key: Option<Key>) {
     let dir = tempfile::tempdir().unwrap();
     let number = std::cell::Cell::new(0);
     let open = |folder: &str| {
-        let options = Options { engine: Some(engine), ..Options::default() };
+        let options = Options { engine: Some(engine), key: key.clone(), ..Options::default() };
         open_with(&dir.path().join(folder), options).unwrap().store
     };
     run_all(&|| {
@@ -377,10 +395,15 @@ fn on_disk(engine: Engine) {
 
 #[test]
 fn sled() {
-    on_disk(Engine::Sled);
+    on_disk(Engine::Sled, None);
+}
+
+#[test]
+fn sled_sealed() {
+    on_disk(Engine::Sled, Some(Key::generate()));
 }
 
 #[test]
 fn redb() {
-    on_disk(Engine::Redb);
+    on_disk(Engine::Redb, None);
 }

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::committer::{Committer, is_empty};
-use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError, frame};
+use super::frame::{self, Frames};
+use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError};
 
 /// What a write does that is made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +46,12 @@ struct State {
 impl Faults {
     /// A store in memory, and the handle that makes it fail.
     pub fn store() -> (Arc<dyn Store>, Faults) {
+        Faults::framed(Frames::default())
+    }
+
+    pub(super) fn framed(frames: Frames) -> (Arc<dyn Store>, Faults) {
         let faults = Faults::default();
-        (Arc::new(Committer::eager(faults.clone())), faults)
+        (Arc::new(Committer::eager(faults.clone(), frames)), faults)
     }
 
     /// The `nth` write from now on (0: the next) fails.
@@ -73,6 +78,15 @@ impl Faults {
         last.map(|byte| *byte ^= 1).is_some()
     }
 
+    /// Moves the stored value of `from` to `to`, checksum included, as one who writes to the disk could.
+    #[cfg(test)]
+    pub(super) fn swap(&self, from: &[u8], to: &[u8]) {
+        let mut state = self.0.lock();
+        if let Some(value) = state.entries.get(from).map(|framed| frame::retarget(to, framed)) {
+            state.entries.insert(to.to_vec(), value);
+        }
+    }
+
     /// Writes and reads so far: how far a test that fails each in turn has to go.
     pub fn calls(&self) -> (u64, u64) {
         let state = self.0.lock();
@@ -92,6 +106,15 @@ impl Faults {
             return Err(StoreError::Unavailable("a read made to fail".into()));
         }
         Ok(act(&state.entries))
+    }
+}
+
+fn write(entries: &mut BTreeMap<Vec<u8>, Vec<u8>>, writes: &Writes) {
+    for (key, value) in writes {
+        match value {
+            Some(value) => entries.insert(key.clone(), value.clone()),
+            None => entries.remove(key),
+        };
     }
 }
 
@@ -119,7 +142,7 @@ impl Backend for Faults {
                 };
                 let Some((key, value)) = next else { break };
                 count += 1;
-                bytes += key.len() + value.len().saturating_sub(frame::HEAD);
+                bytes += key.len() + frame::length(value);
                 visit(key, Ok(value));
             }
         })
@@ -139,16 +162,9 @@ impl Backend for Faults {
         assert!(!state.broken, "an engine that has failed is not written to");
         let now = state.writes;
         state.writes += 1;
-        let mut after = state.entries.clone();
-        for (key, value) in writes {
-            match value {
-                Some(value) => after.insert(key.clone(), value.clone()),
-                None => after.remove(key),
-            };
-        }
         let fault = state.write_fault.take_if(|(at, _)| *at == now);
         let Some((_, fault)) = fault else {
-            state.entries = after;
+            write(&mut state.entries, writes);
             return Ok(());
         };
         state.broken = true;
@@ -156,6 +172,8 @@ impl Backend for Faults {
             WriteFault::Io => Err(StoreError::Unavailable("a write made to fail".into())),
             WriteFault::Full => Err(StoreError::Full),
             WriteFault::Unknown => {
+                let mut after = state.entries.clone();
+                write(&mut after, writes);
                 state.after_reopen = Some(after);
                 Err(StoreError::Unavailable("a write made to seem to fail".into()))
             }

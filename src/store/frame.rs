@@ -8,12 +8,19 @@
 //!
 //! The checksum covers key and value, so that a value that an engine hands out under a wrong key is found as well as one
 //! whose bits have turned. It is set and tested here and nowhere else, for every engine. The tag is the engine's: `WHOLE`
-//! unless it keeps the value in another form (see `sled`).
+//! unless it keeps the value in another form (see `sled`). With encryption at rest it is `SEALED`, and the value is
+//! nonce, sealed value and tag of `cipher`, with the entry's key as associated data.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::cipher::{self, Cipher};
 use super::{Result, StoreError, keys};
 
 /// The tag of a value that stands in one piece.
 pub(super) const WHOLE: u8 = 0;
+/// The tag of a value that stands in one piece, sealed.
+const SEALED: u8 = 2;
 /// Bytes before the value.
 pub(super) const HEAD: usize = 5;
 
@@ -44,6 +51,71 @@ pub(super) fn unseal<'a>(key: &[u8], framed: &'a [u8]) -> Result<&'a [u8]> {
     Ok(value)
 }
 
+/// `framed` with the checksum that fits under `key`.
+#[cfg(test)]
+pub(super) fn retarget(key: &[u8], framed: &[u8]) -> Vec<u8> {
+    let mut framed = framed.to_vec();
+    let sum = checksum(key, &framed[HEAD..]);
+    framed[1..HEAD].copy_from_slice(&sum.to_le_bytes());
+    framed
+}
+
+/// Bytes of the value in `framed`.
+pub(super) fn length(framed: &[u8]) -> usize {
+    let head = if framed.first() == Some(&SEALED) { HEAD + cipher::OVERHEAD } else { HEAD };
+    framed.len().saturating_sub(head)
+}
+
+/// Frames values, and seals them if the folder is encrypted. The format record stays readable: it says which key is needed.
+#[derive(Clone, Default)]
+pub(super) struct Frames(Option<Arc<Cipher>>);
+
+impl Frames {
+    pub fn sealing(cipher: Cipher) -> Frames {
+        Frames(Some(Arc::new(cipher)))
+    }
+
+    /// The cipher for the value of `key`.
+    fn cipher(&self, key: &[u8]) -> Option<&Cipher> {
+        self.0.as_deref().filter(|_| key != keys::FORMAT)
+    }
+
+    /// The stored form of `value`.
+    pub fn seal(&self, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let Some(cipher) = self.cipher(key) else { return seal(key, value) };
+        let mut framed = Vec::with_capacity(HEAD + cipher::OVERHEAD + value.len());
+        framed.extend_from_slice(&[SEALED, 0, 0, 0, 0]);
+        cipher.seal(key, value, &mut framed);
+        let sum = checksum(key, &framed[HEAD..]);
+        framed[1..HEAD].copy_from_slice(&sum.to_le_bytes());
+        framed
+    }
+
+    /// The value in `framed`, or `Damaged` with what the key names.
+    pub fn unseal<'a>(&self, key: &[u8], framed: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        let Some(cipher) = self.cipher(key) else { return unseal(key, framed).map(Cow::Borrowed) };
+        match framed.split_at_checked(HEAD) {
+            None => Err(damaged(key, "is cut short")),
+            // The checksum tells turned bits from a value that somebody has put here.
+            Some((head, sealed)) if head[1..] != checksum(key, sealed).to_le_bytes() => {
+                Err(damaged(key, "does not match its checksum"))
+            }
+            Some((head, sealed)) if head[0] == SEALED => {
+                cipher.open(key, sealed).map(Cow::Owned).ok_or_else(|| damaged(key, "is not what was sealed there"))
+            }
+            Some(_) => Err(damaged(key, "is not sealed, as everything in an encrypted folder is")),
+        }
+    }
+
+    /// As [`Frames::unseal`], of what [`Frames::seal`] has just made.
+    pub fn own<'a>(&self, key: &[u8], framed: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        match self.cipher(key) {
+            Some(_) => self.unseal(key, framed),
+            None => Ok(Cow::Borrowed(&framed[HEAD..])),
+        }
+    }
+}
+
 /// `Damaged`, naming what was read.
 pub(super) fn damaged(key: &[u8], how: &str) -> StoreError {
     StoreError::Damaged(format!("{} {how}", keys::describe(key)))
@@ -51,7 +123,31 @@ pub(super) fn damaged(key: &[u8], how: &str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cipher::FolderKeys;
     use super::*;
+
+    #[test]
+    fn sealed_values_are_tested_twice() {
+        let (plain, sealed) = (Frames::default(), Frames::sealing(FolderKeys::generate().values()));
+        let framed = sealed.seal(b"key", b"value");
+        assert!(!framed.windows(5).any(|window| window == b"value"));
+        assert_eq!(length(&framed), 5);
+        assert_eq!(length(&plain.seal(b"key", b"value")), 5);
+        assert_eq!(sealed.unseal(b"key", &framed).unwrap(), &b"value"[..]);
+        assert_eq!(sealed.own(b"key", &framed).unwrap(), &b"value"[..]);
+        for bit in 0..framed.len() * 8 {
+            let mut turned = framed.clone();
+            turned[bit / 8] ^= 1 << (bit % 8);
+            assert!(sealed.unseal(b"key", &turned).is_err(), "bit {bit}");
+        }
+        let how = |frames: &Frames, key: &[u8], framed: &[u8]| frames.unseal(key, framed).unwrap_err().to_string();
+        // Put there with a checksum that fits: the checksum is nobody's secret, the tag is.
+        assert!(how(&sealed, b"kez", &retarget(b"kez", &framed)).contains("is not what was sealed there"));
+        assert!(how(&sealed, b"key", &plain.seal(b"key", b"value")).contains("is not sealed"));
+        assert!(how(&plain, b"key", &framed).contains("checksum"));
+        let format = sealed.seal(keys::FORMAT, b"format");
+        assert_eq!(plain.unseal(keys::FORMAT, &format).unwrap(), &b"format"[..]);
+    }
 
     #[test]
     fn every_turned_bit_is_found() {

@@ -133,6 +133,13 @@ pub fn blob_reference(blob: &[u8; 32], number: u64, sequence: u64, index: u32) -
     key
 }
 
+/// The same reference to another blob; `None` for keys of other kinds.
+pub fn renamed_reference(key: &[u8], name: &dyn Fn(&[u8; 32]) -> [u8; 32]) -> Option<Vec<u8>> {
+    let (tag, rest) = key.split_first().filter(|(tag, _)| **tag == BLOB_REFERENCE)?;
+    let (blob, body) = rest.split_first_chunk()?;
+    Some([&[*tag], &name(blob)[..], body].concat())
+}
+
 /// All references to one blob.
 pub fn blob_references(blob: &[u8; 32]) -> KeyRange {
     prefix(&tagged(BLOB_REFERENCE, blob))
@@ -200,6 +207,11 @@ pub fn body(number: u64, sequence: u64, index: u32) -> Vec<u8> {
     let mut key = in_kind(number, Kind::Body, &sequence.to_be_bytes());
     key.extend_from_slice(&index.to_be_bytes());
     key
+}
+
+/// Whether the key is a [`body`]'s.
+pub fn is_body(key: &[u8]) -> bool {
+    key.first() == Some(&DATABASE) && key.get(9) == Some(&(Kind::Body as u8))
 }
 
 pub fn purge(number: u64, purge_sequence: u64) -> Vec<u8> {

@@ -8,21 +8,27 @@
 mod backend;
 mod blob_files;
 pub mod blobs;
+mod cipher;
 mod committer;
 #[cfg(test)]
 mod conformance;
 pub mod faults;
 mod frame;
+mod key;
 pub mod keys;
 pub mod memory;
 mod memory_blobs;
 mod open;
 mod redb;
+mod rewrite;
+pub mod sealed;
 mod sled;
 mod space;
 
+pub use key::Key;
 pub use memory_blobs::MemoryBlobs;
-pub use open::{Engine, OpenError, Opened, Options, compact, open, open_existing, open_with};
+pub use open::{Engine, OpenError, Opened, Options, encrypted_under, open, open_existing, open_with};
+pub use rewrite::{Renamed, Rewrite, Sealing, compact, rewrite};
 
 use std::fmt;
 use std::ops::Bound;

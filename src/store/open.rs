@@ -1,33 +1,36 @@
 //! Opening a data folder: which engine it has, whether another process holds it, whether this build can read it.
 //!
 //! ```text
-//! DIR/format.toml     format version, engine, and which of the folders below is the store
+//! DIR/format.toml     format version, engine, which of the folders below is the store; the sealed keys of an encrypted folder
 //! DIR/lock            held by the process that has the folder open
 //! DIR/reserve         room to give up when the disk is full
 //! DIR/store-1/        the engine's files; `compact` makes store-2 from it, and so on
-//! DIR/blobs/          attachments (see `blob_files`)
+//! DIR/blobs/          attachments (see `blob_files`); blobs-2 and so on after encryption was begun, ended or renewed
 //! ```
 
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use super::blob_files::BlobFiles;
 use super::blobs::Blobs;
+use super::cipher::{Envelope, FolderKeys};
 use super::committer::Committer;
+use super::frame::Frames;
+use super::key::Key;
 use super::redb::RedbBackend;
 use super::sled::SledBackend;
-use super::space::{Space, folder_bytes, make_dir, sync_dir};
-use super::{Batch, Direction, Durability, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
+use super::space::{Space, make_dir, sync_dir};
+use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
 
 /// The format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 const MARKER: &str = "format.toml";
 const LOCK: &str = "lock";
+const CIPHER: &str = "XChaCha20-Poly1305";
 
 /// The engines that a data folder can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +71,14 @@ impl FromStr for Engine {
 }
 
 /// How to open a data folder.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The engine of a new folder; for an existing one it must be the folder's. `None`: the folder's, or the default.
     pub engine: Option<Engine>,
     /// The engine's cache; `None`: 16 MiB for sled, which takes about eight times what it is given, 64 MiB for redb.
     pub cache_bytes: Option<u64>,
+    /// The key of an encrypted folder; a new folder is encrypted if there is one.
+    pub key: Option<Key>,
 }
 
 /// An open data folder. The folder is another process's to open when both handles and all their clones are gone.
@@ -91,6 +96,12 @@ pub enum OpenError {
     Locked(PathBuf),
     /// The folder was made with another engine than the one asked for.
     OtherEngine { folder: PathBuf, has: Engine, asked: Engine },
+    /// The folder is encrypted, and no key was given.
+    NoKey { folder: PathBuf, needs: String },
+    /// The folder is encrypted under another key.
+    WrongKey { folder: PathBuf, needs: String, given: String },
+    /// A key was given, and the folder is not encrypted.
+    NotEncrypted { folder: PathBuf },
     /// A newer settee wrote the folder.
     NewerFormat { folder: PathBuf, has: u32 },
     /// The folder has other things in it, or its marker cannot be read.
@@ -115,6 +126,24 @@ impl fmt::Display for OpenError {
                 out,
                 "the data folder {} was made with the engine {has}, not {asked}: leave the engine away or name {has}, \
                  or convert the folder with `settee compact-store`",
+                folder.display()
+            ),
+            OpenError::NoKey { folder, needs } => write!(
+                out,
+                "the data folder {} is encrypted: name the file with the key {needs} by --encryption-key-file, or put the \
+                 key into SETTEE_ENCRYPTION_KEY",
+                folder.display()
+            ),
+            OpenError::WrongKey { folder, needs, given } => write!(
+                out,
+                "the data folder {} is encrypted under the key {needs}, and the one given is {given}: give that one, or \
+                 change the folder's with `settee compact-store --to-key-file`",
+                folder.display()
+            ),
+            OpenError::NotEncrypted { folder } => write!(
+                out,
+                "the data folder {0} is not encrypted, but an encryption key was given: encrypt the folder with `settee \
+                 compact-store --data {0} --to-key-file FILE`, or start without a key",
                 folder.display()
             ),
             OpenError::NewerFormat { folder, has } => write!(
@@ -154,14 +183,20 @@ pub fn open(dir: &Path, engine: Option<Engine>) -> std::result::Result<Opened, O
 }
 
 /// As [`open`], of a folder that must be there: for commands that are not to make one by a slip of the hand.
-pub fn open_existing(dir: &Path, engine: Option<Engine>) -> std::result::Result<Opened, OpenError> {
+pub fn open_existing(dir: &Path, options: Options) -> std::result::Result<Opened, OpenError> {
     match read_marker(dir)? {
-        Some(_) => open(dir, engine),
+        Some(_) => open_with(dir, options),
         None => Err(no_marker(dir)),
     }
 }
 
-fn no_marker(dir: &Path) -> OpenError {
+/// The id of the key that the folder is encrypted under.
+pub fn encrypted_under(dir: &Path) -> std::result::Result<Option<String>, OpenError> {
+    let marker = read_marker(dir)?.ok_or_else(|| no_marker(dir))?;
+    Ok(marker.envelope.map(|envelope| envelope.key))
+}
+
+pub(super) fn no_marker(dir: &Path) -> OpenError {
     OpenError::NotOurs { folder: dir.to_path_buf(), why: format!("it has no {MARKER}") }
 }
 
@@ -174,34 +209,37 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     make_dir(dir).map_err(io)?;
     let lock = lock(dir)?;
     let space = Space::watch(dir).map_err(io)?;
-    let marker = match read_marker(dir)? {
+    let (marker, keys) = match read_marker(dir)? {
         Some(marker) => match options.engine {
             Some(asked) if asked != marker.engine => {
                 return Err(OpenError::OtherEngine { folder: dir.to_path_buf(), has: marker.engine, asked });
             }
-            _ => marker,
+            _ => {
+                let keys = marker.keys(dir, options.key.as_ref())?;
+                (marker, keys)
+            }
         },
         None => {
-            let marker = Marker { engine: options.engine.unwrap_or(Engine::ALL[0]), life: 1 };
+            let keys = options.key.as_ref().map(|key| (FolderKeys::generate(), key));
+            let envelope = keys.as_ref().map(|(keys, key)| keys.envelope(key));
+            let marker = Marker { engine: options.engine.unwrap_or(Engine::ALL[0]), life: 1, blobs: 1, envelope };
             refuse_foreign(dir)?;
-            write_marker(dir, marker).map_err(io)?;
-            marker
+            write_marker(dir, &marker).map_err(io)?;
+            (marker, keys.map(|(keys, _)| keys))
         }
     };
-    let opened = open_engine(dir, marker, options.cache_bytes, &space).or_else(|error| {
+    let open = || open_engine(dir, &marker, keys.as_ref(), options.cache_bytes, &space);
+    let opened = open().or_else(|error| {
         // An engine may need room to open. A folder that is merely damaged loses nothing by the second try.
-        if error == StoreError::Full && space.release_reserve() {
-            open_engine(dir, marker, options.cache_bytes, &space)
-        } else {
-            Err(error)
-        }
+        if error == StoreError::Full && space.release_reserve() { open() } else { Err(error) }
     });
     let store = opened.map_err(|error| match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
         error => OpenError::Engine { folder: dir.to_path_buf(), error },
     })?;
-    check_format(dir, store.as_ref())?;
-    let blobs = BlobFiles::open(&dir.join("blobs"), space.clone()).map_err(io)?;
+    check_format(dir, &marker, store.as_ref())?;
+    let blobs = open_blobs(dir, &marker, keys.as_ref(), &space).map_err(io)?;
+    clear_former(dir, &marker);
     space.keep_reserve();
     let lock = Arc::new(lock);
     let store = Arc::new(Locked { inner: store, _lock: lock });
@@ -209,88 +247,110 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
 }
 
 /// What `format.toml` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Marker {
-    engine: Engine,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Marker {
+    pub engine: Engine,
     /// How often the store was made anew: the number of its folder.
-    life: u32,
+    pub life: u32,
+    /// The same of the attachments; 1 is `blobs`.
+    pub blobs: u32,
+    /// The keys of an encrypted folder, sealed.
+    pub envelope: Option<Envelope>,
 }
 
 impl Marker {
-    fn folder(self, dir: &Path) -> PathBuf {
+    pub fn store_folder(&self, dir: &Path) -> PathBuf {
         dir.join(format!("store-{}", self.life))
+    }
+
+    pub fn blobs_folder(&self, dir: &Path) -> PathBuf {
+        match self.blobs {
+            1 => dir.join("blobs"),
+            number => dir.join(format!("blobs-{number}")),
+        }
+    }
+
+    /// The folder's keys, opened with its owner's.
+    pub fn keys(&self, dir: &Path, key: Option<&Key>) -> std::result::Result<Option<FolderKeys>, OpenError> {
+        let folder = dir.to_path_buf();
+        match (&self.envelope, key) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(OpenError::NotEncrypted { folder }),
+            (Some(envelope), None) => Err(OpenError::NoKey { folder, needs: envelope.key.clone() }),
+            (Some(envelope), Some(key)) if envelope.key != key.id() => {
+                Err(OpenError::WrongKey { folder, needs: envelope.key.clone(), given: key.id() })
+            }
+            (Some(envelope), Some(key)) => match envelope.open(key) {
+                Some(keys) => Ok(Some(keys)),
+                None => Err(OpenError::Engine {
+                    folder,
+                    error: StoreError::Damaged(format!(
+                        "the sealed keys in {MARKER} (the key itself is the right one)"
+                    )),
+                }),
+            },
+        }
+    }
+
+    /// The format record, which stands in the store: the format, and the sealed keys once more.
+    pub fn format_record(&self) -> Vec<u8> {
+        let mut record = FORMAT.to_be_bytes().to_vec();
+        if let Some(envelope) = &self.envelope {
+            record.extend_from_slice(envelope.to_string().as_bytes());
+        }
+        record
     }
 }
 
-fn open_engine(dir: &Path, marker: Marker, cache_bytes: Option<u64>, space: &Space) -> Result<Box<dyn Store>> {
-    let folder = marker.folder(dir);
+pub(super) fn open_engine(
+    dir: &Path,
+    marker: &Marker,
+    keys: Option<&FolderKeys>,
+    cache_bytes: Option<u64>,
+    space: &Space,
+) -> Result<Box<dyn Store>> {
+    let folder = marker.store_folder(dir);
+    let frames = keys.map_or_else(Frames::default, |keys| Frames::sealing(keys.values()));
     Ok(match marker.engine {
         Engine::Sled => {
             let backend = SledBackend::open(&folder, cache_bytes.unwrap_or(16 << 20))?;
-            Box::new(Committer::new(backend, Some(space.clone())))
+            Box::new(Committer::new(backend, frames, Some(space.clone())))
         }
         Engine::Redb => {
             let backend = RedbBackend::open(&folder.join("settee.redb"), cache_bytes.unwrap_or(64 << 20))?;
-            Box::new(Committer::new(backend, Some(space.clone())))
+            Box::new(Committer::new(backend, frames, Some(space.clone())))
         }
     })
 }
 
-/// Rewrites the store of `dir` into a fresh one, of another engine if `engine` says so, and puts it in its place. Nothing
-/// else may have the folder open. A cut at any moment leaves the old store or the new one, whole. `progress` hears of the
-/// entries copied. Returns the bytes on disk before and after.
-pub fn compact(
+pub(super) fn open_blobs(
     dir: &Path,
-    engine: Option<Engine>,
-    progress: &mut dyn FnMut(u64),
-) -> std::result::Result<(u64, u64), OpenError> {
-    let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
-    let failed = |error: StoreError| match error {
-        StoreError::Full => OpenError::Full(dir.to_path_buf()),
-        error => OpenError::Engine { folder: dir.to_path_buf(), error },
-    };
-    let old = read_marker(dir)?.ok_or_else(|| no_marker(dir))?;
-    let _lock = lock(dir)?;
-    let space = Space::watch(dir).map_err(io)?;
-    let new = Marker { engine: engine.unwrap_or(old.engine), life: old.life + 1 };
-    let target = new.folder(dir);
-    if target.exists() {
-        // Left by a rewrite that was cut off before its marker was written.
-        std::fs::remove_dir_all(&target).map_err(io)?;
-    }
-    let from = open_engine(dir, old, None, &space).map_err(failed)?;
-    check_format(dir, from.as_ref())?;
-    let to = open_engine(dir, new, None, &space).map_err(failed)?;
-    let copied = copy(from.as_ref(), to.as_ref(), progress);
-    if let Err(error) = copied {
-        drop(to);
-        let _ = std::fs::remove_dir_all(&target);
-        return Err(failed(error));
-    }
-    drop((from, to));
-    let sizes = (folder_bytes(&old.folder(dir)), folder_bytes(&target));
-    write_marker(dir, new).map_err(io)?;
-    std::fs::remove_dir_all(old.folder(dir)).map_err(io)?;
-    Ok(sizes)
+    marker: &Marker,
+    keys: Option<&FolderKeys>,
+    space: &Space,
+) -> io::Result<BlobFiles> {
+    BlobFiles::open(&marker.blobs_folder(dir), space.clone(), keys.map(FolderKeys::attachments))
 }
 
-fn copy(from: &dyn Store, to: &dyn Store, progress: &mut dyn FnMut(u64)) -> Result<()> {
-    let mut low = Bound::Unbounded;
-    let mut copied = 0;
-    loop {
-        let limit = PageLimit { entries: 4096, bytes: 4 << 20 };
-        let page = from.scan(&(low, Bound::Unbounded), Direction::Forward, limit)?;
-        let Some((last, _)) = page.last() else { break };
-        low = Bound::Excluded(last.clone());
-        copied += page.len() as u64;
-        let writes = page.into_iter().map(|(key, value)| (key, Some(value))).collect();
-        to.commit(Batch { writes, durability: Durability::Relaxed, ..Batch::new() })?;
-        progress(copied);
+/// Removes what a rewrite that was cut off after its end has left: the folders of lives before those in force. Left alone,
+/// they would keep on the disk what was meant to be encrypted, or under a key that was given up.
+fn clear_former(dir: &Path, marker: &Marker) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let former = match (name.as_str(), name.strip_prefix("store-"), name.strip_prefix("blobs-")) {
+            ("blobs", ..) => marker.blobs > 1,
+            (_, Some(life), _) => life.parse().is_ok_and(|life: u32| life < marker.life),
+            (_, _, Some(number)) => number.parse().is_ok_and(|number: u32| number < marker.blobs),
+            _ => false,
+        };
+        if former && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::warn!("{} is of no use any more and cannot be removed: {error}", entry.path().display());
+        }
     }
-    to.commit(Batch::new())
 }
 
-fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
+pub(super) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(io)?;
     match file.try_lock() {
@@ -301,7 +361,7 @@ fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
 }
 
 /// `None` without a marker.
-fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
+pub(super) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
     let not_ours = |why: String| OpenError::NotOurs { folder: dir.to_path_buf(), why };
     let text = match std::fs::read_to_string(dir.join(MARKER)) {
         Ok(text) => text,
@@ -317,16 +377,37 @@ fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
     }
     let engine = table.get("engine").and_then(toml::Value::as_str);
     let engine = engine.ok_or_else(|| not_ours(format!("its {MARKER} names no engine")))?;
-    let life = table.get("life").map_or(Some(1), |life| u32::try_from(life.as_integer()?).ok());
-    let life = life.ok_or_else(|| not_ours(format!("its {MARKER} has a wrong life")))?;
-    Ok(Some(Marker { engine: engine.parse().map_err(not_ours)?, life }))
+    let number = |name: &str| {
+        let number = table.get(name).map_or(Some(1), |number| u32::try_from(number.as_integer()?).ok());
+        number.ok_or_else(|| not_ours(format!("its {MARKER} has a wrong {name}")))
+    };
+    let envelope = table.get("encryption").map(|section| {
+        let text = |name: &str| Some(section.get(name)?.as_str()?.to_owned());
+        match (text("cipher").as_deref(), text("key"), text("keys")) {
+            (Some(CIPHER), Some(key), Some(sealed)) => Ok(Envelope { key, sealed }),
+            _ => Err(not_ours(format!("the section [encryption] of its {MARKER} cannot be read"))),
+        }
+    });
+    Ok(Some(Marker {
+        engine: engine.parse().map_err(not_ours)?,
+        life: number("life")?,
+        blobs: number("blobs")?,
+        envelope: envelope.transpose()?,
+    }))
 }
 
-fn write_marker(dir: &Path, marker: Marker) -> io::Result<()> {
+pub(super) fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
     let temporary = dir.join("format.tmp");
     let mut file = File::create(&temporary)?;
-    let Marker { engine, life } = marker;
+    let Marker { engine, life, blobs, envelope } = marker;
     writeln!(file, "# Written by settee. Do not edit.\nformat = {FORMAT}\nengine = \"{engine}\"\nlife = {life}")?;
+    if *blobs > 1 {
+        writeln!(file, "blobs = {blobs}")?;
+    }
+    if let Some(Envelope { key, sealed }) = envelope {
+        writeln!(file, "\n# Without these keys nothing here can be read; the key that opens them is kept elsewhere.")?;
+        writeln!(file, "[encryption]\ncipher = \"{CIPHER}\"\nkey = \"{key}\"\nkeys = \"{sealed}\"")?;
+    }
     file.sync_all()?;
     std::fs::rename(&temporary, dir.join(MARKER))?;
     sync_dir(dir)
@@ -343,20 +424,26 @@ fn refuse_foreign(dir: &Path) -> std::result::Result<(), OpenError> {
     Ok(())
 }
 
-/// The store's own record of its format: the marker could have been copied from elsewhere.
-fn check_format(dir: &Path, store: &dyn Store) -> std::result::Result<(), OpenError> {
+/// The store's own record of its format: the marker could have been copied from elsewhere, or its keys left out of it so
+/// that what is written from now on is not encrypted.
+pub(super) fn check_format(dir: &Path, marker: &Marker, store: &dyn Store) -> std::result::Result<(), OpenError> {
     let engine = |error| OpenError::Engine { folder: dir.to_path_buf(), error };
+    let own = marker.format_record();
     match store.get(keys::FORMAT).map_err(engine)? {
-        Some(value) => match value.first_chunk() {
-            Some(bytes) if u32::from_be_bytes(*bytes) > FORMAT => {
+        Some(value) => match value.split_first_chunk() {
+            Some((bytes, _)) if u32::from_be_bytes(*bytes) > FORMAT => {
                 Err(OpenError::NewerFormat { folder: dir.to_path_buf(), has: u32::from_be_bytes(*bytes) })
             }
-            Some(_) => Ok(()),
+            Some((_, sealed)) if sealed == &own[4..] => Ok(()),
+            Some(_) => Err(OpenError::NotOurs {
+                folder: dir.to_path_buf(),
+                why: format!("its {MARKER} says another encryption than the store beside it"),
+            }),
             None => Err(engine(StoreError::Damaged("the format record".into()))),
         },
         None => {
             let mut batch = Batch::new();
-            batch.put(keys::FORMAT.to_vec(), FORMAT.to_be_bytes().to_vec());
+            batch.put(keys::FORMAT.to_vec(), own);
             store.commit(batch).map_err(|error| match error {
                 StoreError::Full => OpenError::Full(dir.to_path_buf()),
                 error => engine(error),

@@ -73,7 +73,7 @@ impl Backend for RedbBackend {
                 let Some(next) = next else { break };
                 let (key, value) = next.map_err(failure)?;
                 entries += 1;
-                bytes += key.value().len() + value.value().len().saturating_sub(frame::HEAD);
+                bytes += key.value().len() + frame::length(value.value());
                 visit(key.value(), Ok(value.value()));
             }
             Ok(())

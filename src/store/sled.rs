@@ -93,7 +93,7 @@ impl Value {
     }
 
     fn len(&self) -> usize {
-        self.bytes().map_or(0, |framed| framed.len().saturating_sub(frame::HEAD))
+        self.bytes().map_or(0, frame::length)
     }
 }
 

@@ -1,7 +1,13 @@
+use super::super::cipher::FolderKeys;
 use super::*;
 
 fn blobs(dir: &Path) -> BlobFiles {
-    BlobFiles::open(dir, Space::watch(dir.parent().unwrap()).unwrap()).unwrap()
+    under(dir, None)
+}
+
+fn under(dir: &Path, keys: Option<&FolderKeys>) -> BlobFiles {
+    let space = Space::watch(dir.parent().unwrap()).unwrap();
+    BlobFiles::open(dir, space, keys.map(FolderKeys::attachments)).unwrap()
 }
 
 fn write(blobs: &dyn Blobs, pieces: &[&[u8]]) -> Written {
@@ -23,13 +29,13 @@ fn content(length: usize) -> Vec<u8> {
 }
 
 /// Rows that hold for every kind of blob store.
-fn conforms(blobs: &dyn Blobs) {
+fn conforms(blobs: &dyn Blobs, name: &dyn Fn(BlobId) -> BlobId) {
     for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 17] {
         let bytes = content(length);
         let written = write(blobs, &[&bytes[..length / 3], &[], &bytes[length / 3..]]);
         assert_eq!(written.length, length as u64);
         assert_eq!(written.md5, <[u8; 16]>::from(Md5::digest(&bytes)));
-        assert_eq!(written.id, <[u8; 32]>::from(Sha256::digest(&bytes)));
+        assert_eq!(written.id, name(Sha256::digest(&bytes).into()));
         for offset in [0, 1, length / 2, BLOCK, 2 * BLOCK + 1, length, length + 1] {
             assert_eq!(
                 read(blobs, &written.id, offset as u64).unwrap(),
@@ -66,7 +72,7 @@ fn conforms(blobs: &dyn Blobs) {
 
 #[test]
 fn memory_conforms() {
-    conforms(&super::super::MemoryBlobs::new());
+    conforms(&super::super::MemoryBlobs::new(), &|digest| digest);
 }
 
 #[test]
@@ -74,7 +80,7 @@ fn files_conform_and_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("blobs");
     let blobs = blobs(&folder);
-    conforms(&blobs);
+    conforms(&blobs, &|digest| digest);
     assert!(std::fs::read_dir(folder.join("tmp")).unwrap().next().is_none(), "unfinished writers leave nothing");
     let before = blobs.disk_bytes();
     let written = write(&blobs, &[&content(1 << 20)]);
@@ -94,14 +100,89 @@ fn what_a_killed_writer_left_is_cleared() {
 }
 
 #[test]
-fn damage_is_found_before_a_wrong_byte_goes_out_and_healed_by_writing_again() {
+fn sealed_files_conform_and_show_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = blobs(&dir.path().join("blobs"));
-    let bytes = content(2 * BLOCK + 100);
+    let folder = dir.path().join("blobs");
+    let keys = FolderKeys::generate();
+    let blobs = under(&folder, Some(&keys));
+    conforms(&blobs, &|digest| keys.attachments().name(&digest));
+    assert!(std::fs::read_dir(folder.join("tmp")).unwrap().next().is_none(), "unfinished writers leave nothing");
+    let text = b"known to everybody ".repeat(10_000);
+    let written = write(&blobs, &[&text]);
+    let path = blobs.path(&written.id);
+    assert!(!path.ends_with(hex(&Sha256::digest(&text))));
+    let stored = std::fs::read(&path).unwrap();
+    assert_eq!(stored.len(), text.len() + text.len().div_ceil(BLOCK) * TAG + SEALED_TAIL);
+    assert!(!stored.windows(5).any(|window| window == b"known"));
+    let first = stored.clone();
+    write(&blobs, &[&text]);
+    assert_ne!(std::fs::read(&path).unwrap()[..100], first[..100], "the same content is never sealed alike");
+
+    let damaged = |blobs: &BlobFiles, id| blobs.open(id, 0).err().unwrap().to_string();
+    let other = write(&blobs, &[b"other"]).id;
+    std::fs::copy(&path, blobs.path(&other)).unwrap();
+    assert!(damaged(&blobs, &other).contains("is not what was sealed under its name"));
+    let plain = super::tests::blobs(&folder);
+    assert!(damaged(&plain, &written.id).contains("is sealed"));
+    let id = write(&plain, &[b"plain"]).id;
+    assert!(damaged(&blobs, &id).contains("is not sealed") || damaged(&blobs, &id).contains("is cut short"));
+    let stranger = under(&folder, Some(&FolderKeys::generate()));
+    assert!(damaged(&stranger, &written.id).contains("is not what was sealed"));
+}
+
+#[test]
+fn blocks_of_a_sealed_file_stay_in_their_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = FolderKeys::generate();
+    let blobs = under(&dir.path().join("blobs"), Some(&keys));
+    let bytes = content(3 * BLOCK);
     let id = write(&blobs, &[&bytes]).id;
     let path = blobs.path(&id);
     let good = std::fs::read(&path).unwrap();
-    for at in (0..good.len()).step_by(997).chain(good.len() - TAIL - 12..good.len()) {
+    const STRIDE: usize = BLOCK + TAG;
+    let mut swapped = good.clone();
+    swapped[..STRIDE].copy_from_slice(&good[STRIDE..2 * STRIDE]);
+    swapped[STRIDE..2 * STRIDE].copy_from_slice(&good[..STRIDE]);
+    std::fs::write(&path, &swapped).unwrap();
+    assert!(read(&blobs, &id, 0).is_err());
+    assert_eq!(read(&blobs, &id, 2 * BLOCK as u64).unwrap(), bytes[2 * BLOCK..]);
+}
+
+#[test]
+fn blobs_move_between_forms() {
+    let dir = tempfile::tempdir().unwrap();
+    let (keys, bytes) = (FolderKeys::generate(), content(2 * BLOCK + 9));
+    let plain = blobs(&dir.path().join("plain"));
+    let id = write(&plain, &[&bytes]).id;
+    let sealed = under(&dir.path().join("sealed"), Some(&keys));
+    let name = keys.attachments().name(&id);
+    sealed.take_over(&plain, &id, name).unwrap();
+    assert_eq!(write(&sealed, &[&bytes]).id, name, "what is written later finds it");
+    let renewed = under(&dir.path().join("renewed"), Some(&keys.renewed()));
+    renewed.take_over(&sealed, &name, name).unwrap();
+    assert_eq!(read(&renewed, &name, 70_000).unwrap(), bytes[70_000..]);
+    assert_eq!(write(&renewed, &[&bytes]).id, name);
+    let back = blobs(&dir.path().join("back"));
+    back.take_over(&renewed, &name, name).unwrap();
+    assert_eq!(read(&back, &name, 0).unwrap(), bytes);
+    std::fs::write(plain.path(&id), b"damaged").unwrap();
+    assert!(matches!(sealed.take_over(&plain, &id, name), Err(StoreError::Damaged(_))));
+}
+
+#[test]
+fn damage_is_found_before_a_wrong_byte_goes_out_and_healed_by_writing_again() {
+    let dir = tempfile::tempdir().unwrap();
+    finds_damage(&blobs(&dir.path().join("blobs")), TAIL);
+    let keys = FolderKeys::generate();
+    finds_damage(&under(&dir.path().join("sealed"), Some(&keys)), SEALED_TAIL);
+}
+
+fn finds_damage(blobs: &BlobFiles, tail: usize) {
+    let bytes = content(2 * BLOCK + 100);
+    let id = write(blobs, &[&bytes]).id;
+    let path = blobs.path(&id);
+    let good = std::fs::read(&path).unwrap();
+    for at in (0..good.len()).step_by(997).chain(good.len() - tail - 12..good.len()) {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
         std::fs::write(&path, &bad).unwrap();
@@ -115,6 +196,6 @@ fn damage_is_found_before_a_wrong_byte_goes_out_and_healed_by_writing_again() {
         std::fs::write(&path, &good[..length]).unwrap();
         assert!(matches!(blobs.open(&id, 0).err(), Some(StoreError::Damaged(_))), "cut to {length}");
     }
-    write(&blobs, &[&bytes]);
-    assert_eq!(read(&blobs, &id, 0).unwrap(), bytes);
+    write(blobs, &[&bytes]);
+    assert_eq!(read(blobs, &id, 0).unwrap(), bytes);
 }

@@ -80,6 +80,24 @@ fn whoever_asks_whether_it_is_ready_heals_it() {
 }
 
 #[test]
+fn in_an_encrypted_store_a_value_opens_at_its_own_place_alone() {
+    let (store, faults) = Faults::framed(Frames::sealing(super::super::cipher::FolderKeys::generate().values()));
+    let (one, other) = (keys::document(3, "a"), keys::document(3, "b"));
+    store.commit(put(&one, b"1")).unwrap();
+    store.commit(put(&other, b"2")).unwrap();
+    let mut batch = put(&one, b"3");
+    batch.expect(one.clone(), Some(b"1".to_vec()));
+    store.commit(batch).unwrap();
+    faults.swap(&one, &other);
+    assert_eq!(store.get(&one).unwrap(), Some(b"3".to_vec()));
+    let text = "document \"b\" of database number 3 is not what was sealed there";
+    assert_eq!(store.get(&other), Err(StoreError::Damaged(text.into())));
+    assert!(faults.damage(&one));
+    let text = "document \"a\" of database number 3 does not match its checksum";
+    assert_eq!(store.get(&one), Err(StoreError::Damaged(text.into())));
+}
+
+#[test]
 fn damage_names_its_entry_and_leaves_the_others() {
     let (store, faults) = Faults::store();
     let (good, bad, last) = (keys::document(3, "a"), keys::document(3, "b"), keys::document(3, "c"));
@@ -163,7 +181,7 @@ fn until_at_work(store: &Committer<Gate>) {
 fn batches_that_wait_become_one_write_each_tested_against_those_before_it() {
     let faults = Faults::default();
     let open = Arc::new((Mutex::new(0), Condvar::new()));
-    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() });
+    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() }, Frames::default());
     let waiting = |count: usize| {
         while store.queue.lock().waiting.len() < count {
             std::thread::yield_now();
@@ -202,7 +220,7 @@ fn batches_that_wait_become_one_write_each_tested_against_those_before_it() {
 fn a_failed_group_fails_all_of_it() {
     let faults = Faults::default();
     let open = Arc::new((Mutex::new(0), Condvar::new()));
-    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() });
+    let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() }, Frames::default());
     faults.fail_write(1, WriteFault::Io);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| store.commit(put(b"first", b"1")));

@@ -1,3 +1,5 @@
+use super::super::rewrite::{Rewrite, Sealing, compact, rewrite};
+use super::super::{Durability, PageLimit};
 use super::*;
 
 fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
@@ -94,4 +96,129 @@ fn compacting_keeps_everything_and_converts() {
         }
     }
     assert!(!dir.path().join("store-4").exists() && dir.path().join("store-5").exists());
+}
+
+fn with_key(dir: &Path, key: Option<&Key>) -> std::result::Result<Opened, OpenError> {
+    open_with(dir, Options { key: key.cloned(), ..Options::default() })
+}
+
+fn refused(dir: &Path, key: Option<&Key>) -> String {
+    with_key(dir, key).err().expect("it is refused").to_string()
+}
+
+#[test]
+fn an_encrypted_folder_opens_with_its_key_alone() {
+    let (dir, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (key, other) = (Key::generate(), Key::generate());
+    let opened = with_key(dir.path(), Some(&key)).unwrap();
+    let mut batch = Batch::new();
+    batch.put(b"k".to_vec(), b"value".to_vec());
+    opened.store.commit(batch).unwrap();
+    drop(opened);
+    assert_eq!(encrypted_under(dir.path()).unwrap(), Some(key.id()));
+    let text = refused(dir.path(), None);
+    assert!(text.contains("--encryption-key-file") && text.contains(&key.id()), "{text}");
+    let text = refused(dir.path(), Some(&other));
+    assert!(text.contains(&key.id()) && text.contains(&other.id()), "{text}");
+    assert_eq!(with_key(dir.path(), Some(&key)).unwrap().store.get(b"k").unwrap(), Some(b"value".to_vec()));
+
+    drop(open(plain.path(), None).unwrap());
+    let text = refused(plain.path(), Some(&key));
+    assert!(text.contains("is not encrypted") && text.contains("compact-store"), "{text}");
+
+    let marker = dir.path().join(MARKER);
+    let whole = std::fs::read_to_string(&marker).unwrap();
+    // Without the section, a server would go on in the clear.
+    std::fs::write(&marker, whole.split("\n\n").next().unwrap()).unwrap();
+    assert!(refused(dir.path(), None).contains("another encryption"));
+    std::fs::write(&marker, whole.replace("keys = \"", "keys = \"AAAA")).unwrap();
+    assert!(refused(dir.path(), Some(&key)).contains("the sealed keys"));
+    std::fs::write(&marker, whole.replace(CIPHER, "rot13")).unwrap();
+    assert!(refused(dir.path(), Some(&key)).contains("[encryption]"));
+    std::fs::write(&marker, whole).unwrap();
+    with_key(dir.path(), Some(&key)).unwrap();
+}
+
+#[test]
+fn encryption_begins_is_renewed_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (Key::generate(), Key::generate());
+    let known = b"known to everybody";
+    let opened = open(dir.path(), None).unwrap();
+    let mut writer = opened.blobs.create().unwrap();
+    writer.write(known).unwrap();
+    let blob = writer.finish().unwrap().id;
+    let mut batch = Batch::new();
+    batch.put(keys::blob_reference(&blob, 1, 2, 3), Vec::new());
+    batch.put(b"k".to_vec(), known.to_vec());
+    batch.put(b"large".to_vec(), known.repeat(10_000));
+    opened.store.commit(batch).unwrap();
+    drop(opened);
+
+    // (the key that opens, what is asked, the key afterwards)
+    let under = |key: &Key| Sealing::Under(key.clone());
+    let steps = [
+        (None, under(&first), Some(&first)),
+        (Some(&first), Sealing::Keep, Some(&first)),
+        (Some(&first), under(&second), Some(&second)),
+        (Some(&second), under(&second), Some(&second)),
+        (Some(&second), Sealing::Plain, None),
+        // A key is already among the settings, while the folder has none yet.
+        (Some(&first), under(&first), Some(&first)),
+    ];
+    for (round, (key, sealing, after)) in steps.into_iter().enumerate() {
+        let how = Rewrite { engine: None, key: key.cloned(), sealing };
+        let renamed = |(key, value): Entry, name: &dyn Fn(&[u8; 32]) -> [u8; 32]| {
+            Ok((keys::renamed_reference(&key, name).unwrap_or(key), value))
+        };
+        rewrite(dir.path(), &how, renamed, &mut |_| {}).unwrap();
+        for wrong in [None, Some(&first), Some(&second)].into_iter().filter(|wrong| *wrong != after) {
+            assert!(with_key(dir.path(), wrong).is_err(), "{round} {wrong:?}");
+        }
+        assert_eq!(holds(dir.path(), known), after.is_none(), "{round}");
+        let opened = with_key(dir.path(), after).unwrap();
+        assert_eq!(opened.store.get(b"k").unwrap().unwrap(), known);
+        assert_eq!(opened.store.get(b"large").unwrap().unwrap(), known.repeat(10_000));
+        let references = opened.store.keys(&keys::all_blob_references(), 9).unwrap();
+        let blobs = opened.blobs.list(None, 9).unwrap();
+        assert_eq!(references, [keys::blob_reference(&blobs[0], 1, 2, 3)], "{round}");
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut opened.blobs.open(&blobs[0], 6).unwrap(), &mut content).unwrap();
+        assert_eq!(content, known[6..]);
+        assert_ne!(blobs[0], blob, "{round}: what has been a keyed hash stays one");
+        let folders = std::fs::read_dir(dir.path()).unwrap().flatten().filter(|entry| entry.path().is_dir());
+        assert_eq!(folders.count(), 2, "{round}: the former ones are gone");
+    }
+    let wrong = Rewrite { key: Some(second), ..Rewrite::default() };
+    let refused = rewrite(dir.path(), &wrong, |entry, _| Ok(entry), &mut |_| {}).unwrap_err();
+    assert!(matches!(refused, OpenError::WrongKey { .. }));
+}
+
+#[test]
+fn what_a_rewrite_that_was_cut_off_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::generate();
+    drop(open(dir.path(), None).unwrap());
+    let how = Rewrite { sealing: Sealing::Under(key.clone()), ..Rewrite::default() };
+    rewrite(dir.path(), &how, |entry, _| Ok(entry), &mut |_| {}).unwrap();
+    for former in ["store-1", "blobs", "store-9", "blobs-9"] {
+        std::fs::create_dir_all(dir.path().join(former)).unwrap();
+        std::fs::write(dir.path().join(former).join("file"), "in the clear").unwrap();
+    }
+    drop(with_key(dir.path(), Some(&key)).unwrap());
+    let there = |name: &str| dir.path().join(name).exists();
+    assert!(!there("store-1") && !there("blobs"), "what was before");
+    assert!(there("store-9") && there("blobs-9"), "what may be somebody's");
+    assert!(there("store-2") && there("blobs-2"));
+}
+
+/// Whether any file below has these bytes in it.
+fn holds(dir: &Path, text: &[u8]) -> bool {
+    std::fs::read_dir(dir).unwrap().flatten().any(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return holds(&path, text);
+        }
+        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text))
+    })
 }

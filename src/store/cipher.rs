@@ -1,0 +1,329 @@
+//! Encryption at rest: how values and attachments are sealed, and under which keys. XChaCha20-Poly1305 throughout.
+//!
+//! ```text
+//! the owner's key ── seals ──► the folder's keys, in format.toml (the `Envelope`):
+//!                                data  ──► HMAC "values"      seals every value, the entry's key as associated data
+//!                                     └──► HMAC "attachments" seals attachments in blocks
+//!                                names ──► HMAC of an attachment's SHA-256: what it is called
+//! ```
+//!
+//! The folder's keys are random and never leave it. A new owner's key, or a new data key, is brought in by rewriting the
+//! folder (see `rewrite`); `names` stays as long as the folder is encrypted, so that attachments keep their names, which
+//! stand in the bodies.
+//!
+//! Nonces of 24 bytes are random (values), or 19 random bytes, a counter and a flag (streams): neither can come twice.
+
+use std::fmt;
+
+use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305, XNonce};
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use super::key::{Key, base64, derive, random};
+use base64::Engine;
+use base64::alphabet::STANDARD;
+
+const NONCE: usize = 24;
+/// Bytes that a sealed block has more than its content.
+pub(super) const TAG: usize = 16;
+/// Bytes that a sealed value has more than the value.
+pub(super) const OVERHEAD: usize = NONCE + TAG;
+/// Content of a block of a stream.
+pub(super) const BLOCK: usize = 64 << 10;
+/// Random bytes at the beginning of a stream's nonces.
+pub(super) const PREFIX: usize = 19;
+
+type Bytes32 = Zeroizing<[u8; 32]>;
+
+fn aead(key: &Bytes32) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new((&**key).into())
+}
+
+/// Seals `buffer` in its place. Fails only on lengths that no caller has (256 GiB).
+fn seal_in_place(aead: &XChaCha20Poly1305, nonce: &[u8; NONCE], data: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
+    let nonce: &XNonce = nonce.into();
+    aead.encrypt_inout_detached(nonce, data, buffer.into()).expect("no value is so long").into()
+}
+
+fn open_in_place(
+    aead: &XChaCha20Poly1305,
+    nonce: &[u8; NONCE],
+    data: &[u8],
+    buffer: &mut [u8],
+    tag: &[u8; TAG],
+) -> Option<()> {
+    let nonce: &XNonce = nonce.into();
+    aead.decrypt_inout_detached(nonce, data, buffer.into(), tag.into()).ok()
+}
+
+/// The keys of one data folder.
+#[derive(Clone)]
+pub(super) struct FolderKeys {
+    data: Bytes32,
+    names: Bytes32,
+}
+
+impl FolderKeys {
+    pub fn generate() -> FolderKeys {
+        FolderKeys { data: random(), names: random() }
+    }
+
+    /// New keys for another life of the same folder, whose attachments keep their names.
+    pub fn renewed(&self) -> FolderKeys {
+        FolderKeys { data: random(), names: self.names.clone() }
+    }
+
+    /// Seals the keys under their owner's.
+    pub fn envelope(&self, key: &Key) -> Envelope {
+        let id = key.id();
+        let nonce = random::<NONCE>();
+        let mut keys = Zeroizing::new([0; 64]);
+        keys[..32].copy_from_slice(&*self.data);
+        keys[32..].copy_from_slice(&*self.names);
+        let tag = seal_in_place(&aead(&key.derive(WRAPS)), &nonce, id.as_bytes(), &mut *keys);
+        let sealed = base64(&STANDARD).encode([&nonce[..], &keys[..], &tag[..]].concat());
+        Envelope { key: id, sealed }
+    }
+
+    pub fn values(&self) -> Cipher {
+        Cipher { aead: aead(&derive(&self.data, b"values")), nonces: Mutex::new(Nonces::new()) }
+    }
+
+    pub fn attachments(&self) -> BlobKeys {
+        BlobKeys { aead: aead(&derive(&self.data, b"attachments")), names: self.names.clone() }
+    }
+}
+
+const WRAPS: &[u8] = b"settee folder keys 1";
+
+/// A folder's keys, sealed: what stands in the clear in the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Envelope {
+    /// The id of the owner's key that opens it.
+    pub key: String,
+    /// Nonce, keys and tag in base64.
+    pub sealed: String,
+}
+
+impl Envelope {
+    /// `None`: `key` is another key, or the envelope is damaged.
+    pub fn open(&self, key: &Key) -> Option<FolderKeys> {
+        let sealed = base64(&STANDARD).decode(&self.sealed).ok()?;
+        let (nonce, rest) = sealed.split_first_chunk()?;
+        let (inner, tag) = rest.split_last_chunk()?;
+        let mut keys: Zeroizing<[u8; 64]> = Zeroizing::new(inner.try_into().ok()?);
+        open_in_place(&aead(&key.derive(WRAPS)), nonce, self.key.as_bytes(), &mut *keys, tag)?;
+        let (data, names) = keys.split_at(32);
+        Some(FolderKeys { data: Zeroizing::new(data.try_into().ok()?), names: Zeroizing::new(names.try_into().ok()?) })
+    }
+}
+
+impl fmt::Display for Envelope {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}", self.key, self.sealed)
+    }
+}
+
+/// Seals values.
+pub(super) struct Cipher {
+    aead: XChaCha20Poly1305,
+    nonces: Mutex<Nonces>,
+}
+
+/// Random bytes for 64 nonces: one call of the system for as many values.
+struct Nonces {
+    bytes: Zeroizing<[u8; 64 * NONCE]>,
+    used: usize,
+}
+
+impl Nonces {
+    fn new() -> Nonces {
+        Nonces { bytes: Zeroizing::new([0; 64 * NONCE]), used: 64 * NONCE }
+    }
+
+    fn next(&mut self) -> [u8; NONCE] {
+        if self.used == self.bytes.len() {
+            self.bytes = random();
+            self.used = 0;
+        }
+        let mut nonce = [0; NONCE];
+        nonce.copy_from_slice(&self.bytes[self.used..self.used + NONCE]);
+        self.used += NONCE;
+        nonce
+    }
+}
+
+impl Cipher {
+    /// Appends nonce, sealed value and tag.
+    pub fn seal(&self, key: &[u8], value: &[u8], onto: &mut Vec<u8>) {
+        let nonce = self.nonces.lock().next();
+        onto.extend_from_slice(&nonce);
+        let start = onto.len();
+        onto.extend_from_slice(value);
+        let tag = seal_in_place(&self.aead, &nonce, key, &mut onto[start..]);
+        onto.extend_from_slice(&tag);
+    }
+
+    /// The value; `None` if it was not sealed by this cipher for this key.
+    pub fn open(&self, key: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, rest) = sealed.split_first_chunk()?;
+        let (inner, tag) = rest.split_last_chunk()?;
+        let mut value = inner.to_vec();
+        open_in_place(&self.aead, nonce, key, &mut value, tag)?;
+        Some(value)
+    }
+}
+
+/// Seals attachments, and names them.
+#[derive(Clone)]
+pub(super) struct BlobKeys {
+    aead: XChaCha20Poly1305,
+    names: Bytes32,
+}
+
+impl BlobKeys {
+    /// The name of the attachment whose content has this SHA-256. Without the key nobody can test whether somebody
+    /// has a certain file.
+    pub fn name(&self, digest: &[u8; 32]) -> [u8; 32] {
+        *derive(&self.names, digest)
+    }
+
+    /// A new stream.
+    pub fn stream(&self) -> Stream {
+        self.resume(*random())
+    }
+
+    /// The stream with this prefix.
+    pub fn resume(&self, prefix: [u8; PREFIX]) -> Stream {
+        Stream { aead: self.aead.clone(), prefix }
+    }
+}
+
+/// What a block of a stream is: part of its nonce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Part {
+    /// One of the blocks before the last.
+    Inner = 0,
+    Last = 1,
+    /// What is said of the whole stream.
+    About = 2,
+}
+
+/// Seals a stream in blocks that can be read one by one, and neither moved, left out nor cut off: the STREAM construction
+/// of Hoang, Reyhanitabar, Rogaway and Vizár.
+pub(super) struct Stream {
+    aead: XChaCha20Poly1305,
+    pub prefix: [u8; PREFIX],
+}
+
+impl Stream {
+    /// A stream with a key of its own.
+    pub fn under(key: &Bytes32) -> Stream {
+        Stream { aead: aead(key), prefix: [0; PREFIX] }
+    }
+
+    fn nonce(&self, index: u32, part: Part) -> [u8; NONCE] {
+        let mut nonce = [0; NONCE];
+        nonce[..PREFIX].copy_from_slice(&self.prefix);
+        nonce[PREFIX..NONCE - 1].copy_from_slice(&index.to_be_bytes());
+        nonce[NONCE - 1] = part as u8;
+        nonce
+    }
+
+    /// Seals a block in its place and appends the tag. Each (index, part) once.
+    pub fn seal(&self, index: u32, part: Part, data: &[u8], block: &mut Vec<u8>) {
+        let tag = seal_in_place(&self.aead, &self.nonce(index, part), data, block);
+        block.extend_from_slice(&tag);
+    }
+
+    /// Opens a block in its place and takes the tag off; `None`, and nothing of the content, if it is not that block.
+    pub fn open(&self, index: u32, part: Part, data: &[u8], block: &mut Vec<u8>) -> Option<()> {
+        let (content, tag) = block.split_last_chunk_mut()?;
+        let (length, tag) = (content.len(), *tag);
+        let opened = open_in_place(&self.aead, &self.nonce(index, part), data, content, &tag);
+        block.truncate(if opened.is_some() { length } else { 0 });
+        opened
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_opens_with_its_key_alone() {
+        let (key, keys) = (Key::generate(), FolderKeys::generate());
+        let envelope = keys.envelope(&key);
+        let opened = envelope.open(&key).unwrap();
+        assert_eq!((*opened.data, *opened.names), (*keys.data, *keys.names));
+        assert!(envelope.open(&Key::generate()).is_none());
+        for at in 0..envelope.sealed.len() {
+            let mut sealed = envelope.sealed.clone().into_bytes();
+            sealed[at] = if sealed[at] == b'A' { b'B' } else { b'A' };
+            let turned = Envelope { sealed: String::from_utf8(sealed).unwrap(), ..envelope.clone() };
+            assert!(turned.open(&key).is_none(), "{at}");
+        }
+        assert!(Envelope { key: Key::generate().id(), ..envelope.clone() }.open(&key).is_none());
+        assert_ne!(keys.envelope(&key), envelope, "never the same nonce");
+    }
+
+    #[test]
+    fn a_value_opens_under_its_own_key_alone() {
+        let cipher = FolderKeys::generate().values();
+        let sealed = |key: &[u8], value: &[u8]| {
+            let mut sealed = Vec::new();
+            cipher.seal(key, value, &mut sealed);
+            sealed
+        };
+        for value in [&b""[..], b"value", &[7; 100_000]] {
+            let one = sealed(b"key", value);
+            assert_eq!(one.len(), value.len() + OVERHEAD);
+            assert_eq!(cipher.open(b"key", &one).as_deref(), Some(value));
+            assert_ne!(one, sealed(b"key", value), "the same value is never sealed alike");
+            assert_eq!(cipher.open(b"kez", &one), None);
+            assert_eq!(FolderKeys::generate().values().open(b"key", &one), None);
+        }
+        let one = sealed(b"key", b"value");
+        for bit in 0..one.len() * 8 {
+            let mut turned = one.clone();
+            turned[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(cipher.open(b"key", &turned), None, "bit {bit}");
+        }
+        for length in 0..one.len() {
+            assert_eq!(cipher.open(b"key", &one[..length]), None);
+        }
+    }
+
+    #[test]
+    fn nonces_do_not_come_twice() {
+        let mut nonces = Nonces::new();
+        let mut seen: Vec<_> = (0..1000).map(|_| nonces.next()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 1000);
+    }
+
+    #[test]
+    fn blocks_of_a_stream_stay_in_their_places() {
+        let keys = FolderKeys::generate().attachments();
+        let stream = keys.stream();
+        let mut block = b"content".to_vec();
+        stream.seal(3, Part::Inner, b"", &mut block);
+        let open = |stream: &Stream, index, part, data: &[u8]| {
+            let mut opened = block.clone();
+            stream.open(index, part, data, &mut opened).map(|()| opened)
+        };
+        let again = keys.resume(stream.prefix);
+        assert_eq!(open(&again, 3, Part::Inner, b"").as_deref(), Some(&b"content"[..]));
+        assert_eq!(open(&again, 2, Part::Inner, b""), None);
+        assert_eq!(open(&again, 3, Part::Last, b""), None);
+        assert_eq!(open(&again, 3, Part::Inner, b"x"), None);
+        assert_eq!(open(&keys.stream(), 3, Part::Inner, b""), None);
+        let mut damaged = block.clone();
+        damaged[0] ^= 1;
+        assert_eq!(again.open(3, Part::Inner, b"", &mut damaged), None);
+        assert!(damaged.is_empty());
+        assert_eq!(stream.open(0, Part::Inner, b"", &mut b"short".to_vec()), None);
+    }
+}

@@ -1,0 +1,189 @@
+//! `settee compact-store`: a fresh store in the place of an old one, which gives disk space back, changes the engine, or
+//! begins, ends or renews encryption. Nothing else may have the folder open.
+//!
+//! ```text
+//! store-N, blobs-M ──► store-N+1, blobs-M+1 beside them, synced ──► format.toml replaced ──► the old ones removed
+//! ```
+//!
+//! A cut at any moment leaves the old ones or the new ones in force, whole. Attachments are only rewritten when their keys
+//! change. Where encryption begins their names change too, from a digest of their content to a keyed hash of that, and the
+//! entries that name them are [`Renamed`] as they are copied.
+
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+
+use super::blob_files::BlobFiles;
+use super::blobs::{BlobId, Blobs};
+use super::cipher::{BlobKeys, FolderKeys};
+use super::key::Key;
+use super::open::{Engine, Marker, check_format, lock, no_marker, open_blobs, open_engine, read_marker, write_marker};
+use super::space::{Space, folder_bytes};
+use super::{Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keys};
+
+/// What becomes of a folder's encryption.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Sealing {
+    /// It stays as it is, under the same keys.
+    #[default]
+    Keep,
+    /// Everything is sealed anew, under this key and new keys of the folder.
+    Under(Key),
+    /// Nothing is sealed.
+    Plain,
+}
+
+/// How to rewrite a data folder.
+#[derive(Debug, Clone, Default)]
+pub struct Rewrite {
+    /// `None`: the engine that the folder has.
+    pub engine: Option<Engine>,
+    /// The key of the folder as it is.
+    pub key: Option<Key>,
+    pub sealing: Sealing,
+}
+
+/// An entry as it is to be when attachments are called otherwise: takes the new name of each.
+pub type Renamed = fn(Entry, &dyn Fn(&BlobId) -> BlobId) -> Result<Entry>;
+
+/// Rewrites the store of `dir` into a fresh one, of another engine if `engine` says so. See [`rewrite`].
+pub fn compact(
+    dir: &Path,
+    engine: Option<Engine>,
+    progress: &mut dyn FnMut(u64),
+) -> std::result::Result<(u64, u64), OpenError> {
+    rewrite(dir, &Rewrite { engine, ..Rewrite::default() }, |entry, _| Ok(entry), progress)
+}
+
+/// Rewrites the store of `dir` into a fresh one and puts it in its place. `progress` hears of the entries and attachments
+/// copied. Returns the bytes on disk before and after.
+pub fn rewrite(
+    dir: &Path,
+    how: &Rewrite,
+    renamed: Renamed,
+    progress: &mut dyn FnMut(u64),
+) -> std::result::Result<(u64, u64), OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
+    let failed = |error: StoreError| match error {
+        StoreError::Full => OpenError::Full(dir.to_path_buf()),
+        error => OpenError::Engine { folder: dir.to_path_buf(), error },
+    };
+    let old = read_marker(dir)?.ok_or_else(|| no_marker(dir))?;
+    let _lock = lock(dir)?;
+    let space = Space::watch(dir).map_err(io)?;
+    // The key may be given by a setting that already says what is to be.
+    let needless = old.envelope.is_none() && how.sealing != Sealing::Keep;
+    let old_keys = old.keys(dir, how.key.as_ref().filter(|_| !needless))?;
+    let new_keys = match &how.sealing {
+        Sealing::Keep => old_keys.clone(),
+        Sealing::Under(_) => Some(old_keys.as_ref().map_or_else(FolderKeys::generate, FolderKeys::renewed)),
+        Sealing::Plain => None,
+    };
+    let envelope = match (&how.sealing, &new_keys) {
+        (Sealing::Under(key), Some(keys)) => Some(keys.envelope(key)),
+        (Sealing::Keep, _) => old.envelope.clone(),
+        _ => None,
+    };
+    let moves = matches!(how.sealing, Sealing::Under(_)) || old_keys.is_some() != new_keys.is_some();
+    let new = Marker {
+        engine: how.engine.unwrap_or(old.engine),
+        life: old.life + 1,
+        blobs: old.blobs + u32::from(moves),
+        envelope,
+    };
+    let (store_folder, blobs_folder) = (new.store_folder(dir), new.blobs_folder(dir));
+    for target in [Some(&store_folder), Some(&blobs_folder).filter(|_| moves)].into_iter().flatten() {
+        if target.exists() {
+            // Left by a rewrite that was cut off before its marker was written.
+            std::fs::remove_dir_all(target).map_err(io)?;
+        }
+    }
+    let from = open_engine(dir, &old, old_keys.as_ref(), None, &space).map_err(failed)?;
+    check_format(dir, &old, from.as_ref())?;
+    let mut copied = || -> Result<()> {
+        let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
+        let name = |id: &BlobId| names.as_ref().map_or(*id, |names: &BlobKeys| names.name(id));
+        let mut done = 0;
+        if moves {
+            let io = |error: io::Error| super::space::io_error("opening the attachments", &error);
+            let (from, to) = (
+                open_blobs(dir, &old, old_keys.as_ref(), &space).map_err(io)?,
+                open_blobs(dir, &new, new_keys.as_ref(), &space).map_err(io)?,
+            );
+            copy_blobs(&from, &to, &name, &mut done, progress)?;
+        }
+        let to = open_engine(dir, &new, new_keys.as_ref(), None, &space)?;
+        let change = |entry: Entry| match names {
+            _ if entry.0 == keys::FORMAT => Ok((entry.0, new.format_record())),
+            Some(_) => renamed(entry, &name),
+            None => Ok(entry),
+        };
+        copy(from.as_ref(), to.as_ref(), &change, &mut done, progress)
+    };
+    if let Err(error) = copied() {
+        let _ = std::fs::remove_dir_all(&store_folder);
+        if moves {
+            let _ = std::fs::remove_dir_all(&blobs_folder);
+        }
+        return Err(failed(error));
+    }
+    drop(from);
+    let bytes = |marker: &Marker| {
+        folder_bytes(&marker.store_folder(dir)) + if moves { folder_bytes(&marker.blobs_folder(dir)) } else { 0 }
+    };
+    let sizes = (bytes(&old), bytes(&new));
+    write_marker(dir, &new).map_err(io)?;
+    std::fs::remove_dir_all(old.store_folder(dir)).map_err(io)?;
+    if moves && old.blobs_folder(dir).exists() {
+        std::fs::remove_dir_all(old.blobs_folder(dir)).map_err(io)?;
+    }
+    Ok(sizes)
+}
+
+/// One by one, in bounded memory. A damaged attachment ends it: the old folder stays in force, and is the place to save it.
+fn copy_blobs(
+    from: &BlobFiles,
+    to: &BlobFiles,
+    name: &dyn Fn(&BlobId) -> BlobId,
+    done: &mut u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let mut after = None;
+    loop {
+        let page = from.list(after.as_ref(), 1000)?;
+        for id in &page {
+            to.take_over(from, id, name(id))?;
+            *done += 1;
+            progress(*done);
+        }
+        match page.last() {
+            Some(last) => after = Some(*last),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn copy(
+    from: &dyn Store,
+    to: &dyn Store,
+    change: &dyn Fn(Entry) -> Result<Entry>,
+    done: &mut u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let mut low = Bound::Unbounded;
+    loop {
+        let limit = PageLimit { entries: 4096, bytes: 4 << 20 };
+        let page = from.scan(&(low, Bound::Unbounded), Direction::Forward, limit)?;
+        let Some((last, _)) = page.last() else { break };
+        low = Bound::Excluded(last.clone());
+        *done += page.len() as u64;
+        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+        for entry in page {
+            let (key, value) = change(entry)?;
+            batch.put(key, value);
+        }
+        to.commit(batch)?;
+        progress(*done);
+    }
+    to.commit(Batch::new())
+}
