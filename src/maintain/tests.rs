@@ -1,5 +1,7 @@
 //! A database with everything in it, made by random work: checked, broken, backed up while it is written to, restored.
 
+mod encryption;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -338,8 +338,12 @@ fn against_model(open: &dyn Fn() -> Arc<dyn Store>, steps: Vec<Step>, forgets: b
     assert!(all(store.as_ref()) == model.into_iter().collect::<Vec<_>>());
 }
 
-fn run_all(fresh: &dyn Fn() -> Arc<dyn Store>) {
-    for (name, row) in ROWS {
+/// Rows that watch engines race: what is sealed does not matter to them, and takes long where it is not optimised.
+const RACES: [&str; 2] =
+    ["readers never see half a batch of one page", "a page shows one moment: all of a batch or nothing of it"];
+
+fn run_all(fresh: &dyn Fn() -> Arc<dyn Store>, races: bool) {
+    for (name, row) in ROWS.iter().filter(|(name, _)| races || !RACES.contains(name)) {
         println!("{name}");
         row(fresh().as_ref());
     }
@@ -347,7 +351,7 @@ fn run_all(fresh: &dyn Fn() -> Arc<dyn Store>) {
 
 #[test]
 fn memory() {
-    run_all(&|| Arc::new(Memory::new()));
+    run_all(&|| Arc::new(Memory::new()), true);
     TestRunner::default()
         .run(&steps(), |steps| {
             let store: Arc<dyn Store> = Arc::new(Memory::new());
@@ -361,8 +365,8 @@ fn memory() {
 #[test]
 fn memory_sealed() {
     let fresh = || Faults::framed(Frames::sealing(FolderKeys::generate().values())).0;
-    run_all(&fresh);
-    TestRunner::new(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })
+    run_all(&fresh, false);
+    TestRunner::new(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })
         .run(&steps(), |steps| {
             let store = fresh();
             against_model(&|| store.clone(), steps, true);
@@ -378,12 +382,18 @@ fn on_disk(engine: Engine, key: Option<Key>) {
         let options = Options { engine: Some(engine), key: key.clone(), ..Options::default() };
         open_with(&dir.path().join(folder), options).unwrap().store
     };
-    run_all(&|| {
-        number.set(number.get() + 1);
-        open(&number.get().to_string())
+    run_all(
+        &|| {
+            number.set(number.get() + 1);
+            open(&number.get().to_string())
+        },
+        key.is_none(),
+    );
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: if key.is_some() { 4 } else { 12 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
     });
-    let mut runner =
-        TestRunner::new(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() });
     runner
         .run(&steps(), |steps| {
             number.set(number.get() + 1);

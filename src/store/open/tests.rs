@@ -1,5 +1,5 @@
+use super::super::Durability;
 use super::super::rewrite::{Rewrite, Sealing, compact, rewrite};
-use super::super::{Durability, PageLimit};
 use super::*;
 
 fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
