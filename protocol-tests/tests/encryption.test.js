@@ -61,7 +61,7 @@ describe('encryption at rest', { skip: !!external }, () => {
   };
   /** The document, its attachment and the view are as they were written. */
   const isAllThere = async () => {
-    const doc = await ask('GET', '/db/doc?attachments=true');
+    const doc = await ask('GET', '/db/doc');
     assert.equal(doc.status, 200, doc.text);
     assert.equal(doc.json.said, KNOWN);
     const whole = await ask('GET', '/db/doc/a.bin');
