@@ -1,6 +1,7 @@
 //! One snapshot of all runtime settings. Immutable: a change makes a new snapshot, requests at work keep theirs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::catalogue::{self, Kind};
 use super::networks::Networks;
@@ -9,7 +10,7 @@ use super::networks::Networks;
 pub type Table = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The settings that requests consult, typed; and the table behind them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     table: Table,
     /// Bytes of a document's JSON body at most.
@@ -199,6 +200,15 @@ impl Settings {
     }
 }
 
+/// The table holds secrets: names only.
+impl fmt::Debug for Settings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            self.table.iter().flat_map(|(section, keys)| keys.keys().map(move |key| format!("{section}/{key}")));
+        out.debug_struct("Settings").field("set", &names.collect::<Vec<_>>()).finish_non_exhaustive()
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings::new(Table::new()).expect("the defaults are right")
@@ -275,6 +285,14 @@ mod tests {
             let wrong = Settings::new(table(&[(section, key, value)])).unwrap_err();
             assert!(wrong.contains(says) && wrong.contains(key), "{wrong}");
         }
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let rows =
+            [("chttpd_auth", "secret", "hush"), ("admins", "ann", "-pbkdf2-hush"), ("jwt_keys", "hmac:a", "hush")];
+        let shown = format!("{:?}", Settings::new(table(&rows)).unwrap());
+        assert!(shown.contains("chttpd_auth/secret") && !shown.contains("hush"), "{shown}");
     }
 
     #[test]

@@ -49,11 +49,11 @@ fn is_port(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a page of another site sent this, one whose origin is not allowed here. Browsers say so themselves
+/// Whether a page of another site sent this, one whose origin may not send cookies here. Browsers say so themselves
 /// (`Sec-Fetch-Site`, Fetch Metadata); who sends no such header is no browser, or an old one.
 pub fn is_foreign(cors: &Cors, headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
-        && !origin_of(headers).is_some_and(|origin| allows(cors, &origin.to_ascii_lowercase()))
+        && !origin_of(headers).is_some_and(|origin| cors.credentials && allows(cors, &origin.to_ascii_lowercase()))
 }
 
 fn origin_of(headers: &HeaderMap) -> Option<&str> {
@@ -197,7 +197,10 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_are_foreign_unless_allowed() {
-        let configured = cors(&[("origins", "https://a.example")]);
+        let configured = cors(&[("origins", "https://a.example"), ("credentials", "true")]);
+        let open = cors(&[("origins", "*")]);
+        let anybody = ask(&[("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")]);
+        assert!(is_foreign(&open, &anybody), "may ask, but not with its visitor's cookie");
         for (headers, foreign) in [
             (&[][..], false),
             (&[("origin", "https://evil.example")], false),

@@ -67,7 +67,9 @@ fn page(app: &App, request: &Request) -> Answer {
         .with(header::VARY, HeaderValue::from_static("Accept"))
         .with(
             header::CONTENT_SECURITY_POLICY,
-            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src 'self'"),
+            HeaderValue::from_static(
+                "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; frame-ancestors 'none'",
+            ),
         )
 }
 
@@ -79,6 +81,7 @@ fn escape(text: &str) -> String {
 pub fn favicon() -> Result<Answer> {
     Ok(Answer::bytes(StatusCode::OK, include_str!("favicon.svg"))
         .with(header::CONTENT_TYPE, HeaderValue::from_static("image/svg+xml"))
+        .with(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"))
         .with(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000")))
 }
 
