@@ -6,8 +6,9 @@
 //! main > http > replicate > {query, auth, maintain} > db > store > json > rev
 //! ```
 //!
-//! `error`, `clock` and `tls` may be used by all. `tests/layers.rs` holds this line.
+//! `error`, `clock`, `tls` and `audit` may be used by all. `tests/layers.rs` holds this line.
 
+pub mod audit;
 pub mod auth;
 pub mod clock;
 pub mod config;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use settee::audit::{self, trail::Trail};
 use settee::clock::Clock;
 use settee::config::sources::Upkeep;
 use settee::config::{Command, Start, sources};
@@ -160,16 +161,26 @@ fn open(settings: &Start) -> Result<Stores, String> {
 }
 
 fn start_log(settings: &Start) -> Result<(), String> {
+    use tracing_subscriber::filter::filter_fn;
+    use tracing_subscriber::prelude::*;
     use tracing_subscriber::{EnvFilter, fmt};
     let filter: EnvFilter = settings.log.parse().map_err(|error| {
         format!("the log level `{}` is none of off, error, warn, info, debug, trace: {error}", settings.log)
     })?;
-    let is_terminal = std::io::stderr().is_terminal();
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
-    match settings.log_format.as_str() {
-        "json" => log.json().flatten_event(true).init(),
-        _ => log.init(),
-    }
+    let log = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let log = match settings.log_format.as_str() {
+        "json" => log.json().flatten_event(true).boxed(),
+        _ => log.boxed(),
+    };
+    let trail = settings.audit.clone().map(|place| {
+        let file = place.file.display().to_string();
+        Trail::open(place).map_err(|error| format!("the audit file {file} cannot be opened: {error}"))
+    });
+    let trail = trail.transpose()?.map(|trail| {
+        let lines = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
+        lines.with_writer(move || trail.clone()).with_filter(filter_fn(|about| about.target() == audit::TARGET))
+    });
+    tracing_subscriber::registry().with(log.with_filter(filter)).with(trail).init();
     Ok(())
 }
 

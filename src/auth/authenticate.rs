@@ -87,7 +87,7 @@ impl Credentials<'_> {
 }
 
 /// The result of a sign-in or of looking at a request's credentials.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct SignedIn {
     pub user: UserCtx,
     /// The value of a new session cookie to send: after `POST /_session`, or because the old one is due for renewal.
@@ -96,6 +96,14 @@ pub struct SignedIn {
     pub session: Option<Session>,
     /// The stored hash is of an older scheme: write it anew, after answering.
     pub upgrade: Option<Upgrade>,
+}
+
+/// Without the cookie, which is as good as the password.
+impl std::fmt::Debug for SignedIn {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (cookie, user) = (self.cookie.is_some(), &self.user);
+        out.debug_struct("SignedIn").field("user", user).field("cookie", &cookie).finish_non_exhaustive()
+    }
 }
 
 /// Which of a user's sessions.
@@ -136,6 +144,13 @@ pub struct Pending {
     account: Option<Account>,
     peer: Option<IpAddr>,
     purpose: Purpose,
+}
+
+impl Pending {
+    /// Whose password it is to be.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -298,7 +313,6 @@ impl Authenticator {
             }
             _ => {
                 self.lockout.failed(pending.peer, &pending.name, salt, &settings.lockout, now);
-                tracing::warn!(user = pending.name, peer = ?pending.peer, "authentication failed");
                 Err(Error::Unauthorized(INCORRECT.into()))
             }
         }
@@ -390,7 +404,6 @@ impl Authenticator {
         let account = self.account(name, settings)?;
         let salt = account.as_ref().map_or("", Account::salt);
         if self.lockout.refuses(peer, name, salt, &settings.lockout, now) {
-            tracing::warn!(user = name, ?peer, "authentication rejected: locked out");
             return Err(Error::Forbidden(LOCKED.into()));
         }
         if let Some(account) = &account {

@@ -106,6 +106,9 @@ pub const KNOWN: &[Known] = &[
         "What is logged: off, error, warn, info, debug, trace, or a tracing filter.",
     ),
     row("settee", "log_format", Kind::Choice(&["auto", "pretty", "json"]), "auto", "auto: pretty on a terminal."),
+    unset("settee", "audit_file", Kind::Text, "A file for audit events alone, one JSON object a line; unset: none."),
+    row("settee", "audit_file_size", Kind::Bytes, "10 MB", "Bytes after which the audit file is set aside as FILE.1."),
+    row("settee", "audit_files", number(0, 1000), "5", "Audit files that are kept beside the current one."),
     row(
         "settee",
         "max_connections",
@@ -407,6 +410,16 @@ pub const KNOWN: &[Known] = &[
     row("rate_limits", "sign_in_burst", number(1, 1_000_000), "100", "Passwords that an address may send at once."),
     row("rate_limits", "exempt", Kind::Networks, "127.0.0.0/8, ::1", "Addresses and networks without limits."),
     row("rate_limits", "max_objects", number(100, 10_000_000), "100000", "Addresses and users that are counted."),
+    // --- what is told to the audit log as suspicious
+    row("audit", "mass_deletion", number(0, 1_000_000_000), "1000", "Deletions of a user in a minute; 0: never."),
+    row(
+        "audit",
+        "id_scanning",
+        number(0, 1_000_000_000),
+        "300",
+        "Documents that were not there, of a user or address in a minute; 0: never.",
+    ),
+    row("audit", "guessing", number(0, 1_000_000_000), "20", "Wrong passwords of an address in a minute; 0: never."),
     // --- tokens
     row("jwt_auth", "required_claims", Kind::Text, "exp", "Claims that a token must have: `exp, nbf, {iss, \"me\"}`."),
     row(

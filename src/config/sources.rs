@@ -9,6 +9,7 @@ use clap::Parser;
 use super::settings::{Settings, Table};
 use super::{catalogue, encryption};
 use crate::store::{Key, Sealing};
+use crate::audit::trail::Place;
 
 const AFTER_HELP: &str = "\
 Settings, the later ones winning: defaults, the file of --config, the environment, flags, and what was changed over
@@ -26,8 +27,8 @@ HTTP (PUT /_node/_local/_config/{section}/{key}).
 
 docs/configuration.md lists every setting.";
 
-/// The command line.
-#[derive(Debug, Parser)]
+/// The command line. Without `Debug`: it may hold a password.
+#[derive(Parser)]
 #[command(
     name = "settee",
     version,
@@ -41,7 +42,7 @@ struct Line {
     serve: Serve,
 }
 
-#[derive(Debug, clap::Subcommand)]
+#[derive(clap::Subcommand)]
 enum Sub {
     /// Runs the server (what plain `settee` does too).
     #[command(after_help = AFTER_HELP)]
@@ -120,7 +121,7 @@ pub enum Upkeep {
     MakeKey { file: PathBuf },
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Default, clap::Args)]
 struct Serve {
     /// The folder that holds everything [default: ./data]
     #[arg(long, value_name = "DIR")]
@@ -187,6 +188,8 @@ pub struct Start {
     pub key: Option<Key>,
     pub log: String,
     pub log_format: String,
+    /// The file for audit events.
+    pub audit: Option<Place>,
     /// Settings of file, environment and flags, without the section `admins`.
     pub base: Table,
     /// Admins of file, environment and flags: name and password, or a hash as CouchDB writes them.
@@ -345,6 +348,11 @@ fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<S
         key,
         log: of("log"),
         log_format: of("log_format"),
+        audit: checked.get("settee", "audit_file").filter(|path| !path.is_empty()).map(|path| Place {
+            file: PathBuf::from(path),
+            bytes: checked.number("settee", "audit_file_size"),
+            keep: checked.number("settee", "audit_files"),
+        }),
         base: table,
         admins,
         warnings,

@@ -15,7 +15,9 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use super::app::App;
+use super::audit::{self, By};
 use super::failure::Result;
+use crate::audit::{Event, Kind};
 use crate::auth::authenticate::Upgrade;
 use crate::auth::password::Stored;
 use crate::auth::users::{self, Visible, Writer};
@@ -103,8 +105,34 @@ fn security_of(database: &Database) -> error::Result<Security> {
     Ok(Security::stored(&object))
 }
 
-/// Writes edits as `user`: all writing of documents by requests goes through here. One result per edit, in order.
+/// Writes edits as who asks: all writing of documents by requests goes through here. One result per edit, in order.
 pub async fn update(
+    app: &Arc<App>,
+    by: By<'_>,
+    database: &Arc<Database>,
+    incoming: Vec<Incoming>,
+    mode: Mode,
+) -> Result<Vec<error::Result<Revision>>> {
+    let accounts = is_users(app, database);
+    if !accounts && incoming.iter().all(|edit| !edit.deleted) {
+        return write(app, by.user, database, incoming, mode).await;
+    }
+    let edits: Vec<(bool, Option<String>)> =
+        incoming.iter().map(|edit| (edit.deleted, accounts.then(|| edit.id.clone()))).collect();
+    let results = write(app, by.user, database, incoming, mode).await?;
+    let mut deletions = 0;
+    for ((deleted, account), _) in edits.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+        deletions += u64::from(*deleted);
+        if let Some(id) = account {
+            let detail = deleted.then_some("deleted");
+            Event { subject: Some(id), detail, ..by.event(Kind::AccountChanged) }.record();
+        }
+    }
+    audit::deleted(app, by, deletions);
+    Ok(results)
+}
+
+async fn write(
     app: &Arc<App>,
     user: &UserCtx,
     database: &Arc<Database>,

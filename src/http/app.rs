@@ -11,6 +11,7 @@ use super::failure::Result;
 use super::limits::RateLimits;
 use super::memory::BodyMemory;
 use super::metrics::Metrics;
+use super::suspicion::Suspicion;
 use super::tasks::{Task, Tasks};
 use crate::auth::access::Security;
 use crate::auth::{Authenticator, UserCtx};
@@ -53,6 +54,8 @@ pub struct App {
     /// How much one address and one user may ask for.
     pub limits: Arc<RateLimits>,
     pub metrics: Metrics,
+    /// Counts what may be an attack.
+    pub suspicion: Suspicion,
     pub shutdown: Shutdown,
     /// When this process began to serve.
     pub started: Instant,

@@ -26,6 +26,19 @@ pub struct Metrics {
     pub open_connections: AtomicI64,
     /// Connections refused because their address had enough of them.
     pub refused_connections: AtomicU64,
+    /// Passwords that were right, where one was asked for or hashed.
+    pub sign_ins: AtomicU64,
+    pub sign_in_failures: AtomicU64,
+    /// Sign-ins refused because too many failed before.
+    pub lockouts: AtomicU64,
+    /// Requests answered 401 or 403.
+    pub denials: AtomicU64,
+    /// Users and minutes with so many deletions that it was told (`[audit] mass_deletion`).
+    pub mass_deletions: AtomicU64,
+    /// Users and minutes with so many documents that were not there (`[audit] id_scanning`).
+    pub id_scans: AtomicU64,
+    /// Addresses and minutes with so many wrong passwords (`[audit] guessing`).
+    pub guessing: AtomicU64,
     /// Requests answered 429.
     pub rate_limited: AtomicU64,
     pub sent_bytes: AtomicU64,

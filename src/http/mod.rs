@@ -9,6 +9,7 @@ pub mod access;
 pub mod accounts;
 pub mod answer;
 pub mod app;
+pub mod audit;
 pub mod body;
 pub mod cors;
 pub mod failure;
@@ -28,6 +29,7 @@ pub mod signin;
 pub mod standing;
 pub mod start;
 pub mod stream;
+mod suspicion;
 pub mod tasks;
 pub mod uuids;
 

@@ -37,7 +37,8 @@ use super::patient::Patient;
 use super::request::{Request, Target, Verb};
 use super::route::{self, DbRoute, Route};
 use super::stream::Body;
-use super::{cors, peer, signin};
+use super::{audit, cors, peer, signin};
+use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::config::Settings;
 use crate::error::Error;
@@ -206,6 +207,8 @@ struct Context {
     settings: Arc<Settings>,
     received: Instant,
     user: Option<String>,
+    /// It is known who asks, if anybody.
+    identified: bool,
     peer: Option<IpAddr>,
     /// The way to the client is encrypted, here or by a proxy.
     secure: bool,
@@ -213,6 +216,12 @@ struct Context {
     encrypted: bool,
     /// How long the request's body was waited for.
     body_time: Duration,
+}
+
+impl Context {
+    fn event(&self, kind: Kind) -> Event<'_> {
+        Event { user: self.user.as_deref(), peer: self.peer, ..Event::of(kind) }
+    }
 }
 
 async fn respond(
@@ -233,6 +242,7 @@ async fn respond(
         settings,
         received: Instant::now(),
         user: None,
+        identified: false,
         peer: client.address,
         secure: client.secure,
         encrypted: secure,
@@ -296,6 +306,7 @@ async fn checked(
     request.user = signed.user;
     request.session = signed.session;
     context.user = request.user.name.clone();
+    context.identified = true;
     if let Some(name) = &context.user {
         app.limits.user(name)?;
     }
@@ -370,6 +381,12 @@ fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
         tracing::debug!(id = context.id, peer = ?context.peer, user = context.user, reason, "too many requests");
     }
     let answer = Answer::failure(failure);
+    // Wrong credentials are told where they are looked at.
+    if context.identified && matches!(answer.status.as_u16(), 401 | 403) {
+        let (_, _, reason) = super::failure::wire(failure);
+        let event = Event { id: Some(&context.id), detail: Some(&reason), ..context.event(Kind::Denied) };
+        audit::denied(app, event, &format!("{} {}", context.method, context.path));
+    }
     if answer.status == http::StatusCode::UNAUTHORIZED { ask_for_password(context, failure, answer) } else { answer }
 }
 
@@ -420,6 +437,9 @@ const MINIMAL: [&str; 9] = [
 
 fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Body> {
     let Answer { status, mut headers, mut body, compressible } = answer;
+    if status == http::StatusCode::NOT_FOUND && matches!(context.method, http::Method::GET | http::Method::HEAD) {
+        audit::missed(app, &context.path, context.user.as_deref(), context.peer);
+    }
     let versions = context.settings.flag("chttpd", "server_header_versions");
     headers.insert(header::SERVER, HeaderValue::from_static(if versions { SERVER } else { "CouchDB" }));
     headers.insert(HeaderName::from_static("x-couchdb-body-time"), (context.body_time.as_millis() as u64).into());

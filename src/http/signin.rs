@@ -1,12 +1,12 @@
 //! Between headers and `auth`: credentials of a request, admins of the settings.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
 use http::header;
 
 use super::app::{App, blocking};
+use super::audit;
 use super::failure::Result;
 use super::request::Request;
 use crate::auth::password::Stored;
@@ -42,9 +42,9 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     if credentials.is_empty() {
         return Ok(Signed { user: UserCtx::anonymous(), session: None, set_cookie: None });
     }
-    let step = if is_admins_basic(app, &credentials) {
+    let begun = if is_admins_basic(app, &credentials) {
         // An admin's name is found in the settings: nothing here waits for the store.
-        app.auth.begin(&credentials)?
+        app.auth.begin(&credentials)
     } else {
         let kept: [Option<String>; 6] = [
             credentials.authorization,
@@ -55,10 +55,12 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
             credentials.device,
         ]
         .map(|text| text.map(str::to_owned));
-        let (app, peer) = (app.clone(), request.peer);
-        reading(move || {
+        // A token may have to wait for its issuer's keys, and nothing on an async thread may.
+        let waits = credentials.authorization.is_some_and(|text| text.starts_with("Bearer"));
+        let (shared, peer) = (app.clone(), request.peer);
+        let begin = move || {
             let [authorization, cookie, proxy_user, proxy_roles, proxy_token, device] = &kept;
-            app.auth.begin(&Credentials {
+            shared.auth.begin(&Credentials {
                 authorization: authorization.as_deref(),
                 cookie: cookie.as_deref(),
                 proxy_user: proxy_user.as_deref(),
@@ -67,10 +69,15 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
                 peer,
                 device: device.as_deref(),
             })
-        })
-        .await?
+        };
+        if waits { blocking(begin).await? } else { reading(begin).await }
     };
-    let signed = finish(app, step, request.peer).await?;
+    let step = begun.inspect_err(|error| audit::credentials_refused(app, request, None, error))?;
+    let hashes = matches!(step, Step::Hash(_));
+    let signed = finish(app, step, request).await?;
+    if hashes {
+        audit::signed_in(app, request, signed.user.name.as_deref(), "request");
+    }
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
     Ok(Signed { user: signed.user, session: signed.session, set_cookie })
 }
@@ -97,9 +104,12 @@ pub async fn sign_in(
 ) -> Result<SignedIn> {
     let (shared, peer) = (app.clone(), request.peer);
     let device = device(request).unwrap_or_default().to_owned();
-    let begin = move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device);
-    let step = blocking(begin).await??;
-    finish(app, step, request.peer).await
+    let asked = name.clone();
+    let begun = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device)).await?;
+    let step = begun.inspect_err(|error| audit::credentials_refused(app, request, Some(&asked), error))?;
+    let signed = finish(app, step, request).await?;
+    audit::signed_in(app, request, signed.user.name.as_deref(), "session");
+    Ok(signed)
 }
 
 /// Finds out whether name, password and code are right, and begins no session: for tokens.
@@ -111,16 +121,25 @@ pub async fn check_password(
     request: &Request,
 ) -> Result<SignedIn> {
     let (shared, peer) = (app.clone(), request.peer);
-    let step = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await??;
-    finish(app, step, request.peer).await
+    let asked = name.clone();
+    let begun = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await?;
+    let step = begun.inspect_err(|error| audit::credentials_refused(app, request, Some(&asked), error))?;
+    let signed = finish(app, step, request).await?;
+    audit::signed_in(app, request, signed.user.name.as_deref(), "tokens");
+    Ok(signed)
 }
 
-async fn finish(app: &Arc<App>, step: Step, peer: Option<IpAddr>) -> Result<SignedIn> {
+async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedIn> {
     let mut signed = match step {
         Step::Done(signed) => signed,
         Step::Hash(pending) => {
-            app.limits.sign_in(peer)?;
-            hash(app, pending).await?
+            let name = pending.name().to_owned();
+            app.limits.sign_in(request.peer).inspect_err(|_| audit::sign_in_limited(request, Some(&name)))?;
+            hash(app, pending).await?.inspect_err(|error| {
+                if let Error::Unauthorized(reason) = error {
+                    audit::sign_in_failed(app, request, Some(&name), reason);
+                }
+            })?
         }
     };
     if let Some(upgrade) = signed.upgrade.take() {
@@ -129,10 +148,10 @@ async fn finish(app: &Arc<App>, step: Step, peer: Option<IpAddr>) -> Result<Sign
     Ok(signed)
 }
 
-async fn hash(app: &Arc<App>, pending: Pending) -> Result<SignedIn> {
+async fn hash(app: &Arc<App>, pending: Pending) -> Result<error::Result<SignedIn>> {
     let _turn = app.hashing.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
     let app = app.clone();
-    Ok(blocking(move || app.auth.finish(pending)).await??)
+    blocking(move || app.auth.finish(pending)).await
 }
 
 /// The `Set-Cookie` of a session's value; empty ends the session.

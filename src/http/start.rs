@@ -17,6 +17,7 @@ use super::limits::RateLimits;
 use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::server::{self, Listening};
+use super::suspicion::Suspicion;
 use super::tasks::Tasks;
 use super::uuids::Uuids;
 use crate::auth::Authenticator;
@@ -112,10 +113,11 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
                 .with_published_keys(Box::new(Fetcher::new(trusted))),
             hashing: Semaphore::new(cores),
             uuids: Uuids::new(clock.clone()),
-            clock,
+            clock: clock.clone(),
             store,
             limits,
             metrics: Metrics::default(),
+            suspicion: Suspicion::new(clock),
             shutdown: Shutdown::new(),
             started: Instant::now(),
         };

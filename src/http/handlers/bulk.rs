@@ -108,7 +108,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         }
     };
     let incoming = if has_content { blocking(convert).await? } else { convert()? };
-    let written = accounts::update(app, &request.user, &database, incoming, mode).await?;
+    let written = accounts::update(app, request.by(), &database, incoming, mode).await?;
     let mut written = ids.into_iter().zip(written);
     let mut locals = locals.into_iter();
     let mut out = String::with_capacity(is_local.len() * 96);

@@ -7,9 +7,11 @@ use serde_json::{Map, Value};
 
 use super::super::answer::Answer;
 use super::super::app::{App, blocking};
+use super::super::audit::By;
 use super::super::failure::{Failure, Result};
 use super::super::request::Request;
 use super::super::signin;
+use crate::audit::{Event, Kind};
 use crate::config::catalogue;
 use crate::error::Error;
 
@@ -74,26 +76,29 @@ pub async fn set(app: &Arc<App>, request: &mut Request, section: String, key: St
     };
     let value = value.trim().to_owned();
     let persist = persists(request);
-    let before = change(app, section.clone(), key.clone(), Some(value), persist).await?;
+    let before = change(app, request.by(), section.clone(), key.clone(), Some(value), persist).await?;
     Ok(Answer::ok(&before.map_or("".into(), |before| shown(&section, &key, &before))))
 }
 
 /// DELETE `_config/{section}/{key}`: the answer is what the value was.
 pub async fn delete(app: &Arc<App>, request: &Request, section: String, key: String) -> Result<Answer> {
     check_section(&section)?;
-    let before = change(app, section.clone(), key.clone(), None, persists(request)).await?;
+    let before = change(app, request.by(), section.clone(), key.clone(), None, persists(request)).await?;
     Ok(Answer::ok(&before.map_or("".into(), |before| shown(&section, &key, &before))))
 }
 
 /// Sets or deletes a key and lets it take effect. Passwords of admins are hashed here.
 pub async fn change(
     app: &Arc<App>,
+    by: By<'_>,
     section: String,
     key: String,
     value: Option<String>,
     persist: bool,
 ) -> Result<Option<String>> {
-    let shared = app.clone();
+    let (shared, deletes) = (app.clone(), value.is_none());
+    let is_admin = section == "admins";
+    let subject = if is_admin { key.clone() } else { format!("{section}/{key}") };
     let before = blocking(move || {
         let Some(mut value) = value else { return shared.config.delete(&section, &key, persist).map(Some) };
         if section == "admins" {
@@ -106,13 +111,16 @@ pub async fn change(
     })
     .await??;
     app.reconfigure();
+    let kind = if is_admin { Kind::AdminChanged } else { Kind::ConfigChanged };
+    Event { subject: Some(&subject), detail: deletes.then_some("deleted"), ..by.event(kind) }.record();
     Ok(before)
 }
 
 /// POST `_config/_reload`: forgets what was set with `X-Couch-Persist: false`.
-pub async fn reload(app: &Arc<App>) -> Result<Answer> {
+pub async fn reload(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let shared = app.clone();
     blocking(move || shared.config.reload()).await??;
     app.reconfigure();
+    Event { detail: Some("reloaded"), ..request.by().event(Kind::ConfigChanged) }.record();
     Ok(Answer::json(StatusCode::OK, &serde_json::json!({"ok": true})))
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::document::encode;
 use super::edits::parse_revision;
+use crate::audit::{Event, Kind};
 use crate::db::{CreateOptions, Database, Databases, blocking, check_document_id};
 use crate::error::Error;
 use crate::http::accounts;
@@ -64,6 +65,7 @@ pub async fn create(app: &Arc<App>, request: &Request, name: String) -> Result<A
     let databases = app.databases.clone();
     let location = format!("/{}", encode(&name));
     let made = blocking(move || databases.create(&name, options, Some(&security))).await?;
+    Event { database: Some(made.name()), ..request.by().event(Kind::DatabaseCreated) }.record();
     accounts::settle(app, &made).await?;
     Ok(ok(StatusCode::CREATED).with_text(header::LOCATION, &request.absolute_uri(&location)))
 }
@@ -75,8 +77,9 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
             "You tried to DELETE a database with a ?=rev parameter. Did you mean to DELETE a document instead?",
         ));
     }
-    let databases = app.databases.clone();
-    blocking(move || databases.delete(&name)).await.map_err(not_there)?;
+    let (databases, deleted) = (app.databases.clone(), name.clone());
+    blocking(move || databases.delete(&deleted)).await.map_err(not_there)?;
+    Event { database: Some(&name), ..request.by().event(Kind::DatabaseDeleted) }.record();
     app.removal.notify_one();
     Ok(ok(StatusCode::OK))
 }
@@ -126,6 +129,7 @@ pub async fn set_security(app: &App, request: &mut Request, database: Arc<Databa
     let body = request.json().await?;
     crate::auth::access::Security::parse(&body)?;
     database.put_security(body.to_string()).await?;
+    Event { database: Some(database.name()), ..request.by().event(Kind::SecurityChanged) }.record();
     Ok(ok(StatusCode::OK))
 }
 

@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 
 use super::super::answer::Answer;
 use super::super::app::{App, blocking};
+use super::super::audit;
 use super::super::failure::{Failure, Result};
 use super::super::request::Request;
 use super::super::signin;
+use crate::audit::{Event, Kind};
 use crate::auth::devices::{Client, Devices};
 use crate::auth::{Handler, Session, token};
 use crate::error::{self, Error};
@@ -72,6 +74,7 @@ pub async fn revoke(app: &App, request: &Request, id: Option<String>) -> Result<
         Some(_) => return Err(Failure::bad_request("`except` must be `current`.")),
     };
     let (own, session) = (request.user.name.clone(), request.session.clone());
+    let (of, device) = (user.clone(), id.clone().unwrap_or_else(|| "all".into()));
     let revoked = blocking(move || match id {
         Some(id) => devices.revoke(&user, &id).map(|found| found.then_some(1)),
         None => {
@@ -81,7 +84,11 @@ pub async fn revoke(app: &App, request: &Request, id: Option<String>) -> Result<
     })
     .await??;
     match revoked {
-        Some(count) => Ok(Answer::ok(&json!({"ok": true, "revoked": count}))),
+        Some(count) => {
+            let event = request.by().event(Kind::DeviceRevoked);
+            Event { subject: Some(&device), detail: Some(&format!("of {of}")), ..event }.record();
+            Ok(Answer::ok(&json!({"ok": true, "revoked": count})))
+        }
         None => Err(Error::NotFound("missing".into()).into()),
     }
 }
@@ -93,7 +100,10 @@ pub async fn token(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     let device = of("device").or_else(|| signin::device(request).map(str::to_owned)).unwrap_or_default();
     let (shared, peer) = (app.clone(), request.peer);
     let pair = match of("refresh_token") {
-        Some(refresh) => blocking(move || shared.auth.refresh_tokens(&refresh, &device, peer)).await??,
+        Some(refresh) => {
+            let refreshed = blocking(move || shared.auth.refresh_tokens(&refresh, &device, peer)).await?;
+            refreshed.inspect_err(|error| audit::credentials_refused(app, request, None, error))?
+        }
         None => {
             let name = of("username").or_else(|| of("name"));
             let name = name.ok_or_else(|| Failure::bad_request("request body must contain a username"))?;
@@ -122,6 +132,7 @@ pub async fn end(app: &App, request: &Request) -> Result<()> {
         Session::Token(device) => devices.revoke(&name, &device).map(|_| ()),
     })
     .await??;
+    request.by().event(Kind::SignOut).record();
     Ok(())
 }
 

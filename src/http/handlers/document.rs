@@ -67,7 +67,7 @@ pub async fn write(
     edit: Incoming,
     mode: Mode,
 ) -> Result<Revision> {
-    let mut results = accounts::update(app, &request.user, database, vec![edit], mode).await?;
+    let mut results = accounts::update(app, request.by(), database, vec![edit], mode).await?;
     Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
 }
 

@@ -150,7 +150,7 @@ async fn node(app: &Arc<App>, request: &mut Request, route: NodeRoute) -> Result
         NodeRoute::Stats(path) => node::stats(app, &path),
         NodeRoute::Restart => node::restart(app),
         NodeRoute::Config => config::all(request),
-        NodeRoute::ConfigReload => config::reload(app).await,
+        NodeRoute::ConfigReload => config::reload(app, request).await,
         NodeRoute::ConfigSection(section) => config::section(request, &section),
         NodeRoute::ConfigKey(section, key) => config::key(request, &section, &key),
         NodeRoute::ConfigSet(section, key) => config::set(app, request, section, key).await,

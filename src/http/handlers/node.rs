@@ -126,6 +126,38 @@ fn counters(app: &App) -> Vec<Counter> {
             number(&metrics.refused_connections),
             "number of connections refused because their address had enough of them",
         ),
+        one(&["settee", "sign_ins"], "counter", number(&metrics.sign_ins), "number of passwords that were right"),
+        one(
+            &["settee", "sign_in_failures"],
+            "counter",
+            number(&metrics.sign_in_failures),
+            "number of wrong passwords, cookies and tokens",
+        ),
+        one(
+            &["settee", "lockouts"],
+            "counter",
+            number(&metrics.lockouts),
+            "number of sign-ins refused because too many failed before",
+        ),
+        one(&["settee", "denials"], "counter", number(&metrics.denials), "number of requests answered 401 or 403"),
+        one(
+            &["settee", "suspicious", "mass_deletion"],
+            "counter",
+            number(&metrics.mass_deletions),
+            "number of users and minutes with very many deletions",
+        ),
+        one(
+            &["settee", "suspicious", "id_scanning"],
+            "counter",
+            number(&metrics.id_scans),
+            "number of users and minutes with very many documents that were not there",
+        ),
+        one(
+            &["settee", "suspicious", "guessing"],
+            "counter",
+            number(&metrics.guessing),
+            "number of addresses and minutes with many wrong passwords",
+        ),
         one(&["settee", "rate_limited"], "counter", number(&metrics.rate_limited), "number of requests answered 429"),
         one(&["settee", "sent_bytes"], "counter", number(&metrics.sent_bytes), "bytes of answers, before compression"),
     ];

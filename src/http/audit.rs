@@ -1,0 +1,118 @@
+//! From requests to the audit log, and to the counters of what is suspicious.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+use super::app::App;
+use super::limits::Origin;
+use super::request::Request;
+use super::suspicion::{Pattern, Who};
+use crate::audit::{Event, Kind};
+use crate::auth::UserCtx;
+use crate::auth::authenticate::INCORRECT;
+use crate::auth::lockout::LOCKED;
+use crate::error::Error;
+
+/// Who asks, from where, by which request.
+#[derive(Debug, Clone, Copy)]
+pub struct By<'a> {
+    pub user: &'a UserCtx,
+    pub peer: Option<IpAddr>,
+    pub id: &'a str,
+}
+
+impl Request {
+    /// Who asks.
+    pub fn by(&self) -> By<'_> {
+        By { user: &self.user, peer: self.peer, id: &self.id }
+    }
+}
+
+impl<'a> By<'a> {
+    /// An event of theirs.
+    pub fn event(self, kind: Kind) -> Event<'a> {
+        Event { user: self.user.name.as_deref(), peer: self.peer, id: Some(self.id), ..Event::of(kind) }
+    }
+}
+
+fn who(user: Option<&str>, peer: Option<IpAddr>) -> Option<Who> {
+    match (user, peer) {
+        (Some(name), _) => Some(Who::User(name.chars().take(128).collect())),
+        (None, Some(peer)) => Some(Who::Address(Origin::of(peer))),
+        (None, None) => None,
+    }
+}
+
+/// Counts what may be part of a pattern, and tells when it has become one.
+fn watch(app: &App, pattern: Pattern, user: Option<&str>, peer: Option<IpAddr>, count: u64) {
+    let (key, counter) = match pattern {
+        Pattern::MassDeletion => ("mass_deletion", &app.metrics.mass_deletions),
+        Pattern::IdScanning => ("id_scanning", &app.metrics.id_scans),
+        Pattern::Guessing => ("guessing", &app.metrics.guessing),
+        Pattern::Denial => return,
+    };
+    let Some(who) = who(user, peer) else { return };
+    if app.suspicion.note(who, pattern, count, app.settings().number("audit", key)) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Event { user, peer, detail: Some(key), ..Event::of(Kind::Suspicious) }.record();
+    }
+}
+
+/// A request was refused: 401 or 403. `asked`: method and path.
+pub fn denied(app: &App, event: Event<'_>, asked: &str) {
+    // Told where the password was looked at.
+    if matches!(event.detail, Some(LOCKED | INCORRECT)) {
+        return;
+    }
+    app.metrics.denials.fetch_add(1, Ordering::Relaxed);
+    if who(event.user, event.peer).is_none_or(|who| app.suspicion.denial(who)) {
+        Event { kind: Kind::Denied, subject: Some(asked), ..event }.record();
+    }
+}
+
+/// A request was answered 404. Counts those for a document; who syncs asks for checkpoints that are not there yet.
+pub fn missed(app: &App, path: &str, user: Option<&str>, peer: Option<IpAddr>) {
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let is_document = parts.next().is_some_and(|database| !database.starts_with('_'))
+        && parts.next().is_some_and(|id| !id.starts_with('_'));
+    if is_document {
+        watch(app, Pattern::IdScanning, user, peer, 1);
+    }
+}
+
+/// Documents were deleted.
+pub fn deleted(app: &App, by: By<'_>, count: u64) {
+    if count > 0 {
+        watch(app, Pattern::MassDeletion, by.user.name.as_deref(), by.peer, count);
+    }
+}
+
+/// A password was right. `purpose`: what for.
+pub fn signed_in(app: &App, request: &Request, name: Option<&str>, purpose: &'static str) {
+    app.metrics.sign_ins.fetch_add(1, Ordering::Relaxed);
+    Event { user: name, detail: Some(purpose), ..request.by().event(Kind::SignIn) }.record();
+}
+
+/// A password, cookie or token was wrong. `name`: whose it was to be, if that is known.
+pub fn sign_in_failed(app: &App, request: &Request, name: Option<&str>, reason: &str) {
+    app.metrics.sign_in_failures.fetch_add(1, Ordering::Relaxed);
+    Event { user: name, detail: Some(reason), ..request.by().event(Kind::SignInFailed) }.record();
+    watch(app, Pattern::Guessing, None, request.peer, 1);
+}
+
+/// Credentials were refused before any password was looked at.
+pub fn credentials_refused(app: &App, request: &Request, name: Option<&str>, error: &Error) {
+    match error {
+        Error::Forbidden(reason) if reason == LOCKED => {
+            app.metrics.lockouts.fetch_add(1, Ordering::Relaxed);
+            Event { user: name, detail: Some("lockout"), ..request.by().event(Kind::SignInRefused) }.record();
+        }
+        Error::Unauthorized(reason) | Error::BadRequest(reason) => sign_in_failed(app, request, name, reason),
+        _ => {}
+    }
+}
+
+/// An address has tried too many passwords.
+pub fn sign_in_limited(request: &Request, name: Option<&str>) {
+    Event { user: name, detail: Some("rate limit"), ..request.by().event(Kind::SignInRefused) }.record();
+}
