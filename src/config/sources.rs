@@ -8,8 +8,8 @@ use clap::Parser;
 
 use super::settings::{Settings, Table};
 use super::{catalogue, encryption};
-use crate::store::{Key, Sealing};
 use crate::audit::trail::Place;
+use crate::store::{Key, Sealing};
 
 const AFTER_HELP: &str = "\
 Settings, the later ones winning: defaults, the file of --config, the environment, flags, and what was changed over

@@ -134,6 +134,11 @@ impl App {
                 if let Err(error) = app.databases.auto_purge(default).await {
                     tracing::warn!(%error, "deleted documents could not be purged and will be looked at again");
                 }
+            }
+        });
+        let app = self.clone();
+        self.spawn_until_shutdown(async move {
+            loop {
                 let shared = app.clone();
                 let _ = blocking(move || shared.auth.refresh_published_keys()).await;
                 tokio::time::sleep(KEYS_ROUND).await;

@@ -33,23 +33,23 @@ impl Fetcher {
     pub fn new(tls: Arc<ClientConfig>) -> Fetcher {
         Fetcher { tls: TlsConnector::from(tls), runtime: Handle::current() }
     }
+}
 
-    async fn get(&self, url: &str) -> std::result::Result<Vec<u8>, String> {
-        let url: http::Uri = url.parse().map_err(|_| "the URL does not parse".to_owned())?;
-        let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
-        let secure = match url.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err("the URL is neither https nor http".into()),
-        };
-        let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
-        if !secure {
-            return request(socket, &url).await;
-        }
-        let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-        request(self.tls.connect(name, socket).await.map_err(|error| error.to_string())?, &url).await
+async fn get(tls: TlsConnector, url: &str) -> std::result::Result<Vec<u8>, String> {
+    let url: http::Uri = url.parse().map_err(|_| "the URL does not parse".to_owned())?;
+    let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
+    let secure = match url.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err("the URL is neither https nor http".into()),
+    };
+    let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
+    if !secure {
+        return request(socket, &url).await;
     }
+    let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
+    request(tls.connect(name, socket).await.map_err(|error| error.to_string())?, &url).await
 }
 
 async fn request<S>(socket: S, url: &http::Uri) -> std::result::Result<Vec<u8>, String>
@@ -87,9 +87,16 @@ where
 
 impl Fetch for Fetcher {
     fn fetch(&self, url: &str) -> Result<Vec<u8>> {
-        let fetched = self.runtime.block_on(async { tokio::time::timeout(TIME, self.get(url)).await });
-        let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", TIME.as_secs())));
-        fetched.map_err(Error::Internal)
+        let (told, fetched) = std::sync::mpsc::sync_channel(1);
+        let (tls, url) = (self.tls.clone(), url.to_owned());
+        self.runtime.spawn(async move {
+            let _ = told.send(tokio::time::timeout(TIME, get(tls, &url)).await);
+        });
+        // A little longer, so that it is the work that times out; without it, the runtime is at its end.
+        match fetched.recv_timeout(TIME + Duration::from_secs(1)) {
+            Ok(Ok(fetched)) => fetched.map_err(Error::Internal),
+            Ok(Err(_)) | Err(_) => Err(Error::Internal(format!("no answer within {} s", TIME.as_secs()))),
+        }
     }
 }
 
