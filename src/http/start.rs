@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::{Live, Table, sources};
 use crate::db::Databases;
 use crate::error::{Error, Result};
+use crate::query::find::StoredIndexes;
 use crate::query::script::Scripts;
 use crate::query::view::Views;
 use crate::store::Store;
@@ -98,12 +99,13 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let accounts = Arc::new(super::accounts::Accounts::new(config.clone(), databases.clone()));
         let scripts = Scripts::new(script_limits(&config.settings()));
         let limits = Arc::new(RateLimits::new(&config.settings(), &clock));
+        let views = Views::new(scripts.clone());
         let app = App {
             databases,
             removal: Notify::new(),
             tasks: Tasks::default(),
-            indexes: Default::default(),
-            views: Views::new(scripts.clone()),
+            indexes: StoredIndexes::new(views.histories().clone()),
+            views,
             scripts,
             bodies: BodyMemory::new(config.settings().max_json_memory),
             config,

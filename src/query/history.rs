@@ -19,7 +19,7 @@
 //! Order: a commit first keeps, then writes; a reader first reads the store, then what is kept. So whatever a page has of
 //! a commit that came meanwhile is put right. That a reader begins between the two is what the gate prevents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,15 +27,47 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit, Store};
+use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit, Store, keys};
 
 /// Bytes kept at most, of all indexes.
 const MOST: usize = 64 << 20;
 /// What an entry takes beside its key and value, about.
 const BESIDE: usize = 64;
 
+/// Indexes whose histories are kept; beyond this, those that nobody reads or writes are forgotten.
+const INDEXES: usize = 512;
+
 /// Bytes kept on behalf of all indexes of a server.
-pub(super) type Room = Arc<AtomicUsize>;
+type Room = Arc<AtomicUsize>;
+
+/// Which index of which database: its number and the signature.
+pub type Name = (u64, [u8; 16]);
+
+/// The histories of a server's indexes, of views and of Mango. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Histories {
+    by_name: Arc<Mutex<HashMap<Name, Arc<History>>>>,
+    room: Room,
+}
+
+impl Histories {
+    /// That of one index.
+    pub(super) fn of(&self, name: Name) -> Arc<History> {
+        let mut by_name = self.by_name.lock();
+        if by_name.len() >= INDEXES {
+            by_name.retain(|_, history| Arc::strong_count(history) > 1);
+        }
+        let new = || Arc::new(History { room: self.room.clone(), ..History::default() });
+        by_name.entry(name).or_insert_with(new).clone()
+    }
+
+    /// Breaks off the queries of an index, which is named by what its keys begin with: it is about to be removed.
+    pub(super) fn give_up(&self, prefix: &[u8]) {
+        let by_name = self.by_name.lock();
+        let named = |(number, signature): &Name| keys::index_prefix(*number, signature) == prefix;
+        by_name.iter().filter(|(name, _)| named(name)).for_each(|(_, history)| history.lose());
+    }
+}
 
 /// Before which commits a key held what, in their order.
 type Held = Vec<(u64, Option<Vec<u8>>)>;
@@ -98,10 +130,6 @@ fn size(key: &[u8], value: &Option<Vec<u8>>) -> usize {
 }
 
 impl History {
-    pub fn new(room: Room) -> History {
-        History { room, ..History::default() }
-    }
-
     /// Begins to read. May wait for one commit.
     pub fn begin(self: &Arc<History>) -> Snapshot {
         let _gate = self.gate.lock();
@@ -136,7 +164,7 @@ impl History {
                 if self.room.fetch_add(more, Ordering::Relaxed) + more > MOST {
                     let less = kept.lose();
                     self.room.fetch_sub(less, Ordering::Relaxed);
-                    tracing::warn!("queries of a view are broken off: too much of it changed while they were read");
+                    tracing::warn!("queries are broken off: too much of their index changed while they were read");
                 }
             }
         }
@@ -183,7 +211,7 @@ impl Snapshot {
     fn kept(&self) -> Result<parking_lot::MutexGuard<'_, Kept>> {
         let kept = self.history.kept.lock();
         if self.at < kept.lost {
-            return Err(Error::Internal("a view changed too much while it was read".into()));
+            return Err(Error::Internal("an index changed too much while it was read".into()));
         }
         Ok(kept)
     }

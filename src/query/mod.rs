@@ -2,8 +2,11 @@
 
 pub mod design;
 pub mod find;
+mod history;
 pub mod planner;
 pub mod script;
 pub mod selector;
 pub mod validation;
 pub mod view;
+
+pub use history::Histories;

@@ -11,7 +11,7 @@ use super::all_docs::AllDocs;
 use super::bookmark::Bookmark;
 use super::fields::set;
 use super::rows::{Row, Rows};
-use super::stored::{self, StoredIndexes};
+use super::stored::StoredIndexes;
 use crate::db::record::{BodyRecord, LeafRow};
 use crate::db::{Database, Wanted, blocking, render};
 use crate::error::{Error, Result};
@@ -60,10 +60,10 @@ impl Search {
         if !plan.nothing && !plan.index.is_all_docs() && request.update && !request.stale {
             stored.update(&database, &plan.index).await?;
         }
-        Search::new(database, plan, request)
+        Search::new(database, plan, request, stored)
     }
 
-    fn new(database: Arc<Database>, plan: Plan, request: FindRequest) -> Result<Search> {
+    fn new(database: Arc<Database>, plan: Plan, request: FindRequest, stored: &StoredIndexes) -> Result<Search> {
         let columns = if plan.index.is_all_docs() { 0 } else { plan.index.columns().len() };
         let last = request.bookmark.as_deref().map(|text| Bookmark::decode(text, columns)).transpose()?;
         let rows: Option<Box<dyn Rows>> = if plan.nothing {
@@ -71,7 +71,7 @@ impl Search {
         } else if plan.index.is_all_docs() {
             Some(Box::new(AllDocs::new(database.clone(), &plan, &request, last.as_ref())))
         } else {
-            Some(stored::rows(database.clone(), &plan, &request, last.as_ref()))
+            Some(stored.rows(database.clone(), &plan, &request, last.as_ref()))
         };
         Ok(Search {
             database,

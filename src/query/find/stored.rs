@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A step of an update reads a page of the changes, makes their keys on all cores, and commits rows and progress in one
-//! batch that expects the progress it began from: two updates at once do work twice, never wrongly. The batch is not
+//! batch that expects the progress it began from: two updates at once do work twice, never wrongly. The next step is read
+//! while this one is written. The batch is not
 //! synced by itself: what is lost with a crash is made again.
 //!
 //! Sort keys are cut at [`MAX_SORT_KEY`] bytes. Ranges are then too wide, never too narrow, and the selector decides; only
@@ -28,10 +29,11 @@ use sha2::{Digest, Sha256};
 use super::bookmark::Bookmark;
 use super::rows::{Row, Rows};
 use super::{Direction, FindRequest};
-use crate::db::record::{BodyRecord, LeafRow};
+use crate::db::record::{BodyRecord, Info, LeafRow};
 use crate::db::{Database, Wanted, partition_of, render};
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, sort_key};
+use crate::query::history::{Histories, History, Name, Snapshot};
 use crate::query::planner::{Index, Plan, end_key, start_key};
 use crate::rev::Body;
 use crate::store::{self, Batch, Durability, KeyRange, PageLimit, Store, StoreError, keys};
@@ -50,23 +52,32 @@ const STEP: usize = 1000;
 /// How many bytes of bodies are in memory at once, but for a single body that is larger.
 const BODIES: u64 = 32 << 20;
 
-/// Which index of which database: its number and the definition's signature.
-type Name = (u64, [u8; 16]);
-
 /// The Mango indexes of a server. Keeps updates of one index one after the other.
 #[derive(Debug, Default)]
 pub struct StoredIndexes {
     turns: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
+    histories: Histories,
 }
 
 impl StoredIndexes {
+    pub fn new(histories: Histories) -> StoredIndexes {
+        StoredIndexes { turns: Mutex::default(), histories }
+    }
+
+    fn stored(&self, database: Arc<Database>, index: &Index) -> Stored {
+        let signature = signature(index);
+        let history = self.histories.of((database.number(), signature));
+        let prefix = keys::index_prefix(database.number(), &signature);
+        Stored { database, index: index.clone(), prefix, history }
+    }
+
     /// Brings an index up to the database's sequence of this moment.
     pub async fn update(&self, database: &Arc<Database>, index: &Index) -> Result<()> {
         let name = (database.number(), signature(index));
         let turn = self.turns.lock().entry(name).or_default().clone();
         let result = {
             let _held = turn.lock().await;
-            let stored = Stored::new(database.clone(), index.clone());
+            let stored = self.stored(database.clone(), index);
             crate::db::blocking(move || stored.update()).await
         };
         // Whoever waits for this turn holds it too, so one that nobody else holds can go.
@@ -77,11 +88,21 @@ impl StoredIndexes {
         }
         result
     }
+
+    /// The rows that a plan leaves of its index, from a bookmark on, as they stand when the first is read: see
+    /// [`StoredIndexes::update`].
+    pub fn rows(
+        &self,
+        database: Arc<Database>,
+        plan: &Plan,
+        request: &FindRequest,
+        bookmark: Option<&Bookmark>,
+    ) -> Box<dyn Rows> {
+        rows(self.stored(database, &plan.index), plan, request, bookmark)
+    }
 }
 
-/// The rows that a plan leaves of its index, from a bookmark on. What the index holds now: see [`StoredIndexes::update`].
-pub fn rows(database: Arc<Database>, plan: &Plan, request: &FindRequest, bookmark: Option<&Bookmark>) -> Box<dyn Rows> {
-    let stored = Stored::new(database, plan.index.clone());
+fn rows(stored: Stored, plan: &Plan, request: &FindRequest, bookmark: Option<&Bookmark>) -> Box<dyn Rows> {
     let partition = request.partition.as_deref();
     let (mut low, mut high) = stored.range(&start_key(&plan.ranges), &end_key(&plan.ranges), partition);
     let direction = match plan.direction {
@@ -96,7 +117,8 @@ pub fn rows(database: Arc<Database>, plan: &Plan, request: &FindRequest, bookmar
             store::Direction::Backward => high = after,
         }
     }
-    Box::new(StoredRows { store: stored.database.store().clone(), range: Some((low, high)), direction })
+    let store = stored.database.store().clone();
+    Box::new(StoredRows { store, history: stored.history, snapshot: None, range: Some((low, high)), direction })
 }
 
 /// The first bytes of everything that the store holds of an index: what a clean-up has to keep.
@@ -115,6 +137,9 @@ fn signature(index: &Index) -> [u8; 16] {
 
 struct StoredRows {
     store: Arc<dyn Store>,
+    history: Arc<History>,
+    /// From the first page on.
+    snapshot: Option<Snapshot>,
     /// What is left to read; `None` at the end.
     range: Option<KeyRange>,
     direction: store::Direction,
@@ -126,7 +151,9 @@ impl Rows for StoredRows {
         if is_void(low, high) {
             return Ok(None);
         }
-        let page = self.store.scan(&(low.clone(), high.clone()), self.direction, PageLimit::entries(most))?;
+        let snapshot = self.snapshot.get_or_insert_with(|| self.history.begin());
+        let range = (low.clone(), high.clone());
+        let page = snapshot.scan(&*self.store, &range, self.direction, PageLimit::entries(most))?;
         let Some((last, _)) = page.last() else {
             self.range = None;
             return Ok(None);
@@ -201,6 +228,7 @@ struct Stored {
     database: Arc<Database>,
     index: Index,
     prefix: Vec<u8>,
+    history: Arc<History>,
 }
 
 /// Where a row stands, without its id, and its key as JSON.
@@ -209,12 +237,15 @@ type Placed = (Vec<u8>, String);
 /// A document to be indexed: its winner, or `None` if its row has to go.
 type Change = (String, Option<LeafRow>);
 
-impl Stored {
-    fn new(database: Arc<Database>, index: Index) -> Stored {
-        let prefix = prefix(&database, &index);
-        Stored { database, index, prefix }
-    }
+/// Changes that bring an index from one progress to the next.
+struct Step {
+    after: Progress,
+    next: Progress,
+    changes: Vec<Change>,
+    rows: HashMap<String, Placed>,
+}
 
+impl Stored {
     fn key(&self, kind: u8, rest: &[u8], id: &str) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.prefix.len() + 1 + rest.len() + id.len());
         key.extend_from_slice(&self.prefix);
@@ -264,6 +295,9 @@ impl Stored {
 
     fn update(&self) -> Result<()> {
         let target = self.database.info();
+        // Up to here the index that this update has begun holds nothing that would have to go.
+        let mut begun_at = 0;
+        let mut ahead: Option<Step> = None;
         loop {
             if self.database.is_gone() {
                 return Err(Error::NoDatabase);
@@ -274,21 +308,45 @@ impl Stored {
                 // New, of an older version, or it has missed purges that are forgotten by now: begin anew.
                 _ => {
                     self.clear()?;
+                    begun_at = target.sequence;
                     let fresh = Progress { sequence: 0, purge_sequence: target.purge_sequence };
                     self.commit(None, fresh, Batch::new())?;
                     continue;
                 }
             };
-            let (changes, next) = if progress.purge_sequence < target.purge_sequence {
-                self.purged(progress, target.purge_sequence)?
-            } else if progress.sequence < target.sequence {
-                self.changed(progress, target.sequence)?
-            } else {
-                return Ok(());
+            let step = match ahead.take().filter(|step| step.after == progress) {
+                Some(step) => Some(step),
+                None => self.read(progress, &target)?,
             };
-            let batch = self.batch(&changes)?;
-            self.commit(stored, next, batch)?;
+            let Some(step) = step else { return Ok(()) };
+            let is_fresh = step.next.sequence <= begun_at && step.next.purge_sequence == progress.purge_sequence;
+            let next = step.next;
+            let batch = self.batch(step, !is_fresh)?;
+            if next.sequence >= target.sequence {
+                self.commit(stored, next, batch)?;
+                continue;
+            }
+            // The next step is read while this one is written.
+            ahead = std::thread::scope(|scope| {
+                let writing = scope.spawn(|| self.commit(stored, next, batch));
+                let read = self.read(next, &target);
+                writing.join().unwrap_or_else(|_| Err(Error::Internal("a thread that writes an index died".into())))?;
+                read
+            })?;
         }
+    }
+
+    /// The next step on the way to `target`, with the rows of its documents; `None` at the end.
+    fn read(&self, after: Progress, target: &Info) -> Result<Option<Step>> {
+        let (changes, next) = if after.purge_sequence < target.purge_sequence {
+            self.purged(after, target.purge_sequence)?
+        } else if after.sequence < target.sequence {
+            self.changed(after, target.sequence)?
+        } else {
+            return Ok(None);
+        };
+        let rows = self.rows_of(&changes)?;
+        Ok(Some(Step { after, next, changes, rows }))
     }
 
     fn changed(&self, progress: Progress, target: u64) -> Result<(Vec<Change>, Progress)> {
@@ -316,14 +374,14 @@ impl Stored {
         Ok((ids.into_iter().zip(winners).collect(), Progress { purge_sequence, ..progress }))
     }
 
-    /// What the changes do to the index.
-    fn batch(&self, changes: &[Change]) -> Result<Batch> {
+    /// The rows of the changed documents, by their ids.
+    fn rows_of(&self, changes: &[Change]) -> Result<HashMap<String, Placed>> {
         let living = |(id, winner): &Change| -> Option<(String, LeafRow, Body)> {
             let winner = winner.as_ref().filter(|winner| !winner.deleted)?;
             Some((id.clone(), winner.clone(), winner.body?))
         };
         let living: Vec<(String, LeafRow, Body)> = changes.iter().filter_map(living).collect();
-        let mut rows: HashMap<&str, Placed> = HashMap::with_capacity(living.len());
+        let mut rows: HashMap<String, Placed> = HashMap::with_capacity(living.len());
         for some in by_bytes(&living, BODIES, |(_, _, body)| body.bytes) {
             let places: Vec<(&str, Body)> = some.iter().map(|(id, _, body)| (id.as_str(), *body)).collect();
             let bodies = self.database.bodies(&places)?;
@@ -334,10 +392,19 @@ impl Stored {
                 .filter_map(|((id, winner, _), body)| Some((id.as_str(), winner, body?)))
                 .collect();
             let made = self.map(&documents)?;
-            rows.extend(documents.iter().zip(made).filter_map(|((id, _, _), row)| Some((*id, row?))));
+            rows.extend(documents.iter().zip(made).filter_map(|((id, _, _), row)| Some(((*id).to_owned(), row?))));
         }
+        Ok(rows)
+    }
+
+    /// What a step does to the index; `look_up`: its documents may have rows there.
+    fn batch(&self, step: Step, look_up: bool) -> Result<Batch> {
+        let Step { changes, mut rows, .. } = step;
         let places: Vec<Vec<u8>> = changes.iter().map(|(id, _)| self.key(DOCUMENT, &[], id)).collect();
-        let before = self.database.store().get_many(&places)?;
+        let before = match look_up {
+            true => self.database.store().get_many(&places)?,
+            false => vec![None; places.len()],
+        };
         let mut batch = Batch::new();
         for (((id, _), document_key), before) in changes.iter().zip(places).zip(before) {
             let row = rows.remove(id.as_str());
@@ -411,7 +478,8 @@ impl Stored {
         batch.expect(key.clone(), before);
         batch.put(key, progress.encode());
         batch.durability = Durability::Relaxed;
-        match self.database.store().commit(batch) {
+        let kind = self.prefix.len();
+        match self.history.commit(&**self.database.store(), batch, |key| key.get(kind) == Some(&ROW)) {
             Ok(()) | Err(StoreError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -423,6 +491,7 @@ impl Stored {
         let mut batch = Batch::new();
         batch.delete(self.key(PROGRESS, &[], ""));
         store.commit(batch)?;
+        self.history.lose();
         let range = keys::prefix(&self.prefix);
         loop {
             let page = store.scan(&range, store::Direction::Forward, PageLimit::entries(1000))?;

@@ -23,7 +23,6 @@ use serde_json::Value;
 use super::blocks::{Blocks, Change};
 use super::definition::{Definition, MapFunction, View};
 use super::grouped::Grouped;
-use super::history::{History, Room};
 use super::layout::{self, Meta, Reference};
 use super::params::Plan;
 use super::read::{Index, MapRows, Reading};
@@ -32,10 +31,11 @@ use crate::db::{Database, blocking, partition_of, render};
 use crate::error::{Error, Result};
 use crate::json::raw_sort_key;
 use crate::query::design;
+use crate::query::history::{Histories, Name};
 use crate::query::planner;
 use crate::query::script::{Mapped, Pending, Scripts, check_language};
 use crate::rev::Body;
-use crate::store::{Batch, Direction, Durability, PageLimit, StoreError, keys};
+use crate::store::{Batch, Direction, Durability, PageLimit, StoreError};
 
 /// Told how far an update is: changes done, changes in all.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
@@ -52,9 +52,6 @@ const KEPT: usize = 512;
 /// Commits that may find that another came first.
 const MOST_CONFLICTS: usize = 10;
 
-/// Which index of which database: its number and the signature.
-type Name = (u64, [u8; 16]);
-
 /// Updates of one index, one after the other.
 #[derive(Default)]
 struct Turn {
@@ -67,31 +64,16 @@ pub struct Views {
     scripts: Scripts,
     turns: Mutex<HashMap<Name, Arc<Turn>>>,
     definitions: Mutex<HashMap<(u64, String, String), Arc<Definition>>>,
-    /// Of the indexes that are read or written now, and some others.
-    histories: Mutex<HashMap<Name, Arc<History>>>,
-    room: Room,
+    histories: Histories,
 }
 
 impl Views {
     pub fn new(scripts: Scripts) -> Views {
-        Views {
-            scripts,
-            turns: Mutex::default(),
-            definitions: Mutex::default(),
-            histories: Mutex::default(),
-            room: Room::default(),
-        }
+        Views { scripts, turns: Mutex::default(), definitions: Mutex::default(), histories: Histories::default() }
     }
 
     fn index(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Index {
-        let history = {
-            let mut histories = self.histories.lock();
-            if histories.len() >= KEPT {
-                histories.retain(|_, history| Arc::strong_count(history) > 1);
-            }
-            let history = histories.entry((database.number(), definition.signature));
-            history.or_insert_with(|| Arc::new(History::new(self.room.clone()))).clone()
-        };
+        let history = self.histories.of((database.number(), definition.signature));
         Index::new(database.clone(), definition.clone(), history)
     }
 
@@ -181,11 +163,9 @@ impl Views {
         Reading::begin(&self.index(database, definition))
     }
 
-    /// Breaks off the queries of an index, which is named by what its keys begin with: it is about to be removed.
-    pub(super) fn give_up(&self, prefix: &[u8]) {
-        let histories = self.histories.lock();
-        let named = |(number, signature): &Name| keys::index_prefix(*number, signature) == prefix;
-        histories.iter().filter(|(name, _)| named(name)).for_each(|(_, history)| history.lose());
+    /// What the readers of indexes must still see; Mango's are to share it.
+    pub fn histories(&self) -> &Histories {
+        &self.histories
     }
 
     /// How many requests wait for an update of an index, and whether one runs.

@@ -44,7 +44,7 @@ pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
         let next = store.keys(&(low.clone(), high.clone()), 1)?;
         let Some(prefix) = next.first().and_then(|key| key.get(..length)) else { return Ok(()) };
         if !kept.contains(prefix) {
-            views.give_up(prefix);
+            views.histories().give_up(prefix);
             remove(store, &keys::prefix(prefix))?;
         }
         low = match keys::after_prefix(prefix) {

@@ -8,7 +8,6 @@
 //! reduce       the reduce functions, ours and JavaScript ones
 //! params       what a query asks, checked whole before anything runs
 //! read         rows of a map query         grouped   rows of a reduce query
-//! history      what those who read an index while it changes must still see
 //! cleanup      indexes that no design document defines any more
 //! ```
 //!
@@ -21,7 +20,6 @@ mod build;
 mod cleanup;
 mod definition;
 mod grouped;
-mod history;
 mod layout;
 mod number;
 mod params;

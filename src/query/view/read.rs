@@ -4,11 +4,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::definition::{Definition, View};
-use super::history::{History, Snapshot};
 use super::layout::{self, BLOCK, Layout, META, Meta, REDUCED, ROW, Spots};
 use super::params::Plan;
 use crate::db::Database;
 use crate::error::Result;
+use crate::query::history::{History, Snapshot};
 use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit};
 
 /// A row of a view.
