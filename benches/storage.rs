@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use settee::clock::Clock;
 use settee::db::{AllowAll, CreateOptions, Databases, Incoming, Mode};
-use settee::store::{Batch, Direction, Engine, PageLimit, keys, open};
+use settee::store::{Batch, Direction, Engine, Key, Opened, Options, PageLimit, Rewrite, keys, open_with, rewrite};
 
 const TIME: Duration = Duration::from_secs(4);
 const THREADS: u64 = 32;
@@ -130,10 +130,21 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
     let live = live_bytes(&data);
     row("disk per live byte after churn and _compact", format!("{:.1}", disk(&data) as f64 / live as f64));
     let begun = Instant::now();
-    settee::store::compact(&data, None, &mut |_| {}).expect("it can be rewritten");
+    rewrite(&data, &Rewrite { key: key(), ..Rewrite::default() }, |entry, _| Ok(entry), &mut |_| {})
+        .expect("it can be rewritten");
     row("compact-store", format!("{:.1} s", begun.elapsed().as_secs_f64()));
     row("disk per live byte after compact-store", format!("{:.1}", disk(&data) as f64 / live as f64));
     rows
+}
+
+/// The key that the servers of this run have from the environment too.
+fn key() -> Option<Key> {
+    let text = std::env::var("SETTEE_ENCRYPTION_KEY").ok().filter(|text| !text.is_empty())?;
+    Some(Key::parse(&text).expect("a key"))
+}
+
+fn open(folder: &Path, engine: Option<Engine>) -> Opened {
+    open_with(folder, Options { engine, key: key(), ..Options::default() }).expect("it opens")
 }
 
 fn megabytes(kilobytes: u64) -> String {
@@ -249,7 +260,7 @@ fn engine_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
 }
 
 fn store_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
-    let opened = open(folder, Some(engine)).expect("it opens");
+    let opened = open(folder, Some(engine));
     in_threads(threads, |number| {
         let mut batch = Batch::new();
         document(number, number).into_iter().for_each(|(key, value)| batch.put(key, value));
@@ -259,7 +270,7 @@ fn store_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
 
 /// One document after the other, by as many writers as there are threads above, without HTTP.
 fn db_single(folder: &Path, engine: Engine) -> f64 {
-    let opened = open(folder, Some(engine)).expect("it opens");
+    let opened = open(folder, Some(engine));
     let databases = Databases::open(opened.store, opened.blobs, Clock::system()).expect("it opens");
     let database = databases.create("db", CreateOptions::default(), None).expect("a database");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -308,7 +319,7 @@ fn engine_bulk(folder: &Path, engine: Engine, documents: u64) -> f64 {
 }
 
 fn store_bulk(folder: &Path, engine: Engine, documents: u64) -> f64 {
-    let opened = open(folder, Some(engine)).expect("it opens");
+    let opened = open(folder, Some(engine));
     in_bulk(documents, |entries| {
         let writes = entries.into_iter().map(|(key, value)| (key, Some(value))).collect();
         opened.store.commit(Batch { writes, ..Batch::new() }).expect("it commits");
@@ -364,7 +375,7 @@ fn puts(server: &Server, connections: u64) -> f64 {
 
 /// Keys and values of everything that is stored.
 fn live_bytes(data: &Path) -> u64 {
-    let opened = open(data, None).expect("it opens");
+    let opened = open(data, None);
     let mut range = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
     let mut bytes = 0;
     loop {

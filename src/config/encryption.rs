@@ -72,8 +72,8 @@ mod tests {
             |file: Option<&PathBuf>, environment: &[_]| super::find(file.cloned(), environment, &mut warnings);
         assert_eq!(find(None, &[]), Ok(None));
         assert_eq!(find(None, &[(KEY.to_owned(), String::new())]), Ok(None), "an empty variable is none");
-        assert_eq!(find(None, &[in_file.clone()]), Ok(Some(keys[1].clone())));
-        assert_eq!(find(None, &[itself.clone()]), Ok(Some(keys[2].clone())));
+        assert_eq!(find(None, std::slice::from_ref(&in_file)), Ok(Some(keys[1].clone())));
+        assert_eq!(find(None, std::slice::from_ref(&itself)), Ok(Some(keys[2].clone())));
         assert_eq!(find(Some(&files[0]), &[in_file.clone(), itself.clone()]), Ok(Some(keys[0].clone())));
         assert!(find(None, &[in_file, itself]).unwrap_err().contains("both set"));
         let wrong = find(None, &[(KEY.to_owned(), "hunter2".to_owned())]).unwrap_err();

@@ -7,6 +7,7 @@
 
 mod backend;
 mod blob_files;
+mod blob_form;
 pub mod blobs;
 mod cipher;
 mod committer;

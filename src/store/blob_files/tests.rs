@@ -1,4 +1,5 @@
-use super::super::cipher::FolderKeys;
+use super::super::blob_form::{SEALED_TAIL, TAIL};
+use super::super::cipher::{FolderKeys, TAG};
 use super::*;
 
 fn blobs(dir: &Path) -> BlobFiles {

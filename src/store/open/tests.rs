@@ -219,6 +219,6 @@ fn holds(dir: &Path, text: &[u8]) -> bool {
         if path.is_dir() {
             return holds(&path, text);
         }
-        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text))
+        std::fs::read(&path).is_ok_and(|bytes| memchr::memmem::find(&bytes, text).is_some())
     })
 }

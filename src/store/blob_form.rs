@@ -1,0 +1,225 @@
+//! What stands in the file of a blob.
+//!
+//! ```text
+//! ┌─────────────────────┬───────────────────────────┬────────────┬───────────────────┬──────────────┐
+//! │ content             │ CRC-32 of each 64 KiB, LE │ length, LE │ CRC-32 of the two │ "settee b1"  │
+//! └─────────────────────┴───────────────────────────┴────────────┴───────────────────┴──────────────┘
+//!   length bytes          4 bytes a block             8            fields before, 4    9 bytes
+//! ```
+//!
+//! The checksums stand block by block so that a range is read without the rest, and so that no byte goes out before its
+//! block was tested. They stand behind the content because its length is not known when the first byte is written.
+//!
+//! In an encrypted folder the content is sealed in blocks (see `cipher::Stream`), and a blob's name is a keyed hash:
+//!
+//! ```text
+//! ┌──────────────────────────────────┬────────┬────────────┬──────────────────────────┬─────────────┐
+//! │ each 64 KiB sealed, with its tag │ prefix │ length, LE │ tag over name and length │ "settee e1" │
+//! └──────────────────────────────────┴────────┴────────────┴──────────────────────────┴─────────────┘
+//!   length bytes, 16 bytes a block     19       8            16                         9 bytes
+//! ```
+//!
+//! The prefix begins the nonces of all blocks and of the last tag: none of them opens in another file or under another name.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use super::blobs::BlobId;
+use super::cipher::{BLOCK, BlobKeys, PREFIX, Part, Stream, TAG};
+
+pub(super) const MAGIC: &[u8; 9] = b"settee b1";
+pub(super) const SEALED_MAGIC: &[u8; 9] = b"settee e1";
+/// Length, checksum and magic at a file's end.
+pub(super) const TAIL: usize = 8 + 4 + 9;
+/// Prefix, length, tag and magic at a sealed file's end.
+pub(super) const SEALED_TAIL: usize = PREFIX + 8 + TAG + 9;
+
+/// What is written beside the content, or instead of it.
+pub(super) enum Form {
+    Plain {
+        /// The checksums of the blocks that are complete, then that of the block that is being filled.
+        sums: Vec<u8>,
+        block: crc32fast::Hasher,
+    },
+    Sealed {
+        keys: BlobKeys,
+        stream: Stream,
+        /// The block that is being filled. A full one stays until more comes: it may be the last.
+        block: Vec<u8>,
+        index: u32,
+    },
+}
+
+impl Form {
+    pub fn new(keys: Option<&BlobKeys>) -> Form {
+        match keys {
+            None => Form::Plain { sums: Vec::new(), block: crc32fast::Hasher::new() },
+            Some(keys) => {
+                let block = Vec::with_capacity(BLOCK + TAG);
+                Form::Sealed { keys: keys.clone(), stream: keys.stream(), block, index: 0 }
+            }
+        }
+    }
+
+    /// Takes bytes of the content; `length` came before. Writes what can be written.
+    pub fn take(&mut self, length: u64, bytes: &[u8], file: &mut dyn Write) -> io::Result<()> {
+        let mut rest = bytes;
+        match self {
+            Form::Plain { sums, block } => {
+                let mut length = length;
+                while !rest.is_empty() {
+                    let left = BLOCK - (length % BLOCK as u64) as usize;
+                    let (now, later) = rest.split_at(left.min(rest.len()));
+                    block.update(now);
+                    length += now.len() as u64;
+                    if now.len() == left {
+                        sums.extend_from_slice(&std::mem::take(block).finalize().to_le_bytes());
+                    }
+                    rest = later;
+                }
+                file.write_all(bytes)
+            }
+            Form::Sealed { stream, block, index, .. } => {
+                while !rest.is_empty() {
+                    if block.len() == BLOCK {
+                        stream.seal(*index, Part::Inner, &[], block);
+                        file.write_all(block)?;
+                        block.clear();
+                        *index = index.checked_add(1).ok_or_else(|| io::Error::other("an attachment is too long"))?;
+                    }
+                    let (now, later) = rest.split_at((BLOCK - block.len()).min(rest.len()));
+                    block.extend_from_slice(now);
+                    rest = later;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The bytes after those that have been written, and the name.
+    pub fn end(self, length: u64, digest: &BlobId, named: Option<BlobId>) -> (Vec<u8>, BlobId) {
+        match self {
+            Form::Plain { mut sums, block } => {
+                if !length.is_multiple_of(BLOCK as u64) {
+                    sums.extend_from_slice(&block.finalize().to_le_bytes());
+                }
+                let mut tail = sums;
+                tail.extend_from_slice(&length.to_le_bytes());
+                let sum = crc32fast::hash(&tail);
+                tail.extend_from_slice(&sum.to_le_bytes());
+                tail.extend_from_slice(MAGIC);
+                (tail, named.unwrap_or(*digest))
+            }
+            Form::Sealed { keys, stream, block: mut tail, index } => {
+                let id = named.unwrap_or_else(|| keys.name(digest));
+                if length > 0 {
+                    stream.seal(index, Part::Last, &[], &mut tail);
+                }
+                let mut tag = Vec::new();
+                stream.seal(0, Part::About, &about(&id, length), &mut tag);
+                tail.extend_from_slice(&stream.prefix);
+                tail.extend_from_slice(&length.to_le_bytes());
+                tail.extend_from_slice(&tag);
+                tail.extend_from_slice(SEALED_MAGIC);
+                (tail, id)
+            }
+        }
+    }
+}
+
+/// What the last tag of a sealed file says.
+pub(super) fn about(id: &BlobId, length: u64) -> [u8; 40] {
+    let mut about = [0; 40];
+    about[..32].copy_from_slice(id);
+    about[32..].copy_from_slice(&length.to_le_bytes());
+    about
+}
+
+/// Bytes of a sealed file's blocks.
+pub(super) fn sealed_length(length: u64) -> Option<u64> {
+    length.checked_add(length.div_ceil(BLOCK as u64).checked_mul(TAG as u64)?)
+}
+
+/// What blocks are tested with.
+pub(super) enum Blocks {
+    /// Their checksums.
+    Plain(Vec<u8>),
+    Sealed(Stream),
+}
+
+impl Blocks {
+    /// Bytes of a stored block beyond its content.
+    pub fn overhead(&self) -> usize {
+        match self {
+            Blocks::Plain(_) => 0,
+            Blocks::Sealed(_) => TAG,
+        }
+    }
+
+    /// Whether `block` is right; it is content afterwards.
+    pub fn test(&self, index: u64, last: bool, block: &mut Vec<u8>) -> bool {
+        match self {
+            Blocks::Plain(sums) => {
+                let at = index as usize * 4;
+                sums.get(at..at + 4) == Some(&crc32fast::hash(block).to_le_bytes()[..])
+            }
+            Blocks::Sealed(stream) => {
+                let part = if last { Part::Last } else { Part::Inner };
+                u32::try_from(index).is_ok_and(|index| stream.open(index, part, &[], block).is_some())
+            }
+        }
+    }
+}
+
+/// Length and checksums of a file of `size` bytes, or what is wrong with it.
+pub(super) fn read_tail(file: &mut File, size: u64) -> io::Result<std::result::Result<(u64, Blocks), &'static str>> {
+    let Some(tail_at) = size.checked_sub(TAIL as u64) else { return Ok(Err("is cut short")) };
+    file.seek(SeekFrom::Start(tail_at))?;
+    let mut tail = [0; TAIL];
+    file.read_exact(&mut tail)?;
+    let length = u64::from_le_bytes(*tail.first_chunk().unwrap_or(&[0; 8]));
+    let sums_length = length.div_ceil(BLOCK as u64).saturating_mul(4);
+    if &tail[12..] == SEALED_MAGIC {
+        return Ok(Err("is sealed, and this folder is not encrypted"));
+    }
+    if &tail[12..] != MAGIC || length.checked_add(sums_length) != Some(tail_at) {
+        return Ok(Err("is cut short"));
+    }
+    file.seek(SeekFrom::Start(length))?;
+    let mut sums = vec![0; sums_length as usize];
+    file.read_exact(&mut sums)?;
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&sums);
+    sum.update(&tail[..8]);
+    if sum.finalize().to_le_bytes() != tail[8..12] {
+        return Ok(Err("does not match its checksum"));
+    }
+    Ok(Ok((length, Blocks::Plain(sums))))
+}
+
+/// Length and stream of a sealed file, or what is wrong with it.
+pub(super) fn read_sealed_tail(
+    file: &mut File,
+    size: u64,
+    id: &BlobId,
+    keys: &BlobKeys,
+) -> io::Result<std::result::Result<(u64, Blocks), &'static str>> {
+    let Some(tail_at) = size.checked_sub(SEALED_TAIL as u64) else { return Ok(Err("is cut short")) };
+    file.seek(SeekFrom::Start(tail_at))?;
+    let (mut prefix, mut length, mut tag, mut magic) = ([0; PREFIX], [0; 8], vec![0; TAG], [0; 9]);
+    for field in [&mut prefix[..], &mut length[..], &mut tag[..], &mut magic[..]] {
+        file.read_exact(field)?;
+    }
+    let length = u64::from_le_bytes(length);
+    if &magic == MAGIC {
+        return Ok(Err("is not sealed, as everything in an encrypted folder is"));
+    }
+    if &magic != SEALED_MAGIC || sealed_length(length) != Some(tail_at) {
+        return Ok(Err("is cut short"));
+    }
+    let stream = keys.resume(prefix);
+    match stream.open(0, Part::About, &about(id, length), &mut tag) {
+        Some(()) => Ok(Ok((length, Blocks::Sealed(stream)))),
+        None => Ok(Err("is not what was sealed under its name")),
+    }
+}
