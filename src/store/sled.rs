@@ -73,6 +73,9 @@ struct Open {
     log: File,
 }
 
+/// Entries, and the last key where the range goes on behind them.
+type Page = (Vec<(IVec, Value)>, Option<Vec<u8>>);
+
 type Before = BTreeMap<Vec<u8>, Option<Value>>;
 
 /// A framed value as it is read.
@@ -196,12 +199,7 @@ impl SledBackend {
 
     /// A page as it stood at one moment: with all of a batch or nothing of it. sled's own ranges go from leaf to leaf,
     /// and see in each what is there by then.
-    fn page(
-        &self,
-        range: &KeyRange,
-        direction: Direction,
-        limit: PageLimit,
-    ) -> Result<(Vec<(IVec, Value)>, Option<Vec<u8>>)> {
+    fn page(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Page> {
         let mut overtaken = 0;
         loop {
             let _still = (overtaken >= OVERTAKEN).then(|| self.writing.read());
