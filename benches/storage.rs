@@ -203,10 +203,13 @@ fn bare(folder: &Path, engine: Engine) -> Bare {
     }
 }
 
+/// What waits, and whether somebody is at work.
+type Queue = (Vec<(Entries, Arc<AtomicBool>)>, bool);
+
 /// Commits of many threads, as many at once as wait: the first that finds nobody at work does the work of all.
 struct Group {
     bare: Bare,
-    queue: Mutex<(Vec<(Entries, Arc<AtomicBool>)>, bool)>,
+    queue: Mutex<Queue>,
     done: Condvar,
 }
 
