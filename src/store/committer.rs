@@ -207,7 +207,12 @@ impl<B: Backend> Committer<B> {
             return Err(failure.cause.clone());
         }
         failure.tried = Instant::now();
-        match self.backend.reopen() {
+        let reopened = self.backend.reopen().or_else(|error| match &self.space {
+            // Given up only where it helps, and not for the failure itself: a restart may need it more.
+            Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
+            _ => Err(error),
+        });
+        match reopened {
             Ok(()) => {
                 tracing::info!("the store has recovered from: {}", failure.cause);
                 work.failure = None;
@@ -249,11 +254,6 @@ impl<B: Backend> Committer<B> {
         work.failure = Some(Failure { cause: cause.clone(), tried: long_ago });
         self.failing.store(true, Ordering::Release);
         work.unsynced = 0;
-        if *cause == StoreError::Full
-            && let Some(space) = &self.space
-        {
-            space.release_reserve();
-        }
     }
 
     /// Tests a batch and adds its writes to the group's. On an error nothing of it is added.

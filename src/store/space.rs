@@ -27,7 +27,8 @@ impl Space {
         Ok(Space {
             folder: folder.to_path_buf(),
             margin: (total / 16).clamp(4 << 20, 64 << 20),
-            reserve: (total / 32).clamp(2 << 20, 16 << 20),
+            // To open, sled may fill up a segment of 8 MiB.
+            reserve: (total / 8).min(16 << 20),
         })
     }
 
