@@ -75,7 +75,7 @@ fn sigkill(engine: &str) {
         server = Server::start(&data, engine).unwrap_or_else(|said| panic!("round {round}: {said}"));
         verify(&mut server.client(), &mut ledgers);
     }
-    println!("{engine}: {} requests were answered, nothing is lost", answered(&ledgers));
+    println!("{engine}: {} rounds, {} acknowledged writes, nothing lost", rounds(3), answered(&ledgers));
     assert!(answered(&ledgers) > 0);
 }
 
@@ -114,7 +114,7 @@ fn power_cut(engine: &str) {
         device.unmount_cut();
         total += answered(&ledgers);
     }
-    println!("{engine}: {total} requests were answered, nothing is lost");
+    println!("{engine}: {} rounds, {total} acknowledged writes, nothing lost", rounds(1));
 }
 
 #[test]

@@ -126,7 +126,7 @@ export class Server {
         const answer = await request(this.base, { path: '/_up', fresh: true }).catch(() => null);
         return answer?.status === 200;
       },
-      60,
+      180,
     );
     return this;
   }

@@ -30,7 +30,7 @@ impl Client {
     pub fn connect(address: &str) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(300)))?;
         Ok(Client { stream: BufReader::new(stream) })
     }
 

@@ -11,8 +11,10 @@ pub struct Server {
     pub address: String,
 }
 
+/// `SETTEE_BIN` names another binary than the one that was built with the test.
 fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_settee"));
+    let own = || env!("CARGO_BIN_EXE_settee").into();
+    let mut command = Command::new(std::env::var_os("SETTEE_BIN").unwrap_or_else(own));
     command.env_clear().env("COUCHDB_USER", "admin").env("COUCHDB_PASSWORD", "secret");
     command
 }
@@ -47,7 +49,10 @@ impl Server {
         Client::connect(&self.address).expect("the server listens")
     }
 
+    /// Ends it as `kill -9` does. It must not have ended by itself before.
     pub fn kill(mut self) {
+        let ended = self.child.try_wait().expect("it is our child");
+        assert!(ended.is_none(), "the server ended by itself: {ended:?}");
         self.child.kill().expect("it can be killed");
         let _ = self.child.wait();
     }
