@@ -6,7 +6,7 @@
 //! main > http > replicate > {query, auth, maintain} > db > store > json > rev
 //! ```
 //!
-//! `error`, `clock`, `tls` and `audit` may be used by all. `tests/layers.rs` holds this line.
+//! `error`, `clock`, `tls` and `audit` may be used by all, `log` is for `main`. `tests/layers.rs` holds this line.
 
 pub mod audit;
 pub mod auth;
@@ -19,6 +19,7 @@ pub mod error;
 pub mod fuzzing;
 pub mod http;
 pub mod json;
+pub mod log;
 pub mod maintain;
 pub mod query;
 pub mod rev;

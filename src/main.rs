@@ -11,10 +11,11 @@ use settee::audit::{self, trail::Trail};
 use settee::clock::Clock;
 use settee::config::sources::Upkeep;
 use settee::config::{Command, Start, sources};
+use settee::http::signals::Signals;
 use settee::http::{App, Options, start};
+use settee::log::Log;
 use settee::maintain::{commands, control};
 use settee::store::{self, Store, blobs::Blobs};
-use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     match Command::read(std::env::args(), std::env::vars()) {
@@ -41,14 +42,22 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Command::Serve(settings) => match serve(*settings) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("{error}");
-                eprintln!("settee: {error}");
-                ExitCode::FAILURE
+        Command::Serve(settings) => {
+            let log = Log::start(std::io::stderr()).map_err(|error| format!("no thread for the log: {error}"));
+            let ended = log.and_then(|log| {
+                let ended = serve(*settings, &log).inspect_err(|error| tracing::error!("{error}"));
+                log.flush(Duration::from_secs(1));
+                ended
+            });
+            match ended {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    // Whoever does not read the standard error any more is not waited for either.
+                    let _ = writeln!(std::io::stderr(), "settee: {error}");
+                    ExitCode::FAILURE
+                }
             }
-        },
+        }
     }
 }
 
@@ -69,12 +78,15 @@ fn upkeep(work: Upkeep) -> Result<bool, String> {
     Ok(true)
 }
 
-fn serve(settings: Start) -> Result<(), String> {
-    start_log(&settings)?;
+fn serve(settings: Start, log: &Log) -> Result<(), String> {
+    start_log(&settings, log.clone())?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
+    let signals = Signals::catch()
+        .inspect_err(|error| tracing::warn!("signals cannot be caught ({error}): stopping will not drain"))
+        .unwrap_or_default();
     let (store, blobs) = open(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -83,13 +95,14 @@ fn serve(settings: Start) -> Result<(), String> {
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
         .build()
         .map_err(|error| format!("no threads: {error}"))?;
-    let ended = runtime.block_on(run(settings, store, blobs));
-    runtime.shutdown_timeout(Duration::from_secs(5));
+    let ended = runtime.block_on(run(settings, store, blobs, &signals));
+    // Whoever waits for an answer has it by now, or has waited for the whole of the drain.
+    runtime.shutdown_timeout(Duration::from_secs(2));
     ended
 }
 
 /// Serves until a signal, and again after a restart was asked for.
-async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>) -> Result<(), String> {
+async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, signals: &Signals) -> Result<(), String> {
     loop {
         let options = Options {
             base: settings.base.clone(),
@@ -109,11 +122,12 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>) -> R
         }
         let tls = running.secure_address.map(tracing::field::display);
         tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready");
-        let signals = tokio::spawn(stop_at_signal(app.clone()));
+        signals.stop(app.clone());
+        let telling = tokio::spawn(tell_of_stop(app.clone()));
         let keeps_data = settings.store.as_deref() != Some("memory");
         let backups = keeps_data.then(|| tokio::spawn(control::listen(settings.data.clone(), app.databases.clone())));
         running.stopped().await.map_err(|error| error.to_string())?;
-        signals.abort();
+        telling.abort();
         backups.inspect(|backups| backups.abort());
         if !app.shutdown.is_restart() {
             tracing::info!("settee has stopped");
@@ -123,24 +137,9 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>) -> R
     }
 }
 
-/// The first SIGTERM or SIGINT drains; a second one ends at once.
-async fn stop_at_signal(app: Arc<App>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::warn!("signals cannot be caught: stopping will not drain");
-        return;
-    };
-    for last in [false, true] {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if last {
-            std::process::exit(1);
-        }
-        tracing::info!("stopping: requests at work are finished, new ones are refused");
-        app.shutdown.begin();
-    }
+async fn tell_of_stop(app: Arc<App>) {
+    app.shutdown.begun().await;
+    tracing::info!("stopping: requests at work are finished, new ones are refused");
 }
 
 /// The ordered map, and the attachments beside it.
@@ -160,14 +159,14 @@ fn open(settings: &Start) -> Result<Stores, String> {
     Ok((opened.store, opened.blobs))
 }
 
-fn start_log(settings: &Start) -> Result<(), String> {
+fn start_log(settings: &Start, log: Log) -> Result<(), String> {
     use tracing_subscriber::filter::filter_fn;
     use tracing_subscriber::prelude::*;
     use tracing_subscriber::{EnvFilter, fmt};
     let filter: EnvFilter = settings.log.parse().map_err(|error| {
         format!("the log level `{}` is none of off, error, warn, info, debug, trace: {error}", settings.log)
     })?;
-    let log = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let log = fmt::layer().with_writer(log).with_ansi(std::io::stderr().is_terminal());
     let log = match settings.log_format.as_str() {
         "json" => log.json().flatten_event(true).boxed(),
         _ => log.boxed(),
@@ -195,11 +194,13 @@ fn raise_file_limit() {
 
 /// To the standard output and not to the log, which is kept and read by others.
 fn show_admin(url: &str, name: &str, password: &str) {
-    println!(
+    let mut out = std::io::stdout();
+    let _ = writeln!(
+        out,
         "\nThere was no admin, so this one was made. Its password is shown only now:\n\n    name      {name}\n    \
          password  {password}\n    try       curl -u {name}:{password} {url}/_all_dbs\n"
     );
-    let _ = std::io::stdout().flush();
+    let _ = out.flush();
 }
 
 /// Asks `/_up` and wants 200: the health check of containers, which have no curl.

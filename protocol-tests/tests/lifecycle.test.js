@@ -5,7 +5,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, assert, Api } from '../harness/rows.js';
-import { binary, external, until } from '../harness/server.js';
+import { request } from '../harness/http.js';
+import { binary, external, freePort, until } from '../harness/server.js';
 
 const run = (args, env = {}) =>
   new Promise((resolve) => {
@@ -54,6 +55,57 @@ describe('the process', { skip: !!external }, () => {
     } finally {
       await api.stop();
     }
+  });
+
+  it('SIGTERM ends it at whatever moment it comes', async () => {
+    for (let moment = 0; moment < 12; moment += 1) {
+      const folder = mkdtempSync(join(tmpdir(), 'settee-run-'));
+      const args = ['serve', '--data', join(folder, 'data'), '--bind', '127.0.0.1:0'];
+      const child = spawn(binary(), args, { cwd: folder, env: { ...process.env, COUCHDB_USER: 'a', COUCHDB_PASSWORD: 'b' } });
+      const ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
+      await new Promise((resolve) => setTimeout(resolve, moment * moment * 4));
+      child.kill('SIGTERM');
+      const limit = setTimeout(() => child.kill('SIGKILL'), 20_000);
+      const how = await ended;
+      clearTimeout(limit);
+      rmSync(folder, { recursive: true, force: true });
+      // Before it catches signals, the system ends it.
+      assert.ok(how.code === 0 || how.signal === 'SIGTERM', `after ${moment * moment * 4} ms: ${JSON.stringify(how)}`);
+    }
+  });
+
+  it('SIGTERM while it restarts is not lost', async () => {
+    const api = new Api();
+    await api.start();
+    try {
+      for (let pause = 0; pause < 400; pause += 80) {
+        await api.ok('POST /_node/_local/_restart', { body: {} });
+        await new Promise((resolve) => setTimeout(resolve, pause));
+        await api.server.restart('SIGTERM');
+      }
+    } finally {
+      await api.stop();
+    }
+  });
+
+  it('a log that nobody reads holds up neither requests nor the end', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'settee-run-'));
+    const port = await freePort();
+    const args = ['serve', '--data', join(folder, 'data'), '--bind', `127.0.0.1:${port}`];
+    const env = { ...process.env, COUCHDB_USER: 'a', COUCHDB_PASSWORD: 'b' };
+    // Its pipes are never read.
+    const child = spawn(binary(), args, { cwd: folder, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
+    const base = `http://127.0.0.1:${port}`;
+    await until('/_up', () => request(base, { path: '/_up', fresh: true }).then((answer) => answer.status === 200, () => false));
+    // Each leaves a line; the pipe takes some hundred KiB.
+    const path = `/_up?${'x'.repeat(2000)}`;
+    for (let asked = 0; asked < 2000; asked += 1) assert.equal((await request(base, { path })).status, 200);
+    child.kill('SIGTERM');
+    const limit = setTimeout(() => child.kill('SIGKILL'), 20_000);
+    assert.deepEqual(await ended, { code: 0, signal: null });
+    clearTimeout(limit);
+    rmSync(folder, { recursive: true, force: true });
   });
 
   it('what was acknowledged is there after kill -9', async () => {

@@ -69,6 +69,11 @@ impl App {
         self.config.settings()
     }
 
+    /// How long what is at work when the server stops may take.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.settings().number("settee", "drain_timeout"))
+    }
+
     /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
     pub fn reconfigure(&self) {
         self.auth.configure(crate::auth::Settings::read(self.settings().table()));

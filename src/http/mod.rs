@@ -25,6 +25,7 @@ pub mod peruser;
 pub mod request;
 pub mod route;
 pub mod server;
+pub mod signals;
 pub mod signin;
 pub mod standing;
 pub mod start;

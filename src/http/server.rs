@@ -67,8 +67,7 @@ pub async fn serve(app: Arc<App>, listeners: Vec<Listening>) -> io::Result<()> {
     let ports = Ports { app: app.clone(), permits, connections: TaskTracker::new() };
     join_all(listeners.into_iter().map(|listening| ports.clone().accept(listening))).await;
     ports.connections.close();
-    let drain = Duration::from_secs(app.settings().number("settee", "drain_timeout"));
-    if tokio::time::timeout(drain, ports.connections.wait()).await.is_err() {
+    if tokio::time::timeout(app.drain_timeout(), ports.connections.wait()).await.is_err() {
         tracing::warn!(open = ports.connections.len(), "stopping although connections are still at work");
     }
     Ok(())
