@@ -41,6 +41,7 @@ pub fn backup(databases: &Arc<Databases>, to: &mut dyn Write, hear: Hear) -> Res
         blobs: HashSet::new(),
         hear,
         documents: 0,
+        met: 0,
     };
     let count = backup.everything()?;
     let documents = backup.documents;
@@ -63,6 +64,8 @@ struct Backup<'a> {
     blobs: HashSet<BlobId>,
     hear: Hear<'a>,
     documents: u64,
+    /// Documents that a first pass has met.
+    met: u64,
 }
 
 impl Backup<'_> {
@@ -176,7 +179,8 @@ impl Backup<'_> {
                 ids.push(SequenceRow::decode(row)?.id);
             }
             self.documents(database, &ids, if first { Kind::Document } else { Kind::Changed })?;
-            (self.hear)(Progress { what: database.name(), done, total: Some(goal.max(done)) });
+            self.met += if first { ids.len() as u64 } else { 0 };
+            (self.hear)(Progress { what: database.name(), done: self.met });
         }
         Ok(done)
     }

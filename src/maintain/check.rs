@@ -185,8 +185,7 @@ impl Check<'_> {
                 break;
             }
             self.documents(number, name, &info, page, &mut sums)?;
-            let total = Some(info.documents + info.deleted);
-            (self.hear)(Progress { what: name, done: sums.documents, total });
+            (self.hear)(Progress { what: name, done: self.found.documents + sums.documents });
         }
         for (what, counted, told) in [
             ("doc_count", sums.live, info.documents),

@@ -3,17 +3,19 @@
 //! Answers go to the standard output, progress to the standard error if a person looks at it.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::archive::{Frame, Kind, Reader, Writer};
-use super::{Progress, control};
+use super::bar::{Bar, Unit};
+use super::control;
+use super::survey::Survey;
 use crate::clock::Clock;
 use crate::db::Databases;
 use crate::db::record::BodyRecord;
 use crate::store::blobs::BlobId;
-use crate::store::{self, Engine, Entry, Key, Options, Rewrite, Sealing, StoreError, keys, sealed};
+use crate::store::{self, Engine, Entry, Key, Options, Rewrite, Sealing, Step, Store, StoreError, keys, sealed};
 
 /// Why a command failed, in words for a person.
 type Outcome<T> = Result<T, String>;
@@ -25,9 +27,9 @@ fn open(folder: &Path, key: Option<Key>) -> Outcome<store::Opened> {
 /// `settee check`. True if all is well.
 pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
     let opened = open(folder, key)?;
-    let mut bar = Bar::new();
-    let found = super::check(&*opened.store, &*opened.blobs, &mut |progress| bar.show(&progress));
-    bar.end();
+    let bar = Bar::new(Unit::Documents, documents_in(&*opened.store));
+    let found = super::check(&*opened.store, &*opened.blobs, &mut |at| bar.show(at.what, at.done));
+    drop(bar);
     let found = found.map_err(|error| error.to_string())?;
     println!(
         "{} databases, {} documents, {} bodies, {} attachments ({}) read from {}",
@@ -51,6 +53,11 @@ pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
     Ok(found.problem_count == 0)
 }
 
+/// How many documents there will be to read. `None`: what tells is damaged, which is for others to say.
+fn documents_in(store: &dyn Store) -> Option<u64> {
+    Survey::of(store).ok().map(|survey| survey.documents)
+}
+
 /// `settee backup`: from the running server if one has the folder open, else from the folder. `to`: a file, a folder in
 /// which a file with the time in its name is made, or `-` for the standard output. The backup of an encrypted folder is sealed
 /// under the folder's key, unless it is to be `plaintext`.
@@ -70,10 +77,8 @@ pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Ou
         _ => {}
     }
     let seals = needs.is_some() && !plaintext;
-    let mut bar = Bar::new();
     if to == Path::new("-") {
-        let counts = backup_into(folder, key, seals, &mut io::stdout().lock(), &mut bar)?;
-        bar.end();
+        let counts = backup_into(folder, key, seals, &mut io::stdout().lock())?;
         eprintln!("{} databases and {} documents are in the backup", counts.0, counts.1);
         return Ok(());
     }
@@ -83,14 +88,13 @@ pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Ou
     let part = PathBuf::from(part);
     let wrong = |error: io::Error| format!("{} cannot be written: {error}", to.display());
     let mut file = File::create(&part).map_err(wrong)?;
-    let counts = backup_into(folder, key, seals, &mut file, &mut bar).and_then(|counts| {
+    let counts = backup_into(folder, key, seals, &mut file).and_then(|counts| {
         file.sync_all().map_err(wrong)?;
         std::fs::rename(&part, &to).map_err(wrong)?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(wrong)?;
         Ok(counts)
     });
-    bar.end();
     let (databases, documents) = counts.inspect_err(|_| drop(std::fs::remove_file(&part)))?;
     let bytes = std::fs::metadata(&to).map_or(0, |found| found.len());
     let how = if seals { ", sealed under the folder's key" } else { "" };
@@ -98,38 +102,42 @@ pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Ou
     Ok(())
 }
 
-fn backup_into(folder: &Path, key: Option<Key>, seals: bool, to: &mut dyn Write, bar: &mut Bar) -> Outcome<(u64, u64)> {
+fn backup_into(folder: &Path, key: Option<Key>, seals: bool, to: &mut dyn Write) -> Outcome<(u64, u64)> {
     let wrong = |error: io::Error| format!("the backup cannot be written: {error}");
     match key.as_ref().filter(|_| seals).cloned() {
-        None => plain_backup_into(folder, key, to, bar),
+        None => plain_backup_into(folder, key, to),
         Some(own) => {
             let mut to = sealed::Writer::new(to, &own).map_err(wrong)?;
-            let counts = plain_backup_into(folder, key, &mut to, bar)?;
+            let counts = plain_backup_into(folder, key, &mut to)?;
             to.finish().map_err(wrong)?;
             Ok(counts)
         }
     }
 }
 
-fn plain_backup_into(folder: &Path, key: Option<Key>, to: &mut dyn Write, bar: &mut Bar) -> Outcome<(u64, u64)> {
+fn plain_backup_into(folder: &Path, key: Option<Key>, to: &mut dyn Write) -> Outcome<(u64, u64)> {
+    // The server serves one request at a time.
+    let total = control::count(folder);
     let asked = control::ask(folder).map_err(|error| format!("the server in {}: {error}", folder.display()))?;
     if let Some(mut stream) = asked {
-        return copy_frames(&mut stream, to, bar).map_err(|error| match error.kind() {
+        let bar = Bar::new(Unit::Documents, total);
+        return copy_frames(&mut stream, to, &bar).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => "the server broke off the backup: its log tells why".to_owned(),
             _ => format!("the backup failed: {error}"),
         });
     }
     let opened = open(folder, key)?;
+    let bar = Bar::new(Unit::Documents, documents_in(&*opened.store));
     let databases = Databases::open(opened.store, opened.blobs, Clock::system()).map_err(|error| error.to_string())?;
     // Nobody writes, but the last pass of a backup waits for each database's writer.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let _entered = runtime.enter();
-    super::backup(&databases, to, &mut |progress| bar.show(&progress)).map_err(|error| error.to_string())
+    super::backup(&databases, to, &mut |at| bar.show(at.what, at.done)).map_err(|error| error.to_string())
 }
 
 /// Copies a backup frame by frame, so that one that is cut short or damaged on its way is noticed.
-fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &mut Bar) -> io::Result<(u64, u64)> {
+fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &Bar) -> io::Result<(u64, u64)> {
     let mut from = io::BufReader::with_capacity(1 << 20, from);
     let mut to = io::BufWriter::with_capacity(1 << 20, to);
     let mut reader = Reader::new(&mut from)?;
@@ -143,7 +151,7 @@ fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &mut Bar) -> io::Re
             Kind::Document => documents += 1,
             _ => {}
         }
-        bar.show(&Progress { what: &database, done: documents, total: None });
+        bar.show(&database, documents);
         writer.plain(frame.kind, &frame.payload)?;
         if frame.kind == Kind::End {
             let number = |at: usize| {
@@ -168,19 +176,26 @@ pub fn restore(
     engine: Option<Engine>,
     key: Option<Key>,
 ) -> Outcome<()> {
-    let mut input: Box<dyn Read> = match from {
-        dash if dash == Path::new("-") => Box::new(io::stdin()),
-        file => Box::new(File::open(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?),
+    let wrong = |error: io::Error| format!("{} cannot be read: {error}", from.display());
+    let (input, bytes): (Box<dyn Read>, _) = match from {
+        dash if dash == Path::new("-") => (Box::new(io::stdin()), None),
+        file => {
+            let file = File::open(file).map_err(wrong)?;
+            let bytes = file.metadata().ok().filter(|found| found.is_file()).map(|found| found.len());
+            (Box::new(file), bytes)
+        }
     };
     if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(format!("{} is not empty: a backup is restored into a new folder", folder.display()));
     }
+    let bar = Bar::new(Unit::Bytes, bytes);
+    let mut input = bar.read(input);
     let mut head = [0; sealed::SEALED.len()];
-    let read = fill(&mut *input, &mut head).map_err(|error| format!("{} cannot be read: {error}", from.display()))?;
+    let read = fill(&mut input, &mut head).map_err(wrong)?;
     let mut opens;
     let mut whole: Box<dyn Read> = if &head == sealed::SEALED {
         let keys: Vec<&Key> = backup_key.iter().chain(&key).collect();
-        opens = sealed::Reader::new(&mut *input, &keys).map_err(|error| match error.kind() {
+        opens = sealed::Reader::new(&mut input, &keys).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 format!("this backup cannot be opened: {error}; name the file with that key by --backup-key-file")
             }
@@ -192,11 +207,9 @@ pub fn restore(
     };
     let options = Options { engine, key, ..Options::default() };
     let opened = store::open_with(folder, options).map_err(|error| error.to_string())?;
-    let mut bar = Bar::new();
     let clock = Clock::system();
-    let restored =
-        super::restore(&*opened.store, &*opened.blobs, &clock, &mut whole, &mut |progress| bar.show(&progress));
-    bar.end();
+    let restored = super::restore(&*opened.store, &*opened.blobs, &clock, &mut whole, &mut |at| bar.name(at.what));
+    drop(bar);
     let restored =
         restored.map_err(|error| format!("{error}\nWhat is in {} now is not whole: remove it.", folder.display()))?;
     println!(
@@ -223,10 +236,24 @@ fn fill(input: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
 
 /// `settee compact-store`: rewrites the store, with another engine if one is named, and begins, ends or renews encryption.
 pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
-    let mut bar = Bar::new();
-    let mut progress = |done| bar.show(&Progress { what: "entries", done, total: None });
-    let sizes = store::rewrite(folder, how, renamed, &mut progress);
-    bar.end();
+    let (mut bar, mut survey) = (None, None);
+    let sizes = store::rewrite(folder, how, renamed, &mut |step| match step {
+        Step::Begins(store) => survey = Survey::of(store).ok(),
+        Step::Attachments { done, total } => {
+            bar.get_or_insert_with(|| Bar::new(Unit::Attachments, Some(total))).show("", done);
+            if done == total {
+                bar = None;
+            }
+        }
+        Step::Entries { last, .. } => {
+            let changes = survey.as_ref().map(|survey| survey.changes);
+            let bar = bar.get_or_insert_with(|| Bar::new(Unit::Changes, changes));
+            if let Some(done) = survey.as_ref().and_then(|survey| survey.changes_before(last)) {
+                bar.show("", done);
+            }
+        }
+    });
+    drop(bar);
     let (before, after) = sizes.map_err(|error| error.to_string())?;
     println!("{}: {} before, {} now", folder.display(), size(before), size(after));
     match &how.sealing {
@@ -287,44 +314,6 @@ fn size(bytes: u64) -> String {
         10_000..10_000_000 => format!("{} KB", bytes / 1000),
         10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
         _ => format!("{} GB", bytes / 1_000_000_000),
-    }
-}
-
-/// A line of progress that is written over, some times a second.
-struct Bar {
-    shown: Option<Instant>,
-    on: bool,
-}
-
-impl Bar {
-    fn new() -> Bar {
-        Bar { shown: None, on: io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, progress: &Progress<'_>) {
-        const WIDTH: u64 = 30;
-        if !self.on || self.shown.is_some_and(|at| at.elapsed() < Duration::from_millis(100)) {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let Progress { what, done, total } = progress;
-        let what: String = what.chars().take(30).collect();
-        let mut error = io::stderr().lock();
-        let _ = match total.filter(|total| *total > 0) {
-            Some(total) => {
-                let full = (done.min(&total) * WIDTH / total) as usize;
-                let bar: String = "#".repeat(full) + &".".repeat(WIDTH as usize - full);
-                write!(error, "\r\x1b[K{what:30} [{bar}] {done}/{total}")
-            }
-            None => write!(error, "\r\x1b[K{what:30} {done}"),
-        };
-        let _ = error.flush();
-    }
-
-    fn end(&mut self) {
-        if self.shown.take().is_some() {
-            eprint!("\r\x1b[K");
-        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! A socket in the data folder through which `settee backup` asks the running server, which holds the folder, for a backup.
 //! Who may open the folder's files may use it; nothing is asked over the network.
 //!
-//! The client writes `backup\n`; the answer is a backup (see `archive`), or nothing if the server cannot make one.
+//! The client writes `backup\n`; the answer is a backup (see `archive`), or nothing if the server cannot make one. On
+//! `count\n` it is the number of documents that there are, in digits.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 
+use super::survey::Survey;
 use crate::db::Databases;
 
 /// A client that takes nothing for so long is given up: a backup's last pass holds writers.
@@ -60,8 +62,13 @@ fn serve(mut stream: UnixStream, databases: &Arc<Databases>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut asked = String::new();
     BufReader::new(io::Read::take(&stream, 16)).read_line(&mut asked)?;
-    if asked != "backup\n" {
-        return Err(io::Error::other("an unknown request"));
+    match asked.as_str() {
+        "backup\n" => {}
+        "count\n" => {
+            let survey = Survey::of(&**databases.store()).map_err(io::Error::other)?;
+            return write!(stream, "{}", survey.documents);
+        }
+        _ => return Err(io::Error::other("an unknown request")),
     }
     tracing::info!("a backup begins");
     let (count, documents) = super::backup(databases, &mut stream, &mut |_| {}).map_err(io::Error::other)?;
@@ -71,6 +78,19 @@ fn serve(mut stream: UnixStream, databases: &Arc<Databases>) -> io::Result<()> {
 
 /// A backup from the server that has `folder` open. `None` if none has.
 pub fn ask(folder: &Path) -> io::Result<Option<UnixStream>> {
+    request(folder, "backup\n")
+}
+
+/// How many documents the server that has `folder` open will put into a backup, if it tells soon.
+pub fn count(folder: &Path) -> Option<u64> {
+    let stream = request(folder, "count\n").ok()??;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let mut told = String::new();
+    stream.take(20).read_to_string(&mut told).ok()?;
+    told.parse().ok()
+}
+
+fn request(folder: &Path, what: &str) -> io::Result<Option<UnixStream>> {
     let mut stream = match UnixStream::connect(socket(folder)) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -78,6 +98,6 @@ pub fn ask(folder: &Path) -> io::Result<Option<UnixStream>> {
         }
         Err(error) => return Err(error),
     };
-    stream.write_all(b"backup\n")?;
+    stream.write_all(what.as_bytes())?;
     Ok(Some(stream))
 }

@@ -5,10 +5,12 @@
 pub mod archive;
 pub mod background;
 mod backup;
+mod bar;
 mod check;
 pub mod commands;
 pub mod control;
 mod restore;
+mod survey;
 mod sweep;
 
 #[cfg(test)]
@@ -19,12 +21,11 @@ pub use check::{Checked, check};
 pub use restore::{Restored, restore};
 pub use sweep::sweep;
 
-/// How far a long work has come: what is at hand, how much of it is done, and how much there is if that is known.
+/// How far a long work has come: the database at hand, and the documents that are done in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress<'a> {
     pub what: &'a str,
     pub done: u64,
-    pub total: Option<u64>,
 }
 
 /// Hears of progress.

@@ -120,7 +120,7 @@ impl Restore<'_> {
         let record =
             NameRecord { number: self.number, instance: self.clock.random_16(), ..NameRecord::decode(record)? };
         self.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
-        (self.hear)(Progress { what: &name, done: 0, total: None });
+        (self.hear)(Progress { what: &name, done: self.restored.documents });
         self.open = Some((name, record));
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Restore<'_> {
         if self.restored.documents.is_multiple_of(1000)
             && let Some((name, _)) = &self.open
         {
-            (self.hear)(Progress { what: name, done: self.restored.documents, total: None });
+            (self.hear)(Progress { what: name, done: self.restored.documents });
         }
         Ok(())
     }

@@ -380,9 +380,18 @@ async fn the_socket_gives_a_backup_and_nothing_else() {
     let server = server();
     full(&server).await;
     let folder = dir.path().to_path_buf();
+    let info = server.databases.get("full").unwrap().info();
+    let documents = info.documents + info.deleted;
     assert!(control::ask(&folder).unwrap().is_none(), "nobody is there");
     let listening = tokio::spawn(control::listen(folder.clone(), server.databases.clone()));
     let bytes = tokio::task::spawn_blocking(move || {
+        let counted = loop {
+            match control::count(&folder) {
+                Some(counted) => break counted,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(counted, documents);
         let mut stream = loop {
             match control::ask(&folder).unwrap() {
                 Some(stream) => break stream,

@@ -214,6 +214,12 @@ pub fn is_body(key: &[u8]) -> bool {
     key.first() == Some(&DATABASE) && key.get(9) == Some(&(Kind::Body as u8))
 }
 
+/// Database number and sequence of a [`body`]'s key; `None` of others.
+pub fn place_of_body(key: &[u8]) -> Option<(u64, u64)> {
+    let number = |at: usize| key.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+    is_body(key).then(|| Some((number(1)?, number(10)?)))?
+}
+
 pub fn purge(number: u64, purge_sequence: u64) -> Vec<u8> {
     in_kind(number, Kind::Purge, &purge_sequence.to_be_bytes())
 }

@@ -29,7 +29,7 @@ mod space;
 pub use key::Key;
 pub use memory_blobs::MemoryBlobs;
 pub use open::{Engine, OpenError, Opened, Options, encrypted_under, open, open_existing, open_with};
-pub use rewrite::{Renamed, Rewrite, Sealing, compact, rewrite};
+pub use rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
 
 use std::fmt;
 use std::ops::Bound;

@@ -46,22 +46,32 @@ pub struct Rewrite {
 /// An entry as it is to be when attachments are called otherwise: takes the new name of each.
 pub type Renamed = fn(Entry, &dyn Fn(&BlobId) -> BlobId) -> Result<Entry>;
 
+/// How far a rewrite has come.
+pub enum Step<'a> {
+    /// This is what will be copied.
+    Begins(&'a dyn Store),
+    /// So many attachments of so many are copied.
+    Attachments { done: u64, total: u64 },
+    /// So many entries are copied, the last of them under this key.
+    Entries { done: u64, last: &'a [u8] },
+}
+
 /// Rewrites the store of `dir` into a fresh one, of another engine if `engine` says so. See [`rewrite`].
 pub fn compact(
     dir: &Path,
     engine: Option<Engine>,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(Step<'_>),
 ) -> std::result::Result<(u64, u64), OpenError> {
     rewrite(dir, &Rewrite { engine, ..Rewrite::default() }, |entry, _| Ok(entry), progress)
 }
 
-/// Rewrites the store of `dir` into a fresh one and puts it in its place. `progress` hears of the entries and attachments
-/// copied. Returns the bytes on disk before and after.
+/// Rewrites the store of `dir` into a fresh one and puts it in its place. `progress` hears of each step.
+/// Returns the bytes on disk before and after.
 pub fn rewrite(
     dir: &Path,
     how: &Rewrite,
     renamed: Renamed,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(Step<'_>),
 ) -> std::result::Result<(u64, u64), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let failed = |error: StoreError| match error {
@@ -100,17 +110,17 @@ pub fn rewrite(
     }
     let from = open_engine(dir, &old, old_keys.as_ref(), None, &space).map_err(failed)?;
     check_format(dir, &old, from.as_ref())?;
+    progress(Step::Begins(from.as_ref()));
     let mut copied = || -> Result<()> {
         let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
         let name = |id: &BlobId| names.as_ref().map_or(*id, |names: &BlobKeys| names.name(id));
-        let mut done = 0;
         if moves {
             let io = |error: io::Error| super::space::io_error("opening the attachments", &error);
             let (from, to) = (
                 open_blobs(dir, &old, old_keys.as_ref(), &space).map_err(io)?,
                 open_blobs(dir, &new, new_keys.as_ref(), &space).map_err(io)?,
             );
-            copy_blobs(&from, &to, &name, &mut done, progress)?;
+            copy_blobs(&from, &to, &name, progress)?;
         }
         let to = open_engine(dir, &new, new_keys.as_ref(), None, &space)?;
         let change = |entry: Entry| match names {
@@ -118,7 +128,7 @@ pub fn rewrite(
             Some(_) => renamed(entry, &name),
             None => Ok(entry),
         };
-        copy(from.as_ref(), to.as_ref(), &change, &mut done, progress)
+        copy(from.as_ref(), to.as_ref(), &change, progress)
     };
     if let Err(error) = copied() {
         let _ = std::fs::remove_dir_all(&store_folder);
@@ -145,45 +155,54 @@ fn copy_blobs(
     from: &BlobFiles,
     to: &BlobFiles,
     name: &dyn Fn(&BlobId) -> BlobId,
-    done: &mut u64,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<()> {
-    let mut after = None;
-    loop {
-        let page = from.list(after.as_ref(), 1000)?;
-        for id in &page {
-            to.take_over(from, id, name(id))?;
-            *done += 1;
-            progress(*done);
+    let pages = |each: &mut dyn FnMut(&BlobId) -> Result<()>| {
+        let mut after = None;
+        loop {
+            let page = from.list(after.as_ref(), 1000)?;
+            page.iter().try_for_each(&mut *each)?;
+            match page.last() {
+                Some(last) => after = Some(*last),
+                None => return Ok(()),
+            }
         }
-        match page.last() {
-            Some(last) => after = Some(*last),
-            None => return Ok(()),
-        }
-    }
+    };
+    let (mut total, mut done) = (0, 0);
+    pages(&mut |_| {
+        total += 1;
+        Ok(())
+    })?;
+    pages(&mut |id| {
+        to.take_over(from, id, name(id))?;
+        done += 1;
+        progress(Step::Attachments { done, total });
+        Ok(())
+    })
 }
 
 fn copy(
     from: &dyn Store,
     to: &dyn Store,
     change: &dyn Fn(Entry) -> Result<Entry>,
-    done: &mut u64,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<()> {
     let mut low = Bound::Unbounded;
+    let mut done = 0;
     loop {
         let limit = PageLimit { entries: 4096, bytes: 4 << 20 };
         let page = from.scan(&(low, Bound::Unbounded), Direction::Forward, limit)?;
         let Some((last, _)) = page.last() else { break };
+        let last = last.clone();
         low = Bound::Excluded(last.clone());
-        *done += page.len() as u64;
+        done += page.len() as u64;
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
         for entry in page {
             let (key, value) = change(entry)?;
             batch.put(key, value);
         }
         to.commit(batch)?;
-        progress(*done);
+        progress(Step::Entries { done, last: &last });
     }
     to.commit(Batch::new())
 }

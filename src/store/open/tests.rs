@@ -1,5 +1,5 @@
 use super::super::Durability;
-use super::super::rewrite::{Rewrite, Sealing, compact, rewrite};
+use super::super::rewrite::{Rewrite, Sealing, Step, compact, rewrite};
 use super::*;
 
 fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
@@ -87,7 +87,12 @@ fn compacting_keeps_everything_and_converts() {
     drop(opened);
     for engine in [Engine::Redb, Engine::Redb, Engine::Sled, Engine::Sled] {
         let mut copied = 0;
-        compact(dir.path(), Some(engine), &mut |entries| copied = entries).unwrap();
+        compact(dir.path(), Some(engine), &mut |step| {
+            if let Step::Entries { done, .. } = step {
+                copied = done;
+            }
+        })
+        .unwrap();
         assert_eq!(copied, 301);
         let opened = open(dir.path(), None).unwrap();
         assert_eq!(opened.engine, engine);

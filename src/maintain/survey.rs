@@ -1,0 +1,84 @@
+//! How much there is, for those who tell how far they have come.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::db::record::{Info, NameRecord};
+use crate::error::Result;
+use crate::store::{Direction, PageLimit, Store, keys};
+
+/// Counts, from the counters of the databases.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Documents, deleted ones too.
+    pub documents: u64,
+    /// Sequences given.
+    pub changes: u64,
+    /// Of each database, by its number: the changes in those before it, and its own.
+    databases: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Survey {
+    /// Looks at each database's counters.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn of(store: &dyn Store) -> Result<Survey> {
+        let mut survey = Survey::default();
+        let mut range = keys::names(None, None);
+        loop {
+            let page = store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
+            let Some((last, _)) = page.last() else { break };
+            range.0 = Bound::Excluded(last.clone());
+            let mut numbers = Vec::with_capacity(page.len());
+            for (_, record) in &page {
+                numbers.push(NameRecord::decode(record)?.number);
+            }
+            let wanted: Vec<_> = numbers.iter().map(|number| keys::info(*number)).collect();
+            for (number, info) in numbers.into_iter().zip(store.get_many(&wanted)?) {
+                let info = info.map(|info| Info::decode(&info)).transpose()?.unwrap_or_default();
+                survey.documents += info.documents + info.deleted;
+                survey.databases.insert(number, (0, info.sequence));
+            }
+        }
+        for (before, own) in survey.databases.values_mut() {
+            *before = survey.changes;
+            survey.changes += *own;
+        }
+        Ok(survey)
+    }
+
+    /// How many changes stand before `key`, where a walk along all keys has come to. `None`: it does not tell.
+    pub fn changes_before(&self, key: &[u8]) -> Option<u64> {
+        let (number, sequence) = keys::place_of_body(key)?;
+        let (before, own) = self.databases.get(&number)?;
+        Some(before + sequence.min(*own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Batch, memory::Memory};
+
+    #[test]
+    fn databases_follow_each_other() {
+        let store = Memory::new();
+        assert_eq!(Survey::of(&store).unwrap(), Survey::default());
+        let mut batch = Batch::new();
+        for (name, number, documents, sequence) in [("a", 7, 3, 40), ("b", 2, 5, 10), ("c", 9, 0, 0)] {
+            let record = NameRecord { number, instance: [0; 16], created: 0, partitioned: false, q: 1, n: 1 };
+            let info = Info { documents, deleted: 1, sequence, ..Info::default() };
+            batch.put(keys::name(name), record.encode());
+            batch.put(keys::info(number), info.encode());
+        }
+        store.commit(batch).unwrap();
+        let survey = Survey::of(&store).unwrap();
+        assert_eq!((survey.documents, survey.changes), (11, 50));
+        assert_eq!(survey.changes_before(&keys::body(2, 4, 0)), Some(4));
+        assert_eq!(survey.changes_before(&keys::body(7, 4, 1)), Some(14));
+        assert_eq!(survey.changes_before(&keys::body(7, 400, 0)), Some(50), "never more than there are");
+        assert_eq!(survey.changes_before(&keys::body(8, 4, 0)), None);
+        assert_eq!(survey.changes_before(&keys::document(7, "long enough to hold a number")), None);
+    }
+}
