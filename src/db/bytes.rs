@@ -1,7 +1,7 @@
 //! Reading and writing the fields of a stored value: varints and length-prefixed byte strings.
 
 /// Appends fields to a value.
-pub(super) struct Writer(pub Vec<u8>);
+pub(crate) struct Writer(pub Vec<u8>);
 
 impl Writer {
     /// A value that starts with its version byte.
@@ -32,7 +32,7 @@ impl Writer {
 }
 
 /// Takes fields off a value; `None` once anything does not fit.
-pub(super) struct Reader<'a>(pub &'a [u8]);
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// A reader behind the version byte, if it is `version`.

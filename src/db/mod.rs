@@ -13,7 +13,7 @@
 
 mod attachment;
 mod autopurge;
-mod bytes;
+pub(crate) mod bytes;
 mod changes;
 mod database;
 mod draft;

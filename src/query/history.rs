@@ -1,6 +1,6 @@
 //! Readers see an index as it stood when they began, whatever is committed to it meanwhile.
 //!
-//! No store gives a snapshot across pages, and a query may be read for minutes by a slow client. Without more, a document
+//! Nothing below gives a snapshot across pages, and a query may be read for minutes by a slow client. Without more, a document
 //! whose row moves while a query pages would be missed (it moves to where the query has been) or come twice. To make
 //! updates wait for readers would let one slow client hold up everybody. So a commit that comes while somebody reads
 //! keeps here what the keys that it writes held before, and readers lay that over what the store says:
@@ -22,10 +22,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+use super::packed::{self, CROWDED, Packed, Room};
 use crate::error::{Error, Result};
 use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit, Store, keys};
 
@@ -37,9 +38,6 @@ const BESIDE: usize = 64;
 /// Indexes whose histories are kept; beyond this, those that nobody reads or writes are forgotten.
 const INDEXES: usize = 512;
 
-/// Bytes kept on behalf of all indexes of a server.
-type Room = Arc<AtomicUsize>;
-
 /// Which index of which database: its number and the signature.
 pub type Name = (u64, [u8; 16]);
 
@@ -47,34 +45,47 @@ pub type Name = (u64, [u8; 16]);
 #[derive(Debug, Clone, Default)]
 pub struct Histories {
     by_name: Arc<Mutex<HashMap<Name, Arc<History>>>>,
+    /// Bytes kept on behalf of all indexes.
     room: Room,
+    /// Bytes of their entries that are not in the store yet.
+    fresh: Room,
 }
 
 impl Histories {
     /// That of one index.
-    pub(super) fn of(&self, name: Name) -> Arc<History> {
+    pub(super) fn of(&self, name: Name, store: &Arc<dyn Store>) -> Arc<History> {
         let mut by_name = self.by_name.lock();
-        if by_name.len() >= INDEXES {
+        if let Some(history) = by_name.get(&name) {
+            return history.clone();
+        }
+        if by_name.len() >= INDEXES || self.fresh.load(Ordering::Relaxed) >= CROWDED {
             by_name.retain(|_, history| Arc::strong_count(history) > 1);
         }
-        let new = || Arc::new(History { room: self.room.clone(), ..History::default() });
-        by_name.entry(name).or_insert_with(new).clone()
+        let prefix = keys::index_prefix(name.0, &name.1);
+        let entries = Packed::new(store.clone(), prefix, self.fresh.clone());
+        let history = Arc::new(History::new(entries, self.room.clone()));
+        by_name.insert(name, history.clone());
+        history
     }
 
-    /// Breaks off the queries of an index, which is named by what its keys begin with: it is about to be removed.
-    pub(super) fn give_up(&self, prefix: &[u8]) {
-        let by_name = self.by_name.lock();
+    /// Removes an index, which is named by what its keys begin with, and breaks off its queries.
+    pub(super) fn remove(&self, store: &dyn Store, prefix: &[u8]) -> store::Result<()> {
         let named = |(number, signature): &Name| keys::index_prefix(*number, signature) == prefix;
-        by_name.iter().filter(|(name, _)| named(name)).for_each(|(_, history)| history.lose());
+        let known = self.by_name.lock().iter().find(|(name, _)| named(name)).map(|(_, history)| history.clone());
+        match known {
+            Some(history) => history.clear(),
+            None => packed::remove(store, &keys::prefix(prefix)),
+        }
     }
 }
 
 /// Before which commits a key held what, in their order.
 type Held = Vec<(u64, Option<Vec<u8>>)>;
 
-/// What an index held before the commits that its readers must not see.
-#[derive(Debug, Default)]
+/// The entries of an index, and what they were before the commits that its readers must not see.
+#[derive(Debug)]
 pub(super) struct History {
+    entries: Packed,
     /// Held by each commit, and when a reader begins.
     gate: Mutex<()>,
     kept: Mutex<Kept>,
@@ -130,17 +141,26 @@ fn size(key: &[u8], value: &Option<Vec<u8>>) -> usize {
 }
 
 impl History {
+    fn new(entries: Packed, room: Room) -> History {
+        History { entries, gate: Mutex::default(), kept: Mutex::default(), room }
+    }
+
+    /// The entries as they are now.
+    pub fn entries(&self) -> &Packed {
+        &self.entries
+    }
+
     /// Begins to read. May wait for one commit.
     pub fn begin(self: &Arc<History>) -> Snapshot {
         let _gate = self.gate.lock();
         let mut kept = self.kept.lock();
         let at = kept.commits;
         *kept.readers.entry(at).or_default() += 1;
-        Snapshot { history: self.clone(), at }
+        Snapshot { history: self.clone(), at, generation: self.entries.generation() }
     }
 
     /// Commits a batch; `is_read` tells which keys readers look at.
-    pub fn commit(&self, store: &dyn Store, batch: Batch, is_read: impl Fn(&[u8]) -> bool) -> store::Result<()> {
+    pub fn commit(&self, batch: Batch, is_read: impl Fn(&[u8]) -> bool) -> store::Result<()> {
         let _gate = self.gate.lock();
         let number = {
             let mut kept = self.kept.lock();
@@ -152,7 +172,7 @@ impl History {
                 batch.writes.iter().filter(|(key, _)| is_read(key)).map(|(key, _)| key.clone()).collect();
             keys.sort_unstable();
             keys.dedup();
-            let values = store.get_many(&keys)?;
+            let values = self.entries.get_many(&keys)?;
             let mut kept = self.kept.lock();
             if !kept.readers.is_empty() {
                 let mut more = 0;
@@ -168,16 +188,19 @@ impl History {
                 }
             }
         }
-        store.commit(batch)
+        self.entries.commit(batch)
     }
 
-    /// Gives up all readers: the index is removed under them.
-    pub fn lose(&self) {
-        let _gate = self.gate.lock();
-        let mut kept = self.kept.lock();
-        kept.commits += 1;
-        let less = kept.lose();
-        self.room.fetch_sub(less, Ordering::Relaxed);
+    /// Removes all entries, and gives up all readers.
+    pub fn clear(&self) -> store::Result<()> {
+        {
+            let _gate = self.gate.lock();
+            let mut kept = self.kept.lock();
+            kept.commits += 1;
+            let less = kept.lose();
+            self.room.fetch_sub(less, Ordering::Relaxed);
+        }
+        self.entries.clear()
     }
 }
 
@@ -187,6 +210,8 @@ pub(super) struct Snapshot {
     history: Arc<History>,
     /// Commits that it sees.
     at: u64,
+    /// That of the store when it began.
+    generation: u64,
 }
 
 impl Drop for Snapshot {
@@ -210,15 +235,15 @@ impl Snapshot {
     /// What is kept, if this snapshot can still be served.
     fn kept(&self) -> Result<parking_lot::MutexGuard<'_, Kept>> {
         let kept = self.history.kept.lock();
-        if self.at < kept.lost {
+        if self.at < kept.lost || self.generation != self.history.entries.generation() {
             return Err(Error::Internal("an index changed too much while it was read".into()));
         }
         Ok(kept)
     }
 
     /// As [`Store::get_many`].
-    pub fn get_many(&self, store: &dyn Store, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
-        let mut values = store.get_many(keys)?;
+    pub fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut values = self.history.entries.get_many(keys)?;
         let kept = self.kept()?;
         if !kept.before.is_empty() {
             for (key, value) in keys.iter().zip(&mut values) {
@@ -231,16 +256,10 @@ impl Snapshot {
     }
 
     /// As [`Store::scan`].
-    pub fn scan(
-        &self,
-        store: &dyn Store,
-        range: &KeyRange,
-        direction: Direction,
-        limit: PageLimit,
-    ) -> Result<Vec<Entry>> {
+    pub fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
         let mut range = range.clone();
         loop {
-            let page = store.scan(&range, direction, limit)?;
+            let page = self.history.entries.scan(&range, direction, limit)?;
             let kept = self.kept()?;
             if kept.before.is_empty() {
                 return Ok(page);
@@ -269,12 +288,12 @@ impl Snapshot {
     }
 
     /// As [`Store::keys`].
-    pub fn keys(&self, store: &dyn Store, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
-        let page = store.keys(range, entries)?;
+    pub fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
+        let page = self.history.entries.keys(range, entries)?;
         if self.kept()?.before.is_empty() {
             return Ok(page);
         }
-        let page = self.scan(store, range, Direction::Forward, PageLimit::entries(entries))?;
+        let page = self.scan(range, Direction::Forward, PageLimit::entries(entries))?;
         Ok(page.into_iter().map(|(key, _)| key).collect())
     }
 
@@ -284,7 +303,7 @@ impl Snapshot {
     }
 
     fn merge(&self, kept: &Kept, page: Vec<Entry>, covered: &KeyRange, direction: Direction) -> Vec<Entry> {
-        if is_empty(covered) {
+        if packed::is_empty(covered) {
             return page;
         }
         let changed: Vec<(&Vec<u8>, &Option<Vec<u8>>)> = kept
@@ -309,14 +328,6 @@ impl Snapshot {
     }
 }
 
-fn is_empty((low, high): &KeyRange) -> bool {
-    match (low, high) {
-        (Bound::Included(low), Bound::Included(high)) => low > high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -325,6 +336,11 @@ mod tests {
     use crate::store::memory::Memory;
 
     type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    fn history() -> Arc<History> {
+        let entries = Packed::new(Arc::new(Memory::new()), Vec::new(), Room::default());
+        Arc::new(History::new(entries, Room::default()))
+    }
 
     /// Writes of one commit, or a reader that begins, reads a page or ends.
     #[derive(Debug, Clone)]
@@ -351,8 +367,7 @@ mod tests {
         /// Each reader sees, page by page and in either direction, the map as it was when it began.
         #[test]
         fn readers_see_the_moment_they_began(steps in proptest::collection::vec(step(), 1..60)) {
-            let store = Memory::new();
-            let history = Arc::new(History::default());
+            let history = history();
             let mut now: Model = BTreeMap::new();
             let mut readers: Vec<(Snapshot, Model)> = Vec::new();
             for step in steps {
@@ -367,7 +382,7 @@ mod tests {
                             }
                             batch.writes.push((key, value));
                         }
-                        history.commit(&store, batch, |_| true).unwrap();
+                        history.commit(batch, |_| true).unwrap();
                     }
                     Step::Begin if readers.len() < 4 => readers.push((history.begin(), now.clone())),
                     Step::Begin => {}
@@ -388,7 +403,7 @@ mod tests {
                         }
                         let (mut read, mut left) = (Vec::new(), range.clone());
                         loop {
-                            let page = snapshot.scan(&store, &left, direction, PageLimit::entries(entries)).unwrap();
+                            let page = snapshot.scan(&left, direction, PageLimit::entries(entries)).unwrap();
                             prop_assert!(page.len() <= entries);
                             let Some((last, _)) = page.last() else { break };
                             match forward {
@@ -398,11 +413,11 @@ mod tests {
                             read.extend(page);
                         }
                         prop_assert_eq!(read, expected);
-                        let first = snapshot.keys(&store, &range, entries).unwrap();
+                        let first = snapshot.keys(&range, entries).unwrap();
                         prop_assert!(keys.starts_with(&first) && first.is_empty() == keys.is_empty());
                         let all: Vec<Vec<u8>> = (1..30).map(|key| vec![key]).collect();
                         let values: Vec<Option<Vec<u8>>> = all.iter().map(|key| model.get(key).cloned()).collect();
-                        prop_assert_eq!(snapshot.get_many(&store, &all).unwrap(), values);
+                        prop_assert_eq!(snapshot.get_many(&all).unwrap(), values);
                     }
                 }
             }
@@ -414,23 +429,22 @@ mod tests {
 
     #[test]
     fn readers_are_given_up_and_not_lied_to_when_too_much_changes() {
-        let store = Memory::new();
-        let history = Arc::new(History::default());
+        let history = history();
         let write = |value: usize| {
             let mut batch = Batch::new();
             batch.put(vec![1], vec![7; value]);
-            history.commit(&store, batch, |_| true).unwrap();
+            history.commit(batch, |_| true).unwrap();
         };
         write(MOST);
         let early = history.begin();
-        assert!(early.get_many(&store, &[vec![1]]).is_ok());
+        assert!(early.get_many(&[vec![1]]).is_ok());
         write(1);
-        assert!(matches!(early.get_many(&store, &[vec![1]]), Err(Error::Internal(_))));
+        assert!(matches!(early.get_many(&[vec![1]]), Err(Error::Internal(_))));
         let late = history.begin();
         write(2);
-        assert_eq!(late.get_many(&store, &[vec![1]]).unwrap(), [Some(vec![7; 1])]);
-        history.lose();
-        assert!(late.get_many(&store, &[vec![1]]).is_err());
+        assert_eq!(late.get_many(&[vec![1]]).unwrap(), [Some(vec![7; 1])]);
+        history.clear().unwrap();
+        assert!(late.get_many(&[vec![1]]).is_err());
         drop((early, late));
         assert_eq!(history.room.load(Ordering::Relaxed), 0);
     }

@@ -3,6 +3,7 @@
 pub mod design;
 pub mod find;
 mod history;
+mod packed;
 pub mod planner;
 pub mod script;
 pub mod selector;

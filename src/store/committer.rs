@@ -46,6 +46,8 @@ pub(super) struct Committer<B: Backend> {
     pause: Duration,
     /// How often it was reopened.
     reopened: AtomicU64,
+    /// Moves when it begins to be reopened, and again when it is open: see [`Store::generation`].
+    generation: AtomicU64,
     /// Whether `work` has a failure, for those who do not wait for it.
     failing: AtomicBool,
 }
@@ -113,6 +115,7 @@ impl<B: Backend> Committer<B> {
             space,
             pause: REOPEN_PAUSE,
             reopened: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             failing: AtomicBool::new(false),
         }
     }
@@ -207,11 +210,13 @@ impl<B: Backend> Committer<B> {
             return Err(failure.cause.clone());
         }
         failure.tried = Instant::now();
+        self.generation.fetch_add(1, Ordering::SeqCst);
         let reopened = self.backend.reopen().or_else(|error| match &self.space {
             // Given up only where it helps, and not for the failure itself: a restart may need it more.
             Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
             _ => Err(error),
         });
+        self.generation.fetch_add(1, Ordering::SeqCst);
         match reopened {
             Ok(()) => {
                 tracing::info!("the store has recovered from: {}", failure.cause);
@@ -393,6 +398,10 @@ impl<B: Backend> Store for Committer<B> {
         };
         self.get(super::keys::FORMAT)?;
         recovered
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     fn engine(&self) -> &'static str {

@@ -187,6 +187,12 @@ pub trait Store: Send + Sync + 'static {
         self.get(keys::FORMAT).map(drop)
     }
 
+    /// Moves when relaxed commits may have been lost: when the engine is opened again after a failure. Whoever keeps in
+    /// memory what it has read looks at it before and after.
+    fn generation(&self) -> u64 {
+        0
+    }
+
     /// The engine's name, as `--store` takes it.
     fn engine(&self) -> &'static str;
 

@@ -36,9 +36,9 @@ use crate::json::{COLLATION_VERSION, sort_key};
 use crate::query::history::{Histories, History, Name, Snapshot};
 use crate::query::planner::{Index, Plan, end_key, start_key};
 use crate::rev::Body;
-use crate::store::{self, Batch, Durability, KeyRange, PageLimit, Store, StoreError, keys};
+use crate::store::{self, Batch, KeyRange, PageLimit, StoreError, keys};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const PROGRESS: u8 = b'm';
 const ROW: u8 = b'r';
 const DOCUMENT: u8 = b'd';
@@ -66,7 +66,7 @@ impl StoredIndexes {
 
     fn stored(&self, database: Arc<Database>, index: &Index) -> Stored {
         let signature = signature(index);
-        let history = self.histories.of((database.number(), signature));
+        let history = self.histories.of((database.number(), signature), database.store());
         let prefix = keys::index_prefix(database.number(), &signature);
         Stored { database, index: index.clone(), prefix, history }
     }
@@ -117,8 +117,7 @@ fn rows(stored: Stored, plan: &Plan, request: &FindRequest, bookmark: Option<&Bo
             store::Direction::Backward => high = after,
         }
     }
-    let store = stored.database.store().clone();
-    Box::new(StoredRows { store, history: stored.history, snapshot: None, range: Some((low, high)), direction })
+    Box::new(StoredRows { history: stored.history, snapshot: None, range: Some((low, high)), direction })
 }
 
 /// The first bytes of everything that the store holds of an index: what a clean-up has to keep.
@@ -136,7 +135,6 @@ fn signature(index: &Index) -> [u8; 16] {
 }
 
 struct StoredRows {
-    store: Arc<dyn Store>,
     history: Arc<History>,
     /// From the first page on.
     snapshot: Option<Snapshot>,
@@ -153,7 +151,7 @@ impl Rows for StoredRows {
         }
         let snapshot = self.snapshot.get_or_insert_with(|| self.history.begin());
         let range = (low.clone(), high.clone());
-        let page = snapshot.scan(&*self.store, &range, self.direction, PageLimit::entries(most))?;
+        let page = snapshot.scan(&range, self.direction, PageLimit::entries(most))?;
         let Some((last, _)) = page.last() else {
             self.range = None;
             return Ok(None);
@@ -288,7 +286,7 @@ impl Stored {
     }
 
     fn progress(&self) -> Result<(Option<Vec<u8>>, Option<Progress>)> {
-        let stored = self.database.store().get(&self.key(PROGRESS, &[], ""))?;
+        let stored = self.history.entries().get(&self.key(PROGRESS, &[], ""))?;
         let progress = stored.as_deref().and_then(Progress::decode);
         Ok((stored, progress))
     }
@@ -314,11 +312,12 @@ impl Stored {
                     continue;
                 }
             };
+            self.history.entries().relieve()?;
             let step = match ahead.take().filter(|step| step.after == progress) {
                 Some(step) => Some(step),
                 None => self.read(progress, &target)?,
             };
-            let Some(step) = step else { return Ok(()) };
+            let Some(step) = step else { return Ok(self.history.entries().rest()?) };
             let is_fresh = step.next.sequence <= begun_at && step.next.purge_sequence == progress.purge_sequence;
             let next = step.next;
             let batch = self.batch(step, !is_fresh)?;
@@ -402,7 +401,7 @@ impl Stored {
         let Step { changes, mut rows, .. } = step;
         let places: Vec<Vec<u8>> = changes.iter().map(|(id, _)| self.key(DOCUMENT, &[], id)).collect();
         let before = match look_up {
-            true => self.database.store().get_many(&places)?,
+            true => self.history.entries().get_many(&places)?,
             false => vec![None; places.len()],
         };
         let mut batch = Batch::new();
@@ -477,31 +476,16 @@ impl Stored {
         let key = self.key(PROGRESS, &[], "");
         batch.expect(key.clone(), before);
         batch.put(key, progress.encode());
-        batch.durability = Durability::Relaxed;
         let kind = self.prefix.len();
-        match self.history.commit(&**self.database.store(), batch, |key| key.get(kind) == Some(&ROW)) {
+        match self.history.commit(batch, |key| key.get(kind) == Some(&ROW)) {
             Ok(()) | Err(StoreError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Removes all of the index, a page at a time; its progress first.
+    /// Removes all of the index.
     fn clear(&self) -> Result<()> {
-        let store = self.database.store();
-        let mut batch = Batch::new();
-        batch.delete(self.key(PROGRESS, &[], ""));
-        store.commit(batch)?;
-        self.history.lose();
-        let range = keys::prefix(&self.prefix);
-        loop {
-            let page = store.scan(&range, store::Direction::Forward, PageLimit::entries(1000))?;
-            if page.is_empty() {
-                return Ok(());
-            }
-            let mut batch = Batch::new();
-            page.into_iter().for_each(|(key, _)| batch.delete(key));
-            store.commit(batch)?;
-        }
+        Ok(self.history.clear()?)
     }
 }
 

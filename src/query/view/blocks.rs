@@ -82,12 +82,11 @@ impl Blocks<'_> {
     /// Counts, reduces and splits the blocks that have changed. False: something else changes the index.
     pub fn settle(&self, mut stored: Option<Vec<u8>>, meta: Meta) -> Result<bool> {
         let (index, layout) = (self.index, &self.index.layout);
-        let store = index.database.store();
         loop {
             if index.database.is_gone() {
                 return Err(Error::NoDatabase);
             }
-            let marks = store.keys(&layout.kind(CHANGED), AT_ONCE)?;
+            let marks = index.keys(&layout.kind(CHANGED), AT_ONCE)?;
             if marks.is_empty() {
                 let settled = Meta { settled: true, ..meta };
                 return commit(index, stored, &settled, Batch::new());
@@ -115,6 +114,7 @@ impl Blocks<'_> {
                 return Ok(false);
             }
             stored = Some(meta.encode());
+            index.history.entries().relieve()?;
         }
     }
 
@@ -126,7 +126,7 @@ impl Blocks<'_> {
             let mut spots = Spots { low: Vec::new(), high: None };
             loop {
                 let range = layout.between(BLOCK, map, &spots);
-                let page = index.database.store().scan(&range, Direction::Forward, PageLimit::entries(1000))?;
+                let page = index.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
                 let Some((last, _)) = page.last() else { break };
                 spots.low = [layout.spot_of(last).1, &[0]].concat();
                 let mut batch = Batch::new();
@@ -160,11 +160,9 @@ impl Blocks<'_> {
     fn split(&self, batch: &mut Batch, made: &mut Vec<Made>, map: usize, bound: &[u8]) -> Result<()> {
         let (index, layout) = (self.index, &self.index.layout);
         let Some(function) = index.definition.maps.get(map) else { return Ok(()) };
-        let store = index.database.store();
         let at = layout.at(BLOCK, map, bound);
-        let Some(count) = store.get(&at)?.map(|value| layout::decode_block(&value)).transpose()? else {
-            return Ok(());
-        };
+        let stored = index.get_many(std::slice::from_ref(&at))?.pop().flatten();
+        let Some(count) = stored.map(|value| layout::decode_block(&value)).transpose()? else { return Ok(()) };
         if count == 0 {
             batch.delete(at);
             return Ok(());

@@ -8,14 +8,14 @@
 //!
 //! One update of an index runs at a time; queries that come meanwhile wait for it. Each commit holds rows, references and
 //! progress and expects the progress it began from, so that nothing else can come between. Commits are not synced by
-//! themselves: what is lost with a crash is made again.
+//! themselves (see `packed`): what is lost with a crash is made again.
 //!
 //! A document's old rows are found by its reference. An index that is begun has none: documents up to the sequence
 //! at which it was begun are then not looked up.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -35,7 +35,7 @@ use crate::query::history::{Histories, Name};
 use crate::query::planner;
 use crate::query::script::{Mapped, Pending, Scripts, check_language};
 use crate::rev::Body;
-use crate::store::{Batch, Direction, Durability, PageLimit, StoreError};
+use crate::store::{Batch, Direction, PageLimit, StoreError};
 
 /// Told how far an update is: changes done, changes in all.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
@@ -43,7 +43,7 @@ pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 /// Changes of one commit at most, and about how many bytes of documents they may be.
 const STEP: usize = 1000;
 const STEP_BYTES: u64 = 8 << 20;
-/// Steps being mapped beside the one being committed.
+/// Steps that are read and being mapped beside the one being committed.
 const AHEAD: usize = 2;
 /// Documents of one call of the map functions at most.
 const MAPPED_AT_ONCE: usize = 100;
@@ -73,7 +73,7 @@ impl Views {
     }
 
     fn index(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Index {
-        let history = self.histories.of((database.number(), definition.signature));
+        let history = self.histories.of((database.number(), definition.signature), database.store());
         Index::new(database.clone(), definition.clone(), history)
     }
 
@@ -289,7 +289,7 @@ impl Build {
                         let blocks = Blocks { index: &self.index, scripts: &self.scripts };
                         blocks.settle(stored, meta)?
                     } else {
-                        return Ok(());
+                        return Ok(self.index.history.entries().rest()?);
                     }
                 }
                 // New, of an older version, or it has missed purges that are forgotten by now: begin anew.
@@ -316,17 +316,47 @@ impl Build {
     }
 
     /// All changes up to `target`. False: something else has changed the index.
-    fn changed(&self, mut stored: Option<Vec<u8>>, mut meta: Meta, target: u64) -> Result<bool> {
-        let (begin, mut read) = (meta.sequence, meta.sequence);
-        let mut ahead: VecDeque<Step> = VecDeque::new();
-        (self.progress)(0, target.saturating_sub(begin));
-        loop {
-            while read < target && ahead.len() <= AHEAD {
-                let step = self.read(read, target)?;
-                read = step.sequence;
-                ahead.push_back(step);
+    fn changed(&self, stored: Option<Vec<u8>>, meta: Meta, target: u64) -> Result<bool> {
+        let begin = meta.sequence;
+        let read = |after: &mut u64| {
+            if *after >= target {
+                return None;
             }
-            let Some(step) = ahead.pop_front() else { return Ok(true) };
+            let step = self.read(*after, target);
+            *after = step.as_ref().map_or(target, |step| step.sequence);
+            Some(step)
+        };
+        if target - begin <= STEP as u64 {
+            let mut after = begin;
+            return self.write_all(stored, meta, target, std::iter::from_fn(|| read(&mut after)));
+        }
+        // A thread of its own reads ahead. It ends when nobody takes its steps any more.
+        std::thread::scope(|scope| {
+            let (sender, steps) = mpsc::sync_channel(AHEAD);
+            scope.spawn(move || {
+                let mut after = begin;
+                while let Some(step) = read(&mut after) {
+                    if sender.send(step).is_err() {
+                        return;
+                    }
+                }
+            });
+            self.write_all(stored, meta, target, steps.into_iter())
+        })
+    }
+
+    /// Writes the steps up to `target`. False: something else has changed the index.
+    fn write_all(
+        &self,
+        mut stored: Option<Vec<u8>>,
+        mut meta: Meta,
+        target: u64,
+        steps: impl Iterator<Item = Result<Step>>,
+    ) -> Result<bool> {
+        let begin = meta.sequence;
+        (self.progress)(0, target.saturating_sub(begin));
+        for step in steps {
+            let step = step?;
             let sequence = step.sequence;
             // Nothing was there before the index was begun.
             let look_up = sequence > meta.begun_at;
@@ -335,11 +365,13 @@ impl Build {
                 Some((now, next)) => (stored, meta) = (Some(now), next),
                 None => return Ok(false),
             }
+            self.index.history.entries().relieve()?;
             (self.progress)(sequence.saturating_sub(begin).min(target - begin), target - begin);
             if self.index.database.is_gone() {
                 return Err(Error::NoDatabase);
             }
         }
+        Ok(true)
     }
 
     /// Purged documents are gone from the changes: their rows are found by id.
@@ -440,7 +472,7 @@ impl Build {
         let mapped = step.batches.into_iter().map(Batched::wait).collect::<Result<Vec<Mapped>>>()?;
         let documents: Vec<Vec<u8>> = step.ids.iter().map(|id| index.layout.document(id)).collect();
         let old = match look_up {
-            true => index.database.store().get_many(&documents)?,
+            true => index.get_many(&documents)?,
             false => vec![None; documents.len()],
         };
         let mut batch = Batch::new();
@@ -493,12 +525,7 @@ impl Build {
 
     /// Removes all of the index, its progress first.
     fn clear(&self) -> Result<()> {
-        let store = self.index.database.store();
-        let mut batch = Batch::new();
-        batch.delete(self.index.layout.meta());
-        store.commit(batch)?;
-        self.index.history.lose();
-        super::cleanup::remove(store, &self.index.layout.all())
+        Ok(self.index.history.clear()?)
     }
 }
 
@@ -536,7 +563,6 @@ pub(super) fn commit(index: &Index, before: Option<Vec<u8>>, meta: &Meta, mut ba
     let key = index.layout.meta();
     batch.expect(key.clone(), before);
     batch.put(key, meta.encode());
-    batch.durability = Durability::Relaxed;
     match index.commit(batch) {
         Ok(()) => Ok(true),
         Err(StoreError::Conflict) => Ok(false),

@@ -8,10 +8,7 @@ use super::build::Views;
 use crate::db::{Database, Listing};
 use crate::error::{Error, Result};
 use crate::query::find;
-use crate::store::{Batch, Direction, Durability, KeyRange, PageLimit, Store, keys};
-
-/// Entries removed with one commit.
-const AT_ONCE: usize = 1000;
+use crate::store::{Direction, PageLimit, keys};
 
 /// Removes the stored indexes that none of the database's design documents defines, Mango's as well as views'. Blocks on
 /// the store.
@@ -44,26 +41,11 @@ pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
         let next = store.keys(&(low.clone(), high.clone()), 1)?;
         let Some(prefix) = next.first().and_then(|key| key.get(..length)) else { return Ok(()) };
         if !kept.contains(prefix) {
-            views.histories().give_up(prefix);
-            remove(store, &keys::prefix(prefix))?;
+            views.histories().remove(&**store, prefix)?;
         }
         low = match keys::after_prefix(prefix) {
             Bound::Excluded(end) => Bound::Included(end),
             _ => return Ok(()),
         };
-    }
-}
-
-/// Removes all entries of a range, a page at a time.
-pub(super) fn remove(store: &Arc<dyn Store>, range: &KeyRange) -> Result<()> {
-    loop {
-        let page = store.keys(range, AT_ONCE)?;
-        if page.is_empty() {
-            return Ok(());
-        }
-        let mut batch = Batch::new();
-        batch.durability = Durability::Relaxed;
-        page.into_iter().for_each(|key| batch.delete(key));
-        store.commit(batch)?;
     }
 }

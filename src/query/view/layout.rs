@@ -27,7 +27,7 @@ use crate::json::COLLATION_VERSION;
 use crate::store::{KeyRange, keys};
 
 /// The format of everything here; a part of every signature.
-pub(super) const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 2;
 
 pub(super) const META: u8 = b'm';
 pub(super) const DOCUMENT: u8 = b'd';
@@ -65,11 +65,6 @@ impl Spots {
 impl Layout {
     pub fn new(database: u64, signature: &[u8; 16]) -> Layout {
         Layout { prefix: keys::index_prefix(database, signature) }
-    }
-
-    /// All keys of the index.
-    pub fn all(&self) -> KeyRange {
-        keys::prefix(&self.prefix)
     }
 
     pub fn meta(&self) -> Vec<u8> {

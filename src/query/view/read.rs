@@ -43,27 +43,24 @@ impl Index {
         Index { snapshot: Some(Arc::new(self.history.begin())), ..self.clone() }
     }
 
-    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
-        let store = self.database.store();
+    pub fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
         match &self.snapshot {
-            None => Ok(store.scan(range, direction, limit)?),
-            Some(snapshot) => snapshot.scan(&**store, range, direction, limit),
+            None => Ok(self.history.entries().scan(range, direction, limit)?),
+            Some(snapshot) => snapshot.scan(range, direction, limit),
         }
     }
 
-    fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
-        let store = self.database.store();
+    pub fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
         match &self.snapshot {
-            None => Ok(store.keys(range, entries)?),
-            Some(snapshot) => snapshot.keys(&**store, range, entries),
+            None => Ok(self.history.entries().keys(range, entries)?),
+            Some(snapshot) => snapshot.keys(range, entries),
         }
     }
 
-    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
-        let store = self.database.store();
+    pub fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         match &self.snapshot {
-            None => Ok(store.get_many(keys)?),
-            Some(snapshot) => snapshot.get_many(&**store, keys),
+            None => Ok(self.history.entries().get_many(keys)?),
+            Some(snapshot) => snapshot.get_many(keys),
         }
     }
 
@@ -71,7 +68,7 @@ impl Index {
     pub fn commit(&self, batch: Batch) -> store::Result<()> {
         let kind = self.layout.meta().len() - 1;
         let is_read = |key: &[u8]| matches!(key.get(kind), Some(&(META | ROW | BLOCK | REDUCED)));
-        self.history.commit(&**self.database.store(), batch, is_read)
+        self.history.commit(batch, is_read)
     }
 
     /// What is stored of its progress, and what that means; `None` if there is nothing to go on from.

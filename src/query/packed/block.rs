@@ -1,0 +1,155 @@
+//! A block: some hundred entries in the order of their keys, in one value of the store.
+//!
+//! ```text
+//! version, then for each entry
+//!   shared:number    bytes of its key that are those of the key before
+//!   rest:bytes       what follows them
+//!   value:number     0: the key has been removed; else the value's length + 1, and the value
+//! ```
+
+use crate::db::bytes::{Reader, Writer};
+
+const VERSION: u8 = 1;
+
+/// What an entry holds; `None`: its key has been removed, whatever older runs say.
+pub(super) type Held<'a> = Option<&'a [u8]>;
+
+/// Makes a block of entries that come in order.
+pub(super) struct Packing {
+    out: Writer,
+    last: Vec<u8>,
+}
+
+impl Packing {
+    pub fn new() -> Packing {
+        Packing { out: Writer::version(VERSION), last: Vec::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.out.0.len() == 1
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.out.0.len()
+    }
+
+    pub fn push(&mut self, key: &[u8], value: Held<'_>) {
+        let shared = self.last.iter().zip(key).take_while(|(one, two)| one == two).count();
+        self.out.number(shared as u64);
+        self.out.bytes(&key[shared..]);
+        match value {
+            None => self.out.number(0),
+            Some(value) => {
+                self.out.number(value.len() as u64 + 1);
+                self.out.0.extend_from_slice(value);
+            }
+        }
+        self.last.truncate(shared);
+        self.last.extend_from_slice(&key[shared..]);
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        self.out.0
+    }
+}
+
+/// A block as it is read.
+pub(super) struct Block {
+    bytes: Vec<u8>,
+    /// The keys, one behind the other.
+    keys: Vec<u8>,
+    entries: Vec<Place>,
+}
+
+/// Where an entry's key ends in `keys`, and where its value stands in `bytes`.
+#[derive(Clone, Copy)]
+struct Place {
+    key_end: usize,
+    value: Option<(usize, usize)>,
+}
+
+impl Block {
+    /// `None`: these bytes are no block.
+    pub fn read(bytes: Vec<u8>) -> Option<Block> {
+        let mut keys: Vec<u8> = Vec::with_capacity(bytes.len());
+        let mut entries = Vec::new();
+        let mut reader = Reader::version(&bytes, VERSION)?;
+        let mut last = 0;
+        while !reader.0.is_empty() {
+            let begin = keys.len();
+            let shared = usize::try_from(reader.number()?).ok().filter(|shared| *shared <= begin - last)?;
+            keys.extend_from_within(last..last + shared);
+            keys.extend_from_slice(reader.bytes()?);
+            last = begin;
+            let value = match usize::try_from(reader.number()?).ok()?.checked_sub(1) {
+                None => None,
+                Some(length) => {
+                    let from = bytes.len() - reader.0.len();
+                    reader.0 = reader.0.get(length..)?;
+                    Some((from, from + length))
+                }
+            };
+            entries.push(Place { key_end: keys.len(), value });
+        }
+        Some(Block { bytes, keys, entries })
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn key(&self, at: usize) -> &[u8] {
+        let begin = if at == 0 { 0 } else { self.entries[at - 1].key_end };
+        &self.keys[begin..self.entries[at].key_end]
+    }
+
+    pub fn value(&self, at: usize) -> Held<'_> {
+        self.entries[at].value.map(|(from, to)| &self.bytes[from..to])
+    }
+
+    /// How many of its keys fulfil `is_before`, which holds for the first ones.
+    pub fn count(&self, is_before: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_before(self.key(middle)) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_come_back() {
+        let entries: [(&[u8], Held); 5] =
+            [(b"", Some(b"empty")), (b"a", None), (b"ab", Some(b"")), (b"abc", Some(b"three")), (b"b", None)];
+        let mut packing = Packing::new();
+        assert!(packing.is_empty());
+        entries.iter().for_each(|(key, value)| packing.push(key, *value));
+        let bytes = packing.finish();
+        let block = Block::read(bytes.clone()).unwrap();
+        let read: Vec<(&[u8], Held)> = (0..block.len()).map(|at| (block.key(at), block.value(at))).collect();
+        assert_eq!(read, entries);
+        assert_eq!(block.count(|key| key < &b"ab"[..]), 2);
+        assert_eq!(block.count(|_| true), 5);
+        for length in 0..bytes.len() {
+            if let Some(cut) = Block::read(bytes[..length].to_vec()) {
+                assert!(cut.len() < block.len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_block_is_none() {
+        assert!(Block::read(vec![]).is_none());
+        assert!(Block::read(vec![2]).is_none());
+        // Shares more than there is.
+        assert!(Block::read(vec![1, 3, 1, b'a', 0]).is_none());
+        // A value beyond the end.
+        assert!(Block::read(vec![1, 0, 1, b'a', 9, 1]).is_none());
+    }
+}

@@ -1,0 +1,248 @@
+//! A run: blocks in the order of their keys, written once and never changed.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use super::block::{Block, Held, Packing};
+use crate::store::{self, Batch, Direction, Durability, KeyRange, PageLimit, Store, StoreError, keys};
+
+/// Bytes at which a block is full; a single entry may be larger.
+const BLOCK: usize = 16 << 10;
+/// Bytes of blocks in one commit.
+const AT_ONCE: usize = 1 << 20;
+/// Blocks read ahead at most.
+const MOST_AHEAD: usize = 16;
+
+fn damaged() -> StoreError {
+    StoreError::Damaged("a block of an index".into())
+}
+
+/// A range of a run's keys as one of the store's.
+fn joined(base: &[u8], bound: &Bound<Vec<u8>>, open: Bound<Vec<u8>>) -> Bound<Vec<u8>> {
+    match bound {
+        Bound::Included(key) => Bound::Included([base, key].concat()),
+        Bound::Excluded(key) => Bound::Excluded([base, key].concat()),
+        Bound::Unbounded => open,
+    }
+}
+
+fn is_above(key: &[u8], high: &Bound<Vec<u8>>) -> bool {
+    match high {
+        Bound::Included(high) => key > &high[..],
+        Bound::Excluded(high) => key >= &high[..],
+        Bound::Unbounded => false,
+    }
+}
+
+fn is_below(key: &[u8], low: &Bound<Vec<u8>>) -> bool {
+    match low {
+        Bound::Included(low) => key < &low[..],
+        Bound::Excluded(low) => key <= &low[..],
+        Bound::Unbounded => false,
+    }
+}
+
+/// The last block that begins at `high` or before it: key in the store, and block.
+fn block_at(store: &dyn Store, base: &[u8], high: Bound<Vec<u8>>) -> store::Result<Option<(Vec<u8>, Block)>> {
+    let range = (Bound::Included(base.to_vec()), high);
+    let page = store.scan(&range, Direction::Backward, PageLimit::entries(1))?;
+    page.into_iter().next().map(|(key, value)| Ok((key, Block::read(value).ok_or_else(damaged)?))).transpose()
+}
+
+/// Goes through the entries of a range of a run.
+pub(super) struct Cursor<'a> {
+    store: &'a dyn Store,
+    range: &'a KeyRange,
+    direction: Direction,
+    /// The blocks that have not been read, as keys of the store.
+    left: KeyRange,
+    ahead: VecDeque<Block>,
+    /// How many blocks are read next.
+    step: usize,
+    block: Option<Block>,
+    /// Where in the block it stands; backward, one behind.
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// `base` is what the store's keys of the run's blocks begin with.
+    pub fn new(
+        store: &'a dyn Store,
+        base: &[u8],
+        range: &'a KeyRange,
+        direction: Direction,
+    ) -> store::Result<Cursor<'a>> {
+        let end = keys::after_prefix(base);
+        let mut left = (Bound::Included(base.to_vec()), joined(base, &range.1, end));
+        let (mut block, mut at) = (None, 0);
+        match direction {
+            Direction::Forward => {
+                // The block that the range begins in begins before it.
+                if let Bound::Included(low) | Bound::Excluded(low) = &range.0 {
+                    let low = [base, low].concat();
+                    left.0 = Bound::Excluded(low.clone());
+                    if let Some((_, found)) = block_at(store, base, Bound::Included(low))? {
+                        at = found.count(|key| is_below(key, &range.0));
+                        block = Some(found);
+                    }
+                }
+            }
+            Direction::Backward => {
+                if let Some((key, found)) = block_at(store, base, left.1.clone())? {
+                    left.1 = Bound::Excluded(key);
+                    at = found.count(|key| !is_above(key, &range.1));
+                    block = Some(found);
+                }
+            }
+        }
+        let mut cursor = Cursor { store, range, direction, left, ahead: VecDeque::new(), step: 1, block, at };
+        cursor.seek()?;
+        Ok(cursor)
+    }
+
+    /// Steps into the next block where this one ends.
+    fn seek(&mut self) -> store::Result<()> {
+        loop {
+            let in_block = self.block.as_ref().is_some_and(|block| match self.direction {
+                Direction::Forward => self.at < block.len(),
+                Direction::Backward => self.at > 0,
+            });
+            if in_block {
+                return Ok(());
+            }
+            if self.ahead.is_empty() {
+                self.fetch()?;
+            }
+            self.block = self.ahead.pop_front();
+            let Some(block) = &self.block else { return Ok(()) };
+            self.at = match self.direction {
+                Direction::Forward => 0,
+                Direction::Backward => block.len(),
+            };
+        }
+    }
+
+    fn fetch(&mut self) -> store::Result<()> {
+        if super::is_empty(&self.left) {
+            return Ok(());
+        }
+        let limit = PageLimit { entries: self.step, bytes: AT_ONCE };
+        let page = self.store.scan(&self.left, self.direction, limit)?;
+        self.step = (2 * self.step).min(MOST_AHEAD);
+        match (page.last(), self.direction) {
+            (None, _) => self.left.1 = self.left.0.clone(),
+            (Some((last, _)), Direction::Forward) => self.left.0 = Bound::Excluded(last.clone()),
+            (Some((last, _)), Direction::Backward) => self.left.1 = Bound::Excluded(last.clone()),
+        }
+        for (_, value) in page {
+            self.ahead.push_back(Block::read(value).ok_or_else(damaged)?);
+        }
+        Ok(())
+    }
+
+    /// The entry that it stands at; `None` at the end of the range.
+    pub fn peek(&self) -> Option<(&[u8], Held<'_>)> {
+        let block = self.block.as_ref()?;
+        let (at, is_beyond) = match self.direction {
+            Direction::Forward => (self.at, is_above(block.key(self.at), &self.range.1)),
+            Direction::Backward => (self.at - 1, is_below(block.key(self.at - 1), &self.range.0)),
+        };
+        (!is_beyond).then(|| (block.key(at), block.value(at)))
+    }
+
+    pub fn advance(&mut self) -> store::Result<()> {
+        match self.direction {
+            Direction::Forward => self.at += 1,
+            Direction::Backward => self.at -= 1,
+        }
+        self.seek()
+    }
+}
+
+/// Looks single keys up; quick when they come in order.
+pub(super) struct Lookup<'a> {
+    store: &'a dyn Store,
+    base: Vec<u8>,
+    block: Option<Block>,
+}
+
+impl<'a> Lookup<'a> {
+    pub fn new(store: &'a dyn Store, base: Vec<u8>) -> Lookup<'a> {
+        Lookup { store, base, block: None }
+    }
+
+    /// What the run says of a key; `None`: nothing.
+    pub fn get(&mut self, key: &[u8]) -> store::Result<Option<Held<'_>>> {
+        let within = |block: &Block| block.len() > 0 && block.key(0) <= key && key <= block.key(block.len() - 1);
+        if !self.block.as_ref().is_some_and(within) {
+            let at = Bound::Included([&self.base[..], key].concat());
+            self.block = block_at(self.store, &self.base, at)?.map(|(_, block)| block);
+        }
+        let Some(block) = &self.block else { return Ok(None) };
+        let at = block.count(|other| other < key);
+        Ok((at < block.len() && block.key(at) == key).then(|| block.value(at)))
+    }
+}
+
+/// Writes a run. Its blocks are nothing to anybody until the list of runs names them.
+pub(super) struct Writing<'a> {
+    store: &'a dyn Store,
+    base: Vec<u8>,
+    /// The list of runs, which must be there as it was: else the index has been removed meanwhile.
+    list: (Vec<u8>, Option<Vec<u8>>),
+    packing: Packing,
+    first: Vec<u8>,
+    batch: Batch,
+    unwritten: usize,
+    bytes: u64,
+}
+
+impl<'a> Writing<'a> {
+    pub fn new(store: &'a dyn Store, base: Vec<u8>, list: (Vec<u8>, Option<Vec<u8>>)) -> Writing<'a> {
+        let (packing, first, batch) = (Packing::new(), Vec::new(), Batch::new());
+        Writing { store, base, list, packing, first, batch, unwritten: 0, bytes: 0 }
+    }
+
+    pub fn push(&mut self, key: &[u8], value: Held<'_>) -> store::Result<()> {
+        let more = key.len() + value.map_or(0, <[u8]>::len);
+        if !self.packing.is_empty() && self.packing.len() + more > BLOCK {
+            self.end_block()?;
+        }
+        if self.packing.is_empty() {
+            self.first = key.to_vec();
+        }
+        self.packing.push(key, value);
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> store::Result<()> {
+        let block = std::mem::replace(&mut self.packing, Packing::new()).finish();
+        let key = [&self.base[..], &self.first].concat();
+        self.unwritten += key.len() + block.len();
+        self.bytes += (key.len() + block.len()) as u64;
+        self.batch.put(key, block);
+        if self.unwritten >= AT_ONCE {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> store::Result<()> {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.durability = Durability::Relaxed;
+        batch.expect(self.list.0.clone(), self.list.1.clone());
+        self.unwritten = 0;
+        self.store.commit(batch)
+    }
+
+    /// The bytes of the run; 0: it has no entries, and there is none.
+    pub fn finish(mut self) -> store::Result<u64> {
+        if !self.packing.is_empty() {
+            self.end_block()?;
+        }
+        if self.unwritten > 0 {
+            self.write()?;
+        }
+        Ok(self.bytes)
+    }
+}

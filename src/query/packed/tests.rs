@@ -1,0 +1,235 @@
+//! Held against a `BTreeMap`, with runs written, merged, forgotten and left behind at any time.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::memory::Memory;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+const PREFIX: &[u8] = b"index";
+
+fn open(store: &Arc<dyn Store>) -> Packed {
+    Packed::new(store.clone(), PREFIX.to_vec(), Room::default())
+}
+
+fn key(number: u16) -> Vec<u8> {
+    [PREFIX, &number.to_be_bytes()].concat()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Keys with the size of their values, in bytes; `None`: removed.
+    Commit(Vec<(u16, Option<u16>)>),
+    WriteRun,
+    Merge(usize),
+    Rest,
+    Clear,
+    /// As after a crash: what was not written is gone, and a run that was being written stays behind.
+    Crash,
+    Read {
+        low: u16,
+        high: u16,
+        forward: bool,
+        entries: usize,
+    },
+    Get(Vec<u16>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Blocks of 16 KiB hold a few of the larger values.
+    let write = (0..60_u16, proptest::option::weighted(0.8, prop_oneof![0..20_u16, 1000..6000_u16]));
+    prop_oneof![
+        6 => proptest::collection::vec(write, 1..30).prop_map(Step::Commit),
+        4 => Just(Step::WriteRun),
+        2 => (0..4_usize).prop_map(Step::Merge),
+        1 => Just(Step::Rest),
+        1 => Just(Step::Clear),
+        1 => Just(Step::Crash),
+        8 => (0..62_u16, 0..62_u16, any::<bool>(), 1..9_usize)
+            .prop_map(|(low, high, forward, entries)| Step::Read { low, high, forward, entries }),
+        3 => proptest::collection::vec(0..62_u16, 0..9).prop_map(Step::Get),
+    ]
+}
+
+/// All pages of a range.
+fn read_all(packed: &Packed, mut range: KeyRange, direction: Direction, entries: usize) -> Vec<Entry> {
+    let mut all = Vec::new();
+    loop {
+        let page = packed.scan(&range, direction, PageLimit::entries(entries)).unwrap();
+        let Some((last, _)) = page.last() else { return all };
+        assert!(page.len() <= entries);
+        match direction {
+            Direction::Forward => range.0 = Bound::Excluded(last.clone()),
+            Direction::Backward => range.1 = Bound::Excluded(last.clone()),
+        }
+        all.extend(page);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_is_an_ordered_map(steps in proptest::collection::vec(step(), 1..40)) {
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        let mut packed = open(&store);
+        let (mut model, mut stored) = (Model::new(), Model::new());
+        let mut seed = 0_u8;
+        for step in steps {
+            match step {
+                Step::Commit(writes) => {
+                    let mut batch = Batch::new();
+                    for (number, size) in writes {
+                        seed = seed.wrapping_add(1);
+                        let value = size.map(|size| vec![seed; size.into()]);
+                        match &value {
+                            Some(value) => drop(model.insert(key(number), value.clone())),
+                            None => drop(model.remove(&key(number))),
+                        }
+                        batch.writes.push((key(number), value));
+                    }
+                    packed.commit(batch).unwrap();
+                }
+                Step::WriteRun => {
+                    packed.write_run().unwrap();
+                    stored.clone_from(&model);
+                }
+                Step::Merge(from) => {
+                    let runs = packed.state().unwrap().runs.len();
+                    packed.merge(from.min(runs)).unwrap();
+                }
+                Step::Rest => {
+                    packed.rest().unwrap();
+                    if packed.state().unwrap().fresh.is_empty() {
+                        stored.clone_from(&model);
+                    }
+                }
+                Step::Clear => {
+                    packed.clear().unwrap();
+                    (model, stored) = (Model::new(), Model::new());
+                }
+                Step::Crash => {
+                    let next = packed.state().unwrap().runs.iter().map(|run| run.number).max().unwrap_or(0) + 1;
+                    let mut batch = Batch::new();
+                    let mut packing = block::Packing::new();
+                    packing.push(&7_u16.to_be_bytes(), Some(b"left behind"));
+                    batch.put([&packed.base(next)[..], &7_u16.to_be_bytes()].concat(), packing.finish());
+                    store.commit(batch).unwrap();
+                    packed = open(&store);
+                    model.clone_from(&stored);
+                }
+                Step::Read { low, high, forward, entries } => {
+                    let range = (Bound::Included(key(low.min(high))), Bound::Excluded(key(low.max(high))));
+                    let mut expected: Vec<Entry> = model
+                        .range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref()))
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect();
+                    let keys: Vec<Vec<u8>> = expected.iter().map(|(key, _)| key.clone()).take(entries).collect();
+                    prop_assert_eq!(packed.keys(&range, entries).unwrap(), keys);
+                    let direction = if forward { Direction::Forward } else { Direction::Backward };
+                    if !forward {
+                        expected.reverse();
+                    }
+                    prop_assert!(read_all(&packed, range, direction, entries) == expected);
+                }
+                Step::Get(numbers) => {
+                    let keys: Vec<Vec<u8>> = numbers.into_iter().map(key).collect();
+                    let expected: Vec<Option<Vec<u8>>> = keys.iter().map(|key| model.get(key).cloned()).collect();
+                    prop_assert!(packed.get_many(&keys).unwrap() == expected);
+                }
+            }
+        }
+        let everything = keys::prefix(PREFIX);
+        let all: Vec<Entry> = model.into_iter().collect();
+        prop_assert!(read_all(&packed, everything.clone(), Direction::Forward, 7) == all);
+        // One run holds it all, and nothing else is in the store.
+        packed.write_run().unwrap();
+        packed.merge(0).unwrap();
+        packed.tidy().unwrap();
+        prop_assert!(read_all(&packed, everything, Direction::Forward, 1000) == all);
+        let runs = packed.state().unwrap().runs.clone();
+        prop_assert!(runs.len() <= 1);
+        let mut blocks = 0;
+        for run in runs {
+            blocks += store.keys(&keys::prefix(&packed.base(run.number)), 1000).unwrap().len();
+        }
+        prop_assert_eq!(store.keys(&keys::prefix(&[PREFIX, b"b"].concat()), 1000).unwrap().len(), blocks);
+    }
+}
+
+fn put(packed: &Packed, number: u16, size: usize) {
+    let mut batch = Batch::new();
+    batch.put(key(number), vec![7; size]);
+    packed.commit(batch).unwrap();
+}
+
+#[test]
+fn expectations_are_held_against_what_is_fresh_and_what_is_stored() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let packed = open(&store);
+    let attempt = |expected: Option<&[u8]>, value: &[u8]| {
+        let mut batch = Batch::new();
+        batch.expect(key(1), expected.map(<[u8]>::to_vec));
+        batch.put(key(1), value.to_vec());
+        batch.put(key(2), value.to_vec());
+        packed.commit(batch)
+    };
+    attempt(None, b"one").unwrap();
+    assert_eq!(attempt(None, b"two"), Err(StoreError::Conflict));
+    packed.write_run().unwrap();
+    assert_eq!(attempt(Some(b"other"), b"two"), Err(StoreError::Conflict));
+    assert_eq!(packed.get(&key(2)).unwrap().unwrap(), b"one");
+    attempt(Some(b"one"), b"two").unwrap();
+    assert_eq!(packed.get(&key(2)).unwrap().unwrap(), b"two");
+}
+
+#[test]
+fn an_index_that_was_removed_from_the_store_is_not_written_again() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let packed = open(&store);
+    put(&packed, 1, 10);
+    packed.write_run().unwrap();
+    put(&packed, 2, 10);
+    // As the removal of a database does it, which knows nothing of what is in memory.
+    remove(&*store, &keys::prefix(PREFIX)).unwrap();
+    assert_eq!(packed.write_run(), Err(StoreError::Conflict));
+    assert!(store.keys(&keys::prefix(PREFIX), 1).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_fresh_is_bounded_and_accounted_for() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let room = Room::default();
+    let packed = Packed::new(store.clone(), PREFIX.to_vec(), room.clone());
+    for number in 0..40 {
+        put(&packed, number, 1 << 20);
+        packed.relieve().unwrap();
+        assert!(room.load(Ordering::Relaxed) < FULL);
+    }
+    assert_eq!(packed.state().unwrap().bytes, room.load(Ordering::Relaxed));
+    packed.rest().unwrap();
+    assert_eq!(room.load(Ordering::Relaxed), 0);
+    assert_eq!(packed.state().unwrap().runs.len(), 1);
+    // A little stays in memory, but not more than a quarter of what a crash would leave.
+    put(&packed, 1, 10_000);
+    packed.rest().unwrap();
+    assert_eq!(packed.state().unwrap().runs.len(), 1);
+    assert!(room.load(Ordering::Relaxed) > 10_000);
+    drop(packed);
+    assert_eq!(room.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn many_small_updates_leave_few_runs() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let packed = open(&store);
+    for number in 0..2000_u16 {
+        put(&packed, number, 20_000);
+        packed.rest().unwrap();
+        assert!(packed.state().unwrap().runs.len() <= 2 * MERGED);
+    }
+    assert_eq!(read_all(&packed, keys::prefix(PREFIX), Direction::Backward, 100).len(), 2000);
+}
