@@ -19,7 +19,6 @@ use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::db::{Database, Databases, TimeToLive, Validate};
 use crate::error::Error;
-use crate::query::find::StoredIndexes;
 use crate::query::script::{Limits, ReduceLimit, Scripts};
 use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
@@ -43,8 +42,6 @@ pub struct App {
     /// Rung when a database was deleted: its range is to be removed.
     pub removal: Notify,
     pub tasks: Tasks,
-    /// Mango's indexes.
-    pub indexes: StoredIndexes,
     /// Runs the functions of design documents.
     pub scripts: Scripts,
     /// JavaScript views.

@@ -26,7 +26,6 @@ use crate::clock::Clock;
 use crate::config::{Live, Table, sources};
 use crate::db::Databases;
 use crate::error::{Error, Result};
-use crate::query::find::StoredIndexes;
 use crate::query::script::Scripts;
 use crate::query::view::Views;
 use crate::store::Store;
@@ -104,7 +103,6 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             databases,
             removal: Notify::new(),
             tasks: Tasks::default(),
-            indexes: StoredIndexes::new(views.histories().clone()),
             views,
             scripts,
             bodies: BodyMemory::new(config.settings().max_json_memory),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::view::task;
 use crate::db::{Database, blocking};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result, wire};
@@ -21,7 +22,8 @@ pub async fn find(
 ) -> Result<Answer> {
     request.must_be_json()?;
     let asked = read(request, partition.as_deref()).await?;
-    let mut search = Search::start(database, asked, &app.indexes).await?;
+    let mut search =
+        Search::start(database.clone(), asked, &app.views, |definition| task(app, &database, definition)).await?;
     Answer::stream("application/json", move |mut out| async move {
         let mut first = true;
         loop {

@@ -113,10 +113,7 @@ pub async fn queries(
 /// GET `_design/{design}/_info`.
 pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Result<Answer> {
     let definition = definition(app, &database, &design).await?;
-    let meta = {
-        let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
-        blocking(move || Ok(app.views.as_it_stands(&database, &definition)?.meta)).await?
-    };
+    let meta = app.views.as_it_stands(&database, &definition).await?.meta;
     let (waiting, running) = app.views.activity(&database, &definition);
     /// What a row takes beside its key and value: its keys in the store, and the reference to it.
     const BESIDE: u64 = 100;
@@ -218,10 +215,7 @@ impl Asked {
         let progress = task(app, database, &definition);
         let reading = match plan.update {
             Update::Wait => app.views.update(database, &definition, progress).await?,
-            Update::No | Update::Later => {
-                let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
-                blocking(move || app.views.as_it_stands(&database, &definition)).await?
-            }
+            Update::No | Update::Later => app.views.as_it_stands(database, &definition).await?,
         };
         if plan.update == Update::Later {
             let (app, database, definition) = (app.clone(), database.clone(), definition.clone());
@@ -386,7 +380,7 @@ fn documents(database: &Database, rows: &[Row], show: &Show) -> crate::error::Re
 }
 
 /// Shows an update in `_active_tasks`, from its first step on.
-fn task(app: &Arc<App>, database: &Arc<Database>, definition: &Arc<Definition>) -> Progress {
+pub(super) fn task(app: &Arc<App>, database: &Database, definition: &Definition) -> Progress {
     let task = Mutex::new(None);
     let (app, database, design) = (app.clone(), database.name().to_owned(), definition.id.clone());
     Arc::new(move |done, total| {

@@ -20,4 +20,4 @@ pub use request::{Direction, FindRequest, Sort};
 pub(in crate::query) use request::{Members, non_empty_string, positive, string, use_index};
 pub use rows::{Row, Rows};
 pub use search::{Search, Stats};
-pub use stored::{StoredIndexes, prefix};
+pub use stored::prefix;

@@ -11,12 +11,13 @@ use super::all_docs::AllDocs;
 use super::bookmark::Bookmark;
 use super::fields::set;
 use super::rows::{Row, Rows};
-use super::stored::StoredIndexes;
+use super::stored::StoredRows;
 use crate::db::record::{BodyRecord, LeafRow};
 use crate::db::{Database, Wanted, blocking, render};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::query::planner::{self, Plan};
+use crate::query::view::{Definition, Progress, Reading, Views};
 use crate::rev::{Body, Revision};
 
 /// How many rows are looked at in one step.
@@ -49,29 +50,39 @@ pub struct Search {
 }
 
 impl Search {
-    /// Chooses the index for a request and brings it up to date, unless the request asks for what is there.
-    pub async fn start(database: Arc<Database>, request: FindRequest, stored: &StoredIndexes) -> Result<Search> {
+    /// Chooses the index for a request and brings it up to date, unless the request asks for what is there. `progress` makes
+    /// who is told how far that is.
+    pub async fn start(
+        database: Arc<Database>,
+        request: FindRequest,
+        views: &Views,
+        progress: impl FnOnce(&Definition) -> Progress,
+    ) -> Result<Search> {
         let reader = database.clone();
         let (plan, request) = blocking(move || {
             let plan = planner::plan(&super::indexes(&reader)?, reader.is_partitioned(), &request)?;
             Ok((plan, request))
         })
         .await?;
-        if !plan.nothing && !plan.index.is_all_docs() && request.update && !request.stale {
-            stored.update(&database, &plan.index).await?;
+        if plan.nothing || plan.index.is_all_docs() {
+            return Search::new(database, plan, request, None);
         }
-        Search::new(database, plan, request, stored)
+        let definition = Arc::new(Definition::of_index(database.number(), &plan.index));
+        let reading = if request.update && !request.stale {
+            views.update(&database, &definition, progress(&definition)).await?
+        } else {
+            views.as_it_stands(&database, &definition).await?
+        };
+        Search::new(database, plan, request, Some(reading))
     }
 
-    fn new(database: Arc<Database>, plan: Plan, request: FindRequest, stored: &StoredIndexes) -> Result<Search> {
+    fn new(database: Arc<Database>, plan: Plan, request: FindRequest, index: Option<Reading>) -> Result<Search> {
         let columns = if plan.index.is_all_docs() { 0 } else { plan.index.columns().len() };
         let last = request.bookmark.as_deref().map(|text| Bookmark::decode(text, columns)).transpose()?;
-        let rows: Option<Box<dyn Rows>> = if plan.nothing {
-            None
-        } else if plan.index.is_all_docs() {
-            Some(Box::new(AllDocs::new(database.clone(), &plan, &request, last.as_ref())))
-        } else {
-            Some(stored.rows(database.clone(), &plan, &request, last.as_ref()))
+        let rows: Option<Box<dyn Rows>> = match index {
+            Some(index) => Some(Box::new(StoredRows::new(index, &plan, &request, last.as_ref()))),
+            None if plan.nothing => None,
+            None => Some(Box::new(AllDocs::new(database.clone(), &plan, &request, last.as_ref()))),
         };
         Ok(Search {
             database,

@@ -10,7 +10,9 @@ use crate::clock::Clock;
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode};
 use crate::error::{Error, Result};
 use crate::query::planner::NewIndex;
+use crate::query::script::{Limits, Scripts};
 use crate::query::selector::Selector;
+use crate::query::view::Views;
 use crate::store::PageLimit;
 
 fn database(options: CreateOptions) -> Arc<Database> {
@@ -18,6 +20,10 @@ fn database(options: CreateOptions) -> Arc<Database> {
     let blobs = Arc::new(crate::store::MemoryBlobs::new());
     let databases = Databases::open(store, blobs, Clock::fixed(Duration::from_secs(1))).unwrap();
     databases.create("db", options, None).unwrap()
+}
+
+fn views() -> Views {
+    Views::new(Scripts::new(Limits::default()))
 }
 
 async fn fill(database: &Arc<Database>, documents: &[(&str, &str)]) {
@@ -40,7 +46,7 @@ async fn fill(database: &Arc<Database>, documents: &[(&str, &str)]) {
 /// The documents of an answer and the members after them.
 async fn ask(database: &Arc<Database>, body: Value) -> Result<(Vec<Value>, Value)> {
     let request = FindRequest::parse(&body, None)?;
-    let mut search = Search::start(database.clone(), request, &StoredIndexes::default()).await?;
+    let mut search = Search::start(database.clone(), request, &views(), |_| Arc::new(|_, _| {})).await?;
     let mut documents = Vec::new();
     while let Some(texts) = search.step()? {
         documents.extend(texts.iter().map(|text| serde_json::from_str::<Value>(text).unwrap()));
@@ -103,7 +109,7 @@ async fn fields_are_cut_out() {
         assert_eq!(documents, [wanted]);
     }
     let request = FindRequest::parse(&json!({"selector": {"_id": "a"}, "fields": ["big"]}), None).unwrap();
-    let mut search = Search::start(database, request, &StoredIndexes::default()).await.unwrap();
+    let mut search = Search::start(database, request, &views(), |_| Arc::new(|_, _| {})).await.unwrap();
     // Digits that no number type holds stay as they are.
     assert_eq!(search.step().unwrap().unwrap(), [r#"{"big":12345678901234567890123}"#]);
 }
@@ -259,7 +265,7 @@ async fn an_index_follows_its_database() {
     index(&database, json!({"fields": ["x"], "partial_filter_selector": {"y": {"$ne": 3}}})).await;
     index(&database, json!({"fields": ["x", "y"]})).await;
     let design = indexes(&database).unwrap().into_iter().find(|index| index.partial_filter.is_some()).unwrap();
-    let (partial, stored) = (design.design.unwrap(), StoredIndexes::default());
+    let (partial, stored) = (design.design.unwrap(), views());
     let mut state = 88172645463325252_u64;
     let mut random = move |below: u64| {
         state ^= state << 13;
@@ -300,7 +306,7 @@ async fn an_index_follows_its_database() {
         ] {
             let body = json!({"selector": asked, "limit": 100, "use_index": [use_index]});
             let request = FindRequest::parse(&body, None).unwrap();
-            let mut search = Search::start(database.clone(), request, &stored).await.unwrap();
+            let mut search = Search::start(database.clone(), request, &stored, |_| Arc::new(|_, _| {})).await.unwrap();
             assert!(!search.plan().index.is_all_docs());
             let mut found = Vec::new();
             while let Some(texts) = search.step().unwrap() {

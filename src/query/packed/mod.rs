@@ -118,10 +118,6 @@ impl Packed {
         self.store.generation()
     }
 
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.get_many(&[key.to_vec()])?.pop().flatten())
-    }
-
     pub fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         let state = self.state()?;
         let values = self.values(&state, keys)?;
@@ -305,15 +301,12 @@ impl Packed {
 
     /// A bound of a caller's range, without the prefix.
     fn inner(&self, bound: &Bound<Vec<u8>>) -> Bound<Vec<u8>> {
-        let (key, wrap): (&[u8], fn(Vec<u8>) -> Bound<Vec<u8>>) = match bound {
-            Bound::Included(key) => (key, Bound::Included),
-            Bound::Excluded(key) => (key, Bound::Excluded),
-            Bound::Unbounded => return Bound::Unbounded,
-        };
-        match key.strip_prefix(&self.prefix[..]) {
-            Some(key) => wrap(key.to_vec()),
-            // Above or below all of the index: callers give no other.
-            None => Bound::Unbounded,
+        // Without the prefix a bound is above or below all of the index: callers give no other.
+        let inner = |key: &Vec<u8>| key.strip_prefix(&self.prefix[..]).map(<[u8]>::to_vec);
+        match bound {
+            Bound::Included(key) => inner(key).map_or(Bound::Unbounded, Bound::Included),
+            Bound::Excluded(key) => inner(key).map_or(Bound::Unbounded, Bound::Excluded),
+            Bound::Unbounded => Bound::Unbounded,
         }
     }
 

@@ -181,9 +181,9 @@ fn expectations_are_held_against_what_is_fresh_and_what_is_stored() {
     assert_eq!(attempt(None, b"two"), Err(StoreError::Conflict));
     packed.write_run().unwrap();
     assert_eq!(attempt(Some(b"other"), b"two"), Err(StoreError::Conflict));
-    assert_eq!(packed.get(&key(2)).unwrap().unwrap(), b"one");
+    assert_eq!(packed.get_many(&[key(2)]).unwrap(), [Some(b"one".to_vec())]);
     attempt(Some(b"one"), b"two").unwrap();
-    assert_eq!(packed.get(&key(2)).unwrap().unwrap(), b"two");
+    assert_eq!(packed.get_many(&[key(2)]).unwrap(), [Some(b"two".to_vec())]);
 }
 
 #[test]

@@ -48,7 +48,8 @@
 
   // What a thrown value is as [word, reason, fatal].
   function failure(error) {
-    if (error === null || error === undefined) return ['internal_error', 'script threw ' + error, true];
+    if (error === null) return ['InternalError', 'script threw null, or ran out of memory', true];
+    if (error === undefined) return ['internal_error', 'script threw undefined', true];
     const kind = error[0];
     if (kind === 'fatal' || kind === 'error') return [text(error[1]), error[2] === undefined ? null : error[2], kind === 'fatal'];
     if (outOfMemory(error)) return ['InternalError', text(error.message), true];
@@ -265,7 +266,9 @@
   // What a map or reduce threw: most is logged and costs the rows of one document; some ends everything.
   function viewError(error, doc) {
     if (error === 'fatal_error') throw ['error', 'map_runtime_error', "function raised 'fatal_error'"];
-    if (error === null || error === undefined) throw ['error', 'map_runtime_error', 'function raised ' + error];
+    // The engine throws null where there is no memory left even for the error that says so.
+    if (error === null) throw ['fatal', 'InternalError', 'function raised null, or ran out of memory'];
+    if (error === undefined) throw ['error', 'map_runtime_error', 'function raised undefined'];
     if (error[0] === 'fatal' || outOfMemory(error)) throw error;
     log('function raised exception ' + describe(error) + (doc ? ' with doc._id ' + doc._id : ''));
   }

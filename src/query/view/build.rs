@@ -26,7 +26,7 @@ use super::grouped::Grouped;
 use super::layout::{self, Meta, Reference};
 use super::params::Plan;
 use super::read::{Index, MapRows, Reading};
-use crate::db::record::LeafRow;
+use crate::db::record::{BodyRecord, LeafRow};
 use crate::db::{Database, blocking, partition_of, render};
 use crate::error::{Error, Result};
 use crate::json::raw_sort_key;
@@ -158,13 +158,14 @@ impl Views {
         .await
     }
 
-    /// Begins to read an index as it stands. Blocks on the store.
-    pub fn as_it_stands(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Reading> {
-        Reading::begin(&self.index(database, definition))
+    /// Begins to read an index as it stands.
+    pub async fn as_it_stands(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Reading> {
+        let index = self.index(database, definition);
+        blocking(move || Reading::begin(&index)).await
     }
 
-    /// What the readers of indexes must still see; Mango's are to share it.
-    pub fn histories(&self) -> &Histories {
+    /// The entries of all indexes.
+    pub(super) fn histories(&self) -> &Histories {
         &self.histories
     }
 
@@ -229,26 +230,11 @@ impl Batched {
     }
 }
 
-/// The rows that Mango indexes have of documents when they are read as views: the key, and no value
-/// (CouchDB: `mango_native_proc:map_doc`).
-fn indexed(indexes: &[Option<planner::Index>], documents: &[String]) -> Result<Mapped> {
-    let mut mapped = Mapped::new(indexes.len());
-    for document in documents {
-        let document: Value = serde_json::from_str(document).unwrap_or_default();
-        let mut rows = Vec::with_capacity(indexes.len());
-        for index in indexes {
-            let reason = "a view of this design document is no definition of an index";
-            let wrong = || Error::Script { word: "invalid_index".into(), reason: reason.into() };
-            rows.push(match index.as_ref().ok_or_else(wrong)?.key_of(&document) {
-                Some(key) => format!("[{},null]", Value::Array(key)),
-                None => "[]".to_owned(),
-            });
-        }
-        if !mapped.push(&format!("[{}]", rows.join(","))) {
-            return Err(Error::Internal("the keys of one batch of documents are too large".into()));
-        }
-    }
-    Ok(mapped)
+/// A living document: its id, its leaves, the winner's first, and that one's body.
+struct Living<'a> {
+    id: &'a str,
+    leaves: &'a [LeafRow],
+    body: BodyRecord,
 }
 
 struct Build {
@@ -423,20 +409,58 @@ impl Build {
                     let Some(body) = body else { continue };
                     places[*at] = Some((batches.len(), documents.len()));
                     let (id, leaves) = &changes[*at];
-                    let text = render::plain(id, &leaves[0].revision, false, &body);
-                    documents.push(self.seen(text, leaves));
+                    documents.push(Living { id, leaves, body });
                 }
                 batches.push(match &definition.mango {
-                    None => Batched::Script(self.scripts.map_batch(&definition.set, documents)),
-                    Some(indexes) => Batched::Mango(indexed(indexes, &documents)?),
+                    None => {
+                        let seen = documents.iter().map(|document| self.seen(document)).collect();
+                        Batched::Script(self.scripts.map_batch(&definition.set, seen))
+                    }
+                    Some(indexes) => Batched::Mango(self.indexed(indexes, &documents)?),
                 });
             }
         }
         Ok(Step { sequence, ids: changes.into_iter().map(|(id, _)| id).collect(), places, batches })
     }
 
+    /// The rows that Mango indexes have of documents: the key, and no value (CouchDB: `mango_native_proc:map_doc`).
+    fn indexed(&self, indexes: &[Option<planner::Index>], documents: &[Living]) -> Result<Mapped> {
+        let mut mapped = Mapped::new(indexes.len());
+        for document in documents {
+            let mut rows = String::from("[");
+            for index in indexes {
+                let reason = "a view of this design document is no definition of an index";
+                let wrong = || Error::Script { word: "invalid_index".into(), reason: reason.into() };
+                let index = index.as_ref().ok_or_else(wrong)?;
+                let key = if index.needs_special_members() {
+                    let text = self.seen(document);
+                    let whole = serde_json::from_str(&text)
+                        .map_err(|error| Error::Damaged(format!("the body of document {}: {error}", document.id)))?;
+                    index.key_of(&whole)
+                } else {
+                    let revision = document.leaves[0].revision.to_string();
+                    index.key_of_body(document.id, &revision, &document.body.json)?
+                };
+                if rows.len() > 1 {
+                    rows.push(',');
+                }
+                match key {
+                    Some(key) => rows.push_str(&format!("[{},null]", Value::Array(key))),
+                    None => rows.push_str("[]"),
+                }
+            }
+            rows.push(']');
+            if !mapped.push(&rows) {
+                return Err(Error::Internal("the keys of one batch of documents are too large".into()));
+            }
+        }
+        Ok(mapped)
+    }
+
     /// A document as map functions see it: with the other leaves, and its sequence if that is wanted.
-    fn seen(&self, mut text: String, leaves: &[LeafRow]) -> String {
+    fn seen(&self, document: &Living) -> String {
+        let leaves = document.leaves;
+        let mut text = render::plain(document.id, &leaves[0].revision, false, &document.body);
         let local_seq = leaves[0].body.filter(|_| self.index.definition.local_seq).map(|body| body.sequence);
         if leaves.len() == 1 && local_seq.is_none() {
             return text;

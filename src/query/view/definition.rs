@@ -126,9 +126,7 @@ impl Definition {
             signed_lib,
             [partitioned, include_design, local_seq]
         ]);
-        let digest = Sha256::digest(text.to_string());
-        let mut signature = [0; 16];
-        signature.copy_from_slice(&digest[..16]);
+        let signature = signature(&text);
         let set =
             MapSet { database: design.database, signature: hex(&signature), functions, lib: lib.map(Value::to_string) };
         let id = design.id.clone();
@@ -140,6 +138,25 @@ impl Definition {
         Ok(Definition { id, language, signature, partitioned, include_design, local_seq, maps, set, mango, names })
     }
 
+    /// What keeps a Mango index: a map without JavaScript, whose rows have the values of the index's fields as keys.
+    pub fn of_index(database: u64, index: &Index) -> Definition {
+        let filter = index.partial_filter.as_ref().map(|filter| filter.to_json());
+        let text = json!(["mango", FORMAT, COLLATION_VERSION, index.columns(), filter, index.partitioned]);
+        let signature = signature(&text);
+        Definition {
+            id: index.design.clone().unwrap_or_default(),
+            language: "query".into(),
+            signature,
+            partitioned: index.partitioned,
+            include_design: false,
+            local_seq: false,
+            maps: vec![MapFunction { raw: false, reducers: Vec::new(), scripts: Arc::default() }],
+            set: Arc::new(MapSet { database, signature: hex(&signature), functions: Vec::new(), lib: None }),
+            mango: Some(vec![Some(index.clone())]),
+            names: HashMap::new(),
+        }
+    }
+
     /// The view of this name.
     ///
     /// # Errors
@@ -147,6 +164,14 @@ impl Definition {
     pub fn view(&self, name: &str) -> Result<View> {
         self.names.get(name).copied().ok_or_else(|| Error::NotFound("missing_named_view".into()))
     }
+}
+
+/// The name of an index of this definition.
+fn signature(definition: &Value) -> [u8; 16] {
+    let digest = Sha256::digest(definition.to_string());
+    let mut signature = [0; 16];
+    signature.copy_from_slice(&digest[..16]);
+    signature
 }
 
 /// JSON with the members of all objects in the order of their names.

@@ -19,11 +19,12 @@
 
 use std::ops::Bound;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::definition::MapFunction;
 use crate::error::{Error, Result};
-use crate::json::COLLATION_VERSION;
+use crate::json::{COLLATION_VERSION, sort_key};
 use crate::store::{KeyRange, keys};
 
 /// The format of everything here; a part of every signature.
@@ -113,8 +114,11 @@ impl Layout {
 
 /// Where a key stands, in a partition or not: what a row's spot begins with.
 pub(super) fn place(map: &MapFunction, partition: Option<&str>, key: &str) -> Vec<u8> {
+    placed(partition, map.sort_key(key))
+}
+
+fn placed(partition: Option<&str>, mut sort_key: Vec<u8>) -> Vec<u8> {
     let mut place = partition.map(partition_prefix).unwrap_or_default();
-    let mut sort_key = map.sort_key(key);
     if sort_key.len() > MAX_SORT_KEY {
         let digest = Sha256::digest(&sort_key);
         sort_key.truncate(MAX_SORT_KEY);
@@ -122,6 +126,25 @@ pub(super) fn place(map: &MapFunction, partition: Option<&str>, key: &str) -> Ve
     }
     place.append(&mut sort_key);
     place
+}
+
+/// What the spots begin with of all keys, in a partition or not, that are arrays which begin with these elements; of more
+/// keys if that is too long.
+pub fn beginning(partition: Option<&str>, elements: &[Value]) -> Vec<u8> {
+    let mut beginning = partition.map(partition_prefix).unwrap_or_default();
+    if !elements.is_empty() {
+        // Without the end of the array, so that longer ones follow.
+        let mut sort_key = sort_key(&Value::from(elements).to_string());
+        sort_key.pop();
+        sort_key.truncate(MAX_SORT_KEY);
+        beginning.append(&mut sort_key);
+    }
+    beginning
+}
+
+/// The spot of a document's first row with this key, which is an array of these elements.
+pub fn spot_of_row(partition: Option<&str>, key: &[Value], id: &str) -> Vec<u8> {
+    spot(&placed(partition, sort_key(&Value::from(key).to_string())), id, 0)
 }
 
 /// What the spots of a partition begin with. Names hold no 0, so none is the beginning of another.
@@ -176,7 +199,7 @@ pub(super) fn spot(place: &[u8], id: &str, emit: u32) -> Vec<u8> {
 }
 
 /// The spot just behind everything that begins with `place`; `None` if that is the end of all.
-pub(super) fn behind(place: &[u8]) -> Option<Vec<u8>> {
+pub fn behind(place: &[u8]) -> Option<Vec<u8>> {
     match keys::after_prefix(place) {
         Bound::Excluded(spot) => Some(spot),
         Bound::Included(_) | Bound::Unbounded => None,

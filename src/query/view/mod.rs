@@ -32,7 +32,7 @@ pub use build::{Progress, Views};
 pub use cleanup::clean_up;
 pub use definition::{Definition, View};
 pub use grouped::{Grouped, ReducedRow};
-pub use layout::Meta;
+pub use layout::{Meta, Spots, beginning, behind, spot_of_row};
 pub use params::{Grouping, Kind, Params, Plan, Update};
 pub use read::{MapRows, Reading, Row};
 pub use reduce::Outcome;

@@ -208,6 +208,17 @@ impl Reading {
     }
 }
 
+/// Bytes of rows that are read at once.
+const AT_ONCE: usize = 1 << 20;
+
+impl Reading {
+    /// The next rows of the first map function between two spots, about `most`; narrows `spots` to what is left. Blocks on
+    /// the store.
+    pub fn rows(&self, spots: &mut Spots, direction: Direction, most: usize) -> Result<Vec<Row>> {
+        self.index.rows(0, spots, direction, PageLimit { entries: most, bytes: AT_ONCE })
+    }
+}
+
 /// The rows of a map query, a page at a time.
 pub struct MapRows {
     index: Index,

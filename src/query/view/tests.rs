@@ -225,14 +225,14 @@ async fn equal_definitions_share_an_index_and_a_cleanup_keeps_what_is_defined() 
     assert_eq!(bench.rows("sum", json!({})).await, ["null 5"]);
 
     let definition = bench.views.definition(&bench.database, "_design/d").unwrap();
-    let meta = || bench.views.as_it_stands(&bench.database, &definition).unwrap().meta;
+    let meta = async || bench.views.as_it_stands(&bench.database, &definition).await.unwrap().meta;
     bench.edit("_design/d", Some(&first), false, json!({"views": {"v": {"map": "function () {}"}}})).await;
     clean_up(&bench.views, &bench.database).unwrap();
-    assert_eq!(meta().rows.iter().map(|(rows, _)| rows).sum::<u64>(), 2, "the other one still defines it");
+    assert_eq!(meta().await.rows.iter().map(|(rows, _)| rows).sum::<u64>(), 2, "the other one still defines it");
     let found = bench.database.find("_design/other", crate::db::Wanted::Winner).unwrap();
     bench.edit("_design/other", Some(&found.revision), true, json!({})).await;
     clean_up(&bench.views, &bench.database).unwrap();
-    assert_eq!(meta(), Meta::default());
+    assert_eq!(meta().await, Meta::default());
 }
 
 #[tokio::test]
