@@ -73,7 +73,8 @@ impl Block {
     /// `None`: these bytes are no block.
     pub fn read(bytes: Vec<u8>) -> Option<Block> {
         let mut keys: Vec<u8> = Vec::with_capacity(bytes.len());
-        let mut entries = Vec::new();
+        // A row takes some 80 bytes.
+        let mut entries = Vec::with_capacity(bytes.len() / 64);
         let mut reader = Reader::version(&bytes, VERSION)?;
         let mut last = 0;
         while !reader.0.is_empty() {

@@ -7,7 +7,7 @@ use super::block::{Block, Held, Packing};
 use crate::store::{self, Batch, Direction, Durability, KeyRange, PageLimit, Store, StoreError, keys};
 
 /// Bytes at which a block is full; a single entry may be larger.
-const BLOCK: usize = 16 << 10;
+const BLOCK: usize = 8 << 10;
 /// Bytes of blocks in one commit.
 const AT_ONCE: usize = 1 << 20;
 /// Blocks read ahead at most.

@@ -39,8 +39,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Blocks of 16 KiB hold a few of the larger values.
-    let write = (0..60_u16, proptest::option::weighted(0.8, prop_oneof![0..20_u16, 1000..6000_u16]));
+    // Blocks of 8 KiB hold a few of the larger values.
+    let write = (0..60_u16, proptest::option::weighted(0.8, prop_oneof![0..20_u16, 1000..3000_u16]));
     prop_oneof![
         6 => proptest::collection::vec(write, 1..30).prop_map(Step::Commit),
         4 => Just(Step::WriteRun),
