@@ -113,13 +113,10 @@ pub async fn queries(
 /// GET `_design/{design}/_info`.
 pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Result<Answer> {
     let definition = definition(app, &database, &design).await?;
-    let meta = app.views.as_it_stands(&database, &definition).await?.meta;
+    let reading = app.views.as_it_stands(&database, &definition).await?;
+    let (file, meta) = blocking(move || Ok((reading.bytes()?, reading.meta.clone()))).await?;
     let (waiting, running) = app.views.activity(&database, &definition);
-    /// What a row takes beside its key and value: its keys in the store, and the reference to it.
-    const BESIDE: u64 = 100;
     let bytes: u64 = meta.rows.iter().map(|(_, bytes)| bytes).sum();
-    let rows: u64 = meta.rows.iter().map(|(rows, _)| rows).sum();
-    let file = bytes + meta.replaced + (rows + 1) * BESIDE;
     let pending = database.info().sequence.saturating_sub(meta.sequence);
     Ok(Answer::ok(&json!({
         "name": design,
@@ -130,7 +127,8 @@ pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Re
             "updater_running": running,
             "update_seq": meta.sequence,
             "purge_seq": meta.purge_sequence,
-            "sizes": {"file": file, "external": bytes, "active": bytes},
+            // What keys share is stored once, so that all may take less than their sum.
+            "sizes": {"file": file, "external": bytes, "active": bytes.min(file)},
             "signature": crate::json::hex(&definition.signature),
             "language": definition.language,
             "compact_running": false,

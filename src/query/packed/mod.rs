@@ -258,6 +258,18 @@ impl Packed {
         Ok(())
     }
 
+    /// Makes one run of everything.
+    pub fn compact(&self) -> Result<()> {
+        let _writing = self.writing.lock();
+        self.or_forget(self.write_run().and_then(|()| self.merge(0)))
+    }
+
+    /// Bytes that the entries take, in the store and in memory.
+    pub fn bytes(&self) -> Result<u64> {
+        let state = self.state()?;
+        Ok(state.runs.iter().map(|run| run.bytes).sum::<u64>() + state.bytes as u64)
+    }
+
     /// Somebody else has changed or removed what is stored: what is in memory does not belong to it any more.
     fn or_forget(&self, result: Result<()>) -> Result<()> {
         if result == Err(StoreError::Conflict) {

@@ -121,7 +121,6 @@ impl Blocks<'_> {
     /// Joins neighbours that are small together, and marks them as changed. A commit for a page of blocks.
     pub fn join_small(&self, mut stored: Option<Vec<u8>>, mut meta: Meta) -> Result<()> {
         let (index, layout) = (self.index, &self.index.layout);
-        meta.replaced = 0;
         for map in 0..index.definition.maps.len() {
             let mut spots = Spots { low: Vec::new(), high: None };
             loop {

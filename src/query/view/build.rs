@@ -145,7 +145,7 @@ impl Views {
         result
     }
 
-    /// Compacts an index: joins blocks that have become small, and begins to count replaced rows anew.
+    /// Compacts an index: joins blocks that have become small, and lets go of what was replaced.
     pub async fn compact(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<()> {
         let index = self.index(database, definition);
         let turn = self.turns.lock().entry((database.number(), definition.signature)).or_default().clone();
@@ -244,14 +244,15 @@ struct Build {
 }
 
 impl Build {
-    /// Joins blocks that have become small, as the index stands.
+    /// Joins blocks that have become small, as the index stands, and makes one run of its entries.
     fn compact(&self) -> Result<()> {
         let (stored, Some(meta)) = self.index.meta()? else { return Ok(()) };
         let blocks = Blocks { index: &self.index, scripts: &self.scripts };
         blocks.join_small(stored, meta)?;
         let (stored, Some(meta)) = self.index.meta()? else { return Ok(()) };
         // If something else comes first, the next update settles.
-        blocks.settle(stored, meta).map(drop)
+        blocks.settle(stored, meta)?;
+        Ok(self.index.history.entries().compact()?)
     }
 }
 
@@ -286,7 +287,6 @@ impl Build {
                         purge_sequence: target.purge_sequence,
                         begun_at: target.sequence,
                         settled: true,
-                        replaced: 0,
                         rows: vec![(0, 0); self.index.definition.maps.len()],
                     };
                     commit(&self.index, None, &meta, Batch::new())?
@@ -515,7 +515,6 @@ impl Build {
                         let spot = layout::spot(&place, id, emit);
                         let bytes = (key.len() + value.len()) as u64;
                         let was = if gone.is_empty() { None } else { gone.remove(&(map, spot.clone())) };
-                        next.replaced += was.unwrap_or(0);
                         next.rows[map].0 += u64::from(was.is_none());
                         next.rows[map].1 = (next.rows[map].1 + bytes).saturating_sub(was.unwrap_or(0));
                         let row = layout::encode_row(&place, id, key, value);
@@ -527,7 +526,6 @@ impl Build {
             for ((map, spot), bytes) in gone {
                 let Some(rows) = next.rows.get_mut(map) else { continue };
                 *rows = (rows.0.saturating_sub(1), rows.1.saturating_sub(bytes));
-                next.replaced += bytes;
                 changes[map].push(Change { spot, row: None, is_new: false });
             }
             if !references.is_empty() {

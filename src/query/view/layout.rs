@@ -317,8 +317,6 @@ pub struct Meta {
     pub(super) begun_at: u64,
     /// No block waits to be reduced.
     pub(super) settled: bool,
-    /// Bytes of rows that were replaced or removed since the index was compacted.
-    pub replaced: u64,
     /// Rows, and their bytes, of each map function.
     pub rows: Vec<(u64, u64)>,
 }
@@ -327,7 +325,7 @@ impl Meta {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![FORMAT];
         out.extend_from_slice(&COLLATION_VERSION.to_be_bytes());
-        for number in [self.sequence, self.purge_sequence, self.begun_at, u64::from(self.settled), self.replaced] {
+        for number in [self.sequence, self.purge_sequence, self.begun_at, u64::from(self.settled)] {
             push_number(&mut out, number);
         }
         for (rows, bytes) in &self.rows {
@@ -346,12 +344,12 @@ impl Meta {
             return None;
         }
         let (sequence, purge_sequence, begun_at) = (reader.number()?, reader.number()?, reader.number()?);
-        let (settled, replaced) = (reader.number()? == 1, reader.number()?);
+        let settled = reader.number()? == 1;
         let mut rows = Vec::with_capacity(maps);
         for _ in 0..maps {
             rows.push((reader.number()?, reader.number()?));
         }
-        Some(Meta { sequence, purge_sequence, begun_at, settled, replaced, rows })
+        Some(Meta { sequence, purge_sequence, begun_at, settled, rows })
     }
 }
 

@@ -212,6 +212,11 @@ impl Reading {
 const AT_ONCE: usize = 1 << 20;
 
 impl Reading {
+    /// Bytes that the index takes. Blocks on the store.
+    pub fn bytes(&self) -> Result<u64> {
+        Ok(self.index.history.entries().bytes()?)
+    }
+
     /// The next rows of the first map function between two spots, about `most`; narrows `spots` to what is left. Blocks on
     /// the store.
     pub fn rows(&self, spots: &mut Spots, direction: Direction, most: usize) -> Result<Vec<Row>> {
