@@ -92,7 +92,7 @@ impl Users for Accounts {
 
 /// The members of a stored body.
 fn members(id: &str, json: &str) -> error::Result<Map<String, Value>> {
-    serde_json::from_str(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
+    crate::json::read(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
 }
 
 fn is_users(app: &App, database: &Database) -> bool {
@@ -297,6 +297,18 @@ impl Eyes {
         }
         let public_fields = app.auth.settings().public_fields.clone();
         Ok(Eyes(Some(Arc::new(Limited { user: user.clone(), security, public_fields }))))
+    }
+
+    /// Each as the reader sees it.
+    pub fn see_all<M>(
+        &self,
+        all: Vec<std::result::Result<Found, M>>,
+    ) -> error::Result<Vec<std::result::Result<Found, M>>> {
+        let seen = all.into_iter().map(|one| match one {
+            Ok(found) => self.see(found).map(Ok),
+            Err(missing) => Ok(Err(missing)),
+        });
+        seen.collect()
     }
 
     /// The document as the reader sees it. `Missing`, `Forbidden`: not at all.

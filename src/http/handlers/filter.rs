@@ -11,7 +11,7 @@ use super::changes::texts;
 use super::rows;
 use crate::db::record::{LeafRow, SequenceRow};
 use crate::db::render::{self, Show};
-use crate::db::{Database, blocking};
+use crate::db::{AT_ONCE, Database, blocking};
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Verb, invalid_json};
 use crate::http::{App, Request};
@@ -109,47 +109,59 @@ impl Filter {
             Filter::Selector(selector) => {
                 let (database, selector) = (database.clone(), selector.clone());
                 Ok(blocking(move || {
-                    let documents = documents(&database, &rows, all_leaves)?;
-                    let passes = documents.iter().map(|document| {
-                        document.as_deref().is_some_and(|text| match serde_json::from_str::<Value>(text) {
-                            Ok(document) => selector.matches(&document),
-                            Err(_) => false,
-                        })
-                    });
-                    Ok(merge(rows, passes.collect(), all_leaves))
+                    let mut passes = Vec::with_capacity(rows.len());
+                    for group in groups(&rows, all_leaves) {
+                        passes.extend(documents(&database, &group)?.iter().map(|document| {
+                            let value = document.as_deref().and_then(|text| crate::json::read::<Value>(text).ok());
+                            value.is_some_and(|document| selector.matches(&document))
+                        }));
+                    }
+                    Ok(merge(rows, passes, all_leaves))
                 })
                 .await?)
             }
             Filter::Script(judge) => {
-                let (rows, documents) = {
+                let mut passes = Vec::with_capacity(rows.len());
+                for group in groups(&rows, all_leaves) {
+                    let group: Vec<(String, LeafRow)> =
+                        group.into_iter().map(|(id, leaf)| (id.to_owned(), leaf.clone())).collect();
                     let database = database.clone();
-                    blocking(move || {
-                        let documents = documents(&database, &rows, all_leaves)?;
-                        Ok((rows, documents))
-                    })
-                    .await?
-                };
-                let there: Vec<bool> = documents.iter().map(Option::is_some).collect();
-                let mut verdicts = judge.judge(documents.into_iter().flatten().collect()).await?.into_iter();
-                let passes = there.into_iter().map(|there| there && verdicts.next().unwrap_or(false)).collect();
+                    let documents = blocking(move || {
+                        let group: Vec<(&str, &LeafRow)> = group.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
+                        documents(&database, &group)
+                    });
+                    let documents = documents.await?;
+                    let there: Vec<bool> = documents.iter().map(Option::is_some).collect();
+                    let mut verdicts = judge.judge(documents.into_iter().flatten().collect()).await?.into_iter();
+                    passes.extend(there.into_iter().map(|there| there && verdicts.next().unwrap_or(false)));
+                }
                 Ok(merge(rows, passes, all_leaves))
             }
         }
     }
 }
 
-/// The documents to be judged, as text: of each row its winner, or all its leaves.
-fn documents(
-    database: &Database,
-    rows: &[(u64, SequenceRow)],
-    all_leaves: bool,
-) -> crate::error::Result<Vec<Option<String>>> {
-    let mut wanted: Vec<(&str, &LeafRow)> = Vec::with_capacity(rows.len());
+/// What is to be judged, of each row its winner or all its leaves: as many at once as fit [`AT_ONCE`], and one more.
+fn groups(rows: &[(u64, SequenceRow)], all_leaves: bool) -> Vec<Vec<(&str, &LeafRow)>> {
+    let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
     for (_, row) in rows {
         let shown = if all_leaves { row.leaves.as_slice() } else { &row.leaves[..1] };
-        wanted.extend(shown.iter().map(|leaf| (row.id.as_str(), leaf)));
+        for leaf in shown {
+            group.push((row.id.as_str(), leaf));
+            bytes += leaf.body.map_or(0, |body| body.bytes);
+            if bytes >= AT_ONCE {
+                groups.push(std::mem::take(&mut group));
+                bytes = 0;
+            }
+        }
     }
-    let found = rows::load(database, &wanted, &Show::default())?;
+    groups.push(group);
+    groups
+}
+
+/// The documents of a group, as text.
+fn documents(database: &Database, group: &[(&str, &LeafRow)]) -> crate::error::Result<Vec<Option<String>>> {
+    let found = rows::load(database, group, &Show::default())?;
     Ok(found
         .into_iter()
         .map(|found| found.map(|found| render::plain(&found.id, &found.revision, found.deleted, &found.body)))

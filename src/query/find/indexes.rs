@@ -21,7 +21,7 @@ pub fn indexes(database: &Database) -> Result<Vec<Index>> {
         for ((id, _), body) in places.iter().zip(database.bodies(&places)?) {
             // Most design documents are JavaScript: their text is not worth a tree.
             let Some(body) = body.filter(|body| is_query(&body.json)) else { continue };
-            if let Ok(design) = serde_json::from_str::<Value>(&body.json) {
+            if let Ok(design) = crate::json::read::<Value>(&body.json) {
                 found.extend(Index::of_design(id, &design, partitioned));
             }
         }

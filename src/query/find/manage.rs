@@ -151,6 +151,6 @@ async fn edit(
 }
 
 fn body_of(found: &Found) -> Result<Value> {
-    serde_json::from_str(&found.body.json)
+    crate::json::read(&found.body.json)
         .map_err(|error| Error::Damaged(format!("the body of document {}: {error}", found.id)))
 }

@@ -1,6 +1,6 @@
 //! A query at work: rows of the index, their documents, the selector's word on each (CouchDB's `mango_cursor_view`).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -229,7 +229,7 @@ impl Search {
         if !special && let Some(text) = self.project_text(&whole) {
             return Ok(Some(text));
         }
-        let value: Value = serde_json::from_str(&whole)
+        let value: Value = json::read(&whole)
             .map_err(|error| Error::Damaged(format!("the body of document {}: {error}", document.id)))?;
         if special && !selector.matches(&value) {
             return Ok(None);
@@ -247,9 +247,10 @@ impl Search {
             fields.paths().iter().map(|path| path.first().filter(|_| path.steps().len() == 1)).collect();
         let names = names?;
         let mut values: Vec<Option<&str>> = vec![None; names.len()];
+        let places: HashMap<&str, usize> = names.iter().enumerate().rev().map(|(at, name)| (*name, at)).collect();
         for (name, value) in json::members(whole) {
-            if let Some(at) = names.iter().position(|wanted| *wanted == name) {
-                values[at] = Some(value);
+            if let Some(at) = places.get(&*name) {
+                values[*at] = Some(value);
             }
         }
         let mut out = String::from("{");

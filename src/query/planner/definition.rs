@@ -30,7 +30,7 @@ pub struct Index {
     /// The fields in order. Keys are stored ascending whatever the direction says: a scan can go either way.
     pub fields: Sort,
     paths: Vec<FieldPath>,
-    /// The top-level members of a document that the index reads; `None`: any.
+    /// The top-level members of a document that the index reads, in order; `None`: any.
     members: Option<Vec<String>>,
     /// Only documents that match are in the index.
     pub partial_filter: Option<Selector>,
@@ -122,6 +122,8 @@ impl Index {
             partial_filter.as_ref().map_or(Some(Vec::new()), |filter| filter.members().map(<[_]>::to_vec));
         if let Some(members) = &mut members {
             members.extend(paths.iter().filter_map(FieldPath::first).map(str::to_owned));
+            members.sort_unstable();
+            members.dedup();
         }
         Ok(Index { design, name, fields, paths, members, partial_filter, partitioned })
     }

@@ -4,6 +4,7 @@
 //! range cannot say is tested on each document afterwards, so a range may be too wide, never too narrow.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -98,22 +99,23 @@ fn is_indexable(condition: &Condition) -> bool {
 
 /// The range of each indexable field. If one is empty, nothing can match, and it is the only one in the answer.
 pub fn field_ranges(node: &Node) -> Vec<(FieldPath, Range)> {
-    let mut ranges = Vec::new();
-    for path in indexable_paths(node) {
-        let range = narrow_node(node, &path, Range::all());
-        if range == Range::Empty {
-            return vec![(path, range)];
-        }
-        ranges.push((path, range));
+    let mut ranges = BTreeMap::new();
+    narrow_all(node, &mut ranges);
+    if let Some((path, _)) = ranges.iter().find(|(_, range)| **range == Range::Empty) {
+        return vec![((*path).clone(), Range::Empty)];
     }
-    ranges
+    ranges.into_iter().map(|(path, range)| (path.clone(), range)).collect()
 }
 
-fn narrow_node(node: &Node, path: &FieldPath, range: Range) -> Range {
+/// One walk for all fields: one for each would take quadratic time.
+fn narrow_all<'n>(node: &'n Node, ranges: &mut BTreeMap<&'n FieldPath, Range>) {
     match node {
-        Node::And(nodes) => nodes.iter().fold(range, |range, node| narrow_node(node, path, range)),
-        Node::At(at, condition) if at == path => narrow(condition, range),
-        _ => range,
+        Node::And(nodes) => nodes.iter().for_each(|node| narrow_all(node, ranges)),
+        Node::At(path, condition) if is_indexable(condition) => {
+            let range = ranges.entry(path).or_insert_with(Range::all);
+            *range = narrow(condition, std::mem::replace(range, Range::Empty));
+        }
+        _ => {}
     }
 }
 

@@ -62,6 +62,11 @@ impl FieldPath {
         self.0.is_empty()
     }
 
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|step| step.len() + size_of::<String>()).sum()
+    }
+
     /// Whether it is `_id`, which CouchDB compares as `_all_docs` does.
     pub fn is_document_id(&self) -> bool {
         matches!(self.0.as_slice(), [only] if only == "_id")

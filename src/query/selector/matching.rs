@@ -1,6 +1,7 @@
 //! A document against a selector (CouchDB's `mango_selector:match`).
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -9,54 +10,109 @@ use serde_json::{Map, Value};
 use super::field::Found;
 use super::order::Order;
 use super::{Condition, Node};
+use crate::json::within_reach;
 
-pub(super) fn node_matches(node: &Node, value: &Value) -> bool {
-    match node {
-        // A text index has found the document; there is nothing to test again.
-        Node::Empty | Node::Text(_) => true,
-        Node::And(nodes) => nodes.iter().all(|node| node_matches(node, value)),
-        // An empty list of alternatives matches everything in CouchDB.
-        Node::Or(nodes) => nodes.is_empty() || nodes.iter().any(|node| node_matches(node, value)),
-        Node::Nor(nodes) => !nodes.iter().any(|node| node_matches(node, value)),
-        Node::Not(node) => !node_matches(node, value),
-        Node::At(path, condition) => match path.find(value) {
-            Found::Value(found) => {
-                let order = if path.is_document_id() { Order::Raw } else { Order::View };
-                condition_matches(condition, found, order)
+/// Steps that one document may take. A step is a condition on a value, or some bytes compared; what a document and a
+/// selector of a few megabytes could take without a bound is days.
+const MAX_STEPS: u64 = 10_000_000;
+
+/// Whether a document matches. One on which the selector takes too many steps does not, as PCRE gives up and finds nothing.
+pub(super) fn matches(node: &Node, value: &Value) -> bool {
+    let matcher = Matcher { left: Cell::new(MAX_STEPS) };
+    matcher.node(node, value) && matcher.left.get() > 0
+}
+
+struct Matcher {
+    /// Steps that may still be taken. At 0 everything is over, whatever comes out.
+    left: Cell<u64>,
+}
+
+impl Matcher {
+    /// Takes steps; whether there were as many.
+    fn take(&self, steps: u64) -> bool {
+        let left = self.left.get().saturating_sub(steps);
+        self.left.set(left);
+        left > 0
+    }
+
+    fn node(&self, node: &Node, value: &Value) -> bool {
+        match node {
+            // A text index has found the document; there is nothing to test again.
+            Node::Empty | Node::Text(_) => true,
+            Node::And(nodes) => nodes.iter().all(|node| self.node(node, value)),
+            // An empty list of alternatives matches everything in CouchDB.
+            Node::Or(nodes) => nodes.is_empty() || nodes.iter().any(|node| self.node(node, value)),
+            Node::Nor(nodes) => !nodes.iter().any(|node| self.node(node, value)),
+            Node::Not(node) => !self.node(node, value),
+            Node::At(path, condition) => match path.find(value) {
+                Found::Value(found) => {
+                    let order = if path.is_document_id() { Order::Raw } else { Order::View };
+                    self.condition(condition, found, order)
+                }
+                Found::Missing => matches!(condition, Condition::Exists(false)),
+                Found::BadPath => false,
+            },
+        }
+    }
+
+    fn condition(&self, condition: &Condition, value: &Value, order: Order) -> bool {
+        if !self.take(1 + cost(condition, value) as u64) {
+            return false;
+        }
+        match condition {
+            Condition::Lt(bound) => order.compare(value, bound).is_lt(),
+            Condition::Lte(bound) => order.compare(value, bound).is_le(),
+            Condition::Eq(wanted) => order.equal(value, wanted),
+            Condition::Ne(unwanted) => !order.equal(value, unwanted),
+            Condition::Gte(bound) => order.compare(value, bound).is_ge(),
+            Condition::Gt(bound) => order.compare(value, bound).is_gt(),
+            Condition::In(set) => contains_any(set, value, order),
+            Condition::Nin(set) => !contains_any(set, value, order),
+            Condition::Exists(exists) => *exists,
+            Condition::Type(name) => type_name(value) == name,
+            Condition::Mod(divisor, remainder) => is_remainder(value, *divisor, *remainder),
+            Condition::Regex(pattern) => {
+                value.as_str().is_some_and(|text| self.take(pattern.cost(text.len())) && pattern.matches(text))
             }
-            Found::Missing => matches!(condition, Condition::Exists(false)),
-            Found::BadPath => false,
-        },
+            Condition::BeginsWith(prefix) => value.as_str().is_some_and(|text| text.starts_with(prefix.as_str())),
+            Condition::All(wanted) => value.as_array().is_some_and(|elements| self.has_all(wanted, elements)),
+            Condition::Size(size) => value.as_array().is_some_and(|elements| elements.len() as u64 == *size),
+            Condition::ElemMatch(node) => {
+                value.as_array().is_some_and(|elements| elements.iter().any(|element| self.node(node, element)))
+            }
+            Condition::AllMatch(node) => value.as_array().is_some_and(|elements| {
+                !elements.is_empty() && elements.iter().all(|element| self.node(node, element))
+            }),
+            Condition::KeyMapMatch(node) => value
+                .as_object()
+                .is_some_and(|members| members.keys().any(|name| self.node(node, &Value::String(name.clone())))),
+            Condition::Not(condition) => !self.condition(condition, value, order),
+        }
+    }
+
+    /// `$all`: every wanted value is an element; a single wanted array may also be the value itself. Exact equality, as
+    /// in CouchDB: 1 is not 1.0 here.
+    fn has_all(&self, wanted: &[Value], elements: &[Value]) -> bool {
+        if wanted.is_empty() {
+            return false;
+        }
+        let is_element = |value| {
+            let at = elements.iter().position(|element| element == value);
+            self.take(at.unwrap_or(elements.len()) as u64) && at.is_some()
+        };
+        wanted.iter().all(is_element) || matches!(wanted, [Value::Array(only)] if only.as_slice() == elements)
     }
 }
 
-fn condition_matches(condition: &Condition, value: &Value, order: Order) -> bool {
-    match condition {
-        Condition::Lt(bound) => order.compare(value, bound).is_lt(),
-        Condition::Lte(bound) => order.compare(value, bound).is_le(),
-        Condition::Eq(wanted) => order.equal(value, wanted),
-        Condition::Ne(unwanted) => !order.equal(value, unwanted),
-        Condition::Gte(bound) => order.compare(value, bound).is_ge(),
-        Condition::Gt(bound) => order.compare(value, bound).is_gt(),
-        Condition::In(set) => contains_any(set, value, order),
-        Condition::Nin(set) => !contains_any(set, value, order),
-        Condition::Exists(exists) => *exists,
-        Condition::Type(name) => type_name(value) == name,
-        Condition::Mod(divisor, remainder) => is_remainder(value, *divisor, *remainder),
-        Condition::Regex(pattern) => value.as_str().is_some_and(|text| pattern.matches(text)),
-        Condition::BeginsWith(prefix) => value.as_str().is_some_and(|text| text.starts_with(prefix.as_str())),
-        Condition::All(wanted) => value.as_array().is_some_and(|elements| has_all(wanted, elements)),
-        Condition::Size(size) => value.as_array().is_some_and(|elements| elements.len() as u64 == *size),
-        Condition::ElemMatch(node) => {
-            value.as_array().is_some_and(|elements| elements.iter().any(|element| node_matches(node, element)))
-        }
-        Condition::AllMatch(node) => value
-            .as_array()
-            .is_some_and(|elements| !elements.is_empty() && elements.iter().all(|element| node_matches(node, element))),
-        Condition::KeyMapMatch(node) => value
-            .as_object()
-            .is_some_and(|members| members.keys().any(|name| node_matches(node, &Value::String(name.clone())))),
-        Condition::Not(condition) => !condition_matches(condition, value, order),
+/// What looking at a value's content may cost, beside a step for each element that is looked at by itself.
+fn cost(condition: &Condition, value: &Value) -> usize {
+    match (condition, value) {
+        (Condition::Exists(_) | Condition::Type(_) | Condition::Size(_) | Condition::Mod(..), _) => 0,
+        (Condition::In(_) | Condition::Nin(_), Value::Array(elements)) => elements.len(),
+        (_, Value::Array(elements)) => elements.len() / 4,
+        (_, Value::Object(members)) => members.len() / 4,
+        (_, Value::String(text)) => text.len() / 16,
+        (_, Value::Null | Value::Bool(_) | Value::Number(_)) => 0,
     }
 }
 
@@ -66,16 +122,6 @@ fn contains_any(set: &super::ValueSet, value: &Value, order: Order) -> bool {
         Value::Array(elements) => elements.iter().any(|element| set.contains(element, order)),
         value => set.contains(value, order),
     }
-}
-
-/// `$all`: every wanted value is an element; a single wanted array may also be the value itself. Exact equality, as
-/// in CouchDB: 1 is not 1.0 here.
-fn has_all(wanted: &[Value], elements: &[Value]) -> bool {
-    if wanted.is_empty() {
-        return false;
-    }
-    wanted.iter().all(|value| elements.contains(value))
-        || matches!(wanted, [Value::Array(only)] if only.as_slice() == elements)
 }
 
 /// `$mod`: integers only; a divisor of zero matches nothing.
@@ -95,7 +141,7 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// Reads the members `wanted` (`None`: all) of the JSON object `text` into `members`, skipping over the others.
+/// Reads the members `wanted` (`None`: all; else in order, for a binary search) of the JSON object `text` into `members`, skipping over the others.
 pub(in crate::query) fn read_members(
     text: &str,
     wanted: Option<&[String]>,
@@ -104,8 +150,17 @@ pub(in crate::query) fn read_members(
     if wanted.is_some_and(<[String]>::is_empty) {
         return Ok(());
     }
-    let mut reader = serde_json::Deserializer::from_str(text);
-    Members { wanted, members }.deserialize(&mut reader)
+    let read = |text: &str, members: &mut Map<String, Value>| {
+        Members { wanted, members }.deserialize(&mut serde_json::Deserializer::from_str(text))
+    };
+    match read(text, members) {
+        Ok(()) => Ok(()),
+        Err(error) => match within_reach(text) {
+            // What was read before it failed is read again.
+            Cow::Owned(text) => read(&text, members),
+            Cow::Borrowed(_) => Err(error),
+        },
+    }
 }
 
 struct Members<'a> {
@@ -130,7 +185,7 @@ impl<'de> Visitor<'de> for Members<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key_seed(MemberName)? {
-            if self.wanted.is_none_or(|wanted| wanted.iter().any(|member| *member == name)) {
+            if self.wanted.is_none_or(|wanted| wanted.binary_search_by(|member| member.as_str().cmp(&name)).is_ok()) {
                 self.members.insert(name.into_owned(), map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;

@@ -42,7 +42,7 @@ use pattern::Pattern;
 #[derive(Debug, Clone)]
 pub struct Selector {
     root: Node,
-    /// The top-level members of a document that decide; `None`: any may.
+    /// The top-level members of a document that decide, in order; `None`: any may.
     members: Option<Vec<String>>,
 }
 
@@ -139,8 +139,10 @@ impl Selector {
             return Err(mango("invalid_selector", "One or more conditions is missing a field name."));
         }
         let mut members = Vec::new();
-        let members = collect_members(&root, &mut members).then_some(members);
-        Ok(Selector { root, members })
+        let all = collect_members(&root, &mut members);
+        members.sort_unstable();
+        members.dedup();
+        Ok(Selector { root, members: all.then_some(members) })
     }
 
     /// The selector that matches every document.
@@ -173,7 +175,7 @@ impl Selector {
 
     /// Whether a document's JSON object matches.
     pub fn matches(&self, document: &Value) -> bool {
-        matching::node_matches(&self.root, document)
+        matching::matches(&self.root, document)
     }
 
     /// Whether the document with this id, revision and body text (a JSON object without `_` members, as stored)
@@ -246,7 +248,8 @@ fn collect_members(node: &Node, members: &mut Vec<String>) -> bool {
         Node::Not(node) => collect_members(node, members),
         Node::At(path, _) => match path.first() {
             Some(first) => {
-                if !members.iter().any(|member| member == first) {
+                // Neighbours often name the same.
+                if members.last().is_none_or(|last| last != first) {
                     members.push(first.to_owned());
                 }
                 true

@@ -41,10 +41,24 @@ fn rank(value: &Value) -> u8 {
 
 fn numbers(left: &Number, right: &Number) -> Ordering {
     let integer = |number: &Number| number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+    let double = |number: &Number| number.as_f64().unwrap_or(0.0);
     match (integer(left), integer(right)) {
         (Some(left), Some(right)) => left.cmp(&right),
-        _ => left.as_f64().partial_cmp(&right.as_f64()).unwrap_or(Ordering::Equal),
+        (Some(left), None) => integer_and_double(left, double(right)),
+        (None, Some(right)) => integer_and_double(right, double(left)).reverse(),
+        (None, None) => double(left).partial_cmp(&double(right)).unwrap_or(Ordering::Equal),
     }
+}
+
+/// An integer of at most 65 bits and a double, exactly: rounded to a double, integers that differ would equal the same
+/// one, and that is no order.
+fn integer_and_double(integer: i128, double: f64) -> Ordering {
+    // Doubles beyond these bounds are beyond all of the integers, and those within are exact as i128 but for their fraction.
+    if double.abs() >= 1e30 {
+        return if double > 0.0 { Ordering::Less } else { Ordering::Greater };
+    }
+    let whole = double.floor();
+    integer.cmp(&(whole as i128)).then(if double > whole { Ordering::Less } else { Ordering::Equal })
 }
 
 fn strings(left: &str, right: &str) -> Ordering {

@@ -11,14 +11,32 @@ use crate::error::Result;
 const MAX_DEPTH: usize = 100;
 /// How many conditions a selector may have.
 const MAX_NODES: usize = 20_000;
+/// How many bytes the field names of all conditions may take, each with those around it.
+const MAX_NAMES: usize = 4 << 20;
+/// How many patterns it may have, and how large they are in memory when compiled: the first ones, and those that follow.
+const MAX_PATTERNS: usize = 500;
+const LARGE_PATTERNS: usize = 8;
+const LARGE_PATTERN: usize = 2 << 20;
+const SMALL_PATTERN: usize = 128 << 10;
 
 /// Reads a selector (CouchDB's `norm_ops` and `norm_fields`).
 pub(super) fn parse(selector: &Value) -> Result<Node> {
-    Parser { nodes: 0 }.node(selector, &FieldPath::default(), Place { depth: 0, in_element: false })
+    Parser { nodes: 0, names: 0, patterns: 0 }.node(
+        selector,
+        &FieldPath::default(),
+        Place { depth: 0, in_element: false },
+    )
 }
 
 struct Parser {
     nodes: usize,
+    /// Bytes of the paths that were made.
+    names: usize,
+    patterns: usize,
+}
+
+fn too_large() -> crate::error::Error {
+    mango("invalid_selector", "The selector has too many conditions or nests them too deeply.")
 }
 
 #[derive(Clone, Copy)]
@@ -33,7 +51,7 @@ impl Parser {
     fn node(&mut self, value: &Value, path: &FieldPath, place: Place) -> Result<Node> {
         self.nodes += 1;
         if place.depth > MAX_DEPTH || self.nodes > MAX_NODES {
-            return Err(mango("invalid_selector", "The selector has too many conditions or nests them too deeply."));
+            return Err(too_large());
         }
         match value {
             Value::Object(members) if members.len() == 1 => {
@@ -49,7 +67,7 @@ impl Parser {
                 }
                 Ok(Node::And(nodes))
             }
-            bare => Ok(Node::At(path.clone(), Condition::Eq(bare.clone()))),
+            bare => Ok(Node::At(self.copy(path)?, Condition::Eq(bare.clone()))),
         }
     }
 
@@ -59,6 +77,7 @@ impl Parser {
                 return self.node(argument, path, Place { depth: place.depth + 1, ..place });
             }
             let path = path.join(&FieldPath::parse(name)?);
+            self.count(&path)?;
             return self.node(argument, &path, Place { depth: place.depth + 1, ..place });
         }
         Ok(match name {
@@ -78,8 +97,31 @@ impl Parser {
                 Some(members) if members.contains_key("$text") => text(&members["$text"], path)?,
                 _ => return Err(bad_field(argument)),
             },
-            _ => Node::At(path.clone(), self.condition(name, argument, place)?),
+            _ => {
+                let condition = self.condition(name, argument, place)?;
+                Node::At(self.copy(path)?, condition)
+            }
         })
+    }
+
+    fn copy(&mut self, path: &FieldPath) -> Result<FieldPath> {
+        self.count(path)?;
+        Ok(path.clone())
+    }
+
+    /// A long name around many conditions is part of each of their paths.
+    fn count(&mut self, path: &FieldPath) -> Result<()> {
+        self.names += path.bytes();
+        if self.names > MAX_NAMES { Err(too_large()) } else { Ok(()) }
+    }
+
+    fn pattern(&mut self, source: &str) -> Result<Option<Pattern>> {
+        self.patterns += 1;
+        if self.patterns > MAX_PATTERNS {
+            return Err(mango("invalid_selector", "The selector has too many regular expressions."));
+        }
+        let most = if self.patterns <= LARGE_PATTERNS { LARGE_PATTERN } else { SMALL_PATTERN };
+        Ok(Pattern::compile(source, most))
     }
 
     fn list(&mut self, name: &str, argument: &Value, path: &FieldPath, place: Place) -> Result<Vec<Node>> {
@@ -122,7 +164,7 @@ impl Parser {
             // CouchDB takes these two with anything but a string for operators that it does not know.
             "$regex" => {
                 let source = argument.as_str().ok_or_else(unknown)?;
-                Condition::Regex(Pattern::compile(source).ok_or_else(bad)?)
+                Condition::Regex(self.pattern(source)?.ok_or_else(bad)?)
             }
             "$beginsWith" => Condition::BeginsWith(argument.as_str().ok_or_else(unknown)?.to_owned()),
             "$all" => Condition::All(values()?),

@@ -13,8 +13,6 @@ use std::sync::Arc;
 const MAX_PATTERN: usize = 64 << 10;
 /// The longest pattern that may backtrack.
 const MAX_BACKTRACKING_PATTERN: usize = 4 << 10;
-/// The size of a compiled pattern in memory.
-const MAX_PROGRAM: usize = 2 << 20;
 /// Steps of one backtracking match, and the longest text it is tried on: together they bound its time, because a
 /// step may read the whole text.
 const MAX_STEPS: usize = 50_000;
@@ -34,13 +32,13 @@ enum Engine {
 }
 
 impl Pattern {
-    /// Compiles a pattern; `None` if it is malformed or too large.
-    pub(super) fn compile(source: &str) -> Option<Pattern> {
+    /// Compiles a pattern into at most `most` bytes; `None` if it is malformed or too large.
+    pub(super) fn compile(source: &str, most: usize) -> Option<Pattern> {
         if source.len() > MAX_PATTERN {
             return None;
         }
         let rewritten = rewrite(source);
-        let linear = regex::RegexBuilder::new(&rewritten).size_limit(MAX_PROGRAM).dfa_size_limit(MAX_PROGRAM).build();
+        let linear = regex::RegexBuilder::new(&rewritten).size_limit(most).dfa_size_limit(most).build();
         let engine = match linear {
             Ok(regex) => Engine::Linear(regex),
             Err(regex::Error::CompiledTooBig(_)) => return None,
@@ -48,8 +46,8 @@ impl Pattern {
             Err(_) => Engine::Backtracking(Arc::new(
                 fancy_regex::RegexBuilder::new(&rewritten)
                     .backtrack_limit(MAX_STEPS)
-                    .delegate_size_limit(MAX_PROGRAM)
-                    .delegate_dfa_size_limit(MAX_PROGRAM)
+                    .delegate_size_limit(most)
+                    .delegate_dfa_size_limit(most)
                     .build()
                     .ok()?,
             )),
@@ -60,6 +58,15 @@ impl Pattern {
     /// The pattern as the client sent it.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// What trying it on a text of this length may cost, in steps of [`super::matching`].
+    pub(super) fn cost(&self, bytes: usize) -> u64 {
+        let bytes = bytes as u64;
+        match self.engine {
+            Engine::Linear(_) => bytes / 16,
+            Engine::Backtracking(_) => bytes.min(MAX_BACKTRACKING_TEXT as u64).pow(2) / 64,
+        }
     }
 
     /// Whether the pattern is found anywhere in `text`. A match that would take too many steps is none.
@@ -98,12 +105,14 @@ fn rewrite(source: &str) -> String {
 
 /// Whether `rest` starts with `{n}`, `{n,}` or `{n,m}`.
 fn opens_repetition(rest: &str) -> bool {
-    let Some((inside, _)) = rest[1..].split_once('}') else { return false };
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    match inside.split_once(',') {
-        Some((low, high)) => !low.is_empty() && digits(low) && digits(high),
-        None => !inside.is_empty() && digits(inside),
-    }
+    // Nothing else is looked at: many of them without an end would cost quadratic time.
+    let after = rest[1..].trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let has_low = after.len() < rest.len() - 1;
+    let after = match after.strip_prefix(',') {
+        Some(high) => high.trim_start_matches(|digit: char| digit.is_ascii_digit()),
+        None => after,
+    };
+    has_low && after.starts_with('}')
 }
 
 /// Rewrites the escape whose text after the backslash is `rest`; returns what follows it.
@@ -167,6 +176,12 @@ fn rewrite_escape<'s>(rest: &'s str, in_class: bool, out: &mut String) -> &'s st
     after
 }
 
+/// Where the `:]` of a class's name (`[:alpha:]`) stands.
+fn name_end(rest: &str) -> Option<usize> {
+    let name = rest[2..].trim_start_matches(|letter: char| letter.is_ascii_lowercase() || letter == '^');
+    name.starts_with(":]").then(|| rest.len() - name.len())
+}
+
 /// Rewrites the character class whose text after `[` is `rest`; returns what follows its `]`.
 fn rewrite_class<'s>(mut rest: &'s str, out: &mut String) -> &'s str {
     out.push('[');
@@ -186,7 +201,7 @@ fn rewrite_class<'s>(mut rest: &'s str, out: &mut String) -> &'s str {
                 return &rest[1..];
             }
             '\\' => rest = rewrite_escape(&rest[1..], true, out),
-            '[' => match rest.starts_with("[:").then(|| rest.find(":]")).flatten() {
+            '[' => match rest.starts_with("[:").then(|| name_end(rest)).flatten() {
                 Some(end) => {
                     out.push_str(&rest[..end + 2]);
                     rest = &rest[end + 2..];

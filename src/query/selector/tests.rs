@@ -293,3 +293,85 @@ fn body_texts_are_read_for_their_members_alone() {
     assert!(parse(json!({"$or": [{"$eq": {}}]})).wants("anything"));
     assert!(selector.matches_body("one", "1-a", "{\"a\": ").is_err());
 }
+
+#[test]
+fn integers_and_doubles_have_one_order() {
+    // 2^53 and its neighbours are the same double.
+    let numbers = json!([
+        9007199254740992_i64,
+        9007199254740993_i64,
+        9007199254740992.0,
+        9007199254740994.0,
+        1e300,
+        -1e300,
+        u64::MAX,
+        18446744073709551615.0,
+        i64::MIN,
+        0,
+        -0.0,
+        0.5,
+        -0.5,
+        1,
+        2.5,
+        3
+    ]);
+    let numbers = numbers.as_array().unwrap();
+    for a in numbers {
+        for b in numbers {
+            let as_text = crate::json::compare(&a.to_string(), &b.to_string());
+            assert_eq!(compare(a, b), as_text, "{a} {b}");
+        }
+    }
+    // A sort by what is no order may panic.
+    let many: Vec<Value> = (0..200).map(|at| numbers[at * 7 % 4].clone()).collect();
+    assert!(parse(json!({"a": {"$in": many}})).matches(&json!({"a": 9007199254740993_i64})));
+}
+
+#[test]
+fn documents_that_serde_cannot_read_are_matched() {
+    let body = format!(r#"{{"big":{},"deep":{}1{},"n":1}}"#, "9".repeat(400), "[".repeat(300), "]".repeat(300));
+    for (selector, wanted) in [
+        (json!({"n": 1}), true),
+        (json!({"big": {"$gt": 1e300}, "n": 1}), true),
+        (json!({"big": {"$type": "string"}}), false),
+        (json!({"deep": {"$size": 1}}), true),
+        (json!({"$not": {"$or": [{"n": 2}, {"big": {"$lt": 0}}]}}), true),
+    ] {
+        assert_eq!(parse(selector.clone()).matches_body("id", "1-a", &body), Ok(wanted), "{selector}");
+    }
+}
+
+#[test]
+fn what_a_selector_takes_is_bounded() {
+    // A long name around many conditions would be copied into each.
+    let around = json!({"a".repeat(100_000): {"$or": vec![1; 1000]}});
+    assert!(Selector::parse(&around).is_err());
+    let around = json!({"a.b.c.d": {"$or": vec![1; 9000]}});
+    assert!(Selector::parse(&around).is_ok());
+    let patterns = |count: usize| json!({"$or": vec![json!({"a": {"$regex": "^a.*[b-x]$"}}); count]});
+    assert!(Selector::parse(&patterns(500)).is_ok() && Selector::parse(&patterns(501)).is_err());
+    assert!(Selector::parse(&json!({"$or": vec![json!({"a": {"$regex": "[a-z]{9000}"}}); 9]})).is_err());
+    // No end in sight.
+    let all: Vec<u64> = (1..5000).collect();
+    let elements: Vec<u64> = std::iter::repeat_n(0, 5000).chain(1..5000).collect();
+    assert!(!parse(json!({"a": {"$all": all}})).matches(&json!({ "a": elements })));
+    let slow = json!({"a": {"$elemMatch": {"$regex": "(?=a)(a|aa)+$"}}});
+    assert!(!parse(slow.clone()).matches(&json!({"a": vec!["a".repeat(16_000) + "b"; 10]})));
+    assert!(!parse(json!({"$not": slow})).matches(&json!({"a": vec!["a".repeat(16_000) + "b"; 10]})), "either way");
+}
+
+#[test]
+fn patterns_are_rewritten_in_linear_time() {
+    for pattern in ["{".repeat(60_000), "{1".repeat(30_000), format!("[{}", "[:".repeat(30_000))] {
+        let _ = Selector::parse(&json!({"a": {"$regex": pattern}}));
+    }
+    for (pattern, text, wanted) in [
+        ("a{2}", "aa", true),
+        ("a{2,}b", "aaab", true),
+        ("a{,2}", "a{,2}", true),
+        ("a{x}", "a{x}", true),
+        ("{1", "{1", true),
+    ] {
+        assert_eq!(parse(json!({"a": {"$regex": pattern}})).matches(&json!({ "a": text })), wanted, "{pattern}");
+    }
+}

@@ -434,7 +434,7 @@ impl Build {
                 let index = index.as_ref().ok_or_else(wrong)?;
                 let key = if index.needs_special_members() {
                     let text = self.seen(document);
-                    let whole = serde_json::from_str(&text)
+                    let whole = crate::json::read(&text)
                         .map_err(|error| Error::Damaged(format!("the body of document {}: {error}", document.id)))?;
                     index.key_of(&whole)
                 } else {
