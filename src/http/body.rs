@@ -8,7 +8,7 @@ use http::header::{self, HeaderMap};
 use http_body_util::BodyExt;
 
 use super::failure::{Failure, Result};
-use super::memory::{BodyMemory, Share};
+use super::memory::{BodyMemory, Pace, Share};
 use crate::config::Settings;
 use crate::error::Error;
 
@@ -37,6 +37,7 @@ pub struct RequestBody {
     /// Where bodies that are read whole take their share of memory; `None` for those that are there already.
     memory: Option<BodyMemory>,
     share: Share,
+    pace: Pace,
 }
 
 impl RequestBody {
@@ -60,6 +61,7 @@ impl RequestBody {
             given: None,
             memory: Some(memory.clone()),
             share: Share::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -83,6 +85,7 @@ impl RequestBody {
             given: Some(body).filter(|body| !body.is_empty()),
             memory: None,
             share: Share::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -119,21 +122,16 @@ impl RequestBody {
             return Ok(Some(given));
         }
         loop {
-            let Some(incoming) = self.incoming.as_mut() else { return Ok(None) };
-            self.waits_for_continue = false;
-            let began = Instant::now();
-            let frame = tokio::time::timeout(self.idle, incoming.frame()).await;
-            self.waited += began.elapsed();
-            match frame {
-                Ok(None) => {
+            match self.frame().await {
+                None => {
                     self.incoming = None;
                     return Ok(None);
                 }
-                Ok(Some(Err(_))) | Err(_) => {
+                Some(Err(_)) => {
                     self.incoming = None;
                     return Err(Failure::Gone);
                 }
-                Ok(Some(Ok(frame))) => {
+                Some(Ok(frame)) => {
                     let Ok(chunk) = frame.into_data() else { continue };
                     if chunk.is_empty() {
                         continue;
@@ -149,6 +147,32 @@ impl RequestBody {
                     }
                     return Ok(Some(chunk));
                 }
+            }
+        }
+    }
+
+    /// The next frame; an error if the client is gone, silent for too long, or in the way of others.
+    async fn frame(&mut self) -> Option<Result<hyper::body::Frame<Bytes>>> {
+        let incoming = self.incoming.as_mut()?;
+        self.waits_for_continue = false;
+        let quiet_since = Instant::now();
+        loop {
+            let holds = !self.share.is_empty();
+            let began = Instant::now();
+            let idle = self.idle.saturating_sub(quiet_since.elapsed());
+            let patience = if holds { idle.min(self.pace.left(self.waited)) } else { idle };
+            let frame = tokio::time::timeout(patience, incoming.frame()).await;
+            self.waited += began.elapsed();
+            if holds
+                && self.pace.is_slow(self.waited, self.read)
+                && self.memory.as_ref().is_some_and(BodyMemory::is_short)
+            {
+                return Some(Err(Failure::Gone));
+            }
+            match frame {
+                Ok(frame) => return frame.map(|frame| frame.map_err(|_| Failure::Gone)),
+                Err(_) if quiet_since.elapsed() >= self.idle => return Some(Err(Failure::Gone)),
+                Err(_) => {}
             }
         }
     }
@@ -183,8 +207,13 @@ impl RequestBody {
         tokio::task::spawn_blocking(move || inflate(&body, bytes)).await.map_err(off)?
     }
 
-    /// Takes a share of the memory for bodies, until the request is done.
-    async fn hold(&mut self, bytes: u64) -> Result<()> {
+    /// What it holds of the memory for bodies: for whoever keeps what was made of it.
+    pub fn take_share(&mut self) -> Share {
+        std::mem::take(&mut self.share)
+    }
+
+    /// Takes a share of the memory for bodies that is `bytes` large in all, until the request is done.
+    pub async fn hold(&mut self, bytes: u64) -> Result<()> {
         match &self.memory {
             Some(memory) => memory.grow(&mut self.share, bytes).await,
             None => Ok(()),
@@ -204,7 +233,7 @@ impl RequestBody {
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&second);
         while let Some(chunk) = self.chunk().await? {
-            self.hold(self.length.unwrap_or(0).max((whole.len() + chunk.len()) as u64)).await?;
+            self.hold((whole.len() + chunk.len()) as u64).await?;
             whole.extend_from_slice(&chunk);
         }
         Ok(whole.freeze())
@@ -238,14 +267,14 @@ fn too_slow(read: u64, waited: Duration, min_rate: u64) -> bool {
 }
 
 /// How many bytes a gzipped body has, at most `limit`.
-fn inflated_bytes(body: &[u8], limit: u64) -> Result<u64> {
+pub(crate) fn inflated_bytes(body: &[u8], limit: u64) -> Result<u64> {
     let mut reader = flate2::bufread::MultiGzDecoder::new(body).take(limit.saturating_add(1));
     let bytes = std::io::copy(&mut reader, &mut std::io::sink()).map_err(|_| not_gzip())?;
     if bytes > limit { Err(too_large()) } else { Ok(bytes) }
 }
 
 /// Inflates a body of which [`inflated_bytes`] is known.
-fn inflate(body: &[u8], bytes: u64) -> Result<Bytes> {
+pub(crate) fn inflate(body: &[u8], bytes: u64) -> Result<Bytes> {
     let mut inflated = Vec::with_capacity(bytes as usize);
     flate2::bufread::MultiGzDecoder::new(body).read_to_end(&mut inflated).map_err(|_| not_gzip())?;
     Ok(inflated.into())

@@ -168,6 +168,8 @@ impl Request {
     /// The whole body as a JSON value.
     pub async fn json(&mut self) -> Result<serde_json::Value> {
         let text = self.json_text().await?;
+        // `[[],[],...]` takes fifty times as much as values.
+        self.body.hold((text.len() + values(text.as_bytes()) * VALUE) as u64).await?;
         serde_json::from_str(&text).map_err(|_| invalid_json())
     }
 
@@ -218,6 +220,31 @@ pub fn too_deep(text: &[u8], most: usize) -> bool {
         }
     }
     false
+}
+
+/// About what a value takes in memory beside its text, with its name and what is made of it.
+const VALUE: usize = 160;
+
+/// How many values JSON text has, about.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut at) = (1, 0);
+    while let Some(byte) = text.get(at) {
+        at += 1;
+        match byte {
+            b',' | b'[' | b'{' => count += 1,
+            b'"' => {
+                while let Some(end) = memchr::memchr2(b'"', b'\\', &text[at.min(text.len())..]) {
+                    at += end + 1;
+                    if text[at - 1] == b'"' {
+                        break;
+                    }
+                    at += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    count
 }
 
 /// A query's parameters in their order, decoded.
@@ -345,6 +372,13 @@ mod tests {
         assert_eq!(query.integer("c"), Err(query_error("Invalid value for integer: \"maybe\"")));
         assert_eq!(query.json("j"), Ok(Some(serde_json::json!([1]))));
         assert_eq!(query.json("k"), Err(invalid_json()));
+    }
+
+    #[test]
+    fn values_are_counted_outside_strings() {
+        for (text, count) in [("1", 1), ("[]", 2), ("[1,2,3]", 4), (r#"{"a,[":",\",[","b":[{}]}"#, 5), (r#"["\"#, 2)] {
+            assert_eq!(values(text.as_bytes()), count, "{text}");
+        }
     }
 
     #[test]

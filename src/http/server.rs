@@ -286,7 +286,11 @@ async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming
         settings: context.settings.clone(),
         received: context.received,
     };
-    let answer = checked(app, context, &mut request, routed).await;
+    let mut answer = checked(app, context, &mut request, routed).await;
+    if let Ok(answer) = &mut answer {
+        // What is still to be answered is part of what was asked.
+        answer.body.keep(request.body.take_share());
+    }
     context.body_time = request.body.waited();
     if !matches!(answer, Err(Failure::Gone)) {
         request.body.swallow().await;

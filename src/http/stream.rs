@@ -19,6 +19,7 @@ use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::failure::{self, Failure};
+use super::memory::Share;
 
 /// Bytes that a producer may be ahead of the socket; a single larger write is let through.
 const AHEAD: usize = 64 << 10;
@@ -189,18 +190,27 @@ pub struct Body {
     sent: u64,
     whole: bool,
     at_end: Option<AtEnd>,
+    /// What the request holds of the memory for bodies while its answer is produced.
+    share: Option<Share>,
 }
 
 impl Body {
     /// A body that is there already.
     pub fn whole(bytes: impl Into<Bytes>) -> Body {
         let bytes = bytes.into();
-        Body { whole: bytes.is_empty(), content: Content::Whole(bytes), sent: 0, at_end: None }
+        Body { whole: bytes.is_empty(), content: Content::Whole(bytes), sent: 0, at_end: None, share: None }
     }
 
     /// A body that is produced while it is sent.
     pub fn producing(producing: Producing) -> Body {
-        Body { content: Content::Producing(Box::new(producing)), sent: 0, whole: false, at_end: None }
+        Body { content: Content::Producing(Box::new(producing)), sent: 0, whole: false, at_end: None, share: None }
+    }
+
+    /// Keeps a request's share until all of the answer is produced.
+    pub fn keep(&mut self, share: Share) {
+        if matches!(self.content, Content::Producing(_)) {
+            self.share = Some(share);
+        }
     }
 
     /// Calls `then` when the body is sent, or given up.
