@@ -262,6 +262,10 @@ impl Database {
         };
         let mut attachments = Vec::with_capacity(edit.attachments.len());
         let mut pins = Vec::new();
+        let old: HashMap<&str, &Attachment> = match &old_body {
+            Some(body) if has_stub => body.attachments.iter().map(|old| (old.name.as_str(), old)).collect(),
+            _ => HashMap::new(),
+        };
         for (name, source) in edit.attachments {
             match source {
                 Source::Written { mut attachment, keep_revpos, pin } => {
@@ -272,9 +276,8 @@ impl Database {
                     pins.push(pin);
                 }
                 Source::Stub { revpos } => {
-                    let found = old_body
-                        .as_ref()
-                        .and_then(|body| body.attachments.iter().find(|attachment| attachment.name == name))
+                    let found = old
+                        .get(name.as_str())
                         .filter(|found| mode == Mode::Replicated || revpos.is_none_or(|revpos| revpos == found.revpos));
                     let missing = || Error::MissingStub(format!("Invalid attachment stub in {} for {}", edit.id, name));
                     let Some(found) = found else { return Err(missing()) };
@@ -283,7 +286,7 @@ impl Database {
                     if !self.blobs.contains(&found.blob)? {
                         return Err(missing());
                     }
-                    attachments.push(found.clone());
+                    attachments.push((*found).clone());
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! No engine gives a snapshot across calls: between reading a record and its body a compaction may have freed the body. A
 //! reader that finds a body gone reads the record again.
 
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -142,87 +143,64 @@ impl Database {
     }
 
     /// The revisions that a client asks for by `open_revs`: `None` is `all` (every leaf). One entry each, `Err` with the
-    /// revision where it is not there. With `latest`, a revision stands for the leaves that descend from it.
+    /// revision where it is not there. With `latest`, a revision stands for the leaves that descend from it. Nothing of them
+    /// is loaded yet.
     ///
     /// # Errors
     /// [`Error::Missing`] for `all` of a document that does not exist.
-    pub fn open_revisions(
-        &self,
-        id: &str,
-        revisions: Option<&[Revision]>,
-        latest: bool,
-    ) -> Result<Vec<std::result::Result<Found, Revision>>> {
-        for _ in 0..ATTEMPTS {
-            let Some(record) = self.record(id)? else {
-                return match revisions {
-                    None => Err(Error::Missing),
-                    Some(revisions) => Ok(revisions.iter().cloned().map(Err).collect()),
-                };
-            };
-            let tree = Arc::new(record.tree);
-            let chosen = choose(&tree, revisions, latest);
-            if let Some(found) = self.fetch(id, &tree, chosen)? {
-                return Ok(found);
-            }
-        }
-        Err(Error::Damaged(format!("a body of document {id} is not there")))
-    }
-
-    /// Reads the bodies of `chosen`; `None` if a leaf's body was gone, so that the caller reads the record again.
-    #[allow(clippy::type_complexity)]
-    fn fetch(
-        &self,
-        id: &str,
-        tree: &Arc<Tree>,
-        chosen: Vec<std::result::Result<&Node, Revision>>,
-    ) -> Result<Option<Vec<std::result::Result<Found, Revision>>>> {
-        let wanted: Vec<(&str, Body)> =
-            chosen.iter().filter_map(|node| Some((id, node.as_ref().ok()?.body?))).collect();
-        let mut bodies = self.bodies(&wanted)?.into_iter();
-        let mut all = Vec::with_capacity(chosen.len());
-        for node in chosen {
-            all.push(match node {
-                Err(revision) => Err(revision),
-                Ok(node) => match node.body {
-                    None => Err(node.revision.clone()),
-                    Some(body) => match bodies.next().flatten() {
-                        Some(found) => Ok(self.found_from(id, node, body, found, tree.clone())),
-                        None => return Ok(None),
-                    },
-                },
-            });
-        }
-        Ok(Some(all))
+    pub fn open_revisions(&self, id: &str, revisions: Option<&[Revision]>, latest: bool) -> Result<Opened> {
+        let tree = match (self.record(id)?, revisions) {
+            (Some(record), _) => Arc::new(record.tree),
+            (None, None) => return Err(Error::Missing),
+            (None, Some(_)) => Arc::default(),
+        };
+        let chosen = choose(&tree, revisions, latest);
+        let waiting = chosen.into_iter().map(|node| node.map(|node| node.revision.clone())).collect();
+        Ok(Opened { id: id.to_owned(), tree, waiting })
     }
 
     /// `_bulk_get`: for each (id, revision) its answers, as [`Database::open_revisions`] gives them; without a revision
     /// every leaf. Records and bodies are read in two calls; where bodies are large, only the first of `wanted` get their
-    /// answers, at least one of them.
+    /// answers, at least one of them; where those of one are, the rest of them waits.
     #[allow(clippy::type_complexity)]
     pub fn bulk_get(
         &self,
         wanted: &[(String, Option<Revision>)],
         latest: bool,
-    ) -> Result<Vec<Vec<std::result::Result<Found, Option<Revision>>>>> {
+    ) -> Result<Vec<(Vec<std::result::Result<Found, Option<Revision>>>, Option<Opened>)>> {
         let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
         let trees: Vec<Option<Arc<Tree>>> =
             self.records(&ids)?.into_iter().map(|record| record.map(|record| Arc::new(record.tree))).collect();
         let mut chosen: Vec<Vec<std::result::Result<&Node, Option<Revision>>>> = Vec::with_capacity(wanted.len());
-        let mut bytes = 0;
-        for ((_, revision), tree) in wanted.iter().zip(&trees) {
+        let (mut bytes, mut rests) = (0, Vec::with_capacity(wanted.len()));
+        for ((id, revision), tree) in wanted.iter().zip(&trees) {
             if bytes > AT_ONCE {
                 break;
             }
-            chosen.push(match (tree, revision) {
+            let mut nodes = match (tree, revision) {
                 (None, revision) => vec![Err(revision.clone())],
                 (Some(tree), None) => tree.leaves().into_iter().map(Ok).collect(),
                 (Some(tree), Some(revision)) => choose(tree, Some(std::slice::from_ref(revision)), latest)
                     .into_iter()
                     .map(|node| node.map_err(Some))
                     .collect(),
+            };
+            let fit = nodes.iter().take_while(|node| {
+                let room = bytes <= AT_ONCE;
+                bytes += node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes);
+                room
             });
-            let bodies = chosen.last().into_iter().flatten().flatten().filter_map(|node| node.body);
-            bytes += bodies.map(|body| body.bytes).sum::<u64>();
+            let rest = nodes.split_off(fit.count());
+            let rest: VecDeque<_> = rest
+                .into_iter()
+                .filter_map(|node| match node {
+                    Ok(node) => Some(Ok(node.revision.clone())),
+                    Err(revision) => revision.map(Err),
+                })
+                .collect();
+            let opened = |tree: &Arc<Tree>| Opened { id: id.clone(), tree: tree.clone(), waiting: rest };
+            rests.push(tree.as_ref().map(opened).filter(|opened| !opened.waiting.is_empty()));
+            chosen.push(nodes);
         }
         let mut places = Vec::new();
         for (id, nodes) in ids.iter().zip(&chosen) {
@@ -230,7 +208,7 @@ impl Database {
         }
         let mut bodies = self.bodies(&places)?.into_iter();
         let mut answers = Vec::with_capacity(wanted.len());
-        for (((id, _), nodes), tree) in wanted.iter().zip(chosen).zip(&trees) {
+        for ((((id, _), nodes), tree), rest) in wanted.iter().zip(chosen).zip(&trees).zip(rests) {
             let mut answer = Vec::with_capacity(nodes.len());
             for node in nodes {
                 answer.push(match (node, tree) {
@@ -249,7 +227,7 @@ impl Database {
                     (Err(revision), _) => Err(revision),
                 });
             }
-            answers.push(answer);
+            answers.push((answer, rest));
         }
         Ok(answers)
     }
@@ -286,6 +264,50 @@ impl Database {
             }
         }
         Ok(answers)
+    }
+}
+
+/// Revisions of one document that are loaded when it is their turn: together they may be larger than memory.
+#[derive(Debug, Default)]
+pub struct Opened {
+    id: String,
+    tree: Arc<Tree>,
+    waiting: VecDeque<std::result::Result<Revision, Revision>>,
+}
+
+impl Opened {
+    /// The next ones, as many as fit [`AT_ONCE`] and one more; none at the end. `Err` with the revision where it is not there
+    /// (any more). Blocks on the disk.
+    pub fn next(&mut self, database: &Database) -> Result<Vec<std::result::Result<Found, Revision>>> {
+        let (mut bytes, mut group) = (0, Vec::new());
+        while bytes <= AT_ONCE
+            && let Some(revision) = self.waiting.pop_front()
+        {
+            let node = revision.and_then(|revision| self.tree.get(&revision).ok_or(revision));
+            bytes += node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes);
+            group.push(node);
+        }
+        let wanted: Vec<(&str, Body)> =
+            group.iter().filter_map(|node| Some((self.id.as_str(), node.as_ref().ok()?.body?))).collect();
+        let mut bodies = database.bodies(&wanted)?.into_iter();
+        let mut found = Vec::with_capacity(group.len());
+        for node in group {
+            found.push(match node {
+                Err(revision) => Err(revision),
+                Ok(node) => match node.body.map(|place| (place, bodies.next().flatten())) {
+                    None => Err(node.revision.clone()),
+                    Some((place, Some(body))) => {
+                        Ok(database.found_from(&self.id, node, place, body, self.tree.clone()))
+                    }
+                    Some((_, None)) => match database.find(&self.id, Wanted::Revision(&node.revision)) {
+                        Ok(found) => Ok(found),
+                        Err(Error::Missing) => Err(node.revision.clone()),
+                        Err(error) => return Err(error),
+                    },
+                },
+            });
+        }
+        Ok(found)
     }
 }
 

@@ -233,3 +233,35 @@ async fn documents_deleted_long_enough_ago_are_purged() {
     assert_eq!((database.info().deleted, other.info().deleted), (1, 0));
     assert_eq!(database.auto_purge().unwrap(), r#"{"deleted_document_ttl":"infinity"}"#);
 }
+
+#[tokio::test]
+async fn large_leaves_are_loaded_some_at_a_time() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let json = format!("{{\"x\":\"{}\"}}", "x".repeat(5 << 20));
+    for hash in ["a", "b", "c", "d", "e"] {
+        let edit = Incoming { json: json.clone(), ..replicated("doc", 1, &[hash], false) };
+        database.update(vec![edit], Mode::Replicated, &AllowAll).await.unwrap();
+    }
+    let hashes = |group: Vec<std::result::Result<Found, Revision>>| {
+        let name = |one: std::result::Result<Found, Revision>| match one {
+            Ok(found) => found.revision.to_string(),
+            Err(missing) => format!("no {missing}"),
+        };
+        group.into_iter().map(name).collect::<Vec<_>>().join(" ")
+    };
+    let mut all = database.open_revisions("doc", None, false).unwrap();
+    for wanted in ["1-e 1-d", "1-c 1-b", "1-a", ""] {
+        assert_eq!(hashes(all.next(&database).unwrap()), wanted);
+    }
+    let asked = ["1-a", "1-z", "1-a", "1-a"].map(|revision| revision.parse().unwrap());
+    let mut these = database.open_revisions("doc", Some(&asked), false).unwrap();
+    for wanted in ["1-a no 1-z 1-a", "1-a", ""] {
+        assert_eq!(hashes(these.next(&database).unwrap()), wanted);
+    }
+    let mut answers = database.bulk_get(&[("doc".into(), None), ("doc".into(), None)], false).unwrap();
+    assert_eq!(answers.len(), 1, "the second one comes with the next page");
+    let (first, rest) = answers.remove(0);
+    assert_eq!(first.len(), 2);
+    assert_eq!(hashes(rest.unwrap().next(&database).unwrap()), "1-c 1-b");
+    assert_eq!(database.open_revisions("none", None, false).err(), Some(Error::Missing));
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::edits::{self, AttachmentRules};
 use super::{pieces, reading};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, LocalWrite, Mode, blocking};
+use crate::db::{Database, Found, LocalWrite, Mode, Opened, blocking};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};
 use crate::http::failure::{Failure, Result, wire};
@@ -31,6 +31,9 @@ struct BulkDocs<'a> {
     all_or_nothing: Option<&'a RawValue>,
 }
 
+/// About what a document of `_bulk_docs` takes in memory beside its text, until it is written and answered.
+const DOCUMENT: usize = 512;
+
 /// `POST /{db}/_bulk_docs`.
 pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
@@ -47,6 +50,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         let docs = body.docs.ok_or_else(|| Failure::bad_request("POST body must include `docs` parameter."))?;
         let docs: Vec<&RawValue> =
             serde_json::from_str(docs.get()).map_err(|_| Failure::bad_request("`docs` parameter must be an array."))?;
+        request.body.hold((text.len() + docs.len() * DOCUMENT) as u64).await?;
         let mut splits = Vec::with_capacity(docs.len());
         for doc in docs {
             let split = crate::json::split(doc.get().as_bytes(), &limits)?;
@@ -230,10 +234,10 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
                 let mut pages = Pages { database: database.clone(), eyes, latest, asked: asked.into() };
                 let mut first = true;
                 while let Some(page) = pages.next().await? {
-                    for (asked, answers) in page {
+                    for (entry, answers) in page {
                         out.write(if first { "{\"results\":[" } else { "," }).await;
                         first = false;
-                        write_result(&mut out, &database, &show, asked, answers).await?;
+                        write_result(&mut out, &mut pages, &show, entry, answers).await?;
                     }
                 }
                 out.write(if first { "{\"results\":[]}\n" } else { "]}\n" }).await;
@@ -257,6 +261,8 @@ pub(super) struct Entry {
     pub since: Option<Vec<Revision>>,
     /// Set where the entry itself is wrong: the error object.
     pub wrong: Option<Value>,
+    /// Answers that are not loaded yet.
+    rest: Option<Opened>,
 }
 
 /// Reads the entries of a `_bulk_get` a page at a time.
@@ -289,27 +295,16 @@ impl Pages {
                 rows.push(match asked {
                     Asked::Wrong { id, rev, word, reason } => {
                         let wrong = json!({"id": id, "rev": rev, "error": word, "reason": reason});
-                        (Entry { id, since: None, wrong: Some(wrong) }, Vec::new())
+                        (Entry { id, since: None, wrong: Some(wrong), rest: None }, Vec::new())
                     }
                     Asked::For { id, revision, since } => {
-                        let Some(answers) = found.next() else {
+                        let Some((answers, rest)) = found.next() else {
                             // Large ones: the rest comes with the next page.
                             let rest = std::iter::once(Asked::For { id, revision, since }).chain(page).collect();
                             return Ok((rows, rest));
                         };
-                        let answers = answers.into_iter().map(|answer| match answer {
-                            Ok(found) => eyes.see(found).map_err(|error| {
-                                let failure = Failure::Domain(error);
-                                let (_, word, reason) = wire(&failure);
-                                json!({"id": id, "rev": "undefined", "error": word, "reason": reason})
-                            }),
-                            Err(missing) => {
-                                let rev = missing.map_or_else(|| "undefined".to_owned(), |rev| rev.to_string());
-                                Err(json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"}))
-                            }
-                        });
-                        let answers = answers.collect();
-                        (Entry { id: id.into(), since, wrong: None }, answers)
+                        let answers = answers.into_iter().map(|answer| told(&eyes, &id, answer)).collect();
+                        (Entry { id: id.into(), since, wrong: None, rest }, answers)
                     }
                 });
             }
@@ -321,33 +316,72 @@ impl Pages {
         }
         Ok(Some(rows))
     }
+
+    /// More answers of an entry that has many large ones; none at its end.
+    pub async fn rest(&mut self, entry: &mut Entry) -> Result<Answers> {
+        let Some(mut opened) = entry.rest.take() else { return Ok(Vec::new()) };
+        let (database, eyes, id) =
+            (self.database.clone(), self.eyes.clone(), entry.id.as_str().unwrap_or("").to_owned());
+        let next = blocking(move || {
+            let group = opened.next(&database)?.into_iter();
+            let answers: Answers = group.map(|answer| told(&eyes, &id, answer.map_err(Some))).collect();
+            Ok((opened, answers))
+        });
+        let (opened, answers) = next.await?;
+        entry.rest = (!answers.is_empty()).then_some(opened);
+        Ok(answers)
+    }
+}
+
+/// An answer as its reader gets it.
+fn told(
+    eyes: &Eyes,
+    id: &str,
+    answer: std::result::Result<Found, Option<Revision>>,
+) -> std::result::Result<Found, Value> {
+    match answer {
+        Ok(found) => eyes.see(found).map_err(|error| {
+            let failure = Failure::Domain(error);
+            let (_, word, reason) = wire(&failure);
+            json!({"id": id, "rev": "undefined", "error": word, "reason": reason})
+        }),
+        Err(missing) => {
+            let rev = missing.map_or_else(|| "undefined".to_owned(), |rev| rev.to_string());
+            Err(json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"}))
+        }
+    }
 }
 
 async fn write_result(
     out: &mut crate::http::stream::Sender,
-    database: &Arc<Database>,
+    pages: &mut Pages,
     show: &Show,
-    entry: Entry,
-    answers: Answers,
+    mut entry: Entry,
+    mut answers: Answers,
 ) -> Result<()> {
     out.write(format!("{{\"id\":{},\"docs\":[", entry.id)).await;
-    if let Some(wrong) = entry.wrong {
+    if let Some(wrong) = &entry.wrong {
         out.write(json!({ "error": wrong }).to_string()).await;
     }
     let mut show = show.clone();
-    if let Some(since) = entry.since {
+    if let Some(since) = entry.since.take() {
         show.attachments = Attachments::InlineSince(since);
     }
-    for (at, answer) in answers.into_iter().enumerate() {
-        out.write(if at > 0 { "," } else { "" }).await;
-        match answer {
-            Ok(found) => {
-                out.write("{\"ok\":").await;
-                pieces::write(out, database.blobs(), render::document(&found, &show)).await?;
-                out.write("}").await;
+    let mut comma = "";
+    while !answers.is_empty() {
+        for answer in answers {
+            out.write(comma).await;
+            comma = ",";
+            match answer {
+                Ok(found) => {
+                    out.write("{\"ok\":").await;
+                    pieces::write(out, pages.database.blobs(), render::document(&found, &show)).await?;
+                    out.write("}").await;
+                }
+                Err(error) => out.write(json!({ "error": error }).to_string()).await,
             }
-            Err(error) => out.write(json!({ "error": error }).to_string()).await,
         }
+        answers = pages.rest(&mut entry).await?;
     }
     out.write("]}").await;
     Ok(())

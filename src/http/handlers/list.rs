@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::rows::Docs;
+use super::view::MOST_QUERIES;
 use super::{local, pieces};
 use crate::db::record::LeafRow;
 use crate::db::render::{self, Attachments, Show};
@@ -194,6 +195,9 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, listing: Li
     let Some(queries) = queries.as_array() else {
         return Err(Failure::bad_request("`queries` member must be an array."));
     };
+    if queries.len() > MOST_QUERIES {
+        return Err(Failure::bad_request(format!("More than {MOST_QUERIES} queries at once.")));
+    }
     let mut all = Vec::with_capacity(queries.len());
     for query in queries {
         let query = query.as_object().ok_or_else(|| Failure::bad_request("A query must be a JSON object."))?;

@@ -7,6 +7,7 @@
 //! ```
 //! Attachments go out as they are stored: compressed ones with `Content-Encoding: gzip`.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -18,7 +19,7 @@ use super::bulk::Pages;
 use super::document::{named_revision, require_path};
 use super::edits::{self, AttachmentRules};
 use super::pieces::{self, Reading};
-use super::reading::missing;
+use super::reading::{Leaves, missing};
 use crate::clock::Clock;
 use crate::db::record::Attachment;
 use crate::db::render::{self, Attachments, Show};
@@ -30,7 +31,6 @@ use crate::http::server::accepts;
 use crate::http::stream::Sender;
 use crate::http::{Answer, Request};
 use crate::json::Stub;
-use crate::rev::Revision;
 
 /// Bytes of a part's headers at the most.
 const MOST_HEADER_BYTES: usize = 16 << 10;
@@ -139,29 +139,27 @@ fn header_safe(text: &str) -> String {
 }
 
 /// `open_revs` as `multipart/mixed`.
-pub async fn open_revisions(
-    database: Arc<Database>,
-    found: Vec<std::result::Result<Found, Revision>>,
-    show: Show,
-) -> Result<Answer> {
+pub(super) async fn open_revisions(mut leaves: Leaves, show: Show) -> Result<Answer> {
     let show = follows(&show);
-    let outer = boundary(database.clock());
+    let outer = boundary(leaves.database.clock());
     let content_type = format!("multipart/mixed; boundary=\"{outer}\"");
     let answer = Answer::stream("multipart/mixed", move |mut out| async move {
         out.write(format!("--{outer}")).await;
-        for answer in found {
-            match answer {
-                Ok(found) => {
-                    let inner = boundary(database.clock());
-                    out.write("\r\n").await;
-                    one(&mut out, &database, &found, &show, &inner).await?;
+        while let Some(group) = leaves.next().await? {
+            for answer in group {
+                match answer {
+                    Ok(found) => {
+                        let inner = boundary(leaves.database.clock());
+                        out.write("\r\n").await;
+                        one(&mut out, &leaves.database, &found, &show, &inner).await?;
+                    }
+                    Err(revision) => {
+                        let head = "\r\nContent-Type: application/json; error=\"true\"\r\n\r\n";
+                        out.write(format!("{head}{}", missing(&revision))).await;
+                    }
                 }
-                Err(revision) => {
-                    let head = "\r\nContent-Type: application/json; error=\"true\"\r\n\r\n";
-                    out.write(format!("{head}{}", missing(&revision))).await;
-                }
+                out.write(format!("\r\n--{outer}")).await;
             }
-            out.write(format!("\r\n--{outer}")).await;
         }
         out.write("--").await;
         Ok(())
@@ -194,29 +192,32 @@ pub(super) async fn bulk_get(
     let answer = Answer::stream(kind, move |mut out| async move {
         let mut any = false;
         while let Some(page) = pages.next().await? {
-            for (entry, answers) in page {
+            for (mut entry, mut answers) in page {
                 any = true;
                 let mut show = show.clone();
-                if let Some(since) = entry.since {
+                if let Some(since) = entry.since.take() {
                     show.attachments = Attachments::InlineSince(since);
                 }
                 let show = follows(&show);
-                if let Some(wrong) = entry.wrong {
-                    refused(&mut out, &outer, &wrong).await;
+                if let Some(wrong) = &entry.wrong {
+                    refused(&mut out, &outer, wrong).await;
                 }
-                for answer in answers {
-                    match answer {
-                        Ok(found) => {
-                            out.write(format!("\r\n--{outer}\r\n")).await;
-                            if !render::following(&found, &show).is_empty() {
-                                let id = header_safe(&found.id);
-                                out.write(format!("X-Doc-Id: {id}\r\nX-Rev-Id: {}\r\n", found.revision)).await;
+                while !answers.is_empty() {
+                    for answer in answers {
+                        match answer {
+                            Ok(found) => {
+                                out.write(format!("\r\n--{outer}\r\n")).await;
+                                if !render::following(&found, &show).is_empty() {
+                                    let id = header_safe(&found.id);
+                                    out.write(format!("X-Doc-Id: {id}\r\nX-Rev-Id: {}\r\n", found.revision)).await;
+                                }
+                                let inner = boundary(database.clock());
+                                one(&mut out, &database, &found, &show, &inner).await?;
                             }
-                            let inner = boundary(database.clock());
-                            one(&mut out, &database, &found, &show, &inner).await?;
+                            Err(error) => refused(&mut out, &outer, &error).await,
                         }
-                        Err(error) => refused(&mut out, &outer, &error).await,
                     }
+                    answers = pages.rest(&mut entry).await?;
                 }
             }
         }
@@ -258,16 +259,21 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     let (following, others): (Vec<_>, Vec<_>) =
         std::mem::take(&mut split.attachments).into_iter().partition(|(_, stub)| matches!(stub, Stub::Follows { .. }));
     split.attachments = others;
-    let mut waiting = following;
-    let mut received = Vec::with_capacity(waiting.len());
-    while !waiting.is_empty() {
+    let places: HashMap<String, usize> =
+        following.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect();
+    let mut waiting: Vec<Option<(String, Stub)>> = following.into_iter().map(Some).collect();
+    let (mut received, mut first) = (Vec::with_capacity(waiting.len()), 0);
+    while received.len() < waiting.len() {
         let headers = parts.next().await?.ok_or_else(|| malformed("fewer parts than attachments that follow"))?;
         let named = headers
             .get(header::CONTENT_DISPOSITION)
             .and_then(|value| parameter(&String::from_utf8_lossy(value.as_bytes()), "filename"));
-        let at = waiting.iter().position(|(name, _)| named.as_ref() == Some(name)).unwrap_or(0);
-        let (name, stub) = waiting.remove(at);
-        let Stub::Follows { fields } = stub else { continue };
+        // By its name, else the first of those that are left.
+        let named = named.and_then(|name| places.get(&name).copied()).filter(|at| waiting[*at].is_some());
+        while waiting.get(first).is_some_and(Option::is_none) {
+            first += 1;
+        }
+        let Some((name, Stub::Follows { fields })) = waiting[named.unwrap_or(first)].take() else { continue };
         let header_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let content_type = fields.content_type.or(header_type).unwrap_or_else(|| "application/octet-stream".into());
         let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
@@ -331,7 +337,8 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
         }
     }
     parts.finish().await?;
-    let is_new = |name: &str| files.iter().any(|(file, _)| file == name);
+    let new: HashSet<String> = files.iter().map(|(file, _)| file.clone()).collect();
+    let is_new = |name: &str| new.contains(name);
     let (parent, json, others) = match (doc, rev) {
         (Some(doc), _) => {
             let mut split = crate::json::split(&doc, &limits)?;
@@ -362,6 +369,7 @@ async fn collect(parts: &mut Parts<'_, RequestBody>, most: usize, id: &str) -> R
         if text.len() + chunk.len() > most.saturating_mul(2).saturating_add(1 << 20) {
             return Err(Error::TooLarge { word: "document_too_large", reason: id.to_owned() }.into());
         }
+        parts.body.hold((text.len() + chunk.len()) as u64).await?;
         text.extend_from_slice(&chunk);
     }
     Ok(text)

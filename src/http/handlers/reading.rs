@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::edits::parse_revision;
 use super::{multipart, pieces};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Wanted, blocking, reading};
+use crate::db::{Database, Found, Opened, Wanted, blocking, reading};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
 use crate::http::failure::{Failure, Result};
@@ -137,39 +137,71 @@ async fn open_revisions(
 ) -> Result<Answer> {
     let latest = query.latest;
     let all = these.is_none();
-    let found = {
+    let (opened, first) = {
         let database = database.clone();
-        let found = blocking(move || database.open_revisions(&id, these.as_deref(), latest)).await?;
-        let seen = found.into_iter().map(|answer| match answer {
-            Ok(found) => eyes.see(found).map(Ok),
-            Err(missing) => Ok(Err(missing)),
-        });
-        seen.collect::<crate::error::Result<Vec<_>>>()?
+        blocking(move || {
+            let mut opened = database.open_revisions(&id, these.as_deref(), latest)?;
+            let first = opened.next(&database)?;
+            Ok((opened, first))
+        })
+        .await?
     };
-    if all && found.is_empty() {
+    if all && first.is_empty() {
         return Err(Failure::missing());
     }
+    let first = eyes.see_all(first)?;
+    let mut leaves = Leaves { database, eyes, opened, first: Some(first) };
     if multipart::wanted(request, &["multipart/mixed"]).is_some() {
-        return multipart::open_revisions(database, found, query.show).await;
+        return multipart::open_revisions(leaves, query.show).await;
     }
     let show = query.show;
     Answer::stream("application/json", move |mut out| async move {
+        let mut comma = "";
         out.write("[").await;
-        for (at, answer) in found.into_iter().enumerate() {
-            out.write(if at > 0 { "," } else { "" }).await;
-            match answer {
-                Ok(found) => {
-                    out.write("{\"ok\":").await;
-                    pieces::write(&mut out, database.blobs(), render::document(&found, &show)).await?;
-                    out.write("}").await;
+        while let Some(group) = leaves.next().await? {
+            for answer in group {
+                out.write(comma).await;
+                comma = ",";
+                match answer {
+                    Ok(found) => {
+                        out.write("{\"ok\":").await;
+                        pieces::write(&mut out, leaves.database.blobs(), render::document(&found, &show)).await?;
+                        out.write("}").await;
+                    }
+                    Err(revision) => out.write(missing(&revision)).await,
                 }
-                Err(revision) => out.write(missing(&revision)).await,
             }
         }
         out.write("]\n").await;
         Ok(())
     })
     .await
+}
+
+/// What `open_revs` asks for, loaded as it is answered.
+pub(super) struct Leaves {
+    pub database: Arc<Database>,
+    eyes: Eyes,
+    opened: Opened,
+    /// Was loaded before the answer began.
+    first: Option<Vec<std::result::Result<Found, Revision>>>,
+}
+
+impl Leaves {
+    /// The next ones; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<std::result::Result<Found, Revision>>>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        let (database, mut opened) = (self.database.clone(), std::mem::take(&mut self.opened));
+        let next = blocking(move || {
+            let group = opened.next(&database)?;
+            Ok((opened, group))
+        });
+        let (opened, group) = next.await?;
+        self.opened = opened;
+        Ok(Some(self.eyes.see_all(group)?).filter(|group| !group.is_empty()))
+    }
 }
 
 /// `{"missing": rev}`.

@@ -1,4 +1,4 @@
-//! The documents beside rows: `include_docs` of listings and feeds, a page at a time.
+//! The documents beside rows: `include_docs` of listings, feeds and views, as many at once as are not too large.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,9 @@ use crate::db::record::LeafRow;
 use crate::db::render::Show;
 use crate::db::{AT_ONCE, Database, Found, Wanted, blocking};
 use crate::error::{Error, Result};
-use crate::rev::{Body, Tree};
+use crate::json::{member, string};
+use crate::query::view::Row;
+use crate::rev::{Body, Revision, Tree};
 
 /// Loads the revision that each row shows; `None` where it is not there any more. Blocks on the disk.
 pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Result<Vec<Option<Found>>> {
@@ -84,5 +86,134 @@ impl Docs {
         });
         self.loaded = found.await?.into_iter();
         Ok(self.loaded.next().flatten())
+    }
+}
+
+/// Which document stands beside a view's row.
+enum Named {
+    /// The row's value names something that is no id, or a document that is not there.
+    Nothing,
+    Winner(String, LeafRow),
+    Revision(String, Revision),
+}
+
+/// A page of a view's rows, each with the document that stands beside it: that which its value names by `_id` and `_rev`,
+/// or its own.
+#[derive(Default)]
+pub struct Beside(VecDeque<(Row, Named)>);
+
+impl Beside {
+    /// Finds out which documents. Blocks on the disk.
+    pub fn of(database: &Database, rows: Vec<Row>) -> Result<Beside> {
+        let mut named = Vec::with_capacity(rows.len());
+        let mut ids = Vec::new();
+        for row in &rows {
+            let id = match member(&row.value, "_id") {
+                None => Some(row.id.clone()),
+                Some(value) => string(value).map(|id| id.into_owned()),
+            };
+            let revision =
+                member(&row.value, "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
+            named.push(match (id, revision) {
+                (None, _) => Some(Named::Nothing),
+                (Some(id), Some(revision)) => Some(Named::Revision(id, revision)),
+                (Some(id), None) => {
+                    ids.push(id);
+                    None
+                }
+            });
+        }
+        let winners = database.winners(&ids)?;
+        let mut winners = ids.into_iter().zip(winners).map(|(id, winner)| match winner {
+            Some(winner) if !winner.deleted => Named::Winner(id, winner),
+            _ => Named::Nothing,
+        });
+        let named = named.into_iter().map(|named| named.or_else(|| winners.next()).unwrap_or(Named::Nothing));
+        Ok(Beside(rows.into_iter().zip(named).collect()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Loads the documents of the next rows: as many as fit into `room` bytes, and one more. Blocks on the disk.
+    pub fn load(&mut self, database: &Database, show: &Show, room: u64) -> Result<Vec<(Row, Option<Found>)>> {
+        let (mut bytes, mut rows, mut winners) = (0, Vec::new(), Vec::new());
+        while bytes < room
+            && let Some((row, named)) = self.0.pop_front()
+        {
+            let found = match named {
+                Named::Nothing => None,
+                Named::Winner(id, winner) => {
+                    bytes += winner.body.map_or(0, |body| body.bytes);
+                    winners.push((rows.len(), id, winner));
+                    None
+                }
+                Named::Revision(id, revision) => match database.find(&id, Wanted::Revision(&revision)) {
+                    Ok(found) => {
+                        bytes += found.body.json.len() as u64;
+                        Some(found)
+                    }
+                    Err(Error::Missing | Error::Deleted) => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            rows.push((row, found));
+        }
+        let wanted: Vec<(&str, &LeafRow)> = winners.iter().map(|(_, id, winner)| (id.as_str(), winner)).collect();
+        for ((at, _, _), found) in winners.iter().zip(load(database, &wanted, show)?) {
+            rows[*at].1 = found;
+        }
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::db::{AllowAll, CreateOptions, Databases, Incoming, Mode};
+    use crate::store::MemoryBlobs;
+    use crate::store::memory::Memory;
+
+    #[tokio::test]
+    async fn documents_beside_rows_come_as_many_as_fit() {
+        let clock = Clock::fixed(Duration::from_secs(1));
+        let databases = Databases::open(Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()), clock).unwrap();
+        let database = databases.create("db", CreateOptions::default(), None).unwrap();
+        let json = format!("{{\"x\":\"{}\"}}", "x".repeat(1000));
+        let edit = |id: &&str| Incoming {
+            id: (*id).into(),
+            parent: None,
+            path: (0, Vec::new()),
+            deleted: false,
+            json: json.clone(),
+            attachments: Vec::new(),
+        };
+        let edits = ["a", "b", "c", "d"].iter().map(edit).collect();
+        let written = database.update(edits, Mode::Interactive, &AllowAll).await.unwrap();
+        let revision = written[3].clone().unwrap();
+        let linked = format!("{{\"_id\":\"d\",\"_rev\":\"{revision}\"}}");
+        let rows = [
+            ("a", "1"),
+            ("b", "1"),
+            ("c", "1"),
+            ("a", "{\"_id\":\"gone\"}"),
+            ("a", "{\"_id\":1}"),
+            ("a", &linked),
+            ("a", "{\"_id\":\"b\"}"),
+            ("a", "{\"_id\":\"d\",\"_rev\":\"9-a\"}"),
+        ];
+        let rows = rows.into_iter().map(|(id, value)| Row::loose(id, value)).collect();
+        let mut beside = Beside::of(&database, rows).unwrap();
+        let mut pages = Vec::new();
+        while !beside.is_empty() {
+            let page = beside.load(&database, &Show::default(), 1500).unwrap();
+            let id = |found: Option<Found>| found.map_or_else(|| "-".to_owned(), |found| found.id);
+            pages.push(page.into_iter().map(|(_, found)| id(found)).collect::<Vec<_>>().join(" "));
+        }
+        assert_eq!(pages, ["a b", "c - - d", "b -"]);
     }
 }

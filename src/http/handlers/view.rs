@@ -7,24 +7,23 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use super::{pieces, rows};
-use crate::db::record::LeafRow;
+use super::pieces;
+use super::rows::Beside;
 use crate::db::render::{self, Attachments, Piece, Show};
-use crate::db::{Database, Found, Wanted, blocking};
+use crate::db::{AT_ONCE, Database, Found, blocking};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Query, Verb};
 use crate::http::stream::Sender;
 use crate::http::{Answer, App, Request};
-use crate::json::{member, quote, string};
+use crate::json::quote;
 use crate::query::view::{Definition, Grouped, Kind, MapRows, Params, Plan, Progress, Row, Update, View, clean_up};
-use crate::rev::Revision;
 
 /// Rows read at once, and with their documents.
 const PAGE: usize = 500;
 const PAGE_WITH_DOCS: usize = 64;
 /// Queries of one request at most.
-const MOST_QUERIES: usize = 10_000;
+pub(super) const MOST_QUERIES: usize = 10_000;
 
 /// `/{db}[/_partition/{partition}]/_design/{design}/_view/{view}`, GET and POST.
 pub async fn view(
@@ -184,6 +183,8 @@ pub struct Asked {
     update_seq: bool,
     /// Documents beside the rows, and what of them.
     docs: Option<Show>,
+    /// Rows that have been read, and whose documents have not.
+    waiting: Beside,
     /// The database's sequence that the index stands at.
     sequence: u64,
 }
@@ -234,7 +235,8 @@ impl Asked {
             }
             Kind::Reduce { .. } => (Source::Reduce(app.views.grouped(reading, place, &plan, view)), None),
         };
-        Ok(Asked { database: database.clone(), source: Some(source), update_seq: params.update_seq, docs, sequence })
+        let (database, update_seq, waiting) = (database.clone(), params.update_seq, Beside::default());
+        Ok(Asked { database, source: Some(source), update_seq, docs, waiting, sequence })
     }
 
     /// Runs a step of reading off the async threads.
@@ -274,29 +276,35 @@ impl Asked {
     /// The next rows; none at the end.
     pub async fn next(&mut self) -> Result<Vec<RowText>> {
         let docs = self.docs.clone();
-        self.read(move |database, source| match source {
-            Source::Map(rows) => {
-                let page = rows.next(if docs.is_some() { PAGE_WITH_DOCS } else { PAGE })?;
-                let mut found = match &docs {
-                    Some(show) => documents(database, &page, show)?.into_iter(),
-                    None => Vec::new().into_iter(),
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let (rows, waiting) = self
+            .read(move |database, source| {
+                let rows = match (source, &docs) {
+                    (Source::Map(rows), Some(show)) => {
+                        if waiting.is_empty() {
+                            waiting = Beside::of(database, rows.next(PAGE_WITH_DOCS)?)?;
+                        }
+                        let text = |(row, found): (Row, Option<Found>)| {
+                            let doc = match found {
+                                Some(found) => render::document(&found, show),
+                                None => vec![Piece::Text("null".into())],
+                            };
+                            RowText { head: mapped(&row), doc: Some(doc) }
+                        };
+                        waiting.load(database, show, AT_ONCE)?.into_iter().map(text).collect()
+                    }
+                    (Source::Map(rows), None) => {
+                        rows.next(PAGE)?.iter().map(|row| RowText { head: mapped(row), doc: None }).collect()
+                    }
+                    (Source::Reduce(rows), _) => {
+                        rows.next(PAGE)?.into_iter().map(|row| RowText { head: reduced(row), doc: None }).collect()
+                    }
                 };
-                let text = |row: Row| {
-                    let head = format!("{{\"id\":{},\"key\":{},\"value\":{}", quote(&row.id), row.key, row.value);
-                    let doc = docs.as_ref().map(|show| match found.next().flatten() {
-                        Some(found) => render::document(&found, show),
-                        None => vec![Piece::Text("null".into())],
-                    });
-                    RowText { head, doc }
-                };
-                Ok(page.into_iter().map(text).collect())
-            }
-            Source::Reduce(rows) => {
-                let page = rows.next(PAGE)?;
-                Ok(page.into_iter().map(|row| RowText { head: reduced(row), doc: None }).collect())
-            }
-        })
-        .await
+                Ok((rows, waiting))
+            })
+            .await?;
+        self.waiting = waiting;
+        Ok(rows)
     }
 
     /// The whole answer, without a newline at its end.
@@ -323,6 +331,11 @@ impl Asked {
     }
 }
 
+/// A row, without the closing brace.
+fn mapped(row: &Row) -> String {
+    format!("{{\"id\":{},\"key\":{},\"value\":{}", quote(&row.id), row.key, row.value)
+}
+
 /// A reduced row, without the closing brace.
 fn reduced(row: crate::query::view::ReducedRow) -> String {
     use crate::query::view::Outcome;
@@ -332,49 +345,6 @@ fn reduced(row: crate::query::view::ReducedRow) -> String {
             format!("{{\"key\":null,\"error\":\"reduce_overflow_error\",\"reason\":{}", quote(&reason))
         }
     }
-}
-
-/// The document beside each row: that which the row's value names by `_id` and `_rev`, or the row's own.
-fn documents(database: &Database, rows: &[Row], show: &Show) -> crate::error::Result<Vec<Option<Found>>> {
-    let mut found: Vec<Option<Found>> = vec![None; rows.len()];
-    let (mut places, mut ids) = (Vec::new(), Vec::new());
-    for (at, row) in rows.iter().enumerate() {
-        let named = member(&row.value, "_id");
-        let id = match named {
-            None => row.id.clone(),
-            Some(value) => match string(value) {
-                Some(id) => id.into_owned(),
-                None => continue,
-            },
-        };
-        let revision =
-            member(&row.value, "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
-        match revision {
-            Some(revision) => {
-                found[at] = match database.find(&id, Wanted::Revision(&revision)) {
-                    Ok(found) => Some(found),
-                    Err(Error::Missing | Error::Deleted) => None,
-                    Err(error) => return Err(error),
-                }
-            }
-            None => {
-                places.push(at);
-                ids.push(id);
-            }
-        }
-    }
-    let winners = database.winners(&ids)?;
-    let living: Vec<(usize, &str, &LeafRow)> = places
-        .into_iter()
-        .zip(&ids)
-        .zip(&winners)
-        .filter_map(|((at, id), winner)| Some((at, id.as_str(), winner.as_ref().filter(|winner| !winner.deleted)?)))
-        .collect();
-    let wanted: Vec<(&str, &LeafRow)> = living.iter().map(|(_, id, winner)| (*id, *winner)).collect();
-    for ((at, _, _), one) in living.iter().zip(rows::load(database, &wanted, show)?) {
-        found[*at] = one;
-    }
-    Ok(found)
 }
 
 /// Shows an update in `_active_tasks`, from its first step on.

@@ -22,6 +22,14 @@ pub struct Row {
     pub value: String,
 }
 
+#[cfg(test)]
+impl Row {
+    /// A row that stands nowhere.
+    pub fn loose(id: &str, value: &str) -> Row {
+        Row { spot: Vec::new(), id: id.into(), key: "null".into(), value: value.into() }
+    }
+}
+
 /// One index of one database, as it is now or as it was at one moment.
 #[derive(Clone)]
 pub(super) struct Index {
