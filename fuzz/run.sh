@@ -5,14 +5,25 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:?seconds for each target}
 shift
-# The versions that settee is built with.
+# The versions that settee is built with; cargo adds what only the targets need.
 cp Cargo.lock fuzz/Cargo.lock
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list)
 for target in "${targets[@]}"; do
-  mkdir -p "fuzz/corpus/$target" "fuzz/seeds/$target"
-  cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-    -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 2>&1 |
-    tee "fuzz/corpus/$target.log" | grep -E "^(==|SUMMARY|stat::number_of_executed|stat::peak|thread|Test unit)|panicked|ERROR" |
-    sed "s/^/$target: /"
+  mkdir -p "fuzz/corpus/$target" "fuzz/logs"
+  options=(-max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
+  # A part's headers have a limit of 16 KiB.
+  if [ "$target" = multipart ]; then options+=(-max_len=20000); else options+=(-max_len=4096); fi
+  if [ -f "fuzz/dictionaries/$target" ]; then options+=(-dict="fuzz/dictionaries/$target"); fi
+  log="fuzz/logs/$target"
+  ended=0
+  cargo +nightly fuzz run --sanitizer none "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- "${options[@]}" \
+    >"$log" 2>&1 || ended=$?
+  covered=$(grep -oE 'cov: [0-9]+ ft: [0-9]+' "$log" | tail -1 || true)
+  runs=$(grep -oE 'number_of_executed_units: [0-9]+' "$log" | grep -oE '[0-9]+' || true)
+  echo "$target: ${seconds} s, ${runs:-0} executions, ${covered:-no coverage}"
+  if [ "$ended" -ne 0 ]; then
+    grep -E 'panicked|^ERROR|^==.*ERROR|error(\[|:)|Test unit written' -A 3 "$log" | head -40
+    exit 1
+  fi
 done

@@ -166,7 +166,7 @@ pub const KNOWN: &[Known] = &[
         "max_json_memory",
         Kind::Bytes,
         "268435456",
-        "Bytes of JSON bodies held at once at most, all requests together; read at the start.",
+        "Bytes of JSON bodies and their values held at once, all requests together; read at the start.",
     ),
     // --- TLS. Read at start, never over HTTP: a setting that names a file is a way to read it.
     unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files are set."),

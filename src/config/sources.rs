@@ -472,8 +472,13 @@ fn read_file(path: &Path, table: &mut Table) -> Result<(), String> {
     let shown = path.display();
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("the settings file {shown} cannot be read: {error}"))?;
+    read_text(&text, &shown.to_string(), table)
+}
+
+/// Reads a settings file's text; `shown` names the file in errors.
+pub(crate) fn read_text(text: &str, shown: &str, table: &mut Table) -> Result<(), String> {
     let document: toml::Table =
-        toml::from_str(&text).map_err(|error| format!("the settings file {shown} is not TOML: {error}"))?;
+        toml::from_str(text).map_err(|error| format!("the settings file {shown} is not TOML: {error}"))?;
     for (name, value) in document {
         match value {
             toml::Value::Table(keys) => {

@@ -27,17 +27,17 @@ pub struct ChangesPage {
 /// Remaining rows are counted one by one up to here; above, they are told as the distance of the sequences.
 const COUNTED: usize = 500;
 
-impl Database {
+impl Since {
     /// Reads a `since`: `now`, `N`, or `N-<instance>`. A sequence of another instance of this name reads from the start:
     /// its client may see a change twice, never miss one.
-    pub fn parse_since(&self, text: &str) -> Result<Since> {
+    pub(crate) fn parse(text: &str, instance: &str) -> Result<Since> {
         let text = text.trim().trim_matches('"');
         if text == "now" {
             return Ok(Since::Now);
         }
         let malformed = || Error::BadRequest("Malformed sequence supplied in 'since' parameter.".into());
-        let (number, instance) = match text.split_once('-') {
-            Some((number, instance)) => (number, Some(instance)),
+        let (number, of) = match text.split_once('-') {
+            Some((number, of)) => (number, Some(of)),
             None => (text, None),
         };
         if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -45,10 +45,17 @@ impl Database {
         }
         // A bare number beyond 64 bits is beyond every sequence.
         let number = number.parse().unwrap_or(u64::MAX);
-        match instance {
-            Some(instance) if instance != self.instance() => Ok(Since::Sequence(0)),
+        match of {
+            Some(of) if of != instance => Ok(Since::Sequence(0)),
             _ => Ok(Since::Sequence(number)),
         }
+    }
+}
+
+impl Database {
+    /// Reads a `since` of this database.
+    pub fn parse_since(&self, text: &str) -> Result<Since> {
+        Since::parse(text, &self.instance())
     }
 
     /// Up to `limit` rows after `after` (ascending), or before `after` (descending; `u64::MAX` begins at the end). Rows
