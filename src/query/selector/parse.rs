@@ -73,7 +73,9 @@ impl Parser {
 
     fn member(&mut self, name: &str, argument: &Value, path: &FieldPath, place: Place) -> Result<Node> {
         if !name.starts_with('$') {
-            if name.is_empty() && place.in_element {
+            // How an empty selector inside another one is written.
+            let normalised = place.depth > 0 && path.is_empty() && is_operator(argument);
+            if name.is_empty() && (place.in_element || normalised) {
                 return self.node(argument, path, Place { depth: place.depth + 1, ..place });
             }
             let path = path.join(&FieldPath::parse(name)?);
@@ -178,6 +180,11 @@ impl Parser {
             _ => return Err(unknown()),
         })
     }
+}
+
+fn is_operator(argument: &Value) -> bool {
+    let members = argument.as_object().filter(|members| members.len() == 1);
+    members.is_some_and(|members| members.keys().all(|name| name.starts_with('$')))
 }
 
 /// `$text` may stand at the top level alone.

@@ -361,6 +361,17 @@ fn what_a_selector_takes_is_bounded() {
 }
 
 #[test]
+fn an_empty_selector_within_another_can_be_written_and_read() {
+    for selector in [json!({"$nor": [{}, {"a": 1}]}), json!({"$or": [{"a": {"$gt": 1}}, {}]})] {
+        let written = parse(selector).to_json();
+        assert_eq!(parse(written.clone()).to_json(), written);
+    }
+    for wrong in [json!({"": 1}), json!({"": {"$eq": 1}}), json!({"a": {"": {"$eq": 1}}}), json!({"a": 1, "": 2})] {
+        assert!(Selector::parse(&wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn patterns_are_rewritten_in_linear_time() {
     for pattern in ["{".repeat(60_000), "{1".repeat(30_000), format!("[{}", "[:".repeat(30_000))] {
         let _ = Selector::parse(&json!({"a": {"$regex": pattern}}));
