@@ -114,7 +114,7 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, sign
         let start::Prepared { app, made_admin } = start::prepare(options).await.map_err(|error| error.to_string())?;
         let bind = match settings.bind {
             Some(bind) => bind,
-            None => sources::bind_of(&app.settings())?.unwrap_or(sources::DEFAULT_BIND),
+            None => sources::bind_of(&app.settings())?,
         };
         let running = start::listen(app.clone(), bind).await.map_err(|error| error.to_string())?;
         if let Some((name, password)) = made_admin {

@@ -11,6 +11,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -191,6 +192,9 @@ pub struct Authenticator {
     lockout: Lockout,
     published: Box<dyn Keys + Send + Sync>,
     devices: Option<Arc<Devices>>,
+    /// Passwords that were known to be right, and those that had to be hashed.
+    fast: AtomicU64,
+    slow: AtomicU64,
 }
 
 struct Current {
@@ -204,7 +208,17 @@ impl Authenticator {
         let verified = Verified::new(&clock);
         let current = RwLock::new(Current { settings: Arc::new(settings), secrets });
         let published = Box::new(NoKeys);
-        Authenticator { users, clock, current, verified, lockout: Lockout::new(), published, devices: None }
+        Authenticator {
+            users,
+            clock,
+            current,
+            verified,
+            lockout: Lockout::new(),
+            published,
+            devices: None,
+            fast: AtomicU64::new(0),
+            slow: AtomicU64::new(0),
+        }
     }
 
     /// The same with a record of devices: sessions can then be listed and revoked.
@@ -271,6 +285,12 @@ impl Authenticator {
         Ok(Step::Done(SignedIn::default()))
     }
 
+    /// Passwords since the start: those known from a moment ago, and those that were hashed
+    /// (`password_hashing_fast` and `password_hashing_slow` in CouchDB).
+    pub fn hashings(&self) -> (u64, u64) {
+        (self.fast.load(Ordering::Relaxed), self.slow.load(Ordering::Relaxed))
+    }
+
     /// Begins `POST /_session`: signs somebody in with a name and a password, and a one-time code if they use them.
     /// `device`: what the client calls itself.
     pub fn begin_session(
@@ -296,6 +316,7 @@ impl Authenticator {
     pub fn finish(&self, pending: Pending) -> Result<SignedIn> {
         let (settings, _) = self.current();
         let now = self.clock.since_epoch();
+        self.slow.fetch_add(1, Ordering::Relaxed);
         let right = match pending.account.as_ref().map(|account| &account.stored) {
             Some(Some(stored)) => stored.verify(&pending.password, &settings.password)?,
             Some(None) | None => {
@@ -409,6 +430,7 @@ impl Authenticator {
         if let Some(account) = &account {
             let known = account.stored.as_ref().is_some_and(|stored| self.verified.knows(name, password, stored, now));
             if known && self.second_factor(account, &purpose) {
+                self.fast.fetch_add(1, Ordering::Relaxed);
                 return self.succeed(name, password, account, &purpose).map(Step::Done);
             }
         }

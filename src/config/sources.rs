@@ -335,12 +335,28 @@ fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<S
     let of = |key: &str| checked.get("settee", key).unwrap_or_default().to_owned();
     let bind = match table.get("settee").and_then(|own| own.get("bind")) {
         Some(text) => Some(parse_bind(text)?),
-        None => bind_of(&checked)?,
+        None if ["port", "bind_address"]
+            .iter()
+            .any(|key| table.get("chttpd").is_some_and(|own| own.contains_key(*key))) =>
+        {
+            Some(bind_of(&checked)?)
+        }
+        None => None,
     };
+    if table.get("couchdb").is_some_and(|own| own.contains_key("database_dir")) {
+        return Err("[couchdb] database_dir is only shown: name the data folder by --data or `data`".into());
+    }
     tls_of(&checked, bind.unwrap_or(DEFAULT_BIND))?;
     if of("data").is_empty() {
         return Err("the data folder's name is empty: --data DIR".into());
     }
+    // For clients that look there.
+    if let Some(bind) = bind {
+        put(&mut table, "chttpd", "bind_address", bind.ip().to_string());
+        put(&mut table, "chttpd", "port", bind.port().to_string());
+    }
+    let data = std::path::absolute(of("data")).map_err(|error| format!("the data folder: {error}"))?;
+    put(&mut table, "couchdb", "database_dir", data.display().to_string());
     Ok(Start {
         data: PathBuf::from(of("data")),
         bind,
@@ -359,19 +375,15 @@ fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<S
     })
 }
 
-/// The address that `chttpd/bind_address` and `chttpd/port` name, if either is set.
-pub fn bind_of(settings: &Settings) -> Result<Option<SocketAddr>, String> {
-    let (address, port) = (settings.get("chttpd", "bind_address"), settings.get("chttpd", "port"));
-    if address.is_none() && port.is_none() {
-        return Ok(None);
-    }
-    let address = match address {
+/// The address that `chttpd/bind_address` and `chttpd/port` name.
+pub fn bind_of(settings: &Settings) -> Result<SocketAddr, String> {
+    let address = match settings.get("chttpd", "bind_address") {
         Some("any") => "0.0.0.0",
         Some(address) => address,
         None => "127.0.0.1",
     };
     let ip = address.parse().map_err(|_| format!("[chttpd] bind_address: `{address}` is not an IP address"))?;
-    Ok(Some(SocketAddr::new(ip, port.map_or(Ok(5984), str::parse).map_err(|_| "[chttpd] port is not a port")?)))
+    Ok(SocketAddr::new(ip, settings.number("chttpd", "port") as u16))
 }
 
 /// Where TLS is served, and with which files.

@@ -15,6 +15,7 @@ pub mod cors;
 pub mod failure;
 pub mod fetch;
 pub mod handlers;
+pub mod jsonp;
 pub(crate) mod lenient;
 pub mod limits;
 pub mod memory;

@@ -37,7 +37,7 @@ use super::patient::Patient;
 use super::request::{Request, Target, Verb};
 use super::route::{self, DbRoute, Route};
 use super::stream::Body;
-use super::{audit, cors, peer, signin};
+use super::{audit, cors, jsonp, peer, signin};
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::config::Settings;
@@ -215,6 +215,8 @@ struct Context {
     encrypted: bool,
     /// How long the request's body was waited for.
     body_time: Duration,
+    /// The function that a script with the answer is to call.
+    callback: Option<String>,
 }
 
 impl Context {
@@ -246,13 +248,17 @@ async fn respond(
         secure: client.secure,
         encrypted: secure,
         body_time: Duration::ZERO,
+        callback: None,
     };
     let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming)).catch_unwind().await;
-    let answer = match answered {
+    let mut answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(failure)) => refuse(&app, &context, &failure),
         Err(panic) => refuse(&app, &context, &panicked(&*panic)),
     };
+    if let Some(callback) = &context.callback {
+        answer = jsonp::wrap(answer, callback);
+    }
     finish(&app, context, answer)
 }
 
@@ -260,6 +266,7 @@ async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming
     context.head = context.method == http::Method::HEAD;
     app.limits.request(context.peer)?;
     let target = Target::read(&context.method, uri, &context.headers, &context.settings)?;
+    context.callback = jsonp::callback(&context.method, &target.query, &context.settings)?;
     context.head = target.head;
     if target.verb == Verb::Options
         && let Some(preflight) = cors::preflight(&context.settings.cors, &context.headers)

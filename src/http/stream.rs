@@ -213,6 +213,27 @@ impl Body {
         }
     }
 
+    /// The same with something before it and something behind it, in the place of the newline at its end if it is whole.
+    pub fn between(self, before: Bytes, behind: Bytes) -> Body {
+        match &self.content {
+            Content::Whole(bytes) => {
+                let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+                Body::whole([&before, bytes, &behind].concat())
+            }
+            Content::Producing(_) => Body::producing(Producing::new(|mut out| async move {
+                let mut within = self;
+                out.send(before).await;
+                while let Content::Producing(producing) = &mut within.content
+                    && let Some(chunk) = std::future::poll_fn(|context| producing.poll_chunk(context)).await
+                {
+                    out.send(chunk?).await;
+                }
+                out.send(behind).await;
+                Ok(())
+            })),
+        }
+    }
+
     /// Calls `then` when the body is sent, or given up.
     pub fn at_end(&mut self, then: impl FnOnce(Ended) + Send + 'static) {
         self.at_end = Some(Box::new(then));
@@ -320,6 +341,24 @@ mod tests {
         });
         assert_eq!(late.first().await, Ok(()));
         assert!(collect(Body::producing(late)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn something_before_and_behind() {
+        let (before, behind) = (Bytes::from_static(b"f("), Bytes::from_static(b");\n"));
+        let whole = Body::whole("{}\n").between(before.clone(), behind.clone());
+        assert_eq!(whole.length(), Some(7));
+        assert_eq!(collect(whole).await.unwrap(), "f({});\n");
+        let producing = Producing::new(|mut out| async move {
+            out.write("[1,\n").await;
+            tokio::task::yield_now().await;
+            out.write("2]\n").await;
+            Ok(())
+        });
+        let produced = Body::producing(producing).between(before.clone(), behind.clone());
+        assert_eq!(collect(produced).await.unwrap(), "f([1,\n2]\n);\n");
+        let failing = Producing::new(|_| async { Err(Failure::missing()) });
+        assert!(collect(Body::producing(failing).between(before, behind)).await.is_err());
     }
 
     #[tokio::test]

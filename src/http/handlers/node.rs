@@ -51,7 +51,20 @@ fn counters(app: &App) -> Vec<Counter> {
         value,
         about,
     };
+    let (fast, slow) = app.auth.hashings();
     let mut list = vec![
+        one(
+            &["couchdb", "password_hashing_fast"],
+            "counter",
+            i64::try_from(fast).unwrap_or(i64::MAX),
+            "number of fast password hashing operations",
+        ),
+        one(
+            &["couchdb", "password_hashing_slow"],
+            "counter",
+            i64::try_from(slow).unwrap_or(i64::MAX),
+            "number of slow password hashing operations",
+        ),
         one(
             &["couchdb", "auth_cache_hits"],
             "counter",

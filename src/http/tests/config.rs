@@ -139,3 +139,30 @@ async fn the_first_start_makes_an_admin_once() {
     let second = super::super::start::prepare(options(&store)).await.unwrap();
     assert!(second.made_admin.is_none());
 }
+
+#[tokio::test]
+async fn jsonp_is_off_until_it_is_asked_for() {
+    let running = server(&[]).await;
+    let script = |path: &str| {
+        let line = format!("GET {path}");
+        async move { ask(running.address, &line, &[ADMIN], b"").await }
+    };
+    assert_eq!(ask(running.address, "PUT /db", &[ADMIN], b"").await.status, 201);
+    assert_eq!(script("/db?callback=a").await.header("content-type"), Some("application/json"));
+    assert_eq!(put(&running, "chttpd/allow_jsonp", "true").await.status, 200);
+    for path in ["/db/_all_docs", "/db/_changes", "/_all_dbs"] {
+        let plain = script(path).await;
+        assert_eq!(plain.header("content-type"), Some("application/json"), "{path}");
+        let wrapped = script(&format!("{path}?callback=a.b[0]")).await;
+        assert_eq!((wrapped.status, wrapped.header("content-type")), (200, Some("application/javascript")), "{path}");
+        let expected = format!("/* CouchDB */a.b[0]({});", plain.text().trim_end());
+        assert_eq!(wrapped.text().replace('\n', ""), expected.replace('\n', ""), "{path}");
+    }
+    let missing = script("/db/none?callback=a").await;
+    assert_eq!((missing.status, missing.header("content-type")), (404, Some("application/javascript")));
+    let refused = script("/db?callback=a(1)").await;
+    assert_eq!((refused.status, refused.reason().as_str()), (400, "invalid_callback"));
+    let text = json!({"_attachments": {"a": {"content_type": "text/plain", "data": "YWJj"}}}).to_string();
+    assert_eq!(ask(running.address, "PUT /db/doc", &[ADMIN], text.as_bytes()).await.status, 201);
+    assert_eq!(script("/db/doc/a?callback=a").await.text(), "abc");
+}
