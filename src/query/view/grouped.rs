@@ -1,5 +1,12 @@
-//! Reading a reduce query: groups of rows, each reduced. Groups within a page of rows are reduced from these; a group that
-//! goes on beyond is reduced from the blocks that it covers, and rows at its two ends.
+//! Reading a reduce query: groups of rows, each reduced.
+//!
+//! A stretch is gone through once, in pieces: a block with its reduction where that is stored, else the rows. A block that
+//! lies within the group which is being read is taken by its reduction; of one where a group ends the rows are read.
+//!
+//! ```text
+//!   | group 1         | group 2                            | 3     rows
+//!   | rows ... | rows ... | reduction | reduction | rows .....    pieces
+//! ```
 
 use std::collections::VecDeque;
 
@@ -41,7 +48,11 @@ pub struct Grouped {
     context: String,
     /// What is left to read, the next stretch last.
     stretches: Vec<Spots>,
-    /// Rows read of the current stretch, in the order of the query.
+    /// The stretch that is being read.
+    pieces: Option<Pieces>,
+    /// What is left of the piece that is being read by its rows.
+    piece: Option<Spots>,
+    /// Rows read of it, in the order of the query.
     read: VecDeque<Row>,
     skip: u64,
     limit: u64,
@@ -63,6 +74,8 @@ impl Grouped {
             direction: plan.direction(),
             context,
             stretches,
+            pieces: None,
+            piece: None,
             read: VecDeque::new(),
             skip: plan.skip,
             limit: plan.limit,
@@ -84,86 +97,90 @@ impl Grouped {
 
     fn next_group(&mut self) -> Result<Option<ReducedRow>> {
         loop {
-            if self.stretches.is_empty() {
-                return Ok(None);
+            if self.pieces.is_none() {
+                let Some(stretch) = self.stretches.pop() else { return Ok(None) };
+                self.pieces = Some(Pieces::new(stretch, self.direction));
             }
-            let found = match self.grouping {
-                Grouping::None => self.whole()?,
-                Grouping::Level(level) => self.group(Some(level))?,
-                Grouping::Exact => self.group(None)?,
-            };
+            let found = self.group()?;
             if found.is_some() {
                 return Ok(found);
             }
         }
     }
 
-    /// A whole stretch as one group.
-    fn whole(&mut self) -> Result<Option<ReducedRow>> {
-        let Some(spots) = self.stretches.pop() else { return Ok(None) };
-        if self.skip > 0 {
-            self.skip -= 1;
-            return Ok(None);
-        }
-        let parts = self.parts(spots)?;
-        self.row(None, parts)
-    }
-
-    /// The next group of the current stretch; `None` if there is none, or it is skipped.
-    fn group(&mut self, level: Option<u64>) -> Result<Option<ReducedRow>> {
-        let Some(stretch) = self.stretches.last_mut() else { return Ok(None) };
-        if self.read.is_empty() {
-            self.read.extend(self.index.rows(self.map, stretch, self.direction, PAGE)?);
-        }
-        let Some(first) = self.read.front() else {
-            self.stretches.pop();
-            return Ok(None);
-        };
-        let function = &self.index.definition.maps[self.map];
-        let key = group_key(&first.key, level);
-        let place = layout::group_place(function, self.partition.as_deref(), &first.key, level);
-        let mut rows = Vec::new();
-        while self.read.front().is_some_and(|row| row.spot.starts_with(&place)) {
-            rows.extend(self.read.pop_front());
-        }
-        // What the group has beyond the page.
-        let mut rest = None;
-        if self.read.is_empty() {
-            let mut of_group = stretch.clone();
-            match self.direction {
-                Direction::Forward => {
-                    let end = layout::behind(&place);
-                    if let Some(end) = end.filter(|end| stretch.high.as_ref().is_none_or(|high| end < high)) {
-                        of_group.high = Some(end.clone());
-                        stretch.low = end.max(stretch.low.clone());
-                    } else {
-                        stretch.high = Some(stretch.low.clone());
+    /// The next group of the current stretch; `None` if that has ended, or the group is skipped.
+    fn group(&mut self) -> Result<Option<ReducedRow>> {
+        // Its key, and what the spots of its rows begin with.
+        let mut group: Option<(Option<String>, Vec<u8>)> = None;
+        let mut parts = Parts::default();
+        loop {
+            if let Some(first) = self.read.front() {
+                // The row that begins a group is in it.
+                let least = usize::from(group.is_none());
+                let (_, place) = group.get_or_insert_with(|| self.begun_by(first));
+                let count = self.read.iter().take_while(|row| row.spot.starts_with(place)).count().max(least);
+                if count == 0 {
+                    break;
+                }
+                let mut rows: Vec<Row> = self.read.drain(..count).collect();
+                if self.skip == 0 {
+                    if self.direction == Direction::Backward {
+                        rows.reverse();
+                    }
+                    parts.push(self, self.reducing().rows(self.reducer, &rows)?)?;
+                }
+                continue;
+            }
+            if let Some(piece) = &mut self.piece {
+                self.read.extend(self.index.rows(self.map, piece, self.direction, PAGE)?);
+                if self.read.is_empty() {
+                    self.piece = None;
+                }
+                continue;
+            }
+            let Some(pieces) = &mut self.pieces else { break };
+            let Some(piece) = pieces.next(&self.index, self.map, self.reducer)? else {
+                self.pieces = None;
+                break;
+            };
+            // All spots between two that begin with the place do.
+            let is_within = |place: &[u8]| {
+                piece.spots.low.starts_with(place)
+                    && piece.spots.high.as_ref().is_some_and(|high| high.starts_with(place))
+            };
+            let whole = match (&group, self.grouping) {
+                (_, Grouping::None) => true,
+                (Some((_, place)), _) => is_within(place),
+                (None, _) => false,
+            };
+            match piece.reduction.filter(|_| whole) {
+                Some(reduction) => {
+                    group.get_or_insert_default();
+                    if self.skip == 0 {
+                        parts.push(self, reduction)?;
                     }
                 }
-                Direction::Backward => {
-                    of_group.low = place.max(stretch.low.clone());
-                    stretch.high = Some(of_group.low.clone());
-                }
+                None => self.piece = Some(piece.spots),
             }
-            rest = Some(of_group).filter(|rest| !rest.is_empty());
         }
+        let Some((key, _)) = group else { return Ok(None) };
         if self.skip > 0 {
             self.skip -= 1;
             return Ok(None);
         }
-        if self.direction == Direction::Backward {
-            rows.reverse();
-        }
-        let near = self.reducing().rows(self.reducer, &rows)?;
-        let mut parts = Vec::new();
-        if let Some(rest) = rest {
-            parts = self.parts(rest)?;
-        }
-        match self.direction {
-            Direction::Forward => parts.insert(0, near),
-            Direction::Backward => parts.push(near),
-        }
-        self.row(Some(key), parts)
+        self.row(key, parts.all.into())
+    }
+
+    /// The group that a row belongs to: its key, and what the spots of its rows begin with.
+    fn begun_by(&self, row: &Row) -> (Option<String>, Vec<u8>) {
+        let level = match self.grouping {
+            Grouping::None => return (None, Vec::new()),
+            Grouping::Level(level) => Some(level),
+            Grouping::Exact => None,
+        };
+        let function = &self.index.definition.maps[self.map];
+        let place = layout::group_place(function, self.partition.as_deref(), &row.key, level);
+        (Some(group_key(&row.key, level)), place)
     }
 
     fn row(&self, key: Option<String>, parts: Vec<String>) -> Result<Option<ReducedRow>> {
@@ -183,71 +200,96 @@ impl Grouped {
             context: &self.context,
         }
     }
+}
 
-    /// Reductions that together are those of all rows between two spots, in their order; none if there are no rows.
-    fn parts(&self, spots: Spots) -> Result<Vec<String>> {
-        let mut parts = Parts { grouped: self, all: Vec::new(), bytes: 0 };
-        if spots.is_empty() {
-            return Ok(parts.all);
-        }
-        // A block whose end is not known yet: its bound and reduction.
-        let mut open: (Vec<u8>, Option<String>) = (spots.low.clone(), None);
-        let mut ahead = spots.clone();
+/// A part of a stretch, and its reduction if it is a whole block that has one.
+struct Piece {
+    spots: Spots,
+    reduction: Option<String>,
+}
+
+/// Goes through a stretch block by block.
+struct Pieces {
+    direction: Direction,
+    /// What has not been handed out.
+    left: Spots,
+    /// Where blocks begin that have not been looked for.
+    ahead: Spots,
+    /// Blocks that begin in the stretch, in its direction: their bounds, with their reductions.
+    blocks: VecDeque<(Vec<u8>, Option<String>)>,
+    /// Forward: the reduction of the block that what is left begins with.
+    open: Option<String>,
+    /// No block has been handed out yet.
+    at_first: bool,
+}
+
+impl Pieces {
+    fn new(stretch: Spots, direction: Direction) -> Pieces {
+        let (ahead, blocks) = (stretch.clone(), VecDeque::new());
+        Pieces { direction, left: stretch, ahead, blocks, open: None, at_first: true }
+    }
+
+    fn next(&mut self, index: &Index, map: usize, reducer: usize) -> Result<Option<Piece>> {
         loop {
-            let page = self.index.reductions(self.map, &ahead, self.reducer, BLOCKS)?;
-            let Some((last, _)) = page.last() else { break };
-            ahead.low = [&last[..], &[0]].concat();
-            for block in page {
-                let (bound, reduction) = std::mem::replace(&mut open, block);
-                parts.block(bound, reduction, Some(open.0.clone()))?;
+            if self.left.is_empty() {
+                return Ok(None);
             }
-            if ahead.is_empty() {
-                break;
+            if self.blocks.is_empty() && !self.ahead.is_empty() {
+                self.blocks = index.reductions(map, &mut self.ahead, self.direction, reducer, BLOCKS)?.into();
+            }
+            let piece = match (self.blocks.pop_front(), self.direction) {
+                (Some((bound, reduction)), Direction::Forward) => {
+                    let spots = Spots { low: self.left.low.clone(), high: Some(bound.clone()) };
+                    self.left.low = bound;
+                    Piece { spots, reduction: std::mem::replace(&mut self.open, reduction) }
+                }
+                (Some((bound, reduction)), Direction::Backward) => {
+                    let spots = Spots { low: bound.clone(), high: self.left.high.replace(bound) };
+                    let is_whole = !self.at_first || ends_within(index, map, &spots)?;
+                    self.at_first = false;
+                    Piece { spots, reduction: reduction.filter(|_| is_whole) }
+                }
+                (None, direction) => {
+                    let spots = std::mem::replace(&mut self.left, Spots { low: Vec::new(), high: Some(Vec::new()) });
+                    // Forward: the last block. Backward: the end of one that begins before the stretch.
+                    let open = self.open.take().filter(|_| direction == Direction::Forward);
+                    let is_whole = open.is_some() && ends_within(index, map, &spots)?;
+                    Piece { spots, reduction: open.filter(|_| is_whole) }
+                }
+            };
+            if !piece.spots.is_empty() {
+                return Ok(Some(piece));
             }
         }
-        let (bound, reduction) = open;
-        // The last block counts as a whole if it ends where the range does.
-        let is_whole = reduction.is_some()
-            && match (&spots.high, self.index.next_bound(self.map, &bound)?) {
-                (None, None) => true,
-                (Some(high), Some(next)) => next <= *high,
-                (None, Some(_)) | (Some(_), None) => false,
-            };
-        parts.block(bound, reduction.filter(|_| is_whole), spots.high)?;
-        Ok(parts.all)
     }
 }
 
-/// Reductions on their way to be one.
-struct Parts<'a> {
-    grouped: &'a Grouped,
-    all: Vec<String>,
+/// Whether the block that begins at the low end ends where the high end is, or before it.
+fn ends_within(index: &Index, map: usize, spots: &Spots) -> Result<bool> {
+    Ok(match (&spots.high, index.next_bound(map, &spots.low)?) {
+        (None, None) => true,
+        (Some(high), Some(next)) => next <= *high,
+        (None, Some(_)) | (Some(_), None) => false,
+    })
+}
+
+/// Reductions of a group on their way to be one, in the order of their rows.
+#[derive(Default)]
+struct Parts {
+    all: VecDeque<String>,
     bytes: usize,
 }
 
-impl Parts<'_> {
-    /// Takes up a block, by its reduction if that is known, else by its rows.
-    fn block(&mut self, low: Vec<u8>, reduction: Option<String>, high: Option<Vec<u8>>) -> Result<()> {
-        if let Some(reduction) = reduction {
-            return self.push(reduction);
-        }
-        let grouped = self.grouped;
-        let mut spots = Spots { low, high };
-        loop {
-            let rows = grouped.index.rows(grouped.map, &mut spots, Direction::Forward, PAGE)?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            self.push(grouped.reducing().rows(grouped.reducer, &rows)?)?;
-        }
-    }
-
-    fn push(&mut self, reduction: String) -> Result<()> {
+impl Parts {
+    fn push(&mut self, grouped: &Grouped, reduction: String) -> Result<()> {
         self.bytes += reduction.len();
-        self.all.push(reduction);
+        match grouped.direction {
+            Direction::Forward => self.all.push_back(reduction),
+            Direction::Backward => self.all.push_front(reduction),
+        }
         if self.all.len() >= MOST_PARTS || (self.bytes > MOST_BYTES && self.all.len() > 1) {
-            let all = std::mem::take(&mut self.all);
-            self.all.push(self.grouped.reducing().merge(self.grouped.reducer, all)?);
+            let all = std::mem::take(&mut self.all).into();
+            self.all.push_back(grouped.reducing().merge(grouped.reducer, all)?);
             self.bytes = 0;
         }
         Ok(())

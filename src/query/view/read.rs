@@ -177,17 +177,24 @@ impl Index {
         Ok(next.first().map(|key| self.layout.spot_of(key).1.to_vec()))
     }
 
-    /// The bounds of blocks that begin between two spots, with one reducer's reduction where it is stored.
+    /// The next bounds of blocks that begin between two spots, `most` at most, with one reducer's reduction where it is
+    /// stored; narrows `spots` to what is left.
     #[allow(clippy::type_complexity)]
     pub fn reductions(
         &self,
         map: usize,
-        spots: &Spots,
+        spots: &mut Spots,
+        direction: Direction,
         reducer: usize,
         most: usize,
     ) -> Result<Vec<(Vec<u8>, Option<String>)>> {
-        let bounds = self.keys(&self.layout.between(BLOCK, map, spots), most)?;
-        let bounds: Vec<Vec<u8>> = bounds.iter().map(|key| self.layout.spot_of(key).1.to_vec()).collect();
+        let page = self.scan(&self.layout.between(BLOCK, map, spots), direction, PageLimit::entries(most))?;
+        let bounds: Vec<Vec<u8>> = page.iter().map(|(key, _)| self.layout.spot_of(key).1.to_vec()).collect();
+        match (bounds.last(), direction) {
+            (None, _) => spots.high = Some(spots.low.clone()),
+            (Some(last), Direction::Forward) => spots.low = [&last[..], &[0]].concat(),
+            (Some(last), Direction::Backward) => spots.high = Some(last.clone()),
+        }
         let keys: Vec<Vec<u8>> = bounds.iter().map(|bound| self.layout.at(REDUCED, map, bound)).collect();
         let values = self.get_many(&keys)?;
         bounds
