@@ -43,12 +43,11 @@ impl Log {
         Ok(log)
     }
 
-    /// Waits until what was logged before is written, for `most` at most.
-    pub fn flush(&self, most: Duration) {
+    /// Waits until what was logged before is written, for `most` at most, and not at all while no more lines can wait.
+    /// Whether it is written.
+    pub fn flush(&self, most: Duration) -> bool {
         let (done, written) = mpsc::sync_channel(1);
-        if self.0.lines.try_send(Entry::Mark(done)).is_ok() {
-            let _ = written.recv_timeout(most);
-        }
+        self.0.lines.try_send(Entry::Mark(done)).is_ok() && written.recv_timeout(most).is_ok()
     }
 }
 
@@ -125,8 +124,8 @@ mod tests {
             reader.read_to_string(&mut text).map(|_| text)
         });
         // There is room again once the reader reads, and an end once nobody writes.
-        while log.0.dropped.load(Ordering::Relaxed) > 0 {
-            log.flush(Duration::from_secs(60));
+        while !log.flush(Duration::from_secs(60)) {
+            thread::yield_now();
         }
         log.make_writer().write_all(b"the last\n").unwrap();
         log.flush(Duration::from_secs(60));
