@@ -158,7 +158,7 @@ fn of_accounts(what: &DbRoute) -> Access {
         | DbRoute::Show(_, _, Some(_))
         | DbRoute::Document(..)
         | DbRoute::Attachment(..) => Access::Account,
-        DbRoute::View(..) | DbRoute::ViewQueries(..) => Access::AccountsAdmin,
+        DbRoute::View(..) | DbRoute::ViewQueries(..) | DbRoute::ListFunction(_) => Access::AccountsAdmin,
         what if in_bulk(what) => Access::Admin,
         _ => Access::AccountsAdmin,
     }

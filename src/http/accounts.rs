@@ -10,7 +10,6 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
@@ -358,22 +357,6 @@ pub async fn settle(app: &Arc<App>, database: &Arc<Database>) -> error::Result<(
         Some(Err(Error::Conflict)) | Some(Ok(_)) | None => Ok(()),
         Some(Err(error)) => Err(error),
     }
-}
-
-/// [`settle`], a second later: a database that was made over HTTP is empty at first, as in CouchDB, whose clients look at
-/// that. What may be written does not depend on the design document.
-pub fn settle_soon(app: &Arc<App>, database: &Arc<Database>) {
-    if !is_users(app, database) {
-        return;
-    }
-    let (app, database) = (app.clone(), database.clone());
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        match settle(&app, &database).await {
-            Ok(()) | Err(Error::NoDatabase) => {}
-            Err(error) => tracing::warn!(%error, database = database.name(), "there is no {} in it", users::DESIGN_ID),
-        }
-    });
 }
 
 /// Makes the system databases of a single node, and the users' database's design document.

@@ -149,7 +149,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::Show("x".into(), "y".into(), Some("doc".into())), MEMBERS, SIGNED_IN),
         (R::Update("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
         (R::Rewrite("x".into()), MEMBERS, ITS_ADMINS),
-        (R::ListFunction(list_path()), MEMBERS, ADMINS),
+        (R::ListFunction(list_path()), MEMBERS, ITS_ADMINS),
         (R::Document(D::Get, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Put, doc()), MEMBERS, SIGNED_IN),
         (R::Document(D::Post, doc()), MEMBERS, SIGNED_IN),

@@ -66,7 +66,7 @@ pub async fn create(app: &Arc<App>, request: &Request, name: String) -> Result<A
     let location = format!("/{}", encode(&name));
     let made = blocking(move || databases.create(&name, options, Some(&security))).await?;
     Event { database: Some(made.name()), ..request.by().event(Kind::DatabaseCreated) }.record();
-    accounts::settle_soon(app, &made);
+    accounts::settle(app, &made).await?;
     Ok(ok(StatusCode::CREATED).with_text(header::LOCATION, &request.absolute_uri(&location)))
 }
 
