@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::upkeep::{FULL, MERGED};
 use super::*;
 use crate::store::memory::Memory;
 
