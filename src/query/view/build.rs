@@ -281,7 +281,10 @@ impl Build {
                 }
                 // New, of an older version, or it has missed purges that are forgotten by now: begin anew.
                 _ => {
-                    self.clear()?;
+                    // Whoever reads a new index, as it stands, goes on reading nothing.
+                    if stored.is_some() {
+                        self.clear()?;
+                    }
                     let meta = Meta {
                         sequence: 0,
                         purge_sequence: target.purge_sequence,
