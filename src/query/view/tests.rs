@@ -236,6 +236,18 @@ async fn equal_definitions_share_an_index_and_a_cleanup_keeps_what_is_defined() 
 }
 
 #[tokio::test]
+async fn who_reads_an_index_before_its_first_build_reads_nothing() {
+    let bench = Bench::new(false);
+    bench.edit("_design/d", None, false, json!({"views": {"v": {"map": "function (doc) { emit(1); }"}}})).await;
+    bench.edit("a", None, false, json!({})).await;
+    let definition = bench.views.definition(&bench.database, "_design/d").unwrap();
+    let early = bench.views.as_it_stands(&bench.database, &definition).await.unwrap();
+    assert_eq!(bench.rows("v", json!({})).await.len(), 1);
+    let mut spots = Spots { low: Vec::new(), high: None };
+    assert_eq!(early.rows(&mut spots, crate::store::Direction::Forward, 10).unwrap(), []);
+}
+
+#[tokio::test]
 async fn partitions_see_their_own_rows() {
     let bench = Bench::new(true);
     bench.edit("_design/d", None, false, design()).await;
