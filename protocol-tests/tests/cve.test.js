@@ -156,7 +156,7 @@ suite(
       assert.deepEqual(readdirSync(api.server.folder).sort(), ['data', 'log']);
     });
 
-    it('CVE-2012-5649: there is no JSONP', async () => {
+    it('CVE-2012-5649: JSONP is off, and calls nothing but a named function where it is on', async () => {
       const name = await api.db();
       await api.ok(`PUT /${name}/doc`, { body: { a: 1 } });
       for (const path of ['/', `/${name}`, `/${name}/doc`, `/${name}/_all_docs`, `/${name}/_changes`, '/_uuids', '/_session']) {
@@ -168,11 +168,13 @@ suite(
           assert.equal(answer.headers['x-content-type-options'], 'nosniff');
         }
       }
-      // The setting that turned it on does nothing.
-      await api.ok(`PUT ${config}/httpd/allow_jsonp`, { body: '"true"' });
+      // Where it is turned on, a comment stands before the name, and the name is one: no bytes of a Flash file.
+      await api.ok(`PUT ${config}/chttpd/allow_jsonp`, { body: '"true"' });
       const answer = await api.call('GET /_uuids?callback=alert');
-      assert.ok(!answer.text.includes('alert'));
-      await api.ok(`DELETE ${config}/httpd/allow_jsonp`);
+      assert.ok(answer.text.startsWith('/* CouchDB */alert({'), answer.text);
+      assert.match(answer.headers['content-type'], /^application\/javascript/);
+      assert.equal((await api.call('GET /_uuids?callback=CWS%07%0e000')).status, 400);
+      await api.ok(`DELETE ${config}/chttpd/allow_jsonp`);
     });
 
     it('CVE-2012-5650: no page of the server runs a script or loads one from elsewhere', async () => {
