@@ -17,7 +17,7 @@ use super::record::{Info, NameRecord};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::store::blobs::Blobs;
-use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
+use crate::store::{self, Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
 
 /// Open handles kept at the most while nobody uses them.
 const IDLE_HANDLES: usize = 4096;
@@ -273,7 +273,7 @@ impl Databases {
         let mut names = Vec::new();
         let mut to_skip = skip;
         while names.len() < limit {
-            if is_empty(&range) {
+            if store::is_empty(&range) {
                 break;
             }
             let wanted = (limit - names.len()).saturating_add(to_skip).min(1000);
@@ -394,15 +394,6 @@ impl Events {
             *last = event.sequence.max(*last);
             newer
         });
-    }
-}
-
-fn is_empty(range: &crate::store::KeyRange) -> bool {
-    use Bound::{Excluded, Included};
-    match range {
-        (Included(low), Included(high)) => low > high,
-        (Included(low) | Excluded(low), Included(high) | Excluded(high)) => low >= high,
-        _ => false,
     }
 }
 

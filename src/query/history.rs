@@ -303,7 +303,7 @@ impl Snapshot {
     }
 
     fn merge(&self, kept: &Kept, page: Vec<Entry>, covered: &KeyRange, direction: Direction) -> Vec<Entry> {
-        if packed::is_empty(covered) {
+        if store::is_empty(covered) {
             return page;
         }
         let changed: Vec<(&Vec<u8>, &Option<Vec<u8>>)> = kept

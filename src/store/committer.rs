@@ -13,7 +13,6 @@
 //! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]).
 
 use std::collections::VecDeque;
-use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +23,7 @@ use parking_lot::{Condvar, Mutex};
 use super::backend::{Backend, Writes};
 use super::frame::Frames;
 use super::space::Space;
-use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError};
+use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError, is_empty};
 
 /// Batches that one group takes at most.
 const GROUP_BATCHES: usize = 1024;
@@ -438,16 +437,6 @@ pub(super) fn check_key(key: &[u8]) -> Result<()> {
             Err(StoreError::Unavailable(format!("a key of {} bytes is over the limit of {MAX_KEY}", key.len())))
         }
         Some(_) => Ok(()),
-    }
-}
-
-/// Whether no key can be in `range`. Engines may panic on a range that ends before it starts.
-pub(super) fn is_empty(range: &KeyRange) -> bool {
-    match (&range.0, &range.1) {
-        (Bound::Included(low), Bound::Included(high)) => low > high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Excluded(high)) => low >= high,
-        (Bound::Excluded(low), Bound::Included(high)) => low >= high,
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::backend::{Backend, Visit, VisitIndexed, Writes};
-use super::committer::{Committer, is_empty};
+use super::committer::Committer;
 use super::frame::{self, Frames};
-use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError};
+use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError, is_empty};
 
 /// What a write does that is made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

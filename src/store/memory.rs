@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use parking_lot::RwLock;
 
-use super::committer::{check_key, is_empty};
-use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError};
+use super::committer::check_key;
+use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, is_empty};
 
 /// A store that forgets everything when dropped.
 #[derive(Default)]

@@ -35,7 +35,7 @@ use sled::IVec;
 
 use super::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::space::{folder_bytes, make_dir, sync_dir};
-use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
+use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame, is_empty};
 
 /// Fixed when a database is created; sled refuses to open it with another.
 const SEGMENT: usize = 8 << 20;
@@ -315,7 +315,7 @@ impl Backend for SledBackend {
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()> {
         let mut range = clamp(range);
         loop {
-            if super::committer::is_empty(&range) {
+            if is_empty(&range) {
                 return Ok(());
             }
             let (page, end) = self.page(&range, direction, limit)?;

@@ -37,7 +37,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use self::merged::{Fresh, Merged, Source};
 use self::run::{Cursor, Lookup};
 use crate::db::bytes::{Reader, Writer};
-use crate::store::{Batch, Direction, Durability, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
+use crate::store::{self, Batch, Direction, Durability, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
 
 const VERSION: u8 = 1;
 const BLOCKS: u8 = b'b';
@@ -148,7 +148,7 @@ impl Packed {
         hand_over: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
         let range = (self.inner(&range.0), self.inner(&range.1));
-        if is_empty(&range) {
+        if store::is_empty(&range) {
             return Ok(());
         }
         let state = self.state()?;
@@ -329,15 +329,6 @@ pub(super) fn remove(store: &dyn Store, range: &KeyRange) -> Result<()> {
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
         page.into_iter().for_each(|key| batch.delete(key));
         store.commit(batch)?;
-    }
-}
-
-/// Whether no key can be in a range.
-pub(super) fn is_empty((low, high): &KeyRange) -> bool {
-    match (low, high) {
-        (Bound::Included(low), Bound::Included(high)) => low > high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
     }
 }
 

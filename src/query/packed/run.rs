@@ -123,7 +123,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn fetch(&mut self) -> store::Result<()> {
-        if super::is_empty(&self.left) {
+        if store::is_empty(&self.left) {
             return Ok(());
         }
         let limit = PageLimit { entries: self.step, bytes: AT_ONCE };

@@ -2,6 +2,7 @@ use super::super::backend::VisitIndexed;
 use super::super::faults::{Faults, WriteFault};
 use super::super::keys;
 use super::*;
+use std::ops::Bound;
 
 fn put(key: &[u8], value: &[u8]) -> Batch {
     let mut batch = Batch::new();
