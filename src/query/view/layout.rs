@@ -23,6 +23,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::definition::MapFunction;
+use crate::db::bytes::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, sort_key};
 use crate::store::{KeyRange, keys};
@@ -209,29 +210,28 @@ pub fn behind(place: &[u8]) -> Option<Vec<u8>> {
 /// version, length of the place, id if it is not whole in the key, key, value.
 pub(super) fn encode_row(place: &[u8], id: &str, key: &str, value: &str) -> Vec<u8> {
     let long = id.len() > MAX_ID;
-    let mut out = Vec::with_capacity(16 + key.len() + value.len());
-    out.push(FORMAT);
-    push_number(&mut out, place.len() as u64);
+    let mut out = Writer(Vec::with_capacity(16 + key.len() + value.len()));
+    out.byte(FORMAT);
+    out.number(place.len() as u64);
     if long {
-        push_bytes(&mut out, id.as_bytes());
+        out.bytes(id.as_bytes());
     } else {
-        push_number(&mut out, 0);
+        out.number(0);
     }
-    push_bytes(&mut out, key.as_bytes());
-    out.extend_from_slice(value.as_bytes());
-    out
+    out.bytes(key.as_bytes());
+    out.0.extend_from_slice(value.as_bytes());
+    out.0
 }
 
 /// Id, key and value of a row; `spot` is what its key says.
 pub(super) fn decode_row(spot: &[u8], value: &[u8]) -> Result<(String, String, String)> {
-    let mut reader = Reader::new(value);
-    let mut read = || -> Option<(String, String, String)> {
-        reader.version()?;
+    let read = || -> Option<(String, String, String)> {
+        let mut reader = Reader::version(value, FORMAT)?;
         let place = usize::try_from(reader.number()?).ok()?;
         let id = reader.bytes()?;
         let id = if id.is_empty() { spot.get(place..spot.len().checked_sub(4)?)? } else { id };
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
-        Some((text(id)?, text(reader.bytes()?)?, text(reader.rest)?))
+        Some((text(id)?, text(reader.bytes()?)?, text(reader.0)?))
     };
     read().ok_or_else(|| Error::Damaged("a row of a view index".into()))
 }
@@ -245,21 +245,20 @@ pub(super) struct Reference {
 }
 
 pub(super) fn encode_references(references: &[Reference]) -> Vec<u8> {
-    let mut out = vec![FORMAT];
+    let mut out = Writer::version(FORMAT);
     for reference in references {
-        push_number(&mut out, reference.map as u64);
-        push_number(&mut out, reference.bytes);
-        push_bytes(&mut out, &reference.spot);
+        out.number(reference.map as u64);
+        out.number(reference.bytes);
+        out.bytes(&reference.spot);
     }
-    out
+    out.0
 }
 
 pub(super) fn decode_references(value: &[u8]) -> Result<Vec<Reference>> {
-    let mut reader = Reader::new(value);
-    let mut read = || {
-        reader.version()?;
+    let read = || {
+        let mut reader = Reader::version(value, FORMAT)?;
         let mut references = Vec::new();
-        while !reader.rest.is_empty() {
+        while !reader.0.is_empty() {
             let (map, bytes) = (usize::try_from(reader.number()?).ok()?, reader.number()?);
             references.push(Reference { map, bytes, spot: reader.bytes()?.to_vec() });
         }
@@ -270,15 +269,14 @@ pub(super) fn decode_references(value: &[u8]) -> Result<Vec<Reference>> {
 
 /// A block's rows.
 pub(super) fn encode_block(rows: u64) -> Vec<u8> {
-    let mut out = vec![FORMAT];
-    push_number(&mut out, rows);
-    out
+    let mut out = Writer::version(FORMAT);
+    out.number(rows);
+    out.0
 }
 
 pub(super) fn decode_block(value: &[u8]) -> Result<u64> {
-    let mut reader = Reader::new(value);
-    let mut read = || {
-        reader.version()?;
+    let read = || {
+        let mut reader = Reader::version(value, FORMAT)?;
         reader.number()
     };
     read().ok_or_else(|| Error::Damaged("a block of a view index".into()))
@@ -286,18 +284,17 @@ pub(super) fn decode_block(value: &[u8]) -> Result<u64> {
 
 /// The reductions of a block, one per reducer.
 pub(super) fn encode_reductions(reductions: &[String]) -> Vec<u8> {
-    let mut out = vec![FORMAT];
+    let mut out = Writer::version(FORMAT);
     for reduction in reductions {
-        push_bytes(&mut out, reduction.as_bytes());
+        out.bytes(reduction.as_bytes());
     }
-    out
+    out.0
 }
 
 /// The reduction of one reducer.
 pub(super) fn decode_reduction(value: &[u8], reducer: usize) -> Result<String> {
-    let mut reader = Reader::new(value);
-    let mut read = || {
-        reader.version()?;
+    let read = || {
+        let mut reader = Reader::version(value, FORMAT)?;
         for _ in 0..reducer {
             reader.bytes()?;
         }
@@ -323,26 +320,26 @@ pub struct Meta {
 
 impl Meta {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
-        out.extend_from_slice(&COLLATION_VERSION.to_be_bytes());
+        let mut out = Writer::version(FORMAT);
+        out.0.extend_from_slice(&COLLATION_VERSION.to_be_bytes());
         for number in [self.sequence, self.purge_sequence, self.begun_at, u64::from(self.settled)] {
-            push_number(&mut out, number);
+            out.number(number);
         }
         for (rows, bytes) in &self.rows {
-            push_number(&mut out, *rows);
-            push_number(&mut out, *bytes);
+            out.number(*rows);
+            out.number(*bytes);
         }
-        out
+        out.0
     }
 
     /// `None`: of another version, so that the index has to be made again.
     pub(super) fn decode(value: &[u8], maps: usize) -> Option<Meta> {
-        let mut reader = Reader::new(value);
-        reader.version()?;
-        let collation = reader.take(4)?;
-        if collation != COLLATION_VERSION.to_be_bytes() {
+        let mut reader = Reader::version(value, FORMAT)?;
+        let (collation, rest) = reader.0.split_first_chunk()?;
+        if *collation != COLLATION_VERSION.to_be_bytes() {
             return None;
         }
+        reader.0 = rest;
         let (sequence, purge_sequence, begun_at) = (reader.number()?, reader.number()?, reader.number()?);
         let settled = reader.number()? == 1;
         let mut rows = Vec::with_capacity(maps);
@@ -350,56 +347,5 @@ impl Meta {
             rows.push((reader.number()?, reader.number()?));
         }
         Some(Meta { sequence, purge_sequence, begun_at, settled, rows })
-    }
-}
-
-/// A number in as few bytes as it needs, seven bits each, the lowest first.
-fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    push_number(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn new(rest: &'a [u8]) -> Reader<'a> {
-        Reader { rest }
-    }
-
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count)?;
-        self.rest = rest;
-        Some(taken)
-    }
-
-    fn version(&mut self) -> Option<()> {
-        (self.take(1)? == [FORMAT]).then_some(())
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            number |= u64::from(byte & 0x7F).checked_shl(shift)?;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.number()?).ok()?;
-        self.take(length)
     }
 }
