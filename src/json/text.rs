@@ -135,7 +135,7 @@ fn skip_separators(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// `at` is an opening quote; the end is behind the closing one, or that of the text.
-fn string_end(bytes: &[u8], at: usize) -> usize {
+pub(super) fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while let Some(byte) = bytes.get(at) {
         match byte {
@@ -148,7 +148,7 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
 }
 
 /// The end of the value that starts at `at`; `at` itself if none does.
-fn value_end(bytes: &[u8], at: usize) -> usize {
+pub(super) fn value_end(bytes: &[u8], at: usize) -> usize {
     let mut end = at;
     let mut depth = 0usize;
     while let Some(byte) = bytes.get(end) {

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
+use super::text::{string_end, value_end};
+
 /// What stands below here is read as `null`: no field's name leads there.
 const DEEPEST: usize = 120;
 /// Shorter numbers are within a double's range, or no numbers of ours.
@@ -38,7 +40,7 @@ pub fn within_reach(text: &str) -> Cow<'_, str> {
                 depth += 1;
                 at += 1;
                 if depth > DEEPEST {
-                    at = value_end(bytes, at);
+                    at = value_end(bytes, start);
                     depth -= 1;
                     out.push_str(&text[run..start]);
                     out.push_str("null");
@@ -67,40 +69,6 @@ pub fn within_reach(text: &str) -> Cow<'_, str> {
     }
     out.push_str(&text[run.min(text.len())..]);
     Cow::Owned(out)
-}
-
-/// Behind the string that starts at `at`.
-fn string_end(bytes: &[u8], mut at: usize) -> usize {
-    at += 1;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    bytes.len()
-}
-
-/// Behind the array or object whose content starts at `at`.
-fn value_end(bytes: &[u8], mut at: usize) -> usize {
-    let mut depth = 1_usize;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => {
-                at = string_end(bytes, at);
-                continue;
-            }
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth -= 1,
-            _ => {}
-        }
-        at += 1;
-        if depth == 0 {
-            break;
-        }
-    }
-    at
 }
 
 #[cfg(test)]
