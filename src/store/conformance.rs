@@ -366,7 +366,7 @@ fn memory() {
 fn memory_sealed() {
     let fresh = || Faults::framed(Frames::sealing(FolderKeys::generate().values())).0;
     run_all(&fresh, false);
-    TestRunner::new(ProptestConfig { cases: 3, failure_persistence: None, ..ProptestConfig::default() })
+    TestRunner::new(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })
         .run(&steps(), |steps| {
             let store = fresh();
             against_model(&|| store.clone(), steps, true);
@@ -390,7 +390,7 @@ fn on_disk(engine: Engine, key: Option<Key>) {
         key.is_none(),
     );
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: if key.is_some() { 2 } else { 12 },
+        cases: if key.is_some() { 4 } else { 12 },
         failure_persistence: None,
         ..ProptestConfig::default()
     });
