@@ -7,7 +7,7 @@
 //! ```text
 //! sign in ─> begin ─> device {issued: [t]}       request ─> seen ─> known | adopted | revoked
 //! renewal ─> renew ─> device {issued: [t, t']}   revoke  ─> device gone, its seconds remembered until they are over
-//! tokens  ─> begin_tokens ─> device {refresh}    refresh ─> rotate; an old one used again: stolen, device gone
+//! tokens  ─> begin_tokens ─> device {refresh}    refresh ─> rotate; any older one used again: stolen, device gone
 //! ```
 //!
 //! One record per user under `keys::server("devices/NAME")`, JSON behind a version byte. Structural changes are durable
@@ -89,6 +89,10 @@ struct Device {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Refresh {
     current: String,
+    /// What all refresh tokens of the device begin with: one that does and is not the current one was replaced before,
+    /// however long ago. None in records of older builds, until the next rotation.
+    #[serde(default)]
+    family: Option<String>,
     /// The one before: if it comes again, somebody has a copy.
     previous: Option<String>,
     until: u64,
@@ -237,12 +241,14 @@ impl Devices {
     /// A new device that holds tokens instead of a cookie.
     pub fn begin_tokens(&self, user: &str, salt: &str, client: &Client, timeout: u64) -> Result<Tokens> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
-        let refresh = self.secret();
+        let family = hex(&self.clock.random_16());
+        let refresh = family.clone() + &self.secret();
         self.with(user, |record| {
             record.prune(now, timeout);
             let mut device = Device::new(id.clone(), Kind::Token, client, now);
             device.refresh = Some(Refresh {
                 current: hashed(&refresh),
+                family: Some(hashed(&family)),
                 previous: None,
                 until: now + REFRESH_LIFETIME,
                 salt: salt.to_string(),
@@ -256,8 +262,11 @@ impl Devices {
     /// Takes a refresh token and gives the next one. `None`: it is not good. One that was replaced before and comes again
     /// is a copy in other hands: the device is revoked.
     pub fn rotate(&self, user: &str, salt: &str, tokens: &Tokens, client: &Client) -> Result<Option<Tokens>> {
-        let (now, next) = (self.now(), self.secret());
-        let given = hashed(&tokens.refresh);
+        let now = self.now();
+        // One of an older build has no family: its first digits are the next ones' family.
+        let family = tokens.refresh.get(..FAMILY).unwrap_or_default();
+        let next = family.to_string() + &self.secret();
+        let (given, given_family) = (hashed(&tokens.refresh), hashed(family));
         let rotated = self.with(user, |record| {
             let Some(device) = record.devices.iter_mut().find(|device| device.id == tokens.device) else {
                 return (false, None);
@@ -268,11 +277,14 @@ impl Devices {
             }
             if same(&refresh.current, &given) {
                 refresh.previous = Some(std::mem::replace(&mut refresh.current, hashed(&next)));
+                refresh.family = Some(given_family);
                 refresh.until = now + REFRESH_LIFETIME;
                 device.touch(client, now);
                 return (true, Some(Durability::Synced));
             }
-            if refresh.previous.as_ref().is_some_and(|previous| same(previous, &given)) {
+            let is_previous = refresh.previous.as_ref().is_some_and(|previous| same(previous, &given));
+            let is_older = refresh.family.as_ref().is_some_and(|family| same(family, &given_family));
+            if is_previous || is_older {
                 tracing::warn!(user, device = tokens.device, "a refresh token was used twice: the device is revoked");
                 record.remove(&tokens.device);
                 return (false, Some(Durability::Synced));
@@ -496,6 +508,9 @@ impl Record {
         self.devices.retain(|device| device.is_active(now, timeout) || now.saturating_sub(device.last_seen) < FORGET);
     }
 }
+
+/// Digits at the beginning of a refresh token that it shares with those before and after it.
+const FAMILY: usize = 32;
 
 fn hashed(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes()))

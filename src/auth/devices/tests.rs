@@ -138,6 +138,38 @@ fn refresh_tokens_rotate_and_a_copy_revokes_the_device() {
 }
 
 #[test]
+fn a_refresh_token_of_long_ago_is_a_copy_too() {
+    let house = house();
+    let first = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
+    let rotate = |tokens: &Tokens| house.devices.rotate("ann", "salt", tokens, &phone()).expect("looks");
+    let mut thiefs = first.clone();
+    for _ in 0..5 {
+        thiefs = rotate(&thiefs).expect("rotates");
+    }
+    assert_eq!(rotate(&first), None, "the owner's");
+    assert_eq!(rotate(&thiefs), None, "ends what the thief made of it");
+    assert!(house.ids("ann").is_empty());
+}
+
+#[test]
+fn a_refresh_token_of_an_older_build_goes_on() {
+    let house = house();
+    let tokens = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
+    let old = Tokens { refresh: "0123456789abcdef".repeat(4), ..tokens };
+    let stored = |record: &mut Record| {
+        let refresh = record.devices[0].refresh.as_mut().expect("tokens");
+        (refresh.current, refresh.family) = (hashed(&old.refresh), None);
+        ((), Some(Durability::Synced))
+    };
+    house.devices.with("ann", stored).expect("stores");
+    let house = house.reopened();
+    let rotate = |tokens: &Tokens| house.devices.rotate("ann", "salt", tokens, &phone()).expect("looks");
+    let next = rotate(&rotate(&old).expect("rotates")).expect("rotates");
+    assert_eq!(rotate(&old), None, "used twice");
+    assert_eq!(rotate(&next), None);
+}
+
+#[test]
 fn tokens_end_by_themselves() {
     let house = house();
     let tokens = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
