@@ -13,7 +13,7 @@
 //! One record per user under `keys::server("devices/NAME")`, JSON behind a version byte. Structural changes are durable
 //! when they return; times of last use are written some times an hour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +34,8 @@ use crate::store::{Batch, Durability, Store, keys};
 const MAX_DEVICES: usize = 64;
 /// Live sessions of one device: a renewal keeps the cookie before it alive for requests at work.
 const MAX_ISSUED: usize = 8;
+/// Seconds of revoked cookies that are remembered of one user, before all unknown sessions of the older half end at once.
+const MAX_REVOKED: usize = 1024;
 /// Databases that are remembered of one device.
 const MAX_DATABASES: usize = 64;
 /// Seconds between writes of a time of last use.
@@ -177,12 +179,12 @@ impl Devices {
         Ok(result)
     }
 
-    /// A new cookie session. Returns its second of issue: now, or a little earlier if that one is taken.
+    /// A new cookie session. Returns its second of issue: now, or one near it if that one is taken.
     pub fn begin(&self, user: &str, client: &Client, timeout: u64) -> Result<u64> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         self.with(user, |record| {
             record.prune(now, timeout);
-            let issued = record.free_second(now);
+            let issued = record.free_second(now, timeout);
             let mut device = Device::new(id, Kind::Cookie, client, now);
             device.issued.push(issued);
             record.add(device);
@@ -193,19 +195,15 @@ impl Devices {
     /// A request came with this session's cookie. `false`: the session is revoked.
     pub fn seen(&self, user: &str, issued: u64, client: &Client, timeout: u64) -> Result<bool> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
-        self.with(user, |record| {
-            if issued <= record.signed_out || record.revoked.contains(&issued) {
-                return (false, None);
-            }
-            match record.devices.iter_mut().find(|device| device.issued.contains(&issued)) {
-                Some(device) => (true, device.touch(client, now).then_some(Durability::Relaxed)),
-                None => {
-                    record.prune(now, timeout);
-                    let mut device = Device::new(id, Kind::Cookie, client, now);
-                    device.issued.push(issued);
-                    record.add(device);
-                    (true, Some(Durability::Relaxed))
-                }
+        self.with(user, |record| match record.devices.iter_mut().find(|device| device.issued.contains(&issued)) {
+            Some(device) => (true, device.touch(client, now).then_some(Durability::Relaxed)),
+            None if issued <= record.signed_out || record.revoked.contains(&issued) => (false, None),
+            None => {
+                record.prune(now, timeout);
+                let mut device = Device::new(id, Kind::Cookie, client, now);
+                device.issued.push(issued);
+                record.add(device);
+                (true, Some(Durability::Relaxed))
             }
         })
     }
@@ -215,7 +213,7 @@ impl Devices {
         let now = self.now();
         self.with(user, |record| {
             record.prune(now, timeout);
-            let renewed = record.free_second(now);
+            let renewed = record.free_second(now, timeout);
             if let Some(device) = record.devices.iter_mut().find(|device| device.issued.contains(&issued)) {
                 device.issued.push(renewed);
                 if device.issued.len() > MAX_ISSUED {
@@ -232,7 +230,7 @@ impl Devices {
             let id = record.devices.iter().find(|device| device.issued.contains(&issued)).map(|d| d.id.clone());
             match id {
                 Some(id) => drop(record.remove(&id)),
-                None => record.revoked.push(issued),
+                None => record.revoke([issued]),
             }
             ((), Some(Durability::Synced))
         })
@@ -407,7 +405,7 @@ impl Devices {
             let kept = kept.map(|at| record.devices.swap_remove(at));
             let count = record.devices.len();
             for device in std::mem::take(&mut record.devices) {
-                record.revoked.extend(device.issued);
+                record.revoke(device.issued);
             }
             match kept {
                 // Unknown sessions cannot be told from the one that stays by their second alone.
@@ -465,36 +463,50 @@ impl Device {
 }
 
 impl Record {
-    /// A second that no session of this user has.
-    fn free_second(&self, now: u64) -> u64 {
-        let mut second = now;
-        let taken = |second: u64| {
-            self.revoked.contains(&second) || self.devices.iter().any(|device| device.issued.contains(&second))
-        };
-        while taken(second) && second > self.signed_out + 1 {
-            second -= 1;
-        }
-        // So many sign-ins in the seconds since "sign out everywhere": ahead of time then.
-        while taken(second) || second <= self.signed_out {
-            second += 1;
-        }
-        second
+    /// A second that no session of this user has: now or shortly before, and if there were so many sign-ins (or all were
+    /// signed out a moment ago), ahead of time. Not long before: the session would be over as it begins.
+    fn free_second(&self, now: u64, timeout: u64) -> u64 {
+        let issued = self.devices.iter().flat_map(|device| &device.issued);
+        let taken: HashSet<u64> = self.revoked.iter().chain(issued).copied().collect();
+        let free = |second: &u64| !taken.contains(second);
+        // A cookie is renewed when a tenth of its time is gone.
+        let earliest = now.saturating_sub(timeout / 10).max(self.signed_out.saturating_add(1));
+        let ahead = now.max(self.signed_out).saturating_add(1)..=u64::MAX;
+        (earliest..=now).rev().find(free).or_else(|| ahead.into_iter().find(free)).unwrap_or(now)
     }
 
+    /// Who signs in over and over as one client takes the places of that client, not those of the user's other devices.
     fn add(&mut self, device: Device) {
-        if self.devices.len() >= MAX_DEVICES
-            && let Some(at) = (0..self.devices.len()).min_by_key(|at| self.devices[*at].last_seen)
-        {
-            let oldest = self.devices.swap_remove(at);
-            self.revoked.extend(oldest.issued);
+        if self.devices.len() >= MAX_DEVICES {
+            let twin = |known: &Device| {
+                known.kind == device.kind && known.name == device.name && known.address == device.address
+            };
+            let last_seen = |at: &usize| self.devices[*at].last_seen;
+            let places = 0..self.devices.len();
+            let oldest = places.clone().filter(|at| twin(&self.devices[*at])).min_by_key(last_seen);
+            if let Some(at) = oldest.or_else(|| places.min_by_key(last_seen)) {
+                let oldest = self.devices.swap_remove(at);
+                self.revoke(oldest.issued);
+            }
         }
         self.devices.push(device);
+    }
+
+    /// Remembers cookies that are no longer good.
+    fn revoke(&mut self, issued: impl IntoIterator<Item = u64>) {
+        self.revoked.extend(issued);
+        if self.revoked.len() > MAX_REVOKED {
+            self.revoked.sort_unstable();
+            let newer = self.revoked.split_off(MAX_REVOKED / 2);
+            let older = std::mem::replace(&mut self.revoked, newer);
+            self.signed_out = self.signed_out.max(older.last().copied().unwrap_or(0));
+        }
     }
 
     fn remove(&mut self, id: &str) -> bool {
         let Some(at) = self.devices.iter().position(|device| device.id == id) else { return false };
         let device = self.devices.swap_remove(at);
-        self.revoked.extend(device.issued);
+        self.revoke(device.issued);
         true
     }
 

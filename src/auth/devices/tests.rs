@@ -226,3 +226,35 @@ fn everything_is_bounded() {
         house.list("ann").iter().all(|row| row["databases"].as_object().expect("an object").len() <= MAX_DATABASES)
     );
 }
+
+#[test]
+fn many_sign_ins_in_a_short_time_all_begin_a_session_that_lasts() {
+    let house = house();
+    for number in 0..MAX_REVOKED as u64 * 3 / 2 {
+        let issued = house.begin("ann");
+        let now = START + number / 50;
+        assert!(issued + TIMEOUT > now + TIMEOUT * 8 / 10, "sign-in {number} is nearly over as it begins");
+        assert!(house.seen("ann", issued), "sign-in {number}");
+        if number % 3 == 0 {
+            house.devices.end("ann", issued).expect("ends");
+            assert!(!house.seen("ann", issued), "sign-in {number} was ended");
+        }
+        if number % 50 == 49 {
+            house.later(1);
+        }
+    }
+    let record = house.devices.with("ann", |record| (record.clone(), None)).expect("reads");
+    assert!(record.revoked.len() <= MAX_REVOKED, "{}", record.revoked.len());
+}
+
+#[test]
+fn a_script_that_signs_in_over_and_over_does_not_sign_out_the_phone() {
+    let house = house();
+    let phone = house.begin("ann");
+    let script = Client { name: "curl".into(), address: "10.0.0.2".into() };
+    for _ in 0..20 * MAX_DEVICES {
+        house.devices.begin("ann", &script, TIMEOUT).expect("begins");
+    }
+    assert!(house.seen("ann", phone));
+    assert_eq!(house.list("ann").len(), MAX_DEVICES);
+}
