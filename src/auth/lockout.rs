@@ -2,9 +2,10 @@
 //!
 //! Failures are counted by (address, user, the user's salt). At the threshold the pair is refused, right password or
 //! not, until its count is `max_lifetime` old or the password changes. Others may still sign in as that user from
-//! elsewhere, so that nobody can be locked out by somebody else.
+//! elsewhere, so that nobody can be locked out by somebody else. An IPv6 client has at least a /64 of addresses for itself,
+//! and is counted as that; CouchDB counts each of them, which lets who has one guess without end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -65,7 +66,16 @@ pub(super) struct Lockout {
 /// Names longer than this are nobody's; cutting them keeps an entry small.
 const NAME_BYTES: usize = 256;
 
+/// What is counted as one client: the address, of IPv6 its /64.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
 fn key(peer: IpAddr, user: &str, salt: &str) -> Key {
+    let peer = network(peer);
     let cut = |text: &str| text.char_indices().take_while(|(at, _)| *at < NAME_BYTES).map(|(_, c)| c).collect();
     Key { peer, user: cut(user), salt: cut(salt) }
 }
@@ -135,6 +145,17 @@ mod tests {
         assert!(!lockout.refuses(HERE, "ann", "s", &warn, now));
         assert!(lockout.refuses(HERE, "ann", "s", &policy, now + policy.lifetime - Duration::from_millis(1)));
         assert!(!lockout.refuses(HERE, "ann", "s", &policy, now + policy.lifetime));
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        let (lockout, policy, now) = (Lockout::new(), Policy::default(), Duration::from_secs(9));
+        let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
+        for count in 0..5 {
+            lockout.failed(address(&format!("2001:db8::{count}:1")), "ann", "s", &policy, now);
+        }
+        assert!(lockout.refuses(address("2001:db8::ffff:0:0:1"), "ann", "s", &policy, now));
+        assert!(!lockout.refuses(address("2001:db8:0:1::1"), "ann", "s", &policy, now));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,10 +34,7 @@ pub struct Origin(IpAddr);
 impl Origin {
     /// The address, or its /64.
     pub fn of(address: IpAddr) -> Origin {
-        match address.to_canonical() {
-            IpAddr::V6(address) => Origin(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))),
-            v4 => Origin(v4),
-        }
+        Origin(crate::auth::lockout::network(address))
     }
 }
 
