@@ -406,9 +406,8 @@ pub fn upgrade(app: &Arc<App>, wanted: Upgrade) {
 
 async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
     let Some(database) = app.accounts.database()? else { return Ok(()) };
-    let turn = app.hashing.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
     let (policy, clock, of) = (app.auth.settings().password.clone(), app.clock.clone(), database.clone());
-    let edit = blocking(move || {
+    let rehash = move || {
         let found = of.find(&users::id_of(&wanted.name), Wanted::Winner)?;
         let body = members(&found.id, &found.body.json)?;
         if body.get("salt").and_then(Value::as_str).unwrap_or("") != wanted.salt {
@@ -421,9 +420,8 @@ async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
         let attachments = attachments.map(|found| (found.name.clone(), Source::Stub { revpos: None })).collect();
         let parent = Some(found.revision);
         Ok(Incoming { id: found.id, parent, path: (0, Vec::new()), deleted: false, json, attachments })
-    })
-    .await?;
-    drop(turn);
+    };
+    let edit = app.hash(rehash).await?;
     let written = database.update(vec![edit], Mode::Interactive, &crate::db::AllowAll).await?;
     written.into_iter().next().unwrap_or(Err(Error::Conflict)).map(|_| ())
 }

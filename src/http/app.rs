@@ -18,7 +18,7 @@ use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::db::{Database, Databases, TimeToLive, Validate};
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::query::script::{Limits, ReduceLimit, Scripts};
 use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
@@ -35,7 +35,7 @@ pub struct App {
     pub auth: Authenticator,
     pub accounts: Arc<Accounts>,
     /// Bounds how many password hashes run at once: each takes a core for tenths of a second.
-    pub hashing: Semaphore,
+    pub hashing: Arc<Semaphore>,
     pub clock: Clock,
     pub store: Arc<dyn Store>,
     pub databases: Arc<Databases>,
@@ -77,6 +77,20 @@ impl App {
         self.limits.configure(&self.settings());
         self.scripts.set_limits(script_limits(&self.settings()));
         self.databases.limit_partitions(self.settings().number("couchdb", "max_partition_size"));
+    }
+
+    /// Hashes a password in its turn, off the async threads. The turn lasts until the hash is done: who closes the
+    /// connection meanwhile ends the waiting for it, and could else have any number of hashes run at once.
+    pub async fn hash<T: Send + 'static>(
+        &self,
+        hash: impl FnOnce() -> error::Result<T> + Send + 'static,
+    ) -> error::Result<T> {
+        let turn = self.hashing.clone().acquire_owned().await.map_err(|error| Error::Internal(error.to_string()))?;
+        crate::db::blocking(move || {
+            let _turn = turn;
+            hash()
+        })
+        .await
     }
 
     /// What edits by this user are held against.

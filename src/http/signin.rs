@@ -10,11 +10,11 @@ use super::audit;
 use super::failure::Result;
 use super::request::Request;
 use crate::auth::password::Stored;
-use crate::auth::{Credentials, Pending, Session, SignedIn, Step, UserCtx, session};
+use crate::auth::{Credentials, Session, SignedIn, Step, UserCtx, session};
 use crate::clock::Clock;
 use crate::config::Live;
 use crate::db::reading;
-use crate::error::{self, Error};
+use crate::error;
 
 /// Who a request comes from.
 pub struct Signed {
@@ -135,23 +135,15 @@ async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedI
         Step::Hash(pending) => {
             let name = pending.name().to_owned();
             app.limits.sign_in(request.peer).inspect_err(|_| audit::sign_in_limited(request, Some(&name)))?;
-            hash(app, pending).await?.inspect_err(|error| {
-                if let Error::Unauthorized(reason) = error {
-                    audit::sign_in_failed(app, request, Some(&name), reason);
-                }
-            })?
+            let shared = app.clone();
+            let hashed = app.hash(move || shared.auth.finish(pending)).await;
+            hashed.inspect_err(|error| audit::credentials_refused(app, request, Some(&name), error))?
         }
     };
     if let Some(upgrade) = signed.upgrade.take() {
         super::accounts::upgrade(app, upgrade);
     }
     Ok(signed)
-}
-
-async fn hash(app: &Arc<App>, pending: Pending) -> Result<error::Result<SignedIn>> {
-    let _turn = app.hashing.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
-    let app = app.clone();
-    blocking(move || app.auth.finish(pending)).await
 }
 
 /// The `Set-Cookie` of a session's value; empty ends the session.

@@ -111,7 +111,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
                 .with_devices(Arc::new(Devices::new(store.clone(), clock.clone())))
                 .with_published_keys(Box::new(Fetcher::new(trusted))),
-            hashing: Semaphore::new(cores),
+            hashing: Arc::new(Semaphore::new(cores)),
             uuids: Uuids::new(clock.clone()),
             clock: clock.clone(),
             store,
