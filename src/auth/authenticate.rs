@@ -12,6 +12,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -21,7 +22,7 @@ use serde_json::{Map, Value};
 use super::cache::Verified;
 use super::devices::{Client, Devices, Tokens};
 use super::jwks::{Fetch, JwksCache, Keys, NoKeys};
-use super::lockout::{LOCKED, Lockout};
+use super::lockout::{LOCKED, Lockout, Mode};
 use super::password::{Stored, verify_nobody};
 use super::session::{self, Cookie, Secrets};
 use super::token::{self, Access};
@@ -316,6 +317,18 @@ impl Authenticator {
     pub fn finish(&self, pending: Pending) -> Result<SignedIn> {
         let (settings, _) = self.current();
         let now = self.clock.since_epoch();
+        // Many may have waited for their turn with it: what the first of them came to holds for the others.
+        if settings.lockout.mode == Mode::Enforce {
+            let salt = pending.account.as_ref().map_or("", Account::salt);
+            if self.lockout.refuses(pending.peer, &pending.name, salt, &settings.lockout, now) {
+                return Err(Error::Forbidden(LOCKED.into()));
+            }
+        }
+        if let Some(account) = &pending.account
+            && let Some(signed) = self.remembered(&pending.name, &pending.password, account, &pending.purpose, now)
+        {
+            return signed;
+        }
         self.slow.fetch_add(1, Ordering::Relaxed);
         let right = match pending.account.as_ref().map(|account| &account.stored) {
             Some(Some(stored)) => stored.verify(&pending.password, &settings.password)?,
@@ -429,14 +442,29 @@ impl Authenticator {
         if self.lockout.refuses(peer, name, salt, &settings.lockout, now) {
             return Err(Error::Forbidden(LOCKED.into()));
         }
-        if let Some(account) = &account {
-            let known = account.stored.as_ref().is_some_and(|stored| self.verified.knows(name, password, stored, now));
-            if known && self.second_factor(account, &purpose) {
-                self.fast.fetch_add(1, Ordering::Relaxed);
-                return self.succeed(name, password, account, &purpose).map(Step::Done);
-            }
+        if let Some(account) = &account
+            && let Some(signed) = self.remembered(name, password, account, &purpose, now)
+        {
+            return signed.map(Step::Done);
         }
         Ok(Step::Hash(Pending { name: name.into(), password: password.into(), account, peer, purpose }))
+    }
+
+    /// A sign-in with a password that is known to be right. `None`: it must be hashed.
+    fn remembered(
+        &self,
+        name: &str,
+        password: &str,
+        account: &Account,
+        purpose: &Purpose,
+        now: Duration,
+    ) -> Option<Result<SignedIn>> {
+        let known = self.verified.knows(name, password, account.stored.as_ref()?, now);
+        if !known || !self.second_factor(account, purpose) {
+            return None;
+        }
+        self.fast.fetch_add(1, Ordering::Relaxed);
+        Some(self.succeed(name, password, account, purpose))
     }
 
     /// Whether the one-time code is right, if the user has one.

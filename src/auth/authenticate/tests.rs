@@ -145,6 +145,39 @@ fn a_second_request_costs_no_hash_and_a_wrong_one_always_does() {
     assert_eq!(house.auth.finish(pending), incorrect());
 }
 
+/// Sign-ins that have begun and wait for their hash.
+fn waiting(house: &House, passwords: &[&str]) -> Vec<Pending> {
+    let begin = |password: &&str| match house.auth.begin_session("ann", password, None, HERE, "") {
+        Ok(Step::Hash(pending)) => pending,
+        _ => panic!("hashes"),
+    };
+    passwords.iter().map(begin).collect()
+}
+
+#[test]
+fn guesses_sent_at_once_are_locked_out_as_those_one_after_the_other() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let guesses = waiting(&house, &["1", "2", "3", "4", "5", "6", "7", "pw"]);
+    let results: Vec<Result<SignedIn>> = guesses.into_iter().map(|guess| house.auth.finish(guess)).collect();
+    assert!(results[..5].iter().all(|result| *result == incorrect()));
+    assert!(results[5..].iter().all(|result| *result == Err(Error::Forbidden(lockout::LOCKED.into()))));
+    assert_eq!(house.auth.hashings(), (0, 5), "no hash is spent on the others");
+}
+
+#[test]
+fn a_password_sent_many_times_at_once_is_hashed_once() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    for pending in waiting(&house, &["pw"; 6]) {
+        assert!(house.auth.finish(pending).is_ok());
+    }
+    assert_eq!(house.auth.hashings().1, 1);
+    let totp = serde_json::json!({"key": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"});
+    house.change("ann", |document| drop(document.members.insert("totp".into(), totp)));
+    for pending in waiting(&house, &["pw"; 2]) {
+        assert_eq!(house.auth.finish(pending), incorrect(), "the code is asked for nevertheless");
+    }
+}
+
 #[test]
 fn a_session_signs_in_lasts_and_is_renewed() {
     let house = house(&[]).user("ann", "pw", &["a"]);
