@@ -347,7 +347,10 @@ impl Authenticator {
                 }
                 self.succeed(&pending.name, &pending.password, account, &pending.purpose)
             }
-            _ => {
+            account => {
+                if let Some(stored) = account.as_ref().and_then(|account| account.stored.as_ref()) {
+                    stored.spend_rest(&pending.password, &settings.password);
+                }
                 self.lockout.failed(pending.peer, &pending.name, salt, &settings.lockout, now);
                 Err(Error::Unauthorized(INCORRECT.into()))
             }

@@ -267,6 +267,23 @@ impl Stored {
         }
     }
 
+    /// Spends what a hash of today's `policy` would have cost more than this one, whose password was wrong: an old, cheap
+    /// hash would else tell that somebody has its name. Blocks.
+    pub fn spend_rest(&self, password: &str, policy: &Policy) {
+        if let (Some(prf), Some(rest)) = (policy.prf, self.rest(policy)) {
+            std::hint::black_box(prf.derive(password.as_bytes(), b"nobody", rest));
+        }
+    }
+
+    fn rest(&self, policy: &Policy) -> Option<u32> {
+        let spent = match &self.kind {
+            Kind::Simple { .. } => 0,
+            Kind::Pbkdf2 { iterations, .. } => u32::try_from(*iterations).unwrap_or(u32::MAX),
+        };
+        let rest = policy.iterations.saturating_sub(spent);
+        (policy.scheme == Some(Scheme::Pbkdf2) && rest > 0).then_some(rest)
+    }
+
     /// Whether a sign-in should write the hash anew (CouchDB `couch_password_hasher:needs_upgrade/1`).
     pub fn needs_upgrade(&self, policy: &Policy) -> bool {
         match (&self.kind, policy.scheme) {
@@ -422,6 +439,30 @@ mod tests {
         assert_eq!(reason(0), "Iteration count is too low for this server");
         assert_eq!(reason(10_000_001), "Iteration count is too high for this server");
         assert_eq!(reason(u64::MAX), "Iteration count is too high for this server");
+    }
+
+    #[test]
+    fn a_cheap_hash_takes_as_long_to_refuse_as_none() {
+        let rest = |setting: &str, policy: &Policy| Stored::from_admin_setting(setting).expect("reads").rest(policy);
+        for (setting, left) in [
+            ("-hashed-6d3c,5d", Some(600_000)),
+            ("-pbkdf2-43ec,5d,10", Some(599_990)),
+            ("-pbkdf2:sha256-43ec,5d,600000", None),
+            ("-pbkdf2:sha256-43ec,5d,9999999999", None),
+        ] {
+            assert_eq!(rest(setting, &Policy::default()), left, "{setting}");
+        }
+        let simple = Policy { scheme: Some(Scheme::Simple), ..Policy::default() };
+        assert_eq!(rest("-hashed-6d3c,5d", &simple), None, "then nobody's names cost nothing either");
+    }
+
+    #[test]
+    fn a_salt_of_megabytes_is_no_salt() {
+        for member in ["salt", "password_sha", "derived_key"] {
+            let mut document = members(r#"{"password_scheme":"pbkdf2","iterations":1,"salt":"a","derived_key":"b"}"#);
+            document.insert(member.into(), "x".repeat(LONGEST + 1).into());
+            assert_eq!(Stored::from_document(&document), Ok(None), "{member}");
+        }
     }
 
     #[test]
