@@ -381,10 +381,11 @@ impl Authenticator {
         if !secrets.is_set() {
             return Ok(None);
         }
-        let Some(account) = self.account(&cookie.name, settings)? else { return Ok(None) };
-        if !cookie.verify(secrets, account.salt(), &settings.hash_algorithms, now) {
-            return Ok(None);
-        }
+        // Proofs for names that nobody has are looked at too, so that the time does not tell which names somebody has.
+        let account = self.account(&cookie.name, settings)?;
+        let salt = account.as_ref().map_or("", Account::salt);
+        let good = cookie.verify(secrets, salt, &settings.hash_algorithms, now);
+        let Some(account) = account.filter(|_| good) else { return Ok(None) };
         if let Some(devices) = &self.devices
             && !devices.seen(&cookie.name, cookie.issued, &given.client(), settings.timeout)?
         {
@@ -540,10 +541,10 @@ impl Authenticator {
         let refused = || Error::Unauthorized("The access token is not valid.".into());
         let devices = self.devices.as_ref().ok_or_else(refused)?;
         let now = self.clock.since_epoch().as_secs();
-        let account = self.account(&access.user, settings)?.ok_or_else(refused)?;
-        if !access.verify(secrets, account.salt(), now)
-            || !devices.token_seen(&access.user, &access.device, &given.client())?
-        {
+        let account = self.account(&access.user, settings)?;
+        let good = access.verify(secrets, account.as_ref().map_or("", Account::salt), now);
+        let account = account.filter(|_| good).ok_or_else(refused)?;
+        if !devices.token_seen(&access.user, &access.device, &given.client())? {
             return Err(refused());
         }
         let user = UserCtx { name: Some(access.user.clone()), roles: account.roles, handler: Some(Handler::Jwt) };

@@ -215,8 +215,11 @@ fn a_new_password_or_a_deleted_user_ends_the_session() {
 fn malformed_cookies_are_a_bad_request_and_wrong_ones_are_nobody() {
     let house = house(&[]).user("ann", "pw", &[]);
     assert_eq!(house.cookie("!"), Err(Error::BadRequest(session::MALFORMED.into())));
-    let forged = session::issue("ann", "", 1_700_000_000, &Secrets::new(Some("guess")), &[session::Algorithm::Sha]);
-    assert_eq!(house.cookie(&forged.expect("a secret")), Ok(SignedIn::default()));
+    for (name, secret) in [("ann", "guess"), ("eve", "guess"), ("eve", "s3cret")] {
+        let secrets = Secrets::new(Some(secret));
+        let forged = session::issue(name, "", 1_700_000_000, &secrets, &[session::Algorithm::Sha]);
+        assert_eq!(house.cookie(&forged.expect("a secret")), Ok(SignedIn::default()), "{name} {secret}");
+    }
 }
 
 #[test]
