@@ -313,6 +313,11 @@ fn proxies_are_believed_if_the_setting_says_so_and_the_token_is_right() {
     for token in [None, Some(""), Some("xyz"), Some("00"), Some(&mac[2..])] {
         assert_eq!(strict.auth.authenticate(&given(token)), Ok(SignedIn::default()), "{token:?}");
     }
+    let rows = [HANDLERS, ("chttpd_auth", "proxy_use_secret", "true")];
+    strict.auth.configure(Settings::read(&source(&rows)));
+    for token in [None, Some(mac.as_str())] {
+        assert_eq!(strict.auth.authenticate(&given(token)), Ok(SignedIn::default()), "the secret was deleted");
+    }
 }
 
 #[test]
