@@ -51,10 +51,14 @@ pub trait Users: Send + Sync + 'static {
     fn document(&self, name: &str) -> Result<Option<UserDocument>>;
 }
 
+/// The members of a user's document that are looked at here.
+pub const MEMBERS: [&str; 8] =
+    ["derived_key", "iterations", "password_scheme", "password_sha", "pbkdf2_prf", "roles", "salt", "totp"];
+
 /// A user's document.
 #[derive(Clone)]
 pub struct UserDocument {
-    /// Its members; those that begin with `_` may be left out.
+    /// Its members; those that are not among [`MEMBERS`] may be left out.
     pub members: Map<String, Value>,
     /// Whether it has conflicts.
     pub conflicted: bool,

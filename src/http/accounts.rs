@@ -6,8 +6,9 @@
 //! read    Eyes::see ─> whole document | its public part | not found | forbidden
 //! ```
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -18,24 +19,30 @@ use super::app::App;
 use super::audit::{self, By};
 use super::failure::Result;
 use crate::audit::{Event, Kind};
-use crate::auth::authenticate::Upgrade;
+use crate::auth::authenticate::{MEMBERS, Upgrade};
+use crate::auth::bounded::Bounded;
 use crate::auth::password::Stored;
 use crate::auth::users::{self, Visible, Writer};
 use crate::auth::{Security, UserCtx, UserDocument, Users};
 use crate::config::Live;
-use crate::db::{Database, Databases, Found, Incoming, Mode, Proposal, Source, Validate, Wanted, blocking};
+use crate::db::{Database, Databases, Found, Incoming, LONGEST_ID, Mode, Proposal, Source, Validate, Wanted, blocking};
 use crate::error::{self, Error};
 use crate::rev::Revision;
 
-/// Accounts held in memory.
+/// Accounts held in memory, those that are not there too.
 const HELD: usize = 8192;
+/// Bytes of an account that is held, about; a larger one is read each time. Names are sent by anybody, and users write what
+/// they like into their documents.
+const HELD_BYTES: usize = 4096;
+/// Bytes of a name that is held although nobody has it.
+const HELD_NAME: usize = 256;
 
 /// The accounts: admins of the settings, documents of the users' database.
 pub struct Accounts {
     config: Arc<Live>,
     databases: Arc<Databases>,
     /// By name; good while the users' database has not moved.
-    held: Mutex<HashMap<String, (Place, Option<UserDocument>)>>,
+    held: Mutex<Bounded<String, (Place, Option<UserDocument>)>>,
     /// Users whose hash is being written anew.
     upgrading: Mutex<HashSet<String>>,
 }
@@ -45,7 +52,13 @@ type Place = (u64, u64);
 
 impl Accounts {
     pub fn new(config: Arc<Live>, databases: Arc<Databases>) -> Accounts {
-        Accounts { config, databases, held: Mutex::default(), upgrading: Mutex::default() }
+        Accounts { config, databases, held: Mutex::new(Bounded::new(HELD)), upgrading: Mutex::default() }
+    }
+
+    /// How many accounts are held.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.held.lock().len()
     }
 
     fn database(&self) -> error::Result<Option<Arc<Database>>> {
@@ -66,28 +79,42 @@ impl Users for Accounts {
 
     fn document(&self, name: &str) -> error::Result<Option<UserDocument>> {
         let Some(database) = self.database()? else { return Ok(None) };
+        let id = users::id_of(name);
+        if id.len() > LONGEST_ID {
+            return Ok(None);
+        }
         // The place is read before the document: what is held is never newer than it says.
         let place = (database.number(), database.info().sequence);
-        if let Some((at, document)) = self.held.lock().get(name)
+        let key = name.to_owned();
+        if let Some((at, document)) = self.held.lock().get_mut(&key)
             && *at == place
         {
             return Ok(document.clone());
         }
-        let document = match database.find(&users::id_of(name), Wanted::Winner) {
+        let document = match database.find(&id, Wanted::Winner) {
             Ok(found) => {
                 let conflicted = found.tree.leaves().iter().filter(|leaf| !leaf.deleted).count() > 1;
-                Some(UserDocument { members: members(&found.id, &found.body.json)?, conflicted })
+                let mut members = members(&found.id, &found.body.json)?;
+                members.retain(|member, _| MEMBERS.contains(&member.as_str()));
+                Some(UserDocument { members, conflicted })
             }
             Err(Error::Missing | Error::Deleted | Error::NoDatabase) => None,
             Err(error) => return Err(error),
         };
-        let mut held = self.held.lock();
-        if held.len() >= HELD {
-            held.clear();
+        let is_small = match &document {
+            None => name.len() <= HELD_NAME,
+            Some(document) => name.len() + size(&document.members) <= HELD_BYTES,
+        };
+        if is_small {
+            self.held.lock().insert(key, (place, document.clone()));
         }
-        held.insert(name.to_owned(), (place, document.clone()));
         Ok(document)
     }
+}
+
+/// About what members take as text.
+fn size(members: &Map<String, Value>) -> usize {
+    serde_json::to_vec(members).map_or(usize::MAX, |text| text.len())
 }
 
 /// The members of a stored body.
