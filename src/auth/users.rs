@@ -174,6 +174,10 @@ fn truthy(value: Option<&Value>) -> bool {
     }
 }
 
+/// What the refusal of a password that is no text begins with. It goes on with the password, as CouchDB's does: for the eyes
+/// of who sent it, and for no log.
+pub const INVALID_PASSWORD: &str = "Password value of '";
+
 /// The members that say how a password is stored, and the one that says it in the clear.
 const PASSWORD_MEMBERS: [&str; 8] =
     ["derived_key", "iterations", "password", "password_scheme", "password_sha", "preserve_salt", "pbkdf2_prf", "salt"];
@@ -193,7 +197,7 @@ pub fn hash_password(
     let password = match body.get("password") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(password)) => password,
-        Some(other) => return Err(Error::Forbidden(format!("Password value of '{other}' is invalid."))),
+        Some(other) => return Err(Error::Forbidden(format!("{INVALID_PASSWORD}{other}' is invalid."))),
     };
     if policy.scheme.is_none() {
         return forbidden(CANNOT_HASH);

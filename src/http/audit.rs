@@ -11,6 +11,7 @@ use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::auth::authenticate::INCORRECT;
 use crate::auth::lockout::LOCKED;
+use crate::auth::users::INVALID_PASSWORD;
 use crate::error::Error;
 
 /// Who asks, from where, by which request.
@@ -66,7 +67,10 @@ pub fn denied(app: &App, event: Event<'_>, asked: &str) {
     }
     app.metrics.denials.fetch_add(1, Ordering::Relaxed);
     if who(event.user, event.peer).is_none_or(|who| app.suspicion.denial(who)) {
-        Event { kind: Kind::Denied, subject: Some(asked), ..event }.record();
+        // CouchDB's words name the password.
+        let is_told = |reason: &str| !reason.starts_with(INVALID_PASSWORD);
+        let detail = event.detail.map(|reason| if is_told(reason) { reason } else { "a password that is no text" });
+        Event { kind: Kind::Denied, subject: Some(asked), detail, ..event }.record();
     }
 }
 
