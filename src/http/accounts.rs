@@ -142,11 +142,11 @@ pub async fn update(
 ) -> Result<Vec<error::Result<Revision>>> {
     let accounts = is_users(app, database);
     if !accounts && incoming.iter().all(|edit| !edit.deleted) {
-        return write(app, by.user, database, incoming, mode).await;
+        return write(app, by, database, incoming, mode).await;
     }
     let edits: Vec<(bool, Option<String>)> =
         incoming.iter().map(|edit| (edit.deleted, accounts.then(|| edit.id.clone()))).collect();
-    let results = write(app, by.user, database, incoming, mode).await?;
+    let results = write(app, by, database, incoming, mode).await?;
     let mut deletions = 0;
     for ((deleted, account), _) in edits.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
         deletions += u64::from(*deleted);
@@ -161,11 +161,12 @@ pub async fn update(
 
 async fn write(
     app: &Arc<App>,
-    user: &UserCtx,
+    by: By<'_>,
     database: &Arc<Database>,
     incoming: Vec<Incoming>,
     mode: Mode,
 ) -> Result<Vec<error::Result<Revision>>> {
+    let user = by.user;
     let scripts = app.validate(user);
     let accounts = is_users(app, database);
     let touches_design = incoming.iter().any(|edit| edit.id.starts_with("_design/"));
@@ -176,11 +177,18 @@ async fn write(
     let writer = Writer { user, security: &security };
     let mut results: Vec<Option<error::Result<Revision>>> = Vec::with_capacity(incoming.len());
     let mut edits = Vec::with_capacity(incoming.len());
+    let mut passwords = 0;
     for mut edit in incoming {
         let allowed = if edit.id.starts_with("_design/") {
             security.check_admin(user)
         } else if accounts {
-            admit(app, &mut edit, writer, mode).await
+            match admit(&mut edit, writer, mode) {
+                Ok(Some(body)) => {
+                    passwords += 1;
+                    set_password(app, &mut edit, body, writer, by.peer, passwords).await?
+                }
+                admitted => admitted.map(drop),
+            }
         } else {
             Ok(())
         };
@@ -208,8 +216,8 @@ async fn write(
     Ok(results.collect())
 }
 
-/// What is asked of one edit of the users' database before it has a revision; hashes its password.
-async fn admit(app: &Arc<App>, edit: &mut Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<()> {
+/// What is asked of one edit of the users' database before it has a revision. The members of one that has a password.
+fn admit(edit: &mut Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<Option<Map<String, Value>>> {
     users::may_write(&edit.id, writer)?;
     let nobody = writer.user.name.is_none() && !writer.security.is_admin(writer.user);
     if nobody && mode == Mode::Replicated {
@@ -218,17 +226,36 @@ async fn admit(app: &Arc<App>, edit: &mut Incoming, writer: Writer<'_>, mode: Mo
     }
     // A member's name may be written with escapes.
     if edit.deleted || !(edit.json.contains("\"password\"") || edit.json.contains('\\')) {
-        return Ok(());
+        return Ok(None);
     }
     let body = members(&edit.id, &edit.json)?;
+    Ok(Some(body).filter(|body| body.get("password").is_some_and(|password| !password.is_null())))
+}
+
+/// Hashes the password of an edit, the `number`th of its request. Who is no admin sets one in a request (their own), and no
+/// more in a minute than sign-ins: each costs as much. Fails as a whole when there were more.
+async fn set_password(
+    app: &Arc<App>,
+    edit: &mut Incoming,
+    body: Map<String, Value>,
+    writer: Writer<'_>,
+    peer: Option<IpAddr>,
+    number: usize,
+) -> Result<error::Result<()>> {
+    if !writer.security.is_admin(writer.user) {
+        if number > 1 {
+            return Ok(Err(Error::Forbidden("Only admins may set more than one password in a request.".into())));
+        }
+        app.limits.sign_in(peer)?;
+    }
     let settings = app.auth.settings();
     let clock = app.clock.clone();
-    let _turn = app.hashing.acquire().await.map_err(|error| Error::Internal(error.to_string()))?;
     let hash = move || users::hash_password(&body, &settings.password, &settings.requirements, &clock);
-    if let Some(hashed) = blocking(hash).await? {
-        edit.json = Value::Object(hashed).to_string();
-    }
-    Ok(())
+    Ok(app.hash(hash).await.map(|hashed| {
+        if let Some(hashed) = hashed {
+            edit.json = Value::Object(hashed).to_string();
+        }
+    }))
 }
 
 /// The rules of the users' database, before those of its design documents.

@@ -236,6 +236,67 @@ async fn guessing_is_locked_out() {
 }
 
 #[tokio::test]
+async fn a_hash_keeps_its_turn_when_its_client_leaves() {
+    let running = server(&[]).await;
+    let app = running.app.clone();
+    let turns = app.hashing.available_permits();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let hash = app.hash(move || Ok(ended.recv().is_err()));
+    let mut hash = Box::pin(hash);
+    assert!(futures_util::poll!(&mut hash).is_pending());
+    // As the connection's end drops what was done for it.
+    drop(hash);
+    assert_eq!(app.hashing.available_permits(), turns - 1, "the core is still taken");
+    drop(end);
+    within(async {
+        while app.hashing.available_permits() < turns {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn accounts_are_held_in_bounded_memory() {
+    let running = house(&[("chttpd_auth_lockout", "mode", "off")]).await;
+    let held = || running.app.accounts.held();
+    let status = async |name: &str| send(&running, "GET /_session", &basic(name, "guess"), Value::Null).await.status;
+    let before = held();
+    assert_eq!((status("nobody").await, held()), (401, before + 1), "that there is none is held too");
+    for bytes in [300, 10_000, 60_000] {
+        assert_eq!((status(&"n".repeat(bytes)).await, held()), (401, before + 1), "a name of {bytes} bytes");
+    }
+    let mut fat = account("fat", "pw", &[]);
+    fat["fat"] = "f".repeat(100_000).into();
+    assert_eq!(send(&running, "POST /_users", ADMIN, fat.clone()).await.status, 201);
+    let before = held();
+    let signed_in = async |name: &str| send(&running, "GET /_session", &basic(name, "pw"), Value::Null).await.status;
+    assert_eq!((signed_in("fat").await, held()), (200, before + 1), "of which only what is looked at is held");
+    let name = "l".repeat(5000);
+    assert_eq!(send(&running, "POST /_users", ADMIN, account(&name, "pw", &[])).await.status, 201);
+    assert_eq!((signed_in(&name).await, held()), (200, before + 1), "a large one is read each time");
+}
+
+#[tokio::test]
+async fn passwords_set_by_others_than_admins_are_as_few_as_sign_ins() {
+    let rows = [("rate_limits", "exempt", "192.0.2.1"), ("rate_limits", "sign_in_burst", "4")];
+    let running = house(&[rows[0], rows[1], ("rate_limits", "sign_ins_per_minute", "1")]).await;
+    let docs = |names: [&str; 2]| json!({"docs": names.map(|name| account(name, "pw", &[]))});
+    let rows = send(&running, "POST /_users/_bulk_docs", "", docs(["one", "two"])).await.json();
+    assert_eq!((rows[0]["ok"].as_bool(), rows[1]["error"].as_str()), (Some(true), Some("forbidden")), "{rows}");
+    let rows = send(&running, "POST /_users/_bulk_docs", ADMIN, docs(["two", "three"])).await.json();
+    assert_eq!((rows[0]["ok"].as_bool(), rows[1]["ok"].as_bool()), (Some(true), Some(true)), "{rows}");
+    let mut statuses = Vec::new();
+    for number in 0..6 {
+        let name = format!("more{number}");
+        statuses.push(send(&running, "POST /_users", "", account(&name, "pw", &[])).await.status);
+    }
+    assert!(statuses.starts_with(&[201]) && statuses.ends_with(&[429, 429]), "{statuses:?}");
+    let plain = json!({"_id": "org.couchdb.user:plain", "type": "user", "name": "plain", "roles": []});
+    assert_eq!(send(&running, "POST /_users", "", plain).await.status, 201, "no password, no hash");
+}
+
+#[tokio::test]
 async fn two_devices_one_revoked() {
     let running = house(&[]).await;
     let sign_in = async |device: &str| {
