@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { describe, it, before, after, assert, Api, like } from '../harness/rows.js';
 import { ADMIN, PASSWORD, external, until } from '../harness/server.js';
 
-const SECRETS = ['first secret', 'second secret', 'guessed secret', 'setting secret', PASSWORD];
+const SECRETS = ['20406080', 'first secret', 'second secret', 'guessed secret', 'setting secret', PASSWORD];
 const peer = '203.0.113.9';
 
 describe('the audit log', { skip: !!external }, () => {
@@ -106,6 +106,15 @@ describe('the audit log', { skip: !!external }, () => {
     like(ann, { user: 'ann', peer, subject: 'GET /_all_dbs' });
   });
 
+  it('a password that is no text is refused in words that are not told', async () => {
+    const body = { ...account('eve', 0), password: 20406080 };
+    const [denied] = await told(['denied'], async () => {
+      const answer = await call('PUT /_users/org.couchdb.user:eve', { body });
+      like(answer, { status: 403, json: { reason: "Password value of '20406080' is invalid." } });
+    });
+    like(denied, { user: ADMIN, detail: 'a password that is no text' });
+  });
+
   it('wrong passwords, guessing and lockout', async () => {
     const guess = (name) => call('POST /_session', { as: null, body: { name, password: 'guessed secret' } });
     const [failed] = await told(['sign_in_failed'], () => guess('nobody'));
@@ -137,7 +146,7 @@ describe('the audit log', { skip: !!external }, () => {
     const stats = (await api.ok('GET /_node/_local/_stats/settee')).suspicious;
     like(stats, { mass_deletion: { value: 1 }, id_scanning: { value: 1 }, guessing: { value: 1 } });
     const { text } = await api.call('GET /_node/_local/_prometheus');
-    for (const line of ['suspicious_guessing_total 1', 'lockouts_total 1', 'sign_in_failures_total 7', 'denials_total 3']) {
+    for (const line of ['suspicious_guessing_total 1', 'lockouts_total 1', 'sign_in_failures_total 7', 'denials_total 4']) {
       assert.match(text, new RegExp(`^settee_${line}$`, 'm'));
     }
   });
