@@ -1,7 +1,8 @@
 // Limits and bad input: always a clear 4xx (or nothing, when the client is gone), never a 5xx, never half a document.
 
+import net from 'node:net';
 import { gzipSync } from 'node:zlib';
-import { suite, it, assert, describe } from '../harness/rows.js';
+import { suite, it, assert, describe, before, after } from '../harness/rows.js';
 import { raw } from '../harness/http.js';
 import { Server, until, external, ADMIN, PASSWORD } from '../harness/server.js';
 
@@ -173,6 +174,89 @@ suite('limits and bad input', (api) => {
       } finally {
         await tight.stop();
       }
+    });
+
+    describe('who is slow', { skip: external ? 'settings of settee' : false }, () => {
+      // Bodies of which 4 s pass without a byte are given up, and those that hold memory while it is short are looked at as often.
+      const tight = new Server({ env: { SETTEE_SETTEE__MAX_JSON_MEMORY: '1MiB', SETTEE_BODY_TIMEOUT: '4', SETTEE_WRITE_TIMEOUT: '1' } });
+      before(() => tight.start());
+      after(() => tight.stop());
+
+      /** A POST of a JSON body of `length` bytes that sends `first` bytes at once, and then `step` bytes four times a second. */
+      const sender = (length, first, step) => {
+        const head = '{"keys":[],"fill":"';
+        const body = `${head}${'f'.repeat(length - head.length - 2)}"}`;
+        const it = { steps: 0, got: '', closed: false };
+        let at = 0;
+        const send = (bytes) => {
+          if (!it.closed) socket.write(body.slice(at, at + bytes));
+          at += bytes;
+        };
+        const socket = net.connect(tight.port, '127.0.0.1', () => {
+          socket.write(`POST /_dbs_info HTTP/1.1\r\nHost: a\r\n${auth}Content-Type: application/json\r\nContent-Length: ${length}\r\nConnection: close\r\n\r\n`);
+          send(first);
+        });
+        const steps = setInterval(() => {
+          it.steps += 1;
+          if (at + step < length) send(step);
+        }, 250);
+        socket.on('data', (part) => (it.got += part));
+        socket.on('error', () => {});
+        const ended = new Promise((resolve) => {
+          socket.on('close', () => {
+            clearInterval(steps);
+            it.closed = true;
+            resolve(it);
+          });
+        });
+        it.ended = () => until(`the end of ${length} bytes, ${step} at a time`, () => it.closed, 60).then(() => ended);
+        it.finish = () => {
+          clearInterval(steps);
+          send(length - at);
+          return it.ended();
+        };
+        return it;
+      };
+
+      it('and holds memory that others need is given up; who holds none, or comes on, is not', async () => {
+        const small = sender(40 << 10, 30 << 10, 1);
+        const steady = sender(440 << 10, 70 << 10, 5 << 10);
+        const slow = sender(700 << 10, 600 << 10, 1);
+        await slow.ended();
+        assert.doesNotMatch(slow.got, /^HTTP\/1\.1 2/);
+        assert.ok(slow.steps >= 12, `it was given its time: ${slow.steps}`);
+        assert.deepEqual([small.closed, steady.closed], [false, false]);
+        // Others go on.
+        const large = await sender(900 << 10, 900 << 10, 0).ended();
+        assert.match(large.got, /^HTTP\/1\.1 200/);
+        for (const { got } of [await small.finish(), await steady.finish()]) assert.match(got, /^HTTP\/1\.1 200/);
+      });
+
+      it('and holds memory that nobody needs is waited for', async () => {
+        const slow = sender(400 << 10, 300 << 10, 1);
+        await until('more than one look at it', () => slow.steps > 20 || slow.closed, 60);
+        assert.match((await slow.finish()).got, /^HTTP\/1\.1 200/);
+      });
+
+      it('to read is disconnected', async () => {
+        const call = (method, path, body) => fetch(`${tight.base}${path}`, { method, body, headers: { Authorization: `Basic ${btoa(`${ADMIN}:${PASSWORD}`)}` } });
+        const bytes = 48 << 20;
+        assert.equal((await call('PUT', '/slow')).status, 201);
+        assert.equal((await call('PUT', '/slow/doc/att', Buffer.alloc(bytes))).status, 201);
+        const aborted = async () => (await (await call('GET', '/_node/_local/_stats/couchdb/httpd/aborted_requests')).json()).value;
+        const before = await aborted();
+        const socket = net.connect(tight.port, '127.0.0.1');
+        socket.pause();
+        socket.write(`GET /slow/doc/att HTTP/1.1\r\nHost: a\r\n${auth}\r\n`);
+        await until('the answer to be given up', async () => (await aborted()) > before, 60);
+        let got = 0;
+        socket.on('data', (part) => (got += part.length));
+        socket.on('error', () => {});
+        const closed = new Promise((resolve) => socket.on('close', resolve));
+        socket.resume();
+        await closed;
+        assert.ok(got < bytes, `${got} of ${bytes} bytes`);
+      });
     });
 
     it('a URI and headers that are too long', async () => {

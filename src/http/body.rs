@@ -61,7 +61,7 @@ impl RequestBody {
             given: None,
             memory: Some(memory.clone()),
             share: Share::default(),
-            pace: Pace::default(),
+            pace: Pace::new(Duration::from_secs(settings.body_timeout)),
         }
     }
 
@@ -85,7 +85,7 @@ impl RequestBody {
             given: Some(body).filter(|body| !body.is_empty()),
             memory: None,
             share: Share::default(),
-            pace: Pace::default(),
+            pace: Pace::new(Duration::MAX),
         }
     }
 

@@ -23,7 +23,8 @@ use super::failure::{Failure, Result};
 const UNIT: u64 = 64 << 10;
 const WAIT: Duration = Duration::from_secs(30);
 
-/// How often it is looked at whether a body that holds a share comes on.
+/// How often it is looked at whether a body that holds a share comes on, unless bodies are not waited for as long
+/// (`[settee] body_timeout`).
 const WINDOW: Duration = Duration::from_secs(30);
 /// What part of what it holds must come in a window while memory is short.
 const PART: u64 = 16;
@@ -105,17 +106,23 @@ impl BodyMemory {
 }
 
 /// Whether a body comes on, looked at every 30 seconds that it was waited for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pace {
+    window: Duration,
     /// How long it had been waited for when the window began, and what had come.
     waited: Duration,
     read: u64,
 }
 
 impl Pace {
+    /// Of a body that is given up after `idle` without a byte.
+    pub fn new(idle: Duration) -> Pace {
+        Pace { window: WINDOW.min(idle), waited: Duration::ZERO, read: 0 }
+    }
+
     /// How long the window still lasts.
     pub fn left(&self, waited: Duration) -> Duration {
-        WINDOW.saturating_sub(waited.saturating_sub(self.waited))
+        self.window.saturating_sub(waited.saturating_sub(self.waited))
     }
 
     /// At the end of a window: whether the body came too slowly for what it holds. Begins the next one.
@@ -124,7 +131,7 @@ impl Pace {
             return false;
         }
         let came = read.saturating_sub(self.read);
-        *self = Pace { waited, read };
+        *self = Pace { waited, read, ..*self };
         came < read / PART
     }
 }
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_body_must_bring_a_part_of_what_it_holds() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(Duration::from_secs(300));
         let seconds = Duration::from_secs;
         for (waited, read, slow) in [
             (0, 100_000, false),
@@ -196,5 +203,6 @@ mod tests {
             assert_eq!(pace.is_slow(seconds(waited), read), slow, "{waited} {read}");
         }
         assert_eq!(pace.left(seconds(135)), seconds(20));
+        assert_eq!(Pace::new(seconds(2)).left(seconds(0)), seconds(2));
     }
 }
