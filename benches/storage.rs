@@ -1,7 +1,8 @@
 //! What the storage costs: the bare engines, the store under threads, the documents over it, and the whole server, both engines in one run.
 //!
 //! `cargo bench --bench storage [-- DOCUMENTS]` prints the storage table of docs/performance.md in Markdown. DOCUMENTS (default 200,000) is
-//! the size of the large database; the figures there are for 1,000,000.
+//! the size of the large database; the figures there are for 1,000,000. `cargo bench --bench storage -- encryption [DOCUMENTS]` prints
+//! what encryption at rest costs instead, with and without a key in one run.
 //!
 //! "engine" is sled or redb alone, doing what the store makes it do for a document (its record, its row in the changes order, its body, the
 //! counters), the commits of all threads that wait merged into one with one sync: no checksums, no expectations, no protection of readers.
@@ -31,6 +32,9 @@ const CHURN: u64 = 5;
 fn main() {
     let documents: u64 = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(200_000);
     let documents = documents.next_multiple_of(10 * BULK);
+    if std::env::args().any(|argument| argument == "encryption") {
+        return encryption(documents);
+    }
     let begun = Instant::now();
     let columns = Engine::ALL.iter().map(|engine| measure(*engine, documents)).collect::<Vec<_>>();
     println!("| {documents} documents of 0.5 KB | sled | redb |\n|---|---:|---:|");
@@ -48,16 +52,20 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
         rows.push((name.to_owned(), value));
     };
     let dir = tempfile::tempdir().expect("a folder");
+    let key = key();
     let share = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
 
     let alone = engine_single(&dir.path().join("engine32"), engine, THREADS);
     row("commits/s of the engine alone, 32 threads, group commit", format!("{alone:.0}"));
-    row("commits/s of the store, 1 thread", format!("{:.0}", store_single(&dir.path().join("store1"), engine, 1)));
-    let store = store_single(&dir.path().join("store32"), engine, THREADS);
+    row(
+        "commits/s of the store, 1 thread",
+        format!("{:.0}", store_single(&dir.path().join("store1"), engine, key.as_ref(), 1)),
+    );
+    let store = store_single(&dir.path().join("store32"), engine, key.as_ref(), THREADS);
     row("commits/s of the store, 32 threads", format!("{store:.0}"));
-    let db = db_single(&dir.path().join("db32"), engine);
+    let db = db_single(&dir.path().join("db32"), engine, key.as_ref());
     row("documents/s, one each of 32 writers at the database layer", format!("{db:.0}"));
-    let server = Server::start(&dir.path().join("http"), engine);
+    let server = Server::start(&dir.path().join("http"), engine, key.as_ref());
     server.ask("PUT", "/db", "");
     row("PUT/s, 1 connection", format!("{:.0}", puts(&server, 1)));
     let put = puts(&server, THREADS);
@@ -71,13 +79,13 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
     let compared = documents.min(COMPARED);
     let alone = engine_bulk(&dir.path().join("enginebulk"), engine, compared);
     row("bulk load, documents/s of the engine alone, batches of 1000", format!("{alone:.0}"));
-    let store = store_bulk(&dir.path().join("storebulk"), engine, compared);
+    let store = store_bulk(&dir.path().join("storebulk"), engine, key.as_ref(), compared);
     row("bulk load, documents/s of the store, batches of 1000", format!("{store:.0}"));
     for folder in ["engine32", "store1", "store32", "db32", "http", "enginebulk", "storebulk"] {
         std::fs::remove_dir_all(dir.path().join(folder)).expect("it can be removed");
     }
     let data = dir.path().join("bulk");
-    let server = Server::start(&data, engine);
+    let server = Server::start(&data, engine, key.as_ref());
     server.ask("PUT", "/db", "");
     let (bulk, whole) = load(&server, documents, compared);
     row("bulk load, documents/s through _bulk_docs, the same documents", format!("{bulk:.0}"));
@@ -86,12 +94,12 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
     row("bulk load through _bulk_docs, share of the engine alone", share(bulk, alone));
     row("memory after the load", megabytes(server.memory()));
     drop(server);
-    let live = live_bytes(&data);
+    let live = live_bytes(&data, key.as_ref());
     row("disk per live byte after the load", format!("{:.1}", disk(&data) as f64 / live as f64));
 
     let started = || {
         let begun = Instant::now();
-        let server = Server::start(&data, engine);
+        let server = Server::start(&data, engine, key.as_ref());
         server.ask("GET", "/db", "");
         (server, format!("{:.2} s", begun.elapsed().as_secs_f64()))
     };
@@ -127,24 +135,93 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
     row("_compact after churn", format!("{:.1} s", begun.elapsed().as_secs_f64()));
     row("memory after churn and _compact", megabytes(server.memory()));
     drop(server);
-    let live = live_bytes(&data);
+    let live = live_bytes(&data, key.as_ref());
     row("disk per live byte after churn and _compact", format!("{:.1}", disk(&data) as f64 / live as f64));
     let begun = Instant::now();
-    rewrite(&data, &Rewrite { key: key(), ..Rewrite::default() }, |entry, _| Ok(entry), &mut |_| {})
+    rewrite(&data, &Rewrite { key: key.clone(), ..Rewrite::default() }, |entry, _| Ok(entry), &mut |_| {})
         .expect("it can be rewritten");
     row("compact-store", format!("{:.1} s", begun.elapsed().as_secs_f64()));
     row("disk per live byte after compact-store", format!("{:.1}", disk(&data) as f64 / live as f64));
     rows
 }
 
-/// The key that the servers of this run have from the environment too.
+/// What encryption at rest costs: the better of two runs without a key and of two with one, by turns.
+fn encryption(documents: u64) {
+    let key = Key::generate();
+    let columns = Engine::ALL.iter().map(|engine| {
+        let mut best: [Vec<(&str, f64)>; 2] = [Vec::new(), Vec::new()];
+        for round in 0..4 {
+            let which = round % 2;
+            let rows = cost(*engine, (which == 1).then_some(&key), documents);
+            let known = std::mem::take(&mut best[which]);
+            let known = known.into_iter().map(|(_, rate)| rate).chain(std::iter::repeat(0.0));
+            best[which] = rows.into_iter().zip(known).map(|((name, rate), known)| (name, rate.max(known))).collect();
+        }
+        best
+    });
+    let columns: Vec<_> = columns.collect();
+    println!(
+        "| {documents} documents of 0.5 KB | sled | encrypted | encrypted ÷ plain | redb | encrypted | encrypted ÷ plain |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|");
+    for (at, (name, _)) in columns[0][0].iter().enumerate() {
+        let cells = columns.iter().map(|[plain, sealed]| {
+            let (plain, sealed) = (plain[at].1, sealed[at].1);
+            format!("{plain:.0} | {sealed:.0} | {:.2}", sealed / plain)
+        });
+        println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
+    }
+}
+
+/// Bytes of the attachment.
+const ATTACHMENT: usize = 64 << 20;
+
+fn cost(engine: Engine, key: Option<&Key>, documents: u64) -> Vec<(&'static str, f64)> {
+    let mut rows = Vec::new();
+    let mut row = |name, rate: f64| {
+        eprintln!("{engine}, {}: {name}: {rate:.0}", if key.is_some() { "encrypted" } else { "plain" });
+        rows.push((name, rate));
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = |name: &str| dir.path().join(name);
+    row("commits/s of the store, 32 threads", store_single(&folder("store32"), engine, key, THREADS));
+    row("bulk load, documents/s of the store", store_bulk(&folder("storebulk"), engine, key, documents));
+    let server = Server::start(&folder("http"), engine, key);
+    server.ask("PUT", "/db", "");
+    row("PUT/s, 32 connections", puts(&server, THREADS));
+    drop(server);
+    let data = folder("bulk");
+    let server = Server::start(&data, engine, key);
+    server.ask("PUT", "/db", "");
+    row("bulk load, documents/s through _bulk_docs", load(&server, documents, documents).1);
+    drop(server);
+    let server = Server::start(&data, engine, key);
+    let rate = |count: f64, ask: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        ask();
+        count / begun.elapsed().as_secs_f64()
+    };
+    let all = "/db/_all_docs?include_docs=true";
+    row("reading, documents/s after a start", rate(documents as f64, &mut || drop(server.ask("GET", all, ""))));
+    row("reading again, documents/s", rate(documents as f64, &mut || drop(server.ask("GET", all, ""))));
+    let mut attachment: String = (0..).map(text).take(ATTACHMENT / 400).collect();
+    attachment.truncate(ATTACHMENT);
+    let megabytes = attachment.len() as f64 / 1e6;
+    let mut client = server.connect();
+    let put = &mut || drop(client.send("PUT", "/db/large/attachment", "application/octet-stream", &attachment));
+    row("an attachment of 64 MiB in, MB/s", rate(megabytes, put));
+    row("and out, MB/s", rate(megabytes, &mut || drop(server.ask("GET", "/db/large/attachment", ""))));
+    rows
+}
+
+/// The key that all servers of this run have.
 fn key() -> Option<Key> {
     let text = std::env::var("SETTEE_ENCRYPTION_KEY").ok().filter(|text| !text.is_empty())?;
     Some(Key::parse(&text).expect("a key"))
 }
 
-fn open(folder: &Path, engine: Option<Engine>) -> Opened {
-    open_with(folder, Options { engine, key: key(), ..Options::default() }).expect("it opens")
+fn open(folder: &Path, engine: Option<Engine>, key: Option<&Key>) -> Opened {
+    open_with(folder, Options { engine, key: key.cloned(), ..Options::default() }).expect("it opens")
 }
 
 fn megabytes(kilobytes: u64) -> String {
@@ -262,8 +339,8 @@ fn engine_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
     in_threads(threads, |number| group.commit(document(number, number).into()))
 }
 
-fn store_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
-    let opened = open(folder, Some(engine));
+fn store_single(folder: &Path, engine: Engine, key: Option<&Key>, threads: u64) -> f64 {
+    let opened = open(folder, Some(engine), key);
     in_threads(threads, |number| {
         let mut batch = Batch::new();
         document(number, number).into_iter().for_each(|(key, value)| batch.put(key, value));
@@ -272,8 +349,8 @@ fn store_single(folder: &Path, engine: Engine, threads: u64) -> f64 {
 }
 
 /// One document after the other, by as many writers as there are threads above, without HTTP.
-fn db_single(folder: &Path, engine: Engine) -> f64 {
-    let opened = open(folder, Some(engine));
+fn db_single(folder: &Path, engine: Engine, key: Option<&Key>) -> f64 {
+    let opened = open(folder, Some(engine), key);
     let databases = Databases::open(opened.store, opened.blobs, Clock::system()).expect("it opens");
     let database = databases.create("db", CreateOptions::default(), None).expect("a database");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -321,8 +398,8 @@ fn engine_bulk(folder: &Path, engine: Engine, documents: u64) -> f64 {
     })
 }
 
-fn store_bulk(folder: &Path, engine: Engine, documents: u64) -> f64 {
-    let opened = open(folder, Some(engine));
+fn store_bulk(folder: &Path, engine: Engine, key: Option<&Key>, documents: u64) -> f64 {
+    let opened = open(folder, Some(engine), key);
     in_bulk(documents, |entries| {
         let writes = entries.into_iter().map(|(key, value)| (key, Some(value))).collect();
         opened.store.commit(Batch { writes, ..Batch::new() }).expect("it commits");
@@ -377,8 +454,8 @@ fn puts(server: &Server, connections: u64) -> f64 {
 }
 
 /// Keys and values of everything that is stored.
-fn live_bytes(data: &Path) -> u64 {
-    let opened = open(data, None);
+fn live_bytes(data: &Path, key: Option<&Key>) -> u64 {
+    let opened = open(data, None, key);
     let mut range = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
     let mut bytes = 0;
     loop {
@@ -406,9 +483,13 @@ struct Server {
 }
 
 impl Server {
-    fn start(data: &Path, engine: Engine) -> Server {
+    fn start(data: &Path, engine: Engine, key: Option<&Key>) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_settee"));
         command.env("COUCHDB_USER", "admin").env("COUCHDB_PASSWORD", "secret");
+        match key {
+            Some(key) => command.env("SETTEE_ENCRYPTION_KEY", key.text().as_str()),
+            None => command.env_remove("SETTEE_ENCRYPTION_KEY"),
+        };
         command.args([
             "serve",
             "--bind",
@@ -464,8 +545,12 @@ struct Client(BufReader<TcpStream>);
 
 impl Client {
     fn ask(&mut self, method: &str, path: &str, body: &str) -> String {
+        self.send(method, path, "application/json", body)
+    }
+
+    fn send(&mut self, method: &str, path: &str, kind: &str, body: &str) -> String {
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Basic YWRtaW46c2VjcmV0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Basic YWRtaW46c2VjcmV0\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         self.0.get_mut().write_all((head + body).as_bytes()).expect("it takes the request");
