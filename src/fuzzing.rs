@@ -47,7 +47,9 @@ pub fn document(data: &[u8]) {
             match (serde_json::from_str::<Value>(&text), &given) {
                 (Ok(value), Ok(given)) => assert_eq!(&value, given, "both parsers see one document"),
                 // Integers of any size are taken here, and of the size of a double there.
-                (Err(_), Err(_)) => assert!(has_huge_integer(&text), "only one parser takes {text}"),
+                (Err(_), Err(_)) => assert!(has_huge_integer(text.as_bytes()), "only one parser takes {text}"),
+                // It stood in a member that comes again and was dropped.
+                (Ok(_), Err(_)) => assert!(has_huge_integer(data), "only one parser takes {text}"),
                 _ => panic!("compacting changes what it is: {text}"),
             }
             assert_eq!(json::compact(text.as_bytes(), &limits).as_deref(), Ok(text.as_str()));
@@ -74,7 +76,7 @@ pub fn document(data: &[u8]) {
     let names: HashSet<&str> = split.attachments.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names.len(), split.attachments.len(), "no attachment twice");
     let Ok(body) = serde_json::from_str::<serde_json::Map<String, Value>>(&split.body) else {
-        assert!(has_huge_integer(&split.body));
+        assert!(has_huge_integer(split.body.as_bytes()));
         return;
     };
     assert!(!body.contains_key("_id") && !body.contains_key("_rev") && !body.contains_key("_attachments"));
@@ -85,8 +87,8 @@ pub fn document(data: &[u8]) {
 }
 
 /// Whether a run of digits may be beyond a double.
-fn has_huge_integer(text: &str) -> bool {
-    text.as_bytes().split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > 300)
+fn has_huge_integer(text: &[u8]) -> bool {
+    text.split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > 300)
 }
 
 /// A gzipped body: it is counted and then read, which must come to the same, and never beyond the limit.

@@ -41,6 +41,18 @@ fn accepted_and_compacted() {
     }
 }
 
+/// A number beyond a double is a number here; what is read by others is what is left of the document.
+#[test]
+fn a_number_of_any_size_can_be_repeated_away() {
+    let huge = "7".repeat(400);
+    for (given, kept) in [
+        (format!(r#"{{"a":{huge},"b":2,"a":3}}"#), r#"{"b":2,"a":3}"#.to_owned()),
+        (format!(r#"{{"a":1,"b":2,"a":{huge}}}"#), format!(r#"{{"b":2,"a":{huge}}}"#)),
+    ] {
+        assert_eq!(ok(given.as_bytes()), Some(kept));
+    }
+}
+
 #[test]
 fn refused() {
     let rows: &[(&str, &[u8])] = &[
