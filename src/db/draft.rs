@@ -261,7 +261,7 @@ impl<'a> Draft<'a> {
                 })
             });
             let record =
-                value.map_err(Error::from).and_then(|value| value.map(|it| BodyRecord::decode(id, &it)).transpose());
+                value.map_err(Error::from).and_then(|value| value.map(|it| BodyRecord::decode(id, it)).transpose());
             match record {
                 Ok(record) => {
                     for attachment in record.map(|record| record.attachments).unwrap_or_default() {

@@ -375,7 +375,7 @@ fn forget_blobs(store: &dyn Store, batch: &mut Batch, number: u64, key: &[u8], v
     ) else {
         return Ok(());
     };
-    match BodyRecord::decode("", value) {
+    match BodyRecord::decode("", value.to_vec()) {
         Ok(record) => {
             for attachment in record.attachments {
                 batch.delete(keys::blob_reference(&attachment.blob, number, sequence, index));

@@ -76,7 +76,7 @@ impl Database {
 
     pub(super) fn body(&self, id: &str, body: Body) -> Result<Option<BodyRecord>> {
         let value = self.store.get(&keys::body(self.number, body.sequence, body.index))?;
-        value.map(|value| BodyRecord::decode(id, &value)).transpose()
+        value.map(|value| BodyRecord::decode(id, value)).transpose()
     }
 
     /// Many bodies in one call; `None` where one is not there (any more).
@@ -90,7 +90,7 @@ impl Database {
         wanted
             .iter()
             .zip(values)
-            .map(|((id, _), value)| value.map(|value| BodyRecord::decode(id, &value)).transpose())
+            .map(|((id, _), value)| value.map(|value| BodyRecord::decode(id, value)).transpose())
             .collect()
     }
 

@@ -338,9 +338,10 @@ impl BodyRecord {
         out.0
     }
 
-    pub fn decode(id: &str, value: &[u8]) -> Result<BodyRecord> {
+    /// The text stays where it is.
+    pub fn decode(id: &str, mut value: Vec<u8>) -> Result<BodyRecord> {
         let read = || {
-            let mut fields = Reader::version(value, VERSION)?;
+            let mut fields = Reader::version(&value, VERSION)?;
             let count = fields.number()? as usize;
             let mut attachments = Vec::with_capacity(count.min(fields.0.len() / 50));
             for _ in 0..count {
@@ -355,9 +356,12 @@ impl BodyRecord {
                     blob: fields.array()?,
                 });
             }
-            Some(BodyRecord { attachments, json: std::str::from_utf8(fields.0).ok()?.to_owned() })
+            Some((attachments, value.len() - fields.0.len()))
         };
-        read().ok_or_else(|| Error::Damaged(format!("a body of document {id}")))
+        let damaged = || Error::Damaged(format!("a body of document {id}"));
+        let (attachments, begin) = read().ok_or_else(damaged)?;
+        value.drain(..begin);
+        Ok(BodyRecord { attachments, json: String::from_utf8(value).map_err(|_| damaged())? })
     }
 }
 

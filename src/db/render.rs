@@ -5,7 +5,7 @@
 
 use super::read::Found;
 use super::record::{Attachment, BodyRecord};
-use crate::json::quote;
+use crate::json::{push_quoted, quote};
 use crate::rev::{Revision, RevisionHash, Tree};
 
 /// What is shown of a document beyond its members.
@@ -153,10 +153,10 @@ fn is_newer(attachment: &Attachment, found: &Found, since: &[Revision]) -> bool 
 fn head(id: &str, revision: Option<&Revision>, deleted: bool, json: &str) -> String {
     let mut out = String::with_capacity(json.len() + id.len() + 128);
     out.push_str("{\"_id\":");
-    out.push_str(&quote(id));
+    push_quoted(&mut out, id);
     if let Some(revision) = revision {
         out.push_str(",\"_rev\":");
-        out.push_str(&quote(&revision.to_string()));
+        push_quoted(&mut out, &revision.to_string());
     }
     let members = json.get(1..json.len().saturating_sub(1)).unwrap_or("");
     if !members.is_empty() {

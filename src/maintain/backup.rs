@@ -220,7 +220,7 @@ impl Backup<'_> {
             let wanted: Vec<_> = some.iter().map(|body| keys::body(number, body.sequence, body.index)).collect();
             for (key, value) in wanted.iter().zip(self.store.get_many(&wanted)?) {
                 let Some(value) = value else { return Ok(false) };
-                for attachment in BodyRecord::decode(id, &value)?.attachments {
+                for attachment in BodyRecord::decode(id, value.clone())?.attachments {
                     if !self.blob(&attachment.blob)? {
                         return Ok(false);
                     }

@@ -286,7 +286,7 @@ impl Check<'_> {
                     }
                 };
                 sums.bodies += 1;
-                match BodyRecord::decode(id, &value) {
+                match BodyRecord::decode(id, value) {
                     Err(error) => self.found.problem(format!("{name}: {error}")),
                     Ok(found) => {
                         if found.bytes() != body.bytes {

@@ -275,7 +275,7 @@ fn renamed((key, value): Entry, name: &dyn Fn(&BlobId) -> BlobId) -> store::Resu
         return Ok((key, value));
     }
     let cannot = |_| StoreError::Damaged(format!("{} cannot be read", keys::describe(&key)));
-    let mut record = BodyRecord::decode("", &value).map_err(cannot)?;
+    let mut record = BodyRecord::decode("", value.clone()).map_err(cannot)?;
     let value = if record.rename(name) { record.encode() } else { value };
     Ok((key, value))
 }

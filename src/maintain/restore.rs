@@ -186,7 +186,7 @@ impl Restore<'_> {
         let (sequence, index) = key.split_first_chunk().ok_or_else(damaged)?;
         let sequence = u64::from_be_bytes(*sequence);
         let index = index.try_into().map(u32::from_be_bytes).map_err(|_| damaged())?;
-        let mut record = BodyRecord::decode("", value)?;
+        let mut record = BodyRecord::decode("", value.to_vec())?;
         let mut value = value.to_vec();
         if record.rename(&|blob| self.renamed.get(blob).copied().unwrap_or(*blob)) {
             value = record.encode();
@@ -234,7 +234,7 @@ impl Restore<'_> {
             }
             let key = keys::body(number, body.sequence, body.index);
             if let Some(value) = self.store.get(&key)? {
-                for attachment in BodyRecord::decode(id, &value)?.attachments {
+                for attachment in BodyRecord::decode(id, value)?.attachments {
                     self.batch.delete(keys::blob_reference(&attachment.blob, number, body.sequence, body.index));
                 }
             }

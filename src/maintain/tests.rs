@@ -141,7 +141,7 @@ fn bodies(server: &Server, number: u64) -> [Vec<Vec<u8>>; 2] {
     let page = server.store.scan(&keys::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
     let mut found = [Vec::new(), Vec::new()];
     for (key, value) in page {
-        let plain = BodyRecord::decode("", &value).unwrap().attachments.is_empty();
+        let plain = BodyRecord::decode("", value).unwrap().attachments.is_empty();
         found[usize::from(plain)].push(key);
     }
     found

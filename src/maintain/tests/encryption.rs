@@ -25,7 +25,7 @@ fn seen(folder: &Path, key: Option<&Key>) -> Vec<String> {
     let page = server.store.scan(&keys::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
     let mut lines = Vec::new();
     for (key, value) in page {
-        let record = BodyRecord::decode("", &value).unwrap();
+        let record = BodyRecord::decode("", value).unwrap();
         let mut line = format!("{:?} {}", keys::rest_of(&key), record.json);
         for attachment in record.attachments {
             let mut content = Vec::new();
