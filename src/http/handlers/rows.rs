@@ -108,12 +108,12 @@ impl Beside {
         let mut named = Vec::with_capacity(rows.len());
         let mut ids = Vec::new();
         for row in &rows {
-            let id = match member(&row.value, "_id") {
-                None => Some(row.id.clone()),
+            let id = match member(row.value(), "_id") {
+                None => Some(row.id().to_owned()),
                 Some(value) => string(value).map(|id| id.into_owned()),
             };
             let revision =
-                member(&row.value, "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
+                member(row.value(), "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
             named.push(match (id, revision) {
                 (None, _) => Some(Named::Nothing),
                 (Some(id), Some(revision)) => Some(Named::Revision(id, revision)),
@@ -206,7 +206,7 @@ mod tests {
             ("a", "{\"_id\":\"b\"}"),
             ("a", "{\"_id\":\"d\",\"_rev\":\"9-a\"}"),
         ];
-        let rows = rows.into_iter().map(|(id, value)| Row::loose(id, value)).collect();
+        let rows = rows.into_iter().map(|(id, value)| Row::loose(id, "null", value)).collect();
         let mut beside = Beside::of(&database, rows).unwrap();
         let mut pages = Vec::new();
         while !beside.is_empty() {

@@ -333,7 +333,7 @@ impl Asked {
 
 /// A row, without the closing brace.
 fn mapped(row: &Row) -> String {
-    format!("{{\"id\":{},\"key\":{},\"value\":{}", quote(&row.id), row.key, row.value)
+    format!("{{\"id\":{},\"key\":{},\"value\":{}", quote(row.id()), row.key(), row.value())
 }
 
 /// A reduced row, without the closing brace.

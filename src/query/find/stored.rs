@@ -57,8 +57,8 @@ impl Rows for StoredRows {
             return Ok(None);
         }
         let row = |row: crate::query::view::Row| {
-            let key = serde_json::from_str(&row.key).map_err(|_| Error::Damaged("a row of a Mango index".into()))?;
-            Ok(Row { id: row.id, key, winner: None })
+            let key = serde_json::from_str(row.key()).map_err(|_| Error::Damaged("a row of a Mango index".into()))?;
+            Ok(Row { id: row.id().to_owned(), key, winner: None })
         };
         rows.into_iter().map(row).collect::<Result<Vec<Row>>>().map(Some)
     }

@@ -56,51 +56,53 @@ pub(super) struct Merged<'a> {
     /// The newest first.
     sources: Vec<Source<'a>>,
     direction: Direction,
-    /// Which source has the entry that comes first.
-    first: Option<usize>,
+    /// Those that have not ended, in the order of the entries that they stand at; of a key the newest first.
+    order: Vec<usize>,
 }
 
 impl<'a> Merged<'a> {
     /// The newest source first.
     pub fn new(sources: Vec<Source<'a>>, direction: Direction) -> Merged<'a> {
-        let mut merged = Merged { sources, direction, first: None };
-        merged.choose();
+        let order = Vec::with_capacity(sources.len());
+        let mut merged = Merged { sources, direction, order };
+        (0..merged.sources.len()).for_each(|at| merged.insert(at));
         merged
     }
 
-    fn choose(&mut self) {
-        let mut first: Option<(usize, &[u8])> = None;
-        for (at, source) in self.sources.iter().enumerate() {
-            let Some((key, _)) = source.peek() else { continue };
-            let is_first = first.is_none_or(|(_, other)| match self.direction {
-                Direction::Forward => key < other,
-                Direction::Backward => key > other,
-            });
-            if is_first {
-                first = Some((at, key));
-            }
-        }
-        self.first = first.map(|(at, _)| at);
+    /// Puts a source where it belongs; nowhere if it has ended.
+    fn insert(&mut self, at: usize) {
+        let Some((key, _)) = self.sources[at].peek() else { return };
+        let is_before = |other: &usize| {
+            let Some((before, _)) = self.sources[*other].peek() else { return false };
+            let order = match self.direction {
+                Direction::Forward => before.cmp(key),
+                Direction::Backward => key.cmp(before),
+            };
+            order.then(other.cmp(&at)).is_lt()
+        };
+        // The entries of a source often follow each other.
+        let place = match self.order.first() {
+            Some(first) if is_before(first) => self.order.partition_point(is_before),
+            _ => 0,
+        };
+        self.order.insert(place, at);
     }
 
     /// The entry that comes first; `None` at the end.
     pub fn peek(&self) -> Option<(&[u8], Held<'_>)> {
-        self.sources[self.first?].peek()
+        self.sources[*self.order.first()?].peek()
     }
 
     pub fn advance(&mut self) -> Result<()> {
-        let Some(first) = self.first else { return Ok(()) };
+        let Some((key, _)) = self.peek() else { return Ok(()) };
         // Older entries of the same key go with it.
-        let (newer, older) = self.sources.split_at_mut(first + 1);
-        if let Some((key, _)) = newer[first].peek() {
-            for source in older {
-                if source.peek().is_some_and(|(other, _)| other == key) {
-                    source.advance()?;
-                }
-            }
+        let is_same = |at: &&usize| self.sources[**at].peek().is_some_and(|(other, _)| other == key);
+        let same = 1 + self.order[1..].iter().take_while(is_same).count();
+        for _ in 0..same {
+            let at = self.order.remove(0);
+            self.sources[at].advance()?;
+            self.insert(at);
         }
-        newer[first].advance()?;
-        self.choose();
         Ok(())
     }
 }

@@ -140,6 +140,17 @@ impl Packed {
         Ok(page)
     }
 
+    /// Keys that cut a range into stretches of about so many bytes, as the largest run stands; the first `most`.
+    pub fn cuts(&self, range: &KeyRange, bytes: u64, most: usize) -> Result<Vec<Vec<u8>>> {
+        let state = self.state()?;
+        let Some(run) = state.runs.iter().max_by_key(|run| run.bytes) else { return Ok(Vec::new()) };
+        let inner = (self.inner(&range.0), self.inner(&range.1));
+        let share = usize::try_from(bytes * run.bytes / state.runs.iter().map(|run| run.bytes).sum::<u64>().max(1));
+        let cuts = run::cuts(&*self.store, &self.base(run.number), &inner, share.unwrap_or(usize::MAX), most)?;
+        self.unchanged(&state)?;
+        Ok(cuts.into_iter().map(|key| [&self.prefix[..], &key].concat()).collect())
+    }
+
     /// Hands over the entries of a range, keys without the prefix, until it is told to stop.
     fn visit(
         &self,

@@ -1,7 +1,7 @@
 //! A run: blocks in the order of their keys, written once and never changed.
 
 use std::collections::VecDeque;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use super::block::{Block, Held, Packing};
 use crate::store::{self, Batch, Direction, Durability, KeyRange, PageLimit, Store, StoreError, keys};
@@ -60,8 +60,8 @@ pub(super) struct Cursor<'a> {
     /// How many blocks are read next.
     step: usize,
     block: Option<Block>,
-    /// Where in the block it stands; backward, one behind.
-    at: usize,
+    /// What is left of the block, within the range; the next entry is the first of these, or the last.
+    within: Range<usize>,
 }
 
 impl<'a> Cursor<'a> {
@@ -74,52 +74,50 @@ impl<'a> Cursor<'a> {
     ) -> store::Result<Cursor<'a>> {
         let end = keys::after_prefix(base);
         let mut left = (Bound::Included(base.to_vec()), joined(base, &range.1, end));
-        let (mut block, mut at) = (None, 0);
-        match direction {
-            Direction::Forward => {
-                // The block that the range begins in begins before it.
-                if let Bound::Included(low) | Bound::Excluded(low) = &range.0 {
-                    let low = [base, low].concat();
-                    left.0 = Bound::Excluded(low.clone());
-                    if let Some((_, found)) = block_at(store, base, Bound::Included(low))? {
-                        at = found.count(|key| is_below(key, &range.0));
-                        block = Some(found);
-                    }
-                }
+        // The block that the range begins in begins before it.
+        let first = match (direction, &range.0) {
+            (Direction::Forward, Bound::Included(low) | Bound::Excluded(low)) => {
+                let low = [base, low].concat();
+                left.0 = Bound::Excluded(low.clone());
+                block_at(store, base, Bound::Included(low))?
             }
-            Direction::Backward => {
-                if let Some((key, found)) = block_at(store, base, left.1.clone())? {
-                    left.1 = Bound::Excluded(key);
-                    at = found.count(|key| !is_above(key, &range.1));
-                    block = Some(found);
-                }
-            }
+            (Direction::Forward, Bound::Unbounded) => None,
+            (Direction::Backward, _) => block_at(store, base, left.1.clone())?,
+        };
+        if let (Some((key, _)), Direction::Backward) = (&first, direction) {
+            left.1 = Bound::Excluded(key.clone());
         }
-        let mut cursor = Cursor { store, range, direction, left, ahead: VecDeque::new(), step: 1, block, at };
+        let mut cursor =
+            Cursor { store, range, direction, left, ahead: VecDeque::new(), step: 1, block: None, within: 0..0 };
+        cursor.enter(first.map(|(_, block)| block));
         cursor.seek()?;
         Ok(cursor)
     }
 
+    fn enter(&mut self, block: Option<Block>) {
+        self.within = block.as_ref().map_or(0..0, |block| {
+            let (Some(last), (low, high)) = (block.len().checked_sub(1), self.range) else { return 0..0 };
+            let from = if is_below(block.key(0), low) { block.count(|key| is_below(key, low)) } else { 0 };
+            let to = if is_above(block.key(last), high) { block.count(|key| !is_above(key, high)) } else { last + 1 };
+            from..to
+        });
+        self.block = block;
+    }
+
     /// Steps into the next block where this one ends.
     fn seek(&mut self) -> store::Result<()> {
-        loop {
-            let in_block = self.block.as_ref().is_some_and(|block| match self.direction {
-                Direction::Forward => self.at < block.len(),
-                Direction::Backward => self.at > 0,
-            });
-            if in_block {
-                return Ok(());
-            }
+        while self.within.is_empty() {
             if self.ahead.is_empty() {
                 self.fetch()?;
             }
-            self.block = self.ahead.pop_front();
-            let Some(block) = &self.block else { return Ok(()) };
-            self.at = match self.direction {
-                Direction::Forward => 0,
-                Direction::Backward => block.len(),
-            };
+            let next = self.ahead.pop_front();
+            let ended = next.is_none();
+            self.enter(next);
+            if ended {
+                break;
+            }
         }
+        Ok(())
     }
 
     fn fetch(&mut self) -> store::Result<()> {
@@ -143,20 +141,47 @@ impl<'a> Cursor<'a> {
     /// The entry that it stands at; `None` at the end of the range.
     pub fn peek(&self) -> Option<(&[u8], Held<'_>)> {
         let block = self.block.as_ref()?;
-        let (at, is_beyond) = match self.direction {
-            Direction::Forward => (self.at, is_above(block.key(self.at), &self.range.1)),
-            Direction::Backward => (self.at - 1, is_below(block.key(self.at - 1), &self.range.0)),
+        let at = match self.direction {
+            Direction::Forward => self.within.start,
+            Direction::Backward => self.within.end.checked_sub(1)?,
         };
-        (!is_beyond).then(|| (block.key(at), block.value(at)))
+        self.within.contains(&at).then(|| (block.key(at), block.value(at)))
     }
 
     pub fn advance(&mut self) -> store::Result<()> {
         match self.direction {
-            Direction::Forward => self.at += 1,
-            Direction::Backward => self.at -= 1,
-        }
-        self.seek()
+            Direction::Forward => self.within.next(),
+            Direction::Backward => self.within.next_back(),
+        };
+        if self.within.is_empty() { self.seek() } else { Ok(()) }
     }
+}
+
+/// Keys of a run's entries that cut a range into stretches of about so many bytes, the first `most`: blocks begin there.
+pub(super) fn cuts(
+    store: &dyn Store,
+    base: &[u8],
+    range: &KeyRange,
+    bytes: usize,
+    most: usize,
+) -> store::Result<Vec<Vec<u8>>> {
+    let low = match joined(base, &range.0, Bound::Included(base.to_vec())) {
+        Bound::Included(low) => Bound::Excluded(low),
+        low => low,
+    };
+    let mut left = (low, joined(base, &range.1, keys::after_prefix(base)));
+    let blocks = bytes.div_ceil(BLOCK).max(1);
+    let mut cuts = Vec::new();
+    while cuts.len() < most && !store::is_empty(&left) {
+        let page = store.keys(&left, blocks)?;
+        if page.len() < blocks {
+            break;
+        }
+        let Some(last) = page.into_iter().next_back() else { break };
+        cuts.push(last[base.len()..].to_vec());
+        left.0 = Bound::Excluded(last);
+    }
+    Ok(cuts)
 }
 
 /// Looks single keys up; quick when they come in order.

@@ -103,7 +103,7 @@ proptest! {
                     packed.merge(from.min(runs)).unwrap();
                 }
                 Step::Rest => {
-                    packed.rest().unwrap();
+                    rest(&packed);
                     if packed.state().unwrap().fresh.is_empty() {
                         stored.clone_from(&model);
                     }
@@ -167,6 +167,38 @@ fn put(packed: &Packed, number: u16, size: usize) {
     packed.commit(batch).unwrap();
 }
 
+/// As after an update.
+fn rest(packed: &Packed) {
+    packed.rest().unwrap();
+    if packed.needs_tending() {
+        packed.tend().unwrap();
+    }
+}
+
+#[test]
+fn cuts_lie_in_the_range_and_in_order() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let packed = open(&store);
+    let all = keys::prefix(PREFIX);
+    assert!(packed.cuts(&all, 1 << 14, 100).unwrap().is_empty());
+    for number in 0..2000 {
+        put(&packed, number, 500);
+    }
+    packed.write_run().unwrap();
+    put(&packed, 2000, 500);
+    packed.write_run().unwrap();
+    let cuts = packed.cuts(&all, 1 << 14, 100).unwrap();
+    // A million bytes.
+    assert!((50..70).contains(&cuts.len()), "{}", cuts.len());
+    assert!(cuts.is_sorted());
+    assert_eq!(packed.cuts(&all, 1 << 14, 3).unwrap(), cuts[..3]);
+    let within = (Bound::Excluded(cuts[9].clone()), Bound::Excluded(cuts[19].clone()));
+    let some = packed.cuts(&within, 1 << 14, 100).unwrap();
+    assert!((8..=10).contains(&some.len()), "{}", some.len());
+    assert!(some.iter().all(|cut| cuts[9] < *cut && *cut < cuts[19]));
+    assert!(packed.cuts(&all, 1 << 30, 100).unwrap().is_empty());
+}
+
 #[test]
 fn expectations_are_held_against_what_is_fresh_and_what_is_stored() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
@@ -211,12 +243,12 @@ fn what_is_fresh_is_bounded_and_accounted_for() {
         assert!(room.load(Ordering::Relaxed) < FULL);
     }
     assert_eq!(packed.state().unwrap().bytes, room.load(Ordering::Relaxed));
-    packed.rest().unwrap();
+    rest(&packed);
     assert_eq!(room.load(Ordering::Relaxed), 0);
     assert_eq!(packed.state().unwrap().runs.len(), 1);
     // A little stays in memory, but not more than a quarter of what a crash would leave.
     put(&packed, 1, 10_000);
-    packed.rest().unwrap();
+    rest(&packed);
     assert_eq!(packed.state().unwrap().runs.len(), 1);
     assert!(room.load(Ordering::Relaxed) > 10_000);
     drop(packed);
@@ -229,7 +261,7 @@ fn many_small_updates_leave_few_runs() {
     let packed = open(&store);
     for number in 0..2000_u16 {
         put(&packed, number, 20_000);
-        packed.rest().unwrap();
+        rest(&packed);
         assert!(packed.state().unwrap().runs.len() <= 2 * MERGED);
     }
     assert_eq!(read_all(&packed, keys::prefix(PREFIX), Direction::Backward, 100).len(), 2000);

@@ -38,8 +38,7 @@ impl Packed {
         Ok(())
     }
 
-    /// Leaves the index so that a crash costs little, and readers do not have to look into many runs: when an update
-    /// has ended.
+    /// Leaves the index so that a crash costs little: when an update has ended. See [`Packed::tend`].
     pub fn rest(&self) -> Result<()> {
         let _writing = self.writing.lock();
         self.or_forget(self.rested())
@@ -53,19 +52,35 @@ impl Packed {
         if fresh < KEPT && fresh as u64 <= stored / 4 && self.room.load(Ordering::Relaxed) < CROWDED / 2 {
             return Ok(());
         }
-        self.write_run()?;
-        let (first, others) = {
-            let state = self.state()?;
-            (state.runs.first().map_or(0, |run| run.bytes), state.runs.iter().skip(1).map(|run| run.bytes).sum::<u64>())
+        self.write_run()
+    }
+
+    /// Whether there are more runs than readers should look into.
+    pub fn needs_tending(&self) -> bool {
+        self.merged_from().is_some()
+    }
+
+    /// Merges runs if there are too many: beside readers, while nobody waits for it. Nothing if something is written now.
+    pub fn tend(&self) -> Result<()> {
+        let Some(_writing) = self.writing.try_lock() else { return Ok(()) };
+        match self.merged_from() {
+            Some(from) => self.or_forget(self.merge(from)),
+            None => Ok(()),
+        }
+    }
+
+    /// From which run on they should be merged.
+    fn merged_from(&self) -> Option<usize> {
+        let (first, others, runs) = {
+            let state = self.state.read();
+            let bytes = |run: &Run| run.bytes;
+            (state.runs.first().map_or(0, bytes), state.runs.iter().skip(1).map(bytes).sum::<u64>(), state.runs.len())
         };
         if others > first / 4 {
-            return self.merge(0);
+            return Some(0);
         }
         let from = self.similar(1);
-        if self.state()?.runs.len() - from >= MERGED {
-            self.merge(from)?;
-        }
-        Ok(())
+        (runs - from >= MERGED).then_some(from)
     }
 
     /// Makes one run of everything.

@@ -17,10 +17,13 @@
 //! too large, and removes empty ones. While an index is being built its rows are thus read once more at the end, and not
 //! once per commit. A reader that finds a block without reductions reads its rows instead.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::build::commit;
 use super::layout::{self, BLOCK, CHANGED, Meta, REDUCED, ROW, Spots};
-use super::read::{Index, Row};
+use super::read::Index;
 use super::reduce::Reducing;
+use super::row::Row;
 use crate::error::{Error, Result};
 use crate::query::script::Scripts;
 use crate::store::{Batch, Direction, PageLimit};
@@ -29,8 +32,14 @@ use crate::store::{Batch, Direction, PageLimit};
 const ROWS: u64 = 256;
 /// Bytes of rows at which a block ends before it has so many.
 const BYTES: usize = 256 << 10;
-/// Blocks of one commit of `settle`.
+/// Changed blocks of one commit of `settle`.
 const AT_ONCE: usize = 128;
+/// Bytes of the rows of a stretch, as they are stored, about.
+const STRETCH: u64 = 1 << 20;
+/// Stretches of one commit, about.
+const MOST_STRETCHES: usize = 256;
+/// Fewer are not worth another thread.
+const STRETCHES_OF_A_THREAD: usize = 4;
 
 /// What a commit does to a row.
 pub(super) struct Change {
@@ -48,10 +57,26 @@ pub(super) struct Blocks<'a> {
 
 /// A block as it is to be stored.
 struct Made {
+    bound: Vec<u8>,
+    rows: u64,
+    reductions: Option<Vec<String>>,
+}
+
+/// Rows that are read and reduced by one thread.
+struct Stretch {
+    map: usize,
+    spots: Spots,
+    /// Rows of each of its blocks, about.
+    size: usize,
+}
+
+/// What is left of a block for the next commit: where it begins, and how many rows there are from `first` on, the
+/// first stretch of the block.
+struct Rest {
     map: usize,
     bound: Vec<u8>,
-    rows: Vec<Row>,
-    reductions: Option<Vec<String>>,
+    first: usize,
+    rows: u64,
 }
 
 impl Blocks<'_> {
@@ -91,23 +116,29 @@ impl Blocks<'_> {
                 let settled = Meta { settled: true, ..meta };
                 return commit(index, stored, &settled, Batch::new());
             }
-            let mut batch = Batch::new();
-            let mut made: Vec<Made> = Vec::new();
+            let (mut batch, mut stretches, mut rest) = (Batch::new(), Vec::new(), None);
             for mark in marks {
                 let (map, bound) = layout.spot_of(&mark);
-                self.split(&mut batch, &mut made, map, bound)?;
-                batch.delete(mark.clone());
-                if made.len() >= AT_ONCE {
+                rest = self.divide(&mut batch, &mut stretches, map, bound)?;
+                batch.delete(mark);
+                if stretches.len() >= MOST_STRETCHES {
                     break;
                 }
             }
-            // The mark of what is left over from a split was written after that of the block was deleted, or is another.
-            self.reduce(&mut made)?;
-            for block in made {
-                let at = |kind| layout.at(kind, block.map, &block.bound);
-                batch.put(at(BLOCK), layout::encode_block(block.rows.len() as u64));
-                if let Some(reductions) = &block.reductions {
-                    batch.put(at(REDUCED), layout::encode_reductions(reductions));
+            let made = self.make_all(&stretches)?;
+            if let Some(rest) = rest {
+                let seen: u64 = made[rest.first..].iter().flatten().map(|block| block.rows).sum();
+                let left = rest.rows.saturating_sub(seen);
+                batch.put(layout.at(BLOCK, rest.map, &rest.bound), layout::encode_block(left));
+                batch.put(layout.at(CHANGED, rest.map, &rest.bound), vec![layout::FORMAT]);
+            }
+            for (stretch, made) in stretches.iter().zip(made) {
+                for block in made {
+                    let at = |kind| layout.at(kind, stretch.map, &block.bound);
+                    batch.put(at(BLOCK), layout::encode_block(block.rows));
+                    if let Some(reductions) = &block.reductions {
+                        batch.put(at(REDUCED), layout::encode_reductions(reductions));
+                    }
                 }
             }
             if !commit(index, stored, &meta, batch)? {
@@ -155,77 +186,117 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Cuts a changed block into blocks of the right size. What is beyond [`AT_ONCE`] becomes a changed block of its own.
-    fn split(&self, batch: &mut Batch, made: &mut Vec<Made>, map: usize, bound: &[u8]) -> Result<()> {
+    /// Has the rows of a changed block read, in several stretches if they are many. What is beyond [`MOST_STRETCHES`]
+    /// becomes a changed block of its own.
+    fn divide(
+        &self,
+        batch: &mut Batch,
+        stretches: &mut Vec<Stretch>,
+        map: usize,
+        bound: &[u8],
+    ) -> Result<Option<Rest>> {
         let (index, layout) = (self.index, &self.index.layout);
-        let Some(function) = index.definition.maps.get(map) else { return Ok(()) };
+        let Some(function) = index.definition.maps.get(map) else { return Ok(None) };
         let at = layout.at(BLOCK, map, bound);
         let stored = index.get_many(std::slice::from_ref(&at))?.pop().flatten();
-        let Some(count) = stored.map(|value| layout::decode_block(&value)).transpose()? else { return Ok(()) };
-        if count == 0 {
-            batch.delete(at);
-            return Ok(());
+        let Some(rows) = stored.map(|value| layout::decode_block(&value)).transpose()? else { return Ok(None) };
+        let is_one = rows <= 2 * ROWS;
+        if is_one && rows > 0 && function.reducers.is_empty() {
+            return Ok(None);
         }
-        if function.reducers.is_empty() && count <= 2 * ROWS {
-            return Ok(());
-        }
-        let pieces = if count <= 2 * ROWS { 1 } else { count.div_ceil(ROWS) };
-        let size = usize::try_from(count.div_ceil(pieces)).unwrap_or(usize::MAX);
+        // If rows are there, it is put again.
+        batch.delete(at);
         let mut spots = Spots { low: bound.to_vec(), high: index.next_bound(map, bound)? };
-        let (mut bound, mut seen) = (bound.to_vec(), 0_u64);
-        let (mut rows, mut bytes) = (Vec::new(), 0);
+        if is_one {
+            stretches.push(Stretch { map, spots, size: usize::MAX });
+            return Ok(None);
+        }
+        let (first, size) = (stretches.len(), ROWS as usize);
+        for cut in index.history.entries().cuts(&layout.between(ROW, map, &spots), STRETCH, MOST_STRETCHES)? {
+            let cut = layout.spot_from(cut);
+            if stretches.len() >= MOST_STRETCHES {
+                return Ok(Some(Rest { map, bound: spots.low, first, rows }));
+            }
+            let low = std::mem::replace(&mut spots.low, cut.clone());
+            stretches.push(Stretch { map, spots: Spots { low, high: Some(cut) }, size });
+        }
+        stretches.push(Stretch { map, spots, size });
+        Ok(None)
+    }
+
+    /// The blocks of each stretch, read and reduced on all cores.
+    fn make_all(&self, stretches: &[Stretch]) -> Result<Vec<Vec<Made>>> {
+        let threads = self.scripts.limits().threads.min(stretches.len().div_ceil(STRETCHES_OF_A_THREAD));
+        if threads <= 1 {
+            return stretches.iter().map(|stretch| self.make(stretch)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Vec<Made>)>> {
+            let mut all = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(stretch) = stretches.get(at) else { return Ok(all) };
+                let made = self.make(stretch);
+                if made.is_err() {
+                    // The others need not go on.
+                    next.store(stretches.len(), Ordering::Relaxed);
+                }
+                all.push((at, made?));
+            }
+        };
+        let parts = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let died = || Error::Internal("a thread that reduces died".into());
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(died()))).collect::<Result<Vec<_>>>()
+        })?;
+        let mut all: Vec<_> = parts.into_iter().flatten().collect();
+        all.sort_unstable_by_key(|(at, _)| *at);
+        Ok(all.into_iter().map(|(_, made)| made).collect())
+    }
+
+    fn make(&self, stretch: &Stretch) -> Result<Vec<Made>> {
+        let (mut bound, mut spots) = (stretch.spots.low.clone(), stretch.spots.clone());
+        let (mut made, mut rows, mut bytes) = (Vec::new(), Vec::<Row>::new(), 0);
+        let page = PageLimit { entries: 1000, bytes: BYTES };
         loop {
-            let page = index.rows(map, &mut spots, Direction::Forward, PageLimit { entries: 1000, bytes: BYTES })?;
+            let page = self.index.rows(stretch.map, &mut spots, Direction::Forward, page)?;
             if page.is_empty() {
                 break;
             }
             for row in page {
-                if rows.len() >= size || bytes >= BYTES {
-                    let next = row.spot.clone();
-                    seen += rows.len() as u64;
-                    let bound = std::mem::replace(&mut bound, next);
-                    made.push(Made { map, bound, rows: std::mem::take(&mut rows), reductions: None });
-                    bytes = 0;
-                    if made.len() >= AT_ONCE {
-                        // The rest waits for its turn.
-                        batch.put(layout.at(BLOCK, map, &row.spot), layout::encode_block(count.saturating_sub(seen)));
-                        batch.put(layout.at(CHANGED, map, &row.spot), vec![layout::FORMAT]);
-                        return Ok(());
-                    }
+                // Half a block more is read before one is full, so that the last one is not small.
+                let is_full = rows.len() >= stretch.size.saturating_add(stretch.size / 2);
+                if is_full || bytes >= BYTES {
+                    let rest = rows.split_off(if is_full { stretch.size } else { rows.len() });
+                    let next = rest.first().unwrap_or(&row).spot.clone();
+                    made.push(self.made(stretch.map, std::mem::replace(&mut bound, next), &rows)?);
+                    rows = rest;
+                    bytes = rows.iter().map(Row::bytes).sum();
                 }
-                bytes += row.key.len() + row.value.len() + row.id.len();
+                bytes += row.bytes();
                 rows.push(row);
             }
         }
-        made.push(Made { map, bound, rows, reductions: None });
-        Ok(())
+        if !rows.is_empty() {
+            made.push(self.made(stretch.map, bound, &rows)?);
+        }
+        Ok(made)
     }
 
-    /// Reduces blocks, on all cores. A function that fails leaves its blocks without: whoever asks for them hears why.
-    fn reduce(&self, made: &mut [Made]) -> Result<()> {
-        let cores = self.scripts.limits().threads.max(1);
-        let share = made.len().div_ceil(cores).max(4);
-        let one = |block: &mut Made| -> Result<()> {
-            let function = &self.index.definition.maps[block.map];
-            if function.reducers.is_empty() {
-                return Ok(());
-            }
-            let database = self.index.database.number();
-            let context = &self.index.definition.id;
-            let reducing = Reducing { scripts: self.scripts, database, map: function, context };
-            block.reductions = match reducing.all(&block.rows) {
+    /// A function that fails leaves a block without reductions: whoever asks for them hears why.
+    fn made(&self, map: usize, bound: Vec<u8>, rows: &[Row]) -> Result<Made> {
+        let function = &self.index.definition.maps[map];
+        let context = &self.index.definition.id;
+        let reducing =
+            Reducing { scripts: self.scripts, database: self.index.database.number(), map: function, context };
+        let reductions = match function.reducers.is_empty() {
+            true => None,
+            false => match reducing.all(rows) {
                 Ok(reductions) => Some(reductions),
                 Err(Error::Script { .. }) => None,
                 Err(error) => return Err(error),
-            };
-            Ok(())
+            },
         };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                made.chunks_mut(share).map(|blocks| scope.spawn(|| blocks.iter_mut().try_for_each(one))).collect();
-            workers.into_iter().try_for_each(|worker| {
-                worker.join().unwrap_or_else(|_| Err(Error::Internal("a thread that reduces died".into())))
-            })
-        })
+        Ok(Made { bound, rows: rows.len() as u64, reductions })
     }
 }

@@ -26,6 +26,7 @@ use super::grouped::Grouped;
 use super::layout::{self, Meta, Reference};
 use super::params::Plan;
 use super::read::{Index, MapRows, Reading};
+use super::row;
 use crate::db::record::{BodyRecord, LeafRow};
 use crate::db::{Database, blocking, partition_of, render};
 use crate::error::{Error, Result};
@@ -42,9 +43,9 @@ pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
 /// Changes of one commit at most, and about how many bytes of documents they may be.
 const STEP: usize = 1000;
-const STEP_BYTES: u64 = 8 << 20;
+const STEP_BYTES: u64 = 4 << 20;
 /// Steps that are read and being mapped beside the one being committed.
-const AHEAD: usize = 2;
+const AHEAD: usize = 4;
 /// Documents of one call of the map functions at most.
 const MAPPED_AT_ONCE: usize = 100;
 /// Definitions kept; beyond this they are read again.
@@ -128,7 +129,7 @@ impl Views {
         let turn = self.turns.lock().entry(name).or_default().clone();
         let waiting = Waiting::begin(&turn);
         let held = turn.lock.clone().lock_owned().await;
-        let build = Build { index, scripts: self.scripts.clone(), progress };
+        let build = Build { index: index.clone(), scripts: self.scripts.clone(), progress };
         // The turn goes into the work itself: it ends with it, also when nobody waits for it any more.
         let result = blocking(move || {
             let _held = held;
@@ -141,6 +142,15 @@ impl Views {
         drop(turn);
         if turns.get(&name).is_some_and(|turn| Arc::strong_count(turn) == 1 && turn.lock.try_lock().is_ok()) {
             turns.remove(&name);
+        }
+        drop(turns);
+        if index.history.entries().needs_tending() {
+            // Nobody waits for this.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = index.history.entries().tend() {
+                    tracing::warn!("an index was not merged, which the next update tries again: {error}");
+                }
+            });
         }
         result
     }
@@ -322,14 +332,16 @@ impl Build {
         // A thread of its own reads ahead. It ends when nobody takes its steps any more.
         std::thread::scope(|scope| {
             let (sender, steps) = mpsc::sync_channel(AHEAD);
-            scope.spawn(move || {
+            let reader = std::thread::Builder::new().name("index reader".into());
+            let read_all = move || {
                 let mut after = begin;
                 while let Some(step) = read(&mut after) {
                     if sender.send(step).is_err() {
                         return;
                     }
                 }
-            });
+            };
+            reader.spawn_scoped(scope, read_all).map_err(|error| Error::Internal(error.to_string()))?;
             self.write_all(stored, meta, target, steps.into_iter())
         })
     }
@@ -520,8 +532,8 @@ impl Build {
                         let was = if gone.is_empty() { None } else { gone.remove(&(map, spot.clone())) };
                         next.rows[map].0 += u64::from(was.is_none());
                         next.rows[map].1 = (next.rows[map].1 + bytes).saturating_sub(was.unwrap_or(0));
-                        let row = layout::encode_row(&place, id, key, value);
-                        changes[map].push(Change { spot: spot.clone(), row: Some(row), is_new: was.is_none() });
+                        let stored = row::encode(&place, id, key, value);
+                        changes[map].push(Change { spot: spot.clone(), row: Some(stored), is_new: was.is_none() });
                         references.push(Reference { map, spot, bytes });
                     }
                 }

@@ -13,8 +13,9 @@ use std::collections::VecDeque;
 use super::definition::View;
 use super::layout::{self, Spots};
 use super::params::{Grouping, Kind, Plan};
-use super::read::{Index, Row};
+use super::read::Index;
 use super::reduce::{Outcome, Reducing};
+use super::row::Row;
 use crate::error::Result;
 use crate::json::elements;
 use crate::query::script::Scripts;
@@ -179,8 +180,8 @@ impl Grouped {
             Grouping::Exact => None,
         };
         let function = &self.index.definition.maps[self.map];
-        let place = layout::group_place(function, self.partition.as_deref(), &row.key, level);
-        (Some(group_key(&row.key, level)), place)
+        let place = layout::group_place(function, self.partition.as_deref(), row.key(), level);
+        (Some(group_key(row.key(), level)), place)
     }
 
     fn row(&self, key: Option<String>, parts: Vec<String>) -> Result<Option<ReducedRow>> {

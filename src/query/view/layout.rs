@@ -41,7 +41,7 @@ pub(super) const CHANGED: u8 = b'x';
 /// How much of a sort key is kept as it is.
 const MAX_SORT_KEY: usize = 2 << 10;
 /// Ids longer than this stand in keys as their beginning and a digest.
-const MAX_ID: usize = 2 << 10;
+pub(super) const MAX_ID: usize = 2 << 10;
 /// The same for names of partitions.
 const MAX_PARTITION: usize = 512;
 
@@ -101,6 +101,12 @@ impl Layout {
             None => keys::after_prefix(&self.at(kind, map, &[])),
         };
         (Bound::Included(self.at(kind, map, &spots.low)), high)
+    }
+
+    /// The spot of a key made by [`Layout::at`].
+    pub(super) fn spot_from(&self, mut key: Vec<u8>) -> Vec<u8> {
+        key.drain(..key.len().min(self.prefix.len() + 3));
+        key
     }
 
     /// Map number and spot of a key made by [`Layout::at`].
@@ -205,35 +211,6 @@ pub fn behind(place: &[u8]) -> Option<Vec<u8>> {
         Bound::Excluded(spot) => Some(spot),
         Bound::Included(_) | Bound::Unbounded => None,
     }
-}
-
-/// version, length of the place, id if it is not whole in the key, key, value.
-pub(super) fn encode_row(place: &[u8], id: &str, key: &str, value: &str) -> Vec<u8> {
-    let long = id.len() > MAX_ID;
-    let mut out = Writer(Vec::with_capacity(16 + key.len() + value.len()));
-    out.byte(FORMAT);
-    out.number(place.len() as u64);
-    if long {
-        out.bytes(id.as_bytes());
-    } else {
-        out.number(0);
-    }
-    out.bytes(key.as_bytes());
-    out.0.extend_from_slice(value.as_bytes());
-    out.0
-}
-
-/// Id, key and value of a row; `spot` is what its key says.
-pub(super) fn decode_row(spot: &[u8], value: &[u8]) -> Result<(String, String, String)> {
-    let read = || -> Option<(String, String, String)> {
-        let mut reader = Reader::version(value, FORMAT)?;
-        let place = usize::try_from(reader.number()?).ok()?;
-        let id = reader.bytes()?;
-        let id = if id.is_empty() { spot.get(place..spot.len().checked_sub(4)?)? } else { id };
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
-        Some((text(id)?, text(reader.bytes()?)?, text(reader.0)?))
-    };
-    read().ok_or_else(|| Error::Damaged("a row of a view index".into()))
 }
 
 /// Where a document's rows stand, and what each takes in bytes.

@@ -25,6 +25,7 @@ mod number;
 mod params;
 mod read;
 mod reduce;
+mod row;
 #[cfg(test)]
 mod tests;
 
@@ -34,5 +35,6 @@ pub use definition::{Definition, View};
 pub use grouped::{Grouped, ReducedRow};
 pub use layout::{Meta, Spots, beginning, behind, spot_of_row};
 pub use params::{Grouping, Kind, Params, Plan, Update};
-pub use read::{MapRows, Reading, Row};
+pub use read::{MapRows, Reading};
 pub use reduce::Outcome;
+pub use row::Row;

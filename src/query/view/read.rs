@@ -6,29 +6,11 @@ use std::sync::Arc;
 use super::definition::{Definition, View};
 use super::layout::{self, BLOCK, Layout, META, Meta, REDUCED, ROW, Spots};
 use super::params::Plan;
+use super::row::Row;
 use crate::db::Database;
 use crate::error::Result;
 use crate::query::history::{History, Snapshot};
 use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit};
-
-/// A row of a view.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    pub(super) spot: Vec<u8>,
-    pub id: String,
-    /// JSON
-    pub key: String,
-    /// JSON
-    pub value: String,
-}
-
-#[cfg(test)]
-impl Row {
-    /// A row that stands nowhere.
-    pub fn loose(id: &str, value: &str) -> Row {
-        Row { spot: Vec::new(), id: id.into(), key: "null".into(), value: value.into() }
-    }
-}
 
 /// One index of one database, as it is now or as it was at one moment.
 #[derive(Clone)]
@@ -93,12 +75,8 @@ impl Index {
         }
         let range = self.layout.between(ROW, map, spots);
         let page = self.scan(&range, direction, limit)?;
-        let mut rows = Vec::with_capacity(page.len());
-        for (key, value) in &page {
-            let (_, spot) = self.layout.spot_of(key);
-            let (id, key, value) = layout::decode_row(spot, value)?;
-            rows.push(Row { spot: spot.to_vec(), id, key, value });
-        }
+        let row = |(key, value)| Row::decode(self.layout.spot_from(key), value);
+        let rows = page.into_iter().map(row).collect::<Result<Vec<Row>>>()?;
         match (rows.last(), direction) {
             (None, _) => spots.high = Some(spots.low.clone()),
             (Some(last), Direction::Forward) => {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use self::distinct::Distinct;
 use self::stats::{STATS_FAILED, Stats};
 use super::definition::MapFunction;
-use super::read::Row;
+use super::row::Row;
 use crate::error::{Error, Result};
 use crate::json::{elements, members, push_quoted, sort_key};
 use crate::query::script::{Limits, Scripts};
@@ -119,15 +119,15 @@ impl Reducing<'_> {
         if functions.is_empty() {
             return Ok(Vec::new());
         }
-        let bytes: usize = rows.iter().map(|row| row.id.len() + row.key.len() + row.value.len() + 16).sum();
+        let bytes: usize = rows.iter().map(|row| row.bytes() + 16).sum();
         let mut text = String::with_capacity(bytes);
         for row in rows {
             text.push_str(if text.is_empty() { "[[[" } else { ",[[" });
-            text.push_str(&row.key);
+            text.push_str(row.key());
             text.push(',');
-            push_quoted(&mut text, &row.id);
+            push_quoted(&mut text, row.id());
             text.push_str("],");
-            text.push_str(&row.value);
+            text.push_str(row.value());
             text.push(']');
         }
         text.push_str(if text.is_empty() { "[]" } else { "]" });
@@ -215,17 +215,17 @@ impl State {
     fn row(&mut self, row: &Row) {
         match self {
             State::Sum { read, sum } => {
-                *read += row.value.len() + row.key.len();
-                sum::add(sum, parse(&row.value));
+                *read += row.value().len() + row.key().len();
+                sum::add(sum, parse(row.value()));
             }
             State::Count(count) => *count += 1,
-            State::Stats(stats) => Stats::take(stats, Stats::read(&parse(&row.value), 0)),
-            State::Distinct(distinct) => distinct.insert(&sort_key(&row.key)),
-            State::Ranked { top, most, values } => rank(values, *top, *most, &row.value),
+            State::Stats(stats) => Stats::take(stats, Stats::read(&parse(row.value()), 0)),
+            State::Distinct(distinct) => distinct.insert(&sort_key(row.key())),
+            State::Ranked { top, most, values } => rank(values, *top, *most, row.value()),
             State::First(first) => {
-                first.get_or_insert_with(|| row.value.clone());
+                first.get_or_insert_with(|| row.value().to_owned());
             }
-            State::Last(last) => *last = Some(row.value.clone()),
+            State::Last(last) => *last = Some(row.value().to_owned()),
         }
     }
 

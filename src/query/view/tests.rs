@@ -89,7 +89,7 @@ impl Bench {
             if page.is_empty() {
                 return Ok((rows, format!("{offset}/{total}")));
             }
-            rows.extend(page.into_iter().map(|row| format!("{} {} {}", row.key, row.value, row.id)));
+            rows.extend(page.into_iter().map(|row| format!("{} {} {}", row.key(), row.value(), row.id())));
         }
     }
 
@@ -387,7 +387,7 @@ async fn a_query_sees_the_index_of_its_beginning_while_that_changes() {
         bench.edit(&format!("new{n}"), None, false, json!({"k": 300.5, "n": 1})).await;
         drop(begin().await);
     }
-    let keys = |rows: &[Row]| rows.iter().map(|row| row.key.parse::<usize>().unwrap()).collect::<Vec<_>>();
+    let keys = |rows: &[Row]| rows.iter().map(|row| row.key().parse::<usize>().unwrap()).collect::<Vec<_>>();
     assert_eq!(keys(&read.0), (0..700).collect::<Vec<_>>());
     assert_eq!(keys(&read.1), (0..700).rev().collect::<Vec<_>>());
     assert_eq!(counted.total_and_offset().unwrap(), (700, 5));
@@ -397,4 +397,30 @@ async fn a_query_sees_the_index_of_its_beginning_while_that_changes() {
     assert_eq!(sums.1[0].outcome, Outcome::Value((0..700).sum::<u64>().to_string()));
     assert_eq!(bench.rows("all", json!({})).await.len(), 700);
     assert_eq!(bench.rows("all", json!({"key": 300.5})).await.len(), 7);
+}
+
+/// So many that they are reduced by several threads, from several runs.
+#[tokio::test]
+async fn many_rows_are_reduced_in_stretches() {
+    const DOCUMENTS: usize = 700;
+    const ROWS: usize = 100;
+    let bench = Bench::new(false);
+    let map = "function (doc) { for (var i = 0; i < 100; i++) emit([i, doc.n], doc.n); }";
+    let design = json!({"views": {"v": {"map": map, "reduce": "_sum"}}});
+    bench.edit("_design/d", None, false, design).await;
+    bench.fill((0..DOCUMENTS).map(|n| (format!("d{n}"), json!({"n": n}))).collect()).await;
+    let sum = DOCUMENTS * (DOCUMENTS - 1) / 2;
+    let (rows, _) = bench.ask("d", "v", json!({"group_level": 1})).await.unwrap();
+    assert_eq!(rows, (0..ROWS).map(|n| format!("[{n}] {sum}")).collect::<Vec<_>>());
+    let (rows, _) = bench.ask("d", "v", json!({"startkey": [10, 5], "endkey": [90, 5]})).await.unwrap();
+    assert_eq!(rows, [format!("null {}", 80 * sum - 10 + 15)]);
+    let (rows, _) = bench.ask("d", "v", json!({"reduce": false, "startkey": [50, 100], "limit": 2})).await.unwrap();
+    assert_eq!(rows, ["[50,100] 100 d100", "[50,101] 101 d101"]);
+    // Small blocks at the ends of stretches would add up.
+    let definition = bench.views.definition(&bench.database, "_design/d").unwrap();
+    let reading = bench.views.as_it_stands(&bench.database, &definition).await.unwrap();
+    let mut spots = layout::Spots { low: Vec::new(), high: None };
+    let blocks = reading.index.reductions(0, &mut spots, crate::store::Direction::Forward, 0, 10_000).unwrap();
+    assert!(blocks.iter().all(|(_, reduction)| reduction.is_some()));
+    assert!((DOCUMENTS * ROWS / 400..DOCUMENTS * ROWS / 200).contains(&blocks.len()), "{}", blocks.len());
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn row(key: &str, value: &str) -> Row {
-    Row { spot: Vec::new(), id: "a".into(), key: key.into(), value: value.into() }
+    Row::loose("a", key, value)
 }
 
 /// What a client sees, whether the rows are reduced at once or apart and merged.
