@@ -420,6 +420,38 @@ async fn a_request_at_work_is_finished_before_the_server_stops() {
     .await;
 }
 
+/// `"` is written as `%22` in request lines. In a body that would make it longer, and its end the next request.
+#[tokio::test]
+async fn a_body_that_looks_like_a_request_stays_a_body() {
+    let running = server(&[]).await;
+    assert_eq!(ask(running.address, "PUT /db", &[ADMIN], b"").await.status, 201);
+    let body = format!("GET /{} HTTP/1.1\r\nX: GET /_up HTTP/1.1\r\n\r\n", "\"".repeat(12));
+    let length = format!("Content-Length: {}", body.len());
+    within(async {
+        let mut client = Client::connect(running.address).await;
+        for number in 0..2 {
+            let headers = [ADMIN, "Expect: 100-continue", "Content-Type: text/plain", &length];
+            client.send(&format!("PUT /db/doc{number}/file"), &headers, b"").await;
+            client.wait_for_continue().await;
+            client.raw(body.as_bytes()).await;
+            assert_eq!(client.reply(false).await.unwrap().status, 201, "{number}");
+        }
+        client.send("GET /db/doc0/file", &[ADMIN], b"").await;
+        assert_eq!(client.reply(false).await.unwrap().text(), body);
+    })
+    .await;
+    let loose = ["GET /db/_all_docs?key=\"doc1\"", "GET /db/_all_docs?key=\"doc0\""];
+    within(async {
+        let mut client = Client::connect(running.address).await;
+        for line in loose {
+            client.send(line, &[ADMIN], b"").await;
+            let reply = client.reply(false).await.unwrap();
+            assert_eq!(reply.json()["rows"].as_array().map(Vec::len), Some(1), "{line}: {}", reply.text());
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn who_may_not_know_of_a_path_learns_nothing_of_the_request() {
     let running = server(&[]).await;
