@@ -17,6 +17,8 @@ const KEPT: usize = 1 << 20;
 /// Runs of similar size that are merged when an update has ended, and runs at most while it goes on.
 pub(super) const MERGED: usize = 6;
 const MOST_RUNS: usize = 24;
+/// Bytes of runs that are not merged for the room alone that what they replace takes up.
+const SMALL: u64 = 1 << 20;
 
 impl Packed {
     /// Writes a run if many entries are in memory: for the midst of an update.
@@ -76,7 +78,7 @@ impl Packed {
             let bytes = |run: &Run| run.bytes;
             (state.runs.first().map_or(0, bytes), state.runs.iter().skip(1).map(bytes).sum::<u64>(), state.runs.len())
         };
-        if others > first / 4 {
+        if others > SMALL.max(first / 4) {
             return Some(0);
         }
         let from = self.similar(1);
