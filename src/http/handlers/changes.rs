@@ -3,7 +3,7 @@
 //! Subscribe first, then read: a change that comes between is heard of. A waiting feed holds a watch, a timer and its
 //! parameters, and no thread: it is a future that its connection polls.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,7 +176,8 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         return Ok(Answer::not_modified(etag));
     }
     let standing = Standing::of(app, request, Some(&database));
-    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown: app.shutdown.clone(), standing };
+    let (shutdown, listed) = (app.shutdown.clone(), None);
+    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown, standing, listed };
     let content_type = match kind {
         Kind::EventSource => "text/event-stream",
         _ => "application/json",
@@ -203,6 +204,16 @@ struct Feed {
     written: u64,
     shutdown: crate::http::app::Shutdown,
     standing: Standing,
+    /// Of a feed of some documents.
+    listed: Option<Listed>,
+}
+
+/// Documents of a feed that were found to have changed.
+struct Listed {
+    /// Up to here the feed was looked at when they were found.
+    last: u64,
+    /// Those that are still to be told of, in the order of their sequences.
+    left: VecDeque<(u64, String)>,
 }
 
 /// A page of rows on its way out.
@@ -362,7 +373,7 @@ impl Feed {
         }
         // Some documents of a long feed: read those documents. A short stretch of the feed: read the feed.
         if let Filter::DocIds(ids) = &self.filter
-            && last.saturating_sub(since) > ids.len() as u64
+            && (self.listed.is_some() || last.saturating_sub(since) > ids.len() as u64)
         {
             return self.page_of(ids.clone(), since, last).await;
         }
@@ -376,18 +387,28 @@ impl Feed {
     }
 
     async fn page_of(&mut self, ids: Arc<HashSet<String>>, since: u64, last: u64) -> Result<Page> {
+        let mut listed = match self.listed.take() {
+            Some(listed) => listed,
+            None => {
+                let database = self.database.clone();
+                let changed = blocking(move || {
+                    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+                    database.changed_of(&ids, since)
+                });
+                let left = changed.await?.into_iter().filter(|(sequence, _)| *sequence <= last).collect();
+                Listed { last, left }
+            }
+        };
+        let page = listed.left.len().min(self.page_limit().entries);
+        let (sequences, ids): (Vec<u64>, Vec<String>) = listed.left.drain(..page).unzip();
+        let last = listed.last;
+        let done = listed.left.is_empty();
+        let next = sequences.last().copied().filter(|_| !done).unwrap_or(last);
+        self.listed = (!done).then_some(listed);
         let database = self.database.clone();
-        let rows = blocking(move || {
-            let ids: Vec<String> = ids.iter().cloned().collect();
-            database.changes_of(&ids, since)
-        })
-        .await?;
-        // What changed after `last` was read comes with the next page.
-        let mut rows: Vec<(u64, SequenceRow)> = rows.into_iter().filter(|(sequence, _)| *sequence <= last).collect();
-        let page = self.page_limit().entries.min(PAGE_WITH_DOCS.max(if self.params.include_docs { 0 } else { PAGE }));
-        let done = rows.len() <= page;
-        rows.truncate(page);
-        let next = if done { last } else { rows.last().map_or(last, |(sequence, _)| *sequence) };
+        let rows = blocking(move || database.changes_of(&ids, since)).await?;
+        // What has changed again since it was listed comes later.
+        let rows = rows.into_iter().filter(|(sequence, _)| *sequence <= last).collect();
         let judged = self.judge(rows).await?;
         Ok(Page { rows: judged.rows, next, done })
     }
