@@ -513,6 +513,9 @@ impl Record {
     /// Drops what is over: seconds older than a session lasts, devices long gone.
     fn prune(&mut self, now: u64, timeout: u64) {
         let alive = |issued: &u64| issued.saturating_add(timeout) > now;
+        // Should sessions be made to last longer one day, those that were revoked do not come back.
+        let over = self.revoked.iter().filter(|issued| !alive(issued)).max();
+        self.signed_out = self.signed_out.max(over.copied().unwrap_or(0));
         self.revoked.retain(alive);
         for device in &mut self.devices {
             device.issued.retain(alive);

@@ -108,6 +108,18 @@ fn an_unknown_session_is_adopted_and_a_renewal_is_the_same_device() {
 }
 
 #[test]
+fn a_longer_timeout_brings_no_revoked_session_back() {
+    let house = house();
+    let (lost, kept) = (house.begin("ann"), house.begin("ann"));
+    house.devices.end("ann", lost).expect("ends");
+    house.later(TIMEOUT + 1);
+    house.begin("ann");
+    assert!(!house.devices.seen("ann", lost, &phone(), 100 * TIMEOUT).expect("looks"));
+    let later = house.begin("ann");
+    assert!(house.seen("ann", later) && kept != later);
+}
+
+#[test]
 fn signing_out_removes_the_device() {
     let house = house();
     let issued = house.begin("ann");
