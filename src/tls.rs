@@ -5,6 +5,8 @@
 //! cert_file, key_file ──open──> Identity ──accept──> encrypted connections
 //!        └── changed? (watch, every few seconds) ──> good: new connections get it │ bad: a warning, the old one stays
 //! ```
+//! Or the server gets its certificate by itself: [`acme`].
+//!
 //! Connections that are open keep the certificate that they began with. Files are named by whoever starts the server,
 //! never over HTTP (`config::catalogue::BLOCKED`): a setting that names a file is a way to read it.
 
@@ -14,12 +16,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+pub mod acme;
+
+use acme::Automatic;
 
 /// A certificate chain or key is a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -28,11 +34,21 @@ const ROUND: Duration = Duration::from_secs(2);
 /// A handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
-/// The server's certificate and key, as they are in their files.
+/// The server's certificate and key.
 pub struct Identity {
+    current: RwLock<Arc<ServerConfig>>,
+    source: Source,
+}
+
+/// Where they come from.
+enum Source {
+    Files(Files),
+    Acme(Box<Automatic>),
+}
+
+struct Files {
     cert: PathBuf,
     key: PathBuf,
-    current: RwLock<Arc<ServerConfig>>,
     /// What the files looked like when they were last read.
     seen: Mutex<[Stamp; 2]>,
 }
@@ -50,32 +66,47 @@ impl Identity {
     pub fn open(cert: &Path, key: &Path) -> Result<Identity, String> {
         let seen = [stamp(cert)?, stamp(key)?];
         let current = RwLock::new(Arc::new(server_config(cert, key)?));
-        Ok(Identity { cert: cert.to_owned(), key: key.to_owned(), current, seen: Mutex::new(seen) })
+        let files = Files { cert: cert.to_owned(), key: key.to_owned(), seen: Mutex::new(seen) };
+        Ok(Identity { current, source: Source::Files(files) })
+    }
+
+    /// One that is got and renewed while [`Identity::watch`] is polled. Without a certificate handshakes fail.
+    pub fn automatic(automatic: Automatic) -> Result<Identity, String> {
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| error.to_string())?.with_no_client_auth();
+        let mut config = builder.with_cert_resolver(automatic.shown());
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), acme::CHALLENGE.to_vec()];
+        Ok(Identity { current: RwLock::new(Arc::new(config)), source: Source::Acme(Box::new(automatic)) })
     }
 
     /// Reads the files again if they have changed; whether they had. What cannot be used leaves all as it was. Blocks.
     pub fn reload_if_changed(&self) -> Result<bool, String> {
-        let now = [stamp(&self.cert)?, stamp(&self.key)?];
-        let mut seen = self.seen.lock();
+        let Source::Files(Files { cert, key, seen }) = &self.source else { return Ok(false) };
+        let now = [stamp(cert)?, stamp(key)?];
+        let mut seen = seen.lock();
         if *seen == now {
             return Ok(false);
         }
         // Remembered although it may fail: one warning for each change. Files that are renewed one after the other do
         // not fit each other for a moment, and the second one is a change again.
         *seen = now;
-        let fresh = server_config(&self.cert, &self.key)?;
+        let fresh = server_config(cert, key)?;
         *self.current.write() = Arc::new(fresh);
         Ok(true)
     }
 
-    /// Reloads for as long as it is polled.
+    /// Reloads, or renews, for as long as it is polled.
     pub async fn watch(self: Arc<Identity>) {
+        let cert = match &self.source {
+            Source::Files(files) => files.cert.display(),
+            Source::Acme(automatic) => return automatic.run().await,
+        };
         let mut failed = None;
         loop {
             tokio::time::sleep(ROUND).await;
             let identity = self.clone();
             match tokio::task::spawn_blocking(move || identity.reload_if_changed()).await {
-                Ok(Ok(true)) => tracing::info!(cert_file = %self.cert.display(), "the certificate was read anew"),
+                Ok(Ok(true)) => tracing::info!(cert_file = %cert, "the certificate was read anew"),
                 Ok(Ok(false)) => continue,
                 // A file that is gone is gone every few seconds.
                 Ok(Err(wrong)) if failed.as_ref() == Some(&wrong) => continue,
@@ -90,10 +121,18 @@ impl Identity {
         }
     }
 
-    /// The handshake of one connection. Errors: a client that speaks no TLS or no common version, or is too slow.
+    /// The handshake of one connection. Errors: a client that speaks no TLS or no common version, or is too slow; no
+    /// certificate; an authority that checked a name, which ends with its handshake (RFC 8737, section 3).
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, socket: S) -> io::Result<TlsStream<S>> {
         let config = self.current.read().clone();
-        let handshake = TlsAcceptor::from(config).accept(socket);
+        let handshake = async {
+            let mut stream = TlsAcceptor::from(config).accept(socket).await?;
+            if stream.get_ref().1.alpn_protocol() == Some(acme::CHALLENGE) {
+                stream.shutdown().await?;
+                return Err(io::Error::other("it was the check of a name, which has its answer"));
+            }
+            Ok(stream)
+        };
         tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }

@@ -62,7 +62,7 @@ pub const SECRET_SECTIONS: &[&str] = &["admins", "jwt_keys"];
 
 /// Sections that may not be changed over HTTP: in CouchDB they name programs and code. The list is CouchDB's
 /// (`couch_util.erl`, `BLACKLIST_CONFIG_SECTIONS`); `settee` is ours: where the data lies is for the machine's owner, and so
-/// are the files that `ssl` names.
+/// are the files and the authority that `ssl` names.
 pub const BLOCKED: &[&str] = &[
     "daemons",
     "external",
@@ -169,9 +169,19 @@ pub const KNOWN: &[Known] = &[
         "Bytes of JSON bodies and their values held at once, all requests together; read at the start.",
     ),
     // --- TLS. Read at start, never over HTTP: a setting that names a file is a way to read it.
-    unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files are set."),
+    unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files or `acme_domains` are set."),
     unset("ssl", "cert_file", Kind::Text, "PEM file of the certificate and its chain; read anew when it changes."),
     unset("ssl", "key_file", Kind::Text, "PEM file of its private key; read anew when it changes."),
+    unset("ssl", "acme_domains", Kind::Text, "Names, with commas, for which the server gets a certificate by itself."),
+    row("ssl", "acme_agree", Kind::Flag, "false", "Whether you agree to the terms of service of who gives it."),
+    unset("ssl", "acme_contact", Kind::Text, "A mail address that the authority is told."),
+    row(
+        "ssl",
+        "acme_directory",
+        Kind::Text,
+        "https://acme-v02.api.letsencrypt.org/directory",
+        "The authority: the URL of its ACME directory.",
+    ),
     row("ssl", "port", number(0, 65_535), "6984", "The port of TLS."),
     unset("ssl", "bind_address", Kind::Text, "The address of TLS; unset: that of `bind`."),
     row("ssl", "hsts", Kind::Text, "max-age=31536000", "`Strict-Transport-Security` of answers over TLS; empty: none."),

@@ -13,6 +13,7 @@ pub mod live;
 pub mod networks;
 pub mod settings;
 pub mod sources;
+pub mod tls;
 
 pub use live::Live;
 pub use settings::{Settings, Table};

@@ -1,12 +1,13 @@
 //! Where settings come from before the server runs: a TOML file, the environment, flags.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
 use super::settings::{Settings, Table};
+use super::tls::tls_of;
 use super::{catalogue, encryption};
 use crate::audit::trail::Place;
 use crate::store::{Key, Sealing};
@@ -386,41 +387,6 @@ pub fn bind_of(settings: &Settings) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, settings.number("chttpd", "port") as u16))
 }
 
-/// Where TLS is served, and with which files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    pub bind: SocketAddr,
-    pub cert: PathBuf,
-    pub key: PathBuf,
-}
-
-/// What the section `ssl` asks for; `None`: no TLS. `http`: where plain HTTP is served.
-pub fn tls_of(settings: &Settings, http: SocketAddr) -> Result<Option<Tls>, String> {
-    let file = |key: &str| settings.get("ssl", key).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let (cert, key) = match (file("cert_file"), file("key_file")) {
-        _ if settings.get("ssl", "enable") == Some("false") => return Ok(None),
-        (None, None) if settings.get("ssl", "enable").is_none() => return Ok(None),
-        (Some(cert), Some(key)) => (cert, key),
-        (None, _) => return Err("[ssl] cert_file is not set: TLS needs a certificate (PEM), --tls-cert FILE".into()),
-        (_, None) => {
-            return Err("[ssl] key_file is not set: TLS needs the certificate's key (PEM), --tls-key FILE".into());
-        }
-    };
-    let ip = match settings.get("ssl", "bind_address") {
-        None => http.ip(),
-        Some("any") => IpAddr::from([0, 0, 0, 0]),
-        Some(address) => {
-            address.parse().map_err(|_| format!("[ssl] bind_address: `{address}` is not an IP address"))?
-        }
-    };
-    let port = settings.number("ssl", "port") as u16;
-    let bind = SocketAddr::new(ip, port);
-    if bind == http && port != 0 {
-        return Err(format!("[ssl] port: plain HTTP is served on {bind} already; take another port for TLS"));
-    }
-    Ok(Some(Tls { bind, cert, key }))
-}
-
 fn parse_bind(text: &str) -> Result<SocketAddr, String> {
     let spelled = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
@@ -553,6 +519,7 @@ fn read_environment(
 
 #[cfg(test)]
 mod tests {
+    use super::super::tls::{Certificate, Tls};
     use super::*;
 
     fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
@@ -631,6 +598,8 @@ mod tests {
             (&["--set", "ssl/enable=true"][..], &[][..], "cert_file is not set"),
             (&[][..], &[("SETTEE_SSL__CERT_FILE", "cert.pem")][..], "key_file is not set"),
             (&["--tls-bind", "6984"][..], &[][..], "is not ADDRESS:PORT"),
+            (&["--set", "ssl/acme_domains=a.example"][..], &[][..], "acme_agree is not true"),
+            (&["--tls-cert", "c", "--tls-key", "k"][..], &[("SETTEE_SSL__ACME_DOMAINS", "a")][..], "leave one"),
             (
                 &["--tls-cert", "c", "--tls-key", "k", "--bind", "127.0.0.1:6984"][..],
                 &[][..],
@@ -658,7 +627,8 @@ mod tests {
             (&["--set", "ssl/port=8443", "--set", "ssl/bind_address=any"][..], "0.0.0.0:8443"),
         ] {
             let (cert, key) = (PathBuf::from("cert.pem"), PathBuf::from("key.pem"));
-            assert_eq!(tls(arguments, &files), Some(Tls { bind: bind.parse().unwrap(), cert, key }));
+            let certificate = Certificate::Files { cert, key };
+            assert_eq!(tls(arguments, &files), Some(Tls { bind: bind.parse().unwrap(), certificate }));
         }
         assert_eq!(tls(&["--set", "ssl/enable=false"], &files), None);
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
+use tokio_rustls::rustls::ClientConfig;
 
 use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
@@ -23,7 +24,8 @@ use super::uuids::Uuids;
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
 use crate::clock::Clock;
-use crate::config::{Live, Table, sources};
+use crate::config::tls::{Certificate, Tls, tls_of};
+use crate::config::{Live, Settings, Table};
 use crate::db::Databases;
 use crate::error::{Error, Result};
 use crate::query::script::Scripts;
@@ -31,6 +33,7 @@ use crate::query::view::Views;
 use crate::store::Store;
 use crate::store::blobs::Blobs;
 use crate::tls::Identity;
+use crate::tls::acme::Automatic;
 
 /// What a server is made of.
 pub struct Options {
@@ -91,8 +94,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         }
         let made_admin = super::signin::settle_admins(&config, &admins, &clock)?;
         let auth_settings = crate::auth::Settings::read(config.settings().table());
-        let trusted = crate::tls::client_config(config.settings().get("settee", "ca_file").map(Path::new));
-        let trusted = trusted.map_err(|wrong| Error::BadRequest(format!("ca_file: {wrong}")))?;
+        let trusted = trusted(&config.settings()).map_err(Error::BadRequest)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
         let accounts = Arc::new(super::accounts::Accounts::new(config.clone(), databases.clone()));
@@ -138,10 +140,17 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
     let (plain, address) = open(bind, "--bind").await?;
     let mut listeners = vec![Listening { socket: plain, identity: None }];
     let mut secure_address = None;
-    if let Some(tls) = sources::tls_of(&app.settings(), address).map_err(Error::BadRequest)? {
-        let read = move || Identity::open(&tls.cert, &tls.key);
+    if let Some(Tls { bind, certificate }) = tls_of(&app.settings(), address).map_err(Error::BadRequest)? {
+        let (settings, clock) = (app.settings(), app.clock.clone());
+        let read = move || match &certificate {
+            Certificate::Files { cert, key } => Identity::open(cert, key),
+            Certificate::Acme { wanted, folder } => {
+                let trusted = trusted(&settings)?;
+                Identity::automatic(Automatic::open(wanted.clone(), folder, trusted, clock)?)
+            }
+        };
         let identity = blocking(read).await.map_err(internal)?.map_err(Error::BadRequest)?;
-        let (socket, address) = open(tls.bind, "--tls-bind").await?;
+        let (socket, address) = open(bind, "--tls-bind").await?;
         listeners.push(Listening { socket, identity: Some(Arc::new(identity)) });
         secure_address = Some(address);
     }
@@ -149,6 +158,12 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
     app.run_background();
     let serving = tokio::spawn(server::serve(app.clone(), listeners));
     Ok(Running { address, secure_address, app, serving })
+}
+
+/// Whom the server trusts when it asks others. Blocks.
+fn trusted(settings: &Settings) -> std::result::Result<Arc<ClientConfig>, String> {
+    let authorities = settings.get("settee", "ca_file").map(Path::new);
+    crate::tls::client_config(authorities).map_err(|wrong| format!("ca_file: {wrong}"))
 }
 
 async fn open(bind: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)> {
