@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use settee::audit::{self, trail::Trail};
 use settee::clock::Clock;
-use settee::config::sources::Upkeep;
+use settee::config::command::Upkeep;
 use settee::config::{Command, Start, sources};
 use settee::http::signals::Signals;
 use settee::http::{App, Options, start};

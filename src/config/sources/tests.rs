@@ -1,0 +1,153 @@
+use super::super::command::Command;
+use super::super::tls::{Certificate, Tls};
+use super::*;
+
+fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    Command::read(
+        std::iter::once("settee").chain(arguments.iter().copied()).map(str::to_owned),
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
+}
+
+fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Start {
+    match read(arguments, environment) {
+        Command::Serve(start) => *start,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refusal(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    match read(arguments, environment) {
+        Command::Say { text, code } => {
+            assert_ne!(code, 0);
+            text
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn plain_settee_serves_with_the_defaults() {
+    for arguments in [&[][..], &["serve"][..]] {
+        let start = start(arguments, &[]);
+        assert_eq!((start.data.as_path(), start.bind, start.store), (Path::new("./data"), None, None));
+        assert!(start.admins.is_empty());
+    }
+}
+
+#[test]
+fn later_sources_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settee.toml");
+    std::fs::write(
+        &file,
+        "data = \"from-file\"\nlog = \"warn\"\nstore = \"memory\"\n[cors]\norigins = [\"http://a\", \"http://b\"]\n[admins]\nann = \"one\"\n",
+    )
+    .unwrap();
+    let start = start(
+        &["serve", "--config", file.to_str().unwrap(), "--data", "from-flag", "--set", "chttpd/enable_cors=false"],
+        &[
+            ("SETTEE_DATA", "from-environment"),
+            ("SETTEE_LOG", "debug"),
+            ("SETTEE_COUCHDB__MAX_DOCUMENT_SIZE", "1000"),
+            ("COUCHDB_USER", "ben"),
+            ("COUCHDB_PASSWORD", "two"),
+        ],
+    );
+    assert_eq!(start.data, Path::new("from-flag"));
+    assert_eq!((start.log.as_str(), start.store.as_deref()), ("debug", Some("memory")));
+    assert_eq!(start.admins, [("ann".into(), "one".into()), ("ben".into(), "two".into())]);
+    let settings = Settings::new(start.base).unwrap();
+    assert_eq!(settings.cors.origins, ["http://a", "http://b"]);
+    assert_eq!(settings.max_document_size, 1000);
+    assert!(!settings.cors.enabled && !settings.has_admins());
+}
+
+#[test]
+fn a_wrong_setting_says_how_to_fix_it() {
+    for (arguments, environment, says) in [
+        (&["--bind", "5984"][..], &[][..], "is not ADDRESS:PORT"),
+        (&["--store", "tape"][..], &[][..], "one of: sled, redb, memory"),
+        (&["--set", "chttpd/enable_corz=true"][..], &[][..], "is chttpd/enable_cors meant?"),
+        (&["--set", "couchdb/enable_cors=true"][..], &[][..], "is chttpd/enable_cors meant?"),
+        (&["--admin", "alice"][..], &[][..], "NAME:PASSWORD"),
+        (&["--nonsense"][..], &[][..], "--help"),
+        (&[][..], &[("COUCHDB_USER", "ann")][..], "COUCHDB_PASSWORD is not"),
+        (&[][..], &[("SETTEE_CORS__ORIGNS", "x")][..], "is cors/origins meant?"),
+        (&["--tls-cert", "cert.pem"][..], &[][..], "--tls-key"),
+        (&["--set", "ssl/enable=true"][..], &[][..], "cert_file is not set"),
+        (&[][..], &[("SETTEE_SSL__CERT_FILE", "cert.pem")][..], "key_file is not set"),
+        (&["--tls-bind", "6984"][..], &[][..], "is not ADDRESS:PORT"),
+        (&["--set", "ssl/acme_domains=a.example"][..], &[][..], "acme_agree is not true"),
+        (&["--tls-cert", "c", "--tls-key", "k"][..], &[("SETTEE_SSL__ACME_DOMAINS", "a")][..], "leave one"),
+        (&["--tls-cert", "c", "--tls-key", "k", "--bind", "127.0.0.1:6984"][..], &[][..], "take another port for TLS"),
+        (&["--config", "/nowhere/settee.toml"][..], &[][..], "cannot be read"),
+    ] {
+        let text = refusal(arguments, environment);
+        assert!(text.contains(says), "{arguments:?} {environment:?}: {text}");
+    }
+}
+
+#[test]
+fn tls_is_served_when_its_files_are_named() {
+    let tls = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let start = start(arguments, environment);
+        tls_of(&Settings::new(start.base).unwrap(), start.bind.unwrap_or(DEFAULT_BIND)).unwrap()
+    };
+    assert_eq!(tls(&[], &[]), None);
+    let files = [("SETTEE_SSL__CERT_FILE", "cert.pem"), ("SETTEE_SSL__KEY_FILE", "key.pem")];
+    for (arguments, bind) in [
+        (&[][..], "127.0.0.1:6984"),
+        (&["--bind", "[::1]:5984"][..], "[::1]:6984"),
+        (&["--tls-bind", "0.0.0.0:443"][..], "0.0.0.0:443"),
+        (&["--set", "ssl/port=8443", "--set", "ssl/bind_address=any"][..], "0.0.0.0:8443"),
+    ] {
+        let (cert, key) = (PathBuf::from("cert.pem"), PathBuf::from("key.pem"));
+        let certificate = Certificate::Files { cert, key };
+        assert_eq!(tls(arguments, &files), Some(Tls { bind: bind.parse().unwrap(), certificate }));
+    }
+    assert_eq!(tls(&["--set", "ssl/enable=false"], &files), None);
+}
+
+#[test]
+fn help_names_the_ways_to_set_things() {
+    let Command::Say { text, code } = read(&["--help"], &[]) else { panic!() };
+    assert_eq!(code, 0);
+    for word in ["--data", "--bind", "COUCHDB_USER", "SETTEE_BIND", "TOML", "docs/configuration.md"] {
+        assert!(text.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn the_encryption_key_is_in_no_setting_and_no_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let key = Key::generate();
+    key.write_new(Path::new(&path("key"))).unwrap();
+    std::fs::write(path("toml"), format!("encryption_key_file = {:?}", path("key"))).unwrap();
+    let text = key.text().to_string();
+    for (arguments, environment) in [
+        (&["--encryption-key-file", &path("key")][..], &[][..]),
+        (&["--config", &path("toml")][..], &[][..]),
+        (&[][..], &[("SETTEE_ENCRYPTION_KEY_FILE", path("key").as_str())][..]),
+        (&[][..], &[("SETTEE_ENCRYPTION_KEY", text.as_str())][..]),
+    ] {
+        let start = start(arguments, environment);
+        assert_eq!(start.key, Some(key.clone()));
+        assert!(start.warnings.is_empty(), "{:?}", start.warnings);
+        let shown = format!("{start:?} {:?}", start.base);
+        assert!(!shown.contains(&text) && !shown.contains(&path("key")), "{shown}");
+    }
+    let wrong = refusal(&[], &[("SETTEE_ENCRYPTION_KEY", "hunter2")]);
+    assert!(wrong.contains("make-key") && !wrong.contains("hunter2"), "{wrong}");
+    let Command::Upkeep(work) = read(&["compact-store", "--to-key-file", &path("key")], &[]) else { panic!() };
+    let shown = format!("{work:?}");
+    assert!(shown.contains(&key.id()) && !shown.contains(&text), "{shown}");
+    refusal(&["compact-store", "--to-plaintext", "--to-key-file", &path("key")], &[]);
+}
+
+#[test]
+fn a_schedulers_own_variables_only_warn() {
+    let start = start(&[], &[("SETTEE_PORT_5984_TCP", "tcp://10.0.0.1:5984")]);
+    assert_eq!(start.warnings.len(), 1);
+}
