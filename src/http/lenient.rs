@@ -5,9 +5,10 @@
 //! `%22`, `%3C` and `%3E` for `"`, `<` and `>` in a request line.
 //!
 //! It must know where a request begins: bytes of a body that look like a request line must stay as they are, or the body grows and
-//! its end is taken for the next request, somebody else's behind a proxy. That is known of the first bytes of a connection, and of
-//! those after a request that came in one piece, alone and without a body. There a whole request line with one of the three
-//! characters in its target is changed; what comes later on a connection that has carried a body keeps hyper's 400.
+//! its end is taken for the next request, somebody else's behind a proxy. That is known of the first bytes of a connection, and
+//! from there on for as long as every head comes in one piece, says how long its body is, and the next one comes after that. There
+//! a whole request line with one of the three characters in its target is changed. After anything else (a chunked body, a pipelined
+//! request) the connection is left alone, and keeps hyper's 400.
 
 use std::io;
 use std::pin::Pin;
@@ -18,15 +19,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A connection whose request lines are mended.
 pub struct Lenient<S> {
     socket: S,
-    /// The next bytes begin a request, if there are any.
-    at_start: bool,
+    next: Next,
     /// Mended bytes that the reader has not taken yet.
     mended: Vec<u8>,
 }
 
+/// What the next bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// The beginning of a request.
+    Request,
+    /// So many bytes of a body.
+    Body(u64),
+    Unknown,
+}
+
 impl<S> Lenient<S> {
     pub fn new(socket: S) -> Lenient<S> {
-        Lenient { socket, at_start: true, mended: Vec::new() }
+        Lenient { socket, next: Next::Request, mended: Vec::new() }
     }
 }
 
@@ -54,23 +64,50 @@ fn mend(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(mended)
 }
 
-/// Whether the bytes, which begin with a request, are all of it and nothing else: one head, of a request without a body. Lines may
-/// end as hyper lets them, in a bare line feed.
-fn is_whole(bytes: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(end) = memchr::memchr(b'\n', &bytes[at..]) {
+/// What comes after `bytes`.
+fn after(next: Next, bytes: &[u8]) -> Next {
+    let body = match next {
+        Next::Request if bytes.is_empty() => return Next::Request,
+        Next::Request => head(bytes),
+        Next::Body(length) => Some((0, length)),
+        Next::Unknown => None,
+    };
+    let left = body.and_then(|(head, body)| body.checked_sub((bytes.len() - head) as u64));
+    match left {
+        Some(0) => Next::Request,
+        Some(left) => Next::Body(left),
+        None => Next::Unknown,
+    }
+}
+
+/// The lengths of the head that the bytes begin with, and of the body after it; `None` if they do not say. Lines may end as hyper
+/// lets them, in a bare line feed.
+fn head(bytes: &[u8]) -> Option<(usize, u64)> {
+    const LENGTH: &[u8] = b"content-length";
+    const CODING: &[u8] = b"transfer-encoding";
+    let (mut at, mut length) = (0, None);
+    loop {
+        let end = memchr::memchr(b'\n', &bytes[at..])?;
         let line = &bytes[at..at + end];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         at += end + 1;
         if line.is_empty() {
-            return at == bytes.len();
+            return Some((at, length.unwrap_or(0)));
         }
         let begins = |name: &[u8]| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-        if begins(b"content-length") || begins(b"transfer-encoding") {
-            return false;
+        if begins(CODING) {
+            return None;
+        }
+        if begins(LENGTH) {
+            let digits = line[LENGTH.len()..].strip_prefix(b":")?.trim_ascii();
+            let said =
+                std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+            // Said twice, it is for hyper to say what counts.
+            if length.replace(said.parse().ok()?).is_some() {
+                return None;
+            }
         }
     }
-    false
 }
 
 fn is_loose(byte: u8) -> bool {
@@ -82,11 +119,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
         if self.mended.is_empty() {
             let before = out.filled().len();
             std::task::ready!(Pin::new(&mut self.socket).poll_read(context, out))?;
-            if !self.at_start {
+            let (next, bytes) = (self.next, &out.filled()[before..]);
+            self.next = after(next, bytes);
+            if next != Next::Request {
                 return Poll::Ready(Ok(()));
             }
-            let bytes = &out.filled()[before..];
-            self.at_start = is_whole(bytes);
             match mend(bytes) {
                 None => return Poll::Ready(Ok(())),
                 Some(mended) => {
@@ -148,28 +185,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_one_request_without_a_body() {
-        for (bytes, whole) in [
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
-            ("GET / HTTP/1.1\nHost: a\n\n", true),
-            ("GET / HTTP/1.1\r\nHost: a\r\n", false),
-            ("GET / HTTP/1.1\r\nHost: a", false),
-            ("GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", false),
-            ("GET / HTTP/1.1\n\nPUT / HTTP/1.1\r\n\r\n", false),
-            ("PUT / HTTP/1.1\r\ncontent-LENGTH: 5\r\n\r\n", false),
-            ("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", false),
-            ("\r\n", true),
-            ("", false),
+    fn what_comes_next_is_known_or_not() {
+        for (bytes, next) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Next::Request),
+            ("GET / HTTP/1.1\nHost: a\n\n", Next::Request),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", Next::Unknown),
+            ("GET / HTTP/1.1\r\nHost: a", Next::Unknown),
+            ("GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n", Next::Unknown),
+            ("GET / HTTP/1.1\n\nPUT / HTTP/1.1\r\n\r\n", Next::Unknown),
+            ("PUT / HTTP/1.1\r\ncontent-LENGTH:  5 \r\n\r\n", Next::Body(5)),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\n123", Next::Body(2)),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\n12345", Next::Request),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\n123456", Next::Unknown),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", Next::Unknown),
+            ("PUT / HTTP/1.1\r\nContent-Length : 5\r\n\r\n", Next::Unknown),
+            ("PUT / HTTP/1.1\r\nContent-Length: +5\r\n\r\n", Next::Unknown),
+            ("PUT / HTTP/1.1\r\nContent-Length:\r\n\r\n", Next::Unknown),
+            ("PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", Next::Unknown),
+            ("PUT / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", Next::Unknown),
+            ("", Next::Request),
         ] {
-            assert_eq!(is_whole(bytes.as_bytes()), whole, "{bytes:?}");
+            assert_eq!(after(Next::Request, bytes.as_bytes()), next, "{bytes:?}");
         }
+        assert_eq!(after(Next::Body(5), b"1234"), Next::Body(1));
+        assert_eq!(after(Next::Body(5), b"12345"), Next::Request);
+        assert_eq!(after(Next::Body(5), b"123456"), Next::Unknown);
+        assert_eq!(after(Next::Unknown, b"GET / HTTP/1.1\r\n\r\n"), Next::Unknown);
     }
 
     /// Reads all of what comes in these pieces.
     async fn read(pieces: &[&str]) -> String {
         let mut socket = in_pieces(pieces);
-        let mut all = String::new();
-        socket.read_to_string(&mut all).await.unwrap();
+        let (mut all, mut some) = (String::new(), [0; 1000]);
+        while let taken @ 1.. = socket.read(&mut some).await.unwrap() {
+            all += std::str::from_utf8(&some[..taken]).unwrap();
+        }
         all
     }
 
@@ -183,14 +233,16 @@ mod tests {
     async fn a_body_stays_as_it_is_whatever_it_looks_like() {
         const LOOSE: &str = "GET /\"\" HTTP/1.1\r\nHost: a\r\n\r\n";
         const MENDED: &str = "GET /%22%22 HTTP/1.1\r\nHost: a\r\n\r\n";
-        const HEAD: &str = "PUT /a HTTP/1.1\r\nContent-Length: 30\r\nExpect: 100-continue\r\n\r\n";
-        let both = [LOOSE, HEAD].concat();
+        let head = format!("PUT /a HTTP/1.1\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n", LOOSE.len());
+        let head = head.as_str();
+        let both = [LOOSE, head].concat();
         for (pieces, wanted) in [
             (&[LOOSE, LOOSE][..], [MENDED, MENDED].concat()),
-            (&[HEAD, LOOSE], [HEAD, LOOSE].concat()),
-            (&[LOOSE, HEAD, LOOSE], [MENDED, HEAD, LOOSE].concat()),
-            (&[&both, LOOSE], [MENDED, HEAD, LOOSE].concat()),
-            (&[&HEAD[..30], &HEAD[30..], LOOSE], [HEAD, LOOSE].concat()),
+            (&[head, LOOSE], [head, LOOSE].concat()),
+            (&[head, LOOSE, LOOSE], [head, LOOSE, MENDED].concat()),
+            (&[LOOSE, head, LOOSE, LOOSE], [MENDED, head, LOOSE, MENDED].concat()),
+            (&[&both, LOOSE, LOOSE], [MENDED, head, LOOSE, LOOSE].concat()),
+            (&[&head[..30], &head[30..], LOOSE], [head, LOOSE].concat()),
         ] {
             assert_eq!(read(pieces).await, wanted, "{pieces:?}");
         }

@@ -438,6 +438,8 @@ async fn a_body_that_looks_like_a_request_stays_a_body() {
         }
         client.send("GET /db/doc0/file", &[ADMIN], b"").await;
         assert_eq!(client.reply(false).await.unwrap().text(), body);
+        client.send("GET /db/_all_docs?key=\"doc1\"", &[ADMIN], b"").await;
+        assert_eq!(client.reply(false).await.unwrap().status, 200, "on a connection that has carried bodies");
     })
     .await;
     let loose = ["GET /db/_all_docs?key=\"doc1\"", "GET /db/_all_docs?key=\"doc0\""];
