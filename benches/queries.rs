@@ -31,16 +31,18 @@ async fn main() -> Outcome<()> {
     let mut table = Table::default();
     let limit = tokio::task::block_in_place(|| quickjs_alone(few.clamp(1, 50_000), seconds))?;
     let mut servers = vec![Target::settee(folder.path()).await?];
-    match Target::pouchdb_server(folder.path()).await {
-        Ok(peer) => servers.extend(peer),
-        Err(error) => eprintln!("pouchdb-server is left out: {error}"),
-    }
+    servers.extend(Target::peers(folder.path()).await);
     measure(&mut table, &servers, few, limit, seconds).await?;
     servers.truncate(1);
     if many > 0 {
         measure(&mut table, &servers, many, limit, seconds).await?;
     }
-    let columns = [("settee", "settee"), ("QuickJS alone", "QuickJS"), ("pouchdb-server", "pouchdb-server")];
+    let columns = [
+        ("settee", "settee"),
+        ("QuickJS alone", "QuickJS"),
+        ("CouchDB", "CouchDB"),
+        ("pouchdb-server", "pouchdb-server"),
+    ];
     table.print(&columns, &format!("{seconds} s a row of requests"))
 }
 

@@ -70,7 +70,7 @@ struct Bench {
     folder: PathBuf,
     settee: Target,
     bare: Target,
-    peer: Option<Target>,
+    peers: Vec<Target>,
     table: Table,
 }
 
@@ -79,7 +79,7 @@ impl Bench {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
-    /// The same load on settee, then on the bare server with answers of that size, then on pouchdb-server.
+    /// The same load on settee, then on the bare server with answers of that size, then on the other servers.
     async fn compare<F>(
         &mut self,
         name: &str,
@@ -102,10 +102,10 @@ impl Bench {
         if let Some(raw) = raw {
             values.insert("raw store", raw);
         }
-        if let Some(peer) = &self.peer {
-            match load(peer, connections, self.seconds, 0, make).await {
-                Ok(load) => drop(values.insert("pouchdb-server", load.rate)),
-                Err(error) => eprintln!("{name}: pouchdb-server: {error}"),
+        for peer in &self.peers {
+            match load(peer, connections, self.seconds, 0, make.clone()).await {
+                Ok(load) => drop(values.insert(peer.name, load.rate)),
+                Err(error) => eprintln!("{name}: {}: {error}", peer.name),
             }
         }
         self.table.add(name.to_string(), unit, values);
@@ -113,7 +113,7 @@ impl Bench {
     }
 
     fn servers(&self) -> impl Iterator<Item = &Target> {
-        [Some(&self.settee), self.peer.as_ref()].into_iter().flatten()
+        std::iter::once(&self.settee).chain(&self.peers)
     }
 }
 
@@ -152,27 +152,26 @@ async fn run() -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let settee = Target::settee(folder.path()).await?;
     let bare = Target::bare().await?;
-    let peer = match Target::pouchdb_server(folder.path()).await {
-        Ok(peer) => peer,
-        Err(error) => {
-            eprintln!("pouchdb-server is left out: {error}");
-            None
-        }
-    };
+    let peers = Target::peers(folder.path()).await;
     let mut bench = Bench {
         seconds: number("BENCH_SECONDS", 5.0),
         only: std::env::var("BENCH_ONLY").ok(),
         folder: folder.path().to_path_buf(),
         settee,
         bare,
-        peer,
+        peers,
         table: Table::default(),
     };
     measure(&mut bench).await?;
     waiting(&mut bench, number("BENCH_WAITING", 10_000.0) as usize).await?;
     clients(&mut bench)?;
-    let columns =
-        [("settee", "settee"), ("bare hyper", "bare"), ("raw store", "raw"), ("pouchdb-server", "pouchdb-server")];
+    let columns = [
+        ("settee", "settee"),
+        ("bare hyper", "bare"),
+        ("raw store", "raw"),
+        ("CouchDB", "CouchDB"),
+        ("pouchdb-server", "pouchdb-server"),
+    ];
     bench.table.print(&columns, &format!("{} s a row", bench.seconds))
 }
 
@@ -259,7 +258,7 @@ async fn waiting(bench: &mut Bench, count: usize) -> Outcome<()> {
     for target in bench.servers() {
         match tokio::time::timeout(Duration::from_secs(180), wait_on(target, count)).await {
             Ok(Ok((bytes, seconds))) => {
-                memory.insert(target.name, bytes as f64 / 1024.0);
+                memory.extend(bytes.map(|bytes| (target.name, bytes as f64 / 1024.0)));
                 heard.insert(target.name, seconds * 1000.0);
             }
             Ok(Err(error)) if target.name == "settee" => return Err(error),
@@ -275,7 +274,7 @@ async fn waiting(bench: &mut Bench, count: usize) -> Outcome<()> {
     Ok(())
 }
 
-async fn wait_on(target: &Target, count: usize) -> Outcome<(u64, f64)> {
+async fn wait_on(target: &Target, count: usize) -> Outcome<(Option<u64>, f64)> {
     target.ask(Ask::new(Method::PUT, "/waiting".into(), String::new(), 1)).await?;
     let before = target.memory();
     let ask = Arc::new(Ask::get("/waiting/_changes?feed=longpoll&since=now&timeout=170000&heartbeat=170000"));
@@ -312,7 +311,7 @@ async fn wait_on(target: &Target, count: usize) -> Outcome<(u64, f64)> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let memory = target.memory().saturating_sub(before);
+    let memory = target.memory().zip(before).map(|(now, before)| now.saturating_sub(before));
     let from = Instant::now();
     target.ask(Ask::new(Method::PUT, "/waiting/wakeup".into(), "{}".into(), 1)).await?;
     while let Some(done) = tasks.join_next().await {

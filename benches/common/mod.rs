@@ -31,19 +31,21 @@ pub fn number(name: &str, default: f64) -> f64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A server in a process of its own, killed when dropped.
+/// A server in a process of its own, killed when dropped; or one that was there before and stays.
 pub struct Target {
     pub name: &'static str,
     pub address: SocketAddr,
     /// pouchdb-server is measured as an admin party: nobody is asked for a password.
     pub signed_in: bool,
-    child: Child,
+    child: Option<Child>,
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -57,7 +59,7 @@ impl Target {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Target { name: "settee", address, signed_in: true, child }.ready("/_up").await
+        Target { name: "settee", address, signed_in: true, child: Some(child) }.ready("/_up").await
     }
 
     pub async fn bare() -> Outcome<Target> {
@@ -65,11 +67,33 @@ impl Target {
         let mut line = String::new();
         let out = child.stdout.take().ok_or("the bare server has no output")?;
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
-        Target { name: "bare hyper", address: line.trim().parse()?, signed_in: true, child }.ready("/").await
+        let address = line.trim().parse()?;
+        Target { name: "bare hyper", address, signed_in: true, child: Some(child) }.ready("/").await
+    }
+
+    /// The servers to compare with: pouchdb-server, if it is installed, and a CouchDB at the address `BENCH_COUCHDB`, which
+    /// must have an admin `bench` with the password `bench`, and none of the databases of an earlier run.
+    pub async fn peers(folder: &Path) -> Vec<Target> {
+        let mut peers = Vec::new();
+        match Target::pouchdb_server(folder).await {
+            Ok(peer) => peers.extend(peer),
+            Err(error) => eprintln!("pouchdb-server is left out: {error}"),
+        }
+        match Target::couchdb().await {
+            Ok(peer) => peers.extend(peer),
+            Err(error) => eprintln!("CouchDB is left out: {error}"),
+        }
+        peers
+    }
+
+    async fn couchdb() -> Outcome<Option<Target>> {
+        let Ok(address) = std::env::var("BENCH_COUCHDB") else { return Ok(None) };
+        let target = Target { name: "CouchDB", address: address.parse()?, signed_in: true, child: None };
+        Ok(Some(target.ready("/_up").await?))
     }
 
     /// `None` when it is not installed.
-    pub async fn pouchdb_server(folder: &Path) -> Outcome<Option<Target>> {
+    async fn pouchdb_server(folder: &Path) -> Outcome<Option<Target>> {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/node_modules/.bin/pouchdb-server");
         if !program.exists() {
             return Ok(None);
@@ -83,7 +107,7 @@ impl Target {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Some(Target { name: "pouchdb-server", address, signed_in: false, child }.ready("/").await?))
+        Ok(Some(Target { name: "pouchdb-server", address, signed_in: false, child: Some(child) }.ready("/").await?))
     }
 
     async fn ready(mut self, path: &str) -> Outcome<Target> {
@@ -95,7 +119,9 @@ impl Target {
             {
                 return Ok(self);
             }
-            if let Some(how) = self.child.try_wait()? {
+            if let Some(child) = &mut self.child
+                && let Some(how) = child.try_wait()?
+            {
                 return Err(format!("{} ended at its start: {how}", self.name).into());
             }
             if Instant::now() > end {
@@ -109,11 +135,12 @@ impl Target {
         Connection::open(self.address, self.signed_in).await
     }
 
-    /// Resident memory in bytes.
-    pub fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+    /// Resident memory in bytes, of a server that was started here.
+    #[allow(dead_code)] // not every benchmark asks
+    pub fn memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref()?.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
     }
 
     pub async fn ask(&self, ask: Ask) -> Outcome<(StatusCode, Bytes)> {
@@ -282,6 +309,8 @@ impl Table {
             env!("CARGO_PKG_VERSION"),
             said("git", &["rev-parse", "--short", "HEAD"]),
         )?;
+        let is_filled = |(name, _): &&(&str, &str)| self.rows.iter().any(|row| row.values.contains_key(name));
+        let columns: Vec<(&'static str, &str)> = columns.iter().filter(is_filled).copied().collect();
         let heads: Vec<String> = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
         let shares: Vec<String> = columns.iter().skip(1).map(|(_, head)| format!("settee ÷ {head}")).collect();
         writeln!(out, "| what | unit | {} | {} |", heads.join(" | "), shares.join(" | "))?;
