@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -28,6 +29,8 @@ use crate::store::Store;
 const AUTO_PURGE: Duration = Duration::from_secs(60);
 /// How often it is looked whether published keys are due.
 const KEYS_ROUND: Duration = Duration::from_secs(15);
+/// Bytes that take about a millisecond to read.
+const MANY_BYTES: usize = 256 << 10;
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -220,6 +223,13 @@ pub fn script_limits(settings: &Settings) -> Limits {
             .unwrap_or(default.reduce_limit_ratio),
         ..default
     }
+}
+
+/// Work on bytes that are here, in about as much time as they are: where they are many, what else this thread has to do is
+/// handed to another one first.
+pub fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let several = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes >= MANY_BYTES && several() { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Runs a blocking call (the store's, mostly) off the async threads.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::header::{self, HeaderMap};
 use percent_encoding::percent_decode;
 
+use super::app::beside;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
 use crate::auth::UserCtx;
@@ -159,18 +160,22 @@ impl Request {
         if bytes.is_empty() {
             return Err(invalid_json());
         }
-        if too_deep(&bytes, self.settings.max_json_depth) {
-            return Err(Failure::bad_request(format!("JSON nests deeper than {}", self.settings.max_json_depth)));
-        }
-        String::from_utf8(bytes.into()).map_err(|_| invalid_json())
+        let depth = self.settings.max_json_depth;
+        beside(bytes.len(), || {
+            if too_deep(&bytes, depth) {
+                return Err(Failure::bad_request(format!("JSON nests deeper than {depth}")));
+            }
+            String::from_utf8(bytes.into()).map_err(|_| invalid_json())
+        })
     }
 
     /// The whole body as a JSON value.
     pub async fn json(&mut self) -> Result<serde_json::Value> {
         let text = self.json_text().await?;
         // `[[],[],...]` takes fifty times as much as values.
-        self.body.hold((text.len() + values(text.as_bytes()) * VALUE) as u64).await?;
-        serde_json::from_str(&text).map_err(|_| invalid_json())
+        let values = beside(text.len(), || values(text.as_bytes()));
+        self.body.hold((text.len() + values * VALUE) as u64).await?;
+        beside(text.len(), || serde_json::from_str(&text)).map_err(|_| invalid_json())
     }
 
     /// The whole body as a JSON object.

@@ -14,6 +14,7 @@ use crate::db::render::{self, Attachments, Show};
 use crate::db::{Database, Found, LocalWrite, Mode, Opened, blocking};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};
+use crate::http::app::beside;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::request::invalid_json;
 use crate::http::{Answer, App, Request};
@@ -41,18 +42,17 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     let rules = AttachmentRules::of(request);
     let limits = edits::limits(request);
     let (mode, splits) = {
-        let body: BulkDocs = serde_json::from_str(&text).map_err(|_| not_an_object(&text))?;
+        let body: BulkDocs = beside(text.len(), || serde_json::from_str(&text)).map_err(|_| not_an_object(&text))?;
         let new_edits = match body.new_edits.map(RawValue::get) {
             None | Some("true") => true,
             Some("false") => false,
             Some(_) => return Err(Failure::bad_request("`new_edits` parameter must be a boolean.")),
         };
         let docs = body.docs.ok_or_else(|| Failure::bad_request("POST body must include `docs` parameter."))?;
-        let docs: Vec<&RawValue> =
-            serde_json::from_str(docs.get()).map_err(|_| Failure::bad_request("`docs` parameter must be an array."))?;
+        let docs: Vec<&RawValue> = beside(text.len(), || serde_json::from_str(docs.get()))
+            .map_err(|_| Failure::bad_request("`docs` parameter must be an array."))?;
         request.body.hold((text.len() + docs.len() * DOCUMENT) as u64).await?;
-        let mut splits = Vec::with_capacity(docs.len());
-        for doc in docs {
+        let read = |doc: &RawValue| {
             let split = crate::json::split(doc.get().as_bytes(), &limits)?;
             let id = match &split.id {
                 Some(id) => id.clone(),
@@ -66,8 +66,9 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
                     "When `new_edits: false`, the document needs `_rev` or `_revisions` specified",
                 ));
             }
-            splits.push((id, split));
-        }
+            Ok((id, split))
+        };
+        let splits = beside(text.len(), || docs.into_iter().map(read).collect::<Result<Vec<_>>>())?;
         // CouchDB gave this up with clusters, and says so of every document.
         if body.all_or_nothing.map(RawValue::get) == Some("true") {
             let (word, reason) = ("not_implemented", "all_or_nothing is not supported");
@@ -79,6 +80,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         }
         (if new_edits { Mode::Interactive } else { Mode::Replicated }, splits)
     };
+    let length = text.len();
     drop(text);
     let (mut ordinary, mut locals, mut is_local) = (Vec::with_capacity(splits.len()), Vec::new(), Vec::new());
     for (id, split) in splits {
@@ -111,7 +113,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
                 .collect::<crate::error::Result<Vec<_>>>()
         }
     };
-    let incoming = if has_content { blocking(convert).await? } else { convert()? };
+    let incoming = if has_content { blocking(convert).await? } else { beside(length, convert)? };
     let written = accounts::update(app, request.by(), &database, incoming, mode).await?;
     let mut written = ids.into_iter().zip(written);
     let mut locals = locals.into_iter();
