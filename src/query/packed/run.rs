@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::{Bound, Range};
 
 use super::block::{Block, Held, Packing};
-use crate::store::{self, Batch, Direction, Durability, KeyRange, PageLimit, Store, StoreError, keys};
+use crate::store::{self, Batch, Direction, Durability, Entry, KeyRange, PageLimit, Store, StoreError, keys};
 
 /// Bytes at which a block is full; a single entry may be larger.
 const BLOCK: usize = 8 << 10;
@@ -95,6 +95,12 @@ impl<'a> Cursor<'a> {
     }
 
     fn enter(&mut self, block: Option<Block>) {
+        let begins_below = |block: &Block| block.len() > 0 && is_below(block.key(0), &self.range.0);
+        if self.direction == Direction::Backward && block.as_ref().is_some_and(begins_below) {
+            // The range begins in this block: none before it has any of it.
+            self.left.1 = Bound::Excluded(Vec::new());
+            self.ahead.clear();
+        }
         self.within = block.as_ref().map_or(0..0, |block| {
             let (Some(last), (low, high)) = (block.len().checked_sub(1), self.range) else { return 0..0 };
             let from = if is_below(block.key(0), low) { block.count(|key| is_below(key, low)) } else { 0 };
@@ -215,6 +221,9 @@ pub(super) struct Writing<'a> {
     base: Vec<u8>,
     /// The list of runs, which must be there as it was: else the index has been removed meanwhile.
     list: (Vec<u8>, Option<Vec<u8>>),
+    /// The last block of the commit before, which must be there too: else the store has been opened again meanwhile, and
+    /// has lost what was not synced. What was committed earlier is then there as well.
+    last: Option<Entry>,
     packing: Packing,
     first: Vec<u8>,
     batch: Batch,
@@ -225,7 +234,7 @@ pub(super) struct Writing<'a> {
 impl<'a> Writing<'a> {
     pub fn new(store: &'a dyn Store, base: Vec<u8>, list: (Vec<u8>, Option<Vec<u8>>)) -> Writing<'a> {
         let (packing, first, batch) = (Packing::new(), Vec::new(), Batch::new());
-        Writing { store, base, list, packing, first, batch, unwritten: 0, bytes: 0 }
+        Writing { store, base, list, last: None, packing, first, batch, unwritten: 0, bytes: 0 }
     }
 
     pub fn push(&mut self, key: &[u8], value: Held<'_>) -> store::Result<()> {
@@ -256,18 +265,23 @@ impl<'a> Writing<'a> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.durability = Durability::Relaxed;
         batch.expect(self.list.0.clone(), self.list.1.clone());
+        let last = batch.writes.last().and_then(|(key, block)| Some((key.clone(), block.clone()?)));
+        if let Some((key, block)) = std::mem::replace(&mut self.last, last) {
+            batch.expect(key, Some(block));
+        }
         self.unwritten = 0;
         self.store.commit(batch)
     }
 
-    /// The bytes of the run; 0: it has no entries, and there is none.
-    pub fn finish(mut self) -> store::Result<u64> {
+    /// The bytes of the run, and its last block, which must be there when the list names it. `None`: it has no entries, and
+    /// there is none.
+    pub fn finish(mut self) -> store::Result<Option<(u64, Entry)>> {
         if !self.packing.is_empty() {
             self.end_block()?;
         }
         if self.unwritten > 0 {
             self.write()?;
         }
-        Ok(self.bytes)
+        Ok(self.last.map(|last| (self.bytes, last)))
     }
 }

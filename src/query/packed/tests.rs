@@ -1,6 +1,7 @@
 //! Held against a `BTreeMap`, with runs written, merged, forgotten and left behind at any time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 
@@ -172,6 +173,97 @@ fn rest(packed: &Packed) {
     packed.rest().unwrap();
     if packed.needs_tending() {
         packed.tend().unwrap();
+    }
+}
+
+/// Counts the bytes that are read, and may be opened again at a commit, where commits that were not synced get lost.
+#[derive(Default)]
+struct Watched {
+    within: Memory,
+    read: AtomicUsize,
+    generation: AtomicU64,
+    /// What was committed last, and before which commit from now on it gets lost.
+    last: Mutex<(Vec<Vec<u8>>, Option<usize>)>,
+}
+
+impl Store for Watched {
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.within.get_many(keys)
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
+        let page = self.within.scan(range, direction, limit)?;
+        self.read.fetch_add(page.iter().map(|(_, value)| value.len()).sum(), Ordering::Relaxed);
+        Ok(page)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<()> {
+        let mut last = self.last.lock();
+        if last.1 == Some(0) {
+            self.generation.fetch_add(2, Ordering::Relaxed);
+            let mut lost = Batch::new();
+            last.0.drain(..).for_each(|key| lost.delete(key));
+            self.within.commit(lost)?;
+        }
+        last.1 = last.1.and_then(|commits| commits.checked_sub(1));
+        last.0 = batch.writes.iter().map(|(key, _)| key.clone()).collect();
+        self.within.commit(batch)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    fn engine(&self) -> &'static str {
+        "watched"
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn no_more_is_read_than_the_range_has() {
+    let watched = Arc::new(Watched::default());
+    let store: Arc<dyn Store> = watched.clone();
+    let packed = open(&store);
+    for number in 0..2000 {
+        put(&packed, number, 1000);
+    }
+    packed.write_run().unwrap();
+    let read = |low: Bound<Vec<u8>>, high: Bound<Vec<u8>>, direction: Direction| {
+        watched.read.store(0, Ordering::Relaxed);
+        let found = packed.scan(&(low, high), direction, PageLimit::entries(1000)).unwrap().len();
+        (found, watched.read.load(Ordering::Relaxed))
+    };
+    for direction in [Direction::Forward, Direction::Backward] {
+        for (low, high, rows) in [
+            (Bound::Included(key(1500)), Bound::Excluded(key(1510)), 10),
+            (Bound::Excluded(key(1500)), Bound::Included(key(1500)), 0),
+            (Bound::Excluded(key(1990)), Bound::Unbounded, 9),
+        ] {
+            let (found, bytes) = read(low.clone(), high.clone(), direction);
+            assert_eq!(found, rows);
+            assert!(bytes < 100_000, "{direction:?} {low:?} {high:?}: {bytes} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_run_that_lost_blocks_while_it_was_written_is_not_taken() {
+    for commits in 0..8 {
+        let watched = Arc::new(Watched::default());
+        let store: Arc<dyn Store> = watched.clone();
+        let packed = open(&store);
+        for number in 0..4000 {
+            put(&packed, number, 1000);
+        }
+        watched.last.lock().1 = Some(commits);
+        // As it is done after an update, which goes on from what is there.
+        packed.rest().unwrap();
+        let entries = read_all(&packed, keys::prefix(PREFIX), Direction::Forward, 1000).len();
+        assert!(entries == 0 || entries == 4000, "{commits} commits: {entries} entries");
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::run::Writing;
 use super::{BLOCKS, CROWDED, Packed, Run, remove, write_list};
-use crate::store::{Batch, Direction, Durability, Result, StoreError, keys};
+use crate::store::{Batch, Direction, Durability, Entry, Result, StoreError, keys};
 
 /// Bytes of fresh entries at which a run is written while an index is updated.
 pub(super) const FULL: usize = 16 << 20;
@@ -112,10 +112,11 @@ impl Packed {
         for (key, value) in &state.fresh {
             writing.push(key, value.as_deref())?;
         }
-        let run = Run { number, bytes: writing.finish()? };
-        let runs = [&state.runs[..], &[run]].concat();
+        let Some((bytes, last)) = writing.finish()? else { return Ok(()) };
+        let runs = [&state.runs[..], &[Run { number, bytes }]].concat();
+        let before = state.list.clone();
         drop(state);
-        self.replace(runs, true)
+        self.replace(before, runs, Some(last), true)
     }
 
     /// Merges the runs from the one at `from` on into one.
@@ -139,13 +140,14 @@ impl Packed {
         }
         drop(merged);
         let mut runs = state.runs[..from].to_vec();
-        let bytes = writing.finish()?;
-        if bytes > 0 {
+        let last = writing.finish()?.map(|(bytes, last)| {
             runs.push(Run { number, bytes });
-        }
+            last
+        });
         self.unchanged(&state)?;
+        let before = state.list.clone();
         drop(state);
-        self.replace(runs, false)?;
+        self.replace(before, runs, last, false)?;
         for run in old {
             remove(&*self.store, &keys::prefix(&self.base(run.number)))?;
         }
@@ -153,13 +155,17 @@ impl Packed {
         Ok(())
     }
 
-    /// Commits another list of runs, into which the fresh entries have gone or not.
-    fn replace(&self, runs: Vec<Run>, with_fresh: bool) -> Result<()> {
+    /// Commits another list of runs in place of `before`, into which the fresh entries have gone or not. `last` is the last
+    /// block of the new one (see `Writing`).
+    fn replace(&self, before: Option<Vec<u8>>, runs: Vec<Run>, last: Option<Entry>, with_fresh: bool) -> Result<()> {
         let mut state = self.state.write();
         let key = self.list_key();
         let list = write_list(&runs);
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
-        batch.expect(key.clone(), state.list.clone());
+        batch.expect(key.clone(), before);
+        if let Some((key, block)) = last {
+            batch.expect(key, Some(block));
+        }
         batch.put(key, list.clone());
         // Until it is known that nothing was left behind.
         state.tidy = with_fresh;
