@@ -23,6 +23,8 @@ mod grouped;
 mod layout;
 mod number;
 mod params;
+#[cfg(test)]
+mod random;
 mod read;
 mod reduce;
 mod row;

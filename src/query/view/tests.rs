@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 use crate::query::script::{Limits, Scripts};
 use crate::rev::Revision;
 
-struct Bench {
-    views: Views,
-    database: Arc<Database>,
+pub(super) struct Bench {
+    pub views: Views,
+    pub database: Arc<Database>,
 }
 
 impl Bench {
-    fn new(partitioned: bool) -> Bench {
+    pub fn new(partitioned: bool) -> Bench {
         let store = Arc::new(crate::store::memory::Memory::new());
         let blobs = Arc::new(crate::store::MemoryBlobs::new());
         let databases = Databases::open(store, blobs, Clock::fixed(std::time::Duration::from_secs(1))).unwrap();
@@ -28,7 +28,7 @@ impl Bench {
         Bench { views: Views::new(scripts), database }
     }
 
-    async fn edit(&self, id: &str, parent: Option<&Revision>, deleted: bool, json: Value) -> Revision {
+    pub async fn edit(&self, id: &str, parent: Option<&Revision>, deleted: bool, json: Value) -> Revision {
         let incoming = Incoming {
             id: id.into(),
             parent: parent.cloned(),
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     /// Rows of a view as (key, value, id) texts, and total and offset; groups as (key, value, "").
-    async fn ask(&self, design: &str, view: &str, params: Value) -> Result<(Vec<String>, String)> {
+    pub async fn ask(&self, design: &str, view: &str, params: Value) -> Result<(Vec<String>, String)> {
         let definition = self.views.definition(&self.database, &format!("_design/{design}"))?;
         let place = definition.view(view)?;
         let mut asked = Params::default();
