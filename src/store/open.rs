@@ -487,6 +487,10 @@ impl Store for Locked {
         self.inner.ready()
     }
 
+    fn generation(&self) -> u64 {
+        self.inner.generation()
+    }
+
     fn engine(&self) -> &'static str {
         self.inner.engine()
     }

@@ -217,6 +217,26 @@ fn what_a_rewrite_that_was_cut_off_left_is_removed() {
     assert!(there("store-2") && there("blobs-2"));
 }
 
+#[test]
+fn an_open_folder_tells_that_relaxed_commits_may_be_lost() {
+    use super::super::faults::{Faults, WriteFault};
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let inner = Box::new(Committer::eager(faults.clone(), Frames::default()));
+    let store = Locked { inner, _lock: Arc::new(lock(dir.path()).unwrap()) };
+    let put = || {
+        let mut batch = Batch::new();
+        batch.put(b"k".to_vec(), b"v".to_vec());
+        store.commit(batch)
+    };
+    put().unwrap();
+    let before = store.generation();
+    faults.fail_write(0, WriteFault::Io);
+    assert!(put().is_err());
+    put().unwrap();
+    assert_ne!(store.generation(), before);
+}
+
 /// Whether any file below has these bytes in it.
 fn holds(dir: &Path, text: &[u8]) -> bool {
     std::fs::read_dir(dir).unwrap().flatten().any(|entry| {
