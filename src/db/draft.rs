@@ -32,7 +32,7 @@ pub(super) struct Draft<'a> {
     pub info: Info,
     pub batch: Batch,
     documents: HashMap<String, Slot>,
-    /// Changed documents in the order of their new sequences.
+    /// Documents to be written: those with a new sequence, and the rewritten.
     changed: Vec<String>,
     /// In a partitioned database.
     partitions: Option<Partitions>,
@@ -196,7 +196,9 @@ impl<'a> Draft<'a> {
         if slot.sequence.is_none() {
             slot.sequence = Some(sequence);
             self.info.sequence = sequence;
-            self.changed.push(id.to_owned());
+            if !slot.rewritten {
+                self.changed.push(id.to_owned());
+            }
         }
         if slot.tree.get(&revision).is_some_and(|node| node.body == Some(body)) {
             slot.next_index += 1;
@@ -217,7 +219,9 @@ impl<'a> Draft<'a> {
         if !removed.is_empty() && slot.sequence.is_none() {
             self.info.sequence += 1;
             slot.sequence = Some(self.info.sequence);
-            self.changed.push(id.to_owned());
+            if !slot.rewritten {
+                self.changed.push(id.to_owned());
+            }
         }
         self.drop_bodies(id, &bodies)?;
         self.info.purge_sequence += 1;
@@ -235,12 +239,9 @@ impl<'a> Draft<'a> {
         }
         let slot = self.documents.get_mut(id).expect("the draft has loaded what it compacts");
         let bodies = slot.tree.drop_old_bodies();
-        if !bodies.is_empty() {
-            slot.rewritten = true;
-            if slot.sequence.is_none() {
-                self.changed.push(id.to_owned());
-                slot.sequence = slot.stored.map(|(sequence, _)| sequence);
-            }
+        // It keeps its sequence, but an edit in the same draft takes a new one: the bodies under the old are there already.
+        if !bodies.is_empty() && slot.sequence.is_none() && !std::mem::replace(&mut slot.rewritten, true) {
+            self.changed.push(id.to_owned());
         }
         self.drop_bodies(id, &bodies)
     }
@@ -315,7 +316,8 @@ impl<'a> Draft<'a> {
     pub fn finish(mut self) -> Result<Finished> {
         for id in std::mem::take(&mut self.changed) {
             let mut slot = self.documents.remove(&id).expect("a changed document is loaded");
-            let sequence = slot.sequence.expect("a changed document has its sequence");
+            let kept = slot.stored.map(|(sequence, _)| sequence);
+            let sequence = slot.sequence.or(kept).expect("a changed document has its sequence");
             let stemmed = slot.tree.stem(self.info.revs_limit);
             self.drop_bodies(&id, &stemmed)?;
             let old_length = slot.stored.map_or(0, |(_, length)| length as u64);

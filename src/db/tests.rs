@@ -106,6 +106,40 @@ async fn a_deleted_database_is_gone_for_its_holders() {
     assert_eq!(kinds, [DbEventKind::Deleted, DbEventKind::Created]);
 }
 
+/// Lets what is spawned wait for the held writer.
+async fn until_waiting(database: &Database, works: usize) {
+    while database.queue.lock().waiting() < works {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_edit_in_the_commit_of_a_compaction_has_its_own_sequence_and_body() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let first = put(&database, incoming("a", None, r#"{"n":1}"#)).await.unwrap();
+    let second = put(&database, incoming("a", Some(&first), r#"{"n":2}"#)).await.unwrap();
+    let hold = database.hold().await.unwrap();
+    let compacted = tokio::spawn({
+        let database = database.clone();
+        async move { database.compact(&|_, _| {}).await }
+    });
+    until_waiting(&database, 1).await;
+    let edited = tokio::spawn({
+        let (database, edit) = (database.clone(), incoming("a", Some(&second), r#"{"n":3}"#));
+        async move { put(&database, edit).await }
+    });
+    until_waiting(&database, 2).await;
+    drop(hold);
+    compacted.await.unwrap().unwrap();
+    let third = edited.await.unwrap().unwrap();
+    assert_eq!(feed(&database), [(3, "a".to_owned())]);
+    assert_eq!(database.find("a", Wanted::Revision(&second)).unwrap().body.json, r#"{"n":2}"#);
+    assert_eq!(database.find("a", Wanted::Revision(&third)).unwrap().body.json, r#"{"n":3}"#);
+    database.compact(&|_, _| {}).await.unwrap();
+    assert_eq!(database.find("a", Wanted::Winner).unwrap().body.json, r#"{"n":3}"#);
+    assert_eq!(database.info().old, 0);
+}
+
 #[tokio::test]
 async fn compaction_frees_old_bodies_and_no_leaf() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();

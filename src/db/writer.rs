@@ -53,6 +53,14 @@ pub(super) struct Queue {
     wanted: usize,
 }
 
+#[cfg(test)]
+impl Queue {
+    /// Works that no writer has taken up.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
 /// How many works a writer waits for, and until when.
 #[derive(Default)]
 struct Pace {
