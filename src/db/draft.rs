@@ -140,6 +140,10 @@ impl<'a> Draft<'a> {
             Mode::Interactive => self.interactive(edit),
             Mode::Replicated => {
                 let (generation, hashes) = &edit.path;
+                // The tree takes no such revision, and what is not written must not be answered as if it were.
+                if *generation == 0 {
+                    return Err(Error::BadRequest("Invalid rev format".into()));
+                }
                 let revision = Revision { generation: *generation, hash: hashes[0].clone() };
                 self.merge(&edit.id, *generation, hashes, edit);
                 Ok(revision)

@@ -141,6 +141,16 @@ async fn an_edit_in_the_commit_of_a_compaction_has_its_own_sequence_and_body() {
 }
 
 #[tokio::test]
+async fn a_revision_that_cannot_be_kept_is_refused() {
+    let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    let edits = vec![replicated("a", 0, &["x"], false), replicated("b", 1, &["x"], false)];
+    let results = database.update(edits, Mode::Replicated, &AllowAll).await.unwrap();
+    assert!(matches!(results[0], Err(Error::BadRequest(_))), "{results:?}");
+    assert!(results[1].is_ok());
+    assert_eq!(feed(&database), [(1, "b".to_owned())]);
+}
+
+#[tokio::test]
 async fn compaction_frees_old_bodies_and_no_leaf() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let first = put(&database, incoming("a", None, r#"{"old":true}"#)).await.unwrap();
