@@ -66,7 +66,7 @@ impl Database {
         }
         let last = self.info().sequence;
         let (low, high) = keys::kind(self.number, keys::Kind::Sequence);
-        let range = match direction {
+        let mut range = match direction {
             Direction::Forward if after >= last => return Ok(ChangesPage { done: true, ..ChangesPage::default() }),
             Direction::Forward => (
                 Bound::Excluded(keys::sequence(self.number, after)),
@@ -82,7 +82,18 @@ impl Database {
             bytes += key.len() + value.len();
             rows.push((keys::sequence_of(key), SequenceRow::decode(value)?));
         }
-        let done = rows.len() < limit.entries && bytes < limit.bytes;
+        let mut done = rows.len() < limit.entries && bytes < limit.bytes;
+        // A damaged row ends the page before it. It must not pass for the end of the feed: readers would go on from there,
+        // and never hear of what is behind.
+        if let (true, Some((end, _))) = (done, page.into_iter().next_back())
+            && (direction == Direction::Backward || keys::sequence_of(&end) < last)
+        {
+            match direction {
+                Direction::Forward => range.0 = Bound::Excluded(end),
+                Direction::Backward => range.1 = Bound::Excluded(end),
+            }
+            done = self.store.keys(&range, 1)?.is_empty();
+        }
         Ok(ChangesPage { rows, done })
     }
 

@@ -114,17 +114,28 @@ impl Database {
                 break;
             }
             let database = self.clone();
-            let page =
-                blocking(move || database.changes(done, Direction::Forward, PageLimit::entries(COMPACTED_AT_ONCE)))
-                    .await?;
-            let upto = match page.rows.last() {
-                Some((sequence, _)) if !page.done => *sequence,
-                _ => goal.max(page.rows.last().map_or(0, |(sequence, _)| *sequence)),
-            };
-            let ids = page.rows.into_iter().map(|(_, row)| row.id).collect();
+            let (ids, upto) = blocking(move || database.next_to_compact(done, goal)).await?;
             self.submit(|reply| Compact { ids, upto, reply }).await?;
         }
         self.forget_purges().await
+    }
+
+    /// Some documents changed after `done`, and the sequence that they reach. A damaged row of the changes order is passed
+    /// over: its document keeps its old bodies.
+    fn next_to_compact(&self, done: u64, goal: u64) -> Result<(Vec<String>, u64)> {
+        let page = match self.changes(done, Direction::Forward, PageLimit::entries(COMPACTED_AT_ONCE)) {
+            Err(Error::Damaged(what)) => {
+                tracing::warn!(database = %self.name, "compaction passes over what it cannot read: {what}");
+                let (_, high) = keys::kind(self.number, keys::Kind::Sequence);
+                let low = std::ops::Bound::Excluded(keys::sequence(self.number, done));
+                let damaged = self.store.keys(&(low, high), 1)?;
+                return Ok((Vec::new(), damaged.first().map_or(goal, |key| keys::sequence_of(key))));
+            }
+            page => page?,
+        };
+        let last = page.rows.last().map_or(0, |(sequence, _)| *sequence);
+        let upto = if page.done || last == 0 { goal.max(last) } else { last };
+        Ok((page.rows.into_iter().map(|(_, row)| row.id).collect(), upto))
     }
 
     /// Holds the writer: until the answer is dropped, nothing of this database changes, and writes wait. For the last

@@ -151,6 +151,36 @@ async fn a_revision_that_cannot_be_kept_is_refused() {
 }
 
 #[tokio::test]
+async fn a_damaged_row_of_the_feed_is_not_its_end() {
+    let (store, faults) = crate::store::faults::Faults::store();
+    let blobs = Arc::new(crate::store::MemoryBlobs::new());
+    let clock = Clock::fixed(std::time::Duration::from_secs(1));
+    let databases = Databases::open(store, blobs, clock).unwrap();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    let mut old = Vec::new();
+    for id in ["a", "b", "c"] {
+        old.push(put(&database, incoming(id, None, "{}")).await.unwrap());
+    }
+    for (id, old) in ["a", "b", "c"].into_iter().zip(&old) {
+        put(&database, incoming(id, Some(old), r#"{"n":2}"#)).await.unwrap();
+    }
+    assert!(faults.damage(&crate::store::keys::sequence(database.number, 5)));
+    let page = |after, direction| database.changes(after, direction, PageLimit::entries(10));
+    for (direction, first, seen) in [(Direction::Forward, 0, 4), (Direction::Backward, u64::MAX, 6)] {
+        let found = page(first, direction).unwrap();
+        assert_eq!(found.rows.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [seen]);
+        assert!(!found.done, "the row behind is damaged, not absent");
+        assert!(matches!(page(seen, direction), Err(Error::Damaged(_))));
+    }
+    assert!(page(5, Direction::Forward).unwrap().done);
+    // Compaction frees what it can.
+    database.compact(&|_, _| {}).await.unwrap();
+    for (id, old, freed) in [("a", &old[0], true), ("b", &old[1], false), ("c", &old[2], true)] {
+        assert_eq!(database.find(id, Wanted::Revision(old)).is_err(), freed, "{id}");
+    }
+}
+
+#[tokio::test]
 async fn compaction_frees_old_bodies_and_no_leaf() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let first = put(&database, incoming("a", None, r#"{"old":true}"#)).await.unwrap();
