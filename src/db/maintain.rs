@@ -44,7 +44,7 @@ impl Drop for Compaction {
 enum Setting {
     RevsLimit(u32),
     PurgedInfosLimit(u32),
-    Security(String),
+    Security(Arc<Database>, String),
     AutoPurge(String),
     AutoPurgeNotes { done: u64, notes: Vec<(u64, u64)> },
 }
@@ -76,10 +76,8 @@ impl Database {
 
     /// Stores the `_security` object, JSON text that has been checked.
     pub async fn put_security(self: &Arc<Self>, security: String) -> Result<()> {
-        let kept = security.clone();
-        self.submit(|reply| Set { setting: Setting::Security(security), reply }).await?;
-        self.set_security(&kept);
-        Ok(())
+        let database = self.clone();
+        self.submit(|reply| Set { setting: Setting::Security(database, security), reply }).await
     }
 
     /// Stores the `_auto_purge` object, JSON text that has been checked.
@@ -250,7 +248,7 @@ impl Work for Set {
         match &self.setting {
             Setting::RevsLimit(limit) => draft.info.revs_limit = (*limit).max(1),
             Setting::PurgedInfosLimit(limit) => draft.info.purged_infos_limit = (*limit).max(1),
-            Setting::Security(security) => draft.put_security(security),
+            Setting::Security(_, security) => draft.put_security(security),
             Setting::AutoPurge(properties) => {
                 draft.change_auto_purge(|stored| stored.properties.clone_from(properties))?;
             }
@@ -263,6 +261,10 @@ impl Work for Set {
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
+        // By the writer, not by its callers: what is in force is then what was written last.
+        if let (Ok(()), Setting::Security(database, security)) = (&committed, &self.setting) {
+            database.set_security(security);
+        }
         let _ = self.reply.send(committed);
     }
 }

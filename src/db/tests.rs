@@ -181,6 +181,21 @@ async fn a_damaged_row_of_the_feed_is_not_its_end() {
 }
 
 #[tokio::test]
+async fn the_security_in_force_is_the_one_written_last() {
+    let databases = databases();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    let hold = database.hold().await.unwrap();
+    let mut first = Box::pin(database.put_security(r#"{"n":1}"#.into()));
+    let mut second = Box::pin(database.put_security(r#"{"n":2}"#.into()));
+    assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
+    drop(hold);
+    // Who waits for the answers may hear of them in any order.
+    second.await.unwrap();
+    first.await.unwrap();
+    assert_eq!(&*database.security(), r#"{"n":2}"#);
+}
+
+#[tokio::test]
 async fn compaction_frees_old_bodies_and_no_leaf() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let first = put(&database, incoming("a", None, r#"{"old":true}"#)).await.unwrap();
