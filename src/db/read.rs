@@ -44,6 +44,9 @@ pub struct Found {
 /// Tries to read a body before a vanished one is called damage.
 const ATTEMPTS: usize = 5;
 
+/// Documents whose trees `_revs_diff` holds at once.
+const DIFFED_AT_ONCE: usize = 256;
+
 /// A document's id, the revisions of it that are not here, and the leaves here that may be their ancestors.
 pub type MissingRevisions = (String, Vec<Revision>, Vec<Revision>);
 
@@ -247,20 +250,22 @@ impl Database {
     /// `_revs_diff`: for each id the revisions that are not here, and the leaves here that may be their ancestors.
     /// Documents with nothing missing are left out.
     pub fn revisions_missing(&self, wanted: &[(String, Vec<Revision>)]) -> Result<Vec<MissingRevisions>> {
-        let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
-        let records = self.records(&ids)?;
         let mut answers = Vec::new();
-        for ((id, revisions), record) in wanted.iter().zip(records) {
-            let (missing, ancestors) = match record {
-                None => (revisions.clone(), Vec::new()),
-                Some(record) => {
-                    let missing = record.tree.missing(revisions);
-                    let ancestors = record.tree.possible_ancestors(&missing);
-                    (missing.into_iter().cloned().collect(), ancestors)
+        // A few at a time: trees are many times as large as the question.
+        for some in wanted.chunks(DIFFED_AT_ONCE) {
+            let ids: Vec<&str> = some.iter().map(|(id, _)| id.as_str()).collect();
+            for ((id, revisions), record) in some.iter().zip(self.records(&ids)?) {
+                let (missing, ancestors) = match record {
+                    None => (revisions.clone(), Vec::new()),
+                    Some(record) => {
+                        let missing = record.tree.missing(revisions);
+                        let ancestors = record.tree.possible_ancestors(&missing);
+                        (missing.into_iter().cloned().collect(), ancestors)
+                    }
+                };
+                if !missing.is_empty() {
+                    answers.push((id.clone(), missing, ancestors));
                 }
-            };
-            if !missing.is_empty() {
-                answers.push((id.clone(), missing, ancestors));
             }
         }
         Ok(answers)
