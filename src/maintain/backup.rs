@@ -128,7 +128,8 @@ impl Backup<'_> {
             let goal = database.info().sequence;
             done = self.pass(database, done, goal, first)?;
             first = false;
-            if database.info().sequence - done <= FEW {
+            // A commit may be read before the counters tell of it.
+            if database.info().sequence.saturating_sub(done) <= FEW {
                 break;
             }
         }
@@ -165,10 +166,11 @@ impl Backup<'_> {
         self.out.plain(Kind::Counters, &value).map_err(writing)
     }
 
-    /// Writes the documents that changed after `done`, up to `goal` or a little beyond. Returns how far it came.
+    /// Writes the documents that changed after `done`, up to `goal`. Returns how far it came.
     fn pass(&mut self, database: &Arc<Database>, mut done: u64, goal: u64, first: bool) -> Result<u64> {
         let number = database.number();
-        let (_, high) = keys::kind(number, keys::Kind::Sequence);
+        // No further: a document that changes behind the first pass must be met by the next one, as one that has changed.
+        let high = Bound::Included(keys::sequence(number, goal));
         while done < goal {
             let low = Bound::Excluded(keys::sequence(number, done));
             let page = self.store.scan(&(low, high.clone()), Direction::Forward, PageLimit::entries(PAGE))?;
@@ -200,6 +202,10 @@ impl Backup<'_> {
                 if self.bodies(database, id, value)? {
                     self.out.keyed(kind, id.as_bytes(), value).map_err(writing)?;
                     break;
+                }
+                // A database deleted meanwhile is taken apart, bodies first.
+                if self.store.get(&keys::info(number))?.is_none() {
+                    return Err(Error::NoDatabase);
                 }
                 let again = self.store.get(key)?;
                 if attempt > 100 || again == record {

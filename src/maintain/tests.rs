@@ -359,6 +359,34 @@ async fn a_backup_of_a_database_at_work_is_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_changes_behind_the_first_pass_is_restored_once() {
+    let server = server();
+    let database = server.databases.create("full", CreateOptions::default(), None).unwrap();
+    let edits = (0..250).map(|number| edit(format!("doc{number:03}"), None, number)).collect();
+    database.update(edits, Mode::Interactive, &AllowAll).await.unwrap();
+    let first = database.find("doc000", Wanted::Winner).unwrap().revision;
+    let databases = server.databases.clone();
+    let bytes = tokio::task::spawn_blocking(move || {
+        let (mut bytes, mut changed) = (Vec::new(), false);
+        let hear = &mut |_: Progress| {
+            if !std::mem::replace(&mut changed, true) {
+                let next = vec![edit("doc000".into(), Some(first.clone()), 999)];
+                let written = database.update(next, Mode::Interactive, &AllowAll);
+                tokio::runtime::Handle::current().block_on(written).unwrap();
+            }
+        };
+        backup(&databases, &mut bytes, hear).unwrap();
+        bytes
+    })
+    .await
+    .unwrap();
+    let (copy, restored) = copy_of(&bytes);
+    assert_eq!(restored.unwrap().documents, 250);
+    assert_eq!(checked(&copy).problems, Vec::<String>::new());
+    assert_eq!(content(&copy, "full"), content(&server, "full"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_cut_or_damaged_is_refused() {
     let server = server();
     full(&server).await;
