@@ -21,6 +21,7 @@ suite('local documents', (api) => {
     { name: 'an empty id', req: 'GET /{db}/_local/', status: 400, error: 'bad_request' },
     { name: 'through _bulk_docs', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: '_local/bulk', n: 1 }] }, status: 201, like: [{ ok: true, id: '_local/bulk', rev: '0-1' }] },
     { name: '... is there', req: 'GET /{db}/_local/bulk', status: 200, like: { n: 1 } },
+    { name: 'an id that is too long, through _bulk_docs', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: `_local/${'l'.repeat(7000)}` }] }, status: 400, error: 'bad_request', reason: 'Invalid _local document id.' },
     { name: 'COPY', req: 'COPY /{db}/_local/bulk', send: { Destination: '_local/copied' }, status: 201, like: { id: '_local/copied' } },
     { name: 'the database counts none of them', req: 'GET /{db}', status: 200, like: { doc_count: 0, update_seq: /^0/ } },
     { name: 'DELETE', req: 'DELETE /{db}/_local/c?rev=0-1', status: 200, like: { ok: true, id: '_local/c', rev: '0-0' } },

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::edits::{self, AttachmentRules};
-use super::{pieces, reading};
+use super::{local, pieces, reading};
 use crate::db::render::{self, Attachments, Show};
 use crate::db::{Database, Found, LocalWrite, Mode, Opened, blocking};
 use crate::error::Error;
@@ -58,8 +58,9 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
                 Some(id) => id.clone(),
                 None => app.uuids.make(&request.settings.uuids),
             };
-            if !id.starts_with("_local/") {
-                edits::check(&database, request, &id, &split)?;
+            match id.strip_prefix("_local/") {
+                Some(name) => local::check_name(name)?,
+                None => edits::check(&database, request, &id, &split)?,
             }
             if !new_edits && edits::path_of(&split).is_none() {
                 return Err(Failure::bad_request(
@@ -89,7 +90,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
                 let write = if split.deleted {
                     LocalWrite::Delete
                 } else {
-                    let previous = split.rev.as_ref().and_then(super::local::number_of);
+                    let previous = split.rev.as_ref().and_then(local::number_of);
                     LocalWrite::Put { json: split.body, previous }
                 };
                 locals.push((local.to_owned(), write));

@@ -68,11 +68,17 @@ pub async fn store(
     Ok(written(request, StatusCode::CREATED, database, &format!("_local/{name}"), &format!("0-{number}")))
 }
 
+/// Refuses a name that cannot be stored.
+pub fn check_name(name: &str) -> crate::error::Result<()> {
+    match name.len() {
+        1..=LONGEST_ID => Ok(()),
+        _ => Err(Error::BadRequest("Invalid _local document id.".into())),
+    }
+}
+
 /// Writes a `_local` document and gives the `N` of its revision.
 pub async fn write(database: &Arc<Database>, name: &str, json: String, rev: Option<&Revision>) -> Result<u64> {
-    if name.is_empty() || name.len() > LONGEST_ID {
-        return Err(Error::BadRequest("Invalid _local document id.".into()).into());
-    }
+    check_name(name)?;
     let previous = match rev {
         None => None,
         Some(rev) => Some(number_of(rev).ok_or_else(|| Failure::bad_request("Invalid rev format"))?),
