@@ -193,14 +193,20 @@ impl History {
 
     /// Removes all entries, and gives up all readers.
     pub fn clear(&self) -> store::Result<()> {
-        {
-            let _gate = self.gate.lock();
-            let mut kept = self.kept.lock();
-            kept.commits += 1;
-            let less = kept.lose();
-            self.room.fetch_sub(less, Ordering::Relaxed);
-        }
-        self.entries.clear()
+        self.give_up();
+        let cleared = self.entries.clear();
+        // Who began meanwhile may have read something before it was removed.
+        self.give_up();
+        cleared
+    }
+
+    /// Breaks off all that is being read.
+    fn give_up(&self) {
+        let _gate = self.gate.lock();
+        let mut kept = self.kept.lock();
+        kept.commits += 1;
+        let less = kept.lose();
+        self.room.fetch_sub(less, Ordering::Relaxed);
     }
 }
 
@@ -279,9 +285,8 @@ impl Snapshot {
                 }
             }
             let at_end = page.is_empty();
-            let mut merged = self.merge(&kept, page, &covered, direction);
+            let merged = self.merge(&kept, page, &covered, direction, limit);
             if at_end || !merged.is_empty() {
-                merged.truncate(limit.entries);
                 return Ok(merged);
             }
         }
@@ -302,15 +307,42 @@ impl Snapshot {
         held.iter().find(|(commit, _)| *commit > self.at).map(|(_, value)| value)
     }
 
-    fn merge(&self, kept: &Kept, page: Vec<Entry>, covered: &KeyRange, direction: Direction) -> Vec<Entry> {
+    /// A page as it was: what is kept of the stretch that it covers is laid over it, as much as the limit lets in.
+    fn merge(
+        &self,
+        kept: &Kept,
+        mut page: Vec<Entry>,
+        covered: &KeyRange,
+        direction: Direction,
+        limit: PageLimit,
+    ) -> Vec<Entry> {
         if store::is_empty(covered) {
             return page;
         }
-        let changed: Vec<(&Vec<u8>, &Option<Vec<u8>>)> = kept
-            .before
-            .range::<Vec<u8>, _>((covered.0.as_ref(), covered.1.as_ref()))
-            .filter_map(|(key, held)| Some((key, self.held(held)?)))
-            .collect();
+        let mut held = kept.before.range::<Vec<u8>, _>((covered.0.as_ref(), covered.1.as_ref()));
+        let mut changed: Vec<(&Vec<u8>, &Option<Vec<u8>>)> = Vec::new();
+        let (mut entries, mut bytes) = (0, 0);
+        loop {
+            let next = match direction {
+                Direction::Forward => held.next(),
+                Direction::Backward => held.next_back(),
+            };
+            let Some((key, held)) = next else { break };
+            let Some(value) = self.held(held) else { continue };
+            if entries >= limit.entries || bytes >= limit.bytes.max(1) {
+                // All may be kept: each page would go through what is left of it.
+                page.retain(|(other, _)| match direction {
+                    Direction::Forward => other < key,
+                    Direction::Backward => other > key,
+                });
+                break;
+            }
+            if let Some(value) = value {
+                entries += 1;
+                bytes += key.len() + value.len();
+            }
+            changed.push((key, value));
+        }
         if changed.is_empty() {
             return page;
         }
@@ -321,10 +353,12 @@ impl Snapshot {
                 None => drop(merged.remove(key)),
             }
         }
-        match direction {
+        let mut merged: Vec<Entry> = match direction {
             Direction::Forward => merged.into_iter().collect(),
             Direction::Backward => merged.into_iter().rev().collect(),
-        }
+        };
+        merged.truncate(limit.entries);
+        merged
     }
 }
 
@@ -447,5 +481,89 @@ mod tests {
         assert!(late.get_many(&[vec![1]]).is_err());
         drop((early, late));
         assert_eq!(history.room.load(Ordering::Relaxed), 0);
+    }
+
+    /// Somebody begins to read while a commit to the store is under way.
+    #[derive(Default)]
+    struct Interrupted {
+        within: Memory,
+        history: Mutex<Option<Arc<History>>>,
+        began: Mutex<Vec<Snapshot>>,
+    }
+
+    impl Store for Interrupted {
+        fn get_many(&self, keys: &[Vec<u8>]) -> store::Result<Vec<Option<Vec<u8>>>> {
+            self.within.get_many(keys)
+        }
+
+        fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> store::Result<Vec<Entry>> {
+            self.within.scan(range, direction, limit)
+        }
+
+        fn commit(&self, batch: Batch) -> store::Result<()> {
+            if let Some(history) = self.history.lock().take() {
+                self.began.lock().push(history.begin());
+            }
+            self.within.commit(batch)
+        }
+
+        fn engine(&self) -> &'static str {
+            "interrupted"
+        }
+
+        fn disk_bytes(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn who_begins_to_read_while_all_is_removed_is_broken_off() {
+        let store = Arc::new(Interrupted::default());
+        let history = Arc::new(History::new(Packed::new(store.clone(), vec![1], Room::default()), Room::default()));
+        let mut batch = Batch::new();
+        batch.put(vec![1, 1], vec![1]);
+        history.commit(batch, |_| true).unwrap();
+        *store.history.lock() = Some(history.clone());
+        history.clear().unwrap();
+        let reader = store.began.lock().pop().unwrap();
+        let all = keys::prefix(&[1]);
+        assert!(reader.scan(&all, Direction::Forward, PageLimit::entries(9)).is_err());
+        drop(reader);
+        assert!(history.begin().scan(&all, Direction::Forward, PageLimit::entries(9)).unwrap().is_empty());
+    }
+
+    /// Each page takes what it needs of what is kept, and no more.
+    #[test]
+    fn all_rows_may_go_while_they_are_read() {
+        let history = history();
+        let keys: Vec<Vec<u8>> = (0..5000_u16).map(|number| number.to_be_bytes().to_vec()).collect();
+        let mut batch = Batch::new();
+        keys.iter().for_each(|key| batch.put(key.clone(), vec![7; 100]));
+        history.commit(batch, |_| true).unwrap();
+        for direction in [Direction::Forward, Direction::Backward] {
+            let reader = history.begin();
+            let mut batch = Batch::new();
+            keys.iter().for_each(|key| batch.delete(key.clone()));
+            history.commit(batch, |_| true).unwrap();
+            let mut range = (Bound::Included(vec![0]), Bound::Unbounded);
+            let mut read = Vec::new();
+            loop {
+                let page = reader.scan(&range, direction, PageLimit { entries: 100, bytes: 500 }).unwrap();
+                let Some((last, _)) = page.last() else { break };
+                assert!(page.len() <= 5);
+                match direction {
+                    Direction::Forward => range.0 = Bound::Excluded(last.clone()),
+                    Direction::Backward => range.1 = Bound::Excluded(last.clone()),
+                }
+                read.extend(page.into_iter().map(|(key, _)| key));
+            }
+            if direction == Direction::Backward {
+                read.reverse();
+            }
+            assert!(read == keys);
+            let mut batch = Batch::new();
+            keys.iter().for_each(|key| batch.put(key.clone(), vec![7; 100]));
+            history.commit(batch, |_| true).unwrap();
+        }
     }
 }
