@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use super::Database;
 use super::record::{DocumentRecord, LeafRow, LocalRecord};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Direction, KeyRange, PageLimit, keys};
 
 /// One listed document.
@@ -104,6 +104,10 @@ impl Database {
         let prefix = keys::kind_prefix(self.number, keys::Kind::Document);
         let Some(range) = listing.range(&prefix, after) else { return Ok((Vec::new(), None)) };
         let page = self.store.scan(&range, listing.direction, limit)?;
+        if self.is_gone() {
+            // Deleted while it was listed: what is left is not all.
+            return Err(Error::NoDatabase);
+        }
         let mut rows = Vec::with_capacity(page.len());
         let mut last = None;
         for (key, value) in &page {

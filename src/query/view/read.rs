@@ -8,7 +8,7 @@ use super::layout::{self, BLOCK, Layout, META, Meta, REDUCED, ROW, Spots};
 use super::params::Plan;
 use super::row::Row;
 use crate::db::Database;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::query::history::{History, Snapshot};
 use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit};
 
@@ -34,24 +34,29 @@ impl Index {
     }
 
     pub fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
-        match &self.snapshot {
-            None => Ok(self.history.entries().scan(range, direction, limit)?),
-            Some(snapshot) => snapshot.scan(range, direction, limit),
-        }
+        self.whole(match &self.snapshot {
+            None => self.history.entries().scan(range, direction, limit)?,
+            Some(snapshot) => snapshot.scan(range, direction, limit)?,
+        })
     }
 
     pub fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
-        match &self.snapshot {
-            None => Ok(self.history.entries().keys(range, entries)?),
-            Some(snapshot) => snapshot.keys(range, entries),
-        }
+        self.whole(match &self.snapshot {
+            None => self.history.entries().keys(range, entries)?,
+            Some(snapshot) => snapshot.keys(range, entries)?,
+        })
     }
 
     pub fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
-        match &self.snapshot {
-            None => Ok(self.history.entries().get_many(keys)?),
-            Some(snapshot) => snapshot.get_many(keys),
-        }
+        self.whole(match &self.snapshot {
+            None => self.history.entries().get_many(keys)?,
+            Some(snapshot) => snapshot.get_many(keys)?,
+        })
+    }
+
+    /// What was read, unless the database has been deleted: then some of it may have been missing.
+    fn whole<T>(&self, read: T) -> Result<T> {
+        if self.database.is_gone() { Err(Error::NoDatabase) } else { Ok(read) }
     }
 
     /// Commits a batch of this index, which those who read it now do not see.

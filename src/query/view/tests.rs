@@ -15,6 +15,7 @@ use crate::rev::Revision;
 pub(super) struct Bench {
     pub views: Views,
     pub database: Arc<Database>,
+    databases: Arc<Databases>,
 }
 
 impl Bench {
@@ -25,7 +26,7 @@ impl Bench {
         let options = CreateOptions { partitioned, ..CreateOptions::default() };
         let database = databases.create("db", options, None).unwrap();
         let scripts = Scripts::new(Limits { threads: 2, ..Limits::default() });
-        Bench { views: Views::new(scripts), database }
+        Bench { views: Views::new(scripts), database, databases }
     }
 
     pub async fn edit(&self, id: &str, parent: Option<&Revision>, deleted: bool, json: Value) -> Revision {
@@ -397,6 +398,27 @@ async fn a_query_sees_the_index_of_its_beginning_while_that_changes() {
     assert_eq!(sums.1[0].outcome, Outcome::Value((0..700).sum::<u64>().to_string()));
     assert_eq!(bench.rows("all", json!({})).await.len(), 700);
     assert_eq!(bench.rows("all", json!({"key": 300.5})).await.len(), 7);
+}
+
+#[tokio::test]
+async fn a_query_of_a_deleted_database_is_broken_off() {
+    let bench = Bench::new(false);
+    bench.edit("_design/d", None, false, design()).await;
+    bench.fill((0..20).map(|n| (format!("{n:02}"), json!({"k": n, "n": n}))).collect()).await;
+    let definition = bench.views.definition(&bench.database, "_design/d").unwrap();
+    let plan = |view: &str| Params::default().plan(&definition, definition.view(view).unwrap(), None).unwrap();
+    let begin = async || bench.views.update(&bench.database, &definition, Arc::new(|_, _| {})).await.unwrap();
+    let mut rows = bench.views.map_rows(begin().await, definition.view("all").unwrap(), &plan("all"));
+    assert_eq!(rows.next(5).unwrap().len(), 5);
+    let mut groups = bench.views.grouped(begin().await, definition.view("sum").unwrap(), &plan("sum"), "sum");
+    let listing = crate::db::Listing::all(crate::store::Direction::Forward);
+    let page = crate::store::PageLimit::entries(5);
+    let (_, last) = bench.database.list(&listing, None, page).unwrap();
+    bench.databases.delete("db").unwrap();
+    while bench.databases.remove_some().unwrap() {}
+    assert_eq!(rows.next(5).err(), Some(Error::NoDatabase));
+    assert_eq!(groups.next(5).err(), Some(Error::NoDatabase));
+    assert_eq!(bench.database.list(&listing, last.as_deref(), page).err(), Some(Error::NoDatabase));
 }
 
 /// So many that they are reduced by several threads, from several runs.
