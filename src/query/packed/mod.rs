@@ -18,7 +18,8 @@
 //! [`Store::generation`]): what was in memory is dropped then.
 //!
 //! A run is written, or a merge made, while readers go on: the list is changed under the lock that they hold while they
-//! read a page. Runs that the list does not name were left by a crash, and are removed before the next is written.
+//! read a page. Merges, which may take long, let commits go on as well. Runs that the list does not name were left by a
+//! crash, and are removed before the next is written.
 
 mod block;
 mod merged;
@@ -59,8 +60,10 @@ pub(super) struct Packed {
     /// What the keys of its entries begin with, and those of its blocks in the store.
     prefix: Vec<u8>,
     room: Room,
-    /// Held by who changes anything: a commit, a run being written, a merge.
+    /// Held by who changes what is stored: while a run is written, or runs are merged.
     writing: Mutex<()>,
+    /// Held by who changes what is fresh: a commit, and while that is written as a run. Taken after `writing`.
+    committing: Mutex<()>,
     state: RwLock<State>,
 }
 
@@ -102,7 +105,8 @@ impl Drop for Packed {
 /// As [`Store`]'s, where keys have the prefix of the index.
 impl Packed {
     pub(super) fn new(store: Arc<dyn Store>, prefix: Vec<u8>, room: Room) -> Packed {
-        Packed { store, prefix, room, writing: Mutex::default(), state: RwLock::default() }
+        let (writing, committing, state) = (Mutex::default(), Mutex::default(), RwLock::default());
+        Packed { store, prefix, room, writing, committing, state }
     }
 
     /// Moves when entries that were committed may be gone.
@@ -163,7 +167,7 @@ impl Packed {
             return Ok(());
         }
         let state = self.state()?;
-        let mut merged = self.merged(&state, &state.runs, true, &range, direction)?;
+        let mut merged = self.merged(&state, &range, direction)?;
         while let Some((key, value)) = merged.peek() {
             if value.is_some_and(|value| !hand_over(key, value)) {
                 break;
@@ -180,7 +184,7 @@ impl Packed {
     /// `Conflict`: an expectation does not hold.
     pub fn commit(&self, batch: Batch) -> Result<()> {
         debug_assert!(batch.delete_ranges.is_empty());
-        let _writing = self.writing.lock();
+        let _committing = self.committing.lock();
         {
             let state = self.state()?;
             let (expected, values): (Vec<_>, Vec<_>) = batch.expect.into_iter().unzip();
@@ -221,6 +225,7 @@ impl Packed {
     /// Removes everything.
     pub fn clear(&self) -> Result<()> {
         let _writing = self.writing.lock();
+        let _committing = self.committing.lock();
         let generation = self.store.generation();
         {
             // The list goes first: without it the rest is nothing.
@@ -285,7 +290,7 @@ impl Packed {
         if state.generation == Some(self.store.generation()) {
             return Ok(());
         }
-        Err(StoreError::Unavailable("the store was opened again while an index was read".into()))
+        Err(opened_again())
     }
 
     fn values(&self, state: &State, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
@@ -310,23 +315,21 @@ impl Packed {
         Ok(values)
     }
 
-    fn merged<'a>(
-        &'a self,
-        state: &'a State,
-        runs: &[Run],
-        with_fresh: bool,
-        range: &'a KeyRange,
-        direction: Direction,
-    ) -> Result<Merged<'a>> {
-        let mut sources = Vec::with_capacity(runs.len() + 1);
-        if with_fresh {
-            let all = state.fresh.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref()));
-            sources.push(Source::Fresh(Fresh::new(all, direction)));
-        }
-        for run in runs.iter().rev() {
-            sources.push(Source::Run(Box::new(Cursor::new(&*self.store, &self.base(run.number), range, direction)?)));
-        }
+    /// All that is in a range, as it stands.
+    fn merged<'a>(&'a self, state: &'a State, range: &'a KeyRange, direction: Direction) -> Result<Merged<'a>> {
+        let all = state.fresh.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref()));
+        let mut sources = vec![Source::Fresh(Fresh::new(all, direction))];
+        sources.append(&mut self.of_runs(&state.runs, range, direction)?);
         Ok(Merged::new(sources, direction))
+    }
+
+    /// The newest first.
+    fn of_runs<'a>(&'a self, runs: &[Run], range: &'a KeyRange, direction: Direction) -> Result<Vec<Source<'a>>> {
+        let source = |run: &Run| {
+            let cursor = Cursor::new(&*self.store, &self.base(run.number), range, direction)?;
+            Ok(Source::Run(Box::new(cursor)))
+        };
+        runs.iter().rev().map(source).collect()
     }
 }
 
@@ -341,6 +344,10 @@ pub(super) fn remove(store: &dyn Store, range: &KeyRange) -> Result<()> {
         page.into_iter().for_each(|key| batch.delete(key));
         store.commit(batch)?;
     }
+}
+
+fn opened_again() -> StoreError {
+    StoreError::Unavailable("the store was opened again while an index was read".into())
 }
 
 fn write_list(runs: &[Run]) -> Vec<u8> {

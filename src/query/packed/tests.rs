@@ -184,6 +184,8 @@ struct Watched {
     generation: AtomicU64,
     /// What was committed last, and before which commit from now on it gets lost.
     last: Mutex<(Vec<Vec<u8>>, Option<usize>)>,
+    /// Called before the next commit.
+    before: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Store for Watched {
@@ -198,6 +200,9 @@ impl Store for Watched {
     }
 
     fn commit(&self, batch: Batch) -> Result<()> {
+        if let Some(before) = self.before.lock().take() {
+            before();
+        }
         let mut last = self.last.lock();
         if last.1 == Some(0) {
             self.generation.fetch_add(2, Ordering::Relaxed);
@@ -265,6 +270,34 @@ fn a_run_that_lost_blocks_while_it_was_written_is_not_taken() {
         let entries = read_all(&packed, keys::prefix(PREFIX), Direction::Forward, 1000).len();
         assert!(entries == 0 || entries == 4000, "{commits} commits: {entries} entries");
     }
+}
+
+#[test]
+fn commits_and_readers_go_on_while_runs_are_merged() {
+    let watched = Arc::new(Watched::default());
+    let store: Arc<dyn Store> = watched.clone();
+    let packed = Arc::new(open(&store));
+    for first in 0..2 {
+        for number in 0..1500 {
+            put(&packed, 2 * number + first, 1000);
+        }
+        packed.write_run().unwrap();
+    }
+    let (done, told) = std::sync::mpsc::channel();
+    let other = packed.clone();
+    *watched.before.lock() = Some(Box::new(move || {
+        let (finished, is_finished) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            put(&other, 1, 7);
+            finished.send(other.get_many(&[key(1), key(2)]).unwrap())
+        });
+        done.send(is_finished.recv_timeout(std::time::Duration::from_secs(10)).ok()).unwrap();
+    }));
+    packed.merge(0).unwrap();
+    assert_eq!(told.recv().unwrap(), Some(vec![Some(vec![7; 7]), Some(vec![7; 1000])]));
+    assert_eq!(packed.get_many(&[key(1)]).unwrap(), [Some(vec![7; 7])]);
+    assert_eq!(read_all(&packed, keys::prefix(PREFIX), Direction::Forward, 1000).len(), 3000);
+    assert_eq!(packed.state().unwrap().runs.len(), 1);
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
+use super::merged::Merged;
 use super::run::Writing;
-use super::{BLOCKS, CROWDED, Packed, Run, remove, write_list};
+use super::{BLOCKS, CROWDED, Packed, Run, opened_again, remove, write_list};
 use crate::store::{Batch, Direction, Durability, Entry, Result, StoreError, keys};
 
 /// Bytes of fresh entries at which a run is written while an index is updated.
@@ -23,15 +24,15 @@ const SMALL: u64 = 1 << 20;
 impl Packed {
     /// Writes a run if many entries are in memory: for the midst of an update.
     pub fn relieve(&self) -> Result<()> {
+        let bytes = self.state()?.bytes;
+        if bytes < FULL && (bytes < FULL_IN_A_CROWD || self.room.load(Ordering::Relaxed) < CROWDED) {
+            return Ok(());
+        }
         let _writing = self.writing.lock();
         self.or_forget(self.relieved())
     }
 
     fn relieved(&self) -> Result<()> {
-        let bytes = self.state()?.bytes;
-        if bytes < FULL && (bytes < FULL_IN_A_CROWD || self.room.load(Ordering::Relaxed) < CROWDED) {
-            return Ok(());
-        }
         self.write_run()?;
         while self.state()?.runs.len() > MOST_RUNS {
             let from = self.similar(2);
@@ -40,13 +41,9 @@ impl Packed {
         Ok(())
     }
 
-    /// Leaves the index so that a crash costs little: when an update has ended. See [`Packed::tend`].
+    /// Leaves the index so that a crash costs little: when an update has ended. See [`Packed::tend`]. Nothing while runs
+    /// are merged: the next update does it.
     pub fn rest(&self) -> Result<()> {
-        let _writing = self.writing.lock();
-        self.or_forget(self.rested())
-    }
-
-    fn rested(&self) -> Result<()> {
         let (fresh, stored) = {
             let state = self.state()?;
             (state.bytes, state.runs.iter().map(|run| run.bytes).sum::<u64>())
@@ -54,7 +51,8 @@ impl Packed {
         if fresh < KEPT && fresh as u64 <= stored / 4 && self.room.load(Ordering::Relaxed) < CROWDED / 2 {
             return Ok(());
         }
-        self.write_run()
+        let Some(_writing) = self.writing.try_lock() else { return Ok(()) };
+        self.or_forget(self.write_run())
     }
 
     /// Whether there are more runs than readers should look into.
@@ -64,11 +62,13 @@ impl Packed {
 
     /// Merges runs if there are too many: beside readers, while nobody waits for it. Nothing if something is written now.
     pub fn tend(&self) -> Result<()> {
-        let Some(_writing) = self.writing.try_lock() else { return Ok(()) };
-        match self.merged_from() {
-            Some(from) => self.or_forget(self.merge(from)),
-            None => Ok(()),
+        if let Some(_writing) = self.writing.try_lock()
+            && let Some(from) = self.merged_from()
+        {
+            self.or_forget(self.merge(from))?;
         }
+        // What was committed meanwhile.
+        self.rest()
     }
 
     /// From which run on they should be merged.
@@ -103,6 +103,7 @@ impl Packed {
     /// Writes the fresh entries as a run.
     pub(super) fn write_run(&self) -> Result<()> {
         self.tidy()?;
+        let _committing = self.committing.lock();
         let state = self.state()?;
         if state.fresh.is_empty() {
             return Ok(());
@@ -122,15 +123,18 @@ impl Packed {
     /// Merges the runs from the one at `from` on into one.
     pub(super) fn merge(&self, from: usize) -> Result<()> {
         self.tidy()?;
-        let state = self.state()?;
-        let old = state.runs[from..].to_vec();
+        let (generation, list, runs) = {
+            let state = self.state()?;
+            (state.generation, state.list.clone(), state.runs.clone())
+        };
+        let (kept, old) = runs.split_at(from.min(runs.len()));
         if old.len() < 2 {
             return Ok(());
         }
-        let number = state.runs.iter().map(|run| run.number).max().unwrap_or(0) + 1;
-        let mut writing = Writing::new(&*self.store, self.base(number), (self.list_key(), state.list.clone()));
+        let number = runs.iter().map(|run| run.number).max().unwrap_or(0) + 1;
+        let mut writing = Writing::new(&*self.store, self.base(number), (self.list_key(), list.clone()));
         let everything = (Bound::Unbounded, Bound::Unbounded);
-        let mut merged = self.merged(&state, &old, false, &everything, Direction::Forward)?;
+        let mut merged = Merged::new(self.of_runs(old, &everything, Direction::Forward)?, Direction::Forward);
         while let Some((key, value)) = merged.peek() {
             // A removed key need not be told of where there is nothing older.
             if from > 0 || value.is_some() {
@@ -138,16 +142,15 @@ impl Packed {
             }
             merged.advance()?;
         }
-        drop(merged);
-        let mut runs = state.runs[..from].to_vec();
+        let mut runs = kept.to_vec();
         let last = writing.finish()?.map(|(bytes, last)| {
             runs.push(Run { number, bytes });
             last
         });
-        self.unchanged(&state)?;
-        let before = state.list.clone();
-        drop(state);
-        self.replace(before, runs, last, false)?;
+        if generation != Some(self.store.generation()) {
+            return Err(opened_again());
+        }
+        self.replace(list, runs, last, false)?;
         for run in old {
             remove(&*self.store, &keys::prefix(&self.base(run.number)))?;
         }
