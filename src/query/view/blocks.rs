@@ -36,8 +36,8 @@ const BYTES: usize = 256 << 10;
 const AT_ONCE: usize = 128;
 /// Bytes of the rows of a stretch, as they are stored, about.
 const STRETCH: u64 = 1 << 20;
-/// Stretches of one commit, about.
-const MOST_STRETCHES: usize = 256;
+/// Stretches of one commit, about. Few in tests, so that a block takes several commits there too.
+const MOST_STRETCHES: usize = if cfg!(test) { 3 } else { 256 };
 /// Fewer are not worth another thread.
 const STRETCHES_OF_A_THREAD: usize = 4;
 
@@ -212,7 +212,7 @@ impl Blocks<'_> {
             return Ok(None);
         }
         let (first, size) = (stretches.len(), ROWS as usize);
-        for cut in index.history.entries().cuts(&layout.between(ROW, map, &spots), STRETCH, MOST_STRETCHES)? {
+        for cut in index.history.entries().cuts(&layout.between(ROW, map, &spots), STRETCH, MOST_STRETCHES + 1)? {
             let cut = layout.spot_from(cut);
             if stretches.len() >= MOST_STRETCHES {
                 return Ok(Some(Rest { map, bound: spots.low, first, rows }));

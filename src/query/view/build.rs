@@ -398,7 +398,10 @@ impl Build {
         let info = database.info();
         let average = info.external / (info.documents + 1) + 1;
         let step = usize::try_from(STEP_BYTES / average).unwrap_or(STEP).clamp(8, STEP);
-        let page = database.changes(after, Direction::Forward, PageLimit::entries(step))?;
+        let mut page = database.changes(after, Direction::Forward, PageLimit::entries(step))?;
+        // Many large ones may follow each other in a database of small ones.
+        let sizes = page.rows.iter().map(|(_, row)| row.winner().body.map_or(0, |body| body.bytes));
+        page.rows.truncate(fitting(sizes));
         // No rows up to the target: those documents have changed since, and come with later sequences.
         let sequence = page.rows.last().map_or(target, |(sequence, _)| *sequence);
         self.map(sequence, page.rows.into_iter().map(|(_, row)| (row.id, row.leaves)).collect())
@@ -566,6 +569,16 @@ impl Build {
     }
 }
 
+/// How many documents of these sizes make a step: about [`STEP_BYTES`], and one at least.
+fn fitting(sizes: impl Iterator<Item = u64>) -> usize {
+    let before = |sum: &mut u64, size: u64| {
+        let before = *sum;
+        *sum = sum.saturating_add(size);
+        Some(before)
+    };
+    sizes.scan(0, before).take_while(|before| *before < STEP_BYTES).count()
+}
+
 /// What a function emitted for a document.
 struct Emitted<'a> {
     place: Vec<u8>,
@@ -604,5 +617,19 @@ pub(super) fn commit(index: &Index, before: Option<Vec<u8>>, meta: &Meta, mut ba
         Ok(()) => Ok(true),
         Err(StoreError::Conflict) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_large_documents_is_short() {
+        assert_eq!(fitting([].into_iter()), 0);
+        assert_eq!(fitting([1000; 900].into_iter()), 900);
+        assert_eq!(fitting([10, 900 << 20, 10].into_iter()), 2);
+        assert_eq!(fitting([900 << 20, 10].into_iter()), 1);
+        assert_eq!(fitting([1 << 20; 1000].into_iter()), 4);
     }
 }
