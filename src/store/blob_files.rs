@@ -35,6 +35,8 @@ struct Inner {
     /// The folder is encrypted.
     keys: Option<BlobKeys>,
     pins: Pins,
+    /// Of the 256 folders those whose names are known to be on disk.
+    named: Mutex<[bool; 256]>,
     next_temporary: AtomicU64,
     /// Bytes on disk, counted when first asked for.
     bytes: Mutex<Option<u64>>,
@@ -53,6 +55,7 @@ impl BlobFiles {
             space,
             keys,
             pins: Pins::default(),
+            named: Mutex::new([false; 256]),
             next_temporary: AtomicU64::new(0),
             bytes: Mutex::new(None),
         })))
@@ -61,6 +64,19 @@ impl BlobFiles {
     fn path(&self, id: &BlobId) -> PathBuf {
         let name = hex(id);
         self.0.folder.join(&name[..2]).join(name)
+    }
+
+    /// The folder of a blob. That it is there is not enough: whoever has made it may not have synced its name yet, or may have
+    /// been killed before.
+    fn folder_of(&self, id: &BlobId) -> io::Result<PathBuf> {
+        let folder = self.0.folder.join(hex(&id[..1]));
+        let mut named = self.0.named.lock();
+        if !named[usize::from(id[0])] || !folder.is_dir() {
+            make_dir(&folder)?;
+            sync_dir(&self.0.folder)?;
+            named[usize::from(id[0])] = true;
+        }
+        Ok(folder)
     }
 
     fn writer(&self) -> Result<Writer> {
@@ -132,12 +148,11 @@ impl Writer {
         // Pinned before it can be seen: the collector must not come between.
         let pin = self.to.0.pins.pin(&id);
         let path = self.to.path(&id);
-        let folder = path.parent().unwrap_or(&self.to.0.folder);
-        make_dir(folder).map_err(io)?;
+        let folder = self.to.folder_of(&id).map_err(io)?;
         let replaced = std::fs::metadata(&path).map_or(0, |found| found.len());
         std::fs::rename(&self.temporary, &path).map_err(io)?;
         self.finished = true;
-        sync_dir(folder).map_err(io)?;
+        sync_dir(&folder).map_err(io)?;
         self.to.count(|bytes| (bytes + stored).saturating_sub(replaced));
         Ok(Written { id, length: self.length, md5, pin })
     }
