@@ -233,7 +233,11 @@ impl Databases {
     pub fn delete(&self, name: &str) -> Result<()> {
         check_database_name(name)?;
         let _naming = self.naming.lock();
-        let Some(value) = self.store.get(&keys::name(name))? else { return Err(Error::NoDatabase) };
+        let Some(value) = self.store.get(&keys::name(name))? else {
+            // A deletion that was answered with an error may be there after all, once the store has recovered.
+            self.leave(name);
+            return Err(Error::NoDatabase);
+        };
         let number = NameRecord::decode(&value)?.number;
         let mut batch = Batch::new();
         batch.expect(keys::name(name), Some(value));
@@ -243,10 +247,16 @@ impl Databases {
         let event = self.events.write(&mut batch, name, DbEventKind::Deleted);
         self.store.commit(batch)?;
         self.events.done(event);
-        if let Some(database) = self.open.write().remove(name) {
+        self.leave(name);
+        Ok(())
+    }
+
+    /// Takes a deleted database from its holders.
+    fn leave(&self, name: &str) {
+        let left = self.open.write().remove(name);
+        if let Some(database) = left {
             database.mark_gone();
         }
-        Ok(())
     }
 
     /// Names in order: those in `start..=end`, at most `limit`. `descending` walks from the end; the bounds are then those

@@ -196,6 +196,22 @@ async fn the_security_in_force_is_the_one_written_last() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_seemed_to_fail_leaves_no_handle_behind() {
+    use crate::store::faults::{Faults, WriteFault};
+    let (store, faults) = Faults::store();
+    let blobs = Arc::new(crate::store::MemoryBlobs::new());
+    let clock = Clock::fixed(std::time::Duration::from_secs(1));
+    let databases = Databases::open(store.clone(), blobs, clock).unwrap();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    faults.fail_write(0, WriteFault::Unknown);
+    assert!(databases.delete("db").is_err());
+    store.commit(crate::store::Batch::new()).unwrap();
+    assert_eq!(databases.delete("db"), Err(Error::NoDatabase));
+    assert!(database.is_gone());
+    assert_eq!(databases.get("db").err(), Some(Error::NoDatabase));
+}
+
+#[tokio::test]
 async fn compaction_frees_old_bodies_and_no_leaf() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let first = put(&database, incoming("a", None, r#"{"old":true}"#)).await.unwrap();
