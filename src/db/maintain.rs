@@ -289,6 +289,7 @@ impl Work for Compact {
             draft.compact(id)?;
         }
         draft.info.compacted = draft.info.compacted.max(self.upto);
+        draft.batch.frees = true;
         Ok(())
     }
 
@@ -347,7 +348,7 @@ fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
         .and_then(|bytes| bytes.try_into().ok())
         .map(u64::from_be_bytes)
         .ok_or_else(|| Error::Damaged("the number of a deleted database".into()))?;
-    let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+    let mut batch = Batch { durability: Durability::Relaxed, frees: true, ..Batch::new() };
     let body_prefix = keys::kind_prefix(number, keys::Kind::Body);
     for range in [keys::database(number), keys::indexes(number)] {
         match store.scan(&range, Direction::Forward, PageLimit::entries(REMOVED_AT_ONCE)) {

@@ -239,7 +239,7 @@ impl Databases {
             return Err(Error::NoDatabase);
         };
         let number = NameRecord::decode(&value)?.number;
-        let mut batch = Batch::new();
+        let mut batch = Batch { frees: true, ..Batch::new() };
         batch.expect(keys::name(name), Some(value));
         batch.delete(keys::name(name));
         batch.delete(keys::info(number));

@@ -160,7 +160,13 @@ impl<B: Backend> Committer<B> {
 
     fn commit_group(&self, group: &[Waiting]) -> Vec<Result<()>> {
         let mut work = self.work.lock();
-        if let Err(error) = self.ready(&mut work, group) {
+        let room = self.room_for(group.iter());
+        let frees = || group.iter().filter(|waiting| waiting.batch.frees);
+        let ready = match &room {
+            Err(error) if frees().next().is_none() || self.room_to_free(frees()).is_err() => Err(error.clone()),
+            _ => self.recover(&mut work),
+        };
+        if let Err(error) = ready {
             return vec![Err(error); group.len()];
         }
         let mut writes = Writes::new();
@@ -168,7 +174,10 @@ impl<B: Backend> Committer<B> {
         let mut sync = false;
         let mut answers = Vec::with_capacity(group.len());
         for waiting in group {
-            let answer = self.prepare(&waiting.batch, &mut writes);
+            let answer = match &room {
+                Err(error) if !waiting.batch.frees => Err(error.clone()),
+                _ => self.prepare(&waiting.batch, &mut writes),
+            };
             if answer.is_ok() {
                 bytes += batch_bytes(&waiting.batch);
                 sync |= waiting.batch.durability == Durability::Synced;
@@ -191,15 +200,17 @@ impl<B: Backend> Committer<B> {
         answers
     }
 
-    /// Whether the group can be written: the engine is well, or could be reopened, and there is room.
-    fn ready(&self, work: &mut Work, group: &[Waiting]) -> Result<()> {
-        let more: usize = group.iter().map(|waiting| batch_bytes(&waiting.batch)).sum();
-        if more > 0
-            && let Some(space) = &self.space
-        {
-            space.room_for(2 * more as u64)?;
+    /// Whether there is room for these.
+    fn room_for<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
+        match (&self.space, bytes_of(these)) {
+            (Some(space), more @ 1..) => space.room_for(2 * more),
+            _ => Ok(()),
         }
-        self.recover(work)
+    }
+
+    /// The same for those that make room.
+    fn room_to_free<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
+        self.space.as_ref().map_or(Ok(()), |space| space.room_to_free(2 * bytes_of(these)))
     }
 
     /// Reopens an engine that has failed, if it was not tried just now.
@@ -422,6 +433,10 @@ impl<B: Backend> Drop for Committer<B> {
             tracing::warn!("the last relaxed commits could not be synced: {error}");
         }
     }
+}
+
+fn bytes_of<'a>(group: impl Iterator<Item = &'a Waiting>) -> u64 {
+    group.map(|waiting| batch_bytes(&waiting.batch) as u64).sum()
 }
 
 /// Bytes that a batch makes an engine write.

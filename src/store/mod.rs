@@ -128,6 +128,8 @@ pub struct Batch {
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Whether the commit must be on disk when it returns.
     pub durability: Durability,
+    /// It makes room in the end: where there is none for others, it may take of what is kept free for the engine.
+    pub frees: bool,
 }
 
 impl Batch {

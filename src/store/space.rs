@@ -40,11 +40,28 @@ impl Space {
 
     /// `Full` if `more` bytes would eat into the margin.
     pub fn room_for(&self, more: u64) -> Result<()> {
+        self.room_beyond(self.margin, more)
+    }
+
+    /// The same for what makes room in the end: half of the margin is enough.
+    pub fn room_to_free(&self, more: u64) -> Result<()> {
+        self.room_beyond(self.margin / 2, more)
+    }
+
+    fn room_beyond(&self, margin: u64, more: u64) -> Result<()> {
         match self.free() {
-            Ok(free) if free < self.margin.saturating_add(more) => Err(StoreError::Full),
+            Ok(free) if free < margin.saturating_add(more) => Err(StoreError::Full),
             // A device that cannot be asked is found full by the write itself.
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    /// Watches with a margin that lies `beyond` bytes above what is free now.
+    #[cfg(test)]
+    pub fn full(folder: &Path, beyond: u64) -> Space {
+        let mut space = Space::watch(folder).unwrap();
+        space.margin = space.free().unwrap() + beyond;
+        space
     }
 
     /// Makes sure that the reserve file has its size, if there is room for it and the margin.

@@ -29,6 +29,21 @@ fn a_failed_write_shows_nothing_and_the_next_commit_recovers() {
 }
 
 #[test]
+fn on_a_full_device_what_makes_room_is_still_written() {
+    let dir = tempfile::tempdir().unwrap();
+    // Others write to this device meanwhile: a gigabyte is beyond them.
+    for (beyond, frees) in [(1 << 30, true), (1 << 60, false)] {
+        let space = Space::full(dir.path(), beyond);
+        let store = Committer::new(Faults::default(), Frames::default(), Some(space));
+        assert_eq!(store.commit(put(b"k", b"1")), Err(StoreError::Full));
+        let freeing = store.commit(Batch { frees: true, ..put(b"k", b"2") });
+        assert_eq!(freeing, if frees { Ok(()) } else { Err(StoreError::Full) });
+        assert_eq!(store.get(b"k").unwrap(), frees.then(|| b"2".to_vec()));
+        store.commit(Batch::new()).unwrap();
+    }
+}
+
+#[test]
 fn a_write_that_only_seemed_to_fail_is_met_by_expectations() {
     let (store, faults) = Faults::store();
     store.commit(put(b"k", b"1")).unwrap();
