@@ -60,6 +60,31 @@ struct Turn {
     waiting: AtomicUsize,
 }
 
+/// A turn that is waited for or had; forgotten with the last one who does.
+struct Taken<'a> {
+    turns: &'a Mutex<HashMap<Name, Arc<Turn>>>,
+    name: Name,
+    turn: Arc<Turn>,
+}
+
+impl std::ops::Deref for Taken<'_> {
+    type Target = Arc<Turn>;
+
+    fn deref(&self) -> &Arc<Turn> {
+        &self.turn
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut turns = self.turns.lock();
+        // The map has it, and this.
+        if Arc::strong_count(&self.turn) == 2 && self.turn.lock.try_lock().is_ok() {
+            turns.remove(&self.name);
+        }
+    }
+}
+
 /// The views of a server.
 pub struct Views {
     scripts: Scripts,
@@ -126,7 +151,7 @@ impl Views {
             }
         }
         let name = (database.number(), definition.signature);
-        let turn = self.turns.lock().entry(name).or_default().clone();
+        let turn = self.turn(name);
         let waiting = Waiting::begin(&turn);
         let held = turn.lock.clone().lock_owned().await;
         let build = Build { index: index.clone(), scripts: self.scripts.clone(), progress };
@@ -138,12 +163,7 @@ impl Views {
         })
         .await;
         drop(waiting);
-        let mut turns = self.turns.lock();
         drop(turn);
-        if turns.get(&name).is_some_and(|turn| Arc::strong_count(turn) == 1 && turn.lock.try_lock().is_ok()) {
-            turns.remove(&name);
-        }
-        drop(turns);
         if index.history.entries().needs_tending() {
             // Nobody waits for this.
             tokio::task::spawn_blocking(move || {
@@ -158,7 +178,7 @@ impl Views {
     /// Compacts an index: joins blocks that have become small, and lets go of what was replaced.
     pub async fn compact(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<()> {
         let index = self.index(database, definition);
-        let turn = self.turns.lock().entry((database.number(), definition.signature)).or_default().clone();
+        let turn = self.turn((database.number(), definition.signature));
         let held = turn.lock.clone().lock_owned().await;
         let build = Build { index, scripts: self.scripts.clone(), progress: Arc::new(|_, _| {}) };
         blocking(move || {
@@ -166,6 +186,11 @@ impl Views {
             build.compact()
         })
         .await
+    }
+
+    fn turn(&self, name: Name) -> Taken<'_> {
+        let turn = self.turns.lock().entry(name).or_default().clone();
+        Taken { turns: &self.turns, name, turn }
     }
 
     /// Begins to read an index as it stands.
@@ -379,14 +404,19 @@ impl Build {
     fn purged(&self, stored: Option<Vec<u8>>, meta: Meta, target: u64) -> Result<bool> {
         let database = &self.index.database;
         let requests = database.purges(meta.purge_sequence, STEP / 10)?;
-        let purge_sequence = requests.last().map_or(target, |(sequence, _)| *sequence);
-        let mut ids: Vec<String> = requests.into_iter().map(|(_, request)| request.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let mut changes = Vec::with_capacity(ids.len());
-        for (id, record) in ids.iter().zip(database.records(&ids)?) {
-            changes.push((id.clone(), record.map(|record| record.sequence_row(id).leaves).unwrap_or_default()));
-        }
+        let (sequences, ids): (Vec<u64>, Vec<String>) =
+            requests.into_iter().map(|(sequence, request)| (sequence, request.id)).unzip();
+        let leaves: Vec<Vec<LeafRow>> = ids
+            .iter()
+            .zip(database.records(&ids)?)
+            .map(|(id, record)| record.map(|record| record.sequence_row(id).leaves).unwrap_or_default())
+            .collect();
+        let size = |leaves: &Vec<LeafRow>| leaves.first().and_then(|leaf| leaf.body).map_or(0, |body| body.bytes);
+        let taken = fitting(leaves.iter().map(size));
+        let purge_sequence = taken.checked_sub(1).map_or(target, |last| sequences[last]);
+        let mut changes: Vec<(String, Vec<LeafRow>)> = ids.into_iter().zip(leaves).take(taken).collect();
+        changes.sort_unstable_by(|one, two| one.0.cmp(&two.0));
+        changes.dedup_by(|one, two| one.0 == two.0);
         let step = self.map(meta.sequence, changes)?;
         let next = Meta { purge_sequence, begun_at: 0, ..meta.clone() };
         Ok(self.write(stored, &meta, next, step, true)?.is_some())
