@@ -82,14 +82,23 @@ impl FieldPath {
         &self.0
     }
 
-    /// This path with the steps of `further` behind it.
+    /// This path with the steps of `further` behind it. CouchDB joins the names as they are written: a part that is nothing
+    /// but a backslash takes the dot behind it. So an empty step is always the last one.
     pub(super) fn join(&self, further: &FieldPath) -> FieldPath {
-        FieldPath(self.0.iter().chain(&further.0).cloned().collect())
+        let (mut steps, mut further) = (self.0.clone(), further.0.iter());
+        if let Some(last) = steps.last_mut().filter(|last| last.is_empty())
+            && let Some(next) = further.next()
+        {
+            *last = format!(".{next}");
+        }
+        steps.extend(further.cloned());
+        FieldPath(steps)
     }
 
     /// The name that [`FieldPath::parse`] reads as this path.
     pub fn joined(&self) -> String {
-        self.0.iter().map(|step| step.replace('.', "\\.")).collect::<Vec<_>>().join(".")
+        let written = |step: &String| if step.is_empty() { "\\".to_owned() } else { step.replace('.', "\\.") };
+        self.0.iter().map(written).collect::<Vec<_>>().join(".")
     }
 
     /// The value at this path (CouchDB's `mango_doc:get_field`).

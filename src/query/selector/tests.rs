@@ -386,3 +386,18 @@ fn patterns_are_rewritten_in_linear_time() {
         assert_eq!(parse(json!({"a": {"$regex": pattern}})).matches(&json!({ "a": text })), wanted, "{pattern}");
     }
 }
+
+#[test]
+fn a_name_that_is_a_backslash_can_be_written_and_read_again() {
+    for (given, name) in [
+        (json!({"\\": 1}), "\\"),
+        (json!({"a.\\": 1}), "a.\\"),
+        (json!({"a.\\": {"e": 1}}), "a.\\.e"),
+        (json!({"a.\\\\": {"b.c": {"$exists": true}}}), "a.\\.b.c"),
+    ] {
+        let selector = Selector::parse(&given).unwrap();
+        let written = selector.to_json();
+        assert_eq!(written.as_object().and_then(|members| members.keys().next()).map(String::as_str), Some(name));
+        assert_eq!(Selector::parse(&written).unwrap().to_json(), written, "{given}");
+    }
+}
