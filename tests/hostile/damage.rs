@@ -1,0 +1,1 @@
+//! Data folders with turned bits, cut, zeroed and exchanged pages, and missing parts: each start is right or refused.

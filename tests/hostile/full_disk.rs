@@ -1,0 +1,1 @@
+//! What makes room works on a full disk.

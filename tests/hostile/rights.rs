@@ -1,0 +1,1 @@
+//! Requests and feeds that outlive the right they began with.

@@ -1,0 +1,1 @@
+//! Functions of design documents that do not end, hold memory, or starve others.
