@@ -31,6 +31,10 @@ use super::{ADMIN, Handler, Settings, UserCtx};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
+mod still;
+
+pub use still::{Proof, Still};
+
 /// What CouchDB answers to every wrong name, password or code.
 pub const INCORRECT: &str = "Name or password is incorrect.";
 
@@ -102,6 +106,8 @@ pub struct SignedIn {
     pub session: Option<Session>,
     /// The stored hash is of an older scheme: write it anew, after answering.
     pub upgrade: Option<Upgrade>,
+    /// What the sign-in depends on from now on.
+    pub proof: Proof,
 }
 
 /// Without the cookie, which is as good as the password.
@@ -200,6 +206,8 @@ pub struct Authenticator {
     /// Passwords that were known to be right, and those that had to be hashed.
     fast: AtomicU64,
     slow: AtomicU64,
+    /// Counts changes of the settings.
+    generation: AtomicU64,
 }
 
 struct Current {
@@ -223,6 +231,7 @@ impl Authenticator {
             devices: None,
             fast: AtomicU64::new(0),
             slow: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
         }
     }
 
@@ -257,6 +266,8 @@ impl Authenticator {
         let mut secrets = Secrets::clone(&current.secrets);
         secrets.replace(settings.secret.as_deref(), now, settings.timeout);
         *current = Current { settings: Arc::new(settings), secrets: Arc::new(secrets) };
+        // Counted when they hold: a check that reads the counter first cannot miss them.
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// The settings in force.
@@ -390,10 +401,12 @@ impl Authenticator {
         let salt = account.as_ref().map_or("", Account::salt);
         let good = cookie.verify(secrets, salt, &settings.hash_algorithms, now);
         let Some(account) = account.filter(|_| good) else { return Ok(None) };
-        if let Some(devices) = &self.devices
-            && !devices.seen(&cookie.name, cookie.issued, &given.client(), settings.timeout)?
-        {
-            return Ok(None);
+        let mut device = None;
+        if let Some(devices) = &self.devices {
+            device = devices.seen(&cookie.name, cookie.issued, &given.client(), settings.timeout)?;
+            if device.is_none() {
+                return Ok(None);
+            }
         }
         let mut renewed = None;
         if session::due_for_renewal(left, settings.timeout) {
@@ -403,8 +416,10 @@ impl Authenticator {
             };
             renewed = session::issue(&cookie.name, account.salt(), issued, secrets, &settings.hash_algorithms);
         }
-        let user = UserCtx { name: Some(cookie.name), roles: account.roles, handler: Some(Handler::Cookie) };
-        Ok(Some(SignedIn { user, cookie: renewed, session: Some(Session::Cookie(cookie.issued)), upgrade: None }))
+        let user = UserCtx { name: Some(cookie.name.clone()), roles: account.roles, handler: Some(Handler::Cookie) };
+        let session = Some(Session::Cookie(cookie.issued));
+        let proof = Proof::Cookie { cookie, device };
+        Ok(Some(SignedIn { user, cookie: renewed, session, upgrade: None, proof }))
     }
 
     fn by_password(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<Step>> {
@@ -429,14 +444,16 @@ impl Authenticator {
         }
         let roles = given.proxy_roles.map(role_list).unwrap_or_default();
         let user = UserCtx { name: Some(name.to_string()), roles, handler: Some(Handler::Proxy) };
-        Some(SignedIn { user, ..SignedIn::default() })
+        let token = given.proxy_token.map(str::to_string);
+        let proof = Proof::Proxy { user: user.clone(), token, by: settings.proxy.clone() };
+        Some(SignedIn { user, proof, ..SignedIn::default() })
     }
 
     fn by_token(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<SignedIn>> {
         let Some(token) = bearer(given) else { return Ok(None) };
         let now = self.clock.since_epoch().as_secs();
         let user = settings.jwt.authenticate(token, now, &*self.published)?;
-        Ok(Some(SignedIn { user, ..SignedIn::default() }))
+        Ok(Some(SignedIn { user, proof: Self::proof_of_jwt(token), ..SignedIn::default() }))
     }
 
     /// The part of a password sign-in before the hash.
@@ -499,7 +516,8 @@ impl Authenticator {
             stored.map(|old| Upgrade { name: name.into(), password: password.into(), salt: old.salt.clone() });
         let user = UserCtx { name: Some(name.into()), roles: account.roles.clone(), handler: Some(Handler::Default) };
         let Purpose::Session { client, .. } = purpose else {
-            return Ok(SignedIn { user, cookie: None, session: None, upgrade });
+            let proof = self.proof_of_password(name, password, account);
+            return Ok(SignedIn { user, cookie: None, session: None, upgrade, proof });
         };
         let issued = match &self.devices {
             Some(devices) => devices.begin(name, client, settings.timeout)?,
@@ -507,7 +525,8 @@ impl Authenticator {
         };
         let cookie =
             session::issue(name, account.salt(), issued, &secrets, &settings.hash_algorithms).ok_or_else(no_secret)?;
-        Ok(SignedIn { user, cookie: Some(cookie), session: Some(Session::Cookie(issued)), upgrade })
+        let session = Some(Session::Cookie(issued));
+        Ok(SignedIn { user, cookie: Some(cookie), session, upgrade, proof: Proof::Nobody })
     }
 
     /// Makes a device that holds tokens, for somebody who has just signed in: access token and refresh token.
@@ -556,7 +575,8 @@ impl Authenticator {
             return Err(refused());
         }
         let user = UserCtx { name: Some(access.user.clone()), roles: account.roles, handler: Some(Handler::Jwt) };
-        Ok(SignedIn { user, session: Some(Session::Token(access.device.clone())), ..SignedIn::default() })
+        let session = Some(Session::Token(access.device.clone()));
+        Ok(SignedIn { user, session, proof: Proof::Access(access.clone()), ..SignedIn::default() })
     }
 
     /// What is known of a user: an admin of the settings, a document, or both (then the settings' hash counts, and the

@@ -41,12 +41,16 @@ impl Verified {
 
     /// Whether this password was right for this stored hash a while ago. `false` says nothing.
     pub fn knows(&self, name: &str, password: &str, stored: &Stored, now: Duration) -> bool {
-        let mac = self.mac(password);
+        self.knows_mac(name, &self.mac(password), stored, now)
+    }
+
+    /// The same for the HMAC of a password.
+    pub fn knows_mac(&self, name: &str, mac: &[u8; 32], stored: &Stored, now: Duration) -> bool {
         let mut entries = self.entries.lock();
         let key = (name.to_string(), stored.fingerprint());
         match entries.get_mut(&key) {
             Some(entry) if now.saturating_sub(entry.used) <= IDLE => {
-                let known: bool = entry.mac.ct_eq(&mac).into();
+                let known: bool = entry.mac.ct_eq(mac).into();
                 if known {
                     entry.used = now;
                 }
@@ -66,7 +70,8 @@ impl Verified {
         self.entries.lock().insert((name.to_string(), stored.fingerprint()), entry);
     }
 
-    fn mac(&self, password: &str) -> [u8; 32] {
+    /// The HMAC of a password under this process's key.
+    pub fn mac(&self, password: &str) -> [u8; 32] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
         mac.update(password.as_bytes());
         mac.finalize().into_bytes().into()

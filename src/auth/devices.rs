@@ -15,8 +15,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,8 @@ pub struct Devices {
     hasher: RandomState,
     /// Counts what may have ended a session.
     revocations: AtomicU64,
+    /// Told of the user afterwards.
+    told: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
 }
 
 const SHARDS: usize = 16;
@@ -142,7 +144,19 @@ const SHARDS: usize = 16;
 impl Devices {
     pub fn new(store: Arc<dyn Store>, clock: Clock) -> Devices {
         let shards = (0..SHARDS).map(|_| Mutex::new(Bounded::new(MAX_USERS / SHARDS))).collect();
-        Devices { store, clock, shards, hasher: RandomState::new(), revocations: AtomicU64::new(0) }
+        Devices {
+            store,
+            clock,
+            shards,
+            hasher: RandomState::new(),
+            revocations: AtomicU64::new(0),
+            told: OnceLock::new(),
+        }
+    }
+
+    /// Has `told` called with the user's name after each revocation.
+    pub fn when_revoked(&self, told: impl Fn(&str) + Send + Sync + 'static) {
+        let _ = self.told.set(Box::new(told));
     }
 
     fn now(&self) -> u64 {
@@ -173,8 +187,12 @@ impl Devices {
             || record.signed_out != held.signed_out
             || held.devices.iter().any(|device| !record.devices.iter().any(|kept| kept.id == device.id));
         *held = record;
+        drop(shard);
         if revokes {
             self.revocations.fetch_add(1, Ordering::Release);
+            if let Some(told) = self.told.get() {
+                told(user);
+            }
         }
         Ok(result)
     }
@@ -192,18 +210,21 @@ impl Devices {
         })
     }
 
-    /// A request came with this session's cookie. `false`: the session is revoked.
-    pub fn seen(&self, user: &str, issued: u64, client: &Client, timeout: u64) -> Result<bool> {
+    /// A request came with this session's cookie. Returns its device; `None`: the session is revoked.
+    pub fn seen(&self, user: &str, issued: u64, client: &Client, timeout: u64) -> Result<Option<String>> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         self.with(user, |record| match record.devices.iter_mut().find(|device| device.issued.contains(&issued)) {
-            Some(device) => (true, device.touch(client, now).then_some(Durability::Relaxed)),
-            None if issued <= record.signed_out || record.revoked.contains(&issued) => (false, None),
+            Some(device) => {
+                let write = device.touch(client, now).then_some(Durability::Relaxed);
+                (Some(device.id.clone()), write)
+            }
+            None if issued <= record.signed_out || record.revoked.contains(&issued) => (None, None),
             None => {
                 record.prune(now, timeout);
-                let mut device = Device::new(id, Kind::Cookie, client, now);
+                let mut device = Device::new(id.clone(), Kind::Cookie, client, now);
                 device.issued.push(issued);
                 record.add(device);
-                (true, Some(Durability::Relaxed))
+                (Some(id), Some(Durability::Relaxed))
             }
         })
     }
@@ -387,9 +408,13 @@ impl Devices {
         self.revocations.load(Ordering::Acquire)
     }
 
-    /// Whether a cookie's session goes on: one that is over by age and was not renewed does not either.
-    pub fn is_good(&self, user: &str, issued: u64) -> Result<bool> {
-        self.with(user, |record| (record.devices.iter().any(|device| device.issued.contains(&issued)), None))
+    /// The second at which the session of a device ends, unless its cookie is renewed until then. `None`: it is revoked.
+    pub fn session_end(&self, user: &str, device: &str, timeout: u64) -> Result<Option<u64>> {
+        self.with(user, |record| {
+            let device = record.devices.iter().find(|known| known.id == device);
+            let last = device.map(|device| device.issued.iter().max().copied().unwrap_or(0));
+            (last.map(|last| last.saturating_add(timeout)), None)
+        })
     }
 
     /// Whether a device that holds tokens is not revoked.

@@ -33,7 +33,7 @@ pub mod users;
 use serde_json::{Value, json};
 
 pub use access::{Security, default_security};
-pub use authenticate::{Authenticator, Credentials, Pending, Session, SignedIn, Step, UserDocument, Users};
+pub use authenticate::{Authenticator, Credentials, Pending, Proof, Session, SignedIn, Step, UserDocument, Users};
 pub use settings::Settings;
 
 /// The role of server admins.

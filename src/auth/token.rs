@@ -16,10 +16,11 @@ const MAX_TOKEN: usize = 4096;
 
 /// A token taken apart, not yet verified.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Access {
+pub struct Access {
     pub user: String,
     pub device: String,
-    until: u64,
+    /// The second at which it ends.
+    pub until: u64,
     signed: String,
     mac: Vec<u8>,
 }

@@ -192,6 +192,8 @@ impl Database {
 
     pub(super) fn set_security(&self, security: &str) {
         *self.security.write() = security.into();
+        // Feeds may have to end: they wake, and look.
+        self.moved.send_modify(|_| ());
     }
 
     pub(super) fn publish(&self, info: Info) {

@@ -180,6 +180,17 @@ fn in_bulk(what: &DbRoute) -> bool {
     )
 }
 
+/// Whether a route only reads: its answer may be held back when it is there.
+pub fn only_reads(route: &Route) -> bool {
+    let Route::Database { what, .. } = route else { return false };
+    match what {
+        DbRoute::BulkGet | DbRoute::RevsDiff | DbRoute::MissingRevs | DbRoute::Show(..) => true,
+        DbRoute::Document(verb, _) => *verb == DocumentVerb::Get,
+        DbRoute::Attachment(verb, ..) => *verb == AttachmentVerb::Get,
+        what => in_bulk(what),
+    }
+}
+
 fn is_design(id: &str) -> bool {
     id.starts_with("_design/")
 }
@@ -233,13 +244,32 @@ pub fn check_database(needed: Access, user: &UserCtx, security: &Value) -> Resul
     Ok(())
 }
 
+/// What `require_valid_user` leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Openness {
+    /// Signing in, which nobody has done before.
+    SignIn,
+    /// `/_up`.
+    Up,
+    Closed,
+}
+
+/// Which of them a route is.
+pub fn openness(route: &Result<Route>) -> Openness {
+    match route {
+        Ok(Route::Server(ServerRoute::SignIn | ServerRoute::Token)) => Openness::SignIn,
+        Ok(Route::Server(ServerRoute::Up)) => Openness::Up,
+        _ => Openness::Closed,
+    }
+}
+
 /// Whether a request without an account may go on at all (`chttpd_auth:party_mode_handler`).
-pub fn check_nobody(route: &Result<Route>, settings: &Settings) -> Result<()> {
+pub fn check_nobody(openness: Openness, settings: &Settings) -> Result<()> {
     let (all, but_up) = (settings.require_valid_user, settings.require_valid_user_except_for_up);
-    let refused = match route {
-        Ok(Route::Server(ServerRoute::SignIn | ServerRoute::Token)) => false,
-        Ok(Route::Server(ServerRoute::Up)) => all && !but_up,
-        _ => all || but_up,
+    let refused = match openness {
+        Openness::SignIn => false,
+        Openness::Up => all && !but_up,
+        Openness::Closed => all || but_up,
     };
     if refused { Err(Error::Unauthorized("Authentication required.".into()).into()) } else { Ok(()) }
 }

@@ -48,7 +48,7 @@ pub struct Accounts {
 }
 
 /// Which database at which sequence.
-type Place = (u64, u64);
+pub type Place = (u64, u64);
 
 impl Accounts {
     pub fn new(config: Arc<Live>, databases: Arc<Databases>) -> Accounts {
@@ -61,7 +61,18 @@ impl Accounts {
         self.held.lock().len()
     }
 
-    fn database(&self) -> error::Result<Option<Arc<Database>>> {
+    /// Which users' database there is, at which sequence: it changes with every account.
+    pub fn place(&self) -> Option<Place> {
+        match self.database() {
+            Ok(Some(database)) => Some((database.number(), database.info().sequence)),
+            Ok(None) => None,
+            // Like no other: whoever compares it has to look at the account.
+            Err(_) => Some((u64::MAX, u64::MAX)),
+        }
+    }
+
+    /// The users' database, if there is one.
+    pub fn database(&self) -> error::Result<Option<Arc<Database>>> {
         let settings = self.config.settings();
         let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
         match self.databases.get(name) {
@@ -140,6 +151,8 @@ pub async fn update(
     incoming: Vec<Incoming>,
     mode: Mode,
 ) -> Result<Vec<error::Result<Revision>>> {
+    let user = by.standing.confirmed().await?;
+    let by = By { user: &user, ..by };
     let accounts = is_users(app, database);
     if !accounts && incoming.iter().all(|edit| !edit.deleted) {
         return write(app, by, database, incoming, mode).await;
@@ -171,7 +184,7 @@ async fn write(
     let accounts = is_users(app, database);
     let touches_design = incoming.iter().any(|edit| edit.id.starts_with("_design/"));
     if !accounts && (!touches_design || user.is_server_admin()) {
-        return Ok(database.update(incoming, mode, &*scripts).await?);
+        return Ok(database.update(incoming, mode, &Confirmed { by, then: &*scripts }).await?);
     }
     let security = security_of(database)?;
     let writer = Writer { user, security: &security };
@@ -200,13 +213,16 @@ async fn write(
             Err(refused) => results.push(Some(Err(refused))),
         }
     }
+    if passwords > 0 {
+        by.standing.confirm(user).await?;
+    }
     let mut written = match (edits.is_empty(), accounts) {
         (true, _) => Vec::new(),
         (false, true) => {
             let rules = Rules { user, security: &security, scripts: &*scripts };
-            database.update(edits, mode, &rules).await?
+            database.update(edits, mode, &Confirmed { by, then: &rules }).await?
         }
-        (false, false) => database.update(edits, mode, &*scripts).await?,
+        (false, false) => database.update(edits, mode, &Confirmed { by, then: &*scripts }).await?,
     }
     .into_iter();
     let results = results.into_iter().map(|result| match result {
@@ -214,6 +230,32 @@ async fn write(
         None => written.next().unwrap_or(Err(Error::Conflict)),
     });
     Ok(results.collect())
+}
+
+/// The rules of `then`, which may take their time; afterwards, whether the user may still write.
+pub struct Confirmed<'a> {
+    pub by: By<'a>,
+    pub then: &'a dyn Validate,
+}
+
+impl Validate for Confirmed<'_> {
+    fn applies(&self, database: &Database) -> bool {
+        self.then.applies(database)
+    }
+
+    fn validate<'a>(
+        &'a self,
+        database: &'a Arc<Database>,
+        proposals: Vec<Proposal>,
+    ) -> Pin<Box<dyn Future<Output = Vec<error::Result<()>>> + Send + 'a>> {
+        Box::pin(async move {
+            let verdicts = self.then.validate(database, proposals).await;
+            match self.by.standing.confirm(self.by.user).await {
+                Ok(()) => verdicts,
+                Err(refused) => verdicts.iter().map(|_| Err(refused.clone())).collect(),
+            }
+        })
+    }
 }
 
 /// What is asked of one edit of the users' database before it has a revision. The members of one that has a password.
@@ -461,6 +503,7 @@ pub fn upgrade(app: &Arc<App>, wanted: Upgrade) {
 async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
     let Some(database) = app.accounts.database()? else { return Ok(()) };
     let (policy, clock, of) = (app.auth.settings().password.clone(), app.clock.clone(), database.clone());
+    let shared = app.clone();
     let rehash = move || {
         let found = of.find(&users::id_of(&wanted.name), Wanted::Winner)?;
         let body = members(&found.id, &found.body.json)?;
@@ -469,6 +512,7 @@ async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
         }
         let salt = Some(wanted.salt).filter(|salt| !salt.is_empty());
         let stored = Stored::hash(&wanted.password, salt, &policy, &clock)?;
+        shared.auth.rehashed(&wanted.name, &wanted.password, &stored);
         let json = Value::Object(users::with_hash(&body, &stored)).to_string();
         let attachments = found.body.attachments.iter();
         let attachments = attachments.map(|found| (found.name.clone(), Source::Stub { revpos: None })).collect();

@@ -14,6 +14,7 @@ use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::suspicion::Suspicion;
 use super::tasks::{Task, Tasks};
+use super::wakes::{self, Wakes};
 use crate::auth::access::Security;
 use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
@@ -37,6 +38,8 @@ pub struct App {
     pub config: Arc<Live>,
     pub auth: Authenticator,
     pub accounts: Arc<Accounts>,
+    /// Wakes feeds whose rights may have changed.
+    pub wakes: Arc<Wakes>,
     /// Bounds how many password hashes run at once: each takes a core for tenths of a second.
     pub hashing: Arc<Semaphore>,
     pub clock: Clock,
@@ -80,6 +83,7 @@ impl App {
         self.limits.configure(&self.settings());
         self.scripts.set_limits(script_limits(&self.settings()));
         self.databases.limit_partitions(self.settings().number("couchdb", "max_partition_size"));
+        self.wakes.wake_all();
     }
 
     /// Hashes a password in its turn, off the async threads. The turn lasts until the hash is done: who closes the
@@ -134,6 +138,7 @@ impl App {
     pub fn run_background(self: &Arc<Self>) {
         self.spawn_until_shutdown(self.databases.clone().record_updates());
         self.spawn_until_shutdown(super::peruser::run(self.clone()));
+        self.spawn_until_shutdown(wakes::follow(self.clone()));
         let app = self.clone();
         use crate::maintain::background;
         let compact = move |database| {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::app::App;
 use super::limits::Origin;
 use super::request::Request;
+use super::standing::Standing;
 use super::suspicion::{Pattern, Who};
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
@@ -15,17 +16,19 @@ use crate::auth::users::INVALID_PASSWORD;
 use crate::error::Error;
 
 /// Who asks, from where, by which request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct By<'a> {
     pub user: &'a UserCtx,
     pub peer: Option<IpAddr>,
     pub id: &'a str,
+    /// What they were allowed, to be checked again before a commit.
+    pub standing: &'a Standing,
 }
 
 impl Request {
     /// Who asks.
     pub fn by(&self) -> By<'_> {
-        By { user: &self.user, peer: self.peer, id: &self.id }
+        By { user: &self.user, peer: self.peer, id: &self.id, standing: &self.standing }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Request bodies: whole within a limit, or chunk by chunk.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -9,6 +10,7 @@ use http_body_util::BodyExt;
 
 use super::failure::{Failure, Result};
 use super::memory::{BodyMemory, Pace, Share};
+use super::standing::Standing;
 use crate::config::Settings;
 use crate::error::Error;
 
@@ -38,6 +40,8 @@ pub struct RequestBody {
     memory: Option<BodyMemory>,
     share: Share,
     pace: Pace,
+    /// Checked when the body has ended.
+    standing: Option<Arc<Standing>>,
 }
 
 impl RequestBody {
@@ -47,6 +51,7 @@ impl RequestBody {
         headers: &HeaderMap,
         settings: &Settings,
         memory: &BodyMemory,
+        standing: &Arc<Standing>,
     ) -> RequestBody {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         RequestBody {
@@ -62,6 +67,7 @@ impl RequestBody {
             memory: Some(memory.clone()),
             share: Share::default(),
             pace: Pace::new(Duration::from_secs(settings.body_timeout)),
+            standing: Some(standing.clone()),
         }
     }
 
@@ -86,6 +92,7 @@ impl RequestBody {
             memory: None,
             share: Share::default(),
             pace: Pace::new(Duration::MAX),
+            standing: None,
         }
     }
 
@@ -115,7 +122,8 @@ impl RequestBody {
         if self.length.is_some_and(|length| length > self.limit) { Err(too_large()) } else { Ok(()) }
     }
 
-    /// The next chunk as it comes, `None` at the end.
+    /// The next chunk as it comes, `None` at the end. The end comes only to who is still allowed what was asked for: all
+    /// writing of what a body brings happens after it.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.check_length()?;
         if let Some(given) = self.given.take() {
@@ -125,6 +133,7 @@ impl RequestBody {
             match self.frame().await {
                 None => {
                     self.incoming = None;
+                    self.check().await?;
                     return Ok(None);
                 }
                 Some(Err(_)) => {
@@ -212,10 +221,19 @@ impl RequestBody {
         std::mem::take(&mut self.share)
     }
 
-    /// Takes a share of the memory for bodies that is `bytes` large in all, until the request is done.
+    /// Takes a share of the memory for bodies that is `bytes` large in all, until the request is done. It may have to wait
+    /// for room, so that a body that has ended is checked again.
     pub async fn hold(&mut self, bytes: u64) -> Result<()> {
-        match &self.memory {
-            Some(memory) => memory.grow(&mut self.share, bytes).await,
+        if let Some(memory) = &self.memory {
+            memory.grow(&mut self.share, bytes).await?;
+        }
+        if self.incoming.is_none() { self.check().await } else { Ok(()) }
+    }
+
+    /// Checks that the request is still allowed.
+    async fn check(&self) -> Result<()> {
+        match &self.standing {
+            Some(standing) => standing.check().await,
             None => Ok(()),
         }
     }

@@ -34,6 +34,7 @@ pub mod stream;
 mod suspicion;
 pub mod tasks;
 pub mod uuids;
+pub mod wakes;
 
 pub use answer::Answer;
 pub use app::{App, blocking};

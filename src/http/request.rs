@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use percent_encoding::percent_decode;
 
 use super::app::beside;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
+use super::standing::Standing;
 use crate::auth::UserCtx;
 use crate::config::Settings;
 use crate::error::Error;
@@ -41,8 +43,8 @@ pub struct Request {
     pub user: UserCtx,
     /// The session or access token that the user came with.
     pub session: Option<crate::auth::Session>,
-    /// Revocations of sessions that were known before this one was looked at.
-    pub revocations: u64,
+    /// What the request is allowed, to be checked again when its body has come.
+    pub standing: Arc<Standing>,
     /// `X-Couch-Request-ID`.
     pub id: String,
     pub peer: Option<IpAddr>,
@@ -154,9 +156,23 @@ impl Request {
         }
     }
 
+    /// Takes the user's roles as the last check found them. The body makes that check when it ends.
+    pub fn refresh(&mut self) {
+        if let Some(user) = self.standing.renewed() {
+            self.user = user;
+        }
+    }
+
+    /// The whole body, inflated if it is gzipped.
+    pub async fn whole(&mut self) -> Result<Bytes> {
+        let bytes = self.body.whole(&self.settings, &self.headers).await?;
+        self.refresh();
+        Ok(bytes)
+    }
+
     /// The whole body, inflated if it is gzipped, as JSON text that is UTF-8 and not too deep; nothing else is checked.
     pub async fn json_text(&mut self) -> Result<String> {
-        let bytes = self.body.whole(&self.settings, &self.headers).await?;
+        let bytes = self.whole().await?;
         if bytes.is_empty() {
             return Err(invalid_json());
         }
@@ -175,6 +191,7 @@ impl Request {
         // `[[],[],...]` takes fifty times as much as values.
         let values = beside(text.len(), || values(text.as_bytes()));
         self.body.hold((text.len() + values * VALUE) as u64).await?;
+        self.refresh();
         beside(text.len(), || serde_json::from_str(&text)).map_err(|_| invalid_json())
     }
 

@@ -36,6 +36,7 @@ use super::lenient::Lenient;
 use super::patient::Patient;
 use super::request::{Request, Target, Verb};
 use super::route::{self, DbRoute, Route};
+use super::standing::{Seen, Standing};
 use super::stream::Body;
 use super::{audit, cors, jsonp, peer, signin};
 use crate::audit::{Event, Kind};
@@ -43,6 +44,9 @@ use crate::auth::UserCtx;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::tls::Identity;
+
+/// A request that only reads and takes longer is checked again before it is answered.
+const LONG: Duration = Duration::from_millis(100);
 
 /// One port that is served.
 pub struct Listening {
@@ -204,6 +208,8 @@ struct Context {
     headers: HeaderMap,
     head: bool,
     settings: Arc<Settings>,
+    /// Counters that were read before the settings.
+    seen: Seen,
     received: Instant,
     user: Option<String>,
     /// It is known who asks, if anybody.
@@ -232,6 +238,7 @@ async fn respond(
     secure: bool,
 ) -> http::Response<Body> {
     let (parts, incoming) = request.into_parts();
+    let seen = Seen::settings(&app);
     let settings = app.settings();
     let client = peer::client(&settings, &parts.headers, peer, secure);
     let mut context = Context {
@@ -241,6 +248,7 @@ async fn respond(
         headers: parts.headers,
         head: false,
         settings,
+        seen,
         received: Instant::now(),
         user: None,
         identified: false,
@@ -273,7 +281,8 @@ async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming
     {
         return Ok(preflight);
     }
-    let body = RequestBody::new(incoming, &context.headers, &context.settings, &app.bodies);
+    let standing = Arc::new(Standing::new(app, context.seen));
+    let body = RequestBody::new(incoming, &context.headers, &context.settings, &app.bodies, &standing);
     let routed = route::route(&target);
     let Target { verb, head, segments, query } = target;
     let mut request = Request {
@@ -286,7 +295,7 @@ async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming
         body,
         user: UserCtx::default(),
         session: None,
-        revocations: app.auth.devices().map_or(0, |devices| devices.revocations()),
+        standing,
         id: context.id.clone(),
         peer: context.peer,
         secure: context.secure,
@@ -297,6 +306,7 @@ async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming
     if let Ok(answer) = &mut answer {
         // What is still to be answered is part of what was asked.
         answer.body.keep(request.body.take_share());
+        answer.body.guard(&request.standing);
     }
     context.body_time = request.body.waited();
     if !matches!(answer, Err(Failure::Gone)) {
@@ -332,8 +342,9 @@ async fn checked(
 /// Access and handler, for a user who is known; again for what a design document rewrote the request to.
 async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Route>) -> Result<Answer> {
     for rewrites in 0.. {
+        let openness = access::openness(&routed);
         if request.user.name.is_none() && !request.user.is_server_admin() {
-            access::check_nobody(&routed, &request.settings)?;
+            access::check_nobody(openness, &request.settings)?;
         }
         access::check_site(&routed, request)?;
         let (needed, database) = match &routed {
@@ -345,18 +356,29 @@ async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Rout
             Err(_) => access::needed_by_path(&request.segments),
         };
         let verdict = access::check(needed, &request.user, &request.settings)?;
+        let mut by = None;
         if let Some(name) = database
             && (verdict == Verdict::AskDatabase || routed.is_err())
         {
-            let security = handlers::security_of(app, &name).await?;
+            let (database, security) = handlers::security_of(app, &name).await?;
             if verdict == Verdict::AskDatabase {
-                access::check_database(needed, &request.user, &security)?;
+                let object = serde_json::from_str(&security)
+                    .map_err(|_| Error::Damaged(format!("_security of database {name}")))?;
+                access::check_database(needed, &request.user, &object)?;
             }
+            by = Some((database, security));
         }
+        request.standing.let_in(needed, openness, by);
         let route = routed?;
         request.body.check_length()?;
         let Route::Database { name, what: DbRoute::Rewrite(design) } = &route else {
-            return handlers::dispatch(app, request, route).await;
+            let reads = access::only_reads(&route);
+            let answer = handlers::dispatch(app, request, route).await?;
+            // A view may have been built for minutes, a function have run for seconds.
+            if reads && request.received.elapsed() > LONG {
+                request.standing.check().await?;
+            }
+            return Ok(answer);
         };
         match handlers::rewrite(app, request, name, design, rewrites).await? {
             Rewritten::Answer(answer) => return Ok(answer),

@@ -42,6 +42,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     if credentials.is_empty() {
         return Ok(Signed { user: UserCtx::anonymous(), session: None, set_cookie: None });
     }
+    let seen = request.standing.seen().with_accounts(app);
     let begun = if is_admins_basic(app, &credentials) {
         // An admin's name is found in the settings: nothing here waits for the store.
         app.auth.begin(&credentials)
@@ -79,6 +80,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         audit::signed_in(app, request, signed.user.name.as_deref(), "request");
     }
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
+    request.standing.signed_in(&signed.user, signed.proof, seen);
     Ok(Signed { user: signed.user, session: signed.session, set_cookie })
 }
 

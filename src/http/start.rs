@@ -21,6 +21,7 @@ use super::server::{self, Listening};
 use super::suspicion::Suspicion;
 use super::tasks::Tasks;
 use super::uuids::Uuids;
+use super::wakes::Wakes;
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
 use crate::clock::Clock;
@@ -101,7 +102,12 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let scripts = Scripts::new(script_limits(&config.settings()));
         let limits = Arc::new(RateLimits::new(&config.settings(), &clock));
         let views = Views::new(scripts.clone());
+        let wakes = Arc::new(Wakes::default());
+        let devices = Devices::new(store.clone(), clock.clone());
+        let woken = wakes.clone();
+        devices.when_revoked(move |user| woken.wake(user));
         let app = App {
+            wakes,
             databases,
             removal: Notify::new(),
             tasks: Tasks::default(),
@@ -111,7 +117,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             config,
             accounts: accounts.clone(),
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
-                .with_devices(Arc::new(Devices::new(store.clone(), clock.clone())))
+                .with_devices(Arc::new(devices))
                 .with_published_keys(Box::new(Fetcher::new(trusted))),
             hashing: Arc::new(Semaphore::new(cores)),
             uuids: Uuids::new(clock.clone()),

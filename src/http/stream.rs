@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Frame, SizeHint};
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 
 use super::failure::{self, Failure};
 use super::memory::Share;
+use super::standing::Standing;
 
 /// Bytes that a producer may be ahead of the socket; a single larger write is let through.
 const AHEAD: usize = 64 << 10;
@@ -168,6 +170,22 @@ impl Producing {
     }
 }
 
+/// The next chunk, once the client may have it.
+fn guarded(
+    producing: &mut Producing,
+    guard: &mut Option<Guard>,
+    held: Result<Option<Bytes>, Failure>,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, Failure>>> {
+    if let Some(held) = held.transpose() {
+        return Poll::Ready(Some(held));
+    }
+    match (std::task::ready!(producing.poll_chunk(context)), guard) {
+        (Some(Ok(chunk)), Some(guard)) => guard.pass(chunk, context).map(Some),
+        (other, _) => Poll::Ready(other),
+    }
+}
+
 enum Content {
     Whole(Bytes),
     Producing(Box<Producing>),
@@ -184,6 +202,44 @@ pub struct Ended {
 
 type AtEnd = Box<dyn FnOnce(Ended) + Send>;
 
+/// How often the right to a long answer is checked again.
+const CHECKED: Duration = Duration::from_secs(1);
+
+type Checking = Pin<Box<dyn Future<Output = failure::Result<()>> + Send>>;
+
+/// Checks again and again whether the client may have an answer that takes its time.
+struct Guard {
+    standing: Arc<Standing>,
+    checked: Instant,
+    checking: Option<Checking>,
+    /// What is to be sent if it may.
+    held: Option<Bytes>,
+}
+
+impl Guard {
+    /// Takes a chunk through: at once, or when the check that is due has let it.
+    fn pass(&mut self, chunk: Bytes, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
+        if self.checking.is_none() {
+            if self.checked.elapsed() < CHECKED {
+                return Poll::Ready(Ok(chunk));
+            }
+            let standing = self.standing.clone();
+            self.checking = Some(Box::pin(async move { standing.check().await }));
+        }
+        self.held = Some(chunk);
+        self.go_on(context).map(|passed| passed.map(Option::unwrap_or_default))
+    }
+
+    /// Goes on with a check that is under way; `None`: there is none.
+    fn go_on(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
+        let Some(checking) = &mut self.checking else { return Poll::Ready(Ok(None)) };
+        let checked = std::task::ready!(checking.as_mut().poll(context));
+        (self.checking, self.checked) = (None, Instant::now());
+        let held = self.held.take();
+        Poll::Ready(checked.map(|()| held))
+    }
+}
+
 /// The body of every answer.
 pub struct Body {
     content: Content,
@@ -192,18 +248,41 @@ pub struct Body {
     at_end: Option<AtEnd>,
     /// What the request holds of the memory for bodies while its answer is produced.
     share: Option<Share>,
+    guard: Option<Guard>,
+    /// What produces it checks the right to it.
+    checks_itself: bool,
 }
 
 impl Body {
     /// A body that is there already.
     pub fn whole(bytes: impl Into<Bytes>) -> Body {
         let bytes = bytes.into();
-        Body { whole: bytes.is_empty(), content: Content::Whole(bytes), sent: 0, at_end: None, share: None }
+        let whole = bytes.is_empty();
+        let mut body = Body::of(Content::Whole(bytes));
+        body.whole = whole;
+        body
     }
 
     /// A body that is produced while it is sent.
     pub fn producing(producing: Producing) -> Body {
-        Body { content: Content::Producing(Box::new(producing)), sent: 0, whole: false, at_end: None, share: None }
+        Body::of(Content::Producing(Box::new(producing)))
+    }
+
+    fn of(content: Content) -> Body {
+        Body { content, sent: 0, whole: false, at_end: None, share: None, guard: None, checks_itself: false }
+    }
+
+    /// Has the request's right to a produced body checked again while it is sent; it breaks off when that is gone.
+    pub fn guard(&mut self, standing: &Arc<Standing>) {
+        if matches!(self.content, Content::Producing(_)) && !self.checks_itself {
+            let (standing, checked) = (standing.clone(), Instant::now());
+            self.guard = Some(Guard { standing, checked, checking: None, held: None });
+        }
+    }
+
+    /// What produces it ends by itself when the client may not have it any more, as feeds do.
+    pub fn checks_itself(&mut self) {
+        self.checks_itself = true;
     }
 
     /// Keeps a request's share until all of the answer is produced.
@@ -214,24 +293,24 @@ impl Body {
     }
 
     /// The same with something before it and something behind it, in the place of the newline at its end if it is whole.
-    pub fn between(self, before: Bytes, behind: Bytes) -> Body {
-        match &self.content {
-            Content::Whole(bytes) => {
-                let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-                Body::whole([&before, bytes, &behind].concat())
-            }
-            Content::Producing(_) => Body::producing(Producing::new(|mut out| async move {
-                let mut within = self;
-                out.send(before).await;
-                while let Content::Producing(producing) = &mut within.content
-                    && let Some(chunk) = std::future::poll_fn(|context| producing.poll_chunk(context)).await
-                {
-                    out.send(chunk?).await;
-                }
-                out.send(behind).await;
-                Ok(())
-            })),
+    pub fn between(mut self, before: Bytes, behind: Bytes) -> Body {
+        if let Content::Whole(bytes) = &self.content {
+            let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+            return Body::whole([&before, bytes, &behind].concat());
         }
+        let guard = self.guard.take();
+        let mut body = Body::producing(Producing::new(|mut out| async move {
+            out.send(before).await;
+            while let Content::Producing(producing) = &mut self.content
+                && let Some(chunk) = std::future::poll_fn(|context| producing.poll_chunk(context)).await
+            {
+                out.send(chunk?).await;
+            }
+            out.send(behind).await;
+            Ok(())
+        }));
+        body.guard = guard;
+        body
     }
 
     /// Calls `then` when the body is sent, or given up.
@@ -264,9 +343,14 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        let chunk = match &mut self.content {
+        let Body { content, guard, .. } = &mut *self;
+        let held = match guard {
+            Some(guard) => std::task::ready!(guard.go_on(context)),
+            None => Ok(None),
+        };
+        let chunk = match content {
             Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
-            Content::Producing(producing) => match std::task::ready!(producing.poll_chunk(context)) {
+            Content::Producing(producing) => match std::task::ready!(guarded(producing, guard, held, context)) {
                 Some(Ok(chunk)) => Some(chunk),
                 Some(Err(failure)) => {
                     // The head is out, so the only honest way to say it is to break off.

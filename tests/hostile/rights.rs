@@ -1,1 +1,433 @@
-//! Requests and feeds that outlive the right they began with.
+//! Rights that are taken away while a request is under way: between the head and the body of one that writes, and under
+//! feeds that are open. Every way to sign in, every way to lose a right, every route that writes.
+
+mod house;
+mod wire;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use house::{By, Guest, House, Withdrawn, cookie};
+use serde_json::{Value, json};
+use wire::{Reply, Wire};
+
+/// A feed that ends has ended after this long: it could else wait for a minute.
+const SOON: Duration = Duration::from_secs(10);
+const JSON: &str = "Content-Type: application/json\r\n";
+
+/// Who loses what.
+const CASES: &[(By, Withdrawn)] = &[
+    (By::Password, Withdrawn::Member),
+    (By::Password, Withdrawn::Role),
+    (By::Password, Withdrawn::Account),
+    (By::Password, Withdrawn::Password),
+    (By::Password, Withdrawn::Hash),
+    (By::Password, Withdrawn::OneTimeCodes),
+    (By::Password, Withdrawn::Conflict),
+    (By::Password, Withdrawn::Remade),
+    (By::Cookie, Withdrawn::Member),
+    (By::Cookie, Withdrawn::Role),
+    (By::Cookie, Withdrawn::Account),
+    (By::Cookie, Withdrawn::Password),
+    (By::Cookie, Withdrawn::Device),
+    (By::Cookie, Withdrawn::Everywhere),
+    (By::Cookie, Withdrawn::SignedOut),
+    (By::Token, Withdrawn::Member),
+    (By::Token, Withdrawn::Role),
+    (By::Token, Withdrawn::Account),
+    (By::Token, Withdrawn::Password),
+    (By::Token, Withdrawn::Device),
+    (By::Jwt, Withdrawn::Member),
+    (By::Jwt, Withdrawn::Expired),
+    (By::Jwt, Withdrawn::Key),
+    (By::Jwt, Withdrawn::Handler),
+    (By::Proxy, Withdrawn::Member),
+    (By::Proxy, Withdrawn::ProxySecret),
+    (By::Proxy, Withdrawn::Handler),
+    (By::Nobody, Withdrawn::Member),
+    (By::Nobody, Withdrawn::ValidUser),
+    (By::Admin, Withdrawn::AdminGone),
+    (By::Admin, Withdrawn::AdminPassword),
+    (By::AdminCookie, Withdrawn::AdminGone),
+    (By::AdminCookie, Withdrawn::AdminPassword),
+    (By::AdminCookie, Withdrawn::Device),
+    (By::Password, Withdrawn::Accounts),
+];
+
+/// A request whose body is held back, and where to look whether it was carried out.
+struct Route {
+    line: &'static str,
+    headers: &'static str,
+    body: &'static str,
+    look: &'static str,
+}
+
+const fn route(line: &'static str, headers: &'static str, body: &'static str, look: &'static str) -> Route {
+    Route { line, headers, body, look }
+}
+
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\nContent-Type: text/plain\r\n";
+const RELATED: &str = "Content-Type: multipart/related; boundary=x\r\n";
+const FORM: &str = "Content-Type: multipart/form-data; boundary=x\r\nReferer: http://test/\r\n";
+
+/// What members write.
+const MEMBERS: &[Route] = &[
+    route("PUT /{db}/put", JSON, r#"{"a":1}"#, "/{db}/put"),
+    route("PUT /{db}/old?new_edits=false", JSON, r#"{"_rev":"1-abc"}"#, "/{db}/old"),
+    route("POST /{db}", JSON, r#"{"_id":"post"}"#, "/{db}/post"),
+    route("POST /{db}/_bulk_docs", JSON, r#"{"docs":[{"_id":"bulk"},{"_id":"_local/bulk"}]}"#, "/{db}/bulk"),
+    route("POST /{db}/_bulk_docs", JSON, r#"{"new_edits":false,"docs":[{"_id":"rep","_rev":"1-abc"}]}"#, "/{db}/rep"),
+    route("PUT /{db}/att/file", CHUNKED, "3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n", "/{db}/att"),
+    route("PUT /{db}/raw/file", "Content-Type: image/png\r\n", "0123456789", "/{db}/raw"),
+    route(
+        "PUT /{db}/parts",
+        RELATED,
+        "--x\r\nContent-Type: application/json\r\n\r\n{\"_attachments\":{\"f\":{\"follows\":true,\"length\":3}}}\r\n--x\r\n\r\nabc\r\n--x--",
+        "/{db}/parts",
+    ),
+    route(
+        "POST /{db}/form",
+        FORM,
+        "--x\r\nContent-Disposition: form-data; name=\"_doc\"\r\n\r\n{\"a\":1}\r\n--x--\r\n",
+        "/{db}/form",
+    ),
+    route("PUT /{db}/_local/check", JSON, r#"{"last_seq":3}"#, "/{db}/_local/check"),
+    route("POST /{db}/_design/d/_update/f", JSON, r#"{"a":1}"#, "/{db}/updated"),
+];
+
+/// What admins of the database change.
+const OWNERS: &[Route] = &[
+    route("PUT /{db}/_security", JSON, r#"{"members":{"names":["thief"]}}"#, "/{db}/_security"),
+    route("PUT /{db}/_revs_limit", JSON, "7", "/{db}/_revs_limit"),
+    route("PUT /{db}/_auto_purge", JSON, r#"{"deleted_document_ttl":"1_day"}"#, "/{db}/_auto_purge"),
+    route("PUT /{db}/_design/new", JSON, r#"{"a":1}"#, "/{db}/_design/new"),
+    route("POST /{db}/_index", JSON, r#"{"index":{"fields":["a"]},"name":"n"}"#, "/{db}/_index"),
+];
+
+/// What server admins change.
+const ADMINS: &[Route] = &[
+    route("PUT /_node/_local/_config/test/{db}", JSON, r#""set""#, "/_node/_local/_config/test/{db}"),
+    route("PUT /_node/_local/_config/admins/made-{db}", JSON, r#""pw""#, "/_node/_local/_config/admins/made-{db}"),
+    route("PUT /{db}/_purged_infos_limit", JSON, "7", "/{db}/_purged_infos_limit"),
+    route(
+        "PUT /_users/org.couchdb.user:made-{db}",
+        JSON,
+        r#"{"type":"user","name":"made-{db}","password":"pw","roles":[]}"#,
+        "/_users/org.couchdb.user:made-{db}",
+    ),
+];
+
+/// A request that was let in, with half of its body sent.
+struct Held {
+    wire: Wire,
+    rest: Vec<u8>,
+    line: String,
+    look: String,
+}
+
+fn hold(house: &House, guest: &Guest, route: &Route) -> Held {
+    let named = |text: &str| text.replace("{db}", &guest.database);
+    let (line, body) = (named(route.line), named(route.body));
+    let mut wire = Wire::connect(&house.server.address);
+    let length = match route.headers.contains("chunked") {
+        true => String::new(),
+        false => format!("Content-Length: {}\r\n", body.len()),
+    };
+    let (sign_in, headers) = (&guest.headers, route.headers);
+    wire.send(
+        format!("{line} HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\n{sign_in}{headers}{length}\r\n").as_bytes(),
+    );
+    // The server asks for a body when its head was found good and its handler wants it.
+    let asked = wire.head();
+    assert_eq!(asked.status, 100, "{line} {:?}: {asked:?}", guest.by);
+    let half = body.len() / 2;
+    wire.send(&body.as_bytes()[..half]);
+    Held { wire, rest: body.as_bytes()[half..].to_vec(), line, look: format!("GET {}", named(route.look)) }
+}
+
+impl Held {
+    fn finish(mut self) -> Reply {
+        self.wire.send(&self.rest);
+        self.wire.reply()
+    }
+}
+
+fn routes(guest: &Guest) -> Vec<&'static Route> {
+    let owners = if guest.by == By::Nobody { &[] } else { OWNERS };
+    let admins = if matches!(guest.by, By::Admin | By::AdminCookie) { ADMINS } else { &[] };
+    [MEMBERS, owners, admins].into_iter().flatten().collect()
+}
+
+#[test]
+fn a_body_that_comes_after_the_right_was_withdrawn_writes_nothing() {
+    let house = House::new();
+    for (by, what) in CASES {
+        let guest = house.guest(*by, *what);
+        let held: Vec<Held> = routes(&guest).into_iter().map(|route| hold(&house, &guest, route)).collect();
+        house.withdraw(&guest, *what);
+        for held in held {
+            let (line, look) = (held.line.clone(), held.look.clone());
+            let before = house.root(&look, &Value::Null);
+            let reply = held.finish();
+            assert!(matches!(reply.status, 401 | 403), "{by:?} {what:?} {line}: {} {}", reply.status, reply.text());
+            let after = house.root(&look, &Value::Null);
+            assert_eq!((after.status, after.text()), (before.status, before.text()), "{by:?} {what:?} {line}");
+        }
+        house.restore(*what);
+    }
+}
+
+#[test]
+fn a_role_that_only_a_function_asks_for_counts_as_it_is_when_the_body_has_come() {
+    let house = House::new();
+    let guest = house.guest(By::Cookie, Withdrawn::Role);
+    house.done(&format!("PUT /{}/_security", guest.database), &json!({}));
+    let validate = "function (doc, old, user) { if (user.roles.indexOf('crew') < 0) throw {forbidden: 'crew only'}; }";
+    house.done(&format!("PUT /{}/_design/v", guest.database), &json!({"validate_doc_update": validate}));
+    let held: Vec<Held> = MEMBERS.iter().map(|route| hold(&house, &guest, route)).collect();
+    house.withdraw(&guest, Withdrawn::Role);
+    for held in held.into_iter().filter(|held| !held.line.contains("_local")) {
+        let (line, look) = (held.line.clone(), held.look.clone());
+        let reply = held.finish();
+        assert!(reply.status == 403 || reply.text().contains("crew only"), "{line}: {}", reply.text());
+        assert_eq!(house.root(&look, &Value::Null).status, 404, "{line}");
+    }
+    // And the other way: a role that was given meanwhile is no reason to refuse.
+    let late = house.guest(By::Cookie, Withdrawn::Role);
+    let held = hold(&house, &late, &MEMBERS[0]);
+    let mut user = house.user(&late);
+    user["roles"] = json!(["crew", "more"]);
+    house.done(&format!("PUT /_users/org.couchdb.user:{}", late.name), &user);
+    let reply = held.finish();
+    assert_eq!(reply.status, 201, "{}", reply.text());
+}
+
+#[test]
+fn what_is_none_of_the_users_concern_refuses_no_body_and_ends_no_feed() {
+    let house = House::new();
+    for by in [By::Password, By::Cookie, By::Token, By::Proxy, By::Nobody, By::Admin, By::AdminCookie] {
+        let guest = house.guest(by, Withdrawn::Member);
+        let mut feed = Feed::open(&house, &guest, "continuous");
+        let held: Vec<Held> = routes(&guest).into_iter().map(|route| hold(&house, &guest, route)).collect();
+        // Another user loses everything; this one's own document, another database, settings change.
+        let other = house.guest(By::Cookie, Withdrawn::Member);
+        for what in [Withdrawn::Member, Withdrawn::Password, Withdrawn::Everywhere, Withdrawn::Account] {
+            house.withdraw(&other, what);
+        }
+        house.set("test/unrelated", &guest.name);
+        if matches!(by, By::Password | By::Cookie | By::Token) {
+            let mut user = house.user(&guest);
+            user["colour"] = "green".into();
+            house.done(&format!("PUT /_users/org.couchdb.user:{}", guest.name), &user);
+            let second = json!({"name": guest.name, "password": "pw"}).to_string();
+            let second = Wire::connect(&house.server.address).ask("POST /_session", JSON, second.as_bytes());
+            let out = Wire::connect(&house.server.address).ask("DELETE /_session", &cookie(&second), b"");
+            assert_eq!(out.status, 200, "another device signs out");
+        }
+        if by != By::Nobody {
+            let more = json!({"members": {"names": [guest.name, "more"]}, "admins": {"names": [guest.name]}});
+            house.done(&format!("PUT /{}/_security", guest.database), &more);
+        }
+        for held in held {
+            // This one changes what the others need.
+            if held.line.contains("_security") {
+                continue;
+            }
+            let line = held.line.clone();
+            let reply = held.finish();
+            assert!((200..300).contains(&reply.status), "{by:?} {line}: {} {}", reply.status, reply.text());
+        }
+        assert!(feed.told("put"), "{by:?}");
+    }
+}
+
+/// An open feed.
+struct Feed {
+    wire: Wire,
+    text: String,
+    kind: &'static str,
+}
+
+impl Feed {
+    /// Opens a feed of the guest's database and waits until it waits.
+    fn open(house: &House, guest: &Guest, kind: &'static str) -> Feed {
+        Feed::at(
+            house,
+            guest,
+            &format!("/{}/_changes?feed={kind}&since=now&timeout=60000&include_docs=true", guest.database),
+            kind,
+        )
+    }
+
+    fn at(house: &House, guest: &Guest, path: &str, kind: &'static str) -> Feed {
+        let mut wire = Wire::connect(&house.server.address);
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n{}\r\n", guest.headers).as_bytes());
+        let head = wire.head();
+        assert_eq!(head.status, 200, "{path} {:?}", guest.by);
+        let text = wire.chunk().expect("a first chunk");
+        Feed { wire, text, kind }
+    }
+
+    /// Reads until a document was told.
+    fn told(&mut self, id: &str) -> bool {
+        while !self.text.contains(&format!("\"id\":\"{id}\"")) {
+            match self.wire.chunk() {
+                Some(chunk) => self.text.push_str(&chunk),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Reads to the end, which must come soon; all that it told.
+    fn end(mut self, since: Instant, about: &str) -> String {
+        let rest = self.wire.rest();
+        assert!(since.elapsed() < SOON, "{about}: a {} feed went on for {:?}", self.kind, since.elapsed());
+        self.text + &rest
+    }
+}
+
+const KINDS: [&str; 3] = ["continuous", "eventsource", "longpoll"];
+
+#[test]
+fn open_feeds_end_at_once_when_the_right_is_withdrawn() {
+    let house = House::new();
+    for (by, what) in CASES {
+        let guest = house.guest(*by, *what);
+        let mut feeds: Vec<Feed> = KINDS.iter().map(|kind| Feed::open(&house, &guest, kind)).collect();
+        if matches!(by, By::Admin | By::AdminCookie) {
+            for kind in KINDS {
+                feeds.push(Feed::at(
+                    &house,
+                    &guest,
+                    &format!("/_db_updates?feed={kind}&since=now&timeout=60000"),
+                    kind,
+                ));
+            }
+        }
+        house.withdraw(&guest, *what);
+        let since = Instant::now();
+        for feed in feeds {
+            feed.end(since, &format!("{by:?} {what:?}"));
+        }
+        house.restore(*what);
+    }
+}
+
+#[test]
+fn no_feed_tells_what_was_written_after_the_right_was_withdrawn() {
+    let house = House::new();
+    for (by, what) in CASES.iter().filter(|(_, what)| !matches!(what, Withdrawn::Remade | Withdrawn::Accounts)) {
+        let guest = house.guest(*by, *what);
+        let feeds: Vec<Feed> = KINDS[..2].iter().map(|kind| Feed::open(&house, &guest, kind)).collect();
+        let (started, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let last = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut wire = Wire::connect(&house.server.address);
+                while !done.load(Ordering::SeqCst) {
+                    let number = started.fetch_add(1, Ordering::SeqCst);
+                    let line = format!("PUT /{}/row{number}", guest.database);
+                    let reply = wire.ask(&line, "Authorization: Basic YWRtaW46c2VjcmV0\r\n", b"{}");
+                    assert_eq!(reply.status, 201, "{line}: {}", reply.text());
+                }
+            });
+            while started.load(Ordering::SeqCst) < 3 {
+                std::thread::yield_now();
+            }
+            house.withdraw(&guest, *what);
+            let last = started.load(Ordering::SeqCst);
+            // Some more are written when it is gone.
+            while started.load(Ordering::SeqCst) < last + 5 {
+                std::thread::yield_now();
+            }
+            done.store(true, Ordering::SeqCst);
+            last
+        });
+        let since = Instant::now();
+        for feed in feeds {
+            let text = feed.end(since, &format!("{by:?} {what:?}"));
+            for number in last..started.load(Ordering::SeqCst) {
+                let row = format!("\"row{number}\"");
+                assert!(!text.contains(&row), "{by:?} {what:?}: {row}, and withdrawn before row{last}");
+            }
+        }
+        house.restore(*what);
+    }
+}
+
+#[test]
+fn a_session_that_nothing_uses_ends_its_feeds_and_a_renewed_one_does_not() {
+    let house = House::new();
+    house.set("chttpd_auth/timeout", "5");
+    let (idle, used) = (house.guest(By::Cookie, Withdrawn::Member), house.guest(By::Cookie, Withdrawn::Member));
+    let ends = Feed::open(&house, &idle, "continuous");
+    let mut goes_on = Feed::open(&house, &used, "continuous");
+    let (begun, mut headers) = (Instant::now(), used.headers.clone());
+    // The cookie is renewed all the time that the other session lies unused.
+    while begun.elapsed() < Duration::from_secs(7) {
+        let reply = Wire::connect(&house.server.address).ask("GET /_session", &headers, b"");
+        assert_eq!(reply.json()["userCtx"]["name"], used.name.as_str(), "the session is in use");
+        if reply.header("set-cookie").is_some() {
+            headers = cookie(&reply);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    ends.end(begun + Duration::from_secs(5), "an unused session");
+    house.done(&format!("PUT /{}/late", used.database), &json!({}));
+    assert!(goes_on.told("late"), "a session that is in use goes on");
+}
+
+#[test]
+fn a_hash_that_the_server_renews_by_itself_ends_nothing() {
+    let house = House::new();
+    let guest = house.guest(By::Password, Withdrawn::Member);
+    // As an old CouchDB has written it: sha1 of password and salt.
+    let mut user = house.user(&guest);
+    user["password_scheme"] = "simple".into();
+    user["salt"] = "salt".into();
+    user["password_sha"] = sha1_of("pwsalt").into();
+    for name in ["derived_key", "iterations", "pbkdf2_prf"] {
+        user.as_object_mut().expect("an object").remove(name);
+    }
+    house.done(&format!("PUT /_users/org.couchdb.user:{}", guest.name), &user);
+    let mut feed = Feed::open(&house, &guest, "continuous");
+    let held: Vec<Held> = MEMBERS[..4].iter().map(|route| hold(&house, &guest, route)).collect();
+    let begun = Instant::now();
+    while house.user(&guest)["password_scheme"] != "pbkdf2" {
+        assert!(begun.elapsed() < SOON, "the hash is upgraded");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for held in held {
+        let line = held.line.clone();
+        let reply = held.finish();
+        assert_eq!(reply.status, 201, "{line}: {}", reply.text());
+    }
+    assert!(feed.told("put"));
+}
+
+fn sha1_of(text: &str) -> String {
+    use sha1::Digest;
+    sha1::Sha1::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_long_answer_breaks_off_when_the_right_is_withdrawn() {
+    let house = House::new();
+    let guest = house.guest(By::Password, Withdrawn::Member);
+    let length = 48 << 20;
+    let path = format!("/{}/large/file", guest.database);
+    let stored = Wire::connect(&house.server.address).ask(
+        &format!("PUT {path}"),
+        &format!("{}Content-Type: image/png\r\n", guest.headers),
+        &vec![7; length],
+    );
+    assert_eq!(stored.status, 201, "{}", stored.text());
+    let mut wire = Wire::connect(&house.server.address);
+    wire.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n{}\r\n", guest.headers).as_bytes());
+    assert_eq!(wire.head().status, 200);
+    house.withdraw(&guest, Withdrawn::Member);
+    // The right is checked again every second that an answer takes.
+    std::thread::sleep(Duration::from_millis(1200));
+    let read = wire.until_closed();
+    assert!(read < length, "all of it was sent");
+}

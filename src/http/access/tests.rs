@@ -324,7 +324,7 @@ fn require_valid_user_leaves_signing_in_open() {
         ("require_valid_user_except_for_up", &up, true),
         ("require_valid_user_except_for_up", &welcome, false),
     ] {
-        assert_eq!(check_nobody(route, &with(key)).is_ok(), open, "{key} {route:?}");
+        assert_eq!(check_nobody(openness(route), &with(key)).is_ok(), open, "{key} {route:?}");
     }
-    assert!(check_nobody(&welcome, &Settings::default()).is_ok());
+    assert!(check_nobody(openness(&welcome), &Settings::default()).is_ok());
 }

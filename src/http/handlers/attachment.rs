@@ -104,6 +104,7 @@ pub async fn put(
     };
     let sent_md5 = request.header("content-md5").map(str::to_owned);
     let uploaded = receive(&mut request.body, upload, &rules, &name).await?;
+    request.refresh();
     if let Some(sent) = sent_md5 {
         use base64::Engine;
         if base64::engine::general_purpose::STANDARD.encode(uploaded.sent_md5) != sent.trim() {

@@ -116,6 +116,8 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     };
     let incoming = if has_content { blocking(convert).await? } else { beside(length, convert)? };
     let written = accounts::update(app, request.by(), &database, incoming, mode).await?;
+    // The others may have taken their time.
+    let withdrawn = if locals.is_empty() { None } else { request.standing.confirm(&request.user).await.err() };
     let mut written = ids.into_iter().zip(written);
     let mut locals = locals.into_iter();
     let mut out = String::with_capacity(is_local.len() * 96);
@@ -123,7 +125,10 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     for is_local in is_local {
         let (id, result) = if is_local {
             let (name, write) = locals.next().expect("one write per local document");
-            let number = database.write_local(&name, write).await;
+            let number = match &withdrawn {
+                Some(withdrawn) => Err(withdrawn.clone()),
+                None => database.write_local(&name, write).await,
+            };
             (format!("_local/{name}"), number.map(|number| format!("0-{number}")))
         } else {
             let (id, result) = written.next().expect("one result per edit");

@@ -2,6 +2,9 @@
 //!
 //! Subscribe first, then read: a change that comes between is heard of. A waiting feed holds a watch, a timer and its
 //! parameters, and no thread: it is a future that its connection polls.
+//!
+//! Rights are checked again after rows were read and before they are told, so that nothing is told that was written after
+//! they were withdrawn; a waiting feed wakes and ends when they are.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use crate::http::failure::{Failure, Result};
 use crate::http::request::Verb;
 use crate::http::standing::Standing;
 use crate::http::stream::Sender;
+use crate::http::wakes::Waiter;
 use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::store::{Direction, PageLimit};
@@ -30,6 +34,8 @@ use crate::store::{Direction, PageLimit};
 /// Rows read at once; fewer where their documents are needed.
 const PAGE: usize = 1000;
 const PAGE_WITH_DOCS: usize = 64;
+/// Rows that are told before rights are checked again, if no documents come with them.
+const UNCHECKED: usize = 64;
 /// Sequences that are read at once without a hand-over: what most feeds that wake up find.
 const FEW: u64 = 32;
 
@@ -175,14 +181,16 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     {
         return Ok(Answer::not_modified(etag));
     }
-    let standing = Standing::of(app, request, Some(&database));
+    let standing = request.standing.clone();
+    let waiter = (kind != Kind::Normal).then(|| standing.watch());
     let (shutdown, listed) = (app.shutdown.clone(), None);
-    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown, standing, listed };
+    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown, standing, waiter, listed };
     let content_type = match kind {
         Kind::EventSource => "text/event-stream",
         _ => "application/json",
     };
-    let answer = Answer::stream(content_type, move |out| feed.run(out)).await?;
+    let mut answer = Answer::stream(content_type, move |out| feed.run(out)).await?;
+    answer.body.checks_itself();
     Ok(match (kind, etag) {
         (Kind::Normal, Some(etag)) => answer.etag(&etag),
         (Kind::EventSource, _) => {
@@ -203,7 +211,9 @@ struct Feed {
     since: u64,
     written: u64,
     shutdown: crate::http::app::Shutdown,
-    standing: Standing,
+    standing: Arc<Standing>,
+    /// Of a feed that waits.
+    waiter: Option<Waiter>,
     /// Of a feed of some documents.
     listed: Option<Listed>,
 }
@@ -227,6 +237,8 @@ struct Page {
 
 enum Woken {
     Moved,
+    /// Rights may have changed.
+    Doubted,
     Beat,
     TimedOut,
     Ended,
@@ -240,6 +252,7 @@ impl Feed {
         }
         // Read before the first byte goes out, so that what fails then is a proper error.
         let mut first = Some(self.page(self.since).await?);
+        self.standing.check().await?;
         if listed {
             out.write("{\"results\":[\n").await;
         }
@@ -260,8 +273,7 @@ impl Feed {
                         page => page?,
                     },
                 };
-                self.write(&mut out, page.rows).await?;
-                if self.params.limit == 0 {
+                if !self.write(&mut out, page.rows).await? || self.params.limit == 0 {
                     return self.end(out, listed).await;
                 }
                 self.since = self.since.max(page.next);
@@ -287,11 +299,13 @@ impl Feed {
             }
             loop {
                 let woken = self.wait(quiet_since).await;
-                if !self.standing.holds().await {
+                // A store that cannot be asked now ends no feed that waits; it tells nothing before it was asked.
+                if matches!(self.is_allowed().await, Ok(false)) {
                     return self.end(out, listed).await;
                 }
                 match woken {
                     Woken::Moved => break,
+                    Woken::Doubted => {}
                     Woken::Beat => {
                         let beat = match self.params.kind {
                             Kind::EventSource => "event: heartbeat\ndata: \n\n",
@@ -311,15 +325,29 @@ impl Feed {
             Some(beat) => (beat, true),
             None => (self.params.timeout, false),
         };
+        let doubted = async {
+            match &mut self.waiter {
+                Some(waiter) => waiter.woken().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.shutdown.begun() => Woken::Ended,
+            () = doubted => Woken::Doubted,
             moved = self.moved.changed() => match moved {
                 Ok(()) => Woken::Moved,
                 Err(_) => Woken::Ended,
             },
             () = tokio::time::sleep_until(quiet_since + after) => if beats { Woken::Beat } else { Woken::TimedOut },
         }
+    }
+
+    /// Whether the client may still have this feed. A filter function was given the user's roles: with others, the client
+    /// has to ask again.
+    async fn is_allowed(&self) -> Result<bool> {
+        let holds = self.standing.holds().await?;
+        Ok(holds && !(matches!(self.filter, Filter::Script(_)) && self.standing.renewed().is_some()))
     }
 
     async fn end(self, mut out: Sender, listed: bool) -> Result<()> {
@@ -351,8 +379,8 @@ impl Feed {
             }
             begun = true;
             before = rows.next.unwrap_or(0);
-            self.write(&mut out, rows.rows).await?;
-            if page.done || self.params.limit == 0 {
+            let goes_on = self.write(&mut out, rows.rows).await?;
+            if !goes_on || page.done || self.params.limit == 0 {
                 return self.end(out, listed).await;
             }
         }
@@ -420,13 +448,17 @@ impl Feed {
         Ok(Passed { rows: judged, next })
     }
 
-    async fn write(&mut self, out: &mut Sender, rows: Vec<Judged>) -> Result<()> {
+    /// Tells rows. `false`: the client may not have them any more.
+    async fn write(&mut self, out: &mut Sender, rows: Vec<Judged>) -> Result<bool> {
         let include_docs = self.params.include_docs;
         let wanted = rows.iter().filter(|_| include_docs).map(|row| (row.row.id.clone(), row.row.winner().clone()));
         let mut docs = Docs::of(&self.database, &self.params.show, wanted);
-        for row in rows {
+        for (at, row) in rows.into_iter().enumerate() {
             if self.params.limit == 0 {
                 break;
+            }
+            if (include_docs || at.is_multiple_of(UNCHECKED)) && !self.is_allowed().await? {
+                return Ok(false);
             }
             self.params.limit -= 1;
             self.written += 1;
@@ -467,7 +499,7 @@ impl Feed {
             })
             .await;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -99,15 +99,20 @@ pub async fn change(
     let (shared, deletes) = (app.clone(), value.is_none());
     let is_admin = section == "admins";
     let subject = if is_admin { key.clone() } else { format!("{section}/{key}") };
-    let before = blocking(move || {
-        let Some(mut value) = value else { return shared.config.delete(&section, &key, persist).map(Some) };
-        if section == "admins" {
+    let value = match value {
+        Some(value) if is_admin => {
             if value.is_empty() || value.ends_with(MASK) {
-                return Err(Error::BadRequest("An admin's password must not be empty.".into()));
+                return Err(Error::BadRequest("An admin's password must not be empty.".into()).into());
             }
-            value = signin::admin_hash(&shared.config, &value, &shared.clock)?;
+            let of = app.clone();
+            Some(blocking(move || signin::admin_hash(&of.config, &value, &of.clock)).await??)
         }
-        shared.config.set(&section, &key, &value, persist)
+        other => other,
+    };
+    by.standing.confirm(by.user).await?;
+    let before = blocking(move || match value {
+        None => shared.config.delete(&section, &key, persist).map(Some),
+        Some(value) => shared.config.set(&section, &key, &value, persist),
     })
     .await??;
     app.reconfigure();

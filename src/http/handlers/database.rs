@@ -127,6 +127,8 @@ pub fn security(database: &Database) -> Answer {
 pub async fn set_security(app: &App, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     accounts::check_security_editable(app, &database)?;
     let body = request.json().await?;
+    // The settings may have changed while it came.
+    accounts::check_security_editable(app, &database)?;
     crate::auth::access::Security::parse(&body)?;
     database.put_security(body.to_string()).await?;
     Event { database: Some(database.name()), ..request.by().event(Kind::SecurityChanged) }.record();

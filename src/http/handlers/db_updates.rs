@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::db::blocking;
 use crate::http::failure::{Failure, Result};
-use crate::http::standing::Standing;
 use crate::http::{Answer, App, Request};
 
 /// Rows read at once.
@@ -47,10 +46,11 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
     };
     let databases = app.databases.clone();
     let shutdown = app.shutdown.clone();
-    let mut standing = Standing::of(app, request, None);
+    let standing = request.standing.clone();
+    let mut waiter = standing.watch();
     let mut moved = databases.watch_events();
     let content_type = if feed == "eventsource" { "text/event-stream" } else { "application/json" };
-    let answer = Answer::stream(content_type, move |mut out| async move {
+    let mut answer = Answer::stream(content_type, move |mut out| async move {
         let listed = matches!(feed.as_str(), "normal" | "longpoll");
         if listed {
             out.write("{\"results\":[\n").await;
@@ -62,6 +62,10 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
             loop {
                 let (databases, from) = (databases.clone(), since);
                 let mut page = blocking(move || databases.events_after(from, PAGE)).await?;
+                // After they were read: what came after the right was withdrawn is not told.
+                if !standing.holds().await? {
+                    break 'feed;
+                }
                 let done = page.len() < PAGE;
                 if let Some(last) = page.last() {
                     since = last.sequence;
@@ -102,14 +106,14 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
                 let after = heartbeat.unwrap_or(timeout);
                 tokio::select! {
                     () = shutdown.begun() => break 'feed,
-                    _ = moved.changed() => {
-                        if standing.holds().await {
-                            break;
+                    () = waiter.woken() => {
+                        if matches!(standing.holds().await, Ok(false)) {
+                            break 'feed;
                         }
-                        break 'feed;
                     }
+                    _ = moved.changed() => break,
                     () = tokio::time::sleep_until(quiet_since + after) => {
-                        if heartbeat.is_none() || !standing.holds().await {
+                        if heartbeat.is_none() || matches!(standing.holds().await, Ok(false)) {
                             break 'feed;
                         }
                         out.write(if feed == "eventsource" { "event: heartbeat\ndata: \n\n" } else { "\n" }).await;
@@ -126,5 +130,6 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
         Ok(())
     })
     .await?;
+    answer.body.checks_itself();
     Ok(answer.uncompressed())
 }

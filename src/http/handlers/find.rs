@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::view::task;
 use crate::db::{Database, blocking};
 use crate::error::Error;
+use crate::http::accounts::Confirmed;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::{Answer, App, Request};
 use crate::query::find::{self, FindRequest, Search};
@@ -98,8 +99,9 @@ pub async fn create_index(app: &Arc<App>, request: &mut Request, database: Arc<D
     request.must_be_json()?;
     let new = NewIndex::parse(&request.json().await?)?;
     let (id, name) = (new.design.clone(), new.name.clone());
-    let validate = app.validate(&request.user);
-    let created = find::create_index(&database, new, &*validate).await?;
+    let scripts = app.validate(&request.user);
+    let validate = Confirmed { by: request.by(), then: &*scripts };
+    let created = find::create_index(&database, new, &validate).await?;
     let result = if created { "created" } else { "exists" };
     Ok(Answer::ok(&json!({"result": result, "id": id, "name": name})))
 }
@@ -108,10 +110,11 @@ pub async fn create_index(app: &Arc<App>, request: &mut Request, database: Arc<D
 pub async fn delete_indexes(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
     let ids = planner::bulk_delete_ids(&request.json().await?)?;
-    let validate = app.validate(&request.user);
+    let scripts = app.validate(&request.user);
+    let validate = Confirmed { by: request.by(), then: &*scripts };
     let (mut success, mut fail) = (Vec::new(), Vec::new());
     // CouchDB lists both with the last one first.
-    for (id, result) in find::bulk_delete(&database, &ids, &*validate).await?.into_iter().rev() {
+    for (id, result) in find::bulk_delete(&database, &ids, &validate).await?.into_iter().rev() {
         match result {
             Ok(()) => success.push(json!({"id": id, "ok": true})),
             Err(error) => {
@@ -133,7 +136,8 @@ pub async fn delete_index(
     kind: &str,
     name: &str,
 ) -> Result<Answer> {
-    let validate = app.validate(&request.user);
-    find::delete_index(&database, design, kind, name, &*validate).await?;
+    let scripts = app.validate(&request.user);
+    let validate = Confirmed { by: request.by(), then: &*scripts };
+    find::delete_index(&database, design, kind, name, &validate).await?;
     Ok(Answer::json_text(StatusCode::OK, r#"{"ok":true}"#))
 }

@@ -39,7 +39,7 @@ use super::app::App;
 use super::failure::{Failure, Result};
 use super::request::Request;
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
-use crate::error::Error;
+use crate::db::Database;
 
 /// From the route to its handler.
 pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Result<Answer> {
@@ -79,6 +79,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::Delete => return database::delete(app, request, name).await,
         _ => database::open(app, &name).await?,
     };
+    request.standing.enter(&db)?;
     match what {
         R::Create | R::Delete => Err(Failure::missing()),
         R::Info => Ok(database::get_info(&db)),
@@ -175,9 +176,9 @@ pub fn default_security(app: &App) -> Value {
     crate::auth::default_security(app.settings().get("couchdb", "default_security"))
 }
 
-/// A database's `_security`, for access.
-pub async fn security_of(app: &Arc<App>, name: &str) -> Result<Value> {
+/// A database and its `_security`, for access.
+pub async fn security_of(app: &Arc<App>, name: &str) -> Result<(Arc<Database>, Arc<str>)> {
     let database = database::open(app, name).await?;
-    serde_json::from_str(&database.security())
-        .map_err(|_| Error::Damaged(format!("_security of database {name}")).into())
+    let security = database.security();
+    Ok((database, security))
 }

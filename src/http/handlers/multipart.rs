@@ -295,6 +295,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
         received.push((name, Source::Written { attachment, keep_revpos, pin: uploaded.pin }));
     }
     parts.finish().await?;
+    request.refresh();
     let mut edit = edits::prepare(database, id, split, rules, mode == Mode::Replicated).await?;
     edit.attachments.extend(received);
     Ok(edit)
@@ -337,6 +338,7 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
         }
     }
     parts.finish().await?;
+    request.refresh();
     let new: HashSet<String> = files.iter().map(|(file, _)| file.clone()).collect();
     let is_new = |name: &str| new.contains(name);
     let (parent, json, others) = match (doc, rev) {

@@ -122,7 +122,7 @@ pub async fn body(request: &mut Request) -> Result<Option<Bytes>> {
     if request.verb == Verb::Get && request.body.is_empty() {
         return Ok(None);
     }
-    let body = request.body.whole(&request.settings, &request.headers).await?;
+    let body = request.whole().await?;
     Ok((!body.is_empty()).then_some(body))
 }
 

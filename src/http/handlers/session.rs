@@ -74,7 +74,7 @@ pub(super) async fn read_form(request: &mut Request) -> Result<Vec<(String, Stri
     request.body.tighten(MAX_FORM);
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_ascii_lowercase();
     if content_type.starts_with("application/x-www-form-urlencoded") {
-        let body = request.body.whole(&request.settings, &request.headers).await?;
+        let body = request.whole().await?;
         return Ok(form_urlencoded::parse(&body).into_owned().collect());
     }
     if !content_type.starts_with("application/json") {

@@ -23,14 +23,15 @@ pub async fn act(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     match setup.get("action").and_then(Value::as_str).unwrap_or("missing") {
         "enable_single_node" => {
             let text = |key: &str| setup.get(key).and_then(Value::as_str).map(str::to_owned);
-            if let (Some(name), Some(password)) = (text("username"), text("password_hash").or(text("password"))) {
-                config::change(app, request.by(), "admins".into(), name, Some(password), true).await?;
-            }
             let port = setup.get("port").and_then(|port| port.as_u64().map(|port| port.to_string()));
             for (key, value) in [("bind_address", text("bind_address")), ("port", port.or(text("port")))] {
                 if let Some(value) = value {
                     config::change(app, request.by(), "chttpd".into(), key.into(), Some(value), true).await?;
                 }
+            }
+            // Last: it may be the password of this very request.
+            if let (Some(name), Some(password)) = (text("username"), text("password_hash").or(text("password"))) {
+                config::change(app, request.by(), "admins".into(), name, Some(password), true).await?;
             }
             Ok(Answer::json(StatusCode::CREATED, &json!({"ok": true})))
         }

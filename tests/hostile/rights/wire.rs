@@ -1,0 +1,118 @@
+//! One connection, byte by byte: a head now, half a body later, an answer that comes in chunks.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Wire {
+    stream: BufReader<TcpStream>,
+}
+
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+}
+
+impl Wire {
+    pub fn connect(address: &str) -> Wire {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_nodelay(true).expect("a socket option");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        Wire { stream: BufReader::new(stream) }
+    }
+
+    /// Sends bytes. A server that has answered and closed takes none, which its answer will tell.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.get_mut().write_all(bytes);
+    }
+
+    /// A whole request.
+    pub fn ask(&mut self, line: &str, headers: &str, body: &[u8]) -> Reply {
+        let head = format!("{line} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+        self.send(&[head.as_bytes(), body].concat());
+        self.reply()
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("a line in time");
+        line.trim_end().to_owned()
+    }
+
+    /// The status and headers of the next answer.
+    pub fn head(&mut self) -> Reply {
+        let line = self.line();
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("not a status line: {line:?}"));
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line();
+            let Some((name, value)) = line.split_once(':') else { break };
+            headers.push((name.to_owned(), value.trim().to_owned()));
+        }
+        Reply { status, headers, body: Vec::new() }
+    }
+
+    /// The next chunk of a chunked body; `None` at its end, or when the server breaks it off.
+    pub fn chunk(&mut self) -> Option<String> {
+        let size = usize::from_str_radix(&self.line(), 16).ok()?;
+        let mut chunk = vec![0; size + 2];
+        self.stream.read_exact(&mut chunk).ok()?;
+        chunk.truncate(size);
+        (size > 0).then(|| String::from_utf8_lossy(&chunk).into_owned())
+    }
+
+    /// All chunks from here on.
+    pub fn rest(&mut self) -> String {
+        let mut text = String::new();
+        while let Some(chunk) = self.chunk() {
+            text.push_str(&chunk);
+        }
+        text
+    }
+
+    /// How many bytes come until the server closes.
+    pub fn until_closed(&mut self) -> usize {
+        let (mut count, mut buffer) = (0, vec![0; 64 << 10]);
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return count,
+                Ok(read) => count += read,
+            }
+        }
+    }
+
+    /// The next answer, whole.
+    pub fn reply(&mut self) -> Reply {
+        let mut reply = self.head();
+        if reply.header("transfer-encoding") == Some("chunked") {
+            reply.body = self.rest().into_bytes();
+        } else {
+            let length = reply.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+            reply.body = vec![0; length];
+            self.stream.read_exact(&mut reply.body).expect("the body in time");
+        }
+        reply
+    }
+}
