@@ -530,11 +530,18 @@ impl Authenticator {
     }
 
     /// Makes a device that holds tokens, for somebody who has just signed in: access token and refresh token.
-    /// Reads the user's document.
-    pub fn issue_tokens(&self, name: &str, device: &str, peer: Option<IpAddr>) -> Result<(String, String)> {
+    /// Reads the user's document. `proof`: of the password; if it was changed since, there are no tokens for it.
+    pub fn issue_tokens(
+        &self,
+        name: &str,
+        proof: &Proof,
+        device: &str,
+        peer: Option<IpAddr>,
+    ) -> Result<(String, String)> {
         let (settings, secrets) = self.current();
         let devices = self.devices.as_ref().ok_or_else(no_secret)?;
-        let account = self.account(name, &settings)?.ok_or_else(|| Error::Unauthorized(INCORRECT.into()))?;
+        let account = self.account(name, &settings)?.filter(|account| self.is_of(proof, account));
+        let account = account.ok_or_else(|| Error::Unauthorized(INCORRECT.into()))?;
         let tokens = devices.begin_tokens(name, account.salt(), &client(device, peer), settings.timeout)?;
         self.token_pair(name, account.salt(), &tokens, &secrets)
     }

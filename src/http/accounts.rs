@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value};
 
 use super::app::App;
@@ -43,6 +43,8 @@ pub struct Accounts {
     databases: Arc<Databases>,
     /// By name; good while the users' database has not moved.
     held: Mutex<Bounded<String, (Place, Option<UserDocument>)>>,
+    /// The users' database that was used last. It stays open, so that its sequence can always be told.
+    used: RwLock<Option<Arc<Database>>>,
     /// Users whose hash is being written anew.
     upgrading: Mutex<HashSet<String>>,
 }
@@ -52,7 +54,13 @@ pub type Place = (u64, u64);
 
 impl Accounts {
     pub fn new(config: Arc<Live>, databases: Arc<Databases>) -> Accounts {
-        Accounts { config, databases, held: Mutex::new(Bounded::new(HELD)), upgrading: Mutex::default() }
+        Accounts {
+            config,
+            databases,
+            held: Mutex::new(Bounded::new(HELD)),
+            used: RwLock::default(),
+            upgrading: Mutex::default(),
+        }
     }
 
     /// How many accounts are held.
@@ -61,14 +69,11 @@ impl Accounts {
         self.held.lock().len()
     }
 
-    /// Which users' database there is, at which sequence: it changes with every account.
+    /// The users' database that was used last, and its last sequence: changes with every account. `None`: it was deleted,
+    /// or none was used. Does not touch the store.
     pub fn place(&self) -> Option<Place> {
-        match self.database() {
-            Ok(Some(database)) => Some((database.number(), database.info().sequence)),
-            Ok(None) => None,
-            // Like no other: whoever compares it has to look at the account.
-            Err(_) => Some((u64::MAX, u64::MAX)),
-        }
+        let used = self.used.read();
+        used.as_ref().filter(|database| !database.is_gone()).map(|used| (used.number(), used.info().sequence))
     }
 
     /// The users' database, if there is one.
@@ -76,7 +81,12 @@ impl Accounts {
         let settings = self.config.settings();
         let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
         match self.databases.get(name) {
-            Ok(database) => Ok(Some(database)),
+            Ok(database) => {
+                if !self.used.read().as_ref().is_some_and(|used| Arc::ptr_eq(used, &database)) {
+                    *self.used.write() = Some(database.clone());
+                }
+                Ok(Some(database))
+            }
             Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(None),
             Err(error) => Err(error),
         }

@@ -260,10 +260,14 @@ impl Standing {
 
     async fn ask(&self, proof: Arc<Proof>, waits: bool) -> error::Result<Option<Still>> {
         let app = self.app.clone();
-        // A token may have to wait for its issuer's keys.
-        let by_issuer = matches!(*proof, Proof::Jwt { .. });
+        // A token of another issuer may have to wait for the issuer's keys, if they are at a URL.
+        let by_issuer = matches!(*proof, Proof::Jwt { .. }) && app.auth.settings().jwt.jwks().is_some();
         let ask = move || app.auth.still(&proof, waits);
-        if by_issuer { db::blocking(ask).await } else { db::reading(ask).await }
+        if !by_issuer {
+            return db::reading(ask).await;
+        }
+        let _turn = self.app.wakes.issuers.acquire().await;
+        db::blocking(ask).await
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::app::App;
 use super::standing::Standing;
@@ -29,27 +29,40 @@ const PAGE: usize = 1000;
 /// How long a failed look at the users' database is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Feeds that wait, by their user's name; `None`: no account. A name is here while one of its feeds waits.
-#[derive(Default)]
-pub struct Wakes(Mutex<HashMap<Option<String>, watch::Sender<()>>>);
+/// Checks at once that may wait for an issuer's keys: each holds a thread.
+const WAITING: usize = 16;
+
+/// Feeds that wait for a change of their rights.
+pub struct Wakes {
+    /// By their user's name; `None`: no account. A name is here while one of its feeds waits.
+    feeds: Mutex<HashMap<Option<String>, watch::Sender<()>>>,
+    /// Turns of checks that may wait for an issuer's keys.
+    pub issuers: Semaphore,
+}
+
+impl Default for Wakes {
+    fn default() -> Wakes {
+        Wakes { feeds: Mutex::default(), issuers: Semaphore::new(WAITING) }
+    }
+}
 
 impl Wakes {
     /// Wakes the feeds of one user.
     pub fn wake(&self, name: &str) {
-        if let Some(sender) = self.0.lock().get(&Some(name.to_owned())) {
+        if let Some(sender) = self.feeds.lock().get(&Some(name.to_owned())) {
             sender.send_replace(());
         }
     }
 
     /// Wakes all feeds.
     pub fn wake_all(&self) {
-        for sender in self.0.lock().values() {
+        for sender in self.feeds.lock().values() {
             sender.send_replace(());
         }
     }
 
     fn wait(self: &Arc<Self>, name: Option<String>) -> Place {
-        let mut all = self.0.lock();
+        let mut all = self.feeds.lock();
         let sender = all.entry(name.clone()).or_insert_with(|| watch::Sender::new(()));
         Place { wakes: self.clone(), receiver: Some(sender.subscribe()), name }
     }
@@ -65,7 +78,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut all = self.wakes.0.lock();
+        let mut all = self.wakes.feeds.lock();
         self.receiver = None;
         if all.get(&self.name).is_some_and(|sender| sender.receiver_count() == 0) {
             all.remove(&self.name);
@@ -179,5 +192,33 @@ async fn of_one(app: &Arc<App>, database: &Arc<Database>, settings: &mut Place) 
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_feeds_of_the_user_wake_and_nothing_is_kept_of_those_that_ended() {
+        let wakes = Arc::new(Wakes::default());
+        let woken = |place: &mut Place| {
+            let receiver = place.receiver.as_mut().expect("it waits");
+            let changed = receiver.has_changed().expect("the sender is there");
+            receiver.mark_unchanged();
+            changed
+        };
+        let [mut ann, mut twin, mut bob, mut nobody] =
+            ["ann", "ann", "bob", ""].map(|name| wakes.wait(Some(name.to_owned()).filter(|name| !name.is_empty())));
+        wakes.wake("ann");
+        wakes.wake("eve");
+        assert_eq!([&mut ann, &mut twin, &mut bob, &mut nobody].map(&woken), [true, true, false, false]);
+        wakes.wake_all();
+        assert_eq!([&mut ann, &mut twin, &mut bob, &mut nobody].map(&woken), [true; 4]);
+        drop(twin);
+        wakes.wake("ann");
+        assert!(woken(&mut ann), "one of the two is left");
+        drop((ann, bob, nobody));
+        assert!(wakes.feeds.lock().is_empty());
     }
 }

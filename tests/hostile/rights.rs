@@ -92,6 +92,7 @@ const MEMBERS: &[Route] = &[
         "/{db}/form",
     ),
     route("PUT /{db}/_local/check", JSON, r#"{"last_seq":3}"#, "/{db}/_local/check"),
+    route("PUT /{db}/_design/d/_rewrite/there", JSON, r#"{"a":1}"#, "/{db}/rewritten"),
     route("POST /{db}/_design/d/_update/f", JSON, r#"{"a":1}"#, "/{db}/updated"),
 ];
 
@@ -103,6 +104,14 @@ const OWNERS: &[Route] = &[
     route("PUT /{db}/_design/new", JSON, r#"{"a":1}"#, "/{db}/_design/new"),
     route("POST /{db}/_index", JSON, r#"{"index":{"fields":["a"]},"name":"n"}"#, "/{db}/_index"),
 ];
+
+/// What users do to their own account: here, what would bring it back.
+const ACCOUNT: &[Route] = &[route(
+    "POST /_users/_bulk_docs",
+    JSON,
+    r#"{"new_edits":false,"docs":[{"_id":"org.couchdb.user:{name}","_rev":"9-abc","type":"user","name":"{name}","roles":[]}]}"#,
+    "/_users/org.couchdb.user:{name}",
+)];
 
 /// What server admins change.
 const ADMINS: &[Route] = &[
@@ -126,7 +135,7 @@ struct Held {
 }
 
 fn hold(house: &House, guest: &Guest, route: &Route) -> Held {
-    let named = |text: &str| text.replace("{db}", &guest.database);
+    let named = |text: &str| text.replace("{db}", &guest.database).replace("{name}", &guest.name);
     let (line, body) = (named(route.line), named(route.body));
     let mut wire = Wire::connect(&house.server.address);
     let length = match route.headers.contains("chunked") {
@@ -152,10 +161,14 @@ impl Held {
     }
 }
 
-fn routes(guest: &Guest) -> Vec<&'static Route> {
+/// All that the guest may write, and loses.
+fn routes(guest: &Guest, loses: Withdrawn) -> Vec<&'static Route> {
     let owners = if guest.by == By::Nobody { &[] } else { OWNERS };
     let admins = if matches!(guest.by, By::Admin | By::AdminCookie) { ADMINS } else { &[] };
-    [MEMBERS, owners, admins].into_iter().flatten().collect()
+    let has_account = matches!(guest.by, By::Password | By::Cookie | By::Token);
+    let loses_account = !matches!(loses, Withdrawn::Member | Withdrawn::Role | Withdrawn::Remade);
+    let account = if has_account && loses_account { ACCOUNT } else { &[] };
+    [MEMBERS, owners, admins, account].into_iter().flatten().collect()
 }
 
 #[test]
@@ -163,7 +176,7 @@ fn a_body_that_comes_after_the_right_was_withdrawn_writes_nothing() {
     let house = House::new();
     for (by, what) in CASES {
         let guest = house.guest(*by, *what);
-        let held: Vec<Held> = routes(&guest).into_iter().map(|route| hold(&house, &guest, route)).collect();
+        let held: Vec<Held> = routes(&guest, *what).into_iter().map(|route| hold(&house, &guest, route)).collect();
         house.withdraw(&guest, *what);
         for held in held {
             let (line, look) = (held.line.clone(), held.look.clone());
@@ -208,7 +221,8 @@ fn what_is_none_of_the_users_concern_refuses_no_body_and_ends_no_feed() {
     for by in [By::Password, By::Cookie, By::Token, By::Proxy, By::Nobody, By::Admin, By::AdminCookie] {
         let guest = house.guest(by, Withdrawn::Member);
         let mut feed = Feed::open(&house, &guest, "continuous");
-        let held: Vec<Held> = routes(&guest).into_iter().map(|route| hold(&house, &guest, route)).collect();
+        let held: Vec<Held> =
+            routes(&guest, Withdrawn::Member).into_iter().map(|route| hold(&house, &guest, route)).collect();
         // Another user loses everything; this one's own document, another database, settings change.
         let other = house.guest(By::Cookie, Withdrawn::Member);
         for what in [Withdrawn::Member, Withdrawn::Password, Withdrawn::Everywhere, Withdrawn::Account] {
@@ -358,21 +372,21 @@ fn no_feed_tells_what_was_written_after_the_right_was_withdrawn() {
 #[test]
 fn a_session_that_nothing_uses_ends_its_feeds_and_a_renewed_one_does_not() {
     let house = House::new();
-    house.set("chttpd_auth/timeout", "5");
+    house.set("chttpd_auth/timeout", "3");
     let (idle, used) = (house.guest(By::Cookie, Withdrawn::Member), house.guest(By::Cookie, Withdrawn::Member));
     let ends = Feed::open(&house, &idle, "continuous");
     let mut goes_on = Feed::open(&house, &used, "continuous");
     let (begun, mut headers) = (Instant::now(), used.headers.clone());
     // The cookie is renewed all the time that the other session lies unused.
-    while begun.elapsed() < Duration::from_secs(7) {
+    while begun.elapsed() < Duration::from_millis(4500) {
         let reply = Wire::connect(&house.server.address).ask("GET /_session", &headers, b"");
         assert_eq!(reply.json()["userCtx"]["name"], used.name.as_str(), "the session is in use");
         if reply.header("set-cookie").is_some() {
             headers = cookie(&reply);
         }
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(100));
     }
-    ends.end(begun + Duration::from_secs(5), "an unused session");
+    ends.end(begun + Duration::from_secs(3), "an unused session");
     house.done(&format!("PUT /{}/late", used.database), &json!({}));
     assert!(goes_on.told("late"), "a session that is in use goes on");
 }

@@ -117,15 +117,15 @@ impl Authenticator {
                 if !settings.uses(Handler::Default) || account.totp.is_some() {
                     return Ok(None);
                 }
-                let fingerprint = found.fingerprint();
-                let mut renewed = None;
-                if fingerprint != *stored {
-                    // The same password in another scheme is no new password.
-                    if !self.verified.knows_mac(name, mac, found, self.clock.since_epoch()) {
-                        return Ok(None);
-                    }
-                    renewed = Some(Proof::Password { name: name.clone(), mac: *mac, stored: fingerprint });
+                if !self.is_same(name, mac, *stored, found) {
+                    return Ok(None);
                 }
+                let stored_now = found.fingerprint();
+                let renewed = (stored_now != *stored).then(|| Proof::Password {
+                    name: name.clone(),
+                    mac: *mac,
+                    stored: stored_now,
+                });
                 let user = user(name, account.roles, Handler::Default);
                 Ok(Some(Still { user, until: None, proof: renewed }))
             }
@@ -174,6 +174,19 @@ impl Authenticator {
                 let user = settings.jwt.authenticate(token, now, &*self.published)?;
                 Ok(Some(Still { user, until: *until, proof: None }))
             }
+        }
+    }
+
+    /// Whether `found` is the hash that the password was right for, or one that this server has made of it since.
+    fn is_same(&self, name: &str, mac: &[u8; 32], stored: [u8; 16], found: &Stored) -> bool {
+        found.fingerprint() == stored || self.verified.knows_mac(name, mac, found, self.clock.since_epoch())
+    }
+
+    /// Whether a password that was right a moment ago is that of this account.
+    pub(super) fn is_of(&self, proof: &Proof, account: &Account) -> bool {
+        match (proof, &account.stored) {
+            (Proof::Password { name, mac, stored }, Some(found)) => self.is_same(name, mac, *stored, found),
+            _ => false,
         }
     }
 

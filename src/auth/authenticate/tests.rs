@@ -70,6 +70,16 @@ impl House {
         self.auth.authenticate(&Credentials { authorization: Some(&header), peer: HERE, ..Default::default() })
     }
 
+    /// Tokens for `ann`, whose password is `pw`.
+    fn issue(&self, device: &str) -> Result<(String, String)> {
+        self.auth.issue_tokens("ann", &self.basic("ann", "pw")?.proof, device, HERE)
+    }
+
+    /// Whether a sign-in is still good, for who writes and for who only listens.
+    fn still(&self, proof: &Proof) -> [Option<Still>; 2] {
+        [false, true].map(|waits| self.auth.still(proof, waits).expect("looks"))
+    }
+
     fn cookie(&self, value: &str) -> Result<SignedIn> {
         self.auth.authenticate(&Credentials { cookie: Some(value), peer: HERE, ..Default::default() })
     }
@@ -345,7 +355,7 @@ fn tokens_instead_of_cookies() {
         let header = format!("Bearer {token}");
         house.auth.authenticate(&Credentials { authorization: Some(&header), ..Default::default() })
     };
-    let (access, refresh) = house.auth.issue_tokens("ann", "phone", HERE).expect("issues");
+    let (access, refresh) = house.issue("phone").expect("issues");
     let signed = ask(&access).expect("good");
     assert_eq!(signed.user, UserCtx { name: Some("ann".into()), roles: vec!["a".into()], handler: Some(Handler::Jwt) });
     let Some(Session::Token(device)) = signed.session else { panic!("a token") };
@@ -357,11 +367,119 @@ fn tokens_instead_of_cookies() {
     for bad in ["", "a.b", "a.b.zz", "a.b.61.c", &refresh] {
         assert!(matches!(house.auth.refresh_tokens(bad, "", HERE), Err(Error::Unauthorized(_))), "{bad}");
     }
-    let (third, refresh) = house.auth.issue_tokens("ann", "tablet", HERE).expect("issues");
+    let (third, refresh) = house.issue("tablet").expect("issues");
     let house = house.user("ann", "pw", &["a"]);
     let header = format!("Bearer {third}");
     let given = Credentials { authorization: Some(&header), ..Default::default() };
     assert_eq!(house.auth.authenticate(&given), invalid, "another salt");
     assert!(house.auth.refresh_tokens(&refresh, "", HERE).is_err());
     assert!(!house.auth.devices().expect("devices").token_seen("ann", &device, &Client::default()).expect("looks"));
+}
+
+const OVER: [Option<Still>; 2] = [None, None];
+
+#[test]
+fn a_password_is_good_while_the_account_has_it() {
+    let house = house(&[]).user("ann", "pw", &["a"]);
+    let proof = house.basic("ann", "pw").expect("signed in").proof;
+    assert!(!format!("{proof:?}").contains("pw"));
+    house.change("ann", |document| drop(document.members.insert("roles".into(), vec!["b"].into())));
+    let [Some(still), Some(waiting)] = house.still(&proof) else { panic!("good") };
+    assert_eq!((still.user.roles, still.until, still.proof), (vec!["b".to_string()], None, None), "the roles of now");
+    assert_eq!(waiting.until, None);
+
+    // The server's own renewal of the hash is no new password; the same password set anew by somebody is taken for one.
+    let document = house.known.documents.lock().get("ann").cloned().expect("a user");
+    let other = Stored::hash("pw", None, &house.auth.settings().password, &house.clock).expect("hashes");
+    house.change("ann", |document| {
+        document.members.extend(other.to_document().into_iter().map(|(k, v)| (k.to_string(), v)));
+    });
+    assert_eq!(house.still(&proof), OVER);
+    house.auth.rehashed("ann", "px", &other);
+    assert_eq!(house.still(&proof), OVER, "another password's");
+    house.auth.rehashed("ann", "pw", &other);
+    let [Some(still), _] = house.still(&proof) else { panic!("good") };
+    assert_eq!(
+        house.still(&still.proof.expect("another hash"))[0].as_ref().map(|still| still.proof.is_none()),
+        Some(true)
+    );
+
+    let with = |change: &dyn Fn(&mut UserDocument)| {
+        house.known.documents.lock().insert("ann".into(), document.clone());
+        assert!(house.still(&proof)[0].is_some(), "as it was");
+        house.change("ann", change);
+        house.still(&proof)
+    };
+    let totp = serde_json::json!({"key": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"});
+    assert_eq!(
+        with(&|document| drop(document.members.insert("totp".into(), totp.clone()))),
+        OVER,
+        "codes are asked for"
+    );
+    assert_eq!(with(&|document| document.conflicted = true), OVER);
+    assert_eq!(with(&|document| document.members.clear()), OVER, "no password at all");
+    assert_eq!(
+        with(&|document| drop(document.members.insert("derived_key".into(), "00".into()))),
+        OVER,
+        "the same salt"
+    );
+    house.known.documents.lock().clear();
+    assert_eq!(house.still(&proof), OVER, "deleted");
+    assert!(house.issue("phone").is_err() && house.auth.issue_tokens("ann", &proof, "", HERE).is_err());
+}
+
+#[test]
+fn a_handler_that_is_switched_off_ends_what_it_let_in() {
+    let house = house(&[]).user("ann", "pw", &[]).admin("root", "relax");
+    let cookie = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
+    let proofs = [
+        house.basic("ann", "pw").expect("signed in").proof,
+        house.basic("root", "relax").expect("signed in").proof,
+        house.cookie(&cookie).expect("good").proof,
+    ];
+    let before = house.auth.generation();
+    let handlers = ("chttpd", "authentication_handlers", "{chttpd_auth, jwt_authentication_handler}");
+    house.auth.configure(Settings::read(&source(&[handlers, ("chttpd_auth", "secret", "s3cret")])));
+    assert!(house.auth.generation() > before);
+    for proof in &proofs {
+        assert_eq!(house.still(proof), OVER, "{proof:?}");
+    }
+}
+
+#[test]
+fn a_session_is_good_while_it_is_used_and_its_device_is_there() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let cookie = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
+    let proof = house.cookie(&cookie).expect("good").proof;
+    let ends = |still: &[Option<Still>; 2]| still[1].as_ref().and_then(|still| still.until);
+    assert_eq!(ends(&house.still(&proof)), Some(1_700_000_600));
+    house.clock.advance(Duration::from_secs(300));
+    house.cookie(&cookie).expect("good").cookie.expect("renewed");
+    assert_eq!(ends(&house.still(&proof)), Some(1_700_000_900), "by another request of the session");
+    house.clock.advance(Duration::from_secs(599));
+    assert!(house.still(&proof)[1].is_some());
+    house.clock.advance(Duration::from_secs(1));
+    let [uploads, waits] = house.still(&proof);
+    assert!(uploads.is_some() && waits.is_none(), "an upload is a use of the session, waiting is not");
+    let devices = house.auth.devices().expect("devices");
+    assert!(devices.revoke_all("ann", None).expect("revokes") > 0);
+    assert_eq!(house.still(&proof), OVER);
+}
+
+#[test]
+fn an_access_token_is_good_until_its_end_and_while_its_device_is_there() {
+    let house = house(&[]).user("ann", "pw", &[]);
+    let proof = |access: &str| {
+        let header = format!("Bearer {access}");
+        let given = Credentials { authorization: Some(&header), ..Default::default() };
+        house.auth.authenticate(&given).expect("good").proof
+    };
+    let (first, second) = (house.issue("phone").expect("issues").0, house.issue("tablet").expect("issues").0);
+    let (first, second) = (proof(&first), proof(&second));
+    assert_eq!(first.until(), Some(1_700_000_000 + token::LIFETIME));
+    let Proof::Access(access) = &second else { panic!("a token") };
+    assert!(house.auth.devices().expect("devices").revoke("ann", &access.device).expect("revokes"));
+    assert_eq!((house.still(&first)[1].is_some(), house.still(&second)), (true, OVER));
+    house.clock.advance(Duration::from_secs(token::LIFETIME));
+    assert_eq!(house.still(&first), OVER);
 }

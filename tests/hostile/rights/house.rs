@@ -148,7 +148,7 @@ impl House {
         let (name, database) = (format!("guest{number}"), format!("db{number}"));
         let mut guest = Guest { name: name.clone(), database, by, headers: String::new(), ends: now() + 600 };
         if loses == Withdrawn::Expired {
-            guest.ends = now() + 4;
+            guest.ends = now() + 3;
         }
         let account = json!({"type": "user", "name": name, "password": "pw", "roles": ["crew"]});
         match by {
@@ -172,6 +172,7 @@ impl House {
         };
         self.done(&format!("PUT /{}", guest.database), &Value::Null);
         let design = json!({
+            "rewrites": [{"from": "there", "to": "../../rewritten"}],
             "updates": {"f": "function (doc, request) { return [{_id: 'updated', body: request.body}, 'done']; }"},
         });
         self.done(&format!("PUT /{}/_design/d", guest.database), &design);
