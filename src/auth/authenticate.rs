@@ -106,7 +106,7 @@ pub struct SignedIn {
     pub session: Option<Session>,
     /// The stored hash is of an older scheme: write it anew, after answering.
     pub upgrade: Option<Upgrade>,
-    /// What the sign-in depends on from now on.
+    /// What the sign-in depends on, to check it again later.
     pub proof: Proof,
 }
 
@@ -266,7 +266,7 @@ impl Authenticator {
         let mut secrets = Secrets::clone(&current.secrets);
         secrets.replace(settings.secret.as_deref(), now, settings.timeout);
         *current = Current { settings: Arc::new(settings), secrets: Arc::new(secrets) };
-        // Counted when they hold: a check that reads the counter first cannot miss them.
+        // Incremented after the change: a check that reads the counter first cannot miss it.
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -530,7 +530,7 @@ impl Authenticator {
     }
 
     /// Makes a device that holds tokens, for somebody who has just signed in: access token and refresh token.
-    /// Reads the user's document. `proof`: of the password; if it was changed since, there are no tokens for it.
+    /// Reads the user's document. `proof` is the proof of the password: if the password has changed since, no tokens are issued.
     pub fn issue_tokens(
         &self,
         name: &str,

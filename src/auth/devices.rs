@@ -135,9 +135,12 @@ pub struct Devices {
     hasher: RandomState,
     /// Counts what may have ended a session.
     revocations: AtomicU64,
-    /// Told of the user afterwards.
-    told: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+    /// Called with the user's name after a revocation.
+    told: OnceLock<Told>,
 }
+
+/// Is called with a user's name.
+type Told = Box<dyn Fn(&str) + Send + Sync>;
 
 const SHARDS: usize = 16;
 
@@ -154,7 +157,7 @@ impl Devices {
         }
     }
 
-    /// Has `told` called with the user's name after each revocation.
+    /// Registers a function that is called with the user's name after each revocation.
     pub fn when_revoked(&self, told: impl Fn(&str) + Send + Sync + 'static) {
         let _ = self.told.set(Box::new(told));
     }
@@ -408,7 +411,7 @@ impl Devices {
         self.revocations.load(Ordering::Acquire)
     }
 
-    /// The second at which the session of a device ends, unless its cookie is renewed until then. `None`: it is revoked.
+    /// The second at which the session of a device ends unless its cookie is renewed before. `None`: the device is revoked.
     pub fn session_end(&self, user: &str, device: &str, timeout: u64) -> Result<Option<u64>> {
         self.with(user, |record| {
             let device = record.devices.iter().find(|known| known.id == device);

@@ -298,10 +298,9 @@ fn object(part: &str) -> Result<Map<String, Value>> {
 /// Seconds by which an issuer's clock may be ahead where CouchDB would not look at `nbf` at all.
 const SKEW: f64 = 60.0;
 
-/// The second at which a token ends, by its `exp`; `None` if it has none.
+/// The first second at which a token's `exp` is no longer in the future; `None` if it has none.
 pub(super) fn ends_at(token: &str) -> Option<u64> {
     let claims = object(token.split('.').nth(1)?).ok()?;
-    // The last second in which the end is in the future, and one.
     claims.get("exp")?.as_f64().map(|end| end.ceil() as u64)
 }
 

@@ -192,7 +192,7 @@ impl Database {
 
     pub(super) fn set_security(&self, security: &str) {
         *self.security.write() = security.into();
-        // Feeds may have to end: they wake, and look.
+        // Wakes feeds, which check whether they may go on.
         self.moved.send_modify(|_| ());
     }
 

@@ -180,7 +180,7 @@ fn in_bulk(what: &DbRoute) -> bool {
     )
 }
 
-/// Whether a route only reads: its answer may be held back when it is there.
+/// Whether a route only reads documents, so that its answer can be refused after it was made.
 pub fn only_reads(route: &Route) -> bool {
     let Route::Database { what, .. } = route else { return false };
     match what {
@@ -244,17 +244,17 @@ pub fn check_database(needed: Access, user: &UserCtx, security: &Value) -> Resul
     Ok(())
 }
 
-/// What `require_valid_user` leaves open.
+/// What a request without an account may still do under `require_valid_user`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Openness {
-    /// Signing in, which nobody has done before.
+    /// Signing in.
     SignIn,
     /// `/_up`.
     Up,
     Closed,
 }
 
-/// Which of them a route is.
+/// Classifies a route.
 pub fn openness(route: &Result<Route>) -> Openness {
     match route {
         Ok(Route::Server(ServerRoute::SignIn | ServerRoute::Token)) => Openness::SignIn,

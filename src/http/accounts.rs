@@ -43,7 +43,7 @@ pub struct Accounts {
     databases: Arc<Databases>,
     /// By name; good while the users' database has not moved.
     held: Mutex<Bounded<String, (Place, Option<UserDocument>)>>,
-    /// The users' database that was used last. It stays open, so that its sequence can always be told.
+    /// The users' database that was used last; held so that it stays open.
     used: RwLock<Option<Arc<Database>>>,
     /// Users whose hash is being written anew.
     upgrading: Mutex<HashSet<String>>,
@@ -69,8 +69,8 @@ impl Accounts {
         self.held.lock().len()
     }
 
-    /// The users' database that was used last, and its last sequence: changes with every account. `None`: it was deleted,
-    /// or none was used. Does not touch the store.
+    /// The users' database that was used last, and its last sequence, which changes with every account. `None`: it was
+    /// deleted, or no account was looked up yet. Does not touch the store.
     pub fn place(&self) -> Option<Place> {
         let used = self.used.read();
         used.as_ref().filter(|database| !database.is_gone()).map(|used| (used.number(), used.info().sequence))
@@ -242,7 +242,7 @@ async fn write(
     Ok(results.collect())
 }
 
-/// The rules of `then`, which may take their time; afterwards, whether the user may still write.
+/// Runs the rules of `then`, which may take seconds, and then checks that the user may still write.
 pub struct Confirmed<'a> {
     pub by: By<'a>,
     pub then: &'a dyn Validate,

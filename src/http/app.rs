@@ -38,7 +38,7 @@ pub struct App {
     pub config: Arc<Live>,
     pub auth: Authenticator,
     pub accounts: Arc<Accounts>,
-    /// Wakes feeds whose rights may have changed.
+    /// Wakes feeds whose authorization may have changed.
     pub wakes: Arc<Wakes>,
     /// Bounds how many password hashes run at once: each takes a core for tenths of a second.
     pub hashing: Arc<Semaphore>,

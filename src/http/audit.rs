@@ -21,7 +21,7 @@ pub struct By<'a> {
     pub user: &'a UserCtx,
     pub peer: Option<IpAddr>,
     pub id: &'a str,
-    /// What they were allowed, to be checked again before a commit.
+    /// The authorization, to be checked again before a commit.
     pub standing: &'a Standing,
 }
 

@@ -40,7 +40,7 @@ pub struct RequestBody {
     memory: Option<BodyMemory>,
     share: Share,
     pace: Pace,
-    /// Checked when the body has ended.
+    /// The authorization to check at the end of the body.
     standing: Option<Arc<Standing>>,
 }
 
@@ -122,8 +122,8 @@ impl RequestBody {
         if self.length.is_some_and(|length| length > self.limit) { Err(too_large()) } else { Ok(()) }
     }
 
-    /// The next chunk as it comes, `None` at the end. The end comes only to who is still allowed what was asked for: all
-    /// writing of what a body brings happens after it.
+    /// The next chunk as it comes, `None` at the end. The request's authorization is checked again at the end, before anything
+    /// that the body brings can be written.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.check_length()?;
         if let Some(given) = self.given.take() {
@@ -221,8 +221,8 @@ impl RequestBody {
         std::mem::take(&mut self.share)
     }
 
-    /// Takes a share of the memory for bodies that is `bytes` large in all, until the request is done. It may have to wait
-    /// for room, so that a body that has ended is checked again.
+    /// Takes a share of the memory for bodies that is `bytes` large in all, until the request is done. This may wait for room:
+    /// the authorization of a body that has ended is checked again.
     pub async fn hold(&mut self, bytes: u64) -> Result<()> {
         if let Some(memory) = &self.memory {
             memory.grow(&mut self.share, bytes).await?;
@@ -230,7 +230,7 @@ impl RequestBody {
         if self.incoming.is_none() { self.check().await } else { Ok(()) }
     }
 
-    /// Checks that the request is still allowed.
+    /// Checks that the request is still authorized.
     async fn check(&self) -> Result<()> {
         match &self.standing {
             Some(standing) => standing.check().await,

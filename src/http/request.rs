@@ -43,7 +43,7 @@ pub struct Request {
     pub user: UserCtx,
     /// The session or access token that the user came with.
     pub session: Option<crate::auth::Session>,
-    /// What the request is allowed, to be checked again when its body has come.
+    /// The authorization, which is checked again at the end of the body and before a commit.
     pub standing: Arc<Standing>,
     /// `X-Couch-Request-ID`.
     pub id: String,
@@ -156,7 +156,7 @@ impl Request {
         }
     }
 
-    /// Takes the user's roles as the last check found them. The body makes that check when it ends.
+    /// Takes the user's roles from the last check. The body makes one at its end.
     pub fn refresh(&mut self) {
         if let Some(user) = self.standing.renewed() {
             self.user = user;

@@ -45,7 +45,7 @@ use crate::config::Settings;
 use crate::error::Error;
 use crate::tls::Identity;
 
-/// A request that only reads and takes longer is checked again before it is answered.
+/// A reading request that took longer is checked again before its answer is sent.
 const LONG: Duration = Duration::from_millis(100);
 
 /// One port that is served.
@@ -374,7 +374,7 @@ async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Rout
         let Route::Database { name, what: DbRoute::Rewrite(design) } = &route else {
             let reads = access::only_reads(&route);
             let answer = handlers::dispatch(app, request, route).await?;
-            // A view may have been built for minutes, a function have run for seconds.
+            // The build of a view may have taken minutes, a function seconds.
             if reads && request.received.elapsed() > LONG {
                 request.standing.check().await?;
             }

@@ -1,17 +1,17 @@
-//! What a request was allowed, and whether it still is.
+//! What a request was authorized for, and re-checks of that authorization.
 //!
-//! A request is let in at its headers. Its body may come minutes later, and a feed that it began may stay open for hours.
-//! Meanwhile an account may be deleted, a password changed, a role taken away, a device revoked, a token over, the
-//! database's `_security` changed. So it is asked again: when the last byte of a body has been read, before a commit, and
-//! before a feed tells a row. CouchDB asks once, and lets such feeds run.
+//! A request is authorized when its headers have come. Its body may take minutes, and a feed that it opens may stay open for
+//! hours. In between an account may be deleted, a password changed, a role removed, a device revoked, a token may expire,
+//! the database's `_security` may change. The authorization is therefore checked again when the last byte of a body has
+//! been read, before a commit, and before a feed sends a row. CouchDB checks once and lets such requests and feeds go on.
 //!
 //! ```text
-//! authenticate ─> Standing: proof of the sign-in, what the route needs, the database and its _security
-//! check ─> counters of settings, devices, accounts as they were? ── yes ─> as before: a few comparisons
-//!                                                      └─ no ─> sign-in still good? user of now ─> access again
+//! authenticate ─> Standing: proof of the sign-in, access that the route needs, the database and its _security
+//! check ─> same counters of settings, devices and accounts? ── yes ─> same _security? ─> allowed
+//!                     └─ no ─> is the sign-in still valid? ─> the user's roles of now ─> access check again
 //! ```
-//! Counters are read before what they count, so that a change in between is found by the next check. What a check has found
-//! is kept only if it let the request go on.
+//! A counter is read before the state that it counts, so that the next check finds a change in between. A check stores its
+//! counters only if it has allowed the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,29 +28,29 @@ use crate::auth::{Proof, UserCtx};
 use crate::db::{self, Database};
 use crate::error::{self, Error};
 
-/// What a client is told whose sign-in ended while its request was under way.
+/// The answer to a request whose sign-in became invalid while the request was under way.
 const OVER: &str = "The session, token or password of this request is no longer valid.";
-/// What a client is told whose roles changed while its edits were looked at.
-const OTHER_ROLES: &str = "Your roles have changed while this was written. Try again.";
-/// A sign-in whose end has come, but is not over by the clock, is looked at again after this long.
+/// The answer to edits whose user got other roles while the edits were validated.
+const OTHER_ROLES: &str = "The roles of this user have changed while the request was under way. Try again.";
+/// The shortest time between two checks of a sign-in that is about to expire.
 const SOON: Duration = Duration::from_millis(200);
 
-/// Counters of what a sign-in may depend on.
+/// Counters of the state that an authorization may depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     settings: u64,
     revocations: u64,
-    /// The users' database and its last sequence; `None`: there is none.
+    /// The users' database and its last sequence.
     accounts: Option<Place>,
 }
 
 impl Seen {
-    /// Before anything else of a request is looked at: settings only.
+    /// The settings' counter alone. Read it before the settings of a request.
     pub fn settings(app: &App) -> Seen {
         Seen { settings: app.auth.generation(), revocations: 0, accounts: None }
     }
 
-    /// All counters, before credentials are looked at. `settings` stay those that the request goes by.
+    /// Adds the other counters. Read them before the credentials are checked.
     pub fn with_accounts(self, app: &App) -> Seen {
         let revocations = app.auth.devices().map_or(0, |devices| devices.revocations());
         Seen { revocations, accounts: app.accounts.place(), ..self }
@@ -68,7 +68,7 @@ impl Seen {
     }
 }
 
-/// What one request was allowed, and what that depends on.
+/// The authorization of one request, and the state that it depends on.
 pub struct Standing {
     app: Arc<App>,
     state: Mutex<State>,
@@ -77,22 +77,22 @@ pub struct Standing {
 struct State {
     user: Arc<UserCtx>,
     proof: Arc<Proof>,
-    /// `None`: check all of it next time.
+    /// `None`: the next check looks at everything.
     seen: Option<Seen>,
-    /// The second at which the sign-in ends, or is to be checked.
+    /// The second at which the sign-in expires or must be checked again.
     until: Option<u64>,
     needed: Access,
     openness: Openness,
-    /// The database, and its `_security` that was looked at last.
+    /// The database, and its `_security` at the last check.
     database: Option<(Arc<Database>, Arc<str>)>,
-    /// The user is another one (other roles) than the request has.
+    /// A check has found other roles, and the request has not taken them yet.
     renewed: bool,
-    /// The client only listens.
+    /// The client only listens, as that of a feed does.
     waits: bool,
 }
 
 impl Standing {
-    /// Of a request of which nothing is known yet. Give what was seen before its settings were read.
+    /// Creates the state of a new request: nobody, authorized for nothing that could be withdrawn.
     pub fn new(app: &Arc<App>, seen: Seen) -> Standing {
         let state = State {
             user: Arc::new(UserCtx::anonymous()),
@@ -108,12 +108,12 @@ impl Standing {
         Standing { app: app.clone(), state: Mutex::new(state) }
     }
 
-    /// What was seen last.
+    /// The counters of the last check.
     pub fn seen(&self) -> Seen {
         self.state.lock().seen.unwrap_or_else(|| Seen::settings(&self.app))
     }
 
-    /// Somebody has signed in. `seen` was read before.
+    /// Records a sign-in. `seen` are the counters from before the credentials were checked.
     pub fn signed_in(&self, user: &UserCtx, proof: Proof, seen: Seen) {
         let mut state = self.state.lock();
         state.user = Arc::new(user.clone());
@@ -122,13 +122,14 @@ impl Standing {
         state.seen = Some(seen);
     }
 
-    /// The request was let in to something that needs `needed`; in a database by its `_security`.
+    /// Records that access was granted: what the route needs, and the database whose `_security` granted it.
     pub fn let_in(&self, needed: Access, openness: Openness, database: Option<(Arc<Database>, Arc<str>)>) {
         let mut state = self.state.lock();
         (state.needed, state.openness, state.database) = (needed, openness, database);
     }
 
-    /// The database that is worked on, which may have been deleted and made again since the request was let in.
+    /// Records the database that the handler works on. Checks access again if it is not the one that granted it: a
+    /// database may be deleted and created again in between.
     pub fn enter(&self, database: &Arc<Database>) -> Result<()> {
         let mut state = self.state.lock();
         if state.database.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, database)) {
@@ -139,19 +140,19 @@ impl Standing {
         Ok(())
     }
 
-    /// The user with other roles, if a check has found some since this was asked last.
+    /// The user with the roles of now, if a check has found other roles since the last call.
     pub fn renewed(&self) -> Option<UserCtx> {
         let mut state = self.state.lock();
         std::mem::take(&mut state.renewed).then(|| UserCtx::clone(&state.user))
     }
 
-    /// Checks that the request is still allowed.
+    /// Checks that the request is still authorized.
     ///
     /// # Errors
     /// 401: the sign-in is no longer good. 401 or 403: the user may no longer do this. 404: the database was deleted.
     /// The store's failures.
     pub async fn check(&self) -> Result<()> {
-        let (proof, waits) = {
+        let (proof, waits, seen) = {
             let mut state = self.state.lock();
             if state.needed == Access::Anyone {
                 return Ok(());
@@ -161,9 +162,8 @@ impl Standing {
             if !over && state.seen.is_some_and(|known| known.is_as(&seen, &state.proof)) {
                 return self.check_database(&mut state);
             }
-            (state.proof.clone(), state.waits)
+            (state.proof.clone(), state.waits, seen)
         };
-        let seen = Seen::now(&self.app, &proof);
         let Still { user, until, proof } = self.ask(proof, waits).await?.ok_or_else(over)?;
         let mut state = self.state.lock();
         match &state.database {
@@ -188,13 +188,13 @@ impl Standing {
         Ok(())
     }
 
-    /// Checks, and gives the user as they are now.
+    /// Checks, and returns the user with the roles of now.
     pub async fn confirmed(&self) -> Result<Arc<UserCtx>> {
         self.check().await?;
         Ok(self.state.lock().user.clone())
     }
 
-    /// Checks again what was decided for `user`: their roles must be the same still.
+    /// Checks, and refuses if the user's roles are no longer those of `user`, for which a decision was made.
     pub async fn confirm(&self, user: &UserCtx) -> error::Result<()> {
         match self.confirmed().await {
             Ok(now) if *now == *user => Ok(()),
@@ -204,7 +204,7 @@ impl Standing {
         }
     }
 
-    /// The same as a yes or no, for feeds. Errors are the store's: it could not be asked.
+    /// Checks, and returns whether the client is still authorized. An error is a failure of the store.
     pub async fn holds(&self) -> Result<bool> {
         match self.check().await {
             Ok(()) => Ok(true),
@@ -213,7 +213,7 @@ impl Standing {
         }
     }
 
-    /// Begins to listen for what may end it, for a feed that waits. The next check is a whole one if a session may be over.
+    /// Subscribes a feed to changes of its authorization. A session's end is not known yet: the next check finds it.
     pub fn watch(self: &Arc<Self>) -> Waiter {
         {
             let mut state = self.state.lock();
@@ -225,12 +225,12 @@ impl Standing {
         Waiter::new(&self.app.wakes, self.clone())
     }
 
-    /// The account that it depends on.
+    /// The name of the account that it depends on.
     pub fn account(&self) -> Option<String> {
         self.state.lock().proof.account().map(str::to_owned)
     }
 
-    /// How long it may be left alone if nothing changes.
+    /// The time until the sign-in must be checked again although nothing has changed.
     pub fn time_left(&self) -> Option<Duration> {
         let until = self.state.lock().until?;
         Some(Duration::from_secs(until).saturating_sub(self.app.clock.since_epoch()).max(SOON))
@@ -251,7 +251,7 @@ impl Standing {
         Ok(())
     }
 
-    /// The database was deleted. If another one has its name, that one's `_security` says what the user learns of it.
+    /// The refusal after the database was deleted: 404, or what the `_security` of a new database of that name refuses.
     fn gone(&self, state: &State, user: &UserCtx, database: &Database) -> Failure {
         let other = self.app.databases.opened(database.name());
         let refused = other.and_then(|other| judge(&self.app, state, user, Some(&other.security())).err());
@@ -260,7 +260,7 @@ impl Standing {
 
     async fn ask(&self, proof: Arc<Proof>, waits: bool) -> error::Result<Option<Still>> {
         let app = self.app.clone();
-        // A token of another issuer may have to wait for the issuer's keys, if they are at a URL.
+        // Checking another issuer's token may fetch the issuer's keys.
         let by_issuer = matches!(*proof, Proof::Jwt { .. }) && app.auth.settings().jwt.jwks().is_some();
         let ask = move || app.auth.still(&proof, waits);
         if !by_issuer {
@@ -275,7 +275,7 @@ fn over() -> Failure {
     Error::Unauthorized(OVER.into()).into()
 }
 
-/// Decides access again, by the settings of now.
+/// Checks access with the current settings.
 fn judge(app: &App, state: &State, user: &UserCtx, security: Option<&str>) -> Result<()> {
     let settings = app.settings();
     if user.name.is_none() && !user.is_server_admin() {

@@ -170,10 +170,10 @@ impl Producing {
     }
 }
 
-/// The next chunk, once the client may have it.
+/// The next chunk, after the check that is due.
 fn guarded(
     producing: &mut Producing,
-    guard: &mut Option<Guard>,
+    guard: &mut Option<Box<Guard>>,
     held: Result<Option<Bytes>, Failure>,
     context: &mut Context<'_>,
 ) -> Poll<Option<Result<Bytes, Failure>>> {
@@ -202,22 +202,22 @@ pub struct Ended {
 
 type AtEnd = Box<dyn FnOnce(Ended) + Send>;
 
-/// How often the right to a long answer is checked again.
+/// How often the authorization for a long answer is checked.
 const CHECKED: Duration = Duration::from_secs(1);
 
 type Checking = Pin<Box<dyn Future<Output = failure::Result<()>> + Send>>;
 
-/// Checks again and again whether the client may have an answer that takes its time.
+/// Re-checks the authorization for an answer while it is sent.
 struct Guard {
     standing: Arc<Standing>,
     checked: Instant,
     checking: Option<Checking>,
-    /// What is to be sent if it may.
+    /// The chunk to send if the check succeeds.
     held: Option<Bytes>,
 }
 
 impl Guard {
-    /// Takes a chunk through: at once, or when the check that is due has let it.
+    /// Passes a chunk on, after a check if one is due.
     fn pass(&mut self, chunk: Bytes, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
         if self.checking.is_none() {
             if self.checked.elapsed() < CHECKED {
@@ -230,7 +230,7 @@ impl Guard {
         self.go_on(context).map(|passed| passed.map(Option::unwrap_or_default))
     }
 
-    /// Goes on with a check that is under way; `None`: there is none.
+    /// Polls the check that is under way, and returns the chunk that waited for it.
     fn go_on(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
         let Some(checking) = &mut self.checking else { return Poll::Ready(Ok(None)) };
         let checked = std::task::ready!(checking.as_mut().poll(context));
@@ -248,8 +248,8 @@ pub struct Body {
     at_end: Option<AtEnd>,
     /// What the request holds of the memory for bodies while its answer is produced.
     share: Option<Share>,
-    guard: Option<Guard>,
-    /// What produces it checks the right to it.
+    guard: Option<Box<Guard>>,
+    /// The producer checks the authorization by itself.
     checks_itself: bool,
 }
 
@@ -272,15 +272,15 @@ impl Body {
         Body { content, sent: 0, whole: false, at_end: None, share: None, guard: None, checks_itself: false }
     }
 
-    /// Has the request's right to a produced body checked again while it is sent; it breaks off when that is gone.
+    /// Checks the authorization while a produced body is sent. The answer breaks off when it is withdrawn.
     pub fn guard(&mut self, standing: &Arc<Standing>) {
         if matches!(self.content, Content::Producing(_)) && !self.checks_itself {
             let (standing, checked) = (standing.clone(), Instant::now());
-            self.guard = Some(Guard { standing, checked, checking: None, held: None });
+            self.guard = Some(Box::new(Guard { standing, checked, checking: None, held: None }));
         }
     }
 
-    /// What produces it ends by itself when the client may not have it any more, as feeds do.
+    /// Declares that the producer checks the authorization by itself, as feeds do.
     pub fn checks_itself(&mut self) {
         self.checks_itself = true;
     }

@@ -1,4 +1,4 @@
-//! Wakes feeds whose rights may have changed.
+//! Wakes waiting feeds whose authorization may have changed.
 //!
 //! ```text
 //! account changed   _users moved ─> follow ─> names of the changed rows ─> wake(name)
@@ -6,9 +6,9 @@
 //! settings changed  App::reconfigure ───────────────────────────────────> wake_all
 //! _security         the database's own watch, which its feeds wait for anyway
 //! ```
-//! A feed that is woken checks its rights again ([`super::standing`]). Only the feeds of the user in question wake, so that a
-//! change of one account costs the feeds of all others nothing. Waking makes a feed end early; that it tells nothing more
-//! does not depend on it, because each feed checks its rights again before it tells a row.
+//! A feed that wakes checks its authorization again ([`super::standing`]). A change of one account wakes only the feeds of
+//! that user, so ten thousand feeds of others cost nothing. Waking makes a feed end early. Correctness does not depend on
+//! it: each feed checks its authorization after it has read rows and before it sends them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,17 +26,17 @@ use crate::store::{Direction, PageLimit};
 
 /// Rows of the users' database read at once.
 const PAGE: usize = 1000;
-/// How long a failed look at the users' database is left alone.
+/// Pause after a failed read of the users' database.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Checks at once that may wait for an issuer's keys: each holds a thread.
+/// Checks that may wait for an issuer's keys at the same time: each holds a thread.
 const WAITING: usize = 16;
 
-/// Feeds that wait for a change of their rights.
+/// The feeds that wait for a change of their authorization.
 pub struct Wakes {
-    /// By their user's name; `None`: no account. A name is here while one of its feeds waits.
+    /// One sender per user name (`None`: feeds without an account); removed with the user's last feed.
     feeds: Mutex<HashMap<Option<String>, watch::Sender<()>>>,
-    /// Turns of checks that may wait for an issuer's keys.
+    /// Bounds the checks that may wait for an issuer's keys.
     pub issuers: Semaphore,
 }
 
@@ -68,11 +68,11 @@ impl Wakes {
     }
 }
 
-/// A place among those that wait.
+/// A subscription; dropping it unsubscribes.
 struct Place {
     wakes: Arc<Wakes>,
     name: Option<String>,
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     receiver: Option<watch::Receiver<()>>,
 }
 
@@ -86,21 +86,20 @@ impl Drop for Place {
     }
 }
 
-/// Waits until the rights of one feed must be checked again.
+/// Waits until the authorization of one feed must be checked again.
 pub struct Waiter {
     standing: Arc<Standing>,
     place: Place,
 }
 
 impl Waiter {
-    /// Begins to listen. Check the rights after that, or a change in between is missed.
+    /// Subscribes. Check the authorization afterwards: a change in between is otherwise missed.
     pub fn new(wakes: &Arc<Wakes>, standing: Arc<Standing>) -> Waiter {
         let place = wakes.wait(standing.account());
         Waiter { standing, place }
     }
 
-    /// Returns when the user's account, devices or the settings have changed, or when the sign-in ends by itself. Dropping
-    /// the future loses nothing.
+    /// Returns when the user's account or devices or the settings have changed, or when the sign-in expires. Cancel safe.
     pub async fn woken(&mut self) {
         let over = async {
             match self.standing.time_left() {
@@ -135,10 +134,10 @@ pub async fn follow(app: Arc<App>) {
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
-        // Another users' database, or none: all accounts are others.
+        // Another users' database, or none: every account may have changed.
         app.wakes.wake_all();
         let Err(error) = ended else {
-            // Until there is one.
+            // Wait until a database is created or a setting changes.
             tokio::select! {
                 _ = databases.changed() => {}
                 () = changed(&mut settings) => {}
@@ -146,7 +145,7 @@ pub async fn follow(app: Arc<App>) {
             continue;
         };
         if error != Error::NoDatabase {
-            tracing::warn!(%error, "open feeds do not hear of changed accounts for now");
+            tracing::warn!(%error, "the users' database cannot be followed; open feeds check their rights at their next row");
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -160,10 +159,10 @@ async fn changed(place: &mut Place) {
 
 /// Follows one users' database until it is gone or the settings name another one.
 async fn of_one(app: &Arc<App>, database: &Arc<Database>, settings: &mut Place) -> Result<()> {
-    // Subscribe, then read: a change can then not fall between.
+    // Subscribe, then read, so that no change is missed.
     let mut moved = database.watch();
     let mut done = database.info().sequence;
-    // What changed before this began is not known.
+    // Changes from before this point are not followed one by one.
     app.wakes.wake_all();
     loop {
         if *moved.borrow_and_update() == Moved::Gone {

@@ -1,20 +1,20 @@
-//! Checks a sign-in again without its credentials: for requests whose bodies take their time, and for feeds that stay
-//! open. The answer is the user as they are now, or that a new request with the same credentials would be refused.
+//! Re-checks a sign-in without its credentials, for requests whose bodies take long and for feeds that stay open. The result
+//! is the user with the roles of now, or that a new request with the same credentials would be refused.
 //!
 //! ```text
-//! password   account there, hash the same (or one that this server made of the same password), no one-time codes
-//! cookie     account there, signed with its salt of now, device not revoked; of a feed: the session is not over
-//! own token  account there, signed with its salt of now, device not revoked, not over
-//! JWT        not over, and good by the keys and settings of now
-//! proxy      good by the settings of now
+//! password   the account exists; the hash is the same, or this server has made it of the same password; no one-time codes
+//! cookie     the account exists, its salt verifies the cookie, the device is not revoked; for a feed: the session is in use
+//! own token  the account exists, its salt verifies the token, the device is not revoked, the token has not expired
+//! JWT        not expired, valid by the keys and settings of now
+//! proxy      valid by the settings of now
 //! ```
-//! The handler must still be among `chttpd/authentication_handlers`; roles are those of now.
+//! In all cases the handler must still be among `chttpd/authentication_handlers`.
 
 use super::*;
 use crate::auth::jwt;
 use crate::auth::settings::Proxy;
 
-/// What a sign-in depends on. It holds no password, only an HMAC of it under a key of this process.
+/// What a sign-in depends on. Holds no password, only an HMAC of it under a key of this process.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Proof {
     /// Nobody signed in.
@@ -28,11 +28,11 @@ pub enum Proof {
     Access(Access),
     /// A user that a proxy named, and the headers that it named them in.
     Proxy { user: UserCtx, token: Option<String>, by: Proxy },
-    /// A token of another issuer, and the second at which it ends.
+    /// A token of another issuer, and the second at which it expires.
     Jwt { token: String, until: Option<u64> },
 }
 
-/// Without what could be used to sign in.
+/// Shows nothing that could be used to sign in.
 impl std::fmt::Debug for Proof {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_tuple("Proof").field(&self.name()).finish()
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Proof {
 }
 
 impl Proof {
-    /// The name of the account that it depends on; `None` if it depends on none.
+    /// The name of the account that it depends on, if any.
     pub fn account(&self) -> Option<&str> {
         match self {
             Proof::Password { name, .. } => Some(name),
@@ -57,12 +57,12 @@ impl Proof {
         }
     }
 
-    /// Whether revoking a device may end it.
+    /// Whether revoking a device may end the sign-in.
     pub fn has_device(&self) -> bool {
         matches!(self, Proof::Cookie { .. } | Proof::Access(_))
     }
 
-    /// The second at which it ends by itself. A session's end moves with each use: [`Authenticator::still`] tells it.
+    /// The second at which it expires. Sessions move their end with each use; [`Authenticator::still`] returns it.
     pub fn until(&self) -> Option<u64> {
         match self {
             Proof::Access(access) => Some(access.until),
@@ -72,19 +72,19 @@ impl Proof {
     }
 }
 
-/// A sign-in that is still good.
+/// A sign-in that is still valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Still {
     /// The user with the roles of now.
     pub user: UserCtx,
-    /// The second at which to check again at the latest.
+    /// The second at which it must be checked again.
     pub until: Option<u64>,
-    /// What it depends on from now on, if that is something else than before.
+    /// The new proof, if the stored hash was renewed.
     pub proof: Option<Proof>,
 }
 
 impl Authenticator {
-    /// Counts changes of the settings.
+    /// The number of settings changes so far.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -94,11 +94,11 @@ impl Authenticator {
         self.clock.since_epoch().as_secs()
     }
 
-    /// Whether a sign-in is still good: `None` if a new request with the same credentials would be refused.
+    /// Checks a sign-in again. `None`: it is no longer valid.
     ///
-    /// `waits`: the client only listens, as that of a feed does. Its session then ends when nothing else has used it for
-    /// `chttpd_auth/timeout` seconds; an upload counts as use for as long as it comes. Blocks on the store, and for a
-    /// token on its issuer's keys.
+    /// `waits`: the client only listens, as that of a feed does. Its session then ends when no other request has used it for
+    /// `chttpd_auth/timeout` seconds. An upload is a use of the session for as long as it takes. Blocks on the store, and
+    /// for a JWT possibly on the issuer's keys.
     pub fn still(&self, proof: &Proof, waits: bool) -> Result<Option<Still>> {
         match self.check_again(proof, waits) {
             Err(Error::Unauthorized(_) | Error::Forbidden(_) | Error::BadRequest(_) | Error::NotFound(_)) => Ok(None),
@@ -177,12 +177,12 @@ impl Authenticator {
         }
     }
 
-    /// Whether `found` is the hash that the password was right for, or one that this server has made of it since.
+    /// Whether `found` is the hash that was verified, or one that this server has made of the same password since.
     fn is_same(&self, name: &str, mac: &[u8; 32], stored: [u8; 16], found: &Stored) -> bool {
         found.fingerprint() == stored || self.verified.knows_mac(name, mac, found, self.clock.since_epoch())
     }
 
-    /// Whether a password that was right a moment ago is that of this account.
+    /// Whether the password of `proof` is this account's password.
     pub(super) fn is_of(&self, proof: &Proof, account: &Account) -> bool {
         match (proof, &account.stored) {
             (Proof::Password { name, mac, stored }, Some(found)) => self.is_same(name, mac, *stored, found),
@@ -190,7 +190,7 @@ impl Authenticator {
         }
     }
 
-    /// The proof of a password that was right for this account.
+    /// The proof of a password that this account's hash has verified.
     pub(super) fn proof_of_password(&self, name: &str, password: &str, account: &Account) -> Proof {
         match &account.stored {
             Some(stored) => Proof::Password {
@@ -207,8 +207,8 @@ impl Authenticator {
         Proof::Jwt { token: token.to_string(), until: jwt::ends_at(token) }
     }
 
-    /// Remembers a hash that this server has made of a password which it knows to be right, before it is stored: those who
-    /// came with that password stay signed in.
+    /// Records that `stored` is a new hash of a verified password. Call it before the hash is stored: requests and feeds that
+    /// signed in with the password then stay valid.
     pub fn rehashed(&self, name: &str, password: &str, stored: &Stored) {
         self.verified.remember(name, password, stored, self.clock.since_epoch());
     }

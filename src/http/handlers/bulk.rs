@@ -116,7 +116,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     };
     let incoming = if has_content { blocking(convert).await? } else { beside(length, convert)? };
     let written = accounts::update(app, request.by(), &database, incoming, mode).await?;
-    // The others may have taken their time.
+    // The validation of the other documents may have taken seconds.
     let withdrawn = if locals.is_empty() { None } else { request.standing.confirm(&request.user).await.err() };
     let mut written = ids.into_iter().zip(written);
     let mut locals = locals.into_iter();

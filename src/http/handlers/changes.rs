@@ -3,8 +3,8 @@
 //! Subscribe first, then read: a change that comes between is heard of. A waiting feed holds a watch, a timer and its
 //! parameters, and no thread: it is a future that its connection polls.
 //!
-//! Rights are checked again after rows were read and before they are told, so that nothing is told that was written after
-//! they were withdrawn; a waiting feed wakes and ends when they are.
+//! A feed checks its authorization after it has read rows and before it sends them, so that it sends no row that was
+//! written after the authorization was withdrawn. A waiting feed wakes and ends at once when that happens.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ use crate::store::{Direction, PageLimit};
 /// Rows read at once; fewer where their documents are needed.
 const PAGE: usize = 1000;
 const PAGE_WITH_DOCS: usize = 64;
-/// Rows that are told before rights are checked again, if no documents come with them.
+/// Rows that are sent between two checks of the authorization, if they come without documents.
 const UNCHECKED: usize = 64;
 /// Sequences that are read at once without a hand-over: what most feeds that wake up find.
 const FEW: u64 = 32;
@@ -212,7 +212,7 @@ struct Feed {
     written: u64,
     shutdown: crate::http::app::Shutdown,
     standing: Arc<Standing>,
-    /// Of a feed that waits.
+    /// `None` for a feed that does not wait.
     waiter: Option<Waiter>,
     /// Of a feed of some documents.
     listed: Option<Listed>,
@@ -237,7 +237,7 @@ struct Page {
 
 enum Woken {
     Moved,
-    /// Rights may have changed.
+    /// The authorization may have changed.
     Doubted,
     Beat,
     TimedOut,
@@ -299,7 +299,7 @@ impl Feed {
             }
             loop {
                 let woken = self.wait(quiet_since).await;
-                // A store that cannot be asked now ends no feed that waits; it tells nothing before it was asked.
+                // A failing store does not end a waiting feed; rows are sent only after a check that succeeds.
                 if matches!(self.is_allowed().await, Ok(false)) {
                     return self.end(out, listed).await;
                 }
@@ -343,8 +343,8 @@ impl Feed {
         }
     }
 
-    /// Whether the client may still have this feed. A filter function was given the user's roles: with others, the client
-    /// has to ask again.
+    /// Whether the client may still have this feed. A filter function has been given the user's roles: if they change, the
+    /// feed ends and the client opens another one.
     async fn is_allowed(&self) -> Result<bool> {
         let holds = self.standing.holds().await?;
         Ok(holds && !(matches!(self.filter, Filter::Script(_)) && self.standing.renewed().is_some()))
@@ -448,7 +448,7 @@ impl Feed {
         Ok(Passed { rows: judged, next })
     }
 
-    /// Tells rows. `false`: the client may not have them any more.
+    /// Sends rows. `false`: the client is no longer authorized.
     async fn write(&mut self, out: &mut Sender, rows: Vec<Judged>) -> Result<bool> {
         let include_docs = self.params.include_docs;
         let wanted = rows.iter().filter(|_| include_docs).map(|row| (row.row.id.clone(), row.row.winner().clone()));

@@ -127,7 +127,7 @@ pub fn security(database: &Database) -> Answer {
 pub async fn set_security(app: &App, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     accounts::check_security_editable(app, &database)?;
     let body = request.json().await?;
-    // The settings may have changed while it came.
+    // The setting may have changed while the body came.
     accounts::check_security_editable(app, &database)?;
     crate::auth::access::Security::parse(&body)?;
     database.put_security(body.to_string()).await?;

@@ -62,7 +62,7 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
             loop {
                 let (databases, from) = (databases.clone(), since);
                 let mut page = blocking(move || databases.events_after(from, PAGE)).await?;
-                // After they were read: what came after the right was withdrawn is not told.
+                // After reading: rows from after the authorization was withdrawn are not sent.
                 if !standing.holds().await? {
                     break 'feed;
                 }

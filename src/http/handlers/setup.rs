@@ -29,7 +29,7 @@ pub async fn act(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
                     config::change(app, request.by(), "chttpd".into(), key.into(), Some(value), true).await?;
                 }
             }
-            // Last: it may be the password of this very request.
+            // Last: it may change the password that this request has signed in with.
             if let (Some(name), Some(password)) = (text("username"), text("password_hash").or(text("password"))) {
                 config::change(app, request.by(), "admins".into(), name, Some(password), true).await?;
             }
