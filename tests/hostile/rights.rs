@@ -126,7 +126,12 @@ const ADMINS: &[Route] = &[
     ),
 ];
 
-/// A request that was let in, with half of its body sent.
+/// How often the matrices run: once, or `SETTEE_ROUNDS` times.
+fn rounds() -> usize {
+    std::env::var("SETTEE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+}
+
+/// A request that was let in, with a part of its body sent.
 struct Held {
     wire: Wire,
     rest: Vec<u8>,
@@ -134,7 +139,8 @@ struct Held {
     look: String,
 }
 
-fn hold(house: &House, guest: &Guest, route: &Route) -> Held {
+/// `round`: after how much of its body: half, nothing, all but one byte, anything.
+fn hold(house: &House, guest: &Guest, route: &Route, round: usize) -> Held {
     let named = |text: &str| text.replace("{db}", &guest.database).replace("{name}", &guest.name);
     let (line, body) = (named(route.line), named(route.body));
     let mut wire = Wire::connect(&house.server.address);
@@ -149,9 +155,14 @@ fn hold(house: &House, guest: &Guest, route: &Route) -> Held {
     // The server asks for a body when its head was found good and its handler wants it.
     let asked = wire.head();
     assert_eq!(asked.status, 100, "{line} {:?}: {asked:?}", guest.by);
-    let half = body.len() / 2;
-    wire.send(&body.as_bytes()[..half]);
-    Held { wire, rest: body.as_bytes()[half..].to_vec(), line, look: format!("GET {}", named(route.look)) }
+    let sent = match round {
+        0 => body.len() / 2,
+        1 => 0,
+        2 => body.len() - 1,
+        round => round * 7919 % body.len(),
+    };
+    wire.send(&body.as_bytes()[..sent]);
+    Held { wire, rest: body.as_bytes()[sent..].to_vec(), line, look: format!("GET {}", named(route.look)) }
 }
 
 impl Held {
@@ -174,9 +185,10 @@ fn routes(guest: &Guest, loses: Withdrawn) -> Vec<&'static Route> {
 #[test]
 fn a_body_that_comes_after_the_right_was_withdrawn_writes_nothing() {
     let house = House::new();
-    for (by, what) in CASES {
+    for (round, (by, what)) in (0..rounds()).flat_map(|round| CASES.iter().map(move |case| (round, case))) {
         let guest = house.guest(*by, *what);
-        let held: Vec<Held> = routes(&guest, *what).into_iter().map(|route| hold(&house, &guest, route)).collect();
+        let held: Vec<Held> =
+            routes(&guest, *what).into_iter().map(|route| hold(&house, &guest, route, round)).collect();
         house.withdraw(&guest, *what);
         for held in held {
             let (line, look) = (held.line.clone(), held.look.clone());
@@ -197,7 +209,7 @@ fn a_role_that_only_a_function_asks_for_counts_as_it_is_when_the_body_has_come()
     house.done(&format!("PUT /{}/_security", guest.database), &json!({}));
     let validate = "function (doc, old, user) { if (user.roles.indexOf('crew') < 0) throw {forbidden: 'crew only'}; }";
     house.done(&format!("PUT /{}/_design/v", guest.database), &json!({"validate_doc_update": validate}));
-    let held: Vec<Held> = MEMBERS.iter().map(|route| hold(&house, &guest, route)).collect();
+    let held: Vec<Held> = MEMBERS.iter().map(|route| hold(&house, &guest, route, 0)).collect();
     house.withdraw(&guest, Withdrawn::Role);
     for held in held.into_iter().filter(|held| !held.line.contains("_local")) {
         let (line, look) = (held.line.clone(), held.look.clone());
@@ -207,7 +219,7 @@ fn a_role_that_only_a_function_asks_for_counts_as_it_is_when_the_body_has_come()
     }
     // And the other way: a role that was given meanwhile is no reason to refuse.
     let late = house.guest(By::Cookie, Withdrawn::Role);
-    let held = hold(&house, &late, &MEMBERS[0]);
+    let held = hold(&house, &late, &MEMBERS[0], 0);
     let mut user = house.user(&late);
     user["roles"] = json!(["crew", "more"]);
     house.done(&format!("PUT /_users/org.couchdb.user:{}", late.name), &user);
@@ -222,7 +234,7 @@ fn what_is_none_of_the_users_concern_refuses_no_body_and_ends_no_feed() {
         let guest = house.guest(by, Withdrawn::Member);
         let mut feed = Feed::open(&house, &guest, "continuous");
         let held: Vec<Held> =
-            routes(&guest, Withdrawn::Member).into_iter().map(|route| hold(&house, &guest, route)).collect();
+            routes(&guest, Withdrawn::Member).into_iter().map(|route| hold(&house, &guest, route, 0)).collect();
         // Another user loses everything; this one's own document, another database, settings change.
         let other = house.guest(By::Cookie, Withdrawn::Member);
         for what in [Withdrawn::Member, Withdrawn::Password, Withdrawn::Everywhere, Withdrawn::Account] {
@@ -331,7 +343,8 @@ fn open_feeds_end_at_once_when_the_right_is_withdrawn() {
 #[test]
 fn no_feed_tells_what_was_written_after_the_right_was_withdrawn() {
     let house = House::new();
-    for (by, what) in CASES.iter().filter(|(_, what)| !matches!(what, Withdrawn::Remade | Withdrawn::Accounts)) {
+    let cases = || CASES.iter().filter(|(_, what)| !matches!(what, Withdrawn::Remade | Withdrawn::Accounts));
+    for (by, what) in (0..rounds()).flat_map(|_| cases()) {
         let guest = house.guest(*by, *what);
         let feeds: Vec<Feed> = KINDS[..2].iter().map(|kind| Feed::open(&house, &guest, kind)).collect();
         let (started, done) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -405,7 +418,7 @@ fn a_hash_that_the_server_renews_by_itself_ends_nothing() {
     }
     house.done(&format!("PUT /_users/org.couchdb.user:{}", guest.name), &user);
     let mut feed = Feed::open(&house, &guest, "continuous");
-    let held: Vec<Held> = MEMBERS[..4].iter().map(|route| hold(&house, &guest, route)).collect();
+    let held: Vec<Held> = MEMBERS[..4].iter().map(|route| hold(&house, &guest, route, 0)).collect();
     let begun = Instant::now();
     while house.user(&guest)["password_scheme"] != "pbkdf2" {
         assert!(begun.elapsed() < SOON, "the hash is upgraded");

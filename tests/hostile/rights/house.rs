@@ -264,6 +264,7 @@ impl House {
         match what {
             Withdrawn::Key => self.set("jwt_keys/hmac:_default", &STANDARD.encode(JWT_SECRET)),
             Withdrawn::Handler => self.set("chttpd/authentication_handlers", HANDLERS),
+            Withdrawn::Accounts => drop(self.done("PUT /_users", &Value::Null)),
             Withdrawn::ProxySecret => self.unset("chttpd_auth/proxy_use_secret"),
             Withdrawn::ValidUser => self.unset("chttpd/require_valid_user"),
             _ => {}
