@@ -283,7 +283,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     const settings = readFileSync(file, 'utf8');
     for (const [changed, says] of [
       [settings.replace('acme_agree = true', ''), /acme_agree is not true.*terms of service/],
-      [`${settings}\ncert_file = "cert.pem"`, /acme_domains.*leave one of the two away/],
+      [`${settings}\ncert_file = "cert.pem"`, /acme_domains.*set only one of the two/],
       [settings.replace('Sync.example.com', '*.example.com'), /wildcard/],
       [settings.replace('https://', 'http://'), /acme_directory/],
     ]) {
