@@ -1,4 +1,4 @@
-//! Just enough HTTP to drive a server that is killed in the middle: one connection, blocking, no retries.
+//! A minimal HTTP client for servers that are killed during requests: one connection, blocking, no retries.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -34,7 +34,7 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
-    /// One request. An error means that nothing is known about what became of it.
+    /// Sends one request. After an error, it is unknown whether the server executed it.
     pub fn ask(&mut self, method: &str, path: &str, kind: &str, body: &[u8]) -> io::Result<Answer> {
         // admin:secret
         let head = format!(

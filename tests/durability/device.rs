@@ -1,4 +1,4 @@
-//! A file system of a given size on a loop device, for tests of power cuts and full disks. Needs root.
+//! A file system of a given size on a loop device, for tests of power cuts and full disks. Requires root.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,8 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 }
 
 impl Device {
-    /// Mounts a fresh ext4 of `megabytes`. `None`, with a message, where that cannot be done.
+    /// Creates and mounts an ext4 file system of `megabytes`. Prints a message and returns `None` where this
+    /// is impossible.
     pub fn mount(megabytes: u32) -> Option<Device> {
         let base = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
         let unique = format!("settee-{}-{:?}", std::process::id(), std::thread::current().id());
@@ -54,7 +55,8 @@ impl Device {
         self.folder.join("live")
     }
 
-    /// The device as it is now, without what the system still holds back: what a power cut would leave.
+    /// Mounts a copy of the device's current contents. The copy lacks the pages that the kernel has not
+    /// written yet, as after a power cut.
     pub fn after_power_cut(&mut self) -> PathBuf {
         let copy = self.folder.join("copy").display().to_string();
         run("cp", &["--sparse=always", &self.image(), &copy]).expect("the image can be copied");
