@@ -1,10 +1,10 @@
-//! Reading and writing the fields of a stored value: varints and length-prefixed byte strings.
+//! Encoding and decoding of a stored value's fields: varints (LEB128) and length-prefixed byte strings.
 
 /// Appends fields to a value.
 pub(crate) struct Writer(pub Vec<u8>);
 
 impl Writer {
-    /// A value that starts with its version byte.
+    /// Starts a value with its version byte.
     pub fn version(version: u8) -> Writer {
         Writer(vec![version])
     }
@@ -31,11 +31,11 @@ impl Writer {
     }
 }
 
-/// Takes fields off a value; `None` once anything does not fit.
+/// Reads the fields of a value in order. A method returns `None` if the value is too short or malformed.
 pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// A reader behind the version byte, if it is `version`.
+    /// Skips the version byte. Returns `None` if it is not `version`.
     pub fn version(value: &'a [u8], version: u8) -> Option<Reader<'a>> {
         (*value.first()? == version).then(|| Reader(&value[1..]))
     }

@@ -1,6 +1,6 @@
-//! The values of a database's entries: what `docs/storage-format.md` tells, as code.
+//! Encoding and decoding of a database's stored values. `docs/storage-format.md` specifies the format.
 //!
-//! Every value starts with a version byte. Decoding never panics: bytes that cannot be right are [`Error::Damaged`].
+//! Every value starts with a version byte. Decoding never panics: malformed bytes are [`Error::Damaged`].
 
 use super::bytes::{Reader, Writer};
 use crate::error::{Error, Result};
@@ -9,16 +9,18 @@ use crate::store::blobs::BlobId;
 
 const VERSION: u8 = 1;
 
-/// What a database's name stands for.
+/// The record of a database's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRecord {
+    /// The internal number, which is part of all keys of the database and is never reused.
     pub number: u64,
-    /// Tells one life of a name from the next; part of every sequence on the wire.
+    /// Random; distinguishes databases that had the same name one after the other. Part of every sequence on
+    /// the wire.
     pub instance: [u8; 16],
-    /// Milliseconds since the epoch.
+    /// Creation time in milliseconds since the epoch.
     pub created: u64,
     pub partitioned: bool,
-    /// The `q` and `n` asked for at creation; settee keeps one shard, and gives them back.
+    /// The `q` and `n` of the creating request. settee always has one shard, and only returns these values.
     pub q: u32,
     pub n: u32,
 }
@@ -51,27 +53,28 @@ impl NameRecord {
     }
 }
 
-/// A database's counters and limits, rewritten by every commit that changes the database.
+/// A database's counters and limits. Every commit that changes the database rewrites this record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
-    /// The last sequence given to a change.
+    /// The sequence of the last change.
     pub sequence: u64,
-    /// Documents whose winner is not deleted.
+    /// Number of documents whose winner is not deleted.
     pub documents: u64,
-    /// Documents whose winner is deleted.
+    /// Number of documents whose winner is deleted.
     pub deleted: u64,
-    /// Bytes of the leaves' bodies and attachments, as a client counts them.
+    /// Total size of the leaves' bodies, as [`BodyRecord::bytes`] counts them.
     pub external: u64,
-    /// Bytes of document and sequence records.
+    /// Total size of the document and sequence records in bytes.
     pub records: u64,
-    /// Bytes of bodies that are no leaf's any more; compaction frees them.
+    /// Total size of the bodies of revisions that are no longer leaves, in bytes. Compaction frees them.
     pub old: u64,
+    /// The sequence of the last purge request.
     pub purge_sequence: u64,
-    /// Purge requests up to this sequence have been forgotten.
+    /// Purge requests up to this purge sequence are no longer stored.
     pub forgotten_purges: u64,
     pub revs_limit: u32,
     pub purged_infos_limit: u32,
-    /// Changes up to this sequence have no old bodies left.
+    /// Compaction has freed the old bodies of all changes up to this sequence.
     pub compacted: u64,
 }
 
@@ -135,7 +138,7 @@ impl Info {
     }
 }
 
-/// A leaf as a changes row shows it.
+/// One leaf of a revision tree in a sequence row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafRow {
     pub revision: Revision,
@@ -143,11 +146,12 @@ pub struct LeafRow {
     pub body: Option<Body>,
 }
 
-/// One row of the by-sequence order: all that a changes feed needs without reading the document.
+/// One row of the by-sequence index: everything that a changes feed needs, so that it need not read the
+/// document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SequenceRow {
     pub id: String,
-    /// The winner first, then the others in winner order; never empty.
+    /// All leaves, the winner first, then in the order in which they would win; never empty.
     pub leaves: Vec<LeafRow>,
 }
 
@@ -220,10 +224,10 @@ fn decode_leaf(fields: &mut Reader) -> Option<LeafRow> {
     Some(LeafRow { revision: Revision { generation, hash }, deleted: flags & 1 != 0, body })
 }
 
-/// A document: its winner up front, so that `_all_docs` need not decode the tree, then the tree.
+/// A document's record. The encoding starts with the winner, so that `_all_docs` need not decode the tree.
 #[derive(Debug, Clone)]
 pub struct DocumentRecord {
-    /// The sequence of its last change.
+    /// The sequence of the document's last change.
     pub sequence: u64,
     pub tree: Tree,
 }
@@ -250,7 +254,7 @@ impl DocumentRecord {
         read().ok_or_else(|| Error::Damaged(format!("the record of document {id}")))
     }
 
-    /// Sequence and winner only.
+    /// Decodes only the sequence and the winner, and not the tree.
     pub fn decode_winner(id: &str, value: &[u8]) -> Result<(u64, LeafRow)> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -259,6 +263,7 @@ impl DocumentRecord {
         read().ok_or_else(|| Error::Damaged(format!("the record of document {id}")))
     }
 
+    /// The sequence row of this document.
     pub fn sequence_row(&self, id: &str) -> SequenceRow {
         let leaves = self
             .tree
@@ -275,21 +280,21 @@ impl DocumentRecord {
 pub struct Attachment {
     pub name: String,
     pub content_type: String,
-    /// The generation in which it came.
+    /// Generation of the revision that added the attachment.
     pub revpos: u64,
-    /// MD5 of the stored bytes (the compressed ones if `gzip`): the digest on the wire.
+    /// MD5 of the stored bytes (compressed if `gzip`): the digest on the wire.
     pub md5: [u8; 16],
-    /// Bytes as the client sent them.
+    /// Length of the uncompressed content in bytes.
     pub length: u64,
-    /// Bytes stored.
+    /// Length of the stored bytes.
     pub stored: u64,
-    /// Whether the stored bytes are gzip of the content.
+    /// Whether the stored bytes are gzip-compressed.
     pub gzip: bool,
     pub blob: BlobId,
 }
 
 impl Attachment {
-    /// `md5-<base64>`.
+    /// The digest on the wire: `md5-<base64>`.
     pub fn digest(&self) -> String {
         use base64::Engine;
         format!("md5-{}", base64::engine::general_purpose::STANDARD.encode(self.md5))
@@ -300,12 +305,12 @@ impl Attachment {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BodyRecord {
     pub attachments: Vec<Attachment>,
-    /// Compact JSON text of an object without `_` members.
+    /// Compact JSON text of an object without underscore members.
     pub json: String,
 }
 
 impl BodyRecord {
-    /// Calls the attachments otherwise. Returns whether that changes anything.
+    /// Replaces the blob id of each attachment by `name(id)`. Returns whether any id changed.
     pub fn rename(&mut self, name: &dyn Fn(&BlobId) -> BlobId) -> bool {
         let mut changed = false;
         for attachment in &mut self.attachments {
@@ -316,7 +321,7 @@ impl BodyRecord {
         changed
     }
 
-    /// What a client counts: the text and the attachments' content.
+    /// Size of the body for `sizes.external`: the JSON text plus the stored bytes of the attachments.
     pub fn bytes(&self) -> u64 {
         self.json.len() as u64 + self.attachments.iter().map(|attachment| attachment.stored).sum::<u64>()
     }
@@ -338,7 +343,7 @@ impl BodyRecord {
         out.0
     }
 
-    /// The text stays where it is.
+    /// Decodes a body. Reuses the allocation of `value` for the JSON text.
     pub fn decode(id: &str, mut value: Vec<u8>) -> Result<BodyRecord> {
         let read = || {
             let mut fields = Reader::version(&value, VERSION)?;
@@ -368,7 +373,7 @@ impl BodyRecord {
 /// A `_local` document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalRecord {
-    /// The number in its revision `0-N`.
+    /// The `N` of its revision `0-N`.
     pub revision: u64,
     pub json: String,
 }
@@ -391,7 +396,7 @@ impl LocalRecord {
     }
 }
 
-/// One purge request: what was removed of which document.
+/// One purge request: the document id, and the revisions that the request removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeRecord {
     pub uuid: String,

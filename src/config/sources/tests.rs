@@ -80,7 +80,7 @@ fn an_invalid_setting_is_rejected_with_a_hint() {
         (&["--tls-bind", "6984"][..], &[][..], "is not ADDRESS:PORT"),
         (&["--set", "ssl/acme_domains=a.example"][..], &[][..], "acme_agree is not true"),
         (&["--tls-cert", "c", "--tls-key", "k"][..], &[("SETTEE_SSL__ACME_DOMAINS", "a")][..], "set only one"),
-        (&["--tls-cert", "c", "--tls-key", "k", "--bind", "127.0.0.1:6984"][..], &[][..], "choose another port for TLS"),
+        (&["--tls-cert", "c", "--tls-key", "k", "--bind", "127.0.0.1:6984"][..], &[][..], "choose another port"),
         (&["--config", "/nowhere/settee.toml"][..], &[][..], "cannot be read"),
     ] {
         let text = refusal(arguments, environment);
