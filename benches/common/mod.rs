@@ -50,6 +50,7 @@ impl Drop for Target {
 }
 
 impl Target {
+    /// Starts settee with an admin `bench` and a data folder in `folder`.
     pub async fn settee(folder: &Path) -> Outcome<Target> {
         let address = free_address().await?;
         let child = Command::new(env!("CARGO_BIN_EXE_settee"))
@@ -62,6 +63,7 @@ impl Target {
         Target { name: "settee", address, signed_in: true, child: Some(child) }.ready("/_up").await
     }
 
+    /// Starts the bare hyper server of the benchmark `ratios`.
     pub async fn bare() -> Outcome<Target> {
         let mut child = Command::new(std::env::current_exe()?).arg("bare").stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
@@ -132,6 +134,7 @@ impl Target {
         }
     }
 
+    /// Opens a connection.
     pub async fn connect(&self) -> Outcome<Connection> {
         Connection::open(self.address, self.signed_in).await
     }
@@ -144,11 +147,13 @@ impl Target {
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
     }
 
+    /// Sends one request on a new connection.
     pub async fn ask(&self, ask: Ask) -> Outcome<(StatusCode, Bytes)> {
         self.connect().await?.ask(&ask, 0).await
     }
 }
 
+/// Returns a local address on which nothing listens at the moment.
 pub async fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }
@@ -173,6 +178,7 @@ impl Ask {
     }
 }
 
+/// An HTTP/1.1 connection.
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     signed_in: bool,
@@ -187,6 +193,7 @@ impl Connection {
         Ok(Connection { sender, signed_in })
     }
 
+    /// Sends a request. Resolves when the response head has arrived.
     pub async fn send(&mut self, ask: &Ask, size: usize) -> Outcome<Response<Incoming>> {
         let mut request = Request::builder()
             .method(&ask.method)
@@ -202,6 +209,7 @@ impl Connection {
         Ok(self.sender.send_request(request).await?)
     }
 
+    /// Sends a request and reads the whole response.
     pub async fn ask(&mut self, ask: &Ask, size: usize) -> Outcome<(StatusCode, Bytes)> {
         self.sender.ready().await?;
         let answer = self.send(ask, size).await?;
@@ -265,6 +273,7 @@ pub fn document(id: &str, number: u64) -> String {
     )
 }
 
+/// A `_bulk_docs` body with `count` documents, numbered from `first`.
 pub fn bulk(prefix: &str, first: u64, count: u64) -> String {
     let documents: Vec<_> = (first..first + count).map(|n| document(&format!("{prefix}{n:08}"), n)).collect();
     format!(r#"{{"docs":[{}]}}"#, documents.join(","))
@@ -286,6 +295,7 @@ pub struct Table {
 }
 
 impl Table {
+    /// Adds a row, and prints it to the standard error.
     pub fn add(&mut self, name: String, unit: &'static str, values: BTreeMap<&'static str, f64>) {
         eprintln!("{name}: {values:.0?} {unit}");
         self.rows.push(Row { name, unit, values });

@@ -26,6 +26,7 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         self.young.get_mut(key)
     }
 
+    /// Inserts or replaces an entry, and marks it as used.
     pub fn insert(&mut self, key: K, value: V) {
         self.old.remove(&key);
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
@@ -34,6 +35,7 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         self.young.insert(key, value);
     }
 
+    /// Removes an entry and returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let old = self.old.remove(key);
         self.young.remove(key).or(old)

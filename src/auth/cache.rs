@@ -34,6 +34,7 @@ pub(super) struct Verified {
 }
 
 impl Verified {
+    /// Creates an empty cache with a random key.
     pub fn new(clock: &Clock) -> Verified {
         let mut key = [0; 32];
         clock.fill_random(&mut key);

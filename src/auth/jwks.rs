@@ -35,6 +35,7 @@ pub struct JwksSettings {
 }
 
 impl JwksSettings {
+    /// Reads the settings. Returns `None` if no URL is set, or if the URL is not allowed.
     pub(super) fn read(source: &dyn Source) -> Option<JwksSettings> {
         let get = |key: &str| source.get("jwt_auth", key);
         let url = get("jwks_url").map(|url| url.trim().to_string()).filter(|url| !url.is_empty())?;
@@ -163,6 +164,7 @@ struct Held {
 }
 
 impl JwksCache {
+    /// Creates an empty cache. The first lookup fetches the keys.
     pub fn new(fetch: Box<dyn Fetch>, clock: Clock) -> JwksCache {
         JwksCache { fetch, clock, held: RwLock::default(), tried: Mutex::new(None), waiting: AtomicUsize::new(0) }
     }

@@ -54,6 +54,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alg {
     name: &'static str,
+    /// The type of key that the algorithm requires.
     pub kind: Kind,
     /// `None` for ES512, whose curve `jsonwebtoken` does not support ([`curves`] does).
     standard: Option<Algorithm>,
@@ -81,10 +82,12 @@ const ALGORITHMS: [Alg; 13] = {
 };
 
 impl Alg {
+    /// Finds an algorithm by the name in the header `alg`.
     pub(super) fn named(name: &str) -> Option<Alg> {
         ALGORITHMS.into_iter().find(|alg| alg.name == name)
     }
 
+    /// The name in the header `alg`.
     pub(super) fn name(self) -> &'static str {
         self.name
     }
@@ -93,6 +96,7 @@ impl Alg {
 /// A key that verifies signatures. Its `Debug` output does not contain the key.
 #[derive(Clone)]
 pub struct Key {
+    /// The key material.
     pub(super) decoding: DecodingKey,
     /// The only algorithm that the key may be used with (`alg` in a JWKS); `None`: any of its kind.
     pub(super) only: Option<&'static str>,
@@ -149,6 +153,7 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Reads the settings. Malformed settings are logged, and lead to errors when a token is verified.
     pub(super) fn read(source: &dyn Source) -> Settings {
         let get = |key: &str| source.get("jwt_auth", key).filter(|text| !text.trim().is_empty());
         let keys = source.section("jwt_keys").into_iter().filter_map(|(name, value)| {

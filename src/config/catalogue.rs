@@ -30,13 +30,17 @@ pub enum Kind {
 /// One known setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
+    /// CouchDB's section.
     pub section: &'static str,
+    /// CouchDB's key.
     pub key: &'static str,
+    /// The syntax of the value.
     pub kind: Kind,
     /// `None`: the setting has no default.
     pub default: Option<&'static str>,
     /// Never shown in responses or logs.
     pub secret: bool,
+    /// One line of documentation, which `docs/configuration.md` repeats.
     pub doc: &'static str,
 }
 

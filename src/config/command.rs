@@ -120,6 +120,7 @@ pub enum Upkeep {
     MakeKey { file: PathBuf },
 }
 
+// The flags of the server. Not a doc comment: clap would use it as the help text of the command.
 #[derive(Default, clap::Args)]
 pub(super) struct Serve {
     /// The data folder [default: ./data]

@@ -40,8 +40,11 @@ pub struct Settings {
     pub admin_only_all_dbs: bool,
     /// Maximum number of databases in one `POST /_dbs_info`.
     pub max_dbs_info: usize,
+    /// `[uuids]`.
     pub uuids: Uuids,
+    /// `[cors]`.
     pub cors: Cors,
+    /// `[attachments]`.
     pub compression: AttachmentCompression,
     /// Proxies whose forwarding headers set the client's address.
     pub trusted_proxies: Networks,
@@ -57,8 +60,11 @@ pub struct Settings {
 /// `[uuids]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uuids {
+    /// The algorithm that generates ids.
     pub algorithm: UuidAlgorithm,
+    /// Maximum number of ids in one `GET /_uuids`.
     pub max_count: usize,
+    /// The suffix that `utc_id` appends.
     pub utc_id_suffix: String,
 }
 
@@ -74,14 +80,21 @@ pub enum UuidAlgorithm {
 /// `[cors]`. Header names are lower-cased, because CouchDB compares them case-insensitively.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
+    /// Whether CORS is enabled.
     pub enabled: bool,
+    /// Allowed origins, or `*`.
     pub origins: Vec<String>,
     /// Whether the origins are settee's defaults; these match with any port.
     pub any_port: bool,
+    /// Whether pages may send cookies.
     pub credentials: bool,
+    /// Allowed request headers, lower-cased; `None`: CouchDB's list.
     pub headers: Option<Vec<String>>,
+    /// Allowed methods; `None`: all.
     pub methods: Option<Vec<String>>,
+    /// Response headers that pages may read, lower-cased; `None`: CouchDB's list.
     pub exposed_headers: Option<Vec<String>>,
+    /// Seconds for which a browser may cache the preflight response.
     pub max_age: u64,
 }
 

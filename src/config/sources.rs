@@ -14,6 +14,7 @@ use crate::store::Key;
 /// Everything that the server needs in order to start.
 #[derive(Clone)]
 pub struct Start {
+    /// The data folder.
     pub data: PathBuf,
     /// `None`: the persisted `chttpd/bind_address` and `chttpd/port`, or else the default.
     pub bind: Option<SocketAddr>,
@@ -21,7 +22,9 @@ pub struct Start {
     pub store: Option<String>,
     /// The key of encryption at rest.
     pub key: Option<Key>,
+    /// The log level or tracing filter.
     pub log: String,
+    /// The log format: `auto`, `pretty` or `json`.
     pub log_format: String,
     /// The file for audit events.
     pub audit: Option<Place>,
@@ -43,6 +46,7 @@ impl fmt::Debug for Start {
 /// The default listen address.
 pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1)), 5984);
 
+/// Merges the settings file, the environment and the flags. An error is a sentence for the user.
 pub(super) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Result<Start, String> {
     let variable = |name: &str| {
         environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone())

@@ -15,7 +15,9 @@ const MAX_TEXT: usize = 1000;
 /// The address of the TLS listener, and its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
+    /// The address of the TLS listener.
     pub bind: SocketAddr,
+    /// The source of the certificate.
     pub certificate: Certificate,
 }
 

@@ -11,7 +11,9 @@ use crate::store::{Direction, KeyRange, PageLimit, keys};
 /// One listed document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
+    /// The document id.
     pub id: String,
+    /// The winning revision.
     pub winner: LeafRow,
 }
 
@@ -20,7 +22,9 @@ pub struct Listed {
 pub struct Listing {
     /// The bound where the scan starts: the higher one with `Direction::Backward`.
     pub start: Bound<String>,
+    /// The bound where the scan ends: the lower one with `Direction::Backward`.
     pub end: Bound<String>,
+    /// The direction of the scan.
     pub direction: Direction,
 }
 

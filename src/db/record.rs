@@ -19,13 +19,16 @@ pub struct NameRecord {
     pub instance: [u8; 16],
     /// Creation time in milliseconds since the epoch.
     pub created: u64,
+    /// Whether document ids must have the form `partition:id`.
     pub partitioned: bool,
     /// The `q` and `n` of the creating request. settee always has one shard, and only returns these values.
     pub q: u32,
+    /// See `q`.
     pub n: u32,
 }
 
 impl NameRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.number(self.number);
@@ -37,6 +40,7 @@ impl NameRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<NameRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -72,7 +76,9 @@ pub struct Info {
     pub purge_sequence: u64,
     /// Purge requests up to this purge sequence are no longer stored.
     pub forgotten_purges: u64,
+    /// Maximum length of each branch of a revision tree (`_revs_limit`).
     pub revs_limit: u32,
+    /// Maximum number of stored purge requests (`_purged_infos_limit`).
     pub purged_infos_limit: u32,
     /// Compaction has freed the old bodies of all changes up to this sequence.
     pub compacted: u64,
@@ -97,6 +103,7 @@ impl Default for Info {
 }
 
 impl Info {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         for number in [
@@ -117,6 +124,7 @@ impl Info {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<Info> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -141,8 +149,11 @@ impl Info {
 /// One leaf of a revision tree in a sequence row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafRow {
+    /// The revision of the leaf.
     pub revision: Revision,
+    /// Whether the leaf is a tombstone.
     pub deleted: bool,
+    /// Where the body is stored; `None` if it is not stored.
     pub body: Option<Body>,
 }
 
@@ -150,16 +161,19 @@ pub struct LeafRow {
 /// document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SequenceRow {
+    /// The document id.
     pub id: String,
     /// All leaves, the winner first, then in the order in which they would win; never empty.
     pub leaves: Vec<LeafRow>,
 }
 
 impl SequenceRow {
+    /// The winning leaf.
     pub fn winner(&self) -> &LeafRow {
         &self.leaves[0]
     }
 
+    /// Encodes the row for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.text(&self.id);
@@ -170,6 +184,7 @@ impl SequenceRow {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<SequenceRow> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -229,10 +244,12 @@ fn decode_leaf(fields: &mut Reader) -> Option<LeafRow> {
 pub struct DocumentRecord {
     /// The sequence of the document's last change.
     pub sequence: u64,
+    /// The revision tree; never empty.
     pub tree: Tree,
 }
 
 impl DocumentRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let winner = self.tree.winner().expect("a stored document has a revision");
         let mut out = Writer::version(VERSION);
@@ -243,6 +260,7 @@ impl DocumentRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(id: &str, value: &[u8]) -> Result<DocumentRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -278,7 +296,9 @@ impl DocumentRecord {
 /// An attachment of one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
+    /// The attachment's name, unique within the revision.
     pub name: String,
+    /// The `Content-Type` that the client sent.
     pub content_type: String,
     /// Generation of the revision that added the attachment.
     pub revpos: u64,
@@ -290,6 +310,7 @@ pub struct Attachment {
     pub stored: u64,
     /// Whether the stored bytes are gzip-compressed.
     pub gzip: bool,
+    /// The blob with the stored bytes.
     pub blob: BlobId,
 }
 
@@ -304,6 +325,7 @@ impl Attachment {
 /// The body of one revision.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BodyRecord {
+    /// The attachments of the revision.
     pub attachments: Vec<Attachment>,
     /// Compact JSON text of an object without underscore members.
     pub json: String,
@@ -326,6 +348,7 @@ impl BodyRecord {
         self.json.len() as u64 + self.attachments.iter().map(|attachment| attachment.stored).sum::<u64>()
     }
 
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.number(self.attachments.len() as u64);
@@ -375,10 +398,12 @@ impl BodyRecord {
 pub struct LocalRecord {
     /// The `N` of its revision `0-N`.
     pub revision: u64,
+    /// Compact JSON text of an object without underscore members.
     pub json: String,
 }
 
 impl LocalRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.number(self.revision);
@@ -386,6 +411,7 @@ impl LocalRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(id: &str, value: &[u8]) -> Result<LocalRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -399,12 +425,16 @@ impl LocalRecord {
 /// One purge request: the document id, and the revisions that the request removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeRecord {
+    /// Identifies the purge request.
     pub uuid: String,
+    /// The document id.
     pub id: String,
+    /// The removed leaves.
     pub revisions: Vec<Revision>,
 }
 
 impl PurgeRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.text(&self.uuid);
@@ -416,6 +446,7 @@ impl PurgeRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<PurgeRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;

@@ -26,8 +26,11 @@ const IDLE_HANDLES: usize = 4096;
 /// Options of a new database.
 #[derive(Debug, Clone, Copy)]
 pub struct CreateOptions {
+    /// Whether document ids must have the form `partition:id`.
     pub partitioned: bool,
+    /// The number of shards that the client requested; only stored and returned.
     pub q: u32,
+    /// The number of replicas that the client requested; only stored and returned.
     pub n: u32,
 }
 
@@ -59,8 +62,11 @@ impl DbEventKind {
 /// One row of `_db_updates`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DbEvent {
+    /// The position in the feed; ascending and unique.
     pub sequence: u64,
+    /// The name of the database.
     pub name: String,
+    /// The kind of the event.
     pub kind: DbEventKind,
 }
 
@@ -126,14 +132,17 @@ impl Databases {
         self.partition_limit.store(bytes, Ordering::Relaxed);
     }
 
+    /// The store of all databases.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
+    /// The blobs of all attachments.
     pub fn blobs(&self) -> &Arc<dyn Blobs> {
         &self.blobs
     }
 
+    /// The clock of the server.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

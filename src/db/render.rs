@@ -12,11 +12,17 @@ use crate::rev::{Revision, RevisionHash, Tree};
 /// Which optional members a rendered document has.
 #[derive(Debug, Clone, Default)]
 pub struct Show {
+    /// `revs`: adds `_revisions`.
     pub revs: bool,
+    /// `revs_info`: adds `_revs_info`.
     pub revs_info: bool,
+    /// `conflicts`: adds `_conflicts` if there are any.
     pub conflicts: bool,
+    /// `deleted_conflicts`: adds `_deleted_conflicts` if there are any.
     pub deleted_conflicts: bool,
+    /// `local_seq`: adds `_local_seq`.
     pub local_seq: bool,
+    /// The form of the attachments.
     pub attachments: Attachments,
     /// `att_encoding_info`: adds `encoding` and `encoded_length` to compressed attachments; their content is
     /// then sent compressed.

@@ -61,6 +61,7 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
+    /// Starts a backup: writes the magic bytes.
     pub fn new(to: &'a mut dyn Write) -> io::Result<Writer<'a>> {
         to.write_all(MAGIC)?;
         Ok(Writer { to })
@@ -100,7 +101,9 @@ pub struct Reader<'a> {
 
 /// One frame.
 pub struct Frame {
+    /// The kind of the frame.
     pub kind: Kind,
+    /// The payload, whose checksum was verified.
     pub payload: Vec<u8>,
 }
 
@@ -120,6 +123,7 @@ fn wrong(what: &str) -> io::Error {
 }
 
 impl<'a> Reader<'a> {
+    /// Starts reading a backup: checks the magic bytes.
     pub fn new(from: &'a mut dyn Read) -> io::Result<Reader<'a>> {
         let mut magic = [0; MAGIC.len()];
         from.read_exact(&mut magic).map_err(|_| wrong("it was not made by settee"))?;
@@ -129,6 +133,7 @@ impl<'a> Reader<'a> {
         Ok(Reader { from })
     }
 
+    /// Reads the next frame and verifies its checksum.
     pub fn frame(&mut self) -> io::Result<Frame> {
         let cut = |error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof => wrong("it is truncated"),

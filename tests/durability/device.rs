@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The mounted file systems; unmounted on drop.
 pub struct Device {
     folder: PathBuf,
     mounted: Vec<PathBuf>,
@@ -51,6 +52,7 @@ impl Device {
         Ok(at)
     }
 
+    /// The mount point of the file system.
     pub fn live(&self) -> PathBuf {
         self.folder.join("live")
     }
@@ -63,6 +65,7 @@ impl Device {
         self.mount_image(&copy, "cut").expect("the copy can be mounted")
     }
 
+    /// Unmounts the copy that [`Device::after_power_cut`] mounted.
     pub fn unmount_cut(&mut self) {
         let cut = self.folder.join("cut");
         run("umount", &[&cut.display().to_string()]).expect("the copy can be unmounted");

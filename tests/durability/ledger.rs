@@ -21,18 +21,22 @@ pub struct Known {
     pub attachment: Option<String>,
 }
 
+/// The acknowledged state of one worker's documents and databases.
 #[derive(Default)]
 pub struct Ledger {
     pub documents: BTreeMap<String, Known>,
     /// The write in flight: (document ids, the value that it writes).
     pub under_way: Option<(Vec<String>, u64)>,
+    /// Database name → whether it exists.
     pub databases: BTreeMap<String, bool>,
+    /// The database whose creation or deletion is in flight.
     pub database_under_way: Option<String>,
     /// Number of acknowledged requests.
     pub answered: u64,
     value: u64,
 }
 
+/// Number of kinds of workers.
 pub const KINDS: usize = 6;
 
 /// Writes until an error or until `stop` is set. The kind of worker is `number % KINDS`.

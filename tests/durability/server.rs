@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::client::Client;
 
+/// A running server; killed on drop.
 pub struct Server {
     child: Child,
     pub address: String,
@@ -45,6 +46,7 @@ impl Server {
         }
     }
 
+    /// Connects a new client.
     pub fn client(&self) -> Client {
         Client::connect(&self.address).expect("the server listens")
     }
@@ -57,6 +59,7 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// Sends a signal to the server.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("it can be signalled");
