@@ -37,7 +37,7 @@ fn main() -> Outcome<()> {
     if bare { runtime.block_on(bare_server()) } else { runtime.block_on(run()) }
 }
 
-// ---- the bare server -------------------------------------------------------------------------------------------
+// ---- the bare server --------------------------------------------------------------------------------------
 
 /// Runs the bare server: it reads each whole request and returns as many bytes as the header [`SIZE`] says.
 /// Prints its address.
@@ -64,7 +64,7 @@ async fn bare_server() -> Outcome<()> {
     }
 }
 
-// ---- the rows --------------------------------------------------------------------------------------------------
+// ---- the rows ---------------------------------------------------------------------------------------------
 
 struct Bench {
     seconds: f64,

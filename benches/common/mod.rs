@@ -158,7 +158,7 @@ pub async fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }
 
-// ---- the load --------------------------------------------------------------------------------------------------
+// ---- the load ---------------------------------------------------------------------------------------------
 
 /// One request, and the number of units (documents, rows) that it counts for.
 pub struct Ask {
@@ -279,7 +279,7 @@ pub fn bulk(prefix: &str, first: u64, count: u64) -> String {
     format!(r#"{{"docs":[{}]}}"#, documents.join(","))
 }
 
-// ---- the table -------------------------------------------------------------------------------------------------
+// ---- the table --------------------------------------------------------------------------------------------
 
 /// A row of the table: one value per column.
 pub struct Row {

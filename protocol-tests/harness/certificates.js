@@ -69,7 +69,7 @@ function findExtension(list, id) {
   return null;
 }
 
-/** Returns an extension of a certificate as {critical, value}, or null if the certificate does not have it. */
+/** Returns an extension of a certificate as {critical, value}, or null if there is none. */
 export function extensionOf(certificate, id) {
   const [body] = inside(elements(certificate)[0]);
   const list = inside(body).find((part) => part.tag === 0xa3);
@@ -114,7 +114,7 @@ export const pem = (der) => `-----BEGIN CERTIFICATE-----\n${der.toString('base64
 
 const day = 86_400_000;
 
-/** A certificate authority: clients trust `root`; an intermediate certificate signs the server certificates. */
+/** A certificate authority: clients trust `root`; an intermediate certificate signs. */
 export class Ca {
   constructor() {
     this.rootHolder = this.#holder('a root of tests');

@@ -8,8 +8,7 @@ const agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
 
 /**
  * Sends one request. A string or Buffer `body` is sent unchanged, a stream is piped, anything else is sent as
- * JSON. Resolves to `{status, headers, body, text, json}`; `json` is undefined if the response body is not
- * JSON.
+ * JSON. Resolves to `{status, headers, body, text, json}`; `json` is undefined if the body is not JSON.
  */
 export function request(base, { method = 'GET', path = '/', headers = {}, body, fresh = false, onStream } = {}) {
   const at = new URL(base);
@@ -52,7 +51,7 @@ export function request(base, { method = 'GET', path = '/', headers = {}, body, 
   });
 }
 
-/** Sends raw bytes on a new connection. Resolves to everything received until the server closes or `done(received)`. */
+/** Sends raw bytes on a new connection. Resolves to all bytes received until the server closes or `done(text)`. */
 export function raw(port, bytes, { done = () => false, end = false, host = '127.0.0.1' } = {}) {
   return new Promise((resolve, reject) => {
     let got = Buffer.alloc(0);

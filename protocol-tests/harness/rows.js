@@ -2,10 +2,10 @@
 //
 // A row is an object:
 //   name     the title of the test
-//   req      'METHOD /path'; `{word}` is replaced by the value that an earlier row saved, `{db}` by the group's database
+//   req      'METHOD /path'; `{word}` is replaced by a value that an earlier row saved, `{db}` by the database
 //   as       null: anonymous; 'name:password': that user; absent: the admin
 //   send     request headers
-//   body     a string or Buffer is sent unchanged, anything else as JSON; a function is called with the saved words
+//   body     a string or Buffer is sent unchanged, anything else as JSON; a function gets the saved words
 //   status   the expected status, or a list of allowed ones
 //   error    the expected `error`; the response must then be exactly {error, reason}
 //   reason   the expected `reason`: a string or a RegExp

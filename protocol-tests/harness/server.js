@@ -158,7 +158,7 @@ export class Server {
     await this.exited;
   }
 
-  /** Sends `signal` to the server if it runs, waits for its exit, and starts a new process on the same folder and port. */
+  /** Stops the server with `signal` if it runs, and starts a new process on the same folder and port. */
   async restart(signal = 'SIGKILL') {
     if (this.child) {
       const child = this.child;

@@ -23,7 +23,7 @@ require('node:events').defaultMaxListeners = 0;
 const kills = Number(process.env.KILLS ?? 4);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** PouchDB does not handle a failed info() of a source. These tests kill the server, so the error is caught here. */
+/** Catches a failing info(), because PouchDB does not handle its failure, and these tests kill the server. */
 const shaky = (db) => {
   const info = db.info.bind(db);
   db.info = () => info().catch(() => ({ db_name: db.name, update_seq: '0' }));

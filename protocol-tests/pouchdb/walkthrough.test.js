@@ -52,7 +52,7 @@ class Device {
     return db;
   }
 
-  /** Starts a live sync with retries, as apps do. The result's `failed` is the error that ended it, or null. */
+  /** Starts a live sync with retries. The result's `failed` is the error that ended it, or null. */
   live(local, database) {
     const sync = local.sync(this.remote(database), { live: true, retry: true });
     const watched = { failed: null, cancel: () => sync.cancel() };

@@ -17,7 +17,7 @@ const run = promisify(execFile);
 const NAMES = ['b.example', 'sync.example.com'];
 const hour = 3_600_000;
 
-/** A validity period of fifteen hours, of which two thirds have passed in three seconds; renewal is due then. */
+/** A validity period of 15 hours, of which two thirds end in 3 seconds; the renewal is due then. */
 const dueSoon = (now) => ({ from: new Date(now - 10 * hour + 3000), until: new Date(now + 5 * hour + 3000) });
 
 describe('automatic certificates', { skip: !!external }, () => {
@@ -53,7 +53,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     }
   });
 
-  /** Connects to `name`. Resolves to the certificate that the server presents; rejects if the client does not trust it. */
+  /** Connects to `name`. Resolves to the server's certificate; rejects if it is not trusted. */
   function shown(name = NAMES[1], options = {}) {
     return new Promise((resolve, reject) => {
       const all = { host: '127.0.0.1', port, servername: name, ca: authority.ca.root, ALPNProtocols: ['http/1.1'], ...options };

@@ -27,7 +27,7 @@ describe('the audit log', { skip: !!external }, () => {
   const events = () => readFileSync(file, 'utf8').split('\n').filter(Boolean).map((line) => JSON.parse(line));
   const call = (req, options = {}) => api.call(req, { ...options, send: { 'X-Forwarded-For': peer, ...options.send } });
 
-  /** Runs `action` and asserts that it causes exactly these kinds of events, in this order. Resolves to the events. */
+  /** Runs `action`, and asserts that it causes exactly these kinds of events, in order. Resolves to them. */
   const told = async (kinds, action) => {
     const before = events().length;
     await action();

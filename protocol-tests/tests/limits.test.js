@@ -185,7 +185,7 @@ suite('limits and bad input', (api) => {
       before(() => tight.start());
       after(() => tight.stop());
 
-      /** POSTs a JSON body of `length` bytes: sends `first` bytes immediately, and then `step` bytes four times a second. */
+      /** POSTs a JSON body of `length` bytes: first `first` bytes, and then `step` bytes four times a second. */
       const sender = (length, first, step) => {
         const head = '{"keys":[],"fill":"';
         const body = `${head}${'f'.repeat(length - head.length - 2)}"}`;
