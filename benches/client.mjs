@@ -1,4 +1,5 @@
-// PouchDB 9 from npm pushes and pulls COUNT documents: `node client.mjs URL COUNT` prints the seconds of both.
+// Measures PouchDB 9 from npm: `node client.mjs URL COUNT` pushes and pulls COUNT documents and prints the
+// seconds of both.
 import { createRequire } from 'node:module';
 
 const require = createRequire(new URL('../protocol-tests/package.json', import.meta.url));

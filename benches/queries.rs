@@ -1,11 +1,14 @@
-//! How fast views and Mango are, in one run on one machine: beside what QuickJS alone maps on all cores out of memory (the
-//! limit of any server that runs these functions in it), and beside pouchdb-server 4.2.0 from npm.
+//! Benchmarks views and Mango, in one run on one machine, against two references: QuickJS alone, which maps
+//! in-memory documents on all cores (the upper bound for any server that runs the functions in QuickJS), and
+//! pouchdb-server 4.2.0 from npm.
 //!
-//! `cargo bench --bench queries`, or `benches/run.sh`, which installs the npm packages. Prints a Markdown table for
-//! `docs/performance.md`. Ratios of one run say much, numbers of different machines little.
+//! Run `cargo bench --bench queries`, or `benches/run.sh`, which also installs the npm packages. Prints a
+//! Markdown table for `docs/performance.md`. Compare the ratios within one run; absolute numbers of different
+//! machines are not comparable.
 //!
-//! `BENCH_SECONDS` is how long each row of requests runs (5), `BENCH_FEW` how many documents all servers get (20000),
-//! `BENCH_MANY` how many settee gets (1000000; 0: leave these rows out).
+//! Environment: `BENCH_SECONDS`, duration of each row of requests (5); `BENCH_FEW`, documents in the database
+//! of all servers (20000); `BENCH_MANY`, documents in a database of settee only (1000000; 0 skips these
+//! rows).
 
 mod common;
 
@@ -19,7 +22,7 @@ use http::Method;
 
 /// Documents in one `_bulk_docs`.
 const BULK: u64 = 1000;
-/// What is mapped. A hundred groups of the first element of the key.
+/// The map function. The first element of the key has 100 distinct values.
 const MAP: &str =
     "function (doc) { if (doc.type === 'bench') { emit([doc.number % 100, doc.noise.slice(0, 4)], doc.number); } }";
 
@@ -46,7 +49,7 @@ async fn main() -> Outcome<()> {
     table.print(&columns, &format!("{seconds} s a row of requests"))
 }
 
-/// Documents a second that QuickJS parses, maps and answers the rows of as JSON, on all cores, out of memory.
+/// Documents per second that QuickJS parses from memory, maps, and serializes the rows of, on all cores.
 fn quickjs_alone(documents: u64, seconds: f64) -> Outcome<f64> {
     let documents: Arc<Vec<String>> = Arc::new((0..documents).map(|n| document(&format!("d{n:08}"), n)).collect());
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -94,7 +97,7 @@ async fn fill(target: &Target, database: &str, count: u64) -> Outcome<f64> {
     Ok(begin.elapsed().as_secs_f64())
 }
 
-/// How long a request takes until its whole answer is there, and how long that is.
+/// Sends a request and reads the whole response. Returns (seconds, bytes of the response body).
 async fn asked(target: &Target, ask: Ask) -> Outcome<(f64, usize)> {
     let what = format!("{}: {} {}", target.name, ask.method, ask.path);
     let begin = Instant::now();
@@ -128,7 +131,8 @@ async fn measure(table: &mut Table, servers: &[Target], count: u64, limit: f64, 
     let mut mango = BTreeMap::new();
     for target in servers {
         let index = r#"{"index":{"fields":["number"]},"name":"number"}"#;
-        // pouchdb-server builds it when it is defined, settee when it is asked.
+        // pouchdb-server builds the index when it is created, settee on the first query: measure both
+        // requests.
         let (defined, _) =
             asked(target, Ask::new(Method::POST, format!("/{database}/_index"), index.into(), 1)).await?;
         let find = r#"{"selector":{"number":{"$gt":-1}},"limit":1}"#;

@@ -1,12 +1,13 @@
-//! How settee compares, in one run on one machine: with a bare hyper server that answers as many bytes, with the raw
-//! store writing the same bytes with the same syncs, and with pouchdb-server 4.2.0 from npm.
+//! Compares settee, in one run on one machine, with a bare hyper server that returns as many bytes, with the
+//! raw store that writes the same bytes with the same syncs, and with pouchdb-server 4.2.0 from npm.
 //!
-//! `benches/run.sh` calls it (it installs the npm packages and raises the limit of open files). Prints a Markdown table
-//! for `docs/performance.md`. Numbers of different machines say little; ratios of one run say much.
+//! Run it with `benches/run.sh`, which installs the npm packages and raises the limit of open files. Prints a
+//! Markdown table for `docs/performance.md`. Compare the ratios within one run; absolute numbers of different
+//! machines are not comparable.
 //!
-//! Every server is a process of its own; the load comes from this one over loopback, so both share the cores.
-//! `BENCH_SECONDS` is how long each row runs (5), `BENCH_WAITING` how many longpolls wait (10000), `BENCH_ONLY` a word
-//! that a row's name must have.
+//! Each server runs in its own process. This process generates the load over loopback, so load and server
+//! share the cores. Environment: `BENCH_SECONDS`, duration of each row (5); `BENCH_WAITING`, number of
+//! waiting longpolls (10000); `BENCH_ONLY`, runs only the rows whose name contains this text.
 
 mod common;
 
@@ -26,7 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// Documents in the database that is read.
+/// Documents in the database `read`.
 const DOCUMENTS: u64 = 10_000;
 /// Documents in one `_bulk_docs` and one `_bulk_get`.
 const BULK: u64 = 500;
@@ -36,9 +37,10 @@ fn main() -> Outcome<()> {
     if bare { runtime.block_on(bare_server()) } else { runtime.block_on(run()) }
 }
 
-// ---- the bare server -------------------------------------------------------------------------------------------
+// ---- the bare server --------------------------------------------------------------------------------------
 
-/// Reads each request whole and answers as many bytes as its header asks for. Prints its address.
+/// Runs the bare server: it reads each whole request and returns as many bytes as the header [`SIZE`] says.
+/// Prints its address.
 async fn bare_server() -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
@@ -62,7 +64,7 @@ async fn bare_server() -> Outcome<()> {
     }
 }
 
-// ---- the rows --------------------------------------------------------------------------------------------------
+// ---- the rows ---------------------------------------------------------------------------------------------
 
 struct Bench {
     seconds: f64,
@@ -79,7 +81,8 @@ impl Bench {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
-    /// The same load on settee, then on the bare server with answers of that size, then on the other servers.
+    /// Runs the same load on settee, on the bare server with responses of the same mean size, and on the
+    /// other servers.
     async fn compare<F>(
         &mut self,
         name: &str,
@@ -117,7 +120,8 @@ impl Bench {
     }
 }
 
-/// Commits of `documents` documents each, from `threads` threads at once, on a store of its own: documents a second.
+/// Commits batches of `documents` documents from `threads` threads to a new store. Returns documents per
+/// second.
 fn raw_store(folder: &Path, name: &str, threads: u64, documents: u64, seconds: f64) -> Outcome<f64> {
     use settee::store::{Batch, keys, open};
     let opened = open(&folder.join(format!("raw-{name}")), None).map_err(|error| error.to_string())?;
@@ -248,7 +252,8 @@ async fn measure(bench: &mut Bench) -> Outcome<()> {
         .await
 }
 
-/// Memory while `count` longpolls wait, and how long one change takes until the last of them has heard it.
+/// Measures the memory while `count` longpolls wait, and the time from one change until the last longpoll
+/// returns it.
 async fn waiting(bench: &mut Bench, count: usize) -> Outcome<()> {
     let name = format!("{count} waiting longpolls");
     if !bench.wanted(&name) {
@@ -287,7 +292,8 @@ async fn wait_on(target: &Target, count: usize) -> Outcome<(Option<u64>, f64)> {
         tasks.spawn(async move {
             let permit = gate.acquire().await?;
             let mut connection = Connection::open(address, signed_in).await?;
-            // pouchdb-server sends the head only with the first byte of its answer: not all can be waited for.
+            // pouchdb-server sends the response head only with the first byte of the body. Count the longpoll
+            // as waiting after 500 ms even without a head.
             let head = connection.send(&ask, 0);
             tokio::pin!(head);
             let early = tokio::time::timeout(Duration::from_millis(500), &mut head).await;
@@ -320,7 +326,7 @@ async fn wait_on(target: &Target, count: usize) -> Outcome<(Option<u64>, f64)> {
     Ok((memory, from.elapsed().as_secs_f64()))
 }
 
-/// PouchDB 9 from npm, pushing and pulling.
+/// Measures push and pull replication by PouchDB 9 from npm.
 fn clients(bench: &mut Bench) -> Outcome<()> {
     let name = format!("PouchDB 9 of {DOCUMENTS} documents");
     if !bench.wanted(&name) {

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# All numbers of docs/performance.md in one run: benches/run.sh > tables.md (BENCHES=queries: those of one benchmark)
-# Needs node and npm for PouchDB and pouchdb-server; what is missing is left out of the table.
+# Measures all numbers of docs/performance.md in one run: benches/run.sh > tables.md
+# BENCHES=queries runs only that benchmark. PouchDB and pouchdb-server need node and npm; without them, the
+# table omits them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# 10,000 longpolls are 10,000 sockets here and as many in each server.
+# 10,000 longpolls need 10,000 sockets in this process and as many in each server.
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 if [ "$(ulimit -n)" != unlimited ] && [ "$(ulimit -n)" -lt 11000 ]; then
   export BENCH_WAITING=${BENCH_WAITING:-$(($(ulimit -n) - 500))}

@@ -1,12 +1,15 @@
-//! What the storage costs: the bare engines, the store under threads, the documents over it, and the whole server, both engines in one run.
+//! Benchmarks the storage layers: the bare engine, the store, the database layer, and the whole server, with
+//! both engines in one run.
 //!
-//! `cargo bench --bench storage [-- DOCUMENTS]` prints the storage table of docs/performance.md in Markdown. DOCUMENTS (default 200,000) is
-//! the size of the large database; the figures there are for 1,000,000. `cargo bench --bench storage -- encryption [DOCUMENTS]` prints
-//! what encryption at rest costs instead, with and without a key in one run.
+//! `cargo bench --bench storage [-- DOCUMENTS]` prints the storage table of docs/performance.md in Markdown.
+//! DOCUMENTS (default 200,000) is the size of the large database; the figures in the docs are for 1,000,000.
+//! `cargo bench --bench storage -- encryption [DOCUMENTS]` instead compares runs with and without encryption
+//! at rest.
 //!
-//! "engine" is sled or redb alone, doing what the store makes it do for a document (its record, its row in the changes order, its body, the
-//! counters), the commits of all threads that wait merged into one with one sync: no checksums, no expectations, no protection of readers.
-//! "store" is the seam over it. Both write the same bytes with the same syncs as the server.
+//! "engine" is sled or redb alone, with the writes that the store issues for one document (record, row in the
+//! changes order, body, counters). It merges the commits of all waiting threads into one commit with one
+//! sync. It has no checksums, no expected values and no snapshots for readers. "store" is the `Store` trait
+//! over that engine. Both write the same bytes with the same syncs as the server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -22,11 +25,12 @@ use settee::store::{Batch, Direction, Engine, Key, Opened, Options, PageLimit, R
 
 const TIME: Duration = Duration::from_secs(4);
 const THREADS: u64 = 32;
-/// Documents of one bulk request.
+/// Documents in one bulk request.
 const BULK: u64 = 1000;
-/// Documents of the bulk load that the store and the engine are measured by; the server's first so many are held against it.
+/// Documents in the bulk load of the store and the engine. They are compared with as many first documents of
+/// the server.
 const COMPARED: u64 = 200_000;
-/// How often every tenth document is written again.
+/// Number of updates of every tenth document.
 const CHURN: u64 = 5;
 
 fn main() {
@@ -112,7 +116,7 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
     let (server, time) = started();
     row("start after SIGKILL", time);
 
-    // Every tenth document is written some times more.
+    // Updates a tenth of the documents CHURN times.
     for round in 0..CHURN {
         for first in (0..documents / 10).step_by(BULK as usize) {
             let docs: Vec<String> = (first..first + BULK)
@@ -145,7 +149,8 @@ fn measure(engine: Engine, documents: u64) -> Vec<(String, String)> {
     rows
 }
 
-/// What encryption at rest costs: the better of two runs without a key and of two with one, by turns.
+/// Measures the cost of encryption at rest: two runs without a key and two with one, alternating; the best of
+/// each counts.
 fn encryption(documents: u64) {
     let key = Key::generate();
     let columns = Engine::ALL.iter().map(|engine| {
@@ -173,7 +178,7 @@ fn encryption(documents: u64) {
     }
 }
 
-/// Bytes of the attachment.
+/// Size of the attachment in bytes.
 const ATTACHMENT: usize = 64 << 20;
 
 fn cost(engine: Engine, key: Option<&Key>, documents: u64) -> Vec<(&'static str, f64)> {
@@ -214,7 +219,7 @@ fn cost(engine: Engine, key: Option<&Key>, documents: u64) -> Vec<(&'static str,
     rows
 }
 
-/// The key that all servers of this run have.
+/// The encryption key for all stores and servers of this run, from the environment.
 fn key() -> Option<Key> {
     let text = std::env::var("SETTEE_ENCRYPTION_KEY").ok().filter(|text| !text.is_empty())?;
     Some(Key::parse(&text).expect("a key"))
@@ -232,7 +237,7 @@ fn text(number: u64) -> String {
     format!("{number} lorem ipsum dolor sit amet, consectetur adipiscing elit. ").repeat(8)
 }
 
-/// A stored document takes four writes; `text` is what its body holds.
+/// The four writes that store one document; [`text`] is its body.
 fn document(number: u64, sequence: u64) -> [(Vec<u8>, Vec<u8>); 4] {
     let id = format!("doc{number:08}");
     [
@@ -245,7 +250,7 @@ fn document(number: u64, sequence: u64) -> [(Vec<u8>, Vec<u8>); 4] {
 
 type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// An engine without the store: commits and syncs what it is given.
+/// An engine without the store: commits and syncs the given entries.
 type Bare = Box<dyn Fn(Entries) + Send + Sync>;
 
 fn bare(folder: &Path, engine: Engine) -> Bare {
@@ -280,10 +285,11 @@ fn bare(folder: &Path, engine: Engine) -> Bare {
     }
 }
 
-/// What waits, and whether somebody is at work.
+/// The waiting commits, and whether a thread is committing.
 type Queue = (Vec<(Entries, Arc<AtomicBool>)>, bool);
 
-/// Commits of many threads, as many at once as wait: the first that finds nobody at work does the work of all.
+/// Group commit: the first thread that finds no commit running commits the entries of all waiting threads at
+/// once.
 struct Group {
     bare: Bare,
     queue: Mutex<Queue>,
@@ -318,7 +324,8 @@ impl Group {
     }
 }
 
-/// Runs `commit` with the numbers from 1 on, in `threads` threads, for the time; gives how many it did in a second.
+/// Calls `commit` with ascending numbers from 1, in `threads` threads, for [`TIME`]. Returns calls per
+/// second.
 fn in_threads(threads: u64, commit: impl Fn(u64) + Sync) -> f64 {
     let next = AtomicU64::new(1);
     let begun = Instant::now();
@@ -348,7 +355,8 @@ fn store_single(folder: &Path, engine: Engine, key: Option<&Key>, threads: u64) 
     })
 }
 
-/// One document after the other, by as many writers as there are threads above, without HTTP.
+/// Measures [`THREADS`] writers at the database layer, each of which writes one document at a time, without
+/// HTTP.
 fn db_single(folder: &Path, engine: Engine, key: Option<&Key>) -> f64 {
     let opened = open(folder, Some(engine), key);
     let databases = Databases::open(opened.store, opened.blobs, Clock::system()).expect("it opens");
@@ -410,7 +418,8 @@ fn hash(number: u64, round: u64) -> String {
     format!("{:032x}", u128::from(number) << 64 | u128::from(round + 1))
 }
 
-/// Loads as a replication does, so that the revisions are known. Documents a second: of the first `compared`, and of all.
+/// Writes the documents as a replication does, with revisions that the caller can compute. Returns documents
+/// per second of the first `compared` documents, and of all.
 fn load(server: &Server, documents: u64, compared: u64) -> (f64, f64) {
     let mut client = server.connect();
     let mut spent = Duration::ZERO;
@@ -453,7 +462,7 @@ fn puts(server: &Server, connections: u64) -> f64 {
     done.into_inner() as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// Keys and values of everything that is stored.
+/// Total size of all stored keys and values in bytes.
 fn live_bytes(data: &Path, key: Option<&Key>) -> u64 {
     let opened = open(data, None, key);
     let mut range = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
@@ -526,7 +535,7 @@ impl Server {
         self.connect().ask(method, path, body)
     }
 
-    /// Resident kilobytes.
+    /// Resident memory in kilobytes.
     fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");

@@ -1,5 +1,5 @@
-// A mocha reporter for pouchdb-suite.sh: a line for each test that fails as it fails, and at the end the counts with
-// the titles of the failures.
+// A mocha reporter for pouchdb-suite.sh: prints each failing test immediately, and at the end the counts and
+// the titles of all failures.
 'use strict';
 
 const { writeFileSync } = require('node:fs');

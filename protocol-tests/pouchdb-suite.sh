@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# PouchDB's own test suite against a settee that this script starts and stops.
+# Runs PouchDB's own test suite against a settee that this script starts and stops.
 #
 #   protocol-tests/pouchdb-suite.sh CHECKOUT [integration|mapreduce|find|fuzzy|all] [GREP]
 #
-# CHECKOUT is a clone of apache/pouchdb; what it lacks (its npm packages, its build) is made there. Without a second
-# argument: integration. Prints for each suite how many tests passed, were pending and failed, and the titles of those
-# that failed; exits with 1 if any failed. Environment:
-#   SETTEE_BIN      the binary (default: a release build made here)
-#   TIMEOUT         milliseconds a test may take (5000, as PouchDB's own script)
-#   SUITE_TIMEOUT   seconds a suite may take (1800)
-#   VERBOSE=1       names the tests that pass too
-#   COUCH_HOST      http://admin:password@host:port of a server that runs already: none is started then
+# CHECKOUT is a clone of apache/pouchdb; the script installs its npm packages and builds it if necessary. The
+# default suite is integration. Prints for each suite the number of passed, pending and failed tests, and the
+# titles of the failed ones; exits with 1 if any failed. Environment:
+#   SETTEE_BIN      the binary (default: a release build, built by this script)
+#   TIMEOUT         timeout of a test in milliseconds (5000, as in PouchDB's own script)
+#   SUITE_TIMEOUT   timeout of a suite in seconds (1800)
+#   VERBOSE=1       also prints the tests that pass
+#   COUCH_HOST      http://admin:password@host:port of a running server; the script then starts none
 set -euo pipefail
 
 usage() { sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -54,7 +54,8 @@ if [ -z "${COUCH_HOST:-}" ]; then
   done
 fi
 
-# What PouchDB's bin/run-test.sh and bin/test-node.sh do with SERVER=couchdb-master, without stopping at the first failure.
+# Does the same as PouchDB's bin/run-test.sh and bin/test-node.sh with SERVER=couchdb-master, but continues
+# after failures.
 ./node_modules/.bin/add-cors-to-couchdb "$COUCH_HOST" >/dev/null 2>&1 || echo "(add-cors-to-couchdb failed)"
 export SERVER=couchdb-master CLIENT=node VIEW_ADAPTERS=memory
 status=0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every test of settee: the Rust tests, then the protocol tests and the PouchDB clients against the binary just built.
-#   protocol-tests/run.sh [rust|protocol]      without an argument: both
+# Runs all tests: the Rust tests, then the protocol tests and the PouchDB clients against the binary built
+# here.
+#   protocol-tests/run.sh [rust|protocol]      default: both
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}

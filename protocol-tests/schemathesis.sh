@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Asks a settee everything that docs/openapi.yaml describes, rightly and wrongly, by schemathesis: no answer may be a 5xx.
-#   protocol-tests/schemathesis.sh [SECONDS]      at least so long; without: once through
-# Wants `pip install schemathesis` (4.x; ST names its command) and a built settee (SETTEE_BIN names it).
+# Sends valid and invalid requests to all operations of docs/openapi.yaml with schemathesis; no response may
+# be a 5xx.
+#   protocol-tests/schemathesis.sh [SECONDS]      runs at least that long; default: one pass
+# Requires `pip install schemathesis` (4.x; ST names its command) and a built settee (SETTEE_BIN names it).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${SETTEE_BIN:-target/debug/settee}
@@ -15,7 +16,7 @@ server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$folder"' EXIT
 for _ in $(seq 100); do curl -sf "$at/_up" >/dev/null && break; sleep 0.2; done
 
-# What the examples of the description name.
+# Creates the database, document and design document that the examples in openapi.yaml name.
 send() { curl -sf -u admin:secret -H 'Content-Type: application/json' -X "$1" "$at$2" -d "${3:-}" >/dev/null; }
 send PUT /notes
 send PUT /notes/doc '{"n":1,"tags":["a"]}'
@@ -26,13 +27,14 @@ send PUT /notes/_design/app '{"views":{"by_n":{"map":"function (doc) { emit(doc.
   "filters":{"f":"function (doc) { return true; }"},
   "rewrites":[{"from":"x","to":"_show/f"}]}'
 
-# With PIN=1 what is made up is everything but the names of what is there.
+# With PIN=1, schemathesis does not generate the names of databases, documents, design documents and
+# functions, but uses the existing ones.
 {
   printf '[parameters]\n"path.node" = "_local"\n'
   [ -z "${PIN:-}" ] || printf '"path.%s" = "%s"\n' db notes ddoc app view by_n function f
 } >"$folder/schemathesis.toml"
-# Restarting, deleting the database that all else is about, and setting any key to anything are left out; the tests of
-# settings do that.
+# Excluded: the restart, deleting the database that all other operations need, and writing arbitrary settings
+# (other tests cover the settings).
 leave=(--exclude-path-regex '_restart$' --exclude-operation-id dbDelete --exclude-operation-id configSet)
 status=0
 "$st" --config-file "$folder/schemathesis.toml" run docs/openapi.yaml --url "$at" --auth admin:secret \

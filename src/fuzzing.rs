@@ -1,5 +1,6 @@
-//! What `fuzz/` calls: each function takes any bytes, gives them to one parser of outside bytes, and holds what comes out
-//! against what must be true of it. None may panic, hang or take memory without bound. Only with the feature `fuzzing`.
+//! Entry points for `fuzz/`. Each function passes arbitrary bytes to one parser of untrusted input and
+//! asserts properties of the result. A parser must not panic, hang or allocate without bound. Compiled only
+//! with the feature `fuzzing`.
 
 mod accounts;
 mod queries;
@@ -33,12 +34,13 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(work))
 }
 
-/// The first line, and the rest.
+/// Splits the text into its first line and the rest.
 fn line(text: &str) -> (&str, &str) {
     text.split_once('\n').unwrap_or((text, ""))
 }
 
-/// Documents: what is taken is what a second parser takes, and means the same; what is kept comes apart again as it was.
+/// Documents: settee's parser and serde_json accept the same input and agree on its value; a stored body
+/// parses again to the same body.
 pub fn document(data: &[u8]) {
     let limits = json::Limits { depth: 64, bytes: 1 << 20 };
     let given = serde_json::from_slice::<Value>(data);
@@ -46,9 +48,9 @@ pub fn document(data: &[u8]) {
         Ok(text) => {
             match (serde_json::from_str::<Value>(&text), &given) {
                 (Ok(value), Ok(given)) => assert_eq!(&value, given, "both parsers see one document"),
-                // Integers of any size are taken here, and of the size of a double there.
+                // settee accepts integers of any size, serde_json only those in the range of a double.
                 (Err(_), Err(_)) => assert!(has_huge_integer(text.as_bytes()), "only one parser takes {text}"),
-                // It stood in a member that comes again and was dropped.
+                // The integer was the value of a duplicate member, which `compact` drops.
                 (Ok(_), Err(_)) => assert!(has_huge_integer(data), "only one parser takes {text}"),
                 _ => panic!("compacting changes what it is: {text}"),
             }
@@ -86,12 +88,12 @@ pub fn document(data: &[u8]) {
     }
 }
 
-/// Whether a run of digits may be beyond a double.
+/// Whether the text contains a run of digits that may exceed the range of a double.
 fn has_huge_integer(text: &[u8]) -> bool {
     text.split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > 300)
 }
 
-/// A gzipped body: it is counted and then read, which must come to the same, and never beyond the limit.
+/// Gzipped bodies: the counted size equals the size of the decompressed body, and never exceeds the limit.
 pub fn inflated(data: &[u8]) {
     for limit in [0, 100, 1 << 20] {
         if let Ok(bytes) = server::body::inflated_bytes(data, limit) {
@@ -101,7 +103,7 @@ pub fn inflated(data: &[u8]) {
     }
 }
 
-/// A body that comes in pieces.
+/// A body that arrives in chunks of `size` bytes.
 struct Pieces<'a> {
     rest: &'a [u8],
     size: usize,
@@ -120,7 +122,8 @@ impl Chunks for Pieces<'_> {
 
 type Part = (HeaderMap, Vec<u8>);
 
-/// Multipart: the pieces in which a body arrives do not matter. The first byte is their size, then a content type's line.
+/// Multipart bodies: the result does not depend on the chunks in which the body arrives. The input is the
+/// chunk size (one byte), a line with the content type, and the body.
 pub fn multipart(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
@@ -148,7 +151,7 @@ pub fn multipart(data: &[u8]) {
     };
     let whole = read(body.len().max(1));
     let small = read(usize::from(*size) + 1);
-    // A limit on headers may be met at another place; what was read must be the same.
+    // With other chunks, the header limit may hit at another position; so compare only if both reads succeed.
     if let (Ok(whole), Ok(small)) = (&whole, &small) {
         assert_eq!(whole, small);
     }
@@ -158,7 +161,8 @@ pub fn multipart(data: &[u8]) {
     }
 }
 
-/// The contents of a well-formed multipart body, cut at its delimiters.
+/// The part contents of a well-formed multipart body: a simple reference implementation that splits at the
+/// delimiters.
 fn parts_of<'a>(body: &'a [u8], boundary: &str) -> Vec<&'a [u8]> {
     let delimiter = format!("\r\n--{boundary}");
     let find = |text: &[u8], what: &[u8]| text.windows(what.len()).position(|window| window == what);
@@ -180,7 +184,7 @@ fn parts_of<'a>(body: &'a [u8], boundary: &str) -> Vec<&'a [u8]> {
     parts
 }
 
-/// A request's first line and headers, as the connection, the router, CORS and the handlers read them.
+/// Request line and headers, as parsed by the connection, the router, CORS and the handlers.
 pub fn head(data: &[u8]) {
     let mended = block_on(async {
         let mut socket = Lenient::new(data);
@@ -238,7 +242,7 @@ pub fn head(data: &[u8]) {
     }
 }
 
-/// A path's segments, decoded byte by byte; of a path that is known to be good.
+/// The segments of a valid path, decoded byte by byte: a reference implementation.
 fn segments_of(path: &str) -> Vec<String> {
     let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).unwrap_or(0) as u8;
     let decode = |part: &str| {
@@ -255,7 +259,7 @@ fn segments_of(path: &str) -> Vec<String> {
     path.split('/').filter(|part| !part.is_empty()).map(decode).collect()
 }
 
-/// A `since`: what this server says is read back, and numbers are numbers.
+/// `since` values: the server parses the sequences that it returns, and a number parses to that number.
 pub fn since(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let plain = text.trim().trim_matches('"');
@@ -272,7 +276,7 @@ pub fn since(data: &[u8]) {
     }
 }
 
-/// Revisions, paths of them, and stored trees.
+/// Revisions, revision paths, and encoded revision trees.
 pub fn revisions(data: &[u8]) {
     if let Some(tree) = Tree::decode(data) {
         let _ = (tree.winner(), tree.leaves().len());
@@ -280,7 +284,8 @@ pub fn revisions(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut tree = Tree::new();
     for line in text.lines().take(64) {
-        // `3-c b a` is a path, the newest first; what would lie below generation 1 is passed over.
+        // `3-c b a` is a path, newest revision first; `merge` ignores revisions that would be below
+        // generation 1.
         let mut words = line.split(' ');
         let Some(first) = words.next() else { continue };
         let Ok(newest) = Revision::from_str(first) else { continue };

@@ -1,7 +1,10 @@
-//! Nothing acknowledged is lost: the real binary, killed, cut off from power, and out of room, under writers of every kind.
+//! Tests that no acknowledged write is lost when the real binary is killed, loses power or runs out of disk
+//! space, under concurrent writers of all kinds.
 //!
-//! The quick form runs with all tests. The long one: `SETTEE_ROUNDS=200 cargo test --release --test durability -- --nocapture`.
-//! Tests of power cuts and full disks need root, loop devices and ext4, and say so where they are skipped.
+//! A short version runs with all tests. The long version is
+//! `SETTEE_ROUNDS=200 cargo test --release --test durability -- --nocapture`.
+//! The tests of power cuts and full disks need root, loop devices and ext4; elsewhere they print a message
+//! and are skipped.
 
 #[path = "durability/client.rs"]
 mod client;
@@ -26,12 +29,13 @@ fn rounds(quick: u64) -> u64 {
     std::env::var("SETTEE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(quick)
 }
 
-/// Milliseconds until the end of a round: different in each, the same in each run.
+/// Duration of a round: differs between rounds, but is the same in every run.
 fn moment(round: u64, most: u64) -> Duration {
     Duration::from_millis(20 + (round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) % most)
 }
 
-/// Lets one worker of each kind write until `end` is over, and then does `act` to the server.
+/// Runs one worker per ledger; calls `act` with the server after `end`, while they still write, and then
+/// stops them.
 fn write_until<T>(server: Server, ledgers: &mut [Ledger], end: Duration, act: impl FnOnce(Server) -> T) -> T {
     let stop = AtomicBool::new(false);
     let address = server.address.clone();
@@ -40,7 +44,7 @@ fn write_until<T>(server: Server, ledgers: &mut [Ledger], end: Duration, act: im
             let (stop, address) = (&stop, address.as_str());
             scope.spawn(move || {
                 let Ok(mut client) = Client::connect(address) else { return };
-                // Ends with an error when the server dies: just what is meant to happen.
+                // Returns an error when the server dies, which is expected.
                 let _ = work(&mut client, number, ledger, stop);
             });
         }
@@ -100,7 +104,8 @@ fn power_cut(engine: &str) {
         let end = moment(round, 3000);
         let cut = write_until(server, &mut ledgers, end, |server| {
             server.signal(rustix::process::Signal::STOP);
-            // What it has answered is on its way to the writers; after this it answers no more.
+            // The stopped server sends nothing more. Wait until the writers have received the responses in
+            // transit.
             std::thread::sleep(Duration::from_millis(50));
             let cut = device.after_power_cut();
             server.kill();
@@ -127,7 +132,7 @@ fn power_cut_redb() {
     power_cut("redb");
 }
 
-/// Fills the disk through the server, restarts it on the full disk, makes room, and writes on.
+/// Fills the disk through the server, restarts the server on the full disk, frees space, and writes again.
 fn full_disk(engine: &str) {
     let Some(device) = Device::mount(160) else { return };
     let data = device.live().join("data");
@@ -156,7 +161,7 @@ fn full_disk(engine: &str) {
         }
     };
     all_there(&mut client);
-    // Others fill what the server has kept free.
+    // Another process fills the space that the server kept in reserve.
     let mut rest = std::fs::File::create(device.live().join("rest")).expect("a file");
     while std::io::Write::write_all(&mut rest, &[0; 64 << 10]).is_ok() {}
     drop(rest);
@@ -172,7 +177,7 @@ fn full_disk(engine: &str) {
     assert!(!client.json("PUT", "/db/more", &more).expect("it answers").is_ok());
     std::fs::remove_file(device.live().join("rest")).expect("it is there");
     std::fs::remove_file(&ballast).expect("it is there");
-    // Within a second or two it has noticed.
+    // The server checks the free space periodically and accepts writes again within a few seconds.
     let recovered = (0..50).any(|_| {
         std::thread::sleep(Duration::from_millis(100));
         client.json("PUT", "/db/more", &more).expect("it answers").is_ok()
@@ -193,7 +198,8 @@ fn full_disk_redb() {
     full_disk("redb");
 }
 
-/// What the old data folders hold: (request, the answer that it must have for ever).
+/// The contents of the old data folders: (request path, expected response). All future versions must return
+/// these.
 const OLD: &[(&str, &str)] = &[
     (
         "/old/plain?revs=true",
@@ -215,7 +221,8 @@ fn old_folder(engine: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/old-data/1").join(format!("{engine}.tar.gz"))
 }
 
-/// Writes the folders of this version: `cargo test --test durability make_old_data -- --ignored`, once for each format version.
+/// Writes the fixtures of the current format; run once for each format version:
+/// `cargo test --test durability make_old_data -- --ignored`.
 #[test]
 #[ignore = "writes the fixture"]
 fn make_old_data() {
@@ -257,7 +264,8 @@ fn make_old_data() {
     }
 }
 
-/// A folder that an older settee wrote is opened, is well, and holds what it held.
+/// A data folder written by an older version opens, passes `settee check`, and returns the expected
+/// documents.
 #[test]
 fn old_data() {
     for engine in ["sled", "redb"] {

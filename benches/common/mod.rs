@@ -1,5 +1,5 @@
-//! What the benchmarks of servers share: starting the servers, loading them over HTTP, and the table.
-#![allow(dead_code, reason = "each benchmark uses its part")]
+//! Shared by the server benchmarks: starts the servers, generates load over HTTP, prints the table.
+#![allow(dead_code, reason = "each benchmark uses only a part of this module")]
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,20 +22,20 @@ use tokio::task::JoinSet;
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub type Outcome<T> = Result<T, Failure>;
 
-/// Tells the bare server how many bytes to answer.
+/// The request header that tells the bare server how many bytes to return.
 pub const SIZE: &str = "x-bench-bytes";
 const AUTHORIZATION: &str = "Basic YmVuY2g6YmVuY2g=";
 
-/// A number that the environment sets, or its default.
+/// Reads a number from an environment variable; returns `default` if it is unset or invalid.
 pub fn number(name: &str, default: f64) -> f64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A server in a process of its own, killed when dropped; or one that was there before and stays.
+/// A server under test: either a child process, killed on drop, or an external server that keeps running.
 pub struct Target {
     pub name: &'static str,
     pub address: SocketAddr,
-    /// pouchdb-server is measured as an admin party: nobody is asked for a password.
+    /// Whether requests send credentials. pouchdb-server runs without admins and needs none.
     pub signed_in: bool,
     child: Option<Child>,
 }
@@ -50,6 +50,7 @@ impl Drop for Target {
 }
 
 impl Target {
+    /// Starts settee with an admin `bench` and a data folder in `folder`.
     pub async fn settee(folder: &Path) -> Outcome<Target> {
         let address = free_address().await?;
         let child = Command::new(env!("CARGO_BIN_EXE_settee"))
@@ -62,6 +63,7 @@ impl Target {
         Target { name: "settee", address, signed_in: true, child: Some(child) }.ready("/_up").await
     }
 
+    /// Starts the bare hyper server of the benchmark `ratios`.
     pub async fn bare() -> Outcome<Target> {
         let mut child = Command::new(std::env::current_exe()?).arg("bare").stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
@@ -71,8 +73,9 @@ impl Target {
         Target { name: "bare hyper", address, signed_in: true, child: Some(child) }.ready("/").await
     }
 
-    /// The servers to compare with: pouchdb-server, if it is installed, and a CouchDB at the address `BENCH_COUCHDB`, which
-    /// must have an admin `bench` with the password `bench`, and none of the databases of an earlier run.
+    /// The servers to compare with: pouchdb-server if it is installed, and the CouchDB at the address
+    /// `BENCH_COUCHDB`. That CouchDB needs an admin `bench` with the password `bench`, and must not contain
+    /// databases of an earlier run.
     pub async fn peers(folder: &Path) -> Vec<Target> {
         let mut peers = Vec::new();
         match Target::pouchdb_server(folder).await {
@@ -92,7 +95,7 @@ impl Target {
         Ok(Some(target.ready("/_up").await?))
     }
 
-    /// `None` when it is not installed.
+    /// Starts pouchdb-server. Returns `None` if it is not installed.
     async fn pouchdb_server(folder: &Path) -> Outcome<Option<Target>> {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/node_modules/.bin/pouchdb-server");
         if !program.exists() {
@@ -131,30 +134,33 @@ impl Target {
         }
     }
 
+    /// Opens a connection.
     pub async fn connect(&self) -> Outcome<Connection> {
         Connection::open(self.address, self.signed_in).await
     }
 
-    /// Resident memory in bytes, of a server that was started here.
-    #[allow(dead_code)] // not every benchmark asks
+    /// Resident memory in bytes; `None` for an external server.
+    #[allow(dead_code)] // not every benchmark measures memory
     pub fn memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref()?.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
     }
 
+    /// Sends one request on a new connection.
     pub async fn ask(&self, ask: Ask) -> Outcome<(StatusCode, Bytes)> {
         self.connect().await?.ask(&ask, 0).await
     }
 }
 
+/// Returns a local address on which nothing listens at the moment.
 pub async fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }
 
-// ---- the load --------------------------------------------------------------------------------------------------
+// ---- the load ---------------------------------------------------------------------------------------------
 
-/// One request, and how many things (documents, rows) it is worth.
+/// One request, and the number of units (documents, rows) that it counts for.
 pub struct Ask {
     pub method: Method,
     pub path: String,
@@ -172,6 +178,7 @@ impl Ask {
     }
 }
 
+/// An HTTP/1.1 connection.
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     signed_in: bool,
@@ -186,6 +193,7 @@ impl Connection {
         Ok(Connection { sender, signed_in })
     }
 
+    /// Sends a request. Resolves when the response head has arrived.
     pub async fn send(&mut self, ask: &Ask, size: usize) -> Outcome<Response<Incoming>> {
         let mut request = Request::builder()
             .method(&ask.method)
@@ -201,6 +209,7 @@ impl Connection {
         Ok(self.sender.send_request(request).await?)
     }
 
+    /// Sends a request and reads the whole response.
     pub async fn ask(&mut self, ask: &Ask, size: usize) -> Outcome<(StatusCode, Bytes)> {
         self.sender.ready().await?;
         let answer = self.send(ask, size).await?;
@@ -209,16 +218,17 @@ impl Connection {
     }
 }
 
-/// What a load came to.
+/// The result of a load.
 #[derive(Clone, Copy)]
 pub struct Load {
-    /// Units a second.
+    /// Units per second.
     pub rate: f64,
-    /// Mean size of an answer in bytes.
+    /// Mean size of a response body in bytes.
     pub size: usize,
 }
 
-/// `connections` that each ask, wait for the whole answer, and ask again, for `seconds`.
+/// Runs a closed loop on each of `connections` connections for `seconds`: sends a request, reads the whole
+/// response, sends the next. `size` is the response size that the bare server returns.
 pub async fn load<F>(target: &Target, connections: usize, seconds: f64, size: usize, make: F) -> Outcome<Load>
 where
     F: Fn(u64) -> Ask + Send + Sync + 'static,
@@ -254,7 +264,7 @@ where
     Ok(Load { rate: units as f64 / begin.elapsed().as_secs_f64(), size: bytes / requests.max(1) })
 }
 
-/// Some 500 bytes of JSON that do not all compress to nothing.
+/// A JSON document of about 500 bytes, a part of which does not compress.
 pub fn document(id: &str, number: u64) -> String {
     let noise = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let text = "the quick brown fox jumps over the lazy dog ".repeat(8);
@@ -263,34 +273,37 @@ pub fn document(id: &str, number: u64) -> String {
     )
 }
 
+/// A `_bulk_docs` body with `count` documents, numbered from `first`.
 pub fn bulk(prefix: &str, first: u64, count: u64) -> String {
     let documents: Vec<_> = (first..first + count).map(|n| document(&format!("{prefix}{n:08}"), n)).collect();
     format!(r#"{{"docs":[{}]}}"#, documents.join(","))
 }
 
-// ---- the table -------------------------------------------------------------------------------------------------
+// ---- the table --------------------------------------------------------------------------------------------
 
-/// A row of the table: a value for each column.
+/// A row of the table: one value per column.
 pub struct Row {
     pub name: String,
     pub unit: &'static str,
     pub values: BTreeMap<&'static str, f64>,
 }
 
-/// Rows of one run.
+/// The results of one run.
 #[derive(Default)]
 pub struct Table {
     pub rows: Vec<Row>,
 }
 
 impl Table {
+    /// Adds a row, and prints it to the standard error.
     pub fn add(&mut self, name: String, unit: &'static str, values: BTreeMap<&'static str, f64>) {
         eprintln!("{name}: {values:.0?} {unit}");
         self.rows.push(Row { name, unit, values });
     }
 
-    /// Prints it as Markdown, with what it was measured on: the columns' values, and settee's as shares of the others.
-    /// `columns` are names and what the shares are headed; settee's own is the first. `how` ends the first line.
+    /// Prints the table as Markdown, below a line that describes the machine and ends with `how`. The table
+    /// shows the value of each column, and settee's value divided by that of each other column. `columns` are
+    /// (name, short name in the head of the ratio); the first column is settee.
     pub fn print(&self, columns: &[(&'static str, &str)], how: &str) -> Outcome<()> {
         let said = |program: &str, args: &[&str]| {
             let output = Command::new(program).args(args).output().ok();
@@ -329,7 +342,7 @@ impl Table {
     }
 }
 
-/// `12345.6` as `12 346`, small numbers with a digit or two behind the point.
+/// Formats `12345.6` as `12 346`, and numbers below 100 with one decimal.
 fn thousands(value: f64) -> String {
     if value < 100.0 {
         return format!("{value:.1}");

@@ -1,5 +1,6 @@
-// A small ACME authority (RFC 8555) on the loopback: every request's signature, nonce and address are verified, and a name
-// is only found to be its owner's by connecting to the port of TLS (tls-alpn-01, RFC 8737).
+// A small ACME authority (RFC 8555) on the loopback interface. It verifies the signature, nonce and URL of
+// every request, and validates names only by the challenge tls-alpn-01 (RFC 8737): it connects to the TLS
+// port.
 
 import https from 'node:https';
 import tls from 'node:tls';
@@ -20,22 +21,22 @@ function thumbprint({ crv, kty, x, y }) {
 }
 
 export class Authority {
-  /** `port`: where names are looked for on this machine. */
+  /** `port` is the local port on which the authority validates all names. */
   constructor(port) {
     this.port = port;
     this.ca = new Ca();
     this.nonces = new Set();
     this.accounts = new Map();
     this.orders = [];
-    /** One entry for each name that was checked: the name, and what was wrong with it. */
+    /** One entry per validated name: {domain, wrong}, where `wrong` is the error or null. */
     this.checks = [];
-    /** Requests of all kinds. */
+    /** Number of requests of all kinds. */
     this.requests = 0;
-    /** Functions that say what the next certificates' dates are to be, one after the other; then 90 days. */
+    /** Queue of functions that return the validity period of the next certificate; when empty, 90 days. */
     this.dates = [];
-    /** Called before an order is taken: it may throw or wait. */
+    /** Called before an order is accepted; it may throw or wait. */
     this.gate = async () => {};
-    /** So many nonces are forgotten. */
+    /** Number of nonces to reject as unknown. */
     this.forgets = 0;
     this.refusal = (type, detail) => new Refusal(403, type, detail);
   }
@@ -91,7 +92,7 @@ export class Authority {
     const check = within === undefined ? null : order.checks[Number(within)];
     switch (kind) {
       case 'order':
-        // What is being made is done when it is asked for again.
+        // The certificate is ready when the client polls the order the next time.
         if (order.status === 'processing') order.status = 'valid';
         return this.#send(answer, 200, this.#shown(order));
       case 'authorization':
@@ -112,7 +113,7 @@ export class Authority {
     }
   }
 
-  /** A request's account and payload, after everything of RFC 8555, section 6.2 and on, was verified. */
+  /** Verifies a request as RFC 8555, section 6.2 and following, demands. Returns its account and payload. */
   #signed(request, { protected: head, payload, signature }) {
     if (request.method !== 'POST' || request.headers['content-type'] !== 'application/jose+json') {
       throw new Refusal(415, 'malformed', 'not a POST of application/jose+json');
@@ -161,7 +162,7 @@ export class Authority {
     return { status, identifier: check.identifier, challenges };
   }
 
-  /** Whether who asks answers for the name (RFC 8737, section 3). */
+  /** Validates that the account controls the name (RFC 8737, section 3). */
   async #check(order, check) {
     const domain = check.identifier.value;
     const wrong = await this.#lookAt(domain, `${check.token}.${order.account.thumbprint}`).catch((error) => error.message);
@@ -185,7 +186,7 @@ export class Authority {
         else if (!answer?.critical) reject(new Error('there is no critical acmeIdentifier'));
         else if (!answer.value.equals(Buffer.concat([Buffer.from([4, 32]), digest]))) reject(new Error('it answers another challenge'));
         else if (namesIn(named.value).join() !== domain) reject(new Error(`it is for ${namesIn(named.value)}`));
-        // The other side ends the connection after its answer.
+        // The server must close the connection after the handshake.
         else socket.resume().on('end', () => resolve(null));
       });
       socket.on('error', reject);

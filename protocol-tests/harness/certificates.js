@@ -1,5 +1,6 @@
-// Certificates made on the spot, as DER by hand: node reads X.509 but writes none. An authority with an intermediate one,
-// requests (PKCS #10) read and verified, and extensions looked up.
+// Creates X.509 certificates by hand-written DER, because node can parse but not create them. Contains an
+// authority with an intermediate certificate, a parser that verifies certificate requests (PKCS #10), and a
+// lookup of extensions.
 
 import { createHash, createPublicKey, generateKeyPairSync, randomBytes, sign, verify } from 'node:crypto';
 
@@ -13,7 +14,7 @@ export const ACME_IDENTIFIER = '1.3.6.1.5.5.7.1.31';
 function tlv(tag, ...parts) {
   const body = Buffer.concat(parts);
   if (body.length < 0x80) return Buffer.concat([Buffer.from([tag, body.length]), body]);
-  // In as few bytes as it takes: others do not read it otherwise.
+  // DER requires the shortest form of the length.
   const long = body.length > 0xff ? [0x82, body.length >> 8, body.length & 0xff] : [0x81, body.length];
   return Buffer.concat([Buffer.from([tag, ...long]), body]);
 }
@@ -35,13 +36,13 @@ function oid(text) {
 }
 
 const name = (text) => sequence(tlv(0x31, sequence(oid('2.5.4.3'), tlv(0x0c, Buffer.from(text)))));
-/** As RFC 5280 wants years before 2050. */
+/** UTCTime, as RFC 5280 requires for years before 2050. */
 const time = (date) => tlv(0x17, Buffer.from(date.toISOString().slice(2).replace(/[-:T]|\.\d+/g, '')));
 const extension = (id, critical, value) => sequence(oid(id), ...(critical ? [yes] : []), octets(value));
 const names = (domains) =>
   sequence(...domains.map((domain) => (/^[\d.]+$/.test(domain) ? tlv(0x87, Buffer.from(domain.split('.').map(Number))) : tlv(0x82, Buffer.from(domain)))));
 
-/** The elements within a DER value: tag, content, and all of it. */
+/** Parses a sequence of DER elements: {tag, body (content), whole (with the header)}. */
 function elements(der) {
   const found = [];
   for (let at = 0; at < der.length; ) {
@@ -68,19 +69,19 @@ function findExtension(list, id) {
   return null;
 }
 
-/** An extension of a certificate: whether it is critical, and its value; null without it. */
+/** Returns an extension of a certificate as {critical, value}, or null if there is none. */
 export function extensionOf(certificate, id) {
   const [body] = inside(elements(certificate)[0]);
   const list = inside(body).find((part) => part.tag === 0xa3);
   return list ? findExtension(inside(list)[0], id) : null;
 }
 
-/** The names in an extension's value. */
+/** Returns the names in the value of a subjectAltName extension. */
 export function namesIn(value) {
   return inside(elements(value)[0]).map((entry) => entry.body.toString());
 }
 
-/** A request: its key and names, after its signature was verified. */
+/** Parses a certificate request and verifies its signature. Returns its key and names. */
 export function readRequest(der) {
   const [info, , signature] = inside(elements(der)[0]);
   const [, , key, attributes] = inside(info);
@@ -91,7 +92,7 @@ export function readRequest(der) {
   return { spki: key.whole, names: namesIn(findExtension(list, ALTERNATIVE_NAMES).value) };
 }
 
-/** What a key holder signs for `spki`. */
+/** Creates a certificate for the key `spki`, signed by `issuer`. */
 function issue(issuer, { subject, spki, from, until, extensions }) {
   const algorithm = sequence(oid(ECDSA_SHA256));
   const serial = randomBytes(12);
@@ -113,7 +114,7 @@ export const pem = (der) => `-----BEGIN CERTIFICATE-----\n${der.toString('base64
 
 const day = 86_400_000;
 
-/** An authority: `root` is what clients trust, an intermediate one signs. */
+/** A certificate authority: clients trust `root`; an intermediate certificate signs. */
 export class Ca {
   constructor() {
     this.rootHolder = this.#holder('a root of tests');
@@ -137,7 +138,7 @@ export class Ca {
     return issue(issuer, { subject, spki, from: new Date(Date.now() - day), until: new Date(Date.now() + 3650 * day), extensions });
   }
 
-  /** A server's certificate with the intermediate one after it. */
+  /** Creates a server certificate, followed by the intermediate certificate (PEM). */
   certificate({ spki, names: domains, from = new Date(Date.now() - 60_000), until = new Date(Date.now() + 90 * day) }) {
     const extensions = [
       extension(ALTERNATIVE_NAMES, true, names(domains)),
@@ -146,7 +147,7 @@ export class Ca {
     return pem(issue(this.holder, { spki, from, until, extensions })) + pem(this.intermediate);
   }
 
-  /** Certificate and key of a server of the tests' own. */
+  /** Creates the certificate and key of a server that runs in the tests. */
   server(...domains) {
     const { spki, key } = this.#holder('');
     return { cert: this.certificate({ spki, names: domains }), key: key.export({ type: 'pkcs8', format: 'pem' }) };

@@ -1,4 +1,5 @@
-// Requests as a test needs them: any method, any bytes in path, headers and body, and the answer whole and raw.
+// An HTTP client for tests: sends any method and any bytes in path, headers and body; returns the unprocessed
+// response.
 
 import http from 'node:http';
 import net from 'node:net';
@@ -6,8 +7,8 @@ import net from 'node:net';
 const agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
 
 /**
- * One request. `body` is sent as it is when it is a string or a Buffer, piped when it is a stream, and as JSON when
- * it is anything else. Resolves to `{status, headers, body, text, json}`; `json` is undefined when the body is not JSON.
+ * Sends one request. A string or Buffer `body` is sent unchanged, a stream is piped, anything else is sent as
+ * JSON. Resolves to `{status, headers, body, text, json}`; `json` is undefined if the body is not JSON.
  */
 export function request(base, { method = 'GET', path = '/', headers = {}, body, fresh = false, onStream } = {}) {
   const at = new URL(base);
@@ -50,7 +51,7 @@ export function request(base, { method = 'GET', path = '/', headers = {}, body, 
   });
 }
 
-/** Sends raw bytes on a connection of its own and gives what comes back until the server closes or `done` is true. */
+/** Sends raw bytes on a new connection. Resolves to all bytes received until the server closes or `done(text)`. */
 export function raw(port, bytes, { done = () => false, end = false, host = '127.0.0.1' } = {}) {
   return new Promise((resolve, reject) => {
     let got = Buffer.alloc(0);
@@ -75,7 +76,7 @@ export function raw(port, bytes, { done = () => false, end = false, host = '127.
   });
 }
 
-/** The lines of a feed as they come. `next()` gives the next line, or null at the end. */
+/** The lines of a live feed. `next()` resolves to the next line, or to null at the end. */
 export class Lines {
   constructor(answer, call) {
     this.answer = answer;
@@ -122,7 +123,7 @@ export class Lines {
     });
   }
 
-  /** The next line that is not empty (heartbeats are empty lines). */
+  /** Resolves to the next line that is not empty (heartbeats are empty lines). */
   async row(seconds = 20) {
     for (;;) {
       const line = await this.next(seconds);
@@ -135,7 +136,7 @@ export class Lines {
   }
 }
 
-/** Opens a feed and gives its [`Lines`] once the head has come. */
+/** Opens a feed. Resolves to its `Lines` once the response head has arrived. */
 export function lines(base, options) {
   return request(base, { ...options, fresh: true, onStream: (answer, call) => new Lines(answer, call) });
 }

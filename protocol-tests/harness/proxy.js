@@ -1,4 +1,4 @@
-// A TCP proxy that cuts connections: the network that a phone has.
+// A TCP proxy that cuts connections, to simulate an unreliable mobile network.
 
 import net from 'node:net';
 
@@ -32,7 +32,7 @@ export class Proxy {
     return this;
   }
 
-  /** Cuts each open connection that `choose` says, in the middle of whatever it carries. */
+  /** Cuts each open connection for which `choose` returns true, even in the middle of a message. */
   cut(choose = () => true) {
     for (const pair of [...this.pairs]) {
       if (!choose()) continue;
@@ -49,7 +49,7 @@ export class Proxy {
   }
 }
 
-/** Randomness that a seed repeats (mulberry32). */
+/** A seeded pseudo-random generator (mulberry32). */
 export function random(seed) {
   let state = seed >>> 0;
   const next = () => {

@@ -1,5 +1,6 @@
-// CouchDB's revision id of an edit, computed here on its own from `couch_db:new_revid/1`: the MD5 of the Erlang external
-// term `[Deleted, OldStart, OldRev, Body, Atts]`. The server under test has its own code for it; both must agree.
+// An independent implementation of CouchDB's revision id (`couch_db:new_revid/1`): the MD5 of the Erlang
+// external term `[Deleted, OldStart, OldRev, Body, Atts]`. The tests compare it with the server's
+// implementation.
 
 import { createHash } from 'node:crypto';
 
@@ -37,7 +38,7 @@ function integer(value) {
   return Buffer.from([110, digits.length, sign, ...digits]);
 }
 
-/** A list of small integers is a STRING_EXT in Erlang, whatever it was meant to be. */
+/** Erlang encodes every non-empty list of integers below 256 as STRING_EXT, even if it is not a string. */
 function array(items) {
   const bytes = items.every((item) => typeof item === 'number' && Number.isInteger(item) && item >= 0 && item < 256);
   if (bytes && items.length > 0 && items.length < 65536) {
@@ -68,8 +69,9 @@ function json(value) {
 }
 
 /**
- * The revision that CouchDB gives `body` (no `_` members) on top of `parent` ('2-abc...' or null). Attachments are
- * `[{name, type, md5: Buffer}]`, in the order CouchDB keeps them.
+ * Computes the revision of an edit with `body` (without `_` members) and the parent revision `parent`
+ * ('2-abc...' or null). `attachments` is `[{name, type, md5: Buffer}]`, in the order in which CouchDB stores
+ * them.
  */
 export function revision(body, { parent = null, deleted = false, attachments = [] } = {}) {
   const start = parent ? Number(parent.split('-')[0]) : 0;

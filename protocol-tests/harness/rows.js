@@ -1,21 +1,21 @@
-// Named rows: what is asked, and what must and must not come back.
+// Table-driven tests: each row is one named request with the expected response.
 //
 // A row is an object:
-//   name     says what holds
-//   req      'METHOD /path'; `{word}` is replaced by what an earlier row saved, `{db}` by the group's database
-//   as       null: nobody; 'name:password': somebody; absent: the admin
+//   name     the title of the test
+//   req      'METHOD /path'; `{word}` is replaced by a value that an earlier row saved, `{db}` by the database
+//   as       null: anonymous; 'name:password': that user; absent: the admin
 //   send     request headers
-//   body     a string or Buffer goes as it is, anything else as JSON; a function gets the saved words
-//   status   the status, or a list of allowed ones
-//   error    the `error` word; the answer is then exactly {error, reason}
-//   reason   the `reason`: a string, or a RegExp
-//   like     the JSON: see `like` below
-//   keys     exactly the members of the JSON object
-//   headers  header -> string, RegExp, or null when it must not be there
-//   text     a string or RegExp that the body has
+//   body     a string or Buffer is sent unchanged, anything else as JSON; a function gets the saved words
+//   status   the expected status, or a list of allowed ones
+//   error    the expected `error`; the response must then be exactly {error, reason}
+//   reason   the expected `reason`: a string or a RegExp
+//   like     the expected JSON: see `like` below
+//   keys     the exact set of members of the JSON object
+//   headers  header -> string or RegExp; null if the header must be absent
+//   text     the expected body: the whole string, or a RegExp that it matches
 //   not      a string or RegExp (or list of them) that must not appear in the body
-//   save     word -> member of the JSON ('rev'), or a function of the answer
-//   check    a function (answer, words) for everything else
+//   save     word -> member of the JSON ('rev'), or a function of the response
+//   check    a function (response, words) for any other assertion
 
 import { describe, it, before, after } from 'node:test';
 import assert from 'node:assert/strict';
@@ -26,9 +26,9 @@ import { Server, ADMIN, PASSWORD, external } from './server.js';
 const basic = (who) => `Basic ${Buffer.from(who).toString('base64')}`;
 
 /**
- * Whether `actual` is as `expected` says: a constructor (String, Number, Boolean, Array, Object) asks for the type, a
- * RegExp for a matching string, another function decides by itself, an object names members that must be there
- * (`undefined`: must not), an array every element in order, anything else equality.
+ * Asserts that `actual` matches `expected`: a constructor (String, Number, Boolean, Array, Object) checks the
+ * type, a RegExp matches the string, any other function is a predicate, an object lists members that must
+ * match (`undefined`: must be absent), an array lists all elements in order; any other value must be equal.
  */
 export function like(actual, expected, at = 'the answer') {
   if (expected === undefined) return assert.equal(actual, undefined, `${at} must not be there`);
@@ -57,7 +57,7 @@ export function like(actual, expected, at = 'the answer') {
   return assert.deepEqual(actual, expected, at);
 }
 
-/** What a suite's rows and tests share: the server, and a way to ask it. */
+/** The context that a suite's rows and tests share: the server, and methods that send requests to it. */
 export class Api {
   constructor(options = {}) {
     this.server = new Server(options);
@@ -74,7 +74,7 @@ export class Api {
     return { Authorization: basic(as ?? `${ADMIN}:${PASSWORD}`) };
   }
 
-  /** `call('PUT /db/doc', {body, send, as})` */
+  /** Sends a request: `call('PUT /db/doc', {body, send, as})`. */
   call(req, { body, send = {}, as, fresh, onStream } = {}) {
     const space = req.indexOf(' ');
     return request(this.base, {
@@ -87,7 +87,7 @@ export class Api {
     });
   }
 
-  /** `call` that must succeed; gives the JSON. */
+  /** Like `call`, but asserts success and resolves to the JSON. */
   async ok(req, options) {
     const answer = await this.call(req, options);
     assert.ok(answer.status < 300, `${req}: ${answer.status} ${answer.text.slice(0, 500)}`);
@@ -104,7 +104,7 @@ export class Api {
     });
   }
 
-  /** A new empty database; its name. */
+  /** Creates an empty database. Resolves to its name. */
   async db(query = '') {
     const name = `t${randomBytes(6).toString('hex')}`;
     await this.ok(`PUT /${name}${query}`);
@@ -121,7 +121,7 @@ export class Api {
     await this.server.stop();
   }
 
-  /** A group of rows, run in order on one new database. */
+  /** Declares a group of rows that run in order on one new database. */
   rows(title, list, { query = '', prepare } = {}) {
     describe(title, () => {
       const words = {};
@@ -144,7 +144,7 @@ export class Api {
     const body = typeof row.body === 'function' ? row.body(words) : row.body;
     const answer = await this.call(fill(row.req), { body, send, as: row.as });
     const shown = `${answer.status} ${answer.text.slice(0, 600)}`;
-    // Saved first: one wrong member in this row should not fail all rows after it.
+    // Save before the assertions, so that a failure in this row does not fail all following rows.
     const unsaved = [];
     for (const [word, from] of Object.entries(row.save ?? {})) {
       try {
@@ -183,7 +183,7 @@ export class Api {
   }
 }
 
-/** A test file's outermost block: one server for all that `body` declares. */
+/** The outermost block of a test file: one server for all tests that `body` declares. */
 export function suite(name, body, options) {
   describe(name, () => {
     const api = new Api(options);

@@ -1,8 +1,9 @@
-// A settee that a test started: on a free port, with its data in a temporary folder, stopped by its process id.
+// Starts a settee for a test, on a free port and with a temporary data folder, and stops it by its process
+// id.
 //
-// `SETTEE_BIN` names the binary (by default the newer of target/debug and target/release). With `COUCHDB_URL`
-// (http://admin:password@host:port) the rows run against a server that is already there, an Apache CouchDB for
-// example; tests that stop or kill the server are skipped then.
+// `SETTEE_BIN` names the binary (default: the newer of target/debug and target/release). With `COUCHDB_URL`
+// (http://admin:password@host:port), the tests run against an existing server, for example Apache CouchDB,
+// and tests that stop or kill the server are skipped.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, statSync, openSync, closeSync, readFileSync, existsSync } from 'node:fs';
@@ -29,7 +30,7 @@ export function binary() {
   return built.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)[0];
 }
 
-/** A port that nothing listens on now. */
+/** Resolves to a port on which nothing listens at the moment. */
 export function freePort() {
   return new Promise((resolve, reject) => {
     const probe = net.createServer();
@@ -41,7 +42,7 @@ export function freePort() {
   });
 }
 
-/** Asks `condition` until it gives something true; fails after `seconds`. */
+/** Polls `condition` until it returns a truthy value, and resolves to that value; throws after `seconds`. */
 export async function until(what, condition, seconds = 30) {
   const end = Date.now() + seconds * 1000;
   for (;;) {
@@ -70,7 +71,7 @@ export class Server {
     return external ? `${external.protocol}//${external.host}` : `http://127.0.0.1:${this.port}`;
   }
 
-  /** The address with the admin's name and password in it, as PouchDB takes it. */
+  /** The URL for PouchDB, with the admin's name and password. */
   get address() {
     const at = new URL(this.base);
     at.username = ADMIN;
@@ -131,7 +132,7 @@ export class Server {
     return this;
   }
 
-  /** SIGTERM; settee must drain and exit with 0, and must not have panicked. */
+  /** Stops the server with SIGTERM. Throws if it does not exit with 0, or if its log contains a panic. */
   async stop() {
     if (external || !this.child) return;
     const child = this.child;
@@ -149,7 +150,7 @@ export class Server {
     if (panic) throw new Error(`settee panicked: ${panic[0]}`);
   }
 
-  /** kill -9: nothing is drained. The data folder stays. */
+  /** Kills the server with SIGKILL. Keeps the data folder. */
   async kill() {
     const child = this.child;
     this.child = null;
@@ -157,7 +158,7 @@ export class Server {
     await this.exited;
   }
 
-  /** A new process on the same folder and port, after `kill` or a SIGTERM that is waited for. */
+  /** Stops the server with `signal` if it runs, and starts a new process on the same folder and port. */
   async restart(signal = 'SIGKILL') {
     if (this.child) {
       const child = this.child;

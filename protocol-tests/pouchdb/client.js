@@ -1,4 +1,5 @@
-// Unmodified PouchDB from npm against a freshly started settee. Each version runs the same tests in a process of its own.
+// Tests unmodified PouchDB from npm against a freshly started settee. Each version runs the same tests in its
+// own process.
 
 import { createRequire } from 'node:module';
 import { randomBytes } from 'node:crypto';
@@ -8,13 +9,13 @@ import { until, external } from '../harness/server.js';
 
 const require = createRequire(import.meta.url);
 
-/** The end of a replication that is not live. */
+/** Resolves when a one-time replication has completed. */
 const done = (replication) => replication.then((info) => info);
 
 export function clientTests(major, version) {
   const PouchDB = require(`pouchdb-${major}`);
   PouchDB.plugin(require(`pouchdb-adapter-memory-${major}`));
-  // Every live replication listens to its database; ten thousand documents are not a leak.
+  // Disables the warning about too many listeners: each live replication adds listeners to its database.
   PouchDB.setMaxListeners?.(0);
   require('node:events').defaultMaxListeners = 0;
 
@@ -31,8 +32,9 @@ export function clientTests(major, version) {
       if (port) at.port = port;
       return new PouchDB(`${at.toString().replace(/\/$/, '')}/${name}`);
     };
-    // PouchDB 8 and 9 ask a source's info() for their list of active tasks and leave its failure to nobody: an unhandled
-    // rejection, which the test runner takes for a failed test. Here, where the network fails on purpose, it is caught.
+    // PouchDB 8 and 9 call info() of the source for their list of active tasks and do not handle its failure.
+    // The test runner counts the unhandled rejection as a failed test, so tests with a failing network catch
+    // it here.
     const shaky = (db) => {
       const info = db.info.bind(db);
       db.info = () => info().catch(() => ({ db_name: db.name, update_seq: '0' }));
@@ -73,13 +75,14 @@ export function clientTests(major, version) {
       assert.equal((await api.call(`GET /${name}`)).status, 404);
     });
 
-    it('gives a document the revision that the server gives it', async () => {
+    it('keeps the revisions of documents that it pushes to the server', async () => {
       const a = local();
       const { db } = await server();
       const doc = { _id: 'same', text: 'tëxt €', list: [1, 2, { x: null }], n: 1.5 };
       const here = await a.put(doc);
       const there = await db.put(doc);
-      // PouchDB hashes JSON and CouchDB Erlang terms: the first differ, and a replicated one is kept as it came.
+      // PouchDB hashes JSON, CouchDB hashes Erlang terms, so the revisions differ; a replicated revision is
+      // kept.
       assert.match(there.rev, /^1-/);
       const other = await server();
       await done(a.replicate.to(other.db));
@@ -91,7 +94,8 @@ export function clientTests(major, version) {
       const { name, db } = await server();
       const docs = Array.from({ length: 3000 }, (_, n) => ({ _id: `doc-${String(n).padStart(4, '0')}`, n, text: `text of ${n} `.repeat(5) }));
       const made = await a.bulkDocs(docs);
-      // A conflict on every tenth, a deletion of every twentieth, an attachment on every fiftieth.
+      // Adds a conflict to every tenth document, deletes every twentieth, adds an attachment to every
+      // fiftieth.
       await a.bulkDocs(
         docs.filter((doc) => doc.n % 10 === 0).map((doc) => ({ ...doc, _rev: `1-${'f'.repeat(32)}`, side: 'other' })),
         { new_edits: false },
@@ -103,7 +107,7 @@ export function clientTests(major, version) {
       const pushed = await done(a.replicate.to(db));
       assert.equal(pushed.ok, true);
       assert.equal(pushed.doc_write_failures, 0);
-      // 3000 documents, each with a leaf, 300 of them with two.
+      // 3000 documents with one leaf each, of which 300 have a second leaf.
       assert.equal(pushed.docs_written, 3300);
       const info = await api.ok(`GET /${name}`);
       assert.equal(info.doc_count, 3000 - 150);
@@ -146,7 +150,7 @@ export function clientTests(major, version) {
       }
     });
 
-    it('two clients see the same conflict the same way, and its resolution', async () => {
+    it("two clients agree on a conflict's winner and on its resolution", async () => {
       const a = local();
       const b = local();
       const { db } = await server();
@@ -178,7 +182,7 @@ export function clientTests(major, version) {
       assert.deepEqual(await leaves(db, 'd'), await leaves(a, 'd'));
     });
 
-    it('carries deletions, and a document made again after one', async () => {
+    it('replicates deletions, and a document that is recreated after its deletion', async () => {
       const a = local();
       const b = local();
       const { db } = await server();
@@ -197,7 +201,7 @@ export function clientTests(major, version) {
       assert.deepEqual(await leaves(a, 'x'), await leaves(b, 'x'));
     });
 
-    it('carries attachments: bytes, text, empty, big, with odd names', async () => {
+    it('replicates attachments: binary, text, empty, large, with unusual names', async () => {
       const a = local();
       const { db } = await server();
       const attachments = {
@@ -222,7 +226,7 @@ export function clientTests(major, version) {
         assert.equal(doc._attachments[name].content_type, type);
         assert.equal(doc._attachments[name].length, data.length);
       }
-      // An edit that keeps them goes over without sending them again, and back.
+      // An edit that keeps the attachments replicates as stubs, in both directions.
       const doc = await b.get('att');
       await b.put({ ...doc, edited: true });
       await b.removeAttachment('att', 'empty', (await b.get('att'))._rev);
@@ -234,7 +238,7 @@ export function clientTests(major, version) {
       assert.ok(got._attachments['big.png'].data.equals(attachments['big.png'].data));
     });
 
-    it('keeps its checkpoints on both sides, and reads nothing twice', async () => {
+    it('stores checkpoints on both sides and never reads a document twice', async () => {
       const a = local();
       const { name, db } = await server();
       await a.bulkDocs(Array.from({ length: 120 }, (_, n) => ({ _id: `d${n}` })));
@@ -278,7 +282,7 @@ export function clientTests(major, version) {
       assert.deepEqual((await up.db.allDocs()).rows.map((row) => row.id), ['d3']);
     });
 
-    it('hears changes of the server as they happen', async () => {
+    it("receives the server's changes live", async () => {
       const { db } = await server();
       const heard = [];
       const feed = db.changes({ live: true, since: 'now', include_docs: true }).on('change', (change) => heard.push(change));
@@ -293,7 +297,7 @@ export function clientTests(major, version) {
       }
     });
 
-    it('resumes a push and a pull after the server was killed in the middle', { skip: !!external }, async () => {
+    it('resumes a push and a pull after the server was killed during them', { skip: !!external }, async () => {
       const a = local();
       const { name, db } = await server();
       const count = 1500;
@@ -330,11 +334,11 @@ export function clientTests(major, version) {
       const [one, two, three] = await Promise.all([a, b, db].map(async (each) => (await each.allDocs()).rows.map((row) => [row.id, row.value.rev])));
       assert.deepEqual(two, one);
       assert.deepEqual(three, one);
-      // The checkpoint held: a fresh one-shot push has nothing to send.
+      // The checkpoint was kept: a new one-time push has nothing to send.
       assert.equal((await done(a.replicate.to(db))).docs_written, 0);
     });
 
-    it('several clients that edit at random over a network that drops converge', { skip: !!external }, async (t) => {
+    it('clients that make random edits over an unreliable network converge', { skip: !!external }, async (t) => {
       const seed = Number(process.env.SEED ?? Date.now() % 1_000_000_000);
       const draw = random(seed);
       t.diagnostic(`SEED=${seed}`);
@@ -371,11 +375,11 @@ export function clientTests(major, version) {
           const edit = { ...doc, step, text: `s${step}` };
           let change;
           if (what < 0.15 && doc._rev) change = client.remove(doc);
-          // Each attachment has a name of its own: a pulling PouchDB that has another leaf of the document asks for a changed
-          // attachment without naming the revision, and so may get the winner's bytes for it.
+          // Each attachment has a unique name: a pulling PouchDB that has another leaf of the document
+          // requests a changed attachment without the revision, and may therefore receive the winner's bytes.
           else if (what < 0.25) change = client.put({ ...edit, _attachments: { ...doc._attachments, [`a${step}`]: { content_type: draw.pick(['text/plain', 'image/png']), data: Buffer.from(`bytes of ${step}`) } } });
           else change = client.put(edit);
-          // A pull may have changed it in between: then this edit is not made.
+          // A pull may have changed the document in between; then the edit is a conflict and is dropped.
           await change.catch((error) => assert.equal(error.status, 409));
           if (draw.chance(0.3)) await new Promise((resolve) => setTimeout(resolve, draw.below(25)));
         }

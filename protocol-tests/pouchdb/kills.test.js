@@ -1,8 +1,9 @@
-// Clients that sync through a server that is killed again and again, on each storage engine: all converge, nothing that was
-// acknowledged or replicated is lost, and `settee check` is clean on what the last kill left.
+// Clients sync with a server that is killed repeatedly, on each storage engine. In the end all clients have
+// converged, no acknowledged or replicated write is lost, and `settee check` finds no errors after the last
+// kill.
 //
-// The quick form kills each server four times; `KILLS=200 node --test pouchdb/kills.test.js` is the long one. SEED=... repeats
-// the choices of a run (not its timing).
+// By default each server is killed four times; `KILLS=200 node --test pouchdb/kills.test.js` is the long
+// version. SEED=... repeats the random choices of a run (but not its timing).
 
 import { createRequire } from 'node:module';
 import { randomBytes } from 'node:crypto';
@@ -22,14 +23,14 @@ require('node:events').defaultMaxListeners = 0;
 const kills = Number(process.env.KILLS ?? 4);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** PouchDB leaves a failed info() of a source to nobody: an unhandled rejection. Here the server is gone on purpose. */
+/** Catches a failing info(), because PouchDB does not handle its failure, and these tests kill the server. */
 const shaky = (db) => {
   const info = db.info.bind(db);
   db.info = () => info().catch(() => ({ db_name: db.name, update_seq: '0' }));
   return db;
 };
 
-/** Every revision that a database still knows of a document, leaves and ancestors, and its leaves. */
+/** Returns all revisions of a document that a database knows (leaves and ancestors), and its leaves. */
 const tree = async (db, id) => {
   const got = await db.get(id, { open_revs: 'all', revs: true }).catch(() => []);
   const known = new Set();
@@ -59,7 +60,7 @@ for (const engine of ['sled', 'redb']) {
         sync.on('error', () => {});
         return sync;
       });
-      // What each document was ever written as: [id, revision], by a client at home or acknowledged by the server.
+      // All writes as [id, revision]: written locally by a client, or acknowledged by the server.
       const written = [];
       const contents = new Map();
       let working = true;
@@ -77,13 +78,13 @@ for (const engine of ['sled', 'redb']) {
             contents.set(`${id}/${att}`, bytes);
           }
           const change = !own && doc._rev && draw.chance(0.15) ? client.remove(doc) : client.put(edit);
-          // A pull may have changed it in between: then this edit is not made.
+          // A pull may have changed the document in between; then the edit is a conflict and is dropped.
           const made = await change.catch((error) => assert.equal(error.status, 409));
           if (made) written.push([id, made.rev]);
           await pause(draw.below(30));
         }
       };
-      // One that writes to the server itself and knows what it was told.
+      // A writer that writes directly to the server and records the acknowledged revisions.
       const direct = async () => {
         for (let step = 0; working; step += 1) {
           const id = `direct-${step}`;
@@ -115,7 +116,8 @@ for (const engine of ['sled', 'redb']) {
       const log = server.log();
       assert.doesNotMatch(log, /panicked at/);
 
-      // By the checkpoints that they have: what a kill took back behind one of them would never be sent again.
+      // Resume from the clients' checkpoints: if a kill lost a write before a checkpoint, it is never sent
+      // again.
       for (const client of [...clients, ...clients]) {
         const { push, pull } = await client.sync(db);
         assert.equal(push.doc_write_failures + pull.doc_write_failures, 0);
@@ -140,7 +142,8 @@ for (const engine of ['sled', 'redb']) {
           attachments += 1;
         }
       }
-      // Every document stands in the feed once, and the counts are those of the feed.
+      // Every document appears in the changes feed exactly once, and the counts of the database match the
+      // feed.
       const info = await db.info();
       const { results } = await db.changes({ since: 0 });
       assert.equal(new Set(results.map((row) => row.id)).size, results.length);

@@ -1,5 +1,6 @@
-// What an app with accounts does, from the first sign-up to "sign out everywhere", with a stock PouchDB against the
-// binary: two users, two devices of one of them, a database for each user, a list that one shares with the other.
+// The life of an app with accounts, from sign-up to "sign out everywhere", with unmodified PouchDB against
+// the real binary: two users, one with two devices and one with one, a database per user, and a list that one
+// user shares with the other.
 
 import { createRequire } from 'node:module';
 import { randomBytes } from 'node:crypto';
@@ -10,7 +11,7 @@ const require = createRequire(import.meta.url);
 const PouchDB = require('pouchdb-9');
 PouchDB.plugin(require('pouchdb-adapter-memory-9'));
 
-/** One device of one user: a session cookie, as a browser or a phone keeps it, and databases of its own. */
+/** One device of one user, with its session cookie and its local databases. */
 class Device {
   constructor(api, name) {
     this.api = api;
@@ -26,7 +27,7 @@ class Device {
     this.cookie = answer.headers['set-cookie'][0].split(';')[0];
   }
 
-  /** A request as this device; the cookie is renewed as a browser would. */
+  /** Sends a request with this device's cookie. */
   async call(req, options = {}) {
     return this.api.call(req, { as: null, ...options, send: { Cookie: this.cookie, 'X-Settee-Device': this.name, ...options.send } });
   }
@@ -51,7 +52,7 @@ class Device {
     return db;
   }
 
-  /** Live sync, with retries as apps have them; what it failed with, when it does. */
+  /** Starts a live sync with retries. The result's `failed` is the error that ended it, or null. */
   live(local, database) {
     const sync = local.sync(this.remote(database), { live: true, retry: true });
     const watched = { failed: null, cancel: () => sync.cancel() };
@@ -91,7 +92,7 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     await api.stop();
   });
 
-  it('two people sign up by themselves', async () => {
+  it('two users sign up', async () => {
     for (const [name, password] of [['ann', 'anns long password'], ['ben', 'bens long password']]) {
       const body = { _id: `org.couchdb.user:${name}`, name, password, type: 'user', roles: [] };
       assert.equal((await api.call(`PUT /_users/org.couchdb.user:${name}`, { as: null, body })).status, 201);
@@ -102,7 +103,7 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     assert.equal((await api.call('PUT /_users/org.couchdb.user:ann', { as: null, body: taken })).status, 409);
   });
 
-  it('ann signs in on two devices, ben on one', async () => {
+  it('ann signs in on two devices, ben on one device', async () => {
     await phone.signIn('ann', 'anns long password');
     await laptop.signIn('ann', 'anns long password');
     await tablet.signIn('ben', 'bens long password');
@@ -112,7 +113,7 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     assert.deepEqual((await tablet.call('GET /_session/devices')).json.devices.map(({ name }) => name), ["Ben's tablet"]);
   });
 
-  it("ann's own database syncs between her devices, and is nobody else's", async () => {
+  it("ann's own database syncs between her devices, and no other user can access it", async () => {
     await until('the database of ann', async () => (await phone.call(`GET /${perUser('ann')}`)).status === 200);
     phone.live(onPhone, perUser('ann'));
     laptop.live(onLaptop, perUser('ann'));
@@ -127,8 +128,8 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     await assert.rejects(tablet.remote(perUser('ann')).get('packing'), { status: 403 });
   });
 
-  it('ann shares a list with ben, by its _security', async () => {
-    // The app's own server, an admin, makes the database and gives it to ann.
+  it('ann shares a list with ben by its _security object', async () => {
+    // The app's backend, an admin, creates the database and makes ann its admin.
     await api.ok(`PUT /${shared}`);
     const security = (members) => ({ admins: { names: ['ann'], roles: [] }, members: { names: members, roles: [] } });
     await api.ok(`PUT /${shared}/_security`, { body: security(['ann']) });
@@ -148,7 +149,7 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     assert.equal((await tablet.call(`PUT /${shared}/_design/x`, { body: {} })).status, 403, 'nor writes its functions');
   });
 
-  it('the devices tell what they synced, and how far', async () => {
+  it('the device list shows which databases each device has synced, and how far', async () => {
     const listed = await until('checkpoints of both', async () => {
       const { devices: rows } = (await laptop.call('GET /_session/devices')).json;
       return rows.every(({ databases }) => Object.keys(databases ?? {}).length > 0) && rows;
@@ -160,8 +161,8 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     assert.ok(shared in listed.find(({ name }) => name === "Ann's laptop").databases);
   });
 
-  it('the phone is lost: it is revoked, its session fails at once, the laptop goes on', async () => {
-    // A feed that is open already ends too: the phone hears of nothing that is written from now on.
+  it('ann revokes a lost phone: its session and feeds end immediately, the laptop continues', async () => {
+    // A feed that is already open ends too: the phone receives nothing that is written after the revocation.
     const feed = await phone.api.lines(`GET /${perUser('ann')}/_changes?feed=continuous&since=now&include_docs=true&heartbeat=1000`, { as: null, send: { Cookie: phone.cookie } });
     const { devices: rows } = (await laptop.call('GET /_session/devices')).json;
     const { id } = rows.find(({ name }) => name === "Ann's phone");
@@ -184,7 +185,7 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     assert.equal(laptop.syncs.find(({ failed }) => failed), undefined);
   });
 
-  it('who is taken off a shared list hears of it no more', async () => {
+  it('a user removed from a shared list receives no more changes', async () => {
     const security = { admins: { names: ['ann'], roles: [] }, members: { names: ['ann'], roles: [] } };
     assert.equal((await laptop.call(`PUT /${shared}/_security`, { body: security })).status, 200);
     assert.equal((await tablet.call(`GET /${shared}/tent`)).status, 403);
@@ -192,11 +193,11 @@ describe('an app with accounts, from sign-up to "sign out everywhere"', { skip: 
     await until('the server to have it', async () => (await laptop.call(`GET /${shared}/surprise`)).status === 200);
     await until("ben's sync to fail", () => tablet.syncs[0].failed);
     await assert.rejects(listOnTablet.get('surprise'), { status: 404 });
-    // What he had he keeps: a copy on a device is out of reach.
+    // He keeps what he already replicated: the server cannot delete copies on a device.
     assert.equal((await listOnTablet.get('tent')).by, 'ann');
   });
 
-  it('ann signs out everywhere; her password lets her in again', async () => {
+  it('ann signs out everywhere, and signs in again with her password', async () => {
     const found = new Device(api, "Ann's phone, found again");
     devices.push(found);
     await found.signIn('ann', 'anns long password');

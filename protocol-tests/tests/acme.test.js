@@ -1,4 +1,4 @@
-// Certificates that the server gets by itself, from an authority that runs here (harness/authority.js).
+// Automatic certificates by ACME, from an authority that runs in the test (harness/authority.js).
 
 import https from 'node:https';
 import tls from 'node:tls';
@@ -17,7 +17,7 @@ const run = promisify(execFile);
 const NAMES = ['b.example', 'sync.example.com'];
 const hour = 3_600_000;
 
-/** Dates of a certificate for fifteen hours, two thirds of which are over in three seconds. */
+/** A validity period of 15 hours, of which two thirds end in 3 seconds; the renewal is due then. */
 const dueSoon = (now) => ({ from: new Date(now - 10 * hour + 3000), until: new Date(now + 5 * hour + 3000) });
 
 describe('automatic certificates', { skip: !!external }, () => {
@@ -53,7 +53,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     }
   });
 
-  /** The certificate that a client of `name` is shown and verifies; throws if it does not. */
+  /** Connects to `name`. Resolves to the server's certificate; rejects if it is not trusted. */
   function shown(name = NAMES[1], options = {}) {
     return new Promise((resolve, reject) => {
       const all = { host: '127.0.0.1', port, servername: name, ca: authority.ca.root, ALPNProtocols: ['http/1.1'], ...options };
@@ -85,7 +85,7 @@ describe('automatic certificates', { skip: !!external }, () => {
   const pems = () => readdirSync(kept()).filter((name) => name.endsWith('.pem')).map((name) => join(kept(), name));
   const certificateFile = () => pems().find((file) => /certificate-/.test(file));
 
-  /** Waits until the next start would find the certificate. */
+  /** Waits until the certificate is stored, so that the next start finds it. */
   function toBeKept({ serial }) {
     return until('it to be kept', () => {
       const text = certificateFile() ? readFileSync(certificateFile(), 'utf8') : '';
@@ -94,14 +94,14 @@ describe('automatic certificates', { skip: !!external }, () => {
     });
   }
 
-  it('is got for all names, by the port of TLS alone, and served', async () => {
+  it('are obtained for all names, validated on the TLS port only, and served', async () => {
     let open;
     authority.gate = () => new Promise((resolve) => (open = resolve));
     authority.forgets = 1;
     await api.start();
     await until('the order', () => open);
 
-    // Until it is there: no handshake, and everything else.
+    // Without a certificate, TLS handshakes fail, but plain HTTP works.
     await assert.rejects(shown(), /alert access denied/);
     await assert.rejects(shown(NAMES[1], { ALPNProtocols: ['acme-tls/1'] }), /alert access denied/);
     assert.equal((await api.call('GET /_up')).status, 200);
@@ -117,13 +117,13 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.deepEqual(authority.checks.sort((a, b) => (a.domain < b.domain ? -1 : 1)), NAMES.map((domain) => ({ domain, wrong: null })));
     assert.deepEqual([...authority.accounts.values()].map(({ contact }) => contact), [['mailto:ann@example.com']]);
 
-    // As with a certificate from files.
+    // The same behavior as with a certificate from files.
     const up = await ask('GET /_up');
     assert.equal(up.headers['strict-transport-security'], 'max-age=31536000');
     const signed = await ask('POST /_session', { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ name: ADMIN, password: PASSWORD }) });
     assert.match(signed.headers['set-cookie'][0], /^AuthSession=.*; Secure/);
 
-    // Nobody else reads the keys, and no log has them.
+    // Only the owner may read the keys, and the log does not contain them.
     await toBeKept(first);
     assert.equal(statSync(kept()).mode & 0o7777, 0o700);
     for (const file of pems()) {
@@ -135,7 +135,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.doesNotMatch(api.server.log(), /PRIVATE KEY/);
   });
 
-  it('outlives restarts, kills and the commands on the data folder without another order', async () => {
+  it('survive restarts, kills and maintenance commands without a new order', async () => {
     await api.start();
     const first = await certificate();
     await toBeKept(first);
@@ -165,7 +165,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.equal(authority.requests, requests, 'nobody was asked');
     assert.equal(authority.orders.length, 1);
 
-    // A folder that was opened to others is closed again, and one certificate that was damaged is replaced.
+    // The server restores the folder's permissions, and replaces a damaged certificate.
     chmodSync(kept(), 0o755);
     writeFileSync(certificateFile(), 'damaged');
     await api.server.restart();
@@ -174,7 +174,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.equal(authority.accounts.size, 1);
   });
 
-  it('is renewed in time, without a restart', async () => {
+  it('are renewed in time, without a restart', async () => {
     let issued;
     let asked;
     let release;
@@ -187,7 +187,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     await api.start();
     const first = await certificate();
     await until('the second order', () => release);
-    // Dates have whole seconds.
+    // Validity dates are rounded to whole seconds, so the order may come up to a second early.
     assert.ok(asked - issued > 1000, 'not before its time');
     assert.equal((await shown()).serial, first.serial);
     const agent = new https.Agent({ keepAlive: true, maxSockets: 1 });
@@ -208,7 +208,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.equal(authority.orders.length, 2);
   });
 
-  it('stays in use where it cannot be renewed', async () => {
+  it('stay in use if the renewal fails', async () => {
     authority.dates.push(() => dueSoon(Date.now()));
     authority.gate = () => {
       if (authority.orders.length > 0) throw authority.refusal('rateLimited', 'too many certificates of that name');
@@ -221,7 +221,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.equal(authority.orders.length, 1);
   });
 
-  it('is not there where the authority refuses, and the server is', async () => {
+  it('are missing if the authority refuses, but the server runs', async () => {
     authority.gate = () => {
       throw authority.refusal('rejectedIdentifier', 'not for\nthat name');
     };
@@ -238,14 +238,14 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.equal(authority.requests, requests, 'handshakes ask nobody');
   });
 
-  it('is not there for a name that is another server’s', async () => {
+  it('are not issued for a name that points to another server', async () => {
     authority.port = await freePort();
     await api.start();
     await until('the warning', () => /no certificate was got.*did not find that (b\.example|sync\.example\.com) is ours.*ECONNREFUSED/.test(api.server.log()));
     assert.equal((await api.call('GET /_up')).status, 200);
   });
 
-  it('is not asked of an authority that nobody trusts', async () => {
+  it('are not requested from an authority with an untrusted certificate', async () => {
     const lines = readFileSync(join(folder, 'settee.toml'), 'utf8').split('\n');
     writeFileSync(join(folder, 'settee.toml'), lines.filter((line) => !/ca_file/.test(line)).join('\n'));
     await api.start();
@@ -253,7 +253,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.equal(authority.requests, 0);
   });
 
-  it('is not asked of what is no authority', async () => {
+  it('are not obtained from a server that is not an ACME authority', async () => {
     await api.start();
     await certificate();
     const old = authority;
@@ -269,7 +269,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.equal((await api.call('GET /_up')).status, 200);
   });
 
-  it('cannot be ordered over HTTP', async () => {
+  it('cannot be configured over HTTP', async () => {
     await api.start();
     for (const [key, value] of [['acme_domains', 'evil.example'], ['acme_directory', 'https://evil.example/'], ['acme_agree', 'false']]) {
       const answer = await api.call(`PUT /_node/_local/_config/ssl/${key}`, { body: JSON.stringify(value) });
@@ -278,12 +278,12 @@ describe('automatic certificates', { skip: !!external }, () => {
     }
   });
 
-  it('is asked for only where the settings are whole', async () => {
+  it('are only requested if the settings are complete and valid', async () => {
     const file = join(folder, 'settee.toml');
     const settings = readFileSync(file, 'utf8');
     for (const [changed, says] of [
       [settings.replace('acme_agree = true', ''), /acme_agree is not true.*terms of service/],
-      [`${settings}\ncert_file = "cert.pem"`, /acme_domains.*leave one of the two away/],
+      [`${settings}\ncert_file = "cert.pem"`, /acme_domains.*set only one of the two/],
       [settings.replace('Sync.example.com', '*.example.com'), /wildcard/],
       [settings.replace('https://', 'http://'), /acme_directory/],
     ]) {

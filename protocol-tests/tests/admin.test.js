@@ -1,4 +1,5 @@
-// Looking after a database: docs `api/database/{misc,compact,security,shard}.rst`, `test/elixir/test/purge_test.exs`.
+// Administration of a database: CouchDB docs `api/database/{misc,compact,security,shard}.rst`,
+// `test/elixir/test/purge_test.exs`.
 
 import { suite, it, assert } from '../harness/rows.js';
 import { until } from '../harness/server.js';
@@ -6,48 +7,48 @@ import { until } from '../harness/server.js';
 suite('administration', (api) => {
   api.rows('_purge', [
     { name: 'documents', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: 'a', n: 1 }, { _id: 'b' }] }, status: 201, save: { a: ({ json }) => json[0].rev, b: ({ json }) => json[1].rev } },
-    { name: 'a branch beside it', req: 'PUT /{db}/a?new_edits=false', body: { _rev: '1-0', n: 2 }, status: 201 },
-    { name: 'purging a leaf', req: 'POST /{db}/_purge', body: (w) => ({ a: [w.a], b: ['9-none'], none: ['1-x'] }), status: 201, keys: ['purge_seq', 'purged'], check: ({ json }, w) => { assert.equal(json.purge_seq, null); assert.deepEqual(json.purged, { a: [w.a], b: [], none: [] }); } },
-    { name: 'leaves the other', req: 'GET /{db}/a?conflicts=true', status: 200, like: { _rev: '1-0', n: 2, _conflicts: undefined } },
-    { name: 'the purged revision is gone', req: 'GET /{db}/a?rev={a}', status: 404, error: 'not_found' },
-    { name: 'purging the last leaf', req: 'POST /{db}/_purge', body: { a: ['1-0'] }, status: 201 },
-    { name: 'it never was', req: 'GET /{db}/a', status: 404, error: 'not_found', reason: 'missing' },
-    { name: '... nor in _changes', req: 'GET /{db}/_changes', status: 200, check: ({ json }) => assert.deepEqual(json.results.map((r) => r.id), ['b']) },
-    { name: '... nor counted', req: 'GET /{db}', status: 200, like: { doc_count: 1, doc_del_count: 0 } },
-    { name: '_purged_infos names them', req: 'GET /{db}/_purged_infos', status: 200, check: ({ json }) => assert.ok(json.purged_infos.some((info) => info.id === 'a' && info.revs.includes('1-0'))) },
+    { name: 'a conflicting branch', req: 'PUT /{db}/a?new_edits=false', body: { _rev: '1-0', n: 2 }, status: 201 },
+    { name: '_purge of one leaf', req: 'POST /{db}/_purge', body: (w) => ({ a: [w.a], b: ['9-none'], none: ['1-x'] }), status: 201, keys: ['purge_seq', 'purged'], check: ({ json }, w) => { assert.equal(json.purge_seq, null); assert.deepEqual(json.purged, { a: [w.a], b: [], none: [] }); } },
+    { name: '... keeps the other leaf', req: 'GET /{db}/a?conflicts=true', status: 200, like: { _rev: '1-0', n: 2, _conflicts: undefined } },
+    { name: '... removes the purged revision', req: 'GET /{db}/a?rev={a}', status: 404, error: 'not_found' },
+    { name: '_purge of the last leaf', req: 'POST /{db}/_purge', body: { a: ['1-0'] }, status: 201 },
+    { name: '... removes the document, as if it had never existed', req: 'GET /{db}/a', status: 404, error: 'not_found', reason: 'missing' },
+    { name: '... removes it from _changes', req: 'GET /{db}/_changes', status: 200, check: ({ json }) => assert.deepEqual(json.results.map((r) => r.id), ['b']) },
+    { name: '... does not count it', req: 'GET /{db}', status: 200, like: { doc_count: 1, doc_del_count: 0 } },
+    { name: '_purged_infos lists the purged revisions', req: 'GET /{db}/_purged_infos', status: 200, check: ({ json }) => assert.ok(json.purged_infos.some((info) => info.id === 'a' && info.revs.includes('1-0'))) },
     { name: '_purged_infos_limit', req: 'GET /{db}/_purged_infos_limit', status: 200, text: /^1000\s*$/ },
-    { name: 'set it', req: 'PUT /{db}/_purged_infos_limit', body: '500', status: 200, like: { ok: true } },
-    { name: 'it is set', req: 'GET /{db}/_purged_infos_limit', status: 200, text: /^500\s*$/ },
-    { name: 'to 0', req: 'PUT /{db}/_purged_infos_limit', body: '0', status: 400, error: 'bad_request', reason: '`purged_infos_limit` must be positive integer' },
+    { name: 'set _purged_infos_limit', req: 'PUT /{db}/_purged_infos_limit', body: '500', status: 200, like: { ok: true } },
+    { name: '... which is returned', req: 'GET /{db}/_purged_infos_limit', status: 200, text: /^500\s*$/ },
+    { name: '_purged_infos_limit of 0 is rejected', req: 'PUT /{db}/_purged_infos_limit', body: '0', status: 400, error: 'bad_request', reason: '`purged_infos_limit` must be positive integer' },
     { name: 'a bad revision', req: 'POST /{db}/_purge', body: { a: ['x'] }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
     { name: 'revisions of the wrong type', req: 'POST /{db}/_purge', body: { a: 5 }, status: 400, error: 'bad_request' },
     { name: 'GET', req: 'GET /{db}/_purge', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
-    { name: 'nobody may not', req: 'POST /{db}/_purge', as: null, body: {}, status: 401, error: 'unauthorized' },
+    { name: 'anonymous access is denied', req: 'POST /{db}/_purge', as: null, body: {}, status: 401, error: 'unauthorized' },
   ]);
 
   api.rows('_auto_purge', [
-    { name: 'nothing at first', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
+    { name: 'empty by default', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
     { name: 'set', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: '3_hours' }, status: 201, like: { ok: true } },
     { name: 'read', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, { deleted_document_ttl: '3_hours' }) },
-    { name: 'for ever', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: 'infinity' }, status: 201 },
-    { name: 'a time that is none', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: '3' }, status: 400, error: 'bad_request', reason: 'deleted_document_ttl must be a valid string' },
+    { name: 'infinity is accepted', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: 'infinity' }, status: 201 },
+    { name: 'an invalid duration', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: '3' }, status: 400, error: 'bad_request', reason: 'deleted_document_ttl must be a valid string' },
     { name: 'a number', req: 'PUT /{db}/_auto_purge', body: { deleted_document_ttl: 3 }, status: 400, error: 'bad_request', reason: 'deleted_document_ttl must be a valid string' },
     { name: 'another property', req: 'PUT /{db}/_auto_purge', body: { x: '3_hours' }, status: 400, error: 'bad_request', reason: 'invalid auto purge property' },
-    { name: 'what was refused is not kept', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, { deleted_document_ttl: 'infinity' }) },
-    { name: 'nothing again', req: 'PUT /{db}/_auto_purge', body: {}, status: 201 },
+    { name: 'rejected values are not stored', req: 'GET /{db}/_auto_purge', status: 200, check: ({ json }) => assert.deepEqual(json, { deleted_document_ttl: 'infinity' }) },
+    { name: 'reset to empty', req: 'PUT /{db}/_auto_purge', body: {}, status: 201 },
     { name: 'POST', req: 'POST /{db}/_auto_purge', body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,PUT,HEAD' } },
-    { name: 'nobody may not', req: 'PUT /{db}/_auto_purge', as: null, body: {}, status: 401, error: 'unauthorized' },
+    { name: 'anonymous access is denied', req: 'PUT /{db}/_auto_purge', as: null, body: {}, status: 401, error: 'unauthorized' },
   ]);
 
   api.rows('_revs_limit', [
-    { name: 'is 1000', req: 'GET /{db}/_revs_limit', status: 200, text: /^1000\s*$/ },
+    { name: 'the default is 1000', req: 'GET /{db}/_revs_limit', status: 200, text: /^1000\s*$/ },
     { name: 'set', req: 'PUT /{db}/_revs_limit', body: '3', status: 200, like: { ok: true } },
     { name: 'read', req: 'GET /{db}/_revs_limit', status: 200, text: /^3\s*$/ },
     { name: 'POST', req: 'POST /{db}/_revs_limit', body: '3', status: 405, error: 'method_not_allowed', headers: { Allow: 'PUT,GET' } },
-    { name: '0 is refused', req: 'PUT /{db}/_revs_limit', body: '0', status: [400, 500], skip: 'CouchDB answers 500; settee 400' },
+    { name: '0 is rejected', req: 'PUT /{db}/_revs_limit', body: '0', status: [400, 500], skip: 'CouchDB answers 500; settee 400' },
   ]);
 
-  it('_revs_limit bounds the history that is kept', async () => {
+  it('_revs_limit limits the number of stored revisions', async () => {
     const db = await api.db();
     await api.ok(`PUT /${db}/_revs_limit`, { body: '3' });
     let rev;
@@ -57,7 +58,7 @@ suite('administration', (api) => {
     assert.equal(doc._revisions.ids.length, 3);
   });
 
-  it('_compact drops the bodies of old revisions and keeps the rest', async () => {
+  it('_compact removes the bodies of old revisions and nothing else', async () => {
     const db = await api.db();
     const one = await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
     const two = await api.ok(`PUT /${db}/a?rev=${one.rev}`, { body: { n: 2 } });
@@ -75,17 +76,17 @@ suite('administration', (api) => {
     assert.equal((await api.ok(`GET /${db}/a?rev=1-conflict`)).n, 3);
   });
 
-  api.rows('_compact and others', [
+  api.rows('errors of _compact', [
     { name: 'without a content type', req: 'POST /{db}/_compact', status: 415, error: 'bad_content_type' },
     { name: 'GET', req: 'GET /{db}/_compact', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
-    { name: 'of a design document that is not there', req: 'POST /{db}/_compact/none', body: {}, status: 404, error: 'not_found' },
-    { name: 'nobody may not', req: 'POST /{db}/_compact', as: null, body: {}, status: 401, error: 'unauthorized' },
+    { name: 'a missing design document', req: 'POST /{db}/_compact/none', body: {}, status: 404, error: 'not_found' },
+    { name: 'anonymous access is denied', req: 'POST /{db}/_compact', as: null, body: {}, status: 401, error: 'unauthorized' },
   ]);
 
   api.rows('_security', [
-    { name: 'as it is at first', req: 'GET /{db}/_security', status: 200, check: ({ json }) => assert.deepEqual(json, { members: { roles: ['_admin'] }, admins: { roles: ['_admin'] } }) },
+    { name: 'the default', req: 'GET /{db}/_security', status: 200, check: ({ json }) => assert.deepEqual(json, { members: { roles: ['_admin'] }, admins: { roles: ['_admin'] } }) },
     { name: 'set', req: 'PUT /{db}/_security', body: { admins: { names: ['x'], roles: [] }, members: { names: [], roles: ['r'] }, cloudant: { nobody: [] } }, status: 200, like: { ok: true } },
-    { name: 'read as it was set', req: 'GET /{db}/_security', status: 200, check: ({ json }) => assert.deepEqual(json, { admins: { names: ['x'], roles: [] }, members: { names: [], roles: ['r'] }, cloudant: { nobody: [] } }) },
+    { name: 'returned unchanged', req: 'GET /{db}/_security', status: 200, check: ({ json }) => assert.deepEqual(json, { admins: { names: ['x'], roles: [] }, members: { names: [], roles: ['r'] }, cloudant: { nobody: [] } }) },
     { name: 'not an object', req: 'PUT /{db}/_security', body: [], status: 400, error: 'bad_request' },
     { name: 'members of the wrong type', req: 'PUT /{db}/_security', body: { members: { names: 'x' } }, status: [400, 500], check: ({ status }) => assert.ok(status === 400 || process.env.COUCHDB_URL) },
     { name: 'POST', req: 'POST /{db}/_security', body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'PUT,GET' } },

@@ -1,4 +1,5 @@
-// _all_docs, _design_docs and _local_docs with their queries: docs `api/database/bulk-api.rst`.
+// _all_docs, _design_docs and _local_docs with their query parameters: CouchDB docs
+// `api/database/bulk-api.rst`.
 
 import { suite, it, assert } from '../harness/rows.js';
 
@@ -23,7 +24,7 @@ suite('all documents', (api) => {
 
   api.rows('_all_docs', [
     {
-      name: 'all, in order, without the deleted',
+      name: 'all documents in order, without deleted ones',
       req: 'GET /{db}/_all_docs',
       status: 200,
       keys: ['offset', 'rows', 'total_rows'],
@@ -34,16 +35,16 @@ suite('all documents', (api) => {
     { name: 'limit=0', req: 'GET /{db}/_all_docs?limit=0', status: 200, like: { total_rows: 5, rows: [] } },
     { name: 'descending', req: 'GET /{db}/_all_docs?descending=true', status: 200, check: given('c', 'b', 'a', '_design/y', '_design/x') },
     { name: 'a range', req: `GET /{db}/_all_docs?startkey=${q('a')}&endkey=${q('b')}`, status: 200, check: given('a', 'b') },
-    { name: 'a range by its other names', req: `GET /{db}/_all_docs?start_key=${q('b')}&end_key=${q('c')}`, status: 200, check: given('b', 'c') },
-    { name: 'without its end', req: `GET /{db}/_all_docs?startkey=${q('a')}&endkey=${q('c')}&inclusive_end=false`, status: 200, check: given('a', 'b') },
+    { name: 'a range by start_key and end_key', req: `GET /{db}/_all_docs?start_key=${q('b')}&end_key=${q('c')}`, status: 200, check: given('b', 'c') },
+    { name: 'inclusive_end=false', req: `GET /{db}/_all_docs?startkey=${q('a')}&endkey=${q('c')}&inclusive_end=false`, status: 200, check: given('a', 'b') },
     { name: 'descending range', req: `GET /{db}/_all_docs?startkey=${q('c')}&endkey=${q('b')}&descending=true`, status: 200, check: given('c', 'b') },
-    { name: 'a range the wrong way is empty', req: `GET /{db}/_all_docs?startkey=${q('c')}&endkey=${q('a')}`, status: 200, like: { rows: [] } },
+    { name: 'a reversed range is empty', req: `GET /{db}/_all_docs?startkey=${q('c')}&endkey=${q('a')}`, status: 200, like: { rows: [] } },
     { name: 'key', req: `GET /{db}/_all_docs?key=${q('b')}`, status: 200, check: given('b') },
-    { name: 'a key that is not there', req: `GET /{db}/_all_docs?key=${q('bb')}`, status: 200, like: { rows: [] } },
+    { name: 'a missing key', req: `GET /{db}/_all_docs?key=${q('bb')}`, status: 200, like: { rows: [] } },
     { name: 'include_docs', req: `GET /{db}/_all_docs?include_docs=true&key=${q('b')}`, status: 200, like: { rows: [{ doc: { _id: 'b', _rev: String, n: 2 } }] } },
     { name: 'update_seq', req: 'GET /{db}/_all_docs?update_seq=true&limit=0', status: 200, like: { update_seq: /^7/ } },
     {
-      name: 'keys in their order, the missing and the deleted marked',
+      name: 'keys in the requested order, with missing and deleted ones marked',
       req: `GET /{db}/_all_docs?keys=${q(['c', 'none', 'd', 'a', 'a'])}`,
       status: 200,
       like: {
@@ -62,20 +63,20 @@ suite('all documents', (api) => {
     { name: 'POST keys descending', req: 'POST /{db}/_all_docs', body: { keys: ['a', 'b', 'c'], descending: true }, status: 200, check: given('c', 'b', 'a') },
     { name: 'POST no keys', req: 'POST /{db}/_all_docs', body: { keys: [] }, status: 200, like: { rows: [] } },
     { name: 'POST with parameters in the body', req: 'POST /{db}/_all_docs', body: { startkey: 'b', include_docs: true, limit: 1 }, status: 200, like: { rows: [{ id: 'b', doc: { n: 2 } }] } },
-    { name: 'a parameter in the URL goes before the body', req: 'POST /{db}/_all_docs?limit=0', body: { limit: 2 }, status: 200, like: { rows: [] } },
+    { name: 'a parameter in the URL overrides the body', req: 'POST /{db}/_all_docs?limit=0', body: { limit: 2 }, status: 200, like: { rows: [] } },
     { name: 'POST keys of the wrong type', req: 'POST /{db}/_all_docs', body: { keys: 'a' }, status: 400, error: 'bad_request', reason: '`keys` body member must be an array.' },
     { name: 'GET keys of the wrong type', req: 'GET /{db}/_all_docs?keys=%22a%22', status: 400, error: 'bad_request', reason: '`keys` parameter must be an array.' },
     { name: 'POST without a content type', req: 'POST /{db}/_all_docs', body: '{}', status: 415, error: 'bad_content_type' },
-    bad('limit that is no number', 'limit=x'),
+    bad('limit that is not a number', 'limit=x'),
     bad('negative limit', 'limit=-1'),
     bad('negative skip', 'skip=-1'),
-    bad('a boolean that is none', 'descending=maybe'),
-    bad('include_docs that is none', 'include_docs=1'),
-    bad('key that is no JSON', 'key=a', 'bad_request'),
-    bad('startkey that is no JSON', 'startkey=%7B', 'bad_request'),
+    bad('an invalid boolean', 'descending=maybe'),
+    bad('an invalid include_docs', 'include_docs=1'),
+    bad('key that is not JSON', 'key=a', 'bad_request'),
+    bad('startkey that is not JSON', 'startkey=%7B', 'bad_request'),
     bad('stale', 'stale=maybe'),
     bad('update', 'update=maybe'),
-    { name: 'a key that is no string matches nothing', req: 'GET /{db}/_all_docs?key=5', status: 200, like: { rows: [] } },
+    { name: 'a key that is not a string matches nothing', req: 'GET /{db}/_all_docs?key=5', status: 200, like: { rows: [] } },
     { name: 'an unknown parameter is ignored', req: 'GET /{db}/_all_docs?what=1', status: 200, like: { total_rows: 5 } },
     { name: 'PUT', req: 'PUT /{db}/_all_docs', body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,HEAD,POST' } },
     { name: 'queries', req: 'POST /{db}/_all_docs/queries', body: { queries: [{ keys: ['a'] }, { limit: 1, skip: 3 }, { startkey: 'c' }] }, status: 200, like: { results: [{ rows: [{ id: 'a' }] }, { rows: [{ id: 'b' }] }, { rows: [{ id: 'c' }] }] } },
@@ -86,8 +87,8 @@ suite('all documents', (api) => {
 
   api.rows('conflicts in _all_docs', [
     { name: 'a conflict', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'k', _rev: '1-a' }, { _id: 'k', _rev: '1-b' }] }, status: 201 },
-    { name: 'is named when asked', req: 'GET /{db}/_all_docs?include_docs=true&conflicts=true', status: 200, like: { rows: [{ doc: { _rev: '1-b', _conflicts: ['1-a'] } }] } },
-    { name: 'and not otherwise', req: 'GET /{db}/_all_docs?include_docs=true', status: 200, not: '_conflicts' },
+    { name: 'conflicts=true lists the conflict', req: 'GET /{db}/_all_docs?include_docs=true&conflicts=true', status: 200, like: { rows: [{ doc: { _rev: '1-b', _conflicts: ['1-a'] } }] } },
+    { name: '... which is not listed by default', req: 'GET /{db}/_all_docs?include_docs=true', status: 200, not: '_conflicts' },
   ]);
 
   api.rows('_design_docs', [
@@ -107,11 +108,11 @@ suite('all documents', (api) => {
     { name: 'POST keys', req: 'POST /{db}/_local_docs', body: { keys: ['_local/l2'] }, status: 200, check: given('_local/l2') },
     { name: 'POST keys and limit', req: 'POST /{db}/_local_docs', body: { keys: ['_local/l1', '_local/l2'], limit: 1 }, status: 200, check: given('_local/l1') },
     { name: 'queries', req: 'POST /{db}/_local_docs/queries', body: { queries: [{ keys: ['_local/l1'] }] }, status: 200, like: { results: [{ rows: [{ id: '_local/l1' }] }] } },
-    { name: 'they are in no other list', req: 'GET /{db}/_all_docs', status: 200, not: '_local' },
-    { name: 'nor in _changes', req: 'GET /{db}/_changes', status: 200, not: '_local' },
+    { name: 'local documents are not in _all_docs', req: 'GET /{db}/_all_docs', status: 200, not: '_local' },
+    { name: '... nor in _changes', req: 'GET /{db}/_changes', status: 200, not: '_local' },
   ], { prepare });
 
-  it('many documents come whole and in order', async () => {
+  it('many documents are returned completely and in order', async () => {
     const db = await api.db();
     const docs = Array.from({ length: 3000 }, (_, n) => ({ _id: `k${String(n).padStart(4, '0')}`, text: 'x'.repeat(500) }));
     await api.ok(`POST /${db}/_bulk_docs`, { body: { docs } });

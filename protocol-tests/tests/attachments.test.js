@@ -1,4 +1,4 @@
-// Attachments: docs `api/document/attachments.rst`, `test/elixir/test/attachment*_test.exs`.
+// Attachments: CouchDB docs `api/document/attachments.rst`, `test/elixir/test/attachment*_test.exs`.
 
 import { createHash, randomBytes } from 'node:crypto';
 import { gunzipSync, gzipSync } from 'node:zlib';
@@ -17,7 +17,7 @@ const octets = { 'Content-Type': 'application/octet-stream' };
 suite('attachments', (api) => {
   api.rows('standalone', [
     {
-      name: 'PUT onto nothing makes the document',
+      name: 'PUT to a missing document creates it',
       req: 'PUT /{db}/d/a.bin',
       body: BYTES,
       send: octets,
@@ -28,7 +28,7 @@ suite('attachments', (api) => {
       headers: { Location: /\/d\/a\.bin$/ },
     },
     {
-      name: 'GET gives the bytes',
+      name: 'GET returns the bytes',
       req: 'GET /{db}/d/a.bin',
       status: 200,
       headers: {
@@ -50,33 +50,33 @@ suite('attachments', (api) => {
       check: ({ json }) => assert.deepEqual(json._attachments, { 'a.bin': { content_type: 'application/octet-stream', revpos: 1, digest: digest(BYTES), length: 6, stub: true } }),
     },
     { name: 'PUT without the revision', req: 'PUT /{db}/d/a.bin', body: BYTES, send: octets, status: 409, error: 'conflict' },
-    { name: 'PUT with a wrong one', req: 'PUT /{db}/d/a.bin?rev=1-967a00dff5e02add41819138abb3284d', body: BYTES, send: octets, status: 409, error: 'not_found', reason: 'missing_rev' },
-    { name: 'PUT another with it', req: 'PUT /{db}/d/b%2Fc.bin?rev={rev1}', body: Buffer.from('xyz'), send: octets, status: 201, like: { rev: /^2-/ }, save: { rev2: 'rev' } },
-    { name: 'a name with a slash, bare', req: 'GET /{db}/d/b/c.bin', status: 200, text: 'xyz' },
-    { name: 'a name with a slash, escaped', req: 'GET /{db}/d/b%2Fc.bin', status: 200, text: 'xyz' },
+    { name: 'PUT with a wrong revision', req: 'PUT /{db}/d/a.bin?rev=1-967a00dff5e02add41819138abb3284d', body: BYTES, send: octets, status: 409, error: 'not_found', reason: 'missing_rev' },
+    { name: 'PUT another attachment with the revision', req: 'PUT /{db}/d/b%2Fc.bin?rev={rev1}', body: Buffer.from('xyz'), send: octets, status: 201, like: { rev: /^2-/ }, save: { rev2: 'rev' } },
+    { name: 'a name with an unescaped slash', req: 'GET /{db}/d/b/c.bin', status: 200, text: 'xyz' },
+    { name: 'a name with an escaped slash', req: 'GET /{db}/d/b%2Fc.bin', status: 200, text: 'xyz' },
     { name: 'Unicode name and If-Match', req: 'PUT /{db}/d/%E2%82%AC%20%2B.bin', send: { ...octets, 'If-Match': '"{rev2}"' }, body: Buffer.from('u'), status: 201, save: { rev3: 'rev' } },
-    { name: 'all three', req: 'GET /{db}/d', status: 200, check: ({ json }) => assert.deepEqual(Object.keys(json._attachments).sort(), ['a.bin', 'b/c.bin', '€ +.bin'].sort()) },
+    { name: 'the document lists all three', req: 'GET /{db}/d', status: 200, check: ({ json }) => assert.deepEqual(Object.keys(json._attachments).sort(), ['a.bin', 'b/c.bin', '€ +.bin'].sort()) },
     { name: 'without a content type', req: 'PUT /{db}/d/n?rev={rev3}', body: Buffer.from('n'), status: 201, save: { rev4: 'rev' } },
-    { name: '... it is octets', req: 'GET /{db}/d/n', status: 200, headers: { 'Content-Type': 'application/octet-stream' } },
+    { name: '... defaults to application/octet-stream', req: 'GET /{db}/d/n', status: 200, headers: { 'Content-Type': 'application/octet-stream' } },
     { name: 'empty', req: 'PUT /{db}/d/e?rev={rev4}', body: Buffer.alloc(0), send: octets, status: 201, save: { rev5: 'rev' } },
-    { name: '... it is there', req: 'GET /{db}/d/e', status: 200, text: '', headers: { 'Content-Length': '0' } },
-    { name: 'of an older revision', req: 'GET /{db}/d/a.bin?rev={rev1}', status: 200, headers: { 'Content-Length': '6' } },
-    { name: 'that an older revision did not have', req: 'GET /{db}/d/n?rev={rev1}', status: 404, error: 'not_found', reason: 'Document is missing attachment' },
+    { name: '... is returned', req: 'GET /{db}/d/e', status: 200, text: '', headers: { 'Content-Length': '0' } },
+    { name: 'GET from an older revision', req: 'GET /{db}/d/a.bin?rev={rev1}', status: 200, headers: { 'Content-Length': '6' } },
+    { name: 'GET from an older revision that does not have it', req: 'GET /{db}/d/n?rev={rev1}', status: 404, error: 'not_found', reason: 'Document is missing attachment' },
     { name: 'DELETE without the revision', req: 'DELETE /{db}/d/a.bin', status: 409, error: 'conflict' },
-    { name: 'DELETE of none', req: 'DELETE /{db}/d/none?rev={rev5}', status: 404, error: 'not_found', reason: 'Document is missing attachment' },
+    { name: 'DELETE of a missing attachment', req: 'DELETE /{db}/d/none?rev={rev5}', status: 404, error: 'not_found', reason: 'Document is missing attachment' },
     { name: 'DELETE', req: 'DELETE /{db}/d/a.bin?rev={rev5}', status: 200, like: { ok: true, rev: /^6-/ }, save: { rev6: 'rev' } },
-    { name: 'gone', req: 'GET /{db}/d/a.bin', status: 404, error: 'not_found', reason: 'Document is missing attachment' },
-    { name: 'but not from the revision before', req: 'GET /{db}/d/a.bin?rev={rev5}', status: 200 },
-    { name: 'of no document', req: 'GET /{db}/none/a', status: 404, error: 'not_found', reason: 'missing' },
+    { name: 'the deleted attachment is missing', req: 'GET /{db}/d/a.bin', status: 404, error: 'not_found', reason: 'Document is missing attachment' },
+    { name: '... but the previous revision still has it', req: 'GET /{db}/d/a.bin?rev={rev5}', status: 200 },
+    { name: 'GET from a missing document', req: 'GET /{db}/none/a', status: 404, error: 'not_found', reason: 'missing' },
     { name: 'a reserved document id', req: 'PUT /{db}/_nope/a', body: Buffer.from('a'), send: octets, status: 400 },
     { name: 'a name with an underscore', req: 'PUT /{db}/x/_a', body: Buffer.from('a'), send: octets, status: 400, error: 'bad_request', reason: "Attachment name '_a' starts with prohibited character '_'" },
     { name: 'a name that is not UTF-8', req: 'PUT /{db}/x/%FF', body: Buffer.from('a'), send: octets, status: 400, error: 'bad_request', reason: 'Attachment name is not UTF-8 encoded' },
     { name: 'an unknown content encoding', req: 'PUT /{db}/x/a', body: Buffer.from('a'), send: { ...octets, 'Content-Encoding': 'br' }, status: 415, error: 'bad_content_type' },
-    { name: 'a right Content-MD5', req: 'PUT /{db}/m/a', body: BYTES, send: { ...octets, 'Content-MD5': md5(BYTES).toString('base64') }, status: 201 },
-    { name: 'a method that is not', req: 'POST /{db}/d/a.bin', body: Buffer.from('a'), send: octets, status: 405, error: 'method_not_allowed', headers: { Allow: 'DELETE,GET,HEAD,PUT' } },
-    { name: 'on a deleted document it begins anew', req: 'PUT /{db}/del', body: {}, status: 201, save: { del: 'rev' } },
+    { name: 'a correct Content-MD5', req: 'PUT /{db}/m/a', body: BYTES, send: { ...octets, 'Content-MD5': md5(BYTES).toString('base64') }, status: 201 },
+    { name: 'an unsupported method', req: 'POST /{db}/d/a.bin', body: Buffer.from('a'), send: octets, status: 405, error: 'method_not_allowed', headers: { Allow: 'DELETE,GET,HEAD,PUT' } },
+    { name: 'PUT to a deleted document: create the document', req: 'PUT /{db}/del', body: {}, status: 201, save: { del: 'rev' } },
     { name: '...', req: 'DELETE /{db}/del?rev={del}', status: 200 },
-    { name: '... there', req: 'PUT /{db}/del/a', body: BYTES, send: octets, status: 201, like: { rev: /^3-/ } },
+    { name: '... PUT recreates the document', req: 'PUT /{db}/del/a', body: BYTES, send: octets, status: 201, like: { rev: /^3-/ } },
   ]);
 
   const octetDoc = { _attachments: { 'foo.txt': { content_type: 'application/octet-stream', data: BASE64 } } };
@@ -90,20 +90,20 @@ suite('attachments', (api) => {
   });
   api.rows('ranges', [
     { name: 'an attachment', req: 'PUT /{db}/r', body: octetDoc, status: 201 },
-    range('the whole as a range is 206', 'bytes=0-28', 206, TEXT, 'bytes 0-28/29'),
-    range('the whole without an end is 200', 'bytes=0-', 200, TEXT),
-    range('also when asked three times', 'bytes=0-,0-,0-', 200, TEXT),
-    range('a malformed one is ignored', 'bytes:0-', 200, TEXT),
+    range('a range of the whole attachment is 206', 'bytes=0-28', 206, TEXT, 'bytes 0-28/29'),
+    range('an open range from 0 is 200', 'bytes=0-', 200, TEXT),
+    range('... even if it is requested three times', 'bytes=0-,0-,0-', 200, TEXT),
+    range('a malformed range is ignored', 'bytes:0-', 200, TEXT),
     range('to the end', 'bytes=2-', 206, TEXT.slice(2), 'bytes 2-28/29'),
     range('the beginning', 'bytes=0-3', 206, 'This', 'bytes 0-3/29'),
     range('the middle', 'bytes=10-15', 206, 'base64', 'bytes 10-15/29'),
     range('the last bytes', 'bytes=-3', 206, 'ext', 'bytes 26-28/29'),
-    range('over the end is cut', 'bytes=20-100', 206, TEXT.slice(20), 'bytes 20-28/29'),
-    range('backward', 'bytes=5-3', 416),
-    range('outside', 'bytes=300-310', 416),
-    range('too many', 'bytes=0-1,0-1,0-1,0-1,0-1,0-1,0-1,0-1,0-1,0-1', 200, TEXT),
+    range('a range beyond the end is truncated', 'bytes=20-100', 206, TEXT.slice(20), 'bytes 20-28/29'),
+    range('a reversed range', 'bytes=5-3', 416),
+    range('a range outside the attachment', 'bytes=300-310', 416),
+    range('too many ranges', 'bytes=0-1,0-1,0-1,0-1,0-1,0-1,0-1,0-1,0-1,0-1', 200, TEXT),
     {
-      name: 'two ranges come as multipart/byteranges',
+      name: 'two ranges are returned as multipart/byteranges',
       req: 'GET /{db}/r/foo.txt',
       send: { Range: 'bytes=0-3,10-15' },
       status: 206,
@@ -111,7 +111,7 @@ suite('attachments', (api) => {
       check: ({ text }) => assert.ok(text.includes('bytes 0-3/29') && text.includes('bytes 10-15/29') && text.includes('base64')),
     },
     {
-      name: 'HEAD tells the length',
+      name: 'HEAD returns the length',
       req: 'HEAD /{db}/r/foo.txt',
       status: 200,
       headers: { 'Content-Length': '29', 'Accept-Ranges': 'bytes' },
@@ -121,9 +121,9 @@ suite('attachments', (api) => {
   const plain = 'compress me '.repeat(1000);
   api.rows('compressible types', [
     { name: 'a text', req: 'PUT /{db}/t/t.txt', body: plain, send: { 'Content-Type': 'text/plain' }, status: 201, save: { rev: 'rev' } },
-    { name: 'reads as it was, without ranges', req: 'GET /{db}/t/t.txt', status: 200, text: plain, headers: { 'Content-Encoding': null, 'Accept-Ranges': 'none', 'Content-Type': 'text/plain' } },
+    { name: 'is returned uncompressed, without range support', req: 'GET /{db}/t/t.txt', status: 200, text: plain, headers: { 'Content-Encoding': null, 'Accept-Ranges': 'none', 'Content-Type': 'text/plain' } },
     {
-      name: 'gzip as it is stored when the client takes it',
+      name: 'is returned gzipped, as stored, if the client accepts gzip',
       req: 'GET /{db}/t/t.txt',
       send: { 'Accept-Encoding': 'gzip' },
       status: 200,
@@ -146,37 +146,37 @@ suite('attachments', (api) => {
         assert.equal(json._attachments['t.txt'].encoded_length, w.encoded);
       },
     },
-    { name: 'inline it is the text', req: 'GET /{db}/t?attachments=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.equal(Buffer.from(json._attachments['t.txt'].data, 'base64').toString(), plain) },
-    { name: 'a client\'s own gzip is kept', req: 'PUT /{db}/g/g.txt', body: gzipSync(plain), send: { 'Content-Type': 'text/plain', 'Content-Encoding': 'gzip' }, status: 201 },
-    { name: 'and read as text', req: 'GET /{db}/g/g.txt', status: 200, text: plain },
-    { name: 'and as gzip', req: 'GET /{db}/g/g.txt', send: { 'Accept-Encoding': 'gzip' }, status: 200, headers: { 'Content-Encoding': 'gzip' }, check: ({ body }) => assert.equal(gunzipSync(body).toString(), plain) },
+    { name: 'inline data is the uncompressed text', req: 'GET /{db}/t?attachments=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.equal(Buffer.from(json._attachments['t.txt'].data, 'base64').toString(), plain) },
+    { name: 'gzip sent by the client is stored unchanged', req: 'PUT /{db}/g/g.txt', body: gzipSync(plain), send: { 'Content-Type': 'text/plain', 'Content-Encoding': 'gzip' }, status: 201 },
+    { name: '... and returned as text', req: 'GET /{db}/g/g.txt', status: 200, text: plain },
+    { name: '... and as gzip', req: 'GET /{db}/g/g.txt', send: { 'Accept-Encoding': 'gzip' }, status: 200, headers: { 'Content-Encoding': 'gzip' }, check: ({ body }) => assert.equal(gunzipSync(body).toString(), plain) },
     { name: 'an image is not compressed', req: 'PUT /{db}/p/p.png', body: BYTES, send: { 'Content-Type': 'image/png' }, status: 201 },
-    { name: 'even for who takes gzip', req: 'GET /{db}/p/p.png', send: { 'Accept-Encoding': 'gzip' }, status: 200, headers: { 'Content-Encoding': null }, check: ({ body }) => assert.deepEqual(body, BYTES) },
+    { name: '... even if the client accepts gzip', req: 'GET /{db}/p/p.png', send: { 'Accept-Encoding': 'gzip' }, status: 200, headers: { 'Content-Encoding': null }, check: ({ body }) => assert.deepEqual(body, BYTES) },
   ]);
 
   api.rows('inline', [
     { name: 'base64 in a PUT', req: 'PUT /{db}/i', body: octetDoc, status: 201, save: { rev1: 'rev' }, like: { rev: revision({}, { attachments: [{ name: 'foo.txt', type: 'application/octet-stream', md5: md5(TEXT) }] }) } },
-    { name: 'reads', req: 'GET /{db}/i/foo.txt', status: 200, text: TEXT },
-    { name: 'attachments=true gives it back', req: 'GET /{db}/i?attachments=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.deepEqual(json._attachments['foo.txt'], { content_type: 'application/octet-stream', revpos: 1, digest: digest(TEXT), data: BASE64 }) },
-    { name: 'a stub keeps it', req: 'PUT /{db}/i', body: (w) => ({ _rev: w.rev1, n: 2, _attachments: { 'foo.txt': { stub: true } } }), status: 201, save: { rev2: 'rev' } },
-    { name: 'with its revpos', req: 'GET /{db}/i', status: 200, like: { _attachments: { 'foo.txt': { stub: true, revpos: 1, length: 29 } } } },
+    { name: 'is returned', req: 'GET /{db}/i/foo.txt', status: 200, text: TEXT },
+    { name: 'attachments=true returns the data', req: 'GET /{db}/i?attachments=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.deepEqual(json._attachments['foo.txt'], { content_type: 'application/octet-stream', revpos: 1, digest: digest(TEXT), data: BASE64 }) },
+    { name: 'a stub keeps the attachment', req: 'PUT /{db}/i', body: (w) => ({ _rev: w.rev1, n: 2, _attachments: { 'foo.txt': { stub: true } } }), status: 201, save: { rev2: 'rev' } },
+    { name: '... with its revpos', req: 'GET /{db}/i', status: 200, like: { _attachments: { 'foo.txt': { stub: true, revpos: 1, length: 29 } } } },
     { name: 'a stub with another revpos', req: 'PUT /{db}/i', body: (w) => ({ _rev: w.rev2, _attachments: { 'foo.txt': { stub: true, revpos: 10 } } }), status: 412, error: 'missing_stub' },
-    { name: 'a stub of what is not there', req: 'PUT /{db}/i', body: (w) => ({ _rev: w.rev2, _attachments: { 'bar.txt': { stub: true, content_type: 'text/plain' } } }), status: 412, error: 'missing_stub' },
+    { name: 'a stub of a missing attachment', req: 'PUT /{db}/i', body: (w) => ({ _rev: w.rev2, _attachments: { 'bar.txt': { stub: true, content_type: 'text/plain' } } }), status: 412, error: 'missing_stub' },
     { name: 'a stub in a new document', req: 'PUT /{db}/new', body: { _attachments: { 'foo.txt': { stub: true, content_type: 'text/plain' } } }, status: 412, error: 'missing_stub' },
-    { name: 'what is not named is dropped', req: 'PUT /{db}/i', body: (w) => ({ _rev: w.rev2, _attachments: { 'two.bin': { content_type: 'application/octet-stream', data: 'AAEC' } } }), status: 201, save: { rev3: 'rev' } },
-    { name: '... and is', req: 'GET /{db}/i', status: 200, check: ({ json }) => assert.deepEqual(Object.keys(json._attachments), ['two.bin']) },
-    { name: 'atts_since gives only newer data', req: 'GET /{db}/i?atts_since=["{rev3}"]', send: { Accept: 'application/json' }, status: 200, like: { _attachments: { 'two.bin': { stub: true, data: undefined } } } },
-    { name: '... and all that is newer', req: 'GET /{db}/i?atts_since=["{rev2}"]', send: { Accept: 'application/json' }, status: 200, like: { _attachments: { 'two.bin': { data: 'AAEC' } } } },
-    { name: 'atts_since that is no list', req: 'GET /{db}/i?atts_since=5', status: 400, error: 'bad_request' },
+    { name: 'an attachment that an update omits is removed', req: 'PUT /{db}/i', body: (w) => ({ _rev: w.rev2, _attachments: { 'two.bin': { content_type: 'application/octet-stream', data: 'AAEC' } } }), status: 201, save: { rev3: 'rev' } },
+    { name: '... the document no longer lists it', req: 'GET /{db}/i', status: 200, check: ({ json }) => assert.deepEqual(Object.keys(json._attachments), ['two.bin']) },
+    { name: 'atts_since returns stubs of older attachments', req: 'GET /{db}/i?atts_since=["{rev3}"]', send: { Accept: 'application/json' }, status: 200, like: { _attachments: { 'two.bin': { stub: true, data: undefined } } } },
+    { name: '... and the data of newer ones', req: 'GET /{db}/i?atts_since=["{rev2}"]', send: { Accept: 'application/json' }, status: 200, like: { _attachments: { 'two.bin': { data: 'AAEC' } } } },
+    { name: 'atts_since that is not a list', req: 'GET /{db}/i?atts_since=5', status: 400, error: 'bad_request' },
     { name: 'data that is not base64', req: 'PUT /{db}/bad', body: { _attachments: { a: { content_type: 'text/plain', data: 'notBase64Encoded=' } } }, status: 400 },
     { name: 'data of the wrong type', req: 'PUT /{db}/bad', body: { _attachments: { a: { content_type: 'text/plain', data: 5 } } }, status: 400 },
-    { name: 'an attachment that is no object', req: 'PUT /{db}/bad', body: { _attachments: { a: 5 } }, status: [400, 201] },
+    { name: 'an attachment that is not an object', req: 'PUT /{db}/bad', body: { _attachments: { a: 5 } }, status: [400, 201] },
     { name: 'a name with an underscore', req: 'PUT /{db}/bad2', body: { _attachments: { _a: { content_type: 'text/plain', data: '' } } }, status: 400, error: 'bad_request', reason: "Attachment name '_a' starts with prohibited character '_'" },
-    { name: 'none at all', req: 'PUT /{db}/none', body: { _attachments: {} }, status: 201 },
-    { name: '... and no member', req: 'GET /{db}/none', status: 200, keys: ['_id', '_rev'] },
+    { name: 'an empty _attachments', req: 'PUT /{db}/none', body: { _attachments: {} }, status: 201 },
+    { name: '... is not stored', req: 'GET /{db}/none', status: 200, keys: ['_id', '_rev'] },
   ]);
 
-  it('_all_docs, _changes and _bulk_get carry attachments when asked', async () => {
+  it('_all_docs, _changes and _bulk_get return attachments on request', async () => {
     const db = await api.db();
     await api.ok(`PUT /${db}/a`, { body: octetDoc });
     const stub = (doc) => assert.deepEqual(doc._attachments['foo.txt'], { content_type: 'application/octet-stream', revpos: 1, digest: digest(TEXT), length: 29, stub: true });
@@ -189,7 +189,7 @@ suite('attachments', (api) => {
     whole((await api.ok(`POST /${db}/_bulk_get?attachments=true`, { body: { docs: [{ id: 'a' }] } })).results[0].docs[0].ok);
   });
 
-  it('survives new_edits=false with stubs that it has, and refuses ones that it does not', async () => {
+  it('new_edits=false accepts stubs of existing attachments and rejects others', async () => {
     const db = await api.db();
     const first = await api.ok(`PUT /${db}/a`, { body: octetDoc });
     const [start, id] = first.rev.split('-');
@@ -202,7 +202,7 @@ suite('attachments', (api) => {
     const refused = await api.call(`POST /${db}/_bulk_docs`, { body: { docs: [fine, missing, { _id: '_local/l', _rev: '0-1' }], new_edits: false } });
     assert.equal(refused.status, 412, refused.text);
     assert.equal(refused.json.error, 'missing_stub');
-    // Nothing of a refused request is written: its sender sends all of it again.
+    // A rejected request writes nothing; the replicator sends all of it again.
     assert.equal((await api.call(`GET /${db}/c`)).status, 404);
     assert.equal((await api.call(`GET /${db}/_local/l`)).status, 404);
   });
@@ -248,8 +248,8 @@ suite('attachments', (api) => {
       clearInterval(watch);
     }
   };
-  it('64 MiB go in and out in bounded memory', () => streamed(64));
-  it('1 GiB goes in and out in bounded memory', { skip: process.env.LONG ? false : 'set LONG=1' }, () => streamed(1024));
+  it('uploads and downloads 64 MiB in bounded memory', () => streamed(64));
+  it('uploads and downloads 1 GiB in bounded memory', { skip: process.env.LONG ? false : 'set LONG=1' }, () => streamed(1024));
 
   it('a chunked upload without a length', async () => {
     const db = await api.db();

@@ -1,4 +1,5 @@
-// The audit log: what must be told, to whom it is put down, and what must never be in it.
+// The audit log: which events it records, for which user and address, and which secrets it must never
+// contain.
 
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -26,7 +27,7 @@ describe('the audit log', { skip: !!external }, () => {
   const events = () => readFileSync(file, 'utf8').split('\n').filter(Boolean).map((line) => JSON.parse(line));
   const call = (req, options = {}) => api.call(req, { ...options, send: { 'X-Forwarded-For': peer, ...options.send } });
 
-  /** Does something, and gives the events that it made: exactly these kinds, in this order. */
+  /** Runs `action`, and asserts that it causes exactly these kinds of events, in order. Resolves to them. */
   const told = async (kinds, action) => {
     const before = events().length;
     await action();
@@ -46,7 +47,7 @@ describe('the audit log', { skip: !!external }, () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  it('accounts and admins', async () => {
+  it('records changes of accounts and admins', async () => {
     const id = 'org.couchdb.user:ann';
     let rev;
     const [made] = await told(['account_changed'], async () => {
@@ -65,7 +66,7 @@ describe('the audit log', { skip: !!external }, () => {
     like((await told(['admin_changed'], () => call(`DELETE ${config}`)))[0], { subject: 'eve', detail: 'deleted' });
   });
 
-  it('settings, without their values', async () => {
+  it('records changes of settings, without the values', async () => {
     const [set] = await told(['config_changed'], () => call('PUT /_node/_local/_config/jwt_keys/hmac:a', { body: '"setting secret"' }));
     like(set, { user: ADMIN, peer, subject: 'jwt_keys/hmac:a' });
     await told(['config_changed'], () => call('DELETE /_node/_local/_config/jwt_keys/hmac:a'));
@@ -73,7 +74,7 @@ describe('the audit log', { skip: !!external }, () => {
     await told([], () => call('PUT /_node/_local/_config/uuids/max_count', { body: '"many"' }));
   });
 
-  it('databases and who may use them', async () => {
+  it('records changes of databases and of their _security', async () => {
     const [made] = await told(['database_created'], () => call('PUT /audited'));
     like(made, { user: ADMIN, database: 'audited' });
     const security = { admins: { names: [], roles: [] }, members: { names: ['ann'], roles: [] } };
@@ -83,7 +84,7 @@ describe('the audit log', { skip: !!external }, () => {
     await told(['database_deleted'], () => call('DELETE /audited'));
   });
 
-  it('sign-ins, sessions and devices', async () => {
+  it('records sign-ins, sign-outs and revoked devices', async () => {
     const json = { name: 'ann', password: 'second secret' };
     let cookie;
     const [signed] = await told(['sign_in'], async () => {
@@ -99,14 +100,14 @@ describe('the audit log', { skip: !!external }, () => {
     like((await told(['device_revoked'], () => call('DELETE /_session/devices?user=ann')))[0], { user: ADMIN, detail: 'of ann' });
   });
 
-  it('what was refused, by whom and why', async () => {
+  it('records denied requests with the user and the reason', async () => {
     const [denied] = await told(['denied'], () => call('PUT /nobodys', { as: null }));
     like(denied, { user: undefined, peer, subject: 'PUT /nobodys', detail: 'You are not a server admin.' });
     const [ann] = await told(['denied'], () => call('GET /_all_dbs', { as: 'ann:second secret' }));
     like(ann, { user: 'ann', peer, subject: 'GET /_all_dbs' });
   });
 
-  it('a password that is no text is refused in words that are not told', async () => {
+  it('does not record a password that is not a string', async () => {
     const body = { ...account('eve', 0), password: 20406080 };
     const [denied] = await told(['denied'], async () => {
       const answer = await call('PUT /_users/org.couchdb.user:eve', { body });
@@ -115,7 +116,7 @@ describe('the audit log', { skip: !!external }, () => {
     like(denied, { user: ADMIN, detail: 'a password that is no text' });
   });
 
-  it('wrong passwords, guessing and lockout', async () => {
+  it('records wrong passwords, guessing and lockouts', async () => {
     const guess = (name) => call('POST /_session', { as: null, body: { name, password: 'guessed secret' } });
     const [failed] = await told(['sign_in_failed'], () => guess('nobody'));
     like(failed, { user: 'nobody', peer, detail: 'Name or password is incorrect.', level: 'WARN' });
@@ -131,7 +132,7 @@ describe('the audit log', { skip: !!external }, () => {
     like(forged, { user: undefined, detail: /cookie/ });
   });
 
-  it('mass deletion and scanning for documents are told once', async () => {
+  it('records mass deletion and id scanning once', async () => {
     const db = await api.db();
     const docs = Array.from({ length: 30 }, (_, n) => ({ _id: `d${n}` }));
     const made = await api.ok(`POST /${db}/_bulk_docs`, { body: { docs } });
@@ -151,14 +152,14 @@ describe('the audit log', { skip: !!external }, () => {
     }
   });
 
-  it('who is refused without end fills no disk', async () => {
+  it('limits the number of events of one client', async () => {
     const before = events().length;
     await Promise.all(Array.from({ length: 300 }, () => call('PUT /nobodys', { as: null })));
     await until('some of it', () => events().length > before);
     assert.ok(events().length - before <= 110, `${events().length - before} events`);
   });
 
-  it('there is no secret in it, and only its owner reads it', () => {
+  it('contains no secrets, and only its owner may read the file', () => {
     const text = readFileSync(file, 'utf8');
     for (const secret of SECRETS) assert.ok(!text.includes(secret), secret);
     assert.ok(!/pbkdf2|AuthSession=|Bearer/.test(text));
@@ -176,7 +177,7 @@ describe('the audit file', { skip: !!external }, () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  it('is set aside when it is large, and the log has the events too', async () => {
+  it('is rotated when it reaches its size, and the log contains the events too', async () => {
     for (let n = 0; n < 60; n += 1) await api.call(`PUT /refused-${n}`, { as: null });
     await until('the third file', () => existsSync(`${file}.2`));
     for (const name of [file, `${file}.1`, `${file}.2`]) assert.ok(statSync(name).size <= 2000, name);

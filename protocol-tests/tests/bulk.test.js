@@ -1,4 +1,4 @@
-// Many documents at once: docs `api/database/bulk-api.rst`, `api/database/misc.rst`.
+// Bulk requests: CouchDB docs `api/database/bulk-api.rst`, `api/database/misc.rst`.
 
 import { gzipSync } from 'node:zlib';
 import { suite, it, assert } from '../harness/rows.js';
@@ -7,7 +7,7 @@ import { revision } from '../harness/revision.js';
 suite('bulk', (api) => {
   api.rows('_bulk_docs', [
     {
-      name: 'new edits, in their order',
+      name: 'new edits, results in the order of the request',
       req: 'POST /{db}/_bulk_docs',
       body: { docs: [{ _id: 'a', n: 1 }, { n: 2 }, { _id: 'a', n: 3 }, { _id: 'c', _rev: '1-967a00dff5e02add41819138abb3284d' }] },
       status: 201,
@@ -23,33 +23,33 @@ suite('bulk', (api) => {
     { name: 'no documents', req: 'POST /{db}/_bulk_docs', body: { docs: [] }, status: 201, like: [] },
     { name: 'without docs', req: 'POST /{db}/_bulk_docs', body: {}, status: 400, error: 'bad_request', reason: 'POST body must include `docs` parameter.' },
     { name: 'docs of the wrong type', req: 'POST /{db}/_bulk_docs', body: { docs: {} }, status: 400, error: 'bad_request', reason: '`docs` parameter must be an array.' },
-    { name: 'a document that is none', req: 'POST /{db}/_bulk_docs', body: { docs: [5] }, status: 400, error: 'bad_request', reason: 'Document must be a JSON object' },
+    { name: 'a document that is not an object', req: 'POST /{db}/_bulk_docs', body: { docs: [5] }, status: 400, error: 'bad_request', reason: 'Document must be a JSON object' },
     { name: 'new_edits of the wrong type', req: 'POST /{db}/_bulk_docs', body: { docs: [], new_edits: 'no' }, status: 400, error: 'bad_request', reason: '`new_edits` parameter must be a boolean.' },
-    { name: 'a body that is no object', req: 'POST /{db}/_bulk_docs', body: [], status: 400, error: 'bad_request', reason: 'Request body must be a JSON object' },
+    { name: 'a body that is not an object', req: 'POST /{db}/_bulk_docs', body: [], status: 400, error: 'bad_request', reason: 'Request body must be a JSON object' },
     { name: 'a reserved id fails the whole request', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: 'fine' }, { _id: '_bad' }] }, status: 400, error: 'illegal_docid' },
-    { name: '... nothing was written', req: 'GET /{db}/fine', status: 404, error: 'not_found' },
-    { name: 'an unknown member too', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: 'fine', _x: 1 }] }, status: 400, error: 'doc_validation' },
+    { name: '... and nothing is written', req: 'GET /{db}/fine', status: 404, error: 'not_found' },
+    { name: 'an unknown underscore member fails the whole request', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: 'fine', _x: 1 }] }, status: 400, error: 'doc_validation' },
     { name: 'without a content type', req: 'POST /{db}/_bulk_docs', body: '{"docs":[]}', status: 415, error: 'bad_content_type' },
     { name: 'a gzip body', req: 'POST /{db}/_bulk_docs', body: gzipSync('{"docs":[{"_id":"zipped"}]}'), send: { 'Content-Type': 'application/json', 'Content-Encoding': 'gzip' }, status: 201, like: [{ ok: true, id: 'zipped' }] },
-    { name: 'a body that says gzip and is not', req: 'POST /{db}/_bulk_docs', body: '{"docs":[]}', send: { 'Content-Type': 'application/json', 'Content-Encoding': 'gzip' }, status: 400, error: 'bad_request', reason: 'Request body is not properly gzipped.' },
-    { name: 'an encoding that it does not know', req: 'POST /{db}/_bulk_docs', body: '{"docs":[]}', send: { 'Content-Type': 'application/json', 'Content-Encoding': 'br' }, status: 415, error: 'bad_content_type', reason: 'br is not a supported content encoding.' },
+    { name: 'a body declared as gzip that is not gzipped', req: 'POST /{db}/_bulk_docs', body: '{"docs":[]}', send: { 'Content-Type': 'application/json', 'Content-Encoding': 'gzip' }, status: 400, error: 'bad_request', reason: 'Request body is not properly gzipped.' },
+    { name: 'an unknown content encoding', req: 'POST /{db}/_bulk_docs', body: '{"docs":[]}', send: { 'Content-Type': 'application/json', 'Content-Encoding': 'br' }, status: 415, error: 'bad_content_type', reason: 'br is not a supported content encoding.' },
     { name: 'GET', req: 'GET /{db}/_bulk_docs', status: 405, error: 'method_not_allowed', reason: 'Only POST allowed', headers: { Allow: 'POST' } },
   ]);
 
   api.rows('_bulk_docs with new_edits=false', [
     {
-      name: 'says nothing of what it took',
+      name: 'returns no rows for accepted revisions',
       req: 'POST /{db}/_bulk_docs',
       body: { new_edits: false, docs: [{ _id: 'd', _rev: '1-abc', n: 1 }, { _id: 'd', _revisions: { start: 3, ids: ['c', 'b', 'a'] }, n: 3 }, { _id: 'd', _revisions: { start: 3, ids: ['x', 'b', 'a'] }, _deleted: true }] },
       status: 201,
       like: [],
     },
     { name: 'the tree is merged', req: 'GET /{db}/d?meta=true', status: 200, like: { _rev: '3-c', _conflicts: ['1-abc'], _deleted_conflicts: ['3-x'], _revs_info: [{ rev: '3-c' }, { rev: '2-b', status: 'missing' }, { rev: '1-a', status: 'missing' }] } },
-    { name: 'the sequence is two: one document, merged', req: 'GET /{db}/_changes', status: 200, like: { results: [{ id: 'd' }] }, save: { seq: 'last_seq' } },
-    { name: 'the same again', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'd', _rev: '1-abc', n: 1 }] }, status: 201, like: [] },
+    { name: 'the document has one row in _changes', req: 'GET /{db}/_changes', status: 200, like: { results: [{ id: 'd' }] }, save: { seq: 'last_seq' } },
+    { name: 'a known revision', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'd', _rev: '1-abc', n: 1 }] }, status: 201, like: [] },
     { name: '... takes no sequence', req: 'GET /{db}/_changes?since={seq}', status: 200, like: { results: [] } },
-    { name: 'a missing parent is filled in later', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'd', _revisions: { start: 2, ids: ['abd', 'abc'] } }] }, status: 201, like: [] },
-    { name: '... and replaces that leaf', req: 'GET /{db}/d?conflicts=true', status: 200, like: { _conflicts: ['2-abd'] } },
+    { name: 'a child of an existing leaf', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'd', _revisions: { start: 2, ids: ['abd', 'abc'] } }] }, status: 201, like: [] },
+    { name: '... replaces that leaf', req: 'GET /{db}/d?conflicts=true', status: 200, like: { _conflicts: ['2-abd'] } },
     { name: 'without a revision', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'e' }] }, status: 400, error: 'bad_request', reason: 'When `new_edits: false`, the document needs `_rev` or `_revisions` specified' },
     { name: 'a bad revision', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'e', _rev: 'x' }] }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
   ]);
@@ -57,7 +57,7 @@ suite('bulk', (api) => {
   api.rows('_bulk_get', [
     { name: 'documents with branches', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'a', _revisions: { start: 2, ids: ['b', 'a'] } }, { _id: 'a', _revisions: { start: 2, ids: ['c', 'a'] } }, { _id: 'z', _rev: '1-z', n: 1 }] }, status: 201 },
     {
-      name: 'in the order of asking, errors in their places',
+      name: 'results in the order of the request, with errors in place',
       req: 'POST /{db}/_bulk_get',
       body: { docs: [{ id: 'z' }, { id: 'a', rev: '2-b' }, { id: 'none' }, { id: 'none', rev: '1-x' }, { id: 'a', rev: '7-nope' }] },
       status: 200,
@@ -75,9 +75,9 @@ suite('bulk', (api) => {
     { name: 'revs=true', req: 'POST /{db}/_bulk_get?revs=true', body: { docs: [{ id: 'a', rev: '2-b' }] }, status: 200, like: { results: [{ docs: [{ ok: { _revisions: { start: 2, ids: ['b', 'a'] } } }] }] } },
     { name: 'latest=true', req: 'POST /{db}/_bulk_get?latest=true&revs=true', body: { docs: [{ id: 'a', rev: '1-a' }] }, status: 200, check: ({ json }) => assert.deepEqual(json.results[0].docs.map((d) => d.ok._rev).sort(), ['2-b', '2-c']) },
     { name: 'one document twice', req: 'POST /{db}/_bulk_get', body: { docs: [{ id: 'z' }, { id: 'z' }] }, status: 200, like: { results: [{ id: 'z' }, { id: 'z' }] } },
-    { name: 'none', req: 'POST /{db}/_bulk_get', body: { docs: [] }, status: 200, like: { results: [] } },
+    { name: 'no documents', req: 'POST /{db}/_bulk_get', body: { docs: [] }, status: 200, like: { results: [] } },
     { name: 'an entry without id', req: 'POST /{db}/_bulk_get', body: { docs: [{ rev: '1-x' }] }, status: 200, like: { results: [{ id: null, docs: [{ error: { id: null, rev: null, error: 'bad_request', reason: 'document id missed' } }] }] } },
-    { name: 'an entry that is no object', req: 'POST /{db}/_bulk_get', body: { docs: [5] }, status: 200, like: { results: [{ docs: [{ error: { error: 'bad_request', reason: 'document must be a JSON object' } }] }] } },
+    { name: 'an entry that is not an object', req: 'POST /{db}/_bulk_get', body: { docs: [5] }, status: 200, like: { results: [{ docs: [{ error: { error: 'bad_request', reason: 'document must be a JSON object' } }] }] } },
     { name: 'an illegal id', req: 'POST /{db}/_bulk_get', body: { docs: [{ id: '_x' }] }, status: 200, like: { results: [{ id: '_x', docs: [{ error: { error: 'illegal_docid' } }] }] } },
     { name: 'a bad revision', req: 'POST /{db}/_bulk_get', body: { docs: [{ id: 'a', rev: 'x' }] }, status: 200, like: { results: [{ id: 'a', docs: [{ error: { rev: 'x', error: 'bad_request', reason: 'Invalid rev format' } }] }] } },
     { name: 'bad atts_since', req: 'POST /{db}/_bulk_get', body: { docs: [{ id: 'a', atts_since: 'x' }] }, status: 200, like: { results: [{ id: 'a', docs: [{ error: { error: 'bad_request', reason: 'att_since value must be array of revs.' } }] }] } },
@@ -89,9 +89,9 @@ suite('bulk', (api) => {
 
   api.rows('_revs_diff and _missing_revs', [
     { name: 'a history', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'a', _revisions: { start: 3, ids: ['c', 'b', 'a'] } }, { _id: 'e', _rev: '1-e' }] }, status: 201 },
-    { name: 'what is missing, and from where it could be reached', req: 'POST /{db}/_revs_diff', body: { a: ['3-c', '4-d', '2-x'], e: ['1-e'], none: ['1-n'] }, status: 200, text: /.*/, check: ({ json }) => { assert.deepEqual(Object.keys(json).sort(), ['a', 'none']); assert.deepEqual([...json.a.missing].sort(), ['2-x', '4-d']); assert.deepEqual(json.a.possible_ancestors, ['3-c']); assert.deepEqual(json.none, { missing: ['1-n'] }); } },
-    { name: 'known revisions that are no leaf are not missing', req: 'POST /{db}/_revs_diff', body: { a: ['1-a', '2-b'] }, status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
-    { name: 'nothing asked', req: 'POST /{db}/_revs_diff', body: {}, status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
+    { name: 'missing revisions and their possible ancestors', req: 'POST /{db}/_revs_diff', body: { a: ['3-c', '4-d', '2-x'], e: ['1-e'], none: ['1-n'] }, status: 200, text: /.*/, check: ({ json }) => { assert.deepEqual(Object.keys(json).sort(), ['a', 'none']); assert.deepEqual([...json.a.missing].sort(), ['2-x', '4-d']); assert.deepEqual(json.a.possible_ancestors, ['3-c']); assert.deepEqual(json.none, { missing: ['1-n'] }); } },
+    { name: 'known ancestors are not missing', req: 'POST /{db}/_revs_diff', body: { a: ['1-a', '2-b'] }, status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
+    { name: 'an empty request', req: 'POST /{db}/_revs_diff', body: {}, status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
     { name: 'a bad revision', req: 'POST /{db}/_revs_diff', body: { a: ['x'] }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
     { name: 'not an object', req: 'POST /{db}/_revs_diff', body: [], status: 400, error: 'bad_request', reason: 'Request body must be a JSON object' },
     { name: 'GET', req: 'GET /{db}/_revs_diff', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
@@ -100,7 +100,7 @@ suite('bulk', (api) => {
     { name: '_missing_revs GET', req: 'GET /{db}/_missing_revs', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
   ]);
 
-  it('ten thousand documents in one request, one by one in _changes', async () => {
+  it('10,000 documents in one request, read from _changes in pages', async () => {
     const db = await api.db();
     const docs = Array.from({ length: 10_000 }, (_, n) => ({ _id: `d${String(n).padStart(5, '0')}`, n }));
     const answer = await api.ok(`POST /${db}/_bulk_docs`, { body: { docs } });

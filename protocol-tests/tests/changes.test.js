@@ -1,4 +1,4 @@
-// The feed of changes: docs `api/database/changes.rst`, `test/elixir/test/changes*_test.exs`.
+// The changes feed: CouchDB docs `api/database/changes.rst`, `test/elixir/test/changes*_test.exs`.
 
 import { suite, it, assert, describe } from '../harness/rows.js';
 import { until } from '../harness/server.js';
@@ -11,81 +11,81 @@ suite('changes', (api) => {
   api.rows('normal', [
     { name: 'an empty database', req: 'GET /{db}/_changes', status: 200, like: { results: [], last_seq: /^0/, pending: 0 }, keys: ['last_seq', 'pending', 'results'], save: { start: 'last_seq' } },
     { name: 'some documents', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: 'a', n: 1 }, { _id: 'b', n: 2 }, { _id: 'c', n: 3 }] }, status: 201, save: { a: ({ json }) => json[0].rev, b: ({ json }) => json[1].rev } },
-    { name: 'a row each', req: 'GET /{db}/_changes', status: 200, check: given('a', 'b', 'c'), like: { last_seq: /^3-/, pending: 0 }, save: { seq3: 'last_seq' }, headers: { ETag: /^"/ } },
+    { name: 'one row per document', req: 'GET /{db}/_changes', status: 200, check: given('a', 'b', 'c'), like: { last_seq: /^3-/, pending: 0 }, save: { seq3: 'last_seq' }, headers: { ETag: /^"/ } },
     { name: 'a row has seq, id and the winning revision', req: 'GET /{db}/_changes?limit=1', status: 200, check: ({ json }) => { const [row] = json.results; assert.deepEqual(Object.keys(row).sort(), ['changes', 'id', 'seq']); assert.deepEqual(Object.keys(row.changes[0]), ['rev']); }, save: { seq1: ({ json }) => json.results[0].seq } },
-    { name: 'limit stops there, pending counts the rest', req: 'GET /{db}/_changes?limit=1', status: 200, like: { results: [Object], last_seq: /^1-/, pending: 2 } },
-    { name: 'limit=0 is as 1, or none', req: 'GET /{db}/_changes?limit=0', status: 200, check: ({ json }) => assert.ok(json.results.length <= 1) },
-    { name: 'since goes on from there', req: 'GET /{db}/_changes?since={seq1}', status: 200, like: { results: [Object, Object] } },
+    { name: 'limit ends the feed, pending counts the rest', req: 'GET /{db}/_changes?limit=1', status: 200, like: { results: [Object], last_seq: /^1-/, pending: 2 } },
+    { name: 'limit=0 returns at most one row', req: 'GET /{db}/_changes?limit=0', status: 200, check: ({ json }) => assert.ok(json.results.length <= 1) },
+    { name: 'since continues after that sequence', req: 'GET /{db}/_changes?since={seq1}', status: 200, like: { results: [Object, Object] } },
     { name: 'since=0', req: 'GET /{db}/_changes?since=0', status: 200, like: { results: [Object, Object, Object] } },
     { name: 'since=now', req: 'GET /{db}/_changes?since=now', status: 200, like: { results: [], last_seq: /^3-/ } },
-    { name: 'since the end', req: 'GET /{db}/_changes?since={seq3}', status: 200, like: { results: [] } },
-    { name: 'since that is nonsense', req: 'GET /{db}/_changes?since=nonsense', status: 400, error: 'bad_request', reason: "Malformed sequence supplied in 'since' parameter." },
-    { name: 'last-event-id is since', req: 'GET /{db}/_changes?last-event-id={seq3}', status: 200, like: { results: [] } },
+    { name: 'since the last sequence', req: 'GET /{db}/_changes?since={seq3}', status: 200, like: { results: [] } },
+    { name: 'a malformed since', req: 'GET /{db}/_changes?since=nonsense', status: 400, error: 'bad_request', reason: "Malformed sequence supplied in 'since' parameter." },
+    { name: 'last-event-id works like since', req: 'GET /{db}/_changes?last-event-id={seq3}', status: 200, like: { results: [] } },
     { name: 'an update moves the row', req: 'PUT /{db}/a', body: (w) => ({ _rev: w.a, n: 4 }), status: 201 },
-    { name: '... to the end', req: 'GET /{db}/_changes', status: 200, check: (answer) => assert.equal(idsOf(answer).at(-1), 'a'), like: { results: [Object, Object, { changes: [{ rev: /^2-/ }] }] } },
+    { name: '... to the end of the feed', req: 'GET /{db}/_changes', status: 200, check: (answer) => assert.equal(idsOf(answer).at(-1), 'a'), like: { results: [Object, Object, { changes: [{ rev: /^2-/ }] }] } },
     { name: 'a deletion is marked', req: 'DELETE /{db}/b?rev={b}', status: 200 },
     { name: '...', req: 'GET /{db}/_changes?since={seq3}', status: 200, check: ({ json }) => assert.deepEqual(json.results.map((r) => [r.id, r.deleted]), [['a', undefined], ['b', true]]) },
     { name: 'descending', req: 'GET /{db}/_changes?descending=true', status: 200, check: (answer) => assert.deepEqual(idsOf(answer), ['b', 'a', 'c']) },
     { name: 'descending with limit', req: 'GET /{db}/_changes?descending=true&limit=1', status: 200, check: (answer) => assert.deepEqual(idsOf(answer), ['b']) },
-    { name: 'include_docs, tombstones too', req: 'GET /{db}/_changes?include_docs=true', status: 200, check: ({ json }) => { const by = Object.fromEntries(json.results.map((r) => [r.id, r.doc])); assert.equal(by.a.n, 4); assert.equal(by.b._deleted, true); assert.match(by.c._rev, /^1-/); } },
-    { name: 'seq_interval leaves seq null in between', req: 'GET /{db}/_changes?seq_interval=3', status: 200, check: ({ json }) => assert.ok(json.results.length === 3 && json.last_seq) },
+    { name: 'include_docs, including tombstones', req: 'GET /{db}/_changes?include_docs=true', status: 200, check: ({ json }) => { const by = Object.fromEntries(json.results.map((r) => [r.id, r.doc])); assert.equal(by.a.n, 4); assert.equal(by.b._deleted, true); assert.match(by.c._rev, /^1-/); } },
+    { name: 'seq_interval', req: 'GET /{db}/_changes?seq_interval=3', status: 200, check: ({ json }) => assert.ok(json.results.length === 3 && json.last_seq) },
     { name: 'If-None-Match', req: 'GET /{db}/_changes', status: 200, save: { etag: ({ headers }) => headers.etag } },
     { name: '... 304 while nothing changes', req: 'GET /{db}/_changes', send: { 'If-None-Match': '{etag}' }, status: [200, 304] },
     { name: 'POST without a body', req: 'POST /{db}/_changes', body: '', send: { 'Content-Type': 'application/json' }, status: 200, like: { results: [Object, Object, Object] } },
-    { name: 'POST with a body that is no object', req: 'POST /{db}/_changes', body: [], status: 400, error: 'bad_request', reason: 'Request body must be a JSON object' },
-    { name: 'POST with a body that is no JSON', req: 'POST /{db}/_changes', body: '{', send: { 'Content-Type': 'application/json' }, status: 400, error: 'bad_request', reason: 'invalid UTF-8 JSON' },
+    { name: 'POST with a body that is not an object', req: 'POST /{db}/_changes', body: [], status: 400, error: 'bad_request', reason: 'Request body must be a JSON object' },
+    { name: 'POST with a body that is not JSON', req: 'POST /{db}/_changes', body: '{', send: { 'Content-Type': 'application/json' }, status: 400, error: 'bad_request', reason: 'invalid UTF-8 JSON' },
     { name: 'PUT', req: 'PUT /{db}/_changes', body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,POST,HEAD' } },
     { name: 'an unknown feed', req: 'GET /{db}/_changes?feed=what', status: 400, error: 'bad_request', reason: 'Supported `feed` types: normal, continuous, live, longpoll, eventsource' },
-    { name: 'a limit that is none', req: 'GET /{db}/_changes?limit=x', status: 400, error: 'bad_request', reason: 'The limit parameter should be a non-negative integer' },
+    { name: 'an invalid limit', req: 'GET /{db}/_changes?limit=x', status: 400, error: 'bad_request', reason: 'The limit parameter should be a non-negative integer' },
     { name: 'a negative limit', req: 'GET /{db}/_changes?limit=-1', status: 400, error: 'bad_request', reason: 'The limit value should be a non-negative integer' },
-    { name: 'a heartbeat that is none', req: 'GET /{db}/_changes?heartbeat=x', status: 400, error: 'bad_request', reason: 'Invalid heartbeat value. Expecting a positive integer value (in milliseconds).' },
+    { name: 'an invalid heartbeat', req: 'GET /{db}/_changes?heartbeat=x', status: 400, error: 'bad_request', reason: 'Invalid heartbeat value. Expecting a positive integer value (in milliseconds).' },
     { name: 'a heartbeat of 0', req: 'GET /{db}/_changes?heartbeat=0', status: 400, error: 'bad_request', reason: 'The heartbeat value should be a positive integer (in milliseconds).' },
-    { name: 'a timeout that is none', req: 'GET /{db}/_changes?timeout=x', status: 400, error: 'bad_request', reason: 'The timeout parameter should be a non-negative integer' },
+    { name: 'an invalid timeout', req: 'GET /{db}/_changes?timeout=x', status: 400, error: 'bad_request', reason: 'The timeout parameter should be a non-negative integer' },
     { name: 'a negative timeout', req: 'GET /{db}/_changes?timeout=-1', status: 400, error: 'bad_request', reason: 'The timeout value should be a non-negative integer' },
     { name: 'a seq_interval of 0', req: 'GET /{db}/_changes?seq_interval=0', status: 400, error: 'bad_request', reason: 'invalid_seq_interval' },
     { name: 'an unknown style', req: 'GET /{db}/_changes?style=what', status: [200, 400] },
-    { name: 'of no database', req: 'GET /{db}none/_changes', status: 404, error: 'not_found', reason: 'Database does not exist.' },
+    { name: 'a missing database', req: 'GET /{db}none/_changes', status: 404, error: 'not_found', reason: 'Database does not exist.' },
   ]);
 
   api.rows('style', [
     { name: 'a conflict', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'k', _rev: '1-a' }, { _id: 'k', _rev: '1-b' }, { _id: 'k', _revisions: { start: 2, ids: ['d', 'x'] }, _deleted: true }] }, status: 201 },
-    { name: 'main_only is the winner', req: 'GET /{db}/_changes', status: 200, check: ({ json }) => assert.deepEqual(json.results[0].changes, [{ rev: '1-b' }]) },
-    { name: 'all_docs is all leaves, deleted ones too, the winner first', req: 'GET /{db}/_changes?style=all_docs', status: 200, check: ({ json }) => { assert.deepEqual(json.results[0].changes.map((c) => c.rev), ['1-b', '1-a', '2-d']); assert.equal(json.results[0].deleted, undefined); } },
-    { name: 'conflicts in the document', req: 'GET /{db}/_changes?include_docs=true&conflicts=true', status: 200, like: { results: [{ doc: { _rev: '1-b', _conflicts: ['1-a'] } }] } },
+    { name: 'main_only returns the winner', req: 'GET /{db}/_changes', status: 200, check: ({ json }) => assert.deepEqual(json.results[0].changes, [{ rev: '1-b' }]) },
+    { name: 'all_docs returns all leaves including deleted ones, winner first', req: 'GET /{db}/_changes?style=all_docs', status: 200, check: ({ json }) => { assert.deepEqual(json.results[0].changes.map((c) => c.rev), ['1-b', '1-a', '2-d']); assert.equal(json.results[0].deleted, undefined); } },
+    { name: 'conflicts=true lists the conflicts in the document', req: 'GET /{db}/_changes?include_docs=true&conflicts=true', status: 200, like: { results: [{ doc: { _rev: '1-b', _conflicts: ['1-a'] } }] } },
   ]);
 
   api.rows('filters', [
     { name: 'documents', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: 'a', type: 'x' }, { _id: 'b', type: 'y', n: 5 }, { _id: 'c', type: 'x', n: 9 }, { _id: '_design/d', language: 'query' }, { _id: 'gone', _deleted: true, type: 'x' }] }, status: 201 },
     { name: '_doc_ids by POST', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: ['b', 'none', 'c'] }, status: 200, check: given('b', 'c'), like: { pending: 0 } },
     { name: '_doc_ids by GET', req: `GET /{db}/_changes?filter=_doc_ids&doc_ids=${enc('["a"]')}`, status: 200, check: given('a') },
-    { name: '_doc_ids with a deleted one', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: ['gone'] }, status: 200, like: { results: [{ id: 'gone', deleted: true }] } },
+    { name: '_doc_ids with a deleted document', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: ['gone'] }, status: 200, like: { results: [{ id: 'gone', deleted: true }] } },
     { name: '_doc_ids with limit', req: 'POST /{db}/_changes?filter=_doc_ids&limit=1', body: { doc_ids: ['a', 'b', 'c'] }, status: 200, check: given('a') },
     { name: '_doc_ids since now', req: 'POST /{db}/_changes?filter=_doc_ids&since=now', body: { doc_ids: ['a', 'b'] }, status: 200, like: { results: [] } },
     { name: '_doc_ids with documents', req: 'POST /{db}/_changes?filter=_doc_ids&include_docs=true', body: { doc_ids: ['b'] }, status: 200, like: { results: [{ doc: { n: 5 } }] } },
-    { name: '_doc_ids with none', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: [] }, status: 200, like: { results: [] } },
+    { name: '_doc_ids with an empty list', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: [] }, status: 200, like: { results: [] } },
     { name: 'more ids than documents', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: Array.from({ length: 5000 }, (_, n) => `id${n}`).concat('c') }, status: 200, check: given('c') },
-    { name: '_doc_ids of many, some of a longer feed', req: 'POST /{db}/_bulk_docs', body: { docs: Array.from({ length: 6000 }, (_, n) => ({ _id: `many${n}` })) }, status: 201 },
-    { name: '... come once each, in the order of the feed', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: Array.from({ length: 2500 }, (_, n) => `many${n * 2}`).reverse() }, status: 200, check: (answer) => assert.deepEqual(idsOf(answer), Array.from({ length: 2500 }, (_, n) => `many${n * 2}`)), like: { pending: 0 } },
-    { name: '... from anywhere', req: 'POST /{db}/_changes?filter=_doc_ids&limit=1500', body: { doc_ids: Array.from({ length: 2500 }, (_, n) => `many${n * 2}`) }, status: 200, save: { seq1500: 'last_seq' } },
-    { name: '... on to the end', req: 'POST /{db}/_changes?filter=_doc_ids&since={seq1500}', body: { doc_ids: Array.from({ length: 2500 }, (_, n) => `many${n * 2}`) }, status: 200, check: (answer) => assert.equal(answer.json.results.length, 1000) },
+    { name: 'many documents', req: 'POST /{db}/_bulk_docs', body: { docs: Array.from({ length: 6000 }, (_, n) => ({ _id: `many${n}` })) }, status: 201 },
+    { name: '_doc_ids with many ids returns each document once, in feed order', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: Array.from({ length: 2500 }, (_, n) => `many${n * 2}`).reverse() }, status: 200, check: (answer) => assert.deepEqual(idsOf(answer), Array.from({ length: 2500 }, (_, n) => `many${n * 2}`)), like: { pending: 0 } },
+    { name: '... stops at the limit', req: 'POST /{db}/_changes?filter=_doc_ids&limit=1500', body: { doc_ids: Array.from({ length: 2500 }, (_, n) => `many${n * 2}`) }, status: 200, save: { seq1500: 'last_seq' } },
+    { name: '... and continues from there to the end', req: 'POST /{db}/_changes?filter=_doc_ids&since={seq1500}', body: { doc_ids: Array.from({ length: 2500 }, (_, n) => `many${n * 2}`) }, status: 200, check: (answer) => assert.equal(answer.json.results.length, 1000) },
     { name: '_doc_ids without ids', req: 'POST /{db}/_changes?filter=_doc_ids', body: {}, status: 400, error: 'bad_request', reason: '`doc_ids` filter parameter is not a list of doc ids.' },
     { name: '_doc_ids of the wrong type', req: 'POST /{db}/_changes?filter=_doc_ids', body: { doc_ids: [5] }, status: 400, error: 'bad_request' },
     { name: '_design', req: 'GET /{db}/_changes?filter=_design', status: 200, check: given('_design/d') },
     { name: '_selector', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { type: 'x' } }, status: 200, check: ({ json }) => assert.deepEqual(json.results.filter((r) => !r.deleted).map((r) => r.id).sort(), ['a', 'c']) },
     { name: '_selector with an operator', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { n: { $gt: 5 } } }, status: 200, check: given('c') },
     { name: '_selector with a combination', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { $or: [{ n: 5 }, { _id: 'a' }] } }, status: 200, check: given('a', 'b') },
-    { name: '_selector with none', req: 'POST /{db}/_changes?filter=_selector', body: {}, status: 400, error: 'bad_request', reason: 'Selector error: expected a JSON object' },
+    { name: '_selector without a selector', req: 'POST /{db}/_changes?filter=_selector', body: {}, status: 400, error: 'bad_request', reason: 'Selector error: expected a JSON object' },
     { name: '_selector by GET', req: 'GET /{db}/_changes?filter=_selector', status: 400, error: 'bad_request', reason: 'Selector must be specified in POST payload' },
     { name: '_selector with an unknown operator', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { a: { $what: 1 } } }, status: 400, error: 'bad_request' },
     { name: 'an unknown builtin', req: 'GET /{db}/_changes?filter=_what', status: 400, error: 'bad_request', reason: 'unknown builtin filter name' },
-    { name: 'a design document that is not there', req: 'GET /{db}/_changes?filter=none/f', status: 404, error: 'not_found' },
-    { name: 'a function that is not there', req: 'GET /{db}/_changes?filter=d/none', status: 404, error: 'not_found' },
-    { name: 'a name of the wrong form', req: 'GET /{db}/_changes?filter=a/b/c', status: 400, error: 'bad_request', reason: '`filter` must be of the form `designname/filtername`' },
+    { name: 'a missing design document', req: 'GET /{db}/_changes?filter=none/f', status: 404, error: 'not_found' },
+    { name: 'a missing function', req: 'GET /{db}/_changes?filter=d/none', status: 404, error: 'not_found' },
+    { name: 'a malformed filter name', req: 'GET /{db}/_changes?filter=a/b/c', status: 400, error: 'bad_request', reason: '`filter` must be of the form `designname/filtername`' },
     { name: '_view without a view', req: 'GET /{db}/_changes?filter=_view', status: 400, error: 'bad_request', reason: '`view` filter parameter is not provided.' },
   ]);
 
   describe('longpoll', () => {
-    it('answers at once when there is something', async () => {
+    it('returns immediately if there are changes', async () => {
       const db = await api.db();
       await api.ok(`PUT /${db}/a`, { body: {} });
       const answer = await api.ok(`GET /${db}/_changes?feed=longpoll`);
@@ -115,7 +115,7 @@ suite('changes', (api) => {
       }
     });
 
-    it('ends empty when the timeout passes', async () => {
+    it('returns no rows after the timeout', async () => {
       const db = await api.db();
       const answer = await api.ok(`GET /${db}/_changes?feed=longpoll&timeout=100`);
       assert.deepEqual(answer.results, []);
@@ -133,7 +133,7 @@ suite('changes', (api) => {
       feed.close();
     });
 
-    it('with a filter waits for what passes', async () => {
+    it('with a filter, waits for a change that passes it', async () => {
       const db = await api.db();
       const waiting = api.call(`POST /${db}/_changes?feed=longpoll&filter=_doc_ids&timeout=20000`, { body: { doc_ids: ['yes'] }, fresh: true });
       const selected = api.call(`POST /${db}/_changes?feed=longpoll&filter=_selector&timeout=20000`, { body: { selector: { go: true } }, fresh: true });
@@ -151,7 +151,7 @@ suite('changes', (api) => {
       while ((await feed.next()) !== null);
     });
 
-    it('a hundred that wait all hear of one change', async () => {
+    it('a hundred waiting requests all receive one change', async () => {
       const db = await api.db();
       const feeds = await Promise.all(Array.from({ length: 100 }, () => api.lines(`GET /${db}/_changes?feed=longpoll&timeout=30000&since=now`)));
       await Promise.all(feeds.map((feed) => feed.next()));
@@ -162,7 +162,7 @@ suite('changes', (api) => {
 
   for (const name of ['continuous', 'live']) {
     describe(name, () => {
-      it('gives what is there, then what comes, a line each', async () => {
+      it('returns existing changes, then new ones, one line each', async () => {
         const db = await api.db();
         await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
         const feed = await api.lines(`GET /${db}/_changes?feed=${name}&timeout=20000&include_docs=true`);
@@ -196,7 +196,7 @@ suite('changes', (api) => {
         assert.equal(await feed.row(), null);
       });
 
-      it('heartbeats are empty lines and keep it open', async () => {
+      it('heartbeats are empty lines and keep the feed open', async () => {
         const db = await api.db();
         const feed = await api.lines(`GET /${db}/_changes?feed=${name}&heartbeat=30&timeout=60`);
         for (let n = 0; n < 5; n += 1) assert.equal(await feed.next(), '');
@@ -205,7 +205,7 @@ suite('changes', (api) => {
         feed.close();
       });
 
-      it('no change between reading and waiting is missed', async () => {
+      it('does not miss changes while it switches from reading to waiting', async () => {
         const db = await api.db();
         const feed = await api.lines(`GET /${db}/_changes?feed=${name}&timeout=20000&since=now`);
         const writers = Array.from({ length: 4 }, async (_, w) => {
@@ -228,7 +228,7 @@ suite('changes', (api) => {
   }
 
   describe('eventsource', () => {
-    it('speaks text/event-stream', async () => {
+    it('sends text/event-stream', async () => {
       const db = await api.db();
       await api.ok(`PUT /${db}/a`, { body: {} });
       const feed = await api.lines(`GET /${db}/_changes?feed=eventsource&heartbeat=50`);
@@ -247,7 +247,7 @@ suite('changes', (api) => {
       feed.close();
     });
 
-    it('goes on after the Last-Event-ID of the header', async () => {
+    it('continues after the Last-Event-ID header', async () => {
       const db = await api.db();
       await api.ok(`PUT /${db}/a`, { body: {} });
       const { last_seq } = await api.ok(`GET /${db}/_changes`);
@@ -258,7 +258,7 @@ suite('changes', (api) => {
     });
   });
 
-  it('a since of a database that was deleted and made again reads from the start', async () => {
+  it('a since of a deleted and recreated database reads from the start', async () => {
     const db = await api.db();
     await api.ok(`POST /${db}/_bulk_docs`, { body: { docs: [{ _id: 'a' }, { _id: 'b' }, { _id: 'c' }] } });
     const { last_seq } = await api.ok(`GET /${db}/_changes`);
@@ -269,7 +269,7 @@ suite('changes', (api) => {
     assert.deepEqual(results.map((r) => r.id).sort(), ['x', 'y']);
   });
 
-  it('clients that hang up are forgotten', async () => {
+  it('clients can disconnect from live feeds', async () => {
     const db = await api.db();
     for (let n = 0; n < 20; n += 1) {
       const feed = await api.lines(`GET /${db}/_changes?feed=continuous&heartbeat=1000&since=now`);

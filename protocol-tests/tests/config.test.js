@@ -1,4 +1,4 @@
-// Settings over HTTP: docs `api/server/configuration.rst`.
+// Settings over HTTP: CouchDB docs `api/server/configuration.rst`.
 
 import { suite, it, assert } from '../harness/rows.js';
 import { external } from '../harness/server.js';
@@ -8,24 +8,24 @@ suite('configuration', (api) => {
   api.rows('_config', [
     { name: 'all sections', req: `GET ${at}`, status: 200, like: { couchdb: Object, chttpd: Object } },
     { name: 'one section', req: `GET ${at}/couchdb`, status: 200, like: { max_document_size: String } },
-    { name: 'a section that is not there', req: `GET ${at}/nosuch`, status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
-    { name: 'a key that is not there', req: `GET ${at}/nosuch/key`, status: 404, error: 'not_found', reason: 'unknown_config_value' },
-    { name: 'an unknown key is kept', req: `PUT ${at}/test_settee/key`, body: '"one"', status: 200, text: /^""\s*$/ },
-    { name: '... and the old value given back', req: `PUT ${at}/test_settee/key`, body: '"two"', status: 200, text: /^"one"\s*$/ },
-    { name: '... and read', req: `GET ${at}/test_settee/key`, status: 200, text: /^"two"\s*$/ },
-    { name: '... and deleted', req: `DELETE ${at}/test_settee/key`, status: 200, text: /^"two"\s*$/ },
-    { name: '... once', req: `DELETE ${at}/test_settee/key`, status: 404, error: 'not_found', reason: 'unknown_config_value' },
-    { name: 'only strings', req: `PUT ${at}/test_settee/key`, body: '5', status: 400, error: 'bad_request', reason: 'a JSON string expected' },
-    { name: 'any node name will do', req: 'PUT /_node/nonode@nohost/_config/test_settee/n', body: '"x"', status: [200, 404] },
+    { name: 'a missing section', req: `GET ${at}/nosuch`, status: 200, check: ({ json }) => assert.deepEqual(json, {}) },
+    { name: 'a missing key', req: `GET ${at}/nosuch/key`, status: 404, error: 'not_found', reason: 'unknown_config_value' },
+    { name: 'an unknown key is stored', req: `PUT ${at}/test_settee/key`, body: '"one"', status: 200, text: /^""\s*$/ },
+    { name: '... PUT returns the old value', req: `PUT ${at}/test_settee/key`, body: '"two"', status: 200, text: /^"one"\s*$/ },
+    { name: '... GET returns the new value', req: `GET ${at}/test_settee/key`, status: 200, text: /^"two"\s*$/ },
+    { name: '... DELETE returns it', req: `DELETE ${at}/test_settee/key`, status: 200, text: /^"two"\s*$/ },
+    { name: '... a second DELETE fails', req: `DELETE ${at}/test_settee/key`, status: 404, error: 'not_found', reason: 'unknown_config_value' },
+    { name: 'a value that is not a string', req: `PUT ${at}/test_settee/key`, body: '5', status: 400, error: 'bad_request', reason: 'a JSON string expected' },
+    { name: 'another node name', req: 'PUT /_node/nonode@nohost/_config/test_settee/n', body: '"x"', status: [200, 404] },
     { name: '_reload', req: `POST ${at}/_reload`, body: {}, status: 200, like: { ok: true } },
     { name: 'POST', req: `POST ${at}`, body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET' } },
     { name: 'POST a key', req: `POST ${at}/a/b`, body: '"x"', status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,PUT,DELETE' } },
-    { name: 'nobody may not read', req: `GET ${at}`, as: null, status: 401, error: 'unauthorized' },
-    { name: 'nobody may not write', req: `PUT ${at}/a/b`, as: null, body: '"x"', status: 401, error: 'unauthorized' },
-    { name: 'no password is shown', req: `GET ${at}`, status: 200, not: ['pass word:1'] },
+    { name: 'anonymous reads are denied', req: `GET ${at}`, as: null, status: 401, error: 'unauthorized' },
+    { name: 'anonymous writes are denied', req: `PUT ${at}/a/b`, as: null, body: '"x"', status: 401, error: 'unauthorized' },
+    { name: 'passwords are not shown', req: `GET ${at}`, status: 200, not: ['pass word:1'] },
   ]);
 
-  it('what Obsidian LiveSync sets up is taken and read back', async () => {
+  it('accepts and returns the settings that Obsidian LiveSync writes', async () => {
     const settings = {
       'chttpd/require_valid_user': 'true',
       'chttpd_auth/require_valid_user': 'true',
@@ -52,7 +52,7 @@ suite('configuration', (api) => {
     assert.equal((await api.call('GET /', { as: null })).status, 200);
   });
 
-  it('a setting holds after a restart', { skip: !!external }, async () => {
+  it('settings persist across restarts', { skip: !!external }, async () => {
     await api.ok(`PUT ${at}/couchdb/max_document_size`, { body: '"12345"' });
     await api.ok(`PUT ${at}/test_settee/kept`, { body: '"yes"' });
     await api.server.restart('SIGTERM');

@@ -1,4 +1,4 @@
-// CORS: docs `config/http.rst`, section CORS; and settee's friendlier default.
+// CORS: CouchDB docs `config/http.rst`, section CORS; and settee's more permissive default.
 
 import { suite, it, assert } from '../harness/rows.js';
 import { external } from '../harness/server.js';
@@ -27,7 +27,7 @@ suite('CORS', (api) => {
       headers: { 'Access-Control-Allow-Origin': null, 'Access-Control-Allow-Credentials': null },
     })),
     {
-      name: 'a preflight needs nobody to be signed in',
+      name: 'a preflight needs no authentication',
       skip,
       req: 'OPTIONS /{db}/doc',
       as: null,
@@ -41,13 +41,13 @@ suite('CORS', (api) => {
         'Access-Control-Max-Age': /^\d+$/,
       },
     },
-    { name: 'a preflight of a stranger', skip, req: 'OPTIONS /{db}/doc', as: null, send: preflight('http://example.org'), status: [200, 204, 401, 405], headers: { 'Access-Control-Allow-Origin': null } },
-    { name: 'without an Origin there are no such headers', req: 'GET /', as: null, status: 200, headers: { 'Access-Control-Allow-Origin': null } },
-    { name: 'errors carry them too, or a page could not read them', skip, req: 'GET /{db}none', send: { Origin: 'http://localhost:8080' }, status: 404, headers: { 'Access-Control-Allow-Origin': 'http://localhost:8080' } },
-    { name: 'a refused sign-in too', skip, req: 'GET /{db}', as: 'a:b', send: { Origin: 'http://localhost:8080' }, status: 401, headers: { 'Access-Control-Allow-Origin': 'http://localhost:8080' } },
+    { name: 'a preflight of another origin', skip, req: 'OPTIONS /{db}/doc', as: null, send: preflight('http://example.org'), status: [200, 204, 401, 405], headers: { 'Access-Control-Allow-Origin': null } },
+    { name: 'no CORS headers without an Origin', req: 'GET /', as: null, status: 200, headers: { 'Access-Control-Allow-Origin': null } },
+    { name: 'errors have CORS headers too, so that pages can read them', skip, req: 'GET /{db}none', send: { Origin: 'http://localhost:8080' }, status: 404, headers: { 'Access-Control-Allow-Origin': 'http://localhost:8080' } },
+    { name: 'failed authentication has them too', skip, req: 'GET /{db}', as: 'a:b', send: { Origin: 'http://localhost:8080' }, status: 401, headers: { 'Access-Control-Allow-Origin': 'http://localhost:8080' } },
   ]);
 
-  it('origins can be configured, and hold at once', async () => {
+  it('configured origins take effect immediately', async () => {
     const at = '/_node/_local/_config';
     await api.ok(`PUT ${at}/chttpd/enable_cors`, { body: '"true"' });
     await api.ok(`PUT ${at}/cors/origins`, { body: '"https://app.example.org, https://two.example.org"' });
@@ -63,7 +63,7 @@ suite('CORS', (api) => {
     for (const key of ['cors/origins', 'cors/credentials', 'chttpd/enable_cors']) await api.ok(`DELETE ${at}/${key}`);
   });
 
-  it('live feeds carry them', { skip }, async () => {
+  it('live feeds have CORS headers', { skip }, async () => {
     const db = await api.db();
     const feed = await api.lines(`GET /${db}/_changes?feed=continuous&timeout=100`, { send: { Origin: 'http://localhost:8080' } });
     assert.equal(feed.headers['access-control-allow-origin'], 'http://localhost:8080');

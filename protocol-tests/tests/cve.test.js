@@ -1,6 +1,6 @@
-// Every vulnerability that Apache CouchDB has published (its documentation, `cve/`), tried on settee. One test each, by
-// its number; docs/security.md says in a table why it fails. Where an attack needs something that settee does not have,
-// the test asserts that it is not there.
+// Tries every published vulnerability of Apache CouchDB (its documentation, `cve/`) on settee, one test per
+// CVE. A table in docs/security.md explains why each attack fails. Where an attack needs a feature that
+// settee does not have, the test asserts that the feature is absent.
 
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, readlinkSync } from 'node:fs';
@@ -15,7 +15,7 @@ const cookieOf = (answer) => (answer.headers['set-cookie']?.[0] ?? '').split(';'
 const json = { 'Content-Type': 'application/json' };
 const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 
-/** Signs somebody in; the headers that a browser sends from then on. */
+/** Signs a user in. Resolves to the headers that a browser sends with the following requests. */
 async function browser(api, name, password) {
   const answer = await api.call('POST /_session', { as: null, body: { name, password } });
   assert.equal(answer.status, 200, answer.text);
@@ -28,14 +28,15 @@ suite(
   'CVEs of Apache CouchDB',
   (api) => {
     before(async () => {
-      // Each test guesses more than one address may in five minutes.
+      // The tests try more wrong passwords than the lockout allows per address.
       await api.ok(`PUT ${config}/chttpd_auth_lockout/mode`, { body: '"off"' });
       await api.ok('POST /_users', { body: user('ann', 'anns') });
       await api.ok('POST /_users', { body: user('ben', 'bens') });
     });
 
     it('CVE-2010-0009: nobody learns by time how much of a password or of a cookie is right', async () => {
-      // Passwords are compared as hashes. The time that would tell most is another one: that of a name that is not there.
+      // Passwords are compared by their hashes, so the comparison leaks little. The largest leak would be a
+      // fast rejection of unknown names.
       const timed = async (as) => {
         const times = [];
         for (let n = 0; n < 5; n += 1) {
@@ -47,7 +48,7 @@ suite(
       };
       const [known, unknown] = [await timed('ann:wrong'), await timed('nobodyhere:wrong')];
       assert.ok(unknown > known / 4, `a name that is not there is refused in ${unknown} ms, a wrong password in ${known} ms`);
-      // A forged cookie gets the same answer wherever it is wrong.
+      // A forged cookie gets the same response, whichever byte is wrong.
       const { Cookie } = await browser(api, 'ann', 'anns');
       const bytes = Buffer.from(Cookie.split('=')[1], 'base64url');
       const answers = new Set();
@@ -64,7 +65,8 @@ suite(
     it('CVE-2010-2234: a page of another site does nothing with the session of who looks at it', async () => {
       const name = await api.db();
       const session = await browser(api, ADMIN, PASSWORD);
-      // What forms and simple requests can send, without asking first, as browsers of then and of today send it.
+      // Requests that forms and CORS "simple requests" can send without a preflight, as old and current
+      // browsers send them.
       const evil = { Origin: 'https://evil.example', Referer: 'https://evil.example/' };
       const design = JSON.stringify({ _id: '_design/evil', updates: { u: 'function () { return [{_id: "forged"}, "x"]; }' } });
       await api.ok(`PUT /${name}/_design/d`, { body: { updates: { u: 'function () { return [{_id: "forged"}, "x"]; }' } } });
@@ -93,19 +95,19 @@ suite(
       const posted = await api.call(`POST /${name}/forged`, { as: null, send: { ...session, ...evil, 'Content-Type': 'multipart/form-data; boundary=x' }, body: form });
       assert.equal(posted.status, 400);
       assert.match(posted.json.reason, /Referer/);
-      // What CouchDB takes without JSON is refused by what today's browsers say of who asks.
+      // Requests that need no JSON body are rejected by the Sec-Fetch-* headers of current browsers.
       const fetched = { ...session, ...evil, 'Sec-Fetch-Site': 'cross-site', 'Sec-Fetch-Mode': 'no-cors' };
       for (const req of ['POST /_node/_local/_restart', `POST ${config}/_reload`, `POST /${name}/_sync_shards`, `POST /${name}/_design/d/_update/u`, `GET /${name}/_design/d/_update/u`, 'DELETE /_session']) {
         const answer = await api.call(req, { as: null, send: fetched });
         assert.equal(answer.status, 403, `${req}: ${answer.status} ${answer.text}`);
       }
-      // A method that needs a preflight does not get it.
+      // The preflight for other methods is denied.
       const preflight = await api.call(`OPTIONS /${name}/forged`, { as: null, send: { ...evil, 'Access-Control-Request-Method': 'PUT' } });
       assert.equal(preflight.headers['access-control-allow-origin'], undefined);
       assert.equal(preflight.headers['access-control-allow-methods'], undefined);
       assert.equal((await api.call(`GET /${name}/forged`)).status, 404);
       assert.equal((await api.call(`GET /${name}/_design/evil`)).status, 404);
-      // The same session from the server's own pages, or from none, works.
+      // The same session works from the server's own origin.
       const own = await api.call(`POST /${name}/_design/d/_update/u`, { as: null, send: { ...session, 'Sec-Fetch-Site': 'same-origin' } });
       assert.equal(own.status, 201, own.text);
     });
@@ -129,7 +131,7 @@ suite(
           assert.match(answer.headers['content-security-policy'], /^(?!.*script-src)/);
         }
       }
-      // An error repeats what was asked, as JSON that no browser takes for a page.
+      // An error may repeat parts of the request, but as JSON that no browser renders as a page.
       const refused = await api.call(`GET /${encodeURIComponent(script)}`, { send: { Accept: 'text/html,*/*' } });
       assert.ok(refused.status >= 400);
       assert.match(refused.headers['content-type'], /^application\/json/);
@@ -147,7 +149,8 @@ suite(
           assert.ok((status >= 400 && status < 500) || at === '/favicon.ico/' || at.endsWith('_stats/'), `${at}${path}: ${answer.slice(0, 300)}`);
         }
       }
-      // A database is no file either: no name leads out of the data folder, and the folder's files have no address.
+      // Database names are not file names either: no name leads out of the data folder, and its files have no
+      // URL.
       for (const database of ['..%2fx', '%2e%2e%2fx', 'a%2f..%2f..%2fx', '..%5cx', 'a%5cb', '%2fetc%2fpasswd']) {
         const answer = await api.call(`PUT /${database}`);
         assert.ok([400, 201].includes(answer.status), `${database}: ${answer.status}`);
@@ -168,7 +171,8 @@ suite(
           assert.equal(answer.headers['x-content-type-options'], 'nosniff');
         }
       }
-      // Where it is turned on, a comment stands before the name, and the name is one: no bytes of a Flash file.
+      // If JSONP is enabled, the response starts with a comment and the callback must be an identifier, so
+      // that the response cannot be a Flash file.
       await api.ok(`PUT ${config}/chttpd/allow_jsonp`, { body: '"true"' });
       const answer = await api.call('GET /_uuids?callback=alert');
       assert.ok(answer.text.startsWith('/* CouchDB */alert({'), answer.text);
@@ -184,7 +188,7 @@ suite(
       for (const path of ['/_utils/', '/_utils/index.html', '/_utils/session.html', '/']) {
         const { text, headers } = await api.call(`GET ${path}?file=//evil.example/x.js#//evil.example/x.js`, { send: { Accept: 'text/html' } });
         assert.ok(!text.includes('evil.example'), text);
-        // Whatever scripts a page has are the server's own files: nothing inline, nothing from elsewhere, nothing evaluated.
+        // All scripts of a page are the server's own files: no inline scripts, no other origins, no eval.
         for (const [, attributes] of text.matchAll(/<script([^>]*)>/g)) assert.match(attributes, /src="\/?[\w./-]+"/);
         const policy = headers['content-security-policy'];
         assert.match(policy, /default-src '(none|self)'/);
@@ -252,14 +256,14 @@ suite(
       }
       await attempt('a name twice', (name, id) => ({ req: `PUT /_users/${id}`, body: `{"type":"user","name":"${ADMIN}","name":"${name}","password":"pw","roles":[]}` }));
       await attempt('a password by an escaped name', (name, id) => ({ req: `PUT /_users/${id}`, body: `{"type":"user","name":"${name}","p\\u0061ssword":"pw","roles":[]}` }));
-      // One's own account, once it is there.
+      // An update of the user's own existing account.
       const own = await api.ok('GET /_users/org.couchdb.user:ann', { as: 'ann:anns' });
       const text = JSON.stringify(own);
       for (const roles of ['"roles":[],"roles":["_admin"]', '"roles":["_admin"],"roles":[]', '"\\u0072oles":["boss"],"roles":[]']) {
         await api.call('PUT /_users/org.couchdb.user:ann', { as: 'ann:anns', send: json, body: text.replace('"roles":[]', roles) });
         assert.deepEqual((await api.ok('GET /_session', { as: 'ann:anns' })).userCtx.roles, []);
       }
-      // Scripts see what the server sees.
+      // Design document functions see the same members as the server.
       const name = await api.db();
       await api.ok(`PUT /${name}/_design/v`, { body: { validate_doc_update: 'function (doc) { if (doc.kind === "bad") throw({forbidden: "no"}); }' } });
       for (const [body, status] of [['{"kind":"bad","kind":"good"}', 201], ['{"kind":"good","kind":"bad"}', 403], ['{"kind":"good","k\\u0069nd":"bad"}', 403]]) {
@@ -304,7 +308,7 @@ suite(
         const globals = await api.call(`GET /${name}/_design/d/_show/s`);
         assert.match(globals.text, /^(function|undefined),undefined(,undefined)*$/, globals.text);
         for (const show of ['x', 'i']) assert.ok((await api.call(`GET /${name}/_design/d/_show/${show}`)).status !== 201);
-        // A language of another program is not known.
+        // A language that would run another program is unknown.
         await api.ok(`PUT /${name}/_design/c`, { body: { language: 'cmd', views: { v: { map: `touch ${mark}` } } } });
         assert.ok((await api.call(`GET /${name}/_design/c/_view/v`)).status >= 400);
         assert.ok(!existsSync(mark));
@@ -352,7 +356,8 @@ suite(
         for (const section of ['query_servers', 'native_query_servers', 'os_daemons', 'external', 'daemons', 'httpd_global_handlers', 'httpd_db_handlers', 'httpd_design_handlers', 'smoosh', 'couchdb_engines']) {
           assert.equal(all[section], undefined, section);
         }
-        // Unknown keys are kept for clients that write them, and do nothing: everywhere a command is tried, none runs.
+        // Unknown keys are stored for clients that write them, but have no effect. Try a command in each
+        // section.
         const mark = join(api.server.folder, 'marked');
         const command = `/usr/bin/touch ${mark}`;
         const tried = Object.keys(all).filter((section) => !['admins', 'settee', 'feature_flags'].includes(section));
@@ -367,7 +372,7 @@ suite(
         assert.equal((await api.call('GET /_up')).status, 200);
         assert.ok(!existsSync(mark) && !existsSync('/tmp/elsewhere'));
         assert.deepEqual(children(api.server.pid), []);
-        // Nobody but an admin even asks.
+        // Only admins can access the settings.
         for (const as of [null, 'ann:anns']) {
           for (const req of [`GET ${config}`, `PUT ${config}/chttpd/x`, `DELETE ${config}/chttpd/x`, 'GET /_config', 'PUT /_config/query_servers/x']) {
             const answer = await api.call(req, { as, body: req.startsWith('PUT') ? '"x"' : undefined });
@@ -439,12 +444,13 @@ suite(
         assert.ok(answer.text.includes('script'), answer.text);
         sandboxed(answer, req);
       }
-      // Nor does a function say who is signed in.
+      // A function cannot set a session cookie.
       assert.equal((await api.call(`GET /${name}/_design/d/_show/session`)).headers['set-cookie'], undefined);
     });
 
     it('CVE-2022-24706: one port, on this machine unless told otherwise, and no secret that others know', { skip }, async () => {
-      // Nothing listens but the one port, there is no Erlang cookie, and a fresh server without an admin makes one.
+      // The server listens on one port only; there is no Erlang distribution. Each fresh server generates its
+      // own secret.
       assert.deepEqual(listening(api.server.pid), [api.server.port]);
       const fresh = new Api();
       await fresh.start();
@@ -453,7 +459,7 @@ suite(
         const { Cookie } = await browser(fresh, ADMIN, PASSWORD);
         const answer = await api.call('GET /_session', { as: null, send: { Cookie } });
         assert.ok(!answer.text.includes('"_admin"'), 'a session of another server is none here');
-        // CouchDB's known secrets sign nothing.
+        // Cookies signed with CouchDB's well-known secrets are invalid.
         const forged = Buffer.from(`${ADMIN}:${Math.floor(Date.now() / 1000).toString(16).toUpperCase()}:`);
         for (const secret of ['monster', 'brumbrum', '', 'secret', 'a']) {
           const { createHmac } = await import('node:crypto');
@@ -490,7 +496,7 @@ suite(
       };
       const [one, other] = [await api.db(), await api.db()];
       for (const name of [one, other]) {
-        // The same id and revision in both, as a replication would bring it.
+        // The same id and revision in both databases, as after a replication.
         await api.ok(`PUT /${name}/_design/d?new_edits=false`, { body: { ...design, _rev: `1-${'a'.repeat(32)}` } });
         await api.ok(`PUT /${name}/_security`, { body: { members: {}, admins: {} } });
       }
@@ -511,7 +517,7 @@ suite(
           assert.ok(!answer.text.includes(secret), `${req}: ${answer.text}`);
         }
       }
-      // Nor does one user of a database find what another left behind.
+      // One user of a database cannot see values that a function kept from another user's request.
       await api.call(`GET /${one}/_design/d/_show/s?secret=ANNS`, { as: 'ann:anns' });
       for (let n = 0; n < 6; n += 1) {
         const peeked = await api.call(`GET /${one}/_design/d/_show/s?peek=1`, { as: 'ben:bens' });
@@ -551,11 +557,11 @@ suite(
       await api.ok(`DELETE ${config}/chttpd_auth/x_auth_token`);
     });
   },
-  // Enough that a hash shows in the time of an answer.
+  // Enough PBKDF2 iterations that the time of a hash is measurable in the response time.
   { env: { SETTEE_CHTTPD_AUTH__ITERATIONS: '20000' } },
 );
 
-/** Processes that a process started and that still run. */
+/** Returns the running child processes of a process. */
 function children(pid) {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -568,7 +574,7 @@ function children(pid) {
     });
 }
 
-/** TCP ports that a process listens on. */
+/** Returns the TCP ports on which a process listens. */
 function listening(pid) {
   const own = new Set();
   for (const descriptor of readdirSync(`/proc/${pid}/fd`)) {

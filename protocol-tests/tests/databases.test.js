@@ -1,13 +1,13 @@
-// A database's life and its names: docs `api/database/common.rst`.
+// Creating and deleting databases, and their names: CouchDB docs `api/database/common.rst`.
 
 import { suite, it, assert } from '../harness/rows.js';
 
 const DOES_NOT_EXIST = 'Database does not exist.';
 
 suite('databases', (api) => {
-  api.rows('life', [
+  api.rows('creating and deleting', [
     {
-      name: 'a new database is 201 with its Location',
+      name: 'creating a database returns 201 and its Location',
       req: 'PUT /{db}x',
       status: 201,
       like: { ok: true },
@@ -15,14 +15,14 @@ suite('databases', (api) => {
       headers: { Location: (got, { db }) => new URL(got).pathname === `/${db}x` },
     },
     {
-      name: 'the same again is 412',
+      name: 'creating it again returns 412',
       req: 'PUT /{db}x',
       status: 412,
       error: 'file_exists',
       reason: 'The database could not be created, the file already exists.',
     },
     {
-      name: 'its description',
+      name: 'database information',
       req: 'GET /{db}x',
       status: 200,
       keys: [
@@ -43,16 +43,16 @@ suite('databases', (api) => {
         props: {},
       },
     },
-    { name: 'HEAD says that it is there', req: 'HEAD /{db}x', status: 200, text: '' },
-    { name: 'deleting with a rev is a mistake that is caught', req: 'DELETE /{db}x?rev=1-967a00dff5e02add41819138abb3284d', status: 400, error: 'bad_request', reason: /You tried to DELETE a database with a \?=rev parameter/ },
+    { name: 'HEAD of an existing database', req: 'HEAD /{db}x', status: 200, text: '' },
+    { name: 'DELETE with a rev is rejected', req: 'DELETE /{db}x?rev=1-967a00dff5e02add41819138abb3284d', status: 400, error: 'bad_request', reason: /You tried to DELETE a database with a \?=rev parameter/ },
     { name: 'delete', req: 'DELETE /{db}x', status: 200, like: { ok: true }, keys: ['ok'] },
-    { name: 'gone', req: 'GET /{db}x', status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
-    { name: 'HEAD of one that is gone', req: 'HEAD /{db}x', status: 404, text: '' },
+    { name: 'a deleted database is missing', req: 'GET /{db}x', status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
+    { name: 'HEAD of a deleted database', req: 'HEAD /{db}x', status: 404, text: '' },
     { name: 'delete again', req: 'DELETE /{db}x', status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
-    { name: 'a document in one that is gone', req: 'PUT /{db}x/a', body: {}, status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
-    { name: 'made again', req: 'PUT /{db}x', status: 201 },
-    { name: 'made again it is empty', req: 'GET /{db}x', status: 200, like: { doc_count: 0, update_seq: /^0/ } },
-    { name: 'cleaned', req: 'DELETE /{db}x', status: 200 },
+    { name: 'a document in a deleted database', req: 'PUT /{db}x/a', body: {}, status: 404, error: 'not_found', reason: DOES_NOT_EXIST },
+    { name: 'create it again', req: 'PUT /{db}x', status: 201 },
+    { name: 'a recreated database is empty', req: 'GET /{db}x', status: 200, like: { doc_count: 0, update_seq: /^0/ } },
+    { name: 'clean up', req: 'DELETE /{db}x', status: 200 },
     { name: 'a trailing slash is the same database', req: 'GET /{db}/', status: 200, like: { doc_count: 0 } },
     {
       name: 'PATCH is not allowed',
@@ -61,10 +61,10 @@ suite('databases', (api) => {
       error: 'method_not_allowed',
       headers: { Allow: 'DELETE,GET,HEAD,POST' },
     },
-    { name: 'nobody may not create', req: 'PUT /{db}y', as: null, status: 401, error: 'unauthorized' },
-    { name: 'nobody may not delete', req: 'DELETE /{db}', as: null, status: 401, error: 'unauthorized' },
-    { name: 'nobody may not read a database of admins', req: 'GET /{db}', as: null, status: [401, 403] },
-    { name: 'a wrong password is nobody', req: 'GET /{db}', as: 'admin:wrong', status: 401, error: 'unauthorized', reason: 'Name or password is incorrect.' },
+    { name: 'anonymous creation is denied', req: 'PUT /{db}y', as: null, status: 401, error: 'unauthorized' },
+    { name: 'anonymous deletion is denied', req: 'DELETE /{db}', as: null, status: 401, error: 'unauthorized' },
+    { name: 'anonymous reads of an admin-only database are denied', req: 'GET /{db}', as: null, status: [401, 403] },
+    { name: 'a wrong password is rejected', req: 'GET /{db}', as: 'admin:wrong', status: 401, error: 'unauthorized', reason: 'Name or password is incorrect.' },
   ]);
 
   api.rows('names', [
@@ -75,16 +75,16 @@ suite('databases', (api) => {
       error: 'illegal_database_name',
       reason: /Only lowercase characters \(a-z\), digits \(0-9\), and any of the characters _, \$, \(, \), \+, -, and \/ are allowed\. Must begin with a letter\.$/,
     })),
-    { name: 'all the allowed characters', req: 'PUT /{db}_$()%2B-%2F09', status: 201, save: { ok: () => 'ok' } },
-    { name: 'and it answers by it', req: 'GET /{db}_$()%2B-%2F09', status: 200, like: { db_name: /_\$\(\)\+-\/09$/ } },
-    { name: 'with everything escaped too', req: 'DELETE /{db}%5F%24%28%29%2B%2D%2F09', status: 200 },
+    { name: 'all allowed characters', req: 'PUT /{db}_$()%2B-%2F09', status: 201, save: { ok: () => 'ok' } },
+    { name: '... can be read by that name', req: 'GET /{db}_$()%2B-%2F09', status: 200, like: { db_name: /_\$\(\)\+-\/09$/ } },
+    { name: '... and with all characters escaped', req: 'DELETE /{db}%5F%24%28%29%2B%2D%2F09', status: 200 },
     { name: 'a name that is too long', req: `PUT /${'a'.repeat(300)}`, status: 400, error: 'database_name_too_long' },
-    { name: 'reading a name that cannot be', req: 'GET /Upper', status: [400, 404] },
+    { name: 'reading an invalid name', req: 'GET /Upper', status: [400, 404] },
   ]);
 
   api.rows('options', [
     { name: 'q and n', req: 'PUT /{db}q?q=3&n=1', status: 201 },
-    { name: 'cleaned', req: 'DELETE /{db}q', status: 200 },
+    { name: 'clean up', req: 'DELETE /{db}q', status: 200 },
     ...['q=0', 'q=-1', 'q=a', 'n=0', 'n=x'].map((query) => ({
       name: `${query} is refused`,
       req: `PUT /{db}q?${query}`,
@@ -97,7 +97,7 @@ suite('databases', (api) => {
 
   api.rows('POST a document', [
     {
-      name: 'without an id one is made',
+      name: 'without an id, the server generates one',
       req: 'POST /{db}',
       body: { a: 1 },
       status: 201,
@@ -106,19 +106,19 @@ suite('databases', (api) => {
       save: { id: 'id' },
       headers: { Location: (got, { db }) => new URL(got).pathname.startsWith(`/${db}/`) },
     },
-    { name: 'it is there', req: 'GET /{db}/{id}', status: 200, like: { a: 1 } },
-    { name: 'with its own id', req: 'POST /{db}', body: { _id: 'own', a: 2 }, status: 201, like: { id: 'own' } },
+    { name: 'the document can be read', req: 'GET /{db}/{id}', status: 200, like: { a: 1 } },
+    { name: 'with an id', req: 'POST /{db}', body: { _id: 'own', a: 2 }, status: 201, like: { id: 'own' } },
     { name: 'the same id again is a conflict', req: 'POST /{db}', body: { _id: 'own', a: 3 }, status: 409, error: 'conflict', reason: 'Document update conflict.' },
-    { name: 'batch=ok answers 202', req: 'POST /{db}?batch=ok', body: { _id: 'batched' }, status: 202, keys: ['id', 'ok'], like: { ok: true, id: 'batched' } },
+    { name: 'batch=ok returns 202', req: 'POST /{db}?batch=ok', body: { _id: 'batched' }, status: 202, keys: ['id', 'ok'], like: { ok: true, id: 'batched' } },
     { name: 'without a content type', req: 'POST /{db}', body: '{}', status: 415, error: 'bad_content_type', reason: 'Content-Type must be application/json' },
-    { name: 'with another one', req: 'POST /{db}', body: '{}', send: { 'Content-Type': 'text/plain' }, status: 415, error: 'bad_content_type' },
-    { name: 'a charset in it is fine', req: 'POST /{db}', body: '{}', send: { 'Content-Type': 'application/json; charset=utf-8' }, status: 201 },
-    { name: 'an array is no document', req: 'POST /{db}', body: [], status: 400, error: 'bad_request', reason: 'Document must be a JSON object' },
+    { name: 'with another content type', req: 'POST /{db}', body: '{}', send: { 'Content-Type': 'text/plain' }, status: 415, error: 'bad_content_type' },
+    { name: 'a content type with a charset', req: 'POST /{db}', body: '{}', send: { 'Content-Type': 'application/json; charset=utf-8' }, status: 201 },
+    { name: 'an array is not a document', req: 'POST /{db}', body: [], status: 400, error: 'bad_request', reason: 'Document must be a JSON object' },
     { name: 'an empty id', req: 'POST /{db}', body: { _id: '' }, status: 400, error: 'illegal_docid', reason: 'Document id must not be empty' },
-    { name: 'an id that is no string', req: 'POST /{db}', body: { _id: 5 }, status: 400, error: 'illegal_docid', reason: 'Document id must be a string' },
+    { name: 'an id that is not a string', req: 'POST /{db}', body: { _id: 5 }, status: 400, error: 'illegal_docid', reason: 'Document id must be a string' },
   ]);
 
-  it('counts documents and deletions, and the sequence moves', async () => {
+  it('counts documents and deletions, and increases the sequence', async () => {
     const db = await api.db();
     const { rev } = await api.ok(`PUT /${db}/a`, { body: {} });
     await api.ok(`PUT /${db}/b`, { body: { text: 'x'.repeat(10_000) } });
@@ -134,7 +134,7 @@ suite('databases', (api) => {
     assert.match(String(one.update_seq), /^3/);
   });
 
-  it('_ensure_full_commit, _shards and the rest of a database', async () => {
+  it('_ensure_full_commit, _shards, _view_cleanup and _sync_shards', async () => {
     const db = await api.db();
     const full = await api.call(`POST /${db}/_ensure_full_commit`, { body: {} });
     assert.equal(full.status, 201);

@@ -1,4 +1,4 @@
-// One document: docs `api/document/common.rst`.
+// Single documents: CouchDB docs `api/document/common.rst`.
 
 import { suite, it, assert } from '../harness/rows.js';
 import { revision, Float } from '../harness/revision.js';
@@ -6,7 +6,7 @@ import { revision, Float } from '../harness/revision.js';
 suite('documents', (api) => {
   api.rows('write and read', [
     {
-      name: 'PUT makes it',
+      name: 'PUT creates a document',
       req: 'PUT /{db}/a',
       body: { n: 1 },
       status: 201,
@@ -15,47 +15,47 @@ suite('documents', (api) => {
       save: { rev1: 'rev' },
       headers: { ETag: `"${revision({ n: 1 })}"`, Location: (got, { db }) => new URL(got).pathname === `/${db}/a` },
     },
-    { name: 'GET gives it with id and rev first', req: 'GET /{db}/a', status: 200, text: /^\{"_id":"a","_rev":"1-[0-9a-f]{32}","n":1\}\n?$/, headers: { ETag: '"{rev1}"', 'Cache-Control': 'must-revalidate', 'Content-Type': 'application/json' } },
-    { name: 'HEAD has the same head', req: 'HEAD /{db}/a', status: 200, text: '', headers: { ETag: '"{rev1}"', 'Content-Length': /^[1-9]\d*$/ } },
+    { name: 'GET returns it, starting with _id and _rev', req: 'GET /{db}/a', status: 200, text: /^\{"_id":"a","_rev":"1-[0-9a-f]{32}","n":1\}\n?$/, headers: { ETag: '"{rev1}"', 'Cache-Control': 'must-revalidate', 'Content-Type': 'application/json' } },
+    { name: 'HEAD returns the same headers', req: 'HEAD /{db}/a', status: 200, text: '', headers: { ETag: '"{rev1}"', 'Content-Length': /^[1-9]\d*$/ } },
     { name: 'If-None-Match with the ETag: 304', req: 'GET /{db}/a', send: { 'If-None-Match': '"{rev1}"' }, status: 304, text: '', headers: { ETag: '"{rev1}"' } },
-    { name: 'If-None-Match with another', req: 'GET /{db}/a', send: { 'If-None-Match': '"1-0"' }, status: 200, like: { n: 1 } },
+    { name: 'If-None-Match with another ETag', req: 'GET /{db}/a', send: { 'If-None-Match': '"1-0"' }, status: 200, like: { n: 1 } },
     { name: 'HEAD with If-None-Match', req: 'HEAD /{db}/a', send: { 'If-None-Match': '"{rev1}"' }, status: 304 },
     { name: 'PUT without the revision is a conflict', req: 'PUT /{db}/a', body: { n: 2 }, status: 409, error: 'conflict', reason: 'Document update conflict.' },
-    { name: 'PUT with a wrong one too', req: 'PUT /{db}/a', body: { _rev: '1-967a00dff5e02add41819138abb3284d' }, status: 409, error: 'conflict' },
-    { name: 'nothing was changed by them', req: 'GET /{db}/a', status: 200, like: { n: 1 } },
+    { name: 'PUT with a wrong revision is a conflict', req: 'PUT /{db}/a', body: { _rev: '1-967a00dff5e02add41819138abb3284d' }, status: 409, error: 'conflict' },
+    { name: 'rejected writes change nothing', req: 'GET /{db}/a', status: 200, like: { n: 1 } },
     { name: 'PUT with _rev', req: 'PUT /{db}/a', body: (w) => ({ _rev: w.rev1, n: 2 }), status: 201, save: { rev2: 'rev' }, check: ({ json }, w) => assert.equal(json.rev, revision({ n: 2 }, { parent: w.rev1 })) },
     { name: 'PUT with ?rev', req: 'PUT /{db}/a?rev={rev2}', body: { n: 3 }, status: 201, save: { rev3: 'rev' } },
     { name: 'PUT with If-Match', req: 'PUT /{db}/a', send: { 'If-Match': '"{rev3}"' }, body: { n: 4 }, status: 201, save: { rev4: 'rev' } },
     { name: 'two different revisions', req: 'PUT /{db}/a?rev={rev3}', body: (w) => ({ _rev: w.rev4 }), status: 400, error: 'bad_request', reason: 'Document rev from request body and query string have different values' },
     { name: 'If-Match that differs from ?rev', req: 'PUT /{db}/a?rev={rev4}', send: { 'If-Match': '"{rev3}"' }, body: {}, status: 400, error: 'bad_request', reason: 'Document rev and etag have different values' },
     { name: 'an older revision can be read', req: 'GET /{db}/a?rev={rev1}', status: 200, like: { _rev: (r) => r.startsWith('1-'), n: 1 } },
-    { name: 'one that never was', req: 'GET /{db}/a?rev=1-967a00dff5e02add41819138abb3284d', status: 404, error: 'not_found', reason: 'missing' },
+    { name: 'a revision that never existed', req: 'GET /{db}/a?rev=1-967a00dff5e02add41819138abb3284d', status: 404, error: 'not_found', reason: 'missing' },
     { name: 'revs', req: 'GET /{db}/a?revs=true', status: 200, like: { _revisions: { start: 4, ids: (ids) => ids.length === 4 } } },
     { name: 'revs_info', req: 'GET /{db}/a?revs_info=true', status: 200, like: { _revs_info: (infos) => infos.length === 4 && infos.every((i) => i.status === 'available') && infos[0].rev.startsWith('4-') } },
     { name: 'local_seq', req: 'GET /{db}/a?local_seq=true', status: 200, like: { _local_seq: (seq) => seq !== undefined } },
     { name: 'meta without conflicts', req: 'GET /{db}/a?meta=true', status: 200, like: { _revs_info: Array, _conflicts: undefined, _deleted_conflicts: undefined } },
-    { name: 'latest with an old rev gives the newest', req: 'GET /{db}/a?rev={rev1}&latest=true', status: 200, like: { n: 4 } },
+    { name: 'latest with an old rev returns the newest', req: 'GET /{db}/a?rev={rev1}&latest=true', status: 200, like: { n: 4 } },
     { name: 'an unknown parameter is ignored', req: 'GET /{db}/a?unknown=1', status: 200, like: { n: 4 } },
-    { name: 'true is true, all else is not', req: 'GET /{db}/a?revs=TRUE', status: 200, like: { _revisions: undefined } },
+    { name: 'only `true` is true', req: 'GET /{db}/a?revs=TRUE', status: 200, like: { _revisions: undefined } },
     { name: 'a bad rev', req: 'GET /{db}/a?rev=bad', status: 400, error: 'bad_request', reason: 'Invalid rev format' },
     { name: 'a bad rev in an update', req: 'PUT /{db}/a?rev=bad', body: {}, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
     { name: 'a _rev of the wrong type', req: 'PUT /{db}/a', body: { _rev: 7 }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
     { name: 'DELETE without rev', req: 'DELETE /{db}/a', status: 409, error: 'conflict' },
-    { name: 'DELETE with an old one', req: 'DELETE /{db}/a?rev={rev1}', status: 409, error: 'conflict' },
+    { name: 'DELETE with an old rev', req: 'DELETE /{db}/a?rev={rev1}', status: 409, error: 'conflict' },
     { name: 'DELETE', req: 'DELETE /{db}/a?rev={rev4}', status: 200, keys: ['id', 'ok', 'rev'], like: { ok: true, rev: /^5-/ }, save: { rev5: 'rev' }, headers: { ETag: '"{rev5}"' }, check: ({ json }, w) => assert.equal(json.rev, revision({}, { parent: w.rev4, deleted: true })) },
     { name: 'it is deleted', req: 'GET /{db}/a', status: 404, error: 'not_found', reason: 'deleted' },
     { name: 'the tombstone by its revision', req: 'GET /{db}/a?rev={rev5}', status: 200, keys: ['_deleted', '_id', '_rev'], like: { _deleted: true } },
     { name: 'DELETE twice', req: 'DELETE /{db}/a?rev={rev5}', status: 404, error: 'not_found', reason: 'deleted' },
-    { name: 'made anew goes on from the tombstone', req: 'PUT /{db}/a', body: { n: 6 }, status: 201, like: { rev: /^6-/ } },
-    { name: 'nothing there', req: 'GET /{db}/none', status: 404, error: 'not_found', reason: 'missing' },
-    { name: 'HEAD nothing there', req: 'HEAD /{db}/none', status: 404, text: '' },
-    { name: 'DELETE nothing there', req: 'DELETE /{db}/none', status: 404, error: 'not_found', reason: 'missing' },
-    { name: 'PUT with a revision of nothing', req: 'PUT /{db}/none', body: { _rev: '1-967a00dff5e02add41819138abb3284d' }, status: 409, error: 'conflict' },
-    { name: '_deleted in the body is a deletion with a body', req: 'PUT /{db}/t', body: { _deleted: true, left: 'note' }, status: 200, like: { rev: revision({ left: 'note' }, { deleted: true }) }, save: { t: 'rev' } },
-    { name: 'whose note can be read', req: 'GET /{db}/t?rev={t}', status: 200, like: { _deleted: true, left: 'note' } },
-    { name: 'DELETE with If-Match', req: 'PUT /{db}/im', body: {}, status: 201, save: { im: 'rev' } },
-    { name: '... is enough', req: 'DELETE /{db}/im', send: { 'If-Match': '"{im}"' }, status: 200 },
-    { name: 'a method that is not', req: 'PATCH /{db}/a', status: 405, error: 'method_not_allowed', headers: { Allow: 'DELETE,GET,HEAD,POST,PUT,COPY' } },
+    { name: 'recreating continues from the tombstone', req: 'PUT /{db}/a', body: { n: 6 }, status: 201, like: { rev: /^6-/ } },
+    { name: 'GET of a missing document', req: 'GET /{db}/none', status: 404, error: 'not_found', reason: 'missing' },
+    { name: 'HEAD of a missing document', req: 'HEAD /{db}/none', status: 404, text: '' },
+    { name: 'DELETE of a missing document', req: 'DELETE /{db}/none', status: 404, error: 'not_found', reason: 'missing' },
+    { name: 'PUT with a revision to a missing document', req: 'PUT /{db}/none', body: { _rev: '1-967a00dff5e02add41819138abb3284d' }, status: 409, error: 'conflict' },
+    { name: 'PUT with _deleted writes a tombstone with a body', req: 'PUT /{db}/t', body: { _deleted: true, left: 'note' }, status: 200, like: { rev: revision({ left: 'note' }, { deleted: true }) }, save: { t: 'rev' } },
+    { name: '... whose body can be read', req: 'GET /{db}/t?rev={t}', status: 200, like: { _deleted: true, left: 'note' } },
+    { name: 'DELETE with If-Match: create the document', req: 'PUT /{db}/im', body: {}, status: 201, save: { im: 'rev' } },
+    { name: '... If-Match replaces ?rev', req: 'DELETE /{db}/im', send: { 'If-Match': '"{im}"' }, status: 200 },
+    { name: 'an unsupported method', req: 'PATCH /{db}/a', status: 405, error: 'method_not_allowed', headers: { Allow: 'DELETE,GET,HEAD,POST,PUT,COPY' } },
     { name: 'batch=ok', req: 'PUT /{db}/b?batch=ok', body: {}, status: 202, keys: ['id', 'ok'] },
   ]);
 
@@ -66,38 +66,38 @@ suite('documents', (api) => {
     { name: '_revisions.start of the wrong type', req: 'PUT /{db}/u?new_edits=false', body: { _revisions: { start: 'a', ids: ['b'] } }, status: 400, error: 'doc_validation', reason: "_revisions.start isn't an integer." },
     { name: '_revisions.ids of the wrong type', req: 'PUT /{db}/u?new_edits=false', body: { _revisions: { start: 1, ids: 'b' } }, status: 400, error: 'doc_validation', reason: "_revisions.ids isn't a array." },
     { name: 'a revision id of the wrong type', req: 'PUT /{db}/u?new_edits=false', body: { _revisions: { start: 1, ids: [5] } }, status: 400, error: 'doc_validation', reason: "RevId isn't a string" },
-    { name: 'the ones that a GET gives are dropped', req: 'PUT /{db}/u', body: { _revs_info: [], _conflicts: [], _local_seq: 1, _deleted_conflicts: [], a: 1 }, status: 201, like: { rev: revision({ a: 1 }) } },
-    { name: 'and not kept', req: 'GET /{db}/u', status: 200, keys: ['_id', '_rev', 'a'] },
-    { name: 'deeper ones are the client\'s own', req: 'PUT /{db}/v', body: { in: { _id: 1, _what: 2 } }, status: 201 },
-    { name: 'and kept', req: 'GET /{db}/v', status: 200, like: { in: { _id: 1, _what: 2 } } },
-    { name: 'the id in the path is the one that counts', req: 'PUT /{db}/w', body: { _id: 'other' }, status: 201, like: { id: 'w' } },
+    { name: 'members that GET adds are ignored', req: 'PUT /{db}/u', body: { _revs_info: [], _conflicts: [], _local_seq: 1, _deleted_conflicts: [], a: 1 }, status: 201, like: { rev: revision({ a: 1 }) } },
+    { name: '... and not stored', req: 'GET /{db}/u', status: 200, keys: ['_id', '_rev', 'a'] },
+    { name: 'underscore members in nested objects are allowed', req: 'PUT /{db}/v', body: { in: { _id: 1, _what: 2 } }, status: 201 },
+    { name: '... and stored', req: 'GET /{db}/v', status: 200, like: { in: { _id: 1, _what: 2 } } },
+    { name: 'the id in the path overrides _id', req: 'PUT /{db}/w', body: { _id: 'other' }, status: 201, like: { id: 'w' } },
   ]);
 
   api.rows('ids', [
-    { name: 'a slash, escaped', req: 'PUT /{db}/a%2Fb', body: { n: 1 }, status: 201, like: { id: 'a/b' } },
-    { name: 'comes back', req: 'GET /{db}/a%2Fb', status: 200, like: { _id: 'a/b' } },
+    { name: 'an escaped slash', req: 'PUT /{db}/a%2Fb', body: { n: 1 }, status: 201, like: { id: 'a/b' } },
+    { name: '... is returned', req: 'GET /{db}/a%2Fb', status: 200, like: { _id: 'a/b' } },
     { name: 'Unicode', req: 'PUT /{db}/%E2%82%AC%F0%9F%98%80', body: {}, status: 201, like: { id: '€😀' } },
     { name: 'an escaped plus is a plus', req: 'PUT /{db}/a%2Bb', body: {}, status: 201, like: { id: 'a+b' } },
-    { name: 'a bare one is a space, as CouchDB has it', req: 'PUT /{db}/a+b', body: {}, status: 201, like: { id: 'a b' } },
+    { name: 'an unescaped plus is a space, as in CouchDB', req: 'PUT /{db}/a+b', body: {}, status: 201, like: { id: 'a b' } },
     { name: 'a space', req: 'GET /{db}/a%20b', status: 200, like: { _id: 'a b' } },
     { name: 'an underscore is reserved', req: 'PUT /{db}/_nope', body: {}, status: 400, error: 'illegal_docid', reason: 'Only reserved document ids may start with underscore.' },
-    { name: 'in a body too', req: 'POST /{db}', body: { _id: '_nope' }, status: 400, error: 'illegal_docid', reason: 'Only reserved document ids may start with underscore.' },
+    { name: '... also in a body', req: 'POST /{db}', body: { _id: '_nope' }, status: 400, error: 'illegal_docid', reason: 'Only reserved document ids may start with underscore.' },
     { name: '_design/ alone', req: 'POST /{db}', body: { _id: '_design/' }, status: 400, error: 'illegal_docid', reason: 'Illegal document id `_design/`' },
     { name: 'bytes that are not UTF-8', req: 'PUT /{db}/%FF%FE', body: {}, status: 400, error: 'illegal_docid', reason: 'Document id must be valid UTF-8' },
     { name: 'a design document by path', req: 'PUT /{db}/_design/d', body: { views: {} }, status: 201, like: { id: '_design/d' } },
-    { name: 'its escaped form leads there', req: 'GET /{db}/_design%2Fd', status: [200, 301] },
+    { name: '... with an escaped slash', req: 'GET /{db}/_design%2Fd', status: [200, 301] },
     { name: 'a long id', req: `PUT /{db}/${'i'.repeat(5000)}`, body: {}, status: [201, 400, 414] },
-    { name: 'names of JavaScript are only names', req: 'PUT /{db}/constructor', body: { toString: 1, constructor: 2 }, status: 201 },
-    { name: '... and come back', req: 'GET /{db}/constructor', status: 200, check: ({ json }) => assert.equal(Object.getOwnPropertyDescriptor(json, 'constructor').value, 2) },
+    { name: 'names of JavaScript object members', req: 'PUT /{db}/constructor', body: { toString: 1, constructor: 2 }, status: 201 },
+    { name: '... are stored and returned', req: 'GET /{db}/constructor', status: 200, check: ({ json }) => assert.equal(Object.getOwnPropertyDescriptor(json, 'constructor').value, 2) },
   ]);
 
   api.rows('branches', [
     { name: 'one branch', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 2, ids: ['b', 'a'] }, side: 'b' }, status: 201, like: { id: 'c', rev: '2-b', ok: true } },
     { name: 'another', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 2, ids: ['c', 'a'] }, side: 'c' }, status: 201 },
-    { name: 'a third, deleted', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 3, ids: ['d', 'x', 'a'] }, _deleted: true }, status: [200, 201] },
-    { name: 'by _rev alone', req: 'PUT /{db}/c?new_edits=false', body: { _rev: '1-z', side: 'z' }, status: 201, like: { rev: '1-z' } },
+    { name: 'a third, deleted branch', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 3, ids: ['d', 'x', 'a'] }, _deleted: true }, status: [200, 201] },
+    { name: 'with _rev only', req: 'PUT /{db}/c?new_edits=false', body: { _rev: '1-z', side: 'z' }, status: 201, like: { rev: '1-z' } },
     { name: 'without any revision', req: 'PUT /{db}/c?new_edits=false', body: {}, status: 400, error: 'bad_request', reason: 'When `new_edits: false`, the document needs `_rev` or `_revisions` specified' },
-    { name: 'the winner is the highest that is not deleted', req: 'GET /{db}/c', status: 200, like: { _rev: '2-c', side: 'c' } },
+    { name: 'the winner is the highest leaf that is not deleted', req: 'GET /{db}/c', status: 200, like: { _rev: '2-c', side: 'c' } },
     { name: 'conflicts', req: 'GET /{db}/c?conflicts=true', status: 200, like: { _conflicts: ['2-b', '1-z'] }, headers: { ETag: null } },
     { name: 'deleted_conflicts', req: 'GET /{db}/c?deleted_conflicts=true', status: 200, like: { _deleted_conflicts: ['3-d'] } },
     { name: 'meta', req: 'GET /{db}/c?meta=true', status: 200, like: { _conflicts: ['2-b', '1-z'], _deleted_conflicts: ['3-d'], _revs_info: [{ rev: '2-c', status: 'available' }, { rev: '1-a', status: 'missing' }] } },
@@ -108,40 +108,40 @@ suite('documents', (api) => {
       status: 200,
       check: ({ json }) => assert.deepEqual(json.map((leaf) => leaf.ok._rev).sort(), ['1-z', '2-b', '2-c', '3-d']),
     },
-    { name: 'chosen ones, with what is missing', req: 'GET /{db}/c?open_revs=["2-b","9-nope"]', send: { Accept: 'application/json' }, status: 200, like: [{ ok: { _rev: '2-b' } }, { missing: '9-nope' }] },
-    { name: 'a revision that is known but not kept is missing', req: 'GET /{db}/c?open_revs=["1-a"]', send: { Accept: 'application/json' }, status: 200, like: [{ missing: '1-a' }] },
-    { name: 'latest follows to the leaves', req: 'GET /{db}/c?open_revs=["1-a"]&latest=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.deepEqual(json.map((leaf) => leaf.ok._rev).sort(), ['2-b', '2-c', '3-d']) },
-    { name: 'with revs', req: 'GET /{db}/c?open_revs=["2-b"]&revs=true', send: { Accept: 'application/json' }, status: 200, like: [{ ok: { _revisions: { start: 2, ids: ['b', 'a'] } } }] },
-    { name: 'no revisions asked for', req: 'GET /{db}/c?open_revs=[]', send: { Accept: 'application/json' }, status: 200 },
-    { name: 'open_revs that is no JSON', req: 'GET /{db}/c?open_revs=nope', send: { Accept: 'application/json' }, status: 400, error: 'bad_request' },
-    { name: 'open_revs that is no list', req: 'GET /{db}/c?open_revs=%7B%7D', send: { Accept: 'application/json' }, status: 400, error: 'bad_request' },
+    { name: 'open_revs with a missing revision', req: 'GET /{db}/c?open_revs=["2-b","9-nope"]', send: { Accept: 'application/json' }, status: 200, like: [{ ok: { _rev: '2-b' } }, { missing: '9-nope' }] },
+    { name: 'open_revs with a known revision without a body', req: 'GET /{db}/c?open_revs=["1-a"]', send: { Accept: 'application/json' }, status: 200, like: [{ missing: '1-a' }] },
+    { name: 'latest returns the leaves', req: 'GET /{db}/c?open_revs=["1-a"]&latest=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.deepEqual(json.map((leaf) => leaf.ok._rev).sort(), ['2-b', '2-c', '3-d']) },
+    { name: 'open_revs with revs', req: 'GET /{db}/c?open_revs=["2-b"]&revs=true', send: { Accept: 'application/json' }, status: 200, like: [{ ok: { _revisions: { start: 2, ids: ['b', 'a'] } } }] },
+    { name: 'open_revs with an empty list', req: 'GET /{db}/c?open_revs=[]', send: { Accept: 'application/json' }, status: 200 },
+    { name: 'open_revs that is not JSON', req: 'GET /{db}/c?open_revs=nope', send: { Accept: 'application/json' }, status: 400, error: 'bad_request' },
+    { name: 'open_revs that is not a list', req: 'GET /{db}/c?open_revs=%7B%7D', send: { Accept: 'application/json' }, status: 400, error: 'bad_request' },
     { name: 'open_revs with a bad revision', req: 'GET /{db}/c?open_revs=["x"]', send: { Accept: 'application/json' }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
-    { name: 'open_revs of nothing', req: 'GET /{db}/none?open_revs=all', send: { Accept: 'application/json' }, status: 404, error: 'not_found', reason: 'missing' },
-    { name: 'the same branch again changes nothing', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 2, ids: ['b', 'a'] }, side: 'changed?' }, status: 201 },
-    { name: '... its body stays', req: 'GET /{db}/c?rev=2-b', status: 200, like: { side: 'b' } },
-    { name: 'resolving by deleting the others', req: 'DELETE /{db}/c?rev=2-b', status: 200 },
+    { name: 'open_revs of a missing document', req: 'GET /{db}/none?open_revs=all', send: { Accept: 'application/json' }, status: 404, error: 'not_found', reason: 'missing' },
+    { name: 'writing the same branch again changes nothing', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 2, ids: ['b', 'a'] }, side: 'changed?' }, status: 201 },
+    { name: '... and keeps its body', req: 'GET /{db}/c?rev=2-b', status: 200, like: { side: 'b' } },
+    { name: 'deleting all leaves but the winner', req: 'DELETE /{db}/c?rev=2-b', status: 200 },
     { name: '...', req: 'DELETE /{db}/c?rev=1-z', status: 200 },
-    { name: 'leaves no conflict', req: 'GET /{db}/c?conflicts=true', status: 200, like: { _rev: '2-c', _conflicts: undefined } },
-    { name: 'deleting the last one', req: 'DELETE /{db}/c?rev=2-c', status: 200 },
-    { name: 'deletes the document', req: 'GET /{db}/c', status: 404, reason: 'deleted', error: 'not_found' },
+    { name: '... resolves the conflict', req: 'GET /{db}/c?conflicts=true', status: 200, like: { _rev: '2-c', _conflicts: undefined } },
+    { name: 'deleting the last leaf', req: 'DELETE /{db}/c?rev=2-c', status: 200 },
+    { name: '... deletes the document', req: 'GET /{db}/c', status: 404, reason: 'deleted', error: 'not_found' },
   ]);
 
   api.rows('COPY', [
-    { name: 'something to copy', req: 'PUT /{db}/from', body: { n: 1, _attachments: { 't.bin': { content_type: 'application/octet-stream', data: 'AAEC' } } }, status: 201, save: { from: 'rev' } },
+    { name: 'a document to copy', req: 'PUT /{db}/from', body: { n: 1, _attachments: { 't.bin': { content_type: 'application/octet-stream', data: 'AAEC' } } }, status: 201, save: { from: 'rev' } },
     { name: 'to a new id', req: 'COPY /{db}/from', send: { Destination: 'to' }, status: 201, like: { ok: true, id: 'to', rev: /^1-/ }, save: { to: 'rev' }, headers: { ETag: (got, w) => got.startsWith('"1-'), Location: /\/to$/ } },
-    { name: 'it is the same, attachments too', req: 'GET /{db}/to', status: 200, like: { n: 1, _attachments: { 't.bin': { length: 3, stub: true } } } },
-    { name: 'onto something without its revision', req: 'COPY /{db}/from', send: { Destination: 'to' }, status: 409, error: 'conflict' },
+    { name: 'the copy is equal, including attachments', req: 'GET /{db}/to', status: 200, like: { n: 1, _attachments: { 't.bin': { length: 3, stub: true } } } },
+    { name: 'to an existing document without its revision', req: 'COPY /{db}/from', send: { Destination: 'to' }, status: 409, error: 'conflict' },
     { name: 'with its revision', req: 'COPY /{db}/from', send: { Destination: 'to?rev={to}' }, status: 201, like: { rev: /^2-/ } },
-    { name: 'from a revision', req: 'COPY /{db}/from?rev={from}', send: { Destination: 'to2' }, status: 201 },
+    { name: 'COPY of a revision', req: 'COPY /{db}/from?rev={from}', send: { Destination: 'to2' }, status: 201 },
     { name: 'an escaped destination', req: 'COPY /{db}/from', send: { Destination: 'a%2Fcopy' }, status: 201, like: { id: 'a/copy' } },
     { name: 'without a destination', req: 'COPY /{db}/from', status: 400, error: 'bad_request', reason: 'Destination header is mandatory for COPY.' },
     { name: 'to a whole URL', req: 'COPY /{db}/from', send: { Destination: 'http://example.org/x' }, status: 400, error: 'bad_request', reason: 'Destination URL must be relative.' },
-    { name: 'of nothing', req: 'COPY /{db}/none', send: { Destination: 'x' }, status: 404, error: 'not_found' },
+    { name: 'COPY of a missing document', req: 'COPY /{db}/none', send: { Destination: 'x' }, status: 404, error: 'not_found' },
     { name: 'to a reserved id', req: 'COPY /{db}/from', send: { Destination: '_x' }, status: 400, error: 'illegal_docid' },
     { name: 'with a bad destination revision', req: 'COPY /{db}/from', send: { Destination: 'to?rev=x' }, status: 400, error: 'bad_request' },
   ]);
 
-  it('gives every edit the revision that CouchDB gives it', async () => {
+  it('computes the same revisions as CouchDB', async () => {
     const db = await api.db();
     const bodies = [
       ['{}', {}],
@@ -163,7 +163,7 @@ suite('documents', (api) => {
     }
   });
 
-  it('keeps the text of a body: order of members, numbers, escapes', async () => {
+  it('preserves member order and large numbers of a body', async () => {
     const db = await api.db();
     const text = '{"z":1,"a":12345678901234567890,"n":1.10,"e":1E2,"u":"\\u00e9","q":"\\"\\\\"}';
     await api.ok(`PUT /${db}/k`, { body: text });
@@ -173,7 +173,7 @@ suite('documents', (api) => {
     assert.equal(answer.json.u, 'é');
   });
 
-  it('of two members of one name the last is the only one', async () => {
+  it('keeps only the last of duplicate members', async () => {
     const db = await api.db();
     await api.ok(`PUT /${db}/d`, { body: '{"a":1,"b":{"x":1,"x":2},"a":3}' });
     const { text, json } = await api.call(`GET /${db}/d`);
@@ -182,7 +182,7 @@ suite('documents', (api) => {
     assert.equal(json.b.x, 2);
   });
 
-  it('of many clients that edit one document at once each edit wins once', async () => {
+  it('concurrent edits of one document by many clients lose no update', async () => {
     const db = await api.db();
     await api.ok(`PUT /${db}/n`, { body: { n: 0 } });
     let conflicts = 0;

@@ -1,5 +1,5 @@
-// Encryption at rest (docs/encryption.md): what is on the disk, what is said without the key, and the key's way through
-// `settee make-key`, `compact-store`, `backup` and `restore`.
+// Encryption at rest (docs/encryption.md): no plaintext on the disk, the errors without the right key, and
+// the key in `settee make-key`, `compact-store`, `backup` and `restore`.
 
 import { spawnSync } from 'node:child_process';
 import { readFileSync, readdirSync, statSync, writeFileSync, mkdtempSync, rmSync } from 'node:fs';
@@ -14,7 +14,7 @@ import { Server, binary, external, ADMIN, PASSWORD } from '../harness/server.js'
 const KNOWN = 'the quick brown fox is known to everybody ';
 const TEXT = Buffer.from(KNOWN.repeat(5000));
 
-/** The command, with nothing of the key's variables but what is given. */
+/** Runs settee, without the encryption variables of this process; `env` adds variables. */
 function settee(args, env = {}) {
   const { SETTEE_ENCRYPTION_KEY, SETTEE_ENCRYPTION_KEY_FILE, SETTEE_DATA, ...rest } = process.env;
   const ran = spawnSync(binary(), args, { env: { ...rest, ...env }, encoding: 'utf8', timeout: 120_000 });
@@ -29,7 +29,7 @@ function* files(folder) {
   }
 }
 
-/** The files below that have one of the texts in them, or one in their name. */
+/** Returns the files in the folder, recursively, whose content or path contains one of the texts. */
 function showing(folder, texts) {
   return [...files(folder)].filter((path) => {
     const bytes = readFileSync(path);
@@ -51,7 +51,7 @@ describe('encryption at rest', { skip: !!external }, () => {
       fresh: true,
     });
   const json = { 'content-type': 'application/json' };
-  /** SIGTERM, and the folder stays. */
+  /** Stops the server with SIGTERM and keeps the folder. */
   const halt = async () => {
     const child = server.child;
     server.child = null;
@@ -59,7 +59,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     const how = await server.exited;
     assert.equal(how.code, 0, server.log());
   };
-  /** The document, its attachment and the view are as they were written. */
+  /** Asserts that the document, its attachment and the view are unchanged. */
   const isAllThere = async () => {
     const doc = await ask('GET', '/db/doc');
     assert.equal(doc.status, 200, doc.text);
@@ -88,7 +88,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     rmSync(keys, { recursive: true, force: true });
   });
 
-  it('make-key makes a key that only its owner reads, and never twice in one file', () => {
+  it('make-key creates a key file that only its owner may read, and never overwrites one', () => {
     for (const name of ['one', 'two']) {
       const made = settee(['make-key', key(name)]);
       assert.equal(made.code, 0, made.out);
@@ -100,7 +100,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     assert.notEqual(again.code, 0);
   });
 
-  it('a server with a key answers as any other', async () => {
+  it('a server with a key works as usual', async () => {
     server.args = ['--encryption-key-file', key('one')];
     await server.start();
     assert.equal((await ask('PUT', '/db')).status, 201);
@@ -113,7 +113,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     await isAllThere();
   });
 
-  it('_config neither shows nor takes the key or its file', async () => {
+  it('_config neither returns nor accepts the key or the name of its file', async () => {
     const all = await ask('GET', '/_node/_local/_config');
     assert.ok(!all.text.includes('encryption') && !all.text.includes(key('one')), all.text);
     for (const name of ['encryption_key_file', 'encryption_key']) {
@@ -122,14 +122,14 @@ describe('encryption at rest', { skip: !!external }, () => {
     }
   });
 
-  it('nothing of it is on the disk or in the log', async () => {
+  it('neither data nor key appear in the data folder or the log', async () => {
     await halt();
     assert.deepEqual(showing(data(), everywhere), []);
     const text = readFileSync(key('one'), 'utf8').trim();
     assert.deepEqual(showing(server.folder, [text, Buffer.from(text, 'base64')]), []);
   });
 
-  it('without the key, with another and with none that is one, the start says what to do', () => {
+  it('without the key, with another key or with an invalid one, the start fails with a hint', () => {
     const serve = (args, env) => settee(['serve', '--data', data(), '--bind', '127.0.0.1:0', ...args], env);
     const none = serve([]);
     assert.equal(none.code, 1, none.out);
@@ -143,7 +143,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     assert.ok(!wrong.out.includes('horse'), wrong.out);
   });
 
-  it('compact-store renews the key', async () => {
+  it('compact-store changes the key', async () => {
     const done = settee(['compact-store', '--data', data(), '--encryption-key-file', key('one'), '--to-key-file', key('two')]);
     assert.equal(done.code, 0, done.out);
     server.args = [];
@@ -152,7 +152,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     await isAllThere();
   });
 
-  it('a backup from the running server is sealed, and restored under another key', async () => {
+  it('a backup of a running server is encrypted, and can be restored with another key', async () => {
     const file = join(server.folder, 'all.backup');
     const refused = settee(['backup', '--data', data(), file]);
     assert.equal(refused.code, 1, refused.out);
@@ -169,7 +169,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     assert.deepEqual(showing(join(server.folder, 'restored'), everywhere), []);
   });
 
-  it('compact-store ends the encryption, and a key is refused then', async () => {
+  it('compact-store decrypts a folder, which then rejects a key', async () => {
     const done = settee(['compact-store', '--data', data(), '--encryption-key-file', key('two'), '--to-plaintext']);
     assert.equal(done.code, 0, done.out);
     assert.notDeepEqual(showing(data(), [KNOWN.slice(0, 20)]), []);
@@ -181,7 +181,7 @@ describe('encryption at rest', { skip: !!external }, () => {
     await isAllThere();
   });
 
-  it('compact-store encrypts a folder, and nothing of before is left', async () => {
+  it('compact-store encrypts a folder and leaves no plaintext', async () => {
     await halt();
     const done = settee(['compact-store', '--data', data(), '--to-key-file', key('one')]);
     assert.equal(done.code, 0, done.out);

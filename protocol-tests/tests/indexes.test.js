@@ -1,8 +1,8 @@
-// Views and Mango indexes of a server that is killed while they are built, read and changed: after each start they say what
-// a walk over all documents says, and `settee check` is clean at the end.
+// Kills the server while it builds, reads and updates views and Mango indexes. After each start, their
+// results equal those of a scan over all documents; in the end, `settee check` finds no errors.
 //
-// The quick form kills each server four times; `KILLS=100 node --test tests/indexes.test.js` is the long one. SEED=... repeats
-// the choices of a run (not its timing).
+// By default each server is killed four times; `KILLS=100 node --test tests/indexes.test.js` is the long
+// version. SEED=... repeats the random choices of a run (but not its timing).
 
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
@@ -34,7 +34,7 @@ for (const engine of ['sled', 'redb']) {
       await ask('POST', '/db/_index', { index: { fields: ['k'] }, ddoc: 'm', name: 'k' });
 
       let working = true;
-      // A killed server answers nobody: whoever was asking ends, by an error of the connection and no other.
+      // When the server is killed, each worker ends with a connection error. Any other error fails the test.
       const until = async (step) => {
         while (working && (await step().then(() => true, (error) => assert.match(error.code ?? '', /^(ECONN|EPIPE)/, error)))) await pause(1);
       };

@@ -1,4 +1,5 @@
-// Tokens of an issuer whose keys are fetched: a small issuer here, over https with the certificate of the Rust tests.
+// JWTs of an issuer whose keys the server fetches. The test runs a small issuer over HTTPS with a certificate
+// of the Rust tests.
 
 import https from 'node:https';
 import { generateKeyPairSync, sign } from 'node:crypto';
@@ -73,7 +74,7 @@ describe('keys of an issuer', { skip: !!external }, () => {
     await issuer.stop();
   });
 
-  it('sign in, without the roles that only this server gives', async () => {
+  it('authenticate tokens, without system roles', async () => {
     for (const [kid, alg] of [['r', 'RS256'], ['e', 'ES256'], ['f', 'ES512'], ['d', 'EdDSA']]) {
       const { status, json } = await who(issuer.token(kid, alg));
       assert.equal(status, 200, `${kid} ${alg}: ${JSON.stringify(json)}`);
@@ -82,7 +83,7 @@ describe('keys of an issuer', { skip: !!external }, () => {
     assert.equal(issuer.asked, 1, 'one fetch for all');
   });
 
-  it('a forged or expired token, or one of an unknown key, is refused, and costs the issuer nothing', async () => {
+  it('forged or expired tokens and unknown keys are rejected without another fetch', async () => {
     const good = issuer.token('r', 'RS256');
     const other = new Issuer();
     other.add('r', 'rsa', { modulusLength: 2048 });
@@ -98,13 +99,13 @@ describe('keys of an issuer', { skip: !!external }, () => {
     assert.equal(issuer.asked, 1, 'the keys were fetched less than a minute ago');
   });
 
-  it('known keys stay good while the issuer is down', async () => {
+  it('known keys stay valid while the issuer is down', async () => {
     issuer.answer = (answer) => answer.writeHead(503).end();
     assert.equal((await who(issuer.token('e', 'ES256'))).status, 200);
     issuer.answer = null;
   });
 
-  it('keys are never fetched in the clear from elsewhere', async () => {
+  it('keys are never fetched without TLS from other hosts', async () => {
     const key = '/_node/_local/_config/jwt_auth/jwks_url';
     for (const url of ['http://192.0.2.1/keys', 'http://localhost.example/keys', 'file:///etc/passwd']) {
       await api.ok(`PUT ${key}`, { body: JSON.stringify(url) });

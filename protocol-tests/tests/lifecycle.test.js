@@ -1,4 +1,4 @@
-// Starting, stopping and being killed.
+// Starting, stopping and killing the server process.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -24,13 +24,13 @@ const run = (args, env = {}) =>
   });
 
 describe('the process', { skip: !!external }, () => {
-  it('--help tells what to do', async () => {
+  it('--help shows the usage', async () => {
     const { code, out } = await run(['--help']);
     assert.equal(code, 0);
     assert.match(out, /serve/);
   });
 
-  it('a wrong setting is refused at the start, and named', async () => {
+  it('an invalid setting prevents the start and is reported', async () => {
     for (const args of [['serve', '--bind', 'nonsense'], ['serve', '--no-such-flag']]) {
       const { code, out } = await run(args);
       assert.ok(code !== 0 && code !== null, `${args}: ${code}`);
@@ -57,7 +57,7 @@ describe('the process', { skip: !!external }, () => {
     }
   });
 
-  it('SIGTERM ends it at whatever moment it comes', async () => {
+  it('SIGTERM ends the server at any moment of its start', async () => {
     for (let moment = 0; moment < 12; moment += 1) {
       const folder = mkdtempSync(join(tmpdir(), 'settee-run-'));
       const args = ['serve', '--data', join(folder, 'data'), '--bind', '127.0.0.1:0'];
@@ -69,12 +69,12 @@ describe('the process', { skip: !!external }, () => {
       const how = await ended;
       clearTimeout(limit);
       rmSync(folder, { recursive: true, force: true });
-      // Before it catches signals, the system ends it.
+      // Before the process installs its signal handler, SIGTERM kills it.
       assert.ok(how.code === 0 || how.signal === 'SIGTERM', `after ${moment * moment * 4} ms: ${JSON.stringify(how)}`);
     }
   });
 
-  it('SIGTERM while it restarts is not lost', async () => {
+  it('SIGTERM during a restart is not lost', async () => {
     const api = new Api();
     await api.start();
     try {
@@ -88,17 +88,17 @@ describe('the process', { skip: !!external }, () => {
     }
   });
 
-  it('a log that nobody reads holds up neither requests nor the end', async () => {
+  it('a log that is not read blocks neither requests nor the shutdown', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'settee-run-'));
     const port = await freePort();
     const args = ['serve', '--data', join(folder, 'data'), '--bind', `127.0.0.1:${port}`];
     const env = { ...process.env, COUCHDB_USER: 'a', COUCHDB_PASSWORD: 'b' };
-    // Its pipes are never read.
+    // The test never reads these pipes.
     const child = spawn(binary(), args, { cwd: folder, env, stdio: ['ignore', 'pipe', 'pipe'] });
     const ended = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
     const base = `http://127.0.0.1:${port}`;
     await until('/_up', () => request(base, { path: '/_up', fresh: true }).then((answer) => answer.status === 200, () => false));
-    // Each leaves a line; the pipe takes some hundred KiB.
+    // Each request logs one line; together they exceed the pipe's buffer.
     const path = `/_up?${'x'.repeat(2000)}`;
     for (let asked = 0; asked < 2000; asked += 1) assert.equal((await request(base, { path })).status, 200);
     child.kill('SIGTERM');
@@ -108,7 +108,7 @@ describe('the process', { skip: !!external }, () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  it('what was acknowledged is there after kill -9', async () => {
+  it('acknowledged writes survive SIGKILL', async () => {
     const api = new Api();
     await api.start();
     try {
@@ -137,7 +137,7 @@ describe('the process', { skip: !!external }, () => {
       for (const [id, rev] of acknowledged) assert.equal(there.get(id), rev, `${id} was acknowledged`);
       assert.equal(there.get('att'), attachment.rev);
       assert.deepEqual((await api.call(`GET /${db}/att/a.bin`)).body, Buffer.alloc(100_000, 7));
-      // All the ways of reading agree.
+      // _all_docs, the database info and _changes agree.
       const info = await api.ok(`GET /${db}`);
       assert.equal(info.doc_count, there.size);
       const changes = await api.ok(`GET /${db}/_changes`);
@@ -176,7 +176,7 @@ describe('the process', { skip: !!external }, () => {
     }
   });
 
-  it('two processes cannot have one folder', async () => {
+  it('two processes cannot use the same data folder', async () => {
     const api = new Api();
     await api.start();
     try {

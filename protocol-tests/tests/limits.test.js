@@ -1,4 +1,5 @@
-// Limits and bad input: always a clear 4xx (or nothing, when the client is gone), never a 5xx, never half a document.
+// Limits and bad input: the response is always a clear 4xx (or none, if the client is gone), never a 5xx, and
+// no document is written partially.
 
 import net from 'node:net';
 import { gzipSync } from 'node:zlib';
@@ -25,7 +26,7 @@ suite('limits and bad input', (api) => {
     ['a half surrogate in bytes', Buffer.from([0x7b, 0x22, 0x61, 0x22, 0x3a, 0x22, 0xed, 0xa0, 0x80, 0x22, 0x7d])],
     ['an unknown escape', '{"a":"\\x"}'],
   ];
-  api.rows('JSON that is none', [
+  api.rows('invalid JSON', [
     ...nonsense.flatMap(([name, body]) => [
       { name: `${name}: PUT`, req: 'PUT /{db}/bad', body, send: json, status: 400, error: 'bad_request' },
       { name: `${name}: _bulk_docs`, req: 'POST /{db}/_bulk_docs', body, send: json, status: 400, error: 'bad_request' },
@@ -39,15 +40,15 @@ suite('limits and bad input', (api) => {
       error: 'bad_request',
       reason: 'invalid UTF-8 JSON',
     })),
-    { name: 'nothing was kept of all that', req: 'GET /{db}/bad', status: 404, error: 'not_found', reason: 'missing' },
+    { name: 'no rejected body was stored', req: 'GET /{db}/bad', status: 404, error: 'not_found', reason: 'missing' },
     { name: 'the database is empty', req: 'GET /{db}', status: 200, like: { doc_count: 0 } },
-    { name: 'a half surrogate as an escape is text or refused', req: 'PUT /{db}/half', body: '{"a":"\\ud800"}', send: json, status: [201, 400] },
-    { name: 'a NUL in a member is text', req: 'PUT /{db}/nul', body: '{"a\\u0000":"\\u0000"}', send: json, status: 201 },
+    { name: 'a lone surrogate as an escape is accepted or rejected', req: 'PUT /{db}/half', body: '{"a":"\\ud800"}', send: json, status: [201, 400] },
+    { name: 'a NUL in a member is allowed', req: 'PUT /{db}/nul', body: '{"a\\u0000":"\\u0000"}', send: json, status: 201 },
     { name: 'a byte order mark', req: 'PUT /{db}/bom', body: '\ufeff{}', send: json, status: [201, 400] },
-    { name: 'white space around it', req: 'PUT /{db}/ws', body: ' \r\n\t{ } \n', send: json, status: 201 },
+    { name: 'surrounding white space', req: 'PUT /{db}/ws', body: ' \r\n\t{ } \n', send: json, status: 201 },
   ]);
 
-  it('deep JSON is refused or kept, and never a stack overflow', async () => {
+  it('deeply nested JSON is rejected or stored, and never overflows the stack', async () => {
     const db = await api.db();
     for (const depth of [50, 1000, 100_000]) {
       const answer = await api.call(`PUT /${db}/deep${depth}`, { body: `{"a":${'['.repeat(depth)}${']'.repeat(depth)}}`, send: json });
@@ -59,7 +60,7 @@ suite('limits and bad input', (api) => {
     assert.ok(query.status < 500);
   });
 
-  it('members by the ten thousand and one that repeats', async () => {
+  it('ten thousand members, and a member repeated twenty thousand times', async () => {
     const db = await api.db();
     const members = Array.from({ length: 10_000 }, (_, n) => `"k${n}":${n}`).join(',');
     await api.ok(`PUT /${db}/many`, { body: `{${members}}` });
@@ -99,7 +100,7 @@ suite('limits and bad input', (api) => {
       const answer = await api.call(`PUT /${db}/big`, { body: over });
       assert.equal(answer.status, 413, answer.text.slice(0, 300));
       assert.equal(answer.json.error, 'document_too_large');
-      // CouchDB names the body's own _id here, and this one has none.
+      // CouchDB's reason is the body's `_id`, which this body does not have.
       assert.equal(answer.json.reason, '');
       const bulk = await api.call(`POST /${db}/_bulk_docs`, { body: { docs: [{ _id: 'small' }, { _id: 'big', ...over }] } });
       assert.equal(bulk.status, 413);
@@ -136,7 +137,7 @@ suite('limits and bad input', (api) => {
       });
     });
 
-    it('document ids: as long as a key may be, and no longer', { skip: external ? 'CouchDB has no limit' : false }, async () => {
+    it('document ids: the length limit', { skip: external ? 'CouchDB has no limit' : false }, async () => {
       const db = await api.db();
       const long = 'i'.repeat(6000);
       assert.equal((await api.call(`PUT /${db}/${long}`, { body: {} })).status, 201);
@@ -154,7 +155,7 @@ suite('limits and bad input', (api) => {
       }
     });
 
-    it('JSON bodies that are over the memory for them', { skip: external ? 'a setting of settee' : false }, async () => {
+    it('JSON bodies that exceed the memory limit', { skip: external ? 'a setting of settee' : false }, async () => {
       const tight = new Server({ env: { SETTEE_SETTEE__MAX_JSON_MEMORY: '1MiB' } });
       await tight.start();
       try {
@@ -162,13 +163,14 @@ suite('limits and bad input', (api) => {
         const fill = (bytes) => JSON.stringify({ keys: [], fill: 'f'.repeat(bytes) });
         for (const [body, send] of [[fill(2 << 20)], [gzipSync(fill(20 << 20)), { 'Content-Encoding': 'gzip' }]]) {
           const answer = await call(body, send).catch((error) => error);
-          // A server that answers before it has read all may close the connection on a client that still sends.
+          // The server may respond and close the connection before it has read the whole body; fetch then
+          // fails.
           if (!(answer instanceof Error)) {
             assert.equal(answer.status, 413);
             assert.equal((await answer.json()).error, 'too_large');
           }
         }
-        // What was refused holds nothing, and many that fit wait for each other.
+        // Rejected bodies have released their memory; bodies that fit wait for each other.
         const fitting = await Promise.all(Array.from({ length: 12 }, () => call(fill(600 << 10))));
         for (const answer of fitting) assert.equal(answer.status, 200);
       } finally {
@@ -176,13 +178,14 @@ suite('limits and bad input', (api) => {
       }
     });
 
-    describe('who is slow', { skip: external ? 'settings of settee' : false }, () => {
-      // Bodies of which 4 s pass without a byte are given up, and those that hold memory while it is short are looked at as often.
+    describe('slow clients', { skip: external ? 'settings of settee' : false }, () => {
+      // The server aborts bodies that send no byte for 4 s. If memory is short, it also checks every 4 s
+      // whether the bodies that hold memory make progress.
       const tight = new Server({ env: { SETTEE_SETTEE__MAX_JSON_MEMORY: '1MiB', SETTEE_BODY_TIMEOUT: '4', SETTEE_WRITE_TIMEOUT: '1' } });
       before(() => tight.start());
       after(() => tight.stop());
 
-      /** A POST of a JSON body of `length` bytes that sends `first` bytes at once, and then `step` bytes four times a second. */
+      /** POSTs a JSON body of `length` bytes: first `first` bytes, and then `step` bytes four times a second. */
       const sender = (length, first, step) => {
         const head = '{"keys":[],"fill":"';
         const body = `${head}${'f'.repeat(length - head.length - 2)}"}`;
@@ -218,7 +221,7 @@ suite('limits and bad input', (api) => {
         return it;
       };
 
-      it('and holds memory that others need is given up; who holds none, or comes on, is not', async () => {
+      it('a slow body that holds memory that others need is aborted; small or steady ones are not', async () => {
         const small = sender(40 << 10, 30 << 10, 1);
         const steady = sender(440 << 10, 70 << 10, 5 << 10);
         const slow = sender(700 << 10, 600 << 10, 1);
@@ -226,19 +229,19 @@ suite('limits and bad input', (api) => {
         assert.doesNotMatch(slow.got, /^HTTP\/1\.1 2/);
         assert.ok(slow.steps >= 12, `it was given its time: ${slow.steps}`);
         assert.deepEqual([small.closed, steady.closed], [false, false]);
-        // Others go on.
+        // Other requests continue.
         const large = await sender(900 << 10, 900 << 10, 0).ended();
         assert.match(large.got, /^HTTP\/1\.1 200/);
         for (const { got } of [await small.finish(), await steady.finish()]) assert.match(got, /^HTTP\/1\.1 200/);
       });
 
-      it('and holds memory that nobody needs is waited for', async () => {
+      it('a slow body is not aborted while nobody else needs its memory', async () => {
         const slow = sender(400 << 10, 300 << 10, 1);
         await until('more than one look at it', () => slow.steps > 20 || slow.closed, 60);
         assert.match((await slow.finish()).got, /^HTTP\/1\.1 200/);
       });
 
-      it('to read is disconnected', async () => {
+      it('a client that does not read the response is disconnected', async () => {
         const call = (method, path, body) => fetch(`${tight.base}${path}`, { method, body, headers: { Authorization: `Basic ${btoa(`${ADMIN}:${PASSWORD}`)}` } });
         const bytes = 48 << 20;
         assert.equal((await call('PUT', '/slow')).status, 201);
@@ -269,7 +272,7 @@ suite('limits and bad input', (api) => {
     });
   });
 
-  describe('parameters of every wrong type', () => {
+  describe('invalid values of all parameters', () => {
     const values = ['', '""', '[]', '{}', '-1', '1e99', '99999999999999999999999999', 'null', 'true', '%00', '%FF', '%', '%zz', '0x10', "'", '"', '[[[[', '\u20ac'.split('').map(encodeURIComponent).join('')];
     const parameters = {
       'GET /{db}/doc': ['rev', 'revs', 'revs_info', 'open_revs', 'conflicts', 'latest', 'atts_since', 'attachments', 'local_seq', 'meta'],
@@ -294,7 +297,7 @@ suite('limits and bad input', (api) => {
             const answer = await api.call(line, { body: req.startsWith('PUT') ? '{}' : undefined, send: req.startsWith('PUT') ? json : {}, fresh: true, onStream: (stream, call) => {
               const parts = [];
               return new Promise((resolve) => {
-                // Live feeds that were asked for by accident end by their timeout or here.
+                // Some values start a live feed; it ends by its timeout or here.
                 const limit = setTimeout(() => { call.destroy(); resolve({ status: stream.statusCode, text: 'cut' }); }, 500);
                 stream.on('data', (part) => parts.push(part));
                 stream.on('error', () => {});
@@ -326,14 +329,14 @@ suite('limits and bad input', (api) => {
   describe('connections that break', { skip: !!external }, () => {
     const put = (db, id, length, part) => `PUT /${db}/${id} HTTP/1.1\r\nHost: a\r\n${auth}Content-Type: application/json\r\nContent-Length: ${length}\r\n\r\n${part}`;
 
-    it('a body that ends early leaves nothing', async () => {
+    it('a truncated body writes nothing', async () => {
       const db = await api.db();
       const answer = await raw(api.server.port, put(db, 'cut', 100, '{"a":1}'), { end: true });
       assert.ok(answer === '' || /^HTTP\/1\.1 4/.test(answer), answer);
       assert.equal((await api.call(`GET /${db}/cut`)).status, 404);
     });
 
-    it('an attachment that ends early leaves nothing', async () => {
+    it('a truncated attachment writes nothing', async () => {
       const db = await api.db();
       const text = `PUT /${db}/doc/att HTTP/1.1\r\nHost: a\r\n${auth}Content-Type: application/octet-stream\r\nContent-Length: 1000000\r\n\r\n${'x'.repeat(5000)}`;
       await raw(api.server.port, text, { end: true });
@@ -341,14 +344,14 @@ suite('limits and bad input', (api) => {
       assert.equal((await api.call(`GET /${db}/doc`)).status, 404);
     });
 
-    it('a chunked body that is malformed', async () => {
+    it('a malformed chunked body', async () => {
       const db = await api.db();
       const answer = await raw(api.server.port, `PUT /${db}/c HTTP/1.1\r\nHost: a\r\n${auth}Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n`, { end: true });
       assert.ok(answer === '' || /^HTTP\/1\.1 4/.test(answer), answer);
       assert.equal((await api.call(`GET /${db}/c`)).status, 404);
     });
 
-    it('what is not HTTP', async () => {
+    it('input that is not HTTP', async () => {
       for (const text of ['\0\0\0\0\r\n\r\n', 'GET\r\n\r\n', 'GET / HTTP/9.9\r\n\r\n', 'HELLO / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n', 'GET no-slash HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n', '\x16\x03\x01\x02\x00\x01\x00']) {
         const answer = await raw(api.server.port, text, { end: true });
         assert.ok(!/^HTTP\/1\.1 5/.test(answer), `${JSON.stringify(text)}: ${answer}`);
@@ -356,13 +359,13 @@ suite('limits and bad input', (api) => {
       assert.equal((await api.call('GET /_up')).status, 200);
     });
 
-    it('Content-Length and Transfer-Encoding at once cannot smuggle a request', async () => {
+    it('Content-Length together with Transfer-Encoding', async () => {
       const db = await api.db();
       await raw(api.server.port, `POST /${db} HTTP/1.1\r\nHost: a\r\n${auth}Content-Type: application/json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nPUT /${db}/smuggled HTTP/1.1\r\nHost: a\r\n${auth}Content-Length: 2\r\nConnection: close\r\n\r\n{}`, { end: true });
       assert.ok([404, 200].includes((await api.call(`GET /${db}/smuggled`)).status));
     });
 
-    it('clients that vanish in the middle of an answer', async () => {
+    it('clients that disconnect during a response', async () => {
       const db = await api.db();
       const docs = Array.from({ length: 500 }, (_, n) => ({ _id: `d${n}`, text: 'x'.repeat(10_000) }));
       await api.ok(`POST /${db}/_bulk_docs`, { body: { docs } });
@@ -375,7 +378,7 @@ suite('limits and bad input', (api) => {
       await until('answers as before', async () => (await api.call(`GET /${db}`)).json?.doc_count === 500);
     });
 
-    it('a write whose client is gone is whole or not at all', async () => {
+    it('a write whose client disconnects is applied completely or not at all', async () => {
       const db = await api.db();
       const body = JSON.stringify({ docs: Array.from({ length: 200 }, (_, n) => ({ _id: `v${n}` })) });
       const text = `POST /${db}/_bulk_docs HTTP/1.1\r\nHost: a\r\n${auth}Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;

@@ -1,4 +1,4 @@
-// Local documents, where replicators keep their checkpoints: docs `api/local.rst`.
+// Local documents, in which replicators store their checkpoints: CouchDB docs `api/local.rst`.
 
 import { suite, it, assert } from '../harness/rows.js';
 
@@ -9,28 +9,28 @@ suite('local documents', (api) => {
     { name: 'HEAD', req: 'HEAD /{db}/_local/c', status: 200, text: '' },
     { name: 'PUT again with its revision', req: 'PUT /{db}/_local/c', body: { _rev: '0-1', seq: 2 }, status: 201, like: { rev: '0-2' } },
     { name: 'GET the new one', req: 'GET /{db}/_local/c', status: 200, like: { _rev: '0-2', seq: 2 } },
-    // CouchDB's local documents never conflict: a write counts on from the revision that it names.
-    { name: 'PUT with an old revision counts on from it', req: 'PUT /{db}/_local/c', body: { _rev: '0-1', seq: 3 }, status: 201, like: { rev: '0-2' } },
-    { name: 'PUT without one begins anew', req: 'PUT /{db}/_local/c', body: { seq: 4 }, status: 201, like: { rev: '0-1' } },
-    { name: 'none', req: 'GET /{db}/_local/none', status: 404, error: 'not_found', reason: 'missing' },
-    { name: 'a revision that is not one', req: 'PUT /{db}/_local/c', body: { _rev: 'x' }, status: 400, error: 'bad_request' },
+    // Local documents never conflict in CouchDB: a write increments the revision that it names.
+    { name: 'PUT with an old revision increments it', req: 'PUT /{db}/_local/c', body: { _rev: '0-1', seq: 3 }, status: 201, like: { rev: '0-2' } },
+    { name: 'PUT without a revision restarts at 0-1', req: 'PUT /{db}/_local/c', body: { seq: 4 }, status: 201, like: { rev: '0-1' } },
+    { name: 'a missing local document', req: 'GET /{db}/_local/none', status: 404, error: 'not_found', reason: 'missing' },
+    { name: 'an invalid revision', req: 'PUT /{db}/_local/c', body: { _rev: 'x' }, status: 400, error: 'bad_request' },
     { name: 'with a slash in the id', req: 'PUT /{db}/_local/a%2Fb', body: {}, status: 201, like: { id: '_local/a/b' } },
-    { name: '... is not an attachment', req: 'GET /{db}/_local/c/att', status: 400, error: 'bad_request', reason: '_local documents do not accept attachments.' },
-    { name: 'an attachment', req: 'PUT /{db}/_local/c/att', body: 'x', send: { 'Content-Type': 'text/plain' }, status: 400, error: 'bad_request', reason: '_local documents do not accept attachments.' },
+    { name: 'reading an attachment', req: 'GET /{db}/_local/c/att', status: 400, error: 'bad_request', reason: '_local documents do not accept attachments.' },
+    { name: 'writing an attachment', req: 'PUT /{db}/_local/c/att', body: 'x', send: { 'Content-Type': 'text/plain' }, status: 400, error: 'bad_request', reason: '_local documents do not accept attachments.' },
     { name: 'no id', req: 'GET /{db}/_local', status: 400, error: 'bad_request', reason: 'Invalid _local document id.' },
     { name: 'an empty id', req: 'GET /{db}/_local/', status: 400, error: 'bad_request' },
     { name: 'through _bulk_docs', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: '_local/bulk', n: 1 }] }, status: 201, like: [{ ok: true, id: '_local/bulk', rev: '0-1' }] },
-    { name: '... is there', req: 'GET /{db}/_local/bulk', status: 200, like: { n: 1 } },
+    { name: '... is stored', req: 'GET /{db}/_local/bulk', status: 200, like: { n: 1 } },
     { name: 'an id that is too long, through _bulk_docs', req: 'POST /{db}/_bulk_docs', body: { docs: [{ _id: `_local/${'l'.repeat(7000)}` }] }, status: 400, error: 'bad_request', reason: 'Invalid _local document id.' },
     { name: 'COPY', req: 'COPY /{db}/_local/bulk', send: { Destination: '_local/copied' }, status: 201, like: { id: '_local/copied' } },
-    { name: 'the database counts none of them', req: 'GET /{db}', status: 200, like: { doc_count: 0, update_seq: /^0/ } },
+    { name: 'the database does not count local documents', req: 'GET /{db}', status: 200, like: { doc_count: 0, update_seq: /^0/ } },
     { name: 'DELETE', req: 'DELETE /{db}/_local/c?rev=0-1', status: 200, like: { ok: true, id: '_local/c', rev: '0-0' } },
-    { name: 'gone', req: 'GET /{db}/_local/c', status: 404, error: 'not_found' },
-    { name: 'DELETE of none', req: 'DELETE /{db}/_local/none?rev=0-1', status: 404, error: 'not_found' },
-    { name: 'made again it begins at 0-1', req: 'PUT /{db}/_local/c', body: {}, status: 201, like: { rev: '0-1' } },
+    { name: 'a deleted local document is missing', req: 'GET /{db}/_local/c', status: 404, error: 'not_found' },
+    { name: 'DELETE of a missing local document', req: 'DELETE /{db}/_local/none?rev=0-1', status: 404, error: 'not_found' },
+    { name: 'recreating restarts at 0-1', req: 'PUT /{db}/_local/c', body: {}, status: 201, like: { rev: '0-1' } },
   ]);
 
-  it('a checkpoint as a replicator keeps it', async () => {
+  it("a replicator's checkpoint", async () => {
     const db = await api.db();
     const id = '_local/tJn_5G4iFQhCqGEcYPSCqw%3D%3D';
     let rev;

@@ -1,4 +1,5 @@
-// multipart/related and multipart/mixed: docs `replication/protocol.rst`, `test/elixir/test/attachments_multipart_test.exs`.
+// multipart/related and multipart/mixed: CouchDB docs `replication/protocol.rst`,
+// `test/elixir/test/attachments_multipart_test.exs`.
 
 import { suite, it, assert } from '../harness/rows.js';
 import { multipart } from '../harness/http.js';
@@ -16,33 +17,33 @@ const follows = (length, type = 'application/octet-stream') => ({ follows: true,
 suite('multipart', (api) => {
   api.rows('PUT multipart/related', [
     {
-      name: 'a document and what follows it, in the order of the members',
+      name: 'a document and its attachments, in the order of the members',
       req: 'PUT /{db}/m',
       ...related([doc({ n: 1, _attachments: { 'a.bin': follows(5), 'b.bin': follows(3) } }), { body: 'first' }, { body: 'two' }]),
       status: 201,
       like: { ok: true, id: 'm' },
       save: { rev: 'rev' },
     },
-    { name: 'the first', req: 'GET /{db}/m/a.bin', status: 200, text: 'first' },
-    { name: 'the second', req: 'GET /{db}/m/b.bin', status: 200, text: 'two' },
+    { name: 'the first attachment', req: 'GET /{db}/m/a.bin', status: 200, text: 'first' },
+    { name: 'the second attachment', req: 'GET /{db}/m/b.bin', status: 200, text: 'two' },
     {
-      name: 'with a stub among them',
+      name: 'a stub and a new attachment',
       req: 'PUT /{db}/m?rev={rev}',
       ...related([doc({ n: 2, _attachments: { 'a.bin': { stub: true }, 'c.bin': follows(5) } }), { body: 'third' }]),
       status: 201,
     },
-    { name: 'the stub is still there', req: 'GET /{db}/m/a.bin', status: 200, text: 'first' },
-    { name: 'and the new one', req: 'GET /{db}/m/c.bin', status: 200, text: 'third' },
+    { name: 'the stub keeps its attachment', req: 'GET /{db}/m/a.bin', status: 200, text: 'first' },
+    { name: 'the new attachment is stored', req: 'GET /{db}/m/c.bin', status: 200, text: 'third' },
     { name: 'new_edits=false with _revisions', req: 'PUT /{db}/r?new_edits=false', ...related([doc({ _id: 'r', _revisions: { start: 2, ids: ['bb', 'aa'] }, _attachments: { x: follows(1) } }), { body: 'x' }]), status: 201, like: { rev: '2-bb' } },
-    { name: 'bytes that look like a boundary', req: 'PUT /{db}/look', ...related([doc({ _attachments: { x: follows(15) } }), { body: '\r\n--bn\r\n--bn_x\r' }]), status: 201 },
-    { name: '... come back', req: 'GET /{db}/look/x', status: 200, text: '\r\n--bn\r\n--bn_x\r' },
-    { name: 'a part that is missing', req: 'PUT /{db}/bad', ...related([doc({ _attachments: { x: follows(5) } })]), status: [400, 412, 413] },
-    { name: 'a part that is shorter than it says', req: 'PUT /{db}/bad', ...related([doc({ _attachments: { x: follows(50) } }), { body: 'short' }]), status: [400, 412, 413] },
-    { name: 'a first part that is no JSON', req: 'PUT /{db}/bad', ...related([{ head: 'Content-Type: application/json\r\n', body: '{nope' }]), status: 400, error: 'bad_request' },
-    { name: 'a first part that is no document', req: 'PUT /{db}/bad', ...related([doc([1])]), status: 400, error: 'bad_request' },
-    { name: 'no part at all', req: 'PUT /{db}/bad', send: { 'Content-Type': 'multipart/related;boundary="bnd"' }, body: '', status: 400 },
+    { name: 'content that resembles a boundary', req: 'PUT /{db}/look', ...related([doc({ _attachments: { x: follows(15) } }), { body: '\r\n--bn\r\n--bn_x\r' }]), status: 201 },
+    { name: '... is returned unchanged', req: 'GET /{db}/look/x', status: 200, text: '\r\n--bn\r\n--bn_x\r' },
+    { name: 'a missing part', req: 'PUT /{db}/bad', ...related([doc({ _attachments: { x: follows(5) } })]), status: [400, 412, 413] },
+    { name: 'a part that is shorter than its declared length', req: 'PUT /{db}/bad', ...related([doc({ _attachments: { x: follows(50) } }), { body: 'short' }]), status: [400, 412, 413] },
+    { name: 'a first part that is not JSON', req: 'PUT /{db}/bad', ...related([{ head: 'Content-Type: application/json\r\n', body: '{nope' }]), status: 400, error: 'bad_request' },
+    { name: 'a first part that is not a document', req: 'PUT /{db}/bad', ...related([doc([1])]), status: 400, error: 'bad_request' },
+    { name: 'no parts', req: 'PUT /{db}/bad', send: { 'Content-Type': 'multipart/related;boundary="bnd"' }, body: '', status: 400 },
     { name: 'no boundary', req: 'PUT /{db}/bad', send: { 'Content-Type': 'multipart/related;x=y' }, body: '{}', status: 400 },
-    { name: 'nothing of all that was kept', req: 'GET /{db}/bad', status: 404, error: 'not_found' },
+    { name: 'no rejected request was stored', req: 'GET /{db}/bad', status: 404, error: 'not_found' },
   ]);
 
   it('GET with attachments as multipart/related', async () => {
@@ -69,7 +70,7 @@ suite('multipart', (api) => {
     assert.deepEqual(parts.map((part) => part.body.toString()).sort(), ['first', 'two']);
   });
 
-  it('a text follows as the gzip that is stored', async () => {
+  it('a text attachment is sent gzipped, as stored', async () => {
     const db = await api.db();
     const text = 'text '.repeat(500);
     await api.ok(`PUT /${db}/t/t.txt`, { body: text, send: { 'Content-Type': 'text/plain' } });
@@ -82,7 +83,7 @@ suite('multipart', (api) => {
     assert.equal(part.headers['content-encoding'], 'gzip');
     const { gunzipSync } = await import('node:zlib');
     assert.equal(gunzipSync(part.body).toString(), text);
-    // And goes into another document as it is, as a CouchDB replicator would send it.
+    // The parts can be written to another document unchanged, as CouchDB's replicator does.
     const json = JSON.parse(head.body);
     json._id = 't2';
     const put = await api.call(`PUT /${db}/t2?new_edits=false`, related([doc(json), { body: part.body }]));
@@ -91,7 +92,7 @@ suite('multipart', (api) => {
     assert.equal((await api.ok(`GET /${db}/t2`))._attachments['t.txt'].digest, info.digest);
   });
 
-  it('open_revs as multipart/mixed: a part each, related inside when there are attachments', async () => {
+  it('open_revs as multipart/mixed: one part per revision, multipart/related if it has attachments', async () => {
     const db = await api.db();
     const put = (id, members) => api.ok(`PUT /${db}/${id}?new_edits=false`, { body: members });
     await put('o', { _revisions: { start: 2, ids: ['bb', 'aa'] }, _attachments: { 'x.bin': { content_type: 'application/octet-stream', data: 'AAEC' } } });
@@ -118,14 +119,14 @@ suite('multipart', (api) => {
       seen += 1;
     }
     assert.equal(seen, 3);
-    // */* is taken as multipart/mixed, as CouchDB does.
+    // */* means multipart/mixed, as in CouchDB.
     const any = await api.call(`GET /${db}/o?open_revs=all`, { send: { Accept: '*/*' } });
     assert.match(any.headers['content-type'], /^multipart\/mixed/);
     const json = await api.call(`GET /${db}/o?open_revs=all`, { send: { Accept: 'application/json' } });
     assert.match(json.headers['content-type'], /^application\/json/);
   });
 
-  it('open_revs with atts_since leaves out what the client has', async () => {
+  it('open_revs with atts_since omits attachments that the client has', async () => {
     const db = await api.db();
     const one = await api.ok(`PUT /${db}/s`, { body: { _attachments: { 'old.bin': { content_type: 'application/octet-stream', data: 'AAEC' } } } });
     const two = await api.ok(`PUT /${db}/s`, { body: { _rev: one.rev, _attachments: { 'old.bin': { stub: true }, 'new.bin': { content_type: 'application/octet-stream', data: 'AwQF' } } } });
@@ -161,7 +162,7 @@ suite('multipart', (api) => {
     }
   });
 
-  it('a multipart/form-data POST as a browser form sends it', async () => {
+  it('a multipart/form-data POST of a browser form', async () => {
     const db = await api.db();
     const form = [
       '--f\r\nContent-Disposition: form-data; name="_doc"\r\n\r\n{"n":1}\r\n',

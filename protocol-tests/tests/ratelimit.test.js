@@ -1,5 +1,5 @@
-// How much one address and one user may ask for, and slow clients. The tests sit on this machine, which is exempt: they
-// speak through a "proxy", that is, with X-Forwarded-For, on a server that trusts 127.0.0.1.
+// Rate limits per address and user, and slow clients. The tests run on localhost, which is exempt from rate
+// limits; so the server trusts 127.0.0.1 as a proxy, and the tests send other addresses in X-Forwarded-For.
 
 import net from 'node:net';
 import { describe, it, before, after, assert, Api, like } from '../harness/rows.js';
@@ -28,7 +28,7 @@ describe('limits', { skip: !!external }, () => {
     Promise.all(Array.from({ length: times }, () => api.call('GET /_up', { as: null, send: from(address) })));
   const count = (answers, status) => answers.filter((answer) => answer.status === status).length;
 
-  it('an address that asks too much is told when to come again; others do not notice', async () => {
+  it('an address over its limit gets 429 with Retry-After; other addresses are not affected', async () => {
     const answers = await ask('203.0.113.1', 40);
     assert.ok(count(answers, 200) >= 20 && count(answers, 200) < 30, `${count(answers, 200)} passed`);
     const refused = answers.find((answer) => answer.status === 429);
@@ -42,12 +42,12 @@ describe('limits', { skip: !!external }, () => {
     assert.match(text, /^couchdb_httpd_status_codes\{code="429"\} [1-9]/m);
   });
 
-  it('an IPv6 client is its network', async () => {
+  it('IPv6 addresses of one /64 share a limit', async () => {
     const answers = [...(await ask('2001:db8::1', 20)), ...(await ask('2001:db8::2', 20))];
     assert.ok(count(answers, 429) >= 10, `${count(answers, 429)} refused`);
   });
 
-  it('this machine is exempt, and no header from elsewhere in the list changes who asks', async () => {
+  it('localhost is exempt, and forged X-Forwarded-For entries do not evade the limit', async () => {
     const plain = await Promise.all(Array.from({ length: 60 }, () => api.call('GET /_up', { as: null })));
     assert.equal(count(plain, 200), 60);
     const answers = await Promise.all(
@@ -56,14 +56,14 @@ describe('limits', { skip: !!external }, () => {
     assert.ok(count(answers, 429) >= 10, 'the last address that is no proxy counts, whatever stands before it');
   });
 
-  it('a page of an allowed origin may read the refusal', async () => {
+  it('the 429 response has CORS headers', async () => {
     await ask('203.0.113.4', 30);
     const answer = await api.call('GET /_up', { as: null, send: from('203.0.113.4', { Origin: 'http://localhost:8080' }) });
     assert.equal(answer.status, 429);
     assert.equal(answer.headers['access-control-allow-origin'], 'http://localhost:8080');
   });
 
-  it('passwords are tried at a slower rate, whoever they are for', async () => {
+  it('sign-ins have a lower limit per address, whatever the user name', async () => {
     const attempt = (address, name) => api.call('POST /_session', { as: null, send: from(address), body: { name, password: 'x' } });
     const statuses = [];
     for (const name of ['a', 'b', 'c', 'd', 'e']) statuses.push((await attempt('203.0.113.5', name)).status);
@@ -76,13 +76,13 @@ describe('limits', { skip: !!external }, () => {
     assert.equal(basic.status, 429);
   });
 
-  it('a password that was right a moment ago costs nothing', async () => {
+  it('a recently verified password does not count', async () => {
     const statuses = [];
     for (let n = 0; n < 10; n += 1) statuses.push((await api.call('GET /', { send: from('203.0.113.7') })).status);
     assert.ok(statuses.every((status) => status === 200), statuses.join());
   });
 
-  it('a user has a limit if it is set, and it holds at once', async () => {
+  it('a limit per user takes effect immediately', async () => {
     const all = () => Promise.all(Array.from({ length: 30 }, () => api.call('GET /_session')));
     assert.equal(count(await all(), 200), 30);
     await api.ok('PUT /_node/_local/_config/rate_limits/user_per_second', { body: '"1"' });
@@ -96,7 +96,7 @@ describe('limits', { skip: !!external }, () => {
     assert.equal(count(await all(), 200), 30);
   });
 
-  it('whom the server trusts is not said over HTTP', async () => {
+  it('trusted proxies cannot be changed over HTTP', async () => {
     const answer = await api.call('PUT /_node/_local/_config/settee/trusted_proxies', { body: '"0.0.0.0/0"' });
     assert.equal(answer.status, 403);
     const wrong = await api.call('PUT /_node/_local/_config/rate_limits/exempt', { body: '"everybody"' });
@@ -104,7 +104,7 @@ describe('limits', { skip: !!external }, () => {
     assert.match(wrong.json.reason, /list of addresses and networks/);
   });
 
-  it('a session cookie is Secure when the proxy says that its side is', async () => {
+  it('a session cookie is Secure if X-Forwarded-Proto is https', async () => {
     const body = { name: ADMIN, password: PASSWORD };
     const answer = await api.call('POST /_session', { as: null, body, send: { 'X-Forwarded-Proto': 'https' } });
     assert.match(answer.headers['set-cookie'][0], /; Secure/);
@@ -112,7 +112,7 @@ describe('limits', { skip: !!external }, () => {
     assert.doesNotMatch(plain.headers['set-cookie'][0], /Secure/);
   });
 
-  it('headers and bodies that do not come are not waited for', async () => {
+  it('requests with stalled headers or bodies are aborted', async () => {
     const basic = Buffer.from(`${ADMIN}:${PASSWORD}`).toString('base64');
     const db = await api.db();
     const head = `PUT /${db}/slow HTTP/1.1\r\nHost: x\r\nAuthorization: Basic ${basic}\r\nContent-Type: application/json\r\n`;
@@ -139,7 +139,7 @@ describe('connections', { skip: !!external }, () => {
   before(() => api.start());
   after(() => api.stop());
 
-  it('an address has so many at once, and one more when one ends', async () => {
+  it('the number of connections per address is limited', async () => {
     const port = api.server.port;
     const connect = () =>
       new Promise((resolve) => {

@@ -1,4 +1,4 @@
-// The server's own endpoints: docs `api/server/common.rst`.
+// Server endpoints: CouchDB docs `api/server/common.rst`.
 
 import { suite, it, assert } from '../harness/rows.js';
 import { raw } from '../harness/http.js';
@@ -16,7 +16,7 @@ const notAllowed = (name, req, allow) => ({
 suite('server', (api) => {
   api.rows('welcome and health', [
     {
-      name: 'GET / says Welcome',
+      name: 'GET / returns Welcome',
       req: 'GET /',
       as: null,
       status: 200,
@@ -32,7 +32,7 @@ suite('server', (api) => {
       check: (answer, words) => assert.equal(answer.json.uuid, words.uuid),
     },
     {
-      name: 'a malformed Authorization is nobody, and nobody may say hello',
+      name: 'a malformed Authorization header counts as anonymous',
       req: 'GET /',
       as: null,
       send: { Authorization: 'Basic: bm9ib2R5OnB3' },
@@ -41,9 +41,9 @@ suite('server', (api) => {
     },
     { name: 'HEAD / has no body', req: 'HEAD /', as: null, status: 200, text: '' },
     notAllowed('POST / is not allowed', 'POST /', 'GET,HEAD'),
-    { name: '_up is ok for everybody', req: 'GET /_up', as: null, status: 200, like: { status: 'ok', seeds: Object } },
+    { name: '_up needs no authentication', req: 'GET /_up', as: null, status: 200, like: { status: 'ok', seeds: Object } },
     { name: 'HEAD _up', req: 'HEAD /_up', as: null, status: 200, text: '' },
-    { name: 'favicon.ico is not an error of ours', req: 'GET /favicon.ico', as: null, status: [200, 404] },
+    { name: 'favicon.ico is not a server error', req: 'GET /favicon.ico', as: null, status: [200, 404] },
     { name: 'an unknown underscore name is not a database', req: 'GET /_nothing_like_it', status: [400, 404] },
   ]);
 
@@ -57,22 +57,22 @@ suite('server', (api) => {
       headers: { 'Cache-Control': /no-cache/, Pragma: 'no-cache', ETag: /./ },
     },
     {
-      name: 'count gives that many different ones',
+      name: 'count returns that many distinct uuids',
       req: 'GET /_uuids?count=1000',
       as: null,
       status: 200,
       check: ({ json }) => assert.equal(new Set(json.uuids).size, 1000),
     },
-    { name: 'none', req: 'GET /_uuids?count=0', as: null, status: 200, like: { uuids: [] } },
-    { name: 'too many', req: 'GET /_uuids?count=1001', as: null, status: 400, error: 'bad_request', reason: 'count parameter too large' },
+    { name: 'count=0', req: 'GET /_uuids?count=0', as: null, status: 200, like: { uuids: [] } },
+    { name: 'a count above the limit', req: 'GET /_uuids?count=1001', as: null, status: 400, error: 'bad_request', reason: 'count parameter too large' },
     { name: 'a negative count', req: 'GET /_uuids?count=-1', as: null, status: 400, error: 'bad_request' },
-    { name: 'a count that is no number', req: 'GET /_uuids?count=abc', as: null, status: 400, error: 'bad_request' },
+    { name: 'a count that is not a number', req: 'GET /_uuids?count=abc', as: null, status: 400, error: 'bad_request' },
     notAllowed('POST _uuids', 'POST /_uuids', 'GET'),
   ]);
 
   api.rows('lists of databases', [
     {
-      name: '_all_dbs names the database',
+      name: '_all_dbs lists the database',
       req: 'GET /_all_dbs',
       status: 200,
       check: ({ json }, { db }) => {
@@ -82,9 +82,9 @@ suite('server', (api) => {
     },
     { name: 'start_key and end_key', req: 'GET /_all_dbs?start_key=%22{db}%22&end_key=%22{db}%22', status: 200, check: ({ json }, { db }) => assert.deepEqual(json, [db]) },
     { name: 'limit', req: 'GET /_all_dbs?limit=0', status: 200, like: [] },
-    { name: 'a limit that is no number', req: 'GET /_all_dbs?limit=x', status: 400, error: 'query_parse_error' },
+    { name: 'a limit that is not a number', req: 'GET /_all_dbs?limit=x', status: 400, error: 'query_parse_error' },
     { name: 'descending', req: 'GET /_all_dbs?descending=true', status: 200, check: ({ json }) => assert.deepEqual(json, [...json].sort().reverse()) },
-    { name: 'nobody may not list', req: 'GET /_all_dbs', as: null, status: 401, error: 'unauthorized' },
+    { name: 'anonymous listing is denied', req: 'GET /_all_dbs', as: null, status: 401, error: 'unauthorized' },
     notAllowed('PUT _all_dbs', 'PUT /_all_dbs', 'GET,HEAD'),
     {
       name: '_dbs_info by keys, with an error for the unknown',
@@ -111,22 +111,22 @@ suite('server', (api) => {
     notAllowed('PUT _dbs_info', 'PUT /_dbs_info', 'GET,HEAD,POST'),
   ]);
 
-  api.rows('what it does', [
+  api.rows('monitoring', [
     { name: '_active_tasks', req: 'GET /_active_tasks', status: 200, like: Array },
     notAllowed('POST _active_tasks', 'POST /_active_tasks', 'GET,HEAD'),
     { name: '_membership', req: 'GET /_membership', status: 200, keys: ['all_nodes', 'cluster_nodes'], like: { all_nodes: Array, cluster_nodes: Array } },
     { name: '_node/_local names the node', req: 'GET /_node/_local', status: 200, like: { name: /@/ }, save: { node: 'name' } },
     { name: '_stats', req: 'GET /_node/_local/_stats', status: 200, like: { couchdb: Object } },
-    { name: '_stats of one thing', req: 'GET /_node/_local/_stats/couchdb/request_time', status: 200, like: Object },
+    { name: '_stats of one metric', req: 'GET /_node/_local/_stats/couchdb/request_time', status: 200, like: Object },
     { name: '_system', req: 'GET /_node/_local/_system', status: 200, like: { uptime: Number, memory: Object } },
     { name: '_versions', req: 'GET /_node/_local/_versions', status: 200, like: Object },
     { name: '_prometheus is text', req: 'GET /_node/_local/_prometheus', status: 200, headers: { 'Content-Type': /text\/plain/ }, text: /couchdb_/ },
     { name: 'the node by its name', req: 'GET /_node/{node}/_system', status: 200, like: { uptime: Number } },
-    { name: 'nobody sees no stats', req: 'GET /_node/_local/_stats', as: null, status: 401, error: 'unauthorized' },
-    { name: 'nobody sees no tasks', req: 'GET /_active_tasks', as: null, status: 401, error: 'unauthorized' },
+    { name: 'anonymous access to _stats is denied', req: 'GET /_node/_local/_stats', as: null, status: 401, error: 'unauthorized' },
+    { name: 'anonymous access to _active_tasks is denied', req: 'GET /_active_tasks', as: null, status: 401, error: 'unauthorized' },
   ]);
 
-  it('_db_updates tells what happened to databases', async () => {
+  it('_db_updates lists changes of databases', async () => {
     const { last_seq: since } = await api.ok('GET /_db_updates');
     const db = await api.db();
     await api.ok(`PUT /${db}/a`, { body: {} });
@@ -140,7 +140,7 @@ suite('server', (api) => {
     assert.deepEqual(after.results.filter((row) => row.db_name === db), []);
   });
 
-  it('_db_updates longpoll wakes up', async () => {
+  it('_db_updates longpoll returns on a change', async () => {
     const { last_seq } = await api.ok('GET /_db_updates');
     const waiting = api.call(`GET /_db_updates?feed=longpoll&timeout=20000&since=${encodeURIComponent(last_seq)}`, { fresh: true });
     const db = await api.db();
@@ -149,7 +149,7 @@ suite('server', (api) => {
     assert.ok(answer.json.results.some((row) => row.db_name === db && row.type === 'created'), answer.text);
   });
 
-  it('_db_updates continuous gives a line for each', async () => {
+  it('_db_updates continuous sends one line per change', async () => {
     const { last_seq } = await api.ok('GET /_db_updates');
     const feed = await api.lines(`GET /_db_updates?feed=continuous&timeout=20000&since=${encodeURIComponent(last_seq)}`);
     const db = await api.db();
@@ -160,7 +160,7 @@ suite('server', (api) => {
     feed.close();
   });
 
-  it('a browser gets a page', async () => {
+  it('browsers get an HTML page', async () => {
     const answer = await api.call('GET /', { as: null, send: { Accept: 'text/html,application/xhtml+xml,*/*;q=0.8' } });
     assert.equal(answer.status, 200);
     if (!external) {
@@ -179,7 +179,7 @@ suite('server', (api) => {
     assert.ok(text.indexOf('"status"') < text.indexOf('"uuids"'));
   });
 
-  it('answers are compressed when asked for', async () => {
+  it('responses are compressed if the client accepts gzip', async () => {
     const answer = await api.call('GET /_uuids?count=1000', { send: { 'Accept-Encoding': 'gzip' } });
     assert.equal(answer.status, 200);
     if (external) return;

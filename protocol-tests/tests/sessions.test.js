@@ -1,4 +1,4 @@
-// Cookies and Basic: docs `api/server/authn.rst`.
+// Authentication by cookie and Basic: CouchDB docs `api/server/authn.rst`.
 
 import { suite, it, assert } from '../harness/rows.js';
 import { ADMIN, PASSWORD } from '../harness/server.js';
@@ -8,32 +8,32 @@ const cookieOf = (answer) => answer.headers['set-cookie']?.[0] ?? '';
 suite('sessions', (api) => {
   api.rows('_session', [
     {
-      name: 'nobody',
+      name: 'anonymous',
       req: 'GET /_session',
       as: null,
       status: 200,
       like: { ok: true, userCtx: { name: null, roles: [] }, info: { authentication_handlers: Array, authenticated: undefined } },
     },
-    { name: 'by Basic', req: 'GET /_session', status: 200, like: { ok: true, userCtx: { name: ADMIN, roles: ['_admin'] }, info: { authenticated: 'default' } } },
+    { name: 'Basic authentication', req: 'GET /_session', status: 200, like: { ok: true, userCtx: { name: ADMIN, roles: ['_admin'] }, info: { authenticated: 'default' } } },
     { name: 'a wrong password', req: 'GET /_session', as: `${ADMIN}:wrong`, status: 401, error: 'unauthorized', reason: 'Name or password is incorrect.' },
     { name: 'an unknown name', req: 'GET /_session', as: 'nobody:x', status: 401, error: 'unauthorized', reason: 'Name or password is incorrect.' },
     { name: 'HEAD', req: 'HEAD /_session', as: null, status: 200, text: '' },
     { name: 'signing in with JSON', req: 'POST /_session', as: null, body: { name: ADMIN, password: PASSWORD }, status: 200, like: { ok: true, name: ADMIN, roles: ['_admin'] }, headers: { 'Set-Cookie': (got) => /^AuthSession=[^;]+; .*HttpOnly/i.test(got[0]) && /; Version=1; (.*; )?Path=\//i.test(got[0]) } },
     { name: 'signing in with a form', req: 'POST /_session', as: null, body: `name=${encodeURIComponent(ADMIN)}&password=${encodeURIComponent(PASSWORD)}`, send: { 'Content-Type': 'application/x-www-form-urlencoded' }, status: 200, like: { ok: true, name: ADMIN } },
-    { name: 'username is name', req: 'POST /_session', as: null, body: { username: ADMIN, password: PASSWORD }, status: 200, like: { name: ADMIN } },
+    { name: 'username instead of name', req: 'POST /_session', as: null, body: { username: ADMIN, password: PASSWORD }, status: 200, like: { name: ADMIN } },
     { name: 'a wrong password clears the cookie', req: 'POST /_session', as: null, body: { name: ADMIN, password: 'no' }, status: 401, error: 'unauthorized', reason: 'Name or password is incorrect.', headers: { 'Set-Cookie': (got) => /^AuthSession=;/.test(got[0]) } },
     { name: 'without a name', req: 'POST /_session', as: null, body: { password: 'x' }, status: 400, error: 'bad_request', reason: 'request body must contain a username' },
     { name: 'two different names', req: 'POST /_session', as: null, body: { name: 'a', username: 'b', password: 'x' }, status: 400, error: 'bad_request', reason: 'request body contains different usernames' },
     { name: 'another content type', req: 'POST /_session', as: null, body: 'x', send: { 'Content-Type': 'text/plain' }, status: 415, error: 'bad_content_type' },
-    { name: 'JSON that is none', req: 'POST /_session', as: null, body: '{', send: { 'Content-Type': 'application/json' }, status: 400, error: 'bad_request' },
-    { name: 'JSON of other types', req: 'POST /_session', as: null, body: { name: 5, password: [] }, status: [400, 401] },
+    { name: 'invalid JSON', req: 'POST /_session', as: null, body: '{', send: { 'Content-Type': 'application/json' }, status: 400, error: 'bad_request' },
+    { name: 'members of the wrong type', req: 'POST /_session', as: null, body: { name: 5, password: [] }, status: [400, 401] },
     { name: 'next redirects', req: 'POST /_session?next=/somewhere', as: null, body: { name: ADMIN, password: PASSWORD }, status: 302, headers: { Location: /\/somewhere$/ } },
     { name: 'signing out', req: 'DELETE /_session', as: null, status: 200, like: { ok: true }, headers: { 'Set-Cookie': (got) => /^AuthSession=;/.test(got[0]) } },
     { name: 'PUT', req: 'PUT /_session', as: null, body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,HEAD,POST,DELETE' } },
-    { name: 'basic=true asks nobody to sign in', req: 'GET /_session?basic=true', as: null, status: 401, error: 'unauthorized', reason: 'Please login.' },
+    { name: 'basic=true requires authentication', req: 'GET /_session?basic=true', as: null, status: 401, error: 'unauthorized', reason: 'Please login.' },
   ]);
 
-  it('a cookie is as good as Basic, and a forged one is nobody', async () => {
+  it('a cookie authenticates like Basic, and a forged cookie is rejected', async () => {
     const signedIn = await api.call('POST /_session', { as: null, body: { name: ADMIN, password: PASSWORD } });
     const cookie = cookieOf(signedIn).split(';')[0];
     const session = await api.ok('GET /_session', { as: null, send: { Cookie: cookie } });
@@ -49,7 +49,7 @@ suite('sessions', (api) => {
     }
   });
 
-  it('malformed Authorization headers are nobody or refused, never an error of ours', async () => {
+  it('malformed Authorization headers never cause a server error', async () => {
     for (const value of ['Basic', 'Basic !!!', 'Basic YQ==', 'Bearer x', 'Digest x', `Basic ${Buffer.from([0xff, 0xfe]).toString('base64')}`, 'x'.repeat(5000)]) {
       const answer = await api.call('PUT /neverthere', { as: null, send: { Authorization: value } });
       assert.ok([400, 401, 403].includes(answer.status), `${value.slice(0, 20)}: ${answer.status} ${answer.text}`);

@@ -1,6 +1,8 @@
-// HTTPS beside HTTP: the certificate, its renewal while the server runs, what answers say on it, and the drain.
+// HTTPS: the certificate, its replacement while the server runs, headers that differ from plain HTTP, and the
+// shutdown.
 //
-// The certificates are those of the Rust tests (src/tls/samples): an authority, and two servers `one` and `two` of it.
+// The certificates are those of the Rust tests (src/tls/samples): an authority, and two server certificates
+// `one` and `two` that it issued.
 
 import https from 'node:https';
 import tls from 'node:tls';
@@ -34,7 +36,7 @@ function ask(port, req, { headers = {}, body } = {}) {
   });
 }
 
-/** The name in the certificate that the server shows. */
+/** Connects and resolves to the name in the server's certificate, and the TLS version. */
 function shown(port, options = {}) {
   return new Promise((resolve, reject) => {
     const socket = tls.connect({ host: '127.0.0.1', port, ca, servername: 'localhost', ...options }, () => {
@@ -71,7 +73,7 @@ describe('TLS', { skip: !!external }, () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  it('both ports answer, and only the encrypted one tells browsers to stay', async () => {
+  it('both ports respond, and only the TLS port sends HSTS', async () => {
     const secure = await ask(port, 'GET /');
     assert.equal(secure.status, 200);
     assert.equal(secure.headers['strict-transport-security'], 'max-age=31536000');
@@ -80,7 +82,7 @@ describe('TLS', { skip: !!external }, () => {
     assert.equal(plain.headers['strict-transport-security'], undefined);
   });
 
-  it('the session cookie is Secure there, and only there', async () => {
+  it('the session cookie is Secure only over TLS', async () => {
     const form = { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ name: ADMIN, password: PASSWORD }) };
     const secure = await ask(port, 'POST /_session', form);
     assert.equal(secure.status, 200, secure.text);
@@ -89,24 +91,24 @@ describe('TLS', { skip: !!external }, () => {
     assert.doesNotMatch(plain.headers['set-cookie'][0], /Secure/);
   });
 
-  it('addresses that the server makes begin with https', async () => {
+  it('Location headers start with https', async () => {
     const db = await api.db();
     const made = await ask(port, `PUT /${db}/doc`, { headers: { ...basic, 'Content-Type': 'application/json' }, body: '{}' });
     assert.equal(made.status, 201, made.text);
     assert.match(made.headers.location, new RegExp(`^https://127\\.0\\.0\\.1:${port}/${db}/doc$`));
   });
 
-  it('TLS 1.2 and 1.3, nothing older', async () => {
+  it('supports TLS 1.2 and 1.3 only', async () => {
     assert.equal((await shown(port)).version, 'TLSv1.3');
     assert.equal((await shown(port, { maxVersion: 'TLSv1.2' })).version, 'TLSv1.2');
     await assert.rejects(shown(port, { minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }));
   });
 
-  it('a client that does not know the authority does not trust it', async () => {
+  it('a client without the CA certificate rejects the server', async () => {
     await assert.rejects(shown(port, { ca: [] }), /certificate/);
   });
 
-  it('what is no TLS gets no answer and harms nobody', async () => {
+  it('plain HTTP on the TLS port gets no response and does no harm', async () => {
     const got = await new Promise((resolve) => {
       let all = '';
       const socket = net.connect(port, '127.0.0.1', () => socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n'));
@@ -118,7 +120,7 @@ describe('TLS', { skip: !!external }, () => {
     assert.equal((await ask(port, 'GET /_up')).status, 200);
   });
 
-  it('stock PouchDB syncs over it', async () => {
+  it('unmodified PouchDB syncs over TLS', async () => {
     const db = await api.db();
     const script = `
       import { createRequire } from 'node:module';
@@ -137,7 +139,7 @@ describe('TLS', { skip: !!external }, () => {
     assert.equal((await api.ok(`GET /${db}`)).doc_count, 20);
   });
 
-  it('new files are used without a restart, also when key and certificate change one after the other', async () => {
+  it('new certificate files are loaded without a restart, even if they change one after the other', async () => {
     assert.equal((await shown(port)).name, 'one');
     copyFileSync(join(samples, 'two.pem'), join(folder, 'cert.pem'));
     await until('the warning', () => /stays in use/.test(api.server.log()));
@@ -147,7 +149,7 @@ describe('TLS', { skip: !!external }, () => {
     assert.equal((await ask(port, 'GET /_up')).status, 200);
   });
 
-  it('no file can be named over HTTP', async () => {
+  it('certificate files cannot be changed over HTTP', async () => {
     for (const [key, value] of [['cert_file', '/etc/passwd'], ['key_file', '/etc/shadow'], ['enable', 'false']]) {
       const answer = await api.call(`PUT /_node/_local/_config/ssl/${key}`, { body: JSON.stringify(value) });
       assert.equal(answer.status, 403, key);
@@ -160,7 +162,7 @@ describe('TLS', { skip: !!external }, () => {
     assert.equal((await ask(port, 'GET /_up')).status, 200);
   });
 
-  it('SIGTERM ends a feed on it cleanly', async () => {
+  it('SIGTERM ends feeds over TLS cleanly', async () => {
     const db = await api.db();
     let ended;
     await new Promise((resolve, reject) => {

@@ -1,11 +1,11 @@
-//! A map that never holds more than its bound: what is not touched goes first.
+//! A map with a bounded number of entries that evicts entries which were not used recently.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Two generations: entries are born and renewed in the young one; when it holds half the bound, the old one is dropped
-/// whole and the young one takes its place. Every operation is O(1) amortised, which a list ordered by use with its
-/// links and unsafe code would not better by enough to be worth it here.
+/// An approximate LRU map with two generations. Inserted and used entries go to the young generation. When it
+/// reaches half the bound, the old generation is dropped and the young one replaces it. Every operation is
+/// O(1) amortized. An exact LRU list would need links and unsafe code, and would not evict much better.
 pub struct Bounded<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
@@ -13,12 +13,12 @@ pub struct Bounded<K, V> {
 }
 
 impl<K: Hash + Eq, V> Bounded<K, V> {
-    /// At most `bound` entries (at least 2).
+    /// Creates a map of at most `bound` entries (at least 2).
     pub fn new(bound: usize) -> Bounded<K, V> {
         Bounded { young: HashMap::new(), old: HashMap::new(), half: (bound / 2).max(1) }
     }
 
-    /// The entry, which counts as touched.
+    /// Returns the entry and marks it as used.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         if let Some((key, value)) = self.old.remove_entry(key) {
             self.insert(key, value);
@@ -26,6 +26,7 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         self.young.get_mut(key)
     }
 
+    /// Inserts or replaces an entry, and marks it as used.
     pub fn insert(&mut self, key: K, value: V) {
         self.old.remove(&key);
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
@@ -34,6 +35,7 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         self.young.insert(key, value);
     }
 
+    /// Removes an entry and returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let old = self.old.remove(key);
         self.young.remove(key).or(old)
@@ -50,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_no_more_than_its_bound_and_keeps_what_is_touched() {
+    fn never_exceeds_the_bound_and_keeps_used_entries() {
         let mut map = Bounded::new(10);
         map.insert(0, 0);
         for key in 1..1000 {

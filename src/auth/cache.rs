@@ -1,9 +1,10 @@
-//! What was verified already: lets repeated Basic authentication skip the hash.
+//! A cache of verified passwords, so that repeated Basic authentication skips the slow password hash.
 //!
-//! Only right passwords are remembered, so a wrong one always costs the full hash (CouchDB's `couch_passwords_cache`
-//! answers wrong ones fast too, which helps who guesses). Nothing that could be guessed offline is kept: an entry is an
-//! HMAC of the password under a key that this process made up, and the user's stored hash is part of the map's key, so
-//! a changed password or a changed hash simply no longer finds the entry.
+//! The cache holds only correct passwords, so that a wrong one always costs the full hash. (CouchDB's
+//! `couch_passwords_cache` also rejects wrong ones fast, which helps an attacker who guesses.) Entries are
+//! useless for offline guessing: each is an HMAC of the password under a random key of this process. A
+//! fingerprint of the user's stored hash is part of the map's key, so that an entry no longer matches after
+//! the password or the hash has changed.
 
 use std::time::Duration;
 
@@ -26,20 +27,21 @@ struct Entry {
     used: Duration,
 }
 
-/// Passwords that were right, bounded in number and in idle time.
+/// Verified passwords, limited in number and in idle time.
 pub(super) struct Verified {
     key: [u8; 32],
     entries: Mutex<Bounded<(String, [u8; 16]), Entry>>,
 }
 
 impl Verified {
+    /// Creates an empty cache with a random key.
     pub fn new(clock: &Clock) -> Verified {
         let mut key = [0; 32];
         clock.fill_random(&mut key);
         Verified { key, entries: Mutex::new(Bounded::new(BOUND)) }
     }
 
-    /// Whether this password was right for this stored hash a while ago. `false` says nothing.
+    /// Whether this password was recently verified against this stored hash. `false` means unknown.
     pub fn knows(&self, name: &str, password: &str, stored: &Stored, now: Duration) -> bool {
         self.knows_mac(name, &self.mac(password), stored, now)
     }
@@ -64,7 +66,7 @@ impl Verified {
         }
     }
 
-    /// Remembers that the full hash has found this password right.
+    /// Records that this password was verified by the full hash.
     pub fn remember(&self, name: &str, password: &str, stored: &Stored, now: Duration) {
         let entry = Entry { mac: self.mac(password), used: now };
         self.entries.lock().insert((name.to_string(), stored.fingerprint()), entry);
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_only_the_same_user_password_and_hash() {
+    fn matches_only_the_same_user_password_and_hash() {
         let now = Duration::from_secs(1000);
         let cache = Verified::new(&Clock::fixed(now));
         let one = stored("-pbkdf2:sha256-feed,5a17,7");

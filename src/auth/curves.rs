@@ -1,11 +1,13 @@
-//! ECDSA over P-256, P-384 and P-521 with any of the three hashes. RFC 7518 ties each `alg` to one curve; CouchDB ties it to
-//! the hash only and takes the curve from the key, and its signers write both halves of the signature as wide as the
-//! `alg`'s number says. The key alone decides which curve is computed on, so that the looser reading gives nothing away.
+//! ECDSA verification over P-256, P-384 and P-521, each with any of the three hashes. RFC 7518 binds each
+//! `alg` to one curve. CouchDB binds it only to the hash and takes the curve from the key, and its signers
+//! pad both halves of the signature to the width of the `alg`'s number. Accepting these combinations is safe,
+//! because only the key determines the curve.
 
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-/// Whether `signature` (two equal halves, big-endian) is that of `message` under the SEC1 point `point`.
+/// Verifies `signature` (two halves of equal length, big-endian) of `message` with the public key `point`
+/// (SEC1).
 pub(super) fn verify(alg: &str, point: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let hash = match alg {
         "ES256" => Sha256::digest(message).to_vec(),
@@ -18,13 +20,13 @@ pub(super) fn verify(alg: &str, point: &[u8], message: &[u8], signature: &[u8]) 
             .and_then(|bytes| p256::ecdsa::Signature::from_slice(&bytes).ok())
             .zip(p256::ecdsa::VerifyingKey::from_sec1_bytes(point).ok())
             .is_some_and(|(signature, key)| key.verify_prehash(&hash, &signature).is_ok()),
-        // The curve is wider than half of SHA-256 needs: the library takes hashes from half its size on.
+        // The library accepts hashes of at least half the curve's width, so SHA-256 needs no padding here.
         49 | 97 => halves(signature, 48)
             .and_then(|bytes| p384::ecdsa::Signature::from_slice(&bytes).ok())
             .zip(p384::ecdsa::VerifyingKey::from_sec1_bytes(point).ok())
             .is_some_and(|(signature, key)| key.verify_prehash(&hash, &signature).is_ok()),
-        // And this one is wider than SHA-256 altogether: a hash shorter than half the curve is padded by zeros on the
-        // left, which leaves its number, all that counts, as it is.
+        // SHA-256 is shorter than half the curve's width, so it must be padded. Zeros on the left do not
+        // change the number that it encodes.
         67 | 133 => halves(signature, 66)
             .and_then(|bytes| p521::ecdsa::Signature::from_slice(&bytes).ok())
             .zip(p521::ecdsa::VerifyingKey::from_sec1_bytes(point).ok())
@@ -39,7 +41,7 @@ fn padded(hash: &[u8], width: usize) -> Vec<u8> {
     out
 }
 
-/// Both halves made `width` bytes wide, if what is cut off is zero.
+/// Pads or truncates both halves to `width` bytes. Returns `None` if truncation would cut off nonzero bytes.
 fn halves(signature: &[u8], width: usize) -> Option<Vec<u8>> {
     if !signature.len().is_multiple_of(2) || signature.is_empty() || signature.len() > 256 {
         return None;
@@ -68,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_decides_the_curve_and_the_alg_the_hash() {
+    fn the_key_determines_the_curve_and_the_alg_determines_the_hash() {
         let key = p256::ecdsa::SigningKey::from_slice(&[7; 32]).expect("a key");
         let point = key.verifying_key().to_encoded_point(false);
         for (alg, hash, width) in [

@@ -1,13 +1,13 @@
-//! Keys that an issuer publishes (RFC 7517): Supabase, Auth0, Keycloak and their like. Settings of `[jwt_auth]`:
-//! `jwks_url`, `jwks_max_age`, `jwks_system_roles`.
+//! Public keys that a token issuer (Supabase, Auth0, Keycloak, ...) publishes as a JWKS document (RFC 7517).
+//! Settings in `[jwt_auth]`: `jwks_url`, `jwks_max_age`, `jwks_system_roles`.
 //!
 //! ```text
-//! token's kid ─> known, fresh enough ─────────────────────────> key
-//!            └─> unknown, or older than max age ─> fetch, once a RETRY at most ─> key | unknown
+//! token's kid ─> known and fresh ───────────────────────────────────────> key
+//!            └─> unknown, or older than max age ─> fetch, at most once per RETRY ─> key | unknown
 //! ```
 //!
-//! When the issuer cannot be reached, the keys that are known stay good. Fetching is the caller's trait; here is the
-//! logic of when, and the parsing.
+//! If the issuer is unreachable, the known keys stay valid. The caller implements the fetch ([`Fetch`]); this
+//! module decides when to fetch, and parses the document.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -27,18 +27,20 @@ use crate::error::{Error, Result};
 pub struct JwksSettings {
     /// `jwks_url`: where the issuer publishes its keys.
     pub url: String,
-    /// `jwks_max_age`: seconds after which they are fetched anew; 3600.
+    /// `jwks_max_age`: seconds after which the keys are fetched again; default 3600.
     pub max_age: Duration,
-    /// `jwks_system_roles`: whether roles that begin with `_`, such as `_admin`, count in tokens of this issuer; false.
+    /// `jwks_system_roles`: whether tokens of this issuer may have roles that start with `_`, such as
+    /// `_admin`; default false.
     pub system_roles: bool,
 }
 
 impl JwksSettings {
+    /// Reads the settings. Returns `None` if no URL is set, or if the URL is not allowed.
     pub(super) fn read(source: &dyn Source) -> Option<JwksSettings> {
         let get = |key: &str| source.get("jwt_auth", key);
         let url = get("jwks_url").map(|url| url.trim().to_string()).filter(|url| !url.is_empty())?;
         if !may_be_fetched(&url) {
-            tracing::error!("jwt_auth/jwks_url must begin with https:// (or be on this machine); it is not used");
+            tracing::error!("ignoring jwt_auth/jwks_url: it must begin with https:// (or be on this machine)");
             return None;
         }
         let max_age = Duration::from_secs(number(get("jwks_max_age"), 3600));
@@ -46,7 +48,7 @@ impl JwksSettings {
     }
 }
 
-/// `https`, or `http` on this machine; without a name and password in it.
+/// Allows `https` URLs, and `http` URLs of this machine; not if they contain a user name.
 fn may_be_fetched(url: &str) -> bool {
     let Ok(url) = url.parse::<::http::Uri>() else { return false };
     let plain = matches!(url.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
@@ -54,27 +56,28 @@ fn may_be_fetched(url: &str) -> bool {
     !named && url.host().is_some() && (url.scheme_str() == Some("https") || url.scheme_str() == Some("http") && plain)
 }
 
-/// Gets the document at a URL. May block; bounds time and size ([`MAX_DOCUMENT`]).
+/// Fetches the document at a URL. May block. Implementations limit the time and the size ([`MAX_DOCUMENT`]).
 pub trait Fetch: Send + Sync + 'static {
     fn fetch(&self, url: &str) -> Result<Vec<u8>>;
 }
 
-/// The most bytes that a JWKS document may have.
+/// Maximum size of a JWKS document in bytes.
 pub const MAX_DOCUMENT: usize = 256 << 10;
-/// The most keys that are kept of one.
+/// Maximum number of keys of one document; further keys are ignored.
 const MAX_KEYS: usize = 100;
-/// How often an unknown `kid`, which anybody can send, or an issuer that does not answer may cost a fetch.
+/// Minimum time between two fetches. Without it, any client could cause fetches by sending unknown `kid`s.
 const RETRY: Duration = Duration::from_secs(60);
-/// Requests that wait at once for a fetch that another one began: each holds a thread.
+/// Maximum number of requests that wait for the fetch of another request. Each of them blocks a thread.
 const MOST_WAITING: usize = 32;
-/// How long one waits, a little more than a fetch may take.
+/// Maximum time of such a wait, a little more than a fetch may take.
 const WAIT: Duration = Duration::from_secs(12);
 
-/// Published keys, found by algorithm and `kid`.
+/// A source of published keys.
 pub trait Keys {
+    /// Finds the key for an algorithm and a `kid`. May block to fetch the keys.
     fn find(&self, settings: &JwksSettings, alg: Alg, kid: Option<&str>) -> Result<Option<Key>>;
 
-    /// Fetches them before they are too old, so that no request has to wait for it. Blocks.
+    /// Fetches the keys before they expire, so that requests need not wait for a fetch. Blocks.
     fn refresh_if_due(&self, _: &JwksSettings) {}
 }
 
@@ -92,7 +95,8 @@ struct Published {
 }
 
 impl Jwks {
-    /// Parses a document. Keys that are unknown, unusable, not for signatures or secret (`oct`) are left out.
+    /// Parses a document. Skips keys of unknown types, invalid keys, symmetric keys (`oct`), and keys that
+    /// are not for signatures.
     pub fn parse(document: &[u8]) -> Result<Jwks> {
         let document: Value = (document.len() <= MAX_DOCUMENT)
             .then(|| serde_json::from_slice(document).ok())
@@ -103,7 +107,8 @@ impl Jwks {
         Ok(Jwks { keys: keys.iter().filter_map(published).take(MAX_KEYS).collect() })
     }
 
-    /// The key of this `kid`; without one, the only key of the kind.
+    /// Finds the key with this `kid`. Without a `kid`, returns the key of the algorithm's kind if there is
+    /// exactly one.
     fn find(&self, alg: Alg, kid: Option<&str>) -> Option<Key> {
         let mut fitting = self.keys.iter().filter(|key| key.kind == alg.kind);
         let found = match kid {
@@ -121,7 +126,7 @@ fn published(jwk: &Value) -> Option<Published> {
     }
     let (kind, decoding) = match (text("kty")?, text("crv")) {
         ("RSA", _) => {
-            // A modulus of fewer than 2048 bits can be factored.
+            // Rejects moduli of fewer than 2048 bits, which are too weak.
             let modulus = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text("n")?).ok()?;
             let bits = modulus.iter().skip_while(|byte| **byte == 0).count() * 8;
             (bits >= 2048).then_some(())?;
@@ -140,14 +145,14 @@ fn published(jwk: &Value) -> Option<Published> {
     Some(Published { kid: text("kid").map(str::to_string), kind, key: Key { decoding, only } })
 }
 
-/// The keys of one URL, kept and fetched anew when due. One per server.
+/// Caches the keys of one URL and fetches them again when due. There is one cache per server.
 pub struct JwksCache {
     fetch: Box<dyn Fetch>,
     clock: Clock,
     held: RwLock<Held>,
-    /// When the last fetch was tried; held while one runs, so that there is one at a time.
+    /// Time of the last attempt to fetch. Locked during a fetch, so that only one runs at a time.
     tried: Mutex<Option<Duration>>,
-    /// Who waits for `tried`.
+    /// Number of requests that wait for `tried`.
     waiting: AtomicUsize,
 }
 
@@ -159,11 +164,12 @@ struct Held {
 }
 
 impl JwksCache {
+    /// Creates an empty cache. The first lookup fetches the keys.
     pub fn new(fetch: Box<dyn Fetch>, clock: Clock) -> JwksCache {
         JwksCache { fetch, clock, held: RwLock::default(), tried: Mutex::new(None), waiting: AtomicUsize::new(0) }
     }
 
-    /// The held key, and whether what is held is still fresh.
+    /// Returns the cached key, and whether the cached keys are still fresh.
     fn held(&self, settings: &JwksSettings, alg: Alg, kid: Option<&str>) -> (Option<Key>, bool) {
         let held = self.held.read();
         if held.url != settings.url {
@@ -173,7 +179,8 @@ impl JwksCache {
         (held.keys.find(alg, kid), age.is_some_and(|age| age < settings.max_age))
     }
 
-    /// Fetches, unless that was tried a moment ago. `wait`: if somebody else is fetching, until they have.
+    /// Fetches the keys, unless the last attempt is less than [`RETRY`] ago. If another request is fetching,
+    /// waits for it if `wait`, and otherwise returns immediately.
     fn refresh(&self, settings: &JwksSettings, wait: bool) {
         let tried = match self.tried.try_lock() {
             Some(tried) => Some(tried),
@@ -206,7 +213,7 @@ impl JwksCache {
                 held.keys = keys;
                 held.fetched = Some(now);
             }
-            Err(error) => tracing::warn!(url = settings.url, %error, "the JWKS could not be fetched"),
+            Err(error) => tracing::warn!(url = settings.url, %error, "fetching the JWKS failed"),
         }
     }
 }
@@ -233,7 +240,7 @@ impl Keys for JwksCache {
     }
 }
 
-/// No published keys: for servers and tests that fetch nothing.
+/// A source without keys, for servers without a JWKS URL and for tests.
 pub struct NoKeys;
 
 impl Keys for NoKeys {

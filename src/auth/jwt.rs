@@ -1,11 +1,12 @@
-//! JSON Web Tokens (RFC 7519) as `Authorization: Bearer`: CouchDB's `jwtf.erl`, `jwtf_keystore.erl` and
-//! `couch_httpd_auth.erl`, setting sections `[jwt_auth]` and `[jwt_keys]`; beyond CouchDB, keys from a JWKS URL
-//! ([`super::jwks`]) and EdDSA.
+//! JSON Web Tokens (RFC 7519) in `Authorization: Bearer`, as in CouchDB's `jwtf.erl`, `jwtf_keystore.erl` and
+//! `couch_httpd_auth.erl`. Settings: the sections `[jwt_auth]` and `[jwt_keys]`. In addition to CouchDB,
+//! settee supports keys from a JWKS URL ([`super::jwks`]) and EdDSA.
 //!
-//! A key is found by the **kind** that the token's `alg` needs and by its `kid`, so that an RSA public key can never be
-//! taken for an HMAC secret. The signature is checked by `jsonwebtoken`; claims in CouchDB's order and words. Two
-//! departures, both towards refusing: `exp` is checked whenever it is there, required or not, and a time claim that is
-//! not a number is wrong.
+//! A key is found by the **kind** that the token's `alg` requires and by the token's `kid`, so that an RSA
+//! public key can never be used as an HMAC secret. `jsonwebtoken` verifies signatures, except ECDSA
+//! (see `curves`). Claims are checked in CouchDB's order and with CouchDB's error texts. Two rules are
+//! stricter than in CouchDB: `exp` and `nbf` are checked whenever they are present, even if not required, and
+//! a time claim that is not a number is invalid.
 
 use std::collections::HashMap;
 
@@ -25,10 +26,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Longer tokens are not looked at.
+/// Maximum length of a token in bytes; longer ones are rejected unparsed.
 const MAX_TOKEN: usize = 16 << 10;
 
-/// What a key is for: the part before the colon in `[jwt_keys]`.
+/// The type of a key: the part before the colon in `[jwt_keys]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Hmac,
@@ -49,12 +50,13 @@ impl Kind {
     }
 }
 
-/// The algorithms that are accepted: those of CouchDB, EdDSA and RSA-PSS.
+/// An accepted algorithm: CouchDB's algorithms, EdDSA and RSA-PSS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alg {
     name: &'static str,
+    /// The type of key that the algorithm requires.
     pub kind: Kind,
-    /// `None`: ES512, whose curve `jsonwebtoken` does not have ([`curves`] has it).
+    /// `None` for ES512, whose curve `jsonwebtoken` does not support ([`curves`] does).
     standard: Option<Algorithm>,
 }
 
@@ -80,20 +82,23 @@ const ALGORITHMS: [Alg; 13] = {
 };
 
 impl Alg {
+    /// Finds an algorithm by the name in the header `alg`.
     pub(super) fn named(name: &str) -> Option<Alg> {
         ALGORITHMS.into_iter().find(|alg| alg.name == name)
     }
 
+    /// The name in the header `alg`.
     pub(super) fn name(self) -> &'static str {
         self.name
     }
 }
 
-/// A key that verifies signatures. `Debug` shows none of it.
+/// A key that verifies signatures. Its `Debug` output does not contain the key.
 #[derive(Clone)]
 pub struct Key {
+    /// The key material.
     pub(super) decoding: DecodingKey,
-    /// The one algorithm that the key's owner allows (`alg` in a JWKS).
+    /// The only algorithm that the key may be used with (`alg` in a JWKS); `None`: any of its kind.
     pub(super) only: Option<&'static str>,
 }
 
@@ -117,14 +122,14 @@ impl Key {
     }
 }
 
-/// A claim or header that a token must have, and the value that it must have.
+/// A required claim or header, with its required value, if any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Required {
     claim: String,
     value: Option<String>,
 }
 
-/// Where a token keeps roles.
+/// The place of the roles in a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum RolesClaim {
     /// `roles_claim_name`: a top-level claim, `_couchdb.roles` by default.
@@ -136,18 +141,19 @@ enum RolesClaim {
 /// Settings of `[jwt_auth]` and `[jwt_keys]`.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Keys by kind and `kid`; a reason in CouchDB's words for one that is none.
+    /// Keys by kind and `kid`; for an invalid key, CouchDB's error text.
     keys: HashMap<(Kind, String), std::result::Result<Key, &'static str>>,
-    /// `required_claims`; `None`: cannot be read.
+    /// `required_claims`; `None` if the setting is malformed.
     required: Option<Vec<Required>>,
     roles: RolesClaim,
-    /// `allowed_algorithms`: names, if the setting is there.
+    /// `allowed_algorithms`; `None` allows all.
     allowed: Option<Vec<String>>,
-    /// Keys at a URL.
+    /// The settings of the JWKS URL.
     pub jwks: Option<JwksSettings>,
 }
 
 impl Settings {
+    /// Reads the settings. Malformed settings are logged, and lead to errors when a token is verified.
     pub(super) fn read(source: &dyn Source) -> Settings {
         let get = |key: &str| source.get("jwt_auth", key).filter(|text| !text.trim().is_empty());
         let keys = source.section("jwt_keys").into_iter().filter_map(|(name, value)| {
@@ -164,7 +170,7 @@ impl Settings {
             None => required_claims("exp"),
         };
         if required.is_none() {
-            tracing::error!("jwt_auth/required_claims cannot be read: no token is accepted");
+            tracing::error!("jwt_auth/required_claims is malformed: rejecting all tokens");
         }
         Settings {
             keys: keys.collect(),
@@ -175,13 +181,13 @@ impl Settings {
         }
     }
 
-    /// Where the issuer publishes its keys.
+    /// The settings of the JWKS URL, if one is set.
     pub fn jwks(&self) -> Option<&JwksSettings> {
         self.jwks.as_ref()
     }
 
-    /// Who the token says the user is. `now` in seconds since the epoch; `published`: the keys of the JWKS URL, asked
-    /// for only when the settings have no key of the token's `kid`.
+    /// Verifies a token and returns its user. `now` is in seconds since the epoch. `published` are the keys
+    /// of the JWKS URL, which are used only if the settings have no key with the token's `kid`.
     pub fn authenticate(&self, token: &str, now: u64, published: &dyn Keys) -> Result<UserCtx> {
         let bad = |reason: &str| Error::BadRequest(reason.to_string());
         let malformed = || bad("Malformed authentication token");
@@ -253,7 +259,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The roles of a token: a list of texts, or one text with commas.
+    /// Returns the roles of a token: an array of strings, or one comma-separated string.
     fn roles(&self, claims: &Map<String, Value>, is_own: bool) -> Result<Vec<String>> {
         let found = match &self.roles {
             RolesClaim::Name(name) => claims.get(name),
@@ -263,7 +269,7 @@ impl Settings {
                     let members = if depth == 0 { Some(claims) } else { found.and_then(Value::as_object) };
                     found = members.and_then(|members| members.get(name));
                     if found.is_none_or(Value::is_null) {
-                        // A foreign issuer leaves the claim out for who has no roles.
+                        // An external issuer may omit the claim for a user without roles.
                         if !is_own {
                             return Ok(Vec::new());
                         }
@@ -285,7 +291,7 @@ impl Settings {
     }
 }
 
-/// A part of a token: base64url of a JSON object.
+/// Decodes a part of a token: the base64url encoding of a JSON object.
 fn object(part: &str) -> Result<Map<String, Value>> {
     let malformed = || Error::BadRequest("Malformed authentication token".into());
     let bytes = BASE64.decode(part).map_err(|_| malformed())?;
@@ -295,7 +301,8 @@ fn object(part: &str) -> Result<Map<String, Value>> {
     }
 }
 
-/// Seconds by which an issuer's clock may be ahead where CouchDB would not look at `nbf` at all.
+/// Tolerance in seconds for an issuer's clock that is ahead, for an `nbf` that is not required. CouchDB
+/// ignores such an `nbf`.
 const SKEW: f64 = 60.0;
 
 /// The first second at which a token's `exp` is no longer in the future; `None` if it has none.
@@ -334,7 +341,8 @@ fn check_claims(claims: &Map<String, Value>, required: &[Required], now: u64) ->
     Ok(())
 }
 
-/// `exp, nbf, {iss, "IssuerNameHere"}`. `None`: it cannot be read. Empty: nothing is required.
+/// Parses `exp, nbf, {iss, "IssuerNameHere"}`. Returns `None` if it is malformed. An empty setting requires
+/// no claims.
 fn required_claims(setting: &str) -> Option<Vec<Required>> {
     let mut rest = setting.trim();
     let mut found = Vec::new();
@@ -367,7 +375,7 @@ fn required_claims(setting: &str) -> Option<Vec<Required>> {
     Some(found)
 }
 
-/// Splits at `.`; `\.` is a dot in a name.
+/// Splits a path at `.`; `\.` is a dot in a name.
 fn claim_path(setting: &str) -> Vec<String> {
     let mut path = vec![String::new()];
     let mut chars = setting.chars().peekable();
@@ -384,13 +392,13 @@ fn claim_path(setting: &str) -> Vec<String> {
     path
 }
 
-/// A key of `[jwt_keys]`: base64 for HMAC, PEM with `\n` for newlines for the others.
+/// Parses a key of `[jwt_keys]`: base64 for HMAC; for the others PEM, with `\n` for newlines.
 fn key(kind: Kind, value: &str) -> std::result::Result<Key, &'static str> {
     let pem = value.trim().replace("\\n", "\n");
     let decoding = match kind {
         Kind::Hmac => {
             let secret = base64::engine::general_purpose::STANDARD.decode(value.trim()).ok();
-            // An empty secret is everybody's.
+            // With an empty secret, anybody could sign tokens.
             let secret = secret.filter(|secret| !secret.is_empty()).ok_or("Not a valid key")?;
             DecodingKey::from_secret(&secret)
         }

@@ -1,5 +1,6 @@
-//! What new passwords must be like: setting `chttpd_auth/password_regexp`, a list of regular expressions all of which a
-//! password must match, each with an optional reason. CouchDB writes the list in Erlang's syntax:
+//! Requirements for new passwords: the setting `chttpd_auth/password_regexp`, a list of regular expressions.
+//! A password must match all of them; each has an optional error text. The list is in Erlang syntax, as in
+//! CouchDB:
 //!
 //! ```text
 //! [{".{10,}", "Password min length is 10 characters."}, "\\d+"]
@@ -13,17 +14,17 @@ use crate::error::{Error, Result};
 /// The parsed setting.
 #[derive(Debug, Clone, Default)]
 pub struct Requirements {
-    /// Expression and what to answer when it does not match.
+    /// (expression, error text if the password does not match).
     rules: Vec<(Regex, String)>,
-    /// The setting is there and cannot be read: no password can be set, as in CouchDB.
+    /// Whether the setting is malformed. Then no password can be set, as in CouchDB.
     broken: bool,
 }
 
-/// What CouchDB answers, followed by the rule's own reason.
+/// CouchDB's error text, which the rule's own text follows.
 const UNMET: &str = "Password does not conform to requirements.";
 
 impl Requirements {
-    /// Reads the setting. One that cannot be read refuses every password, and says why in the log.
+    /// Parses the setting. A malformed setting logs an error, and then rejects every password.
     pub fn parse(setting: &str) -> Requirements {
         if matches!(setting.trim(), "" | "[]") {
             return Requirements::default();
@@ -37,7 +38,11 @@ impl Requirements {
         }
     }
 
-    /// `BadRequest` with the reason of the first rule that the password does not meet.
+    /// Checks a new password.
+    ///
+    /// # Errors
+    /// `BadRequest` with the text of the first rule that the password does not match; `Forbidden` if the
+    /// setting is malformed.
     pub fn check(&self, password: &str) -> Result<()> {
         if self.broken {
             return Err(Error::Forbidden(CANNOT_HASH.into()));
@@ -71,7 +76,7 @@ fn rules(setting: &str) -> Option<Vec<(Regex, String)>> {
     }
 }
 
-/// As much of Erlang's term syntax as the setting has.
+/// A parser of the subset of Erlang's term syntax that the setting uses.
 struct Terms<'a> {
     text: &'a str,
 }
@@ -111,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_are_all_to_be_met_and_say_why_not() {
+    fn a_password_must_match_all_rules_and_errors_contain_the_rules_text() {
         let rules = Requirements::parse(r#"[{".{10,}", "Password min length is 10 characters."}, "\\d+", {"[A-Z]"}]"#);
         assert_eq!(rules.check("Abcdefghi1"), Ok(()));
         let reason = |password| rules.check(password).expect_err("unmet").to_string();
@@ -121,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn no_setting_asks_for_nothing_and_a_broken_one_refuses_all() {
+    fn an_empty_setting_accepts_and_a_malformed_one_rejects_all_passwords() {
         for none in ["", "[]", " [] "] {
             assert_eq!(Requirements::parse(none).check(""), Ok(()));
         }

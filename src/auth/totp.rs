@@ -1,27 +1,28 @@
-//! One-time codes (RFC 6238) for users whose document has a `totp` member (`couch_totp.erl`, `couch_hotp.erl`):
-//! `{"key": BASE32, "algorithm": "sha"|..., "length": 6}`. Such a user signs in by session only, with the code in
-//! `token`; Basic authentication is refused.
+//! One-time codes (RFC 6238) for users whose document has a `totp` member (`couch_totp.erl`,
+//! `couch_hotp.erl`): `{"key": BASE32, "algorithm": "sha"|..., "length": 6}`. Such a user can only sign in
+//! through `_session`, with the code in `token`; Basic authentication is rejected.
 
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 
 use super::session::Algorithm;
 
-/// A user's one-time code generator.
+/// The `totp` member of a user.
 #[derive(Clone)]
 pub(super) struct Totp {
-    /// `None`: the member cannot be used, so that no code is right.
+    /// `None` if the member is invalid; then no code is accepted.
     secret: Option<(Vec<u8>, Algorithm)>,
     digits: u32,
 }
 
-/// Users may write keys into their documents; nobody's is as long.
+/// Maximum length of a base32 key. Users write their own keys, so the length must be limited.
 const LONGEST: usize = 1024;
-/// Seconds that a code stands for.
+/// Time step of the codes in seconds.
 const STEP: u64 = 30;
 
 impl Totp {
-    /// The `totp` member of a user document. `None`: the user needs no code.
+    /// Reads the `totp` member of a user document. Returns `None` if there is none, so that the user needs no
+    /// code.
     pub fn from_document(members: &Map<String, Value>) -> Option<Totp> {
         let totp = members.get("totp")?;
         let key = totp.get("key").and_then(Value::as_str).filter(|key| key.len() <= LONGEST).and_then(base32);
@@ -39,7 +40,8 @@ impl Totp {
         Some(Totp { secret, digits: digits.unwrap_or(6) as u32 })
     }
 
-    /// Whether `code` is right at `now` seconds since the epoch, one step late or early allowed. Constant time.
+    /// Whether `code` is valid at `now` seconds since the epoch, plus or minus one time step. Runs in
+    /// constant time.
     pub fn accepts(&self, code: &str, now: u64) -> bool {
         let Some((key, algorithm)) = &self.secret else { return false };
         let mut right = false;
@@ -50,7 +52,7 @@ impl Totp {
         right
     }
 
-    /// RFC 4226's truncation.
+    /// Computes the code of a counter, with the truncation of RFC 4226.
     fn code(&self, key: &[u8], algorithm: Algorithm, counter: u64) -> String {
         let mac = algorithm.mac(key, &counter.to_be_bytes());
         let offset = usize::from(mac[mac.len() - 1] & 15);
@@ -60,7 +62,7 @@ impl Totp {
     }
 }
 
-/// RFC 4648 base32, padding optional.
+/// Decodes RFC 4648 base32; the padding is optional.
 fn base32(text: &str) -> Option<Vec<u8>> {
     let (mut bits, mut held, mut out) = (0u32, 0u32, Vec::new());
     for c in text.trim_end_matches('=').bytes() {
@@ -90,7 +92,7 @@ mod tests {
 
     /// RFC 6238, appendix B, SHA-1 (its key is the ASCII text 12345678901234567890).
     #[test]
-    fn codes_are_the_rfcs() {
+    fn codes_match_the_rfc() {
         let eight = totp(r#"{"totp":{"key":"GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ","length":8}}"#);
         for (now, code) in [(59, "94287082"), (1_111_111_109, "07081804"), (20_000_000_000, "65353130")] {
             assert!(eight.accepts(code, now), "at {now}");
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_member_accepts_no_code_and_is_still_there() {
+    fn an_invalid_totp_member_rejects_all_codes() {
         for bad in [
             r#"{"totp":null}"#,
             r#"{"totp":{"key":"lower"}}"#,

@@ -1,12 +1,14 @@
-//! Every setting that settee knows, in one table: CouchDB's section and key, its kind, its default, one line of documentation.
+//! The table of all known settings: CouchDB's section and key, the kind, the default, one line of
+//! documentation.
 //!
-//! A row here is what makes a key "known": its value is checked wherever it comes from (file, environment, flag, HTTP),
-//! and `docs/configuration.md` must name it (a test holds that line). Sections listed in [`FREE`] hold names that people
-//! choose (admins, vendor, ...); every other key is unknown: refused in a file, and over HTTP stored and given back.
+//! A key is "known" if it has a row here. The server checks the values of known keys, whatever their source
+//! (file, environment, flag, HTTP), and a test checks that `docs/configuration.md` lists every row. The keys
+//! of sections in [`FREE`] are names that users choose (admins, vendor, ...). Every other key is unknown: a
+//! file may not set it; over HTTP it is stored and returned.
 
 use super::networks::Networks;
 
-/// What a value must look like.
+/// The syntax of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `true` or `false`.
@@ -19,22 +21,26 @@ pub enum Kind {
     Bytes,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// Addresses and networks, with commas between them.
+    /// A comma-separated list of addresses and networks.
     Networks,
-    /// Anything.
+    /// Any text without a zero byte.
     Text,
 }
 
 /// One known setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
+    /// CouchDB's section.
     pub section: &'static str,
+    /// CouchDB's key.
     pub key: &'static str,
+    /// The syntax of the value.
     pub kind: Kind,
-    /// `None`: unset unless somebody sets it.
+    /// `None`: the setting has no default.
     pub default: Option<&'static str>,
-    /// Never shown in answers or logs.
+    /// Never shown in responses or logs.
     pub secret: bool,
+    /// One line of documentation, which `docs/configuration.md` repeats.
     pub doc: &'static str,
 }
 
@@ -54,15 +60,15 @@ const fn number(min: u64, max: u64) -> Kind {
     Kind::Number { min, max }
 }
 
-/// Sections whose keys are names that people choose.
+/// Sections whose keys are names that users choose.
 pub const FREE: &[&str] = &["admins", "vendor", "jwt_keys", "feature_flags"];
 
-/// Sections that hold only secrets.
+/// Sections in which every value is secret.
 pub const SECRET_SECTIONS: &[&str] = &["admins", "jwt_keys"];
 
-/// Sections that may not be changed over HTTP: in CouchDB they name programs and code. The list is CouchDB's
-/// (`couch_util.erl`, `BLACKLIST_CONFIG_SECTIONS`); `settee` is ours: where the data lies is for the machine's owner, and so
-/// are the files and the authority that `ssl` names.
+/// Sections that cannot be changed over HTTP: in CouchDB they name programs and code (`couch_util.erl`,
+/// `BLACKLIST_CONFIG_SECTIONS`). settee adds `settee` and `ssl`: only the machine's owner may choose the data
+/// folder, the certificate files and the certificate authority.
 pub const BLOCKED: &[&str] = &[
     "daemons",
     "external",
@@ -77,13 +83,14 @@ pub const BLOCKED: &[&str] = &[
     "ssl",
 ];
 
-/// The friendlier default of `[cors] origins`: pages served from this machine and the shells of mobile and desktop apps.
+/// The default of `[cors] origins`: pages served from this machine, and the web views of mobile and desktop
+/// apps.
 pub const DEFAULT_ORIGINS: &str = "http://localhost, https://localhost, http://127.0.0.1, https://127.0.0.1, \
                                    capacitor://localhost, app://obsidian.md";
 
-/// The table.
+/// All known settings.
 pub const KNOWN: &[Known] = &[
-    // --- settee's own: where it runs. Read at start, never over HTTP.
+    // --- settee's own settings. Read at start; cannot be changed over HTTP.
     row("settee", "data", Kind::Text, "./data", "The folder that holds everything."),
     row("settee", "bind", Kind::Text, "127.0.0.1:5984", "Address and port to listen on."),
     unset(
@@ -168,7 +175,8 @@ pub const KNOWN: &[Known] = &[
         "268435456",
         "Bytes of JSON bodies and their values held at once, all requests together; read at the start.",
     ),
-    // --- TLS. Read at start, never over HTTP: a setting that names a file is a way to read it.
+    // --- TLS. Read at start; cannot be changed over HTTP, because a client could make the server read any
+    // file.
     unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files or `acme_domains` are set."),
     unset("ssl", "cert_file", Kind::Text, "PEM file of the certificate and its chain; read anew when it changes."),
     unset("ssl", "key_file", Kind::Text, "PEM file of its private key; read anew when it changes."),
@@ -297,7 +305,7 @@ pub const KNOWN: &[Known] = &[
     unset("cors", "methods", Kind::Text, "Methods that pages may use; unset: all."),
     unset("cors", "exposed_headers", Kind::Text, "Answer headers that pages may read; unset: CouchDB's list."),
     row("cors", "max_age", number(0, 31_536_000), "600", "Seconds a browser may remember the answer."),
-    // --- csp: what runs no script
+    // --- csp: the Content-Security-Policy of stored content
     row("csp", "attachments_enable", Kind::Flag, "true", "Whether attachments come with a policy for browsers."),
     row("csp", "attachments_header_value", Kind::Text, "sandbox", "That policy; this one lets no script run."),
     row("csp", "showlist_enable", Kind::Flag, "true", "The same for what shows, lists, updates and rewrites answer."),
@@ -418,7 +426,7 @@ pub const KNOWN: &[Known] = &[
         "300000",
         "Milliseconds until they are forgotten.",
     ),
-    // --- how much anybody may ask for
+    // --- rate limits
     row(
         "rate_limits",
         "address_per_second",
@@ -439,7 +447,7 @@ pub const KNOWN: &[Known] = &[
     row("rate_limits", "sign_in_burst", number(1, 1_000_000), "100", "Passwords that an address may send at once."),
     row("rate_limits", "exempt", Kind::Networks, "127.0.0.0/8, ::1", "Addresses and networks without limits."),
     row("rate_limits", "max_objects", number(100, 10_000_000), "100000", "Addresses and users that are counted."),
-    // --- what is told to the audit log as suspicious
+    // --- anomalies that go to the audit log
     row("audit", "mass_deletion", number(0, 1_000_000_000), "1000", "Deletions of a user in a minute; 0: never."),
     row(
         "audit",
@@ -469,7 +477,7 @@ pub const KNOWN: &[Known] = &[
         "Seconds after which published keys are fetched anew.",
     ),
     row("jwt_auth", "jwks_system_roles", Kind::Flag, "false", "Whether that issuer may give roles such as `_admin`."),
-    // --- a database for every user
+    // --- per-user databases, automatic purge
     unset(
         "couch_auto_purge_plugin",
         "deleted_document_ttl",
@@ -480,7 +488,7 @@ pub const KNOWN: &[Known] = &[
     row("couch_peruser", "delete_dbs", Kind::Flag, "false", "Whether it is deleted with the account."),
     row("couch_peruser", "database_prefix", Kind::Text, "userdb-", "What its name begins with."),
     row("couch_peruser", "q", number(1, 1024), "1", "Its `q`."),
-    // --- functions of design documents
+    // --- design document functions
     row(
         "query_server_config",
         "os_process_limit",
@@ -499,12 +507,12 @@ pub const KNOWN: &[Known] = &[
     row("query_server_config", "reduce_limit_ratio", Kind::Text, "2.0", "By how much it must."),
 ];
 
-/// The row of a known key.
+/// Finds the row of a known key.
 pub fn known(section: &str, key: &str) -> Option<&'static Known> {
     KNOWN.iter().find(|row| row.section == section && row.key == key)
 }
 
-/// Whether a value may never be shown.
+/// Whether the key's value must never be shown.
 pub fn is_secret(section: &str, key: &str) -> bool {
     SECRET_SECTIONS.contains(&section)
         || known(section, key).is_some_and(|row| row.secret)
@@ -514,7 +522,7 @@ pub fn is_secret(section: &str, key: &str) -> bool {
         )
 }
 
-/// Older CouchDB section names whose keys still count when the newer section does not set them.
+/// CouchDB's older name of a section. Its keys apply when the newer section does not set them.
 pub fn older_name(section: &str) -> Option<&'static str> {
     match section {
         "chttpd" => Some("httpd"),
@@ -523,7 +531,7 @@ pub fn older_name(section: &str) -> Option<&'static str> {
     }
 }
 
-/// Checks `value` against the kind; the error says what would be right.
+/// Checks `value` against `kind`. The error names the accepted values.
 pub fn check(kind: Kind, value: &str) -> Result<(), String> {
     let right = match kind {
         Kind::Flag => matches!(value, "true" | "false"),
@@ -549,7 +557,7 @@ fn wanted(kind: Kind) -> String {
     }
 }
 
-/// Bytes: `8000000`, `8 MB`, `1GiB`; `infinity` is `u64::MAX`.
+/// Parses a number of bytes: `8000000`, `8 MB`, `1GiB`; `infinity` is `u64::MAX`.
 pub fn parse_bytes(value: &str) -> Option<u64> {
     if value == "infinity" {
         return Some(u64::MAX);
@@ -574,7 +582,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_default_is_right_and_every_key_is_there_once() {
+    fn defaults_are_valid_and_keys_are_unique() {
         for (index, row) in KNOWN.iter().enumerate() {
             if let Some(default) = row.default {
                 assert_eq!(check(row.kind, default), Ok(()), "{}/{}", row.section, row.key);
@@ -585,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn every_engine_can_be_chosen() {
+    fn the_store_setting_lists_every_engine() {
         let Some(Known { kind: Kind::Choice(words), .. }) = known("settee", "store") else { panic!("no choice") };
         let engines: Vec<&str> =
             crate::store::Engine::ALL.iter().map(|engine| engine.name()).chain(["memory"]).collect();
@@ -593,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_names_every_setting() {
+    fn the_documentation_lists_every_setting() {
         let page = include_str!("../../docs/configuration.md");
         let missing: Vec<String> = KNOWN
             .iter()
@@ -604,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_take_units() {
+    fn byte_sizes_accept_units() {
         for (text, bytes) in [
             ("8000000", Some(8_000_000)),
             ("8 MB", Some(8_000_000)),

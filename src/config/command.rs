@@ -1,4 +1,4 @@
-//! The command line: what it may ask for, and what it says of itself.
+//! The command line: subcommands, flags and their help texts.
 
 use std::path::PathBuf;
 
@@ -9,27 +9,27 @@ use super::sources::{Start, read_start};
 use crate::store::{Key, Sealing};
 
 const AFTER_HELP: &str = "\
-Settings, the later ones winning: defaults, the file of --config, the environment, flags, and what was changed over
-HTTP (PUT /_node/_local/_config/{section}/{key}).
+Sources of settings, a later one overrides an earlier one: defaults, the file named by --config, the environment,
+flags, and changes over HTTP (PUT /_node/_local/_config/{section}/{key}).
 
   file         TOML:  bind = \"0.0.0.0:5984\"
                       [couchdb]
                       max_document_size = \"8 MB\"
   environment  SETTEE_DATA, SETTEE_BIND, SETTEE_STORE, SETTEE_LOG, SETTEE_LOG_FORMAT, SETTEE_CONFIG;
                SETTEE_{SECTION}__{KEY}, for example SETTEE_COUCHDB__MAX_DOCUMENT_SIZE=8000000;
-               COUCHDB_USER, COUCHDB_PASSWORD, COUCHDB_SECRET as the CouchDB image takes them
+               COUCHDB_USER, COUCHDB_PASSWORD, COUCHDB_SECRET as in the CouchDB image
                SETTEE_ENCRYPTION_KEY_FILE or SETTEE_ENCRYPTION_KEY (docs/encryption.md)
-  the admin    --admin NAME:PASSWORD, COUCHDB_USER and COUCHDB_PASSWORD, or [admins] in the file. If there is none,
-               the first start makes one, prints its password once, and keeps only its hash.
+  the admin    --admin NAME:PASSWORD, COUCHDB_USER and COUCHDB_PASSWORD, or [admins] in the file. If none is set,
+               the first start creates an admin, prints its password once, and stores only the password's hash.
 
 docs/configuration.md lists every setting.";
 
-/// The command line. Without `Debug`: it may hold a password.
+/// The parsed command line. It does not implement `Debug`, because it may hold a password.
 #[derive(Parser)]
 #[command(
     name = "settee",
     version,
-    about = "A sync server for offline-first apps: it speaks the CouchDB replication protocol."
+    about = "A sync server for offline-first apps that speaks the CouchDB replication protocol."
 )]
 #[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 struct Line {
@@ -41,28 +41,29 @@ struct Line {
 
 #[derive(clap::Subcommand)]
 enum Sub {
-    /// Runs the server (what plain `settee` does too).
+    /// Runs the server (the default command).
     #[command(after_help = AFTER_HELP)]
     Serve(Serve),
-    /// Asks the server at ADDR:PORT for /_up; the exit code says whether it answers. For container health checks.
+    /// Requests /_up from the server at ADDR:PORT; exits with 0 if it answers. For container health checks.
     Health {
         #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5984", env = "SETTEE_HEALTH")]
         at: String,
     },
-    /// Reads everything in a data folder and tells what is wrong; exits with 1 if anything is. Stop the server first.
+    /// Verifies everything in a data folder and reports errors; exits with 1 if it finds any. Stop the server
+    /// first.
     Check(Folder),
-    /// Copies everything, each database as it is at one moment, from a running server or a folder at rest. The backup of an
-    /// encrypted folder is sealed under the same key.
+    /// Backs up everything, each database from one snapshot, of a running server or a stopped server's data
+    /// folder. The backup of an encrypted folder is encrypted with the same key.
     Backup {
         #[command(flatten)]
         folder: Folder,
-        /// Does not seal the backup of an encrypted folder
+        /// Writes an unencrypted backup of an encrypted folder
         #[arg(long)]
         plaintext: bool,
-        /// A file, a folder (the file is then named after the time), or - for the standard output
+        /// A file, a folder (the file name is then the current time), or - for the standard output
         to: PathBuf,
     },
-    /// Makes a new data folder from a backup. With an encryption key the folder is encrypted.
+    /// Creates a new data folder from a backup. With an encryption key, the new folder is encrypted.
     Restore {
         /// A file that `settee backup` made, or - for the standard input
         from: PathBuf,
@@ -71,27 +72,27 @@ enum Sub {
         /// The storage engine of the new folder: sled or redb [default: sled]
         #[arg(long, value_name = "ENGINE")]
         store: Option<String>,
-        /// The key that the backup is sealed under [default: the encryption key]
+        /// The file with the backup's key [default: the encryption key]
         #[arg(long, value_name = "FILE")]
         backup_key_file: Option<PathBuf>,
     },
-    /// Rewrites the store of a data folder into a fresh one, which gives disk space back; and begins, ends or renews its
-    /// encryption. Stop the server first.
+    /// Rewrites the store of a data folder to reclaim disk space; can also encrypt, decrypt or re-encrypt it.
+    /// Stop the server first.
     CompactStore {
         #[command(flatten)]
         folder: Folder,
-        /// Converts to this engine: sled or redb [default: the one it has]
+        /// Converts to this engine: sled or redb [default: the current engine]
         #[arg(long, value_name = "ENGINE")]
         store: Option<String>,
-        /// Encrypts everything anew under the key in this file
+        /// Re-encrypts everything with the key in this file
         #[arg(long, value_name = "FILE", conflicts_with = "to_plaintext")]
         to_key_file: Option<PathBuf>,
-        /// Ends the encryption
+        /// Decrypts everything
         #[arg(long)]
         to_plaintext: bool,
     },
-    /// Makes a key for encryption at rest, in a new file that only you may read. Keep a copy elsewhere: without it nothing can
-    /// be read.
+    /// Generates a key for encryption at rest in a new file that only its owner may read. Keep a copy
+    /// elsewhere: without the key, the data is lost.
     MakeKey {
         /// The new file, or - for the standard output
         file: PathBuf,
@@ -103,12 +104,13 @@ struct Folder {
     /// The data folder
     #[arg(long, value_name = "DIR", default_value = "./data", env = "SETTEE_DATA")]
     data: PathBuf,
-    /// The file with the key of an encrypted folder [default: SETTEE_ENCRYPTION_KEY_FILE or SETTEE_ENCRYPTION_KEY]
+    /// The file with the key of an encrypted folder [default: SETTEE_ENCRYPTION_KEY_FILE or
+    /// SETTEE_ENCRYPTION_KEY]
     #[arg(long, value_name = "FILE")]
     encryption_key_file: Option<PathBuf>,
 }
 
-/// Work on a data folder that is not serving it.
+/// A maintenance command on a data folder or a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upkeep {
     Check { data: PathBuf, key: Option<Key> },
@@ -118,47 +120,49 @@ pub enum Upkeep {
     MakeKey { file: PathBuf },
 }
 
+// The flags of the server. Not a doc comment: clap would use it as the help text of the command.
 #[derive(Default, clap::Args)]
 pub(super) struct Serve {
-    /// The folder that holds everything [default: ./data]
+    /// The data folder [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
     /// Address and port to listen on [default: 127.0.0.1:5984]
     #[arg(long, value_name = "ADDR:PORT")]
     pub bind: Option<String>,
-    /// The certificate for TLS with its chain (PEM); read anew when it changes
+    /// The TLS certificate with its chain (PEM); reloaded when the file changes
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<String>,
-    /// Its private key (PEM)
+    /// The private key of the TLS certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<String>,
     /// Address and port for TLS [default: the address of --bind, port 6984]
     #[arg(long, value_name = "ADDR:PORT")]
     pub tls_bind: Option<String>,
-    /// The storage engine: sled, redb, or memory, which keeps nothing [default: the folder's, or sled]
+    /// The storage engine: sled, redb, or memory, which persists nothing [default: the folder's engine, or
+    /// sled]
     #[arg(long, value_name = "ENGINE")]
     pub store: Option<String>,
-    /// A file with the key of encryption at rest: an encrypted folder needs it, a new one is encrypted under it
+    /// A file with the key of encryption at rest: required for an encrypted folder; encrypts a new folder
     #[arg(long, value_name = "FILE")]
     pub encryption_key_file: Option<PathBuf>,
     /// A settings file (TOML)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A server admin; better given by COUCHDB_USER and COUCHDB_PASSWORD, which other users of the machine do not see
+    /// A server admin. Prefer COUCHDB_USER and COUCHDB_PASSWORD: other users of the machine can see flags
     #[arg(long, value_name = "NAME:PASSWORD")]
     pub admin: Option<String>,
-    /// What is logged: off, error, warn, info, debug, trace [default: info]
+    /// The log level: off, error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
-    /// auto (pretty on a terminal), pretty or json [default: auto]
+    /// The log format: auto (pretty on a terminal), pretty or json [default: auto]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Any setting by CouchDB's name, as --set chttpd/enable_cors=true; may be repeated
+    /// Sets one setting by its CouchDB name, as in --set chttpd/enable_cors=true; may be repeated
     #[arg(long = "set", value_name = "SECTION/KEY=VALUE")]
     pub sets: Vec<String>,
 }
 
-/// What the command line asks for.
+/// The action that the command line requests.
 #[derive(Debug)]
 pub enum Command {
     Serve(Box<Start>),
@@ -166,7 +170,7 @@ pub enum Command {
         at: String,
     },
     Upkeep(Upkeep),
-    /// Print this and exit with the code: `--help`, `--version`, or a mistake.
+    /// Print `text` and exit with `code`: `--help`, `--version`, or an error.
     Say {
         text: String,
         code: i32,
@@ -174,7 +178,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Reads a command line (with the program's name first) and an environment.
+    /// Parses a command line (the first argument is the program's name) and an environment.
     pub fn read(
         arguments: impl IntoIterator<Item = String>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -191,14 +195,14 @@ impl Command {
             None => read_start(line.serve, environment).map(Box::new).map(Command::Serve),
         };
         read.unwrap_or_else(|wrong| Command::Say {
-            text: format!("settee: {wrong}\n\n`settee --help` tells more.\n"),
+            text: format!("settee: {wrong}\n\nSee `settee --help`.\n"),
             code: 2,
         })
     }
 }
 
 fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep, String> {
-    // What a server warns of in its log would only be in the way of a command's answer.
+    // Discards the warnings: a maintenance command has no log, and they would clutter its output.
     let key = |file| encryption::find(file, environment, &mut Vec::new());
     let named = |file: Option<PathBuf>| file.map(|file| Key::read(&file)).transpose();
     Ok(match command {
@@ -224,6 +228,6 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
             },
         },
         Sub::MakeKey { file } => Upkeep::MakeKey { file },
-        Sub::Serve(_) | Sub::Health { .. } => return Err("this is no work on a data folder".into()),
+        Sub::Serve(_) | Sub::Health { .. } => return Err("this is not a maintenance command".into()),
     })
 }

@@ -1,4 +1,5 @@
-//! Where the key of encryption at rest comes from. It never is among the settings, so that no answer and no log can show it.
+//! Finds the key of encryption at rest. The key is never part of the settings, so that no response and no log
+//! shows it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +7,16 @@ use zeroize::Zeroizing;
 
 use crate::store::Key;
 
-/// The variable that holds the key itself.
+/// The environment variable that holds the key itself.
 pub const KEY: &str = "SETTEE_ENCRYPTION_KEY";
-/// The variable that names a file with the key.
+/// The environment variable that names the key file.
 pub const KEY_FILE: &str = "SETTEE_ENCRYPTION_KEY_FILE";
 
-/// The key of `file`, of the environment's variables if there is no `file`, or none. `warnings` hears of a file that others
-/// may read.
+/// Reads the key from `file`, or else from the environment variables; returns `None` if neither is set.
+/// Appends to `warnings` if other users may read the key file.
 ///
 /// # Errors
-/// A sentence that says what to do.
+/// A sentence that tells the user how to fix it.
 pub fn find(
     file: Option<PathBuf>,
     environment: &[(String, String)],
@@ -27,7 +28,7 @@ pub fn find(
     let named = file.is_some();
     match (file.or_else(|| variable(KEY_FILE).map(PathBuf::from)), variable(KEY)) {
         (None, None) => Ok(None),
-        // A flag is more than a variable of the environment.
+        // The flag overrides the environment variables.
         (Some(file), _) if named => read(&file, warnings).map(Some),
         (Some(_), Some(_)) => Err(format!("{KEY} and {KEY_FILE} are both set: set one of them.")),
         (Some(file), None) => read(&file, warnings).map(Some),
@@ -38,15 +39,15 @@ pub fn find(
     }
 }
 
-/// The key in a file.
+/// Reads the key in `file`. Appends to `warnings` if other users may read the file.
 ///
 /// # Errors
-/// A sentence that names the file and says what to do.
+/// A sentence that names the file and tells the user how to fix it.
 pub fn read(file: &Path, warnings: &mut Vec<String>) -> Result<Key, String> {
     let key = Key::read(file)?;
     if Key::is_open_to_others(file) {
         let shown = file.display();
-        warnings.push(format!("the encryption key file {shown} may be read by others: `chmod 600 {shown}`"));
+        warnings.push(format!("other users may read the encryption key file {shown}: run `chmod 600 {shown}`"));
     }
     Ok(key)
 }

@@ -1,4 +1,4 @@
-//! The settings of a running server: layers of tables, and the snapshot that they make.
+//! The settings of a running server: layers of tables, merged into one immutable snapshot.
 
 use std::sync::Arc;
 
@@ -9,15 +9,16 @@ use super::settings::{Settings, Table};
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, PageLimit, Store, keys};
 
-/// Version byte of a persisted setting. What follows: `1` and the value, or `0` for "deleted".
+/// Version byte of a persisted setting. It is followed by `1` and the value, or by `0` for "deleted".
 const VERSION: u8 = 1;
-/// Bytes of a value at most; section and key names have 256.
+/// Maximum length of a value in bytes.
 const MAX_VALUE: usize = 64 << 10;
+/// Maximum length of a section or key name in bytes.
 const MAX_NAME: usize = 256;
-/// Persisted settings at most, so that they always fit into memory and one answer.
+/// Maximum number of persisted settings, so that they always fit in memory and in one response.
 const MAX_PERSISTED: usize = 10_000;
 
-/// Current settings, and the way to change them. Reads are a pointer copy; changes go one at a time.
+/// The current settings. Reading them copies a pointer; changes are serialized.
 pub struct Live {
     current: RwLock<Arc<Settings>>,
     layers: Mutex<Layers>,
@@ -26,11 +27,12 @@ pub struct Live {
 
 #[derive(Clone, Default)]
 struct Layers {
-    /// File, environment, flags.
+    /// Settings from the file, the environment and flags.
     base: Table,
-    /// Over HTTP, in the store. `None`: deleted there, whatever the base says.
+    /// Changes made over HTTP and persisted in the store. A `None` value deletes the key even if `base` sets
+    /// it.
     persisted: Vec<Change>,
-    /// Over HTTP with `X-Couch-Persist: false`: gone after `_reload`.
+    /// Changes made over HTTP with `X-Couch-Persist: false`; `_reload` discards them.
     passing: Vec<Change>,
 }
 
@@ -62,9 +64,10 @@ fn put(changes: &mut Vec<Change>, section: &str, key: &str, value: Option<&str>)
 }
 
 impl Live {
-    /// Reads what was persisted and lays it over `base`. Blocks on the store.
+    /// Reads the persisted settings and applies them over `base`. Blocks on the store.
     ///
-    /// A persisted value that this build refuses is skipped with a warning: a server must come up to be repaired.
+    /// If this build rejects a persisted value, it logs a warning and skips the value: the server must start
+    /// so that an admin can repair the setting.
     pub fn open(base: Table, store: Arc<dyn Store>) -> Result<Live> {
         let mut layers = Layers { base, ..Layers::default() };
         layers.persisted = read_persisted(&*store)?;
@@ -72,20 +75,21 @@ impl Live {
         Ok(Live { current: RwLock::new(Arc::new(settings)), layers: Mutex::new(layers), store })
     }
 
-    /// The snapshot of this moment.
+    /// Returns the current snapshot.
     pub fn settings(&self) -> Arc<Settings> {
         self.current.read().clone()
     }
 
-    /// Sets a key, at once and (with `persist`) for good. Answers what the key was before. Blocks on the store.
+    /// Sets a key, effective immediately; with `persist`, it survives restarts. Returns the previous value.
+    /// Blocks on the store.
     pub fn set(&self, section: &str, key: &str, value: &str, persist: bool) -> Result<Option<String>> {
         if value.len() > MAX_VALUE {
-            return Err(Error::BadRequest(format!("A setting's value has {MAX_VALUE} bytes at most.")));
+            return Err(Error::BadRequest(format!("A setting's value may have at most {MAX_VALUE} bytes.")));
         }
         self.change(section, key, Some(value), persist)
     }
 
-    /// Deletes a key; what it was, or `NotFound` if it was not set. Blocks on the store.
+    /// Deletes a key. Returns its previous value, or `NotFound` if it was not set. Blocks on the store.
     pub fn delete(&self, section: &str, key: &str, persist: bool) -> Result<String> {
         let before = self.settings().get(section, key).map(str::to_owned);
         let Some(before) = before else { return Err(Error::NotFound("unknown_config_value".into())) };
@@ -93,7 +97,8 @@ impl Live {
         Ok(before)
     }
 
-    /// Forgets what was set for this run only, and reads the persisted settings again. Blocks on the store.
+    /// Discards the changes that were not persisted, and re-reads the persisted settings. Blocks on the
+    /// store.
     pub fn reload(&self) -> Result<()> {
         let mut layers = self.layers.lock();
         let mut next = layers.clone();
@@ -117,7 +122,7 @@ impl Live {
         if persist {
             next.passing.retain(|change| (change.section.as_str(), change.key.as_str()) != (section, key));
             if next.persisted.len() > MAX_PERSISTED {
-                return Err(Error::BadRequest(format!("There are {MAX_PERSISTED} persisted settings already.")));
+                return Err(Error::BadRequest(format!("There may be at most {MAX_PERSISTED} persisted settings.")));
             }
         }
         let settings = Settings::new(next.table()).map_err(Error::BadRequest)?;
@@ -153,7 +158,7 @@ fn read_persisted(store: &dyn Store) -> Result<Vec<Change>> {
                 _ => return Err(Error::Damaged(format!("the persisted setting {section}/{name}"))),
             };
             if let Some(wrong) = value.as_deref().and_then(|value| super::settings::check(section, name, value).err()) {
-                tracing::warn!("a persisted setting is ignored: {wrong}");
+                tracing::warn!("ignoring a persisted setting: {wrong}");
                 continue;
             }
             if catalogue::BLOCKED.contains(&section) {

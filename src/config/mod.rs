@@ -1,12 +1,12 @@
-//! Settings: defaults < file < environment < flags < what was persisted over HTTP.
+//! Settings, lowest precedence first: defaults < file < environment < flags < settings persisted over HTTP.
 //!
 //! ```text
-//! command  (the command line)  ->  what is asked for
-//! sources  (file, environment, flags)  ->  Start: where to run, and the base table
+//! command  (the command line)                  ->  Command: the requested action
+//! sources  (file, environment, flags)          ->  Start: where to run, and the base table
 //! live     (base < persisted < this run only)  ->  Settings: one immutable snapshot, taken per request
 //! ```
-//! Every layer speaks CouchDB's sections and keys as text; `catalogue` lists what is known and checks it wherever it comes
-//! from. Settings are handed down as values; nothing here is global.
+//! Every layer uses CouchDB's sections and keys as text. `catalogue` lists the known settings and checks each
+//! value, whatever its source. Callers pass settings down as values; nothing here is global.
 
 pub mod catalogue;
 pub mod command;

@@ -2,20 +2,21 @@
 
 use std::net::IpAddr;
 
-/// Addresses that share their first bits.
+/// One network: all addresses that share a prefix of `bits` bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     first: u128,
-    /// Bits that count, of 32 or 128.
+    /// Prefix length, of 32 (IPv4) or 128 (IPv6) bits.
     bits: u32,
     v4: bool,
 }
 
-/// A list; the empty one holds no address.
+/// A list of networks. The empty list contains no address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks(Vec<Network>);
 
-/// The number of an address, and whether it is of version 4. Version 4 written as 6 (`::ffff:10.0.0.1`) is version 4.
+/// Returns the address as a number, and whether it is IPv4. An IPv4-mapped address (`::ffff:10.0.0.1`) counts
+/// as IPv4.
 fn number(address: IpAddr) -> (u128, bool) {
     match address.to_canonical() {
         IpAddr::V4(address) => (u128::from(u32::from(address)), true),
@@ -37,23 +38,26 @@ impl Network {
 
     fn contains(&self, number: u128, v4: bool) -> bool {
         let width = if self.v4 { 32 } else { 128 };
-        // A shift by the whole width of the type is not defined: nothing counts then.
+        // `bits == 0` matches every address and is tested first, because shifting a u128 by 128 bits
+        // overflows.
         v4 == self.v4 && (self.bits == 0 || (self.first ^ number) >> (width - self.bits) == 0)
     }
 }
 
 impl Networks {
-    /// Reads a list with commas. `None`: something in it is no address and no network.
+    /// Parses a comma-separated list. Returns `None` if an item is neither an address nor a network.
     pub fn parse(text: &str) -> Option<Networks> {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         items.map(Network::parse).collect::<Option<Vec<_>>>().map(Networks)
     }
 
+    /// Whether one of the networks contains `address`.
     pub fn contains(&self, address: IpAddr) -> bool {
         let (number, v4) = number(address);
         self.0.iter().any(|network| network.contains(number, v4))
     }
 
+    /// Whether the list has no networks.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -64,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_holds_its_networks() {
+    fn a_list_contains_the_addresses_of_its_networks() {
         let list = Networks::parse("10.0.0.0/8, 192.168.1.7,, ::1, fd00::/8").unwrap();
         for (address, held) in [
             ("10.255.0.1", true),

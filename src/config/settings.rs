@@ -1,4 +1,5 @@
-//! One snapshot of all runtime settings. Immutable: a change makes a new snapshot, requests at work keep theirs.
+//! One immutable snapshot of all runtime settings. A change creates a new snapshot; running requests keep the
+//! old one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,61 +7,68 @@ use std::fmt;
 use super::catalogue::{self, Kind};
 use super::networks::Networks;
 
-/// Section → key → value, as text: what somebody set. Defaults are not in it.
+/// Section → key → value, as text. Holds only explicitly set values, no defaults.
 pub type Table = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The settings that requests consult, typed; and the table behind them.
+/// The settings that requests use, typed, and the table that they were parsed from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
     table: Table,
-    /// Bytes of a document's JSON body at most.
+    /// Maximum size of a document's JSON body in bytes.
     pub max_document_size: u64,
-    /// Bytes of one attachment at most.
+    /// Maximum size of one attachment in bytes.
     pub max_attachment_size: u64,
-    /// Bytes of a request body at most.
+    /// Maximum size of a request body in bytes.
     pub max_request_size: u64,
-    /// Bytes of a document id at most.
+    /// Maximum length of a document id in bytes.
     pub max_document_id_length: u64,
-    /// Bytes of path and query at most.
+    /// Maximum length of a request's path and query in bytes.
     pub max_uri_length: u64,
-    /// Nesting of a JSON body at most.
+    /// Maximum nesting depth of a JSON body.
     pub max_json_depth: usize,
-    /// Bytes of all JSON bodies that are held at once at most.
+    /// Maximum bytes of JSON bodies held in memory at once, over all requests.
     pub max_json_memory: u64,
-    /// Milliseconds that a waiting `_changes` feed stays open by default, and at most.
+    /// Milliseconds that a waiting `_changes` feed stays open, by default and at most.
     pub changes_timeout: u64,
-    /// A `+` in a path means a space.
+    /// Whether a `+` in a path decodes to a space.
     pub plus_is_space: bool,
-    /// Nothing without an account.
+    /// Rejects all unauthenticated requests.
     pub require_valid_user: bool,
-    /// Nothing without an account, but `/_up`.
+    /// Rejects all unauthenticated requests except `/_up`.
     pub require_valid_user_except_for_up: bool,
-    /// Only admins list databases.
+    /// Only admins may list databases.
     pub admin_only_all_dbs: bool,
-    /// Databases of one `POST /_dbs_info`.
+    /// Maximum number of databases in one `POST /_dbs_info`.
     pub max_dbs_info: usize,
+    /// `[uuids]`.
     pub uuids: Uuids,
+    /// `[cors]`.
     pub cors: Cors,
+    /// `[attachments]`.
     pub compression: AttachmentCompression,
-    /// Proxies that are believed who the client is.
+    /// Proxies whose forwarding headers set the client's address.
     pub trusted_proxies: Networks,
-    /// Addresses without rate limits.
+    /// Addresses that are exempt from rate limits.
     pub unlimited: Networks,
-    /// Seconds without a byte after which a request's body is given up.
+    /// Seconds without a byte after which the server stops reading a request body.
     pub body_timeout: u64,
-    /// Bytes a second that a body must come with, over all of the time it is waited for; 0: any.
+    /// Minimum rate of a request body in bytes per second, averaged over the time spent waiting for it; 0: no
+    /// minimum.
     pub min_body_rate: u64,
 }
 
 /// `[uuids]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uuids {
+    /// The algorithm that generates ids.
     pub algorithm: UuidAlgorithm,
+    /// Maximum number of ids in one `GET /_uuids`.
     pub max_count: usize,
+    /// The suffix that `utc_id` appends.
     pub utc_id_suffix: String,
 }
 
-/// CouchDB's ways to make ids.
+/// CouchDB's algorithms for generating ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UuidAlgorithm {
     Sequential,
@@ -69,17 +77,24 @@ pub enum UuidAlgorithm {
     UtcId,
 }
 
-/// `[cors]`, lower-cased where CouchDB compares so.
+/// `[cors]`. Header names are lower-cased, because CouchDB compares them case-insensitively.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cors {
+    /// Whether CORS is enabled.
     pub enabled: bool,
+    /// Allowed origins, or `*`.
     pub origins: Vec<String>,
-    /// The origins are settee's default: their ports do not matter.
+    /// Whether the origins are settee's defaults; these match with any port.
     pub any_port: bool,
+    /// Whether pages may send cookies.
     pub credentials: bool,
+    /// Allowed request headers, lower-cased; `None`: CouchDB's list.
     pub headers: Option<Vec<String>>,
+    /// Allowed methods; `None`: all.
     pub methods: Option<Vec<String>>,
+    /// Response headers that pages may read, lower-cased; `None`: CouchDB's list.
     pub exposed_headers: Option<Vec<String>>,
+    /// Seconds for which a browser may cache the preflight response.
     pub max_age: u64,
 }
 
@@ -88,12 +103,12 @@ pub struct Cors {
 pub struct AttachmentCompression {
     /// gzip level; 0: off.
     pub level: u32,
-    /// Content types, `text/*` style.
+    /// Content types; `text/*` matches all subtypes.
     pub types: Vec<String>,
 }
 
 impl Settings {
-    /// Checks every known key of `table`. The error names the key and says what would be right.
+    /// Checks the values of all known keys in `table`. The error names the key and the accepted values.
     pub fn new(table: Table) -> Result<Settings, String> {
         for (section, keys) in &table {
             for (key, value) in keys {
@@ -133,7 +148,8 @@ impl Settings {
                 enabled: flag("chttpd", "enable_cors"),
                 origins: list("cors", "origins").unwrap_or_default(),
                 any_port: explicit(&table, "cors", "origins").is_none(),
-                // With origins of one's own CouchDB's default holds, or `origins = *` would hand cookies to every page.
+                // With configured origins, credentials are off unless set, as in CouchDB. Otherwise `origins
+                // = *` would let every page send cookies.
                 credentials: match lookup(&table, "cors", "credentials") {
                     Some(said) => said == "true",
                     None => explicit(&table, "cors", "origins").is_none(),
@@ -156,27 +172,29 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The value of a key: what was set, else what the section's older name sets, else the default.
+    /// Returns the value of a key: the one set, else the one set under the section's older name, else the
+    /// default.
     pub fn get(&self, section: &str, key: &str) -> Option<&str> {
         lookup(&self.table, section, key)
     }
 
-    /// A known number (or size); its default if it is unset.
+    /// Returns the value of a known number or size, or its default if it is unset.
     pub fn number(&self, section: &str, key: &str) -> u64 {
         self.get(section, key).and_then(catalogue::parse_bytes).unwrap_or(u64::MAX)
     }
 
-    /// A known flag.
+    /// Returns the value of a known flag, or its default if it is unset.
     pub fn flag(&self, section: &str, key: &str) -> bool {
         self.get(section, key) == Some("true")
     }
 
-    /// What somebody set, without defaults.
+    /// The explicitly set values, without defaults.
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// Everything with defaults, as `GET /_node/_local/_config` shows it. Secrets are still in it: mask before showing.
+    /// All values including defaults, as `GET /_node/_local/_config` returns them. Contains secrets: the
+    /// caller must mask them.
     pub fn whole(&self) -> Table {
         let mut whole = self.table.clone();
         for row in catalogue::KNOWN {
@@ -189,7 +207,7 @@ impl Settings {
         whole
     }
 
-    /// The stored hash of an admin's password.
+    /// Returns the password hash of a server admin.
     pub fn admin(&self, name: &str) -> Option<&str> {
         self.table.get("admins")?.get(name).map(String::as_str)
     }
@@ -200,7 +218,7 @@ impl Settings {
     }
 }
 
-/// The table holds secrets: names only.
+/// Prints only the names of the set keys, because the table holds secrets.
 impl fmt::Debug for Settings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names =
@@ -215,7 +233,7 @@ impl Default for Settings {
     }
 }
 
-/// Checks one value. Unknown keys take any text.
+/// Checks one value. Unknown keys accept any text.
 pub fn check(section: &str, key: &str, value: &str) -> Result<(), String> {
     let row = catalogue::known(section, key).or_else(|| {
         catalogue::KNOWN.iter().find(|row| catalogue::older_name(row.section) == Some(section) && row.key == key)
@@ -234,7 +252,7 @@ fn lookup<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a str> {
         .or_else(|| catalogue::known(section, key)?.default)
 }
 
-/// A comma-separated list, without blanks around its items and without empty ones.
+/// Splits a comma-separated list; trims the items and drops empty ones.
 pub fn split_list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -256,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_hold_where_nothing_is_set() {
+    fn unset_keys_have_their_defaults() {
         let settings = Settings::default();
         assert_eq!(settings.max_document_size, 8_000_000);
         assert_eq!(settings.max_request_size, 4_294_967_296);
@@ -266,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_section_counts_until_the_newer_says_otherwise() {
+    fn the_newer_section_name_overrides_the_older_one() {
         let older = table(&[("httpd", "enable_cors", "false")]);
         assert!(!Settings::new(older).unwrap().cors.enabled);
         let both = table(&[("httpd", "enable_cors", "false"), ("chttpd", "enable_cors", "true")]);
@@ -274,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_refused_and_the_message_says_what_is_right() {
+    fn an_invalid_value_is_rejected_and_the_error_names_the_accepted_values() {
         for (section, key, value, says) in [
             ("chttpd", "enable_cors", "yes", "`true` or `false`"),
             ("httpd", "enable_cors", "yes", "`true` or `false`"),

@@ -1,4 +1,4 @@
-//! Where settings come from before the server runs: a TOML file, the environment, flags.
+//! Reads the settings that the server starts with: a TOML file, the environment, flags.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,25 +11,28 @@ use super::{catalogue, encryption};
 use crate::audit::trail::Place;
 use crate::store::Key;
 
-/// Where and how to run.
+/// Everything that the server needs in order to start.
 #[derive(Clone)]
 pub struct Start {
+    /// The data folder.
     pub data: PathBuf,
-    /// `None`: what is persisted as `chttpd/bind_address` and `port`, else the default.
+    /// `None`: the persisted `chttpd/bind_address` and `chttpd/port`, or else the default.
     pub bind: Option<SocketAddr>,
-    /// `None`: the engine that the folder has, or the default.
+    /// `None`: the engine of the existing data folder, or else the default.
     pub store: Option<String>,
     /// The key of encryption at rest.
     pub key: Option<Key>,
+    /// The log level or tracing filter.
     pub log: String,
+    /// The log format: `auto`, `pretty` or `json`.
     pub log_format: String,
     /// The file for audit events.
     pub audit: Option<Place>,
-    /// Settings of file, environment and flags, without the section `admins`.
+    /// Settings from the file, the environment and flags, without the section `admins`.
     pub base: Table,
-    /// Admins of file, environment and flags: name and password, or a hash as CouchDB writes them.
+    /// Admins from the file, the environment and flags: (name, password or CouchDB password hash).
     pub admins: Vec<(String, String)>,
-    /// Things worth a warning once logging works.
+    /// Warnings to log once logging is set up.
     pub warnings: Vec<String>,
 }
 
@@ -40,9 +43,10 @@ impl fmt::Debug for Start {
     }
 }
 
-/// The default address.
+/// The default listen address.
 pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1)), 5984);
 
+/// Merges the settings file, the environment and the flags. An error is a sentence for the user.
 pub(super) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Result<Start, String> {
     let variable = |name: &str| {
         environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone())
@@ -97,7 +101,7 @@ pub(super) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
             _ => return Err("--admin takes NAME:PASSWORD, as in --admin alice:secret".into()),
         }
     }
-    // Not among the settings: nobody is to learn over HTTP where the key lies.
+    // Removed from the table, so that HTTP clients cannot read where the key file is.
     let file = table.get_mut("settee").and_then(|own| own.remove("encryption_key_file"));
     let key = match (encryption::find(serve.encryption_key_file, &environment, &mut warnings)?, file) {
         (None, Some(file)) => Some(encryption::read(Path::new(&file), &mut warnings)?),
@@ -109,7 +113,7 @@ pub(super) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
 fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<Start, String> {
     let admins: Vec<(String, String)> = table.remove("admins").unwrap_or_default().into_iter().collect();
     if admins.iter().any(|(name, password)| name.is_empty() || name.contains(':') || password.is_empty()) {
-        return Err("[admins]: a name has no colon, and neither name nor password is empty".into());
+        return Err("[admins]: a name must not contain a colon, and neither name nor password may be empty".into());
     }
     let checked = Settings::new(table.clone())?;
     let of = |key: &str| checked.get("settee", key).unwrap_or_default().to_owned();
@@ -124,13 +128,13 @@ fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<S
         None => None,
     };
     if table.get("couchdb").is_some_and(|own| own.contains_key("database_dir")) {
-        return Err("[couchdb] database_dir is only shown: name the data folder by --data or `data`".into());
+        return Err("[couchdb] database_dir is read-only: set the data folder with --data or `data`".into());
     }
     tls_of(&checked, bind.unwrap_or(DEFAULT_BIND))?;
     if of("data").is_empty() {
-        return Err("the data folder's name is empty: --data DIR".into());
+        return Err("the name of the data folder is empty: set it with --data DIR".into());
     }
-    // For clients that look there.
+    // Clients look for the address in CouchDB's keys.
     if let Some(bind) = bind {
         put(&mut table, "chttpd", "bind_address", bind.ip().to_string());
         put(&mut table, "chttpd", "port", bind.port().to_string());
@@ -155,7 +159,7 @@ fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<S
     })
 }
 
-/// The address that `chttpd/bind_address` and `chttpd/port` name.
+/// The listen address from `chttpd/bind_address` and `chttpd/port`.
 pub fn bind_of(settings: &Settings) -> Result<SocketAddr, String> {
     let address = match settings.get("chttpd", "bind_address") {
         Some("any") => "0.0.0.0",
@@ -181,7 +185,8 @@ fn put(table: &mut Table, section: &str, key: &str, value: String) {
     table.entry(section.to_owned()).or_default().insert(key.to_owned(), value);
 }
 
-/// A setting's exact name for one written without regard to case or `-` and `_`; the error proposes what may be meant.
+/// Finds a setting's exact name, ignoring case and the difference between `-` and `_`. The error suggests a
+/// similar name.
 fn resolve(section: &str, key: &str) -> Result<(String, String), String> {
     let plain = |name: &str| name.to_ascii_lowercase().replace('-', "_");
     let (low_section, low_key) = (plain(section), plain(key));
@@ -201,15 +206,15 @@ fn resolve(section: &str, key: &str) -> Result<(String, String), String> {
         .map(|row| (distance(&format!("{low_section}/{low_key}"), &format!("{}/{}", row.section, plain(row.key))), row))
         .min_by_key(|(distance, _)| *distance);
     Err(match (elsewhere, near) {
-        (Some(row), _) => format!("there is no setting {section}/{key}; is {}/{} meant?", row.section, row.key),
+        (Some(row), _) => format!("there is no setting {section}/{key}; did you mean {}/{}?", row.section, row.key),
         (None, Some((1..=4, row))) => {
-            format!("there is no setting {section}/{key}; is {}/{} meant?", row.section, row.key)
+            format!("there is no setting {section}/{key}; did you mean {}/{}?", row.section, row.key)
         }
         _ => format!("there is no setting {section}/{key}; docs/configuration.md lists them all"),
     })
 }
 
-/// Levenshtein's distance, for short names.
+/// The Levenshtein distance of two names, of which only the first 100 characters count.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().take(100).collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
@@ -232,7 +237,7 @@ fn read_file(path: &Path, table: &mut Table) -> Result<(), String> {
     read_text(&text, &shown.to_string(), table)
 }
 
-/// Reads a settings file's text; `shown` names the file in errors.
+/// Parses the text of a settings file into `table`; `shown` is the file's name in errors.
 pub(crate) fn read_text(text: &str, shown: &str, table: &mut Table) -> Result<(), String> {
     let document: toml::Table =
         toml::from_str(text).map_err(|error| format!("the settings file {shown} is not TOML: {error}"))?;
@@ -286,9 +291,9 @@ fn read_environment(
         };
         match named {
             Ok((section, key)) => put(table, &section, &key, value.trim().to_owned()),
-            // Container schedulers put variables like SETTEE_PORT into the environment of a service called settee.
+            // Kubernetes sets variables such as SETTEE_PORT for a service named settee: warn, but start.
             Err(_) if !rest.contains("__") => {
-                warnings.push(format!("the environment's {name} is no setting; it is ignored"))
+                warnings.push(format!("ignoring the environment variable {name}: it is not a setting"))
             }
             Err(wrong) => return Err(wrong),
         }

@@ -1,4 +1,4 @@
-//! The section `ssl`: where TLS is served, and where its certificate comes from.
+//! The section `ssl`: the TLS listener's address, and the source of its certificate.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -7,15 +7,17 @@ use super::Settings;
 use super::settings::split_list;
 use crate::tls::acme::Wanted;
 
-/// Names of one certificate: as many as Let's Encrypt takes.
+/// Maximum number of names in one certificate: the limit of Let's Encrypt.
 const MAX_DOMAINS: usize = 100;
-/// Characters of a mail address, and of the directory's URL.
+/// Maximum length in bytes of the mail address and of the directory's URL.
 const MAX_TEXT: usize = 1000;
 
-/// Where TLS is served, and with which certificate.
+/// The address of the TLS listener, and its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
+    /// The address of the TLS listener.
     pub bind: SocketAddr,
+    /// The source of the certificate.
     pub certificate: Certificate,
 }
 
@@ -26,14 +28,14 @@ pub enum Certificate {
         cert: PathBuf,
         key: PathBuf,
     },
-    /// The server gets it; `folder`: where it is kept.
+    /// The server obtains the certificate by ACME and keeps it in `folder`.
     Acme {
         wanted: Wanted,
         folder: PathBuf,
     },
 }
 
-/// What the section `ssl` asks for; `None`: no TLS. `http`: where plain HTTP is served.
+/// Reads the section `ssl`. `None` means no TLS. `http` is the address of the plain HTTP listener.
 pub fn tls_of(settings: &Settings, http: SocketAddr) -> Result<Option<Tls>, String> {
     let enable = settings.get("ssl", "enable");
     if enable == Some("false") {
@@ -50,20 +52,20 @@ pub fn tls_of(settings: &Settings, http: SocketAddr) -> Result<Option<Tls>, Stri
         }
         _ if named => {
             return Err(
-                "[ssl] acme_domains: a certificate is got for them, or it is read from cert_file and key_file; \
-                        leave one of the two away"
+                "[ssl] acme_domains: the server either obtains a certificate for these names, or reads one from \
+                        cert_file and key_file; set only one of the two"
                     .into(),
             );
         }
         _ if asked => {
-            return Err("[ssl] acme_domains is not set: name the domains that the certificate is to be for".into());
+            return Err("[ssl] acme_domains is not set: list the domains of the certificate".into());
         }
         (None, None) if enable.is_none() => return Ok(None),
         (Some(cert), Some(key)) => Certificate::Files { cert, key },
         (None, _) => {
             return Err(
-                "[ssl] cert_file is not set: TLS needs a certificate (PEM), --tls-cert FILE; or acme_domains, \
-                        for which the server gets one"
+                "[ssl] cert_file is not set: TLS needs a certificate (PEM), --tls-cert FILE; or set acme_domains, \
+                        and the server obtains one"
                     .into(),
             );
         }
@@ -81,17 +83,17 @@ pub fn tls_of(settings: &Settings, http: SocketAddr) -> Result<Option<Tls>, Stri
     let port = settings.number("ssl", "port") as u16;
     let bind = SocketAddr::new(ip, port);
     if bind == http && port != 0 {
-        return Err(format!("[ssl] port: plain HTTP is served on {bind} already; take another port for TLS"));
+        return Err(format!("[ssl] port: plain HTTP already listens on {bind}; choose another port for TLS"));
     }
     Ok(Some(Tls { bind, certificate }))
 }
 
-/// The certificate that the server is to get.
+/// Reads the ACME settings: the certificate that the server must obtain.
 fn acme_of(settings: &Settings) -> Result<Wanted, String> {
     let of = |key: &str| settings.get("ssl", key).map(str::trim).filter(|text| !text.is_empty());
     let mut domains = split_list(of("acme_domains").unwrap_or_default());
     if domains.len() > MAX_DOMAINS {
-        return Err(format!("[ssl] acme_domains: a certificate has {MAX_DOMAINS} names at most"));
+        return Err(format!("[ssl] acme_domains: a certificate may have at most {MAX_DOMAINS} names"));
     }
     for domain in &mut domains {
         domain.make_ascii_lowercase();
@@ -107,8 +109,8 @@ fn acme_of(settings: &Settings) -> Result<Wanted, String> {
     }
     if !settings.flag("ssl", "acme_agree") {
         return Err(format!(
-            "[ssl] acme_agree is not true: the authority behind {directory} gives certificates to those who agree to its \
-             terms of service; read them, then set acme_agree = true"
+            "[ssl] acme_agree is not true: the authority at {directory} requires agreement to its terms of service; \
+             read them, then set acme_agree = true"
         ));
     }
     let contact = of("acme_contact").map(|text| text.strip_prefix("mailto:").unwrap_or(text).to_owned());
@@ -122,17 +124,17 @@ fn acme_of(settings: &Settings) -> Result<Wanted, String> {
     Ok(Wanted { domains, contact, directory })
 }
 
-/// A host name (RFC 1123). The challenge on the port of TLS proves neither wildcards nor addresses.
+/// Checks a host name (RFC 1123). The challenge tls-alpn-01 can prove neither wildcards nor addresses.
 fn check_domain(domain: &str) -> Result<(), String> {
     let wrong = |why: &str| Err(format!("[ssl] acme_domains: `{domain}` {why}"));
     if domain.starts_with("*.") {
         return wrong("is a wildcard, which the challenge tls-alpn-01 cannot prove: write out each name");
     }
     if domain.parse::<IpAddr>().is_ok() {
-        return wrong("is an address: certificates are got for names");
+        return wrong("is an address: a certificate needs a host name");
     }
     if !domain.is_ascii() {
-        return wrong("is to be written in its ASCII form (xn--...)");
+        return wrong("must be written in its ASCII form (xn--...)");
     }
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -141,7 +143,7 @@ fn check_domain(domain: &str) -> Result<(), String> {
             && !label.ends_with('-')
     };
     if domain.len() > 253 || !domain.split('.').all(label) {
-        return wrong("is not a domain, as sync.example.com");
+        return wrong("is not a domain such as sync.example.com");
     }
     Ok(())
 }
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_got_for_the_names_that_are_given() {
+    fn acme_settings_are_normalized() {
         let plain = Wanted { domains: vec!["a.example".into()], contact: None, directory: LETS_ENCRYPT.into() };
         assert_eq!(wanted(&[("acme_domains", "a.example")]), plain);
         let rows = [
@@ -194,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_got_is_refused_and_the_message_says_why() {
+    fn invalid_acme_settings_are_rejected_with_a_reason() {
         let many: Vec<String> = (0..101).map(|number| format!("d{number}.example")).collect();
         let many = many.join(",");
         let long = format!("{}.example", "a".repeat(64));
         for (rows, says) in [
             (&[("acme_domains", "a.example"), ("acme_agree", "false")][..], "terms of service"),
-            (&[("acme_domains", "a.example"), ("cert_file", "c"), ("key_file", "k")][..], "leave one of the two away"),
-            (&[("acme_domains", "a.example"), ("key_file", "k")][..], "leave one of the two away"),
+            (&[("acme_domains", "a.example"), ("cert_file", "c"), ("key_file", "k")][..], "set only one of the two"),
+            (&[("acme_domains", "a.example"), ("key_file", "k")][..], "set only one of the two"),
             (&[("acme_contact", "ann@example.com")][..], "acme_domains is not set"),
             (&[("acme_domains", ",")][..], "acme_domains is not set"),
             (&[("acme_domains", "*.example.com")][..], "is a wildcard"),
@@ -212,7 +214,7 @@ mod tests {
             (&[("acme_domains", "a..example")][..], "is not a domain"),
             (&[("acme_domains", "-a.example")][..], "is not a domain"),
             (&[("acme_domains", long.as_str())][..], "is not a domain"),
-            (&[("acme_domains", many.as_str())][..], "100 names at most"),
+            (&[("acme_domains", many.as_str())][..], "at most 100 names"),
             (&[("acme_domains", "a.example"), ("acme_contact", "ann")][..], "is not a mail address"),
             (&[("acme_domains", "a.example"), ("acme_contact", "a@b,c@d")][..], "is not a mail address"),
             (&[("acme_domains", "a.example"), ("acme_directory", "http://a.example/")][..], "https://"),

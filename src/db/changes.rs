@@ -1,4 +1,4 @@
-//! The by-sequence order: each document once, at the sequence of its last change.
+//! The by-sequence index: contains each document once, at the sequence of its last change.
 
 use std::ops::Bound;
 
@@ -7,29 +7,32 @@ use super::record::{DocumentRecord, SequenceRow};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keys};
 
-/// Where a feed begins.
+/// The start of a changes feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
     /// After this sequence.
     Sequence(u64),
-    /// After whatever is the last sequence when the feed begins.
+    /// After the last sequence at the time when the feed starts.
     Now,
 }
 
-/// A page of the changes order.
+/// A page of the by-sequence index.
 #[derive(Debug, Clone, Default)]
 pub struct ChangesPage {
+    /// Rows with their sequences.
     pub rows: Vec<(u64, SequenceRow)>,
-    /// Whether the order ended within this page.
+    /// Whether there are no more rows after this page.
     pub done: bool,
 }
 
-/// Remaining rows are counted one by one up to here; above, they are told as the distance of the sequences.
+/// Up to this distance of the sequences, [`Database::pending`] counts the remaining rows; above, it returns
+/// an estimate.
 const COUNTED: usize = 500;
 
 impl Since {
-    /// Reads a `since`: `now`, `N`, or `N-<instance>`. A sequence of another instance of this name reads from the start:
-    /// its client may see a change twice, never miss one.
+    /// Parses a `since`: `now`, `N`, or `N-<instance>`. A sequence of another instance, that is, of a deleted
+    /// database with the same name, starts from the beginning, so that the client may see a change twice but
+    /// never misses one.
     pub(crate) fn parse(text: &str, instance: &str) -> Result<Since> {
         let text = text.trim().trim_matches('"');
         if text == "now" {
@@ -43,7 +46,7 @@ impl Since {
         if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(malformed());
         }
-        // A bare number beyond 64 bits is beyond every sequence.
+        // A number of more than 64 bits is greater than every sequence.
         let number = number.parse().unwrap_or(u64::MAX);
         match of {
             Some(of) if of != instance => Ok(Since::Sequence(0)),
@@ -53,13 +56,14 @@ impl Since {
 }
 
 impl Database {
-    /// Reads a `since` of this database.
+    /// Parses a `since` for this database.
     pub fn parse_since(&self, text: &str) -> Result<Since> {
         Since::parse(text, &self.instance())
     }
 
-    /// Up to `limit` rows after `after` (ascending), or before `after` (descending; `u64::MAX` begins at the end). Rows
-    /// beyond the last sequence of when it was called are left for the next call: whoever goes on from there misses none.
+    /// Reads up to `limit` rows after the sequence `after` (forward), or before it (backward; `u64::MAX`
+    /// starts at the end). Rows that are committed during the call are left for the next call, so that a
+    /// caller that continues from the last row misses none.
     pub fn changes(&self, after: u64, direction: Direction, limit: PageLimit) -> Result<ChangesPage> {
         if self.is_gone() {
             return Err(Error::NoDatabase);
@@ -83,8 +87,8 @@ impl Database {
             rows.push((keys::sequence_of(key), SequenceRow::decode(value)?));
         }
         let mut done = rows.len() < limit.entries && bytes < limit.bytes;
-        // A damaged row ends the page before it. It must not pass for the end of the feed: readers would go on from there,
-        // and never hear of what is behind.
+        // The scan stops before a damaged row. A short page must not count as the end of the feed: readers
+        // would never see the rows after the damaged one.
         if let (true, Some((end, _))) = (done, page.into_iter().next_back())
             && (direction == Direction::Backward || keys::sequence_of(&end) < last)
         {
@@ -97,8 +101,8 @@ impl Database {
         Ok(ChangesPage { rows, done })
     }
 
-    /// Which of these documents have changed after `since`, in the order of their sequences: reads those documents, not
-    /// the feed.
+    /// Returns (sequence, id) of those documents that have changed after `since`, in sequence order. Reads
+    /// the documents and not the by-sequence index.
     pub fn changed_of(&self, ids: &[&str], since: u64) -> Result<Vec<(u64, String)>> {
         let mut changed = Vec::new();
         for some in ids.chunks(1000) {
@@ -113,7 +117,8 @@ impl Database {
         Ok(changed)
     }
 
-    /// The rows of these documents after `since`, in sequence order: reads those documents, not the feed.
+    /// Returns the rows of those documents that have changed after `since`, in sequence order. Reads the
+    /// documents and not the by-sequence index.
     pub fn changes_of(&self, ids: &[String], since: u64) -> Result<Vec<(u64, SequenceRow)>> {
         if self.is_gone() {
             return Err(Error::NoDatabase);
@@ -133,7 +138,8 @@ impl Database {
         Ok(rows)
     }
 
-    /// How many rows come after `sequence`: exact for the last few hundred sequences, else an upper bound.
+    /// The number of rows after `sequence`: counted if at most `COUNTED` sequences remain, otherwise an
+    /// upper bound.
     pub fn pending(&self, sequence: u64) -> Result<u64> {
         let info = self.info();
         let distance = info.sequence.saturating_sub(sequence);
@@ -146,7 +152,7 @@ impl Database {
         Ok(self.changes(sequence, Direction::Forward, PageLimit::entries(COUNTED))?.rows.len() as u64)
     }
 
-    /// The sequence and winner of a document, without its tree.
+    /// Reads the sequence and the winner of a document, without decoding its tree.
     pub fn winner(&self, id: &str) -> Result<Option<(u64, super::record::LeafRow)>> {
         let value = self.store.get(&keys::document(self.number, id))?;
         value.map(|value| DocumentRecord::decode_winner(id, &value)).transpose()

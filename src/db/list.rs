@@ -1,4 +1,5 @@
-//! Documents by id: `_all_docs` and its kin. Ids order by their bytes, as CouchDB's `_all_docs` does.
+//! Listing of documents by id: `_all_docs` and related endpoints. Ids are ordered by their bytes, as in
+//! CouchDB.
 
 use std::ops::Bound;
 
@@ -10,29 +11,34 @@ use crate::store::{Direction, KeyRange, PageLimit, keys};
 /// One listed document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
+    /// The document id.
     pub id: String,
+    /// The winning revision.
     pub winner: LeafRow,
 }
 
-/// A stretch of ids, in the order of a walk.
+/// A range of ids with a scan direction.
 #[derive(Debug, Clone)]
 pub struct Listing {
-    /// Where the walk begins and ends: with `Direction::Backward`, `start` is the higher one.
+    /// The bound where the scan starts: the higher one with `Direction::Backward`.
     pub start: Bound<String>,
+    /// The bound where the scan ends: the lower one with `Direction::Backward`.
     pub end: Bound<String>,
+    /// The direction of the scan.
     pub direction: Direction,
 }
 
 impl Listing {
-    /// All ids.
+    /// The range of all ids.
     pub fn all(direction: Direction) -> Listing {
         Listing { start: Bound::Unbounded, end: Bound::Unbounded, direction }
     }
 
-    /// Narrows to ids that begin with `prefix`.
+    /// Restricts the range to ids that start with `prefix`.
     pub fn within(mut self, prefix: &str) -> Listing {
         let first = Bound::Included(prefix.to_owned());
-        // No id has a byte above 0xF4 after the prefix: U+10FFFF is above every one that a client can write.
+        // U+10FFFF has the highest UTF-8 encoding, so this bound is above all ids with the prefix, except
+        // those that continue with U+10FFFF twice.
         let last = Bound::Excluded(format!("{prefix}\u{10FFFF}\u{10FFFF}"));
         let (low, high) = match self.direction {
             Direction::Forward => (&mut self.start, &mut self.end),
@@ -93,8 +99,9 @@ fn above(bound: &Bound<String>, other: &Bound<String>) -> bool {
 }
 
 impl Database {
-    /// The next stored documents of a walk, after the id `after`: living ones as rows, and the last id looked at, to go on
-    /// from (`None` when the walk is over). A page of deleted documents may have no rows and still not be the last.
+    /// Reads the next page of a listing, after the id `after`. Returns the documents that are not deleted,
+    /// and the last id read, from which the caller continues (`None` at the end). A page may have no rows, if
+    /// all its documents are deleted, without being the last.
     pub fn list(
         &self,
         listing: &Listing,
@@ -105,7 +112,7 @@ impl Database {
         let Some(range) = listing.range(&prefix, after) else { return Ok((Vec::new(), None)) };
         let page = self.store.scan(&range, listing.direction, limit)?;
         if self.is_gone() {
-            // Deleted while it was listed: what is left is not all.
+            // The database was deleted during the scan, so the page may be incomplete.
             return Err(Error::NoDatabase);
         }
         let mut rows = Vec::with_capacity(page.len());
@@ -121,7 +128,7 @@ impl Database {
         Ok((rows, last.map(str::to_owned)))
     }
 
-    /// The winners of these ids, deleted or not, in their order; `None` where there is no such document.
+    /// Returns the winner of each id, deleted or not, in the order of `ids`; `None` for missing documents.
     pub fn winners<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Option<LeafRow>>> {
         let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id.as_ref())).collect();
         let values = self.store.get_many(&wanted)?;
@@ -134,7 +141,8 @@ impl Database {
             .collect()
     }
 
-    /// How many living documents a walk passes before it comes to `start`, counted up to `most`; `None` if there are more.
+    /// Counts the documents (without deleted ones) before `start`, in the given direction. Returns `None` if
+    /// there are more than about `most` entries before it.
     pub fn rank(&self, start: &Bound<String>, direction: Direction, most: usize) -> Result<Option<u64>> {
         let end = match start {
             Bound::Unbounded => return Ok(Some(0)),
@@ -156,7 +164,7 @@ impl Database {
         Ok(None)
     }
 
-    /// The next `_local` documents of a walk: ids without `_local/`.
+    /// Reads the next page of `_local` documents. The ids are without the prefix `_local/`.
     pub fn list_local(
         &self,
         listing: &Listing,

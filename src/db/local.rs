@@ -1,7 +1,8 @@
-//! `_local` documents: checkpoints and the like. Never replicated, no revision tree, no sequence.
+//! `_local` documents, for example replication checkpoints. They are not replicated, and have no revision
+//! tree and no sequence.
 //!
-//! Their revision is `0-N`. As CouchDB (`couch_db_updater:increment_local_doc_revs`) a write counts on from the revision that
-//! it names, and never conflicts.
+//! Their revision is `0-N`. As in CouchDB (`couch_db_updater:increment_local_doc_revs`), a write increments
+//! the revision that it names, and never conflicts.
 
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use crate::store::keys;
 
 /// A write of a `_local` document.
 pub enum LocalWrite {
-    /// Compact JSON text without `_` members, and the `N` of the revision named, if any.
+    /// `json`: compact JSON text without underscore members. `previous`: the `N` of the revision that the
+    /// write names.
     Put {
         json: String,
         previous: Option<u64>,
@@ -32,7 +34,7 @@ struct Local {
 }
 
 impl Database {
-    /// A `_local` document; `id` without `_local/`.
+    /// Reads a `_local` document; `id` is without the prefix `_local/`.
     pub fn local(&self, id: &str) -> Result<LocalRecord> {
         match self.store.get(&keys::local(self.number, id))? {
             Some(value) => LocalRecord::decode(id, &value),
@@ -40,7 +42,7 @@ impl Database {
         }
     }
 
-    /// Writes a `_local` document and gives the `N` of its revision `0-N`.
+    /// Writes a `_local` document. Returns the `N` of its new revision `0-N`.
     pub async fn write_local(self: &Arc<Self>, id: &str, write: LocalWrite) -> Result<u64> {
         let id = id.to_owned();
         self.submit(|reply| Local { id, write, revision: 0, reply }).await

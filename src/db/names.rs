@@ -1,18 +1,19 @@
-//! Which names databases and documents may have.
+//! Validation of database names and document ids.
 
 use crate::error::{Error, Result};
 use crate::store::MAX_KEY;
 
-/// Longest document id, in bytes. CouchDB's is unlimited by default; here it is part of a key, and a key must fit the store.
+/// Maximum length of a document id in bytes. CouchDB has no limit by default; in settee the id is part of a
+/// key, whose length the store limits.
 pub const LONGEST_ID: usize = MAX_KEY - 64;
 
-/// Longest database name, in bytes: CouchDB's.
+/// Maximum length of a database name in bytes, as in CouchDB.
 const LONGEST_DATABASE_NAME: usize = 238;
 
 const DATABASE_NAME_REASON: &str = "Only lowercase characters (a-z), digits (0-9), and any of the characters _, $, (, ), +, -, and / are allowed. Must begin with a letter.";
 
-/// Checks a database name against CouchDB's rule (`couch_db:validate_dbname`): `[a-z][a-z0-9_$()+/-]*`, or one of the
-/// system databases.
+/// Checks a database name against CouchDB's rule (`couch_db:validate_dbname`): `[a-z][a-z0-9_$()+/-]*`, or
+/// one of the system databases.
 pub fn check_database_name(name: &str) -> Result<()> {
     let illegal = || {
         let shown: String = name.chars().take(256).collect();
@@ -28,14 +29,14 @@ pub fn check_database_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_$()+/-".contains(&byte);
     match bytes.next() {
         Some(first) if first.is_ascii_lowercase() && bytes.all(allowed) => {
-            // `db/_users` and `db/_replicator` are system databases as well; any other `/_` is a plain name for CouchDB too.
+            // This includes names such as `db/_users`, which CouchDB accepts too.
             Ok(())
         }
         _ => illegal(),
     }
 }
 
-/// Checks a document id (CouchDB: `couch_doc:validate_docid`). `_local/` ids are not passed here.
+/// Checks a document id (CouchDB: `couch_doc:validate_docid`). The caller must not pass `_local/` ids.
 pub fn check_document_id(id: &str, partitioned: bool) -> Result<()> {
     if id.is_empty() {
         return Err(Error::IllegalDocId("Document id must not be empty".into()));
@@ -62,7 +63,7 @@ pub fn check_document_id(id: &str, partitioned: bool) -> Result<()> {
     Ok(())
 }
 
-/// The partition of a document id in a partitioned database: what stands before its first `:`.
+/// Returns the partition of a document id in a partitioned database: the text before its first `:`.
 pub fn partition_of(id: &str) -> Option<&str> {
     let (partition, rest) = id.split_once(':')?;
     (!partition.is_empty() && !rest.is_empty()).then_some(partition)

@@ -1,6 +1,6 @@
-//! The values of a database's entries: what `docs/storage-format.md` tells, as code.
+//! Encoding and decoding of a database's stored values. `docs/storage-format.md` specifies the format.
 //!
-//! Every value starts with a version byte. Decoding never panics: bytes that cannot be right are [`Error::Damaged`].
+//! Every value starts with a version byte. Decoding never panics: malformed bytes are [`Error::Damaged`].
 
 use super::bytes::{Reader, Writer};
 use crate::error::{Error, Result};
@@ -9,21 +9,26 @@ use crate::store::blobs::BlobId;
 
 const VERSION: u8 = 1;
 
-/// What a database's name stands for.
+/// The record of a database's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRecord {
+    /// The internal number, which is part of all keys of the database and is never reused.
     pub number: u64,
-    /// Tells one life of a name from the next; part of every sequence on the wire.
+    /// Random; distinguishes databases that had the same name one after the other. Part of every sequence on
+    /// the wire.
     pub instance: [u8; 16],
-    /// Milliseconds since the epoch.
+    /// Creation time in milliseconds since the epoch.
     pub created: u64,
+    /// Whether document ids must have the form `partition:id`.
     pub partitioned: bool,
-    /// The `q` and `n` asked for at creation; settee keeps one shard, and gives them back.
+    /// The `q` and `n` of the creating request. settee always has one shard, and only returns these values.
     pub q: u32,
+    /// See `q`.
     pub n: u32,
 }
 
 impl NameRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.number(self.number);
@@ -35,6 +40,7 @@ impl NameRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<NameRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -51,27 +57,30 @@ impl NameRecord {
     }
 }
 
-/// A database's counters and limits, rewritten by every commit that changes the database.
+/// A database's counters and limits. Every commit that changes the database rewrites this record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
-    /// The last sequence given to a change.
+    /// The sequence of the last change.
     pub sequence: u64,
-    /// Documents whose winner is not deleted.
+    /// Number of documents whose winner is not deleted.
     pub documents: u64,
-    /// Documents whose winner is deleted.
+    /// Number of documents whose winner is deleted.
     pub deleted: u64,
-    /// Bytes of the leaves' bodies and attachments, as a client counts them.
+    /// Total size of the leaves' bodies, as [`BodyRecord::bytes`] counts them.
     pub external: u64,
-    /// Bytes of document and sequence records.
+    /// Total size of the document and sequence records in bytes.
     pub records: u64,
-    /// Bytes of bodies that are no leaf's any more; compaction frees them.
+    /// Total size of the bodies of revisions that are no longer leaves, in bytes. Compaction frees them.
     pub old: u64,
+    /// The sequence of the last purge request.
     pub purge_sequence: u64,
-    /// Purge requests up to this sequence have been forgotten.
+    /// Purge requests up to this purge sequence are no longer stored.
     pub forgotten_purges: u64,
+    /// Maximum length of each branch of a revision tree (`_revs_limit`).
     pub revs_limit: u32,
+    /// Maximum number of stored purge requests (`_purged_infos_limit`).
     pub purged_infos_limit: u32,
-    /// Changes up to this sequence have no old bodies left.
+    /// Compaction has freed the old bodies of all changes up to this sequence.
     pub compacted: u64,
 }
 
@@ -94,6 +103,7 @@ impl Default for Info {
 }
 
 impl Info {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         for number in [
@@ -114,6 +124,7 @@ impl Info {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<Info> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -135,27 +146,34 @@ impl Info {
     }
 }
 
-/// A leaf as a changes row shows it.
+/// One leaf of a revision tree in a sequence row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafRow {
+    /// The revision of the leaf.
     pub revision: Revision,
+    /// Whether the leaf is a tombstone.
     pub deleted: bool,
+    /// Where the body is stored; `None` if it is not stored.
     pub body: Option<Body>,
 }
 
-/// One row of the by-sequence order: all that a changes feed needs without reading the document.
+/// One row of the by-sequence index: everything that a changes feed needs, so that it need not read the
+/// document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SequenceRow {
+    /// The document id.
     pub id: String,
-    /// The winner first, then the others in winner order; never empty.
+    /// All leaves, the winner first, then in the order in which they would win; never empty.
     pub leaves: Vec<LeafRow>,
 }
 
 impl SequenceRow {
+    /// The winning leaf.
     pub fn winner(&self) -> &LeafRow {
         &self.leaves[0]
     }
 
+    /// Encodes the row for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.text(&self.id);
@@ -166,6 +184,7 @@ impl SequenceRow {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<SequenceRow> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -220,15 +239,17 @@ fn decode_leaf(fields: &mut Reader) -> Option<LeafRow> {
     Some(LeafRow { revision: Revision { generation, hash }, deleted: flags & 1 != 0, body })
 }
 
-/// A document: its winner up front, so that `_all_docs` need not decode the tree, then the tree.
+/// A document's record. The encoding starts with the winner, so that `_all_docs` need not decode the tree.
 #[derive(Debug, Clone)]
 pub struct DocumentRecord {
-    /// The sequence of its last change.
+    /// The sequence of the document's last change.
     pub sequence: u64,
+    /// The revision tree; never empty.
     pub tree: Tree,
 }
 
 impl DocumentRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let winner = self.tree.winner().expect("a stored document has a revision");
         let mut out = Writer::version(VERSION);
@@ -239,6 +260,7 @@ impl DocumentRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(id: &str, value: &[u8]) -> Result<DocumentRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -250,7 +272,7 @@ impl DocumentRecord {
         read().ok_or_else(|| Error::Damaged(format!("the record of document {id}")))
     }
 
-    /// Sequence and winner only.
+    /// Decodes only the sequence and the winner, and not the tree.
     pub fn decode_winner(id: &str, value: &[u8]) -> Result<(u64, LeafRow)> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -259,6 +281,7 @@ impl DocumentRecord {
         read().ok_or_else(|| Error::Damaged(format!("the record of document {id}")))
     }
 
+    /// The sequence row of this document.
     pub fn sequence_row(&self, id: &str) -> SequenceRow {
         let leaves = self
             .tree
@@ -273,23 +296,26 @@ impl DocumentRecord {
 /// An attachment of one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
+    /// The attachment's name, unique within the revision.
     pub name: String,
+    /// The `Content-Type` that the client sent.
     pub content_type: String,
-    /// The generation in which it came.
+    /// Generation of the revision that added the attachment.
     pub revpos: u64,
-    /// MD5 of the stored bytes (the compressed ones if `gzip`): the digest on the wire.
+    /// MD5 of the stored bytes (compressed if `gzip`): the digest on the wire.
     pub md5: [u8; 16],
-    /// Bytes as the client sent them.
+    /// Length of the uncompressed content in bytes.
     pub length: u64,
-    /// Bytes stored.
+    /// Length of the stored bytes.
     pub stored: u64,
-    /// Whether the stored bytes are gzip of the content.
+    /// Whether the stored bytes are gzip-compressed.
     pub gzip: bool,
+    /// The blob with the stored bytes.
     pub blob: BlobId,
 }
 
 impl Attachment {
-    /// `md5-<base64>`.
+    /// The digest on the wire: `md5-<base64>`.
     pub fn digest(&self) -> String {
         use base64::Engine;
         format!("md5-{}", base64::engine::general_purpose::STANDARD.encode(self.md5))
@@ -299,13 +325,14 @@ impl Attachment {
 /// The body of one revision.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BodyRecord {
+    /// The attachments of the revision.
     pub attachments: Vec<Attachment>,
-    /// Compact JSON text of an object without `_` members.
+    /// Compact JSON text of an object without underscore members.
     pub json: String,
 }
 
 impl BodyRecord {
-    /// Calls the attachments otherwise. Returns whether that changes anything.
+    /// Replaces the blob id of each attachment by `name(id)`. Returns whether any id changed.
     pub fn rename(&mut self, name: &dyn Fn(&BlobId) -> BlobId) -> bool {
         let mut changed = false;
         for attachment in &mut self.attachments {
@@ -316,11 +343,12 @@ impl BodyRecord {
         changed
     }
 
-    /// What a client counts: the text and the attachments' content.
+    /// Size of the body for `sizes.external`: the JSON text plus the stored bytes of the attachments.
     pub fn bytes(&self) -> u64 {
         self.json.len() as u64 + self.attachments.iter().map(|attachment| attachment.stored).sum::<u64>()
     }
 
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.number(self.attachments.len() as u64);
@@ -338,7 +366,7 @@ impl BodyRecord {
         out.0
     }
 
-    /// The text stays where it is.
+    /// Decodes a body. Reuses the allocation of `value` for the JSON text.
     pub fn decode(id: &str, mut value: Vec<u8>) -> Result<BodyRecord> {
         let read = || {
             let mut fields = Reader::version(&value, VERSION)?;
@@ -368,12 +396,14 @@ impl BodyRecord {
 /// A `_local` document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalRecord {
-    /// The number in its revision `0-N`.
+    /// The `N` of its revision `0-N`.
     pub revision: u64,
+    /// Compact JSON text of an object without underscore members.
     pub json: String,
 }
 
 impl LocalRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.number(self.revision);
@@ -381,6 +411,7 @@ impl LocalRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(id: &str, value: &[u8]) -> Result<LocalRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;
@@ -391,15 +422,19 @@ impl LocalRecord {
     }
 }
 
-/// One purge request: what was removed of which document.
+/// One purge request: the document id, and the revisions that the request removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeRecord {
+    /// Identifies the purge request.
     pub uuid: String,
+    /// The document id.
     pub id: String,
+    /// The removed leaves.
     pub revisions: Vec<Revision>,
 }
 
 impl PurgeRecord {
+    /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.text(&self.uuid);
@@ -411,6 +446,7 @@ impl PurgeRecord {
         out.0
     }
 
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<PurgeRecord> {
         let read = || {
             let mut fields = Reader::version(value, VERSION)?;

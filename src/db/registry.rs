@@ -1,7 +1,8 @@
-//! Which databases there are.
+//! The registry of databases: maps names to databases, creates and deletes them, and records `_db_updates`.
 //!
-//! A name points to a number that is never used twice. Deleting removes the name and the counters in one commit, so that
-//! nothing can be read or written from then on, and leaves the number's range to the background.
+//! A name maps to a number that is never reused. Deleting a database removes its name and its counters in one
+//! commit, after which it can be neither read nor written. A background task then removes the keys of its
+//! number.
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -19,14 +20,17 @@ use crate::error::{Error, Result};
 use crate::store::blobs::Blobs;
 use crate::store::{self, Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
 
-/// Open handles kept at the most while nobody uses them.
+/// When this many handles are open, opening another one first closes all unused handles.
 const IDLE_HANDLES: usize = 4096;
 
-/// How a database is made.
+/// Options of a new database.
 #[derive(Debug, Clone, Copy)]
 pub struct CreateOptions {
+    /// Whether document ids must have the form `partition:id`.
     pub partitioned: bool,
+    /// The number of shards that the client requested; only stored and returned.
     pub q: u32,
+    /// The number of replicas that the client requested; only stored and returned.
     pub n: u32,
 }
 
@@ -36,7 +40,7 @@ impl Default for CreateOptions {
     }
 }
 
-/// What happened to a database, for `_db_updates`.
+/// The kind of an event in `_db_updates`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DbEventKind {
     Created,
@@ -45,7 +49,7 @@ pub enum DbEventKind {
 }
 
 impl DbEventKind {
-    /// The word on the wire.
+    /// The name on the wire.
     pub fn word(self) -> &'static str {
         match self {
             DbEventKind::Created => "created",
@@ -58,8 +62,11 @@ impl DbEventKind {
 /// One row of `_db_updates`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DbEvent {
+    /// The position in the feed; ascending and unique.
     pub sequence: u64,
+    /// The name of the database.
     pub name: String,
+    /// The kind of the event.
     pub kind: DbEventKind,
 }
 
@@ -69,19 +76,20 @@ pub struct Databases {
     blobs: Arc<dyn Blobs>,
     clock: Clock,
     open: RwLock<HashMap<String, Arc<Database>>>,
-    /// Held while a name comes or goes.
+    /// Held while a database is created, opened or deleted.
     naming: Mutex<()>,
     events: Arc<Events>,
     partition_limit: Arc<AtomicU64>,
 }
 
-/// The `_db_updates` order: the last event of each (kind, name).
+/// The `_db_updates` feed, which contains only the last event of each (kind, name).
 struct Events {
-    /// Names that were written to since the last flush.
+    /// Names of the databases written since the last flush; may contain duplicates.
     dirty: Mutex<Vec<String>>,
     state: Mutex<EventState>,
+    /// The sequence of the last committed event.
     moved: watch::Sender<u64>,
-    /// Woken when `dirty` becomes non-empty.
+    /// Notified when a name is added to `dirty`.
     wake: tokio::sync::Notify,
 }
 
@@ -91,6 +99,7 @@ struct EventState {
 }
 
 impl Databases {
+    /// Opens the registry: reads all rows of `_db_updates`. Opens no database.
     pub fn open(store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, clock: Clock) -> Result<Arc<Databases>> {
         let mut state = EventState { last: 0, latest: HashMap::new() };
         let mut after = 0;
@@ -118,37 +127,40 @@ impl Databases {
         }))
     }
 
-    /// Sets the bytes that a partition may hold; 0: any number.
+    /// Sets the maximum size of a partition in bytes; 0: no limit.
     pub fn limit_partitions(&self, bytes: u64) {
         self.partition_limit.store(bytes, Ordering::Relaxed);
     }
 
+    /// The store of all databases.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
+    /// The blobs of all attachments.
     pub fn blobs(&self) -> &Arc<dyn Blobs> {
         &self.blobs
     }
 
+    /// The clock of the server.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The database of this name, if it is open already: answers without touching the store.
+    /// Returns the database of this name if it is open. Does not access the store.
     pub fn opened(&self, name: &str) -> Option<Arc<Database>> {
         self.open.read().get(name).cloned()
     }
 
-    /// All that are open now.
+    /// Returns all open databases.
     pub fn all_opened(&self) -> Vec<Arc<Database>> {
         self.open.read().values().cloned().collect()
     }
 
-    /// The database of this name.
+    /// Returns the database of this name; opens it if necessary.
     ///
     /// # Errors
-    /// [`Error::NoDatabase`]; a name that no database can have is `IllegalDatabaseName`.
+    /// [`Error::NoDatabase`], or `IllegalDatabaseName` for an invalid name.
     pub fn get(&self, name: &str) -> Result<Arc<Database>> {
         if let Some(database) = self.opened(name) {
             return Ok(database);
@@ -176,14 +188,14 @@ impl Databases {
         )?);
         let mut open = self.open.write();
         if open.len() >= IDLE_HANDLES {
-            // A handle that only this map holds has no reader, no watcher and no work.
+            // Only this map references the handle, so it has no readers, watchers or pending work.
             open.retain(|_, database| Arc::strong_count(database) > 1);
         }
         open.insert(name.to_owned(), database.clone());
         Ok(database)
     }
 
-    /// Makes a database. `security`: its first `_security` object, if it shall have one.
+    /// Creates a database. `security` is its initial `_security` object.
     ///
     /// # Errors
     /// `IllegalDatabaseName`, `DatabaseExists`.
@@ -229,12 +241,13 @@ impl Databases {
         }
     }
 
-    /// Deletes a database: gone for every reader and writer when this returns; its space comes back in the background.
+    /// Deletes a database. When this returns, all readers and writers get `NoDatabase`. A background task
+    /// frees the space.
     pub fn delete(&self, name: &str) -> Result<()> {
         check_database_name(name)?;
         let _naming = self.naming.lock();
         let Some(value) = self.store.get(&keys::name(name))? else {
-            // A deletion that was answered with an error may be there after all, once the store has recovered.
+            // An earlier deletion may have failed with an unknown outcome and have been committed after all.
             self.leave(name);
             return Err(Error::NoDatabase);
         };
@@ -251,7 +264,7 @@ impl Databases {
         Ok(())
     }
 
-    /// Takes a deleted database from its holders.
+    /// Closes the handle of a deleted database, and marks it as gone for its current users.
     fn leave(&self, name: &str) {
         let left = self.open.write().remove(name);
         if let Some(database) = left {
@@ -259,8 +272,8 @@ impl Databases {
         }
     }
 
-    /// Names in order: those in `start..=end`, at most `limit`. `descending` walks from the end; the bounds are then those
-    /// of the walk (`start` above `end`), as CouchDB's.
+    /// Lists at most `limit` names in `start..=end`, in order, after skipping `skip`. With `descending`, the
+    /// scan runs backward and `start` is the higher bound, as in CouchDB.
     pub fn names(
         &self,
         start: Option<&str>,
@@ -307,7 +320,7 @@ impl Databases {
         Ok(names)
     }
 
-    /// Names with their internal numbers; those that are no database are left out.
+    /// Returns the names with their internal numbers. Skips names of missing databases.
     pub(super) fn numbers(&self, names: &[String]) -> Result<Vec<(String, u64)>> {
         let keys: Vec<Vec<u8>> = names.iter().map(|name| keys::name(name)).collect();
         let mut numbers = Vec::with_capacity(names.len());
@@ -319,7 +332,7 @@ impl Databases {
         Ok(numbers)
     }
 
-    /// Rows of `_db_updates` after `since`, in order.
+    /// Reads up to `limit` rows of `_db_updates` after `since`, in order.
     pub fn events_after(&self, since: u64, limit: usize) -> Result<Vec<DbEvent>> {
         let page = self.store.scan(&keys::db_updates_after(since), Direction::Forward, PageLimit::entries(limit))?;
         page.iter().map(|(key, value)| decode_event(key, value)).collect()
@@ -330,19 +343,20 @@ impl Databases {
         self.events.state.lock().last
     }
 
-    /// Hears of new rows of `_db_updates`.
+    /// Subscribes to the last sequence of `_db_updates`.
     pub fn watch_events(&self) -> watch::Receiver<u64> {
         self.events.moved.subscribe()
     }
 
-    /// Turns writes into `updated` rows of `_db_updates`, some times a second at the most, for as long as the server runs.
+    /// Records writes as `updated` rows of `_db_updates`, at most four times a second. Runs until the task is
+    /// dropped.
     pub async fn record_updates(self: Arc<Self>) {
         loop {
             self.events.wake.notified().await;
             let databases = self.clone();
             let flushed = super::blocking(move || databases.flush_updates()).await;
             if let Err(error) = flushed {
-                tracing::warn!(%error, "_db_updates could not be written");
+                tracing::warn!(%error, "writing _db_updates failed");
             }
             tokio::time::sleep(std::time::Duration::from_millis(250)).await;
         }
@@ -352,7 +366,7 @@ impl Databases {
         let mut names = std::mem::take(&mut *self.events.dirty.lock());
         names.sort_unstable();
         names.dedup();
-        // A deleted database must not be told of as updated after its deletion.
+        // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row.
         let _naming = self.naming.lock();
         let found = self.store.get_many(&names.iter().map(|name| keys::name(name)).collect::<Vec<_>>())?;
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
@@ -384,7 +398,8 @@ impl Events {
         self.wake.notify_one();
     }
 
-    /// Adds the row of an event to a batch. Called with `naming` held, so sequences are committed in order.
+    /// Adds the row of an event to a batch, and removes the previous row of the same kind and name. The
+    /// caller holds `naming`, so that sequences are committed in order.
     fn write(&self, batch: &mut Batch, name: &str, kind: DbEventKind) -> DbEvent {
         let mut state = self.state.lock();
         state.last += 1;

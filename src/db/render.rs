@@ -1,36 +1,46 @@
-//! Documents as JSON, in CouchDB's member order (`couch_doc:to_json_obj`).
+//! Rendering of documents as JSON, in CouchDB's member order (`couch_doc:to_json_obj`).
 //!
-//! A body is spliced, never re-serialised. Inline attachments do not enter memory here: they become [`Piece::Base64`], and
-//! whoever sends the answer reads and encodes them as the socket drains.
+//! The stored JSON text is spliced into the output and not serialized again. This module does not load inline
+//! attachments: it emits a [`Piece::Base64`], and the sender of the response reads and encodes the content
+//! while the socket drains.
 
 use super::read::Found;
 use super::record::{Attachment, BodyRecord};
 use crate::json::{push_quoted, quote};
 use crate::rev::{Revision, RevisionHash, Tree};
 
-/// What is shown of a document beyond its members.
+/// Which optional members a rendered document has.
 #[derive(Debug, Clone, Default)]
 pub struct Show {
+    /// `revs`: adds `_revisions`.
     pub revs: bool,
+    /// `revs_info`: adds `_revs_info`.
     pub revs_info: bool,
+    /// `conflicts`: adds `_conflicts` if there are any.
     pub conflicts: bool,
+    /// `deleted_conflicts`: adds `_deleted_conflicts` if there are any.
     pub deleted_conflicts: bool,
+    /// `local_seq`: adds `_local_seq`.
     pub local_seq: bool,
+    /// The form of the attachments.
     pub attachments: Attachments,
-    /// `att_encoding_info`: `encoding` and `encoded_length` of compressed attachments; content is then sent compressed.
+    /// `att_encoding_info`: adds `encoding` and `encoded_length` to compressed attachments; their content is
+    /// then sent compressed.
     pub encoding_info: bool,
 }
 
-/// How attachments are shown.
+/// How attachments are rendered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Attachments {
     #[default]
     Stubs,
     /// Content as base64 inside the JSON.
     Inline,
-    /// Content as base64 of those newer than the newest of these revisions that the client has; the others as stubs.
+    /// `atts_since`: the client has these revisions. Attachments newer than the newest of them are inline,
+    /// the others are stubs.
     InlineSince(Vec<Revision>),
-    /// `"follows": true`, for multipart answers; the same choice by revision as above (`None`: all follow).
+    /// `"follows": true`, for multipart responses. Selects the attachments like `InlineSince`; `None` selects
+    /// all.
     Follows(Option<Vec<Revision>>),
 }
 
@@ -38,19 +48,20 @@ pub enum Attachments {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     Text(String),
-    /// The attachment's content as base64, without quotes: decompressed if `decode`.
+    /// The attachment's content as base64, without quotes; the sender decompresses it if `decode`.
     Base64 {
         attachment: Attachment,
         decode: bool,
     },
 }
 
-/// A whole document as text, with attachment stubs and nothing else.
+/// Renders a document with attachment stubs and no optional members.
 pub fn plain(id: &str, revision: &Revision, deleted: bool, body: &BodyRecord) -> String {
     proposed(id, Some(revision), None, deleted, body)
 }
 
-/// A document as text, with attachment stubs and, where `path` is given, its `_revisions`: what validation functions see.
+/// Renders a document for validation functions: with attachment stubs, and with `_revisions` if there is a
+/// `path`.
 pub(super) fn proposed(
     id: &str,
     revision: Option<&Revision>,
@@ -74,7 +85,7 @@ pub(super) fn proposed(
     out
 }
 
-/// A document as `show` wants it.
+/// Renders a document with the members that `show` selects.
 pub fn document(found: &Found, show: &Show) -> Vec<Piece> {
     let mut out = head(&found.id, Some(&found.revision), found.deleted, &found.body.json);
     if show.revs {
@@ -126,7 +137,8 @@ pub fn document(found: &Found, show: &Show) -> Vec<Piece> {
     pieces
 }
 
-/// A document as `show` wants it, as one text: for those who show no attachment's content.
+/// Like [`document`], but returns one string. The caller must not request inline attachments, which would be
+/// lost.
 pub fn text(found: &Found, show: &Show) -> String {
     let pieces = document(found, show).into_iter();
     let texts = pieces.filter_map(|piece| match piece {
@@ -136,20 +148,21 @@ pub fn text(found: &Found, show: &Show) -> String {
     texts.collect()
 }
 
-/// The attachments whose content follows the JSON in a multipart answer, in the order in which they must follow.
+/// The attachments whose content follows the JSON in a multipart response, in the required order.
 pub fn following<'a>(found: &'a Found, show: &Show) -> Vec<&'a Attachment> {
     let Attachments::Follows(since) = &show.attachments else { return Vec::new() };
     let wanted = |attachment: &&Attachment| since.as_ref().is_none_or(|since| is_newer(attachment, found, since));
     found.body.attachments.iter().filter(wanted).collect()
 }
 
-/// Whether an attachment came after the newest of `since` that is an ancestor of the revision shown.
+/// Whether an attachment is newer than the newest revision in `since` that is an ancestor of the rendered
+/// revision.
 fn is_newer(attachment: &Attachment, found: &Found, since: &[Revision]) -> bool {
     let known = found.tree.ancestry(&found.revision).find(|node| since.contains(&node.revision));
     known.is_none_or(|node| attachment.revpos > node.revision.generation)
 }
 
-/// `{"_id":...,"_rev":...,<members>` with no closing brace.
+/// Renders `{"_id":...,"_rev":...,<members>`, without the closing brace.
 fn head(id: &str, revision: Option<&Revision>, deleted: bool, json: &str) -> String {
     let mut out = String::with_capacity(json.len() + id.len() + 128);
     out.push_str("{\"_id\":");
@@ -197,7 +210,8 @@ fn other_leaves(out: &mut String, member: &str, tree: &Tree, shown: &Revision, d
     }
 }
 
-/// The members that every form of an attachment starts with, without the closing brace.
+/// Renders an attachment without its content, and without the closing brace. `form` is the member
+/// `"stub":true` or `"follows":true`.
 fn stub(out: &mut String, at: usize, attachment: &Attachment, encoding_info: bool, form: &str) {
     about(out, at, attachment);
     out.push_str(&format!(",\"length\":{},{form}", attachment.length));

@@ -1,4 +1,4 @@
-//! The database as its callers see it, on the memory store.
+//! Tests of the public database API on the memory store.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ fn feed(database: &Database) -> Vec<(u64, String)> {
 }
 
 #[tokio::test]
-async fn a_document_lives_changes_and_dies() {
+async fn create_update_delete_and_recreate_a_document() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let first = put(&database, incoming("a", None, "{}")).await.unwrap();
     assert_eq!(first.to_string(), "1-967a00dff5e02add41819138abb3284d");
@@ -51,7 +51,8 @@ async fn a_document_lives_changes_and_dies() {
     let gone = put(&database, Incoming { deleted: true, ..incoming("a", Some(&second), "{}") }).await.unwrap();
     assert_eq!(database.find("a", Wanted::Winner).err(), Some(Error::Deleted));
     assert_eq!((database.info().documents, database.info().deleted), (0, 1));
-    // A deleted document is made anew on its tombstone, without a revision only.
+    // An update without a revision recreates a deleted document on top of its tombstone; naming the tombstone
+    // conflicts.
     assert_eq!(put(&database, incoming("a", Some(&gone), "{}")).await, Err(Error::Conflict));
     let again = put(&database, incoming("a", None, "{}")).await.unwrap();
     assert_eq!(again.generation, 4);
@@ -60,7 +61,7 @@ async fn a_document_lives_changes_and_dies() {
 }
 
 #[tokio::test]
-async fn ancestors_that_were_stemmed_and_come_again_write_nothing() {
+async fn replicating_stemmed_ancestors_again_writes_nothing() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     database.set_revs_limit(2).await.unwrap();
     let edits = || vec![replicated("a", 4, &["d", "c", "b", "a"], false)];
@@ -72,7 +73,7 @@ async fn ancestors_that_were_stemmed_and_come_again_write_nothing() {
 }
 
 #[tokio::test]
-async fn replicated_edits_merge_and_repetition_writes_nothing() {
+async fn replicated_edits_merge_and_repeating_them_writes_nothing() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let edits = || {
         vec![
@@ -91,7 +92,7 @@ async fn replicated_edits_merge_and_repetition_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_deleted_database_is_gone_for_its_holders() {
+async fn handles_of_a_deleted_database_return_no_database() {
     let databases = databases();
     let database = databases.create("db", CreateOptions::default(), None).unwrap();
     put(&database, incoming("a", None, "{}")).await.unwrap();
@@ -106,7 +107,7 @@ async fn a_deleted_database_is_gone_for_its_holders() {
     assert_eq!(kinds, [DbEventKind::Deleted, DbEventKind::Created]);
 }
 
-/// Lets what is spawned wait for the held writer.
+/// Yields until `works` items wait in the queue of the held writer.
 async fn until_waiting(database: &Database, works: usize) {
     while database.queue.lock().waiting() < works {
         tokio::task::yield_now().await;
@@ -114,7 +115,7 @@ async fn until_waiting(database: &Database, works: usize) {
 }
 
 #[tokio::test]
-async fn an_edit_in_the_commit_of_a_compaction_has_its_own_sequence_and_body() {
+async fn an_edit_in_the_same_commit_as_a_compaction_keeps_its_sequence_and_body() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let first = put(&database, incoming("a", None, r#"{"n":1}"#)).await.unwrap();
     let second = put(&database, incoming("a", Some(&first), r#"{"n":2}"#)).await.unwrap();
@@ -141,7 +142,7 @@ async fn an_edit_in_the_commit_of_a_compaction_has_its_own_sequence_and_body() {
 }
 
 #[tokio::test]
-async fn a_revision_that_cannot_be_kept_is_refused() {
+async fn a_replicated_revision_of_generation_0_is_rejected() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let edits = vec![replicated("a", 0, &["x"], false), replicated("b", 1, &["x"], false)];
     let results = database.update(edits, Mode::Replicated, &AllowAll).await.unwrap();
@@ -151,7 +152,7 @@ async fn a_revision_that_cannot_be_kept_is_refused() {
 }
 
 #[tokio::test]
-async fn a_damaged_row_of_the_feed_is_not_its_end() {
+async fn a_damaged_row_does_not_end_the_feed() {
     let (store, faults) = crate::store::faults::Faults::store();
     let blobs = Arc::new(crate::store::MemoryBlobs::new());
     let clock = Clock::fixed(std::time::Duration::from_secs(1));
@@ -173,7 +174,7 @@ async fn a_damaged_row_of_the_feed_is_not_its_end() {
         assert!(matches!(page(seen, direction), Err(Error::Damaged(_))));
     }
     assert!(page(5, Direction::Forward).unwrap().done);
-    // Compaction frees what it can.
+    // Compaction frees the old bodies of all readable rows.
     database.compact(&|_, _| {}).await.unwrap();
     for (id, old, freed) in [("a", &old[0], true), ("b", &old[1], false), ("c", &old[2], true)] {
         assert_eq!(database.find(id, Wanted::Revision(old)).is_err(), freed, "{id}");
@@ -181,7 +182,7 @@ async fn a_damaged_row_of_the_feed_is_not_its_end() {
 }
 
 #[tokio::test]
-async fn the_security_in_force_is_the_one_written_last() {
+async fn the_security_object_written_last_is_in_effect() {
     let databases = databases();
     let database = databases.create("db", CreateOptions::default(), None).unwrap();
     let hold = database.hold().await.unwrap();
@@ -189,14 +190,14 @@ async fn the_security_in_force_is_the_one_written_last() {
     let mut second = Box::pin(database.put_security(r#"{"n":2}"#.into()));
     assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut second).is_pending());
     drop(hold);
-    // Who waits for the answers may hear of them in any order.
+    // The callers may be woken in any order.
     second.await.unwrap();
     first.await.unwrap();
     assert_eq!(&*database.security(), r#"{"n":2}"#);
 }
 
 #[tokio::test]
-async fn a_deletion_that_seemed_to_fail_leaves_no_handle_behind() {
+async fn a_deletion_with_unknown_outcome_leaves_no_open_handle() {
     use crate::store::faults::{Faults, WriteFault};
     let (store, faults) = Faults::store();
     let blobs = Arc::new(crate::store::MemoryBlobs::new());
@@ -212,7 +213,7 @@ async fn a_deletion_that_seemed_to_fail_leaves_no_handle_behind() {
 }
 
 #[tokio::test]
-async fn compaction_frees_old_bodies_and_no_leaf() {
+async fn compaction_frees_old_bodies_but_no_leaves() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let first = put(&database, incoming("a", None, r#"{"old":true}"#)).await.unwrap();
     let second = put(&database, incoming("a", Some(&first), r#"{"new":true}"#)).await.unwrap();
@@ -238,7 +239,7 @@ async fn purging_the_last_leaf_removes_the_document() {
 }
 
 #[tokio::test]
-async fn many_writers_share_commits_and_lose_nothing() {
+async fn concurrent_writers_share_commits_and_lose_no_write() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let mut writers = tokio::task::JoinSet::new();
     for number in 0..200 {
@@ -281,7 +282,7 @@ fn document_ids() {
 }
 
 #[tokio::test]
-async fn partitions_are_counted_and_full_ones_refuse_growth() {
+async fn partitions_are_counted_and_full_ones_reject_growth() {
     let databases = databases();
     let options = CreateOptions { partitioned: true, ..CreateOptions::default() };
     let database = databases.create("db", options, None).unwrap();
@@ -307,7 +308,7 @@ async fn partitions_are_counted_and_full_ones_refuse_growth() {
 }
 
 #[tokio::test]
-async fn documents_deleted_long_enough_ago_are_purged() {
+async fn auto_purge_removes_documents_whose_deletion_has_expired() {
     let databases = databases();
     let hour = std::time::Duration::from_secs(3600);
     let database = databases.create("db", CreateOptions::default(), None).unwrap();
@@ -329,7 +330,7 @@ async fn documents_deleted_long_enough_ago_are_purged() {
     }
     assert_eq!((database.info().documents, other.info().deleted), (1, 1));
     assert_eq!(database.purges(0, 9).unwrap()[0].1.id, "old");
-    // The server's default takes in what has no setting; a database's own comes first, and `infinity` is one.
+    // The server's default applies to databases without their own setting; `infinity` is a setting.
     database.put_auto_purge(r#"{"deleted_document_ttl":"infinity"}"#.into()).await.unwrap();
     for _ in 0..3 {
         databases.auto_purge(TimeToLive::parse("1_hour")).await.unwrap();
@@ -340,7 +341,7 @@ async fn documents_deleted_long_enough_ago_are_purged() {
 }
 
 #[tokio::test]
-async fn large_leaves_are_loaded_some_at_a_time() {
+async fn large_leaves_are_loaded_in_pages() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
     let json = format!("{{\"x\":\"{}\"}}", "x".repeat(5 << 20));
     for hash in ["a", "b", "c", "d", "e"] {

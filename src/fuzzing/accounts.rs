@@ -1,4 +1,4 @@
-//! Parsers of what says who somebody is, and of settings.
+//! Parsers of credentials, client addresses and settings.
 
 use http::{HeaderMap, HeaderValue};
 
@@ -10,7 +10,7 @@ use crate::config::networks::Networks;
 use crate::config::{Settings, Table, catalogue, sources};
 use crate::http::peer;
 
-/// Cookies: what this server did not sign is nobody's; what it did is read back.
+/// Session cookies: a forged cookie fails verification; a cookie issued by this server verifies.
 pub fn cookies(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let secrets = Secrets::new(Some("a secret"));
@@ -31,7 +31,7 @@ pub fn cookies(data: &[u8]) {
     }
 }
 
-/// Bearer tokens and published keys: the first line a token, or the whole a set of keys.
+/// Bearer tokens and key sets: the first line is parsed as a token, the whole input as a JWKS document.
 pub fn tokens(data: &[u8]) {
     thread_local! {
         static SETTINGS: crate::auth::Settings = {
@@ -51,7 +51,7 @@ pub fn tokens(data: &[u8]) {
     let (token, _) = line(text);
     SETTINGS.with(|settings| {
         assert!(settings.jwt.authenticate(token, 1_000, &NoKeys).is_err(), "a forged token");
-        // Header and claims that come apart, so that more than their base64 is tried.
+        // Encodes the first line as the header and the rest as the claims, to get past the base64 decoder.
         if let Some((header, claims)) = text.split_once('\n') {
             use base64::Engine;
             let coded = |part: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(part);
@@ -65,7 +65,7 @@ pub fn tokens(data: &[u8]) {
     }
 }
 
-/// What says where a request comes from, and Basic credentials: the first line is a list of networks, the second a header's
+/// Client addresses and Basic credentials: the first line is a list of trusted networks, the second a header
 /// value.
 pub fn addresses(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -91,7 +91,7 @@ pub fn addresses(data: &[u8]) {
     }
 }
 
-/// A settings file: what is taken can be looked at as CouchDB shows it, and is refused only in words.
+/// Settings files: settings that were accepted are accepted again, also with the defaults filled in.
 pub fn settings(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut table = Table::new();

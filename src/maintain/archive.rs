@@ -1,29 +1,30 @@
-//! The form of a backup: one stream of frames that can be written to a pipe and read from one.
+//! The backup format: one stream of frames, which can be written to and read from a pipe.
 //!
 //! ```text
 //! backup := "settee backup 1\n" frame* End
-//! frame  := kind(1) length(4, LE) payload CRC-32 of all before it in the frame (4, LE)
+//! frame  := kind(1) length(4, LE) payload CRC-32 of the preceding bytes of the frame (4, LE)
 //! payload of a frame with a key := key length(4, LE) key value
 //!
-//! Setting   key, value       server-wide entries (settings, secrets), as stored
-//! Database  name, record     the frames up to its Counters belong to it
-//! Blob      id               its content follows in Content frames, ended by an empty one; before any body that names it
-//! Local     id, record       _local documents: before the documents, so that no checkpoint tells of more than there is
-//! Security  object
-//! Body      sequence(8) index(4), record
-//! Document  id, record
-//! Changed   id, record       as Document, of one that came before and has changed since; an empty record: it was purged
-//! Purge     sequence(8), record
-//! Counters  record           the end of the database
-//! End       databases(8) documents(8)
+//! Setting    key, value       server-wide entries (settings, secrets), as stored
+//! Database   name, record     starts a database, which includes all frames up to its Counters
+//! Blob       id               followed by Content frames, the last one empty; before all bodies that name it
+//! Local      id, record       _local documents; before the documents, so that no checkpoint is ahead of them
+//! Security   object
+//! AutoPurge  object
+//! Body       sequence(8) index(4), record
+//! Document   id, record
+//! Changed    id, record       a document changed since its Document frame; an empty record: it was purged
+//! Purge      sequence(8), record
+//! Counters   record           ends the database
+//! End        databases(8) documents(8)
 //! ```
 //!
-//! Records are those of the store (`docs/storage-format.md`).
+//! The records have the format of the store (`docs/storage-format.md`).
 
 use std::io::{self, Read, Write};
 
 const MAGIC: &[u8] = b"settee backup 1\n";
-/// No frame is longer: the longest value that the store takes, and its key.
+/// Maximum length of a frame's payload: no value of the store with its key is longer.
 const MAX_PAYLOAD: u32 = 1 << 30;
 
 /// The kinds of frames.
@@ -60,17 +61,18 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
+    /// Starts a backup: writes the magic bytes.
     pub fn new(to: &'a mut dyn Write) -> io::Result<Writer<'a>> {
         to.write_all(MAGIC)?;
         Ok(Writer { to })
     }
 
-    /// A frame without a key.
+    /// Writes a frame without a key.
     pub fn plain(&mut self, kind: Kind, payload: &[u8]) -> io::Result<()> {
         self.frame(kind, &[payload])
     }
 
-    /// A frame with a key.
+    /// Writes a frame with a key.
     pub fn keyed(&mut self, kind: Kind, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.frame(kind, &[&(key.len() as u32).to_le_bytes(), key, value])
     }
@@ -99,12 +101,14 @@ pub struct Reader<'a> {
 
 /// One frame.
 pub struct Frame {
+    /// The kind of the frame.
     pub kind: Kind,
+    /// The payload, whose checksum was verified.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// Key and value of a frame that has a key.
+    /// Returns the key and value of a frame with a key.
     pub fn keyed(&self) -> io::Result<(&[u8], &[u8])> {
         let split = || {
             let (length, rest) = self.payload.split_first_chunk()?;
@@ -119,30 +123,32 @@ fn wrong(what: &str) -> io::Error {
 }
 
 impl<'a> Reader<'a> {
+    /// Starts reading a backup: checks the magic bytes.
     pub fn new(from: &'a mut dyn Read) -> io::Result<Reader<'a>> {
         let mut magic = [0; MAGIC.len()];
-        from.read_exact(&mut magic).map_err(|_| wrong("it is not a backup that settee made"))?;
+        from.read_exact(&mut magic).map_err(|_| wrong("it was not made by settee"))?;
         if magic != MAGIC {
-            return Err(wrong("it is not a backup that settee made, or was made by a newer one"));
+            return Err(wrong("it was not made by settee, or was made by a newer version"));
         }
         Ok(Reader { from })
     }
 
+    /// Reads the next frame and verifies its checksum.
     pub fn frame(&mut self) -> io::Result<Frame> {
         let cut = |error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => wrong("it is cut short"),
+            io::ErrorKind::UnexpectedEof => wrong("it is truncated"),
             _ => error,
         };
         let mut head = [0; 5];
         self.from.read_exact(&mut head).map_err(cut)?;
         let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
         let kind = Kind::of(head[0]).filter(|_| length <= MAX_PAYLOAD).ok_or_else(|| wrong("it is damaged"))?;
-        // Grows with what comes: a damaged length must not take a gigabyte at once.
+        // The buffer grows as bytes arrive, so that a damaged length does not allocate a gigabyte.
         let mut payload = Vec::new();
         let read = (&mut *self.from).take(u64::from(length)).read_to_end(&mut payload)?;
         let mut told = [0; 4];
         if read < length as usize {
-            return Err(wrong("it is cut short"));
+            return Err(wrong("it is truncated"));
         }
         self.from.read_exact(&mut told).map_err(cut)?;
         let mut sum = crc32fast::Hasher::new();

@@ -1,8 +1,8 @@
-//! What a server does by itself: frees old bodies, sweeps attachments. (What deleted databases left is removed as soon as
-//! they are deleted, by `http::app`.)
+//! Background maintenance: compacts databases and sweeps unreferenced attachments. (`http::app` removes the
+//! data of deleted databases right after their deletion.)
 //!
-//! One task, one thing at a time, in small steps through the same doors as clients: never in the way of writes for longer
-//! than one step. Nothing is written down about it; after a restart it looks again.
+//! One task does one thing at a time, in small steps and through the same writer as client requests, so that
+//! it delays writes for at most one step. It stores no state; after a restart it checks all databases again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,21 +11,22 @@ use super::sweep;
 use crate::db::{Database, Databases};
 use crate::error::Result;
 
-/// Between two rounds over the open databases.
+/// Pause between two rounds over the open databases.
 pub const ROUND: Duration = Duration::from_secs(30);
-/// Between two sweeps of the attachments, unless something was compacted.
+/// Time between two sweeps of the attachments. A compaction triggers a sweep earlier.
 const SWEEP: Duration = Duration::from_secs(15 * 60);
-/// Old bodies below this many bytes are left alone: freeing them would cost more than they do.
+/// Minimum size of the old bodies in bytes. Below it, compaction costs more than it frees.
 const WORTH: u64 = 4 << 20;
 
-/// Whether compacting is worth its while: old bodies take more than a few megabytes, and half of what the live ones do.
+/// Whether the database needs compaction: its old bodies take more than `WORTH`, and more than half of the
+/// live bodies.
 pub fn is_worth_compacting(database: &Database) -> bool {
     let info = database.info();
     info.old > WORTH && info.old > info.external / 2
 }
 
-/// Runs until the task is dropped, a round `every` so often. `compact` compacts one database, visibly; what `sweeping` gives
-/// lives while attachments are swept.
+/// Runs one round per interval `every`, until the task is dropped. `compact` compacts one database and shows
+/// it as an active task. The guard that `sweeping` returns lives during a sweep of the attachments.
 pub async fn run<C: Future<Output = ()>, S>(
     databases: Arc<Databases>,
     every: Duration,
@@ -36,12 +37,12 @@ pub async fn run<C: Future<Output = ()>, S>(
     loop {
         tokio::time::sleep(every).await;
         if let Err(error) = round(&databases, &compact, &sweeping, &mut swept).await {
-            tracing::warn!(%error, "background work failed and will be tried again");
+            tracing::warn!(%error, "background maintenance failed and will be retried");
         }
     }
 }
 
-/// Databases that nobody has open have not been written to, and need nothing.
+/// Runs one round. Only open databases can have been written to, so others need no compaction.
 async fn round<C: Future<Output = ()>, S>(
     databases: &Arc<Databases>,
     compact: &impl Fn(Arc<Database>) -> C,
@@ -60,7 +61,7 @@ async fn round<C: Future<Output = ()>, S>(
         let removed = sweep(databases.store(), databases.blobs()).await?;
         drop(visible);
         if removed > 0 {
-            tracing::info!(removed, "attachments that nothing names were removed");
+            tracing::info!(removed, "unreferenced attachments were removed");
         }
         *swept = Some(Instant::now());
     }

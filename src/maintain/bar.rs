@@ -1,4 +1,5 @@
-//! What a person at a terminal sees of a long work: how far it is, how fast, and how long it will take. Others see nothing.
+//! A progress bar for long commands on a terminal: shows position, rate and remaining time. Without a
+//! terminal it shows nothing.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Read};
@@ -6,24 +7,25 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressBarIter, ProgressDrawTarget, ProgressStyle};
 
-/// What a bar counts.
+/// The unit that a bar counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Documents,
     Attachments,
-    /// Of a database, in their order.
+    /// Changes of the databases, in sequence order.
     Changes,
     Bytes,
 }
 
-/// Letters of the name of what is at hand.
+/// Maximum length of the displayed name in characters.
 const NAME: usize = 24;
 
-/// A line on the standard error that is written over some times a second, if that is a terminal.
+/// A line on the standard error, refreshed several times a second; hidden if the standard error is not a
+/// terminal.
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// `total`: how many there are, if that is known.
+    /// Creates a bar. `total` is the number of units, if known.
     pub fn new(unit: Unit, total: Option<u64>) -> Bar {
         let drawn = io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb");
         let bar = match total {
@@ -40,7 +42,7 @@ impl Bar {
         Bar(bar)
     }
 
-    /// `done` of them, at work on `what`.
+    /// Sets the position to `done` units and the displayed name to `what`.
     pub fn show(&self, what: &str, done: u64) {
         self.name(what);
         if self.0.length().is_some_and(|total| total < done) {
@@ -49,7 +51,7 @@ impl Bar {
         self.0.set_position(done);
     }
 
-    /// At work on `what`, where the bar itself counts: see [`read`](Bar::read).
+    /// Sets the displayed name only; for bars that count by themselves, see [`read`](Bar::read).
     pub fn name(&self, what: &str) {
         if self.0.is_hidden() {
             return;
@@ -63,13 +65,13 @@ impl Bar {
         }
     }
 
-    /// Counts the bytes that are read.
+    /// Wraps a reader so that the bar counts the bytes read.
     pub fn read<R: Read>(&self, from: R) -> ProgressBarIter<R> {
         self.0.wrap_read(from)
     }
 }
 
-/// The line is gone when the work is done, or has failed.
+/// Clears the line when the work is done or has failed.
 impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn templates_are_understood() {
+    fn templates_are_valid() {
         for unit in [Unit::Documents, Unit::Attachments, Unit::Changes, Unit::Bytes] {
             for total in [true, false] {
                 let bar = ProgressBar::hidden();
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_looks_and_more_than_all_is_done() {
+    fn a_hidden_bar_counts_beyond_its_total() {
         let bar = Bar::new(Unit::Documents, Some(2));
         bar.show(&"ä".repeat(100), 3);
         assert_eq!((bar.0.position(), bar.0.length()), (3, Some(3)));

@@ -1,8 +1,9 @@
-//! A socket in the data folder through which `settee backup` asks the running server, which holds the folder, for a backup.
-//! Who may open the folder's files may use it; nothing is asked over the network.
+//! The control socket: a Unix socket in the data folder, through which `settee backup` requests a backup from
+//! the running server, because the server has the folder locked. Only the folder's owner may connect; there
+//! is no network access.
 //!
-//! The client writes `backup\n`; the answer is a backup (see `archive`), or nothing if the server cannot make one. On
-//! `count\n` it is the number of documents that there are, in digits.
+//! The client writes `backup\n`, and the server responds with a backup (see `archive`), or with nothing on an
+//! error. To `count\n` it responds with the number of documents in decimal digits.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -16,17 +17,19 @@ use tokio::net::UnixListener;
 use super::survey::Survey;
 use crate::db::Databases;
 
-/// A client that takes nothing for so long is given up: a backup's last pass holds writers.
+/// Timeout of a client that reads nothing. The last pass of a backup blocks writers, so it must not wait for
+/// a client forever.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn socket(folder: &Path) -> PathBuf {
     folder.join("control")
 }
 
-/// Listens in the data folder, for as long as the task lives. A folder in which no socket can be made is served without.
+/// Listens on the socket in the data folder until the task is dropped. If the socket cannot be created, logs
+/// a warning and returns.
 pub async fn listen(folder: PathBuf, databases: Arc<Databases>) {
     let path = socket(&folder);
-    // The folder is locked: a socket that is there was left by a server that was killed.
+    // This process has the folder locked, so an existing socket is a leftover of a killed server.
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).and_then(|listener| {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
@@ -35,7 +38,7 @@ pub async fn listen(folder: PathBuf, databases: Arc<Databases>) {
     let listener = match listener {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!("no backups from this server while it runs: {} cannot be made: {error}", path.display());
+            tracing::warn!("online backups are not available: creating {} failed: {error}", path.display());
             return;
         }
     };
@@ -50,7 +53,7 @@ pub async fn listen(folder: PathBuf, databases: Arc<Databases>) {
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
             if let Err(error) = stream.into_std().and_then(|stream| serve(stream, &databases)) {
-                tracing::warn!("a backup was not finished: {error}");
+                tracing::warn!("a backup failed: {error}");
             }
         });
     }
@@ -70,18 +73,19 @@ fn serve(mut stream: UnixStream, databases: &Arc<Databases>) -> io::Result<()> {
         }
         _ => return Err(io::Error::other("an unknown request")),
     }
-    tracing::info!("a backup begins");
+    tracing::info!("a backup has started");
     let (count, documents) = super::backup(databases, &mut stream, &mut |_| {}).map_err(io::Error::other)?;
-    tracing::info!(databases = count, documents, "a backup is done");
+    tracing::info!(databases = count, documents, "a backup has finished");
     Ok(())
 }
 
-/// A backup from the server that has `folder` open. `None` if none has.
+/// Requests a backup from the server that has `folder` open. Returns `None` if no server runs.
 pub fn ask(folder: &Path) -> io::Result<Option<UnixStream>> {
     request(folder, "backup\n")
 }
 
-/// How many documents the server that has `folder` open will put into a backup, if it tells soon.
+/// Asks the server that has `folder` open for the number of documents in a backup. Returns `None` if it does
+/// not respond within 5 s.
 pub fn count(folder: &Path) -> Option<u64> {
     let stream = request(folder, "count\n").ok()??;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

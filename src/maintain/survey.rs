@@ -1,4 +1,4 @@
-//! How much there is, for those who tell how far they have come.
+//! Totals over all databases, from which progress bars compute their position.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -7,22 +7,22 @@ use crate::db::record::{Info, NameRecord};
 use crate::error::Result;
 use crate::store::{Direction, PageLimit, Store, keys};
 
-/// Counts, from the counters of the databases.
+/// Totals, summed from the counters of the databases.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// Documents, deleted ones too.
+    /// Number of documents, including deleted ones.
     pub documents: u64,
-    /// Sequences given.
+    /// Sum of the last sequences of all databases.
     pub changes: u64,
-    /// Of each database, by its number: the changes in those before it, and its own.
+    /// Database number → (changes in the databases with lower numbers, changes in this one).
     databases: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Survey {
-    /// Looks at each database's counters.
+    /// Reads the counters of all databases.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub fn of(store: &dyn Store) -> Result<Survey> {
         let mut survey = Survey::default();
         let mut range = keys::names(None, None);
@@ -48,7 +48,8 @@ impl Survey {
         Ok(survey)
     }
 
-    /// How many changes stand before `key`, where a walk along all keys has come to. `None`: it does not tell.
+    /// Returns the number of changes before `key`, for a scan over all keys that has reached `key`. Returns
+    /// `None` unless `key` is the key of a body.
     pub fn changes_before(&self, key: &[u8]) -> Option<u64> {
         let (number, sequence) = keys::place_of_body(key)?;
         let (before, own) = self.databases.get(&number)?;
@@ -62,7 +63,7 @@ mod tests {
     use crate::store::{Batch, memory::Memory};
 
     #[test]
-    fn databases_follow_each_other() {
+    fn changes_are_summed_in_the_order_of_database_numbers() {
         let store = Memory::new();
         assert_eq!(Survey::of(&store).unwrap(), Survey::default());
         let mut batch = Batch::new();

@@ -1,4 +1,4 @@
-//! Removing attachments that no revision names any more.
+//! The sweep: removes attachments that no revision references.
 
 use crate::db::blocking;
 use crate::error::Result;
@@ -6,14 +6,16 @@ use crate::store::blobs::{BlobId, Blobs};
 use crate::store::{Direction, PageLimit, Store, keys};
 use std::sync::Arc;
 
-/// Blobs that one step looks at.
+/// Number of blobs per step.
 const STEP: usize = 256;
 
-/// Goes through all blobs once and removes those that nothing refers to and nobody has pinned. Returns how many.
+/// Scans all blobs once and removes those that are neither referenced nor pinned. Returns the number of
+/// removed blobs.
 ///
-/// A blob is referred to before its pin goes (see [`crate::store::blobs`]), and the question is asked while nobody can
-/// pin it, so one that a commit in flight names is never removed. Nor is one that a failed commit names: it may turn out
-/// to be there, so nothing is removed before the store has been opened again.
+/// A blob whose reference is part of a commit in flight is never removed: a writer releases its pin only
+/// after the reference is committed (see [`crate::store::blobs`]), and the check runs while nobody can pin
+/// the blob. A blob that a failed commit references is not removed either: the commit may have taken effect,
+/// so the sweep removes nothing until the store has recovered.
 pub async fn sweep(store: &Arc<dyn Store>, blobs: &Arc<dyn Blobs>) -> Result<u64> {
     let mut removed = 0;
     let mut after: Option<BlobId> = None;
@@ -33,11 +35,11 @@ fn step(store: &dyn Store, blobs: &dyn Blobs, after: Option<BlobId>) -> Result<(
     let mut removed = 0;
     for id in &page {
         let referenced = || {
-            // A scan, which does not show deletions that are not yet on disk: a power cut could take them back.
+            // A scan ignores deletions that are not yet durable, which a power cut could undo.
             let page = store.scan(&keys::blob_references(id), Direction::Forward, PageLimit::entries(1))?;
             Ok(!page.is_empty())
         };
-        // Asked without the lock first: most blobs are referred to, and writers shall not wait for the sweep.
+        // Check without the lock first: most blobs are referenced, and writers must not wait for the sweep.
         let settled = || {
             store.ready()?;
             referenced()
@@ -49,7 +51,7 @@ fn step(store: &dyn Store, blobs: &dyn Blobs, after: Option<BlobId>) -> Result<(
     Ok((page.last().copied(), removed))
 }
 
-/// Whether anything refers to the blob.
+/// Whether any revision references the blob.
 pub(super) fn is_referenced(store: &dyn Store, id: &BlobId) -> Result<bool> {
     Ok(!store.scan(&keys::blob_references(id), Direction::Forward, PageLimit::entries(1))?.is_empty())
 }

@@ -1,4 +1,4 @@
-//! Just enough HTTP to drive a server that is killed in the middle: one connection, blocking, no retries.
+//! A minimal HTTP client for servers that are killed during requests: one connection, blocking, no retries.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,27 +6,32 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+/// One connection to the server.
 pub struct Client {
     stream: BufReader<TcpStream>,
 }
 
+/// A response.
 pub struct Answer {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
 impl Answer {
+    /// Parses the body as JSON; panics if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
+    /// Whether the status is 2xx.
     pub fn is_ok(&self) -> bool {
         (200..300).contains(&self.status)
     }
 }
 
 impl Client {
+    /// Connects with a read timeout of 300 s.
     pub fn connect(address: &str) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
@@ -34,7 +39,7 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
-    /// One request. An error means that nothing is known about what became of it.
+    /// Sends one request. After an error, it is unknown whether the server executed it.
     pub fn ask(&mut self, method: &str, path: &str, kind: &str, body: &[u8]) -> io::Result<Answer> {
         // admin:secret
         let head = format!(
@@ -79,10 +84,12 @@ impl Client {
         Ok(Answer { status, body })
     }
 
+    /// Sends a request with a JSON body.
     pub fn json(&mut self, method: &str, path: &str, body: &Value) -> io::Result<Answer> {
         self.ask(method, path, "application/json", body.to_string().as_bytes())
     }
 
+    /// Sends a GET request.
     pub fn get(&mut self, path: &str) -> io::Result<Answer> {
         self.ask("GET", path, "application/json", b"")
     }

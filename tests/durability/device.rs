@@ -1,8 +1,9 @@
-//! A file system of a given size on a loop device, for tests of power cuts and full disks. Needs root.
+//! A file system of a given size on a loop device, for tests of power cuts and full disks. Requires root.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The mounted file systems; unmounted on drop.
 pub struct Device {
     folder: PathBuf,
     mounted: Vec<PathBuf>,
@@ -18,7 +19,8 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 }
 
 impl Device {
-    /// Mounts a fresh ext4 of `megabytes`. `None`, with a message, where that cannot be done.
+    /// Creates and mounts an ext4 file system of `megabytes`. Prints a message and returns `None` where this
+    /// is impossible.
     pub fn mount(megabytes: u32) -> Option<Device> {
         let base = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
         let unique = format!("settee-{}-{:?}", std::process::id(), std::thread::current().id());
@@ -50,17 +52,20 @@ impl Device {
         Ok(at)
     }
 
+    /// The mount point of the file system.
     pub fn live(&self) -> PathBuf {
         self.folder.join("live")
     }
 
-    /// The device as it is now, without what the system still holds back: what a power cut would leave.
+    /// Mounts a copy of the device's current contents. The copy lacks the pages that the kernel has not
+    /// written yet, as after a power cut.
     pub fn after_power_cut(&mut self) -> PathBuf {
         let copy = self.folder.join("copy").display().to_string();
         run("cp", &["--sparse=always", &self.image(), &copy]).expect("the image can be copied");
         self.mount_image(&copy, "cut").expect("the copy can be mounted")
     }
 
+    /// Unmounts the copy that [`Device::after_power_cut`] mounted.
     pub fn unmount_cut(&mut self) {
         let cut = self.folder.join("cut");
         run("umount", &[&cut.display().to_string()]).expect("the copy can be unmounted");

@@ -1,7 +1,7 @@
-//! What the clients were told, and whether a server still says so.
+//! Records the acknowledged writes of each client, and verifies them against a server.
 //!
-//! Each worker owns its documents and does one thing at a time, so that of all it ever did at most one thing is uncertain:
-//! that which was under way when the server died.
+//! Each worker owns its documents and sends one request at a time. Therefore the outcome of at most one of
+//! its requests is unknown: the one in flight when the server died.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,31 +11,35 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 
-/// The state of one document as far as its worker knows.
+/// The acknowledged state of one document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     pub revision: String,
     pub deleted: bool,
     pub value: u64,
-    /// Content of its attachment.
+    /// Content of the attachment `a`.
     pub attachment: Option<String>,
 }
 
+/// The acknowledged state of one worker's documents and databases.
 #[derive(Default)]
 pub struct Ledger {
     pub documents: BTreeMap<String, Known>,
-    /// What was under way: the value that its documents would have.
+    /// The write in flight: (document ids, the value that it writes).
     pub under_way: Option<(Vec<String>, u64)>,
+    /// Database name → whether it exists.
     pub databases: BTreeMap<String, bool>,
+    /// The database whose creation or deletion is in flight.
     pub database_under_way: Option<String>,
-    /// Requests that were answered.
+    /// Number of acknowledged requests.
     pub answered: u64,
     value: u64,
 }
 
+/// Number of kinds of workers.
 pub const KINDS: usize = 6;
 
-/// Works until an error or until told to stop. Worker `number` of kind `number % KINDS`.
+/// Writes until an error or until `stop` is set. The kind of worker is `number % KINDS`.
 pub fn work(client: &mut Client, number: usize, ledger: &mut Ledger, stop: &AtomicBool) -> io::Result<()> {
     while !stop.load(Ordering::Relaxed) {
         ledger.value += 1;
@@ -155,13 +159,14 @@ fn databases(client: &mut Client, ledger: &mut Ledger, number: usize, value: u64
     ledger.databases.insert(name.clone(), !there);
     if !there {
         ledger.database_under_way = None;
-        // So that a deletion has something to remove; losing it is not looked at.
+        // Gives a later deletion something to remove; `verify` does not check these documents.
         client.json("POST", &format!("/{name}/_bulk_docs"), &json!({"docs": [{"a": 1}, {"a": 2}]}))?;
     }
     Ok(())
 }
 
-/// Holds the ledger against what the server says now, and settles what was under way. Panics on a lost write.
+/// Compares the ledgers with the server's state, and resolves the writes that were in flight. Panics on a
+/// lost write.
 pub fn verify(client: &mut Client, ledgers: &mut [Ledger]) {
     let info = client.get("/db").expect("the server answers").json();
     let changes = client.get("/db/_changes?include_docs=true").expect("the server answers").json();
@@ -187,7 +192,7 @@ pub fn verify(client: &mut Client, ledgers: &mut [Ledger]) {
         let (ids, value) = ledger.under_way.take().unwrap_or_default();
         let mut done = Vec::new();
         for id in &ids {
-            // What was under way has either happened or not.
+            // The write in flight was either applied or not; the server's state decides.
             let row = found.get(id).filter(|row| row["doc"]["value"] == value);
             done.push(row.is_some());
             if let Some(row) = row {

@@ -1,4 +1,4 @@
-//! The real binary on a data folder.
+//! Runs the real binary on a data folder.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -6,12 +6,13 @@ use std::process::{Child, Command, Stdio};
 
 use super::client::Client;
 
+/// A running server; killed on drop.
 pub struct Server {
     child: Child,
     pub address: String,
 }
 
-/// `SETTEE_BIN` names another binary than the one that was built with the test.
+/// The binary built with the test, or the one that `SETTEE_BIN` names.
 fn binary() -> Command {
     let own = || env!("CARGO_BIN_EXE_settee").into();
     let mut command = Command::new(std::env::var_os("SETTEE_BIN").unwrap_or_else(own));
@@ -20,7 +21,7 @@ fn binary() -> Command {
 }
 
 impl Server {
-    /// Starts and waits until it answers. `Err`: it ended instead, with these words.
+    /// Starts the server and waits until it listens. If it exits instead, returns its log as the error.
     pub fn start(data: &Path, engine: &str) -> Result<Server, String> {
         let mut command = binary();
         command.args(["serve", "--bind", "127.0.0.1:0", "--log", "info", "--log-format", "json", "--store", engine]);
@@ -37,7 +38,7 @@ impl Server {
             let told = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
             if let Some(address) = told["address"].as_str() {
                 server.address = address.to_owned();
-                // Somebody has to read the log on.
+                // Keep reading the log, so that the pipe does not fill up and block the server.
                 std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
                 return Ok(server);
             }
@@ -45,11 +46,12 @@ impl Server {
         }
     }
 
+    /// Connects a new client.
     pub fn client(&self) -> Client {
         Client::connect(&self.address).expect("the server listens")
     }
 
-    /// Ends it as `kill -9` does. It must not have ended by itself before.
+    /// Kills the server with SIGKILL. Panics if it had already exited.
     pub fn kill(mut self) {
         let ended = self.child.try_wait().expect("it is our child");
         assert!(ended.is_none(), "the server ended by itself: {ended:?}");
@@ -57,6 +59,7 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// Sends a signal to the server.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("it can be signalled");
@@ -70,7 +73,7 @@ impl Drop for Server {
     }
 }
 
-/// Runs `settee check`; its words, if it finds anything.
+/// Runs `settee check`. Returns its output as the error if it reports anything.
 pub fn check(data: &Path) -> Result<(), String> {
     let output = binary().arg("check").arg("--data").arg(data).output().expect("the check can be started");
     let said = [output.stdout, output.stderr].concat();

@@ -6,7 +6,7 @@ use super::super::jwt::tests::samples;
 use super::super::settings::tests::source;
 use super::*;
 
-/// Answers a document, or fails, and counts.
+/// Returns `document`, or an error if it is `None`; counts the fetches.
 struct Issuer {
     asked: AtomicUsize,
     document: Mutex<Option<&'static str>>,
@@ -48,7 +48,7 @@ impl House {
 }
 
 #[test]
-fn tokens_are_verified_by_published_keys_without_their_system_roles() {
+fn published_keys_verify_tokens_without_system_roles() {
     let house = house();
     for token in [samples::RS256, samples::ES256, samples::EDDSA] {
         assert_eq!(house.ask(&[URL], token), Ok(vec!["a".to_string()]));
@@ -61,13 +61,13 @@ fn tokens_are_verified_by_published_keys_without_their_system_roles() {
 }
 
 #[test]
-fn a_role_claim_that_is_not_there_is_no_role() {
+fn a_missing_role_claim_means_no_roles() {
     let path = ("jwt_auth", "roles_claim_path", "realm_access.roles");
     assert_eq!(house().ask(&[URL, path], samples::RS256), Ok(vec![]));
 }
 
 #[test]
-fn unusable_keys_are_left_out() {
+fn unusable_keys_are_skipped() {
     let jwks = Jwks::parse(samples::JWKS.as_bytes()).expect("parses");
     let kids: Vec<Option<&str>> = jwks.keys.iter().map(|key| key.kid.as_deref()).collect();
     assert_eq!(kids, [Some("r"), Some("e"), Some("d")]);
@@ -80,7 +80,7 @@ fn unusable_keys_are_left_out() {
 }
 
 #[test]
-fn keys_are_fetched_anew_when_old_or_when_a_kid_is_unknown_but_not_too_often() {
+fn keys_are_fetched_again_when_expired_or_for_an_unknown_kid_but_not_too_often() {
     let house = house();
     let settings = JwksSettings::read(&source(&[URL])).expect("a URL");
     let alg = Alg::named("RS256").expect("known");
@@ -101,7 +101,7 @@ fn keys_are_fetched_anew_when_old_or_when_a_kid_is_unknown_but_not_too_often() {
 }
 
 #[test]
-fn another_url_shares_no_keys() {
+fn keys_of_another_url_are_not_used() {
     let house = house();
     assert!(house.ask(&[URL], samples::RS256).is_ok());
     *house.issuer.document.lock() = Some(r#"{"keys":[]}"#);
@@ -110,7 +110,7 @@ fn another_url_shares_no_keys() {
 }
 
 #[test]
-fn keys_in_the_clear_are_not_trusted() {
+fn only_https_urls_and_local_http_urls_are_accepted() {
     for url in [
         "http://issuer/jwks.json",
         "http://localhost.issuer/jwks.json",
@@ -127,7 +127,7 @@ fn keys_in_the_clear_are_not_trusted() {
 }
 
 #[test]
-fn keys_are_fetched_before_they_are_old() {
+fn keys_are_refreshed_before_they_expire() {
     let house = house();
     let settings = JwksSettings::read(&source(&[URL])).expect("a URL");
     for (after, asked) in [(Duration::ZERO, 1), (RETRY, 1), (settings.max_age / 4 * 3 - RETRY, 2), (RETRY, 2)] {
@@ -145,7 +145,7 @@ fn keys_are_fetched_before_they_are_old() {
 }
 
 #[test]
-fn one_fetches_and_who_needs_no_answer_does_not_wait() {
+fn requests_with_a_known_key_do_not_wait_for_a_fetch() {
     let house = house();
     let settings = JwksSettings::read(&source(&[URL])).expect("a URL");
     assert!(house.ask(&[URL], samples::RS256).is_ok());
@@ -161,7 +161,7 @@ fn one_fetches_and_who_needs_no_answer_does_not_wait() {
 }
 
 #[test]
-fn a_key_on_the_largest_curve() {
+fn a_published_p521_key_verifies_tokens() {
     let house = house();
     *house.issuer.document.lock() = Some(samples::P521_JWKS);
     assert_eq!(house.ask(&[URL], samples::P521), Ok(vec!["a".to_string()]));

@@ -59,7 +59,7 @@ fn user(name: &str, roles: &[&str]) -> Result<UserCtx> {
 }
 
 #[test]
-fn every_algorithm_with_its_key() {
+fn every_algorithm_accepts_valid_and_rejects_forged_signatures() {
     let all = settings(&[
         ("jwt_keys", "hmac:_default", HELLO),
         ("jwt_keys", "rsa:r", samples::RSA_KEY),
@@ -80,7 +80,7 @@ fn every_algorithm_with_its_key() {
     }
 }
 
-/// CVE-2015-9235 and its kin: the kind of the key is the algorithm's, whatever the token says.
+/// CVE-2015-9235 and similar attacks: an algorithm uses only keys of its own kind.
 #[test]
 fn the_algorithm_is_bound_to_the_kind_of_key() {
     let rsa = settings(&[("jwt_keys", "rsa:_default", samples::RSA_KEY)]);
@@ -102,7 +102,7 @@ fn the_algorithm_is_bound_to_the_kind_of_key() {
 }
 
 #[test]
-fn what_does_not_come_apart_is_malformed() {
+fn tokens_that_cannot_be_parsed_are_malformed() {
     let good = hs(good());
     let (head, rest) = good.split_once('.').expect("three parts");
     let rows = [
@@ -125,7 +125,7 @@ fn what_does_not_come_apart_is_malformed() {
 }
 
 #[test]
-fn claims_are_checked_in_couchdbs_words() {
+fn claims_are_checked_with_couchdbs_error_texts() {
     let with =
         |claims: &str| settings(&[("jwt_keys", "hmac:_default", HELLO), ("jwt_auth", "required_claims", claims)]);
     let bad = |claims: &str, given: Value| reason(&with(claims), &hs(given));
@@ -160,7 +160,7 @@ fn claims_are_checked_in_couchdbs_words() {
 }
 
 #[test]
-fn required_claims_that_cannot_be_read_let_nobody_in() {
+fn malformed_required_claims_reject_all_tokens() {
     for broken in ["!", "exp;nbf", "{iss}", "{iss, hello}", "{iss, \"\"}", "{iss, \"a\"", "exp, {"] {
         let broken = settings(&[("jwt_keys", "hmac:_default", HELLO), ("jwt_auth", "required_claims", broken)]);
         assert!(matches!(ask(&broken, &hs(good())), Err(Error::Internal(_))));
@@ -193,7 +193,7 @@ fn roles_come_from_a_name_or_a_path() {
 }
 
 #[test]
-fn keys_that_are_none_say_so() {
+fn invalid_keys_are_reported() {
     for (name, value, expected) in [
         ("hmac:_default", "***", "Not a valid key"),
         ("hmac:_default", "", "Not a valid key"),

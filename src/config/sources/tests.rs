@@ -27,7 +27,7 @@ fn refusal(arguments: &[&str], environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn plain_settee_serves_with_the_defaults() {
+fn without_arguments_the_server_starts_with_defaults() {
     for arguments in [&[][..], &["serve"][..]] {
         let start = start(arguments, &[]);
         assert_eq!((start.data.as_path(), start.bind, start.store), (Path::new("./data"), None, None));
@@ -36,7 +36,7 @@ fn plain_settee_serves_with_the_defaults() {
 }
 
 #[test]
-fn later_sources_win() {
+fn later_sources_override_earlier_ones() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settee.toml");
     std::fs::write(
@@ -64,23 +64,23 @@ fn later_sources_win() {
 }
 
 #[test]
-fn a_wrong_setting_says_how_to_fix_it() {
+fn an_invalid_setting_is_rejected_with_a_hint() {
     for (arguments, environment, says) in [
         (&["--bind", "5984"][..], &[][..], "is not ADDRESS:PORT"),
         (&["--store", "tape"][..], &[][..], "one of: sled, redb, memory"),
-        (&["--set", "chttpd/enable_corz=true"][..], &[][..], "is chttpd/enable_cors meant?"),
-        (&["--set", "couchdb/enable_cors=true"][..], &[][..], "is chttpd/enable_cors meant?"),
+        (&["--set", "chttpd/enable_corz=true"][..], &[][..], "did you mean chttpd/enable_cors?"),
+        (&["--set", "couchdb/enable_cors=true"][..], &[][..], "did you mean chttpd/enable_cors?"),
         (&["--admin", "alice"][..], &[][..], "NAME:PASSWORD"),
         (&["--nonsense"][..], &[][..], "--help"),
         (&[][..], &[("COUCHDB_USER", "ann")][..], "COUCHDB_PASSWORD is not"),
-        (&[][..], &[("SETTEE_CORS__ORIGNS", "x")][..], "is cors/origins meant?"),
+        (&[][..], &[("SETTEE_CORS__ORIGNS", "x")][..], "did you mean cors/origins?"),
         (&["--tls-cert", "cert.pem"][..], &[][..], "--tls-key"),
         (&["--set", "ssl/enable=true"][..], &[][..], "cert_file is not set"),
         (&[][..], &[("SETTEE_SSL__CERT_FILE", "cert.pem")][..], "key_file is not set"),
         (&["--tls-bind", "6984"][..], &[][..], "is not ADDRESS:PORT"),
         (&["--set", "ssl/acme_domains=a.example"][..], &[][..], "acme_agree is not true"),
-        (&["--tls-cert", "c", "--tls-key", "k"][..], &[("SETTEE_SSL__ACME_DOMAINS", "a")][..], "leave one"),
-        (&["--tls-cert", "c", "--tls-key", "k", "--bind", "127.0.0.1:6984"][..], &[][..], "take another port for TLS"),
+        (&["--tls-cert", "c", "--tls-key", "k"][..], &[("SETTEE_SSL__ACME_DOMAINS", "a")][..], "set only one"),
+        (&["--tls-cert", "c", "--tls-key", "k", "--bind", "127.0.0.1:6984"][..], &[][..], "choose another port"),
         (&["--config", "/nowhere/settee.toml"][..], &[][..], "cannot be read"),
     ] {
         let text = refusal(arguments, environment);
@@ -89,7 +89,7 @@ fn a_wrong_setting_says_how_to_fix_it() {
 }
 
 #[test]
-fn tls_is_served_when_its_files_are_named() {
+fn tls_is_enabled_when_certificate_and_key_files_are_set() {
     let tls = |arguments: &[&str], environment: &[(&str, &str)]| {
         let start = start(arguments, environment);
         tls_of(&Settings::new(start.base).unwrap(), start.bind.unwrap_or(DEFAULT_BIND)).unwrap()
@@ -110,7 +110,7 @@ fn tls_is_served_when_its_files_are_named() {
 }
 
 #[test]
-fn help_names_the_ways_to_set_things() {
+fn help_lists_the_sources_of_settings() {
     let Command::Say { text, code } = read(&["--help"], &[]) else { panic!() };
     assert_eq!(code, 0);
     for word in ["--data", "--bind", "COUCHDB_USER", "SETTEE_BIND", "TOML", "docs/configuration.md"] {
@@ -119,7 +119,7 @@ fn help_names_the_ways_to_set_things() {
 }
 
 #[test]
-fn the_encryption_key_is_in_no_setting_and_no_text() {
+fn the_encryption_key_never_appears_in_settings_or_debug_output() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let key = Key::generate();
@@ -147,7 +147,7 @@ fn the_encryption_key_is_in_no_setting_and_no_text() {
 }
 
 #[test]
-fn a_schedulers_own_variables_only_warn() {
+fn environment_variables_set_by_kubernetes_only_cause_a_warning() {
     let start = start(&[], &[("SETTEE_PORT_5984_TCP", "tcp://10.0.0.1:5984")]);
     assert_eq!(start.warnings.len(), 1);
 }
