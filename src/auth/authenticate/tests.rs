@@ -345,7 +345,15 @@ fn tokens_instead_of_cookies() {
         let header = format!("Bearer {token}");
         house.auth.authenticate(&Credentials { authorization: Some(&header), ..Default::default() })
     };
-    let (access, refresh) = house.auth.issue_tokens("ann", "phone", HERE).expect("issues");
+    let salt = || {
+        let documents = house.known.documents.lock();
+        documents["ann"].members["salt"].as_str().expect("a salt").to_string()
+    };
+    assert_eq!(
+        house.auth.issue_tokens("ann", "an old salt", "phone", HERE),
+        Err(Error::Unauthorized(INCORRECT.into()))
+    );
+    let (access, refresh) = house.auth.issue_tokens("ann", &salt(), "phone", HERE).expect("issues");
     let signed = ask(&access).expect("good");
     assert_eq!(signed.user, UserCtx { name: Some("ann".into()), roles: vec!["a".into()], handler: Some(Handler::Jwt) });
     let Some(Session::Token(device)) = signed.session else { panic!("a token") };
@@ -357,7 +365,7 @@ fn tokens_instead_of_cookies() {
     for bad in ["", "a.b", "a.b.zz", "a.b.61.c", &refresh] {
         assert!(matches!(house.auth.refresh_tokens(bad, "", HERE), Err(Error::Unauthorized(_))), "{bad}");
     }
-    let (third, refresh) = house.auth.issue_tokens("ann", "tablet", HERE).expect("issues");
+    let (third, refresh) = house.auth.issue_tokens("ann", &salt(), "tablet", HERE).expect("issues");
     let house = house.user("ann", "pw", &["a"]);
     let header = format!("Bearer {third}");
     let given = Credentials { authorization: Some(&header), ..Default::default() };

@@ -108,8 +108,9 @@ pub async fn token(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
             let name = of("username").or_else(|| of("name"));
             let name = name.ok_or_else(|| Failure::bad_request("request body must contain a username"))?;
             let password = of("password").unwrap_or_default();
-            signin::check_password(app, name.clone(), password, of("token"), request).await?;
-            blocking(move || shared.auth.issue_tokens(&name, &device, peer)).await??
+            let signed = signin::check_password(app, name.clone(), password, of("token"), request).await?;
+            let salt = signed.salt.unwrap_or_default();
+            blocking(move || shared.auth.issue_tokens(&name, &salt, &device, peer)).await??
         }
     };
     let (access, refresh) = pair;
