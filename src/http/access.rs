@@ -254,9 +254,10 @@ pub fn check_site(route: &Result<Route>, request: &Request) -> Result<()> {
     if let Ok(Route::Server(S::SignIn | S::SignOut | S::Token | S::Devices | S::RevokeDevices(_))) = route
         && !matches!(request.verb, Verb::Get | Verb::Options)
     {
-        let preflighted = request.header(http::header::CONTENT_TYPE).is_some_and(is_json);
+        let says_json = request.header(http::header::CONTENT_TYPE).is_some_and(is_json);
+        let preflighted = says_json || request.verb == Verb::Delete;
         // Tokens are for apps whose pages may have any origin or none; only a form could be another site's.
-        let is_app = preflighted && matches!(route, Ok(Route::Server(S::Token)));
+        let is_app = says_json && matches!(route, Ok(Route::Server(S::Token)));
         if !is_app && cors::is_from_elsewhere(&request.settings.cors, &request.headers, preflighted) {
             let reason = "A page of another site may not do this; its origin is not in [cors] origins.";
             return Err(Error::Forbidden(reason.into()).into());
