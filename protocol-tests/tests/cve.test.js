@@ -101,6 +101,13 @@ suite(
         const answer = await api.call(req, { as: null, send: fetched });
         assert.equal(answer.status, 403, `${req}: ${answer.status} ${answer.text}`);
       }
+      // A form that would sign the visitor in as somebody else, from a browser of today and from an old one.
+      for (const send of [{ ...evil, 'Sec-Fetch-Site': 'cross-site' }, evil]) {
+        const form = { ...send, 'Content-Type': 'application/x-www-form-urlencoded' };
+        const answer = await api.call('POST /_session', { as: null, send: form, body: `name=${ADMIN}&password=${PASSWORD}` });
+        assert.equal(answer.status, 403, answer.text);
+        assert.equal(answer.headers['set-cookie'], undefined);
+      }
       // The preflight for other methods is denied.
       const preflight = await api.call(`OPTIONS /${name}/forged`, { as: null, send: { ...evil, 'Access-Control-Request-Method': 'PUT' } });
       assert.equal(preflight.headers['access-control-allow-origin'], undefined);

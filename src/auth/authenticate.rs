@@ -186,11 +186,19 @@ struct Account {
     totp: Option<Totp>,
     /// The hash comes from a document (not from the settings), which an upgrade can write.
     from_document: bool,
+    /// The document has conflicts, and the settings do not let it be used.
+    conflicted: bool,
 }
 
 impl Account {
     fn salt(&self) -> &str {
         self.stored.as_ref().map_or("", |stored| &stored.salt)
+    }
+
+    /// Refuses an account whose document has conflicts. Asked once the password, cookie or token was found right: nobody else is
+    /// to learn that there is such an account.
+    fn check_usable(&self) -> Result<()> {
+        if self.conflicted { Err(Error::Unauthorized(CONFLICTED.into())) } else { Ok(()) }
     }
 }
 
@@ -345,16 +353,18 @@ impl Authenticator {
             return signed;
         }
         self.slow.fetch_add(1, Ordering::Relaxed);
-        let right = match pending.account.as_ref().map(|account| &account.stored) {
-            Some(Some(stored)) => stored.verify(&pending.password, &settings.password)?,
-            Some(None) | None => {
+        let right = match pending.account.as_ref().and_then(|account| account.stored.as_ref()) {
+            Some(stored) => self.verify(stored, &pending, &settings),
+            None => {
                 verify_nobody(&pending.password, &settings.password);
                 false
             }
         };
         let salt = pending.account.as_ref().map_or("", Account::salt);
+        // While the password waited for its turn and was hashed, the account may have got another one, or have gone.
+        let right = right && self.account(&pending.name, &settings)?.is_some_and(|account| account.salt() == salt);
         match &pending.account {
-            Some(account) if right && self.second_factor(account, &pending.purpose) => {
+            Some(account) if right && self.second_factor(&pending.name, account, &pending.purpose)? => {
                 if let Some(stored) = &account.stored {
                     self.verified.remember(&pending.name, &pending.password, stored, now);
                     // As CouchDB counts what its cache computes to remember it.
@@ -368,6 +378,19 @@ impl Authenticator {
                 }
                 self.lockout.failed(pending.peer, &pending.name, salt, &settings.lockout, now);
                 Err(Error::Unauthorized(INCORRECT.into()))
+            }
+        }
+    }
+
+    /// Whether a password is right by a stored hash. One that this server does not compute is never right, and takes as long to
+    /// say so as for a name that nobody has: only the log tells them apart.
+    fn verify(&self, stored: &Stored, pending: &Pending, settings: &Settings) -> bool {
+        match stored.verify(&pending.password, &settings.password) {
+            Ok(right) => right,
+            Err(error) => {
+                tracing::warn!(user = pending.name, %error, "the stored hash of an account is not one to be computed here");
+                verify_nobody(&pending.password, &settings.password);
+                false
             }
         }
     }
@@ -401,6 +424,7 @@ impl Authenticator {
         let salt = account.as_ref().map_or("", Account::salt);
         let good = cookie.verify(secrets, salt, &settings.hash_algorithms, now);
         let Some(account) = account.filter(|_| good) else { return Ok(None) };
+        account.check_usable()?;
         let mut device = None;
         if let Some(devices) = &self.devices {
             device = devices.seen(&cookie.name, cookie.issued, &given.client(), settings.timeout)?;
@@ -489,25 +513,35 @@ impl Authenticator {
         now: Duration,
     ) -> Option<Result<SignedIn>> {
         let known = self.verified.knows(name, password, account.stored.as_ref()?, now);
-        if !known || !self.second_factor(account, purpose) {
+        if !known {
             return None;
+        }
+        match self.second_factor(name, account, purpose) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => return Some(Err(error)),
         }
         self.fast.fetch_add(1, Ordering::Relaxed);
         Some(self.succeed(name, password, account, purpose))
     }
 
-    /// Whether the one-time code is right, if the user has one.
-    fn second_factor(&self, account: &Account, purpose: &Purpose) -> bool {
-        match (&account.totp, purpose) {
-            (None, _) => true,
-            (Some(_), Purpose::Basic) => false,
-            (Some(totp), Purpose::Session { code, .. } | Purpose::Check { code }) => {
-                totp.accepts(code.as_deref().unwrap_or(""), self.clock.since_epoch().as_secs())
-            }
+    /// Whether the one-time code is right, if the user has one. It is used by that: ask when the password is known to be right.
+    fn second_factor(&self, name: &str, account: &Account, purpose: &Purpose) -> Result<bool> {
+        let (totp, code) = match (&account.totp, purpose) {
+            (None, _) => return Ok(true),
+            (Some(_), Purpose::Basic) => return Ok(false),
+            (Some(totp), Purpose::Session { code, .. } | Purpose::Check { code }) => (totp, code),
+        };
+        let now = self.clock.since_epoch().as_secs();
+        match (totp.accepts(code.as_deref().unwrap_or(""), now), &self.devices) {
+            (Some(step), Some(devices)) => devices.use_code(name, totp.key(), step),
+            (Some(_), None) => Ok(true),
+            (None, _) => Ok(false),
         }
     }
 
     fn succeed(&self, name: &str, password: &str, account: &Account, purpose: &Purpose) -> Result<SignedIn> {
+        account.check_usable()?;
         let (settings, secrets) = self.current();
         let stored = account.stored.as_ref().filter(|stored| {
             account.from_document && settings.password.upgrade_on_sign_in && stored.needs_upgrade(&settings.password)
@@ -520,13 +554,28 @@ impl Authenticator {
             return Ok(SignedIn { user, cookie: None, session: None, upgrade, proof });
         };
         let issued = match &self.devices {
-            Some(devices) => devices.begin(name, client, settings.timeout)?,
+            Some(devices) => {
+                let issued = devices.begin(name, client, settings.timeout)?;
+                self.check_unchanged(name, account.salt(), &settings).inspect_err(|_| {
+                    let _ = devices.end(name, issued);
+                })?;
+                issued
+            }
             None => self.clock.since_epoch().as_secs(),
         };
         let cookie =
             session::issue(name, account.salt(), issued, &secrets, &settings.hash_algorithms).ok_or_else(no_secret)?;
         let session = Some(Session::Cookie(issued));
         Ok(SignedIn { user, cookie: Some(cookie), session, upgrade, proof: Proof::Nobody })
+    }
+
+    /// Refuses what was begun for an account that has another password since, or was deleted: nothing of it may be left
+    /// for the next account of that name.
+    fn check_unchanged(&self, name: &str, salt: &str, settings: &Settings) -> Result<()> {
+        match self.account(name, settings)? {
+            Some(account) if account.salt() == salt => Ok(()),
+            Some(_) | None => Err(Error::Unauthorized(INCORRECT.into())),
+        }
     }
 
     /// Makes a device that holds tokens, for somebody who has just signed in: access token and refresh token.
@@ -543,6 +592,9 @@ impl Authenticator {
         let account = self.account(name, &settings)?.filter(|account| self.is_of(proof, account));
         let account = account.ok_or_else(|| Error::Unauthorized(INCORRECT.into()))?;
         let tokens = devices.begin_tokens(name, account.salt(), &client(device, peer), settings.timeout)?;
+        self.check_unchanged(name, account.salt(), &settings).inspect_err(|_| {
+            let _ = devices.revoke(name, &tokens.device);
+        })?;
         self.token_pair(name, account.salt(), &tokens, &secrets)
     }
 
@@ -553,6 +605,7 @@ impl Authenticator {
         let devices = self.devices.as_ref().ok_or_else(no_secret)?;
         let (tokens, name) = split_refresh(refresh).ok_or_else(refused)?;
         let account = self.account(&name, &settings)?.ok_or_else(refused)?;
+        account.check_usable().map_err(|_| refused())?;
         let rotated = devices.rotate(&name, account.salt(), &tokens, &client(device, peer))?;
         self.token_pair(&name, account.salt(), &rotated.ok_or_else(refused)?, &secrets)
     }
@@ -578,6 +631,7 @@ impl Authenticator {
         let account = self.account(&access.user, settings)?;
         let good = access.verify(secrets, account.as_ref().map_or("", Account::salt), now);
         let account = account.filter(|_| good).ok_or_else(refused)?;
+        account.check_usable()?;
         if !devices.token_seen(&access.user, &access.device, &given.client())? {
             return Err(refused());
         }
@@ -587,36 +641,41 @@ impl Authenticator {
     }
 
     /// What is known of a user: an admin of the settings, a document, or both (then the settings' hash counts, and the
-    /// roles are `_admin` and the document's).
+    /// roles are `_admin` and the document's). The settings are asked first: whatever stands in the users' database, in
+    /// conflict or damaged, an admin of the settings gets in.
     fn account(&self, name: &str, settings: &Settings) -> Result<Option<Account>> {
         if name.is_empty() {
             return Ok(None);
         }
-        let document = self.users.document(name)?;
-        if let Some(document) = &document
-            && document.conflicted
-            && !settings.allow_conflicted_user_docs
-        {
-            return Err(Error::Unauthorized(CONFLICTED.into()));
-        }
-        let members = document.map(|document| document.members);
-        let roles = members.as_ref().and_then(|members| members.get("roles")).and_then(Value::as_array);
-        let roles = roles.into_iter().flatten().filter_map(|role| role.as_str().map(str::to_string));
         if let Some(stored) = self.users.admin(name).as_deref().and_then(Stored::from_admin_setting) {
-            let roles = [ADMIN.to_string()].into_iter().chain(roles).collect();
-            return Ok(Some(Account { roles, stored: Some(stored), totp: None, from_document: false }));
+            let document = self.users.document(name).unwrap_or_else(|error| {
+                tracing::warn!(user = name, %error, "the account of an admin of the settings could not be read");
+                None
+            });
+            let document = document.filter(|document| !document.conflicted || settings.allow_conflicted_user_docs);
+            let roles = [ADMIN.to_string()].into_iter();
+            let roles = roles.chain(document.iter().flat_map(|document| roles_of(&document.members))).collect();
+            let stored = Some(stored);
+            return Ok(Some(Account { roles, stored, totp: None, from_document: false, conflicted: false }));
         }
-        let roles = roles.collect();
-        match &members {
-            Some(members) => Ok(Some(Account {
-                roles,
-                stored: Stored::from_document(members)?,
-                totp: Totp::from_document(members),
-                from_document: true,
-            })),
-            None => Ok(None),
-        }
+        let Some(document) = self.users.document(name)? else { return Ok(None) };
+        let stored = Stored::from_document(&document.members).unwrap_or_else(|error| {
+            tracing::warn!(user = name, %error, "the stored hash of an account cannot be used");
+            None
+        });
+        Ok(Some(Account {
+            roles: roles_of(&document.members).collect(),
+            stored,
+            totp: Totp::from_document(&document.members),
+            from_document: true,
+            conflicted: document.conflicted && !settings.allow_conflicted_user_docs,
+        }))
     }
+}
+
+fn roles_of(members: &Map<String, Value>) -> impl Iterator<Item = String> {
+    let roles = members.get("roles").and_then(Value::as_array);
+    roles.into_iter().flatten().filter_map(|role| role.as_str().map(str::to_string))
 }
 
 fn bearer<'a>(given: &Credentials<'a>) -> Option<&'a str> {

@@ -111,6 +111,18 @@ struct Record {
     /// Cookies issued in this second or before are revoked.
     #[serde(default)]
     signed_out: u64,
+    /// The newest one-time code that was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<UsedCode>,
+}
+
+/// A one-time code that was good once: it, and those before it, are not good again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct UsedCode {
+    /// Of which key, as a hash: with a new key, codes begin anew.
+    key: String,
+    /// Its time step.
+    step: u64,
 }
 
 /// A pair of fresh tokens' parts: which device, and the refresh token in the clear.
@@ -166,10 +178,13 @@ impl Devices {
         self.clock.since_epoch().as_secs()
     }
 
+    fn shard(&self, user: &str) -> &Mutex<Bounded<String, Record>> {
+        &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
+    }
+
     /// Works on a user's record; `change` says whether it must be written, and how.
     fn with<T>(&self, user: &str, change: impl FnOnce(&mut Record) -> (T, Option<Durability>)) -> Result<T> {
-        let shard = &self.shards[self.hasher.hash_one(user) as usize % SHARDS];
-        let mut shard = shard.lock();
+        let mut shard = self.shard(user).lock();
         if shard.get_mut(&user.to_string()).is_none() {
             let record = match self.store.get(&key(user))? {
                 Some(value) => decode(&value).ok_or_else(|| Error::Damaged(format!("the devices of {user}")))?,
@@ -441,6 +456,41 @@ impl Devices {
                 None => record.signed_out = now,
             }
             (count, Some(Durability::Synced))
+        })
+    }
+
+    /// Whether anything was ever noted of a user. Holds nothing in memory of one of whom there is nothing.
+    pub fn knows(&self, user: &str) -> Result<bool> {
+        let is_held = self.shard(user).lock().get_mut(&user.to_string()).is_some();
+        Ok(is_held || self.store.get(&key(user))?.is_some())
+    }
+
+    /// The account is gone: its devices, sessions and used codes are not those of the next one of this name. Cookies issued until
+    /// now are not good for it either, even if it has the same hash.
+    pub fn forget(&self, user: &str) -> Result<()> {
+        let now = self.now();
+        self.with(user, |record| {
+            if record.devices.is_empty() && record.revoked.is_empty() && record.code.is_none() {
+                return ((), None);
+            }
+            // Some may be issued ahead of time: see `free_second`.
+            let issued = record.devices.iter().flat_map(|device| &device.issued).chain(&record.revoked);
+            let signed_out = issued.copied().chain([now, record.signed_out]).max().unwrap_or(now);
+            *record = Record { signed_out, ..Record::default() };
+            ((), Some(Durability::Synced))
+        })
+    }
+
+    /// Uses the one-time code of a time step, under a key. `false`: it, or a later one, was used before. Of several that come
+    /// with one code at once, one has `true`; durable when it returns.
+    pub fn use_code(&self, user: &str, key: &[u8], step: u64) -> Result<bool> {
+        let key = hex(&Sha256::digest(key)[..16]);
+        self.with(user, |record| {
+            if record.code.as_ref().is_some_and(|used| used.key == key && used.step >= step) {
+                return (false, None);
+            }
+            record.code = Some(UsedCode { key, step });
+            (true, Some(Durability::Synced))
         })
     }
 

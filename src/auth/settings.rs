@@ -188,8 +188,12 @@ fn handlers(source: &dyn Source) -> Vec<Handler> {
     found
 }
 
+/// What `max_iterations` may be at most: some seconds of a core.
+pub const MOST_ITERATIONS: u64 = 10_000_000;
+
 fn password_policy(auth: &dyn Fn(&str) -> Option<String>, source: &dyn Source) -> password::Policy {
     let default = password::Policy::default();
+    let most = number(auth("max_iterations"), default.max_iterations).clamp(1, MOST_ITERATIONS);
     password::Policy {
         scheme: match auth("password_scheme").as_deref() {
             None | Some("pbkdf2") => Some(password::Scheme::Pbkdf2),
@@ -197,9 +201,9 @@ fn password_policy(auth: &dyn Fn(&str) -> Option<String>, source: &dyn Source) -
             Some(_) => None,
         },
         prf: auth("pbkdf2_prf").map_or(default.prf, |name| password::Prf::named(&name)),
-        iterations: number(auth("iterations"), u64::from(default.iterations)).clamp(1, default.max_iterations) as u32,
+        iterations: number(auth("iterations"), u64::from(default.iterations)).clamp(1, most) as u32,
         min_iterations: number(auth("min_iterations"), default.min_iterations),
-        max_iterations: number(auth("max_iterations"), default.max_iterations),
+        max_iterations: most,
         upgrade_on_sign_in: boolean(source.get("chttpd_auth", "upgrade_hash_on_auth"), true),
     }
 }
@@ -311,7 +315,7 @@ pub(super) mod tests {
         ]));
         assert_eq!(settings.timeout, 600);
         assert_eq!((settings.password.prf, settings.password.scheme), (None, None));
-        assert_eq!(settings.password.iterations, 10_000_000);
+        assert_eq!(settings.password.iterations, 1_500_000);
         assert_eq!((settings.same_site, settings.lockout.mode), (None, lockout::Mode::Off));
         assert!(settings.admin_only_all_dbs);
     }

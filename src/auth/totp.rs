@@ -40,16 +40,23 @@ impl Totp {
         Some(Totp { secret, digits: digits.unwrap_or(6) as u32 })
     }
 
-    /// Whether `code` is valid at `now` seconds since the epoch, plus or minus one time step. Runs in
-    /// constant time.
-    pub fn accepts(&self, code: &str, now: u64) -> bool {
-        let Some((key, algorithm)) = &self.secret else { return false };
-        let mut right = false;
+    /// Returns the time step whose code is `code`, if it is valid at `now` seconds since the epoch, plus or minus one
+    /// time step. A code of several steps counts as the latest. Runs in constant time.
+    pub fn accepts(&self, code: &str, now: u64) -> Option<u64> {
+        let (key, algorithm) = self.secret.as_ref()?;
+        let mut right = None;
         for at in [now.saturating_sub(STEP), now, now.saturating_add(STEP)] {
             let expected = self.code(key, *algorithm, at / STEP);
-            right |= bool::from(expected.as_bytes().ct_eq(code.as_bytes()));
+            if bool::from(expected.as_bytes().ct_eq(code.as_bytes())) {
+                right = Some(at / STEP);
+            }
         }
         right
+    }
+
+    /// The key that makes the codes, if there is a usable one.
+    pub fn key(&self) -> &[u8] {
+        self.secret.as_ref().map_or(&[], |(key, _)| key)
     }
 
     /// Computes the code of a counter, with the truncation of RFC 4226.
@@ -95,10 +102,13 @@ mod tests {
     fn codes_match_the_rfc() {
         let eight = totp(r#"{"totp":{"key":"GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ","length":8}}"#);
         for (now, code) in [(59, "94287082"), (1_111_111_109, "07081804"), (20_000_000_000, "65353130")] {
-            assert!(eight.accepts(code, now), "at {now}");
-            assert!(eight.accepts(code, now + 30) && eight.accepts(code, now - 30));
-            assert!(!eight.accepts(code, now + 90));
-            assert!(!eight.accepts(&code[1..], now));
+            assert!(eight.accepts(code, now).is_some(), "at {now}");
+            assert_eq!(
+                (eight.accepts(code, now + 30), eight.accepts(code, now - 30)),
+                (Some(now / 30), Some(now / 30))
+            );
+            assert!(eight.accepts(code, now + 90).is_none());
+            assert!(eight.accepts(&code[1..], now).is_none());
         }
     }
 
@@ -110,8 +120,8 @@ mod tests {
             r#"{"totp":{"key":"GEZDGNBV","algorithm":"md5"}}"#,
             r#"{"totp":{"key":"GEZDGNBV","length":0}}"#,
         ] {
-            assert!(!totp(bad).accepts("000000", 0), "{bad}");
-            assert!(!totp(bad).accepts("", 0), "{bad}");
+            assert_eq!(totp(bad).accepts("000000", 0), None, "{bad}");
+            assert_eq!(totp(bad).accepts("", 0), None, "{bad}");
         }
         assert!(Totp::from_document(&Map::new()).is_none());
     }

@@ -50,18 +50,54 @@ fn forbidden<T>(reason: &str) -> Result<T> {
 }
 
 /// Whether somebody may touch this document at all: admins all, users their own, nobody new ones (sign-up). For
-/// others it is not there. Local documents (checkpoints) are no accounts.
+/// others it is not there. Local documents (checkpoints) are for admins.
 pub fn may_write(id: &str, writer: Writer<'_>) -> Result<()> {
-    if writer.is_admin() || id.starts_with("_local/") {
+    if writer.is_admin() {
         return Ok(());
     }
-    if id.starts_with("_design/") {
+    if id.starts_with("_design/") || id.starts_with("_local/") {
         return writer.security.check_admin(writer.user);
     }
     match &writer.user.name {
         None => Ok(()),
         Some(name) if name_of(id) == Some(name) => Ok(()),
         Some(_) => Err(Error::Missing),
+    }
+}
+
+/// What is stored of an account, as far as it matters to somebody who is no admin and wants to write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing: nobody ever had this name.
+    Absent,
+    /// One leaf is living. `extended`: it is the parent of the edit.
+    Living { extended: bool },
+    /// The account is deleted.
+    Removed,
+    /// There are several living leaves.
+    Conflicted,
+}
+
+/// Whether somebody who is no admin may write an account that stands so: users their own living account, as a child of its one
+/// living leaf; where sign-up is open, anybody a name that nobody had before. The name of a removed account stays taken: databases
+/// may still name it in their `_security`, and nobody can tell a new owner from the one whom an admin removed. Admins make
+/// such an account again, or free its name by a purge.
+///
+/// # Errors
+/// `Conflict` for what another revision, or for sign-up another name, would mend; else `Forbidden`.
+pub fn may_extend(standing: Standing, user: &UserCtx, sign_up: bool, replicated: bool) -> Result<()> {
+    match (standing, user.name.is_some()) {
+        (Standing::Absent, _) if sign_up => Ok(()),
+        (Standing::Absent, true) => forbidden("Only admins may make accounts: sign-up is not open."),
+        (Standing::Absent, false) => Err(Error::Unauthorized("You are not authorized to access this db.".into())),
+        // A name is taken, whatever became of its account.
+        (_, false) => Err(Error::Conflict),
+        (Standing::Living { extended: true }, true) => Ok(()),
+        (Standing::Removed, true) => forbidden("Only admins may make a removed account again."),
+        (Standing::Living { extended: false } | Standing::Conflicted, true) if replicated => {
+            forbidden("Only admins may bring revisions that are no child of the account's one leaf.")
+        }
+        (Standing::Living { extended: false } | Standing::Conflicted, true) => Err(Error::Conflict),
     }
 }
 
@@ -232,7 +268,7 @@ pub fn visible(id: &str, reader: &UserCtx, security: &Security) -> Result<Visibl
         return forbidden("Only administrators can view design docs in the users database.");
     }
     let own = reader.name.as_deref().is_some_and(|name| name_of(id) == Some(name));
-    Ok(if own || id.starts_with("_local/") { Visible::Whole } else { Visible::Public })
+    Ok(if own { Visible::Whole } else { Visible::Public })
 }
 
 /// The members of a document that the setting `public_fields` lets everybody see. `Missing` if that is none of them:

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use super::autopurge::AutoPurge;
-use super::edit::{Edit, Mode};
+use super::edit::{Edit, Leaf, Mode};
 use super::partition::Partitions;
 use super::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::error::{Error, Result};
@@ -133,9 +133,16 @@ impl<'a> Draft<'a> {
     /// Applies one edit; gives the revision that it made or brought.
     ///
     /// # Errors
-    /// [`Error::Conflict`] for an interactive edit that does not extend a leaf of a living document.
+    /// [`Error::Conflict`] for an interactive edit that does not extend a leaf of a living document, and for one whose
+    /// document has moved although its terms say that it must not.
     pub fn edit(&mut self, edit: &Edit, mode: Mode) -> Result<Revision> {
         self.intact(&edit.id)?;
+        if let Some(seen) = &edit.seen {
+            let slot = self.documents.get(&edit.id).expect("the draft has loaded what it edits");
+            if Leaf::all(&slot.tree) != *seen {
+                return Err(Error::Conflict);
+            }
+        }
         match mode {
             Mode::Interactive => self.interactive(edit),
             Mode::Replicated => {
@@ -145,7 +152,7 @@ impl<'a> Draft<'a> {
                     return Err(Error::BadRequest("Invalid rev format".into()));
                 }
                 let revision = Revision { generation: *generation, hash: hashes[0].clone() };
-                self.merge(&edit.id, *generation, hashes, edit);
+                self.merge(&edit.id, *generation, hashes, edit.deleted, &edit.body);
                 Ok(revision)
             }
         }
@@ -170,21 +177,45 @@ impl<'a> Draft<'a> {
             let was = slot.tree.winner().and_then(|winner| winner.body).map_or(0, |body| body.bytes);
             partitions.check(self.store, self.number, &edit.id, was, edit.body.bytes())?;
         }
+        let is_winner = slot.tree.winner().map(|winner| &winner.revision) == parent.as_ref();
         let mut hashes = vec![revision.hash.clone()];
         hashes.extend(parent.map(|parent| parent.hash));
-        match self.merge(&edit.id, revision.generation, &hashes, edit) {
-            Merged::Extended | Merged::Branched => Ok(revision),
-            Merged::Unchanged | Merged::Filled => Err(Error::Conflict),
+        match self.merge(&edit.id, revision.generation, &hashes, edit.deleted, &edit.body) {
+            Merged::Extended | Merged::Branched => {}
+            Merged::Unchanged | Merged::Filled => return Err(Error::Conflict),
+        }
+        if edit.deleted && edit.deletes_all && is_winner {
+            self.delete_leaves(&edit.id);
+        }
+        Ok(revision)
+    }
+
+    /// Deletes all leaves of a document that are left.
+    fn delete_leaves(&mut self, id: &str) {
+        let slot = self.documents.get(id).expect("the draft has loaded what it edits");
+        let living: Vec<Revision> =
+            slot.tree.leaves().into_iter().filter(|leaf| !leaf.deleted).map(|leaf| leaf.revision.clone()).collect();
+        let body = BodyRecord { attachments: Vec::new(), json: "{}".into() };
+        for leaf in living {
+            let tombstone = new_revision(true, Some(&leaf), &body.json, &[]);
+            self.merge(id, tombstone.generation, &[tombstone.hash, leaf.hash], true, &body);
         }
     }
 
-    fn merge(&mut self, id: &str, generation: u64, hashes: &[RevisionHash], edit: &Edit) -> Merged {
+    fn merge(
+        &mut self,
+        id: &str,
+        generation: u64,
+        hashes: &[RevisionHash],
+        deleted: bool,
+        content: &BodyRecord,
+    ) -> Merged {
         let slot = self.documents.get_mut(id).expect("the draft has loaded what it edits");
         let sequence = slot.sequence.unwrap_or(self.info.sequence + 1);
-        let body = Body { sequence, index: slot.next_index, bytes: edit.body.bytes() };
+        let body = Body { sequence, index: slot.next_index, bytes: content.bytes() };
         let revision = Revision { generation, hash: hashes[0].clone() };
         let before = slot.tree.get(&revision).is_some().then(|| slot.tree.clone());
-        let merged = slot.tree.merge(generation, hashes, edit.deleted, Some(body));
+        let merged = slot.tree.merge(generation, hashes, deleted, Some(body));
         if merged == Merged::Unchanged {
             return merged;
         }
@@ -206,11 +237,11 @@ impl<'a> Draft<'a> {
         }
         if slot.tree.get(&revision).is_some_and(|node| node.body == Some(body)) {
             slot.next_index += 1;
-            for attachment in &edit.body.attachments {
+            for attachment in &content.attachments {
                 let reference = keys::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
                 self.batch.put(reference, Vec::new());
             }
-            self.batch.put(keys::body(self.number, body.sequence, body.index), edit.body.encode());
+            self.batch.put(keys::body(self.number, body.sequence, body.index), content.encode());
         }
         merged
     }

@@ -9,7 +9,7 @@ use super::Database;
 use super::record::{Attachment, BodyRecord, DocumentRecord};
 use super::writer::Edits;
 use crate::error::{Error, Result};
-use crate::rev::{AttachmentDigest, Revision, RevisionHash, new_revision};
+use crate::rev::{AttachmentDigest, Body, Revision, RevisionHash, Tree, new_revision};
 use crate::store::blobs::Pin;
 use crate::store::keys;
 
@@ -50,6 +50,10 @@ pub struct Edit {
     pub(super) path: (u64, Vec<RevisionHash>),
     pub(super) deleted: bool,
     pub(super) body: BodyRecord,
+    /// Under [`Terms::unmoved`]: the leaves that the proposal showed.
+    pub(super) seen: Option<Vec<Leaf>>,
+    /// [`Terms::deletes_all`].
+    pub(super) deletes_all: bool,
     /// The revision made for an assumed parent, so that the writer need not hash.
     pub(super) made: Option<(Option<Revision>, Revision)>,
     /// Keep the blobs until the commit that names them has returned.
@@ -78,12 +82,50 @@ pub struct Proposal {
     pub id: String,
     pub new: String,
     pub old: Option<String>,
+    /// The revision that the edit extends, by its own words.
+    pub parent: Option<Revision>,
+    /// The document's leaves when the proposal was made.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A leaf as a [`Proposal`] shows it and as the writer finds it again. The place of the body tells a revision that was purged
+/// and then written with other content from the one that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    pub revision: Revision,
+    pub deleted: bool,
+    body: Option<Body>,
+}
+
+impl Leaf {
+    pub(super) fn all(tree: &Tree) -> Vec<Leaf> {
+        let leaf =
+            |node: &crate::rev::Node| Leaf { revision: node.revision.clone(), deleted: node.deleted, body: node.body };
+        tree.nodes().iter().filter(|node| node.is_leaf()).map(leaf).collect()
+    }
+}
+
+/// What the writer holds an edit to at the moment of the commit, beside its revision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The document must have the leaves that its proposal showed, or the edit is a conflict: a verdict on those leaves then
+    /// still holds when the edit is written. Of a replicated edit's history no more is taken than its parent.
+    pub unmoved: bool,
+    /// An interactive edit that deletes the winner deletes all other leaves too: no conflict takes the place of what was
+    /// deleted.
+    pub deletes_all: bool,
 }
 
 /// The hook for `validate_doc_update` and what else may refuse an edit before it reaches the writer.
 pub trait Validate: Send + Sync {
     /// Whether anything would look at edits of `database` now; if not, a [`Proposal`] is built of design documents only.
     fn applies(&self, database: &Database) -> bool;
+
+    /// What the writer is to hold edits of `database` to. Terms other than the default are kept only where
+    /// [`Validate::applies`].
+    fn terms(&self, _database: &Database) -> Terms {
+        Terms::default()
+    }
 
     /// One verdict for each proposal, in order.
     fn validate<'a>(
@@ -138,12 +180,13 @@ impl Database {
         mode: Mode,
         validate: &dyn Validate,
     ) -> Result<Vec<Result<Revision>>> {
+        let terms = validate.terms(self);
         let asks = validate.applies(self) || incoming.iter().any(|edit| edit.id.starts_with("_design/"));
         let mut prepared = if asks || !is_light(&incoming, mode) {
             let database = self.clone();
-            crate::db::blocking(move || database.prepare(incoming, mode, asks)).await?
+            crate::db::blocking(move || database.prepare(incoming, mode, asks, terms)).await?
         } else {
-            self.prepare(incoming, mode, asks)?
+            self.prepare(incoming, mode, asks, terms)?
         };
         if let Some(Err(missing)) = prepared.iter().find(|entry| matches!(entry, Err(Error::MissingStub(_)))) {
             return Err(missing.clone());
@@ -194,6 +237,7 @@ impl Database {
         incoming: Vec<Incoming>,
         mode: Mode,
         proposals: bool,
+        terms: Terms,
     ) -> Result<Vec<Result<(Edit, Option<Proposal>)>>> {
         let needs = |edit: &Incoming| {
             proposals || edit.attachments.iter().any(|(_, source)| matches!(source, Source::Stub { .. }))
@@ -214,18 +258,24 @@ impl Database {
             .into_iter()
             .map(|edit| {
                 let record = records.get(&edit.id);
-                self.prepare_one(edit, mode, record, proposals)
+                self.prepare_one(edit, mode, record, proposals, terms)
             })
             .collect())
     }
 
     fn prepare_one(
         &self,
-        edit: Incoming,
+        mut edit: Incoming,
         mode: Mode,
         record: Option<&DocumentRecord>,
         propose: bool,
+        terms: Terms,
     ) -> Result<(Edit, Option<Proposal>)> {
+        if terms.unmoved {
+            edit.path.1.truncate(2);
+        }
+        let leaves =
+            if propose { record.map(|record| Leaf::all(&record.tree)).unwrap_or_default() } else { Vec::new() };
         let generation = match mode {
             Mode::Interactive => edit.parent.as_ref().map_or(0, |parent| parent.generation) + 1,
             Mode::Replicated => edit.path.0,
@@ -299,6 +349,7 @@ impl Database {
                 Some((edit.parent.clone(), revision))
             }
         };
+        let seen = (propose && terms.unmoved).then(|| leaves.clone());
         let proposal = propose.then(|| {
             let old = previous
                 .zip(old_body.as_ref())
@@ -315,14 +366,37 @@ impl Database {
                 }),
                 Mode::Replicated => Some(edit.path.clone()),
             };
+            let parent = match mode {
+                Mode::Interactive => edit.parent.clone(),
+                Mode::Replicated => {
+                    let generation = edit.path.0.checked_sub(1);
+                    let hash = edit.path.1.get(1).cloned();
+                    generation.zip(hash).map(|(generation, hash)| Revision { generation, hash })
+                }
+            };
             Proposal {
                 id: edit.id.clone(),
+                parent,
+                leaves,
                 new: super::render::proposed(&edit.id, revision.as_ref(), path.as_ref(), edit.deleted, &body),
                 old,
             }
         });
-        let ready =
-            Edit { id: edit.id, parent: edit.parent, path: edit.path, deleted: edit.deleted, body, made, _pins: pins };
+        let ready = Edit {
+            id: edit.id,
+            parent: edit.parent,
+            path: edit.path,
+            deleted: edit.deleted,
+            body,
+            seen,
+            deletes_all: terms.deletes_all,
+            made,
+            _pins: pins,
+        };
         Ok((ready, proposal))
     }
 }
+
+#[cfg(test)]
+#[path = "edit/tests.rs"]
+mod tests;

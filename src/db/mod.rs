@@ -36,13 +36,13 @@ pub use attachment::{Content, Upload, Uploaded};
 pub use autopurge::{AutoPurge, TimeToLive, check_auto_purge};
 pub use changes::{ChangesPage, Since};
 pub use database::{Database, Moved};
-pub use edit::{AllowAll, Incoming, Mode, Proposal, Source, Validate};
+pub use edit::{AllowAll, Incoming, Leaf, Mode, Proposal, Source, Terms, Validate};
 pub use list::{Listed, Listing};
 pub use local::LocalWrite;
 pub use maintain::{Hold, Purged};
 pub use names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
 pub use partition::{PartitionInfo, count as count_partition};
-pub use read::{AT_ONCE, Found, Opened, Wanted};
+pub use read::{AT_ONCE, Found, MissingRevisions, Opened, Wanted};
 pub use registry::{CreateOptions, Databases, DbEvent, DbEventKind};
 
 use std::sync::atomic::{AtomicUsize, Ordering};

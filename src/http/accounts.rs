@@ -5,6 +5,10 @@
 //!                └> users' database: may_write ─> password hashed ─> db ─> validate (auth::users) ─> scripts
 //! read    Eyes::see ─> whole document | its public part | not found | forbidden
 //! ```
+//!
+//! Rules that depend on what is stored are asked of the leaves that `db` shows with the proposal, and hold at the commit: who is
+//! no admin writes on the terms that these leaves have not moved ([`crate::db::Terms`]). Nothing that was read when a request
+//! began counts.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -21,11 +25,14 @@ use super::failure::Result;
 use crate::audit::{Event, Kind};
 use crate::auth::authenticate::{MEMBERS, Upgrade};
 use crate::auth::bounded::Bounded;
-use crate::auth::password::Stored;
-use crate::auth::users::{self, Visible, Writer};
+use crate::auth::password::{self, Stored};
+use crate::auth::users::{self, Standing, Visible, Writer};
 use crate::auth::{Security, UserCtx, UserDocument, Users};
 use crate::config::Live;
-use crate::db::{Database, Databases, Found, Incoming, LONGEST_ID, Mode, Proposal, Source, Validate, Wanted, blocking};
+use crate::db::{
+    Database, Databases, Found, Incoming, LONGEST_ID, Leaf, Mode, Proposal, Purged, Source, Terms, Validate, Wanted,
+    blocking,
+};
 use crate::error::{self, Error};
 use crate::rev::Revision;
 
@@ -179,7 +186,40 @@ pub async fn update(
         }
     }
     audit::deleted(app, by, deletions);
+    if accounts && deletions > 0 {
+        let deleted = edits.into_iter().zip(&results).filter(|((deleted, _), result)| *deleted && result.is_ok());
+        forget_gone(app, deleted.filter_map(|((_, id), _)| id).collect()).await;
+    }
     Ok(results)
+}
+
+/// [`forget`] once the accounts are gone. What fails is made up for when there is a new account of such a name.
+pub async fn forget_gone(app: &Arc<App>, ids: Vec<String>) {
+    if let Err(error) = forget(app, ids).await {
+        tracing::warn!(%error, "the devices of an account that is gone are forgotten later");
+    }
+}
+
+/// Forgets the devices, sessions and used codes of names that have no account (any longer): the next account of such a name
+/// has nothing to do with the one before.
+async fn forget(app: &Arc<App>, ids: Vec<String>) -> error::Result<()> {
+    let app = app.clone();
+    blocking(move || {
+        let Some(devices) = app.auth.devices() else { return Ok(()) };
+        for name in ids.iter().filter_map(|id| users::name_of(id)) {
+            let accounts = &app.accounts;
+            if devices.knows(name)? && accounts.admin(name).is_none() && accounts.document(name)?.is_none() {
+                devices.forget(name)?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Whether anybody may make their own account.
+fn is_open_for_sign_up(app: &App, security: &Security) -> bool {
+    app.settings().flag("chttpd_auth", "allow_sign_up") || security.is_member(&UserCtx::anonymous())
 }
 
 async fn write(
@@ -200,17 +240,17 @@ async fn write(
     let writer = Writer { user, security: &security };
     let mut results: Vec<Option<error::Result<Revision>>> = Vec::with_capacity(incoming.len());
     let mut edits = Vec::with_capacity(incoming.len());
-    let mut passwords = 0;
+    let mut written = 0;
     for mut edit in incoming {
         let allowed = if edit.id.starts_with("_design/") {
             security.check_admin(user)
         } else if accounts {
-            match admit(&mut edit, writer, mode) {
-                Ok(Some(body)) => {
-                    passwords += 1;
-                    set_password(app, &mut edit, body, writer, by.peer, passwords).await?
+            match admit(&edit, writer, mode) {
+                Ok(body) => {
+                    written += 1;
+                    admitted(app, &mut edit, body, writer, by.peer, written).await?
                 }
-                admitted => admitted.map(drop),
+                Err(refused) => Err(refused),
             }
         } else {
             Ok(())
@@ -223,21 +263,21 @@ async fn write(
             Err(refused) => results.push(Some(Err(refused))),
         }
     }
-    if passwords > 0 {
+    if written > 0 {
         by.standing.confirm(user).await?;
     }
-    let mut written = match (edits.is_empty(), accounts) {
+    let results_of_edits = match (edits.is_empty(), accounts) {
         (true, _) => Vec::new(),
         (false, true) => {
-            let rules = Rules { user, security: &security, scripts: &*scripts };
+            let rules = Rules { app, user, security: &security, mode, scripts: &*scripts };
             database.update(edits, mode, &Confirmed { by, then: &rules }).await?
         }
         (false, false) => database.update(edits, mode, &Confirmed { by, then: &*scripts }).await?,
-    }
-    .into_iter();
+    };
+    let mut results_of_edits = results_of_edits.into_iter();
     let results = results.into_iter().map(|result| match result {
         Some(result) => result,
-        None => written.next().unwrap_or(Err(Error::Conflict)),
+        None => results_of_edits.next().unwrap_or(Err(Error::Conflict)),
     });
     Ok(results.collect())
 }
@@ -269,12 +309,16 @@ impl Validate for Confirmed<'_> {
 }
 
 /// What is asked of one edit of the users' database before it has a revision. The members of one that has a password.
-fn admit(edit: &mut Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<Option<Map<String, Value>>> {
+fn admit(edit: &Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<Option<Map<String, Value>>> {
     users::may_write(&edit.id, writer)?;
-    let nobody = writer.user.name.is_none() && !writer.security.is_admin(writer.user);
-    if nobody && mode == Mode::Replicated {
-        // A revision brought from elsewhere need not follow what is there: nobody could set a conflict beside an account.
-        return Err(Error::Unauthorized("You are not authorized to access this db.".into()));
+    if !writer.security.is_admin(writer.user) {
+        let is_nobody = writer.user.name.is_none();
+        if is_nobody && mode == Mode::Replicated {
+            return Err(Error::Unauthorized("You are not authorized to access this db.".into()));
+        }
+        if is_nobody && edit.deleted {
+            return Err(Error::Forbidden("Only admins may delete other user docs.".into()));
+        }
     }
     // A member's name may be written with escapes.
     if edit.deleted || !(edit.json.contains("\"password\"") || edit.json.contains('\\')) {
@@ -284,42 +328,67 @@ fn admit(edit: &mut Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<O
     Ok(Some(body).filter(|body| body.get("password").is_some_and(|password| !password.is_null())))
 }
 
-/// Hashes the password of an edit, the `number`th of its request. Who is no admin sets one in a request (their own), and no
-/// more in a minute than sign-ins: each costs as much. Fails as a whole when there were more.
-async fn set_password(
+/// Counts an edit, the `number`th account of its request, and hashes its password if it has one. Who is no admin writes one account
+/// in a request (their own), sets no more passwords in a minute than sign-ins, since each costs as much, and makes no more
+/// accounts in an hour than `sign_ups_per_hour`, with a password or without. Fails as a whole when there were more.
+async fn admitted(
     app: &Arc<App>,
     edit: &mut Incoming,
-    body: Map<String, Value>,
+    body: Option<Map<String, Value>>,
     writer: Writer<'_>,
     peer: Option<IpAddr>,
     number: usize,
 ) -> Result<error::Result<()>> {
     if !writer.security.is_admin(writer.user) {
         if number > 1 {
-            return Ok(Err(Error::Forbidden("Only admins may set more than one password in a request.".into())));
+            return Ok(Err(Error::Forbidden("Only admins may write more than one account in a request.".into())));
         }
-        app.limits.sign_in(peer)?;
+        let signs_up = !edit.deleted && !has_account(app, writer.user).await?;
+        if signs_up || body.is_some() {
+            app.limits.sign_in(peer)?;
+        }
+        if signs_up {
+            app.limits.sign_up(peer)?;
+        }
     }
+    let Some(body) = body else { return Ok(Ok(())) };
     let settings = app.auth.settings();
     let clock = app.clock.clone();
     let hash = move || users::hash_password(&body, &settings.password, &settings.requirements, &clock);
-    Ok(app.hash(hash).await.map(|hashed| {
+    let name = users::name_of(&edit.id).unwrap_or_default().to_owned();
+    Ok(app.hash(peer, &name, hash).await.map(|hashed| {
         if let Some(hashed) = hashed {
             edit.json = Value::Object(hashed).to_string();
         }
     }))
 }
 
+/// Whether a user has a document in the users' database; those of tokens and of proxies may have none.
+async fn has_account(app: &Arc<App>, user: &UserCtx) -> error::Result<bool> {
+    let Some(name) = user.name.clone() else { return Ok(false) };
+    let accounts = app.accounts.clone();
+    blocking(move || Ok(accounts.document(&name)?.is_some())).await
+}
+
 /// The rules of the users' database, before those of its design documents.
 struct Rules<'a> {
+    app: &'a Arc<App>,
     user: &'a UserCtx,
     security: &'a Security,
+    mode: Mode,
     scripts: &'a dyn Validate,
 }
 
 impl Validate for Rules<'_> {
     fn applies(&self, _: &Database) -> bool {
         true
+    }
+
+    /// Who is no admin is held to the one leaf that the verdict saw. Admins resolve conflicts and replicate; an account that
+    /// they delete is deleted with its conflicts.
+    fn terms(&self, _: &Database) -> Terms {
+        let is_admin = self.security.is_admin(self.user);
+        Terms { unmoved: !is_admin, deletes_all: is_admin }
     }
 
     fn validate<'a>(
@@ -330,9 +399,13 @@ impl Validate for Rules<'_> {
         Box::pin(async move {
             let mut verdicts = Vec::with_capacity(proposals.len());
             let mut rest = Vec::new();
+            let mut made = Vec::new();
             for proposal in proposals {
-                let verdict = self.verdict(database, &proposal).await;
+                let verdict = self.verdict(&proposal);
                 if verdict.is_ok() {
+                    if proposal.leaves.iter().all(|leaf| leaf.deleted) {
+                        made.push(proposal.id.clone());
+                    }
                     rest.push(proposal);
                 }
                 verdicts.push(verdict);
@@ -343,17 +416,35 @@ impl Validate for Rules<'_> {
                     *verdict = scripted.next().unwrap_or(Ok(()));
                 }
             }
+            // What an account of this name left behind, if it went by another way than a deletion (a purge, a deleted
+            // database, a server that stopped in between), is gone before there is a new one.
+            if !made.is_empty()
+                && let Err(error) = forget(self.app, made).await
+            {
+                return verdicts.into_iter().map(|verdict| verdict.and(Err(error.clone()))).collect();
+            }
             verdicts
         })
     }
 }
 
 impl Rules<'_> {
-    async fn verdict(&self, database: &Arc<Database>, proposal: &Proposal) -> error::Result<()> {
+    fn verdict(&self, proposal: &Proposal) -> error::Result<()> {
         if proposal.id.starts_with("_design/") || proposal.id.starts_with("_local/") {
             return Ok(());
         }
         let writer = Writer { user: self.user, security: self.security };
+        let is_admin = self.security.is_admin(self.user);
+        if !is_admin {
+            // After the password was hashed: to sign-up, the name of an admin is as taken as any other, and takes as long.
+            if users::name_of(&proposal.id).is_some_and(|name| self.app.accounts.admin(name).is_some()) {
+                let reason = "Only admins may write the account of a name that stands in [admins].";
+                let is_nobody = self.user.name.is_none();
+                return Err(if is_nobody { Error::Conflict } else { Error::Forbidden(reason.into()) });
+            }
+            let sign_up = is_open_for_sign_up(self.app, self.security);
+            users::may_extend(standing(proposal), self.user, sign_up, self.mode == Mode::Replicated)?;
+        }
         let new = members(&proposal.id, &proposal.new)?;
         let old = proposal.old.as_deref().map(|old| members(&proposal.id, old)).transpose()?;
         // A deleted document is no account any more: what follows it is a new one.
@@ -361,23 +452,23 @@ impl Rules<'_> {
         if new.get("_deleted") == Some(&Value::Bool(true)) {
             return users::validate_delete(old.as_ref(), writer);
         }
-        users::validate(&proposal.id, &new, old.as_ref(), writer)?;
-        if self.security.is_admin(self.user) {
-            return Ok(());
+        // Admins bring accounts from elsewhere with whatever hash they have; signing in with it is another matter.
+        if !is_admin || self.mode == Mode::Interactive {
+            password::check_members(&new, &self.app.auth.settings().password)?;
         }
-        // The revision that a user extends may be an old or a losing one, with roles that an admin has since taken away:
-        // what is in force counts too.
-        let (database, id) = (database.clone(), proposal.id.clone());
-        let winner = blocking(move || match database.find(&id, Wanted::Winner) {
-            Ok(found) => Ok(Some(members(&id, &found.body.json)?)),
-            Err(Error::Missing | Error::Deleted) => Ok(None),
-            Err(error) => Err(error),
-        })
-        .await?;
-        match winner {
-            Some(winner) => users::validate(&proposal.id, &new, Some(&winner), writer),
-            None => Ok(()),
-        }
+        users::validate(&proposal.id, &new, old.as_ref(), writer)
+    }
+}
+
+/// How the account stands that a proposal changes.
+fn standing(proposal: &Proposal) -> Standing {
+    // Conflicts that were resolved are deleted leaves.
+    let living: Vec<&Leaf> = proposal.leaves.iter().filter(|leaf| !leaf.deleted).collect();
+    match living.as_slice() {
+        [] if proposal.leaves.is_empty() => Standing::Absent,
+        [] => Standing::Removed,
+        [leaf] => Standing::Living { extended: proposal.parent.as_ref() == Some(&leaf.revision) },
+        _ => Standing::Conflicted,
     }
 }
 
@@ -405,6 +496,24 @@ impl Eyes {
         Ok(Eyes(Some(Arc::new(Limited { user: user.clone(), security, public_fields }))))
     }
 
+    /// Refuses a document that the reader does not see at all, by its id alone: the answer (and the time until it comes) is the
+    /// same whether there is such a document, was one, or never was.
+    pub fn check(&self, id: &str) -> error::Result<()> {
+        match &self.0 {
+            Some(limited) if limited.public_fields.is_empty() || id.starts_with("_local/") => self.check_own(id),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The same for what is of no concern to anybody but the document's own user: its revisions, its attachments.
+    pub fn check_own(&self, id: &str) -> error::Result<()> {
+        let Some(limited) = &self.0 else { return Ok(()) };
+        match users::visible(id, &limited.user, &limited.security)? {
+            Visible::Whole => Ok(()),
+            Visible::Public => Err(Error::Missing),
+        }
+    }
+
     /// Each as the reader sees it.
     pub fn see_all<M>(
         &self,
@@ -430,6 +539,22 @@ impl Eyes {
                 Ok(found)
             }
         }
+    }
+}
+
+/// Refuses who is no admin of the users' database its `_local` documents. A client that writes its own account there by
+/// replication has no checkpoint and compares each time, which is one document.
+pub fn check_local(app: &App, user: &UserCtx, database: &Database) -> error::Result<()> {
+    if user.is_server_admin() || !is_users(app, database) {
+        return Ok(());
+    }
+    security_of(database)?.check_admin(user)
+}
+
+/// Documents of `database` were purged: what accounts among them left is forgotten.
+pub async fn purged(app: &Arc<App>, database: &Database, purged: &[Purged]) {
+    if is_users(app, database) {
+        forget_gone(app, purged.iter().map(|(id, _)| id.clone()).collect()).await;
     }
 }
 
@@ -514,6 +639,7 @@ async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
     let Some(database) = app.accounts.database()? else { return Ok(()) };
     let (policy, clock, of) = (app.auth.settings().password.clone(), app.clock.clone(), database.clone());
     let shared = app.clone();
+    let name = wanted.name.clone();
     let rehash = move || {
         let found = of.find(&users::id_of(&wanted.name), Wanted::Winner)?;
         let body = members(&found.id, &found.body.json)?;
@@ -529,7 +655,7 @@ async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
         let parent = Some(found.revision);
         Ok(Incoming { id: found.id, parent, path: (0, Vec::new()), deleted: false, json, attachments })
     };
-    let edit = app.hash(rehash).await?;
+    let edit = app.hash(None, &name, rehash).await?;
     let written = database.update(vec![edit], Mode::Interactive, &crate::db::AllowAll).await?;
     written.into_iter().next().unwrap_or(Err(Error::Conflict)).map(|_| ())
 }

@@ -1,10 +1,11 @@
 //! What every handler can reach.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::accounts::Accounts;
@@ -14,6 +15,7 @@ use super::memory::BodyMemory;
 use super::metrics::Metrics;
 use super::suspicion::Suspicion;
 use super::tasks::{Task, Tasks};
+use super::turns::Turns;
 use super::wakes::{self, Wakes};
 use crate::auth::access::Security;
 use crate::auth::{Authenticator, UserCtx};
@@ -40,8 +42,8 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     /// Wakes feeds whose authorization may have changed.
     pub wakes: Arc<Wakes>,
-    /// Bounds how many password hashes run at once: each takes a core for tenths of a second.
-    pub hashing: Arc<Semaphore>,
+    /// Whose password is hashed next, and how many at once: each takes a core for tenths of a second.
+    pub hashing: Arc<Turns>,
     pub clock: Clock,
     pub store: Arc<dyn Store>,
     pub databases: Arc<Databases>,
@@ -86,13 +88,16 @@ impl App {
         self.wakes.wake_all();
     }
 
-    /// Hashes a password in its turn, off the async threads. The turn lasts until the hash is done: who closes the
+    /// Hashes a password for `name`, asked for by `peer`, in its turn, off the async threads. The turn lasts until the hash is done: who closes the
     /// connection meanwhile ends the waiting for it, and could else have any number of hashes run at once.
     pub async fn hash<T: Send + 'static>(
         &self,
+        peer: Option<IpAddr>,
+        name: &str,
         hash: impl FnOnce() -> error::Result<T> + Send + 'static,
     ) -> error::Result<T> {
-        let turn = self.hashing.clone().acquire_owned().await.map_err(|error| Error::Internal(error.to_string()))?;
+        let turn = self.hashing.turn(peer, name).await;
+        let turn = turn.ok_or_else(|| Error::Internal("a password was not given its turn".into()))?;
         crate::db::blocking(move || {
             let _turn = turn;
             hash()

@@ -56,6 +56,30 @@ pub fn is_foreign(cors: &Cors, headers: &HeaderMap) -> bool {
         && !origin_of(headers).is_some_and(|origin| cors.credentials && allows(cors, &origin.to_ascii_lowercase()))
 }
 
+/// Whether a page of another origin sent this request to sign in or out. `preflighted`: it could only send this after asking
+/// ([`preflight`]), so that an allowed origin is enough, even one that may not send cookies. Where it could send this without,
+/// browsers that do not know `Sec-Fetch-Site` are asked too: they name the origin of each form, which must be this server as
+/// the client sees it. No page can put `X-Forwarded-Host` on a form.
+pub fn is_from_elsewhere(cors: &Cors, headers: &HeaderMap, preflighted: bool) -> bool {
+    let origin = origin_of(headers);
+    let elsewhere = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        Some(b"same-origin" | b"none") => false,
+        Some(_) => true,
+        None => {
+            let hosts = [headers.get(header::HOST), headers.get("x-forwarded-host")];
+            let is_here = |from: &str| {
+                let hosts = hosts.iter().flatten().filter_map(|host| host.to_str().ok());
+                hosts.flat_map(|host| host.split(',')).any(|host| host.trim().eq_ignore_ascii_case(from))
+            };
+            let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| is_here(from));
+            !preflighted && origin.is_some_and(|origin| !is_own(origin))
+        }
+    };
+    let allowed =
+        || (cors.credentials || preflighted) && origin.is_some_and(|origin| allows(cors, &origin.to_ascii_lowercase()));
+    elsewhere && !allowed()
+}
+
 fn origin_of(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::ORIGIN)?.to_str().ok()
 }
@@ -212,6 +236,32 @@ mod tests {
         ] {
             assert_eq!(is_foreign(&configured, &ask(headers)), foreign, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn forms_to_sign_in_come_from_the_servers_own_pages_or_from_allowed_ones() {
+        let configured = cors(&[("origins", "https://a.example"), ("credentials", "true")]);
+        let bare = cors(&[("origins", "https://a.example")]);
+        let here = ("host", "here.example");
+        for (headers, form, json) in [
+            (&[here][..], false, false),
+            (&[here, ("origin", "https://here.example")], false, false),
+            (&[here, ("origin", "https://HERE.example"), ("sec-fetch-site", "same-origin")], false, false),
+            (&[here, ("sec-fetch-site", "none")], false, false),
+            (&[here, ("origin", "null"), ("sec-fetch-site", "same-origin")], false, false),
+            (&[here, ("origin", "https://here.example:444")], true, false),
+            (&[here, ("origin", "https://evil.example")], true, false),
+            (&[here, ("origin", "null")], true, false),
+            (&[here, ("origin", "https://out.example"), ("x-forwarded-host", "out.example")], false, false),
+            (&[here, ("sec-fetch-site", "cross-site")], true, true),
+            (&[here, ("origin", "https://x.here.example"), ("sec-fetch-site", "same-site")], true, true),
+            (&[here, ("origin", "https://a.example"), ("sec-fetch-site", "cross-site")], true, false),
+        ] {
+            assert_eq!(is_from_elsewhere(&bare, &ask(headers), false), form, "{headers:?}, a form");
+            assert_eq!(is_from_elsewhere(&bare, &ask(headers), true), json, "{headers:?}, JSON");
+        }
+        let allowed = ask(&[here, ("origin", "https://a.example"), ("sec-fetch-site", "cross-site")]);
+        assert!(!is_from_elsewhere(&configured, &allowed, false), "an origin that may send cookies");
     }
 
     #[test]

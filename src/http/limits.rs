@@ -3,6 +3,7 @@
 //! ```text
 //! connection ─> open ones of the address ─> request ─> rate of the address ─> who? ─> rate of the user ─> handler
 //!                                                             password to hash? ─> sign-ins of the address
+//!                                                         account of their own? ─> sign-ups of the address
 //! ```
 //! A limit is a rate and a burst; a rate of 0 is no limit. What is counted for a key is eight bytes in a map that never
 //! holds more than `max_objects` of them: those not seen for longest are forgotten, which can only be to their advantage.
@@ -50,6 +51,7 @@ struct Current {
     address: Option<Limiter<Origin>>,
     user: Option<Limiter<String>>,
     sign_in: Option<Limiter<Origin>>,
+    sign_up: Option<Limiter<Origin>>,
 }
 
 /// What the settings ask for.
@@ -58,6 +60,7 @@ struct Wanted {
     address: (u64, u64),
     user: (u64, u64),
     sign_in: (u64, u64),
+    sign_up: (u64, u64),
     most: u64,
     exempt: Networks,
     connections: u64,
@@ -70,6 +73,7 @@ impl Wanted {
             address: (of("address_per_second"), of("address_burst")),
             user: (of("user_per_second"), of("user_burst")),
             sign_in: (of("sign_ins_per_minute"), of("sign_in_burst")),
+            sign_up: (of("sign_ups_per_hour"), of("sign_up_burst")),
             most: of("max_objects"),
             exempt: settings.unlimited.clone(),
             connections: settings.number("settee", "max_connections_per_address"),
@@ -77,11 +81,12 @@ impl Wanted {
     }
 
     fn limits(self, time: &Time) -> Current {
-        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        let (second, minute, hour) = (Duration::from_secs(1), Duration::from_secs(60), Duration::from_secs(3600));
         Current {
             address: Limiter::new(self.address, second, self.most, time),
             user: Limiter::new(self.user, second, self.most, time),
             sign_in: Limiter::new(self.sign_in, minute, self.most, time),
+            sign_up: Limiter::new(self.sign_up, hour, self.most, time),
             wanted: self,
         }
     }
@@ -132,6 +137,17 @@ impl RateLimits {
         match (address, &current.sign_in) {
             (Some(address), Some(limiter)) if !current.wanted.exempt.contains(address) => {
                 limiter.check(&Origin::of(address), "Too many sign-ins from this address.")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts an account that somebody makes for themselves.
+    pub fn sign_up(&self, address: Option<IpAddr>) -> Result<()> {
+        let current = self.current();
+        match (address, &current.sign_up) {
+            (Some(address), Some(limiter)) if !current.wanted.exempt.contains(address) => {
+                limiter.check(&Origin::of(address), "Too many new accounts from this address.")
             }
             _ => Ok(()),
         }

@@ -33,6 +33,7 @@ pub mod start;
 pub mod stream;
 mod suspicion;
 pub mod tasks;
+mod turns;
 pub mod uuids;
 pub mod wakes;
 

@@ -138,7 +138,7 @@ async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedI
             let name = pending.name().to_owned();
             app.limits.sign_in(request.peer).inspect_err(|_| audit::sign_in_limited(request, Some(&name)))?;
             let shared = app.clone();
-            let hashed = app.hash(move || shared.auth.finish(pending)).await;
+            let hashed = app.hash(request.peer, &name, move || shared.auth.finish(pending)).await;
             hashed.inspect_err(|error| audit::credentials_refused(app, request, Some(&name), error))?
         }
     };

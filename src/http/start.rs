@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 
@@ -20,6 +20,7 @@ use super::metrics::Metrics;
 use super::server::{self, Listening};
 use super::suspicion::Suspicion;
 use super::tasks::Tasks;
+use super::turns::Turns;
 use super::uuids::Uuids;
 use super::wakes::Wakes;
 use crate::auth::Authenticator;
@@ -119,7 +120,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
                 .with_devices(Arc::new(devices))
                 .with_published_keys(Box::new(Fetcher::new(trusted))),
-            hashing: Arc::new(Semaphore::new(cores)),
+            hashing: Turns::new(cores),
             uuids: Uuids::new(clock.clone()),
             clock: clock.clone(),
             store,

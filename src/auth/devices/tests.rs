@@ -270,3 +270,45 @@ fn a_script_that_signs_in_over_and_over_does_not_sign_out_the_phone() {
     assert!(house.seen("ann", phone));
     assert_eq!(house.list("ann").len(), MAX_DEVICES);
 }
+
+#[test]
+fn a_forgotten_user_leaves_nothing_to_the_next_one_of_the_name() {
+    let House { devices, clock, .. } = house();
+    let mut cookies: Vec<u64> =
+        (0..3).map(|_| devices.begin("ann", &Client::default(), 600).expect("begins")).collect();
+    devices.revoke_all("ann", None).expect("revokes");
+    // Ahead of time, since all of this second and before are over.
+    cookies.push(devices.begin("ann", &Client::default(), 600).expect("begins"));
+    let tokens = devices.begin_tokens("ann", "salt", &Client::default(), 600).expect("begins");
+    assert_eq!(devices.use_code("ann", b"key", 7), Ok(true));
+    let before = devices.revocations();
+    devices.forget("ann").expect("forgets");
+    assert!(devices.revocations() > before, "open feeds hear of it");
+    assert_eq!(devices.list("ann", None, 600).expect("lists"), json!([]));
+    for issued in cookies {
+        assert_eq!(devices.seen("ann", issued, &Client::default(), 600), Ok(None), "{issued}");
+    }
+    assert_eq!(devices.token_seen("ann", &tokens.device, &Client::default()), Ok(false));
+    assert_eq!(devices.rotate("ann", "salt", &tokens, &Client::default()), Ok(None));
+    assert_eq!(devices.use_code("ann", b"key", 7), Ok(true));
+    clock.advance(Duration::from_secs(5));
+    let issued = devices.begin("ann", &Client::default(), 600).expect("begins");
+    assert!(devices.seen("ann", issued, &Client::default(), 600).is_ok_and(|device| device.is_some()));
+}
+
+#[test]
+fn a_code_is_used_once_and_so_are_those_before_it() {
+    let House { devices, clock, store } = house();
+    let uses = |devices: &Devices, key: &[u8], step| devices.use_code("ann", key, step).expect("looks");
+    assert!(uses(&devices, b"key", 7));
+    assert!(!uses(&devices, b"key", 7) && !uses(&devices, b"key", 6));
+    assert!(uses(&devices, b"other key", 6), "a new key begins anew");
+    assert!(uses(&devices, b"key", 8));
+    let again = Devices::new(store, clock);
+    assert!(!uses(&again, b"key", 8) && uses(&again, b"key", 9), "after a restart");
+    let won: usize = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..8).map(|_| scope.spawn(|| usize::from(uses(&again, b"key", 10)))).collect();
+        asked.into_iter().map(|one| one.join().expect("asks")).sum()
+    });
+    assert_eq!(won, 1);
+}

@@ -185,3 +185,35 @@ fn what_readers_see() {
     let public = public_part(&body, &["name".into(), "city".into()]).expect("something public");
     assert_eq!(Value::Object(public), json!({"name": "bob"}));
 }
+
+#[test]
+fn an_account_is_extended_by_its_user_and_made_where_sign_up_is_open() {
+    let nobody = UserCtx::anonymous();
+    let ann = UserCtx { name: Some("ann".into()), ..UserCtx::anonymous() };
+    let outcome = |standing, user: &UserCtx, sign_up, replicated| match may_extend(standing, user, sign_up, replicated)
+    {
+        Ok(()) => "yes",
+        Err(Error::Conflict) => "conflict",
+        Err(Error::Forbidden(_)) => "forbidden",
+        Err(Error::Unauthorized(_)) => "unauthorized",
+        Err(_) => "other",
+    };
+    use Standing as S;
+    // A user's edit, the same brought from elsewhere, nobody's edit.
+    for (standing, sign_up, expected) in [
+        (S::Absent, true, ["yes", "yes", "yes"]),
+        (S::Absent, false, ["forbidden", "forbidden", "unauthorized"]),
+        (S::Living { extended: true }, true, ["yes", "yes", "conflict"]),
+        (S::Living { extended: false }, true, ["conflict", "forbidden", "conflict"]),
+        (S::Conflicted, true, ["conflict", "forbidden", "conflict"]),
+        (S::Removed, true, ["forbidden", "forbidden", "conflict"]),
+        (S::Removed, false, ["forbidden", "forbidden", "conflict"]),
+    ] {
+        let outcomes = [
+            outcome(standing, &ann, sign_up, false),
+            outcome(standing, &ann, sign_up, true),
+            outcome(standing, &nobody, sign_up, false),
+        ];
+        assert_eq!(outcomes, expected, "{standing:?}, sign-up {sign_up}");
+    }
+}

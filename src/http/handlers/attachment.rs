@@ -94,6 +94,7 @@ pub async fn put(
     if let Some(length) = request.body.length() {
         rules.check_size(&name, length)?;
     }
+    Eyes::of(app, &request.user, &database)?.check_own(&id)?;
     let rev = named_revision(request, None)?;
     // The revision is looked at before the bytes are taken, and again by the writer.
     let (json, others) = rest_of(&database, &id, &name, rev.clone()).await?;
@@ -133,6 +134,7 @@ pub async fn delete(
     name: String,
 ) -> Result<Answer> {
     check_attachment_name(&name)?;
+    Eyes::of(app, &request.user, &database)?.check_own(&id)?;
     let rev = named_revision(request, None)?;
     let found = find_revision(&database, &id, rev.clone()).await?;
     if !found.body.attachments.iter().any(|attachment| attachment.name == name) {
@@ -192,7 +194,9 @@ pub async fn get(
     name: String,
 ) -> Result<Answer> {
     let rev = request.query.get("rev").map(parse_revision).transpose()?;
-    let found = Eyes::of(app, &request.user, &database)?.see(reading::find(&database, &id, rev).await?)?;
+    let eyes = Eyes::of(app, &request.user, &database)?;
+    eyes.check_own(&id)?;
+    let found = eyes.see(reading::find(&database, &id, rev).await?)?;
     let Some(attachment) = found.body.attachments.into_iter().find(|attachment| attachment.name == name) else {
         return Err(missing_attachment());
     };

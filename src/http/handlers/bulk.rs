@@ -1,5 +1,6 @@
 //! Many documents at once: `_bulk_docs`, `_bulk_get`, `_revs_diff`, `_missing_revs`.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::edits::{self, AttachmentRules};
 use super::{local, pieces, reading};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, LocalWrite, Mode, Opened, blocking};
+use crate::db::{Database, Found, LocalWrite, MissingRevisions, Mode, Opened, blocking};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};
 use crate::http::app::beside;
@@ -120,14 +121,15 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     let withdrawn = if locals.is_empty() { None } else { request.standing.confirm(&request.user).await.err() };
     let mut written = ids.into_iter().zip(written);
     let mut locals = locals.into_iter();
+    let locals_allowed = accounts::check_local(app, &request.user, &database);
     let mut out = String::with_capacity(is_local.len() * 96);
     out.push('[');
     for is_local in is_local {
         let (id, result) = if is_local {
             let (name, write) = locals.next().expect("one write per local document");
-            let number = match &withdrawn {
-                Some(withdrawn) => Err(withdrawn.clone()),
-                None => database.write_local(&name, write).await,
+            let number = match withdrawn.as_ref().map_or(locals_allowed.as_ref(), Err) {
+                Ok(()) => database.write_local(&name, write).await,
+                Err(refused) => Err(refused.clone()),
             };
             (format!("_local/{name}"), number.map(|number| format!("0-{number}")))
         } else {
@@ -165,11 +167,16 @@ fn not_an_object(text: &str) -> Failure {
 /// One entry of `_bulk_get`'s `docs`.
 enum Asked {
     For { id: String, revision: Option<Revision>, since: Option<Vec<Revision>> },
-    Wrong { id: Value, rev: Value, word: &'static str, reason: String },
+    Wrong { id: Value, rev: Value, word: Cow<'static, str>, reason: String },
 }
 
 fn asked(entry: &Value, partitioned: bool) -> Asked {
-    let wrong = |id: Value, rev: Value, word, reason: &str| Asked::Wrong { id, rev, word, reason: reason.to_owned() };
+    let wrong = |id: Value, rev: Value, word: &'static str, reason: &str| Asked::Wrong {
+        id,
+        rev,
+        word: word.into(),
+        reason: reason.to_owned(),
+    };
     let Some(entry) = entry.as_object() else {
         return wrong(Value::Null, Value::Null, "bad_request", "document must be a JSON object");
     };
@@ -212,6 +219,16 @@ fn asked(entry: &Value, partitioned: bool) -> Asked {
     Asked::For { id, revision, since }
 }
 
+/// An entry whose document the reader does not see is answered without a look at it.
+fn unseen(eyes: &Eyes, asked: Asked) -> Asked {
+    let Asked::For { id, .. } = &asked else { return asked };
+    let Err(error) = eyes.check(id) else { return asked };
+    let failure = Failure::Domain(error);
+    let (_, word, reason) = wire(&failure);
+    let (word, reason) = (word.into_owned(), reason.into_owned());
+    Asked::Wrong { id: id.as_str().into(), rev: "undefined".into(), word: word.into(), reason }
+}
+
 /// Documents read at once by `_bulk_get`.
 const PAGE: usize = 64;
 
@@ -227,9 +244,9 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
         }
     }
     let query = reading::DocQuery::parse(&request.query)?;
-    let asked: Vec<Asked> = docs.iter().map(|entry| asked(entry, database.is_partitioned())).collect();
     let latest = query.latest;
     let eyes = Eyes::of(app, &request.user, &database)?;
+    let asked = docs.iter().map(|entry| unseen(&eyes, asked(entry, database.is_partitioned()))).collect::<Vec<Asked>>();
     // Unlike `open_revs`: whoever takes JSON, be it by `*/*`, gets JSON (`bulk_get_is_multipart`).
     let kinds = match crate::http::server::accepts(&request.headers, "application/json") {
         true => None,
@@ -415,10 +432,19 @@ fn texts(revisions: &[Revision]) -> Vec<String> {
     revisions.iter().map(Revision::to_string).collect()
 }
 
-/// `POST /{db}/_revs_diff`.
-pub async fn revs_diff(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+/// What is missing of the revisions that a request names: all of them, of a document that the reader does not see.
+async fn missing_of(app: &App, request: &mut Request, database: Arc<Database>) -> Result<Vec<MissingRevisions>> {
     let wanted = wanted_revisions(request).await?;
-    let missing = blocking(move || database.revisions_missing(&wanted)).await?;
+    let eyes = Eyes::of(app, &request.user, &database)?;
+    let (seen, unseen): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(id, _)| eyes.check_own(id).is_ok());
+    let mut missing = blocking(move || database.revisions_missing(&seen)).await?;
+    missing.extend(unseen.into_iter().filter(|(_, revs)| !revs.is_empty()).map(|(id, revs)| (id, revs, Vec::new())));
+    Ok(missing)
+}
+
+/// `POST /{db}/_revs_diff`.
+pub async fn revs_diff(app: &App, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    let missing = missing_of(app, request, database).await?;
     let mut answer = serde_json::Map::new();
     for (id, missing, ancestors) in missing {
         let mut row = json!({"missing": texts(&missing)});
@@ -431,9 +457,8 @@ pub async fn revs_diff(request: &mut Request, database: Arc<Database>) -> Result
 }
 
 /// `POST /{db}/_missing_revs`.
-pub async fn missing_revs(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
-    let wanted = wanted_revisions(request).await?;
-    let missing = blocking(move || database.revisions_missing(&wanted)).await?;
+pub async fn missing_revs(app: &App, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    let missing = missing_of(app, request, database).await?;
     let rows: serde_json::Map<String, Value> =
         missing.into_iter().map(|(id, missing, _)| (id, texts(&missing).into())).collect();
     Ok(Answer::ok(&json!({ "missing_revs": rows })))

@@ -98,6 +98,7 @@ pub async fn change(
 ) -> Result<Option<String>> {
     let (shared, deletes) = (app.clone(), value.is_none());
     let is_admin = section == "admins";
+    let account = is_admin.then(|| crate::auth::users::id_of(&key));
     let subject = if is_admin { key.clone() } else { format!("{section}/{key}") };
     let value = match value {
         Some(value) if is_admin => {
@@ -116,6 +117,9 @@ pub async fn change(
     })
     .await??;
     app.reconfigure();
+    if deletes && let Some(account) = account {
+        super::super::accounts::forget_gone(app, vec![account]).await;
+    }
     let kind = if is_admin { Kind::AdminChanged } else { Kind::ConfigChanged };
     Event { subject: Some(&subject), detail: deletes.then_some("deleted"), ..by.event(kind) }.record();
     Ok(before)

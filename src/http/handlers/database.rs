@@ -209,7 +209,7 @@ pub async fn purged_infos(database: Arc<Database>) -> Result<Answer> {
 }
 
 /// `POST /{db}/_purge`.
-pub async fn purge(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+pub async fn purge(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
     let body = request.json_object().await?;
     let mut wanted = Vec::with_capacity(body.len());
@@ -236,6 +236,7 @@ pub async fn purge(request: &mut Request, database: Arc<Database>) -> Result<Ans
         return Err(Failure::bad_request("Exceeded maximum number of revisions."));
     }
     let purged = database.purge(wanted).await?;
+    accounts::purged(app, &database, &purged).await;
     let rows: serde_json::Map<String, Value> = purged
         .into_iter()
         .map(|(id, revisions)| (id, revisions.iter().map(Revision::to_string).collect::<Vec<_>>().into()))

@@ -170,12 +170,14 @@ pub async fn post(app: &Arc<App>, request: &mut Request, database: Arc<Database>
 /// `DELETE /{db}/{id}`.
 pub async fn delete(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     if let Some(name) = id.strip_prefix("_local/") {
-        return local::delete(request, &database, name).await;
+        return local::delete(app, request, &database, name).await;
     }
+    let eyes = Eyes::of(app, &request.user, &database)?;
+    eyes.check_own(&id)?;
     let rev = named_revision(request, None)?;
     // What is not there is 404, not 409.
     let found = reading::find(&database, &id, None).await?;
-    Eyes::of(app, &request.user, &database)?.see(found)?;
+    eyes.see(found)?;
     let edit = Incoming {
         id: id.clone(),
         parent: rev,
@@ -194,17 +196,18 @@ pub async fn copy(app: &Arc<App>, request: &mut Request, database: Arc<Database>
     let (target, target_rev) = destination(request)?;
     let (json, attachments, source) = match id.strip_prefix("_local/") {
         Some(name) => {
-            let record = local::read(&database, name).await?;
+            let record = local::read(app, request, &database, name).await?;
             (record.json, Vec::new(), None)
         }
         None => {
-            let found = reading::find(&database, &id, source_rev).await?;
-            let found = Eyes::of(app, &request.user, &database)?.see(found)?;
+            let eyes = Eyes::of(app, &request.user, &database)?;
+            eyes.check(&id)?;
+            let found = eyes.see(reading::find(&database, &id, source_rev).await?)?;
             (found.body.json.clone(), found.body.attachments.clone(), Some(found))
         }
     };
     if let Some(name) = target.strip_prefix("_local/") {
-        let number = local::write(&database, name, json, target_rev.as_ref()).await?;
+        let number = local::write(app, request, &database, name, json, target_rev.as_ref()).await?;
         return Ok(written(request, StatusCode::CREATED, &database, &target, &format!("0-{number}")));
     }
     check_document_id(&target, database.is_partitioned())?;
@@ -268,6 +271,7 @@ pub async fn form(app: &Arc<App>, request: &mut Request, database: Arc<Database>
     if !said.starts_with("multipart/form-data") {
         return Err(Error::BadContentType("Content-Type must be multipart/form-data".into()).into());
     }
+    Eyes::of(app, &request.user, &database)?.check_own(&id)?;
     let edit = multipart::receive_form(request, &database, id.clone()).await?;
     let revision = write(app, request, &database, edit, Mode::Interactive).await?;
     Ok(written(request, StatusCode::CREATED, &database, &id, &revision.to_string()))

@@ -490,7 +490,7 @@ async fn locals_of(
 ) -> Result<()> {
     for key in keys {
         let name = key.as_str().and_then(|id| id.strip_prefix("_local/")).unwrap_or("");
-        let record = local::read(database, name).await;
+        let record = local::stored(database, name).await;
         let comma = if std::mem::replace(any, true) { ",\n" } else { "" };
         match record {
             Ok(record) => out.write(format!("{comma}{}", local_row(name, &record, params))).await,

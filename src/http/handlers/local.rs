@@ -9,6 +9,7 @@ use super::edits;
 use crate::db::record::LocalRecord;
 use crate::db::{Database, LONGEST_ID, LocalWrite, reading};
 use crate::error::Error;
+use crate::http::accounts;
 use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
 use crate::json::{Split, quote};
@@ -23,7 +24,14 @@ pub fn number_of(revision: &Revision) -> Option<u64> {
 }
 
 /// Reads a `_local` document; `name` without `_local/`.
-pub async fn read(database: &Arc<Database>, name: &str) -> crate::error::Result<LocalRecord> {
+pub async fn read(app: &App, request: &Request, database: &Arc<Database>, name: &str) -> Result<LocalRecord> {
+    // As if there were none: a client that looks for its checkpoint goes on without one.
+    accounts::check_local(app, &request.user, database).map_err(|_| Error::Missing)?;
+    Ok(stored(database, name).await?)
+}
+
+/// The same for who may read all of them.
+pub async fn stored(database: &Arc<Database>, name: &str) -> crate::error::Result<LocalRecord> {
     let (database, name) = (database.clone(), name.to_owned());
     reading(move || database.local(&name)).await
 }
@@ -36,8 +44,8 @@ pub fn text(name: &str, record: &LocalRecord) -> String {
 }
 
 /// `GET /{db}/_local/{name}`.
-pub async fn get(request: &Request, database: Arc<Database>, name: &str) -> Result<Answer> {
-    let record = read(&database, name).await?;
+pub async fn get(app: &App, request: &Request, database: Arc<Database>, name: &str) -> Result<Answer> {
+    let record = read(app, request, &database, name).await?;
     let etag = format!("0-{}", record.revision);
     if request.has_etag(&etag) {
         return Ok(Answer::not_modified(&etag));
@@ -61,10 +69,11 @@ pub async fn store(
     split: Split,
 ) -> Result<Answer> {
     if split.deleted {
-        return delete(request, database, name).await;
+        return delete(app, request, database, name).await;
     }
+    accounts::check_local(app, &request.user, database)?;
     super::devices::checkpoint(app, request, database.name(), &split.body).await;
-    let number = write(database, name, split.body, split.rev.as_ref()).await?;
+    let number = write(app, request, database, name, split.body, split.rev.as_ref()).await?;
     Ok(written(request, StatusCode::CREATED, database, &format!("_local/{name}"), &format!("0-{number}")))
 }
 
@@ -77,7 +86,15 @@ pub fn check_name(name: &str) -> crate::error::Result<()> {
 }
 
 /// Writes a `_local` document and gives the `N` of its revision.
-pub async fn write(database: &Arc<Database>, name: &str, json: String, rev: Option<&Revision>) -> Result<u64> {
+pub async fn write(
+    app: &App,
+    request: &Request,
+    database: &Arc<Database>,
+    name: &str,
+    json: String,
+    rev: Option<&Revision>,
+) -> Result<u64> {
+    accounts::check_local(app, &request.user, database)?;
     check_name(name)?;
     let previous = match rev {
         None => None,
@@ -87,8 +104,9 @@ pub async fn write(database: &Arc<Database>, name: &str, json: String, rev: Opti
 }
 
 /// `DELETE /{db}/_local/{name}`.
-pub async fn delete(request: &Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
-    read(database, name).await?;
+pub async fn delete(app: &App, request: &Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
+    accounts::check_local(app, &request.user, database)?;
+    stored(database, name).await?;
     database.write_local(name, LocalWrite::Delete).await?;
     Ok(written(request, StatusCode::OK, database, &format!("_local/{name}"), "0-0"))
 }

@@ -89,8 +89,8 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::BulkDocs => bulk::bulk_docs(app, request, db).await,
         R::BulkGet => bulk::bulk_get(app, request, db).await,
         R::Changes => changes::changes(app, request, db).await,
-        R::RevsDiff => bulk::revs_diff(request, db).await,
-        R::MissingRevs => bulk::missing_revs(request, db).await,
+        R::RevsDiff => bulk::revs_diff(app, request, db).await,
+        R::MissingRevs => bulk::missing_revs(app, request, db).await,
         R::Compact => database::compact(app, request, db).await,
         R::CompactViews(design) => view::compact(app, request, db, design).await,
         R::ViewCleanup => view::cleanup(app, request, db).await,
@@ -102,7 +102,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::SetSecurity => database::set_security(app, request, db).await,
         R::RevsLimit => Ok(database::revs_limit(&db)),
         R::SetRevsLimit => database::set_revs_limit(request, db).await,
-        R::Purge => database::purge(request, db).await,
+        R::Purge => database::purge(app, request, db).await,
         R::PurgedInfos => database::purged_infos(db).await,
         R::PurgedInfosLimit => Ok(database::purged_infos_limit(&db)),
         R::SetPurgedInfosLimit => database::set_purged_infos_limit(request, db).await,
@@ -121,7 +121,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::DeleteIndex { design, kind, name } => find::delete_index(app, request, db, &design, &kind, &name).await,
         R::Document(verb, id) => match verb {
             DocumentVerb::Get => match id.strip_prefix("_local/") {
-                Some(name) => local::get(request, db, name).await,
+                Some(name) => local::get(app, request, db, name).await,
                 None => reading::get(app, request, db, id).await,
             },
             DocumentVerb::Put => document::put(app, request, db, id).await,

@@ -80,6 +80,7 @@ fn revisions(text: &str) -> Result<Vec<Revision>> {
 /// `GET /{db}/{id}` of an ordinary document.
 pub async fn get(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     let eyes = Eyes::of(app, &request.user, &database)?;
+    eyes.check(&id)?;
     let query = DocQuery::parse(&request.query)?;
     match &query.open_revs {
         Some(OpenRevs::All) => open_revisions(request, database, id, None, query, eyes).await,

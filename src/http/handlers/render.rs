@@ -34,6 +34,7 @@ pub async fn show(
 ) -> Result<Answer> {
     let design = scripts::open(&database, &design, ["shows", &function]).await?;
     let eyes = Eyes::of(app, &request.user, &database)?;
+    id.as_deref().map_or(Ok(()), |id| eyes.check(id))?;
     let found = find(&database, id.as_deref()).await?.map(|found| eyes.see(found)).transpose()?;
     let etag = {
         let accept = request.header(header::ACCEPT).unwrap_or("");

@@ -1,0 +1,143 @@
+//! Terms: what the writer holds edits to at the commit.
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::clock::Clock;
+use crate::db::{CreateOptions, Databases, Wanted};
+
+/// Lets everything pass, on terms; writes something itself while the edit waits for its verdict.
+struct Meanwhile {
+    terms: Terms,
+    edit: Mutex<Option<(Incoming, Mode)>>,
+    shown: Mutex<Vec<(Option<Revision>, Vec<Leaf>)>>,
+}
+
+impl Meanwhile {
+    fn new(terms: Terms, edit: Option<(Incoming, Mode)>) -> Meanwhile {
+        Meanwhile { terms, edit: Mutex::new(edit), shown: Mutex::default() }
+    }
+}
+
+impl Validate for Meanwhile {
+    fn applies(&self, _: &Database) -> bool {
+        true
+    }
+
+    fn terms(&self, _: &Database) -> Terms {
+        self.terms
+    }
+
+    fn validate<'a>(
+        &'a self,
+        database: &'a Arc<Database>,
+        proposals: Vec<Proposal>,
+    ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
+        Box::pin(async move {
+            let verdicts = proposals.iter().map(|_| Ok(())).collect();
+            self.shown.lock().extend(proposals.into_iter().map(|proposal| (proposal.parent, proposal.leaves)));
+            let edit = self.edit.lock().take();
+            if let Some((edit, mode)) = edit {
+                database.update(vec![edit], mode, &AllowAll).await.expect("written").remove(0).expect("written");
+            }
+            verdicts
+        })
+    }
+}
+
+fn database() -> Arc<Database> {
+    let store = Arc::new(crate::store::memory::Memory::new());
+    let blobs = Arc::new(crate::store::MemoryBlobs::new());
+    let databases = Databases::open(store, blobs, Clock::fixed(std::time::Duration::from_secs(1))).expect("opens");
+    databases.create("db", CreateOptions::default(), None).expect("made")
+}
+
+fn edit(parent: Option<&Revision>, json: &str, deleted: bool) -> Incoming {
+    let (path, attachments) = ((0, Vec::new()), Vec::new());
+    Incoming { id: "a".into(), parent: parent.cloned(), path, deleted, json: json.into(), attachments }
+}
+
+fn brought(generation: u64, hashes: &[&RevisionHash]) -> Incoming {
+    Incoming { path: (generation, hashes.iter().map(|hash| (*hash).clone()).collect()), ..edit(None, "{}", false) }
+}
+
+async fn write(database: &Arc<Database>, edit: Incoming, mode: Mode, validate: &dyn Validate) -> Result<Revision> {
+    database.update(vec![edit], mode, validate).await.expect("asked").remove(0)
+}
+
+fn leaves(database: &Database) -> Vec<(String, bool)> {
+    let mut opened = database.open_revisions("a", None, false).expect("opens");
+    let found = opened.next(database).expect("reads");
+    let row = |one: std::result::Result<crate::db::Found, Revision>| {
+        let found = one.expect("there");
+        (found.revision.to_string(), found.deleted)
+    };
+    found.into_iter().map(row).collect()
+}
+
+const UNMOVED: Terms = Terms { unmoved: true, deletes_all: false };
+const DELETES_ALL: Terms = Terms { unmoved: false, deletes_all: true };
+
+#[tokio::test]
+async fn what_moved_since_it_was_shown_is_a_conflict() {
+    let hash = |text: &str| RevisionHash::parse(text);
+    let new = hash("ffffffffffffffffffffffffffffffff");
+    for mode in [Mode::Interactive, Mode::Replicated] {
+        for (what, meanwhile) in [("an edit", false), ("a deletion", true)] {
+            let database = database();
+            let first = write(&database, edit(None, "{}", false), Mode::Interactive, &AllowAll).await.expect("made");
+            let second = edit(Some(&first), "{\"x\":1}", meanwhile);
+            let rules = Meanwhile::new(UNMOVED, Some((second, Mode::Interactive)));
+            let late = match mode {
+                Mode::Interactive => edit(Some(&first), "{}", false),
+                Mode::Replicated => brought(2, &[&new, &first.hash]),
+            };
+            assert_eq!(write(&database, late, mode, &rules).await, Err(Error::Conflict), "{mode:?} after {what}");
+            assert_eq!(leaves(&database).len(), 1, "{mode:?} after {what}");
+            let shown = rules.shown.lock();
+            let (parent, shown) = &shown[0];
+            assert_eq!((parent.as_ref(), shown.len()), (Some(&first), 1), "{mode:?} after {what}");
+            assert_eq!((&shown[0].revision, shown[0].deleted), (&first, false));
+        }
+    }
+    // A document that was not there, made meanwhile.
+    let database = database();
+    let rules = Meanwhile::new(UNMOVED, Some((edit(None, "{}", false), Mode::Interactive)));
+    let late = write(&database, brought(1, &[&new]), Mode::Replicated, &rules).await;
+    assert_eq!((late, leaves(&database).len()), (Err(Error::Conflict), 1));
+}
+
+#[tokio::test]
+async fn what_has_not_moved_is_written_without_its_older_history() {
+    let database = database();
+    let first = write(&database, edit(None, "{}", false), Mode::Interactive, &AllowAll).await.expect("made");
+    let [new, older] =
+        ["ffffffffffffffffffffffffffffffff", "0123456789abcdef0123456789abcdef"].map(RevisionHash::parse);
+    // Were the whole path taken, it would put another parent under the first revision of a stemmed tree.
+    let rules = Meanwhile::new(UNMOVED, None);
+    let brought = brought(2, &[&new, &first.hash, &older]);
+    assert!(write(&database, brought, Mode::Replicated, &rules).await.is_ok());
+    assert_eq!(leaves(&database), [(format!("2-{new}"), false)]);
+}
+
+#[tokio::test]
+async fn deleting_the_winner_deletes_all_leaves_where_that_is_asked() {
+    for terms in [Terms::default(), DELETES_ALL] {
+        let database = database();
+        let first = write(&database, edit(None, "{}", false), Mode::Interactive, &AllowAll).await.expect("made");
+        for hash in ["0", "f"] {
+            let hash = RevisionHash::parse(&hash.repeat(32));
+            write(&database, brought(1, &[&hash]), Mode::Replicated, &AllowAll).await.expect("brought");
+        }
+        let rules = Meanwhile::new(terms, None);
+        let losing = Revision { generation: 1, hash: RevisionHash::parse(&"0".repeat(32)) };
+        write(&database, edit(Some(&losing), "{}", true), Mode::Interactive, &rules).await.expect("resolved");
+        let winner = database.find("a", Wanted::Winner).expect("a losing leaf is not the document").revision;
+        assert_ne!(winner, first);
+        write(&database, edit(Some(&winner), "{}", true), Mode::Interactive, &rules).await.expect("deleted");
+        let living = leaves(&database).iter().filter(|(_, deleted)| !deleted).count();
+        assert_eq!((leaves(&database).len(), living), (3, usize::from(terms == Terms::default())), "{terms:?}");
+        let info = database.info();
+        assert_eq!((info.documents, info.deleted), if living == 0 { (0, 1) } else { (1, 0) });
+    }
+}
