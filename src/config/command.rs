@@ -50,7 +50,13 @@ enum Sub {
         at: String,
     },
     /// Reads everything in a data folder and tells what is wrong; exits with 1 if anything is. Stop the server first.
-    Check(Folder),
+    Check {
+        #[command(flatten)]
+        folder: Folder,
+        /// Takes what can be read of a damaged folder into this new one, and tells what is lost
+        #[arg(long, value_name = "NEWDIR")]
+        salvage: Option<PathBuf>,
+    },
     /// Copies everything, each database as it is at one moment, from a running server or a folder at rest. The backup of an
     /// encrypted folder is sealed under the same key.
     Backup {
@@ -111,7 +117,7 @@ struct Folder {
 /// Work on a data folder that is not serving it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upkeep {
-    Check { data: PathBuf, key: Option<Key> },
+    Check { data: PathBuf, key: Option<Key>, salvage: Option<PathBuf> },
     Backup { data: PathBuf, key: Option<Key>, plaintext: bool, to: PathBuf },
     Restore { from: PathBuf, backup_key: Option<Key>, data: PathBuf, key: Option<Key>, store: Option<String> },
     CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing },
@@ -202,7 +208,9 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
     let key = |file| encryption::find(file, environment, &mut Vec::new());
     let named = |file: Option<PathBuf>| file.map(|file| Key::read(&file)).transpose();
     Ok(match command {
-        Sub::Check(folder) => Upkeep::Check { data: folder.data, key: key(folder.encryption_key_file)? },
+        Sub::Check { folder, salvage } => {
+            Upkeep::Check { data: folder.data, key: key(folder.encryption_key_file)?, salvage }
+        }
         Sub::Backup { folder, plaintext, to } => {
             Upkeep::Backup { data: folder.data, key: key(folder.encryption_key_file)?, plaintext, to }
         }
