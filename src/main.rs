@@ -65,7 +65,8 @@ fn main() -> ExitCode {
 fn upkeep(work: Upkeep) -> Result<bool, String> {
     let engine = |name: Option<String>| name.as_deref().map(str::parse).transpose();
     match work {
-        Upkeep::Check { data, key } => return commands::check(&data, key),
+        Upkeep::Check { data, key, salvage: None } => return commands::check(&data, key),
+        Upkeep::Check { data, key, salvage: Some(to) } => return commands::salvage(&data, key, &to),
         Upkeep::Backup { data, key, plaintext, to } => commands::backup(&data, key, plaintext, &to),
         Upkeep::Restore { from, backup_key, data, key, store } => {
             commands::restore(&from, backup_key, &data, engine(store)?, key)

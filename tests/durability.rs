@@ -13,6 +13,7 @@ mod device;
 #[path = "durability/ledger.rs"]
 mod ledger;
 #[path = "durability/server.rs"]
+#[allow(dead_code, reason = "shared with the hostile tests; each uses a part")]
 mod server;
 
 use std::path::Path;

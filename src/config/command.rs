@@ -51,7 +51,13 @@ enum Sub {
     },
     /// Verifies everything in a data folder and reports errors; exits with 1 if it finds any. Stop the server
     /// first.
-    Check(Folder),
+    Check {
+        #[command(flatten)]
+        folder: Folder,
+        /// Copies what can be read of a damaged folder into this new folder, and reports what is lost
+        #[arg(long, value_name = "NEWDIR")]
+        salvage: Option<PathBuf>,
+    },
     /// Backs up everything, each database from one snapshot, of a running server or a stopped server's data
     /// folder. The backup of an encrypted folder is encrypted with the same key.
     Backup {
@@ -113,7 +119,7 @@ struct Folder {
 /// A maintenance command on a data folder or a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upkeep {
-    Check { data: PathBuf, key: Option<Key> },
+    Check { data: PathBuf, key: Option<Key>, salvage: Option<PathBuf> },
     Backup { data: PathBuf, key: Option<Key>, plaintext: bool, to: PathBuf },
     Restore { from: PathBuf, backup_key: Option<Key>, data: PathBuf, key: Option<Key>, store: Option<String> },
     CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing },
@@ -206,7 +212,9 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
     let key = |file| encryption::find(file, environment, &mut Vec::new());
     let named = |file: Option<PathBuf>| file.map(|file| Key::read(&file)).transpose();
     Ok(match command {
-        Sub::Check(folder) => Upkeep::Check { data: folder.data, key: key(folder.encryption_key_file)? },
+        Sub::Check { folder, salvage } => {
+            Upkeep::Check { data: folder.data, key: key(folder.encryption_key_file)?, salvage }
+        }
         Sub::Backup { folder, plaintext, to } => {
             Upkeep::Backup { data: folder.data, key: key(folder.encryption_key_file)?, plaintext, to }
         }

@@ -19,6 +19,7 @@ use std::ops::Bound;
 
 use md5::{Digest, Md5};
 
+use super::walk::{Found, Walk};
 use super::{Hear, Progress, sweep};
 use crate::db::record::{
     Attachment, BodyRecord, DocumentRecord, Info, LocalRecord, NameRecord, PurgeRecord, SequenceRow,
@@ -77,43 +78,11 @@ struct Check<'a> {
     references: u64,
 }
 
-/// Follows a range by keys, so that a damaged value does not end the walk.
-struct Walk {
-    range: KeyRange,
-    done: bool,
-}
-
-impl Walk {
-    fn over(range: KeyRange) -> Walk {
-        Walk { range, done: false }
-    }
-
-    /// The next keys and what stands at them.
-    #[allow(clippy::type_complexity)]
-    fn next(&mut self, store: &dyn Store) -> Result<Vec<(Vec<u8>, std::result::Result<Vec<u8>, String>)>> {
-        if self.done {
-            return Ok(Vec::new());
-        }
-        let keys = store.keys(&self.range, PAGE)?;
-        match keys.last() {
-            Some(last) => self.range.0 = Bound::Excluded(last.clone()),
-            None => self.done = true,
-        }
-        let values = store.get_each(&keys)?;
-        let mut page = Vec::with_capacity(keys.len());
-        for (key, value) in keys.into_iter().zip(values) {
-            match value {
-                Ok(Some(value)) => page.push((key, Ok(value))),
-                Ok(None) => {}
-                Err(error) => page.push((key, Err(Error::from(error).to_string()))),
-            }
-        }
-        Ok(page)
-    }
-}
-
 impl Check<'_> {
     fn everything(&mut self) -> Result<()> {
+        if let Err(error) = self.store.complete() {
+            self.found.problem(format!("the store is not whole: {}", Error::from(error)));
+        }
         let last_number = match self.value(keys::LAST_NUMBER)? {
             Some(value) => value.try_into().map(u64::from_be_bytes).unwrap_or_else(|_| {
                 self.found.problem("the last database number cannot be read".into());
@@ -213,15 +182,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    #[allow(clippy::type_complexity)]
-    fn documents(
-        &mut self,
-        number: u64,
-        name: &str,
-        info: &Info,
-        page: Vec<(Vec<u8>, std::result::Result<Vec<u8>, String>)>,
-        sums: &mut Sums,
-    ) -> Result<()> {
+    fn documents(&mut self, number: u64, name: &str, info: &Info, page: Vec<Found>, sums: &mut Sums) -> Result<()> {
         let mut records = Vec::with_capacity(page.len());
         for (key, value) in page {
             let id = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();

@@ -53,6 +53,51 @@ pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
     Ok(found.problem_count == 0)
 }
 
+/// `settee check --salvage`: takes what can be read of a damaged folder into the new folder `to`. True if nothing is lost.
+pub fn salvage(folder: &Path, key: Option<Key>, to: &Path) -> Outcome<bool> {
+    if std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(format!("{} is not empty: what is salvaged goes into a new folder", to.display()));
+    }
+    let refused = |error: store::OpenError| error.to_string();
+    store::begin_filling(to).map_err(refused)?;
+    let scratch = to.join("damaged-copy");
+    let from = store::salvage::open_damaged(folder, key.as_ref(), &scratch).map_err(|error| {
+        // Nothing has been put there, and nobody shall have to clear it away.
+        let _ = std::fs::remove_dir_all(to);
+        error.to_string()
+    })?;
+    for note in &from.notes {
+        println!("note: {note}");
+    }
+    let key = key.filter(|_| from.encrypted);
+    let options = Options { engine: Some(from.engine), key, filling: true, ..Options::default() };
+    let opened = store::open_with(to, options).map_err(refused)?;
+    let bar = Bar::new(Unit::Documents, documents_in(&*from.store));
+    let clock = Clock::system();
+    let taken =
+        super::salvage::salvage(&from, &*opened.store, &*opened.blobs, &clock, &mut |at| bar.show(at.what, at.done));
+    drop((bar, from, opened));
+    let taken = taken.map_err(|error| format!("{error}\nWhat is in {} now is not whole: remove it.", to.display()))?;
+    std::fs::remove_dir_all(&scratch).map_err(|error| format!("{} cannot be removed: {error}", scratch.display()))?;
+    store::finish(to).map_err(refused)?;
+    println!(
+        "{} databases, {} documents and {} attachments taken from {} into {}",
+        taken.databases,
+        taken.documents,
+        taken.attachments,
+        folder.display(),
+        to.display()
+    );
+    for lost in &taken.lost {
+        println!("LOST: {lost}");
+    }
+    match taken.lost_count {
+        0 => println!("nothing is lost"),
+        count => println!("{count} losses. Keep {} until you have looked at them.", folder.display()),
+    }
+    Ok(taken.lost_count == 0)
+}
+
 /// How many documents there will be to read. `None`: what tells is damaged, which is for others to say.
 fn documents_in(store: &dyn Store) -> Option<u64> {
     Survey::of(store).ok().map(|survey| survey.documents)
@@ -205,13 +250,16 @@ pub fn restore(
     } else {
         Box::new(head[..read].chain(input))
     };
-    let options = Options { engine, key, ..Options::default() };
-    let opened = store::open_with(folder, options).map_err(|error| error.to_string())?;
+    let options = Options { engine, key, filling: true, ..Options::default() };
+    let opened = store::begin_filling(folder).and_then(|()| store::open_with(folder, options));
+    let opened = opened.map_err(|error| error.to_string())?;
     let clock = Clock::system();
     let restored = super::restore(&*opened.store, &*opened.blobs, &clock, &mut whole, &mut |at| bar.name(at.what));
     drop(bar);
     let restored =
         restored.map_err(|error| format!("{error}\nWhat is in {} now is not whole: remove it.", folder.display()))?;
+    drop(opened);
+    store::finish(folder).map_err(|error| error.to_string())?;
     println!(
         "{} databases, {} documents and {} attachments restored into {}",
         restored.databases,

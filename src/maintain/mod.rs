@@ -10,8 +10,10 @@ mod check;
 pub mod commands;
 pub mod control;
 mod restore;
+pub mod salvage;
 mod survey;
 mod sweep;
+mod walk;
 
 #[cfg(test)]
 mod tests;

@@ -356,6 +356,13 @@ impl Tree {
         self.nodes.iter_mut().filter(|node| !node.leaf).filter_map(|node| node.body.take()).collect()
     }
 
+    /// Gives each body that there is another place or length, or takes it away.
+    pub fn change_bodies(&mut self, change: &mut dyn FnMut(Body) -> Option<Body>) {
+        for node in &mut self.nodes {
+            node.body = node.body.take().and_then(&mut *change);
+        }
+    }
+
     /// Panics if an invariant is broken. For tests.
     pub fn check(&self) {
         let mut parents = vec![false; self.nodes.len()];

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::tally::Tally;
 use super::{Direction, KeyRange, PageLimit, Result};
 
 /// The writes of one group of commits: every key once, with its framed value or `None` for a delete.
@@ -30,9 +31,15 @@ pub(super) trait Backend: Send + Sync + 'static {
     /// in flight; callers are the committer, and readers who read the values next.
     fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()>;
 
-    /// Applies all of `writes` or nothing; with `sync` they, and everything applied before, are on disk when it returns.
-    /// After an error, the backend is not written to again before `reopen`.
-    fn apply(&self, writes: &Writes, sync: bool) -> Result<()>;
+    /// Applies all of `writes` and the record of `tally`, or nothing; with `sync` they, and everything applied before, are on
+    /// disk when it returns. `tally` learns what stood at each key before. After an error, the backend is not written to again
+    /// before `reopen`; but after `Damaged`, which means that something could not be read and nothing was begun.
+    fn apply(&self, writes: &Writes, sync: bool, tally: &mut Tally<'_>) -> Result<()>;
+
+    /// How far its log has got on disk, and how long its file is: for the mark, asked after a synced `apply`.
+    fn position(&self) -> (u64, u64) {
+        (0, 0)
+    }
 
     /// Closes the engine and opens it again, as after a restart: what was acknowledged is there.
     fn reopen(&self) -> Result<()>;

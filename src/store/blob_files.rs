@@ -50,7 +50,12 @@ impl BlobFiles {
         for entry in std::fs::read_dir(&temporary)? {
             std::fs::remove_file(entry?.path())?;
         }
-        Ok(BlobFiles(Arc::new(Inner {
+        Ok(BlobFiles::as_it_is(folder, space, keys))
+    }
+
+    /// The folder as it is, for reading: nothing is made or cleared.
+    pub fn as_it_is(folder: &Path, space: Space, keys: Option<BlobKeys>) -> BlobFiles {
+        BlobFiles(Arc::new(Inner {
             folder: folder.to_path_buf(),
             space,
             keys,
@@ -58,7 +63,7 @@ impl BlobFiles {
             named: Mutex::new([false; 256]),
             next_temporary: AtomicU64::new(0),
             bytes: Mutex::new(None),
-        })))
+        }))
     }
 
     fn path(&self, id: &BlobId) -> PathBuf {

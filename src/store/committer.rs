@@ -9,20 +9,26 @@
 //!                              apply all writes at once, sync once ──► answer each
 //! ```
 //!
+//! Every commit carries a record of what the store then holds (see `tally`), and every durable one is noted outside the store
+//! (see `mark`). An engine that comes back without what was durable is not served, be it after a start or after a failure.
+//!
 //! After a failed write nothing is written until the engine has been reopened, which the next commit tries, not more than
 //! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]).
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::backend::{Backend, Writes};
 use super::frame::Frames;
+use super::mark::{Mark, Notes, Reached};
 use super::space::Space;
+use super::tally::{RECORD, Tally, Totals};
 use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError, is_empty};
 
 /// Batches that one group takes at most.
@@ -41,6 +47,10 @@ pub(super) struct Committer<B: Backend> {
     queue: Mutex<Queue>,
     work: Mutex<Work>,
     space: Option<Space>,
+    /// What has become durable, noted outside the store.
+    mark: Arc<Mark>,
+    /// Why nothing is served: the engine has come back without what was acknowledged.
+    lost: RwLock<Option<StoreError>>,
     /// The pause between two tries to reopen a failed backend.
     pause: Duration,
     /// How often it was reopened.
@@ -97,6 +107,10 @@ impl Ticket {
 struct Work {
     unsynced: usize,
     failure: Option<Failure>,
+    /// What the store holds, once it is known.
+    totals: Option<Totals>,
+    /// What the commits since the last sync tell of databases.
+    notes: Notes,
 }
 
 struct Failure {
@@ -112,11 +126,24 @@ impl<B: Backend> Committer<B> {
             queue: Mutex::default(),
             work: Mutex::default(),
             space,
+            mark: Arc::default(),
+            lost: RwLock::default(),
             pause: REOPEN_PAUSE,
             reopened: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             failing: AtomicBool::new(false),
         }
+    }
+
+    /// As [`Committer::new`], over an engine that must be where `mark` says. A store without a record is taken stock of.
+    ///
+    /// # Errors
+    /// `Damaged` where it is not.
+    pub fn marked(backend: B, frames: Frames, space: Option<Space>, mark: Arc<Mark>) -> Result<Committer<B>> {
+        let mut committer = Committer::new(backend, frames, space);
+        committer.mark = mark;
+        committer.settle(&mut committer.work.lock())?;
+        Ok(committer)
     }
 
     /// As [`Committer::new`], trying to reopen at every commit after a failure.
@@ -142,12 +169,19 @@ impl<B: Backend> Committer<B> {
             }
         }
         // A panic of an engine must not leave thirty callers waiting for ever.
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit_group(&group)));
-        let answers = outcome.unwrap_or_else(|_| {
-            let cause = StoreError::Unavailable("the storage engine panicked".into());
-            self.fail(&mut self.work.lock(), &cause);
-            vec![Err(cause); group.len()]
-        });
+        let commit = |group: &[Waiting]| {
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit_group(group)));
+            outcome.unwrap_or_else(|_| {
+                let cause = StoreError::Unavailable("the storage engine panicked".into());
+                self.fail(&mut self.work.lock(), &cause);
+                vec![Err(cause); group.len()]
+            })
+        };
+        let mut answers = commit(&group);
+        if group.len() > 1 && matches!(answers.last(), Some(Err(StoreError::Damaged(_)))) {
+            // Nothing was begun: what could not be read is one batch's, and the others are not to blame.
+            answers = group.chunks(1).flat_map(commit).collect();
+        }
         for (waiting, answer) in group.iter().zip(answers) {
             waiting.ticket.tell(News::Done(answer));
         }
@@ -188,16 +222,145 @@ impl<B: Backend> Committer<B> {
         if writes.is_empty() && !(sync && work.unsynced > 0) {
             return answers;
         }
-        match self.backend.apply(&writes, sync) {
-            Ok(()) => work.unsynced = if sync { 0 } else { work.unsynced + bytes },
+        match self.apply(&mut work, &writes, sync) {
+            Ok(()) => {
+                work.unsynced = if sync { 0 } else { work.unsynced + bytes };
+                let done = group.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
+                done.for_each(|(waiting, _)| work.notes.take(&waiting.batch));
+                if sync {
+                    self.note(&mut work);
+                }
+            }
             Err(error) => {
-                self.fail(&mut work, &error);
+                if !matches!(error, StoreError::Damaged(_)) {
+                    self.fail(&mut work, &error);
+                }
                 for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
                     *answer = Err(error.clone());
                 }
             }
         }
         answers
+    }
+
+    /// Writes, with the record of what the store holds afterwards.
+    fn apply(&self, work: &mut Work, writes: &Writes, sync: bool) -> Result<()> {
+        let before = match work.totals {
+            Some(before) => before,
+            None => {
+                self.settle(work)?;
+                work.totals.unwrap_or_default()
+            }
+        };
+        let mut tally = Tally::after(&before, &self.frames);
+        self.backend.apply(writes, sync, &mut tally)?;
+        work.totals = Some(tally.totals);
+        Ok(())
+    }
+
+    /// Notes outside the store that all of it is on disk.
+    fn note(&self, work: &mut Work) {
+        let (position, length) = self.backend.position();
+        let commits = work.totals.map_or(0, |totals| totals.commits);
+        let suspect = self.mark.reached().suspect;
+        self.mark.note(Reached { commits, position, length, suspect }, &std::mem::take(&mut work.notes));
+    }
+
+    /// Learns what the store holds after its engine was opened, and compares it with the mark.
+    ///
+    /// # Errors
+    /// `Damaged` if it is behind, or if entries are missing.
+    fn settle(&self, work: &mut Work) -> Result<()> {
+        let settled = self.compare(work);
+        *self.lost.write() = settled.as_ref().err().filter(|error| matches!(error, StoreError::Damaged(_))).cloned();
+        settled
+    }
+
+    fn compare(&self, work: &mut Work) -> Result<()> {
+        let reached = self.mark.reached();
+        let mut record = Ok(None);
+        self.backend.get_many(&[RECORD.to_vec()], &mut |_, found| {
+            record = found.and_then(|found| match found {
+                Some(framed) => Totals::decode(&self.frames.unseal(RECORD, framed)?).map(Some),
+                None => Ok(None),
+            });
+        })?;
+        let record = record?;
+        let commits = record.map_or(0, |totals| totals.commits);
+        if commits < reached.commits {
+            return Err(StoreError::Damaged(format!(
+                "its last commit is number {commits}, and number {} was on disk",
+                reached.commits
+            )));
+        }
+        let totals = match record {
+            Some(totals) if !reached.suspect => totals,
+            Some(totals) => {
+                tracing::info!("the engine skips a part of its log: every entry is counted");
+                self.found(&totals)?;
+                totals
+            }
+            None => self.count()?,
+        };
+        work.totals = Some(totals);
+        if self.mark.is_new() || reached.suspect {
+            self.note_databases(work)?;
+            self.note(work);
+            self.mark.caught_up().map_err(|error| super::space::io_error("syncing the mark of the store", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Counts every entry and holds the count against what must be there.
+    fn found(&self, totals: &Totals) -> Result<()> {
+        let found = self.count()?;
+        match totals.missing(&found) {
+            _ if totals.matches(&found) => Ok(()),
+            0 if totals.is_unknown() => {
+                Err(StoreError::Damaged("a part of its log is lost, and it is not known what stood there".into()))
+            }
+            0 => Err(StoreError::Damaged("entries are older than they were, or belong to no commit".into())),
+            missing => Err(StoreError::Damaged(format!("{missing} entries are missing"))),
+        }
+    }
+
+    /// What all entries add up to.
+    fn count(&self) -> Result<Totals> {
+        let mut totals = Totals::default();
+        let mut range = clamp(&(Bound::Unbounded, Bound::Unbounded));
+        loop {
+            let mut last = None;
+            let limit = PageLimit { entries: 1000, bytes: 1 << 20 };
+            self.backend.scan(&range, Direction::Forward, limit, &mut |key, found| {
+                totals.count(key, found.ok());
+                last = Some(key.to_vec());
+            })?;
+            match last {
+                Some(last) => range.0 = Bound::Excluded(last),
+                None => return Ok(totals),
+            }
+        }
+    }
+
+    /// Notes the databases of a store that had no mark. A damaged name is for others to find.
+    fn note_databases(&self, work: &mut Work) -> Result<()> {
+        let mut range = super::keys::names(None, None);
+        loop {
+            let page = self.page(&range, Direction::Forward, PageLimit::entries(1000))?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            range.0 = Bound::Excluded(last.clone());
+            for (key, value) in &page {
+                let Some((number, name)) = super::keys::named(key, value) else { continue };
+                work.notes.named(number, name);
+                let rows = super::keys::kind(number, super::keys::Kind::Sequence);
+                if let Ok(rows) = self.page(&rows, Direction::Backward, PageLimit::entries(1))
+                    && let Some((number, sequence)) =
+                        rows.first().and_then(|(key, _)| super::keys::place_of_sequence(key))
+                {
+                    work.notes.reached(number, sequence);
+                }
+            }
+        }
     }
 
     /// Whether there is room for these.
@@ -220,17 +383,27 @@ impl<B: Backend> Committer<B> {
             return Err(failure.cause.clone());
         }
         failure.tried = Instant::now();
+        work.totals = None;
+        work.notes = Notes::default();
         self.generation.fetch_add(1, Ordering::SeqCst);
         let reopened = self.backend.reopen().or_else(|error| match &self.space {
             // Given up only where it helps, and not for the failure itself: a restart may need it more.
             Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
             _ => Err(error),
         });
+        // What was acknowledged before the failure must be there, or nothing is served.
+        let reopened = reopened.inspect_err(|error| {
+            if matches!(error, StoreError::Damaged(_)) {
+                *self.lost.write() = Some(error.clone());
+            }
+        });
+        let reopened = reopened.and_then(|()| self.settle(work));
         self.generation.fetch_add(1, Ordering::SeqCst);
         match reopened {
             Ok(()) => {
-                tracing::info!("the store has recovered from: {}", failure.cause);
-                work.failure = None;
+                if let Some(failure) = work.failure.take() {
+                    tracing::info!("the store has recovered from: {}", failure.cause);
+                }
                 self.failing.store(false, Ordering::Release);
                 self.reopened.fetch_add(1, Ordering::Relaxed);
                 if let Some(space) = &self.space {
@@ -240,16 +413,46 @@ impl<B: Backend> Committer<B> {
             }
             Err(error) => {
                 tracing::error!("the store cannot be reopened: {error}");
-                failure.cause = error.clone();
+                if let Some(failure) = &mut work.failure {
+                    failure.cause = error.clone();
+                }
                 Err(error)
             }
         }
     }
 
+    fn page(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
+        let mut page = Vec::new();
+        let mut damage = None;
+        let range = &clamp(range);
+        if is_empty(range) || limit.entries == 0 {
+            return Ok(page);
+        }
+        self.backend.scan(range, direction, limit, &mut |key, found| {
+            if damage.is_some() {
+                return;
+            }
+            match found.and_then(|framed| self.frames.unseal(key, framed)) {
+                Ok(value) => page.push((key.to_vec(), value.into_owned())),
+                Err(error) => damage = Some(error),
+            }
+        })?;
+        match damage {
+            // What stands before the damage is served; the next page starts at it and says so.
+            Some(error) if page.is_empty() => Err(error),
+            _ => Ok(page),
+        }
+    }
+
     /// A read. If the engine fails it, the engine is reopened for the next: nobody may come to write.
     fn reading<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Some(lost) = &*self.lost.read() {
+            return Err(lost.clone());
+        }
         let reopened = self.reopened.load(Ordering::Relaxed);
-        let answer = read();
+        // Engines assert where a page makes no sense. That is damage to what was asked for, and no end of the thread.
+        let answer = std::panic::catch_unwind(AssertUnwindSafe(read))
+            .unwrap_or_else(|_| Err(StoreError::Damaged("the storage engine panicked while reading".into())));
         if let Err(cause @ StoreError::Unavailable(_)) = &answer {
             let mut work = self.work.lock();
             if self.reopened.load(Ordering::Relaxed) == reopened {
@@ -283,7 +486,7 @@ impl<B: Backend> Committer<B> {
             if is_empty(range) {
                 continue;
             }
-            self.backend.keys(range, usize::MAX, &mut |key| doomed.push(key.to_vec()))?;
+            self.backend.keys(&clamp(range), usize::MAX, &mut |key| doomed.push(key.to_vec()))?;
             doomed.extend(writes.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref())).map(|(key, _)| key.clone()));
         }
         writes.extend(doomed.into_iter().map(|key| (key, None)));
@@ -336,43 +539,37 @@ impl<B: Backend> Store for Committer<B> {
 
     fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
         let mut values = Vec::with_capacity(keys.len());
-        self.reading(|| {
+        let read = self.reading(|| {
             self.backend.get_many(keys, &mut |index, found| {
                 values.push(found.and_then(|found| match found {
                     Some(framed) => Ok(Some(self.frames.unseal(&keys[index], framed)?.into_owned())),
                     None => Ok(None),
                 }));
             })
-        })?;
-        Ok(values)
+        });
+        match read {
+            Ok(()) => Ok(values),
+            // A page of the engine is damaged: the values of others can be read.
+            Err(StoreError::Damaged(_)) if keys.len() > 1 => {
+                let one = |key: &Vec<u8>| match self.get_each(std::slice::from_ref(key)) {
+                    Ok(mut value) => Ok(value.pop().unwrap_or(Ok(None))),
+                    Err(error @ StoreError::Damaged(_)) => Ok(Err(error)),
+                    Err(error) => Err(error),
+                };
+                keys.iter().map(one).collect()
+            }
+            Err(error @ StoreError::Damaged(_)) if keys.len() == 1 => Ok(vec![Err(error)]),
+            Err(error) => Err(error),
+        }
     }
 
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
-        let mut page = Vec::new();
-        let mut damage = None;
-        if is_empty(range) || limit.entries == 0 {
-            return Ok(page);
-        }
-        self.reading(|| {
-            self.backend.scan(range, direction, limit, &mut |key, found| {
-                if damage.is_some() {
-                    return;
-                }
-                match found.and_then(|framed| self.frames.unseal(key, framed)) {
-                    Ok(value) => page.push((key.to_vec(), value.into_owned())),
-                    Err(error) => damage = Some(error),
-                }
-            })
-        })?;
-        match damage {
-            // What stands before the damage is served; the next page starts at it and says so.
-            Some(error) if page.is_empty() => Err(error),
-            _ => Ok(page),
-        }
+        self.reading(|| self.page(range, direction, limit))
     }
 
     fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::new();
+        let range = &clamp(range);
         if !is_empty(range) {
             self.reading(|| self.backend.keys(range, entries, &mut |key| keys.push(key.to_vec())))?;
         }
@@ -410,6 +607,12 @@ impl<B: Backend> Store for Committer<B> {
         recovered
     }
 
+    fn complete(&self) -> Result<()> {
+        let totals = self.work.lock().totals;
+        // Once an old entry could not be read, the count says nothing.
+        totals.filter(|totals| !totals.is_unknown()).map_or(Ok(()), |totals| self.reading(|| self.found(&totals)))
+    }
+
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
@@ -425,14 +628,30 @@ impl<B: Backend> Store for Committer<B> {
 
 impl<B: Backend> Drop for Committer<B> {
     fn drop(&mut self) {
-        let work = self.work.get_mut();
-        if work.failure.is_none()
-            && work.unsynced > 0
-            && let Err(error) = self.backend.apply(&Writes::new(), true)
+        let mut work = std::mem::take(self.work.get_mut());
+        if work.failure.is_some() || work.totals.is_none() {
+            return;
+        }
+        if work.unsynced > 0
+            && let Err(error) = self.apply(&mut work, &Writes::new(), true)
         {
             tracing::warn!("the last relaxed commits could not be synced: {error}");
+            return;
+        }
+        self.note(&mut work);
+        if let Err(error) = self.mark.sync() {
+            tracing::warn!("the mark of the store could not be synced: {error}");
         }
     }
+}
+
+/// The range without what engines keep to themselves.
+fn clamp((low, high): &KeyRange) -> KeyRange {
+    let high = match high {
+        Bound::Unbounded => Bound::Excluded(RECORD.to_vec()),
+        bounded => bounded.clone(),
+    };
+    (low.clone(), high)
 }
 
 fn bytes_of<'a>(group: impl Iterator<Item = &'a Waiting>) -> u64 {

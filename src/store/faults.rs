@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::committer::Committer;
 use super::frame::{self, Frames};
+use super::tally::{RECORD, Tally};
 use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError, is_empty};
 
 /// What a write does that is made to fail.
@@ -37,6 +38,7 @@ struct State {
     reads: u64,
     write_fault: Option<(u64, WriteFault)>,
     read_fault: Option<u64>,
+    read_panic: Option<u64>,
     /// Tries to reopen that will fail.
     closed_for: u32,
     broken: bool,
@@ -64,6 +66,23 @@ impl Faults {
     pub fn fail_read(&self, nth: u64) {
         let mut state = self.0.lock();
         state.read_fault = Some(state.reads + nth);
+    }
+
+    /// The engine panics at the `nth` read call from now on (0: the next).
+    pub fn panic_at_read(&self, nth: u64) {
+        let mut state = self.0.lock();
+        state.read_panic = Some(state.reads + nth);
+    }
+
+    /// When the engine is reopened, it has only what it has now.
+    pub fn forget_what_comes(&self) {
+        let mut state = self.0.lock();
+        state.after_reopen = Some(state.entries.clone());
+    }
+
+    /// The entry is gone, and the engine does not know that it was there.
+    pub fn lose(&self, key: &[u8]) {
+        self.0.lock().entries.remove(key);
     }
 
     /// The engine cannot be reopened `times` times.
@@ -102,6 +121,9 @@ impl Faults {
         let mut state = self.0.lock();
         let now = state.reads;
         state.reads += 1;
+        if state.read_panic.take_if(|at| *at == now).is_some() {
+            panic!("an engine made to panic at a read");
+        }
         if state.read_fault.take_if(|at| *at == now).is_some() {
             return Err(StoreError::Unavailable("a read made to fail".into()));
         }
@@ -157,9 +179,15 @@ impl Backend for Faults {
         })
     }
 
-    fn apply(&self, writes: &Writes, _sync: bool) -> Result<()> {
+    fn apply(&self, writes: &Writes, _sync: bool, tally: &mut Tally<'_>) -> Result<()> {
         let mut state = self.0.lock();
         assert!(!state.broken, "an engine that has failed is not written to");
+        for (key, value) in writes {
+            tally.replaces(key, state.entries.get(key).map(Vec::as_slice), value.as_deref());
+        }
+        let mut writes = writes.clone();
+        writes.insert(RECORD.to_vec(), Some(tally.record()));
+        let writes = &writes;
         let now = state.writes;
         state.writes += 1;
         let fault = state.write_fault.take_if(|(at, _)| *at == now);

@@ -67,6 +67,7 @@ pub(super) fn length(framed: &[u8]) -> usize {
 }
 
 /// Frames values, and seals them if the folder is encrypted. The format record stays readable: it says which key is needed.
+/// So does the record of what the store holds, which only counts.
 #[derive(Clone, Default)]
 pub(super) struct Frames(Option<Arc<Cipher>>);
 
@@ -77,7 +78,7 @@ impl Frames {
 
     /// The cipher for the value of `key`.
     fn cipher(&self, key: &[u8]) -> Option<&Cipher> {
-        self.0.as_deref().filter(|_| key != keys::FORMAT)
+        self.0.as_deref().filter(|_| key != keys::FORMAT && key != super::tally::RECORD)
     }
 
     /// The stored form of `value`.

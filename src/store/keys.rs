@@ -133,6 +133,11 @@ pub fn blob_reference(blob: &[u8; 32], number: u64, sequence: u64, index: u32) -
     key
 }
 
+/// Whether the key is a [`blob_reference`]'s.
+pub fn is_blob_reference(key: &[u8]) -> bool {
+    key.first() == Some(&BLOB_REFERENCE) && key.len() == 1 + 32 + 20
+}
+
 /// The same reference to another blob; `None` for keys of other kinds.
 pub fn renamed_reference(key: &[u8], name: &dyn Fn(&[u8; 32]) -> [u8; 32]) -> Option<Vec<u8>> {
     let (tag, rest) = key.split_first().filter(|(tag, _)| **tag == BLOB_REFERENCE)?;
@@ -218,6 +223,38 @@ pub fn is_body(key: &[u8]) -> bool {
 pub fn place_of_body(key: &[u8]) -> Option<(u64, u64)> {
     let number = |at: usize| key.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     is_body(key).then(|| Some((number(1)?, number(10)?)))?
+}
+
+/// Database number and sequence of a [`sequence`]'s key; `None` of others.
+pub fn place_of_sequence(key: &[u8]) -> Option<(u64, u64)> {
+    let number = |at: usize| key.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+    let is = key.len() == 18 && key[0] == DATABASE && key[9] == Kind::Sequence as u8;
+    is.then(|| Some((number(1)?, number(10)?)))?
+}
+
+/// The database number of an [`info`]'s key; `None` of others.
+pub fn number_of_info(key: &[u8]) -> Option<u64> {
+    let is = key.len() == 10 && key[0] == DATABASE && key[9] == Kind::Info as u8;
+    is.then(|| key[1..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes)))?
+}
+
+/// Number and name of a database, from the entry of its name: of the value (`NameRecord` of `db`) only its first field is read.
+pub fn named<'a>(key: &'a [u8], value: &[u8]) -> Option<(u64, &'a str)> {
+    let name = key.strip_prefix(&[NAME]).and_then(|name| std::str::from_utf8(name).ok())?;
+    let (mut number, mut shift) = (0, 0);
+    for byte in value.strip_prefix(&[1])?.iter().take(9) {
+        number |= u64::from(byte & 0x7F) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return Some((number, name));
+        }
+    }
+    None
+}
+
+/// Whether the entry belongs to an index, which can be built again.
+pub fn is_index(key: &[u8]) -> bool {
+    key.first() == Some(&INDEX)
 }
 
 pub fn purge(number: u64, purge_sequence: u64) -> Vec<u8> {

@@ -17,18 +17,24 @@ pub mod faults;
 mod frame;
 mod key;
 pub mod keys;
+mod mark;
 pub mod memory;
 mod memory_blobs;
 mod open;
 mod redb;
 mod rewrite;
+pub mod salvage;
 pub mod sealed;
 mod sled;
+mod sled_log;
 mod space;
+mod tally;
 
 pub use key::Key;
 pub use memory_blobs::MemoryBlobs;
-pub use open::{Engine, OpenError, Opened, Options, encrypted_under, open, open_existing, open_with};
+pub use open::{
+    Engine, OpenError, Opened, Options, begin_filling, encrypted_under, finish, open, open_existing, open_with,
+};
 pub use rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
 
 use std::fmt;
@@ -196,6 +202,14 @@ pub trait Store: Send + Sync + 'static {
     /// watches it heals it. `Full`: a write has failed for want of room, and reads go on.
     fn ready(&self) -> Result<()> {
         self.get(keys::FORMAT).map(drop)
+    }
+
+    /// Counts all entries and holds the count against what the commits add up to. Reads everything; nobody may write meanwhile.
+    ///
+    /// # Errors
+    /// `Damaged` if entries are missing, or are older than they were.
+    fn complete(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Moves when relaxed commits may have been lost: when the engine is opened again after a failure. Whoever keeps in

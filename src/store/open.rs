@@ -5,8 +5,14 @@
 //! DIR/lock            held by the process that has the folder open
 //! DIR/reserve         room to give up when the disk is full
 //! DIR/store-1/        the engine's files; `compact` makes store-2 from it, and so on
+//! DIR/mark-1          how far the store had got (see `mark`)
+//! DIR/unfinished      while the folder is made, by a first start (`new`) or a restore (`restore`): nothing in it counts yet
 //! DIR/blobs/          attachments (see `blob_files`); blobs-2 and so on after encryption was begun, ended or renewed
 //! ```
+//!
+//! A new folder is made in this order, each step on disk before the next: `unfinished`, store, attachments, `format.toml`, and
+//! then `unfinished` goes. So a `format.toml` always has a store beside it, and a folder in which one of them is missing has
+//! lost it: it is refused, and never taken for a new one.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -21,7 +27,9 @@ use super::cipher::{Envelope, FolderKeys};
 use super::committer::Committer;
 use super::frame::Frames;
 use super::key::Key;
+use super::mark::Mark;
 use super::redb::RedbBackend;
+use super::salvage;
 use super::sled::SledBackend;
 use super::space::{Space, make_dir, sync_dir};
 use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
@@ -30,6 +38,10 @@ use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreEr
 pub const FORMAT: u32 = 1;
 const MARKER: &str = "format.toml";
 const LOCK: &str = "lock";
+const UNFINISHED: &str = "unfinished";
+/// What stands in `unfinished`: a first start, or a folder that is filled from elsewhere.
+const NEW: &str = "new";
+const FILLED: &str = "restore";
 const CIPHER: &str = "XChaCha20-Poly1305";
 
 /// The engines that a data folder can have.
@@ -42,6 +54,14 @@ pub enum Engine {
 impl Engine {
     /// All engines, the default first.
     pub const ALL: &[Engine] = &[Engine::Sled, Engine::Redb];
+
+    /// The file that holds its data, in the store's folder.
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Engine::Sled => "db",
+            Engine::Redb => "settee.redb",
+        }
+    }
 
     /// The name that `--store` and the data folder use.
     pub fn name(self) -> &'static str {
@@ -79,6 +99,8 @@ pub struct Options {
     pub cache_bytes: Option<u64>,
     /// The key of an encrypted folder; a new folder is encrypted if there is one.
     pub key: Option<Key>,
+    /// A new folder is filled from elsewhere, and is refused by others until [`finish`] is called.
+    pub filling: bool,
 }
 
 /// An open data folder. The folder is another process's to open when both handles and all their clones are gone.
@@ -112,6 +134,10 @@ pub enum OpenError {
     Io { folder: PathBuf, error: io::Error },
     /// The engine could not be opened.
     Engine { folder: PathBuf, error: StoreError },
+    /// The store has not what it must have. `missing`: what is known of it, in lines of their own.
+    Damaged { folder: PathBuf, why: String, missing: String },
+    /// The folder was being filled, by a restore or a salvage, and that did not come to its end.
+    Unfinished(PathBuf),
 }
 
 impl fmt::Display for OpenError {
@@ -171,6 +197,19 @@ impl fmt::Display for OpenError {
                  brought back with `settee restore`",
                 folder.display()
             ),
+            OpenError::Damaged { folder, why, missing } => write!(
+                out,
+                "the data folder {0} is damaged: {why}.{missing}\nNothing is served from it. Restore a backup into a new \
+                 folder with `settee restore`, or take what can still be read into a new one with `settee check --data {0} \
+                 --salvage NEWDIR`, which leaves this one as it is",
+                folder.display()
+            ),
+            OpenError::Unfinished(folder) => write!(
+                out,
+                "the data folder {} is not whole: the `settee restore` or salvage that made it was cut off. Remove it, and \
+                 restore or salvage again",
+                folder.display()
+            ),
         }
     }
 }
@@ -190,6 +229,18 @@ pub fn open_existing(dir: &Path, options: Options) -> std::result::Result<Opened
     }
 }
 
+/// Makes a folder that is going to be filled, so that nobody takes it for a new one meanwhile.
+pub fn begin_filling(dir: &Path) -> std::result::Result<(), OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
+    make_dir(dir).and_then(|()| begin(dir, FILLED)).map_err(io)
+}
+
+/// Ends the filling of a new folder (see [`Options::filling`]). Everything in it must be on disk, and closed.
+pub fn finish(dir: &Path) -> std::result::Result<(), OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
+    std::fs::remove_file(dir.join(UNFINISHED)).and_then(|()| sync_dir(dir)).map_err(io)
+}
+
 /// The id of the key that the folder is encrypted under.
 pub fn encrypted_under(dir: &Path) -> std::result::Result<Option<String>, OpenError> {
     let marker = read_marker(dir)?.ok_or_else(|| no_marker(dir))?;
@@ -197,7 +248,10 @@ pub fn encrypted_under(dir: &Path) -> std::result::Result<Option<String>, OpenEr
 }
 
 pub(super) fn no_marker(dir: &Path) -> OpenError {
-    OpenError::NotOurs { folder: dir.to_path_buf(), why: format!("it has no {MARKER}") }
+    refuse_foreign(dir).err().unwrap_or_else(|| {
+        let why = format!("it has no {MARKER}");
+        OpenError::NotOurs { folder: dir.to_path_buf(), why }
+    })
 }
 
 /// As [`open`], with all options.
@@ -209,13 +263,19 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     make_dir(dir).map_err(io)?;
     let lock = lock(dir)?;
     let space = Space::watch(dir).map_err(io)?;
-    let (marker, keys) = match read_marker(dir)? {
+    if !options.filling {
+        refuse_unfinished(dir)?;
+    }
+    let found = read_marker(dir)?;
+    let new = found.is_none();
+    let (marker, keys) = match found {
         Some(marker) => match options.engine {
             Some(asked) if asked != marker.engine => {
                 return Err(OpenError::OtherEngine { folder: dir.to_path_buf(), has: marker.engine, asked });
             }
             _ => {
                 let keys = marker.keys(dir, options.key.as_ref())?;
+                refuse_incomplete(dir, &marker)?;
                 (marker, keys)
             }
         },
@@ -224,7 +284,7 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
             let envelope = keys.as_ref().map(|(keys, key)| keys.envelope(key));
             let marker = Marker { engine: options.engine.unwrap_or(Engine::ALL[0]), life: 1, blobs: 1, envelope };
             refuse_foreign(dir)?;
-            write_marker(dir, &marker).map_err(io)?;
+            begin(dir, if options.filling { FILLED } else { NEW }).map_err(io)?;
             (marker, keys.map(|(keys, _)| keys))
         }
     };
@@ -233,12 +293,18 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
         // An engine may need room to open. A folder that is merely damaged loses nothing by the second try.
         if error == StoreError::Full && space.release_reserve() { open() } else { Err(error) }
     });
-    let store = opened.map_err(|error| match error {
-        StoreError::Full => OpenError::Full(dir.to_path_buf()),
-        error => OpenError::Engine { folder: dir.to_path_buf(), error },
-    })?;
-    check_format(dir, &marker, store.as_ref())?;
+    let store = opened.map_err(|error| refusal(dir, &marker, &space, error))?;
+    check_format(dir, &marker, store.as_ref(), new)?;
+    if !new {
+        refuse_without_blobs(dir, &marker, store.as_ref())?;
+    }
     let blobs = open_blobs(dir, &marker, keys.as_ref(), &space).map_err(io)?;
+    if new {
+        write_marker(dir, &marker).map_err(io)?;
+        if !options.filling {
+            finish(dir)?;
+        }
+    }
     clear_former(dir, &marker);
     space.keep_reserve();
     let lock = Arc::new(lock);
@@ -310,15 +376,17 @@ pub(super) fn open_engine(
     space: &Space,
 ) -> Result<Box<dyn Store>> {
     let folder = marker.store_folder(dir);
+    let mark = Mark::open(dir, marker.life).map_err(|error| super::space::io_error("opening the mark", &error))?;
+    let mark = Arc::new(mark);
     let frames = keys.map_or_else(Frames::default, |keys| Frames::sealing(keys.values()));
     Ok(match marker.engine {
         Engine::Sled => {
-            let backend = SledBackend::open(&folder, cache_bytes.unwrap_or(16 << 20))?;
-            Box::new(Committer::new(backend, frames, Some(space.clone())))
+            let backend = SledBackend::open(&folder, cache_bytes.unwrap_or(16 << 20), mark.clone())?;
+            Box::new(Committer::marked(backend, frames, Some(space.clone()), mark)?)
         }
         Engine::Redb => {
             let backend = RedbBackend::open(&folder.join("settee.redb"), cache_bytes.unwrap_or(64 << 20))?;
-            Box::new(Committer::new(backend, frames, Some(space.clone())))
+            Box::new(Committer::marked(backend, frames, Some(space.clone()), mark)?)
         }
     })
 }
@@ -338,6 +406,9 @@ fn clear_former(dir: &Path, marker: &Marker) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
+        if name.strip_prefix("mark-").is_some_and(|life| life.parse().is_ok_and(|life: u32| life < marker.life)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
         let former = match (name.as_str(), name.strip_prefix("store-"), name.strip_prefix("blobs-")) {
             ("blobs", ..) => marker.blobs > 1,
             (_, Some(life), _) => life.parse().is_ok_and(|life: u32| life < marker.life),
@@ -362,16 +433,22 @@ pub(super) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
 
 /// `None` without a marker.
 pub(super) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
-    let not_ours = |why: String| OpenError::NotOurs { folder: dir.to_path_buf(), why };
+    let not_ours = |why: String| match has_store(dir) {
+        Some(_) => OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() },
+        None => OpenError::NotOurs { folder: dir.to_path_buf(), why },
+    };
     let text = match std::fs::read_to_string(dir.join(MARKER)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(not_ours(format!("its {MARKER} is no text")));
+        }
         Err(error) => return Err(OpenError::Io { folder: dir.to_path_buf(), error }),
     };
     let table: toml::Table = text.parse().map_err(|error| not_ours(format!("its {MARKER} cannot be read: {error}")))?;
     let format = table.get("format").and_then(toml::Value::as_integer).and_then(|format| u32::try_from(format).ok());
     match format {
-        None => return Err(not_ours(format!("its {MARKER} names no format"))),
+        None | Some(0) => return Err(not_ours(format!("its {MARKER} names no format"))),
         Some(has) if has > FORMAT => return Err(OpenError::NewerFormat { folder: dir.to_path_buf(), has }),
         Some(_) => {}
     }
@@ -415,18 +492,137 @@ pub(super) fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
 
 /// A folder without a marker must not hold what an engine would take for its own.
 fn refuse_foreign(dir: &Path) -> std::result::Result<(), OpenError> {
-    for name in ["store-1", "blobs"] {
-        if dir.join(name).exists() {
+    match has_store(dir) {
+        Some(name) => {
             let why = format!("it has {name} in it but no {MARKER}");
-            return Err(OpenError::NotOurs { folder: dir.to_path_buf(), why });
+            Err(OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// What there is of a store in the folder.
+fn has_store(dir: &Path) -> Option<String> {
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.find(|name| ["store-", "blobs", "mark-"].iter().any(|start| name.starts_with(start)))
+}
+
+/// What `format.toml` may have said, from what there is: the newest store, with the newest attachments.
+pub(super) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError> {
+    let (mut found, mut blobs) = (None, 1);
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number = |start: &str| name.strip_prefix(start)?.parse::<u32>().ok();
+        blobs = blobs.max(number("blobs-").unwrap_or(1));
+        if let Some(life) = number("store-")
+            && let Some(engine) = Engine::ALL.iter().find(|engine| entry.path().join(engine.file()).exists())
+            && found.is_none_or(|(newest, _)| newest < life)
+        {
+            found = Some((life, *engine));
         }
     }
-    Ok(())
+    let (life, engine) = found.ok_or_else(|| OpenError::NotOurs {
+        folder: dir.to_path_buf(),
+        why: "there is no store in it, so nothing can be salvaged".into(),
+    })?;
+    Ok(Marker { engine, life, blobs, envelope: None })
+}
+
+/// The refusal of a store that the engine, or the comparison with the mark, found wrong.
+pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreError) -> OpenError {
+    match error {
+        StoreError::Full => OpenError::Full(dir.to_path_buf()),
+        StoreError::Damaged(why) => {
+            let missing = salvage::missing(dir, marker, space);
+            OpenError::Damaged { folder: dir.to_path_buf(), why: format!("its store: {why}"), missing }
+        }
+        error => OpenError::Engine { folder: dir.to_path_buf(), error },
+    }
+}
+
+/// Notes that the folder is being made.
+fn begin(dir: &Path, how: &str) -> io::Result<()> {
+    let mut file = File::create(dir.join(UNFINISHED))?;
+    file.write_all(how.as_bytes())?;
+    file.sync_all()?;
+    sync_dir(dir)
+}
+
+/// Refuses a folder whose filling was cut off, and clears away what a first start that was cut off has left: nothing was ever
+/// acknowledged there.
+pub(super) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
+    let how = match std::fs::read(dir.join(UNFINISHED)) {
+        Ok(how) => how,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+    };
+    let has_marker = dir.join(MARKER).exists();
+    // Empty: cut off before its one word was written, and so before everything else.
+    if how != NEW.as_bytes() && !(how.is_empty() && !has_marker && has_store(dir).is_none()) {
+        return Err(OpenError::Unfinished(dir.to_path_buf()));
+    }
+    if !has_marker {
+        for entry in std::fs::read_dir(dir).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            match name.as_str() {
+                "store-1" | "blobs" => std::fs::remove_dir_all(entry.path()).map_err(io)?,
+                "mark-1" => std::fs::remove_file(entry.path()).map_err(io)?,
+                _ => {}
+            }
+        }
+    }
+    finish(dir)
+}
+
+/// Refuses a folder whose store is gone.
+pub(super) fn refuse_incomplete(dir: &Path, marker: &Marker) -> std::result::Result<(), OpenError> {
+    let folder = marker.store_folder(dir);
+    let file = folder.join(marker.engine.file());
+    if std::fs::metadata(&file).is_ok_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let why = match folder.exists() {
+        true => format!("{name} has no {} in it, or an empty one", marker.engine.file()),
+        false => format!("{name}, which its {MARKER} names, is missing"),
+    };
+    Err(OpenError::Damaged { folder: dir.to_path_buf(), why, missing: salvage::reached(dir, marker) })
+}
+
+/// Refuses a folder whose attachments are gone, all of them: the folder itself was removed, or is another one.
+pub(super) fn refuse_without_blobs(
+    dir: &Path,
+    marker: &Marker,
+    store: &dyn Store,
+) -> std::result::Result<(), OpenError> {
+    let folder = marker.blobs_folder(dir);
+    let any = std::fs::read_dir(&folder).is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().len() == 2 && entry.path().is_dir()))
+    });
+    let engine = |error| OpenError::Engine { folder: dir.to_path_buf(), error };
+    if any {
+        return Ok(());
+    }
+    let first = store.keys(&keys::all_blob_references(), 1).map_err(engine)?;
+    if !first.first().is_some_and(|key| keys::is_blob_reference(key)) {
+        return Ok(());
+    }
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let why = format!("its documents have attachments, and {name} is missing or empty");
+    Err(OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() })
 }
 
 /// The store's own record of its format: the marker could have been copied from elsewhere, or its keys left out of it so
 /// that what is written from now on is not encrypted.
-pub(super) fn check_format(dir: &Path, marker: &Marker, store: &dyn Store) -> std::result::Result<(), OpenError> {
+pub(super) fn check_format(
+    dir: &Path,
+    marker: &Marker,
+    store: &dyn Store,
+    new: bool,
+) -> std::result::Result<(), OpenError> {
     let engine = |error| OpenError::Engine { folder: dir.to_path_buf(), error };
     let own = marker.format_record();
     match store.get(keys::FORMAT).map_err(engine)? {
@@ -441,6 +637,11 @@ pub(super) fn check_format(dir: &Path, marker: &Marker, store: &dyn Store) -> st
             }),
             None => Err(engine(StoreError::Damaged("the format record".into()))),
         },
+        None if !new => Err(OpenError::Damaged {
+            folder: dir.to_path_buf(),
+            why: "its store is empty, or is none of settee's".into(),
+            missing: salvage::reached(dir, marker),
+        }),
         None => {
             let mut batch = Batch::new();
             batch.put(keys::FORMAT.to_vec(), own);
@@ -485,6 +686,10 @@ impl Store for Locked {
 
     fn ready(&self) -> Result<()> {
         self.inner.ready()
+    }
+
+    fn complete(&self) -> Result<()> {
+        self.inner.complete()
     }
 
     fn generation(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! freed pages are used again. A commit that is not synced (`Durability::None`) is kept in memory until the next that is.
 
 use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use parking_lot::RwLock;
@@ -11,6 +12,7 @@ use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
 use super::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::space::{io_error, make_dir, sync_dir};
+use super::tally::{RECORD, Tally};
 use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
 
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
@@ -18,6 +20,9 @@ const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 pub(super) struct RedbBackend {
     file: PathBuf,
     cache_bytes: u64,
+    /// All pages are tested when the file is opened: redb tests them then or never, and a damaged key would be a document that
+    /// is not found. Not for a file that is known to be damaged.
+    verified: bool,
     open: RwLock<Option<Database>>,
 }
 
@@ -25,9 +30,32 @@ type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 impl RedbBackend {
     pub fn open(file: &Path, cache_bytes: u64) -> Result<RedbBackend> {
-        let backend = RedbBackend { file: file.to_path_buf(), cache_bytes, open: RwLock::new(None) };
+        RedbBackend::opened(file, cache_bytes, true)
+    }
+
+    /// A file as it is, for reading what can be read of it.
+    pub fn unverified(file: &Path, cache_bytes: u64) -> Result<RedbBackend> {
+        RedbBackend::opened(file, cache_bytes, false)
+    }
+
+    fn opened(file: &Path, cache_bytes: u64, verified: bool) -> Result<RedbBackend> {
+        let backend = RedbBackend { file: file.to_path_buf(), cache_bytes, verified, open: RwLock::new(None) };
         backend.reopen()?;
         Ok(backend)
+    }
+
+    fn open_file(&self) -> Result<Database> {
+        let mut database = Builder::new()
+            .set_cache_size(usize::try_from(self.cache_bytes).unwrap_or(usize::MAX))
+            .set_repair_callback(|repair| {
+                tracing::info!("repairing the store after a crash: {:.0} %", repair.progress() * 100.0)
+            })
+            .create(&self.file)
+            .map_err(failure)?;
+        if self.verified && !database.check_integrity().map_err(failure)? {
+            tracing::warn!("redb has repaired its file");
+        }
+        Ok(database)
     }
 
     fn read<T>(&self, act: impl FnOnce(&Table) -> Result<T>) -> Result<T> {
@@ -71,7 +99,11 @@ impl Backend for RedbBackend {
                     Direction::Backward => found.next_back(),
                 };
                 let Some(next) = next else { break };
-                let (key, value) = next.map_err(failure)?;
+                let (key, value) = match next.map_err(failure) {
+                    Ok(entry) => entry,
+                    Err(StoreError::Damaged(_)) if entries > 0 => break,
+                    Err(error) => return Err(error),
+                };
                 entries += 1;
                 bytes += key.value().len() + frame::length(value.value());
                 visit(key.value(), Ok(value.value()));
@@ -89,7 +121,7 @@ impl Backend for RedbBackend {
         })
     }
 
-    fn apply(&self, writes: &Writes, sync: bool) -> Result<()> {
+    fn apply(&self, writes: &Writes, sync: bool, tally: &mut Tally<'_>) -> Result<()> {
         let open = self.open.read();
         let mut transaction = open.as_ref().ok_or_else(closed)?.begin_write().map_err(failure)?;
         let durability = if sync { redb::Durability::Immediate } else { redb::Durability::None };
@@ -97,13 +129,15 @@ impl Backend for RedbBackend {
         {
             let mut table = transaction.open_table(ENTRIES).map_err(failure)?;
             for (key, value) in writes {
-                match value {
+                let old = match value {
                     Some(value) => table.insert(key.as_slice(), value.as_slice()).map_err(failure)?,
                     None => table.remove(key.as_slice()).map_err(failure)?,
                 };
+                tally.replaces(key, old.as_ref().map(|old| old.value()), value.as_deref());
             }
+            table.insert(RECORD, tally.record().as_slice()).map_err(failure)?;
         }
-        transaction.commit().map_err(failure)
+        transaction.commit().map_err(|error| begun(failure(error)))
     }
 
     fn reopen(&self) -> Result<()> {
@@ -112,13 +146,10 @@ impl Backend for RedbBackend {
         let io = |error: std::io::Error| io_error("opening the redb store", &error);
         let folder = self.file.parent().unwrap_or(Path::new("."));
         make_dir(folder).map_err(io)?;
-        let database = Builder::new()
-            .set_cache_size(usize::try_from(self.cache_bytes).unwrap_or(usize::MAX))
-            .set_repair_callback(|repair| {
-                tracing::info!("repairing the store after a crash: {:.0} %", repair.progress() * 100.0)
-            })
-            .create(&self.file)
-            .map_err(failure)?;
+        // redb asserts where it could return an error.
+        let database = std::panic::catch_unwind(AssertUnwindSafe(|| self.open_file())).map_err(|_| {
+            StoreError::Damaged("redb cannot make sense of its file and panicked while opening".into())
+        })??;
         let opened = database.begin_read().map_err(failure)?.open_table(ENTRIES);
         // Asked of the database and not of the file's existence: a kill may have come between the two.
         if let Err(TableError::TableDoesNotExist(_)) = opened {
@@ -134,6 +165,14 @@ impl Backend for RedbBackend {
     fn disk_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
         std::fs::metadata(&self.file).map_or(0, |found| found.blocks() * 512)
+    }
+}
+
+/// The error of a write that may have been begun.
+fn begun(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Damaged(what) => StoreError::Unavailable(what),
+        error => error,
     }
 }
 

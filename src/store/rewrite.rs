@@ -17,7 +17,10 @@ use super::blob_files::BlobFiles;
 use super::blobs::{BlobId, Blobs};
 use super::cipher::{BlobKeys, FolderKeys};
 use super::key::Key;
-use super::open::{Engine, Marker, check_format, lock, no_marker, open_blobs, open_engine, read_marker, write_marker};
+use super::open::{
+    Engine, Marker, check_format, lock, no_marker, open_blobs, open_engine, read_marker, refusal, refuse_incomplete,
+    refuse_unfinished, refuse_without_blobs, write_marker,
+};
 use super::space::{Space, folder_bytes};
 use super::{Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keys};
 
@@ -76,10 +79,13 @@ pub fn rewrite(
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let failed = |error: StoreError| match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
+        StoreError::Damaged(why) => OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() },
         error => OpenError::Engine { folder: dir.to_path_buf(), error },
     };
     let old = read_marker(dir)?.ok_or_else(|| no_marker(dir))?;
     let _lock = lock(dir)?;
+    refuse_unfinished(dir)?;
+    refuse_incomplete(dir, &old)?;
     let space = Space::watch(dir).map_err(io)?;
     // The key may be given by a setting that already says what is to be.
     let needless = old.envelope.is_none() && how.sealing != Sealing::Keep;
@@ -108,8 +114,11 @@ pub fn rewrite(
             std::fs::remove_dir_all(target).map_err(io)?;
         }
     }
-    let from = open_engine(dir, &old, old_keys.as_ref(), None, &space).map_err(failed)?;
-    check_format(dir, &old, from.as_ref())?;
+    remove_mark(dir, &new).map_err(io)?;
+    let from = open_engine(dir, &old, old_keys.as_ref(), None, &space);
+    let from = from.map_err(|error| refusal(dir, &old, &space, error))?;
+    check_format(dir, &old, from.as_ref(), false)?;
+    refuse_without_blobs(dir, &old, from.as_ref())?;
     progress(Step::Begins(from.as_ref()));
     let mut copied = || -> Result<()> {
         let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
@@ -132,6 +141,7 @@ pub fn rewrite(
     };
     if let Err(error) = copied() {
         let _ = std::fs::remove_dir_all(&store_folder);
+        let _ = remove_mark(dir, &new);
         if moves {
             let _ = std::fs::remove_dir_all(&blobs_folder);
         }
@@ -144,10 +154,19 @@ pub fn rewrite(
     let sizes = (bytes(&old), bytes(&new));
     write_marker(dir, &new).map_err(io)?;
     std::fs::remove_dir_all(old.store_folder(dir)).map_err(io)?;
+    remove_mark(dir, &old).map_err(io)?;
     if moves && old.blobs_folder(dir).exists() {
         std::fs::remove_dir_all(old.blobs_folder(dir)).map_err(io)?;
     }
     Ok(sizes)
+}
+
+/// Removes the mark of a store that is not, or not any more, in force: left alone, it would speak of another store.
+fn remove_mark(dir: &Path, of: &Marker) -> io::Result<()> {
+    match std::fs::remove_file(dir.join(super::mark::name(of.life))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// One by one, in bounded memory. A damaged attachment ends it: the old folder stays in force, and is the place to save it.

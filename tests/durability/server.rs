@@ -24,7 +24,10 @@ impl Server {
     /// Starts the server and waits until it listens. If it exits instead, returns its log as the error.
     pub fn start(data: &Path, engine: &str) -> Result<Server, String> {
         let mut command = binary();
-        command.args(["serve", "--bind", "127.0.0.1:0", "--log", "info", "--log-format", "json", "--store", engine]);
+        command.args(["serve", "--bind", "127.0.0.1:0", "--log", "info", "--log-format", "json"]);
+        if !engine.is_empty() {
+            command.args(["--store", engine]);
+        }
         command.arg("--data").arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().expect("the server can be started");
         let mut server = Server { child, address: String::new() };
@@ -78,4 +81,18 @@ pub fn check(data: &Path) -> Result<(), String> {
     let output = binary().arg("check").arg("--data").arg(data).output().expect("the check can be started");
     let said = [output.stdout, output.stderr].concat();
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+}
+
+impl Server {
+    /// As [`Server::start`], with the engine that the folder has.
+    pub fn start_any(data: &Path) -> Result<Server, String> {
+        Server::start(data, "")
+    }
+}
+
+/// Runs the binary; whether it succeeded, and all it said.
+pub fn run(arguments: &[&str]) -> (bool, String) {
+    let output = binary().args(arguments).output().expect("it can be started");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }

@@ -165,13 +165,13 @@ impl Backend for Gate {
     fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
         self.inner.keys(range, entries, visit)
     }
-    fn apply(&self, writes: &Writes, sync: bool) -> Result<()> {
+    fn apply(&self, writes: &Writes, sync: bool, tally: &mut Tally<'_>) -> Result<()> {
         let mut passes = self.open.0.lock();
         while *passes == 0 {
             self.open.1.wait(&mut passes);
         }
         *passes -= 1;
-        self.inner.apply(writes, sync)
+        self.inner.apply(writes, sync, tally)
     }
     fn reopen(&self) -> Result<()> {
         self.inner.reopen()
@@ -252,4 +252,81 @@ fn a_failed_group_fails_all_of_it() {
     });
     assert_eq!(store.scan(&keys::prefix(b"k"), Direction::Forward, PageLimit::entries(9)).unwrap(), []);
     store.commit(put(b"k", b"1")).unwrap();
+}
+
+fn damage_of<T: std::fmt::Debug>(answer: Result<T>) -> String {
+    match answer {
+        Err(StoreError::Damaged(what)) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_engine_that_comes_back_without_what_was_acknowledged_is_not_served() {
+    let (store, faults) = Faults::store();
+    store.commit(put(b"k", b"1")).unwrap();
+    faults.forget_what_comes();
+    store.commit(put(b"k", b"2")).unwrap();
+    faults.fail_write(0, WriteFault::Io);
+    assert!(store.commit(put(b"k", b"3")).is_err());
+    let what = damage_of(store.commit(put(b"k", b"3")));
+    assert_eq!(what, "its last commit is number 1, and number 2 was on disk");
+    for _ in 0..2 {
+        damage_of(store.get(b"k"));
+        damage_of(store.ready());
+        damage_of(store.keys(&(Bound::Unbounded, Bound::Unbounded), 9));
+        damage_of(store.commit(put(b"k", b"3")));
+    }
+}
+
+#[test]
+fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_taken_stock_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = || Arc::new(Mark::open(dir.path(), 1).unwrap());
+    let faults = Faults::default();
+    let open = |faults: &Faults| Committer::marked(faults.clone(), Frames::default(), None, mark());
+    let store = open(&faults).unwrap();
+    store.commit(put(&keys::name("one"), &[1, 9, 0])).unwrap();
+    let mut relaxed = put(&keys::sequence(9, 4), b"row");
+    relaxed.durability = Durability::Relaxed;
+    store.commit(relaxed).unwrap();
+    drop(store);
+    assert_eq!(mark().reached().commits, 3, "a clean stop counts relaxed commits, and is a commit");
+    let noted = mark().databases().unwrap().remove(&9).unwrap();
+    assert_eq!((noted.name.as_str(), noted.sequence), ("one", 4));
+    drop(open(&faults).unwrap());
+    assert!(damage_of(open(&Faults::default()).map(drop)).contains("number 3 was on disk"));
+
+    // What is lost in the middle is found by counting, at a start that has a reason to, and by a check.
+    let store = open(&faults).unwrap();
+    assert_eq!(store.complete(), Ok(()));
+    faults.lose(&keys::sequence(9, 4));
+    assert_eq!(damage_of(store.complete()), "1 entries are missing");
+    drop(store);
+    mark().suspect(true).unwrap();
+    assert_eq!(damage_of(open(&faults).map(drop)), "1 entries are missing");
+    assert!(mark().reached().suspect, "and so at the next start");
+
+    std::fs::remove_file(dir.path().join(super::super::mark::name(1))).unwrap();
+    faults.lose(RECORD);
+    let store = open(&faults).unwrap();
+    assert_eq!(store.complete(), Ok(()));
+    assert!(mark().databases().unwrap().contains_key(&9), "an older store's databases are noted");
+}
+
+#[test]
+fn an_engine_that_panics_while_reading_ends_that_read_alone() {
+    let (store, faults) = Faults::store();
+    store.commit(put(b"k", b"1")).unwrap();
+    faults.panic_at_read(0);
+    assert!(damage_of(store.get(b"k")).contains("panicked"));
+    assert_eq!((store.get(b"k"), faults.reopened()), (Ok(Some(b"1".to_vec())), 0));
+    faults.panic_at_read(0);
+    let each = store.get_each(&[b"k".to_vec(), b"l".to_vec()]).unwrap();
+    assert_eq!(each, [Ok(Some(b"1".to_vec())), Ok(None)], "each is tried by itself");
+    faults.panic_at_read(0);
+    let mut batch = put(b"k", b"2");
+    batch.expect(b"k".to_vec(), Some(b"1".to_vec()));
+    assert!(store.commit(batch.clone()).is_err(), "and nobody waits for ever");
+    store.commit(batch).unwrap();
 }

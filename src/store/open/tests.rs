@@ -47,7 +47,7 @@ fn wrong_folders_are_refused_with_words_that_help() {
         assert!(refusal.contains(word), "{refusal}");
     }
     std::fs::remove_file(&marker).unwrap();
-    assert!(matches!(refusal(dir.path(), None), OpenError::NotOurs { .. }));
+    assert!(matches!(refusal(dir.path(), None), OpenError::Damaged { .. }));
     std::fs::write(dir.path().join("file"), "").unwrap();
     assert!(matches!(refusal(&dir.path().join("file"), None), OpenError::Io { .. }));
 }
@@ -215,6 +215,40 @@ fn what_a_rewrite_that_was_cut_off_left_is_removed() {
     assert!(!there("store-1") && !there("blobs"), "what was before");
     assert!(there("store-9") && there("blobs-9"), "what may be somebody's");
     assert!(there("store-2") && there("blobs-2"));
+}
+
+#[test]
+fn a_rewritten_store_has_a_mark_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let opened = open(dir.path(), None).unwrap();
+    for number in 0..9u8 {
+        let mut batch = Batch::new();
+        batch.put(keys::sequence(1, u64::from(number)), vec![number]);
+        opened.store.commit(batch).unwrap();
+    }
+    drop(opened);
+    // A rewrite that was cut off has left a store, and a mark that says more than the next one will hold.
+    std::fs::create_dir(path("store-2")).unwrap();
+    std::fs::copy(path("mark-1"), path("mark-2")).unwrap();
+    for (engine, life) in [(Engine::Redb, 2), (Engine::Sled, 3)] {
+        compact(dir.path(), Some(engine), &mut |_| {}).unwrap();
+        assert!(!path(&format!("mark-{}", life - 1)).exists());
+        let mark = Mark::open(dir.path(), life).unwrap();
+        assert!(mark.reached().commits > 0 && mark.databases().unwrap()[&1].sequence == 8, "{engine}");
+        let opened = open(dir.path(), None).unwrap();
+        assert_eq!(opened.store.complete(), Ok(()));
+        assert_eq!(opened.store.get(&keys::sequence(1, 8)).unwrap(), Some(vec![8]));
+    }
+    // What a cut-off first start has left is cleared away; what a cut-off restore has left is refused.
+    for (how, refused) in [("new", false), ("restore", true), ("newt", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("store-1")).unwrap();
+        std::fs::write(dir.path().join("store-1/db"), "half").unwrap();
+        std::fs::write(dir.path().join(UNFINISHED), how).unwrap();
+        assert_eq!(open(dir.path(), None).is_err(), refused, "{how}");
+        assert_eq!(dir.path().join(UNFINISHED).exists(), refused, "{how}");
+    }
 }
 
 #[test]

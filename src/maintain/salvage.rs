@@ -1,0 +1,492 @@
+//! `settee check --salvage`: what a damaged data folder still holds, into a new one, and a list of what is lost.
+//!
+//! The damaged folder is read through a copy of its store (`store::salvage`) and stays as it is. What is taken:
+//!
+//! - settings, accounts and every database whose name or number is known, with `_security`, `_local` documents, purge requests;
+//! - of a document every revision whose body verifies. A leaf whose body is lost gives way to its nearest ancestor that has one.
+//!   A document whose record is lost comes back from its row in the changes order, without its history;
+//! - of an attachment what matches its length and digest. A revision that has lost one is kept without it.
+//!
+//! Counters are counted again, so the new folder passes `settee check`. Its databases are new lives of their names, as after a
+//! restore: clients read them from the start. A `_security` that is lost is replaced by one that lets admins in and nobody else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+
+use md5::{Digest, Md5};
+
+use super::walk::{Found, Walk};
+use super::{Hear, Progress};
+use crate::clock::Clock;
+use crate::db::AutoPurge;
+use crate::db::record::{
+    Attachment, BodyRecord, DocumentRecord, Info, LocalRecord, NameRecord, PurgeRecord, SequenceRow,
+};
+use crate::error::{Error, Result};
+use crate::rev::{Body, Revision, Tree};
+use crate::store::blobs::{BlobId, Blobs, Pin};
+use crate::store::keys::Kind;
+use crate::store::salvage::{Source, database, last_sequence};
+use crate::store::{Batch, Durability, KeyRange, Store, keys};
+
+/// Bytes that one commit gathers.
+const BATCH: usize = 4 << 20;
+/// Losses that are told one by one; beyond, they are counted.
+const TOLD: usize = 1000;
+const ADMINS_ONLY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
+
+/// What was taken, and what was not.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Salvaged {
+    pub databases: u64,
+    pub documents: u64,
+    pub attachments: u64,
+    /// What is lost, in words. The first thousand.
+    pub lost: Vec<String>,
+    pub lost_count: u64,
+}
+
+impl Salvaged {
+    fn lost(&mut self, what: String) {
+        self.lost_count += 1;
+        if self.lost.len() < TOLD {
+            self.lost.push(what);
+        }
+    }
+}
+
+/// Takes what `from` holds into a store without databases.
+///
+/// # Errors
+/// What goes wrong with the new folder. Damage to the old one is in the answer.
+pub fn salvage(from: &Source, store: &dyn Store, blobs: &dyn Blobs, clock: &Clock, hear: Hear) -> Result<Salvaged> {
+    let mut salvage = Salvage {
+        from,
+        store,
+        blobs,
+        clock,
+        hear,
+        number: 0,
+        taken: HashMap::new(),
+        batch: relaxed(),
+        bytes: 0,
+        found: Salvaged::default(),
+    };
+    from.lost.iter().for_each(|lost| salvage.found.lost(lost.clone()));
+    salvage.everything()?;
+    Ok(salvage.found)
+}
+
+fn relaxed() -> Batch {
+    Batch { durability: Durability::Relaxed, ..Batch::new() }
+}
+
+struct Salvage<'a> {
+    from: &'a Source,
+    store: &'a dyn Store,
+    blobs: &'a dyn Blobs,
+    clock: &'a Clock,
+    hear: Hear<'a>,
+    /// The last number given.
+    number: u64,
+    /// What became of each attachment: its name in the new folder, `None` if it is lost.
+    taken: HashMap<BlobId, Option<(BlobId, Pin)>>,
+    batch: Batch,
+    bytes: usize,
+    found: Salvaged,
+}
+
+/// The database at hand.
+struct Target {
+    name: String,
+    old: u64,
+    number: u64,
+    info: Info,
+}
+
+impl Salvage<'_> {
+    fn everything(&mut self) -> Result<()> {
+        for (what, range) in [("setting", keys::configs()), ("server state", keys::servers())] {
+            self.each(range, &mut |salvage, (key, value)| match value {
+                Ok(value) => salvage.put(key, value),
+                Err(error) => {
+                    salvage.found.lost(format!("a {what}: {error}"));
+                    Ok(())
+                }
+            })?;
+        }
+        for (old, (name, record)) in self.names()? {
+            self.database(old, name, record)?;
+        }
+        self.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
+        self.flush()?;
+        // Syncs all that went before.
+        self.store.commit(Batch::new())?;
+        Ok(())
+    }
+
+    /// Calls `each` for everything in a range of the damaged store.
+    fn each(&mut self, range: KeyRange, each: &mut dyn FnMut(&mut Self, Found) -> Result<()>) -> Result<()> {
+        let source = self.from;
+        let mut walk = Walk::over(range);
+        loop {
+            let page = walk.next(source.store.as_ref())?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            page.into_iter().try_for_each(|found| each(self, found))?;
+        }
+    }
+
+    /// The databases by number: those that have a name, and those that only the mark knows, if anything is left of them.
+    fn names(&mut self) -> Result<BTreeMap<u64, (String, NameRecord)>> {
+        let mut names: BTreeMap<u64, (String, NameRecord)> = BTreeMap::new();
+        let mut nameless = Vec::new();
+        self.each(keys::names(None, None), &mut |salvage, (key, value)| {
+            let name = keys::name_of(&key).to_owned();
+            match value.and_then(|value| NameRecord::decode(&value).map_err(|error| error.to_string())) {
+                Ok(record) => drop(names.insert(record.number, (name, record))),
+                Err(error) => {
+                    nameless.push(name);
+                    salvage.found.lost(format!("a name of a database: {error}"));
+                }
+            }
+            Ok(())
+        })?;
+        let noted = self.from.noted.clone();
+        for (number, (name, sequence)) in noted {
+            let doomed = matches!(self.from.store.get(&keys::doomed(number)), Ok(Some(_)));
+            if names.contains_key(&number) || doomed {
+                continue;
+            }
+            let mut rows = Walk::over(keys::kind(number, Kind::Document));
+            let left = rows.next(self.from.store.as_ref())?.iter().any(|(_, value)| value.is_ok());
+            let known = database(number, &name);
+            let name = match name.is_empty() {
+                true => format!("salvaged-{number}"),
+                false => name,
+            };
+            if !left {
+                self.found.lost(format!("database {known}: nothing of it is left; it had reached sequence {sequence}"));
+            } else if !names.values().any(|(taken, _)| *taken == name) {
+                let (partitioned, q, n) = (false, 1, 1);
+                let created = self.clock.since_epoch().as_millis() as u64;
+                let record = NameRecord { number, instance: [0; 16], created, partitioned, q, n };
+                self.found.lost(format!("database {known}: the record of its name; whether it was partitioned"));
+                names.insert(number, (name, record));
+            }
+        }
+        for name in nameless {
+            if !names.values().any(|(known, _)| *known == name) {
+                self.found.lost(format!("database {name}: its number, and with it all documents"));
+            }
+        }
+        Ok(names)
+    }
+
+    fn database(&mut self, old: u64, name: String, record: NameRecord) -> Result<()> {
+        self.number += 1;
+        let number = self.number;
+        let stored = self.value(&keys::info(old)).and_then(|value| Info::decode(&value?).ok());
+        if stored.is_none() {
+            self.found.lost(format!("{name}: its counters and limits; the documents are counted again"));
+        }
+        let before = stored.unwrap_or_default();
+        if let Some((_, noted)) = self.from.noted.get(&old)
+            && let Some(has) = last_sequence(self.from.store.as_ref(), old).map(|last| last.max(before.sequence))
+            && has < *noted
+        {
+            self.found.lost(format!("{name}: sequences {} to {noted}", has + 1));
+        }
+        let noted = self.from.noted.get(&old).map_or(0, |(_, sequence)| *sequence);
+        let info = Info {
+            sequence: before.sequence.max(noted),
+            documents: 0,
+            deleted: 0,
+            external: 0,
+            records: 0,
+            old: 0,
+            ..before
+        };
+        let mut target = Target { name, old, number, info };
+        self.documents(&mut target)?;
+        self.rows(&mut target)?;
+        self.beside(&mut target)?;
+        let record = NameRecord { number, instance: self.clock.random_16(), ..record };
+        self.put(keys::info(number), target.info.encode())?;
+        self.put(keys::name(&target.name), record.encode())?;
+        self.found.databases += 1;
+        Ok(())
+    }
+
+    fn value(&self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        self.from.store.get(key).ok()
+    }
+
+    fn documents(&mut self, target: &mut Target) -> Result<()> {
+        self.each(keys::kind(target.old, Kind::Document), &mut |salvage, (key, value)| {
+            let id = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+            let decoded =
+                value.and_then(|value| DocumentRecord::decode(&id, &value).map_err(|error| error.to_string()));
+            match decoded {
+                Ok(record) => salvage.document(target, &id, record)?,
+                Err(error) => salvage.found.lost(format!("{}: {error}", target.name)),
+            }
+            (salvage.hear)(Progress { what: &target.name, done: salvage.found.documents });
+            Ok(())
+        })
+    }
+
+    /// Documents whose records are lost, from their rows in the changes order.
+    fn rows(&mut self, target: &mut Target) -> Result<()> {
+        self.flush()?;
+        self.each(keys::kind(target.old, Kind::Sequence), &mut |salvage, (key, value)| {
+            let decoded = value.and_then(|value| SequenceRow::decode(&value).map_err(|error| error.to_string()));
+            let row = match decoded {
+                Ok(row) => row,
+                Err(error) => {
+                    salvage.found.lost(format!("{}: a row of the changes order ({error})", target.name));
+                    return Ok(());
+                }
+            };
+            if salvage.store.get(&keys::document(target.number, &row.id))?.is_some() {
+                return Ok(());
+            }
+            let mut tree = Tree::new();
+            for leaf in &row.leaves {
+                tree.merge(
+                    leaf.revision.generation,
+                    std::slice::from_ref(&leaf.revision.hash),
+                    leaf.deleted,
+                    leaf.body,
+                );
+            }
+            if !tree.is_empty() {
+                salvage
+                    .found
+                    .lost(format!("{}: the history of document {}, whose leaves are there", target.name, row.id));
+                let record = DocumentRecord { sequence: keys::sequence_of(&key), tree };
+                salvage.document(target, &row.id, record)?;
+                salvage.flush()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes a document with all that can be read of it.
+    fn document(&mut self, target: &mut Target, id: &str, record: DocumentRecord) -> Result<()> {
+        let mut sizes: HashMap<(u64, u32), Option<u64>> = HashMap::new();
+        for node in record.tree.nodes() {
+            if let Some(body) = node.body {
+                let size = self.body(target, id, &node.revision, body)?;
+                sizes.insert((body.sequence, body.index), size);
+            }
+        }
+        let kept = |body: Body| {
+            let bytes = *sizes.get(&(body.sequence, body.index))?;
+            Some(Body { bytes: bytes?, ..body })
+        };
+        let lost: Vec<Revision> = record
+            .tree
+            .leaves()
+            .into_iter()
+            .filter(|leaf| leaf.body.is_some_and(|body| kept(body).is_none()))
+            .map(|leaf| leaf.revision.clone())
+            .collect();
+        let mut tree = record.tree.clone();
+        tree.remove_leaves(&lost);
+        for revision in &lost {
+            let path: Vec<_> = record.tree.ancestry(revision).collect();
+            if let Some(at) = path.iter().position(|node| node.body.and_then(kept).is_some()) {
+                let hashes: Vec<_> = path[at..].iter().map(|node| node.revision.hash.clone()).collect();
+                tree.merge(path[at].revision.generation, &hashes, path[at].deleted, path[at].body);
+            }
+        }
+        tree.change_bodies(&mut |body| kept(body));
+        let Some(winner) = tree.winner() else {
+            self.found.lost(format!("{}: document {id}, all of it", target.name));
+            return Ok(());
+        };
+        let info = &mut target.info;
+        match winner.deleted {
+            true => info.deleted += 1,
+            false => info.documents += 1,
+        }
+        for node in tree.nodes() {
+            let bytes = node.body.map_or(0, |body| body.bytes);
+            match node.is_leaf() {
+                true => info.external += bytes,
+                false => info.old += bytes,
+            }
+        }
+        // What fell out of the tree with its branch is of no use any more.
+        let named: Vec<_> =
+            tree.nodes().iter().filter_map(|node| node.body).map(|body| (body.sequence, body.index)).collect();
+        for place in
+            sizes.into_iter().filter(|(place, size)| size.is_some() && !named.contains(place)).map(|(place, _)| place)
+        {
+            self.forget(target, place)?;
+        }
+        let record = DocumentRecord { tree, ..record };
+        target.info.sequence = target.info.sequence.max(record.sequence);
+        let value = record.encode();
+        target.info.records += value.len() as u64;
+        self.put(keys::sequence(target.number, record.sequence), record.sequence_row(id).encode())?;
+        self.put(keys::document(target.number, id), value)?;
+        self.found.documents += 1;
+        Ok(())
+    }
+
+    /// Takes the body of a revision with its attachments. Returns its size, `None` if it is lost.
+    fn body(&mut self, target: &Target, id: &str, revision: &Revision, body: Body) -> Result<Option<u64>> {
+        let name = &target.name;
+        let value = match self.from.store.get(&keys::body(target.old, body.sequence, body.index)) {
+            Ok(Some(value)) => value,
+            Ok(None) => {
+                self.found.lost(format!("{name}: revision {revision} of document {id}: its body is missing"));
+                return Ok(None);
+            }
+            Err(error) => {
+                self.found.lost(format!("{name}: revision {revision} of document {id}: {}", Error::from(error)));
+                return Ok(None);
+            }
+        };
+        let mut record = match BodyRecord::decode(id, value) {
+            Ok(record) => record,
+            Err(error) => {
+                self.found.lost(format!("{name}: revision {revision} of document {id}: {error}"));
+                return Ok(None);
+            }
+        };
+        let attachments = std::mem::take(&mut record.attachments);
+        for mut attachment in attachments {
+            match self.attachment(&attachment)? {
+                Ok(named) => {
+                    attachment.blob = named;
+                    record.attachments.push(attachment);
+                }
+                Err(how) => {
+                    let of = &attachment.name;
+                    self.found.lost(format!("{name}: attachment {of} of revision {revision} of document {id}: {how}"));
+                }
+            }
+        }
+        for attachment in &record.attachments {
+            let key = keys::blob_reference(&attachment.blob, target.number, body.sequence, body.index);
+            self.put(key, Vec::new())?;
+        }
+        let bytes = record.bytes();
+        self.put(keys::body(target.number, body.sequence, body.index), record.encode())?;
+        Ok(Some(bytes))
+    }
+
+    /// Takes an attachment once, and tests it on the way. Returns its name in the new folder, or why it is lost.
+    fn attachment(&mut self, attachment: &Attachment) -> Result<std::result::Result<BlobId, String>> {
+        if let Some(taken) = self.taken.get(&attachment.blob) {
+            return Ok(taken.as_ref().map(|(named, _)| *named).ok_or_else(|| "it is lost, as told above".to_owned()));
+        }
+        let copied = self.copy(attachment)?;
+        let taken = copied.as_ref().ok().cloned();
+        self.found.attachments += u64::from(taken.is_some());
+        self.taken.insert(attachment.blob, taken);
+        Ok(copied.map(|(named, _)| named))
+    }
+
+    fn copy(&mut self, attachment: &Attachment) -> Result<std::result::Result<(BlobId, Pin), String>> {
+        let mut content = match self.from.blobs.open(&attachment.blob, 0) {
+            Ok(content) => content,
+            Err(error) => return Ok(Err(Error::from(error).to_string())),
+        };
+        let mut writer = self.blobs.create()?;
+        let (mut digest, mut length) = (Md5::new(), 0);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            digest.update(&buffer[..count]);
+            length += count as u64;
+            writer.write(&buffer[..count])?;
+        }
+        if length != attachment.stored || digest.finalize()[..] != attachment.md5 {
+            return Ok(Err("it does not match its length and digest".into()));
+        }
+        let written = writer.finish()?;
+        Ok(Ok((written.id, written.pin)))
+    }
+
+    /// Takes back a body that was written.
+    fn forget(&mut self, target: &Target, (sequence, index): (u64, u32)) -> Result<()> {
+        self.flush()?;
+        let key = keys::body(target.number, sequence, index);
+        if let Some(value) = self.store.get(&key)? {
+            for attachment in BodyRecord::decode("", value)?.attachments {
+                self.batch.delete(keys::blob_reference(&attachment.blob, target.number, sequence, index));
+            }
+        }
+        self.batch.delete(key);
+        Ok(())
+    }
+
+    /// `_local` documents, purge requests, `_security`, `_auto_purge`.
+    fn beside(&mut self, target: &mut Target) -> Result<()> {
+        let (old, number) = (target.old, target.number);
+        self.each(keys::kind(old, Kind::Local), &mut |salvage, (key, value)| {
+            let id = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+            let decoded = value.and_then(|value| match LocalRecord::decode(&id, &value) {
+                Ok(_) => Ok(value),
+                Err(error) => Err(error.to_string()),
+            });
+            match decoded {
+                Ok(value) => salvage.put(keys::local(number, &id), value),
+                Err(error) => {
+                    salvage.found.lost(format!("{}: a local document: {error}", target.name));
+                    Ok(())
+                }
+            }
+        })?;
+        self.each(keys::kind(old, Kind::Purge), &mut |salvage, (key, value)| {
+            let sequence = keys::rest_of(&key).try_into().ok().map(u64::from_be_bytes);
+            let decoded = value.ok().and_then(|value| Some((PurgeRecord::decode(&value).ok()?, value)));
+            match (sequence, decoded) {
+                (Some(sequence), Some((record, value))) if sequence > target.info.forgotten_purges => {
+                    target.info.purge_sequence = target.info.purge_sequence.max(sequence);
+                    salvage.put(keys::purge_uuid(number, &record.uuid), sequence.to_be_bytes().to_vec())?;
+                    salvage.put(keys::purge(number, sequence), value)
+                }
+                _ => {
+                    salvage.found.lost(format!("{}: a purge request", target.name));
+                    Ok(())
+                }
+            }
+        })?;
+        let security = self.value(&keys::security(old)).flatten().filter(|value| std::str::from_utf8(value).is_ok());
+        if security.is_none() {
+            self.found.lost(format!("{}: its _security; only admins are let in until it is set again", target.name));
+        }
+        self.put(keys::security(number), security.unwrap_or_else(|| ADMINS_ONLY.as_bytes().to_vec()))?;
+        if let Some(Some(value)) = self.value(&keys::auto_purge(old))
+            && AutoPurge::of(Some(&value)).is_ok()
+        {
+            self.put(keys::auto_purge(number), value)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+        self.bytes += key.len() + value.len();
+        self.batch.put(key, value);
+        if self.bytes >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, relaxed());
+        self.bytes = 0;
+        if !batch.writes.is_empty() {
+            self.store.commit(batch)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,377 @@
+//! How far a store had got, noted outside it: `mark-N` beside `store-N`.
+//!
+//! An engine that has lost the end of its history opens without a word: nothing in it says that there was more. So after every
+//! durable flush the committer notes here what has become durable: the number of the commit, the engine's position in its log,
+//! and for every database the highest sequence, with its name. On open, a store behind its mark is damaged and is refused.
+//!
+//! ```text
+//! at 0, at 512              a slot: generation(8) commits(8) position(8) length(8) flags(1) ... CRC-32(4)   written in turn
+//! at 4096 + number * 512    a database: number(8) sequence(8) CRC-32(4)
+//!      and 32 bytes behind   its name: number(8) length(2) name CRC-32(4)
+//! ```
+//!
+//! The mark is written without a sync of its own, which is why it costs next to nothing, and why this always holds:
+//!
+//! - **It lags at worst.** It is written after the flush that it tells of, so what stands in it is durable in the store. It never
+//!   raises a false alarm; after a power cut it may miss the last moments of damage.
+//! - A slot torn by a power cut does not verify; the other one, older, is then in force. Neither verifies: there is no mark.
+//! - It belongs to one life of the store. A rewrite makes a new one with its new store, synced before `format.toml` names both.
+//!
+//! At a clean stop it is brought up to date with relaxed commits too, and synced. Numbers are big-endian.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use parking_lot::Mutex;
+
+use super::space::sync_dir;
+use super::{Batch, keys};
+
+const SLOT: usize = 64;
+const DATABASES: u64 = 4096;
+const DATABASE: u64 = 512;
+const NAME: u64 = 32;
+const LONGEST_NAME: usize = 400;
+/// Numbers beyond this are not noted: they would make a huge file, and nobody has so many databases.
+const MOST: u64 = 1 << 32;
+const SUSPECT: u8 = 1;
+
+/// What has become durable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// The number of the last commit.
+    pub commits: u64,
+    /// Where the engine's log ended; 0 for an engine without one.
+    pub position: u64,
+    /// How long the engine's file was; 0 where that says nothing.
+    pub length: u64,
+    /// The engine skips a part of its log: not to be believed until every entry has been counted.
+    pub suspect: bool,
+}
+
+/// A database as the mark has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    /// Empty if it is not known.
+    pub name: String,
+    pub sequence: u64,
+}
+
+/// What a group of commits changes of the databases in the mark.
+#[derive(Debug, Default)]
+pub(super) struct Notes(BTreeMap<u64, Note>);
+
+#[derive(Debug, Default)]
+struct Note {
+    sequence: Option<u64>,
+    name: Option<String>,
+    gone: bool,
+}
+
+impl Notes {
+    /// Takes what a batch tells of databases: rows of the changes order, new names, counters that go.
+    pub fn take(&mut self, batch: &Batch) {
+        for (key, value) in &batch.writes {
+            match value {
+                Some(value) => {
+                    if let Some((number, sequence)) = keys::place_of_sequence(key) {
+                        self.reached(number, sequence);
+                    } else if let Some((number, name)) = keys::named(key, value) {
+                        self.named(number, name);
+                    }
+                }
+                None => {
+                    if let Some(number) = keys::number_of_info(key) {
+                        self.0.insert(number, Note { gone: true, ..Note::default() });
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn reached(&mut self, number: u64, sequence: u64) {
+        let note = self.0.entry(number).or_default();
+        note.sequence = note.sequence.max(Some(sequence));
+    }
+
+    pub fn named(&mut self, number: u64, name: &str) {
+        self.0.entry(number).or_default().name = Some(name.to_owned());
+    }
+}
+
+/// The mark of one store. Without a file it lives as long as the process, for engines in memory.
+#[derive(Default)]
+pub(super) struct Mark {
+    file: Option<File>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    generation: u64,
+    reached: Reached,
+    /// It was made just now: the databases that are there are still to be noted.
+    new: bool,
+    warned: bool,
+}
+
+impl Mark {
+    /// Opens the mark of the store of this life, or makes one.
+    pub fn open(dir: &Path, life: u32) -> io::Result<Mark> {
+        let path = dir.join(name(life));
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let found = read_slots(&file)?;
+        let mark = Mark { file: Some(file), state: Mutex::default() };
+        match found {
+            Some((generation, reached)) => {
+                *mark.state.lock() = State { generation, reached, ..State::default() };
+            }
+            None => {
+                if mark.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|found| found.len() > 0)) {
+                    tracing::warn!("the mark of the store is damaged, and is made anew: run `settee check`");
+                }
+                mark.state.lock().new = true;
+                mark.note(Reached::default(), &Notes::default());
+                mark.sync()?;
+                sync_dir(dir)?;
+            }
+        }
+        Ok(mark)
+    }
+
+    /// The mark of a damaged folder, which is not changed.
+    pub fn read(dir: &Path, life: u32) -> io::Result<Mark> {
+        let file = File::open(dir.join(name(life)))?;
+        let (generation, reached) = read_slots(&file)?.unwrap_or_default();
+        let state = State { generation, reached, ..State::default() };
+        Ok(Mark { file: Some(file), state: Mutex::new(state) })
+    }
+
+    pub fn reached(&self) -> Reached {
+        self.state.lock().reached
+    }
+
+    pub fn is_new(&self) -> bool {
+        self.state.lock().new
+    }
+
+    /// Notes what has become durable. That it could not be written is a warning: the mark then lags.
+    pub fn note(&self, reached: Reached, notes: &Notes) {
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.reached = reached;
+        let Some(file) = &self.file else { return };
+        let written = write_slot(file, state.generation, &reached).and_then(|()| {
+            notes
+                .0
+                .iter()
+                .filter(|(number, _)| **number < MOST)
+                .try_for_each(|(number, note)| write_note(file, *number, note))
+        });
+        if let Err(error) = written
+            && !std::mem::replace(&mut state.warned, true)
+        {
+            tracing::warn!("the mark of the store cannot be written: {error}. Damage to the store may go unnoticed");
+        }
+    }
+
+    /// Notes, on disk when it returns, whether the engine skips a part of its log.
+    pub fn suspect(&self, suspect: bool) -> io::Result<()> {
+        let reached = self.reached();
+        if reached.suspect == suspect {
+            return Ok(());
+        }
+        self.note(Reached { suspect, ..reached }, &Notes::default());
+        self.sync()
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), File::sync_all)
+    }
+
+    /// All databases that were there before the mark are in it, and on disk.
+    pub fn caught_up(&self) -> io::Result<()> {
+        self.suspect(false)?;
+        self.sync()?;
+        self.state.lock().new = false;
+        Ok(())
+    }
+
+    /// The databases by number.
+    pub fn databases(&self) -> io::Result<BTreeMap<u64, Noted>> {
+        let mut found = BTreeMap::new();
+        let Some(file) = &self.file else { return Ok(found) };
+        let count = file.metadata()?.len().saturating_sub(DATABASES).div_ceil(DATABASE);
+        let mut slots = vec![0; 2048 * DATABASE as usize];
+        for first in (0..count).step_by(2048) {
+            let read = read_at_most(file, &mut slots, DATABASES + first * DATABASE)?;
+            for (index, slot) in slots[..read].chunks(DATABASE as usize).enumerate() {
+                let number = first + index as u64;
+                let Some(sequence) = unsum(slot.get(..20).unwrap_or(&[])).filter(|of| of[..8] == number.to_be_bytes())
+                else {
+                    continue;
+                };
+                let name = slot.get(NAME as usize..).and_then(|slot| {
+                    let length = usize::from(u16::from_be_bytes(*slot.get(8..)?.first_chunk()?));
+                    let name = unsum(slot.get(..10 + length + 4)?).filter(|of| of[..8] == number.to_be_bytes())?;
+                    Some(String::from_utf8_lossy(&name[10..]).into_owned())
+                });
+                found.insert(number, Noted { name: name.unwrap_or_default(), sequence: be(sequence, 8) });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The mark's file.
+pub(super) fn name(life: u32) -> String {
+    format!("mark-{life}")
+}
+
+fn be(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// What stands before the checksum at the end of `bytes`, if it matches and is no hole.
+fn unsum(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, sum) = bytes.split_last_chunk::<4>()?;
+    (crc32fast::hash(content) == u32::from_be_bytes(*sum)).then_some(content)
+}
+
+fn sum(mut content: Vec<u8>) -> Vec<u8> {
+    let sum = crc32fast::hash(&content);
+    content.extend_from_slice(&sum.to_be_bytes());
+    content
+}
+
+fn read_slots(file: &File) -> io::Result<Option<(u64, Reached)>> {
+    let mut best: Option<(u64, Reached)> = None;
+    for at in [0, 512] {
+        let mut slot = [0; SLOT];
+        let read = read_at_most(file, &mut slot, at)?;
+        let Some(slot) = unsum(&slot[..read]).filter(|slot| slot.len() == SLOT - 4 && be(slot, 0) > 0) else {
+            continue;
+        };
+        if best.as_ref().is_none_or(|(generation, _)| be(slot, 0) > *generation) {
+            let reached = Reached {
+                commits: be(slot, 8),
+                position: be(slot, 16),
+                length: be(slot, 24),
+                suspect: slot[32] & SUSPECT != 0,
+            };
+            best = Some((be(slot, 0), reached));
+        }
+    }
+    Ok(best)
+}
+
+fn write_slot(file: &File, generation: u64, reached: &Reached) -> io::Result<()> {
+    let mut slot = Vec::with_capacity(SLOT);
+    for number in [generation, reached.commits, reached.position, reached.length] {
+        slot.extend_from_slice(&number.to_be_bytes());
+    }
+    slot.push(if reached.suspect { SUSPECT } else { 0 });
+    slot.resize(SLOT - 4, 0);
+    file.write_all_at(&sum(slot), generation % 2 * 512)
+}
+
+fn write_note(file: &File, number: u64, note: &Note) -> io::Result<()> {
+    let at = DATABASES + number * DATABASE;
+    if note.gone {
+        return file.write_all_at(&[0; NAME as usize], at);
+    }
+    // A database that has only been named has reached 0.
+    if let Some(sequence) = note.sequence.or(note.name.as_ref().map(|_| 0)) {
+        let content = [number.to_be_bytes(), sequence.to_be_bytes()].concat();
+        file.write_all_at(&sum(content), at)?;
+    }
+    if let Some(name) = &note.name {
+        let name = &name.as_bytes()[..name.len().min(LONGEST_NAME)];
+        let content = [&number.to_be_bytes()[..], &(name.len() as u16).to_be_bytes(), name].concat();
+        file.write_all_at(&sum(content), at + NAME)?;
+    }
+    Ok(())
+}
+
+fn read_at_most(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < into.len() {
+        match file.read_at(&mut into[read..], at + read as u64)? {
+            0 => break,
+            count => read += count,
+        }
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(name: &str, sequence: u64) -> Noted {
+        Noted { name: name.into(), sequence }
+    }
+
+    #[test]
+    fn what_was_noted_is_there_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = Mark::open(dir.path(), 3).unwrap();
+        assert!(mark.is_new());
+        let mut notes = Notes::default();
+        notes.named(1, "first");
+        notes.reached(1, 7);
+        notes.reached(1, 6);
+        notes.reached(900, 2);
+        notes.named(900, "far");
+        let reached = Reached { commits: 5, position: 1 << 40, length: 9, suspect: false };
+        mark.note(reached, &notes);
+        mark.suspect(true).unwrap();
+        drop(mark);
+        let mark = Mark::open(dir.path(), 3).unwrap();
+        assert_eq!(mark.reached(), Reached { suspect: true, ..reached });
+        let found = mark.databases().unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(1, noted("first", 7)), (900, noted("far", 2))]);
+        let mut batch = Batch::new();
+        batch.delete(keys::info(1));
+        batch.put(keys::sequence(900, 4), vec![1]);
+        let mut notes = Notes::default();
+        notes.take(&batch);
+        mark.note(reached, &notes);
+        assert_eq!(mark.databases().unwrap().into_iter().collect::<Vec<_>>(), [(900, noted("far", 4))]);
+    }
+
+    #[test]
+    fn any_turned_bit_gives_an_older_mark_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = Mark::open(dir.path(), 1).unwrap();
+        let mut notes = Notes::default();
+        notes.named(1, "first");
+        for commits in 1..=4 {
+            notes.reached(1, commits);
+            mark.note(Reached { commits, ..Reached::default() }, &notes);
+        }
+        drop(mark);
+        let path = dir.path().join(name(1));
+        let whole = std::fs::read(&path).unwrap();
+        for bit in (0..SLOT * 8).chain(512 * 8..(512 + SLOT) * 8).chain(4608 * 8..4700 * 8) {
+            let mut turned = whole.clone();
+            if bit / 8 >= turned.len() {
+                break;
+            }
+            turned[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &turned).unwrap();
+            let mark = Mark::open(dir.path(), 1).unwrap();
+            let commits = mark.reached().commits;
+            assert!(commits == 4 || commits == 3, "bit {bit}: {commits}");
+            let named = mark.databases().unwrap();
+            assert!(named.values().all(|noted| noted.sequence == 4 && ["first", ""].contains(&noted.name.as_str())));
+        }
+        for length in 0..600 {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(Mark::open(dir.path(), 1).unwrap().reached().commits <= 4);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Reading a damaged data folder without changing a byte of it.
+//!
+//! Engines write to their files as they open them, and sled destroys what it cannot replay. So a damaged store is copied first,
+//! and the copy is opened, in the ways that may help, the gentlest first:
+//!
+//! ```text
+//! the copy as it is ──► without sled's snapshot (all of the log is replayed) ──► without its settings file too
+//! ```
+//!
+//! What the copy shows is then held against the mark to say what is missing, or read entry by entry into a new folder
+//! (`settee check --salvage`, in `maintain`).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::blob_files::BlobFiles;
+use super::blobs::Blobs;
+use super::cipher::{Envelope, FolderKeys};
+use super::committer::Committer;
+use super::frame::Frames;
+use super::key::Key;
+use super::mark::{self, Mark, Noted};
+use super::open::{Engine, Marker, OpenError, guess_marker, lock, read_marker};
+use super::redb::RedbBackend;
+use super::sled::SledBackend;
+use super::space::{Space, folder_bytes};
+use super::{Direction, PageLimit, Result, Store, StoreError, keys};
+
+/// Databases that are named one by one where many miss something.
+const NAMED: usize = 20;
+/// The copy that a refusal looks into.
+const LOOKED_INTO: &str = "damaged-copy";
+
+/// What a damaged folder still shows.
+pub struct Source {
+    pub store: Box<dyn Store>,
+    pub blobs: Arc<dyn Blobs>,
+    pub engine: Engine,
+    pub encrypted: bool,
+    /// What had to be done to open it, for people.
+    pub notes: Vec<String>,
+    /// What is known to be lost before anything is read, for people.
+    pub lost: Vec<String>,
+    /// What the mark says of each database, by number: its name, empty if unknown, and its highest durable sequence.
+    pub noted: BTreeMap<u64, (String, u64)>,
+    _lock: Option<File>,
+}
+
+/// Opens what can be opened of the damaged folder `dir`, by a copy in `scratch`.
+///
+/// # Errors
+/// If nothing can be opened, in words.
+pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::result::Result<Source, OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
+    let mut notes = Vec::new();
+    // Only where there is one: the folder is left as it is.
+    let lock = dir.join("lock").exists().then(|| lock(dir)).transpose()?;
+    let marker = match read_marker(dir) {
+        Ok(Some(marker)) if marker.store_folder(dir).exists() => marker,
+        Err(error @ OpenError::NewerFormat { .. }) => return Err(error),
+        _ => {
+            notes.push(
+                "format.toml cannot be read, or names a store that is not there: the newest store was taken".into(),
+            );
+            guess_marker(dir)?
+        }
+    };
+    let failed = |error| match error {
+        StoreError::Damaged(why) => OpenError::Engine {
+            folder: dir.to_path_buf(),
+            error: StoreError::Damaged(format!(
+                "{why}, and no other way to open it has helped: nothing can be salvaged"
+            )),
+        },
+        error => OpenError::Engine { folder: dir.to_path_buf(), error },
+    };
+    let ways = open_ways(&marker, dir, scratch, &mut notes).map_err(failed)?;
+    let mut lost = Vec::new();
+    if !matches!(ways.get(keys::FORMAT), Ok(Some(_))) {
+        lost.push("the store has no format record: it has lost everything, or is none of settee's".to_owned());
+    }
+    if !Mark::read(dir, marker.life).is_ok_and(|mark| mark.reached().commits > 0) {
+        lost.push("the mark: whether the end of the store is missing cannot be told".to_owned());
+    }
+    // The keys stand in the store once more.
+    let envelopes = sealed_keys(ways.as_ref()).into_iter().chain(marker.envelope.clone());
+    let envelopes: Vec<Envelope> = envelopes.collect();
+    drop(ways);
+    let keys = match (envelopes.first(), key) {
+        (None, _) => None,
+        (Some(envelope), None) => {
+            return Err(OpenError::NoKey { folder: dir.to_path_buf(), needs: envelope.key.clone() });
+        }
+        (Some(envelope), Some(key)) => match envelopes.iter().find_map(|envelope| envelope.open(key)) {
+            Some(keys) => Some(keys),
+            None if envelope.key != key.id() => {
+                let needs = envelope.key.clone();
+                return Err(OpenError::WrongKey { folder: dir.to_path_buf(), needs, given: key.id() });
+            }
+            None => return Err(failed(StoreError::Damaged("the sealed keys, in format.toml and in the store".into()))),
+        },
+    };
+    let frames = keys.as_ref().map_or_else(Frames::default, |keys| Frames::sealing(keys.values()));
+    let store = open_copy(marker.engine, scratch, frames).map_err(failed)?;
+    let space = Space::watch(scratch).map_err(io)?;
+    let blobs = BlobFiles::as_it_is(&marker.blobs_folder(dir), space, keys.as_ref().map(FolderKeys::attachments));
+    let noted = noted(dir, &marker).into_iter().map(|(number, noted)| (number, (noted.name, noted.sequence))).collect();
+    Ok(Source {
+        store,
+        blobs: Arc::new(blobs),
+        engine: marker.engine,
+        encrypted: keys.is_some(),
+        notes,
+        lost,
+        noted,
+        _lock: lock,
+    })
+}
+
+/// Copies the store to `scratch` and opens the copy, in one way after the other.
+fn open_ways(marker: &Marker, dir: &Path, scratch: &Path, notes: &mut Vec<String>) -> Result<Box<dyn Store>> {
+    let io = |error: io::Error| super::space::io_error("copying the damaged store", &error);
+    let ways: &[&[&str]] = match marker.engine {
+        Engine::Sled => &[&[], &["snap."], &["snap.", "conf"]],
+        Engine::Redb => &[&[]],
+    };
+    let mut refused = StoreError::Damaged("there is no store".into());
+    for without in ways {
+        if scratch.exists() {
+            std::fs::remove_dir_all(scratch).map_err(io)?;
+        }
+        copy_folder(&marker.store_folder(dir), scratch, without).map_err(io)?;
+        match open_copy(marker.engine, scratch, Frames::default()) {
+            Ok(store) => {
+                if !without.is_empty() {
+                    notes.push(format!("the store opens only without its files {}", without.join(", ")));
+                }
+                return Ok(store);
+            }
+            Err(StoreError::Full) => return Err(StoreError::Full),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// Opens a copy of a store for reading, whatever it is like.
+fn open_copy(engine: Engine, folder: &Path, frames: Frames) -> Result<Box<dyn Store>> {
+    Ok(match engine {
+        Engine::Sled => {
+            let backend = SledBackend::open(folder, 16 << 20, Arc::default())?;
+            Box::new(Committer::new(backend, frames, None))
+        }
+        Engine::Redb => {
+            let backend = RedbBackend::unverified(&folder.join(engine.file()), 64 << 20)?;
+            Box::new(Committer::new(backend, frames, None))
+        }
+    })
+}
+
+fn sealed_keys(store: &dyn Store) -> Option<Envelope> {
+    let record = store.get(keys::FORMAT).ok()??;
+    let (key, sealed) = std::str::from_utf8(record.get(4..)?).ok()?.split_once(' ')?;
+    Some(Envelope { key: key.to_owned(), sealed: sealed.to_owned() })
+}
+
+/// Copies the files of a folder but those that begin with one of `without`.
+fn copy_folder(from: &Path, to: &Path, without: &[&str]) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if without.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => copy_folder(&entry.path(), &to.join(name), &[])?,
+            false => std::fs::copy(entry.path(), to.join(name)).map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+fn noted(dir: &Path, marker: &Marker) -> BTreeMap<u64, Noted> {
+    if !dir.join(mark::name(marker.life)).exists() {
+        return BTreeMap::new();
+    }
+    Mark::read(dir, marker.life).and_then(|mark| mark.databases()).unwrap_or_default()
+}
+
+/// How far the databases had got, in lines of their own: what a lost store held.
+pub(super) fn reached(dir: &Path, marker: &Marker) -> String {
+    let lines = noted(dir, marker).into_iter().map(|(number, noted)| {
+        let name = database(number, &noted.name);
+        format!("{name} had reached sequence {}", noted.sequence)
+    });
+    listed("Lost with it", lines.collect())
+}
+
+/// What is missing in a damaged store, in lines of their own, from a copy that is opened and removed again. Without room for a
+/// copy, what the databases had reached.
+pub(super) fn missing(dir: &Path, marker: &Marker, space: &Space) -> String {
+    let scratch = dir.join(LOOKED_INTO);
+    let bytes = folder_bytes(&marker.store_folder(dir));
+    let copied = match space.room_for(bytes) {
+        Ok(()) => open_ways(marker, dir, &scratch, &mut Vec::new()).ok(),
+        Err(_) => None,
+    };
+    let lines = copied.as_ref().map(|store| {
+        let lines = noted(dir, marker).into_iter().filter_map(|(number, noted)| {
+            let has = last_sequence(store.as_ref(), number);
+            let name = database(number, &noted.name);
+            match has {
+                Some(has) if has >= noted.sequence => None,
+                Some(has) => Some(format!("{name}: sequences {} to {}", has + 1, noted.sequence)),
+                None => Some(format!("{name}: perhaps all up to sequence {}", noted.sequence)),
+            }
+        });
+        listed("Missing at least", lines.collect())
+    });
+    drop(copied);
+    let _ = std::fs::remove_dir_all(&scratch);
+    lines.unwrap_or_else(|| reached(dir, marker))
+}
+
+/// The last sequence that stands in the changes order. `None`: it cannot be read.
+pub fn last_sequence(store: &dyn Store, number: u64) -> Option<u64> {
+    let rows = keys::kind(number, keys::Kind::Sequence);
+    let page = store.scan(&rows, Direction::Backward, PageLimit::entries(1)).ok()?;
+    Some(page.first().map_or(0, |(key, _)| keys::sequence_of(key)))
+}
+
+/// A database for people.
+pub fn database(number: u64, name: &str) -> String {
+    if name.is_empty() { format!("database number {number}") } else { name.to_owned() }
+}
+
+fn listed(head: &str, lines: Vec<String>) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let more = lines.len().saturating_sub(NAMED);
+    let mut text = format!(" {head}: {}", lines[..lines.len() - more].join("; "));
+    if more > 0 {
+        text.push_str(&format!("; and {more} databases more"));
+    }
+    text.push('.');
+    text
+}

@@ -1,0 +1,191 @@
+//! What a store must hold, written into every commit: how many commits there were, and a digest of all entries.
+//!
+//! An engine that has lost something does not always know: sled takes a log that breaks off for the whole log, and skips the
+//! rest of a damaged segment as if it had been freed. The record is part of every atomic write, so whatever state an engine
+//! comes back with, the record says what that state was:
+//!
+//! ```text
+//! record     1(1) commits(8) entries(8) sum(8) unknown(1)
+//! sum        over all entries: mix(checksum of key and value, length)     added and taken away as entries come and go
+//! ```
+//!
+//! - `commits` behind the mark outside (see `mark`): the end of the history is gone.
+//! - `entries` or `sum` other than what is stored: something in the middle of it is gone, or has come back.
+//!
+//! The sum is wrapping addition, so it does not depend on the order, and needs of an overwritten entry only its checksum, which
+//! stands in its frame. It finds damage; it is no protection against a person who forges a store.
+//!
+//! Indexes (tag 0x20) are not counted: they are rebuilt at will, and their old entries would have to be read for it. `unknown`
+//! is set where an old entry could not be read: from then on the digest says nothing.
+
+use super::frame::{self, Frames};
+use super::{Result, StoreError, keys};
+
+/// The record's key. Engines hide keys that begin with 0xFF from readers.
+pub(super) const RECORD: &[u8] = &[0xFF];
+const VERSION: u8 = 1;
+const LENGTH: usize = 1 + 8 + 8 + 8 + 1;
+
+/// What the record says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Commits since the store was made.
+    pub commits: u64,
+    entries: u64,
+    sum: u64,
+    unknown: bool,
+}
+
+impl Totals {
+    pub fn decode(value: &[u8]) -> Result<Totals> {
+        let number = |at: usize| value.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        let read =
+            || Some(Totals { commits: number(1)?, entries: number(9)?, sum: number(17)?, unknown: value[25] != 0 });
+        let known = value.len() == LENGTH && value[0] == VERSION;
+        known.then(read).flatten().ok_or_else(|| StoreError::Damaged("the record of what the store must hold".into()))
+    }
+
+    fn encode(&self) -> [u8; LENGTH] {
+        let mut value = [0; LENGTH];
+        value[0] = VERSION;
+        value[1..9].copy_from_slice(&self.commits.to_be_bytes());
+        value[9..17].copy_from_slice(&self.entries.to_be_bytes());
+        value[17..25].copy_from_slice(&self.sum.to_be_bytes());
+        value[25] = u8::from(self.unknown);
+        value
+    }
+
+    /// Counts an entry that was found in the store. `framed`: `None` if it cannot be read.
+    pub fn count(&mut self, key: &[u8], framed: Option<&[u8]>) {
+        if !is_counted(key) {
+            return;
+        }
+        self.entries = self.entries.wrapping_add(1);
+        match framed.and_then(|framed| term(framed, framed.len())) {
+            Some(term) => self.sum = self.sum.wrapping_add(term),
+            None => self.unknown = true,
+        }
+    }
+
+    /// Whether `found`, counted from the entries, is what the record says.
+    pub fn matches(&self, found: &Totals) -> bool {
+        !self.unknown && !found.unknown && self.entries == found.entries && self.sum == found.sum
+    }
+
+    /// Entries that are missing in `found`, as far as their number tells it.
+    pub fn missing(&self, found: &Totals) -> u64 {
+        self.entries.saturating_sub(found.entries)
+    }
+
+    pub fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+}
+
+/// Whether an entry is part of the digest.
+pub(super) fn is_counted(key: &[u8]) -> bool {
+    key.first() != Some(&0xFF) && !keys::is_index(key)
+}
+
+/// What an entry adds to the sum, from the head of its frame and the frame's length.
+fn term(framed: &[u8], length: usize) -> Option<u64> {
+    let sum: [u8; 4] = framed.get(1..frame::HEAD)?.try_into().ok()?;
+    Some(mix(u64::from(u32::from_le_bytes(sum)) | (length as u64) << 32))
+}
+
+/// The finalizer of SplitMix64: without it, two checksums that differ by the same amount would cancel each other out.
+fn mix(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+/// Counts one commit while an engine writes it. The engine tells it of each key what stood there, and writes the record last.
+pub(super) struct Tally<'a> {
+    frames: &'a Frames,
+    pub totals: Totals,
+}
+
+impl<'a> Tally<'a> {
+    /// Of the commit after `before`.
+    pub fn after(before: &Totals, frames: &'a Frames) -> Tally<'a> {
+        Tally { frames, totals: Totals { commits: before.commits + 1, ..*before } }
+    }
+
+    /// Whether [`Tally::replaces`] needs what stands at the key.
+    pub fn needs(&self, key: &[u8]) -> bool {
+        is_counted(key) && !self.totals.unknown
+    }
+
+    /// `key` held `old` and holds `new` from now on, both framed.
+    pub fn replaces(&mut self, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
+        self.replaces_part(key, old.map(|old| (old, old.len())), new);
+    }
+
+    /// The same, of an old value of which the first bytes and the length are known.
+    pub fn replaces_part(&mut self, key: &[u8], old: Option<(&[u8], usize)>, new: Option<&[u8]>) {
+        if !is_counted(key) {
+            return;
+        }
+        let totals = &mut self.totals;
+        if let Some((head, length)) = old {
+            totals.entries = totals.entries.wrapping_sub(1);
+            match term(head, length) {
+                Some(term) => totals.sum = totals.sum.wrapping_sub(term),
+                None => totals.unknown = true,
+            }
+        }
+        if new.is_some() {
+            totals.count(key, new);
+        }
+    }
+
+    /// What stood at a key cannot be read: the digest says nothing from here on.
+    pub fn loses_track(&mut self) {
+        self.totals.unknown = true;
+    }
+
+    /// The record, framed.
+    pub fn record(&self) -> Vec<u8> {
+        self.frames.seal(RECORD, &self.totals.encode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(key: &[u8], value: &[u8]) -> Vec<u8> {
+        frame::seal(key, value)
+    }
+
+    #[test]
+    fn the_order_of_commits_does_not_matter_and_each_entry_does() {
+        let frames = Frames::default();
+        let (one, two, other) = (framed(b"a", b"1"), framed(b"b", b"2"), framed(b"a", b"3"));
+        let mut tally = Tally::after(&Totals::default(), &frames);
+        tally.replaces(b"a", None, Some(&one));
+        tally.replaces(b"b", None, Some(&two));
+        tally.replaces(b"a", Some(&one), Some(&other));
+        tally.replaces(b"c", None, None);
+        tally.replaces(&[0x20, 1], None, Some(&two));
+        let mut found = Totals::default();
+        found.count(b"b", Some(&two));
+        assert!(!tally.totals.matches(&found));
+        assert_eq!(tally.totals.missing(&found), 1);
+        found.count(b"a", Some(&other));
+        found.count(&[0x20, 1], Some(&two));
+        assert!(tally.totals.matches(&found));
+        let mut old = Totals::default();
+        old.count(b"b", Some(&two));
+        old.count(b"a", Some(&one));
+        assert!(!tally.totals.matches(&old), "an old value has come back");
+        let record = tally.record();
+        let read = Totals::decode(&frames.unseal(RECORD, &record).unwrap()).unwrap();
+        assert_eq!((read, read.commits), (tally.totals, 1));
+        assert!(Totals::decode(b"").is_err() && Totals::decode(&[2; LENGTH]).is_err());
+        tally.loses_track();
+        assert!(!tally.totals.matches(&found), "unknown matches nothing");
+    }
+}
