@@ -10,14 +10,14 @@ use super::*;
 pub mod samples;
 
 const NOW: u64 = 1_700_000_000;
-/// "hello"
+/// The text "hello" in base64.
 const HELLO: &str = "aGVsbG8=";
 
 fn settings(rows: &[(&str, &str, &str)]) -> Settings {
     Settings::read(&source(rows))
 }
 
-/// A token signed with "hello".
+/// A token signed with the key "hello".
 fn token(header: Value, claims: Value) -> String {
     let message = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
     let alg = match header["alg"].as_str() {
@@ -59,7 +59,7 @@ fn user(name: &str, roles: &[&str]) -> Result<UserCtx> {
 }
 
 #[test]
-fn every_algorithm_with_its_key() {
+fn every_algorithm_verifies_with_its_key() {
     let all = settings(&[
         ("jwt_keys", "hmac:_default", HELLO),
         ("jwt_keys", "rsa:r", samples::RSA_KEY),
@@ -80,7 +80,8 @@ fn every_algorithm_with_its_key() {
     }
 }
 
-/// CVE-2015-9235 and its kin: the kind of the key is the algorithm's, whatever the token says.
+/// CVE-2015-9235 and similar attacks: a key is only used with algorithms of its kind, whichever algorithm the
+/// token names.
 #[test]
 fn the_algorithm_is_bound_to_the_kind_of_key() {
     let rsa = settings(&[("jwt_keys", "rsa:_default", samples::RSA_KEY)]);
@@ -102,7 +103,7 @@ fn the_algorithm_is_bound_to_the_kind_of_key() {
 }
 
 #[test]
-fn what_does_not_come_apart_is_malformed() {
+fn malformed_tokens_are_refused() {
     let good = hs(good());
     let (head, rest) = good.split_once('.').expect("three parts");
     let rows = [
@@ -125,7 +126,7 @@ fn what_does_not_come_apart_is_malformed() {
 }
 
 #[test]
-fn claims_are_checked_in_couchdbs_words() {
+fn claims_are_checked_with_couchdbs_reasons() {
     let with =
         |claims: &str| settings(&[("jwt_keys", "hmac:_default", HELLO), ("jwt_auth", "required_claims", claims)]);
     let bad = |claims: &str, given: Value| reason(&with(claims), &hs(given));
@@ -160,7 +161,7 @@ fn claims_are_checked_in_couchdbs_words() {
 }
 
 #[test]
-fn required_claims_that_cannot_be_read_let_nobody_in() {
+fn an_invalid_required_claims_setting_refuses_every_token() {
     for broken in ["!", "exp;nbf", "{iss}", "{iss, hello}", "{iss, \"\"}", "{iss, \"a\"", "exp, {"] {
         let broken = settings(&[("jwt_keys", "hmac:_default", HELLO), ("jwt_auth", "required_claims", broken)]);
         assert!(matches!(ask(&broken, &hs(good())), Err(Error::Internal(_))));
@@ -168,7 +169,7 @@ fn required_claims_that_cannot_be_read_let_nobody_in() {
 }
 
 #[test]
-fn roles_come_from_a_name_or_a_path() {
+fn roles_are_read_from_a_claim_name_or_path() {
     let with = |rows: &[(&str, &str, &str)]| settings(&[rows, &[("jwt_keys", "hmac:_default", HELLO)]].concat());
     let claims = json!({
         "sub": "a", "exp": NOW + 1,
@@ -193,7 +194,7 @@ fn roles_come_from_a_name_or_a_path() {
 }
 
 #[test]
-fn keys_that_are_none_say_so() {
+fn invalid_keys_are_reported() {
     for (name, value, expected) in [
         ("hmac:_default", "***", "Not a valid key"),
         ("hmac:_default", "", "Not a valid key"),
