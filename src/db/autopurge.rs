@@ -266,7 +266,8 @@ mod tests {
     fn notes_are_few_and_never_purge_too_early() {
         let mut kept = AutoPurge::default();
         let seconds = 1000;
-        // A sequence a second: at any time, what is purged was there 1000 seconds before.
+        // One change per second, so that the sequence equals the time: a purged change is at least 1000 s
+        // old.
         for now in 1..20_000u64 {
             let upto = kept.note(now, now, seconds);
             assert!(upto <= now.saturating_sub(seconds));
