@@ -21,7 +21,7 @@ fn stream(key: &Key, salt: &[u8; SALT]) -> Stream {
     Stream::under(&key.derive(&[&SEALED[..], salt].concat()))
 }
 
-/// Encrypts what is written to it. Without [`Writer::finish`] the stream is truncated.
+/// Encrypts the bytes written to it. Without [`Writer::finish`] the stream is truncated.
 pub struct Writer<'a> {
     to: &'a mut dyn Write,
     stream: Stream,
