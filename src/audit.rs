@@ -1,8 +1,9 @@
-//! The audit log: who signed in or failed to, was refused, changed accounts, settings or who may do what.
+//! The audit log: sign-ins and failures, refused requests, and changes of accounts, settings and permissions.
 //!
-//! Each [`Event`] is one `tracing` event with the target `audit`: it goes where the log goes, and, if `[settee] audit_file` names
-//! one, as a line of JSON into a file of its own ([`trail`]). An event names people, addresses, databases and settings;
-//! it never holds a password, a token, a hash or the value of a setting.
+//! Each [`Event`] is one `tracing` event with the target `audit`. It goes to the server's log and, if
+//! `[settee] audit_file` is set, also as a line of JSON to a separate file ([`trail`]). An event names
+//! people, addresses, databases and settings; it never contains a password, a token, a hash or the value of a
+//! setting.
 
 pub mod trail;
 
@@ -11,37 +12,40 @@ use std::net::IpAddr;
 /// The target of all audit events.
 pub const TARGET: &str = "audit";
 
-/// What has happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A password was right. `detail`: for a session, tokens, or one request.
+    /// The password was correct. `detail`: whether it was used for a session, for tokens or for one request.
     SignIn,
-    /// A password, cookie or token was wrong. `detail`: which.
+    /// A password, cookie or token was wrong. `detail` says which.
     SignInFailed,
-    /// Refused without a look at the password: too many were wrong (`detail`: of the account, or from the address).
+    /// Refused without checking the password, because too many attempts failed (`detail`: for this account,
+    /// or from this address).
     SignInRefused,
-    /// A session was ended by its user.
+    /// The user ended a session.
     SignOut,
-    /// A device (`subject`) or all of a user's were signed out.
+    /// One device (`subject`) of a user, or all of them, were signed out.
     DeviceRevoked,
     /// A request was answered 401 or 403.
     Denied,
     /// `_security` was written.
     SecurityChanged,
-    /// A setting (`subject`: section/key) was set or (`detail`) deleted.
+    /// A setting (`subject`: section/key) was set, or deleted if `detail` says so.
     ConfigChanged,
-    /// A server admin (`subject`) was made, given a new password or removed.
+    /// A server admin (`subject`) was created, given a new password or removed.
     AdminChanged,
-    /// An account (`subject`) was written, or (`detail`) deleted.
+    /// An account (`subject`) was written, or deleted if `detail` says so.
     AccountChanged,
+    /// A database was created.
     DatabaseCreated,
+    /// A database was deleted.
     DatabaseDeleted,
-    /// Many deletions, misses or wrong passwords (`detail`) in a short time.
+    /// Many deletions, misses or wrong passwords within a short time (`detail` says which).
     Suspicious,
 }
 
 impl Kind {
-    /// The word in the log.
+    /// The kind's name in the log.
     pub fn word(self) -> &'static str {
         match self {
             Kind::SignIn => "sign_in",
@@ -65,22 +69,27 @@ impl Kind {
     }
 }
 
-/// One event. What is `None` is left out.
+/// One audit event. Fields that are `None` are not logged.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
+    /// What happened.
     pub kind: Kind,
-    /// Who did it, or tried to.
+    /// The user who did it or tried to.
     pub user: Option<&'a str>,
+    /// The client's address.
     pub peer: Option<IpAddr>,
-    /// `X-Couch-Request-ID`: the request's own line in the log.
+    /// `X-Couch-Request-ID`, which links the event to the request's line in the log.
     pub id: Option<&'a str>,
+    /// The database concerned.
     pub database: Option<&'a str>,
-    /// What it was done to.
+    /// The object of the action: an account, a device, a setting.
     pub subject: Option<&'a str>,
+    /// Additional information; its meaning depends on the kind.
     pub detail: Option<&'a str>,
 }
 
-/// Names and paths come from outside and may be long; an event is a line to be read.
+/// Longest text in an event, in bytes. Names and paths come from clients and may be long; an event must stay
+/// readable.
 const LONGEST: usize = 256;
 
 fn cut(text: Option<&str>) -> Option<&str> {
@@ -88,17 +97,17 @@ fn cut(text: Option<&str>) -> Option<&str> {
 }
 
 impl<'a> Event<'a> {
-    /// An event of which only the kind is known.
+    /// An event with only its kind set.
     pub fn of(kind: Kind) -> Event<'a> {
         Event { kind, user: None, peer: None, id: None, database: None, subject: None, detail: None }
     }
 
-    /// Writes it.
+    /// Logs the event.
     pub fn record(self) {
         let Event { kind, user, peer, id, database, subject, detail } = self;
         let (user, database, subject, detail) = (cut(user), cut(database), cut(subject), cut(detail));
         let (event, peer) = (kind.word(), peer.map(tracing::field::display));
-        // A level is part of where an event stands in the code, so it stands here twice.
+        // `tracing` fixes the level at compile time at each call site, hence two calls.
         if kind.is_warning() {
             tracing::warn!(target: TARGET, event, user, peer, database, subject, detail, id);
         } else {
@@ -112,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_are_cut_between_characters() {
+    fn long_names_are_truncated_at_a_character_boundary() {
         assert_eq!(cut(Some("ann")), Some("ann"));
         let long = format!("a{}", "é".repeat(1000));
         assert_eq!(cut(Some(&long)).map(str::len), Some(255));

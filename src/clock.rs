@@ -1,17 +1,17 @@
-//! Time, randomness and uuids behind one handle, so that tests can fix them.
+//! Time, randomness and UUIDs behind one handle, so that tests can fix them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A cheap handle, cloned to everybody who needs the time or randomness.
+/// The source of time and randomness. A cheap handle; every component holds a clone.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Source>);
 
 #[derive(Debug)]
 enum Source {
     System,
-    /// Milliseconds since the epoch, moved by hand; random bytes count up.
+    /// Milliseconds since the epoch, advanced only by tests; the "random" bytes are derived from a counter.
     Fixed {
         millis: AtomicU64,
         drawn: AtomicU64,
@@ -24,7 +24,8 @@ impl Clock {
         Clock(Arc::new(Source::System))
     }
 
-    /// A clock that stands at `since_epoch` until [`Clock::advance`] moves it, with predictable "randomness". For tests.
+    /// A clock that stays at `since_epoch` until [`Clock::advance`] moves it, with predictable "randomness".
+    /// For tests.
     pub fn fixed(since_epoch: Duration) -> Clock {
         Clock(Arc::new(Source::Fixed {
             millis: AtomicU64::new(since_epoch.as_millis() as u64),
@@ -32,12 +33,12 @@ impl Clock {
         }))
     }
 
-    /// Whether it only moves by hand.
+    /// Whether this is a fixed clock, which only [`Clock::advance`] moves.
     pub fn is_fixed(&self) -> bool {
         matches!(&*self.0, Source::Fixed { .. })
     }
 
-    /// Moves a fixed clock forward; a system clock does not move by hand.
+    /// Moves a fixed clock forward. Does nothing on a system clock.
     pub fn advance(&self, by: Duration) {
         if let Source::Fixed { millis, .. } = &*self.0 {
             millis.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
@@ -59,10 +60,10 @@ impl Clock {
         bytes
     }
 
-    /// Fills `bytes` with unpredictable ones.
+    /// Fills `bytes` with unpredictable bytes.
     pub fn fill_random(&self, bytes: &mut [u8]) {
         match &*self.0 {
-            Source::System => getrandom::fill(bytes).expect("the operating system gives randomness"),
+            Source::System => getrandom::fill(bytes).expect("the operating system provides randomness"),
             Source::Fixed { drawn, .. } => {
                 for byte in bytes.iter_mut() {
                     *byte = (drawn.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
@@ -71,7 +72,7 @@ impl Clock {
         }
     }
 
-    /// 32 lower-case hex digits, as CouchDB's `random` uuid algorithm.
+    /// 32 lower-case hex digits, like CouchDB's `random` UUID algorithm.
     pub fn uuid(&self) -> String {
         crate::json::hex(&self.random_16())
     }

@@ -1,61 +1,66 @@
-//! The closed domain error. Nothing here knows HTTP: `http::answer` maps each variant to a status and CouchDB's error word.
+//! The closed domain error. It knows nothing of HTTP: `http::answer` maps each variant to a status and
+//! CouchDB's error word.
 
 use std::fmt;
 
 /// Everything a domain call can fail with.
 ///
-/// `reason` texts are those that CouchDB answers where a client shows or matches them.
+/// Where a client shows or matches the `reason`, it is CouchDB's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     /// The request is malformed (CouchDB: 400 `bad_request`).
     BadRequest(String),
-    /// A query parameter is malformed or does not fit the others (400 `query_parse_error`).
+    /// A query parameter is malformed or contradicts another (400 `query_parse_error`).
     QueryParse(String),
-    /// A document name is not allowed (400 `illegal_docid`).
+    /// A document id is not allowed (400 `illegal_docid`).
     IllegalDocId(String),
     /// A database name is not allowed (400 `illegal_database_name`).
     IllegalDatabaseName(String),
     /// A database name is too long (400 `database_name_too_long`).
     DatabaseNameTooLong(String),
-    /// A document's `_` member is unknown or of the wrong type (400 `doc_validation`).
+    /// A document's `_` member is unknown or has the wrong type (400 `doc_validation`).
     DocValidation(String),
-    /// Nobody is signed in, and somebody must be (401 `unauthorized`).
+    /// The request is not authenticated, and must be (401 `unauthorized`).
     Unauthorized(String),
-    /// Somebody is signed in, and may not (403 `forbidden`).
+    /// The user is authenticated but not authorized (403 `forbidden`).
     Forbidden(String),
     /// No such database (404 `not_found`, `Database does not exist.`).
     NoDatabase,
-    /// No such document, or not this revision (404 `not_found`, reason `missing`).
+    /// The document, or this revision of it, does not exist (404 `not_found`, reason `missing`).
     Missing,
     /// The document is deleted (404 `not_found`, reason `deleted`).
     Deleted,
-    /// Something else is not there (404 `not_found`).
+    /// Something else does not exist (404 `not_found`).
     NotFound(String),
     /// The edit does not name the current revision (409 `conflict`).
     Conflict,
-    /// The edit makes a document of a full partition larger; its id (403 `partition_overflow`).
+    /// The edit would grow a document in a partition that is full; holds the document's id (403
+    /// `partition_overflow`).
     PartitionOverflow(String),
-    /// The database exists (412 `file_exists`).
+    /// The database already exists (412 `file_exists`).
     DatabaseExists,
     /// A stub names an attachment that its parent does not have (412 `missing_stub`).
     MissingStub(String),
-    /// Over a configured size (413 with this error word: `document_too_large`, `too_large`, `attachment_too_large`).
+    /// A configured size limit is exceeded (413 with this error word: `document_too_large`, `too_large`,
+    /// `attachment_too_large`).
     TooLarge { word: &'static str, reason: String },
     /// A requested byte range cannot be served (416).
     RangeNotSatisfiable,
-    /// Not JSON where JSON is needed (415 `bad_content_type`).
+    /// The body is not JSON where JSON is required (415 `bad_content_type`).
     BadContentType(String),
-    /// A design document's function failed, with CouchDB's own words and the status that CouchDB gives it
-    /// (`compilation_error`, `render_error`, `timeout`, `reduce_overflow_error`, or what the function threw).
+    /// A design document's function failed. `word` is CouchDB's error word and determines the status
+    /// (`compilation_error`, `render_error`, `timeout`, `reduce_overflow_error`, or whatever the function
+    /// threw).
     Script { word: String, reason: String },
-    /// A selector, an index definition or another part of a Mango request is wrong, with CouchDB's word
-    /// (`mango_error.erl`; 400 but for the few words that name a missing service or a failed save).
+    /// A selector, an index definition or another part of a Mango request is wrong. `word` is CouchDB's error
+    /// word (`mango_error.erl`; status 400, except for the few words that mean a missing service or a failed
+    /// save).
     Mango { word: &'static str, reason: String },
-    /// The store is full (507/500: writes refused, reads go on).
+    /// The disk is full: writes are refused, reads still work (507/500).
     Full,
-    /// Stored data fails its checksum or cannot be decoded; names what was being read.
+    /// Stored data fails its checksum or cannot be decoded. The text names what was being read.
     Damaged(String),
-    /// An unforeseen failure of ours. Logged with its cause; the client sees no internals.
+    /// An unexpected internal failure. Logged with its cause; the client sees no internals.
     Internal(String),
 }
 

@@ -1,12 +1,13 @@
 //! settee: a CouchDB-compatible sync server in one binary.
 //!
-//! The map of the house; a layer may use only what stands to its right:
+//! The layers; each may use only the layers to its right:
 //!
 //! ```text
-//! main > http > replicate > {query, auth, maintain} > db > store > json > rev
+//! main > http > replicate > {query, auth, maintain, config} > db > store > json > rev
 //! ```
 //!
-//! `error`, `clock`, `tls` and `audit` may be used by all, `log` is for `main`. `tests/layers.rs` holds this line.
+//! All layers may use `error`, `clock`, `tls` and `audit`; only `main` uses `log`. `tests/layers.rs` checks
+//! the order of the layers.
 
 pub mod audit;
 pub mod auth;
@@ -26,7 +27,7 @@ pub mod rev;
 pub mod store;
 pub mod tls;
 
-/// What comes on one thread often goes on another (documents to scripts, rows to the store): glibc's allocator then spends
-/// a quarter of the time on its locks.
+/// Memory is often allocated on one thread and freed on another (documents passed to scripts, rows passed to
+/// the store). With glibc's allocator, such workloads spend a quarter of their time on its locks.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

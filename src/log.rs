@@ -1,5 +1,5 @@
-//! The log's way to the standard error: lines are handed to a thread that writes them, so that a reader who does not read
-//! (a full pipe) never holds a request up, or the way out. What does not fit is dropped, and counted.
+//! Writes the log to standard error from a separate thread, so that a reader that does not read (a full pipe)
+//! never delays a request or the shutdown. When the queue is full, lines are dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait to be written. A line of a request has some 200 bytes.
+/// Capacity of the queue, in lines. A line of a request has about 200 bytes.
 const WAITING: usize = 20_000;
 
-/// A handle: clones write to the same log.
+/// The log. A cheap handle: clones write to the same log.
 #[derive(Clone)]
 pub struct Log(Arc<Inner>);
 
@@ -24,27 +24,27 @@ struct Inner {
 
 enum Entry {
     Line(Vec<u8>),
-    /// Everything before it has been written.
+    /// A flush mark: the writer thread answers it once all earlier entries are written.
     Mark(SyncSender<()>),
 }
 
 impl Log {
-    /// A log that is written to `to` on a thread of its own.
+    /// Starts a thread that writes the log to `to`.
     ///
     /// # Errors
-    /// Those of the system: there is no thread for it.
+    /// The thread cannot be started.
     pub fn start(to: impl Write + Send + 'static) -> io::Result<Log> {
         let (lines, waiting) = mpsc::sync_channel(WAITING);
         let log = Log(Arc::new(Inner { lines, dropped: AtomicU64::new(0) }));
-        // Not the handle itself: the thread ends with the last one.
+        // A weak reference: the thread ends when the last handle is dropped.
         let inner = Arc::downgrade(&log.0);
         let dropped = move || inner.upgrade().map_or(0, |inner| inner.dropped.swap(0, Ordering::Relaxed));
         thread::Builder::new().name("settee-log".into()).spawn(move || write(&waiting, to, &dropped))?;
         Ok(log)
     }
 
-    /// Waits until what was logged before is written, for `most` at most, and not at all while no more lines can wait.
-    /// Whether it is written.
+    /// Waits, for `most` at most, until everything logged before this call is written. Returns at once if the
+    /// queue is full. Returns whether everything was written.
     pub fn flush(&self, most: Duration) -> bool {
         let (done, written) = mpsc::sync_channel(1);
         self.0.lines.try_send(Entry::Mark(done)).is_ok() && written.recv_timeout(most).is_ok()
@@ -53,7 +53,7 @@ impl Log {
 
 fn write(waiting: &Receiver<Entry>, mut to: impl Write, dropped: &dyn Fn() -> u64) {
     while let Ok(entry) = waiting.recv() {
-        // There is nobody to tell of a log that cannot be written.
+        // A failure to write the log cannot be reported anywhere.
         match entry {
             Entry::Line(line) => drop(to.write_all(&line)),
             Entry::Mark(done) => drop(done.try_send(())),
@@ -65,7 +65,7 @@ fn write(waiting: &Receiver<Entry>, mut to: impl Write, dropped: &dyn Fn() -> u6
     }
 }
 
-/// One line, as it is put together.
+/// One line while `tracing` formats it; dropping it queues the line.
 pub struct Line {
     log: Log,
     text: Vec<u8>,
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_waits_for_a_reader_who_does_not_read() {
+    fn a_reader_that_does_not_read_blocks_no_writer() {
         let (to, mut reader) = UnixStream::pair().unwrap();
         let log = Log::start(to).unwrap();
         let line = [b'x'; 199].iter().chain(b"\n").copied().collect::<Vec<u8>>();
@@ -123,7 +123,8 @@ mod tests {
             let mut text = String::new();
             reader.read_to_string(&mut text).map(|_| text)
         });
-        // There is room again once the reader reads, and an end once nobody writes.
+        // The queue drains once the reader reads; the reader sees the end of the stream once the log is
+        // dropped.
         while !log.flush(Duration::from_secs(60)) {
             thread::yield_now();
         }

@@ -1,14 +1,16 @@
-//! TLS by rustls, both ways: the server's certificate, read anew when its files change, and what the server trusts when
-//! it fetches something itself.
+//! TLS with rustls, in both directions: the server's certificate, reloaded when its files change, and the
+//! authorities that the server trusts for its own requests.
 //!
 //! ```text
 //! cert_file, key_file ──open──> Identity ──accept──> encrypted connections
-//!        └── changed? (watch, every few seconds) ──> good: new connections get it │ bad: a warning, the old one stays
+//!        └── changed? (watch, every few seconds) ──> valid: used for new connections
+//!                                                    invalid: a warning, nothing changes
 //! ```
-//! Or the server gets its certificate by itself: [`acme`].
+//! Alternatively, the server obtains its certificate itself: [`acme`].
 //!
-//! Connections that are open keep the certificate that they began with. Files are named by whoever starts the server,
-//! never over HTTP (`config::catalogue::BLOCKED`): a setting that names a file is a way to read it.
+//! Open connections keep the certificate they started with. Only the administrator who starts the server can
+//! name files, never an HTTP client (`config::catalogue::BLOCKED`): a setting that names a file is a way to
+//! read it.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -27,11 +29,11 @@ pub mod acme;
 
 use acme::Automatic;
 
-/// A certificate chain or key is a few kilobytes.
+/// Largest accepted PEM file. A certificate chain or key has a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const ROUND: Duration = Duration::from_secs(2);
-/// A handshake that takes longer is given up.
+/// Time limit of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
 /// The server's certificate and key.
@@ -40,7 +42,7 @@ pub struct Identity {
     source: Source,
 }
 
-/// Where they come from.
+/// Where the certificate comes from.
 enum Source {
     Files(Files),
     Acme(Box<Automatic>),
@@ -49,11 +51,11 @@ enum Source {
 struct Files {
     cert: PathBuf,
     key: PathBuf,
-    /// What the files looked like when they were last read.
+    /// The state of both files when they were last read.
     seen: Mutex<[Stamp; 2]>,
 }
 
-/// When a file is another one.
+/// Identifies the version of a file: any difference means that it changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
@@ -62,7 +64,7 @@ struct Stamp {
 }
 
 impl Identity {
-    /// Reads both PEM files. The error names the file and says what is wrong. Blocks.
+    /// Reads both PEM files. The error names the file and the problem. Blocks.
     pub fn open(cert: &Path, key: &Path) -> Result<Identity, String> {
         let seen = [stamp(cert)?, stamp(key)?];
         let current = RwLock::new(Arc::new(server_config(cert, key)?));
@@ -70,7 +72,8 @@ impl Identity {
         Ok(Identity { current, source: Source::Files(files) })
     }
 
-    /// One that is got and renewed while [`Identity::watch`] is polled. Without a certificate handshakes fail.
+    /// An identity whose certificate is obtained and renewed while [`Identity::watch`] is polled. Until there
+    /// is a certificate, handshakes fail.
     pub fn automatic(automatic: Automatic) -> Result<Identity, String> {
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| error.to_string())?.with_no_client_auth();
@@ -79,7 +82,8 @@ impl Identity {
         Ok(Identity { current: RwLock::new(Arc::new(config)), source: Source::Acme(Box::new(automatic)) })
     }
 
-    /// Reads the files again if they have changed; whether they had. What cannot be used leaves all as it was. Blocks.
+    /// Re-reads the files if they have changed, and returns whether they had. If the new files cannot be
+    /// used, the current certificate stays in use. Blocks.
     pub fn reload_if_changed(&self) -> Result<bool, String> {
         let Source::Files(Files { cert, key, seen }) = &self.source else { return Ok(false) };
         let now = [stamp(cert)?, stamp(key)?];
@@ -87,15 +91,16 @@ impl Identity {
         if *seen == now {
             return Ok(false);
         }
-        // Remembered although it may fail: one warning for each change. Files that are renewed one after the other do
-        // not fit each other for a moment, and the second one is a change again.
+        // Stored even if loading fails, so that each change causes one warning. If the two files are replaced
+        // one after the other, they do not match for a moment; the second replacement counts as a change
+        // again.
         *seen = now;
         let fresh = server_config(cert, key)?;
         *self.current.write() = Arc::new(fresh);
         Ok(true)
     }
 
-    /// Reloads, or renews, for as long as it is polled.
+    /// Reloads or renews the certificate for as long as it is polled.
     pub async fn watch(self: Arc<Identity>) {
         let cert = match &self.source {
             Source::Files(files) => files.cert.display(),
@@ -106,12 +111,12 @@ impl Identity {
             tokio::time::sleep(ROUND).await;
             let identity = self.clone();
             match tokio::task::spawn_blocking(move || identity.reload_if_changed()).await {
-                Ok(Ok(true)) => tracing::info!(cert_file = %cert, "the certificate was read anew"),
+                Ok(Ok(true)) => tracing::info!(cert_file = %cert, "the certificate was reloaded"),
                 Ok(Ok(false)) => continue,
-                // A file that is gone is gone every few seconds.
+                // A missing file is found missing in every round; warn only once.
                 Ok(Err(wrong)) if failed.as_ref() == Some(&wrong) => continue,
                 Ok(Err(wrong)) => {
-                    tracing::warn!("the certificate in use stays in use: {wrong}");
+                    tracing::warn!("the current certificate stays in use: {wrong}");
                     failed = Some(wrong);
                     continue;
                 }
@@ -121,15 +126,16 @@ impl Identity {
         }
     }
 
-    /// The handshake of one connection. Errors: a client that speaks no TLS or no common version, or is too slow; no
-    /// certificate; an authority that checked a name, which ends with its handshake (RFC 8737, section 3).
+    /// Performs the handshake of one connection. Errors: a client that does not speak TLS or no common
+    /// version, or is too slow; no certificate; an ACME validation, which ends with its handshake (RFC 8737,
+    /// section 3).
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, socket: S) -> io::Result<TlsStream<S>> {
         let config = self.current.read().clone();
         let handshake = async {
             let mut stream = TlsAcceptor::from(config).accept(socket).await?;
             if stream.get_ref().1.alpn_protocol() == Some(acme::CHALLENGE) {
                 stream.shutdown().await?;
-                return Err(io::Error::other("it was the check of a name, which has its answer"));
+                return Err(io::Error::other("the connection was an ACME validation, which ends with its handshake"));
             }
             Ok(stream)
         };
@@ -156,7 +162,8 @@ fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-/// What the server trusts when it asks others: the public authorities, and those in `ca_file` (PEM). Blocks.
+/// The TLS settings for the server's own requests: trusts the public authorities and those in `ca_file`
+/// (PEM). Blocks.
 pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {

@@ -215,7 +215,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     };
     await api.start();
     const first = await certificate();
-    await until('the warning', () => /WARN.*no new certificate was got, the old one stays in use.*too many certificates/.test(api.server.log()));
+    await until('the warning', () => /WARN.*no new certificate was obtained, the current one stays in use.*too many certificates/.test(api.server.log()));
     assert.equal((await shown()).serial, first.serial);
     assert.equal((await ask('GET /_up')).status, 200);
     assert.equal(authority.orders.length, 1);
@@ -226,8 +226,8 @@ describe('automatic certificates', { skip: !!external }, () => {
       throw authority.refusal('rejectedIdentifier', 'not for\nthat name');
     };
     await api.start();
-    await until('the warning', () => /WARN.*no certificate was got, TLS cannot be served yet/.test(api.server.log()));
-    const warning = api.server.log().split('\n').find((line) => /no certificate was got/.test(line));
+    await until('the warning', () => /WARN.*no certificate was obtained, TLS is not available yet/.test(api.server.log()));
+    const warning = api.server.log().split('\n').find((line) => /no certificate was obtained/.test(line));
     assert.match(warning, /rejectedIdentifier.*not for.*that name/, 'on one line');
     assert.match(warning, /2 min/);
     await assert.rejects(shown(), /alert access denied/);
@@ -241,7 +241,7 @@ describe('automatic certificates', { skip: !!external }, () => {
   it('are not issued for a name that points to another server', async () => {
     authority.port = await freePort();
     await api.start();
-    await until('the warning', () => /no certificate was got.*did not find that (b\.example|sync\.example\.com) is ours.*ECONNREFUSED/.test(api.server.log()));
+    await until('the warning', () => /no certificate was obtained.*could not validate (b\.example|sync\.example\.com).*ECONNREFUSED/.test(api.server.log()));
     assert.equal((await api.call('GET /_up')).status, 200);
   });
 
@@ -249,7 +249,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     const lines = readFileSync(join(folder, 'settee.toml'), 'utf8').split('\n');
     writeFileSync(join(folder, 'settee.toml'), lines.filter((line) => !/ca_file/.test(line)).join('\n'));
     await api.start();
-    await until('the warning', () => /no certificate was got.*UnknownIssuer/.test(api.server.log()));
+    await until('the warning', () => /no certificate was obtained.*UnknownIssuer/.test(api.server.log()));
     assert.equal(authority.requests, 0);
   });
 
@@ -265,7 +265,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     const settings = readFileSync(join(folder, 'settee.toml'), 'utf8');
     writeFileSync(join(folder, 'settee.toml'), settings.replace(old.directory, authority.directory));
     await api.server.restart('SIGTERM');
-    await until('the warning', () => /no certificate was got.*missing field/.test(api.server.log()));
+    await until('the warning', () => /no certificate was obtained.*missing field/.test(api.server.log()));
     assert.equal((await api.call('GET /_up')).status, 200);
   });
 

@@ -1,4 +1,4 @@
-//! A file that is only ever appended to, and set aside when it is large: `audit.log` > `audit.log.1` > `audit.log.2` ...
+//! An append-only file with rotation by size: `audit.log` > `audit.log.1` > `audit.log.2` ...
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// What the settings say of it.
+/// Where the audit file is and how it is rotated, from the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
+    /// Path of the current file.
     pub file: PathBuf,
-    /// Bytes after which it is set aside.
+    /// Size in bytes after which the file is rotated.
     pub bytes: u64,
-    /// Files that are kept beside the current one.
+    /// How many rotated files are kept beside the current one.
     pub keep: u64,
 }
 
-/// The open file. A handle: clones write to the same one.
+/// The open file. A cheap handle: clones write to the same file.
 #[derive(Clone)]
 pub struct Trail(Arc<Inner>);
 
@@ -33,7 +34,7 @@ struct Current {
 }
 
 impl Trail {
-    /// Opens the file, or makes it, for its owner only.
+    /// Opens the file, or creates it readable and writable by its owner only.
     pub fn open(place: Place) -> io::Result<Trail> {
         let current = Mutex::new(open(&place.file)?);
         Ok(Trail(Arc::new(Inner { place, current })))
@@ -46,7 +47,7 @@ fn open(path: &Path) -> io::Result<Current> {
     Ok(Current { file, bytes })
 }
 
-/// `file.N`.
+/// The name of a rotated file: `file.N`.
 fn aside(file: &Path, number: u64) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{number}"));
@@ -54,7 +55,7 @@ fn aside(file: &Path, number: u64) -> PathBuf {
 }
 
 impl Inner {
-    /// Sets the file aside, and drops the oldest.
+    /// Renames the current file to `file.1`, shifts the older ones, drops the oldest and opens a new file.
     fn rotate(&self) -> io::Result<Current> {
         let Place { file, keep, .. } = &self.place;
         for number in (1..*keep).rev() {
@@ -72,15 +73,16 @@ impl Inner {
     }
 }
 
-/// Each call writes one line whole: what formats events hands them over so.
+/// Each call writes one whole line: `tracing`'s formatter passes one event per call.
 impl Write for Trail {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut current = self.0.current.lock();
         if current.bytes > 0 && current.bytes + line.len() as u64 > self.0.place.bytes {
-            // A line in a file that is too large is better than no line.
+            // If the rotation fails, the line still goes to the file, which then exceeds its size: better
+            // than to lose it.
             match self.0.rotate() {
                 Ok(fresh) => *current = fresh,
-                Err(error) => eprintln!("settee: the audit file cannot be set aside: {error}"),
+                Err(error) => eprintln!("settee: cannot rotate the audit file: {error}"),
             }
         }
         current.file.write_all(line)?;
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_is_set_aside_and_the_oldest_dropped() {
+    fn a_large_file_is_rotated_and_the_oldest_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.log");
         let place = Place { file: file.clone(), bytes: 20, keep: 2 };
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_owner_reads_it() {
+    fn only_the_owner_can_read_the_file() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("audit.log");

@@ -1,22 +1,24 @@
-//! The `_security` object of a database: who administers it, who may read and write it (`couch_db.erl`,
+//! The `_security` object of a database: its admins, and the members that may read and write (`couch_db.erl`,
 //! `check_is_admin/1`, `check_is_member/1`, `validate_security_object/1`).
 //!
 //! ```text
 //! {"admins": {"names": [...], "roles": [...]}, "members": {"names": [...], "roles": [...]}, ...}
 //! ```
 //!
-//! Server admins may do everything; admins of the database are members; a database whose members are empty is public.
-//! Other members of the object belong to the application and are handed to validation functions as they are.
+//! Server admins may do everything. Admins of a database are also members. A database without members is
+//! public. Other fields of the object belong to the application; validation functions receive them unchanged.
 
 use serde_json::{Map, Value, json};
 
 use super::{ADMIN, UserCtx};
 use crate::error::{Error, Result};
 
-/// Names and roles, one of which a user must have.
+/// A set of users, by name and by role: a user needs one of the names or one of the roles.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
+    /// Names of users.
     pub names: Vec<String>,
+    /// Roles of users.
     pub roles: Vec<String>,
 }
 
@@ -49,16 +51,21 @@ impl Group {
     }
 }
 
-/// What a `_security` object says about access.
+/// The access rules in a `_security` object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Security {
+    /// The admins of the database.
     pub admins: Group,
+    /// The members of the database; empty if it is public.
     pub members: Group,
 }
 
 impl Security {
-    /// Reads an object that somebody wants to store. `readers` stands for `members` where that is absent, as in
-    /// CouchDB 1.0. The reasons are CouchDB's; it answers them as 500, which is nobody's fault but the client's: 400.
+    /// Parses an object that a client wants to store. As in CouchDB 1.0, `readers` is used if `members` is
+    /// absent.
+    ///
+    /// # Errors
+    /// `BadRequest` with CouchDB's reasons. CouchDB answers 500, although the client is at fault.
     pub fn parse(object: &Value) -> Result<Security> {
         let Value::Object(members) = object else {
             return Err(Error::BadRequest("Security object must be a JSON object".into()));
@@ -69,7 +76,8 @@ impl Security {
         })
     }
 
-    /// Reads a stored object. One that does not parse (it was checked when it was stored) admits server admins only.
+    /// Parses a stored object. One that does not parse, although it was checked when it was stored, gives
+    /// access only to server admins.
     pub fn stored(object: &Value) -> Security {
         Security::parse(object).unwrap_or_else(|_| {
             let nobody = || Group { names: Vec::new(), roles: vec![ADMIN.to_string()] };
@@ -87,12 +95,18 @@ impl Security {
         self.is_admin(user) || self.members.is_empty() || self.members.has(user)
     }
 
-    /// `Unauthorized` for nobody, `Forbidden` for somebody, in CouchDB's words, unless the user administers the database.
+    /// Checks that the user administers the database.
+    ///
+    /// # Errors
+    /// `Unauthorized` if the user is anonymous, otherwise `Forbidden`, with CouchDB's reason.
     pub fn check_admin(&self, user: &UserCtx) -> Result<()> {
         if self.is_admin(user) { Ok(()) } else { Err(refusal(user, "You are not a db or server admin.")) }
     }
 
-    /// The same unless the user may read and write the database.
+    /// Checks that the user may read and write the database.
+    ///
+    /// # Errors
+    /// As [`Security::check_admin`].
     pub fn check_member(&self, user: &UserCtx) -> Result<()> {
         match (self.is_member(user), &user.name) {
             (true, _) => Ok(()),
@@ -102,13 +116,15 @@ impl Security {
     }
 }
 
-/// 401 for who is not signed in, who may yet do so; 403 for who is.
+/// `Unauthorized` (401) for an anonymous user, who can still sign in; `Forbidden` (403) for an authenticated
+/// one.
 fn refusal(user: &UserCtx, reason: &str) -> Error {
     if user.name.is_none() { Error::Unauthorized(reason.into()) } else { Error::Forbidden(reason.into()) }
 }
 
-/// The `_security` object of a new database, by the setting `couchdb/default_security`: `admin_only` (the default) or
-/// `everyone`; `admin_local` closes what a cluster keeps on single nodes, and leaves databases open.
+/// The `_security` object of a new database according to the setting `couchdb/default_security`: `admin_only`
+/// (the default), `everyone` or `admin_local`. The last restricts only the node-local databases of a cluster,
+/// so it is equal to `everyone` here.
 pub fn default_security(setting: Option<&str>) -> Value {
     match setting.map(str::trim) {
         Some("everyone" | "admin_local") => json!({}),
@@ -116,7 +132,8 @@ pub fn default_security(setting: Option<&str>) -> Value {
     }
 }
 
-/// Puts `name` in front of the names of the group `group` of a `_security` object. Returns whether that changed it.
+/// Inserts `name` before the other names of the group `group` of a `_security` object. Returns whether the
+/// object changed.
 pub(super) fn add_name(security: &mut Map<String, Value>, group: &str, name: &str) -> bool {
     let group = security.entry(group).or_insert_with(|| json!({}));
     let Value::Object(group) = group else { return false };
@@ -128,7 +145,7 @@ pub(super) fn add_name(security: &mut Map<String, Value>, group: &str, name: &st
     absent
 }
 
-/// Takes `name` out of the names of the group. Returns whether that changed the object.
+/// Removes `name` from the names of the group `group`. Returns whether the object changed.
 pub(super) fn remove_name(security: &mut Map<String, Value>, group: &str, name: &str) -> bool {
     let names = security.get_mut(group).and_then(|group| group.get_mut("names")).and_then(Value::as_array_mut);
     let Some(names) = names else { return false };
@@ -150,9 +167,9 @@ mod tests {
         Security::parse(&serde_json::from_str(json).expect("JSON")).expect("valid")
     }
 
-    /// security object × user → (admin, member).
+    /// Each row: a security object, and for each user (is admin, is member).
     #[test]
-    fn who_is_admin_and_who_is_member() {
+    fn admins_and_members_by_security_object_and_user() {
         let nobody = user(None, &[]);
         let ann = user(Some("ann"), &["staff"]);
         let bob = user(Some("bob"), &["boss"]);
@@ -181,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_couchdbs_401_for_nobody_and_403_for_somebody() {
+    fn refusals_are_401_for_anonymous_and_403_for_authenticated_users() {
         let closed = Security::stored(&default_security(None));
         let ann = user(Some("ann"), &[]);
         let nobody = user(None, &[]);
@@ -196,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_object_is_refused_in_couchdbs_words() {
+    fn malformed_objects_are_refused_with_couchdbs_reasons() {
         let rows = [
             (r#"["foo"]"#, "Security object must be a JSON object"),
             (r#"{"admins":[]}"#, "admins or members must be a JSON list of strings"),

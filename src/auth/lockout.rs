@@ -1,9 +1,12 @@
-//! Lockout of guessing: CouchDB's `couch_auth_lockout.erl`, setting section `[chttpd_auth_lockout]`.
+//! Locks out clients that guess passwords (`couch_auth_lockout.erl`, settings `[chttpd_auth_lockout]`).
 //!
-//! Failures are counted by (address, user, the user's salt). At the threshold the pair is refused, right password or
-//! not, until its count is `max_lifetime` old or the password changes. Others may still sign in as that user from
-//! elsewhere, so that nobody can be locked out by somebody else. An IPv6 client has at least a /64 of addresses for itself,
-//! and is counted as that; CouchDB counts each of them, which lets who has one guess without end.
+//! Failures are counted per address, user and salt of the user. When the count reaches the threshold,
+//! sign-ins of this user from this address are refused even with the right password, until the first failure
+//! is `max_lifetime` old or the password changes. The user can still sign in from other addresses, so that an
+//! attacker cannot lock out others.
+//!
+//! IPv6 addresses are counted by their /64 network, because a client usually controls at least one. CouchDB
+//! counts each address separately, so that a client with a /64 has unlimited attempts.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -12,25 +15,25 @@ use parking_lot::Mutex;
 
 use super::bounded::Bounded;
 
-/// What is done about an address that fails too often.
+/// What happens when an address has too many failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Failures are not counted.
     Off,
-    /// Failures are counted, and logged from the threshold on.
+    /// Failures are counted. At and above the threshold they are logged.
     Warn,
-    /// From the threshold on, sign-ins are refused.
+    /// Failures are counted. At and above the threshold sign-ins are refused.
     Enforce,
 }
 
 /// Settings of `[chttpd_auth_lockout]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// `mode`: `enforce` by default; a word that CouchDB does not know counts as `off`.
+    /// `mode`: `enforce` by default; an unknown value counts as `off`, as in CouchDB.
     pub mode: Mode,
-    /// `threshold`: failures from which on sign-ins are refused; 5.
+    /// `threshold`: number of failures at which sign-ins are refused; 5 by default.
     pub threshold: u32,
-    /// `max_lifetime`: how long failures count; 300 s.
+    /// `max_lifetime`: how long failures count; 300 s by default.
     pub lifetime: Duration,
 }
 
@@ -40,10 +43,10 @@ impl Default for Policy {
     }
 }
 
-/// What CouchDB answers, as 403, to who is locked out.
+/// CouchDB's reason for a sign-in that is locked out (status 403).
 pub const LOCKED: &str = "Account is temporarily locked due to multiple authentication failures";
 
-/// CouchDB's `max_objects`.
+/// Maximum number of counts; CouchDB's `max_objects`.
 const BOUND: usize = 10_000;
 
 #[derive(PartialEq, Eq, Hash)]
@@ -58,15 +61,15 @@ struct Failures {
     first: Duration,
 }
 
-/// Counts failures, in bounded memory.
+/// Counts of failures, in bounded memory.
 pub(super) struct Lockout {
     failures: Mutex<Bounded<Key, Failures>>,
 }
 
-/// Names longer than this are nobody's; cutting them keeps an entry small.
+/// Longer names and salts are truncated, so that an entry stays small. No real user has such a name.
 const NAME_BYTES: usize = 256;
 
-/// What is counted as one client: the address, of IPv6 its /64.
+/// The network that is counted as one client: the address itself for IPv4, the /64 for IPv6.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
@@ -85,7 +88,7 @@ impl Lockout {
         Lockout { failures: Mutex::new(Bounded::new(BOUND)) }
     }
 
-    /// Whether a sign-in must be refused now. Logs instead, when the mode is `warn`.
+    /// Whether a sign-in must be refused now. In mode `warn`, logs a warning instead.
     pub fn refuses(&self, peer: Option<IpAddr>, user: &str, salt: &str, policy: &Policy, now: Duration) -> bool {
         let (Some(peer), false) = (peer, policy.mode == Mode::Off) else { return false };
         let key = key(peer, user, salt);
@@ -130,7 +133,7 @@ mod tests {
     const THERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
 
     #[test]
-    fn refuses_the_address_and_user_from_the_threshold_until_the_lifetime_is_over() {
+    fn an_address_is_refused_for_a_user_from_the_threshold_until_the_lifetime_ends() {
         let (lockout, policy, now) = (Lockout::new(), Policy::default(), Duration::from_secs(9));
         for count in 0..5 {
             assert!(!lockout.refuses(HERE, "ann", "s", &policy, now), "after {count} failures");
@@ -148,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_network() {
+    fn ipv6_addresses_are_counted_by_network() {
         let (lockout, policy, now) = (Lockout::new(), Policy::default(), Duration::from_secs(9));
         let address = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
         for count in 0..5 {
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn off_counts_nothing() {
+    fn mode_off_counts_nothing() {
         let (lockout, now) = (Lockout::new(), Duration::ZERO);
         let off = Policy { mode: Mode::Off, ..Policy::default() };
         for _ in 0..9 {

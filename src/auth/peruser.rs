@@ -1,8 +1,9 @@
-//! A private database for every user: CouchDB's `couch_peruser.erl`, setting section `[couch_peruser]`.
+//! A private database for every user (`couch_peruser.erl`, settings `[couch_peruser]`).
 //!
-//! The database is named by the hex digits of the user's name; the user is added to its admins and members when the
-//! user's document is written, and taken out (or the database deleted) when that is deleted. `http` watches the users'
-//! database and does what [`wanted`] says; doing it twice changes nothing.
+//! The name of the database contains the user's name in hex. When the user's document is written, the user is
+//! added to the admins and members of the database. When the document is deleted, the user is removed from
+//! them, or the database is deleted. `http` watches the authentication database and performs the work that
+//! [`wanted`] returns; the work is idempotent.
 
 use serde_json::{Map, Value};
 
@@ -13,13 +14,13 @@ use super::users::ID_PREFIX;
 /// Settings of `[couch_peruser]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PerUser {
-    /// `enable`; false.
+    /// `enable`; false by default.
     pub enabled: bool,
-    /// `delete_dbs`: whether deleting a user deletes the database; false.
+    /// `delete_dbs`: whether deleting a user deletes the database; false by default.
     pub delete: bool,
-    /// `database_prefix`; `userdb-`.
+    /// `database_prefix`; `userdb-` by default.
     pub prefix: String,
-    /// `q` of new databases; 1.
+    /// `q` of new databases; 1 by default.
     pub q: u64,
 }
 
@@ -34,24 +35,25 @@ impl PerUser {
         }
     }
 
-    /// The name of a user's database: the prefix and the name's bytes in hex, without leading zeros, as CouchDB's.
+    /// The name of a user's database: the prefix and the bytes of the user's name in hex. As in CouchDB, each
+    /// byte is written without a leading zero.
     pub fn database_of(&self, user: &str) -> String {
         user.bytes().fold(self.prefix.clone(), |name, byte| name + &format!("{byte:x}"))
     }
 }
 
-/// What is to be done about a change in the users' database.
+/// The work that a change in the authentication database causes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
-    /// Make sure that the database is there and that the user administers it: [`admit`].
+    /// Create the database if it is missing, and add the user to its admins and members ([`admit`]).
     Ensure { database: String, user: String },
-    /// Take the user out of the database's admins and members: [`dismiss`].
+    /// Remove the user from the admins and members of the database ([`dismiss`]).
     Dismiss { database: String, user: String },
     /// Delete the database.
     Delete { database: String },
 }
 
-/// What a change of document `id` asks for; `None`: nothing.
+/// Returns the work for a change of document `id`, or `None` if there is none.
 pub fn wanted(settings: &PerUser, id: &str, deleted: bool) -> Option<Work> {
     let user = id.strip_prefix(ID_PREFIX).filter(|user| settings.enabled && !user.is_empty())?.to_string();
     let database = settings.database_of(&user);
@@ -62,13 +64,13 @@ pub fn wanted(settings: &PerUser, id: &str, deleted: bool) -> Option<Work> {
     })
 }
 
-/// Adds the user to the admins and members of a `_security` object. Returns whether that changed it.
+/// Adds the user to the admins and members of a `_security` object. Returns whether the object changed.
 pub fn admit(security: &mut Map<String, Value>, user: &str) -> bool {
     let admins = add_name(security, "admins", user);
     add_name(security, "members", user) || admins
 }
 
-/// Takes the user out of both. Returns whether that changed it.
+/// Removes the user from the admins and members of a `_security` object. Returns whether the object changed.
 pub fn dismiss(security: &mut Map<String, Value>, user: &str) -> bool {
     let admins = remove_name(security, "admins", user);
     remove_name(security, "members", user) || admins
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn databases_are_named_as_couchdbs() {
+    fn databases_are_named_like_couchdbs() {
         let plain = PerUser::read(&source(&[]));
         assert_eq!(plain.database_of("foo"), "userdb-666f6f");
         assert_eq!(plain.database_of("jchris@apache.org"), "userdb-6a6368726973406170616368652e6f7267");
@@ -90,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_asks_for_the_database_or_its_end() {
+    fn changes_of_users_create_and_delete_databases() {
         let on = PerUser::read(&source(&[("couch_peruser", "enable", "true")]));
         let (database, user) = ("userdb-666f6f".to_string(), "foo".to_string());
         let ensure = Work::Ensure { database: database.clone(), user: user.clone() };
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_is_admitted_beside_others_and_dismissed() {
+    fn users_are_added_beside_others_and_removed() {
         let mut security = super::super::access::default_security(None);
         let Value::Object(security) = &mut security else { panic!("an object") };
         assert!(admit(security, "foo"));

@@ -6,8 +6,8 @@
 //! HMAC  raw bytes of HMAC(server secret ++ user's salt, NAME ":" TIME)
 //! ```
 //!
-//! The user's salt is part of the key, so a new password ends every session of the user. Nothing is stored for a
-//! session here; [`super::devices`] remembers which were issued, so that they can be listed and revoked.
+//! The user's salt is part of the key, so changing the password ends all sessions of the user. This module
+//! stores nothing; [`super::devices`] records the issued sessions, so that they can be listed and revoked.
 
 use base64::Engine;
 use base64::alphabet::URL_SAFE;
@@ -18,10 +18,10 @@ use subtle::ConstantTimeEq;
 
 use crate::error::{Error, Result};
 
-/// The cookie's name.
+/// The name of the cookie.
 pub const COOKIE: &str = "AuthSession";
 
-/// URL-safe base64 as CouchDB reads it: padding may be there or not.
+/// URL-safe base64. As in CouchDB, padding is optional when decoding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -30,7 +30,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A hash for the cookie's HMAC: setting `chttpd_auth/hash_algorithms`.
+/// A hash function for the cookie's HMAC (setting `chttpd_auth/hash_algorithms`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     Sha,
@@ -41,7 +41,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The known ones of a comma-separated list, in its order; `sha256` if there is none.
+    /// Parses a comma-separated list and ignores unknown names. Returns `sha256` if none is known.
     pub fn list(setting: &str) -> Vec<Algorithm> {
         let found: Vec<Algorithm> = setting.split(',').filter_map(|name| Algorithm::named(name.trim())).collect();
         if found.is_empty() { vec![Algorithm::Sha256] } else { found }
@@ -68,7 +68,7 @@ impl Algorithm {
         }
     }
 
-    /// HMAC of `message` under `key`.
+    /// The HMAC of `message` with `key`.
     pub(super) fn mac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
         fn mac<D: EagerHash>(key: &[u8], message: &[u8]) -> Vec<u8>
         where
@@ -88,11 +88,12 @@ impl Algorithm {
     }
 }
 
-/// The server's secrets: the current one signs; those before it still verify for one session timeout.
+/// The secrets of the server. The current one signs cookies; a replaced one still verifies them for one
+/// session timeout.
 #[derive(Clone, Default)]
 pub struct Secrets {
     current: Option<Vec<u8>>,
-    /// Older secrets and the second after which each is no longer good.
+    /// Replaced secrets, newest first, with the last second (since the epoch) at which each is valid.
     previous: Vec<(Vec<u8>, u64)>,
 }
 
@@ -102,15 +103,16 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
-/// How many older secrets are kept, newest first.
+/// Maximum number of replaced secrets that are kept.
 const PREVIOUS: usize = 8;
 
 impl Secrets {
+    /// Creates the set with the current secret, if there is one.
     pub fn new(current: Option<&str>) -> Secrets {
         Secrets { current: current.map(|secret| secret.as_bytes().to_vec()), previous: Vec::new() }
     }
 
-    /// Takes the secret of changed settings; the one before stays good for `timeout` seconds from `now`.
+    /// Replaces the current secret. The old one stays valid for `timeout` seconds from `now`.
     pub fn replace(&mut self, secret: Option<&str>, now: u64, timeout: u64) {
         let secret = secret.map(|secret| secret.as_bytes().to_vec());
         if secret == self.current {
@@ -123,12 +125,13 @@ impl Secrets {
         self.previous.truncate(PREVIOUS);
     }
 
-    /// Whether there is a secret to sign with.
+    /// Whether there is a current secret.
     pub fn is_set(&self) -> bool {
         self.current.is_some()
     }
 
-    /// Whether `mac` is the HMAC of `message` under any valid secret followed by `extra`, by any algorithm of its size.
+    /// Whether `mac` is the HMAC of `message`. The key is any valid secret followed by `extra`; the algorithm
+    /// is any in `algorithms` with the size of `mac`.
     pub fn verify(&self, message: &[u8], extra: &[u8], mac: &[u8], algorithms: &[Algorithm], now: u64) -> bool {
         let older = self.previous.iter().filter(|(_, until)| *until >= now).map(|(secret, _)| secret);
         let mut good = false;
@@ -147,29 +150,33 @@ impl Secrets {
     }
 }
 
-/// A cookie's value taken apart, not yet verified.
+/// A parsed cookie that is not verified yet.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Cookie {
+    /// The user's name.
     pub name: String,
-    /// When it was issued, in seconds since the epoch.
+    /// When the cookie was issued, in seconds since the epoch.
     pub issued: u64,
     signed: Vec<u8>,
     mac: Vec<u8>,
 }
 
-/// Without its proof, with which anybody could use it.
+/// Omits the HMAC, because anyone who has it can use the session.
 impl std::fmt::Debug for Cookie {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Cookie").field("name", &self.name).field("issued", &self.issued).finish_non_exhaustive()
     }
 }
 
-/// What CouchDB answers, as 400, to a cookie that does not come apart.
+/// CouchDB's reason for a malformed cookie (status 400).
 pub const MALFORMED: &str = "Malformed AuthSession cookie. Please clear your cookies.";
 
 impl Cookie {
-    /// Takes the cookie's value apart. `Ok(None)`: it comes apart but cannot be anybody's. `BadRequest`: CouchDB's
-    /// words for what does not come apart.
+    /// Parses the value of a cookie. Returns `Ok(None)` if it is well-formed but cannot be valid for any
+    /// user.
+    ///
+    /// # Errors
+    /// `BadRequest` with CouchDB's reason if it is malformed.
     pub fn parse(value: &str) -> Result<Option<Cookie>> {
         let malformed = || Error::BadRequest(MALFORMED.into());
         let bytes = BASE64.decode(value).map_err(|_| malformed())?;
@@ -186,24 +193,25 @@ impl Cookie {
         }))
     }
 
-    /// Whether it was issued by this server (or one that shares its secret) for a user with this salt.
+    /// Whether this server, or one that shares its secret, issued the cookie for a user with this salt.
     pub fn verify(&self, secrets: &Secrets, salt: &str, algorithms: &[Algorithm], now: u64) -> bool {
         secrets.verify(&self.signed, salt.as_bytes(), &self.mac, algorithms, now)
     }
 
-    /// Seconds that the session still has; `None` when it is over.
+    /// Seconds until the session expires; `None` if it has expired.
     pub fn time_left(&self, now: u64, timeout: u64) -> Option<u64> {
         let end = self.issued.saturating_add(timeout);
         (now < end).then(|| end - now)
     }
 }
 
-/// Whether a session with this many seconds left of `timeout` is due for a new cookie: a tenth of it is gone.
+/// Whether a session with `left` seconds of `timeout` left should get a new cookie: after a tenth of its
+/// timeout.
 pub fn due_for_renewal(left: u64, timeout: u64) -> bool {
     u128::from(left) * 10 < u128::from(timeout) * 9
 }
 
-/// The value of a new cookie. `None` if the server has no secret.
+/// Returns the value of a new cookie, or `None` if the server has no secret.
 pub fn issue(name: &str, salt: &str, issued: u64, secrets: &Secrets, algorithms: &[Algorithm]) -> Option<String> {
     let mut bytes = format!("{name}:{issued:X}").into_bytes();
     let mac = secrets.sign(&bytes, salt.as_bytes(), algorithms)?;
@@ -212,7 +220,8 @@ pub fn issue(name: &str, salt: &str, issued: u64, secrets: &Secrets, algorithms:
     Some(BASE64.encode(bytes))
 }
 
-/// The session cookie in a `Cookie` header's text. An empty one counts as none, as in CouchDB.
+/// Returns the value of the session cookie in a `Cookie` header. As in CouchDB, an empty value counts as no
+/// cookie.
 pub fn find(header: &str) -> Option<&str> {
     header.split(';').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
@@ -222,20 +231,21 @@ pub fn find(header: &str) -> Option<&str> {
     })
 }
 
-/// What a `Set-Cookie` says beside the value.
+/// The attributes of a `Set-Cookie` header.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
-    /// `allow_persistent_cookies`: seconds that the browser keeps it. `None`: until it is closed.
+    /// How many seconds the browser keeps the cookie (`allow_persistent_cookies`); `None` for a session
+    /// cookie, which it discards when it is closed.
     pub max_age: Option<u64>,
-    /// Over TLS: the browser sends it over TLS only.
+    /// Whether the browser may send the cookie only over TLS.
     pub secure: bool,
-    /// `cookie_domain`; empty: this host only.
+    /// The setting `cookie_domain`; if empty, the cookie is valid only for this host.
     pub domain: String,
-    /// `same_site`.
+    /// The setting `same_site`.
     pub same_site: Option<SameSite>,
 }
 
-/// The cookie's `SameSite`.
+/// Values of the `SameSite` attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SameSite {
     None,
@@ -243,13 +253,13 @@ pub enum SameSite {
     Strict,
 }
 
-/// The text of a `Set-Cookie` that sets the session cookie to `value` (empty: signed out), at `now` seconds since the
-/// epoch, as CouchDB's library (`mochiweb_cookies.erl`) writes it.
+/// Returns the text of a `Set-Cookie` header for the session cookie, formatted as by CouchDB's library
+/// (`mochiweb_cookies.erl`). An empty `value` signs the user out. `now` is in seconds since the epoch.
 pub fn set_cookie(value: &str, attributes: &Attributes, now: u64) -> String {
     use std::fmt::Write;
     let mut text = format!("{COOKIE}={value}; Version=1");
     if let Some(age) = attributes.max_age {
-        // The year 9999 is where the date format ends.
+        // The date format ends with the year 9999.
         let at = now.saturating_add(age).min(253_402_300_799);
         let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
         let _ = write!(text, "; Expires={}; Max-Age={age}", httpdate::fmt_http_date(at));
@@ -278,7 +288,7 @@ mod tests {
     const BOTH: &[Algorithm] = &[Algorithm::Sha256, Algorithm::Sha];
 
     #[test]
-    fn a_cookie_is_name_time_and_raw_hmac() {
+    fn a_cookie_consists_of_name_time_and_raw_hmac() {
         let secrets = Secrets::new(Some("s3cret"));
         let value = issue("Jason Davies", "5a17", 0x67AB_12CD, &secrets, BOTH).expect("there is a secret");
         let bytes = BASE64.decode(&value).expect("base64");
@@ -287,15 +297,15 @@ mod tests {
         assert!(!value.contains('='), "no padding");
     }
 
-    /// RFC 2202, case 2.
+    /// Test case 2 of RFC 2202.
     #[test]
-    fn hmac_is_the_rfcs() {
+    fn hmac_matches_the_rfc() {
         let mac = Algorithm::Sha.mac(b"Jefe", b"what do ya want for nothing?");
         assert_eq!(crate::json::hex(&mac), "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
     }
 
     #[test]
-    fn a_cookie_is_good_for_its_user_secret_salt_and_algorithms() {
+    fn a_cookie_is_valid_only_for_its_user_secret_salt_and_algorithms() {
         let secrets = Secrets::new(Some("s3cret"));
         for algorithm in [Algorithm::Sha256, Algorithm::Sha] {
             let value = issue("ann", "5a17", 100, &secrets, &[algorithm]).expect("there is a secret");
@@ -312,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cookie_is_refused_in_couchdbs_words() {
+    fn malformed_cookies_are_refused_with_couchdbs_reason() {
         let encode = |bytes: &[u8]| BASE64.encode(bytes);
         for bad in ["*".to_string(), encode(b"ann"), encode(b"ann:64"), encode(b"")] {
             assert_eq!(Cookie::parse(&bad), Err(Error::BadRequest(MALFORMED.into())), "{bad}");
@@ -326,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_after_its_timeout_and_is_renewed_after_a_tenth_of_it() {
+    fn a_session_expires_after_its_timeout_and_is_renewed_after_a_tenth_of_it() {
         let cookie = Cookie { name: "ann".into(), issued: 1000, signed: vec![], mac: vec![] };
         assert_eq!(cookie.time_left(1000, 600), Some(600));
         assert_eq!(cookie.time_left(1599, 600), Some(1));
@@ -338,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_secret_stays_good_for_one_timeout() {
+    fn a_replaced_secret_stays_valid_for_one_timeout() {
         let mut secrets = Secrets::new(Some("old"));
         let value = issue("ann", "", 100, &secrets, BOTH).expect("there is a secret");
         let cookie = Cookie::parse(&value).expect("comes apart").expect("somebody's");
@@ -349,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_cookie_in_a_header() {
+    fn find_returns_the_session_cookie_of_a_header() {
         assert_eq!(find("a=b; AuthSession=abc; c=d"), Some("abc"));
         assert_eq!(find("AuthSession=\"abc\""), Some("abc"));
         for none in ["", "AuthSession", "AuthSession=", "XAuthSession=abc", "a=AuthSession"] {
@@ -358,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn set_cookie_reads_as_couchdbs() {
+    fn set_cookie_is_formatted_like_couchdbs() {
         let plain = Attributes::default();
         assert_eq!(set_cookie("abc", &plain, 0), "AuthSession=abc; Version=1; Path=/; HttpOnly");
         let full = Attributes {

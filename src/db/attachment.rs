@@ -1,7 +1,8 @@
-//! Attachment content: in, compressed where it pays, and out again, always as a stream.
+//! Writes and reads the content of attachments, always as a stream; compressible types are stored compressed.
 //!
-//! CouchDB stores compressible types gzipped and calls the MD5 of what it stores the digest; so does settee, with the same
-//! compressor at the same level, so that the digest (and with it the revision) of the same upload is the same.
+//! CouchDB stores compressible types gzipped, and the digest of an attachment is the MD5 of the stored bytes.
+//! settee uses the same compressor at the same level, so that the same upload has the same digest and
+//! therefore the same revision.
 
 use std::io::{Read, Write};
 
@@ -13,7 +14,7 @@ use super::record::Attachment;
 use crate::error::{Error, Result};
 use crate::store::blobs::{BlobWriter, Blobs, Pin, Written};
 
-/// An attachment on its way in. Dropped unfinished, it leaves nothing behind.
+/// An attachment that is being written. Dropping it before [`Upload::finish`] discards the content.
 pub struct Upload {
     name: String,
     content_type: String,
@@ -24,32 +25,35 @@ pub struct Upload {
 
 enum Sink {
     Plain(Box<dyn BlobWriter>),
-    /// Identity content, compressed on the way.
+    /// Uncompressed content, which is compressed before it is stored.
     Compress(GzEncoder<BlobSink>),
-    /// Content that the client has compressed; it is inflated only to be measured.
+    /// Content that the client compressed. It is decompressed only to compute its length.
     Compressed {
         blob: Box<dyn BlobWriter>,
         measure: GzDecoder<Measure>,
     },
 }
 
-/// What [`Upload::finish`] gives: the attachment (its `revpos` is still to be set) and the blob's pin.
+/// The result of [`Upload::finish`].
 pub struct Uploaded {
+    /// The attachment. The caller has to set its `revpos`.
     pub attachment: Attachment,
+    /// Protects the blob from removal as long as it exists.
     pub pin: Pin,
-    /// MD5 of the bytes as they were sent, for `Content-MD5`.
+    /// MD5 of the bytes as received, to be compared to `Content-MD5`.
     pub sent_md5: [u8; 16],
 }
 
 impl Upload {
-    /// `gzipped`: the client sends gzip (`Content-Encoding: gzip`, or `"encoding": "gzip"` in a multipart document).
-    /// `level`: gzip level at which the content is stored, 0 for as it is sent.
+    /// Begins an upload. `gzipped` says that the client sends gzip (`Content-Encoding: gzip`, or `"encoding":
+    /// "gzip"` in a multipart document). Otherwise the content is compressed at the gzip level `level`, or
+    /// stored as received if that is 0.
     pub fn start(blobs: &dyn Blobs, name: &str, content_type: &str, gzipped: bool, level: u32) -> Result<Upload> {
         let blob = blobs.create()?;
         let sink = if gzipped {
             Sink::Compressed { blob, measure: GzDecoder::new(Measure(0)) }
         } else if level > 0 {
-            // The header that zlib itself writes: no name, no time, made on Unix.
+            // Write the same header as zlib: no name, no time, operating system Unix.
             let header = GzBuilder::new().operating_system(3);
             Sink::Compress(header.write(BlobSink(blob), flate2::Compression::new(level)))
         } else {
@@ -64,12 +68,12 @@ impl Upload {
         })
     }
 
-    /// Bytes taken so far, as sent.
+    /// Number of bytes received so far.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Takes some bytes. Blocks on the disk.
+    /// Appends bytes. Blocks on disk I/O.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.length += bytes.len() as u64;
         md5::Digest::update(&mut self.md5, bytes);
@@ -84,7 +88,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes the content durable. Blocks on the disk.
+    /// Ends the upload and makes the content durable. Blocks on disk I/O.
     pub fn finish(self) -> Result<Uploaded> {
         let sent_md5: [u8; 16] = md5::Digest::finalize(self.md5).into();
         let (written, gzip, length): (Written, bool, u64) = match self.sink {
@@ -110,7 +114,7 @@ impl Upload {
 }
 
 fn not_gzip() -> Error {
-    Error::BadRequest("the attachment's content is not gzip, though its encoding says so".into())
+    Error::BadRequest("the attachment's encoding is gzip, but its content is not".into())
 }
 
 struct BlobSink(Box<dyn BlobWriter>);
@@ -139,7 +143,8 @@ impl Write for Measure {
     }
 }
 
-/// The blob sink wraps store errors in I/O errors for the encoder's sake; this takes them out again.
+/// Unwraps the store error in an I/O error of [`BlobSink`], which wraps it because the encoder requires an
+/// I/O error.
 fn from_io(error: std::io::Error) -> Error {
     match error.into_inner().and_then(|inner| inner.downcast::<crate::store::StoreError>().ok()) {
         Some(error) => (*error).into(),
@@ -147,13 +152,14 @@ fn from_io(error: std::io::Error) -> Error {
     }
 }
 
-/// An attachment's content on its way out.
+/// The content of an attachment that is being read.
 pub struct Content {
     reader: Box<dyn Read + Send>,
 }
 
 impl Content {
-    /// The bytes of an attachment, decompressed if `decode` and it is stored compressed, from `offset` of what is sent.
+    /// Opens the content. If it is stored compressed and `decode` is true, it is decompressed. `offset` is in
+    /// the bytes that are returned.
     pub fn open(blobs: &dyn Blobs, attachment: &Attachment, decode: bool, offset: u64) -> Result<Content> {
         if attachment.gzip && decode {
             let stored = blobs.open(&attachment.blob, 0)?;
@@ -167,7 +173,7 @@ impl Content {
         Ok(Content { reader: blobs.open(&attachment.blob, offset)? })
     }
 
-    /// The next bytes, at most `most`; empty at the end. Blocks on the disk.
+    /// Returns the next bytes, at most `most`; empty at the end. Blocks on disk I/O.
     pub fn next(&mut self, most: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(most);
         match self.reader.by_ref().take(most as u64).read_to_end(&mut bytes) {
@@ -178,7 +184,7 @@ impl Content {
 }
 
 impl Database {
-    /// Where this database's attachments are kept.
+    /// The store of this database's attachments.
     pub fn blobs(&self) -> &std::sync::Arc<dyn Blobs> {
         &self.blobs
     }

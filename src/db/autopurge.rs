@@ -1,9 +1,10 @@
-//! `_auto_purge`: forgetting deleted documents once they have been deleted for long enough (CouchDB:
+//! `_auto_purge`: purges documents that have been deleted for longer than a time to live (CouchDB:
 //! `couch_auto_purge_plugin`).
 //!
-//! Sequences have no times. So a database that wants this notes, from time to time, which sequence it had reached: what was
-//! deleted at or before a note of long enough ago is old enough. Nothing is ever purged too early; documents deleted before
-//! the setting was made count from its first note.
+//! Sequences have no timestamps. A database with a time to live therefore periodically records a note: the
+//! current time and sequence. A document may be purged if it was deleted at or before the sequence of a note
+//! that is older than the time to live. No document is purged too early. For documents that were deleted
+//! before the setting was made, the time to live starts at the first note.
 
 use std::sync::Arc;
 
@@ -13,25 +14,27 @@ use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keys};
 
 const VERSION: u8 = 1;
-/// The setting's only member.
+/// The only property of an `_auto_purge` object.
 const TTL: &str = "deleted_document_ttl";
-/// Notes kept: each covers a part of the time to live.
+/// Number of notes per time to live: the interval between notes is this fraction of it.
 const NOTES: u64 = 16;
-/// Changes looked at in one step.
+/// Number of changes that are read at once.
 const STEP: usize = 500;
-/// Databases looked at in one step.
+/// Number of database names that are read at once.
 const NAMES: usize = 500;
 
 /// How long deleted documents are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeToLive {
-    /// For ever, whatever the server's default is.
+    /// Never purged, even if the server has a default time to live.
     Infinity,
+    /// Purged after this many seconds.
     Seconds(u64),
 }
 
 impl TimeToLive {
-    /// Reads `infinity` or `<number>_<unit>`, as `3_days` (`couch_scanner_util:parse_non_weekday_period`).
+    /// Parses `infinity` or `<number>_<unit>`, for example `3_days`
+    /// (`couch_scanner_util:parse_non_weekday_period`).
     pub fn parse(text: &str) -> Option<TimeToLive> {
         if text == "infinity" {
             return Some(TimeToLive::Infinity);
@@ -53,18 +56,19 @@ impl TimeToLive {
     }
 }
 
-/// A database's setting and notes.
+/// The stored state of a database: setting, progress and notes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AutoPurge {
-    /// The setting, as JSON text of an object; empty: none was made.
+    /// The setting, as the JSON text of an object; empty if there is none.
     pub properties: String,
-    /// Deleted documents up to this sequence have been purged.
+    /// The sequence up to which deleted documents are purged.
     pub done: u64,
-    /// (seconds since the epoch, last sequence then), oldest first.
+    /// Notes: (seconds since the epoch, sequence of the database at that time), oldest first.
     pub notes: Vec<(u64, u64)>,
 }
 
 impl AutoPurge {
+    /// The value to be stored.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         out.text(&self.properties);
@@ -91,12 +95,12 @@ impl AutoPurge {
         read().ok_or_else(|| Error::Damaged("a database's _auto_purge".into()))
     }
 
-    /// What the stored value says; the default where nothing is stored.
+    /// Decodes the stored value; returns the default if there is none.
     pub fn of(value: Option<&[u8]>) -> Result<AutoPurge> {
         value.map_or_else(|| Ok(AutoPurge::default()), AutoPurge::decode)
     }
 
-    /// The database's own time to live, else `default`; `None`: nothing is purged.
+    /// The database's own time to live, otherwise `default`, in seconds; `None` if nothing is to be purged.
     fn seconds(&self, default: Option<TimeToLive>) -> Option<u64> {
         let own: Option<serde_json::Value> = serde_json::from_str(&self.properties).ok();
         let own = own.as_ref().and_then(|own| TimeToLive::parse(own.get(TTL)?.as_str()?));
@@ -106,8 +110,8 @@ impl AutoPurge {
         }
     }
 
-    /// Notes the sequence of `now`, unless the last note is recent for this time to live; forgets notes that a later old
-    /// enough one makes needless. Gives the sequence up to which deletions are old enough.
+    /// Adds a note unless the last one is recent, and removes notes that a later one makes unnecessary.
+    /// Returns the sequence up to which deleted documents may be purged. `seconds` is the time to live.
     fn note(&mut self, now: u64, sequence: u64, seconds: u64) -> u64 {
         let recent = |(time, reached): &(u64, u64)| *reached == sequence || now.saturating_sub(*time) < seconds / NOTES;
         if !self.notes.last().is_some_and(recent) {
@@ -116,7 +120,7 @@ impl AutoPurge {
         let old_enough = self.notes.iter().take_while(|(time, _)| now.saturating_sub(*time) >= seconds).count();
         let upto = old_enough.checked_sub(1).map_or(self.done, |last| self.notes[last].1);
         self.notes.drain(..old_enough.saturating_sub(1));
-        // A time to live made longer leaves notes closer to each other than it needs.
+        // After the time to live was increased, the notes are closer together than necessary.
         if self.notes.len() as u64 > 4 * NOTES {
             let mut at = 0;
             self.notes.retain(|_| {
@@ -146,14 +150,14 @@ impl Database {
         AutoPurge::of(self.store.get(&keys::auto_purge(self.number))?.as_deref())
     }
 
-    /// The `_auto_purge` object as JSON text. Blocks on the disk.
+    /// Returns the `_auto_purge` object as JSON text. Blocks on disk I/O.
     pub fn auto_purge(&self) -> Result<String> {
         let stored = self.stored_auto_purge()?.properties;
         Ok(if stored.is_empty() { "{}".to_owned() } else { stored })
     }
 
-    /// Purges what is deleted for long enough at `now` (seconds since the epoch), and notes where this database stands.
-    /// Gives the number of purged documents.
+    /// Purges the documents whose time to live has ended at `now` (seconds since the epoch), and records a
+    /// note. Returns the number of purged documents.
     async fn purge_deleted(self: &Arc<Self>, now: u64, default: Option<TimeToLive>) -> Result<u64> {
         let database = self.clone();
         let before = blocking(move || database.stored_auto_purge()).await?;
@@ -178,7 +182,7 @@ impl Database {
             };
         }
         if after != before {
-            // The setting itself may have been changed meanwhile: only what this round knows is written.
+            // The setting may have changed in the meantime, so only the progress and the notes are written.
             self.put_auto_purge_notes(after.done, after.notes).await?;
         }
         Ok(purged)
@@ -186,8 +190,8 @@ impl Database {
 }
 
 impl Databases {
-    /// One round over all databases: purges documents that have been deleted for longer than their database's time to
-    /// live, or `default` where it has none.
+    /// Processes all databases once: purges documents that have been deleted for longer than their database's
+    /// time to live, or `default` if the database has none.
     pub async fn auto_purge(self: &Arc<Self>, default: Option<TimeToLive>) -> Result<()> {
         let now = self.clock().since_epoch().as_secs();
         let mut after: Option<String> = None;
@@ -205,16 +209,17 @@ impl Databases {
             for database in wanting {
                 match database.purge_deleted(now, default).await {
                     Ok(0) | Err(Error::NoDatabase) => {}
-                    Ok(purged) => tracing::info!(database = database.name(), purged, "deleted documents were purged"),
+                    Ok(purged) => tracing::info!(database = database.name(), purged, "purged deleted documents"),
                     Err(error) => {
-                        tracing::warn!(database = database.name(), %error, "deleted documents were not purged")
+                        tracing::warn!(database = database.name(), %error, "failed to purge deleted documents")
                     }
                 }
             }
         }
     }
 
-    /// Those of `names` that have a setting of their own, or all of them; a database in neither list is not even opened.
+    /// Opens the databases among `names` that have stored state, or all of them if `all`. The others are not
+    /// opened.
     fn with_auto_purge(&self, names: Vec<String>, all: bool) -> Result<Vec<Arc<Database>>> {
         let mut wanting = Vec::new();
         for (name, number) in self.numbers(&names)? {
@@ -235,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_to_live() {
+    fn times_to_live_are_parsed() {
         for (text, expected) in [
             ("infinity", Some(TimeToLive::Infinity)),
             ("1_sec", Some(TimeToLive::Seconds(1))),
@@ -258,10 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_few_and_never_too_early() {
+    fn notes_are_few_and_never_purge_too_early() {
         let mut kept = AutoPurge::default();
         let seconds = 1000;
-        // A sequence a second: at any time, what is purged was there 1000 seconds before.
+        // One change per second, so that the sequence equals the time: a purged change is at least 1000 s
+        // old.
         for now in 1..20_000u64 {
             let upto = kept.note(now, now, seconds);
             assert!(upto <= now.saturating_sub(seconds));

@@ -1,4 +1,5 @@
-//! Partitions of a partitioned database: how much each holds, kept by the writer with every change, and the limit on it.
+//! Partitions of a partitioned database: the counters of each, which the writer updates with every change,
+//! and the limit on its size.
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -13,14 +14,14 @@ use crate::store::{Direction, PageLimit, Store, keys};
 
 const VERSION: u8 = 1;
 
-/// What a partition holds.
+/// The counters of a partition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PartitionInfo {
-    /// Documents whose winner is not deleted.
+    /// Number of documents whose winner is not deleted.
     pub documents: u64,
-    /// Documents whose winner is deleted.
+    /// Number of documents whose winner is deleted.
     pub deleted: u64,
-    /// Bytes of the leaves' bodies and attachments.
+    /// Size of the bodies and attachments of all leaves, in bytes.
     pub bytes: u64,
 }
 
@@ -48,7 +49,7 @@ impl PartitionInfo {
         shift(&mut self.bytes, was.leaf_bytes, is.leaf_bytes);
     }
 
-    /// The stored counters; where there are none yet (a restored database), the documents are counted.
+    /// Returns the stored counters. If there are none yet (after a restore), counts the documents.
     pub fn of(store: &dyn Store, number: u64, partition: &str) -> Result<PartitionInfo> {
         match store.get(&keys::partition(number, partition))? {
             Some(value) => PartitionInfo::decode(partition, &value),
@@ -57,7 +58,7 @@ impl PartitionInfo {
     }
 }
 
-/// Reads the documents of a partition.
+/// Computes the counters by reading all documents of the partition.
 pub fn count(store: &dyn Store, number: u64, partition: &str) -> Result<PartitionInfo> {
     let mut range = keys::prefix(&keys::document(number, &format!("{partition}:")));
     let mut info = PartitionInfo::default();
@@ -72,14 +73,15 @@ pub fn count(store: &dyn Store, number: u64, partition: &str) -> Result<Partitio
     }
 }
 
-/// The partitions that a draft touches.
+/// The partitions that a draft changes.
 pub(super) struct Partitions {
     touched: HashMap<String, PartitionInfo>,
-    /// Bytes that a partition may hold; 0: any.
+    /// Maximum size of a partition in bytes; 0 for no limit.
     limit: u64,
 }
 
 impl Partitions {
+    /// Creates an empty set with this limit on the size of a partition.
     pub fn of_at_most(limit: u64) -> Partitions {
         Partitions { touched: HashMap::new(), limit }
     }
@@ -91,8 +93,8 @@ impl Partitions {
         Ok(self.touched.get_mut(partition).expect("was just put there"))
     }
 
-    /// Refuses an edit that makes a document of a full partition larger (`couch_db_updater:is_overflowed`). What counts is
-    /// the size before the draft.
+    /// Refuses an edit that enlarges a document in a full partition (`couch_db_updater:is_overflowed`). `was`
+    /// and `is` are the sizes of the document before and after the edit.
     pub fn check(&mut self, store: &dyn Store, number: u64, id: &str, was: u64, is: u64) -> Result<()> {
         let limit = self.limit;
         match partition_of(id) {
@@ -103,6 +105,7 @@ impl Partitions {
         }
     }
 
+    /// Applies the change of a document to the counters of its partition.
     pub fn changed(&mut self, store: &dyn Store, number: u64, id: &str, was: &Tally, is: &Tally) -> Result<()> {
         if let Some(partition) = partition_of(id).filter(|_| !id.starts_with("_design/")) {
             self.at(store, number, partition)?.shift(was, is);
@@ -110,14 +113,14 @@ impl Partitions {
         Ok(())
     }
 
-    /// The counters to be written.
+    /// Returns the changed counters, which are to be stored.
     pub fn finish(self) -> impl Iterator<Item = (String, PartitionInfo)> {
         self.touched.into_iter()
     }
 }
 
 impl Database {
-    /// What a partition holds. Blocks on the disk.
+    /// Returns the counters of a partition. Blocks on disk I/O.
     pub fn partition(&self, partition: &str) -> Result<PartitionInfo> {
         PartitionInfo::of(&*self.store, self.number, partition)
     }

@@ -1,4 +1,4 @@
-//! What a handler can fail with, and the one match from it to the wire.
+//! The errors of handlers, and the single match that converts them to HTTP status, error word and reason.
 
 use std::borrow::Cow;
 
@@ -7,24 +7,25 @@ use http::StatusCode;
 use crate::error::Error;
 use crate::store::StoreError;
 
-/// A request that is not answered with success.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// The domain said no.
+    /// An error of a layer below HTTP.
     Domain(Error),
-    /// The path exists, the method does not (405); the value of `Allow`.
+    /// The path exists, but not for this method (405). Holds the value of the `Allow` header.
     MethodNotAllowed(&'static str),
-    /// Path and query are over the limit (414).
+    /// Path and query exceed the length limit (414).
     UriTooLong,
-    /// More requests than the settings allow (429); try again after so many seconds.
+    /// The client exceeds a rate limit (429) and may retry after this many seconds.
     TooMany { seconds: u64, reason: &'static str },
-    /// A refusal that only HTTP knows: status, error word, reason.
+    /// An error that exists only at the HTTP level.
     Refused { status: StatusCode, word: &'static str, reason: Cow<'static, str> },
-    /// The client is gone, or sent less than it promised. Nobody reads the answer; the connection closes after it.
+    /// The client disconnected, or sent a shorter body than it announced. The connection is closed after the
+    /// response, which the client probably does not read.
     Gone,
 }
 
-/// The result of handlers and of everything that reads requests.
+/// The result of handlers and of functions that decode requests.
 pub type Result<T> = std::result::Result<T, Failure>;
 
 impl From<Error> for Failure {
@@ -51,7 +52,7 @@ impl Failure {
     }
 }
 
-/// CouchDB's status, `error` word and `reason` for each failure (`chttpd.erl`, `error_info`).
+/// Returns CouchDB's status, `error` and `reason` for a failure (`chttpd.erl`, `error_info`).
 pub fn wire(failure: &Failure) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
     let (status, word, reason): (StatusCode, &str, Cow<'_, str>) = match failure {
         Failure::Domain(error) => return domain(error),
@@ -66,7 +67,7 @@ pub fn wire(failure: &Failure) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
     (status, word.into(), reason)
 }
 
-/// What a client hears of an unforeseen failure; the cause is in the log, under the request's id.
+/// The reason that a client receives for an internal error. The log has the cause under the request's id.
 const INTERNAL: &str = "An internal error occurred. The server's log has its cause under this X-Couch-Request-ID.";
 
 fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
@@ -99,7 +100,8 @@ fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
     (status, word.into(), error.to_string().into())
 }
 
-/// The statuses that CouchDB gives to what a design function throws; anything else is a failed function: 500.
+/// CouchDB's status for an error word that a design function throws. For any other word the function has
+/// failed: 500.
 fn script_status(word: &str) -> StatusCode {
     match word {
         "bad_request" | "query_parse_error" | "compilation_error" | "invalid_design_doc" => StatusCode::BAD_REQUEST,
@@ -113,7 +115,8 @@ fn script_status(word: &str) -> StatusCode {
     }
 }
 
-/// `mango_error.erl`: requests are wrong, but for a text service that is not there and saves that fail.
+/// The status of a Mango error (`mango_error.erl`): 400, except for a missing text search service, failed
+/// saves and missing indexes.
 fn mango_status(word: &str) -> StatusCode {
     match word {
         "required index service unavailable" => StatusCode::SERVICE_UNAVAILABLE,
@@ -128,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn couchdbs_words() {
+    fn failures_have_couchdbs_status_error_and_reason() {
         for (failure, status, word, reason) in [
             (Failure::Domain(Error::NoDatabase), 404, "not_found", "Database does not exist."),
             (Failure::missing(), 404, "not_found", "missing"),

@@ -1,5 +1,7 @@
-//! Getting a small document by https, for keys that an issuer publishes: one request on one connection, bounded in time
-//! and size, no redirects, no cookies, no pool. Whole HTTP clients do a hundred things more that nobody here may want.
+//! Fetches a small document over HTTPS: the keys that a token issuer publishes. One request on one
+//! connection, limited in time and size, without redirects, cookies or a connection pool.
+//!
+//! A general HTTP client was rejected because its other features are unwanted here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +21,18 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use crate::auth::jwks::{Fetch, MAX_DOCUMENT};
 use crate::error::{Error, Result};
 
-/// From looking up the name to the last byte.
+/// Time limit from the DNS lookup to the last byte of the response.
 const TIME: Duration = Duration::from_secs(10);
 
-/// Fetches by https; by http too, from where the caller has allowed it.
+/// Fetches `https` URLs, and also `http` URLs: the caller decides which URLs are acceptable.
 pub struct Fetcher {
     tls: TlsConnector,
     runtime: Handle,
 }
 
 impl Fetcher {
-    /// `tls`: whom it trusts. Call it inside the runtime that is to do the work.
+    /// Creates a fetcher. `tls` has the trusted certificate authorities. Must be called inside the Tokio
+    /// runtime that is to run the requests.
     pub fn new(tls: Arc<ClientConfig>) -> Fetcher {
         Fetcher { tls: TlsConnector::from(tls), runtime: Handle::current() }
     }
@@ -68,17 +71,17 @@ where
     let answer = async move {
         let answer = sender.send_request(asked).await.map_err(|error| error.to_string())?;
         if answer.status() != http::StatusCode::OK {
-            return Err(format!("it answers {} (redirects are not followed)", answer.status().as_u16()));
+            return Err(format!("the server answered {} (redirects are not followed)", answer.status().as_u16()));
         }
         let body = Limited::new(answer.into_body(), MAX_DOCUMENT).collect().await;
         Ok(body.map_err(|error| error.to_string())?.to_bytes().to_vec())
     };
-    // The connection must be polled for the answer to come, and ends with it.
+    // The response arrives only while the connection is polled.
     tokio::pin!(connection, answer);
     tokio::select! {
         answer = &mut answer => answer,
         ended = &mut connection => match ended {
-            // Closed by the other side after its answer, which is all here then.
+            // The server closed the connection after its response, which is completely received by then.
             Ok(()) => answer.await,
             Err(error) => Err(error.to_string()),
         },
@@ -92,7 +95,8 @@ impl Fetch for Fetcher {
         self.runtime.spawn(async move {
             let _ = told.send(tokio::time::timeout(TIME, get(tls, &url)).await);
         });
-        // A little longer, so that it is the work that times out; without it, the runtime is at its end.
+        // Wait longer than the task's own timeout, so that normally the task reports it. If the task reports
+        // nothing, the runtime is shutting down.
         match fetched.recv_timeout(TIME + Duration::from_secs(1)) {
             Ok(Ok(fetched)) => fetched.map_err(Error::Internal),
             Ok(Err(_)) | Err(_) => Err(Error::Internal(format!("no answer within {} s", TIME.as_secs()))),
@@ -109,7 +113,7 @@ mod tests {
     use crate::tls::tests::samples;
     use crate::tls::{Identity, client_config};
 
-    /// Answers every connection with these bytes and closes it.
+    /// Starts a server that sends these bytes on every connection and closes it. Returns its port.
     async fn answering(answer: String, identity: Option<Identity>) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -152,7 +156,7 @@ mod tests {
     const DOCUMENT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{\"keys\":[]}";
 
     #[tokio::test]
-    async fn a_document_comes_by_https_from_who_is_trusted() {
+    async fn documents_are_fetched_over_https_from_trusted_servers() {
         let port = answering(DOCUMENT.into(), Some(sample())).await;
         assert_eq!(fetch(format!("https://localhost:{port}/keys?x=1")).await, Ok(b"{\"keys\":[]}".to_vec()));
         let stranger = Fetcher::new(client_config(None).unwrap());
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_document_is_an_error() {
+    async fn invalid_responses_and_urls_are_errors() {
         let large = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MAX_DOCUMENT + 1));
         let moved = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/secret\r\nContent-Length: 0\r\n\r\n";
         for (answer, says) in [

@@ -1,5 +1,8 @@
-//! JSONP, for pages from before CORS: `/* CouchDB */callback({...});` in the place of JSON (`couch_httpd.erl`,
-//! `initialize_jsonp`). Off unless `chttpd/allow_jsonp`: with it, any page reads with the session of who opens it.
+//! JSONP, for web pages written before CORS existed: the response is `/* CouchDB */callback({...});` instead
+//! of JSON (`couch_httpd.erl`, `initialize_jsonp`).
+//!
+//! Disabled unless `chttpd/allow_jsonp` is set: with JSONP, any web page can read data with the session of
+//! the user who opens that page.
 
 use bytes::Bytes;
 use http::Method;
@@ -10,10 +13,10 @@ use super::failure::{Failure, Result};
 use super::request::Query;
 use crate::config::Settings;
 
-/// The function that the answer is to call, if one is named and may be.
+/// Returns the name of the callback function, if the request is a GET that names one and JSONP is enabled.
 ///
 /// # Errors
-/// 400 for a name of other characters than those of a path of JavaScript members.
+/// 400 if the name has characters other than ASCII letters, digits, `.`, `_`, `[` and `]`.
 pub fn callback(method: &Method, query: &Query, settings: &Settings) -> Result<Option<String>> {
     let named = query.get("callback").filter(|name| !name.is_empty());
     let Some(name) = named.filter(|_| *method == Method::GET && settings.flag("chttpd", "allow_jsonp")) else {
@@ -26,7 +29,8 @@ pub fn callback(method: &Method, query: &Query, settings: &Settings) -> Result<O
     }
 }
 
-/// A JSON answer as a script that hands it to `callback`; others stay as they are.
+/// Converts a JSON response to a script that passes the JSON to `callback`. Other responses are returned
+/// unchanged.
 pub fn wrap(mut answer: Answer, callback: &str) -> Answer {
     if answer.headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
         return answer;

@@ -1,14 +1,16 @@
-//! Request lines as people type them: `curl 'http://.../_view/v?key="a"'`.
+//! Accepts request lines as people type them: `curl 'http://.../_view/v?key="a"'`.
 //!
-//! The quote is not allowed in a URI (RFC 3986), CouchDB's server takes it all the same, and its users write it every day;
-//! hyper answers 400 before anybody here can look. So the bytes of a connection pass through this wrapper, which writes
-//! `%22`, `%3C` and `%3E` for `"`, `<` and `>` in a request line.
+//! A URI must not contain a double quote (RFC 3986), but CouchDB accepts it and its users often write it.
+//! hyper answers 400 before any code of ours sees the request. This wrapper therefore filters the bytes of a
+//! connection: in a request line it replaces `"`, `<` and `>` by `%22`, `%3C` and `%3E`.
 //!
-//! It must know where a request begins: bytes of a body that look like a request line must stay as they are, or the body grows and
-//! its end is taken for the next request, somebody else's behind a proxy. That is known of the first bytes of a connection, and
-//! from there on for as long as every head comes in one piece, says how long its body is, and the next one comes after that. There
-//! a whole request line with one of the three characters in its target is changed. After anything else (a chunked body, a pipelined
-//! request) the connection is left alone, and keeps hyper's 400.
+//! The wrapper must know where a request begins. If it changed bytes of a body that look like a request line,
+//! the body would grow, and its last bytes would be parsed as the next request: request smuggling, behind a
+//! proxy into another client's requests. The first bytes of a connection begin a request. After that the
+//! wrapper can follow the requests as long as each head arrives in one read and states the length of its
+//! body, and the next head arrives after the end of that body. While this holds, a complete request line with
+//! one of the three characters is rewritten. After anything else (a chunked body, a pipelined request) the
+//! wrapper passes all bytes unchanged, and hyper answers 400.
 
 use std::io;
 use std::pin::Pin;
@@ -16,20 +18,20 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A connection whose request lines are mended.
+/// A connection whose request lines are corrected as they are read.
 pub struct Lenient<S> {
     socket: S,
     next: Next,
-    /// Mended bytes that the reader has not taken yet.
+    /// Corrected bytes that the reader has not taken yet.
     mended: Vec<u8>,
 }
 
-/// What the next bytes are.
+/// What the next bytes of the connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// The beginning of a request.
+    /// The start of a request.
     Request,
-    /// So many bytes of a body.
+    /// This number of bytes of a body.
     Body(u64),
     Unknown,
 }
@@ -40,7 +42,7 @@ impl<S> Lenient<S> {
     }
 }
 
-/// The bytes with their request line mended; `None` if there is nothing to mend.
+/// Returns the bytes with a corrected request line, or `None` if nothing has to be corrected.
 fn mend(bytes: &[u8]) -> Option<Vec<u8>> {
     let line = &bytes[..memchr::memmem::find(bytes, b"\r\n")?];
     if !line.iter().any(|byte| is_loose(*byte)) {
@@ -64,7 +66,7 @@ fn mend(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(mended)
 }
 
-/// What comes after `bytes`.
+/// Returns what follows `bytes`, which are of the kind `next`.
 fn after(next: Next, bytes: &[u8]) -> Next {
     let body = match next {
         Next::Request if bytes.is_empty() => return Next::Request,
@@ -80,8 +82,9 @@ fn after(next: Next, bytes: &[u8]) -> Next {
     }
 }
 
-/// The lengths of the head that the bytes begin with, and of the body after it; `None` if they do not say. Lines may end as hyper
-/// lets them, in a bare line feed.
+/// Returns the length of the head at the start of `bytes`, and the length of the body after it. `None` if the
+/// head is incomplete or the length of the body is not certain. Like hyper, this accepts lines that end in a
+/// bare line feed.
 fn head(bytes: &[u8]) -> Option<(usize, u64)> {
     const LENGTH: &[u8] = b"content-length";
     const CODING: &[u8] = b"transfer-encoding";
@@ -102,7 +105,7 @@ fn head(bytes: &[u8]) -> Option<(usize, u64)> {
             let digits = line[LENGTH.len()..].strip_prefix(b":")?.trim_ascii();
             let said =
                 std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-            // Said twice, it is for hyper to say what counts.
+            // Which of two lengths counts is hyper's decision.
             if length.replace(said.parse().ok()?).is_some() {
                 return None;
             }
@@ -171,7 +174,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     #[test]
-    fn only_request_lines_are_mended() {
+    fn only_request_lines_are_corrected() {
         for (bytes, wanted) in [
             ("GET /a?key=\"x\" HTTP/1.1\r\nX: \"y\"\r\n", Some("GET /a?key=%22x%22 HTTP/1.1\r\nX: \"y\"\r\n")),
             ("GET /a?b=<c> HTTP/1.0\r\n", Some("GET /a?b=%3Cc%3E HTTP/1.0\r\n")),
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_next_is_known_or_not() {
+    fn the_end_of_a_request_is_tracked_only_while_certain() {
         for (bytes, next) in [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Next::Request),
             ("GET / HTTP/1.1\nHost: a\n\n", Next::Request),
@@ -213,7 +216,7 @@ mod tests {
         assert_eq!(after(Next::Unknown, b"GET / HTTP/1.1\r\n\r\n"), Next::Unknown);
     }
 
-    /// Reads all of what comes in these pieces.
+    /// Reads a connection that delivers these pieces to its end.
     async fn read(pieces: &[&str]) -> String {
         let mut socket = in_pieces(pieces);
         let (mut all, mut some) = (String::new(), [0; 1000]);
@@ -223,14 +226,14 @@ mod tests {
         all
     }
 
-    /// A connection whose reads give one piece each.
+    /// A connection whose reads return one piece each.
     fn in_pieces(pieces: &[&str]) -> impl AsyncRead + Unpin {
         let pieces: Vec<io::Result<bytes::Bytes>> = pieces.iter().map(|piece| Ok(piece.to_string().into())).collect();
         Lenient::new(tokio_util::io::StreamReader::new(futures_util::stream::iter(pieces)))
     }
 
     #[tokio::test]
-    async fn a_body_stays_as_it_is_whatever_it_looks_like() {
+    async fn a_body_that_looks_like_a_request_line_is_unchanged() {
         const LOOSE: &str = "GET /\"\" HTTP/1.1\r\nHost: a\r\n\r\n";
         const MENDED: &str = "GET /%22%22 HTTP/1.1\r\nHost: a\r\n\r\n";
         let head = format!("PUT /a HTTP/1.1\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n", LOOSE.len());
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_small_reader_gets_every_byte() {
+    async fn a_reader_with_a_small_buffer_receives_every_byte() {
         let line = b"GET /a?key=\"x\" HTTP/1.1\r\n\r\n\"body\"";
         let mut socket = Lenient::new(&line[..]);
         let mut all = Vec::new();

@@ -1,16 +1,19 @@
-//! Counters of the HTTP side, under the names that CouchDB's `_stats` gives them.
+//! Counters of the HTTP layer. The names are those of CouchDB's `_stats`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the request-time histogram, in milliseconds; one more bucket holds the rest.
+/// Upper bounds of the request-time histogram, in milliseconds, inclusive. One more bucket holds longer
+/// times.
 pub const BOUNDS_MS: [u64; 11] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000];
 
-/// Counters since the start. Relaxed: they are for people and dashboards.
+/// Counters since the server started. They are accessed with relaxed ordering: no decision depends on them.
 #[derive(Default)]
 pub struct Metrics {
+    /// Requests whose response was sent completely.
     pub requests: AtomicU64,
+    /// Requests whose response ended early.
     pub aborted_requests: AtomicU64,
     pub bulk_requests: AtomicU64,
     pub view_reads: AtomicU64,
@@ -21,26 +24,30 @@ pub struct Metrics {
     pub open_databases: AtomicI64,
     pub auth_cache_hits: AtomicU64,
     pub auth_cache_misses: AtomicU64,
-    /// Waiting and streaming `_changes` right now.
+    /// Requests that currently wait for or stream `_changes`.
     pub clients_requesting_changes: AtomicI64,
+    /// Connections that are open now.
     pub open_connections: AtomicI64,
-    /// Connections refused because their address had enough of them.
+    /// Connections refused because their address already had the maximum number open.
     pub refused_connections: AtomicU64,
-    /// Passwords that were right, where one was asked for or hashed.
+    /// Successful password checks.
     pub sign_ins: AtomicU64,
+    /// Wrong passwords, cookies and tokens.
     pub sign_in_failures: AtomicU64,
-    /// Sign-ins refused because too many failed before.
+    /// Sign-ins refused because of too many earlier failures.
     pub lockouts: AtomicU64,
     /// Requests answered 401 or 403.
     pub denials: AtomicU64,
-    /// Users and minutes with so many deletions that it was told (`[audit] mass_deletion`).
+    /// How often a user or address reached `[audit] mass_deletion` deletions within a minute.
     pub mass_deletions: AtomicU64,
-    /// Users and minutes with so many documents that were not there (`[audit] id_scanning`).
+    /// How often a user or address reached `[audit] id_scanning` requests for missing documents within a
+    /// minute.
     pub id_scans: AtomicU64,
-    /// Addresses and minutes with so many wrong passwords (`[audit] guessing`).
+    /// How often an address reached `[audit] guessing` failed sign-ins within a minute.
     pub guessing: AtomicU64,
     /// Requests answered 429.
     pub rate_limited: AtomicU64,
+    /// Bytes of response bodies, before compression.
     pub sent_bytes: AtomicU64,
     methods: [AtomicU64; METHODS.len()],
     statuses: [AtomicU64; STATUSES.len()],
@@ -48,14 +55,15 @@ pub struct Metrics {
     time_total_us: AtomicU64,
 }
 
-/// Methods that are counted, in CouchDB's order.
+/// The methods with their own counter, in CouchDB's order.
 pub const METHODS: [&str; 8] = ["COPY", "DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT", "OTHER"];
-/// Statuses that are counted; others are not.
+/// The statuses with their own counter; other statuses are not counted.
 pub const STATUSES: [u16; 23] =
     [200, 201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 405, 406, 409, 412, 413, 414, 415, 416, 417, 429, 500];
 
 impl Metrics {
-    /// Counts one finished request.
+    /// Counts a finished request. `time` is its duration, `bytes` the size of the response body before
+    /// compression; `whole` says whether the response was sent completely.
     pub fn count(&self, method: &str, status: u16, time: Duration, bytes: u64, whole: bool) {
         let counter = if whole { &self.requests } else { &self.aborted_requests };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -71,17 +79,18 @@ impl Metrics {
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Method → requests.
+    /// Method → number of requests.
     pub fn methods(&self) -> BTreeMap<&'static str, u64> {
         METHODS.iter().zip(&self.methods).map(|(name, count)| (*name, count.load(Ordering::Relaxed))).collect()
     }
 
-    /// Status → answers.
+    /// Status → number of responses.
     pub fn statuses(&self) -> BTreeMap<u16, u64> {
         STATUSES.iter().zip(&self.statuses).map(|(name, count)| (*name, count.load(Ordering::Relaxed))).collect()
     }
 
-    /// Requests per bucket of [`BOUNDS_MS`] (not cumulative), and the sum of all times in seconds.
+    /// The number of requests per bucket of [`BOUNDS_MS`] (not cumulative), and the sum of all durations in
+    /// seconds.
     pub fn times(&self) -> (Vec<u64>, f64) {
         let buckets = self.times.iter().map(|count| count.load(Ordering::Relaxed)).collect();
         (buckets, self.time_total_us.load(Ordering::Relaxed) as f64 / 1e6)

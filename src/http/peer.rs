@@ -1,7 +1,10 @@
-//! Who a request really comes from: the socket's other end, or whom a trusted proxy there names.
+//! Determines the client of a request: the peer of the socket, or, if that is a trusted proxy, the address
+//! that the proxy reports in a header.
 //!
-//! Nobody else is believed: whoever reaches the server directly could write any address into a header, and be anybody to
-//! lockout, rate limits and the audit log. `[settee] trusted_proxies` is therefore not settable over HTTP.
+//! Headers from other peers are ignored: a client that connects directly could put any address into a header
+//! and so impersonate another client for lockout, rate limits and the audit log. `[settee] trusted_proxies`
+//! therefore cannot be set over HTTP. The one exception is `chttpd/peer_header` without a list of proxies;
+//! see [`client`].
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,21 +12,23 @@ use http::HeaderMap;
 
 use crate::config::Settings;
 
-/// The other end of a request.
+/// The client of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
+    /// The client's address; an IPv4-mapped IPv6 address is converted to IPv4.
     pub address: Option<IpAddr>,
-    /// The way to the client is encrypted, as far as it is known.
+    /// Whether the connection to the client is encrypted, as far as the server or the proxy can tell.
     pub secure: bool,
 }
 
-/// The client, given the socket's other end and whether TLS ends here.
+/// Determines the client. `socket` is the peer of the socket; `encrypted` says whether this server terminates
+/// TLS.
 pub fn client(settings: &Settings, headers: &HeaderMap, socket: Option<IpAddr>, encrypted: bool) -> Client {
     let trusted = socket.is_some_and(|socket| settings.trusted_proxies.contains(socket));
     let named = match settings.get("chttpd", "peer_header").filter(|name| !name.is_empty()) {
-        // Without a list of proxies, naming a header means that only a proxy can reach the server.
+        // A configured header without a list of proxies means that only the proxy can reach the server.
         Some(name) if trusted || settings.trusted_proxies.is_empty() => {
-            // A list grows at its end: the last address is the one that our proxy saw.
+            // Each proxy appends to the list: the last address is the one that the nearest proxy saw.
             let last = headers.get(name).and_then(|value| value.to_str().ok()?.rsplit(',').next());
             last.and_then(address)
         }
@@ -35,7 +40,8 @@ pub fn client(settings: &Settings, headers: &HeaderMap, socket: Option<IpAddr>, 
     Client { address: named.or(socket).map(|address| address.to_canonical()), secure: encrypted || by_proxy }
 }
 
-/// `X-Forwarded-For` from its end: each trusted proxy wrote whom it saw, until one saw somebody who is none.
+/// Reads `X-Forwarded-For` from its end. Each proxy appends the address of its peer, so the first address
+/// that is not a trusted proxy is the client's; addresses before it cannot be trusted.
 fn forwarded(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
     let lines: Vec<&str> =
         headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().ok()).collect::<Option<_>>()?;
@@ -50,7 +56,7 @@ fn forwarded(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
     found
 }
 
-/// An address, with or without a port.
+/// Parses an address with or without a port.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let with_port = || text.parse::<SocketAddr>().ok().map(|both| both.ip());
@@ -78,7 +84,7 @@ mod tests {
     const PROXIES: (&str, &str, &str) = ("settee", "trusted_proxies", "10.0.0.0/8, ::1");
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn forwarded_headers_count_only_from_trusted_proxies() {
         let said = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-proto", "https")];
         for (rows, socket, headers, address, secure) in [
             (&[][..], "10.0.0.1", &said[..], "10.0.0.1", false),
@@ -92,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_read_from_its_end() {
+    fn x_forwarded_for_is_read_from_its_end() {
         for (list, address) in [
             ("1.1.1.1, 203.0.113.9", "203.0.113.9"),
             ("1.1.1.1, 203.0.113.9, 10.0.0.7", "203.0.113.9"),
@@ -110,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_header_counts_from_the_same_proxies() {
+    fn peer_header_counts_only_from_trusted_proxies_if_any_are_configured() {
         let named = ("chttpd", "peer_header", "X-Real-IP");
         let said = [("x-real-ip", "203.0.113.9"), ("x-forwarded-for", "1.1.1.1")];
         assert_eq!(ask(&[named], "11.0.0.1", &said).0, "203.0.113.9");

@@ -1,6 +1,8 @@
-//! Keeps the per-user databases: watches the users' database and does what `auth::peruser` says (`couch_peruser.erl`).
+//! Maintains the per-user databases: watches the authentication database and performs the work that
+//! `auth::peruser` derives from each change (`couch_peruser.erl`).
 //!
-//! How far it has come is kept, so that a restart goes on from there; doing a change twice changes nothing.
+//! The store keeps a checkpoint, from which the task continues after a restart. The work is idempotent, so
+//! processing a change twice is harmless.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +15,29 @@ use crate::db::{CreateOptions, Database, Moved, blocking};
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, PageLimit, keys};
 
-/// Rows of the users' database looked at together.
+/// Number of changes of the authentication database read at once.
 const PAGE: usize = 100;
-/// How often a switched-off or missing users' database is looked for.
+/// How often the settings, and an authentication database that is missing, are checked again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Runs for as long as the server does.
+/// Runs the task. Never returns.
 pub async fn run(app: Arc<App>) {
     let mut settled = 0;
     loop {
         if let Err(error) = settle(&app, &mut settled).await {
-            tracing::warn!(%error, "the users' database could not be given its design document");
+            tracing::warn!(%error, "failed to write the design document of the authentication database");
         }
         if let Err(error) = follow(&app).await
             && error != Error::NoDatabase
         {
-            tracing::warn!(%error, "per-user databases could not be kept up");
+            tracing::warn!(%error, "failed to update the per-user databases");
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-/// Gives another users' database, if the setting names one, its design document. `settled`: the one that has it.
+/// Writes the design document into the authentication database if the setting now names a different one.
+/// `settled` is the number of the last database that was handled.
 async fn settle(app: &Arc<App>, settled: &mut u64) -> Result<()> {
     let (databases, name) = (app.databases.clone(), app.auth.settings().authentication_db.clone());
     match blocking(move || databases.get(&name)).await {
@@ -48,7 +51,8 @@ async fn settle(app: &Arc<App>, settled: &mut u64) -> Result<()> {
     }
 }
 
-/// Follows the users' database until it is gone or the feature is switched off.
+/// Follows the changes of the authentication database until it is deleted, the setting names a different one,
+/// or the feature is disabled.
 async fn follow(app: &Arc<App>) -> Result<()> {
     let settings = app.auth.settings();
     if !settings.peruser.enabled {
@@ -56,7 +60,7 @@ async fn follow(app: &Arc<App>) -> Result<()> {
     }
     let (databases, name) = (app.databases.clone(), settings.authentication_db.clone());
     let database = blocking(move || databases.get(&name)).await?;
-    // Subscribe, then read: a change can then not fall between.
+    // Subscribe before reading, so that no change in between is missed.
     let mut moved = database.watch();
     let mut done = position(app, &database).await?;
     loop {
@@ -81,7 +85,7 @@ async fn follow(app: &Arc<App>) -> Result<()> {
                 break;
             }
         }
-        // Settings change without moving the users' database, so it is looked up now and then.
+        // A changed setting does not wake this task, so the settings are also checked periodically.
         let waited = tokio::time::timeout(AGAIN, moved.changed()).await;
         if matches!(waited, Ok(Err(_))) || *moved.borrow() == Moved::Gone {
             return Ok(());
@@ -89,7 +93,7 @@ async fn follow(app: &Arc<App>) -> Result<()> {
     }
 }
 
-/// The record: the users' database's instance and the sequence that is done.
+/// Key of the checkpoint: the instance of the authentication database and the last processed sequence.
 fn key() -> Vec<u8> {
     keys::server("couch_peruser")
 }
@@ -130,7 +134,7 @@ async fn perform(app: &Arc<App>, settings: &PerUser, work: Work) -> Result<()> {
             match made {
                 Ok(database) => change_security(&database, |security| admit(security, &user)).await,
                 Err(Error::IllegalDatabaseName(reason)) => {
-                    tracing::error!(user, reason, "couch_peruser/database_prefix makes no database name");
+                    tracing::error!(user, reason, "couch_peruser/database_prefix does not form a valid database name");
                     Ok(())
                 }
                 Err(error) => Err(error),

@@ -1,30 +1,31 @@
-//! The routing table: one match from method and path to a [`Route`], one page; beside it, in `access`, the match from a
-//! route to what it needs.
+//! The routing table: one match from method and path to a [`Route`]. The `access` module has the match from a
+//! route to the authorization that it requires.
 //!
-//! Paths are CouchDB's (`chttpd_httpd_handlers.erl`, `chttpd_db.erl`). `_design/x` and `_local/x` are one document id,
-//! written as two segments or as one with `%2F`; what follows a document's id is an attachment's name, slashes and all.
+//! The paths are CouchDB's (`chttpd_httpd_handlers.erl`, `chttpd_db.erl`). `_design/x` and `_local/x` are one
+//! document id, written as two segments or as one segment with `%2F`. All segments after a document's id form
+//! the name of an attachment, which may contain slashes.
 
 use super::failure::{Failure, Result};
 use super::request::{Target, Verb};
 use crate::error::Error;
 
-/// What a request asks for.
+/// The operation that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     Server(ServerRoute),
-    /// Something of the database `name`.
+    /// An operation on the database `name`.
     Database {
         name: String,
         what: DbRoute,
     },
 }
 
-/// Paths that begin with `_`, and the root.
+/// Operations on the server: the root, and paths that begin with `_`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerRoute {
     Welcome,
     Favicon,
-    /// A file of the console; empty for its front page, `None` for `/_utils` without a slash.
+    /// A file of the console; empty for its front page.
     Utils(String),
     AllDbs,
     DbsInfo,
@@ -40,17 +41,17 @@ pub enum ServerRoute {
     Session,
     SignIn,
     SignOut,
-    /// The devices that are signed in as the asker.
+    /// Lists the devices on which the user is signed in.
     Devices,
-    /// One of them is revoked; `None`: all.
+    /// Revokes the session of one device, or of all if `None`.
     RevokeDevices(Option<String>),
-    /// Access and refresh tokens, instead of a cookie.
+    /// Issues access and refresh tokens, instead of a cookie.
     Token,
-    /// `/_node/{name}/...`; any name is this node.
+    /// `/_node/{name}/...`. Every name refers to this node.
     Node(NodeRoute),
 }
 
-/// What a node is asked.
+/// Operations on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeRoute {
     Name,
@@ -58,7 +59,7 @@ pub enum NodeRoute {
     System,
     Prometheus,
     Restart,
-    /// The path into the statistics.
+    /// The path within the statistics.
     Stats(Vec<String>),
     Config,
     ConfigReload,
@@ -68,13 +69,13 @@ pub enum NodeRoute {
     ConfigDelete(String, String),
 }
 
-/// What a database is asked.
+/// Operations on a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DbRoute {
     Info,
     Create,
     Delete,
-    /// POST of a document without an id in the path.
+    /// POST of a document whose id is not in the path.
     Post,
     /// GET or POST of a listing.
     List(Listing),
@@ -106,7 +107,7 @@ pub enum DbRoute {
     Partition(String),
     /// GET or POST of `_partition/{p}/_all_docs`.
     PartitionDocs(String),
-    /// `_find`; of a partition or not.
+    /// `_find`, optionally of a partition.
     Find(Option<String>),
     /// GET or POST of a view: design document, view, partition.
     View(String, String, Option<String>),
@@ -114,7 +115,7 @@ pub enum DbRoute {
     ViewQueries(String, String, Option<String>),
     /// `_design/{design}/_info`
     DesignInfo(String),
-    /// `_explain`; of a partition or not.
+    /// `_explain`, optionally of a partition.
     Explain(Option<String>),
     Indexes,
     CreateIndex,
@@ -137,18 +138,20 @@ pub enum DbRoute {
     Attachment(AttachmentVerb, String, String),
 }
 
-/// A path to a list function.
+/// The parameters in the path of a list function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListPath {
+    /// The design document of the function.
     pub design: String,
+    /// The list function.
     pub function: String,
-    /// The design document of the view; the function's own if none is named.
+    /// The design document of the view; `None` if it is that of the function.
     pub of: Option<String>,
-    /// A view, or `_all_docs`.
+    /// The view, or `_all_docs`.
     pub view: String,
 }
 
-/// `_all_docs` and its kin.
+/// `_all_docs` and similar listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listing {
     AllDocs,
@@ -156,16 +159,18 @@ pub enum Listing {
     LocalDocs,
 }
 
+/// What is done with a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentVerb {
     Get,
     Put,
-    /// A form with attachments, as old browsers send it.
+    /// Upload of a form with attachments, as old browsers send it.
     Post,
     Delete,
     Copy,
 }
 
+/// What is done with an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttachmentVerb {
     Get,
@@ -173,7 +178,10 @@ pub enum AttachmentVerb {
     Delete,
 }
 
-/// The route of a request.
+/// Returns the route of a request.
+///
+/// # Errors
+/// Those of CouchDB for an unknown path, a wrong method or an illegal document id.
 pub fn route(target: &Target) -> Result<Route> {
     let segments: Vec<&str> = target.segments.iter().map(String::as_str).collect();
     match segments.as_slice() {
@@ -375,7 +383,7 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
     })
 }
 
-/// A view, or queries of it; a design document's path is `_design/x` in one segment or in two.
+/// The route of a view or of its `queries`. `rest` is the path after the view's name.
 fn view_of(verb: Verb, design: &str, view: &str, rest: &[&str], partition: Option<&str>) -> Result<DbRoute> {
     let (design, view, partition) = (design.to_owned(), view.to_owned(), partition.map(str::to_owned));
     match (verb, rest) {
@@ -387,7 +395,7 @@ fn view_of(verb: Verb, design: &str, view: &str, rest: &[&str], partition: Optio
     }
 }
 
-/// As a CouchDB without its search service (`dreyfus_httpd.erl`).
+/// The response of a CouchDB without its search service (`dreyfus_httpd.erl`).
 fn no_search() -> Failure {
     Failure::Refused {
         status: http::StatusCode::SERVICE_UNAVAILABLE,
@@ -444,7 +452,7 @@ fn listing(name: &str) -> Listing {
     }
 }
 
-/// What is left of a path as a document id; none if nothing is.
+/// Joins the rest of a path to a document id; `None` if the rest is empty.
 fn joined(parts: &[&str]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
@@ -493,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_couchdbs() {
+    fn refusals_match_couchdb() {
         let illegal =
             || Failure::Domain(Error::IllegalDocId("Only reserved document ids may start with underscore.".into()));
         for (verb, path, failure) in [

@@ -1,8 +1,10 @@
-//! SIGTERM and SIGINT: the first drains, a second one ends at once, and the end comes in any case.
+//! SIGTERM and SIGINT: the first signal starts a graceful shutdown, a second one ends the process at once. If
+//! the shutdown takes too long, the process ends without a second signal.
 //!
-//! Signals are waited for on a thread of their own, from before the store is opened (the system withholds from process 1 of
-//! a container what it does not catch). So they are heard while every other thread is busy, or waits for a reader of the
-//! log who does not read, and while the server restarts.
+//! A dedicated thread waits for the signals. It starts before the store is opened, because the kernel does
+//! not deliver to process 1 of a container a signal for which it has no handler. The thread therefore reacts
+//! while every other thread is busy or blocked on a log pipe that nobody reads, and while the server
+//! restarts.
 
 use std::io;
 use std::process;
@@ -15,10 +17,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::app::App;
 
-/// How long the rest of the way out may take after the drain: threads at work, the store. Then the process ends without.
+/// How long the rest of the shutdown may take after requests are drained: joining threads, closing the store.
+/// After that the process exits without waiting for them.
 const WAY_OUT: Duration = Duration::from_secs(4);
 
-/// Hears of signals, for as long as the process lives.
+/// The signal handler. Its thread runs until the process ends.
 #[derive(Default)]
 pub struct Signals(Mutex<State>);
 
@@ -29,11 +32,11 @@ struct State {
 }
 
 impl Signals {
-    /// Catches them from now on. Until there is somebody to [`stop`](Signals::stop), one ends the process at once:
-    /// nothing is at work.
+    /// Starts to handle the signals. Until [`stop`](Signals::stop) registers a server, a signal ends the
+    /// process at once, because nothing is running yet.
     ///
     /// # Errors
-    /// Those of the system; then signals do what they do by default.
+    /// Those of the operating system. The signals then keep their default action.
     pub fn catch() -> io::Result<Arc<Signals>> {
         let signals = Arc::new(Signals::default());
         let (caught, outcome) = mpsc::sync_channel(1);
@@ -59,7 +62,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Whom a signal stops from now on; at once if one has come before.
+    /// Registers the server that a signal stops. If a signal has arrived already, the shutdown begins
+    /// immediately.
     pub fn stop(&self, app: Arc<App>) {
         let mut state = self.0.lock();
         if state.asked {
@@ -71,15 +75,16 @@ impl Signals {
     async fn listen(&self, mut terminate: Signal, mut interrupt: Signal) {
         either(&mut terminate, &mut interrupt).await;
         let Some(drain) = self.begin() else { process::exit(0) };
-        // Nothing is logged here: who reads the log may be what keeps us.
+        // Nothing is logged here: a log pipe that nobody reads may be what blocks the shutdown.
         let _ = tokio::time::timeout(drain + WAY_OUT, either(&mut terminate, &mut interrupt)).await;
         thread::spawn(|| process::exit(1));
-        // Unless the process is on its way out already, and stuck there.
+        // `exit` can hang if another thread is already inside `exit` and stuck there.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 
-    /// Begins to stop. The time that requests at work are given; `None` if nothing serves yet.
+    /// Begins the shutdown. Returns how long running requests may take to finish, or `None` if no server is
+    /// registered yet.
     fn begin(&self) -> Option<Duration> {
         let mut state = self.0.lock();
         state.asked = true;

@@ -1,5 +1,8 @@
-//! Patterns that normal clients do not show: many deletions, many misses, many wrong passwords of one user or address within a
-//! minute. Counted for `_stats`, told to the audit log, never refused: a client that tidies up may do the same.
+//! Detects patterns that are unusual for normal clients: many deletions, requests for missing documents or
+//! wrong passwords from one user or address within a minute.
+//!
+//! A pattern is counted in `_stats` and written to the audit log, but no request is refused: a client that
+//! cleans up can cause the same pattern.
 
 use std::time::Duration;
 
@@ -9,24 +12,25 @@ use super::limits::Origin;
 use crate::auth::bounded::Bounded;
 use crate::clock::Clock;
 
-/// Users and addresses that are watched at once.
+/// Maximum number of users and addresses that are tracked.
 const WATCHED: usize = 20_000;
-/// What is counted together.
+/// Length of the window in which events are counted.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Denials of one user or address that are told one by one in a window; who is refused without end fills no disk.
+/// Maximum number of denials per user or address and window that are written to the audit log, so that an
+/// attacker cannot fill the disk.
 const DENIALS: u64 = 100;
 
-/// What may be suspicious.
+/// The kinds of counted events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pattern {
     MassDeletion,
     IdScanning,
     Guessing,
-    /// Not a pattern by itself: bounds what the audit log is told.
+    /// A refused request. Not a pattern; this count limits the entries in the audit log.
     Denial,
 }
 
-/// Who shows it: a user, or an address without one.
+/// The subject of a count: a user, or the address of a client that is not authenticated.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Who {
     User(String),
@@ -39,18 +43,20 @@ struct Window {
     counts: [u64; 4],
 }
 
-/// Counts, in bounded memory.
+/// Counts events per subject and window, in bounded memory.
 pub struct Suspicion {
     seen: Mutex<Bounded<Who, Window>>,
     clock: Clock,
 }
 
 impl Suspicion {
+    /// Creates empty counts.
     pub fn new(clock: Clock) -> Suspicion {
         Suspicion { seen: Mutex::new(Bounded::new(WATCHED)), clock }
     }
 
-    /// Adds to a count of this minute. Whether that is what reaches `threshold` (0: never).
+    /// Adds to a count. Returns whether this addition reaches `threshold` in the current window. A threshold
+    /// of 0 is never reached.
     pub fn note(&self, who: Who, pattern: Pattern, count: u64, threshold: u64) -> bool {
         if threshold == 0 || count == 0 {
             return false;
@@ -59,7 +65,7 @@ impl Suspicion {
         before < threshold && after >= threshold
     }
 
-    /// Counts a denial; whether it is to be told.
+    /// Counts a denial. Returns whether it should be written to the audit log.
     pub fn denial(&self, who: Who) -> bool {
         self.add(who, Pattern::Denial, 1).1 <= DENIALS
     }
@@ -100,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_threshold_is_told_once_a_minute() {
+    fn reaching_a_threshold_is_reported_once_per_window() {
         let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
         let suspicion = Suspicion::new(clock.clone());
         let delete = |who, count| suspicion.note(who, Pattern::MassDeletion, count, 100);
@@ -117,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn denials_without_end_are_told_up_to_a_bound() {
+    fn logged_denials_are_limited_per_window() {
         let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
         let suspicion = Suspicion::new(clock.clone());
         let told = || (0..1000).filter(|_| suspicion.denial(ann())).count() as u64;

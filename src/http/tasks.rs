@@ -1,4 +1,4 @@
-//! What runs in the background, as `_active_tasks` shows it.
+//! The background tasks that `_active_tasks` lists.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// All tasks at work.
+/// The running tasks. Clones share one list.
 #[derive(Clone, Default)]
 pub struct Tasks(Arc<Mutex<State>>);
 
@@ -16,14 +16,15 @@ struct State {
     tasks: BTreeMap<u64, Value>,
 }
 
-/// One task; it disappears from the list when this is dropped.
+/// A running task. Dropping it removes it from the list.
 pub struct Task {
     id: u64,
     tasks: Tasks,
 }
 
 impl Tasks {
-    /// Lists a task of this type. `about` has its own members; times are seconds since the epoch.
+    /// Adds a task of type `kind` to the list, with the members of `about`. `now` is in seconds since the
+    /// epoch.
     pub fn begin(&self, kind: &str, about: Value, now: u64) -> Task {
         let mut task = json!({
             "node": super::handlers::NODE,
@@ -45,14 +46,14 @@ impl Tasks {
         Task { id, tasks: self.clone() }
     }
 
-    /// The list.
+    /// The entries of all running tasks, oldest first.
     pub fn list(&self) -> Vec<Value> {
         self.0.lock().tasks.values().cloned().collect()
     }
 }
 
 impl Task {
-    /// Tells how far it is.
+    /// Records that `done` of `total` changes are processed. `now` is in seconds since the epoch.
     pub fn progress(&self, done: u64, total: u64, now: u64) {
         if let Some(task) = self.tasks.0.lock().tasks.get_mut(&self.id) {
             task["changes_done"] = done.into();

@@ -1,4 +1,4 @@
-//! The frame and the server's own endpoints over a real socket, as rows.
+//! Tests of the HTTP layer over a real socket; most are tables of requests and expected responses.
 
 mod access;
 mod accounts;
@@ -22,12 +22,13 @@ use crate::store::memory::Memory;
 use crate::store::{MemoryBlobs, Store};
 pub use client::{Client, Reply, ask};
 
-/// A server in memory with the admin `ann`, password `secret`, hashed with few steps.
+/// Starts a server on a memory store, with the admin `ann`, whose password is `secret` and hashed with one
+/// iteration.
 pub async fn server(rows: &[(&str, &str, &str)]) -> Running {
     server_on(rows, Arc::new(Memory::new())).await
 }
 
-/// The same on a store that may hold something already.
+/// Like [`server`], on the given store, which may contain data.
 pub async fn server_on(rows: &[(&str, &str, &str)], store: Arc<dyn Store>) -> Running {
     let mut base = Table::new();
     for (section, key, value) in [("chttpd_auth", "iterations", "1")].iter().chain(rows) {
@@ -44,10 +45,10 @@ pub async fn server_on(rows: &[(&str, &str, &str)], store: Arc<dyn Store>) -> Ru
     .unwrap()
 }
 
-/// `ann:secret`.
+/// Authenticates as `ann` with the password `secret`.
 pub const ADMIN: &str = "Authorization: Basic YW5uOnNlY3JldA==";
 
-/// Fails a test that hangs.
+/// Panics if `work` takes longer than 20 s.
 pub async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), work).await.expect("in time")
 }

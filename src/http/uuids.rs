@@ -1,4 +1,4 @@
-//! Ids for new documents, by CouchDB's algorithms (`couch_uuids.erl`).
+//! Generates ids for new documents with CouchDB's algorithms (`couch_uuids.erl`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,25 +8,28 @@ use crate::clock::Clock;
 use crate::config::settings::{UuidAlgorithm, Uuids as Settings};
 use crate::json::hex;
 
-/// The state of the `sequential` algorithm: a random prefix of 13 bytes and a counter of three.
+/// An id generator.
 pub struct Uuids {
     clock: Clock,
+    /// State of the `sequential` algorithm: a random prefix of 13 bytes and a counter of 3 bytes.
     sequential: Mutex<([u8; 13], u32)>,
-    /// The last microsecond given out: each is given once.
+    /// The last timestamp used, in microseconds since the epoch. No timestamp is used twice.
     micros: AtomicU64,
 }
 
-/// The counter moves on by 1 to this; the prefix is renewed well before three bytes are full.
+/// The largest step of the counter; each step is random, at least 1.
 const STEP: u32 = 0xFFE;
+/// When the counter reaches this value, a new prefix is generated.
 const FULL: u32 = 0xFF_F000;
 
 impl Uuids {
+    /// Creates a generator that takes time and randomness from `clock`.
     pub fn new(clock: Clock) -> Uuids {
         let start = (prefix(&clock), step(&clock));
         Uuids { clock, sequential: Mutex::new(start), micros: AtomicU64::new(0) }
     }
 
-    /// One id: 32 hex digits; `utc_id` has 14 and the configured suffix.
+    /// Returns a new id: 32 hex digits; for `utc_id`, 14 hex digits and the configured suffix.
     pub fn make(&self, settings: &Settings) -> String {
         match settings.algorithm {
             UuidAlgorithm::Random => self.clock.uuid(),
@@ -71,7 +74,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn sequential_ids_rise_and_never_repeat_past_a_full_counter() {
+    fn sequential_ids_increase_and_stay_unique_across_prefix_changes() {
         let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)));
         let settings = crate::config::Settings::default().uuids;
         let made: Vec<String> = (0..20_000).map(|_| uuids.make(&settings)).collect();
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn every_algorithm_has_its_shape() {
+    fn every_algorithm_returns_ids_of_its_length() {
         let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)));
         for (algorithm, length) in
             [(UuidAlgorithm::Random, 32), (UuidAlgorithm::UtcRandom, 32), (UuidAlgorithm::UtcId, 14 + 3)]

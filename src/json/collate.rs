@@ -1,22 +1,23 @@
-//! The order of view keys, as bytes: a key of JSON text that sorts, byte by byte, where CouchDB's view collation puts the value.
+//! Encodes view keys as bytes: the memcmp order of the encoded keys is CouchDB's view collation.
 //!
 //! ```text
 //! null < false < true < numbers < strings < arrays < objects
 //! ```
 //!
-//! (<https://docs.couchdb.org/en/stable/ddocs/views/collation.html>, `couch_ejson_compare.erl`.) Numbers are ordered by their value, strings by the root collation of Unicode,
-//! arrays by their elements, objects by their members in the order in which they were written; what is a prefix comes first. No key is the prefix of another one, so that
-//! whatever follows a key (the id of the document) is compared only between equal keys. Values that CouchDB takes for the same key, such as `1` and `1.0`, or
-//! `"a"` and `"a\u200b"`, have the same key here.
+//! (<https://docs.couchdb.org/en/stable/ddocs/views/collation.html>, `couch_ejson_compare.erl`.) Numbers are
+//! ordered by value, strings by Unicode's root collation, arrays by their elements, objects by their members
+//! in the order in which they were written; a prefix comes before the longer value. No key is a prefix of
+//! another, so whatever follows a key (such as the document id) only matters between equal keys. Values that
+//! CouchDB considers equal, such as `1` and `1.0`, or `"a"` and `"a\u200b"`, have the same key.
 //!
-//! The key of a value is written in one pass over its text, without recursion:
+//! A key is written in one pass over the value's text, without recursion:
 //!
 //! ```text
 //! null, false, true     a tag
-//! number                a tag for the sign, exponent and digits in base 100; all of it inverted below zero
-//! string                a tag, the collator's sort key (which holds no 0), 0
+//! number                a tag for the sign, exponent and digits in base 100; all inverted if negative
+//! string                a tag, the collator's sort key (which contains no 0), 0
 //! array                 a tag, the keys of the elements, 0
-//! object                a tag, the keys of names and values in turn, 0
+//! object                a tag, the keys of the names and values alternating, 0
 //! ```
 
 use std::cmp::Ordering;
@@ -27,18 +28,18 @@ use icu_collator::{Collator, CollatorBorrowed, CollatorPreferences};
 
 use crate::rev::unescape;
 
-/// Changes whenever keys do: with the data or the algorithm of the collator, or with the form of keys here. Keys that were stored under another
-/// version cannot be compared with new ones.
+/// Version of the key encoding. Raise it whenever keys change, through the collator's data or algorithm or
+/// through the encoding here: keys stored under another version cannot be compared with new ones.
 pub const COLLATION_VERSION: u32 = 1;
 
-/// The sort key of a compact JSON value in the order of views. Text that is no JSON gives some key.
+/// The sort key of a compact JSON value in view order. Invalid JSON yields an unspecified key.
 pub fn sort_key(value: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(value.len() * 2 + 8);
     write(value, &VIEW, &mut key);
     key
 }
 
-/// The sort key in the order of views with `"options": {"collation": "raw"}`, which is that of Erlang terms:
+/// The sort key in the order of views with `"options": {"collation": "raw"}`, the order of Erlang terms:
 /// numbers < false < null < true < objects < arrays < strings, and strings by their bytes.
 pub fn raw_sort_key(value: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(value.len() + 8);
@@ -46,32 +47,34 @@ pub fn raw_sort_key(value: &str) -> Vec<u8> {
     key
 }
 
-/// Compares two compact JSON values in the order of views.
+/// Compares two compact JSON values in view order.
 pub fn compare(a: &str, b: &str) -> Ordering {
     if a == b { Ordering::Equal } else { sort_key(a).cmp(&sort_key(b)) }
 }
 
-/// Compares two strings in the order of views.
+/// Compares two strings in view order.
 pub fn compare_strings(a: &str, b: &str) -> Ordering {
     COLLATOR.compare(a, b)
 }
 
-/// The collator that CouchDB opens with `ucol_open("")`: root locale, tertiary strength, nothing ignored.
+/// The collator that CouchDB opens with `ucol_open("")`: root locale, tertiary strength, no character
+/// ignored.
 static COLLATOR: LazyLock<CollatorBorrowed<'static>> = LazyLock::new(|| {
     Collator::try_new(CollatorPreferences::default(), CollatorOptions::default())
         .expect("the root collation is compiled in")
 });
 
-/// The tag of each kind; none is 0, which ends arrays and objects.
+/// The tag of each kind of value. None is 0, because 0 ends arrays and objects.
 struct Tags {
     null: u8,
     no: u8,
     yes: u8,
-    /// and the two above it: zero, positive
+    /// Negative numbers; the next two values are zero and positive numbers.
     negative: u8,
     string: u8,
     array: u8,
     object: u8,
+    /// Whether strings are ordered by the collator instead of by bytes.
     collated: bool,
 }
 
@@ -141,8 +144,10 @@ fn string(text: &str, collated: bool, key: &mut Vec<u8>) {
 
 /// The key of a number.
 ///
-/// Every number becomes `0.d1d2d3... * 100^exponent` with `d1` above 0. With a fraction or an exponent it is a double first, as in Erlang, and then the
-/// shortest digits that stand for this double, or all of them where doubles lie further apart than integers; so the order is right between the two kinds.
+/// Writes every number as `0.d1d2d3... * 100^exponent` with `d1` above 0. A number with a fraction or an
+/// exponent is first converted to a double, as in Erlang, and then to the shortest digits that identify it,
+/// or to all its digits from 2^53 on, where not every integer is a double. This keeps the order right between
+/// integers and floats.
 fn number(text: &str, negative_tag: u8, key: &mut Vec<u8>) {
     let (negative, magnitude) = match text.strip_prefix('-') {
         Some(magnitude) => (true, magnitude),
@@ -168,7 +173,7 @@ fn number(text: &str, negative_tag: u8, key: &mut Vec<u8>) {
         key.push(negative_tag + 1);
         return;
     }
-    // The number is 0.digits * 10^point; an odd point takes a leading zero into the first pair.
+    // The number is 0.digits * 10^point. If `point` is odd, a leading zero completes the first pair.
     let mut point = whole.len() as i64 + ten - zeros as i64;
     digits.drain(..zeros);
     if point.rem_euclid(2) == 1 {
@@ -186,7 +191,7 @@ fn number(text: &str, negative_tag: u8, key: &mut Vec<u8>) {
     }
 }
 
-/// One byte for what fits, and else a byte below or above all of those and eight more.
+/// Writes one byte for a small exponent; otherwise a byte below or above all of those, and then eight bytes.
 fn exponent(value: i64, key: &mut Vec<u8>) {
     match value {
         -120..=120 => key.push((value + 128) as u8),

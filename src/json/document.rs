@@ -1,7 +1,8 @@
-//! A document at the door: its `_` members are read and taken out, the rest is kept as the text it came as.
+//! Parses a document that a client sends: extracts its `_` members and keeps the rest as the text that was
+//! sent.
 //!
-//! Equal to `couch_doc:from_json_obj_validate/2` and `couch_att:from_json/2`: which members are special, what they may hold, what the errors say, and
-//! that the first error in the order of the text is the one that is answered.
+//! Equal to `couch_doc:from_json_obj_validate/2` and `couch_att:from_json/2`: the same special members, the
+//! same accepted values and the same error texts, and the first error in text order is the one returned.
 
 use base64::Engine;
 use base64::alphabet;
@@ -12,55 +13,63 @@ use super::text::{elements, members, string};
 use crate::error::{Error, Result};
 use crate::rev::{MAX_GENERATION, Revision, RevisionHash, unescape};
 
-/// What a JSON text may be.
+/// Limits of a JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many arrays and objects may nest.
+    /// How deeply arrays and objects may nest.
     pub depth: usize,
-    /// `split`: the largest body, without `_` members and whitespace; `compact`: the largest text.
+    /// In bytes. For `split`, the largest body without `_` members and whitespace; for `compact`, the largest
+    /// text.
     pub bytes: usize,
 }
 
-/// A document as a client sends it, taken apart.
+/// A document as a client sends it, split into its parts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Split {
+    /// `_id`.
     pub id: Option<String>,
-    /// The revision that `_rev` names; the newest of `_revisions` if there are any.
+    /// The revision in `_rev`, or the newest of `_revisions` if it has any.
     pub rev: Option<Revision>,
+    /// `_deleted`.
     pub deleted: bool,
-    /// `_revisions`: the generation of the newest, and the hashes from the newest down. Never empty.
+    /// `_revisions`: the generation of the newest revision and the hashes, newest first. Never empty.
     pub revisions: Option<(u64, Vec<RevisionHash>)>,
-    /// In the order of the text; no name stands there twice.
+    /// `_attachments`, in text order; the names are unique.
     pub attachments: Vec<(String, Stub)>,
-    /// The JSON object without `_` members (but for those of replication documents): compact, no name twice at any depth, names in their order, numbers as
-    /// they were written.
+    /// The JSON object without `_` members (except those of replication documents): compact, names unique at
+    /// every depth and in their order, numbers as they were written.
     pub body: String,
 }
 
-/// What a document says of one of its attachments.
+/// An attachment as the document describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stub {
-    /// It is that of the revision before.
+    /// A stub: the attachment of the preceding revision.
     Stub { fields: StubFields },
     /// The content follows in another part of the request.
     Follows { fields: StubFields },
-    /// The content stands in the document.
+    /// The content is in the document, as base64.
     Inline { fields: StubFields, data: Vec<u8> },
 }
 
-/// The members of an attachment. What is absent or `null` is `None`.
+/// The members of an attachment; `None` if absent or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StubFields {
+    /// MIME type.
     pub content_type: Option<String>,
+    /// Generation of the revision that added it.
     pub revpos: Option<u64>,
-    /// `md5-` and base64.
+    /// `md5-` followed by the digest in base64.
     pub digest: Option<String>,
+    /// Size of the content in bytes.
     pub length: Option<u64>,
+    /// Size in bytes after `encoding`.
     pub encoded_length: Option<u64>,
+    /// `gzip` if the content is compressed.
     pub encoding: Option<String>,
 }
 
-/// Checks and compacts any JSON value. See `Split::body` for what compact means.
+/// Validates and compacts any JSON value; [`Split::body`] defines the compact form.
 pub fn compact(text: &[u8], limits: &Limits) -> Result<String> {
     if text.len() > limits.bytes {
         return Err(Error::TooLarge { word: "too_large", reason: "the request entity is too large".into() });
@@ -68,9 +77,11 @@ pub fn compact(text: &[u8], limits: &Limits) -> Result<String> {
     Ok(scan(text, limits.depth)?.text)
 }
 
-/// Takes a document apart.
+/// Splits a document into its parts.
 ///
-/// Errors: `BadRequest` (no JSON, no object, a bad `_rev`, bad attachments), `IllegalDocId`, `DocValidation`, `TooLarge`.
+/// # Errors
+/// `BadRequest` (not JSON, not an object, bad `_rev`, bad attachments), `IllegalDocId`, `DocValidation`,
+/// `TooLarge`.
 pub fn split(text: &[u8], limits: &Limits) -> Result<Split> {
     let scanned = scan(text, limits.depth)?;
     let text = scanned.text;
@@ -86,7 +97,7 @@ pub fn split(text: &[u8], limits: &Limits) -> Result<Split> {
     let mut keep = vec![true; places.len()];
     for (place, keep) in places.iter().zip(&mut keep) {
         let name = &text[place.name.clone()];
-        // `\` may hide an underscore
+        // The name may start with an escaped underscore.
         if name.starts_with(['_', '\\']) {
             *keep = document.take(&unescape(name), &text[place.value.clone()])?;
             taken |= !*keep;
@@ -99,7 +110,7 @@ pub fn split(text: &[u8], limits: &Limits) -> Result<Split> {
     Ok(document)
 }
 
-/// The object of those members that are to be kept, copied in the longest runs.
+/// The object with only the members of `keep`, copied in the longest possible runs.
 fn kept(text: &str, places: &[Place], keep: &[bool]) -> String {
     let mut body = String::with_capacity(text.len());
     body.push('{');
@@ -123,7 +134,7 @@ fn kept(text: &str, places: &[Place], keep: &[bool]) -> String {
     body
 }
 
-/// Checks a document's id as `couch_doc:validate_docid/1` does.
+/// Validates a document's id like `couch_doc:validate_docid/1`.
 pub fn check_id(id: &str) -> Result<()> {
     let reason = match id {
         "" => "Document id must not be empty",
@@ -138,7 +149,7 @@ pub fn check_id(id: &str) -> Result<()> {
 }
 
 impl Split {
-    /// Takes in a member whose name may start with an underscore. Whether it stays in the body.
+    /// Handles a member whose name may start with an underscore. Returns whether it stays in the body.
     fn take(&mut self, name: &str, value: &str) -> Result<bool> {
         match (name, value.as_bytes().first()) {
             ("_id", _) => {
@@ -200,7 +211,7 @@ fn revisions(object: &str) -> Result<(u64, Vec<RevisionHash>)> {
         })
         .collect::<Result<Vec<_>>>()?;
     if hashes.is_empty() && start > 0 {
-        // CouchDB has no answer to this but a crash.
+        // CouchDB crashes on this input.
         return Err(invalid("_revisions.ids is empty."));
     }
     Ok((start, hashes))
@@ -208,7 +219,7 @@ fn revisions(object: &str) -> Result<(u64, Vec<RevisionHash>)> {
 
 fn attachments(object: &str) -> Result<Vec<(String, Stub)>> {
     members(object)
-        // CouchDB passes over what is no object.
+        // CouchDB ignores values that are not objects.
         .filter(|(_, value)| value.starts_with('{'))
         .map(|(name, value)| {
             let stub = attachment(&name, value)?;
@@ -254,7 +265,8 @@ fn attachment(attachment: &str, object: &str) -> Result<Stub> {
     })
 }
 
-/// Base64 as Erlang's `base64:decode/1` reads it: padding is needed, whitespace is passed over, bits behind the last byte do not matter.
+/// Decodes base64 like Erlang's `base64:decode/1`: padding is required, whitespace is ignored, and so are
+/// bits after the last byte.
 fn decode(text: &str) -> Option<Vec<u8>> {
     const CONFIG: GeneralPurposeConfig = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::RequireCanonical)

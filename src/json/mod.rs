@@ -1,4 +1,4 @@
-//! JSON at the door and on the way out: documents split into members and raw body, collation of view keys.
+//! JSON input and output: splits documents into `_` members and body, and collates view keys.
 
 mod collate;
 mod document;

@@ -1,12 +1,13 @@
-//! The one pass over JSON text that came from outside: checks it, removes the whitespace, and resolves members that are named twice.
+//! The one pass over JSON text from clients: validates it, removes whitespace, and removes repeated members.
 //!
-//! It accepts what CouchDB's parser (jiffy) accepts: RFC 8259 and UTF-8, no lone surrogates even as escapes, integers of any size,
-//! but no number beyond the range of a double. Of members with one name the last stays, in its place (`dedupe_keys`); what is not resolved here
-//! could be two documents to two readers (CVE-2017-12635).
+//! It accepts what CouchDB's parser (jiffy) accepts: RFC 8259 and UTF-8, no lone surrogates even as escapes,
+//! integers of any size, but no float beyond the range of a double. Of several members with the same name the
+//! last one stays, in its position (`dedupe_keys`). If they were all kept, two readers could see two
+//! different documents (CVE-2017-12635).
 //!
-//! The text is copied in the longest runs that hold nothing to change; of text that is compact already that is one run. A repeated member is
-//! only noted while scanning, as a range of the output that is dead, and all dead ranges go in one sweep at the end: rewriting each object when it
-//! closes would be quadratic in the depth.
+//! The text is copied in the longest runs that need no change; compact text is a single run. The scan only
+//! records a repeated member as a dead range of the output, and one sweep at the end removes all dead ranges.
+//! Rewriting each object when it closes would take time quadratic in the depth.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,25 +16,28 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::rev::unescape;
 
-/// From this many members on, an object's names are looked up in a hash table.
+/// From this many members on, an object's names are found through a hash table.
 const MANY: usize = 16;
 
-/// JSON text that is checked and compact.
+/// Validated, compact JSON text.
 pub(super) struct Scanned {
     pub text: String,
-    /// The members of the outermost value, if it is an object and nothing had to be removed from it or from what it holds.
+    /// The members of the outermost value, if it is an object and no repeated member was removed at any
+    /// depth.
     pub members: Option<Vec<Place>>,
 }
 
-/// Where a member stands in the compact text of its object.
+/// The position of a member in the compact text of its object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Between the quotes.
+    /// The name, without its quotes.
     pub name: Range<usize>,
+    /// The value.
     pub value: Range<usize>,
 }
 
-/// Checks and compacts one JSON value with nothing but whitespace around it. `depth` bounds how far arrays and objects nest.
+/// Validates and compacts one JSON value, surrounded only by whitespace. `depth` limits how deeply arrays and
+/// objects nest.
 pub(super) fn scan(text: &[u8], depth: usize) -> Result<Scanned> {
     let text = std::str::from_utf8(text).map_err(|_| invalid())?;
     let mut scanner = Scanner {
@@ -55,7 +59,7 @@ fn invalid() -> Error {
     Error::BadRequest("invalid UTF-8 JSON".into())
 }
 
-/// What may stand next.
+/// What may come next.
 #[derive(Copy, Clone)]
 enum Expect {
     Value,
@@ -66,20 +70,21 @@ enum Expect {
     Nothing,
 }
 
-/// An array or object whose end is not reached.
+/// An array or object that is still open.
 struct Frame<'a> {
+    /// Whether it is an object.
     object: bool,
-    /// Its first member in `Scanner::members`.
+    /// Index of its first member in `Scanner::members`.
     first: usize,
-    /// Name to position in `Scanner::members`, once there are many.
+    /// From name to index in `Scanner::members`; only once there are `MANY` members.
     names: Option<HashMap<Cow<'a, str>, usize>>,
 }
 
 struct Member<'a> {
     name: Cow<'a, str>,
-    /// Bytes of the name as it is written.
+    /// Length in bytes of the name as written.
     written: usize,
-    /// Where it starts in the output.
+    /// Its position in the output.
     start: usize,
 }
 
@@ -87,12 +92,14 @@ struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
-    /// What lies between here and `at` is to be copied.
+    /// The text between here and `at` is not copied yet.
     run: usize,
     out: String,
     frames: Vec<Frame<'a>>,
-    /// The members of all open objects, those of the outermost first.
+    /// The members of all open objects, outermost object first. Those of a closed object are removed, except
+    /// those of the outermost value.
     members: Vec<Member<'a>>,
+    /// Ranges of the output that hold overwritten members.
     dead: Vec<Range<usize>>,
     depth: usize,
 }
@@ -160,7 +167,7 @@ impl<'a> Scanner<'a> {
         self.after_value()
     }
 
-    /// Leaves out whitespace at the cursor.
+    /// Skips whitespace at the cursor and leaves it out of the output.
     fn skip_whitespace(&mut self) {
         let start = self.at;
         while matches!(self.bytes.get(self.at), Some(b' ' | b'\n' | b'\r' | b'\t')) {
@@ -172,12 +179,13 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Where the cursor is in the output.
+    /// The cursor's position in the output.
     fn out_at(&self) -> usize {
         self.out.len() + (self.at - self.run)
     }
 
-    /// A member's name with its colon, and what to do if the object has one of that name.
+    /// Reads a member's name and colon. If the object already has a member with this name, marks that one as
+    /// dead.
     fn name(&mut self) -> Result<()> {
         let start = self.out_at();
         let (raw, escaped) = self.string()?;
@@ -194,7 +202,7 @@ impl<'a> Scanner<'a> {
             Some(names) => names.insert(name.clone(), position),
             None => {
                 let members = &self.members[frame.first..];
-                // From the last one backwards: an earlier one of that name is dead already.
+                // Search backwards: only the last member with this name is still alive.
                 let before = members.iter().rposition(|member| member.name == name).map(|index| frame.first + index);
                 if members.len() == MANY {
                     let known =
@@ -211,7 +219,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// A string literal at the cursor: its content as a range of the text, and whether there are escapes in it.
+    /// Reads a string literal at the cursor. Returns the range of its content and whether it has escapes.
     fn string(&mut self) -> Result<(Range<usize>, bool)> {
         let start = self.at + 1;
         let mut at = start;
@@ -232,7 +240,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The end of the escape whose backslash stands before `at`.
+    /// The end of the escape whose backslash precedes `at`; `None` if the escape is invalid.
     fn escape(&self, at: usize) -> Option<usize> {
         match self.bytes.get(at)? {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 1),
@@ -292,7 +300,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// One digit or more.
+    /// Skips at least one digit.
     fn digits(&mut self) -> Result<()> {
         let start = self.at;
         while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
@@ -316,7 +324,7 @@ impl<'a> Scanner<'a> {
             .zip(ends)
             .map(|(member, end)| {
                 let name = member.start + 1..member.start + 1 + member.written;
-                // after `":`, and before the `,` or `}`
+                // After `":` and before the `,` or `}`.
                 let value = name.end + 2..end - 1;
                 Place { name, value }
             })
@@ -325,7 +333,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// `text` without the ranges of `dead`, which may lie in one another but do not overlap otherwise.
+/// `text` without the `dead` ranges, which may be nested but do not overlap otherwise.
 fn without(text: &str, mut dead: Vec<Range<usize>>) -> String {
     dead.sort_unstable_by_key(|range| range.start);
     let mut kept = String::with_capacity(text.len());
@@ -340,11 +348,12 @@ fn without(text: &str, mut dead: Vec<Range<usize>>) -> String {
     kept
 }
 
-/// The first byte from `at` on that ends a plain stretch of a string: a quote, a backslash or a control character. Eight bytes at a time.
+/// The first byte at or after `at` that ends a plain part of a string: a quote, a backslash or a control
+/// character. Reads eight bytes at a time.
 fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
-    // Marks the high bit of every byte that is 0; above the first of them it may mark others too.
+    // Sets the high bit of every byte that is 0; above the first such byte it may set others too.
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
     while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*chunk);

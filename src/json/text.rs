@@ -1,6 +1,6 @@
-//! Reading in JSON text that is valid already, without building a tree of it: what this server keeps is such text.
+//! Reads JSON text that is already valid, such as all text this server stores, without building a tree.
 //!
-//! None of this checks anything. On text that is not valid JSON it gives some answer, and never panics.
+//! Nothing here validates. Invalid JSON yields an unspecified result, but never a panic.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::scan::Place;
 use crate::rev::unescape;
 
-/// A JSON string literal with its quotes, escaped as CouchDB does: only what must be.
+/// A JSON string literal with its quotes. Escapes only what must be escaped, as CouchDB does.
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     push_quoted(&mut out, text);
@@ -45,36 +45,36 @@ pub fn push_quoted(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// The decoded text of a JSON string literal; `None` if the value is no string.
+/// The decoded text of a JSON string literal; `None` if the value is not a string.
 pub fn string(value: &str) -> Option<Cow<'_, str>> {
     Some(unescape(value.strip_prefix('"')?.strip_suffix('"')?))
 }
 
-/// The members of an object in their order: the decoded name and the text of the value. Nothing if the value is no object.
+/// The members of an object, in order: decoded name and value text. Empty if the value is not an object.
 pub fn members(object: &str) -> Members<'_> {
     Members { text: object, at: usize::from(object.starts_with('{')) }
 }
 
-/// The elements of an array in their order, as text. Nothing if the value is no array.
+/// The elements of an array, in order, as text. Empty if the value is not an array.
 pub fn elements(array: &str) -> Elements<'_> {
     Elements { text: array, at: usize::from(array.starts_with('[')) }
 }
 
-/// The text of the member `name` of an object.
+/// The value text of the member `name` of an object.
 pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
     members(object).find(|(found, _)| found == name).map(|(_, value)| value)
 }
 
-/// See `members`.
+/// Iterator of [`members`].
 #[derive(Clone, Debug)]
 pub struct Members<'a> {
     text: &'a str,
-    /// 0: nothing to read.
+    /// Position of the next member; 0 if the value is not an object.
     at: usize,
 }
 
 impl Members<'_> {
-    /// The next member by its place in the text.
+    /// The next member as positions in the text.
     pub(super) fn next_place(&mut self) -> Option<Place> {
         let bytes = self.text.as_bytes();
         if self.at == 0 {
@@ -101,11 +101,11 @@ impl<'a> Iterator for Members<'a> {
     }
 }
 
-/// See `elements`.
+/// Iterator of [`elements`].
 #[derive(Clone, Debug)]
 pub struct Elements<'a> {
     text: &'a str,
-    /// 0: nothing to read.
+    /// Position of the next element; 0 if the value is not an array.
     at: usize,
 }
 
@@ -134,7 +134,7 @@ fn skip_separators(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// `at` is an opening quote; the end is behind the closing one, or that of the text.
+/// The position after the closing quote of the string that opens at `at`, or the end of the text.
 pub(super) fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while let Some(byte) = bytes.get(at) {
@@ -147,7 +147,7 @@ pub(super) fn string_end(bytes: &[u8], at: usize) -> usize {
     bytes.len()
 }
 
-/// The end of the value that starts at `at`; `at` itself if none does.
+/// The end of the value that starts at `at`; `at` itself if there is no value.
 pub(super) fn value_end(bytes: &[u8], at: usize) -> usize {
     let mut end = at;
     let mut depth = 0usize;

@@ -1,5 +1,6 @@
-//! Documents as values, for readers that compare: `serde_json` takes no number beyond a double and does not nest deeper than
-//! 128, both of which a document may (CouchDB takes integers of any size, and nests as deep as it has memory).
+//! Parses documents into values, for callers that compare them. `serde_json` rejects numbers beyond a double
+//! and nesting deeper than 128; a document may have both (CouchDB accepts integers of any size and nests as
+//! deep as memory allows).
 
 use std::borrow::Cow;
 
@@ -7,16 +8,17 @@ use serde::de::DeserializeOwned;
 
 use super::text::{string_end, value_end};
 
-/// What stands below here is read as `null`: no field's name leads there.
+/// Values nested deeper than this are read as `null`. No field path is this long.
 const DEEPEST: usize = 120;
-/// Shorter numbers are within a double's range, or no numbers of ours.
+/// A number of at most this many bytes is in the range of a double, or was rejected on input.
 const LONG: usize = 300;
 
-/// Reads text that was stored as a document, or made of one. An integer beyond a double is the largest double, which stands
-/// where it does in the order of views but for others like it; what nests too deep is `null`.
+/// Parses text that was stored as a document or derived from one. An integer beyond the range of a double
+/// becomes the largest double, which keeps its place in view order except among other such integers. Values
+/// nested too deeply become `null`.
 ///
 /// # Errors
-/// The text is no JSON, or not of this type.
+/// The text is not JSON, or not of this type.
 pub fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     match serde_json::from_str(text) {
         Ok(value) => Ok(value),
@@ -27,7 +29,7 @@ pub fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
     }
 }
 
-/// JSON text with what `serde_json` cannot read replaced; borrowed if there is nothing.
+/// Replaces what `serde_json` cannot read; returns the text borrowed if there is nothing to replace.
 pub fn within_reach(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut out = String::new();
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_serde_reads_is_left_alone() {
+    fn text_that_serde_json_reads_is_unchanged() {
         for text in [r#"{"a":[1,-2.5e3,"[[[1e999\"",null,true]}"#, "[]", "0.1", r#""x""#, &"1".repeat(308)] {
             assert!(matches!(within_reach(text), Cow::Borrowed(_)), "{text}");
         }
@@ -87,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn large_integers_are_the_largest_doubles() {
+    fn huge_integers_become_the_largest_double() {
         let digits = "9".repeat(400);
         let text = format!(r#"{{"a":{digits},"b":[-{digits}],"c":"{digits}"}}"#);
         assert_eq!(read::<Value>(&text).unwrap(), json!({"a": f64::MAX, "b": [f64::MIN], "c": digits}));
     }
 
     #[test]
-    fn what_nests_too_deep_is_null() {
+    fn values_nested_too_deep_become_null() {
         let text = format!(r#"{{"a":{}1{},"b":"x]"}}"#, r#"["]","#.repeat(400), "]".repeat(400));
         let value: Value = read(&text).unwrap();
         assert_eq!(value["b"], "x]");
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_stays_none() {
+    fn invalid_json_is_still_rejected() {
         for text in ["", "{", "[1,]", "1e", r#"{"a"}"#, "]]"] {
             assert!(read::<Value>(text).is_err(), "{text}");
         }

@@ -1,6 +1,8 @@
-//! Design documents: which of a database's documents hold functions, kept ready to be called, and checked when written.
+//! Design documents: loads the functions of a database's design documents and validates design documents when
+//! they are written.
 //!
-//! What is read of them is kept beside the open database ([`Database::keep_designs`]) and forgotten when one is written.
+//! The results are cached with the open database ([`Database::keep_designs`]) and dropped when a design
+//! document is written.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -14,34 +16,36 @@ use crate::db::{Database, Listing, Wanted, render};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit};
 
-/// Design documents kept per open database; beyond this they are read again.
+/// Design documents cached per open database; if there are more, the cache is cleared.
 const KEPT: usize = 128;
 
-/// What is kept of a database's design documents.
+/// The cached design documents of a database.
 #[derive(Default)]
 struct Designs {
     by_id: Mutex<HashMap<String, Arc<Design>>>,
     validators: OnceLock<Arc<Validators>>,
 }
 
-/// What looks at every edit of a database's documents.
+/// The validation functions that every edit of a database's documents has to pass.
 #[derive(Default)]
 pub struct Validators {
-    /// Design documents with a `validate_doc_update` function, in the order of their ids.
+    /// Design documents with a `validate_doc_update` function, ordered by id.
     pub scripts: Arc<Vec<Arc<Design>>>,
-    /// `validate_doc_update` of design documents in the language `query`: what `{"newDoc":..., "oldDoc":...}` must match
-    /// (CouchDB: `mango_native_proc.erl`). What is no selector refuses everything.
+    /// `validate_doc_update` of design documents with the language `query`: a selector that `{"newDoc":...,
+    /// "oldDoc":...}` must match (CouchDB: `mango_native_proc.erl`). One that is not a selector rejects every
+    /// edit.
     pub selectors: Vec<Result<Selector>>,
 }
 
 impl Validators {
+    /// Whether the database has no validation functions.
     pub fn is_empty(&self) -> bool {
         self.scripts.is_empty() && self.selectors.is_empty()
     }
 }
 
 fn kept(database: &Database) -> Arc<Designs> {
-    // The generation is taken before anything is read: what is read of an older state is then not kept.
+    // Read the generation before any document: results of an older state are then not cached.
     let generation = database.design_generation();
     if let Some(designs) = database.kept_designs().and_then(|kept| kept.downcast::<Designs>().ok()) {
         return designs;
@@ -51,10 +55,10 @@ fn kept(database: &Database) -> Arc<Designs> {
     designs
 }
 
-/// A design document by its id, `_design/...`, ready to be called. Blocks on the store.
+/// Loads the design document with the id `_design/...`. Blocks on the store.
 ///
 /// # Errors
-/// `Missing`, `Deleted`.
+/// `Missing` or `Deleted` if there is no such document.
 pub fn load(database: &Database, id: &str) -> Result<Arc<Design>> {
     let designs = kept(database);
     if let Some(design) = designs.by_id.lock().get(id) {
@@ -75,7 +79,7 @@ fn read(database: &Database, id: &str) -> Result<Arc<Design>> {
     Ok(Arc::new(Design::new(database.number(), found.id, found.revision.to_string(), source)?))
 }
 
-/// What looks at every edit of the database's documents. Blocks on the store.
+/// The validation functions of the database. Blocks on the store.
 pub fn validators(database: &Database) -> Result<Arc<Validators>> {
     let designs = kept(database);
     if let Some(validators) = designs.validators.get() {
@@ -88,13 +92,13 @@ pub fn validators(database: &Database) -> Result<Arc<Validators>> {
         let (rows, last) = database.list(&listing, after.as_deref(), PageLimit::entries(200))?;
         for row in rows {
             let design = match read(database, &row.id) {
-                // It went away meanwhile.
+                // Deleted since it was listed.
                 Err(Error::Missing | Error::Deleted) => continue,
                 design => design?,
             };
             match validator(&design.source) {
                 Some(selector) if design.language() == "query" => selectors.push(Selector::parse(&selector)),
-                // What is no function does not compile, and so refuses everything.
+                // A value that is not a function fails to compile and therefore rejects every edit.
                 Some(_) => scripts.push(design),
                 None => {}
             }
@@ -107,7 +111,7 @@ pub fn validators(database: &Database) -> Result<Arc<Validators>> {
     Ok(designs.validators.get_or_init(|| Arc::new(Validators { scripts: Arc::new(scripts), selectors })).clone())
 }
 
-/// The validators, if they are known without reading.
+/// The validation functions, if they are cached.
 pub(super) fn known_validators(database: &Database) -> Option<Arc<Validators>> {
     kept(database).validators.get().cloned()
 }
@@ -120,8 +124,8 @@ fn validator(source: &str) -> Option<Value> {
     serde_json::from_str::<Members>(source).ok()?.validate_doc_update
 }
 
-/// Whether a design document may be stored: the types of its fields, and that its views compile
-/// (CouchDB: `couch_mrview:validate`).
+/// Validates a design document: the types of its fields, and that its view functions compile (CouchDB:
+/// `couch_mrview:validate`).
 ///
 /// # Errors
 /// `Script` with the word `invalid_design_doc` or `compilation_error`.
@@ -179,7 +183,8 @@ fn views(design: &Map<String, Value>) -> impl Iterator<Item = (&String, &Map<Str
         .filter_map(|(name, view)| Some((name, view.as_object()?)))
 }
 
-/// A built-in reduce function by its name; the longer of names that begin alike are not told apart, as in CouchDB.
+/// Validates the name of a built-in reduce function. Like CouchDB, accepts any name that starts with a known
+/// one.
 fn check_builtin(name: &str) -> Result<()> {
     if let Some(rank) = name.strip_prefix("_top_").or_else(|| name.strip_prefix("_bottom_")) {
         return match rank.parse::<i64>() {
@@ -195,7 +200,7 @@ fn check_builtin(name: &str) -> Result<()> {
     Err(invalid(format!("`{name}` is not a supported reduce function.")))
 }
 
-/// A type that a field may have.
+/// A JSON type that a field may have.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Object,
@@ -224,7 +229,7 @@ impl Kind {
     }
 }
 
-/// A path into the document: at each step a name (`*` for any) and the types that are allowed there.
+/// A path into the document: each step has a name (`*` for any) and the allowed types.
 type Path = &'static [(&'static str, &'static [Kind])];
 
 fn check_fields(design: &Map<String, Value>) -> Result<()> {
@@ -264,7 +269,7 @@ fn check_path(at: &Map<String, Value>, path: Path, above: &str) -> Result<()> {
     for (name, value) in at.iter().filter(|(name, _)| *step == "*" || name == step) {
         let here = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
         if !kinds.iter().any(|kind| kind.fits(value)) {
-            // CouchDB names the alternatives from last to first.
+            // CouchDB lists the alternatives from last to first.
             let kinds: Vec<&str> = kinds.iter().rev().map(|kind| kind.name()).collect();
             return Err(invalid(format!("`{here}` field must have {} type", kinds.join(" or "))));
         }
@@ -281,7 +286,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_may_be_stored() {
+    async fn invalid_design_documents_are_rejected() {
         let scripts = Scripts::new(Limits { threads: 1, ..Limits::default() });
         let told = async |design: Value| match check(&scripts, &design.to_string(), false).await {
             Ok(()) => String::new(),

@@ -1,23 +1,27 @@
-//! Readers see an index as it stood when they began, whatever is committed to it meanwhile.
+//! Snapshots of an index: a reader sees the index in the state at which it began, whatever is committed
+//! meanwhile.
 //!
-//! Nothing below gives a snapshot across pages, and a query may be read for minutes by a slow client. Without more, a document
-//! whose row moves while a query pages would be missed (it moves to where the query has been) or come twice. To make
-//! updates wait for readers would let one slow client hold up everybody. So a commit that comes while somebody reads
-//! keeps here what the keys that it writes held before, and readers lay that over what the store says:
+//! The layers below provide no snapshot across pages, and a slow client may read a query for minutes. Without
+//! a snapshot, a document whose row moves during the query could be missed (it moves to a part already read)
+//! or returned twice. If updates waited for readers, one slow client would block everybody. Therefore, while
+//! there are readers, each commit adds the previous values of the keys it writes to an undo log, and readers
+//! apply the undo log to what the store returns:
 //!
 //! ```text
 //!                      keys   a    b    c    d
 //!   a reader begins           1    2    –    4
-//!   commit 1: a, c            9    2    3    4     kept: before 1, a held 1; before 1, c was absent
-//!   commit 2: a, d deleted    7    2    3    –     kept: before 2, a held 9; before 2, d held 4
-//!   the reader's page         1    2    –    4     of each key what it held before the first commit since
+//!   commit 1: a, c            9    2    3    4     undo log: before 1, a was 1; before 1, c was absent
+//!   commit 2: a, d deleted    7    2    3    –     undo log: before 2, a was 9; before 2, d was 4
+//!   the reader's page         1    2    –    4     for each key the value before the first later commit
 //! ```
 //!
-//! What is kept is let go when the last reader that needs it ends. All that is kept on behalf of all indexes is at most
-//! [`MOST`] bytes; beyond, the readers of that index are given up: their answers are broken off, never wrong.
+//! Undo entries are removed when the last reader that needs them ends. The undo logs of all indexes together
+//! take at most [`MOST`] bytes. Beyond that, the readers of the index that is being written are given up:
+//! their responses are aborted, never wrong.
 //!
-//! Order: a commit first keeps, then writes; a reader first reads the store, then what is kept. So whatever a page has of
-//! a commit that came meanwhile is put right. That a reader begins between the two is what the gate prevents.
+//! Order: a commit first writes the undo log and then the entries; a reader first reads the entries and then
+//! the undo log. So a page that contains parts of a concurrent commit is always corrected. The gate prevents
+//! a reader from beginning between the two steps of a commit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -30,29 +34,29 @@ use super::packed::{self, CROWDED, Packed, Room};
 use crate::error::{Error, Result};
 use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit, Store, keys};
 
-/// Bytes kept at most, of all indexes.
+/// Maximum size in bytes of the undo logs of all indexes.
 const MOST: usize = 64 << 20;
-/// What an entry takes beside its key and value, about.
+/// Approximate memory of an undo entry beside its key and value, in bytes.
 const BESIDE: usize = 64;
 
-/// Indexes whose histories are kept; beyond this, those that nobody reads or writes are forgotten.
+/// Number of indexes from which on those without readers or writers are dropped from memory.
 const INDEXES: usize = 512;
 
-/// Which index of which database: its number and the signature.
+/// Identifies an index: the number of its database and its signature.
 pub type Name = (u64, [u8; 16]);
 
-/// The histories of a server's indexes, of views and of Mango. Clones are the same.
+/// The indexes of a server with their undo logs, of views and of Mango. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Histories {
     by_name: Arc<Mutex<HashMap<Name, Arc<History>>>>,
-    /// Bytes kept on behalf of all indexes.
+    /// Size in bytes of all undo logs.
     room: Room,
-    /// Bytes of their entries that are not in the store yet.
+    /// Size in bytes of the entries that are not in the store yet.
     fresh: Room,
 }
 
 impl Histories {
-    /// That of one index.
+    /// The history of one index; creates it if necessary.
     pub(super) fn of(&self, name: Name, store: &Arc<dyn Store>) -> Arc<History> {
         let mut by_name = self.by_name.lock();
         if let Some(history) = by_name.get(&name) {
@@ -68,7 +72,7 @@ impl Histories {
         history
     }
 
-    /// Removes an index, which is named by what its keys begin with, and breaks off its queries.
+    /// Removes the index whose keys have this prefix, and aborts its queries.
     pub(super) fn remove(&self, store: &dyn Store, prefix: &[u8]) -> store::Result<()> {
         let named = |(number, signature): &Name| keys::index_prefix(*number, signature) == prefix;
         let known = self.by_name.lock().iter().find(|(name, _)| named(name)).map(|(_, history)| history.clone());
@@ -79,14 +83,14 @@ impl Histories {
     }
 }
 
-/// Before which commits a key held what, in their order.
+/// Undo log of one key: (commit number, previous value), oldest first.
 type Held = Vec<(u64, Option<Vec<u8>>)>;
 
-/// The entries of an index, and what they were before the commits that its readers must not see.
+/// The entries of an index, and the undo log of the commits that its readers must not see.
 #[derive(Debug)]
 pub(super) struct History {
     entries: Packed,
-    /// Held by each commit, and when a reader begins.
+    /// Held during each commit, and while a reader begins.
     gate: Mutex<()>,
     kept: Mutex<Kept>,
     room: Room,
@@ -94,18 +98,19 @@ pub(super) struct History {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Commits so far.
+    /// Number of commits so far.
     commits: u64,
-    /// How many readers began after so many commits.
+    /// Number of readers by the number of commits before they began.
     readers: BTreeMap<u64, usize>,
+    /// The undo logs by key.
     before: BTreeMap<Vec<u8>, Held>,
     bytes: usize,
-    /// Who began before this many commits cannot be served any more.
+    /// Readers that began before this number of commits cannot be served any more.
     lost: u64,
 }
 
 impl Kept {
-    /// Forgets what no reader needs, and tells how many bytes that was.
+    /// Removes the undo entries that no reader needs. Returns their size in bytes.
     fn prune(&mut self) -> usize {
         let before = self.bytes;
         match self.readers.first_key_value() {
@@ -128,7 +133,7 @@ impl Kept {
         before - self.bytes
     }
 
-    /// Gives up all readers there are.
+    /// Gives up all current readers. Returns the size of the removed undo entries.
     fn lose(&mut self) -> usize {
         self.lost = self.commits;
         self.before.clear();
@@ -145,12 +150,12 @@ impl History {
         History { entries, gate: Mutex::default(), kept: Mutex::default(), room }
     }
 
-    /// The entries as they are now.
+    /// The current entries.
     pub fn entries(&self) -> &Packed {
         &self.entries
     }
 
-    /// Begins to read. May wait for one commit.
+    /// Begins a snapshot. May wait for one commit.
     pub fn begin(self: &Arc<History>) -> Snapshot {
         let _gate = self.gate.lock();
         let mut kept = self.kept.lock();
@@ -159,7 +164,7 @@ impl History {
         Snapshot { history: self.clone(), at, generation: self.entries.generation() }
     }
 
-    /// Commits a batch; `is_read` tells which keys readers look at.
+    /// Commits a batch. `is_read` returns whether readers look at a key.
     pub fn commit(&self, batch: Batch, is_read: impl Fn(&[u8]) -> bool) -> store::Result<()> {
         let _gate = self.gate.lock();
         let number = {
@@ -184,7 +189,7 @@ impl History {
                 if self.room.fetch_add(more, Ordering::Relaxed) + more > MOST {
                     let less = kept.lose();
                     self.room.fetch_sub(less, Ordering::Relaxed);
-                    tracing::warn!("queries are broken off: too much of their index changed while they were read");
+                    tracing::warn!("queries are aborted: too much of their index changed while they were read");
                 }
             }
         }
@@ -195,12 +200,12 @@ impl History {
     pub fn clear(&self) -> store::Result<()> {
         self.give_up();
         let cleared = self.entries.clear();
-        // Who began meanwhile may have read something before it was removed.
+        // A reader that began meanwhile may have read entries before they were removed.
         self.give_up();
         cleared
     }
 
-    /// Breaks off all that is being read.
+    /// Gives up all readers.
     fn give_up(&self) {
         let _gate = self.gate.lock();
         let mut kept = self.kept.lock();
@@ -210,13 +215,13 @@ impl History {
     }
 }
 
-/// An index as it stood at one moment. Dropping it lets go of what was kept for it.
+/// An index in the state of one moment. Dropping it releases the undo entries that only it needed.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     history: Arc<History>,
-    /// Commits that it sees.
+    /// Number of commits that it sees.
     at: u64,
-    /// That of the store when it began.
+    /// The store's generation when it began.
     generation: u64,
 }
 
@@ -238,7 +243,7 @@ impl Drop for Snapshot {
 }
 
 impl Snapshot {
-    /// What is kept, if this snapshot can still be served.
+    /// The undo log, if this snapshot can still be served.
     fn kept(&self) -> Result<parking_lot::MutexGuard<'_, Kept>> {
         let kept = self.history.kept.lock();
         if self.at < kept.lost || self.generation != self.history.entries.generation() {
@@ -247,7 +252,7 @@ impl Snapshot {
         Ok(kept)
     }
 
-    /// As [`Store::get_many`].
+    /// Like [`Store::get_many`].
     pub fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         let mut values = self.history.entries.get_many(keys)?;
         let kept = self.kept()?;
@@ -261,7 +266,7 @@ impl Snapshot {
         Ok(values)
     }
 
-    /// As [`Store::scan`].
+    /// Like [`Store::scan`].
     pub fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
         let mut range = range.clone();
         loop {
@@ -270,7 +275,7 @@ impl Snapshot {
             if kept.before.is_empty() {
                 return Ok(page);
             }
-            // What the page covers: up to its last key, or all if there is nothing.
+            // The range that the page covers: up to its last key, or all of it if the page is empty.
             let mut covered = range.clone();
             if let Some((last, _)) = page.last() {
                 match direction {
@@ -292,7 +297,7 @@ impl Snapshot {
         }
     }
 
-    /// As [`Store::keys`].
+    /// Like [`Store::keys`].
     pub fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
         let page = self.history.entries.keys(range, entries)?;
         if self.kept()?.before.is_empty() {
@@ -302,12 +307,12 @@ impl Snapshot {
         Ok(page.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// What a key held for this snapshot; `None`: it has not changed since.
+    /// The value of a key in this snapshot according to its undo log; `None` if it has not changed since.
     fn held<'a>(&self, held: &'a [(u64, Option<Vec<u8>>)]) -> Option<&'a Option<Vec<u8>>> {
         held.iter().find(|(commit, _)| *commit > self.at).map(|(_, value)| value)
     }
 
-    /// A page as it was: what is kept of the stretch that it covers is laid over it, as much as the limit lets in.
+    /// Applies the undo log of the covered range to a page, as far as the limit allows.
     fn merge(
         &self,
         kept: &Kept,
@@ -330,7 +335,8 @@ impl Snapshot {
             let Some((key, held)) = next else { break };
             let Some(value) = self.held(held) else { continue };
             if entries >= limit.entries || bytes >= limit.bytes.max(1) {
-                // All may be kept: each page would go through what is left of it.
+                // The undo log may hold the whole range; without this limit, each page would walk the rest of
+                // it.
                 page.retain(|(other, _)| match direction {
                     Direction::Forward => other < key,
                     Direction::Backward => other > key,
@@ -376,7 +382,7 @@ mod tests {
         Arc::new(History::new(entries, Room::default()))
     }
 
-    /// Writes of one commit, or a reader that begins, reads a page or ends.
+    /// A commit, or a reader that begins, reads a range or ends.
     #[derive(Debug, Clone)]
     enum Step {
         Commit(Vec<(u8, Option<u8>)>),
@@ -398,9 +404,9 @@ mod tests {
     }
 
     proptest! {
-        /// Each reader sees, page by page and in either direction, the map as it was when it began.
+        /// Each reader sees, page by page and in both directions, the map in the state at which it began.
         #[test]
-        fn readers_see_the_moment_they_began(steps in proptest::collection::vec(step(), 1..60)) {
+        fn readers_see_the_state_at_which_they_began(steps in proptest::collection::vec(step(), 1..60)) {
             let history = history();
             let mut now: Model = BTreeMap::new();
             let mut readers: Vec<(Snapshot, Model)> = Vec::new();
@@ -462,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_are_given_up_and_not_lied_to_when_too_much_changes() {
+    fn readers_are_aborted_when_too_much_changes() {
         let history = history();
         let write = |value: usize| {
             let mut batch = Batch::new();
@@ -483,7 +489,7 @@ mod tests {
         assert_eq!(history.room.load(Ordering::Relaxed), 0);
     }
 
-    /// Somebody begins to read while a commit to the store is under way.
+    /// A store in which a reader begins during a commit.
     #[derive(Default)]
     struct Interrupted {
         within: Memory,
@@ -517,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn who_begins_to_read_while_all_is_removed_is_broken_off() {
+    fn a_reader_that_begins_during_removal_is_aborted() {
         let store = Arc::new(Interrupted::default());
         let history = Arc::new(History::new(Packed::new(store.clone(), vec![1], Room::default()), Room::default()));
         let mut batch = Batch::new();
@@ -532,9 +538,9 @@ mod tests {
         assert!(history.begin().scan(&all, Direction::Forward, PageLimit::entries(9)).unwrap().is_empty());
     }
 
-    /// Each page takes what it needs of what is kept, and no more.
+    /// Each page uses only the part of the undo log that it needs.
     #[test]
-    fn all_rows_may_go_while_they_are_read() {
+    fn a_reader_sees_all_rows_that_are_deleted_meanwhile() {
         let history = history();
         let keys: Vec<Vec<u8>> = (0..5000_u16).map(|number| number.to_be_bytes().to_vec()).collect();
         let mut batch = Batch::new();

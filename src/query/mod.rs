@@ -1,4 +1,4 @@
-//! Queries: selectors and the Mango planner; design documents, their JavaScript and their views.
+//! Queries: selectors and the Mango planner; design documents, their JavaScript functions and their views.
 
 pub mod design;
 pub mod find;

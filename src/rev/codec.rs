@@ -1,16 +1,18 @@
-//! How a revision tree is stored: compact, versioned, and checked when it is read.
+//! The stored form of a revision tree: compact, versioned, and validated on decoding.
 //!
 //! ```text
 //! tree  := version(1 byte, =1) count:varint node*
-//! node  := flags(1 byte) [generation - previous:varint] [index - parent's index:varint] hash [sequence:varint index:varint bytes:varint]
+//! node  := flags(1 byte) [generation - previous:varint] [index - parent's index:varint] hash
+//!          [sequence:varint index:varint bytes:varint]
 //! hash  := 16 bytes | length:varint text
 //! flags := bit 0 hash is text, bit 1 deleted, bit 2 has a body,
-//!          bits 3-4 parent: 0 none, 1 the node before, 2 given
-//!          bits 5-6 generation: 0 as the node before, 1 one more, 2 given
+//!          bits 3-4 parent: 0 none, 1 the preceding node, 2 explicit
+//!          bits 5-6 generation: 0 equal to the preceding node's, 1 one higher, 2 explicit
 //! ```
 //!
-//! Nodes come in their order in the tree; before the first one stands an imaginary generation 0. Varints are little-endian groups of 7 bits. Which nodes
-//! are leaves follows from the parents and is not stored. A node of a linear chain takes 17 bytes, with its body some 7 more.
+//! Nodes are stored in tree order; the node before the first counts as generation 0. Varints are
+//! little-endian groups of 7 bits. Whether a node is a leaf follows from the parents and is not stored. A
+//! node of a linear chain takes 17 bytes, and its body about 7 more.
 
 use super::id::{MAX_GENERATION, Revision, RevisionHash};
 use super::tree::{Body, Node, Tree};
@@ -74,14 +76,15 @@ impl Tree {
         }
     }
 
-    /// Reads what `encode` wrote. `None` if the bytes are anything else: cut off, too long, or a tree that breaks an invariant.
+    /// Reads what `encode` wrote. Returns `None` for any other input: truncated, too long, or a tree that
+    /// breaks an invariant.
     pub fn decode(bytes: &[u8]) -> Option<Tree> {
         let mut bytes = bytes;
         if take_byte(&mut bytes)? != VERSION {
             return None;
         }
         let count = take(&mut bytes)?;
-        // A node takes two bytes at least; a count beyond that must not reserve memory.
+        // Each node takes at least two bytes; reject a larger count before reserving memory for it.
         if count > bytes.len() as u64 / 2 {
             return None;
         }
@@ -163,7 +166,7 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
     for shift in (0..64).step_by(7) {
         let byte = take_byte(bytes)?;
         let group = u64::from(byte & 0x7f);
-        // the tenth group holds one bit
+        // The tenth group holds only one bit.
         if shift == 63 && group > 1 {
             return None;
         }

@@ -1,24 +1,28 @@
-//! The id of a new revision, equal to what CouchDB gives the same edit (`couch_db:new_revid/1`): the MD5 of the Erlang external term
-//! `[Deleted, OldStart, OldRev, Body, Atts]`. So the same edit made on two servers is one revision and not a conflict.
+//! Computes the id of a new revision, equal to CouchDB's for the same edit (`couch_db:new_revid/1`): the MD5
+//! of the Erlang external term `[Deleted, OldStart, OldRev, Body, Atts]`. The same edit made on two servers
+//! is therefore one revision and not a conflict.
 
 use md5::{Digest, Md5};
 
 use super::id::{Revision, RevisionHash};
 use super::term::Term;
 
-/// What of an attachment goes into the revision id.
+/// The parts of an attachment that enter the revision id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachmentDigest<'a> {
+    /// Name of the attachment.
     pub name: &'a str,
+    /// Content type as stored in the document.
     pub content_type: &'a str,
-    /// Of the content as it is stored: compressed, if it is.
+    /// MD5 of the content as it is stored, that is, of the compressed bytes if it is compressed.
     pub md5: [u8; 16],
 }
 
-/// The revision that an edit makes.
+/// Returns the revision that an edit creates.
 ///
-/// `parent` is the revision that it replaces, `body` the document's JSON object without its `_` members, as `json::split` returns it; `attachments` are all
-/// of the document, in its order.
+/// `parent` is the revision that the edit replaces; `body` is the document's JSON object without its `_`
+/// members, as `json::split` returns it; `attachments` are all attachments of the document, in document
+/// order.
 pub fn new_revision(
     deleted: bool,
     parent: Option<&Revision>,
@@ -39,7 +43,7 @@ pub fn new_revision(
         term.nil();
     } else {
         term.list(attachments.len());
-        // CouchDB folds from the left onto an empty list, so the last comes first.
+        // CouchDB folds from the left onto an empty list, so the last attachment comes first.
         for attachment in attachments.iter().rev() {
             term.tuple(3);
             term.binary(attachment.name.as_bytes());

@@ -1,31 +1,37 @@
-//! Revision ids: `N-hash`, as `couch_doc:parse_rev/1` reads and `couch_doc:rev_to_str/1` writes them.
+//! Revision ids: `N-hash`, as `couch_doc:parse_rev/1` parses and `couch_doc:rev_to_str/1` prints them.
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-/// The largest generation that is accepted: what every JSON reader can hold exactly (2^53 - 1).
+/// The largest accepted generation: 2^53 - 1, the largest integer that every JSON reader represents exactly.
 pub const MAX_GENERATION: u64 = (1 << 53) - 1;
 
-/// The longest text hash that is accepted, in bytes. CouchDB has no limit here; an id is kept once for every revision, so there is one.
+/// The longest accepted text hash, in bytes. CouchDB has no limit; settee has one because it stores the hash
+/// of every revision.
 pub const MAX_HASH: usize = 1024;
 
-/// One revision of a document. Its identity is the pair, never the hash alone.
+/// One revision of a document. Generation and hash together identify it, never the hash alone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
-    /// How many edits lie below, this one included. 0 only for `_local` documents, which have no tree.
+    /// Length of the path from the root to this revision, itself included. 0 only for `_local` documents,
+    /// which have no tree.
     pub generation: u64,
+    /// The part after the dash.
     pub hash: RevisionHash,
 }
 
-/// The part after the dash. 32 hex digits are 16 bytes, anything else is text; both are ordered by their bytes, as CouchDB's binaries are.
+/// The part of a revision id after the dash. 32 hex digits are stored as 16 bytes, anything else as text.
+/// Both are ordered by their bytes, like CouchDB's binaries.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RevisionHash {
+    /// 32 hex digits, decoded.
     Md5([u8; 16]),
+    /// Any other text.
     Text(Box<str>),
 }
 
-/// Not a revision id (CouchDB: 400 `bad_request`, `Invalid rev format`).
+/// The error for text that is not a revision id (CouchDB: 400 `bad_request`, `Invalid rev format`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadRevision;
 
@@ -38,7 +44,7 @@ impl fmt::Display for BadRevision {
 impl std::error::Error for BadRevision {}
 
 impl RevisionHash {
-    /// 32 hex digits of either case are an `Md5`, everything else a `Text`. Lengths are the caller's to bound.
+    /// Parses 32 hex digits of either case as `Md5`, everything else as `Text`. The caller limits the length.
     pub fn parse(text: &str) -> RevisionHash {
         match decode_hex(text.as_bytes()) {
             Some(bytes) => RevisionHash::Md5(bytes),
@@ -46,7 +52,7 @@ impl RevisionHash {
         }
     }
 
-    /// The bytes that order it and that go into the digest of the next revision.
+    /// The bytes that determine the order and that enter the digest of the next revision.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             RevisionHash::Md5(bytes) => bytes,
@@ -54,7 +60,8 @@ impl RevisionHash {
         }
     }
 
-    /// `couch_doc:parse_revid/2`: in generation 0 nothing is decoded, above it 32 bytes must be hex digits.
+    /// Parses like `couch_doc:parse_revid/2`: generation 0 is always text; above it, a hash of 32 bytes must
+    /// be hex digits.
     pub fn parse_in(generation: u64, text: &str) -> Result<RevisionHash, BadRevision> {
         if text.len() > MAX_HASH {
             return Err(BadRevision);
@@ -87,7 +94,8 @@ fn decode_hex(text: &[u8]) -> Option<[u8; 16]> {
 
 impl Ord for RevisionHash {
     fn cmp(&self, other: &Self) -> Ordering {
-        // A 16-byte text and an Md5 of the same bytes are one revision to CouchDB; here they are told apart by their kind.
+        // CouchDB treats a 16-byte text and an Md5 of the same bytes as one revision; here the kind
+        // distinguishes them.
         self.as_bytes().cmp(other.as_bytes()).then(self.is_text().cmp(&other.is_text()))
     }
 }
@@ -120,7 +128,8 @@ impl FromStr for Revision {
 
     fn from_str(text: &str) -> Result<Self, BadRevision> {
         let (generation, hash) = text.split_once('-').ok_or(BadRevision)?;
-        // Erlang's list_to_integer takes a sign and leading zeros; a minus sign cannot reach it, the text is cut at the first dash.
+        // Erlang's list_to_integer accepts a sign and leading zeros. A minus sign cannot occur: the text is
+        // split at the first dash.
         let digits = generation.strip_prefix('+').unwrap_or(generation);
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(BadRevision);
@@ -144,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_what_couchdb_does() {
+    fn parses_and_prints_like_couchdb() {
         let md5 = "967a00dff5e02add41819138abb3284d";
         let rows = [
             ("md5", format!("1-{md5}"), Some(format!("1-{md5}"))),
@@ -159,7 +168,7 @@ mod tests {
                 format!("0-{}", md5.to_uppercase()),
                 Some(format!("0-{}", md5.to_uppercase())),
             ),
-            ("32 bytes that are no hex digits", format!("1-{}", "x".repeat(32)), None),
+            ("32 bytes that are not hex digits", format!("1-{}", "x".repeat(32)), None),
             ("no dash", "foobar".into(), None),
             ("no number", "foo-bar".into(), None),
             ("empty number", "-bar".into(), None),
@@ -177,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_are_ordered_by_their_bytes() {
+    fn revisions_are_ordered_by_generation_then_hash_bytes() {
         let parse = |text: &str| text.parse::<Revision>().unwrap();
         let ascending = [
             "1-ff",
@@ -188,7 +197,7 @@ mod tests {
             "2-ffffffffffffffffffffffffffffffff",
             "10-a",
         ];
-        // 'a' is byte 0x61, and a prefix comes first: "a" < 61ff...
+        // 'a' is byte 0x61, and a prefix sorts first: "a" < 61ff...
         let mut sorted: Vec<Revision> = ascending.iter().map(|text| parse(text)).collect();
         sorted.sort();
         let texts: Vec<String> = sorted.iter().map(ToString::to_string).collect();

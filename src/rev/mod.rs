@@ -1,4 +1,4 @@
-//! Revision ids and revision trees: pure, no I/O, no async, no clock.
+//! Revision ids and revision trees: pure data structures without I/O, async or a clock.
 
 mod codec;
 mod digest;

@@ -1,7 +1,9 @@
-//! JSON text as an Erlang external term, byte for byte what `term_to_binary(jiffy:decode(Text), [{minor_version, 1}])` gives.
+//! Encodes JSON text as an Erlang external term, byte for byte equal to the result of
+//! `term_to_binary(jiffy:decode(Text), [{minor_version, 1}])`.
 //!
-//! (<https://www.erlang.org/doc/apps/erts/erl_ext_dist.html>.) Objects are `{[{Key, Value}, ...]}`, strings binaries, numbers with a fraction or an exponent
-//! floats, others integers of any size, and a list of integers from 0 to 255 is a "string": Erlang cannot tell the two apart.
+//! Format: <https://www.erlang.org/doc/apps/erts/erl_ext_dist.html>. Objects become `{[{Key, Value}, ...]}`,
+//! strings binaries, numbers with a fraction or an exponent floats, other numbers integers of any size. A
+//! list of integers from 0 to 255 becomes a "string", because Erlang does not distinguish the two.
 
 use std::borrow::Cow;
 
@@ -18,12 +20,13 @@ const SMALL_BIG: u8 = 110;
 const LARGE_BIG: u8 = 111;
 const VERSION: u8 = 131;
 
-/// An integer of more digits than this goes into the digest as its text: turning decimals into binary takes quadratic time. CouchDB
-/// turns them all, so such an edit gets another revision id there.
+/// An integer with more digits than this enters the digest as its text, because converting decimal to binary
+/// takes quadratic time. CouchDB converts integers of any length, so such an edit gets a different revision
+/// id there.
 const MAX_DIGITS: usize = 4096;
 
-/// The decoded content of a JSON string literal without its quotes. Escapes that are no JSON are passed on as they are: whoever let the text in
-/// has checked them.
+/// Decodes the content of a JSON string literal (without its quotes). Invalid escapes are kept as they are:
+/// the text was validated when it was accepted.
 pub fn unescape(raw: &str) -> Cow<'_, str> {
     let Some(first) = raw.find('\\') else { return Cow::Borrowed(raw) };
     let mut text = String::with_capacity(raw.len());
@@ -49,7 +52,8 @@ pub fn unescape(raw: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// `escape` starts at the `u`. The character and how many bytes it took, or nothing and none.
+/// `escape` starts at the `u`. Returns the character and the bytes consumed, or `(None, 0)` if the escape is
+/// invalid.
 fn unescape_unicode(escape: &str) -> (Option<char>, usize) {
     let unit = |at: usize| {
         let digits = escape.get(at..at + 4)?;
@@ -69,56 +73,60 @@ fn unescape_unicode(escape: &str) -> (Option<char>, usize) {
     }
 }
 
-/// An external term that is being written.
+/// An external term under construction.
 pub struct Term {
     out: Vec<u8>,
 }
 
-/// An object or array whose end is not reached: where its length belongs, and what it holds so far.
+/// An object or array that is still open.
 struct Open {
+    /// Whether it is an array.
     array: bool,
+    /// Position in the output of its length, which is written when it is closed.
     length_at: usize,
+    /// Number of elements so far.
     count: u32,
-    /// Only integers from 0 to 255 so far.
+    /// Whether all elements so far are integers from 0 to 255.
     bytes: bool,
 }
 
 impl Term {
-    /// An empty term with room for so many bytes.
+    /// An empty term with this many bytes reserved.
     pub fn with_capacity(bytes: usize) -> Term {
         let mut out = Vec::with_capacity(bytes);
         out.push(VERSION);
         Term { out }
     }
 
-    /// What is written so far.
+    /// The bytes written so far.
     pub fn bytes(&self) -> &[u8] {
         &self.out
     }
 
-    /// The empty list, or the end of a list.
+    /// Writes the empty list, or the end of a list.
     pub fn nil(&mut self) {
         self.out.push(NIL);
     }
 
-    /// The head of a list of `count` elements, at least one; `nil` must follow the last.
+    /// Writes the head of a list of `count` elements (at least one). The caller calls `nil` after the last
+    /// element.
     pub fn list(&mut self, count: usize) {
         self.out.push(LIST);
         self.length(count);
     }
 
-    /// The head of a tuple of `count` elements.
+    /// Writes the head of a tuple of `count` elements.
     pub fn tuple(&mut self, count: u8) {
         self.out.extend([SMALL_TUPLE, count]);
     }
 
-    /// An atom of at most 255 bytes.
+    /// Writes an atom of at most 255 bytes.
     pub fn atom(&mut self, name: &str) {
         self.out.extend([ATOM, 0, name.len() as u8]);
         self.out.extend_from_slice(name.as_bytes());
     }
 
-    /// A binary: Erlang's form of a JSON string.
+    /// Writes a binary, the Erlang form of a JSON string.
     pub fn binary(&mut self, bytes: &[u8]) {
         self.out.push(BINARY);
         self.length(bytes.len());
@@ -129,7 +137,7 @@ impl Term {
         self.out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
     }
 
-    /// An integer from its decimal digits. Returns it if it is one byte.
+    /// Writes an integer from its decimal digits. Returns the value if it is from 0 to 255.
     pub fn integer(&mut self, text: &str) -> Option<u8> {
         match text.parse::<i64>() {
             Ok(value) => {
@@ -156,7 +164,7 @@ impl Term {
         None
     }
 
-    /// `magnitude` is little-endian and may end in zeros.
+    /// `magnitude` is little-endian; trailing zero bytes are allowed.
     fn big(&mut self, negative: bool, magnitude: &[u8]) {
         let used = magnitude.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         match u8::try_from(used) {
@@ -176,7 +184,8 @@ impl Term {
         self.out.extend_from_slice(&value.to_bits().to_be_bytes());
     }
 
-    /// A JSON value from its text, which must be valid. (Text that is not gives some term, never a panic.)
+    /// Writes a JSON value from its text, which must be valid. Invalid text produces an unspecified term, but
+    /// never panics.
     pub fn json(&mut self, text: &str) {
         let bytes = text.as_bytes();
         let mut open: Vec<Open> = Vec::new();
@@ -253,7 +262,7 @@ impl Term {
         }
     }
 
-    /// A value stands in the innermost open array; `small` if it is an integer of one byte.
+    /// Counts a value in the innermost open array. `small` is its value if it is an integer from 0 to 255.
     fn element(&mut self, open: &mut [Open], small: Option<u8>) {
         if let Some(array) = open.last_mut().filter(|open| open.array) {
             array.count += 1;
@@ -274,7 +283,7 @@ impl Term {
             self.out.truncate(closed.length_at - 1);
             self.nil();
         } else if let (true, true, Ok(count)) = (closed.array, closed.bytes, u16::try_from(closed.count)) {
-            // [97, byte]* becomes the bytes alone
+            // Every element is the pair [97, byte]; a string holds the bytes alone.
             let string: Vec<u8> = self.out[body..].chunks_exact(2).map(|pair| pair[1]).collect();
             self.out.truncate(closed.length_at - 1);
             self.out.push(STRING);
@@ -287,7 +296,7 @@ impl Term {
     }
 }
 
-/// Decimal digits as a little-endian binary number. Quadratic in the number of digits, which is why they are bounded.
+/// Converts decimal digits to a little-endian binary number. Takes quadratic time, hence `MAX_DIGITS`.
 fn magnitude(digits: &str) -> Vec<u8> {
     const GROUP: usize = 18;
     let mut limbs: Vec<u64> = Vec::with_capacity(digits.len() / 19 + 1);

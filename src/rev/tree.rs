@@ -1,33 +1,34 @@
-//! The revision tree of one document: which revisions are known, which descends from which, and which of them wins.
+//! The revision tree of one document: the known revisions, their parents, and the winner.
 //!
 //! ```text
 //!   1-a ── 2-b ── 3-c            leaves: 3-c, 3-d, 7-x
 //!              └─ 3-d            winner: 7-x (or 3-d, if 7-x is deleted)
-//!   6-w ── 7-x                   a root without its parents: they were stemmed, or never sent
+//!   6-w ── 7-x                   a root whose parents are unknown: stemmed, or never sent
 //! ```
 //!
-//! It is hard because replication delivers paths in any order, any number of times, and each cut off at another depth, and because every
-//! replica must come to the same tree and the same winner without talking to another.
+//! Merging is hard because replication delivers paths in any order, any number of times and cut off at any
+//! depth, and because all replicas must arrive at the same tree and the same winner without communicating.
 //!
-//! CouchDB (`couch_key_tree.erl`) keeps a forest of nested tuples and merges by walking two of them in step. Here one vector holds all
-//! nodes, sorted by (generation, hash), and a node names its parent by position. A path is merged from its newest revision to its oldest: what is
-//! unknown is added, a missing parent is filled in, and the walk ends only where the path and the tree name different parents (then the first
-//! one stays). Stopping at the first known revision, which looks right, is wrong: a root whose parents were stemmed would never learn them, and the
-//! tree would depend on the order of delivery.
+//! CouchDB (`couch_key_tree.erl`) keeps a forest of nested tuples and merges by walking two of them in step.
+//! Here one vector holds all nodes, sorted by (generation, hash), and a node refers to its parent by
+//! position. `merge` walks a path from its newest revision to its oldest: it adds unknown revisions, fills in
+//! missing parents, and stops only where the path and the tree name different parents (the tree's parent
+//! stays). Stopping at the first known revision looks right but is wrong: a root whose parents were stemmed
+//! would never learn them, and the tree would depend on the order of delivery.
 //!
-//! Invariants, which `check` tests: sorted and without repetition; a parent is of the generation below its child; a node is marked as a leaf exactly if nobody
-//! names it as a parent; generations start at 1.
+//! Invariants, which `check` tests: the nodes are sorted and unique; a parent's generation is one below its
+//! child's; a node is marked as a leaf exactly if no node names it as its parent; generations start at 1.
 
 use std::cmp::Reverse;
 
 use super::id::{MAX_GENERATION, Revision, RevisionHash};
 
-/// Where the body of a revision is kept and what it takes.
+/// Where the body of a revision is stored, and its size.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Body {
-    /// The update sequence under which the body was written.
+    /// The update sequence at which the body was written.
     pub sequence: u64,
-    /// Its number among the bodies that were written under this sequence.
+    /// Number of the body among those written at this sequence.
     pub index: u32,
     /// Its size in bytes.
     pub bytes: u64,
@@ -36,22 +37,25 @@ pub struct Body {
 /// One known revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
+    /// The revision's id.
     pub revision: Revision,
-    /// The revision is a deletion. Meaningful where the revision itself was written here; of a mere ancestor nobody told.
+    /// The revision is a deletion. Only meaningful if the revision itself was written here; of a mere
+    /// ancestor this is unknown, and `false`.
     pub deleted: bool,
-    /// `None`: only known as an ancestor, or compacted away.
+    /// `None` if the revision is only known as an ancestor, or if its body was compacted away.
     pub body: Option<Body>,
     pub(super) parent: Option<u32>,
     pub(super) leaf: bool,
 }
 
 impl Node {
-    /// No known revision descends from this one.
+    /// Whether no known revision descends from this one.
     pub fn is_leaf(&self) -> bool {
         self.leaf
     }
 
-    /// The one rule of who wins: not deleted before deleted, then the higher generation, then the higher hash (`couch_doc:to_doc_info_path/1`).
+    /// The order that determines the winner: not deleted before deleted, then the higher generation, then the
+    /// higher hash (`couch_doc:to_doc_info_path/1`).
     fn rank(&self) -> (bool, &Revision) {
         (!self.deleted, &self.revision)
     }
@@ -60,24 +64,24 @@ impl Node {
 /// What a merge did to the tree.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Merged {
-    /// All of it was known. Nothing has to be written.
+    /// Everything was known already; nothing has to be written.
     Unchanged,
-    /// The revision was known, and now has a body or older ancestors. If the tree is stemmed after each merge, the ancestors may go
-    /// again at once: compare the tree with what it was before.
+    /// The revision was known and gained a body or older ancestors. If the caller stems after each merge, it
+    /// may remove those ancestors again at once; compare the tree with its state before the merge.
     Filled,
-    /// A leaf grew.
+    /// A leaf gained a descendant.
     Extended,
-    /// A new leaf beside others, or the first revision of all.
+    /// A new leaf beside others, or the first revision of the document.
     Branched,
 }
 
-/// All known revisions of one document. See the head of this file.
+/// All known revisions of one document. See the module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
     pub(super) nodes: Vec<Node>,
 }
 
-/// Where a step of the incoming path is: in the tree, or the n-th of the nodes to be added.
+/// The position of a step of the incoming path: a node of the tree, or the n-th node to be added.
 #[derive(Copy, Clone)]
 enum Place {
     Known(usize),
@@ -85,35 +89,38 @@ enum Place {
 }
 
 impl Tree {
+    /// An empty tree.
     pub fn new() -> Tree {
         Tree::default()
     }
 
+    /// Whether the tree has no revisions.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
-    /// The number of known revisions, ancestors without a body included.
+    /// The number of known revisions, including ancestors without a body.
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// All known revisions, ascending by (generation, hash).
+    /// All known revisions, in ascending order of (generation, hash).
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// Merges one revision with its ancestors: `hashes` are the newest first, of contiguous generations from `generation` downwards.
-    /// `deleted` and `body` belong to the newest. What lies below generation 1 is ignored, and so is an empty path.
+    /// Merges one revision with its ancestors. `hashes` are ordered from the newest, of contiguous
+    /// generations from `generation` downwards. `deleted` and `body` belong to the newest. Hashes below
+    /// generation 1 and an empty path are ignored.
     ///
-    /// Takes time in proportion to the tree and the path together.
+    /// Takes time proportional to the size of the tree plus the path.
     pub fn merge(&mut self, generation: u64, hashes: &[RevisionHash], deleted: bool, body: Option<Body>) -> Merged {
         let steps = hashes.len().min(usize::try_from(generation).unwrap_or(usize::MAX));
         if steps == 0 || generation > MAX_GENERATION {
             return Merged::Unchanged;
         }
         let mut added: Vec<Node> = Vec::new();
-        // (child, parent): links to set once the positions are final
+        // (child, parent) links, set once the positions are final.
         let mut links: Vec<(Place, Place)> = Vec::new();
         let mut below: Option<Place> = None;
         let mut tip = None;
@@ -174,7 +181,7 @@ impl Tree {
         }
     }
 
-    /// Inserts `added` (generations descending) in one pass over the tree and then sets the links.
+    /// Inserts `added` (in descending generations) in one pass over the tree and then sets the links.
     fn add(&mut self, added: Vec<Node>, links: &[(Place, Place)]) {
         let count = added.len();
         let total = self.nodes.len() + count;
@@ -184,7 +191,7 @@ impl Tree {
             _ => true,
         };
         if append {
-            // The usual edit: new revisions above all that is known, so no position moves.
+            // The common edit: all new revisions sort after the known ones, so no position changes.
             for (index, node) in added.into_iter().enumerate().rev() {
                 places.added[index] = self.nodes.len() as u32;
                 self.nodes.push(node);
@@ -205,7 +212,7 @@ impl Tree {
                 places.added[index] = self.nodes.len() as u32;
                 self.nodes.push(node);
             }
-            // Only old nodes have parents so far, and those name old positions.
+            // Only old nodes have parents so far, and these are old positions.
             for node in &mut self.nodes {
                 node.parent = node.parent.map(|parent| places.known[parent as usize]);
             }
@@ -217,14 +224,16 @@ impl Tree {
         }
     }
 
-    /// Keeps `limit` revisions (at least 1) on the way down from each leaf, the leaf included, and forgets what is below
-    /// (`_revs_limit`, `couch_key_tree:stem/2`). Returns the bodies of the forgotten.
+    /// Keeps the newest `limit` revisions (at least 1) of the path to each leaf, the leaf included, and
+    /// removes the older ones (`_revs_limit`, `couch_key_tree:stem/2`). Returns the bodies of the removed
+    /// revisions.
     pub fn stem(&mut self, limit: u32) -> Vec<Body> {
         let limit = limit.max(1);
         if self.nodes.len() <= limit as usize {
             return Vec::new();
         }
-        // steps[i]: from node i up to its nearest leaf. Children stand behind their parents, so one pass from the end sees them first.
+        // steps[i] is the distance from node i to its nearest leaf. Children follow their parents in the
+        // vector, so one pass from the end is enough.
         let mut steps = vec![u32::MAX; self.nodes.len()];
         for (index, node) in self.nodes.iter().enumerate().rev() {
             if node.leaf {
@@ -239,7 +248,8 @@ impl Tree {
         self.retain(|index| steps[index] < limit)
     }
 
-    /// Drops the nodes that `keep` refuses; the children of a dropped node become roots. Returns the bodies of the dropped.
+    /// Removes the nodes for which `keep` is false; the children of a removed node become roots. Returns the
+    /// bodies of the removed nodes.
     fn retain(&mut self, keep: impl Fn(usize) -> bool) -> Vec<Body> {
         const GONE: u32 = u32::MAX;
         let mut bodies = Vec::new();
@@ -258,35 +268,38 @@ impl Tree {
         bodies
     }
 
-    /// The revision that a plain read answers with. `None` only for an empty tree; deleted only if every leaf is.
+    /// The revision that a plain read returns. `None` only if the tree is empty; a deletion only if every
+    /// leaf is one.
     pub fn winner(&self) -> Option<&Node> {
         self.nodes.iter().filter(|node| node.leaf).max_by_key(|node| node.rank())
     }
 
-    /// All leaves, the winner first, then descending in the order of winning.
+    /// All leaves, the winner first, in descending rank.
     pub fn leaves(&self) -> Vec<&Node> {
         let mut leaves: Vec<&Node> = self.nodes.iter().filter(|node| node.leaf).collect();
         leaves.sort_unstable_by_key(|node| Reverse(node.rank()));
         leaves
     }
 
+    /// The node of `revision`, if it is known.
     pub fn get(&self, revision: &Revision) -> Option<&Node> {
         self.index(revision).map(|index| &self.nodes[index])
     }
 
-    /// The revision that `revision` was made from, if both are known.
+    /// The parent of `revision`, if both are known.
     pub fn parent(&self, revision: &Revision) -> Option<&Node> {
         self.get(revision)?.parent.map(|parent| &self.nodes[parent as usize])
     }
 
-    /// `revision` itself, then its parent and so on down to the oldest that is known. Nothing if it is unknown.
+    /// `revision`, then its parent, and so on to the oldest known ancestor. Empty if `revision` is unknown.
     pub fn ancestry(&self, revision: &Revision) -> impl Iterator<Item = &Node> {
         let first = self.index(revision);
         std::iter::successors(first, |index| self.nodes[*index].parent.map(|parent| parent as usize))
             .map(|index| &self.nodes[index])
     }
 
-    /// The leaves that descend from `revision`, itself if it is one; in the order of winning. Nothing if it is unknown.
+    /// The leaves that descend from `revision`, including itself if it is a leaf, in descending rank. Empty
+    /// if it is unknown.
     /// (`latest=true`, `couch_key_tree:get_key_leafs/2`.)
     pub fn leaves_below(&self, revision: &Revision) -> Vec<&Node> {
         let Some(first) = self.index(revision) else { return Vec::new() };
@@ -305,15 +318,15 @@ impl Tree {
         leaves
     }
 
-    /// Those of `revisions` that are unknown, ascending (`couch_key_tree:find_missing/2`).
+    /// The `revisions` that are unknown, in ascending order (`couch_key_tree:find_missing/2`).
     pub fn missing<'a>(&self, revisions: &'a [Revision]) -> Vec<&'a Revision> {
         let mut missing: Vec<&Revision> = revisions.iter().filter(|revision| self.index(revision).is_none()).collect();
         missing.sort_unstable();
         missing
     }
 
-    /// The leaves that one of the `missing` revisions may descend from: all of a lower generation than the highest of them
-    /// (`couch_db:possible_ancestors/2`), in the order of winning.
+    /// The leaves that may be ancestors of a `missing` revision: all whose generation is below the highest
+    /// missing one (`couch_db:possible_ancestors/2`), in descending rank.
     pub fn possible_ancestors(&self, missing: &[&Revision]) -> Vec<Revision> {
         let Some(highest) = missing.iter().map(|revision| revision.generation).max() else { return Vec::new() };
         self.leaves()
@@ -323,8 +336,9 @@ impl Tree {
             .collect()
     }
 
-    /// Removes those of `revisions` that are leaves, with the ancestors that no other leaf needs (`_purge`, `couch_key_tree:remove_leafs/2`).
-    /// Returns the revisions that were leaves, in the order in which they were given, and the bodies of all that went.
+    /// Removes those of `revisions` that are leaves, and the ancestors that no other leaf needs (`_purge`,
+    /// `couch_key_tree:remove_leafs/2`). Returns the removed leaves in the order given, and the bodies of all
+    /// removed nodes.
     pub fn remove_leaves(&mut self, revisions: &[Revision]) -> (Vec<Revision>, Vec<Body>) {
         let mut doomed = vec![false; self.nodes.len()];
         let mut removed = Vec::new();
@@ -351,7 +365,7 @@ impl Tree {
         (removed, bodies)
     }
 
-    /// Takes the bodies of all revisions that are not leaves (compaction) and returns them.
+    /// Removes the bodies of all revisions that are not leaves (compaction) and returns them.
     pub fn drop_old_bodies(&mut self) -> Vec<Body> {
         self.nodes.iter_mut().filter(|node| !node.leaf).filter_map(|node| node.body.take()).collect()
     }
@@ -396,10 +410,11 @@ impl Tree {
     }
 }
 
-/// Where nodes are after an insertion.
+/// Positions of nodes after an insertion.
 struct Places {
-    /// Of the nodes that were there before; empty if none of them moved.
+    /// New positions of the nodes that were there before; empty if none moved.
     known: Vec<u32>,
+    /// Positions of the added nodes.
     added: Vec<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! What stands in the file of a blob.
+//! The format of a blob file.
 //!
 //! ```text
 //! ┌─────────────────────┬───────────────────────────┬────────────┬───────────────────┬──────────────┐
@@ -7,10 +7,12 @@
 //!   length bytes          4 bytes a block             8            fields before, 4    9 bytes
 //! ```
 //!
-//! The checksums stand block by block so that a range is read without the rest, and so that no byte goes out before its
-//! block was tested. They stand behind the content because its length is not known when the first byte is written.
+//! There is one checksum per block, so that a range can be read without the rest and every block is verified
+//! before any of its bytes is returned. The checksums follow the content because its length is not known when
+//! the first byte is written.
 //!
-//! In an encrypted folder the content is sealed in blocks (see `cipher::Stream`), and a blob's name is a keyed hash:
+//! In an encrypted folder the content is sealed in blocks (see `cipher::Stream`), and the name of a blob is a
+//! keyed hash:
 //!
 //! ```text
 //! ┌──────────────────────────────────┬────────┬────────────┬──────────────────────────┬─────────────┐
@@ -19,7 +21,8 @@
 //!   length bytes, 16 bytes a block     19       8            16                         9 bytes
 //! ```
 //!
-//! The prefix begins the nonces of all blocks and of the last tag: none of them opens in another file or under another name.
+//! All nonces of a file, those of the blocks and that of the final tag, begin with the prefix. A block
+//! therefore cannot be opened in another file, nor a file under another name.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -29,22 +32,23 @@ use super::cipher::{BLOCK, BlobKeys, PREFIX, Part, Stream, TAG};
 
 pub(super) const MAGIC: &[u8; 9] = b"settee b1";
 pub(super) const SEALED_MAGIC: &[u8; 9] = b"settee e1";
-/// Length, checksum and magic at a file's end.
+/// Size of the fields at the end of a plain file: length, checksum and magic.
 pub(super) const TAIL: usize = 8 + 4 + 9;
-/// Prefix, length, tag and magic at a sealed file's end.
+/// Size of the fields at the end of a sealed file: prefix, length, tag and magic.
 pub(super) const SEALED_TAIL: usize = PREFIX + 8 + TAG + 9;
 
-/// What is written beside the content, or instead of it.
+/// The encoder of a blob file.
 pub(super) enum Form {
     Plain {
-        /// The checksums of the blocks that are complete, then that of the block that is being filled.
+        /// The checksums of the complete blocks.
         sums: Vec<u8>,
+        /// The checksum of the current block.
         block: crc32fast::Hasher,
     },
     Sealed {
         keys: BlobKeys,
         stream: Stream,
-        /// The block that is being filled. A full one stays until more comes: it may be the last.
+        /// The current block. A full block is kept until more bytes come, because it may be the last.
         block: Vec<u8>,
         index: u32,
     },
@@ -61,7 +65,8 @@ impl Form {
         }
     }
 
-    /// Takes bytes of the content; `length` came before. Writes what can be written.
+    /// Appends bytes of the content, of which `length` bytes were appended before, and writes complete blocks
+    /// to the file.
     pub fn take(&mut self, length: u64, bytes: &[u8], file: &mut dyn Write) -> io::Result<()> {
         let mut rest = bytes;
         match self {
@@ -96,7 +101,8 @@ impl Form {
         }
     }
 
-    /// The bytes after those that have been written, and the name.
+    /// Ends the content. Returns the rest of the file and the blob's name: `named`, or the one that follows
+    /// from the content's `digest`.
     pub fn end(self, length: u64, digest: &BlobId, named: Option<BlobId>) -> (Vec<u8>, BlobId) {
         match self {
             Form::Plain { mut sums, block } => {
@@ -127,7 +133,7 @@ impl Form {
     }
 }
 
-/// What the last tag of a sealed file says.
+/// The data that the final tag of a sealed file authenticates.
 pub(super) fn about(id: &BlobId, length: u64) -> [u8; 40] {
     let mut about = [0; 40];
     about[..32].copy_from_slice(id);
@@ -135,20 +141,20 @@ pub(super) fn about(id: &BlobId, length: u64) -> [u8; 40] {
     about
 }
 
-/// Bytes of a sealed file's blocks.
+/// Size of the sealed blocks for this length of content; `None` on overflow.
 pub(super) fn sealed_length(length: u64) -> Option<u64> {
     length.checked_add(length.div_ceil(BLOCK as u64).checked_mul(TAG as u64)?)
 }
 
-/// What blocks are tested with.
+/// How the blocks of a file are verified.
 pub(super) enum Blocks {
-    /// Their checksums.
+    /// By these checksums.
     Plain(Vec<u8>),
     Sealed(Stream),
 }
 
 impl Blocks {
-    /// Bytes of a stored block beyond its content.
+    /// Size of a stored block in addition to its content.
     pub fn overhead(&self) -> usize {
         match self {
             Blocks::Plain(_) => 0,
@@ -156,7 +162,7 @@ impl Blocks {
         }
     }
 
-    /// Whether `block` is right; it is content afterwards.
+    /// Verifies a stored block and replaces it by its content. Returns false if the block is damaged.
     pub fn test(&self, index: u64, last: bool, block: &mut Vec<u8>) -> bool {
         match self {
             Blocks::Plain(sums) => {
@@ -171,7 +177,8 @@ impl Blocks {
     }
 }
 
-/// Length and checksums of a file of `size` bytes, or what is wrong with it.
+/// Reads the length and checksums of a plain file of `size` bytes. The inner error says what is wrong with
+/// the file.
 pub(super) fn read_tail(file: &mut File, size: u64) -> io::Result<std::result::Result<(u64, Blocks), &'static str>> {
     let Some(tail_at) = size.checked_sub(TAIL as u64) else { return Ok(Err("is cut short")) };
     file.seek(SeekFrom::Start(tail_at))?;
@@ -197,7 +204,8 @@ pub(super) fn read_tail(file: &mut File, size: u64) -> io::Result<std::result::R
     Ok(Ok((length, Blocks::Plain(sums))))
 }
 
-/// Length and stream of a sealed file, or what is wrong with it.
+/// Reads the length of a sealed file of `size` bytes, and returns the stream that opens its blocks. The inner
+/// error says what is wrong with the file.
 pub(super) fn read_sealed_tail(
     file: &mut File,
     size: u64,

@@ -1,17 +1,20 @@
-//! Encryption at rest: how values and attachments are sealed, and under which keys. XChaCha20-Poly1305 throughout.
+//! Encryption at rest: the keys of a data folder, and the encryption of values and attachments. The cipher is
+//! always XChaCha20-Poly1305. To "seal" means to encrypt and authenticate.
 //!
 //! ```text
 //! the owner's key ── seals ──► the folder's keys, in format.toml (the `Envelope`):
-//!                                data  ──► HMAC "values"      seals every value, the entry's key as associated data
+//!                                data  ──► HMAC "values"      seals values (associated data: the entry's
+//!                                key)
 //!                                     └──► HMAC "attachments" seals attachments in blocks
-//!                                names ──► HMAC of an attachment's SHA-256: what it is called
+//!                                names ──► HMAC of an attachment's SHA-256: the attachment's name
 //! ```
 //!
-//! The folder's keys are random and never leave it. A new owner's key, or a new data key, is brought in by rewriting the
-//! folder (see `rewrite`); `names` stays as long as the folder is encrypted, so that attachments keep their names, which
-//! stand in the bodies.
+//! The folder's keys are random and are stored nowhere else. To change the owner's key or the data key, the
+//! folder is rewritten (see `rewrite`). `names` does not change as long as the folder is encrypted, because
+//! document bodies refer to attachments by name.
 //!
-//! Nonces of 24 bytes are random (values), or 19 random bytes, a counter and a flag (streams): neither can come twice.
+//! A nonce has 24 bytes: random for values; 19 random bytes, a counter and a flag for streams. The
+//! probability that a nonce repeats is negligible.
 
 use std::fmt;
 
@@ -24,13 +27,13 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 
 const NONCE: usize = 24;
-/// Bytes that a sealed block has more than its content.
+/// Size of a sealed block in addition to its content, in bytes.
 pub(super) const TAG: usize = 16;
-/// Bytes that a sealed value has more than the value.
+/// Size of a sealed value in addition to the value, in bytes.
 pub(super) const OVERHEAD: usize = NONCE + TAG;
-/// Content of a block of a stream.
+/// Size of the content of a block of a stream, in bytes.
 pub(super) const BLOCK: usize = 64 << 10;
-/// Random bytes at the beginning of a stream's nonces.
+/// Length of the random prefix of a stream's nonces, in bytes.
 pub(super) const PREFIX: usize = 19;
 
 type Bytes32 = Zeroizing<[u8; 32]>;
@@ -39,7 +42,7 @@ fn aead(key: &Bytes32) -> XChaCha20Poly1305 {
     XChaCha20Poly1305::new((&**key).into())
 }
 
-/// Seals `buffer` in its place. Fails only on lengths that no caller has (256 GiB).
+/// Encrypts `buffer` in place and returns the tag. Panics only above 256 GiB, which no caller reaches.
 fn seal_in_place(aead: &XChaCha20Poly1305, nonce: &[u8; NONCE], data: &[u8], buffer: &mut [u8]) -> [u8; TAG] {
     let nonce: &XNonce = nonce.into();
     aead.encrypt_inout_detached(nonce, data, buffer.into()).expect("no value is so long").into()
@@ -68,12 +71,13 @@ impl FolderKeys {
         FolderKeys { data: random(), names: random() }
     }
 
-    /// New keys for another life of the same folder, whose attachments keep their names.
+    /// Generates a new data key and keeps the key of the names, so that the attachments of the folder keep
+    /// their names.
     pub fn renewed(&self) -> FolderKeys {
         FolderKeys { data: random(), names: self.names.clone() }
     }
 
-    /// Seals the keys under their owner's.
+    /// Seals the keys with the owner's key.
     pub fn envelope(&self, key: &Key) -> Envelope {
         let id = key.id();
         let nonce = random::<NONCE>();
@@ -85,10 +89,12 @@ impl FolderKeys {
         Envelope { key: id, sealed }
     }
 
+    /// The cipher of the values.
     pub fn values(&self) -> Cipher {
         Cipher { aead: aead(&derive(&self.data, b"values")), nonces: Mutex::new(Nonces::new()) }
     }
 
+    /// The keys of the attachments.
     pub fn attachments(&self) -> BlobKeys {
         BlobKeys { aead: aead(&derive(&self.data, b"attachments")), names: self.names.clone() }
     }
@@ -96,17 +102,17 @@ impl FolderKeys {
 
 const WRAPS: &[u8] = b"settee folder keys 1";
 
-/// A folder's keys, sealed: what stands in the clear in the folder.
+/// The sealed keys of a folder, as stored in the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Envelope {
-    /// The id of the owner's key that opens it.
+    /// The id of the owner's key that opens the envelope.
     pub key: String,
     /// Nonce, keys and tag in base64.
     pub sealed: String,
 }
 
 impl Envelope {
-    /// `None`: `key` is another key, or the envelope is damaged.
+    /// Returns the folder's keys, or `None` if `key` is the wrong key or the envelope is damaged.
     pub fn open(&self, key: &Key) -> Option<FolderKeys> {
         let sealed = base64(&STANDARD).decode(&self.sealed).ok()?;
         let (nonce, rest) = sealed.split_first_chunk()?;
@@ -124,13 +130,13 @@ impl fmt::Display for Envelope {
     }
 }
 
-/// Seals values.
+/// Encrypts and decrypts values.
 pub(super) struct Cipher {
     aead: XChaCha20Poly1305,
     nonces: Mutex<Nonces>,
 }
 
-/// Random bytes for 64 nonces: one call of the system for as many values.
+/// Random bytes for 64 nonces, so that 64 values cost one system call.
 struct Nonces {
     bytes: Zeroizing<[u8; 64 * NONCE]>,
     used: usize,
@@ -154,7 +160,7 @@ impl Nonces {
 }
 
 impl Cipher {
-    /// Appends nonce, sealed value and tag.
+    /// Appends the nonce, the encrypted value and the tag to `onto`. `key` is the key of the entry.
     pub fn seal(&self, key: &[u8], value: &[u8], onto: &mut Vec<u8>) {
         let nonce = self.nonces.lock().next();
         onto.extend_from_slice(&nonce);
@@ -164,7 +170,7 @@ impl Cipher {
         onto.extend_from_slice(&tag);
     }
 
-    /// The value; `None` if it was not sealed by this cipher for this key.
+    /// Returns the value, or `None` if it was not sealed by this cipher for this key of an entry.
     pub fn open(&self, key: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, rest) = sealed.split_first_chunk()?;
         let (inner, tag) = rest.split_last_chunk()?;
@@ -174,7 +180,7 @@ impl Cipher {
     }
 }
 
-/// Seals attachments, and names them.
+/// Encrypts attachments and computes their names.
 #[derive(Clone)]
 pub(super) struct BlobKeys {
     aead: XChaCha20Poly1305,
@@ -182,43 +188,44 @@ pub(super) struct BlobKeys {
 }
 
 impl BlobKeys {
-    /// The name of the attachment whose content has this SHA-256. Without the key nobody can test whether somebody
-    /// has a certain file.
+    /// The name of the attachment whose content has this SHA-256. The hash is keyed, so that names do not
+    /// reveal whether the folder contains a known file.
     pub fn name(&self, digest: &[u8; 32]) -> [u8; 32] {
         *derive(&self.names, digest)
     }
 
-    /// A new stream.
+    /// Begins a new stream with a random prefix.
     pub fn stream(&self) -> Stream {
         self.resume(*random())
     }
 
-    /// The stream with this prefix.
+    /// Returns the stream with this prefix, to read it.
     pub fn resume(&self, prefix: [u8; PREFIX]) -> Stream {
         Stream { aead: self.aead.clone(), prefix }
     }
 }
 
-/// What a block of a stream is: part of its nonce.
+/// The kind of a block of a stream; part of its nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Part {
-    /// One of the blocks before the last.
+    /// A block before the last.
     Inner = 0,
+    /// The last block.
     Last = 1,
-    /// What is said of the whole stream.
+    /// Data about the stream as a whole.
     About = 2,
 }
 
-/// Seals a stream in blocks that can be read one by one, and neither moved, left out nor cut off: the STREAM construction
-/// of Hoang, Reyhanitabar, Rogaway and Vizár.
+/// Encrypts a stream in blocks that can be opened individually, while moved, missing or truncated blocks are
+/// detected: the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár.
 pub(super) struct Stream {
     aead: XChaCha20Poly1305,
     pub prefix: [u8; PREFIX],
 }
 
 impl Stream {
-    /// A stream with a key of its own.
+    /// A stream with its own key, which makes a random prefix unnecessary.
     pub fn under(key: &Bytes32) -> Stream {
         Stream { aead: aead(key), prefix: [0; PREFIX] }
     }
@@ -231,13 +238,14 @@ impl Stream {
         nonce
     }
 
-    /// Seals a block in its place and appends the tag. Each (index, part) once.
+    /// Encrypts a block in place and appends the tag. The caller must use each (index, part) only once.
     pub fn seal(&self, index: u32, part: Part, data: &[u8], block: &mut Vec<u8>) {
         let tag = seal_in_place(&self.aead, &self.nonce(index, part), data, block);
         block.extend_from_slice(&tag);
     }
 
-    /// Opens a block in its place and takes the tag off; `None`, and nothing of the content, if it is not that block.
+    /// Decrypts a block in place and removes the tag. If it is not the block with this index and part,
+    /// returns `None` and clears `block`.
     pub fn open(&self, index: u32, part: Part, data: &[u8], block: &mut Vec<u8>) -> Option<()> {
         let (content, tag) = block.split_last_chunk_mut()?;
         let (length, tag) = (content.len(), *tag);
@@ -252,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_envelope_opens_with_its_key_alone() {
+    fn an_envelope_opens_only_with_its_key() {
         let (key, keys) = (Key::generate(), FolderKeys::generate());
         let envelope = keys.envelope(&key);
         let opened = envelope.open(&key).unwrap();
@@ -269,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_opens_under_its_own_key_alone() {
+    fn a_value_opens_only_under_its_own_key() {
         let cipher = FolderKeys::generate().values();
         let sealed = |key: &[u8], value: &[u8]| {
             let mut sealed = Vec::new();
@@ -296,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn nonces_do_not_come_twice() {
+    fn nonces_are_unique() {
         let mut nonces = Nonces::new();
         let mut seen: Vec<_> = (0..1000).map(|_| nonces.next()).collect();
         seen.sort_unstable();
@@ -305,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_a_stream_stay_in_their_places() {
+    fn blocks_of_a_stream_open_only_in_their_place() {
         let keys = FolderKeys::generate().attachments();
         let stream = keys.stream();
         let mut block = b"content".to_vec();

@@ -1,7 +1,7 @@
-//! The key of encryption at rest, as its owner keeps it: 32 random bytes, written as base64 or as hex digits.
+//! The owner's key for encryption at rest: 32 random bytes, written as base64 or hex digits.
 //!
-//! It seals nothing but the keys of a data folder (see `cipher`) and backups. It is overwritten in memory when it is
-//! dropped, and `Debug` shows its id alone.
+//! It encrypts only the keys of a data folder (see `cipher`) and backups. Its memory is overwritten when it
+//! is dropped, and `Debug` prints only its id.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -18,33 +18,33 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::json::hex;
 
-/// Bytes of a key.
+/// Length of a key in bytes.
 const LENGTH: usize = 32;
-/// No key is written in so many bytes.
+/// Maximum number of bytes read from a key file; longer than any valid one.
 const TEXT: u64 = 1024;
 
-const HOW: &str = "a key is 32 random bytes in base64 or hex digits: make one with `settee make-key FILE`";
+const HOW: &str = "a key is 32 random bytes in base64 or hex digits: create one with `settee make-key FILE`";
 
-/// Takes base64 with and without padding.
+/// Base64 that accepts padding but does not require it.
 pub(super) fn base64(alphabet: &alphabet::Alphabet) -> GeneralPurpose {
     let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     GeneralPurpose::new(alphabet, config)
 }
 
-/// A key of encryption at rest.
+/// The owner's key for encryption at rest.
 #[derive(Clone)]
 pub struct Key(Zeroizing<[u8; LENGTH]>);
 
 impl Key {
-    /// A new key.
+    /// Generates a random key.
     pub fn generate() -> Key {
         Key(random())
     }
 
-    /// A key from its text: base64 (either alphabet) or 64 hex digits, with white space around it.
+    /// Parses a key: base64 (standard or URL-safe) or 64 hex digits. Surrounding white space is ignored.
     ///
     /// # Errors
-    /// A sentence that says what a key looks like, and nothing of the text.
+    /// A message that describes the format of a key. It never contains the text.
     pub fn parse(text: &str) -> Result<Key, String> {
         let text = text.trim();
         let mut bytes = Zeroizing::new([0; LENGTH]);
@@ -65,15 +65,15 @@ impl Key {
             bytes.copy_from_slice(&decoded);
         }
         if bytes.iter().all(|byte| *byte == bytes[0]) {
-            return Err(format!("it is the same byte over and over; {HOW}"));
+            return Err(format!("all bytes of the key are the same; {HOW}"));
         }
         Ok(Key(bytes))
     }
 
-    /// The key in a file.
+    /// Reads the key in a file.
     ///
     /// # Errors
-    /// A sentence that names the file and says what to do.
+    /// A message that names the file and says how to fix the problem.
     pub fn read(file: &Path) -> Result<Key, String> {
         let wrong = |how: &dyn fmt::Display| format!("the encryption key file {}: {how}", file.display());
         let mut text = Zeroizing::new(String::with_capacity(TEXT as usize + 1));
@@ -85,15 +85,15 @@ impl Key {
         }
     }
 
-    /// Whether others than its owner may read the file.
+    /// Whether the permissions of the file allow access by users other than its owner.
     pub fn is_open_to_others(file: &Path) -> bool {
         std::fs::metadata(file).is_ok_and(|found| found.mode() & 0o077 != 0)
     }
 
-    /// Writes the key into a new file that only its owner may read.
+    /// Writes the key to a new file that only its owner can read.
     ///
     /// # Errors
-    /// A sentence. A file that is there is never replaced: it may be the only copy of a key.
+    /// A message, also if the file exists: it is never replaced, because it may be the only copy of a key.
     pub fn write_new(&self, file: &Path) -> Result<(), String> {
         let write = || {
             let mut open = std::fs::File::options().create_new(true).write(true).mode(0o600).open(file)?;
@@ -101,7 +101,7 @@ impl Key {
             open.write_all(b"\n")?;
             open.sync_all()
         };
-        write().map_err(|error| format!("the encryption key file {} cannot be made: {error}", file.display()))
+        write().map_err(|error| format!("the encryption key file {} cannot be created: {error}", file.display()))
     }
 
     /// The key in base64.
@@ -109,19 +109,20 @@ impl Key {
         Zeroizing::new(base64(&alphabet::STANDARD).encode(*self.0))
     }
 
-    /// What the key is called: 16 hex digits of a hash. It is written into data folders and backups, and into messages.
+    /// The id of the key: the first 16 hex digits of a hash of it. Data folders, backups and messages contain
+    /// it.
     pub fn id(&self) -> String {
         let hash = Sha256::new().chain_update(b"settee key id 1\0").chain_update(*self.0).finalize();
         hex(&hash[..8])
     }
 
-    /// A key for one purpose.
+    /// Derives the key for one purpose.
     pub(super) fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; LENGTH]> {
         derive(&self.0, purpose)
     }
 }
 
-/// HMAC-SHA-256 of `purpose`.
+/// Derives a key: HMAC-SHA-256 of `purpose` under `key`.
 pub(super) fn derive(key: &[u8; LENGTH], purpose: &[u8]) -> Zeroizing<[u8; LENGTH]> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(purpose);
@@ -135,7 +136,7 @@ pub(super) fn derive(key: &[u8; LENGTH], purpose: &[u8]) -> Zeroizing<[u8; LENGT
 /// Random bytes from the operating system.
 pub(super) fn random<const COUNT: usize>() -> Zeroizing<[u8; COUNT]> {
     let mut bytes = Zeroizing::new([0; COUNT]);
-    getrandom::fill(&mut *bytes).expect("the operating system gives randomness");
+    getrandom::fill(&mut *bytes).expect("the operating system provides randomness");
     bytes
 }
 
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_read_as_people_write_them() {
+    fn keys_are_parsed_from_every_accepted_form() {
         let key = Key::generate();
         let text = key.text().to_string();
         let url_safe = text.replace('+', "-").replace('/', "_");
@@ -171,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_without_being_shown() {
+    fn invalid_keys_are_refused_and_not_printed() {
         for (text, says) in [
             ("", "make-key"),
             ("hunter2 hunter2", "make-key"),
             ("c2VjcmV0IHNlY3JldA==", "it has 13 bytes"),
-            ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "over and over"),
+            ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "all bytes of the key are the same"),
             (&"é".repeat(32), "make-key"),
             (&"0a".repeat(31), "make-key"),
         ] {
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_the_id_alone() {
+    fn debug_prints_only_the_id() {
         let key = Key::generate();
         let shown = format!("{key:?} {:?}", Some(&key));
         assert!(shown.contains(&key.id()) && !shown.contains(&*key.text()) && !shown.contains(&hex(&*key.0)));
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_s_file_is_its_owner_s_and_never_replaced() {
+    fn a_key_file_is_private_and_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key");
         assert!(Key::read(&file).unwrap_err().contains("cannot be read"));

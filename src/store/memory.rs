@@ -1,4 +1,4 @@
-//! The reference model: a `BTreeMap` behind a lock. Tests run on it, and every engine is held against it.
+//! The reference store: a `BTreeMap` behind a lock. Most tests run on it.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,14 @@ use parking_lot::RwLock;
 use super::committer::check_key;
 use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, is_empty};
 
-/// A store that forgets everything when dropped.
+/// A store in memory; its content is lost when it is dropped.
 #[derive(Default)]
 pub struct Memory {
     entries: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
 }
 
 impl Memory {
+    /// Creates an empty store.
     pub fn new() -> Memory {
         Memory::default()
     }

@@ -1,4 +1,4 @@
-//! Blobs in memory, for tests.
+//! A blob store in memory, for tests.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -11,7 +11,7 @@ use sha2::Sha256;
 use super::blobs::{BlobId, BlobWriter, Blobs, Pin, Pins, Written};
 use super::{Result, StoreError};
 
-/// Blobs that are forgotten when dropped.
+/// A blob store in memory. Clones share its content, which is lost when the last one is dropped.
 #[derive(Clone, Default)]
 pub struct MemoryBlobs {
     blobs: Arc<Mutex<BTreeMap<BlobId, Arc<[u8]>>>>,
@@ -19,6 +19,7 @@ pub struct MemoryBlobs {
 }
 
 impl MemoryBlobs {
+    /// Creates an empty store.
     pub fn new() -> MemoryBlobs {
         MemoryBlobs::default()
     }

@@ -1,18 +1,19 @@
-//! A stream sealed under a key: the form of a backup of an encrypted folder. Can be written to a pipe and read from one.
+//! The format of a backup of an encrypted folder: a stream encrypted with the owner's key. It can be written
+//! to and read from a pipe.
 //!
 //! ```text
-//! "settee sealed 1\n"  key id(16)  salt(32)  block*  last block     blocks of 64 KiB, each with a tag of 16 bytes
+//! "settee sealed 1\n"  key id(16)  salt(32)  block*  last block    blocks of 64 KiB, each with a 16-byte tag
 //! ```
 //!
-//! The blocks are sealed by a [`Stream`] under HMAC(key, salt). The last block says that it is the last (and may be empty): a
-//! stream that is cut off is noticed wherever it is cut.
+//! A [`Stream`] with the key HMAC(key, salt) seals the blocks. The last block (which may be empty) is marked
+//! as the last in its nonce, so that the reader detects truncation at any point.
 
 use std::io::{self, Read, Write};
 
 use super::cipher::{BLOCK, Part, Stream, TAG};
 use super::key::{Key, random};
 
-/// What a sealed stream begins with.
+/// The first bytes of a sealed stream.
 pub const SEALED: &[u8; 16] = b"settee sealed 1\n";
 const SALT: usize = 32;
 
@@ -20,16 +21,17 @@ fn stream(key: &Key, salt: &[u8; SALT]) -> Stream {
     Stream::under(&key.derive(&[&SEALED[..], salt].concat()))
 }
 
-/// Seals what is written. Without [`Writer::finish`] the stream is cut off.
+/// Encrypts the bytes written to it. Without [`Writer::finish`] the stream is truncated.
 pub struct Writer<'a> {
     to: &'a mut dyn Write,
     stream: Stream,
-    /// The block that is being filled. A full one stays until more comes: it may be the last.
+    /// The current block. A full block is kept until more bytes are written, because it may be the last.
     block: Vec<u8>,
     index: u32,
 }
 
 impl<'a> Writer<'a> {
+    /// Writes the head of a stream with a random salt.
     pub fn new(to: &'a mut dyn Write, key: &Key) -> io::Result<Writer<'a>> {
         let salt = random();
         to.write_all(SEALED)?;
@@ -46,7 +48,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes the end.
+    /// Writes the last block and flushes.
     pub fn finish(mut self) -> io::Result<()> {
         self.put(Part::Last)?;
         self.to.flush()
@@ -63,17 +65,17 @@ impl Write for Writer<'_> {
         Ok(now)
     }
 
-    /// What has been sealed goes on; what does not fill a block waits.
+    /// Flushes the complete blocks. An incomplete block stays in the buffer.
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
 }
 
-/// Opens what is read, after [`SEALED`] has been read from it.
+/// Decrypts a stream. The caller has already read [`SEALED`] from it.
 pub struct Reader<'a> {
     from: &'a mut dyn Read,
     stream: Stream,
-    /// The sealed block after the one at hand: whether there is one says which is the last.
+    /// The sealed block after `block`, read ahead: if there is none, `block` is the last.
     next: Vec<u8>,
     block: Vec<u8>,
     at: usize,
@@ -82,10 +84,10 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Takes the key of `keys` that the stream was sealed under.
+    /// Reads the head of a stream and selects its key among `keys`.
     ///
     /// # Errors
-    /// `PermissionDenied` with the key's id if it is none of them.
+    /// `PermissionDenied` with the id of the stream's key if `keys` does not contain it.
     pub fn new(from: &'a mut dyn Read, keys: &[&Key]) -> io::Result<Reader<'a>> {
         let (mut id, mut salt) = ([0; 16], [0; SALT]);
         from.read_exact(&mut id)?;
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_comes_back_and_every_cut_is_noticed() {
+    fn streams_of_every_length_round_trip_and_damage_is_detected() {
         let key = Key::generate();
         for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5] {
             let content: Vec<u8> = (0..length).map(|at| (at * 7 / 3) as u8).collect();

@@ -1,21 +1,24 @@
-//! Certificates that the server gets by itself: ACME (RFC 8555), as Let's Encrypt and private authorities speak it, by
-//! `rustls-acme`, with the challenge `tls-alpn-01` (RFC 8737), which is answered on the port of TLS: nothing else is opened.
+//! Certificates that the server obtains itself, by ACME (RFC 8555), from Let's Encrypt or a private
+//! authority. It uses `rustls-acme` and the challenge `tls-alpn-01` (RFC 8737), which is answered on the TLS
+//! port, so no other port is opened.
 //!
 //! ```text
-//! acme/certificate-*.pem ──start──> Shown ──every handshake──> clients
+//! acme/certificate-*.pem ──start──> Shown ──every handshake──> clients, and the authority when it validates
 //!        ▲                            ▲
-//!        │ kept (synced, renamed)     │ one that has come, from then on │ a challenge, while its name is checked
-//!        └──────────── Automatic::run: due? ──order──> the authority ──connects to the port──> is shown the challenge
+//!        │ stored (synced, renamed)   │ a new certificate; the answer to a challenge during validation
+//!        └──────────────── Automatic::run: due? ──order──> the authority
 //! ```
-//! What must hold:
-//! - an authority is asked as seldom as can be, since it counts: the account's key is on the disk before it is used, a
-//!   certificate is kept over restarts, what fails is tried again ever more seldom ([`pause_after`]);
-//! - a certificate in use stays in use until a better one is there, whole and for all names; without one, handshakes fail
-//!   and everything else goes on;
-//! - every step ends: `rustls-acme` has no limits of its own, so each request and the whole order have a time here. It has no limit
-//!   of an answer's size, and cannot be given one: whom the owner names as authority is trusted with that.
+//! Invariants:
+//! - The server contacts the authority as rarely as possible, because authorities limit requests: the account
+//!   key is on disk before it is used, a certificate survives restarts, and failed orders are retried at
+//!   growing intervals ([`pause_after`]).
+//! - A certificate stays in use until a better one is there, complete and valid for all names. Without a
+//!   certificate handshakes fail, and everything else keeps working.
+//! - Every step ends: `rustls-acme` has no time limits, so each request and the whole order have one here. It
+//!   also does not limit the size of a response, and offers no way to: the administrator's choice of
+//!   authority is trusted with that.
 //!
-//! `rustls_acme::AcmeState` is not used: an authority that does not answer would hold it up for good.
+//! `rustls_acme::AcmeState` is not used, because an authority that does not answer would block it forever.
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -38,32 +41,33 @@ use issued::{Issued, Pem};
 use order::Order;
 pub(super) use shown::Shown;
 
-/// The protocol of the challenge (RFC 8737, section 4).
+/// The ALPN protocol of the challenge (RFC 8737, section 4).
 pub(super) const CHALLENGE: &[u8] = rustls_acme::acme::ACME_TLS_ALPN_NAME;
-/// From the first request of an order to its certificate. A hundred names take some four minutes.
+/// Time limit from the first request of an order to its certificate. A hundred names take about four minutes.
 const ORDER: Duration = Duration::from_secs(15 * 60);
-/// The longest that is slept until the next look: the machine may have slept too, or its clock been set.
+/// Longest sleep before the due time is checked again, because the machine may be suspended or its clock set.
 const ROUND: Duration = Duration::from_secs(3600);
-/// After a first failure; doubled with each further one, up to [`LAST_PAUSE`]. Let's Encrypt allows five failures of a name an hour.
+/// Pause after the first failure; each further failure doubles it, up to [`LAST_PAUSE`]. Let's Encrypt allows
+/// five failures per name and hour.
 const FIRST_PAUSE: Duration = Duration::from_secs(120);
 const LAST_PAUSE: Duration = Duration::from_secs(12 * 3600);
 
-/// Which certificate is wanted, and from whom.
+/// The certificate to obtain, and the authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The names it is to hold: at least one, lower-case, sorted, each once.
+    /// The names in the certificate: at least one, lower-case, sorted, unique.
     pub domains: Vec<String>,
-    /// The mail address that the authority is told.
+    /// The mail address that the authority receives.
     pub contact: Option<String>,
-    /// The URL (https) of the authority's directory. Its terms of service were agreed to.
+    /// The https URL of the authority's directory. The administrator has agreed to its terms of service.
     pub directory: String,
 }
 
-/// The certificate that is got and renewed.
+/// The certificate that the server obtains and renews.
 pub struct Automatic {
     wanted: Wanted,
     cache: Cache,
-    /// Whom the server trusts to be the authority.
+    /// The TLS settings for connections to the authority.
     trusts: Arc<ClientConfig>,
     shown: Arc<Shown>,
     clock: Clock,
@@ -71,34 +75,36 @@ pub struct Automatic {
 }
 
 impl Automatic {
-    /// Opens the folder of keys and certificates, makes it if need be, and takes the certificate that is in it. Asks nobody.
+    /// Opens the folder of keys and certificates, creates it if necessary, and uses the certificate stored in
+    /// it. Sends no request.
     ///
-    /// The error says which folder is of no use and why: without a place to keep a certificate none may be asked for. Blocks.
+    /// Fails if the folder cannot be used, since a certificate must not be requested without a place to store
+    /// it. The error names the folder and the problem. Blocks.
     pub fn open(wanted: Wanted, folder: &Path, trusts: Arc<ClientConfig>, clock: Clock) -> Result<Automatic, String> {
         let cache = Cache::open(folder, &wanted)?;
         let kept = cache.certificate().and_then(|kept| kept.map(|pem| Issued::read(&pem, &wanted.domains)).transpose());
         let automatic = Automatic { wanted, cache, trusts, shown: Arc::default(), clock, current: Mutex::new(None) };
         match kept {
             Ok(Some(issued)) => {
-                tracing::info!(names = automatic.names(), until = issued.ends(), "the certificate is there");
+                tracing::info!(names = automatic.names(), until = issued.ends(), "the stored certificate is in use");
                 automatic.show(issued);
             }
             Ok(None) => {}
             Err(wrong) => {
-                tracing::warn!("the certificate that was kept is of no use, another one is asked for: {wrong}")
+                tracing::warn!("the stored certificate cannot be used, a new one is requested: {wrong}")
             }
         }
         Ok(automatic)
     }
 
-    /// What handshakes are answered with.
+    /// The certificates that handshakes use.
     pub(super) fn shown(&self) -> Arc<Shown> {
         self.shown.clone()
     }
 
-    /// Gets the certificate and renews it, for as long as it is polled.
+    /// Obtains the certificate and renews it, for as long as it is polled.
     pub async fn run(&self) {
-        // Orders since one brought a certificate that is good for more than an hour.
+        // Orders since the last one that returned a certificate valid for more than an hour.
         let mut orders = 0_u32;
         let mut unkept = None;
         loop {
@@ -111,7 +117,7 @@ impl Automatic {
                 continue;
             }
             orders = orders.saturating_add(1);
-            tracing::info!(names = self.names(), from = self.wanted.directory, "a certificate is asked for");
+            tracing::info!(names = self.names(), from = self.wanted.directory, "requesting a certificate");
             let pause = match self.order().await {
                 Ok((pem, issued)) => {
                     tracing::info!(names = self.names(), until = issued.ends(), "a new certificate is in use");
@@ -120,7 +126,8 @@ impl Automatic {
                     if self.due_in() >= ROUND {
                         orders = 0;
                     }
-                    // One that is due again at once is renewed once at its time, then ever more seldom.
+                    // A certificate that is due again at once is renewed once on time, and then at growing
+                    // intervals.
                     pause_after(orders.saturating_sub(1))
                 }
                 Err(wrong) => {
@@ -131,12 +138,12 @@ impl Automatic {
                             names = self.names(),
                             until,
                             again,
-                            "no new certificate was got, the old one stays in use: {wrong}"
+                            "no new certificate was obtained, the current one stays in use: {wrong}"
                         ),
                         None => tracing::warn!(
                             names = self.names(),
                             again,
-                            "no certificate was got, TLS cannot be served yet: {wrong}"
+                            "no certificate was obtained, TLS is not available yet: {wrong}"
                         ),
                     }
                     pause
@@ -146,13 +153,13 @@ impl Automatic {
         }
     }
 
-    /// How long the certificate is good without being renewed; zero without one.
+    /// Time until the certificate has to be renewed; zero if there is none.
     fn due_in(&self) -> Duration {
         let due = self.current.lock().as_ref().map(Issued::due).unwrap_or_default();
         due.saturating_sub(self.clock.since_epoch())
     }
 
-    /// One order, whatever comes of it: the code that asks is not ours.
+    /// Runs one order. Catches panics, because the code that talks to the authority is a dependency.
     async fn order(&self) -> Result<(Pem, Issued), String> {
         let cache = self.cache.clone();
         let key =
@@ -166,7 +173,10 @@ impl Automatic {
         };
         let issued = Issued::read(&pem, &self.wanted.domains)?;
         if issued.until() <= self.clock.since_epoch() {
-            return Err(format!("what came has ended ({}); is this machine's clock right?", issued.ends()));
+            return Err(format!(
+                "the new certificate has already expired ({}); is this machine's clock correct?",
+                issued.ends()
+            ));
         }
         Ok((pem, issued))
     }
@@ -176,7 +186,7 @@ impl Automatic {
         *self.current.lock() = Some(issued);
     }
 
-    /// Puts the certificate where the next start finds it; back if that cannot be done.
+    /// Stores the certificate for the next start. Returns it if that fails, so that the caller can retry.
     async fn keep(&self, pem: Pem) -> Option<Pem> {
         let cache = self.cache.clone();
         let kept = tokio::task::spawn_blocking(move || match cache.keep(&pem) {
@@ -184,17 +194,17 @@ impl Automatic {
             Err(wrong) => Some((pem, wrong)),
         });
         let (pem, wrong) = kept.await.ok()??;
-        tracing::warn!("the certificate cannot be kept, so that the next start asks for another one: {wrong}");
+        tracing::warn!("the certificate cannot be stored, the next start would request another one: {wrong}");
         Some(pem)
     }
 
-    /// For messages.
+    /// The names, for messages.
     fn names(&self) -> String {
         self.wanted.domains.join(", ")
     }
 }
 
-/// How long nobody is asked after so many orders without a certificate.
+/// The pause after `orders` orders without a certificate.
 fn pause_after(orders: u32) -> Duration {
     match orders.checked_sub(1) {
         None => Duration::ZERO,
@@ -202,7 +212,7 @@ fn pause_after(orders: u32) -> Duration {
     }
 }
 
-/// A time since the epoch, for people.
+/// A time since the epoch, in readable form.
 fn date(since_epoch: Duration) -> String {
     UNIX_EPOCH.checked_add(since_epoch).map_or_else(String::new, httpdate::fmt_http_date)
 }

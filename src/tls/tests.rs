@@ -1,5 +1,5 @@
-//! The certificates of `samples/` were made once by openssl, for `localhost` and 127.0.0.1 and a hundred years: an authority
-//! (`ca`), and two servers of it (`one`, `two`).
+//! The certificates in `samples/` were created once with openssl, for `localhost` and 127.0.0.1 and valid for
+//! a hundred years: an authority (`ca`) and two servers signed by it (`one`, `two`).
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -12,19 +12,19 @@ pub fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tls/samples")
 }
 
-/// Trusts the samples' authority.
+/// A client that trusts the samples' authority.
 pub fn connector() -> TlsConnector {
     TlsConnector::from(client_config(Some(&samples().join("ca.pem"))).unwrap())
 }
 
-/// A folder with `cert.pem` and `key.pem` of a sample.
+/// A folder with a sample's `cert.pem` and `key.pem`.
 fn folder_with(name: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), name, true, true);
     folder
 }
 
-/// Replaces the files by renaming, as those who renew certificates do.
+/// Replaces the files by renaming, as ACME clients do.
 fn put(folder: &Path, name: &str, cert: bool, key: bool) {
     for (wanted, from, to) in [(cert, "pem", "cert.pem"), (key, "key", "key.pem")] {
         if wanted {
@@ -38,7 +38,7 @@ fn open(folder: &Path) -> Result<Identity, String> {
     Identity::open(&folder.join("cert.pem"), &folder.join("key.pem"))
 }
 
-/// The certificate that a client is shown.
+/// The certificate that a client receives.
 async fn shown(identity: &Identity) -> Vec<u8> {
     let (client, server) = tokio::io::duplex(64 << 10);
     let name = ServerName::try_from("localhost").unwrap();
@@ -57,7 +57,7 @@ fn sample_certificate(name: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn changed_files_are_for_new_connections() {
+async fn new_connections_use_changed_files() {
     let folder = folder_with("one");
     let identity = open(folder.path()).unwrap();
     assert_eq!(shown(&identity).await, sample_certificate("one"));
@@ -69,7 +69,7 @@ async fn changed_files_are_for_new_connections() {
 }
 
 #[tokio::test]
-async fn files_that_do_not_fit_leave_the_old_ones_in_use() {
+async fn mismatched_files_leave_the_old_certificate_in_use() {
     let folder = folder_with("one");
     let identity = open(folder.path()).unwrap();
     put(folder.path(), "two", true, false);
@@ -85,7 +85,7 @@ async fn files_that_do_not_fit_leave_the_old_ones_in_use() {
 }
 
 #[test]
-fn wrong_files_say_what_is_wrong() {
+fn errors_name_the_file_and_the_problem() {
     let folder = folder_with("one");
     for (file, text, says) in [
         ("cert.pem", "", "cert.pem holds no certificate"),
@@ -104,7 +104,7 @@ fn wrong_files_say_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn strangers_are_not_trusted() {
+async fn clients_reject_unknown_authorities_and_names() {
     let folder = folder_with("one");
     let identity = open(folder.path()).unwrap();
     for (config, name) in [

@@ -1,4 +1,4 @@
-//! Documents on their way in: from JSON text to the edits that `db` takes.
+//! Decodes documents in requests: from JSON text to the edits that `db` accepts.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::http::Request;
 use crate::json::{Limits, Split, Stub};
 use crate::rev::{Revision, RevisionHash};
 
-/// The limits on a document's JSON.
+/// The limits on the JSON of a document.
 pub fn limits(request: &Request) -> Limits {
     Limits {
         depth: request.settings.max_json_depth,
@@ -16,7 +16,7 @@ pub fn limits(request: &Request) -> Limits {
     }
 }
 
-/// A revision id from outside.
+/// Parses a revision id from a request.
 pub fn parse_revision(text: &str) -> Result<Revision> {
     text.parse().map_err(|_| Error::BadRequest("Invalid rev format".into()))
 }
@@ -35,7 +35,7 @@ pub fn check_attachment_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Checks the id and attachment names of a split document. `id` is the one that counts.
+/// Checks the document's id and the names of its attachments. `id` takes precedence over the id in `split`.
 pub fn check(database: &Database, request: &Request, id: &str, split: &Split) -> Result<()> {
     check_document_id(id, database.is_partitioned())?;
     if id.len() as u64 > request.settings.max_document_id_length {
@@ -44,7 +44,7 @@ pub fn check(database: &Database, request: &Request, id: &str, split: &Split) ->
     split.attachments.iter().try_for_each(|(name, _)| check_attachment_name(name))
 }
 
-/// The path of a replicated revision: `_revisions`, else `_rev` alone.
+/// The revision path of a replicated document: from `_revisions`, otherwise the one revision in `_rev`.
 pub fn path_of(split: &Split) -> Option<(u64, Vec<RevisionHash>)> {
     match (&split.revisions, &split.rev) {
         (Some(path), _) => Some(path.clone()),
@@ -53,8 +53,8 @@ pub fn path_of(split: &Split) -> Option<(u64, Vec<RevisionHash>)> {
     }
 }
 
-/// Writes inline attachments to the blobs and makes the edit. Attachments that `follow` must have been taken out before.
-/// Blocks on the disk.
+/// Writes inline attachments to the blob store and returns the edit. The caller must have replaced
+/// attachments that `follow` in a multipart body. Blocks on disk I/O.
 pub fn to_incoming(
     database: &Arc<Database>,
     id: String,
@@ -67,7 +67,9 @@ pub fn to_incoming(
         let source = match stub {
             Stub::Stub { fields } => Source::Stub { revpos: fields.revpos },
             Stub::Follows { .. } => {
-                return Err(Error::BadRequest(format!("attachment {name} says that it follows, and nothing follows")));
+                return Err(Error::BadRequest(format!(
+                    "attachment {name} has `follows`, but the request has no part for it"
+                )));
             }
             Stub::Inline { fields, data } => {
                 rules.check_size(&name, data.len() as u64)?;
@@ -91,15 +93,17 @@ pub fn to_incoming(
     Ok(Incoming { id, parent: split.rev, path, deleted: split.deleted, json: split.body, attachments })
 }
 
-/// What the settings say of attachments.
+/// The settings for attachments.
 #[derive(Debug, Clone)]
 pub struct AttachmentRules {
+    /// Maximum size of an attachment in bytes.
     pub max_size: u64,
     level: u32,
     types: Vec<String>,
 }
 
 impl AttachmentRules {
+    /// The settings in force for a request.
     pub fn of(request: &Request) -> AttachmentRules {
         AttachmentRules {
             max_size: request.settings.max_attachment_size,
@@ -108,6 +112,7 @@ impl AttachmentRules {
         }
     }
 
+    /// Checks the size of the attachment `name` against the maximum.
     pub fn check_size(&self, name: &str, bytes: u64) -> Result<()> {
         if bytes > self.max_size {
             return Err(Error::TooLarge { word: "attachment_too_large", reason: name.to_owned() });
@@ -115,13 +120,14 @@ impl AttachmentRules {
         Ok(())
     }
 
-    /// Begins an upload of identity content, or of gzip if the client has compressed it.
+    /// Begins an upload. `gzipped` says that the client compressed the content with gzip.
     pub fn start(&self, database: &Database, name: &str, content_type: &str, gzipped: bool) -> Result<Upload> {
         let level = if self.compresses(content_type) { self.level } else { 0 };
         Upload::start(&**database.blobs(), name, content_type, gzipped, level)
     }
 
-    /// Whether content of this type is stored compressed (`couch_att`: patterns like `text/*`).
+    /// Whether content of this type is stored compressed. The setting has patterns like `text/*`
+    /// (`couch_att`).
     fn compresses(&self, content_type: &str) -> bool {
         let essence = content_type.split(';').next().unwrap_or("").trim();
         self.types.iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -131,7 +137,7 @@ impl AttachmentRules {
     }
 }
 
-/// [`to_incoming`] off the async threads where there is content to write; on them where there is none.
+/// Calls [`to_incoming`]; on a blocking thread if the document has attachments.
 pub async fn prepare(
     database: &Arc<Database>,
     id: String,

@@ -1,7 +1,8 @@
-//! `_rewrite`: a design document's rules, or its function, turn a request into another one.
+//! `_rewrite`: the rules or the function of a design document turn a request into another one.
 //!
-//! CouchDB: `chttpd_rewrite.erl`, `src/docs/src/api/ddoc/rewrites.rst`. The new request is routed and checked like one that
-//! came in, for the same user; `server` does that in a loop, so that a chain of rewrites does not nest.
+//! CouchDB: `chttpd_rewrite.erl`, `src/docs/src/api/ddoc/rewrites.rst`. The new request is routed and
+//! authorized like any other, for the same user. `server` does this in a loop, so that a chain of rewrites
+//! does not recurse.
 
 use std::sync::Arc;
 
@@ -19,18 +20,18 @@ use crate::http::{Answer, App, Request};
 use crate::query::design;
 use crate::query::script::{Response, Rewrite};
 
-/// Rewrites of one request at most (`[chttpd] rewrite_limit`).
+/// Default of `[chttpd] rewrite_limit`, the maximum number of rewrites per request.
 const LIMIT: u32 = 100;
 
-/// What comes of a rewrite.
+/// The result of a rewrite.
 pub enum Rewritten {
-    /// The function answered by itself.
+    /// The function returned a response.
     Answer(Answer),
-    /// The request was changed: this is where it goes now.
+    /// The request was changed and now has this target.
     Target(Target),
 }
 
-/// `/{db}/_design/{design}/_rewrite/...`; `count` is how many rewrites went before.
+/// Handles `/{db}/_design/{design}/_rewrite/...`. `count` is the number of earlier rewrites of this request.
 pub async fn rewrite(
     app: &Arc<App>,
     request: &mut Request,
@@ -74,7 +75,8 @@ pub async fn rewrite(
     }
 }
 
-/// Follows what a rewrite function said.
+/// Applies the result of a rewrite function. `body` is the request's own body, used if the function returned
+/// none.
 fn by_function(request: &mut Request, rewrite: Rewrite, prefix: &str, body: Option<bytes::Bytes>) -> Result<Rewritten> {
     let body = rewrite.body.map(bytes::Bytes::from).or(body);
     if let Some(code) = rewrite.code {
@@ -103,7 +105,7 @@ fn by_function(request: &mut Request, rewrite: Rewrite, prefix: &str, body: Opti
     let query = [own.unwrap_or(""), &query].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
     let target = to(request, rewrite.method.as_deref(), &target)?;
-    // It is here inflated, whatever it came as.
+    // The body is decompressed by now.
     request.headers.remove(http::header::CONTENT_ENCODING);
     request.body = RequestBody::given(body.unwrap_or_default());
     Ok(Rewritten::Target(target))
@@ -124,7 +126,7 @@ fn to(request: &mut Request, method: Option<&str>, target: &str) -> Result<Targe
     Ok(read)
 }
 
-/// The path below the design document that `path` leads to, `.` and `..` resolved.
+/// Resolves `path` relative to `prefix`, including `.` and `..`.
 fn absolute(prefix: &str, path: &str) -> String {
     let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     let mut parts: Vec<&str> = Vec::new();
@@ -144,12 +146,13 @@ fn absolute(prefix: &str, path: &str) -> String {
     }
 }
 
-/// Parameters whose values are JSON.
+/// Whether the value of this query parameter is JSON.
 fn is_json(name: &str) -> bool {
     matches!(name, "key" | "startkey" | "start_key" | "endkey" | "end_key" | "keys")
 }
 
-/// Path and query by the first rule that fits; both relative to the design document.
+/// Returns path and query according to the first rule that matches, relative to the design document; `None`
+/// if no rule matches.
 fn by_rules(
     rules: &[Value],
     method: &str,
@@ -192,7 +195,7 @@ fn by_rules(
     Ok(None)
 }
 
-/// A part of a rule's path.
+/// A segment of a rule's path.
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
     Text(String),
@@ -225,7 +228,8 @@ fn steps(path: &str, secure: bool) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// What the names of a rule's path stand for in a request's path, and what `*` does.
+/// Matches a request's path against a rule's. Returns the values of the rule's variables and the segments
+/// that `*` matches, or `None` if the path does not match.
 #[allow(clippy::type_complexity)]
 fn bind<'a>(from: &'a [Step], path: &[&'a str]) -> Option<(Vec<(&'a str, &'a str)>, Vec<String>)> {
     let mut bound = Vec::new();
@@ -245,7 +249,7 @@ fn bind<'a>(from: &'a [Step], path: &[&'a str]) -> Option<(Vec<(&'a str, &'a str
     path.next().is_none().then(|| (bound, Vec::new()))
 }
 
-/// A value of a rule's query with what its names stand for.
+/// Replaces the variables in a value of a rule's query by their values.
 fn filled(value: Value, bindings: &[(String, Value)], formats: Option<&Map<String, Value>>) -> Value {
     let look = |name: &str, text: &str| {
         let found = bindings.iter().find(|(bound, _)| bound == name).map(|(_, value)| value.clone());
@@ -285,7 +289,7 @@ fn as_text(value: &Value) -> String {
     }
 }
 
-/// The new path and query.
+/// Builds the new path and query.
 fn made(target: &[Step], rest: &[String], bindings: &[(String, Value)]) -> String {
     let mut parts = Vec::new();
     for step in target {

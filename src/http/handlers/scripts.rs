@@ -1,4 +1,4 @@
-//! Design documents' functions in the way of a request: opening them, the request object, filters of feeds.
+//! Functions of design documents in requests: loads them, builds the request object, and filters feeds.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,11 @@ use crate::query::script::{
     Design, RequestBody, RequestContext, RequestParts, Scripts, request_object, rewrite_request_object,
 };
 
-/// Opens a design document, and sees that it has the member at `path`: a section, and a function in it.
+/// Loads the design document `name` and checks that it has the function at `path`: a section and a member of
+/// it.
+///
+/// # Errors
+/// `NotFound` if the section or the function is missing.
 pub async fn open(database: &Arc<Database>, name: &str, path: [&str; 2]) -> Result<Arc<Design>> {
     let (of, id) = (database.clone(), format!("_design/{name}"));
     let design = blocking(move || design::load(&of, &id)).await?;
@@ -28,13 +32,15 @@ pub async fn open(database: &Arc<Database>, name: &str, path: [&str; 2]) -> Resu
     }
 }
 
-/// A request object, and the `userCtx` in it, both as JSON.
+/// The request object of a function.
 pub struct Asked {
+    /// The request object as JSON.
     pub request: String,
+    /// Its `userCtx` as JSON.
     pub user: String,
 }
 
-/// Makes the request object of filters, shows, lists and updates. `id`: the document that the path names.
+/// Builds the request object of filters, shows, lists and updates. `id` is the document that the path names.
 pub fn asked(
     app: &App,
     request: &Request,
@@ -54,14 +60,14 @@ pub fn asked(
     Ok(Asked { request: object, user })
 }
 
-/// Makes the request object of a rewrite function.
+/// Builds the request object of a rewrite function.
 pub fn asked_to_rewrite(app: &App, request: &Request, database: &Database, body: RequestBody<'_>) -> Result<Asked> {
     let user = request.user.to_script_json(database.name()).to_string();
     let object = with_parts(app, request, body, |parts| rewrite_request_object(parts, &user, &database.security()))?;
     Ok(Asked { request: object, user })
 }
 
-/// The name of the request's method, HEAD being GET as for CouchDB's functions.
+/// The name of the request's method. HEAD is reported as GET, as CouchDB does for functions.
 pub fn method(request: &Request) -> &'static str {
     match request.verb {
         Verb::Get => "GET",
@@ -83,7 +89,8 @@ fn with_parts<R>(
     let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let query: Vec<(String, String)> = request.query.iter().map(owned).collect();
     let auth = app.auth.settings();
-    // The proxy's headers by the names that they have here; the usual ones are left out further on.
+    // Omits the proxy's credential headers by their configured names. `request_object` omits the default
+    // names.
     let signs_in = |name: &str| {
         let proxy = &auth.proxy;
         [&proxy.user_header, &proxy.roles_header, &proxy.token_header].iter().any(|it| it.eq_ignore_ascii_case(name))
@@ -107,7 +114,7 @@ fn with_parts<R>(
     })?)
 }
 
-/// A filter function with all that it is asked with.
+/// A filter function and its request object.
 struct FilterFunction {
     scripts: Scripts,
     design: Arc<Design>,
@@ -124,7 +131,7 @@ impl Judge for FilterFunction {
     }
 }
 
-/// A view's map function, asked whether it emits anything.
+/// A view's map function as a filter: a document passes if the function emits a row for it.
 struct ViewFunction {
     scripts: Scripts,
     design: Arc<Design>,
@@ -140,7 +147,7 @@ impl Judge for ViewFunction {
     }
 }
 
-/// `filter=design/function`.
+/// The filter of `filter=design/function`.
 pub async fn filter(
     app: &Arc<App>,
     request: &Request,
@@ -153,7 +160,7 @@ pub async fn filter(
     Ok(Box::new(FilterFunction { scripts: app.scripts.clone(), design, name: function.to_owned(), asked }))
 }
 
-/// `filter=_view&view=design/view`.
+/// The filter of `filter=_view&view=design/view`.
 pub async fn view_filter(app: &Arc<App>, database: &Arc<Database>, name: &str, view: &str) -> Result<Box<dyn Judge>> {
     let design = open(database, name, ["views", view]).await?;
     Ok(Box::new(ViewFunction { scripts: app.scripts.clone(), design, name: view.to_owned() }))

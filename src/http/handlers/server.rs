@@ -1,4 +1,4 @@
-//! The server's own endpoints (`chttpd_misc.erl`).
+//! Endpoints of the server as a whole (`chttpd_misc.erl`).
 
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
@@ -9,12 +9,12 @@ use super::super::failure::{Failure, Result};
 use super::super::request::Request;
 use crate::store::StoreError;
 
-/// The version of CouchDB whose API this is: clients compare it.
+/// The version of CouchDB whose API the server implements. Clients compare it.
 pub const COUCHDB_VERSION: &str = "3.5.0";
-/// What CouchDB calls a node that is alone.
+/// CouchDB's name for a node without a cluster.
 pub const NODE: &str = "nonode@nohost";
 
-/// GET `/`: `Welcome`; a page for people.
+/// GET `/`: the JSON `Welcome`, or an HTML page for browsers.
 pub fn welcome(app: &App, request: &Request) -> Result<Answer> {
     if wants_page(request) {
         return Ok(page(app, request));
@@ -40,13 +40,13 @@ pub fn welcome(app: &App, request: &Request) -> Result<Answer> {
     })))
 }
 
-/// A browser asks for HTML by name; scripts ask for JSON or for anything.
+/// Whether the client is a browser: browsers accept `text/html`, other clients accept JSON or `*/*`.
 fn wants_page(request: &Request) -> bool {
     let accept = request.header(header::ACCEPT).unwrap_or("");
     accept.contains("text/html") && !accept.contains("application/json")
 }
 
-/// GET `/_utils/...`: the page that says what this is and how to connect.
+/// GET `/_utils/...`: a page that describes the server and how to connect to it.
 pub fn utils(app: &App, request: &Request, path: &str) -> Result<Answer> {
     match path {
         "" if !request.target.split('?').next().unwrap_or("").ends_with('/') => {
@@ -85,8 +85,8 @@ pub fn favicon() -> Result<Answer> {
         .with(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000")))
 }
 
-/// GET `/_up`. As in CouchDB, 404 says that the server is there and is not to be asked for anything now; a store that has
-/// failed is one more reason for it, with a status of its own.
+/// GET `/_up`. As in CouchDB, 404 means that the server runs but should not receive requests now. A failed
+/// store is reported as 404 too, with a `status` that CouchDB does not have.
 pub async fn up(app: &App, request: &Request) -> Result<Answer> {
     match request.settings.get("couchdb", "maintenance_mode") {
         Some("true") => return Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "maintenance_mode"}))),
@@ -95,11 +95,11 @@ pub async fn up(app: &App, request: &Request) -> Result<Answer> {
     }
     let store = app.store.clone();
     match blocking(move || store.ready()).await? {
-        // On a full disk reads go on, and whoever starts the server anew for it makes no room.
+        // With a full disk the server still serves reads, and a restart would not free any space.
         Ok(()) | Err(StoreError::Full) => Ok(Answer::ok(&json!({"status": "ok", "seeds": {}}))),
         Err(error) => {
             tracing::warn!("/_up: {error}");
-            let reason = "The store has failed and could not be opened again yet. The server's log has the cause.";
+            let reason = "The store has failed and could not be reopened yet. The server's log has the cause.";
             Ok(Answer::json(StatusCode::NOT_FOUND, &json!({"status": "store_unavailable", "reason": reason})))
         }
     }
@@ -132,7 +132,7 @@ pub fn uuids(app: &App, request: &Request) -> Result<Answer> {
         .etag(&tag))
 }
 
-/// GET `/_active_tasks`: what runs in the background.
+/// GET `/_active_tasks`: the running background tasks.
 pub fn active_tasks(app: &App) -> Result<Answer> {
     Ok(Answer::ok(&app.tasks.list()))
 }
@@ -142,7 +142,7 @@ pub fn membership() -> Result<Answer> {
     Ok(Answer::ok(&json!({"all_nodes": [NODE], "cluster_nodes": [NODE]})))
 }
 
-/// POST `/_reload_query_servers`: there are none outside this process.
+/// POST `/_reload_query_servers`. Does nothing, because design functions run in this process.
 pub fn reload_query_servers(request: &Request) -> Result<Answer> {
     request.must_be_json()?;
     Ok(Answer::ok(&json!({"ok": true})))

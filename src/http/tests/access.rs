@@ -1,4 +1,4 @@
-//! Every route for every role over a socket: that what `access` decides is what a request meets, on each of them.
+//! Sends a request for every route as every role, and checks that the server enforces what `access` decides.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use crate::http::access::{Verdict, check, check_database, needed};
 use crate::http::request::Target;
 use crate::http::route::{Route, ServerRoute, route};
 
-/// One request for each route; all variants of the routes' enums are among them. What a server admin does with it is in
-/// the order that leaves things to ask for.
+/// Requests that cover every variant of the route enums. They are ordered so that a server admin can execute
+/// all of them: requests that delete something come after those that need it.
 const REQUESTS: &[&str] = &[
     "GET /",
     "GET /favicon.ico",
@@ -126,7 +126,7 @@ const REQUESTS: &[&str] = &[
     "POST /_replicator/_find",
     "GET /_nothing",
     "GET /_nothing/doc",
-    // These end the run for who may do them.
+    // Not sent as a role that is allowed to do this, because it would disturb the rest of the test.
     "PUT /db/_security",
     "POST /_node/_local/_restart",
 ];
@@ -138,7 +138,7 @@ fn routed(line: &str) -> Route {
     route(&target.ok().unwrap()).unwrap_or_else(|failure| panic!("{line}: {failure:?}"))
 }
 
-/// Whether the tables let somebody do it; otherwise the status of the refusal.
+/// Returns whether `access` allows the route for this user; if not, the status of the error.
 fn decided(route: &Route, user: &UserCtx, security: &serde_json::Value) -> Result<(), u16> {
     let needed = needed(route, "_users");
     match check(needed, user, &Settings::default()) {
@@ -150,7 +150,7 @@ fn decided(route: &Route, user: &UserCtx, security: &serde_json::Value) -> Resul
 }
 
 #[test]
-fn every_route_is_asked_for() {
+fn requests_cover_every_route() {
     let (mut server, mut node, mut database) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for line in REQUESTS {
         match routed(line) {
@@ -168,7 +168,7 @@ fn every_route_is_asked_for() {
 }
 
 #[tokio::test]
-async fn every_request_meets_what_the_tables_decide() {
+async fn the_server_enforces_the_access_table() {
     let running = server(&[]).await;
     let json_type = "Content-Type: application/json";
     let send = async |line: &str, who: Option<&str>, body: &str| {
@@ -197,7 +197,8 @@ async fn every_request_meets_what_the_tables_decide() {
     assert_eq!(send("PUT /db/_design/d", Some(ADMIN), &design.to_string()).await.status, 201);
     assert_eq!(send("PUT /db/doc", Some(ADMIN), "{}").await.status, 201);
     let closed = json!({"admins": {"roles": ["_admin"]}, "members": {"roles": ["_admin"]}});
-    // From the one who may least: what is done stays to be asked for.
+    // From the role with the fewest rights to the one with the most, so that the earlier requests change
+    // little.
     for (name, roles) in
         [(None, &[][..]), (Some("eve"), &[]), (Some("ben"), &[]), (Some("dan"), &[]), (Some("ann"), &["_admin"])]
     {
@@ -224,7 +225,7 @@ async fn every_request_meets_what_the_tables_decide() {
             match expected {
                 Err(status) => assert_eq!(reply.status, status, "{shown}"),
                 Ok(()) => {
-                    // Signing in with an empty form is no sign-in; documents of `_users` have rules of their own.
+                    // Signing in with an empty form fails, and documents in `_users` have additional rules.
                     let own = line.contains("_session") || line.contains(" /_users");
                     assert!(own || !matches!(reply.status, 401 | 403), "{shown}");
                     assert_ne!(reply.status, 500, "{shown}");

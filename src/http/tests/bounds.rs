@@ -1,11 +1,11 @@
-//! What one request may take of the server, over a real socket.
+//! Limits on the resources that one request may use, over a real socket.
 
 use super::*;
 
 const JSON: &str = "Content-Type: application/json";
 
 #[tokio::test]
-async fn what_is_made_of_a_body_counts_as_memory_too() {
+async fn the_decoded_body_counts_against_the_memory_limit() {
     let running = server(&[("settee", "max_json_memory", "1000000")]).await;
     within(async {
         let ask = |line: &'static str, body: String| async move {
@@ -28,7 +28,7 @@ async fn what_is_made_of_a_body_counts_as_memory_too() {
 }
 
 #[tokio::test]
-async fn queries_of_one_request_are_counted() {
+async fn the_number_of_queries_in_a_request_is_limited() {
     let running = server(&[]).await;
     within(async {
         ask(running.address, "PUT /db", &[ADMIN], b"").await;
@@ -40,7 +40,7 @@ async fn queries_of_one_request_are_counted() {
 }
 
 #[tokio::test]
-async fn one_document_that_few_can_read_does_not_end_queries_of_the_others() {
+async fn documents_with_huge_numbers_or_deep_nesting_do_not_fail_queries() {
     let running = server(&[]).await;
     within(async {
         let ask = |line: &'static str, body: String| async move {

@@ -1,4 +1,5 @@
-//! A client that sends what it is told, byte by byte, and reads answers without helping.
+//! An HTTP client for tests: it sends exactly the given bytes and neither corrects requests nor interprets
+//! responses.
 
 use std::net::SocketAddr;
 
@@ -12,38 +13,45 @@ pub struct Client {
     read: Vec<u8>,
 }
 
-/// One answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Reply {
+    /// The status code.
     pub status: u16,
+    /// Names and values, in order.
     pub headers: Vec<(String, String)>,
+    /// The body, with chunked encoding removed.
     pub body: Vec<u8>,
 }
 
 impl Reply {
+    /// The first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// The body as JSON. Panics if it is not.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// `error` of a refusal.
+    /// The member `error` of the body.
     pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or("").to_owned()
     }
 
+    /// The member `reason` of the body.
     pub fn reason(&self) -> String {
         self.json()["reason"].as_str().unwrap_or("").to_owned()
     }
 }
 
-/// One request on its own connection: `METHOD /path`, header lines, body.
+/// Sends a request on a new connection. `line` is `METHOD /path`; `headers` are complete header lines.
 pub async fn ask(address: SocketAddr, line: &str, headers: &[&str], body: &[u8]) -> Reply {
     super::within(async {
         let mut client = Client::connect(address).await;
@@ -54,10 +62,12 @@ pub async fn ask(address: SocketAddr, line: &str, headers: &[&str], body: &[u8])
 }
 
 impl Client {
+    /// Opens a connection.
     pub async fn connect(address: SocketAddr) -> Client {
         Client { socket: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
     }
 
+    /// Sends a request. `Content-Length` is added if the headers do not state the length of a non-empty body.
     pub async fn send(&mut self, line: &str, headers: &[&str], body: &[u8]) {
         let mut text = format!("{line} HTTP/1.1\r\nHost: test\r\n");
         for header in headers {
@@ -73,8 +83,9 @@ impl Client {
         self.raw(body).await;
     }
 
+    /// Sends bytes.
     pub async fn raw(&mut self, bytes: &[u8]) {
-        // The server may have refused and closed already; what it answered is still to be read.
+        // The server may have refused the request and closed the connection; its response can still be read.
         let _ = self.socket.write_all(bytes).await;
     }
 
@@ -117,7 +128,8 @@ impl Client {
         self.line().await;
     }
 
-    /// The next answer, `None` if the connection ends before it does. `head`: it has no body whatever it says.
+    /// Reads the next response; `None` if the connection ends first. `head` says that the request was a HEAD,
+    /// whose response has no body.
     pub async fn reply(&mut self, head: bool) -> Option<Reply> {
         let status = loop {
             let line = self.line().await?;
@@ -156,7 +168,7 @@ impl Client {
         Some(reply)
     }
 
-    /// Whether the server has closed the connection.
+    /// Waits for more bytes, and returns whether the server closed the connection instead.
     pub async fn is_closed(&mut self) -> bool {
         self.read.is_empty() && !self.fill().await
     }

@@ -1,4 +1,4 @@
-//! Configuration over HTTP.
+//! Tests of the configuration over HTTP.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ async fn get(running: &Running, path: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn obsidian_livesync_sets_itself_up_and_reads_it_back() {
+async fn obsidian_livesync_can_configure_the_server() {
     let running = server(&[]).await;
     let origins = "app://obsidian.md,capacitor://localhost,http://localhost";
     for (path, value) in [
@@ -47,7 +47,7 @@ async fn obsidian_livesync_sets_itself_up_and_reads_it_back() {
 }
 
 #[tokio::test]
-async fn put_and_delete_answer_what_was_there() {
+async fn put_and_delete_return_the_previous_value() {
     let running = server(&[]).await;
     assert_eq!(put(&running, "mine/own", " a ").await.json(), "");
     assert_eq!(put(&running, "mine/own", "b").await.json(), "a");
@@ -62,7 +62,7 @@ async fn put_and_delete_answer_what_was_there() {
 }
 
 #[tokio::test]
-async fn refusals_change_nothing() {
+async fn refused_settings_change_nothing() {
     let running = server(&[]).await;
     for (path, body, status, error) in [
         ("uuids/max_count", "\"many\"", 400, "bad_request"),
@@ -86,7 +86,7 @@ async fn refusals_change_nothing() {
 }
 
 #[tokio::test]
-async fn secrets_are_masked_wherever_they_could_show() {
+async fn secrets_are_masked_in_every_response() {
     let running = server(&[("chttpd_auth", "secret", "hush-hush")]).await;
     let hash = running.app.settings().admin("ann").unwrap().to_owned();
     for path in ["", "chttpd_auth", "chttpd_auth/secret", "admins", "admins/ann"] {
@@ -98,7 +98,7 @@ async fn secrets_are_masked_wherever_they_could_show() {
 }
 
 #[tokio::test]
-async fn settings_outlive_a_restart_unless_they_are_passing() {
+async fn settings_survive_a_restart_unless_not_persisted() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let running = server_on(&[("uuids", "max_count", "7")], store.clone()).await;
     put(&running, "mine/kept", "x").await;
@@ -123,7 +123,7 @@ async fn settings_outlive_a_restart_unless_they_are_passing() {
 }
 
 #[tokio::test]
-async fn the_first_start_makes_an_admin_once() {
+async fn only_the_first_start_creates_an_admin() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let options = |store: &Arc<dyn Store>| Options {
         base: [("chttpd_auth".to_owned(), [("iterations".to_owned(), "1".to_owned())].into())].into(),
@@ -141,7 +141,7 @@ async fn the_first_start_makes_an_admin_once() {
 }
 
 #[tokio::test]
-async fn jsonp_is_off_until_it_is_asked_for() {
+async fn jsonp_is_disabled_by_default() {
     let running = server(&[]).await;
     let script = |path: &str| {
         let line = format!("GET {path}");

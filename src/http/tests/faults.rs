@@ -1,5 +1,8 @@
-//! The whole server on a store that fails: at each write in turn, in each way, and at each read. Nothing answered is lost,
-//! nothing wrong is answered, nothing panics, and all is well again without a restart.
+//! Fault injection: the server runs a workload on a store that fails one call, at every possible write with
+//! every kind of fault, and at every possible read.
+//!
+//! Checked each time: no acknowledged write is lost, no response is wrong, nothing panics, and the server
+//! recovers without a restart.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +13,7 @@ use super::*;
 use crate::store::faults::{Faults, WriteFault};
 
 const JSON: &str = "Content-Type: application/json";
-/// So far away that it never comes.
+/// Number of a call that never happens.
 const NEVER: u64 = 1 << 40;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -20,21 +23,22 @@ struct Known {
     deleted: bool,
 }
 
-/// A client that remembers what it was told.
+/// A client that remembers the responses it received.
 struct Told {
     address: SocketAddr,
     known: BTreeMap<String, Known>,
-    /// Values whose writes failed: they may be there all the same.
+    /// Values of failed writes: each may or may not have been stored.
     unsure: BTreeMap<String, u64>,
     failed: u32,
 }
 
 impl Told {
-    /// The answer; `None` if the server failed, which it must say by its status or by breaking off.
+    /// Sends a request and returns the response; `None` if the server failed. It must then have answered with
+    /// an error status or ended the response early.
     async fn ask(&mut self, line: &str, body: Value) -> Option<Value> {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let address = self.address;
-        // On the heap: a client's buffers at every place that asks are too much for a test's stack.
+        // Boxed: the client's buffers in every future that calls this are too large for the stack of a test.
         let reply = within(Box::pin(async move {
             let mut client = Client::connect(address).await;
             client.send(line, &[ADMIN, JSON], body.as_bytes()).await;
@@ -74,7 +78,7 @@ impl Told {
 
     async fn put(&mut self, id: &str, value: u64, more: Value) {
         if self.unsure.contains_key(id) {
-            // Whether this would be a conflict cannot be known.
+            // Unknown whether this write would conflict.
             return;
         }
         let mut body = json!({"v": value});
@@ -87,7 +91,7 @@ impl Told {
         self.remember(id, value, deleted, answer.as_ref().map(|answer| &answer["rev"]));
     }
 
-    /// What is read of a document must be what was told, or what was under way when the server failed.
+    /// Checks that a document that was read is the last acknowledged one, or the one whose write failed.
     fn compare(&self, id: &str, revision: &Value, value: Option<&Value>) {
         let known = self.known.get(id);
         if known.is_some_and(|known| *revision == known.revision && value.is_none_or(|value| *value == known.value)) {
@@ -100,7 +104,7 @@ impl Told {
         );
     }
 
-    /// Rows with document and revision. All that is alive must be there.
+    /// Checks rows of documents. Every acknowledged document that is not deleted must be among them.
     fn compare_rows(&self, rows: &Value, id_of: impl Fn(&Value) -> (String, Value, Option<Value>)) {
         let mut seen = BTreeMap::new();
         for row in rows.as_array().unwrap() {
@@ -141,7 +145,7 @@ impl Told {
         }
     }
 
-    /// A little of everything.
+    /// The workload: some of every kind of operation.
     async fn work(&mut self) {
         self.put("a", 1, json!({})).await;
         self.put("a", 2, json!({})).await;
@@ -153,7 +157,7 @@ impl Told {
         let docs = json!([{"_id": "d", "_rev": "1-x", "v": 5}, {"_id": "e", "_rev": "1-y", "v": 6}]);
         let rows = self.ask("POST /db/_bulk_docs", json!({"docs": docs, "new_edits": false})).await;
         for (id, value, revision) in [("d", 5, json!("1-x")), ("e", 6, json!("1-y"))] {
-            // A row of the answer is a document that was not written.
+            // The response has a row for each document that was not written.
             let failed = rows.as_ref().is_none_or(|rows| rows.as_array().unwrap().iter().any(|row| row["id"] == id));
             self.failed += u32::from(failed && rows.is_some());
             self.remember(id, value, false, Some(&revision).filter(|_| !failed));
@@ -183,7 +187,7 @@ impl Told {
     }
 }
 
-/// Runs the work with a fault; gives how many writes and reads it took.
+/// Runs the workload with a fault. Returns the number of writes and of reads of the store.
 async fn run(plan: impl Fn(&Faults)) -> (u64, u64) {
     let (store, faults) = Faults::store();
     let running = super::server_on(&[], store.clone()).await;
@@ -195,7 +199,7 @@ async fn run(plan: impl Fn(&Faults)) -> (u64, u64) {
     let after = faults.calls();
     faults.fail_write(NEVER, WriteFault::Io);
     faults.fail_read(NEVER);
-    // One fault fails one request, or both of two that stood in one group.
+    // One fault fails one request, or two if they were in the same group commit.
     assert!(told.failed <= 2, "{} requests failed", told.failed);
     let failed = told.failed;
     told.put("last", 10, json!({})).await;
@@ -210,7 +214,7 @@ async fn run(plan: impl Fn(&Faults)) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_write_in_turn_fails() {
+async fn the_server_recovers_from_a_failure_of_each_write() {
     let (writes, _) = run(|_| {}).await;
     assert!(writes >= 12, "{writes}");
     for nth in 0..writes {
@@ -221,7 +225,7 @@ async fn each_write_in_turn_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_read_in_turn_fails() {
+async fn the_server_recovers_from_a_failure_of_each_read() {
     let (_, reads) = run(|_| {}).await;
     assert!(reads >= 30, "{reads}");
     for nth in 0..reads {

@@ -1,9 +1,9 @@
-//! Connections, limits, headers: what every endpoint has.
+//! What all endpoints have in common: connections, limits, headers; and the server-wide endpoints.
 
 use super::*;
 
 #[tokio::test]
-async fn keep_alive_and_pipelining_answer_in_order() {
+async fn pipelined_requests_on_a_kept_alive_connection_are_answered_in_order() {
     let running = server(&[]).await;
     within(async {
         let mut client = Client::connect(running.address).await;
@@ -24,7 +24,7 @@ async fn keep_alive_and_pipelining_answer_in_order() {
 }
 
 #[tokio::test]
-async fn every_answer_has_couchdbs_headers() {
+async fn every_response_has_couchdbs_headers() {
     let running = server(&[]).await;
     let reply = ask(running.address, "GET /", &[], b"").await;
     assert_eq!(reply.header("content-type"), Some("application/json"));
@@ -45,7 +45,7 @@ async fn every_answer_has_couchdbs_headers() {
 }
 
 #[tokio::test]
-async fn head_is_get_without_the_body() {
+async fn head_returns_the_headers_of_get_without_a_body() {
     let running = server(&[]).await;
     for path in ["/", "/_up", "/favicon.ico", "/_node/_local/_config", "/nothing"] {
         let got = ask(running.address, &format!("GET {path}"), &[ADMIN], b"").await;
@@ -57,7 +57,7 @@ async fn head_is_get_without_the_body() {
 }
 
 #[tokio::test]
-async fn refusals() {
+async fn invalid_requests_are_refused_like_couchdb_does() {
     let running = server(&[("chttpd", "max_uri_length", "200"), ("chttpd", "max_http_request_size", "100")]).await;
     let long = format!("GET /{}", "x".repeat(300));
     let big = vec![b' '; 101];
@@ -113,7 +113,7 @@ async fn refusals() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_refused_before_it_is_sent() {
+async fn a_body_over_the_limit_is_refused_before_it_is_read() {
     let running = server(&[("chttpd", "max_http_request_size", "100")]).await;
     within(async {
         let mut client = Client::connect(running.address).await;
@@ -139,7 +139,7 @@ async fn a_body_over_the_limit_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn broken_and_vanishing_clients_harm_nobody() {
+async fn invalid_requests_and_disconnects_do_not_affect_other_clients() {
     let running = server(&[]).await;
     within(async {
         for bytes in [
@@ -169,7 +169,7 @@ async fn broken_and_vanishing_clients_harm_nobody() {
 }
 
 #[tokio::test]
-async fn answers_are_compressed_when_asked() {
+async fn responses_are_compressed_as_accept_encoding_allows() {
     let running = server(&[]).await;
     let whole = "GET /_node/_local/_config";
     let plain = ask(running.address, whole, &[ADMIN], b"").await;
@@ -196,7 +196,7 @@ async fn answers_are_compressed_when_asked() {
 }
 
 #[tokio::test]
-async fn gzipped_bodies_are_inflated() {
+async fn gzipped_request_bodies_are_decompressed() {
     use std::io::Write;
     let running = server(&[]).await;
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -208,7 +208,7 @@ async fn gzipped_bodies_are_inflated() {
 }
 
 #[tokio::test]
-async fn method_override_counts_on_post() {
+async fn method_override_applies_only_to_post() {
     let running = server(&[]).await;
     let path = "/_node/_local/_config/a/b";
     let put = [ADMIN, "X-HTTP-Method-Override: PUT"];
@@ -220,7 +220,7 @@ async fn method_override_counts_on_post() {
 }
 
 #[tokio::test]
-async fn cors_on_answers_errors_and_preflights() {
+async fn cors_headers_are_on_responses_errors_and_preflights() {
     let running = server(&[]).await;
     let origin = "Origin: http://localhost:8100";
     for line in ["GET /", "GET /nothing", "DELETE /_up"] {
@@ -245,7 +245,7 @@ async fn cors_on_answers_errors_and_preflights() {
 }
 
 #[tokio::test]
-async fn the_root_is_json_for_clients_and_a_page_for_people() {
+async fn the_root_is_json_for_clients_and_html_for_browsers() {
     let running = server(&[]).await;
     let browser = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     for (path, accept, kind) in [
@@ -267,7 +267,7 @@ async fn the_root_is_json_for_clients_and_a_page_for_people() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_idle_connections_and_refuses_new_ones() {
+async fn shutdown_closes_idle_connections_and_refuses_new_ones() {
     let running = server(&[]).await;
     let address = running.address;
     let mut idle = Client::connect(address).await;
@@ -279,12 +279,12 @@ async fn shutdown_ends_idle_connections_and_refuses_new_ones() {
 }
 
 #[tokio::test]
-async fn up_tells_of_a_store_that_has_failed_until_it_is_well_again() {
+async fn up_reports_a_failed_store_until_it_recovers() {
     use crate::store::faults::{Faults, WriteFault};
     let (store, faults) = Faults::store();
     let running = super::server_on(&[], store).await;
     faults.fail_write(0, WriteFault::Io);
-    // The server's own writes try to open it too.
+    // High enough for the server's own writes, each of which tries to reopen the store.
     faults.stay_closed(1_000_000);
     let failed = ask(running.address, "PUT /_node/_local/_config/a/b", &[ADMIN], b"\"x\"").await;
     assert_eq!((failed.status, failed.error().as_str()), (500, "internal_server_error"));
@@ -327,7 +327,7 @@ async fn node_endpoints() {
     }
 }
 
-/// A store that reads well and whose commits fail as told.
+/// A store whose reads succeed and whose commits fail as configured.
 struct Failing {
     inner: Memory,
     with: parking_lot::Mutex<Option<Failure>>,
@@ -374,7 +374,7 @@ impl Store for Failing {
 }
 
 #[tokio::test]
-async fn a_failing_store_is_answered_shows_nothing_and_the_connection_survives() {
+async fn store_failures_are_answered_without_internals_and_keep_the_connection() {
     let store = Arc::new(Failing { inner: Memory::new(), with: parking_lot::Mutex::new(None) });
     let running = server_on(&[], store.clone()).await;
     within(async {
@@ -398,7 +398,7 @@ async fn a_failing_store_is_answered_shows_nothing_and_the_connection_survives()
 }
 
 #[tokio::test]
-async fn a_request_at_work_is_finished_before_the_server_stops() {
+async fn shutdown_waits_for_running_requests() {
     let running = server(&[]).await;
     let (address, app) = (running.address, running.app.clone());
     within(async {
@@ -406,7 +406,7 @@ async fn a_request_at_work_is_finished_before_the_server_stops() {
         client
             .send("PUT /_node/_local/_config/mine/late", &[ADMIN, "Content-Length: 6", "Expect: 100-continue"], b"")
             .await;
-        // The server asks for the body: from here on the request is at work.
+        // The server asks for the body, so from here on it is processing the request.
         client.raw(b"\"la").await;
         client.wait_for_continue().await;
         let stopping = tokio::spawn(running.shutdown());
@@ -420,9 +420,10 @@ async fn a_request_at_work_is_finished_before_the_server_stops() {
     .await;
 }
 
-/// `"` is written as `%22` in request lines. In a body that would make it longer, and its end the next request.
+/// The server replaces `"` by `%22` in request lines. Doing so in a body would lengthen it, and its end would
+/// be parsed as the next request.
 #[tokio::test]
-async fn a_body_that_looks_like_a_request_stays_a_body() {
+async fn a_body_that_looks_like_a_request_line_is_unchanged() {
     let running = server(&[]).await;
     assert_eq!(ask(running.address, "PUT /db", &[ADMIN], b"").await.status, 201);
     let body = format!("GET /{} HTTP/1.1\r\nX: GET /_up HTTP/1.1\r\n\r\n", "\"".repeat(12));
@@ -455,7 +456,7 @@ async fn a_body_that_looks_like_a_request_stays_a_body() {
 }
 
 #[tokio::test]
-async fn who_may_not_know_of_a_path_learns_nothing_of_the_request() {
+async fn errors_do_not_reveal_paths_to_unauthorized_clients() {
     let running = server(&[]).await;
     for (line, nobody, admin) in [
         ("PATCH /_node/_local/_config", 401, 405),

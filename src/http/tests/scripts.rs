@@ -1,10 +1,11 @@
-//! Design documents' functions over a socket: shows, lists, updates, rewrites, filters, validation; and runaways.
+//! Functions of design documents over a real socket: shows, lists, updates, rewrites, filters, validation,
+//! and functions that do not end.
 
 use serde_json::{Value, json};
 
 use super::*;
 
-/// What is asked, and what the answer's status is and its body holds.
+/// Request line, request body, expected status, and a text that the response body must contain.
 struct Row(&'static str, &'static str, u16, &'static str);
 
 async fn send(running: &Running, line: &str, body: &str) -> Reply {
@@ -57,7 +58,7 @@ async fn house() -> Running {
 }
 
 #[tokio::test]
-async fn functions_make_answers() {
+async fn design_functions_produce_the_response() {
     let running = house().await;
     for Row(line, body, status, holds) in [
         Row("GET /db/_design/d/_show/hello/doc1", "", 200, "Hello doc1"),
@@ -108,7 +109,7 @@ async fn functions_make_answers() {
 }
 
 #[tokio::test]
-async fn the_request_object_holds_no_credential() {
+async fn the_request_object_contains_no_credentials() {
     let running = house().await;
     let headers = [ADMIN, "Cookie: Other=sesame", "X-Auth-CouchDB-Token: sesame", "X-Foo: bar"];
     let reply = ask(running.address, "GET /db/_design/d/_show/headers?q=1", &headers, b"").await;
@@ -122,7 +123,7 @@ async fn the_request_object_holds_no_credential() {
 }
 
 #[tokio::test]
-async fn a_selector_refuses_what_does_not_match() {
+async fn a_selector_as_validate_doc_update_refuses_other_documents() {
     let running = house().await;
     let selector = json!({"newDoc": {"n": {"$type": "number"}}});
     let design = json!({"language": "query", "validate_doc_update": selector});
@@ -134,7 +135,7 @@ async fn a_selector_refuses_what_does_not_match() {
 }
 
 #[tokio::test]
-async fn a_shown_document_has_a_tag() {
+async fn show_responses_have_an_etag() {
     let running = house().await;
     let shown = send(&running, "GET /db/_design/d/_show/hello/doc1", "").await;
     let tag = shown.header("etag").unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Basic authentication and cookie sessions of admins.
+//! Basic authentication and cookie sessions of server admins.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 const JSON: &str = "Content-Type: application/json";
 
 #[tokio::test]
-async fn who_am_i() {
+async fn session_reports_the_authenticated_user() {
     let running = server(&[]).await;
     for (header, status, name, handler) in [
         (None, 200, json!(null), json!(null)),
@@ -31,7 +31,7 @@ async fn who_am_i() {
 }
 
 #[tokio::test]
-async fn sign_in_use_the_cookie_sign_out() {
+async fn sign_in_use_cookie_and_sign_out() {
     let running = server(&[]).await;
     for (kind, body) in [(FORM, "name=ann&password=secret"), (JSON, "{\"username\":\"ann\",\"password\":\"secret\"}")] {
         let reply = ask(running.address, "POST /_session", &[kind], body.as_bytes()).await;
@@ -59,7 +59,7 @@ async fn sign_in_use_the_cookie_sign_out() {
 }
 
 #[tokio::test]
-async fn refusals() {
+async fn invalid_sign_ins_are_refused() {
     let running = server(&[]).await;
     for (kind, body, status, error, reason) in [
         (FORM, "name=ann&password=wrong", 401, "unauthorized", "Name or password is incorrect."),
@@ -82,7 +82,7 @@ async fn refusals() {
 }
 
 #[tokio::test]
-async fn redirects_stay_on_this_server() {
+async fn redirects_to_other_servers_are_refused() {
     let running = server(&[]).await;
     for (line, body, to) in [
         ("POST /_session?next=/after", "name=ann&password=secret", Some("http://test/after")),
@@ -96,7 +96,7 @@ async fn redirects_stay_on_this_server() {
 }
 
 #[tokio::test]
-async fn the_lockout_goes_by_the_address_that_a_trusted_proxy_tells() {
+async fn lockout_uses_the_client_address_reported_by_a_trusted_proxy() {
     let running = server(&[("chttpd", "peer_header", "X-Real-IP")]).await;
     let from = |address: &str| format!("X-Real-IP: 9.9.9.9, {address}");
     for _ in 0..6 {

@@ -36,7 +36,7 @@ async fn with_tls(more: &[(&str, &str, &str)]) -> Running {
 }
 
 #[tokio::test]
-async fn requests_on_tls_are_secure_and_others_are_not() {
+async fn secure_cookies_and_hsts_are_sent_only_over_tls() {
     let running = with_tls(&[]).await;
     let (json, form) = ("Content-Type: application/json", r#"{"name":"ann","password":"secret"}"#);
     let answer = ask_encrypted(&running, "POST /_session", &format!("{json}\r\n"), form).await;
@@ -49,14 +49,14 @@ async fn requests_on_tls_are_secure_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn what_browsers_are_told_is_a_setting() {
+async fn an_empty_hsts_setting_disables_the_header() {
     let running = with_tls(&[("ssl", "hsts", "")]).await;
     let answer = ask_encrypted(&running, "GET /_up", "", "").await;
     assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("Strict-Transport"), "{answer}");
 }
 
 #[tokio::test]
-async fn a_handshake_does_not_hold_up_the_end() {
+async fn an_unfinished_handshake_does_not_delay_shutdown() {
     let running = with_tls(&[]).await;
     let _silent = TcpStream::connect(running.secure_address.unwrap()).await.unwrap();
     within(running.shutdown()).await.unwrap();

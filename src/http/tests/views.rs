@@ -1,4 +1,4 @@
-//! Views over a real socket: answers, refusals, documents beside rows.
+//! Views over a real socket: responses, errors, rows with documents.
 
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ async fn filled() -> Running {
 }
 
 #[tokio::test]
-async fn answers() {
+async fn view_queries_return_rows_and_reductions() {
     let running = filled().await;
     for (line, body, expected) in [
         ("GET /db/_design/d/_view/k", json!(null), json!({"rows": [{"key": null, "value": 7}]})),
@@ -48,7 +48,7 @@ async fn answers() {
             json!(null),
             json!({"total_rows": 3, "offset": 1, "rows": [{"id": "b", "key": [1, 2], "value": 2}]}),
         ),
-        // The query string has the last word.
+        // Parameters in the query string take precedence over the body.
         (
             "POST /db/_design/d/_view/k?limit=1",
             json!({"keys": [[2], [1, 1]], "group": true, "limit": 9}),
@@ -75,7 +75,7 @@ async fn answers() {
 }
 
 #[tokio::test]
-async fn refusals() {
+async fn invalid_view_queries_are_refused() {
     let running = filled().await;
     for (line, body, status, error, reason) in [
         ("GET /db/_design/d/_view/none", "", 404, "not_found", "missing_named_view"),
@@ -103,7 +103,7 @@ async fn refusals() {
 }
 
 #[tokio::test]
-async fn design_documents_of_other_languages() {
+async fn views_of_design_documents_in_other_languages() {
     let running = filled().await;
     let index = json!({"index": {"fields": ["n", "k"], "partial_filter_selector": {"n": {"$gt": 1}}}, "ddoc": "m", "name": "i"});
     let made = ask(running.address, "POST /db/_index", &[ADMIN, JSON], index.to_string().as_bytes()).await;

@@ -11,10 +11,10 @@ fn ascending(rows: &[&str], key: impl Fn(&str) -> Vec<u8>) {
     }
 }
 
-/// The values of CouchDB's documentation, `view_collation_test.exs` and `couch_ejson_compare_tests.erl`.
+/// The values from CouchDB's documentation, `view_collation_test.exs` and `couch_ejson_compare_tests.erl`.
 #[test]
 #[rustfmt::skip]
-fn the_order_of_views() {
+fn view_order_equals_couchdbs() {
     ascending(&[
         "null", "false", "true",
         "-2", "-0.1", "0", "0.1", "1", "2", "3.0", "4",
@@ -24,10 +24,10 @@ fn the_order_of_views() {
     ], sort_key);
 }
 
-/// `view_collation_raw_test.exs` and the documentation.
+/// The values from `view_collation_raw_test.exs` and the documentation.
 #[test]
 #[rustfmt::skip]
-fn the_raw_order() {
+fn raw_order_equals_couchdbs() {
     ascending(&[
         "1", "2", "3", "4",
         "false", "null", "true",
@@ -37,11 +37,12 @@ fn the_raw_order() {
     ], raw_sort_key);
 }
 
-/// The sequence in CouchDB's documentation.
+/// The sequence in CouchDB's documentation, corrected for current ICU versions.
 #[test]
-fn ascii_characters() {
+fn order_of_ascii_characters() {
     let sequence = "`^_-,;:!?.'\"()[]{}@*/\\&#%+<=>|~$0123456789aAbBcCdDeEfFgGhHiIjJkKlLmMnNoOpPqQrRsStTuUvVwWxXyYzZ";
-    // ICU 4.8 and older had "`^_-", as the documentation still says; since then it is "_-" first and "`" and "^" behind "%".
+    // The documentation shows the order of ICU 4.8 and older, "`^_-" first. Newer versions start with "_-"
+    // and sort "`" and "^" after "%".
     let newer = "_-,;:!?.'\"()[]{}@*/\\&#%`^+<=>|~$0123456789aAbBcCdDeEfFgGhHiIjJkKlLmMnNoOpPqQrRsStTuUvVwWxXyYzZ";
     let mut sorted: Vec<char> = sequence.chars().collect();
     sorted.sort_by_key(|character| sort_key(&serde_json::to_string(character).unwrap()));
@@ -49,7 +50,7 @@ fn ascii_characters() {
 }
 
 #[test]
-fn what_is_one_key() {
+fn equal_values_have_equal_keys() {
     let rows = [
         ("1", "1.0"),
         ("100", "1e2"),
@@ -72,7 +73,7 @@ fn what_is_one_key() {
 }
 
 #[test]
-fn numbers() {
+fn numbers_are_ordered_by_value() {
     let zeros = "0".repeat(400);
     let (huge, huger) = (format!("1{zeros}"), format!("2{zeros}"));
     let (below, far_below) = (format!("-1{zeros}"), format!("-2{zeros}"));
@@ -89,9 +90,10 @@ fn numbers() {
     ascending(&rows, raw_sort_key);
 }
 
-/// If this fails, the collator's data or algorithm is another one: raise `COLLATION_VERSION` and set the new bytes here.
+/// If this fails, the collator's data or algorithm has changed: raise `COLLATION_VERSION` and set the new
+/// bytes here.
 #[test]
-fn keys_are_those_of_this_version() {
+fn keys_match_the_collation_version() {
     assert_eq!(COLLATION_VERSION, 1);
     let value = r#"[null,false,true,-1.5,0,1234.5,"","aB é 日本 😀 \uffff",{"k":[]}]"#;
     assert_eq!(crate::json::hex(&sort_key(value)), VIEW_KEY);
@@ -102,7 +104,7 @@ const VIEW_KEY: &str = "60102030407efdccff4142820d23330050010100502b2d043304fa32
 const RAW_KEY: &str = "60302040107efdccff706100ffc3a9000150706b000160000000";
 
 #[test]
-fn text_that_is_no_json_does_not_panic() {
+fn invalid_json_does_not_panic() {
     for text in [
         "",
         "\"",
@@ -124,7 +126,7 @@ fn text_that_is_no_json_does_not_panic() {
     }
 }
 
-/// The same comparison, value by value.
+/// A simple implementation of the same comparison, on values.
 fn compare_values(a: &Value, b: &Value) -> Ordering {
     let kind = |value: &Value| match value {
         Value::Null => 0,
@@ -198,22 +200,22 @@ fn json() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn keys_are_in_the_order_of_values(a in json(), b in json()) {
+    fn keys_sort_like_values(a in json(), b in json()) {
         let (key_a, key_b) = (sort_key(&a.to_string()), sort_key(&b.to_string()));
         prop_assert_eq!(key_a.cmp(&key_b), compare_values(&a, &b), "{} {}", a, b);
         prop_assert!(key_a == key_b || !key_a.starts_with(&key_b) && !key_b.starts_with(&key_a));
     }
 
-    /// What ends a string's key stands in none.
+    /// The terminator of a string's key must not occur in a collation key.
     #[test]
-    fn the_collator_writes_no_zero(text in any::<String>()) {
+    fn collation_keys_contain_no_zero(text in any::<String>()) {
         let mut key = Vec::new();
         let Ok(()) = COLLATOR.write_sort_key_to(&text, &mut key);
         prop_assert!(!key.contains(&END));
     }
 
     #[test]
-    fn raw_keys_are_no_prefixes_and_order_numbers_and_strings(a in json(), b in json()) {
+    fn raw_keys_are_prefix_free_and_order_numbers_and_strings(a in json(), b in json()) {
         let (key_a, key_b) = (raw_sort_key(&a.to_string()), raw_sort_key(&b.to_string()));
         prop_assert!(key_a == key_b || !key_a.starts_with(&key_b) && !key_b.starts_with(&key_a));
         match (&a, &b) {

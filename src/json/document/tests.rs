@@ -1,4 +1,4 @@
-//! The rows of CouchDB's `couch_doc_json_tests.erl`, and what it does at the edges.
+//! The rows of CouchDB's `couch_doc_json_tests.erl`, and CouchDB's behaviour in edge cases.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn of(text: &str) -> Split {
 }
 
 #[test]
-fn documents() {
+fn documents_are_split() {
     let empty = || Split { body: "{}".into(), ..Split::default() };
     let rev = |text: &str| Some(text.parse::<Revision>().unwrap());
     let ids = |ids: &[&str]| ids.iter().map(|id| RevisionHash::parse(id)).collect::<Vec<_>>();
@@ -47,11 +47,15 @@ fn documents() {
             revisions.clone(),
         ),
         (
-            "a _rev after _revisions is not even read",
+            "a _rev after _revisions is ignored",
             r#"{"_revisions":{"start":4,"ids":["foo1","phi3","omega"]},"_rev":5}"#,
             revisions,
         ),
-        ("no revisions", r#"{"_revisions":{"start":0,"ids":[]},"_rev":"1-a"}"#, Split { rev: rev("1-a"), ..empty() }),
+        (
+            "empty _revisions",
+            r#"{"_revisions":{"start":0,"ids":[]},"_rev":"1-a"}"#,
+            Split { rev: rev("1-a"), ..empty() },
+        ),
         ("_revs_info", r#"{"_revs_info":[]}"#, empty()),
         ("_local_seq", r#"{"_local_seq":1}"#, empty()),
         ("_conflicts", r#"{"_conflicts":[]}"#, empty()),
@@ -68,20 +72,20 @@ fn documents() {
             r#"{"_id":"a","_rev":"1-b","x":1,"y":[2]}"#,
             Split { rev: rev("1-b"), body: r#"{"x":1,"y":[2]}"#.into(), ..id("a") },
         ),
-        ("last", r#"{"x":1,"y":2,"_id":"a"}"#, Split { body: r#"{"x":1,"y":2}"#.into(), ..id("a") }),
+        ("special member last", r#"{"x":1,"y":2,"_id":"a"}"#, Split { body: r#"{"x":1,"y":2}"#.into(), ..id("a") }),
         (
-            "between",
+            "special members in between",
             r#"{"x":1,"_id":"a","y":2,"_conflicts":0,"z":3}"#,
             Split { body: r#"{"x":1,"y":2,"z":3}"#.into(), ..id("a") },
         ),
         (
-            "hidden under an escape",
+            "name with an escaped underscore",
             r#"{"x":1,"\u005fid":"a","\u0079":2}"#,
             Split { body: r#"{"x":1,"\u0079":2}"#.into(), ..id("a") },
         ),
-        ("repeated", r#"{"_id":"a","x":1,"_id":"b","x":2}"#, Split { body: r#"{"x":2}"#.into(), ..id("b") }),
-        ("repeated under an escape", r#"{"_id":"a","\u005fid":"b"}"#, id("b")),
-        ("_ within is no special member", r#"{"x":{"_y":1}}"#, body(r#"{"x":{"_y":1}}"#)),
+        ("repeated members", r#"{"_id":"a","x":1,"_id":"b","x":2}"#, Split { body: r#"{"x":2}"#.into(), ..id("b") }),
+        ("repeated as an escape", r#"{"_id":"a","\u005fid":"b"}"#, id("b")),
+        ("a nested _ member is not special", r#"{"x":{"_y":1}}"#, body(r#"{"x":{"_y":1}}"#)),
     ];
     for (name, text, expected) in rows {
         assert_eq!(of(text), expected, "{name}");
@@ -89,7 +93,7 @@ fn documents() {
 }
 
 #[test]
-fn errors() {
+fn errors_equal_couchdbs() {
     let bad = |reason: &str| Error::BadRequest(reason.into());
     let id = |reason: &str| Error::IllegalDocId(reason.into());
     let invalid = |reason: &str| Error::DocValidation(reason.into());
@@ -99,14 +103,14 @@ fn errors() {
     let large_without_id = format!(r#"{{"x":"{}"}}"#, "x".repeat(1025));
     let too_large = |id: &str| Error::TooLarge { word: "document_too_large", reason: id.into() };
     let rows = [
-        ("no JSON", "{", bad("invalid UTF-8 JSON")),
+        ("not JSON", "{", bad("invalid UTF-8 JSON")),
         ("array", "[]", bad("Document must be a JSON object")),
         ("integer", "4", bad("Document must be a JSON object")),
         ("literal", "true", bad("Document must be a JSON object")),
         ("id of another type", r#"{"_id":{"foo":5}}"#, id("Document id must be a string")),
         ("empty id", r#"{"_id":""}"#, id("Document id must not be empty")),
-        ("nothing after _design/", r#"{"_id":"_design/"}"#, id("Illegal document id `_design/`")),
-        ("nothing after _local/", r#"{"_id":"_local/"}"#, id("Illegal document id `_local/`")),
+        ("id that is only _design/", r#"{"_id":"_design/"}"#, id("Illegal document id `_design/`")),
+        ("id that is only _local/", r#"{"_id":"_local/"}"#, id("Illegal document id `_local/`")),
         ("reserved id", r#"{"_id":"_random"}"#, id("Only reserved document ids may start with underscore.")),
         ("_rev of another type", r#"{"_rev":5}"#, bad("Invalid rev format")),
         ("_rev without a dash", r#"{"_rev":"foobar"}"#, bad("Invalid rev format")),
@@ -120,20 +124,20 @@ fn errors() {
         ),
         ("ids of another type", r#"{"_revisions":{"start":0,"ids":5}}"#, invalid("_revisions.ids isn't a array.")),
         ("an id of another type", r#"{"_revisions":{"start":0,"ids":[5]}}"#, invalid("RevId isn't a string")),
-        ("an id that looks like hex digits", &hex_row, invalid("RevId isn't a valid hexadecimal")),
-        ("ids empty", r#"{"_revisions":{"start":1,"ids":[]}}"#, invalid("_revisions.ids is empty.")),
+        ("an id of 32 bytes that are not hex digits", &hex_row, invalid("RevId isn't a valid hexadecimal")),
+        ("empty ids", r#"{"_revisions":{"start":1,"ids":[]}}"#, invalid("_revisions.ids is empty.")),
         ("_revisions of another type", r#"{"_revisions":5}"#, invalid("Bad special document member: _revisions")),
-        ("unknown", r#"{"_something":5}"#, invalid("Bad special document member: _something")),
-        ("_ alone", r#"{"_":5}"#, invalid("Bad special document member: _")),
+        ("unknown member", r#"{"_something":5}"#, invalid("Bad special document member: _something")),
+        ("a member named _", r#"{"_":5}"#, invalid("Bad special document member: _")),
         ("_deleted of another type", r#"{"_deleted":"x"}"#, invalid("Bad special document member: _deleted")),
         (
             "_attachments of another type",
             r#"{"_attachments":[]}"#,
             invalid("Bad special document member: _attachments"),
         ),
-        ("the first error counts", r#"{"_foo":1,"_rev":5}"#, invalid("Bad special document member: _foo")),
+        ("the first error is returned", r#"{"_foo":1,"_rev":5}"#, invalid("Bad special document member: _foo")),
         ("too large", &large, too_large("large_doc")),
-        ("too large, no id", &large_without_id, too_large("")),
+        ("too large, without id", &large_without_id, too_large("")),
     ];
     for (name, text, expected) in rows {
         assert_eq!(split(text.as_bytes(), &LIMITS), Err(expected), "{name}");
@@ -141,7 +145,7 @@ fn errors() {
 }
 
 #[test]
-fn special_members_do_not_count_for_the_size() {
+fn special_members_do_not_count_towards_the_size() {
     let data = "QUJD".repeat(1000);
     let text = format!(r#"{{"_attachments":{{"a":{{"data":"{data}"}}}},  "x":1}}"#);
     assert_eq!(of(&text).body, r#"{"x":1}"#);
@@ -150,7 +154,7 @@ fn special_members_do_not_count_for_the_size() {
 }
 
 #[test]
-fn attachments_of_each_kind() {
+fn attachments_of_every_kind_are_parsed() {
     let text = r#"{"_attachments":{
         "my_attachment.fu":{"stub":true,"content_type":"application/awesome","length":45,"revpos":3,"digest":"md5-x","data":"?"},
         "noahs_private_key.gpg":{"data":"SSBoYXZlIGEgcGV0IGZpc2gh","content_type":"application/pgp-signature"},
@@ -207,12 +211,12 @@ fn attachments_of_each_kind() {
 }
 
 #[test]
-fn bad_attachments() {
+fn bad_attachments_are_rejected() {
     let rows = [
         ("no data", r#"{}"#, "Invalid attachment data for a"),
         ("neither stub nor data", r#"{"stub":"yes"}"#, "Invalid attachment data for a"),
         ("data of another type", r#"{"data":5}"#, "Invalid attachment data for a"),
-        ("no base64", r#"{"data":"%%%%"}"#, "Invalid attachment data for a"),
+        ("not base64", r#"{"data":"%%%%"}"#, "Invalid attachment data for a"),
         ("no padding", r#"{"data":"QQ"}"#, "Invalid attachment data for a"),
         ("content type of another type", r#"{"stub":true,"content_type":5}"#, "Invalid attachment content_type for a"),
         ("revpos of another type", r#"{"stub":true,"revpos":"x"}"#, "Invalid attachment revpos for a"),

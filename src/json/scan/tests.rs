@@ -1,4 +1,4 @@
-//! What jiffy accepts and refuses was taken from jiffy itself, CouchDB's parser.
+//! The accepted and rejected texts were verified against jiffy, CouchDB's parser.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -10,7 +10,7 @@ fn ok(text: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn accepted_and_compacted() {
+fn valid_text_is_compacted() {
     let rows: &[(&str, &str, &str)] = &[
         ("object", r#"{"a":1}"#, r#"{"a":1}"#),
         ("whitespace everywhere", " \t\r\n{ \"a\" : [ 1 , 2 ] , \"b\" : { } } \n", r#"{"a":[1,2],"b":{}}"#),
@@ -20,30 +20,31 @@ fn accepted_and_compacted() {
         ("false", "false", "false"),
         ("null", "null", "null"),
         (
-            "number texts stay",
+            "numbers keep their text",
             "[1.0,1e5,1E+05,-0,-0.0,0e5,10,1e-400,5e-324]",
             "[1.0,1e5,1E+05,-0,-0.0,0e5,10,1e-400,5e-324]",
         ),
         ("integers of any size", "123456789012345678901234567890", "123456789012345678901234567890"),
-        ("escapes stay", r#""\u00e9\ud83d\ude00\n\/\"\\\u0000""#, r#""\u00e9\ud83d\ude00\n\/\"\\\u0000""#),
+        ("escapes are kept", r#""\u00e9\ud83d\ude00\n\/\"\\\u0000""#, r#""\u00e9\ud83d\ude00\n\/\"\\\u0000""#),
         ("noncharacters", "\"\u{ffff}\u{fdd0}\"", "\"\u{ffff}\u{fdd0}\""),
-        ("delete is no control character", "\"\u{7f}\"", "\"\u{7f}\""),
-        ("last of a repeated member, in its place", r#"{"a":1,"b":2,"a":3}"#, r#"{"b":2,"a":3}"#),
-        ("three times", r#"{"a":1,"a":2,"c":0,"a":3}"#, r#"{"c":0,"a":3}"#),
-        ("repeated under an escape", r#"{"a":1,"\u0061":2}"#, r#"{"\u0061":2}"#),
-        ("repeated within", r#"[{"x":{"a":[1],"a":[2]}}]"#, r#"[{"x":{"a":[2]}}]"#),
-        ("repeated within what is repeated", r#"{"a":{"b":1,"b":2},"a":{"c":1,"c":2}}"#, r#"{"a":{"c":2}}"#),
-        ("the empty name", r#"{"":1,"":2}"#, r#"{"":2}"#),
-        ("one name at several depths", r#"{"a":{"a":{"a":1}}}"#, r#"{"a":{"a":{"a":1}}}"#),
+        ("delete is not a control character", "\"\u{7f}\"", "\"\u{7f}\""),
+        ("the last of repeated members stays, in its place", r#"{"a":1,"b":2,"a":3}"#, r#"{"b":2,"a":3}"#),
+        ("repeated three times", r#"{"a":1,"a":2,"c":0,"a":3}"#, r#"{"c":0,"a":3}"#),
+        ("repeated as an escape", r#"{"a":1,"\u0061":2}"#, r#"{"\u0061":2}"#),
+        ("repeated in a nested object", r#"[{"x":{"a":[1],"a":[2]}}]"#, r#"[{"x":{"a":[2]}}]"#),
+        ("repeated in a repeated member", r#"{"a":{"b":1,"b":2},"a":{"c":1,"c":2}}"#, r#"{"a":{"c":2}}"#),
+        ("empty name", r#"{"":1,"":2}"#, r#"{"":2}"#),
+        ("the same name at several depths", r#"{"a":{"a":{"a":1}}}"#, r#"{"a":{"a":{"a":1}}}"#),
     ];
     for (name, text, expected) in rows {
         assert_eq!(ok(text.as_bytes()).as_deref(), Some(*expected), "{name}");
     }
 }
 
-/// A number beyond a double is a number here; what is read by others is what is left of the document.
+/// The scan accepts integers beyond a double; removing a repeated member must work whichever of the two has
+/// one.
 #[test]
-fn a_number_of_any_size_can_be_repeated_away() {
+fn repeated_members_with_huge_integers_are_removed() {
     let huge = "7".repeat(400);
     for (given, kept) in [
         (format!(r#"{{"a":{huge},"b":2,"a":3}}"#), r#"{"b":2,"a":3}"#.to_owned()),
@@ -54,10 +55,10 @@ fn a_number_of_any_size_can_be_repeated_away() {
 }
 
 #[test]
-fn refused() {
+fn invalid_text_is_rejected() {
     let rows: &[(&str, &[u8])] = &[
-        ("nothing", b""),
-        ("whitespace", b"  "),
+        ("no text", b""),
+        ("only whitespace", b"  "),
         ("two values", b"{} {}"),
         ("trailing text", b"{} x"),
         ("unclosed object", b"{\"a\":1"),
@@ -70,7 +71,7 @@ fn refused() {
         ("no comma", b"[1 2]"),
         ("no colon", b"{\"a\" 1}"),
         ("no value", b"{\"a\":}"),
-        ("a name that is no string", b"{a:1}"),
+        ("a name that is not a string", b"{a:1}"),
         ("leading zero", b"01"),
         ("leading plus", b"+1"),
         ("no digit after the dot", b"1."),
@@ -79,20 +80,20 @@ fn refused() {
         ("no digit in the exponent", b"1e"),
         ("beyond a double", b"1e400"),
         ("negative beyond a double", b"-1e309"),
-        ("literal cut off", b"tru"),
+        ("truncated literal", b"tru"),
         ("literal in another case", b"True"),
         ("unclosed string", b"\"abc"),
         ("tab in a string", b"\"\t\""),
         ("control character after eight bytes", b"\"abcdefgh\x01\""),
         ("unknown escape", b"\"\\x\""),
-        ("escape cut off", b"\"\\u12\""),
-        ("no hex digits", b"\"\\u00zz\""),
+        ("truncated escape", b"\"\\u12\""),
+        ("not hex digits", b"\"\\u00zz\""),
         ("lone high surrogate", b"\"\\ud800\""),
         ("lone low surrogate", b"\"\\udc00\""),
         ("high surrogate before something else", b"\"\\ud800\\u0041\""),
         ("surrogate in UTF-8", b"\"\xed\xa0\x80\""),
         ("overlong UTF-8", b"\"\xc0\xaf\""),
-        ("cut off UTF-8", b"\"\xe2\x82\""),
+        ("truncated UTF-8", b"\"\xe2\x82\""),
         ("byte order mark", b"\xef\xbb\xbf{}"),
         ("form feed", b"\x0c1"),
         ("comment", b"/* */1"),
@@ -103,7 +104,7 @@ fn refused() {
 }
 
 #[test]
-fn depth_is_bounded() {
+fn depth_is_limited() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert!(scan(nested(64).as_bytes(), 64).is_ok());
     assert!(matches!(scan(nested(65).as_bytes(), 64), Err(Error::BadRequest(reason)) if reason.contains("64")));
@@ -112,7 +113,7 @@ fn depth_is_bounded() {
 }
 
 #[test]
-fn many_members_and_deep_repetition_are_quick() {
+fn many_members_and_deep_repetition_scan_quickly() {
     let many: Vec<String> = (0..40_000).map(|member| format!("\"member-{}\":{member}", member % 30_000)).collect();
     let text = ok(format!("{{{}}}", many.join(",")).as_bytes()).unwrap();
     let value: Value = serde_json::from_str(&text).unwrap();
@@ -124,7 +125,7 @@ fn many_members_and_deep_repetition_are_quick() {
 }
 
 #[test]
-fn the_places_of_members_are_theirs() {
+fn places_point_at_the_members() {
     let scanned = scan(br#" { "a" : [1, {"x":2}], "\u0062":"}" , "":{ } } "#, 8).unwrap();
     let places = scanned.members.unwrap();
     let texts: Vec<(&str, &str)> =
@@ -134,7 +135,7 @@ fn the_places_of_members_are_theirs() {
     assert!(scan(b"[{\"a\":1}]", 8).unwrap().members.is_none());
 }
 
-/// JSON with few names, so that they repeat, and with whitespace.
+/// JSON with whitespace and with few names, so that names repeat.
 fn json() -> impl Strategy<Value = String> {
     let scalar = prop_oneof![
         Just("null".to_string()),
@@ -159,7 +160,7 @@ fn json() -> impl Strategy<Value = String> {
     })
 }
 
-/// How many members there are, at all depths.
+/// The number of members at all depths.
 fn names(value: &Value) -> usize {
     match value {
         Value::Object(members) => members.values().map(names).sum::<usize>() + members.len(),
@@ -169,9 +170,10 @@ fn names(value: &Value) -> usize {
 }
 
 proptest! {
-    /// serde_json also takes the last of repeated members: the values are equal, no name is left twice, and compact text stays as it is.
+    /// serde_json also keeps the last of repeated members: the values are equal, no name repeats, and compact
+    /// text is unchanged.
     #[test]
-    fn compact_text_is_the_same_value(text in json()) {
+    fn compact_text_has_the_same_value(text in json()) {
         let compact = ok(text.as_bytes()).unwrap();
         let expected: Value = serde_json::from_str(&text).unwrap();
         let found: Value = serde_json::from_str(&compact).unwrap();
@@ -183,7 +185,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_never_panic_and_agree_with_serde(bytes in prop_oneof![
+    fn scan_never_panics_and_agrees_with_serde_json(bytes in prop_oneof![
         prop::collection::vec(any::<u8>(), 0..40),
         "[\\[\\]{}:,\"a0-9.eE+\\\\u -]{0,24}".prop_map(String::into_bytes),
     ]) {
@@ -192,7 +194,7 @@ proptest! {
     }
 }
 
-/// Colons outside of strings.
+/// Counts the colons outside strings.
 fn count_names(text: &str) -> usize {
     let (mut count, mut at, bytes) = (0, 0, text.as_bytes());
     while at < bytes.len() {

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn quoted_as_couchdb_does() {
+fn strings_are_quoted_like_couchdb() {
     let rows = [
         ("", r#""""#),
         ("plain é 😀 /", r#""plain é 😀 /""#),
@@ -39,7 +39,7 @@ fn members_and_elements() {
 }
 
 #[test]
-fn of_the_wrong_kind_or_no_json_gives_nothing_and_ends() {
+fn other_kinds_and_invalid_json_end_the_iteration() {
     for text in [
         "", "{}", "[]", "1", "null", "\"a\"", "{", "[", "{\"", "{\"a", "{\"a\"", "{\"a\":", "[,", "[1", "{1:2}", "[}",
         "{\"a\\",

@@ -1,4 +1,4 @@
-//! The documents by id as an index: the last resort of every query.
+//! The documents by id, as an index: the last resort for every query.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use crate::error::Result;
 use crate::query::planner::{High, Low, Plan, Range};
 use crate::store::{self, PageLimit};
 
-/// A walk over the ids that a plan leaves.
+/// Iterates over the ids in a plan's range.
 pub(super) struct AllDocs {
     database: Arc<Database>,
-    /// `None`: no id can match.
+    /// `None` if no id can match, or at the end.
     listing: Option<Listing>,
+    /// The last id that was returned.
     after: Option<String>,
 }
 
@@ -49,7 +50,7 @@ impl Rows for AllDocs {
     }
 }
 
-/// The ids of a range. Ids are strings, and those stand above all other values in the order of `_all_docs`.
+/// The ids in a range. Ids are strings, which sort above all other values in the order of `_all_docs`.
 fn listing(range: Option<&Range>, direction: Direction) -> Option<Listing> {
     let (low, high) = match range {
         None => (Bound::Unbounded, Bound::Unbounded),

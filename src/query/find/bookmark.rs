@@ -1,4 +1,5 @@
-//! Where an answer ended, for the client to go on from. Opaque to clients; names the last document and its key.
+//! The position at which a response ended, from which the client can continue. Opaque to clients; it contains
+//! the last document's id and key.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,25 +8,26 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::query::selector::mango;
 
-/// The longest bookmark taken. A key is part of it, so it has to hold the longest one that an index keeps.
+/// Longest accepted bookmark. It contains a key, so this must exceed the longest key that an index stores.
 const MAX_LENGTH: usize = 1 << 20;
 
-/// The last document of an answer.
+/// The last document of a response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bookmark {
     /// The document's key in the index; empty for `_all_docs`.
     pub key: Vec<Value>,
+    /// The document's id.
     pub id: String,
 }
 
 impl Bookmark {
-    /// The text that a client gets.
+    /// The text sent to the client.
     pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(json!([self.key, self.id]).to_string())
     }
 
-    /// Reads what a client sends back. `columns` is the number of fields of the index that will be read: a bookmark of
-    /// another index is refused.
+    /// Parses a client's bookmark. `columns` is the number of fields of the index to be read; a bookmark of
+    /// an index with another number of fields is rejected.
     pub fn decode(text: &str, columns: usize) -> Result<Bookmark> {
         let read = || {
             let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;

@@ -1,11 +1,12 @@
-//! The `fields` of a request: which values of a document go into the answer (CouchDB's `mango_fields`).
+//! The `fields` of a request: the values of each document that the response contains (CouchDB's
+//! `mango_fields`).
 
 use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::query::selector::{FieldPath, Found, mango, term};
 
-/// How many fields a request may name.
+/// Maximum number of fields in a request.
 const MAX_FIELDS: usize = 10_000;
 
 /// A list of fields.
@@ -16,7 +17,7 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Reads a list of field names; `None` for the empty list, which asks for whole documents.
+    /// Parses a list of field names. Returns `None` for the empty list, which selects whole documents.
     pub fn parse(value: &Value) -> Result<Option<Projection>> {
         let Value::Array(entries) = value else {
             return Err(mango("invalid_fields", format!("Fields must be an array of strings, not: {}", term(value))));
@@ -36,17 +37,17 @@ impl Projection {
         Ok((!names.is_empty()).then_some(Projection { names, paths }))
     }
 
-    /// The names as sent.
+    /// The field names as sent.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The paths of the names.
+    /// The paths of the fields.
     pub fn paths(&self) -> &[FieldPath] {
         &self.paths
     }
 
-    /// The document with these fields alone. What is not there is left out.
+    /// The document reduced to these fields. Missing fields are left out.
     pub fn extract(&self, document: &Value) -> Value {
         let mut out = Value::Object(Map::new());
         for path in &self.paths {
@@ -58,8 +59,8 @@ impl Projection {
     }
 }
 
-/// Puts `value` at `steps` of `target`, making objects on the way (CouchDB's `mango_doc:set_field`): a step into an
-/// array of the document makes an object with the index for a name, as there.
+/// Sets `value` at `steps` in `target` and creates the objects on the way (CouchDB's `mango_doc:set_field`).
+/// As in CouchDB, a step into an array of the document creates an object with the index as a member name.
 pub(super) fn set(target: &mut Value, steps: &[String], value: Value) {
     let Some((step, further)) = steps.split_first() else { return };
     match target {

@@ -8,7 +8,8 @@ use crate::query::planner::Index;
 use crate::rev::Body;
 use crate::store::{Direction, PageLimit};
 
-/// Every index of every design document of language `query`, in the order of their names. Blocks on the store.
+/// Every index of every design document of language `query`, ordered by design document and name. Blocks on
+/// the store.
 pub fn indexes(database: &Database) -> Result<Vec<Index>> {
     let listing = Listing::all(Direction::Forward).within("_design/");
     let partitioned = database.is_partitioned();
@@ -19,7 +20,7 @@ pub fn indexes(database: &Database) -> Result<Vec<Index>> {
         let places: Vec<(&str, Body)> =
             rows.iter().filter_map(|row| Some((row.id.as_str(), row.winner.body?))).collect();
         for ((id, _), body) in places.iter().zip(database.bodies(&places)?) {
-            // Most design documents are JavaScript: their text is not worth a tree.
+            // Most design documents are JavaScript; skip them without parsing the whole text.
             let Some(body) = body.filter(|body| is_query(&body.json)) else { continue };
             if let Ok(design) = crate::json::read::<Value>(&body.json) {
                 found.extend(Index::of_design(id, &design, partitioned));

@@ -1,4 +1,4 @@
-//! Index definitions written to and removed from their design documents (CouchDB's `mango_httpd` and `mango_crud`).
+//! Adds index definitions to design documents and removes them (CouchDB's `mango_httpd` and `mango_crud`).
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::query::planner::{Index, NewIndex, remove_from};
 use crate::query::selector::mango;
 
-/// Tries to write a design document that others edit at the same time.
+/// How often an edit of a design document is tried when it conflicts with concurrent edits.
 const ATTEMPTS: usize = 5;
 
-/// Writes an index's definition; `false` if it was there already.
+/// Stores an index definition. Returns `false` if it exists already.
 pub async fn create_index(database: &Arc<Database>, new: NewIndex, validate: &dyn Validate) -> Result<bool> {
     if new.partitioned == Some(true) && !database.is_partitioned() {
         return Err(Error::BadRequest("partitioned option cannot be true in a non-partitioned database.".into()));
@@ -28,10 +28,10 @@ pub async fn create_index(database: &Arc<Database>, new: NewIndex, validate: &dy
     .await
 }
 
-/// Removes an index, and its design document if nothing else is in it.
+/// Removes an index, and its design document if nothing else is left in it.
 ///
 /// # Errors
-/// [`Error::Missing`]: there is no such index.
+/// [`Error::Missing`] if there is no such index.
 pub async fn delete_index(
     database: &Arc<Database>,
     design: &str,
@@ -47,7 +47,7 @@ pub async fn delete_index(
     remove(database, &design, &[name.to_owned()], validate).await
 }
 
-/// Removes all indexes of design documents. One result for each, with the design document's id.
+/// Removes all indexes of each design document. Returns one result per document, with its id.
 pub async fn bulk_delete(
     database: &Arc<Database>,
     designs: &[String],
@@ -97,15 +97,15 @@ async fn remove(database: &Arc<Database>, design: &str, all: &[String], validate
     Ok(())
 }
 
-/// What becomes of a design document.
+/// What to do with a design document.
 enum Change {
     Nothing,
     Write(Value),
     Delete,
 }
 
-/// Reads a design document, changes it and writes it back; again if another was faster. `change` sees its body without
-/// `_` members, or nothing. `false`: there was nothing to write.
+/// Reads a design document, changes it and writes it back; retries on a conflict. `change` receives the body
+/// without `_` members, or `None` if there is no document. Returns `false` if there was nothing to write.
 async fn edit(
     database: &Arc<Database>,
     design: &str,

@@ -1,4 +1,4 @@
-//! `_find`: what is asked, and how it is answered.
+//! `_find`: requests, index management and the execution of queries.
 
 mod all_docs;
 mod bookmark;

@@ -1,4 +1,4 @@
-//! The body of `_find` and `_explain`, checked member by member (CouchDB's `mango_opts`).
+//! The body of `_find` and `_explain`, validated member by member (CouchDB's `mango_opts`).
 
 use serde_json::{Map, Value, json};
 
@@ -6,10 +6,10 @@ use super::fields::Projection;
 use crate::error::Result;
 use crate::query::selector::{FieldPath, Selector, mango, pretty_term, term};
 
-/// How many documents a request gets that names no limit.
+/// Number of documents in a response if the request has no limit.
 pub const DEFAULT_LIMIT: u64 = 25;
 
-/// The one direction of a sort; CouchDB refuses mixed ones.
+/// The direction of a sort; like CouchDB, a sort has one for all its fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Direction {
     #[default]
@@ -18,7 +18,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The word in JSON.
+    /// The JSON name: `asc` or `desc`.
     pub fn word(self) -> &'static str {
         match self {
             Direction::Ascending => "asc",
@@ -27,15 +27,17 @@ impl Direction {
     }
 }
 
-/// A sort, or the fields of an index definition: names, all in one direction.
+/// A sort, or the fields of an index definition: field names with one common direction.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sort {
+    /// The field names.
     pub fields: Vec<String>,
+    /// The common direction.
     pub direction: Direction,
 }
 
 impl Sort {
-    /// Reads `["name", {"name": "desc"}]` (CouchDB's `mango_sort`).
+    /// Parses `["name", {"name": "desc"}]` (CouchDB's `mango_sort`).
     pub fn parse(value: &Value) -> Result<Sort> {
         let Value::Array(entries) = value else {
             return Err(mango(
@@ -73,42 +75,54 @@ impl Sort {
         Ok(Sort { fields, direction })
     }
 
-    /// As the object `{"name": "asc"}`: how options and stored index definitions show it.
+    /// The object `{"name": "asc"}`, the form in options and stored index definitions.
     pub fn to_object(&self) -> Value {
         Value::Object(self.fields.iter().map(|name| (name.clone(), self.direction.word().into())).collect())
     }
 
-    /// As the list `[{"name": "asc"}]`.
+    /// The list `[{"name": "asc"}]`.
     pub fn to_list(&self) -> Value {
         self.fields.iter().map(|name| json!({ name.as_str(): self.direction.word() })).collect()
     }
 }
 
-/// A checked `_find` or `_explain` request.
+/// A validated `_find` or `_explain` request.
 #[derive(Debug, Clone)]
 pub struct FindRequest {
+    /// The selector that documents have to match.
     pub selector: Selector,
     /// Empty, `[design document]` or `[design document, index name]`.
     pub use_index: Vec<String>,
+    /// The bookmark of an earlier response to continue from.
     pub bookmark: Option<String>,
+    /// Maximum number of documents in the response.
     pub limit: u64,
+    /// Number of matching documents to skip.
     pub skip: u64,
+    /// The order of the response; no fields for the order of the index.
     pub sort: Sort,
-    /// The fields of each document in the answer; `None`: all.
+    /// The fields of each document in the response; `None` for whole documents.
     pub fields: Option<Projection>,
+    /// The partition to search; `None` for the whole database.
     pub partition: Option<String>,
+    /// Read quorum. Affects only `execution_stats` and `_explain`: there is one copy of each document.
     pub r: u64,
+    /// Whether documents in the response have a `_conflicts` member.
     pub conflicts: bool,
-    /// `stale=ok`: as `stable` and no update.
+    /// `stale=ok`: like `stable`, and without an update of the index.
     pub stale: bool,
+    /// Whether the index is brought up to date first.
     pub update: bool,
+    /// Accepted for compatibility; only `_explain` shows it.
     pub stable: bool,
+    /// Whether the response contains `execution_stats`.
     pub execution_stats: bool,
+    /// Whether another index may be used if `use_index` cannot be satisfied.
     pub allow_fallback: bool,
 }
 
 impl FindRequest {
-    /// Reads a request body. `partition` is that of a `_partition/{p}/_find` address.
+    /// Parses a request body. `partition` is the one in the URL `_partition/{p}/_find`.
     pub fn parse(body: &Value, partition: Option<&str>) -> Result<FindRequest> {
         let mut members = Members::new(body)?;
         if let Some(partition) = partition {
@@ -120,7 +134,7 @@ impl FindRequest {
                 Some(other) => {
                     return Err(mango(
                         "bad_partition",
-                        format!("The partition {} is not that of the address.", term(other)),
+                        format!("The partition {} is not the one in the URL.", term(other)),
                     ));
                 }
             }
@@ -146,12 +160,12 @@ impl FindRequest {
         Ok(request)
     }
 
-    /// The names of [`FindRequest::fields`]; empty for all.
+    /// The names in [`FindRequest::fields`]; empty for whole documents.
     pub fn field_names(&self) -> &[String] {
         self.fields.as_ref().map_or(&[], Projection::names)
     }
 
-    /// The options as `_explain` shows them.
+    /// The options in the form that `_explain` shows.
     pub fn options_json(&self) -> Value {
         json!({
             "use_index": self.use_index,
@@ -172,7 +186,7 @@ impl FindRequest {
     }
 }
 
-/// The members of a request body, taken out one by one.
+/// The members of a request body that have not been read yet.
 pub(in crate::query) struct Members(Map<String, Value>);
 
 impl Members {
@@ -195,7 +209,7 @@ impl Members {
         self.0.remove(name).map(check).transpose()
     }
 
-    /// An error if a member is left that nobody knows.
+    /// Fails if an unknown member is left.
     pub(in crate::query) fn none_left(self) -> Result<()> {
         match self.0.keys().next() {
             Some(name) => Err(mango("invalid_key", format!("Invalid key {name} for this request."))),
@@ -204,7 +218,7 @@ impl Members {
     }
 }
 
-/// An index's name: `"design"`, `"design/name"`, `"_design/design/name"`, `["design", "name"]`.
+/// Parses `use_index`: `"design"`, `"design/name"`, `"_design/design/name"` or `["design", "name"]`.
 pub(in crate::query) fn use_index(value: &Value) -> Result<Vec<String>> {
     let invalid = || mango("invalid_index_name", format!("Invalid index name: {}", term(value)));
     match value {
@@ -227,7 +241,7 @@ pub(in crate::query) fn use_index(value: &Value) -> Result<Vec<String>> {
 fn bookmark(value: Value) -> Result<Option<String>> {
     match value {
         Value::Null => Ok(None),
-        // "nil" is what CouchDB answers when there is no row to go on from.
+        // CouchDB returns "nil" if there is no row to continue from.
         Value::String(text) if text.is_empty() || text == "nil" => Ok(None),
         Value::String(text) => Ok(Some(text)),
         other => Err(mango("invalid_bookmark", format!("Invalid bookmark value: {other}"))),

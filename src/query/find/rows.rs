@@ -1,4 +1,4 @@
-//! The rows of an index, page by page.
+//! Reads the rows of an index in pages.
 
 use serde_json::Value;
 
@@ -8,15 +8,16 @@ use crate::error::Result;
 /// A row of an index.
 #[derive(Debug, Clone)]
 pub struct Row {
+    /// The document's id.
     pub id: String,
     /// The values of the index's fields; empty for `_all_docs`.
     pub key: Vec<Value>,
-    /// The document's winner, where the index has it.
+    /// The document's winner, if the index stores it.
     pub winner: Option<LeafRow>,
 }
 
-/// An index being read in the order of a query. Calls block on the store.
+/// A scan of an index in the order of a query. Calls block on the store.
 pub trait Rows: Send {
-    /// The next rows, about `most`; a page may be empty and not the last. `None` at the end.
+    /// The next rows, about `most`. A page may be empty without being the last. Returns `None` at the end.
     fn next(&mut self, most: usize) -> Result<Option<Vec<Row>>>;
 }

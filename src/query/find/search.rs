@@ -1,4 +1,5 @@
-//! A query at work: rows of the index, their documents, the selector's word on each (CouchDB's `mango_cursor_view`).
+//! Executes a query: reads rows of the index and their documents, and tests each against the selector
+//! (CouchDB's `mango_cursor_view`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,27 +21,32 @@ use crate::query::planner::{self, Plan};
 use crate::query::view::{Definition, Progress, Reading, Views};
 use crate::rev::{Body, Revision};
 
-/// How many rows are looked at in one step.
+/// Maximum number of rows per step.
 const PAGE: usize = 256;
-/// How many bytes of bodies are in memory at once, but for a single body that is larger.
+/// Maximum size of the bodies in memory at once, in bytes, except for a single larger body.
 const BODIES: u64 = 8 << 20;
 
-/// What a query has cost; `execution_stats` in its answer.
+/// The cost of a query, reported as `execution_stats`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Rows of the index that were read.
     pub keys_examined: u64,
+    /// Documents that were read.
     pub docs_examined: u64,
+    /// Documents that were read by requests with `r` above 1.
     pub quorum_docs_examined: u64,
+    /// Documents in the response.
     pub results_returned: u64,
 }
 
-/// One query. [`Search::step`], which blocks on the store, until it gives `None`, then [`Search::finish`].
+/// One query. The caller calls [`Search::step`], which blocks on the store, until it returns `None`, and then
+/// [`Search::finish`].
 pub struct Search {
     database: Arc<Database>,
     request: FindRequest,
     plan: Plan,
     rows: Option<Box<dyn Rows>>,
-    /// Rows that have been read and not looked at, with the winners of their documents.
+    /// Rows that were read but not tested yet, with the winners of their documents.
     waiting: VecDeque<(Row, Option<LeafRow>)>,
     skip: u64,
     limit: u64,
@@ -50,8 +56,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// Chooses the index for a request and brings it up to date, unless the request asks for what is there. `progress` makes
-    /// who is told how far that is.
+    /// Chooses the index for a request and brings it up to date, unless the request accepts the index as it
+    /// is. `progress` creates the observer of that update's progress.
     pub async fn start(
         database: Arc<Database>,
         request: FindRequest,
@@ -98,7 +104,8 @@ impl Search {
         })
     }
 
-    /// The next documents of the answer, each as JSON text; perhaps none yet. `None` when the answer is whole.
+    /// The next documents of the response, each as JSON text; the list may be empty. Returns `None` when the
+    /// response is complete.
     pub fn step(&mut self) -> Result<Option<Vec<String>>> {
         if self.waiting.is_empty() {
             let Some(rows) = &mut self.rows else { return Ok(None) };
@@ -119,7 +126,7 @@ impl Search {
             let document = documents.next().flatten();
             self.count(document.is_some());
             if self.limit == 0 {
-                // CouchDB too looks at the row after the last one.
+                // CouchDB also examines the row after the last one.
                 self.rows = None;
                 self.waiting.clear();
                 break;
@@ -154,7 +161,8 @@ impl Search {
         }
     }
 
-    /// The rows with the winners of their documents, `None` where one is gone by now. A covering plan needs none.
+    /// Adds the documents' winners to the rows; `None` where a document no longer exists. A covering plan
+    /// needs none.
     fn with_winners(&self, page: Vec<Row>) -> Result<VecDeque<(Row, Option<LeafRow>)>> {
         let unknown: Vec<&str> =
             page.iter().filter(|row| row.winner.is_none() && !self.plan.covering).map(|row| row.id.as_str()).collect();
@@ -166,7 +174,7 @@ impl Search {
         Ok(page.into_iter().map(winner).collect())
     }
 
-    /// The next rows to look at: as many as have not too many bytes of bodies.
+    /// Takes the next rows to test, as many as fit into the limit on body bytes.
     fn take_some(&mut self) -> Vec<(Row, Option<LeafRow>)> {
         let bytes =
             |winner: &Option<LeafRow>| winner.as_ref().and_then(|winner| winner.body).map_or(0, |body| body.bytes);
@@ -181,7 +189,7 @@ impl Search {
         some
     }
 
-    /// The documents of rows, `None` where one is gone by now.
+    /// Reads the documents of rows; `None` where a document no longer exists.
     fn read(&self, page: &[(Row, Option<LeafRow>)]) -> Result<Vec<Option<Document>>> {
         let places: Vec<(&str, Body)> =
             page.iter().filter_map(|(row, winner)| Some((row.id.as_str(), winner.as_ref()?.body?))).collect();
@@ -196,7 +204,7 @@ impl Search {
                     let (id, revision) = (row.id.clone(), winner.revision.clone());
                     return Ok(Some(Document { id, revision, body, whole: None }));
                 }
-                // A compaction freed the body in between, or the tree is needed for `_conflicts`.
+                // Either a compaction has freed the body meanwhile, or `_conflicts` needs the revision tree.
                 match self.database.find(&row.id, Wanted::Winner) {
                     Ok(found) => {
                         let show = render::Show { conflicts: self.request.conflicts, ..Default::default() };
@@ -211,7 +219,7 @@ impl Search {
             .collect()
     }
 
-    /// The document as the answer shows it, if it matches.
+    /// The document in the form of the response, if it matches.
     fn test(&self, document: &Document) -> Result<Option<String>> {
         let selector = &self.request.selector;
         let revision = document.revision.to_string();
@@ -240,7 +248,8 @@ impl Search {
         }))
     }
 
-    /// Fields that are all whole top-level members are cut out of the text, so that numbers stay as they were written.
+    /// If all fields are whole top-level members, copies them from the text, so that numbers keep their
+    /// spelling.
     fn project_text(&self, whole: &str) -> Option<String> {
         let fields = self.request.fields.as_ref()?;
         let names: Option<Vec<&str>> =
@@ -267,7 +276,7 @@ impl Search {
         Some(out)
     }
 
-    /// As [`Search::test`], for a document made of the index's key alone.
+    /// Like [`Search::test`], for a document built from the index's key alone.
     fn test_covered(&self, row: &Row) -> Option<String> {
         let mut document = Value::Object(Map::from_iter([("_id".to_owned(), row.id.as_str().into())]));
         for (path, value) in self.plan.index.paths().iter().zip(&row.key) {
@@ -277,8 +286,8 @@ impl Search {
         self.request.selector.matches(&document).then(|| fields.extract(&document).to_string())
     }
 
-    /// The members that follow the documents: `bookmark`, `execution_stats`, `warning`, in CouchDB's order. A query
-    /// that can match nothing has none.
+    /// The members after the documents: `bookmark`, `execution_stats` and `warning`, in CouchDB's order. None
+    /// if nothing can match.
     pub fn finish(&self) -> Vec<(&'static str, Value)> {
         if self.plan.nothing {
             return Vec::new();
@@ -305,22 +314,22 @@ impl Search {
         members
     }
 
-    /// How it is answered.
+    /// The plan of the query.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// What the query has cost so far.
+    /// The cost of the query so far.
     pub fn stats(&self) -> Stats {
         self.stats
     }
 }
 
-/// A document that a row led to.
+/// The document of a row.
 struct Document {
     id: String,
     revision: Revision,
     body: BodyRecord,
-    /// The whole text, where it has more than the usual members.
+    /// The document's full text, if it has more than the usual members.
     whole: Option<String>,
 }

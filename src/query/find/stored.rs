@@ -1,11 +1,11 @@
-//! Mango indexes in the store: those of views without JavaScript. A document that an index has is a row with the values of
-//! the index's fields as its key, and no value; see [`view`](crate::query::view) for how they are kept.
+//! Mango indexes in the store. They are stored like views, without JavaScript: each indexed document is a row
+//! whose key is the values of the index's fields and which has no value; see [`view`](crate::query::view).
 //!
-//! Everything of one index is named by a signature of its definition: the same definition in two design documents is one
-//! index, and a changed definition is another.
+//! The data of an index is identified by a signature of its definition: equal definitions in two design
+//! documents share one index, and a changed definition is a new index.
 //!
-//! Sort keys are cut where they are too long. Ranges are then too wide, never too narrow, and the selector decides; only the
-//! order among values that agree that far is arbitrary.
+//! Sort keys are truncated if they are too long. A range is then too wide, never too narrow, and the selector
+//! decides; only the order among values with the same truncated key is arbitrary.
 
 use super::bookmark::Bookmark;
 use super::rows::{Row, Rows};
@@ -16,15 +16,15 @@ use crate::query::planner::{Index, Plan, end_key, start_key};
 use crate::query::view::{Definition, Reading, Spots, beginning, behind, spot_of_row};
 use crate::store::{self, keys};
 
-/// The first bytes of everything that the store holds of an index: what a clean-up has to keep.
+/// The prefix of all the store's keys of an index, which a clean-up has to keep.
 pub fn prefix(database: &Database, index: &Index) -> Vec<u8> {
     keys::index_prefix(database.number(), &Definition::of_index(database.number(), index).signature)
 }
 
-/// The rows that a plan leaves of its index, from a bookmark on.
+/// The rows in a plan's range of its index, after a bookmark if there is one.
 pub(super) struct StoredRows {
     reading: Reading,
-    /// What is left to read.
+    /// The range left to read.
     spots: Spots,
     direction: store::Direction,
 }

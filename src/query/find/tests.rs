@@ -1,4 +1,4 @@
-//! Queries on a database in memory.
+//! Queries on an in-memory database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ async fn fill(database: &Arc<Database>, documents: &[(&str, &str)]) {
     }
 }
 
-/// The documents of an answer and the members after them.
+/// The documents of a response and the members after them.
 async fn ask(database: &Arc<Database>, body: Value) -> Result<(Vec<Value>, Value)> {
     let request = FindRequest::parse(&body, None)?;
     let mut search = Search::start(database.clone(), request, &views(), |_| Arc::new(|_, _| {})).await?;
@@ -97,7 +97,7 @@ async fn documents_are_found_without_an_index() {
 }
 
 #[tokio::test]
-async fn fields_are_cut_out() {
+async fn only_the_requested_fields_are_returned() {
     let database = database(CreateOptions::default());
     fill(&database, &PEOPLE).await;
     for (selector, fields, wanted) in [
@@ -110,12 +110,12 @@ async fn fields_are_cut_out() {
     }
     let request = FindRequest::parse(&json!({"selector": {"_id": "a"}, "fields": ["big"]}), None).unwrap();
     let mut search = Search::start(database, request, &views(), |_| Arc::new(|_, _| {})).await.unwrap();
-    // Digits that no number type holds stay as they are.
+    // Digits that no number type can hold keep their spelling.
     assert_eq!(search.step().unwrap().unwrap(), [r#"{"big":12345678901234567890123}"#]);
 }
 
 #[tokio::test]
-async fn pages_by_bookmark() {
+async fn bookmarks_continue_after_the_last_document() {
     let database = database(CreateOptions::default());
     fill(&database, &PEOPLE).await;
     let body = |bookmark: &Value| json!({"selector": {}, "limit": 3, "bookmark": bookmark});
@@ -151,7 +151,7 @@ async fn costs_and_warnings() {
 }
 
 #[tokio::test]
-async fn one_partition() {
+async fn one_partition_is_searched() {
     let database = database(CreateOptions { partitioned: true, ..CreateOptions::default() });
     fill(&database, &[("p:1", "{}"), ("p:2", r#"{"a":1}"#), ("q:1", "{}")]).await;
     let (documents, _) = ask(&database, json!({"selector": {}, "partition": "p"})).await.unwrap();
@@ -161,7 +161,7 @@ async fn one_partition() {
 }
 
 #[tokio::test]
-async fn indexes_are_made_listed_and_removed() {
+async fn indexes_are_created_listed_and_removed() {
     let database = database(CreateOptions::default());
     let new = |name: &str, field: &str| {
         NewIndex::parse(&json!({"index": {"fields": [field]}, "ddoc": "dd", "name": name})).unwrap()
@@ -182,7 +182,7 @@ async fn indexes_are_made_listed_and_removed() {
     assert_eq!(results[0], ("_design/dd".into(), Ok(())));
     assert!(results[1].1.is_err());
     assert_eq!(database.info().documents, 0);
-    // A deleted design document is made anew.
+    // A deleted design document can be created again.
     assert!(create_index(&database, new("one", "a"), &AllowAll).await.unwrap());
     assert_eq!(names(&database), ["one"]);
     let partitioned = NewIndex::parse(&json!({"index": {"fields": ["a"]}, "partitioned": true})).unwrap();
@@ -227,7 +227,7 @@ async fn documents_are_found_by_an_index() {
 }
 
 #[tokio::test]
-async fn an_index_is_paged() {
+async fn an_index_is_read_in_pages() {
     let database = database(CreateOptions::default());
     let documents: Vec<(String, String)> =
         (0..50).map(|n| (format!("{n:02}"), json!({"x": n % 5}).to_string())).collect();
@@ -258,7 +258,8 @@ async fn an_index_is_paged() {
     }
 }
 
-/// Random edits, deletions, purges and compactions: an index answers as a walk over all documents does.
+/// Random edits, deletions, purges and compactions: an index returns the same documents as a scan of the
+/// database.
 #[tokio::test]
 async fn an_index_follows_its_database() {
     let database = database(CreateOptions::default());
@@ -334,7 +335,7 @@ async fn an_index_follows_its_database() {
 }
 
 #[tokio::test]
-async fn one_partition_by_an_index() {
+async fn one_partition_is_searched_by_an_index() {
     let database = database(CreateOptions { partitioned: true, ..CreateOptions::default() });
     fill(&database, &[("p:1", r#"{"a":2}"#), ("p:2", r#"{"a":1}"#), ("q:1", r#"{"a":1}"#), ("pp:1", r#"{"a":1}"#)])
         .await;
@@ -369,7 +370,7 @@ async fn conflicts_are_indexed_and_shown() {
 }
 
 #[tokio::test]
-async fn long_values_and_ids() {
+async fn long_values_and_ids_are_indexed() {
     let database = database(CreateOptions::default());
     let (long, id) = ("x".repeat(20_000), "i".repeat(5000));
     let bodies = [json!({"a": long}).to_string(), json!({"a": format!("{long}y")}).to_string()];

@@ -1,20 +1,20 @@
-//! A block: some hundred entries in the order of their keys, in one value of the store.
+//! A block: about a hundred entries in key order, stored as one value of the store.
 //!
 //! ```text
 //! version, then for each entry
-//!   shared:number    bytes of its key that are those of the key before
-//!   rest:bytes       what follows them
-//!   value:number     0: the key has been removed; else the value's length + 1, and the value
+//!   shared:number    length of the prefix that its key shares with the preceding key
+//!   rest:bytes       the rest of its key
+//!   value:number     0 for a tombstone; otherwise the value's length + 1, followed by the value
 //! ```
 
 use crate::db::bytes::{Reader, Writer};
 
 const VERSION: u8 = 1;
 
-/// What an entry holds; `None`: its key has been removed, whatever older runs say.
+/// The value of an entry; `None` is a tombstone, which hides the key in older runs.
 pub(super) type Held<'a> = Option<&'a [u8]>;
 
-/// Makes a block of entries that come in order.
+/// Builds a block from entries in ascending key order.
 pub(super) struct Packing {
     out: Writer,
     last: Vec<u8>,
@@ -29,11 +29,12 @@ impl Packing {
         self.out.0.len() == 1
     }
 
-    /// Bytes so far.
+    /// Size in bytes so far.
     pub fn len(&self) -> usize {
         self.out.0.len()
     }
 
+    /// Appends an entry; keys must be ascending.
     pub fn push(&mut self, key: &[u8], value: Held<'_>) {
         let shared = self.last.iter().zip(key).take_while(|(one, two)| one == two).count();
         self.out.number(shared as u64);
@@ -49,20 +50,21 @@ impl Packing {
         self.last.extend_from_slice(&key[shared..]);
     }
 
+    /// The encoded block.
     pub fn finish(self) -> Vec<u8> {
         self.out.0
     }
 }
 
-/// A block as it is read.
+/// A decoded block.
 pub(super) struct Block {
     bytes: Vec<u8>,
-    /// The keys, one behind the other.
+    /// The keys, concatenated.
     keys: Vec<u8>,
     entries: Vec<Place>,
 }
 
-/// Where an entry's key ends in `keys`, and where its value stands in `bytes`.
+/// The end of an entry's key in `keys`, and the range of its value in `bytes`.
 #[derive(Clone, Copy)]
 struct Place {
     key_end: usize,
@@ -70,10 +72,10 @@ struct Place {
 }
 
 impl Block {
-    /// `None`: these bytes are no block.
+    /// Decodes a block. Returns `None` if the bytes are not a valid block.
     pub fn read(bytes: Vec<u8>) -> Option<Block> {
         let mut keys: Vec<u8> = Vec::with_capacity(bytes.len());
-        // A row takes some 80 bytes.
+        // A row takes about 80 bytes.
         let mut entries = Vec::with_capacity(bytes.len() / 64);
         let mut reader = Reader::version(&bytes, VERSION)?;
         let mut last = 0;
@@ -109,7 +111,7 @@ impl Block {
         self.entries[at].value.map(|(from, to)| &self.bytes[from..to])
     }
 
-    /// How many of its keys fulfil `is_before`, which holds for the first ones.
+    /// The number of leading keys for which `is_before` is true. It must be true for a prefix of the keys.
     pub fn count(&self, is_before: impl Fn(&[u8]) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_come_back() {
+    fn entries_round_trip() {
         let entries: [(&[u8], Held); 5] =
             [(b"", Some(b"empty")), (b"a", None), (b"ab", Some(b"")), (b"abc", Some(b"three")), (b"b", None)];
         let mut packing = Packing::new();
@@ -145,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block_is_none() {
+    fn invalid_blocks_are_rejected() {
         assert!(Block::read(vec![]).is_none());
         assert!(Block::read(vec![2]).is_none());
-        // Shares more than there is.
+        // Shares more bytes than the preceding key has.
         assert!(Block::read(vec![1, 3, 1, b'a', 0]).is_none());
-        // A value beyond the end.
+        // The value ends beyond the block.
         assert!(Block::read(vec![1, 0, 1, b'a', 9, 1]).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Goes through fresh entries and runs at once, in order.
+//! Merging iterator over the memtable and the runs.
 
 use std::collections::btree_map;
 
@@ -6,7 +6,7 @@ use super::block::Held;
 use super::run::Cursor;
 use crate::store::{Direction, Result};
 
-/// Goes through the fresh entries of a range.
+/// Iterator over a range of the memtable.
 pub(super) struct Fresh<'a> {
     left: btree_map::Range<'a, Vec<u8>, Option<Vec<u8>>>,
     direction: Direction,
@@ -51,17 +51,18 @@ impl Source<'_> {
     }
 }
 
-/// Goes through several sources at once; of a key only the newest entry is seen.
+/// Iterator over several sources. If several sources hold a key, the newest one wins.
 pub(super) struct Merged<'a> {
-    /// The newest first.
+    /// Newest first.
     sources: Vec<Source<'a>>,
     direction: Direction,
-    /// Those that have not ended, in the order of the entries that they stand at; of a key the newest first.
+    /// Indexes of the sources that have not ended, ordered by their current entry; for equal keys, newest
+    /// first.
     order: Vec<usize>,
 }
 
 impl<'a> Merged<'a> {
-    /// The newest source first.
+    /// Creates the iterator; `sources` are ordered from newest to oldest.
     pub fn new(sources: Vec<Source<'a>>, direction: Direction) -> Merged<'a> {
         let order = Vec::with_capacity(sources.len());
         let mut merged = Merged { sources, direction, order };
@@ -69,7 +70,7 @@ impl<'a> Merged<'a> {
         merged
     }
 
-    /// Puts a source where it belongs; nowhere if it has ended.
+    /// Inserts a source into `order` by its current entry; does nothing if it has ended.
     fn insert(&mut self, at: usize) {
         let Some((key, _)) = self.sources[at].peek() else { return };
         let is_before = |other: &usize| {
@@ -80,7 +81,7 @@ impl<'a> Merged<'a> {
             };
             order.then(other.cmp(&at)).is_lt()
         };
-        // The entries of a source often follow each other.
+        // Fast path: often the same source also has the next entry.
         let place = match self.order.first() {
             Some(first) if is_before(first) => self.order.partition_point(is_before),
             _ => 0,
@@ -88,14 +89,14 @@ impl<'a> Merged<'a> {
         self.order.insert(place, at);
     }
 
-    /// The entry that comes first; `None` at the end.
+    /// The current entry; `None` at the end.
     pub fn peek(&self) -> Option<(&[u8], Held<'_>)> {
         self.sources[*self.order.first()?].peek()
     }
 
     pub fn advance(&mut self) -> Result<()> {
         let Some((key, _)) = self.peek() else { return Ok(()) };
-        // Older entries of the same key go with it.
+        // Skips the older entries of the same key too.
         let is_same = |at: &&usize| self.sources[**at].peek().is_some_and(|(other, _)| other == key);
         let same = 1 + self.order[1..].iter().take_while(is_same).count();
         for _ in 0..same {

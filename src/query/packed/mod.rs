@@ -1,25 +1,27 @@
-//! An ordered map for an index: what is new is in memory, the rest stands in the store in blocks of some hundred entries.
+//! An ordered map for one index, as a log-structured merge tree (O'Neil et al. 1996): new entries are in a
+//! memtable, the rest is in the store, in blocks of about a hundred entries.
 //!
-//! An index has a row and a reference for each document, in an order that has nothing to do with that of the changes. Entry
-//! by entry, an engine spends most of a build's time on finding the place of each. So entries are collected in
-//! memory, in order; when there are many they are written to the store as a *run*, block behind block; and runs are
-//! merged when there are several. (A log-structured merge tree: O'Neil et al. 1996.)
+//! An index has one row and one reference per document, in an order unrelated to the order of the changes.
+//! Writing each entry to the engine separately would spend most of a build's time on finding the entry's
+//! place. Therefore entries are collected in memory, in order (the *fresh* entries: the memtable). When there
+//! are many, they are written to the store as a *run*, a sequence of blocks; and when there are several runs,
+//! they are merged.
 //!
 //! ```text
-//! fresh        in memory: the newest entries
-//! run n        prefix b, run(4), first key    a block: the entries from there up to the next block (see `block`)
-//! ...          runs of the list, the newest last; of a key the newest entry counts
+//! fresh        in memory: the newest entries (the memtable)
+//! run n        prefix b, run(4), first key    a block: the entries up to the next block's key (see `block`)
+//! ...          the runs in the list, newest last; if several hold a key, the newest wins
 //! run 1
-//! list         prefix l                       version, then for each run its number and its bytes
+//! list         prefix l                       version, then for each run its number and its size in bytes
 //! ```
 //!
-//! Commits are atomic and never synced: after a crash the index stands where its last run was written, with the progress
-//! that belongs to it, and what is missing is made again. That also holds when the engine had to be opened again (see
-//! [`Store::generation`]): what was in memory is dropped then.
+//! Commits are atomic but not synced. After a crash the index is in the state of its last run, including the
+//! progress stored with it, and the missing changes are indexed again. The same holds if the engine had to be
+//! reopened (see [`Store::generation`]): the memtable is dropped then.
 //!
-//! A run is written, or a merge made, while readers go on: the list is changed under the lock that they hold while they
-//! read a page. Merges, which may take long, let commits go on as well. Runs that the list does not name were left by a
-//! crash, and are removed before the next is written.
+//! Readers continue while a run is written or runs are merged: only the switch to the new list takes the lock
+//! that readers hold while they read a page. Merges, which may take long, also let commits continue. Runs
+//! that are not in the list are left over from a crash; they are removed before the next run is written.
 
 mod block;
 mod merged;
@@ -44,49 +46,50 @@ const VERSION: u8 = 1;
 const BLOCKS: u8 = b'b';
 const LIST: u8 = b'l';
 
-/// Bytes of fresh entries of all indexes of a server from which on each keeps less.
+/// Size in bytes of the fresh entries of all indexes from which on each index may keep less of them.
 pub(super) const CROWDED: usize = 64 << 20;
-/// What an entry takes in memory beside its key and value, about.
+/// Approximate memory of an entry beside its key and value, in bytes.
 const BESIDE: usize = 96;
-/// Entries removed with one commit.
+/// Number of entries removed per commit.
 const REMOVED_AT_ONCE: usize = 1000;
 
-/// Bytes of fresh entries of all indexes of a server.
+/// Total size in bytes of the fresh entries of all indexes of a server.
 pub(super) type Room = Arc<AtomicUsize>;
 
-/// The entries of one index. There must be one of these at most for a prefix.
+/// The entries of one index. At most one instance may exist per prefix.
 pub(super) struct Packed {
     store: Arc<dyn Store>,
-    /// What the keys of its entries begin with, and those of its blocks in the store.
+    /// Prefix of the keys of its entries, and of its blocks in the store.
     prefix: Vec<u8>,
     room: Room,
-    /// Held by who changes what is stored: while a run is written, or runs are merged.
+    /// Held while the stored runs change: while a run is written or runs are merged.
     writing: Mutex<()>,
-    /// Held by who changes what is fresh: a commit, and while that is written as a run. Taken after `writing`.
+    /// Held while the fresh entries change: during a commit, and while they are written as a run. Taken after
+    /// `writing`.
     committing: Mutex<()>,
     state: RwLock<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The generation of the store that the rest was read from; `None`: nothing has been read yet.
+    /// The store's generation from which the other fields were read; `None` if nothing was read yet.
     generation: Option<u64>,
-    /// The list of runs, as it is stored.
+    /// The list of runs as stored.
     list: Option<Vec<u8>>,
-    /// The newest last.
+    /// Newest last.
     runs: Vec<Run>,
-    /// Whether no run is in the store but those of the list.
+    /// Whether the store contains no runs other than those in the list.
     tidy: bool,
-    /// The newest entries, by their keys without the prefix; `None`: removed.
+    /// The memtable: the newest entries by key, without the prefix; `None` is a tombstone.
     fresh: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// What they take in memory.
+    /// Memory that the fresh entries take, in bytes.
     bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     number: u32,
-    /// Of its blocks.
+    /// Total size of its blocks.
     bytes: u64,
 }
 
@@ -102,14 +105,14 @@ impl Drop for Packed {
     }
 }
 
-/// As [`Store`]'s, where keys have the prefix of the index.
+/// Like the functions of [`Store`]; keys include the prefix of the index.
 impl Packed {
     pub(super) fn new(store: Arc<dyn Store>, prefix: Vec<u8>, room: Room) -> Packed {
         let (writing, committing, state) = (Mutex::default(), Mutex::default(), RwLock::default());
         Packed { store, prefix, room, writing, committing, state }
     }
 
-    /// Moves when entries that were committed may be gone.
+    /// Changes whenever committed entries may have been lost.
     pub fn generation(&self) -> u64 {
         self.store.generation()
     }
@@ -144,7 +147,8 @@ impl Packed {
         Ok(page)
     }
 
-    /// Keys that cut a range into stretches of about so many bytes, as the largest run stands; the first `most`.
+    /// Keys that split a range into parts of about `bytes` bytes, according to the largest run; at most
+    /// `most`.
     pub fn cuts(&self, range: &KeyRange, bytes: u64, most: usize) -> Result<Vec<Vec<u8>>> {
         let state = self.state()?;
         let Some(run) = state.runs.iter().max_by_key(|run| run.bytes) else { return Ok(Vec::new()) };
@@ -155,7 +159,7 @@ impl Packed {
         Ok(cuts.into_iter().map(|key| [&self.prefix[..], &key].concat()).collect())
     }
 
-    /// Hands over the entries of a range, keys without the prefix, until it is told to stop.
+    /// Passes the entries of a range (keys without the prefix) to `hand_over` until it returns `false`.
     fn visit(
         &self,
         range: &KeyRange,
@@ -178,10 +182,10 @@ impl Packed {
         self.unchanged(&state)
     }
 
-    /// Applies a batch whole or not at all; it has no ranges to delete. Not on disk when it returns.
+    /// Applies a batch atomically. It must not contain ranges to delete. Not durable when it returns.
     ///
     /// # Errors
-    /// `Conflict`: an expectation does not hold.
+    /// `Conflict` if an expectation does not hold.
     pub fn commit(&self, batch: Batch) -> Result<()> {
         debug_assert!(batch.delete_ranges.is_empty());
         let _committing = self.committing.lock();
@@ -202,7 +206,7 @@ impl Packed {
             let size = key.len() + BESIDE;
             let more = size + value.as_ref().map_or(0, Vec::len);
             let old = if value.is_none() && state.runs.is_empty() {
-                // There is nothing older that would have to be hidden.
+                // No older entry exists, so no tombstone is needed.
                 state.fresh.remove(&key)
             } else {
                 state.bytes += more;
@@ -216,19 +220,19 @@ impl Packed {
         Ok(())
     }
 
-    /// Bytes that the entries take, in the store and in memory.
+    /// Size in bytes of the entries in the store and in memory.
     pub fn bytes(&self) -> Result<u64> {
         let state = self.state()?;
         Ok(state.runs.iter().map(|run| run.bytes).sum::<u64>() + state.bytes as u64)
     }
 
-    /// Removes everything.
+    /// Removes all entries.
     pub fn clear(&self) -> Result<()> {
         let _writing = self.writing.lock();
         let _committing = self.committing.lock();
         let generation = self.store.generation();
         {
-            // The list goes first: without it the rest is nothing.
+            // The list is removed first: without it the blocks are meaningless.
             let mut state = self.state.write();
             let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
             batch.delete(self.list_key());
@@ -250,14 +254,14 @@ impl Packed {
         [&self.prefix[..], &[LIST]].concat()
     }
 
-    /// What the keys of a run's blocks begin with.
+    /// Prefix of the store's keys of a run's blocks.
     fn base(&self, run: u32) -> Vec<u8> {
         [&self.prefix[..], &[BLOCKS], &run.to_be_bytes()].concat()
     }
 
-    /// A bound of a caller's range, without the prefix.
+    /// A bound of a caller's range without the prefix.
     fn inner(&self, bound: &Bound<Vec<u8>>) -> Bound<Vec<u8>> {
-        // Without the prefix a bound is above or below all of the index: callers give no other.
+        // A bound without the prefix is above or below the whole index; callers pass no other.
         let inner = |key: &Vec<u8>| key.strip_prefix(&self.prefix[..]).map(<[u8]>::to_vec);
         match bound {
             Bound::Included(key) => inner(key).map_or(Bound::Unbounded, Bound::Included),
@@ -266,7 +270,7 @@ impl Packed {
         }
     }
 
-    /// The state, read from the store if it has not been since that was opened.
+    /// The state; loads it from the store if the store was opened since it was last loaded.
     fn state(&self) -> Result<RwLockReadGuard<'_, State>> {
         loop {
             let generation = self.store.generation();
@@ -285,7 +289,7 @@ impl Packed {
         }
     }
 
-    /// That the store was not opened again while it was read.
+    /// Fails if the store was reopened while it was read.
     fn unchanged(&self, state: &State) -> Result<()> {
         if state.generation == Some(self.store.generation()) {
             return Ok(());
@@ -315,7 +319,7 @@ impl Packed {
         Ok(values)
     }
 
-    /// All that is in a range, as it stands.
+    /// Iterates over all entries of a range.
     fn merged<'a>(&'a self, state: &'a State, range: &'a KeyRange, direction: Direction) -> Result<Merged<'a>> {
         let all = state.fresh.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref()));
         let mut sources = vec![Source::Fresh(Fresh::new(all, direction))];
@@ -323,7 +327,7 @@ impl Packed {
         Ok(Merged::new(sources, direction))
     }
 
-    /// The newest first.
+    /// Iterators over runs, newest first.
     fn of_runs<'a>(&'a self, runs: &[Run], range: &'a KeyRange, direction: Direction) -> Result<Vec<Source<'a>>> {
         let source = |run: &Run| {
             let cursor = Cursor::new(&*self.store, &self.base(run.number), range, direction)?;
@@ -333,7 +337,7 @@ impl Packed {
     }
 }
 
-/// Removes all entries of a range of the store, a page at a time.
+/// Removes all entries of a range from the store, one page per commit.
 pub(super) fn remove(store: &dyn Store, range: &KeyRange) -> Result<()> {
     loop {
         let page = store.keys(range, REMOVED_AT_ONCE)?;
@@ -347,7 +351,7 @@ pub(super) fn remove(store: &dyn Store, range: &KeyRange) -> Result<()> {
 }
 
 fn opened_again() -> StoreError {
-    StoreError::Unavailable("the store was opened again while an index was read".into())
+    StoreError::Unavailable("the store was reopened while an index was read".into())
 }
 
 fn write_list(runs: &[Run]) -> Vec<u8> {

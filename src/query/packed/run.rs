@@ -1,4 +1,4 @@
-//! A run: blocks in the order of their keys, written once and never changed.
+//! A run: an immutable sequence of blocks in key order.
 
 use std::collections::VecDeque;
 use std::ops::{Bound, Range};
@@ -6,18 +6,18 @@ use std::ops::{Bound, Range};
 use super::block::{Block, Held, Packing};
 use crate::store::{self, Batch, Direction, Durability, Entry, KeyRange, PageLimit, Store, StoreError, keys};
 
-/// Bytes at which a block is full; a single entry may be larger.
+/// Size in bytes at which a block is full; a single larger entry has its own block.
 const BLOCK: usize = 8 << 10;
-/// Bytes of blocks in one commit.
+/// Size in bytes of the blocks in one commit.
 const AT_ONCE: usize = 1 << 20;
-/// Blocks read ahead at most.
+/// Maximum number of blocks to read ahead.
 const MOST_AHEAD: usize = 16;
 
 fn damaged() -> StoreError {
     StoreError::Damaged("a block of an index".into())
 }
 
-/// A range of a run's keys as one of the store's.
+/// Converts a bound on a run's keys into a bound on the store's keys.
 fn joined(base: &[u8], bound: &Bound<Vec<u8>>, open: Bound<Vec<u8>>) -> Bound<Vec<u8>> {
     match bound {
         Bound::Included(key) => Bound::Included([base, key].concat()),
@@ -42,30 +42,31 @@ fn is_below(key: &[u8], low: &Bound<Vec<u8>>) -> bool {
     }
 }
 
-/// The last block that begins at `high` or before it: key in the store, and block.
+/// The last block whose first key is at or before `high`: its key in the store, and the block.
 fn block_at(store: &dyn Store, base: &[u8], high: Bound<Vec<u8>>) -> store::Result<Option<(Vec<u8>, Block)>> {
     let range = (Bound::Included(base.to_vec()), high);
     let page = store.scan(&range, Direction::Backward, PageLimit::entries(1))?;
     page.into_iter().next().map(|(key, value)| Ok((key, Block::read(value).ok_or_else(damaged)?))).transpose()
 }
 
-/// Goes through the entries of a range of a run.
+/// Iterator over a range of a run.
 pub(super) struct Cursor<'a> {
     store: &'a dyn Store,
     range: &'a KeyRange,
     direction: Direction,
-    /// The blocks that have not been read, as keys of the store.
+    /// The range of blocks not read yet, as store keys.
     left: KeyRange,
     ahead: VecDeque<Block>,
-    /// How many blocks are read next.
+    /// Number of blocks to read next.
     step: usize,
     block: Option<Block>,
-    /// What is left of the block, within the range; the next entry is the first of these, or the last.
+    /// The remaining entries of the block within the range; the next entry is the first or the last one,
+    /// depending on the direction.
     within: Range<usize>,
 }
 
 impl<'a> Cursor<'a> {
-    /// `base` is what the store's keys of the run's blocks begin with.
+    /// `base` is the prefix of the store's keys of the run's blocks.
     pub fn new(
         store: &'a dyn Store,
         base: &[u8],
@@ -74,7 +75,7 @@ impl<'a> Cursor<'a> {
     ) -> store::Result<Cursor<'a>> {
         let end = keys::after_prefix(base);
         let mut left = (Bound::Included(base.to_vec()), joined(base, &range.1, end));
-        // The block that the range begins in begins before it.
+        // The block that contains the start of the range has a first key before it.
         let first = match (direction, &range.0) {
             (Direction::Forward, Bound::Included(low) | Bound::Excluded(low)) => {
                 let low = [base, low].concat();
@@ -97,7 +98,7 @@ impl<'a> Cursor<'a> {
     fn enter(&mut self, block: Option<Block>) {
         let begins_below = |block: &Block| block.len() > 0 && is_below(block.key(0), &self.range.0);
         if self.direction == Direction::Backward && block.as_ref().is_some_and(begins_below) {
-            // The range begins in this block: none before it has any of it.
+            // The range starts in this block, so earlier blocks contain nothing of it.
             self.left.1 = Bound::Excluded(Vec::new());
             self.ahead.clear();
         }
@@ -110,7 +111,7 @@ impl<'a> Cursor<'a> {
         self.block = block;
     }
 
-    /// Steps into the next block where this one ends.
+    /// Moves to the next block if this one has ended.
     fn seek(&mut self) -> store::Result<()> {
         while self.within.is_empty() {
             if self.ahead.is_empty() {
@@ -144,7 +145,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// The entry that it stands at; `None` at the end of the range.
+    /// The current entry; `None` at the end of the range.
     pub fn peek(&self) -> Option<(&[u8], Held<'_>)> {
         let block = self.block.as_ref()?;
         let at = match self.direction {
@@ -163,7 +164,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Keys of a run's entries that cut a range into stretches of about so many bytes, the first `most`: blocks begin there.
+/// Keys that split a range of a run into parts of about `bytes` bytes; at most `most`. A block begins at
+/// each.
 pub(super) fn cuts(
     store: &dyn Store,
     base: &[u8],
@@ -190,7 +192,7 @@ pub(super) fn cuts(
     Ok(cuts)
 }
 
-/// Looks single keys up; quick when they come in order.
+/// Looks up single keys; fast if they are in ascending order.
 pub(super) struct Lookup<'a> {
     store: &'a dyn Store,
     base: Vec<u8>,
@@ -202,7 +204,7 @@ impl<'a> Lookup<'a> {
         Lookup { store, base, block: None }
     }
 
-    /// What the run says of a key; `None`: nothing.
+    /// The run's entry for a key; `None` if it has none.
     pub fn get(&mut self, key: &[u8]) -> store::Result<Option<Held<'_>>> {
         let within = |block: &Block| block.len() > 0 && block.key(0) <= key && key <= block.key(block.len() - 1);
         if !self.block.as_ref().is_some_and(within) {
@@ -215,14 +217,15 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// Writes a run. Its blocks are nothing to anybody until the list of runs names them.
+/// Writes a run. Its blocks have no effect until the list of runs contains the run.
 pub(super) struct Writing<'a> {
     store: &'a dyn Store,
     base: Vec<u8>,
-    /// The list of runs, which must be there as it was: else the index has been removed meanwhile.
+    /// The list of runs, which every commit expects to be unchanged; otherwise the index was removed
+    /// meanwhile.
     list: (Vec<u8>, Option<Vec<u8>>),
-    /// The last block of the commit before, which must be there too: else the store has been opened again meanwhile, and
-    /// has lost what was not synced. What was committed earlier is then there as well.
+    /// The last block of the previous commit, which the next one expects to exist; otherwise the store was
+    /// reopened meanwhile and lost unsynced commits. If this block exists, so do all earlier ones.
     last: Option<Entry>,
     packing: Packing,
     first: Vec<u8>,
@@ -237,6 +240,7 @@ impl<'a> Writing<'a> {
         Writing { store, base, list, last: None, packing, first, batch, unwritten: 0, bytes: 0 }
     }
 
+    /// Appends an entry; keys must be ascending.
     pub fn push(&mut self, key: &[u8], value: Held<'_>) -> store::Result<()> {
         let more = key.len() + value.map_or(0, <[u8]>::len);
         if !self.packing.is_empty() && self.packing.len() + more > BLOCK {
@@ -273,8 +277,8 @@ impl<'a> Writing<'a> {
         self.store.commit(batch)
     }
 
-    /// The bytes of the run, and its last block, which must be there when the list names it. `None`: it has no entries, and
-    /// there is none.
+    /// Returns the size of the run and its last block, which must exist when the list is changed to include
+    /// the run. Returns `None` if the run has no entries, and then nothing was written.
     pub fn finish(mut self) -> store::Result<Option<(u64, Entry)>> {
         if !self.packing.is_empty() {
             self.end_block()?;

@@ -1,4 +1,4 @@
-//! Held against a `BTreeMap`, with runs written, merged, forgotten and left behind at any time.
+//! Compares the index with a `BTreeMap` while runs are written, merged, lost and left over at any time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -23,13 +23,13 @@ fn key(number: u16) -> Vec<u8> {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Keys with the size of their values, in bytes; `None`: removed.
+    /// Keys with the size of their values in bytes; `None` deletes the key.
     Commit(Vec<(u16, Option<u16>)>),
     WriteRun,
     Merge(usize),
     Rest,
     Clear,
-    /// As after a crash: what was not written is gone, and a run that was being written stays behind.
+    /// Simulates a crash: unwritten entries are lost, and an incomplete run is left in the store.
     Crash,
     Read {
         low: u16,
@@ -41,7 +41,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Blocks of 8 KiB hold a few of the larger values.
+    // A block of 8 KiB holds a few of the larger values.
     let write = (0..60_u16, proptest::option::weighted(0.8, prop_oneof![0..20_u16, 1000..3000_u16]));
     prop_oneof![
         6 => proptest::collection::vec(write, 1..30).prop_map(Step::Commit),
@@ -56,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// All pages of a range.
+/// Reads a range page by page.
 fn read_all(packed: &Packed, mut range: KeyRange, direction: Direction, entries: usize) -> Vec<Entry> {
     let mut all = Vec::new();
     loop {
@@ -75,7 +75,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn it_is_an_ordered_map(steps in proptest::collection::vec(step(), 1..40)) {
+    fn it_behaves_like_an_ordered_map(steps in proptest::collection::vec(step(), 1..40)) {
         let store: Arc<dyn Store> = Arc::new(Memory::new());
         let mut packed = open(&store);
         let (mut model, mut stored) = (Model::new(), Model::new());
@@ -147,7 +147,7 @@ proptest! {
         let everything = keys::prefix(PREFIX);
         let all: Vec<Entry> = model.into_iter().collect();
         prop_assert!(read_all(&packed, everything.clone(), Direction::Forward, 7) == all);
-        // One run holds it all, and nothing else is in the store.
+        // Now one run holds all entries, and the store contains nothing else.
         packed.write_run().unwrap();
         packed.merge(0).unwrap();
         packed.tidy().unwrap();
@@ -168,7 +168,7 @@ fn put(packed: &Packed, number: u16, size: usize) {
     packed.commit(batch).unwrap();
 }
 
-/// As after an update.
+/// What happens after an update of the index.
 fn rest(packed: &Packed) {
     packed.rest().unwrap();
     if packed.needs_tending() {
@@ -176,13 +176,14 @@ fn rest(packed: &Packed) {
     }
 }
 
-/// Counts the bytes that are read, and may be opened again at a commit, where commits that were not synced get lost.
+/// A store that counts the bytes read, and that can be reopened at a commit, which loses the previous
+/// unsynced commit.
 #[derive(Default)]
 struct Watched {
     within: Memory,
     read: AtomicUsize,
     generation: AtomicU64,
-    /// What was committed last, and before which commit from now on it gets lost.
+    /// The keys of the last commit, and the number of commits before it gets lost.
     last: Mutex<(Vec<Vec<u8>>, Option<usize>)>,
     /// Called before the next commit.
     before: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -229,7 +230,7 @@ impl Store for Watched {
 }
 
 #[test]
-fn no_more_is_read_than_the_range_has() {
+fn a_scan_reads_only_the_blocks_of_its_range() {
     let watched = Arc::new(Watched::default());
     let store: Arc<dyn Store> = watched.clone();
     let packed = open(&store);
@@ -256,7 +257,7 @@ fn no_more_is_read_than_the_range_has() {
 }
 
 #[test]
-fn a_run_that_lost_blocks_while_it_was_written_is_not_taken() {
+fn a_run_that_lost_blocks_is_discarded() {
     for commits in 0..8 {
         let watched = Arc::new(Watched::default());
         let store: Arc<dyn Store> = watched.clone();
@@ -265,7 +266,7 @@ fn a_run_that_lost_blocks_while_it_was_written_is_not_taken() {
             put(&packed, number, 1000);
         }
         watched.last.lock().1 = Some(commits);
-        // As it is done after an update, which goes on from what is there.
+        // As after an update, which continues from the stored state.
         packed.rest().unwrap();
         let entries = read_all(&packed, keys::prefix(PREFIX), Direction::Forward, 1000).len();
         assert!(entries == 0 || entries == 4000, "{commits} commits: {entries} entries");
@@ -273,7 +274,7 @@ fn a_run_that_lost_blocks_while_it_was_written_is_not_taken() {
 }
 
 #[test]
-fn commits_and_readers_go_on_while_runs_are_merged() {
+fn commits_and_readers_continue_during_a_merge() {
     let watched = Arc::new(Watched::default());
     let store: Arc<dyn Store> = watched.clone();
     let packed = Arc::new(open(&store));
@@ -301,7 +302,7 @@ fn commits_and_readers_go_on_while_runs_are_merged() {
 }
 
 #[test]
-fn cuts_lie_in_the_range_and_in_order() {
+fn cuts_are_ordered_and_within_the_range() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let packed = open(&store);
     let all = keys::prefix(PREFIX);
@@ -313,7 +314,7 @@ fn cuts_lie_in_the_range_and_in_order() {
     put(&packed, 2000, 500);
     packed.write_run().unwrap();
     let cuts = packed.cuts(&all, 1 << 14, 100).unwrap();
-    // A million bytes.
+    // All entries together take a million bytes.
     assert!((50..70).contains(&cuts.len()), "{}", cuts.len());
     assert!(cuts.is_sorted());
     assert_eq!(packed.cuts(&all, 1 << 14, 3).unwrap(), cuts[..3]);
@@ -325,7 +326,7 @@ fn cuts_lie_in_the_range_and_in_order() {
 }
 
 #[test]
-fn expectations_are_held_against_what_is_fresh_and_what_is_stored() {
+fn expectations_are_checked_against_fresh_and_stored_entries() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let packed = open(&store);
     let attempt = |expected: Option<&[u8]>, value: &[u8]| {
@@ -345,20 +346,20 @@ fn expectations_are_held_against_what_is_fresh_and_what_is_stored() {
 }
 
 #[test]
-fn an_index_that_was_removed_from_the_store_is_not_written_again() {
+fn a_removed_index_is_not_written_again() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let packed = open(&store);
     put(&packed, 1, 10);
     packed.write_run().unwrap();
     put(&packed, 2, 10);
-    // As the removal of a database does it, which knows nothing of what is in memory.
+    // Like the removal of a database, which does not know the memtable.
     remove(&*store, &keys::prefix(PREFIX)).unwrap();
     assert_eq!(packed.write_run(), Err(StoreError::Conflict));
     assert!(store.keys(&keys::prefix(PREFIX), 1).unwrap().is_empty());
 }
 
 #[test]
-fn what_is_fresh_is_bounded_and_accounted_for() {
+fn fresh_entries_are_limited_and_accounted_for() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let room = Room::default();
     let packed = Packed::new(store.clone(), PREFIX.to_vec(), room.clone());
@@ -371,7 +372,7 @@ fn what_is_fresh_is_bounded_and_accounted_for() {
     rest(&packed);
     assert_eq!(room.load(Ordering::Relaxed), 0);
     assert_eq!(packed.state().unwrap().runs.len(), 1);
-    // A little stays in memory, but not more than a quarter of what a crash would leave.
+    // A few entries may stay in memory, but at most a quarter of the stored size.
     put(&packed, 1, 10_000);
     rest(&packed);
     assert_eq!(packed.state().unwrap().runs.len(), 1);

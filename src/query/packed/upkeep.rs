@@ -1,4 +1,4 @@
-//! What keeps an index in shape: runs are written, merged and let go of. One at a time, beside readers.
+//! Maintenance of an index: writes, merges and removes runs. One task at a time, concurrently with readers.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -9,20 +9,21 @@ use super::run::Writing;
 use super::{BLOCKS, CROWDED, Packed, Run, opened_again, remove, write_list};
 use crate::store::{Batch, Direction, Durability, Entry, Result, StoreError, keys};
 
-/// Bytes of fresh entries at which a run is written while an index is updated.
+/// Size in bytes of the fresh entries at which a run is written during an update.
 pub(super) const FULL: usize = 16 << 20;
-/// The same once the fresh entries of all indexes together reach [`CROWDED`].
+/// The same limit once the fresh entries of all indexes together reach [`CROWDED`].
 const FULL_IN_A_CROWD: usize = 1 << 20;
-/// Bytes of fresh entries that may stay in memory when an update has ended.
+/// Size in bytes of the fresh entries that may stay in memory after an update.
 const KEPT: usize = 1 << 20;
-/// Runs of similar size that are merged when an update has ended, and runs at most while it goes on.
+/// Number of runs of similar size that are merged after an update, and maximum number of runs during one.
 pub(super) const MERGED: usize = 6;
 const MOST_RUNS: usize = 24;
-/// Bytes of runs that are not merged for the room alone that what they replace takes up.
+/// Total size in bytes up to which newer runs are not merged merely to reclaim the space of overwritten
+/// entries.
 const SMALL: u64 = 1 << 20;
 
 impl Packed {
-    /// Writes a run if many entries are in memory: for the midst of an update.
+    /// Writes a run if many entries are in memory. Called during an update.
     pub fn relieve(&self) -> Result<()> {
         let bytes = self.state()?.bytes;
         if bytes < FULL && (bytes < FULL_IN_A_CROWD || self.room.load(Ordering::Relaxed) < CROWDED) {
@@ -41,8 +42,8 @@ impl Packed {
         Ok(())
     }
 
-    /// Leaves the index so that a crash costs little: when an update has ended. See [`Packed::tend`]. Nothing while runs
-    /// are merged: the next update does it.
+    /// Writes a run if a crash would otherwise lose much work. Called after an update; see [`Packed::tend`].
+    /// Does nothing while runs are being merged; the next update does it then.
     pub fn rest(&self) -> Result<()> {
         let (fresh, stored) = {
             let state = self.state()?;
@@ -55,23 +56,24 @@ impl Packed {
         self.or_forget(self.write_run())
     }
 
-    /// Whether there are more runs than readers should look into.
+    /// Whether there are more runs than readers should have to search.
     pub fn needs_tending(&self) -> bool {
         self.merged_from().is_some()
     }
 
-    /// Merges runs if there are too many: beside readers, while nobody waits for it. Nothing if something is written now.
+    /// Merges runs if there are too many. Called in the background; readers continue. Does nothing if another
+    /// task is writing.
     pub fn tend(&self) -> Result<()> {
         if let Some(_writing) = self.writing.try_lock()
             && let Some(from) = self.merged_from()
         {
             self.or_forget(self.merge(from))?;
         }
-        // What was committed meanwhile.
+        // Writes what was committed during the merge.
         self.rest()
     }
 
-    /// From which run on they should be merged.
+    /// The position from which on the runs should be merged; `None` if no merge is needed.
     fn merged_from(&self) -> Option<usize> {
         let (first, others, runs) = {
             let state = self.state.read();
@@ -85,13 +87,14 @@ impl Packed {
         (runs - from >= MERGED).then_some(from)
     }
 
-    /// Makes one run of everything.
+    /// Merges all entries into one run.
     pub fn compact(&self) -> Result<()> {
         let _writing = self.writing.lock();
         self.or_forget(self.write_run().and_then(|()| self.merge(0)))
     }
 
-    /// Somebody else has changed or removed what is stored: what is in memory does not belong to it any more.
+    /// On a conflict, another writer has changed or removed the stored index: drops the state in memory,
+    /// which no longer belongs to it.
     fn or_forget(&self, result: Result<()>) -> Result<()> {
         if result == Err(StoreError::Conflict) {
             self.state.write().generation = None;
@@ -100,7 +103,7 @@ impl Packed {
         result
     }
 
-    /// Writes the fresh entries as a run.
+    /// Writes the fresh entries as a new run.
     pub(super) fn write_run(&self) -> Result<()> {
         self.tidy()?;
         let _committing = self.committing.lock();
@@ -120,7 +123,7 @@ impl Packed {
         self.replace(before, runs, Some(last), true)
     }
 
-    /// Merges the runs from the one at `from` on into one.
+    /// Merges the runs from position `from` on into one.
     pub(super) fn merge(&self, from: usize) -> Result<()> {
         self.tidy()?;
         let (generation, list, runs) = {
@@ -136,7 +139,7 @@ impl Packed {
         let everything = (Bound::Unbounded, Bound::Unbounded);
         let mut merged = Merged::new(self.of_runs(old, &everything, Direction::Forward)?, Direction::Forward);
         while let Some((key, value)) = merged.peek() {
-            // A removed key need not be told of where there is nothing older.
+            // With no older runs, tombstones are not needed.
             if from > 0 || value.is_some() {
                 writing.push(key, value)?;
             }
@@ -158,8 +161,8 @@ impl Packed {
         Ok(())
     }
 
-    /// Commits another list of runs in place of `before`, into which the fresh entries have gone or not. `last` is the last
-    /// block of the new one (see `Writing`).
+    /// Commits a new list of runs in place of `before`. `with_fresh` says whether the new runs include the
+    /// fresh entries. `last` is the last block of the new run (see `Writing`).
     fn replace(&self, before: Option<Vec<u8>>, runs: Vec<Run>, last: Option<Entry>, with_fresh: bool) -> Result<()> {
         let mut state = self.state.write();
         let key = self.list_key();
@@ -170,7 +173,7 @@ impl Packed {
             batch.expect(key, Some(block));
         }
         batch.put(key, list.clone());
-        // Until it is known that nothing was left behind.
+        // After a merge the old runs still have to be removed.
         state.tidy = with_fresh;
         self.store.commit(batch).inspect_err(|_| state.tidy = false)?;
         state.list = Some(list);
@@ -182,13 +185,14 @@ impl Packed {
         Ok(())
     }
 
-    /// Removes what stands in the store of runs that the list does not name; they would get into the next one.
+    /// Removes runs from the store that are not in the list: their blocks would mix with those of the next
+    /// run of the same number.
     pub(super) fn tidy(&self) -> Result<()> {
         let runs = {
             let state = self.state()?;
             if state.tidy {
                 drop(state);
-                // What is written now is untidy until the list names it.
+                // Until the list contains the run that is written next, the store is untidy.
                 self.state.write().tidy = false;
                 return Ok(());
             }
@@ -210,7 +214,8 @@ impl Packed {
         }
     }
 
-    /// Where the newest runs begin that are not smaller, each, than the newer ones together; at least `least` of them.
+    /// The position of the oldest run in the group of newest runs of similar size. A run belongs to the group
+    /// if it is at most twice as large as all newer runs together; the group has at least `least` runs.
     fn similar(&self, least: usize) -> usize {
         let state = self.state.read();
         let mut from = state.runs.len().saturating_sub(least);

@@ -1,7 +1,7 @@
-//! Index definitions: what `POST _index` takes, what a design document keeps, what `GET _index` shows
+//! Index definitions: parsed from `POST _index`, stored in design documents and shown by `GET _index`
 //! (CouchDB's `mango_idx` and `mango_idx_view`).
 //!
-//! A design document of language `query` keeps each index as a view whose map is the definition:
+//! A design document of language `query` stores each index as a view whose map is the definition:
 //!
 //! ```json
 //! {"language": "query", "views": {"by-age": {
@@ -18,28 +18,31 @@ use crate::query::find::{Direction, Members, Sort, non_empty_string, positive, s
 use crate::query::selector::{FieldPath, Found, Selector, mango, read_members, term};
 use crate::rev::Term;
 
-/// How many fields an index may have.
+/// Maximum number of fields of an index.
 const MAX_FIELDS: usize = 64;
 
 /// An index that a query can use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Index {
-    /// `_design/...`; `None` for the index that every database has: its documents by id.
+    /// `_design/...`; `None` for the index that every database has, its documents by id.
     pub design: Option<String>,
+    /// Name of the index in the design document.
     pub name: String,
-    /// The fields in order. Keys are stored ascending whatever the direction says: a scan can go either way.
+    /// The fields in order. Keys are stored ascending whatever the direction, because a scan can run both
+    /// ways.
     pub fields: Sort,
     paths: Vec<FieldPath>,
-    /// The top-level members of a document that the index reads, in order; `None`: any.
+    /// The top-level members of a document that the index reads, in ascending order; `None` if it may read
+    /// any.
     members: Option<Vec<String>>,
-    /// Only documents that match are in the index.
+    /// If set, the index contains only the documents that match it.
     pub partial_filter: Option<Selector>,
-    /// Whether a query of one partition can use it (and no other query can).
+    /// Whether only queries of one partition can use it; otherwise only queries of the whole database can.
     pub partitioned: bool,
 }
 
 impl Index {
-    /// The documents by id, `_all_docs`.
+    /// The index of all documents by id, `_all_docs`.
     pub fn all_docs() -> Index {
         let fields = Sort { fields: vec!["_id".into()], direction: Direction::Ascending };
         let paths = FieldPath::parse("_id").into_iter().collect();
@@ -64,13 +67,13 @@ impl Index {
         &self.fields.fields
     }
 
-    /// CouchDB's word for the kind of index.
+    /// CouchDB's name for the kind of index.
     pub fn kind(&self) -> &'static str {
         if self.is_all_docs() { "special" } else { "json" }
     }
 
-    /// The indexes of a design document; none if its language is not `query`. Views that are no index definition are
-    /// left out.
+    /// The indexes that a design document defines; none if its language is not `query`. Skips views that are
+    /// not index definitions.
     pub fn of_design(id: &str, design: &Value, database_partitioned: bool) -> Vec<Index> {
         if design.get("language").and_then(Value::as_str) != Some("query") {
             return Vec::new();
@@ -86,8 +89,8 @@ impl Index {
             .collect()
     }
 
-    /// The index that a view's `map` defines (`{"fields": {...}, "partial_filter_selector": {...}}`). Errors are those
-    /// of a definition.
+    /// The index that a view's `map` defines (`{"fields": {...}, "partial_filter_selector": {...}}`). Returns
+    /// the errors of an invalid definition.
     pub fn of_map(design: &str, name: &str, map: &Value, partitioned: bool) -> Result<Index> {
         let Value::Object(members) = map else { return Err(not_an_object(map)) };
         let fields = match members.get("fields") {
@@ -97,7 +100,7 @@ impl Index {
             Some(list) => Sort::parse(list)?,
             None => return Err(mango("missing_required_key", "Missing required key: fields")),
         };
-        // Text indexes of old CouchDBs called it `selector`.
+        // Text indexes of old CouchDB versions name it `selector`.
         let filter = ["partial_filter_selector", "selector"].iter().find_map(|name| members.get(*name));
         Index::new(Some(design.to_owned()), name.to_owned(), fields, filter, partitioned)
     }
@@ -128,9 +131,9 @@ impl Index {
         Ok(Index { design, name, fields, paths, members, partial_filter, partitioned })
     }
 
-    /// The index's key for a document (CouchDB's `mango_native_proc:get_index_entries`): the values of its fields, or
-    /// `None` if one is missing, the partial filter does not match, or it is a design document. `document` is whole,
-    /// with `_id` and `_rev`.
+    /// The index's key for a document (CouchDB's `mango_native_proc:get_index_entries`): the values of its
+    /// fields. `None` if a field is missing, the partial filter does not match, or it is a design document.
+    /// `document` is the whole document with `_id` and `_rev`.
     pub fn key_of(&self, document: &Value) -> Option<Vec<Value>> {
         if document.get("_id").and_then(Value::as_str).is_some_and(|id| id.starts_with("_design/")) {
             return None;
@@ -145,8 +148,9 @@ impl Index {
         self.paths.iter().map(value).collect()
     }
 
-    /// As [`Index::key_of`], from the body's text (a JSON object without `_` members) of which only what the index needs
-    /// is read. Not for indexes that need other `_` members, see [`Index::needs_special_members`].
+    /// Like [`Index::key_of`], but from the body text (a JSON object without `_` members), of which it parses
+    /// only the members that the index reads. Must not be used for indexes that read other `_` members; see
+    /// [`Index::needs_special_members`].
     pub fn key_of_body(&self, id: &str, rev: &str, body: &str) -> Result<Option<Vec<Value>>> {
         if id.starts_with("_design/") {
             return Ok(None);
@@ -159,7 +163,7 @@ impl Index {
         Ok(self.key_of(&Value::Object(document)))
     }
 
-    /// Whether the index reads `_attachments` or another `_` member than `_id` and `_rev`.
+    /// Whether the index reads a `_` member other than `_id` and `_rev`, for example `_attachments`.
     pub fn needs_special_members(&self) -> bool {
         let special = |path: &FieldPath| {
             path.first().is_some_and(|first| first.starts_with('_') && first != "_id" && first != "_rev")
@@ -172,7 +176,7 @@ impl Index {
         &self.paths
     }
 
-    /// As `GET _index` and `_explain` show it.
+    /// The JSON that `GET _index` and `_explain` show.
     pub fn to_json(&self) -> Value {
         let mut definition = Map::new();
         definition.insert("fields".into(), self.fields.to_list());
@@ -190,7 +194,7 @@ impl Index {
         Value::Object(out)
     }
 
-    /// What CouchDB sorts indexes by, within a database.
+    /// The key by which CouchDB sorts the indexes of a database.
     pub fn order(&self) -> (Option<&str>, &str) {
         (self.design.as_deref(), &self.name)
     }
@@ -200,19 +204,20 @@ fn not_an_object(value: &Value) -> Error {
     mango("invalid_index", format!("JSON indexes must be an object, not: {}", term(value)))
 }
 
-/// A checked body of `POST _index`.
+/// A validated body of `POST _index`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewIndex {
     /// `_design/...`
     pub design: String,
+    /// Name of the index.
     pub name: String,
-    /// What the definition says of `partitioned`; `None`: as the database.
+    /// The `partitioned` option; `None` means as the database.
     pub partitioned: Option<bool>,
     view: Value,
 }
 
 impl NewIndex {
-    /// Reads a request body. Names that it does not give are made of its content, as CouchDB makes them.
+    /// Parses a request body. Generates missing names from the definition, as CouchDB does.
     pub fn parse(body: &Value) -> Result<NewIndex> {
         let mut members = Members::new(body)?;
         let definition = members.required("index")?;
@@ -268,8 +273,8 @@ impl NewIndex {
         }))
     }
 
-    /// The design document's body with this index in it, or `None` if it has it already. `existing` is the body
-    /// without `_` members of the document that is there (and not deleted).
+    /// Returns the design document's body with this index added, or `None` if it already contains it.
+    /// `existing` is the current body without `_` members, or `None` if there is no such document.
     pub fn add_to(&self, existing: Option<&Value>) -> Result<Option<Value>> {
         let mut design = match existing {
             None => Map::from_iter([("language".to_owned(), json!("query"))]),
@@ -316,8 +321,8 @@ impl NewIndex {
     }
 }
 
-/// A design document's body without the index `name`; `None` if nothing of worth is left and it is to be deleted.
-/// `Err` if the index is not there (404 in CouchDB).
+/// Returns a design document's body without the index `name`, or `None` if nothing else is left and the
+/// document is to be deleted. Fails if the index does not exist (404 in CouchDB).
 pub fn remove_from(design: &Value, name: &str) -> Result<Option<Value>> {
     let missing = || Error::NotFound(format!("JSON index {name} not found in this design doc."));
     let mut members = design.as_object().cloned().ok_or_else(missing)?;
@@ -330,8 +335,9 @@ pub fn remove_from(design: &Value, name: &str) -> Result<Option<Value>> {
     Ok((!only_language).then_some(Value::Object(members)))
 }
 
-/// The name that CouchDB makes for an index without one: SHA-1 of the Erlang term of its definition and options, so
-/// that the same request made here and on a CouchDB gives the same design document (`mango_idx:gen_name`).
+/// The name that CouchDB generates for an index without one (`mango_idx:gen_name`): the SHA-1 of the Erlang
+/// term of its definition and options. The same request therefore creates the same design document here and
+/// on CouchDB.
 fn generated_name(
     definition: &Value,
     design: Option<&str>,
@@ -371,7 +377,7 @@ fn generated_name(
     hex(&Sha1::digest(out.bytes()))
 }
 
-/// The design documents of a `POST _index/_bulk_delete` body, as sent.
+/// The design documents named in a `POST _index/_bulk_delete` body, as sent.
 pub fn bulk_delete_ids(body: &Value) -> Result<Vec<String>> {
     let mut members = Members::new(body)?;
     let ids = members.required("docids")?;

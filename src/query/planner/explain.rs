@@ -1,4 +1,5 @@
-//! What `_explain` answers: the plan, and why each other index was not chosen (CouchDB's `mango_cursor:explain`).
+//! The response of `_explain`: the plan, and why each other index was not chosen (CouchDB's
+//! `mango_cursor:explain`).
 
 use serde_json::{Map, Value, json};
 
@@ -7,10 +8,10 @@ use crate::error::Result;
 use crate::query::find::{Direction, FindRequest};
 use crate::query::planner::ranges::indexable_paths;
 
-/// CouchDB's sign for a key above all others.
+/// CouchDB's notation for a key above all others.
 const HIGHEST: &str = "<MAX>";
 
-/// The answer of `_explain`. A request that no index can serve is explained too, with a null index.
+/// The response of `_explain`. If no index can serve the request, `index` is null.
 pub fn explain(database: &str, indexes: &[Index], database_partitioned: bool, request: &FindRequest) -> Result<Value> {
     let choice = choose(indexes, request)?;
     let plan = choice.plan(request);
@@ -37,7 +38,8 @@ fn view_arguments(plan: &Plan, request: &FindRequest) -> Value {
         (Value::Null, Value::Null)
     } else if plan.index.is_all_docs() {
         let single = |keys: Vec<Value>, open: Value| keys.into_iter().next().unwrap_or(open);
-        // Without a condition on `_id` CouchDB reads from null, with one that has no lower end from the empty string.
+        // CouchDB starts at null if no condition narrows `_id`, and at the empty string if one does but has
+        // no lower bound.
         let open = if plan.ranges.is_empty() { Value::Null } else { "".into() };
         (single(start_key(&plan.ranges), open), single(end_key(&plan.ranges), HIGHEST.into()))
     } else {
@@ -72,7 +74,7 @@ fn selector_hints(request: &FindRequest) -> Value {
     json!([{"type": "json", "indexable_fields": indexable, "unindexable_fields": unindexable}])
 }
 
-/// The indexes that were not chosen, in CouchDB's order (the last by name first), with reason and rank.
+/// The indexes that were not chosen, in CouchDB's order (descending by name), with the reason and a rank.
 fn candidates(choice: &Choice, request: &FindRequest) -> Value {
     let any = |test: fn(&Standing) -> bool| u64::from(choice.standings.iter().any(|(_, standing)| test(standing)));
     let unfavoured = (choice.ranked.len() as u64).max(1);

@@ -1,13 +1,14 @@
-//! Which index answers a query (CouchDB's `mango_idx`, `mango_cursor` and `mango_cursor_view`).
+//! Chooses the index for a query (CouchDB's `mango_idx`, `mango_cursor` and `mango_cursor_view`).
 //!
-//! 1. Candidates: every index of the database but those with a partial filter, which have to be asked for with
-//!    `use_index`; and only those of the query's scope (one partition, or the whole database).
-//! 2. Usable is an index of which every matching document has all fields (a document without one is not in it), and
-//!    whose order is the query's sort, if it has one. `_all_docs` is usable for everything without a sort.
-//! 3. `use_index` chooses among the usable ones. If it names none of them, the query falls back to the others with a
-//!    warning, or fails if `allow_fallback` is false.
-//! 4. Of those left the one wins whose narrowed fields are closest in number to those of the selector, then the one
-//!    with the fewest fields, then the first by name. `_all_docs` is the last resort.
+//! 1. Candidates are all indexes of the query's scope (one partition, or the whole database). An index with a
+//!    partial filter is a candidate only if `use_index` names it.
+//! 2. An index is usable if every matching document has all its fields (documents without one are not in the
+//!    index) and its order satisfies the query's sort, if there is one. `_all_docs` is usable for every query
+//!    without a sort.
+//! 3. `use_index` selects among the usable indexes. If it names none of them, the query falls back to the
+//!    others with a warning, or fails if `allow_fallback` is false.
+//! 4. Among the remaining indexes, the winner is the one that narrows the most of the selector's indexable
+//!    fields, then the one with the fewest fields, then the first by name. `_all_docs` is the last resort.
 
 mod definition;
 mod explain;
@@ -23,22 +24,23 @@ pub use definition::{Index, NewIndex, bulk_delete_ids, remove_from};
 pub use explain::explain;
 pub use ranges::{High, Low, Range, end_key, field_ranges, start_key};
 
-/// How a query is answered.
+/// How to answer a query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
+    /// The index to scan.
     pub index: Index,
-    /// The ranges of the index's first fields; those that follow are not narrowed.
+    /// The ranges of the index's first fields; the remaining fields are not narrowed.
     pub ranges: Vec<Range>,
-    /// Nothing can match: nothing is read.
+    /// No document can match, so nothing is read.
     pub nothing: bool,
     /// The direction of the scan.
     pub direction: Direction,
-    /// Whether the index's keys have all that is asked for, so that no document needs to be read.
+    /// Whether the index's keys contain everything that the query needs, so that no document has to be read.
     pub covering: bool,
 }
 
-/// Chooses the index for a request. `indexes` are those of the database's design documents; [`Index::all_docs`] is
-/// added here.
+/// Chooses the index for a request. `indexes` are those of the database's design documents;
+/// [`Index::all_docs`] is added automatically.
 pub fn plan(indexes: &[Index], database_partitioned: bool, request: &FindRequest) -> Result<Plan> {
     let choice = choose(indexes, request)?;
     if choice.usable().next().is_none() {
@@ -59,7 +61,7 @@ fn no_usable_index(database_partitioned: bool, request: &FindRequest) -> crate::
     mango("no_usable_index", reason)
 }
 
-/// Why an index cannot serve a query; the words of `_explain`.
+/// Why an index cannot serve a query; the reasons that `_explain` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unfit {
     NeedsTextSearch,
@@ -67,34 +69,35 @@ enum Unfit {
     SortOrderMismatch,
 }
 
-/// Where an index ended up in the choice.
+/// The result of the choice for one index.
 #[derive(Debug, Clone, PartialEq)]
 enum Standing {
-    /// Has a partial filter and was not asked for.
+    /// Has a partial filter and is not named by `use_index`.
     Partial,
-    /// Of the other scope: partitions or the whole database.
+    /// Has the other scope (one partition or the whole database).
     OutOfScope,
+    /// Cannot serve the query.
     Unusable(Unfit),
-    /// Usable, but `use_index` names another.
+    /// Usable, but `use_index` names another index.
     Excluded,
-    /// Usable, but `_all_docs` where another kind is there.
+    /// Usable, but it is `_all_docs` and an index of another kind is usable too.
     UnfavouredKind,
-    /// In the last round.
+    /// Takes part in the final ranking.
     Contender,
 }
 
-/// An index of the last round.
+/// An index in the final ranking.
 struct Ranked {
     index: Index,
     ranges: Vec<Range>,
-    /// How many of the selector's indexable fields it does not narrow.
+    /// Number of the selector's indexable fields that it does not narrow.
     distance: usize,
 }
 
-/// The outcome of the choice, with what `_explain` tells about the losers.
+/// The outcome of the choice, with the details that `_explain` shows.
 struct Choice {
     standings: Vec<(Index, Standing)>,
-    /// The last round, best first.
+    /// The final ranking, best first.
     ranked: Vec<Ranked>,
 }
 
@@ -118,7 +121,7 @@ impl Choice {
     }
 }
 
-/// A whole selector of an empty `$or` or `$and` asks for nothing in CouchDB.
+/// In CouchDB, a selector that is only an empty `$or` or `$and` matches nothing.
 fn is_empty_combination(node: &Node) -> bool {
     match node {
         Node::And(nodes) | Node::Or(nodes) => nodes.is_empty(),
@@ -126,7 +129,7 @@ fn is_empty_combination(node: &Node) -> bool {
     }
 }
 
-/// Sorts all indexes into their standings. An error only if `use_index` must be used and cannot be.
+/// Determines the standing of every index. Fails only if `use_index` is mandatory and cannot be satisfied.
 fn choose(indexes: &[Index], request: &FindRequest) -> Result<Choice> {
     let selector = &request.selector;
     let mut standings: Vec<(Index, Standing)> = Vec::with_capacity(indexes.len() + 1);
@@ -182,7 +185,7 @@ fn demote(standings: &mut [(Index, Standing)], to: Standing, test: impl Fn(&Inde
     }
 }
 
-/// The ranges of an index's first fields, as many as the selector narrows without a gap.
+/// The ranges of an index's leading fields, as many as the selector narrows without a gap.
 fn rank(index: &Index, field_ranges: &[(FieldPath, Range)]) -> Ranked {
     let range_of = |path: &FieldPath| field_ranges.iter().find(|(at, _)| at == path).map(|(_, range)| range.clone());
     let ranges: Vec<Range> = index.paths().iter().map_while(range_of).collect();
@@ -216,7 +219,7 @@ fn no_fallback(request: &FindRequest) -> crate::error::Error {
     mango("invalid_index", reason)
 }
 
-/// Why `index` cannot serve a query with this selector and sort; `None`: it can.
+/// Why `index` cannot serve a query with this selector and sort; `None` if it can.
 fn unfit(index: &Index, selector: &Selector, sort: &[String]) -> Option<Unfit> {
     if index.is_all_docs() {
         if sort.is_empty() {
@@ -234,7 +237,7 @@ fn unfit(index: &Index, selector: &Selector, sort: &[String]) -> Option<Unfit> {
     if selector.is_text_search() {
         return Some(Unfit::NeedsTextSearch);
     }
-    // Every document has `_id` and `_rev`; a sort leaves documents without its fields out.
+    // Every document has `_id` and `_rev`, and a sort excludes documents without its fields.
     let implied = |name: &String| sort.contains(name) || name == "_id" || name == "_rev";
     let required = index.columns().iter().zip(index.paths());
     let mut required: Vec<&FieldPath> = required.filter(|(name, _)| !implied(name)).map(|(_, path)| path).collect();
@@ -248,8 +251,8 @@ fn unfit(index: &Index, selector: &Selector, sort: &[String]) -> Option<Unfit> {
     None
 }
 
-/// Takes out of `required` the fields that every document matching all of `nodes` has
-/// (CouchDB's `mango_selector:has_required_fields`).
+/// Removes from `required` the fields that every document matching all of `nodes` has (CouchDB's
+/// `mango_selector:has_required_fields`).
 fn remove_required(nodes: &[Node], required: &mut Vec<&FieldPath>) {
     for node in nodes {
         if required.is_empty() {
@@ -257,7 +260,7 @@ fn remove_required(nodes: &[Node], required: &mut Vec<&FieldPath>) {
         }
         match node {
             Node::And(nodes) => remove_required(nodes, required),
-            // All alternatives must have the field.
+            // Every alternative must require the field.
             Node::Or(nodes) => {
                 let mut left: Vec<&FieldPath> = Vec::new();
                 for node in nodes {
@@ -274,8 +277,8 @@ fn remove_required(nodes: &[Node], required: &mut Vec<&FieldPath>) {
     }
 }
 
-/// Whether a scan of the index gives this order: the sort begins the index's fields, after any that the selector fixes
-/// to one value.
+/// Whether a scan of the index returns rows in this order: the sort is a prefix of the index's fields, after
+/// any leading fields that the selector fixes to one value.
 fn serves_sort(index: &Index, sort: &[String], selector: &Selector) -> bool {
     if sort.is_empty() {
         return true;
@@ -300,7 +303,7 @@ fn is_constant(node: &Node, path: &FieldPath) -> bool {
     }
 }
 
-/// Whether the keys of an index hold all of `fields`.
+/// Whether the keys of an index contain all of `fields`.
 fn covers(index: &Index, fields: &[String]) -> bool {
     !index.is_all_docs() && fields.iter().all(|name| name == "_id" || index.columns().contains(name))
 }
@@ -309,7 +312,7 @@ fn covers_request(index: &Index, request: &FindRequest) -> bool {
     request.fields.is_some() && covers(index, request.field_names()) && covers(index, &request.selector.field_names())
 }
 
-/// The warnings that go with an answer. `examined` and `returned` count documents.
+/// The warnings for a response. `examined` and `returned` are numbers of documents.
 pub fn warnings(plan: &Plan, request: &FindRequest, examined: u64, returned: u64) -> Vec<String> {
     /// CouchDB's `index_scan_warning_threshold`.
     const THRESHOLD: u64 = 10;

@@ -1,7 +1,8 @@
-//! From a selector's conditions to the range of an index that has to be read (CouchDB's `mango_idx_view`).
+//! Derives the range of an index to scan from a selector's conditions (CouchDB's `mango_idx_view`).
 //!
-//! Only conditions that every matching document must fulfil narrow a range: those at the top and inside `$and`. What a
-//! range cannot say is tested on each document afterwards, so a range may be too wide, never too narrow.
+//! Only conditions that every matching document must satisfy narrow a range: those at the top level and
+//! inside `$and`. All conditions are tested on each document afterwards, so a range may be too wide but never
+//! too narrow.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -13,17 +14,20 @@ use crate::query::selector::{Condition, FieldPath, Node, compare};
 /// The values of one field that can match.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Range {
-    /// None can.
+    /// No value can match.
     Empty,
+    /// All values between two ends.
     Between(Low, High),
 }
 
 /// The lower end of a range.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Low {
-    /// Below every value.
+    /// No lower bound.
     Min,
+    /// Exclusive.
     Above(Value),
+    /// Inclusive.
     From(Value),
     /// The range is this one value; the upper end is [`High::Exactly`] too.
     Exactly(Value),
@@ -32,10 +36,13 @@ pub enum Low {
 /// The upper end of a range.
 #[derive(Debug, Clone, PartialEq)]
 pub enum High {
-    /// Above every value.
+    /// No upper bound.
     Max,
+    /// Exclusive.
     Below(Value),
+    /// Inclusive.
     To(Value),
+    /// The range is this one value.
     Exactly(Value),
 }
 
@@ -97,7 +104,7 @@ fn is_indexable(condition: &Condition) -> bool {
     )
 }
 
-/// The range of each indexable field. If one is empty, nothing can match, and it is the only one in the answer.
+/// The range of each indexable field. If one is empty, nothing can match, and only that one is returned.
 pub fn field_ranges(node: &Node) -> Vec<(FieldPath, Range)> {
     let mut ranges = BTreeMap::new();
     narrow_all(node, &mut ranges);
@@ -107,7 +114,7 @@ pub fn field_ranges(node: &Node) -> Vec<(FieldPath, Range)> {
     ranges.into_iter().map(|(path, range)| (path.clone(), range)).collect()
 }
 
-/// One walk for all fields: one for each would take quadratic time.
+/// Narrows all fields in one walk; one walk per field would take quadratic time.
 fn narrow_all<'n>(node: &'n Node, ranges: &mut BTreeMap<&'n FieldPath, Range>) {
     match node {
         Node::And(nodes) => nodes.iter().for_each(|node| narrow_all(node, ranges)),
@@ -119,7 +126,7 @@ fn narrow_all<'n>(node: &'n Node, ranges: &mut BTreeMap<&'n FieldPath, Range>) {
     }
 }
 
-/// Where a value stands in a range.
+/// Position of a value relative to a range.
 enum Place {
     Before,
     AtLow,
@@ -183,8 +190,8 @@ fn narrow(condition: &Condition, range: Range) -> Range {
     }
 }
 
-/// The key that a scan of an index starts from, for the ranges of its first fields: it includes the documents at an
-/// open end too, which the selector then drops.
+/// The start key of an index scan, from the ranges of the index's leading fields. It includes documents at an
+/// exclusive end; the selector rejects those.
 pub fn start_key(ranges: &[Range]) -> Vec<Value> {
     ranges
         .iter()
@@ -195,7 +202,7 @@ pub fn start_key(ranges: &[Range]) -> Vec<Value> {
         .collect()
 }
 
-/// The key that a scan ends with: everything that begins with it is in the range too (CouchDB appends its highest key).
+/// The end key of a scan. Keys that begin with it are in the range too (CouchDB appends its highest key).
 pub fn end_key(ranges: &[Range]) -> Vec<Value> {
     ranges
         .iter()

@@ -1,4 +1,4 @@
-//! Rows after the facts of CouchDB's index selection, covering and explain suites.
+//! The cases of CouchDB's index selection, covering and explain suites.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ fn chosen(indexes: &[Index], body: Value) -> String {
 }
 
 #[test]
-fn choices() {
+fn index_choices() {
     let indexes = user_indexes();
     for (body, wanted) in [
         (json!({"selector": {"age": 123}}), "age"),
@@ -50,7 +50,7 @@ fn choices() {
             json!({"selector": {"company": {"$gt": "a"}, "$or": [{"manager": 1}, {"manager": 2}]}}),
             "company_and_manager",
         ),
-        // One of the alternatives lacks the second field.
+        // One alternative does not require the second field.
         (json!({"selector": {"company": {"$gt": "a"}, "$or": [{"manager": 1}, {"x": 2}]}}), "_all_docs"),
         (json!({"selector": {"manager": {"$exists": true}}}), "manager"),
         (json!({"selector": {"manager": {"$exists": false}}}), "_all_docs"),
@@ -60,7 +60,7 @@ fn choices() {
         (json!({"selector": {"manager": {"$gt": null}}, "sort": [{"manager": "desc"}]}), "manager"),
         (json!({"selector": {"manager": true}, "use_index": "manager", "allow_fallback": false}), "manager"),
         (json!({"selector": {"manager": true}, "use_index": [], "allow_fallback": false}), "manager"),
-        // A sort leaves out documents without its fields.
+        // A sort excludes documents without its fields.
         (json!({"selector": {"x": 1}, "sort": ["age"]}), "age"),
         (json!({"selector": {"company": "a"}, "sort": ["manager"]}), "company_and_manager"),
         (json!({"selector": {"_id": {"$gt": null}}, "sort": ["_id"]}), "_all_docs"),
@@ -72,7 +72,7 @@ fn choices() {
 }
 
 #[test]
-fn ties() {
+fn ties_are_broken_by_fields_then_name() {
     let indexes = [index("b", &["a", "x"]), index("c", &["a"]), index("a", &["a"])];
     assert_eq!(chosen(&indexes, json!({"selector": {"a": 1, "x": {"$exists": true}}})), "b");
     assert_eq!(chosen(&indexes, json!({"selector": {"a": 1, "x": {"$ne": 1}}})), "a");
@@ -80,7 +80,7 @@ fn ties() {
 }
 
 #[test]
-fn refusals() {
+fn plan_errors() {
     let indexes = user_indexes();
     for (body, word, reason) in [
         (
@@ -117,7 +117,7 @@ fn refusals() {
 }
 
 #[test]
-fn request_refusals() {
+fn request_errors() {
     for (body, word) in [
         (json!({}), "missing_required_key"),
         (json!({"selector": {}, "foo": 1}), "invalid_key"),
@@ -178,7 +178,7 @@ fn key_ranges() {
 }
 
 #[test]
-fn covering() {
+fn covering_indexes() {
     let indexes = user_indexes();
     for (body, wanted) in [
         (json!({"selector": {"age": {"$gte": 32}}, "fields": ["_id"]}), true),
@@ -242,7 +242,7 @@ fn warning_texts() {
 }
 
 #[test]
-fn explanations() {
+fn explain_responses() {
     let indexes = user_indexes();
     let body = json!({"selector": {"age": 23}, "fields": ["_id"], "sort": [{"age": "desc"}]});
     let out = explain("db", &indexes, false, &request(body)).unwrap();
@@ -302,7 +302,7 @@ fn explanations() {
 }
 
 #[test]
-fn index_documents() {
+fn index_definitions_in_design_documents() {
     let new =
         NewIndex::parse(&json!({"index": {"fields": ["age", {"name": "asc"}]}, "name": "by", "ddoc": "dd"})).unwrap();
     assert_eq!((new.design.as_str(), new.name.as_str()), ("_design/dd", "by"));
@@ -347,14 +347,14 @@ fn index_documents() {
     assert_eq!(body["options"], json!({"partitioned": true}));
     assert!(Index::of_design("_design/p", &body, false)[0].partitioned);
 
-    // Views that are no index definition, and design documents of another language.
+    // Views that are not index definitions, and design documents of another language, are ignored.
     let mixed = json!({"language": "query", "views": {"js": {"map": "function (doc) {}"}}});
     assert_eq!(Index::of_design("_design/x", &mixed, false), []);
     assert_eq!(Index::of_design("_design/x", &json!({"views": {}}), false), []);
 }
 
 #[test]
-fn generated_names_are_couchdbs() {
+fn generated_names_equal_couchdbs() {
     let one = NewIndex::parse(&json!({"index": {"fields": ["foo"]}})).unwrap();
     let two = NewIndex::parse(&json!({"index": {"fields": ["bar"]}})).unwrap();
     assert_eq!(one.design, format!("_design/{}", one.name));
@@ -363,7 +363,7 @@ fn generated_names_are_couchdbs() {
 }
 
 #[test]
-fn index_refusals() {
+fn index_definition_errors() {
     for (body, word) in [
         (json!({}), "missing_required_key"),
         (json!({"index": {}}), "missing_required_key"),

@@ -1,33 +1,34 @@
-//! Documents as JavaScript values that no function can change.
+//! Parses documents to JavaScript values that no function can change.
 //!
-//! CouchDB freezes each document before its map functions see it, so that one cannot change what the next sees, nor what
-//! it emits itself later. To parse a document and then freeze what came out, member by member, takes twice as long as to
-//! parse it. So documents are read here, and their members are born read-only:
+//! CouchDB freezes each document before it calls the map functions, so that a function cannot change what the
+//! next function sees, or what it has emitted itself. Parsing a document and then freezing it member by
+//! member takes twice as long as parsing it. This parser therefore creates the members read-only:
 //!
 //! ```text
-//! {"_id":"a","n":1}  >  object: define "_id", "n" as enumerable and nothing else  >  no more members
+//! {"_id":"a","n":1}  >  object: define "_id" and "n" as enumerable, read-only  >  prevent extensions
 //! ```
 //!
-//! Documents of one batch look much alike: the names of the last document's members, in their order, are kept as the
-//! engine's atoms and mostly found again without looking them up.
+//! Documents of one batch usually have the same members. The parser keeps the names of the last document's
+//! members, in order, as atoms of the engine. For most members this avoids a lookup.
 //!
-//! What is out of the ordinary (nested very deep, half of a surrogate pair, the same member twice) is left to the engine's
-//! own parser, and then frozen in JavaScript.
+//! Unusual documents (very deep nesting, an unpaired surrogate, a repeated member) are left to the engine's
+//! own parser and then frozen in JavaScript.
 
 use std::borrow::Cow;
 
 use rquickjs::{Array, Ctx, Object, String as Text, Value, qjs};
 
-/// Deeper documents are left to the engine.
+/// Maximum depth; deeper documents are left to the engine.
 const DEEPEST: usize = 64;
-/// Names kept from the last document.
+/// Maximum number of names kept from the last document.
 const NAMES: usize = 256;
-/// Members that are the document's own, but not to be set or removed.
+/// Property flags: has a value, not configurable, not writable, not enumerable.
 const READ_ONLY: u32 =
     qjs::JS_PROP_HAS_VALUE | qjs::JS_PROP_HAS_CONFIGURABLE | qjs::JS_PROP_HAS_WRITABLE | qjs::JS_PROP_HAS_ENUMERABLE;
+/// Property flags: as [`READ_ONLY`], but enumerable.
 const ENUMERABLE: u32 = READ_ONLY | qjs::JS_PROP_ENUMERABLE;
 
-/// A name of a member, known to the engine.
+/// The name of a member, and its atom in the engine.
 struct Name<'js> {
     ctx: Ctx<'js>,
     text: String,
@@ -36,7 +37,8 @@ struct Name<'js> {
 
 impl<'js> Name<'js> {
     fn new(ctx: &Ctx<'js>, text: &str) -> Option<Name<'js>> {
-        // SAFETY: the bytes are read during the call only. What comes back is this name's to free; 0 is out of memory.
+        // SAFETY: the engine reads the bytes only during the call. This name owns the returned atom and frees
+        // it; 0 means out of memory.
         let atom = unsafe { qjs::JS_NewAtomLen(ctx.as_raw().as_ptr(), text.as_ptr().cast(), text.len() as _) };
         (atom != 0).then(|| Name { ctx: ctx.clone(), text: text.to_owned(), atom })
     }
@@ -44,15 +46,15 @@ impl<'js> Name<'js> {
 
 impl Drop for Name<'_> {
     fn drop(&mut self) {
-        // SAFETY: the atom is freed once, in the context that made it.
+        // SAFETY: the atom is freed once, in the context that created it.
         unsafe { qjs::JS_FreeAtom(self.ctx.as_raw().as_ptr(), self.atom) }
     }
 }
 
-/// Makes frozen values out of the JSON of documents.
+/// Parses JSON to frozen values.
 pub(super) struct Freezer<'js> {
     ctx: Ctx<'js>,
-    /// Names of the last document's members, in the order of its text.
+    /// Names of the last document's members, in the order of the text.
     names: Vec<Name<'js>>,
 }
 
@@ -61,19 +63,20 @@ impl<'js> Freezer<'js> {
         Freezer { ctx: ctx.clone(), names: Vec::new() }
     }
 
-    /// The value of `json`, frozen whole; `None` if it is to be left to the engine's parser.
+    /// Returns the deeply frozen value of `json`, or `None` if it has to be left to the engine's parser.
     pub fn value(&mut self, json: &str) -> Option<Value<'js>> {
         let mut reader = Reader { freezer: self, json, at: 0, named: 0 };
         let value = reader.value(0);
         if value.is_none() {
-            // Out of memory, perhaps: whoever tries again will meet it again.
+            // Clears the engine's pending exception, if any (for example out of memory). The engine's parser
+            // will raise it again.
             drop(self.ctx.catch());
         }
         value
     }
 
     fn define(&self, object: &Value<'js>, name: qjs::JSAtom, value: &Value<'js>, flags: u32) -> Option<()> {
-        // SAFETY: object and value are of this context and stay ours; the atom is alive.
+        // SAFETY: object and value belong to this context and stay owned by the caller; the atom is alive.
         let done = unsafe {
             qjs::JS_DefineProperty(
                 self.ctx.as_raw().as_ptr(),
@@ -88,24 +91,25 @@ impl<'js> Freezer<'js> {
         (done > 0).then_some(())
     }
 
-    /// Lets no more members be added.
+    /// Prevents the addition of members.
     fn close(&self, object: &Value<'js>) -> Option<()> {
-        // SAFETY: the object is of this context.
+        // SAFETY: the object belongs to this context.
         let done = unsafe { qjs::JS_PreventExtensions(self.ctx.as_raw().as_ptr(), object.as_raw()) };
         (done > 0).then_some(())
     }
 }
 
+/// The parser of one document.
 struct Reader<'a, 'js> {
     freezer: &'a mut Freezer<'js>,
     json: &'a str,
     at: usize,
-    /// Members named so far.
+    /// Number of members parsed so far.
     named: usize,
 }
 
 impl<'a, 'js> Reader<'a, 'js> {
-    /// The next byte that is not white space, which stays the next.
+    /// Skips white space and returns the next byte without consuming it.
     fn peek(&mut self) -> Option<u8> {
         loop {
             let byte = *self.json.as_bytes().get(self.at)?;
@@ -156,7 +160,7 @@ impl<'a, 'js> Reader<'a, 'js> {
                 let beyond = self.name(place, &text)?;
                 let value = self.value(depth + 1)?;
                 let atom = beyond.as_ref().or_else(|| self.freezer.names.get(place))?.atom;
-                // The same member twice is refused here, as it cannot be set again.
+                // Fails for a repeated member with another value, because the first one is read-only.
                 self.freezer.define(&object, atom, &value, ENUMERABLE)?;
                 match self.peek()? {
                     b',' => self.at += 1,
@@ -172,7 +176,8 @@ impl<'a, 'js> Reader<'a, 'js> {
         Some(object)
     }
 
-    /// Sees that the name at `place` is `text`; the name itself where so many are not kept.
+    /// Makes `text` the kept name at `place`. Returns the name itself if `place` is beyond the names that are
+    /// kept, and `None` on failure.
     fn name(&mut self, place: usize, text: &str) -> Option<Option<Name<'js>>> {
         let names = &mut self.freezer.names;
         if names.get(place).is_some_and(|name| name.text == text) {
@@ -196,7 +201,7 @@ impl<'a, 'js> Reader<'a, 'js> {
         } else {
             loop {
                 let value = self.value(depth + 1)?;
-                // SAFETY: an atom that is a number below 2^31 needs no memory and is not freed.
+                // SAFETY: an atom of an integer below 2^31 is not allocated and must not be freed.
                 let atom = unsafe { qjs::JS_NewAtomUInt32(self.freezer.ctx.as_raw().as_ptr(), length) };
                 self.freezer.define(&array, atom, &value, ENUMERABLE)?;
                 length = length.checked_add(1).filter(|length| *length < 1 << 30)?;
@@ -223,13 +228,13 @@ impl<'a, 'js> Reader<'a, 'js> {
         let text = &self.json[self.at..self.at + length];
         self.at += length;
         match text.parse::<i32>() {
-            // -0 is another number than 0.
+            // Zero becomes a float, because `-0` differs from `0`.
             Ok(number) if number != 0 => Some(Value::new_int(ctx, number)),
             _ => Some(Value::new_float(ctx, text.parse().ok()?)),
         }
     }
 
-    /// A string; the next byte is its quote.
+    /// Parses a string. The next byte must be its opening quote.
     fn text(&mut self) -> Option<Cow<'a, str>> {
         let bytes = self.json.as_bytes();
         if bytes.get(self.at) != Some(&b'"') {
@@ -290,7 +295,7 @@ mod tests {
         Context::full(&runtime).unwrap().with(test);
     }
 
-    /// Whether all of a value is frozen, and its JSON.
+    /// Returns whether a value is deeply frozen, and its JSON.
     fn look<'js>(ctx: &Ctx<'js>, value: Value<'js>) -> (bool, String) {
         let source = "(function (value) {
             function whole(value) {
@@ -305,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_read_as_the_engine_reads_them_and_frozen_whole() {
+    fn documents_equal_those_of_the_engines_parser_and_are_deeply_frozen() {
         with(|ctx| {
             let mut freezer = Freezer::new(&ctx);
             let deep = format!("{}1{}", "[".repeat(60), "]".repeat(60));
@@ -331,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unusual_is_left_to_the_engine() {
+    fn unusual_documents_are_left_to_the_engine() {
         with(|ctx| {
             let mut freezer = Freezer::new(&ctx);
             let deep = format!("{}1{}", "[".repeat(70), "]".repeat(70));
@@ -345,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_written() {
+    fn frozen_documents_cannot_be_changed() {
         with(|ctx| {
             let document = Freezer::new(&ctx).value(r#"{"a":1,"list":[3,1,2],"none":[],"o":{"p":1}}"#).unwrap();
             let source = "(function (doc) {

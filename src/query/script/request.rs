@@ -1,7 +1,7 @@
-//! The request object that filters, shows, lists, updates and rewrites are given.
+//! Builds the request object that is passed to filters, shows, lists, updates and rewrites.
 //!
-//! CouchDB: `chttpd_external:json_req_obj`, and `scrub_json_request` in its default: no credential is ever in it, so
-//! `cookie` is always empty, and the headers that sign a request in are left out.
+//! CouchDB: `chttpd_external:json_req_obj`, with `scrub_json_request` at its default. The object never
+//! contains credentials: `cookie` is always empty, and headers that authenticate a request are omitted.
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -9,45 +9,51 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// What a request was, as the HTTP layer knows it.
+/// The request as the HTTP layer received it.
 #[derive(Debug, Clone, Default)]
 pub struct RequestParts<'a> {
+    /// The method.
     pub method: &'a str,
-    /// The path as the client asked for it, decoded segments, the database first.
+    /// The path that the client requested, as decoded segments, beginning with the database.
     pub requested_path: &'a [String],
-    /// The path after rewrites; the same when there was none.
+    /// The path after rewrites; equal to `requested_path` if there were none.
     pub path: &'a [String],
-    /// Path and query as they came.
+    /// Path and query as received.
     pub raw_path: &'a str,
+    /// Names and values of the query parameters.
     pub query: &'a [(String, String)],
-    /// All headers; names in any case.
+    /// All headers; the names may be in upper or lower case.
     pub headers: &'a [(String, String)],
+    /// The body.
     pub body: RequestBody<'a>,
     /// The client's address.
     pub peer: &'a str,
 }
 
-/// What `req.body` is.
+/// The value of `req.body`.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum RequestBody<'a> {
-    /// No body: CouchDB gives the text `undefined`.
+    /// No body. As in CouchDB, `req.body` is then the text `undefined`.
     #[default]
     None,
+    /// A body that is passed as text.
     Bytes(&'a [u8]),
-    /// A body that was read as JSON before (a list's POST).
+    /// A body that was already parsed as JSON (POST to a list).
     Json(&'a str),
 }
 
-/// What the database adds to a request object; all JSON.
+/// The parts of a request object that the server adds.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestContext<'a> {
-    /// The answer of `GET /{db}`.
+    /// The response of `GET /{db}`, as JSON.
     pub info: &'a str,
+    /// A new UUID.
     pub uuid: &'a str,
-    /// The document that the path names.
+    /// Id of the document that the path names.
     pub id: Option<&'a str>,
-    /// `{"db":..,"name":..,"roles":[..]}`
+    /// The user, as JSON: `{"db":..,"name":..,"roles":[..]}`.
     pub user: &'a str,
+    /// The `_security` object, as JSON.
     pub security: &'a str,
 }
 
@@ -76,7 +82,7 @@ struct RequestObject<'a> {
     security: &'a RawValue,
 }
 
-/// Headers that sign a request in.
+/// Headers that contain credentials.
 const CREDENTIALS: [&str; 6] = [
     "authorization",
     "cookie",
@@ -86,12 +92,18 @@ const CREDENTIALS: [&str; 6] = [
     "x-auth-couchdb-roles",
 ];
 
-/// The request object of filters, shows, lists and updates, as JSON.
+/// Returns the request object of filters, shows, lists and updates, as JSON.
+///
+/// # Errors
+/// `BadRequest` if a query parameter whose value has to be JSON is not.
 pub fn request_object(parts: &RequestParts<'_>, context: &RequestContext<'_>) -> Result<String> {
     object(parts, context, true)
 }
 
-/// The request object of a rewrite function: without `info`, `uuid`, `id` and `form`.
+/// Returns the request object of a rewrite function, which has no `info`, `uuid`, `id` and `form`.
+///
+/// # Errors
+/// As [`request_object`].
 pub fn rewrite_request_object(parts: &RequestParts<'_>, user: &str, security: &str) -> Result<String> {
     object(parts, &RequestContext { info: "null", uuid: "", id: None, user, security }, false)
 }
@@ -124,7 +136,7 @@ fn object(parts: &RequestParts<'_>, context: &RequestContext<'_>, whole: bool) -
     serde_json::to_string(&object).map_err(|error| Error::Internal(error.to_string()))
 }
 
-/// Query parameters as text, but those that are JSON by nature as that.
+/// Converts query parameters: those that contain JSON are parsed, the others are text.
 fn query(pairs: &[(String, String)]) -> Result<Map<String, Value>> {
     let mut query = Map::new();
     for (name, value) in pairs {
@@ -139,7 +151,8 @@ fn query(pairs: &[(String, String)]) -> Result<Map<String, Value>> {
     Ok(query)
 }
 
-/// Headers by the names that scripts look for (`Accept`, `Content-Type`), repeated ones in one.
+/// Converts headers: omits credentials, capitalizes names as scripts expect them (`Content-Type`), and joins
+/// repeated headers.
 fn headers(pairs: &[(String, String)]) -> Map<String, Value> {
     let mut headers = Map::new();
     for (name, value) in pairs {
@@ -158,7 +171,8 @@ fn headers(pairs: &[(String, String)]) -> Map<String, Value> {
     headers
 }
 
-/// `x-my-header` as `X-My-Header`: names reach us in lower case, and scripts know them by their usual form.
+/// Converts `x-my-header` to `X-My-Header`: the HTTP layer has names in lower case, and scripts expect their
+/// usual form.
 fn canonical(name: &str) -> String {
     let mut upper = true;
     let letter = |letter: char| {
@@ -191,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_holds_no_credential() {
+    fn the_request_object_contains_no_credentials() {
         let headers = owned(&[
             ("authorization", "Basic c2VjcmV0"),
             ("Cookie", "AuthSession=secret"),

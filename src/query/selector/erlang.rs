@@ -1,19 +1,20 @@
-//! JSON values as Erlang prints them with `~w` and `~p`: CouchDB's Mango errors carry the offending value in this form.
+//! Prints JSON values like Erlang's `~w` and `~p`; CouchDB's Mango errors contain the offending value in this
+//! form.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-/// The longest text that an error carries; the rest is cut off.
+/// Longest value in an error text, in bytes; the rest is cut off.
 const LIMIT: usize = 4096;
 
-/// `value` as Erlang's `~w` prints CouchDB's form of it: strings as byte lists (`<<102,111,111>>`), objects as
-/// `{[{name,value}]}`.
+/// Prints `value` like Erlang's `~w` prints CouchDB's form of it: strings as byte lists (`<<102,111,111>>`),
+/// objects as `{[{name,value}]}`.
 pub fn term(value: &Value) -> String {
     print(value, write_binary)
 }
 
-/// `value` as Erlang's `~p` prints it: as [`term`], with printable strings in quotes (`<<"foo">>`).
+/// Prints `value` like Erlang's `~p`: like [`term`], but with printable strings in quotes (`<<"foo">>`).
 pub fn pretty_term(value: &Value) -> String {
     print(value, |text, out| {
         if text.chars().all(|character| matches!(character, ' '..='~')) {

@@ -1,34 +1,37 @@
-//! Field names as paths: `a.b` is member `b` of member `a`, `a\.b` is the member `a.b`, `list.0` an array's element.
+//! Field names as paths: `a.b` is the member `b` of the member `a`, `a\.b` is the member `a.b`, and `list.0`
+//! is an element of an array.
 
 use serde_json::Value;
 
 use super::mango;
 use crate::error::Result;
 
-/// The steps from a document's top level to a value. Ordered step by step, as CouchDB orders them.
+/// The steps from a document's top level to a value. Ordered step by step, like CouchDB's paths.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct FieldPath(Vec<String>);
 
-/// What is found at a path.
+/// The result of following a path.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Found<'a> {
+    /// The path leads to this value.
     Value(&'a Value),
-    /// An object on the way lacks the member.
+    /// An object on the path lacks the member.
     Missing,
-    /// Something on the way is neither object nor array, or an array has no such element. CouchDB tells it from
-    /// [`Found::Missing`]: `$exists: false` holds only there.
+    /// A value on the path is neither object nor array, or an array has no such element. CouchDB
+    /// distinguishes this from [`Found::Missing`]: `$exists: false` matches only there.
     BadPath,
 }
 
 impl FieldPath {
-    /// Reads a field name (CouchDB's `mango_util:parse_field`).
+    /// Parses a field name (CouchDB's `mango_util:parse_field`).
     pub fn parse(name: &str) -> Result<FieldPath> {
         let invalid = || mango("invalid_field_name", format!("Invalid field name: {name}"));
         if !name.contains('\\') {
             let steps: Vec<String> = name.split('.').map(str::to_owned).collect();
             return if steps.iter().any(String::is_empty) { Err(invalid()) } else { Ok(FieldPath(steps)) };
         }
-        // A dot after a backslash does not split; all backslashes go, and only an empty part as written is an error.
+        // A dot after a backslash does not split. All backslashes are removed; a step is invalid only if it
+        // is empty as written.
         let mut steps = Vec::new();
         let mut step = String::new();
         let mut written = 0;
@@ -57,22 +60,22 @@ impl FieldPath {
         Ok(FieldPath(steps))
     }
 
-    /// Whether the path is the value itself.
+    /// Whether the path is empty, that is, leads to the value itself.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// About what it takes in memory.
+    /// Approximate size in memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.0.iter().map(|step| step.len() + size_of::<String>()).sum()
     }
 
-    /// Whether it is `_id`, which CouchDB compares as `_all_docs` does.
+    /// Whether this is `_id`, which CouchDB compares in the order of `_all_docs`.
     pub fn is_document_id(&self) -> bool {
         matches!(self.0.as_slice(), [only] if only == "_id")
     }
 
-    /// The top-level member.
+    /// The top-level member, if the path is not empty.
     pub fn first(&self) -> Option<&str> {
         self.0.first().map(String::as_str)
     }
@@ -82,8 +85,8 @@ impl FieldPath {
         &self.0
     }
 
-    /// This path with the steps of `further` behind it. CouchDB joins the names as they are written: a part that is nothing
-    /// but a backslash takes the dot behind it. So an empty step is always the last one.
+    /// Appends the steps of `further`. CouchDB concatenates the names as they are written, so a step written
+    /// as a single backslash escapes the dot after it. Therefore only the last step of a path can be empty.
     pub(super) fn join(&self, further: &FieldPath) -> FieldPath {
         let (mut steps, mut further) = (self.0.clone(), further.0.iter());
         if let Some(last) = steps.last_mut().filter(|last| last.is_empty())
@@ -95,13 +98,13 @@ impl FieldPath {
         FieldPath(steps)
     }
 
-    /// The name that [`FieldPath::parse`] reads as this path.
+    /// The field name that [`FieldPath::parse`] parses as this path.
     pub fn joined(&self) -> String {
         let written = |step: &String| if step.is_empty() { "\\".to_owned() } else { step.replace('.', "\\.") };
         self.0.iter().map(written).collect::<Vec<_>>().join(".")
     }
 
-    /// The value at this path (CouchDB's `mango_doc:get_field`).
+    /// The value at this path in `value` (CouchDB's `mango_doc:get_field`).
     pub fn find<'a>(&self, value: &'a Value) -> Found<'a> {
         let mut here = value;
         for step in &self.0 {

@@ -1,4 +1,4 @@
-//! A document against a selector (CouchDB's `mango_selector:match`).
+//! Matches a document against a selector (CouchDB's `mango_selector:match`).
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -12,23 +12,24 @@ use super::order::Order;
 use super::{Condition, Node};
 use crate::json::within_reach;
 
-/// Steps that one document may take. A step is a condition on a value, or some bytes compared; what a document and a
-/// selector of a few megabytes could take without a bound is days.
+/// Limit of steps per document. A step is a condition tested on a value, or some bytes compared. Without a
+/// limit, a document and a selector of a few megabytes could take days.
 const MAX_STEPS: u64 = 10_000_000;
 
-/// Whether a document matches. One on which the selector takes too many steps does not, as PCRE gives up and finds nothing.
+/// Whether a document matches. If the selector needs too many steps, the document does not match, just as
+/// PCRE gives up and reports no match.
 pub(super) fn matches(node: &Node, value: &Value) -> bool {
     let matcher = Matcher { left: Cell::new(MAX_STEPS) };
     matcher.node(node, value) && matcher.left.get() > 0
 }
 
 struct Matcher {
-    /// Steps that may still be taken. At 0 everything is over, whatever comes out.
+    /// Steps left. At 0 the evaluation stops, and its result does not count.
     left: Cell<u64>,
 }
 
 impl Matcher {
-    /// Takes steps; whether there were as many.
+    /// Takes steps; returns whether any are left.
     fn take(&self, steps: u64) -> bool {
         let left = self.left.get().saturating_sub(steps);
         self.left.set(left);
@@ -37,10 +38,10 @@ impl Matcher {
 
     fn node(&self, node: &Node, value: &Value) -> bool {
         match node {
-            // A text index has found the document; there is nothing to test again.
+            // The text index has already matched the document.
             Node::Empty | Node::Text(_) => true,
             Node::And(nodes) => nodes.iter().all(|node| self.node(node, value)),
-            // An empty list of alternatives matches everything in CouchDB.
+            // In CouchDB an empty `$or` matches everything.
             Node::Or(nodes) => nodes.is_empty() || nodes.iter().any(|node| self.node(node, value)),
             Node::Nor(nodes) => !nodes.iter().any(|node| self.node(node, value)),
             Node::Not(node) => !self.node(node, value),
@@ -90,8 +91,8 @@ impl Matcher {
         }
     }
 
-    /// `$all`: every wanted value is an element; a single wanted array may also be the value itself. Exact equality, as
-    /// in CouchDB: 1 is not 1.0 here.
+    /// `$all`: every wanted value is an element; a single wanted array may also equal the value itself.
+    /// Compares exactly, as CouchDB does: 1 does not equal 1.0 here.
     fn has_all(&self, wanted: &[Value], elements: &[Value]) -> bool {
         if wanted.is_empty() {
             return false;
@@ -104,7 +105,7 @@ impl Matcher {
     }
 }
 
-/// What looking at a value's content may cost, beside a step for each element that is looked at by itself.
+/// Steps that testing the value's content may cost, apart from elements that are tested one by one.
 fn cost(condition: &Condition, value: &Value) -> usize {
     match (condition, value) {
         (Condition::Exists(_) | Condition::Type(_) | Condition::Size(_) | Condition::Mod(..), _) => 0,
@@ -116,7 +117,7 @@ fn cost(condition: &Condition, value: &Value) -> usize {
     }
 }
 
-/// `$in`: the value is one of the set; of an array, any element.
+/// `$in`: the value, or for an array one of its elements, is in the set.
 fn contains_any(set: &super::ValueSet, value: &Value, order: Order) -> bool {
     match value {
         Value::Array(elements) => elements.iter().any(|element| set.contains(element, order)),
@@ -124,7 +125,7 @@ fn contains_any(set: &super::ValueSet, value: &Value, order: Order) -> bool {
     }
 }
 
-/// `$mod`: integers only; a divisor of zero matches nothing.
+/// `$mod`: matches integers only; a divisor of zero matches nothing.
 fn is_remainder(value: &Value, divisor: i64, remainder: i64) -> bool {
     let integer = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
     integer.and_then(|integer| integer.checked_rem(i128::from(divisor))) == Some(i128::from(remainder))
@@ -141,7 +142,8 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// Reads the members `wanted` (`None`: all; else in order, for a binary search) of the JSON object `text` into `members`, skipping over the others.
+/// Reads members of the JSON object `text` into `members` and skips the others. `wanted` lists the names in
+/// ascending order, for a binary search; `None` means all.
 pub(in crate::query) fn read_members(
     text: &str,
     wanted: Option<&[String]>,
@@ -156,7 +158,7 @@ pub(in crate::query) fn read_members(
     match read(text, members) {
         Ok(()) => Ok(()),
         Err(error) => match within_reach(text) {
-            // What was read before it failed is read again.
+            // Overwrites the members that were read before the failure.
             Cow::Owned(text) => read(&text, members),
             Cow::Borrowed(_) => Err(error),
         },
@@ -195,7 +197,7 @@ impl<'de> Visitor<'de> for Members<'_> {
     }
 }
 
-/// A member's name, borrowed from the text unless it has escapes.
+/// A member's name, borrowed from the text unless it contains escapes.
 struct MemberName;
 
 impl<'de> DeserializeSeed<'de> for MemberName {

@@ -1,21 +1,22 @@
 //! Mango selectors: the conditions of `_find`, of partial indexes and of `_changes?filter=_selector`.
 //!
-//! A selector comes as JSON and is read in three steps, as CouchDB's `mango_selector:normalize` does:
+//! A selector is JSON text, normalized in three steps, like CouchDB's `mango_selector:normalize`:
 //!
 //! ```text
 //! {"$not": {"a": {"b": 5, "c": {"$gt": 1}}}}
-//!   1 operators   $not($and[a: b: $eq 5, a: c: $gt 1])         implied $and and $eq are written out
+//!   1 operators   $not($and[a: b: $eq 5, a: c: $gt 1])         implied $and and $eq are made explicit
 //!   2 fields      $not($and[a.b $eq 5, a.c $gt 1])             field names are pushed down to the conditions
-//!   3 negations   $or[a.b $ne 5, a.c $lte 1]                   so that the planner sees plain conditions
+//!   3 negations   $or[a.b $ne 5, a.c $lte 1]                   negations are pushed down, for the planner
 //! ```
 //!
-//! Steps 1 and 2 are one walk here (`parse`), step 3 is `negation`. What comes out is a [`Node`] tree: `planner` reads
-//! it to choose an index, `matching` tests a document against it. Rules that look odd but are CouchDB's, and that
-//! clients see: every condition but `$exists: false` needs the field to be there (so `$not` of `$eq` does not match a
-//! document without the field), and an empty `$or` matches everything.
+//! Steps 1 and 2 are one walk (`parse`), step 3 is `negation`. The result is a [`Node`] tree: `planner`
+//! chooses an index by it, and `matching` tests a document against it. Two rules look odd, but they are
+//! CouchDB's and visible to clients: every condition except `$exists: false` requires the field to be present
+//! (so `$not` of `$eq` does not match a document without the field), and an empty `$or` matches everything.
 //!
-//! Strings compare by the collation of view keys, not by their bytes, so that an index scan and the test of a document
-//! agree. Everything a client can make large is bounded: depth and number of conditions here, patterns in `pattern`.
+//! Strings compare by the collation of view keys, not by bytes, so that an index scan and a document test
+//! agree. Everything that a client can make large is limited: depth and number of conditions here, patterns
+//! in `pattern`.
 
 mod erlang;
 mod field;
@@ -38,32 +39,37 @@ use order::Order;
 pub use order::compare;
 use pattern::Pattern;
 
-/// A normalised selector.
+/// A normalized selector.
 #[derive(Debug, Clone)]
 pub struct Selector {
     root: Node,
-    /// The top-level members of a document that decide, in order; `None`: any may.
+    /// The top-level members of a document that the selector reads, in ascending order; `None` if it may read
+    /// any.
     members: Option<Vec<String>>,
 }
 
-/// A selector's tree after normalisation.
+/// A node of a normalized selector.
 #[derive(Debug, Clone)]
 pub enum Node {
     /// `{}`: matches everything.
     Empty,
+    /// All must match.
     And(Vec<Node>),
+    /// At least one must match, or the list is empty.
     Or(Vec<Node>),
-    /// Only inside `$elemMatch`, `$allMatch` and `$keyMapMatch`, whose arguments keep their negations.
+    /// None may match. Only inside `$elemMatch`, `$allMatch` and `$keyMapMatch`, whose arguments keep their
+    /// negations.
     Nor(Vec<Node>),
-    /// Only where [`Node::Nor`] is.
+    /// Must not match. Occurs only where [`Node::Nor`] may.
     Not(Box<Node>),
-    /// A condition on the value at a path; the empty path is the value itself (an array's element, say).
+    /// A condition on the value at a path; the empty path is the value itself (for example an array's
+    /// element).
     At(FieldPath, Condition),
-    /// `{"$text": ...}`: answered by a full text index alone.
+    /// `{"$text": ...}`: only a full-text index can answer it.
     Text(Value),
 }
 
-/// What the value at a path must fulfil.
+/// A condition on the value at a path.
 #[derive(Debug, Clone)]
 pub enum Condition {
     Lt(Value),
@@ -84,11 +90,12 @@ pub enum Condition {
     ElemMatch(Box<Node>),
     AllMatch(Box<Node>),
     KeyMapMatch(Box<Node>),
-    /// A negation that has no operator of its own.
+    /// The negation of a condition that has no opposite operator.
     Not(Box<Condition>),
 }
 
-/// The values of `$in` and `$nin`: as sent, and in collation order so that a long list costs a binary search.
+/// The values of `$in` and `$nin`: as sent, and in collation order, so that a lookup in a long list is a
+/// binary search.
 #[derive(Debug, Clone)]
 pub struct ValueSet {
     sent: Vec<Value>,
@@ -108,7 +115,7 @@ impl ValueSet {
     }
 
     fn contains(&self, value: &Value, order: Order) -> bool {
-        /// Up to here, looking at each is faster than collating a few.
+        /// Up to this length, comparing with each value is faster than a binary search by collation.
         const FEW: usize = 16;
         if self.sent.len() <= FEW {
             return self.sent.iter().any(|entry| order.equal(entry, value));
@@ -116,7 +123,7 @@ impl ValueSet {
         let first = self.ordered.partition_point(|entry| compare(entry, value).is_lt());
         match order {
             Order::View => self.ordered.get(first).is_some_and(|entry| compare(entry, value).is_eq()),
-            // What is the same byte by byte is the same in the collation too.
+            // Values that are equal byte by byte are also equal in the collation.
             Order::Raw => {
                 let alike = self.ordered[first..].iter().take_while(|entry| compare(entry, value).is_eq());
                 alike.into_iter().any(|entry| order.equal(entry, value))
@@ -126,7 +133,8 @@ impl ValueSet {
 }
 
 impl Selector {
-    /// Reads and normalises a selector. Errors are [`Error::Mango`] with CouchDB's words (`mango_error.erl`).
+    /// Parses and normalizes a selector. Errors are [`Error::Mango`] with CouchDB's words
+    /// (`mango_error.erl`).
     pub fn parse(selector: &Value) -> Result<Selector> {
         let Value::Object(members) = selector else {
             return Err(mango(
@@ -150,7 +158,7 @@ impl Selector {
         Selector { root: Node::Empty, members: Some(Vec::new()) }
     }
 
-    /// The fields that it names, by their names as CouchDB writes them; an element match counts as its field.
+    /// The names of the fields in the selector, as CouchDB writes them; an element match counts as its field.
     pub fn field_names(&self) -> Vec<String> {
         fn collect(node: &Node, names: &mut Vec<String>) {
             match node {
@@ -168,21 +176,21 @@ impl Selector {
         names
     }
 
-    /// The normalised tree.
+    /// The normalized tree.
     pub fn root(&self) -> &Node {
         &self.root
     }
 
-    /// Whether a document's JSON object matches.
+    /// Whether a document, as a JSON object, matches.
     pub fn matches(&self, document: &Value) -> bool {
         matching::matches(&self.root, document)
     }
 
-    /// Whether the document with this id, revision and body text (a JSON object without `_` members, as stored)
-    /// matches. Only the members that the selector names are read into values; the rest of the text is skipped.
+    /// Whether the document with this id, revision and body (a JSON object without `_` members, as stored)
+    /// matches. Parses only the members that the selector reads and skips the rest of the text.
     ///
-    /// For selectors that name other `_` members (see [`Selector::wants`]) build the whole document and use
-    /// [`Selector::matches`].
+    /// For selectors that read other `_` members (see [`Selector::wants`]), the caller builds the whole
+    /// document and uses [`Selector::matches`].
     pub fn matches_body(&self, id: &str, rev: &str, body: &str) -> Result<bool> {
         let mut document = Map::new();
         for (name, value) in [("_id", id), ("_rev", rev)] {
@@ -195,24 +203,25 @@ impl Selector {
         Ok(self.matches(&Value::Object(document)))
     }
 
-    /// The top-level members of a document that can decide; `None`: any.
+    /// The top-level members of a document that the selector reads, in ascending order; `None` if it may read
+    /// any.
     pub fn members(&self) -> Option<&[String]> {
         self.members.as_deref()
     }
 
-    /// Whether the top-level member `name` of a document can decide.
+    /// Whether the selector reads the top-level member `name` of a document.
     pub fn wants(&self, name: &str) -> bool {
         self.members.as_ref().is_none_or(|members| members.iter().any(|member| member == name))
     }
 
-    /// Whether a `_` member other than `_id` and `_rev` can decide (`_attachments`, `_conflicts`, `_deleted`).
+    /// Whether it reads a `_` member other than `_id` and `_rev` (`_attachments`, `_conflicts`, `_deleted`).
     pub fn wants_special_members(&self) -> bool {
         self.members.as_ref().is_none_or(|members| {
             members.iter().any(|member| member.starts_with('_') && member != "_id" && member != "_rev")
         })
     }
 
-    /// Whether `{"$text": ...}` is part of it.
+    /// Whether it contains `{"$text": ...}`.
     pub fn is_text_search(&self) -> bool {
         fn searches(node: &Node) -> bool {
             match node {
@@ -225,8 +234,8 @@ impl Selector {
         searches(&self.root)
     }
 
-    /// The normalised selector as JSON: what `_explain` shows and what an index definition keeps. It can be parsed
-    /// again: a dot inside a field name is written `\.` (CouchDB loses the difference here).
+    /// The normalized selector as JSON, as `_explain` shows it and an index definition stores it. It can be
+    /// parsed again: a dot inside a field name is written `\.` (CouchDB loses this distinction).
     pub fn to_json(&self) -> Value {
         self.root.to_json()
     }
@@ -238,7 +247,7 @@ impl PartialEq for Selector {
     }
 }
 
-/// Adds the top-level members that `node` reads; `false` if it may read any.
+/// Adds the top-level members that `node` reads. Returns `false` if it may read any.
 fn collect_members(node: &Node, members: &mut Vec<String>) -> bool {
     match node {
         Node::Empty | Node::Text(_) => true,
@@ -248,7 +257,7 @@ fn collect_members(node: &Node, members: &mut Vec<String>) -> bool {
         Node::Not(node) => collect_members(node, members),
         Node::At(path, _) => match path.first() {
             Some(first) => {
-                // Neighbours often name the same.
+                // Adjacent conditions often name the same member.
                 if members.last().is_none_or(|last| last != first) {
                     members.push(first.to_owned());
                 }
@@ -306,12 +315,12 @@ fn single(name: &str, value: Value) -> Value {
     Value::Object(object)
 }
 
-/// A Mango error with CouchDB's word.
+/// A Mango error with CouchDB's error word.
 pub(crate) fn mango(word: &'static str, reason: impl Into<String>) -> Error {
     Error::Mango { word, reason: reason.into() }
 }
 
-/// A wrong argument of an operator.
+/// The error for a wrong argument of an operator.
 fn bad_argument(operator: &str, argument: &Value) -> Error {
     mango("bad_arg", format!("Bad argument for operator {operator}: {}", term(argument)))
 }

@@ -1,11 +1,11 @@
-//! Negations pushed down to the conditions, where most operators have an opposite that an index can serve.
+//! Pushes negations down to the conditions, where most operators have an opposite that an index can serve.
 
 use serde_json::Value;
 
 use super::{Condition, Node, bad_argument};
 use crate::error::Result;
 
-/// Resolves every `$not` and `$nor` outside of element matches (CouchDB's `norm_negations`).
+/// Resolves every `$not` and `$nor` outside element matches (CouchDB's `norm_negations`).
 pub(super) fn push_down(node: Node) -> Result<Node> {
     Ok(match node {
         Node::Not(inner) => negate(*inner)?,
@@ -27,7 +27,8 @@ fn negate(node: Node) -> Result<Node> {
             let text = Node::Text(text);
             return Err(bad_argument("$not", &text.to_json()));
         }
-        // Only a whole selector is empty, and that is never negated; `{"$not": {}}` compares with an empty object.
+        // Only a whole selector can be empty, and that is never negated; `{"$not": {}}` compares with an
+        // empty object.
         Node::Empty => return Err(bad_argument("$not", &Value::Object(Default::default()))),
     })
 }

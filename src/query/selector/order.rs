@@ -1,5 +1,6 @@
-//! The order of view keys (`docs: ddocs/views/collation`) on values: null, false, true, numbers, strings by Unicode
-//! collation, arrays, objects. The same order as that of `json::collate`'s keys, without making them.
+//! Compares values in the order of view keys (`docs: ddocs/views/collation`): null, false, true, numbers,
+//! strings by Unicode collation, arrays, objects. The result equals comparing the keys of `json::collate`,
+//! without building them.
 
 use std::cmp::Ordering;
 
@@ -7,7 +8,7 @@ use serde_json::{Number, Value};
 
 use crate::json::compare_strings;
 
-/// The order of two values.
+/// Compares two values in view order.
 pub fn compare(left: &Value, right: &Value) -> Ordering {
     match (left, right) {
         (Value::Number(left), Value::Number(right)) => numbers(left, right),
@@ -50,10 +51,11 @@ fn numbers(left: &Number, right: &Number) -> Ordering {
     }
 }
 
-/// An integer of at most 65 bits and a double, exactly: rounded to a double, integers that differ would equal the same
-/// one, and that is no order.
+/// Compares an integer of at most 65 bits with a double exactly. If the integer were rounded to a double,
+/// different integers would equal the same double, and the order would not be total.
 fn integer_and_double(integer: i128, double: f64) -> Ordering {
-    // Doubles beyond these bounds are beyond all of the integers, and those within are exact as i128 but for their fraction.
+    // Doubles beyond this bound are beyond all the integers; the whole part of any other double is exact as
+    // an i128.
     if double.abs() >= 1e30 {
         return if double > 0.0 { Ordering::Less } else { Ordering::Greater };
     }
@@ -65,10 +67,10 @@ fn strings(left: &str, right: &str) -> Ordering {
     if left == right { Ordering::Equal } else { compare_strings(left, right) }
 }
 
-/// Whether two values stand at the same place.
+/// Whether two values are equal in view order.
 fn equal(left: &Value, right: &Value) -> bool {
     match (left, right) {
-        // The collation tells all printable ASCII apart, so only other strings need it.
+        // The collation distinguishes all printable ASCII, so only other strings need it.
         (Value::String(left), Value::String(right)) => {
             let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
             left == right || (!(plain(left) && plain(right)) && compare_strings(left, right).is_eq())
@@ -77,12 +79,13 @@ fn equal(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// How a condition compares.
+/// The order that a condition compares by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// As view keys.
+    /// The order of view keys.
     View,
-    /// As `_all_docs`, and Erlang: numbers, false, null, true, objects, arrays, strings by their bytes. For `_id` alone.
+    /// The order of `_all_docs` and of Erlang: numbers, false, null, true, objects, arrays, strings by bytes.
+    /// Only for `_id`.
     Raw,
 }
 

@@ -1,4 +1,5 @@
-//! From a selector's JSON to its tree: implied operators written out, field names pushed down to the conditions.
+//! Parses a selector's JSON into its tree: adds implied operators and pushes field names down to the
+//! conditions.
 
 use serde_json::{Map, Value};
 
@@ -7,19 +8,20 @@ use super::pattern::Pattern;
 use super::{Condition, Node, ValueSet, bad_argument, mango, term};
 use crate::error::Result;
 
-/// How deep objects and arrays of conditions may nest.
+/// Maximum nesting of objects and arrays of conditions.
 const MAX_DEPTH: usize = 100;
-/// How many conditions a selector may have.
+/// Maximum number of conditions in a selector.
 const MAX_NODES: usize = 20_000;
-/// How many bytes the field names of all conditions may take, each with those around it.
+/// Maximum total length in bytes of all conditions' field paths, each with the names around it.
 const MAX_NAMES: usize = 4 << 20;
-/// How many patterns it may have, and how large they are in memory when compiled: the first ones, and those that follow.
+/// Maximum number of patterns, and their maximum size when compiled: for the first `LARGE_PATTERNS`, and for
+/// the rest.
 const MAX_PATTERNS: usize = 500;
 const LARGE_PATTERNS: usize = 8;
 const LARGE_PATTERN: usize = 2 << 20;
 const SMALL_PATTERN: usize = 128 << 10;
 
-/// Reads a selector (CouchDB's `norm_ops` and `norm_fields`).
+/// Parses a selector (CouchDB's `norm_ops` and `norm_fields`).
 pub(super) fn parse(selector: &Value) -> Result<Node> {
     Parser { nodes: 0, names: 0, patterns: 0 }.node(
         selector,
@@ -30,7 +32,7 @@ pub(super) fn parse(selector: &Value) -> Result<Node> {
 
 struct Parser {
     nodes: usize,
-    /// Bytes of the paths that were made.
+    /// Total bytes of the paths so far.
     names: usize,
     patterns: usize,
 }
@@ -42,8 +44,8 @@ fn too_large() -> crate::error::Error {
 #[derive(Clone, Copy)]
 struct Place {
     depth: usize,
-    /// Inside `$elemMatch`, `$allMatch` or `$keyMapMatch`: a normalised selector writes the element itself as the
-    /// field with the empty name.
+    /// Whether this is inside `$elemMatch`, `$allMatch` or `$keyMapMatch`. There a normalized selector writes
+    /// the element itself as the field with the empty name.
     in_element: bool,
 }
 
@@ -73,7 +75,7 @@ impl Parser {
 
     fn member(&mut self, name: &str, argument: &Value, path: &FieldPath, place: Place) -> Result<Node> {
         if !name.starts_with('$') {
-            // How an empty selector inside another one is written.
+            // A normalized selector writes an empty selector inside another one like this.
             let normalised = place.depth > 0 && path.is_empty() && is_operator(argument);
             if name.is_empty() && (place.in_element || normalised) {
                 return self.node(argument, path, Place { depth: place.depth + 1, ..place });
@@ -94,7 +96,7 @@ impl Parser {
                 Value::String(_) | Value::Number(_) | Value::Bool(_) => text(argument, path)?,
                 _ => return Err(bad_argument(name, argument)),
             },
-            // Not an operator of clients: a normalised selector has it in place of `$text`.
+            // Clients do not send this operator; it replaces `$text` in a normalized selector.
             "$default" => match argument.as_object().filter(|members| members.len() == 1) {
                 Some(members) if members.contains_key("$text") => text(&members["$text"], path)?,
                 _ => return Err(bad_field(argument)),
@@ -111,7 +113,7 @@ impl Parser {
         Ok(path.clone())
     }
 
-    /// A long name around many conditions is part of each of their paths.
+    /// Counts a path: a long name around many conditions is copied into each of their paths.
     fn count(&mut self, path: &FieldPath) -> Result<()> {
         self.names += path.bytes();
         if self.names > MAX_NAMES { Err(too_large()) } else { Ok(()) }
@@ -163,7 +165,7 @@ impl Parser {
                 }
                 _ => return Err(bad()),
             },
-            // CouchDB takes these two with anything but a string for operators that it does not know.
+            // CouchDB reports these two as unknown operators if the argument is not a string.
             "$regex" => {
                 let source = argument.as_str().ok_or_else(unknown)?;
                 Condition::Regex(self.pattern(source)?.ok_or_else(bad)?)
@@ -187,7 +189,7 @@ fn is_operator(argument: &Value) -> bool {
     members.is_some_and(|members| members.keys().all(|name| name.starts_with('$')))
 }
 
-/// `$text` may stand at the top level alone.
+/// `$text` is allowed only at the top level.
 fn text(argument: &Value, path: &FieldPath) -> Result<Node> {
     if path.is_empty() { Ok(Node::Text(argument.clone())) } else { Err(bad_field(argument)) }
 }

@@ -1,20 +1,23 @@
-//! `$regex`: the patterns of CouchDB (PCRE, on bytes) read with the `regex` crate, which matches in linear time.
+//! `$regex`: compiles CouchDB's patterns (PCRE, on bytes) with the `regex` crate, which matches in linear
+//! time.
 //!
-//! Patterns that need backtracking (lookaround, backreferences, atomic groups) go to `fancy-regex` with a limit on its
-//! steps: CouchDB's clients have them, and PCRE too gives up after a number of steps and answers "no match".
+//! Patterns that need backtracking (lookaround, backreferences, atomic groups) use `fancy-regex` with a step
+//! limit. CouchDB's clients send such patterns, and PCRE also gives up after a number of steps and reports no
+//! match.
 //!
-//! The two grammars differ in small ways, so a pattern is first rewritten: `\w`, `\d`, `\s` and `\b` are ASCII as in
-//! CouchDB, `{` that opens no repetition, `[` inside a class and needless escapes are literal, and `$` holds before a
-//! final newline. One difference is left: `.` is a character here and a byte in CouchDB.
+//! The two grammars differ slightly, so a pattern is rewritten first: `\w`, `\d`, `\s` and `\b` are ASCII as
+//! in CouchDB, a `{` that opens no repetition, a `[` inside a class and needless escapes are literal, and `$`
+//! also matches before a final newline. One difference remains: `.` matches a character here and a byte in
+//! CouchDB.
 
 use std::sync::Arc;
 
-/// The longest pattern; PCRE refuses programs over 64 KiB.
+/// Longest pattern, in bytes; PCRE rejects programs over 64 KiB.
 const MAX_PATTERN: usize = 64 << 10;
-/// The longest pattern that may backtrack.
+/// Longest pattern that may backtrack, in bytes.
 const MAX_BACKTRACKING_PATTERN: usize = 4 << 10;
-/// Steps of one backtracking match, and the longest text it is tried on: together they bound its time, because a
-/// step may read the whole text.
+/// Step limit of one backtracking match, and the longest text it is tried on. Both are needed to limit its
+/// time, because one step may read the whole text.
 const MAX_STEPS: usize = 50_000;
 const MAX_BACKTRACKING_TEXT: usize = 16 << 10;
 
@@ -32,7 +35,7 @@ enum Engine {
 }
 
 impl Pattern {
-    /// Compiles a pattern into at most `most` bytes; `None` if it is malformed or too large.
+    /// Compiles a pattern into at most `most` bytes. Returns `None` if it is malformed or too large.
     pub(super) fn compile(source: &str, most: usize) -> Option<Pattern> {
         if source.len() > MAX_PATTERN {
             return None;
@@ -60,7 +63,7 @@ impl Pattern {
         &self.source
     }
 
-    /// What trying it on a text of this length may cost, in steps of [`super::matching`].
+    /// The cost of trying the pattern on a text of this length, in steps of [`super::matching`].
     pub(super) fn cost(&self, bytes: usize) -> u64 {
         let bytes = bytes as u64;
         match self.engine {
@@ -69,7 +72,8 @@ impl Pattern {
         }
     }
 
-    /// Whether the pattern is found anywhere in `text`. A match that would take too many steps is none.
+    /// Whether the pattern matches anywhere in `text`. A match that would take too many steps counts as no
+    /// match.
     pub(super) fn matches(&self, text: &str) -> bool {
         match &self.engine {
             Engine::Linear(regex) => regex.is_match(text),
@@ -78,7 +82,7 @@ impl Pattern {
     }
 }
 
-/// A PCRE pattern in the grammar of the `regex` crate.
+/// Translates a PCRE pattern into the grammar of the `regex` crate.
 fn rewrite(source: &str) -> String {
     let mut out = String::with_capacity(source.len() + 16);
     let mut rest = source;
@@ -105,7 +109,7 @@ fn rewrite(source: &str) -> String {
 
 /// Whether `rest` starts with `{n}`, `{n,}` or `{n,m}`.
 fn opens_repetition(rest: &str) -> bool {
-    // Nothing else is looked at: many of them without an end would cost quadratic time.
+    // Reads no further than this repetition: otherwise many unclosed `{` would take quadratic time.
     let after = rest[1..].trim_start_matches(|digit: char| digit.is_ascii_digit());
     let has_low = after.len() < rest.len() - 1;
     let after = match after.strip_prefix(',') {
@@ -115,7 +119,7 @@ fn opens_repetition(rest: &str) -> bool {
     has_low && after.starts_with('}')
 }
 
-/// Rewrites the escape whose text after the backslash is `rest`; returns what follows it.
+/// Rewrites the escape whose text after the backslash is `rest`. Returns the text after the escape.
 fn rewrite_escape<'s>(rest: &'s str, in_class: bool, out: &mut String) -> &'s str {
     let Some(escaped) = rest.chars().next() else {
         out.push('\\');
@@ -143,7 +147,8 @@ fn rewrite_escape<'s>(rest: &'s str, in_class: bool, out: &mut String) -> &'s st
             return after;
         }
         'E' => "",
-        // Escapes that both grammars share: anchors, references and groups of the backtracking engine, code points.
+        // Escapes that both grammars share: anchors, code points, and references and groups of the
+        // backtracking engine.
         'A'
         | 'z'
         | 'Z'
@@ -167,7 +172,7 @@ fn rewrite_escape<'s>(rest: &'s str, in_class: bool, out: &mut String) -> &'s st
             return after;
         }
         _ => {
-            // Any other escaped character is itself.
+            // Any other escaped character stands for itself.
             out.push_str(&regex::escape(&rest[..escaped.len_utf8()]));
             return after;
         }
@@ -176,13 +181,13 @@ fn rewrite_escape<'s>(rest: &'s str, in_class: bool, out: &mut String) -> &'s st
     after
 }
 
-/// Where the `:]` of a class's name (`[:alpha:]`) stands.
+/// The position of the `:]` that ends a class name (`[:alpha:]`).
 fn name_end(rest: &str) -> Option<usize> {
     let name = rest[2..].trim_start_matches(|letter: char| letter.is_ascii_lowercase() || letter == '^');
     name.starts_with(":]").then(|| rest.len() - name.len())
 }
 
-/// Rewrites the character class whose text after `[` is `rest`; returns what follows its `]`.
+/// Rewrites the character class whose text after `[` is `rest`. Returns the text after its `]`.
 fn rewrite_class<'s>(mut rest: &'s str, out: &mut String) -> &'s str {
     out.push('[');
     if let Some(after) = rest.strip_prefix('^') {

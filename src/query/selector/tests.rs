@@ -1,4 +1,4 @@
-//! Rows after the facts of CouchDB's `mango_selector` unit tests and its Mango suites, and of PouchDB's find suite.
+//! The cases of CouchDB's `mango_selector` unit tests and Mango suites, and of PouchDB's find suite.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,8 @@ fn parse(selector: Value) -> Selector {
     Selector::parse(&selector).unwrap_or_else(|error| panic!("{selector} is refused: {error}"))
 }
 
-/// Each row: a condition on `x`, values that match, values that do not. `$not` of the condition answers the reverse.
+/// Tests a condition on `x` against values that match and values that do not. `$not` of the condition must
+/// invert each result.
 fn check(condition: Value, matching: &[Value], others: &[Value]) {
     let plain = parse(json!({"x": condition}));
     let negated = parse(json!({"x": {"$not": condition}}));
@@ -24,7 +25,7 @@ fn check(condition: Value, matching: &[Value], others: &[Value]) {
 }
 
 #[test]
-fn comparisons() {
+fn comparison_operators() {
     check(json!({"$lt": 5}), &[json!(4), json!(null)], &[json!(5), json!(6), json!("a")]);
     check(json!({"$lt": "hello"}), &[json!("held")], &[json!("hello"), json!("help")]);
     check(json!({"$lt": [1, 2, 3]}), &[json!([1, 2, 2]), json!([1, 2])], &[json!([1, 2, 3]), json!([1, 3])]);
@@ -40,7 +41,7 @@ fn comparisons() {
 
 #[test]
 fn strings_compare_by_collation() {
-    // Bytes would put "B" before "a".
+    // By bytes, "B" would sort before "a".
     check(json!({"$gt": "a"}), &[json!("B"), json!("b"), json!("A")], &[json!("a")]);
     check(json!({"$lt": "b"}), &[json!("a"), json!("A")], &[json!("B"), json!("b")]);
     check(json!({"$eq": "a"}), &[json!("a")], &[json!("A"), json!("á")]);
@@ -65,13 +66,13 @@ fn ids_compare_by_bytes() {
 }
 
 #[test]
-fn lists() {
+fn list_operators() {
     check(json!({"$in": []}), &[], &[json!(0), json!(true), json!("foo"), json!([])]);
     let candidates = json!({"$in": [42, false, "bar", [["nested"], "list"], {"b": 2}]});
     check(
         candidates,
         &[json!(42), json!(false), json!("bar"), json!({"b": 2}), json!([0, 42]), json!([0, [["nested"], "list"]])],
-        // An array's elements are looked for, not the array itself.
+        // The array's elements are looked up, not the array itself.
         &[json!(43), json!(true), json!({"b": 2, "c": 3}), json!([["nested"], "list"])],
     );
     check(json!({"$nin": []}), &[json!(0), json!("foo")], &[]);
@@ -84,7 +85,7 @@ fn lists() {
 }
 
 #[test]
-fn elements_and_keys() {
+fn element_and_key_operators() {
     check(json!({"$elemMatch": {"$eq": 0}}), &[json!([0]), json!([0, 1])], &[json!([]), json!([1]), json!(0)]);
     check(json!({"$elemMatch": {"$gte": 80, "$lt": 85}}), &[json!([82, 5])], &[json!([79, 86]), json!([])]);
     check(
@@ -115,14 +116,14 @@ fn other_operators() {
 }
 
 #[test]
-fn fields() {
+fn field_paths() {
     let document = json!({"_id": "one", "a": {"b": [{"c": 1}, 5], "x.y": 2}, "a.b": 3, "": 4});
     for (selector, wanted) in [
         (json!({"_id": "one"}), true),
         (json!({"a.b.0.c": 1}), true),
         (json!({"a": {"b": {"1": 5}}}), true),
         (json!({"a.b.2": {"$exists": true}}), false),
-        // Past an array's end, or into a number, is not "absent".
+        // An index past an array's end, or a member of a number, does not count as missing.
         (json!({"a.b.2": {"$exists": false}}), false),
         (json!({"a.b.1.c": {"$exists": false}}), false),
         (json!({"a.z": {"$exists": false}}), true),
@@ -140,7 +141,7 @@ fn fields() {
 }
 
 #[test]
-fn combinations() {
+fn combination_operators() {
     for (selector, document, wanted) in [
         (json!({}), json!({}), true),
         (json!({"x": {}}), json!({"x": {}}), true),
@@ -166,7 +167,7 @@ fn combinations() {
 }
 
 #[test]
-fn normal_form() {
+fn normalization() {
     for (selector, wanted) in [
         (json!({"a": 1}), json!({"a": {"$eq": 1}})),
         (json!({"a": {"b": {"$gt": 10}}}), json!({"a.b": {"$gt": 10}})),
@@ -190,7 +191,7 @@ fn normal_form() {
 }
 
 #[test]
-fn refusals() {
+fn errors_equal_couchdbs() {
     for (selector, word, reason) in [
         (json!([]), "invalid_selector_json", "Selector must be a JSON object, not: []"),
         (json!("abc"), "invalid_selector_json", "Selector must be a JSON object, not: <<97,98,99>>"),
@@ -219,7 +220,7 @@ fn refusals() {
 }
 
 #[test]
-fn text_search_stands_alone() {
+fn text_search_is_only_allowed_at_the_top_level() {
     assert!(parse(json!({"$text": "word"})).is_text_search());
     assert!(parse(json!({"$text": "word", "a": 1})).is_text_search());
     assert!(!parse(json!({"a": 1})).is_text_search());
@@ -240,7 +241,7 @@ fn hostile_selectors_are_refused() {
 }
 
 #[test]
-fn patterns() {
+fn patterns_match_like_pcre() {
     for (pattern, matching, others) in [
         ("^[0-9a-f]+$", vec!["3a0df5e", "ff\n"], vec!["", "3a0gf5e", "ff\nx"]),
         (r"^\w+$", vec!["word_1"], vec!["schön", "two words"]),
@@ -255,7 +256,7 @@ fn patterns() {
         (r"\Q(a)\E$", vec!["x(a)"], vec!["a"]),
         (r"\<\/a\>", vec!["</a>"], vec!["a"]),
         ("(?i)abc", vec!["ABC"], vec!["ab"]),
-        // Beyond linear time.
+        // Patterns that need backtracking.
         (r"^(?!admin)\w+$", vec!["user"], vec!["administrator"]),
         (r"(?<=\$)\d+", vec!["$100"], vec!["100"]),
         (r"^(\w+) \1$", vec!["ab ab"], vec!["ab ac"]),
@@ -271,7 +272,7 @@ fn patterns() {
 }
 
 #[test]
-fn hostile_patterns_end() {
+fn hostile_patterns_terminate() {
     let long = "a".repeat(10_000);
     for pattern in ["(a+)+$b", "(a|a)*b", r"^(?=(a+)+b)\1", r"(a*)*\1b", "((a{1,50}){1,50}){1,50}{1,50}"] {
         if let Ok(selector) = Selector::parse(&json!({"x": {"$regex": pattern}})) {
@@ -283,7 +284,7 @@ fn hostile_patterns_end() {
 }
 
 #[test]
-fn body_texts_are_read_for_their_members_alone() {
+fn only_the_needed_members_of_a_body_are_read() {
     let selector = parse(json!({"a": 1, "_id": "one", "_rev": {"$gt": null}}));
     assert!(selector.matches_body("one", "1-a", r#"{"skip": {"a": 2}, "\u0061": 1, "last": []}"#).unwrap());
     assert!(!selector.matches_body("two", "1-a", r#"{"a": 1}"#).unwrap());
@@ -295,8 +296,8 @@ fn body_texts_are_read_for_their_members_alone() {
 }
 
 #[test]
-fn integers_and_doubles_have_one_order() {
-    // 2^53 and its neighbours are the same double.
+fn integers_and_doubles_compare_exactly() {
+    // 2^53 and its neighbours round to the same double.
     let numbers = json!([
         9007199254740992_i64,
         9007199254740993_i64,
@@ -322,13 +323,13 @@ fn integers_and_doubles_have_one_order() {
             assert_eq!(compare(a, b), as_text, "{a} {b}");
         }
     }
-    // A sort by what is no order may panic.
+    // Sorting may panic if the order is not total.
     let many: Vec<Value> = (0..200).map(|at| numbers[at * 7 % 4].clone()).collect();
     assert!(parse(json!({"a": {"$in": many}})).matches(&json!({"a": 9007199254740993_i64})));
 }
 
 #[test]
-fn documents_that_serde_cannot_read_are_matched() {
+fn documents_that_serde_json_rejects_are_matched() {
     let body = format!(r#"{{"big":{},"deep":{}1{},"n":1}}"#, "9".repeat(400), "[".repeat(300), "]".repeat(300));
     for (selector, wanted) in [
         (json!({"n": 1}), true),
@@ -342,8 +343,8 @@ fn documents_that_serde_cannot_read_are_matched() {
 }
 
 #[test]
-fn what_a_selector_takes_is_bounded() {
-    // A long name around many conditions would be copied into each.
+fn resources_of_a_selector_are_limited() {
+    // A long name around many conditions would be copied into each path.
     let around = json!({"a".repeat(100_000): {"$or": vec![1; 1000]}});
     assert!(Selector::parse(&around).is_err());
     let around = json!({"a.b.c.d": {"$or": vec![1; 9000]}});
@@ -351,7 +352,7 @@ fn what_a_selector_takes_is_bounded() {
     let patterns = |count: usize| json!({"$or": vec![json!({"a": {"$regex": "^a.*[b-x]$"}}); count]});
     assert!(Selector::parse(&patterns(500)).is_ok() && Selector::parse(&patterns(501)).is_err());
     assert!(Selector::parse(&json!({"$or": vec![json!({"a": {"$regex": "[a-z]{9000}"}}); 9]})).is_err());
-    // No end in sight.
+    // These would take too many steps.
     let all: Vec<u64> = (1..5000).collect();
     let elements: Vec<u64> = std::iter::repeat_n(0, 5000).chain(1..5000).collect();
     assert!(!parse(json!({"a": {"$all": all}})).matches(&json!({ "a": elements })));
@@ -361,7 +362,7 @@ fn what_a_selector_takes_is_bounded() {
 }
 
 #[test]
-fn an_empty_selector_within_another_can_be_written_and_read() {
+fn a_nested_empty_selector_round_trips() {
     for selector in [json!({"$nor": [{}, {"a": 1}]}), json!({"$or": [{"a": {"$gt": 1}}, {}]})] {
         let written = parse(selector).to_json();
         assert_eq!(parse(written.clone()).to_json(), written);
@@ -372,7 +373,7 @@ fn an_empty_selector_within_another_can_be_written_and_read() {
 }
 
 #[test]
-fn patterns_are_rewritten_in_linear_time() {
+fn rewriting_a_pattern_takes_linear_time() {
     for pattern in ["{".repeat(60_000), "{1".repeat(30_000), format!("[{}", "[:".repeat(30_000))] {
         let _ = Selector::parse(&json!({"a": {"$regex": pattern}}));
     }
@@ -388,7 +389,7 @@ fn patterns_are_rewritten_in_linear_time() {
 }
 
 #[test]
-fn a_name_that_is_a_backslash_can_be_written_and_read_again() {
+fn a_name_that_is_a_backslash_round_trips() {
     for (given, name) in [
         (json!({"\\": 1}), "\\"),
         (json!({"a.\\": 1}), "a.\\"),

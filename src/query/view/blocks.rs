@@ -1,21 +1,23 @@
-//! Rows in blocks: how many rows each has, and what the reducers make of them.
+//! Maintains the blocks of an index: for each range of consecutive rows, their number and their reductions.
 //!
-//! A query that reduces a million rows, or asks how many stand before the first of its own, reads blocks and not rows:
-//! only at the two ends of its range rows are read.
+//! A query that reduces a million rows, or needs the number of rows before its range, reads blocks instead of
+//! rows. It reads rows only at the two ends of its range.
 //!
 //! ```text
 //!   bound ""            bound k1              bound k2
-//!   | rows ............ | rows .............. | rows ...........>   a block reaches up to the next one's bound
+//!   | rows ............ | rows .............. | rows ...........>   a block ends at the next one's bound
 //!     count, reductions   count, reductions     count (changed)
 //! ```
 //!
-//! One level is enough: a block has some [`BLOCK`] rows, so a million rows have four thousand blocks, which are read in
-//! a few milliseconds. (A tree of them would make each change of a row rewrite a path to its root.)
+//! One level is enough: a block has about [`ROWS`] rows, so a million rows have four thousand blocks, which
+//! are read in a few milliseconds. A tree was rejected, because each change of a row would rewrite a path to
+//! the root.
 //!
-//! A commit of rows keeps the counts, drops the reductions of the blocks it touches, and marks them as changed. When the
-//! update has no more rows, `settle` goes through the marks: it reduces these blocks again, splits those that have grown
-//! too large, and removes empty ones. While an index is being built its rows are thus read once more at the end, and not
-//! once per commit. A reader that finds a block without reductions reads its rows instead.
+//! A commit of rows updates the counts of the blocks it touches, deletes their reductions, and marks them as
+//! changed. When the update has no more rows, `settle` processes the marks: it reduces these blocks again,
+//! splits those that are too large, and removes empty ones. A build of an index therefore reads its rows once
+//! more at the end instead of once per commit. A reader that finds a block without reductions reads its rows
+//! instead.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,50 +30,53 @@ use crate::error::{Error, Result};
 use crate::query::script::Scripts;
 use crate::store::{Batch, Direction, PageLimit};
 
-/// Rows of a block, about; twice as many are split.
+/// Target number of rows per block. A block with more than twice as many rows is split.
 const ROWS: u64 = 256;
-/// Bytes of rows at which a block ends before it has so many.
+/// A block ends when its rows have this many bytes, even if it has fewer than [`ROWS`] rows.
 const BYTES: usize = 256 << 10;
-/// Changed blocks of one commit of `settle`.
+/// Maximum number of changed blocks per commit of `settle`.
 const AT_ONCE: usize = 128;
-/// Bytes of the rows of a stretch, as they are stored, about.
+/// Approximate size of the rows of a stretch, as stored, in bytes.
 const STRETCH: u64 = 1 << 20;
-/// Stretches of one commit, about. Few in tests, so that a block takes several commits there too.
+/// Approximate maximum number of stretches per commit. Small in tests, so that some blocks take several
+/// commits there.
 const MOST_STRETCHES: usize = if cfg!(test) { 3 } else { 256 };
-/// Fewer are not worth another thread.
+/// Number of stretches per thread; fewer do not justify another thread.
 const STRETCHES_OF_A_THREAD: usize = 4;
 
-/// What a commit does to a row.
+/// A change of one row.
 pub(super) struct Change {
+    /// The row's spot.
     pub spot: Vec<u8>,
-    /// The row as stored; `None`: it goes.
+    /// The row as stored, or `None` to delete it.
     pub row: Option<Vec<u8>>,
-    /// It was not there before.
+    /// Whether the index did not contain the row before.
     pub is_new: bool,
 }
 
+/// The blocks of an index.
 pub(super) struct Blocks<'a> {
     pub index: &'a Index,
     pub scripts: &'a Scripts,
 }
 
-/// A block as it is to be stored.
+/// A new block to be stored.
 struct Made {
     bound: Vec<u8>,
     rows: u64,
     reductions: Option<Vec<String>>,
 }
 
-/// Rows that are read and reduced by one thread.
+/// A range of rows that one thread reads and reduces.
 struct Stretch {
     map: usize,
     spots: Spots,
-    /// Rows of each of its blocks, about.
+    /// Approximate number of rows per block.
     size: usize,
 }
 
-/// What is left of a block for the next commit: where it begins, and how many rows there are from `first` on, the
-/// first stretch of the block.
+/// The part of a block that is left for the next commit. `bound` is its start, `first` the index of the
+/// block's first stretch, and `rows` the number of rows of the whole block.
 struct Rest {
     map: usize,
     bound: Vec<u8>,
@@ -80,7 +85,7 @@ struct Rest {
 }
 
 impl Blocks<'_> {
-    /// Puts row changes of one map function into a batch, with what they mean for the blocks.
+    /// Adds the row changes of one map function to a batch, and updates and marks the affected blocks.
     pub fn apply(&self, batch: &mut Batch, map: usize, mut changes: Vec<Change>) -> Result<()> {
         let layout = &self.index.layout;
         changes.sort_unstable_by(|one, two| one.spot.cmp(&two.spot));
@@ -104,7 +109,7 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Counts, reduces and splits the blocks that have changed. False: something else changes the index.
+    /// Counts, reduces and splits the changed blocks. Returns false if the index was changed concurrently.
     pub fn settle(&self, mut stored: Option<Vec<u8>>, meta: Meta) -> Result<bool> {
         let (index, layout) = (self.index, &self.index.layout);
         loop {
@@ -149,7 +154,8 @@ impl Blocks<'_> {
         }
     }
 
-    /// Joins neighbours that are small together, and marks them as changed. A commit for a page of blocks.
+    /// Merges adjacent blocks that together have few rows, and marks the results as changed. Commits once per
+    /// page of blocks.
     pub fn join_small(&self, mut stored: Option<Vec<u8>>, mut meta: Meta) -> Result<()> {
         let (index, layout) = (self.index, &self.index.layout);
         for map in 0..index.definition.maps.len() {
@@ -186,8 +192,8 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Has the rows of a changed block read, in several stretches if they are many. What is beyond [`MOST_STRETCHES`]
-    /// becomes a changed block of its own.
+    /// Schedules the rows of a changed block to be read, in several stretches if there are many. The rows
+    /// beyond [`MOST_STRETCHES`] become a separate changed block, which is returned.
     fn divide(
         &self,
         batch: &mut Batch,
@@ -204,7 +210,7 @@ impl Blocks<'_> {
         if is_one && rows > 0 && function.reducers.is_empty() {
             return Ok(None);
         }
-        // If rows are there, it is put again.
+        // If the block still has rows, `settle` writes it again.
         batch.delete(at);
         let mut spots = Spots { low: bound.to_vec(), high: index.next_bound(map, bound)? };
         if is_one {
@@ -224,7 +230,7 @@ impl Blocks<'_> {
         Ok(None)
     }
 
-    /// The blocks of each stretch, read and reduced on all cores.
+    /// Reads and reduces the stretches on all cores. Returns the blocks of each stretch.
     fn make_all(&self, stretches: &[Stretch]) -> Result<Vec<Vec<Made>>> {
         let threads = self.scripts.limits().threads.min(stretches.len().div_ceil(STRETCHES_OF_A_THREAD));
         if threads <= 1 {
@@ -238,7 +244,7 @@ impl Blocks<'_> {
                 let Some(stretch) = stretches.get(at) else { return Ok(all) };
                 let made = self.make(stretch);
                 if made.is_err() {
-                    // The others need not go on.
+                    // Stop the other threads.
                     next.store(stretches.len(), Ordering::Relaxed);
                 }
                 all.push((at, made?));
@@ -246,7 +252,7 @@ impl Blocks<'_> {
         };
         let parts = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let died = || Error::Internal("a thread that reduces died".into());
+            let died = || Error::Internal("a thread that reduces rows panicked".into());
             workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(died()))).collect::<Result<Vec<_>>>()
         })?;
         let mut all: Vec<_> = parts.into_iter().flatten().collect();
@@ -264,7 +270,8 @@ impl Blocks<'_> {
                 break;
             }
             for row in page {
-                // Half a block more is read before one is full, so that the last one is not small.
+                // A block is cut only when there are rows for another half, so that the last block is not
+                // small.
                 let is_full = rows.len() >= stretch.size.saturating_add(stretch.size / 2);
                 if is_full || bytes >= BYTES {
                     let rest = rows.split_off(if is_full { stretch.size } else { rows.len() });
@@ -283,7 +290,8 @@ impl Blocks<'_> {
         Ok(made)
     }
 
-    /// A function that fails leaves a block without reductions: whoever asks for them hears why.
+    /// Reduces the rows of a block. If a reduce function fails, the block is stored without reductions: a
+    /// query that needs them runs the function again and reports the error.
     fn made(&self, map: usize, bound: Vec<u8>, rows: &[Row]) -> Result<Made> {
         let function = &self.index.definition.maps[map];
         let context = &self.index.definition.id;

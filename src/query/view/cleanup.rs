@@ -1,4 +1,4 @@
-//! `_view_cleanup`: indexes that no design document defines any more.
+//! `_view_cleanup`: removes indexes that no design document defines any more.
 
 use std::collections::HashSet;
 use std::ops::Bound;
@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::query::find;
 use crate::store::{Direction, PageLimit, keys};
 
-/// Removes the stored indexes that none of the database's design documents defines, Mango's as well as views'. Blocks on
-/// the store.
+/// Removes the stored indexes, of views and of Mango, that no design document of the database defines. Blocks
+/// on the store.
 pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
     let mut kept: HashSet<Vec<u8>> = HashSet::new();
     let listing = Listing::all(Direction::Forward).within("_design/");
@@ -23,7 +23,7 @@ pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
                 Ok(definition) => {
                     kept.insert(keys::index_prefix(database.number(), &definition.signature));
                 }
-                // Deleted meanwhile, or of another language.
+                // The document was deleted in the meantime, or has no valid definition.
                 Err(Error::Missing | Error::Deleted | Error::Script { .. }) => {}
                 Err(error) => return Err(error),
             }

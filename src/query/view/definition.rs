@@ -1,6 +1,6 @@
-//! A design document's views, and the signature of their index (`couch_mrview_util:ddoc_to_mrst`).
+//! The views of a design document, and the signature of their index (`couch_mrview_util:ddoc_to_mrst`).
 //!
-//! Views with the same map function share their rows: what differs is then only how they are reduced.
+//! Views with the same map function share their rows; they differ only in how the rows are reduced.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,55 +21,57 @@ type NamedReduce<'a> = (&'a String, Option<&'a str>);
 /// The views of a design document.
 #[derive(Debug)]
 pub struct Definition {
-    /// `_design/...`
+    /// Id of the design document, `_design/...`.
     pub id: String,
+    /// The design document's language.
     pub language: String,
-    /// Names the index: equal for design documents whose views are equal.
+    /// Identifies the index. Design documents with equal views have equal signatures.
     pub signature: [u8; 16],
-    /// `options.partitioned`: each partition is asked by itself.
+    /// `options.partitioned`: every query names one partition.
     pub partitioned: bool,
-    /// `options.include_design`
+    /// `options.include_design`.
     pub include_design: bool,
-    /// `options.local_seq`
+    /// `options.local_seq`.
     pub local_seq: bool,
     pub(super) maps: Vec<MapFunction>,
     pub(super) set: Arc<MapSet>,
-    /// Of design documents of the language `query` what each map is; `None`: no definition of an index.
+    /// For the language `query`: the index definition of each map, or `None` if the map is not one.
     pub(super) mango: Option<Vec<Option<Index>>>,
     names: HashMap<String, View>,
 }
 
-/// A map function and how its rows are reduced.
+/// A map function and the reducers of its rows.
 #[derive(Debug)]
 pub(super) struct MapFunction {
-    /// `options.collation` is `raw`.
+    /// Whether `options.collation` is `raw`.
     raw: bool,
+    /// The reduce functions of all views with this map function.
     pub reducers: Vec<Reducer>,
-    /// The sources of the reducers that are JavaScript, in their order.
+    /// The sources of the JavaScript reducers, in order.
     pub scripts: Arc<Vec<String>>,
 }
 
 impl MapFunction {
-    /// Where a key stands among others.
+    /// The bytes by which a key is sorted.
     pub fn sort_key(&self, key: &str) -> Vec<u8> {
         if self.raw { raw_sort_key(key) } else { sort_key(key) }
     }
 }
 
-/// A view by its place in the definition.
+/// A view, by its position in the definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
-    /// Which map function.
+    /// Index of its map function.
     pub map: usize,
-    /// Which of its reducers, if the view has one.
+    /// Index of its reducer among those of the map function, if the view has one.
     pub reducer: Option<usize>,
 }
 
 impl Definition {
-    /// Reads a design document; `partitioned` says whether its database is.
+    /// Parses a design document. `partitioned` says whether its database is partitioned.
     ///
     /// # Errors
-    /// `Script`: a reduce function that is none.
+    /// `Script` if a reduce function is invalid.
     pub fn read(design: &Design, partitioned: bool) -> Result<Definition> {
         let source: Value = serde_json::from_str(&design.source)
             .map_err(|error| Error::Damaged(format!("design document {}: {error}", design.id)))?;
@@ -80,12 +82,12 @@ impl Definition {
         let language = source.get("language").and_then(Value::as_str).unwrap_or("javascript").to_owned();
         let is_query = language == "query";
 
-        // By source and options, so that the order is that of the functions and not of the names.
+        // Ordered by source and options, so that the order does not depend on the names.
         let mut by_source: BTreeMap<(String, String), Vec<NamedReduce>> = BTreeMap::new();
         for (name, view) in views {
             let map = match view.get("map") {
                 Some(Value::String(map)) if !is_query => map.clone(),
-                // The order of the fields is that of the key.
+                // The order of the fields matters: it is that of the key's elements.
                 Some(map @ Value::Object(_)) if is_query => map.to_string(),
                 _ => continue,
             };
@@ -138,7 +140,8 @@ impl Definition {
         Ok(Definition { id, language, signature, partitioned, include_design, local_seq, maps, set, mango, names })
     }
 
-    /// What keeps a Mango index: a map without JavaScript, whose rows have the values of the index's fields as keys.
+    /// The definition of a Mango index: a map without JavaScript, whose rows have the values of the index's
+    /// fields as keys.
     pub fn of_index(database: u64, index: &Index) -> Definition {
         let filter = index.partial_filter.as_ref().map(|filter| filter.to_json());
         let text = json!(["mango", FORMAT, COLLATION_VERSION, index.columns(), filter, index.partitioned]);
@@ -157,16 +160,16 @@ impl Definition {
         }
     }
 
-    /// The view of this name.
+    /// The view with this name.
     ///
     /// # Errors
-    /// `NotFound`: there is none.
+    /// `NotFound` if there is none.
     pub fn view(&self, name: &str) -> Result<View> {
         self.names.get(name).copied().ok_or_else(|| Error::NotFound("missing_named_view".into()))
     }
 }
 
-/// The name of an index of this definition.
+/// The signature of the index with this definition.
 fn signature(definition: &Value) -> [u8; 16] {
     let digest = Sha256::digest(definition.to_string());
     let mut signature = [0; 16];
@@ -174,7 +177,7 @@ fn signature(definition: &Value) -> [u8; 16] {
     signature
 }
 
-/// JSON with the members of all objects in the order of their names.
+/// JSON text with the members of all objects sorted by name.
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(members) => {

@@ -1,7 +1,8 @@
-//! Reading a reduce query: groups of rows, each reduced.
+//! Executes reduce queries: finds the groups of rows and reduces each.
 //!
-//! A stretch is gone through once, in pieces: a block with its reduction where that is stored, else the rows. A block that
-//! lies within the group which is being read is taken by its reduction; of one where a group ends the rows are read.
+//! Each range of the query is read once, in pieces, where a piece is a block or a part of one. For a block
+//! that lies within the current group, the stored reduction is used. If a group begins or ends within a
+//! block, or the block has no stored reduction, its rows are read.
 //!
 //! ```text
 //!   | group 1         | group 2                            | 3     rows
@@ -21,23 +22,25 @@ use crate::json::elements;
 use crate::query::script::Scripts;
 use crate::store::{Direction, PageLimit};
 
-/// Rows read, and reduced, at once.
+/// Maximum number of rows that are read and reduced at once.
 const PAGE: PageLimit = PageLimit { entries: 256, bytes: 256 << 10 };
-/// Blocks read at once.
+/// Maximum number of blocks that are read at once.
 const BLOCKS: usize = 500;
-/// Reductions kept before they are merged, and their bytes.
+/// Maximum number of reductions that are held before they are merged.
 const MOST_PARTS: usize = 128;
+/// Maximum size of the reductions that are held before they are merged, in bytes.
 const MOST_BYTES: usize = 512 << 10;
 
 /// A reduced group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReducedRow {
-    /// JSON; `None` if everything is one group.
+    /// The group's key as JSON; `None` if all rows are one group.
     pub key: Option<String>,
+    /// The result of the reduction.
     pub outcome: super::reduce::Outcome,
 }
 
-/// The rows of a reduce query, in order.
+/// Iterator over the groups of a reduce query, in the order of the query.
 pub struct Grouped {
     index: Index,
     scripts: Scripts,
@@ -47,13 +50,13 @@ pub struct Grouped {
     partition: Option<String>,
     direction: Direction,
     context: String,
-    /// What is left to read, the next stretch last.
+    /// The ranges that are left to read; the next one is last.
     stretches: Vec<Spots>,
-    /// The stretch that is being read.
+    /// The pieces of the current range.
     pieces: Option<Pieces>,
-    /// What is left of the piece that is being read by its rows.
+    /// The unread part of the current piece, if its rows are read.
     piece: Option<Spots>,
-    /// Rows read of it, in the order of the query.
+    /// The rows read from it, in the order of the query.
     read: VecDeque<Row>,
     skip: u64,
     limit: u64,
@@ -85,7 +88,7 @@ impl Grouped {
         }
     }
 
-    /// The next groups, `most` at most; empty at the end. Blocks on the store and on scripts.
+    /// Returns the next groups, at most `most`; empty at the end. Blocks on the store and on scripts.
     pub fn next(&mut self, most: usize) -> Result<Vec<ReducedRow>> {
         let mut rows = Vec::new();
         while rows.len() < most && self.limit > 0 {
@@ -109,14 +112,14 @@ impl Grouped {
         }
     }
 
-    /// The next group of the current stretch; `None` if that has ended, or the group is skipped.
+    /// Returns the next group of the current range; `None` if the range has ended or the group is skipped.
     fn group(&mut self) -> Result<Option<ReducedRow>> {
-        // Its key, and what the spots of its rows begin with.
+        // The group's key, and the common prefix of the spots of its rows.
         let mut group: Option<(Option<String>, Vec<u8>)> = None;
         let mut parts = Parts::default();
         loop {
             if let Some(first) = self.read.front() {
-                // The row that begins a group is in it.
+                // The first row of a group always belongs to it.
                 let least = usize::from(group.is_none());
                 let (_, place) = group.get_or_insert_with(|| self.begun_by(first));
                 let count = self.read.iter().take_while(|row| row.spot.starts_with(place)).count().max(least);
@@ -144,7 +147,7 @@ impl Grouped {
                 self.pieces = None;
                 break;
             };
-            // All spots between two that begin with the place do.
+            // If both bounds begin with the place, so do all spots between them.
             let is_within = |place: &[u8]| {
                 piece.spots.low.starts_with(place)
                     && piece.spots.high.as_ref().is_some_and(|high| high.starts_with(place))
@@ -172,7 +175,7 @@ impl Grouped {
         self.row(key, parts.all.into())
     }
 
-    /// The group that a row belongs to: its key, and what the spots of its rows begin with.
+    /// Returns the group of a row: its key, and the common prefix of the spots of its rows.
     fn begun_by(&self, row: &Row) -> (Option<String>, Vec<u8>) {
         let level = match self.grouping {
             Grouping::None => return (None, Vec::new()),
@@ -203,24 +206,25 @@ impl Grouped {
     }
 }
 
-/// A part of a stretch, and its reduction if it is a whole block that has one.
+/// A part of a range, with the stored reduction if the part is a whole block that has one.
 struct Piece {
     spots: Spots,
     reduction: Option<String>,
 }
 
-/// Goes through a stretch block by block.
+/// Iterator over the pieces of a range.
 struct Pieces {
     direction: Direction,
-    /// What has not been handed out.
+    /// The part of the range that is left.
     left: Spots,
-    /// Where blocks begin that have not been looked for.
+    /// The part of the range whose blocks have not been read yet.
     ahead: Spots,
-    /// Blocks that begin in the stretch, in its direction: their bounds, with their reductions.
+    /// The bounds and reductions of the next blocks that begin within the range, in the direction of the
+    /// query.
     blocks: VecDeque<(Vec<u8>, Option<String>)>,
-    /// Forward: the reduction of the block that what is left begins with.
+    /// Forward only: the reduction of the block at the start of `left`.
     open: Option<String>,
-    /// No block has been handed out yet.
+    /// Whether no block has been returned yet.
     at_first: bool,
 }
 
@@ -252,7 +256,8 @@ impl Pieces {
                 }
                 (None, direction) => {
                     let spots = std::mem::replace(&mut self.left, Spots { low: Vec::new(), high: Some(Vec::new()) });
-                    // Forward: the last block. Backward: the end of one that begins before the stretch.
+                    // Forward, this is the last block. Backward, it is the end of a block that begins before
+                    // the range.
                     let open = self.open.take().filter(|_| direction == Direction::Forward);
                     let is_whole = open.is_some() && ends_within(index, map, &spots)?;
                     Piece { spots, reduction: open.filter(|_| is_whole) }
@@ -265,7 +270,7 @@ impl Pieces {
     }
 }
 
-/// Whether the block that begins at the low end ends where the high end is, or before it.
+/// Whether the block that begins at the low end of `spots` ends at or before its high end.
 fn ends_within(index: &Index, map: usize, spots: &Spots) -> Result<bool> {
     Ok(match (&spots.high, index.next_bound(map, &spots.low)?) {
         (None, None) => true,
@@ -274,7 +279,7 @@ fn ends_within(index: &Index, map: usize, spots: &Spots) -> Result<bool> {
     })
 }
 
-/// Reductions of a group on their way to be one, in the order of their rows.
+/// Partial reductions of a group, in the order of their rows.
 #[derive(Default)]
 struct Parts {
     all: VecDeque<String>,
@@ -297,7 +302,7 @@ impl Parts {
     }
 }
 
-/// The key of a group: of an array as many elements as the level says.
+/// The key of a group: the first `level` elements if the key is an array.
 fn group_key(key: &str, level: Option<u64>) -> String {
     match level.map(|level| usize::try_from(level).unwrap_or(usize::MAX)) {
         Some(level) if key.starts_with('[') && elements(key).nth(level).is_some() => {

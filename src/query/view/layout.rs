@@ -1,21 +1,23 @@
-//! Keys and values of a view index in the store.
+//! Keys and values of a view index in its ordered map.
 //!
 //! ```text
-//! m                          how far it is, and how many rows each map function has
-//! d id                       the rows of a document: where they stand
+//! m                          progress: how far the index is built, and the rows of each map function
+//! d id                       the rows of a document: their positions
 //! r map place id emit        a row: its key and value as JSON
-//! b map bound                a block of rows: how many, from `bound` up to the next block's
-//! c map bound                what the reducers make of those rows
-//! x map bound                the block's rows have changed: it is to be reduced again
+//! b map bound                a block of rows, from `bound` up to the next block's bound: their number
+//! c map bound                the reductions of those rows
+//! x map bound                a mark: the block's rows have changed, so it has to be reduced again
 //! ```
 //!
-//! All keys begin with the database's number and the index's signature (`store::keys::index_prefix`). `map` is the number
-//! of the map function (2 bytes), `place` is `partition 0` in partitioned indexes, then the sort key of the row's key,
-//! `emit` counts what the function emitted for the document (4 bytes). What follows `map` in a row's key is its *spot*;
-//! bounds of blocks are spots, and the first block's bound is empty.
+//! All keys begin with the database's number and the index's signature (`store::keys::index_prefix`). `map`
+//! is the number of the map function (2 bytes). `place` is the sort key of the row's key; in partitioned
+//! indexes `partition 0` precedes it. `emit` numbers the rows that the function emitted for the document (4
+//! bytes). The part of a row's key after `map` is its *spot*. Bounds of blocks are spots; the first block's
+//! bound is empty.
 //!
-//! A sort key is cut where it is longer than [`MAX_SORT_KEY`], and a digest of the whole stands in for the rest: equal
-//! keys are then still equal and different ones different, only the order among those that agree that far is arbitrary.
+//! A sort key longer than [`MAX_SORT_KEY`] is truncated, and a digest of the whole key is appended. Equal
+//! keys are then still equal and different keys different; only the order among keys with the same truncated
+//! part is arbitrary.
 
 use std::ops::Bound;
 
@@ -28,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, sort_key};
 use crate::store::{KeyRange, keys};
 
-/// The format of everything here; a part of every signature.
+/// Version of the formats in this file; part of every signature.
 pub(super) const FORMAT: u8 = 2;
 
 pub(super) const META: u8 = b'm';
@@ -38,11 +40,11 @@ pub(super) const BLOCK: u8 = b'b';
 pub(super) const REDUCED: u8 = b'c';
 pub(super) const CHANGED: u8 = b'x';
 
-/// How much of a sort key is kept as it is.
+/// Length in bytes to which a sort key is truncated.
 const MAX_SORT_KEY: usize = 2 << 10;
-/// Ids longer than this stand in keys as their beginning and a digest.
+/// Ids longer than this are stored in keys as a prefix and a digest.
 pub(super) const MAX_ID: usize = 2 << 10;
-/// The same for names of partitions.
+/// The same limit for partition names.
 const MAX_PARTITION: usize = 512;
 
 /// The keys of one index.
@@ -51,14 +53,17 @@ pub(super) struct Layout {
     prefix: Vec<u8>,
 }
 
-/// Rows between two spots: from the first, up to and without the second (`None`: to the end).
+/// A range of spots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spots {
+    /// Inclusive.
     pub low: Vec<u8>,
+    /// Exclusive; `None` if the range has no upper end.
     pub high: Option<Vec<u8>>,
 }
 
 impl Spots {
+    /// Whether the end is at or before the start.
     pub fn is_empty(&self) -> bool {
         self.high.as_ref().is_some_and(|high| *high <= self.low)
     }
@@ -69,22 +74,24 @@ impl Layout {
         Layout { prefix: keys::index_prefix(database, signature) }
     }
 
+    /// The key of the progress.
     pub fn meta(&self) -> Vec<u8> {
         [&self.prefix[..], &[META]].concat()
     }
 
+    /// The key of a document's rows.
     pub fn document(&self, id: &str) -> Vec<u8> {
         let mut key = [&self.prefix[..], &[DOCUMENT]].concat();
         push_id(&mut key, id);
         key
     }
 
-    /// All keys of a kind that has no map number.
+    /// The range of all keys of a kind.
     pub fn kind(&self, kind: u8) -> KeyRange {
         keys::prefix(&[&self.prefix[..], &[kind]].concat())
     }
 
-    /// A key of a kind that goes on with a map number and a spot.
+    /// The key of an entry whose kind is followed by a map number and a spot.
     pub fn at(&self, kind: u8, map: usize, spot: &[u8]) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.prefix.len() + 3 + spot.len());
         key.extend_from_slice(&self.prefix);
@@ -94,7 +101,7 @@ impl Layout {
         key
     }
 
-    /// Entries of a kind and map from one spot up to another.
+    /// The range of the entries of a kind and map whose spots are within `spots`.
     pub fn between(&self, kind: u8, map: usize, spots: &Spots) -> KeyRange {
         let high = match &spots.high {
             Some(high) => Bound::Excluded(self.at(kind, map, high)),
@@ -103,13 +110,13 @@ impl Layout {
         (Bound::Included(self.at(kind, map, &spots.low)), high)
     }
 
-    /// The spot of a key made by [`Layout::at`].
+    /// The spot in a key that [`Layout::at`] returned.
     pub(super) fn spot_from(&self, mut key: Vec<u8>) -> Vec<u8> {
         key.drain(..key.len().min(self.prefix.len() + 3));
         key
     }
 
-    /// Map number and spot of a key made by [`Layout::at`].
+    /// The map number and spot in a key that [`Layout::at`] returned.
     pub fn spot_of<'a>(&self, key: &'a [u8]) -> (usize, &'a [u8]) {
         let rest = key.get(self.prefix.len() + 1..).unwrap_or_default();
         match rest.split_first_chunk::<2>() {
@@ -119,7 +126,7 @@ impl Layout {
     }
 }
 
-/// Where a key stands, in a partition or not: what a row's spot begins with.
+/// The place of a key, optionally in a partition: the start of a row's spot.
 pub(super) fn place(map: &MapFunction, partition: Option<&str>, key: &str) -> Vec<u8> {
     placed(partition, map.sort_key(key))
 }
@@ -135,12 +142,12 @@ fn placed(partition: Option<&str>, mut sort_key: Vec<u8>) -> Vec<u8> {
     place
 }
 
-/// What the spots begin with of all keys, in a partition or not, that are arrays which begin with these elements; of more
-/// keys if that is too long.
+/// The common prefix of the spots of all keys that are arrays beginning with these elements, optionally in a
+/// partition. If the prefix is too long, it is truncated and matches more keys.
 pub fn beginning(partition: Option<&str>, elements: &[Value]) -> Vec<u8> {
     let mut beginning = partition.map(partition_prefix).unwrap_or_default();
     if !elements.is_empty() {
-        // Without the end of the array, so that longer ones follow.
+        // Remove the end of the array, so that longer arrays match too.
         let mut sort_key = sort_key(&Value::from(elements).to_string());
         sort_key.pop();
         sort_key.truncate(MAX_SORT_KEY);
@@ -149,12 +156,12 @@ pub fn beginning(partition: Option<&str>, elements: &[Value]) -> Vec<u8> {
     beginning
 }
 
-/// The spot of a document's first row with this key, which is an array of these elements.
+/// The spot of a document's first row whose key is the array of these elements.
 pub fn spot_of_row(partition: Option<&str>, key: &[Value], id: &str) -> Vec<u8> {
     spot(&placed(partition, sort_key(&Value::from(key).to_string())), id, 0)
 }
 
-/// What the spots of a partition begin with. Names hold no 0, so none is the beginning of another.
+/// The prefix of the spots of a partition. Names contain no 0, so no prefix is a prefix of another.
 pub(super) fn partition_prefix(partition: &str) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(partition.len() + 1);
     if partition.len() <= MAX_PARTITION {
@@ -167,7 +174,7 @@ pub(super) fn partition_prefix(partition: &str) -> Vec<u8> {
     prefix
 }
 
-/// The place of the keys that begin with the same elements as `key`, and how far it reaches: grouping by `level`.
+/// The common place of the keys in the same group as `key`, when grouping by `level`.
 pub(super) fn group_place(map: &MapFunction, partition: Option<&str>, key: &str, level: Option<u64>) -> Vec<u8> {
     let Some(level) = level.filter(|_| key.starts_with('[')) else { return place(map, partition, key) };
     let mut elements = crate::json::elements(key);
@@ -177,7 +184,7 @@ pub(super) fn group_place(map: &MapFunction, partition: Option<&str>, key: &str,
         return place(map, partition, key);
     }
     let mut sort_key = map.sort_key(&format!("[{}]", taken.join(",")));
-    // Without its end, so that everything that begins so begins with these bytes.
+    // Remove the end of the array, so that every key of the group begins with these bytes.
     sort_key.pop();
     if sort_key.len() > MAX_SORT_KEY {
         return place(map, partition, key);
@@ -196,7 +203,7 @@ pub(super) fn push_id(key: &mut Vec<u8>, id: &str) {
     }
 }
 
-/// A row's spot.
+/// The spot of a row.
 pub(super) fn spot(place: &[u8], id: &str, emit: u32) -> Vec<u8> {
     let mut spot = Vec::with_capacity(place.len() + id.len().min(MAX_ID) + 4);
     spot.extend_from_slice(place);
@@ -205,7 +212,7 @@ pub(super) fn spot(place: &[u8], id: &str, emit: u32) -> Vec<u8> {
     spot
 }
 
-/// The spot just behind everything that begins with `place`; `None` if that is the end of all.
+/// The first spot after all that begin with `place`; `None` if there is none.
 pub fn behind(place: &[u8]) -> Option<Vec<u8>> {
     match keys::after_prefix(place) {
         Bound::Excluded(spot) => Some(spot),
@@ -213,11 +220,14 @@ pub fn behind(place: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Where a document's rows stand, and what each takes in bytes.
+/// The position of one of a document's rows, and its size in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reference {
+    /// Number of the map function.
     pub map: usize,
+    /// The row's spot.
     pub spot: Vec<u8>,
+    /// Size of the row in bytes.
     pub bytes: u64,
 }
 
@@ -244,7 +254,7 @@ pub(super) fn decode_references(value: &[u8]) -> Result<Vec<Reference>> {
     read().ok_or_else(|| Error::Damaged("the rows of a document in a view index".into()))
 }
 
-/// A block's rows.
+/// Encodes a block: the number of its rows.
 pub(super) fn encode_block(rows: u64) -> Vec<u8> {
     let mut out = Writer::version(FORMAT);
     out.number(rows);
@@ -259,7 +269,7 @@ pub(super) fn decode_block(value: &[u8]) -> Result<u64> {
     read().ok_or_else(|| Error::Damaged("a block of a view index".into()))
 }
 
-/// The reductions of a block, one per reducer.
+/// Encodes the reductions of a block, one per reducer.
 pub(super) fn encode_reductions(reductions: &[String]) -> Vec<u8> {
     let mut out = Writer::version(FORMAT);
     for reduction in reductions {
@@ -268,7 +278,7 @@ pub(super) fn encode_reductions(reductions: &[String]) -> Vec<u8> {
     out.0
 }
 
-/// The reduction of one reducer.
+/// Decodes the reduction of one reducer.
 pub(super) fn decode_reduction(value: &[u8], reducer: usize) -> Result<String> {
     let read = || {
         let mut reader = Reader::version(value, FORMAT)?;
@@ -280,18 +290,19 @@ pub(super) fn decode_reduction(value: &[u8], reducer: usize) -> Result<String> {
     read().ok_or_else(|| Error::Damaged("a reduction of a view index".into()))
 }
 
-/// How far an index is.
+/// The progress of an index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// The database's sequence up to which it is built.
+    /// Sequence of the database up to which the index is built.
     pub sequence: u64,
-    /// Purges up to here are in it.
+    /// Purge sequence up to which purges are applied.
     pub purge_sequence: u64,
-    /// The database's sequence when the index was begun: what comes up to there has no rows yet.
+    /// Sequence of the database when the build of the index began: until that is reached, no changed document
+    /// can have rows yet.
     pub(super) begun_at: u64,
-    /// No block waits to be reduced.
+    /// Whether no block is marked as changed.
     pub(super) settled: bool,
-    /// Rows, and their bytes, of each map function.
+    /// For each map function, the number of its rows and their size in bytes.
     pub rows: Vec<(u64, u64)>,
 }
 
@@ -309,7 +320,7 @@ impl Meta {
         out.0
     }
 
-    /// `None`: of another version, so that the index has to be made again.
+    /// Returns `None` if the version differs, so that the index has to be rebuilt.
     pub(super) fn decode(value: &[u8], maps: usize) -> Option<Meta> {
         let mut reader = Reader::version(value, FORMAT)?;
         let (collation, rest) = reader.0.split_first_chunk()?;

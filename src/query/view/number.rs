@@ -1,15 +1,18 @@
-//! Arithmetic on JSON numbers as reduce functions do it: whole numbers stay whole, as in Erlang.
+//! Arithmetic on JSON numbers for reduce functions. Integers stay integers, as in Erlang.
 
 use serde_json::{Number, Value};
 
-/// A number of a row.
+/// A JSON number.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Num {
+    /// An integer.
     Int(i128),
+    /// Any other number; always finite.
     Float(f64),
 }
 
 impl Num {
+    /// Converts a JSON number.
     pub fn read(number: &Number) -> Num {
         match (number.as_i64(), number.as_u64()) {
             (Some(whole), _) => Num::Int(whole.into()),
@@ -18,6 +21,7 @@ impl Num {
         }
     }
 
+    /// Converts a JSON value; `None` if it is not a number.
     pub fn of(value: &Value) -> Option<Num> {
         value.as_number().map(Num::read)
     }
@@ -29,6 +33,7 @@ impl Num {
         }
     }
 
+    /// The sum. An integer sum beyond 128 bits becomes a float.
     pub fn add(self, other: Num) -> Num {
         match (self, other) {
             (Num::Int(one), Num::Int(two)) => {
@@ -38,6 +43,7 @@ impl Num {
         }
     }
 
+    /// The square. An integer square beyond 128 bits becomes a float.
     pub fn square(self) -> Num {
         match self {
             Num::Int(whole) => whole.checked_mul(whole).map_or(Num::Float(whole as f64 * whole as f64), Num::Int),
@@ -60,6 +66,7 @@ impl Num {
         }
     }
 
+    /// The JSON number. An integer beyond 64 bits becomes a float.
     pub fn to_value(self) -> Value {
         match self {
             Num::Int(whole) => match (i64::try_from(whole), u64::try_from(whole)) {
@@ -72,7 +79,7 @@ impl Num {
     }
 }
 
-/// JSON has no infinity: what is too large is as large as can be.
+/// JSON has no infinity, so overflow yields the largest double of the same sign.
 fn finite(float: f64) -> f64 {
     if float.is_nan() { 0.0 } else { float.clamp(f64::MIN, f64::MAX) }
 }

@@ -1,4 +1,4 @@
-//! What a view is asked: parameters from query and body, checked whole before anything runs
+//! The parameters of a view query, from query string and body; validated completely before anything runs
 //! (`couch_mrview_http:parse_params`, `couch_mrview_util:validate_args`).
 
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use super::layout::{self, Spots};
 use crate::error::{Error, Result};
 use crate::store::Direction;
 
-/// What is asked, as far as it could be read.
+/// The parameters, parsed but not validated against a view yet.
 #[derive(Debug, Clone)]
 pub struct Params {
     start: Option<Value>,
@@ -26,10 +26,13 @@ pub struct Params {
     update: Update,
     partition: Option<String>,
     include_docs: bool,
+    /// `update_seq`: the response contains the sequence of the index.
     pub update_seq: bool,
-    /// `None`: not said.
+    /// `conflicts`; `None` if not given.
     conflicts: Option<bool>,
+    /// `attachments`: documents in the response contain their attachments.
     pub attachments: bool,
+    /// `att_encoding_info`: documents in the response contain the encodings of their attachments.
     pub encoding_info: bool,
 }
 
@@ -59,45 +62,51 @@ impl Default for Params {
     }
 }
 
-/// Whether the index is brought up to date (`update`, `stale`).
+/// When the index is brought up to date (`update`, `stale`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
-    /// Before the answer.
+    /// Before the response.
     Wait,
     /// Not at all.
     No,
-    /// After the answer.
+    /// After the response.
     Later,
 }
 
-/// How a reduce view is grouped.
+/// How the rows of a reduce query are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
     /// All rows are one group.
     None,
-    /// By this many elements of the key.
+    /// By this number of leading elements of the key.
     Level(u64),
     /// By the whole key.
     Exact,
 }
 
-/// What a query answers.
+/// The kind of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Returns rows.
     Map { include_docs: bool, conflicts: bool },
+    /// Returns reductions.
     Reduce { reducer: usize, grouping: Grouping },
 }
 
-/// A checked query.
+/// A validated query.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Whether rows or reductions are returned.
     pub kind: Kind,
+    /// When the index is brought up to date.
     pub update: Update,
+    /// Maximum number of rows or groups.
     pub limit: u64,
+    /// Number of rows or groups to skip.
     pub skip: u64,
     descending: bool,
     partition: Option<String>,
-    /// What is to be read, in this order.
+    /// The ranges to read, in this order.
     pub(super) stretches: Vec<Spots>,
 }
 
@@ -140,13 +149,13 @@ fn text(value: Value) -> String {
 }
 
 impl Params {
-    /// Takes up a pair of the query string.
+    /// Sets a parameter of the query string.
     pub fn set_text(&mut self, name: &str, value: &str) -> Result<()> {
         let is_json = matches!(name, "key" | "keys" | "startkey" | "start_key" | "endkey" | "end_key");
         self.set(name, if is_json { json(value)? } else { value.into() })
     }
 
-    /// Takes up the members of a request's body.
+    /// Sets the members of a request body.
     pub fn set_all(&mut self, members: &Map<String, Value>) -> Result<()> {
         members.iter().try_for_each(|(name, value)| self.set(name, value.clone()))
     }
@@ -155,7 +164,7 @@ impl Params {
         match name {
             "key" => (self.start, self.end) = (Some(value.clone()), Some(value)),
             "keys" => match value {
-                // One key is a range of one key, which may be grouped and ranged otherwise.
+                // A single key becomes a range, so that grouping and the other range parameters are allowed.
                 Value::Array(mut keys) if keys.len() == 1 => {
                     self.start = keys.pop();
                     self.end = self.start.clone();
@@ -179,7 +188,7 @@ impl Params {
             "attachments" => self.attachments |= flag(&value)?,
             "att_encoding_info" => self.encoding_info |= flag(&value)?,
             "sorted" => {
-                // Rows are always in order here.
+                // Rows are always sorted here, so the parameter has no effect.
                 flag(&value)?;
             }
             "stale" => {
@@ -205,8 +214,8 @@ impl Params {
         Ok(())
     }
 
-    /// Checks everything against the view. `most` is the configured limit of rows (`query_limit`, in a partition
-    /// `partition_query_limit`).
+    /// Validates all parameters against the view. `most` is the configured limit of rows (`query_limit`, or
+    /// `partition_query_limit` in a partition).
     pub fn plan(&self, definition: &Definition, view: View, most: Option<u64>) -> Result<Plan> {
         let limit = match (self.limit, most) {
             (Some(limit), Some(most)) if limit > most => {
@@ -278,7 +287,7 @@ impl Params {
         })
     }
 
-    /// Refuses a range whose end stands before its start.
+    /// Rejects a range whose end is before its start.
     fn check_order(&self, map: &MapFunction) -> Result<()> {
         let (Some(start), Some(end)) = (&self.start, &self.end) else { return Ok(()) };
         if start == end {
@@ -300,7 +309,7 @@ impl Params {
         wrong(format!("No rows can match your key range, reverse your start_key and end_key or set descending={hint}"))
     }
 
-    /// The spots from one key to another.
+    /// The spots from one key to the other.
     fn spots(&self, map: &MapFunction, start: Option<&Value>, end: Option<&Value>) -> Spots {
         let partition = self.partition.as_deref();
         let place = |key: &Value| layout::place(map, partition, &key.to_string());
@@ -313,7 +322,7 @@ impl Params {
         };
         let behind = |place: &[u8], id: Option<&str>| match id {
             None => layout::behind(place),
-            // Behind all that one document emitted, before the ids that begin with its id.
+            // After all rows of the document, and before longer ids that begin with its id.
             Some(_) => Some([&before(place, id)[..], &[1]].concat()),
         };
         let (start_id, end_id) = (self.start_id.as_deref(), self.end_id.as_deref());
@@ -357,7 +366,7 @@ impl Plan {
         self.partition.as_deref()
     }
 
-    /// Everything that a query of this kind can see: the view, or its partition.
+    /// All spots that a query of this kind can see: those of the view, or of its partition.
     pub(super) fn within(&self) -> Spots {
         whole(self.partition())
     }

@@ -1,4 +1,5 @@
-//! Queries between random changes, against all rows of all documents sorted and reduced at once.
+//! Runs queries between random changes, and compares them with all rows of all documents, sorted and reduced
+//! at once.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -14,30 +15,30 @@ use crate::json::compare;
 use crate::query::script::{Limits, Scripts};
 use crate::store::Direction;
 
-/// What a document emits.
+/// The rows that a document emits.
 type Rows = Vec<(u8, u32)>;
 type Model = BTreeMap<String, Rows>;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Many documents that emit so many rows each.
+    /// Writes this number of documents, each with this number of rows.
     Fill(u8, u8),
-    /// Documents, by their numbers; `None`: it is deleted.
+    /// Writes documents, by number; `None` deletes the document.
     Edit(Vec<(u8, Option<Rows>)>),
     Purge(Vec<u8>),
     Compact,
     CompactDatabase,
-    /// What is in memory gets lost.
+    /// Loses the entries in memory.
     Reopen,
     Ask(Value),
-    /// Of the view that is reduced.
+    /// Queries the reduce view.
     Reduce(Value),
-    /// A query that goes on while the rest happens.
+    /// Begins a query that is read while other steps run.
     Begin(bool),
     Page(usize),
 }
 
-/// Few, so that rows have equal keys.
+/// Few different keys, so that rows have equal keys.
 fn key(number: u8) -> Value {
     match number % 24 {
         number @ 0..6 => json!(number),
@@ -47,7 +48,7 @@ fn key(number: u8) -> Value {
     }
 }
 
-/// Some begin as others do.
+/// Some ids are prefixes of others.
 fn id(number: u8) -> String {
     format!("d{}", u32::from(number % 50).pow(2) % 211)
 }
@@ -72,7 +73,7 @@ fn params(reduced: bool) -> impl Strategy<Value = Value> {
                 value.map(|value| all.insert(name.to_owned(), value));
             };
             match keys {
-                // A key that comes twice is two groups.
+                // The same key twice in a row would be two groups.
                 Some(mut keys) => {
                     keys.dedup();
                     put("keys", Some(json!(keys)));
@@ -117,7 +118,7 @@ fn by_text(one: &str, other: &str) -> Ordering {
     compare(one, other)
 }
 
-/// A row as the model has it: key, document, value.
+/// A row of the model: key, document id, value.
 type Told = (String, String, u32);
 
 fn all_rows(model: &Model) -> Vec<Told> {
@@ -133,12 +134,12 @@ fn text((key, id, n): &Told) -> String {
     format!("{key} {n} {id}")
 }
 
-/// The rows that a query is about, in its order, and how many come before them.
+/// The rows that a query selects, in its order, and the number of rows before them.
 fn asked(all: &[Told], params: &Value) -> (Vec<Told>, usize) {
     let descending = params["descending"] == true;
     let inclusive = params["inclusive_end"] != false;
     let within = |start: &Value, end: &Value| {
-        // Where a row stands to an end of the range, in the order of the query.
+        // Position of a row relative to an end of the range, in the order of the query.
         let place = |row: &Told, key: &Value, id: &Value, without: Ordering| {
             let by_id = || id.as_str().map_or(without, |id| row.1.as_str().cmp(id));
             let order = by_text(&row.0, &key.to_string()).then_with(by_id);
@@ -148,7 +149,7 @@ fn asked(all: &[Told], params: &Value) -> (Vec<Told>, usize) {
         let (mut rows, mut before) = (Vec::new(), 0);
         let order: Vec<&Told> = if descending { all.iter().rev().collect() } else { all.iter().collect() };
         for row in order {
-            // Without an id all rows of the key are in; without `inclusive_end` none is.
+            // Without an id, all rows with the end's key are included; without `inclusive_end`, none are.
             let equal = |is_in: bool| if is_in { Ordering::Equal } else { Ordering::Greater };
             let begun = start.is_null() || place(row, start, start_id, Ordering::Equal).is_ge();
             let at_end = match end.is_null() {
@@ -207,7 +208,7 @@ fn groups(rows: &[Told], params: &Value) -> Vec<String> {
     groups.into_iter().map(|(key, sum)| format!("{key} {sum}")).collect()
 }
 
-/// A query that is under way: what it still has to tell.
+/// A query in progress and the rows that it still has to return.
 struct Under {
     rows: MapRows,
     left: Vec<String>,
@@ -317,7 +318,7 @@ impl World {
         }
     }
 
-    /// A range whose ends stand the wrong way round is refused, and has no rows.
+    /// A range whose end is before its start is rejected, and has no rows.
     fn refused<T>(&self, rows: &[Told], answer: Result<T>) -> Option<T> {
         match answer {
             Ok(answer) => Some(answer),
@@ -334,7 +335,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_query_tells_what_all_documents_emit(steps in proptest::collection::vec(step(), 5..40)) {
+    fn queries_equal_the_model(steps in proptest::collection::vec(step(), 5..40)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         runtime.block_on(async {
             let map = "function (doc) { (doc.e || []).forEach(function (e) { emit(e[0], e[1]); }); }";

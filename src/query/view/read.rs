@@ -1,4 +1,4 @@
-//! Reading an index: rows between two spots, how many stand before one, and the rows of a map query.
+//! Reads an index: rows of a range, the number of rows before a position, and the rows of a map query.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::query::history::{History, Snapshot};
 use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit};
 
-/// One index of one database, as it is now or as it was at one moment.
+/// One index of one database, either its current state or a snapshot.
 #[derive(Clone)]
 pub(super) struct Index {
     pub database: Arc<Database>,
@@ -28,7 +28,7 @@ impl Index {
         Index { database, definition, layout, history, snapshot: None }
     }
 
-    /// The index as it stands at this moment. Blocks while a commit to it is under way.
+    /// A snapshot of the index. Blocks while a commit to the index is in progress.
     pub fn still(&self) -> Index {
         Index { snapshot: Some(Arc::new(self.history.begin())), ..self.clone() }
     }
@@ -54,26 +54,27 @@ impl Index {
         })
     }
 
-    /// What was read, unless the database has been deleted: then some of it may have been missing.
+    /// Returns what was read, or an error if the database has been deleted, because then some entries may
+    /// have been missing.
     fn whole<T>(&self, read: T) -> Result<T> {
         if self.database.is_gone() { Err(Error::NoDatabase) } else { Ok(read) }
     }
 
-    /// Commits a batch of this index, which those who read it now do not see.
+    /// Commits a batch to this index. Current readers do not see it.
     pub fn commit(&self, batch: Batch) -> store::Result<()> {
         let kind = self.layout.meta().len() - 1;
         let is_read = |key: &[u8]| matches!(key.get(kind), Some(&(META | ROW | BLOCK | REDUCED)));
         self.history.commit(batch, is_read)
     }
 
-    /// What is stored of its progress, and what that means; `None` if there is nothing to go on from.
+    /// The stored progress, and its decoded form; the latter is `None` if the index has to be rebuilt.
     pub fn meta(&self) -> Result<(Option<Vec<u8>>, Option<Meta>)> {
         let stored = self.get_many(&[self.layout.meta()])?.pop().flatten();
         let meta = stored.as_deref().and_then(|value| Meta::decode(value, self.definition.maps.len()));
         Ok((stored, meta))
     }
 
-    /// The next rows between two spots, about `limit`; narrows `spots` to what is left.
+    /// The next rows of a range, about `limit`. Reduces `spots` to the rest.
     pub fn rows(&self, map: usize, spots: &mut Spots, direction: Direction, limit: PageLimit) -> Result<Vec<Row>> {
         if spots.is_empty() {
             return Ok(Vec::new());
@@ -85,7 +86,7 @@ impl Index {
         match (rows.last(), direction) {
             (None, _) => spots.high = Some(spots.low.clone()),
             (Some(last), Direction::Forward) => {
-                // The least spot above another.
+                // The smallest spot after this one.
                 spots.low = [&last.spot[..], &[0]].concat();
             }
             (Some(last), Direction::Backward) => spots.high = Some(last.spot.clone()),
@@ -93,7 +94,7 @@ impl Index {
         Ok(rows)
     }
 
-    /// How many rows there are between two spots, without reading those.
+    /// The number of rows in a range; reads only their keys.
     fn count_rows(&self, map: usize, mut spots: Spots) -> Result<u64> {
         let mut count = 0;
         while !spots.is_empty() {
@@ -106,7 +107,7 @@ impl Index {
         Ok(count)
     }
 
-    /// How many rows stand before `spot`.
+    /// The number of rows before `spot`.
     fn rank(&self, map: usize, spot: &[u8]) -> Result<u64> {
         let mut before = Spots { low: Vec::new(), high: Some(spot.to_vec()) };
         let (mut count, mut last) = (0, None::<(Vec<u8>, u64)>);
@@ -123,13 +124,13 @@ impl Index {
                 last = Some((bound, layout::decode_block(value)?));
             }
         }
-        // The last of these blocks may reach beyond.
+        // The last of these blocks may extend beyond the spot, so its rows are counted one by one.
         let Some((bound, rows)) = last else { return Ok(0) };
         count -= rows;
         Ok(count + self.count_rows(map, Spots { low: bound, high: Some(spot.to_vec()) })?)
     }
 
-    /// How many rows there are between two spots, told by the blocks.
+    /// The number of rows in a range, computed from the blocks.
     pub fn count(&self, map: usize, spots: &Spots, total: u64) -> Result<u64> {
         let high = match &spots.high {
             Some(high) => self.rank(map, high)?,
@@ -139,7 +140,8 @@ impl Index {
         Ok(high.saturating_sub(low))
     }
 
-    /// The bound of the block that `spot` is in, its rows if it is stored, and where the next one begins.
+    /// The bound of the block that contains `spot`, its number of rows if it is stored, and the next block's
+    /// bound.
     #[allow(clippy::type_complexity)]
     pub fn block_at(&self, map: usize, spot: &[u8]) -> Result<(Vec<u8>, Option<u64>, Option<Vec<u8>>)> {
         let low = Bound::Included(self.layout.at(BLOCK, map, &[]));
@@ -152,7 +154,7 @@ impl Index {
         Ok((bound, rows, self.next_bound(map, spot)?))
     }
 
-    /// Where the first block after `spot` begins.
+    /// The bound of the first block after `spot`.
     pub fn next_bound(&self, map: usize, spot: &[u8]) -> Result<Option<Vec<u8>>> {
         let (_, high) = self.layout.between(BLOCK, map, &Spots { low: Vec::new(), high: None });
         let range = (Bound::Excluded(self.layout.at(BLOCK, map, spot)), high);
@@ -160,8 +162,8 @@ impl Index {
         Ok(next.first().map(|key| self.layout.spot_of(key).1.to_vec()))
     }
 
-    /// The next bounds of blocks that begin between two spots, `most` at most, with one reducer's reduction where it is
-    /// stored; narrows `spots` to what is left.
+    /// The bounds of the next blocks that begin in a range, at most `most`, each with one reducer's reduction
+    /// if it is stored. Reduces `spots` to the rest.
     #[allow(clippy::type_complexity)]
     pub fn reductions(
         &self,
@@ -190,15 +192,15 @@ impl Index {
     }
 }
 
-/// An index ready to be read, as it stood at one moment: what is committed to it meanwhile is not seen.
+/// A snapshot of an index, ready to be read: later commits are not visible.
 pub struct Reading {
     pub(super) index: Index,
-    /// How far the index is.
+    /// The progress of the index.
     pub meta: Meta,
 }
 
 impl Reading {
-    /// Blocks on the store.
+    /// Begins a snapshot. Blocks on the store.
     pub(super) fn begin(index: &Index) -> Result<Reading> {
         let index = index.still();
         let (_, meta) = index.meta()?;
@@ -206,31 +208,31 @@ impl Reading {
     }
 }
 
-/// Bytes of rows that are read at once.
+/// Size in bytes of the rows that are read at once.
 const AT_ONCE: usize = 1 << 20;
 
 impl Reading {
-    /// Bytes that the index takes. Blocks on the store.
+    /// Size of the index in bytes. Blocks on the store.
     pub fn bytes(&self) -> Result<u64> {
         Ok(self.index.history.entries().bytes()?)
     }
 
-    /// The next rows of the first map function between two spots, about `most`; narrows `spots` to what is left. Blocks on
-    /// the store.
+    /// The next rows of the first map function in a range, about `most`. Reduces `spots` to the rest. Blocks
+    /// on the store.
     pub fn rows(&self, spots: &mut Spots, direction: Direction, most: usize) -> Result<Vec<Row>> {
         self.index.rows(0, spots, direction, PageLimit { entries: most, bytes: AT_ONCE })
     }
 }
 
-/// The rows of a map query, a page at a time.
+/// The rows of a map query, in pages.
 pub struct MapRows {
     index: Index,
     view: View,
     meta: Meta,
     direction: Direction,
-    /// What is left to read, the next stretch last.
+    /// The ranges left to read, in reverse order.
     stretches: Vec<Spots>,
-    /// All that was asked, for the count of rows.
+    /// All spots that the query can see, for `total_rows` and `offset`.
     within: Spots,
     skip: u64,
     limit: u64,
@@ -252,12 +254,13 @@ impl MapRows {
         }
     }
 
-    /// The database's sequence that the index stands at.
+    /// The database's sequence up to which the index is built.
     pub fn sequence(&self) -> u64 {
         self.meta.sequence
     }
 
-    /// How many rows the view has, and how many stand before the first one of the query. Ask before reading.
+    /// The number of rows of the view, and the number of rows before the first row of the query. The caller
+    /// asks before it reads rows.
     pub fn total_and_offset(&self) -> Result<(u64, u64)> {
         let map = self.view.map;
         let all = self.meta.rows.get(map).map_or(0, |(rows, _)| *rows);
@@ -265,7 +268,7 @@ impl MapRows {
             ([], None) => all,
             _ => self.index.count(map, &self.within, all)?,
         };
-        // Rows before the first stretch that has any, or before the last one.
+        // The offset counts the rows before the first range that has any, or before the last range.
         let mut first = self.stretches.first();
         for stretch in self.stretches.iter().rev().filter(|_| self.stretches.len() > 1) {
             let mut probe = stretch.clone();
@@ -292,9 +295,9 @@ impl MapRows {
         Ok((total, before.saturating_add(self.skip).min(total)))
     }
 
-    /// The next rows, `most` at most; empty at the end.
+    /// The next rows, at most `most`; empty at the end.
     pub fn next(&mut self, most: usize) -> Result<Vec<Row>> {
-        /// Rows read at once while they are skipped.
+        /// Number of rows read at once while skipping.
         const SKIPPED: usize = 1000;
         while self.limit > 0 {
             let Some(stretch) = self.stretches.last_mut() else { break };
@@ -317,7 +320,7 @@ impl MapRows {
             rows.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
             if rows.len() > most {
                 rows.truncate(most);
-                // Read on behind the last row that is handed over.
+                // Continue after the last row that is returned.
                 if let Some(last) = rows.last() {
                     *stretch = match self.direction {
                         Direction::Forward => Spots { low: [&last.spot[..], &[0]].concat(), high: before.high },

@@ -1,8 +1,9 @@
-//! Reduce functions: CouchDB's built-in ones (`couch_query_servers:builtin_reduce`), and those of design documents.
+//! Reduce functions: CouchDB's built-in ones (`couch_query_servers:builtin_reduce`), and the JavaScript ones
+//! of design documents.
 //!
-//! Whoever reduces hands over rows in ascending order, some hundred at a time, and gets a *reduction*, a JSON text that only
-//! this module understands; several reductions, in the order of their rows, are merged into one, and the last one is finished
-//! into what a client sees.
+//! The caller passes rows in ascending order, several hundred at a time, and receives a *reduction*: JSON
+//! text in a format private to this module. It merges several reductions, in the order of their rows, into
+//! one, and finishes the last one into the value that a client sees.
 
 mod distinct;
 mod stats;
@@ -22,9 +23,9 @@ use crate::error::{Error, Result};
 use crate::json::{elements, members, push_quoted, sort_key};
 use crate::query::script::{Limits, Scripts};
 
-/// Values in `_top_N` and `_bottom_N` at most.
+/// Maximum number of values in `_top_N` and `_bottom_N`.
 const MOST_RANKED: usize = 100;
-/// How deep the values of `_sum` and `_stats` may nest.
+/// Maximum nesting of the values of `_sum` and `_stats`.
 const MOST_NESTED: usize = 64;
 
 /// A reduce function.
@@ -38,21 +39,21 @@ pub(super) enum Reducer {
     Bottom(usize),
     First,
     Last,
-    /// JavaScript: the number in [`MapFunction::scripts`].
+    /// A JavaScript function, by its index in [`MapFunction::scripts`].
     Script(usize),
 }
 
-/// What a client sees of a reduction.
+/// The result of a reduction, as a client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// JSON.
+    /// The value as JSON text.
     Value(String),
-    /// `reduce_overflow_error`, with this reason.
+    /// A `reduce_overflow_error` with this reason.
     Overflow(String),
 }
 
 impl Reducer {
-    /// The function of this source; JavaScript goes into `scripts`.
+    /// Parses the source of a reduce function. Appends JavaScript to `scripts`.
     pub fn read(source: &str, scripts: &mut Vec<String>) -> Result<Reducer> {
         if !source.starts_with('_') {
             scripts.push(source.to_owned());
@@ -83,17 +84,17 @@ impl Reducer {
     }
 }
 
-/// Reduces the rows of one map function. Calls wait for scripts: never on an async thread.
+/// Reduces the rows of one map function. Calls block on scripts, so they must not run on an async thread.
 pub(super) struct Reducing<'a> {
     pub scripts: &'a Scripts,
     pub database: u64,
     pub map: &'a MapFunction,
-    /// Names the view where a reduction does not shrink.
+    /// Name of the view, for messages about reductions that do not shrink.
     pub context: &'a str,
 }
 
 impl Reducing<'_> {
-    /// The reduction of rows, one per reducer.
+    /// Reduces rows with every reducer. Returns one reduction per reducer.
     pub fn all(&self, rows: &[Row]) -> Result<Vec<String>> {
         let scripted = self.run_scripts(&self.map.scripts, rows)?;
         let limits = self.scripts.limits();
@@ -104,7 +105,7 @@ impl Reducing<'_> {
         Ok(self.map.reducers.iter().map(one).collect())
     }
 
-    /// The reduction of rows by one reducer.
+    /// Reduces rows with one reducer.
     pub fn rows(&self, reducer: usize, rows: &[Row]) -> Result<String> {
         let reducer = self.map.reducers[reducer];
         let Reducer::Script(at) = reducer else {
@@ -134,14 +135,14 @@ impl Reducing<'_> {
         self.scripts.reduce(self.database, functions, text, self.context).wait()
     }
 
-    /// One reduction of several, whose rows stand in this order.
+    /// Merges reductions, given in the order of their rows.
     pub fn merge(&self, reducer: usize, mut reductions: Vec<String>) -> Result<String> {
         if reductions.len() == 1 {
             return Ok(reductions.swap_remove(0));
         }
         let reducer = self.map.reducers[reducer];
         if let Reducer::Script(at) = reducer {
-            // Each function is asked by itself: the others' reductions are not at hand.
+            // Runs this function alone: the caller has no reductions of the other functions.
             let functions = Arc::new(vec![self.map.scripts[at].clone()]);
             let values = format!("[{}]", reductions.join(","));
             let answer = self.scripts.rereduce(self.database, &functions, values, self.context).wait()?;
@@ -154,7 +155,7 @@ impl Reducing<'_> {
         Ok(state.encode(&self.scripts.limits(), self.context))
     }
 
-    /// What a client sees.
+    /// Converts a reduction into the result for the client.
     pub fn finish(&self, reducer: usize, reduction: String) -> Result<Outcome> {
         if self.map.reducers[reducer] == Reducer::Distinct {
             let mut state = Distinct::default();
@@ -187,7 +188,7 @@ fn built_in(reducer: Reducer, rows: &[Row], limits: &Limits, context: &str) -> S
     state.encode(limits, context)
 }
 
-/// A built-in function at work.
+/// The state of a built-in function while it reduces.
 enum State {
     Sum { read: usize, sum: Value },
     Count(u64),
@@ -272,7 +273,7 @@ fn parse(text: &str) -> Value {
     }
 }
 
-/// Keeps the `most` greatest (or least) different values, in that order.
+/// Adds a value, and keeps the `most` greatest (or smallest) distinct values, sorted in that direction.
 fn rank(values: &mut Vec<(Vec<u8>, String)>, top: bool, most: usize, value: &str) {
     let key = sort_key(value);
     let found = values.binary_search_by(|(other, _)| if top { key.cmp(other) } else { other.cmp(&key) });

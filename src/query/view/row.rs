@@ -1,4 +1,4 @@
-//! A row of a view: how it is stored, and what it says.
+//! A row of a view and its stored form.
 
 use std::ops::Range;
 
@@ -6,25 +6,25 @@ use super::layout::{FORMAT, MAX_ID};
 use crate::db::bytes::{Reader, Writer};
 use crate::error::{Error, Result};
 
-/// A row of a view. It stands in the two byte strings that it is stored as.
+/// A row of a view. Keeps the two stored byte strings and borrows its parts from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     pub(super) spot: Vec<u8>,
     id: Id,
-    /// The key, and the value behind it.
+    /// The key, followed by the value.
     text: String,
     key_length: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Id {
-    /// Where it stands in the spot.
+    /// Range of the id in the spot.
     In(Range<usize>),
-    /// Too long for that.
+    /// The id itself, if it is too long for the spot.
     Whole(String),
 }
 
-/// A row as it is stored: version, length of the place, id if it is not whole in the spot, key, value.
+/// Encodes a row: version, length of the place, id (if the spot has only a digest of it), key, value.
 pub(super) fn encode(place: &[u8], id: &str, key: &str, value: &str) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(16 + key.len() + value.len()));
     out.byte(FORMAT);
@@ -36,7 +36,7 @@ pub(super) fn encode(place: &[u8], id: &str, key: &str, value: &str) -> Vec<u8> 
 }
 
 impl Row {
-    /// The row at a spot.
+    /// Decodes the row at a spot.
     pub(super) fn decode(spot: Vec<u8>, mut stored: Vec<u8>) -> Result<Row> {
         let read = || {
             let mut reader = Reader::version(&stored, FORMAT)?;
@@ -59,6 +59,7 @@ impl Row {
         text.is_char_boundary(key_length).then_some(Row { spot, id, text, key_length }).ok_or_else(damaged)
     }
 
+    /// The id of the document that emitted the row.
     pub fn id(&self) -> &str {
         match &self.id {
             Id::In(range) => std::str::from_utf8(&self.spot[range.clone()]).unwrap_or_default(),
@@ -66,17 +67,17 @@ impl Row {
         }
     }
 
-    /// JSON
+    /// The key as JSON text.
     pub fn key(&self) -> &str {
         &self.text[..self.key_length]
     }
 
-    /// JSON
+    /// The value as JSON text.
     pub fn value(&self) -> &str {
         &self.text[self.key_length..]
     }
 
-    /// Bytes of its id, key and value, about.
+    /// Approximate size of its id, key and value in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.spot.len() + self.text.len()
     }
@@ -84,7 +85,7 @@ impl Row {
 
 #[cfg(test)]
 impl Row {
-    /// A row that stands nowhere.
+    /// A row without a position.
     pub fn loose(id: &str, key: &str, value: &str) -> Row {
         Row { spot: Vec::new(), id: Id::Whole(id.into()), text: [key, value].concat(), key_length: key.len() }
     }
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_back() {
+    fn rows_round_trip() {
         for id in ["a".to_owned(), "ü".repeat(9), "x".repeat(MAX_ID), "x".repeat(MAX_ID + 1)] {
             for (key, value) in [("null", "1"), ("[\"ä\"]", ""), ("", "")] {
                 let stored = encode(b"place", &id, key, value);
@@ -110,11 +111,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_row_is_damage() {
+    fn invalid_rows_are_reported_as_damaged() {
         for stored in [&[][..], &[9, 0, 0, 0], &[FORMAT, 99, 0, 0], &[FORMAT, 0, 0, 9], &[FORMAT, 0, 0, 0, 0xFF]] {
             assert!(matches!(Row::decode(b"abcdef".to_vec(), stored.to_vec()), Err(Error::Damaged(_))));
         }
-        // A key that ends in the middle of a character.
+        // The key's length splits a character.
         assert!(Row::decode(b"abcdef".to_vec(), [&[FORMAT, 0, 0, 1][..], "ä".as_bytes()].concat()).is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! Views on the memory store, against a dumb model: all rows of all documents, sorted and reduced at once.
+//! Views on the in-memory store, compared with a simple model: all rows of all documents, sorted and reduced
+//! at once.
 
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ impl Bench {
         }
     }
 
-    /// Rows of a view as (key, value, id) texts, and total and offset; groups as (key, value, "").
+    /// Queries a view. Returns its rows as `key value id` and `offset/total`, or its groups as `key value`.
     pub async fn ask(&self, design: &str, view: &str, params: Value) -> Result<(Vec<String>, String)> {
         let definition = self.views.definition(&self.database, &format!("_design/{design}"))?;
         let place = definition.view(view)?;
@@ -135,13 +136,13 @@ async fn rows_follow_their_documents() {
 }
 
 #[tokio::test]
-async fn ranges_groups_and_offsets_are_those_of_all_rows_at_once() {
+async fn ranges_groups_and_offsets_equal_the_model() {
     const COUNT: u64 = 3000;
     let bench = Bench::new(false);
     bench.edit("_design/d", None, false, design()).await;
     let key = |n: u64| json!([n % 3, n % 50, n]);
     bench.fill((0..COUNT).map(|n| (format!("{n:05}"), json!({"k": key(n), "n": n}))).collect()).await;
-    // Built whole, then changed in places: blocks are split, touched, emptied.
+    // Build the index, then change parts of it, so that blocks are split, changed and emptied.
     assert_eq!(bench.rows("sum", json!({})).await, [format!("null {}", COUNT * (COUNT - 1) / 2)]);
     bench.fill((COUNT..COUNT + 700).map(|n| (format!("{n:05}"), json!({"k": key(n % 7), "n": n}))).collect()).await;
     let mut all: Vec<(Vec<u64>, u64)> = (0..COUNT).map(|n| (vec![n % 3, n % 50, n], n)).collect();
@@ -213,7 +214,7 @@ async fn ranges_groups_and_offsets_are_those_of_all_rows_at_once() {
 }
 
 #[tokio::test]
-async fn equal_definitions_share_an_index_and_a_cleanup_keeps_what_is_defined() {
+async fn equal_definitions_share_an_index_and_cleanup_keeps_defined_indexes() {
     let bench = Bench::new(false);
     let first = bench.edit("_design/d", None, false, design()).await;
     let mut other = design();
@@ -237,7 +238,7 @@ async fn equal_definitions_share_an_index_and_a_cleanup_keeps_what_is_defined() 
 }
 
 #[tokio::test]
-async fn who_reads_an_index_before_its_first_build_reads_nothing() {
+async fn an_index_read_before_its_first_build_is_empty() {
     let bench = Bench::new(false);
     bench.edit("_design/d", None, false, json!({"views": {"v": {"map": "function (doc) { emit(1); }"}}})).await;
     bench.edit("a", None, false, json!({})).await;
@@ -249,7 +250,7 @@ async fn who_reads_an_index_before_its_first_build_reads_nothing() {
 }
 
 #[tokio::test]
-async fn partitions_see_their_own_rows() {
+async fn a_partition_query_sees_only_its_own_rows() {
     let bench = Bench::new(true);
     bench.edit("_design/d", None, false, design()).await;
     let mut global = design();
@@ -276,7 +277,7 @@ async fn partitions_see_their_own_rows() {
 }
 
 #[tokio::test]
-async fn keys_ids_and_ends_of_ranges() {
+async fn keys_document_ids_and_ends_of_ranges() {
     let bench = Bench::new(false);
     bench.edit("_design/d", None, false, design()).await;
     for (id, k) in [("a", 1), ("b", 1), ("ba", 1), ("c", 2), ("d", 3)] {
@@ -354,7 +355,7 @@ async fn long_keys_and_ids_are_found_again() {
 }
 
 #[tokio::test]
-async fn a_query_sees_the_index_of_its_beginning_while_that_changes() {
+async fn a_query_reads_a_snapshot_while_the_index_changes() {
     let bench = Bench::new(false);
     bench.edit("_design/d", None, false, design()).await;
     let mut revisions = Vec::new();
@@ -380,7 +381,8 @@ async fn a_query_sees_the_index_of_its_beginning_while_that_changes() {
     for n in 0..7 {
         read.0.extend(up.next(100).unwrap());
         read.1.extend(down.next(100).unwrap());
-        // One moves from ahead to where the query has been, one the other way, one goes, one comes.
+        // One row moves from ahead of the query to behind it, one the other way; one is deleted, one is
+        // added.
         for (at, json) in [(690 - n, Some(json!({"k": -1}))), (n, Some(json!({"k": 1000 + n}))), (350 + n, None)] {
             let gone = json.is_none();
             bench.edit(&format!("{at:03}"), Some(&revisions[at]), gone, json.unwrap_or(json!({}))).await;
@@ -401,7 +403,7 @@ async fn a_query_sees_the_index_of_its_beginning_while_that_changes() {
 }
 
 #[tokio::test]
-async fn a_query_of_a_deleted_database_is_broken_off() {
+async fn a_query_of_a_deleted_database_is_aborted() {
     let bench = Bench::new(false);
     bench.edit("_design/d", None, false, design()).await;
     bench.fill((0..20).map(|n| (format!("{n:02}"), json!({"k": n, "n": n}))).collect()).await;
@@ -421,9 +423,9 @@ async fn a_query_of_a_deleted_database_is_broken_off() {
     assert_eq!(bench.database.list(&listing, last.as_deref(), page).err(), Some(Error::NoDatabase));
 }
 
-/// So many that they are reduced by several threads, from several runs.
+/// Enough rows that several threads reduce them, from several runs.
 #[tokio::test]
-async fn many_rows_are_reduced_in_stretches() {
+async fn many_rows_are_reduced_in_parallel_parts() {
     const DOCUMENTS: usize = 700;
     const ROWS: usize = 100;
     let bench = Bench::new(false);
@@ -438,7 +440,7 @@ async fn many_rows_are_reduced_in_stretches() {
     assert_eq!(rows, [format!("null {}", 80 * sum - 10 + 15)]);
     let (rows, _) = bench.ask("d", "v", json!({"reduce": false, "startkey": [50, 100], "limit": 2})).await.unwrap();
     assert_eq!(rows, ["[50,100] 100 d100", "[50,101] 101 d101"]);
-    // Small blocks at the ends of stretches would add up.
+    // Too many small blocks at the ends of the parts would exceed this number.
     let definition = bench.views.definition(&bench.database, "_design/d").unwrap();
     let reading = bench.views.as_it_stands(&bench.database, &definition).await.unwrap();
     let mut spots = layout::Spots { low: Vec::new(), high: None };

@@ -14,13 +14,13 @@ fn encoded(tree: &Tree) -> Vec<u8> {
 }
 
 #[test]
-fn a_chain_is_small() {
+fn a_node_of_a_chain_takes_17_bytes() {
     assert_eq!(encoded(&chain(1000)).len(), 3 + 17 * 1000);
     assert_eq!(encoded(&Tree::new()), [1, 0]);
 }
 
 #[test]
-fn the_stored_form_does_not_change() {
+fn the_encoding_is_stable() {
     let mut tree = Tree::new();
     let body = Body { sequence: 300, index: 1, bytes: 70 };
     tree.merge(3, &[RevisionHash::parse("b"), RevisionHash::Md5([0xaa; 16])], true, Some(body));
@@ -32,7 +32,7 @@ fn the_stored_form_does_not_change() {
 }
 
 #[test]
-fn what_is_not_a_tree_is_refused() {
+fn decode_rejects_bytes_that_are_not_a_tree() {
     let good = encoded(&chain(3));
     assert!(Tree::decode(&good).is_some());
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -41,10 +41,10 @@ fn what_is_not_a_tree_is_refused() {
         bytes
     };
     let rows: &[(&str, Vec<u8>)] = &[
-        ("nothing", vec![]),
+        ("no bytes", vec![]),
         ("another version", changed(&|bytes| bytes[0] = 2)),
-        ("cut off", changed(&|bytes| bytes.truncate(bytes.len() - 1))),
-        ("something behind", changed(&|bytes| bytes.push(0))),
+        ("truncated", changed(&|bytes| bytes.truncate(bytes.len() - 1))),
+        ("trailing byte", changed(&|bytes| bytes.push(0))),
         ("more nodes than bytes", vec![1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
         ("a varint beyond 64 bits", vec![1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]),
         ("generation 0", [&[1, 1, 0][..], &[7; 16]].concat()),
@@ -57,7 +57,7 @@ fn what_is_not_a_tree_is_refused() {
         ("its own parent", [&[1, 1, GENERATION_NEXT | PARENT_GIVEN, 0][..], &[7; 16]].concat()),
         ("an unused flag", [&[1, 1, GENERATION_NEXT | UNUSED][..], &[7; 16]].concat()),
         ("32 hex digits as text", [&[1, 1, GENERATION_NEXT | TEXT, 32][..], &[b'a'; 32]].concat()),
-        ("text that is no UTF-8", vec![1, 1, GENERATION_NEXT | TEXT, 1, 0xff]),
+        ("text that is not UTF-8", vec![1, 1, GENERATION_NEXT | TEXT, 1, 0xff]),
     ];
     for (name, bytes) in rows {
         assert_eq!(Tree::decode(bytes), None, "{name}");

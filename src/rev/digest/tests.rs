@@ -1,9 +1,10 @@
-//! Revision ids against those that Erlang's own `term_to_binary` (OTP 25) and jiffy give for the same edit.
+//! Compares revision ids with those that Erlang's `term_to_binary` (OTP 25) and jiffy produce for the same
+//! edit.
 
 use super::*;
 
 const FIRST: &str = "1-967a00dff5e02add41819138abb3284d";
-/// MD5 of "one" and of "two"
+/// MD5 of "one"; `TWO` is the MD5 of "two".
 const ONE: [u8; 16] = [0xf9, 0x7c, 0x5d, 0x29, 0x94, 0x1b, 0xfb, 0x1b, 0x2f, 0xda, 0xb0, 0x87, 0x49, 0x06, 0xab, 0x82];
 const TWO: [u8; 16] = [0xb8, 0xa9, 0xf7, 0x15, 0xdb, 0xb6, 0x4f, 0xd5, 0xc5, 0x6e, 0x77, 0x83, 0xc6, 0x82, 0x0a, 0x61];
 
@@ -76,21 +77,21 @@ const BODIES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn bodies() {
+fn ids_of_bodies_equal_couchdbs() {
     for (body, expected) in BODIES {
         assert_eq!(first(body), format!("1-{expected}"), "{body}");
     }
 }
 
 #[test]
-fn edits() {
+fn ids_of_edits_equal_couchdbs() {
     let parent: Revision = FIRST.parse().unwrap();
     let text: Revision = "3-abc".parse().unwrap();
     let high = Revision { generation: 300, hash: parent.hash.clone() };
     let rows = [
         ("an edit, as CouchDB's documentation shows it", false, Some(&parent), "2-7051cbe5c8faecd085a3fa619e6e6337"),
         ("a deletion, as CouchDB's documentation shows it", true, Some(&parent), "2-eec205a9d413992850a6e32678485900"),
-        ("a document born deleted", true, None, "1-de715bf126efc93d225d9e3f8e8eb81a"),
+        ("a document created as deleted", true, None, "1-de715bf126efc93d225d9e3f8e8eb81a"),
         ("a parent whose hash is text", false, Some(&text), "4-dbe321336bf460173707b4a9d58eda1b"),
         ("a generation of more than one byte", false, Some(&high), "301-d5396aa480a7f3b1159e54482e23e40e"),
     ];
@@ -100,7 +101,7 @@ fn edits() {
 }
 
 #[test]
-fn attachments_count_from_the_last_to_the_first() {
+fn attachments_enter_the_digest_in_reverse_order() {
     let parent: Revision = FIRST.parse().unwrap();
     let one = AttachmentDigest { name: "a.txt", content_type: "text/html", md5: ONE };
     let two = AttachmentDigest { name: "b.txt", content_type: "text/plain", md5: TWO };
@@ -112,11 +113,11 @@ fn attachments_count_from_the_last_to_the_first() {
 }
 
 #[test]
-fn long_lists_change_their_form() {
+fn lists_too_long_for_a_string_are_encoded_as_lists() {
     let rows = [
-        ("the longest string", 65535, "7", "bf98225f9f08c00f81b52454ba4be93b"),
-        ("one more is a list", 65536, "7", "e7d96525b57d2ca82cd923d4c969897f"),
-        ("larger integers are a list", 70000, "300", "2c00a72a8a38698693b7734ead3960e0"),
+        ("the longest list encoded as a string", 65535, "7", "bf98225f9f08c00f81b52454ba4be93b"),
+        ("one element more is a list", 65536, "7", "e7d96525b57d2ca82cd923d4c969897f"),
+        ("integers above 255 are a list", 70000, "300", "2c00a72a8a38698693b7734ead3960e0"),
     ];
     for (name, count, value, expected) in rows {
         let body = format!("{{\"a\":[{}]}}", vec![value; count].join(","));
@@ -125,7 +126,7 @@ fn long_lists_change_their_form() {
 }
 
 #[test]
-fn integers_of_any_size() {
+fn ids_of_integers_of_any_size() {
     let rows = [
         (18, "08a2e088f99e6dafde2e995359a9ab2b"),
         (19, "217413fdbf413121cdc2c5ebbac5e8f9"),
@@ -142,14 +143,14 @@ fn integers_of_any_size() {
     for (digits, expected) in rows {
         assert_eq!(first(&format!("{{\"a\":{}}}", "9".repeat(digits))), format!("1-{expected}"), "{digits} digits");
     }
-    // Beyond the limit the text counts: still one id for one edit, quickly.
+    // Beyond the limit the text is hashed: the same edit still has the same id, without quadratic time.
     let huge = |digit: &str| first(&format!("{{\"a\":{}}}", digit.repeat(1_000_000)));
     assert_eq!(huge("9"), huge("9"));
     assert_ne!(huge("9"), huge("8"));
 }
 
 #[test]
-fn text_that_is_no_json_does_not_panic() {
+fn invalid_json_does_not_panic() {
     for text in [
         "",
         "{",

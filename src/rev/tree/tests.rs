@@ -1,7 +1,9 @@
-//! The tree against a dumb model, and the cases of CouchDB's `couch_key_tree_tests.erl` as rows.
+//! Tests the tree against a simple model, and repeats the cases of CouchDB's `couch_key_tree_tests.erl` as
+//! rows.
 //!
-//! Strategy: a history is a forest that is grown at random: every revision has a random parent among the earlier ones, or is a root. A delivery is one of its
-//! revisions with some of its ancestors, which is what replication sends. Deliveries are merged in any order, repeated, cut off at any length.
+//! Strategy: a history is a random forest in which each revision is a root or has a random earlier revision
+//! as its parent. A delivery is one revision of it with some of its ancestors, which is what replication
+//! sends. Deliveries are merged in any order, repeatedly, and cut off at any length.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +16,7 @@ mod rows;
 
 use model::Model;
 
-/// One revision of a history and what belongs to it.
+/// One revision of a history, its parent and whether it is a deletion.
 #[derive(Clone, Debug)]
 struct Grown {
     revision: Revision,
@@ -45,7 +47,7 @@ fn body(sequence: usize) -> Body {
     Body { sequence: sequence as u64, index: sequence as u32 % 3, bytes: 10 }
 }
 
-/// Few hashes, of both kinds, so that one hash stands in many generations.
+/// Few hashes, of both kinds, so that the same hash occurs in many generations.
 fn hash() -> impl Strategy<Value = RevisionHash> {
     prop_oneof![
         (0u8..12).prop_map(|byte| RevisionHash::Md5([byte * 20; 16])),
@@ -58,7 +60,7 @@ fn history() -> impl Strategy<Value = Vec<Grown>> {
     prop::collection::vec(step, 1..40).prop_map(|steps| {
         let mut grown: Vec<Grown> = Vec::new();
         for (parent, root, generation, hash, deleted) in steps {
-            // Mostly from the newest, so that long branches grow too.
+            // Mostly one of the newest, so that long branches grow too.
             let parent = (!root && !grown.is_empty()).then(|| grown.len() - 1 - parent.index(grown.len().min(4)));
             let generation = parent.map_or(generation, |parent| grown[parent].revision.generation + 1);
             let revision = Revision { generation, hash };
@@ -70,7 +72,7 @@ fn history() -> impl Strategy<Value = Vec<Grown>> {
     })
 }
 
-/// A revision of the history, with at most `steps` of its path.
+/// One revision of the history with its path of at most `steps` revisions.
 fn deliver(history: &[Grown], index: usize, steps: usize) -> Delivery {
     let path = std::iter::successors(Some(index), |index| history[*index].parent);
     let hashes = path.take(steps).map(|index| history[index].revision.hash.clone()).collect();
@@ -85,7 +87,7 @@ fn deliveries() -> impl Strategy<Value = Vec<Delivery>> {
     })
 }
 
-/// Paths that contradict each other: no honest history gives them, a client may send them.
+/// Paths that contradict each other: no real history produces them, but a client may send them.
 fn contradictions() -> impl Strategy<Value = Vec<Delivery>> {
     let delivery = (
         1u64..6,
@@ -135,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn merge_does_what_the_model_does(deliveries in prop_oneof![deliveries(), contradictions()]) {
+    fn merge_equals_the_model(deliveries in prop_oneof![deliveries(), contradictions()]) {
         let (mut tree, mut model) = (Tree::new(), Model::default());
         for delivery in &deliveries {
             let (before, leaves_before) = (tree.clone(), model.leaves());
@@ -154,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn reading_does_what_the_model_does(deliveries in prop_oneof![deliveries(), contradictions()], unknown in prop::collection::vec((1u64..9, hash()), 0..9)) {
+    fn reads_equal_the_model(deliveries in prop_oneof![deliveries(), contradictions()], unknown in prop::collection::vec((1u64..9, hash()), 0..9)) {
         let tree = merged(&deliveries);
         let model = Model::of(&tree);
         prop_assert_eq!(tree.winner().map(|node| node.revision.clone()), model.winner());
@@ -183,7 +185,7 @@ proptest! {
     }
 
     #[test]
-    fn stem_does_what_the_model_does(deliveries in deliveries(), limit in 0u32..8) {
+    fn stem_equals_the_model(deliveries in deliveries(), limit in 0u32..8) {
         let mut tree = merged(&deliveries);
         let mut model = Model::of(&tree);
         let bodies = tree.stem(limit);
@@ -197,9 +199,9 @@ proptest! {
         prop_assert_eq!(Model::of(&tree).leaves(), leaves);
     }
 
-    /// A path that is sent again after it was stemmed comes and goes, and leaves no trace.
+    /// Sending a stemmed path again and stemming it again leaves no trace.
     #[test]
-    fn what_was_stemmed_and_comes_again_changes_nothing(history in history(), limit in 1u32..6) {
+    fn resending_stemmed_revisions_changes_nothing(history in history(), limit in 1u32..6) {
         let mut tree = Tree::new();
         let all: Vec<Delivery> = (0..history.len()).map(|index| deliver(&history, index, 99)).collect();
         for delivery in &all {
@@ -216,7 +218,7 @@ proptest! {
     }
 
     #[test]
-    fn remove_leaves_does_what_the_model_does(deliveries in deliveries(), picks in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+    fn remove_leaves_equals_the_model(deliveries in deliveries(), picks in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
         let mut tree = merged(&deliveries);
         let mut model = Model::of(&tree);
         let asked: Vec<Revision> = picks.iter().map(|pick| tree.nodes()[pick.index(tree.len())].revision.clone()).collect();
@@ -236,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn compaction_leaves_the_bodies_of_leaves(deliveries in deliveries()) {
+    fn compaction_keeps_only_the_bodies_of_leaves(deliveries in deliveries()) {
         let mut tree = merged(&deliveries);
         let before = tree.clone();
         let bodies = tree.drop_old_bodies();
@@ -248,7 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stored_tree_is_the_same_tree(deliveries in prop_oneof![deliveries(), contradictions()]) {
+    fn encode_and_decode_round_trip(deliveries in prop_oneof![deliveries(), contradictions()]) {
         let tree = merged(&deliveries);
         let mut bytes = Vec::new();
         tree.encode(&mut bytes);
@@ -256,7 +258,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_decode_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn decode_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         for bytes in [bytes.clone(), [&[1], &bytes[..]].concat(), [&[1, 2], &bytes[..]].concat()] {
             if let Some(tree) = Tree::decode(&bytes) {
                 tree.check();
@@ -265,7 +267,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_trees_are_refused_or_sound(deliveries in deliveries(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+    fn decode_rejects_damage_or_returns_a_valid_tree(deliveries in deliveries(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
         let mut bytes = Vec::new();
         merged(&deliveries).encode(&mut bytes);
         for (place, byte) in damage {

@@ -29,7 +29,7 @@ fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at / 7 + at) as u8).collect()
 }
 
-/// Rows that hold for every kind of blob store.
+/// Checks that every blob store must pass. `name` returns the id of a blob whose content has this SHA-256.
 fn conforms(blobs: &dyn Blobs, name: &dyn Fn(BlobId) -> BlobId) {
     for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 17] {
         let bytes = content(length);
@@ -77,7 +77,7 @@ fn memory_conforms() {
 }
 
 #[test]
-fn files_conform_and_are_counted() {
+fn files_conform_and_disk_bytes_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("blobs");
     let blobs = blobs(&folder);
@@ -89,7 +89,7 @@ fn files_conform_and_are_counted() {
 }
 
 #[test]
-fn what_a_killed_writer_left_is_cleared() {
+fn temporary_files_of_a_killed_writer_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("blobs");
     let first = blobs(&folder);
@@ -101,7 +101,7 @@ fn what_a_killed_writer_left_is_cleared() {
 }
 
 #[test]
-fn sealed_files_conform_and_show_nothing() {
+fn sealed_files_conform_and_reveal_no_content() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("blobs");
     let keys = FolderKeys::generate();
@@ -132,7 +132,7 @@ fn sealed_files_conform_and_show_nothing() {
 }
 
 #[test]
-fn blocks_of_a_sealed_file_stay_in_their_places() {
+fn swapped_blocks_of_a_sealed_file_are_detected() {
     let dir = tempfile::tempdir().unwrap();
     let keys = FolderKeys::generate();
     let blobs = under(&dir.path().join("blobs"), Some(&keys));
@@ -150,7 +150,7 @@ fn blocks_of_a_sealed_file_stay_in_their_places() {
 }
 
 #[test]
-fn blobs_move_between_forms() {
+fn blobs_can_be_converted_between_plain_and_sealed() {
     let dir = tempfile::tempdir().unwrap();
     let (keys, bytes) = (FolderKeys::generate(), content(2 * BLOCK + 9));
     let plain = blobs(&dir.path().join("plain"));
@@ -171,7 +171,7 @@ fn blobs_move_between_forms() {
 }
 
 #[test]
-fn damage_is_found_before_a_wrong_byte_goes_out_and_healed_by_writing_again() {
+fn damage_is_detected_before_a_wrong_byte_is_returned_and_repaired_by_rewriting() {
     let dir = tempfile::tempdir().unwrap();
     finds_damage(&blobs(&dir.path().join("blobs")), TAIL);
     let keys = FolderKeys::generate();

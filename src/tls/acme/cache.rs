@@ -1,13 +1,17 @@
-//! The folder `acme` in the data folder: the account's key and the certificate, so that a restart asks nobody.
+//! The folder `acme` in the data folder: the account key and the certificate, so that a restart needs no
+//! request.
 //!
 //! ```text
 //! acme/                        mode 0700
-//! acme/account-<id>.pem        the account's private key (PKCS #8); <id>: of the directory's URL and the contact
-//! acme/certificate-<id>.pem    the certificate's private key and its chain; <id>: of the directory's URL and the names
-//! acme/*.new                   being written: synced, then renamed
+//! acme/account-<id>.pem        the account's private key (PKCS #8)
+//! acme/certificate-<id>.pem    the certificate's private key and chain
+//! acme/*.new                   a file being written: synced, then renamed
 //! ```
-//! The files have mode 0600. Other settings have files of their own: nothing that was got from a trial authority is shown to
-//! the clients of the real one. What encrypts the data folder does not encrypt these, as it does not the files of `ssl`.
+//! `<id>` is a hash of the directory URL and the contact, or of the directory URL and the names.
+//!
+//! The files have mode 0600. Other settings use other files, so a certificate from a staging authority is
+//! never served under the settings of the production authority. Encryption at rest does not cover these
+//! files, just as it does not cover the files of `ssl`.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -23,7 +27,7 @@ use zeroize::Zeroizing;
 use super::Wanted;
 use super::issued::{MAX_PEM, Pem};
 
-/// The folder, and the files of these settings in it.
+/// The folder and the paths for the current settings.
 #[derive(Clone)]
 pub(super) struct Cache {
     folder: PathBuf,
@@ -32,7 +36,8 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Makes the folder if it is not there, and closes it to others. The error names it. Blocks, as all here.
+    /// Creates the folder if it does not exist, and removes other users' access. The error names the folder.
+    /// Blocks, like all functions here.
     pub fn open(folder: &Path, wanted: &Wanted) -> Result<Cache, String> {
         let cannot = |error: io::Error| format!("the folder {} cannot be used: {error}", folder.display());
         let mut maker = DirBuilder::new();
@@ -48,19 +53,19 @@ impl Cache {
             account: folder.join(format!("account-{}.pem", id(&wanted.directory, &contact))),
             certificate: folder.join(format!("certificate-{}.pem", id(&wanted.directory, &domains))),
         };
-        // Found out before the first order, not after it.
+        // Detects a folder that cannot be written before the first order, not after it.
         let trial = folder.join("trial");
         cache.write(&trial, b"").and_then(|()| std::fs::remove_file(&trial)).map_err(cannot)?;
         Ok(cache)
     }
 
-    /// The account's key (PKCS #8, DER); a new one if there is none, which is on the disk when this returns.
+    /// The account's key (PKCS #8, DER). Creates one if there is none; it is on disk when this returns.
     pub fn account_key(&self) -> Result<Zeroizing<Vec<u8>>, String> {
         if let Some(pem) = read(&self.account)? {
             return match PrivateKeyDer::from_pem_slice(&pem) {
                 Ok(PrivateKeyDer::Pkcs8(key)) => Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec())),
                 _ => Err(format!(
-                    "{} holds no private key (PEM, PKCS #8): remove it, and another account is made",
+                    "{} holds no private key (PEM, PKCS #8): remove it, and a new account is created",
                     self.account.display()
                 )),
             };
@@ -71,17 +76,17 @@ impl Cache {
         Ok(Zeroizing::new(key.serialize_der()))
     }
 
-    /// The certificate that was kept.
+    /// The stored certificate.
     pub fn certificate(&self) -> Result<Option<Pem>, String> {
         read(&self.certificate)
     }
 
-    /// Keeps a certificate; the one before is gone then.
+    /// Stores a certificate and replaces the previous one.
     pub fn keep(&self, pem: &[u8]) -> Result<(), String> {
         self.write(&self.certificate, pem).map_err(|error| unwritable(&self.certificate, &error))
     }
 
-    /// Whole or not at all, and still there after a power cut.
+    /// Writes a file atomically and durably.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let fresh = path.with_extension("new");
         match std::fs::remove_file(&fresh) {
@@ -116,7 +121,7 @@ fn read(path: &Path) -> Result<Option<Pem>, String> {
     Ok(Some(bytes))
 }
 
-/// 16 hex digits.
+/// A hash of the parts, as 16 hex digits.
 fn id(directory: &str, of: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in [directory].iter().chain(of) {

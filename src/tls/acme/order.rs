@@ -1,8 +1,8 @@
 //! One order, from the authority's directory to the certificate (RFC 8555, section 7).
 //!
 //! ```text
-//! directory > account > order: pending > for each name: its challenge is shown, the authority told, and waited for
-//!                              ready > our request (CSR) > processing > valid > download
+//! directory > account > order: pending > for each name: publish the answer, start the challenge, poll
+//!                              ready > send the certificate request (CSR) > processing > valid > download
 //! ```
 
 use std::future::Future;
@@ -17,19 +17,19 @@ use zeroize::Zeroizing;
 use super::issued::{MAX_PEM, Pem};
 use super::{Shown, Wanted};
 
-/// One request, with the one before it that fetches a nonce.
+/// Time limit of one request, including the one that fetches its nonce.
 const STEP: Duration = Duration::from_secs(30);
-/// Pauses between two looks whether the authority has come further: the first one, doubled up to the last one.
+/// Pauses between polls of the authority: the first one, doubled up to the last one.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 const LAST_LOOK: Duration = Duration::from_secs(15);
-/// How often a request is made again whose nonce the authority had forgotten.
+/// How often a request is sent, at most, while the authority rejects its nonce.
 const NONCES: u32 = 3;
-/// Characters of what an authority says, in messages.
+/// Longest text of an authority in a message, in characters.
 const MAX_SAID: usize = 600;
 
 type Outcome<T> = Result<T, String>;
 
-/// What an order needs.
+/// The input of an order.
 pub(super) struct Order<'a> {
     pub wanted: &'a Wanted,
     pub trusts: &'a Arc<ClientConfig>,
@@ -37,11 +37,12 @@ pub(super) struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Gets a certificate for the account with this key. Takes as long as the authority does; the caller limits that.
+    /// Obtains a certificate for the account with this key. Has no time limit as a whole; the caller sets
+    /// one.
     pub async fn run(&self, account_key: &[u8]) -> Outcome<Pem> {
         let trusts = self.trusts;
         let url = self.wanted.directory.as_str();
-        let directory = step("its directory", || Directory::discover(trusts, url)).await?;
+        let directory = step("the directory", || Directory::discover(trusts, url)).await?;
         for url in [&directory.new_nonce, &directory.new_account, &directory.new_order] {
             encrypted(url)?;
         }
@@ -56,7 +57,10 @@ impl Order<'_> {
             match &order.status {
                 OrderStatus::Pending if !authorized => {
                     if order.authorizations.len() > domains.len() {
-                        return Err(format!("it wants {} checks for our names", order.authorizations.len()));
+                        return Err(format!(
+                            "the authority requires {} authorizations, more than there are names",
+                            order.authorizations.len()
+                        ));
                     }
                     for url in &order.authorizations {
                         self.authorize(&account, url).await?;
@@ -68,20 +72,22 @@ impl Order<'_> {
                     let (ours, request) = self.request()?;
                     key = Some(ours);
                     let sent = || account.finalize(trusts, &order.finalize, &request);
-                    order = step("the request", sent).await?;
+                    order = step("the certificate request", sent).await?;
                     continue;
                 }
                 OrderStatus::Valid { certificate } => {
                     encrypted(certificate)?;
-                    let key = key.ok_or("it has a certificate that was not asked for")?;
+                    let key = key.ok_or("the authority issued a certificate without a request")?;
                     let chain = step("the certificate", || account.certificate(trusts, certificate)).await?;
                     if chain.len() > MAX_PEM / 2 {
-                        return Err("its certificate is too large".into());
+                        return Err("the certificate is too large".into());
                     }
                     let pem = [key.as_bytes(), b"\n", chain.as_bytes()].concat();
                     return Ok(Zeroizing::new(pem));
                 }
-                OrderStatus::Invalid => return Err(format!("it refused the order{}", because(order.error.as_ref()))),
+                OrderStatus::Invalid => {
+                    return Err(format!("the authority refused the order{}", because(order.error.as_ref())));
+                }
                 OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => {
                     tokio::time::sleep(look).await;
                     look = (look * 2).min(LAST_LOOK);
@@ -91,20 +97,20 @@ impl Order<'_> {
         }
     }
 
-    /// Shows that one name is ours.
+    /// Proves to the authority that one name belongs to this server.
     async fn authorize(&self, account: &Account, url: &str) -> Outcome<()> {
         encrypted(url)?;
         let ask = || account.auth(self.trusts, url);
-        let auth = step("the check of a name", ask).await?;
+        let auth = step("the authorization", ask).await?;
         let Identifier::Dns(domain) = &auth.identifier;
         match auth.status {
-            // It remembers an earlier check.
+            // An earlier validation is still valid.
             AuthStatus::Valid => return Ok(()),
             AuthStatus::Pending => {}
             _ => return Err(refused(domain, &auth)),
         }
         if !self.wanted.domains.contains(domain) {
-            return Err(format!("it wants to check {domain:?}, which is not among our names"));
+            return Err(format!("the authority wants to validate {domain:?}, which is not one of the names"));
         }
         let (challenge, answer) = account
             .tls_alpn_01(&auth.challenges, domain.clone())
@@ -115,7 +121,7 @@ impl Order<'_> {
         let mut look = FIRST_LOOK;
         loop {
             tokio::time::sleep(look).await;
-            let auth = step("the check of a name", ask).await?;
+            let auth = step("the authorization", ask).await?;
             match auth.status {
                 AuthStatus::Valid => return Ok(()),
                 AuthStatus::Pending => look = (look * 2).min(LAST_LOOK),
@@ -124,7 +130,7 @@ impl Order<'_> {
         }
     }
 
-    /// A new key (PEM), and the request to sign it (PKCS #10, DER).
+    /// A new key (PEM), and the certificate request for it (PKCS #10, DER).
     fn request(&self) -> Outcome<(Zeroizing<String>, Vec<u8>)> {
         let make = || -> Result<_, rcgen::Error> {
             let mut params = CertificateParams::new(self.wanted.domains.clone())?;
@@ -137,7 +143,7 @@ impl Order<'_> {
     }
 }
 
-/// One request to the authority, made again if it had forgotten its own nonce (RFC 8555, section 6.5).
+/// Sends one request to the authority, and again if it rejects its own nonce (RFC 8555, section 6.5).
 async fn step<T, F: Future<Output = Result<T, AcmeError>>>(what: &str, ask: impl Fn() -> F) -> Outcome<T> {
     let mut nonces = NONCES;
     loop {
@@ -155,12 +161,16 @@ async fn step<T, F: Future<Output = Result<T, AcmeError>>>(what: &str, ask: impl
     }
 }
 
-/// An authority's answers come encrypted or not at all (RFC 8555, section 6.1).
+/// ACME requires https for all URLs (RFC 8555, section 6.1).
 fn encrypted(url: &str) -> Outcome<()> {
-    if url.starts_with("https://") { Ok(()) } else { Err(format!("it names the address {url:?}, which is not https")) }
+    if url.starts_with("https://") {
+        Ok(())
+    } else {
+        Err(format!("the authority returned the URL {url:?}, which is not https"))
+    }
 }
 
-/// What went wrong, on one line of a bearable length.
+/// The error's text on one line of limited length.
 fn said(error: &AcmeError) -> String {
     let text = error.to_string().replace("\\\"", "\"");
     text.chars().take(MAX_SAID).map(|char| if char.is_control() { ' ' } else { char }).collect()
@@ -168,7 +178,7 @@ fn said(error: &AcmeError) -> String {
 
 fn refused(domain: &str, auth: &acme::Auth) -> String {
     let problem = auth.challenges.iter().find_map(|challenge| challenge.error.as_ref());
-    format!("it did not find that {domain} is ours ({:?}){}", auth.status, because(problem))
+    format!("the authority could not validate {domain} ({:?}){}", auth.status, because(problem))
 }
 
 fn because(problem: Option<&Problem>) -> String {

@@ -1,4 +1,4 @@
-//! What a handshake is answered with: the certificate, or the answer to a challenge.
+//! The certificates that handshakes use: the server's own, or the answer to a challenge.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,21 +8,21 @@ use parking_lot::{Mutex, RwLock};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
-/// Shared between the port and who gets certificates.
+/// Shared between the TLS listener and the task that obtains certificates.
 #[derive(Default)]
 pub struct Shown {
     certificate: RwLock<Option<Arc<CertifiedKey>>>,
-    /// By name, while the authority checks it.
+    /// The answers by name, while the authority validates them.
     challenges: Mutex<HashMap<String, Arc<CertifiedKey>>>,
 }
 
 impl Shown {
-    /// Open connections keep what they began with.
+    /// Sets the certificate for new connections; open connections keep theirs.
     pub fn use_from_now_on(&self, certificate: Arc<CertifiedKey>) {
         *self.certificate.write() = Some(certificate);
     }
 
-    /// Answers the challenge for `domain` until what is returned is dropped.
+    /// Answers the challenge for `domain` until the returned guard is dropped.
     pub fn challenge(&self, domain: &str, answer: CertifiedKey) -> Challenged<'_> {
         self.challenges.lock().insert(domain.to_owned(), Arc::new(answer));
         Challenged { shown: self, domain: domain.to_owned() }
@@ -30,7 +30,7 @@ impl Shown {
 }
 
 impl ResolvesServerCert for Shown {
-    /// `None` fails the handshake.
+    /// Returns `None` to fail the handshake.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         if rustls_acme::is_tls_alpn_challenge(&hello) {
             return self.challenges.lock().get(hello.server_name()?).cloned();
@@ -39,14 +39,14 @@ impl ResolvesServerCert for Shown {
     }
 }
 
-/// There are keys in it.
+/// Does not print the keys.
 impl fmt::Debug for Shown {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Shown").finish_non_exhaustive()
     }
 }
 
-/// A challenge that can be answered now.
+/// Guard of a challenge that is being answered.
 pub struct Challenged<'a> {
     shown: &'a Shown,
     domain: String,

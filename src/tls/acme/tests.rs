@@ -15,12 +15,12 @@ fn wanted(domains: &[&str]) -> Wanted {
     Wanted {
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
         contact: None,
-        // Nobody is there.
+        // Nothing listens there.
         directory: "https://127.0.0.1:1/directory".into(),
     }
 }
 
-/// The sample `one`, which is for `localhost`, as an authority's answer is kept.
+/// The sample `one`, valid for `localhost`, in the form of a stored certificate.
 fn sample() -> Vec<u8> {
     ["one.key", "one.pem"].iter().flat_map(|file| std::fs::read(samples().join(file)).unwrap()).collect()
 }
@@ -41,7 +41,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The certificate that a client is shown, and the connection; the error if there is none.
+/// Connects a client; returns the certificate it receives and the connection, or the handshake's error.
 async fn shown(
     identity: &Identity,
     protocols: &[&[u8]],
@@ -64,7 +64,7 @@ async fn shown(
     Ok((client.get_ref().1.peer_certificates().unwrap()[0].to_vec(), client))
 }
 
-/// As the authority, which looks at the challenge and not at who signed it.
+/// A client like the validating authority: it checks the challenge and not the certificate's signature.
 #[derive(Debug)]
 struct Anybody;
 
@@ -117,7 +117,7 @@ fn self_signed(domain: &str) -> CertifiedKey {
 }
 
 #[tokio::test]
-async fn handshakes_fail_until_there_is_a_certificate_and_again_show_what_they_are_to() {
+async fn handshakes_use_the_certificate_or_the_challenge_and_fail_without() {
     let folder = tempfile::tempdir().unwrap();
     let automatic = automatic(&folder.path().join("acme"), &Clock::system());
     let at = automatic.shown();
@@ -151,7 +151,7 @@ async fn handshakes_fail_until_there_is_a_certificate_and_again_show_what_they_a
 }
 
 #[test]
-fn what_comes_is_looked_at_before_it_is_used() {
+fn certificates_are_validated_before_use() {
     let here = ["localhost".to_owned()];
     let issued = Issued::read(&sample(), &here).unwrap();
     let third = (issued.until() - issued.due()).as_secs_f64() / (100.0 * 365.0 * 86400.0);
@@ -173,13 +173,13 @@ fn what_comes_is_looked_at_before_it_is_used() {
         assert!(wrong.contains(says) && !wrong.contains("BEGIN"), "{wrong}");
     }
     let wrong = Issued::read(&sample(), &["localhost".into(), "b.example".into()]).err().unwrap();
-    assert_eq!(wrong, "it is not for b.example");
+    assert_eq!(wrong, "the certificate is not valid for b.example");
 }
 
 const MAX_PEM_AND_ONE: usize = issued::MAX_PEM + 1;
 
 #[test]
-fn keys_and_certificates_are_kept_for_nobody_else() {
+fn stored_keys_and_certificates_are_private() {
     let folder = tempfile::tempdir().unwrap();
     let acme = folder.path().join("acme");
     std::fs::create_dir(&acme).unwrap();
@@ -198,7 +198,7 @@ fn keys_and_certificates_are_kept_for_nobody_else() {
         assert_eq!(mode(&acme.join(name)), 0o600, "{name}");
     }
 
-    // The same settings find it again, others do not.
+    // The same settings find the files again; other settings do not.
     let again = Cache::open(&acme, &wanted(&["a.example", "b.example"])).unwrap();
     assert_eq!(again.account_key().unwrap(), key);
     assert_eq!(again.certificate().unwrap().unwrap().as_slice(), b"second");
@@ -210,7 +210,7 @@ fn keys_and_certificates_are_kept_for_nobody_else() {
 }
 
 #[test]
-fn a_folder_that_is_of_no_use_is_named() {
+fn errors_name_an_unusable_folder_or_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("acme");
     std::fs::write(&file, "").unwrap();
@@ -229,7 +229,7 @@ fn a_folder_that_is_of_no_use_is_named() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_was_kept_is_used_until_it_is_due() {
+async fn a_stored_certificate_is_used_until_it_is_due() {
     let folder = tempfile::tempdir().unwrap();
     let acme = folder.path().join("acme");
     let issued = Issued::read(&sample(), &["localhost".into()]).unwrap();
@@ -242,13 +242,13 @@ async fn a_certificate_that_was_kept_is_used_until_it_is_due() {
     clock.advance(Duration::from_secs(61));
     assert_eq!(again.due_in(), Duration::ZERO);
 
-    // Nobody answers: that is an error, and all stays as it is.
+    // The authority does not answer: an error that changes nothing.
     let wrong = again.order().await.err().unwrap();
-    assert!(wrong.starts_with("its directory: "), "{wrong}");
+    assert!(wrong.starts_with("the directory: "), "{wrong}");
     let identity = Identity::automatic(again).unwrap();
     assert_eq!(shown(&identity, &[b"http/1.1"]).await.unwrap().0, issued.key().cert[0].to_vec());
 
-    // What cannot be read is as if there were none.
+    // An unreadable certificate counts as missing.
     let kept = names(&acme).into_iter().find(|name| name.starts_with("certificate")).unwrap();
     std::fs::write(acme.join(kept), "-----BEGIN").unwrap();
     let third = automatic(&acme, &Clock::system());
@@ -257,7 +257,7 @@ async fn a_certificate_that_was_kept_is_used_until_it_is_due() {
 }
 
 #[test]
-fn who_failed_waits_ever_longer() {
+fn pauses_double_after_each_failure() {
     let minutes: Vec<u64> = (0..12).map(|orders| pause_after(orders).as_secs() / 60).collect();
     assert_eq!(minutes, [0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 720, 720]);
     assert_eq!(pause_after(u32::MAX), LAST_PAUSE);

@@ -1,11 +1,11 @@
-//! `_stats`: sum, count, least, greatest and sum of squares of numbers, or of arrays of these.
+//! `_stats`: sum, count, minimum, maximum and sum of squares of numbers, or of arrays of numbers.
 
 use serde_json::{Value, json};
 
 use super::MOST_NESTED;
 use crate::query::view::number::Num;
 
-/// Stands for statistics that cannot be made; the query fails with its reason.
+/// Member name of a reduction that failed; the query fails with its value as the reason.
 pub(super) const STATS_FAILED: &str = "stats_error";
 
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// A row's value: a number, statistics that somebody made before, or arrays of these.
+    /// Parses a row's value: a number, precomputed statistics, or an array of these.
     pub(super) fn read(value: &Value, depth: usize) -> Stats {
         match value {
             Value::Number(number) => {

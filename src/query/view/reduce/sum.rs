@@ -19,7 +19,7 @@ fn is_error(value: &Value) -> bool {
     value.get("error").and_then(Value::as_str) == Some("builtin_reduce_error")
 }
 
-/// A sum that grows with its rows is refused (`check_sum_overflow`).
+/// Returns the sum, or an error if it does not shrink enough compared with its rows (`check_sum_overflow`).
 pub(super) fn shrunk(mut sum: Value, read: usize, limits: &Limits, context: &str) -> Value {
     if sum.is_number() || is_error(&sum) {
         return sum;
@@ -39,7 +39,7 @@ pub(super) fn shrunk(mut sum: Value, read: usize, limits: &Limits, context: &str
     }
 }
 
-/// `sum_values`; an error stays.
+/// Adds a value like `sum_values`. A sum that is an error stays one.
 pub(super) fn add(sum: &mut Value, value: Value) {
     if is_error(sum) {
         return;
@@ -49,7 +49,7 @@ pub(super) fn add(sum: &mut Value, value: Value) {
     }
 }
 
-/// In place, so that many objects cost no more than their members together.
+/// Adds in place, so that adding many objects costs no more than the total number of their members.
 fn add_into(sum: &mut Value, value: Value, depth: usize) -> std::result::Result<(), Value> {
     if depth > MOST_NESTED {
         return Err(sum_error(&Value::Null));

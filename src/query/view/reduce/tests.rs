@@ -1,4 +1,4 @@
-//! Built-in functions and scripts, reduced at once and in parts.
+//! Built-in functions and scripts, applied to all rows at once and to parts that are merged.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn row(key: &str, value: &str) -> Row {
     Row::loose("a", key, value)
 }
 
-/// What a client sees, whether the rows are reduced at once or apart and merged.
+/// The client's result of a reduction; asserts that reducing in parts and merging yields the same.
 fn reduced(source: &str, values: &[&str]) -> String {
     let scripts = Scripts::new(Limits { threads: 1, ..Limits::default() });
     let mut sources = Vec::new();
@@ -64,7 +64,7 @@ fn built_in_functions() {
 }
 
 #[test]
-fn what_cannot_be_reduced() {
+fn invalid_values_and_growing_reductions_are_errors() {
     let sum = reduced("_sum", &["1", "\"x\"", "2"]);
     assert!(sum.starts_with(r#"{"error":"builtin_reduce_error","reason":"The _sum function"#), "{sum}");
     assert!(reduced("_stats", &["1", "null"]).starts_with("error The _stats function requires"));

@@ -1,4 +1,4 @@
-//! The same as the tree, without a thought for time: a map, and every answer from scratch.
+//! A slow model of the tree: a map from which every result is computed from scratch.
 
 use super::*;
 
@@ -65,7 +65,7 @@ impl Model {
         self.leaves().into_iter().max_by_key(|leaf| self.rank(leaf))
     }
 
-    /// Returns the bodies of what goes, as the other two do.
+    /// Returns the bodies of the removed revisions, as `Tree::stem` does.
     pub fn stem(&mut self, limit: usize) -> Vec<Body> {
         let kept = self.leaves().iter().flat_map(|leaf| self.path(leaf).into_iter().take(limit)).collect();
         self.keep(&kept)

@@ -1,8 +1,10 @@
-//! The cases of `couch_key_tree_tests.erl`, with generations from 1 where it counts from 0, and some of our own.
+//! The cases of `couch_key_tree_tests.erl`, with generations counted from 1 instead of 0, and some of our
+//! own.
 
 use super::*;
 
-/// `"2-b/c/d"`: 2-b, and from it 3-c, and from it 4-d. A `!` behind a hash: that revision is a deletion.
+/// Merges a path. `"2-b/c/d"` is 2-b, its child 3-c and its child 4-d. A `!` at the end marks the last
+/// revision as a deletion.
 fn grow(tree: &mut Tree, path: &str) -> Merged {
     let (start, names) = path.split_once('-').unwrap();
     let names: Vec<&str> = names.split('/').collect();
@@ -22,7 +24,7 @@ fn tree(paths: &[&str]) -> Tree {
     tree
 }
 
-/// Every leaf with its path, ascending.
+/// Every leaf with its path, in ascending order.
 fn shape(tree: &Tree) -> Vec<String> {
     let mut leaves = revisions(tree.leaves());
     leaves.sort();
@@ -48,7 +50,7 @@ fn revs(texts: &[&str]) -> Vec<Revision> {
 }
 
 #[test]
-fn merging() {
+fn merge_cases() {
     use Merged::*;
     type Row = (&'static str, &'static [&'static str], &'static str, &'static [&'static str], Merged);
     #[rustfmt::skip]
@@ -67,25 +69,26 @@ fn merging() {
         ("a large stem", &["1-1/1a/1aa"], "2-1a/1aa", &["1-1/1a/1aa"], Unchanged),
         ("stems", &["2-1a/1aa"], "3-1aa", &["2-1a/1aa"], Unchanged),
         ("a stem that is not linked is a conflict", &["1-1/1a"], "3-1aa", &["1-1/1a", "3-1aa"], Branched),
-        ("and none when its path comes", &["1-1/1a", "3-1aa"], "1-1/1a/1aa", &["1-1/1a/1aa"], Filled),
+        ("linked once its path arrives", &["1-1/1a", "3-1aa"], "1-1/1a/1aa", &["1-1/1a/1aa"], Filled),
         ("COUCHDB-902: the conflicting branch stays", &["1-foo/foo2", "1-foo/foo3"], "1-foo/foo3/foo4", &["1-foo/foo2", "1-foo/foo3/foo4"], Extended),
-        ("an older root is learnt behind known revisions", &["3-c/d/e"], "1-a/b/c/d/e", &["1-a/b/c/d/e"], Filled),
-        ("and by a new leaf", &["3-c/d/e"], "1-a/b/c/d/e/f", &["1-a/b/c/d/e/f"], Extended),
-        ("and by a new branch", &["3-c/d/e"], "1-a/b/c/x", &["1-a/b/c/x", "1-a/b/c/d/e"], Branched),
+        ("a path adds older ancestors to a known root", &["3-c/d/e"], "1-a/b/c/d/e", &["1-a/b/c/d/e"], Filled),
+        ("a new leaf adds older ancestors", &["3-c/d/e"], "1-a/b/c/d/e/f", &["1-a/b/c/d/e/f"], Extended),
+        ("a new branch adds older ancestors", &["3-c/d/e"], "1-a/b/c/x", &["1-a/b/c/x", "1-a/b/c/d/e"], Branched),
         ("a new leaf above an inner revision", &["1-a/b/c"], "1-a/x", &["1-a/x", "1-a/b/c"], Branched),
         ("one hash in two generations is two revisions", &["1-a/a/a"], "1-a/a", &["1-a/a/a"], Unchanged),
         ("one hash under two parents is one revision", &["1-a/x"], "1-b/x", &["1-a/x"], Unchanged),
     ];
     for (name, before, path, after, expected) in rows {
         let mut tree = tree(before);
-        // What only came as an ancestor has no body yet; give all of them one, so that `Filled` means the structure.
+        // A revision known only as an ancestor has no body; give each one a body, so that `Filled` reports
+        // only structure.
         tree.nodes.iter_mut().for_each(|node| node.body = Some(body(1)));
         assert_eq!((grow(&mut tree, path), shape(&tree)), (*expected, texts(after)), "{name}");
     }
 }
 
 #[test]
-fn an_ancestor_that_comes_itself_gets_its_body() {
+fn an_ancestor_that_is_delivered_later_gets_its_body() {
     let mut tree = tree(&["1-a/b/c"]);
     assert_eq!(tree.get(&rev("2-b")).unwrap().body, None);
     assert_eq!(grow(&mut tree, "1-a/b!"), Merged::Filled);
@@ -96,7 +99,7 @@ fn an_ancestor_that_comes_itself_gets_its_body() {
 }
 
 #[test]
-fn paths_that_are_none() {
+fn invalid_paths_are_ignored() {
     let mut tree = tree(&["1-a/b"]);
     let before = tree.clone();
     let hash = RevisionHash::parse("x");
@@ -104,24 +107,24 @@ fn paths_that_are_none() {
     assert_eq!(tree.merge(0, std::slice::from_ref(&hash), false, None), Merged::Unchanged);
     assert_eq!(tree.merge(MAX_GENERATION + 1, std::slice::from_ref(&hash), false, None), Merged::Unchanged);
     assert_eq!(tree, before);
-    // More ancestors than there are generations: those below the first do not count.
+    // More ancestors than generations: those below generation 1 are ignored.
     assert_eq!(tree.merge(2, &[hash.clone(), RevisionHash::parse("a"), hash], false, None), Merged::Branched);
     tree.check();
     assert_eq!(shape(&tree), ["1-a/b", "1-a/x"]);
 }
 
 #[test]
-fn winners() {
+fn winner_cases() {
     let rows: &[(&str, &[&str], &str)] = &[
         ("the higher generation", &["1-a/b", "1-z"], "2-b"),
         ("the higher hash of one generation", &["1-a/b", "1-a/c"], "2-c"),
-        ("10 is higher than 9", &["9-z", "10-a"], "10-a"),
+        ("generations compare as numbers", &["9-z", "10-a"], "10-a"),
         ("not deleted before deleted", &["1-a/b/c!", "1-x"], "1-x"),
-        ("among deleted ones as among others", &["1-a/b!", "1-a/c!"], "2-c"),
-        ("an inner revision never", &["1-z/a!"], "2-a"),
-        ("bytes and not digits: 'b' is 0x62", &["1-b", "1-61ffffffffffffffffffffffffffffff"], "1-b"),
+        ("deleted leaves rank like others", &["1-a/b!", "1-a/c!"], "2-c"),
+        ("an inner revision never wins", &["1-z/a!"], "2-a"),
+        ("hashes compare as bytes, not digits: 'b' is 0x62", &["1-b", "1-61ffffffffffffffffffffffffffffff"], "1-b"),
         (
-            "bytes and not digits: 0xff is above 'z'",
+            "hashes compare as bytes, not digits: 0xff is above 'z'",
             &["1-z", "1-ff000000000000000000000000000000"],
             "1-ff000000000000000000000000000000",
         ),
@@ -173,9 +176,9 @@ fn removing_leaves() {
         ("one", two, &["2-1b"], &["1-1/1a"], &["2-1b"]),
         ("all", two, &["2-1b", "2-1a"], &[], &["2-1b", "2-1a"]),
         ("an inner one of a stem", stemmed, &["2-1a"], stemmed, &[]),
-        ("the last", stemmed, &["3-1aa"], &[], &["3-1aa"]),
+        ("the last leaf", stemmed, &["3-1aa"], &[], &["3-1aa"]),
         ("a leaf and its parent", &["1-a/b/c", "1-a/x"], &["3-c", "2-b"], &["1-a/x"], &["3-c"]),
-        ("one twice", two, &["2-1b", "2-1b"], &["1-1/1a"], &["2-1b"]),
+        ("the same leaf twice", two, &["2-1b", "2-1b"], &["1-1/1a"], &["2-1b"]),
     ];
     for (name, before, asked, after, removed) in rows {
         let mut tree = tree(before);
@@ -201,9 +204,9 @@ fn stemming() {
         ("more levels than there are", &["1-1/1a/1aa"], 3, &["1-1/1a/1aa"]),
         ("one", &["1-1/1a/1aa"], 1, &["3-1aa"]),
         ("two", &["1-1/1a/1aa"], 2, &["2-1a/1aa"]),
-        ("none is one", &["1-1/1a/1aa"], 0, &["3-1aa"]),
-        ("what a short branch needs stays for all", &["1-a/b/c/d", "1-a/x"], 2, &["1-a/x", "3-c/d"]),
-        ("two branches come apart", &["1-a/b/c", "1-a/x/y"], 2, &["2-b/c", "2-x/y"]),
+        ("a limit of 0 counts as 1", &["1-1/1a/1aa"], 0, &["3-1aa"]),
+        ("a revision that a short branch needs is kept", &["1-a/b/c/d", "1-a/x"], 2, &["1-a/x", "3-c/d"]),
+        ("two branches become separate trees", &["1-a/b/c", "1-a/x/y"], 2, &["2-b/c", "2-x/y"]),
     ];
     for (name, before, limit, after) in rows {
         let mut tree = tree(before);
@@ -214,8 +217,8 @@ fn stemming() {
 }
 
 #[test]
-fn long_histories_and_many_conflicts_are_cheap() {
-    // 1,000 revisions, sent with their whole history after each tenth, and then 1,000 conflicts.
+fn long_histories_and_many_conflicts_merge_quickly() {
+    // 1,000 revisions, sent with their whole history after every tenth, then 1,000 conflicts.
     let hashes: Vec<RevisionHash> =
         (0..1000u32).rev().map(|number| RevisionHash::Md5([(number % 251) as u8; 16])).collect();
     let mut tree = Tree::new();
