@@ -89,6 +89,10 @@ enum Sub {
         /// Ends the encryption
         #[arg(long)]
         to_plaintext: bool,
+        /// Writes the store and all attachments to this new folder, on another device perhaps, and leaves the old folder as
+        /// it is. For a full disk.
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<PathBuf>,
     },
     /// Makes a key for encryption at rest, in a new file that only you may read. Keep a copy elsewhere: without it nothing can
     /// be read.
@@ -114,7 +118,7 @@ pub enum Upkeep {
     Check { data: PathBuf, key: Option<Key> },
     Backup { data: PathBuf, key: Option<Key>, plaintext: bool, to: PathBuf },
     Restore { from: PathBuf, backup_key: Option<Key>, data: PathBuf, key: Option<Key>, store: Option<String> },
-    CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing },
+    CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing, to: Option<PathBuf> },
     MakeKey { file: PathBuf },
 }
 
@@ -213,7 +217,8 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
             key: key(folder.encryption_key_file)?,
             store,
         },
-        Sub::CompactStore { folder, store, to_key_file, to_plaintext } => Upkeep::CompactStore {
+        Sub::CompactStore { folder, store, to_key_file, to_plaintext, to } => Upkeep::CompactStore {
+            to,
             data: folder.data,
             key: key(folder.encryption_key_file)?,
             store,

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::Database;
 use super::draft::Draft;
 use super::record::LocalRecord;
-use super::writer::Work;
+use super::writer::{Frees, Work};
 use crate::error::{Error, Result};
 use crate::store::keys;
 
@@ -69,6 +69,13 @@ impl Work for Local {
             LocalWrite::Delete => draft.put_local(&self.id, None),
         }
         Ok(())
+    }
+
+    fn frees(&self) -> Frees {
+        match self.write {
+            LocalWrite::Put { .. } => Frees::Never,
+            LocalWrite::Delete => Frees::Always,
+        }
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {

@@ -104,6 +104,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let app = App {
             databases,
             removal: Notify::new(),
+            freed: Arc::default(),
             tasks: Tasks::default(),
             views,
             scripts,

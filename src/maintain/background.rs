@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use super::sweep;
 use crate::db::{Database, Databases};
 use crate::error::Result;
@@ -18,23 +20,28 @@ const SWEEP: Duration = Duration::from_secs(15 * 60);
 /// Old bodies below this many bytes are left alone: freeing them would cost more than they do.
 const WORTH: u64 = 4 << 20;
 
-/// Whether compacting is worth its while: old bodies take more than a few megabytes, and half of what the live ones do.
-pub fn is_worth_compacting(database: &Database) -> bool {
+/// The same where the device is full.
+const WORTH_WHEN_FULL: u64 = 64 << 10;
+
+/// Whether compacting is worth its while: old bodies take more than a few megabytes, and half of what the live ones do. On
+/// a full device less is enough.
+pub fn is_worth_compacting(database: &Database, full: bool) -> bool {
     let info = database.info();
-    info.old > WORTH && info.old > info.external / 2
+    if full { info.old > WORTH_WHEN_FULL } else { info.old > WORTH && info.old > info.external / 2 }
 }
 
-/// Runs until the task is dropped, a round `every` so often. `compact` compacts one database, visibly; what `sweeping` gives
-/// lives while attachments are swept.
+/// Runs until the task is dropped, a round `every` so often and whenever `wake` says so. `compact` compacts one database,
+/// visibly; what `sweeping` gives lives while attachments are swept.
 pub async fn run<C: Future<Output = ()>, S>(
     databases: Arc<Databases>,
     every: Duration,
+    wake: &Notify,
     compact: impl Fn(Arc<Database>) -> C,
     sweeping: impl Fn() -> S,
 ) {
     let mut swept: Option<Instant> = None;
     loop {
-        tokio::time::sleep(every).await;
+        let _ = tokio::time::timeout(every, wake.notified()).await;
         if let Err(error) = round(&databases, &compact, &sweeping, &mut swept).await {
             tracing::warn!(%error, "background work failed and will be tried again");
         }
@@ -48,9 +55,10 @@ async fn round<C: Future<Output = ()>, S>(
     sweeping: &impl Fn() -> S,
     swept: &mut Option<Instant>,
 ) -> Result<()> {
-    let mut freed = false;
+    let full = databases.store().is_short_of_room();
+    let mut freed = full;
     for database in databases.all_opened() {
-        if is_worth_compacting(&database) && !database.is_compacting() {
+        if is_worth_compacting(&database, full) && !database.is_compacting() {
             compact(database).await;
             freed = true;
         }

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! After a failed write nothing is written until the engine has been reopened, which the next commit tries, not more than
-//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]).
+//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]). What happens on a full
+//! device stands in `room`.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -24,6 +25,10 @@ use super::backend::{Backend, Writes};
 use super::frame::Frames;
 use super::space::Space;
 use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError, is_empty};
+
+mod room;
+
+use room::Room;
 
 /// Batches that one group takes at most.
 const GROUP_BATCHES: usize = 1024;
@@ -97,6 +102,7 @@ impl Ticket {
 struct Work {
     unsynced: usize,
     failure: Option<Failure>,
+    room: Room,
 }
 
 struct Failure {
@@ -160,10 +166,10 @@ impl<B: Backend> Committer<B> {
 
     fn commit_group(&self, group: &[Waiting]) -> Vec<Result<()>> {
         let mut work = self.work.lock();
-        let room = self.room_for(group.iter());
+        let room = self.room_for(&mut work, group);
         let frees = || group.iter().filter(|waiting| waiting.batch.frees);
         let ready = match &room {
-            Err(error) if frees().next().is_none() || self.room_to_free(frees()).is_err() => Err(error.clone()),
+            Err(error) if frees().next().is_none() || self.room_to_free(&work, frees()).is_err() => Err(error.clone()),
             _ => self.recover(&mut work),
         };
         if let Err(error) = ready {
@@ -189,7 +195,10 @@ impl<B: Backend> Committer<B> {
             return answers;
         }
         match self.backend.apply(&writes, sync) {
-            Ok(()) => work.unsynced = if sync { 0 } else { work.unsynced + bytes },
+            Ok(()) => {
+                work.unsynced = if sync { 0 } else { work.unsynced + bytes };
+                work.room.written(bytes, frees().next().is_some());
+            }
             Err(error) => {
                 self.fail(&mut work, &error);
                 for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
@@ -200,19 +209,6 @@ impl<B: Backend> Committer<B> {
         answers
     }
 
-    /// Whether there is room for these.
-    fn room_for<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
-        match (&self.space, bytes_of(these)) {
-            (Some(space), more @ 1..) => space.room_for(2 * more),
-            _ => Ok(()),
-        }
-    }
-
-    /// The same for those that make room.
-    fn room_to_free<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
-        self.space.as_ref().map_or(Ok(()), |space| space.room_to_free(2 * bytes_of(these)))
-    }
-
     /// Reopens an engine that has failed, if it was not tried just now.
     fn recover(&self, work: &mut Work) -> Result<()> {
         let Some(failure) = &mut work.failure else { return Ok(()) };
@@ -220,21 +216,13 @@ impl<B: Backend> Committer<B> {
             return Err(failure.cause.clone());
         }
         failure.tried = Instant::now();
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        let reopened = self.backend.reopen().or_else(|error| match &self.space {
-            // Given up only where it helps, and not for the failure itself: a restart may need it more.
-            Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
-            _ => Err(error),
-        });
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        match reopened {
+        match self.reopen() {
             Ok(()) => {
                 tracing::info!("the store has recovered from: {}", failure.cause);
                 work.failure = None;
                 self.failing.store(false, Ordering::Release);
-                self.reopened.fetch_add(1, Ordering::Relaxed);
                 if let Some(space) = &self.space {
-                    space.keep_reserve();
+                    work.room.reserved = space.keep_reserve();
                 }
                 Ok(())
             }
@@ -244,6 +232,20 @@ impl<B: Backend> Committer<B> {
                 Err(error)
             }
         }
+    }
+
+    fn reopen(&self) -> Result<()> {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let reopened = self.backend.reopen().or_else(|error| match &self.space {
+            // Given up only where it helps, and not for the failure itself: a restart may need it more.
+            Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
+            _ => Err(error),
+        });
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        if reopened.is_ok() {
+            self.reopened.fetch_add(1, Ordering::Relaxed);
+        }
+        reopened
     }
 
     /// A read. If the engine fails it, the engine is reopened for the next: nobody may come to write.
@@ -414,6 +416,10 @@ impl<B: Backend> Store for Committer<B> {
         self.generation.load(Ordering::SeqCst)
     }
 
+    fn is_short_of_room(&self) -> bool {
+        self.space.as_ref().is_some_and(Space::is_short)
+    }
+
     fn engine(&self) -> &'static str {
         self.backend.name()
     }
@@ -433,10 +439,6 @@ impl<B: Backend> Drop for Committer<B> {
             tracing::warn!("the last relaxed commits could not be synced: {error}");
         }
     }
-}
-
-fn bytes_of<'a>(group: impl Iterator<Item = &'a Waiting>) -> u64 {
-    group.map(|waiting| batch_bytes(&waiting.batch) as u64).sum()
 }
 
 /// Bytes that a batch makes an engine write.
