@@ -57,6 +57,13 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// The most memory that it has had, in megabytes. `None`: the system does not tell.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("it can be signalled");
@@ -75,4 +82,11 @@ pub fn check(data: &Path) -> Result<(), String> {
     let output = binary().arg("check").arg("--data").arg(data).output().expect("the check can be started");
     let said = [output.stdout, output.stderr].concat();
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+}
+
+/// Runs a command of the binary: whether it went well, and its words.
+pub fn run(arguments: &[&str]) -> (bool, String) {
+    let output = binary().args(arguments).output().expect("the command can be started");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }

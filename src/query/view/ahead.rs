@@ -141,7 +141,7 @@ impl Ahead {
     pub fn batch(&self, left: usize) -> usize {
         let per_document = self.last.iter().map(|(documents, bytes)| bytes / documents.max(&1)).max().unwrap_or(0);
         let fits = (BATCH_LIMIT / 4).checked_div(per_document).unwrap_or(usize::MAX);
-        left.div_ceil(2 * self.threads).clamp(8, MAPPED_AT_ONCE).min(fits).max(1)
+        left.div_ceil(2 * self.threads).clamp(8, MAPPED_AT_ONCE).min(fits).min(left).max(1)
     }
 
     /// Waits until another batch may be mapped. `alone`: nobody takes answers meanwhile; true then says that those which
