@@ -17,11 +17,11 @@ pub(super) type VisitIndexed<'a> = &'a mut dyn FnMut(usize, Result<Option<&[u8]>
 /// What makes the room that deletions have freed good for other writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reclaiming {
-    ByItself,
+    Unneeded,
     /// [`Backend::reopen`] makes [`Backend::spare_bytes`] grow.
-    ByReopening,
+    Reopening,
     /// [`Backend::compact`] makes the files smaller.
-    ByCompacting,
+    Compacting,
 }
 
 /// An engine. Reads come from many threads; `apply` and `reopen` from one at a time.
@@ -55,10 +55,10 @@ pub(super) trait Backend: Send + Sync + 'static {
 
     /// How the engine is made to use again what deletions have freed.
     fn reclaiming(&self) -> Reclaiming {
-        Reclaiming::ByItself
+        Reclaiming::Unneeded
     }
 
-    /// Gives the device back what has been freed: see [`Reclaiming::ByCompacting`]. Reads wait.
+    /// Gives the device back what has been freed: see [`Reclaiming::Compacting`]. Reads wait.
     fn compact(&self) -> Result<()> {
         Ok(())
     }

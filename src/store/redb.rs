@@ -132,7 +132,7 @@ impl Backend for RedbBackend {
     }
 
     fn reclaiming(&self) -> Reclaiming {
-        Reclaiming::ByCompacting
+        Reclaiming::Compacting
     }
 
     /// Moves pages to the front of the file, which may have holes where pages have never been written, and cuts off its end.

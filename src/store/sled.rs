@@ -432,7 +432,7 @@ impl Backend for SledBackend {
     }
 
     fn reclaiming(&self) -> Reclaiming {
-        Reclaiming::ByReopening
+        Reclaiming::Reopening
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -52,10 +52,10 @@ fn bounded(what: &str, peak: Option<u64>) {
 
 #[test]
 fn many_rows_of_a_few_documents() {
-    let documents = 50 * rounds(1);
+    let documents = 30 * rounds(1);
     let (rows, peak) = build(documents, "function (doc) { for (let i = 0; i < 10000; i++) emit(i, null) }");
     assert_eq!(rows, documents * 10_000);
-    bounded("half a million rows", peak);
+    bounded("300,000 rows", peak);
 }
 
 #[test]
@@ -71,20 +71,24 @@ fn large_keys() {
 #[test]
 fn one_document_emits_too_much() {
     let many =
-        "function (doc) { if (doc.number == 5) for (let i = 0; i < 500000; i++) emit(i, null); else emit(1, 2) }";
+        "function (doc) { if (doc.number == 5) for (let i = 0; i < 300000; i++) emit(i, null); else emit(1, 2) }";
     let (rows, peak) = build(50, many);
     assert_eq!(rows, 49);
     bounded("a document of too many rows", peak);
-    let large = "function (doc) { for (let i = 0; i < (doc.number == 5 ? 40 : 1); i++) emit(i, 'v'.repeat(1000000)) }";
-    let (rows, peak) = build(20, large);
-    assert_eq!(rows, 19);
-    bounded("a document of too large rows", peak);
+}
+
+/// Documents that fit each by itself, and not together with others.
+#[test]
+fn documents_that_do_not_fit_together() {
+    let (rows, peak) = build(12, "function (doc) { for (let i = 0; i < 8; i++) emit(i, 'v'.repeat(1000000)) }");
+    assert_eq!(rows, 12 * 8);
+    bounded("100 MB of values", peak);
 }
 
 /// A document with very many empty attachments, and a revision that takes them over: one file is written, and not one for each.
 #[test]
 fn thousands_of_attachments() {
-    let count = 20_000 * rounds(1);
+    let count = 10_000 * rounds(1);
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
     let server = Server::start(&data, "sled").expect("it starts");

@@ -350,8 +350,7 @@ impl Build {
         let mut writer = Writer::new(self, stored, meta, next, begin, target);
         if target - begin <= FEW {
             let mut steps = VecDeque::new();
-            let mut pages = self.pages(begin, target);
-            while let Some(page) = pages.next() {
+            for page in self.pages(begin, target) {
                 let (sequence, mut left) = page?;
                 while !left.is_empty() {
                     if ahead.wait(true) && !writer.write_all(steps.drain(..).map(Ok))? {
@@ -675,6 +674,9 @@ impl<'a> Writer<'a> {
             return Ok(false);
         }
         self.piece.add(index, &change.id, key, old, rows, bytes)?;
+        if self.looks_up {
+            self.piece.looked_up(&change.id);
+        }
         self.next.sequence = change.sequence;
         Ok(!self.piece.is_full() || self.commit()?)
     }

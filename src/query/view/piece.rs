@@ -30,6 +30,8 @@ pub(super) struct Piece {
     changes: Vec<Vec<Change>>,
     /// Rows, and their bytes, of each map function, as they will be.
     pub rows: Vec<(u64, u64)>,
+    documents: usize,
+    /// Those of documents that were looked up.
     ids: HashSet<String>,
     bytes: usize,
 }
@@ -44,19 +46,24 @@ pub(super) struct Rows<'a> {
 impl Piece {
     pub fn new(rows: Vec<(u64, u64)>) -> Piece {
         let changes = rows.iter().map(|_| Vec::new()).collect();
-        Piece { batch: Batch::new(), changes, rows, ids: HashSet::new(), bytes: 0 }
+        Piece { batch: Batch::new(), changes, rows, documents: 0, ids: HashSet::new(), bytes: 0 }
     }
 
     pub fn is_full(&self) -> bool {
-        self.ids.len() >= DOCUMENTS || self.bytes >= BYTES
+        self.documents >= DOCUMENTS || self.bytes >= BYTES
     }
 
     /// Whether something must be committed before a document of this many bytes is added.
     pub fn goes_before(&self, bytes: usize) -> bool {
-        !self.ids.is_empty() && self.bytes + bytes > BYTES
+        self.documents > 0 && self.bytes + bytes > BYTES
     }
 
-    /// Whether a document is in it.
+    /// Notes that a document which is in it was looked up.
+    pub fn looked_up(&mut self, id: &str) {
+        self.ids.insert(id.to_owned());
+    }
+
+    /// Whether a document that was looked up is in it.
     pub fn has(&self, id: &str) -> bool {
         self.ids.contains(id)
     }
@@ -71,7 +78,7 @@ impl Piece {
         emitted: Option<Rows>,
         bytes: usize,
     ) -> Result<()> {
-        self.ids.insert(id.to_owned());
+        self.documents += 1;
         self.bytes += bytes + old.as_ref().map_or(0, Vec::len);
         let was = old.as_deref().map(layout::decode_references).transpose()?.unwrap_or_default();
         let mut gone: HashMap<(usize, Vec<u8>), u64> =

@@ -103,15 +103,15 @@ impl<B: Backend> Committer<B> {
             return Ok(());
         }
         let done = match self.backend.reclaiming() {
-            Reclaiming::ByCompacting => self.backend.compact(),
+            Reclaiming::Compacting => self.backend.compact(),
             // Nothing must be lost by it: what was not synced is now.
-            Reclaiming::ByReopening if work.room.freed_since_open => {
+            Reclaiming::Reopening if work.room.freed_since_open => {
                 self.backend.apply(&Writes::new(), true).and_then(|()| {
                     work.unsynced = 0;
                     self.reopen()
                 })
             }
-            Reclaiming::ByReopening | Reclaiming::ByItself => Ok(()),
+            Reclaiming::Reopening | Reclaiming::Unneeded => Ok(()),
         };
         if let Err(error) = done {
             self.fail(work, &error);
