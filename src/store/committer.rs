@@ -166,10 +166,15 @@ impl<B: Backend> Committer<B> {
 
     fn commit_group(&self, group: &[Waiting]) -> Vec<Result<()>> {
         let mut work = self.work.lock();
+        // First of all, whatever the room: an engine that has failed for want of it may find some when it is opened again.
+        if let Err(error) = self.recover(&mut work) {
+            return vec![Err(error); group.len()];
+        }
         let room = self.room_for(&mut work, group);
         let frees = || group.iter().filter(|waiting| waiting.batch.frees);
         let ready = match &room {
             Err(error) if frees().next().is_none() || self.room_to_free(&work, frees()).is_err() => Err(error.clone()),
+            // It may have failed while it was asked for room.
             _ => self.recover(&mut work),
         };
         if let Err(error) = ready {
@@ -190,7 +195,8 @@ impl<B: Backend> Committer<B> {
             }
             answers.push(answer);
         }
-        sync |= work.unsynced + bytes > UNSYNCED_BYTES;
+        // sled's segments are not free before what replaces them is on disk.
+        sync |= work.unsynced + bytes > UNSYNCED_BYTES || (room.is_err() && bytes > 0);
         if writes.is_empty() && !(sync && work.unsynced > 0) {
             return answers;
         }
@@ -220,6 +226,7 @@ impl<B: Backend> Committer<B> {
             Ok(()) => {
                 tracing::info!("the store has recovered from: {}", failure.cause);
                 work.failure = None;
+                work.room = Room::default();
                 self.failing.store(false, Ordering::Release);
                 if let Some(space) = &self.space {
                     work.room.reserved = space.keep_reserve();

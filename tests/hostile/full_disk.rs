@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::server::{Server, check, run};
 
 /// Bytes of a document.
-const SIZE: usize = 200_000;
+const SIZE: usize = 40_000;
 
 fn document(number: usize) -> Value {
     let filler = format!("{:016x}", (number as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)).repeat(SIZE / 16);
@@ -105,7 +105,7 @@ fn databases(engine: &str) {
         }
         name = format!("again{round}");
         make(&mut client, &name);
-        for number in 0..40 {
+        for number in 0..200 {
             eventually(&mut client, "PUT", &format!("/{name}/a{number}"), &document(number));
         }
         fill(&mut client, &name, "more");
