@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! free bytes   ... | margin: all writes | floor: only writes that make room | 0
-//! reserve file       given up only to open an engine that finds no room
+//! reserve file       given up to open an engine that finds no room, or when writes that make room find none
 //! ```
 
 use std::fs::File;

@@ -71,8 +71,11 @@ impl<B: Backend> Committer<B> {
 
     /// The same for those that make room.
     pub(super) fn room_to_free<'a>(&self, work: &Work, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
-        let missing = self.space.as_ref().map_or(0, |space| space.missing_to_free(2 * bytes_of(these)));
-        if missing <= work.room.spare { Ok(()) } else { Err(StoreError::Full) }
+        let Some(space) = &self.space else { return Ok(()) };
+        let more = 2 * bytes_of(these);
+        let fits = || space.missing_to_free(more) <= work.room.spare;
+        // What makes room is what the reserve is for; it is made again when there is some.
+        if fits() || (space.release_reserve() && fits()) { Ok(()) } else { Err(StoreError::Full) }
     }
 
     /// Finds out what room the engine has of its own, and gets more of it, unless that was tried just now or nothing has been
