@@ -71,8 +71,8 @@ fn upkeep(work: Upkeep) -> Result<bool, String> {
         Upkeep::Restore { from, backup_key, data, key, store } => {
             commands::restore(&from, backup_key, &data, engine(store)?, key)
         }
-        Upkeep::CompactStore { data, key, store, sealing } => {
-            commands::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing })
+        Upkeep::CompactStore { data, key, store, sealing, to } => {
+            commands::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing, to })
         }
         Upkeep::MakeKey { file } => commands::make_key(&file),
     }?;

@@ -13,7 +13,8 @@
 //! (see `mark`). An engine that comes back without what was durable is not served, be it after a start or after a failure.
 //!
 //! After a failed write nothing is written until the engine has been reopened, which the next commit tries, not more than
-//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]).
+//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]). What happens on a full
+//! device stands in `room`.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -30,6 +31,10 @@ use super::mark::{Mark, Notes, Reached};
 use super::space::Space;
 use super::tally::{RECORD, Tally, Totals};
 use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError, is_empty};
+
+mod room;
+
+use room::Room;
 
 /// Batches that one group takes at most.
 const GROUP_BATCHES: usize = 1024;
@@ -111,6 +116,7 @@ struct Work {
     totals: Option<Totals>,
     /// What the commits since the last sync tell of databases.
     notes: Notes,
+    room: Room,
 }
 
 struct Failure {
@@ -194,10 +200,15 @@ impl<B: Backend> Committer<B> {
 
     fn commit_group(&self, group: &[Waiting]) -> Vec<Result<()>> {
         let mut work = self.work.lock();
-        let room = self.room_for(group.iter());
+        // First of all, whatever the room: an engine that has failed for want of it may find some when it is opened again.
+        if let Err(error) = self.recover(&mut work) {
+            return vec![Err(error); group.len()];
+        }
+        let room = self.room_for(&mut work, group);
         let frees = || group.iter().filter(|waiting| waiting.batch.frees);
         let ready = match &room {
-            Err(error) if frees().next().is_none() || self.room_to_free(frees()).is_err() => Err(error.clone()),
+            Err(error) if frees().next().is_none() || self.room_to_free(&work, frees()).is_err() => Err(error.clone()),
+            // It may have failed while it was asked for room.
             _ => self.recover(&mut work),
         };
         if let Err(error) = ready {
@@ -218,13 +229,15 @@ impl<B: Backend> Committer<B> {
             }
             answers.push(answer);
         }
-        sync |= work.unsynced + bytes > UNSYNCED_BYTES;
+        // sled's segments are not free before what replaces them is on disk.
+        sync |= work.unsynced + bytes > UNSYNCED_BYTES || (room.is_err() && bytes > 0);
         if writes.is_empty() && !(sync && work.unsynced > 0) {
             return answers;
         }
         match self.apply(&mut work, &writes, sync) {
             Ok(()) => {
                 work.unsynced = if sync { 0 } else { work.unsynced + bytes };
+                work.room.written(bytes, frees().next().is_some());
                 let done = group.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
                 done.for_each(|(waiting, _)| work.notes.take(&waiting.batch));
                 if sync {
@@ -363,19 +376,6 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    /// Whether there is room for these.
-    fn room_for<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
-        match (&self.space, bytes_of(these)) {
-            (Some(space), more @ 1..) => space.room_for(2 * more),
-            _ => Ok(()),
-        }
-    }
-
-    /// The same for those that make room.
-    fn room_to_free<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
-        self.space.as_ref().map_or(Ok(()), |space| space.room_to_free(2 * bytes_of(these)))
-    }
-
     /// Reopens an engine that has failed, if it was not tried just now.
     fn recover(&self, work: &mut Work) -> Result<()> {
         let Some(failure) = &mut work.failure else { return Ok(()) };
@@ -383,31 +383,15 @@ impl<B: Backend> Committer<B> {
             return Err(failure.cause.clone());
         }
         failure.tried = Instant::now();
-        work.totals = None;
-        work.notes = Notes::default();
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        let reopened = self.backend.reopen().or_else(|error| match &self.space {
-            // Given up only where it helps, and not for the failure itself: a restart may need it more.
-            Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
-            _ => Err(error),
-        });
-        // What was acknowledged before the failure must be there, or nothing is served.
-        let reopened = reopened.inspect_err(|error| {
-            if matches!(error, StoreError::Damaged(_)) {
-                *self.lost.write() = Some(error.clone());
-            }
-        });
-        let reopened = reopened.and_then(|()| self.settle(work));
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        match reopened {
+        match self.reopen(work) {
             Ok(()) => {
                 if let Some(failure) = work.failure.take() {
                     tracing::info!("the store has recovered from: {}", failure.cause);
                 }
+                work.room = Room::default();
                 self.failing.store(false, Ordering::Release);
-                self.reopened.fetch_add(1, Ordering::Relaxed);
                 if let Some(space) = &self.space {
-                    space.keep_reserve();
+                    work.room.reserved = space.keep_reserve();
                 }
                 Ok(())
             }
@@ -442,6 +426,29 @@ impl<B: Backend> Committer<B> {
             Some(error) if page.is_empty() => Err(error),
             _ => Ok(page),
         }
+    }
+
+    /// Opens the engine again. What was acknowledged before must be there, or nothing is served.
+    fn reopen(&self, work: &mut Work) -> Result<()> {
+        work.totals = None;
+        work.notes = Notes::default();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let reopened = self.backend.reopen().or_else(|error| match &self.space {
+            // Given up only where it helps, and not for the failure itself: a restart may need it more.
+            Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
+            _ => Err(error),
+        });
+        let reopened = reopened.inspect_err(|error| {
+            if matches!(error, StoreError::Damaged(_)) {
+                *self.lost.write() = Some(error.clone());
+            }
+        });
+        let reopened = reopened.and_then(|()| self.settle(work));
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        if reopened.is_ok() {
+            self.reopened.fetch_add(1, Ordering::Relaxed);
+        }
+        reopened
     }
 
     /// A read. If the engine fails it, the engine is reopened for the next: nobody may come to write.
@@ -617,6 +624,10 @@ impl<B: Backend> Store for Committer<B> {
         self.generation.load(Ordering::SeqCst)
     }
 
+    fn is_short_of_room(&self) -> bool {
+        self.space.as_ref().is_some_and(Space::is_short)
+    }
+
     fn engine(&self) -> &'static str {
         self.backend.name()
     }
@@ -652,10 +663,6 @@ fn clamp((low, high): &KeyRange) -> KeyRange {
         bounded => bounded.clone(),
     };
     (low.clone(), high)
-}
-
-fn bytes_of<'a>(group: impl Iterator<Item = &'a Waiting>) -> u64 {
-    group.map(|waiting| batch_bytes(&waiting.batch) as u64).sum()
 }
 
 /// Bytes that a batch makes an engine write.

@@ -130,6 +130,10 @@ pub enum OpenError {
     NotOurs { folder: PathBuf, why: String },
     /// The disk is full and the reserve did not help.
     Full(PathBuf),
+    /// A rewritten store does not fit: bytes that it needs, and that are free.
+    NoRoom { folder: PathBuf, target: PathBuf, needs: u64, free: u64 },
+    /// A folder that is to be made new has something in it.
+    NotEmpty(PathBuf),
     /// The file system said no.
     Io { folder: PathBuf, error: io::Error },
     /// The engine could not be opened.
@@ -185,9 +189,22 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Full(folder) => write!(
                 out,
-                "there is no room on the device of the data folder {}: make some, then start again",
+                "there is no room on the device of the data folder {0}: free some, or move the data to another device with \
+                 `settee compact-store --data {0} --to FOLDER`",
                 folder.display()
             ),
+            OpenError::NoRoom { folder, target, needs, free } => write!(
+                out,
+                "a fresh store needs about {} MB on the device of {}, and {} MB are free: free some, or write it to another \
+                 device with `settee compact-store --data {} --to FOLDER`",
+                needs.div_ceil(1_000_000),
+                target.display(),
+                free / 1_000_000,
+                folder.display()
+            ),
+            OpenError::NotEmpty(folder) => {
+                write!(out, "{} is not empty: name a new folder", folder.display())
+            }
             OpenError::Io { folder, error } => {
                 write!(out, "the data folder {} cannot be used: {error}", folder.display())
             }
@@ -694,6 +711,10 @@ impl Store for Locked {
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn is_short_of_room(&self) -> bool {
+        self.inner.is_short_of_room()
     }
 
     fn engine(&self) -> &'static str {

@@ -1,7 +1,7 @@
 //! The redb engine: one file, copy-on-write B-trees, snapshots. The only file that names redb.
 //!
 //! Needs none of sled's protections: a commit is visible only when it is on disk, values of any size stand in the tree, and
-//! freed pages are used again. A commit that is not synced (`Durability::None`) is kept in memory until the next that is.
+//! freed pages are used again (they may be holes in the file: on a full device the file is compacted). A commit that is not synced (`Durability::None`) is kept in memory until the next that is.
 
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::RwLock;
 use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
-use super::backend::{Backend, Visit, VisitIndexed, Writes};
+use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
 use super::space::{io_error, make_dir, sync_dir};
 use super::tally::{RECORD, Tally};
 use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
@@ -160,6 +160,16 @@ impl Backend for RedbBackend {
         sync_dir(folder).map_err(io)?;
         *slot = Some(database);
         Ok(())
+    }
+
+    fn reclaiming(&self) -> Reclaiming {
+        Reclaiming::Compacting
+    }
+
+    /// Moves pages to the front of the file, which may have holes where pages have never been written, and cuts off its end.
+    fn compact(&self) -> Result<()> {
+        let mut open = self.open.write();
+        open.as_mut().ok_or_else(closed)?.compact().map(drop).map_err(failure)
     }
 
     fn disk_bytes(&self) -> u64 {

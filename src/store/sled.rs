@@ -8,6 +8,8 @@
 //! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail: it is deleted first, nothing is in it.
 //! - The directory entries of a new database are synced.
 //! - Trees are expensive: there is one. Segments are only reclaimed by the background flusher: it runs.
+//! - Its file grows by segments and shrinks only at its end. A segment that has fallen free is used again before the file
+//!   grows, but only sled knows which are free. When it opens, it fills them with zeros: so their number is counted.
 //! - A batch is visible to readers before it is on disk, and stays visible after it failed. Readers are given the values
 //!   from before the batch (`in_flight`) until it is synced.
 //!
@@ -33,7 +35,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
-use super::backend::{Backend, Visit, VisitIndexed, Writes};
+use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
 use super::mark::Mark;
 use super::sled_log::survey;
 use super::space::{folder_bytes, make_dir, sync_dir};
@@ -42,6 +44,8 @@ use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame, is_empty}
 
 /// Fixed when a database is created; sled refuses to open it with another.
 const SEGMENT: usize = 8 << 20;
+/// Bytes of the header of a segment, which is not zeros while the segment is used.
+const SEGMENT_HEADER: usize = 20;
 /// The largest piece that is given to sled as one value.
 const CHUNK: usize = 64 << 10;
 /// How long the threads of a closed sled may take to let go of its files.
@@ -455,6 +459,27 @@ impl Backend for SledBackend {
             (u64::try_from(stable).unwrap_or(0), open.log.metadata().map_or(0, |found| found.len()))
         };
         self.open.read().as_ref().map_or((0, 0), at)
+    }
+
+    /// Segments that sled has found free when it was opened, and has not used since. One that has just been begun may not
+    /// have its header on disk yet, so one fewer.
+    fn spare_bytes(&self) -> Result<u64> {
+        use std::os::unix::fs::FileExt;
+        let io = |error: std::io::Error| super::space::io_error("looking for free segments", &error);
+        self.with(|open| {
+            let segments = open.log.metadata().map_err(io)?.len() / SEGMENT as u64;
+            let mut free = 0_u64;
+            for segment in 0..segments {
+                let mut header = [0; SEGMENT_HEADER];
+                open.log.read_exact_at(&mut header, segment * SEGMENT as u64).map_err(io)?;
+                free += u64::from(header == [0; SEGMENT_HEADER]);
+            }
+            Ok(free.saturating_sub(1) * SEGMENT as u64)
+        })
+    }
+
+    fn reclaiming(&self) -> Reclaiming {
+        Reclaiming::Reopening
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -62,6 +62,13 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// The most memory that it has had, in megabytes. `None`: the system does not report it.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+    }
+
     /// Sends a signal to the server.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);

@@ -39,7 +39,10 @@ pub use list::{Part, Parts, Rows};
 pub use pool::Pending;
 pub use request::{RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
 pub use response::{Response, Rewrite, Updated};
-pub use rows::Mapped;
+pub use rows::{BATCH_LIMIT, DOCUMENT_LIMIT, Mapped};
+
+/// The reason of the error, `InternalError`, of a batch whose documents emit too much together.
+pub const TOO_LARGE: &str = "the rows of one batch of documents are too large";
 
 /// What scripts are allowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -389,7 +392,7 @@ fn map(
                 None => calls.call(&entry, (calls.parse(document)?, false))?,
             };
             if !mapped.push(&answer) {
-                let reason = "the rows of one batch of documents are too large".into();
+                let reason = TOO_LARGE.into();
                 return Err(Failure::fatal(Error::Script { word: "InternalError".into(), reason }));
             }
         }

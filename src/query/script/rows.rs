@@ -2,8 +2,12 @@
 
 use super::engine::mend;
 
-/// Text of one batch beyond which it is refused; offsets are 32 bits.
-pub(super) const TEXT_LIMIT: usize = 1 << 30;
+/// Bytes of what a batch of several documents may emit; beyond, its documents are to be mapped one by one.
+pub const BATCH_LIMIT: usize = 4 << 20;
+/// Bytes of what one document may emit. Offsets are 32 bits.
+pub const DOCUMENT_LIMIT: usize = 32 << 20;
+/// Bytes that a row takes beside its text.
+const ROW: usize = size_of::<[u32; 4]>();
 
 /// The rows of a batch. Documents in the order given, functions in the order of the set.
 #[derive(Debug, Default)]
@@ -25,6 +29,11 @@ impl Mapped {
         self.ends.len() / self.functions.max(1)
     }
 
+    /// Bytes that the rows take in memory.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + ROW * self.rows.len()
+    }
+
     /// All rows of the batch.
     pub fn row_count(&self) -> usize {
         self.rows.len()
@@ -42,16 +51,18 @@ impl Mapped {
         })
     }
 
-    /// Takes up one document's answer, `[[key, value, ...], null, ...]`. False when there is no room for it.
+    /// Takes up one document's answer, `[[key, value, ...], null, ...]`. False when there is no room for it: the first one of
+    /// a batch may have [`DOCUMENT_LIMIT`], several together [`BATCH_LIMIT`].
     pub(in crate::query) fn push(&mut self, answer: &str) -> bool {
         let answer = mend(answer);
-        if self.text.len() + answer.len() > TEXT_LIMIT {
+        let limit = if self.ends.is_empty() { DOCUMENT_LIMIT } else { BATCH_LIMIT };
+        if self.bytes() + answer.len() > limit {
             return false;
         }
-        let base = self.text.len();
+        let (base, rows, ends) = (self.text.len(), self.rows.len(), self.ends.len());
         self.text.push_str(&answer);
         let bytes = self.text.as_bytes();
-        let offset = |at: usize| at as u32; // below TEXT_LIMIT
+        let offset = |at: usize| at as u32; // below DOCUMENT_LIMIT
         let mut at = base + 1;
         for _ in 0..self.functions {
             let threw = bytes[at] != b'[';
@@ -71,6 +82,12 @@ impl Mapped {
             }
             self.ends.push((offset(self.rows.len()), threw));
             at += 1; // the comma, or the last bracket
+        }
+        if self.bytes() > limit {
+            self.text.truncate(base);
+            self.rows.truncate(rows);
+            self.ends.truncate(ends);
+            return false;
         }
         true
     }
@@ -146,6 +163,20 @@ mod tests {
         assert_eq!(of(1, 0), Some(vec![]));
         assert_eq!(of(1, 1), Some(vec![(r#"{"q\"]":1}"#, r#""\\""#)]));
         assert_eq!(of(1, 2), Some(vec![("-1.5e3", "true")]));
+    }
+
+    #[test]
+    fn a_batch_takes_less_than_a_document_alone() {
+        let of = |rows: usize| format!("[[{}]]", vec!["1,null"; rows].join(","));
+        let mut mapped = Mapped::new(1);
+        assert!(mapped.push(&of(300_000)), "more than a batch may have, but it is alone");
+        let bytes = mapped.bytes();
+        assert!(bytes > BATCH_LIMIT && !mapped.push(&of(1)));
+        assert_eq!((mapped.documents(), mapped.row_count(), mapped.bytes()), (1, 300_000, bytes));
+        assert!(!Mapped::new(1).push(&of(2_000_000)), "rows count, not only their text");
+        let mut mapped = Mapped::new(1);
+        assert!(mapped.push(&of(1000)) && mapped.push(&of(1000)) && !mapped.push(&of(200_000)) && mapped.push(&of(1)));
+        assert_eq!((mapped.documents(), mapped.row_count()), (3, 2001));
     }
 
     #[test]

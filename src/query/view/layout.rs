@@ -41,7 +41,7 @@ pub(super) const REDUCED: u8 = b'c';
 pub(super) const CHANGED: u8 = b'x';
 
 /// Length in bytes to which a sort key is truncated.
-const MAX_SORT_KEY: usize = 2 << 10;
+pub(super) const MAX_SORT_KEY: usize = 2 << 10;
 /// Ids longer than this are stored in keys as a prefix and a digest.
 pub(super) const MAX_ID: usize = 2 << 10;
 /// The same limit for partition names.
@@ -231,14 +231,25 @@ pub(super) struct Reference {
     pub bytes: u64,
 }
 
-pub(super) fn encode_references(references: &[Reference]) -> Vec<u8> {
-    let mut out = Writer::version(FORMAT);
-    for reference in references {
-        out.number(reference.map as u64);
-        out.number(reference.bytes);
-        out.bytes(&reference.spot);
+/// The references of a document, written one by one.
+pub(super) struct References(Writer, bool);
+
+impl References {
+    pub fn new() -> References {
+        References(Writer::version(FORMAT), false)
     }
-    out.0
+
+    pub fn push(&mut self, reference: &Reference) {
+        self.1 = true;
+        self.0.number(reference.map as u64);
+        self.0.number(reference.bytes);
+        self.0.bytes(&reference.spot);
+    }
+
+    /// `None`: there are none.
+    pub fn finish(self) -> Option<Vec<u8>> {
+        self.1.then_some(self.0.0)
+    }
 }
 
 pub(super) fn decode_references(value: &[u8]) -> Result<Vec<Reference>> {

@@ -4,6 +4,7 @@
 //! definition   a design document's views, and the signature that names their index
 //! layout       keys and values of an index in the store
 //! build        brings an index up to the database's sequence: changes > map functions > rows
+//! ahead        what is mapped ahead of the writer      piece     what is written with one commit
 //! blocks       rows in blocks of some hundred, counted and reduced: kept while rows change
 //! reduce       the reduce functions, ours and JavaScript ones
 //! params       what a query asks, checked whole before anything runs
@@ -15,6 +16,7 @@
 //! a signature of everything that decides its rows, so a changed definition is another index, built from the start
 //! while the old one waits for `_view_cleanup`; changing it back finds the old one again.
 
+mod ahead;
 mod blocks;
 mod build;
 mod cleanup;
@@ -23,6 +25,7 @@ mod grouped;
 mod layout;
 mod number;
 mod params;
+mod piece;
 #[cfg(test)]
 mod random;
 mod read;

@@ -200,3 +200,25 @@ fn finds_damage(blobs: &BlobFiles, tail: usize) {
     write(blobs, &[&bytes]);
     assert_eq!(read(blobs, &id, 0).unwrap(), bytes);
 }
+
+#[test]
+fn a_small_blob_is_written_once_while_it_is_pinned() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = blobs(&dir.path().join("blobs"));
+    let modified = |id: &BlobId| std::fs::metadata(blobs.path(id)).unwrap().modified().unwrap();
+    let first = write(&blobs, &[b"", b""]);
+    let then = modified(&first.id);
+    let second = write(&blobs, &[]);
+    assert_eq!((second.id, modified(&first.id)), (first.id, then));
+    drop(first);
+    assert!(!blobs.remove_unless(&second.id, &|| Ok(false)).unwrap(), "the second pins it too");
+    std::fs::remove_file(blobs.path(&second.id)).unwrap();
+    write(&blobs, &[]);
+    assert_eq!(read(&blobs, &second.id, 0).unwrap(), b"", "it was gone");
+    let id = second.id;
+    drop(second);
+    std::fs::write(blobs.path(&id), b"damaged").unwrap();
+    write(&blobs, &[]);
+    assert_eq!(read(&blobs, &id, 0).unwrap(), b"", "nobody has pinned it since: it is written again");
+    assert!(std::fs::read_dir(dir.path().join("blobs/tmp")).unwrap().next().is_none());
+}

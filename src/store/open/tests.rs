@@ -172,7 +172,7 @@ fn encryption_begins_is_renewed_and_ends() {
         (Some(&first), under(&first), Some(&first)),
     ];
     for (round, (key, sealing, after)) in steps.into_iter().enumerate() {
-        let how = Rewrite { engine: None, key: key.cloned(), sealing };
+        let how = Rewrite { engine: None, key: key.cloned(), sealing, to: None };
         let renamed = |(key, value): Entry, name: &dyn Fn(&[u8; 32]) -> [u8; 32]| {
             Ok((keys::renamed_reference(&key, name).unwrap_or(key), value))
         };
