@@ -31,6 +31,8 @@ pub(super) enum Killed {
     Cancelled = 2,
     /// It is not needed any more.
     Idle = 3,
+    /// It sent what no worker of ours sends.
+    Wrong = 4,
 }
 
 /// What the watcher needs of a worker.
@@ -55,6 +57,7 @@ impl Handle {
             1 => Killed::Time,
             2 => Killed::Cancelled,
             3 => Killed::Idle,
+            4 => Killed::Wrong,
             _ => Killed::No,
         }
     }
@@ -194,6 +197,16 @@ impl Process {
         self.payload.clear();
         self.payload.shrink_to(BUFFER);
         Ok(answer)
+    }
+
+    /// Ends it, if it has not ended. Whether something else had killed it: the system, as memory ran short, or a person.
+    pub fn bury(self) -> (Killed, bool) {
+        use std::os::unix::process::ExitStatusExt;
+        let killed = self.handle.killed();
+        self.handle.kill(Killed::Idle);
+        let status = self.handle.child.lock().wait().ok();
+        let by_others = killed == Killed::No && status.and_then(|status| status.signal()) == Some(libc::SIGKILL);
+        (killed, by_others)
     }
 
     /// Items were answered, or a new one was sent.

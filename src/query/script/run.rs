@@ -183,7 +183,10 @@ impl Seat {
                 }
                 Some(Stop::Failed(Cause::Time, error)) => (Cause::Time, error),
                 Some(Stop::Died) => {
-                    let (cause, error) = self.buried()?;
+                    let Grave { cause, error, by_others } = self.buried()?;
+                    if by_others && again == Some(failed) {
+                        return Err(error);
+                    }
                     // Killed for its time, or dead of its first item in a fresh process; and no item came after it.
                     let alone = careful || failed + 1 == at + chunk.len();
                     let certain = alone && (cause == Cause::Time || again == Some(failed));
@@ -224,8 +227,8 @@ impl Seat {
                 None | Some(Stop::Failed(Cause::Thrown, _)) => Ok(()),
                 Some(Stop::Failed(..)) => Err(error.clone()),
                 Some(Stop::Died) => {
-                    self.buried()?;
-                    Err(error.clone())
+                    let grave = self.buried()?;
+                    Err(if grave.by_others { grave.error } else { error.clone() })
                 }
             };
         }
@@ -251,9 +254,9 @@ impl Seat {
                 Ok(Err((_, error))) => return Err(error),
                 Err(error) => {
                     tracing::debug!(target: "settee::script", "a script worker: {error}");
-                    let (_, error) = self.buried()?;
+                    let grave = self.buried()?;
                     if tried {
-                        return Err(error);
+                        return Err(grave.error);
                     }
                     tried = true;
                 }
@@ -281,6 +284,7 @@ impl Seat {
             Ok(Some(stop)) if answered < chunk.len() => Ok(Some(stop)),
             Ok(_) => {
                 tracing::warn!(target: "settee::script", "a script worker answered too little or too much");
+                process.handle.kill(Killed::Wrong);
                 Ok(Some(Stop::Died))
             }
             Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
@@ -290,27 +294,41 @@ impl Seat {
             }
             Err(error) => {
                 tracing::debug!(target: "settee::script", "a script worker: {error}");
+                if error.kind() == std::io::ErrorKind::InvalidData {
+                    process.handle.kill(Killed::Wrong);
+                }
                 Ok(Some(Stop::Died))
             }
         }
     }
 
     /// Why the worker died, whose process is removed. An error if nobody waits for the job any more.
-    fn buried(&mut self) -> Result<(Cause, Error)> {
-        let Some(process) = self.process.take() else { return Ok((Cause::Memory, out_of_memory())) };
-        let killed = process.handle.killed();
-        drop(process);
-        match killed {
-            Killed::Time => Ok((Cause::Time, timed_out())),
-            Killed::Cancelled | Killed::Idle => {
+    fn buried(&mut self) -> Result<Grave> {
+        let died = |cause, error| Ok(Grave { cause, error, by_others: false });
+        let Some(process) = self.process.take() else { return died(Cause::Memory, out_of_memory()) };
+        match process.bury() {
+            (Killed::Time, _) => died(Cause::Time, timed_out()),
+            (Killed::Cancelled | Killed::Idle, _) => {
                 Err(Error::Script { word: "os_process_error".into(), reason: "caller went away".into() })
             }
-            Killed::No => {
+            (Killed::No, true) => {
+                let error = Error::Internal("a script worker was killed by the system, perhaps for its memory".into());
+                Ok(Grave { cause: Cause::Memory, error, by_others: true })
+            }
+            (Killed::No | Killed::Wrong, _) => {
                 self.pool.stats().died();
-                Ok((Cause::Memory, out_of_memory()))
+                died(Cause::Memory, out_of_memory())
             }
         }
     }
+}
+
+/// Why a worker died.
+struct Grave {
+    cause: Cause,
+    error: Error,
+    /// Nothing that it ran is to blame.
+    by_others: bool,
 }
 
 fn out_of_memory() -> Error {

@@ -27,6 +27,7 @@ use super::layout::{self, Meta, Reference};
 use super::params::Plan;
 use super::read::{Index, MapRows, Reading};
 use super::row;
+use super::skipped::Skipped;
 use crate::db::record::{BodyRecord, LeafRow};
 use crate::db::{Database, blocking, partition_of, render};
 use crate::error::{Error, Result};
@@ -548,6 +549,9 @@ impl Build {
             false => vec![None; documents.len()],
         };
         let mut batch = Batch::new();
+        let reason = |place: &Option<(usize, usize)>| place.and_then(|(batch, at)| mapped[batch].skipped(at));
+        let reasons = step.ids.iter().map(String::as_str).zip(step.places.iter().map(reason));
+        Skipped::note(index, &mut batch, reasons, look_up)?;
         let mut changes: Vec<Vec<Change>> = index.definition.maps.iter().map(|_| Vec::new()).collect();
         for (((id, place), key), old) in step.ids.iter().zip(step.places).zip(documents).zip(old) {
             let old_value = old;

@@ -7,6 +7,7 @@
 //! b map bound                a block of rows: how many, from `bound` up to the next block's
 //! c map bound                what the reducers make of those rows
 //! x map bound                the block's rows have changed: it is to be reduced again
+//! s                          documents that could not be mapped
 //! ```
 //!
 //! All keys begin with the database's number and the index's signature (`store::keys::index_prefix`). `map` is the number
@@ -37,6 +38,7 @@ pub(super) const ROW: u8 = b'r';
 pub(super) const BLOCK: u8 = b'b';
 pub(super) const REDUCED: u8 = b'c';
 pub(super) const CHANGED: u8 = b'x';
+const SKIPPED: u8 = b's';
 
 /// How much of a sort key is kept as it is.
 const MAX_SORT_KEY: usize = 2 << 10;
@@ -71,6 +73,10 @@ impl Layout {
 
     pub fn meta(&self) -> Vec<u8> {
         [&self.prefix[..], &[META]].concat()
+    }
+
+    pub fn skipped(&self) -> Vec<u8> {
+        [&self.prefix[..], &[SKIPPED]].concat()
     }
 
     pub fn document(&self, id: &str) -> Vec<u8> {
