@@ -30,16 +30,20 @@ const LINES: usize = 1000;
 /// Runs this process as a script worker until its server goes away. Call it before anything else: it expects to be the
 /// only thread.
 pub fn work() -> ExitCode {
-    let Ok(socket) = socket() else { return ExitCode::from(2) };
+    if !is_socket() {
+        return ExitCode::from(2);
+    }
     confine::begin(true);
-    serve_on(socket)
+    socket().map_or(ExitCode::FAILURE, serve_on)
 }
 
-/// What standard input is, if it is a socket.
+/// Whether this process was started with a socket as its standard input.
+fn is_socket() -> bool {
+    rustix::net::sockopt::socket_type(io::stdin()).is_ok()
+}
+
 fn socket() -> io::Result<UnixStream> {
-    let input = io::stdin();
-    rustix::net::sockopt::socket_type(&input)?;
-    Ok(input.as_fd().try_clone_to_owned()?.into())
+    Ok(io::stdin().as_fd().try_clone_to_owned()?.into())
 }
 
 fn serve_on(socket: UnixStream) -> ExitCode {
@@ -257,9 +261,9 @@ pub(super) mod tests {
     #[test]
     #[ignore = "the worker process of other tests"]
     fn becomes_a_worker() {
-        if let Ok(socket) = socket() {
+        if is_socket() {
             confine::begin(false);
-            let _ = serve_on(socket);
+            let _ = socket().map(serve_on);
             std::process::exit(0);
         }
     }
