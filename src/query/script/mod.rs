@@ -34,6 +34,8 @@ mod tests;
 mod watch;
 mod wire;
 mod worker;
+#[cfg(test)]
+mod worker_tests;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn scripts() -> Scripts {
+pub(super) fn scripts() -> Scripts {
     Scripts::new(Limits { threads: 2, memory: 32 << 20, timeout: Duration::from_millis(500), ..Limits::default() })
 }
 
-fn set(functions: &[&str]) -> Arc<MapSet> {
+pub(super) fn set(functions: &[&str]) -> Arc<MapSet> {
     Arc::new(MapSet {
         database: 1,
         signature: functions.join("\0"),
@@ -15,12 +15,12 @@ fn set(functions: &[&str]) -> Arc<MapSet> {
     })
 }
 
-fn design(source: serde_json::Value) -> Arc<Design> {
+pub(super) fn design(source: serde_json::Value) -> Arc<Design> {
     Arc::new(Design::new(1, "_design/d".into(), "1-a".into(), source.to_string()).unwrap())
 }
 
 /// The rows of one document and one function as `key:value`.
-fn rows(mapped: &Mapped, document: usize, function: usize) -> Option<Vec<String>> {
+pub(super) fn rows(mapped: &Mapped, document: usize, function: usize) -> Option<Vec<String>> {
     Some(mapped.rows(document, function)?.map(|(key, value)| format!("{key}:{value}")).collect())
 }
 
@@ -29,7 +29,7 @@ fn map_one(function: &str, document: &str) -> Result<Option<Vec<String>>> {
     Ok(rows(&mapped, 0, 0))
 }
 
-fn word<R: std::fmt::Debug>(answer: Result<R>) -> String {
+pub(super) fn word<R: std::fmt::Debug>(answer: Result<R>) -> String {
     match answer {
         Err(Error::Script { word, .. }) => word,
         other => format!("{other:?}"),

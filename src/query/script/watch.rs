@@ -17,8 +17,8 @@ const SLOW: Duration = Duration::from_millis(100);
 const STANDS_BACK: Duration = Duration::from_millis(250);
 /// CPU time of a job that makes its owner one that overran.
 const LONG: Duration = Duration::from_secs(1);
-/// A worker hears that its time is over by itself, unless it is in native code. Then it gets this much more.
-const GRACE: Duration = Duration::from_millis(500);
+/// A worker hears that its time is over by itself, unless it is in native code. Then it gets as much again, within these.
+const GRACE: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 /// How many times its CPU time an item may take on the wall, and how long in any case.
 const WALL: u32 = 10;
 const LEAST_WALL: Duration = Duration::from_secs(60);
@@ -107,7 +107,7 @@ impl Busy {
         }
         let of_item = cpu.zip(self.cpu).map_or(Duration::ZERO, |(now, then)| now.saturating_sub(then));
         let wall = limits.timeout.saturating_mul(WALL).max(LEAST_WALL);
-        if of_item > limits.timeout.saturating_add(GRACE) || now - self.seen > wall {
+        if of_item > limits.timeout.saturating_add(limits.timeout.clamp(GRACE[0], GRACE[1])) || now - self.seen > wall {
             return Verdict::Goes(Killed::Time);
         }
         Verdict::Stays
