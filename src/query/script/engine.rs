@@ -215,6 +215,10 @@ impl<'js> Calls<'js> {
         self.ctx.json_parse(json).map_err(|_| self.broken())
     }
 
+    pub fn text(&self, text: &str) -> Result<Value<'js>, Ended> {
+        rquickjs::String::from_str(self.ctx.clone(), text).map(rquickjs::String::into_value).map_err(|_| self.broken())
+    }
+
     pub fn undefined(&self) -> Value<'js> {
         Value::new_undefined(self.ctx.clone())
     }
@@ -241,7 +245,9 @@ impl<'js> Calls<'js> {
         match text.strip_prefix('!').and_then(fatal) {
             None => Ok(text),
             Some((word, reason)) => {
-                let cause = if self.account.refused() { Cause::Memory } else { Cause::Thrown };
+                // The engine's limits are memory, too; only `null` may be the function's own.
+                let is_limit = word == "InternalError" && !reason.ends_with("or ran out of memory");
+                let cause = if is_limit || self.account.refused() { Cause::Memory } else { Cause::Thrown };
                 Err(Ended { cause, word, reason })
             }
         }

@@ -19,6 +19,7 @@ mod confine;
 mod engine;
 mod failure;
 mod frozen;
+mod gather;
 mod list;
 mod memory;
 mod pool;
@@ -185,11 +186,12 @@ pub fn check_language(language: &str) -> Result<()> {
 #[derive(Clone)]
 pub struct Scripts {
     threads: Arc<Threads>,
+    gathered: Arc<gather::Gathered>,
 }
 
 impl Scripts {
     pub fn new(limits: Limits) -> Scripts {
-        Scripts { threads: Arc::new(Threads::new(limits)) }
+        Scripts { threads: Arc::new(Threads::new(limits)), gathered: Arc::default() }
     }
 
     pub fn limits(&self) -> Limits {
@@ -313,30 +315,14 @@ impl Scripts {
         user: &str,
         security: &str,
     ) -> Pending<Vec<Result<()>>> {
-        let (designs, documents) = (designs.clone(), documents.clone());
-        let (user, security) = (user.to_owned(), security.to_owned());
         let length = |(new, old): &(String, Option<String>)| new.len() + old.as_deref().map_or(0, str::len);
         let beside = user.len() + security.len();
-        let asked = documents.get(range.clone()).unwrap_or_default();
         // The documents themselves wait with the request, not here.
+        let asked = documents.get(range.clone()).unwrap_or_default();
         let longest = asked.iter().map(length).max().unwrap_or(0) + beside;
         let owner = designs.first().map_or(0, |design| design.database);
         let size = Size { owner, bytes: beside, room: run::room(longest) };
-        self.threads.submit(size, move |seat| {
-            let documents = documents.get(range).unwrap_or_default();
-            let mut verdicts = Vec::with_capacity(documents.len());
-            while verdicts.len() < documents.len() {
-                let left = &documents[verdicts.len()..];
-                let mut bytes = 0;
-                let fits = |document: &&(String, Option<String>)| {
-                    bytes += length(document) + beside;
-                    bytes <= VALIDATED
-                };
-                let count = left.iter().take_while(fits).count().max(1);
-                verdicts.extend(validated(seat, &designs, &left[..count], &user, &security));
-            }
-            Ok(verdicts)
-        })
+        self.gather(designs, documents, range, [user, security], size)
     }
 
     /// Asks the filter function `name` about each document: `request` is the request object as JSON, `user` its
@@ -496,22 +482,22 @@ fn design_call(
 fn validated(
     seat: &mut Seat,
     designs: &[Arc<Design>],
-    documents: &[(String, Option<String>)],
-    user: &str,
-    security: &str,
+    documents: &[&gather::Edit],
+    [user, security]: [&str; 2],
+    most_overruns: usize,
 ) -> Vec<Result<()>> {
     let mut verdicts: Vec<Result<()>> = vec![Ok(()); documents.len()];
     for design in designs {
         let asked: Vec<usize> = (0..documents.len()).filter(|at| verdicts[*at].is_ok()).collect();
         let args = |at: &usize| {
-            let (new, old) = &documents[*at];
+            let (new, old) = documents[*at];
             format!("[{new},{},{user},{security}]", old.as_deref().unwrap_or("null"))
         };
         let items: Vec<String> = asked.iter().map(args).collect();
         let fill = Some(("addDesign", design.source.as_str()));
         let outcomes = design
             .key(user)
-            .and_then(|key| seat.call(Call { fill, most_overruns: OVERRUNS, ..Call::new(&key, "validate", &items) }));
+            .and_then(|key| seat.call(Call { fill, most_overruns, ..Call::new(&key, "validate", &items) }));
         let mut answers: Vec<Result<()>> = match outcomes {
             Ok(outcomes) => outcomes.into_iter().map(verdict).collect(),
             Err(error) => vec![Err(error); asked.len()],

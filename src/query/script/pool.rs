@@ -256,7 +256,21 @@ impl Threads {
                 let _ = reply.send(outcome);
             }
         });
-        let job = Job { work, excuse, size, cancel };
+        self.queue(Job { work, excuse, size, cancel });
+        pending
+    }
+
+    /// Queues `work`, which answers those who wait for it by itself. Before it, or in its place, `excuse` may be called.
+    pub fn submit_for_several(
+        &self,
+        size: Size,
+        work: impl FnOnce(&mut Seat) + Send + 'static,
+        excuse: impl FnOnce(Error) + Send + 'static,
+    ) {
+        self.queue(Job { work: Box::new(work), excuse: Box::new(excuse), size, cancel: Arc::default() });
+    }
+
+    fn queue(&self, job: Job) {
         let mut state = self.pool.state.lock();
         match state.queue(job) {
             Ok(()) => {
@@ -268,7 +282,6 @@ impl Threads {
                 self.pool.refuse(job);
             }
         }
-        pending
     }
 }
 
@@ -628,6 +641,12 @@ pub struct Pending<R> {
 }
 
 impl<R> Pending<R> {
+    /// An answer, and the way to give it.
+    pub(super) fn new() -> (oneshot::Sender<Result<R>>, Pending<R>) {
+        let (reply, answer) = oneshot::channel();
+        (reply, Pending { answer, cancel: Arc::default() })
+    }
+
     /// Waits on a thread that may block (never on one of the async runtime's).
     pub fn wait(mut self) -> Result<R> {
         let (_, none) = oneshot::channel();

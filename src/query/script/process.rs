@@ -91,7 +91,7 @@ impl Handle {
     /// From now on it gets what others leave.
     pub fn stand_back(&self) {
         self.alive(|pid| {
-            let _ = rustix::process::setpriority_process(Some(pid), 19);
+            let _ = rustix::process::setpriority_process(Some(pid), 10);
         });
     }
 

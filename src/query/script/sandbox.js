@@ -394,9 +394,16 @@
     return '1';
   }
 
+  let asked = null; // the filter that was asked last, and its name
+  let askedName = null;
+
   // One document at a time: `1` if it passes.
   function filter(doc, name, request) {
-    return run(find(['filters', name]), design, [doc, request]) ? '1' : '0';
+    if (asked === null || askedName !== name) {
+      asked = find(['filters', name]);
+      askedName = name;
+    }
+    return run(asked, design, [doc, request]) ? '1' : '0';
   }
 
   function filterView(doc, name) {

@@ -197,6 +197,7 @@ fn items(calls: &Calls<'_>, run: &Run<'_>, limit: Duration, answers: &mut Answer
         "" => calls.undefined(),
         json => calls.parse(json)?,
     };
+    let text = calls.text(run.text)?;
     let mut freezer = run.frozen.then(|| calls.freezer());
     for item in &run.items {
         let now = Clock::now();
@@ -213,7 +214,7 @@ fn items(calls: &Calls<'_>, run: &Run<'_>, limit: Duration, answers: &mut Answer
         };
         let answer = match run.frozen {
             true => calls.call(&entry, (value, is_frozen))?,
-            false => calls.call(&entry, (value, run.text, shared.clone()))?,
+            false => calls.call(&entry, (value, text.clone(), shared.clone()))?,
         };
         answers.push(answer);
         if answers.failed.is_some() {

@@ -9,6 +9,11 @@ use super::*;
 const SPINS: &str = "Array.prototype.reverse.call((function () { var n = 0; \
     return { get length() { return n++ ? 9007199254740991 : 3; } }; })());";
 
+/// Scripts with little time, which is CPU time: a busy machine does not matter.
+fn quick() -> Scripts {
+    Scripts::new(Limits { timeout: Duration::from_millis(100), ..scripts().limits() })
+}
+
 /// The map function `emit(doc._id)` of a database.
 fn ids_of(database: u64) -> Arc<MapSet> {
     let functions = vec!["function (doc) { emit(doc._id); }".to_owned()];
@@ -31,7 +36,7 @@ fn workers() -> Vec<i32> {
 
 #[test]
 fn a_document_that_is_too_much_is_skipped_and_the_others_are_mapped() {
-    let scripts = scripts();
+    let scripts = quick();
     for bad in ["while (true);", SPINS, "var all = []; while (true) all.push({});", "var s = 'x'; while (true) s += s;"]
     {
         let function = format!("function (doc) {{ if (doc.bad) {{ {bad} }} emit(doc._id); }}");
@@ -49,18 +54,18 @@ fn a_document_that_is_too_much_is_skipped_and_the_others_are_mapped() {
 
 #[test]
 fn a_function_that_spins_on_any_document_fails_its_call() {
-    let told =
-        scripts().map_batch(&endless_of(1, SPINS), vec![r#"{"_id":"a"}"#.into(), r#"{"_id":"b"}"#.into()]).wait();
+    let told = quick().map_batch(&endless_of(1, SPINS), vec![r#"{"_id":"a"}"#.into(), r#"{"_id":"b"}"#.into()]).wait();
     assert_eq!(word(told), "os_process_error");
 }
 
 #[test]
 fn large_documents_of_next_to_nothing_end_no_batch() {
     let scripts = Scripts::new(Limits { threads: 1, timeout: Duration::from_secs(20), ..Limits::default() });
-    let large =
-        |part: &str| format!(r#"{{"_id":"large","a":[{}0]}}"#, format!("{part},").repeat(7_000_000 / (part.len() + 1)));
-    for part in ["{}", "[]", "[[]]", r#"{"a":{}}"#, "\"\"", "1"] {
-        let documents = vec![r#"{"_id":"first"}"#.into(), large(part), r#"{"_id":"last"}"#.into()];
+    let large = |part: &str, bytes: usize| {
+        format!(r#"{{"_id":"large","a":[{}0]}}"#, format!("{part},").repeat(bytes / (part.len() + 1)))
+    };
+    for (part, bytes) in [("{}", 7_000_000), ("[]", 1 << 20), ("[[]]", 1 << 20), ("\"\"", 1 << 20)] {
+        let documents = vec![r#"{"_id":"first"}"#.into(), large(part, bytes), r#"{"_id":"last"}"#.into()];
         let mapped = scripts.map_batch(&ids_of(1), documents.clone()).wait().unwrap();
         assert_eq!(rows(&mapped, 0, 0).unwrap(), ["\"first\":null"], "{part}");
         assert_eq!(rows(&mapped, 2, 0).unwrap(), ["\"last\":null"], "{part}");
@@ -76,7 +81,7 @@ fn a_filter_passes_over_the_document_that_is_too_much() {
     let body = format!("function (doc) {{ if (doc.bad) {{ {SPINS} }} return true; }}");
     let view = serde_json::json!({ "map": format!("function (doc) {{ if (doc.bad) while (true); emit(1); }}") });
     let source = serde_json::json!({ "_id": "_design/d", "filters": { "f": body, "e": "function () { while (true); }" }, "views": { "v": view } });
-    let (scripts, design) = (scripts(), design(source));
+    let (scripts, design) = (quick(), design(source));
     let documents =
         || vec![r#"{"_id":"a"}"#.to_owned(), r#"{"_id":"b","bad":1}"#.to_owned(), r#"{"_id":"c"}"#.to_owned()];
     assert_eq!(scripts.filter(&design, "f", documents(), "{}", "").wait(), Ok(vec![true, false, true]));
@@ -90,7 +95,7 @@ fn after_some_documents_that_overrun_validation_refuses_the_rest() {
     let designs = Arc::new(vec![design(source)]);
     let documents: Vec<_> = (0..40).map(|n| (format!(r#"{{"_id":"{n}","bad":{}}}"#, n != 0), None)).collect();
     let began = Instant::now();
-    let verdicts = scripts().validate_all(&designs, &Arc::new(documents), 0..40, "{}", "{}").wait().unwrap();
+    let verdicts = quick().validate_all(&designs, &Arc::new(documents), 0..40, "{}", "{}").wait().unwrap();
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert_eq!((verdicts.len(), &verdicts[0]), (40, &Ok(())));
     assert!(verdicts[1..].iter().all(|verdict| word(verdict.clone()) == "os_process_error"));
