@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::run::Seat;
+use super::turns::Size;
 use super::{Design, OVERRUNS, Pending, Scripts, VALIDATED, validated};
 use crate::error::{Error, Result};
-use crate::query::script::pool::Size;
 
 /// Documents of one job at most, unless one request has more.
 const MOST: usize = 64;

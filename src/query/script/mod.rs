@@ -32,6 +32,7 @@ mod rows;
 mod run;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watch;
 mod wire;
 mod worker;
@@ -46,8 +47,9 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 use failure::{mend, rejected};
-use pool::{Size, Threads};
+use pool::Threads;
 use run::{Call, Key, Outcome, SMALL, Seat};
+use turns::Size;
 
 pub use list::{Part, Parts, Rows};
 pub use pool::{Pending, Stats};

@@ -88,7 +88,7 @@ impl Handle {
         None
     }
 
-    /// From now on it gets what others leave.
+    /// From now on others come first.
     pub fn stand_back(&self) {
         self.alive(|pid| {
             let _ = rustix::process::setpriority_process(Some(pid), 10);

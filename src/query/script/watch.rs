@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Limits;
-use super::pool::{Job, PENALTY, Pool, State, Status};
+use super::pool::{PENALTY, Pool};
 use super::process::{Handle, Killed, Process};
+use super::turns::{Job, State, Status};
 
 /// How often it looks while something runs, and while workers are only there.
 const OFTEN: Duration = Duration::from_millis(50);
@@ -28,7 +29,7 @@ const UNHEARD: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(30);
 /// A spare worker is kept for this long after the last job.
 const SPARE: Duration = Duration::from_secs(20);
-/// An owner whose jobs wait for so long, while none of its jobs starts, is answered.
+/// An owner whose jobs wait for so long, while none of its jobs starts or gets on, is answered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A worker at a job, as the watcher last saw it.
@@ -48,6 +49,8 @@ pub(super) struct Busy {
     /// CPU time of the job, as far as it is known, in processes that were replaced, and in this one before the job.
     used: Duration,
     before: Option<Duration>,
+    /// Items were answered since the look before the last.
+    progressed: bool,
 }
 
 impl Busy {
@@ -65,6 +68,7 @@ impl Busy {
             cpu: None,
             used: Duration::ZERO,
             before: None,
+            progressed: false,
         }
     }
 
@@ -90,7 +94,8 @@ impl Busy {
     fn look(&mut self, handle: &Handle, limits: &Limits, now: Instant) -> Verdict {
         let cpu = handle.cpu();
         let beat = handle.beat();
-        if beat != self.beat || handle.waits() {
+        self.progressed = beat != self.beat;
+        if self.progressed || handle.waits() {
             (self.beat, self.seen, self.cpu) = (beat, now, cpu);
         }
         let before = *self.before.get_or_insert(cpu.unwrap_or_default());
@@ -178,7 +183,7 @@ impl Pool {
 
     fn look_at_busy(&self, state: &mut State, limits: &Limits, now: Instant) {
         let mut slowed = 0;
-        let mut long = Vec::new();
+        let (mut long, mut progressed) = (Vec::new(), Vec::new());
         for worker in state.workers.values_mut() {
             let (Status::Busy(busy), Some(handle)) = (&mut worker.status, &worker.handle) else { continue };
             if !busy.slow && now.saturating_duration_since(busy.since) > SLOW {
@@ -188,18 +193,25 @@ impl Pool {
             if let Verdict::Goes(why) = busy.look(handle, limits, now) {
                 if why == Killed::Time && handle.killed() == Killed::No {
                     self.counters.overran.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(target: "settee::script", "a script worker overran its time and is killed");
+                    let database = busy.owner;
+                    tracing::warn!(target: "settee::script", database, "a script worker overran its time and is killed");
                 }
                 handle.kill(why);
                 long.push(busy.owner);
             } else if busy.used > LONG {
                 long.push(busy.owner);
             }
+            progressed.extend(busy.progressed.then_some(busy.owner));
         }
         state.fast -= slowed;
         for owner in long {
             if let Some(owner) = state.owners.get_mut(&owner) {
                 owner.slow_until = Some(now + PENALTY);
+            }
+        }
+        for owner in progressed {
+            if let Some(owner) = state.owners.get_mut(&owner) {
+                owner.since = now;
             }
         }
     }
