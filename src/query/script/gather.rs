@@ -62,7 +62,7 @@ impl Scripts {
         // What needs a larger worker goes by itself.
         let alone = size.room > 0;
         if !alone {
-            let mut waiting = self.gathered.waiting.lock();
+            let mut waiting = self.threads.gathered.waiting.lock();
             if let Some(others) = waiting.get_mut(&name) {
                 let count: usize = others.iter().map(|other| other.range.len()).sum();
                 if count + asked.range.len() <= MOST {
@@ -83,8 +83,8 @@ impl Scripts {
     /// Queues a job for `first` and all that join it.
     fn ask(&self, designs: &Arc<Vec<Arc<Design>>>, first: Vec<Asked>, name: Name, size: Size) {
         let shared = Arc::new(Mutex::new(first));
-        let (all, gathered, designs) = (shared.clone(), self.gathered.clone(), designs.clone());
-        let (excused, of, named) = (shared, self.gathered.clone(), name.clone());
+        let (all, gathered, designs) = (shared.clone(), self.threads.gathered.clone(), designs.clone());
+        let (excused, of, named) = (shared, self.threads.gathered.clone(), name.clone());
         let alone = size.room > 0;
         let whole = move |gathered: &Gathered, first: &Mutex<Vec<Asked>>, name: &Name| {
             let mut all = std::mem::take(&mut *first.lock());

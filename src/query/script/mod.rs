@@ -188,12 +188,11 @@ pub fn check_language(language: &str) -> Result<()> {
 #[derive(Clone)]
 pub struct Scripts {
     threads: Arc<Threads>,
-    gathered: Arc<gather::Gathered>,
 }
 
 impl Scripts {
     pub fn new(limits: Limits) -> Scripts {
-        Scripts { threads: Arc::new(Threads::new(limits)), gathered: Arc::default() }
+        Scripts { threads: Arc::new(Threads::new(limits)) }
     }
 
     pub fn limits(&self) -> Limits {

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 
 use super::Limits;
 use super::failure::no_room;
+use super::gather::Gathered;
 use super::process::{Killed, Process};
 use super::run::{Seat, process_memory};
 use super::turns::{Excuse, Job, Order, Size, State, Status, Work, Worker};
@@ -89,6 +90,8 @@ pub(super) struct Pool {
 /// The handle; its last clone ends the workers.
 pub(super) struct Threads {
     pool: Arc<Pool>,
+    /// Validations that wait together.
+    pub gathered: Arc<Gathered>,
 }
 
 impl Drop for Threads {
@@ -115,7 +118,7 @@ impl Threads {
             counters: Counters::default(),
             noted: AtomicBool::new(false),
         };
-        Threads { pool: Arc::new(pool) }
+        Threads { pool: Arc::new(pool), gathered: Arc::default() }
     }
 
     pub fn limits(&self) -> Limits {
