@@ -327,7 +327,7 @@ fn workers_end_with_their_server_and_leave_nothing_behind() {
         let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
         stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
     };
-    until("all workers are gone", Duration::from_secs(30), || workers.iter().all(|number| gone(number)));
+    until("all workers are gone", Duration::from_secs(30), || workers.iter().all(&gone));
     spinning.join().unwrap();
 }
 
