@@ -15,9 +15,14 @@ use settee::http::signals::Signals;
 use settee::http::{App, Options, start};
 use settee::log::Log;
 use settee::maintain::{commands, control};
+use settee::query::script;
 use settee::store::{self, Store, blobs::Blobs};
 
 fn main() -> ExitCode {
+    // Before anything else: a script worker has no settings, no log and no other thread.
+    if std::env::args_os().nth(1).is_some_and(|first| first == script::WORKER) {
+        return script::work();
+    }
     match Command::read(std::env::args(), std::env::vars()) {
         Command::Say { text, code: 0 } => {
             print!("{text}");

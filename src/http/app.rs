@@ -243,7 +243,8 @@ pub fn script_limits(settings: &Settings) -> Limits {
     let default = Limits::default();
     Limits {
         timeout: Duration::from_millis(settings.number("couchdb", "os_process_timeout")),
-        most_threads: of("os_process_limit").and_then(|most| most.parse().ok()).unwrap_or(default.most_threads),
+        processes: of("os_process_limit").and_then(|most| most.parse().ok()).unwrap_or(default.processes),
+        all_memory: of("max_script_memory").and_then(|bytes| bytes.parse().ok()).unwrap_or(default.all_memory),
         reduce_limit: match of("reduce_limit") {
             Some("false") => ReduceLimit::Off,
             Some("log") => ReduceLimit::Log,

@@ -95,6 +95,12 @@ impl Server {
     pub fn start_any(data: &Path) -> Result<Server, String> {
         Server::start(data, "")
     }
+
+    /// The id of its process.
+    #[allow(dead_code, reason = "for the hostile tests")]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 /// Runs the binary; whether it succeeded, and all it said.

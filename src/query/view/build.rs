@@ -274,6 +274,14 @@ struct Living<'a> {
     body: BodyRecord,
 }
 
+/// What became of a document that was mapped by itself.
+enum Alone {
+    Mapped(Mapped),
+    Gone,
+    /// It emits too much even alone.
+    TooLarge,
+}
+
 struct Build {
     index: Index,
     scripts: Scripts,
@@ -502,30 +510,21 @@ impl Build {
         self.scripts.map_batch(&self.index.definition.set, seen)
     }
 
-    /// Maps one document that did not fit with the others of its batch. `None`: it is gone, or emits too much even alone.
-    fn map_alone(&self, change: &Changed) -> Result<Option<Mapped>> {
+    /// Maps one document that did not fit with the others of its batch.
+    fn map_alone(&self, change: &Changed) -> Result<Alone> {
         let mut places = [None];
         let living = self.living(std::slice::from_ref(change), &mut places)?;
         if living.is_empty() {
-            return Ok(None);
+            return Ok(Alone::Gone);
         }
         let mapped = match &self.index.definition.mango {
             None => self.map(&living).wait(),
             Some(indexes) => self.indexed(indexes, &living),
         };
         match mapped {
-            Err(error) if is_too_large(&error) => {
-                self.skip(&change.id, &piece::too_large());
-                Ok(None)
-            }
-            mapped => mapped.map(Some),
+            Err(error) if is_too_large(&error) => Ok(Alone::TooLarge),
+            mapped => mapped.map(Alone::Mapped),
         }
-    }
-
-    /// Tells that a document has no rows in this index.
-    fn skip(&self, id: &str, reason: &str) {
-        let (database, design) = (self.index.database.name(), self.index.definition.id.as_str());
-        tracing::warn!(target: "settee::script", database, design, id, "a view skips a document: {reason}");
     }
 
     /// The rows that Mango indexes have of documents: the key, and no value (CouchDB: `mango_native_proc:map_doc`).
@@ -648,14 +647,15 @@ impl<'a> Writer<'a> {
         for (((change, place), key), old) in step.documents.iter().zip(&step.places).zip(keys).zip(old) {
             let alone = match (&mapped, place) {
                 (None, Some(_)) => self.build.map_alone(change)?,
-                _ => None,
+                _ => Alone::Gone,
             };
             let rows = match (&mapped, place, &alone) {
                 (Some(Some(mapped)), Some(at), _) => Some(Rows { mapped, at: *at }),
-                (_, _, Some(mapped)) => Some(Rows { mapped, at: 0 }),
+                (_, _, Alone::Mapped(mapped)) => Some(Rows { mapped, at: 0 }),
                 _ => None,
             };
-            if !self.add(change, key, old, rows)? {
+            let refused = matches!(alone, Alone::TooLarge).then(piece::too_large);
+            if !self.add(change, key, old, rows, refused)? {
                 return Ok(false);
             }
         }
@@ -663,19 +663,39 @@ impl<'a> Writer<'a> {
         Ok(true)
     }
 
-    fn add(&mut self, change: &Changed, key: Vec<u8>, old: Option<Vec<u8>>, rows: Option<Rows>) -> Result<bool> {
+    /// Adds a document to the piece. `refused`: why it has no rows.
+    fn add(
+        &mut self,
+        change: &Changed,
+        key: Vec<u8>,
+        old: Option<Vec<u8>>,
+        rows: Option<Rows>,
+        mut refused: Option<String>,
+    ) -> Result<bool> {
         let index = &self.build.index;
-        let (bytes, refused) = rows.map_or((0, None), |rows| piece::bytes_of(index, &change.id, rows));
-        if let Some(reason) = &refused {
-            self.build.skip(&change.id, reason);
+        let (mut bytes, mut rows) = (0, rows);
+        if let Some(Rows { mapped, at }) = rows {
+            let (size, too_many) = piece::bytes_of(index, &change.id, Rows { mapped, at });
+            if let Some(reason) = mapped.skipped(at) {
+                (rows, refused) = (None, Some(reason.to_owned()));
+            } else if too_many.is_some() {
+                (rows, refused) = (None, too_many);
+                self.build.scripts.count_skipped();
+            } else {
+                bytes = size;
+            }
+        } else if refused.is_some() {
+            self.build.scripts.count_skipped();
         }
-        let (rows, bytes) = if refused.is_some() { (None, 0) } else { (rows, bytes) };
         if self.piece.goes_before(bytes) && !self.commit()? {
             return Ok(false);
         }
         self.piece.add(index, &change.id, key, old, rows, bytes)?;
         if self.looks_up {
             self.piece.looked_up(&change.id);
+        }
+        if let Some(reason) = &refused {
+            self.piece.skip(&change.id, reason);
         }
         self.next.sequence = change.sequence;
         Ok(!self.piece.is_full() || self.commit()?)

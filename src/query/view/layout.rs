@@ -7,6 +7,7 @@
 //! b map bound                a block of rows, from `bound` up to the next block's bound: their number
 //! c map bound                the reductions of those rows
 //! x map bound                a mark: the block's rows have changed, so it has to be reduced again
+//! s                          the documents that could not be mapped
 //! ```
 //!
 //! All keys begin with the database's number and the index's signature (`store::keys::index_prefix`). `map`
@@ -39,6 +40,7 @@ pub(super) const ROW: u8 = b'r';
 pub(super) const BLOCK: u8 = b'b';
 pub(super) const REDUCED: u8 = b'c';
 pub(super) const CHANGED: u8 = b'x';
+const SKIPPED: u8 = b's';
 
 /// Length in bytes to which a sort key is truncated.
 pub(super) const MAX_SORT_KEY: usize = 2 << 10;
@@ -77,6 +79,11 @@ impl Layout {
     /// The key of the progress.
     pub fn meta(&self) -> Vec<u8> {
         [&self.prefix[..], &[META]].concat()
+    }
+
+    /// The key of the documents that could not be mapped.
+    pub fn skipped(&self) -> Vec<u8> {
+        [&self.prefix[..], &[SKIPPED]].concat()
     }
 
     /// The key of a document's rows.

@@ -9,6 +9,7 @@
 //! reduce       the reduce functions, ours and JavaScript ones
 //! params       what a query asks, checked whole before anything runs
 //! read         rows of a map query         grouped   rows of a reduce query
+//! skipped      documents whose map functions overran time or memory
 //! cleanup      indexes that no design document defines any more
 //! ```
 //!
@@ -31,6 +32,7 @@ mod random;
 mod read;
 mod reduce;
 mod row;
+mod skipped;
 #[cfg(test)]
 mod tests;
 
@@ -43,3 +45,4 @@ pub use params::{Grouping, Kind, Params, Plan, Update};
 pub use read::{MapRows, Reading};
 pub use reduce::Outcome;
 pub use row::Row;
+pub use skipped::{Skipped, SkippedDocument};

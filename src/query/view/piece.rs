@@ -9,6 +9,7 @@ use super::definition::MapFunction;
 use super::layout::{self, Reference};
 use super::read::Index;
 use super::row;
+use super::skipped::Skipped;
 use crate::db::partition_of;
 use crate::error::Result;
 use crate::json::raw_sort_key;
@@ -33,6 +34,8 @@ pub(super) struct Piece {
     documents: usize,
     /// Those of documents that were looked up.
     ids: HashSet<String>,
+    /// Documents without rows, and why.
+    skipped: Vec<(String, String)>,
     bytes: usize,
 }
 
@@ -46,7 +49,7 @@ pub(super) struct Rows<'a> {
 impl Piece {
     pub fn new(rows: Vec<(u64, u64)>) -> Piece {
         let changes = rows.iter().map(|_| Vec::new()).collect();
-        Piece { batch: Batch::new(), changes, rows, documents: 0, ids: HashSet::new(), bytes: 0 }
+        Piece { batch: Batch::new(), changes, rows, documents: 0, ids: HashSet::new(), skipped: Vec::new(), bytes: 0 }
     }
 
     pub fn is_full(&self) -> bool {
@@ -66,6 +69,11 @@ impl Piece {
     /// Whether a document that was looked up is in it.
     pub fn has(&self, id: &str) -> bool {
         self.ids.contains(id)
+    }
+
+    /// Notes that a document of it has no rows, for this reason.
+    pub fn skip(&mut self, id: &str, reason: &str) {
+        self.skipped.push((id.to_owned(), reason.to_owned()));
     }
 
     /// Adds what a document's rows are now in place of what they were: `old` is what the index has under `key`.
@@ -118,6 +126,9 @@ impl Piece {
 
     /// The batch, with what it means for the blocks; and whether any of these has to be reduced again.
     pub fn finish(mut self, blocks: &Blocks) -> Result<(Batch, bool)> {
+        let mapped = self.ids.iter().map(|id| (id.as_str(), None));
+        let skipped = self.skipped.iter().map(|(id, reason)| (id.as_str(), Some(reason.as_str())));
+        Skipped::note(blocks.index, &mut self.batch, mapped.chain(skipped), !self.ids.is_empty())?;
         let mut changed = false;
         for (map, changes) in self.changes.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
             changed = true;
