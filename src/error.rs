@@ -56,6 +56,9 @@ pub enum Error {
     /// word (`mango_error.erl`; status 400, except for the few words that mean a missing service or a failed
     /// save).
     Mango { word: &'static str, reason: String },
+    /// Something that the request depends on has changed while it was under way; the same request may be sent again (503
+    /// `service_unavailable`).
+    Again(String),
     /// The device is full (507): writes that make no room are refused, reads still work.
     Full,
     /// Stored data fails its checksum or cannot be decoded. The text names what was being read.
@@ -78,6 +81,7 @@ impl fmt::Display for Error {
             | Error::MissingStub(reason)
             | Error::TooLarge { reason, .. }
             | Error::BadContentType(reason)
+            | Error::Again(reason)
             | Error::Script { reason, .. }
             | Error::Mango { reason, .. } => out.write_str(reason),
             Error::DatabaseNameTooLong(name) => write!(out, "At least one path segment of `{name}` is too long."),

@@ -122,10 +122,11 @@ pub trait Validate: Send + Sync {
     fn applies(&self, database: &Database) -> bool;
 
     /// What the writer is to hold edits of `database` to. Terms other than the default are kept only where
-    /// [`Validate::applies`].
-    fn terms(&self, _database: &Database) -> Terms {
-        Terms::default()
-    }
+    /// [`Validate::applies`]. Without a default, as the guard: a hook around another one would lose them without a word.
+    fn terms(&self, database: &Database) -> Terms;
+
+    /// What the writer asks just before it applies the edits.
+    fn guard(&self, database: &Arc<Database>) -> Option<Box<dyn Guard>>;
 
     /// One verdict for each proposal, in order.
     fn validate<'a>(
@@ -135,12 +136,28 @@ pub trait Validate: Send + Sync {
     ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>>;
 }
 
+/// Whether edits may still be written. Asked by the writer, on its thread: edits may wait for it for seconds, in which the
+/// right to write them may be withdrawn.
+pub trait Guard: Send {
+    /// # Errors
+    /// Fails the call as a whole, with nothing of it written.
+    fn check(&self) -> Result<()>;
+}
+
 /// A hook that allows everything.
 pub struct AllowAll;
 
 impl Validate for AllowAll {
     fn applies(&self, _: &Database) -> bool {
         false
+    }
+
+    fn terms(&self, _: &Database) -> Terms {
+        Terms::default()
+    }
+
+    fn guard(&self, _: &Arc<Database>) -> Option<Box<dyn Guard>> {
+        None
     }
 
     fn validate<'a>(
@@ -173,14 +190,14 @@ impl Database {
     ///
     /// # Errors
     /// Per edit: `Conflict`, what `validate` says. For the whole call, with nothing written: `MissingStub` (its sender must
-    /// send the content again), the store's failures.
+    /// send the content again), what the guard of `validate` says, the store's failures.
     pub async fn update(
         self: &Arc<Self>,
         incoming: Vec<Incoming>,
         mode: Mode,
         validate: &dyn Validate,
     ) -> Result<Vec<Result<Revision>>> {
-        let terms = validate.terms(self);
+        let (terms, guard) = (validate.terms(self), validate.guard(self));
         let asks = validate.applies(self) || incoming.iter().any(|edit| edit.id.starts_with("_design/"));
         let mut prepared = if asks || !is_light(&incoming, mode) {
             let database = self.clone();
@@ -223,7 +240,7 @@ impl Database {
         if edits.is_empty() {
             return Ok(results.into_iter().flatten().collect());
         }
-        let mut written = self.submit(|reply| Edits::new(edits, mode, reply)).await?.into_iter();
+        let mut written = self.submit(|reply| Edits::new(edits, mode, guard, reply)).await?.into_iter();
         Ok(results
             .into_iter()
             .map(|result| result.unwrap_or_else(|| written.next().expect("one result per edit")))

@@ -36,7 +36,7 @@ pub use attachment::{Content, Upload, Uploaded};
 pub use autopurge::{AutoPurge, TimeToLive, check_auto_purge};
 pub use changes::{ChangesPage, Since};
 pub use database::{Database, Moved};
-pub use edit::{AllowAll, Incoming, Leaf, Mode, Proposal, Source, Terms, Validate};
+pub use edit::{AllowAll, Guard, Incoming, Leaf, Mode, Proposal, Source, Terms, Validate};
 pub use list::{Listed, Listing};
 pub use local::LocalWrite;
 pub use maintain::{Hold, Purged};

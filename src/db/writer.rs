@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::Database;
 use super::draft::Draft;
-use super::edit::{Edit, Mode};
+use super::edit::{Edit, Guard, Mode};
 use crate::error::{Error, Result};
 use crate::rev::Revision;
 use crate::store::StoreError;
@@ -249,13 +249,19 @@ fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
 pub(super) struct Edits {
     edits: Vec<Edit>,
     mode: Mode,
+    guard: Option<Box<dyn Guard>>,
     results: Vec<Result<Revision>>,
     reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
 }
 
 impl Edits {
-    pub fn new(edits: Vec<Edit>, mode: Mode, reply: oneshot::Sender<Result<Vec<Result<Revision>>>>) -> Edits {
-        Edits { edits, mode, results: Vec::new(), reply }
+    pub fn new(
+        edits: Vec<Edit>,
+        mode: Mode,
+        guard: Option<Box<dyn Guard>>,
+        reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
+    ) -> Edits {
+        Edits { edits, mode, guard, results: Vec::new(), reply }
     }
 }
 
@@ -269,6 +275,7 @@ impl Work for Edits {
     }
 
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard.check())?;
         self.results = self.edits.iter().map(|edit| draft.edit(edit, self.mode)).collect();
         Ok(())
     }

@@ -22,16 +22,17 @@ use serde_json::{Map, Value};
 use super::app::App;
 use super::audit::{self, By};
 use super::failure::Result;
+use super::standing::Standing;
 use crate::audit::{Event, Kind};
 use crate::auth::authenticate::{MEMBERS, Upgrade};
 use crate::auth::bounded::Bounded;
 use crate::auth::password::{self, Stored};
-use crate::auth::users::{self, Standing, Visible, Writer};
+use crate::auth::users::{self, Standing as AccountStanding, Visible, Writer};
 use crate::auth::{Security, UserCtx, UserDocument, Users};
 use crate::config::Live;
 use crate::db::{
-    Database, Databases, Found, Incoming, LONGEST_ID, Leaf, Mode, Proposal, Purged, Source, Terms, Validate, Wanted,
-    blocking,
+    Database, Databases, Found, Guard, Incoming, LONGEST_ID, Leaf, Mode, Proposal, Purged, Source, Terms, Validate,
+    Wanted, blocking,
 };
 use crate::error::{self, Error};
 use crate::rev::Revision;
@@ -155,7 +156,11 @@ fn is_users(app: &App, database: &Database) -> bool {
 }
 
 fn security_of(database: &Database) -> error::Result<Security> {
-    let object = serde_json::from_str(&database.security());
+    parsed(database, &database.security())
+}
+
+fn parsed(database: &Database, security: &str) -> error::Result<Security> {
+    let object = serde_json::from_str(security);
     let object: Value = object.map_err(|_| Error::Damaged(format!("_security of {}", database.name())))?;
     Ok(Security::stored(&object))
 }
@@ -234,9 +239,10 @@ async fn write(
     let accounts = is_users(app, database);
     let touches_design = incoming.iter().any(|edit| edit.id.starts_with("_design/"));
     if !accounts && (!touches_design || user.is_server_admin()) {
-        return Ok(database.update(incoming, mode, &Confirmed { by, then: &*scripts }).await?);
+        return Ok(database.update(incoming, mode, &Confirmed::new(by, &*scripts)).await?);
     }
-    let security = security_of(database)?;
+    let stored = database.security();
+    let security = parsed(database, &stored)?;
     let writer = Writer { user, security: &security };
     let mut results: Vec<Option<error::Result<Revision>>> = Vec::with_capacity(incoming.len());
     let mut edits = Vec::with_capacity(incoming.len());
@@ -270,9 +276,11 @@ async fn write(
         (true, _) => Vec::new(),
         (false, true) => {
             let rules = Rules { app, user, security: &security, mode, scripts: &*scripts };
-            database.update(edits, mode, &Confirmed { by, then: &rules }).await?
+            database.update(edits, mode, &Confirmed { security: Some(stored), ..Confirmed::new(by, &rules) }).await?
         }
-        (false, false) => database.update(edits, mode, &Confirmed { by, then: &*scripts }).await?,
+        (false, false) => {
+            database.update(edits, mode, &Confirmed { security: Some(stored), ..Confirmed::new(by, &*scripts) }).await?
+        }
     };
     let mut results_of_edits = results_of_edits.into_iter();
     let results = results.into_iter().map(|result| match result {
@@ -282,10 +290,21 @@ async fn write(
     Ok(results.collect())
 }
 
-/// Runs the rules of `then`, which may take seconds, and then checks that the user may still write.
+/// The rules of `then`, and the check that the user may still write, with the roles that the rules were given. The writer
+/// makes it just before it applies the edits: rules may take seconds, and so may the wait for the writer. A request that is
+/// refused so is refused as a whole: rows that are refused one by one are documents that a replication leaves out for good.
 pub struct Confirmed<'a> {
-    pub by: By<'a>,
-    pub then: &'a dyn Validate,
+    by: By<'a>,
+    then: &'a dyn Validate,
+    /// The `_security` by which it was decided what the user may write, beside the access that the route needs: the rules of an
+    /// admin must not hold for who is none any more.
+    security: Option<Arc<str>>,
+}
+
+impl<'a> Confirmed<'a> {
+    pub fn new(by: By<'a>, then: &'a dyn Validate) -> Confirmed<'a> {
+        Confirmed { by, then, security: None }
+    }
 }
 
 impl Validate for Confirmed<'_> {
@@ -293,18 +312,40 @@ impl Validate for Confirmed<'_> {
         self.then.applies(database)
     }
 
+    fn terms(&self, database: &Database) -> Terms {
+        self.then.terms(database)
+    }
+
+    fn guard(&self, database: &Arc<Database>) -> Option<Box<dyn Guard>> {
+        let security = self.security.clone().map(|security| (database.clone(), security));
+        Some(Box::new(Writes { standing: self.by.standing.clone(), user: self.by.user.clone(), security }))
+    }
+
     fn validate<'a>(
         &'a self,
         database: &'a Arc<Database>,
         proposals: Vec<Proposal>,
     ) -> Pin<Box<dyn Future<Output = Vec<error::Result<()>>> + Send + 'a>> {
-        Box::pin(async move {
-            let verdicts = self.then.validate(database, proposals).await;
-            match self.by.standing.confirm(self.by.user).await {
-                Ok(()) => verdicts,
-                Err(refused) => verdicts.iter().map(|_| Err(refused.clone())).collect(),
+        self.then.validate(database, proposals)
+    }
+}
+
+/// Whether `user` may still write.
+struct Writes {
+    standing: Arc<Standing>,
+    user: UserCtx,
+    security: Option<(Arc<Database>, Arc<str>)>,
+}
+
+impl Guard for Writes {
+    fn check(&self) -> error::Result<()> {
+        self.standing.confirm_now(&self.user)?;
+        match &self.security {
+            Some((database, security)) if !Arc::ptr_eq(&database.security(), security) => {
+                Err(Error::Again("The _security of this database has changed while the request was under way.".into()))
             }
-        })
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -391,6 +432,11 @@ impl Validate for Rules<'_> {
         Terms { unmoved: !is_admin, deletes_all: is_admin }
     }
 
+    /// [`Confirmed`] has one.
+    fn guard(&self, _: &Arc<Database>) -> Option<Box<dyn Guard>> {
+        None
+    }
+
     fn validate<'a>(
         &'a self,
         database: &'a Arc<Database>,
@@ -461,14 +507,14 @@ impl Rules<'_> {
 }
 
 /// How the account stands that a proposal changes.
-fn standing(proposal: &Proposal) -> Standing {
+fn standing(proposal: &Proposal) -> AccountStanding {
     // Conflicts that were resolved are deleted leaves.
     let living: Vec<&Leaf> = proposal.leaves.iter().filter(|leaf| !leaf.deleted).collect();
     match living.as_slice() {
-        [] if proposal.leaves.is_empty() => Standing::Absent,
-        [] => Standing::Removed,
-        [leaf] => Standing::Living { extended: proposal.parent.as_ref() == Some(&leaf.revision) },
-        _ => Standing::Conflicted,
+        [] if proposal.leaves.is_empty() => AccountStanding::Absent,
+        [] => AccountStanding::Removed,
+        [leaf] => AccountStanding::Living { extended: proposal.parent.as_ref() == Some(&leaf.revision) },
+        _ => AccountStanding::Conflicted,
     }
 }
 
@@ -553,8 +599,13 @@ pub fn check_local(app: &App, user: &UserCtx, database: &Database) -> error::Res
 
 /// Documents of `database` were purged: what accounts among them left is forgotten.
 pub async fn purged(app: &Arc<App>, database: &Database, purged: &[Purged]) {
-    if is_users(app, database) {
-        forget_gone(app, purged.iter().map(|(id, _)| id.clone()).collect()).await;
+    if !is_users(app, database) {
+        return;
+    }
+    forget_gone(app, purged.iter().map(|(id, _)| id.clone()).collect()).await;
+    // A document that is gone as a whole is no row of the changes, by which feeds are woken else.
+    for name in purged.iter().filter_map(|(id, _)| users::name_of(id)) {
+        app.wakes.wake(name);
     }
 }
 

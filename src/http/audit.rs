@@ -1,6 +1,7 @@
 //! From requests to the audit log, and to the counters of what is suspicious.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::app::App;
@@ -22,7 +23,7 @@ pub struct By<'a> {
     pub peer: Option<IpAddr>,
     pub id: &'a str,
     /// The authorization, to be checked again before a commit.
-    pub standing: &'a Standing,
+    pub standing: &'a Arc<Standing>,
 }
 
 impl Request {

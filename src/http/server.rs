@@ -384,6 +384,9 @@ async fn admitted(app: &Arc<App>, request: &mut Request, mut routed: Result<Rout
             Rewritten::Answer(answer) => return Ok(answer),
             Rewritten::Target(target) => routed = route::route(&target),
         }
+        // A function may have taken seconds, and its body is not one that is checked at its end.
+        request.standing.check().await?;
+        request.refresh();
     }
     Err(Failure::missing())
 }

@@ -134,7 +134,7 @@ impl Standing {
         let mut state = self.state.lock();
         if state.database.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, database)) {
             let security = database.security();
-            judge(&self.app, &state, &state.user, Some(&security))?;
+            judge(&self.app, &state, &state.user, Some((database, &security)))?;
             state.database = Some((database.clone(), security));
         }
         Ok(())
@@ -152,31 +152,69 @@ impl Standing {
     /// 401: the sign-in is no longer good. 401 or 403: the user may no longer do this. 404: the database was deleted.
     /// The store's failures.
     pub async fn check(&self) -> Result<()> {
-        let (proof, waits, seen) = {
-            let mut state = self.state.lock();
-            if state.needed == Access::Anyone {
-                return Ok(());
-            }
-            let seen = Seen::now(&self.app, &state.proof);
-            let over = state.until.is_some_and(|until| until <= self.app.auth.now());
-            if !over && state.seen.is_some_and(|known| known.is_as(&seen, &state.proof)) {
-                return self.check_database(&mut state);
-            }
-            (state.proof.clone(), state.waits, seen)
+        let Some(Doubt { proof, waits, seen }) = self.doubt()? else { return Ok(()) };
+        let still = self.ask(proof, waits).await?;
+        self.settle(still, Some(seen))
+    }
+
+    /// As [`Standing::confirm`], on a thread that may block: the writer's.
+    pub fn confirm_now(&self, user: &UserCtx) -> error::Result<()> {
+        match self.check_now() {
+            Ok(()) if *self.user() == *user => Ok(()),
+            Ok(()) => Err(Error::Again(OTHER_ROLES.into())),
+            Err(failure) => Err(domain(failure)),
+        }
+    }
+
+    fn check_now(&self) -> Result<()> {
+        let Some(Doubt { proof, waits, seen }) = self.doubt()? else { return Ok(()) };
+        if !self.is_by_issuer(&proof) {
+            let still = self.app.auth.still(&proof, waits)?;
+            return self.settle(still, Some(seen));
+        }
+        // The writer waits for no issuer's keys: a token that was good a moment ago still is, until its end.
+        let (user, until) = {
+            let state = self.state.lock();
+            (state.user.clone(), state.until)
         };
-        let Still { user, until, proof } = self.ask(proof, waits).await?.ok_or_else(over)?;
+        let is_over = until.is_some_and(|until| until <= self.app.auth.now());
+        let still = Still { user: UserCtx::clone(&user), until, proof: None };
+        self.settle((!is_over).then_some(still), None)
+    }
+
+    fn user(&self) -> Arc<UserCtx> {
+        self.state.lock().user.clone()
+    }
+
+    /// What must be asked; nothing if all is as at the last check.
+    fn doubt(&self) -> Result<Option<Doubt>> {
+        let mut state = self.state.lock();
+        if state.needed == Access::Anyone {
+            return Ok(None);
+        }
+        let seen = Seen::now(&self.app, &state.proof);
+        let over = state.until.is_some_and(|until| until <= self.app.auth.now());
+        if !over && state.seen.is_some_and(|known| known.is_as(&seen, &state.proof)) {
+            return self.check_database(&mut state).map(|()| None);
+        }
+        Ok(Some(Doubt { proof: state.proof.clone(), waits: state.waits, seen }))
+    }
+
+    /// Takes what a check of the sign-in has found, and checks access. `seen`: the counters from before it.
+    fn settle(&self, still: Option<Still>, seen: Option<Seen>) -> Result<()> {
+        let Still { user, until, proof } = still.ok_or_else(over)?;
         let mut state = self.state.lock();
         match &state.database {
             Some((database, _)) if database.is_gone() => return Err(self.gone(&state, &user, database)),
             Some((database, _)) => {
                 let security = database.security();
-                judge(&self.app, &state, &user, Some(&security))?;
+                judge(&self.app, &state, &user, Some((database, &security)))?;
                 let database = database.clone();
                 state.database = Some((database, security));
             }
             None => judge(&self.app, &state, &user, None)?,
         }
-        state.seen = Some(seen);
+        state.seen = seen.or(state.seen);
         state.until = until;
         if let Some(proof) = proof {
             state.proof = Arc::new(proof);
@@ -198,9 +236,8 @@ impl Standing {
     pub async fn confirm(&self, user: &UserCtx) -> error::Result<()> {
         match self.confirmed().await {
             Ok(now) if *now == *user => Ok(()),
-            Ok(_) => Err(Error::Forbidden(OTHER_ROLES.into())),
-            Err(Failure::Domain(error)) => Err(error),
-            Err(other) => Err(Error::Internal(format!("{other:?}"))),
+            Ok(_) => Err(Error::Again(OTHER_ROLES.into())),
+            Err(failure) => Err(domain(failure)),
         }
     }
 
@@ -245,7 +282,7 @@ impl Standing {
         if Arc::ptr_eq(&security, known) {
             return Ok(());
         }
-        judge(&self.app, state, &state.user, Some(&security))?;
+        judge(&self.app, state, &state.user, Some((database, &security)))?;
         let database = database.clone();
         state.database = Some((database, security));
         Ok(())
@@ -254,14 +291,18 @@ impl Standing {
     /// The refusal after the database was deleted: 404, or what the `_security` of a new database of that name refuses.
     fn gone(&self, state: &State, user: &UserCtx, database: &Database) -> Failure {
         let other = self.app.databases.opened(database.name());
-        let refused = other.and_then(|other| judge(&self.app, state, user, Some(&other.security())).err());
+        let refused = other.and_then(|other| judge(&self.app, state, user, Some((&other, &other.security()))).err());
         refused.unwrap_or_else(|| Error::NoDatabase.into())
+    }
+
+    /// Whether checking the sign-in may fetch an issuer's keys.
+    fn is_by_issuer(&self, proof: &Proof) -> bool {
+        matches!(proof, Proof::Jwt { .. }) && self.app.auth.settings().jwt.jwks().is_some()
     }
 
     async fn ask(&self, proof: Arc<Proof>, waits: bool) -> error::Result<Option<Still>> {
         let app = self.app.clone();
-        // Checking another issuer's token may fetch the issuer's keys.
-        let by_issuer = matches!(*proof, Proof::Jwt { .. }) && app.auth.settings().jwt.jwks().is_some();
+        let by_issuer = self.is_by_issuer(&proof);
         let ask = move || app.auth.still(&proof, waits);
         if !by_issuer {
             return db::reading(ask).await;
@@ -271,21 +312,43 @@ impl Standing {
     }
 }
 
+/// A sign-in that must be checked again.
+struct Doubt {
+    proof: Arc<Proof>,
+    waits: bool,
+    /// The counters of now.
+    seen: Seen,
+}
+
+fn domain(failure: Failure) -> Error {
+    match failure {
+        Failure::Domain(error) => error,
+        other => Error::Internal(format!("{other:?}")),
+    }
+}
+
 fn over() -> Failure {
     Error::Unauthorized(OVER.into()).into()
 }
 
 /// Checks access with the current settings.
-fn judge(app: &App, state: &State, user: &UserCtx, security: Option<&str>) -> Result<()> {
+fn judge(app: &App, state: &State, user: &UserCtx, database: Option<(&Arc<Database>, &str)>) -> Result<()> {
     let settings = app.settings();
+    // Another database may have become that of the accounts since the request was routed.
+    let is_users = database.map(|(database, _)| app.auth.settings().authentication_db == database.name());
+    let needed = match (state.needed, is_users) {
+        (Access::Member, Some(true)) => Access::AccountsAdmin,
+        (Access::Account, Some(false)) => Access::Member,
+        (needed, _) => needed,
+    };
     if user.name.is_none() && !user.is_server_admin() {
         access::check_nobody(state.openness, &settings)?;
     }
-    if access::check(state.needed, user, &settings)? == Verdict::Granted {
+    if access::check(needed, user, &settings)? == Verdict::Granted {
         return Ok(());
     }
-    let Some(security) = security else { return Ok(()) };
+    let Some((_, security)) = database else { return Ok(()) };
     let object = serde_json::from_str(security)
         .map_err(|_| Failure::from(Error::Damaged("the _security of a database".into())))?;
-    access::check_database(state.needed, user, &object)
+    access::check_database(needed, user, &object)
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::design;
 use super::script::Scripts;
 use super::selector::Selector;
-use crate::db::{Database, Proposal, Validate};
+use crate::db::{Database, Guard, Proposal, Terms, Validate};
 use crate::error::{Error, Result};
 
 /// Edits given to one script job: enough to be cheap, few enough that the threads share a large request.
@@ -38,6 +38,14 @@ impl Validate for Validation {
     fn applies(&self, database: &Database) -> bool {
         // Not known yet: the proposals are made, and looking at them finds out.
         design::known_validators(database).is_none_or(|validators| !validators.is_empty())
+    }
+
+    fn terms(&self, _: &Database) -> Terms {
+        Terms::default()
+    }
+
+    fn guard(&self, _: &Arc<Database>) -> Option<Box<dyn Guard>> {
+        None
     }
 
     fn validate<'a>(

@@ -8,6 +8,7 @@
 //! JWT        not expired, valid by the keys and settings of now
 //! proxy      valid by the settings of now
 //! ```
+//! An account whose document has conflicts is none, as for a new request (`chttpd_auth/allow_conflicted_user_docs`).
 //! In all cases the handler must still be among `chttpd/authentication_handlers`.
 
 use super::*;
@@ -113,6 +114,7 @@ impl Authenticator {
             Proof::Nobody => Ok(Some(Still { user: UserCtx::anonymous(), until: None, proof: None })),
             Proof::Password { name, mac, stored } => {
                 let Some(account) = self.account(name, &settings)? else { return Ok(None) };
+                account.check_usable()?;
                 let Some(found) = &account.stored else { return Ok(None) };
                 if !settings.uses(Handler::Default) || account.totp.is_some() {
                     return Ok(None);
@@ -137,6 +139,7 @@ impl Authenticator {
                 if !good {
                     return Ok(None);
                 }
+                account.check_usable()?;
                 let end = match (&self.devices, device) {
                     (Some(devices), Some(device)) => devices.session_end(&cookie.name, device, settings.timeout)?,
                     _ => Some(cookie.issued.saturating_add(settings.timeout)),
@@ -152,6 +155,7 @@ impl Authenticator {
                 if !good || !devices.is_known(&access.user, &access.device)? {
                     return Ok(None);
                 }
+                account.check_usable()?;
                 let user = user(&access.user, account.roles, Handler::Jwt);
                 Ok(Some(Still { user, until: Some(access.until), proof: None }))
             }

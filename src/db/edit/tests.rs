@@ -9,13 +9,14 @@ use crate::db::{CreateOptions, Databases, Wanted};
 /// Lets everything pass, on terms; writes something itself while the edit waits for its verdict.
 struct Meanwhile {
     terms: Terms,
+    guard: Option<Error>,
     edit: Mutex<Option<(Incoming, Mode)>>,
     shown: Mutex<Vec<(Option<Revision>, Vec<Leaf>)>>,
 }
 
 impl Meanwhile {
     fn new(terms: Terms, edit: Option<(Incoming, Mode)>) -> Meanwhile {
-        Meanwhile { terms, edit: Mutex::new(edit), shown: Mutex::default() }
+        Meanwhile { terms, guard: None, edit: Mutex::new(edit), shown: Mutex::default() }
     }
 }
 
@@ -26,6 +27,10 @@ impl Validate for Meanwhile {
 
     fn terms(&self, _: &Database) -> Terms {
         self.terms
+    }
+
+    fn guard(&self, _: &Arc<Database>) -> Option<Box<dyn Guard>> {
+        Some(Box::new(Says(self.guard.clone())))
     }
 
     fn validate<'a>(
@@ -42,6 +47,15 @@ impl Validate for Meanwhile {
             }
             verdicts
         })
+    }
+}
+
+/// A guard that says so.
+struct Says(Option<Error>);
+
+impl Guard for Says {
+    fn check(&self) -> Result<()> {
+        self.0.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -77,6 +91,22 @@ fn leaves(database: &Database) -> Vec<(String, bool)> {
 
 const UNMOVED: Terms = Terms { unmoved: true, deletes_all: false };
 const DELETES_ALL: Terms = Terms { unmoved: false, deletes_all: true };
+
+#[tokio::test]
+async fn what_the_guard_refuses_at_the_writer_fails_as_a_whole_and_alone() {
+    let database = database();
+    let refused = Error::Unauthorized("over".into());
+    let guarded = Meanwhile { guard: Some(refused.clone()), ..Meanwhile::new(Terms::default(), None) };
+    let of = |id: &str| Incoming { id: id.into(), ..edit(None, "{}", false) };
+    let (late, other) = tokio::join!(
+        database.update(vec![of("a"), of("b")], Mode::Interactive, &guarded),
+        database.update(vec![of("c")], Mode::Interactive, &AllowAll),
+    );
+    assert_eq!(late, Err(refused));
+    assert!(other.expect("asked").remove(0).is_ok(), "the same commit, perhaps");
+    assert!(["a", "b"].iter().all(|id| database.find(id, Wanted::Winner).is_err()));
+    assert_eq!(database.info().sequence, 1);
+}
 
 #[tokio::test]
 async fn what_moved_since_it_was_shown_is_a_conflict() {

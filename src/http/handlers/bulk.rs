@@ -117,8 +117,6 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     };
     let incoming = if has_content { blocking(convert).await? } else { beside(length, convert)? };
     let written = accounts::update(app, request.by(), &database, incoming, mode).await?;
-    // The validation of the other documents may have taken seconds.
-    let withdrawn = if locals.is_empty() { None } else { request.standing.confirm(&request.user).await.err() };
     let mut written = ids.into_iter().zip(written);
     let mut locals = locals.into_iter();
     let locals_allowed = accounts::check_local(app, &request.user, &database);
@@ -127,9 +125,14 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     for is_local in is_local {
         let (id, result) = if is_local {
             let (name, write) = locals.next().expect("one write per local document");
-            let number = match withdrawn.as_ref().map_or(locals_allowed.as_ref(), Err) {
-                Ok(()) => database.write_local(&name, write).await,
+            // Each is a commit of its own, and validating the other documents may have taken seconds.
+            let allowed = match &locals_allowed {
+                Ok(()) => request.standing.confirm(&request.user).await,
                 Err(refused) => Err(refused.clone()),
+            };
+            let number = match allowed {
+                Ok(()) => database.write_local(&name, write).await,
+                Err(refused) => Err(refused),
             };
             (format!("_local/{name}"), number.map(|number| format!("0-{number}")))
         } else {

@@ -100,7 +100,7 @@ pub async fn create_index(app: &Arc<App>, request: &mut Request, database: Arc<D
     let new = NewIndex::parse(&request.json().await?)?;
     let (id, name) = (new.design.clone(), new.name.clone());
     let scripts = app.validate(&request.user);
-    let validate = Confirmed { by: request.by(), then: &*scripts };
+    let validate = Confirmed::new(request.by(), &*scripts);
     let created = find::create_index(&database, new, &validate).await?;
     let result = if created { "created" } else { "exists" };
     Ok(Answer::ok(&json!({"result": result, "id": id, "name": name})))
@@ -111,7 +111,7 @@ pub async fn delete_indexes(app: &Arc<App>, request: &mut Request, database: Arc
     request.must_be_json()?;
     let ids = planner::bulk_delete_ids(&request.json().await?)?;
     let scripts = app.validate(&request.user);
-    let validate = Confirmed { by: request.by(), then: &*scripts };
+    let validate = Confirmed::new(request.by(), &*scripts);
     let (mut success, mut fail) = (Vec::new(), Vec::new());
     // CouchDB lists both with the last one first.
     for (id, result) in find::bulk_delete(&database, &ids, &validate).await?.into_iter().rev() {
@@ -137,7 +137,7 @@ pub async fn delete_index(
     name: &str,
 ) -> Result<Answer> {
     let scripts = app.validate(&request.user);
-    let validate = Confirmed { by: request.by(), then: &*scripts };
+    let validate = Confirmed::new(request.by(), &*scripts);
     find::delete_index(&database, design, kind, name, &validate).await?;
     Ok(Answer::json_text(StatusCode::OK, r#"{"ok":true}"#))
 }

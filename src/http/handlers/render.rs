@@ -164,11 +164,15 @@ pub fn set_headers(request: &Request, answer: &mut Answer, headers: &[(String, S
         match name {
             header::CONTENT_SECURITY_POLICY => drop(answer.headers.append(name, value)),
             // Who is signed in is not for functions to say.
-            header::SET_COOKIE if value.as_bytes().trim_ascii_start().starts_with(SESSION) => {}
+            header::SET_COOKIE if is_session(value.as_bytes()) => {}
             name => drop(answer.headers.insert(name, value)),
         }
     }
 }
 
-/// What a `Set-Cookie` of a session begins with.
-const SESSION: &[u8] = b"AuthSession";
+/// Whether a `Set-Cookie` sets the cookie of sessions. A browser sends a cookie without a name as its value alone: that of
+/// `=AuthSession=...` looks like a session's.
+fn is_session(value: &[u8]) -> bool {
+    let name = value.iter().position(|byte| !byte.is_ascii_whitespace() && *byte != b'=').unwrap_or(value.len());
+    value[name..].starts_with(b"AuthSession")
+}

@@ -57,7 +57,7 @@ pub async fn rewrite(
             let at = request.segments.iter().position(|part| part == "_rewrite").map_or(0, |at| at + 1);
             let rest: Vec<&str> = request.segments.iter().skip(at).map(String::as_str).collect();
             let query: Vec<(&str, &str)> = request.query.iter().collect();
-            let secure = request.settings.get("chttpd", "secure_rewrites") != Some("false");
+            let secure = is_secure(request);
             let Some(path) = by_rules(&rules, scripts::method(request), &rest, &query, secure)? else {
                 return Err(Failure::missing());
             };
@@ -67,7 +67,7 @@ pub async fn rewrite(
             let body = render::body(request).await?;
             let asked = scripts::asked_to_rewrite(app, request, &database, render::told(&body))?;
             match app.scripts.rewrite(&design, &asked.request, &asked.user).await? {
-                Some(rewrite) => by_function(request, rewrite, &prefix, body),
+                Some(rewrite) => by_function(app, request, rewrite, &database, &prefix, body),
                 None => Err(render::invalid_path("rewrite_error")),
             }
         }
@@ -75,9 +75,34 @@ pub async fn rewrite(
     }
 }
 
+/// Whether rewrites stay in their database (`[chttpd] secure_rewrites`): else the admin of one database could have others,
+/// who follow a link to it, do anything anywhere.
+fn is_secure(request: &Request) -> bool {
+    request.settings.get("chttpd", "secure_rewrites") != Some("false")
+}
+
+/// Whether a header says who asks, from where and for which page. A function must not say that.
+fn is_the_clients(app: &App, name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let proxy = &app.auth.settings().proxy;
+    let proxied = [&proxy.user_header, &proxy.roles_header, &proxy.token_header];
+    matches!(name, "authorization" | "cookie" | "host" | "origin" | "referer" | "forwarded")
+        || name.starts_with("sec-")
+        || name.starts_with("x-forwarded-")
+        || proxied.iter().any(|header| header.eq_ignore_ascii_case(name))
+}
+
 /// Applies the result of a rewrite function. `body` is the request's own body, used if the function returned
 /// none.
-fn by_function(request: &mut Request, rewrite: Rewrite, prefix: &str, body: Option<bytes::Bytes>) -> Result<Rewritten> {
+fn by_function(
+    app: &App,
+    request: &mut Request,
+    rewrite: Rewrite,
+    database: &Database,
+    prefix: &str,
+    body: Option<bytes::Bytes>,
+) -> Result<Rewritten> {
+    let has_own_body = rewrite.body.is_some();
     let body = rewrite.body.map(bytes::Bytes::from).or(body);
     if let Some(code) = rewrite.code {
         let body = body.map(Vec::from).unwrap_or_default();
@@ -96,7 +121,9 @@ fn by_function(request: &mut Request, rewrite: Rewrite, prefix: &str, body: Opti
     };
     let query = encoded(query.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     for (name, value) in &rewrite.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value))
+            && !is_the_clients(app, &name)
+        {
             request.headers.insert(name, value);
         }
     }
@@ -104,7 +131,14 @@ fn by_function(request: &mut Request, rewrite: Rewrite, prefix: &str, body: Opti
     let path = absolute(prefix, path);
     let query = [own.unwrap_or(""), &query].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
+    let method = request.verb;
     let target = to(request, rewrite.method.as_deref(), &target)?;
+    let to_session = target.segments.first().is_some_and(|first| first == "_session");
+    let leaves = target.segments.first().is_some_and(|first| first != database.name()) && is_secure(request);
+    if leaves || to_session && (has_own_body || request.verb != method) {
+        let (word, reason) = ("insecure_rewrite_rule".into(), "the rewrite function leaves its database".into());
+        return Err(Error::Script { word, reason }.into());
+    }
     // The body is decompressed by now.
     request.headers.remove(http::header::CONTENT_ENCODING);
     request.body = RequestBody::given(body.unwrap_or_default());

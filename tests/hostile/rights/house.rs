@@ -39,6 +39,8 @@ pub enum Withdrawn {
     Member,
     Role,
     Account,
+    /// The account is purged: no row of the changes tells of it.
+    Purged,
     /// The whole users' database. Only on a server of its own.
     Accounts,
     Password,
@@ -218,6 +220,11 @@ impl House {
             Withdrawn::Account => {
                 let rev = self.user(guest)["_rev"].as_str().expect("a revision").to_owned();
                 self.done(&format!("DELETE /_users/org.couchdb.user:{name}?rev={rev}"), &Value::Null);
+            }
+            Withdrawn::Purged => {
+                let rev = self.user(guest)["_rev"].clone();
+                let id = format!("org.couchdb.user:{name}");
+                self.done("POST /_users/_purge", &json!({ id: [rev] }));
             }
             Withdrawn::Accounts => drop(self.done("DELETE /_users", &Value::Null)),
             Withdrawn::Password => self.put_user(guest, |user| user["password"] = "other".into()),
