@@ -104,6 +104,7 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
     let ended = runtime.block_on(run(settings, store, blobs, &signals));
     // Whoever waits for an answer has it by now, or has waited for the whole of the drain.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    signals.release();
     ended
 }
 

@@ -51,6 +51,11 @@ pub(super) trait Backend: Send + Sync + 'static {
         (0, 0)
     }
 
+    /// 1 and the unused parts of its file, for the mark of a clean stop; 0 if that says nothing.
+    fn unused(&self) -> u64 {
+        0
+    }
+
     /// Closes the engine and opens it again, as after a restart: what was acknowledged is there.
     fn reopen(&self) -> Result<()>;
 

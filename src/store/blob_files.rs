@@ -337,7 +337,7 @@ impl Reader {
         let mut file = File::open(path).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         let (length, blocks) = match keys {
-            None => read_tail(&mut file, size).map_err(io)?.map_err(damaged)?,
+            None => read_tail(&mut file, size, id).map_err(io)?.map_err(damaged)?,
             Some(keys) => read_sealed_tail(&mut file, size, id, keys).map_err(io)?.map_err(damaged)?,
         };
         let offset = offset.min(length);

@@ -38,6 +38,8 @@ use room::Room;
 
 /// Batches that one group takes at most.
 const GROUP_BATCHES: usize = 1024;
+/// Databases that are asked whether another settee has written to them.
+const ASKED: usize = 1000;
 /// Bytes of writes at which a group is full. One batch may be larger; it is then a group of its own.
 const GROUP_BYTES: usize = 8 << 20;
 /// Bytes of relaxed writes after which a group is synced all the same.
@@ -241,7 +243,7 @@ impl<B: Backend> Committer<B> {
                 let done = group.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
                 done.for_each(|(waiting, _)| work.notes.take(&waiting.batch));
                 if sync {
-                    self.note(&mut work);
+                    self.note(&mut work, 0);
                 }
             }
             Err(error) => {
@@ -272,11 +274,12 @@ impl<B: Backend> Committer<B> {
     }
 
     /// Notes outside the store that all of it is on disk.
-    fn note(&self, work: &mut Work) {
+    fn note(&self, work: &mut Work, unused: u64) {
         let (position, length) = self.backend.position();
-        let commits = work.totals.map_or(0, |totals| totals.commits);
+        let Totals { commits, store, .. } = work.totals.unwrap_or_default();
         let suspect = self.mark.reached().suspect;
-        self.mark.note(Reached { commits, position, length, suspect }, &std::mem::take(&mut work.notes));
+        let reached = Reached { commits, position, length, suspect, store, unused };
+        self.mark.note(reached, &std::mem::take(&mut work.notes));
     }
 
     /// Learns what the store holds after its engine was opened, and compares it with the mark.
@@ -306,22 +309,64 @@ impl<B: Backend> Committer<B> {
                 reached.commits
             )));
         }
+        if record.is_some_and(|totals| reached.store != 0 && totals.store != reached.store) {
+            return Err(StoreError::Damaged("it is not the store that the mark beside it was written for".into()));
+        }
+        if record.is_some() && self.mark.is_new() {
+            tracing::warn!("the store had a mark, which is lost: damage to the end of the store may go unnoticed");
+        }
+        let overtaken = record.is_some_and(|totals| totals.commits == reached.commits) && self.overtaken()?;
         let totals = match record {
+            Some(totals) if overtaken => {
+                tracing::warn!("an older settee has written to the store, and kept no record: every entry is counted");
+                self.count()?.of(totals.store, totals.commits)
+            }
             Some(totals) if !reached.suspect => totals,
             Some(totals) => {
                 tracing::info!("the engine skips a part of its log: every entry is counted");
                 self.found(&totals)?;
                 totals
             }
-            None => self.count()?,
+            None => self.count()?.of(u64::from_be_bytes(*super::key::random()), 0),
         };
         work.totals = Some(totals);
-        if self.mark.is_new() || reached.suspect {
+        let counted = (overtaken || record.is_none()) && !totals.is_empty();
+        if counted && self.space.as_ref().is_none_or(|space| space.missing(0) == 0) {
+            // Or it is counted again at every start, until something is written.
+            self.apply(work, &Writes::new(), true)?;
+        }
+        if reached.unused > 0 {
+            // The stop is over.
+            self.note(work, 0);
+        }
+        if self.mark.is_new() || reached.suspect || counted {
             self.note_databases(work)?;
-            self.note(work);
+            self.note(work, 0);
             self.mark.caught_up().map_err(|error| super::space::io_error("syncing the mark of the store", &error))?;
         }
         Ok(())
+    }
+
+    /// Whether databases are ahead of the mark although nothing was committed since: a settee that keeps neither mark nor record
+    /// has written. Asked of some.
+    fn overtaken(&self) -> Result<bool> {
+        let noted = self.mark.databases().unwrap_or_default();
+        for (number, noted) in noted.into_iter().filter(|(_, noted)| noted.sequence > 0).take(ASKED) {
+            if self.last_sequence(number)?.is_some_and(|last| last > noted.sequence) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The last sequence in the changes order of a database, if there is one and it can be read.
+    fn last_sequence(&self, number: u64) -> Result<Option<u64>> {
+        let rows = super::keys::kind(number, super::keys::Kind::Sequence);
+        match self.page(&rows, Direction::Backward, PageLimit::entries(1)) {
+            Ok(rows) => Ok(rows.first().and_then(|(key, _)| super::keys::place_of_sequence(key)).map(|(_, at)| at)),
+            Err(StoreError::Damaged(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Counts every entry and holds the count against what must be there.
@@ -365,11 +410,7 @@ impl<B: Backend> Committer<B> {
             for (key, value) in &page {
                 let Some((number, name)) = super::keys::named(key, value) else { continue };
                 work.notes.named(number, name);
-                let rows = super::keys::kind(number, super::keys::Kind::Sequence);
-                if let Ok(rows) = self.page(&rows, Direction::Backward, PageLimit::entries(1))
-                    && let Some((number, sequence)) =
-                        rows.first().and_then(|(key, _)| super::keys::place_of_sequence(key))
-                {
+                if let Some(sequence) = self.last_sequence(number)? {
                     work.notes.reached(number, sequence);
                 }
             }
@@ -649,7 +690,7 @@ impl<B: Backend> Drop for Committer<B> {
             tracing::warn!("the last relaxed commits could not be synced: {error}");
             return;
         }
-        self.note(&mut work);
+        self.note(&mut work, self.backend.unused());
         if let Err(error) = self.mark.sync() {
             tracing::warn!("the mark of the store could not be synced: {error}");
         }

@@ -428,6 +428,8 @@ fn clear_former(dir: &Path, marker: &Marker) {
         }
         let former = match (name.as_str(), name.strip_prefix("store-"), name.strip_prefix("blobs-")) {
             ("blobs", ..) => marker.blobs > 1,
+            // Of a refusal that was cut off.
+            (salvage::LOOKED_INTO, ..) => true,
             (_, Some(life), _) => life.parse().is_ok_and(|life: u32| life < marker.life),
             (_, _, Some(number)) => number.parse().is_ok_and(|number: u32| number < marker.blobs),
             _ => false,
@@ -440,11 +442,23 @@ fn clear_former(dir: &Path, marker: &Marker) {
 
 pub(super) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(io)?;
+    hold(dir, File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(io)?)
+}
+
+/// As [`lock`], for reading: of a folder that may be on a device that the system has made read-only.
+pub(super) fn lock_to_read(dir: &Path) -> std::result::Result<Option<File>, OpenError> {
+    match File::open(dir.join(LOCK)) {
+        Ok(file) => hold(dir, file).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::Io { folder: dir.to_path_buf(), error }),
+    }
+}
+
+fn hold(dir: &Path, file: File) -> std::result::Result<File, OpenError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_path_buf())),
-        Err(TryLockError::Error(error)) => Err(io(error)),
+        Err(TryLockError::Error(error)) => Err(OpenError::Io { folder: dir.to_path_buf(), error }),
     }
 }
 
@@ -551,6 +565,7 @@ pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreEr
     match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
         StoreError::Damaged(why) => {
+            tracing::error!("the store in {} is damaged: {why}. Looking for what is missing", dir.display());
             let missing = salvage::missing(dir, marker, space);
             OpenError::Damaged { folder: dir.to_path_buf(), why: format!("its store: {why}"), missing }
         }

@@ -45,17 +45,13 @@ impl RedbBackend {
     }
 
     fn open_file(&self) -> Result<Database> {
-        let mut database = Builder::new()
+        Builder::new()
             .set_cache_size(usize::try_from(self.cache_bytes).unwrap_or(usize::MAX))
-            .set_repair_callback(|repair| {
-                tracing::info!("repairing the store after a crash: {:.0} %", repair.progress() * 100.0)
-            })
+            // One pass, with the repair after a crash where there is one to be made.
+            .set_check_integrity_on_open(self.verified)
+            .set_repair_callback(|repair| tracing::info!("testing the store: {:.0} %", repair.progress() * 100.0))
             .create(&self.file)
-            .map_err(failure)?;
-        if self.verified && !database.check_integrity().map_err(failure)? {
-            tracing::warn!("redb has repaired its file");
-        }
-        Ok(database)
+            .map_err(failure)
     }
 
     fn read<T>(&self, act: impl FnOnce(&Table) -> Result<T>) -> Result<T> {

@@ -123,6 +123,17 @@ impl Space {
     }
 }
 
+/// Where the file has data again, from `at` on, or its end. A file system that knows no holes has data everywhere.
+pub(super) fn next_data(file: &File, at: u64) -> io::Result<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd"))]
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+        Ok(found) => return Ok(found),
+        Err(rustix::io::Errno::NXIO) => return Ok(file.metadata()?.len()),
+        Err(_) => {}
+    }
+    Ok(at)
+}
+
 /// The store's error for an I/O error while doing `what`.
 pub(super) fn io_error(what: &str, error: &io::Error) -> StoreError {
     match error.kind() {

@@ -115,7 +115,7 @@ impl<B: Backend> Committer<B> {
             return Err(error);
         }
         // The engine's files have changed: the mark must not speak of those before.
-        self.note(work);
+        self.note(work, 0);
         work.room.spare = self.backend.spare_bytes()?;
         Ok(())
     }
@@ -124,7 +124,7 @@ impl<B: Backend> Committer<B> {
     fn reopen_synced(&self, work: &mut Work) -> Result<()> {
         self.apply(work, &Writes::new(), true)?;
         work.unsynced = 0;
-        self.note(work);
+        self.note(work, 0);
         self.reopen(work)
     }
 }
