@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use engine::{Environment, Failure, mend, worded};
 use pool::{Key, Threads, Worker};
 
-pub use list::{Part, Parts, Rows};
+pub use list::{Part, Parts, Rows, send};
 pub use pool::Pending;
 pub use request::{RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
 pub use response::{Response, Rewrite, Updated};

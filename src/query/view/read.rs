@@ -207,7 +207,7 @@ impl Reading {
 }
 
 /// Bytes of rows that are read at once.
-const AT_ONCE: usize = 1 << 20;
+const AT_ONCE: usize = 512 << 10;
 
 impl Reading {
     /// Bytes that the index takes. Blocks on the store.
