@@ -22,7 +22,12 @@ fn binary() -> Command {
 impl Server {
     /// Starts and waits until it answers. `Err`: it ended instead, with these words.
     pub fn start(data: &Path, engine: &str) -> Result<Server, String> {
+        Server::launch(data, engine, &[])
+    }
+
+    fn launch(data: &Path, engine: &str, settings: &[(&str, &str)]) -> Result<Server, String> {
         let mut command = binary();
+        command.envs(settings.iter().copied());
         command.args(["serve", "--bind", "127.0.0.1:0", "--log", "info", "--log-format", "json", "--store", engine]);
         command.arg("--data").arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().expect("the server can be started");
@@ -43,6 +48,20 @@ impl Server {
             }
             said.push_str(&line);
         }
+    }
+
+    /// The same with settings from the environment.
+    #[allow(dead_code, reason = "only the hostile tests use it")]
+    pub fn start_with(data: &Path, engine: &str, settings: &[(&str, &str)]) -> Result<Server, String> {
+        Server::launch(data, engine, settings)
+    }
+
+    /// Bytes of memory that its process takes.
+    #[allow(dead_code, reason = "only the hostile tests use it")]
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it says what it takes");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
     }
 
     pub fn client(&self) -> Client {
