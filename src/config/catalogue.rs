@@ -175,6 +175,13 @@ pub const KNOWN: &[Known] = &[
         "268435456",
         "Bytes of JSON bodies and their values held at once, all requests together; read at the start.",
     ),
+    row(
+        "settee",
+        "max_answer_memory",
+        Kind::Bytes,
+        "134217728",
+        "Bytes of answers held at once until clients have read them, all together; read at the start.",
+    ),
     // --- TLS. Read at start; cannot be changed over HTTP, because a client could make the server read any
     // file.
     unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files or `acme_domains` are set."),

@@ -42,7 +42,7 @@ pub use local::LocalWrite;
 pub use maintain::{Hold, Purged};
 pub use names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
 pub use partition::{PartitionInfo, count as count_partition};
-pub use read::{AT_ONCE, Found, MissingRevisions, Opened, Wanted};
+pub use read::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
 pub use registry::{CreateOptions, Databases, DbEvent, DbEventKind};
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -14,7 +14,7 @@ use crate::rev::{Body, Node, Revision, Tree};
 use crate::store::{Direction, PageLimit, keys};
 
 /// Bytes of bodies, with their attachments, that readers of many documents hold at once, and one more.
-pub const AT_ONCE: u64 = 8 << 20;
+pub const AT_ONCE: u64 = 1 << 20;
 
 /// Which revision of a document is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,14 @@ pub struct Found {
     pub tree: Arc<Tree>,
     /// Revisions of it that may be told: the limit may have become tighter than the tree, which is stemmed when written.
     pub history: usize,
+}
+
+/// What was loaded within so many bytes of bodies, with their attachments.
+#[derive(Debug, Clone)]
+pub enum Within<T> {
+    Fits(T),
+    /// Nothing: the first body alone takes so many bytes.
+    Large(u64),
 }
 
 /// Tries to read a body before a vanished one is called damage.
@@ -125,6 +133,17 @@ impl Database {
     /// [`Error::Missing`]: no such document or revision, or its body is gone by compaction; [`Error::Deleted`]: the winner is
     /// wanted, and the document is deleted.
     pub fn find(&self, id: &str, wanted: Wanted) -> Result<Found> {
+        match self.find_within(id, wanted, u64::MAX)? {
+            Within::Fits(found) => Ok(found),
+            Within::Large(_) => Err(Error::Internal("no document is that large".into())),
+        }
+    }
+
+    /// The same, but a body of more than `most` bytes, with its attachments, is not loaded.
+    ///
+    /// # Errors
+    /// As [`Database::find`].
+    pub fn find_within(&self, id: &str, wanted: Wanted, most: u64) -> Result<Within<Found>> {
         for _ in 0..ATTEMPTS {
             let record = self.record(id)?.ok_or(Error::Missing)?;
             let tree = Arc::new(record.tree);
@@ -138,8 +157,11 @@ impl Database {
             };
             let node = node.ok_or(Error::Missing)?;
             let Some(body) = node.body else { return Err(Error::Missing) };
+            if body.bytes > most {
+                return Ok(Within::Large(body.bytes));
+            }
             if let Some(found) = self.body(id, body)? {
-                return Ok(self.found_from(id, node, body, found, tree.clone()));
+                return Ok(Within::Fits(self.found_from(id, node, body, found, tree.clone())));
             }
         }
         Err(Error::Damaged(format!("the body of document {id} is not there")))
@@ -163,23 +185,21 @@ impl Database {
     }
 
     /// `_bulk_get`: for each (id, revision) its answers, as [`Database::open_revisions`] gives them; without a revision
-    /// every leaf. Records and bodies are read in two calls; where bodies are large, only the first of `wanted` get their
-    /// answers, at least one of them; where those of one are, the rest of them waits.
+    /// every leaf. Records and bodies are read in two calls; only the first of `wanted` get their answers, as many as fit into
+    /// `room` bytes; where those of one do not, the rest of them waits.
     #[allow(clippy::type_complexity)]
     pub fn bulk_get(
         &self,
         wanted: &[(String, Option<Revision>)],
         latest: bool,
-    ) -> Result<Vec<(Vec<std::result::Result<Found, Option<Revision>>>, Option<Opened>)>> {
+        room: u64,
+    ) -> Result<Within<Vec<(Vec<std::result::Result<Found, Option<Revision>>>, Option<Opened>)>>> {
         let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
         let trees: Vec<Option<Arc<Tree>>> =
             self.records(&ids)?.into_iter().map(|record| record.map(|record| Arc::new(record.tree))).collect();
         let mut chosen: Vec<Vec<std::result::Result<&Node, Option<Revision>>>> = Vec::with_capacity(wanted.len());
         let (mut bytes, mut rests) = (0, Vec::with_capacity(wanted.len()));
         for ((id, revision), tree) in wanted.iter().zip(&trees) {
-            if bytes > AT_ONCE {
-                break;
-            }
             let mut nodes = match (tree, revision) {
                 (None, revision) => vec![Err(revision.clone())],
                 (Some(tree), None) => tree.leaves().into_iter().map(Ok).collect(),
@@ -188,12 +208,23 @@ impl Database {
                     .map(|node| node.map_err(Some))
                     .collect(),
             };
+            let size = |node: &std::result::Result<&Node, _>| {
+                node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes)
+            };
             let fit = nodes.iter().take_while(|node| {
-                let room = bytes <= AT_ONCE;
-                bytes += node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes);
-                room
+                let fits = bytes + size(node) <= room;
+                bytes += if fits { size(node) } else { 0 };
+                fits
             });
-            let rest = nodes.split_off(fit.count());
+            let fit = fit.count();
+            match nodes.get(fit) {
+                Some(large) if fit == 0 && chosen.is_empty() => return Ok(Within::Large(size(large))),
+                // It comes with the next page.
+                Some(_) if fit == 0 => break,
+                _ => {}
+            }
+            let ends = fit < nodes.len();
+            let rest = nodes.split_off(fit);
             let rest: VecDeque<_> = rest
                 .into_iter()
                 .filter_map(|node| match node {
@@ -204,6 +235,9 @@ impl Database {
             let opened = |tree: &Arc<Tree>| Opened { id: id.clone(), tree: tree.clone(), waiting: rest };
             rests.push(tree.as_ref().map(opened).filter(|opened| !opened.waiting.is_empty()));
             chosen.push(nodes);
+            if ends {
+                break;
+            }
         }
         let mut places = Vec::new();
         for (id, nodes) in ids.iter().zip(&chosen) {
@@ -232,7 +266,7 @@ impl Database {
             }
             answers.push((answer, rest));
         }
-        Ok(answers)
+        Ok(Within::Fits(answers))
     }
 
     fn found_from(&self, id: &str, node: &Node, place: Body, body: BodyRecord, tree: Arc<Tree>) -> Found {
@@ -281,15 +315,25 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The next ones, as many as fit [`AT_ONCE`] and one more; none at the end. `Err` with the revision where it is not there
-    /// (any more). Blocks on the disk.
-    pub fn next(&mut self, database: &Database) -> Result<Vec<std::result::Result<Found, Revision>>> {
+    /// The next ones, as many as fit into `room` bytes; none at the end. `Err` with the revision where it is not there (any
+    /// more). Blocks on the disk.
+    pub fn next(
+        &mut self,
+        database: &Database,
+        room: u64,
+    ) -> Result<Within<Vec<std::result::Result<Found, Revision>>>> {
         let (mut bytes, mut group) = (0, Vec::new());
-        while bytes <= AT_ONCE
-            && let Some(revision) = self.waiting.pop_front()
-        {
+        while let Some(revision) = self.waiting.pop_front() {
             let node = revision.and_then(|revision| self.tree.get(&revision).ok_or(revision));
-            bytes += node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes);
+            let size = node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes);
+            if bytes + size > room {
+                self.waiting.push_front(node.map(|node| node.revision.clone()));
+                if group.is_empty() {
+                    return Ok(Within::Large(size));
+                }
+                break;
+            }
+            bytes += size;
             group.push(node);
         }
         let wanted: Vec<(&str, Body)> =
@@ -312,7 +356,7 @@ impl Opened {
                 },
             });
         }
-        Ok(found)
+        Ok(Within::Fits(found))
     }
 }
 

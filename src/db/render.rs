@@ -55,6 +55,16 @@ pub enum Piece {
     },
 }
 
+impl Piece {
+    /// Bytes of its text; content is not loaded yet.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Piece::Text(text) => text.len(),
+            Piece::Base64 { .. } => 0,
+        }
+    }
+}
+
 /// Renders a document with attachment stubs and no optional members.
 pub fn plain(id: &str, revision: &Revision, deleted: bool, body: &BodyRecord) -> String {
     proposed(id, Some(revision), None, deleted, body)

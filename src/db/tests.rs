@@ -343,6 +343,8 @@ async fn auto_purge_removes_documents_whose_deletion_has_expired() {
 #[tokio::test]
 async fn large_leaves_are_loaded_in_pages() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
+    /// Two of them fit.
+    const ROOM: u64 = 11 << 20;
     let json = format!("{{\"x\":\"{}\"}}", "x".repeat(5 << 20));
     for hash in ["a", "b", "c", "d", "e"] {
         let edit = Incoming { json: json.clone(), ..replicated("doc", 1, &[hash], false) };
@@ -356,18 +358,25 @@ async fn large_leaves_are_loaded_in_pages() {
         group.into_iter().map(name).collect::<Vec<_>>().join(" ")
     };
     let mut all = database.open_revisions("doc", None, false).unwrap();
+    let next = |opened: &mut Opened| match opened.next(&database, ROOM).unwrap() {
+        Within::Fits(group) => hashes(group),
+        Within::Large(bytes) => format!("{bytes} bytes"),
+    };
+    assert!(matches!(all.next(&database, 1 << 20).unwrap(), Within::Large(bytes) if bytes > 5 << 20));
     for wanted in ["1-e 1-d", "1-c 1-b", "1-a", ""] {
-        assert_eq!(hashes(all.next(&database).unwrap()), wanted);
+        assert_eq!(next(&mut all), wanted);
     }
     let asked = ["1-a", "1-z", "1-a", "1-a"].map(|revision| revision.parse().unwrap());
     let mut these = database.open_revisions("doc", Some(&asked), false).unwrap();
     for wanted in ["1-a no 1-z 1-a", "1-a", ""] {
-        assert_eq!(hashes(these.next(&database).unwrap()), wanted);
+        assert_eq!(next(&mut these), wanted);
     }
-    let mut answers = database.bulk_get(&[("doc".into(), None), ("doc".into(), None)], false).unwrap();
+    let twice = [("doc".into(), None), ("doc".into(), None)];
+    assert!(matches!(database.bulk_get(&twice, false, 1 << 20).unwrap(), Within::Large(bytes) if bytes > 5 << 20));
+    let Within::Fits(mut answers) = database.bulk_get(&twice, false, ROOM).unwrap() else { panic!("two fit") };
     assert_eq!(answers.len(), 1, "the second one comes with the next page");
     let (first, rest) = answers.remove(0);
     assert_eq!(first.len(), 2);
-    assert_eq!(hashes(rest.unwrap().next(&database).unwrap()), "1-c 1-b");
+    assert_eq!(next(&mut rest.unwrap()), "1-c 1-b");
     assert_eq!(database.open_revisions("none", None, false).err(), Some(Error::Missing));
 }

@@ -1,12 +1,14 @@
 //! Builders of answers: JSON as CouchDB writes it, streams, ETags.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
+use super::answer_memory::{Held, Line};
 use super::failure::{self, Failure, Result};
 use super::stream::{Body, Producing, Sender};
 use crate::config::Settings;
@@ -20,6 +22,8 @@ pub struct Answer {
     pub compressible: bool,
 }
 
+/// Seconds after which a client that found no room may ask again.
+const RETRY_AFTER: u64 = 5;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const MUST_REVALIDATE: HeaderValue = HeaderValue::from_static("must-revalidate");
 
@@ -56,6 +60,9 @@ impl Answer {
         match failure {
             Failure::MethodNotAllowed(allow) => answer.with(header::ALLOW, HeaderValue::from_static(allow)),
             Failure::TooMany { seconds, .. } => answer.with(header::RETRY_AFTER, (*seconds).into()),
+            Failure::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } => {
+                answer.with(header::RETRY_AFTER, RETRY_AFTER.into())
+            }
             Failure::Gone => answer.with(header::CONNECTION, HeaderValue::from_static("close")),
             _ => answer,
         }
@@ -66,12 +73,12 @@ impl Answer {
     /// break the connection off. So read the first page before writing the first byte.
     ///
     /// JSON streams end with a newline, as CouchDB's: `produce` writes it.
-    pub async fn stream<F, P>(content_type: &'static str, produce: P) -> Result<Answer>
+    pub async fn stream<F, P>(line: &Line, content_type: &'static str, produce: P) -> Result<Answer>
     where
         P: FnOnce(Sender) -> F,
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let mut producing = Producing::new(produce);
+        let mut producing = Producing::new(line, produce);
         producing.first().await?;
         let body = match producing.if_complete() {
             Some(whole) => Body::whole(whole),
@@ -84,12 +91,12 @@ impl Answer {
     }
 
     /// The same with a length that is known before: an attachment. Never compressed.
-    pub async fn stream_of_length<F, P>(content_type: &str, length: u64, produce: P) -> Result<Answer>
+    pub async fn stream_of_length<F, P>(line: &Line, content_type: &str, length: u64, produce: P) -> Result<Answer>
     where
         P: FnOnce(Sender) -> F,
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let answer = Answer::stream("application/octet-stream", produce).await?;
+        let answer = Answer::stream(line, "application/octet-stream", produce).await?;
         let content_type = HeaderValue::from_str(content_type)
             .unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
         let mut answer = answer.with(header::CONTENT_TYPE, content_type).uncompressed();
@@ -125,6 +132,14 @@ impl Answer {
     /// Sets the `ETag`: give the tag without quotes.
     pub fn etag(self, tag: &str) -> Answer {
         self.with_text(header::ETAG, &format!("\"{tag}\""))
+    }
+
+    /// A body that is there already carries what was taken for it.
+    pub fn holding(mut self, held: Option<Arc<Held>>) -> Answer {
+        if let Some(held) = held {
+            self.body.hold(held);
+        }
+        self
     }
 
     /// Never compress it: its bytes must go out as they come, or their length and ranges matter.

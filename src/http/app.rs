@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::accounts::Accounts;
+use super::answer_memory::AnswerMemory;
 use super::failure::Result;
 use super::limits::RateLimits;
 use super::memory::BodyMemory;
@@ -60,6 +61,8 @@ pub struct App {
     pub views: Views,
     /// What may be held of request bodies.
     pub bodies: BodyMemory,
+    /// What may be held of answers.
+    pub answers: AnswerMemory,
     /// How much one address and one user may ask for.
     pub limits: Arc<RateLimits>,
     pub metrics: Metrics,

@@ -16,12 +16,15 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::answer_memory::AnswerMemory;
 use super::body::too_large;
 use super::failure::{Failure, Result};
 
 /// What a share is counted in; the first of each body is free.
 const UNIT: u64 = 64 << 10;
 const WAIT: Duration = Duration::from_secs(30);
+/// How often a body that waits looks for answers that are read slowly.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How often it is looked at whether a body that holds a share comes on, unless bodies are not waited for as long
 /// (`[settee] body_timeout`).
@@ -30,7 +33,7 @@ const WINDOW: Duration = Duration::from_secs(30);
 const PART: u64 = 16;
 
 /// The memory for bodies, shared by all requests of a server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BodyMemory {
     free: Arc<Semaphore>,
     units: u64,
@@ -38,6 +41,8 @@ pub struct BodyMemory {
     beside: Arc<Semaphore>,
     /// How long a body waits for others to be done.
     wait: Duration,
+    /// Answers that keep their request's share while they are read: the slowest is given up when a body waits.
+    answers: Option<AnswerMemory>,
 }
 
 /// A body's share; given back when dropped.
@@ -59,7 +64,22 @@ impl BodyMemory {
     pub fn new(bytes: u64) -> BodyMemory {
         let units = (bytes / UNIT).clamp(1, u64::from(u32::MAX >> 4));
         let (free, beside) = (Arc::new(Semaphore::new(units as usize)), Arc::new(Semaphore::new(1)));
-        BodyMemory { free, units, beside, wait: WAIT }
+        BodyMemory { free, units, beside, wait: WAIT, answers: None }
+    }
+
+    /// The same beside a memory for answers.
+    pub fn beside(self, answers: AnswerMemory) -> BodyMemory {
+        BodyMemory { answers: Some(answers), ..self }
+    }
+
+    /// Never ends; has answers given up that are read slowly and keep a share.
+    async fn give_up_answers(&self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(answers) = &self.answers {
+                answers.give_up_one_that_keeps_a_body();
+            }
+        }
     }
 
     /// 413 for what does not fit even when nobody else holds anything.
@@ -85,6 +105,7 @@ impl BodyMemory {
                 biased;
                 room = self.free.clone().acquire_many_owned(more) => room.map(|room| (Some(room), None)),
                 turn = self.beside.clone().acquire_owned() => turn.map(|turn| (None, Some(turn))),
+                never = self.give_up_answers() => match never {},
             }
         };
         match tokio::time::timeout(self.wait, room).await {

@@ -8,6 +8,7 @@
 pub mod access;
 pub mod accounts;
 pub mod answer;
+pub mod answer_memory;
 pub mod app;
 pub mod audit;
 pub mod body;

@@ -1,4 +1,5 @@
-//! A socket whose other end must take what is written: who asks for much and reads nothing is disconnected.
+//! A socket whose other end must take what is written: a client that asks for much and reads nothing is disconnected,
+//! after a time limit, or sooner if others wait for the memory that its answer holds (`answer_memory`).
 
 use std::future::Future;
 use std::io;
@@ -9,23 +10,37 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Ends with `TimedOut` when a write has waited for `limit` in one go.
+use super::answer_memory::Line;
+
+/// Ends with `TimedOut` when a write has waited for `limit` in one go, or when its line is given up.
 pub struct Patient<S> {
     socket: S,
+    line: Line,
     limit: Duration,
     /// Runs while a write waits; most connections never have one.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    pub fn new(socket: S, limit: Duration) -> Patient<S> {
-        Patient { socket, limit, stalled: None }
+    pub fn new(socket: S, line: Line, limit: Duration) -> Patient<S> {
+        Patient { socket, line, limit, stalled: None }
+    }
+
+    /// Of a write: how much of it the other end took.
+    fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.line.wrote(bytes);
+        }
+        self.watch(context, written)
     }
 
     fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
+        }
+        if self.line.waits(context) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let limit = self.limit;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -42,11 +57,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(context, bytes);
-        self.watch(context, written)
+        self.wrote(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let written = Pin::new(&mut self.socket).poll_flush(context);
+        if written.is_ready() {
+            self.line.rests();
+        }
         self.watch(context, written)
     }
 
@@ -61,7 +79,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(context, slices);
-        self.watch(context, written)
+        self.wrote(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -78,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn who_reads_nothing_is_given_up_and_who_reads_is_not() {
         let (mut client, server) = tokio::io::duplex(16);
-        let mut server = Patient::new(server, Duration::from_millis(20));
+        let mut server = Patient::new(server, Line::unlimited(), Duration::from_millis(20));
         let reading = async {
             let mut all = vec![0; 10_000];
             client.read_exact(&mut all).await.unwrap();

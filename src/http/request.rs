@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use percent_encoding::percent_decode;
 
+use super::answer_memory::Line;
 use super::app::beside;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
@@ -53,6 +54,8 @@ pub struct Request {
     /// The settings that hold for the whole of this request.
     pub settings: Arc<Settings>,
     pub received: Instant,
+    /// The connection that the answer goes to: what the answer holds counts for it.
+    pub line: Line,
 }
 
 /// What a request line and headers say, before the rest is known.

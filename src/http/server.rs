@@ -27,6 +27,7 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 
 use super::access::{self, Verdict};
 use super::answer::Answer;
+use super::answer_memory::Line;
 use super::app::App;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
@@ -96,6 +97,7 @@ impl Ports {
             match accepted {
                 Ok((socket, peer)) => {
                     let _ = socket.set_nodelay(true);
+                    bound_unsent(&socket);
                     let Some(open) = self.app.limits.connect(peer.ip()) else {
                         self.app.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
                         continue;
@@ -118,6 +120,16 @@ impl Ports {
         }
         drop(watching);
     }
+}
+
+/// Keeps the system from taking megabytes of an answer that its client does not read: who reads slowly is then seen to,
+/// and the system's memory is not filled instead of ours. What is on its way to the client is not bounded by it, so that
+/// fast lines of any length stay fast.
+fn bound_unsent(socket: &TcpStream) {
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(256 << 10);
+    #[cfg(not(any(target_os = "android", target_os = "linux")))]
+    let _ = socket;
 }
 
 /// Ends a task with what it serves.
@@ -146,11 +158,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let settings = app.settings();
+    let line = app.answers.line();
     let service = {
-        let app = app.clone();
+        let (app, line) = (app.clone(), line.clone());
         tower::service_fn(move |request| {
-            let app = app.clone();
-            async move { Ok::<_, Infallible>(respond(app, request, peer, secure).await) }
+            let (app, line) = (app.clone(), line.clone());
+            async move { Ok::<_, Infallible>(respond(app, request, line, peer, secure).await) }
         })
     };
     let compression = CompressionLayer::new()
@@ -168,7 +181,7 @@ where
         .max_buf_size(header_size.max(64 << 10))
         .title_case_headers(true)
         .serve_connection(
-            TokioIo::new(Lenient::new(Patient::new(socket, write_timeout))),
+            TokioIo::new(Lenient::new(Patient::new(socket, line, write_timeout))),
             TowerToHyperService::new(service),
         );
     tokio::pin!(serving);
@@ -234,6 +247,7 @@ impl Context {
 async fn respond(
     app: Arc<App>,
     request: http::Request<Incoming>,
+    line: Line,
     peer: Option<IpAddr>,
     secure: bool,
 ) -> http::Response<Body> {
@@ -258,7 +272,7 @@ async fn respond(
         body_time: Duration::ZERO,
         callback: None,
     };
-    let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming)).catch_unwind().await;
+    let answered = AssertUnwindSafe(answer(&app, &mut context, &parts.uri, incoming, &line)).catch_unwind().await;
     let mut answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(failure)) => refuse(&app, &context, &failure),
@@ -267,10 +281,37 @@ async fn respond(
     if let Some(callback) = &context.callback {
         answer = jsonp::wrap(answer, callback);
     }
+    // Only what changed nothing may still be refused.
+    let must = !matches!(context.method, http::Method::GET | http::Method::HEAD);
+    if let Err(failure) = answer.body.count(&line, must) {
+        answer = refuse(&app, &context, &failure);
+    }
+    if answer.compressible
+        && let Some(bytes) = compressor(&context.headers)
+    {
+        answer.compressible = answer.body.compress(&line, bytes);
+    }
     finish(&app, context, answer)
 }
 
-async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming: Incoming) -> Result<Answer> {
+/// Bytes that a compressor takes while it works, if the client accepts one.
+fn compressor(headers: &HeaderMap) -> Option<u64> {
+    let accepted = headers.get(header::ACCEPT_ENCODING)?.as_bytes();
+    let names = |name: &[u8]| memchr::memmem::find(accepted, name).is_some();
+    if names(b"zstd") {
+        return Some(1536 << 10);
+    }
+    (names(b"gzip") || names(b"*")).then_some(384 << 10)
+}
+
+async fn answer(
+    app: &Arc<App>,
+    context: &mut Context,
+    uri: &http::Uri,
+    incoming: Incoming,
+    line: &Line,
+) -> Result<Answer> {
+    line.belongs_to(None, context.peer);
     context.head = context.method == http::Method::HEAD;
     app.limits.request(context.peer)?;
     let target = Target::read(&context.method, uri, &context.headers, &context.settings)?;
@@ -301,6 +342,7 @@ async fn answer(app: &Arc<App>, context: &mut Context, uri: &http::Uri, incoming
         secure: context.secure,
         settings: context.settings.clone(),
         received: context.received,
+        line: line.clone(),
     };
     let mut answer = checked(app, context, &mut request, routed).await;
     if let Ok(answer) = &mut answer {
@@ -328,6 +370,7 @@ async fn checked(
     context.user = request.user.name.clone();
     context.identified = true;
     if let Some(name) = &context.user {
+        request.line.belongs_to(Some(name), context.peer);
         app.limits.user(name)?;
     }
     let mut answer = admitted(app, request, routed).await?;

@@ -4,13 +4,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 
+use super::answer_memory::AnswerMemory;
 use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
 use super::fetch::Fetcher;
@@ -107,6 +108,8 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let devices = Devices::new(store.clone(), clock.clone());
         let woken = wakes.clone();
         devices.when_revoked(move |user| woken.wake(user));
+        let patience = Duration::from_secs(config.settings().number("settee", "write_timeout"));
+        let answers = AnswerMemory::new(config.settings().number("settee", "max_answer_memory"), patience);
         let app = App {
             wakes,
             databases,
@@ -115,7 +118,8 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             tasks: Tasks::default(),
             views,
             scripts,
-            bodies: BodyMemory::new(config.settings().max_json_memory),
+            bodies: BodyMemory::new(config.settings().max_json_memory).beside(answers.clone()),
+            answers,
             config,
             accounts: accounts.clone(),
             auth: Authenticator::new(accounts, auth_settings, clock.clone())

@@ -28,7 +28,12 @@ fn binary() -> Command {
 impl Server {
     /// Starts the server and waits until it listens. If it exits instead, returns its log as the error.
     pub fn start(data: &Path, engine: &str) -> Result<Server, String> {
+        Server::launch(data, engine, &[])
+    }
+
+    fn launch(data: &Path, engine: &str, settings: &[(&str, &str)]) -> Result<Server, String> {
         let mut command = binary();
+        command.envs(settings.iter().copied());
         command.args(["serve", "--bind", "127.0.0.1:0", "--log", "info", "--log-format", "json"]);
         if !engine.is_empty() {
             command.args(["--store", engine]);
@@ -53,6 +58,20 @@ impl Server {
             }
             said.push_str(&line);
         }
+    }
+
+    /// As [`Server::start`], with settings from the environment.
+    #[allow(dead_code, reason = "only the hostile tests use it")]
+    pub fn start_with(data: &Path, engine: &str, settings: &[(&str, &str)]) -> Result<Server, String> {
+        Server::launch(data, engine, settings)
+    }
+
+    /// Bytes of memory that its process takes.
+    #[allow(dead_code, reason = "only the hostile tests use it")]
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it says what it takes");
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
     }
 
     /// Connects a new client.

@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::clock::Clock;
-use crate::db::{CreateOptions, Databases, Wanted};
+use crate::db::{CreateOptions, Databases, Wanted, Within};
 
 /// Lets everything pass, on terms; writes something itself while the edit waits for its verdict.
 struct Meanwhile {
@@ -81,7 +81,7 @@ async fn write(database: &Arc<Database>, edit: Incoming, mode: Mode, validate: &
 
 fn leaves(database: &Database) -> Vec<(String, bool)> {
     let mut opened = database.open_revisions("a", None, false).expect("opens");
-    let found = opened.next(database).expect("reads");
+    let Within::Fits(found) = opened.next(database, u64::MAX).expect("reads") else { panic!("any size fits") };
     let row = |one: std::result::Result<crate::db::Found, Revision>| {
         let found = one.expect("there");
         (found.revision.to_string(), found.deleted)

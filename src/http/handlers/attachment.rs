@@ -215,7 +215,7 @@ pub async fn get(
             answer.with_text(header::CONTENT_RANGE, &format!("bytes {from}-{to}/{length}"))
         }
         Ranges::Many(ranges) => {
-            return Ok(sandboxed(request, many(&database, attachment, ranges, length).await?));
+            return Ok(sandboxed(request, many(request, &database, attachment, ranges, length).await?));
         }
         Ranges::Unsatisfiable => {
             let refused = Answer::failure(&Error::RangeNotSatisfiable.into());
@@ -269,7 +269,8 @@ async fn content(
     let content_type = attachment.content_type.clone();
     // Opened before the head goes out, so that a damaged blob is a proper error.
     let mut reading = Reading::open(database.blobs(), attachment.clone(), decode, from).await?;
-    Answer::stream_of_length(&content_type, length, move |mut out| async move {
+    Answer::stream_of_length(&request.line, &content_type, length, move |mut out| async move {
+        out.widen();
         let mut left = length;
         while left > 0 {
             let Some(bytes) = reading.next(STEP.min(left as usize)).await? else {
@@ -338,6 +339,7 @@ pub(crate) fn parse_ranges(value: &str, length: u64) -> Option<Vec<(u64, u64)>> 
 }
 
 async fn many(
+    request: &Request,
     database: &Arc<Database>,
     attachment: Attachment,
     ranges: Vec<(u64, u64)>,
@@ -346,7 +348,8 @@ async fn many(
     let boundary = super::multipart::boundary(database.clock());
     let content_type = format!("multipart/byteranges; boundary=\"{boundary}\"");
     let database = database.clone();
-    let answer = Answer::stream("multipart/byteranges", move |mut out| async move {
+    let answer = Answer::stream(&request.line, "multipart/byteranges", move |mut out| async move {
+        out.widen();
         out.write(format!("--{boundary}")).await;
         for (from, to) in ranges {
             let head = format!(

@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use super::edits::{self, AttachmentRules};
 use super::{local, pieces, reading};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, LocalWrite, MissingRevisions, Mode, Opened, blocking};
+use crate::db::{AT_ONCE, Database, Found, LocalWrite, MissingRevisions, Mode, Opened, Within, blocking};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};
 use crate::http::app::beside;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::request::invalid_json;
+use crate::http::stream::Sender;
 use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::rev::Revision;
@@ -258,10 +259,10 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
     match kinds {
         None => {
             let show = query.show;
-            Answer::stream("application/json", move |mut out| async move {
+            Answer::stream(&request.line, "application/json", move |mut out| async move {
                 let mut pages = Pages { database: database.clone(), eyes, latest, asked: asked.into() };
                 let mut first = true;
-                while let Some(page) = pages.next().await? {
+                while let Some(page) = pages.next(&mut out).await? {
                     for (entry, answers) in page {
                         out.write(if first { "{\"results\":[" } else { "," }).await;
                         first = false;
@@ -275,7 +276,7 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
         }
         Some(kind) => {
             let pages = Pages { database: database.clone(), eyes, latest, asked: asked.into() };
-            super::multipart::bulk_get(database, kind, query.show, pages).await
+            super::multipart::bulk_get(request, database, kind, query.show, pages).await
         }
     }
 }
@@ -302,13 +303,25 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    pub async fn next(&mut self) -> Result<Option<Vec<(Entry, Answers)>>> {
-        let page: Vec<Asked> = self.asked.drain(..PAGE.min(self.asked.len())).collect();
-        if page.is_empty() {
-            return Ok(None);
+    pub async fn next(&mut self, out: &mut Sender) -> Result<Option<Vec<(Entry, Answers)>>> {
+        let mut room = AT_ONCE;
+        while !self.asked.is_empty() {
+            out.load(pieces::cost(room)).await;
+            match self.load(room).await? {
+                Within::Fits(rows) => {
+                    out.loaded(pieces::cost_of(rows.iter().flat_map(|(_, answers)| answers.iter().flatten())));
+                    return Ok(Some(rows));
+                }
+                Within::Large(bytes) => room = bytes,
+            }
         }
+        Ok(None)
+    }
+
+    async fn load(&mut self, room: u64) -> Result<Within<Vec<(Entry, Answers)>>> {
+        let page: Vec<Asked> = self.asked.drain(..PAGE.min(self.asked.len())).collect();
         let (database, eyes, latest) = (self.database.clone(), self.eyes.clone(), self.latest);
-        let (rows, rest): (Vec<_>, Vec<Asked>) = blocking(move || {
+        let (rows, rest): (_, Vec<Asked>) = blocking(move || {
             let wanted: Vec<(String, Option<Revision>)> = page
                 .iter()
                 .filter_map(|asked| match asked {
@@ -316,7 +329,10 @@ impl Pages {
                     Asked::Wrong { .. } => None,
                 })
                 .collect();
-            let mut found = database.bulk_get(&wanted, latest)?.into_iter();
+            let mut found = match database.bulk_get(&wanted, latest, room)? {
+                Within::Fits(found) => found.into_iter(),
+                Within::Large(bytes) => return Ok((Within::Large(bytes), page)),
+            };
             let mut rows = Vec::with_capacity(page.len());
             let mut page = page.into_iter();
             while let Some(asked) = page.next() {
@@ -329,33 +345,42 @@ impl Pages {
                         let Some((answers, rest)) = found.next() else {
                             // Large ones: the rest comes with the next page.
                             let rest = std::iter::once(Asked::For { id, revision, since }).chain(page).collect();
-                            return Ok((rows, rest));
+                            return Ok((Within::Fits(rows), rest));
                         };
                         let answers = answers.into_iter().map(|answer| told(&eyes, &id, answer)).collect();
                         (Entry { id: id.into(), since, wrong: None, rest }, answers)
                     }
                 });
             }
-            Ok((rows, Vec::new()))
+            Ok((Within::Fits(rows), Vec::new()))
         })
         .await?;
         for asked in rest.into_iter().rev() {
             self.asked.push_front(asked);
         }
-        Ok(Some(rows))
+        Ok(rows)
     }
 
     /// More answers of an entry that has many large ones; none at its end.
-    pub async fn rest(&mut self, entry: &mut Entry) -> Result<Answers> {
+    pub async fn rest(&mut self, entry: &mut Entry, out: &mut Sender) -> Result<Answers> {
         let Some(mut opened) = entry.rest.take() else { return Ok(Vec::new()) };
-        let (database, eyes, id) =
-            (self.database.clone(), self.eyes.clone(), entry.id.as_str().unwrap_or("").to_owned());
-        let next = blocking(move || {
-            let group = opened.next(&database)?.into_iter();
-            let answers: Answers = group.map(|answer| told(&eyes, &id, answer.map_err(Some))).collect();
-            Ok((opened, answers))
-        });
-        let (opened, answers) = next.await?;
+        let mut room = AT_ONCE;
+        let (opened, group) = loop {
+            out.load(pieces::cost(room)).await;
+            let database = self.database.clone();
+            let (back, group) = blocking(move || {
+                let group = opened.next(&database, room)?;
+                Ok((opened, group))
+            })
+            .await?;
+            match group {
+                Within::Fits(group) => break (back, group),
+                Within::Large(bytes) => (opened, room) = (back, bytes),
+            }
+        };
+        out.loaded(pieces::cost_of(group.iter().flatten()));
+        let id = entry.id.as_str().unwrap_or("");
+        let answers: Answers = group.into_iter().map(|answer| told(&self.eyes, id, answer.map_err(Some))).collect();
         entry.rest = (!answers.is_empty()).then_some(opened);
         Ok(answers)
     }
@@ -381,7 +406,7 @@ fn told(
 }
 
 async fn write_result(
-    out: &mut crate::http::stream::Sender,
+    out: &mut Sender,
     pages: &mut Pages,
     show: &Show,
     mut entry: Entry,
@@ -409,7 +434,7 @@ async fn write_result(
                 Err(error) => out.write(json!({ "error": error }).to_string()).await,
             }
         }
-        answers = pages.rest(&mut entry).await?;
+        answers = pages.rest(&mut entry, out).await?;
     }
     out.write("]}").await;
     Ok(())

@@ -22,6 +22,7 @@ use crate::db::record::SequenceRow;
 use crate::db::render::{self, Attachments, Show};
 use crate::db::{Database, Moved, Since, blocking, reading};
 use crate::error::Error;
+use crate::http::answer_memory::WINDOW;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Verb;
 use crate::http::standing::Standing;
@@ -36,6 +37,8 @@ const PAGE: usize = 1000;
 const PAGE_WITH_DOCS: usize = 64;
 /// Rows that are sent between two checks of the authorization, if they come without documents.
 const UNCHECKED: usize = 64;
+/// Bytes of rows read at once.
+const PAGE_BYTES: usize = 256 << 10;
 /// Sequences that are read at once without a hand-over: what most feeds that wake up find.
 const FEW: u64 = 32;
 
@@ -189,7 +192,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         Kind::EventSource => "text/event-stream",
         _ => "application/json",
     };
-    let mut answer = Answer::stream(content_type, move |out| feed.run(out)).await?;
+    let mut answer = Answer::stream(&request.line, content_type, move |out| feed.run(out)).await?;
     answer.body.checks_itself();
     Ok(match (kind, etag) {
         (Kind::Normal, Some(etag)) => answer.etag(&etag),
@@ -297,6 +300,7 @@ impl Feed {
                 out.write("\n").await;
                 greeted = true;
             }
+            out.rests();
             loop {
                 let woken = self.wait(quiet_since).await;
                 // A failing store does not end a waiting feed; rows are sent only after a check that succeeds.
@@ -390,7 +394,7 @@ impl Feed {
         let page = if self.params.include_docs || self.filter.needs_documents() { PAGE_WITH_DOCS } else { PAGE };
         let page =
             if self.filter.passes_all() { page.min(self.params.limit.clamp(1, PAGE as u64) as usize) } else { page };
-        PageLimit::entries(page)
+        PageLimit { entries: page, bytes: PAGE_BYTES }
     }
 
     /// The next rows after `since` that pass.
@@ -453,6 +457,9 @@ impl Feed {
         let include_docs = self.params.include_docs;
         let wanted = rows.iter().filter(|_| include_docs).map(|row| (row.row.id.clone(), row.row.winner().clone()));
         let mut docs = Docs::of(&self.database, &self.params.show, wanted);
+        if !include_docs {
+            out.load(rows.iter().map(Judged::bytes).sum::<u64>().saturating_sub(WINDOW)).await;
+        }
         for (at, row) in rows.into_iter().enumerate() {
             if self.params.limit == 0 {
                 break;
@@ -481,10 +488,10 @@ impl Feed {
             if row.row.winner().deleted {
                 text.push_str(",\"deleted\":true");
             }
-            out.write(text).await;
+            out.text(text).await;
             if include_docs {
                 out.write(",\"doc\":").await;
-                match docs.next().await? {
+                match docs.next(out).await? {
                     Some(found) => {
                         let pieces = render::document(&found, &self.params.show);
                         pieces::write(out, self.database.blobs(), pieces).await?;

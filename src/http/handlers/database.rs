@@ -353,7 +353,7 @@ async fn names(app: &Arc<App>, request: &Request) -> Result<Vec<String>> {
 /// `GET /_dbs_info`.
 pub async fn dbs_info(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let names = names(app, request).await?;
-    infos(app, names).await
+    infos(app, request, names).await
 }
 
 /// `POST /_dbs_info`.
@@ -371,12 +371,12 @@ pub async fn dbs_info_of(app: &Arc<App>, request: &mut Request) -> Result<Answer
     }
     let names: Option<Vec<String>> = keys.iter().map(|key| key.as_str().map(str::to_owned)).collect();
     let names = names.ok_or_else(|| Failure::bad_request("`keys` must be an array of strings."))?;
-    infos(app, names).await
+    infos(app, request, names).await
 }
 
-async fn infos(app: &Arc<App>, names: Vec<String>) -> Result<Answer> {
+async fn infos(app: &Arc<App>, request: &Request, names: Vec<String>) -> Result<Answer> {
     let databases = app.databases.clone();
-    Answer::stream("application/json", move |mut out| async move {
+    Answer::stream(&request.line, "application/json", move |mut out| async move {
         out.write("[").await;
         let mut first = true;
         for names in names.chunks(100) {

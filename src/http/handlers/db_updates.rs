@@ -50,7 +50,7 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let mut waiter = standing.watch();
     let mut moved = databases.watch_events();
     let content_type = if feed == "eventsource" { "text/event-stream" } else { "application/json" };
-    let mut answer = Answer::stream(content_type, move |mut out| async move {
+    let mut answer = Answer::stream(&request.line, content_type, move |mut out| async move {
         let listed = matches!(feed.as_str(), "normal" | "longpoll");
         if listed {
             out.write("{\"results\":[\n").await;
@@ -102,6 +102,7 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
                 out.write("\n").await;
                 greeted = true;
             }
+            out.rests();
             loop {
                 let after = heartbeat.unwrap_or(timeout);
                 tokio::select! {

@@ -41,6 +41,13 @@ pub struct Judged {
     pub revisions: Vec<String>,
 }
 
+impl Judged {
+    /// About what it takes in memory, with its text.
+    pub fn bytes(&self) -> u64 {
+        (2 * self.row.id.len() + 128 * self.row.leaves.len() + 96 * self.revisions.len()) as u64
+    }
+}
+
 impl Filter {
     /// Reads `filter` and what belongs to it (CouchDB: `couch_changes:configure_filter`).
     pub async fn configure(

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::pieces;
 use super::view::task;
-use crate::db::{Database, blocking};
+use crate::db::{AT_ONCE, Database, Within, blocking};
 use crate::error::Error;
 use crate::http::accounts::Confirmed;
 use crate::http::failure::{Failure, Result, wire};
@@ -25,19 +26,29 @@ pub async fn find(
     let asked = read(request, partition.as_deref()).await?;
     let mut search =
         Search::start(database.clone(), asked, &app.views, |definition| task(app, &database, definition)).await?;
-    Answer::stream("application/json", move |mut out| async move {
-        let mut first = true;
+    Answer::stream(&request.line, "application/json", move |mut out| async move {
+        let (mut first, mut room) = (true, AT_ONCE);
         loop {
+            out.load(pieces::cost(room)).await;
             let (back, page) = blocking(move || {
-                let page = search.step()?;
+                let page = search.step(room)?;
                 Ok((search, page))
             })
             .await?;
             search = back;
-            let Some(documents) = page else { break };
+            let documents = match page {
+                Within::Large(bytes) => {
+                    room = bytes;
+                    continue;
+                }
+                Within::Fits(None) => break,
+                Within::Fits(Some(documents)) => documents,
+            };
+            room = AT_ONCE;
+            out.loaded(documents.iter().map(|document| document.len() as u64).sum());
             for document in documents {
                 out.write(if first { "{\"docs\":[\r\n" } else { ",\r\n" }).await;
-                out.write(&document).await;
+                out.text(document).await;
                 first = false;
             }
         }

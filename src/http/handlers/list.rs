@@ -20,6 +20,8 @@ use crate::http::{Answer, Request};
 use crate::json::quote;
 use crate::store::{Direction, PageLimit};
 
+/// Bytes of rows read at once.
+const PAGE_BYTES: usize = 256 << 10;
 /// Rows read at once, and with their documents.
 const PAGE: usize = 500;
 const PAGE_WITH_DOCS: usize = 64;
@@ -177,7 +179,7 @@ pub async fn list(
             params.limit.get_or_insert(most);
         }
     }
-    Answer::stream("application/json", move |mut out| async move {
+    Answer::stream(&request.line, "application/json", move |mut out| async move {
         one(&mut out, &database, listing, partition.as_deref(), params).await?;
         out.write("\n").await;
         Ok(())
@@ -207,7 +209,7 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, listing: Li
         params.check()?;
         all.push(params);
     }
-    Answer::stream("application/json", move |mut out| async move {
+    Answer::stream(&request.line, "application/json", move |mut out| async move {
         for (at, params) in all.into_iter().enumerate() {
             out.write(if at == 0 { "{\"results\":[\n" } else { ",\n" }).await;
             one(&mut out, &database, listing, None, params).await?;
@@ -244,7 +246,7 @@ async fn one(
             (_, Some(partition)) => Some(Walk::all(direction).within(&format!("{partition}:"))),
             _ => None,
         };
-        let limit = PageLimit::entries(page_size(&params));
+        let limit = page_limit(&params);
         blocking(move || {
             let total = match &whole {
                 None => database.info().documents,
@@ -283,11 +285,15 @@ async fn one(
         write_rows(out, database, rows, &params, &mut any).await?;
         let (Some(last), Some(walk)) = (last, walk.clone()) else { break };
         let database = database.clone();
-        let limit = PageLimit::entries(page_size(&params));
+        let limit = page_limit(&params);
         page = blocking(move || database.list(&walk, Some(&last), limit)).await?;
     }
     out.write("\n]}").await;
     Ok(())
+}
+
+fn page_limit(params: &Params) -> PageLimit {
+    PageLimit { entries: page_size(params), bytes: PAGE_BYTES }
 }
 
 fn page_size(params: &Params) -> usize {
@@ -329,7 +335,8 @@ async fn write_rows(
         let comma = if std::mem::replace(any, true) { ",\n" } else { "" };
         out.write(format!("{comma}{{\"id\":{id},\"key\":{id},\"value\":{{\"rev\":{rev}}}")).await;
         if params.include_docs {
-            write_doc(out, database, docs.next().await?, &params.show).await?;
+            let found = docs.next(out).await?;
+            write_doc(out, database, found, &params.show).await?;
         }
         out.write("}").await;
     }
@@ -404,7 +411,7 @@ async fn by_keys(
                     out.write(format!("{comma}{{\"id\":{key},\"key\":{key},\"value\":{{\"rev\":{rev}{deleted}}}"))
                         .await;
                     if params.include_docs {
-                        let found = if winner.deleted { None } else { docs.next().await? };
+                        let found = if winner.deleted { None } else { docs.next(out).await? };
                         write_doc(out, database, found, &params.show).await?;
                     }
                     out.write("}").await;
@@ -449,10 +456,13 @@ async fn locals(out: &mut Sender, database: &Arc<Database>, walk: Option<Walk>, 
     let mut any = false;
     let mut after: Option<String> = None;
     while let (Some(walk), true) = (&walk, left > 0) {
+        out.load(pieces::UNKNOWN).await;
         let page = {
             let (database, walk, after) = (database.clone(), walk.clone(), after.clone());
-            blocking(move || database.list_local(&walk, after.as_deref(), PageLimit::entries(PAGE))).await?
+            let limit = PageLimit { entries: PAGE, bytes: PAGE_BYTES };
+            blocking(move || database.list_local(&walk, after.as_deref(), limit)).await?
         };
+        out.loaded(page.iter().map(|(name, record)| (name.len() + 2 * record.json.len()) as u64).sum());
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
         for (name, record) in page {
@@ -465,7 +475,7 @@ async fn locals(out: &mut Sender, database: &Arc<Database>, walk: Option<Walk>, 
             }
             left -= 1;
             let comma = if std::mem::replace(&mut any, true) { ",\n" } else { "" };
-            out.write(format!("{comma}{}", local_row(&name, &record, &params))).await;
+            out.text(format!("{comma}{}", local_row(&name, &record, &params))).await;
         }
     }
     out.write("\n]}").await;
@@ -490,10 +500,12 @@ async fn locals_of(
 ) -> Result<()> {
     for key in keys {
         let name = key.as_str().and_then(|id| id.strip_prefix("_local/")).unwrap_or("");
+        out.load(if params.include_docs { pieces::UNKNOWN } else { 0 }).await;
         let record = local::stored(database, name).await;
+        out.loaded(record.as_ref().map_or(0, |record| 2 * record.json.len() as u64));
         let comma = if std::mem::replace(any, true) { ",\n" } else { "" };
         match record {
-            Ok(record) => out.write(format!("{comma}{}", local_row(name, &record, params))).await,
+            Ok(record) => out.text(format!("{comma}{}", local_row(name, &record, params))).await,
             Err(crate::error::Error::Missing) => {
                 out.write(format!("{comma}{}", json!({"key": key, "error": "not_found"}))).await;
             }

@@ -8,6 +8,7 @@
 //! output pass through short queues: neither a large view nor a slow client fills memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -15,6 +16,7 @@ use http_body_util::BodyExt;
 use super::{list, render, scripts, view};
 use crate::db::Database;
 use crate::error::Error;
+use crate::http::answer_memory::{Held, Line, WINDOW};
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::route::{ListPath, Listing};
@@ -40,10 +42,11 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     } else {
         view::view(app, request, database, path.of.unwrap_or(path.design), path.view, None).await?
     };
-    let mut lines = Lines { body: source.body, buffer: BytesMut::new(), ended: false };
+    let broken = Arc::new(AtomicBool::new(false));
+    let mut lines = Lines { body: source.body, buffer: BytesMut::new(), ended: false, broken: broken.clone() };
     let head = head(&mut lines).await?;
     let (rows, mut parts) = app.scripts.list(&design, &path.function, &head, &asked.request, &asked.user);
-    tokio::spawn(feed(lines, rows));
+    tokio::spawn(feed(lines, rows, request.line.clone()));
     // The status goes out with the first thing that is sent: until then `start` may be called again.
     let mut start = None;
     let mut first = String::new();
@@ -58,11 +61,11 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
         }
     }
     let response = Response::read(start.as_deref().unwrap_or("{}"))?;
-    let mut answer = Answer::stream("application/json", move |mut out| async move {
-        out.write(first).await;
+    let mut answer = Answer::stream(&request.line, "application/json", move |mut out| async move {
+        out.text(first).await;
         while let Some(part) = parts.next().await {
             match part {
-                Ok(part) => out.write(part.chunk).await,
+                Ok(part) => out.text(part.chunk).await,
                 // The status is out: the error goes where the rest would have been, as CouchDB's does.
                 Err(error) => {
                     let failure = Failure::from(error);
@@ -71,6 +74,10 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
                     out.write(format!("\n{told}\n")).await;
                 }
             }
+        }
+        if broken.load(Ordering::Acquire) {
+            // A list of some of the rows must not look like a list of all of them.
+            return Err(Error::Internal("the rows of a list broke off".into()).into());
         }
         Ok(())
     })
@@ -86,6 +93,8 @@ struct Lines {
     body: Body,
     buffer: BytesMut,
     ended: bool,
+    /// Set where it ended too early.
+    broken: Arc<AtomicBool>,
 }
 
 impl Lines {
@@ -108,7 +117,11 @@ impl Lines {
                         self.buffer.extend_from_slice(data);
                     }
                 }
-                Some(Err(_)) | None => self.ended = true,
+                Some(Err(_)) => {
+                    self.broken.store(true, Ordering::Release);
+                    self.ended = true;
+                }
+                None => self.ended = true,
             }
         }
     }
@@ -125,16 +138,30 @@ async fn head(lines: &mut Lines) -> Result<String> {
 }
 
 /// Gives the function its rows until it wants no more.
-async fn feed(mut lines: Lines, rows: Rows) {
+async fn feed(mut lines: Lines, rows: Rows, line: Line) {
+    // For a large row, on its way to the function and in it.
+    let mut held: Option<Held> = None;
     loop {
-        let line = tokio::select! {
-            line = lines.next() => line,
+        let text = tokio::select! {
+            text = lines.next() => text,
             () = rows.closed() => return,
         };
-        let Some(line) = line else { return };
-        let Ok(text) = std::str::from_utf8(&line) else { return };
+        let Some(text) = text else { return };
+        let bytes = 2 * text.len() as u64;
+        if bytes > WINDOW && held.as_ref().is_none_or(|held| held.bytes() < bytes) {
+            drop(held.take());
+            let taken = tokio::select! {
+                taken = line.take(bytes) => taken,
+                () = rows.closed() => return,
+            };
+            match taken {
+                Ok(taken) => held = Some(taken),
+                Err(_) => return lines.broken.store(true, Ordering::Release),
+            }
+        }
+        let Ok(text) = std::str::from_utf8(&text) else { return };
         let row = text.trim_end().trim_end_matches(',');
-        if row.starts_with('{') && rows.send(row.to_owned()).await.is_err() {
+        if row.starts_with('{') && script::send(&rows, row.to_owned()).await.is_err() {
             return;
         }
     }

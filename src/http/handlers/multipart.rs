@@ -25,6 +25,7 @@ use crate::db::record::Attachment;
 use crate::db::render::{self, Attachments, Show};
 use crate::db::{Database, Found, Incoming, Mode, Source, Uploaded, blocking};
 use crate::error::Error;
+use crate::http::answer_memory::Held;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result};
 use crate::http::server::accepts;
@@ -60,17 +61,24 @@ fn follows(show: &Show) -> Show {
 }
 
 /// A document and its attachments as one `multipart/related` answer, or as plain JSON if none follows.
-pub async fn document(database: Arc<Database>, found: Found, show: Show) -> Result<Answer> {
+pub async fn document(
+    request: &Request,
+    database: Arc<Database>,
+    found: Found,
+    held: Option<Arc<Held>>,
+    show: Show,
+) -> Result<Answer> {
     let show = follows(&show);
     let attachments: Vec<Attachment> = render::following(&found, &show).into_iter().cloned().collect();
     let text = json_of(&found, &show)?;
     if attachments.is_empty() {
-        return Ok(Answer::json_text(StatusCode::OK, text));
+        return Ok(Answer::json_text(StatusCode::OK, text).holding(held));
     }
     let boundary = boundary(database.clock());
     let content_type = format!("multipart/related; boundary=\"{boundary}\"");
     let length = related_length(&boundary, &text, &attachments);
-    Answer::stream_of_length(&content_type, length, move |mut out| async move {
+    Answer::stream_of_length(&request.line, &content_type, length, move |mut out| async move {
+        out.holds(held);
         related(&mut out, &database, &boundary, &text, attachments).await
     })
     .await
@@ -112,7 +120,8 @@ async fn related(
     text: &str,
     attachments: Vec<Attachment>,
 ) -> Result<()> {
-    out.write(first_part(boundary, text)).await;
+    out.widen();
+    out.text(first_part(boundary, text)).await;
     out.write(format!("\r\n--{boundary}")).await;
     for attachment in attachments {
         out.write(part_head(&attachment)).await;
@@ -139,13 +148,15 @@ fn header_safe(text: &str) -> String {
 }
 
 /// `open_revs` as `multipart/mixed`.
-pub(super) async fn open_revisions(mut leaves: Leaves, show: Show) -> Result<Answer> {
+pub(super) async fn open_revisions(request: &Request, mut leaves: Leaves, show: Show) -> Result<Answer> {
     let show = follows(&show);
     let outer = boundary(leaves.database.clock());
     let content_type = format!("multipart/mixed; boundary=\"{outer}\"");
-    let answer = Answer::stream("multipart/mixed", move |mut out| async move {
+    let answer = Answer::stream(&request.line, "multipart/mixed", move |mut out| async move {
+        // Loaded before the first byte goes out, so that what fails then is a proper error.
+        let mut next = leaves.next(&mut out).await?;
         out.write(format!("--{outer}")).await;
-        while let Some(group) = leaves.next().await? {
+        while let Some(group) = next {
             for answer in group {
                 match answer {
                     Ok(found) => {
@@ -160,6 +171,7 @@ pub(super) async fn open_revisions(mut leaves: Leaves, show: Show) -> Result<Ans
                 }
                 out.write(format!("\r\n--{outer}")).await;
             }
+            next = leaves.next(&mut out).await?;
         }
         out.write("--").await;
         Ok(())
@@ -173,7 +185,7 @@ async fn one(out: &mut Sender, database: &Arc<Database>, found: &Found, show: &S
     let attachments: Vec<Attachment> = render::following(found, show).into_iter().cloned().collect();
     let text = json_of(found, show)?;
     if attachments.is_empty() {
-        out.write(format!("Content-Type: application/json\r\n\r\n{text}")).await;
+        out.text(format!("Content-Type: application/json\r\n\r\n{text}")).await;
         return Ok(());
     }
     out.write(format!("Content-Type: multipart/related; boundary=\"{inner}\"\r\n\r\n")).await;
@@ -182,6 +194,7 @@ async fn one(out: &mut Sender, database: &Arc<Database>, found: &Found, show: &S
 
 /// `_bulk_get` as `multipart/mixed` or `multipart/related`.
 pub(super) async fn bulk_get(
+    request: &Request,
     database: Arc<Database>,
     kind: &'static str,
     show: Show,
@@ -189,9 +202,9 @@ pub(super) async fn bulk_get(
 ) -> Result<Answer> {
     let outer = boundary(database.clock());
     let content_type = format!("{kind}; boundary=\"{outer}\"");
-    let answer = Answer::stream(kind, move |mut out| async move {
+    let answer = Answer::stream(&request.line, kind, move |mut out| async move {
         let mut any = false;
-        while let Some(page) = pages.next().await? {
+        while let Some(page) = pages.next(&mut out).await? {
             for (mut entry, mut answers) in page {
                 any = true;
                 let mut show = show.clone();
@@ -217,7 +230,7 @@ pub(super) async fn bulk_get(
                             Err(error) => refused(&mut out, &outer, &error).await,
                         }
                     }
-                    answers = pages.rest(&mut entry).await?;
+                    answers = pages.rest(&mut entry, &mut out).await?;
                 }
             }
         }

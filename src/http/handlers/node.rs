@@ -140,6 +140,18 @@ fn counters(app: &App) -> Vec<Counter> {
             number(&metrics.refused_connections),
             "number of connections refused because their address had enough of them",
         ),
+        one(
+            &["settee", "answer_memory"],
+            "gauge",
+            app.answers.held() as i64,
+            "bytes of answers held until clients have read them",
+        ),
+        one(
+            &["settee", "answers_given_up"],
+            "counter",
+            app.answers.given_up() as i64,
+            "number of connections closed because their clients read too slowly while others waited for memory",
+        ),
         one(&["settee", "sign_ins"], "counter", number(&metrics.sign_ins), "number of passwords that were right"),
         one(
             &["settee", "sign_in_failures"],

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::db::Content;
 use crate::db::record::Attachment;
 use crate::db::render::Piece;
+use crate::db::{Content, Found};
 use crate::error::Result;
 use crate::http::failure;
 use crate::http::stream::Sender;
@@ -16,15 +16,30 @@ use crate::store::blobs::Blobs;
 /// Bytes of an attachment read at once; a multiple of three, so that base64 of the pieces is base64 of the whole.
 const STEP: usize = 192 << 10;
 
+/// What is taken before documents are loaded whose size is not known.
+pub const UNKNOWN: u64 = 8 << 20;
+
+/// What to take before documents are loaded that are so large in the store, with their attachments: they are there twice,
+/// as they are read and as they are written.
+pub fn cost(bytes: u64) -> u64 {
+    2 * bytes.min(UNKNOWN)
+}
+
+/// What loaded documents take.
+pub fn cost_of<'a>(found: impl IntoIterator<Item = &'a Found>) -> u64 {
+    found.into_iter().map(|found| 2 * found.body.json.len() as u64).sum()
+}
+
 /// Writes a rendered document; inline attachments are read while the socket drains.
 pub async fn write(out: &mut Sender, blobs: &Arc<dyn Blobs>, pieces: Vec<Piece>) -> failure::Result<()> {
     for piece in pieces {
         match piece {
-            Piece::Text(text) => out.write(text).await,
+            Piece::Text(text) => out.text(text).await,
             Piece::Base64 { attachment, decode } => {
+                out.widen();
                 let mut content = Reading::open(blobs, attachment, decode, 0).await?;
                 while let Some(bytes) = content.next(STEP).await? {
-                    out.write(STANDARD.encode(bytes)).await;
+                    out.text(STANDARD.encode(bytes)).await;
                 }
             }
         }

@@ -7,11 +7,13 @@ use http::StatusCode;
 use super::edits::parse_revision;
 use super::{multipart, pieces};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Opened, Wanted, blocking, reading};
+use crate::db::{AT_ONCE, Database, Found, Opened, Wanted, Within, blocking, reading};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
+use crate::http::answer_memory::Held;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Query, invalid_json};
+use crate::http::stream::Sender;
 use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::rev::Revision;
@@ -99,10 +101,8 @@ async fn one(
     query: DocQuery,
     eyes: Eyes,
 ) -> Result<Answer> {
-    let found = {
-        let (database, query) = (database.clone(), query.clone());
-        eyes.see(reading(move || database.find(&id, query.wanted())).await?)?
-    };
+    let (found, held) = load(request, &database, id, &query).await?;
+    let found = eyes.see(found)?;
     let show = query.show;
     // Only what the revision alone determines may be told by its revision.
     let tagged = !(show.revs_info || show.conflicts || show.deleted_conflicts || show.local_seq);
@@ -112,13 +112,17 @@ async fn one(
     }
     let answer = if show.attachments == Attachments::Stubs {
         match pieces::text(render::document(&found, &show)) {
-            Some(text) => Answer::json_text(StatusCode::OK, text),
+            Some(text) => {
+                drop(found);
+                Answer::json_text(StatusCode::OK, text).holding(held)
+            }
             None => return Err(Error::Internal("a document without inline attachments is one text".into()).into()),
         }
     } else if multipart::wanted(request, &["multipart/related"]).is_some() {
-        multipart::document(database, found, show).await?
+        multipart::document(request, database, found, held, show).await?
     } else {
-        Answer::stream("application/json", move |mut out| async move {
+        Answer::stream(&request.line, "application/json", move |mut out| async move {
+            out.holds(held);
             pieces::write(&mut out, database.blobs(), render::document(&found, &show)).await?;
             out.write("\n").await;
             Ok(())
@@ -126,6 +130,36 @@ async fn one(
         .await?
     };
     Ok(if tagged { answer.etag(&etag) } else { answer })
+}
+
+/// Bytes of a document, with its attachments, that are loaded without asking for memory.
+const SMALL: u64 = 64 << 10;
+
+/// The document that a read wants, and what was taken for it if it is not small.
+async fn load(
+    request: &Request,
+    database: &Arc<Database>,
+    id: String,
+    query: &DocQuery,
+) -> Result<(Found, Option<Arc<Held>>)> {
+    let (mut most, mut held) = (SMALL, None::<Arc<Held>>);
+    loop {
+        let (database, query, id) = (database.clone(), query.clone(), id.clone());
+        match reading(move || database.find_within(&id, query.wanted(), most)).await? {
+            Within::Fits(found) => {
+                if let Some(held) = &held {
+                    held.shrink(pieces::cost_of([&found]));
+                }
+                return Ok((found, held));
+            }
+            Within::Large(bytes) => {
+                // Given back before more is asked for, where the document has grown.
+                drop(held.take());
+                held = Some(Arc::new(request.line.take(pieces::cost(bytes)).await?));
+                most = bytes;
+            }
+        }
+    }
 }
 
 async fn open_revisions(
@@ -138,28 +172,21 @@ async fn open_revisions(
 ) -> Result<Answer> {
     let latest = query.latest;
     let all = these.is_none();
-    let (opened, first) = {
+    let opened = {
         let database = database.clone();
-        blocking(move || {
-            let mut opened = database.open_revisions(&id, these.as_deref(), latest)?;
-            let first = opened.next(&database)?;
-            Ok((opened, first))
-        })
-        .await?
+        blocking(move || database.open_revisions(&id, these.as_deref(), latest)).await?
     };
-    if all && first.is_empty() {
-        return Err(Failure::missing());
-    }
-    let first = eyes.see_all(first)?;
-    let mut leaves = Leaves { database, eyes, opened, first: Some(first) };
+    let mut leaves = Leaves { database, eyes, opened, wanted: all };
     if multipart::wanted(request, &["multipart/mixed"]).is_some() {
-        return multipart::open_revisions(leaves, query.show).await;
+        return multipart::open_revisions(request, leaves, query.show).await;
     }
     let show = query.show;
-    Answer::stream("application/json", move |mut out| async move {
+    Answer::stream(&request.line, "application/json", move |mut out| async move {
         let mut comma = "";
+        // Loaded before the first byte goes out, so that what fails then is a proper error.
+        let mut next = leaves.next(&mut out).await?;
         out.write("[").await;
-        while let Some(group) = leaves.next().await? {
+        while let Some(group) = next {
             for answer in group {
                 out.write(comma).await;
                 comma = ",";
@@ -172,6 +199,7 @@ async fn open_revisions(
                     Err(revision) => out.write(missing(&revision)).await,
                 }
             }
+            next = leaves.next(&mut out).await?;
         }
         out.write("]\n").await;
         Ok(())
@@ -184,24 +212,34 @@ pub(super) struct Leaves {
     pub database: Arc<Database>,
     eyes: Eyes,
     opened: Opened,
-    /// Was loaded before the answer began.
-    first: Option<Vec<std::result::Result<Found, Revision>>>,
+    /// It is an error if there are none.
+    wanted: bool,
 }
 
 impl Leaves {
     /// The next ones; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Vec<std::result::Result<Found, Revision>>>> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+    pub async fn next(&mut self, out: &mut Sender) -> Result<Option<Vec<std::result::Result<Found, Revision>>>> {
+        let mut room = AT_ONCE;
+        let group = loop {
+            out.load(pieces::cost(room)).await;
+            let (database, mut opened) = (self.database.clone(), std::mem::take(&mut self.opened));
+            let next = blocking(move || {
+                let group = opened.next(&database, room)?;
+                Ok((opened, group))
+            });
+            let (opened, group) = next.await?;
+            self.opened = opened;
+            match group {
+                Within::Fits(group) => break group,
+                Within::Large(bytes) => room = bytes,
+            }
+        };
+        out.loaded(pieces::cost_of(group.iter().flatten()));
+        if group.is_empty() {
+            return if self.wanted { Err(Failure::missing()) } else { Ok(None) };
         }
-        let (database, mut opened) = (self.database.clone(), std::mem::take(&mut self.opened));
-        let next = blocking(move || {
-            let group = opened.next(&database)?;
-            Ok((opened, group))
-        });
-        let (opened, group) = next.await?;
-        self.opened = opened;
-        Ok(Some(self.eyes.see_all(group)?).filter(|group| !group.is_empty()))
+        self.wanted = false;
+        Ok(Some(self.eyes.see_all(group)?))
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::pieces;
 use crate::db::record::LeafRow;
 use crate::db::render::Show;
-use crate::db::{AT_ONCE, Database, Found, Wanted, blocking};
+use crate::db::{AT_ONCE, Database, Found, Wanted, Within, blocking};
 use crate::error::{Error, Result};
+use crate::http::stream::Sender;
 use crate::json::{member, string};
 use crate::query::view::Row;
 use crate::rev::{Body, Revision, Tree};
@@ -66,8 +68,8 @@ impl Docs {
         }
     }
 
-    /// The next row's document; `None` where it is not there any more.
-    pub async fn next(&mut self) -> Result<Option<Found>> {
+    /// The next row's document, for an answer; `None` where it is not there any more.
+    pub async fn next(&mut self, out: &mut Sender) -> Result<Option<Found>> {
         if let Some(found) = self.loaded.next() {
             return Ok(found);
         }
@@ -78,13 +80,16 @@ impl Docs {
             room
         });
         let fit = fit.count();
+        out.load(pieces::cost(bytes)).await;
         let (database, show) = (self.database.clone(), self.show.clone());
         let group: Vec<(String, LeafRow)> = self.wanted.drain(..fit).collect();
         let found = blocking(move || {
             let wanted: Vec<(&str, &LeafRow)> = group.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
             load(&database, &wanted, &show)
         });
-        self.loaded = found.await?.into_iter();
+        let found = found.await?;
+        out.loaded(pieces::cost_of(found.iter().flatten()));
+        self.loaded = found.into_iter();
         Ok(self.loaded.next().flatten())
     }
 }
@@ -96,6 +101,9 @@ enum Named {
     Winner(String, LeafRow),
     Revision(String, Revision),
 }
+
+/// A row and the document that stands beside it.
+pub type WithDocument = (Row, Option<Found>);
 
 /// A page of a view's rows, each with the document that stands beside it: that which its value names by `_id` and `_rev`,
 /// or its own.
@@ -136,35 +144,41 @@ impl Beside {
         self.0.is_empty()
     }
 
-    /// Loads the documents of the next rows: as many as fit into `room` bytes, and one more. Blocks on the disk.
-    pub fn load(&mut self, database: &Database, show: &Show, room: u64) -> Result<Vec<(Row, Option<Found>)>> {
-        let (mut bytes, mut rows, mut winners) = (0, Vec::new(), Vec::new());
-        while bytes < room
-            && let Some((row, named)) = self.0.pop_front()
-        {
-            let found = match named {
-                Named::Nothing => None,
-                Named::Winner(id, winner) => {
-                    bytes += winner.body.map_or(0, |body| body.bytes);
-                    winners.push((rows.len(), id, winner));
-                    None
-                }
-                Named::Revision(id, revision) => match database.find(&id, Wanted::Revision(&revision)) {
-                    Ok(found) => {
-                        bytes += found.body.json.len() as u64;
-                        Some(found)
+    /// Loads the documents of the next rows, as many as fit into `room` bytes. Blocks on the disk.
+    pub fn load(&mut self, database: &Database, show: &Show, room: u64) -> Result<Within<Vec<WithDocument>>> {
+        let (mut left, mut rows, mut winners) = (room, Vec::new(), Vec::new());
+        while let Some((row, named)) = self.0.pop_front() {
+            let (found, bytes) = match &named {
+                Named::Nothing => (None, 0),
+                Named::Winner(_, winner) => (None, winner.body.map_or(0, |body| body.bytes)),
+                Named::Revision(id, revision) => match database.find_within(id, Wanted::Revision(revision), left) {
+                    Ok(Within::Fits(found)) => {
+                        let bytes = found.body.json.len() as u64;
+                        (Some(found), bytes)
                     }
-                    Err(Error::Missing | Error::Deleted) => None,
+                    Ok(Within::Large(bytes)) => (None, bytes),
+                    Err(Error::Missing | Error::Deleted) => (None, 0),
                     Err(error) => return Err(error),
                 },
             };
+            if bytes > left {
+                self.0.push_front((row, named));
+                if rows.is_empty() {
+                    return Ok(Within::Large(bytes));
+                }
+                break;
+            }
+            left -= bytes;
+            if let Named::Winner(id, winner) = named {
+                winners.push((rows.len(), id, winner));
+            }
             rows.push((row, found));
         }
         let wanted: Vec<(&str, &LeafRow)> = winners.iter().map(|(_, id, winner)| (id.as_str(), winner)).collect();
         for ((at, _, _), found) in winners.iter().zip(load(database, &wanted, show)?) {
             rows[*at].1 = found;
         }
-        Ok(rows)
+        Ok(Within::Fits(rows))
     }
 }
 
@@ -209,8 +223,9 @@ mod tests {
         let rows = rows.into_iter().map(|(id, value)| Row::loose(id, "null", value)).collect();
         let mut beside = Beside::of(&database, rows).unwrap();
         let mut pages = Vec::new();
+        assert!(matches!(beside.load(&database, &Show::default(), 1000).unwrap(), Within::Large(1000..1100)));
         while !beside.is_empty() {
-            let page = beside.load(&database, &Show::default(), 1500).unwrap();
+            let Within::Fits(page) = beside.load(&database, &Show::default(), 2100).unwrap() else { panic!("two fit") };
             let id = |found: Option<Found>| found.map_or_else(|| "-".to_owned(), |found| found.id);
             pages.push(page.into_iter().map(|(_, found)| id(found)).collect::<Vec<_>>().join(" "));
         }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::pieces;
 use super::rows::Beside;
 use crate::db::render::{self, Attachments, Piece, Show};
-use crate::db::{AT_ONCE, Database, Found, blocking};
+use crate::db::{AT_ONCE, Database, Found, Within, blocking};
 use crate::error::Error;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Query, Verb};
@@ -48,7 +48,7 @@ pub async fn view(
     }
     read_query(&mut params, &request.query, &database, partition.as_deref())?;
     let mut asked = Asked::start(app, &database, &design, &view, params).await?;
-    Answer::stream("application/json", move |mut out| async move {
+    Answer::stream(&request.line, "application/json", move |mut out| async move {
         asked.write(&mut out).await?;
         out.write("\n").await;
         Ok(())
@@ -92,7 +92,7 @@ pub async fn queries(
         Some(params) => Some(Asked::start(&app, &database, &design, &view, params).await?),
         None => None,
     };
-    Answer::stream("application/json", move |mut out| async move {
+    Answer::stream(&request.line, "application/json", move |mut out| async move {
         let mut lead = "{\"results\":[\r\n";
         while let Some(mut asked) = next {
             out.write(lead).await;
@@ -197,6 +197,8 @@ pub struct Asked {
     waiting: Beside,
     /// The database's sequence that the index stands at.
     sequence: u64,
+    /// About what a page of rows takes.
+    row_bytes: u64,
 }
 
 enum Source {
@@ -236,6 +238,8 @@ impl Asked {
             });
         }
         let sequence = reading.meta.sequence;
+        let means = reading.meta.rows.iter().map(|(rows, bytes)| bytes / (*rows).max(1));
+        let row_bytes = means.max().unwrap_or(0).min(pieces::UNKNOWN);
         let (source, docs) = match plan.kind {
             Kind::Map { include_docs, conflicts } => {
                 let attachments = if params.attachments { Attachments::Inline } else { Attachments::Stubs };
@@ -246,7 +250,7 @@ impl Asked {
             Kind::Reduce { .. } => (Source::Reduce(app.views.grouped(reading, place, &plan, view)), None),
         };
         let (database, update_seq, waiting) = (database.clone(), params.update_seq, Beside::default());
-        Ok(Asked { database, source: Some(source), update_seq, docs, waiting, sequence })
+        Ok(Asked { database, source: Some(source), update_seq, docs, waiting, sequence, row_bytes })
     }
 
     /// Runs a step of reading off the async threads.
@@ -283,8 +287,27 @@ impl Asked {
         Ok(head)
     }
 
-    /// The next rows; none at the end.
-    pub async fn next(&mut self) -> Result<Vec<RowText>> {
+    /// The next rows, for an answer; none at the end.
+    pub async fn next(&mut self, out: &mut Sender) -> Result<Vec<RowText>> {
+        let mut room = AT_ONCE;
+        let rows = loop {
+            out.load(pieces::cost(room) + self.row_bytes).await;
+            match self.load(room).await? {
+                Within::Fits(rows) => break rows,
+                Within::Large(bytes) => room = bytes,
+            }
+        };
+        let (heads, docs) = rows.iter().fold((0, 0), |(heads, docs), row| {
+            let doc: usize = row.doc.iter().flatten().map(Piece::bytes).sum();
+            (heads + row.head.len() as u64, docs + doc as u64)
+        });
+        self.row_bytes = self.row_bytes.max(heads).min(pieces::UNKNOWN);
+        out.loaded(heads + docs);
+        Ok(rows)
+    }
+
+    /// The next rows, with documents of so many bytes.
+    async fn load(&mut self, room: u64) -> Result<Within<Vec<RowText>>> {
         let docs = self.docs.clone();
         let mut waiting = std::mem::take(&mut self.waiting);
         let (rows, waiting) = self
@@ -301,16 +324,19 @@ impl Asked {
                             };
                             RowText { head: mapped(&row), doc: Some(doc) }
                         };
-                        waiting.load(database, show, AT_ONCE)?.into_iter().map(text).collect()
+                        match waiting.load(database, show, room)? {
+                            Within::Fits(rows) => rows.into_iter().map(text).collect(),
+                            Within::Large(bytes) => return Ok((Within::Large(bytes), waiting)),
+                        }
                     }
                     (Source::Map(rows), None) => {
-                        rows.next(PAGE)?.iter().map(|row| RowText { head: mapped(row), doc: None }).collect()
+                        rows.next(PAGE)?.into_iter().map(|row| RowText { head: mapped(&row), doc: None }).collect()
                     }
                     (Source::Reduce(rows), _) => {
                         rows.next(PAGE)?.into_iter().map(|row| RowText { head: reduced(row), doc: None }).collect()
                     }
                 };
-                Ok((rows, waiting))
+                Ok((Within::Fits(rows), waiting))
             })
             .await?;
         self.waiting = waiting;
@@ -320,13 +346,13 @@ impl Asked {
     /// The whole answer, without a newline at its end.
     async fn write(&mut self, out: &mut Sender) -> Result<()> {
         let head = self.head().await?;
-        let mut page = self.next().await?;
+        let mut page = self.next(out).await?;
         out.write(format!("{{{head}\"rows\":[")).await;
         let mut lead = "\r\n";
         while !page.is_empty() {
             for row in page {
                 out.write(lead).await;
-                out.write(row.head).await;
+                out.text(row.head).await;
                 if let Some(doc) = row.doc {
                     out.write(",\"doc\":").await;
                     pieces::write(out, self.database.blobs(), doc).await?;
@@ -334,7 +360,7 @@ impl Asked {
                 out.write("}").await;
                 lead = ",\r\n";
             }
-            page = self.next().await?;
+            page = self.next(out).await?;
         }
         out.write("\r\n]}").await;
         Ok(())

@@ -14,7 +14,7 @@ use super::fields::set;
 use super::rows::{Row, Rows};
 use super::stored::StoredRows;
 use crate::db::record::{BodyRecord, LeafRow};
-use crate::db::{Database, Wanted, blocking, render};
+use crate::db::{Database, Wanted, Within, blocking, render};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::query::planner::{self, Plan};
@@ -23,8 +23,6 @@ use crate::rev::{Body, Revision};
 
 /// Maximum number of rows per step.
 const PAGE: usize = 256;
-/// Maximum size of the bodies in memory at once, in bytes, except for a single larger body.
-const BODIES: u64 = 8 << 20;
 
 /// The cost of a query, reported as `execution_stats`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,20 +103,23 @@ impl Search {
     }
 
     /// The next documents of the response, each as JSON text; the list may be empty. Returns `None` when the
-    /// response is complete.
-    pub fn step(&mut self) -> Result<Option<Vec<String>>> {
+    /// response is complete. Loads as many documents as fit into `room` bytes.
+    pub fn step(&mut self, room: u64) -> Result<Within<Option<Vec<String>>>> {
         if self.waiting.is_empty() {
-            let Some(rows) = &mut self.rows else { return Ok(None) };
+            let Some(rows) = &mut self.rows else { return Ok(Within::Fits(None)) };
             let wanted = self.limit.saturating_add(self.skip).saturating_add(1);
             match rows.next(usize::try_from(wanted).unwrap_or(PAGE).clamp(16, PAGE))? {
                 Some(page) => self.waiting = self.with_winners(page)?,
                 None => {
                     self.rows = None;
-                    return Ok(None);
+                    return Ok(Within::Fits(None));
                 }
             }
         }
-        let page = self.take_some();
+        let page = match self.take_some(room) {
+            Within::Fits(page) => page,
+            Within::Large(bytes) => return Ok(Within::Large(bytes)),
+        };
         let documents = if self.plan.covering { Vec::new() } else { self.read(&page)? };
         let mut documents = documents.into_iter();
         let mut found = Vec::new();
@@ -149,7 +150,7 @@ impl Search {
             self.stats.results_returned += 1;
             found.push(text);
         }
-        Ok(Some(found))
+        Ok(Within::Fits(Some(found)))
     }
 
     fn count(&mut self, read: bool) {
@@ -175,18 +176,23 @@ impl Search {
     }
 
     /// Takes the next rows to test, as many as fit into the limit on body bytes.
-    fn take_some(&mut self) -> Vec<(Row, Option<LeafRow>)> {
+    fn take_some(&mut self, room: u64) -> Within<Vec<(Row, Option<LeafRow>)>> {
         let bytes =
             |winner: &Option<LeafRow>| winner.as_ref().and_then(|winner| winner.body).map_or(0, |body| body.bytes);
         let (mut some, mut sum) = (Vec::new(), 0_u64);
         while let Some((_, winner)) = self.waiting.front() {
-            sum = sum.saturating_add(bytes(winner));
-            if sum > BODIES && !some.is_empty() {
+            // A covering plan reads no bodies.
+            let bytes = if self.plan.covering { 0 } else { bytes(winner) };
+            sum = sum.saturating_add(bytes);
+            if sum > room {
+                if some.is_empty() {
+                    return Within::Large(bytes);
+                }
                 break;
             }
             some.extend(self.waiting.pop_front());
         }
-        some
+        Within::Fits(some)
     }
 
     /// Reads the documents of rows; `None` where a document no longer exists.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::Clock;
-use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode};
+use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode, Within};
 use crate::error::{Error, Result};
 use crate::query::planner::NewIndex;
 use crate::query::script::{Limits, Scripts};
@@ -48,11 +48,18 @@ async fn ask(database: &Arc<Database>, body: Value) -> Result<(Vec<Value>, Value
     let request = FindRequest::parse(&body, None)?;
     let mut search = Search::start(database.clone(), request, &views(), |_| Arc::new(|_, _| {})).await?;
     let mut documents = Vec::new();
-    while let Some(texts) = search.step()? {
+    while let Some(texts) = fitting(search.step(u64::MAX)) {
         documents.extend(texts.iter().map(|text| serde_json::from_str::<Value>(text).unwrap()));
     }
     let tail = search.finish().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     Ok((documents, Value::Object(tail)))
+}
+
+fn fitting<T>(step: Result<Within<T>>) -> T {
+    match step.unwrap() {
+        Within::Fits(fitting) => fitting,
+        Within::Large(bytes) => panic!("{bytes} bytes are too large"),
+    }
 }
 
 fn ids(documents: &[Value]) -> Vec<&str> {
@@ -111,7 +118,7 @@ async fn only_the_requested_fields_are_returned() {
     let request = FindRequest::parse(&json!({"selector": {"_id": "a"}, "fields": ["big"]}), None).unwrap();
     let mut search = Search::start(database, request, &views(), |_| Arc::new(|_, _| {})).await.unwrap();
     // Digits that no number type can hold keep their spelling.
-    assert_eq!(search.step().unwrap().unwrap(), [r#"{"big":12345678901234567890123}"#]);
+    assert_eq!(fitting(search.step(u64::MAX)).unwrap(), [r#"{"big":12345678901234567890123}"#]);
 }
 
 #[tokio::test]
@@ -310,7 +317,7 @@ async fn an_index_follows_its_database() {
             let mut search = Search::start(database.clone(), request, &stored, |_| Arc::new(|_, _| {})).await.unwrap();
             assert!(!search.plan().index.is_all_docs());
             let mut found = Vec::new();
-            while let Some(texts) = search.step().unwrap() {
+            while let Some(texts) = fitting(search.step(u64::MAX)) {
                 found.extend(texts);
             }
             let all = database.list(

@@ -35,6 +35,22 @@ fn as_text<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Opt
 /// says that the function wants no more.
 pub type Rows = mpsc::Sender<String>;
 
+/// Bytes that take the place of one row or part.
+const PLACE: usize = 4 << 10;
+
+/// Sends a row or a part when as much has been taken as it is large: a large one only when nothing else waits.
+///
+/// # Errors
+/// The other end wants no more.
+pub async fn send(channel: &mpsc::Sender<String>, text: String) -> std::result::Result<(), ()> {
+    let places = text.len().div_ceil(PLACE).clamp(1, WAITING);
+    let mut places = channel.reserve_many(places).await.map_err(drop)?;
+    if let Some(place) = places.next() {
+        place.send(text);
+    }
+    Ok(())
+}
+
 /// What the function makes. Dropping it stops the function.
 pub struct Parts {
     parts: mpsc::Receiver<String>,
@@ -75,7 +91,7 @@ impl Scripts {
             // Waits for its client to take the part, then for the view to give a row; ends when the client is gone.
             let exchange: Exchange = Box::new(move |sent| {
                 waiting.block_on(async {
-                    part.send(sent).await.map_err(drop)?;
+                    send(&part, sent).await?;
                     tokio::select! {
                         next = row.recv() => Ok(next),
                         () = part.closed() => Err(()),

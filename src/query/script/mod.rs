@@ -51,7 +51,7 @@ use pool::Threads;
 use run::{Call, Key, Outcome, SMALL, Seat};
 use turns::Size;
 
-pub use list::{Part, Parts, Rows};
+pub use list::{Part, Parts, Rows, send};
 pub use pool::{Pending, Stats};
 pub use request::{RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
 pub use response::{Response, Rewrite, Updated};

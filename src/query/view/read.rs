@@ -210,7 +210,7 @@ impl Reading {
 }
 
 /// Size in bytes of the rows that are read at once.
-const AT_ONCE: usize = 1 << 20;
+const AT_ONCE: usize = 512 << 10;
 
 impl Reading {
     /// Size of the index in bytes. Blocks on the store.
