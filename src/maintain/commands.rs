@@ -60,7 +60,7 @@ pub fn salvage(folder: &Path, key: Option<Key>, to: &Path) -> Outcome<bool> {
     }
     let refused = |error: store::OpenError| error.to_string();
     store::begin_filling(to).map_err(refused)?;
-    let scratch = to.join("damaged-copy");
+    let scratch = to.join("salvaged-from");
     let from = store::salvage::open_damaged(folder, key.as_ref(), &scratch).map_err(|error| {
         // Nothing has been put there, and nobody shall have to clear it away.
         let _ = std::fs::remove_dir_all(to);
