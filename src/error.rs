@@ -56,10 +56,10 @@ pub enum Error {
     /// word (`mango_error.erl`; status 400, except for the few words that mean a missing service or a failed
     /// save).
     Mango { word: &'static str, reason: String },
-    /// What the request was decided by has changed while it was under way; the same request may be sent again (503
+    /// Something that the request depends on has changed while it was under way; the same request may be sent again (503
     /// `service_unavailable`).
     Again(String),
-    /// The disk is full: writes are refused, reads still work (507/500).
+    /// The device is full (507): writes that make no room are refused, reads still work.
     Full,
     /// Stored data fails its checksum or cannot be decoded. The text names what was being read.
     Damaged(String),
@@ -92,7 +92,10 @@ impl fmt::Display for Error {
             Error::Conflict => out.write_str("Document update conflict."),
             Error::DatabaseExists => out.write_str("The database could not be created, the file already exists."),
             Error::RangeNotSatisfiable => out.write_str("Requested range not satisfiable"),
-            Error::Full => out.write_str("The disk is full: writes are refused until there is room, reads go on."),
+            Error::Full => out.write_str(
+                "The disk is full: delete databases or documents and compact, or free room on the device; until then only \
+                 reads and writes that make room are served.",
+            ),
             Error::Damaged(what) => write!(out, "stored data is damaged: {what}"),
             Error::Internal(cause) => out.write_str(cause),
         }

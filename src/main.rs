@@ -15,9 +15,14 @@ use settee::http::signals::Signals;
 use settee::http::{App, Options, start};
 use settee::log::Log;
 use settee::maintain::{commands, control};
+use settee::query::script;
 use settee::store::{self, Store, blobs::Blobs};
 
 fn main() -> ExitCode {
+    // Before anything else: a script worker has no settings, no log and no other thread.
+    if std::env::args_os().nth(1).is_some_and(|first| first == script::WORKER) {
+        return script::work();
+    }
     match Command::read(std::env::args(), std::env::vars()) {
         Command::Say { text, code: 0 } => {
             print!("{text}");
@@ -71,8 +76,8 @@ fn upkeep(work: Upkeep) -> Result<bool, String> {
         Upkeep::Restore { from, backup_key, data, key, store } => {
             commands::restore(&from, backup_key, &data, engine(store)?, key)
         }
-        Upkeep::CompactStore { data, key, store, sealing } => {
-            commands::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing })
+        Upkeep::CompactStore { data, key, store, sealing, to } => {
+            commands::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing, to })
         }
         Upkeep::MakeKey { file } => commands::make_key(&file),
     }?;
@@ -99,6 +104,7 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
     let ended = runtime.block_on(run(settings, store, blobs, &signals));
     // Whoever waits for an answer has it by now, or has waited for the whole of the drain.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    signals.release();
     ended
 }
 

@@ -12,6 +12,7 @@ mod client;
 mod device;
 #[path = "durability/ledger.rs"]
 mod ledger;
+#[allow(dead_code, reason = "shared with the hostile tests; each uses a part")]
 #[path = "durability/server.rs"]
 #[allow(dead_code, reason = "shared with the hostile tests; each uses a part")]
 mod server;

@@ -226,7 +226,7 @@ pub const KNOWN: &[Known] = &[
         "os_process_timeout",
         number(1, 3_600_000),
         "5000",
-        "Milliseconds one call of a design function may take.",
+        "Milliseconds of CPU time that one call of a design function may take.",
     ),
     // --- chttpd
     row(
@@ -514,7 +514,14 @@ pub const KNOWN: &[Known] = &[
         "os_process_limit",
         number(1, 10_000),
         "100",
-        "Threads that run them, at most one a core.",
+        "Worker processes that run them, at most; no more than `max_script_memory` has room for.",
+    ),
+    row(
+        "query_server_config",
+        "max_script_memory",
+        number(64 << 20, u64::MAX),
+        "1073741824",
+        "Bytes that all worker processes may use together.",
     ),
     row(
         "query_server_config",

@@ -96,6 +96,10 @@ enum Sub {
         /// Decrypts everything
         #[arg(long)]
         to_plaintext: bool,
+        /// Writes the store and all attachments to this new folder, on another device perhaps, and leaves the old folder as
+        /// it is. For a full disk.
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<PathBuf>,
     },
     /// Generates a key for encryption at rest in a new file that only its owner may read. Keep a copy
     /// elsewhere: without the key, the data is lost.
@@ -122,7 +126,7 @@ pub enum Upkeep {
     Check { data: PathBuf, key: Option<Key>, salvage: Option<PathBuf> },
     Backup { data: PathBuf, key: Option<Key>, plaintext: bool, to: PathBuf },
     Restore { from: PathBuf, backup_key: Option<Key>, data: PathBuf, key: Option<Key>, store: Option<String> },
-    CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing },
+    CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing, to: Option<PathBuf> },
     MakeKey { file: PathBuf },
 }
 
@@ -225,7 +229,8 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
             key: key(folder.encryption_key_file)?,
             store,
         },
-        Sub::CompactStore { folder, store, to_key_file, to_plaintext } => Upkeep::CompactStore {
+        Sub::CompactStore { folder, store, to_key_file, to_plaintext, to } => Upkeep::CompactStore {
+            to,
             data: folder.data,
             key: key(folder.encryption_key_file)?,
             store,

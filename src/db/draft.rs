@@ -19,10 +19,16 @@ use crate::error::{Error, Result};
 use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::store::{Batch, Store, keys};
 
+/// Bytes that the record of a document which becomes smaller may grow by: a revision more in its tree.
+const MORE_TREE: u64 = 1 << 10;
+
 /// What [`Draft::finish`] gives to the writer.
 pub(super) struct Finished {
     pub batch: Batch,
     pub info: Info,
+    /// Documents were changed, and each has less in its leaves than before, or fewer leaves that are not deleted.
+    /// Bounded by what is stored, however often it is done: what is written on a full disk must be.
+    pub smaller: bool,
 }
 
 pub(super) struct Draft<'a> {
@@ -59,6 +65,8 @@ pub(super) struct Tally {
     pub live: u64,
     pub deleted: u64,
     pub leaf_bytes: u64,
+    /// Leaves that are not deleted.
+    open: u64,
     all_bytes: u64,
 }
 
@@ -75,9 +83,16 @@ impl Tally {
             tally.all_bytes += bytes;
             if node.is_leaf() {
                 tally.leaf_bytes += bytes;
+                tally.open += u64::from(!node.deleted);
             }
         }
         tally
+    }
+
+    /// Whether there is less than there was.
+    fn is_less_than(&self, was: &Tally) -> bool {
+        let fewer = self.open < was.open && self.leaf_bytes <= was.leaf_bytes;
+        fewer || (self.open <= was.open && self.leaf_bytes < was.leaf_bytes)
     }
 }
 
@@ -349,6 +364,7 @@ impl<'a> Draft<'a> {
 
     /// Completes the batch.
     pub fn finish(mut self) -> Result<Finished> {
+        let mut smaller = !self.changed.is_empty();
         for id in std::mem::take(&mut self.changed) {
             let mut slot = self.documents.remove(&id).expect("a changed document is loaded");
             let kept = slot.stored.map(|(sequence, _)| sequence);
@@ -376,6 +392,7 @@ impl<'a> Draft<'a> {
             if let Some(partitions) = &mut self.partitions {
                 partitions.changed(self.store, self.number, &id, &slot.was, &is)?;
             }
+            smaller &= is.is_less_than(&slot.was) && new_length <= old_length + MORE_TREE;
             let info = &mut self.info;
             let shift = |counter: &mut u64, was: u64, is: u64| *counter = (*counter + is).saturating_sub(was);
             shift(&mut info.documents, slot.was.live, is.live);
@@ -394,7 +411,7 @@ impl<'a> Draft<'a> {
         } else if !self.batch.writes.is_empty() {
             self.batch.expect(keys::info(self.number), Some(self.before.encode()));
         }
-        Ok(Finished { batch: self.batch, info: self.info })
+        Ok(Finished { batch: self.batch, info: self.info, smaller })
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Database;
 use super::draft::Draft;
 use super::record::LocalRecord;
-use super::writer::Work;
+use super::writer::{Frees, Work};
 use crate::error::{Error, Result};
 use crate::store::keys;
 
@@ -71,6 +71,13 @@ impl Work for Local {
             LocalWrite::Delete => draft.put_local(&self.id, None),
         }
         Ok(())
+    }
+
+    fn frees(&self) -> Frees {
+        match self.write {
+            LocalWrite::Put { .. } => Frees::Never,
+            LocalWrite::Delete => Frees::Always,
+        }
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {

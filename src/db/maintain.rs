@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::draft::{Draft, references_of};
 use super::record::{BodyRecord, PurgeRecord};
-use super::writer::Work;
+use super::writer::{Frees, Work};
 use super::{Database, Databases, blocking};
 use crate::error::{Error, Result};
 use crate::rev::Revision;
@@ -224,6 +224,10 @@ impl Work for Purge {
         Ok(())
     }
 
+    fn frees(&self) -> Frees {
+        Frees::WhenSmaller
+    }
+
     fn answer(self: Box<Self>, committed: Result<()>) {
         let Purge { removed, reply, .. } = *self;
         let _ = reply.send(committed.map(|()| removed));
@@ -260,6 +264,15 @@ impl Work for Set {
         Ok(())
     }
 
+    /// The settings of what is kept, and what auto purge notes of its own work: some bytes.
+    fn frees(&self) -> Frees {
+        match &self.setting {
+            Setting::RevsLimit(_) | Setting::PurgedInfosLimit(_) | Setting::AutoPurgeNotes { .. } => Frees::Always,
+            Setting::AutoPurge(properties) if properties.len() <= 1000 => Frees::Always,
+            Setting::AutoPurge(_) | Setting::Security(..) => Frees::Never,
+        }
+    }
+
     fn answer(self: Box<Self>, committed: Result<()>) {
         // By the writer, not by its callers: what is in force is then what was written last.
         if let (Ok(()), Setting::Security(database, security)) = (&committed, &self.setting) {
@@ -289,8 +302,11 @@ impl Work for Compact {
             draft.compact(id)?;
         }
         draft.info.compacted = draft.info.compacted.max(self.upto);
-        draft.batch.frees = true;
         Ok(())
+    }
+
+    fn frees(&self) -> Frees {
+        Frees::Always
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
@@ -317,6 +333,10 @@ impl Work for Forget {
             draft.forget_purge(*sequence, uuid);
         }
         Ok(())
+    }
+
+    fn frees(&self) -> Frees {
+        Frees::Always
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {

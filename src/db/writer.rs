@@ -41,8 +41,22 @@ pub(super) trait Work: Send {
     fn bytes(&self) -> usize;
     /// Adds its changes to the draft and keeps its results. An error fails this work alone.
     fn apply(&mut self, draft: &mut Draft) -> Result<()>;
+    /// Whether it makes room, and so is still done on a full disk.
+    fn frees(&self) -> Frees {
+        Frees::Never
+    }
     /// Answers, once the commit has returned.
     fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+/// Whether a work makes room in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Frees {
+    /// Whatever it is asked for.
+    Always,
+    /// If each document that it changes becomes smaller (see [`Finished::smaller`](super::draft::Finished)).
+    WhenSmaller,
+    Never,
 }
 
 #[derive(Default)]
@@ -145,6 +159,11 @@ impl Database {
                     works.remove(at).answer(Err(error));
                     continue;
                 }
+                // What makes room is still written, but not in one commit with what makes none.
+                Err(Attempt::Failed(Error::Full)) if works.len() > 1 => {
+                    works.into_iter().for_each(|work| self.write(vec![work]));
+                    return;
+                }
                 Err(Attempt::Failed(error)) => Err(error),
             };
             for work in works {
@@ -168,7 +187,12 @@ impl Database {
         for (at, work) in works.iter_mut().enumerate() {
             work.apply(&mut draft).map_err(|error| Attempt::Without(at, error))?;
         }
-        let finished = draft.finish()?;
+        let mut finished = draft.finish()?;
+        finished.batch.frees = works.iter().all(|work| match work.frees() {
+            Frees::Always => true,
+            Frees::WhenSmaller => finished.smaller,
+            Frees::Never => false,
+        });
         if finished.batch.writes.is_empty() {
             return Ok(());
         }
@@ -254,6 +278,10 @@ impl Work for Edits {
         self.guard.as_ref().map_or(Ok(()), |guard| guard.check())?;
         self.results = self.edits.iter().map(|edit| draft.edit(edit, self.mode)).collect();
         Ok(())
+    }
+
+    fn frees(&self) -> Frees {
+        Frees::WhenSmaller
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {

@@ -32,6 +32,8 @@ use crate::store::Store;
 const AUTO_PURGE: Duration = Duration::from_secs(60);
 /// How often it is looked whether published keys are due.
 const KEYS_ROUND: Duration = Duration::from_secs(15);
+/// The pause before another try to remove what a deleted database left: on a full disk sled frees with a delay.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 /// Bytes that take about a millisecond to read.
 const MANY_BYTES: usize = 256 << 10;
 
@@ -49,6 +51,8 @@ pub struct App {
     pub databases: Arc<Databases>,
     /// Rung when a database was deleted: its range is to be removed.
     pub removal: Notify,
+    /// Wakes the background work: something was freed on a full device.
+    pub freed: Arc<Notify>,
     pub tasks: Tasks,
     /// Runs the functions of design documents.
     pub scripts: Scripts,
@@ -134,6 +138,21 @@ impl App {
         })
     }
 
+    /// As [`App::compact`], asked for by a client. On a full device, attachments are swept afterwards without delay.
+    pub fn compact_asked(self: &Arc<Self>, database: Arc<Database>) {
+        let (app, compaction) = (self.clone(), self.compact(database));
+        tokio::spawn(async move {
+            let _ = compaction.await;
+            app.freed_some();
+        });
+    }
+
+    fn freed_some(&self) {
+        if self.store.is_short_of_room() {
+            self.freed.notify_one();
+        }
+    }
+
     /// Lists background work that tells nothing of how far it is.
     fn begin_task(&self, kind: &str) -> Task {
         self.tasks.begin(kind, serde_json::json!({}), self.clock.since_epoch().as_secs())
@@ -152,7 +171,10 @@ impl App {
         };
         let app = self.clone();
         let sweeping = move || app.begin_task("attachment_sweep");
-        self.spawn_until_shutdown(background::run(self.databases.clone(), background::ROUND, compact, sweeping));
+        let (databases, freed) = (self.databases.clone(), self.freed.clone());
+        self.spawn_until_shutdown(async move {
+            background::run(databases, background::ROUND, &freed, compact, sweeping).await
+        });
         let app = self.clone();
         self.spawn_until_shutdown(async move {
             loop {
@@ -189,13 +211,15 @@ impl App {
                         task.get_or_insert_with(|| app.begin_task("database_removal"));
                     }
                     Ok(false) => {
-                        task = None;
+                        if task.take().is_some() {
+                            app.freed_some();
+                        }
                         app.removal.notified().await;
                     }
                     Err(error) => {
                         task = None;
                         tracing::warn!(%error, "a deleted database's range could not be removed yet");
-                        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                        tokio::time::sleep(REMOVAL_PAUSE).await;
                     }
                 }
             }
@@ -225,7 +249,8 @@ pub fn script_limits(settings: &Settings) -> Limits {
     let default = Limits::default();
     Limits {
         timeout: Duration::from_millis(settings.number("couchdb", "os_process_timeout")),
-        most_threads: of("os_process_limit").and_then(|most| most.parse().ok()).unwrap_or(default.most_threads),
+        processes: of("os_process_limit").and_then(|most| most.parse().ok()).unwrap_or(default.processes),
+        all_memory: of("max_script_memory").and_then(|bytes| bytes.parse().ok()).unwrap_or(default.all_memory),
         reduce_limit: match of("reduce_limit") {
             Some("false") => ReduceLimit::Off,
             Some("log") => ReduceLimit::Log,

@@ -72,6 +72,12 @@ impl Signals {
         state.app = Some(app);
     }
 
+    /// Releases the server. Its thread lives as long as the process, and would keep the store open to the end: an engine
+    /// that is not closed repairs its files at the next start.
+    pub fn release(&self) {
+        self.0.lock().app = None;
+    }
+
     async fn listen(&self, mut terminate: Signal, mut interrupt: Signal) {
         either(&mut terminate, &mut interrupt).await;
         let Some(drain) = self.begin() else { process::exit(0) };

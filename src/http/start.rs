@@ -111,6 +111,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             wakes,
             databases,
             removal: Notify::new(),
+            freed: Arc::default(),
             tasks: Tasks::default(),
             views,
             scripts,

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use super::sweep;
 use crate::db::{Database, Databases};
 use crate::error::Result;
@@ -18,24 +20,28 @@ const SWEEP: Duration = Duration::from_secs(15 * 60);
 /// Minimum size of the old bodies in bytes. Below it, compaction costs more than it frees.
 const WORTH: u64 = 4 << 20;
 
+/// The same minimum while the device is full.
+const WORTH_WHEN_FULL: u64 = 64 << 10;
+
 /// Whether the database needs compaction: its old bodies take more than `WORTH`, and more than half of the
-/// live bodies.
-pub fn is_worth_compacting(database: &Database) -> bool {
+/// live bodies. On a full device, `WORTH_WHEN_FULL` is enough.
+pub fn is_worth_compacting(database: &Database, full: bool) -> bool {
     let info = database.info();
-    info.old > WORTH && info.old > info.external / 2
+    if full { info.old > WORTH_WHEN_FULL } else { info.old > WORTH && info.old > info.external / 2 }
 }
 
-/// Runs one round per interval `every`, until the task is dropped. `compact` compacts one database and shows
-/// it as an active task. The guard that `sweeping` returns lives during a sweep of the attachments.
+/// Runs one round per interval `every`, and whenever `wake` is notified, until the task is dropped. `compact` compacts one
+/// database and shows it as an active task. The guard that `sweeping` returns lives during a sweep of the attachments.
 pub async fn run<C: Future<Output = ()>, S>(
     databases: Arc<Databases>,
     every: Duration,
+    wake: &Notify,
     compact: impl Fn(Arc<Database>) -> C,
     sweeping: impl Fn() -> S,
 ) {
     let mut swept: Option<Instant> = None;
     loop {
-        tokio::time::sleep(every).await;
+        let _ = tokio::time::timeout(every, wake.notified()).await;
         if let Err(error) = round(&databases, &compact, &sweeping, &mut swept).await {
             tracing::warn!(%error, "background maintenance failed and will be retried");
         }
@@ -49,9 +55,10 @@ async fn round<C: Future<Output = ()>, S>(
     sweeping: &impl Fn() -> S,
     swept: &mut Option<Instant>,
 ) -> Result<()> {
-    let mut freed = false;
+    let full = databases.store().is_short_of_room();
+    let mut freed = full;
     for database in databases.all_opened() {
-        if is_worth_compacting(&database) && !database.is_compacting() {
+        if is_worth_compacting(&database, full) && !database.is_compacting() {
             compact(database).await;
             freed = true;
         }

@@ -303,13 +303,33 @@ pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
     });
     drop(bar);
     let (before, after) = sizes.map_err(|error| error.to_string())?;
-    println!("{}: {} before, {} now", folder.display(), size(before), size(after));
+    match &how.to {
+        None => println!("{}: {} before, {} now", folder.display(), size(before), size(after)),
+        Some(to) => {
+            println!("{}: {}, in {}: {}", folder.display(), size(before), to.display(), size(after));
+            let key = match &how.sealing {
+                Sealing::Keep => how.key.clone(),
+                Sealing::Under(key) => Some(key.clone()),
+                Sealing::Plain => None,
+            };
+            if !check(to, key)? {
+                return Err(format!("{} is not right, see above; {} is as it was", to.display(), folder.display()));
+            }
+        }
+    }
     match &how.sealing {
         Sealing::Keep => {}
         Sealing::Under(key) => {
             println!("encrypted under the key {}: keep it, nothing can be read without it", key.id())
         }
         Sealing::Plain => println!("not encrypted any more"),
+    }
+    if let Some(to) = &how.to {
+        println!(
+            "Start the server with --data {}. If all is well, remove {}, which is as it was.",
+            to.display(),
+            folder.display()
+        );
     }
     Ok(())
 }

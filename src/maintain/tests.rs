@@ -5,6 +5,8 @@ mod encryption;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::*;
 use crate::clock::Clock;
 use crate::db::record::{BodyRecord, DocumentRecord};
@@ -467,7 +469,9 @@ async fn the_background_compacts_what_is_worth_it_and_sweeps() {
         }
     };
     let every = Duration::from_millis(1);
-    let background = tokio::spawn(background::run(server.databases.clone(), every, compact, || ()));
+    let databases = server.databases.clone();
+    let background =
+        tokio::spawn(async move { background::run(databases, every, &Notify::new(), compact, || ()).await });
     assert_eq!(heard.recv().await.as_deref(), Some("large"));
     assert_eq!(large.info().old, 0);
     while !server.blobs.list(None, 1).unwrap().is_empty() {

@@ -124,12 +124,12 @@ fn validator(source: &str) -> Option<Value> {
     serde_json::from_str::<Members>(source).ok()?.validate_doc_update
 }
 
-/// Validates a design document: the types of its fields, and that its view functions compile (CouchDB:
-/// `couch_mrview:validate`).
+/// Validates a design document before it is stored in the database of this number: the types of its fields, and that its
+/// view functions compile (CouchDB: `couch_mrview:validate`).
 ///
 /// # Errors
 /// `Script` with the word `invalid_design_doc` or `compilation_error`.
-pub async fn check(scripts: &Scripts, source: &str, partitioned: bool) -> Result<()> {
+pub async fn check(scripts: &Scripts, database: u64, source: &str, partitioned: bool) -> Result<()> {
     let Ok(Value::Object(design)) = serde_json::from_str(source) else {
         return Err(invalid("Document must be a JSON object".into()));
     };
@@ -159,7 +159,7 @@ pub async fn check(scripts: &Scripts, source: &str, partitioned: bool) -> Result
     if functions.is_empty() {
         return Ok(());
     }
-    let reasons = scripts.compile(functions).await?;
+    let reasons = scripts.compile(database, functions).await?;
     match names.into_iter().zip(reasons).find_map(|(name, reason)| Some((name, reason?))) {
         None => Ok(()),
         Some((_, reason)) if reason == "missing function" => Err(Error::NotFound(reason)),
@@ -288,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn invalid_design_documents_are_rejected() {
         let scripts = Scripts::new(Limits { threads: 1, ..Limits::default() });
-        let told = async |design: Value| match check(&scripts, &design.to_string(), false).await {
+        let told = async |design: Value| match check(&scripts, 1, &design.to_string(), false).await {
             Ok(()) => String::new(),
             Err(Error::Script { word, reason }) => format!("{word}: {reason}"),
             Err(other) => format!("{other:?}"),

@@ -126,7 +126,7 @@ impl Validation {
             let reason = "You are not a db or server admin.".to_owned();
             return Err(if editor.signed_in { Error::Forbidden(reason) } else { Error::Unauthorized(reason) });
         }
-        design::check(&self.scripts, &proposal.new, database.is_partitioned()).await
+        design::check(&self.scripts, database.number(), &proposal.new, database.is_partitioned()).await
     }
 }
 

@@ -15,6 +15,16 @@ pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], Result<&[u8]>);
 /// Takes the values of a read by keys: the key's index, and its framed value if there is one.
 pub(super) type VisitIndexed<'a> = &'a mut dyn FnMut(usize, Result<Option<&[u8]>>);
 
+/// What makes the room that deletions have freed good for other writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reclaiming {
+    Unneeded,
+    /// [`Backend::reopen`] makes [`Backend::spare_bytes`] grow.
+    Reopening,
+    /// [`Backend::compact`] makes the files smaller.
+    Compacting,
+}
+
 /// An engine. Reads come from many threads; `apply` and `reopen` from one at a time.
 ///
 /// A read must never show what an `apply` has not yet made durable, nor what an `apply` that failed has left behind.
@@ -41,8 +51,29 @@ pub(super) trait Backend: Send + Sync + 'static {
         (0, 0)
     }
 
+    /// 1 and the unused parts of its file, for the mark of a clean stop; 0 if that says nothing.
+    fn unused(&self) -> u64 {
+        0
+    }
+
     /// Closes the engine and opens it again, as after a restart: what was acknowledged is there.
     fn reopen(&self) -> Result<()>;
+
+    /// Bytes that can be written without the files taking more of the device, as far as the engine knows. Asked only where
+    /// the device is full.
+    fn spare_bytes(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// How the engine is made to use again what deletions have freed.
+    fn reclaiming(&self) -> Reclaiming {
+        Reclaiming::Unneeded
+    }
+
+    /// Gives the device back what has been freed: see [`Reclaiming::Compacting`]. Reads wait.
+    fn compact(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Bytes that the engine's files take.
     fn disk_bytes(&self) -> u64;

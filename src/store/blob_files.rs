@@ -2,8 +2,9 @@
 //!
 //! `blob_form` tells what stands in a file.
 //!
-//! A blob is written to `blobs/tmp`, synced, renamed, and its folder synced. It always replaces one that is there: the
-//! content is the same, unless the old file was damaged, and then it is healed.
+//! A blob is written to `blobs/tmp`, synced, renamed, and its folder synced. It replaces one that is there: the content is
+//! the same, unless the old file was damaged, and then it is healed. Only a small blob that was written a moment ago, and has
+//! been pinned since, is not written again: a document may have thousands of equal attachments.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -88,11 +89,9 @@ impl BlobFiles {
         self.0.space.room_for(0)?;
         let number = self.0.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.0.folder.join("tmp").join(number.to_string());
-        let file = File::create_new(&temporary).map_err(|error| io_error("writing an attachment", &error))?;
         Ok(Writer {
             to: self.clone(),
-            temporary,
-            file: io::BufWriter::with_capacity(BLOCK, file),
+            file: Temporary { path: temporary, file: None, buffer: Vec::new(), bytes: 0 },
             length: 0,
             sha: Sha256::new(),
             md5: Md5::new(),
@@ -128,13 +127,58 @@ impl BlobFiles {
 
 pub(super) struct Writer {
     to: BlobFiles,
-    temporary: PathBuf,
-    file: io::BufWriter<File>,
+    file: Temporary,
     length: u64,
     sha: Sha256,
     md5: Md5,
     form: Form,
     finished: bool,
+}
+
+/// A file that is not made before there is a block to write, or [`Temporary::sync`] is called.
+struct Temporary {
+    path: PathBuf,
+    file: Option<File>,
+    buffer: Vec<u8>,
+    /// Bytes taken.
+    bytes: u64,
+}
+
+impl Temporary {
+    fn write_out(&mut self) -> io::Result<&File> {
+        if self.file.is_none() {
+            self.file = Some(File::create_new(&self.path)?);
+        }
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(file)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.write_out()?.sync_all()
+    }
+
+    fn remove(&mut self) {
+        if self.file.take().is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Write for Temporary {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        self.bytes += bytes.len() as u64;
+        if self.buffer.len() >= BLOCK {
+            self.write_out()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.write_out().map(drop)
+    }
 }
 
 impl Writer {
@@ -146,18 +190,21 @@ impl Writer {
         let form = std::mem::replace(&mut self.form, Form::new(None));
         let (tail, id) = form.end(self.length, &digest, named);
         self.file.write_all(&tail).map_err(io)?;
-        self.file.flush().map_err(io)?;
-        self.file.get_ref().sync_all().map_err(io)?;
-        let stored = self.file.get_ref().metadata().map_err(io)?.len();
-
         // Pinned before it can be seen: the collector must not come between.
         let pin = self.to.0.pins.pin(&id);
+        let is_small = self.file.file.is_none();
+        if is_small && self.to.0.pins.is_written(&id) && self.to.contains(&id)? {
+            return Ok(Written { id, length: self.length, md5, pin });
+        }
+        self.file.sync().map_err(io)?;
+        let stored = self.file.bytes;
         let path = self.to.path(&id);
         let folder = self.to.folder_of(&id).map_err(io)?;
         let replaced = std::fs::metadata(&path).map_or(0, |found| found.len());
-        std::fs::rename(&self.temporary, &path).map_err(io)?;
+        std::fs::rename(&self.file.path, &path).map_err(io)?;
         self.finished = true;
         sync_dir(&folder).map_err(io)?;
+        self.to.0.pins.written(&id);
         self.to.count(|bytes| (bytes + stored).saturating_sub(replaced));
         Ok(Written { id, length: self.length, md5, pin })
     }
@@ -184,7 +231,7 @@ impl BlobWriter for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = std::fs::remove_file(&self.temporary);
+            self.file.remove();
         }
     }
 }
@@ -290,7 +337,7 @@ impl Reader {
         let mut file = File::open(path).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         let (length, blocks) = match keys {
-            None => read_tail(&mut file, size).map_err(io)?.map_err(damaged)?,
+            None => read_tail(&mut file, size, id).map_err(io)?.map_err(damaged)?,
             Some(keys) => read_sealed_tail(&mut file, size, id, keys).map_err(io)?.map_err(damaged)?,
         };
         let offset = offset.min(length);

@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! ┌─────────────────────┬───────────────────────────┬────────────┬───────────────────┬──────────────┐
-//! │ content             │ CRC-32 of each 64 KiB, LE │ length, LE │ CRC-32 of the two │ "settee b1"  │
+//! │ content             │ CRC-32 of each 64 KiB, LE │ length, LE │ CRC-32 of the two │ "settee b2"  │
 //! └─────────────────────┴───────────────────────────┴────────────┴───────────────────┴──────────────┘
-//!   length bytes          4 bytes a block             8            fields before, 4    9 bytes
+//!   length bytes          4 bytes a block             8            fields before and   9 bytes
+//!                                                                  the name, 4
 //! ```
+//!
+//! The name is part of the last checksum, so that two files that were exchanged are damaged both. Files that end
+//! with `settee b1` are of an older settee; there the name is not part of it.
 //!
 //! There is one checksum per block, so that a range can be read without the rest and every block is verified
 //! before any of its bytes is returned. The checksums follow the content because its length is not known when
@@ -30,7 +34,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use super::blobs::BlobId;
 use super::cipher::{BLOCK, BlobKeys, PREFIX, Part, Stream, TAG};
 
-pub(super) const MAGIC: &[u8; 9] = b"settee b1";
+pub(super) const MAGIC: &[u8; 9] = b"settee b2";
+/// The same of an older settee, whose checksum does not cover the name.
+const NAMELESS_MAGIC: &[u8; 9] = b"settee b1";
 pub(super) const SEALED_MAGIC: &[u8; 9] = b"settee e1";
 /// Size of the fields at the end of a plain file: length, checksum and magic.
 pub(super) const TAIL: usize = 8 + 4 + 9;
@@ -111,10 +117,13 @@ impl Form {
                 }
                 let mut tail = sums;
                 tail.extend_from_slice(&length.to_le_bytes());
-                let sum = crc32fast::hash(&tail);
-                tail.extend_from_slice(&sum.to_le_bytes());
+                let id = named.unwrap_or(*digest);
+                let mut sum = crc32fast::Hasher::new();
+                sum.update(&tail);
+                sum.update(&id);
+                tail.extend_from_slice(&sum.finalize().to_le_bytes());
                 tail.extend_from_slice(MAGIC);
-                (tail, named.unwrap_or(*digest))
+                (tail, id)
             }
             Form::Sealed { keys, stream, block: mut tail, index } => {
                 let id = named.unwrap_or_else(|| keys.name(digest));
@@ -179,7 +188,11 @@ impl Blocks {
 
 /// Reads the length and checksums of a plain file of `size` bytes. The inner error says what is wrong with
 /// the file.
-pub(super) fn read_tail(file: &mut File, size: u64) -> io::Result<std::result::Result<(u64, Blocks), &'static str>> {
+pub(super) fn read_tail(
+    file: &mut File,
+    size: u64,
+    id: &BlobId,
+) -> io::Result<std::result::Result<(u64, Blocks), &'static str>> {
     let Some(tail_at) = size.checked_sub(TAIL as u64) else { return Ok(Err("is cut short")) };
     file.seek(SeekFrom::Start(tail_at))?;
     let mut tail = [0; TAIL];
@@ -189,7 +202,8 @@ pub(super) fn read_tail(file: &mut File, size: u64) -> io::Result<std::result::R
     if &tail[12..] == SEALED_MAGIC {
         return Ok(Err("is sealed, and this folder is not encrypted"));
     }
-    if &tail[12..] != MAGIC || length.checked_add(sums_length) != Some(tail_at) {
+    let nameless = &tail[12..] == NAMELESS_MAGIC;
+    if !(nameless || &tail[12..] == MAGIC) || length.checked_add(sums_length) != Some(tail_at) {
         return Ok(Err("is cut short"));
     }
     file.seek(SeekFrom::Start(length))?;
@@ -198,6 +212,9 @@ pub(super) fn read_tail(file: &mut File, size: u64) -> io::Result<std::result::R
     let mut sum = crc32fast::Hasher::new();
     sum.update(&sums);
     sum.update(&tail[..8]);
+    if !nameless {
+        sum.update(id);
+    }
     if sum.finalize().to_le_bytes() != tail[8..12] {
         return Ok(Err("does not match its checksum"));
     }
@@ -219,7 +236,7 @@ pub(super) fn read_sealed_tail(
         file.read_exact(field)?;
     }
     let length = u64::from_le_bytes(length);
-    if &magic == MAGIC {
+    if [MAGIC, NAMELESS_MAGIC].contains(&&magic) {
         return Ok(Err("is not sealed, as everything in an encrypted folder is"));
     }
     if &magic != SEALED_MAGIC || sealed_length(length) != Some(tail_at) {

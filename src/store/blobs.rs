@@ -65,8 +65,16 @@ pub trait Blobs: Send + Sync + 'static {
 #[derive(Clone)]
 pub(super) struct Pins(Arc<[Shard; SHARDS]>);
 
-type Shard = Mutex<HashMap<BlobId, usize>>;
+type Shard = Mutex<HashMap<BlobId, Held>>;
 const SHARDS: usize = 16;
+
+/// A pinned blob.
+#[derive(Default)]
+struct Held {
+    pins: usize,
+    /// It was written and synced while it was pinned, so it is there and whole.
+    written: bool,
+}
 
 impl Default for Pins {
     fn default() -> Pins {
@@ -80,8 +88,20 @@ impl Pins {
     }
 
     pub fn pin(&self, id: &BlobId) -> Pin {
-        *self.shard(id).lock().entry(*id).or_default() += 1;
+        self.shard(id).lock().entry(*id).or_default().pins += 1;
         Arc::new(Pinned { pins: self.clone(), id: *id })
+    }
+
+    /// Notes that a pinned blob has been written.
+    pub fn written(&self, id: &BlobId) {
+        if let Some(held) = self.shard(id).lock().get_mut(id) {
+            held.written = true;
+        }
+    }
+
+    /// Whether a pinned blob has been written since it was first pinned.
+    pub fn is_written(&self, id: &BlobId) -> bool {
+        self.shard(id).lock().get(id).is_some_and(|held| held.written)
     }
 
     /// Runs `remove` while nobody can pin the blob; `Ok(false)` if it is pinned.
@@ -99,9 +119,9 @@ struct Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         let mut pinned = self.pins.shard(&self.id).lock();
-        if let Some(count) = pinned.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(held) = pinned.get_mut(&self.id) {
+            held.pins -= 1;
+            if held.pins == 0 {
                 pinned.remove(&self.id);
             }
         }

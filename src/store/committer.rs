@@ -13,7 +13,8 @@
 //! (see `mark`). An engine that comes back without what was durable is not served, be it after a start or after a failure.
 //!
 //! After a failed write nothing is written until the engine has been reopened, which the next commit tries, not more than
-//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]).
+//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]). What happens on a full
+//! device stands in `room`.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -31,8 +32,14 @@ use super::space::Space;
 use super::tally::{RECORD, Tally, Totals};
 use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError, is_empty};
 
+mod room;
+
+use room::Room;
+
 /// Batches that one group takes at most.
 const GROUP_BATCHES: usize = 1024;
+/// Databases that are asked whether another settee has written to them.
+const ASKED: usize = 1000;
 /// Bytes of writes at which a group is full. One batch may be larger; it is then a group of its own.
 const GROUP_BYTES: usize = 8 << 20;
 /// Bytes of relaxed writes after which a group is synced all the same.
@@ -111,6 +118,7 @@ struct Work {
     totals: Option<Totals>,
     /// What the commits since the last sync tell of databases.
     notes: Notes,
+    room: Room,
 }
 
 struct Failure {
@@ -194,10 +202,15 @@ impl<B: Backend> Committer<B> {
 
     fn commit_group(&self, group: &[Waiting]) -> Vec<Result<()>> {
         let mut work = self.work.lock();
-        let room = self.room_for(group.iter());
+        // First of all, whatever the room: an engine that has failed for want of it may find some when it is opened again.
+        if let Err(error) = self.recover(&mut work) {
+            return vec![Err(error); group.len()];
+        }
+        let room = self.room_for(&mut work, group);
         let frees = || group.iter().filter(|waiting| waiting.batch.frees);
         let ready = match &room {
-            Err(error) if frees().next().is_none() || self.room_to_free(frees()).is_err() => Err(error.clone()),
+            Err(error) if frees().next().is_none() || self.room_to_free(&work, frees()).is_err() => Err(error.clone()),
+            // It may have failed while it was asked for room.
             _ => self.recover(&mut work),
         };
         if let Err(error) = ready {
@@ -218,17 +231,19 @@ impl<B: Backend> Committer<B> {
             }
             answers.push(answer);
         }
-        sync |= work.unsynced + bytes > UNSYNCED_BYTES;
+        // sled's segments are not free before what replaces them is on disk.
+        sync |= work.unsynced + bytes > UNSYNCED_BYTES || (room.is_err() && bytes > 0);
         if writes.is_empty() && !(sync && work.unsynced > 0) {
             return answers;
         }
         match self.apply(&mut work, &writes, sync) {
             Ok(()) => {
                 work.unsynced = if sync { 0 } else { work.unsynced + bytes };
+                work.room.written(bytes, frees().next().is_some());
                 let done = group.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
                 done.for_each(|(waiting, _)| work.notes.take(&waiting.batch));
                 if sync {
-                    self.note(&mut work);
+                    self.note(&mut work, 0);
                 }
             }
             Err(error) => {
@@ -259,11 +274,12 @@ impl<B: Backend> Committer<B> {
     }
 
     /// Notes outside the store that all of it is on disk.
-    fn note(&self, work: &mut Work) {
+    fn note(&self, work: &mut Work, unused: u64) {
         let (position, length) = self.backend.position();
-        let commits = work.totals.map_or(0, |totals| totals.commits);
+        let Totals { commits, store, .. } = work.totals.unwrap_or_default();
         let suspect = self.mark.reached().suspect;
-        self.mark.note(Reached { commits, position, length, suspect }, &std::mem::take(&mut work.notes));
+        let reached = Reached { commits, position, length, suspect, store, unused };
+        self.mark.note(reached, &std::mem::take(&mut work.notes));
     }
 
     /// Learns what the store holds after its engine was opened, and compares it with the mark.
@@ -293,22 +309,64 @@ impl<B: Backend> Committer<B> {
                 reached.commits
             )));
         }
+        if record.is_some_and(|totals| reached.store != 0 && totals.store != reached.store) {
+            return Err(StoreError::Damaged("it is not the store that the mark beside it was written for".into()));
+        }
+        if record.is_some() && self.mark.is_new() {
+            tracing::warn!("the store had a mark, which is lost: damage to the end of the store may go unnoticed");
+        }
+        let overtaken = record.is_some_and(|totals| totals.commits == reached.commits) && self.overtaken()?;
         let totals = match record {
+            Some(totals) if overtaken => {
+                tracing::warn!("an older settee has written to the store, and kept no record: every entry is counted");
+                self.count()?.of(totals.store, totals.commits)
+            }
             Some(totals) if !reached.suspect => totals,
             Some(totals) => {
                 tracing::info!("the engine skips a part of its log: every entry is counted");
                 self.found(&totals)?;
                 totals
             }
-            None => self.count()?,
+            None => self.count()?.of(u64::from_be_bytes(*super::key::random()), 0),
         };
         work.totals = Some(totals);
-        if self.mark.is_new() || reached.suspect {
+        let counted = (overtaken || record.is_none()) && !totals.is_empty();
+        if counted && self.space.as_ref().is_none_or(|space| space.missing(0) == 0) {
+            // Or it is counted again at every start, until something is written.
+            self.apply(work, &Writes::new(), true)?;
+        }
+        if reached.unused > 0 {
+            // The stop is over.
+            self.note(work, 0);
+        }
+        if self.mark.is_new() || reached.suspect || counted {
             self.note_databases(work)?;
-            self.note(work);
+            self.note(work, 0);
             self.mark.caught_up().map_err(|error| super::space::io_error("syncing the mark of the store", &error))?;
         }
         Ok(())
+    }
+
+    /// Whether databases are ahead of the mark although nothing was committed since: a settee that keeps neither mark nor record
+    /// has written. Asked of some.
+    fn overtaken(&self) -> Result<bool> {
+        let noted = self.mark.databases().unwrap_or_default();
+        for (number, noted) in noted.into_iter().filter(|(_, noted)| noted.sequence > 0).take(ASKED) {
+            if self.last_sequence(number)?.is_some_and(|last| last > noted.sequence) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The last sequence in the changes order of a database, if there is one and it can be read.
+    fn last_sequence(&self, number: u64) -> Result<Option<u64>> {
+        let rows = super::keys::kind(number, super::keys::Kind::Sequence);
+        match self.page(&rows, Direction::Backward, PageLimit::entries(1)) {
+            Ok(rows) => Ok(rows.first().and_then(|(key, _)| super::keys::place_of_sequence(key)).map(|(_, at)| at)),
+            Err(StoreError::Damaged(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Counts every entry and holds the count against what must be there.
@@ -352,28 +410,11 @@ impl<B: Backend> Committer<B> {
             for (key, value) in &page {
                 let Some((number, name)) = super::keys::named(key, value) else { continue };
                 work.notes.named(number, name);
-                let rows = super::keys::kind(number, super::keys::Kind::Sequence);
-                if let Ok(rows) = self.page(&rows, Direction::Backward, PageLimit::entries(1))
-                    && let Some((number, sequence)) =
-                        rows.first().and_then(|(key, _)| super::keys::place_of_sequence(key))
-                {
+                if let Some(sequence) = self.last_sequence(number)? {
                     work.notes.reached(number, sequence);
                 }
             }
         }
-    }
-
-    /// Whether there is room for these.
-    fn room_for<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
-        match (&self.space, bytes_of(these)) {
-            (Some(space), more @ 1..) => space.room_for(2 * more),
-            _ => Ok(()),
-        }
-    }
-
-    /// The same for those that make room.
-    fn room_to_free<'a>(&self, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
-        self.space.as_ref().map_or(Ok(()), |space| space.room_to_free(2 * bytes_of(these)))
     }
 
     /// Reopens an engine that has failed, if it was not tried just now.
@@ -383,31 +424,15 @@ impl<B: Backend> Committer<B> {
             return Err(failure.cause.clone());
         }
         failure.tried = Instant::now();
-        work.totals = None;
-        work.notes = Notes::default();
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        let reopened = self.backend.reopen().or_else(|error| match &self.space {
-            // Given up only where it helps, and not for the failure itself: a restart may need it more.
-            Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
-            _ => Err(error),
-        });
-        // What was acknowledged before the failure must be there, or nothing is served.
-        let reopened = reopened.inspect_err(|error| {
-            if matches!(error, StoreError::Damaged(_)) {
-                *self.lost.write() = Some(error.clone());
-            }
-        });
-        let reopened = reopened.and_then(|()| self.settle(work));
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        match reopened {
+        match self.reopen(work) {
             Ok(()) => {
                 if let Some(failure) = work.failure.take() {
                     tracing::info!("the store has recovered from: {}", failure.cause);
                 }
+                work.room = Room::default();
                 self.failing.store(false, Ordering::Release);
-                self.reopened.fetch_add(1, Ordering::Relaxed);
                 if let Some(space) = &self.space {
-                    space.keep_reserve();
+                    work.room.reserved = space.keep_reserve();
                 }
                 Ok(())
             }
@@ -442,6 +467,29 @@ impl<B: Backend> Committer<B> {
             Some(error) if page.is_empty() => Err(error),
             _ => Ok(page),
         }
+    }
+
+    /// Opens the engine again. What was acknowledged before must be there, or nothing is served.
+    fn reopen(&self, work: &mut Work) -> Result<()> {
+        work.totals = None;
+        work.notes = Notes::default();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let reopened = self.backend.reopen().or_else(|error| match &self.space {
+            // Given up only where it helps, and not for the failure itself: a restart may need it more.
+            Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
+            _ => Err(error),
+        });
+        let reopened = reopened.inspect_err(|error| {
+            if matches!(error, StoreError::Damaged(_)) {
+                *self.lost.write() = Some(error.clone());
+            }
+        });
+        let reopened = reopened.and_then(|()| self.settle(work));
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        if reopened.is_ok() {
+            self.reopened.fetch_add(1, Ordering::Relaxed);
+        }
+        reopened
     }
 
     /// A read. If the engine fails it, the engine is reopened for the next: nobody may come to write.
@@ -617,6 +665,10 @@ impl<B: Backend> Store for Committer<B> {
         self.generation.load(Ordering::SeqCst)
     }
 
+    fn is_short_of_room(&self) -> bool {
+        self.space.as_ref().is_some_and(Space::is_short)
+    }
+
     fn engine(&self) -> &'static str {
         self.backend.name()
     }
@@ -638,7 +690,7 @@ impl<B: Backend> Drop for Committer<B> {
             tracing::warn!("the last relaxed commits could not be synced: {error}");
             return;
         }
-        self.note(&mut work);
+        self.note(&mut work, self.backend.unused());
         if let Err(error) = self.mark.sync() {
             tracing::warn!("the mark of the store could not be synced: {error}");
         }
@@ -652,10 +704,6 @@ fn clamp((low, high): &KeyRange) -> KeyRange {
         bounded => bounded.clone(),
     };
     (low.clone(), high)
-}
-
-fn bytes_of<'a>(group: impl Iterator<Item = &'a Waiting>) -> u64 {
-    group.map(|waiting| batch_bytes(&waiting.batch) as u64).sum()
 }
 
 /// Bytes that a batch makes an engine write.

@@ -5,7 +5,8 @@
 //! and for every database the highest sequence, with its name. On open, a store behind its mark is damaged and is refused.
 //!
 //! ```text
-//! at 0, at 512              a slot: generation(8) commits(8) position(8) length(8) flags(1) ... CRC-32(4)   written in turn
+//! at 0, at 512              a slot, written in turn: generation(8) commits(8) position(8) length(8) flags(1) store(8)
+//!                           unused(8) ... CRC-32(4)
 //! at 4096 + number * 512    a database: number(8) sequence(8) CRC-32(4)
 //!      and 32 bytes behind   its name: number(8) length(2) name CRC-32(4)
 //! ```
@@ -27,7 +28,7 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use super::space::sync_dir;
+use super::space::{next_data, sync_dir};
 use super::{Batch, keys};
 
 const SLOT: usize = 64;
@@ -50,6 +51,10 @@ pub(super) struct Reached {
     pub length: u64,
     /// The engine skips a part of its log: not to be believed until every entry has been counted.
     pub suspect: bool,
+    /// Which store it is; 0 if that is not known.
+    pub store: u64,
+    /// At a clean stop: 1 and the unused parts of the engine's file. 0 while it runs, and for engines without such.
+    pub unused: u64,
 }
 
 /// A database as the mark has it.
@@ -206,7 +211,11 @@ impl Mark {
         let Some(file) = &self.file else { return Ok(found) };
         let count = file.metadata()?.len().saturating_sub(DATABASES).div_ceil(DATABASE);
         let mut slots = vec![0; 2048 * DATABASE as usize];
-        for first in (0..count).step_by(2048) {
+        let mut first = 0;
+        while first < count {
+            // Numbers are never used twice, so most of an old mark may be a hole.
+            let data = next_data(file, DATABASES + first * DATABASE)?;
+            first = first.max(data.saturating_sub(DATABASES) / DATABASE);
             let read = read_at_most(file, &mut slots, DATABASES + first * DATABASE)?;
             for (index, slot) in slots[..read].chunks(DATABASE as usize).enumerate() {
                 let number = first + index as u64;
@@ -221,6 +230,7 @@ impl Mark {
                 });
                 found.insert(number, Noted { name: name.unwrap_or_default(), sequence: be(sequence, 8) });
             }
+            first += 2048;
         }
         Ok(found)
     }
@@ -261,6 +271,8 @@ fn read_slots(file: &File) -> io::Result<Option<(u64, Reached)>> {
                 position: be(slot, 16),
                 length: be(slot, 24),
                 suspect: slot[32] & SUSPECT != 0,
+                store: be(slot, 33),
+                unused: be(slot, 41),
             };
             best = Some((be(slot, 0), reached));
         }
@@ -274,6 +286,8 @@ fn write_slot(file: &File, generation: u64, reached: &Reached) -> io::Result<()>
         slot.extend_from_slice(&number.to_be_bytes());
     }
     slot.push(if reached.suspect { SUSPECT } else { 0 });
+    slot.extend_from_slice(&reached.store.to_be_bytes());
+    slot.extend_from_slice(&reached.unused.to_be_bytes());
     slot.resize(SLOT - 4, 0);
     file.write_all_at(&sum(slot), generation % 2 * 512)
 }
@@ -326,7 +340,7 @@ mod tests {
         notes.reached(1, 6);
         notes.reached(900, 2);
         notes.named(900, "far");
-        let reached = Reached { commits: 5, position: 1 << 40, length: 9, suspect: false };
+        let reached = Reached { commits: 5, position: 1 << 40, length: 9, suspect: false, store: 1 << 63, unused: 7 };
         mark.note(reached, &notes);
         mark.suspect(true).unwrap();
         drop(mark);
@@ -341,6 +355,23 @@ mod tests {
         notes.take(&batch);
         mark.note(reached, &notes);
         assert_eq!(mark.databases().unwrap().into_iter().collect::<Vec<_>>(), [(900, noted("far", 4))]);
+    }
+
+    #[test]
+    fn a_hole_of_terabytes_is_passed_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = Mark::open(dir.path(), 1).unwrap();
+        let mut notes = Notes::default();
+        for number in [1, 5000, 40_000_000, MOST - 1] {
+            notes.named(number, "some");
+            notes.reached(number, number);
+        }
+        mark.note(Reached::default(), &notes);
+        let found = mark.databases().unwrap();
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), [1, 5000, 40_000_000, MOST - 1]);
+        let file = File::options().write(true).open(dir.path().join(name(1))).unwrap();
+        file.set_len(DATABASES + (MOST + 4000) * DATABASE).unwrap();
+        assert_eq!(mark.databases().unwrap().len(), 4);
     }
 
     #[test]

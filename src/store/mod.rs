@@ -134,7 +134,7 @@ pub struct Batch {
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Whether the commit must be on disk when it returns.
     pub durability: Durability,
-    /// It makes room in the end: where there is none for others, it may take of what is kept free for the engine.
+    /// It makes room in the end: where there is none for others, it may take of what is kept free for that.
     pub frees: bool,
 }
 
@@ -216,6 +216,12 @@ pub trait Store: Send + Sync + 'static {
     /// memory what it has read looks at it before and after.
     fn generation(&self) -> u64 {
         0
+    }
+
+    /// Whether the device of the store is full: writes that make no room were refused when last asked, or go only where
+    /// deletions have made room within the store. Work that frees something is then worth more than it costs.
+    fn is_short_of_room(&self) -> bool {
+        false
     }
 
     /// The engine's name, as `--store` takes it.

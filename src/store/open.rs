@@ -130,6 +130,10 @@ pub enum OpenError {
     NotOurs { folder: PathBuf, why: String },
     /// The disk is full and the reserve did not help.
     Full(PathBuf),
+    /// A rewritten store does not fit: bytes that it needs, and that are free.
+    NoRoom { folder: PathBuf, target: PathBuf, needs: u64, free: u64 },
+    /// A folder that is to be made new has something in it.
+    NotEmpty(PathBuf),
     /// The file system said no.
     Io { folder: PathBuf, error: io::Error },
     /// The engine could not be opened.
@@ -185,9 +189,22 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Full(folder) => write!(
                 out,
-                "there is no room on the device of the data folder {}: make some, then start again",
+                "there is no room on the device of the data folder {0}: free some, or move the data to another device with \
+                 `settee compact-store --data {0} --to FOLDER`",
                 folder.display()
             ),
+            OpenError::NoRoom { folder, target, needs, free } => write!(
+                out,
+                "a fresh store needs about {} MB on the device of {}, and {} MB are free: free some, or write it to another \
+                 device with `settee compact-store --data {} --to FOLDER`",
+                needs.div_ceil(1_000_000),
+                target.display(),
+                free / 1_000_000,
+                folder.display()
+            ),
+            OpenError::NotEmpty(folder) => {
+                write!(out, "{} is not empty: name a new folder", folder.display())
+            }
             OpenError::Io { folder, error } => {
                 write!(out, "the data folder {} cannot be used: {error}", folder.display())
             }
@@ -411,6 +428,8 @@ fn clear_former(dir: &Path, marker: &Marker) {
         }
         let former = match (name.as_str(), name.strip_prefix("store-"), name.strip_prefix("blobs-")) {
             ("blobs", ..) => marker.blobs > 1,
+            // Of a refusal that was cut off.
+            (salvage::LOOKED_INTO, ..) => true,
             (_, Some(life), _) => life.parse().is_ok_and(|life: u32| life < marker.life),
             (_, _, Some(number)) => number.parse().is_ok_and(|number: u32| number < marker.blobs),
             _ => false,
@@ -423,11 +442,23 @@ fn clear_former(dir: &Path, marker: &Marker) {
 
 pub(super) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
-    let file = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(io)?;
+    hold(dir, File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(io)?)
+}
+
+/// As [`lock`], for reading: of a folder that may be on a device that the system has made read-only.
+pub(super) fn lock_to_read(dir: &Path) -> std::result::Result<Option<File>, OpenError> {
+    match File::open(dir.join(LOCK)) {
+        Ok(file) => hold(dir, file).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::Io { folder: dir.to_path_buf(), error }),
+    }
+}
+
+fn hold(dir: &Path, file: File) -> std::result::Result<File, OpenError> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked(dir.to_path_buf())),
-        Err(TryLockError::Error(error)) => Err(io(error)),
+        Err(TryLockError::Error(error)) => Err(OpenError::Io { folder: dir.to_path_buf(), error }),
     }
 }
 
@@ -534,6 +565,7 @@ pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreEr
     match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
         StoreError::Damaged(why) => {
+            tracing::error!("the store in {} is damaged: {why}. Looking for what is missing", dir.display());
             let missing = salvage::missing(dir, marker, space);
             OpenError::Damaged { folder: dir.to_path_buf(), why: format!("its store: {why}"), missing }
         }
@@ -694,6 +726,10 @@ impl Store for Locked {
 
     fn generation(&self) -> u64 {
         self.inner.generation()
+    }
+
+    fn is_short_of_room(&self) -> bool {
+        self.inner.is_short_of_room()
     }
 
     fn engine(&self) -> &'static str {

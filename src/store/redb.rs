@@ -1,7 +1,7 @@
 //! The redb engine: one file, copy-on-write B-trees, snapshots. The only file that names redb.
 //!
 //! Needs none of sled's protections: a commit is visible only when it is on disk, values of any size stand in the tree, and
-//! freed pages are used again. A commit that is not synced (`Durability::None`) is kept in memory until the next that is.
+//! freed pages are used again (they may be holes in the file: on a full device the file is compacted). A commit that is not synced (`Durability::None`) is kept in memory until the next that is.
 
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::RwLock;
 use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
-use super::backend::{Backend, Visit, VisitIndexed, Writes};
+use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
 use super::space::{io_error, make_dir, sync_dir};
 use super::tally::{RECORD, Tally};
 use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
@@ -45,17 +45,13 @@ impl RedbBackend {
     }
 
     fn open_file(&self) -> Result<Database> {
-        let mut database = Builder::new()
+        Builder::new()
             .set_cache_size(usize::try_from(self.cache_bytes).unwrap_or(usize::MAX))
-            .set_repair_callback(|repair| {
-                tracing::info!("repairing the store after a crash: {:.0} %", repair.progress() * 100.0)
-            })
+            // One pass, with the repair after a crash where there is one to be made.
+            .set_check_integrity_on_open(self.verified)
+            .set_repair_callback(|repair| tracing::info!("testing the store: {:.0} %", repair.progress() * 100.0))
             .create(&self.file)
-            .map_err(failure)?;
-        if self.verified && !database.check_integrity().map_err(failure)? {
-            tracing::warn!("redb has repaired its file");
-        }
-        Ok(database)
+            .map_err(failure)
     }
 
     fn read<T>(&self, act: impl FnOnce(&Table) -> Result<T>) -> Result<T> {
@@ -160,6 +156,16 @@ impl Backend for RedbBackend {
         sync_dir(folder).map_err(io)?;
         *slot = Some(database);
         Ok(())
+    }
+
+    fn reclaiming(&self) -> Reclaiming {
+        Reclaiming::Compacting
+    }
+
+    /// Moves pages to the front of the file, which may have holes where pages have never been written, and cuts off its end.
+    fn compact(&self) -> Result<()> {
+        let mut open = self.open.write();
+        open.as_mut().ok_or_else(closed)?.compact().map(drop).map_err(failure)
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -5,23 +5,26 @@
 //! store-N, blobs-M ──► store-N+1, blobs-M+1 beside them, synced ──► format.toml replaced ──► the old ones removed
 //! ```
 //!
+//! With `--to`, the fresh store and all attachments go into a new folder, on another device perhaps, and the old folder stays
+//! as it is: the way out where the device is full.
+//!
 //! A cut at any moment leaves the old ones or the new ones in force, whole. Attachments are only rewritten when their keys
 //! change. Where encryption begins their names change too, from a digest of their content to a keyed hash of that, and the
 //! entries that name them are [`Renamed`] as they are copied.
 
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::blob_files::BlobFiles;
 use super::blobs::{BlobId, Blobs};
 use super::cipher::{BlobKeys, FolderKeys};
 use super::key::Key;
 use super::open::{
-    Engine, Marker, check_format, lock, no_marker, open_blobs, open_engine, read_marker, refusal, refuse_incomplete,
-    refuse_unfinished, refuse_without_blobs, write_marker,
+    Engine, Marker, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine, read_marker,
+    refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
 };
-use super::space::{Space, folder_bytes};
+use super::space::{Space, copy_folder, folder_bytes, make_dir};
 use super::{Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keys};
 
 /// What becomes of a folder's encryption.
@@ -44,6 +47,8 @@ pub struct Rewrite {
     /// The key of the folder as it is.
     pub key: Option<Key>,
     pub sealing: Sealing,
+    /// A new folder for the result; `None`: it takes the place of the old store.
+    pub to: Option<PathBuf>,
 }
 
 /// An entry as it is to be when attachments are called otherwise: takes the new name of each.
@@ -76,6 +81,25 @@ pub fn rewrite(
     renamed: Renamed,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> std::result::Result<(u64, u64), OpenError> {
+    let rewritten = rewrite_into(dir, how, renamed, progress);
+    if let (Err(error), Some(to)) = (&rewritten, &how.to)
+        && !matches!(error, OpenError::NotEmpty(_))
+    {
+        // Nothing of it may stand in the way of the next try.
+        for left in ["unfinished", "lock", "reserve"] {
+            let _ = std::fs::remove_file(to.join(left));
+        }
+        let _ = std::fs::remove_dir(to);
+    }
+    rewritten
+}
+
+fn rewrite_into(
+    dir: &Path,
+    how: &Rewrite,
+    renamed: Renamed,
+    progress: &mut dyn FnMut(Step<'_>),
+) -> std::result::Result<(u64, u64), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let failed = |error: StoreError| match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
@@ -87,6 +111,20 @@ pub fn rewrite(
     refuse_unfinished(dir)?;
     refuse_incomplete(dir, &old)?;
     let space = Space::watch(dir).map_err(io)?;
+    let target = how.to.as_deref().unwrap_or(dir);
+    let (_target_lock, target_space) = match &how.to {
+        None => (None, space.clone()),
+        Some(to) => {
+            let io = |error: io::Error| OpenError::Io { folder: to.clone(), error };
+            make_dir(to).map_err(io)?;
+            if std::fs::read_dir(to).map_err(io)?.next().is_some() {
+                return Err(OpenError::NotEmpty(to.clone()));
+            }
+            let locked = lock(to)?;
+            begin_filling(to)?;
+            (Some(locked), Space::watch(to).map_err(io)?)
+        }
+    };
     // The key may be given by a setting that already says what is to be.
     let needless = old.envelope.is_none() && how.sealing != Sealing::Keep;
     let old_keys = old.keys(dir, how.key.as_ref().filter(|_| !needless))?;
@@ -100,25 +138,28 @@ pub fn rewrite(
         (Sealing::Keep, _) => old.envelope.clone(),
         _ => None,
     };
-    let moves = matches!(how.sealing, Sealing::Under(_)) || old_keys.is_some() != new_keys.is_some();
-    let new = Marker {
-        engine: how.engine.unwrap_or(old.engine),
-        life: old.life + 1,
-        blobs: old.blobs + u32::from(moves),
-        envelope,
+    let moves =
+        how.to.is_some() || matches!(how.sealing, Sealing::Under(_)) || old_keys.is_some() != new_keys.is_some();
+    let (life, blobs) = match how.to {
+        Some(_) => (1, 1),
+        None => (old.life + 1, old.blobs + u32::from(moves)),
     };
-    let (store_folder, blobs_folder) = (new.store_folder(dir), new.blobs_folder(dir));
+    let new = Marker { engine: how.engine.unwrap_or(old.engine), life, blobs, envelope };
+    let (store_folder, blobs_folder) = (new.store_folder(target), new.blobs_folder(target));
     for target in [Some(&store_folder), Some(&blobs_folder).filter(|_| moves)].into_iter().flatten() {
         if target.exists() {
             // Left by a rewrite that was cut off before its marker was written.
             std::fs::remove_dir_all(target).map_err(io)?;
         }
     }
-    remove_mark(dir, &new).map_err(io)?;
-    let from = open_engine(dir, &old, old_keys.as_ref(), None, &space);
+    remove_mark(target, &new).map_err(io)?;
+    let source = how.to.as_ref().map(|to| to.join("source"));
+    let from = open_source(dir, source.as_deref(), &old, old_keys.as_ref(), &space);
     let from = from.map_err(|error| refusal(dir, &old, &space, error))?;
     check_format(dir, &old, from.as_ref(), false)?;
     refuse_without_blobs(dir, &old, from.as_ref())?;
+    let attachments = if moves { folder_bytes(&old.blobs_folder(dir)) } else { 0 };
+    must_fit(dir, target, from.as_ref(), new.engine, attachments, &target_space)?;
     progress(Step::Begins(from.as_ref()));
     let mut copied = || -> Result<()> {
         let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
@@ -127,11 +168,11 @@ pub fn rewrite(
             let io = |error: io::Error| super::space::io_error("opening the attachments", &error);
             let (from, to) = (
                 open_blobs(dir, &old, old_keys.as_ref(), &space).map_err(io)?,
-                open_blobs(dir, &new, new_keys.as_ref(), &space).map_err(io)?,
+                open_blobs(target, &new, new_keys.as_ref(), &target_space).map_err(io)?,
             );
             copy_blobs(&from, &to, &name, progress)?;
         }
-        let to = open_engine(dir, &new, new_keys.as_ref(), None, &space)?;
+        let to = open_engine(target, &new, new_keys.as_ref(), None, &target_space)?;
         let change = |entry: Entry| match names {
             _ if entry.0 == keys::FORMAT => Ok((entry.0, new.format_record())),
             Some(_) => renamed(entry, &name),
@@ -141,18 +182,32 @@ pub fn rewrite(
     };
     if let Err(error) = copied() {
         let _ = std::fs::remove_dir_all(&store_folder);
-        let _ = remove_mark(dir, &new);
+        let _ = remove_mark(target, &new);
         if moves {
             let _ = std::fs::remove_dir_all(&blobs_folder);
         }
-        return Err(failed(error));
+        if let Some(source) = source {
+            drop(from);
+            let _ = std::fs::remove_dir_all(source);
+        }
+        return Err(match error {
+            StoreError::Full => OpenError::Full(target.to_path_buf()),
+            error => failed(error),
+        });
     }
     drop(from);
-    let bytes = |marker: &Marker| {
+    let bytes = |dir: &Path, marker: &Marker| {
         folder_bytes(&marker.store_folder(dir)) + if moves { folder_bytes(&marker.blobs_folder(dir)) } else { 0 }
     };
-    let sizes = (bytes(&old), bytes(&new));
-    write_marker(dir, &new).map_err(io)?;
+    let sizes = (bytes(dir, &old), bytes(target, &new));
+    if let Some(source) = source.filter(|source| source.exists()) {
+        std::fs::remove_dir_all(source).map_err(io)?;
+    }
+    write_marker(target, &new).map_err(io)?;
+    if how.to.is_some() {
+        finish(target)?;
+        return Ok(sizes);
+    }
     std::fs::remove_dir_all(old.store_folder(dir)).map_err(io)?;
     remove_mark(dir, &old).map_err(io)?;
     if moves && old.blobs_folder(dir).exists() {
@@ -166,6 +221,82 @@ fn remove_mark(dir: &Path, of: &Marker) -> io::Result<()> {
     match std::fs::remove_file(dir.join(super::mark::name(of.life))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Opens the store that is to be rewritten. An engine may need room to open: if the device has none, not even with the
+/// reserve, a copy of its files under `copy` is opened.
+fn open_source(
+    dir: &Path,
+    copy: Option<&Path>,
+    old: &Marker,
+    keys: Option<&FolderKeys>,
+    space: &Space,
+) -> Result<Box<dyn Store>> {
+    let open = |dir: &Path| open_engine(dir, old, keys, None, space);
+    match open(dir) {
+        Err(StoreError::Full) => {}
+        opened => return opened,
+    }
+    if space.release_reserve() {
+        match open(dir) {
+            Err(StoreError::Full) => {}
+            opened => return opened,
+        }
+    }
+    let Some(copy) = copy else { return Err(StoreError::Full) };
+    let io = |error: io::Error| super::space::io_error("copying the store", &error);
+    copy_folder(&old.store_folder(dir), &old.store_folder(copy)).map_err(io)?;
+    // With its mark: a copy that has lost something is refused like the store itself.
+    let mark = super::mark::name(old.life);
+    if dir.join(&mark).exists() {
+        std::fs::copy(dir.join(&mark), copy.join(&mark)).map_err(io)?;
+    }
+    open(copy)
+}
+
+/// Compares what the fresh store and `attachments` bytes need with what is free on the target's device, before anything is
+/// written.
+fn must_fit(
+    dir: &Path,
+    target: &Path,
+    from: &dyn Store,
+    engine: Engine,
+    attachments: u64,
+    space: &Space,
+) -> std::result::Result<(), OpenError> {
+    let free = || space.free().unwrap_or(u64::MAX);
+    // Quickly, where there is room for as much as the old one takes.
+    if free() >= 2 * from.disk_bytes() + attachments + (64 << 20) {
+        return Ok(());
+    }
+    let live = live_bytes(from).map_err(|error| OpenError::Engine { folder: dir.to_path_buf(), error })?;
+    let needs = attachments
+        + match engine {
+            Engine::Sled => 2 * live + (32 << 20),
+            Engine::Redb => live + live / 2 + (8 << 20),
+        };
+    if free() < needs && dir == target {
+        // Kept for the day when the disk is full.
+        space.release_reserve();
+    }
+    match free() {
+        free if free < needs => {
+            Err(OpenError::NoRoom { folder: dir.to_path_buf(), target: target.to_path_buf(), needs, free })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of all keys and values.
+fn live_bytes(from: &dyn Store) -> Result<u64> {
+    let (mut low, mut bytes) = (Bound::Unbounded, 0);
+    loop {
+        let limit = PageLimit { entries: 4096, bytes: 4 << 20 };
+        let page = from.scan(&(low, Bound::Unbounded), Direction::Forward, limit)?;
+        let Some((last, _)) = page.last() else { return Ok(bytes) };
+        low = Bound::Excluded(last.clone());
+        bytes += page.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
     }
 }
 

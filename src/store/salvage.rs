@@ -23,7 +23,7 @@ use super::committer::Committer;
 use super::frame::Frames;
 use super::key::Key;
 use super::mark::{self, Mark, Noted};
-use super::open::{Engine, Marker, OpenError, guess_marker, lock, read_marker};
+use super::open::{Engine, Marker, OpenError, guess_marker, lock_to_read, read_marker};
 use super::redb::RedbBackend;
 use super::sled::SledBackend;
 use super::space::{Space, folder_bytes};
@@ -31,8 +31,11 @@ use super::{Direction, PageLimit, Result, Store, StoreError, keys};
 
 /// Databases that are named one by one where many miss something.
 const NAMED: usize = 20;
+/// Bytes of a store beyond which a refusal does not copy it to look into it: whoever starts a server again and again would
+/// fill the device's time with it.
+const COPIED: u64 = 2 << 30;
 /// The copy that a refusal looks into.
-const LOOKED_INTO: &str = "damaged-copy";
+pub(super) const LOOKED_INTO: &str = "damaged-copy";
 
 /// What a damaged folder still shows.
 pub struct Source {
@@ -56,8 +59,7 @@ pub struct Source {
 pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::result::Result<Source, OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let mut notes = Vec::new();
-    // Only where there is one: the folder is left as it is.
-    let lock = dir.join("lock").exists().then(|| lock(dir)).transpose()?;
+    let lock = lock_to_read(dir)?;
     let marker = match read_marker(dir) {
         Ok(Some(marker)) if marker.store_folder(dir).exists() => marker,
         Err(error @ OpenError::NewerFormat { .. }) => return Err(error),
@@ -206,8 +208,8 @@ pub(super) fn missing(dir: &Path, marker: &Marker, space: &Space) -> String {
     let scratch = dir.join(LOOKED_INTO);
     let bytes = folder_bytes(&marker.store_folder(dir));
     let copied = match space.room_for(bytes) {
-        Ok(()) => open_ways(marker, dir, &scratch, &mut Vec::new()).ok(),
-        Err(_) => None,
+        Ok(()) if bytes <= COPIED => open_ways(marker, dir, &scratch, &mut Vec::new()).ok(),
+        _ => None,
     };
     let lines = copied.as_ref().map(|store| {
         let lines = noted(dir, marker).into_iter().filter_map(|(number, noted)| {

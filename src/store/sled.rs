@@ -8,6 +8,8 @@
 //! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail: it is deleted first, nothing is in it.
 //! - The directory entries of a new database are synced.
 //! - Trees are expensive: there is one. Segments are only reclaimed by the background flusher: it runs.
+//! - Its file grows by segments and shrinks only at its end. A segment that has fallen free is used again before the file
+//!   grows, but only sled knows which are free. When it opens, it fills them with zeros: so their number is counted.
 //! - A batch is visible to readers before it is on disk, and stays visible after it failed. Readers are given the values
 //!   from before the batch (`in_flight`) until it is synced.
 //!
@@ -33,15 +35,17 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
-use super::backend::{Backend, Visit, VisitIndexed, Writes};
+use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
 use super::mark::Mark;
-use super::sled_log::survey;
+use super::sled_log::{Survey, survey, unused};
 use super::space::{folder_bytes, make_dir, sync_dir};
 use super::tally::{RECORD, Tally};
 use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame, is_empty};
 
 /// Fixed when a database is created; sled refuses to open it with another.
 const SEGMENT: usize = 8 << 20;
+/// Bytes of the header of a segment, which is not zeros while the segment is used.
+const SEGMENT_HEADER: usize = 20;
 /// The largest piece that is given to sled as one value.
 const CHUNK: usize = 64 << 10;
 /// How long the threads of a closed sled may take to let go of its files.
@@ -70,12 +74,31 @@ pub(super) struct SledBackend {
     /// Whether any value may be chunked: while none is, writers need not look for old chunks.
     any_chunks: AtomicBool,
     next_set: AtomicU64,
+    /// Where the log ended before it was last synced, and how long its file was. sled's own threads write on meanwhile:
+    /// what they have written since is not on the device, and is none of the mark's.
+    durable: Mutex<(u64, u64)>,
 }
 
 struct Open {
     db: sled::Db,
     /// sled's log, opened once more to sync it.
     log: File,
+}
+
+impl Open {
+    /// Where the log ends, and how long its file is.
+    fn position(&self) -> (u64, u64) {
+        // The stable position is sled's own, and nothing else tells it. It is hidden in the docs of 0.34.7, and public.
+        let stable = self.db.context.pagecache.log.stable_offset();
+        (u64::try_from(stable).unwrap_or(0), self.log.metadata().map_or(0, |found| found.len()))
+    }
+
+    /// Syncs the log. Returns where it ended before, and how long it was.
+    fn sync(&self) -> std::io::Result<(u64, u64)> {
+        let position = self.position();
+        self.log.sync_data()?;
+        Ok(position)
+    }
 }
 
 /// Entries, and the last key where the range goes on behind them.
@@ -117,6 +140,7 @@ impl SledBackend {
             writing: RwLock::new(()),
             any_chunks: AtomicBool::new(false),
             next_set: AtomicU64::new(0),
+            durable: Mutex::default(),
         };
         backend.reopen()?;
         Ok(backend)
@@ -177,7 +201,14 @@ impl SledBackend {
                 reached.position
             )));
         }
-        if found.is_some_and(|found| !found.whole || found.length < reached.length) {
+        let suspect = |found: Survey| {
+            let zeroed = match reached.unused {
+                0 => found.gaps && found.unused > 0,
+                before => found.unused >= before,
+            };
+            !found.whole || found.length < reached.length || zeroed
+        };
+        if found.is_some_and(suspect) {
             self.mark.suspect(true).map_err(io)?;
         }
         Ok(())
@@ -308,7 +339,7 @@ impl Head {
 
     /// `None` if a chunk is missing.
     fn join(&self, open: &Open) -> Result<Option<Arc<[u8]>>> {
-        let mut joined = Vec::with_capacity(self.length as usize);
+        let mut joined = Vec::new();
         for key in self.chunk_keys() {
             match open.db.get(key).map_err(failure)? {
                 Some(chunk) => joined.extend_from_slice(&chunk),
@@ -424,7 +455,8 @@ impl Backend for SledBackend {
             applied?;
             if sync {
                 open.db.flush().map_err(|error| begun(failure(error)))?;
-                open.log.sync_data().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
+                let synced = open.sync().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
+                *self.durable.lock() = synced;
                 // On any error above `in_flight` stays, and hides what the failed batch left, until the store is reopened.
                 *self.in_flight.lock() = None;
             }
@@ -444,17 +476,38 @@ impl Backend for SledBackend {
             self.next_set.fetch_max(set + 1, Ordering::Relaxed);
         }
         *self.in_flight.lock() = None;
+        *self.durable.lock() = open.sync().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
         *slot = Some(open);
         Ok(())
     }
 
     fn position(&self) -> (u64, u64) {
-        // The stable position is sled's own, and nothing else tells it. It is hidden in the docs of 0.34.7, and public.
-        let at = |open: &Open| {
-            let stable = open.db.context.pagecache.log.stable_offset();
-            (u64::try_from(stable).unwrap_or(0), open.log.metadata().map_or(0, |found| found.len()))
-        };
-        self.open.read().as_ref().map_or((0, 0), at)
+        *self.durable.lock()
+    }
+
+    fn unused(&self) -> u64 {
+        unused(&self.folder, SEGMENT).map_or(0, |unused| unused + 1)
+    }
+
+    /// Segments that sled has found free when it was opened, and has not used since. One that has just been begun may not
+    /// have its header on disk yet, so one fewer.
+    fn spare_bytes(&self) -> Result<u64> {
+        use std::os::unix::fs::FileExt;
+        let io = |error: std::io::Error| super::space::io_error("looking for free segments", &error);
+        self.with(|open| {
+            let segments = open.log.metadata().map_err(io)?.len() / SEGMENT as u64;
+            let mut free = 0_u64;
+            for segment in 0..segments {
+                let mut header = [0; SEGMENT_HEADER];
+                open.log.read_exact_at(&mut header, segment * SEGMENT as u64).map_err(io)?;
+                free += u64::from(header == [0; SEGMENT_HEADER]);
+            }
+            Ok(free.saturating_sub(1) * SEGMENT as u64)
+        })
+    }
+
+    fn reclaiming(&self) -> Reclaiming {
+        Reclaiming::Reopening
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -554,5 +607,87 @@ fn failure(error: sled::Error) -> StoreError {
         sled::Error::Io(error) => super::space::io_error("sled", &error),
         sled::Error::Corruption { at, .. } => StoreError::Damaged(format!("a page of the sled log (at {at:?})")),
         other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::super::committer::Committer;
+    use super::super::frame::Frames;
+    use super::super::tally::Totals;
+    use super::super::{Batch, Durability, Store};
+    use super::*;
+
+    #[test]
+    fn what_the_mark_may_say_ends_where_the_last_sync_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = SledBackend::open(dir.path(), 16 << 20, Arc::default()).unwrap();
+        let frames = Frames::default();
+        let writes = Writes::from([(b"k".to_vec(), Some(vec![7; 1000]))]);
+        backend.apply(&writes, true, &mut Tally::after(&Totals::default(), &frames)).unwrap();
+        let synced = backend.position();
+        assert!(synced.0 > 1000, "{synced:?}");
+        // As sled's own threads do at any time.
+        backend
+            .with(|open| {
+                open.db.insert(b"l", vec![7; 1000]).unwrap();
+                open.db.flush().unwrap();
+                assert!(open.position().0 > synced.0 + 1000);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(backend.position(), synced, "a power cut now may take it");
+        backend.apply(&writes, true, &mut Tally::after(&Totals::default(), &frames)).unwrap();
+        assert!(backend.position().0 > synced.0 + 1000);
+    }
+
+    /// Opens with the mark, until the threads of the last one have let go.
+    fn open(dir: &Path) -> Result<Committer<SledBackend>> {
+        let mark = Arc::new(Mark::open(dir, 1).unwrap());
+        let backend = SledBackend::open(&dir.join("store"), 16 << 20, mark.clone())?;
+        Committer::marked(backend, Frames::default(), None, mark)
+    }
+
+    #[test]
+    fn a_segment_that_was_zeroed_whole_is_told_from_a_free_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        for number in 0..40u32 {
+            let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+            for part in 0..20u32 {
+                let key = [&b"k"[..], &number.to_be_bytes(), &part.to_be_bytes()].concat();
+                batch.put(key, (0..60_000).map(|at| (at * number + part) as u8).collect());
+            }
+            store.commit(batch).unwrap();
+        }
+        store.commit(Batch::new()).unwrap();
+        drop(store);
+        drop(open(dir.path()).unwrap());
+        let path = dir.path().join("store/db");
+        let whole = std::fs::read(&path).unwrap();
+        let snapshots = |dir: &Path| {
+            let files = std::fs::read_dir(dir.join("store")).unwrap().map(|entry| entry.unwrap().path());
+            files.filter(|path| path.is_file()).map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+        };
+        let before: Vec<(PathBuf, Vec<u8>)> = snapshots(dir.path());
+        let mark = std::fs::read(dir.path().join("mark-1")).unwrap();
+        let mut refused = 0;
+        for slot in 0..whole.len() / SEGMENT {
+            for (path, bytes) in &before {
+                std::fs::write(path, bytes).unwrap();
+            }
+            std::fs::write(dir.path().join("mark-1"), &mark).unwrap();
+            let zeroed = whole[slot * SEGMENT..][..SEGMENT].iter().all(|byte| *byte == 0);
+            let file = File::options().write(true).open(&path).unwrap();
+            file.write_all_at(&vec![0; SEGMENT], (slot * SEGMENT) as u64).unwrap();
+            match open(dir.path()) {
+                Ok(store) => assert!(zeroed || store.complete().is_ok(), "segment {slot} is lost without a word"),
+                Err(StoreError::Damaged(_)) => refused += 1,
+                Err(error) => panic!("segment {slot}: {error}"),
+            }
+        }
+        assert!(refused > 2, "{refused}");
     }
 }

@@ -12,8 +12,9 @@
 //! snap.X   the pages as they stood at lsn X: replay begins there
 //! ```
 //!
-//! A segment that is zero from its first byte to its last is a free one. (One of the last life's that a fault has zeroed whole,
-//! all 8 MiB of it, looks the same and is not noticed here; its entries are noticed by `settee check`, which counts.)
+//! A segment that is zero from its first byte to its last is a free one: sled zeroes those as it opens, and uses them again while
+//! it runs. One that a fault has zeroed whole, all 8 MiB of it, looks the same. It is noticed by their number, which the mark
+//! has after a clean stop; after another stop, where there is one, positions of the log that no segment has are suspect.
 //!
 //! [`survey`] walks what sled is going to replay, as `LogIter` and `check_contiguity_in_unstable_tail` in sled's
 //! `pagecache/iterator.rs` do, and tells where the replay will end, and whether anything is skipped on the way. The mark knows
@@ -24,6 +25,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use super::space::next_data;
 
 const SEGMENT_HEADER: usize = 20;
 /// Bytes at the end of a segment in which no message begins.
@@ -41,6 +44,10 @@ pub(super) struct Survey {
     pub whole: bool,
     /// Bytes of the file.
     pub length: u64,
+    /// Segments without a header.
+    pub unused: u64,
+    /// There are positions behind the snapshot that no segment has: of one that was used again, or was lost.
+    pub gaps: bool,
 }
 
 struct Header {
@@ -70,6 +77,7 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
     let mut whole = true;
     let mut buffer = Vec::new();
     let mut segments = BTreeMap::new();
+    let mut unused = 0;
     let mut stable = begin / size * size;
     for slot in 0..(length + size - SEGMENT_HEADER as u64) / size {
         match header(&file, slot * size)? {
@@ -80,7 +88,11 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
             }
             Some(_) => {}
             // sled zeroes the segments that it frees, whole.
-            None => whole &= read_segment(&file, &mut buffer, segment, slot * size)?.iter().all(|byte| *byte == 0),
+            None => {
+                unused += 1;
+                whole &= next_data(&file, slot * size)? >= (slot + 1) * size
+                    || read_segment(&file, &mut buffer, segment, slot * size)?.iter().all(|byte| *byte == 0);
+            }
         }
     }
     // What sled holds to be the tail must be contiguous. Where it is not, sled stops.
@@ -88,6 +100,7 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
     let mut end = None;
     let mut stopped = false;
     let last = segments.keys().next_back().copied();
+    let gaps = last.is_some_and(|last| (segments.len() as u64) <= (last - begin / size * size) / size);
     for (&lsn, &at) in &segments {
         let in_tail = lsn >= stable / size * size;
         let how = walk(read_segment(&file, &mut buffer, segment, at)?, segment, lsn);
@@ -106,7 +119,18 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
         whole &= how == End::Full || (Some(lsn) == last && in_tail);
     }
     // Without a tail nothing is replayed: what the snapshot holds is all.
-    Ok(Some(Survey { end: end.unwrap_or(begin), whole, length }))
+    Ok(Some(Survey { end: end.unwrap_or(begin), whole, length, unused, gaps }))
+}
+
+/// How many segments have no header.
+pub(super) fn unused(folder: &Path, segment: usize) -> io::Result<u64> {
+    let file = File::open(folder.join("db"))?;
+    let size = segment as u64;
+    let mut unused = 0;
+    for slot in 0..(file.metadata()?.len() + size - SEGMENT_HEADER as u64) / size {
+        unused += u64::from(header(&file, slot * size)?.is_none());
+    }
+    Ok(unused)
 }
 
 /// The position of the newest snapshot, from its name.

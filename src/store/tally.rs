@@ -5,7 +5,7 @@
 //! comes back with, the record says what that state was:
 //!
 //! ```text
-//! record     1(1) commits(8) entries(8) sum(8) unknown(1)
+//! record     1(1) commits(8) entries(8) sum(8) unknown(1) store(8)
 //! sum        over all entries: mix(checksum of key and value, length)     added and taken away as entries come and go
 //! ```
 //!
@@ -16,7 +16,8 @@
 //! stands in its frame. It finds damage; it is no protection against a person who forges a store.
 //!
 //! Indexes (tag 0x20) are not counted: they are rebuilt at will, and their old entries would have to be read for it. `unknown`
-//! is set where an old entry could not be read: from then on the digest says nothing.
+//! is set where an old entry could not be read: from then on the digest says nothing. `store` is a random number that the
+//! mark has too: a store that was put beside another folder's mark is found out by it.
 
 use super::frame::{self, Frames};
 use super::{Result, StoreError, keys};
@@ -24,7 +25,7 @@ use super::{Result, StoreError, keys};
 /// The record's key. Engines hide keys that begin with 0xFF from readers.
 pub(super) const RECORD: &[u8] = &[0xFF];
 const VERSION: u8 = 1;
-const LENGTH: usize = 1 + 8 + 8 + 8 + 1;
+const LENGTH: usize = 1 + 8 + 8 + 8 + 1 + 8;
 
 /// What the record says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,13 +35,17 @@ pub(super) struct Totals {
     entries: u64,
     sum: u64,
     unknown: bool,
+    /// Which store it is.
+    pub store: u64,
 }
 
 impl Totals {
     pub fn decode(value: &[u8]) -> Result<Totals> {
         let number = |at: usize| value.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-        let read =
-            || Some(Totals { commits: number(1)?, entries: number(9)?, sum: number(17)?, unknown: value[25] != 0 });
+        let read = || {
+            let (commits, entries, sum, store) = (number(1)?, number(9)?, number(17)?, number(26)?);
+            Some(Totals { commits, entries, sum, unknown: value[25] != 0, store })
+        };
         let known = value.len() == LENGTH && value[0] == VERSION;
         known.then(read).flatten().ok_or_else(|| StoreError::Damaged("the record of what the store must hold".into()))
     }
@@ -52,6 +57,7 @@ impl Totals {
         value[9..17].copy_from_slice(&self.entries.to_be_bytes());
         value[17..25].copy_from_slice(&self.sum.to_be_bytes());
         value[25] = u8::from(self.unknown);
+        value[26..].copy_from_slice(&self.store.to_be_bytes());
         value
     }
 
@@ -75,6 +81,15 @@ impl Totals {
     /// Entries that are missing in `found`, as far as their number tells it.
     pub fn missing(&self, found: &Totals) -> u64 {
         self.entries.saturating_sub(found.entries)
+    }
+
+    /// What was counted, as the totals of this store after so many commits.
+    pub fn of(self, store: u64, commits: u64) -> Totals {
+        Totals { store, commits, ..self }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
     }
 
     pub fn is_unknown(&self) -> bool {

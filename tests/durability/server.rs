@@ -10,6 +10,8 @@ use super::client::Client;
 pub struct Server {
     child: Child,
     pub address: String,
+    /// What it has logged until it listened.
+    pub said: String,
 }
 
 /// The binary built with the test, or the one that `SETTEE_BIN` names.
@@ -33,7 +35,7 @@ impl Server {
         }
         command.arg("--data").arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = command.spawn().expect("the server can be started");
-        let mut server = Server { child, address: String::new() };
+        let mut server = Server { child, address: String::new(), said: String::new() };
         let mut log = BufReader::new(server.child.stderr.take().expect("its log is piped"));
         let mut said = String::new();
         loop {
@@ -44,6 +46,7 @@ impl Server {
             let told = serde_json::from_str::<serde_json::Value>(&line).unwrap_or_default();
             if let Some(address) = told["address"].as_str() {
                 server.address = address.to_owned();
+                server.said = said;
                 // Keep reading the log, so that the pipe does not fill up and block the server.
                 std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
                 return Ok(server);
@@ -63,6 +66,19 @@ impl Server {
         assert!(ended.is_none(), "the server ended by itself: {ended:?}");
         self.child.kill().expect("it can be killed");
         let _ = self.child.wait();
+    }
+
+    /// The most memory that it has had, in megabytes. `None`: the system does not report it.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+    }
+
+    /// Asks the server to end, and waits for it. Whether it ended well.
+    pub fn stop(mut self) -> bool {
+        self.signal(rustix::process::Signal::TERM);
+        self.child.wait().is_ok_and(|status| status.success())
     }
 
     /// Sends a signal to the server.
@@ -90,6 +106,12 @@ impl Server {
     /// As [`Server::start`], with the engine that the folder has.
     pub fn start_any(data: &Path) -> Result<Server, String> {
         Server::start(data, "")
+    }
+
+    /// The id of its process.
+    #[allow(dead_code, reason = "for the hostile tests")]
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 }
 

@@ -598,3 +598,22 @@ fn a_restore_that_was_cut_off_is_not_served() {
         assert_eq!(server.client().get("/db").expect("it answers").json()["doc_count"], 401);
     }
 }
+
+#[test]
+fn a_stop_by_signal_closes_the_store() {
+    let (_dir, data) = served("redb", 20);
+    let mut server = Server::start_any(&data).expect("it starts");
+    server.client().get("/db").expect("it answers");
+    assert!(server.stop(), "it ends well");
+    // What redb's file says of how it was closed.
+    let header = std::fs::read(store_file(&data, "redb")).expect("it can be read");
+    assert_eq!(header[9] & 2, 0, "redb has to repair its file");
+    let (_dir, data) = served("sled", 20);
+    server = Server::start_any(&data).expect("it starts");
+    server.client().get("/db").expect("it answers");
+    assert!(server.stop(), "it ends well");
+    let mark = std::fs::read(data.join("mark-1")).expect("it can be read");
+    let number = |at: usize| u64::from_be_bytes(mark[at..at + 8].try_into().expect("eight bytes"));
+    let newest = if number(0) > number(512) { 0 } else { 512 };
+    assert!(number(newest + 41) > 0, "the mark knows of the clean stop");
+}

@@ -6,6 +6,9 @@
 #[path = "../durability/client.rs"]
 mod client;
 #[allow(dead_code, reason = "shared with the durability tests; each uses a part")]
+#[path = "../durability/device.rs"]
+mod device;
+#[allow(dead_code, reason = "shared with the durability tests; each uses a part")]
 #[path = "../durability/server.rs"]
 mod server;
 

@@ -248,7 +248,7 @@ pub async fn purge(app: &Arc<App>, request: &mut Request, database: Arc<Database
 pub async fn compact(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
     if !database.is_compacting() {
-        drop(app.compact(database));
+        app.compact_asked(database);
     }
     Ok(ok(StatusCode::ACCEPTED))
 }

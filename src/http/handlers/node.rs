@@ -43,6 +43,7 @@ struct Counter {
 /// The counters of `_stats` and `_prometheus`, by CouchDB's names.
 fn counters(app: &App) -> Vec<Counter> {
     let metrics = &app.metrics;
+    let scripts = app.scripts.stats();
     let number =
         |count: &std::sync::atomic::AtomicU64| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
     let one = |path: &[&str], kind, value, about| Counter {
@@ -172,6 +173,44 @@ fn counters(app: &App) -> Vec<Counter> {
             "number of addresses and minutes with many wrong passwords",
         ),
         one(&["settee", "rate_limited"], "counter", number(&metrics.rate_limited), "number of requests answered 429"),
+        one(
+            &["settee", "scripts", "workers"],
+            "gauge",
+            signed(scripts.workers),
+            "number of processes that run design functions",
+        ),
+        one(&["settee", "scripts", "busy"], "gauge", signed(scripts.busy), "number of those that are at work"),
+        one(&["settee", "scripts", "waiting"], "gauge", signed(scripts.waiting), "number of calls that wait for one"),
+        one(
+            &["settee", "scripts", "started"],
+            "counter",
+            signed(scripts.started),
+            "number of processes started for design functions",
+        ),
+        one(
+            &["settee", "scripts", "overran"],
+            "counter",
+            signed(scripts.overran),
+            "number of these killed as they overran their CPU time",
+        ),
+        one(
+            &["settee", "scripts", "died"],
+            "counter",
+            signed(scripts.died),
+            "number of these that ended by themselves, out of memory",
+        ),
+        one(
+            &["settee", "scripts", "skipped"],
+            "counter",
+            signed(scripts.skipped),
+            "number of documents that views and filters went on without",
+        ),
+        one(
+            &["settee", "scripts", "refused"],
+            "counter",
+            signed(scripts.refused),
+            "number of calls refused or given up as too many waited",
+        ),
         one(&["settee", "sent_bytes"], "counter", number(&metrics.sent_bytes), "bytes of answers, before compression"),
     ];
     for (method, count) in metrics.methods() {

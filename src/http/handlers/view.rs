@@ -109,15 +109,19 @@ pub async fn queries(
     .await
 }
 
+/// Skipped documents that `_info` names.
+const SHOWN_SKIPPED: usize = 20;
+
 /// GET `_design/{design}/_info`.
 pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Result<Answer> {
     let definition = definition(app, &database, &design).await?;
     let reading = app.views.as_it_stands(&database, &definition).await?;
-    let (file, meta) = blocking(move || Ok((reading.bytes()?, reading.meta.clone()))).await?;
+    let (file, meta, skipped) =
+        blocking(move || Ok((reading.bytes()?, reading.meta.clone(), reading.skipped()?))).await?;
     let (waiting, running) = app.views.activity(&database, &definition);
     let bytes: u64 = meta.rows.iter().map(|(_, bytes)| bytes).sum();
     let pending = database.info().sequence.saturating_sub(meta.sequence);
-    Ok(Answer::ok(&json!({
+    let mut info = json!({
         "name": design,
         "view_index": {
             "updates_pending": {"minimum": pending, "preferred": pending, "total": pending},
@@ -133,7 +137,13 @@ pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Re
             "compact_running": false,
             "collator_versions": [crate::json::COLLATION_VERSION.to_string()],
         },
-    })))
+    });
+    if skipped.count > 0 {
+        // Documents that the map functions could not get through in their time and memory.
+        let last = &skipped.last[skipped.last.len().saturating_sub(SHOWN_SKIPPED)..];
+        info["view_index"]["skipped_documents"] = json!({"count": skipped.count, "last": last});
+    }
+    Ok(Answer::ok(&info))
 }
 
 /// POST `_view_cleanup`.

@@ -72,7 +72,7 @@ fn a_folder_goes_through_encryption_and_back() {
     let all = seen(&data, None);
     assert!(all.len() > 20 && all.iter().any(|line| line.contains(KNOWN)));
     let rewrite = |key: Option<&Key>, engine, sealing| {
-        commands::compact_store(&data, &Rewrite { engine, key: key.cloned(), sealing })
+        commands::compact_store(&data, &Rewrite { engine, key: key.cloned(), sealing, to: None })
     };
     let under = |key: &Key| Sealing::Under(key.clone());
     assert!(shows(&data, KNOWN.as_bytes()));

@@ -234,7 +234,7 @@ impl Packed {
         {
             // The list is removed first: without it the blocks are meaningless.
             let mut state = self.state.write();
-            let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+            let mut batch = Batch { durability: Durability::Relaxed, frees: true, ..Batch::new() };
             batch.delete(self.list_key());
             self.store.commit(batch)?;
             self.account(state.bytes, 0);
@@ -344,7 +344,7 @@ pub(super) fn remove(store: &dyn Store, range: &KeyRange) -> Result<()> {
         if page.is_empty() {
             return Ok(());
         }
-        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+        let mut batch = Batch { durability: Durability::Relaxed, frees: true, ..Batch::new() };
         page.into_iter().for_each(|key| batch.delete(key));
         store.commit(batch)?;
     }

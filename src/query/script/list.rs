@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::engine::{Exchange, mend};
-use super::{Design, Pending, Scripts};
+use super::failure::mend;
+use super::run::{Call, Exchange};
+use super::{Design, Pending, Scripts, one, size};
 use crate::error::{Error, Result};
 
 /// Rows that may wait for the function, and parts of the response for the client.
@@ -66,9 +67,8 @@ impl Scripts {
         let (part, parts) = mpsc::channel(WAITING);
         let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
         let args = format!("[{head},{request}]");
-        let done = self.threads.submit(move |worker| {
+        let done = self.threads.submit(size(design.database, [args.len()]), move |seat| {
             let key = design.key(&user)?;
-            let timeout = worker.limits().timeout;
             let waiting = tokio::runtime::Builder::new_current_thread()
                 .build()
                 .map_err(|error| Error::Internal(format!("a list cannot wait: {error}")))?;
@@ -82,12 +82,13 @@ impl Scripts {
                     }
                 })
             });
-            let answer = worker.within(
-                &key,
-                |environment| environment.call("addDesign", design.source.clone(), "", timeout).map(drop),
-                |environment| environment.stream("list", args, &name, timeout, exchange),
-            );
-            answer.map_err(|failure| failure.error)
+            let items = [args];
+            one(seat.call(Call {
+                fill: Some(("addDesign", &design.source)),
+                text: &name,
+                exchange: Some(exchange),
+                ..Call::new(&key, "list", &items)
+            })?)
         });
         (rows, Parts { parts, done: Some(done) })
     }

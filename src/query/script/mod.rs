@@ -1,29 +1,43 @@
 //! JavaScript of design documents: map and reduce, validation, filters, shows, lists, updates, rewrites.
 //!
 //! ```text
-//! Scripts -> pool (threads) -> environment (a QuickJS runtime + sandbox.js, render.js) -> the stored function
+//! Scripts -> pool -> worker process -> environment (a QuickJS runtime + sandbox.js, render.js) -> the stored function
 //! ```
 //!
-//! Every script runs with a memory limit, a stack limit and a wall clock limit, and sees no file, network, process or
-//! module but what its own design document holds. An environment is one QuickJS runtime for one design document
-//! revision (or one set of view functions) of one database and, where a request is involved, one user: nothing that a
-//! script leaves behind is seen by another of these. What a script answers is CouchDB's query server protocol in
-//! spirit (apache/couchdb `share/server`, `src/docs/src/query-server`), as JSON texts in and out.
+//! Functions run in worker processes (`worker`), which have no file, no network and no other process, and memory and CPU
+//! time that the system limits: what a function does to its process ends with it. The server asks over a socket (`wire`),
+//! finds out which document a failure is owed to (`run`), and shares the workers between databases (`pool`, `watch`). An
+//! environment is one QuickJS runtime for one design document revision (or one set of view functions) of one database
+//! and, where a request is involved, one user: nothing that a script leaves behind is seen by another of these. A worker
+//! has environments of one database only. What a script answers is CouchDB's query server protocol in spirit
+//! (apache/couchdb `share/server`, `src/docs/src/query-server`), as JSON texts in and out.
 //!
-//! A runaway script (endless loop, memory, recursion) fails its own call with CouchDB's error; its environment is thrown
-//! away and the thread goes on.
+//! A runaway script (endless loop, memory, recursion) fails its own call with CouchDB's error, or costs a view the rows
+//! of the document that it cannot get through.
 
+mod confine;
 mod engine;
+mod failure;
 mod frozen;
+mod gather;
 mod list;
+mod memory;
 mod pool;
+mod process;
 #[cfg(test)]
 mod render_tests;
 mod request;
 mod response;
 mod rows;
+mod run;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod watch;
+mod wire;
+mod worker;
+#[cfg(test)]
+mod worker_tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,25 +46,39 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
-use engine::{Environment, Failure, mend, worded};
-use pool::{Key, Threads, Worker};
+use failure::{mend, rejected};
+use pool::Threads;
+use run::{Call, Key, Outcome, SMALL, Seat};
+use turns::Size;
 
 pub use list::{Part, Parts, Rows};
-pub use pool::Pending;
+pub use pool::{Pending, Stats};
 pub use request::{RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
 pub use response::{Response, Rewrite, Updated};
-pub use rows::Mapped;
+pub use rows::{BATCH_LIMIT, DOCUMENT_LIMIT, Mapped};
+pub use worker::work;
+
+/// The reason of the error, `InternalError`, of a batch whose documents emit too much together.
+pub const TOO_LARGE: &str = "the rows of one batch of documents are too large";
+/// The hidden first argument by which this program becomes a script worker: see [`work`].
+pub const WORKER: &str = "script-worker";
+/// Bytes of documents that are made ready for validation at once.
+const VALIDATED: usize = 1 << 20;
+/// Documents of one validation that may overrun before the rest is refused without being asked.
+const OVERRUNS: usize = 3;
 
 /// What scripts are allowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Threads that run scripts at the same time; usually the cores.
+    /// Scripts of one database that share the cores; usually as many as there are.
     pub threads: usize,
-    /// Threads at most, with those that wait for a slow script or a slow reader of a list (`os_process_limit`).
-    pub most_threads: usize,
+    /// Worker processes at most (`os_process_limit`), if there is memory for so many: see [`Limits::workers`].
+    pub processes: usize,
     /// Bytes that one environment may use, beside what its input needs.
     pub memory: usize,
-    /// Wall clock time of one call: one document mapped, one validation, one row of a list (`os_process_timeout`).
+    /// Bytes that all worker processes may use together (`max_script_memory`).
+    pub all_memory: usize,
+    /// CPU time of one call: one document mapped, one validation, one row of a list (`os_process_timeout`).
     pub timeout: Duration,
     /// What happens when a reduce function does not reduce (`query_server_config/reduce_limit`).
     pub reduce_limit: ReduceLimit,
@@ -58,6 +86,19 @@ pub struct Limits {
     pub reduce_limit_threshold: usize,
     /// How many times a reduction must fit into its input (`reduce_limit_ratio`).
     pub reduce_limit_ratio: f64,
+}
+
+impl Limits {
+    /// Worker processes at most: as many as fit into two thirds of the memory, and one at least.
+    pub fn workers(&self) -> usize {
+        let fitting = (self.all_memory - self.room()) / run::process_memory(self).max(1);
+        fitting.min(self.processes).max(1)
+    }
+
+    /// Memory for inputs that are too large for a worker of the usual size: a third of all.
+    fn room(&self) -> usize {
+        self.all_memory / 3
+    }
 }
 
 /// `query_server_config/reduce_limit`: `true`, `false`, `log`.
@@ -72,8 +113,9 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             threads: std::thread::available_parallelism().map_or(2, |cores| cores.get()),
-            most_threads: 100,
+            processes: 100,
             memory: 64 << 20,
+            all_memory: 1 << 30,
             timeout: Duration::from_secs(5),
             reduce_limit: ReduceLimit::On,
             reduce_limit_threshold: 5000,
@@ -131,7 +173,7 @@ impl Design {
 
     fn key(&self, user: &str) -> Result<Key> {
         check_language(&self.language)?;
-        Ok(Key::Design { database: self.database, id: self.id.clone(), rev: self.rev.clone(), user: user.into() })
+        Ok(Key::Design { id: self.id.clone(), rev: self.rev.clone(), user: user.into() })
     }
 }
 
@@ -144,7 +186,7 @@ pub fn check_language(language: &str) -> Result<()> {
     Err(Error::Script { word: "unknown_query_language".into(), reason: language.into() })
 }
 
-/// The way to run scripts; clones share the threads, the last one ends them.
+/// The way to run scripts; clones share the workers, the last one ends them.
 #[derive(Clone)]
 pub struct Scripts {
     threads: Arc<Threads>,
@@ -164,21 +206,51 @@ impl Scripts {
         self.threads.set_limits(limits);
     }
 
+    /// What scripts did since the start.
+    pub fn stats(&self) -> Stats {
+        self.threads.stats()
+    }
+
     /// Maps a batch of documents (each the JSON that CouchDB gives a map function, with `_id` and `_rev`). A function
-    /// that throws loses its rows of that document; a runaway fails the batch with CouchDB's error. Some hundred
-    /// documents at a time, and several batches under way, keep all threads at work.
+    /// that throws loses its rows of that document; a document that overruns time or memory is skipped
+    /// ([`Mapped::skipped`]); a function that overruns on any document fails the batch with CouchDB's error. Some hundred
+    /// documents at a time, and several batches under way, keep all cores at work.
     pub fn map_batch(&self, set: &Arc<MapSet>, documents: Vec<String>) -> Pending<Mapped> {
         let set = set.clone();
-        self.threads.submit(move |worker| {
-            let key = Key::Map { database: set.database, signature: set.signature.clone() };
-            let timeout = worker.limits().timeout;
-            let answer = worker.within(
-                &key,
-                |environment| fill_maps(environment, &set, timeout),
-                |environment| map(environment, documents, set.functions.len(), timeout),
-            );
-            answer.map_err(|failure| failure.error)
+        let size = size(set.database, documents.iter().map(String::len));
+        let threads = Arc::downgrade(&self.threads);
+        self.threads.submit(size, move |seat| {
+            let key = Key::Map { signature: set.signature.clone() };
+            let definition = map_definition(&set);
+            let outcomes = seat.call(Call {
+                fill: Some(("addMaps", &definition)),
+                frozen: true,
+                probe: Some(SMALL),
+                most_bytes: DOCUMENT_LIMIT,
+                ..Call::new(&key, "mapDocument", &documents)
+            })?;
+            let mut mapped = Mapped::new(set.functions.len());
+            for outcome in outcomes {
+                let answer = match outcome {
+                    Outcome::Overran(error) => {
+                        mapped.skip(error.to_string());
+                        threads.upgrade().inspect(|threads| threads.counters().skipped());
+                        continue;
+                    }
+                    outcome => outcome.result()?,
+                };
+                if !mapped.push(&answer) {
+                    let reason = TOO_LARGE.into();
+                    return Err(Error::Script { word: "InternalError".into(), reason });
+                }
+            }
+            Ok(mapped)
         })
+    }
+
+    /// Counts a document that a view goes without because it emits too much.
+    pub fn count_skipped(&self) {
+        self.threads.counters().skipped();
     }
 
     /// Runs JavaScript reduce functions over rows: `rows` is JSON `[[[key, id], value], ...]`. One JSON text per
@@ -215,49 +287,29 @@ impl Scripts {
     ) -> Pending<Vec<String>> {
         let functions = functions.clone();
         let context = context.to_owned();
-        self.threads.submit(move |worker| {
-            let key = Key::Reduce { database, functions: functions.clone() };
-            let limits = worker.limits();
-            let input_size = input.len();
-            let answer = worker.within(
-                &key,
-                |environment| {
-                    let sources = serde_json::to_string(&*functions).unwrap_or_default();
-                    environment.call("addReduces", sources, "", limits.timeout).map(drop)
-                },
-                |environment| environment.call("reduce", input, again, limits.timeout),
-            );
-            let reductions = answer.map_err(|failure| failure.error)?;
-            Ok(shrunk(&mend(&reductions), input_size, &limits, &context))
+        self.threads.submit(size(database, [input.len()]), move |seat| {
+            let key = Key::Reduce { functions: functions.clone() };
+            let (limits, input_size) = (seat.limits(), input.len());
+            let sources = serde_json::to_string(&*functions).unwrap_or_default();
+            let input = [input];
+            let call = Call { fill: Some(("addReduces", &sources)), text: again, ..Call::new(&key, "reduce", &input) };
+            let reductions = one(seat.call(call)?)?;
+            let reductions = shrunk(&mend(&reductions), input_size, &limits, &context);
+            if reductions.len() != functions.len() {
+                return Err(Error::Internal("a script worker answered too few or too many reductions".into()));
+            }
+            Ok(reductions)
         })
     }
 
     /// Compiles functions without running them: for each, None or CouchDB's reason why it does not compile.
-    pub fn compile(&self, functions: Vec<String>) -> Pending<Vec<Option<String>>> {
-        self.threads.submit(move |worker| {
-            let timeout = worker.limits().timeout;
-            let mut told = Vec::with_capacity(functions.len());
-            let mut environment = None;
-            for function in functions {
-                let kept = match environment.take() {
-                    Some(kept) => kept,
-                    None => worker.fresh().map_err(|failure| failure.error)?,
-                };
-                let source = serde_json::to_string(&[function]).unwrap_or_default();
-                told.push(match kept.call("addReduces", source, "", timeout) {
-                    Ok(_) => None,
-                    Err(failure) => {
-                        if failure.fatal {
-                            drop(kept);
-                            told.push(Some(failure.error.to_string()));
-                            continue;
-                        }
-                        Some(failure.error.to_string())
-                    }
-                });
-                environment = Some(kept);
-            }
-            Ok(told)
+    pub fn compile(&self, database: u64, functions: Vec<String>) -> Pending<Vec<Option<String>>> {
+        self.threads.submit(size(database, functions.iter().map(String::len)), move |seat| {
+            let sources: Vec<String> =
+                functions.iter().map(|function| serde_json::to_string(&[function]).unwrap_or_default()).collect();
+            let outcomes =
+                seat.call(Call { most_overruns: OVERRUNS, ..Call::new(&Key::Once, "addReduces", &sources) })?;
+            Ok(outcomes.into_iter().map(|outcome| outcome.result().err().map(|error| error.to_string())).collect())
         })
     }
 
@@ -272,26 +324,18 @@ impl Scripts {
         user: &str,
         security: &str,
     ) -> Pending<Vec<Result<()>>> {
-        let (designs, documents) = (designs.clone(), documents.clone());
-        let (user, security) = (user.to_owned(), security.to_owned());
-        self.threads.submit(move |worker| {
-            let ask = |worker: &mut Worker, design: &Design, (new, old): &(String, Option<String>)| {
-                let args = format!("[{new},{},{user},{security}]", old.as_deref().unwrap_or("null"));
-                match design_call(worker, design, &user, "validate", args, "")?.as_str() {
-                    "1" => Ok(()),
-                    answer => Err(rejected(answer)),
-                }
-            };
-            let documents = documents.get(range).unwrap_or_default();
-            Ok(documents
-                .iter()
-                .map(|document| designs.iter().try_for_each(|design| ask(worker, design, document)))
-                .collect())
-        })
+        let length = |(new, old): &(String, Option<String>)| new.len() + old.as_deref().map_or(0, str::len);
+        let beside = user.len() + security.len();
+        // The documents themselves wait with the request, not here.
+        let asked = documents.get(range.clone()).unwrap_or_default();
+        let longest = asked.iter().map(length).max().unwrap_or(0) + beside;
+        let owner = designs.first().map_or(0, |design| design.database);
+        let size = Size { owner, bytes: beside, room: run::room(longest) };
+        self.gather(designs, documents, range, [user, security], size)
     }
 
     /// Asks the filter function `name` about each document: `request` is the request object as JSON, `user` its
-    /// `userCtx`.
+    /// `userCtx`. A document that overruns time or memory does not pass.
     pub fn filter(
         &self,
         design: &Arc<Design>,
@@ -300,24 +344,48 @@ impl Scripts {
         request: &str,
         user: &str,
     ) -> Pending<Vec<bool>> {
-        let (design, name) = (design.clone(), name.to_owned());
-        let (request, user) = (request.to_owned(), user.to_owned());
-        self.threads.submit(move |worker| {
-            passes(documents, |documents| {
-                let args = format!("[[{}],{request}]", documents.join(","));
-                design_call(worker, &design, &user, "filter", args, &name)
-            })
-        })
+        self.passes(design, ["filter", name], documents, request, user)
     }
 
     /// Which documents the map function of view `name` emits anything for.
     pub fn filter_view(&self, design: &Arc<Design>, name: &str, documents: Vec<String>) -> Pending<Vec<bool>> {
+        self.passes(design, ["filterView", name], documents, "", "")
+    }
+
+    fn passes(
+        &self,
+        design: &Arc<Design>,
+        [entry, name]: [&str; 2],
+        documents: Vec<String>,
+        request: &str,
+        user: &str,
+    ) -> Pending<Vec<bool>> {
+        let entry = if entry == "filter" { "filter" } else { "filterView" };
         let (design, name) = (design.clone(), name.to_owned());
-        self.threads.submit(move |worker| {
-            passes(documents, |documents| {
-                let args = format!("[{}]", documents.join(","));
-                design_call(worker, &design, "", "filterView", args, &name)
-            })
+        let (request, user) = (request.to_owned(), user.to_owned());
+        let lengths = documents.iter().map(|document| document.len() + request.len());
+        let size = size(design.database, lengths);
+        let threads = Arc::downgrade(&self.threads);
+        self.threads.submit(size, move |seat| {
+            let key = design.key(&user)?;
+            let outcomes = seat.call(Call {
+                fill: Some(("addDesign", &design.source)),
+                text: &name,
+                shared: &request,
+                probe: Some(SMALL),
+                ..Call::new(&key, entry, &documents)
+            })?;
+            let pass = |(outcome, document): (Outcome, &String)| match outcome {
+                Outcome::Overran(error) => {
+                    threads.upgrade().inspect(|threads| threads.counters().skipped());
+                    let (database, function) = (design.database, format!("{}/{name}", design.id));
+                    let id = id_of(document);
+                    tracing::warn!(target: "settee::script", database, function, id, "a filter skips a document: {error}");
+                    Ok(false)
+                }
+                outcome => outcome.result().map(|answer| answer == "1"),
+            };
+            outcomes.into_iter().zip(&documents).map(pass).collect()
         })
     }
 
@@ -333,7 +401,8 @@ impl Scripts {
     ) -> Pending<String> {
         let args = format!("[{},{request}]", doc.unwrap_or("null"));
         let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
-        self.threads.submit(move |worker| design_call(worker, &design, &user, "show", args, &name))
+        let size = size(design.database, [args.len()]);
+        self.threads.submit(size, move |seat| design_call(seat, &design, &user, "show", args, &name))
     }
 
     /// Runs the update function `name`.
@@ -347,18 +416,47 @@ impl Scripts {
     ) -> Pending<Updated> {
         let args = format!("[{},{request}]", doc.unwrap_or("null"));
         let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
-        self.threads.submit(move |worker| Updated::read(&design_call(worker, &design, &user, "update", args, &name)?))
+        let size = size(design.database, [args.len()]);
+        self.threads.submit(size, move |seat| Updated::read(&design_call(seat, &design, &user, "update", args, &name)?))
     }
 
     /// Runs `rewrites` when it is a function; None when it finds no rule. `request` is from [`rewrite_request_object`].
     pub fn rewrite(&self, design: &Arc<Design>, request: &str, user: &str) -> Pending<Option<Rewrite>> {
         let (design, request, user) = (design.clone(), request.to_owned(), user.to_owned());
-        self.threads.submit(move |worker| Rewrite::read(&design_call(worker, &design, &user, "rewrite", request, "")?))
+        let size = size(design.database, [request.len()]);
+        self.threads
+            .submit(size, move |seat| Rewrite::read(&design_call(seat, &design, &user, "rewrite", request, "")?))
     }
 }
 
-/// Loads a design document's map functions.
-fn fill_maps(environment: &Environment, set: &MapSet, timeout: Duration) -> std::result::Result<(), Failure> {
+impl<'a> Call<'a> {
+    /// A call without anything beside.
+    fn new(key: &'a Key, entry: &'static str, items: &'a [String]) -> Call<'a> {
+        Call {
+            key,
+            fill: None,
+            entry,
+            text: "",
+            shared: "",
+            items,
+            frozen: false,
+            probe: None,
+            most_overruns: usize::MAX,
+            most_bytes: run::ANSWERS,
+            exchange: None,
+        }
+    }
+}
+
+/// The size of a job with inputs of these lengths.
+fn size(owner: u64, lengths: impl IntoIterator<Item = usize>) -> Size {
+    let (bytes, longest) =
+        lengths.into_iter().fold((0, 0), |(sum, longest): (usize, usize), length| (sum + length, longest.max(length)));
+    Size { owner, bytes, room: run::room(longest) }
+}
+
+/// A design document's map functions, for `addMaps`.
+fn map_definition(set: &MapSet) -> String {
     #[derive(serde::Serialize)]
     struct Definition<'a> {
         functions: &'a [String],
@@ -366,95 +464,74 @@ fn fill_maps(environment: &Environment, set: &MapSet, timeout: Duration) -> std:
         lib: Option<&'a RawValue>,
     }
     let lib = set.lib.as_deref().and_then(|lib| serde_json::from_str(lib).ok());
-    let definition = Definition { functions: &set.functions, lib };
-    let definition = serde_json::to_string(&definition).unwrap_or_default();
-    environment.call("addMaps", definition, "", timeout).map(drop)
+    serde_json::to_string(&Definition { functions: &set.functions, lib }).unwrap_or_default()
 }
 
-fn map(
-    environment: &Environment,
-    documents: Vec<String>,
-    functions: usize,
-    timeout: Duration,
-) -> std::result::Result<Mapped, Failure> {
-    environment.make_room(documents.iter().map(String::len).max().unwrap_or(0));
-    environment.with(|calls| {
-        let entry = calls.entry("mapDocument")?;
-        let mut freezer = calls.freezer();
-        let mut mapped = Mapped::new(functions);
-        for document in documents {
-            calls.watch().start(timeout);
-            let answer = match freezer.value(&document) {
-                Some(frozen) => calls.call(&entry, (frozen, true))?,
-                None => calls.call(&entry, (calls.parse(document)?, false))?,
-            };
-            if !mapped.push(&answer) {
-                let reason = "the rows of one batch of documents are too large".into();
-                return Err(Failure::fatal(Error::Script { word: "InternalError".into(), reason }));
-            }
-        }
-        Ok(mapped)
-    })
+/// The answer of a call with one item.
+fn one(outcomes: Vec<Outcome>) -> Result<String> {
+    let outcome = outcomes.into_iter().next();
+    outcome.ok_or_else(|| Error::Internal("a script worker did not answer".into()))?.result()
 }
 
 /// One call of a design document's function in that document's environment for that user.
 fn design_call(
-    worker: &mut Worker,
+    seat: &mut Seat,
     design: &Design,
     user: &str,
-    entry: &str,
+    entry: &'static str,
     args: String,
     name: &str,
 ) -> Result<String> {
     let key = design.key(user)?;
-    let timeout = worker.limits().timeout;
-    let answer = worker.within(
-        &key,
-        |environment| environment.call("addDesign", design.source.clone(), "", timeout).map(drop),
-        |environment| environment.call(entry, args, name, timeout),
-    );
-    answer.map_err(|failure| failure.error)
+    let items = [args];
+    let fill = Some(("addDesign", design.source.as_str()));
+    one(seat.call(Call { fill, text: name, ..Call::new(&key, entry, &items) })?)
 }
 
-/// Asks about all documents at once, and one by one when together they need too much memory
-/// (`couch_query_servers:filter_docs`).
-fn passes(documents: Vec<String>, mut ask: impl FnMut(&[String]) -> Result<String>) -> Result<Vec<bool>> {
-    let read = |answer: String| rows::elements(&answer).into_iter().map(|pass| pass == "1").collect::<Vec<bool>>();
-    match ask(&documents) {
-        Err(Error::Script { word, .. }) if word == "InternalError" && documents.len() > 1 => {
-            let mut all = Vec::with_capacity(documents.len());
-            for document in &documents {
-                all.extend(read(ask(std::slice::from_ref(document))?));
-            }
-            Ok(all)
-        }
-        answer => answer.map(read),
+/// One verdict per document: of the first design document that refuses it.
+fn validated(
+    seat: &mut Seat,
+    designs: &[Arc<Design>],
+    documents: &[&gather::Edit],
+    [user, security]: [&str; 2],
+    most_overruns: usize,
+) -> Vec<Result<()>> {
+    let mut verdicts: Vec<Result<()>> = vec![Ok(()); documents.len()];
+    for design in designs {
+        let asked: Vec<usize> = (0..documents.len()).filter(|at| verdicts[*at].is_ok()).collect();
+        let args = |at: &usize| {
+            let (new, old) = documents[*at];
+            format!("[{new},{},{user},{security}]", old.as_deref().unwrap_or("null"))
+        };
+        let items: Vec<String> = asked.iter().map(args).collect();
+        let fill = Some(("addDesign", design.source.as_str()));
+        let outcomes = design
+            .key(user)
+            .and_then(|key| seat.call(Call { fill, most_overruns, ..Call::new(&key, "validate", &items) }));
+        let mut answers: Vec<Result<()>> = match outcomes {
+            Ok(outcomes) => outcomes.into_iter().map(verdict).collect(),
+            Err(error) => vec![Err(error); asked.len()],
+        };
+        answers.resize_with(asked.len(), || Err(Error::Internal("a script worker did not answer".into())));
+        asked.into_iter().zip(answers).for_each(|(at, answer)| verdicts[at] = answer);
+    }
+    verdicts
+}
+
+fn verdict(outcome: Outcome) -> Result<()> {
+    match outcome.result()?.as_str() {
+        "1" => Ok(()),
+        answer => Err(rejected(answer)),
     }
 }
 
-/// What `validate_doc_update` threw, `{"thrown": ...}`, as CouchDB reads it (`couch_query_servers:validate_doc_update`).
-fn rejected(answer: &str) -> Error {
+/// The `_id` of a document's JSON.
+fn id_of(document: &str) -> String {
     #[derive(serde::Deserialize)]
-    struct Thrown {
-        #[serde(default)]
-        thrown: serde_json::Value,
+    struct Id {
+        _id: String,
     }
-    let thrown = serde_json::from_str::<Thrown>(&mend(answer)).map(|answer| answer.thrown).unwrap_or_default();
-    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if let serde_json::Value::Object(members) = &thrown {
-        for word in ["forbidden", "unauthorized"] {
-            if let Some(reason) = members.get(word) {
-                return worded(word.into(), text(reason));
-            }
-        }
-        if let (Some(word), Some(reason)) = (members.get("error"), members.get("reason")) {
-            return worded(text(word), text(reason));
-        }
-        if let Some((_, reason)) = members.iter().next().filter(|_| members.len() == 1) {
-            return Error::Script { word: "unknown_error".into(), reason: text(reason) };
-        }
-    }
-    Error::Script { word: "unknown_error".into(), reason: text(&thrown) }
+    serde_json::from_str::<Id>(document).map(|document| document._id).unwrap_or_default()
 }
 
 /// The JSON that stands for a reduction that did not reduce.

@@ -1,178 +1,163 @@
-//! The threads that run scripts.
+//! Which script runs when, and in which worker process.
 //!
-//! As many threads as cores take jobs from one queue. A script that runs long, or a list function that waits for its
-//! client, must not keep the others waiting, so a watcher thread marks workers that are busy for long as *slow* while
-//! jobs wait, and a slow worker no longer counts as one of the cores' threads: another is started in its place, up to a
-//! limit. Once there are more than enough, a worker that finds nothing to do ends.
+//! Jobs wait in a queue of their owner, which is the database whose functions they run, and owners take turns. A worker
+//! runs jobs of one owner only, for all of its life. How many workers there are is bounded by memory, and how many of
+//! them one owner has by how many are left for others.
 //!
 //! ```text
-//! submit -> queue -> worker: job(&mut Worker) -> reply (oneshot)
-//!                      ^ watcher, every 100 ms while something runs:
-//!                        slow? start another.   far over its time in native code? answer for it.
+//! submit > queue of the owner > a worker's thread: job(&mut Seat) > reply (oneshot)
+//!                                  ^ watcher, every 50 ms while something runs:
+//!                                    starts processes; counts their CPU time and kills those that are over it;
+//!                                    ends idle ones; answers jobs that wait too long
 //! ```
 //!
-//! Invariants: `live` threads exist, `slow` of them are marked; a thread is started only when a job waits that no idle
-//! thread will take and `live - slow < cores` and `live < most`.
+//! A worker is a thread here and a process that it owns. The thread ends with the process at the latest after the job in
+//! which the process died; within a job the process can be replaced. Processes are started by the watcher, as Linux ends
+//! a child that asked for it when the *thread* that started it ends.
 
-use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use tokio::sync::oneshot;
 
 use super::Limits;
-use super::engine::{Environment, Failure, STACK, Watch, timed_out};
+use super::failure::no_room;
+use super::gather::Gathered;
+use super::process::{Killed, Process};
+use super::run::{Seat, process_memory};
+use super::turns::{Excuse, Job, Order, Size, State, Status, Work, Worker};
 use crate::error::{Error, Result};
 
-/// Jobs that may wait; one more is refused at once.
-const QUEUE_LIMIT: usize = 20_000;
-/// Environments that one thread keeps.
-const ENVIRONMENTS: usize = 32;
-/// How often the watcher looks, and from when on a busy worker is slow.
-const SLOW: Duration = Duration::from_millis(100);
-/// A script this far over its time does not hear interrupts; its caller is answered without it.
-const DEAF: Duration = Duration::from_secs(2);
-/// A thread beyond the cores' ends after this long without a job.
-const IDLE: Duration = Duration::from_secs(5);
+/// How long an owner that overran gets fewer workers.
+pub(super) const PENALTY: Duration = Duration::from_secs(30);
 
-/// What an environment was made for; equal keys may share one on the same thread.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Key {
-    /// The map functions of a view signature.
-    Map { database: u64, signature: String },
-    /// A list of reduce functions.
-    Reduce { database: u64, functions: Arc<Vec<String>> },
-    /// A design document's functions, called by one user (its `userCtx`).
-    Design { database: u64, id: String, rev: String, user: String },
+/// What scripts did since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Worker processes now, and those at work.
+    pub workers: u64,
+    pub busy: u64,
+    /// Jobs that wait.
+    pub waiting: u64,
+    /// Worker processes started.
+    pub started: u64,
+    /// Workers killed for their CPU time.
+    pub overran: u64,
+    /// Workers that ended by themselves: out of memory.
+    pub died: u64,
+    /// Documents that views and filters went on without.
+    pub skipped: u64,
+    /// Jobs refused, or given up, as too many waited.
+    pub refused: u64,
 }
 
-/// What one thread has: its environments, the least recently used first, and its clock.
-pub(super) struct Worker {
-    environments: Vec<(Key, Environment)>,
-    watch: Arc<Watch>,
-    limits: Arc<RwLock<Limits>>,
-}
-
-impl Worker {
-    pub fn limits(&self) -> Limits {
-        *self.limits.read()
-    }
-
-    /// A new environment that is not kept.
-    pub fn fresh(&self) -> std::result::Result<Environment, Failure> {
-        Environment::new(self.limits().memory, self.watch.clone())
-    }
-
-    /// Runs `work` in the environment of `key`, made with `fill` when this thread has none. After a fatal failure the
-    /// environment is gone.
-    pub fn within<R>(
-        &mut self,
-        key: &Key,
-        fill: impl FnOnce(&Environment) -> std::result::Result<(), Failure>,
-        work: impl FnOnce(&Environment) -> std::result::Result<R, Failure>,
-    ) -> std::result::Result<R, Failure> {
-        let entry = match self.environments.iter().position(|(kept, _)| kept == key) {
-            Some(at) => self.environments.remove(at),
-            None => {
-                if self.environments.len() >= ENVIRONMENTS {
-                    self.environments.remove(0);
-                }
-                let made = self.fresh()?;
-                fill(&made)?;
-                (key.clone(), made)
-            }
-        };
-        let answer = work(&entry.1);
-        if !matches!(&answer, Err(failure) if failure.fatal) {
-            self.environments.push(entry);
-        }
-        answer
-    }
-}
-
-type Work = Box<dyn FnOnce(&mut Worker) + Send>;
-/// Answers the caller with an error when the job cannot.
-type Excuse = Box<dyn FnOnce(Error) + Send>;
-
-struct Job {
-    work: Work,
-    excuse: Excuse,
-    cancel: Arc<AtomicBool>,
-}
-
-struct Busy {
-    since: Instant,
-    watch: Arc<Watch>,
-    excuse: Option<Excuse>,
-    slow: bool,
-}
-
+/// Counters behind [`Stats`]. Relaxed: they are for people and dashboards.
 #[derive(Default)]
-struct State {
-    queue: VecDeque<Job>,
-    /// Workers at a job, by thread number.
-    busy: HashMap<u64, Busy>,
-    idle: usize,
-    live: usize,
-    slow: usize,
-    next: u64,
-    watching: bool,
-    closed: bool,
+pub(super) struct Counters {
+    pub started: AtomicU64,
+    pub overran: AtomicU64,
+    died: AtomicU64,
+    skipped: AtomicU64,
+    refused: AtomicU64,
 }
 
-struct Pool {
-    state: Mutex<State>,
-    work: Condvar,
-    /// Wakes the watcher: something runs, or the pool is closed.
-    watch: Condvar,
-    limits: Arc<RwLock<Limits>>,
+impl Counters {
+    pub fn died(&self) {
+        self.died.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn skipped(&self) {
+        self.skipped.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
-/// The handle; its last clone ends the threads.
+pub(super) struct Pool {
+    pub state: Mutex<State>,
+    /// Wakes the watcher.
+    pub watch: Condvar,
+    limits: RwLock<Limits>,
+    pub counters: Counters,
+    /// Whether it was logged what the system cannot do for workers.
+    noted: AtomicBool,
+}
+
+/// The handle; its last clone ends the workers.
 pub(super) struct Threads {
     pool: Arc<Pool>,
+    /// Validations that wait together.
+    pub gathered: Arc<Gathered>,
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         let mut state = self.pool.state.lock();
         state.closed = true;
-        state.queue.clear();
-        self.pool.work.notify_all();
+        state.owners.clear();
+        state.turns.clear();
+        state.wanted.clear();
+        for worker in state.workers.values() {
+            let _ = worker.orders.send(Order::End);
+            worker.handle.as_ref().inspect(|handle| handle.kill(Killed::Idle));
+        }
         self.pool.watch.notify_all();
     }
 }
 
 impl Threads {
     pub fn new(limits: Limits) -> Threads {
-        let limits = Arc::new(RwLock::new(limits));
-        let pool = Pool { state: Mutex::default(), work: Condvar::new(), watch: Condvar::new(), limits };
-        Threads { pool: Arc::new(pool) }
+        let pool = Pool {
+            state: Mutex::default(),
+            watch: Condvar::new(),
+            limits: RwLock::new(limits),
+            counters: Counters::default(),
+            noted: AtomicBool::new(false),
+        };
+        Threads { pool: Arc::new(pool), gathered: Arc::default() }
     }
 
     pub fn limits(&self) -> Limits {
-        *self.pool.limits.read()
+        self.pool.limits()
     }
 
     pub fn set_limits(&self, limits: Limits) {
         *self.pool.limits.write() = limits;
     }
 
-    /// Queues `work`; it starts as soon as a thread is free, whether or not the answer is awaited yet.
+    pub fn counters(&self) -> &Counters {
+        &self.pool.counters
+    }
+
+    pub fn stats(&self) -> Stats {
+        let state = self.pool.state.lock();
+        let counters = &self.pool.counters;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            workers: state.workers.len() as u64,
+            busy: state.busy as u64,
+            waiting: state.jobs as u64,
+            started: count(&counters.started),
+            overran: count(&counters.overran),
+            died: count(&counters.died),
+            skipped: count(&counters.skipped),
+            refused: count(&counters.refused),
+        }
+    }
+
+    /// Queues `work`; it starts as soon as it is its turn, whether or not the answer is awaited yet.
     pub fn submit<R: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Worker) -> Result<R> + Send + 'static,
+        size: Size,
+        work: impl FnOnce(&mut Seat) -> Result<R> + Send + 'static,
     ) -> Pending<R> {
         let cancel = Arc::new(AtomicBool::new(false));
         let (reply, answer) = oneshot::channel();
         let pending = Pending { answer, cancel: cancel.clone() };
-        // The worker and the watcher may both want to answer; whoever comes first does.
         let reply = Arc::new(Mutex::new(Some(reply)));
         let first = reply.clone();
         let excuse: Excuse = Box::new(move |error| {
@@ -180,154 +165,239 @@ impl Threads {
                 let _ = reply.send(Err(error));
             }
         });
-        let work: Work = Box::new(move |worker| {
-            let outcome = work(worker);
+        let work: Work = Box::new(move |seat| {
+            let outcome = work(seat);
             if let Some(reply) = reply.lock().take() {
                 let _ = reply.send(outcome);
             }
         });
-        let mut state = self.pool.state.lock();
-        if state.closed || state.queue.len() >= QUEUE_LIMIT {
-            drop(state);
-            excuse(Error::Script { word: "timeout".into(), reason: "too many scripts wait to run".into() });
-            return pending;
-        }
-        state.queue.push_back(Job { work, excuse, cancel });
-        self.pool.clone().staff(&mut state);
-        drop(state);
-        self.pool.work.notify_one();
+        self.queue(Job { work, excuse, size, cancel });
         pending
+    }
+
+    /// Queues `work`, which answers those who wait for it by itself. Before it, or in its place, `excuse` may be called.
+    pub fn submit_for_several(
+        &self,
+        size: Size,
+        work: impl FnOnce(&mut Seat) + Send + 'static,
+        excuse: impl FnOnce(Error) + Send + 'static,
+    ) {
+        self.queue(Job { work: Box::new(work), excuse: Box::new(excuse), size, cancel: Arc::default() });
+    }
+
+    fn queue(&self, job: Job) {
+        let mut state = self.pool.state.lock();
+        match state.queue(job) {
+            Ok(()) => {
+                self.pool.watch_over(&mut state);
+                self.pool.schedule(&mut state);
+            }
+            Err(job) => {
+                drop(state);
+                self.pool.refuse(job);
+            }
+        }
     }
 }
 
 impl Pool {
-    /// Starts a thread if a job waits that nobody will take.
-    fn staff(self: Arc<Pool>, state: &mut State) {
-        let limits = *self.limits.read();
-        if state.closed
-            || state.queue.len() <= state.idle
-            || state.live - state.slow >= limits.threads.max(1)
-            || state.live >= limits.most_threads.max(1)
-        {
-            return;
+    pub fn limits(&self) -> Limits {
+        *self.limits.read()
+    }
+
+    pub fn stats(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Answers a job that will not run.
+    pub fn refuse(&self, job: Job) {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        (job.excuse)(no_room());
+    }
+
+    /// Gives workers to the jobs whose turn it is, and has more workers started where some are missing.
+    pub fn schedule(self: &Arc<Pool>, state: &mut State) {
+        let limits = self.limits();
+        let mut missing = 0;
+        // Each owner has its turn; one that got a worker is asked again after the others.
+        let mut left = state.turns.len();
+        while left > 0 && !state.closed {
+            left -= 1;
+            let Some(number) = state.turns.pop_front() else { break };
+            state.turns.push_back(number);
+            if state.owners.get(&number).and_then(|owner| owner.queue.front()).is_some_and(Job::is_cancelled) {
+                drop(state.take_out(number, Job::is_cancelled));
+            }
+            let Some(owner) = state.owners.get(&number) else { continue };
+            if !state.may_start(owner, &limits) {
+                continue;
+            }
+            let Some(worker) = state.idle_for(number) else {
+                missing += 1;
+                continue;
+            };
+            state.assign(number, worker, &limits);
+            if state.owners.get(&number).is_some_and(|owner| owner.queue.is_empty()) {
+                state.turns.retain(|turn| *turn != number);
+            }
+            (left, missing) = (state.turns.len(), 0);
         }
+        for _ in state.coming()..missing {
+            if state.workers.len() < limits.workers() {
+                self.begin_worker(state);
+            } else if !state.end_an_idle_one() {
+                break;
+            }
+        }
+        if state.drowsy {
+            state.drowsy = false;
+            self.watch.notify_one();
+        }
+    }
+
+    /// Starts the thread of a worker.
+    pub fn begin_worker(self: &Arc<Pool>, state: &mut State) {
         let number = state.next;
         let pool = self.clone();
-        let builder = std::thread::Builder::new().name("script".into()).stack_size(STACK);
-        match builder.spawn(move || pool.serve(number)) {
+        let (orders, taken) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("script".into());
+        match thread.spawn(move || pool.serve(number, &taken)) {
             Ok(_) => {
                 state.next += 1;
-                state.live += 1;
+                state.workers.insert(number, Worker { orders, owner: None, status: Status::Starting, handle: None });
             }
             Err(error) => {
                 tracing::error!("no thread for scripts: {error}");
-                if state.live == 0 {
-                    for job in state.queue.drain(..) {
-                        (job.excuse)(Error::Internal("no thread for scripts".into()));
-                    }
-                }
+                self.give_up(state);
             }
         }
+    }
+
+    /// If there is no worker at all, and none can be started, nobody waits for one.
+    fn give_up(&self, state: &mut State) {
+        if state.workers.is_empty() {
+            let owners: Vec<u64> = state.turns.iter().copied().collect();
+            for job in owners.into_iter().flat_map(|owner| state.take_out(owner, |_| true)).collect::<Vec<_>>() {
+                (job.excuse)(Error::Internal("no process for scripts can be started".into()));
+            }
+        }
+    }
+
+    /// The life of a worker's thread.
+    fn serve(self: Arc<Pool>, number: u64, orders: &mpsc::Receiver<Order>) {
+        let memory = process_memory(&self.limits()) as u64;
+        let mut seat = Seat { pool: self.clone(), number, process: None, room: 0, lines: 0 };
+        match self.clone().replace(number, memory) {
+            Ok(process) => {
+                seat.process = Some(process);
+                let mut state = self.state.lock();
+                if let Some(worker) = state.workers.get_mut(&number) {
+                    worker.status = Status::Idle(Instant::now());
+                }
+                self.schedule(&mut state);
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                let mut state = self.state.lock();
+                state.workers.remove(&number);
+                self.give_up(&mut state);
+                return;
+            }
+        }
+        while let Ok(Order::Run(job)) = orders.recv() {
+            let size = job.size;
+            self.work(&mut seat, job);
+            let mut state = self.state.lock();
+            let ends = seat.process.is_none();
+            let tired = self.rest(&mut state, number, size, ends);
+            if tired {
+                break;
+            }
+        }
+        // The process ends before the worker's place is free.
+        seat.process = None;
+        let mut state = self.state.lock();
+        state.workers.remove(&number);
+        self.schedule(&mut state);
+    }
+
+    fn work(&self, seat: &mut Seat, job: Job) {
+        if job.is_cancelled() {
+            return;
+        }
+        let size = job.size;
+        (seat.room, seat.lines) = (size.room, 0);
+        let memory = process_memory(&self.limits()) as u64;
+        let limit = |seat: &Seat, bytes: u64| {
+            if size.room > 0 {
+                seat.process.as_ref().inspect(|process| _ = process.handle.limit_memory(bytes));
+            }
+        };
+        limit(seat, memory + size.room as u64);
+        let work = job.work;
+        if catch_unwind(AssertUnwindSafe(|| work(seat))).is_err() {
+            tracing::error!("a script job panicked; its worker is ended");
+            seat.process = None;
+        }
+        limit(seat, memory);
+        seat.room = 0;
+    }
+
+    /// A worker has done a job. True if it is to end, which it then does.
+    fn rest(self: &Arc<Pool>, state: &mut MutexGuard<'_, State>, number: u64, size: Size, gone: bool) -> bool {
+        let Some(worker) = state.workers.get_mut(&number) else { return true };
+        let before = std::mem::replace(&mut worker.status, Status::Ending);
+        let Status::Busy(busy) = before else { return true };
+        // One that holds much memory, or that had to stand back, is no good for others.
+        let tired = gone || busy.stands_back || size.room > 64 << 20 || state.closed;
+        if !tired && let Some(worker) = state.workers.get_mut(&number) {
+            worker.status = Status::Idle(Instant::now());
+        }
+        state.done(size, !busy.slow);
+        self.schedule(state);
+        tired
+    }
+
+    /// A process for a worker's thread, ready to work.
+    pub fn replace(self: Arc<Pool>, number: u64, memory: u64) -> Result<Process> {
+        let (sender, started) = mpsc::channel();
+        {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Err(ended());
+            }
+            state.wanted.push_back((memory, sender));
+            self.watch.notify_one();
+        }
+        let failed = |error: std::io::Error| Error::Internal(format!("a script worker cannot be started: {error}"));
+        let mut process = started.recv().map_err(|_| ended())?.map_err(failed)?;
+        let note = process.ready().map_err(failed)?;
+        if !note.is_empty() && !self.noted.swap(true, Ordering::Relaxed) {
+            tracing::warn!("script workers run without some of the system's protection: {note}");
+        }
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(ended());
+        }
+        if let Some(worker) = state.workers.get_mut(&number) {
+            worker.handle = Some(process.handle.clone());
+            if let Status::Busy(busy) = &mut worker.status {
+                busy.look_again(&process.handle);
+            }
+        }
+        Ok(process)
+    }
+
+    /// Starts the watcher, once.
+    fn watch_over(self: &Arc<Pool>, state: &mut State) {
         if !state.watching {
             let pool = self.clone();
-            let builder = std::thread::Builder::new().name("script-watch".into());
-            state.watching = builder.spawn(move || pool.watch_over()).is_ok();
+            let thread = std::thread::Builder::new().name("script-watch".into());
+            // Without a watcher nothing would start or end any more.
+            let watch = move || while catch_unwind(AssertUnwindSafe(|| pool.clone().watch())).is_err() {};
+            state.watching = thread.spawn(watch).is_ok();
         }
     }
-
-    /// The life of one thread.
-    fn serve(self: Arc<Pool>, number: u64) {
-        let watch = Arc::new(Watch::new());
-        let mut worker = Worker { environments: Vec::new(), watch: watch.clone(), limits: self.limits.clone() };
-        while let Some(job) = self.next(number, &watch) {
-            watch.owner(job.cancel.clone());
-            if !job.cancel.load(Ordering::Relaxed) {
-                let work = job.work;
-                if catch_unwind(AssertUnwindSafe(|| work(&mut worker))).is_err() {
-                    tracing::error!("a script job panicked; its environments are dropped");
-                    worker.environments.clear();
-                }
-            }
-            watch.stop();
-            let mut state = self.state.lock();
-            if let Some(busy) = state.busy.remove(&number) {
-                state.slow -= usize::from(busy.slow);
-                drop(state);
-                // Answers only if the job did not (it panicked); otherwise nothing happens.
-                if let Some(excuse) = busy.excuse {
-                    excuse(Error::Internal("the script engine failed".into()));
-                }
-            }
-        }
-    }
-
-    /// The next job, marked as started; None when this thread is to end.
-    fn next(&self, number: u64, watch: &Arc<Watch>) -> Option<BusyJob> {
-        let mut state = self.state.lock();
-        loop {
-            if state.closed {
-                state.live -= 1;
-                return None;
-            }
-            if let Some(job) = state.queue.pop_front() {
-                let busy = Busy { since: Instant::now(), watch: watch.clone(), excuse: Some(job.excuse), slow: false };
-                let first = state.busy.is_empty();
-                state.busy.insert(number, busy);
-                if first {
-                    self.watch.notify_one();
-                }
-                return Some(BusyJob { work: job.work, cancel: job.cancel });
-            }
-            state.idle += 1;
-            let waited = self.work.wait_for(&mut state, IDLE).timed_out();
-            state.idle -= 1;
-            if waited && state.queue.is_empty() && state.live - state.slow > self.limits.read().threads.max(1) {
-                state.live -= 1;
-                return None;
-            }
-        }
-    }
-
-    /// Looks after workers that take long, until the pool is closed.
-    fn watch_over(self: Arc<Pool>) {
-        let mut state = self.state.lock();
-        while !state.closed {
-            if state.busy.is_empty() {
-                self.watch.wait(&mut state);
-                continue;
-            }
-            self.watch.wait_for(&mut state, SLOW);
-            let waiting = state.queue.len() > state.idle;
-            let mut excuses = Vec::new();
-            let mut slowed = 0;
-            for busy in state.busy.values_mut() {
-                if waiting && !busy.slow && busy.since.elapsed() > SLOW {
-                    busy.slow = true;
-                    slowed += 1;
-                }
-                if busy.watch.overdue().is_some_and(|by| by > DEAF) {
-                    excuses.extend(busy.excuse.take());
-                }
-            }
-            state.slow += slowed;
-            while state.queue.len() > state.idle {
-                let before = state.live;
-                self.clone().staff(&mut state);
-                if state.live == before {
-                    break;
-                }
-            }
-            for excuse in excuses {
-                tracing::error!("a script does not hear that its time is over; its thread is given up");
-                excuse(timed_out());
-            }
-        }
-    }
-}
-
-struct BusyJob {
-    work: Work,
-    cancel: Arc<AtomicBool>,
 }
 
 /// An answer on its way. Dropping it tells the script to stop.
@@ -338,6 +408,12 @@ pub struct Pending<R> {
 }
 
 impl<R> Pending<R> {
+    /// An answer, and the way to give it.
+    pub(super) fn new() -> (oneshot::Sender<Result<R>>, Pending<R>) {
+        let (reply, answer) = oneshot::channel();
+        (reply, Pending { answer, cancel: Arc::default() })
+    }
+
     /// Waits on a thread that may block (never on one of the async runtime's).
     pub fn wait(mut self) -> Result<R> {
         let (_, none) = oneshot::channel();

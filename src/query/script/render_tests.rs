@@ -212,7 +212,7 @@ async fn lists() {
 
 #[tokio::test]
 async fn a_list_waits_for_its_client_and_stops_without_it() {
-    let scripts = Scripts::new(Limits { threads: 1, most_threads: 2, ..scripts().limits() });
+    let scripts = Scripts::new(Limits { threads: 1, processes: 2, ..scripts().limits() });
     let endless = design("lists", &[("l", "function() { while (true) { send('x'); getRow(); } }")]);
     let (rows, parts) = scripts.list(&endless, "l", "{}", "{}", "{}");
     // As much as the channels hold, then it stands still; others are served meanwhile.

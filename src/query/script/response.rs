@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::engine::mend;
+use super::failure::mend;
 use crate::error::{Error, Result};
 
 /// An answer to be sent: names no HTTP type, but is one in all but that.

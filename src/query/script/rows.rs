@@ -1,9 +1,15 @@
 //! What the map functions emitted for a batch of documents, kept as the engine's JSON text and cut into rows by offset.
 
-use super::engine::mend;
+use serde::de::IgnoredAny;
 
-/// Text of one batch beyond which it is refused; offsets are 32 bits.
-pub(super) const TEXT_LIMIT: usize = 1 << 30;
+use super::failure::mend;
+
+/// Bytes of what a batch of several documents may emit; beyond, its documents are to be mapped one by one.
+pub const BATCH_LIMIT: usize = 4 << 20;
+/// Bytes of what one document may emit. Offsets are 32 bits.
+pub const DOCUMENT_LIMIT: usize = 32 << 20;
+/// Bytes that a row takes beside its text.
+const ROW: usize = size_of::<[u32; 4]>();
 
 /// The rows of a batch. Documents in the order given, functions in the order of the set.
 #[derive(Debug, Default)]
@@ -13,6 +19,8 @@ pub struct Mapped {
     /// Per document and function: where its rows end in `rows`, and whether the function threw.
     ends: Vec<(u32, bool)>,
     functions: usize,
+    /// Documents that could not be mapped, in their order, and why.
+    skipped: Vec<(usize, String)>,
 }
 
 impl Mapped {
@@ -23,6 +31,11 @@ impl Mapped {
     /// How many documents were mapped.
     pub fn documents(&self) -> usize {
         self.ends.len() / self.functions.max(1)
+    }
+
+    /// Bytes that the rows take in memory.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + ROW * self.rows.len()
     }
 
     /// All rows of the batch.
@@ -42,66 +55,95 @@ impl Mapped {
         })
     }
 
-    /// Takes up one document's answer, `[[key, value, ...], null, ...]`. False when there is no room for it.
+    /// Takes up one document's answer, `[[key, value, ...], null, ...]`. False when it has another shape, or when there is no
+    /// room for it: the first one of a batch may have [`DOCUMENT_LIMIT`], several together [`BATCH_LIMIT`].
     pub(in crate::query) fn push(&mut self, answer: &str) -> bool {
         let answer = mend(answer);
-        if self.text.len() + answer.len() > TEXT_LIMIT {
+        let limit = if self.ends.is_empty() { DOCUMENT_LIMIT } else { BATCH_LIMIT };
+        if self.bytes() + answer.len() > limit || serde_json::from_str::<IgnoredAny>(&answer).is_err() {
             return false;
         }
-        let base = self.text.len();
+        let before = (self.text.len(), self.rows.len(), self.ends.len());
         self.text.push_str(&answer);
+        let whole = self.cut(before.0).is_some() && self.bytes() <= limit;
+        if !whole {
+            self.text.truncate(before.0);
+            self.rows.truncate(before.1);
+            self.ends.truncate(before.2);
+        }
+        whole
+    }
+
+    /// Cuts what stands in the text from `base` on into rows. `None`: it has another shape.
+    fn cut(&mut self, base: usize) -> Option<()> {
         let bytes = self.text.as_bytes();
-        let offset = |at: usize| at as u32; // below TEXT_LIMIT
+        let offset = |at: usize| at as u32; // below DOCUMENT_LIMIT
         let mut at = base + 1;
         for _ in 0..self.functions {
-            let threw = bytes[at] != b'[';
+            let threw = *bytes.get(at)? != b'[';
             if threw {
-                at = value_end(bytes, at);
+                at = value_end(bytes, at)?;
             } else {
                 at += 1;
-                while bytes[at] != b']' {
+                while *bytes.get(at)? != b']' {
                     let key = at;
-                    let key_end = value_end(bytes, key);
+                    let key_end = value_end(bytes, key)?;
                     let value = key_end + 1;
-                    let value_end = value_end(bytes, value);
+                    let value_end = value_end(bytes, value)?;
                     self.rows.push([offset(key), offset(key_end), offset(value), offset(value_end)]);
-                    at = value_end + usize::from(bytes[value_end] == b',');
+                    at = value_end + usize::from(*bytes.get(value_end)? == b',');
                 }
                 at += 1;
             }
             self.ends.push((offset(self.rows.len()), threw));
             at += 1; // the comma, or the last bracket
         }
-        true
+        (at == bytes.len()).then_some(())
+    }
+
+    /// The next document could not be mapped, for this reason: it has no rows.
+    pub(super) fn skip(&mut self, reason: String) {
+        self.skipped.push((self.documents(), reason));
+        let end = self.rows.len() as u32; // below DOCUMENT_LIMIT
+        self.ends.extend(std::iter::repeat_n((end, true), self.functions));
+    }
+
+    /// Why a document could not be mapped; `None` if it was.
+    pub fn skipped(&self, document: usize) -> Option<&str> {
+        let at = self.skipped.binary_search_by_key(&document, |(skipped, _)| *skipped).ok()?;
+        Some(&self.skipped[at].1)
     }
 }
 
-/// The elements of a JSON array, each as its text. `json` is the engine's: valid, without spaces.
+/// The elements of a JSON array, each as its text; none if that is no array.
 pub(super) fn elements(json: &str) -> Vec<&str> {
     let bytes = json.as_bytes();
     let mut all = Vec::new();
+    if serde_json::from_str::<Vec<IgnoredAny>>(json).is_err() {
+        return all;
+    }
     let mut at = 1;
-    while at < bytes.len() && bytes[at] != b']' {
-        let end = value_end(bytes, at);
+    while bytes.get(at).is_some_and(|byte| *byte != b']') {
+        let Some(end) = value_end(bytes, at) else { break };
         all.push(&json[at..end]);
-        at = end + usize::from(bytes[end] == b',');
+        at = end + usize::from(bytes.get(end) == Some(&b','));
     }
     all
 }
 
-/// Where the JSON value that starts at `at` ends. Not recursive: what is nested is counted.
-fn value_end(bytes: &[u8], mut at: usize) -> usize {
+/// Where the JSON value that starts at `at` ends. Not recursive: what is nested is counted. `None`: it has no end.
+fn value_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0usize;
     loop {
-        match bytes[at] {
-            b'"' => at = string_end(bytes, at),
+        match *bytes.get(at)? {
+            b'"' => at = string_end(bytes, at)?,
             b'[' | b'{' => {
                 depth += 1;
                 at += 1;
                 continue;
             }
             b']' | b'}' => {
-                depth -= 1;
+                depth = depth.checked_sub(1)?;
                 at += 1;
             }
             b',' | b':' => {
@@ -109,23 +151,23 @@ fn value_end(bytes: &[u8], mut at: usize) -> usize {
                 continue;
             }
             _ => {
-                while !matches!(bytes[at], b',' | b']' | b'}') {
+                while !matches!(*bytes.get(at)?, b',' | b']' | b'}') {
                     at += 1;
                 }
             }
         }
         if depth == 0 {
-            return at;
+            return Some(at);
         }
     }
 }
 
-fn string_end(bytes: &[u8], mut at: usize) -> usize {
+fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     at += 1;
-    while bytes[at] != b'"' {
+    while *bytes.get(at)? != b'"' {
         at += if bytes[at] == b'\\' { 2 } else { 1 };
     }
-    at + 1
+    Some(at + 1)
 }
 
 #[cfg(test)]
@@ -149,14 +191,67 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_takes_less_than_a_document_alone() {
+        let of = |rows: usize| format!("[[{}]]", vec!["1,null"; rows].join(","));
+        let mut mapped = Mapped::new(1);
+        assert!(mapped.push(&of(300_000)), "more than a batch may have, but it is alone");
+        let bytes = mapped.bytes();
+        assert!(bytes > BATCH_LIMIT && !mapped.push(&of(1)));
+        assert_eq!((mapped.documents(), mapped.row_count(), mapped.bytes()), (1, 300_000, bytes));
+        assert!(!Mapped::new(1).push(&of(2_000_000)), "rows count, not only their text");
+        let mut mapped = Mapped::new(1);
+        assert!(mapped.push(&of(1000)) && mapped.push(&of(1000)) && !mapped.push(&of(200_000)) && mapped.push(&of(1)));
+        assert_eq!((mapped.documents(), mapped.row_count()), (3, 2001));
+    }
+
+    #[test]
     fn elements_of_an_array() {
         assert_eq!(elements("[]"), Vec::<&str>::new());
         assert_eq!(elements(r#"[1,[2,[3]],{"a":"]"},"x"]"#), vec!["1", "[2,[3]]", r#"{"a":"]"}"#, "\"x\""]);
     }
 
     #[test]
-    fn half_surrogates_are_replaced() {
-        assert_eq!(mend(r#""a\ud83d-\\ud83d\udca5\u0001""#), "\"a\u{FFFD}-\\\\ud83d\u{FFFD}\\u0001\"");
-        assert_eq!(mend(r#""plain""#), r#""plain""#);
+    fn what_has_another_shape_is_refused_and_leaves_nothing() {
+        let mut mapped = Mapped::new(2);
+        for answer in [
+            "",
+            "5",
+            "[",
+            "[]",
+            "{}",
+            "[[1,2]]",
+            "[[1],[]]",
+            "[[1,2],[3]]",
+            "[null,null,null]",
+            "[[1,2],[]]]",
+            "\"\"",
+            "[[\"a,1],[]]",
+            "[[1,2],[],[]]",
+            "null",
+            "[null]",
+        ] {
+            assert!(!mapped.push(answer), "{answer}");
+            assert_eq!((mapped.documents(), mapped.row_count()), (0, 0), "{answer}");
+        }
+        assert!(mapped.push("[[1,2],null]"));
+        mapped.skip("out of memory".into());
+        assert!(mapped.push("[[],[3,4]]"));
+        assert_eq!((mapped.documents(), mapped.row_count()), (3, 2));
+        assert!(mapped.rows(1, 0).is_none() && mapped.rows(1, 1).is_none());
+        assert_eq!((mapped.skipped(0), mapped.skipped(1), mapped.skipped(2)), (None, Some("out of memory"), None));
+    }
+
+    proptest::proptest! {
+        /// A worker that was taken over may answer anything: it is refused, or its rows are JSON.
+        #[test]
+        fn any_answer_is_refused_or_has_rows_of_json(answer in "[\\[\\]{}\",:0-9nul\\\\ e-]{0,24}", functions in 0..3usize) {
+            let mut mapped = Mapped::new(functions);
+            if mapped.push(&answer) {
+                for (key, value) in (0..functions).flat_map(|function| mapped.rows(0, function).into_iter().flatten()) {
+                    assert!(serde_json::from_str::<IgnoredAny>(key).is_ok(), "{answer}: {key}");
+                    assert!(serde_json::from_str::<IgnoredAny>(value).is_ok(), "{answer}: {value}");
+                }
+            }
+        }
     }
 }

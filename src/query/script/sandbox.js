@@ -394,23 +394,23 @@
     return '1';
   }
 
-  function filter(args, name) {
-    const fun = find(['filters', name]);
-    const passes = [];
-    const docs = args[0];
-    for (let index = 0; index < docs.length; index++) passes[index] = run(fun, design, [docs[index], args[1]]) ? 1 : 0;
-    return stringify(passes);
+  let asked = null; // the filter that was asked last, and its name
+  let askedName = null;
+
+  // One document at a time: `1` if it passes.
+  function filter(doc, name, request) {
+    if (asked === null || askedName !== name) {
+      asked = find(['filters', name]);
+      askedName = name;
+    }
+    return run(asked, design, [doc, request]) ? '1' : '0';
   }
 
-  function filterView(docs, name) {
+  function filterView(doc, name) {
     const fun = find(['views', name, 'map']);
-    const passes = [];
-    for (let index = 0; index < docs.length; index++) {
-      emitted = false;
-      fun(docs[index]);
-      passes[index] = emitted ? 1 : 0;
-    }
-    return stringify(passes);
+    emitted = false;
+    fun(doc);
+    return emitted ? '1' : '0';
   }
 
   return {

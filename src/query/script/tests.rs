@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn scripts() -> Scripts {
+pub(super) fn scripts() -> Scripts {
     Scripts::new(Limits { threads: 2, memory: 32 << 20, timeout: Duration::from_millis(500), ..Limits::default() })
 }
 
-fn set(functions: &[&str]) -> Arc<MapSet> {
+pub(super) fn set(functions: &[&str]) -> Arc<MapSet> {
     Arc::new(MapSet {
         database: 1,
         signature: functions.join("\0"),
@@ -15,12 +15,12 @@ fn set(functions: &[&str]) -> Arc<MapSet> {
     })
 }
 
-fn design(source: serde_json::Value) -> Arc<Design> {
+pub(super) fn design(source: serde_json::Value) -> Arc<Design> {
     Arc::new(Design::new(1, "_design/d".into(), "1-a".into(), source.to_string()).unwrap())
 }
 
 /// The rows of one document and one function as `key:value`.
-fn rows(mapped: &Mapped, document: usize, function: usize) -> Option<Vec<String>> {
+pub(super) fn rows(mapped: &Mapped, document: usize, function: usize) -> Option<Vec<String>> {
     Some(mapped.rows(document, function)?.map(|(key, value)| format!("{key}:{value}")).collect())
 }
 
@@ -29,7 +29,7 @@ fn map_one(function: &str, document: &str) -> Result<Option<Vec<String>>> {
     Ok(rows(&mapped, 0, 0))
 }
 
-fn word<R: std::fmt::Debug>(answer: Result<R>) -> String {
+pub(super) fn word<R: std::fmt::Debug>(answer: Result<R>) -> String {
     match answer {
         Err(Error::Script { word, .. }) => word,
         other => format!("{other:?}"),
@@ -65,7 +65,8 @@ fn what_does_not_compile_says_why() {
     assert!(syntax.ends_with(" (function (doc) { emit( })"), "{syntax}");
     assert_eq!(told("42"), "compilation_error: Expression does not eval to a function. (42)");
     assert!(told("nothing").starts_with("compilation_error: ReferenceError: "));
-    let reasons = scripts().compile(vec!["function(){}".into(), "function({".into(), "() => 1".into()]).wait().unwrap();
+    let reasons =
+        scripts().compile(1, vec!["function(){}".into(), "function({".into(), "() => 1".into()]).wait().unwrap();
     assert_eq!(reasons[0], None);
     assert!(reasons[1].as_ref().unwrap().starts_with("SyntaxError: "), "{reasons:?}");
     assert_eq!(reasons[2], None);
@@ -180,7 +181,7 @@ fn nothing_of_the_outside_is_in_reach() {
 
 #[test]
 fn runaways_fail_their_call_and_the_thread_goes_on() {
-    let scripts = Scripts::new(Limits { threads: 1, most_threads: 1, memory: 16 << 20, ..scripts().limits() });
+    let scripts = Scripts::new(Limits { threads: 1, processes: 1, memory: 16 << 20, ..scripts().limits() });
     let run = |function: &str| scripts.map_batch(&set(&[function]), vec![r#"{"_id":"x"}"#.into()]).wait();
     for (function, expected) in [
         ("function (doc) { while (true) {} }", "os_process_error"),
@@ -227,7 +228,7 @@ fn deep_documents_are_parsed_or_refused_without_harm() {
 #[test]
 fn a_dropped_call_stops_its_script() {
     let scripts =
-        Scripts::new(Limits { threads: 1, most_threads: 1, timeout: Duration::from_secs(60), ..scripts().limits() });
+        Scripts::new(Limits { threads: 1, processes: 1, timeout: Duration::from_secs(60), ..scripts().limits() });
     drop(scripts.map_batch(&set(&["function (doc) { while (true) {} }"]), vec!["{}".into()]));
     let mapped = scripts.map_batch(&set(&["function (doc) { emit(1); }"]), vec!["{}".into()]).wait().unwrap();
     assert_eq!(mapped.row_count(), 1);
@@ -244,7 +245,7 @@ fn slow_scripts_do_not_hold_up_the_others() {
 
 #[test]
 fn nothing_leaks_between_databases_design_documents_and_users() {
-    let scripts = Scripts::new(Limits { threads: 1, most_threads: 1, ..scripts().limits() });
+    let scripts = Scripts::new(Limits { threads: 1, processes: 1, ..scripts().limits() });
     let leak = r#"function (doc, old, user) {
         var before = typeof leaked + typeof Array.prototype.leaked + typeof require('m').leaked;
         leaked = Array.prototype.leaked = require('m').leaked = user.name;

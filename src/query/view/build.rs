@@ -1,10 +1,13 @@
 //! Brings an index up to the database's sequence.
 //!
 //! ```text
-//! page of changes > bodies > map functions on all threads ┐   the next pages are being mapped
-//!                                                          └> rows > one commit, in the order of the pages
+//! page of changes > bodies > map functions on all threads ┐   the next batches are being mapped (`ahead`)
+//!                                                          └> rows > commits, in the order of the changes (`piece`)
 //! then: blocks whose rows changed are counted and reduced (`blocks`)
 //! ```
+//!
+//! Memory is bounded by what is emitted: `ahead` bounds what waits for the writer, `piece` what one commit holds. A document
+//! that emits more than fits has no rows; the log tells.
 //!
 //! One update of an index runs at a time; queries that come meanwhile wait for it. Each commit holds rows, references and
 //! progress and expects the progress it began from, so that nothing else can come between. Commits are not synced by
@@ -13,41 +16,41 @@
 //! A document's old rows are found by its reference. An index that is begun has none: documents up to the sequence
 //! at which it was begun are then not looked up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::blocks::{Blocks, Change};
-use super::definition::{Definition, MapFunction, View};
+use super::ahead::{Ahead, Answer, BATCH_BYTES};
+use super::blocks::Blocks;
+use super::definition::{Definition, View};
 use super::grouped::Grouped;
-use super::layout::{self, Meta, Reference};
+use super::layout::Meta;
 use super::params::Plan;
+use super::piece::{self, Piece, Rows};
 use super::read::{Index, MapRows, Reading};
-use super::row;
-use crate::db::record::{BodyRecord, LeafRow};
-use crate::db::{Database, blocking, partition_of, render};
+use crate::db::record::{BodyRecord, Info, LeafRow};
+use crate::db::{Database, blocking, render};
 use crate::error::{Error, Result};
-use crate::json::raw_sort_key;
 use crate::query::design;
 use crate::query::history::{Histories, Name};
 use crate::query::planner;
-use crate::query::script::{Mapped, Pending, Scripts, check_language};
+use crate::query::script::{Mapped, Pending, Scripts, TOO_LARGE, check_language};
 use crate::rev::Body;
 use crate::store::{Batch, Direction, PageLimit, StoreError};
 
 /// Told how far an update is: changes done, changes in all.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
-/// Changes of one commit at most, and about how many bytes of documents they may be.
+/// Changes read at once, and about how many bytes of documents they may be.
 const STEP: usize = 1000;
 const STEP_BYTES: u64 = 4 << 20;
-/// Steps that are read and being mapped beside the one being committed.
-const AHEAD: usize = 4;
-/// Documents of one call of the map functions at most.
-const MAPPED_AT_ONCE: usize = 100;
+/// Batches that are mapped, or being mapped, beside the one being written.
+const AHEAD: usize = 64;
+/// Changes that are not worth a thread that reads ahead.
+const FEW: u64 = 64;
 /// Definitions kept; beyond this they are read again.
 const KEPT: usize = 512;
 /// Commits that may find that another came first.
@@ -240,28 +243,27 @@ impl Drop for Waiting {
     }
 }
 
-/// A page of changes whose documents are being mapped.
+/// Documents that have changed, one after the other, and are being mapped.
 struct Step {
     /// The sequence that the index is at afterwards.
     sequence: u64,
-    ids: Vec<String>,
-    /// For each id which batch has its rows, and where in it.
-    places: Vec<Option<(usize, usize)>>,
-    batches: Vec<Batched>,
+    documents: Vec<Changed>,
+    /// For each document where it stands in the answer; `None`: it has no rows.
+    places: Vec<Option<usize>>,
+    answer: Option<Arc<Answer>>,
 }
 
-/// What is emitted for a batch of documents.
-enum Batched {
-    Script(Pending<Mapped>),
-    Mango(Mapped),
+/// A document that has changed: its sequence, its id and its leaves, the winner's first.
+struct Changed {
+    sequence: u64,
+    id: String,
+    leaves: Vec<LeafRow>,
 }
 
-impl Batched {
-    fn wait(self) -> Result<Mapped> {
-        match self {
-            Batched::Script(pending) => pending.wait(),
-            Batched::Mango(mapped) => Ok(mapped),
-        }
+impl Changed {
+    /// The winner's body, if it has rows.
+    fn body(&self) -> Option<Body> {
+        self.leaves.first().filter(|leaf| !leaf.deleted).and_then(|leaf| leaf.body)
     }
 }
 
@@ -270,6 +272,14 @@ struct Living<'a> {
     id: &'a str,
     leaves: &'a [LeafRow],
     body: BodyRecord,
+}
+
+/// What became of a document that was mapped by itself.
+enum Alone {
+    Mapped(Mapped),
+    Gone,
+    /// It emits too much even alone.
+    TooLarge,
 }
 
 struct Build {
@@ -342,62 +352,48 @@ impl Build {
     /// All changes up to `target`. False: something else has changed the index.
     fn changed(&self, stored: Option<Vec<u8>>, meta: Meta, target: u64) -> Result<bool> {
         let begin = meta.sequence;
-        let read = |after: &mut u64| {
-            if *after >= target {
-                return None;
+        let mut ahead =
+            Ahead::new(self.scripts.limits().threads, bytes_of_a_document(&meta, &self.index.database.info()));
+        let next = meta.clone();
+        let mut writer = Writer::new(self, stored, meta, next, begin, target);
+        if target - begin <= FEW {
+            let mut steps = VecDeque::new();
+            for page in self.pages(begin, target) {
+                let (sequence, mut left) = page?;
+                while !left.is_empty() {
+                    if ahead.wait(true) && !writer.write_all(steps.drain(..).map(Ok))? {
+                        return Ok(false);
+                    }
+                    steps.push_back(self.map_some(&mut ahead, sequence, &mut left)?);
+                }
             }
-            let step = self.read(*after, target);
-            *after = step.as_ref().map_or(target, |step| step.sequence);
-            Some(step)
-        };
-        if target - begin <= STEP as u64 {
-            let mut after = begin;
-            return self.write_all(stored, meta, target, std::iter::from_fn(|| read(&mut after)));
+            return Ok(writer.write_all(steps.into_iter().map(Ok))? && writer.end(target)?);
         }
         // A thread of its own reads ahead. It ends when nobody takes its steps any more.
         std::thread::scope(|scope| {
             let (sender, steps) = mpsc::sync_channel(AHEAD);
             let reader = std::thread::Builder::new().name("index reader".into());
             let read_all = move || {
-                let mut after = begin;
-                while let Some(step) = read(&mut after) {
-                    if sender.send(step).is_err() {
-                        return;
+                let mut read = || {
+                    for page in self.pages(begin, target) {
+                        let (sequence, mut left) = page?;
+                        while !left.is_empty() {
+                            ahead.wait(false);
+                            let step = self.map_some(&mut ahead, sequence, &mut left)?;
+                            if sender.send(Ok(step)).is_err() {
+                                return Ok(());
+                            }
+                        }
                     }
+                    Ok(())
+                };
+                if let Err(error) = read() {
+                    let _ = sender.send(Err(error));
                 }
             };
             reader.spawn_scoped(scope, read_all).map_err(|error| Error::Internal(error.to_string()))?;
-            self.write_all(stored, meta, target, steps.into_iter())
+            Ok(writer.write_all(steps.into_iter())? && writer.end(target)?)
         })
-    }
-
-    /// Writes the steps up to `target`. False: something else has changed the index.
-    fn write_all(
-        &self,
-        mut stored: Option<Vec<u8>>,
-        mut meta: Meta,
-        target: u64,
-        steps: impl Iterator<Item = Result<Step>>,
-    ) -> Result<bool> {
-        let begin = meta.sequence;
-        (self.progress)(0, target.saturating_sub(begin));
-        for step in steps {
-            let step = step?;
-            let sequence = step.sequence;
-            // Nothing was there before the index was begun.
-            let look_up = sequence > meta.begun_at;
-            let next = Meta { sequence, ..meta.clone() };
-            match self.write(stored, &meta, next, step, look_up)? {
-                Some((now, next)) => (stored, meta) = (Some(now), next),
-                None => return Ok(false),
-            }
-            self.index.history.entries().relieve()?;
-            (self.progress)(sequence.saturating_sub(begin).min(target - begin), target - begin);
-            if self.index.database.is_gone() {
-                return Err(Error::NoDatabase);
-            }
-        }
-        Ok(true)
     }
 
     /// Purged documents are gone from the changes: their rows are found by id.
@@ -414,16 +410,44 @@ impl Build {
         let size = |leaves: &Vec<LeafRow>| leaves.first().and_then(|leaf| leaf.body).map_or(0, |body| body.bytes);
         let taken = fitting(leaves.iter().map(size));
         let purge_sequence = taken.checked_sub(1).map_or(target, |last| sequences[last]);
-        let mut changes: Vec<(String, Vec<LeafRow>)> = ids.into_iter().zip(leaves).take(taken).collect();
-        changes.sort_unstable_by(|one, two| one.0.cmp(&two.0));
-        changes.dedup_by(|one, two| one.0 == two.0);
-        let step = self.map(meta.sequence, changes)?;
-        let next = Meta { purge_sequence, begun_at: 0, ..meta.clone() };
-        Ok(self.write(stored, &meta, next, step, true)?.is_some())
+        let sequence = meta.sequence;
+        let changed = |(id, leaves)| Changed { sequence, id, leaves };
+        let mut left: VecDeque<Changed> = ids.into_iter().zip(leaves).take(taken).map(changed).collect();
+        left.make_contiguous().sort_unstable_by(|one, two| one.id.cmp(&two.id));
+        let mut seen = None;
+        left.retain(|change| seen.replace(change.id.clone()).as_ref() != Some(&change.id));
+        let mut ahead = Ahead::new(self.scripts.limits().threads, bytes_of_a_document(&meta, &database.info()));
+        // Whatever is committed before the end is done again if it is cut off, and finds itself by the references.
+        let next = Meta { begun_at: 0, ..meta.clone() };
+        let mut writer = Writer::new(self, stored, meta, next, sequence, sequence);
+        let mut steps = VecDeque::new();
+        while !left.is_empty() {
+            if ahead.wait(true) && !writer.write_all(steps.drain(..).map(Ok))? {
+                return Ok(false);
+            }
+            steps.push_back(self.map_some(&mut ahead, sequence, &mut left)?);
+        }
+        if !writer.write_all(steps.into_iter().map(Ok))? {
+            return Ok(false);
+        }
+        writer.next.purge_sequence = purge_sequence;
+        writer.end(sequence)
     }
 
-    /// Reads the next page of changes and has its documents mapped.
-    fn read(&self, after: u64, target: u64) -> Result<Step> {
+    /// Pages of changes up to `target`, each with the sequence that is reached with it.
+    fn pages(&self, begin: u64, target: u64) -> impl Iterator<Item = Result<(u64, VecDeque<Changed>)>> {
+        let mut after = begin;
+        std::iter::from_fn(move || {
+            if after >= target {
+                return None;
+            }
+            let page = self.page(after, target);
+            after = page.as_ref().map_or(target, |(sequence, _)| *sequence);
+            Some(page)
+        })
+    }
+
+    fn page(&self, after: u64, target: u64) -> Result<(u64, VecDeque<Changed>)> {
         let database = &self.index.database;
         let info = database.info();
         let average = info.external / (info.documents + 1) + 1;
@@ -434,41 +458,73 @@ impl Build {
         page.rows.truncate(fitting(sizes));
         // No rows up to the target: those documents have changed since, and come with later sequences.
         let sequence = page.rows.last().map_or(target, |(sequence, _)| *sequence);
-        self.map(sequence, page.rows.into_iter().map(|(_, row)| (row.id, row.leaves)).collect())
+        let include_design = self.index.definition.include_design;
+        let rows = page.rows.into_iter().map(|(sequence, row)| Changed { sequence, id: row.id, leaves: row.leaves });
+        Ok((sequence, rows.filter(|change| include_design || !change.id.starts_with("_design/")).collect()))
     }
 
-    fn map(&self, sequence: u64, mut changes: Vec<(String, Vec<LeafRow>)>) -> Result<Step> {
-        let definition = &self.index.definition;
-        changes.retain(|(id, _)| definition.include_design || !id.starts_with("_design/"));
-        let living: Vec<usize> = (0..changes.len())
-            .filter(|at| changes[*at].1.first().is_some_and(|leaf| !leaf.deleted && leaf.body.is_some()))
-            .collect();
-        let mut places = vec![None; changes.len()];
-        let mut batches = Vec::new();
-        if !definition.maps.is_empty() {
-            let share = living.len().div_ceil(2 * self.scripts.limits().threads).clamp(8, MAPPED_AT_ONCE);
-            for some in living.chunks(share) {
-                let wanted: Vec<(&str, Body)> =
-                    some.iter().filter_map(|at| Some((changes[*at].0.as_str(), changes[*at].1[0].body?))).collect();
-                let bodies = self.index.database.bodies(&wanted)?;
-                let mut documents = Vec::with_capacity(some.len());
-                for (at, body) in some.iter().zip(bodies) {
-                    // A body that is gone was of an edit that has been followed by another, which is a later change.
-                    let Some(body) = body else { continue };
-                    places[*at] = Some((batches.len(), documents.len()));
-                    let (id, leaves) = &changes[*at];
-                    documents.push(Living { id, leaves, body });
+    /// Takes some of the documents that are left of a page, which reaches up to `sequence`, and has them mapped.
+    fn map_some(&self, ahead: &mut Ahead, sequence: u64, left: &mut VecDeque<Changed>) -> Result<Step> {
+        let maps = !self.index.definition.maps.is_empty();
+        let most = ahead.batch(left.iter().filter(|change| change.body().is_some()).count());
+        let (mut documents, mut living, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(change) = left.pop_front() {
+            if let Some(body) = change.body() {
+                if maps && living > 0 && (living >= most || bytes + body.bytes > BATCH_BYTES) {
+                    left.push_front(change);
+                    break;
                 }
-                batches.push(match &definition.mango {
-                    None => {
-                        let seen = documents.iter().map(|document| self.seen(document)).collect();
-                        Batched::Script(self.scripts.map_batch(&definition.set, seen))
-                    }
-                    Some(indexes) => Batched::Mango(self.indexed(indexes, &documents)?),
-                });
+                (living, bytes) = (living + 1, bytes + body.bytes);
             }
+            documents.push(change);
         }
-        Ok(Step { sequence, ids: changes.into_iter().map(|(id, _)| id).collect(), places, batches })
+        let sequence = if left.is_empty() { sequence } else { documents.last().map_or(sequence, |last| last.sequence) };
+        let mut step = Step { sequence, places: vec![None; documents.len()], documents, answer: None };
+        if maps && living > 0 {
+            let living = self.living(&step.documents, &mut step.places)?;
+            step.answer = Some(match &self.index.definition.mango {
+                None => ahead.add(living.len(), self.map(&living)),
+                Some(indexes) => ahead.add_made(living.len(), self.indexed(indexes, &living)),
+            });
+        }
+        Ok(step)
+    }
+
+    /// The documents that are mapped, and their places among them.
+    fn living<'a>(&self, documents: &'a [Changed], places: &mut [Option<usize>]) -> Result<Vec<Living<'a>>> {
+        let wanted: Vec<(usize, &Changed, Body)> =
+            documents.iter().enumerate().filter_map(|(at, change)| Some((at, change, change.body()?))).collect();
+        let named: Vec<(&str, Body)> = wanted.iter().map(|(_, change, body)| (change.id.as_str(), *body)).collect();
+        let mut living = Vec::with_capacity(wanted.len());
+        for ((at, change, _), body) in wanted.iter().zip(self.index.database.bodies(&named)?) {
+            // A body that is gone was of an edit that has been followed by another, which is a later change.
+            let Some(body) = body else { continue };
+            places[*at] = Some(living.len());
+            living.push(Living { id: &change.id, leaves: &change.leaves, body });
+        }
+        Ok(living)
+    }
+
+    fn map(&self, living: &[Living]) -> Pending<Mapped> {
+        let seen = living.iter().map(|document| self.seen(document)).collect();
+        self.scripts.map_batch(&self.index.definition.set, seen)
+    }
+
+    /// Maps one document that did not fit with the others of its batch.
+    fn map_alone(&self, change: &Changed) -> Result<Alone> {
+        let mut places = [None];
+        let living = self.living(std::slice::from_ref(change), &mut places)?;
+        if living.is_empty() {
+            return Ok(Alone::Gone);
+        }
+        let mapped = match &self.index.definition.mango {
+            None => self.map(&living).wait(),
+            Some(indexes) => self.indexed(indexes, &living),
+        };
+        match mapped {
+            Err(error) if is_too_large(&error) => Ok(Alone::TooLarge),
+            mapped => mapped.map(Alone::Mapped),
+        }
     }
 
     /// The rows that Mango indexes have of documents: the key, and no value (CouchDB: `mango_native_proc:map_doc`).
@@ -499,7 +555,7 @@ impl Build {
             }
             rows.push(']');
             if !mapped.push(&rows) {
-                return Err(Error::Internal("the keys of one batch of documents are too large".into()));
+                return Err(Error::Script { word: "InternalError".into(), reason: TOO_LARGE.into() });
             }
         }
         Ok(mapped)
@@ -531,72 +587,157 @@ impl Build {
         text
     }
 
-    /// Commits what a step does to the index; what is stored of its progress then. `None`: something else came first.
-    fn write(
-        &self,
-        stored: Option<Vec<u8>>,
-        before: &Meta,
-        mut next: Meta,
-        step: Step,
-        look_up: bool,
-    ) -> Result<Option<(Vec<u8>, Meta)>> {
-        let index = &self.index;
-        let mapped = step.batches.into_iter().map(Batched::wait).collect::<Result<Vec<Mapped>>>()?;
-        let documents: Vec<Vec<u8>> = step.ids.iter().map(|id| index.layout.document(id)).collect();
-        let old = match look_up {
-            true => index.get_many(&documents)?,
-            false => vec![None; documents.len()],
-        };
-        let mut batch = Batch::new();
-        let mut changes: Vec<Vec<Change>> = index.definition.maps.iter().map(|_| Vec::new()).collect();
-        for (((id, place), key), old) in step.ids.iter().zip(step.places).zip(documents).zip(old) {
-            let old_value = old;
-            let old = old_value.as_deref().map(layout::decode_references).transpose()?.unwrap_or_default();
-            let mut gone: HashMap<(usize, Vec<u8>), u64> =
-                old.into_iter().map(|old| ((old.map, old.spot), old.bytes)).collect();
-            let mut references = Vec::new();
-            if let Some((batch, document)) = place {
-                let partition = if index.definition.partitioned { partition_of(id) } else { None };
-                for (map, function) in index.definition.maps.iter().enumerate() {
-                    let rows = mapped[batch].rows(document, map).into_iter().flatten();
-                    for Emitted { place, key, value, emit } in in_order(function, partition, rows) {
-                        let spot = layout::spot(&place, id, emit);
-                        let bytes = (key.len() + value.len()) as u64;
-                        let was = if gone.is_empty() { None } else { gone.remove(&(map, spot.clone())) };
-                        next.rows[map].0 += u64::from(was.is_none());
-                        next.rows[map].1 = (next.rows[map].1 + bytes).saturating_sub(was.unwrap_or(0));
-                        let stored = row::encode(&place, id, key, value);
-                        changes[map].push(Change { spot: spot.clone(), row: Some(stored), is_new: was.is_none() });
-                        references.push(Reference { map, spot, bytes });
-                    }
-                }
-            }
-            for ((map, spot), bytes) in gone {
-                let Some(rows) = next.rows.get_mut(map) else { continue };
-                *rows = (rows.0.saturating_sub(1), rows.1.saturating_sub(bytes));
-                changes[map].push(Change { spot, row: None, is_new: false });
-            }
-            if !references.is_empty() {
-                batch.put(key, layout::encode_references(&references));
-            } else if old_value.is_some() {
-                batch.delete(key);
-            }
-        }
-        let blocks = Blocks { index, scripts: &self.scripts };
-        for (map, changes) in changes.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
-            next.settled = false;
-            blocks.apply(&mut batch, map, changes)?;
-        }
-        if next == *before {
-            return Ok(stored.map(|stored| (stored, next)));
-        }
-        Ok(commit(index, stored, &next, batch)?.then(|| (next.encode(), next)))
-    }
-
     /// Removes all of the index, its progress first.
     fn clear(&self) -> Result<()> {
         Ok(self.index.history.clear()?)
     }
+}
+
+/// Writes steps into the index, piece by piece.
+struct Writer<'a> {
+    build: &'a Build,
+    /// The progress as it is stored, and what it means.
+    stored: Option<Vec<u8>>,
+    meta: Meta,
+    /// The progress with the documents of the piece.
+    next: Meta,
+    piece: Piece,
+    begin: u64,
+    target: u64,
+    /// Documents are looked up that may have rows.
+    looks_up: bool,
+}
+
+impl<'a> Writer<'a> {
+    fn new(build: &'a Build, stored: Option<Vec<u8>>, meta: Meta, next: Meta, begin: u64, target: u64) -> Writer<'a> {
+        (build.progress)(0, target.saturating_sub(begin));
+        let piece = Piece::new(meta.rows.clone());
+        Writer { build, stored, meta, next, piece, begin, target, looks_up: false }
+    }
+
+    /// False: something else has changed the index.
+    fn write_all(&mut self, steps: impl Iterator<Item = Result<Step>>) -> Result<bool> {
+        for step in steps {
+            if !self.write(step?)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn write(&mut self, step: Step) -> Result<bool> {
+        let index = &self.build.index;
+        // Nothing was there before the index was begun.
+        let looks_up = self.next.begun_at == 0 || step.sequence > self.next.begun_at;
+        // What is looked up must not be in the piece.
+        let is_twice = looks_up && (!self.looks_up || step.documents.iter().any(|change| self.piece.has(&change.id)));
+        self.looks_up = looks_up;
+        if is_twice && !self.commit()? {
+            return Ok(false);
+        }
+        let mapped = match step.answer.as_ref().map(|answer| answer.take()).transpose() {
+            Err(error) if is_too_large(&error) => None,
+            mapped => Some(mapped?),
+        };
+        let keys: Vec<Vec<u8>> = step.documents.iter().map(|change| index.layout.document(&change.id)).collect();
+        let old = match looks_up {
+            true => index.get_many(&keys)?,
+            false => vec![None; keys.len()],
+        };
+        for (((change, place), key), old) in step.documents.iter().zip(&step.places).zip(keys).zip(old) {
+            let alone = match (&mapped, place) {
+                (None, Some(_)) => self.build.map_alone(change)?,
+                _ => Alone::Gone,
+            };
+            let rows = match (&mapped, place, &alone) {
+                (Some(Some(mapped)), Some(at), _) => Some(Rows { mapped, at: *at }),
+                (_, _, Alone::Mapped(mapped)) => Some(Rows { mapped, at: 0 }),
+                _ => None,
+            };
+            let refused = matches!(alone, Alone::TooLarge).then(piece::too_large);
+            if !self.add(change, key, old, rows, refused)? {
+                return Ok(false);
+            }
+        }
+        self.next.sequence = step.sequence;
+        Ok(true)
+    }
+
+    /// Adds a document to the piece. `refused`: why it has no rows.
+    fn add(
+        &mut self,
+        change: &Changed,
+        key: Vec<u8>,
+        old: Option<Vec<u8>>,
+        rows: Option<Rows>,
+        mut refused: Option<String>,
+    ) -> Result<bool> {
+        let index = &self.build.index;
+        let (mut bytes, mut rows) = (0, rows);
+        if let Some(Rows { mapped, at }) = rows {
+            let (size, too_many) = piece::bytes_of(index, &change.id, Rows { mapped, at });
+            if let Some(reason) = mapped.skipped(at) {
+                (rows, refused) = (None, Some(reason.to_owned()));
+            } else if too_many.is_some() {
+                (rows, refused) = (None, too_many);
+                self.build.scripts.count_skipped();
+            } else {
+                bytes = size;
+            }
+        } else if refused.is_some() {
+            self.build.scripts.count_skipped();
+        }
+        if self.piece.goes_before(bytes) && !self.commit()? {
+            return Ok(false);
+        }
+        self.piece.add(index, &change.id, key, old, rows, bytes)?;
+        if self.looks_up {
+            self.piece.looked_up(&change.id);
+        }
+        if let Some(reason) = &refused {
+            self.piece.skip(&change.id, reason);
+        }
+        self.next.sequence = change.sequence;
+        Ok(!self.piece.is_full() || self.commit()?)
+    }
+
+    /// Commits the piece and the progress that it makes.
+    fn commit(&mut self) -> Result<bool> {
+        let (build, index) = (self.build, &self.build.index);
+        self.next.rows.clone_from(&self.piece.rows);
+        let piece = std::mem::replace(&mut self.piece, Piece::new(self.next.rows.clone()));
+        let (batch, changed) = piece.finish(&Blocks { index, scripts: &build.scripts })?;
+        self.next.settled &= !changed;
+        if self.next != self.meta {
+            if !commit(index, self.stored.take(), &self.next, batch)? {
+                return Ok(false);
+            }
+            self.stored = Some(self.next.encode());
+            self.meta.clone_from(&self.next);
+            index.history.entries().relieve()?;
+        }
+        let done = self.next.sequence.saturating_sub(self.begin);
+        let all = self.target.saturating_sub(self.begin);
+        (build.progress)(done.min(all), all);
+        if index.database.is_gone() { Err(Error::NoDatabase) } else { Ok(true) }
+    }
+
+    /// Commits what is left; the index has then reached `target`, or what came after it.
+    fn end(&mut self, target: u64) -> Result<bool> {
+        self.next.sequence = self.next.sequence.max(target);
+        self.commit()
+    }
+}
+
+/// Whether documents emitted too much together.
+fn is_too_large(error: &Error) -> bool {
+    matches!(error, Error::Script { reason, .. } if reason == TOO_LARGE)
+}
+
+/// Bytes of the rows that a document has on average, as far as the index is.
+fn bytes_of_a_document(meta: &Meta, info: &Info) -> usize {
+    let bytes: u64 = meta.rows.iter().map(|(rows, bytes)| 16 * rows + bytes).sum();
+    usize::try_from(bytes / (info.documents + 1)).unwrap_or(usize::MAX)
 }
 
 /// How many documents of these sizes make a step: about [`STEP_BYTES`], and one at least.
@@ -607,35 +748,6 @@ fn fitting(sizes: impl Iterator<Item = u64>) -> usize {
         Some(before)
     };
     sizes.scan(0, before).take_while(|before| *before < STEP_BYTES).count()
-}
-
-/// What a function emitted for a document.
-struct Emitted<'a> {
-    place: Vec<u8>,
-    key: &'a str,
-    value: &'a str,
-    /// Its number among those of the same place.
-    emit: u32,
-}
-
-/// The rows of a document in their order: by key, and where keys are equal by value, in the raw order.
-fn in_order<'a>(
-    function: &MapFunction,
-    partition: Option<&str>,
-    rows: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Vec<Emitted<'a>> {
-    let place = |(key, value)| Emitted { place: layout::place(function, partition, key), key, value, emit: 0 };
-    let mut all: Vec<Emitted> = rows.map(place).collect();
-    all.sort_by(|one, two| {
-        let by_value = || raw_sort_key(one.value).cmp(&raw_sort_key(two.value));
-        one.place.cmp(&two.place).then_with(by_value)
-    });
-    for at in 1..all.len() {
-        if all[at].place == all[at - 1].place {
-            all[at].emit = all[at - 1].emit + 1;
-        }
-    }
-    all
 }
 
 /// Commits a batch together with the progress that it makes. False: the progress was not `before` any more.

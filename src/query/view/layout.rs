@@ -7,6 +7,7 @@
 //! b map bound                a block of rows, from `bound` up to the next block's bound: their number
 //! c map bound                the reductions of those rows
 //! x map bound                a mark: the block's rows have changed, so it has to be reduced again
+//! s                          the documents that could not be mapped
 //! ```
 //!
 //! All keys begin with the database's number and the index's signature (`store::keys::index_prefix`). `map`
@@ -39,9 +40,10 @@ pub(super) const ROW: u8 = b'r';
 pub(super) const BLOCK: u8 = b'b';
 pub(super) const REDUCED: u8 = b'c';
 pub(super) const CHANGED: u8 = b'x';
+const SKIPPED: u8 = b's';
 
 /// Length in bytes to which a sort key is truncated.
-const MAX_SORT_KEY: usize = 2 << 10;
+pub(super) const MAX_SORT_KEY: usize = 2 << 10;
 /// Ids longer than this are stored in keys as a prefix and a digest.
 pub(super) const MAX_ID: usize = 2 << 10;
 /// The same limit for partition names.
@@ -77,6 +79,11 @@ impl Layout {
     /// The key of the progress.
     pub fn meta(&self) -> Vec<u8> {
         [&self.prefix[..], &[META]].concat()
+    }
+
+    /// The key of the documents that could not be mapped.
+    pub fn skipped(&self) -> Vec<u8> {
+        [&self.prefix[..], &[SKIPPED]].concat()
     }
 
     /// The key of a document's rows.
@@ -231,14 +238,25 @@ pub(super) struct Reference {
     pub bytes: u64,
 }
 
-pub(super) fn encode_references(references: &[Reference]) -> Vec<u8> {
-    let mut out = Writer::version(FORMAT);
-    for reference in references {
-        out.number(reference.map as u64);
-        out.number(reference.bytes);
-        out.bytes(&reference.spot);
+/// The references of a document, written one by one.
+pub(super) struct References(Writer, bool);
+
+impl References {
+    pub fn new() -> References {
+        References(Writer::version(FORMAT), false)
     }
-    out.0
+
+    pub fn push(&mut self, reference: &Reference) {
+        self.1 = true;
+        self.0.number(reference.map as u64);
+        self.0.number(reference.bytes);
+        self.0.bytes(&reference.spot);
+    }
+
+    /// `None`: there are none.
+    pub fn finish(self) -> Option<Vec<u8>> {
+        self.1.then_some(self.0.0)
+    }
 }
 
 pub(super) fn decode_references(value: &[u8]) -> Result<Vec<Reference>> {

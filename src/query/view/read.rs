@@ -7,6 +7,7 @@ use super::definition::{Definition, View};
 use super::layout::{self, BLOCK, Layout, META, Meta, REDUCED, ROW, Spots};
 use super::params::Plan;
 use super::row::Row;
+use super::skipped::Skipped;
 use crate::db::Database;
 use crate::error::{Error, Result};
 use crate::query::history::{History, Snapshot};
@@ -215,6 +216,11 @@ impl Reading {
     /// Size of the index in bytes. Blocks on the store.
     pub fn bytes(&self) -> Result<u64> {
         Ok(self.index.history.entries().bytes()?)
+    }
+
+    /// The documents that could not be mapped and have no rows. Blocks on the store.
+    pub fn skipped(&self) -> Result<Skipped> {
+        Skipped::read(&self.index)
     }
 
     /// The next rows of the first map function in a range, about `most`. Reduces `spots` to the rest. Blocks

@@ -200,3 +200,46 @@ fn finds_damage(blobs: &BlobFiles, tail: usize) {
     write(blobs, &[&bytes]);
     assert_eq!(read(blobs, &id, 0).unwrap(), bytes);
 }
+
+#[test]
+fn a_small_blob_is_written_once_while_it_is_pinned() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = blobs(&dir.path().join("blobs"));
+    let modified = |id: &BlobId| std::fs::metadata(blobs.path(id)).unwrap().modified().unwrap();
+    let first = write(&blobs, &[b"", b""]);
+    let then = modified(&first.id);
+    let second = write(&blobs, &[]);
+    assert_eq!((second.id, modified(&first.id)), (first.id, then));
+    drop(first);
+    assert!(!blobs.remove_unless(&second.id, &|| Ok(false)).unwrap(), "the second pins it too");
+    std::fs::remove_file(blobs.path(&second.id)).unwrap();
+    write(&blobs, &[]);
+    assert_eq!(read(&blobs, &second.id, 0).unwrap(), b"", "it was gone");
+    let id = second.id;
+    drop(second);
+    std::fs::write(blobs.path(&id), b"damaged").unwrap();
+    write(&blobs, &[]);
+    assert_eq!(read(&blobs, &id, 0).unwrap(), b"", "nobody has pinned it since: it is written again");
+    assert!(std::fs::read_dir(dir.path().join("blobs/tmp")).unwrap().next().is_none());
+}
+
+#[test]
+fn exchanged_files_are_damaged_both_and_those_of_an_older_settee_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = blobs(dir.path());
+    let (one, other) = (write(&blobs, &[b"one and"]).id, write(&blobs, &[b"another"]).id);
+    let files = [&one, &other].map(|id| std::fs::read(blobs.path(id)).unwrap());
+    std::fs::write(blobs.path(&one), &files[1]).unwrap();
+    std::fs::write(blobs.path(&other), &files[0]).unwrap();
+    for id in [one, other] {
+        assert!(matches!(blobs.open(&id, 0).err(), Some(StoreError::Damaged(_))));
+        assert!(matches!(blobs.open(&id, 3).err(), Some(StoreError::Damaged(_))));
+    }
+    let mut older = b"one and".to_vec();
+    older.extend_from_slice(&crc32fast::hash(b"one and").to_le_bytes());
+    older.extend_from_slice(&7u64.to_le_bytes());
+    older.extend_from_slice(&crc32fast::hash(&older[7..]).to_le_bytes());
+    older.extend_from_slice(b"settee b1");
+    std::fs::write(blobs.path(&one), &older).unwrap();
+    assert_eq!(read(&blobs, &one, 0).unwrap(), b"one and");
+}

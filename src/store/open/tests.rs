@@ -172,7 +172,7 @@ fn encryption_begins_is_renewed_and_ends() {
         (Some(&first), under(&first), Some(&first)),
     ];
     for (round, (key, sealing, after)) in steps.into_iter().enumerate() {
-        let how = Rewrite { engine: None, key: key.cloned(), sealing };
+        let how = Rewrite { engine: None, key: key.cloned(), sealing, to: None };
         let renamed = |(key, value): Entry, name: &dyn Fn(&[u8; 32]) -> [u8; 32]| {
             Ok((keys::renamed_reference(&key, name).unwrap_or(key), value))
         };
@@ -280,4 +280,63 @@ fn holds(dir: &Path, text: &[u8]) -> bool {
         }
         std::fs::read(&path).is_ok_and(|bytes| memchr::memmem::find(&bytes, text).is_some())
     })
+}
+
+/// Writes `sequence` of a database as the layer above does, and closes the folder.
+fn write_sequence(dir: &Path, engine: Engine, sequence: u64) {
+    let opened = open(dir, Some(engine)).unwrap();
+    let mut batch = Batch::new();
+    if sequence == 1 {
+        batch.put(keys::name("one"), vec![1, 9, 0]);
+    }
+    batch.put(keys::sequence(9, sequence), vec![1; sequence as usize]);
+    batch.put(keys::body(9, sequence, 0), vec![2; 100 * sequence as usize]);
+    opened.store.commit(batch).unwrap();
+}
+
+#[test]
+fn what_a_settee_without_mark_and_record_has_written_is_counted_and_not_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("store-1/settee.redb");
+    let record = |put: Option<Vec<u8>>| {
+        use ::redb::{Database, ReadableDatabase, TableDefinition};
+        const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
+        let database = Database::open(&file).unwrap();
+        if let Some(record) = put {
+            let write = database.begin_write().unwrap();
+            write.open_table(ENTRIES).unwrap().insert(&[0xFF][..], record.as_slice()).unwrap();
+            write.commit().unwrap();
+        }
+        let read = database.begin_read().unwrap().open_table(ENTRIES).unwrap();
+        read.get(&[0xFF][..]).unwrap().unwrap().value().to_vec()
+    };
+    write_sequence(dir.path(), Engine::Redb, 1);
+    let (then, mark) = (record(None), std::fs::read(dir.path().join("mark-1")).unwrap());
+    write_sequence(dir.path(), Engine::Redb, 2);
+    record(Some(then));
+    std::fs::write(dir.path().join("mark-1"), mark).unwrap();
+    for _ in 0..2 {
+        let opened = open(dir.path(), None).unwrap();
+        assert_eq!(opened.store.complete(), Ok(()));
+    }
+    write_sequence(dir.path(), Engine::Redb, 3);
+    assert_eq!(open(dir.path(), None).unwrap().store.complete(), Ok(()));
+}
+
+#[test]
+fn the_store_of_another_folder_is_refused() {
+    for engine in Engine::ALL {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for sequence in 1..4 {
+            write_sequence(one.path(), *engine, sequence.min(2));
+            write_sequence(other.path(), *engine, sequence);
+        }
+        std::fs::remove_dir_all(one.path().join("store-1")).unwrap();
+        std::fs::rename(other.path().join("store-1"), one.path().join("store-1")).unwrap();
+        let refused = refusal(one.path(), None).to_string();
+        assert!(refused.contains("not the store that the mark beside it"), "{engine}: {refused}");
+        // With its mark it is at home.
+        std::fs::copy(other.path().join("mark-1"), one.path().join("mark-1")).unwrap();
+        assert_eq!(open(one.path(), None).unwrap().store.complete(), Ok(()));
+    }
 }

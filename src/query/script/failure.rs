@@ -1,0 +1,107 @@
+//! What a script answers when it fails, as the server's errors.
+
+use std::borrow::Cow;
+
+use crate::error::Error;
+
+/// What CouchDB answers when a script does not come back in time.
+pub(super) fn timed_out() -> Error {
+    Error::Script { word: "os_process_error".into(), reason: "OS process timed out.".into() }
+}
+
+/// What CouchDB answers when no process for a script was free in time.
+pub(super) fn no_room() -> Error {
+    let reason = "The request could not be processed in a reasonable amount of time.";
+    Error::Script { word: "timeout".into(), reason: reason.into() }
+}
+
+/// The sandbox's `[word, reason, fatal]` as an error.
+pub(super) fn failure(told: &str) -> Error {
+    let (word, reason, _): (String, serde_json::Value, bool) = serde_json::from_str(&mend(told))
+        .unwrap_or_else(|_| ("internal_error".into(), serde_json::Value::String("error cannot be shown".into()), true));
+    let reason = match reason {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    };
+    worded(word, reason)
+}
+
+/// CouchDB's meaning of the words that a script may choose.
+pub(super) fn worded(word: String, reason: String) -> Error {
+    match word.as_str() {
+        "not_found" => Error::NotFound(reason),
+        "forbidden" => Error::Forbidden(reason),
+        "unauthorized" => Error::Unauthorized(reason),
+        "bad_request" => Error::BadRequest(reason),
+        "query_parse_error" => Error::QueryParse(reason),
+        "conflict" => Error::Conflict,
+        _ => Error::Script { word, reason },
+    }
+}
+
+/// JSON text of the engine, made acceptable: half of a surrogate pair, which JavaScript strings may hold and UTF-8 not,
+/// becomes U+FFFD. `JSON.stringify` writes `\ud8..` to `\udf..` only for such halves.
+/// (CouchDB: `couch_query_servers:force_utf8`.)
+pub(super) fn mend(json: &str) -> Cow<'_, str> {
+    if !json.contains("\\ud") {
+        return Cow::Borrowed(json);
+    }
+    let bytes = json.as_bytes();
+    let mut out = String::with_capacity(json.len());
+    let (mut from, mut at) = (0, 0);
+    while let Some(found) = bytes[at..].iter().position(|&byte| byte == b'\\') {
+        let start = at + found;
+        let half = matches!(bytes.get(start + 1..start + 6), Some([b'u', b'd', b'8'..=b'9' | b'a'..=b'f', one, two])
+            if one.is_ascii_hexdigit() && two.is_ascii_hexdigit());
+        if half {
+            out.push_str(&json[from..start]);
+            out.push('\u{FFFD}');
+            from = start + 6;
+            at = from;
+        } else {
+            at = start + 2;
+        }
+    }
+    out.push_str(&json[from..]);
+    Cow::Owned(out)
+}
+
+/// What `validate_doc_update` threw, `{"thrown": ...}`, as CouchDB reads it (`couch_query_servers:validate_doc_update`).
+pub(super) fn rejected(answer: &str) -> Error {
+    #[derive(serde::Deserialize)]
+    struct Thrown {
+        #[serde(default)]
+        thrown: serde_json::Value,
+    }
+    let thrown = serde_json::from_str::<Thrown>(&mend(answer)).map(|answer| answer.thrown).unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    if let serde_json::Value::Object(members) = &thrown {
+        for word in ["forbidden", "unauthorized"] {
+            if let Some(reason) = members.get(word) {
+                return worded(word.into(), text(reason));
+            }
+        }
+        if let (Some(word), Some(reason)) = (members.get("error"), members.get("reason")) {
+            return worded(text(word), text(reason));
+        }
+        if let Some((_, reason)) = members.iter().next().filter(|_| members.len() == 1) {
+            return Error::Script { word: "unknown_error".into(), reason: text(reason) };
+        }
+    }
+    Error::Script { word: "unknown_error".into(), reason: text(&thrown) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_surrogates_are_replaced() {
+        assert_eq!(mend(r#""a\ud83d-\\ud83d\udca5\u0001""#), "\"a\u{FFFD}-\\\\ud83d\u{FFFD}\\u0001\"");
+        assert_eq!(mend(r#""plain""#), r#""plain""#);
+        // A worker that was taken over may send what no engine writes.
+        for odd in ["\\ud8", "\\ud8é", "\\", "\\ud", "\\ud81g\\ud8"] {
+            assert_eq!(mend(odd), odd);
+        }
+    }
+}

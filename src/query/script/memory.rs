@@ -1,0 +1,142 @@
+//! The memory of one environment: an allocator under QuickJS that counts, refuses beyond a limit, and remembers that it
+//! refused.
+//!
+//! QuickJS has a limit of its own, but where memory runs out in the middle of small allocations it throws `null`, which
+//! a function may throw as well. What is remembered here tells the two apart.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use rquickjs::allocator::Allocator;
+
+/// What an environment holds and may hold, in bytes.
+#[derive(Default)]
+pub(super) struct Account {
+    used: Cell<usize>,
+    limit: Cell<usize>,
+    refused: Cell<bool>,
+}
+
+impl Account {
+    pub fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.set(limit);
+    }
+
+    /// Whether memory was refused since [`Account::forget`].
+    pub fn refused(&self) -> bool {
+        self.refused.get()
+    }
+
+    pub fn forget(&self) {
+        self.refused.set(false);
+    }
+
+    /// Whether `more` bytes fit.
+    fn fits(&self, more: usize) -> bool {
+        let fits = self.used.get().checked_add(more).is_some_and(|sum| sum <= self.limit.get());
+        if !fits {
+            self.refused.set(true);
+        }
+        fits
+    }
+
+    /// Notes what came of an allocation.
+    fn took(&self, pointer: *mut u8) -> *mut u8 {
+        if pointer.is_null() {
+            self.refused.set(true);
+        } else {
+            self.used.set(self.used.get() + usable(pointer));
+        }
+        pointer
+    }
+
+    fn gave(&self, bytes: usize) {
+        self.used.set(self.used.get().saturating_sub(bytes));
+    }
+}
+
+/// The allocator of one runtime.
+pub(super) struct Counted(pub Rc<Account>);
+
+/// How large the allocation at `pointer` is. It must be one of `malloc`'s that was not freed.
+fn usable(pointer: *mut u8) -> usize {
+    // SAFETY: all callers in this file pass what `malloc`, `calloc` or `realloc` returned and nobody has freed.
+    unsafe { libc::malloc_usable_size(pointer.cast()) }
+}
+
+// SAFETY: memory comes from the C allocator, which aligns for any type; a null pointer is an answer that is allowed.
+unsafe impl Allocator for Counted {
+    fn alloc(&mut self, size: usize) -> *mut u8 {
+        if !self.0.fits(size) {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: `malloc` may be called with any size.
+        self.0.took(unsafe { libc::malloc(size) }.cast())
+    }
+
+    fn calloc(&mut self, count: usize, size: usize) -> *mut u8 {
+        if !count.checked_mul(size).is_some_and(|bytes| self.0.fits(bytes)) {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: `calloc` may be called with any sizes.
+        self.0.took(unsafe { libc::calloc(count, size) }.cast())
+    }
+
+    unsafe fn dealloc(&mut self, pointer: *mut u8) {
+        if !pointer.is_null() {
+            self.0.gave(usable(pointer));
+            // SAFETY: the caller passes what this allocator returned, once.
+            unsafe { libc::free(pointer.cast()) }
+        }
+    }
+
+    unsafe fn realloc(&mut self, pointer: *mut u8, size: usize) -> *mut u8 {
+        if pointer.is_null() {
+            return self.alloc(size);
+        }
+        let before = usable(pointer);
+        if !self.0.fits(size.saturating_sub(before)) {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: the caller passes what this allocator returned; where `realloc` fails it stays as it was.
+        let moved: *mut u8 = unsafe { libc::realloc(pointer.cast(), size) }.cast();
+        if !moved.is_null() {
+            self.0.gave(before);
+        }
+        self.0.took(moved)
+    }
+
+    unsafe fn usable_size(pointer: *mut u8) -> usize {
+        if pointer.is_null() { 0 } else { usable(pointer) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_and_refused_beyond_the_limit() {
+        let account = Rc::new(Account::default());
+        account.set_limit(1 << 20);
+        let mut counted = Counted(account.clone());
+        let one = counted.alloc(1000);
+        assert!(account.used() >= 1000 && !account.refused());
+        assert!(counted.calloc(1 << 11, 1 << 10).is_null());
+        assert!(account.refused());
+        account.forget();
+        // SAFETY: `one` is of this allocator and is freed once, as what it was moved to.
+        unsafe {
+            let two = counted.realloc(one, 500_000);
+            assert!(!two.is_null() && account.used() >= 500_000);
+            assert!(counted.realloc(two, 2 << 20).is_null() && account.refused());
+            counted.dealloc(two);
+        }
+        assert_eq!(account.used(), 0);
+        assert!(counted.calloc(usize::MAX, 2).is_null());
+    }
+}

@@ -1,0 +1,249 @@
+//! Who waits for a worker, who has one, and who gets the next: the state of the pool.
+//!
+//! Invariants: an owner is in `turns` exactly while it has jobs; `running` and `busy` count jobs at work; at most
+//! `Limits::workers` entries are in `workers`, and the room of all jobs at work is at most `Limits::room`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use super::Limits;
+use super::process::{Handle, Process};
+use super::run::Seat;
+use super::watch::Busy;
+use crate::error::Error;
+
+/// Jobs of one owner that may wait, and what they may hold in bytes; of all owners.
+const OWNER_JOBS: usize = 2000;
+const OWNER_BYTES: usize = 128 << 20;
+const ALL_JOBS: usize = 20_000;
+const ALL_BYTES: usize = 512 << 20;
+pub(super) type Work = Box<dyn FnOnce(&mut Seat) + Send>;
+/// Answers the caller with an error when the job cannot.
+pub(super) type Excuse = Box<dyn FnOnce(Error) + Send>;
+
+/// What a job is to the pool.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    /// The database whose functions it runs.
+    pub owner: u64,
+    /// What it holds while it waits, in bytes.
+    pub bytes: usize,
+    /// Memory that its worker needs beyond the usual (see `run::room`).
+    pub room: usize,
+}
+
+pub(super) struct Job {
+    pub work: Work,
+    pub excuse: Excuse,
+    pub size: Size,
+    pub cancel: Arc<AtomicBool>,
+}
+
+pub(super) enum Order {
+    Run(Job),
+    End,
+}
+
+pub(super) enum Status {
+    Starting,
+    Idle(Instant),
+    Busy(Busy),
+    Ending,
+}
+
+/// A worker as the pool sees it.
+pub(super) struct Worker {
+    pub orders: mpsc::Sender<Order>,
+    /// The owner whose jobs it runs, once it had one.
+    pub owner: Option<u64>,
+    pub status: Status,
+    pub handle: Option<Arc<Handle>>,
+}
+
+/// An owner that has jobs, or had some not long ago.
+pub(super) struct Owner {
+    pub queue: VecDeque<Job>,
+    bytes: usize,
+    running: usize,
+    /// Jobs at work that need more room than the usual.
+    large: usize,
+    /// When a job of it was started or got on last, or when the first began to wait.
+    pub since: Instant,
+    /// It overran: until then it gets fewer workers.
+    pub slow_until: Option<Instant>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub owners: HashMap<u64, Owner>,
+    /// Owners that have jobs, in the order in which they get workers.
+    pub turns: VecDeque<u64>,
+    pub jobs: usize,
+    bytes: usize,
+    pub workers: HashMap<u64, Worker>,
+    pub next: u64,
+    pub busy: usize,
+    /// Busy ones that are not slow.
+    pub fast: usize,
+    /// Room of the jobs at work.
+    room: usize,
+    /// Threads that want a process with so much memory.
+    pub wanted: VecDeque<(u64, mpsc::Sender<std::io::Result<Process>>)>,
+    pub watching: bool,
+    /// The watcher sleeps longer than it may while something runs.
+    pub drowsy: bool,
+    pub last_job: Option<Instant>,
+    pub closed: bool,
+}
+
+impl State {
+    pub fn queue(&mut self, job: Job) -> std::result::Result<(), Job> {
+        let full = self.closed || self.jobs >= ALL_JOBS || self.bytes.saturating_add(job.size.bytes) > ALL_BYTES;
+        let owner = self.owners.entry(job.size.owner).or_insert_with(|| Owner {
+            queue: VecDeque::new(),
+            bytes: 0,
+            running: 0,
+            large: 0,
+            since: Instant::now(),
+            slow_until: None,
+        });
+        let owner_full = owner.queue.len() >= OWNER_JOBS || owner.bytes.saturating_add(job.size.bytes) > OWNER_BYTES;
+        // One job is taken however large it is.
+        if full || owner_full && !owner.queue.is_empty() {
+            return Err(job);
+        }
+        if owner.queue.is_empty() {
+            owner.since = Instant::now();
+            self.turns.push_back(job.size.owner);
+        }
+        self.jobs += 1;
+        self.bytes += job.size.bytes;
+        owner.bytes += job.size.bytes;
+        owner.queue.push_back(job);
+        Ok(())
+    }
+
+    /// Takes jobs of an owner out of its queue: all that `which` names.
+    pub fn take_out(&mut self, owner: u64, which: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let Some(found) = self.owners.get_mut(&owner) else { return Vec::new() };
+        let (out, left): (VecDeque<Job>, VecDeque<Job>) = found.queue.drain(..).partition(|job| which(job));
+        found.queue = left;
+        let bytes: usize = out.iter().map(|job| job.size.bytes).sum();
+        found.bytes -= bytes;
+        self.bytes -= bytes;
+        self.jobs -= out.len();
+        if found.queue.is_empty() {
+            self.turns.retain(|turn| *turn != owner);
+        }
+        out.into()
+    }
+
+    /// Whether the owner's next job may have a worker now.
+    pub fn may_start(&self, owner: &Owner, limits: &Limits) -> bool {
+        let most = limits.workers();
+        let free = most.saturating_sub(self.busy);
+        let Some(job) = owner.queue.front() else { return false };
+        let slow = owner.slow_until.is_some_and(|until| until > Instant::now());
+        // Those who overran leave a quarter of all workers to those who did not.
+        if free == 0 || slow && free <= most / 4 {
+            return false;
+        }
+        // The more it has, the more must be left for others. The cores are shared, but everybody may have one.
+        let share = if slow { free / 2 } else { free };
+        if owner.running > 0 && (owner.running > share || self.fast >= limits.threads.max(1)) {
+            return false;
+        }
+        let room = limits.room();
+        let taken = self.room.saturating_add(job.size.room.min(room));
+        job.size.room == 0 || taken <= room && (owner.large == 0 || taken <= room / 2)
+    }
+
+    /// An idle worker for this owner: its own, or one that nobody has had.
+    pub fn idle_for(&self, owner: u64) -> Option<u64> {
+        let idle = |worker: &Worker| matches!(worker.status, Status::Idle(_));
+        let own = self.workers.iter().find(|(_, worker)| idle(worker) && worker.owner == Some(owner));
+        let found = own.or_else(|| self.workers.iter().find(|(_, worker)| idle(worker) && worker.owner.is_none()));
+        found.map(|(number, _)| *number)
+    }
+
+    /// Workers that will soon be there for anybody.
+    pub fn coming(&self) -> usize {
+        let coming = |worker: &&Worker| matches!(worker.status, Status::Starting | Status::Ending);
+        self.workers.values().filter(coming).count()
+    }
+
+    /// Hands the first job of an owner to a worker.
+    pub fn assign(&mut self, owner_number: u64, number: u64, limits: &Limits) {
+        let Some(owner) = self.owners.get_mut(&owner_number) else { return };
+        let Some(worker) = self.workers.get_mut(&number) else { return };
+        let Some(mut job) = owner.queue.pop_front() else { return };
+        job.size.room = job.size.room.min(limits.room());
+        owner.bytes -= job.size.bytes;
+        self.bytes -= job.size.bytes;
+        self.jobs -= 1;
+        owner.running += 1;
+        owner.large += usize::from(job.size.room > 0);
+        owner.since = Instant::now();
+        self.busy += 1;
+        self.fast += 1;
+        self.room += job.size.room;
+        worker.owner = Some(owner_number);
+        worker.status = Status::Busy(Busy::new(&job, worker.handle.as_deref()));
+        self.last_job = Some(owner.since);
+        // If its thread has ended, it takes itself out of the workers, and the job's caller learns it.
+        let _ = worker.orders.send(Order::Run(job));
+    }
+
+    /// A job has ended.
+    pub fn done(&mut self, size: Size, fast: bool) {
+        self.busy -= 1;
+        self.fast -= usize::from(fast);
+        self.room -= size.room;
+        if let Some(owner) = self.owners.get_mut(&size.owner) {
+            owner.running -= 1;
+            owner.large -= usize::from(size.room > 0);
+        }
+        self.forget(size.owner);
+    }
+
+    /// Removes an owner of which nothing is to be remembered.
+    pub fn forget(&mut self, owner: u64) {
+        let now = Instant::now();
+        let nothing = |owner: &Owner| {
+            owner.queue.is_empty() && owner.running == 0 && owner.slow_until.is_none_or(|until| until <= now)
+        };
+        if self.owners.get(&owner).is_some_and(nothing) {
+            self.owners.remove(&owner);
+        }
+    }
+}
+
+impl State {
+    /// Ends the worker that has been idle for longest. False if none is.
+    pub fn end_an_idle_one(&mut self) -> bool {
+        let idle = |worker: &Worker| match worker.status {
+            Status::Idle(since) => Some(since),
+            _ => None,
+        };
+        let oldest = self.workers.iter().filter_map(|(number, worker)| Some((idle(worker)?, *number))).min();
+        oldest.is_some_and(|(_, number)| {
+            self.end(number);
+            true
+        })
+    }
+
+    pub fn end(&mut self, number: u64) {
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.status = Status::Ending;
+            let _ = worker.orders.send(Order::End);
+        }
+    }
+}
+
+impl Job {
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,240 @@
+//! The watcher of the script workers: starts their processes, and ends those that overran or are not needed any more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Limits;
+use super::pool::{PENALTY, Pool};
+use super::process::{Handle, Killed, Process};
+use super::turns::{Job, State, Status};
+
+/// How often it looks while something runs, and while workers are only there.
+const OFTEN: Duration = Duration::from_millis(50);
+const SELDOM: Duration = Duration::from_secs(1);
+/// A busy worker is slow after this long: it no longer counts as one of those that share the cores.
+const SLOW: Duration = Duration::from_millis(100);
+/// CPU time of a job from which on it gets what others leave.
+const STANDS_BACK: Duration = Duration::from_millis(250);
+/// CPU time of a job that makes its owner one that overran.
+const LONG: Duration = Duration::from_secs(1);
+/// A worker hears that its time is over by itself, unless it is in native code. Then it gets as much again, within these.
+const GRACE: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+/// How many times its CPU time an item may take on the wall, and how long in any case.
+const WALL: u32 = 10;
+const LEAST_WALL: Duration = Duration::from_secs(60);
+/// A script that nobody waits for may go on for so long: most end sooner than their worker could be replaced.
+const UNHEARD: Duration = Duration::from_millis(200);
+/// Idle workers end after this long.
+const IDLE: Duration = Duration::from_secs(30);
+/// A spare worker is kept for this long after the last job.
+const SPARE: Duration = Duration::from_secs(20);
+/// An owner whose jobs wait for so long, while none of its jobs starts or gets on, is answered.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A worker at a job, as the watcher last saw it.
+pub(super) struct Busy {
+    owner: u64,
+    cancel: Arc<AtomicBool>,
+    since: Instant,
+    /// It counts no more as one of those that share the cores.
+    pub slow: bool,
+    pub stands_back: bool,
+    /// When nobody waited for it any more.
+    unheard: Option<Instant>,
+    /// The item at work: by what it is known, when it was first seen, and the CPU time of the process then.
+    beat: u64,
+    seen: Instant,
+    cpu: Option<Duration>,
+    /// CPU time of the job, as far as it is known, in processes that were replaced, and in this one before the job.
+    used: Duration,
+    before: Option<Duration>,
+    /// Items were answered since the look before the last.
+    progressed: bool,
+}
+
+impl Busy {
+    pub fn new(job: &Job, handle: Option<&Handle>) -> Busy {
+        let now = Instant::now();
+        Busy {
+            owner: job.size.owner,
+            cancel: job.cancel.clone(),
+            since: now,
+            slow: false,
+            stands_back: false,
+            unheard: None,
+            beat: handle.map_or(0, Handle::beat).wrapping_sub(1),
+            seen: now,
+            cpu: None,
+            used: Duration::ZERO,
+            before: None,
+            progressed: false,
+        }
+    }
+
+    /// Its process was replaced.
+    pub fn look_again(&mut self, handle: &Handle) {
+        self.beat = handle.beat().wrapping_sub(1);
+        self.seen = Instant::now();
+        (self.cpu, self.before) = (None, None);
+        if self.stands_back {
+            handle.stand_back();
+        }
+    }
+}
+
+/// What the watcher decided about a worker.
+enum Verdict {
+    Goes(Killed),
+    Stays,
+}
+
+impl Busy {
+    /// Looks at the worker's process.
+    fn look(&mut self, handle: &Handle, limits: &Limits, now: Instant) -> Verdict {
+        let cpu = handle.cpu();
+        let beat = handle.beat();
+        self.progressed = beat != self.beat;
+        if self.progressed || handle.waits() {
+            (self.beat, self.seen, self.cpu) = (beat, now, cpu);
+        }
+        let before = *self.before.get_or_insert(cpu.unwrap_or_default());
+        self.used = self.used.max(cpu.unwrap_or_default().saturating_sub(before));
+        if !self.stands_back && self.used > STANDS_BACK {
+            self.stands_back = true;
+            handle.stand_back();
+        }
+        if self.cancel.load(Ordering::Relaxed) && now - *self.unheard.get_or_insert(now) > UNHEARD {
+            return Verdict::Goes(Killed::Cancelled);
+        }
+        if handle.waits() {
+            return Verdict::Stays;
+        }
+        let of_item = cpu.zip(self.cpu).map_or(Duration::ZERO, |(now, then)| now.saturating_sub(then));
+        let wall = limits.timeout.saturating_mul(WALL).max(LEAST_WALL);
+        if of_item > limits.timeout.saturating_add(limits.timeout.clamp(GRACE[0], GRACE[1])) || now - self.seen > wall {
+            return Verdict::Goes(Killed::Time);
+        }
+        Verdict::Stays
+    }
+}
+
+impl Pool {
+    /// The watcher's life: until the pool is closed.
+    pub(super) fn watch(self: Arc<Pool>) {
+        let mut state = self.state.lock();
+        while !state.closed {
+            if let Some((memory, wanted)) = state.wanted.pop_front() {
+                drop(state);
+                let started = Process::start(memory);
+                if started.is_ok() {
+                    self.counters.started.fetch_add(1, Ordering::Relaxed);
+                }
+                // A thread that has ended meanwhile takes none; the process is then ended.
+                let _ = wanted.send(started);
+                state = self.state.lock();
+                continue;
+            }
+            self.look(&mut state);
+            let now = Instant::now();
+            if !state.wanted.is_empty() {
+                continue;
+            }
+            if state.workers.is_empty() && state.owners.is_empty() {
+                state.drowsy = true;
+                self.watch.wait(&mut state);
+                state.drowsy = false;
+            } else if state.last_job.is_some_and(|last| now - last < SELDOM) || state.is_at_work() {
+                self.watch.wait_for(&mut state, OFTEN);
+            } else {
+                state.drowsy = true;
+                self.watch.wait_for(&mut state, SELDOM);
+                state.drowsy = false;
+            }
+        }
+    }
+
+    fn look(self: &Arc<Pool>, state: &mut State) {
+        let (limits, now) = (self.limits(), Instant::now());
+        self.look_at_busy(state, &limits, now);
+        let idle_since = |status: &Status| match status {
+            Status::Idle(since) => Some(*since),
+            _ => None,
+        };
+        let over = |since: Instant| now.saturating_duration_since(since) > IDLE;
+        let idle: Vec<u64> = state
+            .workers
+            .iter()
+            .filter(|(_, worker)| idle_since(&worker.status).is_some_and(over))
+            .map(|(number, _)| *number)
+            .collect();
+        idle.into_iter().for_each(|number| state.end(number));
+        self.answer_the_impatient(state, now);
+        // So that a request which needs another worker does not wait for a process to start.
+        let spare = |state: &State| {
+            state.workers.values().any(|worker| worker.owner.is_none() && !matches!(worker.status, Status::Ending))
+        };
+        let wanted = state.last_job.is_some_and(|last| now.saturating_duration_since(last) < SPARE);
+        if wanted && !spare(state) && state.workers.len() + 1 < limits.workers() {
+            self.begin_worker(state);
+        }
+        self.schedule(state);
+    }
+
+    fn look_at_busy(&self, state: &mut State, limits: &Limits, now: Instant) {
+        let mut slowed = 0;
+        let (mut long, mut progressed) = (Vec::new(), Vec::new());
+        for worker in state.workers.values_mut() {
+            let (Status::Busy(busy), Some(handle)) = (&mut worker.status, &worker.handle) else { continue };
+            if !busy.slow && now.saturating_duration_since(busy.since) > SLOW {
+                busy.slow = true;
+                slowed += 1;
+            }
+            if let Verdict::Goes(why) = busy.look(handle, limits, now) {
+                if why == Killed::Time && handle.killed() == Killed::No {
+                    self.counters.overran.fetch_add(1, Ordering::Relaxed);
+                    let database = busy.owner;
+                    tracing::warn!(target: "settee::script", database, "a script worker overran its time and is killed");
+                }
+                handle.kill(why);
+                long.push(busy.owner);
+            } else if busy.used > LONG {
+                long.push(busy.owner);
+            }
+            progressed.extend(busy.progressed.then_some(busy.owner));
+        }
+        state.fast -= slowed;
+        for owner in long {
+            if let Some(owner) = state.owners.get_mut(&owner) {
+                owner.slow_until = Some(now + PENALTY);
+            }
+        }
+        for owner in progressed {
+            if let Some(owner) = state.owners.get_mut(&owner) {
+                owner.since = now;
+            }
+        }
+    }
+
+    /// Answers jobs whose owner got no worker for long, drops those that nobody waits for, and forgets owners.
+    fn answer_the_impatient(&self, state: &mut State, now: Instant) {
+        let owners: Vec<u64> = state.owners.keys().copied().collect();
+        for number in owners {
+            drop(state.take_out(number, Job::is_cancelled));
+            let Some(owner) = state.owners.get(&number) else { continue };
+            if !owner.queue.is_empty() && now.saturating_duration_since(owner.since) > PATIENCE {
+                tracing::warn!(target: "settee::script", "scripts of a database waited too long and are given up");
+                state.take_out(number, |_| true).into_iter().for_each(|job| self.refuse(job));
+            }
+            state.forget(number);
+        }
+    }
+}
+
+impl State {
+    fn is_at_work(&self) -> bool {
+        let at_work = |status: &Status| matches!(status, Status::Busy(_) | Status::Starting);
+        self.owners.values().any(|owner| !owner.queue.is_empty())
+            || self.workers.values().any(|worker| at_work(&worker.status))
+    }
+}

@@ -1,0 +1,330 @@
+//! What the server and a script worker say to each other: frames over one socket.
+//!
+//! ```text
+//! frame      length (4 bytes, big-endian) kind (1 byte) payload
+//!
+//! server > worker   OPEN env memory limit entry source    makes an environment; answered DONE or FAILED
+//!                   RUN env memory limit flags entry text shared item*    answered ANSWERS*, then DONE or FAILED
+//!                   ROW text | END | GONE                 answers a PART
+//!                   CLOSE env                             not answered
+//! worker > server   READY note                            once, when the worker is confined
+//!                   ANSWERS answer*                       of items, in their order
+//!                   DONE memory                           the request is done; bytes that all environments hold
+//!                   FAILED cause word reason memory       the item after the last answered one ended its environment
+//!                   PART text                             of a list function, which now waits for a row
+//!                   LOG text                              what a function gave to `log`
+//! ```
+//!
+//! The server does not trust a worker: frames have a limit that the reader sets, memory grows as bytes come and not by
+//! the length that a frame claims, and everything is checked. The worker trusts the server.
+
+use std::io::{self, Read, Write};
+
+use crate::db::bytes::{Reader, Writer};
+
+pub(super) const OPEN: u8 = b'o';
+pub(super) const RUN: u8 = b'r';
+pub(super) const ROW: u8 = b'w';
+pub(super) const END: u8 = b'e';
+pub(super) const GONE: u8 = b'g';
+pub(super) const CLOSE: u8 = b'c';
+pub(super) const READY: u8 = b'y';
+pub(super) const ANSWERS: u8 = b'a';
+pub(super) const DONE: u8 = b'd';
+pub(super) const FAILED: u8 = b'f';
+pub(super) const PART: u8 = b'p';
+pub(super) const LOG: u8 = b'l';
+
+/// Longest frame that is ever sent.
+pub(super) const FRAME_LIMIT: usize = 1 << 30;
+
+/// Why an item ended its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The function asked for it, as CouchDB lets it.
+    Thrown,
+    /// It used up its CPU time.
+    Time,
+    /// It used up its memory or its stack, or its input cannot be read.
+    Memory,
+}
+
+impl Cause {
+    pub fn code(self) -> u8 {
+        match self {
+            Cause::Thrown => 0,
+            Cause::Time => 1,
+            Cause::Memory => 2,
+        }
+    }
+
+    fn read(code: u8) -> Option<Cause> {
+        [Cause::Thrown, Cause::Time, Cause::Memory].into_iter().find(|cause| cause.code() == code)
+    }
+}
+
+/// An environment to be made. `entry` is empty where nothing is to be loaded into it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Open<'a> {
+    pub env: u64,
+    pub memory: u64,
+    /// CPU time in microseconds.
+    pub limit: u64,
+    pub entry: &'a str,
+    pub source: &'a str,
+}
+
+/// Items to be run one after the other, each with the same entry.
+#[derive(Debug, PartialEq)]
+pub(super) struct Run<'a> {
+    pub env: u64,
+    pub memory: u64,
+    /// CPU time of one item, in microseconds.
+    pub limit: u64,
+    /// Whether each answer is sent at once, so that a worker which dies tells by which item.
+    pub careful: bool,
+    /// Whether items become frozen values.
+    pub frozen: bool,
+    pub entry: &'a str,
+    pub text: &'a str,
+    /// JSON that is parsed once and given to each call. Empty: none.
+    pub shared: &'a str,
+    pub items: Vec<&'a str>,
+}
+
+impl Open<'_> {
+    pub fn frame(&self) -> Vec<u8> {
+        let mut frame = begin(OPEN);
+        for number in [self.env, self.memory, self.limit] {
+            frame.number(number);
+        }
+        frame.text(self.entry);
+        frame.text(self.source);
+        end(frame)
+    }
+
+    pub fn read(payload: &[u8]) -> Option<Open<'_>> {
+        let mut reader = Reader(payload);
+        let (env, memory, limit) = (reader.number()?, reader.number()?, reader.number()?);
+        Some(Open { env, memory, limit, entry: text(&mut reader)?, source: text(&mut reader)? })
+    }
+}
+
+impl Run<'_> {
+    pub fn frame(&self) -> Vec<u8> {
+        let mut frame = begin(RUN);
+        for number in [self.env, self.memory, self.limit] {
+            frame.number(number);
+        }
+        frame.byte(u8::from(self.careful) | u8::from(self.frozen) << 1);
+        for part in [self.entry, self.text, self.shared] {
+            frame.text(part);
+        }
+        for item in &self.items {
+            frame.text(item);
+        }
+        end(frame)
+    }
+
+    pub fn read(payload: &[u8]) -> Option<Run<'_>> {
+        let mut reader = Reader(payload);
+        let (env, memory, limit) = (reader.number()?, reader.number()?, reader.number()?);
+        let flags = reader.byte()?;
+        let (entry, text_, shared) = (text(&mut reader)?, text(&mut reader)?, text(&mut reader)?);
+        let mut items = Vec::new();
+        while !reader.0.is_empty() {
+            items.push(text(&mut reader)?);
+        }
+        let (careful, frozen) = (flags & 1 != 0, flags & 2 != 0);
+        Some(Run { env, memory, limit, careful, frozen, entry, text: text_, shared, items })
+    }
+}
+
+/// A frame of texts.
+pub(super) fn texts(kind: u8, texts: &[&str]) -> Vec<u8> {
+    let mut frame = begin(kind);
+    texts.iter().for_each(|text| frame.text(text));
+    end(frame)
+}
+
+/// A frame of one number: `CLOSE`, `DONE`.
+pub(super) fn number(kind: u8, number: u64) -> Vec<u8> {
+    let mut frame = begin(kind);
+    frame.number(number);
+    end(frame)
+}
+
+pub(super) fn failed(cause: Cause, word: &str, reason: &str, memory: u64) -> Vec<u8> {
+    let mut frame = begin(FAILED);
+    frame.byte(cause.code());
+    frame.text(word);
+    frame.text(reason);
+    frame.number(memory);
+    end(frame)
+}
+
+/// What a worker answered, checked.
+#[derive(Debug, PartialEq)]
+pub(super) enum Answer {
+    Ready(String),
+    Answers(Vec<String>),
+    Done { memory: u64 },
+    Failed { cause: Cause, word: String, reason: String, memory: u64 },
+    Part(String),
+    Log(String),
+}
+
+impl Answer {
+    pub fn read(kind: u8, payload: &[u8]) -> Option<Answer> {
+        let mut reader = Reader(payload);
+        let answer = match kind {
+            READY => Answer::Ready(text(&mut reader)?.to_owned()),
+            ANSWERS => {
+                let mut answers = Vec::new();
+                while !reader.0.is_empty() {
+                    answers.push(text(&mut reader)?.to_owned());
+                }
+                Answer::Answers(answers)
+            }
+            DONE => Answer::Done { memory: reader.number()? },
+            FAILED => {
+                let cause = Cause::read(reader.byte()?)?;
+                let (word, reason) = (text(&mut reader)?.to_owned(), text(&mut reader)?.to_owned());
+                Answer::Failed { cause, word, reason, memory: reader.number()? }
+            }
+            PART => Answer::Part(text(&mut reader)?.to_owned()),
+            LOG => Answer::Log(text(&mut reader)?.to_owned()),
+            _ => return None,
+        };
+        reader.0.is_empty().then_some(answer)
+    }
+}
+
+fn text<'a>(reader: &mut Reader<'a>) -> Option<&'a str> {
+    std::str::from_utf8(reader.bytes()?).ok()
+}
+
+/// The payload of a frame of one text.
+pub(super) fn only_text(payload: &[u8]) -> Option<&str> {
+    text(&mut Reader(payload))
+}
+
+/// The payload of a frame of one number.
+pub(super) fn only_number(payload: &[u8]) -> Option<u64> {
+    Reader(payload).number()
+}
+
+fn begin(kind: u8) -> Writer {
+    Writer(vec![0, 0, 0, 0, kind])
+}
+
+/// Puts the length in front. A frame that is too long gets a length that every reader refuses.
+fn end(frame: Writer) -> Vec<u8> {
+    let mut bytes = frame.0;
+    let length = u32::try_from(bytes.len() - 5).unwrap_or(u32::MAX);
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    bytes
+}
+
+/// The next frame into `payload`; its kind. `None` at the end of the stream between two frames.
+///
+/// # Errors
+/// `InvalidData`: longer than `limit`. `UnexpectedEof`: ended within the frame.
+pub(super) fn receive(from: &mut impl Read, payload: &mut Vec<u8>, limit: usize) -> io::Result<Option<u8>> {
+    let mut head = [0; 5];
+    let mut had = 0;
+    while had < head.len() {
+        match from.read(&mut head[had..]) {
+            Ok(0) if had == 0 => return Ok(None),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(more) => had += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let [a, b, c, d, kind] = head;
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length > limit.min(FRAME_LIMIT) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"));
+    }
+    payload.clear();
+    from.take(length as u64).read_to_end(payload)?;
+    if payload.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some(kind))
+}
+
+/// Writes a frame.
+pub(super) fn send(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
+    if frame.len() - 5 > FRAME_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a frame is too long"));
+    }
+    to.write_all(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn received(mut frame: &[u8], limit: usize) -> io::Result<Option<(u8, Vec<u8>)>> {
+        let mut payload = Vec::new();
+        Ok(receive(&mut frame, &mut payload, limit)?.map(|kind| (kind, payload)))
+    }
+
+    #[test]
+    fn frames_are_read_as_they_were_written() {
+        let open = Open { env: 7, memory: 1 << 40, limit: 5, entry: "addMaps", source: "{\"é\":1}" };
+        let (kind, payload) = received(&open.frame(), 1000).unwrap().unwrap();
+        assert_eq!((kind, Open::read(&payload)), (OPEN, Some(open)));
+        for items in [vec![], vec!["", "{}", "[1]"]] {
+            let run = Run {
+                env: 1,
+                memory: 2,
+                limit: 3,
+                careful: true,
+                frozen: false,
+                entry: "e",
+                text: "t",
+                shared: "",
+                items,
+            };
+            let (kind, payload) = received(&run.frame(), 1000).unwrap().unwrap();
+            assert_eq!((kind, Run::read(&payload)), (RUN, Some(run)));
+        }
+        for (frame, answer) in [
+            (texts(READY, &["x"]), Answer::Ready("x".into())),
+            (texts(ANSWERS, &["1", "", "!"]), Answer::Answers(vec!["1".into(), "".into(), "!".into()])),
+            (number(DONE, 300), Answer::Done { memory: 300 }),
+            (
+                failed(Cause::Memory, "w", "r", 9),
+                Answer::Failed { cause: Cause::Memory, word: "w".into(), reason: "r".into(), memory: 9 },
+            ),
+        ] {
+            let (kind, payload) = received(&frame, 1000).unwrap().unwrap();
+            assert_eq!(Answer::read(kind, &payload), Some(answer));
+        }
+    }
+
+    #[test]
+    fn cut_and_overlong_frames_are_errors() {
+        let frame = texts(ANSWERS, &["answer"]);
+        assert!(received(&[], 10).unwrap().is_none());
+        for end in 1..frame.len() {
+            assert_eq!(received(&frame[..end], 100).unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "{end}");
+        }
+        assert_eq!(received(&frame, 3).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let claims = [0xFF, 0xFF, 0xFF, 0xFF, ANSWERS];
+        assert_eq!(received(&claims, usize::MAX).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    proptest! {
+        /// A worker that was taken over may send anything: it is an answer or refused, and nothing else happens.
+        #[test]
+        fn any_bytes_are_an_answer_or_refused(kind: u8, payload: Vec<u8>) {
+            let _ = Answer::read(kind, &payload);
+        }
+    }
+}

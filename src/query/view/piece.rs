@@ -1,0 +1,188 @@
+//! What documents do to an index, collected until it is worth a commit, or too much to keep in memory.
+//!
+//! All of a document is in one piece: its rows, its reference and the progress that has it done become visible together.
+
+use std::collections::{HashMap, HashSet};
+
+use super::blocks::{Blocks, Change};
+use super::definition::MapFunction;
+use super::layout::{self, Reference};
+use super::read::Index;
+use super::row;
+use super::skipped::Skipped;
+use crate::db::partition_of;
+use crate::error::Result;
+use crate::json::raw_sort_key;
+use crate::query::script::{DOCUMENT_LIMIT, Mapped};
+use crate::store::Batch;
+
+/// Documents of a piece at most, and about how many bytes its rows take while they are written.
+const DOCUMENTS: usize = 1000;
+const BYTES: usize = 8 << 20;
+/// The same of one document, which cannot be cut up: with more it has no rows.
+const MOST_OF_A_DOCUMENT: usize = 64 << 20;
+/// What a row takes while it is written, beside its key and value and where it stands.
+const ROW: usize = 256;
+
+/// Row changes, and what they make of the counts of rows.
+pub(super) struct Piece {
+    batch: Batch,
+    /// For each map function.
+    changes: Vec<Vec<Change>>,
+    /// Rows, and their bytes, of each map function, as they will be.
+    pub rows: Vec<(u64, u64)>,
+    documents: usize,
+    /// Those of documents that were looked up.
+    ids: HashSet<String>,
+    /// Documents without rows, and why.
+    skipped: Vec<(String, String)>,
+    bytes: usize,
+}
+
+/// The rows of a document: where it stands in the answer for its batch.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub mapped: &'a Mapped,
+    pub at: usize,
+}
+
+impl Piece {
+    pub fn new(rows: Vec<(u64, u64)>) -> Piece {
+        let changes = rows.iter().map(|_| Vec::new()).collect();
+        Piece { batch: Batch::new(), changes, rows, documents: 0, ids: HashSet::new(), skipped: Vec::new(), bytes: 0 }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.documents >= DOCUMENTS || self.bytes >= BYTES
+    }
+
+    /// Whether something must be committed before a document of this many bytes is added.
+    pub fn goes_before(&self, bytes: usize) -> bool {
+        self.documents > 0 && self.bytes + bytes > BYTES
+    }
+
+    /// Notes that a document which is in it was looked up.
+    pub fn looked_up(&mut self, id: &str) {
+        self.ids.insert(id.to_owned());
+    }
+
+    /// Whether a document that was looked up is in it.
+    pub fn has(&self, id: &str) -> bool {
+        self.ids.contains(id)
+    }
+
+    /// Notes that a document of it has no rows, for this reason.
+    pub fn skip(&mut self, id: &str, reason: &str) {
+        self.skipped.push((id.to_owned(), reason.to_owned()));
+    }
+
+    /// Adds what a document's rows are now in place of what they were: `old` is what the index has under `key`.
+    pub fn add(
+        &mut self,
+        index: &Index,
+        id: &str,
+        key: Vec<u8>,
+        old: Option<Vec<u8>>,
+        emitted: Option<Rows>,
+        bytes: usize,
+    ) -> Result<()> {
+        self.documents += 1;
+        self.bytes += bytes + old.as_ref().map_or(0, Vec::len);
+        let was = old.as_deref().map(layout::decode_references).transpose()?.unwrap_or_default();
+        let mut gone: HashMap<(usize, Vec<u8>), u64> =
+            was.into_iter().map(|old| ((old.map, old.spot), old.bytes)).collect();
+        let mut references = layout::References::new();
+        if let Some(Rows { mapped, at }) = emitted {
+            let partition = if index.definition.partitioned { partition_of(id) } else { None };
+            for (map, function) in index.definition.maps.iter().enumerate() {
+                let rows = mapped.rows(at, map).into_iter().flatten();
+                for Emitted { place, key, value, emit } in in_order(function, partition, rows) {
+                    let spot = layout::spot(&place, id, emit);
+                    let bytes = (key.len() + value.len()) as u64;
+                    let was = if gone.is_empty() { None } else { gone.remove(&(map, spot.clone())) };
+                    let rows = &mut self.rows[map];
+                    rows.0 += u64::from(was.is_none());
+                    rows.1 = (rows.1 + bytes).saturating_sub(was.unwrap_or(0));
+                    let reference = Reference { map, spot, bytes };
+                    references.push(&reference);
+                    let stored = row::encode(&place, id, key, value);
+                    let change = Change { spot: reference.spot, row: Some(stored), is_new: was.is_none() };
+                    self.changes[map].push(change);
+                }
+            }
+        }
+        for ((map, spot), bytes) in gone {
+            let Some(rows) = self.rows.get_mut(map) else { continue };
+            *rows = (rows.0.saturating_sub(1), rows.1.saturating_sub(bytes));
+            self.changes[map].push(Change { spot, row: None, is_new: false });
+        }
+        match references.finish() {
+            Some(references) => self.batch.put(key, references),
+            None if old.is_some() => self.batch.delete(key),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The batch, with what it means for the blocks; and whether any of these has to be reduced again.
+    pub fn finish(mut self, blocks: &Blocks) -> Result<(Batch, bool)> {
+        let mapped = self.ids.iter().map(|id| (id.as_str(), None));
+        let skipped = self.skipped.iter().map(|(id, reason)| (id.as_str(), Some(reason.as_str())));
+        Skipped::note(blocks.index, &mut self.batch, mapped.chain(skipped), !self.ids.is_empty())?;
+        let mut changed = false;
+        for (map, changes) in self.changes.into_iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
+            changed = true;
+            blocks.apply(&mut self.batch, map, changes)?;
+        }
+        Ok((self.batch, changed))
+    }
+}
+
+/// Bytes that a document's rows take while they are written, and why there may not be so many.
+pub(super) fn bytes_of(index: &Index, id: &str, rows: Rows) -> (usize, Option<String>) {
+    let beside = ROW + 3 * id.len().min(layout::MAX_ID);
+    let (mut count, mut bytes) = (0_usize, 0_usize);
+    for map in 0..index.definition.maps.len() {
+        for (key, value) in rows.mapped.rows(rows.at, map).into_iter().flatten() {
+            count += 1;
+            bytes += beside + 2 * (key.len() + value.len()) + 3 * key.len().min(layout::MAX_SORT_KEY);
+        }
+    }
+    let too_many =
+        || format!("it emits {count} rows, which take {} MB; {} are allowed", bytes >> 20, MOST_OF_A_DOCUMENT >> 20);
+    (bytes, (bytes > MOST_OF_A_DOCUMENT).then(too_many))
+}
+
+/// Why a document has no rows whose emits were not even taken up.
+pub(super) fn too_large() -> String {
+    format!("it emits more than {} MB", DOCUMENT_LIMIT >> 20)
+}
+
+/// What a function emitted for a document.
+struct Emitted<'a> {
+    place: Vec<u8>,
+    key: &'a str,
+    value: &'a str,
+    /// Its number among those of the same place.
+    emit: u32,
+}
+
+/// The rows of a document in their order: by key, and where keys are equal by value, in the raw order.
+fn in_order<'a>(
+    function: &MapFunction,
+    partition: Option<&str>,
+    rows: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Vec<Emitted<'a>> {
+    let place = |(key, value)| Emitted { place: layout::place(function, partition, key), key, value, emit: 0 };
+    let mut all: Vec<Emitted> = rows.map(place).collect();
+    all.sort_by(|one, two| {
+        let by_value = || raw_sort_key(one.value).cmp(&raw_sort_key(two.value));
+        one.place.cmp(&two.place).then_with(by_value)
+    });
+    for at in 1..all.len() {
+        if all[at].place == all[at - 1].place {
+            all[at].emit = all[at - 1].emit + 1;
+        }
+    }
+    all
+}
