@@ -9,7 +9,7 @@
 //! If the issuer is unreachable, the known keys stay valid. The caller implements the fetch ([`Fetch`]); this
 //! module decides when to fetch, and parses the document.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -79,6 +79,11 @@ pub trait Keys {
 
     /// Fetches the keys before they expire, so that requests need not wait for a fetch. Blocks.
     fn refresh_if_due(&self, _: &JwksSettings) {}
+
+    /// Counts how often other keys were published.
+    fn changes(&self) -> u64 {
+        0
+    }
 }
 
 /// A parsed JWKS document.
@@ -154,19 +159,29 @@ pub struct JwksCache {
     tried: Mutex<Option<Duration>>,
     /// Number of requests that wait for `tried`.
     waiting: AtomicUsize,
+    changes: AtomicU64,
 }
 
 #[derive(Default)]
 struct Held {
     url: String,
     keys: Jwks,
+    /// The document that the keys are of.
+    document: Vec<u8>,
     fetched: Option<Duration>,
 }
 
 impl JwksCache {
     /// Creates an empty cache. The first lookup fetches the keys.
     pub fn new(fetch: Box<dyn Fetch>, clock: Clock) -> JwksCache {
-        JwksCache { fetch, clock, held: RwLock::default(), tried: Mutex::new(None), waiting: AtomicUsize::new(0) }
+        JwksCache {
+            fetch,
+            clock,
+            held: RwLock::default(),
+            tried: Mutex::new(None),
+            waiting: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
+        }
     }
 
     /// Returns the cached key, and whether the cached keys are still fresh.
@@ -203,15 +218,18 @@ impl JwksCache {
             return;
         }
         *tried = Some(now);
-        let fetched = self.fetch.fetch(&settings.url).and_then(|document| Jwks::parse(&document));
+        let fetched = self.fetch.fetch(&settings.url).and_then(|document| Ok((Jwks::parse(&document)?, document)));
         let mut held = self.held.write();
         if !same {
             *held = Held { url: settings.url.clone(), ..Held::default() };
         }
         match fetched {
-            Ok(keys) => {
-                held.keys = keys;
-                held.fetched = Some(now);
+            Ok((keys, document)) => {
+                let changed = held.document != document;
+                (held.keys, held.document, held.fetched) = (keys, document, Some(now));
+                if changed {
+                    self.changes.fetch_add(1, Ordering::Release);
+                }
             }
             Err(error) => tracing::warn!(url = settings.url, %error, "fetching the JWKS failed"),
         }
@@ -237,6 +255,10 @@ impl Keys for JwksCache {
         if due {
             self.refresh(settings, false);
         }
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 }
 

@@ -192,9 +192,15 @@ impl App {
         });
         let app = self.clone();
         self.spawn_until_shutdown(async move {
+            let mut before = app.auth.generation();
             loop {
                 let shared = app.clone();
                 let _ = blocking(move || shared.auth.refresh_published_keys()).await;
+                // A request may have fetched other keys, too: feeds by a key that was withdrawn end.
+                let now = app.auth.generation();
+                if std::mem::replace(&mut before, now) != now {
+                    app.wakes.wake_all();
+                }
                 tokio::time::sleep(KEYS_ROUND).await;
             }
         });

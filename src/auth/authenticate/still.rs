@@ -85,9 +85,9 @@ pub struct Still {
 }
 
 impl Authenticator {
-    /// The number of settings changes so far.
+    /// The number of changes so far of settings and of keys that an issuer publishes.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.generation.load(Ordering::Acquire).wrapping_add(self.published.changes())
     }
 
     /// Seconds since the epoch.

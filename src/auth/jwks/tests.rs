@@ -85,6 +85,7 @@ fn keys_are_fetched_again_when_expired_or_for_an_unknown_kid_but_not_too_often()
     let settings = JwksSettings::read(&source(&[URL])).expect("a URL");
     let alg = Alg::named("RS256").expect("known");
     let find = |kid| house.cache.find(&settings, alg, Some(kid)).expect("answers").is_some();
+    assert_eq!(house.cache.changes(), 0);
     assert!(find("r"));
     assert!(!find("new") && !find("new"), "just fetched: not asked again");
     assert_eq!(house.asked(), 1);
@@ -94,10 +95,11 @@ fn keys_are_fetched_again_when_expired_or_for_an_unknown_kid_but_not_too_often()
     house.clock.advance(settings.max_age);
     *house.issuer.document.lock() = None;
     assert!(find("r") && find("r"), "the issuer is down: what is known stays good");
-    assert_eq!(house.asked(), 3);
+    assert_eq!((house.asked(), house.cache.changes()), (3, 1), "fetched three times, and the same each time");
     house.clock.advance(RETRY);
     *house.issuer.document.lock() = Some(r#"{"keys":[]}"#);
     assert!(!find("r"), "withdrawn");
+    assert_eq!(house.cache.changes(), 2);
 }
 
 #[test]
