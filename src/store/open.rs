@@ -323,6 +323,10 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
         }
     }
     clear_former(dir, &marker);
+    if !options.filling {
+        // Left by a refusal that was cut off.
+        let _ = std::fs::remove_dir_all(dir.join(salvage::LOOKED_INTO));
+    }
     space.keep_reserve();
     let lock = Arc::new(lock);
     let store = Arc::new(Locked { inner: store, _lock: lock });
@@ -428,8 +432,6 @@ fn clear_former(dir: &Path, marker: &Marker) {
         }
         let former = match (name.as_str(), name.strip_prefix("store-"), name.strip_prefix("blobs-")) {
             ("blobs", ..) => marker.blobs > 1,
-            // Of a refusal that was cut off.
-            (salvage::LOOKED_INTO, ..) => true,
             (_, Some(life), _) => life.parse().is_ok_and(|life: u32| life < marker.life),
             (_, _, Some(number)) => number.parse().is_ok_and(|number: u32| number < marker.blobs),
             _ => false,
