@@ -14,7 +14,6 @@ mod device;
 mod ledger;
 #[allow(dead_code, reason = "shared with the hostile tests; each uses a part")]
 #[path = "durability/server.rs"]
-#[allow(dead_code, reason = "shared with the hostile tests; each uses a part")]
 mod server;
 
 use std::path::Path;

@@ -39,6 +39,10 @@ pub(super) trait Work: Send {
     fn ids(&self) -> Vec<String>;
     /// Bytes that it will write, roughly.
     fn bytes(&self) -> usize;
+    /// Whether it may still be done; asked before each attempt. An error fails this work alone.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
     /// Adds its changes to the draft and keeps its results. An error fails this work alone.
     fn apply(&mut self, draft: &mut Draft) -> Result<()>;
     /// Whether it makes room, and so is still done on a full disk.
@@ -151,6 +155,11 @@ impl Database {
 
     fn write(&self, mut works: Vec<Box<dyn Work>>) {
         loop {
+            // Before anything is read for them: many may be refused at once.
+            works = works.into_iter().filter_map(still_wanted).collect();
+            if works.is_empty() {
+                return;
+            }
             let result = match self.attempt(&mut works) {
                 Ok(()) => Ok(()),
                 Err(Attempt::Again) => continue,
@@ -217,6 +226,17 @@ impl Database {
     }
 }
 
+/// Answers a work that may not be done any more.
+fn still_wanted(work: Box<dyn Work>) -> Option<Box<dyn Work>> {
+    match work.check() {
+        Ok(()) => Some(work),
+        Err(refused) => {
+            work.answer(Err(refused));
+            None
+        }
+    }
+}
+
 enum Attempt {
     Again,
     /// The work at this place has failed, and it alone.
@@ -274,8 +294,11 @@ impl Work for Edits {
         self.edits.iter().map(|edit| edit.body.json.len() + 200).sum()
     }
 
+    fn check(&self) -> Result<()> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard.check())
+    }
+
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
-        self.guard.as_ref().map_or(Ok(()), |guard| guard.check())?;
         self.results = self.edits.iter().map(|edit| draft.edit(edit, self.mode)).collect();
         Ok(())
     }
