@@ -81,10 +81,10 @@ pub fn rewrite(
     renamed: Renamed,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> std::result::Result<(u64, u64), OpenError> {
-    let rewritten = rewrite_into(dir, how, renamed, progress);
-    if let (Err(error), Some(to)) = (&rewritten, &how.to)
-        && !matches!(error, OpenError::NotEmpty(_))
-    {
+    let mut filling = false;
+    let rewritten = rewrite_into(dir, how, renamed, progress, &mut filling);
+    // Before that the folder is somebody else's, perhaps one in use.
+    if let (Err(_), Some(to), true) = (&rewritten, &how.to, filling) {
         // Nothing of it may stand in the way of the next try.
         for left in ["unfinished", "lock", "reserve"] {
             let _ = std::fs::remove_file(to.join(left));
@@ -94,11 +94,13 @@ pub fn rewrite(
     rewritten
 }
 
+/// `filling` becomes true when the new folder has been found empty and is locked.
 fn rewrite_into(
     dir: &Path,
     how: &Rewrite,
     renamed: Renamed,
     progress: &mut dyn FnMut(Step<'_>),
+    filling: &mut bool,
 ) -> std::result::Result<(u64, u64), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let failed = |error: StoreError| match error {
@@ -121,6 +123,7 @@ fn rewrite_into(
                 return Err(OpenError::NotEmpty(to.clone()));
             }
             let locked = lock(to)?;
+            *filling = true;
             begin_filling(to)?;
             (Some(locked), Space::watch(to).map_err(io)?)
         }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::failure::mend;
 use super::run::{Call, Exchange};
+use super::turns::Size;
 use super::{Design, Pending, Scripts, one, size};
 use crate::error::{Error, Result};
 
@@ -83,7 +84,8 @@ impl Scripts {
         let (part, parts) = mpsc::channel(WAITING);
         let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
         let args = format!("[{head},{request}]");
-        let done = self.threads.submit(size(design.database, [args.len()]), move |seat| {
+        let size = Size { list: true, ..size(design.database, [args.len()]) };
+        let done = self.threads.submit(size, move |seat| {
             let key = design.key(&user)?;
             let waiting = tokio::runtime::Builder::new_current_thread()
                 .build()

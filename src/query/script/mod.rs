@@ -330,7 +330,7 @@ impl Scripts {
         let asked = documents.get(range.clone()).unwrap_or_default();
         let longest = asked.iter().map(length).max().unwrap_or(0) + beside;
         let owner = designs.first().map_or(0, |design| design.database);
-        let size = Size { owner, bytes: beside, room: run::room(longest) };
+        let size = Size { owner, bytes: beside, room: run::room(longest), list: false };
         self.gather(designs, documents, range, [user, security], size)
     }
 
@@ -452,7 +452,7 @@ impl<'a> Call<'a> {
 fn size(owner: u64, lengths: impl IntoIterator<Item = usize>) -> Size {
     let (bytes, longest) =
         lengths.into_iter().fold((0, 0), |(sum, longest): (usize, usize), length| (sum + length, longest.max(length)));
-    Size { owner, bytes, room: run::room(longest) }
+    Size { owner, bytes, room: run::room(longest), list: false }
 }
 
 /// A design document's map functions, for `addMaps`.

@@ -308,7 +308,8 @@ impl Pool {
             let size = job.size;
             self.work(&mut seat, job);
             let mut state = self.state.lock();
-            let ends = seat.process.is_none();
+            // The watcher may have killed it after the job was done; from now on it does not.
+            let ends = seat.process.as_ref().is_none_or(|process| process.handle.killed() != Killed::No);
             let tired = self.rest(&mut state, number, size, ends);
             if tired {
                 break;

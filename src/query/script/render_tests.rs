@@ -227,3 +227,24 @@ async fn a_list_waits_for_its_client_and_stops_without_it() {
     // The function is stopped, and the row channel with it closed.
     rows.closed().await;
 }
+
+#[tokio::test]
+async fn lists_that_wait_leave_workers_for_what_they_wait_for() {
+    let scripts = Scripts::new(Limits { processes: 4, ..scripts().limits() });
+    let function = "function () { while (getRow()) send('x'); }";
+    let lists = design("lists", &[("l", function)]);
+    // Their rows are reductions, which other workers have to make.
+    let waiting: Vec<_> = (0..8).map(|_| scripts.list(&lists, "l", "{}", "{}", "{}")).collect();
+    let functions = Arc::new(vec!["function (keys, values) { return values.length; }".to_owned()]);
+    for database in [1, 2] {
+        let reduced = scripts.reduce(database, &functions, r#"[[["a","1"],1]]"#.into(), "d/v");
+        let reduced = tokio::time::timeout(Duration::from_secs(20), reduced).await;
+        assert_eq!(reduced.expect("a worker is free").unwrap(), ["1"], "{database}");
+    }
+    for (rows, mut parts) in waiting {
+        drop(rows);
+        while let Some(part) = parts.next().await {
+            part.unwrap();
+        }
+    }
+}

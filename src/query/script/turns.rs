@@ -2,6 +2,9 @@
 //!
 //! Invariants: an owner is in `turns` exactly while it has jobs; `running` and `busy` count jobs at work; at most
 //! `Limits::workers` entries are in `workers`, and the room of all jobs at work is at most `Limits::room`.
+//!
+//! A list function keeps its worker while it waits for its client, and for rows that another worker may have to make. So lists
+//! have half of the workers at most, and other jobs of their owner go past those that wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +35,8 @@ pub(super) struct Size {
     pub bytes: usize,
     /// Memory that its worker needs beyond the usual (see `run::room`).
     pub room: usize,
+    /// It may wait for others: a list function.
+    pub list: bool,
 }
 
 pub(super) struct Job {
@@ -67,6 +72,8 @@ pub(super) struct Owner {
     pub queue: VecDeque<Job>,
     bytes: usize,
     running: usize,
+    /// Those of them that are lists.
+    lists: usize,
     /// Jobs at work that need more room than the usual.
     large: usize,
     /// When a job of it was started or got on last, or when the first began to wait.
@@ -87,6 +94,8 @@ pub(super) struct State {
     pub busy: usize,
     /// Busy ones that are not slow.
     pub fast: usize,
+    /// Busy ones that run lists.
+    lists: usize,
     /// Room of the jobs at work.
     room: usize,
     /// Threads that want a process with so much memory.
@@ -105,6 +114,7 @@ impl State {
             queue: VecDeque::new(),
             bytes: 0,
             running: 0,
+            lists: 0,
             large: 0,
             since: Instant::now(),
             slow_until: None,
@@ -140,11 +150,18 @@ impl State {
         out.into()
     }
 
+    /// Where the owner's next job stands in its queue: the first, but for lists that must wait.
+    fn next_job(&self, owner: &Owner, limits: &Limits) -> Option<usize> {
+        let lists_may = self.lists < (limits.workers() / 2).max(1);
+        owner.queue.iter().position(|job| lists_may || !job.size.list)
+    }
+
     /// Whether the owner's next job may have a worker now.
     pub fn may_start(&self, owner: &Owner, limits: &Limits) -> bool {
         let most = limits.workers();
         let free = most.saturating_sub(self.busy);
-        let Some(job) = owner.queue.front() else { return false };
+        let Some(job) = self.next_job(owner, limits).and_then(|at| owner.queue.get(at)) else { return false };
+        let running = if job.size.list { owner.running } else { owner.running - owner.lists };
         let slow = owner.slow_until.is_some_and(|until| until > Instant::now());
         // Those who overran leave a quarter of all workers to those who did not.
         if free == 0 || slow && free <= most / 4 {
@@ -152,7 +169,7 @@ impl State {
         }
         // The more it has, the more must be left for others. The cores are shared, but everybody may have one.
         let share = if slow { free / 2 } else { free };
-        if owner.running > 0 && (owner.running > share || self.fast >= limits.threads.max(1)) {
+        if running > 0 && (running > share || self.fast >= limits.threads.max(1)) {
             return false;
         }
         let room = limits.room();
@@ -176,14 +193,17 @@ impl State {
 
     /// Hands the first job of an owner to a worker.
     pub fn assign(&mut self, owner_number: u64, number: u64, limits: &Limits) {
+        let Some(at) = self.owners.get(&owner_number).and_then(|owner| self.next_job(owner, limits)) else { return };
         let Some(owner) = self.owners.get_mut(&owner_number) else { return };
         let Some(worker) = self.workers.get_mut(&number) else { return };
-        let Some(mut job) = owner.queue.pop_front() else { return };
+        let Some(mut job) = owner.queue.remove(at) else { return };
         job.size.room = job.size.room.min(limits.room());
         owner.bytes -= job.size.bytes;
         self.bytes -= job.size.bytes;
         self.jobs -= 1;
         owner.running += 1;
+        owner.lists += usize::from(job.size.list);
+        self.lists += usize::from(job.size.list);
         owner.large += usize::from(job.size.room > 0);
         owner.since = Instant::now();
         self.busy += 1;
@@ -201,8 +221,10 @@ impl State {
         self.busy -= 1;
         self.fast -= usize::from(fast);
         self.room -= size.room;
+        self.lists -= usize::from(size.list);
         if let Some(owner) = self.owners.get_mut(&size.owner) {
             owner.running -= 1;
+            owner.lists -= usize::from(size.list);
             owner.large -= usize::from(size.room > 0);
         }
         self.forget(size.owner);

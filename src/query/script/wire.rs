@@ -37,6 +37,8 @@ pub(super) const LOG: u8 = b'l';
 
 /// Longest frame that is ever sent.
 pub(super) const FRAME_LIMIT: usize = 1 << 30;
+/// Answers of one frame at most: items are sent a megabyte at a time. Empty ones would take 24 times their size in memory.
+const MOST_ANSWERS: usize = 1 << 20;
 
 /// Why an item ended its environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +184,9 @@ impl Answer {
             ANSWERS => {
                 let mut answers = Vec::new();
                 while !reader.0.is_empty() {
+                    if answers.len() == MOST_ANSWERS {
+                        return None;
+                    }
                     answers.push(text(&mut reader)?.to_owned());
                 }
                 Answer::Answers(answers)
@@ -318,6 +323,12 @@ mod tests {
         assert_eq!(received(&frame, 3).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let claims = [0xFF, 0xFF, 0xFF, 0xFF, ANSWERS];
         assert_eq!(received(&claims, usize::MAX).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn more_answers_than_a_request_can_have_items_are_refused() {
+        assert!(Answer::read(ANSWERS, &vec![0; MOST_ANSWERS]).is_some());
+        assert!(Answer::read(ANSWERS, &vec![0; MOST_ANSWERS + 1]).is_none());
     }
 
     proptest! {

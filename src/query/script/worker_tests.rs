@@ -177,3 +177,15 @@ fn an_environment_that_hoards_memory_costs_no_document() {
         assert_eq!(mapped.row_count(), 20);
     }
 }
+
+#[test]
+fn a_worker_that_is_killed_when_its_job_is_done_gets_no_other_job() {
+    let scripts = scripts();
+    let killed = scripts.threads.submit(size(1, [0]), |seat| {
+        seat.process.as_ref().inspect(|process| process.handle.kill(process::Killed::Cancelled));
+        Ok(())
+    });
+    killed.wait().unwrap();
+    let mapped = scripts.map_batch(&ids_of(1), vec![r#"{"_id":"a"}"#.into()]).wait().unwrap();
+    assert_eq!(mapped.row_count(), 1);
+}

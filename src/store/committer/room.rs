@@ -108,7 +108,8 @@ impl<B: Backend> Committer<B> {
         let done = match self.backend.reclaiming() {
             Reclaiming::Compacting => self.backend.compact(),
             Reclaiming::Reopening if work.room.freed_since_open => self.reopen_synced(work),
-            Reclaiming::Reopening | Reclaiming::Unneeded => Ok(()),
+            // Nothing is synced by this, so nothing is noted.
+            Reclaiming::Reopening | Reclaiming::Unneeded => return Ok(()),
         };
         if let Err(error) = done {
             self.fail(work, &error);

@@ -330,3 +330,15 @@ fn an_engine_that_panics_while_reading_ends_that_read_alone() {
     assert!(store.commit(batch.clone()).is_err(), "and nobody waits for ever");
     store.commit(batch).unwrap();
 }
+
+#[test]
+fn a_full_device_does_not_make_the_mark_count_what_is_not_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Committer::new(Faults::default(), Frames::default(), None);
+    store.commit(put(b"k", b"1")).unwrap();
+    store.commit(Batch { durability: Durability::Relaxed, ..put(b"k", b"2") }).unwrap();
+    assert_eq!(store.mark.reached().commits, 1);
+    store.space = Some(Space::full(dir.path(), 1 << 60));
+    assert_eq!(store.commit(put(b"k", b"3")), Err(StoreError::Full));
+    assert_eq!(store.mark.reached().commits, 1, "the second commit may be lost with a crash");
+}

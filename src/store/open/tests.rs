@@ -340,3 +340,23 @@ fn the_store_of_another_folder_is_refused() {
         assert_eq!(open(one.path(), None).unwrap().store.complete(), Ok(()));
     }
 }
+
+#[test]
+fn a_copy_that_is_refused_leaves_the_folder_that_it_was_to_fill_alone() {
+    let (dir, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let opened = open(dir.path(), None).unwrap();
+    let others = ["lock", "unfinished", "reserve", "file"];
+    others.iter().for_each(|name| std::fs::write(to.path().join(name), "restore").unwrap());
+    let copied = |to: &Path| {
+        let how = Rewrite { to: Some(to.to_owned()), ..Rewrite::default() };
+        rewrite(dir.path(), &how, |entry, _| Ok(entry), &mut |_| {})
+    };
+    assert!(matches!(copied(to.path()).unwrap_err(), OpenError::Locked(_)), "the source is in use");
+    assert!(matches!(copied(dir.path()).unwrap_err(), OpenError::Locked(_)), "into itself");
+    assert!(matches!(refusal(dir.path(), None), OpenError::Locked(_)), "its lock is still there");
+    drop(opened);
+    assert!(matches!(copied(to.path()).unwrap_err(), OpenError::NotEmpty(_)));
+    for name in others {
+        assert!(to.path().join(name).exists(), "{name}");
+    }
+}
