@@ -89,6 +89,7 @@ pub fn rewrite(
         for left in ["unfinished", "lock", "reserve"] {
             let _ = std::fs::remove_file(to.join(left));
         }
+        let _ = std::fs::remove_dir_all(to.join("source"));
         let _ = std::fs::remove_dir(to);
     }
     rewritten
