@@ -123,10 +123,13 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, sign
             Some(bind) => bind,
             None => sources::bind_of(&app.settings())?,
         };
-        let running = start::listen(app.clone(), bind).await.map_err(|error| error.to_string())?;
+        let listening = start::listen(app.clone(), bind).await.map_err(|error| error.to_string());
         if let Some((name, password)) = made_admin {
-            show_admin(&running.url(), &name, &password);
+            // Also if the port is taken: the admin is stored, and the password is known to nobody else.
+            let url = listening.as_ref().map_or_else(|_| format!("http://{bind}"), |running| running.url());
+            show_admin(&url, &name, &password);
         }
+        let running = listening?;
         let tls = running.secure_address.map(tracing::field::display);
         tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready");
         signals.stop(app.clone());

@@ -2,6 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, assert, Api } from '../harness/rows.js';
@@ -36,6 +37,19 @@ describe('the process', { skip: !!external }, () => {
       assert.ok(code !== 0 && code !== null, `${args}: ${code}`);
       assert.ok(out.length > 10);
       assert.ok(!/panicked/.test(out), out);
+    }
+  });
+
+  it('shows the password of the admin that it made, even if the port is taken', async () => {
+    const taken = createServer().listen(0, '127.0.0.1');
+    await new Promise((resolve) => taken.on('listening', resolve));
+    try {
+      const { code, out } = await run(['serve', '--bind', `127.0.0.1:${taken.address().port}`]);
+      assert.equal(code, 1, out);
+      assert.match(out, /cannot listen/);
+      assert.match(out, /password {2}[0-9a-f]{32}/);
+    } finally {
+      taken.close();
     }
   });
 

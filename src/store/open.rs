@@ -142,6 +142,8 @@ pub enum OpenError {
     Damaged { folder: PathBuf, why: String, missing: String },
     /// The folder was being filled, by a restore or a salvage, and that did not come to its end.
     Unfinished(PathBuf),
+    /// The store itself is gone: nothing can be salvaged.
+    NoStore { folder: PathBuf, why: String, missing: String },
 }
 
 impl fmt::Display for OpenError {
@@ -219,6 +221,12 @@ impl fmt::Display for OpenError {
                 "the data folder {0} is damaged: {why}.{missing}\nNothing is served from it. Restore a backup into a new \
                  folder with `settee restore`, or take what can still be read into a new one with `settee check --data {0} \
                  --salvage NEWDIR`, which leaves this one as it is",
+                folder.display()
+            ),
+            OpenError::NoStore { folder, why, missing } => write!(
+                out,
+                "the data folder {} has lost its store: {why}.{missing}\nNothing of its documents is left in it, and \
+                 nothing is served from it. Restore a backup into a new folder with `settee restore`",
                 folder.display()
             ),
             OpenError::Unfinished(folder) => write!(
@@ -528,7 +536,10 @@ fn refuse_foreign(dir: &Path) -> std::result::Result<(), OpenError> {
     match has_store(dir) {
         Some(name) => {
             let why = format!("it has {name} in it but no {MARKER}");
-            Err(OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() })
+            Err(match guess_marker(dir) {
+                Ok(_) => OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() },
+                Err(_) => no_store(dir, why, String::new()),
+            })
         }
         None => Ok(()),
     }
@@ -555,9 +566,9 @@ pub(super) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError>
             found = Some((life, *engine));
         }
     }
-    let (life, engine) = found.ok_or_else(|| OpenError::NotOurs {
-        folder: dir.to_path_buf(),
-        why: "there is no store in it, so nothing can be salvaged".into(),
+    let (life, engine) = found.ok_or_else(|| match has_store(dir) {
+        Some(_) => no_store(dir, "there is none in it, so nothing can be salvaged".into(), String::new()),
+        None => OpenError::NotOurs { folder: dir.to_path_buf(), why: "there is no store in it".into() },
     })?;
     Ok(Marker { engine, life, blobs, envelope: None })
 }
@@ -573,6 +584,11 @@ pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreEr
         }
         error => OpenError::Engine { folder: dir.to_path_buf(), error },
     }
+}
+
+/// Whether the folder was being made, or filled, and that was cut off.
+pub(super) fn is_unfinished(dir: &Path) -> bool {
+    dir.join(UNFINISHED).exists()
 }
 
 /// Notes that the folder is being made.
@@ -623,7 +639,16 @@ pub(super) fn refuse_incomplete(dir: &Path, marker: &Marker) -> std::result::Res
         true => format!("{name} has no {} in it, or an empty one", marker.engine.file()),
         false => format!("{name}, which its {MARKER} names, is missing"),
     };
-    Err(OpenError::Damaged { folder: dir.to_path_buf(), why, missing: salvage::reached(dir, marker) })
+    let (folder, missing) = (dir.to_path_buf(), salvage::reached(dir, marker));
+    Err(match guess_marker(dir) {
+        // Another store is there, which may still be read.
+        Ok(_) => OpenError::Damaged { folder, why, missing },
+        Err(_) => no_store(dir, why, missing),
+    })
+}
+
+fn no_store(dir: &Path, why: String, missing: String) -> OpenError {
+    OpenError::NoStore { folder: dir.to_path_buf(), why, missing }
 }
 
 /// Refuses a folder whose attachments are gone, all of them: the folder itself was removed, or is another one.

@@ -81,6 +81,9 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
     };
     let ways = open_ways(&marker, dir, scratch, &mut notes).map_err(failed)?;
     let mut lost = Vec::new();
+    if super::open::is_unfinished(dir) {
+        lost.push("the folder was never whole: what filled it (a restore, say) was cut off, and what it had not yet written is unknown".to_owned());
+    }
     if !matches!(ways.get(keys::FORMAT), Ok(Some(_))) {
         lost.push("the store has no format record: it has lost everything, or is none of settee's".to_owned());
     }

@@ -547,6 +547,10 @@ fn a_folder_that_has_lost_a_part_is_no_new_one() {
             std::fs::rename(data.join(part), &lost).expect("it is there");
             refused(&data, word);
             refused_here(&data, word);
+            if part == "store-1" {
+                let said = Server::start_any(&data).map(drop).expect_err("it has no store");
+                assert!(said.contains("settee restore") && !said.contains("--salvage"), "nothing is left: {said}");
+            }
             if part != "format.toml" {
                 std::fs::create_dir(data.join(part)).expect("it can be made");
                 refused_here(&data, word);
@@ -596,6 +600,9 @@ fn a_restore_that_was_cut_off_is_not_served() {
         let restore = ["restore", &backup.to_string_lossy(), "--data", &to.to_string_lossy(), "--store", engine];
         assert!(!run(&restore).0, "half a backup");
         refused(&to, "cut off");
+        let salvaged = dir.path().join("salvaged");
+        let (ok, said) = run(&["check", "--data", &to.to_string_lossy(), "--salvage", &salvaged.to_string_lossy()]);
+        assert!(!ok && !said.contains("nothing is lost"), "it was never whole: {said}");
         std::fs::write(&backup, &whole).expect("it can be written");
         assert!(!run(&restore).0, "into a folder that is not empty");
         std::fs::remove_dir_all(&to).expect("it is there");

@@ -391,8 +391,13 @@ impl Build {
                     let _ = sender.send(Err(error));
                 }
             };
-            reader.spawn_scoped(scope, read_all).map_err(|error| Error::Internal(error.to_string()))?;
-            Ok(writer.write_all(steps.into_iter())? && writer.end(target)?)
+            let reader = reader.spawn_scoped(scope, read_all).map_err(|error| Error::Internal(error.to_string()))?;
+            let written = writer.write_all(steps.into_iter());
+            if reader.join().is_err() {
+                // Its steps ended too early: what it did not read must not count as done.
+                return Err(Error::Internal("reading ahead for an index panicked".into()));
+            }
+            Ok(written? && writer.end(target)?)
         })
     }
 
