@@ -6,6 +6,7 @@ pub mod archive;
 pub mod background;
 mod backup;
 mod bar;
+mod bulk_writes;
 mod check;
 pub mod commands;
 pub mod control;

@@ -7,16 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 
 use super::archive::{Frame, Kind, Reader};
+use super::bulk_writes::BulkWrites;
 use super::{Hear, Progress};
 use crate::clock::Clock;
 use crate::db::record::{BodyRecord, DocumentRecord, NameRecord, PurgeRecord};
 use crate::error::{Error, Result};
 use crate::rev::Body;
 use crate::store::blobs::{BlobId, Blobs};
-use crate::store::{Batch, Durability, PageLimit, Store, keys};
-
-/// Bytes that one commit gathers.
-const BATCH: usize = 4 << 20;
+use crate::store::{PageLimit, Store, keys};
 
 /// What was restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +51,7 @@ pub fn restore(
         number: 0,
         open: None,
         renamed: HashMap::new(),
-        batch: Batch { durability: Durability::Relaxed, ..Batch::new() },
-        bytes: 0,
+        writes: BulkWrites::new(store),
         restored: Restored { databases: 0, documents: 0, attachments: 0 },
     };
     restore.everything(&mut Reader::new(&mut buffered).map_err(reading)?)?;
@@ -80,8 +77,7 @@ struct Restore<'a> {
     open: Option<(String, NameRecord)>,
     /// Attachments that are called otherwise here: the names of an encrypted folder are its own.
     renamed: HashMap<BlobId, BlobId>,
-    batch: Batch,
-    bytes: usize,
+    writes: BulkWrites<'a>,
     restored: Restored,
 }
 
@@ -92,15 +88,13 @@ impl Restore<'_> {
             match frame.kind {
                 Kind::Setting => {
                     let (key, value) = frame.keyed().map_err(reading)?;
-                    self.put(key.to_vec(), value.to_vec())?;
+                    self.writes.put(key.to_vec(), value.to_vec())?;
                 }
                 Kind::Database => self.begin(&frame)?,
                 Kind::Blob => self.blob(&frame, frames)?,
                 Kind::Content => return Err(damaged()),
                 Kind::End => {
-                    self.flush()?;
-                    // Syncs all that went before.
-                    self.store.commit(Batch::new())?;
+                    self.writes.finish()?;
                     let told = frame.payload.first_chunk().map(|count| u64::from_be_bytes(*count));
                     return if told == Some(self.restored.databases) { Ok(()) } else { Err(damaged()) };
                 }
@@ -114,12 +108,12 @@ impl Restore<'_> {
         let name = std::str::from_utf8(name).map_err(|_| damaged())?.to_owned();
         if let Some((_, record)) = self.open.take() {
             // It was deleted while it was backed up: what has come of it is removed in the background.
-            self.put(keys::doomed(record.number), vec![1])?;
+            self.writes.put(keys::doomed(record.number), vec![1])?;
         }
         self.number += 1;
         let record =
             NameRecord { number: self.number, instance: self.clock.random_16(), ..NameRecord::decode(record)? };
-        self.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
+        self.writes.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
         (self.hear)(Progress { what: &name, done: self.restored.documents });
         self.open = Some((name, record));
         Ok(())
@@ -151,11 +145,11 @@ impl Restore<'_> {
         let number = record.number;
         let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| damaged());
         match frame.kind {
-            Kind::Security => self.put(keys::security(number), frame.payload.clone()),
-            Kind::AutoPurge => self.put(keys::auto_purge(number), frame.payload.clone()),
+            Kind::Security => self.writes.put(keys::security(number), frame.payload.clone()),
+            Kind::AutoPurge => self.writes.put(keys::auto_purge(number), frame.payload.clone()),
             Kind::Counters => {
-                self.put(keys::info(number), frame.payload.clone())?;
-                self.put(keys::name(&name), record.encode())?;
+                self.writes.put(keys::info(number), frame.payload.clone())?;
+                self.writes.put(keys::name(&name), record.encode())?;
                 self.restored.databases += 1;
                 self.open = None;
                 Ok(())
@@ -163,7 +157,7 @@ impl Restore<'_> {
             _ => {
                 let (key, value) = frame.keyed().map_err(reading)?;
                 match frame.kind {
-                    Kind::Local => self.put(keys::local(number, &text(key)?), value.to_vec()),
+                    Kind::Local => self.writes.put(keys::local(number, &text(key)?), value.to_vec()),
                     Kind::Body => self.body(number, key, value),
                     Kind::Document => self.document(number, &text(key)?, value),
                     Kind::Changed => {
@@ -173,8 +167,8 @@ impl Restore<'_> {
                     Kind::Purge => {
                         let purge = PurgeRecord::decode(value)?;
                         let sequence = key.try_into().map(u64::from_be_bytes).map_err(|_| damaged())?;
-                        self.put(keys::purge_uuid(number, &purge.uuid), sequence.to_be_bytes().to_vec())?;
-                        self.put(keys::purge(number, sequence), value.to_vec())
+                        self.writes.put(keys::purge_uuid(number, &purge.uuid), sequence.to_be_bytes().to_vec())?;
+                        self.writes.put(keys::purge(number, sequence), value.to_vec())
                     }
                     _ => Err(damaged()),
                 }
@@ -192,9 +186,9 @@ impl Restore<'_> {
             value = record.encode();
         }
         for attachment in record.attachments {
-            self.put(keys::blob_reference(&attachment.blob, number, sequence, index), Vec::new())?;
+            self.writes.put(keys::blob_reference(&attachment.blob, number, sequence, index), Vec::new())?;
         }
-        self.put(keys::body(number, sequence, index), value)
+        self.writes.put(keys::body(number, sequence, index), value)
     }
 
     fn document(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {
@@ -202,8 +196,8 @@ impl Restore<'_> {
             return Ok(());
         }
         let record = DocumentRecord::decode(id, value)?;
-        self.put(keys::sequence(number, record.sequence), record.sequence_row(id).encode())?;
-        self.put(keys::document(number, id), value.to_vec())?;
+        self.writes.put(keys::sequence(number, record.sequence), record.sequence_row(id).encode())?;
+        self.writes.put(keys::document(number, id), value.to_vec())?;
         self.restored.documents += 1;
         if self.restored.documents.is_multiple_of(1000)
             && let Some((name, _)) = &self.open
@@ -215,7 +209,7 @@ impl Restore<'_> {
 
     /// Removes what stands of a document's earlier state and does not belong to `value`, its new one.
     fn forget(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {
-        self.flush()?;
+        self.writes.flush()?;
         let Some(old) = self.store.get(&keys::document(number, id))? else { return Ok(()) };
         let old = DocumentRecord::decode(id, &old)?;
         let place = |body: Body| (body.sequence, body.index);
@@ -226,8 +220,8 @@ impl Restore<'_> {
                 new.tree.nodes().iter().filter_map(|node| node.body.map(place)).collect()
             }
         };
-        self.batch.delete(keys::document(number, id));
-        self.batch.delete(keys::sequence(number, old.sequence));
+        self.writes.delete(keys::document(number, id));
+        self.writes.delete(keys::sequence(number, old.sequence));
         for body in old.tree.nodes().iter().filter_map(|node| node.body) {
             if kept.contains(&place(body)) {
                 continue;
@@ -235,27 +229,12 @@ impl Restore<'_> {
             let key = keys::body(number, body.sequence, body.index);
             if let Some(value) = self.store.get(&key)? {
                 for attachment in BodyRecord::decode(id, value)?.attachments {
-                    self.batch.delete(keys::blob_reference(&attachment.blob, number, body.sequence, body.index));
+                    self.writes.delete(keys::blob_reference(&attachment.blob, number, body.sequence, body.index));
                 }
             }
-            self.batch.delete(key);
+            self.writes.delete(key);
         }
         self.restored.documents -= 1;
-        Ok(())
-    }
-
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
-        self.bytes += key.len() + value.len();
-        self.batch.put(key, value);
-        if self.bytes >= BATCH { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let batch = std::mem::replace(&mut self.batch, Batch { durability: Durability::Relaxed, ..Batch::new() });
-        self.bytes = 0;
-        if !batch.writes.is_empty() {
-            self.store.commit(batch)?;
-        }
         Ok(())
     }
 }

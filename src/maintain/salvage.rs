@@ -15,6 +15,7 @@ use std::io::Read;
 
 use md5::{Digest, Md5};
 
+use super::bulk_writes::BulkWrites;
 use super::walk::{Found, Walk};
 use super::{Hear, Progress};
 use crate::clock::Clock;
@@ -27,10 +28,8 @@ use crate::rev::{Body, Revision, Tree};
 use crate::store::blobs::{BlobId, Blobs, Pin};
 use crate::store::keys::Kind;
 use crate::store::salvage::{Source, database, last_sequence};
-use crate::store::{Batch, Durability, KeyRange, Store, keys};
+use crate::store::{KeyRange, Store, keys};
 
-/// Bytes that one commit gathers.
-const BATCH: usize = 4 << 20;
 /// Losses that are told one by one; beyond, they are counted.
 const TOLD: usize = 1000;
 const ADMINS_ONLY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
@@ -68,17 +67,12 @@ pub fn salvage(from: &Source, store: &dyn Store, blobs: &dyn Blobs, clock: &Cloc
         hear,
         number: 0,
         taken: HashMap::new(),
-        batch: relaxed(),
-        bytes: 0,
+        writes: BulkWrites::new(store),
         found: Salvaged::default(),
     };
     from.lost.iter().for_each(|lost| salvage.found.lost(lost.clone()));
     salvage.everything()?;
     Ok(salvage.found)
-}
-
-fn relaxed() -> Batch {
-    Batch { durability: Durability::Relaxed, ..Batch::new() }
 }
 
 struct Salvage<'a> {
@@ -91,8 +85,7 @@ struct Salvage<'a> {
     number: u64,
     /// What became of each attachment: its name in the new folder, `None` if it is lost.
     taken: HashMap<BlobId, Option<(BlobId, Pin)>>,
-    batch: Batch,
-    bytes: usize,
+    writes: BulkWrites<'a>,
     found: Salvaged,
 }
 
@@ -108,7 +101,7 @@ impl Salvage<'_> {
     fn everything(&mut self) -> Result<()> {
         for (what, range) in [("setting", keys::configs()), ("server state", keys::servers())] {
             self.each(range, &mut |salvage, (key, value)| match value {
-                Ok(value) => salvage.put(key, value),
+                Ok(value) => salvage.writes.put(key, value),
                 Err(error) => {
                     salvage.found.lost(format!("a {what}: {error}"));
                     Ok(())
@@ -118,10 +111,8 @@ impl Salvage<'_> {
         for (old, (name, record)) in self.names()? {
             self.database(old, name, record)?;
         }
-        self.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
-        self.flush()?;
-        // Syncs all that went before.
-        self.store.commit(Batch::new())?;
+        self.writes.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
+        self.writes.finish()?;
         Ok(())
     }
 
@@ -213,8 +204,8 @@ impl Salvage<'_> {
         self.rows(&mut target)?;
         self.beside(&mut target)?;
         let record = NameRecord { number, instance: self.clock.random_16(), ..record };
-        self.put(keys::info(number), target.info.encode())?;
-        self.put(keys::name(&target.name), record.encode())?;
+        self.writes.put(keys::info(number), target.info.encode())?;
+        self.writes.put(keys::name(&target.name), record.encode())?;
         self.found.databases += 1;
         Ok(())
     }
@@ -239,7 +230,7 @@ impl Salvage<'_> {
 
     /// Documents whose records are lost, from their rows in the changes order.
     fn rows(&mut self, target: &mut Target) -> Result<()> {
-        self.flush()?;
+        self.writes.flush()?;
         self.each(keys::kind(target.old, Kind::Sequence), &mut |salvage, (key, value)| {
             let decoded = value.and_then(|value| SequenceRow::decode(&value).map_err(|error| error.to_string()));
             let row = match decoded {
@@ -267,7 +258,7 @@ impl Salvage<'_> {
                     .lost(format!("{}: the history of document {}, whose leaves are there", target.name, row.id));
                 let record = DocumentRecord { sequence: keys::sequence_of(&key), tree };
                 salvage.document(target, &row.id, record)?;
-                salvage.flush()?;
+                salvage.writes.flush()?;
             }
             Ok(())
         })
@@ -331,8 +322,8 @@ impl Salvage<'_> {
         target.info.sequence = target.info.sequence.max(record.sequence);
         let value = record.encode();
         target.info.records += value.len() as u64;
-        self.put(keys::sequence(target.number, record.sequence), record.sequence_row(id).encode())?;
-        self.put(keys::document(target.number, id), value)?;
+        self.writes.put(keys::sequence(target.number, record.sequence), record.sequence_row(id).encode())?;
+        self.writes.put(keys::document(target.number, id), value)?;
         self.found.documents += 1;
         Ok(())
     }
@@ -373,10 +364,10 @@ impl Salvage<'_> {
         }
         for attachment in &record.attachments {
             let key = keys::blob_reference(&attachment.blob, target.number, body.sequence, body.index);
-            self.put(key, Vec::new())?;
+            self.writes.put(key, Vec::new())?;
         }
         let bytes = record.bytes();
-        self.put(keys::body(target.number, body.sequence, body.index), record.encode())?;
+        self.writes.put(keys::body(target.number, body.sequence, body.index), record.encode())?;
         Ok(Some(bytes))
     }
 
@@ -419,14 +410,14 @@ impl Salvage<'_> {
 
     /// Takes back a body that was written.
     fn forget(&mut self, target: &Target, (sequence, index): (u64, u32)) -> Result<()> {
-        self.flush()?;
+        self.writes.flush()?;
         let key = keys::body(target.number, sequence, index);
         if let Some(value) = self.store.get(&key)? {
             for attachment in BodyRecord::decode("", value)?.attachments {
-                self.batch.delete(keys::blob_reference(&attachment.blob, target.number, sequence, index));
+                self.writes.delete(keys::blob_reference(&attachment.blob, target.number, sequence, index));
             }
         }
-        self.batch.delete(key);
+        self.writes.delete(key);
         Ok(())
     }
 
@@ -440,7 +431,7 @@ impl Salvage<'_> {
                 Err(error) => Err(error.to_string()),
             });
             match decoded {
-                Ok(value) => salvage.put(keys::local(number, &id), value),
+                Ok(value) => salvage.writes.put(keys::local(number, &id), value),
                 Err(error) => {
                     salvage.found.lost(format!("{}: a local document: {error}", target.name));
                     Ok(())
@@ -453,8 +444,8 @@ impl Salvage<'_> {
             match (sequence, decoded) {
                 (Some(sequence), Some((record, value))) if sequence > target.info.forgotten_purges => {
                     target.info.purge_sequence = target.info.purge_sequence.max(sequence);
-                    salvage.put(keys::purge_uuid(number, &record.uuid), sequence.to_be_bytes().to_vec())?;
-                    salvage.put(keys::purge(number, sequence), value)
+                    salvage.writes.put(keys::purge_uuid(number, &record.uuid), sequence.to_be_bytes().to_vec())?;
+                    salvage.writes.put(keys::purge(number, sequence), value)
                 }
                 _ => {
                     salvage.found.lost(format!("{}: a purge request", target.name));
@@ -466,26 +457,11 @@ impl Salvage<'_> {
         if security.is_none() {
             self.found.lost(format!("{}: its _security; only admins are let in until it is set again", target.name));
         }
-        self.put(keys::security(number), security.unwrap_or_else(|| ADMINS_ONLY.as_bytes().to_vec()))?;
+        self.writes.put(keys::security(number), security.unwrap_or_else(|| ADMINS_ONLY.as_bytes().to_vec()))?;
         if let Some(Some(value)) = self.value(&keys::auto_purge(old))
             && AutoPurge::of(Some(&value)).is_ok()
         {
-            self.put(keys::auto_purge(number), value)?;
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
-        self.bytes += key.len() + value.len();
-        self.batch.put(key, value);
-        if self.bytes >= BATCH { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let batch = std::mem::replace(&mut self.batch, relaxed());
-        self.bytes = 0;
-        if !batch.writes.is_empty() {
-            self.store.commit(batch)?;
+            self.writes.put(keys::auto_purge(number), value)?;
         }
         Ok(())
     }

@@ -1,0 +1,55 @@
+//! The writes that fill a new data folder, collected into large commits.
+//!
+//! The commits are relaxed: nobody uses the folder before [`BulkWrites::finish`] has synced all of them.
+
+use crate::error::Result;
+use crate::store::{Batch, Durability, Store};
+
+/// Bytes of keys and values that are committed at once.
+const BATCH: usize = 4 << 20;
+
+/// Writes to one store.
+pub(super) struct BulkWrites<'a> {
+    store: &'a dyn Store,
+    batch: Batch,
+    bytes: usize,
+}
+
+impl<'a> BulkWrites<'a> {
+    pub fn new(store: &'a dyn Store) -> BulkWrites<'a> {
+        BulkWrites { store, batch: relaxed(), bytes: 0 }
+    }
+
+    /// Puts an entry, and commits if enough have been collected.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+        self.bytes += key.len() + value.len();
+        self.batch.put(key, value);
+        if self.bytes >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Deletes an entry with the next commit.
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.batch.delete(key);
+    }
+
+    /// Commits what has been collected, so that reads of the store see it.
+    pub fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, relaxed());
+        self.bytes = 0;
+        if !batch.writes.is_empty() {
+            self.store.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Commits the rest. Everything that was written is on disk when it returns.
+    pub fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        self.store.commit(Batch::new())?;
+        Ok(())
+    }
+}
+
+fn relaxed() -> Batch {
+    Batch { durability: Durability::Relaxed, ..Batch::new() }
+}
