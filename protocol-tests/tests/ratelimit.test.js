@@ -88,7 +88,7 @@ describe('limits', { skip: !!external }, () => {
     await api.ok('PUT /_node/_local/_config/rate_limits/user_per_second', { body: '"1"' });
     const answers = await all();
     assert.ok(count(answers, 429) >= 20);
-    like(answers.find((answer) => answer.status === 429).json, { reason: 'Too many requests of this user.' });
+    like(answers.find((answer) => answer.status === 429).json, { reason: 'Too many requests from this user.' });
     await until('the limit to be lifted again', async () => {
       const { status } = await api.call('DELETE /_node/_local/_config/rate_limits/user_per_second');
       return status === 200;

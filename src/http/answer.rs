@@ -1,4 +1,4 @@
-//! Builders of answers: JSON as CouchDB writes it, streams, ETags.
+//! Builders of responses: JSON as CouchDB writes it, streams, ETags.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use super::failure::{self, Failure, Result};
 use super::stream::{Body, Producing, Sender};
 use crate::config::Settings;
 
-/// An answer before the frame adds what every answer has (date, request id, server, CORS).
+/// A response before the server adds the headers common to all responses (date, request id, server, CORS).
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Body,
-    /// Whether it may be compressed when the client asks. Feeds and attachments may not.
+    /// Whether the body may be compressed if the client accepts that; false for feeds and attachments.
     pub compressible: bool,
 }
 
-/// Seconds after which a client that found no room may ask again.
+/// The `Retry-After` of a 503, in seconds.
 const RETRY_AFTER: u64 = 5;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const MUST_REVALIDATE: HeaderValue = HeaderValue::from_static("must-revalidate");
 
 impl Answer {
-    /// Status and body, no headers.
+    /// A status and a body, without headers.
     pub fn bytes(status: StatusCode, body: impl Into<Bytes>) -> Answer {
         Answer { status, headers: HeaderMap::new(), body: Body::whole(body), compressible: true }
     }
 
-    /// JSON, compact, with CouchDB's newline at the end.
+    /// Compact JSON, with a newline at the end as CouchDB sends it.
     pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
         match serde_json::to_vec(value) {
             Ok(text) => Answer::json_text(status, text),
@@ -46,7 +46,7 @@ impl Answer {
         Answer::json(StatusCode::OK, value)
     }
 
-    /// JSON that is text already; the newline is added.
+    /// JSON that is serialized already; adds the newline.
     pub fn json_text(status: StatusCode, text: impl Into<Vec<u8>>) -> Answer {
         let mut text = text.into();
         text.push(b'\n');
@@ -68,11 +68,12 @@ impl Answer {
         }
     }
 
-    /// 200 with a body that `produce` writes while the socket drains. `produce` runs here until it has written something
-    /// and then waits, or ends: a failure until then is returned, and becomes a proper JSON error; a later one can only
-    /// break the connection off. So read the first page before writing the first byte.
+    /// 200 with a body that `produce` writes while the socket drains. This function polls `produce` until it
+    /// has written something and then waits, or until it ends. A failure up to that point is returned and
+    /// becomes a proper JSON error; a later failure can only close the connection. Producers therefore read
+    /// their first page before they write the first byte.
     ///
-    /// JSON streams end with a newline, as CouchDB's: `produce` writes it.
+    /// A JSON stream ends with a newline, as in CouchDB; `produce` writes it.
     pub async fn stream<F, P>(line: &Line, content_type: &'static str, produce: P) -> Result<Answer>
     where
         P: FnOnce(Sender) -> F,
@@ -90,7 +91,8 @@ impl Answer {
             .with(header::CACHE_CONTROL, MUST_REVALIDATE))
     }
 
-    /// The same with a length that is known before: an attachment. Never compressed.
+    /// As [`Answer::stream`], for a body whose length is known in advance, such as an attachment. Never
+    /// compressed.
     pub async fn stream_of_length<F, P>(line: &Line, content_type: &str, length: u64, produce: P) -> Result<Answer>
     where
         P: FnOnce(Sender) -> F,
@@ -104,12 +106,12 @@ impl Answer {
         Ok(answer)
     }
 
-    /// 304 with the tag that still holds.
+    /// 304 with the current `ETag`, given without quotes.
     pub fn not_modified(etag: &str) -> Answer {
         Answer::bytes(StatusCode::NOT_MODIFIED, Bytes::new()).with(header::CONTENT_LENGTH, 0.into()).etag(etag)
     }
 
-    /// 301 to an absolute address.
+    /// 301 to an absolute URL.
     pub fn moved(to: &str) -> Answer {
         Answer::bytes(StatusCode::MOVED_PERMANENTLY, Bytes::new()).with_text(header::LOCATION, to)
     }
@@ -120,7 +122,8 @@ impl Answer {
         self
     }
 
-    /// Sets a header whose value is text from outside; characters that a header cannot hold are percent-encoded.
+    /// Sets a header to untrusted text; percent-encodes control characters if the text is not a valid header
+    /// value.
     pub fn with_text(self, name: HeaderName, value: &str) -> Answer {
         let value = HeaderValue::from_str(value).unwrap_or_else(|_| {
             let safe = percent_encoding::utf8_percent_encode(value, percent_encoding::CONTROLS).to_string();
@@ -129,12 +132,12 @@ impl Answer {
         self.with(name, value)
     }
 
-    /// Sets the `ETag`: give the tag without quotes.
+    /// Sets the `ETag` to `tag`, given without quotes.
     pub fn etag(self, tag: &str) -> Answer {
         self.with_text(header::ETAG, &format!("\"{tag}\""))
     }
 
-    /// A body that is there already carries what was taken for it.
+    /// Attaches to a complete body the memory that was reserved for it.
     pub fn holding(mut self, held: Option<Arc<Held>>) -> Answer {
         if let Some(held) = held {
             self.body.hold(held);
@@ -142,21 +145,23 @@ impl Answer {
         self
     }
 
-    /// Never compress it: its bytes must go out as they come, or their length and ranges matter.
+    /// Disables compression: each chunk must be sent as soon as it is written, or the length and ranges of
+    /// the body matter.
     pub fn uncompressed(mut self) -> Answer {
         self.compressible = false;
         self
     }
 }
 
-/// The policy that keeps what documents hold from running scripts with the session of who opens it: `[csp]`'s key that
-/// turns it off, and the one that says something else (`chttpd_util:maybe_add_csp_header`).
+/// The `Content-Security-Policy` that prevents document content from running scripts with the session of the
+/// user who opens it. `enable` is the key in `[csp]` that turns the policy on or off, `value` the key that
+/// replaces the default `sandbox` (`chttpd_util:maybe_add_csp_header`).
 pub fn sandbox(settings: &Settings, [enable, value]: [&str; 2]) -> Option<HeaderValue> {
     let policy = || settings.get("csp", value).and_then(|policy| HeaderValue::from_str(policy).ok());
     settings.flag("csp", enable).then(|| policy().unwrap_or_else(|| HeaderValue::from_static("sandbox")))
 }
 
-/// Whether `If-None-Match` names the tag (given without quotes), weakly or not.
+/// Whether `If-None-Match` contains the tag (given without quotes), as a strong or a weak one.
 pub fn matches_etag(headers: &HeaderMap, tag: &str) -> bool {
     headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split([',', ' ']).any(|one| {

@@ -1,21 +1,24 @@
-//! How much of answers the server holds at once.
+//! The memory budget for responses: limits how many response bytes the server holds at once.
 //!
 //! ```text
-//! load ──take──> rendered ──> buffer ──> hyper ──> socket          dropped: given back
-//!                └───────── counted, in every piece ─────────┘
+//! load ──take──> rendered ──> buffer ──> hyper ──> socket          dropped: returned to the budget
+//!                └────── charged, in every piece ──────┘
 //! ```
-//! An answer takes memory before it loads what it sends; the bytes carry what was taken until the last of them is written
-//! to the socket and dropped. So what counts is what is really held, and a client that reads slowly stops its own
-//! producer: the producer waits until the socket has taken the bytes before it loads more.
+//! A response reserves memory before it loads the data that it sends. The bytes carry the reservation
+//! ([`Held`]) until the last of them is written to the socket and dropped. The budget therefore counts the
+//! memory that is really held, and a slow client applies backpressure to its own producer: the producer loads
+//! more only after the socket has taken the bytes.
 //!
-//! Small answers ([`FREE`]) and feeds that wait take nothing. When there is no room:
-//! - Of one owner (a user, or an address without one) all answers together take at most as much as is left for others, so
-//!   that nobody fills the memory alone.
-//! - Whoever asks waits, [`WAIT`] at most, and is then answered 503 (or cut, if the answer has begun).
-//! - A connection whose client has not taken a [`PART`] of what it holds for [`STALLED`] is closed, the worst first. While
-//!   nobody waits for room, none is closed for being slow; that is `write_timeout`'s matter.
-//! - One connection at a time goes on beside the full memory with all that it needs, so that answers never all wait for
-//!   each other.
+//! Small responses ([`FREE`]) and idle feeds reserve nothing. When the budget is exhausted:
+//! - All responses of one owner (a user, or the address of an anonymous client) together may hold at most as
+//!   much as is left for others, so that no owner fills the budget alone.
+//! - A request waits for at most [`WAIT`] and then fails with 503, or its connection is cut if the response
+//!   has started.
+//! - A connection whose client has not read a sixteenth ([`PART`]) of what the connection holds within
+//!   [`STALLED`] is closed, the worst first. While no request waits for room, no connection is closed for
+//!   this reason; then only `write_timeout` applies.
+//! - One connection at a time, the overflow connection, may reserve memory beyond the budget. This prevents a
+//!   deadlock in which every response waits for another one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -34,30 +37,32 @@ use tokio::time::Instant;
 use super::failure::{Failure, Result};
 use super::limits::Origin;
 
-/// Bytes of an answer that are not counted.
+/// Responses up to this many bytes are not charged.
 pub const FREE: usize = 16 << 10;
-/// What an answer takes that runs ahead of its client: buffers on the way.
+/// Bytes that a streamed response reserves for its buffers.
 pub const WINDOW: u64 = 256 << 10;
-/// The same where pieces of attachments are among them.
+/// Bytes that a streamed response reserves for its buffers when it sends pieces of attachments.
 pub const WIDE: u64 = 768 << 10;
-/// Up to this, an owner may take four times as much as is left for others.
+/// For reservations up to this size, an owner may hold four times as much as is left for others.
 const SMALL: u64 = 2 << 20;
+/// How long a request waits for room before it fails with 503.
 const WAIT: Duration = Duration::from_secs(30);
-/// A client that takes less than a [`PART`] of what it holds in this time is slow.
+/// A client is slow if it reads less than 1/[`PART`] of what its connection holds within this time.
 const STALLED: Duration = Duration::from_secs(5);
 const PART: u64 = 16;
-/// How often those who wait look for slow connections.
+/// How often a waiting request looks for slow connections to close.
 const LOOK: Duration = Duration::from_millis(100);
-/// From this age of the oldest on, the newest of an owner's requests comes first: the old ones were likely given up.
+/// When the oldest request of an owner has waited this long, the queue serves the newest first: clients have
+/// probably abandoned the old requests.
 const OLD: Duration = Duration::from_secs(2);
 
-/// The memory for answers, shared by all connections of a server.
+/// The memory budget for responses, shared by all connections of a server.
 #[derive(Clone)]
 pub struct AnswerMemory(Arc<Shared>);
 
 struct Shared {
     total: u64,
-    /// How long a request waits for room.
+    /// See [`WAIT`]; tests set it lower.
     wait: Duration,
     stalled: Duration,
     given_up: AtomicU64,
@@ -68,13 +73,15 @@ type Owner = Arc<str>;
 
 #[derive(Default)]
 struct State {
+    /// Bytes charged to the budget, without those of the overflow connection.
     held: u64,
-    /// The connection that goes on beside the full memory, and its pieces there.
+    /// The number of the overflow connection, and how many [`Held`] it has beyond the budget.
     beside: Option<(u64, u64)>,
+    /// Bytes held by each owner, including those beyond the budget.
     owners: HashMap<Owner, u64>,
-    /// Connections that hold something.
+    /// Connections that have at least one [`Held`], by number.
     connections: HashMap<u64, Arc<Connection>>,
-    /// Those who wait, by owner and by whether they ask for much.
+    /// Waiting requests, by owner and by whether they ask for more than [`SMALL`].
     waiting: BTreeMap<(Owner, bool), VecDeque<Waiting>>,
     last_number: u64,
     looked: Option<Instant>,
@@ -87,14 +94,14 @@ struct Waiting {
     answer: oneshot::Sender<Held>,
 }
 
-/// What is known of a connection: what it holds, and whether its client takes it.
+/// The state of a connection: how much it holds, and whether its client reads.
 struct Connection {
     number: u64,
     owner: Mutex<Owner>,
     held: AtomicU64,
-    /// Pieces that are held; the connection is listed while there are any.
+    /// Number of its [`Held`]; `State::connections` lists the connection while this is not zero.
     pieces: AtomicU64,
-    /// It keeps a share of the memory for bodies too.
+    /// Whether it also keeps a share of the memory budget for request bodies.
     keeps_body: AtomicBool,
     progress: Mutex<Progress>,
     given_up: AtomicBool,
@@ -103,13 +110,16 @@ struct Connection {
 
 #[derive(Default)]
 struct Progress {
-    /// Since when the client has taken less than a part of what the connection holds; `None`: nothing waits for it.
+    /// The start of the current measurement: since then the client has read less than 1/[`PART`] of what the
+    /// connection holds. `None` if no bytes wait for the client.
     since: Option<Instant>,
-    /// Bytes that it has taken since then.
+    /// Bytes that the client has read since then.
     taken: u64,
 }
 
 impl Connection {
+    /// Returns how long the client has been slow, if that is at least `stalled` and the connection is not
+    /// being closed already.
     fn is_stalled(&self, now: Instant, stalled: Duration) -> Option<Duration> {
         let waited = now.saturating_duration_since(self.progress.lock().since?);
         (waited >= stalled && !self.given_up.load(Ordering::Relaxed)).then_some(waited)
@@ -117,7 +127,8 @@ impl Connection {
 }
 
 impl AnswerMemory {
-    /// Room for `bytes`. A connection that takes nothing for `patience` is slow in any case.
+    /// Creates a budget of `bytes`. A client counts as slow after [`STALLED`] or `patience`, whichever is
+    /// shorter.
     pub fn new(bytes: u64, patience: Duration) -> AnswerMemory {
         AnswerMemory(Arc::new(Shared {
             total: bytes.clamp(WINDOW, u64::MAX / 8),
@@ -128,7 +139,8 @@ impl AnswerMemory {
         }))
     }
 
-    /// A new connection's line; its answers belong to nobody yet.
+    /// Creates the handle of a new connection. Its responses have no owner until [`Line::belongs_to`] is
+    /// called.
     pub fn line(&self) -> Line {
         let number = {
             let mut state = self.0.state.lock();
@@ -148,17 +160,18 @@ impl AnswerMemory {
         Line { shared: self.0.clone(), connection: Arc::new(connection) }
     }
 
-    /// Bytes that answers hold now.
+    /// Bytes that responses hold now, including those beyond the budget.
     pub fn held(&self) -> u64 {
         self.0.state.lock().owners.values().sum()
     }
 
-    /// Connections that were closed because their clients were slow while others waited for room.
+    /// Number of connections closed because their clients were slow while other requests waited for room.
     pub fn given_up(&self) -> u64 {
         self.0.given_up.load(Ordering::Relaxed)
     }
 
-    /// Closes the slowest connection that keeps a share of the memory for bodies: a body waits for room.
+    /// Closes the slowest of the connections that keep a share of the budget for request bodies, if one is
+    /// slow. Called while a request body waits for room.
     pub fn give_up_one_that_keeps_a_body(&self) {
         let state = self.0.state.lock();
         let now = Instant::now();
@@ -171,17 +184,19 @@ impl AnswerMemory {
 }
 
 impl Shared {
-    /// Whether a connection of an owner may take so much now, and if it is beside the full memory.
+    /// Decides whether `connection` may reserve `bytes` now: `Some(false)` within the budget, `Some(true)`
+    /// beyond it as the overflow connection, `None` if it must wait.
     fn admit(&self, state: &State, owner: &Owner, connection: &Connection, bytes: u64) -> Option<bool> {
         let free = self.total.saturating_sub(state.held);
         let own = state.owners.get(owner).copied().unwrap_or(0);
         if bytes <= free && (own == 0 || own + bytes <= share(free, bytes)) {
             return Some(false);
         }
-        // The same one goes on with all that it needs, so that it comes to an end.
+        // The overflow connection may reserve all that it needs, so that it finishes.
         state.beside.is_none_or(|(number, _)| number == connection.number).then_some(true)
     }
 
+    /// Records a reservation that [`Shared::admit`] allowed.
     fn charge(self: &Arc<Shared>, state: &mut State, connection: &Arc<Connection>, bytes: u64, beside: bool) -> Held {
         let owner = connection.owner.lock().clone();
         match beside {
@@ -200,7 +215,9 @@ impl Shared {
         Held { shared: self.clone(), connection: connection.clone(), owner, bytes, beside }
     }
 
-    /// Gives room to those who wait and may have it now; the owner that holds least comes first.
+    /// Grants reservations to waiting requests that fit now, starting with the owner that holds least. The
+    /// caller sends them with [`hand_over`] after it has released the lock, because dropping a [`Held`] takes
+    /// it.
     fn settle(self: &Arc<Shared>, state: &mut State) -> Vec<(oneshot::Sender<Held>, Held)> {
         let mut granted = Vec::new();
         state.waiting.retain(|_, queue| {
@@ -231,7 +248,8 @@ impl Shared {
         granted
     }
 
-    /// Closes slow connections, the slowest first, until those who are next have room.
+    /// Closes slow connections, the worst first (waiting time times bytes held), until the next request of
+    /// each queue has room.
     fn make_room(&self, state: &mut State) {
         let now = Instant::now();
         if state.waiting.is_empty() || state.looked.is_some_and(|looked| now - looked < LOOK / 2) {
@@ -277,7 +295,7 @@ impl Shared {
     }
 }
 
-/// What the connection beside the full memory waits for, wherever it stands.
+/// Removes and returns the waiting request of the overflow connection, whatever its place in the queue.
 fn next_beside(state: &mut State) -> Option<Waiting> {
     let (number, _) = state.beside?;
     let (key, at) = state.waiting.iter().find_map(|(key, queue)| {
@@ -292,7 +310,7 @@ fn next_beside(state: &mut State) -> Option<Waiting> {
     one
 }
 
-/// What an owner may hold when so much is free for others.
+/// How much an owner may hold after a reservation of `bytes`, when `free` bytes are left.
 fn share(free: u64, bytes: u64) -> u64 {
     if bytes > SMALL { free } else { 4 * free }
 }
@@ -305,16 +323,16 @@ fn next_of(queue: &VecDeque<Waiting>) -> Option<&Waiting> {
     if newest_first(queue) { queue.back() } else { queue.front() }
 }
 
-/// 503 for what found no room in time.
+/// 503: no room was free in time.
 fn no_room() -> Failure {
     Failure::Refused {
         status: StatusCode::SERVICE_UNAVAILABLE,
         word: "service_unavailable",
-        reason: "The server holds as many answers as it may. Try again.".into(),
+        reason: "The server's memory for responses is full. Try again later.".into(),
     }
 }
 
-/// A connection as its answers see it.
+/// A connection's handle to the memory budget.
 #[derive(Clone)]
 pub struct Line {
     shared: Arc<Shared>,
@@ -322,13 +340,13 @@ pub struct Line {
 }
 
 impl Line {
-    /// A line of its own with all the memory there is: for tests.
+    /// Creates a connection with its own unlimited budget.
     #[cfg(test)]
     pub fn unlimited() -> Line {
         AnswerMemory::new(u64::MAX, WAIT).line()
     }
 
-    /// Whose answers these are: a user, or an address where nobody is signed in.
+    /// Sets the owner of this connection's next responses: the user, or the address of an anonymous client.
     pub fn belongs_to(&self, user: Option<&str>, address: Option<IpAddr>) {
         let owner = match (user, address) {
             (Some(user), _) => format!("user {user}"),
@@ -341,10 +359,11 @@ impl Line {
         }
     }
 
-    /// Takes so much, and waits for room a while. More than there is counts as all of it.
+    /// Reserves `bytes`, and waits for room if necessary. A request for more than the whole budget is reduced
+    /// to the whole budget.
     ///
     /// # Errors
-    /// 503 if no room was found.
+    /// 503 if there is no room within [`WAIT`].
     pub async fn take(&self, bytes: u64) -> Result<Held> {
         let bytes = bytes.min(self.shared.total);
         let mut answer = match self.take_or_wait(bytes) {
@@ -365,7 +384,7 @@ impl Line {
         Err(no_room())
     }
 
-    /// The same without waiting.
+    /// Reserves `bytes` if that is possible without waiting and within the budget.
     pub fn try_take(&self, bytes: u64) -> Option<Held> {
         let mut state = self.shared.state.lock();
         let owner = self.connection.owner.lock().clone();
@@ -375,6 +394,7 @@ impl Line {
         }
     }
 
+    /// Reserves `bytes`, or joins the queue and returns the receiver of the later reservation.
     fn take_or_wait(&self, bytes: u64) -> std::result::Result<Held, oneshot::Receiver<Held>> {
         let mut state = self.shared.state.lock();
         let owner = self.connection.owner.lock().clone();
@@ -394,10 +414,11 @@ impl Line {
         Err(answer)
     }
 
-    /// Counts what is here already.
+    /// Charges bytes that are in memory already.
     ///
     /// # Errors
-    /// 503 if twice the memory is held then, unless it `must` be sent: what was done cannot be refused any more.
+    /// 503 if more than twice the budget would be held. With `must` it never fails: the operation is done and
+    /// its response can no longer be refused.
     pub fn count(&self, bytes: u64, must: bool) -> Result<Held> {
         let mut state = self.shared.state.lock();
         if !must && state.held.saturating_add(bytes) > 2 * self.shared.total {
@@ -406,7 +427,8 @@ impl Line {
         Ok(self.shared.charge(&mut state, &self.connection, bytes, false))
     }
 
-    /// Says that an answer keeps a share of the memory for bodies until it is dropped.
+    /// Marks the connection as keeping a share of the budget for request bodies, until the returned guard is
+    /// dropped.
     pub fn keeps_body(&self) -> KeepsBody {
         let held = {
             let mut state = self.shared.state.lock();
@@ -416,7 +438,7 @@ impl Line {
         KeepsBody(held)
     }
 
-    /// The client took so many bytes.
+    /// Records that the client has read `bytes`.
     pub fn wrote(&self, bytes: usize) {
         let mut progress = self.connection.progress.lock();
         if progress.since.is_some() {
@@ -427,14 +449,15 @@ impl Line {
         }
     }
 
-    /// Bytes wait for the client. Whether the connection is given up; if not, it is woken when that happens.
+    /// Records that bytes wait for the client. Returns whether the connection is to be closed; if not, the
+    /// task is woken when it is.
     pub fn waits(&self, context: &Context<'_>) -> bool {
         self.connection.waker.register(context.waker());
         self.connection.progress.lock().since.get_or_insert_with(Instant::now);
         self.connection.given_up.load(Ordering::Acquire)
     }
 
-    /// Nothing waits for the client.
+    /// Records that no bytes wait for the client.
     pub fn rests(&self) {
         self.connection.progress.lock().since = None;
     }
@@ -442,12 +465,13 @@ impl Line {
 
 fn hand_over(granted: Vec<(oneshot::Sender<Held>, Held)>) {
     for (answer, held) in granted {
-        // Whoever does not wait any more gives it back.
+        // If the request has stopped waiting, the send fails and drops `held`, which returns it to the
+        // budget.
         let _ = answer.send(held);
     }
 }
 
-/// Memory that an answer holds; given back when dropped.
+/// A reservation of a response; dropping it returns the memory to the budget.
 pub struct Held {
     shared: Arc<Shared>,
     connection: Arc<Connection>,
@@ -457,22 +481,23 @@ pub struct Held {
 }
 
 impl Held {
-    /// Bytes that hold it for as long as they are there.
+    /// Attaches the reservation to `bytes`: it is released when the last clone or slice of them is dropped.
     pub fn with(self: Arc<Held>, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Counted { bytes, _held: self })
     }
 
-    /// What it is.
+    /// The size of the reservation.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Gives back what is more than `bytes`.
+    /// Reduces the reservation to at most `bytes`.
     pub fn shrink(&self, bytes: u64) {
         let held = self.bytes.fetch_min(bytes, Ordering::Relaxed);
         self.release(held.saturating_sub(bytes), false);
     }
 
+    /// Returns `bytes` to the budget and serves waiting requests. `ended`: the reservation itself is dropped.
     fn release(&self, bytes: u64, ended: bool) {
         if bytes == 0 && !ended {
             return;

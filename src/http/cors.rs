@@ -1,4 +1,5 @@
-//! Cross-origin requests with CouchDB's answers (`chttpd_cors.erl`) and settings that change while the server runs.
+//! CORS as CouchDB implements it (`chttpd_cors.erl`), and the checks against cross-site request forgery. The
+//! settings may change while the server runs.
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -49,17 +50,19 @@ fn is_port(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a page of another site sent this, one whose origin may not send cookies here. Browsers say so themselves
-/// (`Sec-Fetch-Site`, Fetch Metadata); who sends no such header is no browser, or an old one.
+/// Whether a page of another site sent this request and its origin is not allowed to send cookies here.
+/// Browsers report this in `Sec-Fetch-Site` (Fetch Metadata); a client without that header is an old browser
+/// or no browser, and counts as not foreign.
 pub fn is_foreign(cors: &Cors, headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
         && !origin_of(headers).is_some_and(|origin| cors.credentials && allows(cors, &origin.to_ascii_lowercase()))
 }
 
-/// Whether a page of another origin sent this request to sign in or out. `preflighted`: it could only send this after asking
-/// ([`preflight`]), so that an allowed origin is enough, even one that may not send cookies. Where it could send this without,
-/// browsers that do not know `Sec-Fetch-Site` are asked too: they name the origin of each form, which must be this server as
-/// the client sees it. No page can put `X-Forwarded-Host` on a form.
+/// Whether a page of another origin sent this sign-in or sign-out request without permission. `preflighted`:
+/// a page can send such a request only after a successful [`preflight`], so an allowed origin is enough, even
+/// one that may not send cookies. A request that needs no preflight, such as a form, is also checked for
+/// browsers without `Sec-Fetch-Site`: they send the `Origin` of each form, which must be this server as the
+/// client sees it (`Host` or `X-Forwarded-Host`; a form cannot set the latter).
 pub fn is_from_elsewhere(cors: &Cors, headers: &HeaderMap, preflighted: bool) -> bool {
     let origin = origin_of(headers);
     let elsewhere = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
@@ -92,7 +95,7 @@ fn grant(cors: &Cors, origin: &str) -> Vec<(HeaderName, String)> {
     granted
 }
 
-/// The answer to a preflight request; `None` if this is none, or is not allowed.
+/// The response to a preflight request; `None` if the request is not a preflight or is not allowed.
 pub fn preflight(cors: &Cors, headers: &HeaderMap) -> Option<Answer> {
     let origin = origin_of(headers)?;
     if !allows(cors, origin) {
@@ -128,10 +131,11 @@ pub fn preflight(cors: &Cors, headers: &HeaderMap) -> Option<Answer> {
     )
 }
 
-/// Adds what lets the page read the answer, if its origin is allowed.
+/// Adds the headers that let the page read the response, if its origin is allowed.
 pub fn decorate(cors: &Cors, request: &HeaderMap, answer: &mut HeaderMap) {
     let Some(origin) = origin_of(request) else { return };
-    // CouchDB compares the lower-cased origin here and the literal one in a preflight; browsers send lower case.
+    // CouchDB compares the lower-cased origin here, but the literal one in a preflight; browsers send lower
+    // case.
     let origin = origin.to_ascii_lowercase();
     if !allows(cors, &origin) {
         return;
@@ -204,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn configured_origins_are_literal_and_credentials_are_asked_for() {
+    fn configured_origins_match_literally_and_credentials_are_opt_in() {
         let configured = cors(&[("origins", "https://a.example, https://b.example")]);
         let mut answer = HeaderMap::new();
         decorate(&configured, &ask(&[("origin", "https://b.example")]), &mut answer);
@@ -224,7 +228,7 @@ mod tests {
         let configured = cors(&[("origins", "https://a.example"), ("credentials", "true")]);
         let open = cors(&[("origins", "*")]);
         let anybody = ask(&[("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")]);
-        assert!(is_foreign(&open, &anybody), "may ask, but not with its visitor's cookie");
+        assert!(is_foreign(&open, &anybody), "an allowed origin without credentials may not send cookies");
         for (headers, foreign) in [
             (&[][..], false),
             (&[("origin", "https://evil.example")], false),
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_to_sign_in_come_from_the_servers_own_pages_or_from_allowed_ones() {
+    fn sign_in_forms_are_accepted_only_from_own_and_allowed_origins() {
         let configured = cors(&[("origins", "https://a.example"), ("credentials", "true")]);
         let bare = cors(&[("origins", "https://a.example")]);
         let here = ("host", "here.example");

@@ -1,13 +1,16 @@
-//! How much one address and one user may ask for: settings of `[rate_limits]`, counted by governor (GCRA).
+//! Rate limits per address and per user: the settings of `[rate_limits]`, enforced with governor (GCRA).
 //!
 //! ```text
-//! connection ─> open ones of the address ─> request ─> rate of the address ─> who? ─> rate of the user ─> handler
-//!                                                             password to hash? ─> sign-ins of the address
-//!                                                         account of their own? ─> sign-ups of the address
+//! open connections of the address     when a connection is accepted
+//! requests of the address             before authentication
+//! sign-ins of the address             during authentication, if a password must be hashed
+//! requests of the user                after authentication
+//! sign-ups of the address             when a user creates their own account
 //! ```
-//! A limit is a rate and a burst; a rate of 0 is no limit. What is counted for a key is eight bytes in a map that never
-//! holds more than `max_objects` of them: those not seen for longest are forgotten, which can only be to their advantage.
-//! An IPv6 client has at least a /64 of addresses for itself, so that the /64 is what counts.
+//! A limit has a rate and a burst; a rate of 0 disables it. The state of a key takes eight bytes, in a map of
+//! at most `max_objects` entries. The map evicts the least recently used entries; an evicted client gets its
+//! full burst again. An IPv6 client usually has at least a /64 for itself, so all addresses of a /64 count as
+//! one.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -28,18 +31,18 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::networks::Networks;
 
-/// Whose requests are counted together.
+/// The network whose requests are counted together: an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin(IpAddr);
 
 impl Origin {
-    /// The address, or its /64.
+    /// The origin of an address.
     pub fn of(address: IpAddr) -> Origin {
         Origin(crate::auth::lockout::network(address))
     }
 }
 
-/// Counts, and refuses what is too much. One per server.
+/// Counts requests and refuses those beyond the limits. One per server.
 pub struct RateLimits {
     time: Time,
     current: RwLock<Arc<Current>>,
@@ -54,7 +57,7 @@ struct Current {
     sign_up: Option<Limiter<Origin>>,
 }
 
-/// What the settings ask for.
+/// The limits as configured: (rate, burst) of each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
     address: (u64, u64),
@@ -93,13 +96,14 @@ impl Wanted {
 }
 
 impl RateLimits {
+    /// Creates the limits that `settings` configure.
     pub fn new(settings: &Settings, clock: &Clock) -> RateLimits {
         let time = Time { clock: clock.clone(), start: Instant::now() };
         let current = RwLock::new(Arc::new(Wanted::read(settings).limits(&time)));
         RateLimits { time, current, open: Mutex::default() }
     }
 
-    /// Takes changed settings. What was counted goes on only if none of these has changed.
+    /// Applies changed settings. Resets all counters if one of the limits has changed.
     pub fn configure(&self, settings: &Settings) {
         let wanted = Wanted::read(settings);
         let mut current = self.current.write();
@@ -112,7 +116,7 @@ impl RateLimits {
         self.current.read().clone()
     }
 
-    /// Counts a request of an address.
+    /// Counts a request from an address.
     pub fn request(&self, address: Option<IpAddr>) -> Result<()> {
         let current = self.current();
         match (address, &current.address) {
@@ -126,12 +130,12 @@ impl RateLimits {
     /// Counts a request of a user.
     pub fn user(&self, name: &str) -> Result<()> {
         match &self.current().user {
-            Some(limiter) => limiter.check(&cut(name), "Too many requests of this user."),
+            Some(limiter) => limiter.check(&cut(name), "Too many requests from this user."),
             None => Ok(()),
         }
     }
 
-    /// Counts a password that is to be hashed.
+    /// Counts a password that must be hashed.
     pub fn sign_in(&self, address: Option<IpAddr>) -> Result<()> {
         let current = self.current();
         match (address, &current.sign_in) {
@@ -142,7 +146,7 @@ impl RateLimits {
         }
     }
 
-    /// Counts an account that somebody makes for themselves.
+    /// Counts an account that a user creates for themselves.
     pub fn sign_up(&self, address: Option<IpAddr>) -> Result<()> {
         let current = self.current();
         match (address, &current.sign_up) {
@@ -153,7 +157,8 @@ impl RateLimits {
         }
     }
 
-    /// Counts an open connection until what is given back is dropped; `None`: the address has enough of them.
+    /// Counts an open connection until the returned guard is dropped. Returns `None` if the address has too
+    /// many connections.
     pub fn connect(self: &Arc<Self>, address: IpAddr) -> Option<Open> {
         let current = self.current();
         if current.wanted.connections == 0 || current.wanted.exempt.contains(address) {
@@ -170,7 +175,7 @@ impl RateLimits {
     }
 }
 
-/// A counted connection.
+/// The guard of a counted connection.
 pub struct Open(Option<(Arc<RateLimits>, Origin)>);
 
 impl Drop for Open {
@@ -186,12 +191,12 @@ impl Drop for Open {
     }
 }
 
-/// Names are cut, so that an entry stays small.
+/// Truncates a name, to bound the size of an entry.
 fn cut(name: &str) -> String {
     name.chars().take(128).collect()
 }
 
-/// A rate and a burst for each of many keys.
+/// A rate limiter with separate state for each key.
 struct Limiter<K: Hash + Eq + Clone> {
     counted: RateLimiter<K, Kept<K>, Time, NoOpMiddleware<Nanos>>,
     time: Time,
@@ -200,7 +205,7 @@ struct Limiter<K: Hash + Eq + Clone> {
 }
 
 impl<K: Hash + Eq + Clone> Limiter<K> {
-    /// `None`: no limit.
+    /// Returns `None` if the limit is disabled.
     fn new((rate, burst): (u64, u64), per: Duration, most: u64, time: &Time) -> Option<Limiter<K>> {
         let rate = u32::try_from(rate.min(u64::from(u32::MAX))).ok().filter(|rate| *rate > 0)?;
         let burst = NonZeroU32::new(u32::try_from(burst).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
@@ -223,7 +228,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
     }
 }
 
-/// Where governor keeps what it counts.
+/// The bounded map in which governor keeps its state.
 #[derive(Clone)]
 struct Kept<K>(Arc<Mutex<Bounded<K, Nanos>>>);
 
@@ -248,7 +253,7 @@ impl<K: Hash + Eq + Clone> StateStore for Kept<K> {
     }
 }
 
-/// Time that never goes back, unless a test's clock says what time it is.
+/// Monotonic time, or the time of the clock that a test has fixed.
 #[derive(Debug, Clone)]
 struct Time {
     clock: Clock,
@@ -295,15 +300,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_its_burst_and_then_its_rate() {
+    fn an_address_may_use_its_burst_and_then_its_rate() {
         let (limits, clock) = limits(&[("address_per_second", "2"), ("address_burst", "5")]);
         let from = |address| seconds(limits.request(ip(address)));
         for count in 0..5 {
             assert_eq!(from("203.0.113.1"), None, "{count}");
         }
         assert_eq!(from("203.0.113.1"), Some(1));
-        assert_eq!(from("::ffff:203.0.113.1"), Some(1), "the same, written otherwise");
-        assert_eq!(from("203.0.113.2"), None, "somebody else");
+        assert_eq!(from("::ffff:203.0.113.1"), Some(1), "the same address in IPv6-mapped form");
+        assert_eq!(from("203.0.113.2"), None, "another address");
         assert_eq!(from("127.0.0.1"), None);
         clock.advance(Duration::from_millis(500));
         assert_eq!((from("203.0.113.1"), from("203.0.113.1")), (None, Some(1)));
@@ -314,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_network() {
+    fn ipv6_addresses_of_one_64_count_together() {
         let (limits, _) = limits(&[("address_per_second", "1"), ("address_burst", "1")]);
         let from = |address| seconds(limits.request(ip(address))).is_some();
         assert!(!from("2001:db8::1") && from("2001:db8::2") && from("2001:db8::ffff:0:0:1"));
@@ -322,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn sign_ins_and_users_have_their_own() {
+    fn sign_ins_and_users_have_separate_limits() {
         let rows =
             [("sign_ins_per_minute", "1"), ("sign_in_burst", "2"), ("user_per_second", "1"), ("user_burst", "1")];
         let (limits, clock) = limits(&rows);
@@ -336,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_nobody_notices() {
+    fn default_limits_do_not_affect_normal_use() {
         let (limits, _) = limits(&[]);
         for _ in 0..5000 {
             assert_eq!(seconds(limits.request(ip("203.0.113.1"))), None);
@@ -345,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_settings_hold_at_once() {
+    fn changed_settings_apply_at_once() {
         let (limits, _) = limits(&[("address_per_second", "1"), ("address_burst", "1")]);
         let from = || seconds(limits.request(ip("203.0.113.1")));
         assert_eq!((from(), from()), (None, Some(1)));

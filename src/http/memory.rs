@@ -1,14 +1,18 @@
-//! How much of request bodies the server holds at once. A body that is read whole (JSON), and what is made of it, takes its
-//! share as it comes; attachments are streamed and take none.
+//! The memory budget for request bodies: limits how many body bytes the server holds at once. A body that is
+//! read whole (JSON), and the values parsed from it, reserve a share as the bytes arrive. Attachments are
+//! streamed and reserve nothing.
 //!
 //! ```text
-//! announced: nothing taken     come: so much taken     read as values: what they take     answered: given back
+//! headers read       nothing reserved: a `Content-Length` alone costs nothing
+//! bytes arrive       the share grows with them
+//! body parsed        the share grows to what the values take
+//! response sent      the share is released
 //! ```
-//! Bodies wait for each other in the order of their coming, while they hold what has come of them. So that they never all
-//! wait for each other, one at a time goes on beside the full memory: what is held is at most twice what is set.
+//! Bodies wait for room in arrival order, and keep what they have reserved while they wait. To prevent a
+//! deadlock, one body at a time may exceed the budget; the memory held is therefore at most twice the
+//! configured size.
 //!
-//! Announcing costs nothing and holds nothing. Who holds a share and sends slowly is given up when others need the room
-//! ([`Pace`]).
+//! A client that holds a share and sends slowly is disconnected when others need the room ([`Pace`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,32 +24,34 @@ use super::answer_memory::AnswerMemory;
 use super::body::too_large;
 use super::failure::{Failure, Result};
 
-/// What a share is counted in; the first of each body is free.
+/// The granularity of shares in bytes; sizes are rounded down, so bodies below one unit are free.
 const UNIT: u64 = 64 << 10;
+/// How long a body waits for room before it fails with 503.
 const WAIT: Duration = Duration::from_secs(30);
-/// How often a body that waits looks for answers that are read slowly.
+/// How often a waiting body looks for slow clients that still keep a body share while they read their
+/// response.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How often it is looked at whether a body that holds a share comes on, unless bodies are not waited for as long
-/// (`[settee] body_timeout`).
+/// The time over which the transfer rate of a body is measured, or `[settee] body_timeout` if that is
+/// shorter.
 const WINDOW: Duration = Duration::from_secs(30);
-/// What part of what it holds must come in a window while memory is short.
+/// While the budget is short, each window must bring at least 1/`PART` of the bytes received so far.
 const PART: u64 = 16;
 
-/// The memory for bodies, shared by all requests of a server.
+/// The memory budget for request bodies, shared by all requests of a server.
 #[derive(Clone)]
 pub struct BodyMemory {
     free: Arc<Semaphore>,
     units: u64,
-    /// For the one that goes on although nothing is free.
+    /// The permit of the one body that may exceed the budget.
     beside: Arc<Semaphore>,
-    /// How long a body waits for others to be done.
+    /// See [`WAIT`]; tests set it lower.
     wait: Duration,
-    /// Answers that keep their request's share while they are read: the slowest is given up when a body waits.
+    /// Connections whose responses keep the share of their request: the slowest is closed while a body waits.
     answers: Option<AnswerMemory>,
 }
 
-/// A body's share; given back when dropped.
+/// A body's share of the budget; dropping it releases the memory.
 #[derive(Debug, Default)]
 pub struct Share {
     held: Option<OwnedSemaphorePermit>,
@@ -53,26 +59,26 @@ pub struct Share {
 }
 
 impl Share {
-    /// Whether others may wait for it.
+    /// Whether the share holds nothing, so that no other body waits for it.
     pub fn is_empty(&self) -> bool {
         self.held.is_none() && self.beside.is_none()
     }
 }
 
 impl BodyMemory {
-    /// Room for `bytes`.
+    /// Creates a budget of `bytes`.
     pub fn new(bytes: u64) -> BodyMemory {
         let units = (bytes / UNIT).clamp(1, u64::from(u32::MAX >> 4));
         let (free, beside) = (Arc::new(Semaphore::new(units as usize)), Arc::new(Semaphore::new(1)));
         BodyMemory { free, units, beside, wait: WAIT, answers: None }
     }
 
-    /// The same beside a memory for answers.
+    /// Connects the budget with that of the responses, so that a waiting body can close slow connections.
     pub fn beside(self, answers: AnswerMemory) -> BodyMemory {
         BodyMemory { answers: Some(answers), ..self }
     }
 
-    /// Never ends; has answers given up that are read slowly and keep a share.
+    /// Closes connections whose slow clients keep a share, until the caller drops this future. Never returns.
     async fn give_up_answers(&self) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -82,17 +88,20 @@ impl BodyMemory {
         }
     }
 
-    /// 413 for what does not fit even when nobody else holds anything.
+    /// Fails with 413 if `bytes` exceed the whole budget.
     pub fn check(&self, bytes: u64) -> Result<()> {
         if bytes / UNIT > self.units { Err(too_large()) } else { Ok(()) }
     }
 
-    /// Whether less than half of it is free.
+    /// Whether less than half of the budget is free.
     pub fn is_short(&self) -> bool {
         (self.free.available_permits() as u64) < self.units / 2
     }
 
-    /// Makes `share` large enough for `bytes`, and waits for room a while.
+    /// Grows `share` to `bytes`, and waits for room if necessary.
+    ///
+    /// # Errors
+    /// 413 if `bytes` exceed the whole budget, 503 if there is no room within [`WAIT`].
     pub async fn grow(&self, share: &mut Share, bytes: u64) -> Result<()> {
         self.check(bytes)?;
         let held = share.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) as u64;
@@ -118,7 +127,7 @@ impl BodyMemory {
                 return Err(Failure::Refused {
                     status: StatusCode::SERVICE_UNAVAILABLE,
                     word: "service_unavailable",
-                    reason: "The server holds as much of other requests as it may. Try again.".into(),
+                    reason: "The server's memory for request bodies is full. Try again later.".into(),
                 });
             }
         }
@@ -126,27 +135,29 @@ impl BodyMemory {
     }
 }
 
-/// Whether a body comes on, looked at every 30 seconds that it was waited for.
+/// Measures the transfer rate of a body. Only the time that the server spends waiting for the client counts.
 #[derive(Debug)]
 pub struct Pace {
     window: Duration,
-    /// How long it had been waited for when the window began, and what had come.
+    /// The total waiting time when the window began.
     waited: Duration,
+    /// The bytes received when the window began.
     read: u64,
 }
 
 impl Pace {
-    /// Of a body that is given up after `idle` without a byte.
+    /// Creates the measurement for a body that times out after `idle` without a byte.
     pub fn new(idle: Duration) -> Pace {
         Pace { window: WINDOW.min(idle), waited: Duration::ZERO, read: 0 }
     }
 
-    /// How long the window still lasts.
+    /// The time until the window ends, given the total waiting time.
     pub fn left(&self, waited: Duration) -> Duration {
         self.window.saturating_sub(waited.saturating_sub(self.waited))
     }
 
-    /// At the end of a window: whether the body came too slowly for what it holds. Begins the next one.
+    /// At the end of a window, returns whether the body arrived too slowly for what it holds, and starts the
+    /// next window. Returns false before the end.
     pub fn is_slow(&mut self, waited: Duration, read: u64) -> bool {
         if !self.left(waited).is_zero() {
             return false;
@@ -162,7 +173,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn shares_wait_for_each_other_and_are_given_back() {
+    async fn shares_wait_for_room_and_are_released() {
         let mut memory = BodyMemory::new(10 * UNIT);
         memory.wait = Duration::ZERO;
         let (mut one, mut two, mut three) = (Share::default(), Share::default(), Share::default());
@@ -177,7 +188,7 @@ mod tests {
         assert_eq!(memory.grow(&mut two, 11 * UNIT).await, Err(too_large()));
         memory.grow(&mut two, 5 * UNIT).await.unwrap();
         memory.grow(&mut two, 9 * UNIT).await.unwrap();
-        assert_eq!(memory.free.available_permits(), 4, "one at a time goes on beside the full memory");
+        assert_eq!(memory.free.available_permits(), 4, "one body at a time may exceed the budget");
         assert!(matches!(memory.grow(&mut three, 5 * UNIT).await, Err(Failure::Refused { .. })), "and no second one");
         let waiting = BodyMemory { wait: WAIT, ..memory.clone() };
         let waiting = tokio::spawn(async move { waiting.grow(&mut three, 5 * UNIT).await });
@@ -185,11 +196,11 @@ mod tests {
         drop(one);
         waiting.await.unwrap().unwrap();
         drop(two);
-        assert_eq!((memory.free.available_permits(), memory.beside.available_permits()), (10, 1), "given back");
+        assert_eq!((memory.free.available_permits(), memory.beside.available_permits()), (10, 1), "released");
     }
 
     #[tokio::test]
-    async fn bodies_that_hold_all_of_it_do_not_wait_for_each_other_for_ever() {
+    async fn bodies_that_exhaust_the_budget_do_not_deadlock() {
         let memory = BodyMemory::new(10 * UNIT);
         let bodies = (0..20).map(|_| {
             let memory = memory.clone();
@@ -208,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_must_bring_a_part_of_what_it_holds() {
+    fn each_window_must_bring_a_part_of_the_body() {
         let mut pace = Pace::new(Duration::from_secs(300));
         let seconds = Duration::from_secs;
         for (waited, read, slow) in [

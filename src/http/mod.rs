@@ -1,9 +1,10 @@
-//! HTTP: the only layer that knows statuses and headers.
+//! HTTP: the only layer that knows status codes and headers.
 //!
 //! ```text
-//! server (connections)  ->  request (decode)  ->  route  ->  signin, access  ->  handlers  ->  answer (encode)
+//! server (connections) -> request (decode) -> route -> signin, access -> handlers -> answer (encode)
 //! ```
-//! A handler is `async fn(&Arc<App>, &mut Request, ...) -> Result<Answer>`: decode, one domain call, encode.
+//! A handler is `async fn(&Arc<App>, &mut Request, ...) -> Result<Answer>`: it decodes the request, makes one
+//! domain call and encodes the response.
 
 pub mod access;
 pub mod accounts;

@@ -1,5 +1,5 @@
-//! A socket whose other end must take what is written: a client that asks for much and reads nothing is disconnected,
-//! after a time limit, or sooner if others wait for the memory that its answer holds (`answer_memory`).
+//! The write timeout: disconnects a client that does not read its response. This happens after a time limit,
+//! or sooner if other requests wait for the memory that the response holds (`answer_memory`).
 
 use std::future::Future;
 use std::io;
@@ -12,21 +12,23 @@ use tokio::time::Sleep;
 
 use super::answer_memory::Line;
 
-/// Ends with `TimedOut` when a write has waited for `limit` in one go, or when its line is given up.
+/// A socket whose writes fail with `TimedOut` when one write has been blocked for `limit`, or when the memory
+/// budget closes the connection.
 pub struct Patient<S> {
     socket: S,
     line: Line,
     limit: Duration,
-    /// Runs while a write waits; most connections never have one.
+    /// The timer of a blocked write. Boxed because most connections never need it.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
+    /// Wraps `socket`; reports the progress of its writes to `line`.
     pub fn new(socket: S, line: Line, limit: Duration) -> Patient<S> {
         Patient { socket, line, limit, stalled: None }
     }
 
-    /// Of a write: how much of it the other end took.
+    /// Records the result of a write, and fails if the client is too slow.
     fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = written {
             self.line.wrote(bytes);
@@ -34,6 +36,7 @@ impl<S> Patient<S> {
         self.watch(context, written)
     }
 
+    /// Starts or polls the timer if the operation is pending, and stops it otherwise.
     fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_reads_nothing_is_given_up_and_who_reads_is_not() {
+    async fn a_client_that_stops_reading_times_out() {
         let (mut client, server) = tokio::io::duplex(16);
         let mut server = Patient::new(server, Line::unlimited(), Duration::from_millis(20));
         let reading = async {

@@ -1,4 +1,5 @@
-//! Between headers and `auth`: credentials of a request, admins of the settings.
+//! Connects HTTP with `auth`: extracts the credentials of a request, sets session cookies, and sets up the
+//! admins of the configuration.
 
 use std::sync::Arc;
 
@@ -16,16 +17,19 @@ use crate::config::Live;
 use crate::db::reading;
 use crate::error;
 
-/// Who a request comes from.
+/// The result of authentication.
 pub struct Signed {
     pub user: UserCtx,
-    /// The session or token that was used.
+    /// The session or token that the client sent.
     pub session: Option<Session>,
-    /// A renewed session: the text of `Set-Cookie`.
+    /// The value of `Set-Cookie`, if the session was renewed.
     pub set_cookie: Option<String>,
 }
 
-/// Finds out who asks. Credentials that do not hold are refused (401, 400, 403), none at all are nobody.
+/// Authenticates a request. Without credentials the user is anonymous.
+///
+/// # Errors
+/// 401, 400 or 403 if the credentials are not valid.
 pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     let auth = app.auth.settings();
     let header = |name: &str| request.header(name);
@@ -44,7 +48,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     }
     let seen = request.standing.seen().with_accounts(app);
     let begun = if is_admins_basic(app, &credentials) {
-        // An admin's name is found in the settings: nothing here waits for the store.
+        // The settings hold the admins, so this does not read the store and runs on the async thread.
         app.auth.begin(&credentials)
     } else {
         let kept: [Option<String>; 6] = [
@@ -56,7 +60,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
             credentials.device,
         ]
         .map(|text| text.map(str::to_owned));
-        // A token may have to wait for its issuer's keys, and nothing on an async thread may.
+        // A JWT may require a fetch of its issuer's keys, which must not block an async thread.
         let waits = credentials.authorization.is_some_and(|text| text.starts_with("Bearer"));
         let (shared, peer) = (app.clone(), request.peer);
         let begin = move || {
@@ -84,11 +88,13 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     Ok(Signed { user: signed.user, session: signed.session, set_cookie })
 }
 
-/// What the client calls its device: `X-Settee-Device`, else its user agent.
+/// The name that the client gives its device: `X-Settee-Device`, or else the user agent.
 pub fn device(request: &Request) -> Option<&str> {
     request.header("x-settee-device").or_else(|| request.header(header::USER_AGENT))
 }
 
+/// Whether the credentials are Basic authentication with the name of an admin of the settings, without a
+/// cookie.
 fn is_admins_basic(app: &App, credentials: &Credentials<'_>) -> bool {
     let Some(encoded) = credentials.authorization.and_then(|text| text.strip_prefix("Basic ")) else { return false };
     let Ok(decoded) = base64::engine::general_purpose::STANDARD.decode(encoded) else { return false };
@@ -96,7 +102,7 @@ fn is_admins_basic(app: &App, credentials: &Credentials<'_>) -> bool {
     credentials.cookie.is_none() && name.is_some_and(|name| app.settings().admin(name).is_some())
 }
 
-/// Signs somebody in with a name and a password: `POST /_session`.
+/// Checks name, password and one-time code, and begins a session: `POST /_session`.
 pub async fn sign_in(
     app: &Arc<App>,
     name: String,
@@ -114,7 +120,7 @@ pub async fn sign_in(
     Ok(signed)
 }
 
-/// Finds out whether name, password and code are right, and begins no session: for tokens.
+/// Checks name, password and one-time code without beginning a session; used to issue tokens.
 pub async fn check_password(
     app: &Arc<App>,
     name: String,
@@ -131,6 +137,8 @@ pub async fn check_password(
     Ok(signed)
 }
 
+/// Completes a sign-in: hashes the password if necessary, within the limits for sign-ins, and schedules the
+/// upgrade of an old hash.
 async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedIn> {
     let mut signed = match step {
         Step::Done(signed) => signed,
@@ -148,13 +156,14 @@ async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedI
     Ok(signed)
 }
 
-/// The `Set-Cookie` of a session's value; empty ends the session.
+/// The `Set-Cookie` header for a session cookie; an empty `value` deletes the cookie.
 pub fn set_cookie(app: &App, request: &Request, value: &str) -> String {
     let attributes = app.auth.settings().cookie_attributes(request.secure);
     session::set_cookie(value, &attributes, app.clock.since_epoch().as_secs())
 }
 
-/// The value of an `[admins]` setting for a password; a hash that CouchDB wrote is taken as it is. Blocks.
+/// Returns the `[admins]` value to store for a password: its hash, or the value itself if it is already a
+/// hash in CouchDB's format. Blocks.
 pub fn admin_hash(config: &Live, password: &str, clock: &Clock) -> error::Result<String> {
     if Stored::from_admin_setting(password).is_some() {
         return Ok(password.to_owned());
@@ -163,8 +172,9 @@ pub fn admin_hash(config: &Live, password: &str, clock: &Clock) -> error::Result
     Ok(Stored::hash(password, None, &policy, clock)?.to_admin_setting())
 }
 
-/// Persists the hashes of the admins that file, environment and flags name, unless they are known; if there is no admin
-/// at all, makes one and gives its name and password back, to be shown once. Blocks.
+/// Persists the password hashes of the admins given by file, environment and flags, unless a hash is stored
+/// already. If there is no admin at all, creates one and returns its name and password, which the caller
+/// shows once. Blocks.
 pub fn settle_admins(
     config: &Live,
     given: &[(String, String)],
@@ -182,8 +192,8 @@ pub fn settle_admins(
                 if !same {
                     tracing::warn!(
                         name,
-                        "the admin's password given at the start is not the stored one, which stays in force; \
-                         change it by PUT /_node/_local/_config/admins/{name}"
+                        "the admin password given at startup differs from the stored one, which stays in effect; \
+                         change it with PUT /_node/_local/_config/admins/{name}"
                     );
                 }
             }

@@ -1,13 +1,14 @@
-//! Whose password is hashed next: as many at once as there are cores, one of a name, and first of those who took least lately.
+//! Fair scheduling of password hashing.
 //!
-//! A hash takes tenths of a second of a core, and a user may make theirs take longer. In a plain queue, one client that sends
-//! wrong passwords makes everybody else wait for all of them. Here each address and each name is charged for the time that its
-//! hashes took, and a free core goes to the waiting request with the least charge of address and name together; a name never has
-//! two cores. What was charged is halved every [`HALF_LIFE`], and waiting counts against it, so that nobody waits without end
-//! behind a stream of others who were never charged.
+//! A hash takes tenths of a second of a core, and a user can choose an iteration count that takes longer. In
+//! a plain queue, one client that sends wrong passwords would make all others wait. The scheduler therefore
+//! runs at most one hash per core and one per name. It charges each address and each name for the time that
+//! its hashes took, and gives a free core to the waiting request whose address and name together have the
+//! lowest charge. Charges decay by half every [`HALF_LIFE`]. Waiting time reduces the charge, so that a
+//! stream of new clients without a charge cannot starve a request.
 //!
 //! ```text
-//! turn ─> waiting ─> (a core is free, the name is not busy, least charged) ─> Turn ─> dropped: charged, next
+//! turn() ─> waiting ─> (core free, name not busy, lowest charge) ─> Turn ─> drop: charge, schedule the next
 //! ```
 
 use std::collections::HashSet;
@@ -22,20 +23,21 @@ use tokio::sync::oneshot;
 use super::limits::Origin;
 use crate::auth::bounded::Bounded;
 
-/// Time in which half of what was charged is forgotten.
+/// Time in which a charge decays by half.
 const HALF_LIFE: Duration = Duration::from_secs(10);
-/// Seconds of charge that a second of waiting makes up for.
+/// Seconds of charge that one second of waiting compensates.
 const PATIENCE: f64 = 0.1;
-/// Addresses, and names, whose time is remembered.
+/// Maximum number of addresses, and of names, whose charges are kept.
 const REMEMBERED: usize = 8192;
 
-/// Hands out turns. One per server.
+/// The scheduler. One per server.
 pub struct Turns {
     hasher: RandomState,
     state: Mutex<State>,
 }
 
-/// For whom a password is hashed. Names are kept as hashes: they are as long as clients like.
+/// The address and the name that a hash is charged to. Names are stored as hashes, because clients choose
+/// their length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Who {
     origin: Option<Origin>,
@@ -49,7 +51,9 @@ struct Waiting {
 }
 
 struct State {
+    /// Free cores.
     free: usize,
+    /// Names with a running hash.
     busy: HashSet<u64>,
     /// Oldest first.
     waiting: Vec<Waiting>,
@@ -57,7 +61,7 @@ struct State {
     names: Charges<u64>,
 }
 
-/// Time that was taken, by whom.
+/// Per key: seconds of hashing charged, and when they were last updated.
 struct Charges<K>(Bounded<K, (f64, Instant)>);
 
 impl<K: std::hash::Hash + Eq> Charges<K> {
@@ -71,17 +75,17 @@ impl<K: std::hash::Hash + Eq> Charges<K> {
     }
 }
 
-/// What is left of a charge after a while.
+/// What is left of a charge after `passed`.
 fn left_of(seconds: f64, passed: Duration) -> f64 {
     seconds * 0.5_f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64())
 }
 
-/// A core to hash on, until it is dropped.
+/// The permission to use one core for a hash, until it is dropped.
 pub struct Turn {
     turns: Arc<Turns>,
     who: Who,
     began: Instant,
-    /// Not handed over: there is nothing to give back.
+    /// The receiver was gone: dropping it has no effect.
     void: bool,
 }
 
@@ -102,7 +106,7 @@ impl Drop for Turn {
 }
 
 impl Turns {
-    /// As many at once as `cores`.
+    /// Creates a scheduler that runs `cores` hashes at once.
     pub fn new(cores: usize) -> Arc<Turns> {
         let state = State {
             free: cores.max(1),
@@ -114,8 +118,8 @@ impl Turns {
         Arc::new(Turns { hasher: RandomState::new(), state: Mutex::new(state) })
     }
 
-    /// Waits for a turn to hash a password for `name`, asked for by `peer`. Dropping the future gives the place up.
-    /// `None` cannot be, but for a server that ends.
+    /// Waits for a core to hash a password for `name`, on behalf of `peer`. Dropping the future leaves the
+    /// queue. Returns `None` only if the server shuts down.
     pub async fn turn(self: &Arc<Turns>, peer: Option<IpAddr>, name: &str) -> Option<Turn> {
         let who = Who { origin: peer.map(Origin::of), name: self.hasher.hash_one(name) };
         let (go, gone) = oneshot::channel();
@@ -128,7 +132,7 @@ impl Turns {
         gone.await.ok()
     }
 
-    /// How many may begin at once now.
+    /// The number of free cores.
     #[cfg(test)]
     pub fn available_permits(&self) -> usize {
         self.state.lock().free
@@ -138,7 +142,7 @@ impl Turns {
         while state.free > 0 {
             state.waiting.retain(|waiting| !waiting.go.is_closed());
             let Some(at) = next(state, now) else { return };
-            // Not `swap_remove`: of equals, the one that waited longest goes first.
+            // Not `swap_remove`: of requests with equal charge, the oldest goes first.
             let Waiting { who, go, .. } = state.waiting.remove(at);
             let turn = Turn { turns: self.clone(), who, began: now, void: false };
             match go.send(turn) {
@@ -146,14 +150,15 @@ impl Turns {
                     state.free -= 1;
                     state.busy.insert(who.name);
                 }
-                // Gave up in this moment. The lock is held, which the drop of a real turn would take.
+                // The receiver was dropped just now. Dropping a real turn would deadlock: it takes the lock
+                // held here.
                 Err(mut turn) => turn.void = true,
             }
         }
     }
 }
 
-/// The place of who is next; of equals, the one that came first.
+/// The position of the next request to serve; of requests with equal charge, the oldest.
 fn next(state: &mut State, now: Instant) -> Option<usize> {
     let State { waiting, busy, origins, names, .. } = state;
     let mut best: Option<(f64, usize)> = None;
@@ -177,7 +182,7 @@ mod tests {
         Some(text.parse().expect("an address"))
     }
 
-    /// Begins to wait; the turn, if it was there at once.
+    /// Starts to wait for a turn; returns the result of the first poll and the future.
     macro_rules! ask {
         ($turns:expr, $peer:expr, $name:expr) => {{
             let turns = $turns.clone();
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_has_one_core_and_leaves_the_others() {
+    async fn a_name_uses_at_most_one_core() {
         let turns = Turns::new(2);
         let first = turns.turn(ip("192.0.2.1"), "eve").await.expect("a turn");
         let (ready, second) = ask!(turns, "192.0.2.1", "eve");
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_took_least_is_next() {
+    async fn the_lowest_charge_is_served_next() {
         let turns = Turns::new(1);
         let first = turns.turn(ip("192.0.2.1"), "eve").await.expect("a turn");
         let mut eves = Vec::new();
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gives_up_holds_nothing() {
+    async fn a_dropped_wait_holds_no_core() {
         let turns = Turns::new(1);
         let first = turns.turn(ip("192.0.2.1"), "eve").await.expect("a turn");
         let (_, waiting) = ask!(turns, "192.0.2.1", "ann");
@@ -237,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn charges_are_forgotten() {
+    fn charges_decay() {
         assert!(left_of(8.0, HALF_LIFE) < 4.1);
         assert!(left_of(8.0, HALF_LIFE * 10) < 0.01);
     }

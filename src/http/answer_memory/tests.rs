@@ -8,7 +8,7 @@ fn memory(bytes: u64) -> AnswerMemory {
     AnswerMemory::new(bytes, Duration::from_secs(300))
 }
 
-/// As if the client had read nothing for so much longer.
+/// Moves the start of the stall back by `time`, as if the client had read nothing for that much longer.
 fn age(line: &Line, time: Duration) {
     if let Some(since) = &mut line.connection.progress.lock().since {
         *since -= time;
@@ -21,12 +21,12 @@ fn line(memory: &AnswerMemory, user: &str) -> Line {
     line
 }
 
-/// The client reads nothing from now on. True once the line is given up.
+/// Makes the client stop reading. Returns whether its connection is to be closed.
 fn stall(line: &Line) -> bool {
     line.waits(&Context::from_waker(Waker::noop()))
 }
 
-/// Checks what is counted in several places against each other.
+/// Checks that the counters of owners, connections and the total agree.
 fn check(memory: &AnswerMemory) {
     let state = memory.0.state.lock();
     let of_owners: u64 = state.owners.values().sum();
@@ -42,7 +42,7 @@ async fn soon<T: Send + 'static>(waiting: impl Future<Output = T> + Send + 'stat
 }
 
 #[tokio::test]
-async fn an_owner_leaves_as_much_as_it_takes() {
+async fn an_owner_holds_at_most_what_is_left_for_others() {
     let memory = memory(64 * MIB);
     let ann: Vec<Line> = (0..5).map(|_| line(&memory, "ann")).collect();
     let mut held = Vec::new();
@@ -50,8 +50,8 @@ async fn an_owner_leaves_as_much_as_it_takes() {
         held.push(one.take(8 * MIB).await.unwrap());
     }
     check(&memory);
-    assert!(ann[4].try_take(8 * MIB).is_none(), "half of it is the most");
-    assert!(ann[4].try_take(WINDOW).is_some(), "but for small ones");
+    assert!(ann[4].try_take(8 * MIB).is_none(), "at most half of the budget");
+    assert!(ann[4].try_take(WINDOW).is_some(), "small reservations may exceed it");
     let bob = line(&memory, "bob");
     let of_bob = [bob.try_take(8 * MIB).unwrap(), bob.try_take(8 * MIB).unwrap()];
     assert!(bob.try_take(8 * MIB).is_none());
@@ -62,7 +62,7 @@ async fn an_owner_leaves_as_much_as_it_takes() {
 }
 
 #[tokio::test]
-async fn bytes_count_until_the_last_of_them_is_dropped() {
+async fn bytes_are_charged_until_the_last_slice_is_dropped() {
     let memory = memory(MIB);
     let held = line(&memory, "ann").take(100_000).await.unwrap();
     held.shrink(60_000);
@@ -75,12 +75,12 @@ async fn bytes_count_until_the_last_of_them_is_dropped() {
 }
 
 #[tokio::test]
-async fn without_room_one_goes_on_and_the_next_is_refused_in_the_end() {
+async fn one_connection_may_exceed_the_budget_and_the_next_times_out() {
     let mut memory = memory(8 * MIB);
     Arc::get_mut(&mut memory.0).unwrap().wait = Duration::from_millis(300);
     let (ann, bob, cat) = (line(&memory, "ann"), line(&memory, "bob"), line(&memory, "cat"));
     let held = ann.take(100 * MIB).await.unwrap();
-    assert_eq!(held.bytes(), 8 * MIB, "more than there is counts as all of it");
+    assert_eq!(held.bytes(), 8 * MIB, "reduced to the whole budget");
     let beside = bob.take(4 * MIB).await.unwrap();
     check(&memory);
     assert!(matches!(cat.take(MIB).await, Err(Failure::Refused { .. })));
@@ -93,7 +93,7 @@ async fn without_room_one_goes_on_and_the_next_is_refused_in_the_end() {
 }
 
 #[tokio::test]
-async fn the_slowest_are_given_up_when_others_wait_and_no_more_than_needed() {
+async fn only_as_many_slow_connections_are_closed_as_waiting_requests_need() {
     let memory = memory(32 * MIB);
     let slow: Vec<Line> = (0..4).map(|number| line(&memory, &format!("slow{number}"))).collect();
     let mut held = Vec::new();
@@ -104,13 +104,13 @@ async fn the_slowest_are_given_up_when_others_wait_and_no_more_than_needed() {
     let _beside = line(&memory, "beside").take(MIB).await.unwrap();
     slow.iter().for_each(|one| age(one, Duration::from_secs(60)));
     assert_eq!(memory.given_up(), 0, "nobody waits");
-    // One of them reads a 16th of what it holds, in pieces; the last nearly as much.
+    // The first reads a sixteenth of what it holds, in pieces; the last nearly that much.
     (0..8).for_each(|_| slow[0].wrote(100_000));
     slow[3].wrote(300_000);
     let ann = line(&memory, "ann");
     let waiting = soon(async move { ann.take(9 * MIB).await.map(|held| held.bytes()) }).await;
     let given_up: Vec<bool> = slow.iter().map(stall).collect();
-    assert_eq!(given_up, [false, true, true, false], "as many as it takes, those that hold most first");
+    assert_eq!(given_up, [false, true, true, false], "as many as needed, those that hold most first");
     held.drain(1..3);
     assert_eq!(waiting.await.unwrap(), Ok(9 * MIB));
     assert_eq!(memory.given_up(), 2);
@@ -118,7 +118,7 @@ async fn the_slowest_are_given_up_when_others_wait_and_no_more_than_needed() {
 }
 
 #[tokio::test]
-async fn a_client_is_only_slow_while_something_waits_for_it() {
+async fn a_client_is_slow_only_while_bytes_wait_for_it() {
     let memory = memory(8 * MIB);
     let ann = line(&memory, "ann");
     let held = ann.take(8 * MIB).await.unwrap();
@@ -128,7 +128,7 @@ async fn a_client_is_only_slow_while_something_waits_for_it() {
     age(&ann, Duration::from_secs(60));
     let bob = line(&memory, "bob");
     let waiting = soon(async move { bob.take(MIB).await.is_ok() }).await;
-    assert!(!stall(&ann), "it waits from now on");
+    assert!(!stall(&ann), "the stall starts now");
     age(&ann, STALLED);
     while !stall(&ann) {
         tokio::task::yield_now().await;
@@ -138,7 +138,7 @@ async fn a_client_is_only_slow_while_something_waits_for_it() {
 }
 
 #[tokio::test]
-async fn under_load_the_newest_of_an_owner_comes_first() {
+async fn under_load_the_newest_request_of_an_owner_is_served_first() {
     let memory = memory(8 * MIB);
     let held = line(&memory, "first").take(8 * MIB).await.unwrap();
     let _beside = line(&memory, "beside").take(MIB).await.unwrap();
@@ -164,7 +164,7 @@ async fn under_load_the_newest_of_an_owner_comes_first() {
 }
 
 #[tokio::test]
-async fn those_who_all_hold_and_want_more_do_not_wait_for_each_other_for_ever() {
+async fn connections_that_hold_memory_and_want_more_do_not_deadlock() {
     let memory = memory(4 * MIB);
     let all = (0..20).map(|number| {
         let line = line(&memory, &format!("user{}", number % 3));
@@ -184,7 +184,7 @@ async fn those_who_all_hold_and_want_more_do_not_wait_for_each_other_for_ever() 
 }
 
 #[tokio::test]
-async fn those_who_stop_waiting_leave_nothing_behind() {
+async fn cancelled_waits_leave_nothing_behind() {
     let memory = memory(8 * MIB);
     let held = line(&memory, "first").take(8 * MIB).await.unwrap();
     let beside = line(&memory, "beside").take(MIB).await.unwrap();
@@ -201,7 +201,7 @@ async fn those_who_stop_waiting_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn what_is_here_already_counts_and_is_refused_only_when_twice_the_memory_is_held() {
+async fn loaded_bytes_are_refused_only_beyond_twice_the_budget() {
     let memory = memory(8 * MIB);
     let ann = line(&memory, "ann");
     let held: Vec<Held> = (0..4).map(|_| ann.count(4 * MIB, false).unwrap()).collect();
@@ -214,14 +214,14 @@ async fn what_is_here_already_counts_and_is_refused_only_when_twice_the_memory_i
 }
 
 #[tokio::test]
-async fn a_body_that_waits_has_the_slowest_answer_that_keeps_one_given_up() {
+async fn a_waiting_body_closes_the_slowest_response_that_keeps_a_body_share() {
     let memory = memory(8 * MIB);
     let (ann, bob) = (line(&memory, "ann"), line(&memory, "bob"));
     let kept = ann.keeps_body();
     stall(&ann);
     stall(&bob);
     memory.give_up_one_that_keeps_a_body();
-    assert!(!stall(&ann), "it may be slow a while");
+    assert!(!stall(&ann), "not slow for long enough yet");
     age(&ann, STALLED);
     memory.give_up_one_that_keeps_a_body();
     assert!(stall(&ann) && !stall(&bob));

@@ -1,4 +1,5 @@
-//! The users' database over a socket: sign-up, one's own document, hashes, what others see, devices, tokens.
+//! The `_users` database over a socket: sign-up, access to user documents, hashes, public fields, devices,
+//! tokens.
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ fn basic(name: &str, password: &str) -> String {
     format!("Authorization: Basic {pair}")
 }
 
-/// Sends JSON as somebody (`""`: nobody).
+/// Sends JSON with the authentication header `who`; `""` sends none.
 async fn send(running: &Running, line: &str, who: &str, body: Value) -> Reply {
     let mut headers = vec![JSON, "Accept: application/json"];
     headers.extend((!who.is_empty()).then_some(who));
@@ -24,7 +25,7 @@ fn account(name: &str, password: &str, roles: &[&str]) -> Value {
     json!({"_id": format!("org.couchdb.user:{name}"), "type": "user", "name": name, "password": password, "roles": roles})
 }
 
-/// A server with users `tom` and `spike` (a role), open for sign-up.
+/// Starts a server with the users `tom` and `spike` (role `dog`) that allows sign-up.
 async fn house(rows: &[(&str, &str, &str)]) -> Running {
     let rows = [&[("couchdb", "default_security", "everyone")], rows].concat();
     let running = server(&rows).await;
@@ -37,7 +38,7 @@ const TOM: &str = "/_users/org.couchdb.user:tom";
 const SPIKE: &str = "/_users/org.couchdb.user:spike";
 
 #[tokio::test]
-async fn sign_up_hashes_the_password_and_lets_one_in() {
+async fn sign_up_hashes_the_password_and_allows_sign_in() {
     let running = house(&[]).await;
     let tom = basic("tom", "mp3");
     assert_eq!(send(&running, "POST /_users", "", account("jerry", "pw", &[])).await.status, 201, "sign-up");
@@ -52,7 +53,7 @@ async fn sign_up_hashes_the_password_and_lets_one_in() {
 }
 
 #[tokio::test]
-async fn everybody_reads_and_writes_what_is_theirs() {
+async fn users_read_and_write_only_their_own_document() {
     let running = house(&[]).await;
     let tom = basic("tom", "mp3");
     let own = send(&running, &format!("GET {TOM}"), &tom, Value::Null).await.json();
@@ -98,7 +99,7 @@ async fn everybody_reads_and_writes_what_is_theirs() {
 }
 
 #[tokio::test]
-async fn bulk_requests_are_held_to_the_same_rules() {
+async fn bulk_requests_follow_the_same_rules() {
     let running = house(&[]).await;
     let tom = basic("tom", "mp3");
     let docs = json!({"docs": [account("eve", "x", &[]), account("spike", "x", &[]), {"_id": "_design/x"}]});
@@ -111,7 +112,7 @@ async fn bulk_requests_are_held_to_the_same_rules() {
     assert_eq!(found["results"][0]["docs"][0]["error"]["error"], "not_found");
     assert_eq!(found["results"][1]["docs"][0]["ok"]["name"], "tom");
 
-    // A revision from elsewhere must not bring a conflict beside somebody's account, nor old roles back.
+    // A replicated revision must not create a conflict on another user's document.
     let brought = json!({"new_edits": false, "docs": [
         {"_id": "org.couchdb.user:spike", "_rev": "9-abc", "type": "user", "name": "spike", "roles": []},
     ]});
@@ -132,7 +133,7 @@ async fn bulk_requests_are_held_to_the_same_rules() {
 }
 
 #[tokio::test]
-async fn roles_that_were_taken_away_do_not_come_back_by_an_old_revision() {
+async fn a_replicated_revision_cannot_restore_removed_roles() {
     let running = house(&[]).await;
     let spike = basic("spike", "bone");
     let mut document = send(&running, &format!("GET {SPIKE}"), ADMIN, Value::Null).await.json();
@@ -149,19 +150,19 @@ async fn roles_that_were_taken_away_do_not_come_back_by_an_old_revision() {
 }
 
 #[tokio::test]
-async fn without_sign_up_nobody_but_admins_makes_accounts() {
+async fn only_admins_create_accounts_when_sign_up_is_off() {
     let running = server(&[]).await;
     assert_eq!(send(&running, "POST /_users", "", account("tom", "mp3", &[])).await.status, 401);
     assert_eq!(send(&running, "POST /_users", ADMIN, account("tom", "mp3", &[])).await.status, 201);
     let tom = basic("tom", "mp3");
-    assert_eq!(send(&running, &format!("GET {TOM}"), &tom, Value::Null).await.status, 200, "one's own is one's own");
+    assert_eq!(send(&running, &format!("GET {TOM}"), &tom, Value::Null).await.status, 200, "their own document");
     assert_eq!(send(&running, &format!("GET {TOM}"), "", Value::Null).await.status, 401);
     let open = server(&[("chttpd_auth", "allow_sign_up", "true")]).await;
     assert_eq!(send(&open, "POST /_users", "", account("tom", "mp3", &[])).await.status, 201);
 }
 
 #[tokio::test]
-async fn public_fields_are_what_others_see() {
+async fn other_users_see_only_public_fields() {
     let running = house(&[("chttpd_auth", "public_fields", "name, city")]).await;
     let seen = send(&running, &format!("GET {SPIKE}"), &basic("tom", "mp3"), Value::Null).await.json();
     let mut names: Vec<&str> = seen.as_object().expect("an object").keys().map(String::as_str).collect();
@@ -170,7 +171,7 @@ async fn public_fields_are_what_others_see() {
 }
 
 #[tokio::test]
-async fn an_old_hash_is_upgraded_at_sign_in_and_the_session_goes_on() {
+async fn sign_in_upgrades_an_old_hash_and_keeps_the_session() {
     let running = house(&[]).await;
     let tom = basic("tom", "mp3");
     let cookie = send(&running, "POST /_session", "", json!({"name": "tom", "password": "mp3"})).await;
@@ -195,7 +196,7 @@ async fn an_old_hash_is_upgraded_at_sign_in_and_the_session_goes_on() {
 }
 
 #[tokio::test]
-async fn a_new_password_ends_sessions_and_the_old_password() {
+async fn a_new_password_ends_sessions_and_invalidates_the_old_password() {
     let running = house(&[]).await;
     let tom = basic("tom", "mp3");
     let signed = send(&running, "POST /_session", "", json!({"name": "tom", "password": "mp3"})).await;
@@ -209,7 +210,7 @@ async fn a_new_password_ends_sessions_and_the_old_password() {
 }
 
 #[tokio::test]
-async fn members_of_a_database() {
+async fn the_security_object_controls_database_access() {
     let running = house(&[]).await;
     send(&running, "PUT /club", ADMIN, Value::Null).await;
     let security = json!({"admins": {"names": ["spike"]}, "members": {"roles": ["cat"]}});
@@ -224,7 +225,7 @@ async fn members_of_a_database() {
 }
 
 #[tokio::test]
-async fn guessing_is_locked_out() {
+async fn repeated_wrong_passwords_lock_the_account() {
     let running = house(&[]).await;
     for _ in 0..5 {
         assert_eq!(send(&running, "GET /_session", &basic("tom", "guess"), Value::Null).await.status, 401);
@@ -236,7 +237,7 @@ async fn guessing_is_locked_out() {
 }
 
 #[tokio::test]
-async fn a_hash_keeps_its_turn_when_its_client_leaves() {
+async fn a_hash_keeps_its_core_when_its_client_disconnects() {
     let running = server(&[]).await;
     let app = running.app.clone();
     let turns = app.hashing.available_permits();
@@ -244,7 +245,7 @@ async fn a_hash_keeps_its_turn_when_its_client_leaves() {
     let hash = app.hash(None, "ann", move || Ok(ended.recv().is_err()));
     let mut hash = Box::pin(hash);
     assert!(futures_util::poll!(&mut hash).is_pending());
-    // As the connection's end drops what was done for it.
+    // A closed connection drops the futures of its requests.
     drop(hash);
     assert_eq!(app.hashing.available_permits(), turns - 1, "the core is still taken");
     drop(end);
@@ -257,12 +258,12 @@ async fn a_hash_keeps_its_turn_when_its_client_leaves() {
 }
 
 #[tokio::test]
-async fn accounts_are_held_in_bounded_memory() {
+async fn the_account_cache_is_bounded() {
     let running = house(&[("chttpd_auth_lockout", "mode", "off")]).await;
     let held = || running.app.accounts.held();
     let status = async |name: &str| send(&running, "GET /_session", &basic(name, "guess"), Value::Null).await.status;
     let before = held();
-    assert_eq!((status("nobody").await, held()), (401, before + 1), "that there is none is held too");
+    assert_eq!((status("nobody").await, held()), (401, before + 1), "a missing account is cached too");
     for bytes in [300, 10_000, 60_000] {
         assert_eq!((status(&"n".repeat(bytes)).await, held()), (401, before + 1), "a name of {bytes} bytes");
     }
@@ -271,14 +272,14 @@ async fn accounts_are_held_in_bounded_memory() {
     assert_eq!(send(&running, "POST /_users", ADMIN, fat.clone()).await.status, 201);
     let before = held();
     let signed_in = async |name: &str| send(&running, "GET /_session", &basic(name, "pw"), Value::Null).await.status;
-    assert_eq!((signed_in("fat").await, held()), (200, before + 1), "of which only what is looked at is held");
+    assert_eq!((signed_in("fat").await, held()), (200, before + 1), "only the needed members are cached");
     let name = "l".repeat(5000);
     assert_eq!(send(&running, "POST /_users", ADMIN, account(&name, "pw", &[])).await.status, 201);
-    assert_eq!((signed_in(&name).await, held()), (200, before + 1), "a large one is read each time");
+    assert_eq!((signed_in(&name).await, held()), (200, before + 1), "a large account is not cached");
 }
 
 #[tokio::test]
-async fn passwords_set_by_others_than_admins_are_as_few_as_sign_ins() {
+async fn passwords_set_by_non_admins_are_limited_like_sign_ins() {
     let rows = [("rate_limits", "exempt", "192.0.2.1"), ("rate_limits", "sign_in_burst", "4")];
     let running = house(&[rows[0], rows[1], ("rate_limits", "sign_ins_per_minute", "1")]).await;
     let docs = |names: [&str; 2]| json!({"docs": names.map(|name| account(name, "pw", &[]))});
@@ -297,7 +298,7 @@ async fn passwords_set_by_others_than_admins_are_as_few_as_sign_ins() {
 }
 
 #[tokio::test]
-async fn two_devices_one_revoked() {
+async fn revoking_one_device_keeps_the_other() {
     let running = house(&[]).await;
     let sign_in = async |device: &str| {
         let device = format!("X-Settee-Device: {device}");
@@ -349,7 +350,7 @@ async fn tokens_for_apps_without_cookies() {
 }
 
 #[tokio::test]
-async fn a_database_for_every_user() {
+async fn couch_peruser_creates_a_database_for_each_user() {
     let running = house(&[("couch_peruser", "enable", "true"), ("couchdb", "default_security", "admin_only")]).await;
     let send_as_admin = async |line: &str, body: Value| send(&running, line, ADMIN, body).await;
     send_as_admin("POST /_users", account("ed", "pw", &[])).await;
