@@ -1,4 +1,4 @@
-//! Attachments on their own: `GET`, `PUT`, `DELETE /{db}/{id}/{name}`.
+//! Single attachments: `GET`, `PUT`, `DELETE /{db}/{id}/{name}`.
 
 use std::sync::Arc;
 
@@ -18,16 +18,16 @@ use crate::http::failure::{Failure, Result};
 use crate::http::{Answer, App, Request};
 use crate::rev::Revision;
 
-/// Bytes read from the disk at once on the way out.
+/// Bytes of an attachment read from the blob store at once.
 const STEP: usize = 256 << 10;
-/// Bytes collected from the socket before they are handed to the disk.
+/// Bytes collected from the socket before they are written to the blob store.
 const COLLECT: usize = 256 << 10;
-/// Ranges of one request at the most; more are answered with the whole (`chttpd_db`).
+/// Maximum number of ranges in a request; a request with more gets the whole attachment (`chttpd_db`).
 const MOST_RANGES: usize = 9;
 
-/// Where an attachment's bytes come from.
+/// A source of an attachment's bytes: a request body or a part of a multipart body.
 pub trait Chunks {
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes, or `None` at the end.
     fn chunk(&mut self) -> impl Future<Output = Result<Option<bytes::Bytes>>> + Send;
 }
 
@@ -37,7 +37,7 @@ impl Chunks for RequestBody {
     }
 }
 
-/// Takes an attachment's bytes from the socket to the disk, in bounded memory.
+/// Streams an attachment from the socket to the blob store, in bounded memory.
 pub async fn receive<C: Chunks>(
     body: &mut C,
     mut upload: Upload,
@@ -96,7 +96,7 @@ pub async fn put(
     }
     Eyes::of(app, &request.user, &database)?.check_own(&id)?;
     let rev = named_revision(request, None)?;
-    // The revision is looked at before the bytes are taken, and again by the writer.
+    // Checks the revision before the upload, so that a conflict fails early; the writer checks it again.
     let (json, others) = rest_of(&database, &id, &name, rev.clone()).await?;
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("application/octet-stream").to_owned();
     let upload = {
@@ -149,7 +149,7 @@ pub async fn delete(
     Ok(written(request, StatusCode::OK, &database, &id, &revision.to_string()))
 }
 
-/// The document that an attachment is put on: its text, and stubs of its other attachments.
+/// Returns the document to which the attachment is added: its JSON, and stubs of its other attachments.
 async fn rest_of(
     database: &Arc<Database>,
     id: &str,
@@ -162,7 +162,7 @@ async fn rest_of(
     }
 }
 
-/// The document at `rev`; a revision that is not there is a conflict here, in CouchDB's own words.
+/// Reads the document at `rev`. As in CouchDB, a missing revision fails with 409 and the error `not_found`.
 async fn find_revision(database: &Arc<Database>, id: &str, rev: Option<Revision>) -> Result<Found> {
     let named = rev.is_some();
     match reading::find(database, id, rev).await {
@@ -178,7 +178,7 @@ fn missing_attachment() -> Failure {
     Error::NotFound("Document is missing attachment".into()).into()
 }
 
-/// A document's text, and stubs of its attachments but one.
+/// Returns the document's JSON, and stubs of its attachments except `name`.
 fn without(found: Found, name: &str) -> (String, Vec<(String, Source)>) {
     let others = found.body.attachments.iter().filter(|attachment| attachment.name != name);
     let others = others.map(|attachment| (attachment.name.clone(), Source::Stub { revpos: None })).collect();
@@ -233,7 +233,8 @@ pub async fn get(
     Ok(sandboxed(request, answer))
 }
 
-/// Attachments run no script with the session of who opens them (`[csp] attachments_enable`, on by default).
+/// Adds the policy that prevents attachments from running scripts with the session of the user who opens them
+/// (`[csp] attachments_enable`, on by default).
 fn sandboxed(request: &Request, answer: Answer) -> Answer {
     match sandbox(&request.settings, ["attachments_enable", "attachments_header_value"]) {
         Some(policy) => answer.with(header::CONTENT_SECURITY_POLICY, policy),
@@ -252,6 +253,7 @@ fn accepts_gzip(request: &Request) -> bool {
     })
 }
 
+/// Responds with `length` bytes of the attachment from the offset `from`.
 async fn content(
     request: &Request,
     database: &Arc<Database>,
@@ -267,7 +269,7 @@ async fn content(
         return Ok(answer.with(header::CONTENT_LENGTH, length.into()).uncompressed());
     }
     let content_type = attachment.content_type.clone();
-    // Opened before the head goes out, so that a damaged blob is a proper error.
+    // Opened before the headers are sent, so that a damaged blob becomes a proper error response.
     let mut reading = Reading::open(database.blobs(), attachment.clone(), decode, from).await?;
     Answer::stream_of_length(&request.line, &content_type, length, move |mut out| async move {
         out.widen();
@@ -291,7 +293,8 @@ enum Ranges {
     Unsatisfiable,
 }
 
-/// Reads `Range` (RFC 9110, 14.1.2). What is malformed, and every range of compressed content, means the whole.
+/// Parses `Range` (RFC 9110, 14.1.2). A malformed header, and any range of compressed content, selects the
+/// whole attachment.
 fn ranges(request: &Request, attachment: &Attachment, length: u64) -> Ranges {
     if attachment.gzip {
         return Ranges::Whole;
@@ -308,8 +311,10 @@ fn ranges(request: &Request, attachment: &Attachment, length: u64) -> Ranges {
     }
 }
 
-/// `None` if malformed or if a range begins at 0 without an end: the whole. No ranges: one cannot be satisfied (`chttpd_db`,
-/// `parse_ranges`). Ends are included.
+/// Parses the value of a `Range` header for content of `length` bytes, as CouchDB does (`chttpd_db`,
+/// `parse_ranges`). Ends are inclusive. Returns `None`, which selects the whole content, if the value is
+/// malformed or a range starts at 0 and has no end. Returns an empty list if one of the ranges is not
+/// satisfiable.
 pub(crate) fn parse_ranges(value: &str, length: u64) -> Option<Vec<(u64, u64)>> {
     let list = value.strip_prefix("bytes=")?;
     let last = length.saturating_sub(1);
@@ -338,6 +343,7 @@ pub(crate) fn parse_ranges(value: &str, length: u64) -> Option<Vec<(u64, u64)>> 
     Some(if unsatisfiable { Vec::new() } else { ranges })
 }
 
+/// Responds with several ranges as `multipart/byteranges`.
 async fn many(
     request: &Request,
     database: &Arc<Database>,
@@ -380,7 +386,7 @@ mod tests {
     use super::parse_ranges;
 
     #[test]
-    fn ranges_as_the_rfc_reads_them() {
+    fn ranges_are_parsed_as_in_couchdb() {
         for (value, wanted) in [
             ("bytes=0-3", Some(vec![(0, 3)])),
             ("bytes=4-", Some(vec![(4, 9)])),

@@ -1,4 +1,4 @@
-//! `_all_docs`, `_design_docs`, `_local_docs`: documents by id.
+//! `_all_docs`, `_design_docs` and `_local_docs`: list documents by id.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -20,15 +20,16 @@ use crate::http::{Answer, Request};
 use crate::json::quote;
 use crate::store::{Direction, PageLimit};
 
-/// Bytes of rows read at once.
+/// Maximum size of a page of rows in bytes.
 const PAGE_BYTES: usize = 256 << 10;
-/// Rows read at once, and with their documents.
+/// Maximum number of rows in a page, without and with their documents.
 const PAGE: usize = 500;
 const PAGE_WITH_DOCS: usize = 64;
-/// Ids looked at to tell the `offset` of a first row; beyond, it is `null`.
+/// Maximum number of ids counted to determine the `offset` of the first row; beyond that it is `null`.
 const MOST_RANKED: usize = 2000;
 
-/// What a listing is asked, from query and body (`couch_mrview_http:parse_body_and_query`; the query has the last word).
+/// The parameters of a listing, from the body and the query string, which overrides the body
+/// (`couch_mrview_http:parse_body_and_query`).
 #[derive(Debug, Clone, Default)]
 struct Params {
     start: Option<Value>,
@@ -42,7 +43,7 @@ struct Params {
     include_docs: bool,
     update_seq: bool,
     show: Show,
-    /// Where the parameters are being read from, for what is wrong with them.
+    /// The source that is being read, for error messages.
     read_from: &'static str,
 }
 
@@ -99,7 +100,7 @@ impl Params {
             "conflicts" => self.show.conflicts = flag(&value)?,
             "attachments" if flag(&value)? => self.show.attachments = Attachments::Inline,
             "att_encoding_info" => self.show.encoding_info = flag(&value)?,
-            // These say how fresh a view must be; here they are only checked (`couch_mrview_http`).
+            // These select how fresh a view must be. Listings only validate them (`couch_mrview_http`).
             "stale" if !matches!(value.as_str(), Some("ok" | "update_after")) => {
                 return Err(query_error("Invalid value for `stale`."));
             }
@@ -112,7 +113,7 @@ impl Params {
         Ok(())
     }
 
-    /// Refuses what does not go together.
+    /// Rejects incompatible parameters.
     fn check(&self) -> Result<()> {
         if self.keys.is_some() && (self.key.is_some() || self.start.is_some() || self.end.is_some()) {
             return Err(query_error("`keys` is incompatible with `key`, `start_key` and `end_key`"));
@@ -120,7 +121,8 @@ impl Params {
         Ok(())
     }
 
-    /// The stretch of ids asked for; `None` if none can be in it. Keys order before all strings unless they are strings.
+    /// The requested range of ids; `None` if no id can be in it. A key that is not a string sorts before all
+    /// strings.
     fn walk(&self) -> Option<Walk> {
         let direction = if self.descending { Direction::Backward } else { Direction::Forward };
         let mut walk = Walk::all(direction);
@@ -131,7 +133,7 @@ impl Params {
         match start {
             None => {}
             Some(Value::String(id)) => walk.start = Bound::Included(id.clone()),
-            // Below every id: the beginning of a walk upwards, the end of one downwards.
+            // Sorts before every id: a forward walk starts at the first id, a backward walk is empty.
             Some(_) if direction == Direction::Forward => {}
             Some(_) => return None,
         }
@@ -148,7 +150,7 @@ impl Params {
     }
 }
 
-/// `GET` and `POST` of a listing. `partition`: only ids of it.
+/// `GET` and `POST` of a listing; with `partition`, only the ids in that partition.
 pub async fn list(
     request: &mut Request,
     database: Arc<Database>,
@@ -220,6 +222,7 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, listing: Li
     .await
 }
 
+/// Writes the response of one query.
 async fn one(
     out: &mut Sender,
     database: &Arc<Database>,
@@ -302,6 +305,7 @@ fn page_size(params: &Params) -> usize {
     page.min(wanted.max(1).min(page as u64) as usize)
 }
 
+/// `,"update_seq":...` if the query asks for it.
 fn update_sequence(database: &Database, params: &Params) -> String {
     match params.update_seq {
         true => format!(",\"update_seq\":{}", quote(&database.wire_sequence(database.info().sequence))),
@@ -309,6 +313,7 @@ fn update_sequence(database: &Database, params: &Params) -> String {
     }
 }
 
+/// Counts the documents of a walk by reading all of its rows.
 fn counted(database: &Database, walk: &Walk) -> crate::error::Result<u64> {
     let (mut count, mut after) = (0, None);
     loop {
@@ -355,7 +360,8 @@ async fn write_doc(out: &mut Sender, database: &Arc<Database>, found: Option<Fou
     }
 }
 
-/// The keys that a listing with `keys` answers, in their order, after skip and limit.
+/// Writes the response of a query with `keys`: a row for each key, in the order of the keys, after `skip` and
+/// `limit`.
 async fn by_keys(
     out: &mut Sender,
     database: &Arc<Database>,
@@ -423,12 +429,12 @@ async fn by_keys(
     Ok(())
 }
 
-/// `_local_docs`: no counts, as CouchDB.
+/// Writes `_local_docs`; without counts, as in CouchDB.
 async fn locals(out: &mut Sender, database: &Arc<Database>, walk: Option<Walk>, params: Params) -> Result<()> {
     let sequence = update_sequence(database, &params);
     out.write(format!("{{\"total_rows\":null,\"offset\":null{sequence},\"rows\":[\n")).await;
     let strip = |bound: Bound<String>| match bound {
-        // Ids are kept without `_local/`; bounds that do not begin with it lie before or behind all of them.
+        // Ids are stored without `_local/`. A bound without this prefix lies before or after all of them.
         Bound::Included(id) if id.starts_with("_local/") => Bound::Included(id["_local/".len()..].to_owned()),
         Bound::Excluded(id) if id.starts_with("_local/") => Bound::Excluded(id["_local/".len()..].to_owned()),
         other => other,

@@ -1,11 +1,12 @@
-//! Documents with their attachments as MIME multipart, in and out (RFC 2046; CouchDB: `couch_httpd_multipart`).
+//! Reads and writes documents with attachments as MIME multipart (RFC 2046; CouchDB:
+//! `couch_httpd_multipart`).
 //!
 //! ```text
 //! multipart/related            multipart/mixed (open_revs=...)      multipart/mixed (_bulk_get)
 //!   JSON with "follows"          per leaf: JSON, or a related         the same, with X-Doc-Id and X-Rev-Id
 //!   attachment, attachment       one inside, or {"missing": rev}      on documents with attachments
 //! ```
-//! Attachments go out as they are stored: compressed ones with `Content-Encoding: gzip`.
+//! Attachments are sent as they are stored: compressed ones with `Content-Encoding: gzip`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -33,12 +34,13 @@ use crate::http::stream::Sender;
 use crate::http::{Answer, Request};
 use crate::json::Stub;
 
-/// Bytes of a part's headers at the most.
+/// Maximum size of the headers of a part in bytes.
 const MOST_HEADER_BYTES: usize = 16 << 10;
-/// Bytes of an attachment read at once on the way out.
+/// Bytes of an attachment read from the blob store at once.
 const STEP: usize = 256 << 10;
 
-/// The first of `kinds` that the client takes. A client that names JSON and none of them gets JSON.
+/// Returns the first of `kinds` that the client accepts. `None` means JSON: the client accepts none of them,
+/// or it names JSON explicitly and none of `kinds`.
 pub fn wanted(request: &Request, kinds: &[&'static str]) -> Option<&'static str> {
     let accept = request.header(header::ACCEPT).unwrap_or("");
     if accept.contains("application/json") && !kinds.iter().any(|kind| accept.contains(kind)) {
@@ -47,11 +49,12 @@ pub fn wanted(request: &Request, kinds: &[&'static str]) -> Option<&'static str>
     kinds.iter().find(|kind| accepts(&request.headers, kind)).copied()
 }
 
-/// A boundary that no content can be expected to hold.
+/// A random boundary, which no content can be expected to contain.
 pub fn boundary(clock: &Clock) -> String {
     clock.uuid()
 }
 
+/// The same rendering with attachments as parts that follow the JSON.
 fn follows(show: &Show) -> Show {
     let attachments = match &show.attachments {
         Attachments::InlineSince(since) => Attachments::Follows(Some(since.clone())),
@@ -60,7 +63,8 @@ fn follows(show: &Show) -> Show {
     Show { attachments, encoding_info: true, ..show.clone() }
 }
 
-/// A document and its attachments as one `multipart/related` answer, or as plain JSON if none follows.
+/// Responds with a document and its attachments as `multipart/related`, or with plain JSON if no attachment
+/// follows.
 pub async fn document(
     request: &Request,
     database: Arc<Database>,
@@ -84,7 +88,7 @@ pub async fn document(
     .await
 }
 
-/// Bytes that [`related`] will write.
+/// The number of bytes that [`related`] writes.
 fn related_length(boundary: &str, text: &str, attachments: &[Attachment]) -> u64 {
     let between = "\r\n--".len() + boundary.len();
     let first = first_part(boundary, text).len() + between;
@@ -112,7 +116,7 @@ fn json_of(found: &Found, show: &Show) -> Result<String> {
         .ok_or_else(|| Error::Internal("a document whose attachments follow is one text".into()).into())
 }
 
-/// Writes the parts of a `multipart/related` document, from its first delimiter to its last.
+/// Writes a `multipart/related` document from its first delimiter to its last.
 async fn related(
     out: &mut Sender,
     database: &Arc<Database>,
@@ -135,7 +139,8 @@ async fn related(
     Ok(())
 }
 
-/// A name from outside within a part's header: what would end the quotes or the line is percent-encoded.
+/// Makes untrusted text safe in a quoted value of a part's header: percent-encodes quotes, line breaks and
+/// NUL.
 fn header_safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -153,7 +158,7 @@ pub(super) async fn open_revisions(request: &Request, mut leaves: Leaves, show: 
     let outer = boundary(leaves.database.clock());
     let content_type = format!("multipart/mixed; boundary=\"{outer}\"");
     let answer = Answer::stream(&request.line, "multipart/mixed", move |mut out| async move {
-        // Loaded before the first byte goes out, so that what fails then is a proper error.
+        // Loaded before the first byte is written, so that a failure becomes a proper error response.
         let mut next = leaves.next(&mut out).await?;
         out.write(format!("--{outer}")).await;
         while let Some(group) = next {
@@ -243,11 +248,13 @@ pub(super) async fn bulk_get(
     Ok(answer.with_text(header::CONTENT_TYPE, &content_type).uncompressed())
 }
 
+/// Writes an error in the place of a document.
 async fn refused(out: &mut Sender, outer: &str, error: &Value) {
     out.write(format!("\r\n--{outer}\r\nContent-Type: application/json; error=\"true\"\r\n\r\n{error}")).await;
 }
 
-/// Takes a document as `multipart/related`: the JSON first, then what `follows`, by file name or in the JSON's order.
+/// Reads a document as `multipart/related`: first the JSON, then the attachments that it marks with
+/// `follows`. A part is matched to an attachment by its file name, or else by the order in the JSON.
 pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String, mode: Mode) -> Result<Incoming> {
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
     let boundary = boundary_of(&content_type)?;
@@ -281,7 +288,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
         let named = headers
             .get(header::CONTENT_DISPOSITION)
             .and_then(|value| parameter(&String::from_utf8_lossy(value.as_bytes()), "filename"));
-        // By its name, else the first of those that are left.
+        // Matched by file name, or else the first attachment still missing.
         let named = named.and_then(|name| places.get(&name).copied()).filter(|at| waiting[*at].is_some());
         while waiting.get(first).is_some_and(Option::is_none) {
             first += 1;
@@ -301,7 +308,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
             && length != attachment.length
             && length != attachment.stored
         {
-            return Err(malformed(&format!("attachment {name} is not as long as it says")));
+            return Err(malformed(&format!("the length of attachment {name} differs from its stub")));
         }
         attachment.revpos = fields.revpos.unwrap_or(0);
         let keep_revpos = mode == Mode::Replicated && fields.revpos.is_some();
@@ -314,8 +321,9 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     Ok(edit)
 }
 
-/// Takes the form that old browsers send (`multipart/form-data`): `_doc` with the document's JSON or `_rev` with a revision
-/// whose members stay, and files named `_attachments`, which come before the attachments that stay.
+/// Reads the form that old browsers send (`multipart/form-data`): `_doc` with the document's JSON, or `_rev`
+/// with a revision whose members are kept; and files in `_attachments` fields. The new attachments are listed
+/// before the ones that are kept.
 pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: String) -> Result<Incoming> {
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
     let boundary = boundary_of(&content_type)?;
@@ -376,11 +384,12 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
     Ok(Incoming { id, parent, path: (0, Vec::new()), deleted: false, json, attachments: files })
 }
 
-/// A part that is kept in memory: JSON, or a short field.
+/// Reads a whole part into memory: JSON, or a short field. The bytes count against the budget for request
+/// bodies.
 async fn collect(parts: &mut Parts<'_, RequestBody>, most: usize, id: &str) -> Result<BytesMut> {
     let mut text = BytesMut::new();
     while let Some(chunk) = parts.content().await? {
-        // Stubs and whitespace count here too, so the exact limit is the splitter's.
+        // A rough bound: `text` includes stubs and whitespace, so only `json::split` checks the exact limit.
         if text.len() + chunk.len() > most.saturating_mul(2).saturating_add(1 << 20) {
             return Err(Error::TooLarge { word: "document_too_large", reason: id.to_owned() }.into());
         }
@@ -390,6 +399,8 @@ async fn collect(parts: &mut Parts<'_, RequestBody>, most: usize, id: &str) -> R
     Ok(text)
 }
 
+/// The `boundary` parameter of a multipart `Content-Type`; 400 if it is missing, empty or longer than 200
+/// bytes.
 pub fn boundary_of(content_type: &str) -> Result<String> {
     parameter(content_type, "boundary")
         .filter(|boundary| !boundary.is_empty() && boundary.len() <= 200)
@@ -400,7 +411,8 @@ fn malformed(what: &str) -> Failure {
     Failure::bad_request(format!("Malformed multipart body: {what}"))
 }
 
-/// A parameter of a header value like `multipart/related; boundary="x"`.
+/// Returns a parameter of a header value such as `multipart/related; boundary="x"`. Does not support escaped
+/// quotes.
 pub fn parameter(value: &str, name: &str) -> Option<String> {
     let mut rest = value.split_once(';')?.1;
     loop {
@@ -423,7 +435,7 @@ pub fn parameter(value: &str, name: &str) -> Option<String> {
     }
 }
 
-/// Reads a multipart body part by part, chunk by chunk.
+/// A streaming parser for a multipart body: part by part, and the content of each part in chunks.
 pub struct Parts<'a, B> {
     body: &'a mut B,
     /// `\r\n--boundary`
@@ -434,16 +446,18 @@ pub struct Parts<'a, B> {
 
 #[derive(PartialEq, Clone, Copy)]
 enum At {
-    /// Before the first delimiter; the buffer was given a line break to begin with, so that it is found like the others.
+    /// Before the first delimiter. The buffer initially holds a line break, so that the first delimiter
+    /// matches like the others.
     Preamble,
     /// Inside a part's content.
     Content,
-    /// Just behind a delimiter.
+    /// Directly after a delimiter.
     Delimiter,
     End,
 }
 
 impl<'a, B: Chunks + Send> Parts<'a, B> {
+    /// Creates a parser for a body with the given boundary.
     pub fn new(body: &'a mut B, boundary: &str) -> Parts<'a, B> {
         let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
         Parts { body, delimiter, buffer: BytesMut::from(&b"\r\n"[..]), state: At::Preamble }
@@ -459,7 +473,8 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
         }
     }
 
-    /// The next part's headers; `None` after the last part. What is left of the part before is skipped.
+    /// Returns the headers of the next part, or `None` after the last part. Skips the unread rest of the
+    /// current part.
     pub async fn next(&mut self) -> Result<Option<HeaderMap>> {
         while matches!(self.state, At::Preamble | At::Content) {
             self.content().await?;
@@ -489,7 +504,7 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
         Ok(Some(parse_headers(&head)?))
     }
 
-    /// The next bytes of the part's content; `None` at its end.
+    /// Returns the next chunk of the part's content, or `None` at its end.
     pub async fn content(&mut self) -> Result<Option<Bytes>> {
         loop {
             if !matches!(self.state, At::Preamble | At::Content) {
@@ -501,7 +516,7 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
                 self.state = At::Delimiter;
                 return Ok(Some(content).filter(|content| !content.is_empty()));
             }
-            // All but what may be the beginning of a delimiter is content.
+            // The last bytes may be the beginning of a delimiter; all before them is content.
             let sure = self.buffer.len().saturating_sub(self.delimiter.len() - 1);
             if sure > 0 {
                 return Ok(Some(self.buffer.split_to(sure).freeze()));
@@ -510,7 +525,7 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
         }
     }
 
-    /// Reads to the end of the body, so that the connection can go on.
+    /// Reads the body to its end, so that the connection can be reused.
     pub async fn finish(&mut self) -> Result<()> {
         while self.next().await?.is_some() {}
         while self.body.chunk().await?.is_some() {}
@@ -524,7 +539,7 @@ impl<B: Chunks + Send> Chunks for Parts<'_, B> {
     }
 }
 
-/// The header lines of a part; the first line is what stood behind the boundary.
+/// Parses the headers of a part. Skips the first line, which is the rest of the delimiter line.
 fn parse_headers(head: &[u8]) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for line in head.split(|byte| *byte == b'\n').skip(1) {

@@ -1,4 +1,5 @@
-//! Views over HTTP: `_view`, `_info`, `_view_cleanup`, `_compact/{design}` (CouchDB's `chttpd_view`, `couch_mrview_http`).
+//! Views: `_view`, `_info`, `_view_cleanup`, `_compact/{design}` (CouchDB: `chttpd_view`,
+//! `couch_mrview_http`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::query::view::{Definition, Grouped, Kind, MapRows, Params, Plan, Progress, Row, Update, View, clean_up};
 
-/// Rows read at once, and with their documents.
+/// Maximum number of rows in a page, without and with their documents.
 const PAGE: usize = 500;
 const PAGE_WITH_DOCS: usize = 64;
-/// Queries of one request at most.
+/// Maximum number of queries in a request.
 pub(super) const MOST_QUERIES: usize = 10_000;
 
 /// `/{db}[/_partition/{partition}]/_design/{design}/_view/{view}`, GET and POST.
@@ -79,7 +80,7 @@ pub async fn queries(
     read_query(&mut base, &request.query, &database, partition.as_deref())?;
     let none = Map::new();
     let mut all = VecDeque::with_capacity(queries.len());
-    // All are checked before the first is answered.
+    // All queries are checked before the first one runs.
     let definition = definition(app, &database, &design).await?;
     for query in queries {
         let mut params = base.clone();
@@ -109,7 +110,7 @@ pub async fn queries(
     .await
 }
 
-/// Skipped documents that `_info` names.
+/// Maximum number of skipped documents that `_info` names.
 const SHOWN_SKIPPED: usize = 20;
 
 /// GET `_design/{design}/_info`.
@@ -130,7 +131,8 @@ pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Re
             "updater_running": running,
             "update_seq": meta.sequence,
             "purge_seq": meta.purge_sequence,
-            // What keys share is stored once, so that all may take less than their sum.
+            // The file may be smaller than the sum of the rows: it stores key prefixes that rows share only
+            // once.
             "sizes": {"file": file, "external": bytes, "active": bytes.min(file)},
             "signature": crate::json::hex(&definition.signature),
             "language": definition.language,
@@ -139,7 +141,7 @@ pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Re
         },
     });
     if skipped.count > 0 {
-        // Documents that the map functions could not get through in their time and memory.
+        // Documents on which a map function exceeded its time or memory limit.
         let last = &skipped.last[skipped.last.len().saturating_sub(SHOWN_SKIPPED)..];
         info["view_index"]["skipped_documents"] = json!({"count": skipped.count, "last": last});
     }
@@ -178,6 +180,7 @@ fn read_query(params: &mut Params, query: &Query, database: &Database, partition
     Ok(query.iter().try_for_each(|(name, value)| params.set_text(name, value))?)
 }
 
+/// Checks the parameters against the view and the configured query limit.
 fn plan(app: &App, definition: &Definition, view: &str, params: &Params) -> Result<(View, Plan)> {
     let place = definition.view(view)?;
     let name = if definition.partitioned { "partition_query_limit" } else { "query_limit" };
@@ -186,18 +189,19 @@ fn plan(app: &App, definition: &Definition, view: &str, params: &Params) -> Resu
     Ok((place, params.plan(definition, place, most)?))
 }
 
-/// A query that is being answered.
+/// A running query.
 pub struct Asked {
     database: Arc<Database>,
+    /// `None` only while a step runs on a blocking thread, or after that step was cancelled or failed.
     source: Option<Source>,
     update_seq: bool,
-    /// Documents beside the rows, and what of them.
+    /// With `include_docs`: how documents are rendered.
     docs: Option<Show>,
-    /// Rows that have been read, and whose documents have not.
+    /// Rows that are read, but whose documents are not.
     waiting: Beside,
-    /// The database's sequence that the index stands at.
+    /// The database sequence that the index has reached.
     sequence: u64,
-    /// About what a page of rows takes.
+    /// Estimated size of a page of rows in bytes.
     row_bytes: u64,
 }
 
@@ -206,14 +210,14 @@ enum Source {
     Reduce(Grouped),
 }
 
-/// A row as JSON, open at its end if a document follows.
+/// A row as JSON without its closing brace, and the document that follows.
 pub struct RowText {
     head: String,
     doc: Option<Vec<Piece>>,
 }
 
 impl Asked {
-    /// Checks a query, brings the index up to date as the query wants, and is then ready to read.
+    /// Checks a query, updates the index as the query requests, and opens a reader.
     pub async fn start(
         app: &Arc<App>,
         database: &Arc<Database>,
@@ -233,7 +237,7 @@ impl Asked {
             tokio::spawn(async move {
                 let progress = task(&app, &database, &definition);
                 if let Err(error) = app.views.update(&database, &definition, progress).await {
-                    tracing::warn!(database = database.name(), design = definition.id, %error, "a view was not updated");
+                    tracing::warn!(database = database.name(), design = definition.id, %error, "a view update failed");
                 }
             });
         }
@@ -253,13 +257,13 @@ impl Asked {
         Ok(Asked { database, source: Some(source), update_seq, docs, waiting, sequence, row_bytes })
     }
 
-    /// Runs a step of reading off the async threads.
+    /// Runs one step of reading on a blocking thread.
     async fn read<T: Send + 'static>(
         &mut self,
         step: impl FnOnce(&Database, &mut Source) -> crate::error::Result<T> + Send + 'static,
     ) -> Result<T> {
         let Some(mut source) = self.source.take() else {
-            return Err(Error::Internal("a query was given up while it was read".into()).into());
+            return Err(Error::Internal("a query was cancelled while it was read".into()).into());
         };
         let database = self.database.clone();
         let (source, answer) = blocking(move || {
@@ -271,7 +275,7 @@ impl Asked {
         Ok(answer)
     }
 
-    /// The members of the answer before `rows`, each with its comma.
+    /// The members of the response before `rows`, each with a trailing comma.
     pub async fn head(&mut self) -> Result<String> {
         let counts = self.read(|_, source| match source {
             Source::Map(rows) => rows.total_and_offset().map(Some),
@@ -287,7 +291,7 @@ impl Asked {
         Ok(head)
     }
 
-    /// The next rows, for an answer; none at the end.
+    /// Returns the next page of rows, empty at the end. Reserves memory for it from the budget of `out`.
     pub async fn next(&mut self, out: &mut Sender) -> Result<Vec<RowText>> {
         let mut room = AT_ONCE;
         let rows = loop {
@@ -306,7 +310,7 @@ impl Asked {
         Ok(rows)
     }
 
-    /// The next rows, with documents of so many bytes.
+    /// Reads the next page of rows, with at most `room` bytes of documents.
     async fn load(&mut self, room: u64) -> Result<Within<Vec<RowText>>> {
         let docs = self.docs.clone();
         let mut waiting = std::mem::take(&mut self.waiting);
@@ -343,7 +347,7 @@ impl Asked {
         Ok(rows)
     }
 
-    /// The whole answer, without a newline at its end.
+    /// Writes the whole response, without a newline at the end.
     async fn write(&mut self, out: &mut Sender) -> Result<()> {
         let head = self.head().await?;
         let mut page = self.next(out).await?;
@@ -367,12 +371,12 @@ impl Asked {
     }
 }
 
-/// A row, without the closing brace.
+/// Formats a map row without its closing brace.
 fn mapped(row: &Row) -> String {
     format!("{{\"id\":{},\"key\":{},\"value\":{}", quote(row.id()), row.key(), row.value())
 }
 
-/// A reduced row, without the closing brace.
+/// Formats a reduce row without its closing brace.
 fn reduced(row: crate::query::view::ReducedRow) -> String {
     use crate::query::view::Outcome;
     match row.outcome {
@@ -383,7 +387,7 @@ fn reduced(row: crate::query::view::ReducedRow) -> String {
     }
 }
 
-/// Shows an update in `_active_tasks`, from its first step on.
+/// Returns a progress callback that shows the update in `_active_tasks` from its first step on.
 pub(super) fn task(app: &Arc<App>, database: &Database, definition: &Definition) -> Progress {
     let task = Mutex::new(None);
     let (app, database, design) = (app.clone(), database.name().to_owned(), definition.id.clone());
