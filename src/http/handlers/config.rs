@@ -1,4 +1,5 @@
-//! `/_node/{node}/_config`: CouchDB's settings over HTTP (`chttpd_node.erl`). Applied at once, persisted, secrets masked.
+//! `/_node/{node}/_config`: CouchDB's settings over HTTP (`chttpd_node.erl`). Changes apply at once and are
+//! persisted. Responses mask secrets.
 
 use std::sync::Arc;
 
@@ -15,14 +16,15 @@ use crate::audit::{Event, Kind};
 use crate::config::catalogue;
 use crate::error::Error;
 
-/// What stands for a value that is never shown.
+/// Shown in place of a secret.
 const MASK: &str = "****";
 
+/// The value as the client may see it, with secrets masked.
 fn shown(section: &str, key: &str, value: &str) -> Value {
     if !catalogue::is_secret(section, key) {
         return value.into();
     }
-    // That a password is hashed, and how, is no secret.
+    // The scheme of a password hash is not a secret.
     match value.strip_prefix("-pbkdf2").and_then(|rest| rest.split_once('-')) {
         Some((scheme, _)) => format!("-pbkdf2{scheme}-{MASK}").into(),
         None => MASK.into(),
@@ -43,7 +45,7 @@ pub fn all(request: &Request) -> Result<Answer> {
     Ok(Answer::ok(&sections))
 }
 
-/// GET `_config/{section}`; an unknown one is empty, as in CouchDB.
+/// GET `_config/{section}`; an unknown section is empty, as in CouchDB.
 pub fn section(request: &Request, section: &str) -> Result<Answer> {
     let keys = request.settings.whole().remove(section).unwrap_or_default();
     Ok(Answer::ok(&object(section, &keys)))
@@ -57,6 +59,7 @@ pub fn key(request: &Request, section: &str, key: &str) -> Result<Answer> {
     }
 }
 
+/// False if the client sent `X-Couch-Persist: false`.
 fn persists(request: &Request) -> bool {
     request.header("x-couch-persist") != Some("false")
 }
@@ -68,7 +71,7 @@ fn check_section(section: &str) -> Result<()> {
     Ok(())
 }
 
-/// PUT `_config/{section}/{key}`: the body is a JSON string; the answer is what the value was.
+/// PUT `_config/{section}/{key}`: the body is a JSON string, the response is the previous value.
 pub async fn set(app: &Arc<App>, request: &mut Request, section: String, key: String) -> Result<Answer> {
     check_section(&section)?;
     let Value::String(value) = request.json().await? else {
@@ -80,14 +83,15 @@ pub async fn set(app: &Arc<App>, request: &mut Request, section: String, key: St
     Ok(Answer::ok(&before.map_or("".into(), |before| shown(&section, &key, &before))))
 }
 
-/// DELETE `_config/{section}/{key}`: the answer is what the value was.
+/// DELETE `_config/{section}/{key}`: the response is the previous value.
 pub async fn delete(app: &Arc<App>, request: &Request, section: String, key: String) -> Result<Answer> {
     check_section(&section)?;
     let before = change(app, request.by(), section.clone(), key.clone(), None, persists(request)).await?;
     Ok(Answer::ok(&before.map_or("".into(), |before| shown(&section, &key, &before))))
 }
 
-/// Sets or deletes a key and lets it take effect. Passwords of admins are hashed here.
+/// Sets or deletes a key, applies the settings, and returns the previous value. Hashes the passwords of
+/// admins.
 pub async fn change(
     app: &Arc<App>,
     by: By<'_>,
@@ -125,7 +129,7 @@ pub async fn change(
     Ok(before)
 }
 
-/// POST `_config/_reload`: forgets what was set with `X-Couch-Persist: false`.
+/// POST `_config/_reload`: discards changes made with `X-Couch-Persist: false`.
 pub async fn reload(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let shared = app.clone();
     blocking(move || shared.config.reload()).await??;

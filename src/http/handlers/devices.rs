@@ -1,11 +1,12 @@
-//! Devices that are signed in, and tokens for apps that cannot hold cookies. Not of CouchDB's API.
+//! Signed-in devices, and tokens for apps that cannot store cookies. An extension of CouchDB's API.
 //!
 //! ```text
-//! GET    /_session/devices          {"devices": [{id, name, kind, first_seen, last_seen, address, databases, ...}]}
-//! DELETE /_session/devices/{id}     revokes one               (server admins: ?user=NAME for somebody else's)
-//! DELETE /_session/devices          revokes all; ?except=current keeps the asker's
-//! POST   /_session/token            {"name", "password"} or {"refresh_token"} > access and refresh token
+//! GET    /_session/devices        {"devices": [{id, name, kind, first_seen, last_seen, address, ...}]}
+//! DELETE /_session/devices/{id}   revokes one device
+//! DELETE /_session/devices        revokes all devices; ?except=current keeps the requesting one
+//! POST   /_session/token          {"name", "password"} or {"refresh_token"} > access and refresh token
 //! ```
+//! With `?user=NAME`, server admins list and revoke the devices of another user.
 
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ fn devices(app: &App) -> error::Result<Arc<Devices>> {
     app.auth.devices().cloned().ok_or_else(|| Error::NotFound("missing".into()))
 }
 
-/// Whose devices are meant: the asker's, or for server admins those of `user`.
+/// The user whose devices the request is about: the requesting user, or for server admins the `user`
+/// parameter.
 fn whose(request: &Request) -> Result<String> {
     match (request.query.get("user"), &request.user.name) {
         (Some(other), Some(own)) if other != own && !request.user.is_server_admin() => {
@@ -39,7 +41,7 @@ fn whose(request: &Request) -> Result<String> {
     }
 }
 
-/// The asker's own device, if it is one of `user`. Blocks.
+/// The device that sent the request, if `user` is the requesting user. Blocks.
 fn current(
     devices: &Devices,
     user: &str,
@@ -123,7 +125,7 @@ pub async fn token(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     Ok(answer.with_text(http::header::CACHE_CONTROL, "no-store"))
 }
 
-/// Signing out ends the session itself, not only the cookie.
+/// Signs out: revokes the session or device on the server, so that a copy of the cookie stops working too.
 pub async fn end(app: &App, request: &Request) -> Result<()> {
     let (Some(name), Some(session)) = (request.user.name.clone(), request.session.clone()) else { return Ok(()) };
     let devices = devices(app)?;
@@ -136,7 +138,8 @@ pub async fn end(app: &App, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// Notes how far a device has synced, when it writes a checkpoint. A note that fails fails nothing else.
+/// Records how far a device has synced, when it writes a replication checkpoint. Errors are logged only: they
+/// must not fail the write of the checkpoint.
 pub async fn checkpoint(app: &App, request: &Request, database: &str, json: &str) {
     let Some(name) = request.user.name.clone() else { return };
     if !json.contains("last_seq") {
@@ -166,7 +169,7 @@ pub async fn checkpoint(app: &App, request: &Request, database: &str, json: &str
     });
     match noted.await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "a device's progress could not be noted"),
-        Err(_) => tracing::warn!("a device's progress could not be noted"),
+        Ok(Err(error)) => tracing::warn!(%error, "cannot record the sync progress of a device"),
+        Err(_) => tracing::warn!("cannot record the sync progress of a device"),
     }
 }

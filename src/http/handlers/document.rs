@@ -1,4 +1,4 @@
-//! One document: `PUT`, `POST`, `DELETE`, `COPY` (reading is `reading`).
+//! Single documents: `PUT`, `POST`, `DELETE`, `COPY` (`GET` is in `reading`).
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use crate::http::{Answer, App, Request};
 use crate::json::{Split, quote};
 use crate::rev::Revision;
 
-/// `{"ok":true,"id":...,"rev":...}` with the revision as `ETag` and, for 201, the document's address.
+/// `{"ok":true,"id":...,"rev":...}` with the revision as `ETag` and, for 201, the document's URL as
+/// `Location`.
 pub fn written(request: &Request, status: StatusCode, database: &Database, id: &str, rev: &str) -> Answer {
     let text = format!("{{\"ok\":true,\"id\":{},\"rev\":{}}}", quote(id), quote(rev));
     let answer = Answer::json_text(status, text).etag(rev);
@@ -38,7 +39,8 @@ pub fn encode(segment: &str) -> String {
     }
 }
 
-/// The revision that the query and `If-Match` name, besides the body's (CouchDB: `couch_doc_from_req`).
+/// The revision that the client names in the body, the query or `If-Match`. Fails with 400 if they differ
+/// (CouchDB: `couch_doc_from_req`).
 pub fn named_revision(request: &Request, body: Option<Revision>) -> Result<Option<Revision>> {
     let query = request.query.get("rev").filter(|rev| !rev.is_empty()).map(parse_revision).transpose()?;
     let explicit = match (body, query) {
@@ -59,7 +61,7 @@ pub fn named_revision(request: &Request, body: Option<Revision>) -> Result<Optio
     }
 }
 
-/// Writes one edit and gives its revision.
+/// Writes one edit and returns its revision.
 pub async fn write(
     app: &Arc<App>,
     request: &Request,
@@ -71,8 +73,9 @@ pub async fn write(
     Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
 }
 
-/// Writes one edit and answers: 201 (200 for a deletion) with its revision. With `batch=ok` 202 without one, and without a word of conflicts:
-/// whoever asks so does not wait to hear (settee has written the edit by then all the same).
+/// Writes one edit and responds with its revision and 201, or 200 for a deletion by `PUT`. With `batch=ok` it
+/// responds with 202 and no revision, and hides conflicts, as in CouchDB, where the client does not wait for
+/// the write. settee has written the edit before it responds.
 async fn answered(
     app: &Arc<App>,
     request: &Request,
@@ -81,7 +84,7 @@ async fn answered(
     edit: Incoming,
     mode: Mode,
 ) -> Result<Answer> {
-    // A PUT that deletes is answered as a DELETE is.
+    // A PUT that deletes has the status of a DELETE.
     let status = if edit.deleted && request.verb == Verb::Put { StatusCode::OK } else { StatusCode::CREATED };
     let revision = write(app, request, database, edit, mode).await;
     if request.query.get("batch") == Some("ok") {
@@ -118,7 +121,7 @@ pub async fn put(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     answered(app, request, &database, &id, edit, mode).await
 }
 
-/// The edit that a split document and the request around it make.
+/// Builds the edit from a parsed document and the parameters of its request.
 async fn from_split(
     request: &Request,
     database: &Arc<Database>,
@@ -133,7 +136,7 @@ async fn from_split(
     Ok(edits::prepare(database, id, split, AttachmentRules::of(request), mode == Mode::Replicated).await?)
 }
 
-/// A replicated document must say which revision it is.
+/// Checks that a replicated document names its revision, in the body, the query or `If-Match`.
 pub fn require_path(split: &mut Split, request: &Request) -> Result<()> {
     if split.rev.is_none() {
         split.rev = named_revision(request, None)?;
@@ -175,7 +178,7 @@ pub async fn delete(app: &Arc<App>, request: &mut Request, database: Arc<Databas
     let eyes = Eyes::of(app, &request.user, &database)?;
     eyes.check_own(&id)?;
     let rev = named_revision(request, None)?;
-    // What is not there is 404, not 409.
+    // A missing document is 404, not 409.
     let found = reading::find(&database, &id, None).await?;
     eyes.see(found)?;
     let edit = Incoming {
@@ -225,7 +228,7 @@ pub async fn copy(app: &Arc<App>, request: &mut Request, database: Arc<Database>
     Ok(written(request, StatusCode::CREATED, &database, &target, &revision.to_string()))
 }
 
-/// The `Destination` header: a document id, or a URL of this server whose last part is one.
+/// Parses the `Destination` header: a document id, or a URL of a document on this server.
 fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
     let Some(value) = request.header("destination") else {
         return Err(Failure::bad_request("Destination header is mandatory for COPY."));
@@ -254,8 +257,9 @@ fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
     Ok((id, rev))
 }
 
-/// `POST /{db}/{id}`: the form that old browsers send, with files as attachments. Only from a page of this server, as
-/// CouchDB (`couch_httpd:validate_referer`): a form needs no CORS, so another site could send it with a session.
+/// `POST /{db}/{id}`: the form that old browsers send, with files as attachments. As in CouchDB, it is
+/// accepted only from pages of this server (`couch_httpd:validate_referer`): browsers send forms without a
+/// CORS check, so another site could send one with the user's session.
 pub async fn form(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     let host = request.header(header::HOST).unwrap_or("");
     let referer = request.header(header::REFERER);

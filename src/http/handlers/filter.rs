@@ -1,4 +1,4 @@
-//! What a feed lets through: `filter=_doc_ids`, `_design`, `_selector`, and design documents' functions.
+//! Filters of the changes feed: `_doc_ids`, `_design`, `_selector`, and functions of design documents.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -17,7 +17,8 @@ use crate::http::request::{Verb, invalid_json};
 use crate::http::{App, Request};
 use crate::query::selector::Selector;
 
-/// Judges whole documents, given as JSON text: one verdict each, in order.
+/// Decides which documents pass. Receives whole documents as JSON text, and returns one verdict for each, in
+/// order.
 pub trait Judge: Send + Sync {
     fn judge<'a>(
         &'a self,
@@ -34,7 +35,7 @@ pub enum Filter {
     Script(Box<dyn Judge>),
 }
 
-/// A row that passed, with the leaves that did.
+/// A row that passed, with the revisions of its leaves that passed.
 pub struct Judged {
     pub sequence: u64,
     pub row: SequenceRow,
@@ -42,14 +43,15 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// About what it takes in memory, with its text.
+    /// Estimated size in memory in bytes, including the rendered row.
     pub fn bytes(&self) -> u64 {
         (2 * self.row.id.len() + 128 * self.row.leaves.len() + 96 * self.revisions.len()) as u64
     }
 }
 
 impl Filter {
-    /// Reads `filter` and what belongs to it (CouchDB: `couch_changes:configure_filter`).
+    /// Creates the filter `name` from the parameters of the request (CouchDB:
+    /// `couch_changes:configure_filter`).
     pub async fn configure(
         app: &Arc<App>,
         request: &Request,
@@ -83,16 +85,18 @@ impl Filter {
         }
     }
 
+    /// Whether every row passes.
     pub fn passes_all(&self) -> bool {
         matches!(self, Filter::All)
     }
 
-    /// Whether judging reads bodies.
+    /// Whether the filter reads document bodies.
     pub fn needs_documents(&self) -> bool {
         matches!(self, Filter::Selector(_) | Filter::Script(_))
     }
 
-    /// The rows that pass, in order. `all_leaves`: every leaf is judged and told by itself (`style=all_docs`).
+    /// Returns the rows that pass, in order. With `all_leaves` (`style=all_docs`) each leaf is judged and
+    /// reported separately, otherwise only the winner.
     pub async fn judge(
         &self,
         database: &Arc<Database>,
@@ -148,7 +152,8 @@ impl Filter {
     }
 }
 
-/// What is to be judged, of each row its winner or all its leaves: as many at once as fit [`AT_ONCE`], and one more.
+/// Splits the leaves to judge (of each row the winner, or all leaves) into groups. A group ends with the leaf
+/// that brings it to at least [`AT_ONCE`] bytes.
 fn groups(rows: &[(u64, SequenceRow)], all_leaves: bool) -> Vec<Vec<(&str, &LeafRow)>> {
     let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
     for (_, row) in rows {
@@ -166,7 +171,7 @@ fn groups(rows: &[(u64, SequenceRow)], all_leaves: bool) -> Vec<Vec<(&str, &Leaf
     groups
 }
 
-/// The documents of a group, as text.
+/// Loads the documents of a group as JSON text; `None` if a document no longer exists.
 fn documents(database: &Database, group: &[(&str, &LeafRow)]) -> crate::error::Result<Vec<Option<String>>> {
     let found = rows::load(database, group, &Show::default())?;
     Ok(found
@@ -175,6 +180,7 @@ fn documents(database: &Database, group: &[(&str, &LeafRow)]) -> crate::error::R
         .collect())
 }
 
+/// Assigns the verdicts, one per judged leaf in order, to their rows.
 fn merge(rows: Vec<(u64, SequenceRow)>, passes: Vec<bool>, all_leaves: bool) -> Vec<Judged> {
     let mut passes = passes.into_iter();
     let mut judged = Vec::with_capacity(rows.len());

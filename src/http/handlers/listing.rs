@@ -1,11 +1,12 @@
-//! `_list`: a design document's function makes the answer out of a view's rows (CouchDB: `chttpd_show.erl`,
+//! `_list`: a function of a design document renders the rows of a view (CouchDB: `chttpd_show.erl`,
 //! `couch_mrview_show.erl`).
 //!
 //! ```text
-//! the view's own answer > rows, a line each > list function (getRow, send) > this answer
+//! response of the view > rows, one per line > list function (getRow, send) > this response
 //! ```
-//! The function reads what any client of the view would get, so that parameters, errors and rows are the view's. Rows and
-//! output pass through short queues: neither a large view nor a slow client fills memory.
+//! The function reads the same response that a client of the view would get, so parameters, errors and rows
+//! are those of the view. Rows and output pass through bounded queues: neither a large view nor a slow client
+//! fills the memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
         None => render::told(&body),
     };
     let asked = scripts::asked(app, request, &database, None, told)?;
-    // It is here inflated, whatever it came as.
+    // The body is decompressed by now.
     request.headers.remove(http::header::CONTENT_ENCODING);
     request.body = RequestBody::given(body.clone().unwrap_or_default());
     let source = if path.view == "_all_docs" {
@@ -47,7 +48,7 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     let head = head(&mut lines).await?;
     let (rows, mut parts) = app.scripts.list(&design, &path.function, &head, &asked.request, &asked.user);
     tokio::spawn(feed(lines, rows, request.line.clone()));
-    // The status goes out with the first thing that is sent: until then `start` may be called again.
+    // The status is sent with the first chunk; until then the function may call `start` again.
     let mut start = None;
     let mut first = String::new();
     while first.is_empty() {
@@ -66,7 +67,7 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
         while let Some(part) = parts.next().await {
             match part {
                 Ok(part) => out.text(part.chunk).await,
-                // The status is out: the error goes where the rest would have been, as CouchDB's does.
+                // The status is sent already: the error replaces the rest of the body, as in CouchDB.
                 Err(error) => {
                     let failure = Failure::from(error);
                     let (status, word, reason) = wire(&failure);
@@ -76,8 +77,8 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
             }
         }
         if broken.load(Ordering::Acquire) {
-            // A list of some of the rows must not look like a list of all of them.
-            return Err(Error::Internal("the rows of a list broke off".into()).into());
+            // A truncated list must not look like a complete one.
+            return Err(Error::Internal("the rows of a list are incomplete".into()).into());
         }
         Ok(())
     })
@@ -88,17 +89,17 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     Ok(answer)
 }
 
-/// An answer's lines as they come.
+/// Reads a response body line by line.
 struct Lines {
     body: Body,
     buffer: BytesMut,
     ended: bool,
-    /// Set where it ended too early.
+    /// Set if the body ended early.
     broken: Arc<AtomicBool>,
 }
 
 impl Lines {
-    /// The next line without its end; None after the last.
+    /// Returns the next line without its line break, or `None` after the last.
     async fn next(&mut self) -> Option<Bytes> {
         let mut searched = 0;
         loop {
@@ -127,19 +128,19 @@ impl Lines {
     }
 }
 
-/// The members before `rows` as an object: `{"total_rows":..,"offset":..}`.
+/// Reads the members before `rows` and returns them as an object: `{"total_rows":..,"offset":..}`.
 async fn head(lines: &mut Lines) -> Result<String> {
     let line = lines.next().await.unwrap_or_default();
     let text = std::str::from_utf8(&line).ok().and_then(|line| line.trim_end().strip_suffix("\"rows\":["));
     match text {
         Some(members) => Ok(format!("{}}}", members.trim_end_matches(','))),
-        None => Err(Error::Internal("a view's answer does not begin as it should".into()).into()),
+        None => Err(Error::Internal("unexpected first line in the response of a view".into()).into()),
     }
 }
 
-/// Gives the function its rows until it wants no more.
+/// Sends the rows to the function until it stops reading.
 async fn feed(mut lines: Lines, rows: Rows, line: Line) {
-    // For a large row, on its way to the function and in it.
+    // The memory reserved for a large row, in the queue and in the function.
     let mut held: Option<Held> = None;
     loop {
         let text = tokio::select! {

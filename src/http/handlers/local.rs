@@ -15,7 +15,7 @@ use crate::http::{Answer, App, Request};
 use crate::json::{Split, quote};
 use crate::rev::{Revision, RevisionHash};
 
-/// The `N` of a revision `0-N`; another generation counts as none.
+/// The `N` of a revision `0-N`; `None` for any other revision.
 pub fn number_of(revision: &Revision) -> Option<u64> {
     match &revision.hash {
         RevisionHash::Text(text) if revision.generation == 0 => text.parse().ok(),
@@ -23,14 +23,14 @@ pub fn number_of(revision: &Revision) -> Option<u64> {
     }
 }
 
-/// Reads a `_local` document; `name` without `_local/`.
+/// Reads a `_local` document; `name` is its id without `_local/`.
 pub async fn read(app: &App, request: &Request, database: &Arc<Database>, name: &str) -> Result<LocalRecord> {
-    // As if there were none: a client that looks for its checkpoint goes on without one.
+    // 404 instead of 403: a replicator that may not read its checkpoint then continues without one.
     accounts::check_local(app, &request.user, database).map_err(|_| Error::Missing)?;
     Ok(stored(database, name).await?)
 }
 
-/// The same for who may read all of them.
+/// As [`read`], without an access check.
 pub async fn stored(database: &Arc<Database>, name: &str) -> crate::error::Result<LocalRecord> {
     let (database, name) = (database.clone(), name.to_owned());
     reading(move || database.local(&name)).await
@@ -60,7 +60,7 @@ pub async fn put(app: &Arc<App>, request: &mut Request, database: &Arc<Database>
     store(app, request, database, name, split).await
 }
 
-/// Stores a split document under a `_local` name. Inline attachments are left out without a word, as CouchDB does.
+/// Stores a parsed document under a `_local` name. Drops inline attachments silently, as CouchDB does.
 pub async fn store(
     app: &Arc<App>,
     request: &Request,
@@ -77,7 +77,7 @@ pub async fn store(
     Ok(written(request, StatusCode::CREATED, database, &format!("_local/{name}"), &format!("0-{number}")))
 }
 
-/// Refuses a name that cannot be stored.
+/// Fails with 400 if the name is empty or too long.
 pub fn check_name(name: &str) -> crate::error::Result<()> {
     match name.len() {
         1..=LONGEST_ID => Ok(()),
@@ -85,7 +85,7 @@ pub fn check_name(name: &str) -> crate::error::Result<()> {
     }
 }
 
-/// Writes a `_local` document and gives the `N` of its revision.
+/// Writes a `_local` document and returns the `N` of its revision.
 pub async fn write(
     app: &App,
     request: &Request,

@@ -1,4 +1,4 @@
-//! `/_node/{node}/...`: statistics, system, versions, restart (`chttpd_node.erl`).
+//! `/_node/{node}/...`: statistics, system information, versions, restart (CouchDB: `chttpd_node.erl`).
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ pub fn name() -> Result<Answer> {
     Ok(Answer::ok(&json!({"name": NODE})))
 }
 
-/// GET `_versions`: CouchDB's members, with what is true here.
+/// GET `_versions`: settee's version, and CouchDB's members with settee's values.
 pub fn versions() -> Result<Answer> {
     Ok(Answer::ok(&json!({
         "settee": {"version": env!("CARGO_PKG_VERSION")},
@@ -26,13 +26,13 @@ pub fn versions() -> Result<Answer> {
     })))
 }
 
-/// POST `_restart`: drains, and begins anew with the same data.
+/// POST `_restart`: finishes the running requests, then restarts with the same data.
 pub fn restart(app: &App) -> Result<Answer> {
     app.shutdown.begin_restart();
     Ok(Answer::ok(&json!({"ok": true})))
 }
 
-/// One counter of [`counters`].
+/// A metric of [`counters`].
 struct Counter {
     path: Vec<String>,
     kind: &'static str,
@@ -40,7 +40,7 @@ struct Counter {
     about: &'static str,
 }
 
-/// The counters of `_stats` and `_prometheus`, by CouchDB's names.
+/// The metrics of `_stats` and `_prometheus`, under CouchDB's names.
 fn counters(app: &App) -> Vec<Counter> {
     let metrics = &app.metrics;
     let scripts = app.scripts.stats();
@@ -138,13 +138,13 @@ fn counters(app: &App) -> Vec<Counter> {
             &["settee", "refused_connections"],
             "counter",
             number(&metrics.refused_connections),
-            "number of connections refused because their address had enough of them",
+            "number of connections refused because their address had too many",
         ),
         one(
             &["settee", "answer_memory"],
             "gauge",
             app.answers.held() as i64,
-            "bytes of answers held until clients have read them",
+            "bytes of responses held until clients have read them",
         ),
         one(
             &["settee", "answers_given_up"],
@@ -152,7 +152,7 @@ fn counters(app: &App) -> Vec<Counter> {
             app.answers.given_up() as i64,
             "number of connections closed because their clients read too slowly while others waited for memory",
         ),
-        one(&["settee", "sign_ins"], "counter", number(&metrics.sign_ins), "number of passwords that were right"),
+        one(&["settee", "sign_ins"], "counter", number(&metrics.sign_ins), "number of successful password checks"),
         one(
             &["settee", "sign_in_failures"],
             "counter",
@@ -165,34 +165,44 @@ fn counters(app: &App) -> Vec<Counter> {
             number(&metrics.lockouts),
             "number of sign-ins refused because too many failed before",
         ),
-        one(&["settee", "denials"], "counter", number(&metrics.denials), "number of requests answered 401 or 403"),
+        one(&["settee", "denials"], "counter", number(&metrics.denials), "number of responses with status 401 or 403"),
         one(
             &["settee", "suspicious", "mass_deletion"],
             "counter",
             number(&metrics.mass_deletions),
-            "number of users and minutes with very many deletions",
+            "number of minutes in which a user deleted very many documents",
         ),
         one(
             &["settee", "suspicious", "id_scanning"],
             "counter",
             number(&metrics.id_scans),
-            "number of users and minutes with very many documents that were not there",
+            "number of minutes in which a user asked for very many missing documents",
         ),
         one(
             &["settee", "suspicious", "guessing"],
             "counter",
             number(&metrics.guessing),
-            "number of addresses and minutes with many wrong passwords",
+            "number of minutes in which an address sent many wrong passwords",
         ),
-        one(&["settee", "rate_limited"], "counter", number(&metrics.rate_limited), "number of requests answered 429"),
+        one(
+            &["settee", "rate_limited"],
+            "counter",
+            number(&metrics.rate_limited),
+            "number of responses with status 429",
+        ),
         one(
             &["settee", "scripts", "workers"],
             "gauge",
             signed(scripts.workers),
-            "number of processes that run design functions",
+            "number of processes for design functions",
         ),
-        one(&["settee", "scripts", "busy"], "gauge", signed(scripts.busy), "number of those that are at work"),
-        one(&["settee", "scripts", "waiting"], "gauge", signed(scripts.waiting), "number of calls that wait for one"),
+        one(&["settee", "scripts", "busy"], "gauge", signed(scripts.busy), "number of processes that run a call"),
+        one(
+            &["settee", "scripts", "waiting"],
+            "gauge",
+            signed(scripts.waiting),
+            "number of calls that wait for a process",
+        ),
         one(
             &["settee", "scripts", "started"],
             "counter",
@@ -203,27 +213,32 @@ fn counters(app: &App) -> Vec<Counter> {
             &["settee", "scripts", "overran"],
             "counter",
             signed(scripts.overran),
-            "number of these killed as they overran their CPU time",
+            "number of processes killed because they exceeded their CPU time",
         ),
         one(
             &["settee", "scripts", "died"],
             "counter",
             signed(scripts.died),
-            "number of these that ended by themselves, out of memory",
+            "number of processes that died, such as out of memory",
         ),
         one(
             &["settee", "scripts", "skipped"],
             "counter",
             signed(scripts.skipped),
-            "number of documents that views and filters went on without",
+            "number of documents that views and filters skipped",
         ),
         one(
             &["settee", "scripts", "refused"],
             "counter",
             signed(scripts.refused),
-            "number of calls refused or given up as too many waited",
+            "number of calls refused or cancelled because too many waited",
         ),
-        one(&["settee", "sent_bytes"], "counter", number(&metrics.sent_bytes), "bytes of answers, before compression"),
+        one(
+            &["settee", "sent_bytes"],
+            "counter",
+            number(&metrics.sent_bytes),
+            "bytes of responses, before compression",
+        ),
     ];
     for (method, count) in metrics.methods() {
         let path = vec!["couchdb".to_owned(), "httpd_request_methods".to_owned(), method.to_owned()];
@@ -231,7 +246,7 @@ fn counters(app: &App) -> Vec<Counter> {
             path,
             kind: "counter",
             value: signed(count),
-            about: "number of HTTP requests of this method",
+            about: "number of HTTP requests with this method",
         });
     }
     for (status, count) in metrics.statuses() {
@@ -240,7 +255,7 @@ fn counters(app: &App) -> Vec<Counter> {
             path,
             kind: "counter",
             value: signed(count),
-            about: "number of HTTP answers of this status",
+            about: "number of HTTP responses with this status",
         });
     }
     list
@@ -250,7 +265,7 @@ fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// GET `_stats[/path...]`; `null` where there is nothing.
+/// GET `_stats[/path...]`; `null` for an unknown path.
 pub fn stats(app: &App, path: &[String]) -> Result<Answer> {
     let mut whole = Map::new();
     for counter in counters(app) {
@@ -283,7 +298,7 @@ pub fn stats(app: &App, path: &[String]) -> Result<Answer> {
     Ok(Answer::ok(&found))
 }
 
-/// GET `_system`: CouchDB's members that mean something here.
+/// GET `_system`: CouchDB's members. Those that do not apply to settee are zero or empty.
 pub fn system(app: &App) -> Result<Answer> {
     let (resident, virtual_size) = memory();
     Ok(Answer::ok(&json!({
@@ -302,7 +317,7 @@ pub fn system(app: &App) -> Result<Answer> {
     })))
 }
 
-/// Resident and virtual bytes of this process; zeros where the system does not tell.
+/// Resident and virtual memory of this process in bytes; zeros if `/proc` is not available.
 fn memory() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kilobytes = |name: &str| {
@@ -318,7 +333,7 @@ fn threads() -> u64 {
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
-/// GET `_prometheus`: the same counters in Prometheus' text format, under CouchDB's metric names.
+/// GET `_prometheus`: the same metrics in the Prometheus text format, under CouchDB's metric names.
 pub fn prometheus(app: &App) -> Result<Answer> {
     let mut text = String::with_capacity(8 << 10);
     let mut line = |name: &str, kind: &str, about: &str, rows: &[(String, String)]| {
@@ -350,7 +365,7 @@ pub fn prometheus(app: &App) -> Result<Answer> {
         .into_iter()
         .map(|(status, count)| (format!("{{code=\"{status}\"}}"), count.to_string()))
         .collect();
-    line("couchdb_httpd_status_codes", "counter", "number of HTTP answers by status", &statuses);
+    line("couchdb_httpd_status_codes", "counter", "number of HTTP responses by status", &statuses);
     line("couchdb_uptime_seconds", "counter", "couchdb uptime", &bare(app.started.elapsed().as_secs().to_string()));
     line("settee_resident_memory_bytes", "gauge", "resident memory", &bare(memory().0.to_string()));
     line("settee_store_disk_bytes", "gauge", "bytes of the store on disk", &bare(app.store.disk_bytes().to_string()));

@@ -1,4 +1,4 @@
-//! Rendered documents on their way to the socket.
+//! Writes rendered documents to a response, and estimates the memory that they take.
 
 use std::sync::Arc;
 
@@ -13,24 +13,25 @@ use crate::http::failure;
 use crate::http::stream::Sender;
 use crate::store::blobs::Blobs;
 
-/// Bytes of an attachment read at once; a multiple of three, so that base64 of the pieces is base64 of the whole.
+/// Bytes of an attachment read at once. A multiple of three, so that the base64 texts of the chunks can be
+/// concatenated.
 const STEP: usize = 192 << 10;
 
-/// What is taken before documents are loaded whose size is not known.
+/// Bytes to reserve before loading documents of unknown size.
 pub const UNKNOWN: u64 = 8 << 20;
 
-/// What to take before documents are loaded that are so large in the store, with their attachments: they are there twice,
-/// as they are read and as they are written.
+/// Bytes to reserve before loading documents that take `bytes` in the store, with their attachments. Memory
+/// holds each document twice, as read and as rendered.
 pub fn cost(bytes: u64) -> u64 {
     2 * bytes.min(UNKNOWN)
 }
 
-/// What loaded documents take.
+/// Bytes that loaded documents take, as read and as rendered.
 pub fn cost_of<'a>(found: impl IntoIterator<Item = &'a Found>) -> u64 {
     found.into_iter().map(|found| 2 * found.body.json.len() as u64).sum()
 }
 
-/// Writes a rendered document; inline attachments are read while the socket drains.
+/// Writes a rendered document. Reads inline attachments while the socket drains.
 pub async fn write(out: &mut Sender, blobs: &Arc<dyn Blobs>, pieces: Vec<Piece>) -> failure::Result<()> {
     for piece in pieces {
         match piece {
@@ -47,7 +48,7 @@ pub async fn write(out: &mut Sender, blobs: &Arc<dyn Blobs>, pieces: Vec<Piece>)
     Ok(())
 }
 
-/// The text of a document without inline attachments.
+/// Returns the text of a rendered document, or `None` if it has inline attachments.
 pub fn text(pieces: Vec<Piece>) -> Option<String> {
     match <[Piece; 1]>::try_from(pieces) {
         Ok([Piece::Text(text)]) => Some(text),
@@ -55,7 +56,7 @@ pub fn text(pieces: Vec<Piece>) -> Option<String> {
     }
 }
 
-/// An attachment's content, read off the async threads.
+/// Reads the content of an attachment on blocking threads.
 pub struct Reading(Option<Content>);
 
 impl Reading {
@@ -66,7 +67,7 @@ impl Reading {
         Ok(Reading(Some(content)))
     }
 
-    /// The next bytes, `most` unless the content ends; `None` at the end.
+    /// Returns the next `most` bytes, fewer before the end of the content, and `None` at the end.
     pub async fn next(&mut self, most: usize) -> Result<Option<Vec<u8>>> {
         let Some(mut content) = self.0.take() else { return Ok(None) };
         let (content, bytes) = crate::db::blocking(move || {

@@ -1,4 +1,4 @@
-//! How a document is asked for, and how it is sent: `GET /{db}/{id}` with all its parameters.
+//! Reads documents: `GET /{db}/{id}` with all its parameters.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::rev::Revision;
 
-/// The parameters of a document read (CouchDB: `chttpd_db:parse_doc_query`). Unknown ones mean nothing.
+/// The parameters of a document read (CouchDB: `chttpd_db:parse_doc_query`).
 #[derive(Debug, Clone, Default)]
 pub struct DocQuery {
     pub rev: Option<Revision>,
@@ -27,7 +27,7 @@ pub struct DocQuery {
     pub show: Show,
 }
 
-/// `open_revs`.
+/// The value of `open_revs`.
 #[derive(Debug, Clone)]
 pub enum OpenRevs {
     All,
@@ -35,6 +35,7 @@ pub enum OpenRevs {
 }
 
 impl DocQuery {
+    /// Parses the query string. Ignores unknown parameters.
     pub fn parse(query: &Query) -> Result<DocQuery> {
         let mut parsed = DocQuery::default();
         let show = &mut parsed.show;
@@ -64,7 +65,7 @@ impl DocQuery {
         Ok(parsed)
     }
 
-    /// The revision wanted of a plain read.
+    /// The revision to read without `open_revs`.
     pub fn wanted(&self) -> Wanted<'_> {
         match &self.rev {
             None => Wanted::Winner,
@@ -104,7 +105,8 @@ async fn one(
     let (found, held) = load(request, &database, id, &query).await?;
     let found = eyes.see(found)?;
     let show = query.show;
-    // Only what the revision alone determines may be told by its revision.
+    // The revision is the ETag only if it determines the response. These options show the rest of the
+    // revision tree or the sequence, which change without it.
     let tagged = !(show.revs_info || show.conflicts || show.deleted_conflicts || show.local_seq);
     let etag = found.revision.to_string();
     if tagged && request.has_etag(&etag) {
@@ -132,10 +134,10 @@ async fn one(
     Ok(if tagged { answer.etag(&etag) } else { answer })
 }
 
-/// Bytes of a document, with its attachments, that are loaded without asking for memory.
+/// Documents up to this size in bytes, with their attachments, are loaded without a memory reservation.
 const SMALL: u64 = 64 << 10;
 
-/// The document that a read wants, and what was taken for it if it is not small.
+/// Loads the requested document, and returns it with its memory reservation, unless it is small.
 async fn load(
     request: &Request,
     database: &Arc<Database>,
@@ -153,7 +155,8 @@ async fn load(
                 return Ok((found, held));
             }
             Within::Large(bytes) => {
-                // Given back before more is asked for, where the document has grown.
+                // The document has grown since the last attempt: release that reservation before a larger
+                // one.
                 drop(held.take());
                 held = Some(Arc::new(request.line.take(pieces::cost(bytes)).await?));
                 most = bytes;
@@ -183,7 +186,7 @@ async fn open_revisions(
     let show = query.show;
     Answer::stream(&request.line, "application/json", move |mut out| async move {
         let mut comma = "";
-        // Loaded before the first byte goes out, so that what fails then is a proper error.
+        // Loaded before the first byte is written, so that a failure becomes a proper error response.
         let mut next = leaves.next(&mut out).await?;
         out.write("[").await;
         while let Some(group) = next {
@@ -207,17 +210,17 @@ async fn open_revisions(
     .await
 }
 
-/// What `open_revs` asks for, loaded as it is answered.
+/// The leaves that `open_revs` requests, loaded in groups while the response is written.
 pub(super) struct Leaves {
     pub database: Arc<Database>,
     eyes: Eyes,
     opened: Opened,
-    /// It is an error if there are none.
+    /// No leaf at all is a 404; cleared after the first group.
     wanted: bool,
 }
 
 impl Leaves {
-    /// The next ones; `None` at the end.
+    /// Returns the next group, or `None` at the end. Requested revisions that do not exist are `Err`.
     pub async fn next(&mut self, out: &mut Sender) -> Result<Option<Vec<std::result::Result<Found, Revision>>>> {
         let mut room = AT_ONCE;
         let group = loop {
@@ -248,7 +251,8 @@ pub(super) fn missing(revision: &Revision) -> String {
     format!("{{\"missing\":{}}}", quote(&revision.to_string()))
 }
 
-/// The document as it is stored, for handlers that edit it.
+/// Reads a revision of a document, by default the winner, without an access check and without a memory
+/// reservation. For handlers that edit it.
 pub async fn find(database: &Arc<Database>, id: &str, rev: Option<Revision>) -> crate::error::Result<Found> {
     let (database, id) = (database.clone(), id.to_owned());
     reading(move || {

@@ -1,4 +1,4 @@
-//! `_show` and `_update`: a design document's function makes the answer (CouchDB: `chttpd_show.erl`).
+//! `_show` and `_update`: a function of a design document renders the response (CouchDB: `chttpd_show.erl`).
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::http::request::Verb;
 use crate::http::{Answer, App, Request};
 use crate::query::script::{RequestBody, Response};
 
-/// A path below a design document that names no function.
+/// 404: a path below a design document that names no function.
 pub fn invalid_path(word: &'static str) -> Failure {
     Failure::Refused { status: StatusCode::NOT_FOUND, word, reason: "Invalid path.".into() }
 }
@@ -100,7 +100,7 @@ fn has_code(response: &str) -> bool {
     serde_json::from_str::<serde_json::Value>(response).is_ok_and(|response| response.get("code").is_some())
 }
 
-/// The document that a show or update function is given; none if there is none.
+/// Reads the document to pass to a show or update function; `None` if it does not exist or is deleted.
 async fn find(database: &Arc<Database>, id: Option<&str>) -> Result<Option<Found>> {
     let Some(id) = id else { return Ok(None) };
     let (database, id) = (database.clone(), id.to_owned());
@@ -111,14 +111,14 @@ async fn find(database: &Arc<Database>, id: Option<&str>) -> Result<Option<Found
     Ok(found.await?)
 }
 
-/// A document as these functions see it: with its history and its conflicts.
+/// Renders a document for these functions: with its history and its conflicts.
 fn as_text(found: &Found) -> String {
     let show = Show { revs: true, conflicts: true, ..Show::default() };
     pieces::text(render::document(found, &show))
         .unwrap_or_else(|| render::plain(&found.id, &found.revision, found.deleted, &found.body))
 }
 
-/// The request's body; none for methods that have none.
+/// Reads the request body; `None` if it is empty.
 pub async fn body(request: &mut Request) -> Result<Option<Bytes>> {
     if request.verb == Verb::Get && request.body.is_empty() {
         return Ok(None);
@@ -127,13 +127,13 @@ pub async fn body(request: &mut Request) -> Result<Option<Bytes>> {
     Ok((!body.is_empty()).then_some(body))
 }
 
-/// The same for the request object.
+/// The body as a member of the request object that scripts receive.
 pub fn told(body: &Option<Bytes>) -> RequestBody<'_> {
     body.as_deref().map_or(RequestBody::None, RequestBody::Bytes)
 }
 
-/// A function's response as an answer. What cannot be a header is left out; what the server itself says is not
-/// overwritten.
+/// Converts the response of a function to an HTTP response. Drops invalid headers and those that only the
+/// server may set.
 pub fn answer(request: &Request, mut response: Response) -> Answer {
     if response.json {
         response.body.push(b'\n');
@@ -143,35 +143,37 @@ pub fn answer(request: &Request, mut response: Response) -> Answer {
     let is_json = |(name, value): &(String, String)| {
         !name.eq_ignore_ascii_case("content-type") || value.starts_with("application/json")
     };
-    // CouchDB leaves out what is given as `json`; but a function may still call it a page.
+    // CouchDB sends no policy with a `json` response. A function may still set another content type, such as
+    // HTML; then the policy is needed.
     let sandboxed = !response.json || !response.headers.iter().all(is_json);
     set_headers(request, &mut answer, &response.headers, sandboxed);
     answer
 }
 
-/// Puts the headers of a function's response on an answer. `sandboxed`: what is shown runs no script with the session of
-/// who opens it (`[csp] showlist_enable`). A policy of the function's own comes after ours and can only narrow it.
+/// Copies the headers of a function's response to `answer`. `sandboxed` adds the policy that prevents the
+/// content from running scripts with the session of the user who opens it (`[csp] showlist_enable`). A policy
+/// that the function sets is added to ours and can only restrict it further.
 pub fn set_headers(request: &Request, answer: &mut Answer, headers: &[(String, String)], sandboxed: bool) {
     if sandboxed && let Some(policy) = sandbox(&request.settings, ["showlist_enable", "showlist_header_value"]) {
         answer.headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     for (name, value) in headers {
         let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else { continue };
-        // How the bytes travel is the connection's matter.
+        // The connection sets these.
         if matches!(name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING | header::CONNECTION | header::UPGRADE) {
             continue;
         }
         match name {
             header::CONTENT_SECURITY_POLICY => drop(answer.headers.append(name, value)),
-            // Who is signed in is not for functions to say.
+            // A function must not replace the user's session.
             header::SET_COOKIE if is_session(value.as_bytes()) => {}
             name => drop(answer.headers.insert(name, value)),
         }
     }
 }
 
-/// Whether a `Set-Cookie` sets the cookie of sessions. A browser sends a cookie without a name as its value alone: that of
-/// `=AuthSession=...` looks like a session's.
+/// Whether a `Set-Cookie` value sets the session cookie. Also matches `=AuthSession=...`: a browser sends a
+/// cookie without a name as its value alone, which then looks like a session cookie.
 fn is_session(value: &[u8]) -> bool {
     let name = value.iter().position(|byte| !byte.is_ascii_whitespace() && *byte != b'=').unwrap_or(value.len());
     value[name..].starts_with(b"AuthSession")

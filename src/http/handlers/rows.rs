@@ -1,4 +1,4 @@
-//! The documents beside rows: `include_docs` of listings, feeds and views, as many at once as are not too large.
+//! `include_docs` of listings, feeds and views: loads the documents of rows in groups of bounded size.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::json::{member, string};
 use crate::query::view::Row;
 use crate::rev::{Body, Revision, Tree};
 
-/// Loads the revision that each row shows; `None` where it is not there any more. Blocks on the disk.
+/// Loads the revision that each row shows; `None` if it no longer exists. Blocks on the disk.
 pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Result<Vec<Option<Found>>> {
     let places: Vec<(&str, Body)> = wanted.iter().filter_map(|(id, leaf)| Some((*id, leaf.body?))).collect();
     let mut bodies = database.bodies(&places)?.into_iter();
@@ -39,7 +39,8 @@ pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Re
                 tree,
                 history: database.info().revs_limit as usize,
             }),
-            // Changed and compacted since the row was read: what is there now is the better answer.
+            // The document was changed and compacted since the row was read, or the leaf has no body: read
+            // the current state of this revision.
             None => match database.find(id, Wanted::Revision(&leaf.revision)) {
                 Ok(found) => Some(found),
                 Err(Error::Missing | Error::Deleted) => None,
@@ -50,7 +51,8 @@ pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Re
     Ok(found)
 }
 
-/// The documents of a page of rows, loaded as they are asked for: as many at once as fit [`AT_ONCE`].
+/// The documents of a page of rows, loaded on demand in groups. A group ends with the document that brings it
+/// to at least [`AT_ONCE`] bytes.
 pub struct Docs {
     database: Arc<Database>,
     show: Show,
@@ -59,6 +61,7 @@ pub struct Docs {
 }
 
 impl Docs {
+    /// Creates the iterator over the documents of `wanted`, in order. Loads nothing yet.
     pub fn of(database: &Arc<Database>, show: &Show, wanted: impl IntoIterator<Item = (String, LeafRow)>) -> Docs {
         Docs {
             database: database.clone(),
@@ -68,7 +71,8 @@ impl Docs {
         }
     }
 
-    /// The next row's document, for an answer; `None` where it is not there any more.
+    /// Returns the document of the next row, or `None` if it no longer exists. Reserves memory for a new
+    /// group from the budget of `out`.
     pub async fn next(&mut self, out: &mut Sender) -> Result<Option<Found>> {
         if let Some(found) = self.loaded.next() {
             return Ok(found);
@@ -94,24 +98,24 @@ impl Docs {
     }
 }
 
-/// Which document stands beside a view's row.
+/// The document to include with a view row.
 enum Named {
-    /// The row's value names something that is no id, or a document that is not there.
+    /// The `_id` in the row's value is not a string, or its document does not exist.
     Nothing,
     Winner(String, LeafRow),
     Revision(String, Revision),
 }
 
-/// A row and the document that stands beside it.
+/// A view row and its included document.
 pub type WithDocument = (Row, Option<Found>);
 
-/// A page of a view's rows, each with the document that stands beside it: that which its value names by `_id` and `_rev`,
-/// or its own.
+/// A page of view rows with the documents to include: for each row the document that its value names by `_id`
+/// and `_rev`, or else the document that emitted it.
 #[derive(Default)]
 pub struct Beside(VecDeque<(Row, Named)>);
 
 impl Beside {
-    /// Finds out which documents. Blocks on the disk.
+    /// Determines the document of each row. Blocks on the disk.
     pub fn of(database: &Database, rows: Vec<Row>) -> Result<Beside> {
         let mut named = Vec::with_capacity(rows.len());
         let mut ids = Vec::new();
@@ -140,11 +144,13 @@ impl Beside {
         Ok(Beside(rows.into_iter().zip(named).collect()))
     }
 
+    /// Whether all rows have been returned.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Loads the documents of the next rows, as many as fit into `room` bytes. Blocks on the disk.
+    /// Loads the documents of the next rows, as many as fit into `room` bytes. Returns `Within::Large` with
+    /// the size needed if even the first does not fit. Blocks on the disk.
     pub fn load(&mut self, database: &Database, show: &Show, room: u64) -> Result<Within<Vec<WithDocument>>> {
         let (mut left, mut rows, mut winners) = (room, Vec::new(), Vec::new());
         while let Some((row, named)) = self.0.pop_front() {
@@ -193,7 +199,7 @@ mod tests {
     use crate::store::memory::Memory;
 
     #[tokio::test]
-    async fn documents_beside_rows_come_as_many_as_fit() {
+    async fn included_documents_are_loaded_in_groups_that_fit() {
         let clock = Clock::fixed(Duration::from_secs(1));
         let databases = Databases::open(Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()), clock).unwrap();
         let database = databases.create("db", CreateOptions::default(), None).unwrap();

@@ -1,4 +1,4 @@
-//! `/_session`: who am I, sign in, sign out (`couch_httpd_auth.erl`).
+//! `/_session`: session information, sign-in, sign-out (CouchDB: `couch_httpd_auth.erl`).
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use super::super::signin;
 use crate::auth;
 use crate::error::Error;
 
-/// A sign-in form has no reason to be larger.
+/// Maximum size of a sign-in form in bytes.
 const MAX_FORM: u64 = 64 << 10;
 
-/// GET: the user and how they were recognised.
+/// GET: the user, and how the request was authenticated.
 pub fn info(app: &App, request: &Request) -> Result<Answer> {
     if request.user.name.is_none() && request.query.get("basic") == Some("true") {
         return Err(Error::Unauthorized("Please login.".into()).into());
@@ -59,7 +59,8 @@ pub async fn sign_out(app: &Arc<App>, request: &Request) -> Result<Answer> {
     Ok(redirected(request, "next", Answer::ok(&json!({"ok": true}))).with_text(header::SET_COOKIE, &cookie))
 }
 
-/// `?next=/path`: 302 there. A path of this server only: CouchDB takes anything and can be made to send users elsewhere.
+/// Redirects with 302 to the path in `parameter` (`?next=/path`), if there is one. Accepts only paths of this
+/// server; CouchDB accepts any URL, which makes it an open redirect.
 fn redirected(request: &Request, parameter: &str, mut answer: Answer) -> Answer {
     match request.query.get(parameter) {
         Some(path) if path.starts_with('/') => {
@@ -70,6 +71,7 @@ fn redirected(request: &Request, parameter: &str, mut answer: Answer) -> Answer 
     }
 }
 
+/// Reads the members of a form or of a JSON object. Ignores JSON members that are not strings.
 pub(super) async fn read_form(request: &mut Request) -> Result<Vec<(String, String)>> {
     request.body.tighten(MAX_FORM);
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_ascii_lowercase();
