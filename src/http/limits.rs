@@ -103,7 +103,8 @@ impl RateLimits {
         RateLimits { time, current, open: Mutex::default() }
     }
 
-    /// Applies changed settings. Resets all counters if one of the limits has changed.
+    /// Applies changed settings. If one of the limits has changed, all rates start from zero. Open
+    /// connections stay counted.
     pub fn configure(&self, settings: &Settings) {
         let wanted = Wanted::read(settings);
         let mut current = self.current.write();

@@ -19,6 +19,7 @@ use crate::error;
 
 /// The result of authentication.
 pub struct Signed {
+    /// The user; anonymous if the request has no credentials.
     pub user: UserCtx,
     /// The session or token that the client sent.
     pub session: Option<Session>,

@@ -219,7 +219,7 @@ fn counters(app: &App) -> Vec<Counter> {
             &["settee", "scripts", "died"],
             "counter",
             signed(scripts.died),
-            "number of processes that died, such as out of memory",
+            "number of processes that exited on their own, usually out of memory",
         ),
         one(
             &["settee", "scripts", "skipped"],

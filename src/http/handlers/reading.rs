@@ -155,8 +155,7 @@ async fn load(
                 return Ok((found, held));
             }
             Within::Large(bytes) => {
-                // The document has grown since the last attempt: release that reservation before a larger
-                // one.
+                // If the document has grown since the last attempt, release that reservation first.
                 drop(held.take());
                 held = Some(Arc::new(request.line.take(pieces::cost(bytes)).await?));
                 most = bytes;
