@@ -244,7 +244,7 @@ async fn each_kind_of_damage_is_found_and_named() {
             change(server, keys::document(number, "doc0"), Some(b"\x01nonsense".to_vec()));
         }),
         ("the body of revision", |server, number| change(server, first(server, number, Kind::Body).0, None)),
-        ("bodies are stored, and", |server, number| change(server, keys::body(number, 9_999, 3), Some(vec![1, 0]))),
+        ("bodies are stored, but", |server, number| change(server, keys::body(number, 9_999, 3), Some(vec![1, 0]))),
         ("its counters are missing", |server, number| change(server, keys::info(number), None)),
         ("above update_seq", |server, number| {
             change(server, keys::info(number), Some(crate::db::record::Info::default().encode()))
@@ -258,14 +258,14 @@ async fn each_kind_of_damage_is_found_and_named() {
                 .find(|id| sweep::is_referenced(&*server.store, id).unwrap());
             server.blobs.remove_unless(&id.unwrap(), &|| Ok(false)).unwrap();
         }),
-        ("is not referred to", |server, _| {
+        ("has no reference", |server, _| {
             change(server, server.store.keys(&keys::all_blob_references(), 1).unwrap().remove(0), None);
         }),
         ("references to attachments, but", |server, number| {
             change(server, keys::blob_reference(&[7; 32], number, 1, 1), Some(Vec::new()));
         }),
         ("which has no name", |server, _| change(server, keys::info(77), Some(Vec::new()))),
-        ("has not been given", |server, _| change(server, keys::LAST_NUMBER.to_vec(), Some(vec![0; 8]))),
+        ("was never assigned", |server, _| change(server, keys::LAST_NUMBER.to_vec(), Some(vec![0; 8]))),
         ("is not found by its uuid", |server, number| change(server, first(server, number, Kind::PurgeUuid).0, None)),
         ("document _local/x", |server, number| change(server, keys::local(number, "x"), Some(vec![9]))),
     ];
