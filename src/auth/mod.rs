@@ -66,6 +66,7 @@ impl Handler {
 pub struct UserCtx {
     /// `None` for an anonymous client, and for the server itself.
     pub name: Option<String>,
+    /// The user's roles, in the order in which `GET /_session` shows them.
     pub roles: Vec<String>,
     /// The handler that authenticated the user; `None` for an anonymous client and for the server itself.
     pub handler: Option<Handler>,
@@ -82,10 +83,12 @@ impl UserCtx {
         UserCtx { name: None, roles: vec![ADMIN.to_string()], handler: None }
     }
 
+    /// Whether the user has the role `role`.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|held| held == role)
     }
 
+    /// Whether the user is a server admin.
     pub fn is_server_admin(&self) -> bool {
         self.has_role(ADMIN)
     }

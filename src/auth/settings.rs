@@ -11,6 +11,7 @@ use super::{Handler, jwt, lockout, password};
 
 /// A source of settings: section and key → value.
 pub trait Source {
+    /// The value of a setting. `None` if it is not set.
     fn get(&self, section: &str, key: &str) -> Option<String>;
     /// All keys and values of a section.
     fn section(&self, section: &str) -> Vec<(String, String)>;

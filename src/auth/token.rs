@@ -18,7 +18,9 @@ const MAX_TOKEN: usize = 4096;
 /// A parsed token whose signature has not been verified.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Access {
+    /// The user's name (`sub`).
     pub user: String,
+    /// The id of the user's device (`dev`).
     pub device: String,
     /// When the token expires, in seconds since the epoch.
     pub until: u64,

@@ -67,8 +67,11 @@ struct Slot {
 /// What one document contributes to the database's counters.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tally {
+    /// 1 if the winner is not deleted, else 0.
     pub live: u64,
+    /// 1 if the winner is deleted, else 0.
     pub deleted: u64,
+    /// Bytes of the leaves' bodies, with their attachments.
     pub leaf_bytes: u64,
     /// Leaves that are not deleted.
     open: u64,
@@ -76,6 +79,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Counts a revision tree.
     pub fn of(tree: &Tree) -> Tally {
         let mut tally = Tally::default();
         match tree.winner() {
@@ -349,6 +353,7 @@ impl<'a> Draft<'a> {
         self.batch.writes.push((keys::local(self.number, id), record));
     }
 
+    /// Writes the `_security` object.
     pub fn put_security(&mut self, security: &str) {
         self.batch.put(keys::security(self.number), security.as_bytes().to_vec());
     }
@@ -367,6 +372,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Removes a purge request and its uuid.
     pub fn forget_purge(&mut self, sequence: u64, uuid: &str) {
         self.batch.delete(keys::purge(self.number, sequence));
         self.batch.delete(keys::purge_uuid(self.number, uuid));

@@ -33,6 +33,7 @@ pub struct Incoming {
     pub deleted: bool,
     /// The body: compact JSON text without members that start with `_`.
     pub json: String,
+    /// Attachments by name.
     pub attachments: Vec<(String, Source)>,
 }
 
@@ -83,7 +84,9 @@ fn digests(attachments: &[Attachment]) -> Vec<AttachmentDigest<'_>> {
 /// What `validate_doc_update` functions receive of one edit: whole documents as JSON text.
 pub struct Proposal {
     pub id: String,
+    /// The document as the edit would leave it.
     pub new: String,
+    /// The nearest stored revision that the edit extends; `None` if there is none.
     pub old: Option<String>,
     /// The revision that the edit claims to extend.
     pub parent: Option<Revision>,

@@ -17,6 +17,7 @@ pub(super) struct BulkWrites<'a> {
 }
 
 impl<'a> BulkWrites<'a> {
+    /// Starts an empty batch of writes to `store`.
     pub fn new(store: &'a dyn Store) -> BulkWrites<'a> {
         BulkWrites { store, batch: relaxed(), bytes: 0 }
     }

@@ -41,9 +41,13 @@ const TOLD: usize = 1000;
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Checked {
     pub databases: u64,
+    /// Number of documents, including deleted ones.
     pub documents: u64,
+    /// Number of bodies that revision trees refer to and that are stored.
     pub bodies: u64,
+    /// Number of distinct attachments that were read.
     pub attachments: u64,
+    /// Stored bytes of these attachments.
     pub attachment_bytes: u64,
     /// Descriptions of the first thousand problems. Each names the database and the document.
     pub problems: Vec<String>,

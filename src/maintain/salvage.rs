@@ -48,6 +48,7 @@ pub struct Salvaged {
     pub attachments: u64,
     /// Descriptions of the first thousand losses.
     pub lost: Vec<String>,
+    /// Number of losses, including those that are not in `lost`.
     pub lost_count: u64,
 }
 

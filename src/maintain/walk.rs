@@ -24,6 +24,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
+    /// Starts a walk over `range`.
     pub fn over(range: KeyRange) -> Walk {
         Walk { range, done: false }
     }
