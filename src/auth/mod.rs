@@ -1,16 +1,16 @@
-//! Who is asking, and what they may do: accounts, sessions, tokens, security objects.
+//! Authentication and authorization: accounts, sessions, tokens, security objects.
 //!
 //! ```text
 //! password   hashes as CouchDB stores them            session   the AuthSession cookie
-//! cache      passwords verified a moment ago          lockout   guessing
+//! cache      recently verified passwords              lockout   lockout after wrong passwords
 //! settings   CouchDB's setting sections, typed        totp      one-time codes of CouchDB's `totp` member
-//! access     a database's _security object         peruser   a database for every user
-//! users      documents of the users' database     requirements   what passwords must be like
-//! devices    who is signed in where, revoked        token    access tokens that this server issues
-//! jwt, jwks  bearer tokens and published keys     authenticate   credentials in, user context out
+//! access     a database's _security object            peruser   a database for every user
+//! users      documents of the users' database         requirements   rules for new passwords
+//! devices    sign-ins by device, revocations          token     access tokens that this server issues
+//! jwt, jwks  bearer tokens and published keys         authenticate   credentials in, user context out
 //! ```
 //!
-//! Pure domain code: strings and maps in, results out. Only `http` knows headers and statuses.
+//! Takes strings and maps, returns results. Only `http` knows headers and status codes.
 
 pub mod access;
 pub mod authenticate;
@@ -39,7 +39,7 @@ pub use settings::Settings;
 /// The role of server admins.
 pub const ADMIN: &str = "_admin";
 
-/// What found out who the user is: the names that `GET /_session` tells.
+/// The authentication handler that identified the user, as `GET /_session` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handler {
     Cookie,
@@ -50,7 +50,7 @@ pub enum Handler {
 }
 
 impl Handler {
-    /// The name in `info.authenticated` and `info.authentication_handlers`.
+    /// The handler's name in `info.authenticated` and `info.authentication_handlers`.
     pub fn name(self) -> &'static str {
         match self {
             Handler::Cookie => "cookie",
@@ -64,28 +64,31 @@ impl Handler {
 /// The user context: CouchDB's `#user_ctx{}`, `userCtx` in JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UserCtx {
-    /// `None`: nobody is signed in.
+    /// `None` for an anonymous client, and for the server itself.
     pub name: Option<String>,
+    /// The user's roles, in the order in which `GET /_session` shows them.
     pub roles: Vec<String>,
-    /// What authenticated the user; `None` for nobody and for the server itself.
+    /// The handler that authenticated the user; `None` for an anonymous client and for the server itself.
     pub handler: Option<Handler>,
 }
 
 impl UserCtx {
-    /// Nobody.
+    /// The context of a client that is not signed in.
     pub fn anonymous() -> UserCtx {
         UserCtx::default()
     }
 
-    /// The server itself, for its own work: every right, no name.
+    /// The context of the server's own work: all rights, no name.
     pub fn server() -> UserCtx {
         UserCtx { name: None, roles: vec![ADMIN.to_string()], handler: None }
     }
 
+    /// Whether the user has the role `role`.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|held| held == role)
     }
 
+    /// Whether the user is a server admin.
     pub fn is_server_admin(&self) -> bool {
         self.has_role(ADMIN)
     }
@@ -95,13 +98,13 @@ impl UserCtx {
         json!({"name": self.name, "roles": self.roles})
     }
 
-    /// `{"db": ..., "name": ..., "roles": [...]}`: what design documents' functions get as `userCtx`.
+    /// `{"db": ..., "name": ..., "roles": [...]}`: the `userCtx` argument of design documents' functions.
     pub fn to_script_json(&self, database: &str) -> Value {
         json!({"db": database, "name": self.name, "roles": self.roles})
     }
 }
 
-/// The body of `GET /_session`: who the asker is and how that was found out.
+/// The body of `GET /_session`: the client's user context and the handler that authenticated it.
 pub fn session_info(user: &UserCtx, settings: &Settings) -> Value {
     let handlers: Vec<&str> = settings.handlers.iter().map(|handler| handler.name()).collect();
     let mut info = json!({"authentication_handlers": handlers});
@@ -119,14 +122,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_is_an_admin_and_nobody_is_not() {
+    fn the_server_is_an_admin_and_an_anonymous_client_is_not() {
         assert!(UserCtx::server().is_server_admin());
         assert!(!UserCtx::anonymous().is_server_admin());
         assert_eq!(UserCtx::anonymous().to_json().to_string(), r#"{"name":null,"roles":[]}"#);
     }
 
     #[test]
-    fn session_info_is_couchdbs() {
+    fn session_info_has_couchdbs_format() {
         let settings = Settings { authentication_db_shown: Some("_users".into()), ..Settings::default() };
         let user = UserCtx { name: Some("ann".into()), roles: vec!["a".into()], handler: Some(Handler::Default) };
         assert_eq!(

@@ -5,11 +5,11 @@
 //! ```text
 //! simple          password_sha = hex(SHA-1(password ++ salt))
 //! pbkdf2          derived_key  = hex(PBKDF2-HMAC-prf(password, salt, iterations, size of prf's hash))
-//! simple+pbkdf2   derived_key  = pbkdf2 of the text that simple gives: an old hash strengthened in place
+//! simple+pbkdf2   derived_key  = pbkdf2 of the hex text of simple's hash: an old hash strengthened in place
 //! ```
 //!
-//! The salt is used as the bytes of its text (32 hex digits), never decoded. Everything here blocks for as long as a
-//! hash takes: call it off the async threads.
+//! The salt's text (32 hex digits) is used as bytes and is never decoded. Hashing and verifying block for the
+//! whole cost of a hash: call them off the async threads.
 
 use hmac::Hmac;
 use serde_json::{Map, Value};
@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::json::hex;
 
-/// The hash under PBKDF2's HMAC: setting `chttpd_auth/pbkdf2_prf`, document member `pbkdf2_prf`.
+/// The hash function inside PBKDF2's HMAC: setting `chttpd_auth/pbkdf2_prf`, document member `pbkdf2_prf`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prf {
     Sha,
@@ -32,7 +32,7 @@ pub enum Prf {
 }
 
 impl Prf {
-    /// CouchDB's name for it.
+    /// CouchDB's name of this hash function.
     pub fn name(self) -> &'static str {
         match self {
             Prf::Sha => "sha",
@@ -43,12 +43,12 @@ impl Prf {
         }
     }
 
-    /// The one that CouchDB names `name`.
+    /// Parses CouchDB's name of a hash function. `None` if CouchDB has no such name.
     pub fn named(name: &str) -> Option<Prf> {
         [Prf::Sha, Prf::Sha224, Prf::Sha256, Prf::Sha384, Prf::Sha512].into_iter().find(|prf| prf.name() == name)
     }
 
-    /// What one iteration takes, in iterations of SHA-1 or SHA-256, about.
+    /// Approximate cost of one iteration, in iterations of SHA-1 or SHA-256.
     fn cost(self) -> u64 {
         match self {
             Prf::Sha | Prf::Sha224 | Prf::Sha256 => 1,
@@ -56,7 +56,7 @@ impl Prf {
         }
     }
 
-    /// PBKDF2 as lower-case hex digits, as long as the hash.
+    /// Returns the PBKDF2 key as lower-case hex digits. The key has the length of the hash.
     fn derive(self, password: &[u8], salt: &[u8], iterations: u32) -> String {
         let mut key = [0u8; 64];
         let length = match self {
@@ -89,24 +89,27 @@ pub enum Scheme {
 /// How passwords are hashed, from `[chttpd_auth]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// `password_scheme`, `pbkdf2` by default. `None`: the setting holds something else, and nothing can be hashed.
+    /// `password_scheme`, `pbkdf2` by default. `None`: the setting has an unknown value, and hashing fails.
     pub scheme: Option<Scheme>,
-    /// `pbkdf2_prf`, `sha256` by default. `None` as above.
+    /// `pbkdf2_prf`, `sha256` by default. `None`: the setting has an unknown value, and PBKDF2 hashing fails.
     pub prf: Option<Prf>,
     /// `iterations` of new hashes, 600,000 by default.
     pub iterations: u32,
-    /// `min_iterations` that a stored hash may have, 1 by default.
+    /// `min_iterations`: the fewest iterations that a stored hash may have, 1 by default.
     pub min_iterations: u64,
-    /// `max_iterations` that a hash may have; those of SHA-384 and SHA-512 count twice. CouchDB's default is 1,000,000,000,
-    /// which lets a user who may write their own document keep a core busy for minutes with every sign-in. 1,500,000 here:
-    /// less than a second, and more than the usual advice for any of the hashes.
+    /// `max_iterations`: the most iterations that a hash may have; an iteration of SHA-384 or SHA-512 counts
+    /// twice. CouchDB's default is 1,000,000,000. With it, a user who may write their own `_users` document
+    /// can keep a core busy for minutes with every sign-in. The default here is 1,500,000: a sign-in takes
+    /// less than a second, and the limit is above the usual recommendations for each of the hash functions.
     pub max_iterations: u64,
-    /// `upgrade_hash_on_auth`: hash anew, in today's scheme, when somebody signs in with an older hash.
+    /// `upgrade_hash_on_auth`: rehash the password under the current policy when a user signs in with an
+    /// older hash.
     pub upgrade_on_sign_in: bool,
 }
 
 impl Policy {
-    /// The number of iterations, if a hash may have so many.
+    /// Returns `iterations` if it is within the policy's bounds, else `Error::Forbidden` with CouchDB's
+    /// reason.
     fn check_iterations(&self, prf: Prf, iterations: u64) -> Result<u32> {
         if iterations < self.min_iterations.max(1) {
             return Err(Error::Forbidden("Iteration count is too low for this server".into()));
@@ -117,7 +120,7 @@ impl Policy {
         }
     }
 
-    /// Iterations of new hashes: never more than a stored hash may have.
+    /// Iterations of new hashes: `iterations`, limited by `max_iterations`, and at least 1.
     fn rounds(&self, prf: Prf) -> u32 {
         let most = u32::try_from(self.max_iterations / prf.cost()).unwrap_or(u32::MAX);
         self.iterations.min(most).max(1)
@@ -137,10 +140,10 @@ impl Default for Policy {
     }
 }
 
-/// A stored password: what is needed to tell whether a given one is right. `Debug` shows the scheme only.
+/// A stored password hash, which verifies passwords. `Debug` shows only the scheme.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Mixed into the hash, and part of the key of the user's session cookies.
+    /// Input of the hash, and part of the key that signs the user's session cookies.
     pub salt: String,
     kind: Kind,
 }
@@ -154,7 +157,7 @@ enum Kind {
         prf: Prf,
         iterations: u64,
         derived_key: String,
-        /// The password was hashed as `simple` first.
+        /// The password was hashed with the `simple` scheme first, and PBKDF2 hashed the result.
         over_simple: bool,
     },
 }
@@ -168,11 +171,11 @@ impl std::fmt::Debug for Stored {
     }
 }
 
-/// What CouchDB answers when its own settings do not let it hash.
+/// CouchDB's reason when its settings do not allow hashing.
 pub const CANNOT_HASH: &str = "Server cannot hash passwords at this time.";
 
 impl Stored {
-    /// Hashes `password` as `policy` says, with `salt` or a new one. Blocks.
+    /// Hashes `password` under `policy`, with `salt` or a new random salt. Blocks.
     pub fn hash(password: &str, salt: Option<String>, policy: &Policy, clock: &Clock) -> Result<Stored> {
         let salt = salt.unwrap_or_else(|| clock.uuid());
         let kind = match (policy.scheme, policy.prf) {
@@ -188,8 +191,8 @@ impl Stored {
         Ok(Stored { salt, kind })
     }
 
-    /// Reads the value of an `[admins]` setting: `-hashed-SHA,SALT`, `-pbkdf2-KEY,SALT,ITERATIONS` (SHA-1),
-    /// `-pbkdf2:PRF-KEY,SALT,ITERATIONS`. `None`: it is not a hash that CouchDB would take.
+    /// Parses the value of an `[admins]` setting: `-hashed-SHA,SALT`, `-pbkdf2-KEY,SALT,ITERATIONS` (SHA-1),
+    /// or `-pbkdf2:PRF-KEY,SALT,ITERATIONS`. `None` if CouchDB would not accept the value as a hash.
     pub fn from_admin_setting(setting: &str) -> Option<Stored> {
         if let Some(rest) = setting.strip_prefix("-hashed-") {
             let (password_sha, salt) = rest.split_once(',')?;
@@ -217,7 +220,7 @@ impl Stored {
         Some(Stored { salt: salt.to_string(), kind })
     }
 
-    /// The value of an `[admins]` setting: what [`Stored::from_admin_setting`] reads.
+    /// Formats the hash as the value of an `[admins]` setting, which [`Stored::from_admin_setting`] parses.
     pub fn to_admin_setting(&self) -> String {
         match &self.kind {
             Kind::Simple { password_sha } => format!("-hashed-{password_sha},{}", self.salt),
@@ -227,8 +230,8 @@ impl Stored {
         }
     }
 
-    /// Reads the members of a `_users` document. `None`: it has no usable hash, so no password is right.
-    /// `Error::Forbidden`: a member names something that CouchDB refuses in these words.
+    /// Reads the hash from the members of a `_users` document. `None`: the document has no usable hash, so
+    /// every password is wrong. `Error::Forbidden`: `pbkdf2_prf` is unknown; the reason is CouchDB's.
     pub fn from_document(members: &Map<String, Value>) -> Result<Option<Stored>> {
         let text = |name: &str| members.get(name).and_then(Value::as_str);
         if ["salt", "password_sha", "derived_key"].into_iter().filter_map(text).any(|text| text.len() > LONGEST) {
@@ -260,7 +263,7 @@ impl Stored {
         Ok(Some(Stored { salt, kind }))
     }
 
-    /// The members that CouchDB 3.5 keeps in a `_users` document, in its order.
+    /// The members that CouchDB 3.5 stores in a `_users` document, in CouchDB's order.
     pub fn to_document(&self) -> Vec<(&'static str, Value)> {
         match &self.kind {
             Kind::Simple { password_sha } => vec![
@@ -278,8 +281,8 @@ impl Stored {
         }
     }
 
-    /// Whether `password` is the one. Costs a full hash, then compares in constant time. Blocks.
-    /// `Error::Forbidden` if the stored hash asks for more or fewer iterations than `policy` allows.
+    /// Whether `password` matches the hash. Computes a full hash and compares in constant time. Blocks.
+    /// `Error::Forbidden` if the number of iterations is outside the bounds of `policy`.
     pub fn verify(&self, password: &str, policy: &Policy) -> Result<bool> {
         match &self.kind {
             Kind::Simple { password_sha } => Ok(equal(&simple(password, &self.salt), password_sha)),
@@ -292,8 +295,9 @@ impl Stored {
         }
     }
 
-    /// Spends what a hash of today's `policy` would have cost more than this one, whose password was wrong: an old, cheap
-    /// hash would else tell that somebody has its name. Blocks.
+    /// After a wrong password: spends the difference between the cost of a hash under the current `policy`
+    /// and the cost of this hash. Otherwise the short response time of an old, cheap hash reveals that the
+    /// user exists. Blocks.
     pub fn spend_rest(&self, password: &str, policy: &Policy) {
         if let (Some(prf), Some(rest)) = (policy.prf, self.rest(policy)) {
             std::hint::black_box(prf.derive(password.as_bytes(), b"nobody", rest));
@@ -311,7 +315,8 @@ impl Stored {
         (policy.scheme == Some(Scheme::Pbkdf2) && rest > 0).then_some(rest)
     }
 
-    /// Whether a sign-in should write the hash anew (CouchDB `couch_password_hasher:needs_upgrade/1`).
+    /// Whether a successful sign-in should rehash the password (CouchDB
+    /// `couch_password_hasher:needs_upgrade/1`).
     pub fn needs_upgrade(&self, policy: &Policy) -> bool {
         match (&self.kind, policy.scheme) {
             (_, None) => false,
@@ -323,7 +328,8 @@ impl Stored {
         }
     }
 
-    /// Sixteen bytes that change whenever the stored hash does: part of the key of [`super::cache::Verified`].
+    /// Sixteen bytes that change whenever the stored hash changes: part of the key of
+    /// [`super::cache::Verified`].
     pub(super) fn fingerprint(&self) -> [u8; 16] {
         let mut hash = Sha256::new();
         match &self.kind {
@@ -344,13 +350,14 @@ impl Stored {
     }
 }
 
-/// Longer salts and hashes are none that CouchDB or this server writes; users may write them into their documents, and
-/// every look at one would cost its length.
+/// The longest salt or hash that is accepted, in bytes. CouchDB and this server write shorter ones. Users may
+/// write longer ones into their own documents, and every comparison would cost time in proportion to the
+/// length.
 const LONGEST: usize = 1024;
 
-/// Refuses the members of a user's document if they ask for a hash that this server would not compute: more or fewer iterations
-/// than `policy` allows, an unknown hash function, texts of a length that no hash has. `Forbidden`, in CouchDB's words where it
-/// has some.
+/// Refuses a user document's members if this server would refuse to compute their hash: the number of
+/// iterations is outside the bounds of `policy`, the hash function is unknown, or a salt or hash is longer
+/// than any real one. Returns `Forbidden`, with CouchDB's reason where CouchDB has one.
 pub fn check_members(members: &Map<String, Value>, policy: &Policy) -> Result<()> {
     for name in ["salt", "password_sha", "derived_key"] {
         if members.get(name).and_then(Value::as_str).is_some_and(|text| text.len() > LONGEST) {
@@ -372,19 +379,20 @@ pub fn check_members(members: &Map<String, Value>, policy: &Policy) -> Result<()
     }
 }
 
-/// Spends the time of a hash on a name that nobody has, so that the answer's time does not tell. Blocks.
+/// Spends the time of a hash for an unknown user name, so that the response time does not reveal which names
+/// exist. Blocks.
 pub fn verify_nobody(password: &str, policy: &Policy) {
     if let (Some(Scheme::Pbkdf2), Some(prf)) = (policy.scheme, policy.prf) {
         std::hint::black_box(prf.derive(password.as_bytes(), b"nobody", policy.rounds(prf)));
     }
 }
 
-/// CouchDB's oldest scheme: hex SHA-1 of the password and the salt.
+/// CouchDB's oldest scheme: hex SHA-1 of the password followed by the salt.
 fn simple(password: &str, salt: &str) -> String {
     hex(&Sha1::new().chain_update(password).chain_update(salt).finalize())
 }
 
-/// Equality in a time that depends on the lengths alone.
+/// Compares in a time that depends only on the lengths.
 pub(super) fn equal(left: &str, right: &str) -> bool {
     left.as_bytes().ct_eq(right.as_bytes()).into()
 }
@@ -403,7 +411,7 @@ mod tests {
         Policy { iterations, ..Policy::default() }
     }
 
-    /// RFC 6070 and RFC 7914: the derivation itself, as hex.
+    /// Test vectors of RFC 6070 and RFC 7914.
     #[test]
     fn derives_as_the_rfcs_say() {
         assert_eq!(Prf::Sha.derive(b"password", b"salt", 2), "ea6c014dc72d6f8ccd1ed92ace1d41f0d8de8957");
@@ -413,7 +421,7 @@ mod tests {
         );
     }
 
-    /// The example of CouchDB's own documentation (`config/auth.rst`), and its password from `couch_passwords` docs.
+    /// The example of CouchDB's documentation (`config/auth.rst`).
     #[test]
     fn reads_what_couchdb_writes_for_admins() {
         let rows = [
@@ -433,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_accepts_its_password_only() {
+    fn a_hash_accepts_only_its_password() {
         let clock = Clock::fixed(Duration::from_secs(1));
         for prf in [Prf::Sha, Prf::Sha224, Prf::Sha256, Prf::Sha384, Prf::Sha512] {
             let policy = Policy { prf: Some(prf), ..policy(3) };
@@ -448,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn old_schemes_are_accepted_and_want_an_upgrade() {
+    fn old_schemes_verify_and_need_an_upgrade() {
         let simple = members(&format!(r#"{{"salt":"5d","password_sha":"{}"}}"#, super::simple("pw", "5d")));
         let stored = Stored::from_document(&simple).expect("valid").expect("a hash");
         assert_eq!(stored.verify("pw", &policy(1)), Ok(true));
@@ -467,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_without_a_usable_hash_lets_nobody_in() {
+    fn a_document_without_a_usable_hash_has_no_stored_password() {
         for row in [
             r#"{}"#,
             r#"{"password_sha":null,"salt":"x"}"#,
@@ -483,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cheap_hash_takes_as_long_to_refuse_as_none() {
+    fn refusing_a_cheap_hash_costs_as_much_as_refusing_an_unknown_name() {
         let rest = |setting: &str, policy: &Policy| Stored::from_admin_setting(setting).expect("reads").rest(policy);
         for (setting, left) in [
             ("-hashed-6d3c,5d", Some(600_000)),
@@ -498,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_salt_of_megabytes_is_no_salt() {
+    fn an_overlong_salt_or_hash_is_unusable() {
         for member in ["salt", "password_sha", "derived_key"] {
             let mut document = members(r#"{"password_scheme":"pbkdf2","iterations":1,"salt":"a","derived_key":"b"}"#);
             document.insert(member.into(), "x".repeat(LONGEST + 1).into());
@@ -521,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_that_would_not_be_computed_is_not_written() {
+    fn check_members_refuses_hashes_that_the_policy_forbids() {
         let policy = Policy { min_iterations: 10, ..Policy::default() };
         let check = |json: &str| check_members(&members(json), &policy).map_err(|error| error.to_string());
         let pbkdf2 = |prf: &str, iterations: &str| {

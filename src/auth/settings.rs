@@ -1,5 +1,5 @@
-//! The settings that accounts and access go by, typed, out of CouchDB's sections `[chttpd]`, `[chttpd_auth]` (and its
-//! older name `[couch_httpd_auth]`), `[chttpd_auth_lockout]` and `[couch_peruser]`.
+//! Typed settings of accounts and access, read from CouchDB's sections `[chttpd]`, `[chttpd_auth]` (and its
+//! older name `[couch_httpd_auth]`), `[chttpd_auth_lockout]`, `[couch_peruser]` and others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +9,9 @@ use super::requirements::Requirements;
 use super::session::{Algorithm, Attributes, SameSite, Secrets};
 use super::{Handler, jwt, lockout, password};
 
-/// Where settings are looked up: section, key, value.
+/// A source of settings: section and key → value.
 pub trait Source {
+    /// The value of a setting. `None` if it is not set.
     fn get(&self, section: &str, key: &str) -> Option<String>;
     /// All keys and values of a section.
     fn section(&self, section: &str) -> Vec<(String, String)>;
@@ -27,44 +28,48 @@ impl Source for BTreeMap<String, BTreeMap<String, String>> {
     }
 }
 
-/// Everything that `auth` is told. [`Settings::read`] never fails: what does not parse is CouchDB's default.
+/// All settings of `auth`. [`Settings::read`] never fails: an invalid value is replaced by CouchDB's default,
+/// or disables the feature (`password_scheme`, `pbkdf2_prf`, lockout `mode`).
 #[derive(Clone)]
 pub struct Settings {
-    /// `chttpd/authentication_handlers`, in the order in which they are tried.
+    /// `chttpd/authentication_handlers`, in the order in which they run.
     pub handlers: Vec<Handler>,
     /// `chttpd_auth/authentication_db`: the database of users, `_users`.
     pub authentication_db: String,
-    /// The same, only if it was set: `GET /_session` shows it then.
+    /// The same, but only if it is set: only then does `GET /_session` show it.
     pub authentication_db_shown: Option<String>,
     /// `chttpd_auth/timeout`: seconds that a session lasts without renewal; 600.
     pub timeout: u64,
-    /// `chttpd_auth/allow_persistent_cookies`: whether browsers keep the cookie; true.
+    /// `chttpd_auth/allow_persistent_cookies`: whether the cookie has a `Max-Age`, so that browsers keep it;
+    /// true.
     pub persistent_cookies: bool,
     /// `chttpd_auth/cookie_domain`.
     pub cookie_domain: String,
     /// `chttpd_auth/same_site`.
     pub same_site: Option<SameSite>,
-    /// `chttpd_auth/hash_algorithms` of the cookie; sha256 signs, sha256 and sha verify.
+    /// `chttpd_auth/hash_algorithms` of the cookie. The first signs, all of them verify; `sha256, sha`.
     pub hash_algorithms: Vec<Algorithm>,
-    /// `chttpd_auth/secret`. The caller makes and persists one when there is none.
+    /// `chttpd_auth/secret`. If there is none, the caller generates and persists one.
     pub secret: Option<String>,
-    /// `chttpd_auth/allow_conflicted_user_docs`: whether a user document in conflict may authenticate; false.
+    /// `chttpd_auth/allow_conflicted_user_docs`: whether a user with a conflicted document may authenticate;
+    /// false.
     pub allow_conflicted_user_docs: bool,
     /// How passwords are hashed.
     pub password: password::Policy,
-    /// `chttpd_auth/password_regexp`: what new passwords must be like.
+    /// `chttpd_auth/password_regexp`: requirements of new passwords.
     pub requirements: Requirements,
-    /// `chttpd_auth/public_fields`: the members of a user's document that everybody may read.
+    /// `chttpd_auth/public_fields`: the members of user documents that everyone may read.
     pub public_fields: Vec<String>,
-    /// `couchdb/users_db_security_editable`: whether the users' database's `_security` may be changed; false.
+    /// `couchdb/users_db_security_editable`: whether the `_security` of the users' database may be changed;
+    /// false.
     pub users_db_security_editable: bool,
     /// Per-user databases.
     pub peruser: PerUser,
-    /// Lockout of guessing.
+    /// Lockout after repeated wrong passwords.
     pub lockout: lockout::Policy,
-    /// `chttpd/require_valid_user`: nobody may do anything but sign in.
+    /// `chttpd/require_valid_user`: anonymous clients may do nothing but sign in; false.
     pub require_valid_user: bool,
-    /// `chttpd/require_valid_user_except_for_up`: the same, but `/_up` is open.
+    /// `chttpd/require_valid_user_except_for_up`: the same, except for `/_up`; false.
     pub require_valid_user_except_for_up: bool,
     /// `chttpd/admin_only_all_dbs`: whether only server admins may list databases; true.
     pub admin_only_all_dbs: bool,
@@ -77,14 +82,14 @@ pub struct Settings {
 /// Settings of proxy authentication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// `chttpd_auth/x_auth_username`: the name of the header with the user's name.
+    /// `chttpd_auth/x_auth_username`: the name of the header that contains the user's name.
     pub user_header: String,
-    /// `chttpd_auth/x_auth_roles`.
+    /// `chttpd_auth/x_auth_roles`: the name of the header that contains the user's roles.
     pub roles_header: String,
-    /// `chttpd_auth/x_auth_token`.
+    /// `chttpd_auth/x_auth_token`: the name of the header that contains the token.
     pub token_header: String,
-    /// `chttpd_auth/proxy_use_secret`: whether the token must be the HMAC of the name under the server's secret; false,
-    /// as in CouchDB, and so only for servers that nobody but the proxy can reach.
+    /// `chttpd_auth/proxy_use_secret`: whether the token must be the HMAC of the name under the server's
+    /// secret. False, as in CouchDB, which is safe only if no one but the proxy can reach the server.
     pub use_secret: bool,
 }
 
@@ -107,7 +112,7 @@ impl std::fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Reads all of it.
+    /// Reads all settings.
     pub fn read(source: &dyn Source) -> Settings {
         let auth = |key: &str| source.get("chttpd_auth", key).or_else(|| source.get("couch_httpd_auth", key));
         let shown = source.get("chttpd_auth", "authentication_db").filter(|name| !name.is_empty());
@@ -144,12 +149,12 @@ impl Settings {
         }
     }
 
-    /// Whether a handler is among those tried.
+    /// Whether the settings enable a handler.
     pub fn uses(&self, handler: Handler) -> bool {
         self.handlers.contains(&handler)
     }
 
-    /// What goes into `Set-Cookie` beside the session; `secure` when the request came over TLS.
+    /// The attributes of the session's `Set-Cookie` header. `secure`: the request came over TLS.
     pub fn cookie_attributes(&self, secure: bool) -> Attributes {
         Attributes {
             max_age: self.persistent_cookies.then_some(self.timeout),
@@ -159,14 +164,15 @@ impl Settings {
         }
     }
 
-    /// Fresh secrets for these settings.
+    /// The secrets that these settings define.
     pub fn secrets(&self) -> Secrets {
         Secrets::new(self.secret.as_deref())
     }
 }
 
-/// Reads CouchDB's list of Erlang functions, `{chttpd_auth, cookie_authentication_handler}, ...`, by the functions'
-/// names. Without one: cookie and Basic, and JWT as soon as there is a key to verify one with.
+/// Parses CouchDB's list of Erlang functions, `{chttpd_auth, cookie_authentication_handler}, ...`, by the
+/// names of the functions. Without a list: cookie and Basic, and also JWT if a key to verify tokens is
+/// configured.
 fn handlers(source: &dyn Source) -> Vec<Handler> {
     let Some(list) = source.get("chttpd", "authentication_handlers").filter(|list| !list.trim().is_empty()) else {
         let jwt = !source.section("jwt_keys").is_empty() || source.get("jwt_auth", "jwks_url").is_some();
@@ -188,7 +194,7 @@ fn handlers(source: &dyn Source) -> Vec<Handler> {
     found
 }
 
-/// What `max_iterations` may be at most: some seconds of a core.
+/// Upper limit of `max_iterations`: a few seconds of CPU time.
 pub const MOST_ITERATIONS: u64 = 10_000_000;
 
 fn password_policy(auth: &dyn Fn(&str) -> Option<String>, source: &dyn Source) -> password::Policy {
@@ -240,7 +246,7 @@ fn same_site(setting: Option<String>) -> Option<SameSite> {
     }
 }
 
-/// `true` and `false` as CouchDB reads them; anything else is the default.
+/// Parses `true` and `false` as CouchDB does; every other value yields the default.
 pub(super) fn boolean(setting: Option<String>, default: bool) -> bool {
     match setting.as_deref().map(str::trim) {
         Some("true") => true,
@@ -257,7 +263,7 @@ pub(super) fn number(setting: Option<String>, default: u64) -> u64 {
 pub(super) mod tests {
     use super::*;
 
-    /// Settings out of `section/key = value` rows.
+    /// A source with rows of (section, key, value).
     pub fn source(rows: &[(&str, &str, &str)]) -> BTreeMap<String, BTreeMap<String, String>> {
         let mut all: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for (section, key, value) in rows {
@@ -267,7 +273,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn without_settings_everything_is_couchdbs_default() {
+    fn empty_settings_yield_couchdbs_defaults() {
         let settings = Settings::default();
         assert_eq!(settings.handlers, [Handler::Cookie, Handler::Default]);
         assert_eq!((settings.authentication_db.as_str(), settings.authentication_db_shown), ("_users", None));
@@ -279,7 +285,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_older_section_counts_where_the_newer_says_nothing() {
+    fn the_older_section_applies_where_the_newer_has_no_value() {
         let settings = Settings::read(&source(&[
             ("couch_httpd_auth", "timeout", "30"),
             ("couch_httpd_auth", "iterations", "10"),
@@ -293,7 +299,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn handlers_come_in_the_order_of_the_setting() {
+    fn handlers_keep_the_order_of_the_setting() {
         let list = "{chttpd_auth, jwt_authentication_handler}, {chttpd_auth,proxy_authentification_handler}, \
                     {couch_httpd_auth, default_authentication_handler}, {x, unknown}";
         let settings = Settings::read(&source(&[("chttpd", "authentication_handlers", list)]));
@@ -303,7 +309,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nonsense_is_the_default_or_closed() {
+    fn invalid_values_yield_the_default_or_disable_the_feature() {
         let settings = Settings::read(&source(&[
             ("chttpd_auth", "timeout", "soon"),
             ("chttpd_auth", "pbkdf2_prf", "md5"),

@@ -1,6 +1,7 @@
-//! Access tokens that this server issues, for apps that cannot hold cookies: short-lived JWTs (HS256) that name a device of
-//! [`super::devices`]. They are signed as session cookies are, by the server's secret and the user's salt, so a new
-//! password, a new secret or a revoked device ends them.
+//! Access tokens that this server issues, for apps that cannot store cookies: short-lived JWTs (HS256) that
+//! name a device of [`super::devices`]. Like session cookies, they are signed with the server's secret and
+//! the user's salt. A new password or the revocation of the device therefore ends them at once; after a change
+//! of the secret they stay valid for at most one session timeout.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,31 +9,33 @@ use serde_json::{Value, json};
 
 use super::session::{Algorithm, Secrets};
 
-/// The `kid` that tells these tokens from those of other issuers.
+/// The `kid` that distinguishes these tokens from those of other issuers.
 const KID: &str = "settee-session";
-/// Seconds that an access token is good for.
+/// Lifetime of an access token in seconds.
 pub const LIFETIME: u64 = 900;
 const MAX_TOKEN: usize = 4096;
 
-/// A token taken apart, not yet verified.
+/// A parsed token whose signature has not been verified.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Access {
+    /// The user's name (`sub`).
     pub user: String,
+    /// The id of the user's device (`dev`).
     pub device: String,
-    /// The second at which it ends.
+    /// When the token expires, in seconds since the epoch.
     pub until: u64,
     signed: String,
     mac: Vec<u8>,
 }
 
-/// Without its proof, with which anybody could use it.
+/// Shows no signature, so that a log does not contain a usable token.
 impl std::fmt::Debug for Access {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Access").field("user", &self.user).field("device", &self.device).finish_non_exhaustive()
     }
 }
 
-/// A new token. `None` if the server has no secret.
+/// Issues a new token. `None` if the server has no secret.
 pub(super) fn issue(user: &str, device: &str, salt: &str, now: u64, secrets: &Secrets) -> Option<String> {
     let header = json!({"typ": "JWT", "alg": "HS256", "kid": KID});
     let claims = json!({"iss": "settee", "sub": user, "dev": device, "iat": now, "exp": now + LIFETIME});
@@ -43,7 +46,7 @@ pub(super) fn issue(user: &str, device: &str, salt: &str, now: u64, secrets: &Se
 }
 
 impl Access {
-    /// `None`: it is no token of this server's.
+    /// Parses a token. `None` if this server has not issued it.
     pub fn parse(token: &str) -> Option<Access> {
         if token.len() > MAX_TOKEN {
             return None;
@@ -68,7 +71,7 @@ impl Access {
         })
     }
 
-    /// Whether this server has signed it for a user with this salt, and it is not over.
+    /// Whether this server has signed the token for a user with this salt, and it has not expired.
     pub fn verify(&self, secrets: &Secrets, salt: &str, now: u64) -> bool {
         now < self.until
             && secrets.verify(self.signed.as_bytes(), salt.as_bytes(), &self.mac, &[Algorithm::Sha256], now)
@@ -80,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_good_for_its_user_secret_salt_and_time() {
+    fn a_token_verifies_only_with_its_claims_secret_salt_and_lifetime() {
         let secrets = Secrets::new(Some("s3cret"));
         let token = issue("ann", "d1", "salt", 1000, &secrets).expect("a secret");
         let access = Access::parse(&token).expect("ours");
@@ -96,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_left_to_others() {
+    fn tokens_of_other_issuers_are_not_parsed() {
         let other = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","kid":"x"}"#);
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","kid":"settee-session"}"#);
         for token in ["", "a", "a.b.c", &format!("{other}.e30.AA"), &format!("{none}.e30.AA"), &"a".repeat(9999)] {

@@ -1,8 +1,9 @@
-//! Documents of the users' database: what they must hold, who may write and read them, and what happens to passwords.
+//! Documents of the users' database: which members they must have, who may write and read them, and password
+//! hashing.
 //!
-//! Three rules of CouchDB in one place: `couch_users_db.erl` (hashing, reading) and the validation function of its
-//! `_design/_auth`. That document exists here too, for clients that look at it, but these rules do not depend on it:
-//! deleting it opens nothing.
+//! Implements the rules of CouchDB's `couch_users_db.erl` (hashing, reading) and of the validation function
+//! in its `_design/_auth`. That design document exists here too, for clients that look for it, but these
+//! rules do not depend on it: deleting it grants no rights.
 //!
 //! ```text
 //! write:  may_write ──> (delete: validate_delete | else: validate ──> hash_password) ──> stored
@@ -19,20 +20,20 @@ use super::{UserCtx, requirements};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
-/// What the id of a user's document begins with.
+/// Prefix of the ids of user documents.
 pub const ID_PREFIX: &str = "org.couchdb.user:";
 
-/// The id of a user's document.
+/// The id of the document of the user `name`.
 pub fn id_of(name: &str) -> String {
     format!("{ID_PREFIX}{name}")
 }
 
-/// The name in the id of a user's document.
+/// The user name in the id of a user document. `None` if `id` is not such an id.
 pub fn name_of(id: &str) -> Option<&str> {
     id.strip_prefix(ID_PREFIX)
 }
 
-/// Who writes: the user and the users' database's security.
+/// The user who writes, and the `_security` of the users' database.
 #[derive(Clone, Copy)]
 pub struct Writer<'a> {
     pub user: &'a UserCtx,
@@ -49,8 +50,9 @@ fn forbidden<T>(reason: &str) -> Result<T> {
     Err(Error::Forbidden(reason.into()))
 }
 
-/// Whether somebody may touch this document at all: admins all, users their own, nobody new ones (sign-up). For
-/// others it is not there. Local documents (checkpoints) are for admins.
+/// Whether the user may write the document `id` at all. Admins may write all documents, users their own, and
+/// anonymous clients may create one (sign-up). For other users the document is `Missing`. Only admins may
+/// write local documents (checkpoints).
 pub fn may_write(id: &str, writer: Writer<'_>) -> Result<()> {
     if writer.is_admin() {
         return Ok(());
@@ -65,43 +67,45 @@ pub fn may_write(id: &str, writer: Writer<'_>) -> Result<()> {
     }
 }
 
-/// What is stored of an account, as far as it matters to somebody who is no admin and wants to write it.
+/// The stored state of an account, as far as a write by a non-admin depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing: nobody ever had this name.
+    /// The account never existed.
     Absent,
-    /// One leaf is living. `extended`: it is the parent of the edit.
+    /// The account has one living leaf. `extended`: that leaf is the parent of the edit.
     Living { extended: bool },
     /// The account is deleted.
     Removed,
-    /// There are several living leaves.
+    /// The account has several living leaves.
     Conflicted,
 }
 
-/// Whether somebody who is no admin may write an account that stands so: users their own living account, as a child of its one
-/// living leaf; where sign-up is open, anybody a name that nobody had before. The name of a removed account stays taken: databases
-/// may still name it in their `_security`, and nobody can tell a new owner from the one whom an admin removed. Admins make
-/// such an account again, or free its name by a purge.
+/// Whether a non-admin may write an account in the state `standing`. Users may write their own living
+/// account, as a child of its only living leaf. With `sign_up`, anyone may create an account whose name was
+/// never used. The name of a removed account stays reserved: the `_security` of a database may still list it,
+/// and would then grant the removed user's rights to a new owner of the name. Admins can recreate such an
+/// account, or release its name by a purge.
 ///
 /// # Errors
-/// `Conflict` for what another revision, or for sign-up another name, would mend; else `Forbidden`.
+/// `Conflict` if another revision (or, for sign-up, another name) would be accepted; `Unauthorized` if an
+/// anonymous client creates an account without `sign_up`; else `Forbidden`.
 pub fn may_extend(standing: Standing, user: &UserCtx, sign_up: bool, replicated: bool) -> Result<()> {
     match (standing, user.name.is_some()) {
         (Standing::Absent, _) if sign_up => Ok(()),
-        (Standing::Absent, true) => forbidden("Only admins may make accounts: sign-up is not open."),
+        (Standing::Absent, true) => forbidden("Only admins may create accounts: sign-up is disabled."),
         (Standing::Absent, false) => Err(Error::Unauthorized("You are not authorized to access this db.".into())),
-        // A name is taken, whatever became of its account.
+        // The name is reserved, whatever the state of its account.
         (_, false) => Err(Error::Conflict),
         (Standing::Living { extended: true }, true) => Ok(()),
-        (Standing::Removed, true) => forbidden("Only admins may make a removed account again."),
+        (Standing::Removed, true) => forbidden("Only admins may recreate a removed account."),
         (Standing::Living { extended: false } | Standing::Conflicted, true) if replicated => {
-            forbidden("Only admins may bring revisions that are no child of the account's one leaf.")
+            forbidden("Only admins may write revisions that do not extend the account's only leaf.")
         }
         (Standing::Living { extended: false } | Standing::Conflicted, true) => Err(Error::Conflict),
     }
 }
 
-/// Refuses deleting somebody else's document. `old`: the stored members, if there is such a document.
+/// Refuses the deletion of another user's document. `old`: the stored members, if the document exists.
 pub fn validate_delete(old: Option<&Map<String, Value>>, writer: Writer<'_>) -> Result<()> {
     let own = old.and_then(|old| old.get("name")).and_then(Value::as_str);
     if writer.user.is_server_admin() || (own.is_some() && own == writer.user.name.as_deref()) {
@@ -110,16 +114,17 @@ pub fn validate_delete(old: Option<&Map<String, Value>>, writer: Writer<'_>) -> 
     forbidden("Only admins may delete other user docs.")
 }
 
-/// Refuses a document that is no user's, or that gives its writer what only admins give. The order of the tests and
-/// the reasons are those of CouchDB's `_design/_auth`. `new` and `old` hold the members of the body; `id` is the
-/// document's. A design or local document is not validated here.
+/// Refuses a document that is not a valid user document, or that grants its writer rights that only admins
+/// may grant. The order of the checks and the reasons are those of CouchDB's `_design/_auth`. `new` and `old`
+/// are the members of the bodies, `id` is the document's id. Design and local documents are not validated
+/// here.
 pub fn validate(
     id: &str,
     new: &Map<String, Value>,
     old: Option<&Map<String, Value>>,
     writer: Writer<'_>,
 ) -> Result<()> {
-    // Server admins may leave the type out, as they may in a users' database that has no `_design/_auth` yet.
+    // Server admins may omit the type, as in a CouchDB whose users' database has no `_design/_auth` yet.
     let untyped = writer.user.is_server_admin() && !new.contains_key("type");
     if !untyped && new.get("type").and_then(Value::as_str) != Some("user") {
         return forbidden("doc.type must be user");
@@ -135,7 +140,7 @@ pub fn validate(
     let Some(roles) = roles.iter().map(Value::as_str).collect::<Option<BTreeSet<&str>>>() else {
         return forbidden("doc.roles can only contain strings");
     };
-    // A name that is no text cannot fit the id, except that JavaScript would write a number as its digits.
+    // A name that is not a string cannot match the id. (In JavaScript, a number would match its digits.)
     let name = new.get("name").and_then(Value::as_str).filter(|name| name_of(id) == Some(name));
     let Some(name) = name else { return forbidden("Doc ID must be of the form org.couchdb.user:name") };
     if let Some(old) = old
@@ -159,7 +164,7 @@ pub fn validate(
     Ok(())
 }
 
-/// The members that hold a hash must hold one that can be used.
+/// Refuses members that do not form a usable hash.
 fn validate_hash(new: &Map<String, Value>) -> Result<()> {
     if truthy(new.get("password_sha")) && !truthy(new.get("salt")) {
         return forbidden("Users with password_sha must have a salt.See /_utils/script/couch.js for example code.");
@@ -182,7 +187,8 @@ fn validate_hash(new: &Map<String, Value>) -> Result<()> {
     }
 }
 
-/// What users may not do to their own document. Roles are compared as sets: order and repetition give nothing.
+/// The rules for users who write their own document. Roles are compared as sets: order and repetition do not
+/// matter.
 fn validate_by_user(
     name: &str,
     roles: &BTreeSet<&str>,
@@ -200,7 +206,7 @@ fn validate_by_user(
     if held == *roles { Ok(()) } else { forbidden("Only _admin may edit roles") }
 }
 
-/// JavaScript's idea of a value that counts as given.
+/// Whether JavaScript considers the value true.
 fn truthy(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null | Value::Bool(false)) => false,
@@ -210,20 +216,23 @@ fn truthy(value: Option<&Value>) -> bool {
     }
 }
 
-/// What the refusal of a password that is no text begins with. It goes on with the password, as CouchDB's does: for the eyes
-/// of who sent it, and for no log.
+/// Prefix of the reason that refuses a password that is not a string. Like CouchDB's, the reason continues
+/// with the password: it is sent to the client and must not be logged.
 pub const INVALID_PASSWORD: &str = "Password value of '";
 
-/// The members that say how a password is stored, and the one that says it in the clear.
+/// The members that describe a stored password, and `password`, which holds it in plain text.
 const PASSWORD_MEMBERS: [&str; 8] =
     ["derived_key", "iterations", "password", "password_scheme", "password_sha", "preserve_salt", "pbkdf2_prf", "salt"];
 
-/// Replaces a `password` in the clear by its hash, in CouchDB's order of members. Without one the body stays as it is
-/// (`Ok(None)`). Blocks for as long as a hash takes. Errors: `Forbidden` for a password that is no text or settings that
-/// do not let the server hash, `BadRequest` for one that does not meet the `password_regexp` setting.
+/// Replaces a plain-text `password` by its hash, with the members in CouchDB's order. Returns `Ok(None)` if
+/// there is no password. Blocks for the time of a hash.
 ///
-/// The salt is always a new one: CouchDB's `preserve_salt` is a message from its own upgrade of hashes, and would let
-/// sessions outlive the password that they were begun with.
+/// The salt is always new. CouchDB's member `preserve_salt` is internal to its hash upgrades; honoring it
+/// would let sessions survive a change of the password.
+///
+/// # Errors
+/// `Forbidden` if the password is not a string or the settings do not allow hashing; `BadRequest` if the
+/// password does not match the setting `password_regexp`.
 pub fn hash_password(
     body: &Map<String, Value>,
     policy: &Policy,
@@ -243,23 +252,24 @@ pub fn hash_password(
     Ok(Some(with_hash(body, &stored)))
 }
 
-/// The body with this hash in place of what it had.
+/// Returns the body with its password members replaced by `stored`.
 pub fn with_hash(body: &Map<String, Value>, stored: &Stored) -> Map<String, Value> {
     let hashed = stored.to_document().into_iter().map(|(name, value)| (name.to_string(), value));
     let rest = body.iter().filter(|(name, _)| !PASSWORD_MEMBERS.contains(&name.as_str()));
     hashed.chain(rest.map(|(name, value)| (name.clone(), value.clone()))).collect()
 }
 
-/// What a reader gets of a document of the users' database.
+/// Which part of a document of the users' database a reader may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visible {
-    /// All of it.
+    /// The whole document.
     Whole,
-    /// The members that [`public_part`] leaves.
+    /// Only the members that [`public_part`] returns.
     Public,
 }
 
-/// What a reader gets of the document `id`. `Forbidden` for design documents, in CouchDB's words.
+/// Which part of the document `id` the reader may see. `Forbidden` for design documents, with CouchDB's
+/// reason.
 pub fn visible(id: &str, reader: &UserCtx, security: &Security) -> Result<Visible> {
     if security.is_admin(reader) {
         return Ok(Visible::Whole);
@@ -271,8 +281,8 @@ pub fn visible(id: &str, reader: &UserCtx, security: &Security) -> Result<Visibl
     Ok(if own { Visible::Whole } else { Visible::Public })
 }
 
-/// The members of a document that the setting `public_fields` lets everybody see. `Missing` if that is none of them:
-/// then the document is not there for the reader.
+/// The members of a document that everyone may read, by the setting `public_fields`. `Missing` if there are
+/// none: then the document does not exist for the reader.
 pub fn public_part(body: &Map<String, Value>, public_fields: &[String]) -> Result<Map<String, Value>> {
     let public: Map<String, Value> = body
         .iter()
@@ -282,11 +292,11 @@ pub fn public_part(body: &Map<String, Value>, public_fields: &[String]) -> Resul
     if public.is_empty() { Err(Error::Missing) } else { Ok(public) }
 }
 
-/// The id of the design document that CouchDB keeps in the users' database.
+/// The id of the design document that CouchDB creates in the users' database.
 pub const DESIGN_ID: &str = "_design/_auth";
 
-/// The validation function of [`DESIGN_ID`], for clients and peers that look for it and for replicas of the users'
-/// database on a server that runs it. Here [`validate`] decides.
+/// The validation function of [`DESIGN_ID`], for clients and peers that look for it, and for replicas of the
+/// users' database on servers that run it. This server itself uses [`validate`].
 pub const DESIGN_VALIDATION: &str = r#"function (doc, old, user, security) {
   function refuse(reason) { throw({forbidden: reason}); }
   var lists = (security && security.admins) || {};

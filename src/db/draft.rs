@@ -1,12 +1,14 @@
-//! One commit in the making: the documents it touches, loaded once, and the batch that will make the changes durable.
+//! A commit under construction: the documents it changes, loaded once, and the batch that makes the changes
+//! durable.
 //!
-//! A draft is worked on by the database's writer alone. Every document that a draft changes takes exactly one new sequence,
-//! however many edits of it the draft holds, so a document stands in the changes order exactly once:
+//! Only the database's writer uses a draft. Every document that a draft changes takes exactly one new
+//! sequence, no matter how many edits of it the draft holds. Each document therefore has exactly one row in
+//! the changes order:
 //!
 //! ```text
 //! load (one get_many) > apply edits, purges, ... > finish: per changed document
-//!     delete q/<old sequence>   put q/<new sequence>   put d/<id>   (bodies were put as they came)
-//! and one put of the counters, expected to be what they were when the draft began.
+//!     delete q/<old sequence>   put q/<new sequence>   put d/<id>   (bodies are put as edits arrive)
+//! and one put of the counters, conditional on the counters that the draft started from.
 //! ```
 
 use std::collections::HashMap;
@@ -19,15 +21,17 @@ use crate::error::{Error, Result};
 use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::store::{Batch, Store, keys};
 
-/// Bytes that the record of a document which becomes smaller may grow by: a revision more in its tree.
+/// Bytes by which a record may grow in a document that counts as smaller: room for one more revision in its
+/// tree.
 const MORE_TREE: u64 = 1 << 10;
 
-/// What [`Draft::finish`] gives to the writer.
+/// The result of [`Draft::finish`].
 pub(super) struct Finished {
     pub batch: Batch,
     pub info: Info,
-    /// Documents were changed, and each has less in its leaves than before, or fewer leaves that are not deleted.
-    /// Bounded by what is stored, however often it is done: what is written on a full disk must be.
+    /// At least one document was changed, and each changed document has fewer bytes in its leaves or fewer
+    /// leaves that are not deleted. Stored data bounds how often such commits can succeed, so they are
+    /// allowed on a full disk.
     pub smaller: bool,
 }
 
@@ -38,32 +42,36 @@ pub(super) struct Draft<'a> {
     pub info: Info,
     pub batch: Batch,
     documents: HashMap<String, Slot>,
-    /// Documents to be written: those with a new sequence, and the rewritten.
+    /// Ids of the documents to write: those with a new sequence, and compacted ones.
     changed: Vec<String>,
-    /// In a partitioned database.
+    /// Set in a partitioned database.
     partitions: Option<Partitions>,
 }
 
 /// One loaded document.
 struct Slot {
     tree: Tree,
-    /// Sequence and length of the stored record, if there is one.
+    /// Sequence of the stored record, and its length in bytes. `None`: no record is stored.
     stored: Option<(u64, usize)>,
     was: Tally,
-    /// The sequence taken in this draft.
+    /// The new sequence that the document takes in this draft.
     sequence: Option<u64>,
     next_index: u32,
-    /// The stored record cannot be read: whatever wants to change this document fails, and nothing else.
+    /// Set if the stored record cannot be read: every change of this document fails with this error, and
+    /// other documents are not affected.
     damaged: Option<Error>,
-    /// Compacted: rewritten, but not changed for any reader.
+    /// Compaction rewrites the record; readers see no change.
     rewritten: bool,
 }
 
-/// What one document adds to the counters.
+/// What one document contributes to the database's counters.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tally {
+    /// 1 if the winner is not deleted, else 0.
     pub live: u64,
+    /// 1 if the winner is deleted, else 0.
     pub deleted: u64,
+    /// Bytes of the leaves' bodies, with their attachments.
     pub leaf_bytes: u64,
     /// Leaves that are not deleted.
     open: u64,
@@ -71,6 +79,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Counts a revision tree.
     pub fn of(tree: &Tree) -> Tally {
         let mut tally = Tally::default();
         match tree.winner() {
@@ -89,7 +98,8 @@ impl Tally {
         tally
     }
 
-    /// Whether there is less than there was.
+    /// Whether the document has fewer leaf bytes or fewer open leaves than in `was`, and no more of the
+    /// other.
     fn is_less_than(&self, was: &Tally) -> bool {
         let fewer = self.open < was.open && self.leaf_bytes <= was.leaf_bytes;
         fewer || (self.open <= was.open && self.leaf_bytes < was.leaf_bytes)
@@ -97,7 +107,7 @@ impl Tally {
 }
 
 impl<'a> Draft<'a> {
-    /// A draft on the counters as they are now, with the documents of `ids` loaded in one call.
+    /// Creates a draft on top of the counters `info`, and loads the documents of `ids` in one call.
     pub fn load(store: &'a dyn Store, number: u64, info: &Info, mut ids: Vec<String>) -> Result<Draft<'a>> {
         ids.sort_unstable();
         ids.dedup();
@@ -139,17 +149,19 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// The same in a partitioned database, whose partitions hold at most `limit` bytes (0: any number).
+    /// Makes the draft one of a partitioned database. A partition may hold at most `limit` bytes (0: no
+    /// limit).
     pub fn partitioned(mut self, limit: u64) -> Draft<'a> {
         self.partitions = Some(Partitions::of_at_most(limit));
         self
     }
 
-    /// Applies one edit; gives the revision that it made or brought.
+    /// Applies one edit. Returns the revision that it creates (interactive) or brings (replicated).
     ///
     /// # Errors
-    /// [`Error::Conflict`] for an interactive edit that does not extend a leaf of a living document, and for one whose
-    /// document has moved although its terms say that it must not.
+    /// [`Error::Conflict`] if an interactive edit does not extend a leaf of a living document, or if the
+    /// document's leaves have changed although the edit's [`Terms`](super::edit::Terms) require them to be
+    /// unmoved.
     pub fn edit(&mut self, edit: &Edit, mode: Mode) -> Result<Revision> {
         self.intact(&edit.id)?;
         if let Some(seen) = &edit.seen {
@@ -162,7 +174,7 @@ impl<'a> Draft<'a> {
             Mode::Interactive => self.interactive(edit),
             Mode::Replicated => {
                 let (generation, hashes) = &edit.path;
-                // The tree takes no such revision, and what is not written must not be answered as if it were.
+                // The tree ignores a revision of generation 0, so answering with success would be wrong.
                 if *generation == 0 {
                     return Err(Error::BadRequest("Invalid rev format".into()));
                 }
@@ -205,7 +217,7 @@ impl<'a> Draft<'a> {
         Ok(revision)
     }
 
-    /// Deletes all leaves of a document that are left.
+    /// Deletes all leaves of a document that are not deleted yet.
     fn delete_leaves(&mut self, id: &str) {
         let slot = self.documents.get(id).expect("the draft has loaded what it edits");
         let living: Vec<Revision> =
@@ -234,7 +246,7 @@ impl<'a> Draft<'a> {
         if merged == Merged::Unchanged {
             return merged;
         }
-        // Ancestors that were stemmed long ago and came again would only go again: that is no change.
+        // Merging only restores ancestors that stemming removes again, so nothing has changed.
         if let Some(before) = before {
             let mut stemmed = slot.tree.clone();
             stemmed.stem(self.info.revs_limit);
@@ -261,7 +273,7 @@ impl<'a> Draft<'a> {
         merged
     }
 
-    /// Removes leaves as if they had never been; gives those that were there.
+    /// Removes leaves as if they had never existed. Returns the leaves that were removed.
     pub fn purge(&mut self, uuid: &str, id: &str, revisions: &[Revision]) -> Result<Vec<Revision>> {
         self.intact(id)?;
         let slot = self.documents.get_mut(id).expect("the draft has loaded what it purges");
@@ -282,14 +294,15 @@ impl<'a> Draft<'a> {
         Ok(removed)
     }
 
-    /// Frees the old bodies of a document; no reader of a leaf can tell.
+    /// Drops the bodies of a document's old revisions. Readers of its leaves see no change.
     pub fn compact(&mut self, id: &str) -> Result<()> {
         if self.intact(id).is_err() {
             return Ok(());
         }
         let slot = self.documents.get_mut(id).expect("the draft has loaded what it compacts");
         let bodies = slot.tree.drop_old_bodies();
-        // It keeps its sequence, but an edit in the same draft takes a new one: the bodies under the old are there already.
+        // Compaction keeps the document's sequence. After an edit in the same draft, the document has a new
+        // one. (It cannot reuse the old sequence, under which bodies are stored already.)
         if !bodies.is_empty() && slot.sequence.is_none() && !std::mem::replace(&mut slot.rewritten, true) {
             self.changed.push(id.to_owned());
         }
@@ -304,7 +317,8 @@ impl<'a> Draft<'a> {
             bodies.iter().map(|body| keys::body(self.number, body.sequence, body.index)).collect();
         let values = self.store.get_each(&wanted)?;
         for ((body, key), value) in bodies.iter().zip(wanted).zip(values) {
-            // A body that this very draft has put is not stored yet; its references are in the batch and go the same way.
+            // A body that this draft has put is not stored yet. It is taken from the batch, and its
+            // references are deleted there.
             let value = value.map(|value| {
                 value.or_else(|| {
                     let mut writes = self.batch.writes.iter().rev();
@@ -320,9 +334,10 @@ impl<'a> Draft<'a> {
                         self.batch.delete(reference);
                     }
                 }
-                // What is damaged is freed like the rest, and does not keep the whole document from being written.
+                // A damaged body is removed without being read, so that it does not block writes of the whole
+                // document.
                 Err(Error::Damaged(what)) => {
-                    tracing::warn!("an old body is removed unread: {what}");
+                    tracing::warn!("removing a damaged old body without reading it: {what}");
                     let references = references_of(self.store, self.number, body.sequence, body.index)?;
                     references.into_iter().for_each(|reference| self.batch.delete(reference));
                 }
@@ -338,11 +353,12 @@ impl<'a> Draft<'a> {
         self.batch.writes.push((keys::local(self.number, id), record));
     }
 
+    /// Writes the `_security` object.
     pub fn put_security(&mut self, security: &str) {
         self.batch.put(keys::security(self.number), security.as_bytes().to_vec());
     }
 
-    /// Changes what is stored of `_auto_purge`.
+    /// Applies `change` to the database's `_auto_purge` record.
     pub fn change_auto_purge(&mut self, change: impl FnOnce(&mut AutoPurge)) -> Result<()> {
         let key = keys::auto_purge(self.number);
         let mut writes = self.batch.writes.iter().rev();
@@ -356,13 +372,14 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Removes a purge request and its uuid.
     pub fn forget_purge(&mut self, sequence: u64, uuid: &str) {
         self.batch.delete(keys::purge(self.number, sequence));
         self.batch.delete(keys::purge_uuid(self.number, uuid));
         self.info.forgotten_purges = self.info.forgotten_purges.max(sequence);
     }
 
-    /// Completes the batch.
+    /// Completes the batch: stems and writes the changed documents, and updates the counters.
     pub fn finish(mut self) -> Result<Finished> {
         let mut smaller = !self.changed.is_empty();
         for id in std::mem::take(&mut self.changed) {
@@ -415,7 +432,8 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The references of a body that cannot be read, by asking all there are: slow, and only done where something is damaged.
+/// The blob references of a body that cannot be read, found by a scan of all references. Slow: used only for
+/// damaged bodies.
 pub(super) fn references_of(store: &dyn Store, number: u64, sequence: u64, index: u32) -> Result<Vec<Vec<u8>>> {
     let mine = keys::blob_reference(&[0; 32], number, sequence, index);
     let mut range = keys::all_blob_references();
@@ -428,9 +446,9 @@ pub(super) fn references_of(store: &dyn Store, number: u64, sequence: u64, index
     }
 }
 
-/// The revision that an interactive edit extends (CouchDB: `couch_db:prep_and_validate_update`,
-/// `couch_db_updater:merge_rev_tree`): a document that is deleted as a whole is made anew on its winning tombstone, and only
-/// by an edit that names no revision.
+/// The revision that an interactive edit extends. As in CouchDB (`couch_db:prep_and_validate_update`,
+/// `couch_db_updater:merge_rev_tree`), an edit without a revision recreates a deleted document on top of its
+/// winning tombstone; an edit that names a revision of a deleted document is a conflict.
 fn actual_parent(tree: &Tree, edit: &Edit) -> Result<Option<Revision>> {
     let winner = tree.winner();
     match (&edit.parent, winner) {

@@ -1,4 +1,5 @@
-//! What a client wants written, and its way to the writer: stubs resolved, revision made, validation asked.
+//! The edits that clients send, and their preparation for the writer: resolve stubs, make the revision, run
+//! validation.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,50 +14,53 @@ use crate::rev::{AttachmentDigest, Body, Revision, RevisionHash, Tree, new_revis
 use crate::store::blobs::Pin;
 use crate::store::keys;
 
-/// How edits relate to what is stored.
+/// How an edit relates to the stored revisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// A person's edit: must extend a leaf, and makes a new revision.
+    /// A user's edit: must extend a leaf, and creates a new revision.
     Interactive,
-    /// `new_edits=false`: brings a revision with its ancestors, and merges.
+    /// `new_edits=false`: brings an existing revision with its ancestors, which are merged into the tree.
     Replicated,
 }
 
-/// An edit as it comes from outside, already split.
+/// A decoded edit from a client or a peer.
 pub struct Incoming {
     pub id: String,
-    /// Interactive: the revision being edited.
+    /// Interactive mode: the revision that the edit extends.
     pub parent: Option<Revision>,
-    /// Replicated: generation and hashes, newest first; never empty.
+    /// Replicated mode: generation and hashes of the revision and its ancestors, newest first; never empty.
     pub path: (u64, Vec<RevisionHash>),
     pub deleted: bool,
-    /// Compact JSON text without `_` members.
+    /// The body: compact JSON text without members that start with `_`.
     pub json: String,
+    /// Attachments by name.
     pub attachments: Vec<(String, Source)>,
 }
 
 /// Where an attachment of an edit comes from.
 pub enum Source {
-    /// From the parent revision, by name. `revpos`, if given, must be the parent's (CouchDB: `couch_doc:merge_stubs`).
+    /// Taken from the parent revision, by name. `revpos`, if set, must equal the parent's (CouchDB:
+    /// `couch_doc:merge_stubs`).
     Stub { revpos: Option<u64> },
-    /// Written to the blobs; `attachment.revpos` is set by the edit unless `keep_revpos`.
+    /// Stored as a blob already. The edit sets `attachment.revpos` unless `keep_revpos`.
     Written { attachment: Attachment, keep_revpos: bool, pin: Pin },
 }
 
-/// An edit that is ready for the writer.
+/// An edit that is prepared for the writer.
 pub struct Edit {
     pub id: String,
     pub(super) parent: Option<Revision>,
     pub(super) path: (u64, Vec<RevisionHash>),
     pub(super) deleted: bool,
     pub(super) body: BodyRecord,
-    /// Under [`Terms::unmoved`]: the leaves that the proposal showed.
+    /// With [`Terms::unmoved`]: the leaves that the proposal showed.
     pub(super) seen: Option<Vec<Leaf>>,
-    /// [`Terms::deletes_all`].
+    /// See [`Terms::deletes_all`].
     pub(super) deletes_all: bool,
-    /// The revision made for an assumed parent, so that the writer need not hash.
+    /// A parent and the revision computed for it, so that the writer need not hash if the parent turns out to
+    /// be the same.
     pub(super) made: Option<(Option<Revision>, Revision)>,
-    /// Keep the blobs until the commit that names them has returned.
+    /// Protect the blobs from the sweep until the commit that refers to them has returned.
     pub(super) _pins: Vec<Pin>,
 }
 
@@ -77,19 +81,21 @@ fn digests(attachments: &[Attachment]) -> Vec<AttachmentDigest<'_>> {
         .collect()
 }
 
-/// What `validate_doc_update` functions see of one edit: whole documents as JSON text.
+/// What `validate_doc_update` functions receive of one edit: whole documents as JSON text.
 pub struct Proposal {
     pub id: String,
+    /// The document as the edit would leave it.
     pub new: String,
+    /// The nearest stored revision that the edit extends; `None` if there is none.
     pub old: Option<String>,
-    /// The revision that the edit extends, by its own words.
+    /// The revision that the edit claims to extend.
     pub parent: Option<Revision>,
     /// The document's leaves when the proposal was made.
     pub leaves: Vec<Leaf>,
 }
 
-/// A leaf as a [`Proposal`] shows it and as the writer finds it again. The place of the body tells a revision that was purged
-/// and then written with other content from the one that was looked at.
+/// A leaf as a [`Proposal`] shows it. The writer compares it with the current leaf. The position of the body
+/// distinguishes a revision from one that was purged and then written again with other content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
     pub revision: Revision,
@@ -105,30 +111,32 @@ impl Leaf {
     }
 }
 
-/// What the writer holds an edit to at the moment of the commit, beside its revision.
+/// Conditions beyond the revision that the writer checks at the commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// The document must have the leaves that its proposal showed, or the edit is a conflict: a verdict on those leaves then
-    /// still holds when the edit is written. Of a replicated edit's history no more is taken than its parent.
+    /// The edit is a conflict unless the document still has the leaves that the proposal showed, so that the
+    /// validation's verdict still applies when the edit is written. Only the parent is taken from a
+    /// replicated edit's history.
     pub unmoved: bool,
-    /// An interactive edit that deletes the winner deletes all other leaves too: no conflict takes the place of what was
-    /// deleted.
+    /// An interactive edit that deletes the winner also deletes all other leaves, so that no conflicting
+    /// revision becomes the winner.
     pub deletes_all: bool,
 }
 
-/// The hook for `validate_doc_update` and what else may refuse an edit before it reaches the writer.
+/// The hook for `validate_doc_update` and other checks that may refuse an edit before it reaches the writer.
 pub trait Validate: Send + Sync {
-    /// Whether anything would look at edits of `database` now; if not, a [`Proposal`] is built of design documents only.
+    /// Whether this hook validates edits of `database` now. If not, only design documents get a [`Proposal`].
     fn applies(&self, database: &Database) -> bool;
 
-    /// What the writer is to hold edits of `database` to. Terms other than the default are kept only where
-    /// [`Validate::applies`]. Without a default, as the guard: a hook around another one would lose them without a word.
+    /// The terms for edits of `database`. Terms other than the default apply only if [`Validate::applies`]
+    /// returns true. This function and `guard` have no default implementation, because a hook that wraps
+    /// another one would silently drop the inner hook's terms.
     fn terms(&self, database: &Database) -> Terms;
 
-    /// What the writer asks just before it applies the edits.
+    /// Creates the check that the writer runs just before it applies the edits.
     fn guard(&self, database: &Arc<Database>) -> Option<Box<dyn Guard>>;
 
-    /// One verdict for each proposal, in order.
+    /// Returns one verdict for each proposal, in order.
     fn validate<'a>(
         &'a self,
         database: &'a Arc<Database>,
@@ -136,11 +144,11 @@ pub trait Validate: Send + Sync {
     ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>>;
 }
 
-/// Whether edits may still be written. Asked by the writer, on its thread: edits may wait for it for seconds, in which the
-/// right to write them may be withdrawn.
+/// Re-checks that edits may still be written. The writer calls it on its thread: edits may wait for the
+/// writer for seconds, and the client may lose its authorization meanwhile.
 pub trait Guard: Send {
     /// # Errors
-    /// Fails the call as a whole, with nothing of it written.
+    /// An error fails the whole call, and none of its edits is written.
     fn check(&self) -> Result<()>;
 }
 
@@ -169,10 +177,11 @@ impl Validate for AllowAll {
     }
 }
 
-/// Bytes of JSON that may be hashed on an async thread: less time than handing them to another thread and back.
+/// Bytes of JSON that are hashed on an async thread. Hashing up to this size is cheaper than a thread
+/// hand-off.
 const HASHED_INLINE: usize = 64 << 10;
 
-/// Whether edits can be prepared without reading anything and without much computing.
+/// Whether edits can be prepared without reading and without much computation.
 fn is_light(incoming: &[Incoming], mode: Mode) -> bool {
     let plain =
         incoming.iter().all(|edit| edit.attachments.iter().all(|(_, source)| matches!(source, Source::Written { .. })));
@@ -184,13 +193,15 @@ fn is_light(incoming: &[Incoming], mode: Mode) -> bool {
 }
 
 impl Database {
-    /// Writes `incoming`, each edit on its own: one result per edit, in order. Durable when it returns.
+    /// Writes `incoming`. Each edit succeeds or fails on its own: returns one result per edit, in order. The
+    /// edits are durable on return.
     ///
-    /// Interactive results are the new revisions; replicated ones the revisions brought.
+    /// Returns the new revisions in interactive mode, and the given revisions in replicated mode.
     ///
     /// # Errors
-    /// Per edit: `Conflict`, what `validate` says. For the whole call, with nothing written: `MissingStub` (its sender must
-    /// send the content again), what the guard of `validate` says, the store's failures.
+    /// Per edit: `Conflict`, or the verdict of `validate`. For the whole call, with nothing written:
+    /// `MissingStub` (the client must send the attachment's content again), the error of `validate`'s guard,
+    /// or an error of the store.
     pub async fn update(
         self: &Arc<Self>,
         incoming: Vec<Incoming>,
@@ -247,7 +258,8 @@ impl Database {
             .collect())
     }
 
-    /// Resolves stubs and makes revisions, outside the writer. Reads only where an edit needs what is stored.
+    /// Resolves stubs and computes revisions, outside the writer. Reads only the documents of edits that need
+    /// it.
     #[allow(clippy::type_complexity)]
     fn prepare(
         &self,
@@ -297,7 +309,7 @@ impl Database {
             Mode::Interactive => edit.parent.as_ref().map_or(0, |parent| parent.generation) + 1,
             Mode::Replicated => edit.path.0,
         };
-        // An edit that will be refused for its revision is refused before its stubs are looked at, as CouchDB does.
+        // Like CouchDB, refuse an edit for its revision before looking at its stubs.
         if let (Mode::Interactive, Some(record)) = (mode, record) {
             let stale = match &edit.parent {
                 Some(parent) => !record.tree.get(parent).is_some_and(|node| node.is_leaf()),
@@ -349,7 +361,7 @@ impl Database {
                     let missing = || Error::MissingStub(format!("Invalid attachment stub in {} for {}", edit.id, name));
                     let Some(found) = found else { return Err(missing()) };
                     pins.push(self.blobs.pin(&found.blob));
-                    // A compaction and the sweep may have come between the body and the pin.
+                    // A compaction and a sweep may have run between reading the body and pinning the blob.
                     if !self.blobs.contains(&found.blob)? {
                         return Err(missing());
                     }

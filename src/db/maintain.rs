@@ -1,4 +1,4 @@
-//! Purge, compaction, limits, `_security`, and the removal of deleted databases' ranges.
+//! Purge, compaction, limits, `_security`, and the removal of deleted databases' entries.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,22 +13,23 @@ use crate::error::{Error, Result};
 use crate::rev::Revision;
 use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
 
-/// Documents that one step of a compaction holds.
+/// Documents per step of a compaction.
 const COMPACTED_AT_ONCE: usize = 200;
-/// Entries that one step of a removal deletes.
+/// Entries that one step of a removal deletes at most.
 const REMOVED_AT_ONCE: usize = 2000;
-/// Deleted databases that one step looks at; it removes of the first that lets itself be removed.
+/// Deleted databases that one removal step considers. The step removes entries of the first one that does not
+/// fail.
 const DOOMED_AT_ONCE: usize = 1000;
 
-/// What a purge removed of one document.
+/// A document id with revisions: those to purge, or those that a purge has removed.
 pub type Purged = (String, Vec<Revision>);
 
-/// A compaction that has begun; the database is compacting until this is dropped.
+/// A running compaction. The database counts as compacting until this is dropped.
 pub struct Compaction(Arc<Database>);
 
 impl Compaction {
-    /// Frees the bodies of old revisions, some documents at a time, between writes. `progress` hears of (changes done,
-    /// changes in all).
+    /// Removes the bodies of old revisions, a few documents per step, between writes. Calls `progress` with
+    /// the last compacted sequence and the sequence at which the compaction ends.
     pub async fn run(self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
         self.0.compact_all(progress).await
     }
@@ -50,13 +51,14 @@ enum Setting {
 }
 
 impl Database {
-    /// Removes revisions as if they had never been: `_purge`. Only leaves are removed; what else they ask is ignored.
+    /// Implements `_purge`: removes leaves as if they had never existed. Revisions in `wanted` that are not
+    /// leaves are ignored.
     pub async fn purge(self: &Arc<Self>, wanted: Vec<Purged>) -> Result<Vec<Purged>> {
         let wanted = wanted.into_iter().map(|(id, revisions)| (self.clock.uuid(), id, revisions)).collect();
         self.submit(|reply| Purge { wanted, removed: Vec::new(), reply }).await
     }
 
-    /// Purge requests after `sequence`, oldest first: (purge sequence, request).
+    /// Purge requests after the purge sequence `after`, oldest first: (purge sequence, request).
     pub fn purges(&self, after: u64, limit: usize) -> Result<Vec<(u64, PurgeRecord)>> {
         let (_, high) = keys::kind(self.number, keys::Kind::Purge);
         let low = std::ops::Bound::Excluded(keys::purge(self.number, after));
@@ -64,23 +66,23 @@ impl Database {
         page.iter().map(|(key, value)| Ok((keys::sequence_of(key), PurgeRecord::decode(value)?))).collect()
     }
 
-    /// Sets `_revs_limit`; at least 1.
+    /// Sets `_revs_limit`, to at least 1.
     pub async fn set_revs_limit(self: &Arc<Self>, limit: u32) -> Result<()> {
         self.submit(|reply| Set { setting: Setting::RevsLimit(limit), reply }).await
     }
 
-    /// Sets `_purged_infos_limit`; at least 1.
+    /// Sets `_purged_infos_limit`, to at least 1.
     pub async fn set_purged_infos_limit(self: &Arc<Self>, limit: u32) -> Result<()> {
         self.submit(|reply| Set { setting: Setting::PurgedInfosLimit(limit), reply }).await
     }
 
-    /// Stores the `_security` object, JSON text that has been checked.
+    /// Stores the `_security` object, given as JSON text that the caller has validated.
     pub async fn put_security(self: &Arc<Self>, security: String) -> Result<()> {
         let database = self.clone();
         self.submit(|reply| Set { setting: Setting::Security(database, security), reply }).await
     }
 
-    /// Stores the `_auto_purge` object, JSON text that has been checked.
+    /// Stores the `_auto_purge` object, given as JSON text that the caller has validated.
     pub async fn put_auto_purge(self: &Arc<Self>, properties: String) -> Result<()> {
         self.submit(|reply| Set { setting: Setting::AutoPurge(properties), reply }).await
     }
@@ -89,13 +91,14 @@ impl Database {
         self.submit(|reply| Set { setting: Setting::AutoPurgeNotes { done, notes }, reply }).await
     }
 
-    /// Marks the database as compacting; `None` if it is already. [`Compaction::run`] does the work.
+    /// Marks the database as compacting. `None` if a compaction is running already. [`Compaction::run`] does
+    /// the work.
     pub fn begin_compaction(self: &Arc<Self>) -> Option<Compaction> {
         let busy = self.compacting.swap(true, Ordering::AcqRel);
         (!busy).then(|| Compaction(self.clone()))
     }
 
-    /// Begins a compaction and runs it to its end.
+    /// Runs a compaction to its end, unless one is running already.
     pub async fn compact(self: &Arc<Self>, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
         match self.begin_compaction() {
             Some(compaction) => compaction.run(progress).await,
@@ -118,12 +121,12 @@ impl Database {
         self.forget_purges().await
     }
 
-    /// Some documents changed after `done`, and the sequence that they reach. A damaged row of the changes order is passed
-    /// over: its document keeps its old bodies.
+    /// The next documents that changed after `done`, and the sequence up to which they cover the changes
+    /// order. A damaged row of the changes order is skipped, and its document keeps its old bodies.
     fn next_to_compact(&self, done: u64, goal: u64) -> Result<(Vec<String>, u64)> {
         let page = match self.changes(done, Direction::Forward, PageLimit::entries(COMPACTED_AT_ONCE)) {
             Err(Error::Damaged(what)) => {
-                tracing::warn!(database = %self.name, "compaction passes over what it cannot read: {what}");
+                tracing::warn!(database = %self.name, "compaction skips a damaged row: {what}");
                 let (_, high) = keys::kind(self.number, keys::Kind::Sequence);
                 let low = std::ops::Bound::Excluded(keys::sequence(self.number, done));
                 let damaged = self.store.keys(&(low, high), 1)?;
@@ -136,14 +139,15 @@ impl Database {
         Ok((page.rows.into_iter().map(|(_, row)| row.id).collect(), upto))
     }
 
-    /// Holds the writer: until the answer is dropped, nothing of this database changes, and writes wait. For the last
-    /// moments of a backup; whoever holds must not wait for anybody outside.
+    /// Blocks the writer until the returned [`Hold`] is dropped: meanwhile the database does not change, and
+    /// writes wait. Used for the last pass of a backup. The holder must not wait without a time
+    /// limit for anything outside this process.
     pub async fn hold(self: &Arc<Self>) -> Result<Hold> {
         let (held, release) = std::sync::mpsc::channel();
         self.submit(|reply| Held { reply: Some((reply, Hold(held))), release }).await
     }
 
-    /// Forgets purge requests beyond `_purged_infos_limit`.
+    /// Removes the oldest purge requests, beyond `_purged_infos_limit`.
     async fn forget_purges(self: &Arc<Self>) -> Result<()> {
         loop {
             let info = self.info();
@@ -167,7 +171,7 @@ impl Database {
     }
 }
 
-/// Keeps a database's writer from writing while it lives.
+/// Blocks a database's writer until it is dropped.
 pub struct Hold(#[allow(dead_code)] std::sync::mpsc::Sender<()>);
 
 struct Held {
@@ -264,7 +268,7 @@ impl Work for Set {
         Ok(())
     }
 
-    /// The settings of what is kept, and what auto purge notes of its own work: some bytes.
+    /// Limits, and the notes of auto purge, may be written on a full disk: they take only a few bytes.
     fn frees(&self) -> Frees {
         match &self.setting {
             Setting::RevsLimit(_) | Setting::PurgedInfosLimit(_) | Setting::AutoPurgeNotes { .. } => Frees::Always,
@@ -274,7 +278,8 @@ impl Work for Set {
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
-        // By the writer, not by its callers: what is in force is then what was written last.
+        // Set by the writer, not by the callers, so that the value in memory is the one that was written
+        // last.
         if let (Ok(()), Setting::Security(database, security)) = (&committed, &self.setting) {
             database.set_security(security);
         }
@@ -345,8 +350,9 @@ impl Work for Forget {
 }
 
 impl Databases {
-    /// Removes what deleted databases left behind, a bounded step at a time. True if there may be more to remove. What is
-    /// damaged is removed unread; a database that cannot be removed now keeps none of the others.
+    /// Removes entries of deleted databases, a bounded number per call. Returns true if there may be more to
+    /// remove. Damaged entries are removed without being read. An error in one database does not stop the
+    /// removal of the others.
     pub fn remove_some(&self) -> Result<bool> {
         let store = &**self.store();
         let doomed = store.keys(&keys::all_doomed(), DOOMED_AT_ONCE)?;
@@ -361,7 +367,8 @@ impl Databases {
     }
 }
 
-/// One step of the removal of the database that `doomed_key` names; the last one removes that key.
+/// Removes some entries of the deleted database that `doomed_key` names. When none are left, removes that
+/// key.
 fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
     let number = doomed_key
         .get(1..)
@@ -380,9 +387,9 @@ fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
                     batch.delete(key);
                 }
             }
-            // A page that would begin with a damaged entry: that one alone, without its value.
+            // The first entry of the page is damaged: remove that entry alone, without reading its value.
             Err(StoreError::Damaged(what)) => {
-                tracing::warn!("removed unread with its database: {what}");
+                tracing::warn!("removing a damaged entry of a deleted database: {what}");
                 for key in store.keys(&range, 1)? {
                     if key.starts_with(&body_prefix) {
                         forget_blobs(store, &mut batch, number, &key, &[])?;
@@ -400,7 +407,7 @@ fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
     Ok(store.commit(batch)?)
 }
 
-/// Deletes a body's references to its blobs.
+/// Deletes a body's blob references.
 fn forget_blobs(store: &dyn Store, batch: &mut Batch, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
     let rest = keys::rest_of(key);
     let (Some(sequence), Some(index)) = (

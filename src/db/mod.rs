@@ -1,15 +1,15 @@
-//! Databases: names, documents, the write path, the changes feed.
+//! Databases: names, documents, writes, the changes feed.
 //!
 //! ```text
-//! registry   which databases there are               edit     what a client wants > writer
-//! database   one open database                       draft    one commit in the making
+//! registry   the databases of the server             edit     preparation of edits for the writer
+//! database   one open database                       draft    one commit under construction
 //! read       documents and revisions                 writer   the only code that changes a database
-//! render     documents as JSON                       changes  the by-sequence order, and waiting on it
+//! render     documents as JSON                       changes  the changes order, and waiting for changes
 //! list       documents by id                         local    _local documents
-//! attachment content in, content out                 maintain purge, compaction, limits, removal
+//! attachment uploads and content                     maintain purge, compaction, limits, removal
 //! ```
 //!
-//! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and feeds are filtered above it.
+//! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and callers filter the feeds.
 
 mod attachment;
 mod autopurge;
@@ -49,8 +49,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, Result};
 
-/// Runs a short read: a few records. A hand-over to another thread costs more than such a read mostly does, so it is made on
-/// the async thread itself, as long as another one stays free for everybody else should the disk be slow; else handed over.
+/// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
+/// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
+/// is slow. Otherwise it runs on a blocking thread.
 pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
     match Turn::take(others) {
@@ -59,10 +60,10 @@ pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send 
     }
 }
 
-/// A read on an async thread.
+/// Permission to read on an async thread; dropping it returns the permission.
 struct Turn;
 
-/// How many there are; of the process, as its threads are.
+/// Number of permissions in use. One count for the process, because its worker threads are shared too.
 static TURNS: AtomicUsize = AtomicUsize::new(0);
 
 impl Turn {
@@ -78,7 +79,7 @@ impl Drop for Turn {
     }
 }
 
-/// Runs a blocking domain call off the async threads.
+/// Runs a blocking call off the async threads.
 pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(call).await {
         Ok(result) => result,

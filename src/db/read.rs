@@ -1,7 +1,7 @@
 //! Reading documents and revisions.
 //!
-//! No engine gives a snapshot across calls: between reading a record and its body a compaction may have freed the body. A
-//! reader that finds a body gone reads the record again.
+//! The engines have no snapshots across calls, so a compaction may remove a body after a reader has read its
+//! record. A reader that does not find a body reads the record again.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -13,54 +13,57 @@ use crate::error::{Error, Result};
 use crate::rev::{Body, Node, Revision, Tree};
 use crate::store::{Direction, PageLimit, keys};
 
-/// Bytes of bodies, with their attachments, that readers of many documents hold at once, and one more.
+/// Limit, in bytes, of bodies with their attachments that a reader of many documents loads at once. A reader
+/// may exceed it by one body.
 pub const AT_ONCE: u64 = 1 << 20;
 
-/// Which revision of a document is wanted.
+/// Which revision of a document to read.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
     /// The winner, unless the document is deleted.
     Winner,
-    /// This revision, leaf or not, deleted or not, if its body is still there.
+    /// This revision, leaf or not, deleted or not, if its body is still stored.
     Revision(&'a Revision),
     /// The leaf that descends from this revision (the first in winner order).
     Latest(&'a Revision),
 }
 
-/// A revision with its body and the tree that it stands in.
+/// A revision with its body and the tree that contains it.
 #[derive(Debug, Clone)]
 pub struct Found {
     pub id: String,
     pub revision: Revision,
     pub deleted: bool,
     pub body: BodyRecord,
-    /// The sequence at which this body was written.
+    /// The sequence under which this body is stored.
     pub local_sequence: u64,
     pub tree: Arc<Tree>,
-    /// Revisions of it that may be told: the limit may have become tighter than the tree, which is stemmed when written.
+    /// The most ancestors to show. The tree may hold more: it is stemmed when it is written, and
+    /// `_revs_limit` may have been lowered since.
     pub history: usize,
 }
 
-/// What was loaded within so many bytes of bodies, with their attachments.
+/// The result of a read that is limited to a number of bytes of bodies with their attachments.
 #[derive(Debug, Clone)]
 pub enum Within<T> {
     Fits(T),
-    /// Nothing: the first body alone takes so many bytes.
+    /// Nothing was loaded: the first body alone takes this many bytes.
     Large(u64),
 }
 
-/// Tries to read a body before a vanished one is called damage.
+/// Attempts to read a body before a missing one is reported as damage.
 const ATTEMPTS: usize = 5;
 
-/// Documents whose trees `_revs_diff` holds at once.
+/// Documents whose trees `_revs_diff` holds in memory at once.
 const DIFFED_AT_ONCE: usize = 256;
 
-/// A document's id, the revisions of it that are not here, and the leaves here that may be their ancestors.
+/// A document's id, the revisions that are missing here, and the leaves here that may be their ancestors.
 pub type MissingRevisions = (String, Vec<Revision>, Vec<Revision>);
 
-/// Whether bodies were written one after the other, with at most as many others between them: as a feed shows them.
+/// Whether the bodies are in write order with few others between them, as in a changes feed: then one scan
+/// replaces single gets.
 fn are_neighbours(wanted: &[(&str, Body)]) -> bool {
-    /// For fewer it is not worth it.
+    /// Fewer bodies than this are not worth a scan.
     const LEAST: usize = 8;
     let (Some((_, first)), Some((_, last))) = (wanted.first(), wanted.last()) else { return false };
     wanted.len() >= LEAST
@@ -75,7 +78,7 @@ impl Database {
         value.map(|value| DocumentRecord::decode(id, &value)).transpose()
     }
 
-    /// The records of many documents, in one call.
+    /// The records of many documents, read in one call.
     pub fn records<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Option<DocumentRecord>>> {
         let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id.as_ref())).collect();
         let values = self.store.get_many(&wanted)?;
@@ -90,7 +93,7 @@ impl Database {
         value.map(|value| BodyRecord::decode(id, value)).transpose()
     }
 
-    /// Many bodies in one call; `None` where one is not there (any more).
+    /// Reads many bodies in one call. `None` for a body that is not stored, or not any more.
     pub fn bodies(&self, wanted: &[(&str, Body)]) -> Result<Vec<Option<BodyRecord>>> {
         let keys: Vec<Vec<u8>> =
             wanted.iter().map(|(_, body)| keys::body(self.number, body.sequence, body.index)).collect();
@@ -105,7 +108,8 @@ impl Database {
             .collect()
     }
 
-    /// The values of keys in ascending order with little between them: engines find the next entry sooner than any other.
+    /// Reads the values of keys in ascending order with a range scan. Where few other keys lie between,
+    /// scanning is faster than single gets.
     fn read_along(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         let mut values = vec![None; keys.len()];
         let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(values) };
@@ -130,8 +134,8 @@ impl Database {
     /// One revision of a document.
     ///
     /// # Errors
-    /// [`Error::Missing`]: no such document or revision, or its body is gone by compaction; [`Error::Deleted`]: the winner is
-    /// wanted, and the document is deleted.
+    /// [`Error::Missing`] if the document or revision does not exist, or compaction has removed its body;
+    /// [`Error::Deleted`] if the winner is wanted and the document is deleted.
     pub fn find(&self, id: &str, wanted: Wanted) -> Result<Found> {
         match self.find_within(id, wanted, u64::MAX)? {
             Within::Fits(found) => Ok(found),
@@ -139,10 +143,11 @@ impl Database {
         }
     }
 
-    /// The same, but a body of more than `most` bytes, with its attachments, is not loaded.
+    /// Like [`Database::find`], but does not load a body that takes more than `most` bytes with its
+    /// attachments.
     ///
     /// # Errors
-    /// As [`Database::find`].
+    /// See [`Database::find`].
     pub fn find_within(&self, id: &str, wanted: Wanted, most: u64) -> Result<Within<Found>> {
         for _ in 0..ATTEMPTS {
             let record = self.record(id)?.ok_or(Error::Missing)?;
@@ -167,12 +172,12 @@ impl Database {
         Err(Error::Damaged(format!("the body of document {id} is not there")))
     }
 
-    /// The revisions that a client asks for by `open_revs`: `None` is `all` (every leaf). One entry each, `Err` with the
-    /// revision where it is not there. With `latest`, a revision stands for the leaves that descend from it. Nothing of them
-    /// is loaded yet.
+    /// Selects revisions for `open_revs`; `None` means `all` (every leaf). The result has one entry per
+    /// revision, an `Err` with the revision if it is missing. With `latest`, a revision selects the leaves
+    /// that descend from it. No bodies are loaded yet.
     ///
     /// # Errors
-    /// [`Error::Missing`] for `all` of a document that does not exist.
+    /// [`Error::Missing`] if `revisions` is `None` and the document does not exist.
     pub fn open_revisions(&self, id: &str, revisions: Option<&[Revision]>, latest: bool) -> Result<Opened> {
         let tree = match (self.record(id)?, revisions) {
             (Some(record), _) => Arc::new(record.tree),
@@ -184,9 +189,10 @@ impl Database {
         Ok(Opened { id: id.to_owned(), tree, waiting })
     }
 
-    /// `_bulk_get`: for each (id, revision) its answers, as [`Database::open_revisions`] gives them; without a revision
-    /// every leaf. Records and bodies are read in two calls; only the first of `wanted` get their answers, as many as fit into
-    /// `room` bytes; where those of one do not, the rest of them waits.
+    /// Implements `_bulk_get`: for each (id, revision), the same entries as [`Database::open_revisions`];
+    /// without a revision, every leaf. Reads the records in one call and the bodies in another. Returns
+    /// answers for the first entries of `wanted`, as many as fit into `room` bytes. If only some revisions of
+    /// an entry fit, the others are returned as its [`Opened`].
     #[allow(clippy::type_complexity)]
     pub fn bulk_get(
         &self,
@@ -219,7 +225,7 @@ impl Database {
             let fit = fit.count();
             match nodes.get(fit) {
                 Some(large) if fit == 0 && chosen.is_empty() => return Ok(Within::Large(size(large))),
-                // It comes with the next page.
+                // Nothing of this entry fits: it belongs to the next page.
                 Some(_) if fit == 0 => break,
                 _ => {}
             }
@@ -281,11 +287,11 @@ impl Database {
         }
     }
 
-    /// `_revs_diff`: for each id the revisions that are not here, and the leaves here that may be their ancestors.
-    /// Documents with nothing missing are left out.
+    /// Implements `_revs_diff`: for each id, the revisions that are missing here, and the leaves here that
+    /// may be their ancestors. Documents without missing revisions are omitted.
     pub fn revisions_missing(&self, wanted: &[(String, Vec<Revision>)]) -> Result<Vec<MissingRevisions>> {
         let mut answers = Vec::new();
-        // A few at a time: trees are many times as large as the question.
+        // Trees are much larger than the request, so only a limited number is loaded at once.
         for some in wanted.chunks(DIFFED_AT_ONCE) {
             let ids: Vec<&str> = some.iter().map(|(id, _)| id.as_str()).collect();
             for ((id, revisions), record) in some.iter().zip(self.records(&ids)?) {
@@ -306,7 +312,7 @@ impl Database {
     }
 }
 
-/// Revisions of one document that are loaded when it is their turn: together they may be larger than memory.
+/// Revisions of one document that are loaded in groups, because all of them together may not fit into memory.
 #[derive(Debug, Default)]
 pub struct Opened {
     id: String,
@@ -315,8 +321,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The next ones, as many as fit into `room` bytes; none at the end. `Err` with the revision where it is not there (any
-    /// more). Blocks on the disk.
+    /// Loads the next revisions, as many as fit into `room` bytes. Returns an empty list at the end. An entry
+    /// is an `Err` with the revision if it is missing, or not stored any more. Blocks on the disk.
     pub fn next(
         &mut self,
         database: &Database,
@@ -380,7 +386,7 @@ fn choose<'t>(
             chosen.push(tree.get(revision).ok_or_else(|| revision.clone()));
         }
     }
-    // With `latest`, several revisions may lead to the same leaf: it is told once.
+    // With `latest`, several revisions may lead to the same leaf: keep it once.
     let mut seen = std::collections::HashSet::new();
     chosen.retain(|node| match node {
         Ok(node) if latest => seen.insert(&node.revision),

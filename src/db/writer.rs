@@ -1,12 +1,13 @@
 //! The only code that changes a database.
 //!
-//! At most one writer is at work per database, and none for an idle one: the call that finds no writer starts one on a
-//! blocking thread; it drains what waits into one draft, commits it, wakes the watchers, answers, and ends when nothing
-//! waits. Single writes of many clients so share one commit, and one sync.
+//! Each database has at most one running writer; an idle database has none. A call that finds no running
+//! writer starts one on a blocking thread. The writer drains the queue into one draft, commits it, wakes the
+//! watchers, answers, and ends when the queue is empty. Concurrent writes of many clients therefore share one
+//! commit and one sync.
 //!
-//! A commit has its price, however little is in it. Clients that write all the time come back a moment after they were
-//! answered: a writer that has just answered several waits for about as many, never longer than the last commit took. Who
-//! writes alone never waits.
+//! Every commit has a fixed cost. Clients that write continuously return shortly after they are answered, so
+//! after answering several works the writer waits for about as many to arrive, at most as long as the last
+//! commit took. A client that writes alone never waits.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,39 +25,40 @@ use crate::error::{Error, Result};
 use crate::rev::Revision;
 use crate::store::StoreError;
 
-/// A draft takes up works until it holds about this many bytes...
+/// A draft takes works from the queue until it holds about this many bytes...
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
-/// A writer waits at most so long for more to write...
+/// The longest time for which a writer waits for more works...
 const PATIENCE: Duration = Duration::from_millis(2);
-/// ...and not at all if it has so many bytes already.
+/// ...unless the waiting works have this many bytes already.
 const ENOUGH: usize = 64 << 10;
 
-/// One thing to be done by the writer. May be applied more than once: a commit whose expectation fails is made anew.
+/// A task for the writer. It may be applied more than once: a commit that conflicts is retried with a new
+/// draft.
 pub(super) trait Work: Send {
-    /// The documents to load.
+    /// Ids of the documents that the draft must load.
     fn ids(&self) -> Vec<String>;
-    /// Bytes that it will write, roughly.
+    /// Approximate number of bytes that the work writes.
     fn bytes(&self) -> usize;
-    /// Whether it may still be done; asked before each attempt. An error fails this work alone.
+    /// Re-checks that the work may still be done; called before each attempt. An error fails only this work.
     fn check(&self) -> Result<()> {
         Ok(())
     }
-    /// Adds its changes to the draft and keeps its results. An error fails this work alone.
+    /// Adds the work's changes to the draft and keeps its results. An error fails only this work.
     fn apply(&mut self, draft: &mut Draft) -> Result<()>;
-    /// Whether it makes room, and so is still done on a full disk.
+    /// Whether the work frees space, and is therefore allowed on a full disk.
     fn frees(&self) -> Frees {
         Frees::Never
     }
-    /// Answers, once the commit has returned.
+    /// Sends the answer to the caller, after the commit has returned.
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
-/// Whether a work makes room in the end.
+/// Whether a work eventually frees space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Frees {
-    /// Whatever it is asked for.
+    /// Always, whatever it writes now.
     Always,
     /// If each document that it changes becomes smaller (see [`Finished::smaller`](super::draft::Finished)).
     WhenSmaller,
@@ -67,13 +69,13 @@ pub(super) enum Frees {
 pub(super) struct Queue {
     waiting: VecDeque<Box<dyn Work>>,
     working: bool,
-    /// The writer waits for so many works; 0: for none.
+    /// The number of works for which the writer waits; 0 if it does not wait.
     wanted: usize,
 }
 
 #[cfg(test)]
 impl Queue {
-    /// Works that no writer has taken up.
+    /// Works that the writer has not taken yet.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -87,13 +89,14 @@ struct Pace {
 }
 
 impl Pace {
-    /// A commit of `works` works took from `begun` to `now`, and `left` are waiting.
+    /// Records a commit of `works` works that took from `begun` to `now`, after which `left` works are
+    /// waiting.
     fn wrote(&mut self, works: usize, left: usize, begun: Instant, now: Instant) {
         self.wanted = works + left;
         self.until = (self.wanted > 1).then(|| now + (now - begun).min(PATIENCE));
     }
 
-    /// Waits for those that are expected back.
+    /// Waits for the expected works to arrive.
     fn gather(&self, queue: &mut parking_lot::MutexGuard<'_, Queue>, arrived: &Condvar) {
         let Some(until) = self.until else { return };
         queue.wanted = self.wanted;
@@ -108,7 +111,7 @@ impl Pace {
 }
 
 impl Database {
-    /// Hands a work to the writer and waits for its answer. `make` gets the sender of the answer.
+    /// Submits a work to the writer and waits for its answer. `make` receives the sender of the answer.
     pub(super) async fn submit<T, W: Work + 'static>(
         self: &Arc<Self>,
         make: impl FnOnce(oneshot::Sender<Result<T>>) -> W,
@@ -145,7 +148,8 @@ impl Database {
                 works
             };
             let (begun, count) = (Instant::now(), works.len());
-            // A panic here is a bug of ours; its works are dropped (their callers get an error), the writer goes on.
+            // A panic here is a bug in the writer. Its works are dropped, so that their callers get an error,
+            // and the writer continues.
             if catch_unwind(AssertUnwindSafe(|| self.write(works))).is_err() {
                 tracing::error!(database = %self.name, "the writer panicked");
             }
@@ -155,7 +159,7 @@ impl Database {
 
     fn write(&self, mut works: Vec<Box<dyn Work>>) {
         loop {
-            // Before anything is read for them: many may be refused at once.
+            // Checked before reading anything for them: many may be refused at once.
             works = works.into_iter().filter_map(still_wanted).collect();
             if works.is_empty() {
                 return;
@@ -163,12 +167,12 @@ impl Database {
             let result = match self.attempt(&mut works) {
                 Ok(()) => Ok(()),
                 Err(Attempt::Again) => continue,
-                // The others are tried without it, from the start: it may have changed the draft.
+                // The others are retried from the start without it, because it may have changed the draft.
                 Err(Attempt::Without(at, error)) => {
                     works.remove(at).answer(Err(error));
                     continue;
                 }
-                // What makes room is still written, but not in one commit with what makes none.
+                // On a full disk, works that free space still succeed, but only in commits of their own.
                 Err(Attempt::Failed(Error::Full)) if works.len() > 1 => {
                     works.into_iter().for_each(|work| self.write(vec![work]));
                     return;
@@ -213,7 +217,7 @@ impl Database {
                 self.publish(finished.info);
                 Ok(())
             }
-            // Somebody else wrote (another node, one day), or the database was deleted under us.
+            // Another writer committed (in a future cluster, another node), or the database was deleted.
             Err(StoreError::Conflict) => {
                 if self.reload()? {
                     Err(Attempt::Again)
@@ -226,7 +230,7 @@ impl Database {
     }
 }
 
-/// Answers a work that may not be done any more.
+/// Returns the work if it may still be done. Otherwise answers it with the error.
 fn still_wanted(work: Box<dyn Work>) -> Option<Box<dyn Work>> {
     match work.check() {
         Ok(()) => Some(work),
@@ -239,7 +243,7 @@ fn still_wanted(work: Box<dyn Work>) -> Option<Box<dyn Work>> {
 
 enum Attempt {
     Again,
-    /// The work at this place has failed, and it alone.
+    /// The work at this index failed, and only that one.
     Without(usize, Error),
     Failed(Error),
 }
@@ -250,7 +254,7 @@ impl From<Error> for Attempt {
     }
 }
 
-/// The oldest waiting works that fit one draft; at least one if any waits.
+/// Takes the oldest waiting works that fit into one draft; at least one if any are waiting.
 fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
     let mut works = Vec::new();
     let (mut bytes, mut documents) = (0, 0);
@@ -265,7 +269,7 @@ fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
     works
 }
 
-/// Document edits: the common work.
+/// A request's document edits, the most common work.
 pub(super) struct Edits {
     edits: Vec<Edit>,
     mode: Mode,
@@ -309,7 +313,8 @@ impl Work for Edits {
 
     fn answer(self: Box<Self>, committed: Result<()>) {
         let Edits { results, reply, edits, .. } = *self;
-        // The pins go before the answer: whoever hears of the write may count on the collector to see it.
+        // Release the pins first: a caller that has its answer may expect the sweep to see the blobs
+        // unpinned.
         drop(edits);
         let _ = reply.send(committed.map(|()| results));
     }
@@ -320,16 +325,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_waits_for_a_crowd_and_never_for_one() {
+    fn a_writer_waits_after_several_works_and_never_after_one() {
         let begun = Instant::now();
         let after = |micros| begun + Duration::from_micros(micros);
         let mut pace = Pace::default();
-        assert_eq!((pace.wanted, pace.until), (0, None), "the first is written at once");
+        assert_eq!((pace.wanted, pace.until), (0, None), "the first work is written at once");
         pace.wrote(1, 0, begun, after(900));
-        assert_eq!(pace.until, None, "who writes alone never waits");
+        assert_eq!(pace.until, None, "a single writer never waits");
         pace.wrote(5, 3, begun, after(900));
         assert_eq!((pace.wanted, pace.until), (8, Some(after(1800))));
         pace.wrote(5, 3, begun, after(90_000));
-        assert_eq!(pace.until, Some(after(92_000)), "however long a commit takes");
+        assert_eq!(pace.until, Some(after(92_000)), "at most PATIENCE, even after a slow commit");
     }
 }

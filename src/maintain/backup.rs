@@ -1,7 +1,8 @@
-//! `settee backup`: a copy of everything, from a server at work, each database as it is at one moment.
+//! `settee backup`: a copy of everything, taken from a running server; each database as of one moment.
 //!
-//! No engine gives a snapshot, so a database is read in passes along its changes order. What changes behind a pass has a
-//! higher sequence and is met by the next; when little is left, the last pass runs while the database's writer stands still:
+//! The engines have no snapshots, so a database is read in passes along its changes order. A document that
+//! changes behind a pass gets a higher sequence, and the next pass reads it again. When few changes are left,
+//! the last pass runs while the database's writer is blocked:
 //!
 //! ```text
 //! _local documents > changes 0..a > changes a..b > ... > writer held: changes z..end, purges, counters
@@ -20,18 +21,19 @@ use crate::error::{Error, Result};
 use crate::store::blobs::BlobId;
 use crate::store::{Direction, KeyRange, PageLimit, Store, keys};
 
-/// Documents read at once.
+/// Documents per page.
 const PAGE: usize = 200;
-/// Changes that the held pass may have to read: below this, the writer is held.
+/// The writer is blocked for the last pass when at most this many changes are left.
 const FEW: u64 = 500;
-/// Passes after which the writer is held however much is left.
+/// Passes after which the writer is blocked, however many changes are left.
 const PASSES: usize = 8;
 
-/// Writes a backup of everything to `to`. Blocks; call it off the async threads, within a tokio runtime. Returns the number
-/// of databases and documents.
+/// Writes a backup of all databases and settings to `to`. Returns the number of databases and documents.
+/// Blocks: call it off the async threads, within a tokio runtime.
 ///
 /// # Errors
-/// What cannot be read: a backup that lacks something is none. `check` tells what is damaged.
+/// Any entry that cannot be read fails the backup, because an incomplete backup is worthless. `check` reports
+/// what is damaged.
 pub fn backup(databases: &Arc<Databases>, to: &mut dyn Write, hear: Hear) -> Result<(u64, u64)> {
     let mut buffered = io::BufWriter::with_capacity(1 << 20, to);
     let mut backup = Backup {
@@ -60,11 +62,11 @@ struct Backup<'a> {
     store: Arc<dyn Store>,
     databases: &'a Arc<Databases>,
     out: Writer<'a>,
-    /// Blobs that are in the backup.
+    /// Blobs that the backup contains already.
     blobs: HashSet<BlobId>,
     hear: Hear<'a>,
     documents: u64,
-    /// Documents that a first pass has met.
+    /// Documents that the first passes have read.
     met: u64,
 }
 
@@ -86,7 +88,8 @@ impl Backup<'_> {
             for (key, _) in &page {
                 match self.databases.get(keys::name_of(key)) {
                     Ok(database) => match self.database(&database) {
-                        // Deleted meanwhile: without its counters it is dropped when restored.
+                        // The database was deleted during the backup. Restore drops a database without
+                        // counters.
                         Err(Error::NoDatabase) => {}
                         other => {
                             other?;
@@ -104,7 +107,7 @@ impl Backup<'_> {
         Ok(count)
     }
 
-    /// Writes all entries of a range, under what `name` makes of their keys.
+    /// Writes all entries of a range, each under the name that `name` derives from its key.
     fn each(&mut self, mut range: KeyRange, kind: Kind, name: impl Fn(&[u8]) -> Vec<u8>) -> Result<()> {
         loop {
             let page = self.store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
@@ -128,13 +131,13 @@ impl Backup<'_> {
             let goal = database.info().sequence;
             done = self.pass(database, done, goal, first)?;
             first = false;
-            // A commit may be read before the counters tell of it.
+            // A commit may be visible before the counters include it.
             if database.info().sequence.saturating_sub(done) <= FEW {
                 break;
             }
         }
         let runtime = tokio::runtime::Handle::current();
-        // The writer runs on a thread of its own and waits there for this one to let go.
+        // The writer runs on its own blocking thread, where it waits until `hold` is dropped.
         let hold = runtime.block_on(database.hold())?;
         self.last_pass(database, done, purged_before)?;
         drop(hold);
@@ -146,7 +149,7 @@ impl Backup<'_> {
         let value = self.store.get(&keys::info(number))?.ok_or(Error::NoDatabase)?;
         let info = Info::decode(&value)?;
         self.pass(database, done, info.sequence, false)?;
-        // A document that was purged whole has no sequence any more.
+        // A document that was purged completely has no sequence any more, so its purge request leads to it.
         let mut after = purged_before;
         loop {
             let page = database.purges(after, 1000)?;
@@ -166,10 +169,12 @@ impl Backup<'_> {
         self.out.plain(Kind::Counters, &value).map_err(writing)
     }
 
-    /// Writes the documents that changed after `done`, up to `goal`. Returns how far it came.
+    /// Writes the documents that changed after `done`, up to the sequence `goal`. Returns the sequence that
+    /// it reached.
     fn pass(&mut self, database: &Arc<Database>, mut done: u64, goal: u64, first: bool) -> Result<u64> {
         let number = database.number();
-        // No further: a document that changes behind the first pass must be met by the next one, as one that has changed.
+        // Stop at `goal`: a document that changes behind the first pass must be written by a later pass, as
+        // `Changed`.
         let high = Bound::Included(keys::sequence(number, goal));
         while done < goal {
             let low = Bound::Excluded(keys::sequence(number, done));
@@ -187,13 +192,13 @@ impl Backup<'_> {
         Ok(done)
     }
 
-    /// Writes documents with what they need: attachments, then bodies, then the records.
+    /// Writes documents with everything that they refer to: attachments first, then bodies, then the record.
     fn documents(&mut self, database: &Arc<Database>, ids: &[String], kind: Kind) -> Result<()> {
         let number = database.number();
         let wanted: Vec<_> = ids.iter().map(|id| keys::document(number, id)).collect();
         let records = self.store.get_many(&wanted)?;
         for ((id, key), mut record) in ids.iter().zip(&wanted).zip(records) {
-            // A compaction may take old bodies away between the record and them; then the record has changed as well.
+            // A compaction may remove old bodies after the record was read. Then the record has changed too.
             for attempt in 0.. {
                 let Some(value) = &record else {
                     self.out.keyed(kind, id.as_bytes(), &[]).map_err(writing)?;
@@ -203,7 +208,7 @@ impl Backup<'_> {
                     self.out.keyed(kind, id.as_bytes(), value).map_err(writing)?;
                     break;
                 }
-                // A database deleted meanwhile is taken apart, bodies first.
+                // The database was deleted during the backup, and its removal has begun with the bodies.
                 if self.store.get(&keys::info(number))?.is_none() {
                     return Err(Error::NoDatabase);
                 }
@@ -217,7 +222,8 @@ impl Backup<'_> {
         Ok(())
     }
 
-    /// Writes the bodies that a record names. False if one is not there.
+    /// Writes the bodies that a record refers to, with their attachments. Returns false if one is not stored
+    /// any more.
     fn bodies(&mut self, database: &Arc<Database>, id: &str, record: &[u8]) -> Result<bool> {
         let number = database.number();
         let record = DocumentRecord::decode(id, record)?;
@@ -237,7 +243,7 @@ impl Backup<'_> {
         Ok(true)
     }
 
-    /// Writes a blob, unless it is in the backup. False if it is not there.
+    /// Writes a blob unless the backup contains it already. Returns false if it is not stored any more.
     fn blob(&mut self, id: &BlobId) -> Result<bool> {
         if self.blobs.contains(id) {
             return Ok(true);

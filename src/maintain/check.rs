@@ -1,17 +1,19 @@
-//! `settee check`: reads everything in a data folder and tells what cannot be right.
+//! `settee check`: reads everything in a data folder and reports every inconsistency.
 //!
-//! What is checked, of each database:
+//! Checks of each database:
 //!
-//! - every value matches its checksum and can be decoded, every tree holds its invariants;
-//! - documents and sequences are one to one, each sequence row says what the document's record says, none is above the
-//!   database's last sequence;
-//! - the counters are what the documents add up to;
-//! - every body that a tree names is there with its length, and no body is there that none names;
-//! - every attachment is there, whole, with its digest, and referred to; every reference has its body;
-//! - purge requests and their uuids fit.
+//! - every value matches its checksum and decodes, and every revision tree keeps its invariants;
+//! - documents and sequence rows are one to one, each sequence row agrees with the document's record, and no
+//!   sequence is above the database's last one;
+//! - the stored counters equal the sums over the documents;
+//! - every body that a revision tree refers to is stored and has the recorded length, and no other body is
+//!   stored;
+//! - every attachment is stored whole, matches its digest and has a reference, and every reference belongs to
+//!   a body;
+//! - purge requests and the index of their uuids agree.
 //!
-//! And of the whole: numbers are not above the last one given, and nothing is left of databases that are neither named
-//! nor on their way out. Nothing else may write meanwhile.
+//! Checks of the whole folder: no database number is above the last assigned one, and entries belong only to
+//! databases that have a name or are being removed. Nothing else may write to the folder during the check.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
@@ -30,24 +32,28 @@ use crate::store::blobs::{BlobId, Blobs};
 use crate::store::keys::Kind;
 use crate::store::{KeyRange, Store, keys};
 
-/// Keys read at once.
+/// Keys per page.
 const PAGE: usize = 500;
-/// Problems that are told one by one; beyond, they are counted.
+/// Problems that are listed; the rest are only counted.
 const TOLD: usize = 1000;
 
 /// What a check found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Checked {
     pub databases: u64,
+    /// Number of documents, including deleted ones.
     pub documents: u64,
+    /// Number of bodies that revision trees refer to and that are stored.
     pub bodies: u64,
+    /// Number of distinct attachments that were read.
     pub attachments: u64,
+    /// Stored bytes of these attachments.
     pub attachment_bytes: u64,
-    /// What is wrong, in words that name the database and the document. The first thousand.
+    /// Descriptions of the first thousand problems. Each names the database and the document.
     pub problems: Vec<String>,
-    /// How many problems there are.
+    /// Number of problems, including those that are not in `problems`.
     pub problem_count: u64,
-    /// What is in the way but harmless: leftovers that the background work removes.
+    /// Harmless leftovers that background work removes.
     pub notes: Vec<String>,
 }
 
@@ -60,7 +66,8 @@ impl Checked {
     }
 }
 
-/// Reads everything. An `Err` means that the check itself could not go on (an I/O error); damage is in the answer.
+/// Checks the whole folder. Returns damage in [`Checked`]; an `Err` means that an I/O error ended the check
+/// itself.
 pub fn check(store: &dyn Store, blobs: &dyn Blobs, hear: Hear) -> Result<Checked> {
     let mut check = Check { store, blobs, hear, found: Checked::default(), seen: HashSet::new(), references: 0 };
     check.everything()?;
@@ -72,16 +79,16 @@ struct Check<'a> {
     blobs: &'a dyn Blobs,
     hear: Hear<'a>,
     found: Checked,
-    /// Blobs that have been read.
+    /// Blobs that have been read and verified.
     seen: HashSet<BlobId>,
-    /// References that bodies need.
+    /// Number of references from blobs to bodies that the bodies need.
     references: u64,
 }
 
 impl Check<'_> {
     fn everything(&mut self) -> Result<()> {
         if let Err(error) = self.store.complete() {
-            self.found.problem(format!("the store is not whole: {}", Error::from(error)));
+            self.found.problem(format!("the store is incomplete: {}", Error::from(error)));
         }
         let last_number = match self.value(keys::LAST_NUMBER)? {
             Some(value) => value.try_into().map(u64::from_be_bytes).unwrap_or_else(|_| {
@@ -102,7 +109,7 @@ impl Check<'_> {
                 match value.and_then(|value| NameRecord::decode(&value).map_err(|error| error.to_string())) {
                     Err(error) => self.found.problem(error),
                     Ok(record) if record.number > last_number => {
-                        self.found.problem(format!("{name}: its number {} has not been given", record.number));
+                        self.found.problem(format!("{name}: its number {} was never assigned", record.number));
                     }
                     Ok(record) => {
                         if let Some(other) = numbers.insert(record.number, name.clone()) {
@@ -173,7 +180,7 @@ impl Check<'_> {
         }
         let bodies = self.count_keys(keys::kind(number, Kind::Body))?;
         if bodies != sums.bodies {
-            self.found.problem(format!("{name}: {bodies} bodies are stored, and {} are named", sums.bodies));
+            self.found.problem(format!("{name}: {bodies} bodies are stored, but documents refer to {}", sums.bodies));
         }
         self.locals_and_purges(number, name, &info)?;
         self.partitions(number, name)?;
@@ -275,7 +282,7 @@ impl Check<'_> {
         for reference in self.store.get_each(&wanted)? {
             match reference {
                 Ok(Some(_)) => self.references += 1,
-                Ok(None) => self.found.problem(format!("{name}: an attachment of document {id} is not referred to")),
+                Ok(None) => self.found.problem(format!("{name}: an attachment of document {id} has no reference")),
                 Err(error) => {
                     self.references += 1;
                     self.found.problem(Error::from(error).to_string());
@@ -338,11 +345,11 @@ impl Check<'_> {
                 let stored = PartitionInfo::of(self.store, number, &partition);
                 match (stored, count_partition(self.store, number, &partition)) {
                     (Ok(stored), Ok(counted)) if stored == counted => {}
-                    // A damaged document has been told of already.
+                    // A damaged document, which `documents` has reported already.
                     (Ok(_), Err(_)) => {}
                     (Ok(stored), Ok(counted)) => {
                         self.found
-                            .problem(format!("{name}: partition {partition} says {stored:?}, and has {counted:?}"));
+                            .problem(format!("{name}: partition {partition} has counters {stored:?} for {counted:?}"));
                     }
                     (Err(error), _) => self.found.problem(format!("{name}: {error}")),
                 }
@@ -380,21 +387,21 @@ impl Check<'_> {
         let purges = self.count_keys(keys::kind(number, Kind::Purge))?;
         let uuids = self.count_keys(keys::kind(number, Kind::PurgeUuid))?;
         if purges != uuids {
-            self.found.problem(format!("{name}: {purges} purge requests, but {uuids} of their uuids"));
+            self.found.problem(format!("{name}: {purges} purge requests, but {uuids} purge uuids"));
         }
         Ok(())
     }
 
     fn purge(&self, number: u64, info: &Info, key: &[u8], value: &[u8]) -> Result<Option<String>> {
         let Some(sequence) = keys::rest_of(key).try_into().ok().map(u64::from_be_bytes) else {
-            return Ok(Some("a purge request has a wrong key".into()));
+            return Ok(Some("a purge request has an invalid key".into()));
         };
         let record = match PurgeRecord::decode(value) {
             Ok(record) => record,
             Err(error) => return Ok(Some(error.to_string())),
         };
         if sequence > info.purge_sequence || sequence <= info.forgotten_purges {
-            return Ok(Some(format!("purge request {sequence} is out of order")));
+            return Ok(Some(format!("purge request {sequence} is out of range")));
         }
         let uuid = self.store.get(&keys::purge_uuid(number, &record.uuid)).map_err(Error::from);
         Ok(match uuid {
@@ -404,7 +411,7 @@ impl Check<'_> {
         })
     }
 
-    /// Ranges of numbers that no name stands for.
+    /// Finds entries whose database number belongs to no database name.
     fn orphans(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
         let mut next = 0;
         loop {
@@ -428,8 +435,8 @@ impl Check<'_> {
         }
     }
 
-    /// Every reference belongs to a body of a database that is there. Those that bodies need were found from the bodies, so
-    /// it is enough to count the rest.
+    /// Checks that every blob reference belongs to a body of an existing database. The walk over the bodies
+    /// has found every reference that bodies need, so comparing the counts is enough.
     fn references(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
         let mut range = keys::all_blob_references();
         let mut living = 0;
@@ -468,12 +475,12 @@ impl Check<'_> {
             }
         }
         if loose > 0 {
-            self.found.notes.push(format!("{loose} attachments that nothing names are still to be removed"));
+            self.found.notes.push(format!("{loose} unreferenced attachments are still to be removed"));
         }
         Ok(())
     }
 
-    /// Settings, server state and the rest: their checksums.
+    /// Checks the checksums of settings and of other server-wide entries.
     fn server_wide(&mut self) -> Result<()> {
         let mut walk = Walk::over((Bound::Unbounded, keys::database(0).0));
         loop {
@@ -490,7 +497,7 @@ impl Check<'_> {
     }
 }
 
-/// What the documents of a database add up to.
+/// Sums over the documents of one database, which the stored counters must equal.
 #[derive(Default)]
 struct Sums {
     documents: u64,

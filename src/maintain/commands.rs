@@ -1,6 +1,7 @@
-//! `settee check`, `backup`, `restore`, `compact-store`, `make-key`: the same work, from the command line on a data folder.
+//! The offline commands `settee check`, `backup`, `restore`, `compact-store` and `make-key`, which work on a
+//! data folder.
 //!
-//! Answers go to the standard output, progress to the standard error if a person looks at it.
+//! Results go to the standard output. A progress bar goes to the standard error if that is a terminal.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,14 +18,14 @@ use crate::db::record::BodyRecord;
 use crate::store::blobs::BlobId;
 use crate::store::{self, Engine, Entry, Key, Options, Rewrite, Sealing, Step, Store, StoreError, keys, sealed};
 
-/// Why a command failed, in words for a person.
+/// The result of a command; an error is a message for the user.
 type Outcome<T> = Result<T, String>;
 
 fn open(folder: &Path, key: Option<Key>) -> Outcome<store::Opened> {
     store::open_existing(folder, Options { key, ..Options::default() }).map_err(|error| error.to_string())
 }
 
-/// `settee check`. True if all is well.
+/// `settee check`. Returns true if there are no problems.
 pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
     let opened = open(folder, key)?;
     let bar = Bar::new(Unit::Documents, documents_in(&*opened.store));
@@ -53,16 +54,17 @@ pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
     Ok(found.problem_count == 0)
 }
 
-/// `settee check --salvage`: takes what can be read of a damaged folder into the new folder `to`. True if nothing is lost.
+/// `settee check --salvage`: copies what can be read of a damaged folder into the new folder `to`. Returns
+/// true if nothing is lost.
 pub fn salvage(folder: &Path, key: Option<Key>, to: &Path) -> Outcome<bool> {
     if std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(format!("{} is not empty: what is salvaged goes into a new folder", to.display()));
+        return Err(format!("{} is not empty: salvage needs a new folder", to.display()));
     }
     let refused = |error: store::OpenError| error.to_string();
     store::begin_filling(to).map_err(refused)?;
     let scratch = to.join("salvaged-from");
     let from = store::salvage::open_damaged(folder, key.as_ref(), &scratch).map_err(|error| {
-        // Nothing has been put there, and nobody shall have to clear it away.
+        // The folder holds nothing yet, so remove it here rather than leave that to the user.
         let _ = std::fs::remove_dir_all(to);
         error.to_string()
     })?;
@@ -77,7 +79,7 @@ pub fn salvage(folder: &Path, key: Option<Key>, to: &Path) -> Outcome<bool> {
     let taken =
         super::salvage::salvage(&from, &*opened.store, &*opened.blobs, &clock, &mut |at| bar.show(at.what, at.done));
     drop((bar, from, opened));
-    let taken = taken.map_err(|error| format!("{error}\nWhat is in {} now is not whole: remove it.", to.display()))?;
+    let taken = taken.map_err(|error| format!("{error}\n{} is incomplete: remove it.", to.display()))?;
     std::fs::remove_dir_all(&scratch).map_err(|error| format!("{} cannot be removed: {error}", scratch.display()))?;
     store::finish(to).map_err(refused)?;
     println!(
@@ -98,21 +100,23 @@ pub fn salvage(folder: &Path, key: Option<Key>, to: &Path) -> Outcome<bool> {
     Ok(taken.lost_count == 0)
 }
 
-/// How many documents there will be to read. `None`: what tells is damaged, which is for others to say.
+/// The number of documents to read, for the progress bar. `None` if the counters are damaged; the command
+/// itself reports that.
 fn documents_in(store: &dyn Store) -> Option<u64> {
     Survey::of(store).ok().map(|survey| survey.documents)
 }
 
-/// `settee backup`: from the running server if one has the folder open, else from the folder. `to`: a file, a folder in
-/// which a file with the time in its name is made, or `-` for the standard output. The backup of an encrypted folder is sealed
-/// under the folder's key, unless it is to be `plaintext`.
+/// `settee backup`: backs up through the running server if one has the folder open, else reads the folder
+/// itself. `to` is a file, a folder in which a file named after the current time is created, or `-` for the
+/// standard output. The backup of an encrypted folder is sealed under the folder's key unless `plaintext` is
+/// set.
 pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Outcome<()> {
     let needs = store::encrypted_under(folder).map_err(|error| error.to_string())?;
     match (&needs, &key) {
         (Some(needs), None) if !plaintext => {
             return Err(format!(
-                "{} is encrypted, and so shall be its backup: name the file with the key {needs} by --encryption-key-file, \
-                 or say --plaintext",
+                "{} is encrypted, and so is its backup: name the file with the key {needs} by --encryption-key-file, \
+                 or use --plaintext",
                 folder.display()
             ));
         }
@@ -161,27 +165,27 @@ fn backup_into(folder: &Path, key: Option<Key>, seals: bool, to: &mut dyn Write)
 }
 
 fn plain_backup_into(folder: &Path, key: Option<Key>, to: &mut dyn Write) -> Outcome<(u64, u64)> {
-    // The server serves one request at a time.
+    // The server handles one control request at a time, so ask for the total first.
     let total = control::count(folder);
     let asked = control::ask(folder).map_err(|error| format!("the server in {}: {error}", folder.display()))?;
     if let Some(mut stream) = asked {
         let bar = Bar::new(Unit::Documents, total);
         return copy_frames(&mut stream, to, &bar).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => "the server broke off the backup: its log tells why".to_owned(),
+            io::ErrorKind::InvalidData => "the server ended the backup early: see its log".to_owned(),
             _ => format!("the backup failed: {error}"),
         });
     }
     let opened = open(folder, key)?;
     let bar = Bar::new(Unit::Documents, documents_in(&*opened.store));
     let databases = Databases::open(opened.store, opened.blobs, Clock::system()).map_err(|error| error.to_string())?;
-    // Nobody writes, but the last pass of a backup waits for each database's writer.
+    // There are no other writers, but the last pass of a backup runs each database's writer.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let _entered = runtime.enter();
     super::backup(&databases, to, &mut |at| bar.show(at.what, at.done)).map_err(|error| error.to_string())
 }
 
-/// Copies a backup frame by frame, so that one that is cut short or damaged on its way is noticed.
+/// Copies a backup frame by frame, so that a truncated or damaged stream is detected.
 fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &Bar) -> io::Result<(u64, u64)> {
     let mut from = io::BufReader::with_capacity(1 << 20, from);
     let mut to = io::BufWriter::with_capacity(1 << 20, to);
@@ -212,8 +216,8 @@ fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &Bar) -> io::Result
     }
 }
 
-/// `settee restore`: a backup (`-`: from the standard input) into a new data folder, which is encrypted if there is a key.
-/// A sealed backup opens with `backup_key` or that key.
+/// `settee restore`: restores a backup (`-`: the standard input) into a new data folder, which is encrypted
+/// if `key` is set. A sealed backup is opened with `backup_key`, or else with `key`.
 pub fn restore(
     from: &Path,
     backup_key: Option<Key>,
@@ -231,7 +235,7 @@ pub fn restore(
         }
     };
     if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(format!("{} is not empty: a backup is restored into a new folder", folder.display()));
+        return Err(format!("{} is not empty: restore needs a new folder", folder.display()));
     }
     let bar = Bar::new(Unit::Bytes, bytes);
     let mut input = bar.read(input);
@@ -256,8 +260,7 @@ pub fn restore(
     let clock = Clock::system();
     let restored = super::restore(&*opened.store, &*opened.blobs, &clock, &mut whole, &mut |at| bar.name(at.what));
     drop(bar);
-    let restored =
-        restored.map_err(|error| format!("{error}\nWhat is in {} now is not whole: remove it.", folder.display()))?;
+    let restored = restored.map_err(|error| format!("{error}\n{} is incomplete: remove it.", folder.display()))?;
     drop(opened);
     store::finish(folder).map_err(|error| error.to_string())?;
     println!(
@@ -282,7 +285,8 @@ fn fill(input: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
     Ok(read)
 }
 
-/// `settee compact-store`: rewrites the store, with another engine if one is named, and begins, ends or renews encryption.
+/// `settee compact-store`: rewrites the store, optionally with another engine, and starts, ends or renews
+/// encryption.
 pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
     let (mut bar, mut survey) = (None, None);
     let sizes = store::rewrite(folder, how, renamed, &mut |step| match step {
@@ -313,7 +317,7 @@ pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
                 Sealing::Plain => None,
             };
             if !check(to, key)? {
-                return Err(format!("{} is not right, see above; {} is as it was", to.display(), folder.display()));
+                return Err(format!("{} has problems, see above; {} is unchanged", to.display(), folder.display()));
             }
         }
     }
@@ -322,11 +326,11 @@ pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
         Sealing::Under(key) => {
             println!("encrypted under the key {}: keep it, nothing can be read without it", key.id())
         }
-        Sealing::Plain => println!("not encrypted any more"),
+        Sealing::Plain => println!("no longer encrypted"),
     }
     if let Some(to) = &how.to {
         println!(
-            "Start the server with --data {}. If all is well, remove {}, which is as it was.",
+            "Start the server with --data {}. If all is well, remove {}, which is unchanged.",
             to.display(),
             folder.display()
         );
@@ -334,7 +338,8 @@ pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
     Ok(())
 }
 
-/// An entry in a folder whose attachments are called otherwise: their names stand in the bodies and in the references.
+/// Replaces the blob ids in an entry. A rewrite changes the ids of attachments, which stand in bodies and in
+/// references.
 fn renamed((key, value): Entry, name: &dyn Fn(&BlobId) -> BlobId) -> store::Result<Entry> {
     if let Some(key) = keys::renamed_reference(&key, name) {
         return Ok((key, value));
@@ -348,7 +353,7 @@ fn renamed((key, value): Entry, name: &dyn Fn(&BlobId) -> BlobId) -> store::Resu
     Ok((key, value))
 }
 
-/// `settee make-key`: a new key in a new file, or on the standard output for `-`.
+/// `settee make-key`: writes a new key into a new file, or to the standard output for `-`.
 pub fn make_key(file: &Path) -> Outcome<()> {
     let key = Key::generate();
     if file == Path::new("-") {
@@ -364,7 +369,7 @@ pub fn make_key(file: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// `settee-20260131-235959.backup`, in UTC.
+/// The default name of a backup file, such as `settee-20260131-235959.backup`, in UTC.
 fn file_name(since_epoch: Duration) -> String {
     let time = httpdate::HttpDate::from(std::time::UNIX_EPOCH + since_epoch).to_string();
     // `Sat, 31 Jan 2026 23:59:59 GMT`
@@ -375,7 +380,7 @@ fn file_name(since_epoch: Duration) -> String {
     format!("settee-{year}{month:02}{day}-{hour}{minute}{second}.backup")
 }
 
-/// Bytes for a person.
+/// Formats a number of bytes for display.
 fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} bytes"),
@@ -390,13 +395,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_sizes() {
+    fn backup_names_and_sizes_are_formatted() {
         assert_eq!(file_name(Duration::from_secs(1_769_903_999)), "settee-20260131-235959.backup");
         assert_eq!((size(9_999), size(12_345_678)), ("9999 bytes".into(), "12 MB".into()));
     }
 
     #[test]
-    fn a_folder_s_whole_life_on_the_command_line() {
+    fn the_commands_check_back_up_restore_and_compact_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         assert!(check(&path("data"), None).unwrap_err().contains("not a settee data folder"), "check makes no folder");

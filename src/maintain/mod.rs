@@ -1,6 +1,6 @@
-//! Work on a whole data folder: checking it, backing it up, restoring it, and keeping it tidy in the background.
+//! Work on a whole data folder: check, backup, restore, salvage, and background cleanup.
 //!
-//! Stands above `db`, whose records it reads, and beside `query` and `auth`, of which it knows nothing.
+//! Uses `db` and reads its records. Does not depend on `query` and `auth`.
 
 pub mod archive;
 pub mod background;
@@ -24,12 +24,13 @@ pub use check::{Checked, check};
 pub use restore::{Restored, restore};
 pub use sweep::sweep;
 
-/// How far a long work has come: the database at hand, and the documents that are done in all.
+/// Progress of a long task: the database being processed, and the number of documents processed in all
+/// databases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress<'a> {
     pub what: &'a str,
     pub done: u64,
 }
 
-/// Hears of progress.
+/// Callback that receives the progress.
 pub type Hear<'a> = &'a mut dyn FnMut(Progress<'_>);

@@ -1,7 +1,7 @@
-//! `settee restore`: a backup into a new data folder.
+//! `settee restore`: restores a backup into a new data folder.
 //!
-//! A restored database is a new life of its name: its sequences start with a new instance, so that a client that has seen
-//! more than the backup holds reads from the start instead of missing what is written next.
+//! A restored database gets a new instance id. A client that has seen later sequences than the backup holds
+//! therefore reads the changes from the start, instead of missing the next writes.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
@@ -16,7 +16,7 @@ use crate::rev::Body;
 use crate::store::blobs::{BlobId, Blobs};
 use crate::store::{PageLimit, Store, keys};
 
-/// What was restored.
+/// What a restore has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
     pub databases: u64,
@@ -24,11 +24,11 @@ pub struct Restored {
     pub attachments: u64,
 }
 
-/// Restores a backup into a store without databases.
+/// Restores a backup into a store that has no databases.
 ///
 /// # Errors
-/// `BadRequest` if there are databases already, or if the backup is cut short or damaged; what was restored until then is
-/// not to be used.
+/// `BadRequest` if the store has databases, or if the backup is truncated or damaged. After an error, the
+/// data that has been restored must not be used.
 pub fn restore(
     store: &dyn Store,
     blobs: &dyn Blobs,
@@ -38,9 +38,7 @@ pub fn restore(
 ) -> Result<Restored> {
     use crate::store::Direction;
     if !store.scan(&keys::names(None, None), Direction::Forward, PageLimit::entries(1))?.is_empty() {
-        return Err(Error::BadRequest(
-            "there are databases in this data folder: a backup is restored into a new one".into(),
-        ));
+        return Err(Error::BadRequest("this data folder has databases: restore needs a new folder".into()));
     }
     let mut buffered = io::BufReader::with_capacity(1 << 20, from);
     let mut restore = Restore {
@@ -63,7 +61,7 @@ fn reading(error: io::Error) -> Error {
 }
 
 fn damaged() -> Error {
-    Error::BadRequest("this backup cannot be restored: its frames do not fit together".into())
+    Error::BadRequest("this backup cannot be restored: its frames are inconsistent".into())
 }
 
 struct Restore<'a> {
@@ -71,11 +69,12 @@ struct Restore<'a> {
     blobs: &'a dyn Blobs,
     clock: &'a Clock,
     hear: Hear<'a>,
-    /// The last number given.
+    /// The last database number assigned.
     number: u64,
-    /// The database whose frames are coming.
+    /// The database to which the current frames belong.
     open: Option<(String, NameRecord)>,
-    /// Attachments that are called otherwise here: the names of an encrypted folder are its own.
+    /// Blob id in the backup → blob id here, where they differ: an encrypted folder derives ids with its own
+    /// key.
     renamed: HashMap<BlobId, BlobId>,
     writes: BulkWrites<'a>,
     restored: Restored,
@@ -107,7 +106,7 @@ impl Restore<'_> {
         let (name, record) = frame.keyed().map_err(reading)?;
         let name = std::str::from_utf8(name).map_err(|_| damaged())?.to_owned();
         if let Some((_, record)) = self.open.take() {
-            // It was deleted while it was backed up: what has come of it is removed in the background.
+            // The previous database was deleted during its backup. Mark it for removal in the background.
             self.writes.put(keys::doomed(record.number), vec![1])?;
         }
         self.number += 1;
@@ -207,7 +206,7 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// Removes what stands of a document's earlier state and does not belong to `value`, its new one.
+    /// Removes the entries of a document's earlier state that its new record `value` does not refer to.
     fn forget(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {
         self.writes.flush()?;
         let Some(old) = self.store.get(&keys::document(number, id))? else { return Ok(()) };

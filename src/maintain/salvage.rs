@@ -1,14 +1,20 @@
-//! `settee check --salvage`: what a damaged data folder still holds, into a new one, and a list of what is lost.
+//! `settee check --salvage`: copies what a damaged data folder still holds into a new folder, and lists what
+//! is lost.
 //!
-//! The damaged folder is read through a copy of its store (`store::salvage`) and stays as it is. What is taken:
+//! The damaged folder is read through a copy of its store (`store::salvage`) and is never modified. Salvage
+//! copies:
 //!
-//! - settings, accounts and every database whose name or number is known, with `_security`, `_local` documents, purge requests;
-//! - of a document every revision whose body verifies. A leaf whose body is lost gives way to its nearest ancestor that has one.
-//!   A document whose record is lost comes back from its row in the changes order, without its history;
-//! - of an attachment what matches its length and digest. A revision that has lost one is kept without it.
+//! - settings, accounts, and every database whose name or number is known, with its `_security`, `_local`
+//!   documents and purge requests;
+//! - every revision of a document whose body verifies. A leaf without a readable body is replaced by its
+//!   nearest ancestor that has one. A document without a readable record is rebuilt from its row in the
+//!   changes order, without its history;
+//! - every attachment that matches its length and digest. A revision that has lost an attachment is kept
+//!   without it.
 //!
-//! Counters are counted again, so the new folder passes `settee check`. Its databases are new lives of their names, as after a
-//! restore: clients read them from the start. A `_security` that is lost is replaced by one that lets admins in and nobody else.
+//! The counters are computed from the copied documents, so that the new folder passes `settee check`. As
+//! after a restore, each database gets a new instance id, so that clients read its changes from the start. A
+//! lost `_security` is replaced by one that admits only admins.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -30,18 +36,19 @@ use crate::store::keys::Kind;
 use crate::store::salvage::{Source, database, last_sequence};
 use crate::store::{KeyRange, Store, keys};
 
-/// Losses that are told one by one; beyond, they are counted.
+/// Losses that are listed; the rest are only counted.
 const TOLD: usize = 1000;
 const ADMINS_ONLY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
 
-/// What was taken, and what was not.
+/// What a salvage copied and what it lost.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Salvaged {
     pub databases: u64,
     pub documents: u64,
     pub attachments: u64,
-    /// What is lost, in words. The first thousand.
+    /// Descriptions of the first thousand losses.
     pub lost: Vec<String>,
+    /// Number of losses, including those that are not in `lost`.
     pub lost_count: u64,
 }
 
@@ -54,10 +61,10 @@ impl Salvaged {
     }
 }
 
-/// Takes what `from` holds into a store without databases.
+/// Copies what `from` holds into `store` and `blobs`, which hold no databases yet.
 ///
 /// # Errors
-/// What goes wrong with the new folder. Damage to the old one is in the answer.
+/// Errors of the new folder. Damage to the old folder is reported in [`Salvaged`].
 pub fn salvage(from: &Source, store: &dyn Store, blobs: &dyn Blobs, clock: &Clock, hear: Hear) -> Result<Salvaged> {
     let mut salvage = Salvage {
         from,
@@ -81,15 +88,15 @@ struct Salvage<'a> {
     blobs: &'a dyn Blobs,
     clock: &'a Clock,
     hear: Hear<'a>,
-    /// The last number given.
+    /// The last database number assigned in the new folder.
     number: u64,
-    /// What became of each attachment: its name in the new folder, `None` if it is lost.
+    /// Outcome of each attachment: its blob id in the new folder, or `None` if it is lost.
     taken: HashMap<BlobId, Option<(BlobId, Pin)>>,
     writes: BulkWrites<'a>,
     found: Salvaged,
 }
 
-/// The database at hand.
+/// The database that is being copied, with its number in the old and in the new folder.
 struct Target {
     name: String,
     old: u64,
@@ -116,7 +123,7 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// Calls `each` for everything in a range of the damaged store.
+    /// Calls `each` for every entry in a range of the damaged store, including unreadable ones.
     fn each(&mut self, range: KeyRange, each: &mut dyn FnMut(&mut Self, Found) -> Result<()>) -> Result<()> {
         let source = self.from;
         let mut walk = Walk::over(range);
@@ -129,7 +136,8 @@ impl Salvage<'_> {
         }
     }
 
-    /// The databases by number: those that have a name, and those that only the mark knows, if anything is left of them.
+    /// The databases of the damaged folder, by number: those with a readable name record, and those that only
+    /// the mark names, if any of their documents is readable.
     fn names(&mut self) -> Result<BTreeMap<u64, (String, NameRecord)>> {
         let mut names: BTreeMap<u64, (String, NameRecord)> = BTreeMap::new();
         let mut nameless = Vec::new();
@@ -139,7 +147,7 @@ impl Salvage<'_> {
                 Ok(record) => drop(names.insert(record.number, (name, record))),
                 Err(error) => {
                     nameless.push(name);
-                    salvage.found.lost(format!("a name of a database: {error}"));
+                    salvage.found.lost(format!("a database name: {error}"));
                 }
             }
             Ok(())
@@ -158,18 +166,18 @@ impl Salvage<'_> {
                 false => name,
             };
             if !left {
-                self.found.lost(format!("database {known}: nothing of it is left; it had reached sequence {sequence}"));
+                self.found.lost(format!("database {known}: all of it, up to sequence {sequence}"));
             } else if !names.values().any(|(taken, _)| *taken == name) {
                 let (partitioned, q, n) = (false, 1, 1);
                 let created = self.clock.since_epoch().as_millis() as u64;
                 let record = NameRecord { number, instance: [0; 16], created, partitioned, q, n };
-                self.found.lost(format!("database {known}: the record of its name; whether it was partitioned"));
+                self.found.lost(format!("database {known}: its name record, which said whether it was partitioned"));
                 names.insert(number, (name, record));
             }
         }
         for name in nameless {
             if !names.values().any(|(known, _)| *known == name) {
-                self.found.lost(format!("database {name}: its number, and with it all documents"));
+                self.found.lost(format!("database {name}: its number, and therefore all its documents"));
             }
         }
         Ok(names)
@@ -180,7 +188,7 @@ impl Salvage<'_> {
         let number = self.number;
         let stored = self.value(&keys::info(old)).and_then(|value| Info::decode(&value?).ok());
         if stored.is_none() {
-            self.found.lost(format!("{name}: its counters and limits; the documents are counted again"));
+            self.found.lost(format!("{name}: its counters (recounted) and its limits"));
         }
         let before = stored.unwrap_or_default();
         if let Some((_, noted)) = self.from.noted.get(&old)
@@ -228,7 +236,7 @@ impl Salvage<'_> {
         })
     }
 
-    /// Documents whose records are lost, from their rows in the changes order.
+    /// Rebuilds documents whose records are lost from their rows in the changes order.
     fn rows(&mut self, target: &mut Target) -> Result<()> {
         self.writes.flush()?;
         self.each(keys::kind(target.old, Kind::Sequence), &mut |salvage, (key, value)| {
@@ -255,7 +263,7 @@ impl Salvage<'_> {
             if !tree.is_empty() {
                 salvage
                     .found
-                    .lost(format!("{}: the history of document {}, whose leaves are there", target.name, row.id));
+                    .lost(format!("{}: the history of document {}, whose leaves are kept", target.name, row.id));
                 let record = DocumentRecord { sequence: keys::sequence_of(&key), tree };
                 salvage.document(target, &row.id, record)?;
                 salvage.writes.flush()?;
@@ -264,7 +272,7 @@ impl Salvage<'_> {
         })
     }
 
-    /// Takes a document with all that can be read of it.
+    /// Copies a document with every revision, body and attachment that can be read.
     fn document(&mut self, target: &mut Target, id: &str, record: DocumentRecord) -> Result<()> {
         let mut sizes: HashMap<(u64, u32), Option<u64>> = HashMap::new();
         for node in record.tree.nodes() {
@@ -295,7 +303,7 @@ impl Salvage<'_> {
         }
         tree.change_bodies(&mut |body| kept(body));
         let Some(winner) = tree.winner() else {
-            self.found.lost(format!("{}: document {id}, all of it", target.name));
+            self.found.lost(format!("{}: all of document {id}", target.name));
             return Ok(());
         };
         let info = &mut target.info;
@@ -310,7 +318,7 @@ impl Salvage<'_> {
                 false => info.old += bytes,
             }
         }
-        // What fell out of the tree with its branch is of no use any more.
+        // Removes the copied bodies that the rebuilt tree no longer refers to.
         let named: Vec<_> =
             tree.nodes().iter().filter_map(|node| node.body).map(|body| (body.sequence, body.index)).collect();
         for place in
@@ -328,7 +336,7 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// Takes the body of a revision with its attachments. Returns its size, `None` if it is lost.
+    /// Copies the body of a revision and its attachments. Returns the body's size, or `None` if it is lost.
     fn body(&mut self, target: &Target, id: &str, revision: &Revision, body: Body) -> Result<Option<u64>> {
         let name = &target.name;
         let value = match self.from.store.get(&keys::body(target.old, body.sequence, body.index)) {
@@ -371,10 +379,11 @@ impl Salvage<'_> {
         Ok(Some(bytes))
     }
 
-    /// Takes an attachment once, and tests it on the way. Returns its name in the new folder, or why it is lost.
+    /// Copies an attachment's content unless it was copied before, and verifies its length and digest.
+    /// Returns its blob id in the new folder, or the reason why it is lost.
     fn attachment(&mut self, attachment: &Attachment) -> Result<std::result::Result<BlobId, String>> {
         if let Some(taken) = self.taken.get(&attachment.blob) {
-            return Ok(taken.as_ref().map(|(named, _)| *named).ok_or_else(|| "it is lost, as told above".to_owned()));
+            return Ok(taken.as_ref().map(|(named, _)| *named).ok_or_else(|| "it is lost, see above".to_owned()));
         }
         let copied = self.copy(attachment)?;
         let taken = copied.as_ref().ok().cloned();
@@ -408,7 +417,7 @@ impl Salvage<'_> {
         Ok(Ok((written.id, written.pin)))
     }
 
-    /// Takes back a body that was written.
+    /// Removes a body that was copied, and its blob references.
     fn forget(&mut self, target: &Target, (sequence, index): (u64, u32)) -> Result<()> {
         self.writes.flush()?;
         let key = keys::body(target.number, sequence, index);
@@ -421,7 +430,7 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// `_local` documents, purge requests, `_security`, `_auto_purge`.
+    /// Copies `_local` documents, purge requests, `_security` and `_auto_purge`.
     fn beside(&mut self, target: &mut Target) -> Result<()> {
         let (old, number) = (target.old, target.number);
         self.each(keys::kind(old, Kind::Local), &mut |salvage, (key, value)| {
@@ -455,7 +464,7 @@ impl Salvage<'_> {
         })?;
         let security = self.value(&keys::security(old)).flatten().filter(|value| std::str::from_utf8(value).is_ok());
         if security.is_none() {
-            self.found.lost(format!("{}: its _security; only admins are let in until it is set again", target.name));
+            self.found.lost(format!("{}: its _security; only admins have access until it is set again", target.name));
         }
         self.writes.put(keys::security(number), security.unwrap_or_else(|| ADMINS_ONLY.as_bytes().to_vec()))?;
         if let Some(Some(value)) = self.value(&keys::auto_purge(old))

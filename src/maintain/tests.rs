@@ -1,4 +1,5 @@
-//! A database with everything in it, made by random work: checked, broken, backed up while it is written to, restored.
+//! Check, damage, backup under load, restore and background cleanup, on a database that pseudo-random work
+//! has filled.
 
 mod encryption;
 
@@ -47,7 +48,7 @@ fn edit(id: String, parent: Option<Revision>, number: u64) -> Incoming {
     Incoming { id, parent, path: (0, Vec::new()), deleted: false, json, attachments: Vec::new() }
 }
 
-/// Edits, conflicts, deletions, attachments new and taken over: all that depends on `seed` alone.
+/// Edits, conflicts, deletions, and new and inherited attachments, all determined by `seed`.
 async fn work(server: &Server, database: &Arc<Database>, seed: u64, rounds: u64) {
     for round in 0..rounds {
         let dice = (seed + round).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
@@ -89,7 +90,7 @@ fn checked(server: &Server) -> Checked {
     check(&*server.store, &*server.blobs, &mut |_| {}).unwrap()
 }
 
-/// Every document with all its leaves and bodies, and the counters that a client sees.
+/// Every document with all its revisions and bodies, and the counters that clients see.
 fn content(server: &Server, name: &str) -> Vec<String> {
     let database = server.databases.get(name).unwrap();
     let range = keys::kind(database.number(), Kind::Document);
@@ -113,7 +114,7 @@ fn content(server: &Server, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_random_work_leaves_is_clean_and_the_sweep_takes_only_what_nothing_names() {
+async fn random_work_leaves_no_problems_and_the_sweep_removes_only_unreferenced_blobs() {
     let server = server();
     let database = full(&server).await;
     let found = checked(&server);
@@ -128,7 +129,7 @@ async fn what_random_work_leaves_is_clean_and_the_sweep_takes_only_what_nothing_
     let after = checked(&server);
     assert_eq!((after.problem_count, after.attachments), (0, found.attachments));
     assert_eq!(server.blobs.list(None, 999).unwrap().len() as u64, before - loose);
-    assert_eq!(before - loose, found.attachments + 1, "what is pinned stays");
+    assert_eq!(before - loose, found.attachments + 1, "the pinned blob stays");
     drop(pinned);
     server.databases.delete("full").unwrap();
     while server.databases.remove_some().unwrap() {}
@@ -137,7 +138,7 @@ async fn what_random_work_leaves_is_clean_and_the_sweep_takes_only_what_nothing_
     assert_eq!(checked(&server), Checked::default());
 }
 
-/// The keys of the stored bodies that have attachments, and of those that have none.
+/// The keys of the stored bodies with attachments, and of those without.
 fn bodies(server: &Server, number: u64) -> [Vec<Vec<u8>>; 2] {
     let limit = PageLimit { entries: 10_000, bytes: usize::MAX };
     let page = server.store.scan(&keys::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
@@ -150,7 +151,7 @@ fn bodies(server: &Server, number: u64) -> [Vec<Vec<u8>>; 2] {
 }
 
 #[tokio::test]
-async fn a_damaged_database_is_removed_whole_and_keeps_no_other() {
+async fn a_damaged_database_is_removed_completely_and_does_not_block_others() {
     let (store, faults) = Faults::store();
     let server = server_on(store);
     let database = full(&server).await;
@@ -162,17 +163,17 @@ async fn a_damaged_database_is_removed_whole_and_keeps_no_other() {
     let other = server.databases.create("other", CreateOptions::default(), None).unwrap();
     work(&server, &other, 3, 30).await;
     server.databases.delete("other").unwrap();
-    // The engine cannot read the first of them for a while: the other goes.
+    // A read of the first database fails: the other one is removed.
     faults.fail_read(1);
     assert!(server.databases.remove_some().unwrap());
     while server.databases.remove_some().unwrap() {}
     sweep(&server.store, &server.blobs).await.unwrap();
-    assert_eq!(server.blobs.list(None, 9).unwrap().len(), 0, "no reference is left of what could not be read");
+    assert_eq!(server.blobs.list(None, 9).unwrap().len(), 0, "no references of the damaged bodies are left");
     assert_eq!(checked(&server), Checked::default());
 }
 
 #[tokio::test]
-async fn the_sweep_leaves_what_a_failed_commit_may_have_named() {
+async fn the_sweep_keeps_blobs_that_a_failed_commit_may_refer_to() {
     let (store, faults) = Faults::store();
     let server = server_on(store);
     let database = server.databases.create("db", CreateOptions::default(), None).unwrap();
@@ -189,7 +190,7 @@ async fn the_sweep_leaves_what_a_failed_commit_may_have_named() {
 }
 
 #[tokio::test]
-async fn a_damaged_old_body_stops_neither_compaction_nor_writers() {
+async fn a_damaged_old_body_blocks_neither_compaction_nor_writes() {
     let (store, faults) = Faults::store();
     let server = server_on(store);
     let database = server.databases.create("db", CreateOptions::default(), None).unwrap();
@@ -204,7 +205,7 @@ async fn a_damaged_old_body_stops_neither_compaction_nor_writers() {
     assert!(faults.damage(&old));
     database.compact(&|_, _| {}).await.unwrap();
     assert_eq!((checked(&server).problems, database.info().old), (Vec::new(), 0));
-    // The same where the revision goes because its chain has become too long.
+    // The same for a revision that stemming removes.
     database.set_revs_limit(1).await.unwrap();
     let newer = bodies(&server, database.number())[0][0].clone();
     assert!(faults.damage(&newer));
@@ -244,7 +245,7 @@ async fn each_kind_of_damage_is_found_and_named() {
             change(server, keys::document(number, "doc0"), Some(b"\x01nonsense".to_vec()));
         }),
         ("the body of revision", |server, number| change(server, first(server, number, Kind::Body).0, None)),
-        ("bodies are stored, and", |server, number| change(server, keys::body(number, 9_999, 3), Some(vec![1, 0]))),
+        ("bodies are stored, but", |server, number| change(server, keys::body(number, 9_999, 3), Some(vec![1, 0]))),
         ("its counters are missing", |server, number| change(server, keys::info(number), None)),
         ("above update_seq", |server, number| {
             change(server, keys::info(number), Some(crate::db::record::Info::default().encode()))
@@ -258,14 +259,14 @@ async fn each_kind_of_damage_is_found_and_named() {
                 .find(|id| sweep::is_referenced(&*server.store, id).unwrap());
             server.blobs.remove_unless(&id.unwrap(), &|| Ok(false)).unwrap();
         }),
-        ("is not referred to", |server, _| {
+        ("has no reference", |server, _| {
             change(server, server.store.keys(&keys::all_blob_references(), 1).unwrap().remove(0), None);
         }),
         ("references to attachments, but", |server, number| {
             change(server, keys::blob_reference(&[7; 32], number, 1, 1), Some(Vec::new()));
         }),
         ("which has no name", |server, _| change(server, keys::info(77), Some(Vec::new()))),
-        ("has not been given", |server, _| change(server, keys::LAST_NUMBER.to_vec(), Some(vec![0; 8]))),
+        ("was never assigned", |server, _| change(server, keys::LAST_NUMBER.to_vec(), Some(vec![0; 8]))),
         ("is not found by its uuid", |server, number| change(server, first(server, number, Kind::PurgeUuid).0, None)),
         ("document _local/x", |server, number| change(server, keys::local(number, "x"), Some(vec![9]))),
     ];
@@ -279,7 +280,7 @@ async fn each_kind_of_damage_is_found_and_named() {
 }
 
 #[tokio::test]
-async fn a_turned_bit_is_found_and_the_rest_is_checked() {
+async fn a_flipped_bit_is_found_and_the_rest_is_checked() {
     let (store, faults) = Faults::store();
     let server = server_on(store);
     let database = full(&server).await;
@@ -308,7 +309,7 @@ async fn backed_up(server: &Server) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_restores_everything_and_is_a_new_life() {
+async fn a_restore_brings_back_everything_under_a_new_instance_id() {
     let server = server();
     let database = full(&server).await;
     server.databases.create("empty", CreateOptions::default(), None).unwrap();
@@ -334,7 +335,7 @@ async fn a_backup_restores_everything_and_is_a_new_life() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_of_a_database_at_work_is_whole() {
+async fn a_backup_of_a_busy_database_is_consistent() {
     let server = Arc::new(server());
     let database = full(&server).await;
     for seed in 0..4u64 {
@@ -389,7 +390,7 @@ async fn a_document_that_changes_behind_the_first_pass_is_restored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_that_is_cut_or_damaged_is_refused() {
+async fn a_truncated_or_damaged_backup_is_refused() {
     let server = server();
     full(&server).await;
     let good = backed_up(&server).await;
@@ -404,7 +405,7 @@ async fn a_backup_that_is_cut_or_damaged_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_socket_gives_a_backup_and_nothing_else() {
+async fn the_control_socket_serves_backups_and_nothing_else() {
     use std::io::{Read, Write};
     let dir = tempfile::tempdir().unwrap();
     let server = server();
@@ -412,7 +413,7 @@ async fn the_socket_gives_a_backup_and_nothing_else() {
     let folder = dir.path().to_path_buf();
     let info = server.databases.get("full").unwrap().info();
     let documents = info.documents + info.deleted;
-    assert!(control::ask(&folder).unwrap().is_none(), "nobody is there");
+    assert!(control::ask(&folder).unwrap().is_none(), "no server is listening");
     let listening = tokio::spawn(control::listen(folder.clone(), server.databases.clone()));
     let bytes = tokio::task::spawn_blocking(move || {
         let counted = loop {
@@ -444,7 +445,7 @@ async fn the_socket_gives_a_backup_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_background_compacts_what_is_worth_it_and_sweeps() {
+async fn the_background_job_compacts_where_worthwhile_and_sweeps() {
     let server = server();
     let large = server.databases.create("large", CreateOptions::default(), None).unwrap();
     let small = server.databases.create("small", CreateOptions::default(), None).unwrap();

@@ -1,19 +1,21 @@
-//! Following a range through damage: what can be read is read, and what cannot is named and passed by.
+//! Walks over a range of a damaged store: reads what is readable, and reports and skips the rest.
 //!
-//! A damaged value ends nothing, because the walk goes by keys. A damaged page of an engine hides an unknown number of keys, and
-//! where they end is not known either: keys behind it are tried, in steps that double until one can be read, and then halved.
+//! A damaged value does not end the walk, because the walk reads keys first. A damaged page of the engine
+//! hides an unknown number of keys, and its end is unknown too. To find the next readable key, the walk tries
+//! keys behind the page, at distances that double until one is readable, and then bisects.
 
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
 use crate::store::{KeyRange, Store, StoreError, keys};
 
-/// Keys read at once.
+/// Keys per page.
 const PAGE: usize = 500;
-/// Bytes of a key, behind what all keys of the range begin with, that tell keys apart when a damaged page is passed by.
+/// Bytes of a key, after the prefix that all keys of the range share, that the search for the end of a
+/// damaged page varies.
 const WIDTH: usize = 40;
 
-/// A key and what stands there, or why it cannot be read. A gap has the key at which it begins.
+/// A key and its value, or the reason why the value cannot be read. A gap has the key at which it begins.
 pub(super) type Found = (Vec<u8>, std::result::Result<Vec<u8>, String>);
 
 pub(super) struct Walk {
@@ -22,11 +24,12 @@ pub(super) struct Walk {
 }
 
 impl Walk {
+    /// Starts a walk over `range`.
     pub fn over(range: KeyRange) -> Walk {
         Walk { range, done: false }
     }
 
-    /// The next keys and what stands at them; empty at the end.
+    /// The next keys with their values; empty at the end of the range.
     pub fn next(&mut self, store: &dyn Store) -> Result<Vec<Found>> {
         while !self.done {
             let keys = match store.keys(&self.range, PAGE) {
@@ -39,7 +42,7 @@ impl Walk {
                 self.done = true;
                 break;
             };
-            // A page with a damaged key may lead back.
+            // A page with a damaged key may lead the walk backwards.
             if !keys.is_sorted() || last <= low && !matches!(self.range.0, Bound::Included(_) | Bound::Unbounded) {
                 return Ok(vec![self.pass(store, "the keys of a page are out of order")]);
             }
@@ -67,10 +70,10 @@ impl Walk {
         }
     }
 
-    /// Goes on behind a part of the range that cannot be read.
+    /// Continues behind a part of the range that cannot be read. Returns that part as a gap.
     fn pass(&mut self, store: &dyn Store, what: &str) -> Found {
         let from = self.low().to_vec();
-        let gap = format!("what stands from {} on cannot be read: {what}", keys::describe(&from));
+        let gap = format!("the entries from {} on cannot be read: {what}", keys::describe(&from));
         let reads = |key: &[u8]| {
             let rest = (Bound::Included(key.to_vec()), self.range.1.clone());
             match store.keys(&rest, 1) {
@@ -101,7 +104,7 @@ impl Walk {
                         None => {}
                     }
                 }
-                // Zeros at the end are none of the key's, if it can do without them.
+                // Drop trailing zeros, which are padding, if the shorter key is readable too.
                 let padded = place(&readable);
                 let zeros = padded.iter().rev().take_while(|byte| **byte == 0).count();
                 let trimmed = padded[..padded.len() - zeros].to_vec();
@@ -112,7 +115,7 @@ impl Walk {
     }
 }
 
-/// `number` and 2 to the power of `bit`; `None` if that has no room.
+/// Adds 2 to the power of `bit` to the big-endian `number`; `None` on overflow.
 fn plus(number: &[u8; WIDTH], bit: usize) -> Option<[u8; WIDTH]> {
     let mut sum = *number;
     let mut carry = 1u16 << (bit % 8);
@@ -133,7 +136,7 @@ mod tests {
     use crate::store::memory::Memory;
     use crate::store::{Batch, Direction, Entry, PageLimit};
 
-    /// A store with a damaged page, from one key up to another.
+    /// A store with one damaged page, which holds the keys from the first key up to the second.
     struct Torn(Memory, Vec<u8>, Vec<u8>);
 
     impl Torn {
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_page_costs_what_is_in_it_and_no_more() {
+    fn a_damaged_page_hides_its_own_keys_and_no_others() {
         let id = |number: u32| format!("a-rather-long-common-prefix-{number:06}");
         let key = |number: u32| keys::document(7, &id(number));
         for (from, to) in [(0, 1), (100, 101), (700, 1400), (1990, 2000), (0, 2000), (5, 5)] {

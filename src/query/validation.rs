@@ -1,8 +1,9 @@
-//! The hook by which design documents refuse edits: `validate_doc_update`, and the check of design documents themselves.
+//! The hook with which design documents refuse edits (`validate_doc_update`), and the validation of design
+//! documents themselves.
 //!
-//! CouchDB: `couch_db:validate_doc_update`. A design document is looked at for its form and needs an admin of the
-//! database; `_local` documents are never looked at; all others are shown to every `validate_doc_update` of the
-//! database, admins' edits and replicated ones too.
+//! Like CouchDB's `couch_db:validate_doc_update`: the form of a design document is checked, and its writer
+//! must be an admin of the database; `_local` documents are never validated; every other document is passed
+//! to all `validate_doc_update` functions of the database, also if an admin or a replication writes it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,14 +15,14 @@ use super::selector::Selector;
 use crate::db::{Database, Guard, Proposal, Terms, Validate};
 use crate::error::{Error, Result};
 
-/// Edits given to one script job: enough to be cheap, few enough that the threads share a large request.
+/// Edits per script job. A larger job has less overhead; smaller jobs let the threads share a large request.
 const BATCH: usize = 64;
 
-/// Who edits, as far as one database is concerned.
+/// The user who edits, as one database sees them.
 pub struct Editor {
     /// `userCtx` as JSON.
     pub user: String,
-    /// Whether somebody is signed in: decides between 401 and 403.
+    /// Whether the client is signed in. A refusal is a 403 if it is, else a 401.
     pub signed_in: bool,
     /// Whether the user may write design documents.
     pub admin: bool,
@@ -30,13 +31,13 @@ pub struct Editor {
 /// The hook for the edits of one user.
 pub struct Validation {
     pub scripts: Scripts,
-    /// Tells who the user is to a database.
+    /// Returns the user as the given database sees them.
     pub editor: Box<dyn Fn(&Database) -> Editor + Send + Sync>,
 }
 
 impl Validate for Validation {
     fn applies(&self, database: &Database) -> bool {
-        // Not known yet: the proposals are made, and looking at them finds out.
+        // If the validators are not known yet, ask for proposals: validating them loads the validators.
         design::known_validators(database).is_none_or(|validators| !validators.is_empty())
     }
 
@@ -100,7 +101,8 @@ impl Validation {
         let security = database.security();
         let (places, documents): (Vec<usize>, Vec<_>) = documents.into_iter().unzip();
         let documents = Arc::new(documents);
-        // All jobs are under way before the first is awaited; the first validator that refuses has the word.
+        // Start all jobs before awaiting the first. If several validators refuse, the first one's reason
+        // counts.
         let mut jobs = Vec::new();
         for start in (0..documents.len()).step_by(BATCH) {
             let range = start..documents.len().min(start + BATCH);
@@ -130,13 +132,13 @@ impl Validation {
     }
 }
 
-/// Whether an edit matches all selectors.
+/// Returns an error unless the edit matches all selectors.
 fn matched(selectors: &[Result<Selector>], new: &str, old: Option<&str>) -> Result<()> {
     if selectors.is_empty() {
         return Ok(());
     }
     let text = format!("{{\"newDoc\":{new},\"oldDoc\":{}}}", old.unwrap_or("null"));
-    // What is nested too deep to be looked at is refused as well.
+    // An edit that is nested too deeply to be parsed is refused too.
     let invalid = || Error::Forbidden("document is not valid".into());
     let edit = serde_json::from_str(&text).map_err(|_| invalid())?;
     for selector in selectors {

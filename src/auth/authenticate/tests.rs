@@ -7,7 +7,7 @@ use super::super::lockout;
 use super::super::settings::tests::source;
 use super::*;
 
-/// Accounts in memory, with one iteration each.
+/// Accounts in memory.
 #[derive(Default)]
 struct Known {
     admins: Mutex<HashMap<String, String>>,
@@ -70,12 +70,12 @@ impl House {
         self.auth.authenticate(&Credentials { authorization: Some(&header), peer: HERE, ..Default::default() })
     }
 
-    /// Tokens for `ann`, whose password is `pw`.
+    /// Issues tokens to `ann`, whose password is `pw`.
     fn issue(&self, device: &str) -> Result<(String, String)> {
         self.auth.issue_tokens("ann", &self.basic("ann", "pw")?.proof, device, HERE)
     }
 
-    /// Whether a sign-in is still good, for who writes and for who only listens.
+    /// Re-checks a sign-in, for a request that uploads and for one that only waits.
     fn still(&self, proof: &Proof) -> [Option<Still>; 2] {
         [false, true].map(|waits| self.auth.still(proof, waits).expect("looks"))
     }
@@ -90,7 +90,7 @@ fn incorrect() -> Result<SignedIn> {
 }
 
 #[test]
-fn basic_takes_the_right_password_of_admins_and_users() {
+fn basic_accepts_only_the_right_password_of_admins_and_users() {
     let house = house(&[]).admin("root", "relax").user("ann", "p:w", &["a", "b"]);
     let root = house.basic("root", "relax").expect("signed in");
     assert_eq!(
@@ -106,21 +106,21 @@ fn basic_takes_the_right_password_of_admins_and_users() {
 }
 
 #[test]
-fn an_admin_with_a_document_has_the_roles_of_both_and_the_password_of_the_settings() {
+fn an_admin_with_a_user_document_has_both_roles_and_the_admin_password() {
     let house = house(&[]).admin("ann", "strong").user("ann", "weak", &["foo"]);
     assert_eq!(house.basic("ann", "strong").expect("signed in").user.roles, ["_admin", "foo"]);
     assert_eq!(house.basic("ann", "weak"), incorrect());
 }
 
 #[test]
-fn an_unhashed_admin_setting_lets_nobody_in() {
+fn an_unhashed_admin_setting_accepts_no_password() {
     let house = house(&[]);
     house.known.admins.lock().insert("root".into(), "relax".into());
     assert_eq!(house.basic("root", "relax"), incorrect());
 }
 
 #[test]
-fn what_is_not_basic_is_nobody() {
+fn an_unusable_authorization_header_is_anonymous_or_a_bad_request() {
     let house = house(&[]).admin("root", "relax");
     for header in ["Basic: cm9vdDpyZWxheA==", "Basic", "Digest x", "", "Basic Xzpf", "Basic cm9vdA=="] {
         let given = Credentials { authorization: Some(header), ..Default::default() };
@@ -134,17 +134,17 @@ fn what_is_not_basic_is_nobody() {
 }
 
 #[test]
-fn a_second_request_costs_no_hash_and_a_wrong_one_always_does() {
+fn a_verified_password_is_cached_and_a_wrong_one_is_always_hashed() {
     let house = house(&[]).user("ann", "pw", &[]);
     let begin = |password: &str| {
         let header = format!("Basic {}", BASE64.encode(format!("ann:{password}")));
         house.auth.begin(&Credentials { authorization: Some(&header), ..Default::default() }).expect("begins")
     };
-    let Step::Hash(pending) = begin("pw") else { panic!("the first one hashes") };
+    let Step::Hash(pending) = begin("pw") else { panic!("the first request hashes") };
     house.auth.finish(pending).expect("signed in");
     assert!(matches!(begin("pw"), Step::Done(_)));
     for _ in 0..3 {
-        let Step::Hash(pending) = begin("px") else { panic!("a wrong one hashes") };
+        let Step::Hash(pending) = begin("px") else { panic!("a wrong password hashes") };
         assert_eq!(house.auth.finish(pending), incorrect());
     }
     let other = house.hash("new");
@@ -165,17 +165,17 @@ fn waiting(house: &House, passwords: &[&str]) -> Vec<Pending> {
 }
 
 #[test]
-fn guesses_sent_at_once_are_locked_out_as_those_one_after_the_other() {
+fn concurrent_guesses_are_locked_out_like_sequential_ones() {
     let house = house(&[]).user("ann", "pw", &[]);
     let guesses = waiting(&house, &["1", "2", "3", "4", "5", "6", "7", "pw"]);
     let results: Vec<Result<SignedIn>> = guesses.into_iter().map(|guess| house.auth.finish(guess)).collect();
     assert!(results[..5].iter().all(|result| *result == incorrect()));
     assert!(results[5..].iter().all(|result| *result == Err(Error::Forbidden(lockout::LOCKED.into()))));
-    assert_eq!(house.auth.hashings(), (0, 5), "no hash is spent on the others");
+    assert_eq!(house.auth.hashings(), (0, 5), "the locked-out guesses are not hashed");
 }
 
 #[test]
-fn a_password_sent_many_times_at_once_is_hashed_once() {
+fn concurrent_sign_ins_with_the_same_password_hash_it_once() {
     let house = house(&[]).user("ann", "pw", &[]);
     for pending in waiting(&house, &["pw"; 6]) {
         assert!(house.auth.finish(pending).is_ok());
@@ -184,12 +184,12 @@ fn a_password_sent_many_times_at_once_is_hashed_once() {
     let totp = serde_json::json!({"key": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"});
     house.change("ann", |document| drop(document.members.insert("totp".into(), totp)));
     for pending in waiting(&house, &["pw"; 2]) {
-        assert_eq!(house.auth.finish(pending), incorrect(), "the code is asked for nevertheless");
+        assert_eq!(house.auth.finish(pending), incorrect(), "the code is still required");
     }
 }
 
 #[test]
-fn a_session_signs_in_lasts_and_is_renewed() {
+fn a_session_cookie_authenticates_is_renewed_and_expires() {
     let house = house(&[]).user("ann", "pw", &["a"]);
     assert_eq!(house.auth.sign_in("ann", "px", None, HERE), incorrect());
     assert_eq!(house.auth.sign_in("eve", "pw", None, HERE), incorrect());
@@ -207,7 +207,7 @@ fn a_session_signs_in_lasts_and_is_renewed() {
     let renewed = house.cookie(&cookie).expect("a good cookie").cookie.expect("renewed");
     assert_ne!(renewed, cookie);
     house.clock.advance(Duration::from_secs(600 - 61));
-    assert_eq!(house.cookie(&cookie), Ok(SignedIn::default()), "over");
+    assert_eq!(house.cookie(&cookie), Ok(SignedIn::default()), "expired");
     assert_eq!(house.cookie(&renewed).expect("a good cookie").user.name.as_deref(), Some("ann"));
 }
 
@@ -222,7 +222,7 @@ fn a_new_password_or_a_deleted_user_ends_the_session() {
 }
 
 #[test]
-fn malformed_cookies_are_a_bad_request_and_wrong_ones_are_nobody() {
+fn malformed_cookies_are_a_bad_request_and_forged_ones_are_anonymous() {
     let house = house(&[]).user("ann", "pw", &[]);
     assert_eq!(house.cookie("!"), Err(Error::BadRequest(session::MALFORMED.into())));
     for (name, secret) in [("ann", "guess"), ("eve", "guess"), ("eve", "s3cret")] {
@@ -233,7 +233,7 @@ fn malformed_cookies_are_a_bad_request_and_wrong_ones_are_nobody() {
 }
 
 #[test]
-fn a_changed_secret_ends_sessions_only_after_a_timeout() {
+fn a_session_outlives_a_change_of_the_secret() {
     let house = house(&[]).user("ann", "pw", &[]);
     let cookie = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
     house.auth.configure(Settings::read(&source(&[("chttpd_auth", "secret", "other")])));
@@ -244,7 +244,7 @@ fn a_changed_secret_ends_sessions_only_after_a_timeout() {
 }
 
 #[test]
-fn conflicts_must_be_resolved_first() {
+fn a_conflicted_user_document_cannot_authenticate() {
     let house = house(&[]).user("ann", "pw", &[]);
     house.change("ann", |document| document.conflicted = true);
     assert_eq!(house.basic("ann", "pw"), Err(Error::Unauthorized(CONFLICTED.into())));
@@ -253,9 +253,9 @@ fn conflicts_must_be_resolved_first() {
 }
 
 #[test]
-fn guessing_is_locked_out_even_with_the_right_password_at_last() {
+fn after_too_many_guesses_even_the_right_password_is_refused() {
     let house = house(&[]).admin("root", "relax").user("ann", "pw", &[]);
-    assert!(house.basic("ann", "pw").is_ok(), "now the cache knows it");
+    assert!(house.basic("ann", "pw").is_ok(), "fills the cache");
     for _ in 0..5 {
         assert_eq!(house.basic("ann", "px"), incorrect());
         assert_eq!(house.auth.sign_in("nobody", "px", None, HERE), incorrect());
@@ -264,13 +264,13 @@ fn guessing_is_locked_out_even_with_the_right_password_at_last() {
     assert_eq!(house.basic("ann", "pw"), locked);
     assert_eq!(house.auth.sign_in("ann", "pw", None, HERE), locked);
     assert_eq!(house.auth.sign_in("nobody", "px", None, HERE), locked);
-    assert!(house.basic("root", "relax").is_ok(), "somebody else");
+    assert!(house.basic("root", "relax").is_ok(), "another user is not locked out");
     house.clock.advance(Duration::from_secs(300));
     assert!(house.basic("ann", "pw").is_ok());
 }
 
 #[test]
-fn old_hashes_are_to_be_upgraded_unless_switched_off() {
+fn old_hashes_are_upgraded_unless_the_setting_is_off() {
     let house = house(&[]).user("ann", "pw", &[]);
     assert_eq!(house.basic("ann", "pw").expect("signed in").upgrade, None);
     let more = [("chttpd_auth", "iterations", "2"), ("chttpd_auth", "secret", "s")];
@@ -285,7 +285,7 @@ fn old_hashes_are_to_be_upgraded_unless_switched_off() {
 }
 
 #[test]
-fn one_time_codes_are_needed_and_basic_is_refused() {
+fn users_with_totp_need_a_code_and_cannot_use_basic() {
     let house = house(&[]).user("ann", "pw", &[]);
     let totp = serde_json::json!({"key": "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", "length": 8});
     house.change("ann", |document| drop(document.members.insert("totp".into(), totp)));
@@ -294,11 +294,11 @@ fn one_time_codes_are_needed_and_basic_is_refused() {
     assert_eq!(house.auth.sign_in("ann", "pw", None, HERE), incorrect());
     assert_eq!(house.auth.sign_in("ann", "pw", Some("65353131"), HERE), incorrect());
     assert!(house.auth.sign_in("ann", "pw", Some("65353130"), HERE).is_ok());
-    assert_eq!(house.auth.sign_in("ann", "pw", Some("0"), HERE), incorrect(), "the cache does not skip the code");
+    assert_eq!(house.auth.sign_in("ann", "pw", Some("0"), HERE), incorrect(), "the cache does not replace the code");
 }
 
 #[test]
-fn proxies_are_believed_if_the_setting_says_so_and_the_token_is_right() {
+fn proxy_headers_authenticate_only_if_enabled_and_with_the_right_token() {
     const HANDLERS: (&str, &str, &str) = (
         "chttpd",
         "authentication_handlers",
@@ -331,7 +331,7 @@ fn proxies_are_believed_if_the_setting_says_so_and_the_token_is_right() {
 }
 
 #[test]
-fn a_revoked_device_or_signing_out_everywhere_ends_cookies_at_once() {
+fn revoking_a_device_or_all_devices_ends_cookies_at_once() {
     let house = house(&[]).user("ann", "pw", &[]);
     let sign_in = || {
         let signed = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in");
@@ -349,7 +349,7 @@ fn a_revoked_device_or_signing_out_everywhere_ends_cookies_at_once() {
 }
 
 #[test]
-fn tokens_instead_of_cookies() {
+fn access_tokens_authenticate_refresh_and_expire() {
     let house = house(&[]).user("ann", "pw", &["a"]);
     let ask = |token: &str| {
         let header = format!("Bearer {token}");
@@ -363,7 +363,7 @@ fn tokens_instead_of_cookies() {
     assert!(ask(&second).is_ok());
     let invalid = Err(Error::Unauthorized("The access token is not valid.".into()));
     house.clock.advance(Duration::from_secs(token::LIFETIME));
-    assert_eq!(ask(&second), invalid, "over");
+    assert_eq!(ask(&second), invalid, "expired");
     for bad in ["", "a.b", "a.b.zz", "a.b.61.c", &refresh] {
         assert!(matches!(house.auth.refresh_tokens(bad, "", HERE), Err(Error::Unauthorized(_))), "{bad}");
     }
@@ -379,16 +379,17 @@ fn tokens_instead_of_cookies() {
 const OVER: [Option<Still>; 2] = [None, None];
 
 #[test]
-fn a_password_is_good_while_the_account_has_it() {
+fn a_password_proof_holds_while_the_account_has_that_password() {
     let house = house(&[]).user("ann", "pw", &["a"]);
     let proof = house.basic("ann", "pw").expect("signed in").proof;
     assert!(!format!("{proof:?}").contains("pw"));
     house.change("ann", |document| drop(document.members.insert("roles".into(), vec!["b"].into())));
     let [Some(still), Some(waiting)] = house.still(&proof) else { panic!("good") };
-    assert_eq!((still.user.roles, still.until, still.proof), (vec!["b".to_string()], None, None), "the roles of now");
+    assert_eq!((still.user.roles, still.until, still.proof), (vec!["b".to_string()], None, None), "the current roles");
     assert_eq!(waiting.until, None);
 
-    // The server's own renewal of the hash is no new password; the same password set anew by somebody is taken for one.
+    // A new hash counts as a new password, even if it is a hash of the same password, unless the server has
+    // recorded it as its own upgrade of the hash.
     let document = house.known.documents.lock().get("ann").cloned().expect("a user");
     let other = Stored::hash("pw", None, &house.auth.settings().password, &house.clock).expect("hashes");
     house.change("ann", |document| {
@@ -396,7 +397,7 @@ fn a_password_is_good_while_the_account_has_it() {
     });
     assert_eq!(house.still(&proof), OVER);
     house.auth.rehashed("ann", "px", &other);
-    assert_eq!(house.still(&proof), OVER, "another password's");
+    assert_eq!(house.still(&proof), OVER, "an upgrade of another password's hash");
     house.auth.rehashed("ann", "pw", &other);
     let [Some(still), _] = house.still(&proof) else { panic!("good") };
     assert_eq!(
@@ -406,7 +407,7 @@ fn a_password_is_good_while_the_account_has_it() {
 
     let with = |change: &dyn Fn(&mut UserDocument)| {
         house.known.documents.lock().insert("ann".into(), document.clone());
-        assert!(house.still(&proof)[0].is_some(), "as it was");
+        assert!(house.still(&proof)[0].is_some(), "the original document");
         house.change("ann", change);
         house.still(&proof)
     };
@@ -414,14 +415,14 @@ fn a_password_is_good_while_the_account_has_it() {
     assert_eq!(
         with(&|document| drop(document.members.insert("totp".into(), totp.clone()))),
         OVER,
-        "codes are asked for"
+        "a code is required now"
     );
     assert_eq!(with(&|document| document.conflicted = true), OVER);
-    assert_eq!(with(&|document| document.members.clear()), OVER, "no password at all");
+    assert_eq!(with(&|document| document.members.clear()), OVER, "no password");
     assert_eq!(
         with(&|document| drop(document.members.insert("derived_key".into(), "00".into()))),
         OVER,
-        "the same salt"
+        "another hash with the same salt"
     );
     house.known.documents.lock().clear();
     assert_eq!(house.still(&proof), OVER, "deleted");
@@ -429,7 +430,7 @@ fn a_password_is_good_while_the_account_has_it() {
 }
 
 #[test]
-fn a_handler_that_is_switched_off_ends_what_it_let_in() {
+fn disabling_a_handler_ends_the_sign_ins_that_it_authenticated() {
     let house = house(&[]).user("ann", "pw", &[]).admin("root", "relax");
     let cookie = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
     let proofs = [
@@ -447,7 +448,7 @@ fn a_handler_that_is_switched_off_ends_what_it_let_in() {
 }
 
 #[test]
-fn a_session_is_good_while_it_is_used_and_its_device_is_there() {
+fn a_session_proof_holds_while_the_session_is_used_and_its_device_exists() {
     let house = house(&[]).user("ann", "pw", &[]);
     let cookie = house.auth.sign_in("ann", "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
     let proof = house.cookie(&cookie).expect("good").proof;
@@ -455,19 +456,19 @@ fn a_session_is_good_while_it_is_used_and_its_device_is_there() {
     assert_eq!(ends(&house.still(&proof)), Some(1_700_000_600));
     house.clock.advance(Duration::from_secs(300));
     house.cookie(&cookie).expect("good").cookie.expect("renewed");
-    assert_eq!(ends(&house.still(&proof)), Some(1_700_000_900), "by another request of the session");
+    assert_eq!(ends(&house.still(&proof)), Some(1_700_000_900), "another request renewed the session");
     house.clock.advance(Duration::from_secs(599));
     assert!(house.still(&proof)[1].is_some());
     house.clock.advance(Duration::from_secs(1));
     let [uploads, waits] = house.still(&proof);
-    assert!(uploads.is_some() && waits.is_none(), "an upload is a use of the session, waiting is not");
+    assert!(uploads.is_some() && waits.is_none(), "an upload counts as use of the session, waiting does not");
     let devices = house.auth.devices().expect("devices");
     assert!(devices.revoke_all("ann", None).expect("revokes") > 0);
     assert_eq!(house.still(&proof), OVER);
 }
 
 #[test]
-fn an_access_token_is_good_until_its_end_and_while_its_device_is_there() {
+fn an_access_token_proof_holds_until_it_expires_or_its_device_is_revoked() {
     let house = house(&[]).user("ann", "pw", &[]);
     let proof = |access: &str| {
         let header = format!("Bearer {access}");

@@ -41,7 +41,7 @@ impl House {
         self.list(user).iter().map(|row| row["id"].as_str().expect("text").to_string()).collect()
     }
 
-    /// The same store, opened anew.
+    /// Reopens the devices on the same store.
     fn reopened(self) -> House {
         let devices = Devices::new(self.store.clone(), self.clock.clone());
         House { devices, ..self }
@@ -53,39 +53,39 @@ impl House {
 }
 
 #[test]
-fn each_sign_in_is_a_device_with_its_own_second() {
+fn each_sign_in_creates_a_device_with_a_distinct_issue_time() {
     let house = house();
     let issued: Vec<u64> = (0..5).map(|_| house.begin("ann")).collect();
     assert_eq!(issued, [START, START - 1, START - 2, START - 3, START - 4]);
-    assert_eq!(house.begin("bob"), START, "another user's seconds are theirs");
+    assert_eq!(house.begin("bob"), START, "issue times are distinct only per user");
     let house = house.reopened();
     assert_eq!(house.list("ann").len(), 5);
     assert!(issued.iter().all(|issued| house.seen("ann", *issued)));
-    assert_eq!(house.list("ann").len(), 5, "known, not adopted again");
+    assert_eq!(house.list("ann").len(), 5, "known sessions are not adopted again");
 }
 
 #[test]
-fn a_revoked_device_is_out_at_once_and_the_others_stay() {
+fn revoking_a_device_ends_it_at_once_and_keeps_the_others() {
     let house = house();
     let (one, two) = (house.begin("ann"), house.begin("ann"));
     let id = house.devices.of_session("ann", one).expect("looks").expect("a device");
-    assert_eq!(house.devices.revoke("bob", &id), Ok(false), "not bob's");
+    assert_eq!(house.devices.revoke("bob", &id), Ok(false), "the device is not bob's");
     assert_eq!(house.devices.revoke("ann", &id), Ok(true));
     assert_eq!(house.devices.revoke("ann", &id), Ok(false));
     assert!(!house.seen("ann", one) && house.seen("ann", two));
     let house = house.reopened();
     assert!(!house.seen("ann", one) && house.seen("ann", two));
-    assert_ne!(house.begin("ann"), one, "a revoked second is not given again");
+    assert_ne!(house.begin("ann"), one, "a revoked issue time is not reused");
 }
 
 #[test]
-fn signing_out_everywhere_ends_unknown_sessions_too() {
+fn revoking_all_devices_also_ends_unknown_sessions() {
     let house = house();
     let (one, two) = (house.begin("ann"), house.begin("ann"));
     assert_eq!(house.devices.revoke_all("ann", None), Ok(2));
     assert!(!house.seen("ann", one) && !house.seen("ann", two) && !house.seen("ann", START - 100));
     let again = house.begin("ann");
-    assert!(again > START && house.seen("ann", again), "a new sign-in in the same second is good");
+    assert!(again > START && house.seen("ann", again), "a new sign-in in the same second is valid");
 
     let (stays, goes) = (house.begin("bob"), house.begin("bob"));
     let id = house.devices.of_session("bob", stays).expect("looks");
@@ -94,7 +94,7 @@ fn signing_out_everywhere_ends_unknown_sessions_too() {
 }
 
 #[test]
-fn an_unknown_session_is_adopted_and_a_renewal_is_the_same_device() {
+fn an_unknown_session_is_adopted_and_renewal_keeps_its_device() {
     let house = house();
     assert!(house.seen("ann", START - 5));
     assert_eq!(house.ids("ann").len(), 1);
@@ -104,11 +104,11 @@ fn an_unknown_session_is_adopted_and_a_renewal_is_the_same_device() {
     assert_eq!(house.ids("ann").len(), 1);
     let id = house.ids("ann").remove(0);
     house.devices.revoke("ann", &id).expect("revokes");
-    assert!(!house.seen("ann", renewed) && !house.seen("ann", START - 5), "all its cookies");
+    assert!(!house.seen("ann", renewed) && !house.seen("ann", START - 5), "all cookies of the device end");
 }
 
 #[test]
-fn a_longer_timeout_brings_no_revoked_session_back() {
+fn a_longer_timeout_does_not_revive_an_ended_session() {
     let house = house();
     let (lost, kept) = (house.begin("ann"), house.begin("ann"));
     house.devices.end("ann", lost).expect("ends");
@@ -126,12 +126,12 @@ fn signing_out_removes_the_device() {
     house.devices.end("ann", issued).expect("ends");
     assert!(!house.seen("ann", issued));
     house.devices.end("ann", START - 50).expect("ends");
-    assert!(!house.seen("ann", START - 50), "an unknown one too");
+    assert!(!house.seen("ann", START - 50), "an unknown session ends too");
     assert!(house.list("ann").is_empty());
 }
 
 #[test]
-fn refresh_tokens_rotate_and_a_copy_revokes_the_device() {
+fn refresh_tokens_rotate_and_reuse_revokes_the_device() {
     let house = house();
     let first = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
     let rotate = |tokens: &Tokens, salt: &str| house.devices.rotate("ann", salt, tokens, &phone()).expect("looks");
@@ -150,7 +150,7 @@ fn refresh_tokens_rotate_and_a_copy_revokes_the_device() {
 }
 
 #[test]
-fn a_refresh_token_of_long_ago_is_a_copy_too() {
+fn reuse_of_a_much_older_refresh_token_revokes_the_device() {
     let house = house();
     let first = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
     let rotate = |tokens: &Tokens| house.devices.rotate("ann", "salt", tokens, &phone()).expect("looks");
@@ -158,13 +158,13 @@ fn a_refresh_token_of_long_ago_is_a_copy_too() {
     for _ in 0..5 {
         thiefs = rotate(&thiefs).expect("rotates");
     }
-    assert_eq!(rotate(&first), None, "the owner's");
-    assert_eq!(rotate(&thiefs), None, "ends what the thief made of it");
+    assert_eq!(rotate(&first), None, "the owner's token was used before");
+    assert_eq!(rotate(&thiefs), None, "revokes the thief's newer token");
     assert!(house.ids("ann").is_empty());
 }
 
 #[test]
-fn a_refresh_token_of_an_older_build_goes_on() {
+fn a_refresh_token_of_an_older_build_still_rotates() {
     let house = house();
     let tokens = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
     let old = Tokens { refresh: "0123456789abcdef".repeat(4), ..tokens };
@@ -182,7 +182,7 @@ fn a_refresh_token_of_an_older_build_goes_on() {
 }
 
 #[test]
-fn tokens_end_by_themselves() {
+fn refresh_tokens_expire() {
     let house = house();
     let tokens = house.devices.begin_tokens("ann", "salt", &phone(), TIMEOUT).expect("begins");
     house.later(REFRESH_LIFETIME);
@@ -190,7 +190,7 @@ fn tokens_end_by_themselves() {
 }
 
 #[test]
-fn the_list_tells_name_address_and_progress() {
+fn the_list_shows_name_address_and_progress() {
     let house = house();
     let issued = house.begin("ann");
     let id = house.devices.of_session("ann", issued).expect("looks").expect("a device");
@@ -209,7 +209,7 @@ fn the_list_tells_name_address_and_progress() {
 }
 
 #[test]
-fn a_client_with_a_password_is_listed_by_its_checkpoints() {
+fn a_client_that_uses_basic_is_listed_by_its_checkpoints() {
     let house = house();
     for sequence in ["1-a", "2-a"] {
         house.devices.synced_with_password("ann", &phone(), "list", sequence).expect("notes");
@@ -221,7 +221,7 @@ fn a_client_with_a_password_is_listed_by_its_checkpoints() {
 }
 
 #[test]
-fn everything_is_bounded() {
+fn devices_names_and_databases_are_bounded() {
     let house = house();
     let long = Client { name: "x".repeat(10_000) + "\r\n", address: "y".repeat(10_000) };
     let issued: Vec<u64> = (0..200).map(|_| house.devices.begin("ann", &long, TIMEOUT).expect("begins")).collect();
@@ -240,7 +240,7 @@ fn everything_is_bounded() {
 }
 
 #[test]
-fn many_sign_ins_in_a_short_time_all_begin_a_session_that_lasts() {
+fn many_sign_ins_in_a_short_time_all_get_nearly_the_full_timeout() {
     let house = house();
     for number in 0..MAX_REVOKED as u64 * 3 / 2 {
         let issued = house.begin("ann");
@@ -260,7 +260,7 @@ fn many_sign_ins_in_a_short_time_all_begin_a_session_that_lasts() {
 }
 
 #[test]
-fn a_script_that_signs_in_over_and_over_does_not_sign_out_the_phone() {
+fn repeated_sign_ins_of_one_client_do_not_sign_out_another_device() {
     let house = house();
     let phone = house.begin("ann");
     let script = Client { name: "curl".into(), address: "10.0.0.2".into() };
@@ -272,18 +272,19 @@ fn a_script_that_signs_in_over_and_over_does_not_sign_out_the_phone() {
 }
 
 #[test]
-fn a_forgotten_user_leaves_nothing_to_the_next_one_of_the_name() {
+fn forgetting_a_user_ends_sessions_tokens_and_used_codes() {
     let House { devices, clock, .. } = house();
     let mut cookies: Vec<u64> =
         (0..3).map(|_| devices.begin("ann", &Client::default(), 600).expect("begins")).collect();
     devices.revoke_all("ann", None).expect("revokes");
-    // Ahead of time, since all of this second and before are over.
+    // Issued for the next second, because the revocation ends the sessions of this second and of all earlier
+    // ones.
     cookies.push(devices.begin("ann", &Client::default(), 600).expect("begins"));
     let tokens = devices.begin_tokens("ann", "salt", &Client::default(), 600).expect("begins");
     assert_eq!(devices.use_code("ann", b"key", 7), Ok(true));
     let before = devices.revocations();
     devices.forget("ann").expect("forgets");
-    assert!(devices.revocations() > before, "open feeds hear of it");
+    assert!(devices.revocations() > before, "open feeds are re-checked");
     assert_eq!(devices.list("ann", None, 600).expect("lists"), json!([]));
     for issued in cookies {
         assert_eq!(devices.seen("ann", issued, &Client::default(), 600), Ok(None), "{issued}");
@@ -297,12 +298,12 @@ fn a_forgotten_user_leaves_nothing_to_the_next_one_of_the_name() {
 }
 
 #[test]
-fn a_code_is_used_once_and_so_are_those_before_it() {
+fn a_one_time_code_is_accepted_once_and_no_earlier_one_after_it() {
     let House { devices, clock, store } = house();
     let uses = |devices: &Devices, key: &[u8], step| devices.use_code("ann", key, step).expect("looks");
     assert!(uses(&devices, b"key", 7));
     assert!(!uses(&devices, b"key", 7) && !uses(&devices, b"key", 6));
-    assert!(uses(&devices, b"other key", 6), "a new key begins anew");
+    assert!(uses(&devices, b"other key", 6), "a new key starts over");
     assert!(uses(&devices, b"key", 8));
     let again = Devices::new(store, clock);
     assert!(!uses(&again, b"key", 8) && uses(&again, b"key", 9), "after a restart");

@@ -21,7 +21,7 @@ fn security() -> Security {
     Security::parse(&object).expect("valid")
 }
 
-/// Validates as `user`; `Ok` or the reason.
+/// Validates as `user`; on refusal returns the reason.
 fn validated(id: &str, new: Value, old: Option<Value>, user: &UserCtx) -> std::result::Result<(), String> {
     let security = security();
     let writer = Writer { user, security: &security };
@@ -32,7 +32,7 @@ fn validated(id: &str, new: Value, old: Option<Value>, user: &UserCtx) -> std::r
 }
 
 #[test]
-fn a_document_must_be_a_users() {
+fn invalid_user_documents_are_refused() {
     let root = UserCtx::server();
     let rows = [
         (json!({"type": null, "name": "ann", "roles": []}), "doc.type must be user"),
@@ -86,7 +86,7 @@ fn a_document_must_be_a_users() {
 }
 
 #[test]
-fn users_change_only_themselves_and_never_their_roles() {
+fn users_may_change_only_their_own_document_and_never_their_roles() {
     let (ann, bob, nobody, speedy) = (user("ann", &[]), user("bob", &[]), UserCtx::anonymous(), user("speedy", &[]));
     let with = |roles: &[&str]| json!({"type": "user", "name": "ann", "roles": roles});
     let check = |new: &[&str], old: Option<&[&str]>, who: &UserCtx| {
@@ -109,7 +109,7 @@ fn users_change_only_themselves_and_never_their_roles() {
 }
 
 #[test]
-fn others_documents_are_not_there_to_be_written() {
+fn other_users_documents_are_missing_for_writers() {
     let security = security();
     let may = |id: &str, user: &UserCtx| may_write(id, Writer { user, security: &security });
     assert_eq!(may("org.couchdb.user:ann", &user("ann", &[])), Ok(()));
@@ -123,7 +123,7 @@ fn others_documents_are_not_there_to_be_written() {
 }
 
 #[test]
-fn only_admins_and_oneself_delete() {
+fn only_admins_and_the_user_may_delete_an_account() {
     let security = security();
     let old = members(json!({"name": "ann"}));
     let nameless = members(json!({}));
@@ -135,7 +135,7 @@ fn only_admins_and_oneself_delete() {
     assert!(delete(None, &UserCtx::server()));
     assert!(!delete(Some(&old), &user("bob", &[])));
     assert!(!delete(Some(&old), &UserCtx::anonymous()));
-    assert!(!delete(Some(&nameless), &UserCtx::anonymous()), "no name is nobody's name");
+    assert!(!delete(Some(&nameless), &UserCtx::anonymous()), "a missing name does not match an anonymous client");
     assert!(!delete(None, &user("ann", &[])));
 }
 
@@ -168,7 +168,7 @@ fn a_password_becomes_a_hash_with_a_new_salt() {
 }
 
 #[test]
-fn what_readers_see() {
+fn readers_see_their_own_document_and_public_fields_of_others() {
     let security = security();
     let see = |id: &str, user: &UserCtx| visible(id, user, &security);
     let ann = user("ann", &[]);
@@ -187,7 +187,7 @@ fn what_readers_see() {
 }
 
 #[test]
-fn an_account_is_extended_by_its_user_and_made_where_sign_up_is_open() {
+fn users_may_extend_their_account_and_sign_up_where_it_is_open() {
     let nobody = UserCtx::anonymous();
     let ann = UserCtx { name: Some("ann".into()), ..UserCtx::anonymous() };
     let outcome = |standing, user: &UserCtx, sign_up, replicated| match may_extend(standing, user, sign_up, replicated)
@@ -199,7 +199,7 @@ fn an_account_is_extended_by_its_user_and_made_where_sign_up_is_open() {
         Err(_) => "other",
     };
     use Standing as S;
-    // A user's edit, the same brought from elsewhere, nobody's edit.
+    // Columns: an edit by the user, a replicated edit by the user, an edit by an anonymous client.
     for (standing, sign_up, expected) in [
         (S::Absent, true, ["yes", "yes", "yes"]),
         (S::Absent, false, ["forbidden", "forbidden", "unauthorized"]),

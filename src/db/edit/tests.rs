@@ -1,4 +1,4 @@
-//! Terms: what the writer holds edits to at the commit.
+//! Terms and guards: the conditions that the writer checks at the commit.
 
 use parking_lot::Mutex;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::db::{CreateOptions, Databases, Wanted, Within};
 
-/// Lets everything pass, on terms; writes something itself while the edit waits for its verdict.
+/// A hook that allows every edit under the given terms, and writes an edit of its own during validation.
 struct Meanwhile {
     terms: Terms,
     guard: Option<Error>,
@@ -50,7 +50,7 @@ impl Validate for Meanwhile {
     }
 }
 
-/// A guard that says so.
+/// A guard that always returns this result.
 struct Says(Option<Error>);
 
 impl Guard for Says {
@@ -93,7 +93,7 @@ const UNMOVED: Terms = Terms { unmoved: true, deletes_all: false };
 const DELETES_ALL: Terms = Terms { unmoved: false, deletes_all: true };
 
 #[tokio::test]
-async fn what_the_guard_refuses_at_the_writer_fails_as_a_whole_and_alone() {
+async fn a_refusing_guard_fails_its_whole_call_and_no_other() {
     let database = database();
     let refused = Error::Unauthorized("over".into());
     let guarded = Meanwhile { guard: Some(refused.clone()), ..Meanwhile::new(Terms::default(), None) };
@@ -103,13 +103,13 @@ async fn what_the_guard_refuses_at_the_writer_fails_as_a_whole_and_alone() {
         database.update(vec![of("c")], Mode::Interactive, &AllowAll),
     );
     assert_eq!(late, Err(refused));
-    assert!(other.expect("asked").remove(0).is_ok(), "the same commit, perhaps");
+    assert!(other.expect("asked").remove(0).is_ok(), "even in the same commit");
     assert!(["a", "b"].iter().all(|id| database.find(id, Wanted::Winner).is_err()));
     assert_eq!(database.info().sequence, 1);
 }
 
 #[tokio::test]
-async fn what_moved_since_it_was_shown_is_a_conflict() {
+async fn an_edit_of_leaves_that_changed_during_validation_is_a_conflict() {
     let hash = |text: &str| RevisionHash::parse(text);
     let new = hash("ffffffffffffffffffffffffffffffff");
     for mode in [Mode::Interactive, Mode::Replicated] {
@@ -130,7 +130,7 @@ async fn what_moved_since_it_was_shown_is_a_conflict() {
             assert_eq!((&shown[0].revision, shown[0].deleted), (&first, false));
         }
     }
-    // A document that was not there, made meanwhile.
+    // A document that did not exist and is created during validation.
     let database = database();
     let rules = Meanwhile::new(UNMOVED, Some((edit(None, "{}", false), Mode::Interactive)));
     let late = write(&database, brought(1, &[&new]), Mode::Replicated, &rules).await;
@@ -138,12 +138,12 @@ async fn what_moved_since_it_was_shown_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn what_has_not_moved_is_written_without_its_older_history() {
+async fn an_unmoved_edit_keeps_only_its_parent_of_the_history() {
     let database = database();
     let first = write(&database, edit(None, "{}", false), Mode::Interactive, &AllowAll).await.expect("made");
     let [new, older] =
         ["ffffffffffffffffffffffffffffffff", "0123456789abcdef0123456789abcdef"].map(RevisionHash::parse);
-    // Were the whole path taken, it would put another parent under the first revision of a stemmed tree.
+    // With the whole path, the edit would put another parent under the first revision of a stemmed tree.
     let rules = Meanwhile::new(UNMOVED, None);
     let brought = brought(2, &[&new, &first.hash, &older]);
     assert!(write(&database, brought, Mode::Replicated, &rules).await.is_ok());
@@ -151,7 +151,7 @@ async fn what_has_not_moved_is_written_without_its_older_history() {
 }
 
 #[tokio::test]
-async fn deleting_the_winner_deletes_all_leaves_where_that_is_asked() {
+async fn deleting_the_winner_deletes_all_leaves_if_the_terms_say_so() {
     for terms in [Terms::default(), DELETES_ALL] {
         let database = database();
         let first = write(&database, edit(None, "{}", false), Mode::Interactive, &AllowAll).await.expect("made");

@@ -1,5 +1,6 @@
-//! A folder with everything in it, on its way through encryption: begun, renewed, ended, backed up, restored. The same documents
-//! and attachments come out everywhere, and nothing on the disk shows them while it is encrypted.
+//! A data folder whose encryption is started, renewed and ended, and which is backed up and restored.
+//! Documents and attachments stay the same throughout, and no file shows their content while the folder is
+//! encrypted.
 
 use std::io::Read;
 use std::path::Path;
@@ -17,7 +18,8 @@ fn open_folder(folder: &Path, key: Option<&Key>) -> Server {
     Server { store: opened.store, blobs: opened.blobs, databases }
 }
 
-/// Every leaf with its body and the content of its attachments, whatever they are called.
+/// Every body with its attachments' names and contents. Blob ids are left out, because encryption changes
+/// them.
 fn seen(folder: &Path, key: Option<&Key>) -> Vec<String> {
     let server = open_folder(folder, key);
     let number = server.databases.get("full").unwrap().number();
@@ -45,9 +47,9 @@ fn shows(folder: &Path, text: &[u8]) -> bool {
     })
 }
 
-/// A database with everything in it.
+/// Creates a database with all kinds of content.
 fn fill(data: &Path) {
-    // What a database has left at work ends with the runtime, and lets go of the folder.
+    // Ending the runtime ends the databases' background work, which would keep the folder locked.
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let server = open_folder(data, None);
         let database = full(&server).await;
@@ -63,7 +65,7 @@ fn fill(data: &Path) {
 }
 
 #[test]
-fn a_folder_goes_through_encryption_and_back() {
+fn encryption_can_be_started_renewed_and_ended() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let data = path("data");
@@ -107,7 +109,7 @@ fn a_folder_goes_through_encryption_and_back() {
     };
     let refused = restore("sealed", None, "x", Some(&first)).unwrap_err();
     assert!(refused.contains(&second.id()) && refused.contains("--backup-key-file"), "{refused}");
-    assert!(!path("x").exists(), "a refusal makes no folder");
+    assert!(!path("x").exists(), "a refused restore creates no folder");
     for (from, backup_key, to, key) in [
         ("sealed", None, "same key", Some(&second)),
         ("sealed", Some(&second), "other key", Some(&first)),

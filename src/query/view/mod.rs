@@ -1,21 +1,23 @@
-//! JavaScript views: what a design document defines, its index in the store, and reading it.
+//! JavaScript views: the definitions in design documents, their indexes in the store, and queries.
 //!
 //! ```text
 //! definition   a design document's views, and the signature that names their index
 //! layout       keys and values of an index in the store
 //! build        brings an index up to the database's sequence: changes > map functions > rows
-//! ahead        what is mapped ahead of the writer      piece     what is written with one commit
-//! blocks       rows in blocks of some hundred, counted and reduced: kept while rows change
-//! reduce       the reduce functions, ours and JavaScript ones
-//! params       what a query asks, checked whole before anything runs
+//! ahead        the map results that are computed ahead of the writer
+//! piece        the part of a build that one commit writes
+//! blocks       blocks of some hundred rows with their counts and reductions, kept while other rows change
+//! reduce       the built-in and the JavaScript reduce functions
+//! params       query parameters, validated before anything runs
 //! read         rows of a map query         grouped   rows of a reduce query
-//! skipped      documents whose map functions overran time or memory
-//! cleanup      indexes that no design document defines any more
+//! skipped      documents whose map functions exceeded their time or memory limit
+//! cleanup      removes indexes that no design document defines any more
 //! ```
 //!
-//! One index serves all views of a design document, and all design documents that define the same. It is named by
-//! a signature of everything that decides its rows, so a changed definition is another index, built from the start
-//! while the old one waits for `_view_cleanup`; changing it back finds the old one again.
+//! One index serves all views of a design document, and all design documents with the same definition. A
+//! signature of everything that determines the rows names the index. A changed definition is therefore built
+//! as another index, while the old one stays until `_view_cleanup`; changing the definition back uses the old
+//! index again.
 
 mod ahead;
 mod blocks;
