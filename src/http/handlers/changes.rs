@@ -35,6 +35,8 @@ use crate::store::{Direction, PageLimit};
 /// Rows read at once; fewer where their documents are needed.
 const PAGE: usize = 1000;
 const PAGE_WITH_DOCS: usize = 64;
+/// As above for a filter that reads documents: one call of its function judges a page, if the documents are small.
+const PAGE_TO_JUDGE: usize = 250;
 /// Rows that are sent between two checks of the authorization, if they come without documents.
 const UNCHECKED: usize = 64;
 /// Bytes of rows read at once.
@@ -391,7 +393,11 @@ impl Feed {
     }
 
     fn page_limit(&self) -> PageLimit {
-        let page = if self.params.include_docs || self.filter.needs_documents() { PAGE_WITH_DOCS } else { PAGE };
+        let page = match (self.params.include_docs, self.filter.needs_documents()) {
+            (_, true) => PAGE_TO_JUDGE,
+            (true, false) => PAGE_WITH_DOCS,
+            (false, false) => PAGE,
+        };
         let page =
             if self.filter.passes_all() { page.min(self.params.limit.clamp(1, PAGE as u64) as usize) } else { page };
         PageLimit { entries: page, bytes: PAGE_BYTES }

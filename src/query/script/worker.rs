@@ -77,11 +77,15 @@ impl Socket {
         wire::receive(&mut *self.input.borrow_mut(), payload, wire::FRAME_LIMIT)
     }
 
-    /// Sends a frame, and all before it.
+    /// Sends a frame together with the frames written before it.
     fn send(&self, frame: &[u8]) -> io::Result<()> {
-        let mut output = self.output.borrow_mut();
-        wire::send(&mut *output, frame)?;
-        output.flush()
+        self.write(frame)?;
+        self.output.borrow_mut().flush()
+    }
+
+    /// Writes a frame that may wait for the next one that is sent.
+    fn write(&self, frame: &[u8]) -> io::Result<()> {
+        wire::send(&mut *self.output.borrow_mut(), frame)
     }
 }
 
@@ -91,7 +95,7 @@ impl Link for Socket {
         if lines < LINES {
             self.lines.set(lines + 1);
             // If the server is gone, the next request ends this process.
-            let _ = wire::send(&mut *self.output.borrow_mut(), &wire::texts(wire::LOG, &[message]));
+            let _ = self.write(&wire::texts(wire::LOG, &[message]));
         }
     }
 
@@ -183,7 +187,8 @@ impl Worker {
         let limit = Duration::from_micros(run.limit);
         self.clock.start(Clock::now(), limit);
         let ran = environment.with(|calls| items(calls, run, limit, &mut answers));
-        answers.send();
+        // `DONE` or `FAILED` follows at once: one write, and the server wakes up once.
+        answers.write();
         match answers.failed {
             Some(error) => Err(error),
             None => Ok(ran),
@@ -244,13 +249,23 @@ impl Answers<'_> {
     }
 
     fn send(&mut self) {
-        if !self.waiting.is_empty() {
-            let texts: Vec<&str> = self.waiting.iter().map(String::as_str).collect();
-            let sent = self.link.send(&wire::texts(wire::ANSWERS, &texts));
+        if self.write() {
+            let sent = self.link.output.borrow_mut().flush();
             self.failed = self.failed.take().or(sent.err());
-            self.waiting.clear();
-            self.bytes = 0;
         }
+    }
+
+    /// Writes the answers that wait, if there are any.
+    fn write(&mut self) -> bool {
+        if self.waiting.is_empty() {
+            return false;
+        }
+        let texts: Vec<&str> = self.waiting.iter().map(String::as_str).collect();
+        let written = self.link.write(&wire::texts(wire::ANSWERS, &texts));
+        self.failed = self.failed.take().or(written.err());
+        self.waiting.clear();
+        self.bytes = 0;
+        true
     }
 }
 

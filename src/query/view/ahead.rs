@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Answers that tell how large the next will be.
 const REMEMBERED: usize = 16;
 /// Documents of one call of the map functions at most, and about how many bytes of them.
-const MAPPED_AT_ONCE: usize = 100;
+const MAPPED_AT_ONCE: usize = 250;
 pub(super) const BATCH_BYTES: u64 = 1 << 20;
 
 /// What is emitted for a batch of documents: on its way, there, or taken.
@@ -137,11 +137,11 @@ impl Ahead {
         answer
     }
 
-    /// How many documents the next batch should have, of `left`.
-    pub fn batch(&self, left: usize) -> usize {
+    /// How many documents a batch of a page with this many documents should have.
+    pub fn batch(&self, page: usize) -> usize {
         let per_document = self.last.iter().map(|(documents, bytes)| bytes / documents.max(&1)).max().unwrap_or(0);
         let fits = (BATCH_LIMIT / 4).checked_div(per_document).unwrap_or(usize::MAX);
-        left.div_ceil(2 * self.threads).clamp(8, MAPPED_AT_ONCE).min(fits).min(left).max(1)
+        page.div_ceil(2 * self.threads).clamp(8, MAPPED_AT_ONCE).min(fits).min(page).max(1)
     }
 
     /// Waits until another batch may be mapped. `alone`: nobody takes answers meanwhile; true then says that those which
@@ -201,10 +201,10 @@ mod tests {
     #[test]
     fn large_answers_make_the_next_batches_small() {
         let mut ahead = Ahead::new(2, 0);
-        assert_eq!((ahead.batch(1000), ahead.batch(20), ahead.batch(3)), (100, 8, 3));
+        assert_eq!((ahead.batch(1000), ahead.batch(20), ahead.batch(3)), (250, 8, 3));
         let answer = ahead.add_made(100, made(100));
         ahead.wait(true);
-        assert_eq!(ahead.batch(1000), 100);
+        assert_eq!(ahead.batch(1000), 250);
         answer.take().unwrap();
         let large = ahead.add_made(1, made(BATCH_LIMIT / 8));
         ahead.wait(true);
@@ -215,7 +215,7 @@ mod tests {
             ahead.add_made(100, made(100)).take().unwrap();
         }
         ahead.wait(false);
-        assert_eq!((ahead.batch(1000), ahead.out.len()), (100, 0), "it was long ago");
+        assert_eq!((ahead.batch(1000), ahead.out.len()), (250, 0), "it was long ago");
         assert_eq!(Ahead::new(2, BATCH_LIMIT).batch(1000), 1, "the index is known to have many rows for each");
     }
 }

@@ -243,6 +243,23 @@ impl Drop for Waiting {
     }
 }
 
+/// Changes that were read at once.
+struct Page {
+    /// The sequence that the index is at after them.
+    sequence: u64,
+    /// Documents that have rows, counted before any was mapped.
+    living: usize,
+    /// Changes that have not been mapped yet.
+    left: VecDeque<Changed>,
+}
+
+impl Page {
+    fn new(sequence: u64, left: VecDeque<Changed>) -> Page {
+        let living = left.iter().filter(|change| change.body().is_some()).count();
+        Page { sequence, living, left }
+    }
+}
+
 /// Documents that have changed, one after the other, and are being mapped.
 struct Step {
     /// The sequence that the index is at afterwards.
@@ -359,12 +376,12 @@ impl Build {
         if target - begin <= FEW {
             let mut steps = VecDeque::new();
             for page in self.pages(begin, target) {
-                let (sequence, mut left) = page?;
-                while !left.is_empty() {
+                let mut page = page?;
+                while !page.left.is_empty() {
                     if ahead.wait(true) && !writer.write_all(steps.drain(..).map(Ok))? {
                         return Ok(false);
                     }
-                    steps.push_back(self.map_some(&mut ahead, sequence, &mut left)?);
+                    steps.push_back(self.map_some(&mut ahead, &mut page)?);
                 }
             }
             return Ok(writer.write_all(steps.into_iter().map(Ok))? && writer.end(target)?);
@@ -376,10 +393,10 @@ impl Build {
             let read_all = move || {
                 let mut read = || {
                     for page in self.pages(begin, target) {
-                        let (sequence, mut left) = page?;
-                        while !left.is_empty() {
+                        let mut page = page?;
+                        while !page.left.is_empty() {
                             ahead.wait(false);
-                            let step = self.map_some(&mut ahead, sequence, &mut left)?;
+                            let step = self.map_some(&mut ahead, &mut page)?;
                             if sender.send(Ok(step)).is_err() {
                                 return Ok(());
                             }
@@ -426,11 +443,12 @@ impl Build {
         let next = Meta { begun_at: 0, ..meta.clone() };
         let mut writer = Writer::new(self, stored, meta, next, sequence, sequence);
         let mut steps = VecDeque::new();
-        while !left.is_empty() {
+        let mut page = Page::new(sequence, left);
+        while !page.left.is_empty() {
             if ahead.wait(true) && !writer.write_all(steps.drain(..).map(Ok))? {
                 return Ok(false);
             }
-            steps.push_back(self.map_some(&mut ahead, sequence, &mut left)?);
+            steps.push_back(self.map_some(&mut ahead, &mut page)?);
         }
         if !writer.write_all(steps.into_iter().map(Ok))? {
             return Ok(false);
@@ -439,20 +457,20 @@ impl Build {
         writer.end(sequence)
     }
 
-    /// Pages of changes up to `target`, each with the sequence that is reached with it.
-    fn pages(&self, begin: u64, target: u64) -> impl Iterator<Item = Result<(u64, VecDeque<Changed>)>> {
+    /// Pages of changes up to `target`.
+    fn pages(&self, begin: u64, target: u64) -> impl Iterator<Item = Result<Page>> {
         let mut after = begin;
         std::iter::from_fn(move || {
             if after >= target {
                 return None;
             }
             let page = self.page(after, target);
-            after = page.as_ref().map_or(target, |(sequence, _)| *sequence);
+            after = page.as_ref().map_or(target, |page| page.sequence);
             Some(page)
         })
     }
 
-    fn page(&self, after: u64, target: u64) -> Result<(u64, VecDeque<Changed>)> {
+    fn page(&self, after: u64, target: u64) -> Result<Page> {
         let database = &self.index.database;
         let info = database.info();
         let average = info.external / (info.documents + 1) + 1;
@@ -465,13 +483,15 @@ impl Build {
         let sequence = page.rows.last().map_or(target, |(sequence, _)| *sequence);
         let include_design = self.index.definition.include_design;
         let rows = page.rows.into_iter().map(|(sequence, row)| Changed { sequence, id: row.id, leaves: row.leaves });
-        Ok((sequence, rows.filter(|change| include_design || !change.id.starts_with("_design/")).collect()))
+        let rows = rows.filter(|change| include_design || !change.id.starts_with("_design/"));
+        Ok(Page::new(sequence, rows.collect()))
     }
 
-    /// Takes some of the documents that are left of a page, which reaches up to `sequence`, and has them mapped.
-    fn map_some(&self, ahead: &mut Ahead, sequence: u64, left: &mut VecDeque<Changed>) -> Result<Step> {
+    /// Takes some of the documents that are left of a page and has them mapped.
+    fn map_some(&self, ahead: &mut Ahead, page: &mut Page) -> Result<Step> {
+        let (sequence, left) = (page.sequence, &mut page.left);
         let maps = !self.index.definition.maps.is_empty();
-        let most = ahead.batch(left.iter().filter(|change| change.body().is_some()).count());
+        let most = ahead.batch(page.living);
         let (mut documents, mut living, mut bytes) = (Vec::new(), 0, 0);
         while let Some(change) = left.pop_front() {
             if let Some(body) = change.body() {
