@@ -1,80 +1,86 @@
-//! What an engine has to do to become a [`Store`](super::Store) under the [`Committer`](super::committer::Committer): an ordered
-//! map of framed bytes. Group commit, expectations, checksums and recovery are the committer's and are written once.
+//! What an engine implements to become a [`Store`](super::Store) under the
+//! [`Committer`](super::committer::Committer): an ordered map of framed bytes. The committer implements group
+//! commit, expectations, checksums and recovery once, for all engines.
 
 use std::collections::BTreeMap;
 
 use super::tally::Tally;
 use super::{Direction, KeyRange, PageLimit, Result};
 
-/// The writes of one group of commits: every key once, with its framed value or `None` for a delete.
+/// The writes of one group of commits: each key once, with its framed value, or `None` for a delete.
 pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// Takes the entries of a read: key and framed value, or what is wrong with that entry alone.
+/// Callback for each entry of a read: the key and the framed value, or the error of that entry alone.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], Result<&[u8]>);
 
-/// Takes the values of a read by keys: the key's index, and its framed value if there is one.
+/// Callback for each key of a read: its index, and its framed value if there is one.
 pub(super) type VisitIndexed<'a> = &'a mut dyn FnMut(usize, Result<Option<&[u8]>>);
 
-/// What makes the room that deletions have freed good for other writes.
+/// How an engine makes space that deletions have freed available to other writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reclaiming {
     Unneeded,
-    /// [`Backend::reopen`] makes [`Backend::spare_bytes`] grow.
+    /// [`Backend::reopen`] increases [`Backend::spare_bytes`].
     Reopening,
-    /// [`Backend::compact`] makes the files smaller.
+    /// [`Backend::compact`] shrinks the files.
     Compacting,
 }
 
-/// An engine. Reads come from many threads; `apply` and `reopen` from one at a time.
+/// An engine. Many threads read concurrently; only one thread at a time calls `apply` or `reopen`.
 ///
-/// A read must never show what an `apply` has not yet made durable, nor what an `apply` that failed has left behind.
+/// A read must never return the writes of a synced `apply` before they are durable, nor the writes of an
+/// `apply` that failed.
 pub(super) trait Backend: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Calls `visit(index, value)` once for each of `keys`, in order.
     fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()>;
 
-    /// A page of the entries of `range`.
+    /// Visits one page of the entries of `range`.
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit, visit: Visit<'_>) -> Result<()>;
 
-    /// The first `entries` keys of `range`, read without their values: a damaged value can still be deleted. Shows what is
-    /// in flight; callers are the committer, and readers who read the values next.
+    /// Visits the first `entries` keys of `range` without reading their values, so that a damaged value can
+    /// still be deleted. May return keys of a batch in flight. Called by the committer, and by readers that
+    /// read the values next.
     fn keys(&self, range: &KeyRange, entries: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()>;
 
-    /// Applies all of `writes` and the record of `tally`, or nothing; with `sync` they, and everything applied before, are on
-    /// disk when it returns. `tally` learns what stood at each key before. After an error, the backend is not written to again
-    /// before `reopen`; but after `Damaged`, which means that something could not be read and nothing was begun.
+    /// Applies all of `writes` and the record of `tally`, or nothing. With `sync`, they and everything
+    /// applied before are on disk when it returns. Reports to `tally` the value that each key held before.
+    /// After an error the caller does not write again before `reopen`, except after `Damaged`, which means
+    /// that something could not be read and nothing was begun.
     fn apply(&self, writes: &Writes, sync: bool, tally: &mut Tally<'_>) -> Result<()>;
 
-    /// How far its log has got on disk, and how long its file is: for the mark, asked after a synced `apply`.
+    /// The durable end of the engine's log and the length of its file, for the mark. Called after a synced
+    /// `apply`.
     fn position(&self) -> (u64, u64) {
         (0, 0)
     }
 
-    /// 1 and the unused parts of its file, for the mark of a clean stop; 0 if that says nothing.
+    /// For the mark of a clean stop: the number of unused parts of the engine's file plus 1; 0 if the engine
+    /// has no such parts.
     fn unused(&self) -> u64 {
         0
     }
 
-    /// Closes the engine and opens it again, as after a restart: what was acknowledged is there.
+    /// Closes the engine and opens it again, as a restart does. Everything acknowledged must still be there.
     fn reopen(&self) -> Result<()>;
 
-    /// Bytes that can be written without the files taking more of the device, as far as the engine knows. Asked only where
-    /// the device is full.
+    /// Bytes that the engine can write without growing its files, as far as it knows. Called only when the
+    /// disk is full.
     fn spare_bytes(&self) -> Result<u64> {
         Ok(0)
     }
 
-    /// How the engine is made to use again what deletions have freed.
+    /// How the engine can be made to reuse the space that deletions have freed.
     fn reclaiming(&self) -> Reclaiming {
         Reclaiming::Unneeded
     }
 
-    /// Gives the device back what has been freed: see [`Reclaiming::Compacting`]. Reads wait.
+    /// Returns freed space to the file system: see [`Reclaiming::Compacting`]. Blocks reads.
     fn compact(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Bytes that the engine's files take.
+    /// Bytes of the engine's files on disk.
     fn disk_bytes(&self) -> u64;
 }

@@ -1,8 +1,9 @@
-//! Attachment content: immutable, content-addressed blobs beside the ordered map.
+//! Attachment content: immutable, content-addressed blobs, stored beside the ordered map.
 //!
-//! A blob is written, synced, renamed into place and its directory synced before [`BlobWriter::finish`] returns, so the
-//! commit that names it can never point at nothing. What [`BlobWriter::finish`] returns also **pins** the blob: the
-//! collector leaves a pinned blob alone, and the pin lives until the commit that refers to it has returned.
+//! A blob is written and synced, renamed into place, and its directory synced, before [`BlobWriter::finish`]
+//! returns. A commit that names it therefore never refers to a missing blob. The result of
+//! [`BlobWriter::finish`] also **pins** the blob: the garbage collection never removes a pinned blob, and the
+//! caller holds the pin until the commit that refers to the blob has returned.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -12,56 +13,60 @@ use parking_lot::Mutex;
 
 use super::Result;
 
-/// What a blob is called: the SHA-256 of the stored bytes, and in an encrypted folder a keyed hash of that.
+/// The name of a blob: the SHA-256 of the stored bytes; in an encrypted folder, a keyed hash of that.
 pub type BlobId = [u8; 32];
 
-/// Keeps the collector's hands off a blob while it lives.
+/// Protects a blob from removal while it lives.
 pub type Pin = Arc<dyn Send + Sync>;
 
 /// A blob that is on disk.
 #[derive(Clone)]
 pub struct Written {
+    /// The blob's name.
     pub id: BlobId,
-    /// Bytes stored.
+    /// Length of the stored bytes.
     pub length: u64,
-    /// MD5 of the stored bytes: CouchDB's digest of an attachment.
+    /// MD5 of the stored bytes, which CouchDB uses as the digest of an attachment.
     pub md5: [u8; 16],
+    /// Keeps the blob from being removed.
     pub pin: Pin,
 }
 
-/// Takes a blob's bytes. Dropped unfinished, it leaves nothing behind.
+/// Receives a blob's bytes. If dropped before `finish`, it leaves nothing behind.
 pub trait BlobWriter: Send {
+    /// Appends bytes to the blob.
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
-    /// Makes the blob durable, or finds that it is there already.
+    /// Makes the blob durable, or finds that it exists already.
     fn finish(self: Box<Self>) -> Result<Written>;
 }
 
-/// Where blobs are kept. Calls block; async callers run them off their own threads.
+/// Storage for blobs. Calls block, so async callers run them on a blocking thread.
 pub trait Blobs: Send + Sync + 'static {
+    /// Starts a new blob.
     fn create(&self) -> Result<Box<dyn BlobWriter>>;
 
-    /// The bytes of a blob from `offset` on. `Damaged` if the blob is not there.
+    /// Reads a blob from `offset` on. `Damaged` if the blob does not exist.
     fn open(&self, id: &BlobId, offset: u64) -> Result<Box<dyn Read + Send>>;
 
-    /// Whether the blob is there. After [`Blobs::pin`], it then stays.
+    /// Whether the blob exists. If it was pinned with [`Blobs::pin`] before the call, it continues to exist.
     fn contains(&self, id: &BlobId) -> Result<bool>;
 
-    /// Pins an existing blob (a stub that a new revision takes over from its parent). It may have been removed just
-    /// before: ask [`Blobs::contains`] afterwards.
+    /// Pins an existing blob, for a stub that a new revision takes over from its parent. The blob may have
+    /// been removed just before, so the caller must call [`Blobs::contains`] afterwards.
     fn pin(&self, id: &BlobId) -> Pin;
 
-    /// Removes the blob unless it is pinned or `referenced` says, asked while nobody can pin it, that a body names it.
-    /// Returns whether it was removed.
+    /// Removes the blob unless it is pinned or `referenced` returns true, that is, a body refers to it. While
+    /// `referenced` runs, nobody can pin the blob. Returns whether the blob was removed.
     fn remove_unless(&self, id: &BlobId, referenced: &dyn Fn() -> Result<bool>) -> Result<bool>;
 
-    /// Up to `limit` blob ids after `after`, in order: the sweep's page.
+    /// Returns up to `limit` blob ids after `after`, in order: one page of the sweep.
     fn list(&self, after: Option<&BlobId>, limit: usize) -> Result<Vec<BlobId>>;
 
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;
 }
 
-/// Counts pins. A blob's pins and its removal exclude each other by the lock of its shard.
+/// Counts pins. The lock of a blob's shard serializes pinning and removal.
 #[derive(Clone)]
 pub(super) struct Pins(Arc<[Shard; SHARDS]>);
 
@@ -72,7 +77,7 @@ const SHARDS: usize = 16;
 #[derive(Default)]
 struct Held {
     pins: usize,
-    /// It was written and synced while it was pinned, so it is there and whole.
+    /// The blob was written and synced while pinned, so it exists and is complete.
     written: bool,
 }
 
@@ -87,6 +92,7 @@ impl Pins {
         &self.0[id[0] as usize % SHARDS]
     }
 
+    /// Pins the blob until the returned pin and all its clones are dropped.
     pub fn pin(&self, id: &BlobId) -> Pin {
         self.shard(id).lock().entry(*id).or_default().pins += 1;
         Arc::new(Pinned { pins: self.clone(), id: *id })
@@ -104,7 +110,7 @@ impl Pins {
         self.shard(id).lock().get(id).is_some_and(|held| held.written)
     }
 
-    /// Runs `remove` while nobody can pin the blob; `Ok(false)` if it is pinned.
+    /// Calls `remove` while nobody can pin the blob. Returns `Ok(false)` if it is pinned.
     pub fn unless_pinned(&self, id: &BlobId, remove: impl FnOnce() -> Result<bool>) -> Result<bool> {
         let pinned = self.shard(id).lock();
         if pinned.contains_key(id) { Ok(false) } else { remove() }

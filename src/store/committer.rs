@@ -1,20 +1,22 @@
 //! Group commit, expectations, checksums and recovery over any [`Backend`].
 //!
-//! One commit is at work at a time. There is no committer thread: the caller that finds nobody at work leads, takes every
-//! batch that waits (bounded), writes them as one with one sync, answers them all, and hands the lead to the first of those
-//! that came meanwhile. A lone writer so pays for no hand-over between threads, and thirty-two writers share their syncs.
+//! Only one group of commits is written at a time. There is no committer thread: a caller that finds no
+//! leader becomes the leader. It takes all waiting batches (up to a limit), writes them as one batch with one
+//! sync, answers every caller, and makes the first caller that has arrived meanwhile the next leader. A
+//! single writer therefore pays no thread hand-off, and thirty-two concurrent writers share their syncs.
 //!
 //! ```text
 //! commit ──► queue ──► leader: test expectations against {engine, earlier batches of the group}
 //!                              apply all writes at once, sync once ──► answer each
 //! ```
 //!
-//! Every commit carries a record of what the store then holds (see `tally`), and every durable one is noted outside the store
-//! (see `mark`). An engine that comes back without what was durable is not served, be it after a start or after a failure.
+//! Every commit carries a record of the store's totals (see `tally`), and every durable commit is noted
+//! outside the store (see `mark`). If an engine opens without something that was durable, at start or after a
+//! failure, the store refuses every read and write.
 //!
-//! After a failed write nothing is written until the engine has been reopened, which the next commit tries, not more than
-//! once a second. Reads go on; they never see what the failed write left behind (see [`Backend`]). What happens on a full
-//! device stands in `room`.
+//! After a failed write, the store refuses writes until the engine has been reopened. Each commit tries that,
+//! at most once a second. Reads go on, and never see the writes of the failed batch (see [`Backend`]). `room`
+//! handles a full disk.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -36,15 +38,15 @@ mod room;
 
 use room::Room;
 
-/// Batches that one group takes at most.
+/// The most batches in one group.
 const GROUP_BATCHES: usize = 1024;
-/// Databases that are asked whether another settee has written to them.
+/// The most databases that [`Committer::overtaken`] checks.
 const ASKED: usize = 1000;
-/// Bytes of writes at which a group is full. One batch may be larger; it is then a group of its own.
+/// Bytes of writes at which a group is full. A larger batch forms a group of its own.
 const GROUP_BYTES: usize = 8 << 20;
-/// Bytes of relaxed writes after which a group is synced all the same.
+/// Bytes of relaxed writes after which a group is synced even if no batch asks for it.
 const UNSYNCED_BYTES: usize = 32 << 20;
-/// The pause between two tries to reopen a failed engine.
+/// The pause between two attempts to reopen a failed engine.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// A [`Store`] made of a [`Backend`].
@@ -54,24 +56,24 @@ pub(super) struct Committer<B: Backend> {
     queue: Mutex<Queue>,
     work: Mutex<Work>,
     space: Option<Space>,
-    /// What has become durable, noted outside the store.
+    /// Notes outside the store what has become durable.
     mark: Arc<Mark>,
-    /// Why nothing is served: the engine has come back without what was acknowledged.
+    /// Why every call is refused: the engine has opened without something that was acknowledged.
     lost: RwLock<Option<StoreError>>,
-    /// The pause between two tries to reopen a failed backend.
+    /// The pause between two attempts to reopen a failed backend.
     pause: Duration,
-    /// How often it was reopened.
+    /// How many times the backend has been reopened.
     reopened: AtomicU64,
-    /// Moves when it begins to be reopened, and again when it is open: see [`Store::generation`].
+    /// Incremented before and after each reopen: see [`Store::generation`].
     generation: AtomicU64,
-    /// Whether `work` has a failure, for those who do not wait for it.
+    /// Whether `work` has a failure, readable without its lock.
     failing: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Somebody leads, or was told to.
+    /// A caller leads, or has been told to.
     led: bool,
 }
 
@@ -80,7 +82,7 @@ struct Waiting {
     ticket: Arc<Ticket>,
 }
 
-/// Where one caller waits for its answer.
+/// Where a caller waits for its answer or for the lead.
 #[derive(Default)]
 struct Ticket {
     news: Mutex<Option<News>>,
@@ -109,14 +111,14 @@ impl Ticket {
     }
 }
 
-/// What only the leader touches.
+/// State that only the leader uses.
 #[derive(Default)]
 struct Work {
     unsynced: usize,
     failure: Option<Failure>,
-    /// What the store holds, once it is known.
+    /// The totals of the store, once they are known.
     totals: Option<Totals>,
-    /// What the commits since the last sync tell of databases.
+    /// What the mark must learn about databases from the commits since the last sync.
     notes: Notes,
     room: Room,
 }
@@ -143,10 +145,11 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    /// As [`Committer::new`], over an engine that must be where `mark` says. A store without a record is taken stock of.
+    /// As [`Committer::new`], over an engine that must have all that `mark` says was durable. If the store
+    /// has no record of its totals, counts its entries and writes one.
     ///
     /// # Errors
-    /// `Damaged` where it is not.
+    /// `Damaged` if something durable is missing.
     pub fn marked(backend: B, frames: Frames, space: Option<Space>, mark: Arc<Mark>) -> Result<Committer<B>> {
         let mut committer = Committer::new(backend, frames, space);
         committer.mark = mark;
@@ -154,14 +157,15 @@ impl<B: Backend> Committer<B> {
         Ok(committer)
     }
 
-    /// As [`Committer::new`], trying to reopen at every commit after a failure.
+    /// As [`Committer::new`], but every commit after a failure tries to reopen, without a pause.
     pub fn eager(backend: B, frames: Frames) -> Committer<B> {
         let mut committer = Committer::new(backend, frames, None);
         committer.pause = Duration::ZERO;
         committer
     }
 
-    /// Takes groups until the own batch is answered, then hands the lead on.
+    /// Commits one group, which includes the caller's own batch, then hands the lead to the next waiting
+    /// caller.
     fn lead(&self) {
         let mut group = Vec::new();
         {
@@ -176,7 +180,7 @@ impl<B: Backend> Committer<B> {
                 group.extend(queue.waiting.pop_front());
             }
         }
-        // A panic of an engine must not leave thirty callers waiting for ever.
+        // If the engine panics, the callers of the whole group must still get an answer.
         let commit = |group: &[Waiting]| {
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.commit_group(group)));
             outcome.unwrap_or_else(|_| {
@@ -187,7 +191,7 @@ impl<B: Backend> Committer<B> {
         };
         let mut answers = commit(&group);
         if group.len() > 1 && matches!(answers.last(), Some(Err(StoreError::Damaged(_)))) {
-            // Nothing was begun: what could not be read is one batch's, and the others are not to blame.
+            // Nothing was begun, and only one batch needs the unreadable entry: commit each batch by itself.
             answers = group.chunks(1).flat_map(commit).collect();
         }
         for (waiting, answer) in group.iter().zip(answers) {
@@ -202,7 +206,8 @@ impl<B: Backend> Committer<B> {
 
     fn commit_group(&self, group: &[Waiting]) -> Vec<Result<()>> {
         let mut work = self.work.lock();
-        // First of all, whatever the room: an engine that has failed for want of it may find some when it is opened again.
+        // Before the check for space: an engine that failed on a full disk may find space when it is
+        // reopened.
         if let Err(error) = self.recover(&mut work) {
             return vec![Err(error); group.len()];
         }
@@ -210,7 +215,7 @@ impl<B: Backend> Committer<B> {
         let frees = || group.iter().filter(|waiting| waiting.batch.frees);
         let ready = match &room {
             Err(error) if frees().next().is_none() || self.room_to_free(&work, frees()).is_err() => Err(error.clone()),
-            // It may have failed while it was asked for room.
+            // The engine may have failed while it looked for space.
             _ => self.recover(&mut work),
         };
         if let Err(error) = ready {
@@ -231,7 +236,7 @@ impl<B: Backend> Committer<B> {
             }
             answers.push(answer);
         }
-        // sled's segments are not free before what replaces them is on disk.
+        // sled's segments become free only when the data that replaces them is on disk.
         sync |= work.unsynced + bytes > UNSYNCED_BYTES || (room.is_err() && bytes > 0);
         if writes.is_empty() && !(sync && work.unsynced > 0) {
             return answers;
@@ -258,7 +263,7 @@ impl<B: Backend> Committer<B> {
         answers
     }
 
-    /// Writes, with the record of what the store holds afterwards.
+    /// Applies the writes together with the record of the totals after them.
     fn apply(&self, work: &mut Work, writes: &Writes, sync: bool) -> Result<()> {
         let before = match work.totals {
             Some(before) => before,
@@ -273,7 +278,7 @@ impl<B: Backend> Committer<B> {
         Ok(())
     }
 
-    /// Notes outside the store that all of it is on disk.
+    /// Notes in the mark that the whole store is on disk.
     fn note(&self, work: &mut Work, unused: u64) {
         let (position, length) = self.backend.position();
         let Totals { commits, store, .. } = work.totals.unwrap_or_default();
@@ -282,10 +287,10 @@ impl<B: Backend> Committer<B> {
         self.mark.note(reached, &std::mem::take(&mut work.notes));
     }
 
-    /// Learns what the store holds after its engine was opened, and compares it with the mark.
+    /// Reads the store's totals after its engine was opened, and compares them with the mark.
     ///
     /// # Errors
-    /// `Damaged` if it is behind, or if entries are missing.
+    /// `Damaged` if the store is behind the mark, or if entries are missing.
     fn settle(&self, work: &mut Work) -> Result<()> {
         let settled = self.compare(work);
         *self.lost.write() = settled.as_ref().err().filter(|error| matches!(error, StoreError::Damaged(_))).cloned();
@@ -305,7 +310,7 @@ impl<B: Backend> Committer<B> {
         let commits = record.map_or(0, |totals| totals.commits);
         if commits < reached.commits {
             return Err(StoreError::Damaged(format!(
-                "its last commit is number {commits}, and number {} was on disk",
+                "its last commit is number {commits}, but number {} was already on disk",
                 reached.commits
             )));
         }
@@ -313,17 +318,21 @@ impl<B: Backend> Committer<B> {
             return Err(StoreError::Damaged("it is not the store that the mark beside it was written for".into()));
         }
         if record.is_some() && self.mark.is_new() {
-            tracing::warn!("the store had a mark, which is lost: damage to the end of the store may go unnoticed");
+            tracing::warn!("the store's mark file is lost: damage to the end of the store may go unnoticed");
         }
         let overtaken = record.is_some_and(|totals| totals.commits == reached.commits) && self.overtaken()?;
         let totals = match record {
             Some(totals) if overtaken => {
-                tracing::warn!("an older settee has written to the store, and kept no record: every entry is counted");
+                tracing::warn!(
+                    "an older version of settee has written to the store without its record: counting all entries"
+                );
                 self.count()?.of(totals.store, totals.commits)
             }
             Some(totals) if !reached.suspect => totals,
             Some(totals) => {
-                tracing::info!("the engine skips a part of its log: every entry is counted");
+                tracing::info!(
+                    "the engine skips a part of its log: counting all entries to see whether one is missing"
+                );
                 self.found(&totals)?;
                 totals
             }
@@ -332,11 +341,11 @@ impl<B: Backend> Committer<B> {
         work.totals = Some(totals);
         let counted = (overtaken || record.is_none()) && !totals.is_empty();
         if counted && self.space.as_ref().is_none_or(|space| space.missing(0) == 0) {
-            // Or it is counted again at every start, until something is written.
+            // Writes the record, or every start until the next write would count again.
             self.apply(work, &Writes::new(), true)?;
         }
         if reached.unused > 0 {
-            // The stop is over.
+            // Clears the note of the clean stop.
             self.note(work, 0);
         }
         if self.mark.is_new() || reached.suspect || counted {
@@ -347,8 +356,8 @@ impl<B: Backend> Committer<B> {
         Ok(())
     }
 
-    /// Whether databases are ahead of the mark although nothing was committed since: a settee that keeps neither mark nor record
-    /// has written. Asked of some.
+    /// Whether some database is ahead of the mark although the number of commits is the same: then a version
+    /// of settee without mark and record has written to the store. Checks only some databases.
     fn overtaken(&self) -> Result<bool> {
         let noted = self.mark.databases().unwrap_or_default();
         for (number, noted) in noted.into_iter().filter(|(_, noted)| noted.sequence > 0).take(ASKED) {
@@ -359,7 +368,7 @@ impl<B: Backend> Committer<B> {
         Ok(false)
     }
 
-    /// The last sequence in the changes order of a database, if there is one and it can be read.
+    /// The last sequence of a database. `None` if it has none, or if it cannot be read.
     fn last_sequence(&self, number: u64) -> Result<Option<u64>> {
         let rows = super::keys::kind(number, super::keys::Kind::Sequence);
         match self.page(&rows, Direction::Backward, PageLimit::entries(1)) {
@@ -369,20 +378,20 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    /// Counts every entry and holds the count against what must be there.
+    /// Counts every entry and compares the result with the expected totals.
     fn found(&self, totals: &Totals) -> Result<()> {
         let found = self.count()?;
         match totals.missing(&found) {
             _ if totals.matches(&found) => Ok(()),
             0 if totals.is_unknown() => {
-                Err(StoreError::Damaged("a part of its log is lost, and it is not known what stood there".into()))
+                Err(StoreError::Damaged("a part of its log is lost, and what it held is unknown".into()))
             }
-            0 => Err(StoreError::Damaged("entries are older than they were, or belong to no commit".into())),
+            0 => Err(StoreError::Damaged("some entries are out of date, or belong to no commit".into())),
             missing => Err(StoreError::Damaged(format!("{missing} entries are missing"))),
         }
     }
 
-    /// What all entries add up to.
+    /// Computes the totals from all entries.
     fn count(&self) -> Result<Totals> {
         let mut totals = Totals::default();
         let mut range = clamp(&(Bound::Unbounded, Bound::Unbounded));
@@ -400,7 +409,8 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    /// Notes the databases of a store that had no mark. A damaged name is for others to find.
+    /// Notes the databases of a store that had no mark. Skips records that cannot be decoded; a failed
+    /// checksum is an error.
     fn note_databases(&self, work: &mut Work) -> Result<()> {
         let mut range = super::keys::names(None, None);
         loop {
@@ -417,7 +427,7 @@ impl<B: Backend> Committer<B> {
         }
     }
 
-    /// Reopens an engine that has failed, if it was not tried just now.
+    /// Reopens a failed engine, unless the last attempt is too recent.
     fn recover(&self, work: &mut Work) -> Result<()> {
         let Some(failure) = &mut work.failure else { return Ok(()) };
         if failure.tried.elapsed() < self.pause {
@@ -463,19 +473,19 @@ impl<B: Backend> Committer<B> {
             }
         })?;
         match damage {
-            // What stands before the damage is served; the next page starts at it and says so.
+            // Return the entries before the damage. The next page starts at it and reports the error.
             Some(error) if page.is_empty() => Err(error),
             _ => Ok(page),
         }
     }
 
-    /// Opens the engine again. What was acknowledged before must be there, or nothing is served.
+    /// Reopens the engine. Everything acknowledged before must be there, or the store refuses every call.
     fn reopen(&self, work: &mut Work) -> Result<()> {
         work.totals = None;
         work.notes = Notes::default();
         self.generation.fetch_add(1, Ordering::SeqCst);
         let reopened = self.backend.reopen().or_else(|error| match &self.space {
-            // Given up only where it helps, and not for the failure itself: a restart may need it more.
+            // Released only here, where it helps, and not at the failure: a restart may need it more.
             Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
             _ => Err(error),
         });
@@ -492,13 +502,14 @@ impl<B: Backend> Committer<B> {
         reopened
     }
 
-    /// A read. If the engine fails it, the engine is reopened for the next: nobody may come to write.
+    /// Runs a read. If the engine fails, it is reopened right away, because no write may ever come to do it.
     fn reading<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
         if let Some(lost) = &*self.lost.read() {
             return Err(lost.clone());
         }
         let reopened = self.reopened.load(Ordering::Relaxed);
-        // Engines assert where a page makes no sense. That is damage to what was asked for, and no end of the thread.
+        // Engines panic on a page that makes no sense. That is damage to the requested data, and must not end
+        // the thread.
         let answer = std::panic::catch_unwind(AssertUnwindSafe(read))
             .unwrap_or_else(|_| Err(StoreError::Damaged("the storage engine panicked while reading".into())));
         if let Err(cause @ StoreError::Unavailable(_)) = &answer {
@@ -507,7 +518,7 @@ impl<B: Backend> Committer<B> {
                 if work.failure.is_none() {
                     self.fail(&mut work, cause);
                 }
-                // Its error is logged; the caller gets that of the read.
+                // `recover` logs its own error. The caller gets the error of the read.
                 let _ = self.recover(&mut work);
             }
         }
@@ -515,14 +526,14 @@ impl<B: Backend> Committer<B> {
     }
 
     fn fail(&self, work: &mut Work, cause: &StoreError) {
-        tracing::error!("the engine failed, writes stop until the store has been reopened: {cause}");
+        tracing::error!("the storage engine failed; writes are refused until the store has been reopened: {cause}");
         let long_ago = Instant::now().checked_sub(self.pause).unwrap_or_else(Instant::now);
         work.failure = Some(Failure { cause: cause.clone(), tried: long_ago });
         self.failing.store(true, Ordering::Release);
         work.unsynced = 0;
     }
 
-    /// Tests a batch and adds its writes to the group's. On an error nothing of it is added.
+    /// Tests a batch and adds its writes to the group's. On an error it adds nothing.
     fn prepare(&self, batch: &Batch, writes: &mut Writes) -> Result<()> {
         let keys = batch.writes.iter().map(|(key, _)| key).chain(batch.expect.iter().map(|(key, _)| key));
         for key in keys {
@@ -544,7 +555,7 @@ impl<B: Backend> Committer<B> {
         Ok(())
     }
 
-    /// Tests expectations against the group's writes so far and, for the keys that they do not touch, the engine.
+    /// Tests expectations against the group's writes so far, and against the engine for all other keys.
     fn test(&self, expect: &[(Vec<u8>, Option<Vec<u8>>)], writes: &Writes) -> Result<()> {
         let mut asked = Vec::new();
         let mut expected = Vec::new();
@@ -597,7 +608,7 @@ impl<B: Backend> Store for Committer<B> {
         });
         match read {
             Ok(()) => Ok(values),
-            // A page of the engine is damaged: the values of others can be read.
+            // A page of the engine is damaged: read each key by itself, as the others may be readable.
             Err(StoreError::Damaged(_)) if keys.len() > 1 => {
                 let one = |key: &Vec<u8>| match self.get_each(std::slice::from_ref(key)) {
                     Ok(mut value) => Ok(value.pop().unwrap_or(Ok(None))),
@@ -645,9 +656,9 @@ impl<B: Backend> Store for Committer<B> {
     fn ready(&self) -> Result<()> {
         let recovered = match self.work.try_lock() {
             Some(mut work) => self.recover(&mut work),
-            // Nobody waits here for a commit at work.
+            // A commit is running: do not wait for it.
             None if self.failing.load(Ordering::Acquire) => {
-                Err(StoreError::Unavailable("the store is being opened again after a failure".into()))
+                Err(StoreError::Unavailable("the store is being reopened after a failure".into()))
             }
             None => Ok(()),
         };
@@ -657,7 +668,7 @@ impl<B: Backend> Store for Committer<B> {
 
     fn complete(&self) -> Result<()> {
         let totals = self.work.lock().totals;
-        // Once an old entry could not be read, the count says nothing.
+        // After an old entry could not be read, the totals say nothing.
         totals.filter(|totals| !totals.is_unknown()).map_or(Ok(()), |totals| self.reading(|| self.found(&totals)))
     }
 
@@ -687,7 +698,7 @@ impl<B: Backend> Drop for Committer<B> {
         if work.unsynced > 0
             && let Err(error) = self.apply(&mut work, &Writes::new(), true)
         {
-            tracing::warn!("the last relaxed commits could not be synced: {error}");
+            tracing::warn!("the last unsynced commits could not be synced: {error}");
             return;
         }
         self.note(&mut work, self.backend.unused());
@@ -697,7 +708,7 @@ impl<B: Backend> Drop for Committer<B> {
     }
 }
 
-/// The range without what engines keep to themselves.
+/// The range without the keys that engines reserve.
 fn clamp((low, high): &KeyRange) -> KeyRange {
     let high = match high {
         Bound::Unbounded => Bound::Excluded(RECORD.to_vec()),
@@ -706,12 +717,13 @@ fn clamp((low, high): &KeyRange) -> KeyRange {
     (low.clone(), high)
 }
 
-/// Bytes that a batch makes an engine write.
+/// Bytes of keys and values that a batch makes an engine write.
 fn batch_bytes(batch: &Batch) -> usize {
     batch.writes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
 }
 
-/// Engines keep keys that begin with 0xFF to themselves, and an index page of long keys must stay small.
+/// Checks that a key does not begin with 0xFF, which is reserved for engines, and that it is short enough: an
+/// engine's index page of long keys must stay small.
 pub(super) fn check_key(key: &[u8]) -> Result<()> {
     match key.first() {
         Some(0xFF) | None => Err(StoreError::Unavailable("a key must not be empty or begin with 0xFF".into())),

@@ -1,5 +1,6 @@
-//! An engine in memory that fails on demand, for tests: at the nth write or read, with an error, a full disk, a write that
-//! fails but is there after all, or turned bits. It stands under the same committer as the real engines.
+//! An in-memory engine for tests that fails on demand: at the nth write or read, with an error, a full disk,
+//! a write that reports failure but takes effect, or flipped bits. It runs under the same committer as the
+//! real engines.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use super::frame::{self, Frames};
 use super::tally::{RECORD, Tally};
 use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError, is_empty};
 
-/// What a write does that is made to fail.
+/// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteFault {
     /// Nothing is written, and the engine must be reopened.
     Io,
-    /// As `Io`, for want of room.
+    /// As `Io`, with a full disk as the cause.
     Full,
-    /// The error comes, but after a restart the writes are there: the caller cannot know.
+    /// The write reports an error, but takes effect after a restart: the caller cannot know which.
     Unknown,
     /// The engine panics.
     Panic,
@@ -32,21 +33,21 @@ pub struct Faults(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// What a reopened engine shows, where that differs.
+    /// The content after a reopen, if it differs.
     after_reopen: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
     writes: u64,
     reads: u64,
     write_fault: Option<(u64, WriteFault)>,
     read_fault: Option<u64>,
     read_panic: Option<u64>,
-    /// Tries to reopen that will fail.
+    /// How many further attempts to reopen will fail.
     closed_for: u32,
     broken: bool,
     reopened: u32,
 }
 
 impl Faults {
-    /// A store in memory, and the handle that makes it fail.
+    /// Returns an in-memory store and the handle that makes it fail.
     pub fn store() -> (Arc<dyn Store>, Faults) {
         Faults::framed(Frames::default())
     }
@@ -56,48 +57,49 @@ impl Faults {
         (Arc::new(Committer::eager(faults.clone(), frames)), faults)
     }
 
-    /// The `nth` write from now on (0: the next) fails.
+    /// Makes the `nth` write from now on (0: the next) fail.
     pub fn fail_write(&self, nth: u64, fault: WriteFault) {
         let mut state = self.0.lock();
         state.write_fault = Some((state.writes + nth, fault));
     }
 
-    /// The `nth` read call from now on (0: the next) fails.
+    /// Makes the `nth` read call from now on (0: the next) fail.
     pub fn fail_read(&self, nth: u64) {
         let mut state = self.0.lock();
         state.read_fault = Some(state.reads + nth);
     }
 
-    /// The engine panics at the `nth` read call from now on (0: the next).
+    /// Makes the engine panic at the `nth` read call from now on (0: the next).
     pub fn panic_at_read(&self, nth: u64) {
         let mut state = self.0.lock();
         state.read_panic = Some(state.reads + nth);
     }
 
-    /// When the engine is reopened, it has only what it has now.
+    /// Discards all later writes when the engine is reopened.
     pub fn forget_what_comes(&self) {
         let mut state = self.0.lock();
         state.after_reopen = Some(state.entries.clone());
     }
 
-    /// The entry is gone, and the engine does not know that it was there.
+    /// Removes an entry without the engine noticing.
     pub fn lose(&self, key: &[u8]) {
         self.0.lock().entries.remove(key);
     }
 
-    /// The engine cannot be reopened `times` times.
+    /// Makes the next `times` attempts to reopen fail.
     pub fn stay_closed(&self, times: u32) {
         self.0.lock().closed_for = times;
     }
 
-    /// Turns a bit of the stored value of `key`. Returns whether there was one.
+    /// Flips a bit of the stored value of `key`. Returns whether there was a value.
     pub fn damage(&self, key: &[u8]) -> bool {
         let mut state = self.0.lock();
         let last = state.entries.get_mut(key).and_then(|value| value.last_mut());
         last.map(|byte| *byte ^= 1).is_some()
     }
 
-    /// Moves the stored value of `from` to `to`, checksum included, as one who writes to the disk could.
+    /// Copies the stored value of `from` to `to` with a matching checksum, as an attacker with access to the
+    /// disk could.
     #[cfg(test)]
     pub(super) fn swap(&self, from: &[u8], to: &[u8]) {
         let mut state = self.0.lock();
@@ -106,7 +108,7 @@ impl Faults {
         }
     }
 
-    /// Writes and reads so far: how far a test that fails each in turn has to go.
+    /// The number of writes and reads so far. A test that makes each of them fail in turn loops up to it.
     pub fn calls(&self) -> (u64, u64) {
         let state = self.0.lock();
         (state.writes, state.reads)

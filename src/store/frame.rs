@@ -1,4 +1,4 @@
-//! What an engine stores for a value: a tag byte, a checksum, the value.
+//! The stored form of a value: a tag byte, a checksum, the value.
 //!
 //! ```text
 //! ┌─────┬──────────────────┬───────
@@ -6,10 +6,11 @@
 //! └─────┴──────────────────┴───────
 //! ```
 //!
-//! The checksum covers key and value, so that a value that an engine hands out under a wrong key is found as well as one
-//! whose bits have turned. It is set and tested here and nowhere else, for every engine. The tag is the engine's: `WHOLE`
-//! unless it keeps the value in another form (see `sled`). With encryption at rest it is `SEALED`, and the value is
-//! nonce, sealed value and tag of `cipher`, with the entry's key as associated data.
+//! The checksum covers key and value, so it detects flipped bits as well as a value that an engine returns
+//! under the wrong key. For every engine, only this file sets and verifies it. The tag belongs to the engine:
+//! `WHOLE`, unless the engine stores the value in another form (see `sled`). With encryption at rest the tag
+//! is `SEALED`, and the value consists of the nonce, the ciphertext and the authentication tag of `cipher`,
+//! with the entry's key as associated data.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,9 +18,9 @@ use std::sync::Arc;
 use super::cipher::{self, Cipher};
 use super::{Result, StoreError, keys};
 
-/// The tag of a value that stands in one piece.
+/// The tag of a value stored in one piece.
 pub(super) const WHOLE: u8 = 0;
-/// The tag of a value that stands in one piece, sealed.
+/// The tag of an encrypted value stored in one piece.
 const SEALED: u8 = 2;
 /// Bytes before the value.
 pub(super) const HEAD: usize = 5;
@@ -40,7 +41,7 @@ pub(super) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
     framed
 }
 
-/// The value in `framed`, or `Damaged` with what the key names.
+/// Returns the value in `framed`, or `Damaged` with a description of the key.
 pub(super) fn unseal<'a>(key: &[u8], framed: &'a [u8]) -> Result<&'a [u8]> {
     let Some((head, value)) = framed.split_at_checked(HEAD) else {
         return Err(damaged(key, "is cut short"));
@@ -51,7 +52,7 @@ pub(super) fn unseal<'a>(key: &[u8], framed: &'a [u8]) -> Result<&'a [u8]> {
     Ok(value)
 }
 
-/// `framed` with the checksum that fits under `key`.
+/// `framed` with the checksum that matches `key`.
 #[cfg(test)]
 pub(super) fn retarget(key: &[u8], framed: &[u8]) -> Vec<u8> {
     let mut framed = framed.to_vec();
@@ -60,14 +61,14 @@ pub(super) fn retarget(key: &[u8], framed: &[u8]) -> Vec<u8> {
     framed
 }
 
-/// Bytes of the value in `framed`.
+/// Length of the value in `framed`, in bytes.
 pub(super) fn length(framed: &[u8]) -> usize {
     let head = if framed.first() == Some(&SEALED) { HEAD + cipher::OVERHEAD } else { HEAD };
     framed.len().saturating_sub(head)
 }
 
-/// Frames values, and seals them if the folder is encrypted. The format record stays readable: it says which key is needed.
-/// So does the record of what the store holds, which only counts.
+/// Frames values, and encrypts them if the folder is encrypted. Two records stay unencrypted: the format
+/// record, which names the required key, and the record of totals (see `tally`), which only counts.
 #[derive(Clone, Default)]
 pub(super) struct Frames(Option<Arc<Cipher>>);
 
@@ -76,7 +77,7 @@ impl Frames {
         Frames(Some(Arc::new(cipher)))
     }
 
-    /// The cipher for the value of `key`.
+    /// The cipher for the value of `key`, if that value is encrypted.
     fn cipher(&self, key: &[u8]) -> Option<&Cipher> {
         self.0.as_deref().filter(|_| key != keys::FORMAT && key != super::tally::RECORD)
     }
@@ -92,12 +93,13 @@ impl Frames {
         framed
     }
 
-    /// The value in `framed`, or `Damaged` with what the key names.
+    /// Returns the value in `framed`, or `Damaged` with a description of the key.
     pub fn unseal<'a>(&self, key: &[u8], framed: &'a [u8]) -> Result<Cow<'a, [u8]>> {
         let Some(cipher) = self.cipher(key) else { return unseal(key, framed).map(Cow::Borrowed) };
         match framed.split_at_checked(HEAD) {
             None => Err(damaged(key, "is cut short")),
-            // The checksum tells turned bits from a value that somebody has put here.
+            // A failed checksum means flipped bits; a failed authentication means that somebody has put the
+            // value here.
             Some((head, sealed)) if head[1..] != checksum(key, sealed).to_le_bytes() => {
                 Err(damaged(key, "does not match its checksum"))
             }
@@ -108,7 +110,7 @@ impl Frames {
         }
     }
 
-    /// As [`Frames::unseal`], of what [`Frames::seal`] has just made.
+    /// As [`Frames::unseal`], for a value that [`Frames::seal`] has just returned: skips the checksum.
     pub fn own<'a>(&self, key: &[u8], framed: &'a [u8]) -> Result<Cow<'a, [u8]>> {
         match self.cipher(key) {
             Some(_) => self.unseal(key, framed),
@@ -117,7 +119,7 @@ impl Frames {
     }
 }
 
-/// `Damaged`, naming what was read.
+/// `Damaged`, with a description of the key.
 pub(super) fn damaged(key: &[u8], how: &str) -> StoreError {
     StoreError::Damaged(format!("{} {how}", keys::describe(key)))
 }
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sealed_values_are_tested_twice() {
+    fn sealed_values_have_a_checksum_and_an_authentication_tag() {
         let (plain, sealed) = (Frames::default(), Frames::sealing(FolderKeys::generate().values()));
         let framed = sealed.seal(b"key", b"value");
         assert!(!framed.windows(5).any(|window| window == b"value"));
@@ -142,7 +144,7 @@ mod tests {
             assert!(sealed.unseal(b"key", &turned).is_err(), "bit {bit}");
         }
         let how = |frames: &Frames, key: &[u8], framed: &[u8]| frames.unseal(key, framed).unwrap_err().to_string();
-        // Put there with a checksum that fits: the checksum is nobody's secret, the tag is.
+        // Forged with a matching checksum: anyone can compute the checksum, but not the authentication tag.
         assert!(how(&sealed, b"kez", &retarget(b"kez", &framed)).contains("is not what was sealed there"));
         assert!(how(&sealed, b"key", &plain.seal(b"key", b"value")).contains("is not sealed"));
         assert!(how(&plain, b"key", &framed).contains("checksum"));
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_turned_bit_is_found() {
+    fn every_flipped_bit_is_detected() {
         let framed = seal(b"key", b"value");
         assert_eq!(unseal(b"key", &framed), Ok(&b"value"[..]));
         assert!(unseal(b"kez", &framed).is_err(), "a value under a wrong key");

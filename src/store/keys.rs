@@ -1,38 +1,38 @@
-//! Every key of the keyspace, built in one place. `docs/storage-format.md` is the table; this is its code.
+//! Builds every key of the keyspace. `docs/storage-format.md` documents them.
 //!
-//! A key starts with a tag byte; a database's keys go on with its internal number (8 bytes, big-endian, never used
-//! twice), a kind byte, and what names the entry in the kind's order.
+//! A key starts with a tag byte. In a database's keys follow the database's internal number (8 bytes,
+//! big-endian, never reused), a kind byte, and the entry's identification in the sort order of its kind.
 
 use std::ops::Bound;
 
 use super::KeyRange;
 
-/// `FORMAT`: the format version and the engine's creation record.
+/// The format record: the format version, and the wrapped keys of an encrypted folder.
 pub const FORMAT: &[u8] = &[0x00];
-/// The last internal number given to a database.
+/// The last internal number assigned to a database.
 pub const LAST_NUMBER: &[u8] = &[0x01];
 
 const NAME: u8 = 0x02;
 const CONFIG: u8 = 0x03;
 const DB_UPDATE: u8 = 0x04;
 const BLOB_REFERENCE: u8 = 0x05;
-/// Numbers of deleted databases whose ranges are still to be removed.
+/// Numbers of deleted databases whose entries have yet to be removed.
 const DOOMED: u8 = 0x06;
-/// Server-wide state of single modules (secrets, schedulers): `[SERVER, name...]`.
+/// Server-wide state of individual modules (secrets, schedulers): `[SERVER, name...]`.
 const SERVER: u8 = 0x07;
 const DATABASE: u8 = 0x10;
-/// View indexes: their own tag, so that a check can drop and rebuild them all.
+/// View indexes have their own tag, so that all of them can be dropped and rebuilt.
 const INDEX: u8 = 0x20;
 
 /// The kinds of a database's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// One record: sequence, counts, sizes, limits.
+    /// A single record: sequence, counts, sizes, limits.
     Info = b'i',
     /// `_security`.
     Security = b's',
-    /// `_auto_purge`: the setting, and which sequence was reached when.
+    /// `_auto_purge`: the setting, its progress, and notes of (time, sequence).
     AutoPurge = b'a',
     /// Document id → revision tree and winner.
     Document = b'd',
@@ -57,12 +57,12 @@ fn tagged(tag: u8, rest: &[u8]) -> Vec<u8> {
     key
 }
 
-/// Database name → its number and instance.
+/// Key of a database name. Its value holds the number and instance.
 pub fn name(name: &str) -> Vec<u8> {
     tagged(NAME, name.as_bytes())
 }
 
-/// Range of all database names, optionally from (inclusive) and to (inclusive) a name.
+/// Range of all database names, optionally from `start` to `end`, both inclusive.
 pub fn names(start: Option<&str>, end: Option<&str>) -> KeyRange {
     let low = Bound::Included(name(start.unwrap_or("")));
     let high = match end {
@@ -72,57 +72,57 @@ pub fn names(start: Option<&str>, end: Option<&str>) -> KeyRange {
     (low, high)
 }
 
-/// The database name that a [`name`] key holds.
+/// The database name in a [`name`] key.
 pub fn name_of(key: &[u8]) -> &str {
     std::str::from_utf8(&key[1..]).unwrap_or("")
 }
 
-/// A persisted setting; section and key are separated by a zero byte, which neither may hold.
+/// Key of a persisted setting. A zero byte separates section and key, so neither may contain one.
 pub fn config(section: &str, key: &str) -> Vec<u8> {
     tagged(CONFIG, &[section.as_bytes(), b"\0", key.as_bytes()].concat())
 }
 
-/// All persisted settings.
+/// Range of all persisted settings.
 pub fn configs() -> KeyRange {
     (Bound::Included(vec![CONFIG]), Bound::Excluded(vec![CONFIG + 1]))
 }
 
-/// Section and key of a [`config`] key.
+/// Section and key in a [`config`] key.
 pub fn config_of(key: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(&key[1..]).ok()?.split_once('\0')
 }
 
-/// An entry of `_db_updates`, by its own sequence.
+/// Key of an entry of `_db_updates`, which has its own sequence.
 pub fn db_update(sequence: u64) -> Vec<u8> {
     tagged(DB_UPDATE, &sequence.to_be_bytes())
 }
 
-/// Entries of `_db_updates` after `sequence`.
+/// Range of the entries of `_db_updates` after `sequence`.
 pub fn db_updates_after(sequence: u64) -> KeyRange {
     (Bound::Excluded(db_update(sequence)), Bound::Excluded(vec![DB_UPDATE + 1]))
 }
 
-/// A doomed database number.
+/// Key of the number of a deleted database whose entries have yet to be removed.
 pub fn doomed(number: u64) -> Vec<u8> {
     tagged(DOOMED, &number.to_be_bytes())
 }
 
-/// All doomed numbers.
+/// Range of all [`doomed`] keys.
 pub fn all_doomed() -> KeyRange {
     (Bound::Included(vec![DOOMED]), Bound::Excluded(vec![DOOMED + 1]))
 }
 
-/// State of one server module.
+/// Key of the state of one server module.
 pub fn server(name: &str) -> Vec<u8> {
     tagged(SERVER, name.as_bytes())
 }
 
-/// State of all server modules.
+/// Range of the state of all server modules.
 pub fn servers() -> KeyRange {
     (Bound::Included(vec![SERVER]), Bound::Excluded(vec![SERVER + 1]))
 }
 
-/// "This body refers to this blob": written and removed with the body.
+/// Key of the fact that a body refers to a blob. Written and removed together with the body.
 pub fn blob_reference(blob: &[u8; 32], number: u64, sequence: u64, index: u32) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + 32 + 20);
     key.push(BLOB_REFERENCE);
@@ -133,29 +133,29 @@ pub fn blob_reference(blob: &[u8; 32], number: u64, sequence: u64, index: u32) -
     key
 }
 
-/// Whether the key is a [`blob_reference`]'s.
+/// Whether the key is a [`blob_reference`] key.
 pub fn is_blob_reference(key: &[u8]) -> bool {
     key.first() == Some(&BLOB_REFERENCE) && key.len() == 1 + 32 + 20
 }
 
-/// The same reference to another blob; `None` for keys of other kinds.
+/// The same reference to a renamed blob. `None` for other keys.
 pub fn renamed_reference(key: &[u8], name: &dyn Fn(&[u8; 32]) -> [u8; 32]) -> Option<Vec<u8>> {
     let (tag, rest) = key.split_first().filter(|(tag, _)| **tag == BLOB_REFERENCE)?;
     let (blob, body) = rest.split_first_chunk()?;
     Some([&[*tag], &name(blob)[..], body].concat())
 }
 
-/// All references to one blob.
+/// Range of all references to one blob.
 pub fn blob_references(blob: &[u8; 32]) -> KeyRange {
     prefix(&tagged(BLOB_REFERENCE, blob))
 }
 
-/// All references to all blobs, for the sweep.
+/// Range of all references to all blobs, for the sweep.
 pub fn all_blob_references() -> KeyRange {
     (Bound::Included(vec![BLOB_REFERENCE]), Bound::Excluded(vec![BLOB_REFERENCE + 1]))
 }
 
-/// The first bytes of every key of one kind of one database.
+/// The prefix of all keys of one kind in one database.
 pub fn kind_prefix(number: u64, kind: Kind) -> Vec<u8> {
     let mut key = Vec::with_capacity(64);
     key.push(DATABASE);
@@ -170,75 +170,84 @@ fn in_kind(number: u64, kind: Kind, rest: &[u8]) -> Vec<u8> {
     key
 }
 
-/// What follows the kind byte of a database's key.
+/// The part of a database's key after the kind byte.
 pub fn rest_of(key: &[u8]) -> &[u8] {
     &key[10..]
 }
 
+/// Key of a database's info record.
 pub fn info(number: u64) -> Vec<u8> {
     in_kind(number, Kind::Info, &[])
 }
 
+/// Key of a database's `_security`.
 pub fn security(number: u64) -> Vec<u8> {
     in_kind(number, Kind::Security, &[])
 }
 
+/// Key of the counters of one partition.
 pub fn partition(number: u64, partition: &str) -> Vec<u8> {
     in_kind(number, Kind::Partition, partition.as_bytes())
 }
 
+/// Key of a database's `_auto_purge` state.
 pub fn auto_purge(number: u64) -> Vec<u8> {
     in_kind(number, Kind::AutoPurge, &[])
 }
 
+/// Key of a document's revision tree.
 pub fn document(number: u64, id: &str) -> Vec<u8> {
     in_kind(number, Kind::Document, id.as_bytes())
 }
 
+/// Key of a `_local` document.
 pub fn local(number: u64, id: &str) -> Vec<u8> {
     in_kind(number, Kind::Local, id.as_bytes())
 }
 
+/// Key of a row in the changes order.
 pub fn sequence(number: u64, sequence: u64) -> Vec<u8> {
     in_kind(number, Kind::Sequence, &sequence.to_be_bytes())
 }
 
-/// The sequence that a [`sequence`] key holds.
+/// The sequence in a [`sequence`] key.
 pub fn sequence_of(key: &[u8]) -> u64 {
     u64::from_be_bytes(rest_of(key)[..8].try_into().expect("a sequence key has 8 bytes after its kind"))
 }
 
+/// Key of the body of the revision number `index` among those written at `sequence`.
 pub fn body(number: u64, sequence: u64, index: u32) -> Vec<u8> {
     let mut key = in_kind(number, Kind::Body, &sequence.to_be_bytes());
     key.extend_from_slice(&index.to_be_bytes());
     key
 }
 
-/// Whether the key is a [`body`]'s.
+/// Whether the key is a [`body`] key.
 pub fn is_body(key: &[u8]) -> bool {
     key.first() == Some(&DATABASE) && key.get(9) == Some(&(Kind::Body as u8))
 }
 
-/// Database number and sequence of a [`body`]'s key; `None` of others.
+/// Database number and sequence in a [`body`] key. `None` for other keys.
 pub fn place_of_body(key: &[u8]) -> Option<(u64, u64)> {
     let number = |at: usize| key.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     is_body(key).then(|| Some((number(1)?, number(10)?)))?
 }
 
-/// Database number and sequence of a [`sequence`]'s key; `None` of others.
+/// Database number and sequence in a [`sequence`] key. `None` for other keys.
 pub fn place_of_sequence(key: &[u8]) -> Option<(u64, u64)> {
     let number = |at: usize| key.get(at..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
     let is = key.len() == 18 && key[0] == DATABASE && key[9] == Kind::Sequence as u8;
     is.then(|| Some((number(1)?, number(10)?)))?
 }
 
-/// The database number of an [`info`]'s key; `None` of others.
+/// The database number in an [`info`] key. `None` for other keys.
 pub fn number_of_info(key: &[u8]) -> Option<u64> {
     let is = key.len() == 10 && key[0] == DATABASE && key[9] == Kind::Info as u8;
     is.then(|| key[1..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes)))?
 }
 
-/// Number and name of a database, from the entry of its name: of the value (`NameRecord` of `db`) only its first field is read.
+/// Number and name of a database, from the entry of a [`name`] key. Decodes only the first field of the value
+/// (`NameRecord` of `db`).
 pub fn named<'a>(key: &'a [u8], value: &[u8]) -> Option<(u64, &'a str)> {
     let name = key.strip_prefix(&[NAME]).and_then(|name| std::str::from_utf8(name).ok())?;
     let (mut number, mut shift) = (0, 0);
@@ -252,42 +261,44 @@ pub fn named<'a>(key: &'a [u8], value: &[u8]) -> Option<(u64, &'a str)> {
     None
 }
 
-/// Whether the entry belongs to an index, which can be built again.
+/// Whether the key belongs to an index, which can be rebuilt.
 pub fn is_index(key: &[u8]) -> bool {
     key.first() == Some(&INDEX)
 }
 
+/// Key of a purge request.
 pub fn purge(number: u64, purge_sequence: u64) -> Vec<u8> {
     in_kind(number, Kind::Purge, &purge_sequence.to_be_bytes())
 }
 
+/// Key of the purge sequence that belongs to a purge request's uuid.
 pub fn purge_uuid(number: u64, uuid: &str) -> Vec<u8> {
     in_kind(number, Kind::PurgeUuid, uuid.as_bytes())
 }
 
-/// All entries of one kind of one database.
+/// Range of all entries of one kind in one database.
 pub fn kind(number: u64, kind: Kind) -> KeyRange {
     prefix(&kind_prefix(number, kind))
 }
 
-/// Everything of one database but its view indexes.
+/// Range of all entries of one database except its view indexes.
 pub fn database(number: u64) -> KeyRange {
     prefix(&tagged(DATABASE, &number.to_be_bytes()))
 }
 
-/// The first bytes of every key of one view index: database number, then the index's 16-byte signature.
+/// The prefix of all keys of one view index: database number, then the index's 16-byte signature.
 pub fn index_prefix(number: u64, signature: &[u8; 16]) -> Vec<u8> {
     let mut key = tagged(INDEX, &number.to_be_bytes());
     key.extend_from_slice(signature);
     key
 }
 
-/// All view indexes of one database.
+/// Range of all view indexes of one database.
 pub fn indexes(number: u64) -> KeyRange {
     prefix(&tagged(INDEX, &number.to_be_bytes()))
 }
 
-/// All keys that begin with `prefix`.
+/// Range of all keys that begin with `prefix`.
 pub fn prefix(prefix: &[u8]) -> KeyRange {
     (Bound::Included(prefix.to_vec()), after_prefix(prefix))
 }
@@ -305,7 +316,7 @@ pub fn after_prefix(prefix: &[u8]) -> Bound<Vec<u8>> {
     Bound::Unbounded
 }
 
-/// What a key names, for messages to people: `document "a" of database number 3`.
+/// Describes a key in messages for people: `document "a" of database number 3`.
 pub fn describe(key: &[u8]) -> String {
     let (Some(tag), rest) = (key.first().copied(), key.get(1..).unwrap_or(&[])) else { return "the empty key".into() };
     let text = |bytes: &[u8]| format!("{:?}", String::from_utf8_lossy(bytes));

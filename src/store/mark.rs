@@ -1,24 +1,29 @@
-//! How far a store had got, noted outside it: `mark-N` beside `store-N`.
+//! High-water mark of a store, kept outside it: `mark-N` beside `store-N`.
 //!
-//! An engine that has lost the end of its history opens without a word: nothing in it says that there was more. So after every
-//! durable flush the committer notes here what has become durable: the number of the commit, the engine's position in its log,
-//! and for every database the highest sequence, with its name. On open, a store behind its mark is damaged and is refused.
+//! An engine that has lost its last commits opens without an error, because nothing in it says that there was
+//! more. After every durable flush, the committer therefore notes here what has become durable: the number of
+//! the commit, the engine's position in its log, and for every database its name and its highest sequence. On
+//! open, a store behind its mark is damaged and is refused.
 //!
 //! ```text
-//! at 0, at 512              a slot, written in turn: generation(8) commits(8) position(8) length(8) flags(1) store(8)
-//!                           unused(8) ... CRC-32(4)
+//! at 0, at 512              two slots, written in turn: generation(8) commits(8) position(8) length(8)
+//!                           flags(1) store(8) unused(8) ... CRC-32(4)
 //! at 4096 + number * 512    a database: number(8) sequence(8) CRC-32(4)
-//!      and 32 bytes behind   its name: number(8) length(2) name CRC-32(4)
+//!      and 32 bytes later   its name: number(8) length(2) name CRC-32(4)
 //! ```
 //!
-//! The mark is written without a sync of its own, which is why it costs next to nothing, and why this always holds:
+//! The mark is written without a sync of its own, so it costs next to nothing. These invariants hold
+//! nevertheless:
 //!
-//! - **It lags at worst.** It is written after the flush that it tells of, so what stands in it is durable in the store. It never
-//!   raises a false alarm; after a power cut it may miss the last moments of damage.
-//! - A slot torn by a power cut does not verify; the other one, older, is then in force. Neither verifies: there is no mark.
-//! - It belongs to one life of the store. A rewrite makes a new one with its new store, synced before `format.toml` names both.
+//! - **It can lag, but never lead.** It is written after the flush that it describes, so everything in it is
+//!   durable in the store. It never raises a false alarm. After a power cut it may miss the loss of the last
+//!   moments.
+//! - A slot torn by a power cut does not verify; the other, older one is then valid. If neither verifies,
+//!   there is no mark.
+//! - It belongs to one life of the store. A rewrite creates a new mark with the new store, and syncs both
+//!   before `format.toml` names them.
 //!
-//! At a clean stop it is brought up to date with relaxed commits too, and synced. Numbers are big-endian.
+//! A clean stop updates the mark to include relaxed commits, and syncs it. Numbers are big-endian.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -36,36 +41,37 @@ const DATABASES: u64 = 4096;
 const DATABASE: u64 = 512;
 const NAME: u64 = 32;
 const LONGEST_NAME: usize = 400;
-/// Numbers beyond this are not noted: they would make a huge file, and nobody has so many databases.
+/// Databases with a number from this on are not noted: the file would become huge, and nobody has so many.
 const MOST: u64 = 1 << 32;
 const SUSPECT: u8 = 1;
 
 /// What has become durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Reached {
-    /// The number of the last commit.
+    /// Number of the last commit.
     pub commits: u64,
-    /// Where the engine's log ended; 0 for an engine without one.
+    /// End of the engine's log; 0 for an engine without one.
     pub position: u64,
-    /// How long the engine's file was; 0 where that says nothing.
+    /// Length of the engine's file; 0 for an engine without a log.
     pub length: u64,
-    /// The engine skips a part of its log: not to be believed until every entry has been counted.
+    /// The engine skips a part of its log: the store cannot be trusted until every entry has been counted.
     pub suspect: bool,
-    /// Which store it is; 0 if that is not known.
+    /// The store's random number; 0 if unknown.
     pub store: u64,
-    /// At a clean stop: 1 and the unused parts of the engine's file. 0 while it runs, and for engines without such.
+    /// After a clean stop: the number of unused parts of the engine's file plus 1. 0 while the store is open,
+    /// and for engines without such parts.
     pub unused: u64,
 }
 
-/// A database as the mark has it.
+/// What the mark holds of a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Noted {
-    /// Empty if it is not known.
+    /// Empty if unknown.
     pub name: String,
     pub sequence: u64,
 }
 
-/// What a group of commits changes of the databases in the mark.
+/// What a group of commits changes about databases in the mark.
 #[derive(Debug, Default)]
 pub(super) struct Notes(BTreeMap<u64, Note>);
 
@@ -77,7 +83,7 @@ struct Note {
 }
 
 impl Notes {
-    /// Takes what a batch tells of databases: rows of the changes order, new names, counters that go.
+    /// Collects changes from a batch: rows of the changes order, new names, deleted info records.
     pub fn take(&mut self, batch: &Batch) {
         for (key, value) in &batch.writes {
             match value {
@@ -107,7 +113,7 @@ impl Notes {
     }
 }
 
-/// The mark of one store. Without a file it lives as long as the process, for engines in memory.
+/// The mark of one store. Without a file, for in-memory engines, it lives only in memory.
 #[derive(Default)]
 pub(super) struct Mark {
     file: Option<File>,
@@ -118,13 +124,13 @@ pub(super) struct Mark {
 struct State {
     generation: u64,
     reached: Reached,
-    /// It was made just now: the databases that are there are still to be noted.
+    /// The file was just created, so databases that already exist still have to be noted.
     new: bool,
     warned: bool,
 }
 
 impl Mark {
-    /// Opens the mark of the store of this life, or makes one.
+    /// Opens the mark of this life of the store, or creates it.
     pub fn open(dir: &Path, life: u32) -> io::Result<Mark> {
         let path = dir.join(name(life));
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -136,7 +142,7 @@ impl Mark {
             }
             None => {
                 if mark.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|found| found.len() > 0)) {
-                    tracing::warn!("the mark of the store is damaged, and is made anew: run `settee check`");
+                    tracing::warn!("the mark of the store is damaged and is replaced by a new one: run `settee check`");
                 }
                 mark.state.lock().new = true;
                 mark.note(Reached::default(), &Notes::default());
@@ -147,7 +153,7 @@ impl Mark {
         Ok(mark)
     }
 
-    /// The mark of a damaged folder, which is not changed.
+    /// Opens the mark of a damaged folder without changing it.
     pub fn read(dir: &Path, life: u32) -> io::Result<Mark> {
         let file = File::open(dir.join(name(life)))?;
         let (generation, reached) = read_slots(&file)?.unwrap_or_default();
@@ -163,7 +169,7 @@ impl Mark {
         self.state.lock().new
     }
 
-    /// Notes what has become durable. That it could not be written is a warning: the mark then lags.
+    /// Notes what has become durable. A write error only causes a warning: the mark then lags.
     pub fn note(&self, reached: Reached, notes: &Notes) {
         let mut state = self.state.lock();
         state.generation += 1;
@@ -183,7 +189,7 @@ impl Mark {
         }
     }
 
-    /// Notes, on disk when it returns, whether the engine skips a part of its log.
+    /// Notes durably whether the engine skips a part of its log.
     pub fn suspect(&self, suspect: bool) -> io::Result<()> {
         let reached = self.reached();
         if reached.suspect == suspect {
@@ -197,7 +203,7 @@ impl Mark {
         self.file.as_ref().map_or(Ok(()), File::sync_all)
     }
 
-    /// All databases that were there before the mark are in it, and on disk.
+    /// Notes durably that the mark holds all databases and that the store is no longer suspect.
     pub fn caught_up(&self) -> io::Result<()> {
         self.suspect(false)?;
         self.sync()?;
@@ -213,7 +219,7 @@ impl Mark {
         let mut slots = vec![0; 2048 * DATABASE as usize];
         let mut first = 0;
         while first < count {
-            // Numbers are never used twice, so most of an old mark may be a hole.
+            // Numbers are never reused, so most of an old mark may be a hole.
             let data = next_data(file, DATABASES + first * DATABASE)?;
             first = first.max(data.saturating_sub(DATABASES) / DATABASE);
             let read = read_at_most(file, &mut slots, DATABASES + first * DATABASE)?;
@@ -236,7 +242,7 @@ impl Mark {
     }
 }
 
-/// The mark's file.
+/// File name of the mark.
 pub(super) fn name(life: u32) -> String {
     format!("mark-{life}")
 }
@@ -245,7 +251,7 @@ fn be(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// What stands before the checksum at the end of `bytes`, if it matches and is no hole.
+/// Strips the checksum at the end of `bytes`. `None` if it does not match, or in a hole of zeros.
 fn unsum(bytes: &[u8]) -> Option<&[u8]> {
     let (content, sum) = bytes.split_last_chunk::<4>()?;
     (crc32fast::hash(content) == u32::from_be_bytes(*sum)).then_some(content)
@@ -297,7 +303,7 @@ fn write_note(file: &File, number: u64, note: &Note) -> io::Result<()> {
     if note.gone {
         return file.write_all_at(&[0; NAME as usize], at);
     }
-    // A database that has only been named has reached 0.
+    // A database that only has a name so far is at sequence 0.
     if let Some(sequence) = note.sequence.or(note.name.as_ref().map(|_| 0)) {
         let content = [number.to_be_bytes(), sequence.to_be_bytes()].concat();
         file.write_all_at(&sum(content), at)?;
@@ -330,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_there_again() {
+    fn a_reopened_mark_holds_what_was_noted() {
         let dir = tempfile::tempdir().unwrap();
         let mark = Mark::open(dir.path(), 3).unwrap();
         assert!(mark.is_new());
@@ -358,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_of_terabytes_is_passed_by() {
+    fn reading_skips_a_hole_of_terabytes() {
         let dir = tempfile::tempdir().unwrap();
         let mark = Mark::open(dir.path(), 1).unwrap();
         let mut notes = Notes::default();
@@ -375,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn any_turned_bit_gives_an_older_mark_or_none() {
+    fn a_flipped_bit_yields_the_previous_slot_or_drops_a_name() {
         let dir = tempfile::tempdir().unwrap();
         let mark = Mark::open(dir.path(), 1).unwrap();
         let mut notes = Notes::default();

@@ -1,9 +1,11 @@
-//! The seam: an ordered map of bytes with atomic, durable, conditional commits, and beside it content-addressed blobs.
+//! The storage interface: an ordered map of bytes with atomic, durable, conditional commits, and beside it
+//! content-addressed blobs.
 //!
-//! Everything persistent but attachment content goes through [`Store`]. No engine gives a snapshot across calls, so
-//! nothing above may need one: a reader that finds a body gone reads the record again.
+//! All persistent data except attachment content goes through [`Store`]. No engine offers a snapshot across
+//! calls, so the layers above must not need one: a reader that finds a body gone re-reads the record.
 //!
-//! `docs/storage-format.md` lists every key and value; `keys` builds the keys; engines know nothing of either.
+//! `docs/storage-format.md` lists every key and value, and `keys` builds the keys. Engines know nothing of
+//! either.
 
 mod backend;
 mod blob_files;
@@ -40,16 +42,17 @@ pub use rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
 use std::fmt;
 use std::ops::Bound;
 
-/// What a store call can fail with.
+/// The errors of a store call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
-    /// An expectation of the batch did not hold; nothing was written.
+    /// An expectation of the batch did not hold. Nothing was written.
     Conflict,
-    /// No room on the device; nothing was written. Reads go on.
+    /// The disk is full. Nothing was written, and reads go on.
     Full,
-    /// The engine failed (an I/O error, say). The store refuses writes until it has recovered; nothing is acknowledged.
+    /// The engine failed, for example with an I/O error. The store refuses writes until it has recovered.
+    /// It is unknown whether a commit that failed with this error takes effect.
     Unavailable(String),
-    /// Stored bytes cannot be right.
+    /// Stored bytes are not what was written.
     Damaged(String),
 }
 
@@ -57,7 +60,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::Conflict => out.write_str("an expectation did not hold"),
-            StoreError::Full => out.write_str("no room on the device"),
+            StoreError::Full => out.write_str("the disk is full"),
             StoreError::Unavailable(cause) => write!(out, "the store is unavailable: {cause}"),
             StoreError::Damaged(what) => write!(out, "stored data is damaged: {what}"),
         }
@@ -81,14 +84,14 @@ impl From<StoreError> for crate::error::Error {
 /// The result of every store call.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// Bytes that a key may have. An engine's index pages hold hundreds of keys each and must stay well under its segment.
-/// A key must not be empty and must not begin with 0xFF.
+/// The longest key, in bytes. An engine's index pages hold hundreds of keys each and must stay well below the
+/// size of its segments. A key must not be empty and must not begin with 0xFF.
 pub const MAX_KEY: usize = 6 << 10;
 
 /// A range of keys.
 pub type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
-/// Whether no key can be in a range. Engines may panic on one that ends before it starts.
+/// Whether a range can contain no key. Engines may panic on a range that ends before it starts.
 pub fn is_empty((low, high): &KeyRange) -> bool {
     match (low, high) {
         (Bound::Included(low), Bound::Included(high)) => low > high,
@@ -103,54 +106,64 @@ pub type Entry = (Vec<u8>, Vec<u8>);
 /// The order of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
+    /// Ascending keys.
     Forward,
+    /// Descending keys.
     Backward,
 }
 
-/// How much one page of a scan may hold. A page has at least one entry if the range has one.
+/// The limits of one page of a scan. A page has at least one entry if the range has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageLimit {
-    /// Entries at most.
+    /// The most entries.
     pub entries: usize,
-    /// Bytes of keys and values at which the page is full.
+    /// Bytes of keys and values after which the page is full.
     pub bytes: usize,
 }
 
 impl PageLimit {
-    /// `entries` at most, and no more than about 1 MiB.
+    /// At most `entries` entries, and about 1 MiB.
     pub fn entries(entries: usize) -> PageLimit {
         PageLimit { entries, bytes: 1 << 20 }
     }
 }
 
-/// What a commit changes. Applied in the order: expectations are tested, ranges deleted, then `writes` in order.
+/// The changes of one commit, applied in this order: test the expectations, delete the ranges, apply `writes`
+/// in order.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// `(key, value)`: the commit happens only if each key holds exactly this value (`None`: is absent).
+    /// `(key, value)`: the commit fails with `Conflict` unless each key holds exactly this value (`None`: is
+    /// absent).
     pub expect: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Ranges deleted whole. Callers keep them small (some thousand entries): an engine may delete key by key.
+    /// Ranges to delete. Callers keep them small (some thousand entries), because an engine may delete key by
+    /// key.
     pub delete_ranges: Vec<KeyRange>,
     /// Puts (`Some`) and deletes (`None`). The last write of a key wins.
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Whether the commit must be on disk when it returns.
     pub durability: Durability,
-    /// It makes room in the end: where there is none for others, it may take of what is kept free for that.
+    /// Whether the batch frees space in the end. On a full disk such a batch may use space that is refused to
+    /// others.
     pub frees: bool,
 }
 
 impl Batch {
+    /// An empty batch, synced.
     pub fn new() -> Batch {
         Batch::default()
     }
 
+    /// Adds a write of `value` to `key`.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.writes.push((key, Some(value)));
     }
 
+    /// Adds a delete of `key`.
     pub fn delete(&mut self, key: Vec<u8>) {
         self.writes.push((key, None));
     }
 
+    /// Adds the condition that `key` holds exactly `value` (`None`: is absent).
     pub fn expect(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.expect.push((key, value));
     }
@@ -159,74 +172,78 @@ impl Batch {
 /// Whether a commit is synced before it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// On disk when the call returns: everything that a client is told of.
+    /// On disk when the call returns. Required for everything that a client is told.
     #[default]
     Synced,
-    /// Atomic and ordered, but synced only with a later commit: data that can be rebuilt (view indexes).
+    /// Atomic and ordered, but synced only with a later commit: for data that can be rebuilt (view indexes).
     Relaxed,
 }
 
-/// An ordered map of bytes. Called from many threads at once; every call may block on the disk, so async callers
-/// run it off their own threads.
+/// An ordered map of bytes. Many threads call it concurrently. Every call may block on the disk, so async
+/// callers run it on a blocking thread.
 pub trait Store: Send + Sync + 'static {
-    /// The values of `keys`, in their order. One call for a whole request's keys.
+    /// Returns the values of `keys`, in their order. One call can read all keys of a request.
     fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>>;
 
-    /// As [`Store::get_many`], but a damaged value is an error of its own and does not hide the others.
+    /// As [`Store::get_many`], but returns a damaged value as an error of its own, beside the other values.
     fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
         Ok(self.get_many(keys)?.into_iter().map(Ok).collect())
     }
 
-    /// A page of the entries of `range` in `direction`. A damaged entry ends the page before it; a page that would begin
-    /// with one is `Damaged`, naming it. The caller goes on from the last key; nothing stays open.
+    /// Returns a page of the entries of `range` in `direction`. A damaged entry ends the page before it. If
+    /// the first entry is damaged, the call returns `Damaged` with a description of that entry. The caller
+    /// continues after the last key; no iterator stays open.
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>>;
 
-    /// Keys only, in ascending order, at most `entries`: also those whose values are damaged.
+    /// Returns at most `entries` keys in ascending order, including those whose values are damaged.
     fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
         let page = self.scan(range, Direction::Forward, PageLimit::entries(entries))?;
         Ok(page.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// Applies `batch` whole or not at all. Durable when it returns (see [`Durability`]). One committer merges the
-    /// batches that wait into one write and one sync, in the order of their arrival; each batch's expectations are
-    /// tested against everything committed before it.
+    /// Applies all of `batch` or nothing. Durable on return, depending on [`Durability`]. The committer
+    /// merges waiting batches into one write and one sync, in the order of their arrival, and tests each
+    /// batch's expectations against everything committed before it.
     fn commit(&self, batch: Batch) -> Result<()>;
 
-    /// The value of one key.
+    /// Returns the value of one key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.get_many(&[key.to_vec()])?.pop().flatten())
     }
 
-    /// Whether it takes writes and nothing is unsettled: after a failed commit it is not known until the engine has been
-    /// opened again whether the commit is there. A store that has failed tries to recover when it is asked, so whoever
-    /// watches it heals it. `Full`: a write has failed for want of room, and reads go on.
+    /// Checks that the store accepts writes and that no outcome is unknown: after a failed commit, only a
+    /// reopened engine shows whether the commit took effect. A failed store tries to recover during this
+    /// call, so a periodic health check also repairs it. `Full`: a write failed because the disk was full,
+    /// while reads go on.
     fn ready(&self) -> Result<()> {
         self.get(keys::FORMAT).map(drop)
     }
 
-    /// Counts all entries and holds the count against what the commits add up to. Reads everything; nobody may write meanwhile.
+    /// Counts all entries and compares the result with the totals from the commits. Reads the whole store;
+    /// nobody may write meanwhile.
     ///
     /// # Errors
-    /// `Damaged` if entries are missing, or are older than they were.
+    /// `Damaged` if entries are missing, or older than their last commit.
     fn complete(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Moves when relaxed commits may have been lost: when the engine is opened again after a failure. Whoever keeps in
-    /// memory what it has read looks at it before and after.
+    /// Changes when relaxed commits may have been lost, because the engine was reopened after a failure. A
+    /// caller that caches what it has read compares the value before and after its reads.
     fn generation(&self) -> u64 {
         0
     }
 
-    /// Whether the device of the store is full: writes that make no room were refused when last asked, or go only where
-    /// deletions have made room within the store. Work that frees something is then worth more than it costs.
+    /// Whether the store's disk is full: at the last check, writes that free no space were refused, or only
+    /// fit into space that deletions had freed within the store. Freeing even a little space is then worth
+    /// its cost.
     fn is_short_of_room(&self) -> bool {
         false
     }
 
-    /// The engine's name, as `--store` takes it.
+    /// The engine's name, as `--store` accepts it.
     fn engine(&self) -> &'static str;
 
-    /// Bytes that the engine's files take on disk.
+    /// Bytes of the engine's files on disk.
     fn disk_bytes(&self) -> u64;
 }

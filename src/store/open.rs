@@ -1,18 +1,20 @@
-//! Opening a data folder: which engine it has, whether another process holds it, whether this build can read it.
+//! Opens a data folder: determines its engine, whether another process holds it, and whether this build can
+//! read it.
 //!
 //! ```text
-//! DIR/format.toml     format version, engine, which of the folders below is the store; the sealed keys of an encrypted folder
+//! DIR/format.toml     format version, engine, which store-N is in force; an encrypted folder's keys
 //! DIR/lock            held by the process that has the folder open
-//! DIR/reserve         room to give up when the disk is full
+//! DIR/reserve         space to release when the disk is full
 //! DIR/store-1/        the engine's files; `compact` makes store-2 from it, and so on
-//! DIR/mark-1          how far the store had got (see `mark`)
-//! DIR/unfinished      while the folder is made, by a first start (`new`) or a restore (`restore`): nothing in it counts yet
-//! DIR/blobs/          attachments (see `blob_files`); blobs-2 and so on after encryption was begun, ended or renewed
+//! DIR/mark-1          high-water mark of the store (see `mark`)
+//! DIR/unfinished      exists while a first start (`new`) or a restore (`restore`) creates the folder
+//! DIR/blobs/          attachments (see `blob_files`); blobs-2 and so on after a change of encryption
 //! ```
 //!
-//! A new folder is made in this order, each step on disk before the next: `unfinished`, store, attachments, `format.toml`, and
-//! then `unfinished` goes. So a `format.toml` always has a store beside it, and a folder in which one of them is missing has
-//! lost it: it is refused, and never taken for a new one.
+//! A new folder is created in this order, each step durable before the next: `unfinished`, store,
+//! attachments, `format.toml`, removal of `unfinished`. Therefore a `format.toml` always has a store beside
+//! it. A folder in which one of the two is missing has lost it: it is refused, and never taken for a new
+//! folder.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -34,12 +36,12 @@ use super::sled::SledBackend;
 use super::space::{Space, make_dir, sync_dir};
 use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
 
-/// The format that this build writes, and the newest that it reads.
+/// The format that this build writes, and the newest that it can read.
 pub const FORMAT: u32 = 1;
 const MARKER: &str = "format.toml";
 const LOCK: &str = "lock";
 const UNFINISHED: &str = "unfinished";
-/// What stands in `unfinished`: a first start, or a folder that is filled from elsewhere.
+/// The possible contents of `unfinished`: a first start, or a folder that is filled by a restore or salvage.
 const NEW: &str = "new";
 const FILLED: &str = "restore";
 const CIPHER: &str = "XChaCha20-Poly1305";
@@ -47,15 +49,17 @@ const CIPHER: &str = "XChaCha20-Poly1305";
 /// The engines that a data folder can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
+    /// sled 0.34: a log-structured store.
     Sled,
+    /// redb: copy-on-write B-trees in one file.
     Redb,
 }
 
 impl Engine {
-    /// All engines, the default first.
+    /// All engines. The first is the default.
     pub const ALL: &[Engine] = &[Engine::Sled, Engine::Redb];
 
-    /// The file that holds its data, in the store's folder.
+    /// The engine's data file in the store's folder.
     pub(super) fn file(self) -> &'static str {
         match self {
             Engine::Sled => "db",
@@ -93,30 +97,35 @@ impl FromStr for Engine {
 /// How to open a data folder.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The engine of a new folder; for an existing one it must be the folder's. `None`: the folder's, or the default.
+    /// The engine of a new folder. For an existing folder it must match. `None`: the folder's own engine, or
+    /// the default.
     pub engine: Option<Engine>,
-    /// The engine's cache; `None`: 16 MiB for sled, which takes about eight times what it is given, 64 MiB for redb.
+    /// Size of the engine's cache. `None`: 16 MiB for sled, which uses about eight times its setting; 64 MiB
+    /// for redb.
     pub cache_bytes: Option<u64>,
-    /// The key of an encrypted folder; a new folder is encrypted if there is one.
+    /// The key of an encrypted folder. A new folder is encrypted if a key is given.
     pub key: Option<Key>,
-    /// A new folder is filled from elsewhere, and is refused by others until [`finish`] is called.
+    /// The caller fills a new folder, which other processes refuse to open until [`finish`] is called.
     pub filling: bool,
 }
 
-/// An open data folder. The folder is another process's to open when both handles and all their clones are gone.
+/// An open data folder. The lock on the folder is released when the store and all its clones are dropped.
 #[derive(Clone)]
 pub struct Opened {
+    /// The ordered map. Holds the lock on the folder.
     pub store: Arc<dyn Store>,
+    /// The attachments.
     pub blobs: Arc<dyn Blobs>,
+    /// The folder's engine.
     pub engine: Engine,
 }
 
-/// Why a data folder could not be opened. The texts say what to do.
+/// Why a data folder could not be opened. The texts tell the user what to do.
 #[derive(Debug)]
 pub enum OpenError {
     /// Another process has the folder open.
     Locked(PathBuf),
-    /// The folder was made with another engine than the one asked for.
+    /// The folder was made with another engine than the requested one.
     OtherEngine { folder: PathBuf, has: Engine, asked: Engine },
     /// The folder is encrypted, and no key was given.
     NoKey { folder: PathBuf, needs: String },
@@ -126,23 +135,24 @@ pub enum OpenError {
     NotEncrypted { folder: PathBuf },
     /// A newer settee wrote the folder.
     NewerFormat { folder: PathBuf, has: u32 },
-    /// The folder has other things in it, or its marker cannot be read.
+    /// The folder holds other files, or its marker cannot be read.
     NotOurs { folder: PathBuf, why: String },
-    /// The disk is full and the reserve did not help.
+    /// The disk is full, even after the reserve was released.
     Full(PathBuf),
-    /// A rewritten store does not fit: bytes that it needs, and that are free.
+    /// A rewritten store does not fit: the bytes that it needs, and those that are free.
     NoRoom { folder: PathBuf, target: PathBuf, needs: u64, free: u64 },
-    /// A folder that is to be made new has something in it.
+    /// A folder that must be new is not empty.
     NotEmpty(PathBuf),
-    /// The file system said no.
+    /// The file system returned an error.
     Io { folder: PathBuf, error: io::Error },
     /// The engine could not be opened.
     Engine { folder: PathBuf, error: StoreError },
-    /// The store has not what it must have. `missing`: what is known of it, in lines of their own.
+    /// The store lacks something that it must have. `missing`: what is known to be missing, as text for the
+    /// user.
     Damaged { folder: PathBuf, why: String, missing: String },
-    /// The folder was being filled, by a restore or a salvage, and that did not come to its end.
+    /// A restore or a salvage was filling the folder and was interrupted.
     Unfinished(PathBuf),
-    /// The store itself is gone: nothing can be salvaged.
+    /// The store itself is lost: nothing can be salvaged.
     NoStore { folder: PathBuf, why: String, missing: String },
 }
 
@@ -151,12 +161,12 @@ impl fmt::Display for OpenError {
         match self {
             OpenError::Locked(folder) => write!(
                 out,
-                "the data folder {} is in use by another process: stop that one first, or choose another folder",
+                "the data folder {} is in use by another process: stop that process first, or choose another folder",
                 folder.display()
             ),
             OpenError::OtherEngine { folder, has, asked } => write!(
                 out,
-                "the data folder {} was made with the engine {has}, not {asked}: leave the engine away or name {has}, \
+                "the data folder {} was made with the engine {has}, not {asked}: leave out the engine or name {has}, \
                  or convert the folder with `settee compact-store`",
                 folder.display()
             ),
@@ -168,8 +178,8 @@ impl fmt::Display for OpenError {
             ),
             OpenError::WrongKey { folder, needs, given } => write!(
                 out,
-                "the data folder {} is encrypted under the key {needs}, and the one given is {given}: give that one, or \
-                 change the folder's with `settee compact-store --to-key-file`",
+                "the data folder {} is encrypted under the key {needs}, and the one given is {given}: give the right \
+                 key, or change the folder's key with `settee compact-store --to-key-file`",
                 folder.display()
             ),
             OpenError::NotEncrypted { folder } => write!(
@@ -191,14 +201,14 @@ impl fmt::Display for OpenError {
             ),
             OpenError::Full(folder) => write!(
                 out,
-                "there is no room on the device of the data folder {0}: free some, or move the data to another device with \
+                "the disk of the data folder {0} is full: free some space, or move the data to another disk with \
                  `settee compact-store --data {0} --to FOLDER`",
                 folder.display()
             ),
             OpenError::NoRoom { folder, target, needs, free } => write!(
                 out,
-                "a fresh store needs about {} MB on the device of {}, and {} MB are free: free some, or write it to another \
-                 device with `settee compact-store --data {} --to FOLDER`",
+                "a fresh store needs about {} MB on the disk of {}, but only {} MB are free: free some space, or write \
+                 it to another disk with `settee compact-store --data {} --to FOLDER`",
                 needs.div_ceil(1_000_000),
                 target.display(),
                 free / 1_000_000,
@@ -212,20 +222,20 @@ impl fmt::Display for OpenError {
             }
             OpenError::Engine { folder, error } => write!(
                 out,
-                "the store in {} cannot be opened: {error}. Copy the folder before you try anything on it; a backup is \
-                 brought back with `settee restore`",
+                "the store in {} cannot be opened: {error}. Copy the folder before you try to repair it, or \
+                 restore a backup into a new folder with `settee restore`",
                 folder.display()
             ),
             OpenError::Damaged { folder, why, missing } => write!(
                 out,
                 "the data folder {0} is damaged: {why}.{missing}\nNothing is served from it. Restore a backup into a new \
-                 folder with `settee restore`, or take what can still be read into a new one with `settee check --data {0} \
-                 --salvage NEWDIR`, which leaves this one as it is",
+                 folder with `settee restore`, or copy what is still readable into a new one with `settee check --data {0} \
+                 --salvage NEWDIR`, which does not change this one",
                 folder.display()
             ),
             OpenError::NoStore { folder, why, missing } => write!(
                 out,
-                "the data folder {} has lost its store: {why}.{missing}\nNothing of its documents is left in it, and \
+                "the data folder {} has lost its store: {why}.{missing}\nNone of its documents are left, and \
                  nothing is served from it. Restore a backup into a new folder with `settee restore`",
                 folder.display()
             ),
@@ -241,12 +251,12 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Opens the data folder `dir`, making it if it is not there, with `engine` or the one that it has.
+/// Opens the data folder `dir`, with `engine` or its own, and creates it if it does not exist.
 pub fn open(dir: &Path, engine: Option<Engine>) -> std::result::Result<Opened, OpenError> {
     open_with(dir, Options { engine, ..Options::default() })
 }
 
-/// As [`open`], of a folder that must be there: for commands that are not to make one by a slip of the hand.
+/// As [`open`], but the folder must exist: for commands that must not create one because of a mistyped path.
 pub fn open_existing(dir: &Path, options: Options) -> std::result::Result<Opened, OpenError> {
     match read_marker(dir)? {
         Some(_) => open_with(dir, options),
@@ -254,19 +264,19 @@ pub fn open_existing(dir: &Path, options: Options) -> std::result::Result<Opened
     }
 }
 
-/// Makes a folder that is going to be filled, so that nobody takes it for a new one meanwhile.
+/// Creates a folder and marks it as being filled, so that no other process takes it for a new one meanwhile.
 pub fn begin_filling(dir: &Path) -> std::result::Result<(), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     make_dir(dir).and_then(|()| begin(dir, FILLED)).map_err(io)
 }
 
-/// Ends the filling of a new folder (see [`Options::filling`]). Everything in it must be on disk, and closed.
+/// Ends the filling of a new folder (see [`Options::filling`]). Everything in it must be durable and closed.
 pub fn finish(dir: &Path) -> std::result::Result<(), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     std::fs::remove_file(dir.join(UNFINISHED)).and_then(|()| sync_dir(dir)).map_err(io)
 }
 
-/// The id of the key that the folder is encrypted under.
+/// The id of the key under which the folder is encrypted, or `None` if it is not encrypted.
 pub fn encrypted_under(dir: &Path) -> std::result::Result<Option<String>, OpenError> {
     let marker = read_marker(dir)?.ok_or_else(|| no_marker(dir))?;
     Ok(marker.envelope.map(|envelope| envelope.key))
@@ -315,7 +325,7 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     };
     let open = || open_engine(dir, &marker, keys.as_ref(), options.cache_bytes, &space);
     let opened = open().or_else(|error| {
-        // An engine may need room to open. A folder that is merely damaged loses nothing by the second try.
+        // An engine may need free space to open. A second attempt does not harm a damaged folder.
         if error == StoreError::Full && space.release_reserve() { open() } else { Err(error) }
     });
     let store = opened.map_err(|error| refusal(dir, &marker, &space, error))?;
@@ -332,7 +342,7 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     }
     clear_former(dir, &marker);
     if !options.filling {
-        // Left by a refusal that was cut off.
+        // Left by a refusal that was interrupted.
         let _ = std::fs::remove_dir_all(dir.join(salvage::LOOKED_INTO));
     }
     space.keep_reserve();
@@ -341,15 +351,15 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     Ok(Opened { store, blobs: Arc::new(blobs), engine: marker.engine })
 }
 
-/// What `format.toml` says.
+/// The content of `format.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Marker {
     pub engine: Engine,
-    /// How often the store was made anew: the number of its folder.
+    /// The number of the store's folder. Each rewrite increments it.
     pub life: u32,
-    /// The same of the attachments; 1 is `blobs`.
+    /// The number of the attachments' folder; 1 is `blobs`.
     pub blobs: u32,
-    /// The keys of an encrypted folder, sealed.
+    /// The wrapped keys of an encrypted folder.
     pub envelope: Option<Envelope>,
 }
 
@@ -365,7 +375,7 @@ impl Marker {
         }
     }
 
-    /// The folder's keys, opened with its owner's.
+    /// Unwraps the folder's keys with the user's key.
     pub fn keys(&self, dir: &Path, key: Option<&Key>) -> std::result::Result<Option<FolderKeys>, OpenError> {
         let folder = dir.to_path_buf();
         match (&self.envelope, key) {
@@ -379,15 +389,13 @@ impl Marker {
                 Some(keys) => Ok(Some(keys)),
                 None => Err(OpenError::Engine {
                     folder,
-                    error: StoreError::Damaged(format!(
-                        "the sealed keys in {MARKER} (the key itself is the right one)"
-                    )),
+                    error: StoreError::Damaged(format!("the sealed keys in {MARKER} (the given key is the right one)")),
                 }),
             },
         }
     }
 
-    /// The format record, which stands in the store: the format, and the sealed keys once more.
+    /// The format record, an entry of the store: the format version, and a second copy of the wrapped keys.
     pub fn format_record(&self) -> Vec<u8> {
         let mut record = FORMAT.to_be_bytes().to_vec();
         if let Some(envelope) = &self.envelope {
@@ -429,8 +437,9 @@ pub(super) fn open_blobs(
     BlobFiles::open(&marker.blobs_folder(dir), space.clone(), keys.map(FolderKeys::attachments))
 }
 
-/// Removes what a rewrite that was cut off after its end has left: the folders of lives before those in force. Left alone,
-/// they would keep on the disk what was meant to be encrypted, or under a key that was given up.
+/// Removes the previous store and attachments if a rewrite was interrupted after it had replaced
+/// `format.toml`. They must not stay on the disk: they may be unencrypted, or encrypted under a key that was
+/// given up.
 fn clear_former(dir: &Path, marker: &Marker) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
@@ -445,7 +454,7 @@ fn clear_former(dir: &Path, marker: &Marker) {
             _ => false,
         };
         if former && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::warn!("{} is of no use any more and cannot be removed: {error}", entry.path().display());
+            tracing::warn!("{} is no longer used, but cannot be removed: {error}", entry.path().display());
         }
     }
 }
@@ -455,7 +464,8 @@ pub(super) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
     hold(dir, File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(io)?)
 }
 
-/// As [`lock`], for reading: of a folder that may be on a device that the system has made read-only.
+/// As [`lock`], but opens the lock file read-only, because the system may have remounted the file system
+/// read-only. `None` if there is no lock file.
 pub(super) fn lock_to_read(dir: &Path) -> std::result::Result<Option<File>, OpenError> {
     match File::open(dir.join(LOCK)) {
         Ok(file) => hold(dir, file).map(Some),
@@ -472,7 +482,7 @@ fn hold(dir: &Path, file: File) -> std::result::Result<File, OpenError> {
     }
 }
 
-/// `None` without a marker.
+/// Reads `format.toml`. `None` if the folder has none.
 pub(super) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
     let not_ours = |why: String| match has_store(dir) {
         Some(_) => OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() },
@@ -482,7 +492,7 @@ pub(super) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, Ope
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(not_ours(format!("its {MARKER} is no text")));
+            return Err(not_ours(format!("its {MARKER} is not text")));
         }
         Err(error) => return Err(OpenError::Io { folder: dir.to_path_buf(), error }),
     };
@@ -497,7 +507,7 @@ pub(super) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, Ope
     let engine = engine.ok_or_else(|| not_ours(format!("its {MARKER} names no engine")))?;
     let number = |name: &str| {
         let number = table.get(name).map_or(Some(1), |number| u32::try_from(number.as_integer()?).ok());
-        number.ok_or_else(|| not_ours(format!("its {MARKER} has a wrong {name}")))
+        number.ok_or_else(|| not_ours(format!("its {MARKER} has an invalid {name}")))
     };
     let envelope = table.get("encryption").map(|section| {
         let text = |name: &str| Some(section.get(name)?.as_str()?.to_owned());
@@ -531,7 +541,7 @@ pub(super) fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// A folder without a marker must not hold what an engine would take for its own.
+/// Refuses a folder that has no marker but holds files of a store.
 fn refuse_foreign(dir: &Path) -> std::result::Result<(), OpenError> {
     match has_store(dir) {
         Some(name) => {
@@ -545,14 +555,14 @@ fn refuse_foreign(dir: &Path) -> std::result::Result<(), OpenError> {
     }
 }
 
-/// What there is of a store in the folder.
+/// Returns the name of some file or folder in `dir` that belongs to a store.
 fn has_store(dir: &Path) -> Option<String> {
     let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.find(|name| ["store-", "blobs", "mark-"].iter().any(|start| name.starts_with(start)))
 }
 
-/// What `format.toml` may have said, from what there is: the newest store, with the newest attachments.
+/// Guesses the content of `format.toml` from the files: the newest store and the newest attachments.
 pub(super) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError> {
     let (mut found, mut blobs) = (None, 1);
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -573,7 +583,7 @@ pub(super) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError>
     Ok(Marker { engine, life, blobs, envelope: None })
 }
 
-/// The refusal of a store that the engine, or the comparison with the mark, found wrong.
+/// Converts the error of a store that the engine, or the comparison with the mark, found damaged.
 pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreError) -> OpenError {
     match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
@@ -586,12 +596,12 @@ pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreEr
     }
 }
 
-/// Whether the folder was being made, or filled, and that was cut off.
+/// Whether the creation or filling of the folder was interrupted.
 pub(super) fn is_unfinished(dir: &Path) -> bool {
     dir.join(UNFINISHED).exists()
 }
 
-/// Notes that the folder is being made.
+/// Marks the folder as being created.
 fn begin(dir: &Path, how: &str) -> io::Result<()> {
     let mut file = File::create(dir.join(UNFINISHED))?;
     file.write_all(how.as_bytes())?;
@@ -599,8 +609,8 @@ fn begin(dir: &Path, how: &str) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Refuses a folder whose filling was cut off, and clears away what a first start that was cut off has left: nothing was ever
-/// acknowledged there.
+/// Refuses a folder whose filling was interrupted. Clears away what an interrupted first start has left:
+/// nothing was ever acknowledged there.
 pub(super) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let how = match std::fs::read(dir.join(UNFINISHED)) {
@@ -609,7 +619,7 @@ pub(super) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError
         Err(error) => return Err(io(error)),
     };
     let has_marker = dir.join(MARKER).exists();
-    // Empty: cut off before its one word was written, and so before everything else.
+    // If empty: interrupted before its one word was written, and therefore before everything else.
     if how != NEW.as_bytes() && !(how.is_empty() && !has_marker && has_store(dir).is_none()) {
         return Err(OpenError::Unfinished(dir.to_path_buf()));
     }
@@ -627,7 +637,7 @@ pub(super) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError
     finish(dir)
 }
 
-/// Refuses a folder whose store is gone.
+/// Refuses a folder that has lost its store.
 pub(super) fn refuse_incomplete(dir: &Path, marker: &Marker) -> std::result::Result<(), OpenError> {
     let folder = marker.store_folder(dir);
     let file = folder.join(marker.engine.file());
@@ -641,7 +651,7 @@ pub(super) fn refuse_incomplete(dir: &Path, marker: &Marker) -> std::result::Res
     };
     let (folder, missing) = (dir.to_path_buf(), salvage::reached(dir, marker));
     Err(match guess_marker(dir) {
-        // Another store is there, which may still be read.
+        // Another store exists, and may still be readable.
         Ok(_) => OpenError::Damaged { folder, why, missing },
         Err(_) => no_store(dir, why, missing),
     })
@@ -651,7 +661,7 @@ fn no_store(dir: &Path, why: String, missing: String) -> OpenError {
     OpenError::NoStore { folder: dir.to_path_buf(), why, missing }
 }
 
-/// Refuses a folder whose attachments are gone, all of them: the folder itself was removed, or is another one.
+/// Refuses a folder that has lost all attachments: their folder was removed or replaced.
 pub(super) fn refuse_without_blobs(
     dir: &Path,
     marker: &Marker,
@@ -674,8 +684,8 @@ pub(super) fn refuse_without_blobs(
     Err(OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() })
 }
 
-/// The store's own record of its format: the marker could have been copied from elsewhere, or its keys left out of it so
-/// that what is written from now on is not encrypted.
+/// Compares the marker with the store's own format record, or writes that record into a new store. The marker
+/// could have been copied from elsewhere, or stripped of its keys so that later writes are not encrypted.
 pub(super) fn check_format(
     dir: &Path,
     marker: &Marker,
@@ -692,13 +702,13 @@ pub(super) fn check_format(
             Some((_, sealed)) if sealed == &own[4..] => Ok(()),
             Some(_) => Err(OpenError::NotOurs {
                 folder: dir.to_path_buf(),
-                why: format!("its {MARKER} says another encryption than the store beside it"),
+                why: format!("its {MARKER} names another encryption than the store beside it"),
             }),
             None => Err(engine(StoreError::Damaged("the format record".into()))),
         },
         None if !new => Err(OpenError::Damaged {
             folder: dir.to_path_buf(),
-            why: "its store is empty, or is none of settee's".into(),
+            why: "its store is empty, or was not written by settee".into(),
             missing: salvage::reached(dir, marker),
         }),
         None => {
@@ -712,7 +722,8 @@ pub(super) fn check_format(
     }
 }
 
-/// A store that holds the folder's lock while it lives. Fields drop in order: the engine closes, then the lock goes.
+/// A store that holds the folder's lock while it lives. Fields drop in order: the engine closes before the
+/// lock is released.
 struct Locked {
     inner: Box<dyn Store>,
     _lock: Arc<File>,

@@ -1,7 +1,9 @@
-//! The redb engine: one file, copy-on-write B-trees, snapshots. The only file that names redb.
+//! The redb engine: one file, copy-on-write B-trees, snapshots. No other file names redb.
 //!
-//! Needs none of sled's protections: a commit is visible only when it is on disk, values of any size stand in the tree, and
-//! freed pages are used again (they may be holes in the file: on a full device the file is compacted). A commit that is not synced (`Durability::None`) is kept in memory until the next that is.
+//! redb needs none of the countermeasures for sled: a synced commit becomes visible only when it is on disk,
+//! the tree holds values of any size, and freed pages are reused. Free pages may be holes in the file, so on
+//! a full disk the file is compacted. An unsynced commit (`Durability::None`) is kept in memory until the
+//! next synced one.
 
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
@@ -20,8 +22,8 @@ const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 pub(super) struct RedbBackend {
     file: PathBuf,
     cache_bytes: u64,
-    /// All pages are tested when the file is opened: redb tests them then or never, and a damaged key would be a document that
-    /// is not found. Not for a file that is known to be damaged.
+    /// Whether opening verifies all pages. redb verifies them on open or never, and a damaged key would make
+    /// its document "not found". False for a file that is known to be damaged.
     verified: bool,
     open: RwLock<Option<Database>>,
 }
@@ -33,7 +35,7 @@ impl RedbBackend {
         RedbBackend::opened(file, cache_bytes, true)
     }
 
-    /// A file as it is, for reading what can be read of it.
+    /// Opens a file without verifying it, to read what is still readable.
     pub fn unverified(file: &Path, cache_bytes: u64) -> Result<RedbBackend> {
         RedbBackend::opened(file, cache_bytes, false)
     }
@@ -47,9 +49,9 @@ impl RedbBackend {
     fn open_file(&self) -> Result<Database> {
         Builder::new()
             .set_cache_size(usize::try_from(self.cache_bytes).unwrap_or(usize::MAX))
-            // One pass, with the repair after a crash where there is one to be made.
+            // Verification and repair after a crash share one pass.
             .set_check_integrity_on_open(self.verified)
-            .set_repair_callback(|repair| tracing::info!("testing the store: {:.0} %", repair.progress() * 100.0))
+            .set_repair_callback(|repair| tracing::info!("verifying the store: {:.0} %", repair.progress() * 100.0))
             .create(&self.file)
             .map_err(failure)
     }
@@ -142,12 +144,12 @@ impl Backend for RedbBackend {
         let io = |error: std::io::Error| io_error("opening the redb store", &error);
         let folder = self.file.parent().unwrap_or(Path::new("."));
         make_dir(folder).map_err(io)?;
-        // redb asserts where it could return an error.
-        let database = std::panic::catch_unwind(AssertUnwindSafe(|| self.open_file())).map_err(|_| {
-            StoreError::Damaged("redb cannot make sense of its file and panicked while opening".into())
-        })??;
+        // redb panics where it could return an error.
+        let database = std::panic::catch_unwind(AssertUnwindSafe(|| self.open_file()))
+            .map_err(|_| StoreError::Damaged("redb cannot read its file: it panicked while opening it".into()))??;
         let opened = database.begin_read().map_err(failure)?.open_table(ENTRIES);
-        // Asked of the database and not of the file's existence: a kill may have come between the two.
+        // Checks for the table and not for the file: the process may have been killed after creating the
+        // file.
         if let Err(TableError::TableDoesNotExist(_)) = opened {
             let transaction = database.begin_write().map_err(failure)?;
             transaction.open_table(ENTRIES).map_err(failure)?;
@@ -162,7 +164,7 @@ impl Backend for RedbBackend {
         Reclaiming::Compacting
     }
 
-    /// Moves pages to the front of the file, which may have holes where pages have never been written, and cuts off its end.
+    /// Moves pages to the front of the file, into holes where needed, and truncates the file.
     fn compact(&self) -> Result<()> {
         let mut open = self.open.write();
         open.as_mut().ok_or_else(closed)?.compact().map(drop).map_err(failure)
@@ -174,7 +176,7 @@ impl Backend for RedbBackend {
     }
 }
 
-/// The error of a write that may have been begun.
+/// Converts the error of a write. `Damaged` would mean that nothing was begun, so it becomes `Unavailable`.
 fn begun(error: StoreError) -> StoreError {
     match error {
         StoreError::Damaged(what) => StoreError::Unavailable(what),

@@ -1,16 +1,17 @@
-//! `settee compact-store`: a fresh store in the place of an old one, which gives disk space back, changes the engine, or
-//! begins, ends or renews encryption. Nothing else may have the folder open.
+//! `settee compact-store`: replaces a store by a fresh one. This returns disk space, changes the engine, or
+//! begins, ends or renews encryption. No other process may have the folder open.
 //!
 //! ```text
-//! store-N, blobs-M ──► store-N+1, blobs-M+1 beside them, synced ──► format.toml replaced ──► the old ones removed
+//! store-N, blobs-M ──► store-N+1, blobs-M+1 written, synced ──► format.toml replaced ──► old ones removed
 //! ```
 //!
-//! With `--to`, the fresh store and all attachments go into a new folder, on another device perhaps, and the old folder stays
-//! as it is: the way out where the device is full.
+//! With `--to`, the fresh store and all attachments go into a new folder, possibly on another disk, and the
+//! old folder does not change. This is the way out when the disk is full.
 //!
-//! A cut at any moment leaves the old ones or the new ones in force, whole. Attachments are only rewritten when their keys
-//! change. Where encryption begins their names change too, from a digest of their content to a keyed hash of that, and the
-//! entries that name them are [`Renamed`] as they are copied.
+//! An interruption at any moment leaves either the old or the new folders in force, complete. Attachments are
+//! rewritten only when their keys change. When encryption begins, their names change too, from a digest of
+//! the content to a keyed hash of that digest. Entries that contain such names are converted by [`Renamed`]
+//! as they are copied.
 
 use std::io;
 use std::ops::Bound;
@@ -27,44 +28,45 @@ use super::open::{
 use super::space::{Space, copy_folder, folder_bytes, make_dir};
 use super::{Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keys};
 
-/// What becomes of a folder's encryption.
+/// What a rewrite does to the encryption of a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Sealing {
-    /// It stays as it is, under the same keys.
+    /// Keeps it as it is, under the same keys.
     #[default]
     Keep,
-    /// Everything is sealed anew, under this key and new keys of the folder.
+    /// Encrypts everything under new folder keys, which are wrapped with this key.
     Under(Key),
-    /// Nothing is sealed.
+    /// Decrypts everything.
     Plain,
 }
 
 /// How to rewrite a data folder.
 #[derive(Debug, Clone, Default)]
 pub struct Rewrite {
-    /// `None`: the engine that the folder has.
+    /// `None`: the folder's current engine.
     pub engine: Option<Engine>,
-    /// The key of the folder as it is.
+    /// The folder's current key.
     pub key: Option<Key>,
+    /// What happens to the encryption.
     pub sealing: Sealing,
-    /// A new folder for the result; `None`: it takes the place of the old store.
+    /// A new folder for the result. `None`: the result replaces the old store.
     pub to: Option<PathBuf>,
 }
 
-/// An entry as it is to be when attachments are called otherwise: takes the new name of each.
+/// Converts an entry when attachments are renamed. The function argument maps an old name to the new one.
 pub type Renamed = fn(Entry, &dyn Fn(&BlobId) -> BlobId) -> Result<Entry>;
 
-/// How far a rewrite has come.
+/// Progress of a rewrite.
 pub enum Step<'a> {
-    /// This is what will be copied.
+    /// Reports the store that will be copied.
     Begins(&'a dyn Store),
-    /// So many attachments of so many are copied.
+    /// `done` of `total` attachments are copied.
     Attachments { done: u64, total: u64 },
-    /// So many entries are copied, the last of them under this key.
+    /// `done` entries are copied, the last of them under the key `last`.
     Entries { done: u64, last: &'a [u8] },
 }
 
-/// Rewrites the store of `dir` into a fresh one, of another engine if `engine` says so. See [`rewrite`].
+/// Rewrites the store of `dir` into a fresh one, with `engine` if one is given. See [`rewrite`].
 pub fn compact(
     dir: &Path,
     engine: Option<Engine>,
@@ -73,8 +75,8 @@ pub fn compact(
     rewrite(dir, &Rewrite { engine, ..Rewrite::default() }, |entry, _| Ok(entry), progress)
 }
 
-/// Rewrites the store of `dir` into a fresh one and puts it in its place. `progress` hears of each step.
-/// Returns the bytes on disk before and after.
+/// Rewrites the store of `dir` into a fresh one and replaces it. Calls `progress` at each step. Returns the
+/// bytes on disk before and after.
 pub fn rewrite(
     dir: &Path,
     how: &Rewrite,
@@ -83,9 +85,9 @@ pub fn rewrite(
 ) -> std::result::Result<(u64, u64), OpenError> {
     let mut filling = false;
     let rewritten = rewrite_into(dir, how, renamed, progress, &mut filling);
-    // Before that the folder is somebody else's, perhaps one in use.
+    // While `filling` is false, the target may be in use by another process.
     if let (Err(_), Some(to), true) = (&rewritten, &how.to, filling) {
-        // Nothing of it may stand in the way of the next try.
+        // Leaves nothing behind that would block the next attempt.
         for left in ["unfinished", "lock", "reserve"] {
             let _ = std::fs::remove_file(to.join(left));
         }
@@ -95,7 +97,7 @@ pub fn rewrite(
     rewritten
 }
 
-/// `filling` becomes true when the new folder has been found empty and is locked.
+/// Sets `filling` to true once the new folder is known to be empty and is locked.
 fn rewrite_into(
     dir: &Path,
     how: &Rewrite,
@@ -129,7 +131,7 @@ fn rewrite_into(
             (Some(locked), Space::watch(to).map_err(io)?)
         }
     };
-    // The key may be given by a setting that already says what is to be.
+    // A setting may already name the key that the folder is yet to get.
     let needless = old.envelope.is_none() && how.sealing != Sealing::Keep;
     let old_keys = old.keys(dir, how.key.as_ref().filter(|_| !needless))?;
     let new_keys = match &how.sealing {
@@ -152,7 +154,7 @@ fn rewrite_into(
     let (store_folder, blobs_folder) = (new.store_folder(target), new.blobs_folder(target));
     for target in [Some(&store_folder), Some(&blobs_folder).filter(|_| moves)].into_iter().flatten() {
         if target.exists() {
-            // Left by a rewrite that was cut off before its marker was written.
+            // Left by a rewrite that was interrupted before it wrote its marker.
             std::fs::remove_dir_all(target).map_err(io)?;
         }
     }
@@ -220,7 +222,8 @@ fn rewrite_into(
     Ok(sizes)
 }
 
-/// Removes the mark of a store that is not, or not any more, in force: left alone, it would speak of another store.
+/// Removes the mark of a store that is not in force: it would describe another store than the next one of
+/// this number.
 fn remove_mark(dir: &Path, of: &Marker) -> io::Result<()> {
     match std::fs::remove_file(dir.join(super::mark::name(of.life))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -228,8 +231,8 @@ fn remove_mark(dir: &Path, of: &Marker) -> io::Result<()> {
     }
 }
 
-/// Opens the store that is to be rewritten. An engine may need room to open: if the device has none, not even with the
-/// reserve, a copy of its files under `copy` is opened.
+/// Opens the store that is to be rewritten. An engine may need free space to open: if there is none even
+/// after releasing the reserve, opens a copy of its files under `copy`.
 fn open_source(
     dir: &Path,
     copy: Option<&Path>,
@@ -251,7 +254,7 @@ fn open_source(
     let Some(copy) = copy else { return Err(StoreError::Full) };
     let io = |error: io::Error| super::space::io_error("copying the store", &error);
     copy_folder(&old.store_folder(dir), &old.store_folder(copy)).map_err(io)?;
-    // With its mark: a copy that has lost something is refused like the store itself.
+    // Includes the mark, so that a copy that has lost something is refused like the store itself.
     let mark = super::mark::name(old.life);
     if dir.join(&mark).exists() {
         std::fs::copy(dir.join(&mark), copy.join(&mark)).map_err(io)?;
@@ -259,8 +262,7 @@ fn open_source(
     open(copy)
 }
 
-/// Compares what the fresh store and `attachments` bytes need with what is free on the target's device, before anything is
-/// written.
+/// Checks, before anything is written, that the fresh store and `attachments` bytes fit on the target's disk.
 fn must_fit(
     dir: &Path,
     target: &Path,
@@ -270,7 +272,7 @@ fn must_fit(
     space: &Space,
 ) -> std::result::Result<(), OpenError> {
     let free = || space.free().unwrap_or(u64::MAX);
-    // Quickly, where there is room for as much as the old one takes.
+    // Shortcut: there is at least twice as much room as the old store takes.
     if free() >= 2 * from.disk_bytes() + attachments + (64 << 20) {
         return Ok(());
     }
@@ -281,7 +283,7 @@ fn must_fit(
             Engine::Redb => live + live / 2 + (8 << 20),
         };
     if free() < needs && dir == target {
-        // Kept for the day when the disk is full.
+        // The reserve exists for a full disk.
         space.release_reserve();
     }
     match free() {
@@ -292,7 +294,7 @@ fn must_fit(
     }
 }
 
-/// Bytes of all keys and values.
+/// Total bytes of all keys and values.
 fn live_bytes(from: &dyn Store) -> Result<u64> {
     let (mut low, mut bytes) = (Bound::Unbounded, 0);
     loop {
@@ -304,7 +306,8 @@ fn live_bytes(from: &dyn Store) -> Result<u64> {
     }
 }
 
-/// One by one, in bounded memory. A damaged attachment ends it: the old folder stays in force, and is the place to save it.
+/// Copies the attachments one by one, in bounded memory. Stops at a damaged one: the old folder stays in
+/// force, and the attachment must be dealt with there.
 fn copy_blobs(
     from: &BlobFiles,
     to: &BlobFiles,

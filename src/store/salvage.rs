@@ -1,14 +1,14 @@
-//! Reading a damaged data folder without changing a byte of it.
+//! Reads a damaged data folder without changing it.
 //!
-//! Engines write to their files as they open them, and sled destroys what it cannot replay. So a damaged store is copied first,
-//! and the copy is opened, in the ways that may help, the gentlest first:
+//! Engines write to their files when they open them, and sled destroys what it cannot replay. Therefore the
+//! damaged store is copied first. The copy is opened in several ways, the least intrusive first:
 //!
 //! ```text
-//! the copy as it is ──► without sled's snapshot (all of the log is replayed) ──► without its settings file too
+//! the copy as it is ──► without sled's snapshot (replays the whole log) ──► without its settings file too
 //! ```
 //!
-//! What the copy shows is then held against the mark to say what is missing, or read entry by entry into a new folder
-//! (`settee check --salvage`, in `maintain`).
+//! The content of the copy is then compared with the mark to say what is missing, or read entry by entry into
+//! a new folder (`settee check --salvage`, in `maintain`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,33 +29,38 @@ use super::sled::SledBackend;
 use super::space::{Space, folder_bytes};
 use super::{Direction, PageLimit, Result, Store, StoreError, keys};
 
-/// Databases that are named one by one where many miss something.
+/// The most databases that are listed by name.
 const NAMED: usize = 20;
-/// Bytes of a store beyond which a refusal does not copy it to look into it: whoever starts a server again and again would
-/// fill the device's time with it.
+/// Largest store, in bytes, that a refusal copies to examine it. With larger ones, a supervisor that keeps
+/// restarting the server would keep the disk busy.
 const COPIED: u64 = 2 << 30;
-/// The copy that a refusal looks into.
+/// The copy that a refusal examines.
 pub(super) const LOOKED_INTO: &str = "damaged-copy";
 
-/// What a damaged folder still shows.
+/// The readable content of a damaged folder.
 pub struct Source {
+    /// The opened copy of the store.
     pub store: Box<dyn Store>,
+    /// The attachments, read in place.
     pub blobs: Arc<dyn Blobs>,
+    /// The folder's engine.
     pub engine: Engine,
+    /// Whether the folder is encrypted.
     pub encrypted: bool,
-    /// What had to be done to open it, for people.
+    /// What had to be done to open it, as text for the user.
     pub notes: Vec<String>,
-    /// What is known to be lost before anything is read, for people.
+    /// What is known to be lost before anything is read, as text for the user.
     pub lost: Vec<String>,
-    /// What the mark says of each database, by number: its name, empty if unknown, and its highest durable sequence.
+    /// What the mark holds of each database, by number: its name, empty if unknown, and its highest durable
+    /// sequence.
     pub noted: BTreeMap<u64, (String, u64)>,
     _lock: Option<File>,
 }
 
-/// Opens what can be opened of the damaged folder `dir`, by a copy in `scratch`.
+/// Opens as much as possible of the damaged folder `dir`, through a copy in `scratch`.
 ///
 /// # Errors
-/// If nothing can be opened, in words.
+/// If nothing can be opened.
 pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::result::Result<Source, OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let mut notes = Vec::new();
@@ -65,7 +70,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
         Err(error @ OpenError::NewerFormat { .. }) => return Err(error),
         _ => {
             notes.push(
-                "format.toml cannot be read, or names a store that is not there: the newest store was taken".into(),
+                "format.toml cannot be read, or names a store that does not exist: using the newest store".into(),
             );
             guess_marker(dir)?
         }
@@ -73,24 +78,22 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
     let failed = |error| match error {
         StoreError::Damaged(why) => OpenError::Engine {
             folder: dir.to_path_buf(),
-            error: StoreError::Damaged(format!(
-                "{why}, and no other way to open it has helped: nothing can be salvaged"
-            )),
+            error: StoreError::Damaged(format!("{why}, and no other way to open it worked: nothing can be salvaged")),
         },
         error => OpenError::Engine { folder: dir.to_path_buf(), error },
     };
     let ways = open_ways(&marker, dir, scratch, &mut notes).map_err(failed)?;
     let mut lost = Vec::new();
     if super::open::is_unfinished(dir) {
-        lost.push("the folder was never whole: what filled it (a restore, say) was cut off, and what it had not yet written is unknown".to_owned());
+        lost.push("the folder was never complete: the restore or salvage that filled it was interrupted, and what it had not yet written is unknown".to_owned());
     }
     if !matches!(ways.get(keys::FORMAT), Ok(Some(_))) {
-        lost.push("the store has no format record: it has lost everything, or is none of settee's".to_owned());
+        lost.push("the store has no format record: it has lost everything, or was not written by settee".to_owned());
     }
     if !Mark::read(dir, marker.life).is_ok_and(|mark| mark.reached().commits > 0) {
-        lost.push("the mark: whether the end of the store is missing cannot be told".to_owned());
+        lost.push("the mark: it is unknown whether the last commits are missing".to_owned());
     }
-    // The keys stand in the store once more.
+    // The store holds a second copy of the wrapped keys.
     let envelopes = sealed_keys(ways.as_ref()).into_iter().chain(marker.envelope.clone());
     let envelopes: Vec<Envelope> = envelopes.collect();
     drop(ways);
@@ -125,7 +128,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
     })
 }
 
-/// Copies the store to `scratch` and opens the copy, in one way after the other.
+/// Copies the store to `scratch` and tries one way after the other to open the copy.
 fn open_ways(marker: &Marker, dir: &Path, scratch: &Path, notes: &mut Vec<String>) -> Result<Box<dyn Store>> {
     let io = |error: io::Error| super::space::io_error("copying the damaged store", &error);
     let ways: &[&[&str]] = match marker.engine {
@@ -152,7 +155,7 @@ fn open_ways(marker: &Marker, dir: &Path, scratch: &Path, notes: &mut Vec<String
     Err(refused)
 }
 
-/// Opens a copy of a store for reading, whatever it is like.
+/// Opens a copy of a store for reading, without comparing it with a mark.
 fn open_copy(engine: Engine, folder: &Path, frames: Frames) -> Result<Box<dyn Store>> {
     Ok(match engine {
         Engine::Sled => {
@@ -172,7 +175,7 @@ fn sealed_keys(store: &dyn Store) -> Option<Envelope> {
     Some(Envelope { key: key.to_owned(), sealed: sealed.to_owned() })
 }
 
-/// Copies the files of a folder but those that begin with one of `without`.
+/// Copies the files of a folder except those whose names begin with one of `without`.
 fn copy_folder(from: &Path, to: &Path, without: &[&str]) -> io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -196,7 +199,7 @@ fn noted(dir: &Path, marker: &Marker) -> BTreeMap<u64, Noted> {
     Mark::read(dir, marker.life).and_then(|mark| mark.databases()).unwrap_or_default()
 }
 
-/// How far the databases had got, in lines of their own: what a lost store held.
+/// Lists the sequences that the databases of a lost store had reached, as text for the user.
 pub(super) fn reached(dir: &Path, marker: &Marker) -> String {
     let lines = noted(dir, marker).into_iter().map(|(number, noted)| {
         let name = database(number, &noted.name);
@@ -205,8 +208,9 @@ pub(super) fn reached(dir: &Path, marker: &Marker) -> String {
     listed("Lost with it", lines.collect())
 }
 
-/// What is missing in a damaged store, in lines of their own, from a copy that is opened and removed again. Without room for a
-/// copy, what the databases had reached.
+/// Lists what is missing in a damaged store, as text for the user. Opens a copy of the store for this, and
+/// removes it. If the store is too large or there is no room for a copy, lists the sequences that the
+/// databases had reached.
 pub(super) fn missing(dir: &Path, marker: &Marker, space: &Space) -> String {
     let scratch = dir.join(LOOKED_INTO);
     let bytes = folder_bytes(&marker.store_folder(dir));
@@ -231,14 +235,14 @@ pub(super) fn missing(dir: &Path, marker: &Marker, space: &Space) -> String {
     lines.unwrap_or_else(|| reached(dir, marker))
 }
 
-/// The last sequence that stands in the changes order. `None`: it cannot be read.
+/// The last sequence in the changes order of a database; 0 if it has none. `None` if it cannot be read.
 pub fn last_sequence(store: &dyn Store, number: u64) -> Option<u64> {
     let rows = keys::kind(number, keys::Kind::Sequence);
     let page = store.scan(&rows, Direction::Backward, PageLimit::entries(1)).ok()?;
     Some(page.first().map_or(0, |(key, _)| keys::sequence_of(key)))
 }
 
-/// A database for people.
+/// The name of a database in texts for the user.
 pub fn database(number: u64, name: &str) -> String {
     if name.is_empty() { format!("database number {number}") } else { name.to_owned() }
 }
@@ -250,7 +254,7 @@ fn listed(head: &str, lines: Vec<String>) -> String {
     let more = lines.len().saturating_sub(NAMED);
     let mut text = format!(" {head}: {}", lines[..lines.len() - more].join("; "));
     if more > 0 {
-        text.push_str(&format!("; and {more} databases more"));
+        text.push_str(&format!("; and {more} more databases"));
     }
     text.push('.');
     text

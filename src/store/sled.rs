@@ -1,27 +1,34 @@
-//! The sled engine (0.34.7), hardened. The only file that names sled, but for the reader of its log (`sled_log`).
+//! The sled engine (0.34.7), hardened. No other file names sled, except `sled_log`, which reads its log.
 //!
-//! As shipped, sled loses acknowledged writes at a power cut and sometimes the whole database. What is done about it:
+//! As shipped, sled loses acknowledged writes at a power cut, and sometimes the whole database. The
+//! countermeasures:
 //!
-//! - `flush()` does not reach the device on Linux: it is followed by our own `fdatasync` of the `db` file.
-//! - A leaf larger than a quarter of a segment goes to a file that is never synced. A leaf holds up to 17 entries: with
-//!   segments of 8 MiB and values cut into chunks of at most 64 KiB none comes near 2 MiB, and `blobs/` stays empty.
-//! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail: it is deleted first, nothing is in it.
+//! - On Linux, `flush()` does not reach the device. Every flush is followed by our own `fdatasync` of the
+//!   `db` file.
+//! - sled writes a leaf larger than a quarter of a segment to a separate file in `blobs/` that it never
+//!   syncs. A leaf holds up to 17 entries. With segments of 8 MiB and values cut into chunks of at most 64
+//!   KiB, no leaf comes near 2 MiB, so `blobs/` stays empty.
+//! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail. It holds nothing that is
+//!   needed, so it is deleted before sled opens.
 //! - The directory entries of a new database are synced.
-//! - Trees are expensive: there is one. Segments are only reclaimed by the background flusher: it runs.
-//! - Its file grows by segments and shrinks only at its end. A segment that has fallen free is used again before the file
-//!   grows, but only sled knows which are free. When it opens, it fills them with zeros: so their number is counted.
-//! - A batch is visible to readers before it is on disk, and stays visible after it failed. Readers are given the values
-//!   from before the batch (`in_flight`) until it is synced.
+//! - Trees are expensive, so there is only one. Only sled's background flusher reclaims segments, so it is
+//!   enabled.
+//! - The file grows by whole segments and shrinks only at its end. sled reuses free segments before the file
+//!   grows, but does not report how many there are. It fills free segments with zeros when it opens, so we
+//!   count the zeroed ones.
+//! - A batch is visible to readers before it is on disk, and stays visible after it failed. Until the batch
+//!   is synced, readers get the values from before it (`in_flight`, an undo log of one batch).
 //!
-//! A large value stands in chunks under keys that begin with 0xFF, and a head in its place:
+//! A large value is stored in chunks under keys that begin with 0xFF, and a head takes its place under its
+//! own key:
 //!
 //! ```text
-//! key                      0x01, chunk set (8 bytes), length (8), CRC-32 of key and the 16 bytes before (4)
+//! key                      0x01, chunk set (8 bytes), length (8), CRC-32 of key and the 17 bytes before (4)
 //! 0xFF, chunk set, index   up to 64 KiB of the framed value
 //! ```
 //!
-//! A chunk set's number is never used twice while the process lives, so a reader that finds a chunk missing knows that
-//! the value has been replaced, and reads the head again.
+//! The process never reuses the number of a chunk set. A reader that finds a chunk missing therefore knows
+//! that the value has been replaced, and reads the head again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -42,58 +49,61 @@ use super::space::{folder_bytes, make_dir, sync_dir};
 use super::tally::{RECORD, Tally};
 use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame, is_empty};
 
-/// Fixed when a database is created; sled refuses to open it with another.
+/// Fixed when a database is created: sled refuses to open it with another size.
 const SEGMENT: usize = 8 << 20;
-/// Bytes of the header of a segment, which is not zeros while the segment is used.
+/// Bytes of a segment's header. A segment that is in use has a header that is not all zeros.
 const SEGMENT_HEADER: usize = 20;
-/// The largest piece that is given to sled as one value.
+/// The largest value handed to sled in one piece, in bytes.
 const CHUNK: usize = 64 << 10;
-/// How long the threads of a closed sled may take to let go of its files.
+/// How long the threads of a closed sled may take to release its files.
 const CLOSES_WITHIN: Duration = Duration::from_secs(10);
-/// A scan that batches have overtaken this often waits for the next to be written.
+/// After this many attempts invalidated by concurrent batches, a scan blocks until the current batch is
+/// written.
 const OVERTAKEN: u32 = 4;
 /// The first byte of a chunk's key.
 const CHUNKS: u8 = 0xFF;
-/// The tag of a head (see `frame`).
+/// The tag of a chunked value's head (see `frame`).
 const CHUNKED: u8 = 1;
 const HEAD_LENGTH: usize = 1 + 8 + 8 + 4;
 
 pub(super) struct SledBackend {
     folder: PathBuf,
     cache_bytes: u64,
-    /// What the log must hold: asked before sled opens it, which destroys what it cannot replay.
+    /// What the log must hold. Checked before sled opens the log, because sled destroys what it cannot
+    /// replay.
     mark: Arc<Mark>,
     open: RwLock<Option<Open>>,
-    /// The values from before the batch that is being written.
+    /// Undo log: the values from before the batch that is being written.
     in_flight: Mutex<Option<Arc<Before>>>,
-    /// Moves when a batch begins to be written, and again when one that is not synced has been. A scan that it moved
-    /// under has seen a part of a batch, and is made anew.
+    /// Incremented when a batch begins to be written, and again after a batch without a sync has been
+    /// written. A scan during which it changes may have seen part of a batch and is repeated.
     begun: AtomicU64,
-    /// Held while a batch is written: a scan that was overtaken too often waits for it.
+    /// Held for writing while a batch is written, so that a scan that was invalidated too often can wait for
+    /// it.
     writing: RwLock<()>,
-    /// Whether any value may be chunked: while none is, writers need not look for old chunks.
+    /// Whether any value may be chunked. While none is, unsynced writes need not look for old chunks.
     any_chunks: AtomicBool,
     next_set: AtomicU64,
-    /// Where the log ended before it was last synced, and how long its file was. sled's own threads write on meanwhile:
-    /// what they have written since is not on the device, and is none of the mark's.
+    /// The end of the log and the length of its file, taken before the last sync. sled's own threads keep
+    /// writing: what they have written since may not be on the device, so the mark must not count it.
     durable: Mutex<(u64, u64)>,
 }
 
 struct Open {
     db: sled::Db,
-    /// sled's log, opened once more to sync it.
+    /// A second handle on sled's log file, for syncing it.
     log: File,
 }
 
 impl Open {
-    /// Where the log ends, and how long its file is.
+    /// The end of the log, and the length of its file.
     fn position(&self) -> (u64, u64) {
-        // The stable position is sled's own, and nothing else tells it. It is hidden in the docs of 0.34.7, and public.
+        // Only sled knows its stable position. The field is public in 0.34.7, but hidden from the docs.
         let stable = self.db.context.pagecache.log.stable_offset();
         (u64::try_from(stable).unwrap_or(0), self.log.metadata().map_or(0, |found| found.len()))
     }
 
-    /// Syncs the log. Returns where it ended before, and how long it was.
+    /// Syncs the log. Returns its end and its file's length from before the sync.
     fn sync(&self) -> std::io::Result<(u64, u64)> {
         let position = self.position();
         self.log.sync_data()?;
@@ -101,12 +111,12 @@ impl Open {
     }
 }
 
-/// Entries, and the last key where the range goes on behind them.
+/// Entries, and the last key if the range has more entries after it.
 type Page = (Vec<(IVec, Value)>, Option<Vec<u8>>);
 
 type Before = BTreeMap<Vec<u8>, Option<Value>>;
 
-/// A framed value as it is read.
+/// A framed value as it was read.
 #[derive(Clone)]
 enum Value {
     Whole(IVec),
@@ -163,14 +173,15 @@ impl SledBackend {
             .segment_size(SEGMENT)
             .flush_every_ms(Some(500))
             .mode(sled::Mode::LowSpace);
-        // sled asserts where it could return an error, for example on a log that is damaged in its middle.
+        // sled panics where it could return an error, for example on a log that is damaged in its middle.
         let from = Instant::now();
         let db = loop {
             let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| {
-                StoreError::Damaged("sled cannot make sense of its files and panicked while opening".into())
+                StoreError::Damaged("sled cannot read its files: it panicked while opening them".into())
             })?;
             match opened {
-                // The folder is ours (see `open`): what holds sled's lock is a thread of the sled we have just closed.
+                // This process holds the folder's lock (see `open`), so sled's lock can only be held by a
+                // thread of the sled that was just closed.
                 Err(sled::Error::Io(error)) if is_locked(&error) && from.elapsed() < CLOSES_WITHIN => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -184,12 +195,12 @@ impl SledBackend {
         if folder_bytes(&self.folder.join("blobs")) > 0
             && std::fs::read_dir(self.folder.join("blobs")).is_ok_and(|mut files| files.next().is_some())
         {
-            tracing::warn!("sled keeps values in {}/blobs, which it never syncs", self.folder.display());
+            tracing::warn!("sled has written values to {}/blobs, which it never syncs", self.folder.display());
         }
         Ok(Open { db, log })
     }
 
-    /// Refuses a log that ends before what was durable, while it still has what sled would destroy.
+    /// Refuses a log that ends before what was durable, before sled opens it and destroys the rest.
     fn examine(&self) -> Result<()> {
         let io = |error: std::io::Error| super::space::io_error("reading the sled log", &error);
         let reached = self.mark.reached();
@@ -197,7 +208,7 @@ impl SledBackend {
         let end = found.map_or(0, |found| found.end);
         if end < reached.position {
             return Err(StoreError::Damaged(format!(
-                "its log can be read up to byte {end}, and had got to byte {}",
+                "its log is readable up to byte {end} only, but was durable up to byte {}",
                 reached.position
             )));
         }
@@ -221,7 +232,7 @@ impl SledBackend {
         }
     }
 
-    /// The value as it stands in sled now, joined if it is chunked.
+    /// The value that sled holds now, joined if it is chunked.
     fn value(&self, open: &Open, key: &[u8]) -> Result<Option<Value>> {
         match open.db.get(key).map_err(failure)? {
             Some(stored) => self.join(open, key, stored),
@@ -229,7 +240,8 @@ impl SledBackend {
         }
     }
 
-    /// The value whose head or whole form is `stored`. `None`: it has been deleted while its chunks were read.
+    /// Returns the value, given `stored`, which is either the whole value or its head. `None` if the key was
+    /// deleted while its chunks were read.
     fn join(&self, open: &Open, key: &[u8], mut stored: IVec) -> Result<Option<Value>> {
         loop {
             if stored.first() != Some(&CHUNKED) {
@@ -253,8 +265,8 @@ impl SledBackend {
         self.in_flight.lock().clone()
     }
 
-    /// A page as it stood at one moment: with all of a batch or nothing of it. sled's own ranges go from leaf to leaf,
-    /// and see in each what is there by then.
+    /// Returns a consistent page: it contains all writes of a batch or none. sled's own range iterator goes
+    /// from leaf to leaf and sees the current content of each.
     fn page(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Page> {
         let mut overtaken = 0;
         loop {
@@ -274,7 +286,7 @@ impl SledBackend {
         }
     }
 
-    /// A page as sled shows it now, and whether the range goes on behind it.
+    /// Returns a page of sled's current content, and whether the range has more entries after it.
     fn found(
         &self,
         open: &Open,
@@ -293,7 +305,8 @@ impl SledBackend {
             let Some(next) = next else { return Ok((page, false)) };
             let (key, stored) = match next.map_err(failure) {
                 Ok(entry) => entry,
-                // A damaged page of sled's: what stands before it is served, and the next page says so.
+                // One of sled's pages is damaged: return the entries before it. The next page reports the
+                // error.
                 Err(StoreError::Damaged(_)) if !page.is_empty() => return Ok((page, true)),
                 Err(error) => return Err(error),
             };
@@ -337,7 +350,7 @@ impl Head {
         })
     }
 
-    /// `None` if a chunk is missing.
+    /// Reads all chunks. `None` if one is missing.
     fn join(&self, open: &Open) -> Result<Option<Arc<[u8]>>> {
         let mut joined = Vec::new();
         for key in self.chunk_keys() {
@@ -364,7 +377,7 @@ impl Backend for SledBackend {
 
     fn get_many(&self, keys: &[Vec<u8>], visit: VisitIndexed<'_>) -> Result<()> {
         let values = self.with(|open| keys.iter().map(|key| self.value(open, key)).collect::<Result<Vec<_>>>())?;
-        // Looked up after the reads: whatever they saw of a batch that is still being written is undone by it.
+        // Fetched after the reads, so that it undoes all that they have seen of a batch in flight.
         let before = self.before();
         for (index, (key, value)) in keys.iter().zip(&values).enumerate() {
             let value = before.as_ref().and_then(|before| before.get(key)).unwrap_or(value);
@@ -384,7 +397,7 @@ impl Backend for SledBackend {
                 visit(key, value.bytes());
             }
             match end {
-                // All that was found belongs to the batch in flight: what is behind it has to be looked at.
+                // The batch in flight created every entry of the page: continue behind it.
                 Some(end) if page.is_empty() => match direction {
                     Direction::Forward => range.0 = Bound::Excluded(end),
                     Direction::Backward => range.1 = Bound::Excluded(end),
@@ -400,7 +413,8 @@ impl Backend for SledBackend {
             for key in open.db.range::<Vec<u8>, _>(clamp(range)).keys().take(entries) {
                 match key.map_err(failure) {
                     Ok(key) => visit(&key),
-                    // As in a scan; but a deletion must not leave anything behind.
+                    // As in a scan. A range delete (no limit) must fail instead, or it would leave entries
+                    // behind.
                     Err(StoreError::Damaged(_)) if any && entries < usize::MAX => break,
                     Err(error) => return Err(error),
                 }
@@ -457,7 +471,8 @@ impl Backend for SledBackend {
                 open.db.flush().map_err(|error| begun(failure(error)))?;
                 let synced = open.sync().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
                 *self.durable.lock() = synced;
-                // On any error above `in_flight` stays, and hides what the failed batch left, until the store is reopened.
+                // On any error above, `in_flight` stays and hides the writes of the failed batch until the
+                // store is reopened.
                 *self.in_flight.lock() = None;
             }
             Ok(())
@@ -489,8 +504,8 @@ impl Backend for SledBackend {
         unused(&self.folder, SEGMENT).map_or(0, |unused| unused + 1)
     }
 
-    /// Segments that sled has found free when it was opened, and has not used since. One that has just been begun may not
-    /// have its header on disk yet, so one fewer.
+    /// Bytes of the segments that were free when sled opened and have not been used since. One segment is
+    /// subtracted: the header of the one begun last may not be on disk yet.
     fn spare_bytes(&self) -> Result<u64> {
         use std::os::unix::fs::FileExt;
         let io = |error: std::io::Error| super::space::io_error("looking for free segments", &error);
@@ -518,18 +533,19 @@ impl Backend for SledBackend {
 impl Drop for SledBackend {
     fn drop(&mut self) {
         if let Some(open) = self.open.get_mut().take() {
-            // Relaxed writes of the last moment; everything acknowledged as synced is on disk already.
+            // Flushes the last relaxed writes. Acknowledged synced writes are on disk already.
             let synced = open.db.flush().map_err(failure).and_then(|_| {
                 open.log.sync_data().map_err(|error| super::space::io_error("syncing the sled log", &error))
             });
             if let Err(error) = synced {
-                tracing::warn!("closing the store: {error}");
+                tracing::warn!("the store could not be synced while closing: {error}");
             }
         }
     }
 }
 
-/// Counts what stood at a key. Of a chunked value the first chunk tells it.
+/// Counts the value that a write replaces. Of a chunked value, only the first chunk is read: it holds the
+/// checksum.
 fn count(
     open: &Open,
     tally: &mut Tally<'_>,
@@ -552,7 +568,7 @@ fn count(
     Ok(())
 }
 
-/// The range without the chunks.
+/// The range without the keys of chunks.
 fn clamp(range: &KeyRange) -> KeyRange {
     let high = match &range.1 {
         Bound::Unbounded => Bound::Excluded(vec![CHUNKS]),
@@ -561,8 +577,8 @@ fn clamp(range: &KeyRange) -> KeyRange {
     (range.0.clone(), high)
 }
 
-/// Puts the values from `before` in the place of those that a batch in flight has written. `end` is the page's last key
-/// where the range goes on behind the page.
+/// Replaces the values that a batch in flight has written by those from `before`. `end` is the page's last
+/// key if the range has more entries after the page.
 fn undo(page: &mut Vec<(IVec, Value)>, before: &Before, range: &KeyRange, direction: Direction, end: Option<&[u8]>) {
     let bound = |end: &[u8]| Bound::Included(end.to_vec());
     let covered = match (direction, end) {
@@ -585,12 +601,12 @@ fn undo(page: &mut Vec<(IVec, Value)>, before: &Before, range: &KeyRange, direct
     }
 }
 
-/// sled puts the system's error into a text of its own.
+/// sled wraps the system's error in a text of its own, so only the text can be matched.
 fn is_locked(error: &std::io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
-/// The error of a write that may have been begun.
+/// Converts the error of a write. `Damaged` would mean that nothing was begun, so it becomes `Unavailable`.
 fn begun(error: StoreError) -> StoreError {
     match error {
         StoreError::Damaged(what) => StoreError::Unavailable(what),
@@ -600,9 +616,9 @@ fn begun(error: StoreError) -> StoreError {
 
 fn failure(error: sled::Error) -> StoreError {
     match error {
-        // sled reads a page behind the end of its file: it was cut.
+        // sled reads a page beyond the end of its file: the file was truncated.
         sled::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            StoreError::Damaged("a page of the sled log is behind the end of its file".into())
+            StoreError::Damaged("a page of the sled log lies beyond the end of its file".into())
         }
         sled::Error::Io(error) => super::space::io_error("sled", &error),
         sled::Error::Corruption { at, .. } => StoreError::Damaged(format!("a page of the sled log (at {at:?})")),
@@ -621,7 +637,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_mark_may_say_ends_where_the_last_sync_began() {
+    fn the_durable_position_is_the_one_from_before_the_last_sync() {
         let dir = tempfile::tempdir().unwrap();
         let backend = SledBackend::open(dir.path(), 16 << 20, Arc::default()).unwrap();
         let frames = Frames::default();
@@ -629,7 +645,7 @@ mod tests {
         backend.apply(&writes, true, &mut Tally::after(&Totals::default(), &frames)).unwrap();
         let synced = backend.position();
         assert!(synced.0 > 1000, "{synced:?}");
-        // As sled's own threads do at any time.
+        // sled's own threads may do the same at any time.
         backend
             .with(|open| {
                 open.db.insert(b"l", vec![7; 1000]).unwrap();
@@ -638,12 +654,12 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert_eq!(backend.position(), synced, "a power cut now may take it");
+        assert_eq!(backend.position(), synced, "a power cut may lose what was written since");
         backend.apply(&writes, true, &mut Tally::after(&Totals::default(), &frames)).unwrap();
         assert!(backend.position().0 > synced.0 + 1000);
     }
 
-    /// Opens with the mark, until the threads of the last one have let go.
+    /// Opens the store with its mark.
     fn open(dir: &Path) -> Result<Committer<SledBackend>> {
         let mark = Arc::new(Mark::open(dir, 1).unwrap());
         let backend = SledBackend::open(&dir.join("store"), 16 << 20, mark.clone())?;
@@ -651,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_was_zeroed_whole_is_told_from_a_free_one() {
+    fn a_zeroed_segment_is_not_mistaken_for_a_free_one() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path()).unwrap();
         for number in 0..40u32 {
@@ -683,7 +699,7 @@ mod tests {
             let file = File::options().write(true).open(&path).unwrap();
             file.write_all_at(&vec![0; SEGMENT], (slot * SEGMENT) as u64).unwrap();
             match open(dir.path()) {
-                Ok(store) => assert!(zeroed || store.complete().is_ok(), "segment {slot} is lost without a word"),
+                Ok(store) => assert!(zeroed || store.complete().is_ok(), "the loss of segment {slot} goes unnoticed"),
                 Err(StoreError::Damaged(_)) => refused += 1,
                 Err(error) => panic!("segment {slot}: {error}"),
             }

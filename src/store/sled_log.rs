@@ -1,24 +1,27 @@
-//! Reads sled's log before sled does, and changes nothing.
+//! Reads sled's log before sled opens it, without changing it.
 //!
-//! sled 0.34.7 takes what it can replay for all that there was, and then **destroys the rest**: it zeroes its segment behind the
-//! first record that does not verify and every segment behind that. In the middle of the log it skips the rest of a segment
-//! that holds such a record, and a segment whose header does not verify, without a word: after a power cut both are normal, in
-//! segments that had been freed. So where a damaged log ends has to be known before sled opens it:
+//! sled 0.34.7 takes the part of the log that it can replay for the whole log, and then **destroys the
+//! rest**: it zeroes the remainder of the segment after the first record that does not verify, and all later
+//! segments. In the middle of the log, it silently skips the rest of a segment that holds such a record, and
+//! any segment whose header does not verify. Both are normal after a power cut, in segments that had been
+//! freed. Damage must therefore be found before sled opens the log:
 //!
 //! ```text
-//! db       segments of 8 MiB, in any order, each: CRC(4) lsn(8) highest lsn that was stable(8) | messages | cap
+//! db       segments of 8 MiB, in any order, each: CRC(4) lsn(8) highest stable lsn(8) | messages | cap
 //! message  CRC(4) kind(1) length segment-number page (varints) | body
-//! lsn      the position in the log, for ever rising; a segment's is a multiple of the segment size
-//! snap.X   the pages as they stood at lsn X: replay begins there
+//! lsn      the position in the log, ever increasing; a segment's is a multiple of the segment size
+//! snap.X   the pages as of lsn X: replay begins there
 //! ```
 //!
-//! A segment that is zero from its first byte to its last is a free one: sled zeroes those as it opens, and uses them again while
-//! it runs. One that a fault has zeroed whole, all 8 MiB of it, looks the same. It is noticed by their number, which the mark
-//! has after a clean stop; after another stop, where there is one, positions of the log that no segment has are suspect.
+//! A segment that is all zeros is free: sled zeroes free segments when it opens, and reuses them while it
+//! runs. A segment of which a fault has zeroed all 8 MiB looks the same. The number of free segments reveals
+//! it: after a clean stop the mark holds that number. After any other stop, log positions that no segment
+//! covers are suspect if there is a free segment.
 //!
-//! [`survey`] walks what sled is going to replay, as `LogIter` and `check_contiguity_in_unstable_tail` in sled's
-//! `pagecache/iterator.rs` do, and tells where the replay will end, and whether anything is skipped on the way. The mark knows
-//! how far the log had got (see `mark`). sled reads the same bytes again right after, from the system's cache.
+//! [`survey`] walks the records that sled will replay, following `LogIter` and
+//! `check_contiguity_in_unstable_tail` in sled's `pagecache/iterator.rs`. It reports where the replay will
+//! end, and whether it will skip anything before. The mark says how far the log had got (see `mark`). sled
+//! reads the same bytes right afterwards, then from the page cache.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,18 +38,18 @@ const CORRUPTED: u8 = 0;
 const CAP: u8 = 2;
 const LAST_KIND: u8 = 11;
 
-/// What sled will make of its log.
+/// What sled will replay of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Survey {
-    /// Where in the log the replay ends.
+    /// The position at which the replay ends.
     pub end: u64,
-    /// Nothing before the end is skipped.
+    /// The replay skips nothing before the end.
     pub whole: bool,
-    /// Bytes of the file.
+    /// Length of the file in bytes.
     pub length: u64,
     /// Segments without a header.
     pub unused: u64,
-    /// There are positions behind the snapshot that no segment has: of one that was used again, or was lost.
+    /// Some positions after the snapshot are covered by no segment: it was reused, or is lost.
     pub gaps: bool,
 }
 
@@ -58,13 +61,13 @@ struct Header {
 /// How a segment ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// At its cap, or at a place where no message fits.
+    /// At its cap, or where no further message fits.
     Full,
-    /// At a record that does not verify, so many bytes into the segment.
+    /// At a record that does not verify, at this offset in the segment.
     Broken(usize),
 }
 
-/// Reads the log in `folder`. `None`: there is none yet.
+/// Surveys the log in `folder`. `None` if there is no log yet.
 pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>> {
     let file = match File::open(folder.join("db")) {
         Ok(file) => file,
@@ -87,7 +90,7 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
                 whole &= segments.insert(header.lsn, slot * size).is_none();
             }
             Some(_) => {}
-            // sled zeroes the segments that it frees, whole.
+            // A segment that sled has freed is zeroed as a whole.
             None => {
                 unused += 1;
                 whole &= next_data(&file, slot * size)? >= (slot + 1) * size
@@ -95,7 +98,7 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
             }
         }
     }
-    // What sled holds to be the tail must be contiguous. Where it is not, sled stops.
+    // The unstable tail must be contiguous: sled stops at the first gap.
     let mut expected = stable / size * size;
     let mut end = None;
     let mut stopped = false;
@@ -118,11 +121,11 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
         }
         whole &= how == End::Full || (Some(lsn) == last && in_tail);
     }
-    // Without a tail nothing is replayed: what the snapshot holds is all.
+    // Without a tail nothing is replayed: the snapshot is the whole content.
     Ok(Some(Survey { end: end.unwrap_or(begin), whole, length, unused, gaps }))
 }
 
-/// How many segments have no header.
+/// The number of segments without a header.
 pub(super) fn unused(folder: &Path, segment: usize) -> io::Result<u64> {
     let file = File::open(folder.join("db"))?;
     let size = segment as u64;
@@ -144,14 +147,14 @@ fn snapshot(folder: &Path) -> io::Result<Option<u64>> {
     Ok(newest)
 }
 
-/// A segment's header; `None` if it does not verify.
+/// Reads a segment's header. `None` if it does not verify.
 fn header(file: &File, at: u64) -> io::Result<Option<Header>> {
     let mut bytes = [0; SEGMENT_HEADER];
     file.read_exact_at(&mut bytes, at)?;
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte])) ^ 0x7FFF_FFFF_FFFF_FFFF;
     let sum = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) ^ 0xFFFF_FFFF;
     let (lsn, stable) = (number(4), number(12));
-    // sled's are signed; before the first byte is stable, that is -1.
+    // sled's positions are signed: before the first byte is stable, the stable one is -1.
     let stable = if stable > i64::MAX as u64 { 0 } else { stable };
     Ok((crc32fast::hash(&bytes[4..]) == sum && lsn <= i64::MAX as u64 / 2).then_some(Header { lsn, stable }))
 }
@@ -168,7 +171,7 @@ fn read_segment<'a>(file: &File, buffer: &'a mut Vec<u8>, segment: usize, at: u6
     Ok(&buffer[..read])
 }
 
-/// Follows the messages of a segment to its end.
+/// Follows the messages of a segment and returns how they end.
 fn walk(bytes: &[u8], segment: usize, lsn: u64) -> End {
     let mut at = SEGMENT_HEADER;
     loop {
@@ -183,7 +186,7 @@ fn walk(bytes: &[u8], segment: usize, lsn: u64) -> End {
     }
 }
 
-/// Kind and whole length of the message at `at`, if it verifies.
+/// Kind and total length of the message at `at`, if it verifies.
 fn message(bytes: &[u8], at: usize, segment_number: u64) -> Option<(u8, usize)> {
     let bytes = bytes.get(at..)?;
     let (sum, rest) = bytes.split_first_chunk::<4>()?;
@@ -200,7 +203,7 @@ fn message(bytes: &[u8], at: usize, segment_number: u64) -> Option<(u8, usize)> 
     verifies.then_some((kind, head + body.len()))
 }
 
-/// sled's varint: SQLite 4's for small numbers, with the others in little-endian.
+/// Decodes sled's varint: as SQLite 4's for small numbers, little-endian for larger ones.
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (&first, rest) = bytes.split_first()?;
     let first = u64::from(first);
@@ -226,7 +229,7 @@ mod tests {
     fn open(folder: &Path) -> sled::Db {
         let config = sled::Config::new().path(folder).segment_size(SEGMENT).flush_every_ms(None);
         let config = config.mode(sled::Mode::LowSpace);
-        // A thread of the one that was closed just now may still hold the lock.
+        // A thread of the sled that was just closed may still hold the lock.
         loop {
             match config.open() {
                 Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_where_sled_will_end() {
+    fn the_survey_ends_where_the_replay_of_sled_ends() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("store");
         assert_eq!(survey(dir.path(), SEGMENT).unwrap(), None);
@@ -260,7 +263,7 @@ mod tests {
             assert!(found.end >= reached && found.end <= reached + SEGMENT as u64, "{found:?} {reached}");
             assert!(found.whole, "life {life}: {found:?}");
         }
-        // A turned bit anywhere behind the last snapshot either does not matter, or is told.
+        // A flipped bit after the last snapshot either does not matter or is reported.
         let file = File::options().read(true).write(true).open(folder.join("db")).unwrap();
         let length = file.metadata().unwrap().len();
         let before = survey(&folder, SEGMENT).unwrap().unwrap();

@@ -1,9 +1,9 @@
-//! Room on the device. Engines behave badly on a full disk (sled cannot even be opened on one), so writes are refused while
-//! there is still some room, and a reserve file is kept that can be given up to make more.
+//! Free space on the disk. Engines behave badly on a full disk (sled cannot even be opened on one), so writes
+//! are refused while some space is left. A reserve file holds more space, to be released in need.
 //!
 //! ```text
-//! free bytes   ... | margin: all writes | floor: only writes that make room | 0
-//! reserve file       given up to open an engine that finds no room, or when writes that make room find none
+//! free bytes   ... | margin: all writes | floor: only writes that free space | 0
+//! reserve file       released to open an engine that finds no room, or for a write that frees space
 //! ```
 
 use std::fs::File;
@@ -16,71 +16,73 @@ use super::{Result, StoreError};
 
 const RESERVE: &str = "reserve";
 
-/// Watches the device that holds a data folder. Clones share what they have found.
+/// Watches the file system that holds a data folder. Clones share the result of the last check.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
     folder: PathBuf,
-    /// Free bytes below which writes are refused.
+    /// Writes are refused when fewer bytes than this are free.
     margin: u64,
-    /// Free bytes below which writes that make room are refused too.
+    /// Writes that free space are refused too when fewer bytes than this are free.
     floor: u64,
-    /// Size of the reserve file.
+    /// Size of the reserve file in bytes.
     reserve: u64,
-    /// The device had less than the margin when it was last asked.
+    /// Whether less than the margin was free at the last check.
     short: Arc<AtomicBool>,
 }
 
 impl Space {
-    /// Sizes follow the device: a small one keeps a smaller part back.
+    /// Watches the file system of `folder`. Margin and reserve depend on its size.
     pub fn watch(folder: &Path) -> io::Result<Space> {
         let device = rustix::fs::statvfs(folder)?;
         let total = device.f_blocks.saturating_mul(device.f_frsize);
-        // To free its segments of 8 MiB, sled has to write some first: a small device keeps back a larger part for that.
+        // sled has to write some segments of 8 MiB before it can free others, so a small disk keeps a larger
+        // part.
         let margin = (total / 16).max((total / 8).min(32 << 20)).clamp(4 << 20, 64 << 20);
         Ok(Space {
             folder: folder.to_path_buf(),
             margin,
             floor: margin / 16,
-            // To open, sled may fill up a segment of 8 MiB.
+            // On open, sled may fill up a segment of 8 MiB.
             reserve: (total / 8).min(16 << 20),
             short: Arc::default(),
         })
     }
 
-    /// Free bytes for an unprivileged process.
+    /// Bytes that are free for an unprivileged process.
     pub fn free(&self) -> io::Result<u64> {
         let device = rustix::fs::statvfs(&self.folder)?;
         Ok(device.f_bavail.saturating_mul(device.f_frsize))
     }
 
-    /// `Full` if `more` bytes would eat into the margin.
+    /// `Full` if writing `more` bytes would leave less than the margin free.
     pub fn room_for(&self, more: u64) -> Result<()> {
         if self.missing(more) == 0 { Ok(()) } else { Err(StoreError::Full) }
     }
 
-    /// How many bytes the device lacks to take `more` and keep the margin.
+    /// How many bytes are missing to write `more` and keep the margin. Updates [`Space::is_short`].
     pub fn missing(&self, more: u64) -> u64 {
         let missing = self.missing_to(self.margin, more);
         self.short.store(missing > 0, Ordering::Relaxed);
         missing
     }
 
-    /// The same for what makes room in the end, which may use most of the margin.
+    /// As [`Space::missing`], for a write that frees space in the end: it may use the margin down to the
+    /// floor.
     pub fn missing_to_free(&self, more: u64) -> u64 {
         self.missing_to(self.floor, more)
     }
 
     fn missing_to(&self, kept: u64, more: u64) -> u64 {
-        // A device that cannot be asked is found full by the write itself.
+        // If the file system cannot be queried, the write itself will find out.
         self.free().map_or(0, |free| kept.saturating_add(more).saturating_sub(free))
     }
 
-    /// Whether the device had less than the margin when a write last asked for room.
+    /// Whether less than the margin was free when a write last needed space.
     pub fn is_short(&self) -> bool {
         self.short.load(Ordering::Relaxed)
     }
 
-    /// Watches with a margin that lies `beyond` bytes above what is free now.
+    /// Watches with a margin of `beyond` bytes more than are free now.
     #[cfg(test)]
     pub fn full(folder: &Path, beyond: u64) -> Space {
         let mut space = Space::watch(folder).unwrap();
@@ -89,7 +91,8 @@ impl Space {
         space
     }
 
-    /// Makes sure that the reserve file has its size, if there is room for it and the margin. Returns whether it is there.
+    /// Creates the reserve file, if there is room for it above the margin. Returns whether the file exists in
+    /// its full size.
     pub fn keep_reserve(&self) -> bool {
         let path = self.folder.join(RESERVE);
         if std::fs::metadata(&path).is_ok_and(|found| found.len() >= self.reserve) {
@@ -101,7 +104,7 @@ impl Space {
         let written = self.write_reserve(&path);
         if let Err(error) = &written {
             let _ = std::fs::remove_file(&path);
-            tracing::warn!("cannot keep a reserve for a full disk: {error}");
+            tracing::warn!("cannot write the reserve file, which is kept for a full disk: {error}");
         }
         written.is_ok()
     }
@@ -117,13 +120,14 @@ impl Space {
         file.sync_all()
     }
 
-    /// Gives the reserve up. Returns whether there was one.
+    /// Removes the reserve file. Returns whether there was one.
     pub fn release_reserve(&self) -> bool {
         std::fs::remove_file(self.folder.join(RESERVE)).is_ok()
     }
 }
 
-/// Where the file has data again, from `at` on, or its end. A file system that knows no holes has data everywhere.
+/// Returns the first position from `at` on that holds data, or the end of the file. A file system without
+/// holes has data everywhere.
 pub(super) fn next_data(file: &File, at: u64) -> io::Result<u64> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd"))]
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
@@ -134,7 +138,7 @@ pub(super) fn next_data(file: &File, at: u64) -> io::Result<u64> {
     Ok(at)
 }
 
-/// The store's error for an I/O error while doing `what`.
+/// Converts an I/O error that occurred while doing `what`.
 pub(super) fn io_error(what: &str, error: &io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
@@ -142,12 +146,12 @@ pub(super) fn io_error(what: &str, error: &io::Error) -> StoreError {
     }
 }
 
-/// Syncs a directory, so that the names made, moved or removed in it last.
+/// Syncs a directory, so that entries created, renamed or removed in it are durable.
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes a directory and everything above it that is missing, each synced in its parent.
+/// Creates a directory and its missing parents, and syncs each in its parent.
 pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -161,7 +165,7 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     sync_dir(parent)
 }
 
-/// Copies the files in `from` and below.
+/// Copies the files of `from`, recursively.
 pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     make_dir(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -175,7 +179,7 @@ pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes of the files in `path` and below.
+/// Bytes on disk of the files in `path`, recursively.
 pub(super) fn folder_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(path) else { return 0 };

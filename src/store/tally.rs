@@ -1,23 +1,25 @@
-//! What a store must hold, written into every commit: how many commits there were, and a digest of all entries.
+//! Totals of the store, written with every commit: the number of commits, and a digest of all entries.
 //!
-//! An engine that has lost something does not always know: sled takes a log that breaks off for the whole log, and skips the
-//! rest of a damaged segment as if it had been freed. The record is part of every atomic write, so whatever state an engine
-//! comes back with, the record says what that state was:
+//! An engine does not always notice that it has lost something: sled takes a truncated log for the whole log,
+//! and skips the rest of a damaged segment as if it had been freed. The record of the totals is part of every
+//! atomic write. Whatever state an engine recovers to, the record describes the state that it should be in:
 //!
 //! ```text
 //! record     1(1) commits(8) entries(8) sum(8) unknown(1) store(8)
-//! sum        over all entries: mix(checksum of key and value, length)     added and taken away as entries come and go
+//! sum        over all entries: mix(checksum of key and value, length)     updated as entries come and go
 //! ```
 //!
-//! - `commits` behind the mark outside (see `mark`): the end of the history is gone.
-//! - `entries` or `sum` other than what is stored: something in the middle of it is gone, or has come back.
+//! - `commits` is behind the mark outside the store (see `mark`): the last commits are lost.
+//! - `entries` or `sum` differ from the stored entries: an entry is lost, or an old one has come back.
 //!
-//! The sum is wrapping addition, so it does not depend on the order, and needs of an overwritten entry only its checksum, which
-//! stands in its frame. It finds damage; it is no protection against a person who forges a store.
+//! The sum uses wrapping addition, so it does not depend on the order of commits. To subtract an overwritten
+//! entry, only its checksum is needed, which is in its frame. The sum detects damage; it does not protect
+//! against forgery.
 //!
-//! Indexes (tag 0x20) are not counted: they are rebuilt at will, and their old entries would have to be read for it. `unknown`
-//! is set where an old entry could not be read: from then on the digest says nothing. `store` is a random number that the
-//! mark has too: a store that was put beside another folder's mark is found out by it.
+//! Indexes (tag 0x20) are not counted: they can be rebuilt at any time, and counting them would cost a read
+//! of every overwritten entry. `unknown` is set when an overwritten entry could not be read: from then on the
+//! digest says nothing. `store` is a random number that the mark holds too. It reveals a store that was put
+//! beside the mark of another folder.
 
 use super::frame::{self, Frames};
 use super::{Result, StoreError, keys};
@@ -27,15 +29,15 @@ pub(super) const RECORD: &[u8] = &[0xFF];
 const VERSION: u8 = 1;
 const LENGTH: usize = 1 + 8 + 8 + 8 + 1 + 8;
 
-/// What the record says.
+/// The content of the record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Totals {
-    /// Commits since the store was made.
+    /// Commits since the store was created.
     pub commits: u64,
     entries: u64,
     sum: u64,
     unknown: bool,
-    /// Which store it is.
+    /// The random number that identifies the store.
     pub store: u64,
 }
 
@@ -47,7 +49,7 @@ impl Totals {
             Some(Totals { commits, entries, sum, unknown: value[25] != 0, store })
         };
         let known = value.len() == LENGTH && value[0] == VERSION;
-        known.then(read).flatten().ok_or_else(|| StoreError::Damaged("the record of what the store must hold".into()))
+        known.then(read).flatten().ok_or_else(|| StoreError::Damaged("the record of the store's totals".into()))
     }
 
     fn encode(&self) -> [u8; LENGTH] {
@@ -61,7 +63,7 @@ impl Totals {
         value
     }
 
-    /// Counts an entry that was found in the store. `framed`: `None` if it cannot be read.
+    /// Counts an entry that was found in the store. `framed`: `None` if it could not be read.
     pub fn count(&mut self, key: &[u8], framed: Option<&[u8]>) {
         if !is_counted(key) {
             return;
@@ -73,17 +75,17 @@ impl Totals {
         }
     }
 
-    /// Whether `found`, counted from the entries, is what the record says.
+    /// Whether `found`, counted from the entries, equals this record.
     pub fn matches(&self, found: &Totals) -> bool {
         !self.unknown && !found.unknown && self.entries == found.entries && self.sum == found.sum
     }
 
-    /// Entries that are missing in `found`, as far as their number tells it.
+    /// How many entries `found` has fewer than this record.
     pub fn missing(&self, found: &Totals) -> u64 {
         self.entries.saturating_sub(found.entries)
     }
 
-    /// What was counted, as the totals of this store after so many commits.
+    /// Turns counted totals into the totals of this store after this many commits.
     pub fn of(self, store: u64, commits: u64) -> Totals {
         Totals { store, commits, ..self }
     }
@@ -97,18 +99,19 @@ impl Totals {
     }
 }
 
-/// Whether an entry is part of the digest.
+/// Whether an entry counts towards the digest.
 pub(super) fn is_counted(key: &[u8]) -> bool {
     key.first() != Some(&0xFF) && !keys::is_index(key)
 }
 
-/// What an entry adds to the sum, from the head of its frame and the frame's length.
+/// What an entry adds to the sum, from the start of its frame and the frame's length.
 fn term(framed: &[u8], length: usize) -> Option<u64> {
     let sum: [u8; 4] = framed.get(1..frame::HEAD)?.try_into().ok()?;
     Some(mix(u64::from(u32::from_le_bytes(sum)) | (length as u64) << 32))
 }
 
-/// The finalizer of SplitMix64: without it, two checksums that differ by the same amount would cancel each other out.
+/// The finalizer of SplitMix64. Without it, two checksums that change by opposite amounts would cancel each
+/// other out.
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -116,29 +119,30 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Counts one commit while an engine writes it. The engine tells it of each key what stood there, and writes the record last.
+/// Updates the totals while an engine writes one commit. The engine reports the old value of each key, and
+/// writes the record last.
 pub(super) struct Tally<'a> {
     frames: &'a Frames,
     pub totals: Totals,
 }
 
 impl<'a> Tally<'a> {
-    /// Of the commit after `before`.
+    /// Starts the totals of the commit after `before`.
     pub fn after(before: &Totals, frames: &'a Frames) -> Tally<'a> {
         Tally { frames, totals: Totals { commits: before.commits + 1, ..*before } }
     }
 
-    /// Whether [`Tally::replaces`] needs what stands at the key.
+    /// Whether [`Tally::replaces`] needs the old value of the key.
     pub fn needs(&self, key: &[u8]) -> bool {
         is_counted(key) && !self.totals.unknown
     }
 
-    /// `key` held `old` and holds `new` from now on, both framed.
+    /// Records that the value of `key` changes from `old` to `new`, both framed.
     pub fn replaces(&mut self, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
         self.replaces_part(key, old.map(|old| (old, old.len())), new);
     }
 
-    /// The same, of an old value of which the first bytes and the length are known.
+    /// As [`Tally::replaces`], given only the first bytes and the length of the old value.
     pub fn replaces_part(&mut self, key: &[u8], old: Option<(&[u8], usize)>, new: Option<&[u8]>) {
         if !is_counted(key) {
             return;
@@ -156,7 +160,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// What stood at a key cannot be read: the digest says nothing from here on.
+    /// Records that an old value cannot be read: from here on the digest says nothing.
     pub fn loses_track(&mut self) {
         self.totals.unknown = true;
     }
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_commits_does_not_matter_and_each_entry_does() {
+    fn the_sum_depends_on_each_entry_and_not_on_the_order_of_commits() {
         let frames = Frames::default();
         let (one, two, other) = (framed(b"a", b"1"), framed(b"b", b"2"), framed(b"a", b"3"));
         let mut tally = Tally::after(&Totals::default(), &frames);
@@ -201,6 +205,6 @@ mod tests {
         assert_eq!((read, read.commits), (tally.totals, 1));
         assert!(Totals::decode(b"").is_err() && Totals::decode(&[2; LENGTH]).is_err());
         tally.loses_track();
-        assert!(!tally.totals.matches(&found), "unknown matches nothing");
+        assert!(!tally.totals.matches(&found), "unknown totals match nothing");
     }
 }

@@ -342,7 +342,7 @@ fn is_in_words(said: &str) -> bool {
         "salvage",
         "name an empty folder",
         "--encryption-key-file",
-        "give that one",
+        "give the right key",
         "newer settee",
         "start without a key",
         "compact-store",

@@ -1,13 +1,14 @@
-//! Which writes a full device still takes.
+//! Which writes the store accepts on a full disk.
 //!
-//! A device is full when less than a margin is left of it. Writes that make room go on, down to a floor: deletions, purges,
-//! compactions. What they free is free within the engine's files, which do not shrink by themselves:
+//! A disk counts as full when less than a margin of it is free. Below the margin, down to a floor, the store
+//! accepts only writes that free space: deletions, purges, compactions. The space that they free lies within
+//! the engine's files, which do not shrink by themselves:
 //!
-//! - sled uses its free segments again, but tells nobody how many it has until it is opened again.
-//! - redb's file has holes, and free pages may be in them. Compacting it gives the device its room back.
+//! - sled reuses its free segments, but reports how many it has only when it is reopened.
+//! - redb's file may have holes where its free pages are. Compacting the file returns space to the disk.
 //!
-//! Either takes time, in which nothing is read or written. So it is done only when a write finds no room and something has
-//! been freed since, and takes a twentieth of the time at most.
+//! Both block all reads and writes for a while. The store therefore reclaims space only when a write finds no
+//! room and something has been freed since, and spends at most a twentieth of the time on it.
 
 use std::time::{Duration, Instant};
 
@@ -15,35 +16,39 @@ use super::{Committer, Space, Waiting, Work, batch_bytes};
 use crate::store::backend::{Backend, Reclaiming, Writes};
 use crate::store::{Result, StoreError};
 
-/// The pause between two looks: so many times what the last one took...
+/// The pause between two attempts to reclaim space, as a multiple of the time that the last one took...
 const SHARE: u32 = 20;
-/// ...and at least this.
+/// ...but at least this long.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Looks after the last write that freed something: engines free with a delay.
+/// How many attempts follow the last write that freed something: engines free space with a delay.
 const LOOKS: u32 = 5;
+/// The least time between two warnings: near the margin small writes may fit while large ones do not.
+const WARN_PAUSE: Duration = Duration::from_secs(60);
 
-/// What is known of the room within the engine.
+/// What is known about the free space within the engine's files.
 pub(super) struct Room {
-    /// Bytes that it may still write into what was free when it was last asked.
+    /// Bytes that the engine can still write into free space of its files, as of the last query.
     spare: u64,
-    /// Looks that may still be worth their while.
+    /// How many more attempts to reclaim space may be worthwhile.
     looks: u32,
+    /// When the log last warned that the disk is full. `None` if writes have fit since.
+    warned: Option<Instant>,
     /// Something was freed since the engine was opened.
     freed_since_open: bool,
-    /// When the last look ended, and the earliest time for the next.
+    /// The earliest time for the next attempt.
     again: Option<Instant>,
-    /// The reserve file is there.
+    /// Whether the reserve file exists.
     pub reserved: bool,
 }
 
 impl Default for Room {
     fn default() -> Room {
-        Room { spare: 0, looks: 1, freed_since_open: false, again: None, reserved: false }
+        Room { spare: 0, looks: 1, warned: None, freed_since_open: false, again: None, reserved: false }
     }
 }
 
 impl Room {
-    /// Counts what a group has written. `freed`: some of it has freed something.
+    /// Accounts for a written group. `freed`: whether some of it has freed something.
     pub fn written(&mut self, bytes: usize, freed: bool) {
         self.spare = self.spare.saturating_sub(2 * bytes as u64);
         if freed {
@@ -53,12 +58,15 @@ impl Room {
 }
 
 impl<B: Backend> Committer<B> {
-    /// Whether there is room for a group, on the device or within the engine.
+    /// Whether there is room for a group, on the disk or within the engine's files.
     pub(super) fn room_for(&self, work: &mut Work, group: &[Waiting]) -> Result<()> {
         let (Some(space), more @ 1..) = (&self.space, 2 * bytes_of(group.iter())) else { return Ok(()) };
         if space.missing(more) == 0 {
+            if work.room.warned.is_some_and(|at| at.elapsed() >= WARN_PAUSE) {
+                work.room.warned = None;
+            }
             if !work.room.reserved {
-                // It was given up when there was no room.
+                // The reserve was released when the disk was full: create it again.
                 work.room.reserved = space.keep_reserve();
             }
             return Ok(());
@@ -66,20 +74,32 @@ impl<B: Backend> Committer<B> {
         if space.missing(more) > work.room.spare {
             self.reclaim(work, space, more);
         }
-        if space.missing(more) <= work.room.spare { Ok(()) } else { Err(StoreError::Full) }
+        let missing = space.missing(more).saturating_sub(work.room.spare);
+        if missing == 0 {
+            return Ok(());
+        }
+        if work.room.warned.is_none() {
+            work.room.warned = Some(Instant::now());
+            tracing::warn!(
+                missing_bytes = missing,
+                "the disk of the data folder is full or nearly full: only writes that free space are accepted. \
+                 docs/full-disk.md tells what to do"
+            );
+        }
+        Err(StoreError::Full)
     }
 
-    /// The same for those that make room.
+    /// As [`Committer::room_for`], for writes that free space.
     pub(super) fn room_to_free<'a>(&self, work: &Work, these: impl Iterator<Item = &'a Waiting>) -> Result<()> {
         let Some(space) = &self.space else { return Ok(()) };
         let more = 2 * bytes_of(these);
         let fits = || space.missing_to_free(more) <= work.room.spare;
-        // What makes room is what the reserve is for; it is made again when there is some.
+        // The reserve exists for writes that free space. It is created again when there is room.
         if fits() || (space.release_reserve() && fits()) { Ok(()) } else { Err(StoreError::Full) }
     }
 
-    /// Finds out what room the engine has of its own, and gets more of it, unless that was tried just now or nothing has been
-    /// freed since.
+    /// Queries the free space within the engine's files and tries to gain more. Does nothing if the last
+    /// attempt is too recent, or if nothing has been freed since.
     fn reclaim(&self, work: &mut Work, space: &Space, more: u64) {
         let now = Instant::now();
         if work.failure.is_some() || work.room.looks == 0 || work.room.again.is_some_and(|again| now < again) {
@@ -91,12 +111,12 @@ impl<B: Backend> Committer<B> {
         work.room.again = Some(now + took + (took * SHARE).max(PAUSE));
         match reclaimed {
             Ok(()) => tracing::info!(
-                lacks = space.missing(more).saturating_sub(work.room.spare),
-                spare = work.room.spare,
+                missing_bytes = space.missing(more).saturating_sub(work.room.spare),
+                spare_bytes = work.room.spare,
                 took = ?took,
-                "the device is full: the store was asked for room of its own"
+                "the disk is full: the store looked for free space within its files"
             ),
-            Err(error) => tracing::warn!("the device is full, and the store could not be asked for room: {error}"),
+            Err(error) => tracing::warn!("the disk is full, and the store could not look for free space: {error}"),
         }
     }
 
@@ -108,20 +128,20 @@ impl<B: Backend> Committer<B> {
         let done = match self.backend.reclaiming() {
             Reclaiming::Compacting => self.backend.compact(),
             Reclaiming::Reopening if work.room.freed_since_open => self.reopen_synced(work),
-            // Nothing is synced by this, so nothing is noted.
+            // This branch syncs nothing, so there is nothing to note.
             Reclaiming::Reopening | Reclaiming::Unneeded => return Ok(()),
         };
         if let Err(error) = done {
             self.fail(work, &error);
             return Err(error);
         }
-        // The engine's files have changed: the mark must not speak of those before.
+        // The engine's files have changed, so the mark must not describe the previous ones.
         self.note(work, 0);
         work.room.spare = self.backend.spare_bytes()?;
         Ok(())
     }
 
-    /// Opens the engine again, after everything that was not synced has been.
+    /// Reopens the engine after syncing everything that was not synced.
     fn reopen_synced(&self, work: &mut Work) -> Result<()> {
         self.apply(work, &Writes::new(), true)?;
         work.unsynced = 0;

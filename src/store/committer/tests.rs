@@ -11,7 +11,7 @@ fn put(key: &[u8], value: &[u8]) -> Batch {
 }
 
 #[test]
-fn a_failed_write_shows_nothing_and_the_next_commit_recovers() {
+fn a_failed_write_is_not_visible_and_the_next_commit_recovers() {
     for fault in [WriteFault::Io, WriteFault::Full, WriteFault::Panic] {
         let (store, faults) = Faults::store();
         store.commit(put(b"k", b"1")).unwrap();
@@ -29,9 +29,9 @@ fn a_failed_write_shows_nothing_and_the_next_commit_recovers() {
 }
 
 #[test]
-fn on_a_full_device_what_makes_room_is_still_written() {
+fn a_full_disk_still_accepts_writes_that_free_space() {
     let dir = tempfile::tempdir().unwrap();
-    // Others write to this device meanwhile: a gigabyte is beyond them.
+    // Other processes write to this disk too, but not a gigabyte.
     for (beyond, frees) in [(1 << 30, true), (1 << 60, false)] {
         let space = Space::full(dir.path(), beyond);
         let store = Committer::new(Faults::default(), Frames::default(), Some(space));
@@ -44,7 +44,7 @@ fn on_a_full_device_what_makes_room_is_still_written() {
 }
 
 #[test]
-fn a_write_that_only_seemed_to_fail_is_met_by_expectations() {
+fn expectations_see_a_write_that_failed_but_took_effect() {
     let (store, faults) = Faults::store();
     store.commit(put(b"k", b"1")).unwrap();
     faults.fail_write(0, WriteFault::Unknown);
@@ -56,7 +56,7 @@ fn a_write_that_only_seemed_to_fail_is_met_by_expectations() {
 }
 
 #[test]
-fn a_failed_read_fails_its_own_batch_alone() {
+fn a_failed_read_fails_only_its_own_batch() {
     let (store, faults) = Faults::store();
     store.commit(put(b"k", b"1")).unwrap();
     let mut batch = put(b"k", b"2");
@@ -71,7 +71,7 @@ fn a_failed_read_fails_its_own_batch_alone() {
 }
 
 #[test]
-fn an_engine_that_fails_to_read_is_reopened_though_nobody_writes() {
+fn a_failed_read_reopens_the_engine_without_a_write() {
     let (store, faults) = Faults::store();
     store.commit(put(b"k", b"1")).unwrap();
     faults.fail_read(0);
@@ -80,7 +80,7 @@ fn an_engine_that_fails_to_read_is_reopened_though_nobody_writes() {
 }
 
 #[test]
-fn whoever_asks_whether_it_is_ready_heals_it() {
+fn a_readiness_check_reopens_a_failed_engine() {
     let (store, faults) = Faults::store();
     assert_eq!(store.ready(), Ok(()));
     faults.fail_write(0, WriteFault::Io);
@@ -96,7 +96,7 @@ fn whoever_asks_whether_it_is_ready_heals_it() {
 }
 
 #[test]
-fn in_an_encrypted_store_a_value_opens_at_its_own_place_alone() {
+fn an_encrypted_value_decrypts_only_under_its_own_key() {
     let (store, faults) = Faults::framed(Frames::sealing(super::super::cipher::FolderKeys::generate().values()));
     let (one, other) = (keys::document(3, "a"), keys::document(3, "b"));
     store.commit(put(&one, b"1")).unwrap();
@@ -114,7 +114,7 @@ fn in_an_encrypted_store_a_value_opens_at_its_own_place_alone() {
 }
 
 #[test]
-fn damage_names_its_entry_and_leaves_the_others() {
+fn damage_names_its_entry_and_leaves_the_others_readable() {
     let (store, faults) = Faults::store();
     let (good, bad, last) = (keys::document(3, "a"), keys::document(3, "b"), keys::document(3, "c"));
     for key in [&good, &bad, &last] {
@@ -137,10 +137,10 @@ fn damage_names_its_entry_and_leaves_the_others() {
     let mut batch = Batch::new();
     batch.delete_ranges.push(range);
     store.commit(batch).unwrap();
-    assert_eq!(store.get(&bad), Ok(None), "what is damaged can be deleted");
+    assert_eq!(store.get(&bad), Ok(None), "a damaged entry can be deleted");
 }
 
-/// A backend whose writes wait until they are let through.
+/// A backend whose writes block until the test lets them pass.
 struct Gate {
     inner: Faults,
     open: Arc<(Mutex<u32>, Condvar)>,
@@ -181,7 +181,7 @@ impl Backend for Gate {
     }
 }
 
-/// Returns when somebody leads and has taken what waited.
+/// Returns when a caller leads and has taken all waiting batches.
 fn until_at_work(store: &Committer<Gate>) {
     loop {
         let queue = store.queue.lock();
@@ -194,7 +194,7 @@ fn until_at_work(store: &Committer<Gate>) {
 }
 
 #[test]
-fn batches_that_wait_become_one_write_each_tested_against_those_before_it() {
+fn waiting_batches_become_one_write_and_each_sees_the_earlier_ones() {
     let faults = Faults::default();
     let open = Arc::new((Mutex::new(0), Condvar::new()));
     let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() }, Frames::default());
@@ -214,7 +214,8 @@ fn batches_that_wait_become_one_write_each_tested_against_those_before_it() {
         let mut others = Vec::new();
         let mut last = counted(None, 7);
         last.delete_ranges.push(keys::prefix(b"co"));
-        // Each expects what the one before it wrote; the third cannot hold; a range delete sees what waits before it.
+        // Each batch expects the value of the one before it. The third must fail. The range delete covers
+        // earlier waiting batches.
         let mut dropped = Batch::new();
         dropped.delete_ranges.push(keys::prefix(b"co"));
         for batch in [counted(None, 1), counted(Some(1), 2), counted(Some(1), 3), counted(Some(2), 4), dropped, last] {
@@ -233,7 +234,7 @@ fn batches_that_wait_become_one_write_each_tested_against_those_before_it() {
 }
 
 #[test]
-fn a_failed_group_fails_all_of_it() {
+fn a_failed_write_fails_every_batch_of_its_group() {
     let faults = Faults::default();
     let open = Arc::new((Mutex::new(0), Condvar::new()));
     let store = &Committer::eager(Gate { inner: faults.clone(), open: open.clone() }, Frames::default());
@@ -262,7 +263,7 @@ fn damage_of<T: std::fmt::Debug>(answer: Result<T>) -> String {
 }
 
 #[test]
-fn an_engine_that_comes_back_without_what_was_acknowledged_is_not_served() {
+fn an_engine_that_reopens_without_acknowledged_commits_is_refused() {
     let (store, faults) = Faults::store();
     store.commit(put(b"k", b"1")).unwrap();
     faults.forget_what_comes();
@@ -270,7 +271,7 @@ fn an_engine_that_comes_back_without_what_was_acknowledged_is_not_served() {
     faults.fail_write(0, WriteFault::Io);
     assert!(store.commit(put(b"k", b"3")).is_err());
     let what = damage_of(store.commit(put(b"k", b"3")));
-    assert_eq!(what, "its last commit is number 1, and number 2 was on disk");
+    assert_eq!(what, "its last commit is number 1, but number 2 was already on disk");
     for _ in 0..2 {
         damage_of(store.get(b"k"));
         damage_of(store.ready());
@@ -280,7 +281,7 @@ fn an_engine_that_comes_back_without_what_was_acknowledged_is_not_served() {
 }
 
 #[test]
-fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_taken_stock_of() {
+fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let mark = || Arc::new(Mark::open(dir.path(), 1).unwrap());
     let faults = Faults::default();
@@ -291,13 +292,13 @@ fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_taken_stock_of
     relaxed.durability = Durability::Relaxed;
     store.commit(relaxed).unwrap();
     drop(store);
-    assert_eq!(mark().reached().commits, 3, "a clean stop counts relaxed commits, and is a commit");
+    assert_eq!(mark().reached().commits, 3, "a clean stop counts relaxed commits, and commits once itself");
     let noted = mark().databases().unwrap().remove(&9).unwrap();
     assert_eq!((noted.name.as_str(), noted.sequence), ("one", 4));
     drop(open(&faults).unwrap());
-    assert!(damage_of(open(&Faults::default()).map(drop)).contains("number 3 was on disk"));
+    assert!(damage_of(open(&Faults::default()).map(drop)).contains("number 3 was already on disk"));
 
-    // What is lost in the middle is found by counting, at a start that has a reason to, and by a check.
+    // Counting finds entries lost in the middle: at a start after a suspect log, and in a check.
     let store = open(&faults).unwrap();
     assert_eq!(store.complete(), Ok(()));
     faults.lose(&keys::sequence(9, 4));
@@ -305,7 +306,7 @@ fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_taken_stock_of
     drop(store);
     mark().suspect(true).unwrap();
     assert_eq!(damage_of(open(&faults).map(drop)), "1 entries are missing");
-    assert!(mark().reached().suspect, "and so at the next start");
+    assert!(mark().reached().suspect, "and it stays suspect for the next start");
 
     std::fs::remove_file(dir.path().join(super::super::mark::name(1))).unwrap();
     faults.lose(RECORD);
@@ -315,7 +316,7 @@ fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_taken_stock_of
 }
 
 #[test]
-fn an_engine_that_panics_while_reading_ends_that_read_alone() {
+fn an_engine_panic_during_a_read_fails_only_that_read() {
     let (store, faults) = Faults::store();
     store.commit(put(b"k", b"1")).unwrap();
     faults.panic_at_read(0);
@@ -323,16 +324,16 @@ fn an_engine_that_panics_while_reading_ends_that_read_alone() {
     assert_eq!((store.get(b"k"), faults.reopened()), (Ok(Some(b"1".to_vec())), 0));
     faults.panic_at_read(0);
     let each = store.get_each(&[b"k".to_vec(), b"l".to_vec()]).unwrap();
-    assert_eq!(each, [Ok(Some(b"1".to_vec())), Ok(None)], "each is tried by itself");
+    assert_eq!(each, [Ok(Some(b"1".to_vec())), Ok(None)], "each key is read by itself");
     faults.panic_at_read(0);
     let mut batch = put(b"k", b"2");
     batch.expect(b"k".to_vec(), Some(b"1".to_vec()));
-    assert!(store.commit(batch.clone()).is_err(), "and nobody waits for ever");
+    assert!(store.commit(batch.clone()).is_err(), "the caller gets an answer");
     store.commit(batch).unwrap();
 }
 
 #[test]
-fn a_full_device_does_not_make_the_mark_count_what_is_not_synced() {
+fn a_refused_write_on_a_full_disk_does_not_make_the_mark_count_unsynced_commits() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Committer::new(Faults::default(), Frames::default(), None);
     store.commit(put(b"k", b"1")).unwrap();
@@ -340,5 +341,5 @@ fn a_full_device_does_not_make_the_mark_count_what_is_not_synced() {
     assert_eq!(store.mark.reached().commits, 1);
     store.space = Some(Space::full(dir.path(), 1 << 60));
     assert_eq!(store.commit(put(b"k", b"3")), Err(StoreError::Full));
-    assert_eq!(store.mark.reached().commits, 1, "the second commit may be lost with a crash");
+    assert_eq!(store.mark.reached().commits, 1, "a crash may lose the second commit");
 }

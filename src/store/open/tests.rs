@@ -10,7 +10,7 @@ fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
 }
 
 #[test]
-fn a_folder_is_one_process_s_until_it_is_closed() {
+fn a_folder_is_locked_until_it_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("deep/data");
     let opened = open(&folder, None).unwrap();
@@ -21,7 +21,7 @@ fn a_folder_is_one_process_s_until_it_is_closed() {
 }
 
 #[test]
-fn the_engine_is_chosen_once() {
+fn an_existing_folder_keeps_its_engine() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), Some(Engine::Redb)).unwrap());
     assert_eq!(open(dir.path(), None).unwrap().store.engine(), "redb");
@@ -31,7 +31,7 @@ fn the_engine_is_chosen_once() {
 }
 
 #[test]
-fn wrong_folders_are_refused_with_words_that_help() {
+fn the_refusal_of_a_wrong_folder_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), None).unwrap());
     let marker = dir.path().join(MARKER);
@@ -64,7 +64,7 @@ fn a_newer_format_inside_the_store_is_refused() {
 }
 
 #[test]
-fn a_torn_snapshot_does_not_hinder() {
+fn a_torn_snapshot_is_removed_on_open() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), None).unwrap());
     let torn = dir.path().join("store-1/snap.0000000000000000.generating");
@@ -74,7 +74,7 @@ fn a_torn_snapshot_does_not_hinder() {
 }
 
 #[test]
-fn compacting_keeps_everything_and_converts() {
+fn compacting_keeps_all_entries_and_can_change_the_engine() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), None).unwrap();
     let value = |number: u32| vec![number as u8; 1 + 3_000 * number as usize % 200_000];
@@ -112,7 +112,7 @@ fn refused(dir: &Path, key: Option<&Key>) -> String {
 }
 
 #[test]
-fn an_encrypted_folder_opens_with_its_key_alone() {
+fn an_encrypted_folder_opens_only_with_its_key() {
     let (dir, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (key, other) = (Key::generate(), Key::generate());
     let opened = with_key(dir.path(), Some(&key)).unwrap();
@@ -133,7 +133,7 @@ fn an_encrypted_folder_opens_with_its_key_alone() {
 
     let marker = dir.path().join(MARKER);
     let whole = std::fs::read_to_string(&marker).unwrap();
-    // Without the section, a server would go on in the clear.
+    // Without the section, a server would continue unencrypted.
     std::fs::write(&marker, whole.split("\n\n").next().unwrap()).unwrap();
     assert!(refused(dir.path(), None).contains("another encryption"));
     std::fs::write(&marker, whole.replace("keys = \"", "keys = \"AAAA")).unwrap();
@@ -145,7 +145,7 @@ fn an_encrypted_folder_opens_with_its_key_alone() {
 }
 
 #[test]
-fn encryption_begins_is_renewed_and_ends() {
+fn a_rewrite_can_begin_renew_and_end_encryption() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (Key::generate(), Key::generate());
     let known = b"known to everybody";
@@ -160,7 +160,7 @@ fn encryption_begins_is_renewed_and_ends() {
     opened.store.commit(batch).unwrap();
     drop(opened);
 
-    // (the key that opens, what is asked, the key afterwards)
+    // (the current key, the requested change, the key afterwards)
     let under = |key: &Key| Sealing::Under(key.clone());
     let steps = [
         (None, under(&first), Some(&first)),
@@ -168,7 +168,7 @@ fn encryption_begins_is_renewed_and_ends() {
         (Some(&first), under(&second), Some(&second)),
         (Some(&second), under(&second), Some(&second)),
         (Some(&second), Sealing::Plain, None),
-        // A key is already among the settings, while the folder has none yet.
+        // The settings already name a key, but the folder has none yet.
         (Some(&first), under(&first), Some(&first)),
     ];
     for (round, (key, sealing, after)) in steps.into_iter().enumerate() {
@@ -190,9 +190,9 @@ fn encryption_begins_is_renewed_and_ends() {
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut opened.blobs.open(&blobs[0], 6).unwrap(), &mut content).unwrap();
         assert_eq!(content, known[6..]);
-        assert_ne!(blobs[0], blob, "{round}: what has been a keyed hash stays one");
+        assert_ne!(blobs[0], blob, "{round}: a keyed hash never becomes a digest again");
         let folders = std::fs::read_dir(dir.path()).unwrap().flatten().filter(|entry| entry.path().is_dir());
-        assert_eq!(folders.count(), 2, "{round}: the former ones are gone");
+        assert_eq!(folders.count(), 2, "{round}: the previous folders are gone");
     }
     let wrong = Rewrite { key: Some(second), ..Rewrite::default() };
     let refused = rewrite(dir.path(), &wrong, |entry, _| Ok(entry), &mut |_| {}).unwrap_err();
@@ -200,7 +200,7 @@ fn encryption_begins_is_renewed_and_ends() {
 }
 
 #[test]
-fn what_a_rewrite_that_was_cut_off_left_is_removed() {
+fn opening_removes_leftovers_of_an_interrupted_rewrite() {
     let dir = tempfile::tempdir().unwrap();
     let key = Key::generate();
     drop(open(dir.path(), None).unwrap());
@@ -212,13 +212,13 @@ fn what_a_rewrite_that_was_cut_off_left_is_removed() {
     }
     drop(with_key(dir.path(), Some(&key)).unwrap());
     let there = |name: &str| dir.path().join(name).exists();
-    assert!(!there("store-1") && !there("blobs"), "what was before");
-    assert!(there("store-9") && there("blobs-9"), "what may be somebody's");
+    assert!(!there("store-1") && !there("blobs"), "older than the marker");
+    assert!(there("store-9") && there("blobs-9"), "newer than the marker, perhaps somebody else's");
     assert!(there("store-2") && there("blobs-2"));
 }
 
 #[test]
-fn a_rewritten_store_has_a_mark_of_its_own() {
+fn a_rewritten_store_gets_a_new_mark() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let opened = open(dir.path(), None).unwrap();
@@ -228,7 +228,7 @@ fn a_rewritten_store_has_a_mark_of_its_own() {
         opened.store.commit(batch).unwrap();
     }
     drop(opened);
-    // A rewrite that was cut off has left a store, and a mark that says more than the next one will hold.
+    // An interrupted rewrite has left a store, and a mark that is ahead of the next store.
     std::fs::create_dir(path("store-2")).unwrap();
     std::fs::copy(path("mark-1"), path("mark-2")).unwrap();
     for (engine, life) in [(Engine::Redb, 2), (Engine::Sled, 3)] {
@@ -240,7 +240,8 @@ fn a_rewritten_store_has_a_mark_of_its_own() {
         assert_eq!(opened.store.complete(), Ok(()));
         assert_eq!(opened.store.get(&keys::sequence(1, 8)).unwrap(), Some(vec![8]));
     }
-    // What a cut-off first start has left is cleared away; what a cut-off restore has left is refused.
+    // What an interrupted first start has left is cleared away; what an interrupted restore has left is
+    // refused.
     for (how, refused) in [("new", false), ("restore", true), ("newt", true)] {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("store-1")).unwrap();
@@ -252,7 +253,7 @@ fn a_rewritten_store_has_a_mark_of_its_own() {
 }
 
 #[test]
-fn an_open_folder_tells_that_relaxed_commits_may_be_lost() {
+fn reopening_after_a_failure_changes_the_generation() {
     use super::super::faults::{Faults, WriteFault};
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::default();
@@ -271,7 +272,7 @@ fn an_open_folder_tells_that_relaxed_commits_may_be_lost() {
     assert_ne!(store.generation(), before);
 }
 
-/// Whether any file below has these bytes in it.
+/// Whether any file in the folder, recursively, contains these bytes.
 fn holds(dir: &Path, text: &[u8]) -> bool {
     std::fs::read_dir(dir).unwrap().flatten().any(|entry| {
         let path = entry.path();
@@ -282,7 +283,7 @@ fn holds(dir: &Path, text: &[u8]) -> bool {
     })
 }
 
-/// Writes `sequence` of a database as the layer above does, and closes the folder.
+/// Writes one sequence of a database as the layer above does, and closes the folder.
 fn write_sequence(dir: &Path, engine: Engine, sequence: u64) {
     let opened = open(dir, Some(engine)).unwrap();
     let mut batch = Batch::new();
@@ -295,7 +296,7 @@ fn write_sequence(dir: &Path, engine: Engine, sequence: u64) {
 }
 
 #[test]
-fn what_a_settee_without_mark_and_record_has_written_is_counted_and_not_refused() {
+fn writes_of_a_version_without_mark_and_record_are_counted_and_not_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("store-1/settee.redb");
     let record = |put: Option<Vec<u8>>| {
@@ -335,14 +336,14 @@ fn the_store_of_another_folder_is_refused() {
         std::fs::rename(other.path().join("store-1"), one.path().join("store-1")).unwrap();
         let refused = refusal(one.path(), None).to_string();
         assert!(refused.contains("not the store that the mark beside it"), "{engine}: {refused}");
-        // With its mark it is at home.
+        // With its own mark the store is accepted.
         std::fs::copy(other.path().join("mark-1"), one.path().join("mark-1")).unwrap();
         assert_eq!(open(one.path(), None).unwrap().store.complete(), Ok(()));
     }
 }
 
 #[test]
-fn a_copy_that_is_refused_leaves_the_folder_that_it_was_to_fill_alone() {
+fn a_refused_copy_does_not_change_the_target_folder() {
     let (dir, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let opened = open(dir.path(), None).unwrap();
     let others = ["lock", "unfinished", "reserve", "file"];
