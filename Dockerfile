@@ -1,4 +1,4 @@
-# Two stages: the Rust image builds, a bare Debian with one binary runs. docs/docker.md says how each step was checked.
+# Two stages: the Rust image builds the binary; the final image is a slim Debian with that binary. See docs/docker.md.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .

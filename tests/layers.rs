@@ -1,10 +1,11 @@
-//! Holds the direction of the layers: reads every `crate::` in the sources and compares it with the table of
-//! `docs/design.md`.
+//! Checks the direction of the dependencies between layers: finds every `crate::` path in the sources and
+//! compares it with the table of `docs/design.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each layer, and the layers it may use. `error` and `clock` are for all.
+/// Each layer with the layers that it may use. Every layer may use modules that are not listed, such as
+/// `error`.
 const LAYERS: [(&str, &[&str]); 10] = [
     ("rev", &[]),
     ("json", &["rev"]),
@@ -18,6 +19,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("http", &["replicate", "query", "auth", "maintain", "config", "db", "store", "json", "rev"]),
 ];
 
+/// Collects the Rust files below `folder`.
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a readable folder").flatten() {
         let path = entry.path();
@@ -29,7 +31,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The layers that a line names after `crate::`.
+/// Returns the names that follow `crate::` in a line of source.
 fn named(line: &str) -> impl Iterator<Item = &str> {
     line.split("crate::").skip(1).map(|rest| {
         let end =
@@ -39,7 +41,7 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn no_layer_reaches_up() {
+fn no_layer_uses_a_higher_layer() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
@@ -64,7 +66,7 @@ fn no_layer_reaches_up() {
 }
 
 #[test]
-fn the_reader_of_lines_sees_every_name() {
+fn named_finds_every_name_in_a_line() {
     let line = "use crate::db::{A, B}; fn f() -> crate::rev::Tree { crate::http::x() }";
     assert_eq!(named(line).collect::<Vec<_>>(), ["db", "rev", "http"]);
 }

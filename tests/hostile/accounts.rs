@@ -1,4 +1,4 @@
-//! Attacks of users on accounts: their own, others', and those that an admin removed.
+//! Attacks by users on accounts: their own, other users', and accounts that an admin removed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::server::Server;
 
-/// What a request brings beside its path and body.
+/// The headers of a request.
 type Headers<'a> = &'a [&'a str];
 
 const JSON: &str = "Content-Type: application/json";
@@ -33,7 +33,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The session cookie that it sets, as a header.
+    /// Returns the session cookie that the response sets, as a header.
     fn cookie(&self) -> Option<String> {
         let line = self.head.lines().find(|line| line.to_ascii_lowercase().starts_with("set-cookie:"))?;
         let value = line.split_once(':')?.1.trim().split(';').next()?;
@@ -49,7 +49,7 @@ fn admin() -> String {
     basic("admin", "secret")
 }
 
-/// A token of another issuer, good for an hour.
+/// A token from another issuer, valid for an hour.
 fn token(name: &str) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -60,12 +60,13 @@ fn token(name: &str) -> String {
     format!("Authorization: Bearer {signed}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
 }
 
-/// A request whose body is not sent yet.
+/// A request whose headers are sent and whose body is not.
 struct Held {
     stream: TcpStream,
     body: Vec<u8>,
 }
 
+/// Sends the headers of a request.
 fn hold(address: &str, line: &str, headers: Headers, body: &[u8]) -> Held {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
@@ -79,8 +80,9 @@ fn hold(address: &str, line: &str, headers: Headers, body: &[u8]) -> Held {
 }
 
 impl Held {
+    /// Sends the body and reads the response.
     fn release(mut self) -> Answer {
-        // A refusal may come, and the connection go, before all of the body is taken.
+        // The server may refuse the request and close the connection before it has read the whole body.
         let _ = self.stream.write_all(&self.body);
         let mut all = Vec::new();
         let _ = self.stream.read_to_end(&mut all);
@@ -95,6 +97,7 @@ impl Held {
     }
 }
 
+/// Decodes a chunked body.
 fn unchunked(mut left: &[u8]) -> Vec<u8> {
     let mut whole = Vec::new();
     while let Some(end) = left.windows(2).position(|two| two == b"\r\n") {
@@ -120,7 +123,7 @@ impl House {
         let server = Server::start(folder.path(), "redb").expect("starts");
         let house = House { server, folder };
         house.set("jwt_keys/hmac:_default", &STANDARD.encode(JWT_SECRET));
-        // Few steps, so that a debug build hashes fast.
+        // Few iterations, so that a debug build hashes fast.
         house.set("chttpd_auth/iterations", "1000");
         for (key, value) in settings {
             house.set(key, value);
@@ -146,13 +149,14 @@ impl House {
         self.json(method, path, &admin(), body)
     }
 
-    /// Makes or makes again an account, as admin; its revision.
+    /// Creates or re-creates an account as admin. Returns its revision.
     fn make(&self, name: &str, password: &str, roles: &[&str]) -> String {
         let made = self.admin("PUT", &path(name), &account(name, password, roles));
         assert_eq!(made.status, 201, "{}", made.text());
         made.json()["rev"].as_str().expect("a revision").to_owned()
     }
 
+    /// Reads a user document as admin, with its revisions and conflicts.
     fn stored(&self, name: &str) -> Answer {
         self.admin("GET", &format!("{}?revs=true&conflicts=true", path(name)), &Value::Null)
     }
@@ -166,7 +170,7 @@ impl House {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
-    /// All leaves: revision, and whether it is deleted.
+    /// Returns all leaves of a user document: the revision, and whether it is deleted.
     fn leaves(&self, name: &str) -> Vec<(String, bool)> {
         let answer =
             self.ask("GET", &format!("{}?open_revs=all", path(name)), &[&admin(), "Accept: application/json"], b"");
@@ -178,6 +182,7 @@ impl House {
         rows.as_array().map(|rows| rows.iter().map(leaf).collect()).unwrap_or_default()
     }
 
+    /// Signs in with a password. Returns the status.
     fn signs_in(&self, name: &str, password: &str) -> u16 {
         self.json("POST", "/_session", "X-Nothing: 1", &json!({"name": name, "password": password})).status
     }
@@ -196,9 +201,10 @@ fn hash_of(revision: &str) -> (u64, String) {
     (generation.parse().expect("a number"), hash.to_owned())
 }
 
+/// The hash of the revision that an attacker writes.
 const NEW: &str = "ffffffffffffffffffffffffffffffff";
 
-/// A revision brought from elsewhere: `NEW`, then those before it.
+/// Turns `doc` into a replicated revision with the hash `NEW` and these ancestors, newest first.
 fn brought(mut doc: Value, ancestors: &[&str]) -> Value {
     let first = ancestors.first().map_or(0, |first| hash_of(first).0);
     let ids: Vec<String> =
@@ -208,7 +214,8 @@ fn brought(mut doc: Value, ancestors: &[&str]) -> Value {
     doc
 }
 
-/// Every way to write a document with a history of one's own choice.
+/// Writes a document with a client-chosen revision history in every way that the API has. Returns each way's
+/// response.
 fn bring(house: &House, who: &str, name: &str, doc: &Value) -> Vec<(&'static str, Answer)> {
     let bulk = json!({"new_edits": false, "docs": [doc]}).to_string();
     let text = doc.to_string();
@@ -226,7 +233,7 @@ fn bring(house: &House, who: &str, name: &str, doc: &Value) -> Vec<(&'static str
 }
 
 #[test]
-fn a_request_that_was_held_open_brings_no_account_back() {
+fn a_request_held_open_does_not_restore_a_deleted_account() {
     let house = House::new(&[]);
     for (number, redo) in [false, true].into_iter().enumerate() {
         let name = format!("ann{number}");
@@ -236,7 +243,8 @@ fn a_request_that_was_held_open_brings_no_account_back() {
         let body = json!({"new_edits": false, "docs": [brought(doc, &[&first])]}).to_string();
         let mine = basic(&name, "pw");
         let held = hold(&house.server.address, "POST /_users/_bulk_docs", &[&mine, JSON], body.as_bytes());
-        // It is let in by now, or soon; either way it is written after the deletion.
+        // The server authorizes the request before or after the deletion; its write comes after the deletion
+        // either way.
         std::thread::sleep(Duration::from_millis(if redo { 50 } else { 0 }));
         house.remove(&name);
         let answer = held.release();
@@ -247,7 +255,7 @@ fn a_request_that_was_held_open_brings_no_account_back() {
 }
 
 #[test]
-fn users_write_their_living_account_as_a_child_of_its_leaf_and_nothing_else() {
+fn users_can_only_write_a_child_of_their_accounts_single_living_leaf() {
     let house = House::new(&[]);
     let first = house.make("ann", "pw", &["boss"]);
     let mut doc = house.stored("ann").json();
@@ -263,7 +271,7 @@ fn users_write_their_living_account_as_a_child_of_its_leaf_and_nothing_else() {
     let (boss, plain) = (plain(doc), plain(demoted));
     let unknown = "2-0123456789abcdef0123456789abcdef";
     let longer = "3-0123456789abcdef0123456789abcdef";
-    // The session was begun with the password, and the token is of another issuer: both know only the name.
+    // A password of this server, and a token of another issuer that contains only the name.
     for who in [basic("ann", "pw"), token("ann")] {
         for (what, doc) in [
             ("a branch of an old revision", brought(plain.clone(), &[&first])),
@@ -279,7 +287,7 @@ fn users_write_their_living_account_as_a_child_of_its_leaf_and_nothing_else() {
             }
         }
     }
-    // What is allowed still is.
+    // Allowed edits still work.
     let allowed = brought(plain.clone(), &[&second, &first]);
     let bulk = json!({"new_edits": false, "docs": [allowed]});
     assert_eq!(house.json("POST", "/_users/_bulk_docs", &basic("ann", "pw"), &bulk).text().trim(), "[]");
@@ -291,7 +299,7 @@ fn users_write_their_living_account_as_a_child_of_its_leaf_and_nothing_else() {
 }
 
 #[test]
-fn a_removed_account_and_the_name_of_an_admin_are_for_admins_alone() {
+fn only_admins_write_removed_accounts_and_accounts_named_like_admins() {
     for sign_up in ["false", "true"] {
         let house = House::new(&[("chttpd_auth/allow_sign_up", sign_up)]);
         house.make("gone", "pw", &[]);
@@ -320,7 +328,8 @@ fn a_removed_account_and_the_name_of_an_admin_are_for_admins_alone() {
             }
         }
         assert_eq!(house.signs_in("admin", "secret"), 200);
-        // A token makes an account of a name that nobody had only where sign-up is open; admins make any again.
+        // With a token, a user can create an account for an unused name only if sign-up is open. Admins can
+        // re-create any account.
         let status = house.json("PUT", &path("new"), &token("new"), &account("new", "pw", &[])).status;
         assert_eq!(status, if sign_up == "true" { 201 } else { 403 });
         house.make("gone", "again", &[]);
@@ -329,7 +338,7 @@ fn a_removed_account_and_the_name_of_an_admin_are_for_admins_alone() {
 }
 
 #[test]
-fn a_deletion_is_the_end_however_many_write_meanwhile() {
+fn a_deleted_account_stays_deleted_under_concurrent_writes() {
     let house = House::new(&[("chttpd_auth_lockout/mode", "off")]);
     let rounds: usize = std::env::var("SETTEE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6);
     for round in 0..rounds {
@@ -339,7 +348,8 @@ fn a_deletion_is_the_end_however_many_write_meanwhile() {
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    // The old owner by a token that outlives the account; goes on a while after the deletion.
+                    // The old owner writes with a token that outlives the account, until some writes after
+                    // the deletion.
                     let (who, mut left) = (token(&name), 20);
                     while left > 0 {
                         left -= usize::from(ended.load(Ordering::Acquire));
@@ -368,7 +378,7 @@ fn a_deletion_is_the_end_however_many_write_meanwhile() {
 }
 
 #[test]
-fn an_admins_deletion_takes_the_conflicts_with_it() {
+fn deleting_an_account_as_admin_also_deletes_its_conflicts() {
     let house = House::new(&[("chttpd_auth/allow_conflicted_user_docs", "true")]);
     for way in ["DELETE", "_bulk_docs", "PUT"] {
         let name = format!("ann{}", way.to_ascii_lowercase());
@@ -382,7 +392,7 @@ fn an_admins_deletion_takes_the_conflicts_with_it() {
             assert_eq!(house.admin("POST", "/_users/_bulk_docs", &bulk).text().trim(), "[]", "admins replicate");
         }
         assert_eq!(house.leaves(&name).len(), 4);
-        // A losing leaf is a conflict to be resolved, not the account.
+        // Deleting a losing leaf resolves a conflict and keeps the account.
         let losing = format!("{}?rev=1-{NEW}", path(&name));
         assert_eq!(house.admin("DELETE", &losing, &Value::Null).status, 200);
         assert_eq!(house.stored(&name).status, 200);
@@ -401,7 +411,7 @@ fn an_admins_deletion_takes_the_conflicts_with_it() {
 }
 
 #[test]
-fn a_conflict_at_an_admins_name_locks_nobody_out() {
+fn a_conflicted_user_document_with_an_admins_name_does_not_lock_the_admin_out() {
     let house = House::new(&[]);
     for hash in ["0123456789abcdef0123456789abcdef", NEW] {
         let mut doc = account("admin", "", &["boss"]);
@@ -416,7 +426,7 @@ fn a_conflict_at_an_admins_name_locks_nobody_out() {
 }
 
 #[test]
-fn nothing_tells_which_accounts_exist() {
+fn responses_do_not_reveal_which_accounts_exist() {
     let house = House::new(&[]);
     house.make("eve", "pw", &[]);
     let rev = house.make("there", "pw", &[]);
@@ -481,13 +491,13 @@ fn nothing_tells_which_accounts_exist() {
         let answer = house.json(method, &format!("/_users/{path}"), &eve, &json!({"selector": {}}));
         assert!(matches!(answer.status, 401 | 403), "{path}: {}", answer.status);
     }
-    // One's own is told.
+    // Users can see their own account.
     let own = json!({"org.couchdb.user:eve": [house.revision("eve")]});
     assert_eq!(house.json("POST", "/_users/_revs_diff", &eve, &own).text().trim(), "{}");
 }
 
 #[test]
-fn local_documents_of_the_accounts_are_for_admins() {
+fn only_admins_access_local_documents_of_the_users_database() {
     let house = House::new(&[]);
     house.make("eve", "pw", &[]);
     assert_eq!(house.admin("PUT", "/_users/_local/check", &json!({"last_seq": 7})).status, 201);
@@ -516,7 +526,7 @@ fn local_documents_of_the_accounts_are_for_admins() {
 }
 
 #[test]
-fn a_form_of_another_site_signs_nobody_in_or_out() {
+fn a_form_from_another_site_cannot_sign_anyone_in_or_out() {
     let house = House::new(&[]);
     house.make("eve", "pw", &[]);
     let form = "Content-Type: application/x-www-form-urlencoded";
@@ -553,7 +563,7 @@ fn a_form_of_another_site_signs_nobody_in_or_out() {
     assert_eq!(house.ask("GET", "/_session", &[&cookie], b"").json()["userCtx"]["name"], "eve");
 }
 
-/// The one-time code of a key of zeros at a time step.
+/// Computes the one-time code of a key of ten zero bytes at a time step.
 fn code(step: u64) -> String {
     let mut mac = Hmac::<sha1::Sha1>::new_from_slice(&[0; 10]).expect("any key");
     mac.update(&step.to_be_bytes());
@@ -563,12 +573,13 @@ fn code(step: u64) -> String {
     format!("{:06}", number % 1_000_000)
 }
 
+/// The current time step.
 fn step() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs() / 30
 }
 
 #[test]
-fn a_one_time_code_is_good_once() {
+fn a_one_time_code_works_only_once() {
     let mut house = House::new(&[("chttpd_auth_lockout/mode", "off")]);
     let mut doc = account("ann", "pw", &[]);
     doc["totp"] = json!({"key": "AAAAAAAAAAAAAAAA"});
@@ -577,7 +588,7 @@ fn a_one_time_code_is_good_once() {
         house.json("POST", path, "X-Nothing: 1", &json!({"name": "ann", "password": "pw", "token": code(step)})).status
     };
     let now = step();
-    // Eight at once: one has it.
+    // Of eight concurrent requests with one code, exactly one succeeds.
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let (sign_in, house) = (&sign_in, &house);
         let asked: Vec<_> = (0..8)
@@ -599,7 +610,7 @@ fn a_one_time_code_is_good_once() {
 }
 
 #[test]
-fn the_next_account_of_a_name_has_nothing_of_the_one_before() {
+fn a_new_account_inherits_nothing_from_a_deleted_account_of_the_same_name() {
     let house = House::new(&[]);
     for way in ["DELETE", "purge", "database"] {
         house.make("ann", "pw", &[]);
@@ -621,7 +632,7 @@ fn the_next_account_of_a_name_has_nothing_of_the_one_before() {
                 assert_eq!(house.admin("PUT", "/_users", &Value::Null).status, 201);
             }
         }
-        // The same hash and salt, as out of a backup: not even then.
+        // The new account has the same hash and salt, as if restored from a backup.
         assert_eq!(house.admin("PUT", &path("ann"), &stored).status, 201, "{way}");
         let devices = house.json("GET", "/_session/devices", &basic("ann", "pw"), &Value::Null);
         assert_eq!(devices.text().trim(), r#"{"devices":[]}"#, "{way}");
@@ -634,7 +645,7 @@ fn the_next_account_of_a_name_has_nothing_of_the_one_before() {
 }
 
 #[test]
-fn a_hash_costs_less_than_a_second_whoever_wrote_it() {
+fn verifying_any_stored_hash_takes_less_than_a_second() {
     let house = House::new(&[("chttpd_auth_lockout/mode", "off")]);
     house.make("eve", "pw", &[]);
     let mut own = house.stored("eve").json();
@@ -665,7 +676,7 @@ fn a_hash_costs_less_than_a_second_whoever_wrote_it() {
         asked[member] = "a".repeat(100_000).into();
         assert_eq!(house.json("PUT", &path("eve"), &basic("eve", "pw"), &asked).status, 403, "{member}");
     }
-    // An admin brings it by replication: it is stored, and not computed.
+    // Replication by an admin stores such a hash, but the server does not compute it.
     let mut asked = own.clone();
     (asked["iterations"], asked["pbkdf2_prf"]) = (json!(10_000_000), json!("sha512"));
     asked["_rev"] = format!("2-{NEW}").into();
@@ -680,7 +691,7 @@ fn a_hash_costs_less_than_a_second_whoever_wrote_it() {
 }
 
 #[test]
-fn who_makes_the_server_hash_does_not_make_others_wait() {
+fn a_client_that_forces_many_hashes_does_not_delay_others() {
     let house = House::new(&[("chttpd_auth_lockout/mode", "off")]);
     house.make("ann", "pw", &[]);
     house.make("eve", "pw", &[]);
@@ -705,12 +716,12 @@ fn who_makes_the_server_hash_does_not_make_others_wait() {
         })
         .collect();
     drop(flood);
-    // One hash that is being computed, and one's own.
+    // Each sign-in waits for at most one running hash and its own.
     assert!(waited.iter().all(|time| *time < Duration::from_secs(5)), "{waited:?}");
 }
 
 #[test]
-fn sign_up_makes_one_account_in_a_request_and_few_in_an_hour() {
+fn sign_up_is_limited_to_one_account_per_request_and_a_few_per_hour() {
     let house = House::new(&[
         ("chttpd_auth/allow_sign_up", "true"),
         ("couch_peruser/enable", "true"),
@@ -731,7 +742,7 @@ fn sign_up_makes_one_account_in_a_request_and_few_in_an_hour() {
     }
     let statuses: Vec<u16> = (0..6)
         .map(|number| {
-            // With a password and without: the same limit.
+            // The same limit applies with and without a password.
             let name = format!("b{number}");
             let doc = if number % 2 == 0 { plain(name.clone()) } else { account(&name, "pw", &[]) };
             house.json("PUT", &path(&name), "X-Nothing: 1", &doc).status

@@ -1,4 +1,4 @@
-//! View builds and documents that ask for more memory or time than they are worth.
+//! View builds and documents that are designed to use too much memory or time.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::server::{Server, check};
 
-/// Megabytes that a build may take beside what the server takes before it. The bound of the build itself is about 128 MB (see
-/// docs/storage-format.md); a debug build, the functions' engine and the allocator have some too.
+/// Maximum increase of the server's memory during a view build, in megabytes. The build itself is bounded to
+/// about 100 MiB (docs/storage-format.md); a debug build, the JavaScript engine and the allocator add to
+/// that.
 const BUILD: u64 = 300;
 
 fn rounds(quick: u64) -> u64 {
@@ -21,8 +22,8 @@ fn ask(client: &mut Client, method: &str, path: &str, body: &Value) -> Value {
     answer.json()
 }
 
-/// Puts `count` documents and a view with this map function into a database, reads the view, and tells its rows and how much
-/// memory the build took.
+/// Creates a database with `count` documents and a view with this map function, and queries the view. Returns
+/// the number of its rows, and by how many megabytes the server's peak memory grew, if that can be read.
 fn build(count: u64, map: &str) -> (u64, Option<u64>) {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
@@ -45,13 +46,14 @@ fn build(count: u64, map: &str) -> (u64, Option<u64>) {
     (rows.unwrap_or(0), peak)
 }
 
+/// Prints the memory use of a build and fails if it is above `BUILD`.
 fn bounded(what: &str, peak: Option<u64>) {
     println!("{what}: {peak:?} MB");
     assert!(peak.is_none_or(|peak| peak < BUILD), "{what} took {peak:?} MB");
 }
 
 #[test]
-fn many_rows_of_a_few_documents() {
+fn many_rows_from_few_documents_use_bounded_memory() {
     let documents = 30 * rounds(1);
     let (rows, peak) = build(documents, "function (doc) { for (let i = 0; i < 10000; i++) emit(i, null) }");
     assert_eq!(rows, documents * 10_000);
@@ -59,7 +61,7 @@ fn many_rows_of_a_few_documents() {
 }
 
 #[test]
-fn large_keys() {
+fn large_keys_use_bounded_memory() {
     let documents = 20 * rounds(1);
     let map = "function (doc) { for (let i = 0; i < 5; i++) emit('k'.repeat(1000000) + i, 1) }";
     let (rows, peak) = build(documents, map);
@@ -67,9 +69,9 @@ fn large_keys() {
     bounded("100 MB of keys", peak);
 }
 
-/// A document that emits more than fits has no rows, and the others have theirs.
+/// A document that emits more than the limit has no rows; the other documents keep theirs.
 #[test]
-fn one_document_emits_too_much() {
+fn a_document_that_emits_too_much_is_left_out() {
     let many =
         "function (doc) { if (doc.number == 5) for (let i = 0; i < 300000; i++) emit(i, null); else emit(1, 2) }";
     let (rows, peak) = build(50, many);
@@ -77,17 +79,18 @@ fn one_document_emits_too_much() {
     bounded("a document of too many rows", peak);
 }
 
-/// Documents that fit each by itself, and not together with others.
+/// Each document alone is within the limit of a build, but several together are not.
 #[test]
-fn documents_that_do_not_fit_together() {
+fn documents_that_together_exceed_the_limit_are_all_indexed() {
     let (rows, peak) = build(12, "function (doc) { for (let i = 0; i < 8; i++) emit(i, 'v'.repeat(1000000)) }");
     assert_eq!(rows, 12 * 8);
     bounded("100 MB of values", peak);
 }
 
-/// A document with very many empty attachments, and a revision that takes them over: one file is written, and not one for each.
+/// A document has very many empty attachments, and its next revision keeps them. All have the same content,
+/// so settee must store one file, not one per attachment; otherwise the test takes too long.
 #[test]
-fn thousands_of_attachments() {
+fn thousands_of_equal_attachments_are_fast() {
     let count = 10_000 * rounds(1);
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");

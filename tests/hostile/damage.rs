@@ -1,8 +1,10 @@
-//! Data folders with turned bits, cut, zeroed and exchanged pages, and missing parts: each start is right or refused.
+//! Data folders with flipped bits, truncated files, zeroed and exchanged pages, and missing parts: a start
+//! must serve correct data or be refused.
 //!
-//! Most rounds open a copy of a folder in this process, damage it in one way, and hold what can be read against a ledger: every
-//! document is there as it was acknowledged, or reading it is an error, or the folder is refused in words. A few run the binary.
-//! The seed is printed; `SETTEE_SEED` repeats it, and `SETTEE_ROUNDS=N` makes N times as many rounds.
+//! Most rounds damage a copy of a folder in one way, open it in this process, and compare what can be read
+//! with a ledger: every document has its acknowledged content, or reading it returns an error, or the folder
+//! is refused with a helpful message. A few tests run the binary. Each test prints its seed; `SETTEE_SEED`
+//! repeats it, and `SETTEE_ROUNDS=N` runs N times as many rounds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,23 +20,25 @@ use settee::store::{self, Direction, Engine, Key, Opened, Options, PageLimit};
 
 use super::server::{Server, run};
 
-/// How many rounds of each kind there are in the short form.
+/// Rounds per kind of folder in the short version.
 const ROUNDS: u64 = 8;
-/// No round takes longer: what does, hangs.
+/// A round that takes longer is considered to hang.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// A folder in memory, where there is one: these rounds sync a lot, and cut no power.
+/// Creates a temporary folder, in memory if possible: these rounds sync often, and do not simulate power
+/// cuts.
 fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("a folder")
 }
 
+/// The factor `SETTEE_ROUNDS` by which the number of rounds grows.
 fn times() -> u64 {
     std::env::var("SETTEE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }
 
-/// SplitMix64.
+/// A random number generator (SplitMix64).
 struct Dice(u64);
 
 impl Dice {
@@ -58,15 +62,17 @@ impl Dice {
     }
 }
 
+/// The acknowledged content of a document.
 struct Known {
     revision: Revision,
     json: String,
     attachment: Option<String>,
 }
 
+/// The acknowledged documents by database name and document id.
 type Ledger = BTreeMap<(String, String), Known>;
 
-/// A data folder, what it holds, and what it was some time before.
+/// An undamaged data folder, its ledger, and an older copy of the folder.
 struct Master {
     dir: tempfile::TempDir,
     key: Option<Key>,
@@ -86,7 +92,8 @@ impl Master {
         Options { key: self.key.clone(), ..Options::default() }
     }
 
-    /// Two databases, written in `lives` lives of the server, with `filler` bytes in each document.
+    /// Creates a folder with two databases, opening and closing the store `lives` times. Each document has
+    /// about `filler` bytes.
     fn make(engine: Engine, encrypted: bool, lives: u64, documents: u64, filler: usize) -> Master {
         let dir = folder();
         let key = encrypted.then(Key::generate);
@@ -99,7 +106,7 @@ impl Master {
             let opened = store::open_with(&master.data(), options).expect("it opens");
             master.write(&opened, life, documents / lives, filler);
         }
-        // Sixteen megabytes in each copy that nothing is in.
+        // The reserve file would add 16 MB without content to each copy.
         let _ = std::fs::remove_file(master.data().join("reserve"));
         master
     }
@@ -115,7 +122,7 @@ impl Master {
                     _ => databases.get(name).expect("it is there"),
                 };
                 for number in 0..documents {
-                    // Every third rewrites one of an earlier life.
+                    // Every third write updates a document of the first life.
                     let of = if number % 3 == 0 { 0 } else { life };
                     let id = format!("doc-{of}-{number:05}");
                     let known = self.ledger.get(&(name.to_owned(), id.clone()));
@@ -146,7 +153,8 @@ impl Master {
         });
     }
 
-    /// Holds an open folder against the ledger. Returns how many documents could be read. `lossy`: some may be missing.
+    /// Compares an open folder with the ledger. Returns how many documents could be read. With `lossy`,
+    /// documents may be missing or have older revisions.
     fn verify(&self, opened: &Opened, lossy: bool) -> Result<u64, String> {
         let databases = Databases::open(opened.store.clone(), opened.blobs.clone(), Clock::system());
         let databases = match databases {
@@ -196,7 +204,7 @@ impl Master {
         Ok(read)
     }
 
-    /// The changes feed has every document, or ends with an error.
+    /// Checks that the changes feed contains every document or ends with an error.
     fn verify_changes(&self, databases: &Arc<Databases>, name: &str, lossy: bool) -> Result<(), String> {
         let Ok(database) = databases.get(name) else { return Ok(()) };
         let (mut after, mut rows) = (0, 0);
@@ -256,11 +264,11 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     found.sort();
 }
 
-/// Damages one file of the folder in one way, and says how.
+/// Damages one file of the folder in one random way. Returns a description of the damage.
 fn damage(dice: &mut Dice, data: &Path, before: &Path) -> String {
     let mut all = Vec::new();
     files(data, &mut all);
-    // Most of the folder are attachments; most of what can go wrong is in the others.
+    // Most files are attachments, but most of the interesting damage is in the other files.
     let (blobs, others): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|path| path.to_string_lossy().contains("/blobs/"));
     let chosen = if dice.below(8) == 0 && !blobs.is_empty() { &blobs } else { &others };
@@ -324,7 +332,7 @@ fn damage(dice: &mut Dice, data: &Path, before: &Path) -> String {
     format!("{shown}: {how}")
 }
 
-/// Runs `round` on a thread of its own, and fails if it panics or hangs.
+/// Runs `round` on its own thread, and fails if it panics or hangs.
 fn bounded<T: Send + 'static>(what: &str, round: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, outcome) = std::sync::mpsc::channel();
     std::thread::spawn(move || drop(done.send(round())));
@@ -335,7 +343,7 @@ fn bounded<T: Send + 'static>(what: &str, round: impl FnOnce() -> T + Send + 'st
     }
 }
 
-/// Words that help: what is wrong, and what to do.
+/// Whether an error message says what to do.
 fn is_in_words(said: &str) -> bool {
     [
         "restore",
@@ -359,6 +367,7 @@ struct Outcomes {
     salvaged: u64,
 }
 
+/// Runs `count` rounds (times `SETTEE_ROUNDS`), each on a damaged copy of `master`.
 fn rounds(name: &str, master: Master, count: u64) {
     let mut dice = Dice::new(name);
     let master = Arc::new(master);
@@ -369,7 +378,8 @@ fn rounds(name: &str, master: Master, count: u64) {
         let data = dir.path().join("data");
         copy(&master.data(), &data);
         let mut how = damage(&mut dice, &data, &master.before());
-        // A store that is older or emptied, and its mark gone as well, leave nothing to notice it by.
+        // Some rounds damage two files. The mark is kept then: an older or emptied store is not detectable
+        // without it.
         if dice.below(6) == 0 && !how.starts_with("mark") {
             let mark = std::fs::read(data.join("mark-1")).expect("it is there");
             let also = damage(&mut dice, &data, &master.before());
@@ -394,7 +404,8 @@ fn rounds(name: &str, master: Master, count: u64) {
     println!("{name}: {outcomes:?} in {:.1} s", begun.elapsed().as_secs_f64());
 }
 
-/// Opens a damaged folder twice, and salvages it. `None`: it is refused.
+/// Salvages a damaged folder if `salvages`, and opens it twice. Returns how many documents could be read, or
+/// `None` if the folder was refused.
 fn one(master: &Master, what: &str, dir: &Path, salvages: bool) -> Result<Option<u64>, String> {
     let data = dir.join("data");
     if salvages {
@@ -423,7 +434,7 @@ fn one(master: &Master, what: &str, dir: &Path, salvages: bool) -> Result<Option
         }
     }
     let mut last = None;
-    // What an engine does to its files while it opens them must not make the next start believe them.
+    // An engine changes its files when it opens them. This must not hide the damage from the next start.
     for again in ["", "again, "] {
         match store::open_existing(&data, master.options()) {
             Ok(opened) => {
@@ -436,7 +447,7 @@ fn one(master: &Master, what: &str, dir: &Path, salvages: bool) -> Result<Option
     Ok(last)
 }
 
-/// What a folder's files hold.
+/// Returns the checksum of each file in the folder.
 fn digest(dir: &Path) -> BTreeMap<PathBuf, u32> {
     let mut all = Vec::new();
     files(dir, &mut all);
@@ -477,7 +488,8 @@ fn damaged_redb_encrypted() {
     rounds("redb, encrypted", Master::make(Engine::Redb, true, 2, 80, 900), ROUNDS);
 }
 
-/// A folder that the binary has filled with `documents` documents and stopped serving.
+/// Creates a data folder with the binary, with `documents` documents and one with an attachment, and stops
+/// the server.
 fn served(engine: &str, documents: u64) -> (tempfile::TempDir, PathBuf) {
     let dir = folder();
     let data = dir.path().join("data");
@@ -500,7 +512,7 @@ fn store_file(data: &Path, engine: &str) -> PathBuf {
     data.join("store-1").join(if engine == "sled" { "db" } else { "settee.redb" })
 }
 
-/// The folder is refused by the server and by `settee check`, in words that name `word`.
+/// Checks that the server and `settee check` refuse the folder with a message that contains `word`.
 fn refused(data: &Path, word: &str) {
     let said = Server::start_any(data).err().unwrap_or_else(|| panic!("it starts ({word})"));
     assert!(said.contains(word), "{said}");
@@ -508,14 +520,14 @@ fn refused(data: &Path, word: &str) {
     assert!(!ok && said.contains(word), "{said}");
 }
 
-/// The same, of this process.
+/// Checks that opening the folder in this process is refused with a message that contains `word`.
 fn refused_here(data: &Path, word: &str) {
     let said = store::open(data, None).err().unwrap_or_else(|| panic!("it opens ({word})")).to_string();
     assert!(said.contains(word), "{said}");
 }
 
 #[test]
-fn one_turned_bit_is_told_and_the_rest_is_salvaged() {
+fn a_flipped_bit_is_reported_and_the_rest_is_salvaged() {
     let (dir, data) = served("sled", 200);
     let file = store_file(&data, "sled");
     let whole = std::fs::read(&file).expect("it can be read");
@@ -539,7 +551,7 @@ fn one_turned_bit_is_told_and_the_rest_is_salvaged() {
 }
 
 #[test]
-fn a_folder_that_has_lost_a_part_is_no_new_one() {
+fn a_folder_with_a_missing_part_is_not_treated_as_new() {
     for engine in ["sled", "redb"] {
         let (dir, data) = served(engine, 20);
         let lost = dir.path().join("lost");
@@ -574,7 +586,7 @@ fn a_folder_that_has_lost_a_part_is_no_new_one() {
 }
 
 #[test]
-fn an_older_store_is_not_served() {
+fn an_older_copy_of_the_store_is_refused() {
     for engine in ["sled", "redb"] {
         let (dir, data) = served(engine, 20);
         copy(&data, &dir.path().join("before"));
@@ -589,7 +601,7 @@ fn an_older_store_is_not_served() {
 }
 
 #[test]
-fn a_restore_that_was_cut_off_is_not_served() {
+fn an_interrupted_restore_is_refused() {
     for engine in ["sled", "redb"] {
         let (dir, data) = served(engine, 60);
         let (backup, to) = (dir.path().join("backup"), dir.path().join("restored"));
@@ -614,12 +626,12 @@ fn a_restore_that_was_cut_off_is_not_served() {
 }
 
 #[test]
-fn a_stop_by_signal_closes_the_store() {
+fn a_stop_by_signal_closes_the_store_cleanly() {
     let (_dir, data) = served("redb", 20);
     let mut server = Server::start_any(&data).expect("it starts");
     server.client().get("/db").expect("it answers");
     assert!(server.stop(), "it ends well");
-    // What redb's file says of how it was closed.
+    // The header of redb's file has a flag for whether the file needs a repair.
     let header = std::fs::read(store_file(&data, "redb")).expect("it can be read");
     assert_eq!(header[9] & 2, 0, "redb has to repair its file");
     let (_dir, data) = served("sled", 20);

@@ -1,6 +1,6 @@
-//! What makes room works on a full disk.
+//! Operations that free space work on a full disk.
 //!
-//! Needs root, loop devices and ext4, and says so where it is skipped.
+//! Requires root, loop devices and ext4; elsewhere the tests print a message and are skipped.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::device::Device;
 use crate::server::{Server, check, run};
 
-/// Bytes of a document.
+/// Size of a document in bytes.
 const SIZE: usize = 40_000;
 
 fn document(number: usize) -> Value {
@@ -19,7 +19,7 @@ fn document(number: usize) -> Value {
     json!({"number": number, "filler": filler})
 }
 
-/// Puts documents into `database` until the disk is full; how many.
+/// Writes documents to `database` until the disk is full. Returns how many were written.
 fn fill(client: &mut Client, database: &str, prefix: &str) -> usize {
     for number in 0..20_000 {
         let answer =
@@ -34,7 +34,7 @@ fn fill(client: &mut Client, database: &str, prefix: &str) -> usize {
     panic!("the disk does not fill");
 }
 
-/// Asks until it is answered with success; engines free with a delay.
+/// Repeats the request until it succeeds, for at most a minute: engines free space with a delay.
 fn eventually(client: &mut Client, method: &str, path: &str, body: &Value) -> Value {
     let begun = Instant::now();
     loop {
@@ -51,17 +51,19 @@ fn eventually(client: &mut Client, method: &str, path: &str, body: &Value) -> Va
     }
 }
 
+/// Creates a database.
 fn make(client: &mut Client, database: &str) {
     eventually(client, "PUT", &format!("/{database}"), &json!({}));
 }
 
+/// Sends a request that must succeed, and returns the response.
 fn ask(client: &mut Client, method: &str, path: &str, body: &Value) -> Value {
     let answer = client.json(method, path, body).expect("it answers");
     assert!(answer.is_ok(), "{method} {path}: {}", String::from_utf8_lossy(&answer.body));
     answer.json()
 }
 
-/// What must still be there.
+/// Checks that the documents of the database `kept` still exist.
 fn kept(client: &mut Client) {
     for number in 0..20 {
         let found = client.get(&format!("/kept/k{number}")).expect("it answers").json();
@@ -74,11 +76,11 @@ struct Full {
     data: PathBuf,
     server: Server,
     client: Client,
-    /// Documents of the database `large`.
+    /// Number of documents in the database `large`.
     documents: usize,
 }
 
-/// A server on a full disk. `None`: there are no loop devices here.
+/// Starts a server and fills its disk. Returns `None` without loop devices.
 fn full(engine: &str) -> Option<Full> {
     let device = Device::mount(160)?;
     let data = device.live().join("data");
@@ -92,7 +94,7 @@ fn full(engine: &str) -> Option<Full> {
     Some(Full { device, data, server, client, documents })
 }
 
-/// A deleted database makes room, again and again, also when the server is started anew.
+/// Deleting a database frees space, repeatedly, and also after a restart of the server.
 fn databases(engine: &str) {
     let Some(Full { device: _device, data, mut server, mut client, .. }) = full(engine) else { return };
     let mut name = "large".to_owned();
@@ -116,16 +118,17 @@ fn databases(engine: &str) {
 }
 
 #[test]
-fn a_deleted_database_makes_room_sled() {
+fn deleting_a_database_frees_space_sled() {
     databases("sled");
 }
 
 #[test]
-fn a_deleted_database_makes_room_redb() {
+fn deleting_a_database_frees_space_redb() {
     databases("redb");
 }
 
-/// Deleted and purged documents make room once they are compacted; what only seems to make room is refused.
+/// Deleted and purged documents free space once they are compacted. Writes that look like deletions but grow
+/// the data are refused.
 fn documents(engine: &str) {
     let Some(Full { device: _device, data, server, mut client, documents }) = full(engine) else { return };
     let rows =
@@ -164,18 +167,18 @@ fn documents(engine: &str) {
 }
 
 #[test]
-fn deleted_documents_make_room_sled() {
+fn deleting_documents_frees_space_sled() {
     documents("sled");
 }
 
 #[test]
-fn deleted_documents_make_room_redb() {
+fn deleting_documents_frees_space_redb() {
     documents("redb");
 }
 
-/// Attachments are files: their room comes back when nothing names them.
+/// Attachments are files: they are deleted, and their space is freed, when no document references them.
 #[test]
-fn deleted_attachments_make_room() {
+fn deleting_attachments_frees_space() {
     let Some(device) = Device::mount(160) else { return };
     let data = device.live().join("data");
     let server = Server::start(&data, "sled").expect("it starts");
@@ -183,7 +186,8 @@ fn deleted_attachments_make_room() {
     make(&mut client, "db");
     let put = |number: usize| {
         let content: Vec<u8> = (0..4_000_000_usize).map(|at| (at * 31 + number * 7) as u8 ^ (at >> 8) as u8).collect();
-        // A refused body is not read to its end, and its connection closed.
+        // The server does not read a refused body to its end and closes the connection: an I/O error counts
+        // as 507.
         let path = format!("/db/d{number}/a");
         server.client().ask("PUT", &path, "application/octet-stream", &content).map_or(507, |answer| answer.status)
     };
@@ -200,13 +204,14 @@ fn deleted_attachments_make_room() {
     check(&data).unwrap();
 }
 
-/// Fills what the server has kept free.
+/// Writes a file until the device has no free byte, including the margin that the server keeps free.
 fn stuff(device: &Device) {
     let mut rest = std::fs::File::create(device.live().join("rest")).expect("a file");
     while std::io::Write::write_all(&mut rest, &[0; 64 << 10]).is_ok() {}
 }
 
-/// The folder of a disk without one free byte is rewritten to another disk, and stays as it is.
+/// `compact-store --to` rewrites a folder on a disk without a free byte to another disk, and does not change
+/// the old one.
 fn elsewhere(engine: &str) {
     let Some(Full { device, data, server, mut client, documents }) = full(engine) else { return };
     let attached = client.ask("PUT", "/kept/k0/a", "text/plain", b"").expect("it answers").status;
@@ -236,11 +241,11 @@ fn elsewhere(engine: &str) {
 }
 
 #[test]
-fn a_full_folder_is_rewritten_elsewhere_sled() {
+fn a_full_folder_can_be_rewritten_to_another_disk_sled() {
     elsewhere("sled");
 }
 
 #[test]
-fn a_full_folder_is_rewritten_elsewhere_redb() {
+fn a_full_folder_can_be_rewritten_to_another_disk_redb() {
     elsewhere("redb");
 }

@@ -1,6 +1,7 @@
-//! Attacks on the real binary: damaged folders, withdrawn rights, clients that hold on, functions that never end.
+//! Attacks on the real binary: damaged data folders, revoked access, slow clients, endless functions.
 //!
-//! Each module has one kind of attack. The short form runs with all tests; `SETTEE_ROUNDS=N` makes the random ones longer.
+//! Each module tests one kind of attack. A short version runs with all tests; `SETTEE_ROUNDS=N` makes the
+//! randomized tests longer.
 
 #[allow(dead_code, reason = "shared with the durability tests; each uses a part")]
 #[path = "../durability/client.rs"]

@@ -1,5 +1,6 @@
-//! Rights that are taken away while a request is under way: between the head and the body of one that writes, and under
-//! feeds that are open. Every way to sign in, every way to lose a right, every route that writes.
+//! Access that is revoked while a request is in progress: between the headers and the body of a write, or
+//! while a feed is open. Covers every authentication method, every way to lose access, and every route that
+//! writes.
 
 mod house;
 mod wire;
@@ -11,11 +12,11 @@ use house::{By, Guest, House, Withdrawn, cookie};
 use serde_json::{Value, json};
 use wire::{Reply, Wire};
 
-/// A feed that ends has ended after this long: it could else wait for a minute.
+/// A feed must end within this time after access is revoked. Its own timeout is a minute.
 const SOON: Duration = Duration::from_secs(10);
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// Who loses what.
+/// Authentication methods, and the ways to lose access that apply to them.
 const CASES: &[(By, Withdrawn)] = &[
     (By::Password, Withdrawn::Member),
     (By::Password, Withdrawn::Role),
@@ -58,7 +59,7 @@ const CASES: &[(By, Withdrawn)] = &[
     (By::Password, Withdrawn::Accounts),
 ];
 
-/// A request whose body is held back, and where to look whether it was carried out.
+/// A write whose body is held back, and the path (`look`) that shows whether it was executed.
 struct Route {
     line: &'static str,
     headers: &'static str,
@@ -74,7 +75,7 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\nContent-Type: text/plain\r\
 const RELATED: &str = "Content-Type: multipart/related; boundary=x\r\n";
 const FORM: &str = "Content-Type: multipart/form-data; boundary=x\r\nReferer: http://test/\r\n";
 
-/// What members write.
+/// Writes that need a database member.
 const MEMBERS: &[Route] = &[
     route("PUT /{db}/put", JSON, r#"{"a":1}"#, "/{db}/put"),
     route("PUT /{db}/old?new_edits=false", JSON, r#"{"_rev":"1-abc"}"#, "/{db}/old"),
@@ -100,7 +101,7 @@ const MEMBERS: &[Route] = &[
     route("POST /{db}/_design/d/_update/f", JSON, r#"{"a":1}"#, "/{db}/updated"),
 ];
 
-/// What admins of the database change.
+/// Writes that need a database admin.
 const OWNERS: &[Route] = &[
     route("PUT /{db}/_security", JSON, r#"{"members":{"names":["thief"]}}"#, "/{db}/_security"),
     route("PUT /{db}/_revs_limit", JSON, "7", "/{db}/_revs_limit"),
@@ -109,7 +110,7 @@ const OWNERS: &[Route] = &[
     route("POST /{db}/_index", JSON, r#"{"index":{"fields":["a"]},"name":"n"}"#, "/{db}/_index"),
 ];
 
-/// What users do to their own account: here, what would bring it back.
+/// A user's write to their own account; here, one that would restore the account.
 const ACCOUNT: &[Route] = &[route(
     "POST /_users/_bulk_docs",
     JSON,
@@ -117,7 +118,7 @@ const ACCOUNT: &[Route] = &[route(
     "/_users/org.couchdb.user:{name}",
 )];
 
-/// What server admins change.
+/// Writes that need a server admin.
 const ADMINS: &[Route] = &[
     route("PUT /_node/_local/_config/test/{db}", JSON, r#""set""#, "/_node/_local/_config/test/{db}"),
     route("PUT /_node/_local/_config/admins/made-{db}", JSON, r#""pw""#, "/_node/_local/_config/admins/made-{db}"),
@@ -130,12 +131,12 @@ const ADMINS: &[Route] = &[
     ),
 ];
 
-/// How often the matrices run: once, or `SETTEE_ROUNDS` times.
+/// How often the test matrices run: `SETTEE_ROUNDS` times, by default once.
 fn rounds() -> usize {
     std::env::var("SETTEE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
 }
 
-/// A request that was let in, with a part of its body sent.
+/// A request that the server has authorized by its headers, with a part of its body sent.
 struct Held {
     wire: Wire,
     rest: Vec<u8>,
@@ -143,7 +144,8 @@ struct Held {
     look: String,
 }
 
-/// `round`: after how much of its body: half, nothing, all but one byte, anything.
+/// Sends the headers and a part of the body of a request. `round` selects the part: half, nothing, all but
+/// one byte, or an arbitrary part.
 fn hold(house: &House, guest: &Guest, route: &Route, round: usize) -> Held {
     let named = |text: &str| text.replace("{db}", &guest.database).replace("{name}", &guest.name);
     let (line, body) = (named(route.line), named(route.body));
@@ -156,7 +158,8 @@ fn hold(house: &House, guest: &Guest, route: &Route, round: usize) -> Held {
     wire.send(
         format!("{line} HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\n{sign_in}{headers}{length}\r\n").as_bytes(),
     );
-    // The server asks for a body when its head was found good and its handler wants it.
+    // The server asks for the body (100) only after it has authorized the request and its handler reads the
+    // body.
     let asked = wire.head();
     assert_eq!(asked.status, 100, "{line} {:?}: {asked:?}", guest.by);
     let sent = match round {
@@ -170,13 +173,14 @@ fn hold(house: &House, guest: &Guest, route: &Route, round: usize) -> Held {
 }
 
 impl Held {
+    /// Sends the rest of the body and reads the response.
     fn finish(mut self) -> Reply {
         self.wire.send(&self.rest);
         self.wire.reply()
     }
 }
 
-/// All that the guest may write, and loses.
+/// Returns the routes that the guest may use, and may no longer use after `loses`.
 fn routes(guest: &Guest, loses: Withdrawn) -> Vec<&'static Route> {
     let owners = if guest.by == By::Nobody { &[] } else { OWNERS };
     let admins = if matches!(guest.by, By::Admin | By::AdminCookie) { ADMINS } else { &[] };
@@ -187,7 +191,7 @@ fn routes(guest: &Guest, loses: Withdrawn) -> Vec<&'static Route> {
 }
 
 #[test]
-fn a_body_that_comes_after_the_right_was_withdrawn_writes_nothing() {
+fn a_body_that_arrives_after_access_was_revoked_writes_nothing() {
     let house = House::new();
     for (round, (by, what)) in (0..rounds()).flat_map(|round| CASES.iter().map(move |case| (round, case))) {
         let guest = house.guest(*by, *what);
@@ -207,7 +211,7 @@ fn a_body_that_comes_after_the_right_was_withdrawn_writes_nothing() {
 }
 
 #[test]
-fn a_role_that_only_a_function_asks_for_counts_as_it_is_when_the_body_has_come() {
+fn validation_functions_see_the_roles_at_the_time_the_body_is_complete() {
     let house = House::new();
     let guest = house.guest(By::Cookie, Withdrawn::Role);
     house.done(&format!("PUT /{}/_security", guest.database), &json!({}));
@@ -221,7 +225,7 @@ fn a_role_that_only_a_function_asks_for_counts_as_it_is_when_the_body_has_come()
         assert!(reply.status == 403 || reply.text().contains("crew only"), "{line}: {}", reply.text());
         assert_eq!(house.root(&look, &Value::Null).status, 404, "{line}");
     }
-    // And the other way: a role that was given meanwhile is no reason to refuse.
+    // Conversely, a role that the user gained meanwhile is no reason to refuse the request.
     let late = house.guest(By::Cookie, Withdrawn::Role);
     let held = hold(&house, &late, &MEMBERS[0], 0);
     let mut user = house.user(&late);
@@ -232,14 +236,15 @@ fn a_role_that_only_a_function_asks_for_counts_as_it_is_when_the_body_has_come()
 }
 
 #[test]
-fn what_is_none_of_the_users_concern_refuses_no_body_and_ends_no_feed() {
+fn unrelated_changes_refuse_no_write_and_end_no_feed() {
     let house = House::new();
     for by in [By::Password, By::Cookie, By::Token, By::Proxy, By::Nobody, By::Admin, By::AdminCookie] {
         let guest = house.guest(by, Withdrawn::Member);
         let mut feed = Feed::open(&house, &guest, "continuous");
         let held: Vec<Held> =
             routes(&guest, Withdrawn::Member).into_iter().map(|route| hold(&house, &guest, route, 0)).collect();
-        // Another user loses everything; this one's own document, another database, settings change.
+        // Another user loses all access; a setting, this user's document and this database's `_security`
+        // change, and another session of this user ends.
         let other = house.guest(By::Cookie, Withdrawn::Member);
         for what in [Withdrawn::Member, Withdrawn::Password, Withdrawn::Everywhere, Withdrawn::Account] {
             house.withdraw(&other, what);
@@ -259,7 +264,7 @@ fn what_is_none_of_the_users_concern_refuses_no_body_and_ends_no_feed() {
             house.done(&format!("PUT /{}/_security", guest.database), &more);
         }
         for held in held {
-            // This one changes what the others need.
+            // This write would change the `_security` that the other writes need.
             if held.line.contains("_security") {
                 continue;
             }
@@ -279,7 +284,7 @@ struct Feed {
 }
 
 impl Feed {
-    /// Opens a feed of the guest's database and waits until it waits.
+    /// Opens a feed of the guest's database and waits for its first chunk.
     fn open(house: &House, guest: &Guest, kind: &'static str) -> Feed {
         Feed::at(
             house,
@@ -289,6 +294,7 @@ impl Feed {
         )
     }
 
+    /// Opens the feed at `path` and waits for its first chunk.
     fn at(house: &House, guest: &Guest, path: &str, kind: &'static str) -> Feed {
         let mut wire = Wire::connect(&house.server.address);
         wire.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n{}\r\n", guest.headers).as_bytes());
@@ -298,7 +304,7 @@ impl Feed {
         Feed { wire, text, kind }
     }
 
-    /// Reads until a document was told.
+    /// Reads until the feed contains a row of the document. Returns `false` if the feed ends before.
     fn told(&mut self, id: &str) -> bool {
         while !self.text.contains(&format!("\"id\":\"{id}\"")) {
             match self.wire.chunk() {
@@ -309,7 +315,8 @@ impl Feed {
         true
     }
 
-    /// Reads to the end, which must come soon; all that it told.
+    /// Reads to the end of the feed, which must come soon after `since`. Returns everything that the feed
+    /// sent.
     fn end(mut self, since: Instant, about: &str) -> String {
         let rest = self.wire.rest();
         assert!(since.elapsed() < SOON, "{about}: a {} feed went on for {:?}", self.kind, since.elapsed());
@@ -320,7 +327,7 @@ impl Feed {
 const KINDS: [&str; 3] = ["continuous", "eventsource", "longpoll"];
 
 #[test]
-fn open_feeds_end_at_once_when_the_right_is_withdrawn() {
+fn open_feeds_end_when_access_is_revoked() {
     let house = House::new();
     for (by, what) in CASES {
         let guest = house.guest(*by, *what);
@@ -345,7 +352,7 @@ fn open_feeds_end_at_once_when_the_right_is_withdrawn() {
 }
 
 #[test]
-fn no_feed_tells_what_was_written_after_the_right_was_withdrawn() {
+fn no_feed_sends_rows_written_after_access_was_revoked() {
     let house = House::new();
     let cases = || CASES.iter().filter(|(_, what)| !matches!(what, Withdrawn::Remade | Withdrawn::Accounts));
     for (by, what) in (0..rounds()).flat_map(|_| cases()) {
@@ -367,7 +374,7 @@ fn no_feed_tells_what_was_written_after_the_right_was_withdrawn() {
             }
             house.withdraw(&guest, *what);
             let last = started.load(Ordering::SeqCst);
-            // Some more are written when it is gone.
+            // The writer writes some more documents after access was revoked.
             while started.load(Ordering::SeqCst) < last + 5 {
                 std::thread::yield_now();
             }
@@ -387,14 +394,14 @@ fn no_feed_tells_what_was_written_after_the_right_was_withdrawn() {
 }
 
 #[test]
-fn a_session_that_nothing_uses_ends_its_feeds_and_a_renewed_one_does_not() {
+fn an_idle_session_ends_its_feeds_and_a_used_session_does_not() {
     let house = House::new();
     house.set("chttpd_auth/timeout", "3");
     let (idle, used) = (house.guest(By::Cookie, Withdrawn::Member), house.guest(By::Cookie, Withdrawn::Member));
     let ends = Feed::open(&house, &idle, "continuous");
     let mut goes_on = Feed::open(&house, &used, "continuous");
     let (begun, mut headers) = (Instant::now(), used.headers.clone());
-    // The cookie is renewed all the time that the other session lies unused.
+    // One session is used and its cookie renewed, while the other session is idle.
     while begun.elapsed() < Duration::from_millis(4500) {
         let reply = Wire::connect(&house.server.address).ask("GET /_session", &headers, b"");
         assert_eq!(reply.json()["userCtx"]["name"], used.name.as_str(), "the session is in use");
@@ -409,10 +416,10 @@ fn a_session_that_nothing_uses_ends_its_feeds_and_a_renewed_one_does_not() {
 }
 
 #[test]
-fn a_hash_that_the_server_renews_by_itself_ends_nothing() {
+fn a_password_hash_upgrade_by_the_server_revokes_nothing() {
     let house = House::new();
     let guest = house.guest(By::Password, Withdrawn::Member);
-    // As an old CouchDB has written it: sha1 of password and salt.
+    // A hash in the format of an old CouchDB: SHA-1 of password and salt.
     let mut user = house.user(&guest);
     user["password_scheme"] = "simple".into();
     user["salt"] = "salt".into();
@@ -442,7 +449,7 @@ fn sha1_of(text: &str) -> String {
 }
 
 #[test]
-fn a_long_answer_breaks_off_when_the_right_is_withdrawn() {
+fn a_long_response_is_cut_when_access_is_revoked() {
     let house = House::new();
     let guest = house.guest(By::Password, Withdrawn::Member);
     let length = 48 << 20;
@@ -457,19 +464,19 @@ fn a_long_answer_breaks_off_when_the_right_is_withdrawn() {
     wire.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n{}\r\n", guest.headers).as_bytes());
     assert_eq!(wire.head().status, 200);
     house.withdraw(&guest, Withdrawn::Member);
-    // The right is checked again every second that an answer takes.
+    // The server re-checks access every second while it sends a response.
     std::thread::sleep(Duration::from_millis(1200));
     let read = wire.until_closed();
     assert!(read < length, "all of it was sent");
 }
 
-/// Keeps a function at work for about a second.
+/// JavaScript that runs for about a second.
 const BUSY: &str = "var end = Date.now() + 1000; for (var i = 0; i < 4e7 && Date.now() < end; i++) {}";
-/// Half of that: the function has begun.
+/// Less than half of that: time for the function to start.
 const BEGUN: Duration = Duration::from_millis(400);
 
 #[test]
-fn a_right_that_goes_while_a_function_runs_refuses_the_request_as_a_whole() {
+fn access_revoked_while_a_function_runs_refuses_the_whole_request() {
     let house = House::new();
     for (by, what) in [(By::Password, Withdrawn::Account), (By::Jwt, Withdrawn::Member), (By::Token, Withdrawn::Device)]
     {
@@ -498,7 +505,7 @@ fn a_right_that_goes_while_a_function_runs_refuses_the_request_as_a_whole() {
             .collect();
         std::thread::sleep(BEGUN);
         house.withdraw(&guest, what);
-        // Not 201 with refused rows: a replication would leave the documents of such rows out for good.
+        // Not 201 with refused rows: a replicator skips the documents of such rows and never retries them.
         for (mut wire, (line, _)) in wires.into_iter().zip(&asked) {
             let reply = wire.reply();
             assert!(matches!(reply.status, 401 | 403), "{by:?} {line}: {} {}", reply.status, reply.text());
@@ -512,7 +519,7 @@ fn a_right_that_goes_while_a_function_runs_refuses_the_request_as_a_whole() {
 }
 
 #[test]
-fn the_members_of_a_database_that_becomes_that_of_the_accounts_lose_it() {
+fn members_lose_access_to_a_database_that_becomes_the_users_database() {
     let house = House::new();
     let guest = house.guest(By::Jwt, Withdrawn::Member);
     let members = json!({"members": {"names": [guest.name]}, "admins": {"names": ["somebody"]}});
@@ -529,7 +536,7 @@ fn the_members_of_a_database_that_becomes_that_of_the_accounts_lose_it() {
 }
 
 #[test]
-fn a_function_of_one_database_does_nothing_elsewhere_with_the_rights_of_who_opens_it() {
+fn functions_of_one_database_cannot_act_elsewhere_with_the_callers_access() {
     let house = House::new();
     let (guest, victim) = (house.guest(By::Cookie, Withdrawn::Member), house.guest(By::AdminCookie, Withdrawn::Member));
     let database = &guest.database;
@@ -566,7 +573,7 @@ fn a_function_of_one_database_does_nothing_elsewhere_with_the_rights_of_who_open
     }
     assert_eq!(house.root("GET /_node/_local/_config/admins/evil", &Value::Null).status, 404);
     assert_eq!(house.root(&format!("GET /{}/stolen", victim.database), &Value::Null).status, 404);
-    // In its own database it works for who means it, and for no page of another site.
+    // In its own database the rewrite works for the user's own requests, but not for a page of another site.
     let own = format!("GET /{database}/_design/f/_rewrite/x?to=own");
     assert_eq!(ask(&own, "Sec-Fetch-Site: cross-site\r\nOrigin: https://evil.example\r\n").status, 403);
     assert_eq!(ask(&own, "Sec-Fetch-Site: same-origin\r\n").status, 201);
@@ -574,7 +581,7 @@ fn a_function_of_one_database_does_nothing_elsewhere_with_the_rights_of_who_open
 }
 
 #[test]
-fn an_admin_of_the_accounts_who_is_none_any_more_writes_none_with_a_request_that_is_under_way() {
+fn a_former_users_database_admin_writes_no_account_with_a_request_in_progress() {
     let house = House::new();
     house.set("couchdb/users_db_security_editable", "true");
     let guest = house.guest(By::Jwt, Withdrawn::Member);

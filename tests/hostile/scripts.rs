@@ -1,7 +1,8 @@
-//! Functions that never end, take all memory, or spin where nothing hears an interrupt; documents that are too much for
-//! an innocent function. Meanwhile another database is read, queried and written to.
+//! Functions that never end, use all memory, or loop in native code where QuickJS does not check for an
+//! interrupt, and documents that are too large for a harmless function. Meanwhile another database is read,
+//! queried and written.
 //!
-//! `SETTEE_ROUNDS=10000` makes as many random functions, and adds the tests that take minutes.
+//! `SETTEE_ROUNDS=10000` runs that many random functions, and adds the tests that take minutes.
 
 mod attacks;
 
@@ -16,18 +17,21 @@ use attacks::{ATTACKS, GROWS, Random, function};
 use crate::client::{Answer, Client};
 use crate::server::Server;
 
-/// What the server and its workers may hold together: `max_script_memory`, and what the server has for all else.
+/// Maximum memory of the server and its workers together: `max_script_memory`, and an allowance for
+/// everything else.
 const MEMORY: u64 = (1 << 30) + (700 << 20);
-/// The 99th percentile of what the others wait: the goal of a release build on an idle machine is 200 ms.
+/// Maximum 99th percentile of the latency of other users' requests. The goal for a release build on an idle
+/// machine is 200 ms.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
 
+/// A server with the database `others`, whose users must not be affected by an attack.
 struct Bench {
     server: Server,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    /// A server whose functions may take `timeout` milliseconds.
+    /// Starts a server whose functions may run for `timeout` milliseconds.
     fn start(timeout: u64) -> Bench {
         let folder = tempfile::tempdir().expect("a folder");
         let server = Server::start(folder.path(), "sled").expect("it starts");
@@ -55,7 +59,8 @@ impl Bench {
         self.server.client().get(path).unwrap()
     }
 
-    /// Uses the other database until told to stop; what each request took.
+    /// Reads, writes and queries the database `others` until `stop` is set. Returns the sorted durations of
+    /// the requests.
     fn use_others(&self, stop: &AtomicBool) -> Vec<Duration> {
         let mut client: Client = self.server.client();
         let mut took = Vec::new();
@@ -79,7 +84,8 @@ impl Bench {
         took
     }
 
-    /// Runs `attack` on `threads` threads while the other database is used and memory is watched.
+    /// Runs `attack` on `threads` threads, and checks meanwhile the latency of the database `others` and the
+    /// memory use.
     fn under_attack(&self, threads: usize, attack: impl Fn() + Sync) {
         let stop = AtomicBool::new(false);
         let (took, most) = std::thread::scope(|scope| {
@@ -110,20 +116,21 @@ impl Bench {
     }
 }
 
-/// Processes that `parent` started.
+/// Returns the child processes of `parent`.
 fn children(parent: u32) -> Vec<u32> {
     let numbers = std::fs::read_dir("/proc").expect("/proc").flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
     let is_child = |number: &u32| {
         let stat = std::fs::read_to_string(PathBuf::from(format!("/proc/{number}/stat"))).unwrap_or_default();
-        // The name stands in brackets and may hold anything.
+        // The process name is in parentheses and may contain any character, so parse what follows the last
+        // one.
         let rest = stat.rsplit(')').next().unwrap_or_default();
         rest.split_whitespace().nth(1) == Some(&parent.to_string())
     };
     numbers.filter(is_child).collect()
 }
 
-/// Bytes of memory that a process and its children hold for themselves.
+/// Returns the private memory (resident minus shared) of a process and its children, in bytes.
 fn memory(process: u32) -> u64 {
     let own = |number: u32| {
         let statm = std::fs::read_to_string(format!("/proc/{number}/statm")).unwrap_or_default();
@@ -133,11 +140,12 @@ fn memory(process: u32) -> u64 {
     own(process) + children(process).into_iter().map(own).sum::<u64>()
 }
 
+/// The value of `SETTEE_ROUNDS`; `None` selects the short version of the tests.
 fn rounds() -> Option<usize> {
     std::env::var("SETTEE_ROUNDS").ok()?.parse().ok()
 }
 
-/// Waits for a condition.
+/// Waits until `condition` holds; fails after `most`.
 fn until(what: &str, most: Duration, condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
@@ -147,7 +155,7 @@ fn until(what: &str, most: Duration, condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn every_kind_of_endless_function_ends_and_harms_nobody_else() {
+fn every_attack_function_is_stopped_and_does_not_affect_others() {
     let bench = Bench::start(100);
     bench.put("/db", &json!(null));
     let shows: Value = ATTACKS.iter().enumerate().map(|(n, attack)| (n.to_string(), json!(function(attack)))).collect();
@@ -163,7 +171,7 @@ fn every_kind_of_endless_function_ends_and_harms_nobody_else() {
 }
 
 #[test]
-fn a_hundred_and_ten_endless_functions_leave_room_for_others() {
+fn a_hundred_and_ten_endless_functions_do_not_starve_others() {
     let bench = Bench::start(if rounds().is_some() { 5000 } else { 100 });
     bench.put("/db", &json!(null));
     let spins = function("Array.prototype.reverse.call(GROWS)");
@@ -180,7 +188,7 @@ fn a_hundred_and_ten_endless_functions_leave_room_for_others() {
 }
 
 #[test]
-fn documents_of_a_member_end_no_view_and_no_filter() {
+fn large_documents_do_not_abort_views_or_filters() {
     let bench = Bench::start(5000);
     let mut client = bench.server.client();
     let design = json!({
@@ -196,7 +204,7 @@ fn documents_of_a_member_end_no_view_and_no_filter() {
         let body = format!("{{\"n\":7,\"large\":[{}0]}}", format!("{part},").repeat(7_000_000 / (part.len() + 1)));
         let answer = client.ask("PUT", &format!("/db/{name}"), "application/json", body.as_bytes()).unwrap();
         assert_eq!(answer.status, 201, "{name}");
-        // Where writes are validated it is validated, or refused by itself.
+        // In the database with a validation function, the write is validated, or it alone is refused.
         let answer = client.ask("PUT", &format!("/others/{name}"), "application/json", body.as_bytes()).unwrap();
         assert!(answer.is_ok() || answer.status == 500, "{name}: {}", answer.status);
     }
@@ -207,7 +215,7 @@ fn documents_of_a_member_end_no_view_and_no_filter() {
     let ids: Vec<Value> = view.json()["rows"].as_array().unwrap().iter().map(|row| row["id"].clone()).collect();
     assert!(ids.contains(&json!("first")) && ids.contains(&json!("last")), "{ids:?}");
     let skipped = bench.get("/db/_design/d/_info").json()["view_index"]["skipped_documents"]["count"].as_u64();
-    // Each has its row, or is named as one that has none.
+    // Each large document has a row, or is counted as skipped.
     assert_eq!(ids.len() as u64 - 2 + skipped.unwrap_or(0), parts.len() as u64, "{ids:?} {skipped:?}");
     let changes = bench.get("/db/_changes?filter=d/even");
     assert!(changes.is_ok(), "{}", String::from_utf8_lossy(&changes.body));
@@ -216,7 +224,7 @@ fn documents_of_a_member_end_no_view_and_no_filter() {
 }
 
 #[test]
-fn a_view_goes_on_without_the_document_that_it_cannot_get_through() {
+fn a_view_skips_documents_on_which_its_map_function_fails_to_finish() {
     let bench = Bench::start(300);
     bench.put("/db", &json!(null));
     let spins = "Array.prototype.reverse.call(GROWS)".replace("GROWS", GROWS);
@@ -245,7 +253,7 @@ fn a_view_goes_on_without_the_document_that_it_cannot_get_through() {
     let changes = bench.get("/db/_changes?filter=d/f");
     assert!(changes.is_ok(), "{}", String::from_utf8_lossy(&changes.body));
     assert_eq!(changes.json()["results"].as_array().unwrap().len(), 60);
-    // Once the document is another one, it has its row.
+    // After an update that the map function can process, the document has its row.
     let revision = bench.get("/db/loop").json()["_rev"].clone();
     bench.put("/db/loop", &json!({"_rev": revision, "kind": "fine"}));
     assert_eq!(bench.get("/db/_design/d/_view/v").json()["total_rows"], 61);
@@ -254,7 +262,7 @@ fn a_view_goes_on_without_the_document_that_it_cannot_get_through() {
 }
 
 #[test]
-fn random_functions_harm_nobody_else() {
+fn random_functions_do_not_affect_others() {
     let rounds = rounds().unwrap_or(40);
     let bench = Bench::start(100);
     bench.put("/db", &json!(null));
@@ -296,14 +304,14 @@ fn random_functions_harm_nobody_else() {
 }
 
 #[test]
-fn workers_end_with_their_server_and_leave_nothing_behind() {
+fn workers_exit_when_their_server_is_killed() {
     let bench = Bench::start(60_000);
     bench.put("/db", &json!(null));
     let shows = json!({ "s": function("Array.prototype.reverse.call(GROWS)") });
     bench.put("/db/_design/d", &json!({ "shows": shows }));
     let process = bench.server.process();
     assert!(!children(process).is_empty(), "functions run in processes of their own");
-    // A spare one may have been started just now, and has not confined itself yet.
+    // A spare worker that was just started may not have confined itself yet.
     let confined = |worker: &u32| {
         let status = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
         status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2")
@@ -314,7 +322,8 @@ fn workers_end_with_their_server_and_leave_nothing_behind() {
         let mut client = Client::connect(&address).unwrap();
         let _ = client.get("/db/_design/d/_show/s");
     });
-    // One of them spins where it hears nothing: it has used 30 ticks, of 10 ms mostly, which no start takes.
+    // A worker that has used more than 30 clock ticks (usually 10 ms each) is looping in native code:
+    // starting takes less.
     let spins = |number: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
         let rest = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
@@ -323,7 +332,7 @@ fn workers_end_with_their_server_and_leave_nothing_behind() {
     until("a worker spins", Duration::from_secs(30), || children(process).iter().any(spins));
     let workers = children(process);
     bench.server.kill();
-    // Dead ones stay until the system's first process, whose they are now, asks for them.
+    // A dead worker stays a zombie until init, its new parent, reaps it.
     let gone = |number: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
         stat.is_empty() || stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
@@ -333,7 +342,7 @@ fn workers_end_with_their_server_and_leave_nothing_behind() {
 }
 
 #[test]
-fn idle_workers_end() {
+fn idle_workers_exit() {
     if rounds().is_none() {
         println!("left out of the short form: it waits for half a minute");
         return;

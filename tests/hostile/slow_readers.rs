@@ -1,7 +1,7 @@
-//! Clients that read large answers slowly.
+//! Clients that read large responses slowly.
 //!
-//! Each test opens many raw sockets that ask for much and then read nothing, or a byte now and then, while a client that
-//! reads goes on; and looks at the memory that the server's process takes.
+//! Each test opens many raw sockets that request large responses and then read nothing, or a byte now and
+//! then. Meanwhile a normal client must be served, and the memory of the server process must stay bounded.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,10 +15,12 @@ use crate::server::Server;
 const MIB: u64 = 1 << 20;
 /// `[settee] max_answer_memory` of the first test.
 const BUDGET: u64 = 48 * MIB;
-/// What a build with debug assertions takes beside the answers: caches, threads, what the allocator keeps.
+/// Allowance for the memory of a debug build besides responses: caches, threads, memory that the allocator
+/// retains.
 const SLACK: u64 = 160 * MIB;
 
-/// Requests for tens of megabytes, of all kinds that stream or are built whole.
+/// Requests for tens of megabytes, to every kind of endpoint: responses that are streamed and responses built
+/// in memory.
 const KINDS: [&str; 14] = [
     "GET /big/doc1",
     "GET /big/_all_docs?include_docs=true",
@@ -36,7 +38,7 @@ const KINDS: [&str; 14] = [
     "POST /big/_all_docs?include_docs=true",
 ];
 
-/// `admin:secret`, whom the client that reads is, and `mallory:secret`.
+/// `admin:secret`, the user of the normal client, and `mallory:secret`, in base64.
 const ADMIN: &str = "YWRtaW46c2VjcmV0";
 const MALLORY: &str = "bWFsbG9yeTpzZWNyZXQ=";
 
@@ -62,7 +64,7 @@ fn request(kind: &str, user: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A client that asks and does not read.
+/// A client that sends a request and does not read the response.
 struct Attacker(TcpStream);
 
 impl Attacker {
@@ -77,7 +79,7 @@ impl Attacker {
         let _ = self.0.read(&mut [0]);
     }
 
-    /// The status, and whether the answer ends as a whole one does.
+    /// Reads the rest of the response. Returns its status, and whether the response is complete.
     fn rest(mut self) -> (u16, bool) {
         let _ = self.0.set_nonblocking(false);
         self.0.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -98,7 +100,8 @@ impl Attacker {
     }
 }
 
-/// Bytes of an answer with its head, once that says how long it is.
+/// Returns the total length of a response including its headers, once they are read and contain a content
+/// length.
 fn whole_length(answer: &[u8]) -> Option<usize> {
     let head = answer[..answer.len().min(4096)].windows(4).position(|four| four == b"\r\n\r\n")?;
     let text = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
@@ -111,7 +114,8 @@ fn status(answer: &[u8]) -> u16 {
     line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
-/// Documents of 3 MB, views of them, and an attachment of 12 MB that does not compress.
+/// Creates documents of 3 MB, views of them, and an attachment of 12 MB that does not compress. Returns its
+/// content.
 fn fill(client: &mut Client) -> Vec<u8> {
     let ok = |answer: std::io::Result<crate::client::Answer>| {
         let answer = answer.unwrap();
@@ -151,7 +155,8 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Bytes that answers hold, and connections that were given up.
+/// Returns the bytes that responses hold in memory, and the number of connections that the server has closed
+/// because of slow reading.
 fn held(client: &mut Client) -> (u64, u64) {
     let stats = client.get("/_node/_local/_stats/settee").unwrap().json();
     let value = |name: &str| stats[name]["value"].as_u64().unwrap_or_else(|| panic!("no {name} in {stats}"));
@@ -159,7 +164,7 @@ fn held(client: &mut Client) -> (u64, u64) {
 }
 
 #[test]
-fn a_client_that_reads_is_served_beside_many_that_do_not() {
+fn a_normal_client_is_served_beside_many_slow_readers() {
     let folder = tempfile::tempdir().unwrap();
     let budget = BUDGET.to_string();
     let server = Server::start_with(folder.path(), "sled", &[("SETTEE_SETTEE__MAX_ANSWER_MEMORY", &budget)]).unwrap();
@@ -193,7 +198,7 @@ fn a_client_that_reads_is_served_beside_many_that_do_not() {
 }
 
 #[test]
-fn slow_readers_are_cut_when_there_is_little_room_and_see_that_they_were() {
+fn slow_readers_are_disconnected_when_memory_is_short_and_can_detect_it() {
     let folder = tempfile::tempdir().unwrap();
     let settings = [("SETTEE_SETTEE__MAX_ANSWER_MEMORY", "40000000"), ("SETTEE_SETTEE__WRITE_TIMEOUT", "60")];
     let server = Server::start_with(folder.path(), "sled", &settings).unwrap();
@@ -203,7 +208,7 @@ fn slow_readers_are_cut_when_there_is_little_room_and_see_that_they_were() {
     let attackers: Vec<Attacker> =
         (0..28).map(|number| Attacker::begin(&server.address, KINDS[number % KINDS.len()], MALLORY)).collect();
     wait_until("slow ones are given up", || {
-        // Another user has room meanwhile.
+        // Meanwhile another user's request gets memory.
         let large = client.get("/big/_all_docs?include_docs=true").unwrap();
         assert_eq!((large.status, large.json()["total_rows"].as_u64()), (200, Some(7)));
         held(&mut client).1 > 0
@@ -221,7 +226,8 @@ fn slow_readers_are_cut_when_there_is_little_room_and_see_that_they_were() {
     }
     for (kind, end) in ends {
         let (status, whole) = end.join().expect("it reads to the end");
-        // Those that were cut before they had anything to read, or that found no room, say so.
+        // Complete responses are 200, or 503 if the request found no memory. A cut response has its status,
+        // or none at all if the connection was closed before the first byte.
         assert!(
             if whole { matches!(status, 200 | 503) } else { matches!(status, 0 | 200) },
             "{kind}: {status} {whole}"
@@ -233,7 +239,7 @@ fn slow_readers_are_cut_when_there_is_little_room_and_see_that_they_were() {
 }
 
 #[test]
-fn waiting_feeds_hold_nothing() {
+fn waiting_feeds_hold_no_response_memory() {
     let folder = tempfile::tempdir().unwrap();
     let server =
         Server::start_with(folder.path(), "sled", &[("SETTEE_SETTEE__MAX_ANSWER_MEMORY", "16000000")]).unwrap();
@@ -241,7 +247,7 @@ fn waiting_feeds_hold_nothing() {
     assert!(client.json("PUT", "/db", &json!(null)).unwrap().is_ok());
     let docs: Vec<_> = (0..2000).map(|number| json!({"_id": format!("document{number}")})).collect();
     assert!(client.json("POST", "/db/_bulk_docs", &json!({ "docs": docs })).unwrap().is_ok());
-    // More than the memory has windows for, each with an answer that is not small.
+    // More feeds than the response memory has windows for, each with an initial response that is not small.
     let feeds: Vec<_> = (0..200)
         .map(|_| {
             let mut feed =

@@ -1,4 +1,4 @@
-//! A server with users who sign in by every way that there is, and all ways to take their rights away.
+//! A server whose users authenticate with every method, and every way to revoke their access.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,34 +17,34 @@ const JWT_SECRET: &[u8] = b"a secret of the tests";
 const HANDLERS: &str = "{chttpd_auth, cookie_authentication_handler}, {chttpd_auth, default_authentication_handler}, \
                         {chttpd_auth, proxy_authentication_handler}, {chttpd_auth, jwt_authentication_handler}";
 
-/// How a user signs in.
+/// How a user authenticates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     Nobody,
     Password,
     Cookie,
-    /// An access token of this server.
+    /// An access token that this server issued.
     Token,
-    /// A token of another issuer.
+    /// A token from another issuer.
     Jwt,
     Proxy,
-    /// An admin of the settings, by password and by cookie.
+    /// An admin named in the settings, by password and by cookie.
     Admin,
     AdminCookie,
 }
 
-/// How a right is taken away.
+/// How access is revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withdrawn {
     Member,
     Role,
     Account,
-    /// The account is purged: no row of the changes tells of it.
+    /// The account is purged. The changes feed has no row for a purge.
     Purged,
-    /// The whole users' database. Only on a server of its own.
+    /// The whole users database is deleted, so this affects all users of the server.
     Accounts,
     Password,
-    /// A hash of another password, written as it is, under the same salt.
+    /// The user document gets the hash of another password under the same salt.
     Hash,
     Device,
     Everywhere,
@@ -61,23 +61,25 @@ pub enum Withdrawn {
     Remade,
 }
 
+/// The server of a test.
 pub struct House {
     pub server: Server,
     _data: tempfile::TempDir,
     count: AtomicU32,
 }
 
-/// One user, in one database of their own.
+/// A user with a database of their own.
 pub struct Guest {
     pub name: String,
     pub database: String,
     pub by: By,
-    /// Header lines that sign in.
+    /// Header lines that authenticate a request of the user.
     pub headers: String,
-    /// When a token ends.
+    /// When the user's JWT expires, in seconds since 1970.
     pub ends: u64,
 }
 
+/// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
@@ -96,6 +98,7 @@ fn jwt(name: &str, ends: u64) -> String {
 }
 
 impl House {
+    /// Starts a server with cheap password hashes, all authentication handlers and a JWT key.
     pub fn new() -> House {
         let data = tempfile::tempdir().expect("a folder");
         let server = Server::start(data.path(), "sled").expect("starts");
@@ -112,27 +115,30 @@ impl House {
         house
     }
 
-    /// A request of the admin.
+    /// Sends a request as server admin.
     pub fn root(&self, line: &str, body: &Value) -> Reply {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         Wire::connect(&self.server.address).ask(line, &format!("{ROOT}{JSON}"), body.as_bytes())
     }
 
-    /// One that must succeed.
+    /// Sends a request as server admin that must succeed.
     pub fn done(&self, line: &str, body: &Value) -> Reply {
         let reply = self.root(line, body);
         assert!((200..300).contains(&reply.status), "{line}: {} {}", reply.status, reply.text());
         reply
     }
 
+    /// Sets a setting, named `section/key`.
     pub fn set(&self, key: &str, value: &str) {
         self.done(&format!("PUT /_node/_local/_config/{key}"), &value.into());
     }
 
+    /// Resets a setting, named `section/key`, to its default.
     pub fn unset(&self, key: &str) {
         self.done(&format!("DELETE /_node/_local/_config/{key}"), &Value::Null);
     }
 
+    /// Reads the guest's user document.
     pub fn user(&self, guest: &Guest) -> Value {
         self.done(&format!("GET /_users/org.couchdb.user:{}", guest.name), &Value::Null).json()
     }
@@ -143,8 +149,8 @@ impl House {
         self.done(&format!("PUT /_users/org.couchdb.user:{}", guest.name), &document);
     }
 
-    /// A user who signs in so, to a database of which they are admin and member by name; by the role `crew` if it is that
-    /// which they shall lose.
+    /// Creates a user who authenticates with `by`, and a database of which the user is admin and member.
+    /// Access is granted by name, or by the role `crew` if the test will remove that role.
     pub fn guest(&self, by: By, loses: Withdrawn) -> Guest {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let (name, database) = (format!("guest{number}"), format!("db{number}"));
@@ -165,7 +171,7 @@ impl House {
         guest
     }
 
-    /// Makes the guest's database.
+    /// Creates the guest's database.
     fn open(&self, guest: &Guest, by_role: bool) {
         let group = if by_role { json!({"roles": ["crew"]}) } else { json!({"names": [guest.name]}) };
         let security = match guest.by {
@@ -203,7 +209,7 @@ impl House {
         }
     }
 
-    /// Takes the right away; it is gone when this returns.
+    /// Revokes the guest's access in the way `what`. The change is effective when this returns.
     pub fn withdraw(&self, guest: &Guest, what: Withdrawn) {
         let Guest { name, database, .. } = guest;
         let own = |line: &str| {
@@ -266,7 +272,7 @@ impl House {
         }
     }
 
-    /// Puts settings back that a withdrawal has changed for all.
+    /// Restores what a withdrawal has changed for all users.
     pub fn restore(&self, what: Withdrawn) {
         match what {
             Withdrawn::Key => self.set("jwt_keys/hmac:_default", &STANDARD.encode(JWT_SECRET)),
@@ -279,7 +285,7 @@ impl House {
     }
 }
 
-/// The cookie that an answer sets, as a header line.
+/// Returns the cookie that a response sets, as a header line.
 pub fn cookie(reply: &Reply) -> String {
     let value = reply.header("set-cookie").expect("a cookie").split(';').next().expect("a value");
     format!("Cookie: {value}\r\n")

@@ -1,4 +1,4 @@
-//! One connection, byte by byte: a head now, half a body later, an answer that comes in chunks.
+//! A raw HTTP connection, for requests that are sent in parts and responses that are read chunk by chunk.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long anything may take before a test gives up.
+/// Read timeout after which a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A connection to the server.
 pub struct Wire {
     stream: BufReader<TcpStream>,
 }
 
+/// A response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -21,20 +23,24 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Returns the value of a header; names are case-insensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// Returns the body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Returns the body as JSON, or null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 }
 
 impl Wire {
+    /// Connects to the server at `address`.
     pub fn connect(address: &str) -> Wire {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_nodelay(true).expect("a socket option");
@@ -42,12 +48,13 @@ impl Wire {
         Wire { stream: BufReader::new(stream) }
     }
 
-    /// Sends bytes. A server that has answered and closed takes none, which its answer will tell.
+    /// Sends bytes. Ignores errors: a server that has already responded may close the connection, and the
+    /// tests check its response.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.get_mut().write_all(bytes);
     }
 
-    /// A whole request.
+    /// Sends a complete request and reads the response.
     pub fn ask(&mut self, line: &str, headers: &str, body: &[u8]) -> Reply {
         let head = format!("{line} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
         self.send(&[head.as_bytes(), body].concat());
@@ -60,7 +67,7 @@ impl Wire {
         line.trim_end().to_owned()
     }
 
-    /// The status and headers of the next answer.
+    /// Reads the status and headers of the next response.
     pub fn head(&mut self) -> Reply {
         let line = self.line();
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -74,7 +81,7 @@ impl Wire {
         Reply { status, headers, body: Vec::new() }
     }
 
-    /// The next chunk of a chunked body; `None` at its end, or when the server breaks it off.
+    /// Reads the next chunk of a chunked body. Returns `None` at its end, or if the server cuts it.
     pub fn chunk(&mut self) -> Option<String> {
         let size = usize::from_str_radix(&self.line(), 16).ok()?;
         let mut chunk = vec![0; size + 2];
@@ -83,7 +90,7 @@ impl Wire {
         (size > 0).then(|| String::from_utf8_lossy(&chunk).into_owned())
     }
 
-    /// All chunks from here on.
+    /// Reads all remaining chunks.
     pub fn rest(&mut self) -> String {
         let mut text = String::new();
         while let Some(chunk) = self.chunk() {
@@ -92,7 +99,7 @@ impl Wire {
         text
     }
 
-    /// How many bytes come until the server closes.
+    /// Reads until the server closes the connection. Returns the number of bytes.
     pub fn until_closed(&mut self) -> usize {
         let (mut count, mut buffer) = (0, vec![0; 64 << 10]);
         loop {
@@ -103,7 +110,7 @@ impl Wire {
         }
     }
 
-    /// The next answer, whole.
+    /// Reads the next complete response.
     pub fn reply(&mut self) -> Reply {
         let mut reply = self.head();
         if reply.header("transfer-encoding") == Some("chunked") {

@@ -1,8 +1,8 @@
-//! Functions that are slow, large or deep in as many places as we know.
+//! JavaScript functions that use too much time, memory or stack, in as many parts of the engine as known.
 
-/// Bodies of functions. Each is slow in another place, most of them in native code.
+/// Function bodies. Each one is slow in a different part of the engine, mostly in native code.
 pub const ATTACKS: &[&str] = &[
-    // Small when the sandbox looks, large when the engine does.
+    // `length` is small at the sandbox's check and huge when the engine reads it.
     "Array.prototype.copyWithin.call(GROWS, 0, 1)",
     "Array.prototype.reverse.call(GROWS)",
     "Array.prototype.unshift.call(GROWS, 1)",
@@ -31,7 +31,7 @@ pub const ATTACKS: &[&str] = &[
     "'x'.padEnd(1 << 29).split('')",
     "('x'.repeat(1 << 20)).replace(/x/g, 'x'.repeat(1 << 10))",
     "encodeURIComponent('\\u20ac'.repeat(1 << 24))",
-    // Expressions.
+    // Regular expressions.
     "/(a+)+$/.test('a'.repeat(50) + 'b')",
     "/(?:a|a|a)*$/.test('a'.repeat(50) + 'b')",
     "new RegExp('(' + 'a?'.repeat(3000) + ')'.concat('{1,9}')).test('a'.repeat(3000))",
@@ -41,7 +41,7 @@ pub const ATTACKS: &[&str] = &[
     "var o = []; for (var i = 0; i < 1e6; i++) o = [o]; JSON.stringify(o)",
     "JSON.stringify({ toJSON: function () { return { a: this, b: this }; } })",
     "JSON.stringify(new Array(1 << 24))",
-    // Calls of its own from inside the engine.
+    // Native functions that call back into JavaScript.
     "var a = []; for (var i = 0; i < 1e5; i++) a.push(i); while (true) a.sort(function () { return Math.random() - 0.5; })",
     "[1, 2, 3].sort(function f() { return [3, 2, 1].sort(f); })",
     "var p = new Proxy({}, { get: function () { return 9007199254740991; }, has: function () { return true; } }); Array.prototype.includes.call(p, 'none')",
@@ -66,19 +66,21 @@ pub const ATTACKS: &[&str] = &[
     "var n = 3n; while (true) n = n * n",
     "2n ** (1n << 40n)",
     "(10n ** 1000000n).toString()",
-    // Lines of the log.
+    // Log lines.
     "while (true) log('x'.repeat(4000))",
 ];
 
-/// An object that is longer each time somebody looks.
+/// An object whose `length` is 3 at the first read and huge at every later read.
 pub const GROWS: &str =
     "(function () { var n = 0; return { get length() { return n++ ? 9007199254740991 : 3; } }; })()";
 
+/// Returns the source of a function with the body `attack`, with `GROWS` replaced by the object.
 pub fn function(attack: &str) -> String {
     format!("function (doc, req) {{ {}; }}", attack.replace("GROWS", GROWS))
 }
 
-/// Makes functions out of pieces that are each known to be unpleasant.
+/// Generates random functions from expensive pieces; holds the state of the random number generator
+/// (xorshift), not 0.
 pub struct Random(pub u64);
 
 impl Random {
@@ -93,6 +95,7 @@ impl Random {
         of[self.below(of.len())]
     }
 
+    /// Generates the source of a function.
     pub fn function(&mut self) -> String {
         let statements: Vec<String> = (0..1 + self.below(4)).map(|_| self.statement(0)).collect();
         format!(
