@@ -292,8 +292,14 @@ fn random_functions_do_not_affect_others() {
                 2 => format!("/db/_design/{name}/_update/s/x"),
                 _ => format!("/db/_changes?filter={name}/s"),
             };
-            let answer = client.json(if n % 4 == 2 { "PUT" } else { "GET" }, &path, &json!({})).unwrap();
-            assert!(answer.status < 600, "{body}");
+            match client.json(if n % 4 == 2 { "PUT" } else { "GET" }, &path, &json!({})) {
+                Ok(answer) => assert!(answer.status < 600, "{body}"),
+                // The filter failed after the first rows had been sent: the server cannot change the status any more.
+                Err(error) if n % 4 == 3 && error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    client = bench.server.client();
+                }
+                Err(error) => panic!("{path}: {error}: {body}"),
+            }
             let revision = client.get(&format!("/db/_design/{name}")).unwrap().json()["_rev"].clone();
             if let Some(revision) = revision.as_str() {
                 let gone = format!("/db/_design/{name}?rev={revision}");
