@@ -19,12 +19,12 @@ use crate::http::handlers::attachment::{self, Chunks};
 use crate::http::handlers::multipart::{self, Parts};
 use crate::http::lenient::Lenient;
 use crate::http::request::Target;
-use crate::http::{self as server, answer, cors, route};
-use crate::json;
+use crate::http::{answer, cors, route};
 use crate::rev::{Merged, Revision, RevisionHash, Tree, new_revision};
+use crate::{http as server, json};
 
-pub use accounts::{addresses, cookies, settings, tokens};
-pub use queries::{bookmarks, collation, finds, patterns, selectors, views};
+pub use self::accounts::{addresses, cookies, settings, tokens};
+pub use self::queries::{bookmarks, collation, finds, patterns, selectors, views};
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     thread_local! {

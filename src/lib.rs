@@ -11,6 +11,8 @@
 
 pub mod audit;
 pub mod auth;
+pub mod blocking;
+pub(crate) mod bounded_map;
 pub mod clock;
 pub mod config;
 pub mod db;

@@ -7,16 +7,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use settee::audit::{self, trail::Trail};
+use settee::audit;
+use settee::audit::trail::Trail;
 use settee::clock::Clock;
 use settee::config::command::Upkeep;
 use settee::config::{Command, Start, sources};
+use settee::http::app::App;
 use settee::http::signals::Signals;
-use settee::http::{App, Options, start};
+use settee::http::start::{self, Options};
 use settee::log::Log;
 use settee::maintain::{commands, control};
 use settee::query::script;
-use settee::store::{self, Store, blobs::Blobs};
+use settee::store::blobs::Blobs;
+use settee::store::{self, Store};
 
 fn main() -> ExitCode {
     // Before anything else: a script worker has no settings, no log and no other thread.

@@ -12,6 +12,8 @@
 //! name files, never an HTTP client (`config::catalogue::BLOCKED`): a setting that names a file is a way to
 //! read it.
 
+pub mod acme;
+
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,15 +21,14 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
-pub mod acme;
-
-use acme::Automatic;
+use self::acme::Automatic;
 
 /// Largest accepted PEM file. A certificate chain or key has a few kilobytes.
 const MAX_FILE: u64 = 1 << 20;

@@ -9,6 +9,8 @@
 //!
 //! `begin` may read the user's document, so it too runs off the async threads.
 
+mod still;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,9 +33,7 @@ use super::{ADMIN, Handler, Settings, UserCtx};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
-mod still;
-
-pub use still::{Proof, Still};
+pub use self::still::{Proof, Still};
 
 /// What CouchDB answers to every wrong name, password or code.
 pub const INCORRECT: &str = "Name or password is incorrect.";
@@ -732,5 +732,4 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[path = "authenticate/tests.rs"]
 mod tests;

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::bounded::Bounded;
 use super::password::Stored;
+use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 
 /// CouchDB's `couch_passwords_cache/max_objects`.

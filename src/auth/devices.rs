@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::bounded::Bounded;
+use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::json::hex;
@@ -629,5 +629,4 @@ fn decode(value: &[u8]) -> Option<Record> {
 }
 
 #[cfg(test)]
-#[path = "devices/tests.rs"]
 mod tests;

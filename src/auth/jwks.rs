@@ -272,5 +272,4 @@ impl Keys for NoKeys {
 }
 
 #[cfg(test)]
-#[path = "jwks/tests.rs"]
 mod tests;

@@ -8,6 +8,8 @@
 //! stricter than in CouchDB: `exp` and `nbf` are checked whenever they are present, even if not required, and
 //! a time claim that is not a number is invalid.
 
+pub mod samples;
+
 use std::collections::HashMap;
 
 use base64::Engine;
@@ -410,5 +412,4 @@ fn key(kind: Kind, value: &str) -> std::result::Result<Key, &'static str> {
 }
 
 #[cfg(test)]
-#[path = "jwt/tests.rs"]
 pub(super) mod tests;

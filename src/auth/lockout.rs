@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::bounded::Bounded;
+use crate::bounded_map::Bounded;
 
 /// What happens when an address has too many failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

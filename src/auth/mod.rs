@@ -14,7 +14,6 @@
 
 pub mod access;
 pub mod authenticate;
-pub(crate) mod bounded;
 mod cache;
 mod curves;
 pub mod devices;
@@ -32,9 +31,11 @@ pub mod users;
 
 use serde_json::{Value, json};
 
-pub use access::{Security, default_security};
-pub use authenticate::{Authenticator, Credentials, Pending, Proof, Session, SignedIn, Step, UserDocument, Users};
-pub use settings::Settings;
+pub use self::access::{Security, default_security};
+pub use self::authenticate::{
+    Authenticator, Credentials, Pending, Proof, Session, SignedIn, Step, UserDocument, Users,
+};
+pub use self::settings::Settings;
 
 /// The role of server admins.
 pub const ADMIN: &str = "_admin";

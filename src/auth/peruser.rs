@@ -78,8 +78,8 @@ pub fn dismiss(security: &mut Map<String, Value>, user: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::tests::source;
     use super::*;
+    use crate::auth::settings::tests::source;
 
     #[test]
     fn databases_are_named_like_couchdbs() {

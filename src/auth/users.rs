@@ -350,5 +350,4 @@ pub fn design_document() -> Map<String, Value> {
 }
 
 #[cfg(test)]
-#[path = "users/tests.rs"]
 mod tests;

@@ -17,7 +17,7 @@ pub mod settings;
 pub mod sources;
 pub mod tls;
 
-pub use command::Command;
-pub use live::Live;
-pub use settings::{Settings, Table};
-pub use sources::Start;
+pub use self::command::Command;
+pub use self::live::Live;
+pub use self::settings::{Settings, Table};
+pub use self::sources::Start;

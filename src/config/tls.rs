@@ -150,8 +150,8 @@ fn check_domain(domain: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Table;
     use super::*;
+    use crate::config::Table;
 
     const HTTP: &str = "127.0.0.1:5984";
     const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";

@@ -9,7 +9,8 @@
 use std::sync::Arc;
 
 use super::bytes::{Reader, Writer};
-use super::{Database, Databases, blocking};
+use super::{Database, Databases};
+use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keys};
 

@@ -212,7 +212,7 @@ impl Database {
         let asks = validate.applies(self) || incoming.iter().any(|edit| edit.id.starts_with("_design/"));
         let mut prepared = if asks || !is_light(&incoming, mode) {
             let database = self.clone();
-            crate::db::blocking(move || database.prepare(incoming, mode, asks, terms)).await?
+            crate::blocking::blocking(move || database.prepare(incoming, mode, asks, terms)).await?
         } else {
             self.prepare(incoming, mode, asks, terms)?
         };
@@ -427,5 +427,4 @@ impl Database {
 }
 
 #[cfg(test)]
-#[path = "edit/tests.rs"]
 mod tests;

@@ -29,60 +29,18 @@ mod registry;
 pub mod render;
 mod writer;
 
+pub use self::attachment::{Content, Upload, Uploaded};
+pub use self::autopurge::{AutoPurge, TimeToLive, check_auto_purge};
+pub use self::changes::{ChangesPage, Since};
+pub use self::database::{Database, Moved};
+pub use self::edit::{AllowAll, Guard, Incoming, Leaf, Mode, Proposal, Source, Terms, Validate};
+pub use self::list::{Listed, Listing};
+pub use self::local::LocalWrite;
+pub use self::maintain::{Hold, Purged};
+pub use self::names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
+pub use self::partition::{PartitionInfo, count as count_partition};
+pub use self::read::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
+pub use self::registry::{CreateOptions, Databases, DbEvent, DbEventKind};
+
 #[cfg(test)]
 mod tests;
-
-pub use attachment::{Content, Upload, Uploaded};
-pub use autopurge::{AutoPurge, TimeToLive, check_auto_purge};
-pub use changes::{ChangesPage, Since};
-pub use database::{Database, Moved};
-pub use edit::{AllowAll, Guard, Incoming, Leaf, Mode, Proposal, Source, Terms, Validate};
-pub use list::{Listed, Listing};
-pub use local::LocalWrite;
-pub use maintain::{Hold, Purged};
-pub use names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
-pub use partition::{PartitionInfo, count as count_partition};
-pub use read::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
-pub use registry::{CreateOptions, Databases, DbEvent, DbEventKind};
-
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use crate::error::{Error, Result};
-
-/// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
-/// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
-/// is slow. Otherwise it runs on a blocking thread.
-pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
-    match Turn::take(others) {
-        Some(_turn) => call(),
-        None => blocking(call).await,
-    }
-}
-
-/// Permission to read on an async thread; dropping it returns the permission.
-struct Turn;
-
-/// Number of permissions in use. One count for the process, because its worker threads are shared too.
-static TURNS: AtomicUsize = AtomicUsize::new(0);
-
-impl Turn {
-    fn take(most: usize) -> Option<Turn> {
-        let one_more = |turns| (turns < most).then_some(turns + 1);
-        TURNS.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).ok().map(|_| Turn)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        TURNS.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Runs a blocking call off the async threads.
-pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(call).await {
-        Ok(result) => result,
-        Err(failed) => Err(Error::Internal(format!("a domain call ended early: {failed}"))),
-    }
-}

@@ -354,7 +354,7 @@ impl Databases {
         loop {
             self.events.wake.notified().await;
             let databases = self.clone();
-            let flushed = super::blocking(move || databases.flush_updates()).await;
+            let flushed = crate::blocking::blocking(move || databases.flush_updates()).await;
             if let Err(error) = flushed {
                 tracing::warn!(%error, "writing _db_updates failed");
             }

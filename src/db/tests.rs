@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::clock::Clock;
+use crate::error::{Error, Result};
 use crate::rev::{Revision, RevisionHash};
 use crate::store::{Direction, PageLimit};
 
@@ -165,7 +166,7 @@ async fn a_damaged_row_does_not_end_the_feed() {
     for (id, old) in ["a", "b", "c"].into_iter().zip(&old) {
         put(&database, incoming(id, Some(old), r#"{"n":2}"#)).await.unwrap();
     }
-    assert!(faults.damage(&crate::store::keys::sequence(database.number, 5)));
+    assert!(faults.damage(&crate::store::keyspace::sequence(database.number, 5)));
     let page = |after, direction| database.changes(after, direction, PageLimit::entries(10));
     for (direction, first, seen) in [(Direction::Forward, 0, 4), (Direction::Backward, u64::MAX, 6)] {
         let found = page(first, direction).unwrap();

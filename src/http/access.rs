@@ -311,5 +311,4 @@ fn is_json(content_type: &str) -> bool {
 }
 
 #[cfg(test)]
-#[path = "access/tests.rs"]
 pub mod tests;

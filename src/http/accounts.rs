@@ -25,14 +25,15 @@ use super::failure::Result;
 use super::standing::Standing;
 use crate::audit::{Event, Kind};
 use crate::auth::authenticate::{MEMBERS, Upgrade};
-use crate::auth::bounded::Bounded;
 use crate::auth::password::{self, Stored};
 use crate::auth::users::{self, Standing as AccountStanding, Visible, Writer};
 use crate::auth::{Security, UserCtx, UserDocument, Users};
+use crate::blocking::blocking;
+use crate::bounded_map::Bounded;
 use crate::config::Live;
 use crate::db::{
     Database, Databases, Found, Guard, Incoming, LONGEST_ID, Leaf, Mode, Proposal, Purged, Source, Terms, Validate,
-    Wanted, blocking,
+    Wanted,
 };
 use crate::error::{self, Error};
 use crate::rev::Revision;

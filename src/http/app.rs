@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -35,8 +34,6 @@ const AUTO_PURGE: Duration = Duration::from_secs(60);
 const KEYS_ROUND: Duration = Duration::from_secs(15);
 /// The pause before another try to remove what a deleted database left: on a full disk sled frees with a delay.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
-/// Bytes that take about a millisecond to read.
-const MANY_BYTES: usize = 256 << 10;
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -105,7 +102,7 @@ impl App {
     ) -> error::Result<T> {
         let turn = self.hashing.turn(peer, name).await;
         let turn = turn.ok_or_else(|| Error::Internal("a password was not given its turn".into()))?;
-        crate::db::blocking(move || {
+        crate::blocking::blocking(move || {
             let _turn = turn;
             hash()
         })
@@ -209,7 +206,7 @@ impl App {
             let mut task = None;
             loop {
                 let databases = app.databases.clone();
-                match crate::db::blocking(move || databases.remove_some()).await {
+                match crate::blocking::blocking(move || databases.remove_some()).await {
                     Ok(true) => {
                         task.get_or_insert_with(|| app.begin_task("database_removal"));
                     }
@@ -267,13 +264,6 @@ pub fn script_limits(settings: &Settings) -> Limits {
             .unwrap_or(default.reduce_limit_ratio),
         ..default
     }
-}
-
-/// Work on bytes that are here, in about as much time as they are: where they are many, what else this thread has to do is
-/// handed to another one first.
-pub fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let several = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if bytes >= MANY_BYTES && several() { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Runs a blocking call (the store's, mostly) off the async threads.

@@ -26,7 +26,7 @@ use governor::{Quota, RateLimiter};
 use parking_lot::{Mutex, RwLock};
 
 use super::failure::{Failure, Result};
-use crate::auth::bounded::Bounded;
+use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::networks::Networks;

@@ -39,11 +39,11 @@ mod turns;
 pub mod uuids;
 pub mod wakes;
 
-pub use answer::Answer;
-pub use app::{App, blocking};
-pub use failure::{Failure, Result};
-pub use request::{Query, Request};
-pub use start::{Options, Running, start};
+pub use self::answer::Answer;
+pub use self::app::{App, blocking};
+pub use self::failure::{Failure, Result};
+pub use self::request::{Query, Request};
+pub use self::start::{Options, Running, start};
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::app::App;
 use crate::auth::peruser::{PerUser, Work, admit, dismiss, wanted};
-use crate::db::{CreateOptions, Database, Moved, blocking};
+use crate::blocking::blocking;
+use crate::db::{CreateOptions, Database, Moved};
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, PageLimit, keys};
 

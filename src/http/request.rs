@@ -9,11 +9,11 @@ use http::header::{self, HeaderMap};
 use percent_encoding::percent_decode;
 
 use super::answer_memory::Line;
-use super::app::beside;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
 use super::standing::Standing;
 use crate::auth::UserCtx;
+use crate::blocking::beside;
 use crate::config::Settings;
 use crate::error::Error;
 

@@ -361,8 +361,8 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (Get, ["_design", name, "_info"]) => R::DesignInfo((*name).into()),
         (_, ["_design", _, "_info"]) => return only("GET"),
         (_, ["_design", name, "_view", view, rest @ ..]) => view_of(verb, name, view, rest, None)?,
-        (_, ["_design", _, "_show"]) => return Err(super::handlers::invalid_path("show_error")),
-        (_, ["_design", _, "_update"]) => return Err(super::handlers::invalid_path("update_error")),
+        (_, ["_design", _, "_show"]) => return Err(super::handlers::render::invalid_path("show_error")),
+        (_, ["_design", _, "_update"]) => return Err(super::handlers::render::invalid_path("update_error")),
         (_, ["_design", name, "_show", function, id @ ..]) => R::Show((*name).into(), (*function).into(), joined(id)),
         (_, ["_design", name, "_update", function, id @ ..]) => R::Update((*name).into(), (*function).into(), joined(id)),
         (Get | Post | Verb::Options, ["_design", design, "_list", function, of @ .., view]) if of.len() < 2 => {
@@ -373,7 +373,7 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
                 view: (*view).into(),
             })
         }
-        (Get | Post | Verb::Options, ["_design", _, "_list", ..]) => return Err(super::handlers::invalid_path("list_error")),
+        (Get | Post | Verb::Options, ["_design", _, "_list", ..]) => return Err(super::handlers::render::invalid_path("list_error")),
         (_, ["_design", _, "_list", ..]) => return only("GET,POST,HEAD"),
         (_, ["_design", _, "_search" | "_search_info" | "_search_disk_size", ..]) => return Err(no_search()),
         (_, ["_design", name, "_rewrite", ..]) => R::Rewrite((*name).into()),
@@ -463,8 +463,8 @@ fn owned(parts: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::Query;
     use super::*;
+    use crate::http::request::Query;
 
     fn ask(verb: Verb, path: &str) -> Result<Route> {
         let segments = path

@@ -12,9 +12,9 @@ use super::failure::Result;
 use super::request::Request;
 use crate::auth::password::Stored;
 use crate::auth::{Credentials, Session, SignedIn, Step, UserCtx, session};
+use crate::blocking::reading;
 use crate::clock::Clock;
 use crate::config::Live;
-use crate::db::reading;
 use crate::error;
 
 /// The result of authentication.

@@ -25,7 +25,7 @@ use super::failure::{Failure, Result};
 use super::wakes::Waiter;
 use crate::auth::authenticate::Still;
 use crate::auth::{Proof, UserCtx};
-use crate::db::{self, Database};
+use crate::db::Database;
 use crate::error::{self, Error};
 
 /// The answer to a request whose sign-in became invalid while the request was under way.
@@ -305,10 +305,10 @@ impl Standing {
         let by_issuer = self.is_by_issuer(&proof);
         let ask = move || app.auth.still(&proof, waits);
         if !by_issuer {
-            return db::reading(ask).await;
+            return crate::blocking::reading(ask).await;
         }
         let _turn = self.app.wakes.issuers.acquire().await;
-        db::blocking(ask).await
+        crate::blocking::blocking(ask).await
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::limits::Origin;
-use crate::auth::bounded::Bounded;
+use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 
 /// Maximum number of users and addresses that are tracked.

@@ -20,7 +20,8 @@ use crate::clock::Clock;
 use crate::config::Table;
 use crate::store::memory::Memory;
 use crate::store::{MemoryBlobs, Store};
-pub use client::{Client, Reply, ask};
+
+pub use self::client::{Client, Reply, ask};
 
 /// Starts a server on a memory store, with the admin `ann`, whose password is `secret` and hashed with one
 /// iteration.

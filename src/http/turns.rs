@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::limits::Origin;
-use crate::auth::bounded::Bounded;
+use crate::bounded_map::Bounded;
 
 /// Time in which a charge decays by half.
 const HALF_LIFE: Duration = Duration::from_secs(10);

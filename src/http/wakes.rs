@@ -20,7 +20,8 @@ use tokio::sync::{Semaphore, watch};
 use super::app::App;
 use super::standing::Standing;
 use crate::auth::users;
-use crate::db::{Database, Moved, blocking};
+use crate::blocking::blocking;
+use crate::db::{Database, Moved};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit};
 

@@ -6,11 +6,11 @@ mod scan;
 mod text;
 mod value;
 
+pub use self::collate::{COLLATION_VERSION, compare, compare_strings, raw_sort_key, sort_key};
+pub use self::document::{Limits, Split, Stub, StubFields, check_id, compact, split};
+pub use self::text::{Elements, Members, elements, member, members, push_quoted, quote, string};
+pub use self::value::{read, within_reach};
 pub use crate::rev::unescape;
-pub use collate::{COLLATION_VERSION, compare, compare_strings, raw_sort_key, sort_key};
-pub use document::{Limits, Split, Stub, StubFields, check_id, compact, split};
-pub use text::{Elements, Members, elements, member, members, push_quoted, quote, string};
-pub use value::{read, within_reach};
 
 /// Lower-case hex digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {

@@ -16,13 +16,10 @@ mod survey;
 mod sweep;
 mod walk;
 
-#[cfg(test)]
-mod tests;
-
-pub use backup::backup;
-pub use check::{Checked, check};
-pub use restore::{Restored, restore};
-pub use sweep::sweep;
+pub use self::backup::backup;
+pub use self::check::{Checked, check};
+pub use self::restore::{Restored, restore};
+pub use self::sweep::sweep;
 
 /// Progress of a long task: the database being processed, and the number of documents processed in all
 /// databases.
@@ -34,3 +31,6 @@ pub struct Progress<'a> {
 
 /// Callback that receives the progress.
 pub type Hear<'a> = &'a mut dyn FnMut(Progress<'_>);
+
+#[cfg(test)]
+mod tests;

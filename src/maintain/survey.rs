@@ -60,7 +60,8 @@ impl Survey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Batch, memory::Memory};
+    use crate::store::Batch;
+    use crate::store::memory::Memory;
 
     #[test]
     fn changes_are_summed_in_the_order_of_database_numbers() {

@@ -1,10 +1,11 @@
 //! The sweep: removes attachments that no revision references.
 
-use crate::db::blocking;
+use std::sync::Arc;
+
+use crate::blocking::blocking;
 use crate::error::Result;
 use crate::store::blobs::{BlobId, Blobs};
 use crate::store::{Direction, PageLimit, Store, keys};
-use std::sync::Arc;
 
 /// Number of blobs per step.
 const STEP: usize = 256;

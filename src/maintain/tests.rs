@@ -17,7 +17,8 @@ use crate::rev::{Revision, RevisionHash};
 use crate::store::blobs::Blobs;
 use crate::store::faults::{Faults, WriteFault};
 use crate::store::keys::{self, Kind};
-use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, Store, memory::Memory};
+use crate::store::memory::Memory;
+use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, Store};
 
 struct Server {
     store: Arc<dyn Store>,

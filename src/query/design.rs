@@ -282,8 +282,8 @@ fn check_path(at: &Map<String, Value>, path: Path, above: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::script::Limits;
     use super::*;
+    use crate::query::script::Limits;
 
     #[tokio::test]
     async fn invalid_design_documents_are_rejected() {

@@ -10,4 +10,4 @@ pub mod selector;
 pub mod validation;
 pub mod view;
 
-pub use history::Histories;
+pub use self::history::Histories;

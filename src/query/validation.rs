@@ -77,7 +77,7 @@ impl Validation {
             return verdicts;
         }
         let of = database.clone();
-        let validators = match crate::db::blocking(move || design::validators(&of)).await {
+        let validators = match crate::blocking::blocking(move || design::validators(&of)).await {
             Ok(validators) => validators,
             Err(error) => {
                 documents.iter().for_each(|(at, _)| verdicts[*at] = Err(error.clone()));

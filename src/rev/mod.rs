@@ -6,7 +6,7 @@ mod id;
 mod term;
 mod tree;
 
-pub use digest::{AttachmentDigest, new_revision};
-pub use id::{BadRevision, MAX_GENERATION, MAX_HASH, Revision, RevisionHash};
-pub use term::{Term, unescape};
-pub use tree::{Body, Merged, Node, Tree};
+pub use self::digest::{AttachmentDigest, new_revision};
+pub use self::id::{BadRevision, MAX_GENERATION, MAX_HASH, Revision, RevisionHash};
+pub use self::term::{Term, unescape};
+pub use self::tree::{Body, Merged, Node, Tree};

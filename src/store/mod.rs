@@ -13,8 +13,6 @@ mod blob_form;
 pub mod blobs;
 mod cipher;
 mod committer;
-#[cfg(test)]
-mod conformance;
 pub mod faults;
 mod frame;
 mod key;
@@ -32,12 +30,12 @@ mod sled_log;
 mod space;
 mod tally;
 
-pub use key::Key;
-pub use memory_blobs::MemoryBlobs;
-pub use open::{
+pub use self::key::Key;
+pub use self::memory_blobs::MemoryBlobs;
+pub use self::open::{
     Engine, OpenError, Opened, Options, begin_filling, encrypted_under, finish, open, open_existing, open_with,
 };
-pub use rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
+pub use self::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
 
 use std::fmt;
 use std::ops::Bound;
@@ -247,3 +245,6 @@ pub trait Store: Send + Sync + 'static {
     /// Bytes of the engine's files on disk.
     fn disk_bytes(&self) -> u64;
 }
+
+#[cfg(test)]
+mod conformance;

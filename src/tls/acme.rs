@@ -20,6 +20,11 @@
 //!
 //! `rustls_acme::AcmeState` is not used, because an authority that does not answer would block it forever.
 
+mod cache;
+mod issued;
+mod order;
+mod shown;
+
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,17 +34,12 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio_rustls::rustls::ClientConfig;
 
+use self::cache::Cache;
+use self::issued::{Issued, Pem};
+use self::order::Order;
 use crate::clock::Clock;
 
-mod cache;
-mod issued;
-mod order;
-mod shown;
-
-use cache::Cache;
-use issued::{Issued, Pem};
-use order::Order;
-pub(super) use shown::Shown;
+pub(super) use self::shown::Shown;
 
 /// The ALPN protocol of the challenge (RFC 8737, section 4).
 pub(super) const CHALLENGE: &[u8] = rustls_acme::acme::ACME_TLS_ALPN_NAME;

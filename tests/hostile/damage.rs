@@ -16,7 +16,8 @@ use settee::clock::Clock;
 use settee::db::{AllowAll, Content, CreateOptions, Databases, Incoming, Mode, Source, Upload, Wanted};
 use settee::error::Error;
 use settee::rev::Revision;
-use settee::store::{self, Direction, Engine, Key, Opened, Options, PageLimit};
+use settee::store;
+use settee::store::{Direction, Engine, Key, Opened, Options, PageLimit};
 
 use super::server::{Server, run};
 

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::super::lockout;
-use super::super::settings::tests::source;
 use super::*;
+use crate::auth::lockout;
+use crate::auth::settings::tests::source;
 
 /// Accounts in memory.
 #[derive(Default)]

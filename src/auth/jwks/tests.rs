@@ -1,10 +1,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::jwt;
-use super::super::jwt::tests::samples;
-use super::super::settings::tests::source;
 use super::*;
+use crate::auth::jwt;
+use crate::auth::jwt::tests::samples;
+use crate::auth::settings::tests::source;
 
 /// Returns `document`, or an error if it is `None`; counts the fetches.
 struct Issuer {

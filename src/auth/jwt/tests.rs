@@ -2,12 +2,10 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::super::jwks::NoKeys;
-use super::super::settings::tests::source;
-use super::*;
+use crate::auth::jwks::NoKeys;
+use crate::auth::settings::tests::source;
 
-#[path = "samples.rs"]
-pub mod samples;
+pub(crate) use super::*;
 
 const NOW: u64 = 1_700_000_000;
 /// "hello"

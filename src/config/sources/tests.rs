@@ -1,6 +1,6 @@
-use super::super::command::Command;
-use super::super::tls::{Certificate, Tls};
 use super::*;
+use crate::config::command::Command;
+use crate::config::tls::{Certificate, Tls};
 
 fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     Command::read(

@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::super::route::{ListPath, Listing};
 use super::*;
+use crate::http::route::{ListPath, Listing};
 
 fn user(name: &str, roles: &[&str]) -> UserCtx {
     UserCtx { name: Some(name.into()), roles: roles.iter().map(|role| (*role).into()).collect(), handler: None }

@@ -11,15 +11,16 @@ use serde_json::{Value, json};
 
 use super::edits::{self, AttachmentRules};
 use super::{local, pieces, reading};
+use crate::blocking::{beside, blocking};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{AT_ONCE, Database, Found, LocalWrite, MissingRevisions, Mode, Opened, Within, blocking};
+use crate::db::{AT_ONCE, Database, Found, LocalWrite, MissingRevisions, Mode, Opened, Within};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};
-use crate::http::app::beside;
+use crate::http::answer::Answer;
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result, wire};
-use crate::http::request::invalid_json;
+use crate::http::request::{Request, invalid_json};
 use crate::http::stream::Sender;
-use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::rev::Revision;
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::super::answer::Answer;
-use super::super::app::{App, blocking};
-use super::super::audit::By;
-use super::super::failure::{Failure, Result};
-use super::super::request::Request;
-use super::super::signin;
 use crate::audit::{Event, Kind};
 use crate::config::catalogue;
 use crate::error::Error;
+use crate::http::answer::Answer;
+use crate::http::app::{App, blocking};
+use crate::http::audit::By;
+use crate::http::failure::{Failure, Result};
+use crate::http::request::Request;
+use crate::http::signin;
 
 /// Shown in place of a secret.
 const MASK: &str = "****";

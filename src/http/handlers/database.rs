@@ -8,11 +8,14 @@ use serde_json::{Value, json};
 use super::document::encode;
 use super::edits::parse_revision;
 use crate::audit::{Event, Kind};
-use crate::db::{CreateOptions, Database, Databases, blocking, check_document_id};
+use crate::blocking::blocking;
+use crate::db::{CreateOptions, Database, Databases, check_document_id};
 use crate::error::Error;
 use crate::http::accounts;
+use crate::http::answer::Answer;
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::{Answer, App, Request};
+use crate::http::request::Request;
 use crate::rev::Revision;
 
 /// The database of a path. A name that no database can have is one that is not there, as in CouchDB; only making one
@@ -274,7 +277,7 @@ fn shard_ranges(q: u32) -> Vec<String> {
 /// `GET /{db}/_shards`.
 pub fn shards(database: &Database) -> Answer {
     let shards: serde_json::Map<String, Value> =
-        shard_ranges(database.shape().0).into_iter().map(|range| (range, json!([super::NODE]))).collect();
+        shard_ranges(database.shape().0).into_iter().map(|range| (range, json!([super::server::NODE]))).collect();
     Answer::ok(&json!({ "shards": shards }))
 }
 
@@ -284,7 +287,7 @@ pub fn shard_of(database: &Database, id: &str) -> Answer {
     let hash = u64::from(crc32fast::hash(id.as_bytes()));
     let step = (1_u64 << 32) / u64::from(q);
     let at = (hash / step).min(u64::from(q) - 1) as usize;
-    Answer::ok(&json!({"range": shard_ranges(q)[at], "nodes": [super::NODE]}))
+    Answer::ok(&json!({"range": shard_ranges(q)[at], "nodes": [super::server::NODE]}))
 }
 
 /// `POST /{db}/_sync_shards`.

@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::db::blocking;
+use crate::blocking::blocking;
+use crate::http::answer::Answer;
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::{Answer, App, Request};
+use crate::http::request::Request;
 
 /// Rows read at once.
 const PAGE: usize = 1000;

@@ -13,16 +13,15 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::super::answer::Answer;
-use super::super::app::{App, blocking};
-use super::super::audit;
-use super::super::failure::{Failure, Result};
-use super::super::request::Request;
-use super::super::signin;
 use crate::audit::{Event, Kind};
 use crate::auth::devices::{Client, Devices};
 use crate::auth::{Handler, Session, token};
 use crate::error::{self, Error};
+use crate::http::answer::Answer;
+use crate::http::app::{App, blocking};
+use crate::http::failure::{Failure, Result};
+use crate::http::request::Request;
+use crate::http::{audit, signin};
 
 fn devices(app: &App) -> error::Result<Arc<Devices>> {
     app.auth.devices().cloned().ok_or_else(|| Error::NotFound("missing".into()))

@@ -10,9 +10,10 @@ use super::{local, multipart, reading};
 use crate::db::{Database, Incoming, Mode, Source, check_document_id};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};
+use crate::http::answer::Answer;
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::request::Verb;
-use crate::http::{Answer, App, Request};
+use crate::http::request::{Request, Verb};
 use crate::json::{Split, quote};
 use crate::rev::Revision;
 

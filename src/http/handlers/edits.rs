@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::db::{Database, Incoming, Source, Upload, blocking, check_document_id};
+use crate::blocking::blocking;
+use crate::db::{Database, Incoming, Source, Upload, check_document_id};
 use crate::error::{Error, Result};
-use crate::http::Request;
+use crate::http::request::Request;
 use crate::json::{Limits, Split, Stub};
 use crate::rev::{Revision, RevisionHash};
 

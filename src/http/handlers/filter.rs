@@ -9,12 +9,13 @@ use serde_json::{Map, Value};
 
 use super::changes::texts;
 use super::rows;
+use crate::blocking::blocking;
 use crate::db::record::{LeafRow, SequenceRow};
 use crate::db::render::{self, Show};
-use crate::db::{AT_ONCE, Database, blocking};
+use crate::db::{AT_ONCE, Database};
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::request::{Verb, invalid_json};
-use crate::http::{App, Request};
+use crate::http::request::{Request, Verb, invalid_json};
 use crate::query::selector::Selector;
 
 /// Decides which documents pass. Receives whole documents as JSON text, and returns one verdict for each, in

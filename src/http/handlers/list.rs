@@ -9,14 +9,15 @@ use serde_json::{Map, Value, json};
 use super::rows::Docs;
 use super::view::MOST_QUERIES;
 use super::{local, pieces};
+use crate::blocking::blocking;
 use crate::db::record::LeafRow;
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Listing as Walk, blocking};
+use crate::db::{Database, Found, Listing as Walk};
+use crate::http::answer::Answer;
 use crate::http::failure::{Failure, Result};
-use crate::http::request::{Query, query_error};
+use crate::http::request::{Query, Request, query_error};
 use crate::http::route::Listing;
 use crate::http::stream::Sender;
-use crate::http::{Answer, Request};
 use crate::json::quote;
 use crate::store::{Direction, PageLimit};
 

@@ -17,12 +17,14 @@ use http_body_util::BodyExt;
 use super::{list, render, scripts, view};
 use crate::db::Database;
 use crate::error::Error;
+use crate::http::answer::Answer;
 use crate::http::answer_memory::{Held, Line, WINDOW};
+use crate::http::app::App;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result, wire};
+use crate::http::request::Request;
 use crate::http::route::{ListPath, Listing};
 use crate::http::stream::Body;
-use crate::http::{Answer, App, Request};
 use crate::query::script::{self, Response, Rows};
 
 /// `/{db}/_design/{design}/_list/{function}/[{design of the view}/]{view}`, GET and POST.

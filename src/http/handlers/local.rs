@@ -6,12 +6,15 @@ use http::StatusCode;
 
 use super::document::written;
 use super::edits;
+use crate::blocking::reading;
 use crate::db::record::LocalRecord;
-use crate::db::{Database, LONGEST_ID, LocalWrite, reading};
+use crate::db::{Database, LONGEST_ID, LocalWrite};
 use crate::error::Error;
 use crate::http::accounts;
+use crate::http::answer::Answer;
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::{Answer, App, Request};
+use crate::http::request::Request;
 use crate::json::{Split, quote};
 use crate::rev::{Revision, RevisionHash};
 

@@ -18,7 +18,7 @@ pub(crate) mod multipart;
 pub mod node;
 mod pieces;
 mod reading;
-mod render;
+pub(crate) mod render;
 pub mod rewrite;
 mod rows;
 mod scripts;
@@ -31,15 +31,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub use render::invalid_path;
-pub use server::NODE;
-
 use super::answer::Answer;
 use super::app::App;
 use super::failure::{Failure, Result};
 use super::request::Request;
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::db::Database;
+
+pub use self::render::invalid_path;
+pub use self::server::NODE;
 
 /// From the route to its handler.
 pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Result<Answer> {

@@ -21,17 +21,19 @@ use super::document::{named_revision, require_path};
 use super::edits::{self, AttachmentRules};
 use super::pieces::{self, Reading};
 use super::reading::{Leaves, missing};
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::db::record::Attachment;
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Incoming, Mode, Source, Uploaded, blocking};
+use crate::db::{Database, Found, Incoming, Mode, Source, Uploaded};
 use crate::error::Error;
+use crate::http::answer::Answer;
 use crate::http::answer_memory::Held;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result};
+use crate::http::request::Request;
 use crate::http::server::accepts;
 use crate::http::stream::Sender;
-use crate::http::{Answer, Request};
 use crate::json::Stub;
 
 /// Maximum size of the headers of a part in bytes.

@@ -63,14 +63,14 @@ impl Reading {
     /// See [`Content::open`].
     pub async fn open(blobs: &Arc<dyn Blobs>, attachment: Attachment, decode: bool, offset: u64) -> Result<Reading> {
         let blobs = blobs.clone();
-        let content = crate::db::blocking(move || Content::open(&*blobs, &attachment, decode, offset)).await?;
+        let content = crate::blocking::blocking(move || Content::open(&*blobs, &attachment, decode, offset)).await?;
         Ok(Reading(Some(content)))
     }
 
     /// Returns the next `most` bytes, fewer before the end of the content, and `None` at the end.
     pub async fn next(&mut self, most: usize) -> Result<Option<Vec<u8>>> {
         let Some(mut content) = self.0.take() else { return Ok(None) };
-        let (content, bytes) = crate::db::blocking(move || {
+        let (content, bytes) = crate::blocking::blocking(move || {
             let bytes = content.next(most)?;
             Ok((content, bytes))
         })

@@ -6,15 +6,17 @@ use http::StatusCode;
 
 use super::edits::parse_revision;
 use super::{multipart, pieces};
+use crate::blocking::{blocking, reading};
 use crate::db::render::{self, Attachments, Show};
-use crate::db::{AT_ONCE, Database, Found, Opened, Wanted, Within, blocking, reading};
+use crate::db::{AT_ONCE, Database, Found, Opened, Wanted, Within};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
+use crate::http::answer::Answer;
 use crate::http::answer_memory::Held;
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::request::{Query, invalid_json};
+use crate::http::request::{Query, Request, invalid_json};
 use crate::http::stream::Sender;
-use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::rev::Revision;
 

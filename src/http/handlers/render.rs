@@ -8,14 +8,15 @@ use md5::{Digest, Md5};
 
 use super::scripts::{self, Asked};
 use super::{document, edits, pieces};
+use crate::blocking::blocking;
 use crate::db::render::{self, Show};
-use crate::db::{Database, Found, Mode, Wanted, blocking};
+use crate::db::{Database, Found, Mode, Wanted};
 use crate::error::Error;
 use crate::http::accounts::Eyes;
-use crate::http::answer::sandbox;
+use crate::http::answer::{Answer, sandbox};
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::request::Verb;
-use crate::http::{Answer, App, Request};
+use crate::http::request::{Request, Verb};
 use crate::query::script::{RequestBody, Response};
 
 /// 404: a path below a design document that names no function.

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::pieces;
+use crate::blocking::blocking;
 use crate::db::record::LeafRow;
 use crate::db::render::Show;
-use crate::db::{AT_ONCE, Database, Found, Wanted, Within, blocking};
+use crate::db::{AT_ONCE, Database, Found, Wanted, Within};
 use crate::error::{Error, Result};
 use crate::http::stream::Sender;
 use crate::json::{member, string};

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::filter::Judge;
-use crate::db::{Database, blocking};
+use crate::blocking::blocking;
+use crate::db::Database;
 use crate::error::Error;
+use crate::http::app::App;
 use crate::http::failure::Result;
-use crate::http::request::Verb;
-use crate::http::{App, Request};
+use crate::http::request::{Request, Verb};
 use crate::query::design;
 use crate::query::script::{
     Design, RequestBody, RequestContext, RequestParts, Scripts, request_object, rewrite_request_object,

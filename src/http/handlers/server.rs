@@ -3,10 +3,10 @@
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::super::answer::Answer;
-use super::super::app::{App, blocking};
-use super::super::failure::{Failure, Result};
-use super::super::request::Request;
+use crate::http::answer::Answer;
+use crate::http::app::{App, blocking};
+use crate::http::failure::{Failure, Result};
+use crate::http::request::Request;
 use crate::store::StoreError;
 
 /// The version of CouchDB whose API the server implements. Clients compare it.

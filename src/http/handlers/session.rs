@@ -5,13 +5,13 @@ use std::sync::Arc;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::super::answer::Answer;
-use super::super::app::App;
-use super::super::failure::{Failure, Result};
-use super::super::request::Request;
-use super::super::signin;
 use crate::auth;
 use crate::error::Error;
+use crate::http::answer::Answer;
+use crate::http::app::App;
+use crate::http::failure::{Failure, Result};
+use crate::http::request::Request;
+use crate::http::signin;
 
 /// Maximum size of a sign-in form in bytes.
 const MAX_FORM: u64 = 64 << 10;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::super::answer::Answer;
-use super::super::app::App;
-use super::super::failure::{Failure, Result};
-use super::super::request::Request;
 use super::config;
+use crate::http::answer::Answer;
+use crate::http::app::App;
+use crate::http::failure::{Failure, Result};
+use crate::http::request::Request;
 
 /// GET.
 pub fn state() -> Result<Answer> {

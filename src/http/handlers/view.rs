@@ -10,13 +10,15 @@ use serde_json::{Map, Value, json};
 
 use super::pieces;
 use super::rows::Beside;
+use crate::blocking::blocking;
 use crate::db::render::{self, Attachments, Piece, Show};
-use crate::db::{AT_ONCE, Database, Found, Within, blocking};
+use crate::db::{AT_ONCE, Database, Found, Within};
 use crate::error::Error;
+use crate::http::answer::Answer;
+use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
-use crate::http::request::{Query, Verb};
+use crate::http::request::{Query, Request, Verb};
 use crate::http::stream::Sender;
-use crate::http::{Answer, App, Request};
 use crate::json::quote;
 use crate::query::view::{Definition, Grouped, Kind, MapRows, Params, Plan, Progress, Row, Update, View, clean_up};
 

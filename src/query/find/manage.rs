@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::indexes;
-use crate::db::{Database, Found, Incoming, Mode, Source, Validate, Wanted, blocking};
+use crate::blocking::blocking;
+use crate::db::{Database, Found, Incoming, Mode, Source, Validate, Wanted};
 use crate::error::{Error, Result};
 use crate::query::planner::{Index, NewIndex, remove_from};
 use crate::query::selector::mango;

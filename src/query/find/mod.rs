@@ -9,15 +9,16 @@ mod request;
 mod rows;
 mod search;
 mod stored;
+
+pub use self::bookmark::Bookmark;
+pub use self::fields::Projection;
+pub use self::indexes::indexes;
+pub use self::manage::{bulk_delete, create_index, delete_index};
+pub use self::request::{Direction, FindRequest, Sort};
+pub(in crate::query) use self::request::{Members, non_empty_string, positive, string, use_index};
+pub use self::rows::{Row, Rows};
+pub use self::search::{Search, Stats};
+pub use self::stored::prefix;
+
 #[cfg(test)]
 mod tests;
-
-pub use bookmark::Bookmark;
-pub use fields::Projection;
-pub use indexes::indexes;
-pub use manage::{bulk_delete, create_index, delete_index};
-pub use request::{Direction, FindRequest, Sort};
-pub(in crate::query) use request::{Members, non_empty_string, positive, string, use_index};
-pub use rows::{Row, Rows};
-pub use search::{Search, Stats};
-pub use stored::prefix;

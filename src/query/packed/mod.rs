@@ -26,8 +26,6 @@
 mod block;
 mod merged;
 mod run;
-#[cfg(test)]
-mod tests;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -374,3 +372,6 @@ fn read_list(value: &[u8]) -> Result<Vec<Run>> {
     };
     read().ok_or_else(|| StoreError::Damaged("the list of runs of an index".into()))
 }
+
+#[cfg(test)]
+mod tests;

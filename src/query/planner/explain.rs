@@ -3,10 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::ranges::indexable_paths;
 use super::{Choice, Index, Plan, Standing, Unfit, choose, covers, end_key, start_key};
 use crate::error::Result;
 use crate::query::find::{Direction, FindRequest};
-use crate::query::planner::ranges::indexable_paths;
 
 /// CouchDB's notation for a key above all others.
 const HIGHEST: &str = "<MAX>";

@@ -13,16 +13,14 @@
 mod definition;
 mod explain;
 mod ranges;
-#[cfg(test)]
-mod tests;
 
+use super::find::{Direction, FindRequest};
+use super::selector::{Condition, FieldPath, Node, Selector, mango};
 use crate::error::Result;
-use crate::query::find::{Direction, FindRequest};
-use crate::query::selector::{Condition, FieldPath, Node, Selector, mango};
 
-pub use definition::{Index, NewIndex, bulk_delete_ids, remove_from};
-pub use explain::explain;
-pub use ranges::{High, Low, Range, end_key, field_ranges, start_key};
+pub use self::definition::{Index, NewIndex, bulk_delete_ids, remove_from};
+pub use self::explain::explain;
+pub use self::ranges::{High, Low, Range, end_key, field_ranges, start_key};
 
 /// How to answer a query.
 #[derive(Debug, Clone, PartialEq)]
@@ -338,3 +336,6 @@ pub fn warnings(plan: &Plan, request: &FindRequest, examined: u64, returned: u64
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests;

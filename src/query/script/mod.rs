@@ -24,20 +24,14 @@ mod list;
 mod memory;
 mod pool;
 mod process;
-#[cfg(test)]
-mod render_tests;
 mod request;
 mod response;
 mod rows;
 mod run;
-#[cfg(test)]
-mod tests;
 mod turns;
 mod watch;
 mod wire;
 mod worker;
-#[cfg(test)]
-mod worker_tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,18 +39,18 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use self::failure::{mend, rejected};
+use self::pool::Threads;
+use self::run::{Call, Key, Outcome, SMALL, Seat};
+use self::turns::Size;
 use crate::error::{Error, Result};
-use failure::{mend, rejected};
-use pool::Threads;
-use run::{Call, Key, Outcome, SMALL, Seat};
-use turns::Size;
 
-pub use list::{Part, Parts, Rows, send};
-pub use pool::{Pending, Stats};
-pub use request::{RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
-pub use response::{Response, Rewrite, Updated};
-pub use rows::{BATCH_LIMIT, DOCUMENT_LIMIT, Mapped};
-pub use worker::work;
+pub use self::list::{Part, Parts, Rows, send};
+pub use self::pool::{Pending, Stats};
+pub use self::request::{RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
+pub use self::response::{Response, Rewrite, Updated};
+pub use self::rows::{BATCH_LIMIT, DOCUMENT_LIMIT, Mapped};
+pub use self::worker::work;
 
 /// The reason of the error, `InternalError`, of a batch whose documents emit too much together.
 pub const TOO_LARGE: &str = "the rows of one batch of documents are too large";
@@ -560,3 +554,10 @@ fn shrunk(reductions: &str, input: usize, limits: &Limits, context: &str) -> Vec
     };
     rows::elements(reductions).into_iter().map(judged).collect()
 }
+
+#[cfg(test)]
+mod render_tests;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod worker_tests;

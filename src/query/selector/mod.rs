@@ -25,19 +25,17 @@ mod negation;
 mod order;
 mod parse;
 mod pattern;
-#[cfg(test)]
-mod tests;
 
 use serde_json::{Map, Value};
 
+use self::order::Order;
+use self::pattern::Pattern;
 use crate::error::{Error, Result};
 
-pub use erlang::{pretty_term, term};
-pub use field::{FieldPath, Found};
-pub(in crate::query) use matching::read_members;
-use order::Order;
-pub use order::compare;
-use pattern::Pattern;
+pub use self::erlang::{pretty_term, term};
+pub use self::field::{FieldPath, Found};
+pub(in crate::query) use self::matching::read_members;
+pub use self::order::compare;
 
 /// A normalized selector.
 #[derive(Debug, Clone)]
@@ -324,3 +322,6 @@ pub(crate) fn mango(word: &'static str, reason: impl Into<String>) -> Error {
 fn bad_argument(operator: &str, argument: &Value) -> Error {
     mango("bad_arg", format!("Bad argument for operator {operator}: {}", term(argument)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,13 +31,13 @@ use super::layout::Meta;
 use super::params::Plan;
 use super::piece::{self, Piece, Rows};
 use super::read::{Index, MapRows, Reading};
+use crate::blocking::blocking;
 use crate::db::record::{BodyRecord, Info, LeafRow};
-use crate::db::{Database, blocking, render};
+use crate::db::{Database, render};
 use crate::error::{Error, Result};
-use crate::query::design;
 use crate::query::history::{Histories, Name};
-use crate::query::planner;
 use crate::query::script::{Mapped, Pending, Scripts, TOO_LARGE, check_language};
+use crate::query::{design, planner};
 use crate::rev::Body;
 use crate::store::{Batch, Direction, PageLimit, StoreError};
 

@@ -29,22 +29,23 @@ mod layout;
 mod number;
 mod params;
 mod piece;
-#[cfg(test)]
-mod random;
 mod read;
 mod reduce;
 mod row;
 mod skipped;
+
+pub use self::build::{Progress, Views};
+pub use self::cleanup::clean_up;
+pub use self::definition::{Definition, View};
+pub use self::grouped::{Grouped, ReducedRow};
+pub use self::layout::{Meta, Spots, beginning, behind, spot_of_row};
+pub use self::params::{Grouping, Kind, Params, Plan, Update};
+pub use self::read::{MapRows, Reading};
+pub use self::reduce::Outcome;
+pub use self::row::Row;
+pub use self::skipped::{Skipped, SkippedDocument};
+
+#[cfg(test)]
+mod random;
 #[cfg(test)]
 mod tests;
-
-pub use build::{Progress, Views};
-pub use cleanup::clean_up;
-pub use definition::{Definition, View};
-pub use grouped::{Grouped, ReducedRow};
-pub use layout::{Meta, Spots, beginning, behind, spot_of_row};
-pub use params::{Grouping, Kind, Params, Plan, Update};
-pub use read::{MapRows, Reading};
-pub use reduce::Outcome;
-pub use row::Row;
-pub use skipped::{Skipped, SkippedDocument};

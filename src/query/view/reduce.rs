@@ -8,8 +8,6 @@
 mod distinct;
 mod stats;
 mod sum;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
@@ -284,3 +282,6 @@ fn rank(values: &mut Vec<(Vec<u8>, String)>, top: bool, most: usize, value: &str
         values.truncate(most);
     }
 }
+
+#[cfg(test)]
+mod tests;

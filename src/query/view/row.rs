@@ -93,8 +93,8 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::spot;
     use super::*;
+    use crate::query::view::layout::spot;
 
     #[test]
     fn rows_round_trip() {

@@ -70,7 +70,7 @@ impl Bench {
         let mut rows = Vec::new();
         if let Kind::Reduce { .. } = plan.kind {
             let mut groups = self.views.grouped(reading, place, &plan, view);
-            return crate::db::blocking(move || {
+            return crate::blocking::blocking(move || {
                 loop {
                     let page = groups.next(7)?;
                     if page.is_empty() {
@@ -395,7 +395,7 @@ async fn a_query_reads_a_snapshot_while_the_index_changes() {
     assert_eq!(keys(&read.1), (0..700).rev().collect::<Vec<_>>());
     assert_eq!(counted.total_and_offset().unwrap(), (700, 5));
     assert!(up.next(1).unwrap().is_empty() && down.next(1).unwrap().is_empty());
-    let sums = crate::db::blocking(move || Ok((groups.next(1000)?, whole.next(2)?))).await.unwrap();
+    let sums = crate::blocking::blocking(move || Ok((groups.next(1000)?, whole.next(2)?))).await.unwrap();
     assert_eq!(sums.0.len(), 700);
     assert_eq!(sums.1[0].outcome, Outcome::Value((0..700).sum::<u64>().to_string()));
     assert_eq!(bench.rows("all", json!({})).await.len(), 700);

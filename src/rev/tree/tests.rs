@@ -5,16 +5,15 @@
 //! as its parent. A delivery is one revision of it with some of its ancestors, which is what replication
 //! sends. Deliveries are merged in any order, repeatedly, and cut off at any length.
 
+mod model;
+mod rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use self::model::Model;
 use super::*;
-
-mod model;
-mod rows;
-
-use model::Model;
 
 /// One revision of a history, its parent and whether it is a deletion.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
-use super::super::Durability;
-use super::super::rewrite::{Rewrite, Sealing, Step, compact, rewrite};
 use super::*;
+use crate::store::Durability;
+use crate::store::rewrite::{Rewrite, Sealing, Step, compact, rewrite};
 
 fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
     match open(dir, engine) {
@@ -254,7 +254,7 @@ fn a_rewritten_store_gets_a_new_mark() {
 
 #[test]
 fn reopening_after_a_failure_changes_the_generation() {
-    use super::super::faults::{Faults, WriteFault};
+    use crate::store::faults::{Faults, WriteFault};
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let inner = Box::new(Committer::eager(faults.clone(), Frames::default()));

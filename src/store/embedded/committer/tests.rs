@@ -1,8 +1,9 @@
-use super::super::backend::VisitIndexed;
-use super::super::faults::{Faults, WriteFault};
-use super::super::keys;
-use super::*;
 use std::ops::Bound;
+
+use super::*;
+use crate::store::backend::VisitIndexed;
+use crate::store::faults::{Faults, WriteFault};
+use crate::store::keys;
 
 fn put(key: &[u8], value: &[u8]) -> Batch {
     let mut batch = Batch::new();

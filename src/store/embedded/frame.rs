@@ -126,8 +126,8 @@ pub(super) fn damaged(key: &[u8], how: &str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cipher::FolderKeys;
     use super::*;
+    use crate::store::cipher::FolderKeys;
 
     #[test]
     fn sealed_values_have_a_checksum_and_an_authentication_tag() {

@@ -18,6 +18,8 @@
 //! at most once a second. Reads go on, and never see the writes of the failed batch (see [`Backend`]). `room`
 //! handles a full disk.
 
+mod room;
+
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
@@ -27,16 +29,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use self::room::Room;
 use super::backend::{Backend, Writes};
 use super::frame::Frames;
 use super::mark::{Mark, Notes, Reached};
 use super::space::Space;
 use super::tally::{RECORD, Tally, Totals};
 use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError, is_empty};
-
-mod room;
-
-use room::Room;
 
 /// The most batches in one group.
 const GROUP_BATCHES: usize = 1024;

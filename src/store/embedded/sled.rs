@@ -630,11 +630,11 @@ fn failure(error: sled::Error) -> StoreError {
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use super::super::committer::Committer;
-    use super::super::frame::Frames;
-    use super::super::tally::Totals;
-    use super::super::{Batch, Durability, Store};
     use super::*;
+    use crate::store::committer::Committer;
+    use crate::store::frame::Frames;
+    use crate::store::tally::Totals;
+    use crate::store::{Batch, Durability, Store};
 
     #[test]
     fn the_durable_position_is_the_one_from_before_the_last_sync() {

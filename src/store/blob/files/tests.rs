@@ -1,6 +1,6 @@
-use super::super::blob_form::{SEALED_TAIL, TAIL};
-use super::super::cipher::{FolderKeys, TAG};
 use super::*;
+use crate::store::blob_form::{SEALED_TAIL, TAIL};
+use crate::store::cipher::{FolderKeys, TAG};
 
 fn blobs(dir: &Path) -> BlobFiles {
     under(dir, None)

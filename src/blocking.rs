@@ -1,0 +1,55 @@
+//! Where blocking work runs: short reads on the calling async thread, everything else on threads that may block.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::error::{Error, Result};
+
+/// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
+/// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
+/// is slow. Otherwise it runs on a blocking thread.
+pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
+    match Turn::take(others) {
+        Some(_turn) => call(),
+        None => blocking(call).await,
+    }
+}
+
+/// Permission to read on an async thread; dropping it returns the permission.
+struct Turn;
+
+/// Number of permissions in use. One count for the process, because its worker threads are shared too.
+static TURNS: AtomicUsize = AtomicUsize::new(0);
+
+impl Turn {
+    fn take(most: usize) -> Option<Turn> {
+        let one_more = |turns| (turns < most).then_some(turns + 1);
+        TURNS.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).ok().map(|_| Turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TURNS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Runs a blocking call off the async threads.
+pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(result) => result,
+        Err(failed) => Err(Error::Internal(format!("a domain call ended early: {failed}"))),
+    }
+}
+
+/// Work on bytes that are here, in about as much time as they are: where they are many, what else this thread has to do is
+/// handed to another one first.
+pub fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let several = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes >= MANY_BYTES && several() { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// Bytes that take about a millisecond to read.
+const MANY_BYTES: usize = 256 << 10;
