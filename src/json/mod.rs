@@ -2,6 +2,7 @@
 
 mod collate;
 mod document;
+pub mod escape;
 mod scan;
 mod text;
 mod value;

@@ -5,7 +5,7 @@
 //! strings binaries, numbers with a fraction or an exponent floats, other numbers integers of any size. A
 //! list of integers from 0 to 255 becomes a "string", because Erlang does not distinguish the two.
 
-use std::borrow::Cow;
+use crate::json::escape::unescape;
 
 const NEW_FLOAT: u8 = 70;
 const SMALL_INTEGER: u8 = 97;
@@ -24,54 +24,6 @@ const VERSION: u8 = 131;
 /// takes quadratic time. CouchDB converts integers of any length, so such an edit gets a different revision
 /// id there.
 const MAX_DIGITS: usize = 4096;
-
-/// Decodes the content of a JSON string literal (without its quotes). Invalid escapes are kept as they are:
-/// the text was validated when it was accepted.
-pub fn unescape(raw: &str) -> Cow<'_, str> {
-    let Some(first) = raw.find('\\') else { return Cow::Borrowed(raw) };
-    let mut text = String::with_capacity(raw.len());
-    text.push_str(&raw[..first]);
-    let mut rest = &raw[first..];
-    while let Some(at) = rest.find('\\') {
-        text.push_str(&rest[..at]);
-        let escape = &rest[at + 1..];
-        let (decoded, taken) = match escape.as_bytes().first() {
-            Some(b'b') => (Some('\u{8}'), 1),
-            Some(b'f') => (Some('\u{c}'), 1),
-            Some(b'n') => (Some('\n'), 1),
-            Some(b'r') => (Some('\r'), 1),
-            Some(b't') => (Some('\t'), 1),
-            Some(byte @ (b'"' | b'\\' | b'/')) => (Some(*byte as char), 1),
-            Some(b'u') => unescape_unicode(escape),
-            _ => (None, 0),
-        };
-        text.push(decoded.unwrap_or('\\'));
-        rest = &escape[taken..];
-    }
-    text.push_str(rest);
-    Cow::Owned(text)
-}
-
-/// `escape` starts at the `u`. Returns the character and the bytes consumed, or `(None, 0)` if the escape is
-/// invalid.
-fn unescape_unicode(escape: &str) -> (Option<char>, usize) {
-    let unit = |at: usize| {
-        let digits = escape.get(at..at + 4)?;
-        if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) { u32::from_str_radix(digits, 16).ok() } else { None }
-    };
-    let Some(high) = unit(1) else { return (None, 0) };
-    if let Some(character) = char::from_u32(high) {
-        return (Some(character), 5);
-    }
-    let pair = (escape.get(5..7) == Some("\\u") && high < 0xdc00).then(|| unit(7)).flatten();
-    match pair {
-        Some(low @ 0xdc00..0xe000) => {
-            let code = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-            (char::from_u32(code), 11)
-        }
-        _ => (None, 0),
-    }
-}
 
 /// An external term under construction.
 pub struct Term {
