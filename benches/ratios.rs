@@ -123,7 +123,7 @@ impl Bench {
 /// Commits batches of `documents` documents from `threads` threads to a new store. Returns documents per
 /// second.
 fn raw_store(folder: &Path, name: &str, threads: u64, documents: u64, seconds: f64) -> Outcome<f64> {
-    use settee::store::{Batch, keys, open};
+    use settee::store::{Batch, keyspace, open};
     let opened = open(&folder.join(format!("raw-{name}")), None).map_err(|error| error.to_string())?;
     let counter = AtomicU64::new(0);
     let begin = Instant::now();
@@ -136,7 +136,7 @@ fn raw_store(folder: &Path, name: &str, threads: u64, documents: u64, seconds: f
                         let first = counter.fetch_add(documents, Ordering::Relaxed);
                         let mut batch = Batch::new();
                         for n in first..first + documents {
-                            batch.put(keys::body(1, n, 0), document(&format!("{n:08}"), n).into_bytes());
+                            batch.put(keyspace::body(1, n, 0), document(&format!("{n:08}"), n).into_bytes());
                         }
                         opened.store.commit(batch)?;
                     }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use settee::clock::Clock;
 use settee::db::{AllowAll, CreateOptions, Databases, Incoming, Mode};
-use settee::store::{Batch, Direction, Engine, Key, Opened, Options, PageLimit, Rewrite, keys, open_with, rewrite};
+use settee::store::{Batch, Direction, Engine, Key, Opened, Options, PageLimit, Rewrite, keyspace, open_with, rewrite};
 
 const TIME: Duration = Duration::from_secs(4);
 const THREADS: u64 = 32;
@@ -241,10 +241,10 @@ fn text(number: u64) -> String {
 fn document(number: u64, sequence: u64) -> [(Vec<u8>, Vec<u8>); 4] {
     let id = format!("doc{number:08}");
     [
-        (keys::document(1, &id), vec![b'd'; 60]),
-        (keys::sequence(1, sequence), vec![b'q'; 50]),
-        (keys::body(1, sequence, 0), text(number).into_bytes()),
-        (keys::info(1), b"twenty bytes of info".to_vec()),
+        (keyspace::document(1, &id), vec![b'd'; 60]),
+        (keyspace::sequence(1, sequence), vec![b'q'; 50]),
+        (keyspace::body(1, sequence, 0), text(number).into_bytes()),
+        (keyspace::info(1), b"twenty bytes of info".to_vec()),
     ]
 }
 

@@ -18,7 +18,7 @@ use settee::http::start::{self, Options};
 use settee::log::Log;
 use settee::maintain::{commands, control};
 use settee::query::script;
-use settee::store::blobs::Blobs;
+use settee::store::blob::blobs::Blobs;
 use settee::store::{self, Store};
 
 fn main() -> ExitCode {

@@ -28,7 +28,7 @@ use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::json::hex;
-use crate::store::{Batch, Durability, Store, keys};
+use crate::store::{Batch, Durability, Store, keyspace};
 
 /// Devices of one user at most; the one not seen for longest goes first.
 const MAX_DEVICES: usize = 64;
@@ -614,7 +614,7 @@ fn same(left: &str, right: &str) -> bool {
 }
 
 fn key(user: &str) -> Vec<u8> {
-    keys::server(&format!("devices/{user}"))
+    keyspace::server(&format!("devices/{user}"))
 }
 
 fn encode(record: &Record) -> Result<Vec<u8>> {

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use super::catalogue;
 use super::settings::{Settings, Table};
 use crate::error::{Error, Result};
-use crate::store::{Batch, Direction, PageLimit, Store, keys};
+use crate::store::{Batch, Direction, PageLimit, Store, keyspace};
 
 /// Version byte of a persisted setting. It is followed by `1` and the value, or by `0` for "deleted".
 const VERSION: u8 = 1;
@@ -128,7 +128,7 @@ impl Live {
         let settings = Settings::new(next.table()).map_err(Error::BadRequest)?;
         if persist {
             let mut batch = Batch::new();
-            batch.put(keys::config(section, key), encode(value));
+            batch.put(keyspace::config(section, key), encode(value));
             self.store.commit(batch)?;
         }
         *self.current.write() = Arc::new(settings);
@@ -144,14 +144,14 @@ fn encode(value: Option<&str>) -> Vec<u8> {
 }
 
 fn read_persisted(store: &dyn Store) -> Result<Vec<Change>> {
-    let mut range = keys::configs();
+    let mut range = keyspace::configs();
     let mut changes = Vec::new();
     loop {
         let page = store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
         let Some((last, _)) = page.last() else { return Ok(changes) };
         range.0 = std::ops::Bound::Excluded(last.clone());
         for (key, value) in &page {
-            let Some((section, name)) = keys::config_of(key) else { continue };
+            let Some((section, name)) = keyspace::config_of(key) else { continue };
             let value = match value.as_slice() {
                 [VERSION, 1, text @ ..] => Some(String::from_utf8_lossy(text).into_owned()),
                 [VERSION, 0] => None,

@@ -12,7 +12,7 @@ use flate2::write::{GzDecoder, GzEncoder};
 use super::Database;
 use super::record::Attachment;
 use crate::error::{Error, Result};
-use crate::store::blobs::{BlobWriter, Blobs, Pin, Written};
+use crate::store::blob::blobs::{BlobWriter, Blobs, Pin, Written};
 
 /// An attachment that is being written. Dropping it before [`Upload::finish`] discards the content.
 pub struct Upload {

@@ -12,7 +12,7 @@ use super::bytes::{Reader, Writer};
 use super::{Database, Databases};
 use crate::blocking::blocking;
 use crate::error::{Error, Result};
-use crate::store::{Direction, PageLimit, keys};
+use crate::store::{Direction, PageLimit, keyspace};
 
 const VERSION: u8 = 1;
 /// The only property of an `_auto_purge` object.
@@ -148,7 +148,7 @@ pub fn check_auto_purge(properties: &serde_json::Map<String, serde_json::Value>)
 
 impl Database {
     fn stored_auto_purge(&self) -> Result<AutoPurge> {
-        AutoPurge::of(self.store.get(&keys::auto_purge(self.number))?.as_deref())
+        AutoPurge::of(self.store.get(&keyspace::auto_purge(self.number))?.as_deref())
     }
 
     /// Returns the `_auto_purge` object as JSON text. Blocks on disk I/O.
@@ -224,7 +224,7 @@ impl Databases {
     fn with_auto_purge(&self, names: Vec<String>, all: bool) -> Result<Vec<Arc<Database>>> {
         let mut wanting = Vec::new();
         for (name, number) in self.numbers(&names)? {
-            if all || self.store().get(&keys::auto_purge(number))?.is_some() {
+            if all || self.store().get(&keyspace::auto_purge(number))?.is_some() {
                 match self.get(&name) {
                     Ok(database) => wanting.push(database),
                     Err(Error::NoDatabase) => {}

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::Database;
 use super::record::{DocumentRecord, SequenceRow};
 use crate::error::{Error, Result};
-use crate::store::{Direction, PageLimit, keys};
+use crate::store::{Direction, PageLimit, keyspace};
 
 /// The start of a changes feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,28 +69,28 @@ impl Database {
             return Err(Error::NoDatabase);
         }
         let last = self.info().sequence;
-        let (low, high) = keys::kind(self.number, keys::Kind::Sequence);
+        let (low, high) = keyspace::kind(self.number, keyspace::Kind::Sequence);
         let mut range = match direction {
             Direction::Forward if after >= last => return Ok(ChangesPage { done: true, ..ChangesPage::default() }),
             Direction::Forward => (
-                Bound::Excluded(keys::sequence(self.number, after)),
-                Bound::Included(keys::sequence(self.number, last)),
+                Bound::Excluded(keyspace::sequence(self.number, after)),
+                Bound::Included(keyspace::sequence(self.number, last)),
             ),
             Direction::Backward if after == u64::MAX => (low, high),
-            Direction::Backward => (low, Bound::Excluded(keys::sequence(self.number, after))),
+            Direction::Backward => (low, Bound::Excluded(keyspace::sequence(self.number, after))),
         };
         let page = self.store.scan(&range, direction, limit)?;
         let mut bytes = 0;
         let mut rows = Vec::with_capacity(page.len());
         for (key, value) in &page {
             bytes += key.len() + value.len();
-            rows.push((keys::sequence_of(key), SequenceRow::decode(value)?));
+            rows.push((keyspace::sequence_of(key), SequenceRow::decode(value)?));
         }
         let mut done = rows.len() < limit.entries && bytes < limit.bytes;
         // The scan stops before a damaged row. A short page must not count as the end of the feed: readers
         // would never see the rows after the damaged one.
         if let (true, Some((end, _))) = (done, page.into_iter().next_back())
-            && (direction == Direction::Backward || keys::sequence_of(&end) < last)
+            && (direction == Direction::Backward || keyspace::sequence_of(&end) < last)
         {
             match direction {
                 Direction::Forward => range.0 = Bound::Excluded(end),
@@ -154,7 +154,7 @@ impl Database {
 
     /// Reads the sequence and the winner of a document, without decoding its tree.
     pub fn winner(&self, id: &str) -> Result<Option<(u64, super::record::LeafRow)>> {
-        let value = self.store.get(&keys::document(self.number, id))?;
+        let value = self.store.get(&keyspace::document(self.number, id))?;
         value.map(|value| DocumentRecord::decode_winner(id, &value)).transpose()
     }
 }

@@ -12,8 +12,8 @@ use super::writer::Queue;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::json::hex;
-use crate::store::blobs::Blobs;
-use crate::store::{Store, keys};
+use crate::store::blob::blobs::Blobs;
+use crate::store::{Store, keyspace};
 
 /// What watchers of a database hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Database {
         on_commit: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Database> {
         let number = record.number;
-        let mut values = store.get_many(&[keys::info(number), keys::security(number)])?.into_iter();
+        let mut values = store.get_many(&[keyspace::info(number), keyspace::security(number)])?.into_iter();
         let info = match values.next().flatten() {
             Some(value) => Info::decode(&value)?,
             None => return Err(Error::NoDatabase),
@@ -212,7 +212,7 @@ impl Database {
 
     /// Reads the counters from the store again; false if the database is no longer there.
     pub(super) fn reload(&self) -> Result<bool> {
-        match self.store.get(&keys::info(self.number))? {
+        match self.store.get(&keyspace::info(self.number))? {
             Some(value) => {
                 self.publish(Info::decode(&value)?);
                 Ok(true)

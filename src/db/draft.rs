@@ -19,7 +19,7 @@ use super::partition::Partitions;
 use super::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
-use crate::store::{Batch, Store, keys};
+use crate::store::{Batch, Store, keyspace};
 
 /// Bytes by which a record may grow in a document that counts as smaller: room for one more revision in its
 /// tree.
@@ -111,7 +111,7 @@ impl<'a> Draft<'a> {
     pub fn load(store: &'a dyn Store, number: u64, info: &Info, mut ids: Vec<String>) -> Result<Draft<'a>> {
         ids.sort_unstable();
         ids.dedup();
-        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(number, id)).collect();
+        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(number, id)).collect();
         let values = if wanted.is_empty() { Vec::new() } else { store.get_each(&wanted)? };
         let mut documents = HashMap::with_capacity(ids.len());
         for (id, value) in ids.into_iter().zip(values) {
@@ -265,10 +265,10 @@ impl<'a> Draft<'a> {
         if slot.tree.get(&revision).is_some_and(|node| node.body == Some(body)) {
             slot.next_index += 1;
             for attachment in &content.attachments {
-                let reference = keys::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
+                let reference = keyspace::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
                 self.batch.put(reference, Vec::new());
             }
-            self.batch.put(keys::body(self.number, body.sequence, body.index), content.encode());
+            self.batch.put(keyspace::body(self.number, body.sequence, body.index), content.encode());
         }
         merged
     }
@@ -288,9 +288,9 @@ impl<'a> Draft<'a> {
         self.drop_bodies(id, &bodies)?;
         self.info.purge_sequence += 1;
         let record = PurgeRecord { uuid: uuid.to_owned(), id: id.to_owned(), revisions: removed.clone() };
-        self.batch.put(keys::purge(self.number, self.info.purge_sequence), record.encode());
+        self.batch.put(keyspace::purge(self.number, self.info.purge_sequence), record.encode());
         let sequence = self.info.purge_sequence.to_be_bytes().to_vec();
-        self.batch.put(keys::purge_uuid(self.number, uuid), sequence);
+        self.batch.put(keyspace::purge_uuid(self.number, uuid), sequence);
         Ok(removed)
     }
 
@@ -314,7 +314,7 @@ impl<'a> Draft<'a> {
             return Ok(());
         }
         let wanted: Vec<Vec<u8>> =
-            bodies.iter().map(|body| keys::body(self.number, body.sequence, body.index)).collect();
+            bodies.iter().map(|body| keyspace::body(self.number, body.sequence, body.index)).collect();
         let values = self.store.get_each(&wanted)?;
         for ((body, key), value) in bodies.iter().zip(wanted).zip(values) {
             // A body that this draft has put is not stored yet. It is taken from the batch, and its
@@ -330,7 +330,8 @@ impl<'a> Draft<'a> {
             match record {
                 Ok(record) => {
                     for attachment in record.map(|record| record.attachments).unwrap_or_default() {
-                        let reference = keys::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
+                        let reference =
+                            keyspace::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
                         self.batch.delete(reference);
                     }
                 }
@@ -350,17 +351,17 @@ impl<'a> Draft<'a> {
 
     /// Writes or deletes a `_local` document.
     pub fn put_local(&mut self, id: &str, record: Option<Vec<u8>>) {
-        self.batch.writes.push((keys::local(self.number, id), record));
+        self.batch.writes.push((keyspace::local(self.number, id), record));
     }
 
     /// Writes the `_security` object.
     pub fn put_security(&mut self, security: &str) {
-        self.batch.put(keys::security(self.number), security.as_bytes().to_vec());
+        self.batch.put(keyspace::security(self.number), security.as_bytes().to_vec());
     }
 
     /// Applies `change` to the database's `_auto_purge` record.
     pub fn change_auto_purge(&mut self, change: impl FnOnce(&mut AutoPurge)) -> Result<()> {
-        let key = keys::auto_purge(self.number);
+        let key = keyspace::auto_purge(self.number);
         let mut writes = self.batch.writes.iter().rev();
         let value = match writes.find(|(put, _)| *put == key) {
             Some((_, value)) => value.clone(),
@@ -374,8 +375,8 @@ impl<'a> Draft<'a> {
 
     /// Removes a purge request and its uuid.
     pub fn forget_purge(&mut self, sequence: u64, uuid: &str) {
-        self.batch.delete(keys::purge(self.number, sequence));
-        self.batch.delete(keys::purge_uuid(self.number, uuid));
+        self.batch.delete(keyspace::purge(self.number, sequence));
+        self.batch.delete(keyspace::purge_uuid(self.number, uuid));
         self.info.forgotten_purges = self.info.forgotten_purges.max(sequence);
     }
 
@@ -392,16 +393,16 @@ impl<'a> Draft<'a> {
             if let Some((old, _)) = slot.stored
                 && old != sequence
             {
-                self.batch.delete(keys::sequence(self.number, old));
+                self.batch.delete(keyspace::sequence(self.number, old));
             }
-            let document = keys::document(self.number, &id);
+            let document = keyspace::document(self.number, &id);
             let mut new_length = 0;
             let is = Tally::of(&slot.tree);
             if slot.tree.is_empty() {
                 self.batch.delete(document);
             } else {
                 let record = DocumentRecord { sequence, tree: slot.tree };
-                self.batch.put(keys::sequence(self.number, sequence), record.sequence_row(&id).encode());
+                self.batch.put(keyspace::sequence(self.number, sequence), record.sequence_row(&id).encode());
                 let value = record.encode();
                 new_length = value.len() as u64;
                 self.batch.put(document, value);
@@ -419,14 +420,14 @@ impl<'a> Draft<'a> {
             shift(&mut info.records, old_length, new_length);
         }
         for (partition, info) in self.partitions.take().into_iter().flat_map(Partitions::finish) {
-            self.batch.put(keys::partition(self.number, &partition), info.encode());
+            self.batch.put(keyspace::partition(self.number, &partition), info.encode());
         }
         if self.info != self.before {
-            let key = keys::info(self.number);
+            let key = keyspace::info(self.number);
             self.batch.expect(key.clone(), Some(self.before.encode()));
             self.batch.put(key, self.info.encode());
         } else if !self.batch.writes.is_empty() {
-            self.batch.expect(keys::info(self.number), Some(self.before.encode()));
+            self.batch.expect(keyspace::info(self.number), Some(self.before.encode()));
         }
         Ok(Finished { batch: self.batch, info: self.info, smaller })
     }
@@ -435,8 +436,8 @@ impl<'a> Draft<'a> {
 /// The blob references of a body that cannot be read, found by a scan of all references. Slow: used only for
 /// damaged bodies.
 pub(super) fn references_of(store: &dyn Store, number: u64, sequence: u64, index: u32) -> Result<Vec<Vec<u8>>> {
-    let mine = keys::blob_reference(&[0; 32], number, sequence, index);
-    let mut range = keys::all_blob_references();
+    let mine = keyspace::blob_reference(&[0; 32], number, sequence, index);
+    let mut range = keyspace::all_blob_references();
     let mut found = Vec::new();
     loop {
         let page = store.keys(&range, 4096)?;

@@ -11,8 +11,8 @@ use super::record::{Attachment, BodyRecord, DocumentRecord};
 use super::writer::Edits;
 use crate::error::{Error, Result};
 use crate::rev::{AttachmentDigest, Body, Revision, RevisionHash, Tree, new_revision};
-use crate::store::blobs::Pin;
-use crate::store::keys;
+use crate::store::blob::blobs::Pin;
+use crate::store::keyspace;
 
 /// How an edit relates to the stored revisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,7 +276,7 @@ impl Database {
         ids.dedup();
         let mut records = HashMap::new();
         if !ids.is_empty() {
-            let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id)).collect();
+            let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(self.number, id)).collect();
             for (id, value) in ids.iter().zip(self.store.get_many(&wanted)?) {
                 if let Some(value) = value {
                     records.insert((*id).to_owned(), DocumentRecord::decode(id, &value)?);

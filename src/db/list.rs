@@ -6,7 +6,8 @@ use std::ops::Bound;
 use super::Database;
 use super::record::{DocumentRecord, LeafRow, LocalRecord};
 use crate::error::{Error, Result};
-use crate::store::{Direction, KeyRange, PageLimit, keys};
+use crate::store::range::KeyRange;
+use crate::store::{Direction, PageLimit, keyspace};
 
 /// One listed document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Listing {
             Bound::Excluded(id) => Bound::Excluded(key(id)),
         };
         let high = match high {
-            Bound::Unbounded => keys::after_prefix(prefix),
+            Bound::Unbounded => keyspace::after_prefix(prefix),
             Bound::Included(id) => Bound::Included(key(id)),
             Bound::Excluded(id) => Bound::Excluded(key(id)),
         };
@@ -108,7 +109,7 @@ impl Database {
         after: Option<&str>,
         limit: PageLimit,
     ) -> Result<(Vec<Listed>, Option<String>)> {
-        let prefix = keys::kind_prefix(self.number, keys::Kind::Document);
+        let prefix = keyspace::kind_prefix(self.number, keyspace::Kind::Document);
         let Some(range) = listing.range(&prefix, after) else { return Ok((Vec::new(), None)) };
         let page = self.store.scan(&range, listing.direction, limit)?;
         if self.is_gone() {
@@ -118,7 +119,7 @@ impl Database {
         let mut rows = Vec::with_capacity(page.len());
         let mut last = None;
         for (key, value) in &page {
-            let id = std::str::from_utf8(keys::rest_of(key)).unwrap_or_default();
+            let id = std::str::from_utf8(keyspace::rest_of(key)).unwrap_or_default();
             let (_, winner) = DocumentRecord::decode_winner(id, value)?;
             if !winner.deleted {
                 rows.push(Listed { id: id.to_owned(), winner });
@@ -130,7 +131,7 @@ impl Database {
 
     /// Returns the winner of each id, deleted or not, in the order of `ids`; `None` for missing documents.
     pub fn winners<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Option<LeafRow>>> {
-        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id.as_ref())).collect();
+        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(self.number, id.as_ref())).collect();
         let values = self.store.get_many(&wanted)?;
         ids.iter()
             .zip(values)
@@ -171,12 +172,12 @@ impl Database {
         after: Option<&str>,
         limit: PageLimit,
     ) -> Result<Vec<(String, LocalRecord)>> {
-        let prefix = keys::kind_prefix(self.number, keys::Kind::Local);
+        let prefix = keyspace::kind_prefix(self.number, keyspace::Kind::Local);
         let Some(range) = listing.range(&prefix, after) else { return Ok(Vec::new()) };
         let page = self.store.scan(&range, listing.direction, limit)?;
         page.iter()
             .map(|(key, value)| {
-                let id = std::str::from_utf8(keys::rest_of(key)).unwrap_or_default();
+                let id = std::str::from_utf8(keyspace::rest_of(key)).unwrap_or_default();
                 Ok((id.to_owned(), LocalRecord::decode(id, value)?))
             })
             .collect()

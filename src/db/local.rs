@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::record::LocalRecord;
 use super::writer::{Frees, Work};
 use crate::error::{Error, Result};
-use crate::store::keys;
+use crate::store::keyspace;
 
 /// A write of a `_local` document.
 pub enum LocalWrite {
@@ -36,7 +36,7 @@ struct Local {
 impl Database {
     /// Reads a `_local` document; `id` is without the prefix `_local/`.
     pub fn local(&self, id: &str) -> Result<LocalRecord> {
-        match self.store.get(&keys::local(self.number, id))? {
+        match self.store.get(&keyspace::local(self.number, id))? {
             Some(value) => LocalRecord::decode(id, &value),
             None => Err(Error::Missing),
         }

@@ -12,7 +12,7 @@ use super::{Database, Databases};
 use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::rev::Revision;
-use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
+use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
 
 /// Documents per step of a compaction.
 const COMPACTED_AT_ONCE: usize = 200;
@@ -61,10 +61,10 @@ impl Database {
 
     /// Purge requests after the purge sequence `after`, oldest first: (purge sequence, request).
     pub fn purges(&self, after: u64, limit: usize) -> Result<Vec<(u64, PurgeRecord)>> {
-        let (_, high) = keys::kind(self.number, keys::Kind::Purge);
-        let low = std::ops::Bound::Excluded(keys::purge(self.number, after));
+        let (_, high) = keyspace::kind(self.number, keyspace::Kind::Purge);
+        let low = std::ops::Bound::Excluded(keyspace::purge(self.number, after));
         let page = self.store.scan(&(low, high), Direction::Forward, PageLimit::entries(limit))?;
-        page.iter().map(|(key, value)| Ok((keys::sequence_of(key), PurgeRecord::decode(value)?))).collect()
+        page.iter().map(|(key, value)| Ok((keyspace::sequence_of(key), PurgeRecord::decode(value)?))).collect()
     }
 
     /// Sets `_revs_limit`, to at least 1.
@@ -128,10 +128,10 @@ impl Database {
         let page = match self.changes(done, Direction::Forward, PageLimit::entries(COMPACTED_AT_ONCE)) {
             Err(Error::Damaged(what)) => {
                 tracing::warn!(database = %self.name, "compaction skips a damaged row: {what}");
-                let (_, high) = keys::kind(self.number, keys::Kind::Sequence);
-                let low = std::ops::Bound::Excluded(keys::sequence(self.number, done));
+                let (_, high) = keyspace::kind(self.number, keyspace::Kind::Sequence);
+                let low = std::ops::Bound::Excluded(keyspace::sequence(self.number, done));
                 let damaged = self.store.keys(&(low, high), 1)?;
-                return Ok((Vec::new(), damaged.first().map_or(goal, |key| keys::sequence_of(key))));
+                return Ok((Vec::new(), damaged.first().map_or(goal, |key| keyspace::sequence_of(key))));
             }
             page => page?,
         };
@@ -356,7 +356,7 @@ impl Databases {
     /// removal of the others.
     pub fn remove_some(&self) -> Result<bool> {
         let store = &**self.store();
-        let doomed = store.keys(&keys::all_doomed(), DOOMED_AT_ONCE)?;
+        let doomed = store.keys(&keyspace::all_doomed(), DOOMED_AT_ONCE)?;
         let mut failed = None;
         for key in doomed {
             match remove_of(store, key) {
@@ -377,8 +377,8 @@ fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
         .map(u64::from_be_bytes)
         .ok_or_else(|| Error::Damaged("the number of a deleted database".into()))?;
     let mut batch = Batch { durability: Durability::Relaxed, frees: true, ..Batch::new() };
-    let body_prefix = keys::kind_prefix(number, keys::Kind::Body);
-    for range in [keys::database(number), keys::indexes(number)] {
+    let body_prefix = keyspace::kind_prefix(number, keyspace::Kind::Body);
+    for range in [keyspace::database(number), keyspace::indexes(number)] {
         match store.scan(&range, Direction::Forward, PageLimit::entries(REMOVED_AT_ONCE)) {
             Ok(page) => {
                 for (key, value) in page {
@@ -410,7 +410,7 @@ fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
 
 /// Deletes a body's blob references.
 fn forget_blobs(store: &dyn Store, batch: &mut Batch, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
-    let rest = keys::rest_of(key);
+    let rest = keyspace::rest_of(key);
     let (Some(sequence), Some(index)) = (
         rest.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes),
         rest.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes),
@@ -420,7 +420,7 @@ fn forget_blobs(store: &dyn Store, batch: &mut Batch, number: u64, key: &[u8], v
     match BodyRecord::decode("", value.to_vec()) {
         Ok(record) => {
             for attachment in record.attachments {
-                batch.delete(keys::blob_reference(&attachment.blob, number, sequence, index));
+                batch.delete(keyspace::blob_reference(&attachment.blob, number, sequence, index));
             }
         }
         Err(_) => references_of(store, number, sequence, index)?.into_iter().for_each(|key| batch.delete(key)),

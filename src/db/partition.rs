@@ -10,7 +10,7 @@ use super::draft::Tally;
 use super::names::partition_of;
 use super::record::DocumentRecord;
 use crate::error::{Error, Result};
-use crate::store::{Direction, PageLimit, Store, keys};
+use crate::store::{Direction, PageLimit, Store, keyspace};
 
 const VERSION: u8 = 1;
 
@@ -51,7 +51,7 @@ impl PartitionInfo {
 
     /// Returns the stored counters. If there are none yet (after a restore), counts the documents.
     pub fn of(store: &dyn Store, number: u64, partition: &str) -> Result<PartitionInfo> {
-        match store.get(&keys::partition(number, partition))? {
+        match store.get(&keyspace::partition(number, partition))? {
             Some(value) => PartitionInfo::decode(partition, &value),
             None => count(store, number, partition),
         }
@@ -60,14 +60,14 @@ impl PartitionInfo {
 
 /// Computes the counters by reading all documents of the partition.
 pub fn count(store: &dyn Store, number: u64, partition: &str) -> Result<PartitionInfo> {
-    let mut range = keys::prefix(&keys::document(number, &format!("{partition}:")));
+    let mut range = keyspace::prefix(&keyspace::document(number, &format!("{partition}:")));
     let mut info = PartitionInfo::default();
     loop {
         let page = store.scan(&range, Direction::Forward, PageLimit::entries(500))?;
         let Some((last, _)) = page.last() else { return Ok(info) };
         range.0 = Bound::Excluded(last.clone());
         for (key, value) in &page {
-            let id = String::from_utf8_lossy(keys::rest_of(key));
+            let id = String::from_utf8_lossy(keyspace::rest_of(key));
             info.shift(&Tally::default(), &Tally::of(&DocumentRecord::decode(&id, value)?.tree));
         }
     }

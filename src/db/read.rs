@@ -11,7 +11,7 @@ use super::Database;
 use super::record::{BodyRecord, DocumentRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Node, Revision, Tree};
-use crate::store::{Direction, PageLimit, keys};
+use crate::store::{Direction, PageLimit, keyspace};
 
 /// Limit, in bytes, of bodies with their attachments that a reader of many documents loads at once. A reader
 /// may exceed it by one body.
@@ -74,13 +74,13 @@ fn are_neighbours(wanted: &[(&str, Body)]) -> bool {
 impl Database {
     /// The record of a document, deleted or not.
     pub fn record(&self, id: &str) -> Result<Option<DocumentRecord>> {
-        let value = self.store.get(&keys::document(self.number, id))?;
+        let value = self.store.get(&keyspace::document(self.number, id))?;
         value.map(|value| DocumentRecord::decode(id, &value)).transpose()
     }
 
     /// The records of many documents, read in one call.
     pub fn records<I: AsRef<str>>(&self, ids: &[I]) -> Result<Vec<Option<DocumentRecord>>> {
-        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keys::document(self.number, id.as_ref())).collect();
+        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(self.number, id.as_ref())).collect();
         let values = self.store.get_many(&wanted)?;
         ids.iter()
             .zip(values)
@@ -89,14 +89,14 @@ impl Database {
     }
 
     pub(super) fn body(&self, id: &str, body: Body) -> Result<Option<BodyRecord>> {
-        let value = self.store.get(&keys::body(self.number, body.sequence, body.index))?;
+        let value = self.store.get(&keyspace::body(self.number, body.sequence, body.index))?;
         value.map(|value| BodyRecord::decode(id, value)).transpose()
     }
 
     /// Reads many bodies in one call. `None` for a body that is not stored, or not any more.
     pub fn bodies(&self, wanted: &[(&str, Body)]) -> Result<Vec<Option<BodyRecord>>> {
         let keys: Vec<Vec<u8>> =
-            wanted.iter().map(|(_, body)| keys::body(self.number, body.sequence, body.index)).collect();
+            wanted.iter().map(|(_, body)| keyspace::body(self.number, body.sequence, body.index)).collect();
         let values = match are_neighbours(wanted) {
             true => self.read_along(&keys)?,
             false => self.store.get_many(&keys)?,

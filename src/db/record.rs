@@ -5,7 +5,7 @@
 use super::bytes::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Revision, RevisionHash, Tree};
-use crate::store::blobs::BlobId;
+use crate::store::blob::blobs::BlobId;
 
 const VERSION: u8 = 1;
 

@@ -17,8 +17,8 @@ use super::names::check_database_name;
 use super::record::{Info, NameRecord};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::store::blobs::Blobs;
-use crate::store::{self, Batch, Direction, Durability, PageLimit, Store, StoreError, keys};
+use crate::store::blob::blobs::Blobs;
+use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
 
 /// When this many handles are open, opening another one first closes all unused handles.
 const IDLE_HANDLES: usize = 4096;
@@ -104,7 +104,7 @@ impl Databases {
         let mut state = EventState { last: 0, latest: HashMap::new() };
         let mut after = 0;
         loop {
-            let page = store.scan(&keys::db_updates_after(after), Direction::Forward, PageLimit::entries(1000))?;
+            let page = store.scan(&keyspace::db_updates_after(after), Direction::Forward, PageLimit::entries(1000))?;
             let Some((last, _)) = page.last() else { break };
             after = event_sequence(last);
             for (key, value) in &page {
@@ -170,7 +170,7 @@ impl Databases {
         if let Some(database) = self.opened(name) {
             return Ok(database);
         }
-        let Some(value) = self.store.get(&keys::name(name))? else { return Err(Error::NoDatabase) };
+        let Some(value) = self.store.get(&keyspace::name(name))? else { return Err(Error::NoDatabase) };
         self.enter(name, NameRecord::decode(&value)?)
     }
 
@@ -203,7 +203,7 @@ impl Databases {
         check_database_name(name)?;
         let _naming = self.naming.lock();
         loop {
-            let mut found = self.store.get_many(&[keys::name(name), keys::LAST_NUMBER.to_vec()])?.into_iter();
+            let mut found = self.store.get_many(&[keyspace::name(name), keyspace::LAST_NUMBER.to_vec()])?.into_iter();
             if found.next().flatten().is_some() {
                 return Err(Error::DatabaseExists);
             }
@@ -221,13 +221,13 @@ impl Databases {
                 n: options.n,
             };
             let mut batch = Batch::new();
-            batch.expect(keys::name(name), None);
-            batch.expect(keys::LAST_NUMBER.to_vec(), last);
-            batch.put(keys::LAST_NUMBER.to_vec(), number.to_be_bytes().to_vec());
-            batch.put(keys::name(name), record.encode());
-            batch.put(keys::info(number), Info::default().encode());
+            batch.expect(keyspace::name(name), None);
+            batch.expect(keyspace::LAST_NUMBER.to_vec(), last);
+            batch.put(keyspace::LAST_NUMBER.to_vec(), number.to_be_bytes().to_vec());
+            batch.put(keyspace::name(name), record.encode());
+            batch.put(keyspace::info(number), Info::default().encode());
             if let Some(security) = security {
-                batch.put(keys::security(number), security.as_bytes().to_vec());
+                batch.put(keyspace::security(number), security.as_bytes().to_vec());
             }
             let event = self.events.write(&mut batch, name, DbEventKind::Created);
             match self.store.commit(batch) {
@@ -246,17 +246,17 @@ impl Databases {
     pub fn delete(&self, name: &str) -> Result<()> {
         check_database_name(name)?;
         let _naming = self.naming.lock();
-        let Some(value) = self.store.get(&keys::name(name))? else {
+        let Some(value) = self.store.get(&keyspace::name(name))? else {
             // An earlier deletion may have failed with an unknown outcome and have been committed after all.
             self.leave(name);
             return Err(Error::NoDatabase);
         };
         let number = NameRecord::decode(&value)?.number;
         let mut batch = Batch { frees: true, ..Batch::new() };
-        batch.expect(keys::name(name), Some(value));
-        batch.delete(keys::name(name));
-        batch.delete(keys::info(number));
-        batch.put(keys::doomed(number), Vec::new());
+        batch.expect(keyspace::name(name), Some(value));
+        batch.delete(keyspace::name(name));
+        batch.delete(keyspace::info(number));
+        batch.put(keyspace::doomed(number), Vec::new());
         let event = self.events.write(&mut batch, name, DbEventKind::Deleted);
         self.store.commit(batch)?;
         self.events.done(event);
@@ -284,19 +284,19 @@ impl Databases {
         limit: usize,
     ) -> Result<Vec<String>> {
         let (low, high) = if descending { (end, start) } else { (start, end) };
-        let mut range = keys::names(low, high);
+        let mut range = keyspace::names(low, high);
         if !inclusive_end && let Some(end) = end {
             if descending {
-                range.0 = Bound::Excluded(keys::name(end));
+                range.0 = Bound::Excluded(keyspace::name(end));
             } else {
-                range.1 = Bound::Excluded(keys::name(end));
+                range.1 = Bound::Excluded(keyspace::name(end));
             }
         }
         let direction = if descending { Direction::Backward } else { Direction::Forward };
         let mut names = Vec::new();
         let mut to_skip = skip;
         while names.len() < limit {
-            if store::is_empty(&range) {
+            if crate::store::range::is_empty(&range) {
                 break;
             }
             let wanted = (limit - names.len()).saturating_add(to_skip).min(1000);
@@ -312,7 +312,7 @@ impl Databases {
                 if to_skip > 0 {
                     to_skip -= 1;
                 } else {
-                    names.push(keys::name_of(key).to_owned());
+                    names.push(keyspace::name_of(key).to_owned());
                 }
             }
         }
@@ -322,7 +322,7 @@ impl Databases {
 
     /// Returns the names with their internal numbers. Skips names of missing databases.
     pub(super) fn numbers(&self, names: &[String]) -> Result<Vec<(String, u64)>> {
-        let keys: Vec<Vec<u8>> = names.iter().map(|name| keys::name(name)).collect();
+        let keys: Vec<Vec<u8>> = names.iter().map(|name| keyspace::name(name)).collect();
         let mut numbers = Vec::with_capacity(names.len());
         for (name, value) in names.iter().zip(self.store.get_many(&keys)?) {
             if let Some(value) = value {
@@ -334,7 +334,8 @@ impl Databases {
 
     /// Reads up to `limit` rows of `_db_updates` after `since`, in order.
     pub fn events_after(&self, since: u64, limit: usize) -> Result<Vec<DbEvent>> {
-        let page = self.store.scan(&keys::db_updates_after(since), Direction::Forward, PageLimit::entries(limit))?;
+        let page =
+            self.store.scan(&keyspace::db_updates_after(since), Direction::Forward, PageLimit::entries(limit))?;
         page.iter().map(|(key, value)| decode_event(key, value)).collect()
     }
 
@@ -368,7 +369,7 @@ impl Databases {
         names.dedup();
         // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row.
         let _naming = self.naming.lock();
-        let found = self.store.get_many(&names.iter().map(|name| keys::name(name)).collect::<Vec<_>>())?;
+        let found = self.store.get_many(&names.iter().map(|name| keyspace::name(name)).collect::<Vec<_>>())?;
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
         let mut events = Vec::new();
         for (name, value) in names.iter().zip(found) {
@@ -405,11 +406,11 @@ impl Events {
         state.last += 1;
         let sequence = state.last;
         if let Some(older) = state.latest.insert((kind, name.to_owned()), sequence) {
-            batch.delete(keys::db_update(older));
+            batch.delete(keyspace::db_update(older));
         }
         let mut value = vec![1, kind as u8];
         value.extend_from_slice(name.as_bytes());
-        batch.put(keys::db_update(sequence), value);
+        batch.put(keyspace::db_update(sequence), value);
         DbEvent { sequence, name: name.to_owned(), kind }
     }
 

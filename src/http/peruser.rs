@@ -14,7 +14,7 @@ use crate::auth::peruser::{PerUser, Work, admit, dismiss, wanted};
 use crate::blocking::blocking;
 use crate::db::{CreateOptions, Database, Moved};
 use crate::error::{Error, Result};
-use crate::store::{Batch, Direction, PageLimit, keys};
+use crate::store::{Batch, Direction, PageLimit, keyspace};
 
 /// Number of changes of the authentication database read at once.
 const PAGE: usize = 100;
@@ -96,7 +96,7 @@ async fn follow(app: &Arc<App>) -> Result<()> {
 
 /// Key of the checkpoint: the instance of the authentication database and the last processed sequence.
 fn key() -> Vec<u8> {
-    keys::server("couch_peruser")
+    keyspace::server("couch_peruser")
 }
 
 async fn position(app: &Arc<App>, database: &Arc<Database>) -> Result<u64> {

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::query::script::Scripts;
 use crate::query::view::Views;
 use crate::store::Store;
-use crate::store::blobs::Blobs;
+use crate::store::blob::blobs::Blobs;
 use crate::tls::Identity;
 use crate::tls::acme::Automatic;
 

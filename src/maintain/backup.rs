@@ -18,8 +18,9 @@ use super::{Hear, Progress};
 use crate::db::record::{BodyRecord, DocumentRecord, Info, SequenceRow};
 use crate::db::{Database, Databases};
 use crate::error::{Error, Result};
-use crate::store::blobs::BlobId;
-use crate::store::{Direction, KeyRange, PageLimit, Store, keys};
+use crate::store::blob::blobs::BlobId;
+use crate::store::range::KeyRange;
+use crate::store::{Direction, PageLimit, Store, keyspace};
 
 /// Documents per page.
 const PAGE: usize = 200;
@@ -72,21 +73,21 @@ struct Backup<'a> {
 
 impl Backup<'_> {
     fn everything(&mut self) -> Result<u64> {
-        for range in [keys::configs(), keys::servers()] {
+        for range in [keyspace::configs(), keyspace::servers()] {
             self.each(range, Kind::Setting, |key| key.to_vec())?;
         }
         let mut count = 0u64;
         let mut after: Option<String> = None;
         loop {
-            let (mut low, high) = keys::names(None, None);
+            let (mut low, high) = keyspace::names(None, None);
             if let Some(after) = &after {
-                low = Bound::Excluded(keys::name(after));
+                low = Bound::Excluded(keyspace::name(after));
             }
             let page = self.store.scan(&(low, high), Direction::Forward, PageLimit::entries(100))?;
             let Some((last, _)) = page.last() else { break };
-            after = Some(keys::name_of(last).to_owned());
+            after = Some(keyspace::name_of(last).to_owned());
             for (key, _) in &page {
-                match self.databases.get(keys::name_of(key)) {
+                match self.databases.get(keyspace::name_of(key)) {
                     Ok(database) => match self.database(&database) {
                         // The database was deleted during the backup. Restore drops a database without
                         // counters.
@@ -121,9 +122,9 @@ impl Backup<'_> {
 
     fn database(&mut self, database: &Arc<Database>) -> Result<()> {
         let number = database.number();
-        let record = self.store.get(&keys::name(database.name()))?.ok_or(Error::NoDatabase)?;
+        let record = self.store.get(&keyspace::name(database.name()))?.ok_or(Error::NoDatabase)?;
         self.out.keyed(Kind::Database, database.name().as_bytes(), &record).map_err(writing)?;
-        self.each(keys::kind(number, keys::Kind::Local), Kind::Local, |key| keys::rest_of(key).to_vec())?;
+        self.each(keyspace::kind(number, keyspace::Kind::Local), Kind::Local, |key| keyspace::rest_of(key).to_vec())?;
         let purged_before = database.info().purge_sequence;
         let mut done = 0;
         let mut first = true;
@@ -146,7 +147,7 @@ impl Backup<'_> {
 
     fn last_pass(&mut self, database: &Arc<Database>, done: u64, purged_before: u64) -> Result<()> {
         let number = database.number();
-        let value = self.store.get(&keys::info(number))?.ok_or(Error::NoDatabase)?;
+        let value = self.store.get(&keyspace::info(number))?.ok_or(Error::NoDatabase)?;
         let info = Info::decode(&value)?;
         self.pass(database, done, info.sequence, false)?;
         // A document that was purged completely has no sequence any more, so its purge request leads to it.
@@ -158,13 +159,13 @@ impl Backup<'_> {
             let ids: Vec<String> = page.into_iter().map(|(_, purge)| purge.id).collect();
             self.documents(database, &ids, Kind::Changed)?;
         }
-        if let Some(security) = self.store.get(&keys::security(number))? {
+        if let Some(security) = self.store.get(&keyspace::security(number))? {
             self.out.plain(Kind::Security, &security).map_err(writing)?;
         }
-        if let Some(auto_purge) = self.store.get(&keys::auto_purge(number))? {
+        if let Some(auto_purge) = self.store.get(&keyspace::auto_purge(number))? {
             self.out.plain(Kind::AutoPurge, &auto_purge).map_err(writing)?;
         }
-        self.each(keys::kind(number, keys::Kind::Purge), Kind::Purge, |key| keys::rest_of(key).to_vec())?;
+        self.each(keyspace::kind(number, keyspace::Kind::Purge), Kind::Purge, |key| keyspace::rest_of(key).to_vec())?;
         self.documents += info.documents + info.deleted;
         self.out.plain(Kind::Counters, &value).map_err(writing)
     }
@@ -175,12 +176,12 @@ impl Backup<'_> {
         let number = database.number();
         // Stop at `goal`: a document that changes behind the first pass must be written by a later pass, as
         // `Changed`.
-        let high = Bound::Included(keys::sequence(number, goal));
+        let high = Bound::Included(keyspace::sequence(number, goal));
         while done < goal {
-            let low = Bound::Excluded(keys::sequence(number, done));
+            let low = Bound::Excluded(keyspace::sequence(number, done));
             let page = self.store.scan(&(low, high.clone()), Direction::Forward, PageLimit::entries(PAGE))?;
             let Some((last, _)) = page.last() else { return Ok(done.max(goal)) };
-            done = keys::sequence_of(last);
+            done = keyspace::sequence_of(last);
             let mut ids = Vec::with_capacity(page.len());
             for (_, row) in &page {
                 ids.push(SequenceRow::decode(row)?.id);
@@ -195,7 +196,7 @@ impl Backup<'_> {
     /// Writes documents with everything that they refer to: attachments first, then bodies, then the record.
     fn documents(&mut self, database: &Arc<Database>, ids: &[String], kind: Kind) -> Result<()> {
         let number = database.number();
-        let wanted: Vec<_> = ids.iter().map(|id| keys::document(number, id)).collect();
+        let wanted: Vec<_> = ids.iter().map(|id| keyspace::document(number, id)).collect();
         let records = self.store.get_many(&wanted)?;
         for ((id, key), mut record) in ids.iter().zip(&wanted).zip(records) {
             // A compaction may remove old bodies after the record was read. Then the record has changed too.
@@ -209,7 +210,7 @@ impl Backup<'_> {
                     break;
                 }
                 // The database was deleted during the backup, and its removal has begun with the bodies.
-                if self.store.get(&keys::info(number))?.is_none() {
+                if self.store.get(&keyspace::info(number))?.is_none() {
                     return Err(Error::NoDatabase);
                 }
                 let again = self.store.get(key)?;
@@ -229,7 +230,7 @@ impl Backup<'_> {
         let record = DocumentRecord::decode(id, record)?;
         let bodies: Vec<_> = record.tree.nodes().iter().filter_map(|node| node.body).collect();
         for some in bodies.chunks(64) {
-            let wanted: Vec<_> = some.iter().map(|body| keys::body(number, body.sequence, body.index)).collect();
+            let wanted: Vec<_> = some.iter().map(|body| keyspace::body(number, body.sequence, body.index)).collect();
             for (key, value) in wanted.iter().zip(self.store.get_many(&wanted)?) {
                 let Some(value) = value else { return Ok(false) };
                 for attachment in BodyRecord::decode(id, value.clone())?.attachments {
@@ -237,7 +238,7 @@ impl Backup<'_> {
                         return Ok(false);
                     }
                 }
-                self.out.keyed(Kind::Body, keys::rest_of(key), &value).map_err(writing)?;
+                self.out.keyed(Kind::Body, keyspace::rest_of(key), &value).map_err(writing)?;
             }
         }
         Ok(true)

@@ -28,9 +28,10 @@ use crate::db::record::{
 };
 use crate::db::{AutoPurge, PartitionInfo, count_partition};
 use crate::error::{Error, Result};
-use crate::store::blobs::{BlobId, Blobs};
-use crate::store::keys::Kind;
-use crate::store::{KeyRange, Store, keys};
+use crate::store::Store;
+use crate::store::blob::blobs::{BlobId, Blobs};
+use crate::store::keyspace::{self, Kind};
+use crate::store::range::KeyRange;
 
 /// Keys per page.
 const PAGE: usize = 500;
@@ -90,7 +91,7 @@ impl Check<'_> {
         if let Err(error) = self.store.complete() {
             self.found.problem(format!("the store is incomplete: {}", Error::from(error)));
         }
-        let last_number = match self.value(keys::LAST_NUMBER)? {
+        let last_number = match self.value(keyspace::LAST_NUMBER)? {
             Some(value) => value.try_into().map(u64::from_be_bytes).unwrap_or_else(|_| {
                 self.found.problem("the last database number cannot be read".into());
                 u64::MAX
@@ -98,14 +99,14 @@ impl Check<'_> {
             None => 0,
         };
         let mut numbers = BTreeMap::new();
-        let mut names = Walk::over(keys::names(None, None));
+        let mut names = Walk::over(keyspace::names(None, None));
         loop {
             let page = names.next(self.store)?;
             if page.is_empty() {
                 break;
             }
             for (key, value) in page {
-                let name = keys::name_of(&key).to_owned();
+                let name = keyspace::name_of(&key).to_owned();
                 match value.and_then(|value| NameRecord::decode(&value).map_err(|error| error.to_string())) {
                     Err(error) => self.found.problem(error),
                     Ok(record) if record.number > last_number => {
@@ -142,7 +143,7 @@ impl Check<'_> {
     }
 
     fn database(&mut self, number: u64, name: &str) -> Result<()> {
-        let info = match self.value(&keys::info(number))?.map(|value| Info::decode(&value)) {
+        let info = match self.value(&keyspace::info(number))?.map(|value| Info::decode(&value)) {
             Some(Ok(info)) => info,
             Some(Err(error)) => {
                 self.found.problem(format!("{name}: {error}"));
@@ -154,7 +155,7 @@ impl Check<'_> {
             }
         };
         let mut sums = Sums::default();
-        let mut documents = Walk::over(keys::kind(number, Kind::Document));
+        let mut documents = Walk::over(keyspace::kind(number, Kind::Document));
         loop {
             let page = documents.next(self.store)?;
             if page.is_empty() {
@@ -174,11 +175,11 @@ impl Check<'_> {
                 self.found.problem(format!("{name}: {what} is {told}, but the documents add up to {counted}"));
             }
         }
-        let rows = self.count_keys(keys::kind(number, Kind::Sequence))?;
+        let rows = self.count_keys(keyspace::kind(number, Kind::Sequence))?;
         if rows != sums.rows {
             self.found.problem(format!("{name}: {rows} rows in the changes order for {} documents", sums.documents));
         }
-        let bodies = self.count_keys(keys::kind(number, Kind::Body))?;
+        let bodies = self.count_keys(keyspace::kind(number, Kind::Body))?;
         if bodies != sums.bodies {
             self.found.problem(format!("{name}: {bodies} bodies are stored, but documents refer to {}", sums.bodies));
         }
@@ -192,7 +193,7 @@ impl Check<'_> {
     fn documents(&mut self, number: u64, name: &str, info: &Info, page: Vec<Found>, sums: &mut Sums) -> Result<()> {
         let mut records = Vec::with_capacity(page.len());
         for (key, value) in page {
-            let id = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+            let id = String::from_utf8_lossy(keyspace::rest_of(&key)).into_owned();
             let length = value.as_ref().map_or(0, Vec::len);
             match value.and_then(|value| DocumentRecord::decode(&id, &value).map_err(|error| error.to_string())) {
                 Ok(record) => records.push((id, record, length)),
@@ -202,7 +203,8 @@ impl Check<'_> {
                 }
             }
         }
-        let row_keys: Vec<_> = records.iter().map(|(_, record, _)| keys::sequence(number, record.sequence)).collect();
+        let row_keys: Vec<_> =
+            records.iter().map(|(_, record, _)| keyspace::sequence(number, record.sequence)).collect();
         let rows = self.store.get_each(&row_keys)?;
         for ((id, record, length), row) in records.iter().zip(rows) {
             sums.documents += 1;
@@ -231,7 +233,8 @@ impl Check<'_> {
 
     fn tree(&mut self, number: u64, name: &str, id: &str, record: &DocumentRecord, sums: &mut Sums) -> Result<()> {
         let nodes: Vec<_> = record.tree.nodes().iter().filter_map(|node| node.body.map(|body| (node, body))).collect();
-        let body_keys: Vec<_> = nodes.iter().map(|(_, body)| keys::body(number, body.sequence, body.index)).collect();
+        let body_keys: Vec<_> =
+            nodes.iter().map(|(_, body)| keyspace::body(number, body.sequence, body.index)).collect();
         for chunk in nodes.chunks(64).zip(body_keys.chunks(64)) {
             for ((node, body), value) in chunk.0.iter().zip(self.store.get_each(chunk.1)?) {
                 sums.all_bytes += body.bytes;
@@ -278,7 +281,7 @@ impl Check<'_> {
         attachments: &[Attachment],
     ) -> Result<()> {
         let distinct: HashSet<&BlobId> = attachments.iter().map(|attachment| &attachment.blob).collect();
-        let wanted: Vec<_> = distinct.iter().map(|blob| keys::blob_reference(blob, number, at.0, at.1)).collect();
+        let wanted: Vec<_> = distinct.iter().map(|blob| keyspace::blob_reference(blob, number, at.0, at.1)).collect();
         for reference in self.store.get_each(&wanted)? {
             match reference {
                 Ok(Some(_)) => self.references += 1,
@@ -335,13 +338,13 @@ impl Check<'_> {
     }
 
     fn partitions(&mut self, number: u64, name: &str) -> Result<()> {
-        let mut range = keys::kind(number, Kind::Partition);
+        let mut range = keyspace::kind(number, Kind::Partition);
         loop {
             let page = self.store.keys(&range, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             range.0 = Bound::Excluded(last.clone());
             for key in page {
-                let partition = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+                let partition = String::from_utf8_lossy(keyspace::rest_of(&key)).into_owned();
                 let stored = PartitionInfo::of(self.store, number, &partition);
                 match (stored, count_partition(self.store, number, &partition)) {
                     (Ok(stored), Ok(counted)) if stored == counted => {}
@@ -359,14 +362,14 @@ impl Check<'_> {
 
     fn locals_and_purges(&mut self, number: u64, name: &str, info: &Info) -> Result<()> {
         for kind in [Kind::Local, Kind::Purge, Kind::Security, Kind::AutoPurge] {
-            let mut walk = Walk::over(keys::kind(number, kind));
+            let mut walk = Walk::over(keyspace::kind(number, kind));
             loop {
                 let page = walk.next(self.store)?;
                 if page.is_empty() {
                     break;
                 }
                 for (key, value) in page {
-                    let id = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+                    let id = String::from_utf8_lossy(keyspace::rest_of(&key)).into_owned();
                     let wrong = match (kind, value) {
                         (_, Err(error)) => Some(error),
                         (Kind::Local, Ok(value)) => {
@@ -384,8 +387,8 @@ impl Check<'_> {
                 }
             }
         }
-        let purges = self.count_keys(keys::kind(number, Kind::Purge))?;
-        let uuids = self.count_keys(keys::kind(number, Kind::PurgeUuid))?;
+        let purges = self.count_keys(keyspace::kind(number, Kind::Purge))?;
+        let uuids = self.count_keys(keyspace::kind(number, Kind::PurgeUuid))?;
         if purges != uuids {
             self.found.problem(format!("{name}: {purges} purge requests, but {uuids} purge uuids"));
         }
@@ -393,7 +396,7 @@ impl Check<'_> {
     }
 
     fn purge(&self, number: u64, info: &Info, key: &[u8], value: &[u8]) -> Result<Option<String>> {
-        let Some(sequence) = keys::rest_of(key).try_into().ok().map(u64::from_be_bytes) else {
+        let Some(sequence) = keyspace::rest_of(key).try_into().ok().map(u64::from_be_bytes) else {
             return Ok(Some("a purge request has an invalid key".into()));
         };
         let record = match PurgeRecord::decode(value) {
@@ -403,7 +406,7 @@ impl Check<'_> {
         if sequence > info.purge_sequence || sequence <= info.forgotten_purges {
             return Ok(Some(format!("purge request {sequence} is out of range")));
         }
-        let uuid = self.store.get(&keys::purge_uuid(number, &record.uuid)).map_err(Error::from);
+        let uuid = self.store.get(&keyspace::purge_uuid(number, &record.uuid)).map_err(Error::from);
         Ok(match uuid {
             Ok(Some(value)) if value == sequence.to_be_bytes() => None,
             Ok(_) => Some(format!("purge request {sequence} is not found by its uuid")),
@@ -415,14 +418,14 @@ impl Check<'_> {
     fn orphans(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
         let mut next = 0;
         loop {
-            let (low, _) = keys::database(next);
-            let (_, high) = keys::database(u64::MAX);
+            let (low, _) = keyspace::database(next);
+            let (_, high) = keyspace::database(u64::MAX);
             let Some(key) = self.store.keys(&(low, high), 1)?.pop() else { return Ok(()) };
             let Some(number) = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes) else {
                 return Ok(());
             };
             if !numbers.contains_key(&number) {
-                if self.value(&keys::doomed(number))?.is_some() {
+                if self.value(&keyspace::doomed(number))?.is_some() {
                     self.found.notes.push(format!("deleted database number {number} is still to be removed"));
                 } else {
                     self.found.problem(format!("entries of database number {number}, which has no name"));
@@ -438,7 +441,7 @@ impl Check<'_> {
     /// Checks that every blob reference belongs to a body of an existing database. The walk over the bodies
     /// has found every reference that bodies need, so comparing the counts is enough.
     fn references(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
-        let mut range = keys::all_blob_references();
+        let mut range = keyspace::all_blob_references();
         let mut living = 0;
         let mut doomed = 0;
         loop {
@@ -482,7 +485,7 @@ impl Check<'_> {
 
     /// Checks the checksums of settings and of other server-wide entries.
     fn server_wide(&mut self) -> Result<()> {
-        let mut walk = Walk::over((Bound::Unbounded, keys::database(0).0));
+        let mut walk = Walk::over((Bound::Unbounded, keyspace::database(0).0));
         loop {
             let page = walk.next(self.store)?;
             if page.is_empty() {

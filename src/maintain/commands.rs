@@ -15,8 +15,9 @@ use super::survey::Survey;
 use crate::clock::Clock;
 use crate::db::Databases;
 use crate::db::record::BodyRecord;
-use crate::store::blobs::BlobId;
-use crate::store::{self, Engine, Entry, Key, Options, Rewrite, Sealing, Step, Store, StoreError, keys, sealed};
+use crate::store::blob::blobs::BlobId;
+use crate::store::crypto::sealed_stream;
+use crate::store::{self, Engine, Entry, Key, Options, Rewrite, Sealing, Step, Store, StoreError, keyspace};
 
 /// The result of a command; an error is a message for the user.
 type Outcome<T> = Result<T, String>;
@@ -63,7 +64,7 @@ pub fn salvage(folder: &Path, key: Option<Key>, to: &Path) -> Outcome<bool> {
     let refused = |error: store::OpenError| error.to_string();
     store::begin_filling(to).map_err(refused)?;
     let scratch = to.join("salvaged-from");
-    let from = store::salvage::open_damaged(folder, key.as_ref(), &scratch).map_err(|error| {
+    let from = store::embedded::salvage::open_damaged(folder, key.as_ref(), &scratch).map_err(|error| {
         // The folder holds nothing yet, so remove it here rather than leave that to the user.
         let _ = std::fs::remove_dir_all(to);
         error.to_string()
@@ -156,7 +157,7 @@ fn backup_into(folder: &Path, key: Option<Key>, seals: bool, to: &mut dyn Write)
     match key.as_ref().filter(|_| seals).cloned() {
         None => plain_backup_into(folder, key, to),
         Some(own) => {
-            let mut to = sealed::Writer::new(to, &own).map_err(wrong)?;
+            let mut to = sealed_stream::Writer::new(to, &own).map_err(wrong)?;
             let counts = plain_backup_into(folder, key, &mut to)?;
             to.finish().map_err(wrong)?;
             Ok(counts)
@@ -239,12 +240,12 @@ pub fn restore(
     }
     let bar = Bar::new(Unit::Bytes, bytes);
     let mut input = bar.read(input);
-    let mut head = [0; sealed::SEALED.len()];
+    let mut head = [0; sealed_stream::SEALED.len()];
     let read = fill(&mut input, &mut head).map_err(wrong)?;
     let mut opens;
-    let mut whole: Box<dyn Read> = if &head == sealed::SEALED {
+    let mut whole: Box<dyn Read> = if &head == sealed_stream::SEALED {
         let keys: Vec<&Key> = backup_key.iter().chain(&key).collect();
-        opens = sealed::Reader::new(&mut input, &keys).map_err(|error| match error.kind() {
+        opens = sealed_stream::Reader::new(&mut input, &keys).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 format!("this backup cannot be opened: {error}; name the file with that key by --backup-key-file")
             }
@@ -341,13 +342,13 @@ pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
 /// Replaces the blob ids in an entry. A rewrite changes the ids of attachments, which stand in bodies and in
 /// references.
 fn renamed((key, value): Entry, name: &dyn Fn(&BlobId) -> BlobId) -> store::Result<Entry> {
-    if let Some(key) = keys::renamed_reference(&key, name) {
+    if let Some(key) = keyspace::renamed_reference(&key, name) {
         return Ok((key, value));
     }
-    if !keys::is_body(&key) {
+    if !keyspace::is_body(&key) {
         return Ok((key, value));
     }
-    let cannot = |_| StoreError::Damaged(format!("{} cannot be read", keys::describe(&key)));
+    let cannot = |_| StoreError::Damaged(format!("{} cannot be read", keyspace::describe(&key)));
     let mut record = BodyRecord::decode("", value.clone()).map_err(cannot)?;
     let value = if record.rename(name) { record.encode() } else { value };
     Ok((key, value))

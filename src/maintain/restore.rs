@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::db::record::{BodyRecord, DocumentRecord, NameRecord, PurgeRecord};
 use crate::error::{Error, Result};
 use crate::rev::Body;
-use crate::store::blobs::{BlobId, Blobs};
-use crate::store::{PageLimit, Store, keys};
+use crate::store::blob::blobs::{BlobId, Blobs};
+use crate::store::{PageLimit, Store, keyspace};
 
 /// What a restore has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub fn restore(
     hear: Hear,
 ) -> Result<Restored> {
     use crate::store::Direction;
-    if !store.scan(&keys::names(None, None), Direction::Forward, PageLimit::entries(1))?.is_empty() {
+    if !store.scan(&keyspace::names(None, None), Direction::Forward, PageLimit::entries(1))?.is_empty() {
         return Err(Error::BadRequest("this data folder has databases: restore needs a new folder".into()));
     }
     let mut buffered = io::BufReader::with_capacity(1 << 20, from);
@@ -107,12 +107,12 @@ impl Restore<'_> {
         let name = std::str::from_utf8(name).map_err(|_| damaged())?.to_owned();
         if let Some((_, record)) = self.open.take() {
             // The previous database was deleted during its backup. Mark it for removal in the background.
-            self.writes.put(keys::doomed(record.number), vec![1])?;
+            self.writes.put(keyspace::doomed(record.number), vec![1])?;
         }
         self.number += 1;
         let record =
             NameRecord { number: self.number, instance: self.clock.random_16(), ..NameRecord::decode(record)? };
-        self.writes.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
+        self.writes.put(keyspace::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
         (self.hear)(Progress { what: &name, done: self.restored.documents });
         self.open = Some((name, record));
         Ok(())
@@ -144,11 +144,11 @@ impl Restore<'_> {
         let number = record.number;
         let text = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| damaged());
         match frame.kind {
-            Kind::Security => self.writes.put(keys::security(number), frame.payload.clone()),
-            Kind::AutoPurge => self.writes.put(keys::auto_purge(number), frame.payload.clone()),
+            Kind::Security => self.writes.put(keyspace::security(number), frame.payload.clone()),
+            Kind::AutoPurge => self.writes.put(keyspace::auto_purge(number), frame.payload.clone()),
             Kind::Counters => {
-                self.writes.put(keys::info(number), frame.payload.clone())?;
-                self.writes.put(keys::name(&name), record.encode())?;
+                self.writes.put(keyspace::info(number), frame.payload.clone())?;
+                self.writes.put(keyspace::name(&name), record.encode())?;
                 self.restored.databases += 1;
                 self.open = None;
                 Ok(())
@@ -156,7 +156,7 @@ impl Restore<'_> {
             _ => {
                 let (key, value) = frame.keyed().map_err(reading)?;
                 match frame.kind {
-                    Kind::Local => self.writes.put(keys::local(number, &text(key)?), value.to_vec()),
+                    Kind::Local => self.writes.put(keyspace::local(number, &text(key)?), value.to_vec()),
                     Kind::Body => self.body(number, key, value),
                     Kind::Document => self.document(number, &text(key)?, value),
                     Kind::Changed => {
@@ -166,8 +166,8 @@ impl Restore<'_> {
                     Kind::Purge => {
                         let purge = PurgeRecord::decode(value)?;
                         let sequence = key.try_into().map(u64::from_be_bytes).map_err(|_| damaged())?;
-                        self.writes.put(keys::purge_uuid(number, &purge.uuid), sequence.to_be_bytes().to_vec())?;
-                        self.writes.put(keys::purge(number, sequence), value.to_vec())
+                        self.writes.put(keyspace::purge_uuid(number, &purge.uuid), sequence.to_be_bytes().to_vec())?;
+                        self.writes.put(keyspace::purge(number, sequence), value.to_vec())
                     }
                     _ => Err(damaged()),
                 }
@@ -185,9 +185,9 @@ impl Restore<'_> {
             value = record.encode();
         }
         for attachment in record.attachments {
-            self.writes.put(keys::blob_reference(&attachment.blob, number, sequence, index), Vec::new())?;
+            self.writes.put(keyspace::blob_reference(&attachment.blob, number, sequence, index), Vec::new())?;
         }
-        self.writes.put(keys::body(number, sequence, index), value)
+        self.writes.put(keyspace::body(number, sequence, index), value)
     }
 
     fn document(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {
@@ -195,8 +195,8 @@ impl Restore<'_> {
             return Ok(());
         }
         let record = DocumentRecord::decode(id, value)?;
-        self.writes.put(keys::sequence(number, record.sequence), record.sequence_row(id).encode())?;
-        self.writes.put(keys::document(number, id), value.to_vec())?;
+        self.writes.put(keyspace::sequence(number, record.sequence), record.sequence_row(id).encode())?;
+        self.writes.put(keyspace::document(number, id), value.to_vec())?;
         self.restored.documents += 1;
         if self.restored.documents.is_multiple_of(1000)
             && let Some((name, _)) = &self.open
@@ -209,7 +209,7 @@ impl Restore<'_> {
     /// Removes the entries of a document's earlier state that its new record `value` does not refer to.
     fn forget(&mut self, number: u64, id: &str, value: &[u8]) -> Result<()> {
         self.writes.flush()?;
-        let Some(old) = self.store.get(&keys::document(number, id))? else { return Ok(()) };
+        let Some(old) = self.store.get(&keyspace::document(number, id))? else { return Ok(()) };
         let old = DocumentRecord::decode(id, &old)?;
         let place = |body: Body| (body.sequence, body.index);
         let kept: HashSet<(u64, u32)> = match value {
@@ -219,16 +219,16 @@ impl Restore<'_> {
                 new.tree.nodes().iter().filter_map(|node| node.body.map(place)).collect()
             }
         };
-        self.writes.delete(keys::document(number, id));
-        self.writes.delete(keys::sequence(number, old.sequence));
+        self.writes.delete(keyspace::document(number, id));
+        self.writes.delete(keyspace::sequence(number, old.sequence));
         for body in old.tree.nodes().iter().filter_map(|node| node.body) {
             if kept.contains(&place(body)) {
                 continue;
             }
-            let key = keys::body(number, body.sequence, body.index);
+            let key = keyspace::body(number, body.sequence, body.index);
             if let Some(value) = self.store.get(&key)? {
                 for attachment in BodyRecord::decode(id, value)?.attachments {
-                    self.writes.delete(keys::blob_reference(&attachment.blob, number, body.sequence, body.index));
+                    self.writes.delete(keyspace::blob_reference(&attachment.blob, number, body.sequence, body.index));
                 }
             }
             self.writes.delete(key);

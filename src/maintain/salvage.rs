@@ -31,10 +31,11 @@ use crate::db::record::{
 };
 use crate::error::{Error, Result};
 use crate::rev::{Body, Revision, Tree};
-use crate::store::blobs::{BlobId, Blobs, Pin};
-use crate::store::keys::Kind;
-use crate::store::salvage::{Source, database, last_sequence};
-use crate::store::{KeyRange, Store, keys};
+use crate::store::Store;
+use crate::store::blob::blobs::{BlobId, Blobs, Pin};
+use crate::store::embedded::salvage::{Source, database, last_sequence};
+use crate::store::keyspace::{self, Kind};
+use crate::store::range::KeyRange;
 
 /// Losses that are listed; the rest are only counted.
 const TOLD: usize = 1000;
@@ -106,7 +107,7 @@ struct Target {
 
 impl Salvage<'_> {
     fn everything(&mut self) -> Result<()> {
-        for (what, range) in [("setting", keys::configs()), ("server state", keys::servers())] {
+        for (what, range) in [("setting", keyspace::configs()), ("server state", keyspace::servers())] {
             self.each(range, &mut |salvage, (key, value)| match value {
                 Ok(value) => salvage.writes.put(key, value),
                 Err(error) => {
@@ -118,7 +119,7 @@ impl Salvage<'_> {
         for (old, (name, record)) in self.names()? {
             self.database(old, name, record)?;
         }
-        self.writes.put(keys::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
+        self.writes.put(keyspace::LAST_NUMBER.to_vec(), self.number.to_be_bytes().to_vec())?;
         self.writes.finish()?;
         Ok(())
     }
@@ -141,8 +142,8 @@ impl Salvage<'_> {
     fn names(&mut self) -> Result<BTreeMap<u64, (String, NameRecord)>> {
         let mut names: BTreeMap<u64, (String, NameRecord)> = BTreeMap::new();
         let mut nameless = Vec::new();
-        self.each(keys::names(None, None), &mut |salvage, (key, value)| {
-            let name = keys::name_of(&key).to_owned();
+        self.each(keyspace::names(None, None), &mut |salvage, (key, value)| {
+            let name = keyspace::name_of(&key).to_owned();
             match value.and_then(|value| NameRecord::decode(&value).map_err(|error| error.to_string())) {
                 Ok(record) => drop(names.insert(record.number, (name, record))),
                 Err(error) => {
@@ -154,11 +155,11 @@ impl Salvage<'_> {
         })?;
         let noted = self.from.noted.clone();
         for (number, (name, sequence)) in noted {
-            let doomed = matches!(self.from.store.get(&keys::doomed(number)), Ok(Some(_)));
+            let doomed = matches!(self.from.store.get(&keyspace::doomed(number)), Ok(Some(_)));
             if names.contains_key(&number) || doomed {
                 continue;
             }
-            let mut rows = Walk::over(keys::kind(number, Kind::Document));
+            let mut rows = Walk::over(keyspace::kind(number, Kind::Document));
             let left = rows.next(self.from.store.as_ref())?.iter().any(|(_, value)| value.is_ok());
             let known = database(number, &name);
             let name = match name.is_empty() {
@@ -186,7 +187,7 @@ impl Salvage<'_> {
     fn database(&mut self, old: u64, name: String, record: NameRecord) -> Result<()> {
         self.number += 1;
         let number = self.number;
-        let stored = self.value(&keys::info(old)).and_then(|value| Info::decode(&value?).ok());
+        let stored = self.value(&keyspace::info(old)).and_then(|value| Info::decode(&value?).ok());
         if stored.is_none() {
             self.found.lost(format!("{name}: its counters (recounted) and its limits"));
         }
@@ -212,8 +213,8 @@ impl Salvage<'_> {
         self.rows(&mut target)?;
         self.beside(&mut target)?;
         let record = NameRecord { number, instance: self.clock.random_16(), ..record };
-        self.writes.put(keys::info(number), target.info.encode())?;
-        self.writes.put(keys::name(&target.name), record.encode())?;
+        self.writes.put(keyspace::info(number), target.info.encode())?;
+        self.writes.put(keyspace::name(&target.name), record.encode())?;
         self.found.databases += 1;
         Ok(())
     }
@@ -223,8 +224,8 @@ impl Salvage<'_> {
     }
 
     fn documents(&mut self, target: &mut Target) -> Result<()> {
-        self.each(keys::kind(target.old, Kind::Document), &mut |salvage, (key, value)| {
-            let id = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+        self.each(keyspace::kind(target.old, Kind::Document), &mut |salvage, (key, value)| {
+            let id = String::from_utf8_lossy(keyspace::rest_of(&key)).into_owned();
             let decoded =
                 value.and_then(|value| DocumentRecord::decode(&id, &value).map_err(|error| error.to_string()));
             match decoded {
@@ -239,7 +240,7 @@ impl Salvage<'_> {
     /// Rebuilds documents whose records are lost from their rows in the changes order.
     fn rows(&mut self, target: &mut Target) -> Result<()> {
         self.writes.flush()?;
-        self.each(keys::kind(target.old, Kind::Sequence), &mut |salvage, (key, value)| {
+        self.each(keyspace::kind(target.old, Kind::Sequence), &mut |salvage, (key, value)| {
             let decoded = value.and_then(|value| SequenceRow::decode(&value).map_err(|error| error.to_string()));
             let row = match decoded {
                 Ok(row) => row,
@@ -248,7 +249,7 @@ impl Salvage<'_> {
                     return Ok(());
                 }
             };
-            if salvage.store.get(&keys::document(target.number, &row.id))?.is_some() {
+            if salvage.store.get(&keyspace::document(target.number, &row.id))?.is_some() {
                 return Ok(());
             }
             let mut tree = Tree::new();
@@ -264,7 +265,7 @@ impl Salvage<'_> {
                 salvage
                     .found
                     .lost(format!("{}: the history of document {}, whose leaves are kept", target.name, row.id));
-                let record = DocumentRecord { sequence: keys::sequence_of(&key), tree };
+                let record = DocumentRecord { sequence: keyspace::sequence_of(&key), tree };
                 salvage.document(target, &row.id, record)?;
                 salvage.writes.flush()?;
             }
@@ -330,8 +331,8 @@ impl Salvage<'_> {
         target.info.sequence = target.info.sequence.max(record.sequence);
         let value = record.encode();
         target.info.records += value.len() as u64;
-        self.writes.put(keys::sequence(target.number, record.sequence), record.sequence_row(id).encode())?;
-        self.writes.put(keys::document(target.number, id), value)?;
+        self.writes.put(keyspace::sequence(target.number, record.sequence), record.sequence_row(id).encode())?;
+        self.writes.put(keyspace::document(target.number, id), value)?;
         self.found.documents += 1;
         Ok(())
     }
@@ -339,7 +340,7 @@ impl Salvage<'_> {
     /// Copies the body of a revision and its attachments. Returns the body's size, or `None` if it is lost.
     fn body(&mut self, target: &Target, id: &str, revision: &Revision, body: Body) -> Result<Option<u64>> {
         let name = &target.name;
-        let value = match self.from.store.get(&keys::body(target.old, body.sequence, body.index)) {
+        let value = match self.from.store.get(&keyspace::body(target.old, body.sequence, body.index)) {
             Ok(Some(value)) => value,
             Ok(None) => {
                 self.found.lost(format!("{name}: revision {revision} of document {id}: its body is missing"));
@@ -371,11 +372,11 @@ impl Salvage<'_> {
             }
         }
         for attachment in &record.attachments {
-            let key = keys::blob_reference(&attachment.blob, target.number, body.sequence, body.index);
+            let key = keyspace::blob_reference(&attachment.blob, target.number, body.sequence, body.index);
             self.writes.put(key, Vec::new())?;
         }
         let bytes = record.bytes();
-        self.writes.put(keys::body(target.number, body.sequence, body.index), record.encode())?;
+        self.writes.put(keyspace::body(target.number, body.sequence, body.index), record.encode())?;
         Ok(Some(bytes))
     }
 
@@ -420,10 +421,10 @@ impl Salvage<'_> {
     /// Removes a body that was copied, and its blob references.
     fn forget(&mut self, target: &Target, (sequence, index): (u64, u32)) -> Result<()> {
         self.writes.flush()?;
-        let key = keys::body(target.number, sequence, index);
+        let key = keyspace::body(target.number, sequence, index);
         if let Some(value) = self.store.get(&key)? {
             for attachment in BodyRecord::decode("", value)?.attachments {
-                self.writes.delete(keys::blob_reference(&attachment.blob, target.number, sequence, index));
+                self.writes.delete(keyspace::blob_reference(&attachment.blob, target.number, sequence, index));
             }
         }
         self.writes.delete(key);
@@ -433,28 +434,28 @@ impl Salvage<'_> {
     /// Copies `_local` documents, purge requests, `_security` and `_auto_purge`.
     fn beside(&mut self, target: &mut Target) -> Result<()> {
         let (old, number) = (target.old, target.number);
-        self.each(keys::kind(old, Kind::Local), &mut |salvage, (key, value)| {
-            let id = String::from_utf8_lossy(keys::rest_of(&key)).into_owned();
+        self.each(keyspace::kind(old, Kind::Local), &mut |salvage, (key, value)| {
+            let id = String::from_utf8_lossy(keyspace::rest_of(&key)).into_owned();
             let decoded = value.and_then(|value| match LocalRecord::decode(&id, &value) {
                 Ok(_) => Ok(value),
                 Err(error) => Err(error.to_string()),
             });
             match decoded {
-                Ok(value) => salvage.writes.put(keys::local(number, &id), value),
+                Ok(value) => salvage.writes.put(keyspace::local(number, &id), value),
                 Err(error) => {
                     salvage.found.lost(format!("{}: a local document: {error}", target.name));
                     Ok(())
                 }
             }
         })?;
-        self.each(keys::kind(old, Kind::Purge), &mut |salvage, (key, value)| {
-            let sequence = keys::rest_of(&key).try_into().ok().map(u64::from_be_bytes);
+        self.each(keyspace::kind(old, Kind::Purge), &mut |salvage, (key, value)| {
+            let sequence = keyspace::rest_of(&key).try_into().ok().map(u64::from_be_bytes);
             let decoded = value.ok().and_then(|value| Some((PurgeRecord::decode(&value).ok()?, value)));
             match (sequence, decoded) {
                 (Some(sequence), Some((record, value))) if sequence > target.info.forgotten_purges => {
                     target.info.purge_sequence = target.info.purge_sequence.max(sequence);
-                    salvage.writes.put(keys::purge_uuid(number, &record.uuid), sequence.to_be_bytes().to_vec())?;
-                    salvage.writes.put(keys::purge(number, sequence), value)
+                    salvage.writes.put(keyspace::purge_uuid(number, &record.uuid), sequence.to_be_bytes().to_vec())?;
+                    salvage.writes.put(keyspace::purge(number, sequence), value)
                 }
                 _ => {
                     salvage.found.lost(format!("{}: a purge request", target.name));
@@ -462,15 +463,16 @@ impl Salvage<'_> {
                 }
             }
         })?;
-        let security = self.value(&keys::security(old)).flatten().filter(|value| std::str::from_utf8(value).is_ok());
+        let security =
+            self.value(&keyspace::security(old)).flatten().filter(|value| std::str::from_utf8(value).is_ok());
         if security.is_none() {
             self.found.lost(format!("{}: its _security; only admins have access until it is set again", target.name));
         }
-        self.writes.put(keys::security(number), security.unwrap_or_else(|| ADMINS_ONLY.as_bytes().to_vec()))?;
-        if let Some(Some(value)) = self.value(&keys::auto_purge(old))
+        self.writes.put(keyspace::security(number), security.unwrap_or_else(|| ADMINS_ONLY.as_bytes().to_vec()))?;
+        if let Some(Some(value)) = self.value(&keyspace::auto_purge(old))
             && AutoPurge::of(Some(&value)).is_ok()
         {
-            self.writes.put(keys::auto_purge(number), value)?;
+            self.writes.put(keyspace::auto_purge(number), value)?;
         }
         Ok(())
     }

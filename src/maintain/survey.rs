@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use crate::db::record::{Info, NameRecord};
 use crate::error::Result;
-use crate::store::{Direction, PageLimit, Store, keys};
+use crate::store::{Direction, PageLimit, Store, keyspace};
 
 /// Totals, summed from the counters of the databases.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Survey {
     /// Errors of the store.
     pub fn of(store: &dyn Store) -> Result<Survey> {
         let mut survey = Survey::default();
-        let mut range = keys::names(None, None);
+        let mut range = keyspace::names(None, None);
         loop {
             let page = store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
             let Some((last, _)) = page.last() else { break };
@@ -34,7 +34,7 @@ impl Survey {
             for (_, record) in &page {
                 numbers.push(NameRecord::decode(record)?.number);
             }
-            let wanted: Vec<_> = numbers.iter().map(|number| keys::info(*number)).collect();
+            let wanted: Vec<_> = numbers.iter().map(|number| keyspace::info(*number)).collect();
             for (number, info) in numbers.into_iter().zip(store.get_many(&wanted)?) {
                 let info = info.map(|info| Info::decode(&info)).transpose()?.unwrap_or_default();
                 survey.documents += info.documents + info.deleted;
@@ -51,7 +51,7 @@ impl Survey {
     /// Returns the number of changes before `key`, for a scan over all keys that has reached `key`. Returns
     /// `None` unless `key` is the key of a body.
     pub fn changes_before(&self, key: &[u8]) -> Option<u64> {
-        let (number, sequence) = keys::place_of_body(key)?;
+        let (number, sequence) = keyspace::place_of_body(key)?;
         let (before, own) = self.databases.get(&number)?;
         Some(before + sequence.min(*own))
     }
@@ -71,16 +71,16 @@ mod tests {
         for (name, number, documents, sequence) in [("a", 7, 3, 40), ("b", 2, 5, 10), ("c", 9, 0, 0)] {
             let record = NameRecord { number, instance: [0; 16], created: 0, partitioned: false, q: 1, n: 1 };
             let info = Info { documents, deleted: 1, sequence, ..Info::default() };
-            batch.put(keys::name(name), record.encode());
-            batch.put(keys::info(number), info.encode());
+            batch.put(keyspace::name(name), record.encode());
+            batch.put(keyspace::info(number), info.encode());
         }
         store.commit(batch).unwrap();
         let survey = Survey::of(&store).unwrap();
         assert_eq!((survey.documents, survey.changes), (11, 50));
-        assert_eq!(survey.changes_before(&keys::body(2, 4, 0)), Some(4));
-        assert_eq!(survey.changes_before(&keys::body(7, 4, 1)), Some(14));
-        assert_eq!(survey.changes_before(&keys::body(7, 400, 0)), Some(50), "never more than there are");
-        assert_eq!(survey.changes_before(&keys::body(8, 4, 0)), None);
-        assert_eq!(survey.changes_before(&keys::document(7, "long enough to hold a number")), None);
+        assert_eq!(survey.changes_before(&keyspace::body(2, 4, 0)), Some(4));
+        assert_eq!(survey.changes_before(&keyspace::body(7, 4, 1)), Some(14));
+        assert_eq!(survey.changes_before(&keyspace::body(7, 400, 0)), Some(50), "never more than there are");
+        assert_eq!(survey.changes_before(&keyspace::body(8, 4, 0)), None);
+        assert_eq!(survey.changes_before(&keyspace::document(7, "long enough to hold a number")), None);
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::blocking::blocking;
 use crate::error::Result;
-use crate::store::blobs::{BlobId, Blobs};
-use crate::store::{Direction, PageLimit, Store, keys};
+use crate::store::blob::blobs::{BlobId, Blobs};
+use crate::store::{Direction, PageLimit, Store, keyspace};
 
 /// Number of blobs per step.
 const STEP: usize = 256;
@@ -37,7 +37,7 @@ fn step(store: &dyn Store, blobs: &dyn Blobs, after: Option<BlobId>) -> Result<(
     for id in &page {
         let referenced = || {
             // A scan ignores deletions that are not yet durable, which a power cut could undo.
-            let page = store.scan(&keys::blob_references(id), Direction::Forward, PageLimit::entries(1))?;
+            let page = store.scan(&keyspace::blob_references(id), Direction::Forward, PageLimit::entries(1))?;
             Ok(!page.is_empty())
         };
         // Check without the lock first: most blobs are referenced, and writers must not wait for the sweep.
@@ -54,5 +54,5 @@ fn step(store: &dyn Store, blobs: &dyn Blobs, after: Option<BlobId>) -> Result<(
 
 /// Whether any revision references the blob.
 pub(super) fn is_referenced(store: &dyn Store, id: &BlobId) -> Result<bool> {
-    Ok(!store.scan(&keys::blob_references(id), Direction::Forward, PageLimit::entries(1))?.is_empty())
+    Ok(!store.scan(&keyspace::blob_references(id), Direction::Forward, PageLimit::entries(1))?.is_empty())
 }

@@ -14,9 +14,9 @@ use crate::db::record::{BodyRecord, DocumentRecord};
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode, Source, Upload, Wanted};
 use crate::error::Error;
 use crate::rev::{Revision, RevisionHash};
-use crate::store::blobs::Blobs;
+use crate::store::blob::blobs::Blobs;
 use crate::store::faults::{Faults, WriteFault};
-use crate::store::keys::{self, Kind};
+use crate::store::keyspace::{self, Kind};
 use crate::store::memory::Memory;
 use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, Store};
 
@@ -94,15 +94,15 @@ fn checked(server: &Server) -> Checked {
 /// Every document with all its revisions and bodies, and the counters that clients see.
 fn content(server: &Server, name: &str) -> Vec<String> {
     let database = server.databases.get(name).unwrap();
-    let range = keys::kind(database.number(), Kind::Document);
+    let range = keyspace::kind(database.number(), Kind::Document);
     let page = server.store.scan(&range, Direction::Forward, PageLimit { entries: 10_000, bytes: usize::MAX }).unwrap();
     let mut lines = Vec::new();
     for (key, value) in page {
-        let id = String::from_utf8(keys::rest_of(&key).to_vec()).unwrap();
+        let id = String::from_utf8(keyspace::rest_of(&key).to_vec()).unwrap();
         let record = DocumentRecord::decode(&id, &value).unwrap();
         for node in record.tree.nodes() {
             let body = node.body.map(|body| {
-                let found = server.store.get(&keys::body(database.number(), body.sequence, body.index)).unwrap();
+                let found = server.store.get(&keyspace::body(database.number(), body.sequence, body.index)).unwrap();
                 assert!(found.is_some());
                 found
             });
@@ -142,7 +142,7 @@ async fn random_work_leaves_no_problems_and_the_sweep_removes_only_unreferenced_
 /// The keys of the stored bodies with attachments, and of those without.
 fn bodies(server: &Server, number: u64) -> [Vec<Vec<u8>>; 2] {
     let limit = PageLimit { entries: 10_000, bytes: usize::MAX };
-    let page = server.store.scan(&keys::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
+    let page = server.store.scan(&keyspace::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
     let mut found = [Vec::new(), Vec::new()];
     for (key, value) in page {
         let plain = BodyRecord::decode("", value).unwrap().attachments.is_empty();
@@ -157,7 +157,8 @@ async fn a_damaged_database_is_removed_completely_and_does_not_block_others() {
     let server = server_on(store);
     let database = full(&server).await;
     let [attached, plain] = bodies(&server, database.number());
-    for key in [&attached[0], &attached[attached.len() - 1], &plain[0], &keys::document(database.number(), "doc5")] {
+    for key in [&attached[0], &attached[attached.len() - 1], &plain[0], &keyspace::document(database.number(), "doc5")]
+    {
         assert!(faults.damage(key));
     }
     server.databases.delete("full").unwrap();
@@ -224,18 +225,18 @@ async fn each_kind_of_damage_is_found_and_named() {
         server.store.commit(batch).unwrap();
     }
     fn first(server: &Server, number: u64, kind: Kind) -> (Vec<u8>, Vec<u8>) {
-        server.store.scan(&keys::kind(number, kind), Direction::Forward, PageLimit::entries(1)).unwrap().remove(0)
+        server.store.scan(&keyspace::kind(number, kind), Direction::Forward, PageLimit::entries(1)).unwrap().remove(0)
     }
     let rows: &[(&str, Break)] = &[
         ("is missing in the changes order", |server, number| {
             change(server, first(server, number, Kind::Sequence).0, None);
         }),
         ("rows in the changes order", |server, number| {
-            change(server, keys::sequence(number, 1_000_000), Some(first(server, number, Kind::Sequence).1));
+            change(server, keyspace::sequence(number, 1_000_000), Some(first(server, number, Kind::Sequence).1));
         }),
         ("differs from its record", |server, number| {
             let page =
-                server.store.scan(&keys::kind(number, Kind::Sequence), Direction::Forward, PageLimit::entries(2));
+                server.store.scan(&keyspace::kind(number, Kind::Sequence), Direction::Forward, PageLimit::entries(2));
             let page = page.unwrap();
             change(server, page[0].0.clone(), Some(page[1].1.clone()));
         }),
@@ -243,13 +244,13 @@ async fn each_kind_of_damage_is_found_and_named() {
             change(server, first(server, number, Kind::Document).0, None);
         }),
         ("the record of document doc0", |server, number| {
-            change(server, keys::document(number, "doc0"), Some(b"\x01nonsense".to_vec()));
+            change(server, keyspace::document(number, "doc0"), Some(b"\x01nonsense".to_vec()));
         }),
         ("the body of revision", |server, number| change(server, first(server, number, Kind::Body).0, None)),
-        ("bodies are stored, but", |server, number| change(server, keys::body(number, 9_999, 3), Some(vec![1, 0]))),
-        ("its counters are missing", |server, number| change(server, keys::info(number), None)),
+        ("bodies are stored, but", |server, number| change(server, keyspace::body(number, 9_999, 3), Some(vec![1, 0]))),
+        ("its counters are missing", |server, number| change(server, keyspace::info(number), None)),
         ("above update_seq", |server, number| {
-            change(server, keys::info(number), Some(crate::db::record::Info::default().encode()))
+            change(server, keyspace::info(number), Some(crate::db::record::Info::default().encode()))
         }),
         ("is gone", |server, _| {
             let id = server
@@ -261,15 +262,15 @@ async fn each_kind_of_damage_is_found_and_named() {
             server.blobs.remove_unless(&id.unwrap(), &|| Ok(false)).unwrap();
         }),
         ("has no reference", |server, _| {
-            change(server, server.store.keys(&keys::all_blob_references(), 1).unwrap().remove(0), None);
+            change(server, server.store.keys(&keyspace::all_blob_references(), 1).unwrap().remove(0), None);
         }),
         ("references to attachments, but", |server, number| {
-            change(server, keys::blob_reference(&[7; 32], number, 1, 1), Some(Vec::new()));
+            change(server, keyspace::blob_reference(&[7; 32], number, 1, 1), Some(Vec::new()));
         }),
-        ("which has no name", |server, _| change(server, keys::info(77), Some(Vec::new()))),
-        ("was never assigned", |server, _| change(server, keys::LAST_NUMBER.to_vec(), Some(vec![0; 8]))),
+        ("which has no name", |server, _| change(server, keyspace::info(77), Some(Vec::new()))),
+        ("was never assigned", |server, _| change(server, keyspace::LAST_NUMBER.to_vec(), Some(vec![0; 8]))),
         ("is not found by its uuid", |server, number| change(server, first(server, number, Kind::PurgeUuid).0, None)),
-        ("document _local/x", |server, number| change(server, keys::local(number, "x"), Some(vec![9]))),
+        ("document _local/x", |server, number| change(server, keyspace::local(number, "x"), Some(vec![9]))),
     ];
     for (words, break_it) in rows {
         let server = server();
@@ -285,7 +286,7 @@ async fn a_flipped_bit_is_found_and_the_rest_is_checked() {
     let (store, faults) = Faults::store();
     let server = server_on(store);
     let database = full(&server).await;
-    assert!(faults.damage(&keys::document(database.number(), "doc5")));
+    assert!(faults.damage(&keyspace::document(database.number(), "doc5")));
     let found = checked(&server);
     assert!(found.problems[0].contains("document \"doc5\""), "{:?}", found.problems);
     assert!(found.documents > 10);
@@ -315,9 +316,9 @@ async fn a_restore_brings_back_everything_under_a_new_instance_id() {
     let database = full(&server).await;
     server.databases.create("empty", CreateOptions::default(), None).unwrap();
     let mut batch = Batch::new();
-    batch.put(keys::config("couchdb", "uuid"), b"setting".to_vec());
+    batch.put(keyspace::config("couchdb", "uuid"), b"setting".to_vec());
     batch.put(
-        keys::local(database.number(), "point"),
+        keyspace::local(database.number(), "point"),
         crate::db::record::LocalRecord { revision: 1, json: "{}".into() }.encode(),
     );
     server.store.commit(batch).unwrap();
@@ -326,9 +327,9 @@ async fn a_restore_brings_back_everything_under_a_new_instance_id() {
     assert_eq!(restored.unwrap().databases, 2);
     assert_eq!(checked(&copy).problems, Vec::<String>::new());
     assert_eq!(content(&copy, "full"), content(&server, "full"));
-    assert_eq!(copy.store.get(&keys::config("couchdb", "uuid")).unwrap(), Some(b"setting".to_vec()));
+    assert_eq!(copy.store.get(&keyspace::config("couchdb", "uuid")).unwrap(), Some(b"setting".to_vec()));
     let restored = copy.databases.get("full").unwrap();
-    assert_eq!(copy.store.get(&keys::local(restored.number(), "point")).unwrap().unwrap()[0], 1);
+    assert_eq!(copy.store.get(&keyspace::local(restored.number(), "point")).unwrap().unwrap()[0], 1);
     assert_ne!(restored.instance(), database.instance());
     assert_ne!(copy.databases.create("third", CreateOptions::default(), None).unwrap().number(), restored.number());
     let again = restore(&*copy.store, &*copy.blobs, &Clock::system(), &mut &*bytes, &mut |_| {});

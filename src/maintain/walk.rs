@@ -7,7 +7,8 @@
 use std::ops::Bound;
 
 use crate::error::{Error, Result};
-use crate::store::{KeyRange, Store, StoreError, keys};
+use crate::store::range::KeyRange;
+use crate::store::{Store, StoreError, keyspace};
 
 /// Keys per page.
 const PAGE: usize = 500;
@@ -73,7 +74,7 @@ impl Walk {
     /// Continues behind a part of the range that cannot be read. Returns that part as a gap.
     fn pass(&mut self, store: &dyn Store, what: &str) -> Found {
         let from = self.low().to_vec();
-        let gap = format!("the entries from {} on cannot be read: {what}", keys::describe(&from));
+        let gap = format!("the entries from {} on cannot be read: {what}", keyspace::describe(&from));
         let reads = |key: &[u8]| {
             let rest = (Bound::Included(key.to_vec()), self.range.1.clone());
             match store.keys(&rest, 1) {
@@ -183,13 +184,13 @@ mod tests {
     #[test]
     fn a_damaged_page_hides_its_own_keys_and_no_others() {
         let id = |number: u32| format!("a-rather-long-common-prefix-{number:06}");
-        let key = |number: u32| keys::document(7, &id(number));
+        let key = |number: u32| keyspace::document(7, &id(number));
         for (from, to) in [(0, 1), (100, 101), (700, 1400), (1990, 2000), (0, 2000), (5, 5)] {
             let store = Torn(Memory::new(), key(from), key(to));
             let mut batch = Batch::new();
             (0..2000).for_each(|number| batch.put(key(number), vec![1]));
             store.0.commit(batch).unwrap();
-            let mut walk = Walk::over(keys::kind(7, keys::Kind::Document));
+            let mut walk = Walk::over(keyspace::kind(7, keyspace::Kind::Document));
             let (mut read, mut gaps) = (Vec::new(), 0);
             loop {
                 let page = walk.next(&store).unwrap();

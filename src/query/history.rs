@@ -32,7 +32,8 @@ use parking_lot::Mutex;
 
 use super::packed::{self, CROWDED, Packed, Room};
 use crate::error::{Error, Result};
-use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit, Store, keys};
+use crate::store::range::KeyRange;
+use crate::store::{self, Batch, Direction, Entry, PageLimit, Store, keyspace};
 
 /// Maximum size in bytes of the undo logs of all indexes.
 const MOST: usize = 64 << 20;
@@ -65,7 +66,7 @@ impl Histories {
         if by_name.len() >= INDEXES || self.fresh.load(Ordering::Relaxed) >= CROWDED {
             by_name.retain(|_, history| Arc::strong_count(history) > 1);
         }
-        let prefix = keys::index_prefix(name.0, &name.1);
+        let prefix = keyspace::index_prefix(name.0, &name.1);
         let entries = Packed::new(store.clone(), prefix, self.fresh.clone());
         let history = Arc::new(History::new(entries, self.room.clone()));
         by_name.insert(name, history.clone());
@@ -74,11 +75,11 @@ impl Histories {
 
     /// Removes the index whose keys have this prefix, and aborts its queries.
     pub(super) fn remove(&self, store: &dyn Store, prefix: &[u8]) -> store::Result<()> {
-        let named = |(number, signature): &Name| keys::index_prefix(*number, signature) == prefix;
+        let named = |(number, signature): &Name| keyspace::index_prefix(*number, signature) == prefix;
         let known = self.by_name.lock().iter().find(|(name, _)| named(name)).map(|(_, history)| history.clone());
         match known {
             Some(history) => history.clear(),
-            None => packed::remove(store, &keys::prefix(prefix)),
+            None => packed::remove(store, &keyspace::prefix(prefix)),
         }
     }
 }
@@ -321,7 +322,7 @@ impl Snapshot {
         direction: Direction,
         limit: PageLimit,
     ) -> Vec<Entry> {
-        if store::is_empty(covered) {
+        if crate::store::range::is_empty(covered) {
             return page;
         }
         let mut held = kept.before.range::<Vec<u8>, _>((covered.0.as_ref(), covered.1.as_ref()));
@@ -532,7 +533,7 @@ mod tests {
         *store.history.lock() = Some(history.clone());
         history.clear().unwrap();
         let reader = store.began.lock().pop().unwrap();
-        let all = keys::prefix(&[1]);
+        let all = keyspace::prefix(&[1]);
         assert!(reader.scan(&all, Direction::Forward, PageLimit::entries(9)).is_err());
         drop(reader);
         assert!(history.begin().scan(&all, Direction::Forward, PageLimit::entries(9)).unwrap().is_empty());

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::cipher::FolderKeys;
+use super::crypto::cipher::FolderKeys;
+use super::crypto::master_key::Key;
+use super::embedded::data_folder::{Engine, Options, open_with};
+use super::embedded::frame::Frames;
 use super::faults::Faults;
-use super::frame::Frames;
-use super::key::Key;
 use super::memory::Memory;
-use super::open::{Engine, Options, open_with};
 use super::*;
 
 type Row = (&'static str, fn(&dyn Store));
@@ -44,7 +44,7 @@ const ROWS: &[Row] = &[
     ("ranges are deleted before the writes of the same batch", |store| {
         put(store, &[("a", "1"), ("b1", "1"), ("b2", "1"), ("c", "1")]);
         let mut batch = Batch::new();
-        batch.delete_ranges.push(keys::prefix(b"b"));
+        batch.delete_ranges.push(keyspace::prefix(b"b"));
         batch.put(b"b2".to_vec(), b"2".to_vec());
         store.commit(batch).unwrap();
         assert_eq!(all(store), rows(&[("a", "1"), ("b2", "2"), ("c", "1")]));
@@ -74,7 +74,7 @@ const ROWS: &[Row] = &[
             batch.expect(b"r".to_vec(), Some(b"1".to_vec()));
             batch.expect(key.as_bytes().to_vec(), value.map(|value| value.as_bytes().to_vec()));
             batch.put(b"new".to_vec(), b"1".to_vec());
-            batch.delete_ranges.push(keys::prefix(b"r"));
+            batch.delete_ranges.push(keyspace::prefix(b"r"));
             assert_eq!(store.commit(batch), Err(StoreError::Conflict), "{key} {value:?}");
         }
         assert_eq!(all(store), rows(&[("k", "1"), ("r", "1")]));
@@ -126,7 +126,7 @@ const ROWS: &[Row] = &[
         store.commit(batch).unwrap();
         let mut batch = Batch::new();
         batch.delete(b"m2".to_vec());
-        batch.delete_ranges.push(keys::prefix(b"m"));
+        batch.delete_ranges.push(keyspace::prefix(b"m"));
         store.commit(batch).unwrap();
         assert_eq!(all(store), rows(&[("l", "1"), ("n", "1")]));
     }),
@@ -176,7 +176,10 @@ const ROWS: &[Row] = &[
             }
         });
         assert_eq!(store.get(b"counter").unwrap(), Some(vec![200]));
-        assert_eq!(store.scan(&keys::prefix(b"t"), Direction::Forward, PageLimit::entries(999)).unwrap().len(), 200);
+        assert_eq!(
+            store.scan(&keyspace::prefix(b"t"), Direction::Forward, PageLimit::entries(999)).unwrap().len(),
+            200
+        );
     }),
     ("readers never see a torn value", |store| {
         let done = std::sync::atomic::AtomicBool::new(false);
@@ -218,7 +221,7 @@ const ROWS: &[Row] = &[
                 });
                 let mut direction = Direction::Forward;
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    let page = store.scan(&keys::prefix(b"k"), direction, PageLimit::entries(KEYS)).unwrap();
+                    let page = store.scan(&keyspace::prefix(b"k"), direction, PageLimit::entries(KEYS)).unwrap();
                     assert!(page.is_empty() || page.len() == KEYS);
                     assert!(page.windows(2).all(|pair| pair[0].1 == pair[1].1), "{direction:?} {durability:?}");
                     direction = match direction {

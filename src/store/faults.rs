@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::backend::{Backend, Visit, VisitIndexed, Writes};
-use super::committer::Committer;
-use super::frame::{self, Frames};
-use super::tally::{RECORD, Tally};
-use super::{Direction, KeyRange, PageLimit, Result, Store, StoreError, is_empty};
+use super::embedded::backend::{Backend, Visit, VisitIndexed, Writes};
+use super::embedded::committer::Committer;
+use super::embedded::frame::{self, Frames};
+use super::embedded::tally::{RECORD, Tally};
+use super::range::{KeyRange, is_empty};
+use super::{Direction, PageLimit, Result, Store, StoreError};
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

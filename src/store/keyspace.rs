@@ -5,7 +5,7 @@
 
 use std::ops::Bound;
 
-use super::KeyRange;
+use super::range::KeyRange;
 
 /// The format record: the format version, and the wrapped keys of an encrypted folder.
 pub const FORMAT: &[u8] = &[0x00];

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use parking_lot::RwLock;
 
-use super::committer::check_key;
-use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, is_empty};
+use super::embedded::committer::check_key;
+use super::range::{KeyRange, is_empty};
+use super::{Batch, Direction, Entry, PageLimit, Result, Store, StoreError};
 
 /// A store in memory; its content is lost when it is dropped.
 #[derive(Default)]

@@ -4,41 +4,27 @@
 //! All persistent data except attachment content goes through [`Store`]. No engine offers a snapshot across
 //! calls, so the layers above must not need one: a reader that finds a body gone re-reads the record.
 //!
-//! `docs/storage-format.md` lists every key and value, and `keys` builds the keys. Engines know nothing of
+//! `docs/storage-format.md` lists every key and value, and `keyspace` builds the keys. Engines know nothing of
 //! either.
 
-mod backend;
-mod blob_files;
-mod blob_form;
-pub mod blobs;
-mod cipher;
-mod committer;
+pub mod blob;
+pub mod crypto;
+pub mod embedded;
 pub mod faults;
-mod frame;
-mod key;
-pub mod keys;
-mod mark;
+pub mod keyspace;
 pub mod memory;
-mod memory_blobs;
-mod open;
-mod redb;
-mod rewrite;
-pub mod salvage;
-pub mod sealed;
-mod sled;
-mod sled_log;
-mod space;
-mod tally;
+pub mod range;
 
-pub use self::key::Key;
-pub use self::memory_blobs::MemoryBlobs;
-pub use self::open::{
+pub use self::blob::memory::MemoryBlobs;
+pub use self::crypto::master_key::Key;
+pub use self::embedded::data_folder::{
     Engine, OpenError, Opened, Options, begin_filling, encrypted_under, finish, open, open_existing, open_with,
 };
-pub use self::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
+pub use self::embedded::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
 
 use std::fmt;
-use std::ops::Bound;
+
+use crate::store::range::KeyRange;
 
 /// The errors of a store call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,18 +71,6 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// The longest key, in bytes. An engine's index pages hold hundreds of keys each and must stay well below the
 /// size of its segments. A key must not be empty and must not begin with 0xFF.
 pub const MAX_KEY: usize = 6 << 10;
-
-/// A range of keys.
-pub type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
-/// Whether a range can contain no key. Engines may panic on a range that ends before it starts.
-pub fn is_empty((low, high): &KeyRange) -> bool {
-    match (low, high) {
-        (Bound::Included(low), Bound::Included(high)) => low > high,
-        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low >= high,
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-    }
-}
 
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
@@ -214,7 +188,7 @@ pub trait Store: Send + Sync + 'static {
     /// call, so a periodic health check also repairs it. `Full`: a write failed because the disk was full,
     /// while reads go on.
     fn ready(&self) -> Result<()> {
-        self.get(keys::FORMAT).map(drop)
+        self.get(self::keyspace::FORMAT).map(drop)
     }
 
     /// Counts all entries and compares the result with the totals from the commits. Reads the whole store;

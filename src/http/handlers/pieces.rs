@@ -11,7 +11,7 @@ use crate::db::{Content, Found};
 use crate::error::Result;
 use crate::http::failure;
 use crate::http::stream::Sender;
-use crate::store::blobs::Blobs;
+use crate::store::blob::blobs::Blobs;
 
 /// Bytes of an attachment read at once. A multiple of three, so that the base64 texts of the chunks can be
 /// concatenated.

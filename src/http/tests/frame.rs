@@ -347,7 +347,7 @@ impl Store for Failing {
 
     fn scan(
         &self,
-        range: &crate::store::KeyRange,
+        range: &crate::store::range::KeyRange,
         direction: crate::store::Direction,
         limit: crate::store::PageLimit,
     ) -> crate::store::Result<Vec<crate::store::Entry>> {

@@ -24,11 +24,11 @@ fn seen(folder: &Path, key: Option<&Key>) -> Vec<String> {
     let server = open_folder(folder, key);
     let number = server.databases.get("full").unwrap().number();
     let limit = PageLimit { entries: 10_000, bytes: usize::MAX };
-    let page = server.store.scan(&keys::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
+    let page = server.store.scan(&keyspace::kind(number, Kind::Body), Direction::Forward, limit).unwrap();
     let mut lines = Vec::new();
     for (key, value) in page {
         let record = BodyRecord::decode("", value).unwrap();
-        let mut line = format!("{:?} {}", keys::rest_of(&key), record.json);
+        let mut line = format!("{:?} {}", keyspace::rest_of(&key), record.json);
         for attachment in record.attachments {
             let mut content = Vec::new();
             server.blobs.open(&attachment.blob, 0).unwrap().read_to_end(&mut content).unwrap();

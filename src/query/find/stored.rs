@@ -14,11 +14,11 @@ use crate::db::Database;
 use crate::error::{Error, Result};
 use crate::query::planner::{Index, Plan, end_key, start_key};
 use crate::query::view::{Definition, Reading, Spots, beginning, behind, spot_of_row};
-use crate::store::{self, keys};
+use crate::store::{self, keyspace};
 
 /// The prefix of all the store's keys of an index, which a clean-up has to keep.
 pub fn prefix(database: &Database, index: &Index) -> Vec<u8> {
-    keys::index_prefix(database.number(), &Definition::of_index(database.number(), index).signature)
+    keyspace::index_prefix(database.number(), &Definition::of_index(database.number(), index).signature)
 }
 
 /// The rows in a plan's range of its index, after a bookmark if there is one.

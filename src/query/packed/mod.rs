@@ -38,7 +38,8 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use self::merged::{Fresh, Merged, Source};
 use self::run::{Cursor, Lookup};
 use crate::db::bytes::{Reader, Writer};
-use crate::store::{self, Batch, Direction, Durability, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
+use crate::store::range::KeyRange;
+use crate::store::{Batch, Direction, Durability, Entry, PageLimit, Result, Store, StoreError, keyspace};
 
 const VERSION: u8 = 1;
 const BLOCKS: u8 = b'b';
@@ -165,7 +166,7 @@ impl Packed {
         hand_over: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
         let range = (self.inner(&range.0), self.inner(&range.1));
-        if store::is_empty(&range) {
+        if crate::store::range::is_empty(&range) {
             return Ok(());
         }
         let state = self.state()?;
@@ -238,7 +239,7 @@ impl Packed {
             self.account(state.bytes, 0);
             *state = State { generation: Some(generation), ..State::default() };
         }
-        remove(&*self.store, &keys::prefix(&self.prefix))?;
+        remove(&*self.store, &keyspace::prefix(&self.prefix))?;
         self.state.write().tidy = true;
         Ok(())
     }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::ops::{Bound, Range};
 
 use super::block::{Block, Held, Packing};
-use crate::store::{self, Batch, Direction, Durability, Entry, KeyRange, PageLimit, Store, StoreError, keys};
+use crate::store::range::KeyRange;
+use crate::store::{self, Batch, Direction, Durability, Entry, PageLimit, Store, StoreError, keyspace};
 
 /// Size in bytes at which a block is full; a single larger entry has its own block.
 const BLOCK: usize = 8 << 10;
@@ -73,7 +74,7 @@ impl<'a> Cursor<'a> {
         range: &'a KeyRange,
         direction: Direction,
     ) -> store::Result<Cursor<'a>> {
-        let end = keys::after_prefix(base);
+        let end = keyspace::after_prefix(base);
         let mut left = (Bound::Included(base.to_vec()), joined(base, &range.1, end));
         // The block that contains the start of the range has a first key before it.
         let first = match (direction, &range.0) {
@@ -128,7 +129,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn fetch(&mut self) -> store::Result<()> {
-        if store::is_empty(&self.left) {
+        if crate::store::range::is_empty(&self.left) {
             return Ok(());
         }
         let limit = PageLimit { entries: self.step, bytes: AT_ONCE };
@@ -177,10 +178,10 @@ pub(super) fn cuts(
         Bound::Included(low) => Bound::Excluded(low),
         low => low,
     };
-    let mut left = (low, joined(base, &range.1, keys::after_prefix(base)));
+    let mut left = (low, joined(base, &range.1, keyspace::after_prefix(base)));
     let blocks = bytes.div_ceil(BLOCK).max(1);
     let mut cuts = Vec::new();
-    while cuts.len() < most && !store::is_empty(&left) {
+    while cuts.len() < most && !crate::store::range::is_empty(&left) {
         let page = store.keys(&left, blocks)?;
         if page.len() < blocks {
             break;

@@ -144,7 +144,7 @@ proptest! {
                 }
             }
         }
-        let everything = keys::prefix(PREFIX);
+        let everything = keyspace::prefix(PREFIX);
         let all: Vec<Entry> = model.into_iter().collect();
         prop_assert!(read_all(&packed, everything.clone(), Direction::Forward, 7) == all);
         // Now one run holds all entries, and the store contains nothing else.
@@ -156,9 +156,9 @@ proptest! {
         prop_assert!(runs.len() <= 1);
         let mut blocks = 0;
         for run in runs {
-            blocks += store.keys(&keys::prefix(&packed.base(run.number)), 1000).unwrap().len();
+            blocks += store.keys(&keyspace::prefix(&packed.base(run.number)), 1000).unwrap().len();
         }
-        prop_assert_eq!(store.keys(&keys::prefix(&[PREFIX, b"b"].concat()), 1000).unwrap().len(), blocks);
+        prop_assert_eq!(store.keys(&keyspace::prefix(&[PREFIX, b"b"].concat()), 1000).unwrap().len(), blocks);
     }
 }
 
@@ -268,7 +268,7 @@ fn a_run_that_lost_blocks_is_discarded() {
         watched.last.lock().1 = Some(commits);
         // As after an update, which continues from the stored state.
         packed.rest().unwrap();
-        let entries = read_all(&packed, keys::prefix(PREFIX), Direction::Forward, 1000).len();
+        let entries = read_all(&packed, keyspace::prefix(PREFIX), Direction::Forward, 1000).len();
         assert!(entries == 0 || entries == 4000, "{commits} commits: {entries} entries");
     }
 }
@@ -297,7 +297,7 @@ fn commits_and_readers_continue_during_a_merge() {
     packed.merge(0).unwrap();
     assert_eq!(told.recv().unwrap(), Some(vec![Some(vec![7; 7]), Some(vec![7; 1000])]));
     assert_eq!(packed.get_many(&[key(1)]).unwrap(), [Some(vec![7; 7])]);
-    assert_eq!(read_all(&packed, keys::prefix(PREFIX), Direction::Forward, 1000).len(), 3000);
+    assert_eq!(read_all(&packed, keyspace::prefix(PREFIX), Direction::Forward, 1000).len(), 3000);
     assert_eq!(packed.state().unwrap().runs.len(), 1);
 }
 
@@ -305,7 +305,7 @@ fn commits_and_readers_continue_during_a_merge() {
 fn cuts_are_ordered_and_within_the_range() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let packed = open(&store);
-    let all = keys::prefix(PREFIX);
+    let all = keyspace::prefix(PREFIX);
     assert!(packed.cuts(&all, 1 << 14, 100).unwrap().is_empty());
     for number in 0..2000 {
         put(&packed, number, 500);
@@ -353,9 +353,9 @@ fn a_removed_index_is_not_written_again() {
     packed.write_run().unwrap();
     put(&packed, 2, 10);
     // Like the removal of a database, which does not know the memtable.
-    remove(&*store, &keys::prefix(PREFIX)).unwrap();
+    remove(&*store, &keyspace::prefix(PREFIX)).unwrap();
     assert_eq!(packed.write_run(), Err(StoreError::Conflict));
-    assert!(store.keys(&keys::prefix(PREFIX), 1).unwrap().is_empty());
+    assert!(store.keys(&keyspace::prefix(PREFIX), 1).unwrap().is_empty());
 }
 
 #[test]
@@ -390,5 +390,5 @@ fn many_small_updates_leave_few_runs() {
         rest(&packed);
         assert!(packed.state().unwrap().runs.len() <= 2 * MERGED);
     }
-    assert_eq!(read_all(&packed, keys::prefix(PREFIX), Direction::Backward, 100).len(), 2000);
+    assert_eq!(read_all(&packed, keyspace::prefix(PREFIX), Direction::Backward, 100).len(), 2000);
 }

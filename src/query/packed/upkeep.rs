@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::merged::Merged;
 use super::run::Writing;
 use super::{BLOCKS, CROWDED, Packed, Run, opened_again, remove, write_list};
-use crate::store::{Batch, Direction, Durability, Entry, Result, StoreError, keys};
+use crate::store::{Batch, Direction, Durability, Entry, Result, StoreError, keyspace};
 
 /// Size in bytes of the fresh entries at which a run is written during an update.
 pub(super) const FULL: usize = 16 << 20;
@@ -155,7 +155,7 @@ impl Packed {
         }
         self.replace(list, runs, last, false)?;
         for run in old {
-            remove(&*self.store, &keys::prefix(&self.base(run.number)))?;
+            remove(&*self.store, &keyspace::prefix(&self.base(run.number)))?;
         }
         self.state.write().tidy = true;
         Ok(())
@@ -198,16 +198,16 @@ impl Packed {
             }
             state.runs.clone()
         };
-        let (mut low, high) = keys::prefix(&[&self.prefix[..], &[BLOCKS]].concat());
+        let (mut low, high) = keyspace::prefix(&[&self.prefix[..], &[BLOCKS]].concat());
         let length = self.base(0).len();
         loop {
             let next = self.store.keys(&(low, high.clone()), 1)?;
             let Some(base) = next.first().and_then(|key| key.get(..length)) else { return Ok(()) };
             let number = base.last_chunk().map(|number| u32::from_be_bytes(*number));
             if !runs.iter().any(|run| Some(run.number) == number) {
-                remove(&*self.store, &keys::prefix(base))?;
+                remove(&*self.store, &keyspace::prefix(base))?;
             }
-            low = match keys::after_prefix(base) {
+            low = match keyspace::after_prefix(base) {
                 Bound::Excluded(end) => Bound::Included(end),
                 _ => return Ok(()),
             };

@@ -8,7 +8,7 @@ use super::build::Views;
 use crate::db::{Database, Listing};
 use crate::error::{Error, Result};
 use crate::query::find;
-use crate::store::{Direction, PageLimit, keys};
+use crate::store::{Direction, PageLimit, keyspace};
 
 /// Removes the stored indexes, of views and of Mango, that no design document of the database defines. Blocks
 /// on the store.
@@ -21,7 +21,7 @@ pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
         for row in rows {
             match views.definition(database, &row.id) {
                 Ok(definition) => {
-                    kept.insert(keys::index_prefix(database.number(), &definition.signature));
+                    kept.insert(keyspace::index_prefix(database.number(), &definition.signature));
                 }
                 // The document was deleted in the meantime, or has no valid definition.
                 Err(Error::Missing | Error::Deleted | Error::Script { .. }) => {}
@@ -35,15 +35,15 @@ pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
     }
     kept.extend(find::indexes(database)?.iter().map(|index| find::prefix(database, index)));
     let store = database.store();
-    let (mut low, high) = keys::indexes(database.number());
-    let length = keys::index_prefix(database.number(), &[0; 16]).len();
+    let (mut low, high) = keyspace::indexes(database.number());
+    let length = keyspace::index_prefix(database.number(), &[0; 16]).len();
     loop {
         let next = store.keys(&(low.clone(), high.clone()), 1)?;
         let Some(prefix) = next.first().and_then(|key| key.get(..length)) else { return Ok(()) };
         if !kept.contains(prefix) {
             views.histories().remove(&**store, prefix)?;
         }
-        low = match keys::after_prefix(prefix) {
+        low = match keyspace::after_prefix(prefix) {
             Bound::Excluded(end) => Bound::Included(end),
             _ => return Ok(()),
         };

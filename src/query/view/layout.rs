@@ -10,7 +10,7 @@
 //! s                          the documents that could not be mapped
 //! ```
 //!
-//! All keys begin with the database's number and the index's signature (`store::keys::index_prefix`). `map`
+//! All keys begin with the database's number and the index's signature (`store::keyspace::index_prefix`). `map`
 //! is the number of the map function (2 bytes). `place` is the sort key of the row's key; in partitioned
 //! indexes `partition 0` precedes it. `emit` numbers the rows that the function emitted for the document (4
 //! bytes). The part of a row's key after `map` is its *spot*. Bounds of blocks are spots; the first block's
@@ -29,7 +29,8 @@ use super::definition::MapFunction;
 use crate::db::bytes::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, sort_key};
-use crate::store::{KeyRange, keys};
+use crate::store::keyspace;
+use crate::store::range::KeyRange;
 
 /// Version of the formats in this file; part of every signature.
 pub(super) const FORMAT: u8 = 2;
@@ -73,7 +74,7 @@ impl Spots {
 
 impl Layout {
     pub fn new(database: u64, signature: &[u8; 16]) -> Layout {
-        Layout { prefix: keys::index_prefix(database, signature) }
+        Layout { prefix: keyspace::index_prefix(database, signature) }
     }
 
     /// The key of the progress.
@@ -95,7 +96,7 @@ impl Layout {
 
     /// The range of all keys of a kind.
     pub fn kind(&self, kind: u8) -> KeyRange {
-        keys::prefix(&[&self.prefix[..], &[kind]].concat())
+        keyspace::prefix(&[&self.prefix[..], &[kind]].concat())
     }
 
     /// The key of an entry whose kind is followed by a map number and a spot.
@@ -112,7 +113,7 @@ impl Layout {
     pub fn between(&self, kind: u8, map: usize, spots: &Spots) -> KeyRange {
         let high = match &spots.high {
             Some(high) => Bound::Excluded(self.at(kind, map, high)),
-            None => keys::after_prefix(&self.at(kind, map, &[])),
+            None => keyspace::after_prefix(&self.at(kind, map, &[])),
         };
         (Bound::Included(self.at(kind, map, &spots.low)), high)
     }
@@ -221,7 +222,7 @@ pub(super) fn spot(place: &[u8], id: &str, emit: u32) -> Vec<u8> {
 
 /// The first spot after all that begin with `place`; `None` if there is none.
 pub fn behind(place: &[u8]) -> Option<Vec<u8>> {
-    match keys::after_prefix(place) {
+    match keyspace::after_prefix(place) {
         Bound::Excluded(spot) => Some(spot),
         Bound::Included(_) | Bound::Unbounded => None,
     }

@@ -11,7 +11,8 @@ use super::skipped::Skipped;
 use crate::db::Database;
 use crate::error::{Error, Result};
 use crate::query::history::{History, Snapshot};
-use crate::store::{self, Batch, Direction, Entry, KeyRange, PageLimit};
+use crate::store::range::KeyRange;
+use crate::store::{self, Batch, Direction, Entry, PageLimit};
 
 /// One index of one database, either its current state or a snapshot.
 #[derive(Clone)]

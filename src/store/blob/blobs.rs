@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Result;
+use crate::store::Result;
 
 /// The name of a blob: the SHA-256 of the stored bytes; in an encrypted folder, a keyed hash of that.
 pub type BlobId = [u8; 32];
@@ -68,7 +68,7 @@ pub trait Blobs: Send + Sync + 'static {
 
 /// Counts pins. The lock of a blob's shard serializes pinning and removal.
 #[derive(Clone)]
-pub(super) struct Pins(Arc<[Shard; SHARDS]>);
+pub(crate) struct Pins(Arc<[Shard; SHARDS]>);
 
 type Shard = Mutex<HashMap<BlobId, Held>>;
 const SHARDS: usize = 16;

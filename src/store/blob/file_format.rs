@@ -32,19 +32,19 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use super::blobs::BlobId;
-use super::cipher::{BLOCK, BlobKeys, PREFIX, Part, Stream, TAG};
+use crate::store::crypto::cipher::{BLOCK, BlobKeys, PREFIX, Part, Stream, TAG};
 
-pub(super) const MAGIC: &[u8; 9] = b"settee b2";
+pub(crate) const MAGIC: &[u8; 9] = b"settee b2";
 /// The same of an older settee, whose checksum does not cover the name.
 const NAMELESS_MAGIC: &[u8; 9] = b"settee b1";
-pub(super) const SEALED_MAGIC: &[u8; 9] = b"settee e1";
+pub(crate) const SEALED_MAGIC: &[u8; 9] = b"settee e1";
 /// Size of the fields at the end of a plain file: length, checksum and magic.
-pub(super) const TAIL: usize = 8 + 4 + 9;
+pub(crate) const TAIL: usize = 8 + 4 + 9;
 /// Size of the fields at the end of a sealed file: prefix, length, tag and magic.
-pub(super) const SEALED_TAIL: usize = PREFIX + 8 + TAG + 9;
+pub(crate) const SEALED_TAIL: usize = PREFIX + 8 + TAG + 9;
 
 /// The encoder of a blob file.
-pub(super) enum Form {
+pub(crate) enum Form {
     Plain {
         /// The checksums of the complete blocks.
         sums: Vec<u8>,
@@ -143,7 +143,7 @@ impl Form {
 }
 
 /// The data that the final tag of a sealed file authenticates.
-pub(super) fn about(id: &BlobId, length: u64) -> [u8; 40] {
+pub(crate) fn about(id: &BlobId, length: u64) -> [u8; 40] {
     let mut about = [0; 40];
     about[..32].copy_from_slice(id);
     about[32..].copy_from_slice(&length.to_le_bytes());
@@ -151,12 +151,12 @@ pub(super) fn about(id: &BlobId, length: u64) -> [u8; 40] {
 }
 
 /// Size of the sealed blocks for this length of content; `None` on overflow.
-pub(super) fn sealed_length(length: u64) -> Option<u64> {
+pub(crate) fn sealed_length(length: u64) -> Option<u64> {
     length.checked_add(length.div_ceil(BLOCK as u64).checked_mul(TAG as u64)?)
 }
 
 /// How the blocks of a file are verified.
-pub(super) enum Blocks {
+pub(crate) enum Blocks {
     /// By these checksums.
     Plain(Vec<u8>),
     Sealed(Stream),
@@ -188,7 +188,7 @@ impl Blocks {
 
 /// Reads the length and checksums of a plain file of `size` bytes. The inner error says what is wrong with
 /// the file.
-pub(super) fn read_tail(
+pub(crate) fn read_tail(
     file: &mut File,
     size: u64,
     id: &BlobId,
@@ -223,7 +223,7 @@ pub(super) fn read_tail(
 
 /// Reads the length of a sealed file of `size` bytes, and returns the stream that opens its blocks. The inner
 /// error says what is wrong with the file.
-pub(super) fn read_sealed_tail(
+pub(crate) fn read_sealed_tail(
     file: &mut File,
     size: u64,
     id: &BlobId,

@@ -16,19 +16,19 @@ use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use sha2::Sha256;
 
-use super::blob_form::{Blocks, Form, read_sealed_tail, read_tail};
 use super::blobs::{BlobId, BlobWriter, Blobs, Pin, Pins, Written};
-use super::cipher::{BLOCK, BlobKeys};
-use super::space::{Space, folder_bytes, io_error, make_dir, sync_dir};
-use super::{Result, StoreError};
+use super::file_format::{Blocks, Form, read_sealed_tail, read_tail};
 use crate::json::hex;
+use crate::store::crypto::cipher::{BLOCK, BlobKeys};
+use crate::store::embedded::disk_space::{Space, folder_bytes, io_error, make_dir, sync_dir};
+use crate::store::{Result, StoreError};
 
 /// Bytes written between two looks at the room on the device.
 const LOOK: u64 = 4 << 20;
 
 /// Blobs in a folder.
 #[derive(Clone)]
-pub(super) struct BlobFiles(Arc<Inner>);
+pub(crate) struct BlobFiles(Arc<Inner>);
 
 struct Inner {
     folder: PathBuf,
@@ -125,7 +125,7 @@ impl BlobFiles {
     }
 }
 
-pub(super) struct Writer {
+pub(crate) struct Writer {
     to: BlobFiles,
     file: Temporary,
     length: u64,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sha2::Sha256;
 
 use super::blobs::{BlobId, BlobWriter, Blobs, Pin, Pins, Written};
-use super::{Result, StoreError};
+use crate::store::{Result, StoreError};
 
 /// A blob store in memory. Clones share its content, which is lost when the last one is dropped.
 #[derive(Clone, Default)]

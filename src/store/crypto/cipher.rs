@@ -18,23 +18,23 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::alphabet::STANDARD;
 use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305, XNonce};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use super::key::{Key, base64, derive, random};
-use base64::Engine;
-use base64::alphabet::STANDARD;
+use super::master_key::{Key, base64, derive, random};
 
 const NONCE: usize = 24;
 /// Size of a sealed block in addition to its content, in bytes.
-pub(super) const TAG: usize = 16;
+pub(crate) const TAG: usize = 16;
 /// Size of a sealed value in addition to the value, in bytes.
-pub(super) const OVERHEAD: usize = NONCE + TAG;
+pub(crate) const OVERHEAD: usize = NONCE + TAG;
 /// Size of the content of a block of a stream, in bytes.
-pub(super) const BLOCK: usize = 64 << 10;
+pub(crate) const BLOCK: usize = 64 << 10;
 /// Length of the random prefix of a stream's nonces, in bytes.
-pub(super) const PREFIX: usize = 19;
+pub(crate) const PREFIX: usize = 19;
 
 type Bytes32 = Zeroizing<[u8; 32]>;
 
@@ -61,7 +61,7 @@ fn open_in_place(
 
 /// The keys of one data folder.
 #[derive(Clone)]
-pub(super) struct FolderKeys {
+pub(crate) struct FolderKeys {
     data: Bytes32,
     names: Bytes32,
 }
@@ -104,7 +104,7 @@ const WRAPS: &[u8] = b"settee folder keys 1";
 
 /// The sealed keys of a folder, as stored in the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Envelope {
+pub(crate) struct Envelope {
     /// The id of the owner's key that opens the envelope.
     pub key: String,
     /// Nonce, keys and tag in base64.
@@ -131,7 +131,7 @@ impl fmt::Display for Envelope {
 }
 
 /// Encrypts and decrypts values.
-pub(super) struct Cipher {
+pub(crate) struct Cipher {
     aead: XChaCha20Poly1305,
     nonces: Mutex<Nonces>,
 }
@@ -182,7 +182,7 @@ impl Cipher {
 
 /// Encrypts attachments and computes their names.
 #[derive(Clone)]
-pub(super) struct BlobKeys {
+pub(crate) struct BlobKeys {
     aead: XChaCha20Poly1305,
     names: Bytes32,
 }
@@ -208,7 +208,7 @@ impl BlobKeys {
 /// The kind of a block of a stream; part of its nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// A block before the last.
     Inner = 0,
     /// The last block.
@@ -219,7 +219,7 @@ pub(super) enum Part {
 
 /// Encrypts a stream in blocks that can be opened individually, while moved, missing or truncated blocks are
 /// detected: the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     aead: XChaCha20Poly1305,
     pub prefix: [u8; PREFIX],
 }

@@ -8,9 +8,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use base64::Engine;
-use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -26,7 +25,7 @@ const TEXT: u64 = 1024;
 const HOW: &str = "a key is 32 random bytes in base64 or hex digits: create one with `settee make-key FILE`";
 
 /// Base64 that accepts padding but does not require it.
-pub(super) fn base64(alphabet: &alphabet::Alphabet) -> GeneralPurpose {
+pub(crate) fn base64(alphabet: &alphabet::Alphabet) -> GeneralPurpose {
     let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     GeneralPurpose::new(alphabet, config)
 }
@@ -117,13 +116,13 @@ impl Key {
     }
 
     /// Derives the key for one purpose.
-    pub(super) fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; LENGTH]> {
+    pub(crate) fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; LENGTH]> {
         derive(&self.0, purpose)
     }
 }
 
 /// Derives a key: HMAC-SHA-256 of `purpose` under `key`.
-pub(super) fn derive(key: &[u8; LENGTH], purpose: &[u8]) -> Zeroizing<[u8; LENGTH]> {
+pub(crate) fn derive(key: &[u8; LENGTH], purpose: &[u8]) -> Zeroizing<[u8; LENGTH]> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(purpose);
     let mut made = mac.finalize().into_bytes();
@@ -134,7 +133,7 @@ pub(super) fn derive(key: &[u8; LENGTH], purpose: &[u8]) -> Zeroizing<[u8; LENGT
 }
 
 /// Random bytes from the operating system.
-pub(super) fn random<const COUNT: usize>() -> Zeroizing<[u8; COUNT]> {
+pub(crate) fn random<const COUNT: usize>() -> Zeroizing<[u8; COUNT]> {
     let mut bytes = Zeroizing::new([0; COUNT]);
     getrandom::fill(&mut *bytes).expect("the operating system provides randomness");
     bytes

@@ -11,7 +11,7 @@
 use std::io::{self, Read, Write};
 
 use super::cipher::{BLOCK, Part, Stream, TAG};
-use super::key::{Key, random};
+use super::master_key::{Key, random};
 
 /// The first bytes of a sealed stream.
 pub const SEALED: &[u8; 16] = b"settee sealed 1\n";

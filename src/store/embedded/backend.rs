@@ -5,20 +5,21 @@
 use std::collections::BTreeMap;
 
 use super::tally::Tally;
-use super::{Direction, KeyRange, PageLimit, Result};
+use crate::store::range::KeyRange;
+use crate::store::{Direction, PageLimit, Result};
 
 /// The writes of one group of commits: each key once, with its framed value, or `None` for a delete.
-pub(super) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Callback for each entry of a read: the key and the framed value, or the error of that entry alone.
-pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], Result<&[u8]>);
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], Result<&[u8]>);
 
 /// Callback for each key of a read: its index, and its framed value if there is one.
-pub(super) type VisitIndexed<'a> = &'a mut dyn FnMut(usize, Result<Option<&[u8]>>);
+pub(crate) type VisitIndexed<'a> = &'a mut dyn FnMut(usize, Result<Option<&[u8]>>);
 
 /// How an engine makes space that deletions have freed available to other writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reclaiming {
+pub(crate) enum Reclaiming {
     Unneeded,
     /// [`Backend::reopen`] increases [`Backend::spare_bytes`].
     Reopening,
@@ -30,7 +31,7 @@ pub(super) enum Reclaiming {
 ///
 /// A read must never return the writes of a synced `apply` before they are durable, nor the writes of an
 /// `apply` that failed.
-pub(super) trait Backend: Send + Sync + 'static {
+pub(crate) trait Backend: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Calls `visit(index, value)` once for each of `keys`, in order.

@@ -18,7 +18,7 @@
 //! at most once a second. Reads go on, and never see the writes of the failed batch (see [`Backend`]). `room`
 //! handles a full disk.
 
-mod room;
+pub(crate) mod room;
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -31,11 +31,12 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use self::room::Room;
 use super::backend::{Backend, Writes};
+use super::disk_space::Space;
 use super::frame::Frames;
 use super::mark::{Mark, Notes, Reached};
-use super::space::Space;
 use super::tally::{RECORD, Tally, Totals};
-use super::{Batch, Direction, Durability, Entry, KeyRange, MAX_KEY, PageLimit, Result, Store, StoreError, is_empty};
+use crate::store::range::{KeyRange, is_empty};
+use crate::store::{Batch, Direction, Durability, Entry, MAX_KEY, PageLimit, Result, Store, StoreError};
 
 /// The most batches in one group.
 const GROUP_BATCHES: usize = 1024;
@@ -49,7 +50,7 @@ const UNSYNCED_BYTES: usize = 32 << 20;
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// A [`Store`] made of a [`Backend`].
-pub(super) struct Committer<B: Backend> {
+pub(crate) struct Committer<B: Backend> {
     backend: B,
     frames: Frames,
     queue: Mutex<Queue>,
@@ -335,7 +336,7 @@ impl<B: Backend> Committer<B> {
                 self.found(&totals)?;
                 totals
             }
-            None => self.count()?.of(u64::from_be_bytes(*super::key::random()), 0),
+            None => self.count()?.of(u64::from_be_bytes(*crate::store::crypto::master_key::random()), 0),
         };
         work.totals = Some(totals);
         let counted = (overtaken || record.is_none()) && !totals.is_empty();
@@ -350,7 +351,9 @@ impl<B: Backend> Committer<B> {
         if self.mark.is_new() || reached.suspect || counted {
             self.note_databases(work)?;
             self.note(work, 0);
-            self.mark.caught_up().map_err(|error| super::space::io_error("syncing the mark of the store", &error))?;
+            self.mark
+                .caught_up()
+                .map_err(|error| super::disk_space::io_error("syncing the mark of the store", &error))?;
         }
         Ok(())
     }
@@ -369,9 +372,11 @@ impl<B: Backend> Committer<B> {
 
     /// The last sequence of a database. `None` if it has none, or if it cannot be read.
     fn last_sequence(&self, number: u64) -> Result<Option<u64>> {
-        let rows = super::keys::kind(number, super::keys::Kind::Sequence);
+        let rows = crate::store::keyspace::kind(number, crate::store::keyspace::Kind::Sequence);
         match self.page(&rows, Direction::Backward, PageLimit::entries(1)) {
-            Ok(rows) => Ok(rows.first().and_then(|(key, _)| super::keys::place_of_sequence(key)).map(|(_, at)| at)),
+            Ok(rows) => {
+                Ok(rows.first().and_then(|(key, _)| crate::store::keyspace::place_of_sequence(key)).map(|(_, at)| at))
+            }
             Err(StoreError::Damaged(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -411,13 +416,13 @@ impl<B: Backend> Committer<B> {
     /// Notes the databases of a store that had no mark. Skips records that cannot be decoded; a failed
     /// checksum is an error.
     fn note_databases(&self, work: &mut Work) -> Result<()> {
-        let mut range = super::keys::names(None, None);
+        let mut range = crate::store::keyspace::names(None, None);
         loop {
             let page = self.page(&range, Direction::Forward, PageLimit::entries(1000))?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             range.0 = Bound::Excluded(last.clone());
             for (key, value) in &page {
-                let Some((number, name)) = super::keys::named(key, value) else { continue };
+                let Some((number, name)) = crate::store::keyspace::named(key, value) else { continue };
                 work.notes.named(number, name);
                 if let Some(sequence) = self.last_sequence(number)? {
                     work.notes.reached(number, sequence);
@@ -661,7 +666,7 @@ impl<B: Backend> Store for Committer<B> {
             }
             None => Ok(()),
         };
-        self.get(super::keys::FORMAT)?;
+        self.get(crate::store::keyspace::FORMAT)?;
         recovered
     }
 
@@ -723,7 +728,7 @@ fn batch_bytes(batch: &Batch) -> usize {
 
 /// Checks that a key does not begin with 0xFF, which is reserved for engines, and that it is short enough: an
 /// engine's index page of long keys must stay small.
-pub(super) fn check_key(key: &[u8]) -> Result<()> {
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
     match key.first() {
         Some(0xFF) | None => Err(StoreError::Unavailable("a key must not be empty or begin with 0xFF".into())),
         Some(_) if key.len() > MAX_KEY => {

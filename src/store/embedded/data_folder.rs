@@ -23,18 +23,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::blob_files::BlobFiles;
-use super::blobs::Blobs;
-use super::cipher::{Envelope, FolderKeys};
 use super::committer::Committer;
+use super::disk_space::{Space, make_dir, sync_dir};
 use super::frame::Frames;
-use super::key::Key;
 use super::mark::Mark;
 use super::redb::RedbBackend;
 use super::salvage;
 use super::sled::SledBackend;
-use super::space::{Space, make_dir, sync_dir};
-use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store, StoreError, keys};
+use crate::store::blob::blobs::Blobs;
+use crate::store::blob::files::BlobFiles;
+use crate::store::crypto::cipher::{Envelope, FolderKeys};
+use crate::store::crypto::master_key::Key;
+use crate::store::range::KeyRange;
+use crate::store::{Batch, Direction, Entry, PageLimit, Result, Store, StoreError, keyspace};
 
 /// The format that this build writes, and the newest that it can read.
 pub const FORMAT: u32 = 1;
@@ -60,7 +61,7 @@ impl Engine {
     pub const ALL: &[Engine] = &[Engine::Sled, Engine::Redb];
 
     /// The engine's data file in the store's folder.
-    pub(super) fn file(self) -> &'static str {
+    pub(crate) fn file(self) -> &'static str {
         match self {
             Engine::Sled => "db",
             Engine::Redb => "settee.redb",
@@ -282,7 +283,7 @@ pub fn encrypted_under(dir: &Path) -> std::result::Result<Option<String>, OpenEr
     Ok(marker.envelope.map(|envelope| envelope.key))
 }
 
-pub(super) fn no_marker(dir: &Path) -> OpenError {
+pub(crate) fn no_marker(dir: &Path) -> OpenError {
     refuse_foreign(dir).err().unwrap_or_else(|| {
         let why = format!("it has no {MARKER}");
         OpenError::NotOurs { folder: dir.to_path_buf(), why }
@@ -353,7 +354,7 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
 
 /// The content of `format.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Marker {
+pub(crate) struct Marker {
     pub engine: Engine,
     /// The number of the store's folder. Each rewrite increments it.
     pub life: u32,
@@ -405,7 +406,7 @@ impl Marker {
     }
 }
 
-pub(super) fn open_engine(
+pub(crate) fn open_engine(
     dir: &Path,
     marker: &Marker,
     keys: Option<&FolderKeys>,
@@ -413,7 +414,7 @@ pub(super) fn open_engine(
     space: &Space,
 ) -> Result<Box<dyn Store>> {
     let folder = marker.store_folder(dir);
-    let mark = Mark::open(dir, marker.life).map_err(|error| super::space::io_error("opening the mark", &error))?;
+    let mark = Mark::open(dir, marker.life).map_err(|error| super::disk_space::io_error("opening the mark", &error))?;
     let mark = Arc::new(mark);
     let frames = keys.map_or_else(Frames::default, |keys| Frames::sealing(keys.values()));
     Ok(match marker.engine {
@@ -428,7 +429,7 @@ pub(super) fn open_engine(
     })
 }
 
-pub(super) fn open_blobs(
+pub(crate) fn open_blobs(
     dir: &Path,
     marker: &Marker,
     keys: Option<&FolderKeys>,
@@ -459,14 +460,14 @@ fn clear_former(dir: &Path, marker: &Marker) {
     }
 }
 
-pub(super) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
+pub(crate) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     hold(dir, File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(io)?)
 }
 
 /// As [`lock`], but opens the lock file read-only, because the system may have remounted the file system
 /// read-only. `None` if there is no lock file.
-pub(super) fn lock_to_read(dir: &Path) -> std::result::Result<Option<File>, OpenError> {
+pub(crate) fn lock_to_read(dir: &Path) -> std::result::Result<Option<File>, OpenError> {
     match File::open(dir.join(LOCK)) {
         Ok(file) => hold(dir, file).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -483,7 +484,7 @@ fn hold(dir: &Path, file: File) -> std::result::Result<File, OpenError> {
 }
 
 /// Reads `format.toml`. `None` if the folder has none.
-pub(super) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
+pub(crate) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
     let not_ours = |why: String| match has_store(dir) {
         Some(_) => OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() },
         None => OpenError::NotOurs { folder: dir.to_path_buf(), why },
@@ -524,7 +525,7 @@ pub(super) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, Ope
     }))
 }
 
-pub(super) fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
+pub(crate) fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
     let temporary = dir.join("format.tmp");
     let mut file = File::create(&temporary)?;
     let Marker { engine, life, blobs, envelope } = marker;
@@ -563,7 +564,7 @@ fn has_store(dir: &Path) -> Option<String> {
 }
 
 /// Guesses the content of `format.toml` from the files: the newest store and the newest attachments.
-pub(super) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError> {
+pub(crate) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError> {
     let (mut found, mut blobs) = (None, 1);
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -584,7 +585,7 @@ pub(super) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError>
 }
 
 /// Converts the error of a store that the engine, or the comparison with the mark, found damaged.
-pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreError) -> OpenError {
+pub(crate) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreError) -> OpenError {
     match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),
         StoreError::Damaged(why) => {
@@ -597,7 +598,7 @@ pub(super) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreEr
 }
 
 /// Whether the creation or filling of the folder was interrupted.
-pub(super) fn is_unfinished(dir: &Path) -> bool {
+pub(crate) fn is_unfinished(dir: &Path) -> bool {
     dir.join(UNFINISHED).exists()
 }
 
@@ -611,7 +612,7 @@ fn begin(dir: &Path, how: &str) -> io::Result<()> {
 
 /// Refuses a folder whose filling was interrupted. Clears away what an interrupted first start has left:
 /// nothing was ever acknowledged there.
-pub(super) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError> {
+pub(crate) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     let how = match std::fs::read(dir.join(UNFINISHED)) {
         Ok(how) => how,
@@ -638,7 +639,7 @@ pub(super) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError
 }
 
 /// Refuses a folder that has lost its store.
-pub(super) fn refuse_incomplete(dir: &Path, marker: &Marker) -> std::result::Result<(), OpenError> {
+pub(crate) fn refuse_incomplete(dir: &Path, marker: &Marker) -> std::result::Result<(), OpenError> {
     let folder = marker.store_folder(dir);
     let file = folder.join(marker.engine.file());
     if std::fs::metadata(&file).is_ok_and(|found| found.len() > 0) {
@@ -662,7 +663,7 @@ fn no_store(dir: &Path, why: String, missing: String) -> OpenError {
 }
 
 /// Refuses a folder that has lost all attachments: their folder was removed or replaced.
-pub(super) fn refuse_without_blobs(
+pub(crate) fn refuse_without_blobs(
     dir: &Path,
     marker: &Marker,
     store: &dyn Store,
@@ -675,8 +676,8 @@ pub(super) fn refuse_without_blobs(
     if any {
         return Ok(());
     }
-    let first = store.keys(&keys::all_blob_references(), 1).map_err(engine)?;
-    if !first.first().is_some_and(|key| keys::is_blob_reference(key)) {
+    let first = store.keys(&keyspace::all_blob_references(), 1).map_err(engine)?;
+    if !first.first().is_some_and(|key| keyspace::is_blob_reference(key)) {
         return Ok(());
     }
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -686,7 +687,7 @@ pub(super) fn refuse_without_blobs(
 
 /// Compares the marker with the store's own format record, or writes that record into a new store. The marker
 /// could have been copied from elsewhere, or stripped of its keys so that later writes are not encrypted.
-pub(super) fn check_format(
+pub(crate) fn check_format(
     dir: &Path,
     marker: &Marker,
     store: &dyn Store,
@@ -694,7 +695,7 @@ pub(super) fn check_format(
 ) -> std::result::Result<(), OpenError> {
     let engine = |error| OpenError::Engine { folder: dir.to_path_buf(), error };
     let own = marker.format_record();
-    match store.get(keys::FORMAT).map_err(engine)? {
+    match store.get(keyspace::FORMAT).map_err(engine)? {
         Some(value) => match value.split_first_chunk() {
             Some((bytes, _)) if u32::from_be_bytes(*bytes) > FORMAT => {
                 Err(OpenError::NewerFormat { folder: dir.to_path_buf(), has: u32::from_be_bytes(*bytes) })
@@ -713,7 +714,7 @@ pub(super) fn check_format(
         }),
         None => {
             let mut batch = Batch::new();
-            batch.put(keys::FORMAT.to_vec(), own);
+            batch.put(keyspace::FORMAT.to_vec(), own);
             store.commit(batch).map_err(|error| match error {
                 StoreError::Full => OpenError::Full(dir.to_path_buf()),
                 error => engine(error),

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Result, StoreError};
+use crate::store::{Result, StoreError};
 
 const RESERVE: &str = "reserve";
 
 /// Watches the file system that holds a data folder. Clones share the result of the last check.
 #[derive(Debug, Clone)]
-pub(super) struct Space {
+pub(crate) struct Space {
     folder: PathBuf,
     /// Writes are refused when fewer bytes than this are free.
     margin: u64,
@@ -128,7 +128,7 @@ impl Space {
 
 /// Returns the first position from `at` on that holds data, or the end of the file. A file system without
 /// holes has data everywhere.
-pub(super) fn next_data(file: &File, at: u64) -> io::Result<u64> {
+pub(crate) fn next_data(file: &File, at: u64) -> io::Result<u64> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "freebsd"))]
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
         Ok(found) => return Ok(found),
@@ -139,7 +139,7 @@ pub(super) fn next_data(file: &File, at: u64) -> io::Result<u64> {
 }
 
 /// Converts an I/O error that occurred while doing `what`.
-pub(super) fn io_error(what: &str, error: &io::Error) -> StoreError {
+pub(crate) fn io_error(what: &str, error: &io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
         _ => StoreError::Unavailable(format!("{what}: {error}")),
@@ -147,12 +147,12 @@ pub(super) fn io_error(what: &str, error: &io::Error) -> StoreError {
 }
 
 /// Syncs a directory, so that entries created, renamed or removed in it are durable.
-pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 /// Creates a directory and its missing parents, and syncs each in its parent.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -166,7 +166,7 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Copies the files of `from`, recursively.
-pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     make_dir(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -180,7 +180,7 @@ pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Bytes on disk of the files in `path`, recursively.
-pub(super) fn folder_bytes(path: &Path) -> u64 {
+pub(crate) fn folder_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(path) else { return 0 };
     let mut bytes = 0;

@@ -15,15 +15,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::cipher::{self, Cipher};
-use super::{Result, StoreError, keys};
+use crate::store::crypto::cipher::{self, Cipher};
+use crate::store::{Result, StoreError, keyspace};
 
 /// The tag of a value stored in one piece.
-pub(super) const WHOLE: u8 = 0;
+pub(crate) const WHOLE: u8 = 0;
 /// The tag of an encrypted value stored in one piece.
 const SEALED: u8 = 2;
 /// Bytes before the value.
-pub(super) const HEAD: usize = 5;
+pub(crate) const HEAD: usize = 5;
 
 fn checksum(key: &[u8], value: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -33,7 +33,7 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
 }
 
 /// The stored form of `value`.
-pub(super) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut framed = Vec::with_capacity(HEAD + value.len());
     framed.push(WHOLE);
     framed.extend_from_slice(&checksum(key, value).to_le_bytes());
@@ -42,7 +42,7 @@ pub(super) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the value in `framed`, or `Damaged` with a description of the key.
-pub(super) fn unseal<'a>(key: &[u8], framed: &'a [u8]) -> Result<&'a [u8]> {
+pub(crate) fn unseal<'a>(key: &[u8], framed: &'a [u8]) -> Result<&'a [u8]> {
     let Some((head, value)) = framed.split_at_checked(HEAD) else {
         return Err(damaged(key, "is cut short"));
     };
@@ -54,7 +54,7 @@ pub(super) fn unseal<'a>(key: &[u8], framed: &'a [u8]) -> Result<&'a [u8]> {
 
 /// `framed` with the checksum that matches `key`.
 #[cfg(test)]
-pub(super) fn retarget(key: &[u8], framed: &[u8]) -> Vec<u8> {
+pub(crate) fn retarget(key: &[u8], framed: &[u8]) -> Vec<u8> {
     let mut framed = framed.to_vec();
     let sum = checksum(key, &framed[HEAD..]);
     framed[1..HEAD].copy_from_slice(&sum.to_le_bytes());
@@ -62,7 +62,7 @@ pub(super) fn retarget(key: &[u8], framed: &[u8]) -> Vec<u8> {
 }
 
 /// Length of the value in `framed`, in bytes.
-pub(super) fn length(framed: &[u8]) -> usize {
+pub(crate) fn length(framed: &[u8]) -> usize {
     let head = if framed.first() == Some(&SEALED) { HEAD + cipher::OVERHEAD } else { HEAD };
     framed.len().saturating_sub(head)
 }
@@ -70,7 +70,7 @@ pub(super) fn length(framed: &[u8]) -> usize {
 /// Frames values, and encrypts them if the folder is encrypted. Two records stay unencrypted: the format
 /// record, which names the required key, and the record of totals (see `tally`), which only counts.
 #[derive(Clone, Default)]
-pub(super) struct Frames(Option<Arc<Cipher>>);
+pub(crate) struct Frames(Option<Arc<Cipher>>);
 
 impl Frames {
     pub fn sealing(cipher: Cipher) -> Frames {
@@ -79,7 +79,7 @@ impl Frames {
 
     /// The cipher for the value of `key`, if that value is encrypted.
     fn cipher(&self, key: &[u8]) -> Option<&Cipher> {
-        self.0.as_deref().filter(|_| key != keys::FORMAT && key != super::tally::RECORD)
+        self.0.as_deref().filter(|_| key != keyspace::FORMAT && key != super::tally::RECORD)
     }
 
     /// The stored form of `value`.
@@ -120,14 +120,14 @@ impl Frames {
 }
 
 /// `Damaged`, with a description of the key.
-pub(super) fn damaged(key: &[u8], how: &str) -> StoreError {
-    StoreError::Damaged(format!("{} {how}", keys::describe(key)))
+pub(crate) fn damaged(key: &[u8], how: &str) -> StoreError {
+    StoreError::Damaged(format!("{} {how}", keyspace::describe(key)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::cipher::FolderKeys;
+    use crate::store::crypto::cipher::FolderKeys;
 
     #[test]
     fn sealed_values_have_a_checksum_and_an_authentication_tag() {
@@ -148,8 +148,8 @@ mod tests {
         assert!(how(&sealed, b"kez", &retarget(b"kez", &framed)).contains("is not what was sealed there"));
         assert!(how(&sealed, b"key", &plain.seal(b"key", b"value")).contains("is not sealed"));
         assert!(how(&plain, b"key", &framed).contains("checksum"));
-        let format = sealed.seal(keys::FORMAT, b"format");
-        assert_eq!(plain.unseal(keys::FORMAT, &format).unwrap(), &b"format"[..]);
+        let format = sealed.seal(keyspace::FORMAT, b"format");
+        assert_eq!(plain.unseal(keyspace::FORMAT, &format).unwrap(), &b"format"[..]);
     }
 
     #[test]

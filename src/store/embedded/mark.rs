@@ -33,8 +33,8 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use super::space::{next_data, sync_dir};
-use super::{Batch, keys};
+use super::disk_space::{next_data, sync_dir};
+use crate::store::{Batch, keyspace};
 
 const SLOT: usize = 64;
 const DATABASES: u64 = 4096;
@@ -47,7 +47,7 @@ const SUSPECT: u8 = 1;
 
 /// What has become durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Reached {
+pub(crate) struct Reached {
     /// Number of the last commit.
     pub commits: u64,
     /// End of the engine's log; 0 for an engine without one.
@@ -65,7 +65,7 @@ pub(super) struct Reached {
 
 /// What the mark holds of a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Noted {
+pub(crate) struct Noted {
     /// Empty if unknown.
     pub name: String,
     pub sequence: u64,
@@ -73,7 +73,7 @@ pub(super) struct Noted {
 
 /// What a group of commits changes about databases in the mark.
 #[derive(Debug, Default)]
-pub(super) struct Notes(BTreeMap<u64, Note>);
+pub(crate) struct Notes(BTreeMap<u64, Note>);
 
 #[derive(Debug, Default)]
 struct Note {
@@ -88,14 +88,14 @@ impl Notes {
         for (key, value) in &batch.writes {
             match value {
                 Some(value) => {
-                    if let Some((number, sequence)) = keys::place_of_sequence(key) {
+                    if let Some((number, sequence)) = keyspace::place_of_sequence(key) {
                         self.reached(number, sequence);
-                    } else if let Some((number, name)) = keys::named(key, value) {
+                    } else if let Some((number, name)) = keyspace::named(key, value) {
                         self.named(number, name);
                     }
                 }
                 None => {
-                    if let Some(number) = keys::number_of_info(key) {
+                    if let Some(number) = keyspace::number_of_info(key) {
                         self.0.insert(number, Note { gone: true, ..Note::default() });
                     }
                 }
@@ -115,7 +115,7 @@ impl Notes {
 
 /// The mark of one store. Without a file, for in-memory engines, it lives only in memory.
 #[derive(Default)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     file: Option<File>,
     state: Mutex<State>,
 }
@@ -243,7 +243,7 @@ impl Mark {
 }
 
 /// File name of the mark.
-pub(super) fn name(life: u32) -> String {
+pub(crate) fn name(life: u32) -> String {
     format!("mark-{life}")
 }
 
@@ -355,8 +355,8 @@ mod tests {
         let found = mark.databases().unwrap();
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [(1, noted("first", 7)), (900, noted("far", 2))]);
         let mut batch = Batch::new();
-        batch.delete(keys::info(1));
-        batch.put(keys::sequence(900, 4), vec![1]);
+        batch.delete(keyspace::info(1));
+        batch.put(keyspace::sequence(900, 4), vec![1]);
         let mut notes = Notes::default();
         notes.take(&batch);
         mark.note(reached, &notes);

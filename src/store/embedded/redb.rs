@@ -13,13 +13,15 @@ use parking_lot::RwLock;
 use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
 use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
-use super::space::{io_error, make_dir, sync_dir};
+use super::disk_space::{io_error, make_dir, sync_dir};
+use super::frame;
 use super::tally::{RECORD, Tally};
-use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame};
+use crate::store::range::KeyRange;
+use crate::store::{Direction, PageLimit, Result, StoreError};
 
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
 
-pub(super) struct RedbBackend {
+pub(crate) struct RedbBackend {
     file: PathBuf,
     cache_bytes: u64,
     /// Whether opening verifies all pages. redb verifies them on open or never, and a damaged key would make

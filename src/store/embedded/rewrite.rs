@@ -17,16 +17,16 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use super::blob_files::BlobFiles;
-use super::blobs::{BlobId, Blobs};
-use super::cipher::{BlobKeys, FolderKeys};
-use super::key::Key;
-use super::open::{
+use super::data_folder::{
     Engine, Marker, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine, read_marker,
     refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
 };
-use super::space::{Space, copy_folder, folder_bytes, make_dir};
-use super::{Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keys};
+use super::disk_space::{Space, copy_folder, folder_bytes, make_dir};
+use crate::store::blob::blobs::{BlobId, Blobs};
+use crate::store::blob::files::BlobFiles;
+use crate::store::crypto::cipher::{BlobKeys, FolderKeys};
+use crate::store::crypto::master_key::Key;
+use crate::store::{Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keyspace};
 
 /// What a rewrite does to the encryption of a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -171,7 +171,7 @@ fn rewrite_into(
         let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
         let name = |id: &BlobId| names.as_ref().map_or(*id, |names: &BlobKeys| names.name(id));
         if moves {
-            let io = |error: io::Error| super::space::io_error("opening the attachments", &error);
+            let io = |error: io::Error| super::disk_space::io_error("opening the attachments", &error);
             let (from, to) = (
                 open_blobs(dir, &old, old_keys.as_ref(), &space).map_err(io)?,
                 open_blobs(target, &new, new_keys.as_ref(), &target_space).map_err(io)?,
@@ -180,7 +180,7 @@ fn rewrite_into(
         }
         let to = open_engine(target, &new, new_keys.as_ref(), None, &target_space)?;
         let change = |entry: Entry| match names {
-            _ if entry.0 == keys::FORMAT => Ok((entry.0, new.format_record())),
+            _ if entry.0 == keyspace::FORMAT => Ok((entry.0, new.format_record())),
             Some(_) => renamed(entry, &name),
             None => Ok(entry),
         };
@@ -252,7 +252,7 @@ fn open_source(
         }
     }
     let Some(copy) = copy else { return Err(StoreError::Full) };
-    let io = |error: io::Error| super::space::io_error("copying the store", &error);
+    let io = |error: io::Error| super::disk_space::io_error("copying the store", &error);
     copy_folder(&old.store_folder(dir), &old.store_folder(copy)).map_err(io)?;
     // Includes the mark, so that a copy that has lost something is refused like the store itself.
     let mark = super::mark::name(old.life);

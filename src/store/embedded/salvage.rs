@@ -16,18 +16,18 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::blob_files::BlobFiles;
-use super::blobs::Blobs;
-use super::cipher::{Envelope, FolderKeys};
 use super::committer::Committer;
+use super::data_folder::{Engine, Marker, OpenError, guess_marker, lock_to_read, read_marker};
+use super::disk_space::{Space, folder_bytes};
 use super::frame::Frames;
-use super::key::Key;
 use super::mark::{self, Mark, Noted};
-use super::open::{Engine, Marker, OpenError, guess_marker, lock_to_read, read_marker};
 use super::redb::RedbBackend;
 use super::sled::SledBackend;
-use super::space::{Space, folder_bytes};
-use super::{Direction, PageLimit, Result, Store, StoreError, keys};
+use crate::store::blob::blobs::Blobs;
+use crate::store::blob::files::BlobFiles;
+use crate::store::crypto::cipher::{Envelope, FolderKeys};
+use crate::store::crypto::master_key::Key;
+use crate::store::{Direction, PageLimit, Result, Store, StoreError, keyspace};
 
 /// The most databases that are listed by name.
 const NAMED: usize = 20;
@@ -35,7 +35,7 @@ const NAMED: usize = 20;
 /// restarting the server would keep the disk busy.
 const COPIED: u64 = 2 << 30;
 /// The copy that a refusal examines.
-pub(super) const LOOKED_INTO: &str = "damaged-copy";
+pub(crate) const LOOKED_INTO: &str = "damaged-copy";
 
 /// The readable content of a damaged folder.
 pub struct Source {
@@ -84,10 +84,10 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
     };
     let ways = open_ways(&marker, dir, scratch, &mut notes).map_err(failed)?;
     let mut lost = Vec::new();
-    if super::open::is_unfinished(dir) {
+    if super::data_folder::is_unfinished(dir) {
         lost.push("the folder was never complete: the restore or salvage that filled it was interrupted, and what it had not yet written is unknown".to_owned());
     }
-    if !matches!(ways.get(keys::FORMAT), Ok(Some(_))) {
+    if !matches!(ways.get(keyspace::FORMAT), Ok(Some(_))) {
         lost.push("the store has no format record: it has lost everything, or was not written by settee".to_owned());
     }
     if !Mark::read(dir, marker.life).is_ok_and(|mark| mark.reached().commits > 0) {
@@ -130,7 +130,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
 
 /// Copies the store to `scratch` and tries one way after the other to open the copy.
 fn open_ways(marker: &Marker, dir: &Path, scratch: &Path, notes: &mut Vec<String>) -> Result<Box<dyn Store>> {
-    let io = |error: io::Error| super::space::io_error("copying the damaged store", &error);
+    let io = |error: io::Error| super::disk_space::io_error("copying the damaged store", &error);
     let ways: &[&[&str]] = match marker.engine {
         Engine::Sled => &[&[], &["snap."], &["snap.", "conf"]],
         Engine::Redb => &[&[]],
@@ -170,7 +170,7 @@ fn open_copy(engine: Engine, folder: &Path, frames: Frames) -> Result<Box<dyn St
 }
 
 fn sealed_keys(store: &dyn Store) -> Option<Envelope> {
-    let record = store.get(keys::FORMAT).ok()??;
+    let record = store.get(keyspace::FORMAT).ok()??;
     let (key, sealed) = std::str::from_utf8(record.get(4..)?).ok()?.split_once(' ')?;
     Some(Envelope { key: key.to_owned(), sealed: sealed.to_owned() })
 }
@@ -200,7 +200,7 @@ fn noted(dir: &Path, marker: &Marker) -> BTreeMap<u64, Noted> {
 }
 
 /// Lists the sequences that the databases of a lost store had reached, as text for the user.
-pub(super) fn reached(dir: &Path, marker: &Marker) -> String {
+pub(crate) fn reached(dir: &Path, marker: &Marker) -> String {
     let lines = noted(dir, marker).into_iter().map(|(number, noted)| {
         let name = database(number, &noted.name);
         format!("{name} had reached sequence {}", noted.sequence)
@@ -211,7 +211,7 @@ pub(super) fn reached(dir: &Path, marker: &Marker) -> String {
 /// Lists what is missing in a damaged store, as text for the user. Opens a copy of the store for this, and
 /// removes it. If the store is too large or there is no room for a copy, lists the sequences that the
 /// databases had reached.
-pub(super) fn missing(dir: &Path, marker: &Marker, space: &Space) -> String {
+pub(crate) fn missing(dir: &Path, marker: &Marker, space: &Space) -> String {
     let scratch = dir.join(LOOKED_INTO);
     let bytes = folder_bytes(&marker.store_folder(dir));
     let copied = match space.room_for(bytes) {
@@ -237,9 +237,9 @@ pub(super) fn missing(dir: &Path, marker: &Marker, space: &Space) -> String {
 
 /// The last sequence in the changes order of a database; 0 if it has none. `None` if it cannot be read.
 pub fn last_sequence(store: &dyn Store, number: u64) -> Option<u64> {
-    let rows = keys::kind(number, keys::Kind::Sequence);
+    let rows = keyspace::kind(number, keyspace::Kind::Sequence);
     let page = store.scan(&rows, Direction::Backward, PageLimit::entries(1)).ok()?;
-    Some(page.first().map_or(0, |(key, _)| keys::sequence_of(key)))
+    Some(page.first().map_or(0, |(key, _)| keyspace::sequence_of(key)))
 }
 
 /// The name of a database in texts for the user.

@@ -43,11 +43,13 @@ use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
 use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
+use super::disk_space::{folder_bytes, make_dir, sync_dir};
+use super::frame;
 use super::mark::Mark;
 use super::sled_log::{Survey, survey, unused};
-use super::space::{folder_bytes, make_dir, sync_dir};
 use super::tally::{RECORD, Tally};
-use super::{Direction, KeyRange, PageLimit, Result, StoreError, frame, is_empty};
+use crate::store::range::{KeyRange, is_empty};
+use crate::store::{Direction, PageLimit, Result, StoreError};
 
 /// Fixed when a database is created: sled refuses to open it with another size.
 const SEGMENT: usize = 8 << 20;
@@ -66,7 +68,7 @@ const CHUNKS: u8 = 0xFF;
 const CHUNKED: u8 = 1;
 const HEAD_LENGTH: usize = 1 + 8 + 8 + 4;
 
-pub(super) struct SledBackend {
+pub(crate) struct SledBackend {
     folder: PathBuf,
     cache_bytes: u64,
     /// What the log must hold. Checked before sled opens the log, because sled destroys what it cannot
@@ -157,7 +159,7 @@ impl SledBackend {
     }
 
     fn open_files(&self) -> Result<Open> {
-        let io = |error: std::io::Error| super::space::io_error("opening the sled store", &error);
+        let io = |error: std::io::Error| super::disk_space::io_error("opening the sled store", &error);
         make_dir(&self.folder).map_err(io)?;
         for entry in std::fs::read_dir(&self.folder).map_err(io)? {
             let path = entry.map_err(io)?.path();
@@ -202,7 +204,7 @@ impl SledBackend {
 
     /// Refuses a log that ends before what was durable, before sled opens it and destroys the rest.
     fn examine(&self) -> Result<()> {
-        let io = |error: std::io::Error| super::space::io_error("reading the sled log", &error);
+        let io = |error: std::io::Error| super::disk_space::io_error("reading the sled log", &error);
         let reached = self.mark.reached();
         let found = survey(&self.folder, SEGMENT).map_err(io)?;
         let end = found.map_or(0, |found| found.end);
@@ -469,7 +471,8 @@ impl Backend for SledBackend {
             applied?;
             if sync {
                 open.db.flush().map_err(|error| begun(failure(error)))?;
-                let synced = open.sync().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
+                let synced =
+                    open.sync().map_err(|error| super::disk_space::io_error("syncing the sled log", &error))?;
                 *self.durable.lock() = synced;
                 // On any error above, `in_flight` stays and hides the writes of the failed batch until the
                 // store is reopened.
@@ -491,7 +494,8 @@ impl Backend for SledBackend {
             self.next_set.fetch_max(set + 1, Ordering::Relaxed);
         }
         *self.in_flight.lock() = None;
-        *self.durable.lock() = open.sync().map_err(|error| super::space::io_error("syncing the sled log", &error))?;
+        *self.durable.lock() =
+            open.sync().map_err(|error| super::disk_space::io_error("syncing the sled log", &error))?;
         *slot = Some(open);
         Ok(())
     }
@@ -508,7 +512,7 @@ impl Backend for SledBackend {
     /// subtracted: the header of the one begun last may not be on disk yet.
     fn spare_bytes(&self) -> Result<u64> {
         use std::os::unix::fs::FileExt;
-        let io = |error: std::io::Error| super::space::io_error("looking for free segments", &error);
+        let io = |error: std::io::Error| super::disk_space::io_error("looking for free segments", &error);
         self.with(|open| {
             let segments = open.log.metadata().map_err(io)?.len() / SEGMENT as u64;
             let mut free = 0_u64;
@@ -535,7 +539,7 @@ impl Drop for SledBackend {
         if let Some(open) = self.open.get_mut().take() {
             // Flushes the last relaxed writes. Acknowledged synced writes are on disk already.
             let synced = open.db.flush().map_err(failure).and_then(|_| {
-                open.log.sync_data().map_err(|error| super::space::io_error("syncing the sled log", &error))
+                open.log.sync_data().map_err(|error| super::disk_space::io_error("syncing the sled log", &error))
             });
             if let Err(error) = synced {
                 tracing::warn!("the store could not be synced while closing: {error}");
@@ -620,7 +624,7 @@ fn failure(error: sled::Error) -> StoreError {
         sled::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             StoreError::Damaged("a page of the sled log lies beyond the end of its file".into())
         }
-        sled::Error::Io(error) => super::space::io_error("sled", &error),
+        sled::Error::Io(error) => super::disk_space::io_error("sled", &error),
         sled::Error::Corruption { at, .. } => StoreError::Damaged(format!("a page of the sled log (at {at:?})")),
         other => StoreError::Unavailable(other.to_string()),
     }
@@ -631,9 +635,9 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::store::committer::Committer;
-    use crate::store::frame::Frames;
-    use crate::store::tally::Totals;
+    use crate::store::embedded::committer::Committer;
+    use crate::store::embedded::frame::Frames;
+    use crate::store::embedded::tally::Totals;
     use crate::store::{Batch, Durability, Store};
 
     #[test]

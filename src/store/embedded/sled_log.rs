@@ -29,7 +29,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::space::next_data;
+use super::disk_space::next_data;
 
 const SEGMENT_HEADER: usize = 20;
 /// Bytes at the end of a segment in which no message begins.
@@ -40,7 +40,7 @@ const LAST_KIND: u8 = 11;
 
 /// What sled will replay of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Survey {
+pub(crate) struct Survey {
     /// The position at which the replay ends.
     pub end: u64,
     /// The replay skips nothing before the end.
@@ -68,7 +68,7 @@ enum End {
 }
 
 /// Surveys the log in `folder`. `None` if there is no log yet.
-pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>> {
+pub(crate) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>> {
     let file = match File::open(folder.join("db")) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -126,7 +126,7 @@ pub(super) fn survey(folder: &Path, segment: usize) -> io::Result<Option<Survey>
 }
 
 /// The number of segments without a header.
-pub(super) fn unused(folder: &Path, segment: usize) -> io::Result<u64> {
+pub(crate) fn unused(folder: &Path, segment: usize) -> io::Result<u64> {
     let file = File::open(folder.join("db"))?;
     let size = segment as u64;
     let mut unused = 0;

@@ -22,16 +22,16 @@
 //! beside the mark of another folder.
 
 use super::frame::{self, Frames};
-use super::{Result, StoreError, keys};
+use crate::store::{Result, StoreError, keyspace};
 
 /// The record's key. Engines hide keys that begin with 0xFF from readers.
-pub(super) const RECORD: &[u8] = &[0xFF];
+pub(crate) const RECORD: &[u8] = &[0xFF];
 const VERSION: u8 = 1;
 const LENGTH: usize = 1 + 8 + 8 + 8 + 1 + 8;
 
 /// The content of the record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     /// Commits since the store was created.
     pub commits: u64,
     entries: u64,
@@ -100,8 +100,8 @@ impl Totals {
 }
 
 /// Whether an entry counts towards the digest.
-pub(super) fn is_counted(key: &[u8]) -> bool {
-    key.first() != Some(&0xFF) && !keys::is_index(key)
+pub(crate) fn is_counted(key: &[u8]) -> bool {
+    key.first() != Some(&0xFF) && !keyspace::is_index(key)
 }
 
 /// What an entry adds to the sum, from the start of its frame and the frame's length.
@@ -121,7 +121,7 @@ fn mix(number: u64) -> u64 {
 
 /// Updates the totals while an engine writes one commit. The engine reports the old value of each key, and
 /// writes the record last.
-pub(super) struct Tally<'a> {
+pub(crate) struct Tally<'a> {
     frames: &'a Frames,
     pub totals: Totals,
 }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::store::blob_form::{SEALED_TAIL, TAIL};
-use crate::store::cipher::{FolderKeys, TAG};
+use crate::store::blob::file_format::{SEALED_TAIL, TAIL};
+use crate::store::crypto::cipher::{FolderKeys, TAG};
 
 fn blobs(dir: &Path) -> BlobFiles {
     under(dir, None)
@@ -73,7 +73,7 @@ fn conforms(blobs: &dyn Blobs, name: &dyn Fn(BlobId) -> BlobId) {
 
 #[test]
 fn memory_conforms() {
-    conforms(&super::super::MemoryBlobs::new(), &|digest| digest);
+    conforms(&crate::store::MemoryBlobs::new(), &|digest| digest);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn sealed_files_conform_and_reveal_no_content() {
     let other = write(&blobs, &[b"other"]).id;
     std::fs::copy(&path, blobs.path(&other)).unwrap();
     assert!(damaged(&blobs, &other).contains("is not what was sealed under its name"));
-    let plain = super::tests::blobs(&folder);
+    let plain = self::blobs(&folder);
     assert!(damaged(&plain, &written.id).contains("is sealed"));
     let id = write(&plain, &[b"plain"]).id;
     assert!(damaged(&blobs, &id).contains("is not sealed") || damaged(&blobs, &id).contains("is cut short"));

@@ -13,7 +13,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Committer, Space, Waiting, Work, batch_bytes};
-use crate::store::backend::{Backend, Reclaiming, Writes};
+use crate::store::embedded::backend::{Backend, Reclaiming, Writes};
 use crate::store::{Result, StoreError};
 
 /// The pause between two attempts to reclaim space, as a multiple of the time that the last one took...
@@ -26,7 +26,7 @@ const LOOKS: u32 = 5;
 const WARN_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is known about the free space within the engine's files.
-pub(super) struct Room {
+pub(crate) struct Room {
     /// Bytes that the engine can still write into free space of its files, as of the last query.
     spare: u64,
     /// How many more attempts to reclaim space may be worthwhile.

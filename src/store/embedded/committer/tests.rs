@@ -1,9 +1,9 @@
 use std::ops::Bound;
 
 use super::*;
-use crate::store::backend::VisitIndexed;
+use crate::store::embedded::backend::VisitIndexed;
 use crate::store::faults::{Faults, WriteFault};
-use crate::store::keys;
+use crate::store::keyspace;
 
 fn put(key: &[u8], value: &[u8]) -> Batch {
     let mut batch = Batch::new();
@@ -62,7 +62,7 @@ fn a_failed_read_fails_only_its_own_batch() {
     store.commit(put(b"k", b"1")).unwrap();
     let mut batch = put(b"k", b"2");
     batch.expect(b"k".to_vec(), Some(b"1".to_vec()));
-    batch.delete_ranges.push(keys::prefix(b"r"));
+    batch.delete_ranges.push(keyspace::prefix(b"r"));
     for nth in 0..2 {
         faults.fail_read(nth);
         assert!(matches!(store.commit(batch.clone()), Err(StoreError::Unavailable(_))), "read {nth}");
@@ -98,8 +98,9 @@ fn a_readiness_check_reopens_a_failed_engine() {
 
 #[test]
 fn an_encrypted_value_decrypts_only_under_its_own_key() {
-    let (store, faults) = Faults::framed(Frames::sealing(super::super::cipher::FolderKeys::generate().values()));
-    let (one, other) = (keys::document(3, "a"), keys::document(3, "b"));
+    let (store, faults) =
+        Faults::framed(Frames::sealing(crate::store::crypto::cipher::FolderKeys::generate().values()));
+    let (one, other) = (keyspace::document(3, "a"), keyspace::document(3, "b"));
     store.commit(put(&one, b"1")).unwrap();
     store.commit(put(&other, b"2")).unwrap();
     let mut batch = put(&one, b"3");
@@ -117,7 +118,7 @@ fn an_encrypted_value_decrypts_only_under_its_own_key() {
 #[test]
 fn damage_names_its_entry_and_leaves_the_others_readable() {
     let (store, faults) = Faults::store();
-    let (good, bad, last) = (keys::document(3, "a"), keys::document(3, "b"), keys::document(3, "c"));
+    let (good, bad, last) = (keyspace::document(3, "a"), keyspace::document(3, "b"), keyspace::document(3, "c"));
     for key in [&good, &bad, &last] {
         store.commit(put(key, b"value")).unwrap();
     }
@@ -127,7 +128,7 @@ fn damage_names_its_entry_and_leaves_the_others_readable() {
     assert_eq!(store.get(&bad), damaged);
     let each = store.get_each(&[good.clone(), bad.clone(), last.clone()]).unwrap();
     assert_eq!(each, [Ok(Some(b"value".to_vec())), damaged.clone(), Ok(Some(b"value".to_vec()))]);
-    let range = keys::kind(3, keys::Kind::Document);
+    let range = keyspace::kind(3, keyspace::Kind::Document);
     let page = store.scan(&range, Direction::Forward, PageLimit::entries(9)).unwrap();
     assert_eq!(page, [(good, b"value".to_vec())], "the page ends before the damage");
     let rest = (Bound::Included(bad.clone()), range.1.clone());
@@ -159,7 +160,7 @@ impl Backend for Gate {
         range: &KeyRange,
         direction: Direction,
         limit: PageLimit,
-        visit: super::super::backend::Visit<'_>,
+        visit: crate::store::embedded::backend::Visit<'_>,
     ) -> Result<()> {
         self.inner.scan(range, direction, limit, visit)
     }
@@ -214,11 +215,11 @@ fn waiting_batches_become_one_write_and_each_sees_the_earlier_ones() {
         until_at_work(store);
         let mut others = Vec::new();
         let mut last = counted(None, 7);
-        last.delete_ranges.push(keys::prefix(b"co"));
+        last.delete_ranges.push(keyspace::prefix(b"co"));
         // Each batch expects the value of the one before it. The third must fail. The range delete covers
         // earlier waiting batches.
         let mut dropped = Batch::new();
-        dropped.delete_ranges.push(keys::prefix(b"co"));
+        dropped.delete_ranges.push(keyspace::prefix(b"co"));
         for batch in [counted(None, 1), counted(Some(1), 2), counted(Some(1), 3), counted(Some(2), 4), dropped, last] {
             let before = others.len();
             others.push(scope.spawn(move || store.commit(batch)));
@@ -252,7 +253,7 @@ fn a_failed_write_fails_every_batch_of_its_group() {
         assert_eq!(first.join().unwrap(), Ok(()));
         assert!(others.into_iter().all(|other| other.join().unwrap().is_err()));
     });
-    assert_eq!(store.scan(&keys::prefix(b"k"), Direction::Forward, PageLimit::entries(9)).unwrap(), []);
+    assert_eq!(store.scan(&keyspace::prefix(b"k"), Direction::Forward, PageLimit::entries(9)).unwrap(), []);
     store.commit(put(b"k", b"1")).unwrap();
 }
 
@@ -288,8 +289,8 @@ fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_counted() {
     let faults = Faults::default();
     let open = |faults: &Faults| Committer::marked(faults.clone(), Frames::default(), None, mark());
     let store = open(&faults).unwrap();
-    store.commit(put(&keys::name("one"), &[1, 9, 0])).unwrap();
-    let mut relaxed = put(&keys::sequence(9, 4), b"row");
+    store.commit(put(&keyspace::name("one"), &[1, 9, 0])).unwrap();
+    let mut relaxed = put(&keyspace::sequence(9, 4), b"row");
     relaxed.durability = Durability::Relaxed;
     store.commit(relaxed).unwrap();
     drop(store);
@@ -302,14 +303,14 @@ fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_counted() {
     // Counting finds entries lost in the middle: at a start after a suspect log, and in a check.
     let store = open(&faults).unwrap();
     assert_eq!(store.complete(), Ok(()));
-    faults.lose(&keys::sequence(9, 4));
+    faults.lose(&keyspace::sequence(9, 4));
     assert_eq!(damage_of(store.complete()), "1 entries are missing");
     drop(store);
     mark().suspect(true).unwrap();
     assert_eq!(damage_of(open(&faults).map(drop)), "1 entries are missing");
     assert!(mark().reached().suspect, "and it stays suspect for the next start");
 
-    std::fs::remove_file(dir.path().join(super::super::mark::name(1))).unwrap();
+    std::fs::remove_file(dir.path().join(crate::store::embedded::mark::name(1))).unwrap();
     faults.lose(RECORD);
     let store = open(&faults).unwrap();
     assert_eq!(store.complete(), Ok(()));

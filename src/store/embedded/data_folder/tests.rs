@@ -1,6 +1,6 @@
 use super::*;
 use crate::store::Durability;
-use crate::store::rewrite::{Rewrite, Sealing, Step, compact, rewrite};
+use crate::store::embedded::rewrite::{Rewrite, Sealing, Step, compact, rewrite};
 
 fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
     match open(dir, engine) {
@@ -57,7 +57,7 @@ fn a_newer_format_inside_the_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path(), None).unwrap();
     let mut batch = Batch::new();
-    batch.put(keys::FORMAT.to_vec(), 7u32.to_be_bytes().to_vec());
+    batch.put(keyspace::FORMAT.to_vec(), 7u32.to_be_bytes().to_vec());
     opened.store.commit(batch).unwrap();
     drop(opened);
     assert!(matches!(refusal(dir.path(), None), OpenError::NewerFormat { has: 7, .. }));
@@ -154,7 +154,7 @@ fn a_rewrite_can_begin_renew_and_end_encryption() {
     writer.write(known).unwrap();
     let blob = writer.finish().unwrap().id;
     let mut batch = Batch::new();
-    batch.put(keys::blob_reference(&blob, 1, 2, 3), Vec::new());
+    batch.put(keyspace::blob_reference(&blob, 1, 2, 3), Vec::new());
     batch.put(b"k".to_vec(), known.to_vec());
     batch.put(b"large".to_vec(), known.repeat(10_000));
     opened.store.commit(batch).unwrap();
@@ -174,7 +174,7 @@ fn a_rewrite_can_begin_renew_and_end_encryption() {
     for (round, (key, sealing, after)) in steps.into_iter().enumerate() {
         let how = Rewrite { engine: None, key: key.cloned(), sealing, to: None };
         let renamed = |(key, value): Entry, name: &dyn Fn(&[u8; 32]) -> [u8; 32]| {
-            Ok((keys::renamed_reference(&key, name).unwrap_or(key), value))
+            Ok((keyspace::renamed_reference(&key, name).unwrap_or(key), value))
         };
         rewrite(dir.path(), &how, renamed, &mut |_| {}).unwrap();
         for wrong in [None, Some(&first), Some(&second)].into_iter().filter(|wrong| *wrong != after) {
@@ -184,9 +184,9 @@ fn a_rewrite_can_begin_renew_and_end_encryption() {
         let opened = with_key(dir.path(), after).unwrap();
         assert_eq!(opened.store.get(b"k").unwrap().unwrap(), known);
         assert_eq!(opened.store.get(b"large").unwrap().unwrap(), known.repeat(10_000));
-        let references = opened.store.keys(&keys::all_blob_references(), 9).unwrap();
+        let references = opened.store.keys(&keyspace::all_blob_references(), 9).unwrap();
         let blobs = opened.blobs.list(None, 9).unwrap();
-        assert_eq!(references, [keys::blob_reference(&blobs[0], 1, 2, 3)], "{round}");
+        assert_eq!(references, [keyspace::blob_reference(&blobs[0], 1, 2, 3)], "{round}");
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut opened.blobs.open(&blobs[0], 6).unwrap(), &mut content).unwrap();
         assert_eq!(content, known[6..]);
@@ -224,7 +224,7 @@ fn a_rewritten_store_gets_a_new_mark() {
     let opened = open(dir.path(), None).unwrap();
     for number in 0..9u8 {
         let mut batch = Batch::new();
-        batch.put(keys::sequence(1, u64::from(number)), vec![number]);
+        batch.put(keyspace::sequence(1, u64::from(number)), vec![number]);
         opened.store.commit(batch).unwrap();
     }
     drop(opened);
@@ -238,7 +238,7 @@ fn a_rewritten_store_gets_a_new_mark() {
         assert!(mark.reached().commits > 0 && mark.databases().unwrap()[&1].sequence == 8, "{engine}");
         let opened = open(dir.path(), None).unwrap();
         assert_eq!(opened.store.complete(), Ok(()));
-        assert_eq!(opened.store.get(&keys::sequence(1, 8)).unwrap(), Some(vec![8]));
+        assert_eq!(opened.store.get(&keyspace::sequence(1, 8)).unwrap(), Some(vec![8]));
     }
     // What an interrupted first start has left is cleared away; what an interrupted restore has left is
     // refused.
@@ -288,10 +288,10 @@ fn write_sequence(dir: &Path, engine: Engine, sequence: u64) {
     let opened = open(dir, Some(engine)).unwrap();
     let mut batch = Batch::new();
     if sequence == 1 {
-        batch.put(keys::name("one"), vec![1, 9, 0]);
+        batch.put(keyspace::name("one"), vec![1, 9, 0]);
     }
-    batch.put(keys::sequence(9, sequence), vec![1; sequence as usize]);
-    batch.put(keys::body(9, sequence, 0), vec![2; 100 * sequence as usize]);
+    batch.put(keyspace::sequence(9, sequence), vec![1; sequence as usize]);
+    batch.put(keyspace::body(9, sequence, 0), vec![2; 100 * sequence as usize]);
     opened.store.commit(batch).unwrap();
 }
 

@@ -1,0 +1,14 @@
+//! The embedded stores: sled and redb behind one committer, in one data folder.
+
+pub(crate) mod backend;
+pub(crate) mod committer;
+pub(crate) mod data_folder;
+pub(crate) mod disk_space;
+pub(crate) mod frame;
+pub(crate) mod mark;
+pub(crate) mod redb;
+pub(crate) mod rewrite;
+pub mod salvage;
+pub(crate) mod sled;
+pub(crate) mod sled_log;
+pub(crate) mod tally;
