@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::record::{Info, NameRecord};
-use super::writer::Queue;
+use super::write::queue::Queue;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::json::hex;

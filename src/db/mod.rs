@@ -11,36 +11,32 @@
 //!
 //! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and callers filter the feeds.
 
-mod attachment;
-mod autopurge;
-pub(crate) mod bytes;
-mod changes;
+pub(crate) mod catalog;
+pub(crate) mod codec;
 mod database;
-mod draft;
-mod edit;
-mod list;
-mod local;
-mod maintain;
+pub mod db_updates;
 mod names;
-mod partition;
-mod read;
+pub mod read;
 pub mod record;
-mod registry;
-pub mod render;
-mod writer;
+pub mod upkeep;
+pub mod write;
 
-pub use self::attachment::{Content, Upload, Uploaded};
-pub use self::autopurge::{AutoPurge, TimeToLive, check_auto_purge};
-pub use self::changes::{ChangesPage, Since};
+pub use self::catalog::{CreateOptions, Databases};
 pub use self::database::{Database, Moved};
-pub use self::edit::{AllowAll, Guard, Incoming, Leaf, Mode, Proposal, Source, Terms, Validate};
-pub use self::list::{Listed, Listing};
-pub use self::local::LocalWrite;
-pub use self::maintain::{Hold, Purged};
+pub use self::db_updates::{DbEvent, DbEventKind};
 pub use self::names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
-pub use self::partition::{PartitionInfo, count as count_partition};
-pub use self::read::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
-pub use self::registry::{CreateOptions, Databases, DbEvent, DbEventKind};
+pub use self::read::attachment::{Content, Upload, Uploaded};
+pub use self::read::by_id::{Listed, Listing};
+pub use self::read::by_sequence::{ChangesPage, Since};
+pub use self::read::revisions::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
+pub use self::upkeep::auto_purge::check_auto_purge;
+pub use self::upkeep::auto_purge_record::{AutoPurge, TimeToLive};
+pub use self::upkeep::hold::Hold;
+pub use self::upkeep::purge::Purged;
+pub use self::write::edit::{AllowAll, Guard, Incoming, Leaf, Proposal, Source, Terms, Validate};
+pub use self::write::local::LocalWrite;
+pub use self::write::partition::{PartitionInfo, count as count_partition};
+pub use self::write::prepared_edit::Mode;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Every value starts with a version byte. Decoding never panics: malformed bytes are [`Error::Damaged`].
 
-use super::bytes::{Reader, Writer};
+use super::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Revision, RevisionHash, Tree};
 use crate::store::blob::blobs::BlobId;

@@ -1,16 +1,15 @@
 //! JSON input and output: splits documents into `_` members and body, and collates view keys.
 
 mod collate;
-mod document;
 pub mod escape;
-mod scan;
-mod text;
+pub(crate) mod scan;
+pub(crate) mod text;
 mod value;
 
 pub use self::collate::{COLLATION_VERSION, compare, compare_strings, raw_sort_key, sort_key};
-pub use self::document::{Limits, Split, Stub, StubFields, check_id, compact, split};
 pub use self::text::{Elements, Members, elements, member, members, push_quoted, quote, string};
 pub use self::value::{read, within_reach};
+pub use crate::db::write::parse::{Limits, Split, Stub, StubFields, check_id, compact, split};
 pub use crate::rev::unescape;
 
 /// Lower-case hex digits of `bytes`.

@@ -20,7 +20,7 @@ use crate::rev::unescape;
 const MANY: usize = 16;
 
 /// Validated, compact JSON text.
-pub(super) struct Scanned {
+pub(crate) struct Scanned {
     pub text: String,
     /// The members of the outermost value, if it is an object and no repeated member was removed at any
     /// depth.
@@ -29,7 +29,7 @@ pub(super) struct Scanned {
 
 /// The position of a member in the compact text of its object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The name, without its quotes.
     pub name: Range<usize>,
     /// The value.
@@ -38,7 +38,7 @@ pub(super) struct Place {
 
 /// Validates and compacts one JSON value, surrounded only by whitespace. `depth` limits how deeply arrays and
 /// objects nest.
-pub(super) fn scan(text: &[u8], depth: usize) -> Result<Scanned> {
+pub(crate) fn scan(text: &[u8], depth: usize) -> Result<Scanned> {
     let text = std::str::from_utf8(text).map_err(|_| invalid())?;
     let mut scanner = Scanner {
         text,

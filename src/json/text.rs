@@ -75,7 +75,7 @@ pub struct Members<'a> {
 
 impl Members<'_> {
     /// The next member as positions in the text.
-    pub(super) fn next_place(&mut self) -> Option<Place> {
+    pub(crate) fn next_place(&mut self) -> Option<Place> {
         let bytes = self.text.as_bytes();
         if self.at == 0 {
             return None;

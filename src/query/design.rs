@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 use super::script::{Design, Scripts};
 use super::selector::Selector;
-use crate::db::{Database, Listing, Wanted, render};
+use crate::db::read::render;
+use crate::db::{Database, Listing, Wanted};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit};
 

@@ -24,7 +24,7 @@ pub use self::embedded::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewr
 
 use std::fmt;
 
-use crate::store::range::KeyRange;
+use self::range::KeyRange;
 
 /// The errors of a store call.
 #[derive(Debug, Clone, PartialEq, Eq)]

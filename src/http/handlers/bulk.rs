@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::edits::{self, AttachmentRules};
 use super::{local, pieces, reading};
 use crate::blocking::{beside, blocking};
-use crate::db::render::{self, Attachments, Show};
+use crate::db::read::render::{self, Attachments, Show};
 use crate::db::{AT_ONCE, Database, Found, LocalWrite, MissingRevisions, Mode, Opened, Within};
 use crate::error::Error;
 use crate::http::accounts::{self, Eyes};

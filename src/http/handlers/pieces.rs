@@ -5,8 +5,8 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::db::read::render::Piece;
 use crate::db::record::Attachment;
-use crate::db::render::Piece;
 use crate::db::{Content, Found};
 use crate::error::Result;
 use crate::http::failure;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::edits::parse_revision;
 use super::{multipart, pieces};
 use crate::blocking::{blocking, reading};
-use crate::db::render::{self, Attachments, Show};
+use crate::db::read::render::{self, Attachments, Show};
 use crate::db::{AT_ONCE, Database, Found, Opened, Wanted, Within};
 use crate::error::Error;
 use crate::http::accounts::Eyes;

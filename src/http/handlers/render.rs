@@ -9,7 +9,7 @@ use md5::{Digest, Md5};
 use super::scripts::{self, Asked};
 use super::{document, edits, pieces};
 use crate::blocking::blocking;
-use crate::db::render::{self, Show};
+use crate::db::read::render::{self, Show};
 use crate::db::{Database, Found, Mode, Wanted};
 use crate::error::Error;
 use crate::http::accounts::Eyes;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::pieces;
 use crate::blocking::blocking;
+use crate::db::read::render::Show;
 use crate::db::record::LeafRow;
-use crate::db::render::Show;
 use crate::db::{AT_ONCE, Database, Found, Wanted, Within};
 use crate::error::{Error, Result};
 use crate::http::stream::Sender;

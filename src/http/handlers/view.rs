@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::pieces;
 use super::rows::Beside;
 use crate::blocking::blocking;
-use crate::db::render::{self, Attachments, Piece, Show};
+use crate::db::read::render::{self, Attachments, Piece, Show};
 use crate::db::{AT_ONCE, Database, Found, Within};
 use crate::error::Error;
 use crate::http::answer::Answer;

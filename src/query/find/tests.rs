@@ -331,7 +331,7 @@ async fn an_index_follows_its_database() {
                 .0
                 .into_iter()
                 .map(|row| database.find(&row.id, crate::db::Wanted::Winner).unwrap())
-                .map(|found| crate::db::render::plain(&found.id, &found.revision, false, &found.body))
+                .map(|found| crate::db::read::render::plain(&found.id, &found.revision, false, &found.body))
                 .filter(|text| selector.matches(&serde_json::from_str(text).unwrap()))
                 .collect();
             found.sort();

@@ -7,7 +7,7 @@
 //!   value:number     0 for a tombstone; otherwise the value's length + 1, followed by the value
 //! ```
 
-use crate::db::bytes::{Reader, Writer};
+use crate::db::codec::{Reader, Writer};
 
 const VERSION: u8 = 1;
 

@@ -37,7 +37,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use self::merged::{Fresh, Merged, Source};
 use self::run::{Cursor, Lookup};
-use crate::db::bytes::{Reader, Writer};
+use crate::db::codec::{Reader, Writer};
 use crate::store::range::KeyRange;
 use crate::store::{Batch, Direction, Durability, Entry, PageLimit, Result, Store, StoreError, keyspace};
 

@@ -20,7 +20,7 @@
 
 use std::io::{self, Read, Write};
 
-use crate::db::bytes::{Reader, Writer};
+use crate::db::codec::{Reader, Writer};
 
 pub(super) const OPEN: u8 = b'o';
 pub(super) const RUN: u8 = b'r';

@@ -26,7 +26,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::definition::MapFunction;
-use crate::db::bytes::{Reader, Writer};
+use crate::db::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, sort_key};
 use crate::store::keyspace;

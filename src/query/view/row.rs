@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::layout::{FORMAT, MAX_ID};
-use crate::db::bytes::{Reader, Writer};
+use crate::db::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 
 /// A row of a view. Keeps the two stored byte strings and borrows its parts from them.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::FORMAT;
 use super::read::Index;
-use crate::db::bytes::{Reader, Writer};
+use crate::db::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::store::Batch;
 

@@ -72,7 +72,7 @@ pub(crate) struct Committer<B: Backend> {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Waiting>,
+    pub(crate) waiting: VecDeque<Waiting>,
     /// A caller leads, or has been told to.
     led: bool,
 }

@@ -15,49 +15,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::Condvar;
 use tokio::sync::oneshot;
 
-use super::Database;
 use super::draft::Draft;
-use super::edit::{Edit, Guard, Mode};
+use super::edit::Guard;
+use super::queue::{ENOUGH, Pace, Work};
+use crate::db::Database;
 use crate::error::{Error, Result};
-use crate::rev::Revision;
 use crate::store::StoreError;
 
 /// A draft takes works from the queue until it holds about this many bytes...
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
-/// The longest time for which a writer waits for more works...
-const PATIENCE: Duration = Duration::from_millis(2);
-/// ...unless the waiting works have this many bytes already.
-const ENOUGH: usize = 64 << 10;
-
-/// A task for the writer. It may be applied more than once: a commit that conflicts is retried with a new
-/// draft.
-pub(super) trait Work: Send {
-    /// Ids of the documents that the draft must load.
-    fn ids(&self) -> Vec<String>;
-    /// Approximate number of bytes that the work writes.
-    fn bytes(&self) -> usize;
-    /// Re-checks that the work may still be done; called before each attempt. An error fails only this work.
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-    /// Adds the work's changes to the draft and keeps its results. An error fails only this work.
-    fn apply(&mut self, draft: &mut Draft) -> Result<()>;
-    /// Whether the work frees space, and is therefore allowed on a full disk.
-    fn frees(&self) -> Frees {
-        Frees::Never
-    }
-    /// Sends the answer to the caller, after the commit has returned.
-    fn answer(self: Box<Self>, committed: Result<()>);
-}
 
 /// Whether a work eventually frees space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Frees {
+pub(crate) enum Frees {
     /// Always, whatever it writes now.
     Always,
     /// If each document that it changes becomes smaller (see [`Finished::smaller`](super::draft::Finished)).
@@ -65,54 +39,9 @@ pub(super) enum Frees {
     Never,
 }
 
-#[derive(Default)]
-pub(super) struct Queue {
-    waiting: VecDeque<Box<dyn Work>>,
-    working: bool,
-    /// The number of works for which the writer waits; 0 if it does not wait.
-    wanted: usize,
-}
-
-#[cfg(test)]
-impl Queue {
-    /// Works that the writer has not taken yet.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-}
-
-/// How many works a writer waits for, and until when.
-#[derive(Default)]
-struct Pace {
-    wanted: usize,
-    until: Option<Instant>,
-}
-
-impl Pace {
-    /// Records a commit of `works` works that took from `begun` to `now`, after which `left` works are
-    /// waiting.
-    fn wrote(&mut self, works: usize, left: usize, begun: Instant, now: Instant) {
-        self.wanted = works + left;
-        self.until = (self.wanted > 1).then(|| now + (now - begun).min(PATIENCE));
-    }
-
-    /// Waits for the expected works to arrive.
-    fn gather(&self, queue: &mut parking_lot::MutexGuard<'_, Queue>, arrived: &Condvar) {
-        let Some(until) = self.until else { return };
-        queue.wanted = self.wanted;
-        let bytes = |queue: &Queue| queue.waiting.iter().map(|work| work.bytes()).sum::<usize>();
-        while queue.waiting.len() < self.wanted && bytes(queue) < ENOUGH {
-            if arrived.wait_until(queue, until).timed_out() {
-                break;
-            }
-        }
-        queue.wanted = 0;
-    }
-}
-
 impl Database {
     /// Submits a work to the writer and waits for its answer. `make` receives the sender of the answer.
-    pub(super) async fn submit<T, W: Work + 'static>(
+    pub(crate) async fn submit<T, W: Work + 'static>(
         self: &Arc<Self>,
         make: impl FnOnce(oneshot::Sender<Result<T>>) -> W,
     ) -> Result<T> {
@@ -267,57 +196,6 @@ fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
         works.extend(waiting.pop_front());
     }
     works
-}
-
-/// A request's document edits, the most common work.
-pub(super) struct Edits {
-    edits: Vec<Edit>,
-    mode: Mode,
-    guard: Option<Box<dyn Guard>>,
-    results: Vec<Result<Revision>>,
-    reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
-}
-
-impl Edits {
-    pub fn new(
-        edits: Vec<Edit>,
-        mode: Mode,
-        guard: Option<Box<dyn Guard>>,
-        reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
-    ) -> Edits {
-        Edits { edits, mode, guard, results: Vec::new(), reply }
-    }
-}
-
-impl Work for Edits {
-    fn ids(&self) -> Vec<String> {
-        self.edits.iter().map(|edit| edit.id.clone()).collect()
-    }
-
-    fn bytes(&self) -> usize {
-        self.edits.iter().map(|edit| edit.body.json.len() + 200).sum()
-    }
-
-    fn check(&self) -> Result<()> {
-        self.guard.as_ref().map_or(Ok(()), |guard| guard.check())
-    }
-
-    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
-        self.results = self.edits.iter().map(|edit| draft.edit(edit, self.mode)).collect();
-        Ok(())
-    }
-
-    fn frees(&self) -> Frees {
-        Frees::WhenSmaller
-    }
-
-    fn answer(self: Box<Self>, committed: Result<()>) {
-        let Edits { results, reply, edits, .. } = *self;
-        // Release the pins first: a caller that has its answer may expect the sweep to see the blobs
-        // unpinned.
-        drop(edits);
-        let _ = reply.send(committed.map(|()| results));
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! attachments: it emits a [`Piece::Base64`], and the sender of the response reads and encodes the content
 //! while the socket drains.
 
-use super::read::Found;
-use super::record::{Attachment, BodyRecord};
+use super::revisions::Found;
+use crate::db::record::{Attachment, BodyRecord};
 use crate::json::{push_quoted, quote};
 use crate::rev::{Revision, RevisionHash, Tree};
 
@@ -72,7 +72,7 @@ pub fn plain(id: &str, revision: &Revision, deleted: bool, body: &BodyRecord) ->
 
 /// Renders a document for validation functions: with attachment stubs, and with `_revisions` if there is a
 /// `path`.
-pub(super) fn proposed(
+pub(crate) fn proposed(
     id: &str,
     revision: Option<&Revision>,
     path: Option<&(u64, Vec<RevisionHash>)>,

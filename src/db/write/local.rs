@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Database;
 use super::draft::Draft;
-use super::record::LocalRecord;
-use super::writer::{Frees, Work};
+use super::queue::Work;
+use super::writer::Frees;
+use crate::db::Database;
+use crate::db::record::LocalRecord;
 use crate::error::{Error, Result};
 use crate::store::keyspace;
 

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::Database;
-use super::record::{BodyRecord, DocumentRecord};
+use crate::db::Database;
+use crate::db::record::{BodyRecord, DocumentRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Node, Revision, Tree};
 use crate::store::{Direction, PageLimit, keyspace};
@@ -88,7 +88,7 @@ impl Database {
             .collect()
     }
 
-    pub(super) fn body(&self, id: &str, body: Body) -> Result<Option<BodyRecord>> {
+    pub(crate) fn body(&self, id: &str, body: Body) -> Result<Option<BodyRecord>> {
         let value = self.store.get(&keyspace::body(self.number, body.sequence, body.index))?;
         value.map(|value| BodyRecord::decode(id, value)).transpose()
     }

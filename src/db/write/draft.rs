@@ -13,10 +13,12 @@
 
 use std::collections::HashMap;
 
-use super::autopurge::AutoPurge;
-use super::edit::{Edit, Leaf, Mode};
+use super::edit::Leaf;
 use super::partition::Partitions;
-use super::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
+use super::prepared_edit::{Edit, Mode};
+use super::tally::Tally;
+use crate::db::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
+use crate::db::upkeep::auto_purge_record::AutoPurge;
 use crate::error::{Error, Result};
 use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::store::{Batch, Store, keyspace};
@@ -26,7 +28,7 @@ use crate::store::{Batch, Store, keyspace};
 const MORE_TREE: u64 = 1 << 10;
 
 /// The result of [`Draft::finish`].
-pub(super) struct Finished {
+pub(crate) struct Finished {
     pub batch: Batch,
     pub info: Info,
     /// At least one document was changed, and each changed document has fewer bytes in its leaves or fewer
@@ -35,7 +37,7 @@ pub(super) struct Finished {
     pub smaller: bool,
 }
 
-pub(super) struct Draft<'a> {
+pub(crate) struct Draft<'a> {
     store: &'a dyn Store,
     number: u64,
     before: Info,
@@ -62,48 +64,6 @@ struct Slot {
     damaged: Option<Error>,
     /// Compaction rewrites the record; readers see no change.
     rewritten: bool,
-}
-
-/// What one document contributes to the database's counters.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Tally {
-    /// 1 if the winner is not deleted, else 0.
-    pub live: u64,
-    /// 1 if the winner is deleted, else 0.
-    pub deleted: u64,
-    /// Bytes of the leaves' bodies, with their attachments.
-    pub leaf_bytes: u64,
-    /// Leaves that are not deleted.
-    open: u64,
-    all_bytes: u64,
-}
-
-impl Tally {
-    /// Counts a revision tree.
-    pub fn of(tree: &Tree) -> Tally {
-        let mut tally = Tally::default();
-        match tree.winner() {
-            None => {}
-            Some(winner) if winner.deleted => tally.deleted = 1,
-            Some(_) => tally.live = 1,
-        }
-        for node in tree.nodes() {
-            let bytes = node.body.map_or(0, |body| body.bytes);
-            tally.all_bytes += bytes;
-            if node.is_leaf() {
-                tally.leaf_bytes += bytes;
-                tally.open += u64::from(!node.deleted);
-            }
-        }
-        tally
-    }
-
-    /// Whether the document has fewer leaf bytes or fewer open leaves than in `was`, and no more of the
-    /// other.
-    fn is_less_than(&self, was: &Tally) -> bool {
-        let fewer = self.open < was.open && self.leaf_bytes <= was.leaf_bytes;
-        fewer || (self.open <= was.open && self.leaf_bytes < was.leaf_bytes)
-    }
 }
 
 impl<'a> Draft<'a> {
@@ -435,7 +395,7 @@ impl<'a> Draft<'a> {
 
 /// The blob references of a body that cannot be read, found by a scan of all references. Slow: used only for
 /// damaged bodies.
-pub(super) fn references_of(store: &dyn Store, number: u64, sequence: u64, index: u32) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn references_of(store: &dyn Store, number: u64, sequence: u64, index: u32) -> Result<Vec<Vec<u8>>> {
     let mine = keyspace::blob_reference(&[0; 32], number, sequence, index);
     let mut range = keyspace::all_blob_references();
     let mut found = Vec::new();

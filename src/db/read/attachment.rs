@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use flate2::GzBuilder;
 use flate2::write::{GzDecoder, GzEncoder};
 
-use super::Database;
-use super::record::Attachment;
+use crate::db::Database;
+use crate::db::record::Attachment;
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::{BlobWriter, Blobs, Pin, Written};
 

@@ -2,8 +2,8 @@
 
 use std::ops::Bound;
 
-use super::Database;
-use super::record::{DocumentRecord, SequenceRow};
+use crate::db::Database;
+use crate::db::record::{DocumentRecord, SequenceRow};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keyspace};
 
@@ -153,7 +153,7 @@ impl Database {
     }
 
     /// Reads the sequence and the winner of a document, without decoding its tree.
-    pub fn winner(&self, id: &str) -> Result<Option<(u64, super::record::LeafRow)>> {
+    pub fn winner(&self, id: &str) -> Result<Option<(u64, crate::db::record::LeafRow)>> {
         let value = self.store.get(&keyspace::document(self.number, id))?;
         value.map(|value| DocumentRecord::decode_winner(id, &value)).transpose()
     }

@@ -6,22 +6,14 @@ use std::future::Future;
 use std::pin::Pin as PinBox;
 use std::sync::Arc;
 
-use super::Database;
-use super::record::{Attachment, BodyRecord, DocumentRecord};
-use super::writer::Edits;
+use super::document_edits::Edits;
+use super::prepared_edit::{Edit, Mode, digests};
+use crate::db::Database;
+use crate::db::record::{Attachment, BodyRecord, DocumentRecord};
 use crate::error::{Error, Result};
-use crate::rev::{AttachmentDigest, Body, Revision, RevisionHash, Tree, new_revision};
+use crate::rev::{Body, Revision, RevisionHash, Tree, new_revision};
 use crate::store::blob::blobs::Pin;
 use crate::store::keyspace;
-
-/// How an edit relates to the stored revisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// A user's edit: must extend a leaf, and creates a new revision.
-    Interactive,
-    /// `new_edits=false`: brings an existing revision with its ancestors, which are merged into the tree.
-    Replicated,
-}
 
 /// A decoded edit from a client or a peer.
 pub struct Incoming {
@@ -44,41 +36,6 @@ pub enum Source {
     Stub { revpos: Option<u64> },
     /// Stored as a blob already. The edit sets `attachment.revpos` unless `keep_revpos`.
     Written { attachment: Attachment, keep_revpos: bool, pin: Pin },
-}
-
-/// An edit that is prepared for the writer.
-pub struct Edit {
-    pub id: String,
-    pub(super) parent: Option<Revision>,
-    pub(super) path: (u64, Vec<RevisionHash>),
-    pub(super) deleted: bool,
-    pub(super) body: BodyRecord,
-    /// With [`Terms::unmoved`]: the leaves that the proposal showed.
-    pub(super) seen: Option<Vec<Leaf>>,
-    /// See [`Terms::deletes_all`].
-    pub(super) deletes_all: bool,
-    /// A parent and the revision computed for it, so that the writer need not hash if the parent turns out to
-    /// be the same.
-    pub(super) made: Option<(Option<Revision>, Revision)>,
-    /// Protect the blobs from the sweep until the commit that refers to them has returned.
-    pub(super) _pins: Vec<Pin>,
-}
-
-impl Edit {
-    pub(super) fn digests(&self) -> Vec<AttachmentDigest<'_>> {
-        digests(&self.body.attachments)
-    }
-}
-
-fn digests(attachments: &[Attachment]) -> Vec<AttachmentDigest<'_>> {
-    attachments
-        .iter()
-        .map(|attachment| AttachmentDigest {
-            name: &attachment.name,
-            content_type: &attachment.content_type,
-            md5: attachment.md5,
-        })
-        .collect()
 }
 
 /// What `validate_doc_update` functions receive of one edit: whole documents as JSON text.
@@ -104,7 +61,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    pub(super) fn all(tree: &Tree) -> Vec<Leaf> {
+    pub(crate) fn all(tree: &Tree) -> Vec<Leaf> {
         let leaf =
             |node: &crate::rev::Node| Leaf { revision: node.revision.clone(), deleted: node.deleted, body: node.body };
         tree.nodes().iter().filter(|node| node.is_leaf()).map(leaf).collect()
@@ -382,7 +339,7 @@ impl Database {
         let proposal = propose.then(|| {
             let old = previous
                 .zip(old_body.as_ref())
-                .map(|(node, body)| super::render::plain(&edit.id, &node.revision, node.deleted, body));
+                .map(|(node, body)| crate::db::read::render::plain(&edit.id, &node.revision, node.deleted, body));
             let revision = match (&made, mode) {
                 (_, Mode::Replicated) => Some(Revision { generation, hash: edit.path.1[0].clone() }),
                 _ => edit.parent.clone(),
@@ -407,7 +364,7 @@ impl Database {
                 id: edit.id.clone(),
                 parent,
                 leaves,
-                new: super::render::proposed(&edit.id, revision.as_ref(), path.as_ref(), edit.deleted, &body),
+                new: crate::db::read::render::proposed(&edit.id, revision.as_ref(), path.as_ref(), edit.deleted, &body),
                 old,
             }
         });

@@ -4,13 +4,12 @@
 //! Equal to `couch_doc:from_json_obj_validate/2` and `couch_att:from_json/2`: the same special members, the
 //! same accepted values and the same error texts, and the first error in text order is the one returned.
 
-use base64::Engine;
-use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
 
-use super::scan::{Place, scan};
-use super::text::{elements, members, string};
 use crate::error::{Error, Result};
+use crate::json::scan::{Place, scan};
+use crate::json::text::{elements, members, string};
 use crate::rev::{MAX_GENERATION, Revision, RevisionHash, unescape};
 
 /// Limits of a JSON text.

@@ -3,8 +3,8 @@
 
 use std::ops::Bound;
 
-use super::Database;
-use super::record::{DocumentRecord, LeafRow, LocalRecord};
+use crate::db::Database;
+use crate::db::record::{DocumentRecord, LeafRow, LocalRecord};
 use crate::error::{Error, Result};
 use crate::store::range::KeyRange;
 use crate::store::{Direction, PageLimit, keyspace};

@@ -4,11 +4,10 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 
-use super::Database;
-use super::bytes::{Reader, Writer};
-use super::draft::Tally;
-use super::names::partition_of;
-use super::record::DocumentRecord;
+use super::tally::Tally;
+use crate::db::codec::{Reader, Writer};
+use crate::db::names::partition_of;
+use crate::db::record::DocumentRecord;
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, Store, keyspace};
 
@@ -26,7 +25,7 @@ pub struct PartitionInfo {
 }
 
 impl PartitionInfo {
-    pub(super) fn encode(self) -> Vec<u8> {
+    pub(crate) fn encode(self) -> Vec<u8> {
         let mut out = Writer::version(VERSION);
         for number in [self.documents, self.deleted, self.bytes] {
             out.number(number);
@@ -42,7 +41,7 @@ impl PartitionInfo {
         read().ok_or_else(|| Error::Damaged(format!("the counters of partition {partition}")))
     }
 
-    pub(super) fn shift(&mut self, was: &Tally, is: &Tally) {
+    pub(crate) fn shift(&mut self, was: &Tally, is: &Tally) {
         let shift = |counter: &mut u64, was: u64, is: u64| *counter = (*counter + is).saturating_sub(was);
         shift(&mut self.documents, was.live, is.live);
         shift(&mut self.deleted, was.deleted, is.deleted);
@@ -74,7 +73,7 @@ pub fn count(store: &dyn Store, number: u64, partition: &str) -> Result<Partitio
 }
 
 /// The partitions that a draft changes.
-pub(super) struct Partitions {
+pub(crate) struct Partitions {
     touched: HashMap<String, PartitionInfo>,
     /// Maximum size of a partition in bytes; 0 for no limit.
     limit: u64,
@@ -116,12 +115,5 @@ impl Partitions {
     /// Returns the changed counters, which are to be stored.
     pub fn finish(self) -> impl Iterator<Item = (String, PartitionInfo)> {
         self.touched.into_iter()
-    }
-}
-
-impl Database {
-    /// Returns the counters of a partition. Blocks on disk I/O.
-    pub fn partition(&self, partition: &str) -> Result<PartitionInfo> {
-        PartitionInfo::of(&*self.store, self.number, partition)
     }
 }

@@ -1,0 +1,8 @@
+//! Reading documents: by id, by sequence, single revisions, attachments, and rendering them as JSON.
+
+pub(crate) mod attachment;
+pub(crate) mod by_id;
+pub(crate) mod by_sequence;
+pub mod partition_info;
+pub mod render;
+pub(crate) mod revisions;

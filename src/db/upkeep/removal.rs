@@ -1,0 +1,86 @@
+//! Removes the records of a deleted database in the background.
+
+use super::compaction::{DOOMED_AT_ONCE, REMOVED_AT_ONCE};
+use crate::db::Databases;
+use crate::db::record::BodyRecord;
+use crate::db::write::draft::references_of;
+use crate::error::{Error, Result};
+use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
+
+/// Removes some entries of the deleted database that `doomed_key` names. When none are left, removes that
+/// key.
+fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
+    let number = doomed_key
+        .get(1..)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+        .ok_or_else(|| Error::Damaged("the number of a deleted database".into()))?;
+    let mut batch = Batch { durability: Durability::Relaxed, frees: true, ..Batch::new() };
+    let body_prefix = keyspace::kind_prefix(number, keyspace::Kind::Body);
+    for range in [keyspace::database(number), keyspace::indexes(number)] {
+        match store.scan(&range, Direction::Forward, PageLimit::entries(REMOVED_AT_ONCE)) {
+            Ok(page) => {
+                for (key, value) in page {
+                    if key.starts_with(&body_prefix) {
+                        forget_blobs(store, &mut batch, number, &key, &value)?;
+                    }
+                    batch.delete(key);
+                }
+            }
+            // The first entry of the page is damaged: remove that entry alone, without reading its value.
+            Err(StoreError::Damaged(what)) => {
+                tracing::warn!("removing a damaged entry of a deleted database: {what}");
+                for key in store.keys(&range, 1)? {
+                    if key.starts_with(&body_prefix) {
+                        forget_blobs(store, &mut batch, number, &key, &[])?;
+                    }
+                    batch.delete(key);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if !batch.writes.is_empty() {
+            return Ok(store.commit(batch)?);
+        }
+    }
+    batch.delete(doomed_key);
+    Ok(store.commit(batch)?)
+}
+
+/// Deletes a body's blob references.
+fn forget_blobs(store: &dyn Store, batch: &mut Batch, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
+    let rest = keyspace::rest_of(key);
+    let (Some(sequence), Some(index)) = (
+        rest.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes),
+        rest.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes),
+    ) else {
+        return Ok(());
+    };
+    match BodyRecord::decode("", value.to_vec()) {
+        Ok(record) => {
+            for attachment in record.attachments {
+                batch.delete(keyspace::blob_reference(&attachment.blob, number, sequence, index));
+            }
+        }
+        Err(_) => references_of(store, number, sequence, index)?.into_iter().for_each(|key| batch.delete(key)),
+    }
+    Ok(())
+}
+
+impl Databases {
+    /// Removes entries of deleted databases, a bounded number per call. Returns true if there may be more to
+    /// remove. Damaged entries are removed without being read. An error in one database does not stop the
+    /// removal of the others.
+    pub fn remove_some(&self) -> Result<bool> {
+        let store = &**self.store();
+        let doomed = store.keys(&keyspace::all_doomed(), DOOMED_AT_ONCE)?;
+        let mut failed = None;
+        for key in doomed {
+            match remove_of(store, key) {
+                Ok(()) => return Ok(true),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(false), Err)
+    }
+}

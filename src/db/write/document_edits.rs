@@ -1,0 +1,62 @@
+//! Edits of one document that wait for the same commit.
+
+use tokio::sync::oneshot;
+
+use super::draft::Draft;
+use super::edit::Guard;
+use super::prepared_edit::{Edit, Mode};
+use super::queue::Work;
+use super::writer::Frees;
+use crate::error::Result;
+use crate::rev::Revision;
+
+/// A request's document edits, the most common work.
+pub(crate) struct Edits {
+    edits: Vec<Edit>,
+    mode: Mode,
+    guard: Option<Box<dyn Guard>>,
+    results: Vec<Result<Revision>>,
+    reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
+}
+
+impl Edits {
+    pub fn new(
+        edits: Vec<Edit>,
+        mode: Mode,
+        guard: Option<Box<dyn Guard>>,
+        reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
+    ) -> Edits {
+        Edits { edits, mode, guard, results: Vec::new(), reply }
+    }
+}
+
+impl Work for Edits {
+    fn ids(&self) -> Vec<String> {
+        self.edits.iter().map(|edit| edit.id.clone()).collect()
+    }
+
+    fn bytes(&self) -> usize {
+        self.edits.iter().map(|edit| edit.body.json.len() + 200).sum()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard.check())
+    }
+
+    fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+        self.results = self.edits.iter().map(|edit| draft.edit(edit, self.mode)).collect();
+        Ok(())
+    }
+
+    fn frees(&self) -> Frees {
+        Frees::WhenSmaller
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let Edits { results, reply, edits, .. } = *self;
+        // Release the pins first: a caller that has its answer may expect the sweep to see the blobs
+        // unpinned.
+        drop(edits);
+        let _ = reply.send(committed.map(|()| results));
+    }
+}

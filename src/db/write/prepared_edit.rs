@@ -1,0 +1,50 @@
+//! An edit that is ready for the writer: parsed, validated, its attachments stored.
+
+use super::edit::Leaf;
+use crate::db::record::{Attachment, BodyRecord};
+use crate::rev::{AttachmentDigest, Revision, RevisionHash};
+use crate::store::blob::blobs::Pin;
+
+/// How an edit relates to the stored revisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// A user's edit: must extend a leaf, and creates a new revision.
+    Interactive,
+    /// `new_edits=false`: brings an existing revision with its ancestors, which are merged into the tree.
+    Replicated,
+}
+
+/// An edit that is prepared for the writer.
+pub struct Edit {
+    pub id: String,
+    pub(crate) parent: Option<Revision>,
+    pub(crate) path: (u64, Vec<RevisionHash>),
+    pub(crate) deleted: bool,
+    pub(crate) body: BodyRecord,
+    /// With [`Terms::unmoved`]: the leaves that the proposal showed.
+    pub(crate) seen: Option<Vec<Leaf>>,
+    /// See [`Terms::deletes_all`].
+    pub(crate) deletes_all: bool,
+    /// A parent and the revision computed for it, so that the writer need not hash if the parent turns out to
+    /// be the same.
+    pub(crate) made: Option<(Option<Revision>, Revision)>,
+    /// Protect the blobs from the sweep until the commit that refers to them has returned.
+    pub(crate) _pins: Vec<Pin>,
+}
+
+impl Edit {
+    pub(crate) fn digests(&self) -> Vec<AttachmentDigest<'_>> {
+        digests(&self.body.attachments)
+    }
+}
+
+pub(crate) fn digests(attachments: &[Attachment]) -> Vec<AttachmentDigest<'_>> {
+    attachments
+        .iter()
+        .map(|attachment| AttachmentDigest {
+            name: &attachment.name,
+            content_type: &attachment.content_type,
+            md5: attachment.md5,
+        })
+        .collect()
+}

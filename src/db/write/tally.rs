@@ -1,0 +1,45 @@
+//! Changes of the counts in a database's info record that one commit makes.
+
+use crate::rev::Tree;
+
+/// What one document contributes to the database's counters.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    /// 1 if the winner is not deleted, else 0.
+    pub live: u64,
+    /// 1 if the winner is deleted, else 0.
+    pub deleted: u64,
+    /// Bytes of the leaves' bodies, with their attachments.
+    pub leaf_bytes: u64,
+    /// Leaves that are not deleted.
+    open: u64,
+    pub(crate) all_bytes: u64,
+}
+
+impl Tally {
+    /// Counts a revision tree.
+    pub fn of(tree: &Tree) -> Tally {
+        let mut tally = Tally::default();
+        match tree.winner() {
+            None => {}
+            Some(winner) if winner.deleted => tally.deleted = 1,
+            Some(_) => tally.live = 1,
+        }
+        for node in tree.nodes() {
+            let bytes = node.body.map_or(0, |body| body.bytes);
+            tally.all_bytes += bytes;
+            if node.is_leaf() {
+                tally.leaf_bytes += bytes;
+                tally.open += u64::from(!node.deleted);
+            }
+        }
+        tally
+    }
+
+    /// Whether the document has fewer leaf bytes or fewer open leaves than in `was`, and no more of the
+    /// other.
+    pub(crate) fn is_less_than(&self, was: &Tally) -> bool {
+        let fewer = self.open < was.open && self.leaf_bytes <= was.leaf_bytes;
+        fewer || (self.open <= was.open && self.leaf_bytes < was.leaf_bytes)
+    }
+}
