@@ -24,10 +24,10 @@ pub mod http;
 pub mod json;
 pub mod log;
 pub mod maintain;
+pub mod net;
 pub mod query;
 pub mod rev;
 pub mod store;
-pub mod tls;
 
 /// Memory is often allocated on one thread and freed on another (documents passed to scripts, rows passed to
 /// the store). With glibc's allocator, such workloads spend a quarter of their time on its locks.

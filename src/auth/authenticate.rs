@@ -21,14 +21,15 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use parking_lot::RwLock;
 use serde_json::{Map, Value};
 
-use super::cache::Verified;
 use super::devices::{Client, Devices, Tokens};
 use super::jwks::{Fetch, JwksCache, Keys, NoKeys};
 use super::lockout::{LOCKED, Lockout, Mode};
 use super::password::{Stored, verify_nobody};
 use super::session::{self, Cookie, Secrets};
+use super::source::role_list;
 use super::token::{self, Access};
 use super::totp::Totp;
+use super::verified_passwords::Verified;
 use super::{ADMIN, Handler, Settings, UserCtx};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -715,15 +716,6 @@ pub fn basic(authorization: &str) -> Result<Option<(String, String)>> {
         None | Some(("_", "_")) => None,
         Some((name, password)) => Some((name.to_string(), password.to_string())),
     })
-}
-
-/// A comma-separated list of roles; spaces around commas and empty roles at the end do not count.
-pub(super) fn role_list(text: &str) -> Vec<String> {
-    let mut roles: Vec<String> = text.split(',').map(|role| role.trim().to_string()).collect();
-    while roles.last().is_some_and(String::is_empty) {
-        roles.pop();
-    }
-    roles
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

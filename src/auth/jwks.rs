@@ -17,8 +17,8 @@ use jsonwebtoken::DecodingKey;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
-use super::jwt::{Alg, Key, Kind};
-use super::settings::{Source, boolean, number};
+use super::jwt::key::{Alg, Key, Kind};
+use super::source::{Source, boolean, number};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 

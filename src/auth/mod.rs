@@ -12,9 +12,7 @@
 //!
 //! Takes strings and maps, returns results. Only `http` knows headers and status codes.
 
-pub mod access;
 pub mod authenticate;
-mod cache;
 mod curves;
 pub mod devices;
 pub mod jwks;
@@ -23,18 +21,21 @@ pub mod lockout;
 pub mod password;
 pub mod peruser;
 pub mod requirements;
+pub mod security_object;
 pub mod session;
 pub mod settings;
+pub mod source;
 pub mod token;
 mod totp;
 pub mod users;
+pub(crate) mod verified_passwords;
 
 use serde_json::{Value, json};
 
-pub use self::access::{Security, default_security};
 pub use self::authenticate::{
     Authenticator, Credentials, Pending, Proof, Session, SignedIn, Step, UserDocument, Users,
 };
+pub use self::security_object::{Security, default_security};
 pub use self::settings::Settings;
 
 /// The role of server admins.

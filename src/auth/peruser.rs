@@ -7,8 +7,8 @@
 
 use serde_json::{Map, Value};
 
-use super::access::{add_name, remove_name};
-use super::settings::{Source, boolean, number};
+use super::security_object::{add_name, remove_name};
+use super::source::{Source, boolean, number};
 use super::users::ID_PREFIX;
 
 /// Settings of `[couch_peruser]`.
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn users_are_added_beside_others_and_removed() {
-        let mut security = super::super::access::default_security(None);
+        let mut security = crate::auth::security_object::default_security(None);
         let Value::Object(security) = &mut security else { panic!("an object") };
         assert!(admit(security, "foo"));
         assert!(!admit(security, "foo"));

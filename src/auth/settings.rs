@@ -7,15 +7,8 @@ use std::time::Duration;
 use super::peruser::PerUser;
 use super::requirements::Requirements;
 use super::session::{Algorithm, Attributes, SameSite, Secrets};
+use super::source::{Source, boolean, number};
 use super::{Handler, jwt, lockout, password};
-
-/// A source of settings: section and key → value.
-pub trait Source {
-    /// The value of a setting. `None` if it is not set.
-    fn get(&self, section: &str, key: &str) -> Option<String>;
-    /// All keys and values of a section.
-    fn section(&self, section: &str) -> Vec<(String, String)>;
-}
 
 impl Source for BTreeMap<String, BTreeMap<String, String>> {
     fn get(&self, section: &str, key: &str) -> Option<String> {
@@ -244,19 +237,6 @@ fn same_site(setting: Option<String>) -> Option<SameSite> {
             None
         }
     }
-}
-
-/// Parses `true` and `false` as CouchDB does; every other value yields the default.
-pub(super) fn boolean(setting: Option<String>, default: bool) -> bool {
-    match setting.as_deref().map(str::trim) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => default,
-    }
-}
-
-pub(super) fn number(setting: Option<String>, default: u64) -> u64 {
-    setting.and_then(|text| text.trim().parse().ok()).unwrap_or(default)
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::access::Security;
 use super::password::{CANNOT_HASH, Policy, Stored};
+use super::security_object::Security;
 use super::{UserCtx, requirements};
 use crate::clock::Clock;
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::Settings;
 use super::settings::split_list;
-use crate::tls::acme::Wanted;
+use crate::net::acme::wanted::Wanted;
 
 /// Maximum number of names in one certificate: the limit of Let's Encrypt.
 const MAX_DOMAINS: usize = 100;

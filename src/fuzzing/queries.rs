@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use super::line;
 use crate::http::request::Query;
 use crate::json;
-use crate::query::find::{Bookmark, FindRequest};
-use crate::query::planner::{self, Index, NewIndex};
+use crate::query::mango::find::{Bookmark, FindRequest};
+use crate::query::mango::planner::{self, Index, NewIndex};
+use crate::query::mango::selector::{self, Selector};
 use crate::query::script::Design;
-use crate::query::selector::{self, Selector};
 use crate::query::view::{Definition, Params};
 
 /// Selectors: the first line is a selector, the second a document body. The selector survives a round trip
@@ -202,5 +202,5 @@ pub fn finds(data: &[u8]) {
 /// Whether the whole selector is an empty `$or` or `$and`. Such a query returns nothing, as in CouchDB,
 /// although the selector matches.
 fn is_empty_combination(request: &FindRequest) -> bool {
-    matches!(request.selector.root(), selector::Node::And(nodes) | selector::Node::Or(nodes) if nodes.is_empty())
+    matches!(request.selector.root(), crate::query::mango::selector::condition::Node::And(nodes) | crate::query::mango::selector::condition::Node::Or(nodes) if nodes.is_empty())
 }

@@ -17,7 +17,7 @@ use super::suspicion::Suspicion;
 use super::tasks::{Task, Tasks};
 use super::turns::Turns;
 use super::wakes::{self, Wakes};
-use crate::auth::access::Security;
+use crate::auth::security_object::Security;
 use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
 use crate::config::{Live, Settings};

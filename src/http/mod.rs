@@ -15,7 +15,6 @@ pub mod audit;
 pub mod body;
 pub mod cors;
 pub mod failure;
-pub mod fetch;
 pub mod handlers;
 pub mod jsonp;
 pub(crate) mod lenient;

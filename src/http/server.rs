@@ -43,7 +43,7 @@ use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::tls::Identity;
+use crate::net::tls::Identity;
 
 /// A reading request that took longer is checked again before its answer is sent.
 const LONG: Duration = Duration::from_millis(100);

@@ -14,7 +14,6 @@ use tokio_rustls::rustls::ClientConfig;
 use super::answer_memory::AnswerMemory;
 use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
-use super::fetch::Fetcher;
 use super::limits::RateLimits;
 use super::memory::BodyMemory;
 use super::metrics::Metrics;
@@ -31,12 +30,13 @@ use crate::config::tls::{Certificate, Tls, tls_of};
 use crate::config::{Live, Settings, Table};
 use crate::db::Databases;
 use crate::error::{Error, Result};
+use crate::net::acme::Automatic;
+use crate::net::http_client::Fetcher;
+use crate::net::tls::Identity;
 use crate::query::script::Scripts;
 use crate::query::view::Views;
 use crate::store::Store;
 use crate::store::blob::blobs::Blobs;
-use crate::tls::Identity;
-use crate::tls::acme::Automatic;
 
 /// What a server is made of.
 pub struct Options {
@@ -175,7 +175,7 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
 /// Whom the server trusts when it asks others. Blocks.
 fn trusted(settings: &Settings) -> std::result::Result<Arc<ClientConfig>, String> {
     let authorities = settings.get("settee", "ca_file").map(Path::new);
-    crate::tls::client_config(authorities).map_err(|wrong| format!("ca_file: {wrong}"))
+    crate::net::tls::client_config(authorities).map_err(|wrong| format!("ca_file: {wrong}"))
 }
 
 async fn open(bind: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)> {

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
+use super::mango::selector::Selector;
 use super::script::{Design, Scripts};
-use super::selector::Selector;
 use crate::db::read::render;
 use crate::db::{Database, Listing, Wanted};
 use crate::error::{Error, Result};

@@ -10,8 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::design;
+use super::mango::selector::Selector;
 use super::script::Scripts;
-use super::selector::Selector;
 use crate::db::{Database, Guard, Proposal, Terms, Validate};
 use crate::error::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! Edits of one document that wait for the same commit.
+//! The document edits of one request, as work for the writer.
 
 use tokio::sync::oneshot;
 

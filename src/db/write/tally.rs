@@ -1,4 +1,4 @@
-//! Changes of the counts in a database's info record that one commit makes.
+//! What a document contributes to the counts in its database's info record.
 
 use crate::rev::Tree;
 

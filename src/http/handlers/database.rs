@@ -132,7 +132,7 @@ pub async fn set_security(app: &App, request: &mut Request, database: Arc<Databa
     let body = request.json().await?;
     // The setting may have changed while the body came.
     accounts::check_security_editable(app, &database)?;
-    crate::auth::access::Security::parse(&body)?;
+    crate::auth::security_object::Security::parse(&body)?;
     database.put_security(body.to_string()).await?;
     Event { database: Some(database.name()), ..request.by().event(Kind::SecurityChanged) }.record();
     Ok(ok(StatusCode::OK))

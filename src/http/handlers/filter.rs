@@ -16,7 +16,7 @@ use crate::db::{AT_ONCE, Database};
 use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Request, Verb, invalid_json};
-use crate::query::selector::Selector;
+use crate::query::mango::selector::Selector;
 
 /// Decides which documents pass. Receives whole documents as JSON text, and returns one verdict for each, in
 /// order.

@@ -15,8 +15,8 @@ use crate::http::answer::Answer;
 use crate::http::app::App;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::request::Request;
-use crate::query::find::{self, FindRequest, Search};
-use crate::query::planner::{self, Index, NewIndex};
+use crate::query::mango::find::{self, FindRequest, Search};
+use crate::query::mango::planner::{self, Index, NewIndex};
 
 /// `POST _find`, in a partition or not.
 pub async fn find(

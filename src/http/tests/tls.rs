@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::*;
-use crate::tls::tests::{connector, samples};
+use crate::net::tls::tests::{connector, samples};
 
 async fn ask_encrypted(running: &Running, line: &str, headers: &str, body: &str) -> String {
     within(async {

@@ -21,9 +21,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::build::commit;
+use super::index::{Index, commit};
 use super::layout::{self, BLOCK, CHANGED, Meta, REDUCED, ROW, Spots};
-use super::read::Index;
 use super::reduce::Reducing;
 use super::row::Row;
 use crate::error::{Error, Result};

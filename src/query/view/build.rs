@@ -27,20 +27,22 @@ use super::ahead::{Ahead, Answer, BATCH_BYTES};
 use super::blocks::Blocks;
 use super::definition::{Definition, View};
 use super::grouped::Grouped;
+use super::index::{Index, commit};
 use super::layout::Meta;
 use super::params::Plan;
 use super::piece::{self, Piece, Rows};
-use super::read::{Index, MapRows, Reading};
+use super::read::{MapRows, Reading};
 use crate::blocking::blocking;
 use crate::db::Database;
 use crate::db::read::render;
 use crate::db::record::{BodyRecord, Info, LeafRow};
 use crate::error::{Error, Result};
-use crate::query::history::{Histories, Name};
+use crate::query::design;
+use crate::query::index::snapshot::{Histories, Name};
+use crate::query::mango::planner;
 use crate::query::script::{Mapped, Pending, Scripts, TOO_LARGE, check_language};
-use crate::query::{design, planner};
 use crate::rev::Body;
-use crate::store::{Batch, Direction, PageLimit, StoreError};
+use crate::store::{Batch, Direction, PageLimit};
 
 /// Told how far an update is: changes done, changes in all.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
@@ -204,7 +206,7 @@ impl Views {
     }
 
     /// The entries of all indexes.
-    pub(super) fn histories(&self) -> &Histories {
+    pub(crate) fn histories(&self) -> &Histories {
         &self.histories
     }
 
@@ -774,18 +776,6 @@ fn fitting(sizes: impl Iterator<Item = u64>) -> usize {
         Some(before)
     };
     sizes.scan(0, before).take_while(|before| *before < STEP_BYTES).count()
-}
-
-/// Commits a batch together with the progress that it makes. False: the progress was not `before` any more.
-pub(super) fn commit(index: &Index, before: Option<Vec<u8>>, meta: &Meta, mut batch: Batch) -> Result<bool> {
-    let key = index.layout.meta();
-    batch.expect(key.clone(), before);
-    batch.put(key, meta.encode());
-    match index.commit(batch) {
-        Ok(()) => Ok(true),
-        Err(StoreError::Conflict) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::layout::FORMAT;
+use super::map_function::MapFunction;
 use super::reduce::Reducer;
 use crate::error::{Error, Result};
-use crate::json::{COLLATION_VERSION, hex, raw_sort_key, sort_key};
-use crate::query::planner::Index;
+use crate::json::{COLLATION_VERSION, hex};
+use crate::query::mango::planner::Index;
 use crate::query::script::{Design, MapSet};
 
 /// A view's name and its reduce function, if it has one.
@@ -38,24 +39,6 @@ pub struct Definition {
     /// For the language `query`: the index definition of each map, or `None` if the map is not one.
     pub(super) mango: Option<Vec<Option<Index>>>,
     names: HashMap<String, View>,
-}
-
-/// A map function and the reducers of its rows.
-#[derive(Debug)]
-pub(super) struct MapFunction {
-    /// Whether `options.collation` is `raw`.
-    raw: bool,
-    /// The reduce functions of all views with this map function.
-    pub reducers: Vec<Reducer>,
-    /// The sources of the JavaScript reducers, in order.
-    pub scripts: Arc<Vec<String>>,
-}
-
-impl MapFunction {
-    /// The bytes by which a key is sorted.
-    pub fn sort_key(&self, key: &str) -> Vec<u8> {
-        if self.raw { raw_sort_key(key) } else { sort_key(key) }
-    }
 }
 
 /// A view, by its position in the definition.
@@ -189,12 +172,5 @@ fn canonical(value: &Value) -> String {
         }
         Value::Array(values) => format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(",")),
         other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-impl MapFunction {
-    pub fn of(reducers: Vec<Reducer>, scripts: Vec<String>) -> MapFunction {
-        MapFunction { raw: false, reducers, scripts: Arc::new(scripts) }
     }
 }

@@ -12,9 +12,9 @@
 use std::collections::VecDeque;
 
 use super::definition::View;
+use super::index::Index;
 use super::layout::{self, Spots};
 use super::params::{Grouping, Kind, Plan};
-use super::read::Index;
 use super::reduce::{Outcome, Reducing};
 use super::row::Row;
 use crate::error::Result;

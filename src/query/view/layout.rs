@@ -25,7 +25,7 @@ use std::ops::Bound;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::definition::MapFunction;
+use super::map_function::MapFunction;
 use crate::db::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, sort_key};
@@ -52,7 +52,7 @@ const MAX_PARTITION: usize = 512;
 
 /// The keys of one index.
 #[derive(Debug, Clone)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     prefix: Vec<u8>,
 }
 

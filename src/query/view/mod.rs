@@ -21,11 +21,12 @@
 
 mod ahead;
 mod blocks;
-mod build;
-mod cleanup;
+pub(crate) mod build;
 mod definition;
 mod grouped;
+pub mod index;
 mod layout;
+pub mod map_function;
 mod number;
 mod params;
 mod piece;
@@ -35,7 +36,6 @@ mod row;
 mod skipped;
 
 pub use self::build::{Progress, Views};
-pub use self::cleanup::clean_up;
 pub use self::definition::{Definition, View};
 pub use self::grouped::{Grouped, ReducedRow};
 pub use self::layout::{Meta, Spots, beginning, behind, spot_of_row};
@@ -44,6 +44,7 @@ pub use self::read::{MapRows, Reading};
 pub use self::reduce::Outcome;
 pub use self::row::Row;
 pub use self::skipped::{Skipped, SkippedDocument};
+pub use super::cleanup::clean_up;
 
 #[cfg(test)]
 mod random;

@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Value};
 
-use super::definition::{Definition, MapFunction, View};
+use super::definition::{Definition, View};
 use super::layout::{self, Spots};
+use super::map_function::MapFunction;
 use crate::error::{Error, Result};
 use crate::store::Direction;
 

@@ -5,9 +5,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::blocks::{Blocks, Change};
-use super::definition::MapFunction;
+use super::index::Index;
 use super::layout::{self, Reference};
-use super::read::Index;
+use super::map_function::MapFunction;
 use super::row;
 use super::skipped::Skipped;
 use crate::db::partition_of;

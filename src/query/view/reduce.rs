@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use self::distinct::Distinct;
 use self::stats::{STATS_FAILED, Stats};
-use super::definition::MapFunction;
+use super::map_function::MapFunction;
 use super::row::Row;
 use crate::error::{Error, Result};
 use crate::json::{elements, members, push_quoted, sort_key};
@@ -23,12 +23,10 @@ use crate::query::script::{Limits, Scripts};
 
 /// Maximum number of values in `_top_N` and `_bottom_N`.
 const MOST_RANKED: usize = 100;
-/// Maximum nesting of the values of `_sum` and `_stats`.
-const MOST_NESTED: usize = 64;
 
 /// A reduce function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reducer {
+pub(crate) enum Reducer {
     Sum,
     Count,
     Stats,

@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::index::Index;
 use super::layout::FORMAT;
-use super::read::Index;
 use crate::db::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::store::Batch;

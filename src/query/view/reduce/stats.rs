@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::MOST_NESTED;
 use crate::query::view::number::Num;
 
 /// Member name of a reduction that failed; the query fails with its value as the reason.
@@ -113,3 +112,6 @@ impl Stats {
         }
     }
 }
+
+/// Maximum nesting of the values of `_sum` and `_stats`.
+pub(crate) const MOST_NESTED: usize = 64;

@@ -2,10 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::MOST_NESTED;
-use crate::query::view::number::Num;
-
+use super::stats::MOST_NESTED;
 use crate::query::script::{Limits, ReduceLimit};
+use crate::query::view::number::Num;
 
 const SUM_ERROR: &str = "The _sum function requires that map values be numbers, arrays of numbers, or objects. Objects \
     cannot be mixed with other data structures. Objects can be arbitrarily nested, provided that the values for all \

@@ -1,0 +1,6 @@
+//! The network beside the requests of clients: outgoing HTTP, TLS, ACME.
+
+pub mod acme;
+pub mod crypto_provider;
+pub mod http_client;
+pub mod tls;
