@@ -9,6 +9,7 @@
 //! All layers may use `error`, `clock`, `tls` and `audit`; only `main` uses `log`. `tests/layers.rs` checks
 //! the order of the layers.
 
+pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod blocking;
@@ -25,6 +26,7 @@ pub mod json;
 pub mod log;
 pub mod maintain;
 pub mod net;
+pub mod policy;
 pub mod query;
 pub mod rev;
 pub mod store;

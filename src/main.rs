@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use settee::app::App;
 use settee::audit;
 use settee::audit::trail::Trail;
 use settee::clock::Clock;
 use settee::config::command::Upkeep;
 use settee::config::{Command, Start, sources};
-use settee::http::app::App;
 use settee::http::signals::Signals;
 use settee::http::start::{self, Options};
 use settee::log::Log;

@@ -8,9 +8,9 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
-use super::answer_memory::{Held, Line};
 use super::failure::{self, Failure, Result};
 use super::stream::{Body, Producing, Sender};
+use crate::app::answer_budget::{Held, Line};
 use crate::config::Settings;
 
 /// A response before the server adds the headers common to all responses (date, request id, server, CORS).

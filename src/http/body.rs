@@ -9,8 +9,8 @@ use http::header::{self, HeaderMap};
 use http_body_util::BodyExt;
 
 use super::failure::{Failure, Result};
-use super::memory::{BodyMemory, Pace, Share};
 use super::standing::Standing;
+use crate::app::body_budget::{BodyMemory, Pace, Share};
 use crate::config::Settings;
 use crate::error::Error;
 

@@ -7,23 +7,15 @@
 //! domain call and encodes the response.
 
 pub mod access;
-pub mod accounts;
 pub mod answer;
-pub mod answer_memory;
-pub mod app;
-pub mod audit;
 pub mod body;
 pub mod cors;
 pub mod failure;
 pub mod handlers;
 pub mod jsonp;
 pub(crate) mod lenient;
-pub mod limits;
-pub mod memory;
-pub mod metrics;
 mod patient;
 pub mod peer;
-pub mod peruser;
 pub mod request;
 pub mod route;
 pub mod server;
@@ -32,17 +24,12 @@ pub mod signin;
 pub mod standing;
 pub mod start;
 pub mod stream;
-mod suspicion;
-pub mod tasks;
-mod turns;
-pub mod uuids;
-pub mod wakes;
 
 pub use self::answer::Answer;
-pub use self::app::{App, blocking};
 pub use self::failure::{Failure, Result};
 pub use self::request::{Query, Request};
 pub use self::start::{Options, Running, start};
+pub use crate::app::{App, blocking};
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::answer_memory::Line;
+use crate::app::answer_budget::Line;
 
 /// A socket whose writes fail with `TimedOut` when one write has been blocked for `limit`, or when the memory
 /// budget closes the connection.

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use percent_encoding::percent_decode;
 
-use super::answer_memory::Line;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
 use super::standing::Standing;
+use crate::app::answer_budget::Line;
 use crate::auth::UserCtx;
 use crate::blocking::beside;
 use crate::config::Settings;

@@ -27,8 +27,6 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 
 use super::access::{self, Verdict};
 use super::answer::Answer;
-use super::answer_memory::Line;
-use super::app::App;
 use super::body::RequestBody;
 use super::failure::{Failure, Result};
 use super::handlers::rewrite::Rewritten;
@@ -38,7 +36,9 @@ use super::request::{Request, Target, Verb};
 use super::route::{self, DbRoute, Route};
 use super::standing::{Seen, Standing};
 use super::stream::Body;
-use super::{audit, cors, handlers, jsonp, peer, signin};
+use super::{cors, handlers, jsonp, peer, signin};
+use crate::app::answer_budget::Line;
+use crate::app::{App, security_events};
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::config::Settings;
@@ -462,7 +462,7 @@ fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
     if context.identified && matches!(answer.status.as_u16(), 401 | 403) {
         let (_, _, reason) = super::failure::wire(failure);
         let event = Event { id: Some(&context.id), detail: Some(&reason), ..context.event(Kind::Denied) };
-        audit::denied(app, event, &format!("{} {}", context.method, context.path));
+        security_events::denied(app, event, &format!("{} {}", context.method, context.path));
     }
     if answer.status == http::StatusCode::UNAUTHORIZED { ask_for_password(context, failure, answer) } else { answer }
 }
@@ -515,7 +515,7 @@ const MINIMAL: [&str; 9] = [
 fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Body> {
     let Answer { status, mut headers, mut body, compressible } = answer;
     if status == http::StatusCode::NOT_FOUND && matches!(context.method, http::Method::GET | http::Method::HEAD) {
-        audit::missed(app, &context.path, context.user.as_deref(), context.peer);
+        security_events::missed(app, &context.path, context.user.as_deref(), context.peer);
     }
     let versions = context.settings.flag("chttpd", "server_header_versions");
     headers.insert(header::SERVER, HeaderValue::from_static(if versions { SERVER } else { "CouchDB" }));

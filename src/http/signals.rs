@@ -6,16 +6,14 @@
 //! while every other thread is busy or blocked on a log pipe that nobody reads, and while the server
 //! restarts.
 
-use std::io;
-use std::process;
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::Duration;
+use std::{io, process, thread};
 
 use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::app::App;
+use crate::app::App;
 
 /// How long the rest of the shutdown may take after requests are drained: joining threads, closing the store.
 /// After that the process exits without waiting for them.

@@ -6,16 +6,11 @@ use std::sync::Arc;
 use base64::Engine;
 use http::header;
 
-use super::app::{App, blocking};
-use super::audit;
 use super::failure::Result;
 use super::request::Request;
-use crate::auth::password::Stored;
+use crate::app::{App, blocking, security_events};
 use crate::auth::{Credentials, Session, SignedIn, Step, UserCtx, session};
 use crate::blocking::reading;
-use crate::clock::Clock;
-use crate::config::Live;
-use crate::error;
 
 /// The result of authentication.
 pub struct Signed {
@@ -78,11 +73,11 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         };
         if waits { blocking(begin).await? } else { reading(begin).await }
     };
-    let step = begun.inspect_err(|error| audit::credentials_refused(app, request, None, error))?;
+    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, None, error))?;
     let hashes = matches!(step, Step::Hash(_));
     let signed = finish(app, step, request).await?;
     if hashes {
-        audit::signed_in(app, request, signed.user.name.as_deref(), "request");
+        security_events::signed_in(app, request, signed.user.name.as_deref(), "request");
     }
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
     request.standing.signed_in(&signed.user, signed.proof, seen);
@@ -115,9 +110,9 @@ pub async fn sign_in(
     let device = device(request).unwrap_or_default().to_owned();
     let asked = name.clone();
     let begun = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device)).await?;
-    let step = begun.inspect_err(|error| audit::credentials_refused(app, request, Some(&asked), error))?;
+    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, Some(&asked), error))?;
     let signed = finish(app, step, request).await?;
-    audit::signed_in(app, request, signed.user.name.as_deref(), "session");
+    security_events::signed_in(app, request, signed.user.name.as_deref(), "session");
     Ok(signed)
 }
 
@@ -132,9 +127,9 @@ pub async fn check_password(
     let (shared, peer) = (app.clone(), request.peer);
     let asked = name.clone();
     let begun = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await?;
-    let step = begun.inspect_err(|error| audit::credentials_refused(app, request, Some(&asked), error))?;
+    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, Some(&asked), error))?;
     let signed = finish(app, step, request).await?;
-    audit::signed_in(app, request, signed.user.name.as_deref(), "tokens");
+    security_events::signed_in(app, request, signed.user.name.as_deref(), "tokens");
     Ok(signed)
 }
 
@@ -145,14 +140,14 @@ async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedI
         Step::Done(signed) => signed,
         Step::Hash(pending) => {
             let name = pending.name().to_owned();
-            app.limits.sign_in(request.peer).inspect_err(|_| audit::sign_in_limited(request, Some(&name)))?;
+            app.limits.sign_in(request.peer).inspect_err(|_| security_events::sign_in_limited(request, Some(&name)))?;
             let shared = app.clone();
             let hashed = app.hash(request.peer, &name, move || shared.auth.finish(pending)).await;
-            hashed.inspect_err(|error| audit::credentials_refused(app, request, Some(&name), error))?
+            hashed.inspect_err(|error| security_events::credentials_refused(app, request, Some(&name), error))?
         }
     };
     if let Some(upgrade) = signed.upgrade.take() {
-        super::accounts::upgrade(app, upgrade);
+        crate::policy::password_upgrade::upgrade(app, upgrade);
     }
     Ok(signed)
 }
@@ -161,50 +156,4 @@ async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedI
 pub fn set_cookie(app: &App, request: &Request, value: &str) -> String {
     let attributes = app.auth.settings().cookie_attributes(request.secure);
     session::set_cookie(value, &attributes, app.clock.since_epoch().as_secs())
-}
-
-/// Returns the `[admins]` value to store for a password: its hash, or the value itself if it is already a
-/// hash in CouchDB's format. Blocks.
-pub fn admin_hash(config: &Live, password: &str, clock: &Clock) -> error::Result<String> {
-    if Stored::from_admin_setting(password).is_some() {
-        return Ok(password.to_owned());
-    }
-    let policy = crate::auth::Settings::read(config.settings().table()).password;
-    Ok(Stored::hash(password, None, &policy, clock)?.to_admin_setting())
-}
-
-/// Persists the password hashes of the admins given by file, environment and flags, unless a hash is stored
-/// already. If there is no admin at all, creates one and returns its name and password, which the caller
-/// shows once. Blocks.
-pub fn settle_admins(
-    config: &Live,
-    given: &[(String, String)],
-    clock: &Clock,
-) -> error::Result<Option<(String, String)>> {
-    for (name, password) in given {
-        match config.settings().admin(name).and_then(Stored::from_admin_setting) {
-            None => {
-                let hash = admin_hash(config, password, clock)?;
-                config.set("admins", name, &hash, true)?;
-            }
-            Some(stored) => {
-                let policy = crate::auth::Settings::read(config.settings().table()).password;
-                let same = Stored::from_admin_setting(password).is_some() || stored.verify(password, &policy)?;
-                if !same {
-                    tracing::warn!(
-                        name,
-                        "the admin password given at startup differs from the stored one, which stays in effect; \
-                         change it with PUT /_node/_local/_config/admins/{name}"
-                    );
-                }
-            }
-        }
-    }
-    if config.settings().has_admins() {
-        return Ok(None);
-    }
-    let made = ("admin".to_owned(), clock.uuid());
-    let hash = admin_hash(config, &made.1, clock)?;
-    config.set("admins", &made.0, &hash, true)?;
-    Ok(Some(made))
 }

@@ -19,10 +19,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::access::{self, Access, Openness, Verdict};
-use super::accounts::Place;
-use super::app::App;
 use super::failure::{Failure, Result};
-use super::wakes::Waiter;
+use crate::app::App;
+use crate::app::feed_wakes::Waiter;
+use crate::app::user_store::Place;
 use crate::auth::authenticate::Still;
 use crate::auth::{Proof, UserCtx};
 use crate::db::Database;

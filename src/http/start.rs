@@ -11,18 +11,19 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 
-use super::answer_memory::AnswerMemory;
-use super::app::{App, Shutdown, blocking, script_limits};
 use super::failure::Failure;
-use super::limits::RateLimits;
-use super::memory::BodyMemory;
-use super::metrics::Metrics;
 use super::server::{self, Listening};
-use super::suspicion::Suspicion;
-use super::tasks::Tasks;
-use super::turns::Turns;
-use super::uuids::Uuids;
-use super::wakes::Wakes;
+use crate::app::active_tasks::Tasks;
+use crate::app::anomalies::Suspicion;
+use crate::app::answer_budget::AnswerMemory;
+use crate::app::body_budget::BodyMemory;
+use crate::app::feed_wakes::Wakes;
+use crate::app::hash_queue::Turns;
+use crate::app::metrics::Metrics;
+use crate::app::rate_limits::RateLimits;
+use crate::app::shutdown::Shutdown;
+use crate::app::uuids::Uuids;
+use crate::app::{App, blocking, script_limits};
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
 use crate::clock::Clock;
@@ -95,12 +96,12 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
                 config.set(section, key, &clock.uuid(), true)?;
             }
         }
-        let made_admin = super::signin::settle_admins(&config, &admins, &clock)?;
+        let made_admin = crate::app::admins::settle_admins(&config, &admins, &clock)?;
         let auth_settings = crate::auth::Settings::read(config.settings().table());
         let trusted = trusted(&config.settings()).map_err(Error::BadRequest)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
-        let accounts = Arc::new(super::accounts::Accounts::new(config.clone(), databases.clone()));
+        let accounts = Arc::new(crate::app::user_store::Accounts::new(config.clone(), databases.clone()));
         let scripts = Scripts::new(script_limits(&config.settings()));
         let limits = Arc::new(RateLimits::new(&config.settings(), &clock));
         let views = Views::new(scripts.clone());
@@ -166,7 +167,7 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
         listeners.push(Listening { socket, identity: Some(Arc::new(identity)) });
         secure_address = Some(address);
     }
-    super::accounts::settle_all(&app).await?;
+    crate::policy::users_database::settle_all(&app).await?;
     app.run_background();
     let serving = tokio::spawn(server::serve(app.clone(), listeners));
     Ok(Running { address, secure_address, app, serving })

@@ -22,10 +22,10 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::answer_memory::{FREE, Held, KeepsBody, Line, WIDE, WINDOW};
 use super::failure::{self, Failure};
-use super::memory::Share;
 use super::standing::Standing;
+use crate::app::answer_budget::{FREE, Held, KeepsBody, Line, WIDE, WINDOW};
+use crate::app::body_budget::Share;
 
 /// Bytes that a producer may be ahead of the socket; a single larger write is let through.
 const AHEAD: usize = 64 << 10;

@@ -8,16 +8,16 @@ use super::document::{encode, named_revision, write, written};
 use super::edits::{AttachmentRules, check_attachment_name, parse_revision};
 use super::pieces::Reading;
 use super::reading;
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::record::Attachment;
 use crate::db::{Database, Found, Incoming, Mode, Source, Upload, check_document_id};
 use crate::error::Error;
-use crate::http::accounts::Eyes;
 use crate::http::answer::{Answer, sandbox};
-use crate::http::app::App;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
+use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
 
 /// Bytes of an attachment read from the blob store at once.

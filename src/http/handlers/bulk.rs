@@ -11,17 +11,18 @@ use serde_json::{Value, json};
 
 use super::edits::{self, AttachmentRules};
 use super::{local, pieces, reading};
+use crate::app::App;
 use crate::blocking::{beside, blocking};
 use crate::db::read::render::{self, Attachments, Show};
 use crate::db::{AT_ONCE, Database, Found, LocalWrite, MissingRevisions, Mode, Opened, Within};
 use crate::error::Error;
-use crate::http::accounts::{self, Eyes};
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::request::{Request, invalid_json};
 use crate::http::stream::Sender;
 use crate::json::quote;
+use crate::policy::users_database;
+use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
 
 /// `{"docs": [...], "new_edits": ...}` with the documents left as text.
@@ -118,10 +119,10 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         }
     };
     let incoming = if has_content { blocking(convert).await? } else { beside(length, convert)? };
-    let written = accounts::update(app, request.by(), &database, incoming, mode).await?;
+    let written = users_database::update(app, request.by(), &database, incoming, mode).await?;
     let mut written = ids.into_iter().zip(written);
     let mut locals = locals.into_iter();
-    let locals_allowed = accounts::check_local(app, &request.user, &database);
+    let locals_allowed = users_database::check_local(app, &request.user, &database);
     let mut out = String::with_capacity(is_local.len() * 96);
     out.push('[');
     for is_local in is_local {

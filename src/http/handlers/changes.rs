@@ -18,19 +18,19 @@ use tokio::time::Instant;
 use super::filter::{Filter, Judged};
 use super::pieces;
 use super::rows::Docs;
+use crate::app::App;
+use crate::app::answer_budget::WINDOW;
+use crate::app::feed_wakes::Waiter;
 use crate::blocking::{blocking, reading};
 use crate::db::read::render::{self, Attachments, Show};
 use crate::db::record::SequenceRow;
 use crate::db::{Database, Moved, Since};
 use crate::error::Error;
 use crate::http::answer::Answer;
-use crate::http::answer_memory::WINDOW;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Request, Verb};
 use crate::http::standing::Standing;
 use crate::http::stream::Sender;
-use crate::http::wakes::Waiter;
 use crate::json::quote;
 use crate::store::{Direction, PageLimit};
 
@@ -217,7 +217,7 @@ struct Feed {
     /// Everything up to here has been looked at.
     since: u64,
     written: u64,
-    shutdown: crate::http::app::Shutdown,
+    shutdown: crate::app::shutdown::Shutdown,
     standing: Arc<Standing>,
     /// `None` for a feed that does not wait.
     waiter: Option<Waiter>,

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
+use crate::app::security_events::By;
+use crate::app::{App, blocking};
 use crate::audit::{Event, Kind};
 use crate::config::catalogue;
 use crate::error::Error;
 use crate::http::answer::Answer;
-use crate::http::app::{App, blocking};
-use crate::http::audit::By;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
-use crate::http::signin;
 
 /// Shown in place of a secret.
 const MASK: &str = "****";
@@ -110,7 +109,7 @@ pub async fn change(
                 return Err(Error::BadRequest("An admin's password must not be empty.".into()).into());
             }
             let of = app.clone();
-            Some(blocking(move || signin::admin_hash(&of.config, &value, &of.clock)).await??)
+            Some(blocking(move || crate::app::admins::admin_hash(&of.config, &value, &of.clock)).await??)
         }
         other => other,
     };
@@ -122,7 +121,7 @@ pub async fn change(
     .await??;
     app.reconfigure();
     if deletes && let Some(account) = account {
-        super::super::accounts::forget_gone(app, vec![account]).await;
+        crate::policy::users_database::forget_gone(app, vec![account]).await;
     }
     let kind = if is_admin { Kind::AdminChanged } else { Kind::ConfigChanged };
     Event { subject: Some(&subject), detail: deletes.then_some("deleted"), ..by.event(kind) }.record();

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use super::document::encode;
 use super::edits::parse_revision;
+use crate::app::App;
 use crate::audit::{Event, Kind};
 use crate::blocking::blocking;
 use crate::db::{CreateOptions, Database, Databases, check_document_id};
 use crate::error::Error;
-use crate::http::accounts;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
+use crate::policy::users_database;
 use crate::rev::Revision;
 
 /// The database of a path. A name that no database can have is one that is not there, as in CouchDB; only making one
@@ -64,12 +64,12 @@ pub async fn create(app: &Arc<App>, request: &Request, name: String) -> Result<A
         return Err(Failure::bad_request("Cannot partition a system database"));
     }
     let options = CreateOptions { partitioned, q: count(request, "q", 2)?, n: count(request, "n", 1)? };
-    let security = super::default_security(app).to_string();
+    let security = crate::app::default_security(app).to_string();
     let databases = app.databases.clone();
     let location = format!("/{}", encode(&name));
     let made = blocking(move || databases.create(&name, options, Some(&security))).await?;
     Event { database: Some(made.name()), ..request.by().event(Kind::DatabaseCreated) }.record();
-    accounts::settle(app, &made).await?;
+    users_database::settle(app, &made).await?;
     Ok(ok(StatusCode::CREATED).with_text(header::LOCATION, &request.absolute_uri(&location)))
 }
 
@@ -128,10 +128,10 @@ pub fn security(database: &Database) -> Answer {
 
 /// `PUT /{db}/_security`.
 pub async fn set_security(app: &App, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
-    accounts::check_security_editable(app, &database)?;
+    users_database::check_security_editable(app, &database)?;
     let body = request.json().await?;
     // The setting may have changed while the body came.
-    accounts::check_security_editable(app, &database)?;
+    users_database::check_security_editable(app, &database)?;
     crate::auth::security_object::Security::parse(&body)?;
     database.put_security(body.to_string()).await?;
     Event { database: Some(database.name()), ..request.by().event(Kind::SecurityChanged) }.record();
@@ -239,7 +239,7 @@ pub async fn purge(app: &Arc<App>, request: &mut Request, database: Arc<Database
         return Err(Failure::bad_request("Exceeded maximum number of revisions."));
     }
     let purged = database.purge(wanted).await?;
-    accounts::purged(app, &database, &purged).await;
+    users_database::purged(app, &database, &purged).await;
     let rows: serde_json::Map<String, Value> = purged
         .into_iter()
         .map(|(id, revisions)| (id, revisions.iter().map(Revision::to_string).collect::<Vec<_>>().into()))
@@ -277,7 +277,7 @@ fn shard_ranges(q: u32) -> Vec<String> {
 /// `GET /{db}/_shards`.
 pub fn shards(database: &Database) -> Answer {
     let shards: serde_json::Map<String, Value> =
-        shard_ranges(database.shape().0).into_iter().map(|range| (range, json!([super::server::NODE]))).collect();
+        shard_ranges(database.shape().0).into_iter().map(|range| (range, json!([crate::app::node::NODE]))).collect();
     Answer::ok(&json!({ "shards": shards }))
 }
 
@@ -287,7 +287,7 @@ pub fn shard_of(database: &Database, id: &str) -> Answer {
     let hash = u64::from(crc32fast::hash(id.as_bytes()));
     let step = (1_u64 << 32) / u64::from(q);
     let at = (hash / step).min(u64::from(q) - 1) as usize;
-    Answer::ok(&json!({"range": shard_ranges(q)[at], "nodes": [super::server::NODE]}))
+    Answer::ok(&json!({"range": shard_ranges(q)[at], "nodes": [crate::app::node::NODE]}))
 }
 
 /// `POST /{db}/_sync_shards`.

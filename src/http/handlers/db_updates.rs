@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
 

@@ -13,15 +13,15 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::app::{App, blocking, security_events};
 use crate::audit::{Event, Kind};
 use crate::auth::devices::{Client, Devices};
 use crate::auth::{Handler, Session, token};
 use crate::error::{self, Error};
 use crate::http::answer::Answer;
-use crate::http::app::{App, blocking};
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
-use crate::http::{audit, signin};
+use crate::http::signin;
 
 fn devices(app: &App) -> error::Result<Arc<Devices>> {
     app.auth.devices().cloned().ok_or_else(|| Error::NotFound("missing".into()))
@@ -103,7 +103,7 @@ pub async fn token(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     let pair = match of("refresh_token") {
         Some(refresh) => {
             let refreshed = blocking(move || shared.auth.refresh_tokens(&refresh, &device, peer)).await?;
-            refreshed.inspect_err(|error| audit::credentials_refused(app, request, None, error))?
+            refreshed.inspect_err(|error| security_events::credentials_refused(app, request, None, error))?
         }
         None => {
             let name = of("username").or_else(|| of("name"));

@@ -7,14 +7,15 @@ use percent_encoding::percent_decode_str;
 
 use super::edits::{self, AttachmentRules, parse_revision};
 use super::{local, multipart, reading};
+use crate::app::App;
 use crate::db::{Database, Incoming, Mode, Source, check_document_id};
 use crate::error::Error;
-use crate::http::accounts::{self, Eyes};
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Request, Verb};
 use crate::json::{Split, quote};
+use crate::policy::users_database;
+use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
 
 /// `{"ok":true,"id":...,"rev":...}` with the revision as `ETag` and, for 201, the document's URL as
@@ -70,7 +71,7 @@ pub async fn write(
     edit: Incoming,
     mode: Mode,
 ) -> Result<Revision> {
-    let mut results = accounts::update(app, request.by(), database, vec![edit], mode).await?;
+    let mut results = users_database::update(app, request.by(), database, vec![edit], mode).await?;
     Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
 }
 

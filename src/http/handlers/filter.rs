@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 
 use super::changes::texts;
 use super::rows;
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::read::render::{self, Show};
 use crate::db::record::{LeafRow, SequenceRow};
 use crate::db::{AT_ONCE, Database};
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Request, Verb, invalid_json};
 use crate::query::mango::selector::Selector;

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use super::pieces;
 use super::view::task;
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::{AT_ONCE, Database, Within};
 use crate::error::Error;
-use crate::http::accounts::Confirmed;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::request::Request;
+use crate::policy::users_database::Confirmed;
 use crate::query::mango::find::{self, FindRequest, Search};
 use crate::query::mango::planner::{self, Index, NewIndex};
 

@@ -15,11 +15,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::{list, render, scripts, view};
+use crate::app::App;
+use crate::app::answer_budget::{Held, Line, WINDOW};
 use crate::db::Database;
 use crate::error::Error;
 use crate::http::answer::Answer;
-use crate::http::answer_memory::{Held, Line, WINDOW};
-use crate::http::app::App;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result, wire};
 use crate::http::request::Request;

@@ -6,16 +6,16 @@ use http::StatusCode;
 
 use super::document::written;
 use super::edits;
+use crate::app::App;
 use crate::blocking::reading;
 use crate::db::record::LocalRecord;
 use crate::db::{Database, LONGEST_ID, LocalWrite};
 use crate::error::Error;
-use crate::http::accounts;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
 use crate::json::{Split, quote};
+use crate::policy::users_database;
 use crate::rev::{Revision, RevisionHash};
 
 /// The `N` of a revision `0-N`; `None` for any other revision.
@@ -29,7 +29,7 @@ pub fn number_of(revision: &Revision) -> Option<u64> {
 /// Reads a `_local` document; `name` is its id without `_local/`.
 pub async fn read(app: &App, request: &Request, database: &Arc<Database>, name: &str) -> Result<LocalRecord> {
     // 404 instead of 403: a replicator that may not read its checkpoint then continues without one.
-    accounts::check_local(app, &request.user, database).map_err(|_| Error::Missing)?;
+    users_database::check_local(app, &request.user, database).map_err(|_| Error::Missing)?;
     Ok(stored(database, name).await?)
 }
 
@@ -74,7 +74,7 @@ pub async fn store(
     if split.deleted {
         return delete(app, request, database, name).await;
     }
-    accounts::check_local(app, &request.user, database)?;
+    users_database::check_local(app, &request.user, database)?;
     super::devices::checkpoint(app, request, database.name(), &split.body).await;
     let number = write(app, request, database, name, split.body, split.rev.as_ref()).await?;
     Ok(written(request, StatusCode::CREATED, database, &format!("_local/{name}"), &format!("0-{number}")))
@@ -97,7 +97,7 @@ pub async fn write(
     json: String,
     rev: Option<&Revision>,
 ) -> Result<u64> {
-    accounts::check_local(app, &request.user, database)?;
+    users_database::check_local(app, &request.user, database)?;
     check_name(name)?;
     let previous = match rev {
         None => None,
@@ -108,7 +108,7 @@ pub async fn write(
 
 /// `DELETE /{db}/_local/{name}`.
 pub async fn delete(app: &App, request: &Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
-    accounts::check_local(app, &request.user, database)?;
+    users_database::check_local(app, &request.user, database)?;
     stored(database, name).await?;
     database.write_local(name, LocalWrite::Delete).await?;
     Ok(written(request, StatusCode::OK, database, &format!("_local/{name}"), "0-0"))

@@ -29,17 +29,15 @@ mod view;
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::answer::Answer;
-use super::app::App;
 use super::failure::{Failure, Result};
 use super::request::Request;
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
+use crate::app::App;
 use crate::db::Database;
 
 pub use self::render::invalid_path;
-pub use self::server::NODE;
+pub use crate::app::node::NODE;
 
 /// From the route to its handler.
 pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Result<Answer> {
@@ -169,11 +167,6 @@ pub async fn rewrite(
 ) -> Result<rewrite::Rewritten> {
     let db = database::open(app, name).await?;
     rewrite::rewrite(app, request, db, design, count).await
-}
-
-/// The `_security` of a database that never had one written.
-pub fn default_security(app: &App) -> Value {
-    crate::auth::default_security(app.settings().get("couchdb", "default_security"))
 }
 
 /// A database and its `_security`, for access.

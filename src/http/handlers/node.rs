@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
-use super::server::NODE;
+use crate::app::App;
+use crate::app::metrics::BOUNDS_MS;
+use crate::app::node::NODE;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::Result;
-use crate::http::metrics::BOUNDS_MS;
 
 /// GET `/_node/_local`.
 pub fn name() -> Result<Answer> {

@@ -6,18 +6,18 @@ use http::StatusCode;
 
 use super::edits::parse_revision;
 use super::{multipart, pieces};
+use crate::app::App;
+use crate::app::answer_budget::Held;
 use crate::blocking::{blocking, reading};
 use crate::db::read::render::{self, Attachments, Show};
 use crate::db::{AT_ONCE, Database, Found, Opened, Wanted, Within};
 use crate::error::Error;
-use crate::http::accounts::Eyes;
 use crate::http::answer::Answer;
-use crate::http::answer_memory::Held;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Query, Request, invalid_json};
 use crate::http::stream::Sender;
 use crate::json::quote;
+use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
 
 /// The parameters of a document read (CouchDB: `chttpd_db:parse_doc_query`).

@@ -8,15 +8,15 @@ use md5::{Digest, Md5};
 
 use super::scripts::{self, Asked};
 use super::{document, edits, pieces};
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::read::render::{self, Show};
 use crate::db::{Database, Found, Mode, Wanted};
 use crate::error::Error;
-use crate::http::accounts::Eyes;
 use crate::http::answer::{Answer, sandbox};
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Request, Verb};
+use crate::policy::visibility::Eyes;
 use crate::query::script::{RequestBody, Response};
 
 /// 404: a path below a design document that names no function.

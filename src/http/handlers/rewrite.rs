@@ -11,11 +11,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use super::{document, render, scripts};
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::Database;
 use crate::error::Error;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::body::RequestBody;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Request, Target};

@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::filter::Judge;
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::Database;
 use crate::error::Error;
-use crate::http::app::App;
 use crate::http::failure::Result;
 use crate::http::request::{Request, Verb};
 use crate::query::design;

@@ -3,16 +3,15 @@
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::app::node::NODE;
+use crate::app::{App, blocking};
 use crate::http::answer::Answer;
-use crate::http::app::{App, blocking};
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
 use crate::store::StoreError;
 
 /// The version of CouchDB whose API the server implements. Clients compare it.
 pub const COUCHDB_VERSION: &str = "3.5.0";
-/// CouchDB's name for a node without a cluster.
-pub const NODE: &str = "nonode@nohost";
 
 /// GET `/`: the JSON `Welcome`, or an HTML page for browsers.
 pub fn welcome(app: &App, request: &Request) -> Result<Answer> {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::app::App;
 use crate::auth;
 use crate::error::Error;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::Request;
 use crate::http::signin;

@@ -10,12 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::pieces;
 use super::rows::Beside;
+use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::read::render::{self, Attachments, Piece, Show};
 use crate::db::{AT_ONCE, Database, Found, Within};
 use crate::error::Error;
 use crate::http::answer::Answer;
-use crate::http::app::App;
 use crate::http::failure::{Failure, Result};
 use crate::http::request::{Query, Request, Verb};
 use crate::http::stream::Sender;

@@ -38,8 +38,8 @@ use tokio_rustls::rustls::ClientConfig;
 use self::cache::Cache;
 use self::issued::{Issued, Pem};
 use self::order::Order;
+use self::wanted::Wanted;
 use crate::clock::Clock;
-use crate::net::acme::wanted::Wanted;
 
 pub(crate) use self::shown::Shown;
 

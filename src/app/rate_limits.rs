@@ -25,11 +25,11 @@ use governor::state::StateStore;
 use governor::{Quota, RateLimiter};
 use parking_lot::{Mutex, RwLock};
 
-use super::failure::{Failure, Result};
 use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::networks::Networks;
+use crate::http::failure::{Failure, Result};
 
 /// The network whose requests are counted together: an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

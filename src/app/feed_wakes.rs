@@ -17,12 +17,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use super::app::App;
-use super::standing::Standing;
+use super::App;
 use crate::auth::users;
 use crate::blocking::blocking;
 use crate::db::{Database, Moved};
 use crate::error::{Error, Result};
+use crate::http::standing::Standing;
 use crate::store::{Direction, PageLimit};
 
 /// Rows of the users' database read at once.

@@ -34,8 +34,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::failure::{Failure, Result};
-use super::limits::Origin;
+use super::rate_limits::Origin;
+use crate::http::failure::{Failure, Result};
 
 /// Responses up to this many bytes are not charged.
 pub const FREE: usize = 16 << 10;

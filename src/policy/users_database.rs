@@ -10,157 +10,28 @@
 //! no admin writes on the terms that these leaves have not moved ([`crate::db::Terms`]). Nothing that was read when a request
 //! began counts.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value};
 
-use super::app::App;
-use super::audit::{self, By};
-use super::failure::Result;
-use super::standing::Standing;
+use crate::app::App;
+use crate::app::security_events::{self, By};
+use crate::app::user_store::{is_users, members, security_of};
 use crate::audit::{Event, Kind};
-use crate::auth::authenticate::{MEMBERS, Upgrade};
-use crate::auth::password::{self, Stored};
-use crate::auth::users::{self, Standing as AccountStanding, Visible, Writer};
-use crate::auth::{Security, UserCtx, UserDocument, Users};
+use crate::auth::password::{self};
+use crate::auth::users::{self, Standing as AccountStanding, Writer};
+use crate::auth::{Security, UserCtx, Users};
 use crate::blocking::blocking;
-use crate::bounded_map::Bounded;
-use crate::config::Live;
-use crate::db::{
-    Database, Databases, Found, Guard, Incoming, LONGEST_ID, Leaf, Mode, Proposal, Purged, Source, Terms, Validate,
-    Wanted,
-};
+use crate::db::{Database, Guard, Incoming, Leaf, Mode, Proposal, Purged, Source, Terms, Validate};
 use crate::error::{self, Error};
+use crate::http::failure::Result;
+use crate::http::standing::Standing;
 use crate::rev::Revision;
 
-/// Accounts held in memory, those that are not there too.
-const HELD: usize = 8192;
-/// Bytes of an account that is held, about; a larger one is read each time. Names are sent by anybody, and users write what
-/// they like into their documents.
-const HELD_BYTES: usize = 4096;
-/// Bytes of a name that is held although nobody has it.
-const HELD_NAME: usize = 256;
-
-/// The accounts: admins of the settings, documents of the users' database.
-pub struct Accounts {
-    config: Arc<Live>,
-    databases: Arc<Databases>,
-    /// By name; good while the users' database has not moved.
-    held: Mutex<Bounded<String, (Place, Option<UserDocument>)>>,
-    /// The users' database that was used last; held so that it stays open.
-    used: RwLock<Option<Arc<Database>>>,
-    /// Users whose hash is being written anew.
-    upgrading: Mutex<HashSet<String>>,
-}
-
-/// Which database at which sequence.
-pub type Place = (u64, u64);
-
-impl Accounts {
-    pub fn new(config: Arc<Live>, databases: Arc<Databases>) -> Accounts {
-        Accounts {
-            config,
-            databases,
-            held: Mutex::new(Bounded::new(HELD)),
-            used: RwLock::default(),
-            upgrading: Mutex::default(),
-        }
-    }
-
-    /// How many accounts are held.
-    #[cfg(test)]
-    pub fn held(&self) -> usize {
-        self.held.lock().len()
-    }
-
-    /// The users' database that was used last, and its last sequence, which changes with every account. `None`: it was
-    /// deleted, or no account was looked up yet. Does not touch the store.
-    pub fn place(&self) -> Option<Place> {
-        let used = self.used.read();
-        used.as_ref().filter(|database| !database.is_gone()).map(|used| (used.number(), used.info().sequence))
-    }
-
-    /// The users' database, if there is one.
-    pub fn database(&self) -> error::Result<Option<Arc<Database>>> {
-        let settings = self.config.settings();
-        let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
-        match self.databases.get(name) {
-            Ok(database) => {
-                if !self.used.read().as_ref().is_some_and(|used| Arc::ptr_eq(used, &database)) {
-                    *self.used.write() = Some(database.clone());
-                }
-                Ok(Some(database))
-            }
-            Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl Users for Accounts {
-    fn admin(&self, name: &str) -> Option<String> {
-        self.config.settings().admin(name).map(str::to_owned)
-    }
-
-    fn document(&self, name: &str) -> error::Result<Option<UserDocument>> {
-        let Some(database) = self.database()? else { return Ok(None) };
-        let id = users::id_of(name);
-        if id.len() > LONGEST_ID {
-            return Ok(None);
-        }
-        // The place is read before the document: what is held is never newer than it says.
-        let place = (database.number(), database.info().sequence);
-        let key = name.to_owned();
-        if let Some((at, document)) = self.held.lock().get_mut(&key)
-            && *at == place
-        {
-            return Ok(document.clone());
-        }
-        let document = match database.find(&id, Wanted::Winner) {
-            Ok(found) => {
-                let conflicted = found.tree.leaves().iter().filter(|leaf| !leaf.deleted).count() > 1;
-                let mut members = members(&found.id, &found.body.json)?;
-                members.retain(|member, _| MEMBERS.contains(&member.as_str()));
-                Some(UserDocument { members, conflicted })
-            }
-            Err(Error::Missing | Error::Deleted | Error::NoDatabase) => None,
-            Err(error) => return Err(error),
-        };
-        let is_small = match &document {
-            None => name.len() <= HELD_NAME,
-            Some(document) => name.len() + size(&document.members) <= HELD_BYTES,
-        };
-        if is_small {
-            self.held.lock().insert(key, (place, document.clone()));
-        }
-        Ok(document)
-    }
-}
-
-/// About what members take as text.
-fn size(members: &Map<String, Value>) -> usize {
-    serde_json::to_vec(members).map_or(usize::MAX, |text| text.len())
-}
-
-/// The members of a stored body.
-fn members(id: &str, json: &str) -> error::Result<Map<String, Value>> {
-    crate::json::read(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
-}
-
-fn is_users(app: &App, database: &Database) -> bool {
-    app.auth.settings().authentication_db == database.name()
-}
-
-fn security_of(database: &Database) -> error::Result<Security> {
-    parsed(database, &database.security())
-}
-
-fn parsed(database: &Database, security: &str) -> error::Result<Security> {
+pub(crate) fn parsed(database: &Database, security: &str) -> error::Result<Security> {
     let object = serde_json::from_str(security);
     let object: Value = object.map_err(|_| Error::Damaged(format!("_security of {}", database.name())))?;
     Ok(Security::stored(&object))
@@ -191,7 +62,7 @@ pub async fn update(
             Event { subject: Some(id), detail, ..by.event(Kind::AccountChanged) }.record();
         }
     }
-    audit::deleted(app, by, deletions);
+    security_events::deleted(app, by, deletions);
     if accounts && deletions > 0 {
         let deleted = edits.into_iter().zip(&results).filter(|((deleted, _), result)| *deleted && result.is_ok());
         forget_gone(app, deleted.filter_map(|((_, id), _)| id).collect()).await;
@@ -228,7 +99,7 @@ fn is_open_for_sign_up(app: &App, security: &Security) -> bool {
     app.settings().flag("chttpd_auth", "allow_sign_up") || security.is_member(&UserCtx::anonymous())
 }
 
-async fn write(
+pub(crate) async fn write(
     app: &Arc<App>,
     by: By<'_>,
     database: &Arc<Database>,
@@ -519,76 +390,6 @@ fn standing(proposal: &Proposal) -> AccountStanding {
     }
 }
 
-/// What a reader may see of the documents of one database.
-#[derive(Clone)]
-pub struct Eyes(Option<Arc<Limited>>);
-
-struct Limited {
-    user: UserCtx,
-    security: Security,
-    public_fields: Vec<String>,
-}
-
-impl Eyes {
-    /// The reader's eyes on this database: unlimited but for the users' database and who does not administer it.
-    pub fn of(app: &App, user: &UserCtx, database: &Database) -> error::Result<Eyes> {
-        if user.is_server_admin() || !is_users(app, database) {
-            return Ok(Eyes(None));
-        }
-        let security = security_of(database)?;
-        if security.is_admin(user) {
-            return Ok(Eyes(None));
-        }
-        let public_fields = app.auth.settings().public_fields.clone();
-        Ok(Eyes(Some(Arc::new(Limited { user: user.clone(), security, public_fields }))))
-    }
-
-    /// Refuses a document that the reader does not see at all, by its id alone: the answer (and the time until it comes) is the
-    /// same whether there is such a document, was one, or never was.
-    pub fn check(&self, id: &str) -> error::Result<()> {
-        match &self.0 {
-            Some(limited) if limited.public_fields.is_empty() || id.starts_with("_local/") => self.check_own(id),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// The same for what is of no concern to anybody but the document's own user: its revisions, its attachments.
-    pub fn check_own(&self, id: &str) -> error::Result<()> {
-        let Some(limited) = &self.0 else { return Ok(()) };
-        match users::visible(id, &limited.user, &limited.security)? {
-            Visible::Whole => Ok(()),
-            Visible::Public => Err(Error::Missing),
-        }
-    }
-
-    /// Each as the reader sees it.
-    pub fn see_all<M>(
-        &self,
-        all: Vec<std::result::Result<Found, M>>,
-    ) -> error::Result<Vec<std::result::Result<Found, M>>> {
-        let seen = all.into_iter().map(|one| match one {
-            Ok(found) => self.see(found).map(Ok),
-            Err(missing) => Ok(Err(missing)),
-        });
-        seen.collect()
-    }
-
-    /// The document as the reader sees it. `Missing`, `Forbidden`: not at all.
-    pub fn see(&self, mut found: Found) -> error::Result<Found> {
-        let Some(limited) = &self.0 else { return Ok(found) };
-        match users::visible(&found.id, &limited.user, &limited.security)? {
-            Visible::Whole => Ok(found),
-            Visible::Public => {
-                let body = members(&found.id, &found.body.json)?;
-                let public = users::public_part(&body, &limited.public_fields)?;
-                found.body.json = Value::Object(public).to_string();
-                found.body.attachments.clear();
-                Ok(found)
-            }
-        }
-    }
-}
-
 /// Refuses who is no admin of the users' database its `_local` documents. A client that writes its own account there by
 /// replication has no checkpoint and compares each time, which is one document.
 pub fn check_local(app: &App, user: &UserCtx, database: &Database) -> error::Result<()> {
@@ -647,7 +448,7 @@ pub async fn settle_all(app: &Arc<App>) -> error::Result<()> {
     let settings = app.settings();
     let accounts = app.auth.settings().authentication_db.clone();
     if settings.flag("couchdb", "single_node") {
-        let security = super::handlers::default_security(app).to_string();
+        let security = crate::app::default_security(app).to_string();
         for name in [accounts.as_str(), "_replicator"] {
             let (databases, security, name) = (app.databases.clone(), security.clone(), name.to_owned());
             match blocking(move || databases.create(&name, crate::db::CreateOptions::default(), Some(&security))).await
@@ -663,51 +464,4 @@ pub async fn settle_all(app: &Arc<App>) -> error::Result<()> {
         Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// How long a sign-in's upgrade waits, so that what the user came to write is not met by a conflict.
-const UPGRADE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Writes a user's hash anew in the background, in today's scheme. The salt stays, and with it the user's sessions.
-pub fn upgrade(app: &Arc<App>, wanted: Upgrade) {
-    if !app.accounts.upgrading.lock().insert(wanted.name.clone()) {
-        return;
-    }
-    let app = app.clone();
-    tokio::spawn(async move {
-        let name = wanted.name.clone();
-        tokio::time::sleep(UPGRADE_AFTER).await;
-        match upgrade_now(&app, wanted).await {
-            Ok(()) => tracing::info!(user = name, "the stored password hash was upgraded"),
-            // Somebody else has written the document: the next sign-in tries again.
-            Err(Error::Conflict) => {}
-            Err(error) => tracing::warn!(user = name, %error, "the stored password hash could not be upgraded"),
-        }
-        app.accounts.upgrading.lock().remove(&name);
-    });
-}
-
-async fn upgrade_now(app: &Arc<App>, wanted: Upgrade) -> error::Result<()> {
-    let Some(database) = app.accounts.database()? else { return Ok(()) };
-    let (policy, clock, of) = (app.auth.settings().password.clone(), app.clock.clone(), database.clone());
-    let shared = app.clone();
-    let name = wanted.name.clone();
-    let rehash = move || {
-        let found = of.find(&users::id_of(&wanted.name), Wanted::Winner)?;
-        let body = members(&found.id, &found.body.json)?;
-        if body.get("salt").and_then(Value::as_str).unwrap_or("") != wanted.salt {
-            return Err(Error::Conflict);
-        }
-        let salt = Some(wanted.salt).filter(|salt| !salt.is_empty());
-        let stored = Stored::hash(&wanted.password, salt, &policy, &clock)?;
-        shared.auth.rehashed(&wanted.name, &wanted.password, &stored);
-        let json = Value::Object(users::with_hash(&body, &stored)).to_string();
-        let attachments = found.body.attachments.iter();
-        let attachments = attachments.map(|found| (found.name.clone(), Source::Stub { revpos: None })).collect();
-        let parent = Some(found.revision);
-        Ok(Incoming { id: found.id, parent, path: (0, Vec::new()), deleted: false, json, attachments })
-    };
-    let edit = app.hash(None, &name, rehash).await?;
-    let written = database.update(vec![edit], Mode::Interactive, &crate::db::AllowAll).await?;
-    written.into_iter().next().unwrap_or(Err(Error::Conflict)).map(|_| ())
 }

@@ -27,7 +27,7 @@ impl Tasks {
     /// epoch.
     pub fn begin(&self, kind: &str, about: Value, now: u64) -> Task {
         let mut task = json!({
-            "node": super::handlers::server::NODE,
+            "node": super::node::NODE,
             "pid": format!("<0.{}.0>", std::process::id()),
             "type": kind,
             "progress": 0,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::limits::Origin;
+use super::rate_limits::Origin;
 use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::limits::Origin;
+use super::rate_limits::Origin;
 use crate::bounded_map::Bounded;
 
 /// Time in which a charge decays by half.

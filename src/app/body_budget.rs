@@ -20,9 +20,9 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer_memory::AnswerMemory;
-use super::body::too_large;
-use super::failure::{Failure, Result};
+use super::answer_budget::AnswerMemory;
+use crate::http::body::too_large;
+use crate::http::failure::{Failure, Result};
 
 /// The granularity of shares in bytes; sizes are rounded down, so bodies below one unit are free.
 const UNIT: u64 = 64 << 10;

@@ -1,28 +1,45 @@
 //! What every handler can reach.
 
+pub mod active_tasks;
+pub mod admins;
+pub(crate) mod anomalies;
+pub mod answer_budget;
+pub mod body_budget;
+pub mod feed_wakes;
+pub(crate) mod hash_queue;
+pub mod metrics;
+pub mod node;
+pub mod rate_limits;
+pub mod security_events;
+pub mod shutdown;
+pub mod user_store;
+pub mod uuids;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::accounts::Accounts;
-use super::answer_memory::AnswerMemory;
-use super::failure::Result;
-use super::limits::RateLimits;
-use super::memory::BodyMemory;
-use super::metrics::Metrics;
-use super::suspicion::Suspicion;
-use super::tasks::{Task, Tasks};
-use super::turns::Turns;
-use super::wakes::{self, Wakes};
+use self::active_tasks::{Task, Tasks};
+use self::anomalies::Suspicion;
+use self::answer_budget::AnswerMemory;
+use self::body_budget::BodyMemory;
+use self::feed_wakes::Wakes;
+use self::hash_queue::Turns;
+use self::metrics::Metrics;
+use self::rate_limits::RateLimits;
+use self::shutdown::Shutdown;
+use self::user_store::Accounts;
 use crate::auth::security_object::Security;
 use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::db::{Database, Databases, TimeToLive, Validate};
 use crate::error::{self, Error};
+use crate::http::failure::Result;
 use crate::query::script::{Limits, ReduceLimit, Scripts};
 use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
@@ -69,7 +86,7 @@ pub struct App {
     /// When this process began to serve.
     pub started: Instant,
     /// Makes ids for `_uuids` and for documents posted without one.
-    pub uuids: super::uuids::Uuids,
+    pub uuids: self::uuids::Uuids,
 }
 
 impl App {
@@ -161,8 +178,8 @@ impl App {
     /// The work that goes on for as long as the server runs.
     pub fn run_background(self: &Arc<Self>) {
         self.spawn_until_shutdown(self.databases.clone().record_updates());
-        self.spawn_until_shutdown(super::peruser::run(self.clone()));
-        self.spawn_until_shutdown(wakes::follow(self.clone()));
+        self.spawn_until_shutdown(crate::policy::per_user_database::run(self.clone()));
+        self.spawn_until_shutdown(feed_wakes::follow(self.clone()));
         let app = self.clone();
         use crate::maintain::background;
         let compact = move |database| {
@@ -271,64 +288,13 @@ pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'stat
     match tokio::task::spawn_blocking(call).await {
         Ok(value) => Ok(value),
         Err(error) => match error.try_into_panic() {
-            Ok(panic) => Err(super::server::panicked(&*panic)),
+            Ok(panic) => Err(crate::http::server::panicked(&*panic)),
             Err(cancelled) => Err(Error::Internal(cancelled.to_string()).into()),
         },
     }
 }
 
-/// Tells everybody that the server is about to stop, for good or to begin anew.
-#[derive(Debug, Clone)]
-pub struct Shutdown(watch::Sender<Stage>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Running,
-    Restarting,
-    Stopping,
-}
-
-impl Shutdown {
-    /// Not begun.
-    pub fn new() -> Shutdown {
-        Shutdown(watch::Sender::new(Stage::Running))
-    }
-
-    /// Begins: nothing new is accepted, live feeds end, what is at work is finished.
-    pub fn begin(&self) {
-        self.0.send_replace(Stage::Stopping);
-    }
-
-    /// The same, but the server is to come up again. Stopping for good is not taken back.
-    pub fn begin_restart(&self) {
-        self.0.send_if_modified(|stage| {
-            let begins = *stage == Stage::Running;
-            if begins {
-                *stage = Stage::Restarting;
-            }
-            begins
-        });
-    }
-
-    /// Whether it has begun.
-    pub fn has_begun(&self) -> bool {
-        *self.0.borrow() != Stage::Running
-    }
-
-    /// Whether the server is to come up again.
-    pub fn is_restart(&self) -> bool {
-        *self.0.borrow() == Stage::Restarting
-    }
-
-    /// Waits until it begins. Feeds wait for this beside their next change.
-    pub async fn begun(&self) {
-        // The sender lives as long as `self`, so the wait cannot fail.
-        let _ = self.0.subscribe().wait_for(|stage| *stage != Stage::Running).await;
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Shutdown {
-        Shutdown::new()
-    }
+/// The `_security` of a database that never had one written.
+pub fn default_security(app: &App) -> Value {
+    crate::auth::default_security(app.settings().get("couchdb", "default_security"))
 }

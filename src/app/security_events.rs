@@ -4,17 +4,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::app::App;
-use super::limits::Origin;
-use super::request::Request;
-use super::standing::Standing;
-use super::suspicion::{Pattern, Who};
+use super::App;
+use super::anomalies::{Pattern, Who};
+use super::rate_limits::Origin;
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::auth::authenticate::INCORRECT;
 use crate::auth::lockout::LOCKED;
 use crate::auth::users::INVALID_PASSWORD;
 use crate::error::Error;
+use crate::http::request::Request;
+use crate::http::standing::Standing;
 
 /// Who asks, from where, by which request.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::app::App;
+use crate::app::App;
 use crate::auth::peruser::{PerUser, Work, admit, dismiss, wanted};
 use crate::blocking::blocking;
 use crate::db::{CreateOptions, Database, Moved};
@@ -43,7 +43,7 @@ async fn settle(app: &Arc<App>, settled: &mut u64) -> Result<()> {
     let (databases, name) = (app.databases.clone(), app.auth.settings().authentication_db.clone());
     match blocking(move || databases.get(&name)).await {
         Ok(database) if database.number() != *settled => {
-            super::accounts::settle(app, &database).await?;
+            super::users_database::settle(app, &database).await?;
             *settled = database.number();
             Ok(())
         }
@@ -126,7 +126,7 @@ async fn perform(app: &Arc<App>, settings: &PerUser, work: Work) -> Result<()> {
     match work {
         Work::Ensure { database, user } => {
             let options = CreateOptions { q: settings.q.clamp(1, 1024) as u32, ..CreateOptions::default() };
-            let security = super::handlers::default_security(app).to_string();
+            let security = crate::app::default_security(app).to_string();
             let made = blocking(move || match databases.create(&database, options, Some(&security)) {
                 Err(Error::DatabaseExists) => databases.get(&database),
                 made => made,

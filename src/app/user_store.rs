@@ -1,0 +1,140 @@
+//! The accounts as `auth` sees them: documents of the `_users` database.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use serde_json::{Map, Value};
+
+use super::App;
+use crate::auth::authenticate::MEMBERS;
+use crate::auth::{Security, UserDocument, Users, users};
+use crate::bounded_map::Bounded;
+use crate::config::Live;
+use crate::db::{Database, Databases, LONGEST_ID, Wanted};
+use crate::error::{self, Error};
+use crate::policy::users_database::parsed;
+
+/// The accounts: admins of the settings, documents of the users' database.
+pub struct Accounts {
+    config: Arc<Live>,
+    databases: Arc<Databases>,
+    /// By name; good while the users' database has not moved.
+    held: Mutex<Bounded<String, (Place, Option<UserDocument>)>>,
+    /// The users' database that was used last; held so that it stays open.
+    used: RwLock<Option<Arc<Database>>>,
+    /// Users whose hash is being written anew.
+    pub(crate) upgrading: Mutex<HashSet<String>>,
+}
+
+/// Which database at which sequence.
+pub type Place = (u64, u64);
+
+impl Accounts {
+    pub fn new(config: Arc<Live>, databases: Arc<Databases>) -> Accounts {
+        Accounts {
+            config,
+            databases,
+            held: Mutex::new(Bounded::new(HELD)),
+            used: RwLock::default(),
+            upgrading: Mutex::default(),
+        }
+    }
+
+    /// How many accounts are held.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.held.lock().len()
+    }
+
+    /// The users' database that was used last, and its last sequence, which changes with every account. `None`: it was
+    /// deleted, or no account was looked up yet. Does not touch the store.
+    pub fn place(&self) -> Option<Place> {
+        let used = self.used.read();
+        used.as_ref().filter(|database| !database.is_gone()).map(|used| (used.number(), used.info().sequence))
+    }
+
+    /// The users' database, if there is one.
+    pub fn database(&self) -> error::Result<Option<Arc<Database>>> {
+        let settings = self.config.settings();
+        let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
+        match self.databases.get(name) {
+            Ok(database) => {
+                if !self.used.read().as_ref().is_some_and(|used| Arc::ptr_eq(used, &database)) {
+                    *self.used.write() = Some(database.clone());
+                }
+                Ok(Some(database))
+            }
+            Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Users for Accounts {
+    fn admin(&self, name: &str) -> Option<String> {
+        self.config.settings().admin(name).map(str::to_owned)
+    }
+
+    fn document(&self, name: &str) -> error::Result<Option<UserDocument>> {
+        let Some(database) = self.database()? else { return Ok(None) };
+        let id = users::id_of(name);
+        if id.len() > LONGEST_ID {
+            return Ok(None);
+        }
+        // The place is read before the document: what is held is never newer than it says.
+        let place = (database.number(), database.info().sequence);
+        let key = name.to_owned();
+        if let Some((at, document)) = self.held.lock().get_mut(&key)
+            && *at == place
+        {
+            return Ok(document.clone());
+        }
+        let document = match database.find(&id, Wanted::Winner) {
+            Ok(found) => {
+                let conflicted = found.tree.leaves().iter().filter(|leaf| !leaf.deleted).count() > 1;
+                let mut members = members(&found.id, &found.body.json)?;
+                members.retain(|member, _| MEMBERS.contains(&member.as_str()));
+                Some(UserDocument { members, conflicted })
+            }
+            Err(Error::Missing | Error::Deleted | Error::NoDatabase) => None,
+            Err(error) => return Err(error),
+        };
+        let is_small = match &document {
+            None => name.len() <= HELD_NAME,
+            Some(document) => name.len() + size(&document.members) <= HELD_BYTES,
+        };
+        if is_small {
+            self.held.lock().insert(key, (place, document.clone()));
+        }
+        Ok(document)
+    }
+}
+
+/// About what members take as text.
+fn size(members: &Map<String, Value>) -> usize {
+    serde_json::to_vec(members).map_or(usize::MAX, |text| text.len())
+}
+
+/// The members of a stored body.
+pub(crate) fn members(id: &str, json: &str) -> error::Result<Map<String, Value>> {
+    crate::json::read(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
+}
+
+pub(crate) fn is_users(app: &App, database: &Database) -> bool {
+    app.auth.settings().authentication_db == database.name()
+}
+
+pub(crate) fn security_of(database: &Database) -> error::Result<Security> {
+    parsed(database, &database.security())
+}
+
+/// Accounts held in memory, those that are not there too.
+const HELD: usize = 8192;
+
+/// Bytes of an account that is held, about; a larger one is read each time. Names are sent by anybody, and users write what
+/// they like into their documents.
+const HELD_BYTES: usize = 4096;
+
+/// Bytes of a name that is held although nobody has it.
+const HELD_NAME: usize = 256;
