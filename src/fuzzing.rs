@@ -15,11 +15,12 @@ use tokio::io::AsyncReadExt;
 
 use crate::config::Settings;
 use crate::db::Since;
-use crate::http::handlers::attachment::{self, Chunks};
-use crate::http::handlers::multipart::{self, Parts};
-use crate::http::lenient::Lenient;
+use crate::http::api::document::{attachment, multipart_out};
+use crate::http::connection::request_line::Lenient;
 use crate::http::request::Target;
-use crate::http::{answer, cors, route};
+use crate::http::request::multipart::{Chunks, Parts};
+use crate::http::response::{self, cors};
+use crate::http::routing::route;
 use crate::rev::{Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::{http as server, json};
 
@@ -130,9 +131,9 @@ pub fn multipart(data: &[u8]) {
     let Ok(content_type) = std::str::from_utf8(&data[..end]) else { return };
     let body = data.get(end + 1..).unwrap_or_default();
     for name in ["filename", "name", "boundary"] {
-        let _ = multipart::parameter(content_type, name);
+        let _ = crate::http::request::multipart::parameter(content_type, name);
     }
-    let Ok(boundary) = multipart::boundary_of(content_type) else { return };
+    let Ok(boundary) = crate::http::request::multipart::boundary_of(content_type) else { return };
     let read = |size: usize| -> server::Result<Vec<Part>> {
         block_on(async {
             let mut body = Pieces { rest: body, size };
@@ -211,11 +212,11 @@ pub fn head(data: &[u8]) {
     cors::decorate(&settings.cors, &headers, &mut HeaderMap::new());
     if let Some(tags) = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) {
         let whole = headers.get_all(header::IF_NONE_MATCH).iter().count() == 1 && tags == "\"1-abc\"";
-        assert!(!whole || answer::matches_etag(&headers, "1-abc"));
+        assert!(!whole || crate::http::request::matches_etag(&headers, "1-abc"));
         assert!(
             tags.contains("\"1-abc\"")
                 || headers.get_all(header::IF_NONE_MATCH).iter().count() > 1
-                || !answer::matches_etag(&headers, "1-abc")
+                || !crate::http::request::matches_etag(&headers, "1-abc")
         );
     }
     let _ = server::server::accepts(&headers, "text/html");

@@ -14,6 +14,7 @@ pub mod audit;
 pub mod auth;
 pub mod blocking;
 pub(crate) mod bounded_map;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
@@ -29,6 +30,7 @@ pub mod net;
 pub mod policy;
 pub mod query;
 pub mod rev;
+pub mod server;
 pub mod store;
 
 /// Memory is often allocated on one thread and freed on another (documents passed to scripts, rows passed to

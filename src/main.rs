@@ -10,14 +10,16 @@ use std::time::Duration;
 use settee::app::App;
 use settee::audit;
 use settee::audit::trail::Trail;
+use settee::cli::health::ask_health;
+use settee::cli::offline::upkeep;
+use settee::cli::sources;
 use settee::clock::Clock;
-use settee::config::command::Upkeep;
-use settee::config::{Command, Start, sources};
-use settee::http::signals::Signals;
-use settee::http::start::{self, Options};
+use settee::config::{Command, Start};
 use settee::log::Log;
-use settee::maintain::{commands, control};
+use settee::maintain::control;
 use settee::query::script;
+use settee::server::signals::Signals;
+use settee::server::start::{self, Options};
 use settee::store::blob::blobs::Blobs;
 use settee::store::{self, Store};
 
@@ -67,24 +69,6 @@ fn main() -> ExitCode {
             }
         }
     }
-}
-
-/// Work on a data folder. False if a check found something.
-fn upkeep(work: Upkeep) -> Result<bool, String> {
-    let engine = |name: Option<String>| name.as_deref().map(str::parse).transpose();
-    match work {
-        Upkeep::Check { data, key, salvage: None } => return commands::check(&data, key),
-        Upkeep::Check { data, key, salvage: Some(to) } => return commands::salvage(&data, key, &to),
-        Upkeep::Backup { data, key, plaintext, to } => commands::backup(&data, key, plaintext, &to),
-        Upkeep::Restore { from, backup_key, data, key, store } => {
-            commands::restore(&from, backup_key, &data, engine(store)?, key)
-        }
-        Upkeep::CompactStore { data, key, store, sealing, to } => {
-            commands::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing, to })
-        }
-        Upkeep::MakeKey { file } => commands::make_key(&file),
-    }?;
-    Ok(true)
 }
 
 fn serve(settings: Start, log: &Log) -> Result<(), String> {
@@ -214,20 +198,4 @@ fn show_admin(url: &str, name: &str, password: &str) {
          password  {password}\n    try       curl -u {name}:{password} {url}/_all_dbs\n"
     );
     let _ = out.flush();
-}
-
-/// Asks `/_up` and wants 200: the health check of containers, which have no curl.
-fn ask_health(at: &str) -> Result<(), String> {
-    let mut socket = std::net::TcpStream::connect(at).map_err(|error| error.to_string())?;
-    let timeout = Some(Duration::from_secs(5));
-    socket
-        .set_read_timeout(timeout)
-        .and_then(|()| socket.set_write_timeout(timeout))
-        .map_err(|error| error.to_string())?;
-    let request = format!("GET /_up HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).map_err(|error| error.to_string())?;
-    let mut answer = String::new();
-    socket.take(4096).read_to_string(&mut answer).map_err(|error| error.to_string())?;
-    let line = answer.lines().next().unwrap_or("");
-    if line.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(format!("it answers `{line}`")) }
 }

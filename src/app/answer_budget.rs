@@ -35,7 +35,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::rate_limits::Origin;
-use crate::http::failure::{Failure, Result};
+use crate::http::response::error::{Failure, Result};
 
 /// Responses up to this many bytes are not charged.
 pub const FREE: usize = 16 << 10;

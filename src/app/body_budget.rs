@@ -21,8 +21,8 @@ use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer_budget::AnswerMemory;
-use crate::http::body::too_large;
-use crate::http::failure::{Failure, Result};
+use crate::http::request::body::too_large;
+use crate::http::response::error::{Failure, Result};
 
 /// The granularity of shares in bytes; sizes are rounded down, so bodies below one unit are free.
 const UNIT: u64 = 64 << 10;

@@ -22,7 +22,7 @@ use crate::auth::users;
 use crate::blocking::blocking;
 use crate::db::{Database, Moved};
 use crate::error::{Error, Result};
-use crate::http::standing::Standing;
+use crate::http::security::authorization::Standing;
 use crate::store::{Direction, PageLimit};
 
 /// Rows of the users' database read at once.

@@ -37,20 +37,20 @@ use crate::auth::security_object::Security;
 use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
-use crate::db::{Database, Databases, TimeToLive, Validate};
+use crate::db::{Database, Databases, Validate};
 use crate::error::{self, Error};
-use crate::http::failure::Result;
+use crate::http::response::error::Result;
 use crate::query::script::{Limits, ReduceLimit, Scripts};
 use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
 use crate::store::Store;
 
 /// Between two rounds of `_auto_purge` over all databases.
-const AUTO_PURGE: Duration = Duration::from_secs(60);
+pub(crate) const AUTO_PURGE: Duration = Duration::from_secs(60);
 /// How often it is looked whether published keys are due.
-const KEYS_ROUND: Duration = Duration::from_secs(15);
+pub(crate) const KEYS_ROUND: Duration = Duration::from_secs(15);
 /// The pause before another try to remove what a deleted database left: on a full disk sled frees with a delay.
-const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
+pub(crate) const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -164,94 +164,15 @@ impl App {
         });
     }
 
-    fn freed_some(&self) {
+    pub(crate) fn freed_some(&self) {
         if self.store.is_short_of_room() {
             self.freed.notify_one();
         }
     }
 
     /// Lists background work that tells nothing of how far it is.
-    fn begin_task(&self, kind: &str) -> Task {
+    pub(crate) fn begin_task(&self, kind: &str) -> Task {
         self.tasks.begin(kind, serde_json::json!({}), self.clock.since_epoch().as_secs())
-    }
-
-    /// The work that goes on for as long as the server runs.
-    pub fn run_background(self: &Arc<Self>) {
-        self.spawn_until_shutdown(self.databases.clone().record_updates());
-        self.spawn_until_shutdown(crate::policy::per_user_database::run(self.clone()));
-        self.spawn_until_shutdown(feed_wakes::follow(self.clone()));
-        let app = self.clone();
-        use crate::maintain::background;
-        let compact = move |database| {
-            let compaction = app.compact(database);
-            async { drop(compaction.await) }
-        };
-        let app = self.clone();
-        let sweeping = move || app.begin_task("attachment_sweep");
-        let (databases, freed) = (self.databases.clone(), self.freed.clone());
-        self.spawn_until_shutdown(async move {
-            background::run(databases, background::ROUND, &freed, compact, sweeping).await
-        });
-        let app = self.clone();
-        self.spawn_until_shutdown(async move {
-            loop {
-                tokio::time::sleep(AUTO_PURGE).await;
-                let settings = app.settings();
-                let default = settings.get("couch_auto_purge_plugin", "deleted_document_ttl");
-                let default = default.and_then(TimeToLive::parse);
-                if let Err(error) = app.databases.auto_purge(default).await {
-                    tracing::warn!(%error, "deleted documents could not be purged and will be looked at again");
-                }
-            }
-        });
-        let app = self.clone();
-        self.spawn_until_shutdown(async move {
-            let mut before = app.auth.generation();
-            loop {
-                let shared = app.clone();
-                let _ = blocking(move || shared.auth.refresh_published_keys()).await;
-                // A request may have fetched other keys, too: feeds by a key that was withdrawn end.
-                let now = app.auth.generation();
-                if std::mem::replace(&mut before, now) != now {
-                    app.wakes.wake_all();
-                }
-                tokio::time::sleep(KEYS_ROUND).await;
-            }
-        });
-        let app = self.clone();
-        self.spawn_until_shutdown(async move {
-            let mut task = None;
-            loop {
-                let databases = app.databases.clone();
-                match crate::blocking::blocking(move || databases.remove_some()).await {
-                    Ok(true) => {
-                        task.get_or_insert_with(|| app.begin_task("database_removal"));
-                    }
-                    Ok(false) => {
-                        if task.take().is_some() {
-                            app.freed_some();
-                        }
-                        app.removal.notified().await;
-                    }
-                    Err(error) => {
-                        task = None;
-                        tracing::warn!(%error, "a deleted database's range could not be removed yet");
-                        tokio::time::sleep(REMOVAL_PAUSE).await;
-                    }
-                }
-            }
-        });
-    }
-
-    /// After a restart in the same process, the next server does this work.
-    fn spawn_until_shutdown(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = work => {}
-                () = shutdown.begun() => {}
-            }
-        });
     }
 
     /// This server's identity, `uuid` of `GET /`.
@@ -288,7 +209,7 @@ pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'stat
     match tokio::task::spawn_blocking(call).await {
         Ok(value) => Ok(value),
         Err(error) => match error.try_into_panic() {
-            Ok(panic) => Err(crate::http::server::panicked(&*panic)),
+            Ok(panic) => Err(crate::http::response::error::panicked(&*panic)),
             Err(cancelled) => Err(Error::Internal(cancelled.to_string()).into()),
         },
     }

@@ -29,7 +29,7 @@ use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::networks::Networks;
-use crate::http::failure::{Failure, Result};
+use crate::http::response::error::{Failure, Result};
 
 /// The network whose requests are counted together: an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

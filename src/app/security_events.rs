@@ -14,7 +14,7 @@ use crate::auth::lockout::LOCKED;
 use crate::auth::users::INVALID_PASSWORD;
 use crate::error::Error;
 use crate::http::request::Request;
-use crate::http::standing::Standing;
+use crate::http::security::authorization::Standing;
 
 /// Who asks, from where, by which request.
 #[derive(Clone, Copy)]

@@ -9,15 +9,13 @@
 //! value, whatever its source. Callers pass settings down as values; nothing here is global.
 
 pub mod catalogue;
-pub mod command;
 pub mod encryption;
 pub mod live;
 pub mod networks;
 pub mod settings;
-pub mod sources;
 pub mod tls;
 
-pub use self::command::Command;
 pub use self::live::Live;
 pub use self::settings::{Settings, Table};
-pub use self::sources::Start;
+pub use crate::cli::args::Command;
+pub use crate::cli::sources::Start;

@@ -6,9 +6,10 @@ use super::line;
 use crate::auth::authenticate::basic;
 use crate::auth::jwks::{Jwks, NoKeys};
 use crate::auth::session::{self, Algorithm, Cookie, Secrets};
+use crate::cli::sources;
 use crate::config::networks::Networks;
-use crate::config::{Settings, Table, catalogue, sources};
-use crate::http::peer;
+use crate::config::{Settings, Table, catalogue};
+use crate::http::request::client_address;
 
 /// Session cookies: a forged cookie fails verification; a cookie issued by this server verifies.
 pub fn cookies(data: &[u8]) {
@@ -85,7 +86,7 @@ pub fn addresses(data: &[u8]) {
     headers.insert("x-forwarded-for", value);
     for socket in ["10.0.0.1", "203.0.113.1", "::1", "2001:db8::1"] {
         let Ok(socket) = socket.parse() else { continue };
-        let client = peer::client(&settings, &headers, Some(socket), false);
+        let client = client_address::client(&settings, &headers, Some(socket), false);
         assert!(trusted.contains(socket) || client.address == Some(socket), "only proxies are believed");
         assert!(!client.secure);
     }

@@ -6,30 +6,19 @@
 //! A handler is `async fn(&Arc<App>, &mut Request, ...) -> Result<Answer>`: it decodes the request, makes one
 //! domain call and encodes the response.
 
-pub mod access;
-pub mod answer;
-pub mod body;
-pub mod cors;
-pub mod failure;
-pub mod handlers;
-pub mod jsonp;
-pub(crate) mod lenient;
-mod patient;
-pub mod peer;
+pub mod api;
+pub mod connection;
+pub mod pipeline;
 pub mod request;
-pub mod route;
-pub mod server;
-pub mod signals;
-pub mod signin;
-pub mod standing;
-pub mod start;
-pub mod stream;
+pub mod response;
+pub mod routing;
+pub mod security;
 
-pub use self::answer::Answer;
-pub use self::failure::{Failure, Result};
 pub use self::request::{Query, Request};
-pub use self::start::{Options, Running, start};
+pub use self::response::Answer;
+pub use self::response::error::{Failure, Result};
 pub use crate::app::{App, blocking};
+pub use crate::server::start::{Options, Running, start};
 
 #[cfg(test)]
 mod tests;

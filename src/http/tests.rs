@@ -15,9 +15,9 @@ mod views;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::start::{Options, Running, start};
 use crate::clock::Clock;
 use crate::config::Table;
+use crate::server::start::{Options, Running, start};
 use crate::store::memory::Memory;
 use crate::store::{MemoryBlobs, Store};
 

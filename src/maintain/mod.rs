@@ -5,14 +5,12 @@
 pub mod archive;
 pub mod background;
 mod backup;
-mod bar;
 mod bulk_writes;
 mod check;
-pub mod commands;
 pub mod control;
 mod restore;
 pub mod salvage;
-mod survey;
+pub(crate) mod survey;
 mod sweep;
 mod walk;
 

@@ -21,14 +21,13 @@ use crate::app::App;
 use crate::app::security_events::{self, By};
 use crate::app::user_store::{is_users, members, security_of};
 use crate::audit::{Event, Kind};
-use crate::auth::password::{self};
 use crate::auth::users::{self, Standing as AccountStanding, Writer};
-use crate::auth::{Security, UserCtx, Users};
+use crate::auth::{Security, UserCtx, Users, password};
 use crate::blocking::blocking;
 use crate::db::{Database, Guard, Incoming, Leaf, Mode, Proposal, Purged, Source, Terms, Validate};
 use crate::error::{self, Error};
-use crate::http::failure::Result;
-use crate::http::standing::Standing;
+use crate::http::response::error::Result;
+use crate::http::security::authorization::Standing;
 use crate::rev::Revision;
 
 pub(crate) fn parsed(database: &Database, security: &str) -> error::Result<Security> {
@@ -440,28 +439,5 @@ pub async fn settle(app: &Arc<App>, database: &Arc<Database>) -> error::Result<(
     match written.into_iter().next() {
         Some(Err(Error::Conflict)) | Some(Ok(_)) | None => Ok(()),
         Some(Err(error)) => Err(error),
-    }
-}
-
-/// Makes the system databases of a single node, and the users' database's design document.
-pub async fn settle_all(app: &Arc<App>) -> error::Result<()> {
-    let settings = app.settings();
-    let accounts = app.auth.settings().authentication_db.clone();
-    if settings.flag("couchdb", "single_node") {
-        let security = crate::app::default_security(app).to_string();
-        for name in [accounts.as_str(), "_replicator"] {
-            let (databases, security, name) = (app.databases.clone(), security.clone(), name.to_owned());
-            match blocking(move || databases.create(&name, crate::db::CreateOptions::default(), Some(&security))).await
-            {
-                Ok(_) | Err(Error::DatabaseExists) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    let databases = app.databases.clone();
-    match blocking(move || databases.get(&accounts)).await {
-        Ok(database) => settle(app, &database).await,
-        Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(()),
-        Err(error) => Err(error),
     }
 }

@@ -412,7 +412,7 @@ fn one(master: &Master, what: &str, dir: &Path, salvages: bool) -> Result<Option
     if salvages {
         let before = digest(&data);
         let to = dir.join("salvaged");
-        let taken = settee::maintain::commands::salvage(&data, master.key.clone(), &to);
+        let taken = settee::cli::offline::salvage(&data, master.key.clone(), &to);
         if digest(&data) != before {
             return Err(format!("{what}: the salvage has changed the damaged folder"));
         }

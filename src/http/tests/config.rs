@@ -132,11 +132,11 @@ async fn only_the_first_start_creates_an_admin() {
         blobs: Arc::new(MemoryBlobs::new()),
         clock: Clock::system(),
     };
-    let first = super::super::start::prepare(options(&store)).await.unwrap();
+    let first = crate::server::start::prepare(options(&store)).await.unwrap();
     let (name, password) = first.made_admin.unwrap();
     let stored = first.app.settings().admin(&name).unwrap().to_owned();
     assert!(stored.starts_with("-pbkdf2") && !stored.contains(&password), "{stored}");
-    let second = super::super::start::prepare(options(&store)).await.unwrap();
+    let second = crate::server::start::prepare(options(&store)).await.unwrap();
     assert!(second.made_admin.is_none());
 }
 

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::*;
-use crate::maintain::commands;
+use crate::cli::offline;
 use crate::store::{Engine, Key, Options, Rewrite, Sealing, open_with};
 
 const KNOWN: &str = "known to everybody ";
@@ -74,7 +74,7 @@ fn encryption_can_be_started_renewed_and_ended() {
     let all = seen(&data, None);
     assert!(all.len() > 20 && all.iter().any(|line| line.contains(KNOWN)));
     let rewrite = |key: Option<&Key>, engine, sealing| {
-        commands::compact_store(&data, &Rewrite { engine, key: key.cloned(), sealing, to: None })
+        offline::compact_store(&data, &Rewrite { engine, key: key.cloned(), sealing, to: None })
     };
     let under = |key: &Key| Sealing::Under(key.clone());
     assert!(shows(&data, KNOWN.as_bytes()));
@@ -86,26 +86,26 @@ fn encryption_can_be_started_renewed_and_ended() {
         (None, None, under(&second), Some(&second)),
     ] {
         rewrite(before, engine, sealing).unwrap();
-        assert_eq!(commands::check(&data, after.cloned()), Ok(true));
+        assert_eq!(offline::check(&data, after.cloned()), Ok(true));
         assert_eq!(seen(&data, after), all);
         assert_eq!(shows(&data, KNOWN.as_bytes()), after.is_none());
     }
-    assert!(commands::check(&data, None).unwrap_err().contains("is encrypted"));
+    assert!(offline::check(&data, None).unwrap_err().contains("is encrypted"));
     assert!(rewrite(None, None, Sealing::Keep).unwrap_err().contains("is encrypted"));
 
-    let refused = commands::backup(&data, None, false, &path("a")).unwrap_err();
+    let refused = offline::backup(&data, None, false, &path("a")).unwrap_err();
     assert!(refused.contains("--plaintext") && refused.contains(&second.id()), "{refused}");
-    let refused = commands::backup(&data, Some(first.clone()), false, &path("a")).unwrap_err();
+    let refused = offline::backup(&data, Some(first.clone()), false, &path("a")).unwrap_err();
     assert!(refused.contains(&second.id()), "{refused}");
-    commands::backup(&data, Some(second.clone()), false, &path("sealed")).unwrap();
-    commands::backup(&data, Some(second.clone()), true, &path("plain")).unwrap();
+    offline::backup(&data, Some(second.clone()), false, &path("sealed")).unwrap();
+    offline::backup(&data, Some(second.clone()), true, &path("plain")).unwrap();
     let sealed = std::fs::read(path("sealed")).unwrap();
     assert!(memchr::memmem::find(&sealed, KNOWN.as_bytes()).is_none());
     let plain = std::fs::read(path("plain")).unwrap();
     assert!(memchr::memmem::find(&plain, KNOWN.as_bytes()).is_some());
 
     let restore = |from: &str, backup_key: Option<&Key>, to: &str, key: Option<&Key>| {
-        commands::restore(&path(from), backup_key.cloned(), &path(to), None, key.cloned())
+        offline::restore(&path(from), backup_key.cloned(), &path(to), None, key.cloned())
     };
     let refused = restore("sealed", None, "x", Some(&first)).unwrap_err();
     assert!(refused.contains(&second.id()) && refused.contains("--backup-key-file"), "{refused}");
@@ -118,7 +118,7 @@ fn encryption_can_be_started_renewed_and_ended() {
         ("plain", None, "all plain", None),
     ] {
         restore(from, backup_key, to, key).unwrap();
-        assert_eq!(commands::check(&path(to), key.cloned()), Ok(true), "{to}");
+        assert_eq!(offline::check(&path(to), key.cloned()), Ok(true), "{to}");
         assert_eq!(seen(&path(to), key), all, "{to}");
         assert_eq!(shows(&path(to), KNOWN.as_bytes()), key.is_none(), "{to}");
     }

@@ -1,0 +1,241 @@
+//! `include_docs` of listings, feeds and views: loads the documents of rows in groups of bounded size.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::body_writer;
+use crate::blocking::blocking;
+use crate::db::read::render::Show;
+use crate::db::record::LeafRow;
+use crate::db::{AT_ONCE, Database, Found, Wanted, Within};
+use crate::error::{Error, Result};
+use crate::http::response::body::Sender;
+use crate::json::{member, string};
+use crate::query::view::Row;
+use crate::rev::{Body, Revision, Tree};
+
+/// Loads the revision that each row shows; `None` if it no longer exists. Blocks on the disk.
+pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Result<Vec<Option<Found>>> {
+    let places: Vec<(&str, Body)> = wanted.iter().filter_map(|(id, leaf)| Some((*id, leaf.body?))).collect();
+    let mut bodies = database.bodies(&places)?.into_iter();
+    let needs_tree = show.conflicts || show.deleted_conflicts || show.revs || show.revs_info;
+    let trees: Vec<Arc<Tree>> = if needs_tree {
+        let ids: Vec<&str> = wanted.iter().map(|(id, _)| *id).collect();
+        let records = database.records(&ids)?;
+        records.into_iter().map(|record| Arc::new(record.map(|record| record.tree).unwrap_or_default())).collect()
+    } else {
+        let none = Arc::new(Tree::new());
+        vec![none; wanted.len()]
+    };
+    let mut found = Vec::with_capacity(wanted.len());
+    for ((id, leaf), tree) in wanted.iter().zip(trees) {
+        let body = leaf.body.and_then(|place| Some((place, bodies.next().flatten()?)));
+        found.push(match body {
+            Some((place, body)) => Some(Found {
+                id: (*id).to_owned(),
+                revision: leaf.revision.clone(),
+                deleted: leaf.deleted,
+                body,
+                local_sequence: place.sequence,
+                tree,
+                history: database.info().revs_limit as usize,
+            }),
+            // The document was changed and compacted since the row was read, or the leaf has no body: read
+            // the current state of this revision.
+            None => match database.find(id, Wanted::Revision(&leaf.revision)) {
+                Ok(found) => Some(found),
+                Err(Error::Missing | Error::Deleted) => None,
+                Err(error) => return Err(error),
+            },
+        });
+    }
+    Ok(found)
+}
+
+/// The documents of a page of rows, loaded on demand in groups. A group ends with the document that brings it
+/// to at least [`AT_ONCE`] bytes.
+pub struct Docs {
+    database: Arc<Database>,
+    show: Show,
+    wanted: VecDeque<(String, LeafRow)>,
+    loaded: std::vec::IntoIter<Option<Found>>,
+}
+
+impl Docs {
+    /// Creates the iterator over the documents of `wanted`, in order. Loads nothing yet.
+    pub fn of(database: &Arc<Database>, show: &Show, wanted: impl IntoIterator<Item = (String, LeafRow)>) -> Docs {
+        Docs {
+            database: database.clone(),
+            show: show.clone(),
+            wanted: wanted.into_iter().collect(),
+            loaded: Vec::new().into_iter(),
+        }
+    }
+
+    /// Returns the document of the next row, or `None` if it no longer exists. Reserves memory for a new
+    /// group from the budget of `out`.
+    pub async fn next(&mut self, out: &mut Sender) -> Result<Option<Found>> {
+        if let Some(found) = self.loaded.next() {
+            return Ok(found);
+        }
+        let mut bytes = 0;
+        let fit = self.wanted.iter().take_while(|(_, leaf)| {
+            let room = bytes < AT_ONCE;
+            bytes += leaf.body.map_or(0, |body| body.bytes);
+            room
+        });
+        let fit = fit.count();
+        out.load(body_writer::cost(bytes)).await;
+        let (database, show) = (self.database.clone(), self.show.clone());
+        let group: Vec<(String, LeafRow)> = self.wanted.drain(..fit).collect();
+        let found = blocking(move || {
+            let wanted: Vec<(&str, &LeafRow)> = group.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
+            load(&database, &wanted, &show)
+        });
+        let found = found.await?;
+        out.loaded(body_writer::cost_of(found.iter().flatten()));
+        self.loaded = found.into_iter();
+        Ok(self.loaded.next().flatten())
+    }
+}
+
+/// The document to include with a view row.
+enum Named {
+    /// The `_id` in the row's value is not a string, or its document does not exist.
+    Nothing,
+    Winner(String, LeafRow),
+    Revision(String, Revision),
+}
+
+/// A view row and its included document.
+pub type WithDocument = (Row, Option<Found>);
+
+/// A page of view rows with the documents to include: for each row the document that its value names by `_id`
+/// and `_rev`, or else the document that emitted it.
+#[derive(Default)]
+pub struct Beside(VecDeque<(Row, Named)>);
+
+impl Beside {
+    /// Determines the document of each row. Blocks on the disk.
+    pub fn of(database: &Database, rows: Vec<Row>) -> Result<Beside> {
+        let mut named = Vec::with_capacity(rows.len());
+        let mut ids = Vec::new();
+        for row in &rows {
+            let id = match member(row.value(), "_id") {
+                None => Some(row.id().to_owned()),
+                Some(value) => string(value).map(|id| id.into_owned()),
+            };
+            let revision =
+                member(row.value(), "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
+            named.push(match (id, revision) {
+                (None, _) => Some(Named::Nothing),
+                (Some(id), Some(revision)) => Some(Named::Revision(id, revision)),
+                (Some(id), None) => {
+                    ids.push(id);
+                    None
+                }
+            });
+        }
+        let winners = database.winners(&ids)?;
+        let mut winners = ids.into_iter().zip(winners).map(|(id, winner)| match winner {
+            Some(winner) if !winner.deleted => Named::Winner(id, winner),
+            _ => Named::Nothing,
+        });
+        let named = named.into_iter().map(|named| named.or_else(|| winners.next()).unwrap_or(Named::Nothing));
+        Ok(Beside(rows.into_iter().zip(named).collect()))
+    }
+
+    /// Whether all rows have been returned.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Loads the documents of the next rows, as many as fit into `room` bytes. Returns `Within::Large` with
+    /// the size needed if even the first does not fit. Blocks on the disk.
+    pub fn load(&mut self, database: &Database, show: &Show, room: u64) -> Result<Within<Vec<WithDocument>>> {
+        let (mut left, mut rows, mut winners) = (room, Vec::new(), Vec::new());
+        while let Some((row, named)) = self.0.pop_front() {
+            let (found, bytes) = match &named {
+                Named::Nothing => (None, 0),
+                Named::Winner(_, winner) => (None, winner.body.map_or(0, |body| body.bytes)),
+                Named::Revision(id, revision) => match database.find_within(id, Wanted::Revision(revision), left) {
+                    Ok(Within::Fits(found)) => {
+                        let bytes = found.body.json.len() as u64;
+                        (Some(found), bytes)
+                    }
+                    Ok(Within::Large(bytes)) => (None, bytes),
+                    Err(Error::Missing | Error::Deleted) => (None, 0),
+                    Err(error) => return Err(error),
+                },
+            };
+            if bytes > left {
+                self.0.push_front((row, named));
+                if rows.is_empty() {
+                    return Ok(Within::Large(bytes));
+                }
+                break;
+            }
+            left -= bytes;
+            if let Named::Winner(id, winner) = named {
+                winners.push((rows.len(), id, winner));
+            }
+            rows.push((row, found));
+        }
+        let wanted: Vec<(&str, &LeafRow)> = winners.iter().map(|(_, id, winner)| (id.as_str(), winner)).collect();
+        for ((at, _, _), found) in winners.iter().zip(load(database, &wanted, show)?) {
+            rows[*at].1 = found;
+        }
+        Ok(Within::Fits(rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::db::{AllowAll, CreateOptions, Databases, Incoming, Mode};
+    use crate::store::MemoryBlobs;
+    use crate::store::memory::Memory;
+
+    #[tokio::test]
+    async fn included_documents_are_loaded_in_groups_that_fit() {
+        let clock = Clock::fixed(Duration::from_secs(1));
+        let databases = Databases::open(Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()), clock).unwrap();
+        let database = databases.create("db", CreateOptions::default(), None).unwrap();
+        let json = format!("{{\"x\":\"{}\"}}", "x".repeat(1000));
+        let edit = |id: &&str| Incoming {
+            id: (*id).into(),
+            parent: None,
+            path: (0, Vec::new()),
+            deleted: false,
+            json: json.clone(),
+            attachments: Vec::new(),
+        };
+        let edits = ["a", "b", "c", "d"].iter().map(edit).collect();
+        let written = database.update(edits, Mode::Interactive, &AllowAll).await.unwrap();
+        let revision = written[3].clone().unwrap();
+        let linked = format!("{{\"_id\":\"d\",\"_rev\":\"{revision}\"}}");
+        let rows = [
+            ("a", "1"),
+            ("b", "1"),
+            ("c", "1"),
+            ("a", "{\"_id\":\"gone\"}"),
+            ("a", "{\"_id\":1}"),
+            ("a", &linked),
+            ("a", "{\"_id\":\"b\"}"),
+            ("a", "{\"_id\":\"d\",\"_rev\":\"9-a\"}"),
+        ];
+        let rows = rows.into_iter().map(|(id, value)| Row::loose(id, "null", value)).collect();
+        let mut beside = Beside::of(&database, rows).unwrap();
+        let mut pages = Vec::new();
+        assert!(matches!(beside.load(&database, &Show::default(), 1000).unwrap(), Within::Large(1000..1100)));
+        while !beside.is_empty() {
+            let Within::Fits(page) = beside.load(&database, &Show::default(), 2100).unwrap() else { panic!("two fit") };
+            let id = |found: Option<Found>| found.map_or_else(|| "-".to_owned(), |found| found.id);
+            pages.push(page.into_iter().map(|(_, found)| id(found)).collect::<Vec<_>>().join(" "));
+        }
+        assert_eq!(pages, ["a b", "c - - d", "b -"]);
+    }
+}

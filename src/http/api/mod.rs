@@ -1,0 +1,8 @@
+//! The handlers: one file for each resource, named after its endpoint.
+
+pub mod database;
+pub mod design;
+pub mod document;
+pub mod query;
+pub mod server;
+pub mod session;

@@ -1,0 +1,4 @@
+//! `_find`, `_index` and views.
+
+pub(crate) mod find;
+pub(crate) mod view;

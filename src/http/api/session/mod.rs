@@ -1,0 +1,4 @@
+//! `_session` and the devices of a user.
+
+pub(crate) mod devices;
+pub mod session;

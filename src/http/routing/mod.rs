@@ -1,0 +1,5 @@
+//! From a path to its handler: the route, the access it requires, the dispatch.
+
+pub mod dispatch;
+pub mod required_access;
+pub mod route;

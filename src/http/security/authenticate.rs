@@ -1,0 +1,159 @@
+//! Connects HTTP with `auth`: extracts the credentials of a request, sets session cookies, and sets up the
+//! admins of the configuration.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use http::header;
+
+use crate::app::{App, blocking, security_events};
+use crate::auth::{Credentials, Session, SignedIn, Step, UserCtx, session};
+use crate::blocking::reading;
+use crate::http::request::Request;
+use crate::http::response::error::Result;
+
+/// The result of authentication.
+pub struct Signed {
+    /// The user; anonymous if the request has no credentials.
+    pub user: UserCtx,
+    /// The session or token that the client sent.
+    pub session: Option<Session>,
+    /// The value of `Set-Cookie`, if the session was renewed.
+    pub set_cookie: Option<String>,
+}
+
+/// Authenticates a request. Without credentials the user is anonymous.
+///
+/// # Errors
+/// 401, 400 or 403 if the credentials are not valid.
+pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
+    let auth = app.auth.settings();
+    let header = |name: &str| request.header(name);
+    let cookies = request.headers.get_all(header::COOKIE);
+    let credentials = Credentials {
+        authorization: request.header(header::AUTHORIZATION),
+        cookie: cookies.iter().filter_map(|value| value.to_str().ok()).find_map(session::find),
+        proxy_user: header(&auth.proxy.user_header),
+        proxy_roles: header(&auth.proxy.roles_header),
+        proxy_token: header(&auth.proxy.token_header),
+        peer: request.peer,
+        device: device(request),
+    };
+    if credentials.is_empty() {
+        return Ok(Signed { user: UserCtx::anonymous(), session: None, set_cookie: None });
+    }
+    let seen = request.standing.seen().with_accounts(app);
+    let begun = if is_admins_basic(app, &credentials) {
+        // The settings hold the admins, so this does not read the store and runs on the async thread.
+        app.auth.begin(&credentials)
+    } else {
+        let kept: [Option<String>; 6] = [
+            credentials.authorization,
+            credentials.cookie,
+            credentials.proxy_user,
+            credentials.proxy_roles,
+            credentials.proxy_token,
+            credentials.device,
+        ]
+        .map(|text| text.map(str::to_owned));
+        // A JWT may require a fetch of its issuer's keys, which must not block an async thread.
+        let waits = credentials.authorization.is_some_and(|text| text.starts_with("Bearer"));
+        let (shared, peer) = (app.clone(), request.peer);
+        let begin = move || {
+            let [authorization, cookie, proxy_user, proxy_roles, proxy_token, device] = &kept;
+            shared.auth.begin(&Credentials {
+                authorization: authorization.as_deref(),
+                cookie: cookie.as_deref(),
+                proxy_user: proxy_user.as_deref(),
+                proxy_roles: proxy_roles.as_deref(),
+                proxy_token: proxy_token.as_deref(),
+                peer,
+                device: device.as_deref(),
+            })
+        };
+        if waits { blocking(begin).await? } else { reading(begin).await }
+    };
+    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, None, error))?;
+    let hashes = matches!(step, Step::Hash(_));
+    let signed = finish(app, step, request).await?;
+    if hashes {
+        security_events::signed_in(app, request, signed.user.name.as_deref(), "request");
+    }
+    let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
+    request.standing.signed_in(&signed.user, signed.proof, seen);
+    Ok(Signed { user: signed.user, session: signed.session, set_cookie })
+}
+
+/// The name that the client gives its device: `X-Settee-Device`, or else the user agent.
+pub fn device(request: &Request) -> Option<&str> {
+    request.header("x-settee-device").or_else(|| request.header(header::USER_AGENT))
+}
+
+/// Whether the credentials are Basic authentication with the name of an admin of the settings, without a
+/// cookie.
+fn is_admins_basic(app: &App, credentials: &Credentials<'_>) -> bool {
+    let Some(encoded) = credentials.authorization.and_then(|text| text.strip_prefix("Basic ")) else { return false };
+    let Ok(decoded) = base64::engine::general_purpose::STANDARD.decode(encoded) else { return false };
+    let name = decoded.split(|byte| *byte == b':').next().and_then(|name| std::str::from_utf8(name).ok());
+    credentials.cookie.is_none() && name.is_some_and(|name| app.settings().admin(name).is_some())
+}
+
+/// Checks name, password and one-time code, and begins a session: `POST /_session`.
+pub async fn sign_in(
+    app: &Arc<App>,
+    name: String,
+    password: String,
+    code: Option<String>,
+    request: &Request,
+) -> Result<SignedIn> {
+    let (shared, peer) = (app.clone(), request.peer);
+    let device = device(request).unwrap_or_default().to_owned();
+    let asked = name.clone();
+    let begun = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device)).await?;
+    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, Some(&asked), error))?;
+    let signed = finish(app, step, request).await?;
+    security_events::signed_in(app, request, signed.user.name.as_deref(), "session");
+    Ok(signed)
+}
+
+/// Checks name, password and one-time code without beginning a session; used to issue tokens.
+pub async fn check_password(
+    app: &Arc<App>,
+    name: String,
+    password: String,
+    code: Option<String>,
+    request: &Request,
+) -> Result<SignedIn> {
+    let (shared, peer) = (app.clone(), request.peer);
+    let asked = name.clone();
+    let begun = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await?;
+    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, Some(&asked), error))?;
+    let signed = finish(app, step, request).await?;
+    security_events::signed_in(app, request, signed.user.name.as_deref(), "tokens");
+    Ok(signed)
+}
+
+/// Completes a sign-in: hashes the password if necessary, within the limits for sign-ins, and schedules the
+/// upgrade of an old hash.
+async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedIn> {
+    let mut signed = match step {
+        Step::Done(signed) => signed,
+        Step::Hash(pending) => {
+            let name = pending.name().to_owned();
+            app.limits.sign_in(request.peer).inspect_err(|_| security_events::sign_in_limited(request, Some(&name)))?;
+            let shared = app.clone();
+            let hashed = app.hash(request.peer, &name, move || shared.auth.finish(pending)).await;
+            hashed.inspect_err(|error| security_events::credentials_refused(app, request, Some(&name), error))?
+        }
+    };
+    if let Some(upgrade) = signed.upgrade.take() {
+        crate::policy::password_upgrade::upgrade(app, upgrade);
+    }
+    Ok(signed)
+}
+
+/// The `Set-Cookie` header for a session cookie; an empty `value` deletes the cookie.
+pub fn set_cookie(app: &App, request: &Request, value: &str) -> String {
+    let attributes = app.auth.settings().cookie_attributes(request.secure);
+    session::set_cookie(value, &attributes, app.clock.since_epoch().as_secs())
+}

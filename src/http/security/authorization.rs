@@ -1,0 +1,354 @@
+//! What a request was authorized for, and re-checks of that authorization.
+//!
+//! A request is authorized when its headers have come. Its body may take minutes, and a feed that it opens may stay open for
+//! hours. In between an account may be deleted, a password changed, a role removed, a device revoked, a token may expire,
+//! the database's `_security` may change. The authorization is therefore checked again when the last byte of a body has
+//! been read, before a commit, and before a feed sends a row. CouchDB checks once and lets such requests and feeds go on.
+//!
+//! ```text
+//! authenticate ─> Standing: proof of the sign-in, access that the route needs, the database and its _security
+//! check ─> same counters of settings, devices and accounts? ── yes ─> same _security? ─> allowed
+//!                     └─ no ─> is the sign-in still valid? ─> the user's roles of now ─> access check again
+//! ```
+//! A counter is read before the state that it counts, so that the next check finds a change in between. A check stores its
+//! counters only if it has allowed the request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::app::App;
+use crate::app::feed_wakes::Waiter;
+use crate::app::user_store::Place;
+use crate::auth::authenticate::Still;
+use crate::auth::{Proof, UserCtx};
+use crate::db::Database;
+use crate::error::{self, Error};
+use crate::http::response::error::{Failure, Result};
+use crate::http::routing::required_access::{self, Access, Openness, Verdict};
+
+/// The answer to a request whose sign-in became invalid while the request was under way.
+const OVER: &str = "The session, token or password of this request is no longer valid.";
+/// The answer to edits whose user got other roles while the edits were validated.
+const OTHER_ROLES: &str = "The roles of this user have changed while the request was under way. Try again.";
+/// The shortest time between two checks of a sign-in that is about to expire.
+const SOON: Duration = Duration::from_millis(200);
+
+/// Counters of the state that an authorization may depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    settings: u64,
+    revocations: u64,
+    /// The users' database and its last sequence.
+    accounts: Option<Place>,
+}
+
+impl Seen {
+    /// The settings' counter alone. Read it before the settings of a request.
+    pub fn settings(app: &App) -> Seen {
+        Seen { settings: app.auth.generation(), revocations: 0, accounts: None }
+    }
+
+    /// Adds the other counters. Read them before the credentials are checked.
+    pub fn with_accounts(self, app: &App) -> Seen {
+        let revocations = app.auth.devices().map_or(0, |devices| devices.revocations());
+        Seen { revocations, accounts: app.accounts.place(), ..self }
+    }
+
+    fn now(app: &App, proof: &Proof) -> Seen {
+        let seen = Seen::settings(app);
+        if proof.account().is_some() { seen.with_accounts(app) } else { seen }
+    }
+
+    fn is_as(&self, now: &Seen, proof: &Proof) -> bool {
+        self.settings == now.settings
+            && (proof.account().is_none() || self.accounts == now.accounts)
+            && (!proof.has_device() || self.revocations == now.revocations)
+    }
+}
+
+/// The authorization of one request, and the state that it depends on.
+pub struct Standing {
+    app: Arc<App>,
+    state: Mutex<State>,
+}
+
+struct State {
+    user: Arc<UserCtx>,
+    proof: Arc<Proof>,
+    /// `None`: the next check looks at everything.
+    seen: Option<Seen>,
+    /// The second at which the sign-in expires or must be checked again.
+    until: Option<u64>,
+    needed: Access,
+    openness: Openness,
+    /// The database, and its `_security` at the last check.
+    database: Option<(Arc<Database>, Arc<str>)>,
+    /// A check has found other roles, and the request has not taken them yet.
+    renewed: bool,
+    /// The client only listens, as that of a feed does.
+    waits: bool,
+}
+
+impl Standing {
+    /// Creates the state of a new request: nobody, authorized for nothing that could be withdrawn.
+    pub fn new(app: &Arc<App>, seen: Seen) -> Standing {
+        let state = State {
+            user: Arc::new(UserCtx::anonymous()),
+            proof: Arc::default(),
+            seen: Some(seen),
+            until: None,
+            needed: Access::Anyone,
+            openness: Openness::Closed,
+            database: None,
+            renewed: false,
+            waits: false,
+        };
+        Standing { app: app.clone(), state: Mutex::new(state) }
+    }
+
+    /// The counters of the last check.
+    pub fn seen(&self) -> Seen {
+        self.state.lock().seen.unwrap_or_else(|| Seen::settings(&self.app))
+    }
+
+    /// Records a sign-in. `seen` are the counters from before the credentials were checked.
+    pub fn signed_in(&self, user: &UserCtx, proof: Proof, seen: Seen) {
+        let mut state = self.state.lock();
+        state.user = Arc::new(user.clone());
+        state.until = proof.until();
+        state.proof = Arc::new(proof);
+        state.seen = Some(seen);
+    }
+
+    /// Records that access was granted: what the route needs, and the database whose `_security` granted it.
+    pub fn let_in(&self, needed: Access, openness: Openness, database: Option<(Arc<Database>, Arc<str>)>) {
+        let mut state = self.state.lock();
+        (state.needed, state.openness, state.database) = (needed, openness, database);
+    }
+
+    /// Records the database that the handler works on. Checks access again if it is not the one that granted it: a
+    /// database may be deleted and created again in between.
+    pub fn enter(&self, database: &Arc<Database>) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.database.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, database)) {
+            let security = database.security();
+            judge(&self.app, &state, &state.user, Some((database, &security)))?;
+            state.database = Some((database.clone(), security));
+        }
+        Ok(())
+    }
+
+    /// The user with the roles of now, if a check has found other roles since the last call.
+    pub fn renewed(&self) -> Option<UserCtx> {
+        let mut state = self.state.lock();
+        std::mem::take(&mut state.renewed).then(|| UserCtx::clone(&state.user))
+    }
+
+    /// Checks that the request is still authorized.
+    ///
+    /// # Errors
+    /// 401: the sign-in is no longer good. 401 or 403: the user may no longer do this. 404: the database was deleted.
+    /// The store's failures.
+    pub async fn check(&self) -> Result<()> {
+        let Some(Doubt { proof, waits, seen }) = self.doubt()? else { return Ok(()) };
+        let still = self.ask(proof, waits).await?;
+        self.settle(still, Some(seen))
+    }
+
+    /// As [`Standing::confirm`], on a thread that may block: the writer's.
+    pub fn confirm_now(&self, user: &UserCtx) -> error::Result<()> {
+        match self.check_now() {
+            Ok(()) if *self.user() == *user => Ok(()),
+            Ok(()) => Err(Error::Again(OTHER_ROLES.into())),
+            Err(failure) => Err(domain(failure)),
+        }
+    }
+
+    fn check_now(&self) -> Result<()> {
+        let Some(Doubt { proof, waits, seen }) = self.doubt()? else { return Ok(()) };
+        if !self.is_by_issuer(&proof) {
+            let still = self.app.auth.still(&proof, waits)?;
+            return self.settle(still, Some(seen));
+        }
+        // The writer waits for no issuer's keys: a token that was good a moment ago still is, until its end.
+        let (user, until) = {
+            let state = self.state.lock();
+            (state.user.clone(), state.until)
+        };
+        let is_over = until.is_some_and(|until| until <= self.app.auth.now());
+        let still = Still { user: UserCtx::clone(&user), until, proof: None };
+        self.settle((!is_over).then_some(still), None)
+    }
+
+    fn user(&self) -> Arc<UserCtx> {
+        self.state.lock().user.clone()
+    }
+
+    /// What must be asked; nothing if all is as at the last check.
+    fn doubt(&self) -> Result<Option<Doubt>> {
+        let mut state = self.state.lock();
+        if state.needed == Access::Anyone {
+            return Ok(None);
+        }
+        let seen = Seen::now(&self.app, &state.proof);
+        let over = state.until.is_some_and(|until| until <= self.app.auth.now());
+        if !over && state.seen.is_some_and(|known| known.is_as(&seen, &state.proof)) {
+            return self.check_database(&mut state).map(|()| None);
+        }
+        Ok(Some(Doubt { proof: state.proof.clone(), waits: state.waits, seen }))
+    }
+
+    /// Takes what a check of the sign-in has found, and checks access. `seen`: the counters from before it.
+    fn settle(&self, still: Option<Still>, seen: Option<Seen>) -> Result<()> {
+        let Still { user, until, proof } = still.ok_or_else(over)?;
+        let mut state = self.state.lock();
+        match &state.database {
+            Some((database, _)) if database.is_gone() => return Err(self.gone(&state, &user, database)),
+            Some((database, _)) => {
+                let security = database.security();
+                judge(&self.app, &state, &user, Some((database, &security)))?;
+                let database = database.clone();
+                state.database = Some((database, security));
+            }
+            None => judge(&self.app, &state, &user, None)?,
+        }
+        state.seen = seen.or(state.seen);
+        state.until = until;
+        if let Some(proof) = proof {
+            state.proof = Arc::new(proof);
+        }
+        if user != *state.user {
+            state.user = Arc::new(user);
+            state.renewed = true;
+        }
+        Ok(())
+    }
+
+    /// Checks, and returns the user with the roles of now.
+    pub async fn confirmed(&self) -> Result<Arc<UserCtx>> {
+        self.check().await?;
+        Ok(self.state.lock().user.clone())
+    }
+
+    /// Checks, and refuses if the user's roles are no longer those of `user`, for which a decision was made.
+    pub async fn confirm(&self, user: &UserCtx) -> error::Result<()> {
+        match self.confirmed().await {
+            Ok(now) if *now == *user => Ok(()),
+            Ok(_) => Err(Error::Again(OTHER_ROLES.into())),
+            Err(failure) => Err(domain(failure)),
+        }
+    }
+
+    /// Checks, and returns whether the client is still authorized. An error is a failure of the store.
+    pub async fn holds(&self) -> Result<bool> {
+        match self.check().await {
+            Ok(()) => Ok(true),
+            Err(Failure::Domain(Error::Unauthorized(_) | Error::Forbidden(_) | Error::NoDatabase)) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Subscribes a feed to changes of its authorization. A session's end is not known yet: the next check finds it.
+    pub fn watch(self: &Arc<Self>) -> Waiter {
+        {
+            let mut state = self.state.lock();
+            state.waits = true;
+            if matches!(*state.proof, Proof::Cookie { .. }) {
+                state.seen = None;
+            }
+        }
+        Waiter::new(&self.app.wakes, self.clone())
+    }
+
+    /// The name of the account that it depends on.
+    pub fn account(&self) -> Option<String> {
+        self.state.lock().proof.account().map(str::to_owned)
+    }
+
+    /// The time until the sign-in must be checked again although nothing has changed.
+    pub fn time_left(&self) -> Option<Duration> {
+        let until = self.state.lock().until?;
+        Some(Duration::from_secs(until).saturating_sub(self.app.clock.since_epoch()).max(SOON))
+    }
+
+    fn check_database(&self, state: &mut State) -> Result<()> {
+        let Some((database, known)) = &state.database else { return Ok(()) };
+        if database.is_gone() {
+            return Err(self.gone(state, &state.user, database));
+        }
+        let security = database.security();
+        if Arc::ptr_eq(&security, known) {
+            return Ok(());
+        }
+        judge(&self.app, state, &state.user, Some((database, &security)))?;
+        let database = database.clone();
+        state.database = Some((database, security));
+        Ok(())
+    }
+
+    /// The refusal after the database was deleted: 404, or what the `_security` of a new database of that name refuses.
+    fn gone(&self, state: &State, user: &UserCtx, database: &Database) -> Failure {
+        let other = self.app.databases.opened(database.name());
+        let refused = other.and_then(|other| judge(&self.app, state, user, Some((&other, &other.security()))).err());
+        refused.unwrap_or_else(|| Error::NoDatabase.into())
+    }
+
+    /// Whether checking the sign-in may fetch an issuer's keys.
+    fn is_by_issuer(&self, proof: &Proof) -> bool {
+        matches!(proof, Proof::Jwt { .. }) && self.app.auth.settings().jwt.jwks().is_some()
+    }
+
+    async fn ask(&self, proof: Arc<Proof>, waits: bool) -> error::Result<Option<Still>> {
+        let app = self.app.clone();
+        let by_issuer = self.is_by_issuer(&proof);
+        let ask = move || app.auth.still(&proof, waits);
+        if !by_issuer {
+            return crate::blocking::reading(ask).await;
+        }
+        let _turn = self.app.wakes.issuers.acquire().await;
+        crate::blocking::blocking(ask).await
+    }
+}
+
+/// A sign-in that must be checked again.
+struct Doubt {
+    proof: Arc<Proof>,
+    waits: bool,
+    /// The counters of now.
+    seen: Seen,
+}
+
+fn domain(failure: Failure) -> Error {
+    match failure {
+        Failure::Domain(error) => error,
+        other => Error::Internal(format!("{other:?}")),
+    }
+}
+
+fn over() -> Failure {
+    Error::Unauthorized(OVER.into()).into()
+}
+
+/// Checks access with the current settings.
+fn judge(app: &App, state: &State, user: &UserCtx, database: Option<(&Arc<Database>, &str)>) -> Result<()> {
+    let settings = app.settings();
+    // Another database may have become that of the accounts since the request was routed.
+    let is_users = database.map(|(database, _)| app.auth.settings().authentication_db == database.name());
+    let needed = match (state.needed, is_users) {
+        (Access::Member, Some(true)) => Access::AccountsAdmin,
+        (Access::Account, Some(false)) => Access::Member,
+        (needed, _) => needed,
+    };
+    if user.name.is_none() && !user.is_server_admin() {
+        required_access::check_nobody(state.openness, &settings)?;
+    }
+    if required_access::check(needed, user, &settings)? == Verdict::Granted {
+        return Ok(());
+    }
+    let Some((_, security)) = database else { return Ok(()) };
+    let object = serde_json::from_str(security)
+        .map_err(|_| Failure::from(Error::Damaged("the _security of a database".into())))?;
+    required_access::check_database(needed, user, &object)
+}

@@ -1,0 +1,6 @@
+//! Starting and stopping the server, and its background jobs.
+
+pub mod bootstrap;
+pub mod jobs;
+pub mod signals;
+pub mod start;
