@@ -30,7 +30,7 @@ suite('changes', (api) => {
     { name: 'include_docs, including tombstones', req: 'GET /{db}/_changes?include_docs=true', status: 200, check: ({ json }) => { const by = Object.fromEntries(json.results.map((r) => [r.id, r.doc])); assert.equal(by.a.n, 4); assert.equal(by.b._deleted, true); assert.match(by.c._rev, /^1-/); } },
     { name: 'seq_interval', req: 'GET /{db}/_changes?seq_interval=3', status: 200, check: ({ json }) => assert.ok(json.results.length === 3 && json.last_seq) },
     { name: 'If-None-Match', req: 'GET /{db}/_changes', status: 200, save: { etag: ({ headers }) => headers.etag } },
-    { name: '... 304 while nothing changes', req: 'GET /{db}/_changes', send: { 'If-None-Match': '{etag}' }, status: [200, 304] },
+    { name: '... 304 while nothing changes', req: 'GET /{db}/_changes', send: { 'If-None-Match': '{etag}' }, status: 304 },
     { name: 'POST without a body', req: 'POST /{db}/_changes', body: '', send: { 'Content-Type': 'application/json' }, status: 200, like: { results: [Object, Object, Object] } },
     { name: 'POST with a body that is not an object', req: 'POST /{db}/_changes', body: [], status: 400, error: 'bad_request', reason: 'Request body must be a JSON object' },
     { name: 'POST with a body that is not JSON', req: 'POST /{db}/_changes', body: '{', send: { 'Content-Type': 'application/json' }, status: 400, error: 'bad_request', reason: 'invalid UTF-8 JSON' },
@@ -43,7 +43,7 @@ suite('changes', (api) => {
     { name: 'an invalid timeout', req: 'GET /{db}/_changes?timeout=x', status: 400, error: 'bad_request', reason: 'The timeout parameter should be a non-negative integer' },
     { name: 'a negative timeout', req: 'GET /{db}/_changes?timeout=-1', status: 400, error: 'bad_request', reason: 'The timeout value should be a non-negative integer' },
     { name: 'a seq_interval of 0', req: 'GET /{db}/_changes?seq_interval=0', status: 400, error: 'bad_request', reason: 'invalid_seq_interval' },
-    { name: 'an unknown style', req: 'GET /{db}/_changes?style=what', status: [200, 400] },
+    { name: 'an unknown style', req: 'GET /{db}/_changes?style=what', status: 400, couch: 500, error: 'bad_request' },
     { name: 'a missing database', req: 'GET /{db}none/_changes', status: 404, error: 'not_found', reason: 'Database does not exist.' },
   ]);
 

@@ -32,7 +32,7 @@ suite('CORS', (api) => {
       req: 'OPTIONS /{db}/doc',
       as: null,
       send: preflight('http://localhost:8080'),
-      status: [200, 204],
+      status: 204,
       headers: {
         'Access-Control-Allow-Origin': 'http://localhost:8080',
         'Access-Control-Allow-Credentials': 'true',
@@ -41,7 +41,7 @@ suite('CORS', (api) => {
         'Access-Control-Max-Age': /^\d+$/,
       },
     },
-    { name: 'a preflight of another origin', skip, req: 'OPTIONS /{db}/doc', as: null, send: preflight('http://example.org'), status: [200, 204, 401, 405], headers: { 'Access-Control-Allow-Origin': null } },
+    { name: 'a preflight of another origin', skip, req: 'OPTIONS /{db}/doc', as: null, send: preflight('http://example.org'), status: 401, headers: { 'Access-Control-Allow-Origin': null } },
     { name: 'no CORS headers without an Origin', req: 'GET /', as: null, status: 200, headers: { 'Access-Control-Allow-Origin': null } },
     { name: 'errors have CORS headers too, so that pages can read them', skip, req: 'GET /{db}none', send: { Origin: 'http://localhost:8080' }, status: 404, headers: { 'Access-Control-Allow-Origin': 'http://localhost:8080' } },
     { name: 'failed authentication has them too', skip, req: 'GET /{db}', as: 'a:b', send: { Origin: 'http://localhost:8080' }, status: 401, headers: { 'Access-Control-Allow-Origin': 'http://localhost:8080' } },

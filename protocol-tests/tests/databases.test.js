@@ -63,7 +63,7 @@ suite('databases', (api) => {
     },
     { name: 'anonymous creation is denied', req: 'PUT /{db}y', as: null, status: 401, error: 'unauthorized' },
     { name: 'anonymous deletion is denied', req: 'DELETE /{db}', as: null, status: 401, error: 'unauthorized' },
-    { name: 'anonymous reads of an admin-only database are denied', req: 'GET /{db}', as: null, status: [401, 403] },
+    { name: 'anonymous reads of an admin-only database are denied', req: 'GET /{db}', as: null, status: 401, error: 'unauthorized', reason: 'You are not authorized to access this db.' },
     { name: 'a wrong password is rejected', req: 'GET /{db}', as: 'admin:wrong', status: 401, error: 'unauthorized', reason: 'Name or password is incorrect.' },
   ]);
 
@@ -79,7 +79,7 @@ suite('databases', (api) => {
     { name: '... can be read by that name', req: 'GET /{db}_$()%2B-%2F09', status: 200, like: { db_name: /_\$\(\)\+-\/09$/ } },
     { name: '... and with all characters escaped', req: 'DELETE /{db}%5F%24%28%29%2B%2D%2F09', status: 200 },
     { name: 'a name that is too long', req: `PUT /${'a'.repeat(300)}`, status: 400, error: 'database_name_too_long' },
-    { name: 'reading an invalid name', req: 'GET /Upper', status: [400, 404] },
+    { name: 'reading an invalid name', req: 'GET /Upper', status: 404, error: 'not_found', reason: 'Database does not exist.' },
   ]);
 
   api.rows('options', [

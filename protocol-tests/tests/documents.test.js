@@ -85,8 +85,8 @@ suite('documents', (api) => {
     { name: '_design/ alone', req: 'POST /{db}', body: { _id: '_design/' }, status: 400, error: 'illegal_docid', reason: 'Illegal document id `_design/`' },
     { name: 'bytes that are not UTF-8', req: 'PUT /{db}/%FF%FE', body: {}, status: 400, error: 'illegal_docid', reason: 'Document id must be valid UTF-8' },
     { name: 'a design document by path', req: 'PUT /{db}/_design/d', body: { views: {} }, status: 201, like: { id: '_design/d' } },
-    { name: '... with an escaped slash', req: 'GET /{db}/_design%2Fd', status: [200, 301] },
-    { name: 'a long id', req: `PUT /{db}/${'i'.repeat(5000)}`, body: {}, status: [201, 400, 414] },
+    { name: '... with an escaped slash', req: 'GET /{db}/_design%2Fd', status: 200, couch: 301 },
+    { name: 'a long id', req: `PUT /{db}/${'i'.repeat(5000)}`, body: {}, status: 201 },
     { name: 'names of JavaScript object members', req: 'PUT /{db}/constructor', body: { toString: 1, constructor: 2 }, status: 201 },
     { name: '... are stored and returned', req: 'GET /{db}/constructor', status: 200, check: ({ json }) => assert.equal(Object.getOwnPropertyDescriptor(json, 'constructor').value, 2) },
   ]);
@@ -94,7 +94,7 @@ suite('documents', (api) => {
   api.rows('branches', [
     { name: 'one branch', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 2, ids: ['b', 'a'] }, side: 'b' }, status: 201, like: { id: 'c', rev: '2-b', ok: true } },
     { name: 'another', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 2, ids: ['c', 'a'] }, side: 'c' }, status: 201 },
-    { name: 'a third, deleted branch', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 3, ids: ['d', 'x', 'a'] }, _deleted: true }, status: [200, 201] },
+    { name: 'a third, deleted branch', req: 'PUT /{db}/c?new_edits=false', body: { _revisions: { start: 3, ids: ['d', 'x', 'a'] }, _deleted: true }, status: 200 },
     { name: 'with _rev only', req: 'PUT /{db}/c?new_edits=false', body: { _rev: '1-z', side: 'z' }, status: 201, like: { rev: '1-z' } },
     { name: 'without any revision', req: 'PUT /{db}/c?new_edits=false', body: {}, status: 400, error: 'bad_request', reason: 'When `new_edits: false`, the document needs `_rev` or `_revisions` specified' },
     { name: 'the winner is the highest leaf that is not deleted', req: 'GET /{db}/c', status: 200, like: { _rev: '2-c', side: 'c' } },

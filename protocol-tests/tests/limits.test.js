@@ -42,22 +42,22 @@ suite('limits and bad input', (api) => {
     })),
     { name: 'no rejected body was stored', req: 'GET /{db}/bad', status: 404, error: 'not_found', reason: 'missing' },
     { name: 'the database is empty', req: 'GET /{db}', status: 200, like: { doc_count: 0 } },
-    { name: 'a lone surrogate as an escape is accepted or rejected', req: 'PUT /{db}/half', body: '{"a":"\\ud800"}', send: json, status: [201, 400] },
+    { name: 'a lone surrogate as an escape', req: 'PUT /{db}/half', body: '{"a":"\\ud800"}', send: json, status: 400, error: 'bad_request', reason: 'invalid UTF-8 JSON' },
     { name: 'a NUL in a member is allowed', req: 'PUT /{db}/nul', body: '{"a\\u0000":"\\u0000"}', send: json, status: 201 },
-    { name: 'a byte order mark', req: 'PUT /{db}/bom', body: '\ufeff{}', send: json, status: [201, 400] },
+    { name: 'a byte order mark', req: 'PUT /{db}/bom', body: '\ufeff{}', send: json, status: 400, error: 'bad_request', reason: 'invalid UTF-8 JSON' },
     { name: 'surrounding white space', req: 'PUT /{db}/ws', body: ' \r\n\t{ } \n', send: json, status: 201 },
   ]);
 
-  it('deeply nested JSON is rejected or stored, and never overflows the stack', async () => {
+  it('JSON that nests deeper than 512 is rejected, and never overflows the stack', async () => {
     const db = await api.db();
-    for (const depth of [50, 1000, 100_000]) {
+    // CouchDB has no limit.
+    for (const [depth, status] of [[50, 201], [511, 201], [512, external ? 201 : 400], [1000, external ? 201 : 400], [100_000, external ? 201 : 400]]) {
       const answer = await api.call(`PUT /${db}/deep${depth}`, { body: `{"a":${'['.repeat(depth)}${']'.repeat(depth)}}`, send: json });
-      assert.ok([201, 400, 413].includes(answer.status), `${depth}: ${answer.status}`);
-      if (depth === 50) assert.equal(answer.status, 201);
-      if (answer.status === 201) assert.equal((await api.call(`GET /${db}/deep${depth}`)).status, 200);
+      assert.equal(answer.status, status, `${depth}: ${answer.text.slice(0, 200)}`);
+      assert.equal((await api.call(`GET /${db}/deep${depth}`)).status, status === 201 ? 200 : 404, `${depth}`);
     }
     const query = await api.call(`GET /${db}/_all_docs?startkey=${'['.repeat(2000)}${']'.repeat(2000)}`);
-    assert.ok(query.status < 500);
+    assert.equal(query.status, external ? 200 : 400, query.text.slice(0, 200));
   });
 
   it('ten thousand members, and a member repeated twenty thousand times', async () => {
@@ -264,10 +264,10 @@ suite('limits and bad input', (api) => {
 
     it('a URI and headers that are too long', async () => {
       const db = await api.db();
-      const uri = await api.call(`GET /${db}/x?a=${'x'.repeat(100_000)}`, { fresh: true }).catch((error) => error);
-      assert.ok([414, 431, 400, 413].includes(uri.status) || uri.code, String(uri.status ?? uri));
-      const head = await api.call(`GET /${db}`, { send: { 'X-Big': 'x'.repeat(500_000) }, fresh: true }).catch((error) => error);
-      assert.ok([431, 400, 413].includes(head.status) || head.code, String(head.status ?? head));
+      const uri = await api.call(`GET /${db}/x?a=${'x'.repeat(100_000)}`, { fresh: true });
+      assert.equal(uri.status, 414, uri.text.slice(0, 200));
+      const head = await api.call(`GET /${db}`, { send: { 'X-Big': 'x'.repeat(500_000) }, fresh: true });
+      assert.equal(head.status, 431, head.text.slice(0, 200));
       assert.equal((await api.call(`GET /${db}`)).status, 200);
     });
   });
@@ -362,7 +362,8 @@ suite('limits and bad input', (api) => {
     it('Content-Length together with Transfer-Encoding', async () => {
       const db = await api.db();
       await raw(api.server.port, `POST /${db} HTTP/1.1\r\nHost: a\r\n${auth}Content-Type: application/json\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nPUT /${db}/smuggled HTTP/1.1\r\nHost: a\r\n${auth}Content-Length: 2\r\nConnection: close\r\n\r\n{}`, { end: true });
-      assert.ok([404, 200].includes((await api.call(`GET /${db}/smuggled`)).status));
+      // The connection is closed after the ambiguous request: what follows it is not read as a request.
+      assert.equal((await api.call(`GET /${db}/smuggled`)).status, 404);
     });
 
     it('clients that disconnect during a response', async () => {

@@ -43,8 +43,8 @@ suite('server', (api) => {
     notAllowed('POST / is not allowed', 'POST /', 'GET,HEAD'),
     { name: '_up needs no authentication', req: 'GET /_up', as: null, status: 200, like: { status: 'ok', seeds: Object } },
     { name: 'HEAD _up', req: 'HEAD /_up', as: null, status: 200, text: '' },
-    { name: 'favicon.ico is not a server error', req: 'GET /favicon.ico', as: null, status: [200, 404] },
-    { name: 'an unknown underscore name is not a database', req: 'GET /_nothing_like_it', status: [400, 404] },
+    { name: 'favicon.ico', req: 'GET /favicon.ico', as: null, status: 200 },
+    { name: 'an unknown underscore name is not a database', req: 'GET /_nothing_like_it', status: 404, error: 'not_found', reason: 'Database does not exist.' },
   ]);
 
   api.rows('uuids', [

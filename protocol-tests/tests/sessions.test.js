@@ -26,7 +26,7 @@ suite('sessions', (api) => {
     { name: 'two different names', req: 'POST /_session', as: null, body: { name: 'a', username: 'b', password: 'x' }, status: 400, error: 'bad_request', reason: 'request body contains different usernames' },
     { name: 'another content type', req: 'POST /_session', as: null, body: 'x', send: { 'Content-Type': 'text/plain' }, status: 415, error: 'bad_content_type' },
     { name: 'invalid JSON', req: 'POST /_session', as: null, body: '{', send: { 'Content-Type': 'application/json' }, status: 400, error: 'bad_request' },
-    { name: 'members of the wrong type', req: 'POST /_session', as: null, body: { name: 5, password: [] }, status: [400, 401] },
+    { name: 'members of the wrong type', req: 'POST /_session', as: null, body: { name: 5, password: [] }, status: 400, couch: 500, error: 'bad_request' },
     { name: 'next redirects', req: 'POST /_session?next=/somewhere', as: null, body: { name: ADMIN, password: PASSWORD }, status: 302, headers: { Location: /\/somewhere$/ } },
     { name: 'signing out', req: 'DELETE /_session', as: null, status: 200, like: { ok: true }, headers: { 'Set-Cookie': (got) => /^AuthSession=;/.test(got[0]) } },
     { name: 'PUT', req: 'PUT /_session', as: null, body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,HEAD,POST,DELETE' } },
@@ -42,17 +42,17 @@ suite('sessions', (api) => {
     const name = `c${Date.now()}`;
     assert.equal((await api.call(`PUT /${name}`, { as: null, send: { Cookie: cookie } })).status, 201);
     assert.equal((await api.call(`DELETE /${name}`, { as: null, send: { Cookie: cookie } })).status, 200);
-    for (const forged of [`${cookie}x`, `${cookie.slice(0, -6)}AAAAAA`, 'AuthSession=YWRtaW46NUVGRkZGRkY6AAAA', 'AuthSession=', 'AuthSession=%%%']) {
+    for (const [forged, status] of [[`${cookie}x`, 401], [`${cookie.slice(0, -6)}AAAAAA`, 401], ['AuthSession=YWRtaW46NUVGRkZGRkY6AAAA', 401], ['AuthSession=', 401], ['AuthSession=%%%', 400]]) {
       const answer = await api.call(`PUT /${name}`, { as: null, send: { Cookie: forged } });
-      assert.ok([400, 401, 403].includes(answer.status), `${forged}: ${answer.status}`);
+      assert.equal(answer.status, status, `${forged}: ${answer.text}`);
       assert.ok(!JSON.stringify((await api.call('GET /_session', { as: null, send: { Cookie: forged } })).json ?? {}).includes('"_admin"'));
     }
   });
 
   it('malformed Authorization headers never cause a server error', async () => {
-    for (const value of ['Basic', 'Basic !!!', 'Basic YQ==', 'Bearer x', 'Digest x', `Basic ${Buffer.from([0xff, 0xfe]).toString('base64')}`, 'x'.repeat(5000)]) {
+    for (const [value, status] of [['Basic', 401], ['Basic !!!', 400], ['Basic YQ==', 401], ['Bearer x', 401], ['Digest x', 401], [`Basic ${Buffer.from([0xff, 0xfe]).toString('base64')}`, 401], ['x'.repeat(5000), 401]]) {
       const answer = await api.call('PUT /neverthere', { as: null, send: { Authorization: value } });
-      assert.ok([400, 401, 403].includes(answer.status), `${value.slice(0, 20)}: ${answer.status} ${answer.text}`);
+      assert.equal(answer.status, status, `${value.slice(0, 20)}: ${answer.text}`);
     }
   });
 });

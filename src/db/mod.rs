@@ -24,7 +24,7 @@ pub mod write;
 pub use self::catalog::{CreateOptions, Databases};
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
-pub use self::names::{LONGEST_ID, check_database_name, check_document_id, partition_of};
+pub use self::names::{LONGEST_ID, check_database_name, check_document_id, check_has_partition, partition_of};
 pub use self::read::attachment::{Content, Upload, Uploaded};
 pub use self::read::by_id::{Listed, Listing};
 pub use self::read::by_sequence::{ChangesPage, Since};

@@ -10,6 +10,8 @@ pub const LONGEST_ID: usize = MAX_KEY - 64;
 /// Maximum length of a database name in bytes, as in CouchDB.
 const LONGEST_DATABASE_NAME: usize = 238;
 
+const NO_PARTITION: &str = "Doc id must be of form partition:id";
+
 const DATABASE_NAME_REASON: &str = "Only lowercase characters (a-z), digits (0-9), and any of the characters _, $, (, ), +, -, and / are allowed. Must begin with a letter.";
 
 /// Checks a database name against CouchDB's rule (`couch_db:validate_dbname`): `[a-z][a-z0-9_$()+/-]*`, or
@@ -53,12 +55,21 @@ pub fn check_document_id(id: &str, partitioned: bool) -> Result<()> {
     }
     if partitioned {
         let reason = match id.split_once(':') {
-            None => "Doc id must be of form partition:id",
+            None => NO_PARTITION,
             Some(("", _)) => "Partition must not be empty",
             Some((_, "")) => "Document id must not be empty",
             Some(_) => return Ok(()),
         };
         return Err(Error::IllegalDocId(reason.into()));
+    }
+    Ok(())
+}
+
+/// Checks that a document which is read could be in the database at all: without a partition, CouchDB finds no
+/// shard to ask (`couch_partition:hash`). Ids that start with an underscore have no partition.
+pub fn check_has_partition(id: &str, partitioned: bool) -> Result<()> {
+    if partitioned && !id.starts_with('_') && !id.contains(':') {
+        return Err(Error::IllegalDocId(NO_PARTITION.into()));
     }
     Ok(())
 }

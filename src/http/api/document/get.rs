@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::app::answer_budget::Held;
 use crate::blocking::{blocking, reading};
 use crate::db::read::render::{self, Attachments, Show};
-use crate::db::{Database, Found, Wanted, Within};
+use crate::db::{Database, Found, Wanted, Within, check_has_partition};
 use crate::error::Error;
 use crate::http::request::{Query, Request, invalid_json};
 use crate::http::response::Answer;
@@ -85,6 +85,7 @@ fn revisions(text: &str) -> Result<Vec<Revision>> {
 pub async fn get(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     let eyes = Eyes::of(app, &request.user, &database)?;
     eyes.check(&id)?;
+    check_has_partition(&id, database.is_partitioned())?;
     let query = DocQuery::parse(&request.query)?;
     match &query.open_revs {
         Some(OpenRevs::All) => open_revisions(request, database, id, None, query, eyes).await,

@@ -55,6 +55,7 @@ pub(crate) fn missing(revision: &Revision) -> String {
 /// Reads a revision of a document, by default the winner, without an access check and without a memory
 /// reservation. For handlers that edit it.
 pub async fn find(database: &Arc<Database>, id: &str, rev: Option<Revision>) -> crate::error::Result<Found> {
+    crate::db::check_has_partition(id, database.is_partitioned())?;
     let (database, id) = (database.clone(), id.to_owned());
     reading(move || {
         let wanted = rev.as_ref().map_or(Wanted::Winner, Wanted::Revision);
