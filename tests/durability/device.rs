@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::allowed_skips;
+
 /// The mounted file systems; unmounted on drop.
 pub struct Device {
     folder: PathBuf,
@@ -19,22 +21,23 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 }
 
 impl Device {
-    /// Creates and mounts an ext4 file system of `megabytes`. Prints a message and returns `None` where this
-    /// is impossible.
+    /// Creates and mounts an ext4 file system of `megabytes`. Skips the test and returns `None` where this is
+    /// impossible.
     pub fn mount(megabytes: u32) -> Option<Device> {
         let base = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
         let unique = format!("settee-{}-{:?}", std::process::id(), std::thread::current().id());
         let folder = base.join(unique.replace(['(', ')'], ""));
-        std::fs::create_dir_all(&folder).ok()?;
         let mut device = Device { folder, mounted: Vec::new() };
         let image = device.image();
-        let made = run("truncate", &["-s", &format!("{megabytes}M"), &image])
+        let made = std::fs::create_dir_all(&device.folder)
+            .map_err(|error| format!("{}: {error}", device.folder.display()))
+            .and_then(|()| run("truncate", &["-s", &format!("{megabytes}M"), &image]))
             .and_then(|()| run("mkfs.ext4", &["-q", "-F", &image]))
             .and_then(|()| device.mount_image(&image.clone(), "live"));
         match made {
             Ok(_) => Some(device),
             Err(error) => {
-                println!("SKIPPED: this test needs root and loop devices: {error}");
+                allowed_skips::skip(&format!("it needs root, loop devices and ext4: {error}"));
                 None
             }
         }

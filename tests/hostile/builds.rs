@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::allowed_skips;
 use crate::client::Client;
 use crate::server::{Server, check};
 
@@ -48,8 +49,9 @@ fn build(count: u64, map: &str) -> (u64, Option<u64>) {
 
 /// Prints the memory use of a build and fails if it is above `BUILD`.
 fn bounded(what: &str, peak: Option<u64>) {
-    println!("{what}: {peak:?} MB");
-    assert!(peak.is_none_or(|peak| peak < BUILD), "{what} took {peak:?} MB");
+    let Some(peak) = peak else { return allowed_skips::skip("the system does not report a peak of memory") };
+    println!("{what}: {peak} MB");
+    assert!(peak < BUILD, "{what} took {peak} MB");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Operations that free space work on a full disk.
 //!
-//! Requires root, loop devices and ext4; elsewhere the tests print a message and are skipped.
+//! Requires root, loop devices and ext4; elsewhere the tests are skipped, which fails if `CI` is set.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

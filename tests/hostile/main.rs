@@ -3,6 +3,10 @@
 //! Each module tests one kind of attack. A short version runs with all tests; `SETTEE_ROUNDS=N` makes the
 //! randomized tests longer.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test")]
+
+#[path = "../allowed_skips/mod.rs"]
+mod allowed_skips;
 #[allow(dead_code, reason = "shared with the durability tests; each uses a part")]
 #[path = "../durability/client.rs"]
 mod client;
