@@ -2,6 +2,7 @@
 # Runs all tests: the Rust tests, then the protocol tests and the PouchDB clients against the binary built
 # here. Where CI=true, a skipped test that tests/allowed-skips.txt does not name fails.
 #   protocol-tests/run.sh [rust|protocol]      default: both
+#   protocol-tests/run.sh spelling             only the spell checker, which needs no binary
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
@@ -10,6 +11,13 @@ install_packages() {
   # npm writes this file at the end of an installation.
   if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then npm ci --no-audit --no-fund --loglevel=error; fi
 }
+
+if [ "$what" = spelling ]; then
+  cd protocol-tests
+  install_packages
+  npm run --silent spelling
+  exit
+fi
 
 cargo build --bin settee
 bin=${CARGO_TARGET_DIR:-target}/debug/settee
