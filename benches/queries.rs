@@ -10,6 +10,8 @@
 //! of all servers (20000); `BENCH_MANY`, documents in a database of settee only (1000000; 0 skips these
 //! rows).
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -9,6 +9,8 @@
 //! share the cores. Environment: `BENCH_SECONDS`, duration of each row (5); `BENCH_WAITING`, number of
 //! waiting longpolls (10000); `BENCH_ONLY`, runs only the rows whose name contains this text.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
+
 mod common;
 
 use std::collections::BTreeMap;

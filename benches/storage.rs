@@ -11,6 +11,8 @@
 //! sync. It has no checksums, no expected values and no snapshots for readers. "store" is the `Store` trait
 //! over that engine. Both write the same bytes with the same syncs as the server.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;

@@ -5,6 +5,8 @@
 //! people, addresses, databases and settings; it never contains a password, a token, a hash or the value of a
 //! setting.
 
+#![warn(missing_docs)]
+
 pub mod trail;
 
 use std::net::IpAddr;

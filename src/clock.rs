@@ -1,5 +1,7 @@
 //! Time, randomness and UUIDs behind one handle, so that tests can fix them.
 
+#![warn(missing_docs)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

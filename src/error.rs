@@ -1,6 +1,8 @@
 //! The closed domain error. It knows nothing of HTTP: `http::answer` maps each variant to a status and
 //! CouchDB's error word.
 
+#![warn(missing_docs)]
+
 use std::fmt;
 
 /// Everything a domain call can fail with.
@@ -43,7 +45,12 @@ pub enum Error {
     MissingStub(String),
     /// A configured size limit is exceeded (413 with this error word: `document_too_large`, `too_large`,
     /// `attachment_too_large`).
-    TooLarge { word: &'static str, reason: String },
+    TooLarge {
+        /// The error word.
+        word: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// A requested byte range cannot be served (416).
     RangeNotSatisfiable,
     /// The body is not JSON where JSON is required (415 `bad_content_type`).
@@ -51,11 +58,21 @@ pub enum Error {
     /// A design document's function failed. `word` is CouchDB's error word and determines the status
     /// (`compilation_error`, `render_error`, `timeout`, `reduce_overflow_error`, or whatever the function
     /// threw).
-    Script { word: String, reason: String },
+    Script {
+        /// The error word.
+        word: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A selector, an index definition or another part of a Mango request is wrong. `word` is CouchDB's error
     /// word (`mango_error.erl`; status 400, except for the few words that mean a missing service or a failed
     /// save).
-    Mango { word: &'static str, reason: String },
+    Mango {
+        /// The error word.
+        word: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// Something that the request depends on has changed while it was under way; the same request may be sent again (503
     /// `service_unavailable`).
     Again(String),

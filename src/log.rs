@@ -1,6 +1,8 @@
 //! Writes the log to standard error from a separate thread, so that a reader that does not read (a full pipe)
 //! never delays a request or the shutdown. When the queue is full, lines are dropped and counted.
 
+#![warn(missing_docs)]
+
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 a clean end, 1 a failure while starting or running, 2 a wrong setting.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the program speaks before there is a log")]
+
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;

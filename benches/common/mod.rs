@@ -1,4 +1,5 @@
 //! Shared by the server benchmarks: starts the servers, generates load over HTTP, prints the table.
+
 #![allow(dead_code, reason = "each benchmark uses only a part of this module")]
 
 use std::collections::BTreeMap;
@@ -140,7 +141,7 @@ impl Target {
     }
 
     /// Resident memory in bytes; `None` for an external server.
-    #[allow(dead_code)] // not every benchmark measures memory
+    #[allow(dead_code, reason = "not every benchmark measures memory")]
     pub fn memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref()?.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -82,7 +82,8 @@ impl Write for Trail {
             // than to lose it.
             match self.0.rotate() {
                 Ok(fresh) => *current = fresh,
-                Err(error) => eprintln!("settee: cannot rotate the audit file: {error}"),
+                // Unlike `eprintln`, this does not panic if the standard error is closed.
+                Err(error) => drop(writeln!(io::stderr(), "settee: cannot rotate the audit file: {error}")),
             }
         }
         current.file.write_all(line)?;

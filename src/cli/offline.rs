@@ -3,6 +3,8 @@
 //!
 //! Results go to the standard output. A progress bar goes to the standard error if that is a terminal.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command answers on the standard output")]
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! JSON input and output: splits documents into `_` members and body, and collates view keys.
 
+#![warn(missing_docs)]
+
 mod collate;
 pub mod escape;
 pub(crate) mod scan;

@@ -12,6 +12,8 @@
 //! name files, never an HTTP client (`config::catalogue::BLOCKED`): a setting that names a file is a way to
 //! read it.
 
+#![warn(missing_docs)]
+
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Revision ids and revision trees: pure data structures without I/O, async or a clock.
 
+#![warn(missing_docs)]
+
 mod codec;
 mod digest;
 mod id;

@@ -210,10 +210,7 @@ impl Master {
         let Ok(database) = databases.get(name) else { return Ok(()) };
         let (mut after, mut rows) = (0, 0);
         loop {
-            let page = match database.changes(after, Direction::Forward, PageLimit::entries(1000)) {
-                Ok(page) => page,
-                Err(_) => return Ok(()),
-            };
+            let Ok(page) = database.changes(after, Direction::Forward, PageLimit::entries(1000)) else { return Ok(()) };
             rows += page.rows.len();
             match page.rows.last() {
                 Some((sequence, _)) => after = *sequence,

@@ -193,7 +193,7 @@ impl Database {
     /// without a revision, every leaf. Reads the records in one call and the bodies in another. Returns
     /// answers for the first entries of `wanted`, as many as fit into `room` bytes. If only some revisions of
     /// an entry fit, the others are returned as its [`Opened`].
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
     pub fn bulk_get(
         &self,
         wanted: &[(String, Option<Revision>)],

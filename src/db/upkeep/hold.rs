@@ -10,7 +10,7 @@ use crate::db::write::queue::Work;
 use crate::error::Result;
 
 /// Blocks a database's writer until it is dropped.
-pub struct Hold(#[allow(dead_code)] std::sync::mpsc::Sender<()>);
+pub struct Hold(#[allow(dead_code, reason = "dropping it ends the hold")] std::sync::mpsc::Sender<()>);
 
 struct Held {
     reply: Option<(oneshot::Sender<Result<Hold>>, Hold)>,

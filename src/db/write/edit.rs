@@ -217,7 +217,7 @@ impl Database {
 
     /// Resolves stubs and computes revisions, outside the writer. Reads only the documents of edits that need
     /// it.
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
     fn prepare(
         &self,
         incoming: Vec<Incoming>,

@@ -44,11 +44,22 @@ pub struct Split {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stub {
     /// A stub: the attachment of the preceding revision.
-    Stub { fields: StubFields },
+    Stub {
+        /// The other members.
+        fields: StubFields,
+    },
     /// The content follows in another part of the request.
-    Follows { fields: StubFields },
+    Follows {
+        /// The other members.
+        fields: StubFields,
+    },
     /// The content is in the document, as base64.
-    Inline { fields: StubFields, data: Vec<u8> },
+    Inline {
+        /// The other members.
+        fields: StubFields,
+        /// The content, decoded.
+        data: Vec<u8>,
+    },
 }
 
 /// The members of an attachment; `None` if absent or `null`.

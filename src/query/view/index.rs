@@ -142,7 +142,7 @@ impl Index {
 
     /// The bound of the block that contains `spot`, its number of rows if it is stored, and the next block's
     /// bound.
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
     pub fn block_at(&self, map: usize, spot: &[u8]) -> Result<(Vec<u8>, Option<u64>, Option<Vec<u8>>)> {
         let low = Bound::Included(self.layout.at(BLOCK, map, &[]));
         let range = (low, Bound::Included(self.layout.at(BLOCK, map, spot)));
@@ -164,7 +164,7 @@ impl Index {
 
     /// The bounds of the next blocks that begin in a range, at most `most`, each with one reducer's reduction
     /// if it is stored. Reduces `spots` to the rest.
-    #[allow(clippy::type_complexity)]
+    #[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
     pub fn reductions(
         &self,
         map: usize,

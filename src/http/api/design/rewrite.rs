@@ -270,7 +270,7 @@ fn steps(path: &str, secure: bool) -> Result<Vec<Step>> {
 
 /// Matches a request's path against a rule's. Returns the values of the rule's variables and the segments
 /// that `*` matches, or `None` if the path does not match.
-#[allow(clippy::type_complexity)]
+#[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
 fn bind<'a>(from: &'a [Step], path: &[&'a str]) -> Option<(Vec<(&'a str, &'a str)>, Vec<String>)> {
     let mut bound = Vec::new();
     let mut path = path.iter();

@@ -142,7 +142,7 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
             let others = others.map(|attachment| (attachment.name.clone(), Source::Stub { revpos: None })).collect();
             (Some(rev), found.body.json, others)
         }
-        (None, None) => return Err(incoming::parse_revision("").unwrap_err().into()),
+        (None, None) => return Err(incoming::parse_revision("").expect_err("no revision is not a revision").into()),
     };
     files.extend(others);
     Ok(Incoming { id, parent, path: (0, Vec::new()), deleted: false, json, attachments: files })

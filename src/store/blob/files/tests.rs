@@ -95,6 +95,7 @@ fn temporary_files_of_a_killed_writer_are_removed() {
     let first = blobs(&folder);
     let mut writer = first.create().unwrap();
     writer.write(b"half").unwrap();
+    #[expect(clippy::mem_forget, reason = "a process that is killed does not remove its files")]
     std::mem::forget(writer);
     blobs(&folder);
     assert!(std::fs::read_dir(folder.join("tmp")).unwrap().next().is_none());
