@@ -264,9 +264,19 @@ suite('limits and bad input', (api) => {
 
     it('a URI and headers that are too long', async () => {
       const db = await api.db();
-      const uri = await api.call(`GET /${db}/x?a=${'x'.repeat(100_000)}`, { fresh: true });
+      // The server closes the connection without reading the rest, so a reset may overtake the answer.
+      const answered = async (req, options) => {
+        for (let attempt = 1; ; attempt += 1) {
+          try {
+            return await api.call(req, { ...options, fresh: true });
+          } catch (error) {
+            if (attempt === 20 || !['ECONNRESET', 'EPIPE'].includes(error.code)) throw error;
+          }
+        }
+      };
+      const uri = await answered(`GET /${db}/x?a=${'x'.repeat(100_000)}`);
       assert.equal(uri.status, 414, uri.text.slice(0, 200));
-      const head = await api.call(`GET /${db}`, { send: { 'X-Big': 'x'.repeat(500_000) }, fresh: true });
+      const head = await answered(`GET /${db}`, { send: { 'X-Big': 'x'.repeat(500_000) } });
       assert.equal(head.status, 431, head.text.slice(0, 200));
       assert.equal((await api.call(`GET /${db}`)).status, 200);
     });
