@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Fuzzes the parsers of untrusted input: fuzz/run.sh SECONDS [TARGET ...]   default: all targets, one after the
-# other. Needs `cargo install cargo-fuzz` and a nightly toolchain, or another one named by FUZZ_TOOLCHAIN.
-# Builds all targets first. Runs the rest after a finding, leaves the inputs in fuzz/artifacts and exits with 1.
+# other. Requires `cargo install cargo-fuzz` and a nightly toolchain, or another one named by FUZZ_TOOLCHAIN.
+# Builds all targets first. After a finding, runs the other targets too; leaves the input in fuzz/artifacts and
+# exits with 1 at the end.
 # A timeout counts as a finding only if the input is also slow when it runs alone, because a busy machine slows
 # everything down.
 set -euo pipefail
