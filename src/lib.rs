@@ -1,13 +1,21 @@
 //! settee: a CouchDB-compatible sync server in one binary.
 //!
-//! The layers; each may use only the layers to its right:
-//!
 //! ```text
-//! main > http > replicate > {query, auth, maintain, config} > db > store > json > rev
+//! main > cli, server > http > policy > app > config > {query, auth, maintain, net} > db > store > rev > json
+//!
+//! cli/       command line, offline commands      query/     views, Mango, scripts, indexes
+//! server/    starting, background jobs           auth/      users, passwords, sessions, tokens
+//! http/      connections to handlers             maintain/  backup, restore, check, sweep
+//! policy/    rules beyond the database           net/       outgoing HTTP, TLS, ACME
+//! app/       what every handler can reach        db/        databases: write, read, upkeep
+//! config/    settings                            store/     the storage interface and its engines
+//! audit/     the audit log                       rev/       revision trees
+//! fuzzing/   entry points of the fuzzer          json/      documents as JSON text
 //! ```
 //!
-//! All layers may use `error`, `clock`, `tls` and `audit`; only `main` uses `log`. `tests/layers.rs` checks
-//! the order of the layers.
+//! Each layer uses only layers to its right. All may use `error`, `clock`, `audit`, `log`, `bounded_map` and
+//! `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
+//! other. `docs/architecture.md` has the rest of the map.
 
 pub mod app;
 pub mod audit;

@@ -1,5 +1,5 @@
 //! Checks the direction of the dependencies between layers: finds every `crate::` path in the sources and
-//! compares it with the table of `docs/design.md`.
+//! compares it with the table of `docs/architecture.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
