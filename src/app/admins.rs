@@ -27,7 +27,10 @@ pub fn settle_admins(
         match config.settings().admin(name).and_then(Stored::from_admin_setting) {
             None => {
                 let hash = admin_hash(config, password, clock)?;
-                config.set("admins", name, &hash, true)?;
+                match config.settings().admin(name) {
+                    None => drop(config.set_missing("admins", name, &hash)?),
+                    Some(_) => drop(config.set("admins", name, &hash, true)?),
+                }
             }
             Some(stored) => {
                 let policy = crate::auth::Settings::read(config.settings().table()).password;
@@ -47,6 +50,5 @@ pub fn settle_admins(
     }
     let made = ("admin".to_owned(), clock.uuid());
     let hash = admin_hash(config, &made.1, clock)?;
-    config.set("admins", &made.0, &hash, true)?;
-    Ok(Some(made))
+    Ok(config.set_missing("admins", &made.0, &hash)?.then_some(made))
 }

@@ -28,7 +28,7 @@ use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::json::hex;
-use crate::store::{Batch, Durability, Store, keyspace};
+use crate::store::{self, Change, Durability, Store, keyspace};
 
 /// Devices of one user at most; the one not seen for longest goes first.
 const MAX_DEVICES: usize = 64;
@@ -143,12 +143,21 @@ pub struct Devices {
     store: Arc<dyn Store>,
     clock: Clock,
     /// Users by hash, so that one user's write does not hold up the others.
-    shards: Vec<Mutex<Bounded<String, Record>>>,
+    shards: Vec<Mutex<Bounded<String, Held>>>,
     hasher: RandomState,
     /// Counts what may have ended a session.
     revocations: AtomicU64,
     /// Called with the user's name after a revocation.
     told: OnceLock<Told>,
+}
+
+/// A record in memory.
+#[derive(Clone)]
+struct Held {
+    record: Record,
+    /// Hash of the stored value that the record was read from or written as. `record` may be newer: times of
+    /// last use are written some times an hour.
+    stored: u64,
 }
 
 /// Is called with a user's name.
@@ -178,33 +187,36 @@ impl Devices {
         self.clock.since_epoch().as_secs()
     }
 
-    fn shard(&self, user: &str) -> &Mutex<Bounded<String, Record>> {
+    fn shard(&self, user: &str) -> &Mutex<Bounded<String, Held>> {
         &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
     }
 
-    /// Works on a user's record; `change` says whether it must be written, and how.
-    fn with<T>(&self, user: &str, change: impl FnOnce(&mut Record) -> (T, Option<Durability>)) -> Result<T> {
+    /// Works on a user's record; `change` says whether it must be written, and how. `change` is called again
+    /// if the stored record is not the one in memory: another writer has changed it.
+    fn with<T>(&self, user: &str, mut change: impl FnMut(&mut Record) -> (T, Option<Durability>)) -> Result<T> {
         let mut shard = self.shard(user).lock();
-        if shard.get_mut(&user.to_string()).is_none() {
-            let record = match self.store.get(&key(user))? {
-                Some(value) => decode(&value).ok_or_else(|| Error::Damaged(format!("the devices of {user}")))?,
-                None => Record::default(),
-            };
-            shard.insert(user.to_string(), record);
+        let name = user.to_string();
+        if shard.get_mut(&name).is_none() {
+            let stored = self.store.get(&key(user))?;
+            shard.insert(name.clone(), self.read(user, stored.as_deref())?);
         }
-        let held = shard.get_mut(&user.to_string()).ok_or_else(|| Error::Internal("a record was not kept".into()))?;
+        let held = shard.get_mut(&name).ok_or_else(|| Error::Internal("a record was not kept".into()))?;
         // Changed in a copy, so that a failed commit changes nothing.
-        let mut record = held.clone();
+        let mut record = held.record.clone();
         let (result, write) = change(&mut record);
-        if let Some(durability) = write {
-            let mut batch = Batch { durability, ..Batch::new() };
-            batch.put(key(user), encode(&record)?);
-            self.store.commit(batch)?;
-        }
-        let revokes = record.revoked != held.revoked
-            || record.signed_out != held.signed_out
-            || held.devices.iter().any(|device| !record.devices.iter().any(|kept| kept.id == device.id));
-        *held = record;
+        let (result, next) = match write {
+            None => (result, Held { record, stored: held.stored }),
+            Some(durability) => match self.write(user, held, (record, result, durability), change) {
+                Ok(written) => written,
+                Err(error) => {
+                    // The commit may be on disk all the same: the next call reads the record again.
+                    shard.remove(&name);
+                    return Err(error);
+                }
+            },
+        };
+        let revokes = next.record.revokes(&held.record);
+        *held = next;
         drop(shard);
         if revokes {
             self.revocations.fetch_add(1, Ordering::Release);
@@ -215,13 +227,51 @@ impl Devices {
         Ok(result)
     }
 
+    /// Commits a record that was changed in memory. If the stored record is not the one that is held,
+    /// `change` works on the stored one instead.
+    fn write<T>(
+        &self,
+        user: &str,
+        held: &Held,
+        changed: (Record, T, Durability),
+        mut change: impl FnMut(&mut Record) -> (T, Option<Durability>),
+    ) -> Result<(T, Held)> {
+        let mut changed = Some(changed);
+        store::update(&*self.store, &key(user), |stored| {
+            let (record, result, durability) = match changed.take() {
+                Some((record, result, durability)) if self.hasher.hash_one(stored) == held.stored => {
+                    (record, result, Some(durability))
+                }
+                _ => {
+                    let mut record = self.read(user, stored)?.record;
+                    let (result, durability) = change(&mut record);
+                    (record, result, durability)
+                }
+            };
+            let Some(durability) = durability else {
+                return Ok((Change::Keep, (result, Held { record, stored: self.hasher.hash_one(stored) })));
+            };
+            let value = encode(&record)?;
+            let next = Held { record, stored: self.hasher.hash_one(Some(value.as_slice())) };
+            Ok((Change::Write(Some(value), durability), (result, next)))
+        })
+    }
+
+    fn read(&self, user: &str, stored: Option<&[u8]>) -> Result<Held> {
+        let record = match stored {
+            Some(value) => decode(value).ok_or_else(|| Error::Damaged(format!("the devices of {user}")))?,
+            None => Record::default(),
+        };
+        Ok(Held { record, stored: self.hasher.hash_one(stored) })
+    }
+
     /// A new cookie session. Returns its second of issue: now, or one near it if that one is taken.
     pub fn begin(&self, user: &str, client: &Client, timeout: u64) -> Result<u64> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         self.with(user, |record| {
             record.prune(now, timeout);
             let issued = record.free_second(now, timeout);
-            let mut device = Device::new(id, Kind::Cookie, client, now);
+            let mut device = Device::new(id.clone(), Kind::Cookie, client, now);
             device.issued.push(issued);
             record.add(device);
             (issued, Some(Durability::Synced))
@@ -242,7 +292,7 @@ impl Devices {
                 let mut device = Device::new(id.clone(), Kind::Cookie, client, now);
                 device.issued.push(issued);
                 record.add(device);
-                (Some(id), Some(Durability::Relaxed))
+                (Some(id.clone()), Some(Durability::Relaxed))
             }
         })
     }
@@ -314,7 +364,7 @@ impl Devices {
             }
             if same(&refresh.current, &given) {
                 refresh.previous = Some(std::mem::replace(&mut refresh.current, hashed(&next)));
-                refresh.family = Some(given_family);
+                refresh.family = Some(given_family.clone());
                 refresh.until = now + REFRESH_LIFETIME;
                 device.touch(client, now);
                 return (true, Some(Durability::Synced));
@@ -370,7 +420,7 @@ impl Devices {
     pub fn synced_with_password(&self, user: &str, client: &Client, database: &str, sequence: &str) -> Result<()> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         let found = self.with(user, |record| {
-            let device = Device::new(id, Kind::Basic, client, now);
+            let device = Device::new(id.clone(), Kind::Basic, client, now);
             let same = |known: &&Device| {
                 known.kind == Kind::Basic && known.name == device.name && known.address == device.address
             };
@@ -489,7 +539,7 @@ impl Devices {
             if record.code.as_ref().is_some_and(|used| used.key == key && used.step >= step) {
                 return (false, None);
             }
-            record.code = Some(UsedCode { key, step });
+            record.code = Some(UsedCode { key: key.clone(), step });
             (true, Some(Durability::Synced))
         })
     }
@@ -541,6 +591,13 @@ impl Device {
 }
 
 impl Record {
+    /// Whether something that was good under `before` no longer is.
+    fn revokes(&self, before: &Record) -> bool {
+        self.revoked != before.revoked
+            || self.signed_out != before.signed_out
+            || before.devices.iter().any(|device| !self.devices.iter().any(|kept| kept.id == device.id))
+    }
+
     /// A second that no session of this user has: now or shortly before, and if there were so many sign-ins (or all were
     /// signed out a moment ago), ahead of time. Not long before: the session would be over as it begins.
     fn free_second(&self, now: u64, timeout: u64) -> u64 {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::catalogue;
-use super::settings::{Settings, Table};
+use super::settings::{Settings, Table, lookup};
 use crate::error::{Error, Result};
-use crate::store::{Batch, Direction, PageLimit, Store, keyspace};
+use crate::store::{self, Change, Direction, Durability, PageLimit, Store, keyspace};
 
 /// Version byte of a persisted setting. It is followed by `1` and the value, or by `0` for "deleted".
 const VERSION: u8 = 1;
@@ -31,16 +31,22 @@ struct Layers {
     base: Table,
     /// Changes made over HTTP and persisted in the store. A `None` value deletes the key even if `base` sets
     /// it.
-    persisted: Vec<Change>,
+    persisted: Vec<Changed>,
     /// Changes made over HTTP with `X-Couch-Persist: false`; `_reload` discards them.
-    passing: Vec<Change>,
+    passing: Vec<Changed>,
 }
 
 #[derive(Clone)]
-struct Change {
+struct Changed {
     section: String,
     key: String,
     value: Option<String>,
+}
+
+impl Changed {
+    fn is_of(&self, section: &str, key: &str) -> bool {
+        (self.section.as_str(), self.key.as_str()) == (section, key)
+    }
 }
 
 impl Layers {
@@ -56,11 +62,35 @@ impl Layers {
         table.retain(|_, keys| !keys.is_empty());
         table
     }
+
+    /// The value of a key, with defaults.
+    fn get(&self, section: &str, key: &str) -> Option<String> {
+        lookup(&self.table(), section, key).map(str::to_owned)
+    }
+
+    /// Takes over what the store has for a key.
+    fn adopt(&mut self, section: &str, key: &str, stored: Option<&[u8]>) -> Result<()> {
+        self.persisted.retain(|change| !change.is_of(section, key));
+        if let Some(value) = stored {
+            self.persisted.extend(decode(section, key, value)?);
+        }
+        Ok(())
+    }
+
+    /// Sets or deletes a key among the persisted settings, in place of one that is not persisted.
+    fn persist(&mut self, section: &str, key: &str, value: Option<&str>) -> Result<()> {
+        put(&mut self.persisted, section, key, value);
+        self.passing.retain(|change| !change.is_of(section, key));
+        if self.persisted.len() > MAX_PERSISTED {
+            return Err(Error::BadRequest(format!("There may be at most {MAX_PERSISTED} persisted settings.")));
+        }
+        Ok(())
+    }
 }
 
-fn put(changes: &mut Vec<Change>, section: &str, key: &str, value: Option<&str>) {
-    changes.retain(|change| (change.section.as_str(), change.key.as_str()) != (section, key));
-    changes.push(Change { section: section.to_owned(), key: key.to_owned(), value: value.map(str::to_owned) });
+fn put(changes: &mut Vec<Changed>, section: &str, key: &str, value: Option<&str>) {
+    changes.retain(|change| !change.is_of(section, key));
+    changes.push(Changed { section: section.to_owned(), key: key.to_owned(), value: value.map(str::to_owned) });
 }
 
 impl Live {
@@ -86,15 +116,28 @@ impl Live {
         if value.len() > MAX_VALUE {
             return Err(Error::BadRequest(format!("A setting's value may have at most {MAX_VALUE} bytes.")));
         }
-        self.change(section, key, Some(value), persist)
+        self.change(section, key, |_| Ok(Some(Some(value))), persist)
+    }
+
+    /// Sets a key persistently unless it has a value; returns whether it had none. Blocks on the store.
+    pub fn set_missing(&self, section: &str, key: &str, value: &str) -> Result<bool> {
+        self.change(
+            section,
+            key,
+            |before| match before {
+                Some(_) => Ok(None),
+                None => Ok(Some(Some(value))),
+            },
+            true,
+        )
+        .map(|before| before.is_none())
     }
 
     /// Deletes a key. Returns its previous value, or `NotFound` if it was not set. Blocks on the store.
     pub fn delete(&self, section: &str, key: &str, persist: bool) -> Result<String> {
-        let before = self.settings().get(section, key).map(str::to_owned);
-        let Some(before) = before else { return Err(Error::NotFound("unknown_config_value".into())) };
-        self.change(section, key, None, persist)?;
-        Ok(before)
+        let missing = || Error::NotFound("unknown_config_value".into());
+        let before = self.change(section, key, |before| before.map(|_| Some(None)).ok_or_else(missing), persist)?;
+        before.ok_or_else(missing)
     }
 
     /// Discards the changes that were not persisted, and re-reads the persisted settings. Blocks on the
@@ -109,28 +152,47 @@ impl Live {
         Ok(())
     }
 
-    fn change(&self, section: &str, key: &str, value: Option<&str>, persist: bool) -> Result<Option<String>> {
+    /// Changes a key. `decide` gets its value and returns the new one, `Some(None)` to delete it, or `None`
+    /// to leave it. Returns the value before. A persisted value is read from the store, not from memory:
+    /// another server may have changed it.
+    fn change<'a>(
+        &self,
+        section: &str,
+        key: &str,
+        decide: impl Fn(Option<&str>) -> Result<Option<Option<&'a str>>>,
+        persist: bool,
+    ) -> Result<Option<String>> {
         for name in [section, key] {
             if name.is_empty() || name.len() > MAX_NAME || name.contains(['\0', '\n', '\r', '[', ']', '=']) {
                 return Err(Error::BadRequest("Invalid configuration section or key".into()));
             }
         }
         let mut layers = self.layers.lock();
-        let before = self.current.read().get(section, key).map(str::to_owned);
-        let mut next = layers.clone();
-        put(if persist { &mut next.persisted } else { &mut next.passing }, section, key, value);
-        if persist {
-            next.passing.retain(|change| (change.section.as_str(), change.key.as_str()) != (section, key));
-            if next.persisted.len() > MAX_PERSISTED {
-                return Err(Error::BadRequest(format!("There may be at most {MAX_PERSISTED} persisted settings.")));
+        let (before, next) = if persist {
+            store::update(&*self.store, &keyspace::config(section, key), |stored| {
+                let mut next = layers.clone();
+                next.adopt(section, key, stored)?;
+                let before = next.get(section, key);
+                let write = match decide(before.as_deref())? {
+                    None => Change::Keep,
+                    Some(value) => {
+                        next.persist(section, key, value)?;
+                        Change::Write(Some(encode(value)), Durability::Synced)
+                    }
+                };
+                let settings = Settings::new(next.table()).map_err(Error::BadRequest)?;
+                Ok::<_, Error>((write, (before, (next, settings))))
+            })?
+        } else {
+            let mut next = layers.clone();
+            let before = next.get(section, key);
+            if let Some(value) = decide(before.as_deref())? {
+                put(&mut next.passing, section, key, value);
             }
-        }
-        let settings = Settings::new(next.table()).map_err(Error::BadRequest)?;
-        if persist {
-            let mut batch = Batch::new();
-            batch.put(keyspace::config(section, key), encode(value));
-            self.store.commit(batch)?;
-        }
+            let settings = Settings::new(next.table()).map_err(Error::BadRequest)?;
+            (before, (next, settings))
+        };
+        let (next, settings) = next;
         *self.current.write() = Arc::new(settings);
         *layers = next;
         Ok(before)
@@ -143,7 +205,7 @@ fn encode(value: Option<&str>) -> Vec<u8> {
     bytes
 }
 
-fn read_persisted(store: &dyn Store) -> Result<Vec<Change>> {
+fn read_persisted(store: &dyn Store) -> Result<Vec<Changed>> {
     let mut range = keyspace::configs();
     let mut changes = Vec::new();
     loop {
@@ -152,19 +214,70 @@ fn read_persisted(store: &dyn Store) -> Result<Vec<Change>> {
         range.0 = std::ops::Bound::Excluded(last.clone());
         for (key, value) in &page {
             let Some((section, name)) = keyspace::config_of(key) else { continue };
-            let value = match value.as_slice() {
-                [VERSION, 1, text @ ..] => Some(String::from_utf8_lossy(text).into_owned()),
-                [VERSION, 0] => None,
-                _ => return Err(Error::Damaged(format!("the persisted setting {section}/{name}"))),
-            };
-            if let Some(wrong) = value.as_deref().and_then(|value| super::settings::check(section, name, value).err()) {
-                tracing::warn!("ignoring a persisted setting: {wrong}");
-                continue;
-            }
-            if catalogue::BLOCKED.contains(&section) {
-                continue;
-            }
-            changes.push(Change { section: section.to_owned(), key: name.to_owned(), value });
+            changes.extend(decode(section, name, value)?);
         }
+    }
+}
+
+/// Decodes a persisted setting. `None` if this build rejects its value, or never reads its section from the
+/// store.
+fn decode(section: &str, key: &str, value: &[u8]) -> Result<Option<Changed>> {
+    let value = match value {
+        [VERSION, 1, text @ ..] => Some(String::from_utf8_lossy(text).into_owned()),
+        [VERSION, 0] => None,
+        _ => return Err(Error::Damaged(format!("the persisted setting {section}/{key}"))),
+    };
+    if let Some(wrong) = value.as_deref().and_then(|value| super::settings::check(section, key, value).err()) {
+        tracing::warn!("ignoring a persisted setting: {wrong}");
+        return Ok(None);
+    }
+    if catalogue::BLOCKED.contains(&section) {
+        return Ok(None);
+    }
+    Ok(Some(Changed { section: section.to_owned(), key: key.to_owned(), value }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::Memory;
+    use crate::store::rival::Rival;
+
+    #[test]
+    fn a_setting_that_another_server_has_changed_is_read_before_it_is_written() {
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        let [one, two] = [(); 2].map(|()| Live::open(Table::new(), store.clone()).unwrap());
+        one.set("mine", "a", "1", true).unwrap();
+        assert_eq!(two.set("mine", "a", "2", true), Ok(Some("1".into())), "the value that was replaced");
+        one.set("mine", "b", "1", true).unwrap();
+        assert_eq!(two.delete("mine", "b", true), Ok("1".into()), "it is set, though not in this server's memory");
+        assert_eq!(one.delete("mine", "b", true), Err(Error::NotFound("unknown_config_value".into())));
+        assert_eq!(one.delete("mine", "a", true), Ok("2".into()));
+    }
+
+    #[test]
+    fn a_value_that_is_made_once_is_not_replaced_by_that_of_another_server() {
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        let [one, two] = [(); 2].map(|()| Live::open(Table::new(), store.clone()).unwrap());
+        assert_eq!(one.set_missing("chttpd_auth", "secret", "first"), Ok(true));
+        assert_eq!(two.set_missing("chttpd_auth", "secret", "second"), Ok(false));
+        for live in [&one, &two, &Live::open(Table::new(), store.clone()).unwrap()] {
+            assert_eq!(live.settings().get("chttpd_auth", "secret"), Some("first"));
+        }
+    }
+
+    #[test]
+    fn a_commit_of_another_server_between_read_and_write_is_seen() {
+        let store = Arc::new(Rival::new(Arc::new(Memory::new()), &keyspace::config("mine", "a")));
+        let live = Live::open(Table::new(), store.clone()).unwrap();
+        store.writes_next([encode(Some("1"))]);
+        assert_eq!(live.set("mine", "a", "2", true), Ok(Some("1".into())));
+        assert_eq!(live.settings().get("mine", "a"), Some("2"));
+        store.writes_next([encode(Some("3"))]);
+        assert_eq!(live.set_missing("mine", "a", "4"), Ok(false), "nothing is committed");
+        assert_eq!(live.delete("mine", "a", false), Ok("2".into()));
+        assert_eq!(live.settings().get("mine", "a"), None);
+        live.reload().unwrap();
+        assert_eq!(live.settings().get("mine", "a"), Some("2"));
     }
 }

@@ -246,7 +246,7 @@ fn explicit<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a str> {
     table.get(section)?.get(key).map(String::as_str)
 }
 
-fn lookup<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a str> {
+pub(super) fn lookup<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a str> {
     explicit(table, section, key)
         .or_else(|| explicit(table, catalogue::older_name(section)?, key))
         .or_else(|| catalogue::known(section, key)?.default)

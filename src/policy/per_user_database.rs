@@ -14,7 +14,7 @@ use crate::auth::peruser::{PerUser, Work, admit, dismiss, wanted};
 use crate::blocking::blocking;
 use crate::db::{CreateOptions, Database, Moved};
 use crate::error::{Error, Result};
-use crate::store::{Batch, Direction, PageLimit, keyspace};
+use crate::store::{Change, Direction, Durability, PageLimit, Store, keyspace, update};
 
 /// Number of changes of the authentication database read at once.
 const PAGE: usize = 100;
@@ -101,24 +101,30 @@ fn key() -> Vec<u8> {
 
 async fn position(app: &Arc<App>, database: &Arc<Database>) -> Result<u64> {
     let (store, instance) = (app.store.clone(), database.instance());
-    blocking(move || {
-        let value = store.get(&key())?.unwrap_or_default();
-        let text = std::str::from_utf8(value.get(1..).unwrap_or(&[])).unwrap_or("");
-        let mine = text.split_once(' ').filter(|(of, _)| *of == instance);
-        Ok(mine.and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or(0))
-    })
-    .await
+    blocking(move || Ok(position_in(store.get(&key())?.as_deref(), &instance))).await
+}
+
+/// The position in a stored checkpoint; 0 if there is none for this instance.
+fn position_in(stored: Option<&[u8]>, instance: &str) -> u64 {
+    let text = std::str::from_utf8(stored.and_then(|value| value.get(1..)).unwrap_or(&[])).unwrap_or("");
+    let mine = text.split_once(' ').filter(|(of, _)| *of == instance);
+    mine.and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or(0)
 }
 
 async fn keep(app: &Arc<App>, database: &Arc<Database>, done: u64) -> Result<()> {
-    let store = app.store.clone();
-    let value = [&[1], format!("{} {done}", database.instance()).as_bytes()].concat();
-    blocking(move || {
-        let mut batch = Batch { durability: crate::store::Durability::Relaxed, ..Batch::new() };
-        batch.put(key(), value);
-        Ok(store.commit(batch)?)
+    let (store, instance) = (app.store.clone(), database.instance());
+    blocking(move || keep_position(&*store, &instance, done)).await
+}
+
+/// Stores the position, unless a later one of the same instance is stored.
+fn keep_position(store: &dyn Store, instance: &str, done: u64) -> Result<()> {
+    update(store, &key(), |stored| {
+        if position_in(stored, instance) >= done {
+            return Ok((Change::Keep, ()));
+        }
+        let value = [&[1], format!("{instance} {done}").as_bytes()].concat();
+        Ok((Change::Write(Some(value), Durability::Relaxed), ()))
     })
-    .await
 }
 
 async fn perform(app: &Arc<App>, settings: &PerUser, work: Work) -> Result<()> {
@@ -133,7 +139,7 @@ async fn perform(app: &Arc<App>, settings: &PerUser, work: Work) -> Result<()> {
             })
             .await;
             match made {
-                Ok(database) => change_security(&database, |security| admit(security, &user)).await,
+                Ok(database) => change_security(&database, move |security| admit(security, &user)).await,
                 Err(Error::IllegalDatabaseName(reason)) => {
                     tracing::error!(user, reason, "couch_peruser/database_prefix does not form a valid database name");
                     Ok(())
@@ -142,7 +148,7 @@ async fn perform(app: &Arc<App>, settings: &PerUser, work: Work) -> Result<()> {
             }
         }
         Work::Dismiss { database, user } => match blocking(move || databases.get(&database)).await {
-            Ok(database) => change_security(&database, |security| dismiss(security, &user)).await,
+            Ok(database) => change_security(&database, move |security| dismiss(security, &user)).await,
             Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => Ok(()),
             Err(error) => Err(error),
         },
@@ -159,14 +165,80 @@ async fn perform(app: &Arc<App>, settings: &PerUser, work: Work) -> Result<()> {
 
 async fn change_security(
     database: &Arc<Database>,
-    change: impl FnOnce(&mut serde_json::Map<String, Value>) -> bool,
+    mut change: impl FnMut(&mut serde_json::Map<String, Value>) -> bool + Send + 'static,
 ) -> Result<()> {
-    let object = serde_json::from_str(&database.security());
-    let Ok(Value::Object(mut security)) = object else {
-        return Err(Error::Damaged(format!("_security of {}", database.name())));
-    };
-    if change(&mut security) {
-        database.put_security(Value::Object(security).to_string()).await?;
+    let name = database.name().to_owned();
+    database
+        .change_security(move |text| {
+            let Ok(Value::Object(mut security)) = serde_json::from_str(text) else {
+                return Err(Error::Damaged(format!("_security of {name}")));
+            };
+            Ok(change(&mut security).then(|| Value::Object(security).to_string()))
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::db::Databases;
+    use crate::store::MemoryBlobs;
+    use crate::store::memory::Memory;
+    use crate::store::rival::Rival;
+
+    fn databases(store: Arc<dyn Store>) -> Arc<Databases> {
+        Databases::open(store, Arc::new(MemoryBlobs::new()), Clock::system()).unwrap()
     }
-    Ok(())
+
+    fn names(database: &Database, group: &str) -> Value {
+        serde_json::from_str::<Value>(&database.security()).unwrap()[group]["names"].clone()
+    }
+
+    #[tokio::test]
+    async fn adding_a_user_keeps_a_security_object_that_was_put_in_between() {
+        let databases = databases(Arc::new(Memory::new()));
+        let database = databases.create("userdb-6564", CreateOptions::default(), None).unwrap();
+        let hold = database.hold().await.unwrap();
+        let mut put = Box::pin(database.put_security(r#"{"members":{"names":["tom"]}}"#.into()));
+        let mut admitted = Box::pin(change_security(&database, |security| admit(security, "ed")));
+        assert!(futures_util::poll!(&mut put).is_pending() && futures_util::poll!(&mut admitted).is_pending());
+        drop(hold);
+        put.await.unwrap();
+        admitted.await.unwrap();
+        assert_eq!((names(&database, "members"), names(&database, "admins")), (json!(["ed", "tom"]), json!(["ed"])));
+        change_security(&database, |security| dismiss(security, "ed")).await.unwrap();
+        assert_eq!(names(&database, "members"), json!(["tom"]));
+    }
+
+    #[tokio::test]
+    async fn adding_a_user_keeps_what_another_writer_of_the_store_commits_in_between() {
+        let memory: Arc<dyn Store> = Arc::new(Memory::new());
+        let store = Arc::new(Rival::new(memory, &keyspace::security(1)));
+        let databases = databases(store.clone());
+        let database = databases.create("userdb-6564", CreateOptions::default(), Some("{}")).unwrap();
+        store.writes_next([r#"{"members":{"names":["tom"]}}"#]);
+        change_security(&database, |security| admit(security, "ed")).await.unwrap();
+        assert_eq!((names(&database, "members"), names(&database, "admins")), (json!(["ed", "tom"]), json!(["ed"])));
+        let stored = store.get(&keyspace::security(1)).unwrap().unwrap();
+        assert_eq!(String::from_utf8(stored).unwrap(), *database.security());
+    }
+
+    #[test]
+    fn a_position_never_goes_back() {
+        let store = Rival::new(Arc::new(Memory::new()), &key());
+        let stored = |instance| position_in(store.get(&key()).unwrap().as_deref(), instance);
+        keep_position(&store, "aa", 5).unwrap();
+        keep_position(&store, "aa", 3).unwrap();
+        assert_eq!((stored("aa"), stored("bb")), (5, 0));
+        store.writes_next([b"\x01aa 9"]);
+        keep_position(&store, "aa", 7).unwrap();
+        assert_eq!(stored("aa"), 9, "another writer was further");
+        keep_position(&store, "bb", 1).unwrap();
+        assert_eq!((stored("aa"), stored("bb")), (0, 1), "the database was created again");
+    }
 }

@@ -93,7 +93,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let settings = config.settings();
         for (section, key) in [("couchdb", "uuid"), ("chttpd_auth", "secret")] {
             if settings.get(section, key).is_none() {
-                config.set(section, key, &clock.uuid(), true)?;
+                config.set_missing(section, key, &clock.uuid())?;
             }
         }
         let made_admin = crate::app::admins::settle_admins(&config, &admins, &clock)?;

@@ -14,6 +14,9 @@ pub mod faults;
 pub mod keyspace;
 pub mod memory;
 pub mod range;
+#[cfg(test)]
+pub(crate) mod rival;
+mod update;
 
 pub use self::blob::memory::MemoryBlobs;
 pub use self::crypto::master_key::Key;
@@ -21,6 +24,7 @@ pub use self::embedded::data_folder::{
     Engine, OpenError, Opened, Options, begin_filling, encrypted_under, finish, open, open_existing, open_with,
 };
 pub use self::embedded::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
+pub use self::update::{Change, update};
 
 use std::fmt;
 
@@ -57,7 +61,7 @@ impl From<StoreError> for crate::error::Error {
     fn from(error: StoreError) -> Self {
         use crate::error::Error;
         match error {
-            StoreError::Conflict => Error::Internal("a store expectation did not hold".into()),
+            StoreError::Conflict => Error::Again("The stored data has changed while the request was under way.".into()),
             StoreError::Full => Error::Full,
             StoreError::Unavailable(cause) => Error::Internal(cause),
             StoreError::Damaged(what) => Error::Damaged(what),

@@ -313,3 +313,46 @@ fn a_one_time_code_is_accepted_once_and_no_earlier_one_after_it() {
     });
     assert_eq!(won, 1);
 }
+
+/// Two servers on one store: the second reads the record before the first changes it again.
+#[test]
+fn a_record_that_another_server_has_changed_is_not_written_back_from_memory() {
+    let house = house();
+    let other = Devices::new(house.store.clone(), house.clock.clone());
+    let first = house.begin("ann");
+    let second = other.begin("ann", &phone(), TIMEOUT).expect("begins");
+    let third = house.begin("ann");
+    assert!(first != second && second != third && first != third, "each has its own second");
+    assert_eq!(house.list("ann").len(), 3);
+    other.end("ann", first).expect("ends");
+    let code = house.devices.use_code("ann", b"key", 7).expect("writes");
+    assert!(code && !house.seen("ann", first), "the sign-out at the other server stays");
+    assert_eq!(other.use_code("ann", b"key", 7), Ok(false), "a code is used once, at whichever server");
+    let house = house.reopened();
+    assert!(!house.seen("ann", first) && house.seen("ann", second) && house.seen("ann", third));
+}
+
+#[test]
+fn a_commit_of_another_server_between_read_and_write_is_not_lost() {
+    let (there, clock) = (house(), Clock::fixed(Duration::from_secs(START)));
+    there.begin("ann");
+    let value = there.store.get(&key("ann")).expect("reads").expect("a record");
+    let store = Arc::new(crate::store::rival::Rival::new(Arc::new(Memory::new()), &key("ann")));
+    let devices = Devices::new(store.clone(), clock);
+    store.writes_next([value]);
+    assert_eq!(devices.begin("ann", &phone(), TIMEOUT), Ok(START - 1), "the second that the other server has taken");
+    let list = devices.list("ann", None, TIMEOUT).expect("lists");
+    assert_eq!(list.as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn what_is_only_in_memory_is_kept_when_nobody_else_has_written() {
+    let house = house();
+    let issued = house.begin("ann");
+    let id = house.devices.of_session("ann", issued).expect("looks").expect("a device");
+    for sequence in ["1-x", "2-x"] {
+        house.devices.synced("ann", &id, "db", sequence).expect("notes");
+    }
+    house.begin("ann");
+    assert!(house.list("ann").iter().any(|row| row["databases"]["db"] == "2-x"));
+}

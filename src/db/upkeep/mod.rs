@@ -7,3 +7,4 @@ pub mod hold;
 pub mod limits;
 pub mod purge;
 pub mod removal;
+mod security;

@@ -17,6 +17,7 @@ use super::edit::Leaf;
 use super::partition::Partitions;
 use super::prepared_edit::{Edit, Mode};
 use super::tally::Tally;
+use crate::db::database::NO_SECURITY;
 use crate::db::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::db::upkeep::auto_purge_record::AutoPurge;
 use crate::error::{Error, Result};
@@ -319,18 +320,50 @@ impl<'a> Draft<'a> {
         self.batch.put(keyspace::security(self.number), security.as_bytes().to_vec());
     }
 
-    /// Applies `change` to the database's `_auto_purge` record.
-    pub fn change_auto_purge(&mut self, change: impl FnOnce(&mut AutoPurge)) -> Result<()> {
-        let key = keyspace::auto_purge(self.number);
-        let mut writes = self.batch.writes.iter().rev();
-        let value = match writes.find(|(put, _)| *put == key) {
-            Some((_, value)) => value.clone(),
-            None => self.store.get(&key)?,
-        };
-        let mut stored = AutoPurge::of(value.as_deref())?;
-        change(&mut stored);
-        self.batch.put(key, stored.encode());
+    /// Changes one record of the database: passes its value to `change` and writes what `change` returns, if
+    /// anything. The value is the one that this draft writes, else the stored one; the commit then expects
+    /// the stored value. As [`crate::store::update`], within the commit of the draft: after a conflict, the
+    /// writer makes a new draft.
+    pub fn update(
+        &mut self,
+        key: Vec<u8>,
+        change: impl FnOnce(Option<&[u8]>) -> Result<Option<Vec<u8>>>,
+    ) -> Result<()> {
+        if let Some((_, value)) = self.batch.writes.iter().rev().find(|(put, _)| *put == key) {
+            if let Some(next) = change(value.as_deref())? {
+                self.batch.put(key, next);
+            }
+            return Ok(());
+        }
+        let stored = self.store.get(&key)?;
+        if let Some(next) = change(stored.as_deref())? {
+            self.batch.expect(key.clone(), stored);
+            self.batch.put(key, next);
+        }
         Ok(())
+    }
+
+    /// Changes the `_security` object; `change` gets its JSON text and returns the new one, if it differs.
+    /// Returns the text that is in force after this draft.
+    pub fn change_security(&mut self, change: impl FnOnce(&str) -> Result<Option<String>>) -> Result<String> {
+        let (number, mut after) = (self.number, String::new());
+        self.update(keyspace::security(number), |stored| {
+            let text = std::str::from_utf8(stored.unwrap_or(NO_SECURITY.as_bytes()))
+                .map_err(|_| Error::Damaged(format!("_security of database number {number}")))?;
+            let changed = change(text)?;
+            after = changed.clone().unwrap_or_else(|| text.to_owned());
+            Ok(changed.map(String::into_bytes))
+        })?;
+        Ok(after)
+    }
+
+    /// Changes what is stored of `_auto_purge`.
+    pub fn change_auto_purge(&mut self, change: impl FnOnce(&mut AutoPurge)) -> Result<()> {
+        self.update(keyspace::auto_purge(self.number), |value| {
+            let mut stored = AutoPurge::of(value)?;
+            change(&mut stored);
+            Ok(Some(stored.encode()))
+        })
     }
 
     /// Removes a purge request and its uuid.
