@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::database::Database;
-use super::db_updates::{DbEvent, DbEventKind, EventState, Events, decode_event, decode_u64, event_sequence};
+use super::db_updates::{DbEvent, DbEventKind, EventState, Events, decode_event, decode_u64};
 use super::names::check_database_name;
 use super::record::{Info, NameRecord};
 use crate::clock::Clock;
@@ -23,6 +24,10 @@ use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, k
 
 /// When this many handles are open, opening another one first closes all unused handles.
 const IDLE_HANDLES: usize = 4096;
+/// The pause between two writes of `updated` rows.
+const FLUSH_PAUSE: Duration = Duration::from_millis(250);
+/// The same after a write that failed.
+const FLUSH_PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
 
 /// Options of a new database.
 #[derive(Debug, Clone, Copy)]
@@ -56,18 +61,8 @@ pub struct Databases {
 impl Databases {
     /// Opens the registry: reads all rows of `_db_updates`. Opens no database.
     pub fn open(store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, clock: Clock) -> Result<Arc<Databases>> {
-        let mut state = EventState { last: 0, latest: HashMap::new() };
-        let mut after = 0;
-        loop {
-            let page = store.scan(&keyspace::db_updates_after(after), Direction::Forward, PageLimit::entries(1000))?;
-            let Some((last, _)) = page.last() else { break };
-            after = event_sequence(last);
-            for (key, value) in &page {
-                let event = decode_event(key, value)?;
-                state.last = event.sequence;
-                state.latest.insert((event.kind, event.name), event.sequence);
-            }
-        }
+        let mut state = EventState { last: 0, latest: HashMap::new(), unsettled: None };
+        state.read(&*store, 0)?;
         let moved = watch::Sender::new(state.last);
         let events =
             Events { dirty: Mutex::default(), state: Mutex::new(state), moved, wake: tokio::sync::Notify::new() };
@@ -184,10 +179,10 @@ impl Databases {
             if let Some(security) = security {
                 batch.put(keyspace::security(number), security.as_bytes().to_vec());
             }
-            let event = self.events.write(&mut batch, name, DbEventKind::Created);
+            let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Created)?;
             match self.store.commit(batch) {
                 Ok(()) => {
-                    self.events.done(event);
+                    self.events.committed(vec![event]);
                     return self.enter(name, record);
                 }
                 Err(StoreError::Conflict) => continue,
@@ -212,9 +207,9 @@ impl Databases {
         batch.delete(keyspace::name(name));
         batch.delete(keyspace::info(number));
         batch.put(keyspace::doomed(number), Vec::new());
-        let event = self.events.write(&mut batch, name, DbEventKind::Deleted);
+        let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Deleted)?;
         self.store.commit(batch)?;
-        self.events.done(event);
+        self.events.committed(vec![event]);
         self.leave(name);
         Ok(())
     }
@@ -311,17 +306,30 @@ impl Databases {
             self.events.wake.notified().await;
             let databases = self.clone();
             let flushed = crate::blocking::blocking(move || databases.flush_updates()).await;
+            let mut pause = FLUSH_PAUSE;
             if let Err(error) = flushed {
-                tracing::warn!(%error, "writing _db_updates failed");
+                tracing::warn!(%error, "writing _db_updates failed and will be tried again");
+                pause = FLUSH_PAUSE_AFTER_FAILURE;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
-    fn flush_updates(&self) -> Result<()> {
+    /// Writes an `updated` row for each database written since the last call. After a failure, the next call
+    /// writes them.
+    pub(super) fn flush_updates(&self) -> Result<()> {
         let mut names = std::mem::take(&mut *self.events.dirty.lock());
         names.sort_unstable();
         names.dedup();
+        let flushed = self.write_updates(&names);
+        if flushed.is_err() {
+            self.events.dirty.lock().extend(names);
+            self.events.wake.notify_one();
+        }
+        flushed
+    }
+
+    fn write_updates(&self, names: &[String]) -> Result<()> {
         // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row.
         let _naming = self.naming.lock();
         let found = self.store.get_many(&names.iter().map(|name| keyspace::name(name)).collect::<Vec<_>>())?;
@@ -329,12 +337,12 @@ impl Databases {
         let mut events = Vec::new();
         for (name, value) in names.iter().zip(found) {
             if value.is_some() {
-                events.push(self.events.write(&mut batch, name, DbEventKind::Updated));
+                events.push(self.events.stage(&*self.store, &mut batch, name, DbEventKind::Updated)?);
             }
         }
         if !events.is_empty() {
             self.store.commit(batch)?;
-            events.into_iter().for_each(|event| self.events.done(event));
+            self.events.committed(events);
         }
         Ok(())
     }

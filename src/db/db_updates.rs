@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use crate::store::{Batch, keyspace};
+use crate::store::{self, Batch, Direction, PageLimit, Store, keyspace};
 
 /// The kind of an event in `_db_updates`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,8 +50,28 @@ pub(crate) struct Events {
 }
 
 pub(crate) struct EventState {
+    /// The last sequence that was given to an event. Those of failed commits are not given again.
     pub(crate) last: u64,
+    /// The committed row of each kind and name.
     pub(crate) latest: HashMap<(DbEventKind, String), u64>,
+    /// Set from when an event is staged until its commit has succeeded: the last sequence before. After a
+    /// failed commit, the rows behind it may or may not be in the store.
+    pub(crate) unsettled: Option<u64>,
+}
+
+impl EventState {
+    /// Reads the rows after `sequence` from the store.
+    pub(crate) fn read(&mut self, store: &dyn Store, sequence: u64) -> Result<()> {
+        let range = keyspace::db_updates_after(sequence);
+        for page in store::pages(store, range, Direction::Forward, PageLimit::entries(1000)) {
+            for (key, value) in page? {
+                let event = decode_event(&key, &value)?;
+                self.last = self.last.max(event.sequence);
+                self.latest.insert((event.kind, event.name), event.sequence);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Events {
@@ -68,25 +88,42 @@ impl Events {
         self.wake.notify_one();
     }
 
-    /// Adds the row of an event to a batch, and removes the previous row of the same kind and name. The
-    /// caller holds `naming`, so that sequences are committed in order.
-    pub(crate) fn write(&self, batch: &mut Batch, name: &str, kind: DbEventKind) -> DbEvent {
+    /// Adds the row of an event to a batch, and removes the committed row of the same kind and name. The
+    /// state in memory changes when the batch is [committed](Events::committed). The caller holds `naming`,
+    /// so that sequences are committed in order.
+    pub(crate) fn stage(&self, store: &dyn Store, batch: &mut Batch, name: &str, kind: DbEventKind) -> Result<DbEvent> {
         let mut state = self.state.lock();
+        let is_first = batch.writes.last().is_none_or(|(key, _)| !keyspace::is_db_update(key));
+        if is_first && let Some(before) = state.unsettled {
+            // A commit has failed, but its rows may be in the store all the same.
+            state.read(store, before)?;
+            state.unsettled = None;
+        }
+        let before = state.last;
+        state.unsettled.get_or_insert(before);
         state.last += 1;
         let sequence = state.last;
-        if let Some(older) = state.latest.insert((kind, name.to_owned()), sequence) {
-            batch.delete(keyspace::db_update(older));
+        if let Some(older) = state.latest.get(&(kind, name.to_owned())) {
+            batch.delete(keyspace::db_update(*older));
         }
         let mut value = vec![1, kind as u8];
         value.extend_from_slice(name.as_bytes());
         batch.put(keyspace::db_update(sequence), value);
-        DbEvent { sequence, name: name.to_owned(), kind }
+        Ok(DbEvent { sequence, name: name.to_owned(), kind })
     }
 
-    pub(crate) fn done(&self, event: DbEvent) {
+    /// Records that the batch of these events has been committed, and wakes the feeds.
+    pub(crate) fn committed(&self, events: Vec<DbEvent>) {
+        let mut state = self.state.lock();
+        let Some(newest) = events.last().map(|event| event.sequence) else { return };
+        for event in events {
+            state.latest.insert((event.kind, event.name), event.sequence);
+        }
+        state.unsettled = None;
+        drop(state);
         self.moved.send_if_modified(|last| {
-            let newer = event.sequence > *last;
-            *last = event.sequence.max(*last);
+            let newer = newest > *last;
+            *last = newest.max(*last);
             newer
         });
     }

@@ -381,3 +381,59 @@ async fn large_leaves_are_loaded_in_pages() {
     assert_eq!(next(&mut rest.unwrap()), "1-c 1-b");
     assert_eq!(database.open_revisions("none", None, false).err(), Some(Error::Missing));
 }
+
+#[tokio::test]
+async fn db_updates_has_one_row_of_each_kind_and_name_after_failed_commits() {
+    use crate::store::faults::{Faults, WriteFault};
+    for fault in [WriteFault::Io, WriteFault::Full, WriteFault::Unknown] {
+        let (store, faults) = Faults::store();
+        let blobs = Arc::new(crate::store::MemoryBlobs::new());
+        let clock = Clock::fixed(std::time::Duration::from_secs(1));
+        let databases = Databases::open(store.clone(), blobs.clone(), clock.clone()).unwrap();
+        let recover = || store.commit(crate::store::Batch { frees: true, ..Default::default() });
+        let create = || databases.create("db", CreateOptions::default(), None).map(drop);
+        create().unwrap();
+        databases.delete("db").unwrap();
+        faults.fail_write(0, fault);
+        assert!(create().is_err());
+        recover().unwrap();
+        let again = if fault == WriteFault::Unknown { Err(Error::DatabaseExists) } else { Ok(()) };
+        assert_eq!(create(), again, "{fault:?}");
+        faults.fail_write(0, fault);
+        assert!(databases.delete("db").is_err());
+        recover().unwrap();
+        let again = if fault == WriteFault::Unknown { Err(Error::NoDatabase) } else { Ok(()) };
+        assert_eq!(databases.delete("db"), again, "{fault:?}");
+        create().unwrap();
+        let database = databases.get("db").unwrap();
+        for round in 0..3 {
+            put(&database, incoming(&format!("doc-{round}"), None, "{}")).await.unwrap();
+            if round == 1 {
+                faults.fail_write(0, fault);
+                assert!(databases.flush_updates().is_err());
+                recover().unwrap();
+            }
+            databases.flush_updates().unwrap();
+        }
+        let rows = databases.events_after(0, 100).unwrap();
+        let kinds: Vec<_> = rows.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [DbEventKind::Deleted, DbEventKind::Created, DbEventKind::Updated], "{fault:?}");
+        assert_eq!(Databases::open(store, blobs, clock).unwrap().last_event(), rows[2].sequence);
+    }
+}
+
+#[tokio::test]
+async fn writes_whose_row_of_db_updates_failed_are_recorded_by_the_next_flush() {
+    use crate::store::faults::{Faults, WriteFault};
+    let (store, faults) = Faults::store();
+    let clock = Clock::fixed(std::time::Duration::from_secs(1));
+    let databases = Databases::open(store.clone(), Arc::new(crate::store::MemoryBlobs::new()), clock).unwrap();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    put(&database, incoming("a", None, "{}")).await.unwrap();
+    faults.fail_write(0, WriteFault::Io);
+    assert!(databases.flush_updates().is_err());
+    store.commit(crate::store::Batch::new()).unwrap();
+    databases.flush_updates().unwrap();
+    let kinds: Vec<_> = databases.events_after(0, 9).unwrap().into_iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [DbEventKind::Created, DbEventKind::Updated]);
+}

@@ -97,6 +97,11 @@ pub fn db_update(sequence: u64) -> Vec<u8> {
     tagged(DB_UPDATE, &sequence.to_be_bytes())
 }
 
+/// Whether the key is a [`db_update`]'s.
+pub fn is_db_update(key: &[u8]) -> bool {
+    key.first() == Some(&DB_UPDATE)
+}
+
 /// Range of the entries of `_db_updates` after `sequence`.
 pub fn db_updates_after(sequence: u64) -> KeyRange {
     (Bound::Excluded(db_update(sequence)), Bound::Excluded(vec![DB_UPDATE + 1]))

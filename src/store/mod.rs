@@ -13,6 +13,7 @@ pub mod embedded;
 pub mod faults;
 pub mod keyspace;
 pub mod memory;
+mod pages;
 pub mod range;
 #[cfg(test)]
 pub(crate) mod rival;
@@ -24,6 +25,7 @@ pub use self::embedded::data_folder::{
     Engine, OpenError, Opened, Options, begin_filling, encrypted_under, finish, open, open_existing, open_with,
 };
 pub use self::embedded::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
+pub use self::pages::{Pages, pages};
 pub use self::update::{Change, update};
 
 use std::fmt;
