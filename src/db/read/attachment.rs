@@ -11,8 +11,9 @@ use flate2::write::{GzDecoder, GzEncoder};
 
 use crate::db::Database;
 use crate::db::record::Attachment;
+use crate::db::write::edit::Source;
 use crate::error::{Error, Result};
-use crate::store::blob::blobs::{BlobWriter, Blobs, Pin, Written};
+use crate::store::blob::blobs::{BlobId, BlobWriter, Blobs, Pin, Written};
 
 /// An attachment that is being written. Dropping it before [`Upload::finish`] discards the content.
 pub struct Upload {
@@ -187,5 +188,24 @@ impl Database {
     /// The store of this database's attachments.
     pub fn blobs(&self) -> &std::sync::Arc<dyn Blobs> {
         &self.blobs
+    }
+
+    /// Pins content that is named by a body read before. `None` if it is not there: between the read and the
+    /// pin, a compaction may have removed the body, and the sweep the content.
+    pub(crate) fn pin(&self, blob: &BlobId) -> Result<Option<Pin>> {
+        let pin = self.blobs.pin(blob);
+        Ok(self.blobs.contains(blob)?.then_some(pin))
+    }
+
+    /// Pins the attachments of a revision for an edit that takes them over. `None` if the content of one is
+    /// not there: the revision must be read again. Blocks on disk I/O.
+    pub fn pin_attachments(&self, attachments: &[Attachment]) -> Result<Option<Vec<(String, Source)>>> {
+        let mut sources = Vec::with_capacity(attachments.len());
+        for attachment in attachments {
+            let Some(pin) = self.pin(&attachment.blob)? else { return Ok(None) };
+            let source = Source::Written { attachment: attachment.clone(), keep_revpos: false, pin };
+            sources.push((attachment.name.clone(), source));
+        }
+        Ok(Some(sources))
     }
 }

@@ -317,11 +317,7 @@ impl Database {
                         .filter(|found| mode == Mode::Replicated || revpos.is_none_or(|revpos| revpos == found.revpos));
                     let missing = || Error::MissingStub(format!("Invalid attachment stub in {} for {}", edit.id, name));
                     let Some(found) = found else { return Err(missing()) };
-                    pins.push(self.blobs.pin(&found.blob));
-                    // A compaction and a sweep may have run between reading the body and pinning the blob.
-                    if !self.blobs.contains(&found.blob)? {
-                        return Err(missing());
-                    }
+                    pins.push(self.pin(&found.blob)?.ok_or_else(missing)?);
                     attachments.push((*found).clone());
                 }
             }

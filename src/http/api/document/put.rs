@@ -9,6 +9,7 @@ use super::incoming::{self, AttachmentRules, named_revision, parse_revision, req
 use super::local;
 use super::write::{write, written};
 use crate::app::App;
+use crate::blocking::blocking;
 use crate::db::{Database, Incoming, Mode, Source, check_document_id};
 use crate::error::Error;
 use crate::http::request::{Request, Verb};
@@ -17,6 +18,9 @@ use crate::http::response::error::{Failure, Result};
 use crate::json::{Split, quote};
 use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
+
+/// The number of times `COPY` reads its source before it reports missing attachments as damage.
+const COPY_ATTEMPTS: usize = 3;
 
 /// Writes one edit and responds with its revision and 201, or 200 for a deletion by `PUT`. With `batch=ok` it
 /// responds with 202 and no revision, and hides conflicts, as in CouchDB, where the client does not wait for
@@ -129,35 +133,43 @@ pub async fn delete(app: &Arc<App>, request: &mut Request, database: Arc<Databas
 pub async fn copy(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     let source_rev = request.query.get("rev").map(parse_revision).transpose()?;
     let (target, target_rev) = destination(request)?;
-    let (json, attachments, source) = match id.strip_prefix("_local/") {
-        Some(name) => {
-            let record = local::read(app, request, &database, name).await?;
-            (record.json, Vec::new(), None)
-        }
-        None => {
-            let eyes = Eyes::of(app, &request.user, &database)?;
-            eyes.check(&id)?;
-            let found = eyes.see(super::open_revs::find(&database, &id, source_rev).await?)?;
-            (found.body.json.clone(), found.body.attachments.clone(), Some(found))
-        }
+    let (json, attachments) = match id.strip_prefix("_local/") {
+        Some(name) => (local::read(app, request, &database, name).await?.json, Vec::new()),
+        None => copied(app, request, &database, &id, source_rev).await?,
     };
     if let Some(name) = target.strip_prefix("_local/") {
         let number = local::write(app, request, &database, name, json, target_rev.as_ref()).await?;
         return Ok(written(request, StatusCode::CREATED, &database, &target, &format!("0-{number}")));
     }
     check_document_id(&target, database.is_partitioned())?;
-    drop(source);
-    let attachments = attachments
-        .into_iter()
-        .map(|attachment| {
-            let pin = database.blobs().pin(&attachment.blob);
-            (attachment.name.clone(), Source::Written { attachment, keep_revpos: false, pin })
-        })
-        .collect();
     let edit =
         Incoming { id: target.clone(), parent: target_rev, path: (0, Vec::new()), deleted: false, json, attachments };
     let revision = write(app, request, &database, edit, Mode::Interactive).await?;
     Ok(written(request, StatusCode::CREATED, &database, &target, &revision.to_string()))
+}
+
+/// Reads the body of a revision to be copied, and pins its attachments. If the content of one is gone, the
+/// revision was compacted or purged after it was read, so it is read again.
+async fn copied(
+    app: &App,
+    request: &Request,
+    database: &Arc<Database>,
+    id: &str,
+    rev: Option<Revision>,
+) -> Result<(String, Vec<(String, Source)>)> {
+    let eyes = Eyes::of(app, &request.user, database)?;
+    eyes.check(id)?;
+    for _ in 0..COPY_ATTEMPTS {
+        let body = eyes.see(super::open_revs::find(database, id, rev.clone()).await?)?.body;
+        if body.attachments.is_empty() {
+            return Ok((body.json, Vec::new()));
+        }
+        let (of, attachments) = (database.clone(), body.attachments);
+        if let Some(sources) = blocking(move || of.pin_attachments(&attachments)).await? {
+            return Ok((body.json, sources));
+        }
+    }
+    Err(Error::Damaged(format!("the content of an attachment of {id}")).into())
 }
 
 /// Parses the `Destination` header: a document id, or a URL of a document on this server.
