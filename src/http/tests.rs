@@ -5,6 +5,7 @@ mod accounts;
 mod bounds;
 mod client;
 mod config;
+mod documents;
 mod faults;
 mod frame;
 mod scripts;

@@ -27,11 +27,10 @@ pub enum LocalWrite {
     Delete,
 }
 
-struct Local {
-    id: String,
-    write: LocalWrite,
-    revision: u64,
-    reply: oneshot::Sender<Result<u64>>,
+struct Locals {
+    writes: Vec<(String, LocalWrite)>,
+    revisions: Vec<u64>,
+    reply: oneshot::Sender<Result<Vec<u64>>>,
 }
 
 impl Database {
@@ -45,44 +44,57 @@ impl Database {
 
     /// Writes a `_local` document. Returns the `N` of its new revision `0-N`.
     pub async fn write_local(self: &Arc<Self>, id: &str, write: LocalWrite) -> Result<u64> {
-        let id = id.to_owned();
-        self.submit(|reply| Local { id, write, revision: 0, reply }).await
+        let mut revisions = self.write_locals(vec![(id.to_owned(), write)]).await?;
+        revisions.pop().ok_or_else(|| Error::Internal("a _local document has no revision".into()))
+    }
+
+    /// Writes many `_local` documents in one commit. Returns the `N` of each one's new revision, in order.
+    pub async fn write_locals(self: &Arc<Self>, writes: Vec<(String, LocalWrite)>) -> Result<Vec<u64>> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.submit(|reply| Locals { writes, revisions: Vec::new(), reply }).await
     }
 }
 
-impl Work for Local {
+impl Work for Locals {
     fn ids(&self) -> Vec<String> {
         Vec::new()
     }
 
     fn bytes(&self) -> usize {
-        match &self.write {
+        let bytes = |write: &LocalWrite| match write {
             LocalWrite::Put { json, .. } => json.len(),
             LocalWrite::Delete => 0,
-        }
+        };
+        self.writes.iter().map(|(_, write)| bytes(write)).sum()
     }
 
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
-        match &self.write {
-            LocalWrite::Put { json, previous } => {
-                self.revision = previous.unwrap_or(0).saturating_add(1);
-                let record = LocalRecord { revision: self.revision, json: json.clone() };
-                draft.put_local(&self.id, Some(record.encode()));
-            }
-            LocalWrite::Delete => draft.put_local(&self.id, None),
+        self.revisions.clear();
+        for (id, write) in &self.writes {
+            let (revision, record) = match write {
+                LocalWrite::Put { json, previous } => {
+                    let revision = previous.unwrap_or(0).saturating_add(1);
+                    (revision, Some(LocalRecord { revision, json: json.clone() }.encode()))
+                }
+                LocalWrite::Delete => (0, None),
+            };
+            draft.put_local(id, record);
+            self.revisions.push(revision);
         }
         Ok(())
     }
 
     fn frees(&self) -> Frees {
-        match self.write {
-            LocalWrite::Put { .. } => Frees::Never,
-            LocalWrite::Delete => Frees::Always,
+        match self.writes.iter().all(|(_, write)| matches!(write, LocalWrite::Delete)) {
+            true => Frees::Always,
+            false => Frees::Never,
         }
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
-        let Local { revision, reply, .. } = *self;
-        let _ = reply.send(committed.map(|()| revision));
+        let Locals { revisions, reply, .. } = *self;
+        let _ = reply.send(committed.map(|()| revisions));
     }
 }

@@ -120,22 +120,12 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     let incoming = if has_content { blocking(convert).await? } else { beside(length, convert)? };
     let written = users_database::update(app, request.by(), &database, incoming, mode).await?;
     let mut written = ids.into_iter().zip(written);
-    let mut locals = locals.into_iter();
-    let locals_allowed = users_database::check_local(app, &request.user, &database);
+    let mut locals = write_locals(app, request, &database, locals).await.into_iter();
     let mut out = String::with_capacity(is_local.len() * 96);
     out.push('[');
     for is_local in is_local {
         let (id, result) = if is_local {
-            let (name, write) = locals.next().expect("one write per local document");
-            // Each is a commit of its own, and validating the other documents may have taken seconds.
-            let allowed = match &locals_allowed {
-                Ok(()) => request.standing.confirm(&request.user).await,
-                Err(refused) => Err(refused.clone()),
-            };
-            let number = match allowed {
-                Ok(()) => database.write_local(&name, write).await,
-                Err(refused) => Err(refused),
-            };
+            let (name, number) = locals.next().expect("one result per local document");
             (format!("_local/{name}"), number.map(|number| format!("0-{number}")))
         } else {
             let (id, result) = written.next().expect("one result per edit");
@@ -153,6 +143,42 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     }
     out.push(']');
     Ok(Answer::json_text(StatusCode::CREATED, out))
+}
+
+/// Writes the `_local` documents of a request in one commit, and notes its last checkpoint. Returns one
+/// result per document, in order.
+async fn write_locals(
+    app: &Arc<App>,
+    request: &Request,
+    database: &Arc<Database>,
+    writes: Vec<(String, LocalWrite)>,
+) -> Vec<(String, crate::error::Result<u64>)> {
+    if writes.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<String> = writes.iter().map(|(name, _)| name.clone()).collect();
+    let sequence = writes.iter().rev().find_map(|(_, write)| match write {
+        LocalWrite::Put { json, .. } => crate::http::api::session::devices::sequence_of(json),
+        LocalWrite::Delete => None,
+    });
+    // Validating the other documents may have taken seconds.
+    let allowed = match users_database::check_local(app, &request.user, database) {
+        Ok(()) => request.standing.confirm(&request.user).await,
+        refused => refused,
+    };
+    let written = match allowed {
+        Ok(()) => database.write_locals(writes).await,
+        Err(refused) => Err(refused),
+    };
+    match written {
+        Ok(numbers) => {
+            if let Some(sequence) = sequence {
+                crate::http::api::session::devices::checkpoint(app, request, database.name(), sequence).await;
+            }
+            names.into_iter().zip(numbers.into_iter().map(Ok)).collect()
+        }
+        Err(error) => names.into_iter().map(|name| (name, Err(error.clone()))).collect(),
+    }
 }
 
 /// A row for an edit that was not written. A damaged or failing store fails the row, not the others.

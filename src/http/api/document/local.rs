@@ -74,8 +74,6 @@ pub async fn store(
     if split.deleted {
         return delete(app, request, database, name).await;
     }
-    users_database::check_local(app, &request.user, database)?;
-    crate::http::api::session::devices::checkpoint(app, request, database.name(), &split.body).await;
     let number = write(app, request, database, name, split.body, split.rev.as_ref()).await?;
     Ok(written(request, StatusCode::CREATED, database, &format!("_local/{name}"), &format!("0-{number}")))
 }
@@ -88,7 +86,7 @@ pub fn check_name(name: &str) -> crate::error::Result<()> {
     }
 }
 
-/// Writes a `_local` document and returns the `N` of its revision.
+/// Writes a `_local` document, and notes the checkpoint if it is one. Returns the `N` of its revision.
 pub async fn write(
     app: &App,
     request: &Request,
@@ -103,7 +101,12 @@ pub async fn write(
         None => None,
         Some(rev) => Some(number_of(rev).ok_or_else(|| Failure::bad_request("Invalid rev format"))?),
     };
-    Ok(database.write_local(name, LocalWrite::Put { json, previous }).await?)
+    let sequence = crate::http::api::session::devices::sequence_of(&json);
+    let number = database.write_local(name, LocalWrite::Put { json, previous }).await?;
+    if let Some(sequence) = sequence {
+        crate::http::api::session::devices::checkpoint(app, request, database.name(), sequence).await;
+    }
+    Ok(number)
 }
 
 /// `DELETE /{db}/_local/{name}`.

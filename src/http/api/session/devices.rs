@@ -137,19 +137,23 @@ pub async fn end(app: &App, request: &Request) -> Result<()> {
     Ok(())
 }
 
+/// The sequence that a checkpoint, the body of a `_local` document, names; `None` if it is none.
+pub fn sequence_of(json: &str) -> Option<String> {
+    if !json.contains("last_seq") {
+        return None;
+    }
+    let Ok(Value::Object(body)) = serde_json::from_str(json) else { return None };
+    match body.get("last_seq").or_else(|| body.get("source_last_seq"))? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
 /// Records how far a device has synced, when it writes a replication checkpoint. Errors are logged only: they
 /// must not fail the write of the checkpoint.
-pub async fn checkpoint(app: &App, request: &Request, database: &str, json: &str) {
+pub async fn checkpoint(app: &App, request: &Request, database: &str, sequence: String) {
     let Some(name) = request.user.name.clone() else { return };
-    if !json.contains("last_seq") {
-        return;
-    }
-    let Ok(Value::Object(body)) = serde_json::from_str(json) else { return };
-    let sequence = match body.get("last_seq").or_else(|| body.get("source_last_seq")) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Number(number)) => number.to_string(),
-        _ => return,
-    };
     let Ok(devices) = devices(app) else { return };
     let (session, database) = (request.session.clone(), database.to_owned());
     let by_password = request.user.handler == Some(Handler::Default);
