@@ -1,6 +1,7 @@
 //! Counters of the HTTP layer. The names are those of CouchDB's `_stats`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,17 +16,12 @@ pub struct Metrics {
     pub requests: AtomicU64,
     /// Requests whose response ended early.
     pub aborted_requests: AtomicU64,
+    /// Requests to `_bulk_docs` and `_bulk_get`.
     pub bulk_requests: AtomicU64,
+    /// Queries of views.
     pub view_reads: AtomicU64,
-    pub database_reads: AtomicU64,
-    pub database_writes: AtomicU64,
-    pub document_writes: AtomicU64,
-    pub document_inserts: AtomicU64,
-    pub open_databases: AtomicI64,
-    pub auth_cache_hits: AtomicU64,
-    pub auth_cache_misses: AtomicU64,
-    /// Requests that currently wait for or stream `_changes`.
-    pub clients_requesting_changes: AtomicI64,
+    /// Clients of `_changes` feeds that wait for changes.
+    pub clients_requesting_changes: Arc<Gauge>,
     /// Connections that are open now.
     pub open_connections: AtomicI64,
     /// Connections refused because their address already had the maximum number open.
@@ -60,6 +56,32 @@ pub const METHODS: [&str; 8] = ["COPY", "DELETE", "GET", "HEAD", "OPTIONS", "POS
 /// The statuses with their own counter; other statuses are not counted.
 pub const STATUSES: [u16; 23] =
     [200, 201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 405, 406, 409, 412, 413, 414, 415, 416, 417, 429, 500];
+
+/// Counts what exists now.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+/// One of the things that a [`Gauge`] counts, until it is dropped.
+pub struct Counted(Arc<Gauge>);
+
+impl Gauge {
+    /// Counts one more until the result is dropped.
+    pub fn count(self: &Arc<Self>) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+
+    /// How many there are.
+    pub fn value(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Metrics {
     /// Counts a finished request. `time` is its duration, `bytes` the size of the response body before

@@ -214,6 +214,8 @@ pub struct Authenticator {
     devices: Option<Arc<Devices>>,
     /// Passwords that were known to be right, and those that had to be hashed.
     fast: AtomicU64,
+    cache_hits: AtomicU64,
+    cache_misses: AtomicU64,
     slow: AtomicU64,
     /// Counts changes of the settings.
     generation: AtomicU64,
@@ -239,6 +241,8 @@ impl Authenticator {
             published,
             devices: None,
             fast: AtomicU64::new(0),
+            cache_hits: AtomicU64::new(0),
+            cache_misses: AtomicU64::new(0),
             slow: AtomicU64::new(0),
             generation: AtomicU64::new(0),
         }
@@ -314,6 +318,11 @@ impl Authenticator {
     /// (`password_hashing_fast` and `password_hashing_slow` in CouchDB).
     pub fn hashings(&self) -> (u64, u64) {
         (self.fast.load(Ordering::Relaxed), self.slow.load(Ordering::Relaxed))
+    }
+
+    /// Passwords since the start that the cache of verified passwords knew, and that it did not know.
+    pub fn cached(&self) -> (u64, u64) {
+        (self.cache_hits.load(Ordering::Relaxed), self.cache_misses.load(Ordering::Relaxed))
     }
 
     /// Begins `POST /_session`: signs somebody in with a name and a password, and a one-time code if they use them.
@@ -514,6 +523,8 @@ impl Authenticator {
         now: Duration,
     ) -> Option<Result<SignedIn>> {
         let known = self.verified.knows(name, password, account.stored.as_ref()?, now);
+        let counter = if known { &self.cache_hits } else { &self.cache_misses };
+        counter.fetch_add(1, Ordering::Relaxed);
         if !known {
             return None;
         }

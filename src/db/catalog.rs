@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::counts::{Counts, Shared};
 use super::database::Database;
 use super::db_updates::{DbEvent, DbEventKind, EventState, Events, decode_event, decode_u64};
 use super::names::check_database_name;
@@ -55,7 +56,7 @@ pub struct Databases {
     /// Held while a database is created, opened or deleted.
     naming: Mutex<()>,
     events: Arc<Events>,
-    partition_limit: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
 impl Databases {
@@ -73,13 +74,23 @@ impl Databases {
             open: RwLock::default(),
             naming: Mutex::new(()),
             events: Arc::new(events),
-            partition_limit: Arc::default(),
+            shared: Arc::default(),
         }))
     }
 
     /// Sets the maximum size of a partition in bytes; 0: no limit.
     pub fn limit_partitions(&self, bytes: u64) {
-        self.partition_limit.store(bytes, Ordering::Relaxed);
+        self.shared.partition_limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Counters of reads and writes.
+    pub fn counts(&self) -> &Counts {
+        &self.shared.counts
+    }
+
+    /// The number of open databases.
+    pub fn open_count(&self) -> usize {
+        self.open.read().len()
     }
 
     /// The store of all databases.
@@ -133,7 +144,7 @@ impl Databases {
             self.store.clone(),
             self.blobs.clone(),
             self.clock.clone(),
-            self.partition_limit.clone(),
+            self.shared.clone(),
             on_commit,
         )?);
         let mut open = self.open.write();

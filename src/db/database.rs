@@ -2,11 +2,12 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::counts::Shared;
 use super::record::{Info, NameRecord};
 use super::write::queue::Queue;
 use crate::clock::Clock;
@@ -38,8 +39,7 @@ pub struct Database {
     pub(super) queue: Mutex<Queue>,
     /// Rung for a writer that waits for works.
     pub(super) arrived: Condvar,
-    /// Bytes that a partition may hold; 0: any number. One for all databases.
-    pub(super) partition_limit: Arc<AtomicU64>,
+    pub(super) shared: Arc<Shared>,
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
     designs: Mutex<Designs>,
@@ -64,7 +64,7 @@ impl Database {
         store: Arc<dyn Store>,
         blobs: Arc<dyn Blobs>,
         clock: Clock,
-        partition_limit: Arc<AtomicU64>,
+        shared: Arc<Shared>,
         on_commit: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Database> {
         let number = record.number;
@@ -90,7 +90,7 @@ impl Database {
             moved,
             queue: Mutex::default(),
             arrived: Condvar::new(),
-            partition_limit,
+            shared,
             gone: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             designs: Mutex::default(),

@@ -13,6 +13,7 @@
 
 pub(crate) mod catalog;
 pub(crate) mod codec;
+mod counts;
 mod database;
 pub mod db_updates;
 mod names;
@@ -22,6 +23,7 @@ pub mod upkeep;
 pub mod write;
 
 pub use self::catalog::{CreateOptions, Databases};
+pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
 pub use self::names::{LONGEST_ID, check_database_name, check_document_id, check_has_partition, partition_of};

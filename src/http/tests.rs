@@ -8,6 +8,7 @@ mod config;
 mod documents;
 mod faults;
 mod frame;
+mod metrics;
 mod scripts;
 mod session;
 mod tls;

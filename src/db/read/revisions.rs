@@ -89,12 +89,14 @@ impl Database {
     }
 
     pub(crate) fn body(&self, id: &str, body: Body) -> Result<Option<BodyRecord>> {
+        self.shared.counts.read(1);
         let value = self.store.get(&keyspace::body(self.number, body.sequence, body.index))?;
         value.map(|value| BodyRecord::decode(id, value)).transpose()
     }
 
     /// Reads many bodies in one call. `None` for a body that is not stored, or not any more.
     pub fn bodies(&self, wanted: &[(&str, Body)]) -> Result<Vec<Option<BodyRecord>>> {
+        self.shared.counts.read(wanted.len());
         let keys: Vec<Vec<u8>> =
             wanted.iter().map(|(_, body)| keyspace::body(self.number, body.sequence, body.index)).collect();
         let values = match are_neighbours(wanted) {

@@ -52,6 +52,10 @@ impl Work for Edits {
         Frees::WhenSmaller
     }
 
+    fn is_write(&self) -> bool {
+        true
+    }
+
     fn answer(self: Box<Self>, committed: Result<()>) {
         let Edits { results, reply, edits, .. } = *self;
         // Release the pins first: a caller that has its answer may expect the sweep to see the blobs

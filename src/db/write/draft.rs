@@ -36,6 +36,10 @@ pub(crate) struct Finished {
     /// leaves that are not deleted. Stored data bounds how often such commits can succeed, so they are
     /// allowed on a full disk.
     pub smaller: bool,
+    /// Documents with a new sequence.
+    pub written: u64,
+    /// Those among them that had no record.
+    pub inserted: u64,
 }
 
 pub(crate) struct Draft<'a> {
@@ -376,10 +380,13 @@ impl<'a> Draft<'a> {
     /// Completes the batch: stems and writes the changed documents, and updates the counters.
     pub fn finish(mut self) -> Result<Finished> {
         let mut smaller = !self.changed.is_empty();
+        let (mut written, mut inserted) = (0, 0);
         for id in std::mem::take(&mut self.changed) {
             let mut slot = self.documents.remove(&id).expect("a changed document is loaded");
             let kept = slot.stored.map(|(sequence, _)| sequence);
             let sequence = slot.sequence.or(kept).expect("a changed document has its sequence");
+            written += u64::from(slot.sequence.is_some());
+            inserted += u64::from(slot.stored.is_none());
             let stemmed = slot.tree.stem(self.info.revs_limit);
             self.drop_bodies(&id, &stemmed)?;
             let old_length = slot.stored.map_or(0, |(_, length)| length as u64);
@@ -422,7 +429,7 @@ impl<'a> Draft<'a> {
         } else if !self.batch.writes.is_empty() {
             self.batch.expect(keyspace::info(self.number), Some(self.before.encode()));
         }
-        Ok(Finished { batch: self.batch, info: self.info, smaller })
+        Ok(Finished { batch: self.batch, info: self.info, smaller, written, inserted })
     }
 }
 

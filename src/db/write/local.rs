@@ -36,6 +36,7 @@ struct Locals {
 impl Database {
     /// Reads a `_local` document; `id` is without the prefix `_local/`.
     pub fn local(&self, id: &str) -> Result<LocalRecord> {
+        self.shared.counts.read(1);
         match self.store.get(&keyspace::local(self.number, id))? {
             Some(value) => LocalRecord::decode(id, &value),
             None => Err(Error::Missing),
@@ -91,6 +92,10 @@ impl Work for Locals {
             true => Frees::Always,
             false => Frees::Never,
         }
+    }
+
+    fn is_write(&self) -> bool {
+        true
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {

@@ -32,6 +32,10 @@ pub(crate) trait Work: Send {
     fn frees(&self) -> Frees {
         Frees::Never
     }
+    /// Whether the work writes documents. Such works are counted.
+    fn is_write(&self) -> bool {
+        false
+    }
     /// Sends the answer to the caller, after the commit has returned.
     fn answer(self: Box<Self>, committed: Result<()>);
 }

@@ -124,7 +124,7 @@ impl Database {
         let designs = ids.iter().any(|id| id.starts_with("_design/"));
         let mut draft = Draft::load(&*self.store, self.number, &info, ids)?;
         if self.is_partitioned() {
-            draft = draft.partitioned(self.partition_limit.load(Ordering::Relaxed));
+            draft = draft.partitioned(self.shared.partition_limit.load(Ordering::Relaxed));
         }
         for (at, work) in works.iter_mut().enumerate() {
             work.apply(&mut draft).map_err(|error| Attempt::Without(at, error))?;
@@ -140,6 +140,8 @@ impl Database {
         }
         match self.store.commit(finished.batch) {
             Ok(()) => {
+                let calls = works.iter().filter(|work| work.is_write()).count();
+                self.shared.counts.wrote(calls, finished.written, finished.inserted);
                 if designs {
                     self.designs_changed();
                 }

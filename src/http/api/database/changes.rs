@@ -19,6 +19,7 @@ use super::changes_filter::{Filter, Judged};
 use crate::app::App;
 use crate::app::answer_budget::WINDOW;
 use crate::app::feed_wakes::Waiter;
+use crate::app::metrics::Counted;
 use crate::blocking::{blocking, reading};
 use crate::db::read::render::{self, Attachments, Show};
 use crate::db::record::SequenceRow;
@@ -190,8 +191,21 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     }
     let standing = request.standing.clone();
     let waiter = (kind != Kind::Normal).then(|| standing.watch());
+    let counted = (kind != Kind::Normal).then(|| app.metrics.clients_requesting_changes.count());
     let (shutdown, listed) = (app.shutdown.clone(), None);
-    let feed = Feed { database, params, filter, moved, since, written: 0, shutdown, standing, waiter, listed };
+    let feed = Feed {
+        database,
+        params,
+        filter,
+        moved,
+        since,
+        written: 0,
+        shutdown,
+        standing,
+        waiter,
+        _counted: counted,
+        listed,
+    };
     let content_type = match kind {
         Kind::EventSource => "text/event-stream",
         _ => "application/json",
@@ -221,6 +235,8 @@ struct Feed {
     standing: Arc<Standing>,
     /// `None` for a feed that does not wait.
     waiter: Option<Waiter>,
+    /// Of a feed that waits.
+    _counted: Option<Counted>,
     /// Of a feed of some documents.
     listed: Option<Listed>,
 }

@@ -1,6 +1,7 @@
 //! Many documents at once: `_bulk_docs`, `_bulk_get`, `_revs_diff`, `_missing_revs`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -40,6 +41,7 @@ const DOCUMENT: usize = 512;
 
 /// `POST /{db}/_bulk_docs`.
 pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    app.metrics.bulk_requests.fetch_add(1, Ordering::Relaxed);
     request.must_be_json()?;
     let text = request.json_text().await?;
     let rules = AttachmentRules::of(request);
@@ -207,6 +209,7 @@ fn unseen(eyes: &Eyes, asked: Asked) -> Asked {
 
 /// `POST /{db}/_bulk_get`.
 pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
+    app.metrics.bulk_requests.fetch_add(1, Ordering::Relaxed);
     request.must_be_json()?;
     let body = request.json_object().await?;
     let Some(docs) = body.get("docs") else { return Err(Failure::bad_request("Missing JSON list of 'docs'.")) };

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -227,6 +228,7 @@ impl Asked {
         view: &str,
         params: Params,
     ) -> Result<Asked> {
+        app.metrics.view_reads.fetch_add(1, Ordering::Relaxed);
         let definition = definition(app, database, design).await?;
         let (place, plan) = plan(app, &definition, view, &params)?;
         let progress = task(app, database, &definition);

@@ -53,6 +53,8 @@ fn counters(app: &App) -> Vec<Counter> {
         about,
     };
     let (fast, slow) = app.auth.hashings();
+    let (cache_hits, cache_misses) = app.auth.cached();
+    let counts = app.databases.counts();
     let mut list = vec![
         one(
             &["couchdb", "password_hashing_fast"],
@@ -66,40 +68,35 @@ fn counters(app: &App) -> Vec<Counter> {
             i64::try_from(slow).unwrap_or(i64::MAX),
             "number of slow password hashing operations",
         ),
-        one(
-            &["couchdb", "auth_cache_hits"],
-            "counter",
-            number(&metrics.auth_cache_hits),
-            "number of authentication cache hits",
-        ),
+        one(&["couchdb", "auth_cache_hits"], "counter", signed(cache_hits), "number of authentication cache hits"),
         one(
             &["couchdb", "auth_cache_misses"],
             "counter",
-            number(&metrics.auth_cache_misses),
+            signed(cache_misses),
             "number of authentication cache misses",
         ),
         one(
             &["couchdb", "database_reads"],
             "counter",
-            number(&metrics.database_reads),
+            signed(counts.reads()),
             "number of times a document was read from a database",
         ),
         one(
             &["couchdb", "database_writes"],
             "counter",
-            number(&metrics.database_writes),
+            signed(counts.writes()),
             "number of times a database was changed",
         ),
         one(
             &["couchdb", "document_inserts"],
             "counter",
-            number(&metrics.document_inserts),
+            signed(counts.document_inserts()),
             "number of documents inserted",
         ),
         one(
             &["couchdb", "document_writes"],
             "counter",
-            number(&metrics.document_writes),
+            signed(counts.document_writes()),
             "number of document write operations",
         ),
         one(&["couchdb", "httpd", "requests"], "counter", number(&metrics.requests), "number of HTTP requests"),
@@ -119,13 +116,13 @@ fn counters(app: &App) -> Vec<Counter> {
         one(
             &["couchdb", "httpd", "clients_requesting_changes"],
             "counter",
-            metrics.clients_requesting_changes.load(Ordering::Relaxed),
+            metrics.clients_requesting_changes.value(),
             "number of clients for continuous _changes",
         ),
         one(
             &["couchdb", "open_databases"],
             "counter",
-            metrics.open_databases.load(Ordering::Relaxed),
+            signed(app.databases.open_count() as u64),
             "number of open databases",
         ),
         one(
