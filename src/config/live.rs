@@ -206,17 +206,14 @@ fn encode(value: Option<&str>) -> Vec<u8> {
 }
 
 fn read_persisted(store: &dyn Store) -> Result<Vec<Changed>> {
-    let mut range = keyspace::configs();
     let mut changes = Vec::new();
-    loop {
-        let page = store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
-        let Some((last, _)) = page.last() else { return Ok(changes) };
-        range.0 = std::ops::Bound::Excluded(last.clone());
-        for (key, value) in &page {
-            let Some((section, name)) = keyspace::config_of(key) else { continue };
-            changes.extend(decode(section, name, value)?);
+    for page in store::pages(store, keyspace::configs(), Direction::Forward, PageLimit::entries(1000)) {
+        for (key, value) in page? {
+            let Some((section, name)) = keyspace::config_of(&key) else { continue };
+            changes.extend(decode(section, name, &value)?);
         }
     }
+    Ok(changes)
 }
 
 /// Decodes a persisted setting. `None` if this build rejects its value, or never reads its section from the

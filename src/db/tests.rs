@@ -437,3 +437,21 @@ async fn writes_whose_row_of_db_updates_failed_are_recorded_by_the_next_flush() 
     let kinds: Vec<_> = databases.events_after(0, 9).unwrap().into_iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [DbEventKind::Created, DbEventKind::Updated]);
 }
+
+#[tokio::test]
+async fn auto_purge_asks_for_the_settings_of_many_databases_at_once() {
+    let (store, faults) = crate::store::faults::Faults::store();
+    let clock = Clock::fixed(std::time::Duration::from_secs(1));
+    let databases = Databases::open(store, Arc::new(crate::store::MemoryBlobs::new()), clock).unwrap();
+    let reads = async |databases: &Arc<Databases>| {
+        let (_, before) = faults.calls();
+        databases.auto_purge(None).await.unwrap();
+        faults.calls().1 - before
+    };
+    databases.create("db-0", CreateOptions::default(), None).unwrap();
+    let of_one = reads(&databases).await;
+    for number in 1..100 {
+        databases.create(&format!("db-{number}"), CreateOptions::default(), None).unwrap();
+    }
+    assert_eq!(reads(&databases).await, of_one);
+}

@@ -20,7 +20,7 @@ use crate::db::{Database, Databases};
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::BlobId;
 use crate::store::range::KeyRange;
-use crate::store::{Direction, PageLimit, Store, keyspace};
+use crate::store::{Direction, PageLimit, Store, keyspace, pages};
 
 /// Documents per page.
 const PAGE: usize = 200;
@@ -77,17 +77,10 @@ impl Backup<'_> {
             self.each(range, Kind::Setting, |key| key.to_vec())?;
         }
         let mut count = 0u64;
-        let mut after: Option<String> = None;
-        loop {
-            let (mut low, high) = keyspace::names(None, None);
-            if let Some(after) = &after {
-                low = Bound::Excluded(keyspace::name(after));
-            }
-            let page = self.store.scan(&(low, high), Direction::Forward, PageLimit::entries(100))?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(keyspace::name_of(last).to_owned());
-            for (key, _) in &page {
-                match self.databases.get(keyspace::name_of(key)) {
+        let store = self.store.clone();
+        for page in pages(&*store, keyspace::names(None, None), Direction::Forward, PageLimit::entries(100)) {
+            for (key, _) in page? {
+                match self.databases.get(keyspace::name_of(&key)) {
                     Ok(database) => match self.database(&database) {
                         // The database was deleted during the backup. Restore drops a database without
                         // counters.
@@ -109,15 +102,13 @@ impl Backup<'_> {
     }
 
     /// Writes all entries of a range, each under the name that `name` derives from its key.
-    fn each(&mut self, mut range: KeyRange, kind: Kind, name: impl Fn(&[u8]) -> Vec<u8>) -> Result<()> {
-        loop {
-            let page = self.store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            range.0 = Bound::Excluded(last.clone());
-            for (key, value) in &page {
-                self.out.keyed(kind, &name(key), value).map_err(writing)?;
+    fn each(&mut self, range: KeyRange, kind: Kind, name: impl Fn(&[u8]) -> Vec<u8>) -> Result<()> {
+        for page in pages(&*self.store, range, Direction::Forward, PageLimit::entries(1000)) {
+            for (key, value) in page? {
+                self.out.keyed(kind, &name(&key), &value).map_err(writing)?;
             }
         }
+        Ok(())
     }
 
     fn database(&mut self, database: &Arc<Database>) -> Result<()> {

@@ -1,11 +1,10 @@
 //! Totals over all databases, from which progress bars compute their position.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use crate::db::record::{Info, NameRecord};
 use crate::error::Result;
-use crate::store::{Direction, PageLimit, Store, keyspace};
+use crate::store::{Direction, PageLimit, Store, keyspace, pages};
 
 /// Totals, summed from the counters of the databases.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -25,11 +24,8 @@ impl Survey {
     /// Errors of the store.
     pub fn of(store: &dyn Store) -> Result<Survey> {
         let mut survey = Survey::default();
-        let mut range = keyspace::names(None, None);
-        loop {
-            let page = store.scan(&range, Direction::Forward, PageLimit::entries(1000))?;
-            let Some((last, _)) = page.last() else { break };
-            range.0 = Bound::Excluded(last.clone());
+        for page in pages(store, keyspace::names(None, None), Direction::Forward, PageLimit::entries(1000)) {
+            let page = page?;
             let mut numbers = Vec::with_capacity(page.len());
             for (_, record) in &page {
                 numbers.push(NameRecord::decode(record)?.number);

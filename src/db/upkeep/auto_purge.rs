@@ -108,9 +108,17 @@ impl Databases {
     /// Opens the databases among `names` that have stored state, or all of them if `all`. The others are not
     /// opened.
     fn with_auto_purge(&self, names: Vec<String>, all: bool) -> Result<Vec<Arc<Database>>> {
+        let numbers = self.numbers(&names)?;
+        let stored = match all {
+            true => vec![true; numbers.len()],
+            false => {
+                let wanted: Vec<_> = numbers.iter().map(|(_, number)| keyspace::auto_purge(*number)).collect();
+                self.store().get_many(&wanted)?.iter().map(Option::is_some).collect()
+            }
+        };
         let mut wanting = Vec::new();
-        for (name, number) in self.numbers(&names)? {
-            if all || self.store().get(&keyspace::auto_purge(number))?.is_some() {
+        for ((name, _), is_wanted) in numbers.into_iter().zip(stored) {
+            if is_wanted {
                 match self.get(&name) {
                     Ok(database) => wanting.push(database),
                     Err(Error::NoDatabase) => {}

@@ -2,14 +2,13 @@
 //! and the limit on its size.
 
 use std::collections::HashMap;
-use std::ops::Bound;
 
 use super::tally::Tally;
 use crate::db::codec::{Reader, Writer};
 use crate::db::names::partition_of;
 use crate::db::record::DocumentRecord;
 use crate::error::{Error, Result};
-use crate::store::{Direction, PageLimit, Store, keyspace};
+use crate::store::{Direction, PageLimit, Store, keyspace, pages};
 
 const VERSION: u8 = 1;
 
@@ -59,17 +58,15 @@ impl PartitionInfo {
 
 /// Computes the counters by reading all documents of the partition.
 pub fn count(store: &dyn Store, number: u64, partition: &str) -> Result<PartitionInfo> {
-    let mut range = keyspace::prefix(&keyspace::document(number, &format!("{partition}:")));
+    let range = keyspace::prefix(&keyspace::document(number, &format!("{partition}:")));
     let mut info = PartitionInfo::default();
-    loop {
-        let page = store.scan(&range, Direction::Forward, PageLimit::entries(500))?;
-        let Some((last, _)) = page.last() else { return Ok(info) };
-        range.0 = Bound::Excluded(last.clone());
-        for (key, value) in &page {
-            let id = String::from_utf8_lossy(keyspace::rest_of(key));
-            info.shift(&Tally::default(), &Tally::of(&DocumentRecord::decode(&id, value)?.tree));
+    for page in pages(store, range, Direction::Forward, PageLimit::entries(500)) {
+        for (key, value) in page? {
+            let id = String::from_utf8_lossy(keyspace::rest_of(&key));
+            info.shift(&Tally::default(), &Tally::of(&DocumentRecord::decode(&id, &value)?.tree));
         }
     }
+    Ok(info)
 }
 
 /// The partitions that a draft changes.

@@ -26,7 +26,10 @@ use crate::store::blob::blobs::{BlobId, Blobs};
 use crate::store::blob::files::BlobFiles;
 use crate::store::crypto::cipher::{BlobKeys, FolderKeys};
 use crate::store::crypto::master_key::Key;
-use crate::store::{Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keyspace};
+use crate::store::range::KeyRange;
+use crate::store::{
+    Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keyspace, pages,
+};
 
 /// What a rewrite does to the encryption of a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -294,16 +297,18 @@ fn must_fit(
     }
 }
 
+/// All keys.
+const EVERYTHING: KeyRange = (Bound::Unbounded, Bound::Unbounded);
+/// The limit of a page that is copied.
+const COPIED_AT_ONCE: PageLimit = PageLimit { entries: 4096, bytes: 4 << 20 };
+
 /// Total bytes of all keys and values.
 fn live_bytes(from: &dyn Store) -> Result<u64> {
-    let (mut low, mut bytes) = (Bound::Unbounded, 0);
-    loop {
-        let limit = PageLimit { entries: 4096, bytes: 4 << 20 };
-        let page = from.scan(&(low, Bound::Unbounded), Direction::Forward, limit)?;
-        let Some((last, _)) = page.last() else { return Ok(bytes) };
-        low = Bound::Excluded(last.clone());
-        bytes += page.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+    let mut bytes = 0;
+    for page in pages(from, EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
+        bytes += page?.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
     }
+    Ok(bytes)
 }
 
 /// Copies the attachments one by one, in bounded memory. Stops at a damaged one: the old folder stays in
@@ -344,14 +349,10 @@ fn copy(
     change: &dyn Fn(Entry) -> Result<Entry>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<()> {
-    let mut low = Bound::Unbounded;
     let mut done = 0;
-    loop {
-        let limit = PageLimit { entries: 4096, bytes: 4 << 20 };
-        let page = from.scan(&(low, Bound::Unbounded), Direction::Forward, limit)?;
-        let Some((last, _)) = page.last() else { break };
-        let last = last.clone();
-        low = Bound::Excluded(last.clone());
+    for page in pages(from, EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
+        let page = page?;
+        let last = page.last().map(|(key, _)| key.clone()).unwrap_or_default();
         done += page.len() as u64;
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
         for entry in page {

@@ -99,12 +99,55 @@ impl Docs {
     }
 }
 
+/// Number of records loaded at once to find the revisions that rows name: their trees may be large.
+const RECORDS: usize = 64;
+
 /// The document to include with a view row.
 enum Named {
     /// The `_id` in the row's value is not a string, or its document does not exist.
     Nothing,
-    Winner(String, LeafRow),
+    /// A revision: the winner, or the one that the row's value names.
+    Leaf(String, LeafRow),
+}
+
+/// The document that a row names by its id, or by the `_id` and `_rev` of its value.
+enum Wish {
+    Nothing,
+    Winner(String),
     Revision(String, Revision),
+}
+
+impl Wish {
+    fn of(row: &Row) -> Wish {
+        let id = match member(row.value(), "_id") {
+            None => Some(row.id().to_owned()),
+            Some(value) => string(value).map(|id| id.into_owned()),
+        };
+        let revision =
+            member(row.value(), "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
+        match (id, revision) {
+            (None, _) => Wish::Nothing,
+            (Some(id), Some(revision)) => Wish::Revision(id, revision),
+            (Some(id), None) => Wish::Winner(id),
+        }
+    }
+}
+
+/// Returns the leaf row of each revision, given with its document's id; `None` if it is not stored.
+fn revisions(database: &Database, wanted: &[(&str, &Revision)]) -> Result<Vec<Option<LeafRow>>> {
+    let mut found = Vec::with_capacity(wanted.len());
+    for some in wanted.chunks(RECORDS) {
+        let ids: Vec<&str> = some.iter().map(|(id, _)| *id).collect();
+        for (record, (_, revision)) in database.records(&ids)?.into_iter().zip(some) {
+            let node = record.as_ref().and_then(|record| record.tree.get(revision)).filter(|node| node.body.is_some());
+            found.push(node.map(|node| LeafRow {
+                revision: node.revision.clone(),
+                deleted: node.deleted,
+                body: node.body,
+            }));
+        }
+    }
+    Ok(found)
 }
 
 /// A view row and its included document.
@@ -116,33 +159,27 @@ pub type WithDocument = (Row, Option<Found>);
 pub struct Beside(VecDeque<(Row, Named)>);
 
 impl Beside {
-    /// Determines the document of each row. Blocks on the disk.
+    /// Determines the document of each row, with one read for all rows that name an id and few for those that
+    /// name a revision. Blocks on the disk.
     pub fn of(database: &Database, rows: Vec<Row>) -> Result<Beside> {
-        let mut named = Vec::with_capacity(rows.len());
-        let mut ids = Vec::new();
-        for row in &rows {
-            let id = match member(row.value(), "_id") {
-                None => Some(row.id().to_owned()),
-                Some(value) => string(value).map(|id| id.into_owned()),
-            };
-            let revision =
-                member(row.value(), "_rev").and_then(string).and_then(|revision| revision.parse::<Revision>().ok());
-            named.push(match (id, revision) {
-                (None, _) => Some(Named::Nothing),
-                (Some(id), Some(revision)) => Some(Named::Revision(id, revision)),
-                (Some(id), None) => {
-                    ids.push(id);
-                    None
-                }
-            });
+        let wishes: Vec<Wish> = rows.iter().map(Wish::of).collect();
+        let (mut ids, mut named) = (Vec::new(), Vec::new());
+        for wish in &wishes {
+            match wish {
+                Wish::Nothing => {}
+                Wish::Winner(id) => ids.push(id.as_str()),
+                Wish::Revision(id, revision) => named.push((id.as_str(), revision)),
+            }
         }
-        let winners = database.winners(&ids)?;
-        let mut winners = ids.into_iter().zip(winners).map(|(id, winner)| match winner {
-            Some(winner) if !winner.deleted => Named::Winner(id, winner),
-            _ => Named::Nothing,
+        let mut winners = database.winners(&ids)?.into_iter().map(|winner| winner.filter(|winner| !winner.deleted));
+        let mut revisions = revisions(database, &named)?.into_iter();
+        let leaves = wishes.into_iter().map(|wish| match wish {
+            Wish::Nothing => Named::Nothing,
+            Wish::Winner(id) => winners.next().flatten().map_or(Named::Nothing, |leaf| Named::Leaf(id, leaf)),
+            Wish::Revision(id, _) => revisions.next().flatten().map_or(Named::Nothing, |leaf| Named::Leaf(id, leaf)),
         });
-        let named = named.into_iter().map(|named| named.or_else(|| winners.next()).unwrap_or(Named::Nothing));
-        Ok(Beside(rows.into_iter().zip(named).collect()))
+        let leaves: Vec<Named> = leaves.collect();
+        Ok(Beside(rows.into_iter().zip(leaves).collect()))
     }
 
     /// Whether all rows have been returned.
@@ -153,20 +190,11 @@ impl Beside {
     /// Loads the documents of the next rows, as many as fit into `room` bytes. Returns `Within::Large` with
     /// the size needed if even the first does not fit. Blocks on the disk.
     pub fn load(&mut self, database: &Database, show: &Show, room: u64) -> Result<Within<Vec<WithDocument>>> {
-        let (mut left, mut rows, mut winners) = (room, Vec::new(), Vec::new());
+        let (mut left, mut rows, mut leaves) = (room, Vec::new(), Vec::new());
         while let Some((row, named)) = self.0.pop_front() {
-            let (found, bytes) = match &named {
-                Named::Nothing => (None, 0),
-                Named::Winner(_, winner) => (None, winner.body.map_or(0, |body| body.bytes)),
-                Named::Revision(id, revision) => match database.find_within(id, Wanted::Revision(revision), left) {
-                    Ok(Within::Fits(found)) => {
-                        let bytes = found.body.json.len() as u64;
-                        (Some(found), bytes)
-                    }
-                    Ok(Within::Large(bytes)) => (None, bytes),
-                    Err(Error::Missing | Error::Deleted) => (None, 0),
-                    Err(error) => return Err(error),
-                },
+            let bytes = match &named {
+                Named::Nothing => 0,
+                Named::Leaf(_, leaf) => leaf.body.map_or(0, |body| body.bytes),
             };
             if bytes > left {
                 self.0.push_front((row, named));
@@ -176,13 +204,13 @@ impl Beside {
                 break;
             }
             left -= bytes;
-            if let Named::Winner(id, winner) = named {
-                winners.push((rows.len(), id, winner));
+            if let Named::Leaf(id, leaf) = named {
+                leaves.push((rows.len(), id, leaf));
             }
-            rows.push((row, found));
+            rows.push((row, None));
         }
-        let wanted: Vec<(&str, &LeafRow)> = winners.iter().map(|(_, id, winner)| (id.as_str(), winner)).collect();
-        for ((at, _, _), found) in winners.iter().zip(load(database, &wanted, show)?) {
+        let wanted: Vec<(&str, &LeafRow)> = leaves.iter().map(|(_, id, leaf)| (id.as_str(), leaf)).collect();
+        for ((at, _, _), found) in leaves.iter().zip(load(database, &wanted, show)?) {
             rows[*at].1 = found;
         }
         Ok(Within::Fits(rows))
@@ -237,5 +265,41 @@ mod tests {
             pages.push(page.into_iter().map(|(_, found)| id(found)).collect::<Vec<_>>().join(" "));
         }
         assert_eq!(pages, ["a b", "c - - d", "b -"]);
+    }
+
+    #[tokio::test]
+    async fn revisions_that_rows_name_are_read_at_once() {
+        let (store, faults) = crate::store::faults::Faults::store();
+        let clock = Clock::fixed(Duration::from_secs(1));
+        let databases = Databases::open(store, Arc::new(MemoryBlobs::new()), clock).unwrap();
+        let database = databases.create("db", CreateOptions::default(), None).unwrap();
+        let edit = |id: String| Incoming {
+            id,
+            parent: None,
+            path: (0, Vec::new()),
+            deleted: false,
+            json: "{}".into(),
+            attachments: Vec::new(),
+        };
+        let edits = (0..50).map(|number| edit(format!("doc-{number}"))).collect();
+        let written = database.update(edits, Mode::Interactive, &AllowAll).await.unwrap();
+        let revision = written[0].clone().unwrap();
+        let reads = |rows: usize| {
+            let row = |number: usize| {
+                let linked = format!("{{\"_id\":\"doc-{number}\",\"_rev\":\"{revision}\"}}");
+                Row::loose("view", "null", &linked)
+            };
+            let (_, before) = faults.calls();
+            let mut beside = Beside::of(&database, (0..rows).map(row).collect()).unwrap();
+            let Within::Fits(found) = beside.load(&database, &Show::default(), 1 << 20).unwrap() else {
+                panic!("they fit")
+            };
+            let is_right = |(number, (_, found)): (usize, WithDocument)| {
+                found.is_some_and(|found| found.id == format!("doc-{number}") && found.revision == revision)
+            };
+            assert!(found.into_iter().enumerate().all(is_right));
+            faults.calls().1 - before
+        };
+        assert_eq!(reads(50), reads(20));
     }
 }
