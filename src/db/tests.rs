@@ -455,3 +455,18 @@ async fn auto_purge_asks_for_the_settings_of_many_databases_at_once() {
     }
     assert_eq!(reads(&databases).await, of_one);
 }
+
+#[tokio::test]
+async fn a_setting_of_auto_purge_keeps_the_notes_that_another_writer_commits_in_between() {
+    use crate::store::{Store, keyspace};
+    let memory = Arc::new(crate::store::memory::Memory::new());
+    let store = Arc::new(crate::store::rival::Rival::new(memory, &keyspace::auto_purge(1)));
+    let clock = Clock::fixed(std::time::Duration::from_secs(1));
+    let databases = Databases::open(store.clone(), Arc::new(crate::store::MemoryBlobs::new()), clock).unwrap();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    store.writes_next([AutoPurge { properties: "{}".into(), done: 7, notes: vec![(1, 9)] }.encode()]);
+    let properties = r#"{"deleted_document_ttl":"1_day"}"#;
+    database.put_auto_purge(properties.into()).await.unwrap();
+    let stored = AutoPurge::of(store.get(&keyspace::auto_purge(1)).unwrap().as_deref()).unwrap();
+    assert_eq!(stored, AutoPurge { properties: properties.into(), done: 7, notes: vec![(1, 9)] });
+}

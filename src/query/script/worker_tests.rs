@@ -152,6 +152,21 @@ fn a_worker_that_something_killed_costs_nothing_but_time() {
 }
 
 #[test]
+fn a_worker_that_ends_by_itself_is_counted() {
+    let scripts = scripts();
+    let map = || scripts.map_batch(&ids_of(1), vec![r#"{"_id":"a"}"#.into()]).wait();
+    assert_eq!(map().unwrap().row_count(), 1);
+    assert_eq!(scripts.stats().died, 0);
+    for worker in workers() {
+        let worker = rustix::process::Pid::from_raw(worker).unwrap();
+        rustix::process::kill_process(worker, rustix::process::Signal::ABORT).unwrap();
+    }
+    // Whether the document was skipped does not matter here.
+    let _ = map();
+    assert!(scripts.stats().died >= 1, "{:?}", scripts.stats());
+}
+
+#[test]
 fn databases_share_no_worker_and_the_last_handle_ends_all() {
     let scripts = Scripts::new(Limits { threads: 1, ..Limits::default() });
     for database in [1, 2, 3, 1, 2, 3] {
