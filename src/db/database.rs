@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::counts::Shared;
-use super::record::{Info, NameRecord};
+use super::record::{Info, NO_SECURITY, NameRecord};
 use super::write::queue::Queue;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -53,9 +53,6 @@ struct Designs {
     generation: u64,
     kept: Option<Arc<dyn Any + Send + Sync>>,
 }
-
-/// What a database without a security object of its own answers.
-pub const NO_SECURITY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
 
 impl Database {
     pub(super) fn open(

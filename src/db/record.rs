@@ -9,6 +9,9 @@ use crate::store::blob::blobs::BlobId;
 
 const VERSION: u8 = 1;
 
+/// What a database without a security object of its own answers.
+pub const NO_SECURITY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
+
 /// The record of a database's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRecord {

@@ -11,7 +11,6 @@ use flate2::write::{GzDecoder, GzEncoder};
 
 use crate::db::Database;
 use crate::db::record::Attachment;
-use crate::db::write::edit::Source;
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::{BlobId, BlobWriter, Blobs, Pin, Written};
 
@@ -195,17 +194,5 @@ impl Database {
     pub(crate) fn pin(&self, blob: &BlobId) -> Result<Option<Pin>> {
         let pin = self.blobs.pin(blob);
         Ok(self.blobs.contains(blob)?.then_some(pin))
-    }
-
-    /// Pins the attachments of a revision for an edit that takes them over. `None` if the content of one is
-    /// not there: the revision must be read again. Blocks on disk I/O.
-    pub fn pin_attachments(&self, attachments: &[Attachment]) -> Result<Option<Vec<(String, Source)>>> {
-        let mut sources = Vec::with_capacity(attachments.len());
-        for attachment in attachments {
-            let Some(pin) = self.pin(&attachment.blob)? else { return Ok(None) };
-            let source = Source::Written { attachment: attachment.clone(), keep_revpos: false, pin };
-            sources.push((attachment.name.clone(), source));
-        }
-        Ok(Some(sources))
     }
 }

@@ -150,6 +150,18 @@ fn is_light(incoming: &[Incoming], mode: Mode) -> bool {
 }
 
 impl Database {
+    /// Pins the attachments of a revision for an edit that takes them over. `None` if the content of one is
+    /// not there: the revision must be read again. Blocks on disk I/O.
+    pub fn pin_attachments(&self, attachments: &[Attachment]) -> Result<Option<Vec<(String, Source)>>> {
+        let mut sources = Vec::with_capacity(attachments.len());
+        for attachment in attachments {
+            let Some(pin) = self.pin(&attachment.blob)? else { return Ok(None) };
+            let source = Source::Written { attachment: attachment.clone(), keep_revpos: false, pin };
+            sources.push((attachment.name.clone(), source));
+        }
+        Ok(Some(sources))
+    }
+
     /// Writes `incoming`. Each edit succeeds or fails on its own: returns one result per edit, in order. The
     /// edits are durable on return.
     ///
