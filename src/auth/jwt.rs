@@ -14,7 +14,6 @@ pub mod samples;
 use std::collections::HashMap;
 
 use base64::Engine;
-use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
 use self::key::{Alg, BASE64, Key, Kind, key};

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use jsonwebtoken::Algorithm;
 use serde_json::json;
 
 use crate::auth::jwks::NoKeys;

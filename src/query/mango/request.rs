@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::error::mango;
 use super::find::fields::Projection;
-use super::selector::condition::mango;
 use super::selector::{FieldPath, Selector, pretty_term, term};
 use crate::error::Result;
 

@@ -11,16 +11,24 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::call::{Call, Outcome};
+use super::design::Design;
+use super::failure::rejected;
+use super::pending::Pending;
 use super::run::Seat;
+use super::threads::Threads;
 use super::turns::Size;
-use super::{Design, OVERRUNS, Pending, Scripts, VALIDATED, validated};
 use crate::error::{Error, Result};
 
+/// Bytes of documents that are made ready for validation at once.
+const VALIDATED: usize = 1 << 20;
+/// Documents of one validation that may overrun before the rest is refused without being asked.
+pub(super) const OVERRUNS: usize = 3;
 /// Documents of one job at most, unless one request has more.
 const MOST: usize = 64;
 
 /// A new document and what it replaces, as JSON.
-pub(super) type Edit = (String, Option<String>);
+type Edit = (String, Option<String>);
 /// One verdict per document.
 type Verdicts = Vec<Result<()>>;
 
@@ -44,12 +52,11 @@ impl Gathered {
     fn take(&self, name: &Name) -> Vec<Asked> {
         self.waiting.lock().remove(name).unwrap_or_default()
     }
-}
 
-impl Scripts {
     /// Has documents validated, with others that wait for the same.
-    pub(super) fn gather(
-        &self,
+    pub fn ask(
+        self: &Arc<Self>,
+        threads: &Threads,
         designs: &Arc<Vec<Arc<Design>>>,
         documents: &Arc<Vec<Edit>>,
         range: Range<usize>,
@@ -62,7 +69,7 @@ impl Scripts {
         // What needs a larger worker goes by itself.
         let alone = size.room > 0;
         if !alone {
-            let mut waiting = self.threads.gathered.waiting.lock();
+            let mut waiting = self.waiting.lock();
             if let Some(others) = waiting.get_mut(&name) {
                 let count: usize = others.iter().map(|other| other.range.len()).sum();
                 if count + asked.range.len() <= MOST {
@@ -71,20 +78,27 @@ impl Scripts {
                 }
                 // A full job keeps its requests by another name, which nobody can join.
                 drop(waiting);
-                self.ask(designs, vec![asked], name, size);
+                self.submit(threads, designs, vec![asked], name, size);
                 return pending;
             }
             waiting.insert(name.clone(), Vec::new());
         }
-        self.ask(designs, vec![asked], name, size);
+        self.submit(threads, designs, vec![asked], name, size);
         pending
     }
 
     /// Queues a job for `first` and all that join it.
-    fn ask(&self, designs: &Arc<Vec<Arc<Design>>>, first: Vec<Asked>, name: Name, size: Size) {
+    fn submit(
+        self: &Arc<Self>,
+        threads: &Threads,
+        designs: &Arc<Vec<Arc<Design>>>,
+        first: Vec<Asked>,
+        name: Name,
+        size: Size,
+    ) {
         let shared = Arc::new(Mutex::new(first));
-        let (all, gathered, designs) = (shared.clone(), self.threads.gathered.clone(), designs.clone());
-        let (excused, of, named) = (shared, self.threads.gathered.clone(), name.clone());
+        let (all, gathered, designs) = (shared.clone(), self.clone(), designs.clone());
+        let (excused, of, named) = (shared, self.clone(), name.clone());
         let alone = size.room > 0;
         let whole = move |gathered: &Gathered, first: &Mutex<Vec<Asked>>, name: &Name| {
             let mut all = std::mem::take(&mut *first.lock());
@@ -93,7 +107,7 @@ impl Scripts {
             }
             all
         };
-        self.threads.submit_for_several(
+        threads.submit_for_several(
             size,
             move |seat| answer(seat, &designs, whole(&gathered, &all, &name), &name),
             move |error| {
@@ -129,5 +143,42 @@ fn answer(seat: &mut Seat, designs: &[Arc<Design>], mut all: Vec<Asked>, (_, use
         let own: Verdicts = verdicts.by_ref().take(count).collect();
         let whole = if own.len() == count { Ok(own) } else { Err(Error::Internal("verdicts are missing".into())) };
         let _ = asked.reply.send(whole);
+    }
+}
+
+/// One verdict per document: of the first design document that refuses it.
+fn validated(
+    seat: &mut Seat,
+    designs: &[Arc<Design>],
+    documents: &[&Edit],
+    [user, security]: [&str; 2],
+    most_overruns: usize,
+) -> Vec<Result<()>> {
+    let mut verdicts: Vec<Result<()>> = vec![Ok(()); documents.len()];
+    for design in designs {
+        let asked: Vec<usize> = (0..documents.len()).filter(|at| verdicts[*at].is_ok()).collect();
+        let args = |at: &usize| {
+            let (new, old) = documents[*at];
+            format!("[{new},{},{user},{security}]", old.as_deref().unwrap_or("null"))
+        };
+        let items: Vec<String> = asked.iter().map(args).collect();
+        let fill = Some(("addDesign", design.source.as_str()));
+        let outcomes = design
+            .key(user)
+            .and_then(|key| seat.call(Call { fill, most_overruns, ..Call::new(&key, "validate", &items) }));
+        let mut answers: Vec<Result<()>> = match outcomes {
+            Ok(outcomes) => outcomes.into_iter().map(verdict).collect(),
+            Err(error) => vec![Err(error); asked.len()],
+        };
+        answers.resize_with(asked.len(), || Err(Error::Internal("a script worker did not answer".into())));
+        asked.into_iter().zip(answers).for_each(|(at, answer)| verdicts[at] = answer);
+    }
+    verdicts
+}
+
+fn verdict(outcome: Outcome) -> Result<()> {
+    match outcome.result()?.as_str() {
+        "1" => Ok(()),
+        answer => Err(rejected(answer)),
     }
 }

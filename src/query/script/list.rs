@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::call::{Call, Exchange};
+use super::design::Design;
 use super::failure::mend;
-use super::run::{Call, Exchange};
+use super::pending::Pending;
+use super::scripts::{Scripts, one, size};
 use super::turns::Size;
-use super::{Design, Pending, Scripts, one, size};
 use crate::error::{Error, Result};
 
 /// Rows that may wait for the function, and parts of the response for the client.

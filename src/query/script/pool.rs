@@ -15,198 +15,41 @@
 //! which the process died; within a job the process can be replaced. Processes are started by the watcher, as Linux ends
 //! a child that asked for it when the *thread* that started it ends.
 
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-use tokio::sync::oneshot;
 
-use super::Limits;
+use super::counters::Counters;
 use super::failure::no_room;
-use super::gather::Gathered;
+use super::limits::{Limits, process_memory};
+use super::pending::ended;
 use super::process::{Killed, Process};
-use super::run::{Seat, process_memory};
-use super::turns::{Excuse, Job, Order, Size, State, Status, Work, Worker};
+use super::run::{ProcessSource, Seat};
+use super::turns::{Job, Order, Size, State, Status, Worker};
 use crate::error::{Error, Result};
-
-/// How long an owner that overran gets fewer workers.
-pub(super) const PENALTY: Duration = Duration::from_secs(30);
-
-/// What scripts did since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Worker processes now, and those at work.
-    pub workers: u64,
-    pub busy: u64,
-    /// Jobs that wait.
-    pub waiting: u64,
-    /// Worker processes started.
-    pub started: u64,
-    /// Workers killed for their CPU time.
-    pub overran: u64,
-    /// Workers that ended by themselves: out of memory.
-    pub died: u64,
-    /// Documents that views and filters went on without.
-    pub skipped: u64,
-    /// Jobs refused, or given up, as too many waited.
-    pub refused: u64,
-}
-
-/// Counters behind [`Stats`]. Relaxed: they are for people and dashboards.
-#[derive(Default)]
-pub(super) struct Counters {
-    pub started: AtomicU64,
-    pub overran: AtomicU64,
-    died: AtomicU64,
-    skipped: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Counters {
-    pub fn died(&self) {
-        self.died.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn skipped(&self) {
-        self.skipped.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 pub(super) struct Pool {
     pub state: Mutex<State>,
     /// Wakes the watcher.
     pub watch: Condvar,
-    limits: RwLock<Limits>,
+    pub limits: RwLock<Limits>,
     pub counters: Counters,
     /// Whether it was logged what the system cannot do for workers.
     noted: AtomicBool,
 }
 
-/// The handle; its last clone ends the workers.
-pub(super) struct Threads {
-    pool: Arc<Pool>,
-    /// Validations that wait together.
-    pub gathered: Arc<Gathered>,
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        let mut state = self.pool.state.lock();
-        state.closed = true;
-        state.owners.clear();
-        state.turns.clear();
-        state.wanted.clear();
-        for worker in state.workers.values() {
-            let _ = worker.orders.send(Order::End);
-            worker.handle.as_ref().inspect(|handle| handle.kill(Killed::Idle));
-        }
-        self.pool.watch.notify_all();
-    }
-}
-
-impl Threads {
-    pub fn new(limits: Limits) -> Threads {
-        let pool = Pool {
+impl Pool {
+    pub fn new(limits: Limits) -> Pool {
+        Pool {
             state: Mutex::default(),
             watch: Condvar::new(),
             limits: RwLock::new(limits),
             counters: Counters::default(),
             noted: AtomicBool::new(false),
-        };
-        Threads { pool: Arc::new(pool), gathered: Arc::default() }
-    }
-
-    pub fn limits(&self) -> Limits {
-        self.pool.limits()
-    }
-
-    pub fn set_limits(&self, limits: Limits) {
-        *self.pool.limits.write() = limits;
-    }
-
-    pub fn counters(&self) -> &Counters {
-        &self.pool.counters
-    }
-
-    pub fn stats(&self) -> Stats {
-        let state = self.pool.state.lock();
-        let counters = &self.pool.counters;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
-            workers: state.workers.len() as u64,
-            busy: state.busy as u64,
-            waiting: state.jobs as u64,
-            started: count(&counters.started),
-            overran: count(&counters.overran),
-            died: count(&counters.died),
-            skipped: count(&counters.skipped),
-            refused: count(&counters.refused),
         }
-    }
-
-    /// Queues `work`; it starts as soon as it is its turn, whether or not the answer is awaited yet.
-    pub fn submit<R: Send + 'static>(
-        &self,
-        size: Size,
-        work: impl FnOnce(&mut Seat) -> Result<R> + Send + 'static,
-    ) -> Pending<R> {
-        let cancel = Arc::new(AtomicBool::new(false));
-        let (reply, answer) = oneshot::channel();
-        let pending = Pending { answer, cancel: cancel.clone() };
-        let reply = Arc::new(Mutex::new(Some(reply)));
-        let first = reply.clone();
-        let excuse: Excuse = Box::new(move |error| {
-            if let Some(reply) = first.lock().take() {
-                let _ = reply.send(Err(error));
-            }
-        });
-        let work: Work = Box::new(move |seat| {
-            let outcome = work(seat);
-            if let Some(reply) = reply.lock().take() {
-                let _ = reply.send(outcome);
-            }
-        });
-        self.queue(Job { work, excuse, size, cancel });
-        pending
-    }
-
-    /// Queues `work`, which answers those who wait for it by itself. Before it, or in its place, `excuse` may be called.
-    pub fn submit_for_several(
-        &self,
-        size: Size,
-        work: impl FnOnce(&mut Seat) + Send + 'static,
-        excuse: impl FnOnce(Error) + Send + 'static,
-    ) {
-        self.queue(Job { work: Box::new(work), excuse: Box::new(excuse), size, cancel: Arc::default() });
-    }
-
-    fn queue(&self, job: Job) {
-        let mut state = self.pool.state.lock();
-        match state.queue(job) {
-            Ok(()) => {
-                self.pool.watch_over(&mut state);
-                self.pool.schedule(&mut state);
-            }
-            Err(job) => {
-                drop(state);
-                self.pool.refuse(job);
-            }
-        }
-    }
-}
-
-impl Pool {
-    pub fn limits(&self) -> Limits {
-        *self.limits.read()
-    }
-
-    pub fn stats(&self) -> &Counters {
-        &self.counters
     }
 
     /// Answers a job that will not run.
@@ -286,8 +129,8 @@ impl Pool {
     /// The life of a worker's thread.
     fn serve(self: Arc<Pool>, number: u64, orders: &mpsc::Receiver<Order>) {
         let memory = process_memory(&self.limits()) as u64;
-        let mut seat = Seat { pool: self.clone(), number, process: None, room: 0, lines: 0 };
-        match self.clone().replace(number, memory) {
+        let mut seat = Seat { source: self.clone(), number, process: None, room: 0, lines: 0 };
+        match self.replace(number, memory) {
             Ok(process) => {
                 seat.process = Some(process);
                 let mut state = self.state.lock();
@@ -358,9 +201,14 @@ impl Pool {
         self.schedule(state);
         tired
     }
+}
 
-    /// A process for a worker's thread, ready to work.
-    pub fn replace(self: Arc<Pool>, number: u64, memory: u64) -> Result<Process> {
+impl ProcessSource for Pool {
+    fn limits(&self) -> Limits {
+        *self.limits.read()
+    }
+
+    fn replace(&self, number: u64, memory: u64) -> Result<Process> {
         let (sender, started) = mpsc::channel();
         {
             let mut state = self.state.lock();
@@ -389,54 +237,7 @@ impl Pool {
         Ok(process)
     }
 
-    /// Starts the watcher, once.
-    fn watch_over(self: &Arc<Pool>, state: &mut State) {
-        if !state.watching {
-            let pool = self.clone();
-            let thread = std::thread::Builder::new().name("script-watch".into());
-            // Without a watcher nothing would start or end any more.
-            let watch = move || while catch_unwind(AssertUnwindSafe(|| pool.clone().watch())).is_err() {};
-            state.watching = thread.spawn(watch).is_ok();
-        }
+    fn count_died(&self) {
+        self.counters.died();
     }
-}
-
-/// An answer on its way. Dropping it tells the script to stop.
-#[must_use = "dropping a pending answer cancels the script"]
-pub struct Pending<R> {
-    answer: oneshot::Receiver<Result<R>>,
-    cancel: Arc<AtomicBool>,
-}
-
-impl<R> Pending<R> {
-    /// An answer, and the way to give it.
-    pub(super) fn new() -> (oneshot::Sender<Result<R>>, Pending<R>) {
-        let (reply, answer) = oneshot::channel();
-        (reply, Pending { answer, cancel: Arc::default() })
-    }
-
-    /// Waits on a thread that may block (never on one of the async runtime's).
-    pub fn wait(mut self) -> Result<R> {
-        let (_, none) = oneshot::channel();
-        let answer = std::mem::replace(&mut self.answer, none);
-        answer.blocking_recv().unwrap_or_else(|_| Err(ended()))
-    }
-}
-
-impl<R> Future for Pending<R> {
-    type Output = Result<R>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
-        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or_else(|_| Err(ended())))
-    }
-}
-
-impl<R> Drop for Pending<R> {
-    fn drop(&mut self) {
-        self.cancel.store(true, Ordering::Relaxed);
-    }
-}
-
-fn ended() -> Error {
-    Error::Internal("the script engine has stopped".into())
 }

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::environments::Environments;
 use super::wire::{self, Answer};
 
+/// The hidden first argument by which this program becomes a script worker: see [`work`].
+pub const WORKER: &str = "script-worker";
 /// How long a worker may take to start. Seconds only on a machine that has no time for anything.
 const START: Duration = Duration::from_secs(60);
 /// Read at once from a worker.
@@ -128,7 +131,7 @@ pub(super) struct Process {
     payload: Vec<u8>,
     /// Items that it has run.
     pub items: u64,
-    pub environments: super::run::Environments,
+    pub environments: Environments,
 }
 
 impl Drop for Process {
@@ -165,7 +168,7 @@ impl Process {
             output: ours,
             payload: Vec::new(),
             items: 0,
-            environments: super::run::Environments::default(),
+            environments: Environments::default(),
         };
         process.handle.limit_memory(memory);
         Ok(process)
@@ -233,7 +236,7 @@ fn command() -> io::Result<Command> {
     let own = std::path::Path::new("/proc/self/exe");
     let program = if cfg!(target_os = "linux") && own.exists() { own.to_owned() } else { std::env::current_exe()? };
     let mut command = Command::new(program);
-    command.arg0("settee").arg(super::WORKER);
+    command.arg0("settee").arg(WORKER);
     Ok(command)
 }
 

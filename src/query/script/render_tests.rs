@@ -1,7 +1,11 @@
 //! Shows, lists, updates and rewrites, by CouchDB's own test functions (`test/elixir/test/show_documents_test.exs`,
 //! `list_views_test.exs`, `update_documents_test.exs`, `rewrite_js_test.exs`).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::*;
+use crate::error::{Error, Result};
 
 fn scripts() -> Scripts {
     Scripts::new(Limits { threads: 2, memory: 32 << 20, timeout: Duration::from_millis(500), ..Limits::default() })

@@ -4,6 +4,8 @@ use serde::de::IgnoredAny;
 
 use super::failure::mend;
 
+/// The reason of the error, `InternalError`, of a batch whose documents emit too much together.
+pub const TOO_LARGE: &str = "the rows of one batch of documents are too large";
 /// Bytes of what a batch of several documents may emit; beyond, its documents are to be mapped one by one.
 pub const BATCH_LIMIT: usize = 4 << 20;
 /// Bytes of what one document may emit. Offsets are 32 bits.

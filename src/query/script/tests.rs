@@ -1,6 +1,10 @@
 //! The sandbox and its threads: what CouchDB's functions see, and what hostile ones cannot do.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::*;
+use crate::error::{Error, Result};
 
 pub(super) fn scripts() -> Scripts {
     Scripts::new(Limits { threads: 2, memory: 32 << 20, timeout: Duration::from_millis(500), ..Limits::default() })

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
-use super::Limits;
+use super::busy::Busy;
+use super::limits::Limits;
 use super::process::{Handle, Process};
 use super::run::Seat;
-use super::watch::Busy;
 use crate::error::Error;
 
 /// Jobs of one owner that may wait, and what they may hold in bytes; of all owners.
@@ -210,7 +210,7 @@ impl State {
         self.fast += 1;
         self.room += job.size.room;
         worker.owner = Some(owner_number);
-        worker.status = Status::Busy(Busy::new(&job, worker.handle.as_deref()));
+        worker.status = Status::Busy(Busy::new(job.size.owner, job.cancel.clone(), worker.handle.as_deref()));
         self.last_job = Some(owner.since);
         // If its thread has ended, it takes itself out of the workers, and the job's caller learns it.
         let _ = worker.orders.send(Order::Run(job));

@@ -1,7 +1,9 @@
 //! Worker processes: what a failure costs and whom, who gets a worker, and what is left of them.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::scripts::size;
 use super::tests::{design, rows, scripts, set, word};
 use super::*;
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::layout::FORMAT;
 use super::map_function::MapFunction;
-use super::reduce::Reducer;
+use super::reducer::Reducer;
 use crate::error::{Error, Result};
 use crate::json::{COLLATION_VERSION, hex};
 use crate::query::mango::planner::Index;

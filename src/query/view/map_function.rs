@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use sha2::Digest;
-
-use super::reduce::Reducer;
+use super::reducer::Reducer;
 use crate::json::{raw_sort_key, sort_key};
 
 /// A map function and the reducers of its rows.

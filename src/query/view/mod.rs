@@ -7,7 +7,7 @@
 //! ahead        the map results that are computed ahead of the writer
 //! piece        the part of a build that one commit writes
 //! blocks       blocks of some hundred rows with their counts and reductions, kept while other rows change
-//! reduce       the built-in and the JavaScript reduce functions
+//! reduce       the built-in and the JavaScript reduce functions      reducer   which of them a view names
 //! params       query parameters, validated before anything runs
 //! read         rows of a map query         grouped   rows of a reduce query
 //! skipped      documents whose map functions exceeded their time or memory limit
@@ -32,6 +32,7 @@ mod params;
 mod piece;
 mod read;
 mod reduce;
+mod reducer;
 mod row;
 mod skipped;
 

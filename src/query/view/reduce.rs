@@ -16,28 +16,11 @@ use serde_json::Value;
 use self::distinct::Distinct;
 use self::stats::{STATS_FAILED, Stats};
 use super::map_function::MapFunction;
+use super::reducer::Reducer;
 use super::row::Row;
 use crate::error::{Error, Result};
 use crate::json::{elements, members, push_quoted, sort_key};
 use crate::query::script::{Limits, Scripts};
-
-/// Maximum number of values in `_top_N` and `_bottom_N`.
-const MOST_RANKED: usize = 100;
-
-/// A reduce function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reducer {
-    Sum,
-    Count,
-    Stats,
-    Distinct,
-    Top(usize),
-    Bottom(usize),
-    First,
-    Last,
-    /// A JavaScript function, by its index in [`MapFunction::scripts`].
-    Script(usize),
-}
 
 /// The result of a reduction, as a client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,38 +29,6 @@ pub enum Outcome {
     Value(String),
     /// A `reduce_overflow_error` with this reason.
     Overflow(String),
-}
-
-impl Reducer {
-    /// Parses the source of a reduce function. Appends JavaScript to `scripts`.
-    pub fn read(source: &str, scripts: &mut Vec<String>) -> Result<Reducer> {
-        if !source.starts_with('_') {
-            scripts.push(source.to_owned());
-            return Ok(Reducer::Script(scripts.len() - 1));
-        }
-        let ranked = |rest: &str| rest.parse().ok().filter(|count| (1..=MOST_RANKED).contains(count));
-        let unknown = || Error::Script {
-            word: "invalid_design_doc".into(),
-            reason: format!("`{source}` is not a supported reduce function."),
-        };
-        if let Some(rest) = source.strip_prefix("_top_") {
-            return ranked(rest).map(Reducer::Top).ok_or_else(unknown);
-        }
-        if let Some(rest) = source.strip_prefix("_bottom_") {
-            return ranked(rest).map(Reducer::Bottom).ok_or_else(unknown);
-        }
-        [
-            ("_sum", Reducer::Sum),
-            ("_count", Reducer::Count),
-            ("_stats", Reducer::Stats),
-            ("_approx_count_distinct", Reducer::Distinct),
-            ("_first", Reducer::First),
-            ("_last", Reducer::Last),
-        ]
-        .into_iter()
-        .find_map(|(name, reducer)| source.starts_with(name).then_some(reducer))
-        .ok_or_else(unknown)
-    }
 }
 
 /// Reduces the rows of one map function. Calls block on scripts, so they must not run on an async thread.

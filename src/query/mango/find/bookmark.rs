@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::query::mango::selector::condition::mango;
+use crate::query::mango::error::mango;
 
 /// Longest accepted bookmark. It contains a key, so this must exceed the longest key that an index stores.
 const MAX_LENGTH: usize = 1 << 20;

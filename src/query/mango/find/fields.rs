@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::query::mango::selector::condition::mango;
+use crate::query::mango::error::mango;
 use crate::query::mango::selector::{FieldPath, Found, term};
 
 /// Maximum number of fields in a request.

@@ -8,8 +8,8 @@ use super::indexes;
 use crate::blocking::blocking;
 use crate::db::{Database, Found, Incoming, Mode, Source, Validate, Wanted};
 use crate::error::{Error, Result};
+use crate::query::mango::error::mango;
 use crate::query::mango::planner::{Index, NewIndex, remove_from};
-use crate::query::mango::selector::condition::mango;
 
 /// How often an edit of a design document is tried when it conflicts with concurrent edits.
 const ATTEMPTS: usize = 5;

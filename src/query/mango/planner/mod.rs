@@ -14,8 +14,9 @@ pub(crate) mod definition;
 pub(crate) mod explain;
 pub(crate) mod ranges;
 
+use super::error::mango;
 use super::find::{Direction, FindRequest};
-use super::selector::condition::{Condition, Node, mango};
+use super::selector::condition::{Condition, Node};
 use super::selector::{FieldPath, Selector};
 use crate::error::Result;
 

@@ -6,8 +6,8 @@ use super::erlang::term;
 use super::field::FieldPath;
 use super::order::{Order, compare};
 use super::pattern::Pattern;
-use super::single;
 use crate::error::Error;
+use crate::query::mango::error::mango;
 
 /// A node of a normalized selector.
 #[derive(Debug, Clone)]
@@ -134,12 +134,14 @@ impl Condition {
     }
 }
 
-/// A Mango error with CouchDB's error word.
-pub(crate) fn mango(word: &'static str, reason: impl Into<String>) -> Error {
-    Error::Mango { word, reason: reason.into() }
-}
-
 /// The error for a wrong argument of an operator.
 pub(crate) fn bad_argument(operator: &str, argument: &Value) -> Error {
     mango("bad_arg", format!("Bad argument for operator {operator}: {}", term(argument)))
+}
+
+/// An object with one member.
+fn single(name: &str, value: Value) -> Value {
+    let mut object = Map::new();
+    object.insert(name.into(), value);
+    Value::Object(object)
 }

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::condition::mango;
 use crate::error::Result;
+use crate::query::mango::error::mango;
 
 /// The steps from a document's top level to a value. Ordered step by step, like CouchDB's paths.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]

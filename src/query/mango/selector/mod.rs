@@ -29,8 +29,9 @@ pub(crate) mod pattern;
 
 use serde_json::{Map, Value};
 
-use self::condition::{Node, mango};
+use self::condition::Node;
 use crate::error::{Error, Result};
+use crate::query::mango::error::mango;
 
 pub use self::erlang::{pretty_term, term};
 pub use self::field::{FieldPath, Found};
@@ -181,12 +182,6 @@ fn collect_members(node: &Node, members: &mut Vec<String>) -> bool {
             None => false,
         },
     }
-}
-
-fn single(name: &str, value: Value) -> Value {
-    let mut object = Map::new();
-    object.insert(name.into(), value);
-    Value::Object(object)
 }
 
 #[cfg(test)]

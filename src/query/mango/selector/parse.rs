@@ -3,11 +3,12 @@
 
 use serde_json::{Map, Value};
 
-use super::condition::{Condition, Node, ValueSet, bad_argument, mango};
+use super::condition::{Condition, Node, ValueSet, bad_argument};
 use super::field::FieldPath;
 use super::pattern::Pattern;
 use super::term;
 use crate::error::Result;
+use crate::query::mango::error::mango;
 
 /// Maximum nesting of objects and arrays of conditions.
 const MAX_DEPTH: usize = 100;
