@@ -1,4 +1,4 @@
-//! A worker at a job, as the watcher sees it: CPU time, progress, and whether it may go on.
+//! A worker that runs a job, as the watcher sees it: CPU time, progress, and when to kill it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,34 +7,36 @@ use std::time::{Duration, Instant};
 use super::limits::Limits;
 use super::process::{Handle, Killed};
 
-/// CPU time of a job from which on it gets what others leave.
+/// A job that has used this much CPU time continues at low priority.
 const STANDS_BACK: Duration = Duration::from_millis(250);
-/// A worker hears that its time is over by itself, unless it is in native code. Then it gets as much again, within these.
+/// A worker notices by itself that an item's time is over, unless it runs native code. The watcher kills it
+/// after a grace period as long as the time limit, within these bounds.
 const GRACE: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
-/// How many times its CPU time an item may take on the wall, and how long in any case.
+/// Maximum wall-clock time of an item: this many times its CPU time limit, and at least `LEAST_WALL`.
 const WALL: u32 = 10;
 const LEAST_WALL: Duration = Duration::from_secs(60);
-/// A script that nobody waits for may go on for so long: most end sooner than their worker could be replaced.
+/// How long a cancelled script may continue. Most scripts end sooner than their worker could be replaced.
 const UNHEARD: Duration = Duration::from_millis(200);
 
-/// A worker at a job, as the watcher last saw it.
+/// A worker that runs a job, as the watcher last saw it.
 pub(super) struct Busy {
     pub owner: u64,
     cancel: Arc<AtomicBool>,
     pub since: Instant,
-    /// It counts no more as one of those that share the cores.
+    /// Whether it no longer counts against `Limits::threads`.
     pub slow: bool,
     pub stands_back: bool,
-    /// When nobody waited for it any more.
+    /// When the watcher first saw that the job was cancelled.
     unheard: Option<Instant>,
-    /// The item at work: by what it is known, when it was first seen, and the CPU time of the process then.
+    /// The current item: its beat, when the watcher first saw it, and the CPU time of the process then.
     beat: u64,
     seen: Instant,
     cpu: Option<Duration>,
-    /// CPU time of the job, as far as it is known, in processes that were replaced, and in this one before the job.
+    /// CPU time of the job so far (in the process in which it used most), and the CPU time of the current
+    /// process before the job.
     pub used: Duration,
     before: Option<Duration>,
-    /// Items were answered since the look before the last.
+    /// Whether the last look found that items had been answered.
     pub progressed: bool,
 }
 
@@ -57,7 +59,7 @@ impl Busy {
         }
     }
 
-    /// Its process was replaced.
+    /// Resets the measurements: the process was replaced.
     pub fn look_again(&mut self, handle: &Handle) {
         self.beat = handle.beat().wrapping_sub(1);
         self.seen = Instant::now();
@@ -68,14 +70,14 @@ impl Busy {
     }
 }
 
-/// What the watcher decided about a worker.
+/// The watcher's decision about a worker.
 pub(super) enum Verdict {
     Goes(Killed),
     Stays,
 }
 
 impl Busy {
-    /// Looks at the worker's process.
+    /// Measures the worker's process and decides about it.
     pub fn look(&mut self, handle: &Handle, limits: &Limits, now: Instant) -> Verdict {
         let cpu = handle.cpu();
         let beat = handle.beat();

@@ -1,42 +1,44 @@
-//! A call of a function for a list of items, and what becomes of each item.
+//! A call of a function for a list of items, and the outcome of each item.
 
 use super::environments::Key;
 use super::wire::Cause;
 use crate::error::{Error, Result};
 
-/// Bytes that the items sent at once may answer, unless the call says less.
+/// Maximum size in bytes of the answers to one chunk of items, unless the call sets a lower one.
 const ANSWERS: usize = 256 << 20;
-/// What a function is tried with that a document seems to be too much for.
+/// A small document: tells a function that fails on any document from a document that is too large for it.
 pub(super) const SMALL: &str = r#"{"_id":"small","_rev":"1-00000000000000000000000000000000"}"#;
 
-/// The way out of a running list function: it is handed a part of the response, and answers the next row. None after the
-/// last row; an error when nobody listens any more.
+/// Callback of a running list function: takes a part of the response and returns the next row. Returns `None`
+/// after the last row, and an error if the client is gone.
 pub(super) type Exchange = Box<dyn FnMut(String) -> std::result::Result<Option<String>, ()> + Send>;
 
-/// What is to be run.
+/// A call.
 pub(super) struct Call<'a> {
     pub key: &'a Key,
-    /// The entry and the JSON by which a new environment is filled.
+    /// Entry and JSON that initialize a new environment.
     pub fill: Option<(&'static str, &'a str)>,
+    /// The entry in the sandbox's table that is called for each item.
     pub entry: &'static str,
+    /// Text that is passed to each call.
     pub text: &'a str,
-    /// JSON that all items share, or nothing.
+    /// JSON that is passed to each call, or empty.
     pub shared: &'a str,
     /// JSON of each item.
     pub items: &'a [String],
-    /// Items become frozen values.
+    /// Whether items are passed as frozen values.
     pub frozen: bool,
-    /// An item that any function has time and memory for: tells whether the function or an item is to blame.
+    /// An item that every sane function can process: tells whether the function or an item caused a failure.
     pub probe: Option<&'static str>,
-    /// After so many items that overran, the rest are not tried.
+    /// After this many items that exceeded their time, the rest are not tried.
     pub most_overruns: usize,
-    /// Bytes that the items sent at once may answer.
+    /// Maximum size in bytes of the answers to one chunk of items.
     pub most_bytes: usize,
     pub exchange: Option<Exchange>,
 }
 
 impl<'a> Call<'a> {
-    /// A call without anything beside.
+    /// A call with all other fields at their defaults.
     pub fn new(key: &'a Key, entry: &'static str, items: &'a [String]) -> Call<'a> {
         Call {
             key,
@@ -54,15 +56,15 @@ impl<'a> Call<'a> {
     }
 }
 
-/// What became of an item.
+/// The outcome of an item.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Answer(String),
     /// The function threw.
     Threw(Error),
-    /// The function ended its environment, as CouchDB lets it.
+    /// The function ended its environment, which CouchDB permits.
     Fatal(Error),
-    /// The item used up time or memory.
+    /// The item exceeded its time or memory limit.
     Overran(Error),
 }
 
@@ -75,7 +77,7 @@ impl Outcome {
     }
 }
 
-/// How a chunk ended before its end.
+/// Why a chunk ended early.
 pub(super) enum Stop {
     Failed(Cause, Error),
     Died,

@@ -1,31 +1,32 @@
-//! What a script worker gives up before it runs anybody's function: files, network, other processes, priority.
+//! Confinement of a script worker: before it runs any function, it gives up access to files, network and
+//! other processes.
 //!
 //! ```text
-//! begin   dies with the server; first in line when memory runs short; not to be debugged; nothing inherited
-//! lock    limits of the system that cannot be raised again; a list of the system calls that are left (seccomp)
+//! begin   end with the server; be the first victim if memory is short; forbid debugging; close other files
+//! lock    set resource limits that cannot be raised again; allow only a list of system calls (seccomp)
 //! ```
 //!
-//! Memory is limited by the server (`RLIMIT_DATA`, see `process`). What a system does not have is left out and told in the
-//! worker's first frame, which the server logs once.
+//! The server limits the memory (`RLIMIT_DATA`, see `process`). Protections that the system lacks are skipped
+//! and listed in the worker's first frame, which the server logs once.
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// CPU seconds of a worker that the server has lost sight of.
+/// CPU limit in seconds, for a worker that the server fails to watch.
 const CPU_SECONDS: u64 = 3600;
 
-/// Call it first. `alone`: nothing else in this process has opened files.
+/// First step; must run before anything else. `alone`: nothing else in this process has opened files.
 pub(super) fn begin(alone: bool) {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
-        // If the server died before this call, its end of the socket is closed, and the first read ends this process.
+        // If the server died before this call, the socket is closed, and the first read ends this process.
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        // Before `set_dumpable_behavior`, which gives the files of this process in /proc to root.
+        // Must precede `set_dumpable_behavior`, which makes root the owner of this process's files in /proc.
         let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         if alone {
-            // What the server itself inherited is open here as well.
-            // SAFETY: no file but the standard ones was opened in this process, so nothing owns these numbers.
+            // Files that the server itself inherited are open here as well. SAFETY: this process has opened
+            // no files except the standard ones, so nothing owns these numbers.
             unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
         }
     }
@@ -33,13 +34,14 @@ pub(super) fn begin(alone: bool) {
     let _ = alone;
 }
 
-/// Call it on the thread that runs scripts, when all threads are there. What could not be done, in words; or nothing.
+/// Second step; must run on the thread that runs scripts, after all threads were started. Returns a text that
+/// lists the missing protections, or an empty text.
 pub(super) fn lock() -> String {
     let mut missing = Vec::new();
     let limits = [
         (Resource::Core, 0),
         (Resource::Fsize, 0),
-        // What is open stays open; nothing more can be opened.
+        // Open files stay open, but no more can be opened.
         (Resource::Nofile, 0),
         (Resource::Nproc, 0),
         (Resource::Memlock, 0),
@@ -80,8 +82,8 @@ mod calls {
         BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, apply_filter_all_threads,
     };
 
-    /// Refuses every system call but these, on all threads, with `EPERM`: a C library that tries another way first then
-    /// goes on, and nothing is opened, started, signalled or mapped to be executed.
+    /// Allows only these system calls, on all threads. All others fail with `EPERM`, so that a C library
+    /// which tries alternatives goes on. Nothing can be opened, started, signalled or mapped as executable.
     pub(super) fn allow_few() -> Result<(), Box<dyn std::error::Error>> {
         let whole = [
             SYS_brk,
@@ -114,9 +116,9 @@ mod calls {
         let not_executable = || SeccompCondition::new(2, Dword, MaskedEq(PROT_EXEC as u64), 0);
         rules.insert(SYS_mmap, only(not_executable()?)?);
         rules.insert(SYS_mprotect, only(not_executable()?)?);
-        // `abort` signals this process; no other one.
+        // `abort` signals this process. No other process can be signalled.
         rules.insert(SYS_tgkill, only(SeccompCondition::new(0, Dword, Eq, u64::from(std::process::id()))?)?);
-        // To the other end of the socket, not to an address.
+        // Only to the peer of the socket, not to an address.
         rules.insert(SYS_sendto, only(SeccompCondition::new(4, Qword, Eq, 0)?)?);
         let refused = SeccompAction::Errno(libc::EPERM as u32);
         let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;
@@ -130,7 +132,7 @@ mod calls {
 mod tests {
     use std::process::{Command, Stdio};
 
-    /// Not a test: the process of the next one.
+    /// Not a test: the process that the next test starts.
     #[test]
     #[ignore = "the confined process of another test"]
     fn tries_everything() {
@@ -152,12 +154,12 @@ mod tests {
             allowed(std::thread::Builder::new().spawn(|| ()).is_ok(), "thread"),
             allowed(rustix::process::test_kill_process(other).is_ok(), "signal"),
         ];
-        // What is wrong is told by the status: a worker has no other way out but its socket.
+        // Reports by the exit status: a confined process has no other output.
         std::process::exit(if missing.is_empty() && tried.concat().is_empty() { 55 } else { 56 });
     }
 
     #[test]
-    fn a_confined_process_opens_starts_and_signals_nothing() {
+    fn a_confined_process_cannot_open_start_or_signal_anything() {
         let status = Command::new(std::env::current_exe().unwrap())
             .args(["query::script::confine::tests::tries_everything", "--exact", "--ignored", "--nocapture"])
             .env("SETTEE_TRIES_EVERYTHING", "1")

@@ -1,28 +1,28 @@
-//! What scripts did since the start, for metrics.
+//! Counters of script workers, for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What scripts did since the start.
+/// Counters and gauges since the start of the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Worker processes now, and those at work.
+    /// Current number of worker processes, and how many of them run a job.
     pub workers: u64,
     pub busy: u64,
-    /// Jobs that wait.
+    /// Jobs in the queues.
     pub waiting: u64,
     /// Worker processes started.
     pub started: u64,
-    /// Workers killed for their CPU time.
+    /// Workers killed because a call exceeded its CPU time.
     pub overran: u64,
-    /// Workers that ended by themselves: out of memory.
+    /// Workers that ended by themselves, usually because they ran out of memory.
     pub died: u64,
-    /// Documents that views and filters went on without.
+    /// Documents that views and filters skipped.
     pub skipped: u64,
-    /// Jobs refused, or given up, as too many waited.
+    /// Jobs rejected, or given up, because too many were waiting.
     pub refused: u64,
 }
 
-/// Counters behind [`Stats`]. Relaxed: they are for people and dashboards.
+/// Counters behind [`Stats`]. Relaxed ordering suffices: nothing depends on them.
 #[derive(Default)]
 pub(super) struct Counters {
     pub started: AtomicU64,

@@ -1,4 +1,4 @@
-//! The functions of design documents that can be called: map functions of a view, and whole design documents.
+//! The callable parts of design documents: the map functions of a view index, and whole design documents.
 
 use super::environments::Key;
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 pub struct MapSet {
     /// The database's internal number.
     pub database: u64,
-    /// Changes whenever `functions` or `lib` do.
+    /// Changes whenever `functions` or `lib` change.
     pub signature: String,
     /// Sources of the map functions.
     pub functions: Vec<String>,
@@ -16,7 +16,7 @@ pub struct MapSet {
     pub lib: Option<String>,
 }
 
-/// A design document whose functions are to be called.
+/// A design document whose functions can be called.
 #[derive(Debug)]
 pub struct Design {
     /// The database's internal number.
@@ -30,7 +30,10 @@ pub struct Design {
 }
 
 impl Design {
-    /// `source` must be the JSON of an object.
+    /// Reads the language from `source`.
+    ///
+    /// # Errors
+    /// `Damaged` if `source` is not the JSON of an object.
     pub fn new(database: u64, id: String, rev: String, source: String) -> Result<Design> {
         #[derive(serde::Deserialize)]
         struct Members {
@@ -56,8 +59,8 @@ impl Design {
     }
 }
 
-/// Refuses a design document language that has no query server here, as CouchDB does. (Views of the language `query` need
-/// none.)
+/// Rejects a design document language without a query server, as CouchDB does. (Views of the language
+/// `query` need none.)
 pub fn check_language(language: &str) -> Result<()> {
     if language == "javascript" {
         return Ok(());

@@ -1,8 +1,10 @@
-//! One script environment in a worker: a QuickJS runtime of its own with the sandbox loaded, and the clock that watches it.
+//! A script environment of a worker: a QuickJS runtime with the sandbox loaded, and the clock that limits its
+//! CPU time.
 //!
-//! An environment belongs to one design document (and one user, or one set of view functions) of one database and is
-//! never shared: memory limit, globals and modules are its own, so nothing a script leaves behind reaches another.
-//! Text goes in, text comes out; what ends an environment says why.
+//! An environment belongs to one design document (and one user, or one set of view functions) of one
+//! database. It is never shared: it has its own memory limit, globals and modules, so nothing a script leaves
+//! behind reaches another one. Input and output are texts. An error that ends an environment states the
+//! cause.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -20,17 +22,18 @@ use super::wire::Cause;
 
 /// What scripts see and what the engine calls: views, validation, filters.
 const SANDBOX: &str = include_str!("sandbox.js");
-/// What shows, lists, updates and rewrites need on top.
+/// The additions for shows, lists, updates and rewrites.
 const RENDER: &str = include_str!("render.js");
 
-/// Room for the native stack of a script: deep documents and recursive functions, of the thread's `STACK`.
+/// Limit of a script's native stack (deep documents, recursive functions), as a part of the thread's `STACK`.
 const SCRIPT_STACK: usize = 4 << 20;
 /// The stack of the thread that runs scripts.
 pub(super) const STACK: usize = 8 << 20;
-/// Longest message of `log` that is kept, in bytes.
+/// Messages of `log` are truncated to this many bytes.
 const LOG_LIMIT: usize = 4096;
 
-/// What JavaScript a script may use. No WeakRef (it would show when memory is collected) and no clock but `Date`.
+/// The JavaScript features that a script may use. No WeakRef, which would reveal garbage collection, and no
+/// clock except `Date`.
 type Intrinsics = (
     intrinsic::Date,
     intrinsic::Eval,
@@ -43,7 +46,7 @@ type Intrinsics = (
     intrinsic::Promise,
 );
 
-/// Why an environment must be thrown away.
+/// Why an environment must be discarded.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub cause: Cause,
@@ -52,34 +55,34 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Something of ours failed.
+    /// A failure of the engine or the sandbox, not of the script.
     pub fn broken(error: impl std::fmt::Display) -> Ended {
         Ended { cause: Cause::Memory, word: "InternalError".into(), reason: format!("script sandbox: {error}") }
     }
 }
 
-/// The CPU time of the thread that runs scripts, and when the script at work must be done.
+/// CPU clock of the thread that runs scripts, and the deadline of the running script.
 #[derive(Default)]
 pub(super) struct Clock {
-    /// CPU time of the thread; zero while no script is at work.
+    /// In CPU time of the thread; zero while no script runs.
     deadline: Cell<Duration>,
     expired: Cell<bool>,
 }
 
 impl Clock {
-    /// The CPU time that this thread has used.
+    /// Returns the CPU time that this thread has used.
     pub fn now() -> Duration {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
     }
 
-    /// A script starts and has `limit` from `now`.
+    /// Starts the time of a script: it must end within `limit` from `now`.
     pub fn start(&self, now: Duration, limit: Duration) {
         self.expired.set(false);
         self.deadline.set(now.saturating_add(limit));
     }
 
-    /// No script is at work.
+    /// Removes the deadline, because no script runs.
     pub fn stop(&self) {
         self.deadline.set(Duration::ZERO);
     }
@@ -93,15 +96,16 @@ impl Clock {
     }
 }
 
-/// The way from a script to the server.
+/// Connection from a script to the server.
 pub(super) trait Link {
     fn log(&self, message: &str);
-    /// Sends a part of a list; the next row. `None` after the last one; an error when nobody listens any more.
+    /// Sends a part of a list and returns the next row, or `None` after the last one. Returns an error if the
+    /// client is gone.
     fn exchange(&self, part: &str) -> Result<Option<String>, ()>;
 }
 
 pub(super) struct Environment {
-    // Fields are dropped in this order: what lives in the runtime before the runtime.
+    // Fields are dropped in this order: everything that lives in the runtime before the runtime.
     table: Persistent<Object<'static>>,
     context: Context,
     _runtime: Runtime,
@@ -110,7 +114,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// An empty environment that may hold `memory` bytes.
+    /// Creates an environment without functions that may use `memory` bytes.
     pub fn new(memory: usize, clock: Rc<Clock>, link: Rc<dyn Link>) -> Result<Environment, Ended> {
         let account = Rc::new(Account::default());
         account.set_limit(memory);
@@ -129,7 +133,7 @@ impl Environment {
         &self.account
     }
 
-    /// Calls `work` with the means to call entries.
+    /// Calls `work` with access to the entries.
     pub fn with<R>(&self, work: impl FnOnce(&Calls<'_>) -> Result<R, Ended>) -> Result<R, Ended> {
         let answer = self.context.with(|ctx| {
             let table = self.table.clone().restore(&ctx).map_err(Ended::broken)?;
@@ -140,7 +144,7 @@ impl Environment {
     }
 }
 
-/// Loads the sandbox; answers the table of entries.
+/// Loads the sandbox and returns the table of its entries.
 fn prepare<'js>(ctx: &Ctx<'js>, link: Rc<dyn Link>) -> rquickjs::Result<Object<'js>> {
     let host = Object::new(ctx.clone())?;
     let to = link.clone();
@@ -157,7 +161,8 @@ fn prepare<'js>(ctx: &Ctx<'js>, link: Rc<dyn Link>) -> rquickjs::Result<Object<'
     Ok(table)
 }
 
-/// The bytecode of [`SANDBOX`] and [`RENDER`]: to parse them takes ten times as long as all else that an environment needs.
+/// Returns the bytecode of [`SANDBOX`] and [`RENDER`]. Parsing them takes ten times as long as everything
+/// else that creates an environment.
 fn compiled() -> rquickjs::Result<&'static (Vec<u8>, Vec<u8>)> {
     static COMPILED: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
     if let Some(compiled) = COMPILED.get() {
@@ -170,27 +175,27 @@ fn compiled() -> rquickjs::Result<&'static (Vec<u8>, Vec<u8>)> {
             let options = WriteOptions { strip_source: true, strip_debug: true, ..WriteOptions::default() };
             Module::declare(ctx.clone(), name, format!("export default {source}"))?.write(options)
         };
-        // Has the C library read the time zone, which a confined worker cannot.
+        // Makes the C library read the time zone, which a confined worker cannot do.
         ctx.eval::<f64, _>("new Date(2020, 1, 1).getTimezoneOffset()")?;
         rquickjs::Result::Ok((compile("sandbox", SANDBOX)?, compile("render", RENDER)?))
     })?;
     Ok(COMPILED.get_or_init(|| made))
 }
 
-/// Does what needs files, or time, before the first environment is made.
+/// Does in advance what needs files or much time. Must run before the worker is confined.
 pub(super) fn warm_up() -> Result<(), Ended> {
     compiled().map(drop).map_err(Ended::broken)
 }
 
-/// The function that a compiled source is.
+/// Loads the function that [`compiled`] compiled.
 fn load<'js>(ctx: &Ctx<'js>, bytecode: &[u8]) -> rquickjs::Result<Function<'js>> {
-    // SAFETY: the bytes are what `compiled` had the same library write in this process, and nothing else.
+    // SAFETY: the same library wrote these bytes in this process, in `compiled`.
     let module = unsafe { Module::load(ctx.clone(), bytecode)? };
     let (module, _) = module.eval()?;
     module.get("default")
 }
 
-/// An environment at work: its entries can be called.
+/// Access to an environment: calls its entries.
 pub(super) struct Calls<'js> {
     ctx: Ctx<'js>,
     table: Object<'js>,
@@ -205,12 +210,12 @@ impl<'js> Calls<'js> {
         self.clock.start(now, limit);
     }
 
-    /// The entry of this name in the sandbox's table.
+    /// Returns the entry of this name from the sandbox's table.
     pub fn entry(&self, name: &str) -> Result<Function<'js>, Ended> {
         self.table.get(name).map_err(|_| self.broken())
     }
 
-    /// `json`, which must be valid JSON of ours, as a JavaScript value.
+    /// Parses `json`, which must be valid JSON from the server, to a JavaScript value.
     pub fn parse(&self, json: &str) -> Result<Value<'js>, Ended> {
         self.ctx.json_parse(json).map_err(|_| self.broken())
     }
@@ -223,12 +228,13 @@ impl<'js> Calls<'js> {
         Value::new_undefined(self.ctx.clone())
     }
 
-    /// For documents that no function may change.
+    /// Creates a parser of documents that functions cannot change.
     pub fn freezer(&self) -> Freezer<'js> {
         Freezer::new(&self.ctx)
     }
 
-    /// Calls an entry and runs the jobs that it left; answers its text: JSON, or `!` and what went wrong.
+    /// Calls an entry and runs the jobs (of promises) that it left. Returns its text: JSON, or `!` and the
+    /// failure.
     pub fn call<A: IntoArgs<'js>>(&self, entry: &Function<'js>, args: A) -> Result<String, Ended> {
         let answer: Value<'js> = entry.call(args).map_err(|_| self.broken())?;
         while self.ctx.execute_pending_job() {
@@ -236,16 +242,16 @@ impl<'js> Calls<'js> {
                 return Err(self.broken());
             }
         }
-        // An interrupted job takes its exception with it.
+        // The exception of an interrupted job is lost.
         if self.clock.expired.get() {
             return Err(self.broken());
         }
-        // A text that does not come over is out of memory: what the engine answers is always valid UTF-8.
+        // The engine always returns valid UTF-8, so a missing text means that memory is exhausted.
         let text = answer.as_string().and_then(|text| text.to_string().ok()).ok_or_else(|| self.broken())?;
         match text.strip_prefix('!').and_then(fatal) {
             None => Ok(text),
             Some((word, reason)) => {
-                // The engine's limits are memory, too; only `null` may be the function's own.
+                // Other limits of the engine count as memory, too. Only `null` may come from the function.
                 let is_limit = word == "InternalError" && !reason.ends_with("or ran out of memory");
                 let cause = if is_limit || self.account.refused() { Cause::Memory } else { Cause::Thrown };
                 Err(Ended { cause, word, reason })
@@ -253,7 +259,8 @@ impl<'js> Calls<'js> {
         }
     }
 
-    /// Why a call came back without an answer: interrupted, out of memory or stack, never the script's own `throw`.
+    /// Returns why a call has no answer: interrupted, out of memory or stack. The script's own `throw` does
+    /// not end here.
     fn broken(&self) -> Ended {
         if self.clock.expired.get() {
             return Ended { cause: Cause::Time, word: String::new(), reason: String::new() };
@@ -265,7 +272,7 @@ impl<'js> Calls<'js> {
     }
 }
 
-/// Word and reason of the sandbox's `[word, reason, fatal]`, if it is fatal.
+/// Returns word and reason of the sandbox's `[word, reason, fatal]` if it is fatal.
 fn fatal(told: &str) -> Option<(String, String)> {
     let (word, reason, fatal): (String, serde_json::Value, bool) =
         serde_json::from_str(&super::failure::mend(told)).ok()?;

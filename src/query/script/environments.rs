@@ -1,9 +1,9 @@
-//! Which environments a worker process has, and what each was made for.
+//! The environments of a worker process, as the server keeps track of them.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What an environment was made for; equal keys may share one in the same worker.
+/// The purpose of an environment; calls with equal keys share an environment of a worker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Key {
     /// The map functions of a view signature.
@@ -12,12 +12,12 @@ pub(super) enum Key {
     Reduce { functions: Arc<Vec<String>> },
     /// A design document's functions, called by one user (its `userCtx`).
     Design { id: String, rev: String, user: String },
-    /// Used once.
+    /// Not shared: each call gets its own environment.
     Once,
 }
 
 impl Key {
-    /// Whether `other` is what this was before the design document was changed.
+    /// Whether `other` belongs to another revision of the same design document.
     pub fn replaces(&self, other: &Key) -> bool {
         match (self, other) {
             (Key::Design { id, rev, .. }, Key::Design { id: other, rev: old, .. }) => id == other && rev != old,
@@ -26,7 +26,7 @@ impl Key {
     }
 }
 
-/// The environments of one worker, the least recently used first.
+/// The environments of one worker, the least recently used first: key, number, time of last use.
 #[derive(Default)]
 pub(super) struct Environments {
     pub list: Vec<(Key, u64, Instant)>,

@@ -1,21 +1,21 @@
-//! What a script answers when it fails, as the server's errors.
+//! Converts failures of scripts to the server's errors.
 
 use std::borrow::Cow;
 
 use crate::error::Error;
 
-/// What CouchDB answers when a script does not come back in time.
+/// CouchDB's error for a script that exceeds its time.
 pub(super) fn timed_out() -> Error {
     Error::Script { word: "os_process_error".into(), reason: "OS process timed out.".into() }
 }
 
-/// What CouchDB answers when no process for a script was free in time.
+/// CouchDB's error if no script process becomes free in time.
 pub(super) fn no_room() -> Error {
     let reason = "The request could not be processed in a reasonable amount of time.";
     Error::Script { word: "timeout".into(), reason: reason.into() }
 }
 
-/// The sandbox's `[word, reason, fatal]` as an error.
+/// Converts the sandbox's `[word, reason, fatal]`, as JSON, to an error.
 pub(super) fn failure(told: &str) -> Error {
     let (word, reason, _): (String, serde_json::Value, bool) = serde_json::from_str(&mend(told))
         .unwrap_or_else(|_| ("internal_error".into(), serde_json::Value::String("error cannot be shown".into()), true));
@@ -26,7 +26,7 @@ pub(super) fn failure(told: &str) -> Error {
     worded(word, reason)
 }
 
-/// CouchDB's meaning of the words that a script may choose.
+/// Converts an error word that a script may choose as CouchDB does.
 pub(super) fn worded(word: String, reason: String) -> Error {
     match word.as_str() {
         "not_found" => Error::NotFound(reason),
@@ -39,9 +39,9 @@ pub(super) fn worded(word: String, reason: String) -> Error {
     }
 }
 
-/// JSON text of the engine, made acceptable: half of a surrogate pair, which JavaScript strings may hold and UTF-8 not,
-/// becomes U+FFFD. `JSON.stringify` writes `\ud8..` to `\udf..` only for such halves.
-/// (CouchDB: `couch_query_servers:force_utf8`.)
+/// Replaces unpaired surrogates in the engine's JSON text by U+FFFD: JavaScript strings may contain them,
+/// UTF-8 may not. `JSON.stringify` writes `\ud8..` to `\udf..` only for unpaired surrogates. (CouchDB:
+/// `couch_query_servers:force_utf8`.)
 pub(super) fn mend(json: &str) -> Cow<'_, str> {
     if !json.contains("\\ud") {
         return Cow::Borrowed(json);
@@ -66,7 +66,8 @@ pub(super) fn mend(json: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// What `validate_doc_update` threw, `{"thrown": ...}`, as CouchDB reads it (`couch_query_servers:validate_doc_update`).
+/// Converts what `validate_doc_update` threw, `{"thrown": ...}`, to an error as CouchDB does
+/// (`couch_query_servers:validate_doc_update`).
 pub(super) fn rejected(answer: &str) -> Error {
     #[derive(serde::Deserialize)]
     struct Thrown {
@@ -96,10 +97,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_surrogates_are_replaced() {
+    fn unpaired_surrogates_are_replaced() {
         assert_eq!(mend(r#""a\ud83d-\\ud83d\udca5\u0001""#), "\"a\u{FFFD}-\\\\ud83d\u{FFFD}\\u0001\"");
         assert_eq!(mend(r#""plain""#), r#""plain""#);
-        // A worker that was taken over may send what no engine writes.
+        // A compromised worker may send text that no engine writes.
         for odd in ["\\ud8", "\\ud8é", "\\", "\\ud", "\\ud81g\\ud8"] {
             assert_eq!(mend(odd), odd);
         }

@@ -8,8 +8,8 @@ use super::pending::Pending;
 use super::scripts::{Scripts, size};
 
 impl Scripts {
-    /// Asks the filter function `name` about each document: `request` is the request object as JSON, `user` its
-    /// `userCtx`. A document that overruns time or memory does not pass.
+    /// Calls the filter function `name` for each document. `request` is the request object as JSON, `user`
+    /// its `userCtx`. A document that exceeds the time or memory limit does not pass.
     pub fn filter(
         &self,
         design: &Arc<Design>,
@@ -21,7 +21,7 @@ impl Scripts {
         self.passes(design, ["filter", name], documents, request, user)
     }
 
-    /// Which documents the map function of view `name` emits anything for.
+    /// Returns for which documents the map function of view `name` emits at least one row.
     pub fn filter_view(&self, design: &Arc<Design>, name: &str, documents: Vec<String>) -> Pending<Vec<bool>> {
         self.passes(design, ["filterView", name], documents, "", "")
     }
@@ -64,7 +64,7 @@ impl Scripts {
     }
 }
 
-/// The `_id` of a document's JSON.
+/// Returns the `_id` of a document's JSON.
 fn id_of(document: &str) -> String {
     #[derive(serde::Deserialize)]
     struct Id {

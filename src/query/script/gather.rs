@@ -1,8 +1,8 @@
-//! Validations of small requests that wait for a worker at the same time, put into one job.
+//! Combines validations of small requests that wait for a worker at the same time into one job.
 //!
-//! A job costs two switches between processes and two between threads, and a small document less than that. So a request
-//! that comes while an equal job still waits (the same design documents, the same user, the same `_security`) joins it. An
-//! idle server thus answers at once, and a busy one works in batches.
+//! A job costs two process switches and two thread switches, which is more than a small document costs. A
+//! request that arrives while an equal job is still waiting (same design documents, same user, same
+//! `_security`) therefore joins that job. An idle server answers at once, and a busy one works in batches.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,29 +20,30 @@ use super::threads::Threads;
 use super::turns::Size;
 use crate::error::{Error, Result};
 
-/// Bytes of documents that are made ready for validation at once.
+/// Maximum size in bytes of the documents that are prepared for validation at once.
 const VALIDATED: usize = 1 << 20;
-/// Documents of one validation that may overrun before the rest is refused without being asked.
+/// After this many documents of one validation have exceeded their time, the rest is rejected untried.
 pub(super) const OVERRUNS: usize = 3;
-/// Documents of one job at most, unless one request has more.
+/// Maximum number of documents per job, unless a single request has more.
 const MOST: usize = 64;
 
-/// A new document and what it replaces, as JSON.
+/// A new document and the document that it replaces, as JSON.
 type Edit = (String, Option<String>);
 /// One verdict per document.
 type Verdicts = Vec<Result<()>>;
 
-/// What jobs must agree in to become one: the list of design documents (which the job keeps alive), user, `_security`.
+/// Requests with equal names can share a job: address of the list of design documents (which the job keeps
+/// alive), user, `_security`.
 type Name = (usize, String, String);
 
-/// A request that waits.
+/// A waiting request.
 struct Asked {
     documents: Arc<Vec<Edit>>,
     range: Range<usize>,
     reply: oneshot::Sender<Result<Verdicts>>,
 }
 
-/// The requests that wait.
+/// The waiting requests of each job that others may join.
 #[derive(Default)]
 pub(super) struct Gathered {
     waiting: Mutex<HashMap<Name, Vec<Asked>>>,
@@ -53,7 +54,7 @@ impl Gathered {
         self.waiting.lock().remove(name).unwrap_or_default()
     }
 
-    /// Has documents validated, with others that wait for the same.
+    /// Queues a validation, or adds it to a waiting job of the same name.
     pub fn ask(
         self: &Arc<Self>,
         threads: &Threads,
@@ -66,7 +67,7 @@ impl Gathered {
         let (reply, pending) = Pending::new();
         let name: Name = (Arc::as_ptr(designs).addr(), user.to_owned(), security.to_owned());
         let asked = Asked { documents: documents.clone(), range, reply };
-        // What needs a larger worker goes by itself.
+        // A request that needs a larger worker gets a job of its own.
         let alone = size.room > 0;
         if !alone {
             let mut waiting = self.waiting.lock();
@@ -76,7 +77,7 @@ impl Gathered {
                     others.push(asked);
                     return pending;
                 }
-                // A full job keeps its requests by another name, which nobody can join.
+                // The waiting job is full. This request gets a job that no others join.
                 drop(waiting);
                 self.submit(threads, designs, vec![asked], name, size);
                 return pending;
@@ -87,7 +88,7 @@ impl Gathered {
         pending
     }
 
-    /// Queues a job for `first` and all that join it.
+    /// Queues a job for `first` and the requests that join it.
     fn submit(
         self: &Arc<Self>,
         threads: &Threads,
@@ -119,12 +120,12 @@ impl Gathered {
     }
 }
 
-/// Asks about all documents of all requests that are still waited for.
+/// Validates the documents of all requests whose callers still wait.
 fn answer(seat: &mut Seat, designs: &[Arc<Design>], mut all: Vec<Asked>, (_, user, security): &Name) {
     all.retain(|asked| !asked.reply.is_closed());
     let edits: Vec<&Edit> =
         all.iter().flat_map(|asked| asked.documents.get(asked.range.clone()).unwrap_or_default()).collect();
-    // What one request is refused for must not be another's.
+    // Overruns of one request must not cause the rejection of another.
     let most_overruns = if all.len() > 1 { usize::MAX } else { OVERRUNS };
     let mut verdicts: Verdicts = Vec::with_capacity(edits.len());
     while verdicts.len() < edits.len() {
@@ -146,7 +147,7 @@ fn answer(seat: &mut Seat, designs: &[Arc<Design>], mut all: Vec<Asked>, (_, use
     }
 }
 
-/// One verdict per document: of the first design document that refuses it.
+/// Returns one verdict per document: that of the first design document that rejects it.
 fn validated(
     seat: &mut Seat,
     designs: &[Arc<Design>],

@@ -1,45 +1,48 @@
-//! What scripts may use: time, processes, memory; and how much memory a worker process gets.
+//! Limits of scripts (time, processes, memory), and the memory limit of a worker process.
 
 use std::time::Duration;
 
-/// An input of n bytes may need this many times n as JavaScript values, on top of the memory limit.
+/// Factor between the size of an input and the memory of its JavaScript values, which comes on top of the
+/// memory limit.
 pub(super) const INPUT_FACTOR: usize = 24;
-/// As above with all that a process holds of an input beside that.
+/// As [`INPUT_FACTOR`], with the other copies of the input that a process holds.
 const PROCESS_FACTOR: usize = INPUT_FACTOR + 4;
-/// Room for inputs that every worker has.
+/// Memory for inputs that every worker has, in bytes.
 const SLACK: usize = 16 << 20;
-/// What a worker needs beside its environments: its program, its stack, what it sends.
+/// Memory that a worker needs in addition to its environments, in bytes: program, stack, output.
 const PROGRAM: usize = 16 << 20;
 
-/// What scripts are allowed.
+/// Limits of scripts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Scripts of one database that share the cores; usually as many as there are.
+    /// Maximum number of scripts of one database that compete for the cores; by default the number of cores.
     pub threads: usize,
-    /// Worker processes at most (`os_process_limit`), if there is memory for so many: see [`Limits::workers`].
+    /// Maximum number of worker processes (`os_process_limit`). Memory may limit it further: see
+    /// [`Limits::workers`].
     pub processes: usize,
-    /// Bytes that one environment may use, beside what its input needs.
+    /// Maximum memory of one environment in bytes, in addition to what its input needs.
     pub memory: usize,
-    /// Bytes that all worker processes may use together (`max_script_memory`).
+    /// Maximum memory of all worker processes together, in bytes (`max_script_memory`).
     pub all_memory: usize,
-    /// CPU time of one call: one document mapped, one validation, one row of a list (`os_process_timeout`).
+    /// Maximum CPU time of one call: one document mapped, one validation, one row of a list
+    /// (`os_process_timeout`).
     pub timeout: Duration,
-    /// What happens when a reduce function does not reduce (`query_server_config/reduce_limit`).
+    /// What happens if a reduction does not shrink (`query_server_config/reduce_limit`).
     pub reduce_limit: ReduceLimit,
-    /// Bytes of a reduction from which on it is looked at (`reduce_limit_threshold`).
+    /// Size in bytes above which a reduction is checked (`reduce_limit_threshold`).
     pub reduce_limit_threshold: usize,
-    /// How many times a reduction must fit into its input (`reduce_limit_ratio`).
+    /// How many times smaller than its input a reduction must be (`reduce_limit_ratio`).
     pub reduce_limit_ratio: f64,
 }
 
 impl Limits {
-    /// Worker processes at most: as many as fit into two thirds of the memory, and one at least.
+    /// Maximum number of worker processes: as many as fit into two thirds of the memory, but at least one.
     pub fn workers(&self) -> usize {
         let fitting = (self.all_memory - self.room()) / process_memory(self).max(1);
         fitting.min(self.processes).max(1)
     }
 
-    /// Memory for inputs that are too large for a worker of the usual size: a third of all.
+    /// Memory reserved for inputs that are too large for a worker of the usual size: a third of all.
     pub(super) fn room(&self) -> usize {
         self.all_memory / 3
     }
@@ -68,12 +71,12 @@ impl Default for Limits {
     }
 }
 
-/// The memory of a worker's process without room for large inputs.
+/// Memory limit of a worker process in bytes, without extra memory for large inputs.
 pub(super) fn process_memory(limits: &Limits) -> usize {
     limits.memory.saturating_add(PROGRAM).saturating_add(SLACK)
 }
 
-/// What a job needs beyond [`process_memory`], whose longest input has `bytes`.
+/// Extra memory, beyond [`process_memory`], that a job needs whose longest input has `bytes` bytes.
 pub(super) fn room(bytes: usize) -> usize {
     let needed = bytes.saturating_mul(PROCESS_FACTOR);
     if needed <= SLACK { 0 } else { needed }

@@ -1,7 +1,7 @@
-//! List functions: rows go in as the view gives them, the response comes out as the function makes it.
+//! List functions: rows go in as the view returns them, the response comes out as the function sends it.
 //!
-//! Both ways are short channels, so that neither a large view nor a slow client fills memory: the function waits in
-//! `getRow` for the view, and in the same place for its client.
+//! Both directions are bounded channels, so that neither a large view nor a slow client fills memory: in
+//! `getRow`, the function waits for its client and for the view.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use super::scripts::{Scripts, one, size};
 use super::turns::Size;
 use crate::error::{Error, Result};
 
-/// Rows that may wait for the function, and parts of the response for the client.
+/// Capacity of each channel: rows for the function, parts of the response for the client.
 const WAITING: usize = 64;
 
 /// A piece of the response.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 pub struct Part {
-    /// What was given to `start` (`{code, headers, ...}` as JSON): always with the first part, later when `start` was
-    /// called again.
+    /// The argument of `start` (`{code, headers, ...}` as JSON): always present in the first part, and in
+    /// later parts if `start` was called again.
     #[serde(default, deserialize_with = "as_text")]
     pub response: Option<String>,
-    /// What was sent.
+    /// The text that the function sent.
     pub chunk: String,
 }
 
@@ -34,17 +34,18 @@ fn as_text<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Opt
     Ok(Some(raw.get().to_owned()))
 }
 
-/// Where the view's rows go: each `{"id":..,"key":..,"value":..,"doc":..}`. Dropping it ends the list. A send that fails
-/// says that the function wants no more.
+/// Channel for the view's rows: each `{"id":..,"key":..,"value":..,"doc":..}`. Dropping it ends the list. A
+/// failed send means that the function needs no more rows.
 pub type Rows = mpsc::Sender<String>;
 
-/// Bytes that take the place of one row or part.
+/// A row or part takes one place of a channel per this many bytes.
 const PLACE: usize = 4 << 10;
 
-/// Sends a row or a part when as much has been taken as it is large: a large one only when nothing else waits.
+/// Sends a row or a part. A large text takes several places, at most all, so it waits until the channel has
+/// that much room.
 ///
 /// # Errors
-/// The other end wants no more.
+/// The receiver is gone.
 pub async fn send(channel: &mpsc::Sender<String>, text: String) -> std::result::Result<(), ()> {
     let places = text.len().div_ceil(PLACE).clamp(1, WAITING);
     let mut places = channel.reserve_many(places).await.map_err(drop)?;
@@ -54,14 +55,14 @@ pub async fn send(channel: &mpsc::Sender<String>, text: String) -> std::result::
     Ok(())
 }
 
-/// What the function makes. Dropping it stops the function.
+/// The response of a list function, part by part. Dropping it stops the function.
 pub struct Parts {
     parts: mpsc::Receiver<String>,
     done: Option<Pending<String>>,
 }
 
 impl Parts {
-    /// The next part; None after the last. An error is the last.
+    /// Returns the next part, or `None` after the last one. Nothing follows an error.
     pub async fn next(&mut self) -> Option<Result<Part>> {
         let done = self.done.as_mut()?;
         let (text, last) = tokio::select! {
@@ -79,8 +80,8 @@ impl Parts {
 }
 
 impl Scripts {
-    /// Runs the list function `name`. `head` is `{"total_rows":..,"offset":..}`, `request` the request object and `user`
-    /// its `userCtx`, all as JSON.
+    /// Runs the list function `name`. `head` is `{"total_rows":..,"offset":..}`, `request` the request object
+    /// and `user` its `userCtx`, all as JSON.
     pub fn list(&self, design: &Arc<Design>, name: &str, head: &str, request: &str, user: &str) -> (Rows, Parts) {
         let (rows, mut row) = mpsc::channel::<String>(WAITING);
         let (part, parts) = mpsc::channel(WAITING);
@@ -92,7 +93,7 @@ impl Scripts {
             let waiting = tokio::runtime::Builder::new_current_thread()
                 .build()
                 .map_err(|error| Error::Internal(format!("a list cannot wait: {error}")))?;
-            // Waits for its client to take the part, then for the view to give a row; ends when the client is gone.
+            // Waits until the client takes the part, then for the next row; fails when the client is gone.
             let exchange: Exchange = Box::new(move |sent| {
                 waiting.block_on(async {
                     send(&part, sent).await?;

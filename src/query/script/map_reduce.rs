@@ -15,10 +15,10 @@ use super::scripts::{Scripts, one, size};
 use crate::error::Error;
 
 impl Scripts {
-    /// Maps a batch of documents (each the JSON that CouchDB gives a map function, with `_id` and `_rev`). A function
-    /// that throws loses its rows of that document; a document that overruns time or memory is skipped
-    /// ([`Mapped::skipped`]); a function that overruns on any document fails the batch with CouchDB's error. Some hundred
-    /// documents at a time, and several batches under way, keep all cores at work.
+    /// Maps a batch of documents (each as the JSON that CouchDB passes to a map function, with `_id` and
+    /// `_rev`). If a function throws, its rows of that document are lost. A document that exceeds the time or
+    /// memory limit is skipped ([`Mapped::skipped`]). A function that exceeds them on any document fails the
+    /// batch with CouchDB's error. Several batches of some hundred documents at a time keep all cores busy.
     pub fn map_batch(&self, set: &Arc<MapSet>, documents: Vec<String>) -> Pending<Mapped> {
         let set = set.clone();
         let size = size(set.database, documents.iter().map(String::len));
@@ -52,9 +52,9 @@ impl Scripts {
         })
     }
 
-    /// Runs JavaScript reduce functions over rows: `rows` is JSON `[[[key, id], value], ...]`. One JSON text per
-    /// function; `null` for one that threw, [`overflow`] for those of a call that did not reduce. `context` names the
-    /// view in the message of an overflow.
+    /// Runs JavaScript reduce functions over rows: `rows` is JSON `[[[key, id], value], ...]`. Returns one
+    /// JSON text per function: `null` if it threw, [`overflow`] if its reduction did not shrink. `context`
+    /// names the view in the message of an overflow.
     pub fn reduce(
         &self,
         database: u64,
@@ -95,14 +95,14 @@ impl Scripts {
             let reductions = one(seat.call(call)?)?;
             let reductions = shrunk(&mend(&reductions), input_size, &limits, &context);
             if reductions.len() != functions.len() {
-                return Err(Error::Internal("a script worker answered too few or too many reductions".into()));
+                return Err(Error::Internal("a script worker returned the wrong number of reductions".into()));
             }
             Ok(reductions)
         })
     }
 }
 
-/// A design document's map functions, for `addMaps`.
+/// Returns the argument of `addMaps`.
 fn map_definition(set: &MapSet) -> String {
     #[derive(serde::Serialize)]
     struct Definition<'a> {
@@ -114,16 +114,16 @@ fn map_definition(set: &MapSet) -> String {
     serde_json::to_string(&Definition { functions: &set.functions, lib }).unwrap_or_default()
 }
 
-/// The JSON that stands for a reduction that did not reduce.
+/// Returns the JSON that replaces a reduction that did not shrink.
 fn overflow(message: &str) -> String {
     serde_json::json!({ "reduce_overflow_error": message }).to_string()
 }
 
-/// The reductions, or the error in the place of each that is too large for its input (`views.js`, `runReduce`). Each
-/// function is judged by itself: one that does not reduce spoils no other of the same map function.
+/// Returns the reductions, with an error in place of each that is too large for its input (`views.js`,
+/// `runReduce`). Each reduction is checked on its own: one that does not shrink does not affect the others.
 fn shrunk(reductions: &str, input: usize, limits: &Limits, context: &str) -> Vec<String> {
     let judged = |reduction: &str| {
-        // As an array of one, which is what CouchDB measures.
+        // CouchDB measures an array of one reduction.
         let output = reduction.len() + 2;
         let too_large =
             output > limits.reduce_limit_threshold && output as f64 * limits.reduce_limit_ratio > input as f64;

@@ -1,15 +1,15 @@
-//! The memory of one environment: an allocator under QuickJS that counts, refuses beyond a limit, and remembers that it
-//! refused.
+//! The memory of one environment: an allocator for QuickJS that counts, refuses allocations beyond a limit,
+//! and records that it refused one.
 //!
-//! QuickJS has a limit of its own, but where memory runs out in the middle of small allocations it throws `null`, which
-//! a function may throw as well. What is remembered here tells the two apart.
+//! QuickJS has its own memory limit, but it throws `null` if memory is exhausted, and a function may throw
+//! `null` as well. The record of a refused allocation tells the two cases apart.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use rquickjs::allocator::Allocator;
 
-/// What an environment holds and may hold, in bytes.
+/// Memory use and limit of an environment, in bytes.
 #[derive(Default)]
 pub(super) struct Account {
     used: Cell<usize>,
@@ -26,7 +26,7 @@ impl Account {
         self.limit.set(limit);
     }
 
-    /// Whether memory was refused since [`Account::forget`].
+    /// Whether an allocation was refused since [`Account::forget`].
     pub fn refused(&self) -> bool {
         self.refused.get()
     }
@@ -35,7 +35,7 @@ impl Account {
         self.refused.set(false);
     }
 
-    /// Whether `more` bytes fit.
+    /// Whether `more` bytes fit. Records a refusal if not.
     fn fits(&self, more: usize) -> bool {
         let fits = self.used.get().checked_add(more).is_some_and(|sum| sum <= self.limit.get());
         if !fits {
@@ -44,7 +44,7 @@ impl Account {
         fits
     }
 
-    /// Notes what came of an allocation.
+    /// Records the result of an allocation.
     fn took(&self, pointer: *mut u8) -> *mut u8 {
         if pointer.is_null() {
             self.refused.set(true);
@@ -62,13 +62,15 @@ impl Account {
 /// The allocator of one runtime.
 pub(super) struct Counted(pub Rc<Account>);
 
-/// How large the allocation at `pointer` is. It must be one of `malloc`'s that was not freed.
+/// Returns the size of the allocation at `pointer`, which must come from `malloc` and must not have been
+/// freed.
 fn usable(pointer: *mut u8) -> usize {
-    // SAFETY: all callers in this file pass what `malloc`, `calloc` or `realloc` returned and nobody has freed.
+    // SAFETY: all callers in this file pass a live pointer that `malloc`, `calloc` or `realloc` returned.
     unsafe { libc::malloc_usable_size(pointer.cast()) }
 }
 
-// SAFETY: memory comes from the C allocator, which aligns for any type; a null pointer is an answer that is allowed.
+// SAFETY: memory comes from the C allocator, which aligns for any type; returning a null pointer is
+// permitted.
 unsafe impl Allocator for Counted {
     fn alloc(&mut self, size: usize) -> *mut u8 {
         if !self.0.fits(size) {
@@ -89,7 +91,7 @@ unsafe impl Allocator for Counted {
     unsafe fn dealloc(&mut self, pointer: *mut u8) {
         if !pointer.is_null() {
             self.0.gave(usable(pointer));
-            // SAFETY: the caller passes what this allocator returned, once.
+            // SAFETY: the caller passes a pointer from this allocator, and only once.
             unsafe { libc::free(pointer.cast()) }
         }
     }
@@ -102,7 +104,7 @@ unsafe impl Allocator for Counted {
         if !self.0.fits(size.saturating_sub(before)) {
             return std::ptr::null_mut();
         }
-        // SAFETY: the caller passes what this allocator returned; where `realloc` fails it stays as it was.
+        // SAFETY: the caller passes a pointer from this allocator; if `realloc` fails, the block stays valid.
         let moved: *mut u8 = unsafe { libc::realloc(pointer.cast(), size) }.cast();
         if !moved.is_null() {
             self.0.gave(before);
@@ -129,7 +131,7 @@ mod tests {
         assert!(counted.calloc(1 << 11, 1 << 10).is_null());
         assert!(account.refused());
         account.forget();
-        // SAFETY: `one` is of this allocator and is freed once, as what it was moved to.
+        // SAFETY: `one` comes from this allocator; `two` replaces it and is freed once.
         unsafe {
             let two = counted.realloc(one, 500_000);
             assert!(!two.is_null() && account.used() >= 500_000);

@@ -1,19 +1,21 @@
 //! JavaScript of design documents: map and reduce, validation, filters, shows, lists, updates, rewrites.
 //!
 //! ```text
-//! Scripts -> pool -> worker process -> environment (a QuickJS runtime + sandbox.js, render.js) -> the stored function
+//! Scripts > pool > worker process > environment (QuickJS runtime + sandbox.js, render.js) > stored function
 //! ```
 //!
-//! Functions run in worker processes (`worker`), which have no file, no network and no other process, and memory and CPU
-//! time that the system limits: what a function does to its process ends with it. The server asks over a socket (`wire`),
-//! finds out which document a failure is owed to (`run`), and shares the workers between databases (`pool`, `watch`). An
-//! environment is one QuickJS runtime for one design document revision (or one set of view functions) of one database
-//! and, where a request is involved, one user: nothing that a script leaves behind is seen by another of these. A worker
-//! has environments of one database only. What a script answers is CouchDB's query server protocol in spirit
-//! (apache/couchdb `share/server`, `src/docs/src/query-server`), as JSON texts in and out.
+//! Functions run in worker processes (`worker`) that have no access to files, network or other processes,
+//! and whose memory and CPU time the system limits: whatever a function does to its process ends with that
+//! process. The server sends requests over a socket (`wire`), finds out which document caused a failure
+//! (`run`), and shares the workers between databases (`pool`, `turns`, `watch`). An environment is one
+//! QuickJS runtime for one design document revision (or one set of view functions) of one database and,
+//! where a request is involved, of one user. What a script leaves behind is therefore invisible to all
+//! others. All environments of a worker belong to the same database. Scripts answer in the spirit of
+//! CouchDB's query server protocol (apache/couchdb `share/server`, `src/docs/src/query-server`), with JSON
+//! text in both directions.
 //!
-//! A runaway script (endless loop, memory, recursion) fails its own call with CouchDB's error, or costs a view the rows
-//! of the document that it cannot get through.
+//! A runaway script (endless loop, memory, recursion) fails its own call with CouchDB's error. In a view, the
+//! document that the function cannot process gets no rows.
 
 mod busy;
 mod call;

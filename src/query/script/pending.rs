@@ -1,4 +1,4 @@
-//! The answer of a script that is queued or runs.
+//! The future answer of a queued or running script.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 
-/// An answer on its way. Dropping it tells the script to stop.
+/// The future answer of a script. Dropping it cancels the script.
 #[must_use = "dropping a pending answer cancels the script"]
 pub struct Pending<R> {
     answer: oneshot::Receiver<Result<R>>,
@@ -18,18 +18,18 @@ pub struct Pending<R> {
 }
 
 impl<R> Pending<R> {
-    /// An answer, and the way to give it.
+    /// Creates a pending answer and the sender that resolves it.
     pub(super) fn new() -> (oneshot::Sender<Result<R>>, Pending<R>) {
         let (reply, answer) = oneshot::channel();
         (reply, Pending { answer, cancel: Arc::default() })
     }
 
-    /// The flag that a dropped answer sets.
+    /// The flag that is set when the pending answer is dropped.
     pub(super) fn cancel(&self) -> Arc<AtomicBool> {
         self.cancel.clone()
     }
 
-    /// Waits on a thread that may block (never on one of the async runtime's).
+    /// Blocks until the answer is there. Must not be called on a thread of the async runtime.
     pub fn wait(mut self) -> Result<R> {
         let (_, none) = oneshot::channel();
         let answer = std::mem::replace(&mut self.answer, none);
@@ -51,7 +51,7 @@ impl<R> Drop for Pending<R> {
     }
 }
 
-/// The error for work that the pool no longer does.
+/// The error for jobs after the pool has been closed.
 pub(super) fn ended() -> Error {
     Error::Internal("the script engine has stopped".into())
 }

@@ -1,19 +1,19 @@
-//! Which script runs when, and in which worker process.
+//! Decides which script runs when, and in which worker process.
 //!
-//! Jobs wait in a queue of their owner, which is the database whose functions they run, and owners take turns. A worker
-//! runs jobs of one owner only, for all of its life. How many workers there are is bounded by memory, and how many of
-//! them one owner has by how many are left for others.
+//! Jobs wait in a queue per owner, which is the database whose functions they run, and owners take turns. A
+//! worker runs jobs of one owner only, all its life. Memory limits the number of workers. The number of
+//! workers that remain free limits how many of them one owner gets.
 //!
 //! ```text
 //! submit > queue of the owner > a worker's thread: job(&mut Seat) > reply (oneshot)
 //!                                  ^ watcher, every 50 ms while something runs:
-//!                                    starts processes; counts their CPU time and kills those that are over it;
-//!                                    ends idle ones; answers jobs that wait too long
+//!                                    starts processes, kills those that exceed their CPU time,
+//!                                    ends idle ones, rejects jobs that wait too long
 //! ```
 //!
-//! A worker is a thread here and a process that it owns. The thread ends with the process at the latest after the job in
-//! which the process died; within a job the process can be replaced. Processes are started by the watcher, as Linux ends
-//! a child that asked for it when the *thread* that started it ends.
+//! A worker is a thread of the server and a process that the thread owns. If the process dies during a job,
+//! the job can replace it; if a job leaves no living process, the thread ends. The watcher starts all
+//! processes, because Linux sends the parent-death signal when the *thread* that started a process ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +37,7 @@ pub(super) struct Pool {
     pub watch: Condvar,
     pub limits: RwLock<Limits>,
     pub counters: Counters,
-    /// Whether it was logged what the system cannot do for workers.
+    /// Whether the missing protections of the system have been logged.
     noted: AtomicBool,
 }
 
@@ -52,17 +52,17 @@ impl Pool {
         }
     }
 
-    /// Answers a job that will not run.
+    /// Rejects a job.
     pub fn refuse(&self, job: Job) {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
         (job.excuse)(no_room());
     }
 
-    /// Gives workers to the jobs whose turn it is, and has more workers started where some are missing.
+    /// Assigns idle workers to the jobs whose turn it is, and starts workers if too few are idle.
     pub fn schedule(self: &Arc<Pool>, state: &mut State) {
         let limits = self.limits();
         let mut missing = 0;
-        // Each owner has its turn; one that got a worker is asked again after the others.
+        // Visits each owner. After an assignment, all owners are visited again.
         let mut left = state.turns.len();
         while left > 0 && !state.closed {
             left -= 1;
@@ -110,23 +110,23 @@ impl Pool {
                 state.workers.insert(number, Worker { orders, owner: None, status: Status::Starting, handle: None });
             }
             Err(error) => {
-                tracing::error!("no thread for scripts: {error}");
+                tracing::error!("cannot start a thread for scripts: {error}");
                 self.give_up(state);
             }
         }
     }
 
-    /// If there is no worker at all, and none can be started, nobody waits for one.
+    /// Rejects all jobs if there is no worker and none can be started.
     fn give_up(&self, state: &mut State) {
         if state.workers.is_empty() {
             let owners: Vec<u64> = state.turns.iter().copied().collect();
             for job in owners.into_iter().flat_map(|owner| state.take_out(owner, |_| true)).collect::<Vec<_>>() {
-                (job.excuse)(Error::Internal("no process for scripts can be started".into()));
+                (job.excuse)(Error::Internal("no script worker can be started".into()));
             }
         }
     }
 
-    /// The life of a worker's thread.
+    /// Main function of a worker's thread.
     fn serve(self: Arc<Pool>, number: u64, orders: &mpsc::Receiver<Order>) {
         let memory = process_memory(&self.limits()) as u64;
         let mut seat = Seat { source: self.clone(), number, process: None, room: 0, lines: 0 };
@@ -151,14 +151,14 @@ impl Pool {
             let size = job.size;
             self.work(&mut seat, job);
             let mut state = self.state.lock();
-            // The watcher may have killed it after the job was done; from now on it does not.
+            // The watcher may have killed the process after the job was done. It does not kill idle workers.
             let ends = seat.process.as_ref().is_none_or(|process| process.handle.killed() != Killed::No);
             let tired = self.rest(&mut state, number, size, ends);
             if tired {
                 break;
             }
         }
-        // The process ends before the worker's place is free.
+        // Ends the process before another worker may take its place.
         seat.process = None;
         let mut state = self.state.lock();
         state.workers.remove(&number);
@@ -180,19 +180,19 @@ impl Pool {
         limit(seat, memory + size.room as u64);
         let work = job.work;
         if catch_unwind(AssertUnwindSafe(|| work(seat))).is_err() {
-            tracing::error!("a script job panicked; its worker is ended");
+            tracing::error!("a script job panicked; its worker process ends");
             seat.process = None;
         }
         limit(seat, memory);
         seat.room = 0;
     }
 
-    /// A worker has done a job. True if it is to end, which it then does.
+    /// Marks a worker as idle after a job. Returns `true` if the worker must end instead.
     fn rest(self: &Arc<Pool>, state: &mut MutexGuard<'_, State>, number: u64, size: Size, gone: bool) -> bool {
         let Some(worker) = state.workers.get_mut(&number) else { return true };
         let before = std::mem::replace(&mut worker.status, Status::Ending);
         let Status::Busy(busy) = before else { return true };
-        // One that holds much memory, or that had to stand back, is no good for others.
+        // A worker with much memory or low priority is not reused.
         let tired = gone || busy.stands_back || size.room > 64 << 20 || state.closed;
         if !tired && let Some(worker) = state.workers.get_mut(&number) {
             worker.status = Status::Idle(Instant::now());
@@ -222,7 +222,7 @@ impl ProcessSource for Pool {
         let mut process = started.recv().map_err(|_| ended())?.map_err(failed)?;
         let note = process.ready().map_err(failed)?;
         if !note.is_empty() && !self.noted.swap(true, Ordering::Relaxed) {
-            tracing::warn!("script workers run without some of the system's protection: {note}");
+            tracing::warn!("script workers run without some protections of the system: {note}");
         }
         let mut state = self.state.lock();
         if state.closed {

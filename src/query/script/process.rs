@@ -1,4 +1,4 @@
-//! The server's side of one script worker: starting it, asking it, its CPU time, its memory limit, its end.
+//! The server's side of one script worker process: start, requests, CPU time, memory limit, end.
 
 use std::io::{self, BufReader};
 use std::os::fd::OwnedFd;
@@ -13,39 +13,39 @@ use parking_lot::Mutex;
 use super::environments::Environments;
 use super::wire::{self, Answer};
 
-/// The hidden first argument by which this program becomes a script worker: see [`work`].
+/// The hidden first argument that makes this program a script worker: see [`super::work`].
 pub const WORKER: &str = "script-worker";
-/// How long a worker may take to start. Seconds only on a machine that has no time for anything.
+/// How long a worker may take to start. It takes seconds only on an overloaded machine.
 const START: Duration = Duration::from_secs(60);
-/// Read at once from a worker.
+/// Size of the read buffer in bytes.
 const BUFFER: usize = 64 << 10;
-/// Longest frame but for answers.
+/// Maximum size in bytes of frames other than answers.
 const SHORT: usize = 1 << 20;
 
 /// Why a worker was killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Killed {
-    /// It was not; it ended by itself.
+    /// It was not killed by the server.
     No = 0,
-    /// It went over its CPU time, or over the time on the wall that nothing may take.
+    /// It exceeded its CPU time or the maximum wall-clock time.
     Time = 1,
-    /// Nobody waits for what it does.
+    /// The caller no longer waits for its job.
     Cancelled = 2,
-    /// It is not needed any more.
+    /// It is no longer needed.
     Idle = 3,
-    /// It sent what no worker of ours sends.
+    /// It violated the protocol.
     Wrong = 4,
 }
 
-/// What the watcher needs of a worker.
+/// The part of a process that the watcher shares.
 pub(super) struct Handle {
     child: Mutex<Child>,
     pid: u32,
     killed: AtomicU8,
-    /// Counts what a worker has answered: a new item is at work.
+    /// Changes whenever items are answered or sent: the worker has begun another item.
     beat: AtomicU64,
-    /// A list function waits for its client.
+    /// Whether a list function waits for its client.
     waits: AtomicBool,
 }
 
@@ -73,13 +73,13 @@ impl Handle {
         self.waits.load(Ordering::Relaxed)
     }
 
-    /// CPU time that the process has used. `None` where the system does not say.
+    /// CPU time that the process has used; `None` if the system does not report it.
     #[cfg(target_os = "linux")]
     pub fn cpu(&self) -> Option<Duration> {
         let pid = libc::pid_t::try_from(self.pid).ok()?;
         let mut clock = 0;
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: both calls write to the places that they are given, which live as long as the calls.
+        // SAFETY: both calls write only to the given variables, which outlive the calls.
         let told = unsafe {
             libc::clock_getcpuclockid(pid, &raw mut clock) == 0 && libc::clock_gettime(clock, &raw mut time) == 0
         };
@@ -91,26 +91,26 @@ impl Handle {
         None
     }
 
-    /// From now on others come first.
+    /// Lowers the priority of the process.
     pub fn stand_back(&self) {
         self.alive(|pid| {
             let _ = rustix::process::setpriority_process(Some(pid), 10);
         });
     }
 
-    /// Does something with the process while it is not reaped: its number is no other's then.
+    /// Calls `work` unless the process has been reaped: until then its pid cannot belong to another process.
     fn alive<R>(&self, work: impl FnOnce(rustix::process::Pid) -> R) -> Option<R> {
         let mut child = self.child.lock();
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         matches!(child.try_wait(), Ok(None)).then(|| work(pid))
     }
 
-    /// Bytes of memory that are its own, from now on at most. False if the system does not limit it.
+    /// Sets the limit of private memory in bytes. Returns `false` if the system cannot limit it.
     #[cfg(target_os = "linux")]
     pub fn limit_memory(&self, bytes: u64) -> bool {
         use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
-        // Only the lower of the two limits: the upper one, which is this process's, could not be raised again. The worker
-        // may not change either.
+        // Sets only the soft limit: a lowered hard limit, which the worker inherited from this process, could
+        // not be raised again. The worker itself may change neither.
         let maximum = getrlimit(Resource::Data).maximum;
         let current = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
         let limit = |pid| prlimit(Some(pid), Resource::Data, Rlimit { current, maximum }).is_ok();
@@ -123,13 +123,14 @@ impl Handle {
     }
 }
 
-/// A worker and the socket to it. Dropping it kills the process and waits for its end, so that none is left behind.
+/// A worker process and the socket to it. Dropping it kills the process and waits for its end, so that no
+/// process is left behind.
 pub(super) struct Process {
     pub handle: Arc<Handle>,
     input: BufReader<UnixStream>,
     output: UnixStream,
     payload: Vec<u8>,
-    /// Items that it has run.
+    /// Number of items that it has run.
     pub items: u64,
     pub environments: Environments,
 }
@@ -142,13 +143,13 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts a worker. Call it on a thread that lives longer than the worker: a worker is killed when the thread that
-    /// started it ends.
+    /// Starts a worker. The calling thread must outlive the worker: the system kills the worker when the
+    /// thread that started it ends.
     pub fn start(memory: u64) -> io::Result<Process> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = command()?;
         command.env_clear();
-        // Memory is taken as it is used: what is only set aside would count against the limit.
+        // Commits memory only when it is used: reserved memory would count against the limit.
         command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
         if let Some(zone) = std::env::var_os("TZ") {
             command.env("TZ", zone);
@@ -174,7 +175,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Waits until it is confined; what it could not give up, in words.
+    /// Waits until the worker is confined. Returns a text that lists the missing protections.
     pub fn ready(&mut self) -> io::Result<String> {
         self.output.set_read_timeout(Some(START))?;
         let answer = self.receive(SHORT)?;
@@ -189,10 +190,10 @@ impl Process {
         wire::send(&mut self.output, frame)
     }
 
-    /// The next frame of the worker.
+    /// Reads the next frame.
     ///
     /// # Errors
-    /// It has ended, or sent what is no frame of at most `limit` bytes.
+    /// The worker has ended, or sent an invalid frame or one that is longer than `limit` allows.
     pub fn receive(&mut self, limit: usize) -> io::Result<Answer> {
         let kind = wire::receive(&mut self.input, &mut self.payload, limit.saturating_add(SHORT))?
             .ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -202,7 +203,8 @@ impl Process {
         Ok(answer)
     }
 
-    /// Ends it, if it has not ended. Whether something else had killed it: the system, as memory ran short, or a person.
+    /// Ends the process. Returns why the server killed it, and whether something else did: the system because
+    /// memory ran short, or a person.
     pub fn bury(self) -> (Killed, bool) {
         use std::os::unix::process::ExitStatusExt;
         let killed = self.handle.killed();
@@ -212,12 +214,12 @@ impl Process {
         (killed, by_others)
     }
 
-    /// Items were answered, or a new one was sent.
+    /// Notes that items were answered or sent.
     pub fn tick(&self) {
         self.handle.beat.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Until `false` is given, time passes that is not the script's.
+    /// Sets whether the script waits for its client: that time does not count.
     pub fn wait(&self, waits: bool) {
         self.handle.waits.store(waits, Ordering::Relaxed);
         self.tick();
@@ -225,14 +227,14 @@ impl Process {
 }
 
 pub(super) fn wrong() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "a script worker sent what it must not")
+    io::Error::new(io::ErrorKind::InvalidData, "a script worker violated the protocol")
 }
 
-/// This program as a worker.
+/// The command that runs this program as a worker.
 #[cfg(not(test))]
 fn command() -> io::Result<Command> {
     use std::os::unix::process::CommandExt;
-    // On Linux the program that runs, also when its file has been replaced since.
+    // On Linux, this is the running program even if its file has been replaced since.
     let own = std::path::Path::new("/proc/self/exe");
     let program = if cfg!(target_os = "linux") && own.exists() { own.to_owned() } else { std::env::current_exe()? };
     let mut command = Command::new(program);
@@ -240,7 +242,7 @@ fn command() -> io::Result<Command> {
     Ok(command)
 }
 
-/// The program of the tests, which becomes a worker by one of its tests.
+/// The test program; one of its tests turns it into a worker.
 #[cfg(test)]
 fn command() -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);

@@ -1,7 +1,7 @@
-// Shows, lists, updates and rewrites: what makes responses out of documents and rows.
+// Shows, lists, updates and rewrites: builds responses from documents and rows.
 //
-// Added to the table of sandbox.js. `inner.exchange(part)` is the way out of a running list: it hands over what has
-// been sent so far and answers the text of the next row, or nothing after the last one.
+// Adds entries to the table of sandbox.js. A running list calls `inner.exchange(part)`: it passes on what has
+// been sent so far and returns the text of the next row, or nothing after the last one.
 (function (table, inner) {
   'use strict';
 
@@ -19,7 +19,7 @@
     list[list.length] = item;
   }
 
-  // ---- content types: provides and registerType ----------------------------------------------------------------------
+  // ---- content types: provides and registerType -----------------------------------------------------------
 
   const typesOf = { __proto__: null };
   const nameOf = { __proto__: null };
@@ -52,7 +52,7 @@
     added(offers, [name, make]);
   }
 
-  // `type/subtype; a=b` as { type, subtype, params }.
+  // Parses `type/subtype; a=b` to { type, subtype, params }.
   function mediaRange(range) {
     const parts = run(split, range, [';']);
     const params = { __proto__: null };
@@ -67,7 +67,8 @@
     return { type: halves[0], subtype: halves[1], params: params, quality: quality >= 0 && quality <= 1 ? quality : 1 };
   }
 
-  // Of `supported`, what the Accept header likes best: the most specific match, then its quality, then the later one.
+  // Returns the entry of `supported` that the Accept header prefers: by the most specific match, then by
+  // quality, then the later one.
   function bestMatch(supported, accept) {
     const ranges = [];
     const wanted = run(split, accept, [',']);
@@ -131,11 +132,11 @@
       'Content-Type ' + (accept || name) + ' not supported, try one of: ' + run(join, known, [', '])];
   }
 
-  // ---- start, send, getRow ---------------------------------------------------------------------------------------------
+  // ---- start, send, getRow --------------------------------------------------------------------------------
 
   let chunks = [];
   let response = {};
-  let fresh = false; // whether `start` was called since the last part went out
+  let fresh = false; // whether `start` was called since the last part was sent
   let listing = false;
   let gotRow = false;
   let lastRow = false;
@@ -195,7 +196,7 @@
   publish('send', send);
   publish('getRow', getRow);
 
-  // ---- the four kinds ------------------------------------------------------------------------------------------------
+  // ---- the four kinds -------------------------------------------------------------------------------------
 
   function asResponse(value) {
     return typeof value === 'string' ? { body: value } : value;
@@ -205,7 +206,7 @@
     return typeof value === 'string' || (typeof value === 'object' && value !== null && !isList(value));
   }
 
-  // What the function threw: CouchDB's own errors as they are, others named by `word` with their stack.
+  // Converts an exception: CouchDB's own errors stay as they are, others become `word` with their stack.
   function renderError(error, word) {
     if (error !== null && error !== undefined) {
       if ((error.error && error.reason) || error[0] === 'error' || error[0] === 'fatal') throw error;

@@ -1,4 +1,4 @@
-//! Calls of show and update functions and of rewrite functions.
+//! Calls of show, update and rewrite functions.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use super::response::{Rewrite, Updated};
 use super::scripts::{Scripts, design_call, size};
 
 impl Scripts {
-    /// Runs the show function `name`: the response as JSON, for [`Response::read`]. `request` is the request object as
-    /// JSON, `user` its `userCtx`.
+    /// Runs the show function `name`. Returns the response as JSON, for `Response::read`. `request` is the
+    /// request object as JSON, `user` its `userCtx`.
     pub fn show(
         &self,
         design: &Arc<Design>,
@@ -39,7 +39,8 @@ impl Scripts {
         self.threads.submit(size, move |seat| Updated::read(&design_call(seat, &design, &user, "update", args, &name)?))
     }
 
-    /// Runs `rewrites` when it is a function; None when it finds no rule. `request` is from [`rewrite_request_object`].
+    /// Runs `rewrites` if it is a function. Returns `None` if it finds no rule. `request` comes from
+    /// `rewrite_request_object`.
     pub fn rewrite(&self, design: &Arc<Design>, request: &str, user: &str) -> Pending<Option<Rewrite>> {
         let (design, request, user) = (design.clone(), request.to_owned(), user.to_owned());
         let size = size(design.database, [request.len()]);

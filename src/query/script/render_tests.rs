@@ -1,5 +1,6 @@
-//! Shows, lists, updates and rewrites, by CouchDB's own test functions (`test/elixir/test/show_documents_test.exs`,
-//! `list_views_test.exs`, `update_documents_test.exs`, `rewrite_js_test.exs`).
+//! Tests of shows, lists, updates and rewrites with the functions of CouchDB's own tests
+//! (`test/elixir/test/show_documents_test.exs`, `list_views_test.exs`, `update_documents_test.exs`,
+//! `rewrite_js_test.exs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ fn shown(function: &str, request: &str) -> (String, String) {
 }
 
 #[test]
-fn shows() {
+fn shows_return_responses() {
     let plain = r#"{"query":{},"headers":{}}"#;
     let html = "text/html; charset=utf-8".to_owned();
     assert_eq!(
@@ -66,7 +67,7 @@ fn shows() {
 }
 
 #[test]
-fn what_the_client_accepts() {
+fn the_response_type_follows_the_accept_header() {
     let function = r#"function(doc, req) {
         registerType("foo", "application/foo", "application/x-foo");
         provides("html", function() { return 'Ha ha, you said "' + doc.word + '".'; });
@@ -84,7 +85,7 @@ fn what_the_client_accepts() {
 }
 
 #[test]
-fn shows_that_fail() {
+fn failing_shows_return_errors() {
     let in_document = r#"{"path":["db","_design","d","_show","s","id"],"headers":{}}"#;
     let without = r#"{"path":["db","_design","d","_show","s"],"headers":{}}"#;
     let word = |answer| match answer {
@@ -117,7 +118,7 @@ fn shows_that_fail() {
 }
 
 #[test]
-fn updates() {
+fn updates_return_document_and_response() {
     let update = |function: &str, doc, request: &str| {
         scripts().update(&design("updates", &[("u", function)]), "u", doc, request, "{}").wait()
     };
@@ -142,7 +143,7 @@ fn updates() {
 }
 
 #[test]
-fn rewrites() {
+fn rewrites_return_a_request_or_a_response() {
     let rewrite = |function: &str| {
         let source = serde_json::json!({ "_id": "_design/d", "rewrites": function }).to_string();
         let design = Arc::new(Design::new(1, "_design/d".into(), function.into(), source).unwrap());
@@ -160,7 +161,7 @@ fn rewrites() {
     assert!(bad(rewrite("function (req) { none.none; }")));
 }
 
-/// All that a list function makes of `count` rows: the text, and what `start` was given with each part that had it.
+/// Runs a list function on `count` rows. Returns the whole text, and the arguments of `start`.
 async fn listed(function: &str, count: usize) -> Result<(String, Vec<String>)> {
     let scripts = scripts();
     let (rows, mut parts) = scripts.list(
@@ -190,7 +191,7 @@ async fn listed(function: &str, count: usize) -> Result<(String, Vec<String>)> {
 }
 
 #[tokio::test]
-async fn lists() {
+async fn lists_return_parts() {
     let basic = "function(head, req) { send('head'); var row; while (row = getRow()) send(row.key); return 'tail'; }";
     assert_eq!(listed(basic, 10).await, Ok(("head0123456789tail".into(), vec![r#"{"headers":{}}"#.into()])));
     assert_eq!(listed(basic, 0).await.unwrap().0, "headtail");
@@ -215,11 +216,11 @@ async fn lists() {
 }
 
 #[tokio::test]
-async fn a_list_waits_for_its_client_and_stops_without_it() {
+async fn a_list_waits_for_its_client_and_stops_when_it_is_gone() {
     let scripts = Scripts::new(Limits { threads: 1, processes: 2, ..scripts().limits() });
     let endless = design("lists", &[("l", "function() { while (true) { send('x'); getRow(); } }")]);
     let (rows, parts) = scripts.list(&endless, "l", "{}", "{}", "{}");
-    // As much as the channels hold, then it stands still; others are served meanwhile.
+    // The function fills the channels and then waits; other scripts run meanwhile.
     for _ in 0..20 {
         rows.send("{}".into()).await.unwrap();
     }
@@ -228,16 +229,16 @@ async fn a_list_waits_for_its_client_and_stops_without_it() {
     let set = Arc::new(set);
     assert_eq!(scripts.map_batch(&set, vec!["{}".into()]).await.unwrap().row_count(), 1);
     drop(parts);
-    // The function is stopped, and the row channel with it closed.
+    // The function was stopped, which closed the row channel.
     rows.closed().await;
 }
 
 #[tokio::test]
-async fn lists_that_wait_leave_workers_for_what_they_wait_for() {
+async fn waiting_lists_leave_workers_for_the_jobs_they_wait_for() {
     let scripts = Scripts::new(Limits { processes: 4, ..scripts().limits() });
     let function = "function () { while (getRow()) send('x'); }";
     let lists = design("lists", &[("l", function)]);
-    // Their rows are reductions, which other workers have to make.
+    // The rows are reductions, which other workers have to compute.
     let waiting: Vec<_> = (0..8).map(|_| scripts.list(&lists, "l", "{}", "{}", "{}")).collect();
     let functions = Arc::new(vec!["function (keys, values) { return values.length; }".to_owned()]);
     for database in [1, 2] {

@@ -1,4 +1,4 @@
-//! What a show, list, update or rewrite function answers, read as CouchDB reads it.
+//! Parses the answers of show, list, update and rewrite functions, as CouchDB does.
 //!
 //! CouchDB: `chttpd_external:parse_external_response`, `couch_query_servers:validate_rewrite_response`.
 
@@ -9,20 +9,20 @@ use serde_json::{Map, Value};
 use super::failure::mend;
 use crate::error::{Error, Result};
 
-/// An answer to be sent: names no HTTP type, but is one in all but that.
+/// An HTTP response, without types of the HTTP layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// `code`; 200 unless the function says otherwise.
+    /// `code`; 200 by default.
     pub code: u16,
-    /// As given, with a `Content-Type` (first, when the function gives none).
+    /// The headers of the function. If it sets no `Content-Type`, a default one is the first.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Whether the body was given as `json`.
+    /// Whether the function set the body as `json`.
     pub json: bool,
 }
 
 impl Response {
-    /// Reads `{code, json | body | base64, headers, stop}`; any other member is an error, as in CouchDB.
+    /// Parses `{code, json | body | base64, headers, stop}`. As in CouchDB, any other member is an error.
     pub fn read(response: &str) -> Result<Response> {
         let Ok(Value::Object(members)) = serde_json::from_str(&mend(response)) else {
             return Err(invalid(response));
@@ -62,7 +62,7 @@ impl Response {
         Ok(answer)
     }
 
-    /// Sets a header, in the place of any that the function gave.
+    /// Sets a header and removes any of this name that the function set.
     pub fn set(&mut self, name: &str, value: String) {
         self.headers.retain(|(given, _)| !given.eq_ignore_ascii_case(name));
         self.headers.push((name.into(), value));
@@ -82,10 +82,10 @@ fn invalid(what: &str) -> Error {
     Error::Script { word: "external_response_error".into(), reason }
 }
 
-/// What an update function answers: a document to store, if any, and the response.
+/// The answer of an update function: a document to store, if any, and the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Updated {
-    /// The document as JSON, an object.
+    /// The document as a JSON object.
     pub doc: Option<String>,
     /// For [`Response::read`].
     pub response: String,
@@ -105,20 +105,20 @@ impl Updated {
     }
 }
 
-/// What a rewrite function answers: another request, or the response itself when there is a `code`.
+/// The answer of a rewrite function: another request, or a response if there is a `code`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rewrite {
     pub code: Option<u16>,
     pub method: Option<String>,
     pub path: Option<String>,
-    /// Replaces the query of the request when given.
+    /// If present, replaces the request's query.
     pub query: Option<Vec<(String, String)>>,
     pub headers: Vec<(String, String)>,
     pub body: Option<String>,
 }
 
 impl Rewrite {
-    /// None when the function found no rule for the request.
+    /// Returns `None` if the function found no rule for the request.
     pub(super) fn read(answer: &str) -> Result<Option<Rewrite>> {
         let bad = |what: &str| Error::Script { word: "rewrite_error".into(), reason: what.into() };
         let members = match serde_json::from_str(&mend(answer)) {
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn responses() {
+    fn responses_are_parsed() {
         let read = |json: &str| Response::read(json).unwrap();
         let typed = |code, kind: &str, body: &str, json| Response {
             code,
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn rewrites() {
+    fn rewrites_are_parsed() {
         assert_eq!(Rewrite::read("null"), Ok(None));
         let rewrite =
             Rewrite::read(r#"{"path":"a","method":"PUT","query":{"k":"v"},"headers":{"H":"v"},"body":"b","x":1}"#);

@@ -1,27 +1,29 @@
-//! What the map functions emitted for a batch of documents, kept as the engine's JSON text and cut into rows by offset.
+//! The rows that map functions emitted for a batch of documents: the engine's JSON text and the offsets of
+//! the rows in it.
 
 use serde::de::IgnoredAny;
 
 use super::failure::mend;
 
-/// The reason of the error, `InternalError`, of a batch whose documents emit too much together.
+/// The reason of the `InternalError` of a batch whose documents together emit too much.
 pub const TOO_LARGE: &str = "the rows of one batch of documents are too large";
-/// Bytes of what a batch of several documents may emit; beyond, its documents are to be mapped one by one.
+/// Maximum size in bytes of the rows of several documents. If a batch exceeds it, the caller maps its
+/// documents one by one.
 pub const BATCH_LIMIT: usize = 4 << 20;
-/// Bytes of what one document may emit. Offsets are 32 bits.
+/// Maximum size in bytes of the rows of one document. Offsets have 32 bits.
 pub const DOCUMENT_LIMIT: usize = 32 << 20;
-/// Bytes that a row takes beside its text.
+/// Memory of a row in addition to its text, in bytes.
 const ROW: usize = size_of::<[u32; 4]>();
 
-/// The rows of a batch. Documents in the order given, functions in the order of the set.
+/// The rows of a batch. Documents and functions are numbered in the order in which they were passed.
 #[derive(Debug, Default)]
 pub struct Mapped {
     text: String,
     rows: Vec<[u32; 4]>,
-    /// Per document and function: where its rows end in `rows`, and whether the function threw.
+    /// Per document and function: the end of its rows in `rows`, and whether the function threw.
     ends: Vec<(u32, bool)>,
     functions: usize,
-    /// Documents that could not be mapped, in their order, and why.
+    /// Skipped documents in ascending order, and the reasons.
     skipped: Vec<(usize, String)>,
 }
 
@@ -30,23 +32,23 @@ impl Mapped {
         Mapped { functions, ..Mapped::default() }
     }
 
-    /// How many documents were mapped.
+    /// Number of documents, including skipped ones.
     pub fn documents(&self) -> usize {
         self.ends.len() / self.functions.max(1)
     }
 
-    /// Bytes that the rows take in memory.
+    /// Memory of the rows in bytes.
     pub fn bytes(&self) -> usize {
         self.text.len() + ROW * self.rows.len()
     }
 
-    /// All rows of the batch.
+    /// Number of rows in the batch.
     pub fn row_count(&self) -> usize {
         self.rows.len()
     }
 
-    /// The rows that function `function` emitted for document `document`, as JSON texts (key, value); None when the
-    /// function threw, which counts as no rows.
+    /// Returns the rows that function `function` emitted for document `document`, as JSON texts (key, value).
+    /// Returns `None` if the function threw, in which case there are no rows.
     pub fn rows(&self, document: usize, function: usize) -> Option<impl ExactSizeIterator<Item = (&str, &str)>> {
         let at = document * self.functions + function;
         let (end, threw) = *self.ends.get(at)?;
@@ -57,8 +59,9 @@ impl Mapped {
         })
     }
 
-    /// Takes up one document's answer, `[[key, value, ...], null, ...]`. False when it has another shape, or when there is no
-    /// room for it: the first one of a batch may have [`DOCUMENT_LIMIT`], several together [`BATCH_LIMIT`].
+    /// Adds the answer for the next document, `[[key, value, ...], null, ...]`. Returns `false` and changes
+    /// nothing if it is malformed or too large: the first document alone may have [`DOCUMENT_LIMIT`], several
+    /// documents together [`BATCH_LIMIT`].
     pub(in crate::query) fn push(&mut self, answer: &str) -> bool {
         let answer = mend(answer);
         let limit = if self.ends.is_empty() { DOCUMENT_LIMIT } else { BATCH_LIMIT };
@@ -76,7 +79,7 @@ impl Mapped {
         whole
     }
 
-    /// Cuts what stands in the text from `base` on into rows. `None`: it has another shape.
+    /// Splits the text from `base` on into rows. Returns `None` if it is malformed.
     fn cut(&mut self, base: usize) -> Option<()> {
         let bytes = self.text.as_bytes();
         let offset = |at: usize| at as u32; // below DOCUMENT_LIMIT
@@ -103,21 +106,21 @@ impl Mapped {
         (at == bytes.len()).then_some(())
     }
 
-    /// The next document could not be mapped, for this reason: it has no rows.
+    /// Adds the next document as skipped: it has no rows.
     pub(super) fn skip(&mut self, reason: String) {
         self.skipped.push((self.documents(), reason));
         let end = self.rows.len() as u32; // below DOCUMENT_LIMIT
         self.ends.extend(std::iter::repeat_n((end, true), self.functions));
     }
 
-    /// Why a document could not be mapped; `None` if it was.
+    /// Returns why a document was skipped, or `None` if it was mapped.
     pub fn skipped(&self, document: usize) -> Option<&str> {
         let at = self.skipped.binary_search_by_key(&document, |(skipped, _)| *skipped).ok()?;
         Some(&self.skipped[at].1)
     }
 }
 
-/// The elements of a JSON array, each as its text; none if that is no array.
+/// Returns the elements of a JSON array as texts, or nothing if `json` is not an array.
 pub(super) fn elements(json: &str) -> Vec<&str> {
     let bytes = json.as_bytes();
     let mut all = Vec::new();
@@ -133,7 +136,8 @@ pub(super) fn elements(json: &str) -> Vec<&str> {
     all
 }
 
-/// Where the JSON value that starts at `at` ends. Not recursive: what is nested is counted. `None`: it has no end.
+/// Returns the end of the JSON value that starts at `at`, or `None` if it is incomplete. Counts nesting
+/// instead of recursing.
 fn value_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0usize;
     loop {
@@ -177,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_cut_out_of_the_text() {
+    fn an_answer_is_split_into_rows() {
         let mut mapped = Mapped::new(3);
         assert!(mapped.push(r#"[["a",1,["x,]",{"y":[]}],null],null,[]]"#));
         assert!(mapped.push(r#"[[],[{"q\"]":1},"\\"],[-1.5e3,true]]"#));
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_takes_less_than_a_document_alone() {
+    fn several_documents_have_a_lower_limit_than_one() {
         let of = |rows: usize| format!("[[{}]]", vec!["1,null"; rows].join(","));
         let mut mapped = Mapped::new(1);
         assert!(mapped.push(&of(300_000)), "more than a batch may have, but it is alone");
@@ -207,13 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn elements_of_an_array() {
+    fn elements_splits_an_array() {
         assert_eq!(elements("[]"), Vec::<&str>::new());
         assert_eq!(elements(r#"[1,[2,[3]],{"a":"]"},"x"]"#), vec!["1", "[2,[3]]", r#"{"a":"]"}"#, "\"x\""]);
     }
 
     #[test]
-    fn what_has_another_shape_is_refused_and_leaves_nothing() {
+    fn a_malformed_answer_is_rejected_and_changes_nothing() {
         let mut mapped = Mapped::new(2);
         for answer in [
             "",
@@ -244,9 +248,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// A worker that was taken over may answer anything: it is refused, or its rows are JSON.
+        /// A compromised worker may answer anything: the answer is rejected, or its rows are JSON.
         #[test]
-        fn any_answer_is_refused_or_has_rows_of_json(answer in "[\\[\\]{}\",:0-9nul\\\\ e-]{0,24}", functions in 0..3usize) {
+        fn any_answer_is_rejected_or_contains_valid_rows(answer in "[\\[\\]{}\",:0-9nul\\\\ e-]{0,24}", functions in 0..3usize) {
             let mut mapped = Mapped::new(functions);
             if mapped.push(&answer) {
                 for (key, value) in (0..functions).flat_map(|function| mapped.rows(0, function).into_iter().flatten()) {

@@ -1,11 +1,13 @@
-//! Running a job's items in a worker, and finding out which item is to blame when a worker fails.
+//! Runs a job's items in a worker, and finds out which item caused a failure.
 //!
 //! ```text
 //! open the environment > RUN a chunk of items > answers ... DONE
-//!   FAILED at an item: it used up its time, or its memory (again in a fresh process: others may have left it little)
-//!   the worker died: the chunk is sent again to a fresh one, carefully, so that the next death tells the item
-//!   an item is to blame: would the function run a small document? no: the function is to blame, and the job fails
-//!                                                                 yes: the item is, and the others go on without it
+//!   FAILED at an item: it exceeded its time or its memory. Memory: run it again in a fresh process, because
+//!                      earlier items may have left little.
+//!   the worker died: send the chunk to a fresh worker with one answer per frame, so that the next death
+//!                    identifies the item
+//!   an item failed: does the function run on a small document?  no: the function is the cause, the job fails
+//!                                                               yes: skip the item, continue with the rest
 //! ```
 
 use std::sync::Arc;
@@ -19,27 +21,28 @@ use super::wire::Cause;
 use super::worker_requests::{self, Listener};
 use crate::error::{Error, Result};
 
-/// Bytes of items that are sent at once, if they are more than one.
+/// Maximum size in bytes of a chunk of several items. A larger item is sent alone.
 const CHUNK: usize = 1 << 20;
 
-/// What a seat asks of the pool.
+/// What a seat needs from the pool.
 pub(super) trait ProcessSource: Send + Sync {
     fn limits(&self) -> Limits;
 
-    /// Starts a process for the worker `number`, and waits until it is ready.
+    /// Starts a process for the worker `number` and waits until it is ready.
     fn replace(&self, number: u64, memory: u64) -> Result<Process>;
 
-    /// Counts a process that ended without the server's doing.
+    /// Counts a process that ended by itself.
     fn count_died(&self);
 }
 
-/// A thread of the pool with the worker that it owns, while it does a job.
+/// A thread of the pool and the worker process that it owns.
 pub(super) struct Seat {
     pub source: Arc<dyn ProcessSource>,
     pub number: u64,
     pub process: Option<Process>,
-    /// Room of the job beyond the usual.
+    /// Extra memory of the current job in bytes (see `limits::room`).
     pub room: usize,
+    /// Log lines of the current job so far.
     pub lines: usize,
 }
 
@@ -48,11 +51,11 @@ impl Seat {
         self.source.limits()
     }
 
-    /// Runs the items, in their order.
+    /// Runs the items in order and returns one outcome per item.
     ///
     /// # Errors
-    /// The environment cannot be made (the functions do not compile), the function overruns on any item, the caller went
-    /// away, or there is no worker.
+    /// The environment cannot be created (the functions do not compile), the function exceeds its limits on
+    /// any item, the caller is gone, or no worker can be started.
     pub fn call(&mut self, mut call: Call<'_>) -> Result<Vec<Outcome>> {
         let limits = self.limits();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(call.items.len());
@@ -73,7 +76,7 @@ impl Seat {
                 }
                 Some(Stop::Failed(Cause::Memory, error)) => {
                     let items = self.process.as_ref().map_or(0, |process| process.items);
-                    // Others have used this process before, and may have left little.
+                    // Earlier items of this process may have left little memory.
                     if items > 1 && again != Some(failed) {
                         self.process = None;
                         (again, careful) = (Some(failed), true);
@@ -87,7 +90,8 @@ impl Seat {
                     if by_others && again == Some(failed) {
                         return Err(error);
                     }
-                    // Killed for its time, or dead of its first item in a fresh process; and no item came after it.
+                    // The cause is certain if the worker was killed for its CPU time, or died again in a
+                    // fresh process; and if no other item could have been running.
                     let alone = careful || failed + 1 == at + chunk.len();
                     let certain = alone && (cause == Cause::Time || again == Some(failed));
                     if !certain && call.exchange.is_none() {
@@ -114,7 +118,7 @@ impl Seat {
         Ok(outcomes)
     }
 
-    /// An error if the function overruns on an item that is not to blame for anything.
+    /// Runs the call's probe. Returns an error if the function exceeds its limits on it as well.
     fn judge(&mut self, call: &Call<'_>, limits: &Limits, error: &Error) -> Result<()> {
         let probe = [call.probe.unwrap_or_default().to_owned()];
         let mut again = Call { exchange: None, items: &probe, ..*call };
@@ -135,7 +139,8 @@ impl Seat {
         Err(error.clone())
     }
 
-    /// The environment for a call, made if there is none. `None`: the worker died of it, and another may be tried.
+    /// Returns the environment for a call and creates it if there is none. Starts a worker process if needed.
+    /// Tries twice.
     fn open(&mut self, call: &Call<'_>, limits: &Limits) -> Result<Option<u64>> {
         let mut tried = false;
         loop {
@@ -153,7 +158,7 @@ impl Seat {
                 }
                 Ok(Err((_, error))) => return Err(error),
                 Err(error) => {
-                    tracing::debug!(target: "settee::script", "a script worker: {error}");
+                    tracing::debug!(target: "settee::script", "a script worker failed: {error}");
                     let grave = self.buried()?;
                     if tried {
                         return Err(grave.error);
@@ -164,7 +169,7 @@ impl Seat {
         }
     }
 
-    /// Runs a chunk; `None` if all of it was answered.
+    /// Runs a chunk. Returns `None` if all of its items were answered.
     fn run(
         &mut self,
         call: &mut Call<'_>,
@@ -183,7 +188,7 @@ impl Seat {
             Ok(None) if answered == chunk.len() => Ok(None),
             Ok(Some(stop)) if answered < chunk.len() => Ok(Some(stop)),
             Ok(_) => {
-                tracing::warn!(target: "settee::script", "a script worker answered too little or too much");
+                tracing::warn!(target: "settee::script", "a script worker sent too few or too many answers");
                 process.handle.kill(Killed::Wrong);
                 Ok(Some(Stop::Died))
             }
@@ -193,7 +198,7 @@ impl Seat {
                 Err(Error::Script { word: "InternalError".into(), reason })
             }
             Err(error) => {
-                tracing::debug!(target: "settee::script", "a script worker: {error}");
+                tracing::debug!(target: "settee::script", "a script worker failed: {error}");
                 if error.kind() == std::io::ErrorKind::InvalidData {
                     process.handle.kill(Killed::Wrong);
                 }
@@ -202,7 +207,10 @@ impl Seat {
         }
     }
 
-    /// Why the worker died, whose process is removed. An error if nobody waits for the job any more.
+    /// Removes the dead worker process and returns why it died.
+    ///
+    /// # Errors
+    /// The caller no longer waits for the job.
     fn buried(&mut self) -> Result<Grave> {
         let died = |cause, error| Ok(Grave { cause, error, by_others: false });
         let Some(process) = self.process.take() else { return died(Cause::Memory, out_of_memory()) };
@@ -212,7 +220,8 @@ impl Seat {
                 Err(Error::Script { word: "os_process_error".into(), reason: "caller went away".into() })
             }
             (Killed::No, true) => {
-                let error = Error::Internal("a script worker was killed by the system, perhaps for its memory".into());
+                let error =
+                    Error::Internal("a script worker was killed from outside, perhaps because memory ran short".into());
                 Ok(Grave { cause: Cause::Memory, error, by_others: true })
             }
             (Killed::No | Killed::Wrong, _) => {
@@ -227,7 +236,7 @@ impl Seat {
 struct Grave {
     cause: Cause,
     error: Error,
-    /// Nothing that it ran is to blame.
+    /// Something outside killed it (the system or a person), so no item is the cause.
     by_others: bool,
 }
 
@@ -235,7 +244,7 @@ fn out_of_memory() -> Error {
     Error::Script { word: "InternalError".into(), reason: "out of memory".into() }
 }
 
-/// How many of the first items are sent at once.
+/// Returns how many of the first items make up the next chunk.
 fn chunk(items: &[String]) -> usize {
     let mut bytes = 0;
     items

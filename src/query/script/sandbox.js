@@ -1,11 +1,11 @@
-// The inside of one script environment: what a design document's functions see, and what the engine calls.
+// The script environment: what the functions of a design document see, and the entries that the engine calls.
 //
-// Evaluated once per environment, before any code of a design document. Everything the engine needs later is taken
-// into local constants here, so that a script which overwrites `JSON.stringify` or `Array.prototype.push` breaks its
-// own design document and nothing else. The engine holds the returned table; scripts cannot reach it.
+// Evaluated once per environment, before any code of a design document. Local constants hold everything that
+// the entries need later, so that a script which overwrites `JSON.stringify` or `Array.prototype.push` breaks
+// only its own design document. The engine holds the returned table; scripts cannot reach it.
 //
-// An entry answers a text: JSON, or `!` and JSON `[word, reason, fatal]` when it fails. `fatal` says that this
-// environment must not be used again (out of memory, or the script asked for it as CouchDB lets it).
+// An entry returns a text: JSON, or `!` and JSON `[word, reason, fatal]` if it fails. `fatal` means that this
+// environment must not be used again (out of memory, or the script requested it, which CouchDB permits).
 (function (host) {
   'use strict';
 
@@ -17,14 +17,14 @@
   const define = Object.defineProperty;
   const text = String;
   const run = Reflect.apply;
-  const evaluate = eval; // called under another name it is an indirect eval: global scope, sloppy mode
+  const evaluate = eval; // under another name, it is an indirect eval: global scope, sloppy mode
   const hasOwn = Object.prototype.hasOwnProperty;
   const toStringOf = Object.prototype.toString;
   const slice = String.prototype.slice;
   const split = String.prototype.split;
   const join = Array.prototype.join;
 
-  // ---- errors ------------------------------------------------------------------------------------------------------
+  // ---- errors ---------------------------------------------------------------------------------------------
 
   function describe(error) {
     try {
@@ -34,7 +34,7 @@
     }
   }
 
-  // An Error becomes something that JSON can show: its own members are not enumerable.
+  // Converts an Error to a plain object, because the members of an Error are not enumerable.
   function plain(value) {
     if (typeof value === 'object' && value !== null && 'stack' in value && 'name' in value && 'message' in value) {
       return { error: value.name, message: value.message };
@@ -46,7 +46,7 @@
     return typeof error === 'object' && error !== null && error.name === 'InternalError';
   }
 
-  // What a thrown value is as [word, reason, fatal].
+  // Converts a thrown value to [word, reason, fatal].
   function failure(error) {
     if (error === null) return ['InternalError', 'script threw null, or ran out of memory', true];
     if (error === undefined) return ['internal_error', 'script threw undefined', true];
@@ -74,11 +74,11 @@
     };
   }
 
-  // ---- what scripts see --------------------------------------------------------------------------------------------
+  // ---- what scripts see -----------------------------------------------------------------------------------
 
-  let rows = null; // keys and values emitted by the map function at work, alternating
+  let rows = null; // keys and values, alternating, that the running map function has emitted
   let filled = 0;
-  let emitted = false; // whether a map function used as a filter emitted
+  let emitted = false; // whether a map function that is used as a filter has emitted a row
 
   function emit(key, value) {
     emitted = true;
@@ -112,9 +112,9 @@
   publish('isArray', isArray);
   publish('toJSON', stringify);
 
-  // ---- loops inside the engine that neither grow memory nor look at the clock ----------------------------------------
-  // `Array.prototype.reverse.call({length: 2 ** 53 - 1})` spins in native code, where no interrupt reaches it. A real
-  // array is bounded by the memory limit, so nothing honest comes near this length.
+  // ---- native loops that neither allocate memory nor check for interrupts ---------------------------------
+  // `Array.prototype.reverse.call({length: 2 ** 53 - 1})` loops in native code and cannot be interrupted. The
+  // memory limit bounds real arrays, so no regular script reaches this length.
   const longest = 1 << 24;
   for (const name of ['reverse', 'join', 'fill', 'splice', 'shift', 'unshift', 'concat', 'sort', 'copyWithin', 'slice',
     'toReversed', 'toSorted', 'toSpliced', 'with', 'toLocaleString', 'flat']) {
@@ -136,11 +136,12 @@
     define(Array.prototype, name, { value: checked, writable: true, configurable: true, enumerable: false });
   }
 
-  // ---- compiling ---------------------------------------------------------------------------------------------------
+  // ---- compiling ------------------------------------------------------------------------------------------
 
-  // Stored functions are expressions (`function (doc) {...}`, an arrow), often with a `;` or comments around them.
-  // Behind `0,` each of these is one expression whose value is the function; what is no expression (declarations first,
-  // the function last) is run as a program and its last value taken.
+  // Stored functions are expressions (`function (doc) {...}`, an arrow function), often with a `;` or
+  // comments around them. Prefixed with `0,`, each is an expression whose value is the function. Source that
+  // is not an expression (declarations, then the function) is run as a program; its last value is the
+  // function.
   function functionOf(source) {
     try {
       return evaluate('0,' + source);
@@ -171,11 +172,12 @@
     return compiled;
   }
 
-  // ---- CommonJS modules --------------------------------------------------------------------------------------------
+  // ---- CommonJS modules -----------------------------------------------------------------------------------
 
   const modules = { __proto__: null };
 
-  // `folder`: the names that lead from the design document to where a relative path starts; null at the top.
+  // `folder`: the path in the design document where a relative name starts, as a list of names; null at the
+  // top level.
   function locate(root, name, folder) {
     const steps = [];
     const values = [root];
@@ -223,7 +225,8 @@
       const steps = found.steps;
       delete found.steps;
       if (!(found.id in modules)) {
-        // Known before it runs, so that modules that require each other meet half made exports and not an endless loop.
+        // Registered before it runs, so that modules which require each other see incomplete exports instead
+        // of recursing endlessly.
         modules[found.id] = found;
         const inside = [];
         for (let index = 0; index + 1 < steps.length; index++) inside[index] = steps[index];
@@ -241,12 +244,12 @@
     return function require(name) { return load(name, null); };
   }
 
-  // ---- views -------------------------------------------------------------------------------------------------------
+  // ---- views ----------------------------------------------------------------------------------------------
 
   let maps = [];
   let reduces = [];
 
-  // A document is frozen whole, so that one map function cannot change what the next one sees.
+  // Freezes a document deeply, so that a map function cannot change what the next one sees.
   function freeze(value) {
     if (isList(value)) {
       for (let index = 0; index < value.length; index++) {
@@ -263,10 +266,11 @@
     freezeOne(value);
   }
 
-  // What a map or reduce threw: most is logged and costs the rows of one document; some ends everything.
+  // Handles an exception of a map or reduce function: most are logged and lose the rows of one document, some
+  // end the call.
   function viewError(error, doc) {
     if (error === 'fatal_error') throw ['error', 'map_runtime_error', "function raised 'fatal_error'"];
-    // The engine throws null where there is no memory left even for the error that says so.
+    // The engine throws null if there is no memory left for an error.
     if (error === null) throw ['fatal', 'InternalError', 'function raised null, or ran out of memory'];
     if (error === undefined) throw ['error', 'map_runtime_error', 'function raised undefined'];
     if (error[0] === 'fatal' || outOfMemory(error)) throw error;
@@ -281,8 +285,8 @@
     return '1';
   }
 
-  // One document through all functions: `[[key, value, key, value, ...], null, ...]`, null where a function threw.
-  // `frozen`: the document is already.
+  // Calls all map functions for a document. Returns `[[key, value, key, value, ...], null, ...]`: null for a
+  // function that threw. `frozen`: whether the document is frozen already.
   function mapDocument(doc, frozen) {
     if (!frozen) freeze(doc);
     const all = [];
@@ -307,7 +311,8 @@
     }
   }
 
-  // Something emitted cannot be JSON (a cycle, a BigInt): only the function that emitted it loses its rows.
+  // Some emitted value has no JSON form (a cycle, a BigInt): only the function that emitted it loses its
+  // rows.
   function salvage(all, error, doc) {
     const texts = [];
     for (let index = 0; index < all.length; index++) {
@@ -326,7 +331,7 @@
     return '1';
   }
 
-  // `input`: [[[key, id], value], ...], or bare values when `again`.
+  // `input`: [[[key, id], value], ...], or only values if `again` is not empty.
   function reduce(input, again) {
     let keys = null;
     let values = input;
@@ -352,7 +357,7 @@
     return stringify(results);
   }
 
-  // ---- functions of a design document --------------------------------------------------------------------------------
+  // ---- functions of a design document ---------------------------------------------------------------------
 
   let design = null;
   const compiled = { __proto__: null };
@@ -394,10 +399,10 @@
     return '1';
   }
 
-  let asked = null; // the filter that was asked last, and its name
+  let asked = null; // the filter function that was called last, and its name
   let askedName = null;
 
-  // One document at a time: `1` if it passes.
+  // Calls a filter for one document. Returns `1` if it passes.
   function filter(doc, name, request) {
     if (asked === null || askedName !== name) {
       asked = find(['filters', name]);

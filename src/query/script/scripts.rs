@@ -1,4 +1,4 @@
-//! The entry to scripts: a handle on the worker processes, by which every kind of function is called.
+//! The handle that calls scripts: `Scripts`, and what its methods in other files share.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use super::threads::Threads;
 use super::turns::Size;
 use crate::error::{Error, Result};
 
-/// The way to run scripts; clones share the workers, the last one ends them.
+/// Runs scripts. Clones share the workers; dropping the last clone ends them.
 #[derive(Clone)]
 pub struct Scripts {
     pub(super) threads: Arc<Threads>,
-    /// Validations that wait together.
+    /// Waiting validations, which share jobs.
     pub(super) gathered: Arc<Gathered>,
 }
 
@@ -29,36 +29,36 @@ impl Scripts {
         self.threads.limits()
     }
 
-    /// For scripts that start from now on.
+    /// Sets the limits of scripts that start from now on.
     pub fn set_limits(&self, limits: Limits) {
         self.threads.set_limits(limits);
     }
 
-    /// What scripts did since the start.
+    /// Counters and gauges since the start of the server.
     pub fn stats(&self) -> Stats {
         self.threads.stats()
     }
 
-    /// Counts a document that a view goes without because it emits too much.
+    /// Counts a document that a view skips because it emits too much.
     pub fn count_skipped(&self) {
         self.threads.counters().skipped();
     }
 }
 
-/// The size of a job with inputs of these lengths.
+/// Returns the size of a job with inputs of these lengths.
 pub(super) fn size(owner: u64, lengths: impl IntoIterator<Item = usize>) -> Size {
     let (bytes, longest) =
         lengths.into_iter().fold((0, 0), |(sum, longest): (usize, usize), length| (sum + length, longest.max(length)));
     Size { owner, bytes, room: room(longest), list: false }
 }
 
-/// The answer of a call with one item.
+/// Returns the answer of a call with one item.
 pub(super) fn one(outcomes: Vec<Outcome>) -> Result<String> {
     let outcome = outcomes.into_iter().next();
     outcome.ok_or_else(|| Error::Internal("a script worker did not answer".into()))?.result()
 }
 
-/// One call of a design document's function in that document's environment for that user.
+/// Calls a design document's function once, in the environment of this document and user.
 pub(super) fn design_call(
     seat: &mut Seat,
     design: &Design,

@@ -1,4 +1,4 @@
-//! The sandbox and its threads: what CouchDB's functions see, and what hostile ones cannot do.
+//! Tests of the sandbox: what functions written for CouchDB see, and what hostile ones cannot do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(super) fn design(source: serde_json::Value) -> Arc<Design> {
     Arc::new(Design::new(1, "_design/d".into(), "1-a".into(), source.to_string()).unwrap())
 }
 
-/// The rows of one document and one function as `key:value`.
+/// Returns the rows of one document and one function as `key:value`.
 pub(super) fn rows(mapped: &Mapped, document: usize, function: usize) -> Option<Vec<String>> {
     Some(mapped.rows(document, function)?.map(|(key, value)| format!("{key}:{value}")).collect())
 }
@@ -41,7 +41,7 @@ pub(super) fn word<R: std::fmt::Debug>(answer: Result<R>) -> String {
 }
 
 #[test]
-fn stored_functions_come_in_many_shapes() {
+fn stored_functions_compile_in_all_common_forms() {
     for function in [
         "function (doc) { emit(doc.a, null); }",
         "function(doc){emit(doc.a, null)};",
@@ -59,7 +59,7 @@ fn stored_functions_come_in_many_shapes() {
 }
 
 #[test]
-fn what_does_not_compile_says_why() {
+fn compilation_errors_state_the_reason() {
     let told = |function: &str| match map_one(function, "{}") {
         Err(Error::Script { word, reason }) => format!("{word}: {reason}"),
         other => format!("{other:?}"),
@@ -104,7 +104,7 @@ fn emitted_values_follow_json_stringify() {
 }
 
 #[test]
-fn a_throwing_function_loses_its_rows_of_that_document_only() {
+fn a_throwing_function_loses_only_its_rows_of_that_document() {
     let set = set(&[
         "function (doc) { emit(1); if (doc.bad) doc.none.none(); emit(2); }",
         "function (doc) { emit(3); }",
@@ -115,7 +115,7 @@ fn a_throwing_function_loses_its_rows_of_that_document_only() {
     ]);
     let scripts = scripts();
     let documents = vec![r#"{"_id":"a"}"#.into(), r#"{"_id":"b","bad":true}"#.into()];
-    // The engine throws null itself where there is no memory left for an error.
+    // The engine itself throws null if there is no memory left for an error.
     assert_eq!(word(scripts.map_batch(&set, documents.clone()).wait()), "InternalError");
     let mut without = MapSet { signature: "w".into(), ..Arc::try_unwrap(set).unwrap() };
     without.functions.remove(4);
@@ -144,7 +144,7 @@ fn a_map_function_cannot_change_the_document_for_the_next() {
 }
 
 #[test]
-fn nothing_of_the_outside_is_in_reach() {
+fn scripts_cannot_reach_anything_outside_the_sandbox() {
     for name in [
         "std",
         "os",
@@ -177,14 +177,14 @@ fn nothing_of_the_outside_is_in_reach() {
         let function = format!("function (doc) {{ emit(typeof {name}, typeof globalThis['{name}']); }}");
         assert_eq!(map_one(&function, "{}").unwrap().unwrap(), ["\"undefined\":\"undefined\""], "{name}");
     }
-    // Modules neither.
+    // Nor are modules available.
     let function =
         "function (doc) { emit(typeof (new Function('return import(\"std\").then(function () { emit(1) })'))()); }";
     assert_eq!(map_one(function, "{}").unwrap().unwrap(), ["\"object\":null"]);
 }
 
 #[test]
-fn runaways_fail_their_call_and_the_thread_goes_on() {
+fn runaway_scripts_fail_their_call_and_later_calls_work() {
     let scripts = Scripts::new(Limits { threads: 1, processes: 1, memory: 16 << 20, ..scripts().limits() });
     let run = |function: &str| scripts.map_batch(&set(&[function]), vec![r#"{"_id":"x"}"#.into()]).wait();
     for (function, expected) in [
@@ -204,12 +204,12 @@ fn runaways_fail_their_call_and_the_thread_goes_on() {
         ("function (doc) { Promise.resolve().then(function again() { return Promise.resolve().then(again); }); }", ""),
     ] {
         let told = word(run(function));
-        // On a busy machine a memory bomb may run out of time first.
+        // On a busy machine, a script may exceed its time before its memory.
         let late = expected == "InternalError" && told == "os_process_error";
         assert!(expected.is_empty() || told == expected || late, "{function}: {told}");
         assert_eq!(rows(&run("function (doc) { emit(1); }").unwrap(), 0, 0).unwrap(), ["1:null"], "after {function}");
     }
-    // Loops in native code, which no interrupt reaches, do not start.
+    // Native loops, which cannot be interrupted, throw instead.
     for call in [
         "reverse.call({ length: 9e15 })",
         "join.call({ length: 9e15 }, '')",
@@ -221,7 +221,7 @@ fn runaways_fail_their_call_and_the_thread_goes_on() {
 }
 
 #[test]
-fn deep_documents_are_parsed_or_refused_without_harm() {
+fn deep_documents_are_parsed_or_rejected() {
     let deep = |depth: usize| format!(r#"{{"_id":"x","deep":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     let function = "function (doc) { var n = 0; for (var at = doc.deep; at; at = at[0]) n++; emit(n); }";
     assert_eq!(map_one(function, &deep(1000)).unwrap().unwrap(), ["1000:null"]);
@@ -239,7 +239,7 @@ fn a_dropped_call_stops_its_script() {
 }
 
 #[test]
-fn slow_scripts_do_not_hold_up_the_others() {
+fn slow_scripts_do_not_block_others() {
     let scripts = Scripts::new(Limits { threads: 1, timeout: Duration::from_secs(60), ..scripts().limits() });
     let slow = scripts.map_batch(&set(&["function (doc) { while (true) {} }"]), vec!["{}".into()]);
     let mapped = scripts.map_batch(&set(&["function (doc) { emit(1); }"]), vec!["{}".into()]).wait().unwrap();
@@ -308,7 +308,7 @@ fn map_functions_require_modules_of_views_lib() {
 }
 
 #[test]
-fn reductions_and_their_limit() {
+fn reductions_are_computed_and_limited() {
     let scripts = scripts();
     let functions = Arc::new(vec![
         "function (keys, values, rereduce) { return rereduce ? sum(values) : keys.length + ':' + keys[0][1]; }"
@@ -330,11 +330,11 @@ fn reductions_and_their_limit() {
 }
 
 #[test]
-fn validation_answers() {
+fn validation_answers_become_errors() {
     let scripts = scripts();
     let ask = |function: &str| {
         let design = design(serde_json::json!({ "_id": "_design/d", "validate_doc_update": function }));
-        // Each its own revision, so that no compiled function is used again.
+        // Each function has its own revision, so that no compiled function is reused.
         let design = Arc::new(Design { rev: function.into(), ..Arc::try_unwrap(design).unwrap() });
         validate(&scripts, &design, Some(r#"{"_id":"n","x":0}"#), r#"{"name":"ann","roles":["r"]}"#)
     };
@@ -356,7 +356,7 @@ fn validation_answers() {
 }
 
 #[test]
-fn filters_and_views_as_filters() {
+fn filters_and_views_as_filters_select_documents() {
     let scripts = scripts();
     let design = design(serde_json::json!({
         "_id": "_design/d",
@@ -375,13 +375,13 @@ fn filters_and_views_as_filters() {
 }
 
 #[test]
-fn other_languages_are_unknown() {
+fn other_languages_are_rejected() {
     let design = design(serde_json::json!({ "_id": "_design/d", "language": "erlang", "filters": {} }));
     let told = scripts().filter_view(&design, "v", Vec::new()).wait();
     assert_eq!(told, Err(Error::Script { word: "unknown_query_language".into(), reason: "erlang".into() }));
 }
 
-/// Documents per second through the pool against QuickJS alone with the same function on one thread.
+/// Compares documents per second through the pool with QuickJS alone on one thread, with the same function.
 /// `cargo nextest run --release --run-ignored all -E 'test(map_speed)' --no-capture`
 #[test]
 #[ignore = "a measurement"]
@@ -436,7 +436,7 @@ fn map_speed() {
     println!("an environment: {:?}", start.elapsed() / 100);
 }
 
-/// The verdict of one design document on one document.
+/// Returns the verdict of one design document on one document.
 fn validate(scripts: &Scripts, design: &Arc<Design>, old: Option<&str>, user: &str) -> Result<()> {
     let documents = Arc::new(vec![(r#"{"_id":"n","x":1}"#.to_owned(), old.map(str::to_owned))]);
     let designs = Arc::new(vec![design.clone()]);

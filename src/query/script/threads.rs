@@ -1,4 +1,4 @@
-//! The handle to the pool: queues jobs for the workers, and ends the workers when it is dropped.
+//! The handle of the pool: queues jobs, and ends all workers when it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use super::run::{ProcessSource, Seat};
 use super::turns::{Excuse, Job, Order, Size, Work};
 use crate::error::{Error, Result};
 
-/// The handle; its last clone ends the workers.
+/// The handle of the pool. Dropping it ends the workers.
 pub(super) struct Threads {
     pool: Arc<Pool>,
 }
@@ -67,7 +67,7 @@ impl Threads {
         }
     }
 
-    /// Queues `work`; it starts as soon as it is its turn, whether or not the answer is awaited yet.
+    /// Queues `work`. It runs when its turn comes, even if the answer is not awaited yet.
     pub fn submit<R: Send + 'static>(
         &self,
         size: Size,
@@ -92,7 +92,7 @@ impl Threads {
         pending
     }
 
-    /// Queues `work`, which answers those who wait for it by itself. Before it, or in its place, `excuse` may be called.
+    /// Queues `work`, which answers its callers by itself. `excuse` is called instead if the work cannot run.
     pub fn submit_for_several(
         &self,
         size: Size,

@@ -1,10 +1,12 @@
-//! Who waits for a worker, who has one, and who gets the next: the state of the pool.
+//! The state of the pool: queues, workers, and the rules by which jobs get workers.
 //!
-//! Invariants: an owner is in `turns` exactly while it has jobs; `running` and `busy` count jobs at work; at most
-//! `Limits::workers` entries are in `workers`, and the room of all jobs at work is at most `Limits::room`.
+//! Invariants: an owner is in `turns` exactly while its queue is not empty; `running` and `busy` count
+//! running jobs; `workers` has at most `Limits::workers` entries; and the extra memory of all running jobs is
+//! at most `Limits::room`.
 //!
-//! A list function keeps its worker while it waits for its client, and for rows that another worker may have to make. So lists
-//! have half of the workers at most, and other jobs of their owner go past those that wait.
+//! A list function keeps its worker while it waits for its client, and for rows that another worker may have
+//! to compute. List functions therefore get at most half of the workers, and other jobs of the same owner
+//! overtake waiting ones.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,25 +19,25 @@ use super::process::{Handle, Process};
 use super::run::Seat;
 use crate::error::Error;
 
-/// Jobs of one owner that may wait, and what they may hold in bytes; of all owners.
+/// Maximum number and size in bytes of the waiting jobs of one owner, and of all owners.
 const OWNER_JOBS: usize = 2000;
 const OWNER_BYTES: usize = 128 << 20;
 const ALL_JOBS: usize = 20_000;
 const ALL_BYTES: usize = 512 << 20;
 pub(super) type Work = Box<dyn FnOnce(&mut Seat) + Send>;
-/// Answers the caller with an error when the job cannot.
+/// Answers the caller with an error if the job does not run.
 pub(super) type Excuse = Box<dyn FnOnce(Error) + Send>;
 
-/// What a job is to the pool.
+/// Properties of a job that scheduling needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
     /// The database whose functions it runs.
     pub owner: u64,
-    /// What it holds while it waits, in bytes.
+    /// Memory that it holds while it waits, in bytes.
     pub bytes: usize,
-    /// Memory that its worker needs beyond the usual (see `run::room`).
+    /// Extra memory that its worker needs, in bytes (see `limits::room`).
     pub room: usize,
-    /// It may wait for others: a list function.
+    /// Whether it is a list function, which may wait for other jobs.
     pub list: bool,
 }
 
@@ -61,47 +63,47 @@ pub(super) enum Status {
 /// A worker as the pool sees it.
 pub(super) struct Worker {
     pub orders: mpsc::Sender<Order>,
-    /// The owner whose jobs it runs, once it had one.
+    /// The owner whose jobs it runs; `None` before its first job.
     pub owner: Option<u64>,
     pub status: Status,
     pub handle: Option<Arc<Handle>>,
 }
 
-/// An owner that has jobs, or had some not long ago.
+/// An owner with jobs or with a recent penalty.
 pub(super) struct Owner {
     pub queue: VecDeque<Job>,
     bytes: usize,
     running: usize,
-    /// Those of them that are lists.
+    /// Running list functions.
     lists: usize,
-    /// Jobs at work that need more room than the usual.
+    /// Running jobs that need extra memory.
     large: usize,
-    /// When a job of it was started or got on last, or when the first began to wait.
+    /// When one of its jobs last started or made progress, or when the first one was queued.
     pub since: Instant,
-    /// It overran: until then it gets fewer workers.
+    /// Until then it gets fewer workers, because it exceeded its time.
     pub slow_until: Option<Instant>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub owners: HashMap<u64, Owner>,
-    /// Owners that have jobs, in the order in which they get workers.
+    /// Owners with waiting jobs, in the order in which they get workers.
     pub turns: VecDeque<u64>,
     pub jobs: usize,
     bytes: usize,
     pub workers: HashMap<u64, Worker>,
     pub next: u64,
     pub busy: usize,
-    /// Busy ones that are not slow.
+    /// Busy workers that are not slow.
     pub fast: usize,
-    /// Busy ones that run lists.
+    /// Busy workers that run list functions.
     lists: usize,
-    /// Room of the jobs at work.
+    /// Extra memory of the running jobs, in bytes.
     room: usize,
-    /// Threads that want a process with so much memory.
+    /// Requests for a process with this memory limit, from the threads that will own it.
     pub wanted: VecDeque<(u64, mpsc::Sender<std::io::Result<Process>>)>,
     pub watching: bool,
-    /// The watcher sleeps longer than it may while something runs.
+    /// Whether the watcher sleeps longer than it may while jobs run, so that it has to be woken.
     pub drowsy: bool,
     pub last_job: Option<Instant>,
     pub closed: bool,
@@ -120,7 +122,7 @@ impl State {
             slow_until: None,
         });
         let owner_full = owner.queue.len() >= OWNER_JOBS || owner.bytes.saturating_add(job.size.bytes) > OWNER_BYTES;
-        // One job is taken however large it is.
+        // An empty queue accepts a job of any size.
         if full || owner_full && !owner.queue.is_empty() {
             return Err(job);
         }
@@ -135,7 +137,7 @@ impl State {
         Ok(())
     }
 
-    /// Takes jobs of an owner out of its queue: all that `which` names.
+    /// Removes and returns the jobs of an owner's queue that `which` selects.
     pub fn take_out(&mut self, owner: u64, which: impl Fn(&Job) -> bool) -> Vec<Job> {
         let Some(found) = self.owners.get_mut(&owner) else { return Vec::new() };
         let (out, left): (VecDeque<Job>, VecDeque<Job>) = found.queue.drain(..).partition(|job| which(job));
@@ -150,24 +152,26 @@ impl State {
         out.into()
     }
 
-    /// Where the owner's next job stands in its queue: the first, but for lists that must wait.
+    /// Index of the owner's next job in its queue: the first one, unless it is a list function that must
+    /// wait.
     fn next_job(&self, owner: &Owner, limits: &Limits) -> Option<usize> {
         let lists_may = self.lists < (limits.workers() / 2).max(1);
         owner.queue.iter().position(|job| lists_may || !job.size.list)
     }
 
-    /// Whether the owner's next job may have a worker now.
+    /// Whether the owner's next job may start now.
     pub fn may_start(&self, owner: &Owner, limits: &Limits) -> bool {
         let most = limits.workers();
         let free = most.saturating_sub(self.busy);
         let Some(job) = self.next_job(owner, limits).and_then(|at| owner.queue.get(at)) else { return false };
         let running = if job.size.list { owner.running } else { owner.running - owner.lists };
         let slow = owner.slow_until.is_some_and(|until| until > Instant::now());
-        // Those who overran leave a quarter of all workers to those who did not.
+        // Slow owners leave a quarter of all workers to the others.
         if free == 0 || slow && free <= most / 4 {
             return false;
         }
-        // The more it has, the more must be left for others. The cores are shared, but everybody may have one.
+        // The more workers an owner has, the more must remain free. The limit on cores applies from its
+        // second job on.
         let share = if slow { free / 2 } else { free };
         if running > 0 && (running > share || self.fast >= limits.threads.max(1)) {
             return false;
@@ -177,7 +181,7 @@ impl State {
         job.size.room == 0 || taken <= room && (owner.large == 0 || taken <= room / 2)
     }
 
-    /// An idle worker for this owner: its own, or one that nobody has had.
+    /// Returns an idle worker for this owner: one of its own, or an unused one.
     pub fn idle_for(&self, owner: u64) -> Option<u64> {
         let idle = |worker: &Worker| matches!(worker.status, Status::Idle(_));
         let own = self.workers.iter().find(|(_, worker)| idle(worker) && worker.owner == Some(owner));
@@ -185,13 +189,13 @@ impl State {
         found.map(|(number, _)| *number)
     }
 
-    /// Workers that will soon be there for anybody.
+    /// Number of workers that will soon be available, or make room for others.
     pub fn coming(&self) -> usize {
         let coming = |worker: &&Worker| matches!(worker.status, Status::Starting | Status::Ending);
         self.workers.values().filter(coming).count()
     }
 
-    /// Hands the first job of an owner to a worker.
+    /// Sends the next job of an owner to a worker.
     pub fn assign(&mut self, owner_number: u64, number: u64, limits: &Limits) {
         let Some(at) = self.owners.get(&owner_number).and_then(|owner| self.next_job(owner, limits)) else { return };
         let Some(owner) = self.owners.get_mut(&owner_number) else { return };
@@ -212,11 +216,12 @@ impl State {
         worker.owner = Some(owner_number);
         worker.status = Status::Busy(Busy::new(job.size.owner, job.cancel.clone(), worker.handle.as_deref()));
         self.last_job = Some(owner.since);
-        // If its thread has ended, it takes itself out of the workers, and the job's caller learns it.
+        // If the thread has ended, it removes itself from the workers, and the dropped job resolves with an
+        // error.
         let _ = worker.orders.send(Order::Run(job));
     }
 
-    /// A job has ended.
+    /// Updates the counts after a job has ended.
     pub fn done(&mut self, size: Size, fast: bool) {
         self.busy -= 1;
         self.fast -= usize::from(fast);
@@ -230,7 +235,7 @@ impl State {
         self.forget(size.owner);
     }
 
-    /// Removes an owner of which nothing is to be remembered.
+    /// Removes an owner without jobs and penalty.
     pub fn forget(&mut self, owner: u64) {
         let now = Instant::now();
         let nothing = |owner: &Owner| {
@@ -243,7 +248,7 @@ impl State {
 }
 
 impl State {
-    /// Ends the worker that has been idle for longest. False if none is.
+    /// Ends the worker that has been idle for longest. Returns `false` if no worker is idle.
     pub fn end_an_idle_one(&mut self) -> bool {
         let idle = |worker: &Worker| match worker.status {
             Status::Idle(since) => Some(since),

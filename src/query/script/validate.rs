@@ -14,7 +14,8 @@ use super::turns::Size;
 use crate::error::Result;
 
 impl Scripts {
-    /// Compiles functions without running them: for each, None or CouchDB's reason why it does not compile.
+    /// Compiles functions without running them. Returns for each `None`, or CouchDB's reason why it does not
+    /// compile.
     pub fn compile(&self, database: u64, functions: Vec<String>) -> Pending<Vec<Option<String>>> {
         self.threads.submit(size(database, functions.iter().map(String::len)), move |seat| {
             let sources: Vec<String> =
@@ -25,9 +26,9 @@ impl Scripts {
         })
     }
 
-    /// Asks each design document's `validate_doc_update` about each of the `documents` in `range` (new and old as JSON),
-    /// until one refuses: one verdict per document. `user` is `userCtx`, `security` the database's security object.
-    /// Forbidden and unauthorized are those errors.
+    /// Calls each design document's `validate_doc_update` for each of the `documents` in `range` (new and old
+    /// document as JSON) until one rejects it. Returns one verdict per document. `user` is the `userCtx`,
+    /// `security` the database's security object. A thrown `forbidden` or `unauthorized` becomes that error.
     pub fn validate_all(
         &self,
         designs: &Arc<Vec<Arc<Design>>>,
@@ -38,7 +39,7 @@ impl Scripts {
     ) -> Pending<Vec<Result<()>>> {
         let length = |(new, old): &(String, Option<String>)| new.len() + old.as_deref().map_or(0, str::len);
         let beside = user.len() + security.len();
-        // The documents themselves wait with the request, not here.
+        // The request holds the documents, so they do not count as memory of the queue.
         let asked = documents.get(range.clone()).unwrap_or_default();
         let longest = asked.iter().map(length).max().unwrap_or(0) + beside;
         let owner = designs.first().map_or(0, |design| design.database);

@@ -1,4 +1,5 @@
-//! The watcher of the script workers: starts their processes, and ends those that overran or are not needed any more.
+//! The watcher of the script workers: starts their processes, and ends those that exceed their limits or are
+//! no longer needed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,21 +13,21 @@ use super::process::{Killed, Process};
 use super::run::ProcessSource;
 use super::turns::{Job, State, Status};
 
-/// How long an owner that overran gets fewer workers.
+/// How long an owner that exceeded its time gets fewer workers.
 const PENALTY: Duration = Duration::from_secs(30);
 
-/// How often it looks while something runs, and while workers are only there.
+/// How often the watcher looks while jobs run, and while all workers are idle.
 const OFTEN: Duration = Duration::from_millis(50);
 const SELDOM: Duration = Duration::from_secs(1);
-/// A busy worker is slow after this long: it no longer counts as one of those that share the cores.
+/// A worker whose job takes longer is slow: it no longer counts against `Limits::threads`.
 const SLOW: Duration = Duration::from_millis(100);
-/// CPU time of a job that makes its owner one that overran.
+/// A job that uses more CPU time than this marks its owner as slow.
 const LONG: Duration = Duration::from_secs(1);
-/// Idle workers end after this long.
+/// Idle workers end after this time.
 const IDLE: Duration = Duration::from_secs(30);
-/// A spare worker is kept for this long after the last job.
+/// How long after the last job a spare worker is kept.
 const SPARE: Duration = Duration::from_secs(20);
-/// An owner whose jobs wait for so long, while none of its jobs starts or gets on, is answered.
+/// If no job of an owner starts or makes progress for this long, its waiting jobs are rejected.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Pool {
@@ -35,13 +36,13 @@ impl Pool {
         if !state.watching {
             let pool = self.clone();
             let thread = std::thread::Builder::new().name("script-watch".into());
-            // Without a watcher nothing would start or end any more.
+            // Restarts after a panic: without a watcher, no worker would start or end.
             let watch = move || while catch_unwind(AssertUnwindSafe(|| pool.clone().watch())).is_err() {};
             state.watching = thread.spawn(watch).is_ok();
         }
     }
 
-    /// The watcher's life: until the pool is closed.
+    /// Main function of the watcher's thread; returns when the pool is closed.
     fn watch(self: Arc<Pool>) {
         let mut state = self.state.lock();
         while !state.closed {
@@ -51,7 +52,7 @@ impl Pool {
                 if started.is_ok() {
                     self.counters.started.fetch_add(1, Ordering::Relaxed);
                 }
-                // A thread that has ended meanwhile takes none; the process is then ended.
+                // If the thread has ended meanwhile, dropping the process ends it.
                 let _ = wanted.send(started);
                 state = self.state.lock();
                 continue;
@@ -91,7 +92,7 @@ impl Pool {
             .collect();
         idle.into_iter().for_each(|number| state.end(number));
         self.answer_the_impatient(state, now);
-        // So that a request which needs another worker does not wait for a process to start.
+        // A spare worker saves the next request the start of a process.
         let spare = |state: &State| {
             state.workers.values().any(|worker| worker.owner.is_none() && !matches!(worker.status, Status::Ending))
         };
@@ -115,7 +116,7 @@ impl Pool {
                 if why == Killed::Time && handle.killed() == Killed::No {
                     self.counters.overran.fetch_add(1, Ordering::Relaxed);
                     let database = busy.owner;
-                    tracing::warn!(target: "settee::script", database, "a script worker overran its time and is killed");
+                    tracing::warn!(target: "settee::script", database, "a script worker exceeded its CPU time and is killed");
                 }
                 handle.kill(why);
                 long.push(busy.owner);
@@ -137,14 +138,14 @@ impl Pool {
         }
     }
 
-    /// Answers jobs whose owner got no worker for long, drops those that nobody waits for, and forgets owners.
+    /// Rejects jobs whose owner got no worker for too long, drops cancelled jobs, and removes unused owners.
     fn answer_the_impatient(&self, state: &mut State, now: Instant) {
         let owners: Vec<u64> = state.owners.keys().copied().collect();
         for number in owners {
             drop(state.take_out(number, Job::is_cancelled));
             let Some(owner) = state.owners.get(&number) else { continue };
             if !owner.queue.is_empty() && now.saturating_duration_since(owner.since) > PATIENCE {
-                tracing::warn!(target: "settee::script", "scripts of a database waited too long and are given up");
+                tracing::warn!(target: "settee::script", "scripts of a database waited too long for a worker and are rejected");
                 state.take_out(number, |_| true).into_iter().for_each(|job| self.refuse(job));
             }
             state.forget(number);

@@ -1,22 +1,24 @@
-//! What the server and a script worker say to each other: frames over one socket.
+//! The protocol between the server and a script worker: frames over one socket.
 //!
 //! ```text
 //! frame      length (4 bytes, big-endian) kind (1 byte) payload
 //!
-//! server > worker   OPEN env memory limit entry source    makes an environment; answered DONE or FAILED
-//!                   RUN env memory limit flags entry text shared item*    answered ANSWERS*, then DONE or FAILED
-//!                   ROW text | END | GONE                 answers a PART
-//!                   CLOSE env                             not answered
-//! worker > server   READY note                            once, when the worker is confined
-//!                   ANSWERS answer*                       of items, in their order
-//!                   DONE memory                           the request is done; bytes that all environments hold
-//!                   FAILED cause word reason memory       the item after the last answered one ended its environment
-//!                   PART text                             of a list function, which now waits for a row
-//!                   LOG text                              what a function gave to `log`
+//! server > worker   OPEN env memory limit entry source    creates an environment; reply: DONE or FAILED
+//!                   RUN env memory limit flags entry text shared item*
+//!                                                         reply: ANSWERS*, then DONE or FAILED
+//!                   ROW text | END | GONE                 reply to PART
+//!                   CLOSE env                             no reply
+//! worker > server   READY note                            once, after the worker has confined itself
+//!                   ANSWERS answer*                       answers of items, in order
+//!                   DONE memory                           end of a request; bytes that all environments hold
+//!                   FAILED cause word reason memory       the next unanswered item ended its environment
+//!                   PART text                             from a list function, which now waits for a row
+//!                   LOG text                              a message that a function passed to `log`
 //! ```
 //!
-//! The server does not trust a worker: frames have a limit that the reader sets, memory grows as bytes come and not by
-//! the length that a frame claims, and everything is checked. The worker trusts the server.
+//! The server does not trust a worker: the reader limits the size of frames, memory grows with the bytes
+//! received and not with the length that a frame claims, and everything is validated. The worker trusts the
+//! server.
 
 use std::io::{self, Read, Write};
 
@@ -35,19 +37,20 @@ pub(super) const FAILED: u8 = b'f';
 pub(super) const PART: u8 = b'p';
 pub(super) const LOG: u8 = b'l';
 
-/// Longest frame that is ever sent.
+/// Maximum size of any frame in bytes.
 pub(super) const FRAME_LIMIT: usize = 1 << 30;
-/// Answers of one frame at most: items are sent a megabyte at a time. Empty ones would take 24 times their size in memory.
+/// Maximum number of answers in a frame: a chunk of items has about a megabyte. Without this limit, empty
+/// answers would take 24 times their size in memory.
 const MOST_ANSWERS: usize = 1 << 20;
 
 /// Why an item ended its environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The function asked for it, as CouchDB lets it.
+    /// The function requested it, which CouchDB permits.
     Thrown,
-    /// It used up its CPU time.
+    /// It exceeded its CPU time.
     Time,
-    /// It used up its memory or its stack, or its input cannot be read.
+    /// It exceeded its memory or stack, or its input cannot be parsed.
     Memory,
 }
 
@@ -65,7 +68,7 @@ impl Cause {
     }
 }
 
-/// An environment to be made. `entry` is empty where nothing is to be loaded into it.
+/// Request to create an environment. `entry` is empty if nothing is loaded into it.
 #[derive(Debug, PartialEq)]
 pub(super) struct Open<'a> {
     pub env: u64,
@@ -76,20 +79,20 @@ pub(super) struct Open<'a> {
     pub source: &'a str,
 }
 
-/// Items to be run one after the other, each with the same entry.
+/// Request to run items one after the other, each with the same entry.
 #[derive(Debug, PartialEq)]
 pub(super) struct Run<'a> {
     pub env: u64,
     pub memory: u64,
     /// CPU time of one item, in microseconds.
     pub limit: u64,
-    /// Whether each answer is sent at once, so that a worker which dies tells by which item.
+    /// Whether each answer is sent at once, so that the death of the worker identifies the item.
     pub careful: bool,
     /// Whether items become frozen values.
     pub frozen: bool,
     pub entry: &'a str,
     pub text: &'a str,
-    /// JSON that is parsed once and given to each call. Empty: none.
+    /// JSON that is parsed once and passed to each call, or empty.
     pub shared: &'a str,
     pub items: Vec<&'a str>,
 }
@@ -165,7 +168,7 @@ pub(super) fn failed(cause: Cause, word: &str, reason: &str, memory: u64) -> Vec
     end(frame)
 }
 
-/// What a worker answered, checked.
+/// A validated frame from a worker.
 #[derive(Debug, PartialEq)]
 pub(super) enum Answer {
     Ready(String),
@@ -209,12 +212,12 @@ fn text<'a>(reader: &mut Reader<'a>) -> Option<&'a str> {
     std::str::from_utf8(reader.bytes()?).ok()
 }
 
-/// The payload of a frame of one text.
+/// Parses the payload of a frame with one text.
 pub(super) fn only_text(payload: &[u8]) -> Option<&str> {
     text(&mut Reader(payload))
 }
 
-/// The payload of a frame of one number.
+/// Parses the payload of a frame with one number.
 pub(super) fn only_number(payload: &[u8]) -> Option<u64> {
     Reader(payload).number()
 }
@@ -223,7 +226,7 @@ fn begin(kind: u8) -> Writer {
     Writer(vec![0, 0, 0, 0, kind])
 }
 
-/// Puts the length in front. A frame that is too long gets a length that every reader refuses.
+/// Fills in the length. A frame that is too long gets a length that every reader rejects.
 fn end(frame: Writer) -> Vec<u8> {
     let mut bytes = frame.0;
     let length = u32::try_from(bytes.len() - 5).unwrap_or(u32::MAX);
@@ -231,10 +234,11 @@ fn end(frame: Writer) -> Vec<u8> {
     bytes
 }
 
-/// The next frame into `payload`; its kind. `None` at the end of the stream between two frames.
+/// Reads the next frame into `payload` and returns its kind. Returns `None` if the stream ends between two
+/// frames.
 ///
 /// # Errors
-/// `InvalidData`: longer than `limit`. `UnexpectedEof`: ended within the frame.
+/// `InvalidData` if the frame is longer than `limit`; `UnexpectedEof` if the stream ends within a frame.
 pub(super) fn receive(from: &mut impl Read, payload: &mut Vec<u8>, limit: usize) -> io::Result<Option<u8>> {
     let mut head = [0; 5];
     let mut had = 0;
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_read_as_they_were_written() {
+    fn frames_round_trip() {
         let open = Open { env: 7, memory: 1 << 40, limit: 5, entry: "addMaps", source: "{\"é\":1}" };
         let (kind, payload) = received(&open.frame(), 1000).unwrap().unwrap();
         assert_eq!((kind, Open::read(&payload)), (OPEN, Some(open)));
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_overlong_frames_are_errors() {
+    fn truncated_and_overlong_frames_are_errors() {
         let frame = texts(ANSWERS, &["answer"]);
         assert!(received(&[], 10).unwrap().is_none());
         for end in 1..frame.len() {
@@ -326,15 +330,15 @@ mod tests {
     }
 
     #[test]
-    fn more_answers_than_a_request_can_have_items_are_refused() {
+    fn more_answers_than_possible_items_are_rejected() {
         assert!(Answer::read(ANSWERS, &vec![0; MOST_ANSWERS]).is_some());
         assert!(Answer::read(ANSWERS, &vec![0; MOST_ANSWERS + 1]).is_none());
     }
 
     proptest! {
-        /// A worker that was taken over may send anything: it is an answer or refused, and nothing else happens.
+        /// A compromised worker may send anything: it parses as an answer or is rejected, without a panic.
         #[test]
-        fn any_bytes_are_an_answer_or_refused(kind: u8, payload: Vec<u8>) {
+        fn any_bytes_parse_as_an_answer_or_are_rejected(kind: u8, payload: Vec<u8>) {
             let _ = Answer::read(kind, &payload);
         }
     }

@@ -1,12 +1,12 @@
-//! The inside of a script worker: a process that runs the functions of one database and can do nothing else.
+//! The main program of a script worker: a confined process that runs the functions of one database.
 //!
 //! ```text
 //! settee script-worker     standard input is one end of a socket pair; nothing else is inherited
 //!   begin > a thread with a large stack > confine > READY > requests until the socket ends
 //! ```
 //!
-//! The thread runs one request at a time. What a function may do to this process (use up its memory, spin in native
-//! code, even take it over) ends with this process: the server kills it and starts another.
+//! The thread runs one request at a time. Whatever a function does to this process (use up its memory, loop
+//! in native code, even take it over) ends with the process: the server kills it and starts another one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,14 +21,14 @@ use super::confine;
 use super::engine::{Calls, Clock, Ended, Environment, Link, STACK, warm_up};
 use super::wire::{self, Cause, Open, Run};
 
-/// Answers are sent when they are this many bytes, or this old.
+/// Answers are sent when they reach this size in bytes or this age.
 const ENOUGH: usize = 32 << 10;
 const LATE: Duration = Duration::from_millis(20);
-/// Lines of `log` that one request may send.
+/// Maximum number of `log` lines per request.
 const LINES: usize = 1000;
 
-/// Runs this process as a script worker until its server goes away. Call it before anything else: it expects to be the
-/// only thread.
+/// Runs this process as a script worker until the server closes the socket. Must be called before anything
+/// else, while this is the only thread.
 pub fn work() -> ExitCode {
     if !is_socket() {
         return ExitCode::from(2);
@@ -83,7 +83,7 @@ impl Socket {
         self.output.borrow_mut().flush()
     }
 
-    /// Writes a frame that may wait for the next one that is sent.
+    /// Writes a frame into the buffer; the next `send` flushes it.
     fn write(&self, frame: &[u8]) -> io::Result<()> {
         wire::send(&mut *self.output.borrow_mut(), frame)
     }
@@ -94,7 +94,7 @@ impl Link for Socket {
         let lines = self.lines.get();
         if lines < LINES {
             self.lines.set(lines + 1);
-            // If the server is gone, the next request ends this process.
+            // If the server is gone, reading the next request ends this process.
             let _ = self.write(&wire::texts(wire::LOG, &[message]));
         }
     }
@@ -142,14 +142,14 @@ impl Worker {
                 }
                 _ => return Err(wrong()),
             }
-            // A large request is not kept in memory.
+            // Releases the memory of a large request.
             payload.clear();
             payload.shrink_to(ENOUGH);
         }
         Ok(())
     }
 
-    /// Says how a request ended.
+    /// Reports how a request ended.
     fn answer(&self, ended: Result<(), Ended>) -> io::Result<()> {
         let memory = self.environments.values().map(|environment| environment.account().used() as u64).sum();
         self.link.send(&match ended {
@@ -167,7 +167,7 @@ impl Worker {
                 let entry = calls.entry(open.entry)?;
                 let answer = calls.call(&entry, (calls.parse(open.source)?,))?;
                 match answer.strip_prefix('!') {
-                    // The whole `[word, reason, fatal]`, which the server reads.
+                    // Contains the whole `[word, reason, fatal]`; the server parses it.
                     Some(told) => Err(Ended { cause: Cause::Thrown, word: String::new(), reason: told.into() }),
                     None => Ok(()),
                 }
@@ -177,7 +177,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Runs items and sends what they answer. The outer error is the socket's.
+    /// Runs items and sends their answers. The outer error is an error of the socket.
     fn run(&self, run: &Run<'_>) -> io::Result<Result<(), Ended>> {
         let Some(environment) = self.environments.get(&run.env) else {
             return Ok(Err(Ended::broken("no such environment")));
@@ -187,7 +187,7 @@ impl Worker {
         let limit = Duration::from_micros(run.limit);
         self.clock.start(Clock::now(), limit);
         let ran = environment.with(|calls| items(calls, run, limit, &mut answers));
-        // `DONE` or `FAILED` follows at once: one write, and the server wakes up once.
+        // `DONE` or `FAILED` follows immediately: with one write for both, the server wakes up once.
         answers.write();
         match answers.failed {
             Some(error) => Err(error),
@@ -229,12 +229,12 @@ fn items(calls: &Calls<'_>, run: &Run<'_>, limit: Duration, answers: &mut Answer
     Ok(())
 }
 
-/// Answers on their way.
+/// Answers that wait to be sent.
 struct Answers<'a> {
     link: &'a Socket,
     waiting: Vec<String>,
     bytes: usize,
-    /// CPU time when they were sent last.
+    /// CPU time of the last send.
     sent: Duration,
     failed: Option<io::Error>,
 }
@@ -255,7 +255,7 @@ impl Answers<'_> {
         }
     }
 
-    /// Writes the answers that wait, if there are any.
+    /// Writes the waiting answers into the buffer. Returns `false` if there are none.
     fn write(&mut self) -> bool {
         if self.waiting.is_empty() {
             return false;
@@ -273,7 +273,7 @@ impl Answers<'_> {
 pub(super) mod tests {
     use super::*;
 
-    /// Not a test: what the processes run that the tests of this crate start as workers.
+    /// Not a test: the main program of the worker processes that tests of this crate start.
     #[test]
     #[ignore = "the worker process of other tests"]
     fn becomes_a_worker() {

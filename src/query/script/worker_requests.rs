@@ -1,4 +1,4 @@
-//! Requests to a worker process: makes an environment in it, and runs a chunk of items there.
+//! Requests to a worker process: creates environments in it and runs chunks of items.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use super::process::{Process, wrong};
 use super::wire::{self, Answer, Cause, Open, Run};
 use crate::error::Error;
 
-/// Environments that one worker keeps.
+/// Maximum number of environments of one worker.
 const ENVIRONMENTS: usize = 32;
-/// An environment that nobody has used for so long goes.
+/// Environments unused for this long are closed.
 const IDLE: Duration = Duration::from_secs(10);
-/// Bytes that the environments of a worker at rest may hold together.
+/// Maximum memory that the environments of an idle worker may hold together, in bytes.
 const KEPT: u64 = 24 << 20;
-/// Lines of scripts' `log` in one job that come into the server's log.
+/// Maximum number of lines of scripts' `log` per job that go to the server's log.
 const LINES: usize = 1000;
 
 fn micros(limit: Duration) -> u64 {
     u64::try_from(limit.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The error of a frame `FAILED`. Without a word its reason is the sandbox's text.
+/// Converts a `FAILED` frame to an error. If the word is empty, the reason is the sandbox's JSON text.
 fn told(cause: Cause, word: String, reason: String) -> Error {
     match (cause, word.is_empty()) {
         (Cause::Time, _) => timed_out(),
@@ -32,7 +32,8 @@ fn told(cause: Cause, word: String, reason: String) -> Error {
     }
 }
 
-/// Makes the environment of a call in a worker, if it has none. The outer error is the worker's end.
+/// Returns the number of a call's environment and creates it if the worker has none. The outer error means
+/// that the worker failed.
 pub(super) fn open(
     process: &mut Process,
     call: &Call<'_>,
@@ -77,16 +78,17 @@ pub(super) fn open(
     }
 }
 
-/// Where what a worker sends goes while it runs a chunk.
+/// Receives what a worker sends while it runs a chunk.
 pub(super) struct Listener<'a, 'b> {
     pub call: &'a mut Call<'b>,
     pub outcomes: &'a mut Vec<Outcome>,
-    /// Outcomes after the chunk.
+    /// Number of outcomes after the whole chunk.
     pub most: usize,
     pub lines: &'a mut usize,
 }
 
-/// Runs a chunk in a worker. The error is the worker's end.
+/// Runs a chunk in a worker. An error means that the worker failed, or (`FileTooLarge`) that the answers
+/// exceed the call's limit.
 pub(super) fn run(
     process: &mut Process,
     listener: &mut Listener<'_, '_>,
@@ -159,7 +161,7 @@ pub(super) fn run(
     }
 }
 
-/// Lets go of environments that hold much.
+/// Closes all environments if they hold much memory.
 fn rest(process: &mut Process, memory: u64) -> std::io::Result<()> {
     if memory > KEPT {
         for (_, env, _) in std::mem::take(&mut process.environments.list) {
@@ -173,7 +175,7 @@ fn log(lines: &mut usize, line: &str) {
     *lines += 1;
     match *lines {
         ..LINES => tracing::info!(target: "settee::script", "log: {line}"),
-        LINES => tracing::info!(target: "settee::script", "log: more lines of this call are left out"),
+        LINES => tracing::info!(target: "settee::script", "log: further lines of this call are omitted"),
         _ => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Worker processes: what a failure costs and whom, who gets a worker, and what is left of them.
+//! Tests of worker processes: effects of a failure, distribution of workers, and their end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,16 +7,16 @@ use super::scripts::size;
 use super::tests::{design, rows, scripts, set, word};
 use super::*;
 
-/// Spins in native code, where no interrupt is seen.
+/// Loops in native code, where no interrupt is possible.
 const SPINS: &str = "Array.prototype.reverse.call((function () { var n = 0; \
     return { get length() { return n++ ? 9007199254740991 : 3; } }; })());";
 
-/// Scripts with little time, which is CPU time: a busy machine does not matter.
+/// Scripts with a short time limit. It limits CPU time, so a busy machine does not matter.
 fn quick() -> Scripts {
     Scripts::new(Limits { timeout: Duration::from_millis(100), ..scripts().limits() })
 }
 
-/// The map function `emit(doc._id)` of a database.
+/// Returns the map function `emit(doc._id)` for a database.
 fn ids_of(database: u64) -> Arc<MapSet> {
     let functions = vec!["function (doc) { emit(doc._id); }".to_owned()];
     Arc::new(MapSet { database, signature: "ids".into(), functions, lib: None })
@@ -27,7 +27,7 @@ fn endless_of(database: u64, body: &str) -> Arc<MapSet> {
     Arc::new(MapSet { database, signature: body.into(), functions, lib: None })
 }
 
-/// Workers of this process; with nextest, those of this test.
+/// Returns the pids of the workers of this process, which with nextest are those of this test.
 fn workers() -> Vec<i32> {
     let own = std::process::id().to_string();
     let numbers = std::fs::read_dir("/proc").unwrap().flatten();
@@ -37,7 +37,7 @@ fn workers() -> Vec<i32> {
 }
 
 #[test]
-fn a_document_that_is_too_much_is_skipped_and_the_others_are_mapped() {
+fn a_document_that_exceeds_limits_is_skipped_and_the_others_are_mapped() {
     let scripts = quick();
     for bad in ["while (true);", SPINS, "var all = []; while (true) all.push({});", "var s = 'x'; while (true) s += s;"]
     {
@@ -55,13 +55,13 @@ fn a_document_that_is_too_much_is_skipped_and_the_others_are_mapped() {
 }
 
 #[test]
-fn a_function_that_spins_on_any_document_fails_its_call() {
+fn a_function_that_loops_on_any_document_fails_its_call() {
     let told = quick().map_batch(&endless_of(1, SPINS), vec![r#"{"_id":"a"}"#.into(), r#"{"_id":"b"}"#.into()]).wait();
     assert_eq!(word(told), "os_process_error");
 }
 
 #[test]
-fn large_documents_of_next_to_nothing_end_no_batch() {
+fn large_documents_of_tiny_values_do_not_fail_a_batch() {
     let scripts = Scripts::new(Limits { threads: 1, timeout: Duration::from_secs(20), ..Limits::default() });
     let large = |part: &str, bytes: usize| {
         format!(r#"{{"_id":"large","a":[{}0]}}"#, format!("{part},").repeat(bytes / (part.len() + 1)))
@@ -79,7 +79,7 @@ fn large_documents_of_next_to_nothing_end_no_batch() {
 }
 
 #[test]
-fn a_filter_passes_over_the_document_that_is_too_much() {
+fn a_filter_skips_a_document_that_exceeds_limits() {
     let body = format!("function (doc) {{ if (doc.bad) {{ {SPINS} }} return true; }}");
     let view = serde_json::json!({ "map": format!("function (doc) {{ if (doc.bad) while (true); emit(1); }}") });
     let source = serde_json::json!({ "_id": "_design/d", "filters": { "f": body, "e": "function () { while (true); }" }, "views": { "v": view } });
@@ -92,7 +92,7 @@ fn a_filter_passes_over_the_document_that_is_too_much() {
 }
 
 #[test]
-fn after_some_documents_that_overrun_validation_refuses_the_rest() {
+fn after_some_overruns_validation_rejects_the_rest() {
     let source = serde_json::json!({ "_id": "_design/d", "validate_doc_update": "function (doc) { if (doc.bad) while (true); }" });
     let designs = Arc::new(vec![design(source)]);
     let documents: Vec<_> = (0..40).map(|n| (format!(r#"{{"_id":"{n}","bad":{}}}"#, n != 0), None)).collect();
@@ -104,7 +104,7 @@ fn after_some_documents_that_overrun_validation_refuses_the_rest() {
 }
 
 #[test]
-fn endless_functions_of_one_database_leave_workers_to_others() {
+fn endless_functions_of_one_database_leave_workers_for_others() {
     let scripts = Scripts::new(Limits { threads: 2, timeout: Duration::from_secs(60), ..Limits::default() });
     let endless: Vec<_> = [SPINS, "while (true);"]
         .iter()
@@ -130,7 +130,7 @@ fn endless_functions_of_one_database_leave_workers_to_others() {
 }
 
 #[test]
-fn a_full_queue_answers_at_once() {
+fn a_full_queue_rejects_at_once() {
     let scripts =
         Scripts::new(Limits { threads: 1, processes: 1, timeout: Duration::from_secs(60), ..Limits::default() });
     let endless: Vec<_> =
@@ -141,7 +141,7 @@ fn a_full_queue_answers_at_once() {
 }
 
 #[test]
-fn a_worker_that_something_killed_costs_nothing_but_time() {
+fn a_worker_killed_from_outside_is_replaced() {
     let scripts = scripts();
     let map = || scripts.map_batch(&ids_of(1), vec![r#"{"_id":"a"}"#.into()]).wait();
     assert_eq!(map().unwrap().row_count(), 1);
@@ -169,7 +169,7 @@ fn a_worker_that_ends_by_itself_is_counted() {
 }
 
 #[test]
-fn databases_share_no_worker_and_the_last_handle_ends_all() {
+fn databases_do_not_share_workers_and_dropping_the_handle_ends_all() {
     let scripts = Scripts::new(Limits { threads: 1, ..Limits::default() });
     for database in [1, 2, 3, 1, 2, 3] {
         assert_eq!(scripts.map_batch(&ids_of(database), vec!["{}".into()]).wait().unwrap().row_count(), 1);
@@ -185,7 +185,7 @@ fn databases_share_no_worker_and_the_last_handle_ends_all() {
 }
 
 #[test]
-fn an_environment_that_hoards_memory_costs_no_document() {
+fn an_environment_that_hoards_memory_loses_no_document() {
     let scripts = scripts();
     let hoards = "function (doc) { globalThis.all = globalThis.all || []; all.push('x'.repeat(4 << 20) + doc._id); emit(doc._id); }";
     for _ in 0..3 {
@@ -196,7 +196,7 @@ fn an_environment_that_hoards_memory_costs_no_document() {
 }
 
 #[test]
-fn a_worker_that_is_killed_when_its_job_is_done_gets_no_other_job() {
+fn a_worker_that_is_killed_after_its_job_gets_no_other_job() {
     let scripts = scripts();
     let killed = scripts.threads.submit(size(1, [0]), |seat| {
         seat.process.as_ref().inspect(|process| process.handle.kill(process::Killed::Cancelled));

@@ -1,8 +1,9 @@
-//! What is mapped ahead of the writer of an index, within a bound of what is emitted.
+//! Maps batches of documents ahead of the writer of an index, with a bound on the memory of the emitted rows.
 //!
-//! A function may emit any number of rows for a document, and nobody knows how many before it has run. So few batches are
-//! out at a time whose answers are not there yet, fewer where the last ones were large, and the bytes of the answers that
-//! wait for the writer are counted. A batch that emits too much is mapped again document by document (see `build`).
+//! A function may emit any number of rows for a document, and the number is unknown until it has run.
+//! Therefore only a few batches are being mapped at a time, fewer if the last answers were large, and the
+//! bytes of the answers that wait for the writer are counted. A batch that emits too much is mapped again
+//! document by document (see `writer`).
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,30 +18,30 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::{Error, Result};
 use crate::query::script::{BATCH_LIMIT, Mapped, Pending};
 
-/// Bytes of answers that wait for the writer.
+/// Maximum size in bytes of answers that wait for the writer.
 const WAITING: usize = 16 << 20;
-/// Bytes of answers on their way, if they are as large as the largest of the last ones.
+/// Maximum size in bytes of pending answers, estimated by the largest recent answer.
 const COMING: usize = 32 << 20;
-/// The pause between two looks whether the writer has taken something.
+/// Interval of checks whether the writer has taken an answer.
 const LOOK: Duration = Duration::from_millis(20);
-/// Answers that tell how large the next will be.
+/// Number of recent answers from which the size of the next one is estimated.
 const REMEMBERED: usize = 16;
-/// Documents of one call of the map functions at most, and about how many bytes of them.
+/// Maximum number of documents in a batch, and their approximate maximum size in bytes.
 const MAPPED_AT_ONCE: usize = 250;
 pub(super) const BATCH_BYTES: u64 = 1 << 20;
 
-/// What is emitted for a batch of documents: on its way, there, or taken.
+/// The rows of a batch: pending, available, or taken.
 enum State {
     Coming(Pending<Mapped>),
     There(Result<Mapped>),
     Taken,
 }
 
-/// The answer for one batch; the writer and the one who reads ahead share it.
+/// The answer for one batch, shared by the writer and the reader.
 pub(super) struct Answer {
     documents: usize,
     state: Mutex<State>,
-    /// Bytes of the answer, once it is there.
+    /// Size of the answer in bytes; `UNKNOWN` while it is pending.
     bytes: AtomicUsize,
     flow: Arc<Flow>,
 }
@@ -48,12 +49,12 @@ pub(super) struct Answer {
 const UNKNOWN: usize = usize::MAX;
 
 impl Answer {
-    /// Waits for what is emitted. Blocks.
+    /// Takes the rows. Blocks until they are available.
     pub fn take(&self) -> Result<Mapped> {
         let answer = match std::mem::replace(&mut *self.state.lock(), State::Taken) {
             State::Coming(pending) => self.arrived(pending.wait()),
             State::There(answer) => answer,
-            State::Taken => Err(Error::Internal("the rows of a batch are taken twice".into())),
+            State::Taken => Err(Error::Internal("the rows of a batch were taken twice".into())),
         };
         self.flow.taken.notify_all();
         answer
@@ -64,7 +65,7 @@ impl Answer {
         answer
     }
 
-    /// Looks whether it is there; waits for it if `wait` says so.
+    /// Checks whether the answer has arrived. If `wait` is true, blocks until it has.
     fn look(&self, wait: bool) {
         let mut state = self.state.lock();
         *state = match std::mem::replace(&mut *state, State::Taken) {
@@ -81,13 +82,13 @@ impl Answer {
         matches!(&*self.state.lock(), State::Taken)
     }
 
-    /// Bytes of the answer; `None`: it is not there yet.
+    /// Size of the answer in bytes, or `None` while it is pending.
     fn bytes(&self) -> Option<usize> {
         Some(self.bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != UNKNOWN)
     }
 }
 
-/// The answer, if it is there.
+/// Returns the answer if it is available.
 fn poll_now(pending: &mut Pending<Mapped>) -> Option<Result<Mapped>> {
     match Pin::new(pending).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => Some(answer),
@@ -95,36 +96,36 @@ fn poll_now(pending: &mut Pending<Mapped>) -> Option<Result<Mapped>> {
     }
 }
 
-/// Rung when the writer has taken an answer.
+/// Wakes the reader when the writer has taken an answer.
 #[derive(Default)]
 struct Flow {
     lock: Mutex<()>,
     taken: Condvar,
 }
 
-/// Hands out answers and looks after how many there are. Of the one who reads ahead.
+/// Limits the number and the size of the answers that have not been taken. Belongs to the reader.
 pub(super) struct Ahead {
     flow: Arc<Flow>,
-    /// Answers that are not taken yet, and whether their size has been noted.
+    /// Answers that have not been taken, and whether their size has been recorded.
     out: VecDeque<(Arc<Answer>, bool)>,
-    /// Documents and bytes of the last answers.
+    /// Number of documents and size in bytes of recent answers.
     last: VecDeque<(usize, usize)>,
     threads: usize,
 }
 
 impl Ahead {
-    /// `per_document`: bytes that a document's rows are known to have.
+    /// `per_document`: average size of a document's rows in the existing index, in bytes; 0 if unknown.
     pub fn new(threads: usize, per_document: usize) -> Ahead {
         let last = if per_document > 0 { VecDeque::from([(1, per_document)]) } else { VecDeque::new() };
         Ahead { flow: Arc::default(), out: VecDeque::new(), last, threads: threads.max(1) }
     }
 
-    /// Takes charge of an answer.
+    /// Adds a pending answer.
     pub fn add(&mut self, documents: usize, pending: Pending<Mapped>) -> Arc<Answer> {
         self.added(documents, UNKNOWN, State::Coming(pending))
     }
 
-    /// The same of one that is there.
+    /// Adds an available answer.
     pub fn add_made(&mut self, documents: usize, made: Result<Mapped>) -> Arc<Answer> {
         let bytes = made.as_ref().map_or(BATCH_LIMIT, Mapped::bytes);
         self.added(documents, bytes, State::There(made))
@@ -137,15 +138,16 @@ impl Ahead {
         answer
     }
 
-    /// How many documents a batch of a page with this many documents should have.
+    /// Returns how many documents a batch should have, for a page of `page` documents.
     pub fn batch(&self, page: usize) -> usize {
         let per_document = self.last.iter().map(|(documents, bytes)| bytes / documents.max(&1)).max().unwrap_or(0);
         let fits = (BATCH_LIMIT / 4).checked_div(per_document).unwrap_or(usize::MAX);
         page.div_ceil(2 * self.threads).clamp(8, MAPPED_AT_ONCE).min(fits).min(page).max(1)
     }
 
-    /// Waits until another batch may be mapped. `alone`: nobody takes answers meanwhile; true then says that those which
-    /// are there should be taken first.
+    /// Waits until another batch may be mapped. `alone`: the caller is also the writer, so nothing takes
+    /// answers meanwhile. In this case, the result `true` means that it should take the available answers
+    /// first.
     pub fn wait(&mut self, alone: bool) -> bool {
         loop {
             self.look();
@@ -157,7 +159,7 @@ impl Ahead {
                 Some(largest) => (COMING / largest.max(1)).clamp(1, 2 * self.threads + 2),
             };
             if coming >= most {
-                // The oldest: the writer needs that one first.
+                // Waits for the oldest answer, which the writer needs first.
                 let oldest = self.out.iter().find(|out| there(out).is_none());
                 oldest.iter().for_each(|(answer, _)| answer.look(true));
             } else if alone || waiting <= WAITING {
@@ -169,12 +171,12 @@ impl Ahead {
         }
     }
 
-    /// Notes how large the answers are that have come, and forgets those that were taken.
+    /// Records the size of answers that have arrived, and forgets those that were taken.
     fn look(&mut self) {
         let last = &mut self.last;
         self.out.retain_mut(|(answer, noted)| {
             if Arc::strong_count(answer) == 1 && answer.bytes().is_none() {
-                // Nobody will take it: the writer has failed.
+                // The writer has failed and will not take it.
                 return false;
             }
             answer.look(false);
@@ -208,14 +210,18 @@ mod tests {
         answer.take().unwrap();
         let large = ahead.add_made(1, made(BATCH_LIMIT / 8));
         ahead.wait(true);
-        assert_eq!(ahead.batch(1000), 1, "one is a half of what a batch should have");
+        assert_eq!(ahead.batch(1000), 1, "one is half of the target size of a batch");
         large.take().unwrap();
         assert!(large.take().is_err());
         for _ in 0..REMEMBERED {
             ahead.add_made(100, made(100)).take().unwrap();
         }
         ahead.wait(false);
-        assert_eq!((ahead.batch(1000), ahead.out.len()), (250, 0), "it was long ago");
-        assert_eq!(Ahead::new(2, BATCH_LIMIT).batch(1000), 1, "the index is known to have many rows for each");
+        assert_eq!(
+            (ahead.batch(1000), ahead.out.len()),
+            (250, 0),
+            "the large answer is no longer among the recent ones"
+        );
+        assert_eq!(Ahead::new(2, BATCH_LIMIT).batch(1000), 1, "the index has many rows per document");
     }
 }

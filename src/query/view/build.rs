@@ -1,20 +1,21 @@
 //! Brings an index up to the database's sequence.
 //!
 //! ```text
-//! page of changes > bodies > map functions on all threads ┐   the next batches are being mapped (`ahead`)
-//!                                                          └> rows > commits, in the order of the changes (`piece`)
-//! then: blocks whose rows changed are counted and reduced (`blocks`)
+//! page of changes > bodies > map functions on all threads ┐   maps the next batches ahead (`ahead`)
+//!                                                          └> rows > commits, in order of changes (`piece`)
+//! finally: counts and reduces the blocks whose rows changed (`blocks`)
 //! ```
 //!
-//! Memory is bounded by what is emitted: `ahead` bounds what waits for the writer, `piece` what one commit holds. A document
-//! that emits more than fits has no rows; the log tells.
+//! Memory is bounded even if documents emit much: `ahead` limits what waits for the writer, `piece` what one
+//! commit holds. A document that emits more than the limit has no rows, and the log names it.
 //!
-//! One update of an index runs at a time; queries that come meanwhile wait for it. Each commit holds rows, references and
-//! progress and expects the progress it began from, so that nothing else can come between. Commits are not synced by
-//! themselves (see `packed`): what is lost with a crash is made again.
+//! Only one update of an index runs at a time; queries that arrive meanwhile wait for it. Each commit
+//! contains rows, references and progress, and requires that the stored progress is the one it started from,
+//! so that no other change can come in between. Commits are not synced individually (see
+//! `query::index::lsm`): an update after a crash repeats what was lost.
 //!
-//! A document's old rows are found by its reference. An index that is begun has none: documents up to the sequence
-//! at which it was begun are then not looked up.
+//! The reference of a document leads to its old rows. A new index has no references, so documents up to the
+//! sequence at which its build began are not looked up.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,29 +45,29 @@ use crate::query::script::{Mapped, Pending, Scripts, TOO_LARGE, check_language};
 use crate::rev::Body;
 use crate::store::{Batch, Direction, PageLimit};
 
-/// Told how far an update is: changes done, changes in all.
+/// Callback with the progress of an update: changes done, changes in total.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
-/// Changes read at once, and about how many bytes of documents they may be.
+/// Maximum number of changes in a page, and the approximate maximum size of their documents in bytes.
 const STEP: usize = 1000;
 const STEP_BYTES: u64 = 4 << 20;
-/// Batches that are mapped, or being mapped, beside the one being written.
+/// Maximum number of steps between the reader and the writer.
 const AHEAD: usize = 64;
-/// Changes that are not worth a thread that reads ahead.
+/// Up to this many changes, the update uses no separate reader thread.
 const FEW: u64 = 64;
-/// Definitions kept; beyond this they are read again.
+/// Maximum number of cached definitions.
 const KEPT: usize = 512;
-/// Commits that may find that another came first.
+/// Maximum number of conflicting commits in an update.
 const MOST_CONFLICTS: usize = 10;
 
-/// Updates of one index, one after the other.
+/// The build lock of one index, and the number of requests that wait for it.
 #[derive(Default)]
 struct Turn {
     lock: Arc<tokio::sync::Mutex<()>>,
     waiting: AtomicUsize,
 }
 
-/// A turn that is waited for or had; forgotten with the last one who does.
+/// A reference to the build lock of an index. The last holder removes the map entry.
 struct Taken<'a> {
     turns: &'a Mutex<HashMap<Name, Arc<Turn>>>,
     name: Name,
@@ -84,7 +85,7 @@ impl std::ops::Deref for Taken<'_> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let mut turns = self.turns.lock();
-        // The map has it, and this.
+        // Two references: the map's and this one.
         if Arc::strong_count(&self.turn) == 2 && self.turn.lock.try_lock().is_ok() {
             turns.remove(&self.name);
         }
@@ -109,10 +110,10 @@ impl Views {
         Index::new(database.clone(), definition.clone(), history)
     }
 
-    /// The views of a design document, by its id, `_design/...`. Blocks on the store.
+    /// Returns the views of the design document with this id (`_design/...`). Blocks on the store.
     ///
     /// # Errors
-    /// `Missing`, `Deleted`; `Script`: a reduce function that is none.
+    /// `Missing`, `Deleted`; `Script` for an invalid reduce function.
     pub fn definition(&self, database: &Database, id: &str) -> Result<Arc<Definition>> {
         let design = design::load(database, id)?;
         let name = (database.number(), id.to_owned(), design.rev.clone());
@@ -128,10 +129,11 @@ impl Views {
         Ok(definition)
     }
 
-    /// Brings an index up to the database's sequence of this moment, and begins to read it.
+    /// Brings an index up to the database's current sequence and opens it for reading.
     ///
     /// # Errors
-    /// `Script`: a language that has no query server here, or a map function that does not compile, or does not end.
+    /// `Script` for an unsupported language, and for a map function that does not compile or exceeds its
+    /// limits.
     pub async fn update(
         &self,
         database: &Arc<Database>,
@@ -161,7 +163,7 @@ impl Views {
         let waiting = Waiting::begin(&turn);
         let held = turn.lock.clone().lock_owned().await;
         let build = Build { index: index.clone(), scripts: self.scripts.clone(), progress };
-        // The turn goes into the work itself: it ends with it, also when nobody waits for it any more.
+        // The closure holds the lock until the build ends, even if the request is cancelled.
         let result = blocking(move || {
             let _held = held;
             build.run()?;
@@ -171,17 +173,17 @@ impl Views {
         drop(waiting);
         drop(turn);
         if index.history.entries().needs_tending() {
-            // Nobody waits for this.
+            // Runs in the background: the result does not depend on it.
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = index.history.entries().tend() {
-                    tracing::warn!("an index was not merged, which the next update tries again: {error}");
+                    tracing::warn!("cannot merge the runs of an index, the next update will retry: {error}");
                 }
             });
         }
         result
     }
 
-    /// Compacts an index: joins blocks that have become small, and lets go of what was replaced.
+    /// Compacts an index: joins small blocks and removes replaced entries.
     pub async fn compact(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<()> {
         let index = self.index(database, definition);
         let turn = self.turn((database.number(), definition.signature));
@@ -199,18 +201,18 @@ impl Views {
         Taken { turns: &self.turns, name, turn }
     }
 
-    /// Begins to read an index as it stands.
+    /// Opens an index for reading without updating it.
     pub async fn as_it_stands(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Reading> {
         let index = self.index(database, definition);
         blocking(move || Reading::begin(&index)).await
     }
 
-    /// The entries of all indexes.
+    /// The open indexes with their entries.
     pub(crate) fn histories(&self) -> &Histories {
         &self.histories
     }
 
-    /// How many requests wait for an update of an index, and whether one runs.
+    /// Returns how many requests wait for an update of an index, and whether an update is running.
     pub fn activity(&self, database: &Database, definition: &Definition) -> (usize, bool) {
         let turns = self.turns.lock();
         turns
@@ -218,19 +220,19 @@ impl Views {
             .map_or((0, false), |turn| (turn.waiting.load(Ordering::Relaxed), turn.lock.try_lock().is_err()))
     }
 
-    /// The rows of a map query.
+    /// Returns the rows of a map query.
     pub fn map_rows(&self, reading: Reading, view: View, plan: &Plan) -> MapRows {
         MapRows::new(reading, view, plan)
     }
 
-    /// The rows of a reduce query. `name` is that of the view.
+    /// Returns the rows of a reduce query. `name` is the name of the view.
     pub fn grouped(&self, reading: Reading, view: View, plan: &Plan, name: &str) -> Grouped {
         let context = format!("{}/_view/{name}", reading.index.definition.id);
         Grouped::new(reading.index, self.scripts.clone(), view, plan, context)
     }
 }
 
-/// One request that waits for a turn.
+/// Counts a request that waits for the build lock.
 struct Waiting(Arc<Turn>);
 
 impl Waiting {
@@ -246,13 +248,13 @@ impl Drop for Waiting {
     }
 }
 
-/// Changes that were read at once.
+/// A page of changes.
 struct Page {
-    /// The sequence that the index is at after them.
+    /// The sequence of the index after this page.
     sequence: u64,
-    /// Documents that have rows, counted before any was mapped.
+    /// Number of documents in the whole page that are mapped.
     living: usize,
-    /// Changes that have not been mapped yet.
+    /// Changes that have not been taken yet.
     left: VecDeque<Changed>,
 }
 
@@ -263,17 +265,17 @@ impl Page {
     }
 }
 
-/// Documents that have changed, one after the other, and are being mapped.
+/// Consecutive changes, and the batch in which their documents are mapped.
 struct Step {
-    /// The sequence that the index is at afterwards.
+    /// The sequence of the index after this step.
     sequence: u64,
     documents: Vec<Changed>,
-    /// For each document where it stands in the answer; `None`: it has no rows.
+    /// For each document its index in the answer, or `None` if it is not mapped.
     places: Vec<Option<usize>>,
     answer: Option<Arc<Answer>>,
 }
 
-/// A document that has changed: its sequence, its id and its leaves, the winner's first.
+/// A changed document: its sequence, its id, and its leaves with the winner first.
 struct Changed {
     sequence: u64,
     id: String,
@@ -281,24 +283,24 @@ struct Changed {
 }
 
 impl Changed {
-    /// The winner's body, if it has rows.
+    /// The winner's body, unless the document is deleted.
     fn body(&self) -> Option<Body> {
         self.leaves.first().filter(|leaf| !leaf.deleted).and_then(|leaf| leaf.body)
     }
 }
 
-/// A living document: its id, its leaves, the winner's first, and that one's body.
+/// A document to map: its id, its leaves with the winner first, and the winner's body.
 struct Living<'a> {
     id: &'a str,
     leaves: &'a [LeafRow],
     body: BodyRecord,
 }
 
-/// What became of a document that was mapped by itself.
+/// The result of mapping a document alone.
 enum Alone {
     Mapped(Mapped),
     Gone,
-    /// It emits too much even alone.
+    /// It exceeds the limit even alone.
     TooLarge,
 }
 
@@ -309,13 +311,13 @@ struct Build {
 }
 
 impl Build {
-    /// Joins blocks that have become small, as the index stands, and makes one run of its entries.
+    /// Joins small blocks, without updating the index, and merges its entries into one run.
     fn compact(&self) -> Result<()> {
         let (stored, Some(meta)) = self.index.meta()? else { return Ok(()) };
         let blocks = Blocks { index: &self.index, scripts: &self.scripts };
         blocks.join_small(stored, meta)?;
         let (stored, Some(meta)) = self.index.meta()? else { return Ok(()) };
-        // If something else comes first, the next update settles.
+        // If another change comes first, the next update settles the index.
         blocks.settle(stored, meta)?;
         Ok(self.index.history.entries().compact()?)
     }
@@ -344,9 +346,10 @@ impl Build {
                         return Ok(self.index.history.entries().rest()?);
                     }
                 }
-                // New, of an older version, or it has missed purges that are forgotten by now: begin anew.
+                // The index is new, has an older format, or missed purges that the database no longer knows:
+                // rebuild it.
                 _ => {
-                    // Whoever reads a new index, as it stands, goes on reading nothing.
+                    // A reader may have opened an empty index without updating it: it keeps reading nothing.
                     if stored.is_some() {
                         self.clear()?;
                     }
@@ -363,13 +366,13 @@ impl Build {
             if !done {
                 conflicts += 1;
                 if conflicts > MOST_CONFLICTS {
-                    return Err(Error::Internal("a view index is changed by something else at the same time".into()));
+                    return Err(Error::Internal("something else keeps changing a view index during its update".into()));
                 }
             }
         }
     }
 
-    /// All changes up to `target`. False: something else has changed the index.
+    /// Applies all changes up to `target`. Returns `false` if something else has changed the index.
     fn changed(&self, stored: Option<Vec<u8>>, meta: Meta, target: u64) -> Result<bool> {
         let begin = meta.sequence;
         let mut ahead =
@@ -389,7 +392,7 @@ impl Build {
             }
             return Ok(writer.write_all(steps.into_iter().map(Ok))? && writer.end(target)?);
         }
-        // A thread of its own reads ahead. It ends when nobody takes its steps any more.
+        // A separate thread reads ahead. It ends when the writer no longer receives its steps.
         std::thread::scope(|scope| {
             let (sender, steps) = mpsc::sync_channel(AHEAD);
             let reader = std::thread::Builder::new().name("index reader".into());
@@ -414,14 +417,15 @@ impl Build {
             let reader = reader.spawn_scoped(scope, read_all).map_err(|error| Error::Internal(error.to_string()))?;
             let written = writer.write_all(steps.into_iter());
             if reader.join().is_err() {
-                // Its steps ended too early: what it did not read must not count as done.
-                return Err(Error::Internal("reading ahead for an index panicked".into()));
+                // The steps ended early, and the changes that were not read must not count as done.
+                return Err(Error::Internal("the reader thread of an index update panicked".into()));
             }
             Ok(written? && writer.end(target)?)
         })
     }
 
-    /// Purged documents are gone from the changes: their rows are found by id.
+    /// Applies purges. Purged documents are not among the changes, so their rows are looked up by id. Returns
+    /// `false` if something else has changed the index.
     fn purged(&self, stored: Option<Vec<u8>>, meta: Meta, target: u64) -> Result<bool> {
         let database = &self.index.database;
         let requests = database.purges(meta.purge_sequence, STEP / 10)?;
@@ -442,7 +446,8 @@ impl Build {
         let mut seen = None;
         left.retain(|change| seen.replace(change.id.clone()).as_ref() != Some(&change.id));
         let mut ahead = Ahead::new(self.scripts.limits().threads, bytes_of_a_document(&meta, &database.info()));
-        // Whatever is committed before the end is done again if it is cut off, and finds itself by the references.
+        // `begun_at: 0` makes the writer look up all old rows. If this is interrupted, the next update repeats the
+        // purges, and the references lead to what was committed before.
         let next = Meta { begun_at: 0, ..meta.clone() };
         let mut writer = Writer::new(self, stored, meta, next, sequence, sequence);
         let mut steps = VecDeque::new();
@@ -460,7 +465,7 @@ impl Build {
         writer.end(sequence)
     }
 
-    /// Pages of changes up to `target`.
+    /// Returns the pages of changes up to `target`.
     fn pages(&self, begin: u64, target: u64) -> impl Iterator<Item = Result<Page>> {
         let mut after = begin;
         std::iter::from_fn(move || {
@@ -479,10 +484,10 @@ impl Build {
         let average = info.external / (info.documents + 1) + 1;
         let step = usize::try_from(STEP_BYTES / average).unwrap_or(STEP).clamp(8, STEP);
         let mut page = database.changes(after, Direction::Forward, PageLimit::entries(step))?;
-        // Many large ones may follow each other in a database of small ones.
+        // The average may be small although many large documents follow each other here.
         let sizes = page.rows.iter().map(|(_, row)| row.winner().body.map_or(0, |body| body.bytes));
         page.rows.truncate(fitting(sizes));
-        // No rows up to the target: those documents have changed since, and come with later sequences.
+        // No changes up to the target: those documents have changed since and have later sequences.
         let sequence = page.rows.last().map_or(target, |(sequence, _)| *sequence);
         let include_design = self.index.definition.include_design;
         let rows = page.rows.into_iter().map(|(sequence, row)| Changed { sequence, id: row.id, leaves: row.leaves });
@@ -490,7 +495,7 @@ impl Build {
         Ok(Page::new(sequence, rows.collect()))
     }
 
-    /// Takes some of the documents that are left of a page and has them mapped.
+    /// Takes the next documents of a page as a step and starts to map them.
     fn map_some(&self, ahead: &mut Ahead, page: &mut Page) -> Result<Step> {
         let (sequence, left) = (page.sequence, &mut page.left);
         let maps = !self.index.definition.maps.is_empty();
@@ -518,14 +523,14 @@ impl Build {
         Ok(step)
     }
 
-    /// The documents that are mapped, and their places among them.
+    /// Returns the documents to map. Sets the place of each in `places`.
     fn living<'a>(&self, documents: &'a [Changed], places: &mut [Option<usize>]) -> Result<Vec<Living<'a>>> {
         let wanted: Vec<(usize, &Changed, Body)> =
             documents.iter().enumerate().filter_map(|(at, change)| Some((at, change, change.body()?))).collect();
         let named: Vec<(&str, Body)> = wanted.iter().map(|(_, change, body)| (change.id.as_str(), *body)).collect();
         let mut living = Vec::with_capacity(wanted.len());
         for ((at, change, _), body) in wanted.iter().zip(self.index.database.bodies(&named)?) {
-            // A body that is gone was of an edit that has been followed by another, which is a later change.
+            // The body of an edit is gone if a later edit has replaced it. That edit is a later change.
             let Some(body) = body else { continue };
             places[*at] = Some(living.len());
             living.push(Living { id: &change.id, leaves: &change.leaves, body });
@@ -538,7 +543,7 @@ impl Build {
         self.scripts.map_batch(&self.index.definition.set, seen)
     }
 
-    /// Maps one document that did not fit with the others of its batch.
+    /// Maps a document of a batch that emitted too much.
     fn map_alone(&self, change: &Changed) -> Result<Alone> {
         let mut places = [None];
         let living = self.living(std::slice::from_ref(change), &mut places)?;
@@ -555,13 +560,14 @@ impl Build {
         }
     }
 
-    /// The rows that Mango indexes have of documents: the key, and no value (CouchDB: `mango_native_proc:map_doc`).
+    /// Returns the rows of documents in Mango indexes: a key without a value (CouchDB:
+    /// `mango_native_proc:map_doc`).
     fn indexed(&self, indexes: &[Option<planner::Index>], documents: &[Living]) -> Result<Mapped> {
         let mut mapped = Mapped::new(indexes.len());
         for document in documents {
             let mut rows = String::from("[");
             for index in indexes {
-                let reason = "a view of this design document is no definition of an index";
+                let reason = "a view of this design document does not define an index";
                 let wrong = || Error::Script { word: "invalid_index".into(), reason: reason.into() };
                 let index = index.as_ref().ok_or_else(wrong)?;
                 let key = if index.needs_special_members() {
@@ -589,7 +595,8 @@ impl Build {
         Ok(mapped)
     }
 
-    /// A document as map functions see it: with the other leaves, and its sequence if that is wanted.
+    /// Returns a document as map functions see it: with its conflicts, and with its sequence if the
+    /// definition asks for it.
     fn seen(&self, document: &Living) -> String {
         let leaves = document.leaves;
         let mut text = render::plain(document.id, &leaves[0].revision, false, &document.body);
@@ -615,24 +622,24 @@ impl Build {
         text
     }
 
-    /// Removes all of the index, its progress first.
+    /// Removes the whole index, its progress first.
     fn clear(&self) -> Result<()> {
         Ok(self.index.history.clear()?)
     }
 }
 
-/// Writes steps into the index, piece by piece.
+/// Writes steps to the index, piece by piece.
 struct Writer<'a> {
     build: &'a Build,
-    /// The progress as it is stored, and what it means.
+    /// The stored progress, encoded and decoded.
     stored: Option<Vec<u8>>,
     meta: Meta,
-    /// The progress with the documents of the piece.
+    /// The progress after the commit of the piece.
     next: Meta,
     piece: Piece,
     begin: u64,
     target: u64,
-    /// Documents are looked up that may have rows.
+    /// Whether the old rows of the documents in the piece were looked up.
     looks_up: bool,
 }
 
@@ -643,7 +650,7 @@ impl<'a> Writer<'a> {
         Writer { build, stored, meta, next, piece, begin, target, looks_up: false }
     }
 
-    /// False: something else has changed the index.
+    /// Writes all steps. Returns `false` if something else has changed the index.
     fn write_all(&mut self, steps: impl Iterator<Item = Result<Step>>) -> Result<bool> {
         for step in steps {
             if !self.write(step?)? {
@@ -655,9 +662,9 @@ impl<'a> Writer<'a> {
 
     fn write(&mut self, step: Step) -> Result<bool> {
         let index = &self.build.index;
-        // Nothing was there before the index was begun.
+        // A new index has no rows of documents that changed before its build began.
         let looks_up = self.next.begun_at == 0 || step.sequence > self.next.begun_at;
-        // What is looked up must not be in the piece.
+        // A lookup does not see uncommitted rows, so the document must not be in the piece.
         let is_twice = looks_up && (!self.looks_up || step.documents.iter().any(|change| self.piece.has(&change.id)));
         self.looks_up = looks_up;
         if is_twice && !self.commit()? {
@@ -691,7 +698,7 @@ impl<'a> Writer<'a> {
         Ok(true)
     }
 
-    /// Adds a document to the piece. `refused`: why it has no rows.
+    /// Adds a document to the piece. `refused`: the reason if it is skipped.
     fn add(
         &mut self,
         change: &Changed,
@@ -729,7 +736,7 @@ impl<'a> Writer<'a> {
         Ok(!self.piece.is_full() || self.commit()?)
     }
 
-    /// Commits the piece and the progress that it makes.
+    /// Commits the piece and the progress.
     fn commit(&mut self) -> Result<bool> {
         let (build, index) = (self.build, &self.build.index);
         self.next.rows.clone_from(&self.piece.rows);
@@ -750,25 +757,25 @@ impl<'a> Writer<'a> {
         if index.database.is_gone() { Err(Error::NoDatabase) } else { Ok(true) }
     }
 
-    /// Commits what is left; the index has then reached `target`, or what came after it.
+    /// Commits the rest. The index has then reached `target`, or a later sequence.
     fn end(&mut self, target: u64) -> Result<bool> {
         self.next.sequence = self.next.sequence.max(target);
         self.commit()
     }
 }
 
-/// Whether documents emitted too much together.
+/// Whether the documents of a batch together emitted too much.
 fn is_too_large(error: &Error) -> bool {
     matches!(error, Error::Script { reason, .. } if reason == TOO_LARGE)
 }
 
-/// Bytes of the rows that a document has on average, as far as the index is.
+/// Returns the average size of a document's rows in the index, in bytes.
 fn bytes_of_a_document(meta: &Meta, info: &Info) -> usize {
     let bytes: u64 = meta.rows.iter().map(|(rows, bytes)| 16 * rows + bytes).sum();
     usize::try_from(bytes / (info.documents + 1)).unwrap_or(usize::MAX)
 }
 
-/// How many documents of these sizes make a step: about [`STEP_BYTES`], and one at least.
+/// Returns how many documents of these sizes make a page: about [`STEP_BYTES`], but at least one.
 fn fitting(sizes: impl Iterator<Item = u64>) -> usize {
     let before = |sum: &mut u64, size: u64| {
         let before = *sum;

@@ -10,11 +10,11 @@
 //! s                          the documents that could not be mapped
 //! ```
 //!
-//! All keys begin with the database's number and the index's signature (`store::keyspace::index_prefix`). `map`
-//! is the number of the map function (2 bytes). `place` is the sort key of the row's key; in partitioned
-//! indexes `partition 0` precedes it. `emit` numbers the rows that the function emitted for the document (4
-//! bytes). The part of a row's key after `map` is its *spot*. Bounds of blocks are spots; the first block's
-//! bound is empty.
+//! All keys begin with the database's number and the index's signature (`store::keyspace::index_prefix`).
+//! `map` is the number of the map function (2 bytes). `place` is the sort key of the row's key; in
+//! partitioned indexes `partition 0` precedes it. `emit` numbers the rows that the function emitted for the
+//! document (4 bytes). The part of a row's key after `map` is its *spot*. Bounds of blocks are spots; the
+//! first block's bound is empty.
 //!
 //! A sort key longer than [`MAX_SORT_KEY`] is truncated, and a digest of the whole key is appended. Equal
 //! keys are then still equal and different keys different; only the order among keys with the same truncated

@@ -1,6 +1,8 @@
-//! What documents do to an index, collected until it is worth a commit, or too much to keep in memory.
+//! Collects the changes that documents make to an index, until they are worth a commit or fill the memory
+//! limit.
 //!
-//! All of a document is in one piece: its rows, its reference and the progress that has it done become visible together.
+//! All changes of a document are in one piece: its rows, its reference and the progress become visible
+//! together.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,30 +18,31 @@ use crate::json::raw_sort_key;
 use crate::query::script::{DOCUMENT_LIMIT, Mapped};
 use crate::store::Batch;
 
-/// Documents of a piece at most, and about how many bytes its rows take while they are written.
+/// Maximum number of documents in a piece, and the approximate maximum memory of its rows while they are
+/// written, in bytes.
 const DOCUMENTS: usize = 1000;
 const BYTES: usize = 8 << 20;
-/// The same of one document, which cannot be cut up: with more it has no rows.
+/// Maximum memory of the rows of one document, which cannot be split. A document that exceeds it has no rows.
 const MOST_OF_A_DOCUMENT: usize = 64 << 20;
-/// What a row takes while it is written, beside its key and value and where it stands.
+/// Memory of a row while it is written, in addition to key, value and position, in bytes.
 const ROW: usize = 256;
 
-/// Row changes, and what they make of the counts of rows.
+/// Changes of rows, and the resulting counts of rows.
 pub(super) struct Piece {
     batch: Batch,
     /// For each map function.
     changes: Vec<Vec<Change>>,
-    /// Rows, and their bytes, of each map function, as they will be.
+    /// For each map function: number of rows and their size in bytes, after the commit.
     pub rows: Vec<(u64, u64)>,
     documents: usize,
-    /// Those of documents that were looked up.
+    /// Ids of the documents in it whose old rows were looked up.
     ids: HashSet<String>,
-    /// Documents without rows, and why.
+    /// Skipped documents and the reasons.
     skipped: Vec<(String, String)>,
     bytes: usize,
 }
 
-/// The rows of a document: where it stands in the answer for its batch.
+/// The rows of a document: the answer for its batch, and its index in it.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub mapped: &'a Mapped,
@@ -56,27 +59,28 @@ impl Piece {
         self.documents >= DOCUMENTS || self.bytes >= BYTES
     }
 
-    /// Whether something must be committed before a document of this many bytes is added.
+    /// Whether the piece must be committed before a document of this many bytes is added.
     pub fn goes_before(&self, bytes: usize) -> bool {
         self.documents > 0 && self.bytes + bytes > BYTES
     }
 
-    /// Notes that a document which is in it was looked up.
+    /// Notes that the old rows of a document in the piece were looked up.
     pub fn looked_up(&mut self, id: &str) {
         self.ids.insert(id.to_owned());
     }
 
-    /// Whether a document that was looked up is in it.
+    /// Whether the piece contains this document and its old rows were looked up.
     pub fn has(&self, id: &str) -> bool {
         self.ids.contains(id)
     }
 
-    /// Notes that a document of it has no rows, for this reason.
+    /// Notes that a document in the piece is skipped.
     pub fn skip(&mut self, id: &str, reason: &str) {
         self.skipped.push((id.to_owned(), reason.to_owned()));
     }
 
-    /// Adds what a document's rows are now in place of what they were: `old` is what the index has under `key`.
+    /// Replaces the rows of a document. `old` is the document's reference in the index, which is stored under
+    /// `key`.
     pub fn add(
         &mut self,
         index: &Index,
@@ -124,7 +128,7 @@ impl Piece {
         Ok(())
     }
 
-    /// The batch, with what it means for the blocks; and whether any of these has to be reduced again.
+    /// Returns the batch with the changes of the blocks, and whether any block has to be reduced again.
     pub fn finish(mut self, blocks: &Blocks) -> Result<(Batch, bool)> {
         let mapped = self.ids.iter().map(|id| (id.as_str(), None));
         let skipped = self.skipped.iter().map(|(id, reason)| (id.as_str(), Some(reason.as_str())));
@@ -138,7 +142,8 @@ impl Piece {
     }
 }
 
-/// Bytes that a document's rows take while they are written, and why there may not be so many.
+/// Returns the memory of a document's rows while they are written, in bytes, and the reason if they take too
+/// much.
 pub(super) fn bytes_of(index: &Index, id: &str, rows: Rows) -> (usize, Option<String>) {
     let beside = ROW + 3 * id.len().min(layout::MAX_ID);
     let (mut count, mut bytes) = (0_usize, 0_usize);
@@ -148,26 +153,28 @@ pub(super) fn bytes_of(index: &Index, id: &str, rows: Rows) -> (usize, Option<St
             bytes += beside + 2 * (key.len() + value.len()) + 3 * key.len().min(layout::MAX_SORT_KEY);
         }
     }
-    let too_many =
-        || format!("it emits {count} rows, which take {} MB; {} are allowed", bytes >> 20, MOST_OF_A_DOCUMENT >> 20);
+    let too_many = || {
+        format!("it emits {count} rows, which take {} MB; the limit is {} MB", bytes >> 20, MOST_OF_A_DOCUMENT >> 20)
+    };
     (bytes, (bytes > MOST_OF_A_DOCUMENT).then(too_many))
 }
 
-/// Why a document has no rows whose emits were not even taken up.
+/// The reason for a document whose rows exceed the limit of the script engine.
 pub(super) fn too_large() -> String {
     format!("it emits more than {} MB", DOCUMENT_LIMIT >> 20)
 }
 
-/// What a function emitted for a document.
+/// A row that a function emitted for a document.
 struct Emitted<'a> {
     place: Vec<u8>,
     key: &'a str,
     value: &'a str,
-    /// Its number among those of the same place.
+    /// Its number among the rows with the same place.
     emit: u32,
 }
 
-/// The rows of a document in their order: by key, and where keys are equal by value, in the raw order.
+/// Returns the rows of a document in order: by key, and rows with equal keys by the raw order of their
+/// values.
 fn in_order<'a>(
     function: &MapFunction,
     partition: Option<&str>,

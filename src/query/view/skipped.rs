@@ -1,7 +1,7 @@
-//! The documents that an index goes without: those whose map functions overran time or memory.
+//! The documents that an index skipped, because their map functions exceeded the time or memory limit.
 //!
-//! Kept with the index, so that `_info` still names them after a restart. A document that is mapped after all, or removed,
-//! is taken off the list. The list is bounded; of more documents only the number is known.
+//! The list is stored with the index, so that `_info` names them after a restart. A document that is mapped
+//! later, or removed, leaves the list. The list is bounded; of further documents only the number is known.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,21 +11,21 @@ use crate::db::codec::{Reader, Writer};
 use crate::error::{Error, Result};
 use crate::store::Batch;
 
-/// Documents that are kept by name, the latest ones.
+/// Maximum number of documents in the list; the oldest ones are dropped.
 const KEPT: usize = 200;
-/// Bytes of a reason, and of an id, that are kept.
+/// Reasons and ids are truncated to this many bytes.
 const TEXT: usize = 300;
 
-/// What an index goes without.
+/// The skipped documents of an index.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// Documents, also those that are not in `last`.
+    /// Number of skipped documents, including those that are not in `last`.
     pub count: u64,
-    /// The latest ones, the oldest first.
+    /// The latest skipped documents, oldest first.
     pub last: Vec<SkippedDocument>,
 }
 
-/// A document that an index goes without.
+/// A skipped document and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedDocument {
     pub id: String,
@@ -33,7 +33,7 @@ pub struct SkippedDocument {
 }
 
 impl Skipped {
-    /// What is kept of an index. Blocks on the store.
+    /// Reads the list of an index. Blocks on the store.
     pub(super) fn read(index: &Index) -> Result<Skipped> {
         let stored = index.get_many(&[index.layout.skipped()])?.pop().flatten();
         let Some(stored) = stored else { return Ok(Skipped::default()) };
@@ -61,7 +61,7 @@ impl Skipped {
         out.0
     }
 
-    /// A document was mapped, or is gone.
+    /// Removes a document that was mapped or deleted.
     fn remove(&mut self, id: &str) {
         let before = self.last.len();
         self.last.retain(|document| document.id != id);
@@ -75,8 +75,8 @@ impl Skipped {
         self.last.drain(..self.last.len().saturating_sub(KEPT));
     }
 
-    /// Notes in `batch` what a step of an update skips: each document of the step, and why it is skipped, if it is.
-    /// `look_up`: the index may have something of these documents.
+    /// Adds the changes of the list to `batch`. `step` has the documents of a step of an update, and the
+    /// reason if a document is skipped. `look_up`: whether the list may contain these documents already.
     pub(super) fn note<'a>(
         index: &Index,
         batch: &mut Batch,
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_bounded_and_read_as_written() {
+    fn the_list_is_bounded_and_round_trips() {
         let mut skipped = Skipped::default();
         (0..300).for_each(|n| skipped.add(&format!("é{n}"), &"x".repeat(1000)));
         assert_eq!((skipped.count, skipped.last.len()), (300, KEPT));
