@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::mango::find;
-use super::view::build::Views;
+use super::view::Views;
 use crate::db::{Database, Listing};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keyspace};

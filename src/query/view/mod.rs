@@ -3,9 +3,11 @@
 //! ```text
 //! definition   a design document's views, and the signature that names their index
 //! layout       keys and values of an index in the store
+//! views        the views of a server: cached definitions, build locks, queries
 //! build        brings an index up to the database's sequence: changes > map functions > rows
-//! ahead        the map results that are computed ahead of the writer
-//! piece        the part of a build that one commit writes
+//! reader       reads changes in steps      mapping   maps their documents
+//! ahead        the steps that are mapped ahead of the writer
+//! writer       writes mapped documents     piece     the part of a build that one commit writes
 //! blocks       blocks of some hundred rows with their counts and reductions, kept while other rows change
 //! reduce       the built-in and the JavaScript reduce functions      reducer   which of them a view names
 //! params       query parameters, validated before anything runs
@@ -21,22 +23,25 @@
 
 mod ahead;
 mod blocks;
-pub(crate) mod build;
+mod build;
 mod definition;
 mod grouped;
 pub mod index;
 mod layout;
 pub mod map_function;
+mod mapping;
 mod number;
 mod params;
 mod piece;
 mod read;
+mod reader;
 mod reduce;
 mod reducer;
 mod row;
 mod skipped;
+mod views;
+mod writer;
 
-pub use self::build::{Progress, Views};
 pub use self::definition::{Definition, View};
 pub use self::grouped::{Grouped, ReducedRow};
 pub use self::layout::{Meta, Spots, beginning, behind, spot_of_row};
@@ -45,6 +50,8 @@ pub use self::read::{MapRows, Reading};
 pub use self::reduce::Outcome;
 pub use self::row::Row;
 pub use self::skipped::{Skipped, SkippedDocument};
+pub use self::views::Views;
+pub use self::writer::Progress;
 pub use super::cleanup::clean_up;
 
 #[cfg(test)]
