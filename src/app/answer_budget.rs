@@ -12,7 +12,7 @@
 //! Small responses ([`FREE`]) and idle feeds reserve nothing. When the budget is exhausted:
 //! - All responses of one owner (a user, or the address of an anonymous client) together may hold at most as
 //!   much as is left for others, so that no owner fills the budget alone.
-//! - A request waits for at most [`WAIT`] and then fails with 503, or its connection is cut if the response
+//! - A request waits for at most [`WAIT`] and then fails, or its connection is cut if the response
 //!   has started.
 //! - A connection whose client has not read a sixteenth ([`PART`]) of what the connection holds within
 //!   [`STALLED`] is closed, the worst first. While no request waits for room, no connection is closed for
@@ -29,13 +29,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::rate_limits::Origin;
-use crate::http::response::error::{Failure, Result};
 
 /// Responses up to this many bytes are not charged.
 pub const FREE: usize = 16 << 10;
@@ -45,7 +43,7 @@ pub const WINDOW: u64 = 256 << 10;
 pub const WIDE: u64 = 768 << 10;
 /// For reservations up to this size, an owner may hold four times as much as is left for others.
 const SMALL: u64 = 2 << 20;
-/// How long a request waits for room before it fails with 503.
+/// How long a request waits for room before it fails.
 const WAIT: Duration = Duration::from_secs(30);
 /// A client is slow if it reads less than 1/[`PART`] of what its connection holds within this time.
 const STALLED: Duration = Duration::from_secs(5);
@@ -323,14 +321,12 @@ fn next_of(queue: &VecDeque<Waiting>) -> Option<&Waiting> {
     if newest_first(queue) { queue.back() } else { queue.front() }
 }
 
-/// 503: no room was free in time.
-fn no_room() -> Failure {
-    Failure::Refused {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        word: "service_unavailable",
-        reason: "The server's memory for responses is full. Try again later.".into(),
-    }
-}
+/// The refusal of a reservation: no room was free in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// The result of a reservation.
+pub type Result<T> = std::result::Result<T, NoRoom>;
 
 /// A connection's handle to the memory budget.
 #[derive(Clone)]
@@ -363,7 +359,7 @@ impl Line {
     /// to the whole budget.
     ///
     /// # Errors
-    /// 503 if there is no room within [`WAIT`].
+    /// [`NoRoom`] if there is no room within [`WAIT`].
     pub async fn take(&self, bytes: u64) -> Result<Held> {
         let bytes = bytes.min(self.shared.total);
         let mut answer = match self.take_or_wait(bytes) {
@@ -381,7 +377,7 @@ impl Line {
                 }
             }
         }
-        Err(no_room())
+        Err(NoRoom)
     }
 
     /// Reserves `bytes` if that is possible without waiting and within the budget.
@@ -417,12 +413,12 @@ impl Line {
     /// Charges bytes that are in memory already.
     ///
     /// # Errors
-    /// 503 if more than twice the budget would be held. With `must` it never fails: the operation is done and
+    /// [`NoRoom`] if more than twice the budget would be held. With `must` it never fails: the operation is done and
     /// its response can no longer be refused.
     pub fn count(&self, bytes: u64, must: bool) -> Result<Held> {
         let mut state = self.shared.state.lock();
         if !must && state.held.saturating_add(bytes) > 2 * self.shared.total {
-            return Err(no_room());
+            return Err(NoRoom);
         }
         Ok(self.shared.charge(&mut state, &self.connection, bytes, false))
     }

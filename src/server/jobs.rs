@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::app::{AUTO_PURGE, App, KEYS_ROUND, REMOVAL_PAUSE, blocking};
+use crate::app::state::{AUTO_PURGE, App, KEYS_ROUND, REMOVAL_PAUSE};
+use crate::blocking::blocking;
 use crate::db::TimeToLive;
 
 impl App {
@@ -10,7 +11,11 @@ impl App {
     pub fn run_background(self: &Arc<Self>) {
         self.spawn_until_shutdown(self.databases.clone().record_updates());
         self.spawn_until_shutdown(crate::policy::per_user_database::run(self.clone()));
-        self.spawn_until_shutdown(crate::app::feed_wakes::follow(self.clone()));
+        self.spawn_until_shutdown(crate::app::feed_wakes::follow(
+            self.wakes.clone(),
+            self.databases.clone(),
+            self.accounts.clone(),
+        ));
         let app = self.clone();
         use crate::maintain::background;
         let compact = move |database| {
@@ -40,7 +45,11 @@ impl App {
             let mut before = app.auth.generation();
             loop {
                 let shared = app.clone();
-                let _ = blocking(move || shared.auth.refresh_published_keys()).await;
+                let refresh = move || {
+                    shared.auth.refresh_published_keys();
+                    Ok(())
+                };
+                let _ = blocking(refresh).await;
                 // A request may have fetched other keys, too: feeds by a key that was withdrawn end.
                 let now = app.auth.generation();
                 if std::mem::replace(&mut before, now) != now {
@@ -54,7 +63,7 @@ impl App {
             let mut task = None;
             loop {
                 let databases = app.databases.clone();
-                match crate::blocking::blocking(move || databases.remove_some()).await {
+                match blocking(move || databases.remove_some()).await {
                     Ok(true) => {
                         task.get_or_insert_with(|| app.begin_task("database_removal"));
                     }

@@ -83,7 +83,7 @@ async fn one_connection_may_exceed_the_budget_and_the_next_times_out() {
     assert_eq!(held.bytes(), 8 * MIB, "reduced to the whole budget");
     let beside = bob.take(4 * MIB).await.unwrap();
     check(&memory);
-    assert!(matches!(cat.take(MIB).await, Err(Failure::Refused { .. })));
+    assert!(matches!(cat.take(MIB).await, Err(NoRoom)));
     let waiting = soon(async move { cat.take(MIB).await.map(|held| held.bytes()) }).await;
     drop(beside);
     assert_eq!(waiting.await.unwrap(), Ok(MIB));

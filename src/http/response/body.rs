@@ -25,7 +25,8 @@ use parking_lot::Mutex;
 use super::error::{self, Failure};
 use crate::app::answer_budget::{FREE, Held, KeepsBody, Line, WIDE, WINDOW};
 use crate::app::body_budget::Share;
-use crate::http::security::authorization::Standing;
+use crate::blocking::panicked;
+use crate::policy::authorization::Standing;
 
 /// Bytes that a producer may be ahead of the socket; a single larger write is let through.
 const AHEAD: usize = 64 << 10;
@@ -142,7 +143,7 @@ impl Sender {
             Some(held) if held.bytes() >= bytes => held.shrink(bytes),
             _ => match self.line.count(bytes, false) {
                 Ok(held) => buffer.loaded = Some(Arc::new(held)),
-                Err(failure) => buffer.refused = Some(failure),
+                Err(refused) => buffer.refused = Some(refused.into()),
             },
         }
     }
@@ -193,8 +194,8 @@ impl Sender {
         self.buffer.lock().asks = false;
         match taken {
             Ok(held) => Some(held),
-            Err(failure) => {
-                self.buffer.lock().refused = Some(failure);
+            Err(refused) => {
+                self.buffer.lock().refused = Some(refused.into());
                 std::future::pending().await
             }
         }
@@ -257,7 +258,7 @@ impl Producing {
                 (None, Poll::Ready(result)) => result,
                 (None, Poll::Pending) => return None,
             },
-            Err(panic) => Err(super::error::panicked(&*panic)),
+            Err(panic) => Err(panicked(&*panic).into()),
         };
         self.producer = None;
         Some(result)
@@ -334,7 +335,7 @@ impl Guard {
                 return Poll::Ready(Ok(chunk));
             }
             let standing = self.standing.clone();
-            self.checking = Some(Box::pin(async move { standing.check().await }));
+            self.checking = Some(Box::pin(async move { Ok(standing.check().await?) }));
         }
         self.held = Some(chunk);
         self.go_on(context).map(|passed| passed.map(Option::unwrap_or_default))

@@ -6,6 +6,7 @@
 //! the name of an attachment, which may contain slashes.
 
 use crate::error::Error;
+use crate::http::request::listing_path::{ListPath, Listing};
 use crate::http::request::{Target, Verb};
 use crate::http::response::error::{Failure, Result};
 
@@ -136,27 +137,6 @@ pub enum DbRoute {
     Document(DocumentVerb, String),
     /// Document id, attachment name.
     Attachment(AttachmentVerb, String, String),
-}
-
-/// The parameters in the path of a list function.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListPath {
-    /// The design document of the function.
-    pub design: String,
-    /// The list function.
-    pub function: String,
-    /// The design document of the view; `None` if it is that of the function.
-    pub of: Option<String>,
-    /// The view, or `_all_docs`.
-    pub view: String,
-}
-
-/// `_all_docs` and similar listings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listing {
-    AllDocs,
-    DesignDocs,
-    LocalDocs,
 }
 
 /// What is done with a document.
