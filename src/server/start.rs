@@ -169,7 +169,7 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
         secure_address = Some(address);
     }
     super::bootstrap::settle_all(&app).await?;
-    app.run_background();
+    super::jobs::start_jobs(&app);
     let serving = tokio::spawn(crate::http::connection::listener::serve(app.clone(), listeners, pipeline::respond));
     Ok(Running { address, secure_address, app, serving })
 }

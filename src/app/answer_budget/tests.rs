@@ -1,5 +1,8 @@
-use std::task::Waker;
+use std::task::{Context, Waker};
 
+use bytes::Bytes;
+
+use super::ledger::OLD;
 use super::*;
 
 const MIB: u64 = 1 << 20;

@@ -10,7 +10,8 @@ use crate::http::api::design::rewrite::Rewritten;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
-use crate::http::routing::route::{self, DbRoute, Route};
+use crate::http::routing::route::{DbRoute, Route};
+use crate::http::routing::route_table::route as route_of;
 use crate::http::routing::{cross_site, dispatch, required_access};
 use crate::policy::access::{self, Verdict};
 
@@ -28,7 +29,7 @@ pub async fn admit(app: &Arc<App>, request: &mut Request, mut routed: Result<Rou
         };
         match dispatch::rewrite(app, request, name, design, rewrites).await? {
             Rewritten::Answer(answer) => return Ok(answer),
-            Rewritten::Target(target) => routed = route::route(&target),
+            Rewritten::Target(target) => routed = route_of(&target),
         }
         // The function may have taken seconds, and the body that it returns is not checked at its end.
         request.standing.check().await?;

@@ -4,3 +4,4 @@ pub mod cross_site;
 pub mod dispatch;
 pub mod required_access;
 pub mod route;
+pub mod route_table;

@@ -12,7 +12,8 @@ use crate::config::Settings;
 use crate::http::request::Target;
 use crate::http::routing::required_access::needed;
 use crate::http::routing::required_access::tests::{variant, variants};
-use crate::http::routing::route::{Route, ServerRoute, route};
+use crate::http::routing::route::{Route, ServerRoute};
+use crate::http::routing::route_table::route;
 use crate::policy::access::{Verdict, check, check_database};
 
 /// Requests that cover every variant of the route enums. They are ordered so that a server admin can execute
