@@ -1,5 +1,6 @@
 //! Where blocking work runs: short reads on the calling async thread, everything else on threads that may block.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -42,6 +43,16 @@ pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send
         Ok(result) => result,
         Err(failed) => Err(Error::Internal(format!("a domain call ended early: {failed}"))),
     }
+}
+
+/// The error of a caught panic.
+pub fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let said = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".to_owned());
+    Error::Internal(format!("panicked: {said}"))
 }
 
 /// Work on bytes that are here, in about as much time as they are: where they are many, what else this thread has to do is

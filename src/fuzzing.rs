@@ -20,7 +20,8 @@ use crate::http::connection::request_line::Lenient;
 use crate::http::request::Target;
 use crate::http::request::multipart::{Chunks, Parts};
 use crate::http::response::{self, cors};
-use crate::http::routing::route;
+use crate::http::routing::required_access;
+use crate::http::routing::route_table::route;
 use crate::rev::{Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::{http as server, json};
 
@@ -60,7 +61,7 @@ pub fn document(data: &[u8]) {
                 assert_eq!(json::compact(element.as_bytes(), &limits).as_deref(), Ok(element));
             }
         }
-        Err(_) => assert!(given.is_err() || server::request::too_deep(data, limits.depth), "JSON is taken"),
+        Err(_) => assert!(given.is_err() || crate::http::request::too_deep(data, limits.depth), "JSON is taken"),
     }
     let Ok(split) = json::split(data, &limits) else { return };
     let again = json::split(split.body.as_bytes(), &limits).expect("a body is a document");
@@ -97,9 +98,12 @@ fn has_huge_integer(text: &[u8]) -> bool {
 /// Gzipped bodies: the counted size equals the size of the decompressed body, and never exceeds the limit.
 pub fn inflated(data: &[u8]) {
     for limit in [0, 100, 1 << 20] {
-        if let Ok(bytes) = server::body::inflated_bytes(data, limit) {
+        if let Ok(bytes) = crate::http::request::body::inflated_bytes(data, limit) {
             assert!(bytes <= limit);
-            assert_eq!(server::body::inflate(data, bytes).map(|inflated| inflated.len() as u64), Ok(bytes));
+            assert_eq!(
+                crate::http::request::body::inflate(data, bytes).map(|inflated| inflated.len() as u64),
+                Ok(bytes)
+            );
         }
     }
 }
@@ -111,7 +115,7 @@ struct Pieces<'a> {
 }
 
 impl Chunks for Pieces<'_> {
-    async fn chunk(&mut self) -> server::Result<Option<Bytes>> {
+    async fn chunk(&mut self) -> crate::http::response::error::Result<Option<Bytes>> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -134,7 +138,7 @@ pub fn multipart(data: &[u8]) {
         let _ = crate::http::request::multipart::parameter(content_type, name);
     }
     let Ok(boundary) = crate::http::request::multipart::boundary_of(content_type) else { return };
-    let read = |size: usize| -> server::Result<Vec<Part>> {
+    let read = |size: usize| -> crate::http::response::error::Result<Vec<Part>> {
         block_on(async {
             let mut body = Pieces { rest: body, size };
             let mut parts = Parts::new(&mut body, &boundary);
@@ -219,7 +223,7 @@ pub fn head(data: &[u8]) {
                 || !crate::http::request::matches_etag(&headers, "1-abc")
         );
     }
-    let _ = server::server::accepts(&headers, "text/html");
+    let _ = crate::http::request::accepts(&headers, "text/html");
     if let Some(range) = headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
         for length in [0, 1, 10, u64::MAX] {
             for (from, to) in attachment::parse_ranges(range, length).unwrap_or_default() {
@@ -236,10 +240,10 @@ pub fn head(data: &[u8]) {
     for name in ["descending", "limit", "key"] {
         let _ = (target.query.flag(name, true), target.query.natural(name), target.query.json(name));
     }
-    let routed = route::route(&target);
-    let _ = server::access::needed_by_path(&target.segments);
+    let routed = route(&target);
+    let _ = required_access::needed_by_path(&target.segments);
     if let Ok(routed) = &routed {
-        server::access::needed(routed, "_users");
+        required_access::needed(routed, "_users");
     }
 }
 

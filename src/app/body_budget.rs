@@ -17,16 +17,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer_budget::AnswerMemory;
-use crate::http::request::body::too_large;
-use crate::http::response::error::{Failure, Result};
 
 /// The granularity of shares in bytes; sizes are rounded down, so bodies below one unit are free.
 const UNIT: u64 = 64 << 10;
-/// How long a body waits for room before it fails with 503.
+/// How long a body waits for room before it fails.
 const WAIT: Duration = Duration::from_secs(30);
 /// How often a waiting body looks for slow clients that still keep a body share while they read their
 /// response.
@@ -50,6 +47,18 @@ pub struct BodyMemory {
     /// Connections whose responses keep the share of their request: the slowest is closed while a body waits.
     answers: Option<AnswerMemory>,
 }
+
+/// Why a body gets no share of the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The body exceeds the whole budget.
+    TooLarge,
+    /// There was no room within the time that a body waits for it.
+    NoRoom,
+}
+
+/// The result of a reservation.
+pub type Result<T> = std::result::Result<T, Refused>;
 
 /// A body's share of the budget; dropping it releases the memory.
 #[derive(Debug, Default)]
@@ -88,9 +97,9 @@ impl BodyMemory {
         }
     }
 
-    /// Fails with 413 if `bytes` exceed the whole budget.
+    /// Fails with [`Refused::TooLarge`] if `bytes` exceed the whole budget.
     pub fn check(&self, bytes: u64) -> Result<()> {
-        if bytes / UNIT > self.units { Err(too_large()) } else { Ok(()) }
+        if bytes / UNIT > self.units { Err(Refused::TooLarge) } else { Ok(()) }
     }
 
     /// Whether less than half of the budget is free.
@@ -101,7 +110,8 @@ impl BodyMemory {
     /// Grows `share` to `bytes`, and waits for room if necessary.
     ///
     /// # Errors
-    /// 413 if `bytes` exceed the whole budget, 503 if there is no room within [`WAIT`].
+    /// [`Refused::TooLarge`] if `bytes` exceed the whole budget, [`Refused::NoRoom`] if there is no room
+    /// within [`WAIT`].
     pub async fn grow(&self, share: &mut Share, bytes: u64) -> Result<()> {
         self.check(bytes)?;
         let held = share.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) as u64;
@@ -123,13 +133,7 @@ impl BodyMemory {
                 None => share.held = Some(room),
             },
             Ok(Ok((None, turn))) => share.beside = turn,
-            _ => {
-                return Err(Failure::Refused {
-                    status: StatusCode::SERVICE_UNAVAILABLE,
-                    word: "service_unavailable",
-                    reason: "The server's memory for request bodies is full. Try again later.".into(),
-                });
-            }
+            _ => return Err(Refused::NoRoom),
         }
         Ok(())
     }
@@ -185,11 +189,11 @@ mod tests {
         }
         assert_eq!(memory.free.available_permits(), 4);
         assert!(!one.is_empty() && memory.is_short());
-        assert_eq!(memory.grow(&mut two, 11 * UNIT).await, Err(too_large()));
+        assert_eq!(memory.grow(&mut two, 11 * UNIT).await, Err(Refused::TooLarge));
         memory.grow(&mut two, 5 * UNIT).await.unwrap();
         memory.grow(&mut two, 9 * UNIT).await.unwrap();
         assert_eq!(memory.free.available_permits(), 4, "one body at a time may exceed the budget");
-        assert!(matches!(memory.grow(&mut three, 5 * UNIT).await, Err(Failure::Refused { .. })), "and no second one");
+        assert_eq!(memory.grow(&mut three, 5 * UNIT).await, Err(Refused::NoRoom), "and no second one");
         let waiting = BodyMemory { wait: WAIT, ..memory.clone() };
         let waiting = tokio::spawn(async move { waiting.grow(&mut three, 5 * UNIT).await });
         tokio::task::yield_now().await;

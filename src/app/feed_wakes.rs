@@ -6,7 +6,7 @@
 //! settings changed  App::reconfigure ───────────────────────────────────> wake_all
 //! _security         the database's own watch, which its feeds wait for anyway
 //! ```
-//! A feed that wakes checks its authorization again ([`super::standing`]). A change of one account wakes only the feeds of
+//! A feed that wakes checks its authorization again (`policy::authorization`). A change of one account wakes only the feeds of
 //! that user, so ten thousand feeds of others cost nothing. Waking makes a feed end early. Correctness does not depend on
 //! it: each feed checks its authorization after it has read rows and before it sends them.
 
@@ -17,12 +17,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use super::App;
+use super::user_store::Accounts;
 use crate::auth::users;
 use crate::blocking::blocking;
-use crate::db::{Database, Moved};
+use crate::db::{Database, Databases, Moved};
 use crate::error::{Error, Result};
-use crate::http::security::authorization::Standing;
 use crate::store::{Direction, PageLimit};
 
 /// Rows of the users' database read at once.
@@ -62,19 +61,33 @@ impl Wakes {
         }
     }
 
-    fn wait(self: &Arc<Self>, name: Option<String>) -> Place {
+    /// Subscribes a feed to the changes of one user, or to those of the settings alone if `name` is `None`.
+    pub fn wait(self: &Arc<Self>, name: Option<String>) -> Place {
         let mut all = self.feeds.lock();
         let sender = all.entry(name.clone()).or_insert_with(|| watch::Sender::new(()));
         Place { wakes: self.clone(), receiver: Some(sender.subscribe()), name }
     }
 }
 
-/// A subscription; dropping it unsubscribes.
-struct Place {
+/// A subscription to the changes of one user; dropping it unsubscribes.
+pub struct Place {
     wakes: Arc<Wakes>,
     name: Option<String>,
     /// `None` only during drop.
     receiver: Option<watch::Receiver<()>>,
+}
+
+impl Place {
+    /// Returns when the feed was woken since the last call. Cancel safe.
+    pub async fn woken(&mut self) {
+        let alive = match &mut self.receiver {
+            Some(receiver) => receiver.changed().await.is_ok(),
+            None => false,
+        };
+        if !alive {
+            std::future::pending().await
+        }
+    }
 }
 
 impl Drop for Place {
@@ -87,61 +100,24 @@ impl Drop for Place {
     }
 }
 
-/// Waits until the authorization of one feed must be checked again.
-pub struct Waiter {
-    standing: Arc<Standing>,
-    place: Place,
-}
-
-impl Waiter {
-    /// Subscribes. Check the authorization afterwards: a change in between is otherwise missed.
-    pub fn new(wakes: &Arc<Wakes>, standing: Arc<Standing>) -> Waiter {
-        let place = wakes.wait(standing.account());
-        Waiter { standing, place }
-    }
-
-    /// Returns when the user's account or devices or the settings have changed, or when the sign-in expires. Cancel safe.
-    pub async fn woken(&mut self) {
-        let over = async {
-            match self.standing.time_left() {
-                Some(left) => tokio::time::sleep(left).await,
-                None => std::future::pending().await,
-            }
-        };
-        let changed = async {
-            let alive = match &mut self.place.receiver {
-                Some(receiver) => receiver.changed().await.is_ok(),
-                None => false,
-            };
-            if !alive {
-                std::future::pending().await
-            }
-        };
-        tokio::select! {
-            () = changed => {}
-            () = over => {}
-        }
-    }
-}
-
 /// Follows the users' database for as long as the server runs, and wakes the feeds of users whose accounts change.
-pub async fn follow(app: Arc<App>) {
-    let mut settings = app.wakes.wait(None);
+pub async fn follow(wakes: Arc<Wakes>, databases: Arc<Databases>, accounts: Arc<Accounts>) {
+    let mut settings = wakes.wait(None);
     loop {
-        let mut databases = app.databases.watch_events();
-        let accounts = app.accounts.clone();
-        let ended = match blocking(move || accounts.database()).await {
-            Ok(Some(database)) => of_one(&app, &database, &mut settings).await,
+        let mut created = databases.watch_events();
+        let of = accounts.clone();
+        let ended = match blocking(move || of.database()).await {
+            Ok(Some(database)) => follow_one(&wakes, &accounts, &database, &mut settings).await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
         // Another users' database, or none: every account may have changed.
-        app.wakes.wake_all();
+        wakes.wake_all();
         let Err(error) = ended else {
             // Wait until a database is created or a setting changes.
             tokio::select! {
-                _ = databases.changed() => {}
-                () = changed(&mut settings) => {}
+                _ = created.changed() => {}
+                () = settings.woken() => {}
             }
             continue;
         };
@@ -152,19 +128,18 @@ pub async fn follow(app: Arc<App>) {
     }
 }
 
-async fn changed(place: &mut Place) {
-    if let Some(receiver) = &mut place.receiver {
-        let _ = receiver.changed().await;
-    }
-}
-
 /// Follows one users' database until it is gone or the settings name another one.
-async fn of_one(app: &Arc<App>, database: &Arc<Database>, settings: &mut Place) -> Result<()> {
+async fn follow_one(
+    wakes: &Wakes,
+    accounts: &Arc<Accounts>,
+    database: &Arc<Database>,
+    settings: &mut Place,
+) -> Result<()> {
     // Subscribe, then read, so that no change is missed.
     let mut moved = database.watch();
     let mut done = database.info().sequence;
     // Changes from before this point are not followed one by one.
-    app.wakes.wake_all();
+    wakes.wake_all();
     loop {
         if *moved.borrow_and_update() == Moved::Gone {
             return Ok(());
@@ -174,7 +149,7 @@ async fn of_one(app: &Arc<App>, database: &Arc<Database>, settings: &mut Place) 
             let page = blocking(move || of.changes(done, Direction::Forward, PageLimit::entries(PAGE))).await?;
             for (sequence, row) in &page.rows {
                 if let Some(name) = users::name_of(&row.id) {
-                    app.wakes.wake(name);
+                    wakes.wake(name);
                 }
                 done = *sequence;
             }
@@ -184,9 +159,9 @@ async fn of_one(app: &Arc<App>, database: &Arc<Database>, settings: &mut Place) 
         }
         tokio::select! {
             ended = moved.changed() => if ended.is_err() { return Ok(()) },
-            () = changed(settings) => {
-                let accounts = app.accounts.clone();
-                let now = blocking(move || accounts.database()).await?;
+            () = settings.woken() => {
+                let of = accounts.clone();
+                let now = blocking(move || of.database()).await?;
                 if now.is_none_or(|now| now.number() != database.number()) {
                     return Ok(());
                 }

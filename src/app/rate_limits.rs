@@ -29,7 +29,6 @@ use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::networks::Networks;
-use crate::http::response::error::{Failure, Result};
 
 /// The network whose requests are counted together: an IPv4 address or an IPv6 /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,6 +40,17 @@ impl Origin {
         Origin(crate::auth::lockout::network(address))
     }
 }
+
+/// The refusal of a client that exceeds a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooMany {
+    /// After how many seconds the client may try again.
+    pub seconds: u64,
+    pub reason: &'static str,
+}
+
+/// The result of counting a request.
+pub type Result<T> = std::result::Result<T, TooMany>;
 
 /// Counts requests and refuses those beyond the limits. One per server.
 pub struct RateLimits {
@@ -224,7 +234,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         self.counted.check_key(key).map_err(|until| {
             let wait = until.wait_time_from(governor::clock::Clock::now(&self.time));
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            Failure::TooMany { seconds: seconds.max(1), reason }
+            TooMany { seconds: seconds.max(1), reason }
         })
     }
 }
@@ -295,8 +305,7 @@ mod tests {
     fn seconds(result: Result<()>) -> Option<u64> {
         match result {
             Ok(()) => None,
-            Err(Failure::TooMany { seconds, .. }) => Some(seconds),
-            Err(other) => panic!("{other:?}"),
+            Err(TooMany { seconds, .. }) => Some(seconds),
         }
     }
 

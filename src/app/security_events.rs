@@ -1,7 +1,6 @@
 //! From requests to the audit log, and to the counters of what is suspicious.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::App;
@@ -13,28 +12,17 @@ use crate::auth::authenticate::INCORRECT;
 use crate::auth::lockout::LOCKED;
 use crate::auth::users::INVALID_PASSWORD;
 use crate::error::Error;
-use crate::http::request::Request;
-use crate::http::security::authorization::Standing;
 
-/// Who asks, from where, by which request.
+/// The client of a request: the user, the address, and the request's id.
 #[derive(Clone, Copy)]
-pub struct By<'a> {
+pub struct Caller<'a> {
     pub user: &'a UserCtx,
     pub peer: Option<IpAddr>,
     pub id: &'a str,
-    /// The authorization, to be checked again before a commit.
-    pub standing: &'a Arc<Standing>,
 }
 
-impl Request {
-    /// Who asks.
-    pub fn by(&self) -> By<'_> {
-        By { user: &self.user, peer: self.peer, id: &self.id, standing: &self.standing }
-    }
-}
-
-impl<'a> By<'a> {
-    /// An event of theirs.
+impl<'a> Caller<'a> {
+    /// Creates an audit event that names this client and its request.
     pub fn event(self, kind: Kind) -> Event<'a> {
         Event { user: self.user.name.as_deref(), peer: self.peer, id: Some(self.id), ..Event::of(kind) }
     }
@@ -89,38 +77,38 @@ pub fn missed(app: &App, path: &str, user: Option<&str>, peer: Option<IpAddr>) {
 }
 
 /// Documents were deleted.
-pub fn deleted(app: &App, by: By<'_>, count: u64) {
+pub fn deleted(app: &App, caller: Caller<'_>, count: u64) {
     if count > 0 {
-        watch(app, Pattern::MassDeletion, by.user.name.as_deref(), by.peer, count);
+        watch(app, Pattern::MassDeletion, caller.user.name.as_deref(), caller.peer, count);
     }
 }
 
 /// A password was right. `purpose`: what for.
-pub fn signed_in(app: &App, request: &Request, name: Option<&str>, purpose: &'static str) {
+pub fn signed_in(app: &App, caller: Caller<'_>, name: Option<&str>, purpose: &'static str) {
     app.metrics.sign_ins.fetch_add(1, Ordering::Relaxed);
-    Event { user: name, detail: Some(purpose), ..request.by().event(Kind::SignIn) }.record();
+    Event { user: name, detail: Some(purpose), ..caller.event(Kind::SignIn) }.record();
 }
 
 /// A password, cookie or token was wrong. `name`: whose it was to be, if that is known.
-pub fn sign_in_failed(app: &App, request: &Request, name: Option<&str>, reason: &str) {
+pub fn sign_in_failed(app: &App, caller: Caller<'_>, name: Option<&str>, reason: &str) {
     app.metrics.sign_in_failures.fetch_add(1, Ordering::Relaxed);
-    Event { user: name, detail: Some(reason), ..request.by().event(Kind::SignInFailed) }.record();
-    watch(app, Pattern::Guessing, None, request.peer, 1);
+    Event { user: name, detail: Some(reason), ..caller.event(Kind::SignInFailed) }.record();
+    watch(app, Pattern::Guessing, None, caller.peer, 1);
 }
 
 /// Credentials were refused before any password was looked at.
-pub fn credentials_refused(app: &App, request: &Request, name: Option<&str>, error: &Error) {
+pub fn credentials_refused(app: &App, caller: Caller<'_>, name: Option<&str>, error: &Error) {
     match error {
         Error::Forbidden(reason) if reason == LOCKED => {
             app.metrics.lockouts.fetch_add(1, Ordering::Relaxed);
-            Event { user: name, detail: Some("lockout"), ..request.by().event(Kind::SignInRefused) }.record();
+            Event { user: name, detail: Some("lockout"), ..caller.event(Kind::SignInRefused) }.record();
         }
-        Error::Unauthorized(reason) | Error::BadRequest(reason) => sign_in_failed(app, request, name, reason),
+        Error::Unauthorized(reason) | Error::BadRequest(reason) => sign_in_failed(app, caller, name, reason),
         _ => {}
     }
 }
 
 /// An address has tried too many passwords.
-pub fn sign_in_limited(request: &Request, name: Option<&str>) {
-    Event { user: name, detail: Some("rate limit"), ..request.by().event(Kind::SignInRefused) }.record();
+pub fn sign_in_limited(caller: Caller<'_>, name: Option<&str>) {
+    Event { user: name, detail: Some("rate limit"), ..caller.event(Kind::SignInRefused) }.record();
 }

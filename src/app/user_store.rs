@@ -6,14 +6,12 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value};
 
-use super::App;
 use crate::auth::authenticate::MEMBERS;
-use crate::auth::{Security, UserDocument, Users, users};
+use crate::auth::{UserDocument, Users, users};
 use crate::bounded_map::Bounded;
 use crate::config::Live;
 use crate::db::{Database, Databases, LONGEST_ID, Wanted};
 use crate::error::{self, Error};
-use crate::policy::users_database::parsed;
 
 /// The accounts: admins of the settings, documents of the users' database.
 pub struct Accounts {
@@ -119,14 +117,6 @@ fn size(members: &Map<String, Value>) -> usize {
 /// The members of a stored body.
 pub(crate) fn members(id: &str, json: &str) -> error::Result<Map<String, Value>> {
     crate::json::read(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
-}
-
-pub(crate) fn is_users(app: &App, database: &Database) -> bool {
-    app.auth.settings().authentication_db == database.name()
-}
-
-pub(crate) fn security_of(database: &Database) -> error::Result<Security> {
-    parsed(database, &database.security())
 }
 
 /// Accounts held in memory, those that are not there too.

@@ -17,8 +17,6 @@ pub mod security;
 pub use self::request::{Query, Request};
 pub use self::response::Answer;
 pub use self::response::error::{Failure, Result};
-pub use crate::app::{App, blocking};
-pub use crate::server::start::{Options, Running, start};
 
 #[cfg(test)]
 mod tests;

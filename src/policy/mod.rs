@@ -1,6 +1,14 @@
 //! Rules that reads and writes must satisfy beyond those of the database itself.
 
+pub mod access;
+pub(crate) mod account_rules;
+pub mod authorization;
+pub(crate) mod change_counters;
+pub mod confirmed;
+pub mod database_security;
+pub mod document_write;
 pub mod password_upgrade;
 pub mod per_user_database;
 pub mod users_database;
 pub mod visibility;
+pub mod write_error;

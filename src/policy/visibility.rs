@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::database_security::security_of;
 use crate::app::App;
-use crate::app::user_store::{is_users, members, security_of};
+use crate::app::user_store::members;
 use crate::auth::users::{self, Visible};
 use crate::auth::{Security, UserCtx};
 use crate::db::{Database, Found};
@@ -24,7 +25,7 @@ struct Limited {
 impl Eyes {
     /// The reader's eyes on this database: unlimited but for the users' database and who does not administer it.
     pub fn of(app: &App, user: &UserCtx, database: &Database) -> error::Result<Eyes> {
-        if user.is_server_admin() || !is_users(app, database) {
+        if user.is_server_admin() || !app.is_users_database(database) {
             return Ok(Eyes(None));
         }
         let security = security_of(database)?;

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 
+use crate::app::App;
 use crate::app::active_tasks::Tasks;
 use crate::app::anomalies::Suspicion;
 use crate::app::answer_budget::AnswerMemory;
@@ -19,18 +20,19 @@ use crate::app::feed_wakes::Wakes;
 use crate::app::hash_queue::Turns;
 use crate::app::metrics::Metrics;
 use crate::app::rate_limits::RateLimits;
+use crate::app::script_limits::script_limits;
 use crate::app::shutdown::Shutdown;
 use crate::app::uuids::Uuids;
-use crate::app::{App, blocking, script_limits};
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::config::tls::{Certificate, Tls, tls_of};
 use crate::config::{Live, Settings, Table};
 use crate::db::Databases;
 use crate::error::{Error, Result};
 use crate::http::connection::listener::Listening;
-use crate::http::response::error::Failure;
+use crate::http::pipeline;
 use crate::net::acme::Automatic;
 use crate::net::http_client::Fetcher;
 use crate::net::tls::Identity;
@@ -88,7 +90,7 @@ pub struct Prepared {
 /// Makes the app: settings from the store over `base`, identity, secret, admins.
 pub async fn prepare(options: Options) -> Result<Prepared> {
     let Options { base, admins, store, blobs, clock } = options;
-    blocking(move || -> Result<Prepared> {
+    blocking(move || {
         let config = Arc::new(Live::open(base, store.clone())?);
         let settings = config.settings();
         for (section, key) in [("couchdb", "uuid"), ("chttpd_auth", "secret")] {
@@ -139,7 +141,6 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         Ok(Prepared { app: Arc::new(app), made_admin })
     })
     .await
-    .map_err(internal)?
 }
 
 /// Prepares, listens on a free port of this machine, and serves in the background: what tests use.
@@ -162,14 +163,14 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
                 Identity::automatic(Automatic::open(wanted.clone(), folder, trusted, clock)?)
             }
         };
-        let identity = blocking(read).await.map_err(internal)?.map_err(Error::BadRequest)?;
+        let identity = blocking(move || read().map_err(Error::BadRequest)).await?;
         let (socket, address) = open(bind, "--tls-bind").await?;
         listeners.push(Listening { socket, identity: Some(Arc::new(identity)) });
         secure_address = Some(address);
     }
     super::bootstrap::settle_all(&app).await?;
-    app.run_background();
-    let serving = tokio::spawn(crate::http::connection::listener::serve(app.clone(), listeners));
+    super::jobs::start_jobs(&app);
+    let serving = tokio::spawn(crate::http::connection::listener::serve(app.clone(), listeners, pipeline::respond));
     Ok(Running { address, secure_address, app, serving })
 }
 
@@ -187,11 +188,4 @@ async fn open(bind: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)>
     })?;
     let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
     Ok((listener, address))
-}
-
-fn internal(failure: Failure) -> Error {
-    match failure {
-        Failure::Domain(error) => error,
-        other => Error::Internal(format!("{other:?}")),
-    }
 }

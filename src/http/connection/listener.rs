@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use futures_util::future::join_all;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -24,7 +24,8 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 use super::request_line::Lenient;
 use super::write_timeout::Patient;
 use crate::app::App;
-use crate::http::pipeline::{bound_unsent, respond};
+use crate::app::answer_budget::Line;
+use crate::http::response::body::Body;
 use crate::http::response::compression::Compressible;
 use crate::net::tls::Identity;
 
@@ -35,20 +36,47 @@ pub struct Listening {
     pub identity: Option<Arc<Identity>>,
 }
 
+/// A request as it comes from a connection.
+pub struct Received {
+    pub request: http::Request<Incoming>,
+    /// The connection's handle to the memory budget for answers.
+    pub line: Line,
+    /// The address of the socket's other end.
+    pub peer: Option<IpAddr>,
+    /// The connection is encrypted by this server.
+    pub encrypted: bool,
+}
+
+/// The function that answers requests: the pipeline.
+pub trait Respond: Fn(Arc<App>, Received) -> Self::Answering + Clone + Send + Sync + 'static {
+    /// The future of one response.
+    type Answering: Future<Output = http::Response<Body>> + Send + 'static;
+}
+
+impl<F, A> Respond for F
+where
+    F: Fn(Arc<App>, Received) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    type Answering = A;
+}
+
 /// What all ports share.
 #[derive(Clone)]
-struct Ports {
+struct Ports<R> {
     app: Arc<App>,
+    respond: R,
     /// One for each connection that may be open at once.
     permits: Arc<Semaphore>,
     connections: TaskTracker,
 }
 
-/// Accepts connections until shutdown begins; then lets what is at work end, for `[settee] drain_timeout` seconds at most.
-pub async fn serve(app: Arc<App>, listeners: Vec<Listening>) -> io::Result<()> {
+/// Accepts connections until shutdown begins, and answers their requests with `respond`. Then lets running
+/// requests end, for at most `[settee] drain_timeout` seconds.
+pub async fn serve(app: Arc<App>, listeners: Vec<Listening>, respond: impl Respond) -> io::Result<()> {
     let most = app.settings().number("settee", "max_connections") as usize;
     let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-    let ports = Ports { app: app.clone(), permits, connections: TaskTracker::new() };
+    let ports = Ports { app: app.clone(), respond, permits, connections: TaskTracker::new() };
     join_all(listeners.into_iter().map(|listening| ports.clone().accept(listening))).await;
     ports.connections.close();
     if tokio::time::timeout(app.drain_timeout(), ports.connections.wait()).await.is_err() {
@@ -57,7 +85,7 @@ pub async fn serve(app: Arc<App>, listeners: Vec<Listening>) -> io::Result<()> {
     Ok(())
 }
 
-impl Ports {
+impl<R: Respond> Ports<R> {
     /// Accepts on one port until shutdown begins.
     async fn accept(self, Listening { socket: listener, identity }: Listening) {
         let begun = self.app.shutdown.begun();
@@ -81,11 +109,11 @@ impl Ports {
                         self.app.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
                         continue;
                     };
-                    let (app, identity) = (self.app.clone(), identity.clone());
+                    let (app, respond, identity) = (self.app.clone(), self.respond.clone(), identity.clone());
                     self.connections.spawn(async move {
                         match identity {
-                            None => connection(app, socket, Some(peer.ip()), false).await,
-                            Some(identity) => encrypted(app, socket, peer.ip(), &identity).await,
+                            None => connection(app, respond, socket, Some(peer.ip()), false).await,
+                            Some(identity) => encrypted(app, respond, socket, peer.ip(), &identity).await,
                         }
                         drop((permit, open));
                     });
@@ -101,6 +129,16 @@ impl Ports {
     }
 }
 
+/// Limits how much of an answer the system's send buffer takes before the client reads it. A slow client is
+/// then noticed, and the answer fills our bounded memory rather than the system's. Bytes that are on their way
+/// to the client are not limited, so that fast connections of any distance stay fast.
+fn bound_unsent(socket: &TcpStream) {
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(256 << 10);
+    #[cfg(not(any(target_os = "android", target_os = "linux")))]
+    let _ = socket;
+}
+
 /// Ends a task with what it serves.
 struct AbortOnDrop(JoinHandle<()>);
 
@@ -110,19 +148,19 @@ impl Drop for AbortOnDrop {
     }
 }
 
-pub(crate) async fn encrypted(app: Arc<App>, socket: TcpStream, peer: IpAddr, identity: &Identity) {
+async fn encrypted(app: Arc<App>, respond: impl Respond, socket: TcpStream, peer: IpAddr, identity: &Identity) {
     let shaken = tokio::select! {
         shaken = identity.accept(socket) => shaken,
         () = app.shutdown.begun() => return,
     };
     match shaken {
-        Ok(socket) => connection(app, socket, Some(peer), true).await,
+        Ok(socket) => connection(app, respond, socket, Some(peer), true).await,
         Err(error) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
     }
 }
 
 /// Serves one connection over any byte stream (TLS wraps the socket before it comes here).
-pub async fn connection<S>(app: Arc<App>, socket: S, peer: Option<IpAddr>, secure: bool)
+async fn connection<S>(app: Arc<App>, respond: impl Respond, socket: S, peer: Option<IpAddr>, encrypted: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -131,8 +169,8 @@ where
     let service = {
         let (app, line) = (app.clone(), line.clone());
         tower::service_fn(move |request| {
-            let (app, line) = (app.clone(), line.clone());
-            async move { Ok::<_, Infallible>(respond(app, request, line, peer, secure).await) }
+            let answering = respond(app.clone(), Received { request, line: line.clone(), peer, encrypted });
+            async move { Ok::<_, Infallible>(answering.await) }
         })
     };
     let compression = CompressionLayer::new()

@@ -11,8 +11,8 @@ use http_body_util::BodyExt;
 use crate::app::body_budget::{BodyMemory, Pace, Share};
 use crate::config::Settings;
 use crate::error::Error;
-use crate::http::response::error::{Failure, Result};
-use crate::http::security::authorization::Standing;
+use crate::http::response::error::{Failure, Result, too_large};
+use crate::policy::authorization::Standing;
 
 /// How much an unread body may still hold for the server to swallow it, so that the client gets to read the answer.
 const SWALLOW: u64 = 1 << 20;
@@ -233,7 +233,7 @@ impl RequestBody {
     /// Checks that the request is still authorized.
     async fn check(&self) -> Result<()> {
         match &self.standing {
-            Some(standing) => standing.check().await,
+            Some(standing) => Ok(standing.check().await?),
             None => Ok(()),
         }
     }
@@ -300,11 +300,6 @@ pub(crate) fn inflate(body: &[u8], bytes: u64) -> Result<Bytes> {
 
 fn not_gzip() -> Failure {
     Failure::bad_request("Request body is not properly gzipped.")
-}
-
-/// CouchDB's 413 for a body over `max_http_request_size`.
-pub fn too_large() -> Failure {
-    Error::TooLarge { word: "too_large", reason: "the request entity is too large".into() }.into()
 }
 
 #[cfg(test)]

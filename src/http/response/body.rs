@@ -1,300 +1,19 @@
-//! Bodies of answers: whole, or produced while the socket drains.
-//!
-//! ```text
-//!   producer (a future)  --write-->  buffer (bounded)  <--poll_frame--  hyper, as the socket takes bytes
-//! ```
-//! A producer is not a task of its own: it is polled by the connection that wants its bytes. So it costs no hand-over
-//! between threads, a slow client slows it down, a client that is gone drops it, and ten thousand waiting feeds are ten
-//! thousand small futures. What it has written goes out as soon as it waits for anything: a feed flushes by itself.
-//!
-//! What an answer holds counts as memory for answers (`answer_memory`): a producer says what it is about to load
-//! ([`Sender::load`]), and the buffers on the way count once they are not small.
+//! The body of an answer: complete in memory, or produced while it is sent.
 
-use std::collections::VecDeque;
-use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use parking_lot::Mutex;
 
 use super::error::{self, Failure};
-use crate::app::answer_budget::{FREE, Held, KeepsBody, Line, WIDE, WINDOW};
+use super::guard::Guard;
+use super::producer::Producing;
+pub use super::producer::Sender;
+use crate::app::answer_budget::{FREE, Held, KeepsBody, Line};
 use crate::app::body_budget::Share;
-use crate::http::security::authorization::Standing;
-
-/// Bytes that a producer may be ahead of the socket; a single larger write is let through.
-const AHEAD: usize = 64 << 10;
-/// Small writes are collected into chunks of about this size.
-const CHUNK: usize = 16 << 10;
-
-#[derive(Default)]
-struct Buffer {
-    chunks: VecDeque<Bytes>,
-    tail: BytesMut,
-    bytes: usize,
-    waiting: Option<Waker>,
-    /// Taken for the buffers on the way, once there is much in them.
-    window: Option<Arc<Held>>,
-    /// Taken for what the producer loads.
-    loaded: Option<Arc<Held>>,
-    /// The producer waits for memory.
-    asks: bool,
-    /// It got none.
-    refused: Option<Failure>,
-}
-
-impl Buffer {
-    fn push(&mut self, bytes: Bytes) {
-        self.bytes += bytes.len();
-        let counted = self.loaded.as_ref().filter(|_| bytes.len() > FREE);
-        self.chunks.push_back(match counted {
-            Some(held) => held.clone().with(bytes),
-            None => bytes,
-        });
-    }
-
-    fn end_chunk(&mut self) {
-        let chunk = self.tail.split().freeze();
-        self.chunks.push_back(chunk);
-    }
-
-    fn take_full(&mut self) -> Option<Bytes> {
-        if self.chunks.is_empty() { None } else { self.take() }
-    }
-
-    fn take(&mut self) -> Option<Bytes> {
-        let chunk = self.chunks.pop_front().or_else(|| (!self.tail.is_empty()).then(|| self.tail.split().freeze()))?;
-        self.bytes -= chunk.len();
-        if let Some(waiting) = self.waiting.take() {
-            waiting.wake();
-        }
-        Some(match &self.window {
-            Some(held) => held.clone().with(chunk),
-            None => chunk,
-        })
-    }
-}
-
-/// Where a producer writes. Dropping the answer drops the producer: it never learns that the client is gone, it just ends.
-pub struct Sender {
-    buffer: Arc<Mutex<Buffer>>,
-    line: Line,
-    /// What the buffers on the way take.
-    window: u64,
-}
-
-impl Sender {
-    /// Appends bytes; waits while the socket is far behind.
-    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        let bytes = bytes.as_ref();
-        {
-            let mut buffer = self.buffer.lock();
-            buffer.tail.extend_from_slice(bytes);
-            buffer.bytes += bytes.len();
-            if buffer.tail.len() >= CHUNK {
-                buffer.end_chunk();
-            }
-        }
-        self.room().await;
-    }
-
-    /// Appends a chunk without copying it; waits while the socket is far behind.
-    pub async fn send(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            let mut buffer = self.buffer.lock();
-            if !buffer.tail.is_empty() {
-                buffer.end_chunk();
-            }
-            buffer.push(bytes);
-        }
-        self.room().await;
-    }
-
-    /// Appends a text that may be large; waits while the socket is far behind.
-    pub async fn text(&mut self, text: String) {
-        if text.len() < CHUNK { self.write(text).await } else { self.send(text.into()).await }
-    }
-
-    /// Takes memory for what the producer is about to load, in the place of what it loaded before.
-    pub async fn load(&mut self, bytes: u64) {
-        self.buffer.lock().loaded = None;
-        if bytes > FREE as u64
-            && let Some(held) = self.take(bytes).await
-        {
-            self.buffer.lock().loaded = Some(Arc::new(held));
-        }
-    }
-
-    /// Says how much what was loaded takes. Where that is more than was taken, the rest is counted too; the answer ends if
-    /// there is no room for it at all.
-    pub fn loaded(&mut self, bytes: u64) {
-        let mut buffer = self.buffer.lock();
-        if bytes <= FREE as u64 {
-            buffer.loaded = None;
-            return;
-        }
-        match &buffer.loaded {
-            Some(held) if held.bytes() >= bytes => held.shrink(bytes),
-            _ => match self.line.count(bytes, false) {
-                Ok(held) => buffer.loaded = Some(Arc::new(held)),
-                Err(failure) => buffer.refused = Some(failure),
-            },
-        }
-    }
-
-    /// Holds what was taken before the answer began, for what is loaded already.
-    pub fn holds(&mut self, held: Option<Arc<Held>>) {
-        self.buffer.lock().loaded = held;
-    }
-
-    /// Says that pieces of attachments come.
-    pub fn widen(&mut self) {
-        if self.window < WIDE {
-            self.window = WIDE;
-            self.buffer.lock().window = None;
-        }
-    }
-
-    /// Says that the producer now waits for something to happen: it holds no memory meanwhile but for what is still to be
-    /// sent.
-    pub fn rests(&mut self) {
-        let mut buffer = self.buffer.lock();
-        (buffer.window, buffer.loaded) = (None, None);
-    }
-
-    async fn room(&mut self) {
-        let runs_ahead = {
-            let buffer = self.buffer.lock();
-            buffer.bytes > FREE && buffer.window.is_none()
-        };
-        if runs_ahead && let Some(held) = self.take(self.window).await {
-            self.buffer.lock().window = Some(Arc::new(held));
-        }
-        std::future::poll_fn(|context| {
-            let mut buffer = self.buffer.lock();
-            if buffer.bytes <= AHEAD {
-                return Poll::Ready(());
-            }
-            buffer.waiting = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    /// Without room the answer ends here: [`Producing::run`] sees why.
-    async fn take(&mut self, bytes: u64) -> Option<Held> {
-        self.buffer.lock().asks = true;
-        let taken = self.line.take(bytes).await;
-        self.buffer.lock().asks = false;
-        match taken {
-            Ok(held) => Some(held),
-            Err(failure) => {
-                self.buffer.lock().refused = Some(failure);
-                std::future::pending().await
-            }
-        }
-    }
-}
-
-type Producer = Pin<Box<dyn Future<Output = error::Result<()>> + Send>>;
-
-/// A producer and what it has written so far.
-pub struct Producing {
-    buffer: Arc<Mutex<Buffer>>,
-    /// `None` once it has ended.
-    producer: Option<Producer>,
-    line: Line,
-}
-
-impl Producing {
-    /// Makes a producer for a connection; nothing runs yet.
-    pub fn new<F, P>(line: &Line, produce: P) -> Producing
-    where
-        P: FnOnce(Sender) -> F,
-        F: Future<Output = error::Result<()>> + Send + 'static,
-    {
-        let buffer = Arc::new(Mutex::new(Buffer::default()));
-        let producer = Box::pin(produce(Sender { buffer: buffer.clone(), line: line.clone(), window: WINDOW }));
-        Producing { buffer, producer: Some(producer), line: line.clone() }
-    }
-
-    /// Runs until there is something to send, or the end. An error before that is the caller's to answer.
-    pub async fn first(&mut self) -> error::Result<()> {
-        std::future::poll_fn(|context| match self.run(context) {
-            Some(result) => Poll::Ready(result),
-            None => {
-                let buffer = self.buffer.lock();
-                if buffer.bytes > 0 && !buffer.asks { Poll::Ready(Ok(())) } else { Poll::Pending }
-            }
-        })
-        .await
-    }
-
-    /// All bytes, if the producer has ended already and they are few.
-    pub fn if_complete(&mut self) -> Option<Bytes> {
-        let mut buffer = self.buffer.lock();
-        if self.producer.is_some() || buffer.bytes > AHEAD {
-            return None;
-        }
-        let mut whole = BytesMut::with_capacity(buffer.bytes);
-        while let Some(chunk) = buffer.take() {
-            whole.extend_from_slice(&chunk);
-        }
-        Some(whole.freeze())
-    }
-
-    /// Polls the producer once; its result if it ends now.
-    fn run(&mut self, context: &mut Context<'_>) -> Option<error::Result<()>> {
-        let producer = self.producer.as_mut()?;
-        let result = match catch_unwind(AssertUnwindSafe(|| producer.as_mut().poll(context))) {
-            Ok(polled) => match (self.buffer.lock().refused.take(), polled) {
-                (Some(failure), _) => Err(failure),
-                (None, Poll::Ready(result)) => result,
-                (None, Poll::Pending) => return None,
-            },
-            Err(panic) => Err(super::error::panicked(&*panic)),
-        };
-        self.producer = None;
-        Some(result)
-    }
-
-    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
-        let ready = self.buffer.lock().take_full();
-        if let Some(chunk) = ready {
-            return Poll::Ready(Some(Ok(chunk)));
-        }
-        if let Some(Err(failure)) = self.run(context) {
-            return Poll::Ready(Some(Err(failure)));
-        }
-        let rest = self.buffer.lock().take();
-        match rest {
-            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
-            None if self.producer.is_none() => Poll::Ready(None),
-            None => Poll::Pending,
-        }
-    }
-}
-
-/// The next chunk, after the check that is due.
-fn guarded(
-    producing: &mut Producing,
-    guard: &mut Option<Box<Guard>>,
-    held: Result<Option<Bytes>, Failure>,
-    context: &mut Context<'_>,
-) -> Poll<Option<Result<Bytes, Failure>>> {
-    if let Some(held) = held.transpose() {
-        return Poll::Ready(Some(held));
-    }
-    match (std::task::ready!(producing.poll_chunk(context)), guard) {
-        (Some(Ok(chunk)), Some(guard)) => guard.pass(chunk, context).map(Some),
-        (other, _) => Poll::Ready(other),
-    }
-}
+use crate::policy::authorization::Standing;
 
 enum Content {
     Whole(Bytes),
@@ -311,44 +30,6 @@ pub struct Ended {
 }
 
 type AtEnd = Box<dyn FnOnce(Ended) + Send>;
-
-/// How often the authorization for a long answer is checked.
-const CHECKED: Duration = Duration::from_secs(1);
-
-type Checking = Pin<Box<dyn Future<Output = error::Result<()>> + Send>>;
-
-/// Re-checks the authorization for an answer while it is sent.
-struct Guard {
-    standing: Arc<Standing>,
-    checked: Instant,
-    checking: Option<Checking>,
-    /// The chunk to send if the check succeeds.
-    held: Option<Bytes>,
-}
-
-impl Guard {
-    /// Passes a chunk on, after a check if one is due.
-    fn pass(&mut self, chunk: Bytes, context: &mut Context<'_>) -> Poll<Result<Bytes, Failure>> {
-        if self.checking.is_none() {
-            if self.checked.elapsed() < CHECKED {
-                return Poll::Ready(Ok(chunk));
-            }
-            let standing = self.standing.clone();
-            self.checking = Some(Box::pin(async move { standing.check().await }));
-        }
-        self.held = Some(chunk);
-        self.go_on(context).map(|passed| passed.map(Option::unwrap_or_default))
-    }
-
-    /// Polls the check that is under way, and returns the chunk that waited for it.
-    fn go_on(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
-        let Some(checking) = &mut self.checking else { return Poll::Ready(Ok(None)) };
-        let checked = std::task::ready!(checking.as_mut().poll(context));
-        (self.checking, self.checked) = (None, Instant::now());
-        let held = self.held.take();
-        Poll::Ready(checked.map(|()| held))
-    }
-}
 
 /// What a request holds of the memory for bodies while its answer is produced.
 struct Kept {
@@ -402,8 +83,7 @@ impl Body {
     /// Checks the authorization while a produced body is sent. The answer breaks off when it is withdrawn.
     pub fn guard(&mut self, standing: &Arc<Standing>) {
         if matches!(self.content, Content::Producing(_)) && !self.checks_itself {
-            let (standing, checked) = (standing.clone(), Instant::now());
-            self.guard = Some(Box::new(Guard { standing, checked, checking: None, held: None }));
+            self.guard = Some(Box::new(Guard::new(standing)));
         }
     }
 
@@ -550,6 +230,22 @@ impl hyper::body::Body for Body {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Producing(_) => SizeHint::default(),
         }
+    }
+}
+
+/// The next chunk, after the check that is due.
+fn guarded(
+    producing: &mut Producing,
+    guard: &mut Option<Box<Guard>>,
+    held: Result<Option<Bytes>, Failure>,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, Failure>>> {
+    if let Some(held) = held.transpose() {
+        return Poll::Ready(Some(held));
+    }
+    match (std::task::ready!(producing.poll_chunk(context)), guard) {
+        (Some(Ok(chunk)), Some(guard)) => guard.pass(chunk, context).map(Some),
+        (other, _) => Poll::Ready(other),
     }
 }
 

@@ -4,7 +4,7 @@
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::Answer;
+use super::answer::Answer;
 use crate::config::settings::Cors;
 
 const HEADERS: &[&str] = &[

@@ -1,12 +1,13 @@
 //! The errors of handlers, and the single match that converts them to HTTP status, error word and reason.
 
-use std::any::Any;
 use std::borrow::Cow;
 
-use futures_util::FutureExt;
 use http::StatusCode;
 
+use crate::app::rate_limits::TooMany;
+use crate::app::{answer_budget, body_budget};
 use crate::error::Error;
+use crate::policy::write_error::WriteError;
 use crate::store::StoreError;
 
 /// Why a request failed.
@@ -33,6 +34,38 @@ pub type Result<T> = std::result::Result<T, Failure>;
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Domain(error)
+    }
+}
+
+impl From<TooMany> for Failure {
+    fn from(TooMany { seconds, reason }: TooMany) -> Failure {
+        Failure::TooMany { seconds, reason }
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Failure {
+        match error {
+            WriteError::TooMany(refused) => refused.into(),
+            WriteError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<body_budget::Refused> for Failure {
+    fn from(refused: body_budget::Refused) -> Failure {
+        match refused {
+            body_budget::Refused::TooLarge => too_large(),
+            body_budget::Refused::NoRoom => {
+                unavailable("The server's memory for request bodies is full. Try again later.")
+            }
+        }
+    }
+}
+
+impl From<answer_budget::NoRoom> for Failure {
+    fn from(_: answer_budget::NoRoom) -> Failure {
+        unavailable("The server's memory for responses is full. Try again later.")
     }
 }
 
@@ -129,14 +162,14 @@ fn mango_status(word: &str) -> StatusCode {
     }
 }
 
-/// Turns a caught panic into a failure whose cause is logged.
-pub fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without words".to_owned());
-    Failure::Domain(Error::Internal(format!("panicked: {said}")))
+/// CouchDB's 413 for a body over `max_http_request_size`.
+pub fn too_large() -> Failure {
+    Error::TooLarge { word: "too_large", reason: "the request entity is too large".into() }.into()
+}
+
+/// 503 `service_unavailable`.
+fn unavailable(reason: &'static str) -> Failure {
+    Failure::Refused { status: StatusCode::SERVICE_UNAVAILABLE, word: "service_unavailable", reason: reason.into() }
 }
 
 /// 404: a path below a design document that names no function.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{self, HeaderValue};
 
-use super::Answer;
+use super::answer::Answer;
 use super::error::{Failure, Result};
 use crate::config::Settings;
 use crate::http::request::Query;

@@ -6,6 +6,7 @@ use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, Serv
 use crate::app::App;
 use crate::db::Database;
 use crate::http::request::Request;
+use crate::http::request::listing_path::Listing;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
 
@@ -88,8 +89,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::SyncShards => Ok(crate::http::api::database::database::sync_shards()),
         R::Partition(partition) => crate::http::api::database::database::partition(db, partition).await,
         R::PartitionDocs(partition) => {
-            crate::http::api::database::all_docs::list(request, db, super::route::Listing::AllDocs, Some(partition))
-                .await
+            crate::http::api::database::all_docs::list(request, db, Listing::AllDocs, Some(partition)).await
         }
         R::Find(partition) => crate::http::api::query::find::find(app, request, db, partition).await,
         R::Explain(partition) => crate::http::api::query::find::explain(request, db, partition).await,

@@ -1,42 +1,12 @@
-//! Who asks, and what a route needs: the second match, beside the routing table (`chttpd_auth_request.erl`).
+//! The access that a route requires: the second match, beside the routing table (`chttpd_auth_request.erl`).
 //!
-//! What a single document needs beside that (design documents for admins of the database, users' documents for their
-//! users) is asked where documents are written and read, because a bulk request or a `COPY` names it in its body or headers.
-
-use serde_json::Value;
+//! A single document may require more (design documents: an admin of the database; users' documents: their
+//! users). That is checked where documents are written and read, because a bulk request or a `COPY` names the
+//! document in its body or headers.
 
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
-use crate::auth::{Security, Session, UserCtx};
-use crate::config::Settings;
-use crate::error::Error;
-use crate::http::request::{Request, Verb};
-use crate::http::response::cors;
 use crate::http::response::error::Result;
-
-/// What a route needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    Anyone,
-    /// Anyone who is signed in.
-    SignedIn,
-    /// An admin, or everybody if `admin_only_all_dbs` is off.
-    ListDatabases,
-    /// An admin, or a `_metrics` user.
-    Metrics,
-    /// A member of the database.
-    Member,
-    /// A document of the users' database: whoever is signed in, who is then shown and lets write what is theirs; nobody
-    /// only if the database is public (sign-up).
-    Account,
-    /// What the users' database has beside users: its admins, and 403 for all others, as CouchDB answers.
-    AccountsAdmin,
-    /// An admin of the database, to whom it is a matter of the server: 401 for all others (compaction).
-    DatabaseAdmin,
-    /// An admin of the database who changes it: 401 for nobody, 403 for somebody else.
-    ManageDatabase,
-    /// A server admin.
-    Admin,
-}
+use crate::policy::access::{Access, Openness};
 
 /// The access that a route needs. `users`: the name of the users' database.
 pub fn needed(route: &Route, users: &str) -> Access {
@@ -195,65 +165,6 @@ fn is_design(id: &str) -> bool {
     id.starts_with("_design/")
 }
 
-/// The outcome of what can be told without the database's own `_security`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    Granted,
-    /// Ask [`check_database`] with the database's `_security`.
-    AskDatabase,
-}
-
-/// Decides what the user alone decides.
-pub fn check(needed: Access, user: &UserCtx, settings: &Settings) -> Result<Verdict> {
-    if user.is_server_admin() {
-        return Ok(Verdict::Granted);
-    }
-    match needed {
-        Access::Anyone => Ok(Verdict::Granted),
-        Access::SignedIn | Access::Account if user.name.is_some() => Ok(Verdict::Granted),
-        Access::Account if settings.flag("chttpd_auth", "allow_sign_up") => Ok(Verdict::Granted),
-        Access::SignedIn => Err(Error::Unauthorized("You are not an authenticated user".into()).into()),
-        Access::ListDatabases if !settings.admin_only_all_dbs => Ok(Verdict::Granted),
-        Access::Metrics if user.roles.iter().any(|role| role == "_metrics") => Ok(Verdict::Granted),
-        Access::Metrics => {
-            Err(Error::Unauthorized("You are not a server admin or read-only metrics user".into()).into())
-        }
-        Access::ListDatabases | Access::Admin => Err(Error::Unauthorized("You are not a server admin.".into()).into()),
-        Access::Member | Access::Account | Access::AccountsAdmin | Access::DatabaseAdmin | Access::ManageDatabase => {
-            Ok(Verdict::AskDatabase)
-        }
-    }
-}
-
-/// Decides by a database's `_security` object; for users who are not server admins.
-pub fn check_database(needed: Access, user: &UserCtx, security: &Value) -> Result<()> {
-    let security = Security::stored(security);
-    match needed {
-        Access::Member | Access::Account => security.check_member(user)?,
-        Access::ManageDatabase => security.check_admin(user)?,
-        Access::AccountsAdmin if !security.is_admin(user) => {
-            let reason = "Only administrators can view design docs in the users database.";
-            return Err(Error::Forbidden(reason.into()).into());
-        }
-        Access::DatabaseAdmin if !security.is_admin(user) => {
-            return Err(Error::Unauthorized("You are not a server or db admin.".into()).into());
-        }
-        Access::AccountsAdmin | Access::DatabaseAdmin => {}
-        Access::Anyone | Access::SignedIn | Access::ListDatabases | Access::Metrics | Access::Admin => {}
-    }
-    Ok(())
-}
-
-/// What a request without an account may still do under `require_valid_user`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Openness {
-    /// Signing in.
-    SignIn,
-    /// `/_up`.
-    Up,
-    Closed,
-}
-
 /// Classifies a route.
 pub fn openness(route: &Result<Route>) -> Openness {
     match route {
@@ -261,53 +172,6 @@ pub fn openness(route: &Result<Route>) -> Openness {
         Ok(Route::Server(ServerRoute::Up)) => Openness::Up,
         _ => Openness::Closed,
     }
-}
-
-/// Whether a request without an account may go on at all (`chttpd_auth:party_mode_handler`).
-pub fn check_nobody(openness: Openness, settings: &Settings) -> Result<()> {
-    let (all, but_up) = (settings.require_valid_user, settings.require_valid_user_except_for_up);
-    let refused = match openness {
-        Openness::SignIn => false,
-        Openness::Up => all && !but_up,
-        Openness::Closed => all || but_up,
-    };
-    if refused { Err(Error::Unauthorized("Authentication required.".into()).into()) } else { Ok(()) }
-}
-
-/// Refuses what a page of another site sends with the session of the user who looks at it (cross-site request forgery).
-/// Reading is left to the browser, which shows such a page no answer. Beside CouchDB's own protection, that what writes
-/// wants JSON, and covers what it does not: a bare `POST /_node/_local/_restart`, an update function by GET.
-pub fn check_site(route: &Result<Route>, request: &Request) -> Result<()> {
-    use ServerRoute as S;
-    // Signing in needs no session: a form on another site could sign its visitor in as somebody else (login CSRF). What is of a
-    // session is of no use to another site either.
-    if let Ok(Route::Server(S::SignIn | S::SignOut | S::Token | S::Devices | S::RevokeDevices(_))) = route
-        && !matches!(request.verb, Verb::Get | Verb::Options)
-    {
-        let says_json = request.header(http::header::CONTENT_TYPE).is_some_and(is_json);
-        let preflighted = says_json || request.verb == Verb::Delete;
-        // Tokens are for apps whose pages may have any origin or none; only a form could be another site's.
-        let is_app = says_json && matches!(route, Ok(Route::Server(S::Token)));
-        if !is_app && cors::is_from_elsewhere(&request.settings.cors, &request.headers, preflighted) {
-            let reason = "A page of another site may not do this; its origin is not in [cors] origins.";
-            return Err(Error::Forbidden(reason.into()).into());
-        }
-    }
-    let by_cookie = matches!(request.session, Some(Session::Cookie(_)));
-    let harmless = match route {
-        Ok(Route::Server(ServerRoute::SignIn)) => true,
-        Ok(Route::Database { what: DbRoute::Update(..), .. }) => false,
-        _ => matches!(request.verb, Verb::Get | Verb::Options),
-    };
-    if by_cookie && !harmless && cors::is_foreign(&request.settings.cors, &request.headers) {
-        let reason = "A page of another site may not do this with your session; its origin is not in [cors] origins.";
-        return Err(Error::Forbidden(reason.into()).into());
-    }
-    Ok(())
-}
-
-fn is_json(content_type: &str) -> bool {
-    content_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 #[cfg(test)]

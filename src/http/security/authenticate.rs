@@ -6,9 +6,9 @@ use std::sync::Arc;
 use base64::Engine;
 use http::header;
 
-use crate::app::{App, blocking, security_events};
+use crate::app::{App, security_events};
 use crate::auth::{Credentials, Session, SignedIn, Step, UserCtx, session};
-use crate::blocking::reading;
+use crate::blocking::{blocking, reading};
 use crate::http::request::Request;
 use crate::http::response::error::Result;
 
@@ -71,13 +71,13 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
                 device: device.as_deref(),
             })
         };
-        if waits { blocking(begin).await? } else { reading(begin).await }
+        if waits { blocking(begin).await } else { reading(begin).await }
     };
-    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, None, error))?;
+    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), None, error))?;
     let hashes = matches!(step, Step::Hash(_));
     let signed = finish(app, step, request).await?;
     if hashes {
-        security_events::signed_in(app, request, signed.user.name.as_deref(), "request");
+        security_events::signed_in(app, request.caller(), signed.user.name.as_deref(), "request");
     }
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
     request.standing.signed_in(&signed.user, signed.proof, seen);
@@ -109,10 +109,11 @@ pub async fn sign_in(
     let (shared, peer) = (app.clone(), request.peer);
     let device = device(request).unwrap_or_default().to_owned();
     let asked = name.clone();
-    let begun = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device)).await?;
-    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, Some(&asked), error))?;
+    let begun = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device)).await;
+    let step =
+        begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), Some(&asked), error))?;
     let signed = finish(app, step, request).await?;
-    security_events::signed_in(app, request, signed.user.name.as_deref(), "session");
+    security_events::signed_in(app, request.caller(), signed.user.name.as_deref(), "session");
     Ok(signed)
 }
 
@@ -126,10 +127,11 @@ pub async fn check_password(
 ) -> Result<SignedIn> {
     let (shared, peer) = (app.clone(), request.peer);
     let asked = name.clone();
-    let begun = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await?;
-    let step = begun.inspect_err(|error| security_events::credentials_refused(app, request, Some(&asked), error))?;
+    let begun = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await;
+    let step =
+        begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), Some(&asked), error))?;
     let signed = finish(app, step, request).await?;
-    security_events::signed_in(app, request, signed.user.name.as_deref(), "tokens");
+    security_events::signed_in(app, request.caller(), signed.user.name.as_deref(), "tokens");
     Ok(signed)
 }
 
@@ -140,10 +142,13 @@ async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedI
         Step::Done(signed) => signed,
         Step::Hash(pending) => {
             let name = pending.name().to_owned();
-            app.limits.sign_in(request.peer).inspect_err(|_| security_events::sign_in_limited(request, Some(&name)))?;
+            app.limits
+                .sign_in(request.peer)
+                .inspect_err(|_| security_events::sign_in_limited(request.caller(), Some(&name)))?;
             let shared = app.clone();
             let hashed = app.hash(request.peer, &name, move || shared.auth.finish(pending)).await;
-            hashed.inspect_err(|error| security_events::credentials_refused(app, request, Some(&name), error))?
+            hashed
+                .inspect_err(|error| security_events::credentials_refused(app, request.caller(), Some(&name), error))?
         }
     };
     if let Some(upgrade) = signed.upgrade.take() {

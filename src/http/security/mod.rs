@@ -1,4 +1,3 @@
-//! Authentication of a request, and authorization of requests and feeds that stay open.
+//! Authentication of a request.
 
 pub mod authenticate;
-pub mod authorization;

@@ -10,9 +10,11 @@ use super::*;
 use crate::auth::UserCtx;
 use crate::config::Settings;
 use crate::http::request::Target;
+use crate::http::routing::required_access::needed;
 use crate::http::routing::required_access::tests::{variant, variants};
-use crate::http::routing::required_access::{Verdict, check, check_database, needed};
-use crate::http::routing::route::{Route, ServerRoute, route};
+use crate::http::routing::route::{Route, ServerRoute};
+use crate::http::routing::route_table::route;
+use crate::policy::access::{Verdict, check, check_database};
 
 /// Requests that cover every variant of the route enums. They are ordered so that a server admin can execute
 /// all of them: requests that delete something come after those that need it.
@@ -146,7 +148,7 @@ fn decided(route: &Route, user: &UserCtx, security: &serde_json::Value) -> Resul
         Ok(Verdict::AskDatabase) => check_database(needed, user, security),
         Err(refused) => Err(refused),
     }
-    .map_err(|failure| crate::http::response::error::wire(&failure).0.as_u16())
+    .map_err(|failure| crate::http::response::error::wire(&failure.into()).0.as_u16())
 }
 
 #[test]

@@ -13,11 +13,11 @@ use crate::db::{Database, Found, Listing as Walk};
 use crate::http::api::document::include_docs::Docs;
 use crate::http::api::document::{body_writer, local};
 use crate::http::api::query::view::MOST_QUERIES;
+use crate::http::request::listing_path::Listing;
 use crate::http::request::{Query, Request, query_error};
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::{Failure, Result};
-use crate::http::routing::route::Listing;
 use crate::json::quote;
 use crate::store::{Direction, PageLimit};
 

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use super::changes_filter::{Filter, Judged};
 use crate::app::App;
 use crate::app::answer_budget::WINDOW;
-use crate::app::feed_wakes::Waiter;
 use crate::app::metrics::Counted;
 use crate::blocking::{blocking, reading};
 use crate::db::read::render::{self, Attachments, Show};
@@ -31,8 +30,8 @@ use crate::http::request::{Request, Verb};
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::{Failure, Result};
-use crate::http::security::authorization::Standing;
 use crate::json::quote;
+use crate::policy::authorization::{Standing, Waiter};
 use crate::store::{Direction, PageLimit};
 
 /// Rows read at once; fewer where their documents are needed.

@@ -23,10 +23,10 @@ use crate::http::api::database::all_docs;
 use crate::http::api::query::view;
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
+use crate::http::request::listing_path::{ListPath, Listing};
 use crate::http::response::Answer;
 use crate::http::response::body::Body;
 use crate::http::response::error::{Failure, Result, wire};
-use crate::http::routing::route::{ListPath, Listing};
 use crate::query::script::{self, Response, Rows};
 
 /// `/{db}/_design/{design}/_list/{function}/[{design of the view}/]{view}`, GET and POST.

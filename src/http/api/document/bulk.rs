@@ -21,8 +21,8 @@ use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::{Failure, Result, wire};
 use crate::json::quote;
-use crate::policy::users_database;
 use crate::policy::visibility::Eyes;
+use crate::policy::{document_write, users_database};
 use crate::rev::Revision;
 
 /// `{"docs": [...], "new_edits": ...}` with the documents left as text.
@@ -120,7 +120,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         }
     };
     let incoming = if has_content { blocking(convert).await? } else { beside(length, convert)? };
-    let written = users_database::update(app, request.by(), &database, incoming, mode).await?;
+    let written = document_write::update(app, request.by(), &database, incoming, mode).await?;
     let mut written = ids.into_iter().zip(written);
     let mut locals = write_locals(app, request, &database, locals).await.into_iter();
     let mut out = String::with_capacity(is_local.len() * 96);

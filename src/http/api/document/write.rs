@@ -11,7 +11,7 @@ use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::Result;
 use crate::json::quote;
-use crate::policy::users_database;
+use crate::policy::document_write;
 use crate::rev::Revision;
 
 /// `{"ok":true,"id":...,"rev":...}` with the revision as `ETag` and, for 201, the document's URL as
@@ -45,6 +45,6 @@ pub async fn write(
     edit: Incoming,
     mode: Mode,
 ) -> Result<Revision> {
-    let mut results = users_database::update(app, request.by(), database, vec![edit], mode).await?;
+    let mut results = document_write::update(app, request.by(), database, vec![edit], mode).await?;
     Ok(results.pop().unwrap_or(Err(Error::Conflict))?)
 }

@@ -14,7 +14,7 @@ use crate::http::api::document::body_writer;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result, wire};
-use crate::policy::users_database::Confirmed;
+use crate::policy::confirmed::Confirmed;
 use crate::query::mango::find::{self, FindRequest, Search};
 use crate::query::mango::planner::{self, Index, NewIndex};
 

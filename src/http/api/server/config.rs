@@ -6,14 +6,15 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use crate::app::security_events::By;
-use crate::app::{App, blocking};
+use crate::app::App;
 use crate::audit::{Event, Kind};
+use crate::blocking::blocking;
 use crate::config::catalogue;
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
+use crate::policy::authorization::By;
 
 /// Shown in place of a secret.
 const MASK: &str = "****";
@@ -109,7 +110,7 @@ pub async fn change(
                 return Err(Error::BadRequest("An admin's password must not be empty.".into()).into());
             }
             let of = app.clone();
-            Some(blocking(move || crate::app::admins::admin_hash(&of.config, &value, &of.clock)).await??)
+            Some(blocking(move || crate::app::admins::admin_hash(&of.config, &value, &of.clock)).await?)
         }
         other => other,
     };
@@ -118,7 +119,7 @@ pub async fn change(
         None => shared.config.delete(&section, &key, persist).map(Some),
         Some(value) => shared.config.set(&section, &key, &value, persist),
     })
-    .await??;
+    .await?;
     app.reconfigure();
     if deletes && let Some(account) = account {
         crate::policy::users_database::forget_gone(app, vec![account]).await;
@@ -131,7 +132,7 @@ pub async fn change(
 /// POST `_config/_reload`: discards changes made with `X-Couch-Persist: false`.
 pub async fn reload(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let shared = app.clone();
-    blocking(move || shared.config.reload()).await??;
+    blocking(move || shared.config.reload()).await?;
     app.reconfigure();
     Event { detail: Some("reloaded"), ..request.by().event(Kind::ConfigChanged) }.record();
     Ok(Answer::json(StatusCode::OK, &serde_json::json!({"ok": true})))

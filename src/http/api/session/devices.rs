@@ -13,10 +13,11 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::app::{App, blocking, security_events};
+use crate::app::{App, security_events};
 use crate::audit::{Event, Kind};
 use crate::auth::devices::{Client, Devices};
 use crate::auth::{Handler, Session, token};
+use crate::blocking::blocking;
 use crate::error::{self, Error};
 use crate::http::request::Request;
 use crate::http::response::Answer;
@@ -62,7 +63,7 @@ pub async fn list(app: &App, request: &Request) -> Result<Answer> {
         let current = current(&devices, &user, own.as_deref(), session.as_ref())?;
         devices.list(&user, current.as_deref(), timeout)
     })
-    .await??;
+    .await?;
     Ok(Answer::ok(&json!({ "devices": rows })))
 }
 
@@ -83,7 +84,7 @@ pub async fn revoke(app: &App, request: &Request, id: Option<String>) -> Result<
             devices.revoke_all(&user, kept.as_deref()).map(Some)
         }
     })
-    .await??;
+    .await?;
     match revoked {
         Some(count) => {
             let event = request.by().event(Kind::DeviceRevoked);
@@ -102,15 +103,15 @@ pub async fn token(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     let (shared, peer) = (app.clone(), request.peer);
     let pair = match of("refresh_token") {
         Some(refresh) => {
-            let refreshed = blocking(move || shared.auth.refresh_tokens(&refresh, &device, peer)).await?;
-            refreshed.inspect_err(|error| security_events::credentials_refused(app, request, None, error))?
+            let refreshed = blocking(move || shared.auth.refresh_tokens(&refresh, &device, peer)).await;
+            refreshed.inspect_err(|error| security_events::credentials_refused(app, request.caller(), None, error))?
         }
         None => {
             let name = of("username").or_else(|| of("name"));
             let name = name.ok_or_else(|| Failure::bad_request("request body must contain a username"))?;
             let password = of("password").unwrap_or_default();
             let signed = authenticate::check_password(app, name.clone(), password, of("token"), request).await?;
-            blocking(move || shared.auth.issue_tokens(&name, &signed.proof, &device, peer)).await??
+            blocking(move || shared.auth.issue_tokens(&name, &signed.proof, &device, peer)).await?
         }
     };
     let (access, refresh) = pair;
@@ -132,7 +133,7 @@ pub async fn end(app: &App, request: &Request) -> Result<()> {
         Session::Cookie(issued) => devices.end(&name, issued),
         Session::Token(device) => devices.revoke(&name, &device).map(|_| ()),
     })
-    .await??;
+    .await?;
     request.by().event(Kind::SignOut).record();
     Ok(())
 }
@@ -171,8 +172,7 @@ pub async fn checkpoint(app: &App, request: &Request, database: &str, sequence: 
         None => Ok(()),
     });
     match noted.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "cannot record the sync progress of a device"),
-        Err(_) => tracing::warn!("cannot record the sync progress of a device"),
+        Ok(()) => {}
+        Err(error) => tracing::warn!(%error, "cannot record the sync progress of a device"),
     }
 }

@@ -1,9 +1,12 @@
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::http::routing::route::{ListPath, Listing};
+use crate::auth::UserCtx;
+use crate::config::Settings;
+use crate::http::request::listing_path::{ListPath, Listing};
+use crate::policy::access::{Verdict, check, check_database, check_nobody};
 
 fn user(name: &str, roles: &[&str]) -> UserCtx {
     UserCtx { name: Some(name.into()), roles: roles.iter().map(|role| (*role).into()).collect(), handler: None }
@@ -23,7 +26,7 @@ fn outcomes(route: &Route, security: &Value, settings: &Settings) -> [u16; 5] {
             Ok(Verdict::AskDatabase) => check_database(needed, &user, security),
             Err(refused) => Err(refused),
         };
-        decided.map_or_else(|failure| crate::http::response::error::wire(&failure).0.as_u16(), |()| 200)
+        decided.map_or_else(|error| crate::http::response::error::wire(&error.into()).0.as_u16(), |()| 200)
     })
 }
 
@@ -281,8 +284,7 @@ fn settings_and_roles_open_lists_and_metrics() {
 
 #[test]
 fn refusals_are_couchdbs_words() {
-    let reason =
-        |failure: crate::http::response::error::Failure| crate::http::response::error::wire(&failure).2.into_owned();
+    let reason = |error: crate::error::Error| crate::http::response::error::wire(&error.into()).2.into_owned();
     let closed = json!({"admins": {"roles": ["_admin"]}, "members": {"roles": ["_admin"]}});
     let nobody = UserCtx::anonymous();
     let eve = user("eve", &[]);

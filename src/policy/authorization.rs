@@ -13,20 +13,22 @@
 //! A counter is read before the state that it counts, so that the next check finds a change in between. A check stores its
 //! counters only if it has allowed the request.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::access::{self, Access, Openness, Verdict};
+use super::change_counters::Seen;
 use crate::app::App;
-use crate::app::feed_wakes::Waiter;
-use crate::app::user_store::Place;
+use crate::app::feed_wakes::Place;
+use crate::app::security_events::Caller;
+use crate::audit::{Event, Kind};
 use crate::auth::authenticate::Still;
 use crate::auth::{Proof, UserCtx};
 use crate::db::Database;
-use crate::error::{self, Error};
-use crate::http::response::error::{Failure, Result};
-use crate::http::routing::required_access::{self, Access, Openness, Verdict};
+use crate::error::{Error, Result};
 
 /// The answer to a request whose sign-in became invalid while the request was under way.
 const OVER: &str = "The session, token or password of this request is no longer valid.";
@@ -34,39 +36,6 @@ const OVER: &str = "The session, token or password of this request is no longer 
 const OTHER_ROLES: &str = "The roles of this user have changed while the request was under way. Try again.";
 /// The shortest time between two checks of a sign-in that is about to expire.
 const SOON: Duration = Duration::from_millis(200);
-
-/// Counters of the state that an authorization may depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
-    settings: u64,
-    revocations: u64,
-    /// The users' database and its last sequence.
-    accounts: Option<Place>,
-}
-
-impl Seen {
-    /// The settings' counter alone. Read it before the settings of a request.
-    pub fn settings(app: &App) -> Seen {
-        Seen { settings: app.auth.generation(), revocations: 0, accounts: None }
-    }
-
-    /// Adds the other counters. Read them before the credentials are checked.
-    pub fn with_accounts(self, app: &App) -> Seen {
-        let revocations = app.auth.devices().map_or(0, |devices| devices.revocations());
-        Seen { revocations, accounts: app.accounts.place(), ..self }
-    }
-
-    fn now(app: &App, proof: &Proof) -> Seen {
-        let seen = Seen::settings(app);
-        if proof.account().is_some() { seen.with_accounts(app) } else { seen }
-    }
-
-    fn is_as(&self, now: &Seen, proof: &Proof) -> bool {
-        self.settings == now.settings
-            && (proof.account().is_none() || self.accounts == now.accounts)
-            && (!proof.has_device() || self.revocations == now.revocations)
-    }
-}
 
 /// The authorization of one request, and the state that it depends on.
 pub struct Standing {
@@ -149,8 +118,8 @@ impl Standing {
     /// Checks that the request is still authorized.
     ///
     /// # Errors
-    /// 401: the sign-in is no longer good. 401 or 403: the user may no longer do this. 404: the database was deleted.
-    /// The store's failures.
+    /// `Unauthorized` if the sign-in is no longer valid, `Unauthorized` or `Forbidden` if the user may no longer
+    /// do this, `NoDatabase` if the database was deleted, and those of the store.
     pub async fn check(&self) -> Result<()> {
         let Some(Doubt { proof, waits, seen }) = self.doubt()? else { return Ok(()) };
         let still = self.ask(proof, waits).await?;
@@ -158,11 +127,11 @@ impl Standing {
     }
 
     /// As [`Standing::confirm`], on a thread that may block: the writer's.
-    pub fn confirm_now(&self, user: &UserCtx) -> error::Result<()> {
+    pub fn confirm_now(&self, user: &UserCtx) -> Result<()> {
         match self.check_now() {
             Ok(()) if *self.user() == *user => Ok(()),
             Ok(()) => Err(Error::Again(OTHER_ROLES.into())),
-            Err(failure) => Err(domain(failure)),
+            Err(error) => Err(error),
         }
     }
 
@@ -233,11 +202,11 @@ impl Standing {
     }
 
     /// Checks, and refuses if the user's roles are no longer those of `user`, for which a decision was made.
-    pub async fn confirm(&self, user: &UserCtx) -> error::Result<()> {
+    pub async fn confirm(&self, user: &UserCtx) -> Result<()> {
         match self.confirmed().await {
             Ok(now) if *now == *user => Ok(()),
             Ok(_) => Err(Error::Again(OTHER_ROLES.into())),
-            Err(failure) => Err(domain(failure)),
+            Err(error) => Err(error),
         }
     }
 
@@ -245,7 +214,7 @@ impl Standing {
     pub async fn holds(&self) -> Result<bool> {
         match self.check().await {
             Ok(()) => Ok(true),
-            Err(Failure::Domain(Error::Unauthorized(_) | Error::Forbidden(_) | Error::NoDatabase)) => Ok(false),
+            Err(Error::Unauthorized(_) | Error::Forbidden(_) | Error::NoDatabase) => Ok(false),
             Err(other) => Err(other),
         }
     }
@@ -259,7 +228,7 @@ impl Standing {
                 state.seen = None;
             }
         }
-        Waiter::new(&self.app.wakes, self.clone())
+        Waiter::new(self.clone())
     }
 
     /// The name of the account that it depends on.
@@ -288,11 +257,11 @@ impl Standing {
         Ok(())
     }
 
-    /// The refusal after the database was deleted: 404, or what the `_security` of a new database of that name refuses.
-    fn gone(&self, state: &State, user: &UserCtx, database: &Database) -> Failure {
+    /// The refusal after the database was deleted: `NoDatabase`, or what the `_security` of a new database of that name refuses.
+    fn gone(&self, state: &State, user: &UserCtx, database: &Database) -> Error {
         let other = self.app.databases.opened(database.name());
         let refused = other.and_then(|other| judge(&self.app, state, user, Some((&other, &other.security()))).err());
-        refused.unwrap_or_else(|| Error::NoDatabase.into())
+        refused.unwrap_or(Error::NoDatabase)
     }
 
     /// Whether checking the sign-in may fetch an issuer's keys.
@@ -300,7 +269,7 @@ impl Standing {
         matches!(proof, Proof::Jwt { .. }) && self.app.auth.settings().jwt.jwks().is_some()
     }
 
-    async fn ask(&self, proof: Arc<Proof>, waits: bool) -> error::Result<Option<Still>> {
+    async fn ask(&self, proof: Arc<Proof>, waits: bool) -> Result<Option<Still>> {
         let app = self.app.clone();
         let by_issuer = self.is_by_issuer(&proof);
         let ask = move || app.auth.still(&proof, waits);
@@ -312,6 +281,56 @@ impl Standing {
     }
 }
 
+/// Waits until the authorization of one feed must be checked again.
+pub struct Waiter {
+    standing: Arc<Standing>,
+    place: Place,
+}
+
+impl Waiter {
+    /// Subscribes. Check the authorization afterwards: a change in between is otherwise missed.
+    fn new(standing: Arc<Standing>) -> Waiter {
+        let place = standing.app.wakes.wait(standing.account());
+        Waiter { standing, place }
+    }
+
+    /// Returns when the user's account or devices or the settings have changed, or when the sign-in expires. Cancel safe.
+    pub async fn woken(&mut self) {
+        let over = async {
+            match self.standing.time_left() {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.place.woken() => {}
+            () = over => {}
+        }
+    }
+}
+
+/// The client of a request, and its authorization, which is checked again before a commit.
+#[derive(Clone, Copy)]
+pub struct By<'a> {
+    pub user: &'a UserCtx,
+    pub peer: Option<IpAddr>,
+    /// The request's id.
+    pub id: &'a str,
+    pub standing: &'a Arc<Standing>,
+}
+
+impl<'a> By<'a> {
+    /// The client without the authorization.
+    pub fn caller(self) -> Caller<'a> {
+        Caller { user: self.user, peer: self.peer, id: self.id }
+    }
+
+    /// Creates an audit event that names this client and its request.
+    pub fn event(self, kind: Kind) -> Event<'a> {
+        self.caller().event(kind)
+    }
+}
+
 /// A sign-in that must be checked again.
 struct Doubt {
     proof: Arc<Proof>,
@@ -320,15 +339,8 @@ struct Doubt {
     seen: Seen,
 }
 
-fn domain(failure: Failure) -> Error {
-    match failure {
-        Failure::Domain(error) => error,
-        other => Error::Internal(format!("{other:?}")),
-    }
-}
-
-fn over() -> Failure {
-    Error::Unauthorized(OVER.into()).into()
+fn over() -> Error {
+    Error::Unauthorized(OVER.into())
 }
 
 /// Checks access with the current settings.
@@ -342,13 +354,12 @@ fn judge(app: &App, state: &State, user: &UserCtx, database: Option<(&Arc<Databa
         (needed, _) => needed,
     };
     if user.name.is_none() && !user.is_server_admin() {
-        required_access::check_nobody(state.openness, &settings)?;
+        access::check_nobody(state.openness, &settings)?;
     }
-    if required_access::check(needed, user, &settings)? == Verdict::Granted {
+    if access::check(needed, user, &settings)? == Verdict::Granted {
         return Ok(());
     }
     let Some((_, security)) = database else { return Ok(()) };
-    let object = serde_json::from_str(security)
-        .map_err(|_| Failure::from(Error::Damaged("the _security of a database".into())))?;
-    required_access::check_database(needed, user, &object)
+    let object = serde_json::from_str(security).map_err(|_| Error::Damaged("the _security of a database".into()))?;
+    access::check_database(needed, user, &object)
 }

@@ -1,0 +1,179 @@
+//! The parts of a running server, which every handler can reach.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::active_tasks::{Task, Tasks};
+use super::anomalies::Suspicion;
+use super::answer_budget::AnswerMemory;
+use super::body_budget::BodyMemory;
+use super::feed_wakes::Wakes;
+use super::hash_queue::Turns;
+use super::metrics::Metrics;
+use super::rate_limits::RateLimits;
+use super::script_limits::script_limits;
+use super::shutdown::Shutdown;
+use super::user_store::Accounts;
+use super::uuids::Uuids;
+use crate::auth::security_object::Security;
+use crate::auth::{Authenticator, UserCtx};
+use crate::clock::Clock;
+use crate::config::{Live, Settings};
+use crate::db::{Database, Databases, Validate};
+use crate::error::{self, Error};
+use crate::query::script::Scripts;
+use crate::query::validation::{Editor, Validation};
+use crate::query::view::Views;
+use crate::store::Store;
+
+/// Between two rounds of `_auto_purge` over all databases.
+pub(crate) const AUTO_PURGE: Duration = Duration::from_secs(60);
+/// How often it is looked whether published keys are due.
+pub(crate) const KEYS_ROUND: Duration = Duration::from_secs(15);
+/// The pause before another try to remove what a deleted database left: on a full disk sled frees with a delay.
+pub(crate) const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
+
+/// The running server's parts. One per server, shared by all connections; nothing of it is global.
+pub struct App {
+    pub config: Arc<Live>,
+    pub auth: Authenticator,
+    pub accounts: Arc<Accounts>,
+    /// Wakes feeds whose authorization may have changed.
+    pub wakes: Arc<Wakes>,
+    /// Whose password is hashed next, and how many at once: each takes a core for tenths of a second.
+    pub hashing: Arc<Turns>,
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    pub databases: Arc<Databases>,
+    /// Rung when a database was deleted: its range is to be removed.
+    pub removal: Notify,
+    /// Wakes the background work: something was freed on a full device.
+    pub freed: Arc<Notify>,
+    pub tasks: Tasks,
+    /// Runs the functions of design documents.
+    pub scripts: Scripts,
+    /// JavaScript views.
+    pub views: Views,
+    /// What may be held of request bodies.
+    pub bodies: BodyMemory,
+    /// What may be held of answers.
+    pub answers: AnswerMemory,
+    /// How much one address and one user may ask for.
+    pub limits: Arc<RateLimits>,
+    pub metrics: Metrics,
+    /// Counts what may be an attack.
+    pub suspicion: Suspicion,
+    pub shutdown: Shutdown,
+    /// When this process began to serve.
+    pub started: Instant,
+    /// Makes ids for `_uuids` and for documents posted without one.
+    pub uuids: Uuids,
+}
+
+impl App {
+    /// The settings of this moment.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.config.settings()
+    }
+
+    /// How long what is at work when the server stops may take.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_secs(self.settings().number("settee", "drain_timeout"))
+    }
+
+    /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
+    pub fn reconfigure(&self) {
+        self.auth.configure(crate::auth::Settings::read(self.settings().table()));
+        self.limits.configure(&self.settings());
+        self.scripts.set_limits(script_limits(&self.settings()));
+        self.databases.limit_partitions(self.settings().number("couchdb", "max_partition_size"));
+        self.wakes.wake_all();
+    }
+
+    /// Hashes a password for `name`, asked for by `peer`, when the hash queue grants a turn, off the async
+    /// threads. The turn lasts until the hash is done, even if the client disconnects: otherwise a client that
+    /// reconnects could have any number of hashes run at once.
+    pub async fn hash<T: Send + 'static>(
+        &self,
+        peer: Option<IpAddr>,
+        name: &str,
+        hash: impl FnOnce() -> error::Result<T> + Send + 'static,
+    ) -> error::Result<T> {
+        let turn = self.hashing.turn(peer, name).await;
+        let turn = turn.ok_or_else(|| Error::Internal("a password was not given its turn".into()))?;
+        crate::blocking::blocking(move || {
+            let _turn = turn;
+            hash()
+        })
+        .await
+    }
+
+    /// What edits by this user are held against.
+    pub fn validate(&self, user: &UserCtx) -> Box<dyn Validate> {
+        let user = user.clone();
+        let editor = move |database: &Database| {
+            let security = serde_json::from_str(&database.security()).unwrap_or_default();
+            Editor {
+                user: user.to_script_json(database.name()).to_string(),
+                signed_in: user.name.is_some(),
+                admin: user.is_server_admin() || Security::stored(&security).is_admin(&user),
+            }
+        };
+        Box::new(Validation { scripts: self.scripts.clone(), editor: Box::new(editor) })
+    }
+
+    /// Compacts a database in the background. The answer ends with it; it goes on if that is dropped.
+    pub fn compact(self: &Arc<Self>, database: Arc<Database>) -> JoinHandle<()> {
+        let app = self.clone();
+        let now = move || app.clock.since_epoch().as_secs();
+        let about = serde_json::json!({"database": database.name(), "phase": "document_copy"});
+        let task = self.tasks.begin("database_compaction", about, now());
+        let begun = database.begin_compaction();
+        tokio::spawn(async move {
+            let Some(begun) = begun else { return };
+            if let Err(error) = begun.run(&|done, total| task.progress(done, total, now())).await {
+                tracing::warn!(database = database.name(), %error, "compaction ended early");
+            }
+        })
+    }
+
+    /// As [`App::compact`], asked for by a client. On a full device, attachments are swept afterwards without delay.
+    pub fn compact_asked(self: &Arc<Self>, database: Arc<Database>) {
+        let (app, compaction) = (self.clone(), self.compact(database));
+        tokio::spawn(async move {
+            let _ = compaction.await;
+            app.freed_some();
+        });
+    }
+
+    pub(crate) fn freed_some(&self) {
+        if self.store.is_short_of_room() {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Lists background work that tells nothing of how far it is.
+    pub(crate) fn begin_task(&self, kind: &str) -> Task {
+        self.tasks.begin(kind, serde_json::json!({}), self.clock.since_epoch().as_secs())
+    }
+
+    /// Whether `database` is the users' database.
+    pub fn is_users_database(&self, database: &Database) -> bool {
+        self.auth.settings().authentication_db == database.name()
+    }
+
+    /// This server's identity, `uuid` of `GET /`.
+    pub fn uuid(&self) -> String {
+        self.settings().get("couchdb", "uuid").unwrap_or_default().to_owned()
+    }
+}
+
+/// The `_security` of a database that never had one written.
+pub fn default_security(app: &App) -> Value {
+    crate::auth::default_security(app.settings().get("couchdb", "default_security"))
+}

@@ -1,0 +1,115 @@
+//! What is known of a request from its first line and headers, kept for its answer and its log line.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+
+use crate::app::App;
+use crate::app::answer_budget::Line;
+use crate::audit::{Event, Kind};
+use crate::auth::UserCtx;
+use crate::config::Settings;
+use crate::http::request::body::RequestBody;
+use crate::http::request::target::Target;
+use crate::http::request::{Request, client_address};
+use crate::policy::authorization::Standing;
+use crate::policy::change_counters::Seen;
+
+/// The state of one request on its way through the pipeline.
+pub struct Context {
+    /// `X-Couch-Request-ID`.
+    pub id: String,
+    pub method: http::Method,
+    pub uri: http::Uri,
+    pub headers: HeaderMap,
+    /// The answer goes out without its body.
+    pub head: bool,
+    /// The settings that hold for the whole of this request.
+    pub settings: Arc<Settings>,
+    /// Counters that were read before the settings.
+    pub seen: Seen,
+    pub received: Instant,
+    pub user: Option<String>,
+    /// Authentication has succeeded, if only as an anonymous user.
+    pub identified: bool,
+    pub peer: Option<IpAddr>,
+    /// The connection to the client is encrypted, by this server or by a proxy.
+    pub secure: bool,
+    /// The connection is encrypted by this server.
+    pub encrypted: bool,
+    /// How long the server has waited for the request's body.
+    pub body_time: Duration,
+    /// The JSONP function to which the answer is passed.
+    pub callback: Option<String>,
+}
+
+impl Context {
+    /// Creates the state of a request that has come over the socket of `peer`.
+    pub fn new(app: &App, parts: http::request::Parts, peer: Option<IpAddr>, encrypted: bool) -> Context {
+        let seen = Seen::settings(app);
+        let settings = app.settings();
+        let client = client_address::client(&settings, &parts.headers, peer, encrypted);
+        Context {
+            id: request_id(&parts.headers, app),
+            head: parts.method == http::Method::HEAD,
+            method: parts.method,
+            uri: parts.uri,
+            headers: parts.headers,
+            settings,
+            seen,
+            received: Instant::now(),
+            user: None,
+            identified: false,
+            peer: client.address,
+            secure: client.secure,
+            encrypted,
+            body_time: Duration::ZERO,
+            callback: None,
+        }
+    }
+
+    /// Creates the request as handlers see it. The user is anonymous until it is authenticated.
+    pub fn request(&self, target: Target, body: RequestBody, standing: Arc<Standing>, line: &Line) -> Request {
+        let Target { verb, head, segments, query } = target;
+        Request {
+            verb,
+            head,
+            segments,
+            target: self.uri.path_and_query().map_or_else(String::new, |target| target.as_str().to_owned()),
+            query,
+            headers: self.headers.clone(),
+            body,
+            user: UserCtx::default(),
+            session: None,
+            standing,
+            id: self.id.clone(),
+            peer: self.peer,
+            secure: self.secure,
+            settings: self.settings.clone(),
+            received: self.received,
+            line: line.clone(),
+        }
+    }
+
+    /// Creates an audit event that names the user and the address.
+    pub fn event(&self, kind: Kind) -> Event<'_> {
+        Event { user: self.user.as_deref(), peer: self.peer, ..Event::of(kind) }
+    }
+}
+
+/// The client's own request id if it is short and harmless, or else ten hex digits (`chttpd.erl`, `nonce`).
+fn request_id(headers: &HeaderMap, app: &App) -> String {
+    let given = headers.get("x-couch-request-id").and_then(|value| value.to_str().ok());
+    match given {
+        Some(given)
+            if !given.is_empty()
+                && given.len() <= 36
+                && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_') =>
+        {
+            given.to_owned()
+        }
+        _ => crate::json::hex(&app.clock.random_16()[..5]),
+    }
+}

@@ -1,0 +1,139 @@
+//! A request as handlers see it: decoded path, ordered query, headers, a bounded body, the user.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap};
+
+use super::body::RequestBody;
+use super::etag::matches_etag;
+use super::json_text::{VALUE, invalid_json, too_deep, values};
+use super::query::Query;
+use super::target::Verb;
+use crate::app::answer_budget::Line;
+use crate::app::security_events::Caller;
+use crate::auth::UserCtx;
+use crate::blocking::beside;
+use crate::config::Settings;
+use crate::error::Error;
+use crate::http::response::error::{Failure, Result};
+use crate::policy::authorization::{By, Standing};
+
+/// One request.
+pub struct Request {
+    pub verb: Verb,
+    /// HEAD: the answer goes out without its body.
+    pub head: bool,
+    /// Percent-decoded parts of the path, empty ones left out.
+    pub segments: Vec<String>,
+    /// Path and query as they came.
+    pub target: String,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub body: RequestBody,
+    pub user: UserCtx,
+    /// The session or access token that the user came with.
+    pub session: Option<crate::auth::Session>,
+    /// The authorization, which is checked again at the end of the body and before a commit.
+    pub standing: Arc<Standing>,
+    /// `X-Couch-Request-ID`.
+    pub id: String,
+    pub peer: Option<IpAddr>,
+    /// The connection is encrypted.
+    pub secure: bool,
+    /// The settings that hold for the whole of this request.
+    pub settings: Arc<Settings>,
+    pub received: Instant,
+    /// The connection that the answer goes to: what the answer holds counts for it.
+    pub line: Line,
+}
+
+impl Request {
+    /// The client and its authorization.
+    pub fn by(&self) -> By<'_> {
+        By { user: &self.user, peer: self.peer, id: &self.id, standing: &self.standing }
+    }
+
+    /// The client.
+    pub fn caller(&self) -> Caller<'_> {
+        self.by().caller()
+    }
+
+    /// A header's text.
+    pub fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Refuses a body that does not say that it is JSON (415), as CouchDB's `validate_ctype`.
+    pub fn must_be_json(&self) -> Result<()> {
+        let said = self.header(header::CONTENT_TYPE).unwrap_or("");
+        if said.split(';').next() == Some("application/json") {
+            Ok(())
+        } else {
+            Err(Error::BadContentType("Content-Type must be application/json".into()).into())
+        }
+    }
+
+    /// Takes the user's roles from the last check. The body makes one at its end.
+    pub fn refresh(&mut self) {
+        if let Some(user) = self.standing.renewed() {
+            self.user = user;
+        }
+    }
+
+    /// The whole body, inflated if it is gzipped.
+    pub async fn whole(&mut self) -> Result<Bytes> {
+        let bytes = self.body.whole(&self.settings, &self.headers).await?;
+        self.refresh();
+        Ok(bytes)
+    }
+
+    /// The whole body, inflated if it is gzipped, as JSON text that is UTF-8 and not too deep; nothing else is checked.
+    pub async fn json_text(&mut self) -> Result<String> {
+        let bytes = self.whole().await?;
+        if bytes.is_empty() {
+            return Err(invalid_json());
+        }
+        let depth = self.settings.max_json_depth;
+        beside(bytes.len(), || {
+            if too_deep(&bytes, depth) {
+                return Err(Failure::bad_request(format!("JSON nests deeper than {depth}")));
+            }
+            String::from_utf8(bytes.into()).map_err(|_| invalid_json())
+        })
+    }
+
+    /// The whole body as a JSON value.
+    pub async fn json(&mut self) -> Result<serde_json::Value> {
+        let text = self.json_text().await?;
+        // `[[],[],...]` takes fifty times as much as values.
+        let values = beside(text.len(), || values(text.as_bytes()));
+        self.body.hold((text.len() + values * VALUE) as u64).await?;
+        self.refresh();
+        beside(text.len(), || serde_json::from_str(&text)).map_err(|_| invalid_json())
+    }
+
+    /// The whole body as a JSON object.
+    pub async fn json_object(&mut self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        match self.json().await? {
+            serde_json::Value::Object(members) => Ok(members),
+            _ => Err(Failure::bad_request("Request body must be a JSON object")),
+        }
+    }
+
+    /// Whether `If-None-Match` names this tag (without quotes).
+    pub fn has_etag(&self, tag: &str) -> bool {
+        matches_etag(&self.headers, tag)
+    }
+
+    /// `scheme://host` + `path`, as the client sees this server (`chttpd.erl`, `absolute_uri`).
+    pub fn absolute_uri(&self, path: &str) -> String {
+        let named = |key: &str| self.settings.get("chttpd", key).and_then(|name| self.headers.get(name)?.to_str().ok());
+        let host = named("x_forwarded_host").or_else(|| self.header(header::HOST)).unwrap_or("localhost:5984");
+        let secure =
+            named("x_forwarded_ssl") == Some("on") || named("x_forwarded_proto") == Some("https") || self.secure;
+        format!("{}://{host}{path}", if secure { "https" } else { "http" })
+    }
+}

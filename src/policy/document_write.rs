@@ -1,0 +1,116 @@
+//! Writes documents for a request: what every write requires of the user who writes.
+//!
+//! ```text
+//! write   update ─> design document: admin of the database
+//!                └> users' database: admit ─> password hashed ─> db ─> account rules (auth::users) ─> scripts
+//! read    Eyes::see ─> whole document | its public part | not found | forbidden
+//! ```
+
+use std::sync::Arc;
+
+use super::account_rules::{Rules, admit, admitted};
+use super::authorization::By;
+use super::confirmed::Confirmed;
+use super::database_security::parsed;
+use super::users_database::forget_gone;
+use super::write_error::Result;
+use crate::app::{App, security_events};
+use crate::audit::{Event, Kind};
+use crate::auth::users::Writer;
+use crate::db::{Database, Incoming, Mode};
+use crate::error::{self, Error};
+use crate::rev::Revision;
+
+/// Writes edits as who asks: all writing of documents by requests goes through here. One result per edit, in order.
+pub async fn update(
+    app: &Arc<App>,
+    by: By<'_>,
+    database: &Arc<Database>,
+    incoming: Vec<Incoming>,
+    mode: Mode,
+) -> Result<Vec<error::Result<Revision>>> {
+    let user = by.standing.confirmed().await?;
+    let by = By { user: &user, ..by };
+    let accounts = app.is_users_database(database);
+    if !accounts && incoming.iter().all(|edit| !edit.deleted) {
+        return write(app, by, database, incoming, mode).await;
+    }
+    let edits: Vec<(bool, Option<String>)> =
+        incoming.iter().map(|edit| (edit.deleted, accounts.then(|| edit.id.clone()))).collect();
+    let results = write(app, by, database, incoming, mode).await?;
+    let mut deletions = 0;
+    for ((deleted, account), _) in edits.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+        deletions += u64::from(*deleted);
+        if let Some(id) = account {
+            let detail = deleted.then_some("deleted");
+            Event { subject: Some(id), detail, ..by.event(Kind::AccountChanged) }.record();
+        }
+    }
+    security_events::deleted(app, by.caller(), deletions);
+    if accounts && deletions > 0 {
+        let deleted = edits.into_iter().zip(&results).filter(|((deleted, _), result)| *deleted && result.is_ok());
+        forget_gone(app, deleted.filter_map(|((_, id), _)| id).collect()).await;
+    }
+    Ok(results)
+}
+
+async fn write(
+    app: &Arc<App>,
+    by: By<'_>,
+    database: &Arc<Database>,
+    incoming: Vec<Incoming>,
+    mode: Mode,
+) -> Result<Vec<error::Result<Revision>>> {
+    let user = by.user;
+    let scripts = app.validate(user);
+    let accounts = app.is_users_database(database);
+    let touches_design = incoming.iter().any(|edit| edit.id.starts_with("_design/"));
+    if !accounts && (!touches_design || user.is_server_admin()) {
+        return Ok(database.update(incoming, mode, &Confirmed::new(by, &*scripts)).await?);
+    }
+    let stored = database.security();
+    let security = parsed(database, &stored)?;
+    let writer = Writer { user, security: &security };
+    let mut results: Vec<Option<error::Result<Revision>>> = Vec::with_capacity(incoming.len());
+    let mut edits = Vec::with_capacity(incoming.len());
+    let mut written = 0;
+    for mut edit in incoming {
+        let allowed = if edit.id.starts_with("_design/") {
+            security.check_admin(user)
+        } else if accounts {
+            match admit(&edit, writer, mode) {
+                Ok(body) => {
+                    written += 1;
+                    admitted(app, &mut edit, body, writer, by.peer, written).await?
+                }
+                Err(refused) => Err(refused),
+            }
+        } else {
+            Ok(())
+        };
+        match allowed {
+            Ok(()) => {
+                edits.push(edit);
+                results.push(None);
+            }
+            Err(refused) => results.push(Some(Err(refused))),
+        }
+    }
+    if written > 0 {
+        by.standing.confirm(user).await?;
+    }
+    let results_of_edits = match (edits.is_empty(), accounts) {
+        (true, _) => Vec::new(),
+        (false, true) => {
+            let rules = Rules { app, user, security: &security, mode, scripts: &*scripts };
+            database.update(edits, mode, &Confirmed::new(by, &rules).with_security(stored)).await?
+        }
+        (false, false) => database.update(edits, mode, &Confirmed::new(by, &*scripts).with_security(stored)).await?,
+    };
+    let mut results_of_edits = results_of_edits.into_iter();
+    let results = results.into_iter().map(|result| match result {
+        Some(result) => result,
+        None => results_of_edits.next().unwrap_or(Err(Error::Conflict)),
+    });
+    Ok(results.collect())
+}
