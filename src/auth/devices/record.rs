@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 /// Devices of one user at most; the one not seen for longest goes first.
-const MAX_DEVICES: usize = 64;
+pub(super) const MAX_DEVICES: usize = 64;
 /// Live sessions of one device: a renewal keeps the cookie before it alive for requests at work.
 pub(super) const MAX_ISSUED: usize = 8;
 /// Seconds of revoked cookies that are remembered of one user, before all unknown sessions of the older half end at once.
-const MAX_REVOKED: usize = 1024;
+pub(super) const MAX_REVOKED: usize = 1024;
 /// Databases that are remembered of one device.
 pub(super) const MAX_DATABASES: usize = 64;
 /// Seconds between writes of a time of last use.
 pub(super) const TOUCH: u64 = 600;
 /// Seconds after which a device that holds nothing valid is no longer listed.
-const FORGET: u64 = 30 * 86_400;
+pub(super) const FORGET: u64 = 30 * 86_400;
 const VERSION: u8 = 1;
 
 /// What a client says of itself. Both are cut to a sane length.

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::record::{FORGET, MAX_DEVICES, MAX_REVOKED};
 use super::*;
 use crate::store::memory::Memory;
 
