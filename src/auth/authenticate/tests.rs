@@ -1,11 +1,23 @@
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use base64::Engine;
+use serde_json::Map;
+
+use super::credentials::BASE64;
 use super::*;
+use crate::auth::devices::{Client, Devices};
 use crate::auth::lockout;
+use crate::auth::password::Stored;
+use crate::auth::session::Secrets;
 use crate::auth::settings::tests::source;
+use crate::auth::{ADMIN, Handler, Settings, UserCtx, session, token};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
 
 /// Accounts in memory.
 #[derive(Default)]

@@ -1,0 +1,95 @@
+//! Accounts: what the settings and the users' database know of a user.
+
+use serde_json::{Map, Value};
+
+use crate::auth::ADMIN;
+use crate::auth::password::Stored;
+use crate::auth::settings::Settings;
+use crate::auth::totp::Totp;
+use crate::error::{Error, Result};
+
+/// The members of a user's document that are looked at here.
+pub const MEMBERS: [&str; 8] =
+    ["derived_key", "iterations", "password_scheme", "password_sha", "pbkdf2_prf", "roles", "salt", "totp"];
+
+/// What CouchDB answers for a user whose document has conflicts.
+pub const CONFLICTED: &str =
+    "User document conflicts must be resolved before the document is used for authentication purposes.";
+
+/// Where accounts are kept. Called off the async threads.
+pub trait Users: Send + Sync + 'static {
+    /// The value of the `[admins]` setting of this name.
+    fn admin(&self, name: &str) -> Option<String>;
+
+    /// The document `org.couchdb.user:NAME` of the users' database; `None` if there is none or it is deleted.
+    fn document(&self, name: &str) -> Result<Option<UserDocument>>;
+}
+
+/// A user's document.
+#[derive(Clone)]
+pub struct UserDocument {
+    /// Its members; those that are not among [`MEMBERS`] may be left out.
+    pub members: Map<String, Value>,
+    /// Whether it has conflicts.
+    pub conflicted: bool,
+}
+
+/// What is known of a user.
+pub(super) struct Account {
+    pub(super) roles: Vec<String>,
+    pub(super) stored: Option<Stored>,
+    pub(super) totp: Option<Totp>,
+    /// The hash comes from a document (not from the settings), which an upgrade can write.
+    pub(super) from_document: bool,
+    /// The document has conflicts, and the settings do not let it be used.
+    pub(super) conflicted: bool,
+}
+
+impl Account {
+    pub(super) fn salt(&self) -> &str {
+        self.stored.as_ref().map_or("", |stored| &stored.salt)
+    }
+
+    /// Refuses an account whose document has conflicts. Asked once the password, cookie or token was found right: nobody else is
+    /// to learn that there is such an account.
+    pub(super) fn check_usable(&self) -> Result<()> {
+        if self.conflicted { Err(Error::Unauthorized(CONFLICTED.into())) } else { Ok(()) }
+    }
+}
+
+/// What is known of a user: an admin of the settings, a document, or both (then the settings' hash counts, and the
+/// roles are `_admin` and the document's). The settings are asked first: whatever stands in the users' database, in
+/// conflict or damaged, an admin of the settings gets in.
+pub(super) fn find_account(users: &dyn Users, name: &str, settings: &Settings) -> Result<Option<Account>> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if let Some(stored) = users.admin(name).as_deref().and_then(Stored::from_admin_setting) {
+        let document = users.document(name).unwrap_or_else(|error| {
+            tracing::warn!(user = name, %error, "the account of an admin of the settings could not be read");
+            None
+        });
+        let document = document.filter(|document| !document.conflicted || settings.allow_conflicted_user_docs);
+        let roles = [ADMIN.to_string()].into_iter();
+        let roles = roles.chain(document.iter().flat_map(|document| roles_of(&document.members))).collect();
+        let stored = Some(stored);
+        return Ok(Some(Account { roles, stored, totp: None, from_document: false, conflicted: false }));
+    }
+    let Some(document) = users.document(name)? else { return Ok(None) };
+    let stored = Stored::from_document(&document.members).unwrap_or_else(|error| {
+        tracing::warn!(user = name, %error, "the stored hash of an account cannot be used");
+        None
+    });
+    Ok(Some(Account {
+        roles: roles_of(&document.members).collect(),
+        stored,
+        totp: Totp::from_document(&document.members),
+        from_document: true,
+        conflicted: document.conflicted && !settings.allow_conflicted_user_docs,
+    }))
+}
+
+fn roles_of(members: &Map<String, Value>) -> impl Iterator<Item = String> {
+    let roles = members.get("roles").and_then(Value::as_array);
+    roles.into_iter().flatten().filter_map(|role| role.as_str().map(str::to_string))
+}

@@ -1,0 +1,64 @@
+//! What a sign-in depends on, to check it again later.
+
+use crate::auth::UserCtx;
+use crate::auth::session::Cookie;
+use crate::auth::settings::Proxy;
+use crate::auth::token::Access;
+
+/// What a sign-in depends on. Holds no password, only an HMAC of it under a key of this process.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// Nobody signed in.
+    #[default]
+    Nobody,
+    /// A password, and the fingerprint of the stored hash that it was right for.
+    Password { name: String, mac: [u8; 32], stored: [u8; 16] },
+    /// A session cookie, and the id of its device.
+    Cookie { cookie: Cookie, device: Option<String> },
+    /// An access token of this server.
+    Access(Access),
+    /// A user that a proxy named, and the headers that it named them in.
+    Proxy { user: UserCtx, token: Option<String>, by: Proxy },
+    /// A token of another issuer, and the second at which it expires.
+    Jwt { token: String, until: Option<u64> },
+}
+
+/// Shows nothing that could be used to sign in.
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("Proof").field(&self.name()).finish()
+    }
+}
+
+impl Proof {
+    /// The name of the account that it depends on, if any.
+    pub fn account(&self) -> Option<&str> {
+        match self {
+            Proof::Password { name, .. } => Some(name),
+            Proof::Cookie { cookie, .. } => Some(&cookie.name),
+            Proof::Access(access) => Some(&access.user),
+            Proof::Nobody | Proof::Proxy { .. } | Proof::Jwt { .. } => None,
+        }
+    }
+
+    fn name(&self) -> Option<&str> {
+        match self {
+            Proof::Proxy { user, .. } => user.name.as_deref(),
+            other => other.account(),
+        }
+    }
+
+    /// Whether revoking a device may end the sign-in.
+    pub fn has_device(&self) -> bool {
+        matches!(self, Proof::Cookie { .. } | Proof::Access(_))
+    }
+
+    /// The second at which it expires. Sessions move their end with each use; [`Authenticator::still`] returns it.
+    pub fn until(&self) -> Option<u64> {
+        match self {
+            Proof::Access(access) => Some(access.until),
+            Proof::Jwt { until, .. } => *until,
+            Proof::Nobody | Proof::Password { .. } | Proof::Cookie { .. } | Proof::Proxy { .. } => None,
+        }
+    }
+}
