@@ -1,13 +1,13 @@
-//! From credentials to a user context: CouchDB's authentication handlers, tried in the order of the settings.
+//! Authenticates requests: credentials in, user context out.
 //!
-//! Two steps, because a password hash takes tenths of a second of a core:
+//! Authentication has two steps, because a password hash takes tenths of a second of CPU time:
 //!
 //! ```text
-//! begin ──> Done(who)                       cookie, token, proxy, nobody, or a password verified a moment ago
-//!      └──> Hash(pending) ──> finish ──> who       the caller bounds how many run at once, off its async threads
+//! begin ──> Done(user)                       cookie, token, proxy, anonymous, or a recently verified password
+//!      └──> Hash(pending) ──> finish ──> user       the caller limits how many hashes run at once
 //! ```
 //!
-//! `begin` may read the user's document, so it too runs off the async threads.
+//! `begin` may read the user's document. Both steps block, so they must not run on async threads.
 
 mod account;
 mod authenticator;

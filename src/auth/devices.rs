@@ -1,17 +1,19 @@
-//! Which devices are signed in as whom: listed, revoked one by one or all, at once. CouchDB has nothing like it.
+//! The signed-in devices of each user, which can be listed and revoked, one by one or all at once. CouchDB
+//! has no equivalent.
 //!
-//! A cookie session is known by (user, second of issue), which the cookie says itself, so that cookies stay CouchDB's;
-//! two sign-ins of one user in one second get different seconds. Sessions that are not known here (made by another
-//! server with the same secret, or before this record was) are good as in CouchDB, and listed from their first use on.
+//! A cookie session is identified by (user, second of issue). The cookie contains both, so that cookies keep
+//! CouchDB's format. Two sign-ins of a user in the same second get different seconds. Unknown sessions (from
+//! another server with the same secret, or older than the record) are valid as in CouchDB, and listed from
+//! their first use on.
 //!
 //! ```text
 //! sign in ─> begin ─> device {issued: [t]}       request ─> seen ─> known | adopted | revoked
-//! renewal ─> renew ─> device {issued: [t, t']}   revoke  ─> device gone, its seconds remembered until they are over
-//! tokens  ─> begin_tokens ─> device {refresh}    refresh ─> rotate; any older one used again: stolen, device gone
+//! renewal ─> renew ─> device {issued: [t, t']}   revoke  ─> device removed, its seconds kept until they expire
+//! tokens  ─> begin_tokens ─> device {refresh}    refresh ─> rotate; reuse of an older token: device removed
 //! ```
 //!
-//! One record per user under `keys::server("devices/NAME")`, JSON behind a version byte. Structural changes are durable
-//! when they return; times of last use are written some times an hour.
+//! Each user has a record under `keyspace::server("devices/NAME")`: JSON after a version byte. Structural
+//! changes are durable when the call returns; times of last use are written a few times per hour.
 
 mod record;
 
@@ -33,11 +35,11 @@ use crate::store::{self, Change, Durability, Store, keyspace};
 
 pub use self::record::{Client, Kind};
 
-/// Seconds that a refresh token is good for.
+/// Lifetime of a refresh token in seconds.
 pub const REFRESH_LIFETIME: u64 = 30 * 86_400;
-/// Users whose records are held in memory.
+/// Maximum number of users whose records are cached.
 const MAX_USERS: usize = 16_384;
-/// A pair of fresh tokens' parts: which device, and the refresh token in the clear.
+/// New tokens: the device, and the refresh token in plain text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tokens {
     pub device: String,
@@ -50,14 +52,14 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// All users' devices. One per server. Calls may block on the store.
+/// The devices of all users. One per server. Calls may block on the store.
 pub struct Devices {
     store: Arc<dyn Store>,
     clock: Clock,
-    /// Users by hash, so that one user's write does not hold up the others.
+    /// Sharded by a hash of the user, so that a write for one user does not block the others.
     shards: Vec<Mutex<Bounded<String, Held>>>,
     hasher: RandomState,
-    /// Counts what may have ended a session.
+    /// Number of changes that may have ended a session.
     revocations: AtomicU64,
     /// Called with the user's name after a revocation.
     told: OnceLock<Told>,
@@ -72,7 +74,7 @@ struct Held {
     stored: u64,
 }
 
-/// Is called with a user's name.
+/// A function that is called with a user's name.
 type Told = Box<dyn Fn(&str) + Send + Sync>;
 
 const SHARDS: usize = 16;
@@ -177,7 +179,8 @@ impl Devices {
         Ok(Held { record, stored: self.hasher.hash_one(stored) })
     }
 
-    /// A new cookie session. Returns its second of issue: now, or one near it if that one is taken.
+    /// Creates a cookie session. Returns its second of issue: now, or a second close to it if that one is
+    /// taken.
     pub fn begin(&self, user: &str, client: &Client, timeout: u64) -> Result<u64> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         self.with(user, |record| {
@@ -190,7 +193,7 @@ impl Devices {
         })
     }
 
-    /// A request came with this session's cookie. Returns its device; `None`: the session is revoked.
+    /// Notes a request with this session's cookie. Returns its device, or `None` if the session is revoked.
     pub fn seen(&self, user: &str, issued: u64, client: &Client, timeout: u64) -> Result<Option<String>> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         self.with(user, |record| match record.devices.iter_mut().find(|device| device.issued.contains(&issued)) {
@@ -209,7 +212,7 @@ impl Devices {
         })
     }
 
-    /// A session's cookie is replaced by a new one; its second of issue.
+    /// Renews a session's cookie. Returns the new second of issue.
     pub fn renew(&self, user: &str, issued: u64, timeout: u64) -> Result<u64> {
         let now = self.now();
         self.with(user, |record| {
@@ -225,7 +228,7 @@ impl Devices {
         })
     }
 
-    /// The session is over: signed out.
+    /// Ends a session, because the user signed out.
     pub fn end(&self, user: &str, issued: u64) -> Result<()> {
         self.with(user, |record| {
             let id = record.devices.iter().find(|device| device.issued.contains(&issued)).map(|d| d.id.clone());
@@ -237,7 +240,7 @@ impl Devices {
         })
     }
 
-    /// A new device that holds tokens instead of a cookie.
+    /// Registers a new device with tokens instead of a cookie.
     pub fn begin_tokens(&self, user: &str, salt: &str, client: &Client, timeout: u64) -> Result<Tokens> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         let family = hex(&self.clock.random_16());
@@ -258,11 +261,11 @@ impl Devices {
         Ok(Tokens { device: id, refresh })
     }
 
-    /// Takes a refresh token and gives the next one. `None`: it is not good. One that was replaced before and comes again
-    /// is a copy in other hands: the device is revoked.
+    /// Exchanges a refresh token for the next one. Returns `None` if it is not valid. The reuse of a replaced
+    /// token means that it was stolen: the device is revoked.
     pub fn rotate(&self, user: &str, salt: &str, tokens: &Tokens, client: &Client) -> Result<Option<Tokens>> {
         let now = self.now();
-        // One of an older build has no family: its first digits are the next ones' family.
+        // A token of an older build has no family: its first digits become the family of the next tokens.
         let family = tokens.refresh.get(..FAMILY).unwrap_or_default();
         let next = family.to_string() + &self.secret();
         let (given, given_family) = (hashed(&tokens.refresh), hashed(family));
@@ -293,7 +296,7 @@ impl Devices {
         Ok(rotated.then(|| Tokens { device: tokens.device.clone(), refresh: next }))
     }
 
-    /// A request came with an access token of this device. `false`: revoked.
+    /// Notes a request with an access token of this device. Returns `false` if the device is revoked.
     pub fn token_seen(&self, user: &str, device: &str, client: &Client) -> Result<bool> {
         let now = self.now();
         self.with(user, |record| match record.devices.iter_mut().find(|known| known.id == device) {
@@ -302,7 +305,7 @@ impl Devices {
         })
     }
 
-    /// The device behind a session, if it is known.
+    /// Returns the device of a session if it is known.
     pub fn of_session(&self, user: &str, issued: u64) -> Result<Option<String>> {
         self.with(user, |record| {
             let device = record.devices.iter().find(|device| device.issued.contains(&issued));
@@ -310,7 +313,7 @@ impl Devices {
         })
     }
 
-    /// A device has written a checkpoint: how far it has synced a database.
+    /// Notes that a device has written a checkpoint: how far it has synced a database.
     pub fn synced(&self, user: &str, device: &str, database: &str, sequence: &str) -> Result<()> {
         let now = self.now();
         self.with(user, |record| {
@@ -328,7 +331,7 @@ impl Devices {
         })
     }
 
-    /// A client that sends name and password has written a checkpoint.
+    /// As [`Devices::synced`], for a client that sends name and password with every request.
     pub fn synced_with_password(&self, user: &str, client: &Client, database: &str, sequence: &str) -> Result<()> {
         let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
         let found = self.with(user, |record| {
@@ -348,7 +351,8 @@ impl Devices {
         self.synced(user, &found, database, sequence)
     }
 
-    /// The devices of a user, last seen first, as the API shows them; `current` is the asking one.
+    /// Returns the devices of a user as the API shows them, last seen first. `current`: the device of the
+    /// request.
     pub fn list(&self, user: &str, current: Option<&str>, timeout: u64) -> Result<Value> {
         let now = self.now();
         self.with(user, |record| {
@@ -375,7 +379,7 @@ impl Devices {
         })
     }
 
-    /// Revokes a device: what it holds is no longer good. `false`: there is none of this id.
+    /// Revokes a device: its cookies and tokens are no longer valid. Returns `false` if the id is unknown.
     pub fn revoke(&self, user: &str, device: &str) -> Result<bool> {
         self.with(user, |record| match record.remove(device) {
             true => (true, Some(Durability::Synced)),
@@ -383,12 +387,13 @@ impl Devices {
         })
     }
 
-    /// Grows whenever a session has ended before its time: who holds a feed open asks again then.
+    /// Increases whenever a session ends early, so that long-lived feeds know when to check again.
     pub fn revocations(&self) -> u64 {
         self.revocations.load(Ordering::Acquire)
     }
 
-    /// The second at which the session of a device ends unless its cookie is renewed before. `None`: the device is revoked.
+    /// Returns the second at which the session of a device ends unless its cookie is renewed before, or
+    /// `None` if the device is revoked.
     pub fn session_end(&self, user: &str, device: &str, timeout: u64) -> Result<Option<u64>> {
         self.with(user, |record| {
             let device = record.devices.iter().find(|known| known.id == device);
@@ -397,12 +402,12 @@ impl Devices {
         })
     }
 
-    /// Whether a device that holds tokens is not revoked.
+    /// Whether a device exists, that is, has not been revoked.
     pub fn is_known(&self, user: &str, device: &str) -> Result<bool> {
         self.with(user, |record| (record.devices.iter().any(|known| known.id == device), None))
     }
 
-    /// Revokes all devices, and sessions that are not known here. `except`: the one that asks, if it stays.
+    /// Revokes all devices except `except`. If there is no such device, it revokes unknown sessions as well.
     pub fn revoke_all(&self, user: &str, except: Option<&str>) -> Result<usize> {
         let now = self.now();
         self.with(user, |record| {
@@ -413,7 +418,8 @@ impl Devices {
                 record.revoke(device.issued);
             }
             match kept {
-                // Unknown sessions cannot be told from the one that stays by their second alone.
+                // Unknown sessions stay valid: by their second alone, they cannot be told from the one that
+                // stays.
                 Some(device) => record.devices.push(device),
                 None => record.signed_out = now,
             }
@@ -421,21 +427,22 @@ impl Devices {
         })
     }
 
-    /// Whether anything was ever noted of a user. Holds nothing in memory of one of whom there is nothing.
+    /// Whether there is a record of a user. Does not add an empty record to the cache.
     pub fn knows(&self, user: &str) -> Result<bool> {
         let is_held = self.shard(user).lock().get_mut(&user.to_string()).is_some();
         Ok(is_held || self.store.get(&key(user))?.is_some())
     }
 
-    /// The account is gone: its devices, sessions and used codes are not those of the next one of this name. Cookies issued until
-    /// now are not good for it either, even if it has the same hash.
+    /// Removes everything of a deleted account, so that the next account of this name does not inherit
+    /// devices, sessions or used codes. Cookies issued until now are invalid for it even if it has the same
+    /// hash.
     pub fn forget(&self, user: &str) -> Result<()> {
         let now = self.now();
         self.with(user, |record| {
             if record.devices.is_empty() && record.revoked.is_empty() && record.code.is_none() {
                 return ((), None);
             }
-            // Some may be issued ahead of time: see `free_second`.
+            // Some cookies may have a second of issue in the future: see `free_second`.
             let issued = record.devices.iter().flat_map(|device| &device.issued).chain(&record.revoked);
             let signed_out = issued.copied().chain([now, record.signed_out]).max().unwrap_or(now);
             *record = Record { signed_out, ..Record::default() };
@@ -443,8 +450,8 @@ impl Devices {
         })
     }
 
-    /// Uses the one-time code of a time step, under a key. `false`: it, or a later one, was used before. Of several that come
-    /// with one code at once, one has `true`; durable when it returns.
+    /// Uses up the one-time code of a time step, for a key. Returns `false` if it or a later one was used
+    /// before. Of several concurrent calls with one code, only one returns `true`. Durable when it returns.
     pub fn use_code(&self, user: &str, key: &[u8], step: u64) -> Result<bool> {
         let key = hex(&Sha256::digest(key)[..16]);
         self.with(user, |record| {
@@ -463,7 +470,7 @@ impl Devices {
     }
 }
 
-/// Digits at the beginning of a refresh token that it shares with those before and after it.
+/// Length of the prefix that all refresh tokens of a device share.
 const FAMILY: usize = 32;
 
 fn hashed(token: &str) -> String {

@@ -1,7 +1,7 @@
 //! Access tokens that this server issues, for apps that cannot store cookies: short-lived JWTs (HS256) that
 //! name a device of [`super::devices`]. Like session cookies, they are signed with the server's secret and
-//! the user's salt. A new password or the revocation of the device therefore ends them at once; after a change
-//! of the secret they stay valid for at most one session timeout.
+//! the user's salt. A new password or the revocation of the device therefore ends them at once; after a
+//! change of the secret they stay valid for at most one session timeout.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

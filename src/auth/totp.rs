@@ -40,8 +40,8 @@ impl Totp {
         Some(Totp { secret, digits: digits.unwrap_or(6) as u32 })
     }
 
-    /// Returns the time step whose code is `code`, if it is valid at `now` seconds since the epoch, plus or minus one
-    /// time step. A code of several steps counts as the latest. Runs in constant time.
+    /// Returns the time step whose code is `code`, if it is valid at `now` seconds since the epoch, plus or
+    /// minus one time step. A code of several steps counts as the latest. Runs in constant time.
     pub fn accepts(&self, code: &str, now: u64) -> Option<u64> {
         let (key, algorithm) = self.secret.as_ref()?;
         let mut right = None;

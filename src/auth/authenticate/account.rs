@@ -8,40 +8,41 @@ use crate::auth::settings::Settings;
 use crate::auth::totp::Totp;
 use crate::error::{Error, Result};
 
-/// The members of a user's document that are looked at here.
+/// The members of a user's document that authentication reads.
 pub const MEMBERS: [&str; 8] =
     ["derived_key", "iterations", "password_scheme", "password_sha", "pbkdf2_prf", "roles", "salt", "totp"];
 
-/// What CouchDB answers for a user whose document has conflicts.
+/// CouchDB's reason for rejecting a user whose document has conflicts.
 pub const CONFLICTED: &str =
     "User document conflicts must be resolved before the document is used for authentication purposes.";
 
-/// Where accounts are kept. Called off the async threads.
+/// The source of accounts. Its functions may block; they are not called on async threads.
 pub trait Users: Send + Sync + 'static {
-    /// The value of the `[admins]` setting of this name.
+    /// Returns the value of the `[admins]` setting with this name.
     fn admin(&self, name: &str) -> Option<String>;
 
-    /// The document `org.couchdb.user:NAME` of the users' database; `None` if there is none or it is deleted.
+    /// Returns the document `org.couchdb.user:NAME` of the users' database, or `None` if it does not exist or
+    /// is deleted.
     fn document(&self, name: &str) -> Result<Option<UserDocument>>;
 }
 
 /// A user's document.
 #[derive(Clone)]
 pub struct UserDocument {
-    /// Its members; those that are not among [`MEMBERS`] may be left out.
+    /// Its members. Those that are not in [`MEMBERS`] may be missing.
     pub members: Map<String, Value>,
     /// Whether it has conflicts.
     pub conflicted: bool,
 }
 
-/// What is known of a user.
+/// The authentication data of a user.
 pub(super) struct Account {
     pub(super) roles: Vec<String>,
     pub(super) stored: Option<Stored>,
     pub(super) totp: Option<Totp>,
-    /// The hash comes from a document (not from the settings), which an upgrade can write.
+    /// Whether the hash comes from a document, which an upgrade can write, and not from the settings.
     pub(super) from_document: bool,
-    /// The document has conflicts, and the settings do not let it be used.
+    /// Whether the document has conflicts and the settings forbid its use.
     pub(super) conflicted: bool,
 }
 
@@ -50,23 +51,23 @@ impl Account {
         self.stored.as_ref().map_or("", |stored| &stored.salt)
     }
 
-    /// Refuses an account whose document has conflicts. Asked once the password, cookie or token was found right: nobody else is
-    /// to learn that there is such an account.
+    /// Rejects an account whose document has conflicts. Callers check this only after the password, cookie or
+    /// token was verified, so that the error does not reveal which accounts exist.
     pub(super) fn check_usable(&self) -> Result<()> {
         if self.conflicted { Err(Error::Unauthorized(CONFLICTED.into())) } else { Ok(()) }
     }
 }
 
-/// What is known of a user: an admin of the settings, a document, or both (then the settings' hash counts, and the
-/// roles are `_admin` and the document's). The settings are asked first: whatever stands in the users' database, in
-/// conflict or damaged, an admin of the settings gets in.
+/// Returns the account of a user: an admin of the settings, a document, or both (then the hash comes from the
+/// settings, and the roles are `_admin` and those of the document). The settings take precedence, so that an
+/// admin can sign in even if the document has conflicts or is damaged.
 pub(super) fn find_account(users: &dyn Users, name: &str, settings: &Settings) -> Result<Option<Account>> {
     if name.is_empty() {
         return Ok(None);
     }
     if let Some(stored) = users.admin(name).as_deref().and_then(Stored::from_admin_setting) {
         let document = users.document(name).unwrap_or_else(|error| {
-            tracing::warn!(user = name, %error, "the account of an admin of the settings could not be read");
+            tracing::warn!(user = name, %error, "cannot read the user document of an admin of the settings");
             None
         });
         let document = document.filter(|document| !document.conflicted || settings.allow_conflicted_user_docs);

@@ -15,7 +15,7 @@ use crate::auth::verified_passwords::Verified;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
-/// Finds out who is asking. One per server; shared by all requests.
+/// Authenticates requests and sign-ins. One per server, shared by all requests.
 pub struct Authenticator {
     pub(super) users: Arc<dyn Users>,
     pub(super) clock: Clock,
@@ -24,12 +24,12 @@ pub struct Authenticator {
     pub(super) lockout: Lockout,
     pub(super) published: Box<dyn Keys + Send + Sync>,
     pub(super) devices: Option<Arc<Devices>>,
-    /// Passwords that were known to be right, and those that had to be hashed.
+    /// Number of passwords that the cache knew, and of those that were hashed.
     pub(super) fast: AtomicU64,
     pub(super) cache_hits: AtomicU64,
     pub(super) cache_misses: AtomicU64,
     pub(super) slow: AtomicU64,
-    /// Counts changes of the settings.
+    /// Number of changes of the settings.
     pub(super) generation: AtomicU64,
 }
 
@@ -60,31 +60,31 @@ impl Authenticator {
         }
     }
 
-    /// The same with a record of devices: sessions can then be listed and revoked.
+    /// Adds the record of devices: sessions can then be listed and revoked.
     pub fn with_devices(mut self, devices: Arc<Devices>) -> Authenticator {
         self.devices = Some(devices);
         self
     }
 
-    /// The record of devices.
+    /// Returns the record of devices.
     pub fn devices(&self) -> Option<&Arc<Devices>> {
         self.devices.as_ref()
     }
 
-    /// The same with keys from a JWKS URL, fetched by `fetch` when a token needs one.
+    /// Adds keys from a JWKS URL, which `fetch` fetches when a token needs one.
     pub fn with_published_keys(mut self, fetch: Box<dyn Fetch>) -> Authenticator {
         self.published = Box::new(JwksCache::new(fetch, self.clock.clone()));
         self
     }
 
-    /// Fetches published keys before they are too old, if there is a URL. Blocks for as long as a fetch may take.
+    /// If a JWKS URL is set, fetches the keys again before they expire. Blocks during the fetch.
     pub fn refresh_published_keys(&self) {
         if let Some(jwks) = self.settings().jwt.jwks() {
             self.published.refresh_if_due(jwks);
         }
     }
 
-    /// Takes changed settings, at once. A replaced secret stays good for one session timeout.
+    /// Applies changed settings immediately. A replaced secret stays valid for one session timeout.
     pub fn configure(&self, settings: Settings) {
         let now = self.clock.since_epoch().as_secs();
         let mut current = self.current.write();
@@ -95,7 +95,7 @@ impl Authenticator {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// The settings in force.
+    /// Returns the current settings.
     pub fn settings(&self) -> Arc<Settings> {
         self.current.read().settings.clone()
     }
@@ -105,13 +105,13 @@ impl Authenticator {
         (current.settings.clone(), current.secrets.clone())
     }
 
-    /// Passwords since the start: those known from a moment ago, and those that were hashed
-    /// (`password_hashing_fast` and `password_hashing_slow` in CouchDB).
+    /// Returns the number of fast and of slow password checks since the start (`password_hashing_fast` and
+    /// `password_hashing_slow` in CouchDB).
     pub fn hashings(&self) -> (u64, u64) {
         (self.fast.load(Ordering::Relaxed), self.slow.load(Ordering::Relaxed))
     }
 
-    /// Passwords since the start that the cache of verified passwords knew, and that it did not know.
+    /// Returns the hits and misses of the cache of verified passwords since the start.
     pub fn cached(&self) -> (u64, u64) {
         (self.cache_hits.load(Ordering::Relaxed), self.cache_misses.load(Ordering::Relaxed))
     }

@@ -8,10 +8,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use crate::auth::devices::Client;
 use crate::error::{Error, Result};
 
-/// What CouchDB answers to every wrong name, password or code.
+/// CouchDB's reason for rejecting any wrong name, password or code.
 pub const INCORRECT: &str = "Name or password is incorrect.";
 
-/// Basic's base64: padding required, as CouchDB's.
+/// The base64 variant of Basic authentication. As in CouchDB, padding is required.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -19,20 +19,20 @@ pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// What a request brings. All as plain text, taken from headers by the caller.
+/// The credentials of a request, as text. The caller takes them from the headers.
 #[derive(Clone, Copy, Default)]
 pub struct Credentials<'a> {
     /// `Authorization`.
     pub authorization: Option<&'a str>,
-    /// The value of the session cookie: [`session::find`].
+    /// The value of the session cookie: see `session::find`.
     pub cookie: Option<&'a str>,
-    /// The headers that [`super::settings::Proxy`] names.
+    /// The headers that the proxy settings name.
     pub proxy_user: Option<&'a str>,
     pub proxy_roles: Option<&'a str>,
     pub proxy_token: Option<&'a str>,
     /// The client's address.
     pub peer: Option<IpAddr>,
-    /// What the client calls itself: its device's name, else its user agent.
+    /// The name of the client's device, or else its user agent.
     pub device: Option<&'a str>,
 }
 
@@ -41,18 +41,19 @@ impl Credentials<'_> {
         client(self.device.unwrap_or_default(), self.peer)
     }
 
-    /// Whether there is nothing to look at: the asker is nobody, and no thread is needed to find out.
+    /// Whether there are no credentials: the client is anonymous, and authentication needs no blocking call.
     pub fn is_empty(&self) -> bool {
         self.authorization.is_none() && self.cookie.is_none() && self.proxy_user.is_none()
     }
 }
 
-/// Name and password of a Basic `Authorization`. `None`: it is something else, or CouchDB's `_:_` for nobody.
+/// Parses name and password of a Basic `Authorization` header. Returns `None` for other headers, and for
+/// `_:_`, which in CouchDB stands for an anonymous client.
 pub fn basic(authorization: &str) -> Result<Option<(String, String)>> {
     let Some(encoded) = authorization.strip_prefix("Basic ") else { return Ok(None) };
     let bad = || Error::BadRequest("Authorization header has invalid base64 value".into());
     let bytes = BASE64.decode(encoded.trim()).map_err(|_| bad())?;
-    // Names and passwords are kept as text, so bytes that are none cannot be right.
+    // Names and passwords are stored as text, so bytes that are not UTF-8 cannot match.
     let text = String::from_utf8(bytes).map_err(|_| Error::Unauthorized(INCORRECT.into()))?;
     Ok(match text.split_once(':') {
         None | Some(("_", "_")) => None,

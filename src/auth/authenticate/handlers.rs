@@ -13,8 +13,12 @@ use crate::auth::{Handler, UserCtx};
 use crate::error::{Error, Result};
 
 impl Authenticator {
-    /// Looks at a request's credentials. Reads the user's document: call it off the async threads.
-    /// Errors: `Unauthorized` with CouchDB's reason, `BadRequest` for what does not come apart, `Forbidden` when locked out.
+    /// Checks the credentials of a request. May read the user's document, so it must not run on an async
+    /// thread.
+    ///
+    /// # Errors
+    /// `Unauthorized` with CouchDB's reason, `BadRequest` for malformed credentials, `Forbidden` for a locked
+    /// account.
     pub fn begin(&self, credentials: &Credentials<'_>) -> Result<Step> {
         let (settings, secrets) = self.current();
         if let Some(access) = bearer(credentials).and_then(Access::parse) {
@@ -34,7 +38,7 @@ impl Authenticator {
         Ok(Step::Done(SignedIn::default()))
     }
 
-    /// [`Authenticator::begin`] and, if need be, [`Authenticator::finish`]. Blocks.
+    /// Calls [`Authenticator::begin`] and, if needed, [`Authenticator::finish`]. Blocks.
     pub fn authenticate(&self, credentials: &Credentials<'_>) -> Result<SignedIn> {
         match self.begin(credentials)? {
             Step::Done(who) => Ok(who),
@@ -55,7 +59,8 @@ impl Authenticator {
         if !secrets.is_set() {
             return Ok(None);
         }
-        // Proofs for names that nobody has are looked at too, so that the time does not tell which names somebody has.
+        // Verifies cookies for unknown names as well, so that the response time does not reveal which names
+        // exist.
         let account = self.account(&cookie.name, settings)?;
         let salt = account.as_ref().map_or("", Account::salt);
         let good = cookie.verify(secrets, salt, &settings.hash_algorithms, now);
@@ -93,7 +98,7 @@ impl Authenticator {
         let name = given.proxy_user?;
         if settings.proxy.use_secret {
             if !secrets.is_set() {
-                // Deleted from the settings. CouchDB believes everybody then.
+                // The secret was deleted from the settings. CouchDB would then accept every client.
                 return None;
             }
             let token = given.proxy_token.and_then(unhex)?;

@@ -17,8 +17,8 @@ use crate::auth::{Handler, UserCtx};
 use crate::error::{Error, Result};
 
 impl Authenticator {
-    /// Begins `POST /_session`: signs somebody in with a name and a password, and a one-time code if they use them.
-    /// `device`: what the client calls itself.
+    /// Begins `POST /_session`: signs a user in with a name, a password and, if the user has them enabled, a
+    /// one-time code. `device`: the name of the client's device.
     pub fn begin_session(
         &self,
         name: &str,
@@ -32,17 +32,19 @@ impl Authenticator {
         self.step(name, password, purpose, peer, &settings)
     }
 
-    /// Begins finding out whether a name, a password and a one-time code are right, without a session to follow.
+    /// Begins a check of a name, a password and a one-time code that creates no session.
     pub fn begin_check(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<Step> {
         let (settings, _) = self.current();
         self.step(name, password, Purpose::Check { code: code.map(str::to_string) }, peer, &settings)
     }
 
-    /// Does the hash that [`Authenticator::begin`] asked for. Blocks for as long as a hash takes.
+    /// Computes the hash that [`Authenticator::begin`] asked for, and completes the sign-in. Blocks during
+    /// the hash.
     pub fn finish(&self, pending: Pending) -> Result<SignedIn> {
         let (settings, _) = self.current();
         let now = self.clock.since_epoch();
-        // Many may have waited for their turn with it: what the first of them came to holds for the others.
+        // Other sign-ins of this user may have finished while this one waited: their lockout or cached
+        // password applies here as well.
         if settings.lockout.mode == Mode::Enforce {
             let salt = pending.account.as_ref().map_or("", Account::salt);
             if self.lockout.refuses(pending.peer, &pending.name, salt, &settings.lockout, now) {
@@ -63,13 +65,13 @@ impl Authenticator {
             }
         };
         let salt = pending.account.as_ref().map_or("", Account::salt);
-        // While the password waited for its turn and was hashed, the account may have got another one, or have gone.
+        // The account may have been deleted or got another password while this sign-in waited.
         let right = right && self.account(&pending.name, &settings)?.is_some_and(|account| account.salt() == salt);
         match &pending.account {
             Some(account) if right && self.second_factor(&pending.name, account, &pending.purpose)? => {
                 if let Some(stored) = &account.stored {
                     self.verified.remember(&pending.name, &pending.password, stored, now);
-                    // As CouchDB counts what its cache computes to remember it.
+                    // CouchDB counts the hash that its cache computes for the new entry.
                     self.fast.fetch_add(1, Ordering::Relaxed);
                 }
                 self.succeed(&pending.name, &pending.password, account, &pending.purpose)
@@ -84,20 +86,20 @@ impl Authenticator {
         }
     }
 
-    /// Whether a password is right by a stored hash. One that this server does not compute is never right, and takes as long to
-    /// say so as for a name that nobody has: only the log tells them apart.
+    /// Whether a password matches a stored hash. If this server refuses to compute the hash, no password
+    /// matches, and the check takes as long as for an unknown name: only the log shows the difference.
     pub(super) fn verify(&self, stored: &Stored, pending: &Pending, settings: &Settings) -> bool {
         match stored.verify(&pending.password, &settings.password) {
             Ok(right) => right,
             Err(error) => {
-                tracing::warn!(user = pending.name, %error, "the stored hash of an account is not one to be computed here");
+                tracing::warn!(user = pending.name, %error, "this server refuses to compute the stored hash of an account");
                 verify_nobody(&pending.password, &settings.password);
                 false
             }
         }
     }
 
-    /// [`Authenticator::begin_session`] and [`Authenticator::finish`]. Blocks.
+    /// Calls [`Authenticator::begin_session`] and, if needed, [`Authenticator::finish`]. Blocks.
     pub fn sign_in(&self, name: &str, password: &str, code: Option<&str>, peer: Option<IpAddr>) -> Result<SignedIn> {
         match self.begin_session(name, password, code, peer, "")? {
             Step::Done(who) => Ok(who),
@@ -105,7 +107,7 @@ impl Authenticator {
         }
     }
 
-    /// The part of a password sign-in before the hash.
+    /// The first step of a password sign-in, before the hash.
     pub(super) fn step(
         &self,
         name: &str,
@@ -128,7 +130,7 @@ impl Authenticator {
         Ok(Step::Hash(Pending { name: name.into(), password: password.into(), account, peer, purpose }))
     }
 
-    /// A sign-in with a password that is known to be right. `None`: it must be hashed.
+    /// Completes a sign-in if the cache knows the password. Returns `None` if it must be hashed.
     pub(super) fn remembered(
         &self,
         name: &str,
@@ -152,7 +154,8 @@ impl Authenticator {
         Some(self.succeed(name, password, account, purpose))
     }
 
-    /// Whether the one-time code is right, if the user has one. It is used by that: ask when the password is known to be right.
+    /// Whether the one-time code is right, or the user has none enabled. The check uses up the code, so it
+    /// must come after the password was verified.
     pub(super) fn second_factor(&self, name: &str, account: &Account, purpose: &Purpose) -> Result<bool> {
         let (totp, code) = match (&account.totp, purpose) {
             (None, _) => return Ok(true),
@@ -196,8 +199,8 @@ impl Authenticator {
         Ok(SignedIn { user, cookie: Some(cookie), session, upgrade, proof: Proof::Nobody })
     }
 
-    /// Refuses what was begun for an account that has another password since, or was deleted: nothing of it may be left
-    /// for the next account of that name.
+    /// Rejects a sign-in if the account has been deleted or got another password since it began. Nothing of
+    /// the sign-in may remain for the next account of this name.
     pub(super) fn check_unchanged(&self, name: &str, salt: &str, settings: &Settings) -> Result<()> {
         match self.account(name, settings)? {
             Some(account) if account.salt() == salt => Ok(()),

@@ -1,29 +1,29 @@
-//! What a sign-in depends on, to check it again later.
+//! The proof of a sign-in, by which it is checked again later.
 
 use crate::auth::UserCtx;
 use crate::auth::session::Cookie;
 use crate::auth::settings::Proxy;
 use crate::auth::token::Access;
 
-/// What a sign-in depends on. Holds no password, only an HMAC of it under a key of this process.
+/// What a sign-in depends on. Contains no password, only an HMAC of it under a key of this process.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Proof {
-    /// Nobody signed in.
+    /// The client is anonymous.
     #[default]
     Nobody,
-    /// A password, and the fingerprint of the stored hash that it was right for.
+    /// A password, and the fingerprint of the stored hash that it matched.
     Password { name: String, mac: [u8; 32], stored: [u8; 16] },
     /// A session cookie, and the id of its device.
     Cookie { cookie: Cookie, device: Option<String> },
     /// An access token of this server.
     Access(Access),
-    /// A user that a proxy named, and the headers that it named them in.
+    /// A user that a proxy authenticated, with the headers that carried it.
     Proxy { user: UserCtx, token: Option<String>, by: Proxy },
     /// A token of another issuer, and the second at which it expires.
     Jwt { token: String, until: Option<u64> },
 }
 
-/// Shows nothing that could be used to sign in.
+/// Shows only the name, nothing that could be used to sign in.
 impl std::fmt::Debug for Proof {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_tuple("Proof").field(&self.name()).finish()
@@ -31,7 +31,7 @@ impl std::fmt::Debug for Proof {
 }
 
 impl Proof {
-    /// The name of the account that it depends on, if any.
+    /// The account that it depends on, if any.
     pub fn account(&self) -> Option<&str> {
         match self {
             Proof::Password { name, .. } => Some(name),
@@ -53,7 +53,8 @@ impl Proof {
         matches!(self, Proof::Cookie { .. } | Proof::Access(_))
     }
 
-    /// The second at which it expires. Sessions move their end with each use; [`Authenticator::still`] returns it.
+    /// The second at which it expires. The end of a session moves with each use: `Authenticator::still`
+    /// returns it.
     pub fn until(&self) -> Option<u64> {
         match self {
             Proof::Access(access) => Some(access.until),

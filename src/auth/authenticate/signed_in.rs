@@ -7,21 +7,22 @@ use super::proof::Proof;
 use crate::auth::UserCtx;
 use crate::auth::devices::Client;
 
-/// The result of a sign-in or of looking at a request's credentials.
+/// The result of a sign-in or of the check of a request's credentials.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SignedIn {
     pub user: UserCtx,
-    /// The value of a new session cookie to send: after `POST /_session`, or because the old one is due for renewal.
+    /// The value of a new session cookie to send, after `POST /_session` or when the old one is due for
+    /// renewal.
     pub cookie: Option<String>,
-    /// The session or token that was used or made.
+    /// The session or token that was used or created.
     pub session: Option<Session>,
-    /// The stored hash is of an older scheme: write it anew, after answering.
+    /// Set if the stored hash is outdated: the caller rehashes the password after the response.
     pub upgrade: Option<Upgrade>,
-    /// What the sign-in depends on, to check it again later.
+    /// The proof by which the sign-in can be checked again later.
     pub proof: Proof,
 }
 
-/// Without the cookie, which is as good as the password.
+/// Omits the cookie, which is as sensitive as the password.
 impl std::fmt::Debug for SignedIn {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (cookie, user) = (self.cookie.is_some(), &self.user);
@@ -29,16 +30,16 @@ impl std::fmt::Debug for SignedIn {
     }
 }
 
-/// Which of a user's sessions.
+/// Identifies a session of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Session {
-    /// A cookie, by its second of issue.
+    /// A cookie with this second of issue.
     Cookie(u64),
     /// An access token of this device.
     Token(String),
 }
 
-/// A password to hash anew. The salt is kept, so that the user's sessions go on.
+/// A password to rehash. The salt stays, so that the user's sessions stay valid.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Upgrade {
     pub name: String,
@@ -52,10 +53,10 @@ impl std::fmt::Debug for Upgrade {
     }
 }
 
-/// What [`Authenticator::begin`] came to.
+/// The result of `Authenticator::begin`.
 pub enum Step {
     Done(SignedIn),
-    /// A password must be hashed: [`Authenticator::finish`].
+    /// A password must be hashed: the caller calls `Authenticator::finish`.
     Hash(Pending),
 }
 
@@ -63,14 +64,14 @@ pub enum Step {
 pub struct Pending {
     pub(super) name: String,
     pub(super) password: String,
-    /// `None`: nobody has this name.
+    /// `None` if the name is unknown.
     pub(super) account: Option<Account>,
     pub(super) peer: Option<IpAddr>,
     pub(super) purpose: Purpose,
 }
 
 impl Pending {
-    /// Whose password it is to be.
+    /// The name that the client sent.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -79,7 +80,7 @@ impl Pending {
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
     Basic,
-    /// `POST /_session`, with the one-time code if one was sent.
+    /// `POST /_session`, with the one-time code if the client sent one.
     Session {
         code: Option<String>,
         client: Client,

@@ -1,14 +1,16 @@
-//! Re-checks a sign-in without its credentials, for requests whose bodies take long and for feeds that stay open. The result
-//! is the user with the roles of now, or that a new request with the same credentials would be refused.
+//! Re-checks a sign-in without its credentials, for requests with slow bodies and for long-lived feeds. The
+//! result is the user with the current roles, or nothing if a new request with the same credentials would be
+//! rejected.
 //!
 //! ```text
-//! password   the account exists; the hash is the same, or this server has made it of the same password; no one-time codes
-//! cookie     the account exists, its salt verifies the cookie, the device is not revoked; for a feed: the session is in use
-//! own token  the account exists, its salt verifies the token, the device is not revoked, the token has not expired
-//! JWT        not expired, valid by the keys and settings of now
-//! proxy      valid by the settings of now
+//! password   the account exists; the hash is the same, or a rehash of the same password; no one-time codes
+//! cookie     the account exists, its salt verifies the cookie, device not revoked; feeds: session in use
+//! own token  the account exists, its salt verifies the token, device not revoked, token not expired
+//! JWT        not expired, valid by the current keys and settings
+//! proxy      valid by the current settings
 //! ```
-//! An account whose document has conflicts is none, as for a new request (`chttpd_auth/allow_conflicted_user_docs`).
+//! As for a new request, an account whose document has conflicts is rejected
+//! (`chttpd_auth/allow_conflicted_user_docs`).
 //! In all cases the handler must still be among `chttpd/authentication_handlers`.
 
 use std::sync::atomic::Ordering;
@@ -25,7 +27,7 @@ use crate::error::{Error, Result};
 /// A sign-in that is still valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Still {
-    /// The user with the roles of now.
+    /// The user with the current roles.
     pub user: UserCtx,
     /// The second at which it must be checked again.
     pub until: Option<u64>,
@@ -44,11 +46,11 @@ impl Authenticator {
         self.clock.since_epoch().as_secs()
     }
 
-    /// Checks a sign-in again. `None`: it is no longer valid.
+    /// Checks a sign-in again. Returns `None` if it is no longer valid.
     ///
-    /// `waits`: the client only listens, as that of a feed does. Its session then ends when no other request has used it for
-    /// `chttpd_auth/timeout` seconds. An upload is a use of the session for as long as it takes. Blocks on the store, and
-    /// for a JWT possibly on the issuer's keys.
+    /// `waits`: the client only listens, as the client of a feed does. Its session then ends when no other
+    /// request has used it for `chttpd_auth/timeout` seconds. An upload uses the session as long as it takes.
+    /// Blocks on the store, and for a JWT possibly on the issuer's keys.
     pub fn still(&self, proof: &Proof, waits: bool) -> Result<Option<Still>> {
         match self.check_again(proof, waits) {
             Err(Error::Unauthorized(_) | Error::Forbidden(_) | Error::BadRequest(_) | Error::NotFound(_)) => Ok(None),
@@ -130,7 +132,8 @@ impl Authenticator {
         }
     }
 
-    /// Whether `found` is the hash that was verified, or one that this server has made of the same password since.
+    /// Whether `found` is the hash that was verified, or one that this server has computed for the same
+    /// password since.
     fn is_same(&self, name: &str, mac: &[u8; 32], stored: [u8; 16], found: &Stored) -> bool {
         found.fingerprint() == stored || self.verified.knows_mac(name, mac, found, self.clock.since_epoch())
     }
@@ -160,8 +163,8 @@ impl Authenticator {
         Proof::Jwt { token: token.to_string(), until: jwt::ends_at(token) }
     }
 
-    /// Records that `stored` is a new hash of a verified password. Call it before the hash is stored: requests and feeds that
-    /// signed in with the password then stay valid.
+    /// Records that `stored` is a new hash of a verified password. Must be called before the hash is stored,
+    /// so that requests and feeds that signed in with the password stay valid.
     pub fn rehashed(&self, name: &str, password: &str, stored: &Stored) {
         self.verified.remember(name, password, stored, self.clock.since_epoch());
     }

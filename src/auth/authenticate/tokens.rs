@@ -11,8 +11,9 @@ use crate::auth::token;
 use crate::error::{Error, Result};
 
 impl Authenticator {
-    /// Makes a device that holds tokens, for somebody who has just signed in: access token and refresh token.
-    /// Reads the user's document. `proof` is the proof of the password: if the password has changed since, no tokens are issued.
+    /// Registers a device with tokens for a user who has just signed in. Returns access token and refresh
+    /// token. Reads the user's document. `proof` proves the password: if the password has changed since, no
+    /// tokens are issued.
     pub fn issue_tokens(
         &self,
         name: &str,
@@ -31,7 +32,10 @@ impl Authenticator {
         self.token_pair(name, account.salt(), &tokens, &secrets)
     }
 
-    /// Takes a refresh token and gives a new pair. `Unauthorized` if it is not good.
+    /// Exchanges a refresh token for a new pair of tokens.
+    ///
+    /// # Errors
+    /// `Unauthorized` if the token is not valid.
     pub fn refresh_tokens(&self, refresh: &str, device: &str, peer: Option<IpAddr>) -> Result<(String, String)> {
         let (settings, secrets) = self.current();
         let refused = || Error::Unauthorized("The refresh token is not valid.".into());
@@ -52,13 +56,13 @@ impl Authenticator {
     ) -> Result<(String, String)> {
         let now = self.clock.since_epoch().as_secs();
         let access = token::issue(name, &tokens.device, salt, now, secrets).ok_or_else(no_secret)?;
-        // The name is in it, so that the record can be found; it proves nothing.
+        // The token contains the name to locate the record; the name proves nothing.
         let refresh = format!("{}.{}.{}", tokens.device, tokens.refresh, crate::json::hex(name.as_bytes()));
         Ok((access, refresh))
     }
 }
 
-/// `DEVICE.SECRET.NAME`, the name in hex.
+/// Parses `DEVICE.SECRET.NAME`, with the name in hex.
 fn split_refresh(text: &str) -> Option<(Tokens, String)> {
     let mut parts = text.split('.');
     let (device, refresh, name, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {

@@ -1,4 +1,4 @@
-//! The record of one user's devices, sessions and used codes, and its stored form: JSON behind a version byte.
+//! The record of a user's devices, sessions and used codes, and its stored form: JSON after a version byte.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -6,21 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Devices of one user at most; the one not seen for longest goes first.
+/// Maximum number of devices per user; the one not seen for longest is dropped first.
 pub(super) const MAX_DEVICES: usize = 64;
-/// Live sessions of one device: a renewal keeps the cookie before it alive for requests at work.
+/// Maximum number of valid cookies per device: a renewal keeps the previous cookie valid for running
+/// requests.
 pub(super) const MAX_ISSUED: usize = 8;
-/// Seconds of revoked cookies that are remembered of one user, before all unknown sessions of the older half end at once.
+/// Maximum number of revoked cookies that a record remembers. Beyond it, all unknown sessions as old as the
+/// older half become invalid.
 pub(super) const MAX_REVOKED: usize = 1024;
-/// Databases that are remembered of one device.
+/// Maximum number of databases listed per device.
 pub(super) const MAX_DATABASES: usize = 64;
-/// Seconds between writes of a time of last use.
+/// Minimum time between writes of the time of last use, in seconds.
 pub(super) const TOUCH: u64 = 600;
-/// Seconds after which a device that holds nothing valid is no longer listed.
+/// Time after which a device without valid cookies or tokens is dropped, in seconds.
 pub(super) const FORGET: u64 = 30 * 86_400;
 const VERSION: u8 = 1;
 
-/// What a client says of itself. Both are cut to a sane length.
+/// The description of a client. Both texts are truncated when stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Client {
     /// The client's own name for the device (header `X-Settee-Device`), else its user agent.
@@ -29,14 +31,14 @@ pub struct Client {
     pub address: String,
 }
 
-/// How a device shows who it is.
+/// How a device authenticates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Cookie,
     Token,
-    /// A client that sends name and password with every request, listed because it wrote a checkpoint. What it holds is
-    /// the password: revoking it only takes it off the list.
+    /// A client that sends name and password with every request, listed because it wrote a checkpoint.
+    /// Revoking it only removes it from the list, because it has the password.
     Basic,
 }
 
@@ -48,7 +50,7 @@ pub(super) struct Device {
     pub first_seen: u64,
     pub last_seen: u64,
     pub address: String,
-    /// Database → the last sequence of a checkpoint that the device wrote.
+    /// For each database, the last sequence that the device wrote in a checkpoint.
     #[serde(default)]
     pub databases: BTreeMap<String, String>,
     /// Seconds of issue of its cookies.
@@ -58,18 +60,18 @@ pub(super) struct Device {
     pub refresh: Option<Refresh>,
 }
 
-/// A refresh token as it is stored: hashed.
+/// A refresh token in its stored, hashed form.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Refresh {
     pub current: String,
-    /// What all refresh tokens of the device begin with: one that does and is not the current one was replaced before,
-    /// however long ago. None in records of older builds, until the next rotation.
+    /// Hash of the prefix that all refresh tokens of the device share: a token with this prefix that is not
+    /// the current one was replaced before. `None` in records of older builds, until the next rotation.
     #[serde(default)]
     pub family: Option<String>,
-    /// The one before: if it comes again, somebody has a copy.
+    /// The previous token: if it is used again, it was copied.
     pub previous: Option<String>,
     pub until: u64,
-    /// The user's salt when it was made: a new password ends it.
+    /// The user's salt at the time of issue: a new password invalidates the token.
     pub salt: String,
 }
 
@@ -82,15 +84,15 @@ pub(super) struct Record {
     /// Cookies issued in this second or before are revoked.
     #[serde(default)]
     pub signed_out: u64,
-    /// The newest one-time code that was used.
+    /// The latest used one-time code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<UsedCode>,
 }
 
-/// A one-time code that was good once: it, and those before it, are not good again.
+/// A used one-time code: it and all earlier ones are no longer valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct UsedCode {
-    /// Of which key, as a hash: with a new key, codes begin anew.
+    /// Hash of the key: codes of another key are independent.
     pub key: String,
     /// Its time step.
     pub step: u64,
@@ -119,7 +121,7 @@ impl Device {
         self.address = cut(&client.address);
     }
 
-    /// Notes a use. Returns whether that is worth a write.
+    /// Notes a use. Returns whether it is time to write the record.
     pub fn touch(&mut self, client: &Client, now: u64) -> bool {
         let due = now.saturating_sub(self.last_seen) >= TOUCH || self.address != client.address;
         if due {
@@ -136,26 +138,27 @@ impl Device {
 }
 
 impl Record {
-    /// Whether something that was good under `before` no longer is.
+    /// Whether a cookie or device that was valid in `before` no longer is.
     pub fn revokes(&self, before: &Record) -> bool {
         self.revoked != before.revoked
             || self.signed_out != before.signed_out
             || before.devices.iter().any(|device| !self.devices.iter().any(|kept| kept.id == device.id))
     }
 
-    /// A second that no session of this user has: now or shortly before, and if there were so many sign-ins (or all were
-    /// signed out a moment ago), ahead of time. Not long before: the session would be over as it begins.
+    /// Returns a second of issue that no session of this user has: now or shortly before, or in the future if
+    /// all those are taken or were signed out. Not long before, because the session would expire early.
     pub fn free_second(&self, now: u64, timeout: u64) -> u64 {
         let issued = self.devices.iter().flat_map(|device| &device.issued);
         let taken: HashSet<u64> = self.revoked.iter().chain(issued).copied().collect();
         let free = |second: &u64| !taken.contains(second);
-        // A cookie is renewed when a tenth of its time is gone.
+        // A cookie is renewed after a tenth of its lifetime.
         let earliest = now.saturating_sub(timeout / 10).max(self.signed_out.saturating_add(1));
         let ahead = now.max(self.signed_out).saturating_add(1)..=u64::MAX;
         (earliest..=now).rev().find(free).or_else(|| ahead.into_iter().find(free)).unwrap_or(now)
     }
 
-    /// Who signs in over and over as one client takes the places of that client, not those of the user's other devices.
+    /// Adds a device. If the record is full, it replaces an entry of the same client, if any, so that a
+    /// client that signs in repeatedly does not displace the user's other devices.
     pub fn add(&mut self, device: Device) {
         if self.devices.len() >= MAX_DEVICES {
             let twin = |known: &Device| {
@@ -172,7 +175,7 @@ impl Record {
         self.devices.push(device);
     }
 
-    /// Remembers cookies that are no longer good.
+    /// Remembers revoked cookies.
     pub fn revoke(&mut self, issued: impl IntoIterator<Item = u64>) {
         self.revoked.extend(issued);
         if self.revoked.len() > MAX_REVOKED {
@@ -190,10 +193,10 @@ impl Record {
         true
     }
 
-    /// Drops what is over: seconds older than a session lasts, devices long gone.
+    /// Drops expired cookies, and devices that have been inactive for long.
     pub fn prune(&mut self, now: u64, timeout: u64) {
         let alive = |issued: &u64| issued.saturating_add(timeout) > now;
-        // Should sessions be made to last longer one day, those that were revoked do not come back.
+        // If the session timeout is increased later, revoked sessions must not become valid again.
         let over = self.revoked.iter().filter(|issued| !alive(issued)).max();
         self.signed_out = self.signed_out.max(over.copied().unwrap_or(0));
         self.revoked.retain(alive);
