@@ -20,8 +20,9 @@ use super::authenticator::Authenticator;
 use super::credentials::Credentials;
 use super::proof::Proof;
 use crate::auth::password::Stored;
+use crate::auth::session::{Cookie, Secrets};
 use crate::auth::settings::Proxy;
-use crate::auth::{Handler, UserCtx, jwt};
+use crate::auth::{Handler, Settings, UserCtx, jwt};
 use crate::error::{Error, Result};
 
 /// A sign-in that is still valid.
@@ -63,41 +64,9 @@ impl Authenticator {
         let now = self.now();
         match proof {
             Proof::Nobody => Ok(Some(Still { user: UserCtx::anonymous(), until: None, proof: None })),
-            Proof::Password { name, mac, stored } => {
-                let Some(account) = self.account(name, &settings)? else { return Ok(None) };
-                account.check_usable()?;
-                let Some(found) = &account.stored else { return Ok(None) };
-                if !settings.uses(Handler::Default) || account.totp.is_some() {
-                    return Ok(None);
-                }
-                if !self.is_same(name, mac, *stored, found) {
-                    return Ok(None);
-                }
-                let stored_now = found.fingerprint();
-                let renewed = (stored_now != *stored).then(|| Proof::Password {
-                    name: name.clone(),
-                    mac: *mac,
-                    stored: stored_now,
-                });
-                let user = user(name, account.roles, Handler::Default);
-                Ok(Some(Still { user, until: None, proof: renewed }))
-            }
+            Proof::Password { name, mac, stored } => self.check_password(name, mac, *stored, &settings),
             Proof::Cookie { cookie, device } => {
-                let Some(account) = self.account(&cookie.name, &settings)? else { return Ok(None) };
-                let good = settings.uses(Handler::Cookie)
-                    && secrets.is_set()
-                    && cookie.verify(&secrets, account.salt(), &settings.hash_algorithms, now);
-                if !good {
-                    return Ok(None);
-                }
-                account.check_usable()?;
-                let end = match (&self.devices, device) {
-                    (Some(devices), Some(device)) => devices.session_end(&cookie.name, device, settings.timeout)?,
-                    _ => Some(cookie.issued.saturating_add(settings.timeout)),
-                };
-                let Some(end) = end.filter(|end| !waits || now < *end) else { return Ok(None) };
-                let user = user(&cookie.name, account.roles, Handler::Cookie);
-                Ok(Some(Still { user, until: waits.then_some(end), proof: None }))
+                self.check_cookie(cookie, device.as_deref(), waits, &settings, &secrets)
             }
             Proof::Access(access) => {
                 let Some(devices) = &self.devices else { return Ok(None) };
@@ -130,6 +99,55 @@ impl Authenticator {
                 Ok(Some(Still { user, until: *until, proof: None }))
             }
         }
+    }
+
+    fn check_password(
+        &self,
+        name: &str,
+        mac: &[u8; 32],
+        stored: [u8; 16],
+        settings: &Settings,
+    ) -> Result<Option<Still>> {
+        let Some(account) = self.account(name, settings)? else { return Ok(None) };
+        account.check_usable()?;
+        let Some(found) = &account.stored else { return Ok(None) };
+        if !settings.uses(Handler::Default) || account.totp.is_some() {
+            return Ok(None);
+        }
+        if !self.is_same(name, mac, stored, found) {
+            return Ok(None);
+        }
+        let stored_now = found.fingerprint();
+        let renewed =
+            (stored_now != stored).then(|| Proof::Password { name: name.to_string(), mac: *mac, stored: stored_now });
+        let user = user(name, account.roles, Handler::Default);
+        Ok(Some(Still { user, until: None, proof: renewed }))
+    }
+
+    fn check_cookie(
+        &self,
+        cookie: &Cookie,
+        device: Option<&str>,
+        waits: bool,
+        settings: &Settings,
+        secrets: &Secrets,
+    ) -> Result<Option<Still>> {
+        let now = self.now();
+        let Some(account) = self.account(&cookie.name, settings)? else { return Ok(None) };
+        let good = settings.uses(Handler::Cookie)
+            && secrets.is_set()
+            && cookie.verify(secrets, account.salt(), &settings.hash_algorithms, now);
+        if !good {
+            return Ok(None);
+        }
+        account.check_usable()?;
+        let end = match (&self.devices, device) {
+            (Some(devices), Some(device)) => devices.session_end(&cookie.name, device, settings.timeout)?,
+            _ => Some(cookie.issued.saturating_add(settings.timeout)),
+        };
+        let Some(end) = end.filter(|end| !waits || now < *end) else { return Ok(None) };
+        let user = user(&cookie.name, account.roles, Handler::Cookie);
+        Ok(Some(Still { user, until: waits.then_some(end), proof: None }))
     }
 
     /// Whether `found` is the hash that was verified, or one that this server has computed for the same
