@@ -6,9 +6,10 @@
 //! settings changed  App::reconfigure ───────────────────────────────────> wake_all
 //! _security         the database's own watch, which its feeds wait for anyway
 //! ```
-//! A feed that wakes checks its authorization again (`policy::authorization`). A change of one account wakes only the feeds of
-//! that user, so ten thousand feeds of others cost nothing. Waking makes a feed end early. Correctness does not depend on
-//! it: each feed checks its authorization after it has read rows and before it sends them.
+//! A feed that wakes checks its authorization again (`policy::authorization`). A change of one account wakes
+//! only the feeds of that user, so ten thousand feeds of others cost nothing. Waking makes a feed end early.
+//! Correctness does not depend on it: each feed checks its authorization after it has read rows and before it
+//! sends them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -100,7 +101,8 @@ impl Drop for Place {
     }
 }
 
-/// Follows the users' database for as long as the server runs, and wakes the feeds of users whose accounts change.
+/// Follows the users' database for as long as the server runs, and wakes the feeds of users whose accounts
+/// change.
 pub async fn follow(wakes: Arc<Wakes>, databases: Arc<Databases>, accounts: Arc<Accounts>) {
     let mut settings = wakes.wait(None);
     loop {

@@ -66,7 +66,8 @@ pub fn denied(app: &App, event: Event<'_>, asked: &str) {
     }
 }
 
-/// A request was answered 404. Counts those for a document; who syncs asks for checkpoints that are not there yet.
+/// A request was answered 404. Counts those for a document; who syncs asks for checkpoints that are not there
+/// yet.
 pub fn missed(app: &App, path: &str, user: Option<&str>, peer: Option<IpAddr>) {
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     let is_document = parts.next().is_some_and(|database| !database.starts_with('_'))

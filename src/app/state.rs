@@ -35,7 +35,8 @@ use crate::store::Store;
 pub(crate) const AUTO_PURGE: Duration = Duration::from_secs(60);
 /// How often it is looked whether published keys are due.
 pub(crate) const KEYS_ROUND: Duration = Duration::from_secs(15);
-/// The pause before another try to remove what a deleted database left: on a full disk sled frees with a delay.
+/// The pause before another try to remove what a deleted database left: on a full disk sled frees with a
+/// delay.
 pub(crate) const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
@@ -96,8 +97,8 @@ impl App {
     }
 
     /// Hashes a password for `name`, asked for by `peer`, when the hash queue grants a turn, off the async
-    /// threads. The turn lasts until the hash is done, even if the client disconnects: otherwise a client that
-    /// reconnects could have any number of hashes run at once.
+    /// threads. The turn lasts until the hash is done, even if the client disconnects: otherwise a client
+    /// that reconnects could have any number of hashes run at once.
     pub async fn hash<T: Send + 'static>(
         &self,
         peer: Option<IpAddr>,
@@ -142,7 +143,8 @@ impl App {
         })
     }
 
-    /// As [`App::compact`], asked for by a client. On a full device, attachments are swept afterwards without delay.
+    /// As [`App::compact`], asked for by a client. On a full device, attachments are swept afterwards without
+    /// delay.
     pub fn compact_asked(self: &Arc<Self>, database: Arc<Database>) {
         let (app, compaction) = (self.clone(), self.compact(database));
         tokio::spawn(async move {

@@ -45,8 +45,8 @@ impl Accounts {
         self.held.lock().len()
     }
 
-    /// The users' database that was used last, and its last sequence, which changes with every account. `None`: it was
-    /// deleted, or no account was looked up yet. Does not touch the store.
+    /// The users' database that was used last, and its last sequence, which changes with every account.
+    /// `None`: it was deleted, or no account was looked up yet. Does not touch the store.
     pub fn place(&self) -> Option<Place> {
         let used = self.used.read();
         used.as_ref().filter(|database| !database.is_gone()).map(|used| (used.number(), used.info().sequence))
@@ -122,8 +122,8 @@ pub(crate) fn members(id: &str, json: &str) -> error::Result<Map<String, Value>>
 /// Accounts held in memory, those that are not there too.
 const HELD: usize = 8192;
 
-/// Bytes of an account that is held, about; a larger one is read each time. Names are sent by anybody, and users write what
-/// they like into their documents.
+/// Bytes of an account that is held, about; a larger one is read each time. Names are sent by anybody, and
+/// users write what they like into their documents.
 const HELD_BYTES: usize = 4096;
 
 /// Bytes of a name that is held although nobody has it.

@@ -1,7 +1,8 @@
 //! HTTP: the only layer that knows status codes and headers.
 //!
 //! ```text
-//! server (connections) -> request (decode) -> route -> signin, access -> handlers -> answer (encode)
+//! connection (listen) -> pipeline: request (decode) -> routing (route) -> security (authenticate)
+//!                         -> access -> api (handler) -> response (encode)
 //! ```
 //! A handler is `async fn(&Arc<App>, &mut Request, ...) -> Result<Answer>`: it decodes the request, makes one
 //! domain call and encodes the response.

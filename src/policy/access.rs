@@ -18,8 +18,8 @@ pub enum Access {
     Metrics,
     /// A member of the database.
     Member,
-    /// A document of the users' database: whoever is signed in, who is then shown and lets write what is theirs; nobody
-    /// only if the database is public (sign-up).
+    /// A document of the users' database: whoever is signed in, who is then shown and lets write what is
+    /// theirs; nobody only if the database is public (sign-up).
     Account,
     /// What the users' database has beside users: its admins, and 403 for all others, as CouchDB answers.
     AccountsAdmin,

@@ -1,8 +1,8 @@
 //! The rules for writing accounts: documents of the users' database.
 //!
-//! Rules that depend on what is stored are asked of the leaves that `db` shows with the proposal, and hold at the commit: who is
-//! no admin writes on the terms that these leaves have not moved ([`crate::db::Terms`]). Nothing that was read when a request
-//! began counts.
+//! Rules that depend on what is stored are asked of the leaves that `db` shows with the proposal, and hold at
+//! the commit: who is no admin writes on the terms that these leaves have not moved ([`crate::db::Terms`]).
+//! Nothing that was read when a request began counts.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -21,7 +21,8 @@ use crate::blocking::blocking;
 use crate::db::{Database, Guard, Incoming, Leaf, Mode, Proposal, Terms, Validate};
 use crate::error::{self, Error};
 
-/// What is asked of one edit of the users' database before it has a revision. The members of one that has a password.
+/// What is asked of one edit of the users' database before it has a revision. The members of one that has a
+/// password.
 pub(super) fn admit(edit: &Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<Option<Map<String, Value>>> {
     users::may_write(&edit.id, writer)?;
     if !writer.security.is_admin(writer.user) {
@@ -41,9 +42,10 @@ pub(super) fn admit(edit: &Incoming, writer: Writer<'_>, mode: Mode) -> error::R
     Ok(Some(body).filter(|body| body.get("password").is_some_and(|password| !password.is_null())))
 }
 
-/// Counts an edit, the `number`th account of its request, and hashes its password if it has one. Who is no admin writes one account
-/// in a request (their own), sets no more passwords in a minute than sign-ins, since each costs as much, and makes no more
-/// accounts in an hour than `sign_ups_per_hour`, with a password or without. Fails as a whole when there were more.
+/// Counts an edit, the `number`th account of its request, and hashes its password if it has one. Who is no
+/// admin writes one account in a request (their own), sets no more passwords in a minute than sign-ins, since
+/// each costs as much, and makes no more accounts in an hour than `sign_ups_per_hour`, with a password or
+/// without. Fails as a whole when there were more.
 pub(super) async fn admitted(
     app: &Arc<App>,
     edit: &mut Incoming,
@@ -97,8 +99,8 @@ impl Validate for Rules<'_> {
         true
     }
 
-    /// Who is no admin is held to the one leaf that the verdict saw. Admins resolve conflicts and replicate; an account that
-    /// they delete is deleted with its conflicts.
+    /// Who is no admin is held to the one leaf that the verdict saw. Admins resolve conflicts and replicate;
+    /// an account that they delete is deleted with its conflicts.
     fn terms(&self, _: &Database) -> Terms {
         let is_admin = self.security.is_admin(self.user);
         Terms { unmoved: !is_admin, deletes_all: is_admin }
@@ -134,8 +136,8 @@ impl Validate for Rules<'_> {
                     *verdict = scripted.next().unwrap_or(Ok(()));
                 }
             }
-            // What an account of this name left behind, if it went by another way than a deletion (a purge, a deleted
-            // database, a server that stopped in between), is gone before there is a new one.
+            // What an account of this name left behind, if it went by another way than a deletion (a purge, a
+            // deleted database, a server that stopped in between), is gone before there is a new one.
             if !made.is_empty()
                 && let Err(error) = forget(self.app, made).await
             {
@@ -154,7 +156,8 @@ impl Rules<'_> {
         let writer = Writer { user: self.user, security: self.security };
         let is_admin = self.security.is_admin(self.user);
         if !is_admin {
-            // After the password was hashed: to sign-up, the name of an admin is as taken as any other, and takes as long.
+            // After the password was hashed: to sign-up, the name of an admin is as taken as any other, and
+            // takes as long.
             if users::name_of(&proposal.id).is_some_and(|name| self.app.accounts.admin(name).is_some()) {
                 let reason = "Only admins may write the account of a name that stands in [admins].";
                 let is_nobody = self.user.name.is_none();
@@ -170,7 +173,8 @@ impl Rules<'_> {
         if new.get("_deleted") == Some(&Value::Bool(true)) {
             return users::validate_delete(old.as_ref(), writer);
         }
-        // Admins bring accounts from elsewhere with whatever hash they have; signing in with it is another matter.
+        // Admins bring accounts from elsewhere with whatever hash they have; signing in with it is another
+        // matter.
         if !is_admin || self.mode == Mode::Interactive {
             password::check_members(&new, &self.app.auth.settings().password)?;
         }

@@ -1,17 +1,18 @@
 //! What a request was authorized for, and re-checks of that authorization.
 //!
-//! A request is authorized when its headers have come. Its body may take minutes, and a feed that it opens may stay open for
-//! hours. In between an account may be deleted, a password changed, a role removed, a device revoked, a token may expire,
-//! the database's `_security` may change. The authorization is therefore checked again when the last byte of a body has
-//! been read, before a commit, and before a feed sends a row. CouchDB checks once and lets such requests and feeds go on.
+//! A request is authorized when its headers have come. Its body may take minutes, and a feed that it opens
+//! may stay open for hours. In between an account may be deleted, a password changed, a role removed, a
+//! device revoked, a token may expire, the database's `_security` may change. The authorization is therefore
+//! checked again when the last byte of a body has been read, before a commit, and before a feed sends a row.
+//! CouchDB checks once and lets such requests and feeds go on.
 //!
 //! ```text
 //! authenticate ─> Standing: proof of the sign-in, access that the route needs, the database and its _security
 //! check ─> same counters of settings, devices and accounts? ── yes ─> same _security? ─> allowed
 //!                     └─ no ─> is the sign-in still valid? ─> the user's roles of now ─> access check again
 //! ```
-//! A counter is read before the state that it counts, so that the next check finds a change in between. A check stores its
-//! counters only if it has allowed the request.
+//! A counter is read before the state that it counts, so that the next check finds a change in between. A
+//! check stores its counters only if it has allowed the request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -97,8 +98,8 @@ impl Standing {
         (state.needed, state.openness, state.database) = (needed, openness, database);
     }
 
-    /// Records the database that the handler works on. Checks access again if it is not the one that granted it: a
-    /// database may be deleted and created again in between.
+    /// Records the database that the handler works on. Checks access again if it is not the one that granted
+    /// it: a database may be deleted and created again in between.
     pub fn enter(&self, database: &Arc<Database>) -> Result<()> {
         let mut state = self.state.lock();
         if state.database.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, database)) {
@@ -219,7 +220,8 @@ impl Standing {
         }
     }
 
-    /// Subscribes a feed to changes of its authorization. A session's end is not known yet: the next check finds it.
+    /// Subscribes a feed to changes of its authorization. A session's end is not known yet: the next check
+    /// finds it.
     pub fn watch(self: &Arc<Self>) -> Waiter {
         {
             let mut state = self.state.lock();
@@ -257,7 +259,8 @@ impl Standing {
         Ok(())
     }
 
-    /// The refusal after the database was deleted: `NoDatabase`, or what the `_security` of a new database of that name refuses.
+    /// The refusal after the database was deleted: `NoDatabase`, or what the `_security` of a new database of
+    /// that name refuses.
     fn gone(&self, state: &State, user: &UserCtx, database: &Database) -> Error {
         let other = self.app.databases.opened(database.name());
         let refused = other.and_then(|other| judge(&self.app, state, user, Some((&other, &other.security()))).err());
@@ -294,7 +297,8 @@ impl Waiter {
         Waiter { standing, place }
     }
 
-    /// Returns when the user's account or devices or the settings have changed, or when the sign-in expires. Cancel safe.
+    /// Returns when the user's account or devices or the settings have changed, or when the sign-in expires.
+    /// Cancel safe.
     pub async fn woken(&mut self) {
         let over = async {
             match self.standing.time_left() {

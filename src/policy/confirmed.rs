@@ -9,14 +9,15 @@ use crate::auth::UserCtx;
 use crate::db::{Database, Guard, Proposal, Terms, Validate};
 use crate::error::{self, Error};
 
-/// The rules of `then`, and the check that the user may still write, with the roles that the rules were given. The writer
-/// makes it just before it applies the edits: rules may take seconds, and so may the wait for the writer. A request that is
-/// refused so is refused as a whole: rows that are refused one by one are documents that a replication leaves out for good.
+/// The rules of `then`, and the check that the user may still write, with the roles that the rules were
+/// given. The writer makes it just before it applies the edits: rules may take seconds, and so may the wait
+/// for the writer. A request that is refused so is refused as a whole: rows that are refused one by one are
+/// documents that a replication leaves out for good.
 pub struct Confirmed<'a> {
     by: By<'a>,
     then: &'a dyn Validate,
-    /// The `_security` by which it was decided what the user may write, beside the access that the route needs: the rules of an
-    /// admin must not hold for who is none any more.
+    /// The `_security` by which it was decided what the user may write, beside the access that the route
+    /// needs: the rules of an admin must not hold for who is none any more.
     security: Option<Arc<str>>,
 }
 

@@ -21,7 +21,8 @@ use crate::db::{Database, Incoming, Mode};
 use crate::error::{self, Error};
 use crate::rev::Revision;
 
-/// Writes edits as who asks: all writing of documents by requests goes through here. One result per edit, in order.
+/// Writes edits as who asks: all writing of documents by requests goes through here. One result per edit, in
+/// order.
 pub async fn update(
     app: &Arc<App>,
     by: By<'_>,
@@ -54,6 +55,7 @@ pub async fn update(
     Ok(results)
 }
 
+/// Hands the edits to the database, after the checks that are made before an edit has a revision.
 async fn write(
     app: &Arc<App>,
     by: By<'_>,
@@ -75,18 +77,16 @@ async fn write(
     let mut edits = Vec::with_capacity(incoming.len());
     let mut written = 0;
     for mut edit in incoming {
-        let allowed = if edit.id.starts_with("_design/") {
-            security.check_admin(user)
-        } else if accounts {
-            match admit(&edit, writer, mode) {
+        let allowed = match (edit.id.starts_with("_design/"), accounts) {
+            (true, _) => security.check_admin(user),
+            (false, true) => match admit(&edit, writer, mode) {
                 Ok(body) => {
                     written += 1;
                     admitted(app, &mut edit, body, writer, by.peer, written).await?
                 }
                 Err(refused) => Err(refused),
-            }
-        } else {
-            Ok(())
+            },
+            (false, false) => Ok(()),
         };
         match allowed {
             Ok(()) => {

@@ -1,5 +1,5 @@
-//! The users' database: its design document, its `_security`, its local documents, and what is forgotten with an
-//! account that is deleted.
+//! The users' database: its design document, its `_security`, its local documents, and what is forgotten with
+//! an account that is deleted.
 
 use std::sync::Arc;
 
@@ -13,15 +13,16 @@ use crate::blocking::blocking;
 use crate::db::{Database, Incoming, Mode, Purged, Source};
 use crate::error::{self, Error};
 
-/// [`forget`] once the accounts are gone. What fails is made up for when there is a new account of such a name.
+/// [`forget`] once the accounts are gone. What fails is made up for when there is a new account of such a
+/// name.
 pub async fn forget_gone(app: &Arc<App>, ids: Vec<String>) {
     if let Err(error) = forget(app, ids).await {
         tracing::warn!(%error, "the devices of an account that is gone are forgotten later");
     }
 }
 
-/// Forgets the devices, sessions and used codes of names that have no account (any longer): the next account of such a name
-/// has nothing to do with the one before.
+/// Forgets the devices, sessions and used codes of names that have no account (any longer): the next account
+/// of such a name has nothing to do with the one before.
 pub(super) async fn forget(app: &Arc<App>, ids: Vec<String>) -> error::Result<()> {
     let app = app.clone();
     blocking(move || {
@@ -37,8 +38,8 @@ pub(super) async fn forget(app: &Arc<App>, ids: Vec<String>) -> error::Result<()
     .await
 }
 
-/// Refuses who is no admin of the users' database its `_local` documents. A client that writes its own account there by
-/// replication has no checkpoint and compares each time, which is one document.
+/// Refuses who is no admin of the users' database its `_local` documents. A client that writes its own
+/// account there by replication has no checkpoint and compares each time, which is one document.
 pub fn check_local(app: &App, user: &UserCtx, database: &Database) -> error::Result<()> {
     if user.is_server_admin() || !app.is_users_database(database) {
         return Ok(());
@@ -66,7 +67,8 @@ pub fn check_security_editable(app: &App, database: &Database) -> error::Result<
     Ok(())
 }
 
-/// Gives the users' database its design document, if this is one and it has none. Others see to it that it stays.
+/// Gives the users' database its design document, if this is one and it has none. Others see to it that it
+/// stays.
 pub async fn settle(app: &Arc<App>, database: &Arc<Database>) -> error::Result<()> {
     if !app.is_users_database(database) {
         return Ok(());

@@ -23,7 +23,8 @@ struct Limited {
 }
 
 impl Eyes {
-    /// The reader's eyes on this database: unlimited but for the users' database and who does not administer it.
+    /// The reader's eyes on this database: unlimited but for the users' database and who does not administer
+    /// it.
     pub fn of(app: &App, user: &UserCtx, database: &Database) -> error::Result<Eyes> {
         if user.is_server_admin() || !app.is_users_database(database) {
             return Ok(Eyes(None));
@@ -36,8 +37,8 @@ impl Eyes {
         Ok(Eyes(Some(Arc::new(Limited { user: user.clone(), security, public_fields }))))
     }
 
-    /// Refuses a document that the reader does not see at all, by its id alone: the answer (and the time until it comes) is the
-    /// same whether there is such a document, was one, or never was.
+    /// Refuses a document that the reader does not see at all, by its id alone: the answer (and the time
+    /// until it comes) is the same whether there is such a document, was one, or never was.
     pub fn check(&self, id: &str) -> error::Result<()> {
         match &self.0 {
             Some(limited) if limited.public_fields.is_empty() || id.starts_with("_local/") => self.check_own(id),
@@ -45,7 +46,8 @@ impl Eyes {
         }
     }
 
-    /// The same for what is of no concern to anybody but the document's own user: its revisions, its attachments.
+    /// The same for what is of no concern to anybody but the document's own user: its revisions, its
+    /// attachments.
     pub fn check_own(&self, id: &str) -> error::Result<()> {
         let Some(limited) = &self.0 else { return Ok(()) };
         match users::visible(id, &limited.user, &limited.security)? {

@@ -70,8 +70,8 @@ impl Signals {
         state.app = Some(app);
     }
 
-    /// Releases the server. Its thread lives as long as the process, and would keep the store open to the end: an engine
-    /// that is not closed repairs its files at the next start.
+    /// Releases the server. Its thread lives as long as the process, and would keep the store open to the
+    /// end: an engine that is not closed repairs its files at the next start.
     pub fn release(&self) {
         self.0.lock().app = None;
     }

@@ -45,7 +45,8 @@ use crate::store::blob::blobs::Blobs;
 pub struct Options {
     /// Settings of file, environment and flags, without admins.
     pub base: Table,
-    /// Admins of file, environment and flags: name and password (or hash). One that was persisted before stays as it is.
+    /// Admins of file, environment and flags: name and password (or hash). One that was persisted before
+    /// stays as it is.
     pub admins: Vec<(String, String)>,
     pub store: Arc<dyn Store>,
     pub blobs: Arc<dyn Blobs>,

@@ -1,4 +1,5 @@
-//! A connection's handle to the budget: reserves memory for its responses and reports whether its client reads.
+//! A connection's handle to the budget: reserves memory for its responses and reports whether its client
+//! reads.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -130,8 +130,8 @@ impl<R: Respond> Ports<R> {
 }
 
 /// Limits how much of an answer the system's send buffer takes before the client reads it. A slow client is
-/// then noticed, and the answer fills our bounded memory rather than the system's. Bytes that are on their way
-/// to the client are not limited, so that fast connections of any distance stay fast.
+/// then noticed, and the answer fills our bounded memory rather than the system's. Bytes that are on their
+/// way to the client are not limited, so that fast connections of any distance stay fast.
 fn bound_unsent(socket: &TcpStream) {
     #[cfg(any(target_os = "android", target_os = "linux"))]
     let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(256 << 10);

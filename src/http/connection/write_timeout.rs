@@ -1,5 +1,5 @@
 //! The write timeout: disconnects a client that does not read its response. This happens after a time limit,
-//! or sooner if other requests wait for the memory that the response holds (`answer_memory`).
+//! or sooner if other requests wait for the memory that the response holds (`app::answer_budget`).
 
 use std::future::Future;
 use std::io;

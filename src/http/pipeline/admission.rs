@@ -1,5 +1,5 @@
-//! Checks that the user may do what the route names, and calls the handler; again for the request that a design
-//! document rewrites it to.
+//! Checks that the user may do what the route names, and calls the handler; again for the request that a
+//! design document rewrites it to.
 
 use std::sync::Arc;
 use std::time::Duration;

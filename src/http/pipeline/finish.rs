@@ -1,4 +1,5 @@
-//! From an answer to the response on the wire: the headers that all responses have, and the log line at the end.
+//! From an answer to the response on the wire: the headers that all responses have, and the log line at the
+//! end.
 
 use std::sync::Arc;
 

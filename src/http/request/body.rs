@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::http::response::error::{Failure, Result, too_large};
 use crate::policy::authorization::Standing;
 
-/// How much an unread body may still hold for the server to swallow it, so that the client gets to read the answer.
+/// How much an unread body may still hold for the server to swallow it, so that the client gets to read the
+/// answer.
 const SWALLOW: u64 = 1 << 20;
 /// How long a body may come as slowly as it likes.
 const GRACE: Duration = Duration::from_secs(60);
@@ -30,7 +31,8 @@ pub struct RequestBody {
     read: u64,
     waits_for_continue: bool,
     waited: Duration,
-    /// A client that sends nothing for this long in the middle of a body is gone (CouchDB's `REQUEST_RECV_TIMEOUT`).
+    /// A client that sends nothing for this long in the middle of a body is gone (CouchDB's
+    /// `REQUEST_RECV_TIMEOUT`).
     idle: Duration,
     /// Bytes a second that it must send on average while it is waited for.
     min_rate: u64,
@@ -122,8 +124,8 @@ impl RequestBody {
         if self.length.is_some_and(|length| length > self.limit) { Err(too_large()) } else { Ok(()) }
     }
 
-    /// The next chunk as it comes, `None` at the end. The request's authorization is checked again at the end, before anything
-    /// that the body brings can be written.
+    /// The next chunk as it comes, `None` at the end. The request's authorization is checked again at the
+    /// end, before anything that the body brings can be written.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.check_length()?;
         if let Some(given) = self.given.take() {
@@ -221,8 +223,8 @@ impl RequestBody {
         std::mem::take(&mut self.share)
     }
 
-    /// Takes a share of the memory for bodies that is `bytes` large in all, until the request is done. This may wait for room:
-    /// the authorization of a body that has ended is checked again.
+    /// Takes a share of the memory for bodies that is `bytes` large in all, until the request is done. This
+    /// may wait for room: the authorization of a body that has ended is checked again.
     pub async fn hold(&mut self, bytes: u64) -> Result<()> {
         if let Some(memory) = &self.memory {
             memory.grow(&mut self.share, bytes).await?;
@@ -257,8 +259,8 @@ impl RequestBody {
         Ok(whole.freeze())
     }
 
-    /// Reads a little more of a body that no handler wanted, so that a client that is still sending can read the answer;
-    /// gives up on a large one (the connection then closes).
+    /// Reads a little more of a body that no handler wanted, so that a client that is still sending can read
+    /// the answer; gives up on a large one (the connection then closes).
     pub async fn swallow(&mut self) {
         if self.is_empty() || self.waits_for_continue || self.length.is_some_and(|length| length > SWALLOW + self.read)
         {
@@ -279,7 +281,8 @@ impl RequestBody {
     }
 }
 
-/// Whether a body has come with fewer bytes a second than it must, all the time it was waited for taken together.
+/// Whether a body has come with fewer bytes a second than it must, all the time it was waited for taken
+/// together.
 fn too_slow(read: u64, waited: Duration, min_rate: u64) -> bool {
     waited > GRACE && read < waited.as_secs().saturating_mul(min_rate)
 }

@@ -90,7 +90,8 @@ impl Request {
         Ok(bytes)
     }
 
-    /// The whole body, inflated if it is gzipped, as JSON text that is UTF-8 and not too deep; nothing else is checked.
+    /// The whole body, inflated if it is gzipped, as JSON text that is UTF-8 and not too deep; nothing else
+    /// is checked.
     pub async fn json_text(&mut self) -> Result<String> {
         let bytes = self.whole().await?;
         if bytes.is_empty() {

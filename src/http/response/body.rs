@@ -134,7 +134,8 @@ impl Body {
         true
     }
 
-    /// The same with something before it and something behind it, in the place of the newline at its end if it is whole.
+    /// The same with something before it and something behind it, in the place of the newline at its end if
+    /// it is whole.
     pub fn between(mut self, before: Bytes, behind: Bytes) -> Body {
         let line = match &self.content {
             Content::Whole(bytes) => {

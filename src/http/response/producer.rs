@@ -4,12 +4,12 @@
 //!   producer (a future)  --write-->  buffer (bounded)  <--poll_chunk--  hyper, as the socket takes bytes
 //! ```
 //! A producer is not a task of its own: the connection that wants its bytes polls it. It therefore costs no
-//! hand-over between threads, a slow client slows it down, and a client that disconnects drops it. Ten thousand
-//! waiting feeds are ten thousand small futures. What a producer has written is sent as soon as it waits for
-//! anything, so that a feed flushes by itself.
+//! hand-over between threads, a slow client slows it down, and a client that disconnects drops it. Ten
+//! thousand waiting feeds are ten thousand small futures. What a producer has written is sent as soon as it
+//! waits for anything, so that a feed flushes by itself.
 //!
-//! The memory that an answer holds is charged to the budget (`app::answer_budget`): a producer announces what it
-//! is about to load ([`Sender::load`]), and its buffers are charged once they are not small.
+//! The memory that an answer holds is charged to the budget (`app::answer_budget`): a producer announces what
+//! it is about to load ([`Sender::load`]), and its buffers are charged once they are not small.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -78,7 +78,8 @@ impl Buffer {
     }
 }
 
-/// Where a producer writes. Dropping the answer drops the producer: it never learns that the client is gone, it just ends.
+/// Where a producer writes. Dropping the answer drops the producer: it never learns that the client is gone,
+/// it just ends.
 pub struct Sender {
     buffer: Arc<Mutex<Buffer>>,
     line: Line,
@@ -128,8 +129,8 @@ impl Sender {
         }
     }
 
-    /// Says how much what was loaded takes. Where that is more than was taken, the rest is counted too; the answer ends if
-    /// there is no room for it at all.
+    /// Says how much what was loaded takes. Where that is more than was taken, the rest is counted too; the
+    /// answer ends if there is no room for it at all.
     pub fn loaded(&mut self, bytes: u64) {
         let mut buffer = self.buffer.lock();
         if bytes <= FREE as u64 {
@@ -158,8 +159,8 @@ impl Sender {
         }
     }
 
-    /// Says that the producer now waits for something to happen: it holds no memory meanwhile but for what is still to be
-    /// sent.
+    /// Says that the producer now waits for something to happen: it holds no memory meanwhile but for what is
+    /// still to be sent.
     pub fn rests(&mut self) {
         let mut buffer = self.buffer.lock();
         (buffer.window, buffer.loaded) = (None, None);

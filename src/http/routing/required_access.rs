@@ -52,8 +52,8 @@ pub fn needed(route: &Route, users: &str) -> Access {
     }
 }
 
-/// The access that a path without a route needs (a wrong method, say), and its database if it has one: CouchDB decides
-/// by the path alone, before it looks at anything else.
+/// The access that a path without a route needs (a wrong method, say), and its database if it has one:
+/// CouchDB decides by the path alone, before it looks at anything else.
 pub fn needed_by_path(segments: &[String]) -> (Access, Option<String>) {
     match segments.first().map(String::as_str) {
         None | Some("favicon.ico" | "_utils" | "_up" | "_uuids" | "_session") => (Access::Anyone, None),

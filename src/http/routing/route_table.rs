@@ -148,6 +148,16 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, ["_purged_infos_limit"]) => return only("GET,PUT"),
         (_, ["_auto_purge"]) => return only("GET,PUT,HEAD"),
 
+        _ => query(verb, rest)?,
+    })
+}
+
+/// Routes of indexes, searches and partitions; all other paths name documents.
+#[rustfmt::skip]
+fn query(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
+    use DbRoute as R;
+    use Verb::{Delete, Get, Post};
+    Ok(match (verb, rest) {
         (Post, ["_find", ..]) => R::Find(None),
         (Post, ["_explain", ..]) => R::Explain(None),
         (_, ["_find" | "_explain", ..]) => return only("POST"),
@@ -181,7 +191,16 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
             view_of(verb, name, view, rest, Some(partition))?
         }
         (_, ["_partition", ..]) => return Err(Failure::missing()),
+        _ => document_path(verb, rest)?,
+    })
+}
 
+/// Routes of documents, of what is below design documents, and of attachments.
+#[rustfmt::skip]
+fn document_path(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
+    use DbRoute as R;
+    use Verb::{Get, Post};
+    Ok(match (verb, rest) {
         (_, ["_local"] | ["_local/"]) => return Err(Failure::bad_request("Invalid _local document id.")),
         (_, ["_local", name]) => document(verb, format!("_local/{name}"))?,
         (_, ["_local", ..]) => return Err(Failure::bad_request("_local documents do not accept attachments.")),
@@ -210,6 +229,8 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, ["_design", _, "_search" | "_search_info" | "_search_disk_size", ..]) => return Err(no_search()),
         (_, ["_design", name, "_rewrite", ..]) => R::Rewrite((*name).into()),
         (_, ["_design", name, attachment @ ..]) => self::attachment(verb, format!("_design/{name}"), attachment)?,
+        // `database` has the routes of this path.
+        (_, []) => return Err(Failure::missing()),
         (_, [id]) => document(verb, (*id).to_owned())?,
         (_, [id, attachment @ ..]) => self::attachment(verb, (*id).to_owned(), attachment)?,
     })

@@ -39,7 +39,8 @@ const ADMINS: [u16; 5] = [401, 401, 401, 401, 200];
 const SIGNED_IN: [u16; 5] = [401, 200, 200, 200, 200];
 const ITS_ADMINS: [u16; 5] = [403, 403, 403, 200, 200];
 
-/// Every server route and what it gives. The match has no wildcard: a new route does not compile without its row.
+/// Every server route and what it gives. The match has no wildcard: a new route does not compile without its
+/// row.
 fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
     use ServerRoute as S;
     let rows = vec![
