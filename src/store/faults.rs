@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use super::embedded::backend::{Backend, Visit, VisitIndexed, Writes};
 use super::embedded::committer::Committer;
 use super::embedded::frame::{self, Frames};
-use super::embedded::tally::{RECORD, Tally};
+use super::embedded::tally::Tally;
 use super::range::{KeyRange, is_empty};
+use super::reserved_keys::TOTALS;
 use super::{Direction, PageLimit, Result, Store, StoreError};
 
 /// How a write fails.
@@ -189,7 +190,7 @@ impl Backend for Faults {
             tally.replaces(key, state.entries.get(key).map(Vec::as_slice), value.as_deref());
         }
         let mut writes = writes.clone();
-        writes.insert(RECORD.to_vec(), Some(tally.record()));
+        writes.insert(TOTALS.to_vec(), Some(tally.record()));
         let writes = &writes;
         let now = state.writes;
         state.writes += 1;

@@ -15,6 +15,7 @@ pub mod keyspace;
 pub mod memory;
 mod pages;
 pub mod range;
+pub(crate) mod reserved_keys;
 #[cfg(test)]
 pub(crate) mod rival;
 mod update;

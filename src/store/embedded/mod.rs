@@ -8,7 +8,8 @@ pub(crate) mod frame;
 pub(crate) mod mark;
 pub(crate) mod redb;
 pub(crate) mod rewrite;
-pub mod salvage;
 pub(crate) mod sled;
 pub(crate) mod sled_log;
 pub(crate) mod tally;
+
+pub use self::data_folder::salvage;

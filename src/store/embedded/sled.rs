@@ -47,8 +47,9 @@ use super::disk_space::{folder_bytes, make_dir, sync_dir};
 use super::frame;
 use super::mark::Mark;
 use super::sled_log::{Survey, survey, unused};
-use super::tally::{RECORD, Tally};
+use super::tally::Tally;
 use crate::store::range::{KeyRange, is_empty};
+use crate::store::reserved_keys::{RESERVED, TOTALS, clamp};
 use crate::store::{Direction, PageLimit, Result, StoreError};
 
 /// Fixed when a database is created: sled refuses to open it with another size.
@@ -63,7 +64,7 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(10);
 /// written.
 const OVERTAKEN: u32 = 4;
 /// The first byte of a chunk's key.
-const CHUNKS: u8 = 0xFF;
+const CHUNKS: u8 = RESERVED;
 /// The tag of a chunked value's head (see `frame`).
 const CHUNKED: u8 = 1;
 const HEAD_LENGTH: usize = 1 + 8 + 8 + 4;
@@ -458,7 +459,7 @@ impl Backend for SledBackend {
                     }
                 }
             }
-            batch.insert(RECORD, tally.record());
+            batch.insert(TOTALS, tally.record());
             let _writing = self.writing.write();
             if sync {
                 *self.in_flight.lock() = Some(Arc::new(before));
@@ -570,15 +571,6 @@ fn count(
         (old, _) => tally.replaces(key, old.map(AsRef::as_ref), new),
     }
     Ok(())
-}
-
-/// The range without the keys of chunks.
-fn clamp(range: &KeyRange) -> KeyRange {
-    let high = match &range.1 {
-        Bound::Unbounded => Bound::Excluded(vec![CHUNKS]),
-        bounded => bounded.clone(),
-    };
-    (range.0.clone(), high)
 }
 
 /// Replaces the values that a batch in flight has written by those from `before`. `end` is the page's last

@@ -1,6 +1,16 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::lock::Locked;
+use super::marker::{CIPHER, MARKER};
+use super::unfinished::UNFINISHED;
 use super::*;
-use crate::store::Durability;
+use crate::store::crypto::master_key::Key;
+use crate::store::embedded::committer::Committer;
+use crate::store::embedded::frame::Frames;
+use crate::store::embedded::mark::Mark;
 use crate::store::embedded::rewrite::{Rewrite, Sealing, Step, compact, rewrite};
+use crate::store::{Batch, Durability, Entry, Store, keyspace};
 
 fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
     match open(dir, engine) {
