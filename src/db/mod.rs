@@ -11,8 +11,10 @@
 //!
 //! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and callers filter the feeds.
 
+mod auto_purge_record;
 pub(crate) mod catalog;
 pub(crate) mod codec;
+mod commit;
 mod counts;
 mod database;
 pub mod db_updates;
@@ -22,7 +24,10 @@ pub mod record;
 pub mod upkeep;
 pub mod write;
 
+pub use self::auto_purge_record::{AutoPurge, TimeToLive};
 pub use self::catalog::{CreateOptions, Databases};
+pub use self::commit::partition::{PartitionInfo, count as count_partition};
+pub use self::commit::prepared_edit::{Leaf, Mode};
 pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
@@ -32,13 +37,11 @@ pub use self::read::by_id::{Listed, Listing};
 pub use self::read::by_sequence::{ChangesPage, Since};
 pub use self::read::revisions::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
 pub use self::upkeep::auto_purge::check_auto_purge;
-pub use self::upkeep::auto_purge_record::{AutoPurge, TimeToLive};
 pub use self::upkeep::hold::Hold;
 pub use self::upkeep::purge::Purged;
-pub use self::write::edit::{AllowAll, Guard, Incoming, Leaf, Proposal, Source, Terms, Validate};
+pub use self::write::edit::{Incoming, Source};
 pub use self::write::local::LocalWrite;
-pub use self::write::partition::{PartitionInfo, count as count_partition};
-pub use self::write::prepared_edit::Mode;
+pub use self::write::validate::{AllowAll, Guard, Proposal, Terms, Validate};
 
 #[cfg(test)]
 mod tests;

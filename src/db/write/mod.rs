@@ -1,12 +1,8 @@
 //! Writing documents: parsing, preparing an edit, merging it into the record, and the writer.
 
 pub mod document_edits;
-pub(crate) mod draft;
 pub(crate) mod edit;
 pub(crate) mod local;
 pub(crate) mod parse;
-pub(crate) mod partition;
-pub mod prepared_edit;
-pub mod queue;
-pub mod tally;
+pub(crate) mod validate;
 pub(crate) mod writer;
