@@ -9,8 +9,8 @@
 
 pub mod blob;
 pub mod crypto;
+pub(crate) mod disk_space;
 pub mod embedded;
-pub mod faults;
 pub mod keyspace;
 pub mod memory;
 mod pages;

@@ -46,9 +46,9 @@ fn beyond((low, high): KeyRange, direction: Direction, last: &[u8]) -> KeyRange 
 mod tests {
     use std::ops::Bound;
 
-    use super::super::faults::Faults;
     use super::super::{Batch, StoreError};
     use super::*;
+    use crate::store::embedded::faults::Faults;
 
     #[test]
     fn pages_cover_a_range_once_in_both_directions_and_end_after_an_error() {

@@ -3,7 +3,8 @@
 pub(crate) mod backend;
 pub(crate) mod committer;
 pub(crate) mod data_folder;
-pub(crate) mod disk_space;
+#[cfg(test)]
+pub(crate) mod faults;
 pub(crate) mod frame;
 pub(crate) mod mark;
 pub(crate) mod redb;

@@ -13,9 +13,9 @@ use parking_lot::RwLock;
 use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
 use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
-use super::disk_space::{io_error, make_dir, sync_dir};
 use super::frame;
 use super::tally::Tally;
+use crate::store::disk_space::{io_error, make_dir, sync_dir};
 use crate::store::range::KeyRange;
 use crate::store::reserved_keys::TOTALS;
 use crate::store::{Direction, PageLimit, Result, StoreError};

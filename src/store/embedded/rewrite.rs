@@ -21,11 +21,11 @@ use super::data_folder::{
     Engine, Marker, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine, read_marker,
     refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
 };
-use super::disk_space::{Space, copy_folder, folder_bytes, make_dir};
 use crate::store::blob::blobs::{BlobId, Blobs};
 use crate::store::blob::files::BlobFiles;
 use crate::store::crypto::cipher::{BlobKeys, FolderKeys};
 use crate::store::crypto::master_key::Key;
+use crate::store::disk_space::{Space, copy_folder, folder_bytes, io_error, make_dir};
 use crate::store::range::KeyRange;
 use crate::store::{
     Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keyspace, pages,
@@ -174,7 +174,7 @@ fn rewrite_into(
         let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
         let name = |id: &BlobId| names.as_ref().map_or(*id, |names: &BlobKeys| names.name(id));
         if moves {
-            let io = |error: io::Error| super::disk_space::io_error("opening the attachments", &error);
+            let io = |error: io::Error| io_error("opening the attachments", &error);
             let (from, to) = (
                 open_blobs(dir, &old, old_keys.as_ref(), &space).map_err(io)?,
                 open_blobs(target, &new, new_keys.as_ref(), &target_space).map_err(io)?,
@@ -255,7 +255,7 @@ fn open_source(
         }
     }
     let Some(copy) = copy else { return Err(StoreError::Full) };
-    let io = |error: io::Error| super::disk_space::io_error("copying the store", &error);
+    let io = |error: io::Error| io_error("copying the store", &error);
     copy_folder(&old.store_folder(dir), &old.store_folder(copy)).map_err(io)?;
     // Includes the mark, so that a copy that has lost something is refused like the store itself.
     let mark = super::mark::name(old.life);

@@ -43,11 +43,11 @@ use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
 use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
-use super::disk_space::{folder_bytes, make_dir, sync_dir};
 use super::frame;
 use super::mark::Mark;
 use super::sled_log::{Survey, survey, unused};
 use super::tally::Tally;
+use crate::store::disk_space::{folder_bytes, io_error, make_dir, sync_dir};
 use crate::store::range::{KeyRange, is_empty};
 use crate::store::reserved_keys::{RESERVED, TOTALS, clamp};
 use crate::store::{Direction, PageLimit, Result, StoreError};
@@ -160,7 +160,7 @@ impl SledBackend {
     }
 
     fn open_files(&self) -> Result<Open> {
-        let io = |error: std::io::Error| super::disk_space::io_error("opening the sled store", &error);
+        let io = |error: std::io::Error| io_error("opening the sled store", &error);
         make_dir(&self.folder).map_err(io)?;
         for entry in std::fs::read_dir(&self.folder).map_err(io)? {
             let path = entry.map_err(io)?.path();
@@ -205,7 +205,7 @@ impl SledBackend {
 
     /// Refuses a log that ends before what was durable, before sled opens it and destroys the rest.
     fn examine(&self) -> Result<()> {
-        let io = |error: std::io::Error| super::disk_space::io_error("reading the sled log", &error);
+        let io = |error: std::io::Error| io_error("reading the sled log", &error);
         let reached = self.mark.reached();
         let found = survey(&self.folder, SEGMENT).map_err(io)?;
         let end = found.map_or(0, |found| found.end);
@@ -472,8 +472,7 @@ impl Backend for SledBackend {
             applied?;
             if sync {
                 open.db.flush().map_err(|error| begun(failure(error)))?;
-                let synced =
-                    open.sync().map_err(|error| super::disk_space::io_error("syncing the sled log", &error))?;
+                let synced = open.sync().map_err(|error| io_error("syncing the sled log", &error))?;
                 *self.durable.lock() = synced;
                 // On any error above, `in_flight` stays and hides the writes of the failed batch until the
                 // store is reopened.
@@ -495,8 +494,7 @@ impl Backend for SledBackend {
             self.next_set.fetch_max(set + 1, Ordering::Relaxed);
         }
         *self.in_flight.lock() = None;
-        *self.durable.lock() =
-            open.sync().map_err(|error| super::disk_space::io_error("syncing the sled log", &error))?;
+        *self.durable.lock() = open.sync().map_err(|error| io_error("syncing the sled log", &error))?;
         *slot = Some(open);
         Ok(())
     }
@@ -513,7 +511,7 @@ impl Backend for SledBackend {
     /// subtracted: the header of the one begun last may not be on disk yet.
     fn spare_bytes(&self) -> Result<u64> {
         use std::os::unix::fs::FileExt;
-        let io = |error: std::io::Error| super::disk_space::io_error("looking for free segments", &error);
+        let io = |error: std::io::Error| io_error("looking for free segments", &error);
         self.with(|open| {
             let segments = open.log.metadata().map_err(io)?.len() / SEGMENT as u64;
             let mut free = 0_u64;
@@ -539,9 +537,11 @@ impl Drop for SledBackend {
     fn drop(&mut self) {
         if let Some(open) = self.open.get_mut().take() {
             // Flushes the last relaxed writes. Acknowledged synced writes are on disk already.
-            let synced = open.db.flush().map_err(failure).and_then(|_| {
-                open.log.sync_data().map_err(|error| super::disk_space::io_error("syncing the sled log", &error))
-            });
+            let synced = open
+                .db
+                .flush()
+                .map_err(failure)
+                .and_then(|_| open.log.sync_data().map_err(|error| io_error("syncing the sled log", &error)));
             if let Err(error) = synced {
                 tracing::warn!("the store could not be synced while closing: {error}");
             }
@@ -616,7 +616,7 @@ fn failure(error: sled::Error) -> StoreError {
         sled::Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             StoreError::Damaged("a page of the sled log lies beyond the end of its file".into())
         }
-        sled::Error::Io(error) => super::disk_space::io_error("sled", &error),
+        sled::Error::Io(error) => io_error("sled", &error),
         sled::Error::Corruption { at, .. } => StoreError::Damaged(format!("a page of the sled log (at {at:?})")),
         other => StoreError::Unavailable(other.to_string()),
     }

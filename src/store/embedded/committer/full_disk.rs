@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Waiting, batch_bytes};
 use super::state::{Committer, Work};
+use crate::store::disk_space::Space;
 use crate::store::embedded::backend::{Backend, Reclaiming, Writes};
-use crate::store::embedded::disk_space::Space;
 use crate::store::{Result, StoreError};
 
 /// The pause between two attempts to reclaim space, as a multiple of the time that the last one took...

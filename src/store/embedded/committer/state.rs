@@ -9,8 +9,8 @@ use parking_lot::{Mutex, RwLock};
 use super::queue::Queue;
 use super::room::Room;
 use crate::store::StoreError;
+use crate::store::disk_space::Space;
 use crate::store::embedded::backend::Backend;
-use crate::store::embedded::disk_space::Space;
 use crate::store::embedded::frame::Frames;
 use crate::store::embedded::mark::{Mark, Notes};
 use crate::store::embedded::tally::Totals;
@@ -74,6 +74,7 @@ impl<B: Backend> Committer<B> {
     }
 
     /// As [`Committer::new`], but every commit after a failure tries to reopen, without a pause.
+    #[cfg(test)]
     pub fn eager(backend: B, frames: Frames) -> Committer<B> {
         let mut committer = Committer::new(backend, frames, None);
         committer.pause = Duration::ZERO;

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::queue::{News, Ticket, Waiting};
 use super::state::Committer;
+use crate::store::disk_space::Space;
 use crate::store::embedded::backend::{Backend, Writes};
-use crate::store::embedded::disk_space::Space;
 use crate::store::range::{KeyRange, is_empty};
 use crate::store::reserved_keys::clamp;
 use crate::store::{Batch, Direction, Entry, PageLimit, Result, Store, StoreError, keyspace};

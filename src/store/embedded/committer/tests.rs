@@ -4,12 +4,12 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
+use crate::store::disk_space::Space;
 use crate::store::embedded::backend::{Backend, VisitIndexed, Writes};
-use crate::store::embedded::disk_space::Space;
+use crate::store::embedded::faults::{Faults, WriteFault};
 use crate::store::embedded::frame::Frames;
 use crate::store::embedded::mark::Mark;
 use crate::store::embedded::tally::Tally;
-use crate::store::faults::{Faults, WriteFault};
 use crate::store::range::KeyRange;
 use crate::store::reserved_keys::TOTALS;
 use crate::store::{Batch, Direction, Durability, PageLimit, Result, Store, StoreError, keyspace};

@@ -4,8 +4,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::state::{Committer, Work};
+use crate::store::disk_space::{Space, io_error};
 use crate::store::embedded::backend::{Backend, Writes};
-use crate::store::embedded::disk_space::{Space, io_error};
 use crate::store::embedded::frame::Frames;
 use crate::store::embedded::mark::{Mark, Reached};
 use crate::store::embedded::tally::{Tally, Totals};

@@ -6,7 +6,7 @@ use super::engine::FORMAT;
 use super::marker::{MARKER, Marker, guess_marker, has_store, no_store};
 use super::open_error::OpenError;
 use super::salvage;
-use crate::store::embedded::disk_space::Space;
+use crate::store::disk_space::Space;
 use crate::store::{Batch, Store, StoreError, keyspace};
 
 /// Refuses a folder that has no marker but holds files of a store.

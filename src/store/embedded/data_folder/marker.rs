@@ -9,7 +9,7 @@ use super::open_error::OpenError;
 use crate::store::StoreError;
 use crate::store::crypto::cipher::{Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
-use crate::store::embedded::disk_space::sync_dir;
+use crate::store::disk_space::sync_dir;
 
 pub(super) const MARKER: &str = "format.toml";
 pub(super) const CIPHER: &str = "XChaCha20-Poly1305";

@@ -264,7 +264,7 @@ fn a_rewritten_store_gets_a_new_mark() {
 
 #[test]
 fn reopening_after_a_failure_changes_the_generation() {
-    use crate::store::faults::{Faults, WriteFault};
+    use crate::store::embedded::faults::{Faults, WriteFault};
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let inner = Box::new(Committer::eager(faults.clone(), Frames::default()));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::marker::{MARKER, has_store};
 use super::open_error::OpenError;
-use crate::store::embedded::disk_space::sync_dir;
+use crate::store::disk_space::sync_dir;
 
 pub(super) const UNFINISHED: &str = "unfinished";
 /// The possible contents of `unfinished`: a first start, or a folder that is filled by a restore or salvage.
