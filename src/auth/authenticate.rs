@@ -626,7 +626,7 @@ impl Authenticator {
         let now = self.clock.since_epoch().as_secs();
         let access = token::issue(name, &tokens.device, salt, now, secrets).ok_or_else(no_secret)?;
         // The name is in it, so that the record can be found; it proves nothing.
-        let refresh = format!("{}.{}.{}", tokens.device, tokens.refresh, crate::json::hex(name.as_bytes()));
+        let refresh = format!("{}.{}.{}", tokens.device, tokens.refresh, crate::hex::hex(name.as_bytes()));
         Ok((access, refresh))
     }
 

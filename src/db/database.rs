@@ -12,7 +12,7 @@ use super::counts::Shared;
 use super::record::{Info, NO_SECURITY, NameRecord};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::json::hex;
+use crate::hex::hex;
 use crate::store::blob::blobs::Blobs;
 use crate::store::{Store, keyspace};
 

@@ -41,6 +41,7 @@ pub use self::upkeep::hold::Hold;
 pub use self::upkeep::purge::Purged;
 pub use self::write::edit::{Incoming, Source};
 pub use self::write::local::LocalWrite;
+pub use self::write::parse;
 pub use self::write::validate::{AllowAll, Guard, Proposal, Terms, Validate};
 
 #[cfg(test)]

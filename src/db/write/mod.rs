@@ -3,6 +3,6 @@
 pub mod document_edits;
 pub(crate) mod edit;
 pub(crate) mod local;
-pub(crate) mod parse;
+pub mod parse;
 pub(crate) mod validate;
 pub(crate) mod writer;
