@@ -14,6 +14,7 @@ use super::embedded::data_folder::{Engine, Options, open_with};
 use super::embedded::faults::Faults;
 use super::embedded::frame::Frames;
 use super::memory::Memory;
+use super::range::KeyRange;
 use super::*;
 
 type Row = (&'static str, fn(&dyn Store));

@@ -1,6 +1,7 @@
 //! All pages of a range, one after the other.
 
-use super::{Direction, Entry, KeyRange, PageLimit, Result, Store};
+use super::range::KeyRange;
+use super::{Direction, Entry, PageLimit, Result, Store};
 
 /// Iterates over the pages of a range. Each page is one [`Store::scan`]. Nothing stays open between two
 /// pages, so a later page shows what was committed meanwhile. No page is empty; after an error, the iterator

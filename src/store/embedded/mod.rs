@@ -10,7 +10,6 @@ pub(crate) mod mark;
 pub(crate) mod redb;
 pub(crate) mod rewrite;
 pub(crate) mod sled;
-pub(crate) mod sled_log;
 pub(crate) mod tally;
 
 pub use self::data_folder::salvage;
