@@ -39,7 +39,7 @@ pub use self::read::revisions::{AT_ONCE, Found, MissingRevisions, Opened, Wanted
 pub use self::upkeep::auto_purge::check_auto_purge;
 pub use self::upkeep::hold::Hold;
 pub use self::upkeep::purge::Purged;
-pub use self::write::edit::{Incoming, Source};
+pub use self::write::incoming::{Incoming, Source};
 pub use self::write::local::LocalWrite;
 pub use self::write::parse;
 pub use self::write::validate::{AllowAll, Guard, Proposal, Terms, Validate};

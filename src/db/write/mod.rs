@@ -2,7 +2,9 @@
 
 pub mod document_edits;
 pub(crate) mod edit;
+pub(crate) mod incoming;
 pub(crate) mod local;
 pub mod parse;
+mod prepare;
 pub(crate) mod validate;
 pub(crate) mod writer;

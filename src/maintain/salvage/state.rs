@@ -13,8 +13,10 @@ use crate::store::blob::blobs::{BlobId, Blobs, Pin};
 use crate::store::embedded::salvage::Source;
 use crate::store::range::KeyRange;
 
+/// Losses that are listed; the rest are only counted.
 const TOLD: usize = 1000;
 
+/// What a salvage copied and what it lost.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Salvaged {
     pub databases: u64,

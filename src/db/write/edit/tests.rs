@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::clock::Clock;
-use crate::db::{AllowAll, CreateOptions, Databases, Guard, Wanted, Within};
+use crate::db::{AllowAll, CreateOptions, Databases, Guard, Leaf, Proposal, Terms, Wanted, Within};
+use crate::rev::RevisionHash;
 
 /// A hook that allows every edit under the given terms, and writes an edit of its own during validation.
 struct Meanwhile {
