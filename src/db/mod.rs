@@ -1,12 +1,10 @@
 //! Databases: names, documents, writes, the changes feed.
 //!
 //! ```text
-//! registry   the databases of the server             edit     preparation of edits for the writer
-//! database   one open database                       draft    one commit under construction
-//! read       documents and revisions                 writer   the only code that changes a database
-//! render     documents as JSON                       changes  the changes order, and waiting for changes
-//! list       documents by id                         local    _local documents
-//! attachment uploads and content                     maintain purge, compaction, limits, removal
+//! catalog     the databases of the server     write/   incoming edits, validation, the writer, _local
+//! db_updates  the feed of all databases       read/    documents, the changes order, attachments
+//! database    one open database               upkeep/  purge, compaction, limits, removal
+//! commit/     the parts of one commit         record, codec, names   stored forms
 //! ```
 //!
 //! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and callers filter the feeds.

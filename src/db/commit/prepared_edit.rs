@@ -13,8 +13,9 @@ pub enum Mode {
     Replicated,
 }
 
-/// A leaf as a [`Proposal`](crate::db::Proposal) shows it. The writer compares it with the current leaf. The position of the body
-/// distinguishes a revision from one that was purged and then written again with other content.
+/// A leaf as a [`Proposal`](crate::db::Proposal) shows it. The writer compares it with the current leaf. The
+/// position of the body distinguishes a revision from one that was purged and then written again with other
+/// content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaf {
     pub revision: Revision,

@@ -13,6 +13,7 @@
 //! the content to a keyed hash of that digest. Entries that contain such names are converted by [`Renamed`]
 //! as they are copied.
 
+use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use super::data_folder::{
 };
 use crate::store::blob::blobs::{BlobId, Blobs};
 use crate::store::blob::files::BlobFiles;
-use crate::store::crypto::cipher::{BlobKeys, FolderKeys};
+use crate::store::crypto::cipher::{BlobKeys, Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
 use crate::store::disk_space::{Space, copy_folder, folder_bytes, io_error, make_dir};
 use crate::store::range::KeyRange;
@@ -123,30 +124,14 @@ fn rewrite_into(
     let (_target_lock, target_space) = match &how.to {
         None => (None, space.clone()),
         Some(to) => {
-            let io = |error: io::Error| OpenError::Io { folder: to.clone(), error };
-            make_dir(to).map_err(io)?;
-            if std::fs::read_dir(to).map_err(io)?.next().is_some() {
-                return Err(OpenError::NotEmpty(to.clone()));
-            }
-            let locked = lock(to)?;
-            *filling = true;
-            begin_filling(to)?;
-            (Some(locked), Space::watch(to).map_err(io)?)
+            let (locked, space) = lock_new(to, filling)?;
+            (Some(locked), space)
         }
     };
     // A setting may already name the key that the folder is yet to get.
     let needless = old.envelope.is_none() && how.sealing != Sealing::Keep;
     let old_keys = old.keys(dir, how.key.as_ref().filter(|_| !needless))?;
-    let new_keys = match &how.sealing {
-        Sealing::Keep => old_keys.clone(),
-        Sealing::Under(_) => Some(old_keys.as_ref().map_or_else(FolderKeys::generate, FolderKeys::renewed)),
-        Sealing::Plain => None,
-    };
-    let envelope = match (&how.sealing, &new_keys) {
-        (Sealing::Under(key), Some(keys)) => Some(keys.envelope(key)),
-        (Sealing::Keep, _) => old.envelope.clone(),
-        _ => None,
-    };
+    let (new_keys, envelope) = new_keys(&how.sealing, &old, old_keys.as_ref());
     let moves =
         how.to.is_some() || matches!(how.sealing, Sealing::Under(_)) || old_keys.is_some() != new_keys.is_some();
     let (life, blobs) = match how.to {
@@ -217,12 +202,44 @@ fn rewrite_into(
         finish(target)?;
         return Ok(sizes);
     }
-    std::fs::remove_dir_all(old.store_folder(dir)).map_err(io)?;
-    remove_mark(dir, &old).map_err(io)?;
-    if moves && old.blobs_folder(dir).exists() {
-        std::fs::remove_dir_all(old.blobs_folder(dir)).map_err(io)?;
-    }
+    remove_old(dir, &old, moves).map_err(io)?;
     Ok(sizes)
+}
+
+/// Creates and locks the new folder `to`, which must be empty.
+fn lock_new(to: &Path, filling: &mut bool) -> std::result::Result<(File, Space), OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: to.to_path_buf(), error };
+    make_dir(to).map_err(io)?;
+    if std::fs::read_dir(to).map_err(io)?.next().is_some() {
+        return Err(OpenError::NotEmpty(to.to_path_buf()));
+    }
+    let locked = lock(to)?;
+    *filling = true;
+    begin_filling(to)?;
+    Ok((locked, Space::watch(to).map_err(io)?))
+}
+
+/// The keys of the rewritten folder, and their wrapped form.
+fn new_keys(sealing: &Sealing, old: &Marker, old_keys: Option<&FolderKeys>) -> (Option<FolderKeys>, Option<Envelope>) {
+    match sealing {
+        Sealing::Keep => (old_keys.cloned(), old.envelope.clone()),
+        Sealing::Under(key) => {
+            let keys = old_keys.map_or_else(FolderKeys::generate, FolderKeys::renewed);
+            let envelope = keys.envelope(key);
+            (Some(keys), Some(envelope))
+        }
+        Sealing::Plain => (None, None),
+    }
+}
+
+/// Removes the old store, and the old attachments if they were copied.
+fn remove_old(dir: &Path, old: &Marker, moves: bool) -> io::Result<()> {
+    std::fs::remove_dir_all(old.store_folder(dir))?;
+    remove_mark(dir, old)?;
+    if moves && old.blobs_folder(dir).exists() {
+        std::fs::remove_dir_all(old.blobs_folder(dir))?;
+    }
+    Ok(())
 }
 
 /// Removes the mark of a store that is not in force: it would describe another store than the next one of

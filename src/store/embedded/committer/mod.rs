@@ -1,4 +1,4 @@
-//! Group commit, expectations, checksums and recovery over any [`Backend`].
+//! Group commit, expectations, checksums and recovery over any [`Backend`](super::backend::Backend).
 //!
 //! Only one group of commits is written at a time. There is no committer thread: a caller that finds no
 //! leader becomes the leader. It takes all waiting batches (up to a limit), writes them as one batch with one
@@ -15,8 +15,8 @@
 //! failure, the store refuses every read and write.
 //!
 //! After a failed write, the store refuses writes until the engine has been reopened. Each commit tries that,
-//! at most once a second. Reads go on, and never see the writes of the failed batch (see [`Backend`]). `room`
-//! handles a full disk.
+//! at most once a second. Reads go on, and never see the writes of the failed batch (see
+//! [`Backend`](super::backend::Backend)). `full_disk` decides which writes are accepted on a full disk.
 
 mod full_disk;
 mod group;

@@ -8,7 +8,7 @@
 //! DIR/store-1/        the engine's files; `compact` makes store-2 from it, and so on
 //! DIR/mark-1          high-water mark of the store (see `mark`)
 //! DIR/unfinished      exists while a first start (`new`) or a restore (`restore`) creates the folder
-//! DIR/blobs/          attachments (see `blob_files`); blobs-2 and so on after a change of encryption
+//! DIR/blobs/          attachments (see `blob::files`); blobs-2 and so on after a change of encryption
 //! ```
 //!
 //! A new folder is created in this order, each step durable before the next: `unfinished`, store,
