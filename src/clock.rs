@@ -76,6 +76,6 @@ impl Clock {
 
     /// 32 lower-case hex digits, like CouchDB's `random` UUID algorithm.
     pub fn uuid(&self) -> String {
-        crate::json::hex(&self.random_16())
+        crate::hex::hex(&self.random_16())
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::config::Settings;
 use crate::db::Since;
+use crate::db::parse;
 use crate::http::api::document::{attachment, multipart_out};
 use crate::http::connection::request_line::Lenient;
 use crate::http::request::Target;
@@ -44,9 +45,9 @@ fn line(text: &str) -> (&str, &str) {
 /// Documents: settee's parser and serde_json accept the same input and agree on its value; a stored body
 /// parses again to the same body.
 pub fn document(data: &[u8]) {
-    let limits = json::Limits { depth: 64, bytes: 1 << 20 };
+    let limits = parse::Limits { depth: 64, bytes: 1 << 20 };
     let given = serde_json::from_slice::<Value>(data);
-    match json::compact(data, &limits) {
+    match parse::compact(data, &limits) {
         Ok(text) => {
             match (serde_json::from_str::<Value>(&text), &given) {
                 (Ok(value), Ok(given)) => assert_eq!(&value, given, "both parsers see one document"),
@@ -56,15 +57,15 @@ pub fn document(data: &[u8]) {
                 (Ok(_), Err(_)) => assert!(has_huge_integer(data), "only one parser takes {text}"),
                 _ => panic!("compacting changes what it is: {text}"),
             }
-            assert_eq!(json::compact(text.as_bytes(), &limits).as_deref(), Ok(text.as_str()));
+            assert_eq!(parse::compact(text.as_bytes(), &limits).as_deref(), Ok(text.as_str()));
             for element in json::elements(&text) {
-                assert_eq!(json::compact(element.as_bytes(), &limits).as_deref(), Ok(element));
+                assert_eq!(parse::compact(element.as_bytes(), &limits).as_deref(), Ok(element));
             }
         }
         Err(_) => assert!(given.is_err() || crate::http::request::too_deep(data, limits.depth), "JSON is taken"),
     }
-    let Ok(split) = json::split(data, &limits) else { return };
-    let again = json::split(split.body.as_bytes(), &limits).expect("a body is a document");
+    let Ok(split) = parse::split(data, &limits) else { return };
+    let again = parse::split(split.body.as_bytes(), &limits).expect("a body is a document");
     assert_eq!(again.body, split.body);
     assert_eq!(new_revision(false, None, &again.body, &[]), new_revision(false, None, &split.body, &[]));
     if let Some((_, hashes)) = &split.revisions {
@@ -75,7 +76,7 @@ pub fn document(data: &[u8]) {
         tree.check();
     }
     if let Some(id) = &split.id {
-        json::check_id(id).expect("a document's id is checked");
+        parse::check_id(id).expect("a document's id is checked");
     }
     let names: HashSet<&str> = split.attachments.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names.len(), split.attachments.len(), "no attachment twice");

@@ -30,6 +30,7 @@ pub mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub(crate) mod hex;
 pub mod http;
 pub mod json;
 pub mod log;

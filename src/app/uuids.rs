@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Clock;
 use crate::config::settings::{UuidAlgorithm, Uuids as Settings};
-use crate::json::hex;
+use crate::hex::hex;
 
 /// An id generator.
 pub struct Uuids {

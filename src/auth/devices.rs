@@ -30,7 +30,7 @@ use self::record::{Device, MAX_DATABASES, MAX_ISSUED, Record, Refresh, TOUCH, Us
 use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::json::hex;
+use crate::hex::hex;
 use crate::store::{self, Change, Durability, Store, keyspace};
 
 pub use self::record::{Client, Kind};

@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq;
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::json::hex;
+use crate::hex::hex;
 
 /// The hash function inside PBKDF2's HMAC: setting `chttpd_auth/pbkdf2_prf`, document member `pbkdf2_prf`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn hmac_matches_the_rfc() {
         let mac = Algorithm::Sha.mac(b"Jefe", b"what do ya want for nothing?");
-        assert_eq!(crate::json::hex(&mac), "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
+        assert_eq!(crate::hex::hex(&mac), "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
     }
 
     #[test]

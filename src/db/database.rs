@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::commit::queue::Queue;
 use super::counts::Shared;
 use super::record::{Info, NO_SECURITY, NameRecord};
-use super::write::queue::Queue;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::json::hex;
+use crate::hex::hex;
 use crate::store::blob::blobs::Blobs;
 use crate::store::{Store, keyspace};
 

@@ -1,18 +1,18 @@
 //! Databases: names, documents, writes, the changes feed.
 //!
 //! ```text
-//! registry   the databases of the server             edit     preparation of edits for the writer
-//! database   one open database                       draft    one commit under construction
-//! read       documents and revisions                 writer   the only code that changes a database
-//! render     documents as JSON                       changes  the changes order, and waiting for changes
-//! list       documents by id                         local    _local documents
-//! attachment uploads and content                     maintain purge, compaction, limits, removal
+//! catalog     the databases of the server     write/   incoming edits, validation, the writer, _local
+//! db_updates  the feed of all databases       read/    documents, the changes order, attachments
+//! database    one open database               upkeep/  purge, compaction, limits, removal
+//! commit/     the parts of one commit         record, codec, names   stored forms
 //! ```
 //!
 //! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and callers filter the feeds.
 
+mod auto_purge_record;
 pub(crate) mod catalog;
 pub(crate) mod codec;
+mod commit;
 mod counts;
 mod database;
 pub mod db_updates;
@@ -22,7 +22,10 @@ pub mod record;
 pub mod upkeep;
 pub mod write;
 
+pub use self::auto_purge_record::{AutoPurge, TimeToLive};
 pub use self::catalog::{CreateOptions, Databases};
+pub use self::commit::partition::{PartitionInfo, count as count_partition};
+pub use self::commit::prepared_edit::{Leaf, Mode};
 pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
@@ -32,13 +35,12 @@ pub use self::read::by_id::{Listed, Listing};
 pub use self::read::by_sequence::{ChangesPage, Since};
 pub use self::read::revisions::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
 pub use self::upkeep::auto_purge::check_auto_purge;
-pub use self::upkeep::auto_purge_record::{AutoPurge, TimeToLive};
 pub use self::upkeep::hold::Hold;
 pub use self::upkeep::purge::Purged;
-pub use self::write::edit::{AllowAll, Guard, Incoming, Leaf, Proposal, Source, Terms, Validate};
+pub use self::write::incoming::{Incoming, Source};
 pub use self::write::local::LocalWrite;
-pub use self::write::partition::{PartitionInfo, count as count_partition};
-pub use self::write::prepared_edit::Mode;
+pub use self::write::parse;
+pub use self::write::validate::{AllowAll, Guard, Proposal, Terms, Validate};
 
 #[cfg(test)]
 mod tests;

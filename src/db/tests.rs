@@ -154,7 +154,7 @@ async fn a_replicated_revision_of_generation_0_is_rejected() {
 
 #[tokio::test]
 async fn a_damaged_row_does_not_end_the_feed() {
-    let (store, faults) = crate::store::faults::Faults::store();
+    let (store, faults) = crate::store::embedded::faults::Faults::store();
     let blobs = Arc::new(crate::store::MemoryBlobs::new());
     let clock = Clock::fixed(std::time::Duration::from_secs(1));
     let databases = Databases::open(store, blobs, clock).unwrap();
@@ -199,7 +199,7 @@ async fn the_security_object_written_last_is_in_effect() {
 
 #[tokio::test]
 async fn a_deletion_with_unknown_outcome_leaves_no_open_handle() {
-    use crate::store::faults::{Faults, WriteFault};
+    use crate::store::embedded::faults::{Faults, WriteFault};
     let (store, faults) = Faults::store();
     let blobs = Arc::new(crate::store::MemoryBlobs::new());
     let clock = Clock::fixed(std::time::Duration::from_secs(1));
@@ -384,7 +384,7 @@ async fn large_leaves_are_loaded_in_pages() {
 
 #[tokio::test]
 async fn db_updates_has_one_row_of_each_kind_and_name_after_failed_commits() {
-    use crate::store::faults::{Faults, WriteFault};
+    use crate::store::embedded::faults::{Faults, WriteFault};
     for fault in [WriteFault::Io, WriteFault::Full, WriteFault::Unknown] {
         let (store, faults) = Faults::store();
         let blobs = Arc::new(crate::store::MemoryBlobs::new());
@@ -424,7 +424,7 @@ async fn db_updates_has_one_row_of_each_kind_and_name_after_failed_commits() {
 
 #[tokio::test]
 async fn writes_whose_row_of_db_updates_failed_are_recorded_by_the_next_flush() {
-    use crate::store::faults::{Faults, WriteFault};
+    use crate::store::embedded::faults::{Faults, WriteFault};
     let (store, faults) = Faults::store();
     let clock = Clock::fixed(std::time::Duration::from_secs(1));
     let databases = Databases::open(store.clone(), Arc::new(crate::store::MemoryBlobs::new()), clock).unwrap();
@@ -440,7 +440,7 @@ async fn writes_whose_row_of_db_updates_failed_are_recorded_by_the_next_flush() 
 
 #[tokio::test]
 async fn auto_purge_asks_for_the_settings_of_many_databases_at_once() {
-    let (store, faults) = crate::store::faults::Faults::store();
+    let (store, faults) = crate::store::embedded::faults::Faults::store();
     let clock = Clock::fixed(std::time::Duration::from_secs(1));
     let databases = Databases::open(store, Arc::new(crate::store::MemoryBlobs::new()), clock).unwrap();
     let reads = async |databases: &Arc<Databases>| {

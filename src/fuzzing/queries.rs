@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use serde_json::{Map, Value, json};
 
 use super::line;
+use crate::db::parse;
 use crate::http::request::Query;
 use crate::json;
 use crate::query::mango::find::{Bookmark, FindRequest};
@@ -25,8 +26,8 @@ pub fn selectors(data: &[u8]) {
     let written = selector.to_json();
     let again = Selector::parse(&written).expect("a normalised selector is a selector");
     assert_eq!(again.to_json(), written);
-    let limits = json::Limits { depth: 64, bytes: 1 << 16 };
-    let Ok(split) = json::split(body.as_bytes(), &limits) else { return };
+    let limits = parse::Limits { depth: 64, bytes: 1 << 16 };
+    let Ok(split) = parse::split(body.as_bytes(), &limits) else { return };
     let matched = selector.matches_body("id", "1-a", &split.body).expect("a body of ours");
     assert_eq!(again.matches_body("id", "1-a", &split.body), Ok(matched));
     if !selector.wants_special_members() {
@@ -73,9 +74,9 @@ pub fn views(data: &[u8]) {
 /// no sort key is a prefix of another, with and without ICU.
 pub fn collation(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let limits = json::Limits { depth: 64, bytes: 1 << 16 };
+    let limits = parse::Limits { depth: 64, bytes: 1 << 16 };
     let keys: Vec<String> =
-        text.lines().take(6).filter_map(|line| json::compact(line.as_bytes(), &limits).ok()).collect();
+        text.lines().take(6).filter_map(|line| parse::compact(line.as_bytes(), &limits).ok()).collect();
     for order in [json::sort_key, json::raw_sort_key] {
         let sorted: Vec<Vec<u8>> = keys.iter().map(|key| order(key)).collect();
         for (a, one) in keys.iter().zip(&sorted) {

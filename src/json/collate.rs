@@ -26,7 +26,7 @@ use std::sync::LazyLock;
 use icu_collator::options::CollatorOptions;
 use icu_collator::{Collator, CollatorBorrowed, CollatorPreferences};
 
-use crate::rev::unescape;
+use super::escape::unescape;
 
 /// Version of the key encoding. Raise it whenever keys change, through the collator's data or algorithm or
 /// through the encoding here: keys stored under another version cannot be compared with new ones.

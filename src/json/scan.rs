@@ -13,8 +13,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::escape::unescape;
 use crate::error::{Error, Result};
-use crate::rev::unescape;
 
 /// From this many members on, an object's names are found through a hash table.
 const MANY: usize = 16;

@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::escape::unescape;
 use super::scan::Place;
-use crate::rev::unescape;
 
 /// A JSON string literal with its quotes. Escapes only what must be escaped, as CouchDB does.
 pub fn quote(text: &str) -> String {

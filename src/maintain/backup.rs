@@ -14,7 +14,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::archive::{Kind, Writer};
-use super::{Hear, Progress};
+use super::progress::{Hear, Progress};
 use crate::db::record::{BodyRecord, DocumentRecord, Info, SequenceRow};
 use crate::db::{Database, Databases};
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use super::archive::{Frame, Kind, Reader};
 use super::bulk_writes::BulkWrites;
-use super::{Hear, Progress};
+use super::progress::{Hear, Progress};
 use crate::clock::Clock;
 use crate::db::record::{BodyRecord, DocumentRecord, NameRecord, PurgeRecord};
 use crate::error::{Error, Result};

@@ -15,7 +15,7 @@ use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode, So
 use crate::error::Error;
 use crate::rev::{Revision, RevisionHash};
 use crate::store::blob::blobs::Blobs;
-use crate::store::faults::{Faults, WriteFault};
+use crate::store::embedded::faults::{Faults, WriteFault};
 use crate::store::keyspace::{self, Kind};
 use crate::store::memory::Memory;
 use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, Store};

@@ -21,7 +21,7 @@ pub struct AttachmentDigest<'a> {
 /// Returns the revision that an edit creates.
 ///
 /// `parent` is the revision that the edit replaces; `body` is the document's JSON object without its `_`
-/// members, as `json::split` returns it; `attachments` are all attachments of the document, in document
+/// members, as `db::parse::split` returns it; `attachments` are all attachments of the document, in document
 /// order.
 pub fn new_revision(
     deleted: bool,

@@ -12,4 +12,3 @@ pub use self::digest::{AttachmentDigest, new_revision};
 pub use self::id::{BadRevision, MAX_GENERATION, MAX_HASH, Revision, RevisionHash};
 pub use self::term::Term;
 pub use self::tree::{Body, Merged, Node, Tree};
-pub use crate::json::escape::unescape;

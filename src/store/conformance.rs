@@ -11,9 +11,10 @@ use proptest::test_runner::TestRunner;
 use super::crypto::cipher::FolderKeys;
 use super::crypto::master_key::Key;
 use super::embedded::data_folder::{Engine, Options, open_with};
+use super::embedded::faults::Faults;
 use super::embedded::frame::Frames;
-use super::faults::Faults;
 use super::memory::Memory;
+use super::range::KeyRange;
 use super::*;
 
 type Row = (&'static str, fn(&dyn Store));

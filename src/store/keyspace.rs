@@ -332,7 +332,7 @@ pub fn describe(key: &[u8]) -> String {
         NAME => format!("the name of database {}", text(rest)),
         CONFIG => format!("the setting {}", text(rest)),
         DB_UPDATE => format!("_db_updates entry {}", number(rest)),
-        BLOB_REFERENCE => format!("a reference to attachment {}", crate::json::hex(&rest[..rest.len().min(32)])),
+        BLOB_REFERENCE => format!("a reference to attachment {}", crate::hex::hex(&rest[..rest.len().min(32)])),
         DOOMED => format!("the deletion of database number {}", number(rest)),
         SERVER => format!("the server state {}", text(rest)),
         INDEX => format!("a view index of database number {}", number(rest)),
@@ -347,10 +347,10 @@ pub fn describe(key: &[u8]) -> String {
                 b'l' => format!("local document {}", text(name)),
                 b'p' => format!("purge {}", number(name)),
                 b'u' => format!("purge request {}", text(name)),
-                _ => format!("key {}", crate::json::hex(key)),
+                _ => format!("key {}", crate::hex::hex(key)),
             };
             format!("{entry} of database number {database}")
         }
-        _ => format!("key {}", crate::json::hex(&key[..key.len().min(64)])),
+        _ => format!("key {}", crate::hex::hex(&key[..key.len().min(64)])),
     }
 }

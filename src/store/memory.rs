@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use parking_lot::RwLock;
 
-use super::embedded::committer::check_key;
 use super::range::{KeyRange, is_empty};
+use super::reserved_keys::check_key;
 use super::{Batch, Direction, Entry, PageLimit, Result, Store, StoreError};
 
 /// A store in memory; its content is lost when it is dropped.

@@ -1,6 +1,7 @@
 //! All pages of a range, one after the other.
 
-use super::{Direction, Entry, KeyRange, PageLimit, Result, Store};
+use super::range::KeyRange;
+use super::{Direction, Entry, PageLimit, Result, Store};
 
 /// Iterates over the pages of a range. Each page is one [`Store::scan`]. Nothing stays open between two
 /// pages, so a later page shows what was committed meanwhile. No page is empty; after an error, the iterator
@@ -46,9 +47,9 @@ fn beyond((low, high): KeyRange, direction: Direction, last: &[u8]) -> KeyRange 
 mod tests {
     use std::ops::Bound;
 
-    use super::super::faults::Faults;
     use super::super::{Batch, StoreError};
     use super::*;
+    use crate::store::embedded::faults::Faults;
 
     #[test]
     fn pages_cover_a_range_once_in_both_directions_and_end_after_an_error() {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Batch, Direction, Entry, KeyRange, PageLimit, Result, Store};
+use super::range::KeyRange;
+use super::{Batch, Direction, Entry, PageLimit, Result, Store};
 
 /// Wraps a store; before each commit that touches one key, the second writer changes that key.
 pub struct Rival {

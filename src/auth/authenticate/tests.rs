@@ -322,7 +322,7 @@ fn proxy_headers_authenticate_only_if_enabled_and_with_the_right_token() {
         proxy_token: token,
         ..Default::default()
     };
-    let mac = crate::json::hex(&session::Algorithm::Sha.mac(b"s3cret", b"couch@apache.org"));
+    let mac = crate::hex::hex(&session::Algorithm::Sha.mac(b"s3cret", b"couch@apache.org"));
 
     let off = house(&[]);
     assert_eq!(off.auth.authenticate(&given(Some(&mac))), Ok(SignedIn::default()), "the handler is not set");

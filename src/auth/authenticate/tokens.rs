@@ -57,7 +57,7 @@ impl Authenticator {
         let now = self.clock.since_epoch().as_secs();
         let access = token::issue(name, &tokens.device, salt, now, secrets).ok_or_else(no_secret)?;
         // The token contains the name to locate the record; the name proves nothing.
-        let refresh = format!("{}.{}.{}", tokens.device, tokens.refresh, crate::json::hex(name.as_bytes()));
+        let refresh = format!("{}.{}.{}", tokens.device, tokens.refresh, crate::hex::hex(name.as_bytes()));
         Ok((access, refresh))
     }
 }

@@ -1,7 +1,7 @@
 //! Counts and sizes of one partition.
 
 use crate::db::Database;
-use crate::db::write::partition::PartitionInfo;
+use crate::db::commit::partition::PartitionInfo;
 use crate::error::Result;
 
 impl Database {

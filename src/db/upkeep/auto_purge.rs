@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use super::auto_purge_record::{AutoPurge, NOTES, TTL, TimeToLive};
 use crate::blocking::blocking;
+use crate::db::auto_purge_record::{AutoPurge, TTL, TimeToLive};
 use crate::db::{Database, Databases};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keyspace};
@@ -133,6 +133,7 @@ impl Databases {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::auto_purge_record::NOTES;
 
     #[test]
     fn times_to_live_are_parsed() {

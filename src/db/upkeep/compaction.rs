@@ -7,11 +7,10 @@ use tokio::sync::oneshot;
 
 use crate::blocking::blocking;
 use crate::db::Database;
-use crate::db::write::draft::Draft;
-use crate::db::write::queue::Work;
-use crate::db::write::writer::Frees;
+use crate::db::commit::draft::Draft;
+use crate::db::commit::queue::{Frees, Work};
 use crate::error::{Error, Result};
-use crate::store::{Direction, PageLimit, Store, keyspace};
+use crate::store::{Direction, PageLimit, keyspace};
 
 /// Documents per step of a compaction.
 const COMPACTED_AT_ONCE: usize = 200;

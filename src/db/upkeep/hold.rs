@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::db::Database;
-use crate::db::write::draft::Draft;
-use crate::db::write::queue::Work;
+use crate::db::commit::draft::Draft;
+use crate::db::commit::queue::Work;
 use crate::error::Result;
 
 /// Blocks a database's writer until it is dropped.

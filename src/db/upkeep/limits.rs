@@ -5,9 +5,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::db::Database;
-use crate::db::write::draft::Draft;
-use crate::db::write::queue::Work;
-use crate::db::write::writer::Frees;
+use crate::db::commit::draft::Draft;
+use crate::db::commit::queue::{Frees, Work};
 use crate::error::Result;
 
 /// A change of a database's settings.

@@ -1,7 +1,6 @@
 //! What keeps a database small and correct: purge, compaction, automatic purge, limits, removal.
 
 pub(crate) mod auto_purge;
-pub mod auto_purge_record;
 pub(crate) mod compaction;
 pub mod hold;
 pub mod limits;

@@ -6,10 +6,9 @@ use tokio::sync::oneshot;
 
 use crate::blocking::blocking;
 use crate::db::Database;
+use crate::db::commit::draft::Draft;
+use crate::db::commit::queue::{Frees, Work};
 use crate::db::record::PurgeRecord;
-use crate::db::write::draft::Draft;
-use crate::db::write::queue::Work;
-use crate::db::write::writer::Frees;
 use crate::error::Result;
 use crate::rev::Revision;
 use crate::store::{Direction, PageLimit, keyspace};

@@ -2,8 +2,8 @@
 
 use super::compaction::{DOOMED_AT_ONCE, REMOVED_AT_ONCE};
 use crate::db::Databases;
+use crate::db::commit::draft::references_of;
 use crate::db::record::BodyRecord;
-use crate::db::write::draft::references_of;
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
 

@@ -2,11 +2,10 @@
 
 use tokio::sync::oneshot;
 
-use super::draft::Draft;
-use super::edit::Guard;
-use super::prepared_edit::{Edit, Mode};
-use super::queue::Work;
-use super::writer::Frees;
+use super::validate::Guard;
+use crate::db::commit::draft::Draft;
+use crate::db::commit::prepared_edit::{Edit, Mode};
+use crate::db::commit::queue::{Frees, Work};
 use crate::error::Result;
 use crate::rev::Revision;
 

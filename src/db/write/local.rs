@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::draft::Draft;
-use super::queue::Work;
-use super::writer::Frees;
 use crate::db::Database;
+use crate::db::commit::draft::Draft;
+use crate::db::commit::queue::{Frees, Work};
 use crate::db::record::LocalRecord;
 use crate::error::{Error, Result};
 use crate::store::keyspace;

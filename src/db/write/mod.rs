@@ -1,12 +1,10 @@
 //! Writing documents: parsing, preparing an edit, merging it into the record, and the writer.
 
 pub mod document_edits;
-pub(crate) mod draft;
 pub(crate) mod edit;
+pub(crate) mod incoming;
 pub(crate) mod local;
-pub(crate) mod parse;
-pub(crate) mod partition;
-pub mod prepared_edit;
-pub mod queue;
-pub mod tally;
+pub mod parse;
+mod prepare;
+pub(crate) mod validate;
 pub(crate) mod writer;

@@ -8,9 +8,10 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
 
 use crate::error::{Error, Result};
+use crate::json::escape::unescape;
 use crate::json::scan::{Place, scan};
 use crate::json::text::{elements, members, string};
-use crate::rev::{MAX_GENERATION, Revision, RevisionHash, unescape};
+use crate::rev::{MAX_GENERATION, Revision, RevisionHash};
 
 /// Limits of a JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,14 +13,13 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::draft::Draft;
-use super::edit::Guard;
-use super::queue::{ENOUGH, Pace, Work};
 use crate::db::Database;
+use crate::db::commit::draft::Draft;
+use crate::db::commit::queue::{ENOUGH, Frees, Pace, Work};
 use crate::error::{Error, Result};
 use crate::store::StoreError;
 
@@ -28,16 +27,6 @@ use crate::store::StoreError;
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
-
-/// Whether a work eventually frees space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Frees {
-    /// Always, whatever it writes now.
-    Always,
-    /// If each document that it changes becomes smaller (see [`Finished::smaller`](super::draft::Finished)).
-    WhenSmaller,
-    Never,
-}
 
 impl Database {
     /// Submits a work to the writer and waits for its answer. `make` receives the sender of the answer.
@@ -202,6 +191,8 @@ fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

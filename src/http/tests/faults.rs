@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::store::faults::{Faults, WriteFault};
+use crate::store::embedded::faults::{Faults, WriteFault};
 
 const JSON: &str = "Content-Type: application/json";
 /// Number of a call that never happens.

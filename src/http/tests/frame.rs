@@ -280,7 +280,7 @@ async fn shutdown_closes_idle_connections_and_refuses_new_ones() {
 
 #[tokio::test]
 async fn up_reports_a_failed_store_until_it_recovers() {
-    use crate::store::faults::{Faults, WriteFault};
+    use crate::store::embedded::faults::{Faults, WriteFault};
     let (store, faults) = Faults::store();
     let running = super::server_on(&[], store).await;
     faults.fail_write(0, WriteFault::Io);

@@ -96,8 +96,8 @@ fn numbers_are_ordered_by_value() {
 fn keys_match_the_collation_version() {
     assert_eq!(COLLATION_VERSION, 1);
     let value = r#"[null,false,true,-1.5,0,1234.5,"","aB é 日本 😀 \uffff",{"k":[]}]"#;
-    assert_eq!(crate::json::hex(&sort_key(value)), VIEW_KEY);
-    assert_eq!(crate::json::hex(&raw_sort_key(r#"[null,false,true,-1.5,"a\u0000é",{"k":[]}]"#)), RAW_KEY);
+    assert_eq!(crate::hex::hex(&sort_key(value)), VIEW_KEY);
+    assert_eq!(crate::hex::hex(&raw_sort_key(r#"[null,false,true,-1.5,"a\u0000é",{"k":[]}]"#)), RAW_KEY);
 }
 
 const VIEW_KEY: &str = "60102030407efdccff4142820d23330050010100502b2d043304fa322cfa34be040d4c5c04ffff0142880b01c5dc0e0070503f010501050060000000";

@@ -128,5 +128,5 @@ fn id(directory: &str, of: &[&str]) -> String {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    crate::json::hex(&hash.finalize()[..8])
+    crate::hex::hex(&hash.finalize()[..8])
 }

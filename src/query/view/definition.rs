@@ -12,7 +12,8 @@ use super::layout::FORMAT;
 use super::map_function::MapFunction;
 use super::reducer::Reducer;
 use crate::error::{Error, Result};
-use crate::json::{COLLATION_VERSION, hex};
+use crate::hex::hex;
+use crate::json::COLLATION_VERSION;
 use crate::query::mango::planner::Index;
 use crate::query::script::{Design, MapSet};
 

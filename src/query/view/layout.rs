@@ -176,7 +176,7 @@ pub(super) fn partition_prefix(partition: &str) -> Vec<u8> {
         prefix.extend_from_slice(partition.as_bytes());
     } else {
         prefix.extend_from_slice(&partition.as_bytes()[..MAX_PARTITION - 64]);
-        prefix.extend_from_slice(crate::json::hex(&Sha256::digest(partition)).as_bytes());
+        prefix.extend_from_slice(crate::hex::hex(&Sha256::digest(partition)).as_bytes());
     }
     prefix.push(0);
     prefix

@@ -18,9 +18,9 @@ use sha2::Sha256;
 
 use super::blobs::{BlobId, BlobWriter, Blobs, Pin, Pins, Written};
 use super::file_format::{Blocks, Form, read_sealed_tail, read_tail};
-use crate::json::hex;
+use crate::hex::hex;
 use crate::store::crypto::cipher::{BLOCK, BlobKeys};
-use crate::store::embedded::disk_space::{Space, folder_bytes, io_error, make_dir, sync_dir};
+use crate::store::disk_space::{Space, folder_bytes, io_error, make_dir, sync_dir};
 use crate::store::{Result, StoreError};
 
 /// Bytes written between two looks at the room on the device.

@@ -52,7 +52,7 @@ impl Blobs for MemoryBlobs {
 
     fn open(&self, id: &BlobId, offset: u64) -> Result<Box<dyn Read + Send>> {
         let blob = self.blobs.lock().get(id).cloned();
-        let blob = blob.ok_or_else(|| StoreError::Damaged(format!("attachment {} is gone", crate::json::hex(id))))?;
+        let blob = blob.ok_or_else(|| StoreError::Damaged(format!("attachment {} is gone", crate::hex::hex(id))))?;
         let mut cursor = Cursor::new(blob);
         cursor.set_position(offset);
         Ok(Box::new(cursor))

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::json::hex;
+use crate::hex::hex;
 
 /// Length of a key in bytes.
 const LENGTH: usize = 32;

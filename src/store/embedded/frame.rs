@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::store::crypto::cipher::{self, Cipher};
+use crate::store::reserved_keys::TOTALS;
 use crate::store::{Result, StoreError, keyspace};
 
 /// The tag of a value stored in one piece.
@@ -79,7 +80,7 @@ impl Frames {
 
     /// The cipher for the value of `key`, if that value is encrypted.
     fn cipher(&self, key: &[u8]) -> Option<&Cipher> {
-        self.0.as_deref().filter(|_| key != keyspace::FORMAT && key != super::tally::RECORD)
+        self.0.as_deref().filter(|_| key != keyspace::FORMAT && key != TOTALS)
     }
 
     /// The stored form of `value`.

@@ -33,7 +33,7 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use super::disk_space::{next_data, sync_dir};
+use crate::store::disk_space::{next_data, sync_dir};
 use crate::store::{Batch, keyspace};
 
 const SLOT: usize = 64;

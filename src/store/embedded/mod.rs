@@ -3,12 +3,13 @@
 pub(crate) mod backend;
 pub(crate) mod committer;
 pub(crate) mod data_folder;
-pub(crate) mod disk_space;
+#[cfg(test)]
+pub(crate) mod faults;
 pub(crate) mod frame;
 pub(crate) mod mark;
 pub(crate) mod redb;
 pub(crate) mod rewrite;
-pub mod salvage;
 pub(crate) mod sled;
-pub(crate) mod sled_log;
 pub(crate) mod tally;
+
+pub use self::data_folder::salvage;

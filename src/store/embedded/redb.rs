@@ -13,10 +13,11 @@ use parking_lot::RwLock;
 use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
 use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
-use super::disk_space::{io_error, make_dir, sync_dir};
 use super::frame;
-use super::tally::{RECORD, Tally};
+use super::tally::Tally;
+use crate::store::disk_space::{io_error, make_dir, sync_dir};
 use crate::store::range::KeyRange;
+use crate::store::reserved_keys::TOTALS;
 use crate::store::{Direction, PageLimit, Result, StoreError};
 
 const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
@@ -135,7 +136,7 @@ impl Backend for RedbBackend {
                 };
                 tally.replaces(key, old.as_ref().map(|old| old.value()), value.as_deref());
             }
-            table.insert(RECORD, tally.record().as_slice()).map_err(failure)?;
+            table.insert(TOTALS, tally.record().as_slice()).map_err(failure)?;
         }
         transaction.commit().map_err(|error| begun(failure(error)))
     }

@@ -13,6 +13,7 @@
 //! the content to a keyed hash of that digest. Entries that contain such names are converted by [`Renamed`]
 //! as they are copied.
 
+use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -21,11 +22,11 @@ use super::data_folder::{
     Engine, Marker, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine, read_marker,
     refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
 };
-use super::disk_space::{Space, copy_folder, folder_bytes, make_dir};
 use crate::store::blob::blobs::{BlobId, Blobs};
 use crate::store::blob::files::BlobFiles;
-use crate::store::crypto::cipher::{BlobKeys, FolderKeys};
+use crate::store::crypto::cipher::{BlobKeys, Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
+use crate::store::disk_space::{Space, copy_folder, folder_bytes, io_error, make_dir};
 use crate::store::range::KeyRange;
 use crate::store::{
     Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keyspace, pages,
@@ -123,30 +124,14 @@ fn rewrite_into(
     let (_target_lock, target_space) = match &how.to {
         None => (None, space.clone()),
         Some(to) => {
-            let io = |error: io::Error| OpenError::Io { folder: to.clone(), error };
-            make_dir(to).map_err(io)?;
-            if std::fs::read_dir(to).map_err(io)?.next().is_some() {
-                return Err(OpenError::NotEmpty(to.clone()));
-            }
-            let locked = lock(to)?;
-            *filling = true;
-            begin_filling(to)?;
-            (Some(locked), Space::watch(to).map_err(io)?)
+            let (locked, space) = lock_new(to, filling)?;
+            (Some(locked), space)
         }
     };
     // A setting may already name the key that the folder is yet to get.
     let needless = old.envelope.is_none() && how.sealing != Sealing::Keep;
     let old_keys = old.keys(dir, how.key.as_ref().filter(|_| !needless))?;
-    let new_keys = match &how.sealing {
-        Sealing::Keep => old_keys.clone(),
-        Sealing::Under(_) => Some(old_keys.as_ref().map_or_else(FolderKeys::generate, FolderKeys::renewed)),
-        Sealing::Plain => None,
-    };
-    let envelope = match (&how.sealing, &new_keys) {
-        (Sealing::Under(key), Some(keys)) => Some(keys.envelope(key)),
-        (Sealing::Keep, _) => old.envelope.clone(),
-        _ => None,
-    };
+    let (new_keys, envelope) = new_keys(&how.sealing, &old, old_keys.as_ref());
     let moves =
         how.to.is_some() || matches!(how.sealing, Sealing::Under(_)) || old_keys.is_some() != new_keys.is_some();
     let (life, blobs) = match how.to {
@@ -174,7 +159,7 @@ fn rewrite_into(
         let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
         let name = |id: &BlobId| names.as_ref().map_or(*id, |names: &BlobKeys| names.name(id));
         if moves {
-            let io = |error: io::Error| super::disk_space::io_error("opening the attachments", &error);
+            let io = |error: io::Error| io_error("opening the attachments", &error);
             let (from, to) = (
                 open_blobs(dir, &old, old_keys.as_ref(), &space).map_err(io)?,
                 open_blobs(target, &new, new_keys.as_ref(), &target_space).map_err(io)?,
@@ -217,12 +202,44 @@ fn rewrite_into(
         finish(target)?;
         return Ok(sizes);
     }
-    std::fs::remove_dir_all(old.store_folder(dir)).map_err(io)?;
-    remove_mark(dir, &old).map_err(io)?;
-    if moves && old.blobs_folder(dir).exists() {
-        std::fs::remove_dir_all(old.blobs_folder(dir)).map_err(io)?;
-    }
+    remove_old(dir, &old, moves).map_err(io)?;
     Ok(sizes)
+}
+
+/// Creates and locks the new folder `to`, which must be empty.
+fn lock_new(to: &Path, filling: &mut bool) -> std::result::Result<(File, Space), OpenError> {
+    let io = |error: io::Error| OpenError::Io { folder: to.to_path_buf(), error };
+    make_dir(to).map_err(io)?;
+    if std::fs::read_dir(to).map_err(io)?.next().is_some() {
+        return Err(OpenError::NotEmpty(to.to_path_buf()));
+    }
+    let locked = lock(to)?;
+    *filling = true;
+    begin_filling(to)?;
+    Ok((locked, Space::watch(to).map_err(io)?))
+}
+
+/// The keys of the rewritten folder, and their wrapped form.
+fn new_keys(sealing: &Sealing, old: &Marker, old_keys: Option<&FolderKeys>) -> (Option<FolderKeys>, Option<Envelope>) {
+    match sealing {
+        Sealing::Keep => (old_keys.cloned(), old.envelope.clone()),
+        Sealing::Under(key) => {
+            let keys = old_keys.map_or_else(FolderKeys::generate, FolderKeys::renewed);
+            let envelope = keys.envelope(key);
+            (Some(keys), Some(envelope))
+        }
+        Sealing::Plain => (None, None),
+    }
+}
+
+/// Removes the old store, and the old attachments if they were copied.
+fn remove_old(dir: &Path, old: &Marker, moves: bool) -> io::Result<()> {
+    std::fs::remove_dir_all(old.store_folder(dir))?;
+    remove_mark(dir, old)?;
+    if moves && old.blobs_folder(dir).exists() {
+        std::fs::remove_dir_all(old.blobs_folder(dir))?;
+    }
+    Ok(())
 }
 
 /// Removes the mark of a store that is not in force: it would describe another store than the next one of
@@ -255,7 +272,7 @@ fn open_source(
         }
     }
     let Some(copy) = copy else { return Err(StoreError::Full) };
-    let io = |error: io::Error| super::disk_space::io_error("copying the store", &error);
+    let io = |error: io::Error| io_error("copying the store", &error);
     copy_folder(&old.store_folder(dir), &old.store_folder(copy)).map_err(io)?;
     // Includes the mark, so that a copy that has lost something is refused like the store itself.
     let mark = super::mark::name(old.life);

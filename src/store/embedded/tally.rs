@@ -22,10 +22,9 @@
 //! beside the mark of another folder.
 
 use super::frame::{self, Frames};
+use crate::store::reserved_keys::{RESERVED, TOTALS};
 use crate::store::{Result, StoreError, keyspace};
 
-/// The record's key. Engines hide keys that begin with 0xFF from readers.
-pub(crate) const RECORD: &[u8] = &[0xFF];
 const VERSION: u8 = 1;
 const LENGTH: usize = 1 + 8 + 8 + 8 + 1 + 8;
 
@@ -101,7 +100,7 @@ impl Totals {
 
 /// Whether an entry counts towards the digest.
 pub(crate) fn is_counted(key: &[u8]) -> bool {
-    key.first() != Some(&0xFF) && !keyspace::is_index(key)
+    key.first() != Some(&RESERVED) && !keyspace::is_index(key)
 }
 
 /// What an entry adds to the sum, from the start of its frame and the frame's length.
@@ -167,7 +166,7 @@ impl<'a> Tally<'a> {
 
     /// The record, framed.
     pub fn record(&self) -> Vec<u8> {
-        self.frames.seal(RECORD, &self.totals.encode())
+        self.frames.seal(TOTALS, &self.totals.encode())
     }
 }
 
@@ -201,7 +200,7 @@ mod tests {
         old.count(b"a", Some(&one));
         assert!(!tally.totals.matches(&old), "an old value has come back");
         let record = tally.record();
-        let read = Totals::decode(&frames.unseal(RECORD, &record).unwrap()).unwrap();
+        let read = Totals::decode(&frames.unseal(TOTALS, &record).unwrap()).unwrap();
         assert_eq!((read, read.commits), (tally.totals, 1));
         assert!(Totals::decode(b"").is_err() && Totals::decode(&[2; LENGTH]).is_err());
         tally.loses_track();

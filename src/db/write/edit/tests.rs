@@ -1,10 +1,14 @@
 //! Terms and guards: the conditions that the writer checks at the commit.
 
+use std::future::Future;
+use std::pin::Pin as PinBox;
+
 use parking_lot::Mutex;
 
 use super::*;
 use crate::clock::Clock;
-use crate::db::{CreateOptions, Databases, Wanted, Within};
+use crate::db::{AllowAll, CreateOptions, Databases, Guard, Leaf, Proposal, Terms, Wanted, Within};
+use crate::rev::RevisionHash;
 
 /// A hook that allows every edit under the given terms, and writes an edit of its own during validation.
 struct Meanwhile {

@@ -182,7 +182,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     let kind = params.kind;
     let etag = (kind == Kind::Normal).then(|| format!("{last}-{}", database.info().purge_sequence));
     let etag =
-        etag.map(|tag| crate::json::hex(&crc32fast::hash(format!("{tag}{}", request.target).as_bytes()).to_be_bytes()));
+        etag.map(|tag| crate::hex::hex(&crc32fast::hash(format!("{tag}{}", request.target).as_bytes()).to_be_bytes()));
     if let Some(etag) = &etag
         && request.has_etag(etag)
     {

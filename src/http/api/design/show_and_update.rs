@@ -41,7 +41,7 @@ pub async fn show(
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         }
-        crate::json::hex(&digest.finalize())
+        crate::hex::hex(&digest.finalize())
     };
     if request.has_etag(&etag) {
         return Ok(Answer::not_modified(&etag));
@@ -77,7 +77,7 @@ pub async fn update(
     let gives_code = has_code(&updated.response);
     let mut response = Response::read(&updated.response)?;
     if let Some(text) = updated.doc {
-        let split = crate::json::split(text.as_bytes(), &incoming::limits(request))?;
+        let split = crate::db::parse::split(text.as_bytes(), &incoming::limits(request))?;
         let id = split.id.clone().unwrap_or_default();
         incoming::check(&database, request, &id, &split)?;
         let rules = incoming::AttachmentRules::of(request);

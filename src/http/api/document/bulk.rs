@@ -58,7 +58,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
             .map_err(|_| Failure::bad_request("`docs` parameter must be an array."))?;
         request.body.hold((text.len() + docs.len() * DOCUMENT) as u64).await?;
         let read = |doc: &RawValue| {
-            let split = crate::json::split(doc.get().as_bytes(), &limits)?;
+            let split = crate::db::parse::split(doc.get().as_bytes(), &limits)?;
             let id = match &split.id {
                 Some(id) => id.clone(),
                 None => app.uuids.make(&request.settings.uuids),

@@ -269,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn revisions_that_rows_name_are_read_at_once() {
-        let (store, faults) = crate::store::faults::Faults::store();
+        let (store, faults) = crate::store::embedded::faults::Faults::store();
         let clock = Clock::fixed(Duration::from_secs(1));
         let databases = Databases::open(store, Arc::new(MemoryBlobs::new()), clock).unwrap();
         let database = databases.create("db", CreateOptions::default(), None).unwrap();

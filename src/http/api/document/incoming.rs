@@ -6,11 +6,11 @@ use http::header;
 
 use super::incoming;
 use crate::blocking::blocking;
+use crate::db::parse::{Limits, Split, Stub};
 use crate::db::{Database, Incoming, Source, Upload, check_document_id};
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::error::Failure;
-use crate::json::{Limits, Split, Stub};
 use crate::rev::{Revision, RevisionHash};
 
 /// The limits on the JSON of a document.

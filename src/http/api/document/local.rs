@@ -8,13 +8,14 @@ use super::incoming;
 use super::write::written;
 use crate::app::App;
 use crate::blocking::reading;
+use crate::db::parse::Split;
 use crate::db::record::LocalRecord;
 use crate::db::{Database, LONGEST_ID, LocalWrite};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
-use crate::json::{Split, quote};
+use crate::json::quote;
 use crate::policy::users_database;
 use crate::rev::{Revision, RevisionHash};
 
@@ -59,7 +60,7 @@ pub async fn get(app: &App, request: &Request, database: Arc<Database>, name: &s
 /// `PUT /{db}/_local/{name}`.
 pub async fn put(app: &Arc<App>, request: &mut Request, database: &Arc<Database>, name: &str) -> Result<Answer> {
     let text = request.json_text().await?;
-    let split = crate::json::split(text.as_bytes(), &incoming::limits(request))?;
+    let split = crate::db::parse::split(text.as_bytes(), &incoming::limits(request))?;
     store(app, request, database, name, split).await
 }
 

@@ -9,13 +9,13 @@ use http::header;
 use super::attachment::receive as receive_content;
 use super::incoming::{self, AttachmentRules, named_revision, require_path};
 use crate::blocking::blocking;
+use crate::db::parse::Stub;
 use crate::db::{Database, Incoming, Mode, Source, Uploaded};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
 use crate::http::request::multipart::{Parts, boundary_of, malformed, parameter};
 use crate::http::response::error::Result;
-use crate::json::Stub;
 
 /// Reads a document as `multipart/related`: first the JSON, then the attachments that it marks with
 /// `follows`. A part is matched to an attachment by its file name, or else by the order in the JSON.
@@ -34,7 +34,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
         return Err(malformed("the first part is not application/json"));
     }
     let text = collect(&mut parts, limits.bytes, &id).await?;
-    let mut split = crate::json::split(&text, &limits)?;
+    let mut split = crate::db::parse::split(&text, &limits)?;
     incoming::check(database, request, &id, &split)?;
     match mode {
         Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
@@ -128,7 +128,7 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
     let is_new = |name: &str| new.contains(name);
     let (parent, json, others) = match (doc, rev) {
         (Some(doc), _) => {
-            let mut split = crate::json::split(&doc, &limits)?;
+            let mut split = crate::db::parse::split(&doc, &limits)?;
             incoming::check(database, request, &id, &split)?;
             split.attachments.retain(|(name, _)| !is_new(name));
             split.rev = named_revision(request, split.rev.take())?;
@@ -153,7 +153,7 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
 pub(crate) async fn collect(parts: &mut Parts<'_, RequestBody>, most: usize, id: &str) -> Result<BytesMut> {
     let mut text = BytesMut::new();
     while let Some(chunk) = parts.content().await? {
-        // A rough bound: `text` includes stubs and whitespace, so only `json::split` checks the exact limit.
+        // A rough bound: `text` includes stubs and whitespace, so only `db::parse::split` checks the exact limit.
         if text.len() + chunk.len() > most.saturating_mul(2).saturating_add(1 << 20) {
             return Err(Error::TooLarge { word: "document_too_large", reason: id.to_owned() }.into());
         }

@@ -10,12 +10,13 @@ use super::local;
 use super::write::{write, written};
 use crate::app::App;
 use crate::blocking::blocking;
+use crate::db::parse::Split;
 use crate::db::{Database, Incoming, Mode, Source, check_document_id};
 use crate::error::Error;
 use crate::http::request::{Request, Verb};
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
-use crate::json::{Split, quote};
+use crate::json::quote;
 use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
 
@@ -63,7 +64,7 @@ pub async fn put(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
         super::multipart_in::receive(request, &database, id.clone(), mode).await?
     } else {
         let text = request.json_text().await?;
-        let split = crate::json::split(text.as_bytes(), &incoming::limits(request))?;
+        let split = crate::db::parse::split(text.as_bytes(), &incoming::limits(request))?;
         incoming::check(&database, request, &id, &split)?;
         from_split(request, &database, id.clone(), split, mode).await?
     };
@@ -89,7 +90,7 @@ async fn from_split(
 pub async fn post(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
     let text = request.json_text().await?;
-    let split = crate::json::split(text.as_bytes(), &incoming::limits(request))?;
+    let split = crate::db::parse::split(text.as_bytes(), &incoming::limits(request))?;
     let id = match &split.id {
         Some(id) => id.clone(),
         None => app.uuids.make(&request.settings.uuids),

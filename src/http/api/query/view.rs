@@ -137,7 +137,7 @@ pub async fn info(app: &Arc<App>, database: Arc<Database>, design: String) -> Re
             // The file may be smaller than the sum of the rows: it stores key prefixes that rows share only
             // once.
             "sizes": {"file": file, "external": bytes, "active": bytes.min(file)},
-            "signature": crate::json::hex(&definition.signature),
+            "signature": crate::hex::hex(&definition.signature),
             "language": definition.language,
             "compact_running": false,
             "collator_versions": [crate::json::COLLATION_VERSION.to_string()],

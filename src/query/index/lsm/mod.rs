@@ -94,7 +94,7 @@ struct Run {
 
 impl std::fmt::Debug for Packed {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Packed").field("prefix", &crate::json::hex(&self.prefix)).finish_non_exhaustive()
+        out.debug_struct("Packed").field("prefix", &crate::hex::hex(&self.prefix)).finish_non_exhaustive()
     }
 }
 

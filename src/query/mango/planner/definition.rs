@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use sha1::{Digest, Sha1};
 
 use crate::error::{Error, Result};
-use crate::json::hex;
+use crate::hex::hex;
 use crate::query::mango::error::mango;
 use crate::query::mango::find::{Direction, Members, Sort, non_empty_string, positive, string};
 use crate::query::mango::selector::{FieldPath, Found, Selector, read_members, term};

@@ -1,9 +1,18 @@
 use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::*;
-use crate::store::embedded::backend::VisitIndexed;
-use crate::store::faults::{Faults, WriteFault};
-use crate::store::keyspace;
+use crate::store::disk_space::Space;
+use crate::store::embedded::backend::{Backend, VisitIndexed, Writes};
+use crate::store::embedded::faults::{Faults, WriteFault};
+use crate::store::embedded::frame::Frames;
+use crate::store::embedded::mark::Mark;
+use crate::store::embedded::tally::Tally;
+use crate::store::range::KeyRange;
+use crate::store::reserved_keys::TOTALS;
+use crate::store::{Batch, Direction, Durability, PageLimit, Result, Store, StoreError, keyspace};
 
 fn put(key: &[u8], value: &[u8]) -> Batch {
     let mut batch = Batch::new();
@@ -311,7 +320,7 @@ fn a_store_behind_its_mark_is_refused_and_one_without_a_record_is_counted() {
     assert!(mark().reached().suspect, "and it stays suspect for the next start");
 
     std::fs::remove_file(dir.path().join(crate::store::embedded::mark::name(1))).unwrap();
-    faults.lose(RECORD);
+    faults.lose(TOTALS);
     let store = open(&faults).unwrap();
     assert_eq!(store.complete(), Ok(()));
     assert!(mark().databases().unwrap().contains_key(&9), "an older store's databases are noted");

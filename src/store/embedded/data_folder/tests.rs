@@ -1,6 +1,16 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::lock::Locked;
+use super::marker::{CIPHER, MARKER};
+use super::unfinished::UNFINISHED;
 use super::*;
-use crate::store::Durability;
+use crate::store::crypto::master_key::Key;
+use crate::store::embedded::committer::Committer;
+use crate::store::embedded::frame::Frames;
+use crate::store::embedded::mark::Mark;
 use crate::store::embedded::rewrite::{Rewrite, Sealing, Step, compact, rewrite};
+use crate::store::{Batch, Durability, Entry, Store, keyspace};
 
 fn refusal(dir: &Path, engine: Option<Engine>) -> OpenError {
     match open(dir, engine) {
@@ -254,7 +264,7 @@ fn a_rewritten_store_gets_a_new_mark() {
 
 #[test]
 fn reopening_after_a_failure_changes_the_generation() {
-    use crate::store::faults::{Faults, WriteFault};
+    use crate::store::embedded::faults::{Faults, WriteFault};
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let inner = Box::new(Committer::eager(faults.clone(), Frames::default()));

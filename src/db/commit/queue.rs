@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Condvar;
 
 use super::draft::Draft;
-use super::writer::Frees;
 use crate::error::Result;
 
 /// The longest time for which a writer waits for more works...
@@ -14,6 +13,16 @@ const PATIENCE: Duration = Duration::from_millis(2);
 
 /// ...unless the waiting works have this many bytes already.
 pub(crate) const ENOUGH: usize = 64 << 10;
+
+/// Whether a work eventually frees space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frees {
+    /// Always, whatever it writes now.
+    Always,
+    /// If each document that it changes becomes smaller (see [`Finished::smaller`](super::draft::Finished)).
+    WhenSmaller,
+    Never,
+}
 
 /// A task for the writer. It may be applied more than once: a commit that conflicts is retried with a new
 /// draft.

@@ -16,17 +16,21 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::committer::Committer;
-use super::data_folder::{Engine, Marker, OpenError, guess_marker, lock_to_read, read_marker};
-use super::disk_space::{Space, folder_bytes};
-use super::frame::Frames;
-use super::mark::{self, Mark, Noted};
-use super::redb::RedbBackend;
-use super::sled::SledBackend;
+use super::engine::Engine;
+use super::lock::lock_to_read;
+use super::marker::{Marker, guess_marker, read_marker};
+use super::open_error::OpenError;
+use super::unfinished::is_unfinished;
 use crate::store::blob::blobs::Blobs;
 use crate::store::blob::files::BlobFiles;
 use crate::store::crypto::cipher::{Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
+use crate::store::disk_space::{Space, folder_bytes, io_error};
+use crate::store::embedded::committer::Committer;
+use crate::store::embedded::frame::Frames;
+use crate::store::embedded::mark::{self, Mark, Noted};
+use crate::store::embedded::redb::RedbBackend;
+use crate::store::embedded::sled::SledBackend;
 use crate::store::{Direction, PageLimit, Result, Store, StoreError, keyspace};
 
 /// The most databases that are listed by name.
@@ -84,7 +88,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
     };
     let ways = open_ways(&marker, dir, scratch, &mut notes).map_err(failed)?;
     let mut lost = Vec::new();
-    if super::data_folder::is_unfinished(dir) {
+    if is_unfinished(dir) {
         lost.push("the folder was never complete: the restore or salvage that filled it was interrupted, and what it had not yet written is unknown".to_owned());
     }
     if !matches!(ways.get(keyspace::FORMAT), Ok(Some(_))) {
@@ -130,7 +134,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
 
 /// Copies the store to `scratch` and tries one way after the other to open the copy.
 fn open_ways(marker: &Marker, dir: &Path, scratch: &Path, notes: &mut Vec<String>) -> Result<Box<dyn Store>> {
-    let io = |error: io::Error| super::disk_space::io_error("copying the damaged store", &error);
+    let io = |error: io::Error| io_error("copying the damaged store", &error);
     let ways: &[&[&str]] = match marker.engine {
         Engine::Sled => &[&[], &["snap."], &["snap.", "conf"]],
         Engine::Redb => &[&[]],

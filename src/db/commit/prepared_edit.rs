@@ -1,8 +1,7 @@
 //! An edit that is ready for the writer: parsed, validated, its attachments stored.
 
-use super::edit::Leaf;
 use crate::db::record::{Attachment, BodyRecord};
-use crate::rev::{AttachmentDigest, Revision, RevisionHash};
+use crate::rev::{AttachmentDigest, Body, Revision, RevisionHash, Tree};
 use crate::store::blob::blobs::Pin;
 
 /// How an edit relates to the stored revisions.
@@ -14,6 +13,24 @@ pub enum Mode {
     Replicated,
 }
 
+/// A leaf as a [`Proposal`](crate::db::Proposal) shows it. The writer compares it with the current leaf. The
+/// position of the body distinguishes a revision from one that was purged and then written again with other
+/// content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    pub revision: Revision,
+    pub deleted: bool,
+    body: Option<Body>,
+}
+
+impl Leaf {
+    pub(crate) fn all(tree: &Tree) -> Vec<Leaf> {
+        let leaf =
+            |node: &crate::rev::Node| Leaf { revision: node.revision.clone(), deleted: node.deleted, body: node.body };
+        tree.nodes().iter().filter(|node| node.is_leaf()).map(leaf).collect()
+    }
+}
+
 /// An edit that is prepared for the writer.
 pub struct Edit {
     pub id: String,
@@ -21,9 +38,9 @@ pub struct Edit {
     pub(crate) path: (u64, Vec<RevisionHash>),
     pub(crate) deleted: bool,
     pub(crate) body: BodyRecord,
-    /// With [`Terms::unmoved`]: the leaves that the proposal showed.
+    /// With [`Terms::unmoved`](crate::db::Terms::unmoved): the leaves that the proposal showed.
     pub(crate) seen: Option<Vec<Leaf>>,
-    /// See [`Terms::deletes_all`].
+    /// See [`Terms::deletes_all`](crate::db::Terms::deletes_all).
     pub(crate) deletes_all: bool,
     /// A parent and the revision computed for it, so that the writer need not hash if the parent turns out to
     /// be the same.

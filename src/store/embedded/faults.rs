@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::embedded::backend::{Backend, Visit, VisitIndexed, Writes};
-use super::embedded::committer::Committer;
-use super::embedded::frame::{self, Frames};
-use super::embedded::tally::{RECORD, Tally};
-use super::range::{KeyRange, is_empty};
-use super::{Direction, PageLimit, Result, Store, StoreError};
+use super::backend::{Backend, Visit, VisitIndexed, Writes};
+use super::committer::Committer;
+use super::frame::{self, Frames};
+use super::tally::Tally;
+use crate::store::range::{KeyRange, is_empty};
+use crate::store::reserved_keys::TOTALS;
+use crate::store::{Direction, PageLimit, Result, Store, StoreError};
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Faults {
         Faults::framed(Frames::default())
     }
 
-    pub(super) fn framed(frames: Frames) -> (Arc<dyn Store>, Faults) {
+    pub(crate) fn framed(frames: Frames) -> (Arc<dyn Store>, Faults) {
         let faults = Faults::default();
         (Arc::new(Committer::eager(faults.clone(), frames)), faults)
     }
@@ -101,8 +102,7 @@ impl Faults {
 
     /// Copies the stored value of `from` to `to` with a matching checksum, as an attacker with access to the
     /// disk could.
-    #[cfg(test)]
-    pub(super) fn swap(&self, from: &[u8], to: &[u8]) {
+    pub(crate) fn swap(&self, from: &[u8], to: &[u8]) {
         let mut state = self.0.lock();
         if let Some(value) = state.entries.get(from).map(|framed| frame::retarget(to, framed)) {
             state.entries.insert(to.to_vec(), value);
@@ -189,7 +189,7 @@ impl Backend for Faults {
             tally.replaces(key, state.entries.get(key).map(Vec::as_slice), value.as_deref());
         }
         let mut writes = writes.clone();
-        writes.insert(RECORD.to_vec(), Some(tally.record()));
+        writes.insert(TOTALS.to_vec(), Some(tally.record()));
         let writes = &writes;
         let now = state.writes;
         state.writes += 1;

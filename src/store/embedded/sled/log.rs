@@ -29,7 +29,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::disk_space::next_data;
+use crate::store::disk_space::next_data;
 
 const SEGMENT_HEADER: usize = 20;
 /// Bytes at the end of a segment in which no message begins.

@@ -13,12 +13,11 @@
 
 use std::collections::HashMap;
 
-use super::edit::Leaf;
 use super::partition::Partitions;
-use super::prepared_edit::{Edit, Mode};
+use super::prepared_edit::{Edit, Leaf, Mode};
 use super::tally::Tally;
+use crate::db::auto_purge_record::AutoPurge;
 use crate::db::record::{BodyRecord, DocumentRecord, Info, NO_SECURITY, PurgeRecord};
-use crate::db::upkeep::auto_purge_record::AutoPurge;
 use crate::error::{Error, Result};
 use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::store::{Batch, Store, keyspace};
@@ -124,7 +123,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// [`Error::Conflict`] if an interactive edit does not extend a leaf of a living document, or if the
-    /// document's leaves have changed although the edit's [`Terms`](super::edit::Terms) require them to be
+    /// document's leaves have changed although the edit's [`Terms`](crate::db::Terms) require them to be
     /// unmoved.
     pub fn edit(&mut self, edit: &Edit, mode: Mode) -> Result<Revision> {
         self.intact(&edit.id)?;

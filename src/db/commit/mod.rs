@@ -1,0 +1,8 @@
+//! What one commit of a database consists of: the queue of works, the prepared edits, and the draft that
+//! turns them into a batch. `Database` holds the queue; only `write::writer` makes drafts.
+
+pub(crate) mod draft;
+pub(crate) mod partition;
+pub mod prepared_edit;
+pub mod queue;
+pub mod tally;

@@ -1,0 +1,108 @@
+//! sled's files: opens them, after it has checked that their log holds what was durable.
+
+use std::fs::File;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::error::{failure, is_locked};
+use super::log::{Survey, survey};
+use crate::store::disk_space::{folder_bytes, io_error, make_dir, sync_dir};
+use crate::store::embedded::mark::Mark;
+use crate::store::{Result, StoreError};
+
+/// Fixed when a database is created: sled refuses to open it with another size.
+pub(super) const SEGMENT: usize = 8 << 20;
+/// How long the threads of a closed sled may take to release its files.
+const CLOSES_WITHIN: Duration = Duration::from_secs(10);
+
+pub(super) struct Open {
+    pub(super) db: sled::Db,
+    /// A second handle on sled's log file, for syncing it.
+    pub(super) log: File,
+}
+
+impl Open {
+    /// The end of the log, and the length of its file.
+    pub(super) fn position(&self) -> (u64, u64) {
+        // Only sled knows its stable position. The field is public in 0.34.7, but hidden from the docs.
+        let stable = self.db.context.pagecache.log.stable_offset();
+        (u64::try_from(stable).unwrap_or(0), self.log.metadata().map_or(0, |found| found.len()))
+    }
+
+    /// Syncs the log. Returns its end and its file's length from before the sync.
+    pub(super) fn sync(&self) -> std::io::Result<(u64, u64)> {
+        let position = self.position();
+        self.log.sync_data()?;
+        Ok(position)
+    }
+}
+
+/// Opens sled and a second handle on its log. Refuses a log that has lost what was durable.
+pub(super) fn open_files(folder: &Path, cache_bytes: u64, mark: &Mark) -> Result<Open> {
+    let io = |error: std::io::Error| io_error("opening the sled store", &error);
+    make_dir(folder).map_err(io)?;
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(&path).map_err(io)?;
+        }
+    }
+    examine(folder, mark)?;
+    let config = sled::Config::new()
+        .path(folder)
+        .cache_capacity(cache_bytes)
+        .segment_size(SEGMENT)
+        .flush_every_ms(Some(500))
+        .mode(sled::Mode::LowSpace);
+    // sled panics where it could return an error, for example on a log that is damaged in its middle.
+    let from = Instant::now();
+    let db = loop {
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| StoreError::Damaged("sled cannot read its files: it panicked while opening them".into()))?;
+        match opened {
+            // This process holds the folder's lock (see `open`), so sled's lock can only be held by a
+            // thread of the sled that was just closed.
+            Err(sled::Error::Io(error)) if is_locked(&error) && from.elapsed() < CLOSES_WITHIN => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => break opened.map_err(failure)?,
+        }
+    };
+    let log = File::open(folder.join("db")).map_err(io)?;
+    log.sync_all().map_err(io)?;
+    File::open(folder.join("conf")).and_then(|conf| conf.sync_all()).map_err(io)?;
+    sync_dir(folder).map_err(io)?;
+    if folder_bytes(&folder.join("blobs")) > 0
+        && std::fs::read_dir(folder.join("blobs")).is_ok_and(|mut files| files.next().is_some())
+    {
+        tracing::warn!("sled has written values to {}/blobs, which it never syncs", folder.display());
+    }
+    Ok(Open { db, log })
+}
+
+/// Refuses a log that ends before what was durable, before sled opens it and destroys the rest.
+fn examine(folder: &Path, mark: &Mark) -> Result<()> {
+    let io = |error: std::io::Error| io_error("reading the sled log", &error);
+    let reached = mark.reached();
+    let found = survey(folder, SEGMENT).map_err(io)?;
+    let end = found.map_or(0, |found| found.end);
+    if end < reached.position {
+        return Err(StoreError::Damaged(format!(
+            "its log is readable up to byte {end} only, but was durable up to byte {}",
+            reached.position
+        )));
+    }
+    let suspect = |found: Survey| {
+        let zeroed = match reached.unused {
+            0 => found.gaps && found.unused > 0,
+            before => found.unused >= before,
+        };
+        !found.whole || found.length < reached.length || zeroed
+    };
+    if found.is_some_and(suspect) {
+        mark.suspect(true).map_err(io)?;
+    }
+    Ok(())
+}

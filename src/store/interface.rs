@@ -1,0 +1,200 @@
+//! The interface of every store: [`Store`], its batches, pages and errors.
+
+use std::fmt;
+
+use super::keyspace;
+use super::range::KeyRange;
+
+/// The errors of a store call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreError {
+    /// An expectation of the batch did not hold. Nothing was written.
+    Conflict,
+    /// The disk is full. Nothing was written, and reads go on.
+    Full,
+    /// The engine failed, for example with an I/O error. The store refuses writes until it has recovered.
+    /// It is unknown whether a commit that failed with this error takes effect.
+    Unavailable(String),
+    /// Stored bytes are not what was written.
+    Damaged(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Conflict => out.write_str("an expectation did not hold"),
+            StoreError::Full => out.write_str("the disk is full"),
+            StoreError::Unavailable(cause) => write!(out, "the store is unavailable: {cause}"),
+            StoreError::Damaged(what) => write!(out, "stored data is damaged: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<StoreError> for crate::error::Error {
+    fn from(error: StoreError) -> Self {
+        use crate::error::Error;
+        match error {
+            StoreError::Conflict => Error::Again("The stored data has changed while the request was under way.".into()),
+            StoreError::Full => Error::Full,
+            StoreError::Unavailable(cause) => Error::Internal(cause),
+            StoreError::Damaged(what) => Error::Damaged(what),
+        }
+    }
+}
+
+/// The result of every store call.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The longest key, in bytes. An engine's index pages hold hundreds of keys each and must stay well below the
+/// size of its segments. A key must not be empty and must not begin with 0xFF.
+pub const MAX_KEY: usize = 6 << 10;
+
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// The order of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Ascending keys.
+    Forward,
+    /// Descending keys.
+    Backward,
+}
+
+/// The limits of one page of a scan. A page has at least one entry if the range has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit {
+    /// The most entries.
+    pub entries: usize,
+    /// Bytes of keys and values after which the page is full.
+    pub bytes: usize,
+}
+
+impl PageLimit {
+    /// At most `entries` entries, and about 1 MiB.
+    pub fn entries(entries: usize) -> PageLimit {
+        PageLimit { entries, bytes: 1 << 20 }
+    }
+}
+
+/// The changes of one commit, applied in this order: test the expectations, delete the ranges, apply `writes`
+/// in order.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// `(key, value)`: the commit fails with `Conflict` unless each key holds exactly this value (`None`: is
+    /// absent).
+    pub expect: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Ranges to delete. Callers keep them small (some thousand entries), because an engine may delete key by
+    /// key.
+    pub delete_ranges: Vec<KeyRange>,
+    /// Puts (`Some`) and deletes (`None`). The last write of a key wins.
+    pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Whether the commit must be on disk when it returns.
+    pub durability: Durability,
+    /// Whether the batch frees space in the end. On a full disk such a batch may use space that is refused to
+    /// others.
+    pub frees: bool,
+}
+
+impl Batch {
+    /// An empty batch, synced.
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Adds a write of `value` to `key`.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.writes.push((key, Some(value)));
+    }
+
+    /// Adds a delete of `key`.
+    pub fn delete(&mut self, key: Vec<u8>) {
+        self.writes.push((key, None));
+    }
+
+    /// Adds the condition that `key` holds exactly `value` (`None`: is absent).
+    pub fn expect(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.expect.push((key, value));
+    }
+}
+
+/// Whether a commit is synced before it returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// On disk when the call returns. Required for everything that a client is told.
+    #[default]
+    Synced,
+    /// Atomic and ordered, but synced only with a later commit: for data that can be rebuilt (view indexes).
+    Relaxed,
+}
+
+/// An ordered map of bytes. Many threads call it concurrently. Every call may block on the disk, so async
+/// callers run it on a blocking thread.
+pub trait Store: Send + Sync + 'static {
+    /// Returns the values of `keys`, in their order. One call can read all keys of a request.
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>>;
+
+    /// As [`Store::get_many`], but returns a damaged value as an error of its own, beside the other values.
+    fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
+        Ok(self.get_many(keys)?.into_iter().map(Ok).collect())
+    }
+
+    /// Returns a page of the entries of `range` in `direction`. A damaged entry ends the page before it. If
+    /// the first entry is damaged, the call returns `Damaged` with a description of that entry. The caller
+    /// continues after the last key; no iterator stays open.
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>>;
+
+    /// Returns at most `entries` keys in ascending order, including those whose values are damaged.
+    fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
+        let page = self.scan(range, Direction::Forward, PageLimit::entries(entries))?;
+        Ok(page.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Applies all of `batch` or nothing. Durable on return, depending on [`Durability`]. The committer
+    /// merges waiting batches into one write and one sync, in the order of their arrival, and tests each
+    /// batch's expectations against everything committed before it.
+    fn commit(&self, batch: Batch) -> Result<()>;
+
+    /// Returns the value of one key.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.get_many(&[key.to_vec()])?.pop().flatten())
+    }
+
+    /// Checks that the store accepts writes and that no outcome is unknown: after a failed commit, only a
+    /// reopened engine shows whether the commit took effect. A failed store tries to recover during this
+    /// call, so a periodic health check also repairs it. `Full`: a write failed because the disk was full,
+    /// while reads go on.
+    fn ready(&self) -> Result<()> {
+        self.get(keyspace::FORMAT).map(drop)
+    }
+
+    /// Counts all entries and compares the result with the totals from the commits. Reads the whole store;
+    /// nobody may write meanwhile.
+    ///
+    /// # Errors
+    /// `Damaged` if entries are missing, or older than their last commit.
+    fn complete(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Changes when relaxed commits may have been lost, because the engine was reopened after a failure. A
+    /// caller that caches what it has read compares the value before and after its reads.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Whether the store's disk is full: at the last check, writes that free no space were refused, or only
+    /// fit into space that deletions had freed within the store. Freeing even a little space is then worth
+    /// its cost.
+    fn is_short_of_room(&self) -> bool {
+        false
+    }
+
+    /// The engine's name, as `--store` accepts it.
+    fn engine(&self) -> &'static str;
+
+    /// Bytes of the engine's files on disk.
+    fn disk_bytes(&self) -> u64;
+}
