@@ -260,7 +260,7 @@ impl Authenticator {
     }
 
     /// The same with keys from a JWKS URL, fetched by `fetch` when a token needs one.
-    pub fn with_published_keys(mut self, fetch: Box<dyn Fetch>) -> Authenticator {
+    pub fn with_published_keys(mut self, fetch: Fetch) -> Authenticator {
         self.published = Box::new(JwksCache::new(fetch, self.clock.clone()));
         self
     }
