@@ -33,6 +33,7 @@ use super::verified_passwords::Verified;
 use super::{ADMIN, Handler, Settings, UserCtx};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::json::unhex;
 
 pub use self::still::{Proof, Still};
 
@@ -727,11 +728,6 @@ pub fn basic(authorization: &str) -> Result<Option<(String, String)>> {
         None | Some(("_", "_")) => None,
         Some((name, password)) => Some((name.to_string(), password.to_string())),
     })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 #[cfg(test)]

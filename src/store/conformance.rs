@@ -248,9 +248,9 @@ fn all(store: &dyn Store) -> Vec<Entry> {
     }
 }
 
-/// Strategy: batches of up to 12 writes, deletes and expectations over 40 short keys, with values of 0
-/// to 9 bytes and some of 70 to 200 KB. After each batch, a scan with random bounds, direction and limit;
-/// sometimes the store is closed and reopened.
+/// Strategy: batches of up to 12 writes, deletes of a range of keys and expectations over 40 short keys, with
+/// values of 0 to 9 bytes and some of 70 to 200 KB. After each batch, a scan with random bounds, direction and
+/// limit; sometimes the store is closed and reopened.
 #[derive(Debug, Clone)]
 struct Step {
     writes: Vec<(u8, Option<usize>)>,
