@@ -2,14 +2,13 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin settee \
- && strip target/release/settee
+RUN cargo build --profile dist --locked --bin settee
 
 FROM debian:bookworm-slim
 RUN groupadd --gid 5984 settee \
  && useradd --uid 5984 --gid settee --home-dir /var/lib/settee --no-create-home --shell /usr/sbin/nologin settee \
  && install --directory --owner settee --group settee --mode 0700 /var/lib/settee
-COPY --from=build /src/target/release/settee /usr/local/bin/settee
+COPY --from=build /src/target/dist/settee /usr/local/bin/settee
 USER settee
 ENV SETTEE_DATA=/var/lib/settee \
     SETTEE_BIND=0.0.0.0:5984

@@ -2,8 +2,14 @@
 
 #![warn(missing_docs)]
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+
 /// Lower-case hex digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [DIGITS[(byte >> 4) as usize] as char, DIGITS[(byte & 15) as usize] as char]).collect()
+    HEXLOWER.encode(bytes)
+}
+
+/// Decodes hex digits of either case. Returns `None` if `text` is anything else.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()
 }

@@ -1,5 +1,8 @@
 //! Writes the log to standard error from a separate thread, so that a reader that does not read (a full pipe)
 //! never delays a request or the shutdown. When the queue is full, lines are dropped and counted.
+//!
+//! Written by hand because `tracing-appender` does not keep all of that: it writes no line that says how many were
+//! dropped, and it flushes only once, when its guard is dropped, within a fixed time.
 
 #![warn(missing_docs)]
 

@@ -26,7 +26,7 @@ fn rules(section: &str, key: &str) -> Vec<toml::Value> {
 }
 
 fn text<'a>(rule: &'a toml::Value, key: &str) -> &'a str {
-    rule.get(key).and_then(toml::Value::as_str).unwrap_or_else(|| panic!("{rule} has no {key}"))
+    rule.get(key).and_then(toml::Value::as_str).unwrap_or_else(|| panic!("{rule:?} has no {key}"))
 }
 
 fn strings(list: &toml::Value) -> Vec<String> {
@@ -140,7 +140,7 @@ fn no_crate_is_banned() {
     for rule in rules("bans", "deny") {
         let name = text(&rule, "crate");
         assert!(!text(&rule, "reason").is_empty(), "{name} has no reason");
-        assert!(!locked.iter().any(|package| text(package, "name") == name), "{name} is banned: {}", rule["reason"]);
+        assert!(!locked.iter().any(|package| text(package, "name") == name), "{name} is banned: {:?}", rule["reason"]);
     }
 }
 

@@ -83,6 +83,11 @@ export class Authority {
     for await (const part of request) body += part;
     const { account, payload } = this.#signed(request, JSON.parse(body));
     const [, kind, number, within] = path.split('/');
+    if (kind === 'account' && number) {
+      if (Number(number) !== account.id) throw new Refusal(403, 'unauthorized', 'another account');
+      if (payload.contact) account.contact = payload.contact;
+      return this.#send(answer, 200, { status: 'valid', contact: account.contact });
+    }
     if (kind === 'account') {
       return this.#send(answer, 201, { status: 'valid' }, { Location: `${this.base}/account/${account.id}` });
     }

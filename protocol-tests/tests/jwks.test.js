@@ -10,7 +10,7 @@ import { describe, it, before, after, assert, Api, like } from '../harness/rows.
 import { external, until } from '../harness/server.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const samples = join(here, '..', '..', 'src', 'tls', 'samples');
+const samples = join(here, '..', '..', 'src', 'net', 'tls', 'samples');
 const base64 = (value) => Buffer.from(value).toString('base64url');
 
 class Issuer {

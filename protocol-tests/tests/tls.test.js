@@ -1,7 +1,7 @@
 // HTTPS: the certificate, its replacement while the server runs, headers that differ from plain HTTP, and the
 // shutdown.
 //
-// The certificates are those of the Rust tests (src/tls/samples): an authority, and two server certificates
+// The certificates are those of the Rust tests (src/net/tls/samples): an authority, and two server certificates
 // `one` and `two` that it issued.
 
 import https from 'node:https';
@@ -17,7 +17,7 @@ import { describe, it, before, after, assert, Api, like } from '../harness/rows.
 import { ADMIN, PASSWORD, external, freePort, until } from '../harness/server.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const samples = join(here, '..', '..', 'src', 'tls', 'samples');
+const samples = join(here, '..', '..', 'src', 'net', 'tls', 'samples');
 const ca = readFileSync(join(samples, 'ca.pem'));
 const basic = { Authorization: `Basic ${Buffer.from(`${ADMIN}:${PASSWORD}`).toString('base64')}` };
 

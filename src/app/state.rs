@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::db::{Database, Databases, Validate};
 use crate::error::{self, Error};
+use crate::net::http_client::HttpClient;
 use crate::query::script::Scripts;
 use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
@@ -72,6 +73,8 @@ pub struct App {
     pub shutdown: Shutdown,
     /// When this process began to serve.
     pub started: Instant,
+    /// Asks other servers.
+    pub client: HttpClient,
     /// Makes ids for `_uuids` and for documents posted without one.
     pub uuids: Uuids,
 }

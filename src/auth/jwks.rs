@@ -6,7 +6,7 @@
 //!            └─> unknown, or older than max age ─> fetch, at most once per RETRY ─> key | unknown
 //! ```
 //!
-//! If the issuer is unreachable, the known keys stay valid. The caller implements the fetch ([`Fetch`]); this
+//! If the issuer is unreachable, the known keys stay valid. The caller passes the fetch ([`Fetch`]); this
 //! module decides when to fetch, and parses the document.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -56,10 +56,12 @@ fn may_be_fetched(url: &str) -> bool {
     !named && url.host().is_some() && (url.scheme_str() == Some("https") || url.scheme_str() == Some("http") && plain)
 }
 
-/// Fetches the document at a URL. May block. Implementations limit the time and the size ([`MAX_DOCUMENT`]).
-pub trait Fetch: Send + Sync + 'static {
-    fn fetch(&self, url: &str) -> Result<Vec<u8>>;
-}
+/// Fetches the document at a URL. May block, for at most [`FETCH_TIME`], and returns at most
+/// [`MAX_DOCUMENT`] bytes.
+pub type Fetch = Box<dyn Fn(&str) -> Result<Vec<u8>> + Send + Sync>;
+
+/// Time limit of a fetch.
+pub const FETCH_TIME: Duration = Duration::from_secs(10);
 
 /// Maximum size of a JWKS document in bytes.
 pub const MAX_DOCUMENT: usize = 256 << 10;
@@ -152,7 +154,7 @@ fn published(jwk: &Value) -> Option<Published> {
 
 /// Caches the keys of one URL and fetches them again when due. There is one cache per server.
 pub struct JwksCache {
-    fetch: Box<dyn Fetch>,
+    fetch: Fetch,
     clock: Clock,
     held: RwLock<Held>,
     /// Time of the last attempt to fetch. Locked during a fetch, so that only one runs at a time.
@@ -173,7 +175,7 @@ struct Held {
 
 impl JwksCache {
     /// Creates an empty cache. The first lookup fetches the keys.
-    pub fn new(fetch: Box<dyn Fetch>, clock: Clock) -> JwksCache {
+    pub fn new(fetch: Fetch, clock: Clock) -> JwksCache {
         JwksCache {
             fetch,
             clock,
@@ -218,7 +220,7 @@ impl JwksCache {
             return;
         }
         *tried = Some(now);
-        let fetched = self.fetch.fetch(&settings.url).and_then(|document| Ok((Jwks::parse(&document)?, document)));
+        let fetched = (self.fetch)(&settings.url).and_then(|document| Ok((Jwks::parse(&document)?, document)));
         let mut held = self.held.write();
         if !same {
             *held = Held { url: settings.url.clone(), ..Held::default() };

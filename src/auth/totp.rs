@@ -2,6 +2,7 @@
 //! `couch_hotp.erl`): `{"key": BASE32, "algorithm": "sha"|..., "length": 6}`. Such a user can only sign in
 //! through `_session`, with the code in `token`; Basic authentication is rejected.
 
+use data_encoding::BASE32_NOPAD;
 use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 
@@ -69,24 +70,15 @@ impl Totp {
     }
 }
 
-/// Decodes RFC 4648 base32; the padding is optional.
+/// Decodes RFC 4648 base32. The padding is optional, and bits after the last complete byte are ignored, because
+/// users make their keys with many tools.
 fn base32(text: &str) -> Option<Vec<u8>> {
-    let (mut bits, mut held, mut out) = (0u32, 0u32, Vec::new());
-    for c in text.trim_end_matches('=').bytes() {
-        let value = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'2'..=b'7' => c - b'2' + 26,
-            _ => return None,
-        };
-        bits = (bits << 5) | u32::from(value);
-        held += 5;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held) as u8);
-            bits &= (1 << held) - 1;
-        }
-    }
-    Some(out)
+    let text = text.trim_end_matches('=');
+    // `A` stands for zero bits.
+    let padded = format!("{text:A<width$}", width = text.len().next_multiple_of(8));
+    let mut bytes = BASE32_NOPAD.decode(padded.as_bytes()).ok()?;
+    bytes.truncate(text.len() * 5 / 8);
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -109,6 +101,26 @@ mod tests {
             );
             assert!(eight.accepts(code, now + 90).is_none());
             assert!(eight.accepts(&code[1..], now).is_none());
+        }
+    }
+
+    #[test]
+    fn base32_is_decoded_with_or_without_padding() {
+        for (text, bytes) in [
+            ("", Some("")),
+            ("MZXW6YTBOI======", Some("foobar")),
+            ("MZXW6YTBOI", Some("foobar")),
+            ("MZXW6===", Some("foo")),
+            ("MZXW7", Some("foo")),
+            ("MZXW6A", Some("foo")),
+            ("MZX", Some("f")),
+            ("M", Some("")),
+            ("mzxw6", None),
+            ("MZXW1", None),
+            ("MZ=W6", None),
+            ("MZXWé", None),
+        ] {
+            assert_eq!(base32(text).as_deref(), bytes.map(str::as_bytes), "{text}");
         }
     }
 

@@ -2,45 +2,22 @@
 
 use std::net::IpAddr;
 
-/// One network: all addresses that share a prefix of `bits` bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    first: u128,
-    /// Prefix length, of 32 (IPv4) or 128 (IPv6) bits.
-    bits: u32,
-    v4: bool,
-}
+use ipnet::IpNet;
 
 /// A list of networks. The empty list contains no address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Networks(Vec<Network>);
+pub struct Networks(Vec<IpNet>);
 
-/// Returns the address as a number, and whether it is IPv4. An IPv4-mapped address (`::ffff:10.0.0.1`) counts
-/// as IPv4.
-fn number(address: IpAddr) -> (u128, bool) {
-    match address.to_canonical() {
-        IpAddr::V4(address) => (u128::from(u32::from(address)), true),
-        IpAddr::V6(address) => (u128::from(address), false),
-    }
-}
-
-impl Network {
-    fn parse(text: &str) -> Option<Network> {
-        let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length.parse::<u32>().ok()?)),
-            None => (text, None),
-        };
-        let (first, v4) = number(address.trim().parse().ok()?);
-        let width = if v4 { 32 } else { 128 };
-        let bits = length.unwrap_or(width);
-        (bits <= width).then_some(Network { first, bits, v4 })
-    }
-
-    fn contains(&self, number: u128, v4: bool) -> bool {
-        let width = if self.v4 { 32 } else { 128 };
-        // `bits == 0` matches every address and is tested first, because shifting a u128 by 128 bits
-        // overflows.
-        v4 == self.v4 && (self.bits == 0 || (self.first ^ number) >> (width - self.bits) == 0)
+/// Parses an address or a network. An IPv4-mapped address (`::ffff:10.0.0.1`) counts as IPv4.
+fn network(text: &str) -> Option<IpNet> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length.parse().ok()?)),
+        None => (text, None),
+    };
+    let address = address.trim().parse::<IpAddr>().ok()?.to_canonical();
+    match length {
+        Some(length) => IpNet::new(address, length).ok(),
+        None => Some(IpNet::from(address)),
     }
 }
 
@@ -48,13 +25,13 @@ impl Networks {
     /// Parses a comma-separated list. Returns `None` if an item is neither an address nor a network.
     pub fn parse(text: &str) -> Option<Networks> {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        items.map(Network::parse).collect::<Option<Vec<_>>>().map(Networks)
+        items.map(network).collect::<Option<Vec<_>>>().map(Networks)
     }
 
     /// Whether one of the networks contains `address`.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let (number, v4) = number(address);
-        self.0.iter().any(|network| network.contains(number, v4))
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
     }
 
     /// Whether the list has no networks.
@@ -84,6 +61,9 @@ mod tests {
         ] {
             assert_eq!(list.contains(address.parse().unwrap()), held, "{address}");
         }
+        let mapped = Networks::parse("::ffff:10.0.0.7, 10.9.9.9/16").unwrap();
+        assert!(mapped.contains("10.0.0.7".parse().unwrap()) && !mapped.contains("10.0.0.8".parse().unwrap()));
+        assert!(mapped.contains("10.9.0.1".parse().unwrap()) && !mapped.contains("10.8.0.1".parse().unwrap()));
         let all = Networks::parse("0.0.0.0/0").unwrap();
         assert!(all.contains("8.8.8.8".parse().unwrap()) && !all.contains("::1".parse().unwrap()));
         assert!(Networks::parse(" ").unwrap().is_empty());

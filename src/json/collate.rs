@@ -10,6 +10,9 @@
 //! another, so whatever follows a key (such as the document id) only matters between equal keys. Values that
 //! CouchDB considers equal, such as `1` and `1.0`, or `"a"` and `"a\u200b"`, have the same key.
 //!
+//! Only the encoding is written by hand, because no crate has CouchDB's order of JSON values; the sort keys of
+//! strings are those of `icu_collator`.
+//!
 //! A key is written in one pass over the value's text, without recursion:
 //!
 //! ```text

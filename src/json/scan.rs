@@ -8,6 +8,9 @@
 //! The text is copied in the longest runs that need no change; compact text is a single run. The scan only
 //! records a repeated member as a dead range of the output, and one sweep at the end removes all dead ranges.
 //! Rewriting each object when it closes would take time quadratic in the depth.
+//!
+//! Written by hand because no JSON crate does this in one pass: serde_json keeps the exact digits of numbers
+//! only in raw text, from which it removes neither whitespace nor repeated members.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,6 +1,9 @@
 //! Reads JSON text that is already valid, such as all text this server stores, without building a tree.
 //!
 //! Nothing here validates. Invalid JSON yields an unspecified result, but never a panic.
+//!
+//! Written by hand because serde_json validates again and allocates: queries read a few members of each of
+//! many documents.
 
 use std::borrow::Cow;
 use std::ops::Range;

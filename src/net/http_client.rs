@@ -1,190 +1,268 @@
-//! Fetches a small document over HTTPS: the keys that a token issuer publishes. One request on one
-//! connection, limited in time and size, without redirects, cookies or a connection pool.
+//! The one HTTP client for everything that the server asks of others: a token issuer's keys (JWKS), an ACME
+//! authority, and later the servers that it replicates with. It is hyper-util's pooled client over rustls.
 //!
-//! A general HTTP client was rejected because its other features are unwanted here.
+//! ```text
+//! request ──> slot ──> pooled connection ─────────────────> head ──> body ──> slot is free again
+//!                  └─> DNS, TCP, TLS (limit: CONNECT) ──┘
+//!             └── send: time limit up to the head ────────────┘
+//!             └── fetch: time limit up to the last byte, size limit of the body ──┘
+//! ```
+//! Invariants:
+//! - Every wait ends. [`HttpClient::send`] does not limit how long a body may take, because a replication's
+//!   `_changes` feed never ends; its caller does.
+//! - At most [`SLOTS`] requests run at a time. A request keeps its slot until its answer is read or dropped.
+//! - No redirects, cookies, proxies or compression: a redirect could lead to an address that the caller has
+//!   not allowed.
+//!
+//! HTTP/1.1 only. HTTP/2 needs the `http2` features of hyper-util and hyper-rustls, and `h2` in the ALPN
+//! protocols of the TLS settings.
 
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use http::header::{HeaderValue, USER_AGENT};
+use http::{Request, Response, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
-use tokio_rustls::TlsConnector;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tower::Service;
 
-use crate::auth::jwks::{Fetch, MAX_DOCUMENT};
-use crate::error::{Error, Result};
+/// Requests that run at a time. Callers that keep answers open for long, such as a replicator with its
+/// `_changes` feeds, use a client of their own, so that they do not take the slots of others.
+const SLOTS: usize = 64;
+/// Time limit of a new connection: DNS, TCP and TLS together.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long an unused connection stays open, and how many of them for one host.
+const IDLE: Duration = Duration::from_secs(30);
+const IDLE_PER_HOST: usize = 4;
+/// Largest head of an answer, and size of a connection's read buffer.
+const BUFFER: usize = 64 << 10;
+/// Name and version of this server, for other servers' logs.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("settee/", env!("CARGO_PKG_VERSION")));
 
-/// Time limit from the DNS lookup to the last byte of the response.
-const TIME: Duration = Duration::from_secs(10);
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Fetches `https` URLs, and also `http` URLs: the caller decides which URLs are acceptable.
-pub struct Fetcher {
-    tls: TlsConnector,
-    runtime: Handle,
+/// The body of a request: empty, complete or streamed.
+pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// An answer whose body is still to be read.
+pub type Answer = Response<AnswerBody>;
+
+/// A request without a body.
+pub fn empty() -> RequestBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-impl Fetcher {
-    /// Creates a fetcher. `tls` has the trusted certificate authorities. Must be called inside the Tokio
-    /// runtime that is to run the requests.
-    pub fn new(tls: Arc<ClientConfig>) -> Fetcher {
-        Fetcher { tls: TlsConnector::from(tls), runtime: Handle::current() }
-    }
+/// The limits of one complete answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From the call to the last byte of the body, the wait for a slot included.
+    pub time: Duration,
+    /// Bytes of the body.
+    pub bytes: usize,
 }
 
-async fn get(tls: TlsConnector, url: &str) -> std::result::Result<Vec<u8>, String> {
-    let url: http::Uri = url.parse().map_err(|_| "the URL does not parse".to_owned())?;
-    let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']).to_owned();
-    let secure = match url.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err("the URL is neither https nor http".into()),
-    };
-    let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
-    if !secure {
-        return request(socket, &url).await;
-    }
-    let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-    request(tls.connect(name, socket).await.map_err(|error| error.to_string())?, &url).await
+/// Why there is no answer. The texts are for logs, on one line.
+#[derive(Debug)]
+pub enum HttpError {
+    /// The URL cannot be requested.
+    Url(&'static str),
+    /// There is no connection: the name is unknown, nothing listens, or the certificate is not trusted.
+    Connect(String),
+    /// There was no (complete) answer in time.
+    TimedOut(Duration),
+    /// The body has more bytes than the limit.
+    TooLarge(usize),
+    /// The connection broke, or the answer is not HTTP.
+    Broken(String),
+    /// A status other than 200, where only the content counts.
+    Status(http::StatusCode),
 }
 
-async fn request<S>(socket: S, url: &http::Uri) -> std::result::Result<Vec<u8>, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let authority = url.authority().map_or("", http::uri::Authority::as_str);
-    let path = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let asked = http::Request::get(path)
-        .header(header::HOST, authority)
-        .header(header::ACCEPT, "application/json")
-        .header(header::USER_AGENT, concat!("settee/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(|error| error.to_string())?;
-    let answer = async move {
-        let answer = sender.send_request(asked).await.map_err(|error| error.to_string())?;
-        if answer.status() != http::StatusCode::OK {
-            return Err(format!("the server answered {} (redirects are not followed)", answer.status().as_u16()));
-        }
-        let body = Limited::new(answer.into_body(), MAX_DOCUMENT).collect().await;
-        Ok(body.map_err(|error| error.to_string())?.to_bytes().to_vec())
-    };
-    // The response arrives only while the connection is polled.
-    tokio::pin!(connection, answer);
-    tokio::select! {
-        answer = &mut answer => answer,
-        ended = &mut connection => match ended {
-            // The server closed the connection after its response, which is completely received by then.
-            Ok(()) => answer.await,
-            Err(error) => Err(error.to_string()),
-        },
-    }
-}
-
-impl Fetch for Fetcher {
-    fn fetch(&self, url: &str) -> Result<Vec<u8>> {
-        let (told, fetched) = std::sync::mpsc::sync_channel(1);
-        let (tls, url) = (self.tls.clone(), url.to_owned());
-        self.runtime.spawn(async move {
-            let _ = told.send(tokio::time::timeout(TIME, get(tls, &url)).await);
-        });
-        // Wait longer than the task's own timeout, so that normally the task reports it. If the task reports
-        // nothing, the runtime is shutting down.
-        match fetched.recv_timeout(TIME + Duration::from_secs(1)) {
-            Ok(Ok(fetched)) => fetched.map_err(Error::Internal),
-            Ok(Err(_)) | Err(_) => Err(Error::Internal(format!("no answer within {} s", TIME.as_secs()))),
+impl fmt::Display for HttpError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HttpError::Url(wrong) => out.write_str(wrong),
+            HttpError::Connect(wrong) => write!(out, "cannot connect: {wrong}"),
+            HttpError::TimedOut(limit) => write!(out, "no complete answer within {} s", limit.as_secs_f32()),
+            HttpError::TooLarge(limit) => write!(out, "the answer exceeds the limit of {limit} bytes"),
+            HttpError::Broken(wrong) => write!(out, "the answer is incomplete or invalid: {wrong}"),
+            HttpError::Status(status) => {
+                write!(out, "the server answered {} (redirects are not followed)", status.as_u16())
+            }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+impl std::error::Error for HttpError {}
 
-    use super::*;
-    use crate::net::tls::tests::samples;
-    use crate::net::tls::{Identity, client_config};
+/// The client. A cheap handle: clones share connections and slots. Its methods need a Tokio runtime.
+#[derive(Clone)]
+pub struct HttpClient {
+    client: Client<Connector, RequestBody>,
+    slots: Arc<Semaphore>,
+}
 
-    /// Starts a server that sends these bytes on every connection and closes it. Returns its port.
-    async fn answering(answer: String, identity: Option<Identity>) -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                match &identity {
-                    None => serve(socket, &answer).await,
-                    Some(identity) => {
-                        if let Ok(socket) = identity.accept(socket).await {
-                            serve(socket, &answer).await;
-                        }
-                    }
+impl HttpClient {
+    /// Creates a client. `tls` has the trusted certificate authorities.
+    pub fn new(tls: Arc<ClientConfig>) -> HttpClient {
+        HttpClient::with(tls, SLOTS, CONNECT)
+    }
+
+    pub(super) fn with(tls: Arc<ClientConfig>, slots: usize, connect: Duration) -> HttpClient {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect));
+        let connector = Connector { https: HttpsConnector::from((tcp, tls)), limit: connect };
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .http1_max_buf_size(BUFFER)
+            .build(connector);
+        HttpClient { client, slots: Arc::new(Semaphore::new(slots)) }
+    }
+
+    /// Sends a request to an `https` or `http` URL; the caller decides which URLs are acceptable. Returns the
+    /// answer, of any status, as soon as its head has arrived, within `limit`.
+    pub async fn send(&self, request: Request<RequestBody>, limit: Duration) -> Result<Answer, HttpError> {
+        timeout(limit, self.begin(request)).await.unwrap_or(Err(HttpError::TimedOut(limit)))
+    }
+
+    /// Sends a request, and returns the complete answer, of any status.
+    pub async fn fetch(&self, request: Request<RequestBody>, limits: Limits) -> Result<Response<Bytes>, HttpError> {
+        let complete = async {
+            let (head, body) = self.begin(request).await?.into_parts();
+            if body.size_hint().lower() > limits.bytes as u64 {
+                return Err(HttpError::TooLarge(limits.bytes));
+            }
+            let body = Limited::new(body, limits.bytes).collect().await.map_err(|error| {
+                match error.downcast_ref::<LengthLimitError>() {
+                    Some(_) => HttpError::TooLarge(limits.bytes),
+                    None => HttpError::Broken(with_causes(&*error)),
                 }
-            }
-        });
-        port
+            })?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        timeout(limits.time, complete).await.unwrap_or(Err(HttpError::TimedOut(limits.time)))
     }
 
-    async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, answer: &str) {
-        let mut asked = Vec::new();
-        while !asked.ends_with(b"\r\n\r\n") {
-            if socket.read_buf(&mut asked).await.unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        let _ = socket.write_all(answer.as_bytes()).await;
-        let _ = socket.shutdown().await;
-    }
-
-    async fn fetch(url: String) -> Result<Vec<u8>> {
-        let fetcher = Fetcher::new(client_config(Some(&samples().join("ca.pem"))).unwrap());
-        tokio::task::spawn_blocking(move || fetcher.fetch(&url)).await.unwrap()
-    }
-
-    fn sample() -> Identity {
-        Identity::open(&samples().join("one.pem"), &samples().join("one.key")).unwrap()
-    }
-
-    const DOCUMENT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{\"keys\":[]}";
-
-    #[tokio::test]
-    async fn documents_are_fetched_over_https_from_trusted_servers() {
-        let port = answering(DOCUMENT.into(), Some(sample())).await;
-        assert_eq!(fetch(format!("https://localhost:{port}/keys?x=1")).await, Ok(b"{\"keys\":[]}".to_vec()));
-        let stranger = Fetcher::new(client_config(None).unwrap());
-        let url = format!("https://localhost:{port}/keys");
-        assert!(tokio::task::spawn_blocking(move || stranger.fetch(&url)).await.unwrap().is_err());
-        let closing = "HTTP/1.1 200 OK\r\n\r\n{\"keys\":[]}";
-        let port = answering(closing.into(), None).await;
-        assert_eq!(fetch(format!("http://127.0.0.1:{port}/")).await, Ok(b"{\"keys\":[]}".to_vec()));
-    }
-
-    #[tokio::test]
-    async fn invalid_responses_and_urls_are_errors() {
-        let large = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MAX_DOCUMENT + 1));
-        let moved = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/secret\r\nContent-Length: 0\r\n\r\n";
-        for (answer, says) in [
-            (moved, "302"),
-            ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", "500"),
-            (large.as_str(), "limit"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort", ""),
-            ("what?\r\n\r\n", ""),
-            ("", ""),
-        ] {
-            let port = answering(answer.into(), None).await;
-            let error = fetch(format!("http://127.0.0.1:{port}/")).await.unwrap_err();
-            assert!(error.to_string().contains(says) || matches!(&error, Error::Internal(text) if text.contains(says)));
-        }
-        for url in ["", "localhost", "ftp://localhost/", "https://", "http://127.0.0.1:1/"] {
-            assert!(fetch(url.into()).await.is_err(), "{url}");
+    /// Fetches the JSON document at a URL. Any status but 200 is an error.
+    pub async fn get(&self, url: &str, limits: Limits) -> Result<Bytes, HttpError> {
+        let url: Uri = url.parse().map_err(|_| HttpError::Url("the URL does not parse"))?;
+        let mut request = Request::new(empty());
+        *request.uri_mut() = url;
+        request.headers_mut().insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
+        let answer = self.fetch(request, limits).await?;
+        match answer.status() {
+            http::StatusCode::OK => Ok(answer.into_body()),
+            other => Err(HttpError::Status(other)),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn slots_free(&self) -> usize {
+        self.slots.available_permits()
+    }
+
+    async fn begin(&self, mut request: Request<RequestBody>) -> Result<Answer, HttpError> {
+        let url = request.uri();
+        if !matches!(url.scheme_str(), Some("https" | "http")) {
+            return Err(HttpError::Url("the URL is neither https nor http"));
+        }
+        if url.host().is_none_or(str::is_empty) {
+            return Err(HttpError::Url("the URL has no host"));
+        }
+        request.headers_mut().insert(USER_AGENT, AGENT);
+        let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let answer = self.client.request(request).await.map_err(|error| failure(&error))?;
+        Ok(answer.map(|body| AnswerBody { body, _slot: slot }))
+    }
+}
+
+/// The body of an answer. Dropping it early closes the connection.
+pub struct AnswerBody {
+    body: Incoming,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Connects within a time limit. hyper-util limits TCP only, not DNS and TLS.
+#[derive(Clone)]
+struct Connector {
+    https: HttpsConnector<HttpConnector>,
+    limit: Duration,
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.https.poll_ready(cx)
+    }
+
+    fn call(&mut self, url: Uri) -> Self::Future {
+        let (limit, connecting) = (self.limit, self.https.call(url));
+        Box::pin(async move {
+            timeout(limit, connecting).await.unwrap_or_else(|_| {
+                let wrong = format!("no connection within {} s", limit.as_secs_f32());
+                Err(io::Error::new(io::ErrorKind::TimedOut, wrong).into())
+            })
+        })
+    }
+}
+
+fn failure(error: &ClientError) -> HttpError {
+    // The error itself says only "client error (Connect)".
+    let causes = error.source().map_or_else(|| error.to_string(), with_causes);
+    if error.is_connect() { HttpError::Connect(causes) } else { HttpError::Broken(causes) }
+}
+
+/// The error and what caused it, on one line.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some errors repeat the text of their cause.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
 }

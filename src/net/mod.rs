@@ -1,6 +1,10 @@
 //! The network beside the requests of clients: outgoing HTTP, TLS, ACME.
 
 pub mod acme;
+pub mod blocking;
 pub mod crypto_provider;
 pub mod http_client;
 pub mod tls;
+
+#[cfg(test)]
+pub mod tests;

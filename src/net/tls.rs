@@ -28,6 +28,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 use super::acme::Automatic;
+use super::acme::shown::CHALLENGE;
 use super::crypto_provider::provider;
 
 /// Largest accepted PEM file. A certificate chain or key has a few kilobytes.
@@ -79,7 +80,7 @@ impl Identity {
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| error.to_string())?.with_no_client_auth();
         let mut config = builder.with_cert_resolver(automatic.shown());
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), super::acme::CHALLENGE.to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), CHALLENGE.to_vec()];
         Ok(Identity { current: RwLock::new(Arc::new(config)), source: Source::Acme(Box::new(automatic)) })
     }
 
@@ -134,7 +135,7 @@ impl Identity {
         let config = self.current.read().clone();
         let handshake = async {
             let mut stream = TlsAcceptor::from(config).accept(socket).await?;
-            if stream.get_ref().1.alpn_protocol() == Some(super::acme::CHALLENGE) {
+            if stream.get_ref().1.alpn_protocol() == Some(CHALLENGE) {
                 stream.shutdown().await?;
                 return Err(io::Error::other("the connection was an ACME validation, which ends with its handshake"));
             }

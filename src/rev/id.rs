@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+
 /// The largest accepted generation: 2^53 - 1, the largest integer that every JSON reader represents exactly.
 pub const MAX_GENERATION: u64 = (1 << 53) - 1;
 
@@ -84,11 +86,8 @@ fn decode_hex(text: &[u8]) -> Option<[u8; 16]> {
     if text.len() != 32 {
         return None;
     }
-    let digit = |byte: u8| (byte as char).to_digit(16).map(|value| value as u8);
     let mut bytes = [0; 16];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
+    HEXLOWER_PERMISSIVE.decode_mut(text, &mut bytes).ok()?;
     Some(bytes)
 }
 
@@ -111,13 +110,8 @@ impl fmt::Display for RevisionHash {
         match self {
             RevisionHash::Text(text) => out.write_str(text),
             RevisionHash::Md5(bytes) => {
-                const DIGITS: &[u8; 16] = b"0123456789abcdef";
                 let mut text = [0; 32];
-                for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-                    pair[0] = DIGITS[(byte >> 4) as usize];
-                    pair[1] = DIGITS[(byte & 15) as usize];
-                }
-                out.write_str(std::str::from_utf8(&text).unwrap_or_default())
+                out.write_str(HEXLOWER.encode_mut_str(bytes, &mut text))
             }
         }
     }

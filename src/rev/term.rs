@@ -4,6 +4,9 @@
 //! Format: <https://www.erlang.org/doc/apps/erts/erl_ext_dist.html>. Objects become `{[{Key, Value}, ...]}`,
 //! strings binaries, numbers with a fraction or an exponent floats, other numbers integers of any size. A
 //! list of integers from 0 to 255 becomes a "string", because Erlang does not distinguish the two.
+//!
+//! Written by hand because revision ids are hashes of these bytes. The crates for Erlang terms build a tree
+//! first, and do not promise to encode it as jiffy and `term_to_binary` do.
 
 use crate::json::escape::unescape;
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_rustls::rustls::ClientConfig;
 
 use crate::app::App;
 use crate::app::active_tasks::Tasks;
@@ -25,6 +25,7 @@ use crate::app::shutdown::Shutdown;
 use crate::app::uuids::Uuids;
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
+use crate::auth::jwks::{FETCH_TIME, Fetch, MAX_DOCUMENT};
 use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::config::tls::{Certificate, Tls, tls_of};
@@ -34,7 +35,8 @@ use crate::error::{Error, Result};
 use crate::http::connection::listener::Listening;
 use crate::http::pipeline;
 use crate::net::acme::Automatic;
-use crate::net::http_client::Fetcher;
+use crate::net::blocking::BlockingClient;
+use crate::net::http_client::{HttpClient, Limits};
 use crate::net::tls::Identity;
 use crate::query::script::Scripts;
 use crate::query::view::Views;
@@ -101,7 +103,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         }
         let made_admin = crate::app::admins::settle_admins(&config, &admins, &clock)?;
         let auth_settings = crate::auth::Settings::read(config.settings().table());
-        let trusted = trusted(&config.settings()).map_err(Error::BadRequest)?;
+        let client = http_client(&config.settings()).map_err(Error::BadRequest)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
         let accounts = Arc::new(crate::app::user_store::Accounts::new(config.clone(), databases.clone()));
@@ -128,7 +130,8 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             accounts: accounts.clone(),
             auth: Authenticator::new(accounts, auth_settings, clock.clone())
                 .with_devices(Arc::new(devices))
-                .with_published_keys(Box::new(Fetcher::new(trusted))),
+                .with_published_keys(published_keys(client.clone())),
+            client,
             hashing: Turns::new(cores),
             uuids: Uuids::new(clock.clone()),
             clock: clock.clone(),
@@ -156,12 +159,11 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
     let mut listeners = vec![Listening { socket: plain, identity: None }];
     let mut secure_address = None;
     if let Some(Tls { bind, certificate }) = tls_of(&app.settings(), address).map_err(Error::BadRequest)? {
-        let (settings, clock) = (app.settings(), app.clock.clone());
+        let (client, clock) = (app.client.clone(), app.clock.clone());
         let read = move || match &certificate {
             Certificate::Files { cert, key } => Identity::open(cert, key),
             Certificate::Acme { wanted, folder } => {
-                let trusted = trusted(&settings)?;
-                Identity::automatic(Automatic::open(wanted.clone(), folder, trusted, clock)?)
+                Identity::automatic(Automatic::open(wanted.clone(), folder, client, clock)?)
             }
         };
         let identity = blocking(move || read().map_err(Error::BadRequest)).await?;
@@ -175,10 +177,21 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
     Ok(Running { address, secure_address, app, serving })
 }
 
-/// Whom the server trusts when it asks others. Blocks.
-fn trusted(settings: &Settings) -> std::result::Result<Arc<ClientConfig>, String> {
+/// The client for all requests to other servers. Trusts the public authorities and those of `ca_file`. Blocks.
+fn http_client(settings: &Settings) -> std::result::Result<HttpClient, String> {
     let authorities = settings.get("settee", "ca_file").map(Path::new);
-    crate::net::tls::client_config(authorities).map_err(|wrong| format!("ca_file: {wrong}"))
+    let tls = crate::net::tls::client_config(authorities).map_err(|wrong| format!("ca_file: {wrong}"))?;
+    Ok(HttpClient::new(tls))
+}
+
+/// Fetches the keys that token issuers publish. Must be called in the runtime that is to run the requests.
+fn published_keys(client: HttpClient) -> Fetch {
+    let client = BlockingClient::new(client, Handle::current());
+    let limits = Limits { time: FETCH_TIME, bytes: MAX_DOCUMENT };
+    Box::new(move |url| match client.get(url, limits) {
+        Ok(document) => Ok(document.to_vec()),
+        Err(error) => Err(Error::Internal(error.to_string())),
+    })
 }
 
 async fn open(bind: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)> {

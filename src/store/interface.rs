@@ -79,16 +79,12 @@ impl PageLimit {
     }
 }
 
-/// The changes of one commit, applied in this order: test the expectations, delete the ranges, apply `writes`
-/// in order.
+/// The changes of one commit. The expectations are tested first, then `writes` are applied in order.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// `(key, value)`: the commit fails with `Conflict` unless each key holds exactly this value (`None`: is
     /// absent).
     pub expect: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Ranges to delete. Callers keep them small (some thousand entries), because an engine may delete key by
-    /// key.
-    pub delete_ranges: Vec<KeyRange>,
     /// Puts (`Some`) and deletes (`None`). The last write of a key wins.
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Whether the commit must be on disk when it returns.

@@ -55,13 +55,6 @@ impl Store for Memory {
         if batch.expect.iter().any(|(key, value)| entries.get(key) != value.as_ref()) {
             return Err(StoreError::Conflict);
         }
-        for range in batch.delete_ranges.iter().filter(|range| !is_empty(range)) {
-            let doomed: Vec<_> =
-                entries.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref())).map(|(key, _)| key.clone()).collect();
-            for key in doomed {
-                entries.remove(&key);
-            }
-        }
         for (key, value) in batch.writes {
             match value {
                 Some(value) => entries.insert(key, value),

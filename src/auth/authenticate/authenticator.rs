@@ -72,7 +72,7 @@ impl Authenticator {
     }
 
     /// Adds keys from a JWKS URL, which `fetch` fetches when a token needs one.
-    pub fn with_published_keys(mut self, fetch: Box<dyn Fetch>) -> Authenticator {
+    pub fn with_published_keys(mut self, fetch: Fetch) -> Authenticator {
         self.published = Box::new(JwksCache::new(fetch, self.clock.clone()));
         self
     }

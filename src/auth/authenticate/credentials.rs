@@ -68,8 +68,3 @@ pub(super) fn bearer<'a>(given: &Credentials<'a>) -> Option<&'a str> {
 pub(super) fn client(name: &str, peer: Option<IpAddr>) -> Client {
     Client { name: name.to_string(), address: peer.map(|peer| peer.to_string()).unwrap_or_default() }
 }
-
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>()?;
-    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
-}

@@ -2,7 +2,7 @@
 
 use super::account::Account;
 use super::authenticator::Authenticator;
-use super::credentials::{Credentials, basic, bearer, unhex};
+use super::credentials::{Credentials, basic, bearer};
 use super::proof::Proof;
 use super::signed_in::{Purpose, Session, SignedIn, Step};
 use crate::auth::session::{self, Cookie, Secrets};
@@ -11,6 +11,7 @@ use crate::auth::source::role_list;
 use crate::auth::token::Access;
 use crate::auth::{Handler, UserCtx};
 use crate::error::{Error, Result};
+use crate::hex::unhex;
 
 impl Authenticator {
     /// Checks the credentials of a request. May read the user's document, so it must not run on an async

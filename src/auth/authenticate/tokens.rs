@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use super::authenticator::{Authenticator, no_secret};
-use super::credentials::{INCORRECT, client, unhex};
+use super::credentials::{INCORRECT, client};
 use super::proof::Proof;
 use crate::auth::devices::Tokens;
 use crate::auth::session::Secrets;
 use crate::auth::token;
 use crate::error::{Error, Result};
+use crate::hex::unhex;
 
 impl Authenticator {
     /// Registers a device with tokens for a user who has just signed in. Returns access token and refresh

@@ -12,7 +12,7 @@ struct Issuer {
     document: Mutex<Option<&'static str>>,
 }
 
-impl Fetch for Arc<Issuer> {
+impl Issuer {
     fn fetch(&self, url: &str) -> Result<Vec<u8>> {
         assert!(url.starts_with("https://issuer"));
         self.asked.fetch_add(1, Ordering::Relaxed);
@@ -31,8 +31,8 @@ struct House {
 
 fn house() -> House {
     let issuer = Arc::new(Issuer { asked: AtomicUsize::new(0), document: Mutex::new(Some(samples::JWKS)) });
-    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-    let cache = JwksCache::new(Box::new(issuer.clone()), clock.clone());
+    let (asked, clock) = (issuer.clone(), Clock::fixed(Duration::from_secs(1_700_000_000)));
+    let cache = JwksCache::new(Box::new(move |url| asked.fetch(url)), clock.clone());
     House { issuer, clock, cache }
 }
 

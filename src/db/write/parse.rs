@@ -3,6 +3,9 @@
 //!
 //! Equal to `couch_doc:from_json_obj_validate/2` and `couch_att:from_json/2`: the same special members, the
 //! same accepted values and the same error texts, and the first error in text order is the one returned.
+//!
+//! Written by hand instead of derived with serde: only the `_` members are parsed and the body stays one slice
+//! of text, and a derived type has neither CouchDB's error texts nor their order.
 
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};

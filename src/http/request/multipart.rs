@@ -1,4 +1,7 @@
 //! The parts of a multipart body.
+//!
+//! Written by hand because the multipart crates read forms (`multipart/form-data`). A related body has no names:
+//! its parts belong to the attachments in the order of the JSON, and are nested in `open_revs` and `_bulk_get`.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use futures_util::FutureExt;
 use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::sign::CertifiedKey;
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::Decode;
 use zeroize::Zeroizing;
 
 use crate::net::crypto_provider::provider;
@@ -50,11 +51,10 @@ impl Issued {
             let name = ServerName::try_from(domain.as_str()).map_err(|error| format!("{domain}: {error}"))?;
             verify_server_name(&parsed, &name).map_err(|_| format!("the certificate is not valid for {domain}"))?;
         }
-        let (_, dates) = x509_parser::parse_x509_certificate(&first).map_err(|error| error.to_string())?;
-        let validity = dates.validity();
-        // Times before the epoch count as the epoch.
-        let [from, until] = [validity.not_before, validity.not_after]
-            .map(|time| Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0)));
+        // `Raw`, because private authorities use serial numbers that RFC 5280 does not allow.
+        let dates = CertificateInner::<Raw>::from_der(&first).map_err(|error| error.to_string())?;
+        let validity = dates.tbs_certificate.validity;
+        let [from, until] = [validity.not_before, validity.not_after].map(|time| time.to_unix_duration());
         if until <= from {
             return Err("the certificate ends before it begins".into());
         }

@@ -1,5 +1,5 @@
 //! Certificates that the server obtains itself, by ACME (RFC 8555), from Let's Encrypt or a private
-//! authority. It uses `rustls-acme` and the challenge `tls-alpn-01` (RFC 8737), which is answered on the TLS
+//! authority. It uses `instant-acme` and the challenge `tls-alpn-01` (RFC 8737), which is answered on the TLS
 //! port, so no other port is opened.
 //!
 //! ```text
@@ -14,16 +14,14 @@
 //!   growing intervals ([`pause_after`]).
 //! - A certificate stays in use until a better one is there, complete and valid for all names. Without a
 //!   certificate handshakes fail, and everything else keeps working.
-//! - Every step ends: `rustls-acme` has no time limits, so each request and the whole order have one here. It
-//!   also does not limit the size of a response, and offers no way to: the administrator's choice of
-//!   authority is trusted with that.
-//!
-//! `rustls_acme::AcmeState` is not used, because an authority that does not answer would block it forever.
+//! - Every step ends: each request and the whole order have a time limit, each response has a size limit
+//!   ([`transport`]).
 
 pub(crate) mod cache;
 pub(crate) mod issued;
 pub(crate) mod order;
 pub(crate) mod shown;
+mod transport;
 pub mod wanted;
 
 use std::panic::AssertUnwindSafe;
@@ -33,18 +31,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tokio_rustls::rustls::ClientConfig;
 
 use self::cache::Cache;
 use self::issued::{Issued, Pem};
 use self::order::Order;
+use self::shown::Shown;
 use self::wanted::Wanted;
 use crate::clock::Clock;
+use crate::net::http_client::HttpClient;
 
-pub(crate) use self::shown::Shown;
-
-/// The ALPN protocol of the challenge (RFC 8737, section 4).
-pub(crate) const CHALLENGE: &[u8] = rustls_acme::acme::ACME_TLS_ALPN_NAME;
 /// Time limit from the first request of an order to its certificate. A hundred names take about four minutes.
 const ORDER: Duration = Duration::from_secs(15 * 60);
 /// Longest sleep before the due time is checked again, because the machine may be suspended or its clock set.
@@ -58,8 +53,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(12 * 3600);
 pub struct Automatic {
     wanted: Wanted,
     cache: Cache,
-    /// The TLS settings for connections to the authority.
-    trusts: Arc<ClientConfig>,
+    /// For the requests to the authority.
+    client: HttpClient,
     shown: Arc<Shown>,
     clock: Clock,
     current: Mutex<Option<Issued>>,
@@ -71,10 +66,10 @@ impl Automatic {
     ///
     /// Fails if the folder cannot be used, since a certificate must not be requested without a place to store
     /// it. The error names the folder and the problem. Blocks.
-    pub fn open(wanted: Wanted, folder: &Path, trusts: Arc<ClientConfig>, clock: Clock) -> Result<Automatic, String> {
+    pub fn open(wanted: Wanted, folder: &Path, client: HttpClient, clock: Clock) -> Result<Automatic, String> {
         let cache = Cache::open(folder, &wanted)?;
         let kept = cache.certificate().and_then(|kept| kept.map(|pem| Issued::read(&pem, &wanted.domains)).transpose());
-        let automatic = Automatic { wanted, cache, trusts, shown: Arc::default(), clock, current: Mutex::new(None) };
+        let automatic = Automatic { wanted, cache, client, shown: Arc::default(), clock, current: Mutex::new(None) };
         match kept {
             Ok(Some(issued)) => {
                 tracing::info!(names = automatic.names(), until = issued.ends(), "the stored certificate is in use");
@@ -155,8 +150,8 @@ impl Automatic {
         let cache = self.cache.clone();
         let key =
             tokio::task::spawn_blocking(move || cache.account_key()).await.map_err(|error| error.to_string())??;
-        let order = Order { wanted: &self.wanted, trusts: &self.trusts, shown: &self.shown };
-        let asked = tokio::time::timeout(ORDER, AssertUnwindSafe(order.run(&key)).catch_unwind()).await;
+        let order = Order { wanted: &self.wanted, client: &self.client, shown: &self.shown };
+        let asked = tokio::time::timeout(ORDER, AssertUnwindSafe(order.run(key)).catch_unwind()).await;
         let pem = match asked {
             Ok(Ok(asked)) => asked?,
             Ok(Err(_)) => return Err("the order ended in a panic".into()),

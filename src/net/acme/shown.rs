@@ -8,6 +8,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
+/// The ALPN protocol of the challenge (RFC 8737, section 4).
+pub(crate) const CHALLENGE: &[u8] = b"acme-tls/1";
+
 /// Shared between the TLS listener and the task that obtains certificates.
 #[derive(Default)]
 pub struct Shown {
@@ -32,7 +35,7 @@ impl Shown {
 impl ResolvesServerCert for Shown {
     /// Returns `None` to fail the handshake.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        if rustls_acme::is_tls_alpn_challenge(&hello) {
+        if hello.alpn().is_some_and(|offered| offered.eq([CHALLENGE])) {
             return self.challenges.lock().get(hello.server_name()?).cloned();
         }
         self.certificate.read().clone()

@@ -8,6 +8,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::*;
+use crate::net::acme::shown::CHALLENGE;
 use crate::net::crypto_provider::provider;
 use crate::net::tls::tests::samples;
 use crate::net::tls::{Identity, client_config};
@@ -26,9 +27,12 @@ fn sample() -> Vec<u8> {
     ["one.key", "one.pem"].iter().flat_map(|file| std::fs::read(samples().join(file)).unwrap()).collect()
 }
 
+fn client() -> HttpClient {
+    HttpClient::new(client_config(Some(&samples().join("ca.pem"))).unwrap())
+}
+
 fn automatic(folder: &Path, clock: &Clock) -> Automatic {
-    let trusts = client_config(Some(&samples().join("ca.pem"))).unwrap();
-    Automatic::open(wanted(&["localhost"]), folder, trusts, clock.clone()).unwrap()
+    Automatic::open(wanted(&["localhost"]), folder, client(), clock.clone()).unwrap()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -255,6 +259,34 @@ async fn a_stored_certificate_is_used_until_it_is_due() {
     let third = automatic(&acme, &Clock::system());
     assert_eq!(third.due_in(), Duration::ZERO);
     assert!(shown(&Identity::automatic(third).unwrap(), &[]).await.is_err());
+}
+
+/// An HTTP answer with this body.
+fn answer(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn an_invalid_or_oversized_directory_is_an_error() {
+    let directory = |nonce: &str| {
+        let https = "https://localhost:1/";
+        answer(&format!(r#"{{"newNonce":"{nonce}","newAccount":"{https}","newOrder":"{https}"}}"#))
+    };
+    for (answered, says) in [
+        (answer(&" ".repeat(1 << 20)), "exceeds the limit"),
+        ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".into(), "503"),
+        (answer("{}"), "missing field"),
+        (directory("http://localhost:1/"), "not https"),
+        (directory("no URL"), "not a URL"),
+        (directory(&"no URL ".repeat(1000)), "no URL"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let port = crate::net::tests::answering(answered, Some(crate::net::tests::sample())).await;
+        let wanted = Wanted { directory: format!("https://localhost:{port}/directory"), ..wanted(&["localhost"]) };
+        let automatic = Automatic::open(wanted, &folder.path().join("acme"), client(), Clock::system()).unwrap();
+        let wrong = automatic.order().await.err().unwrap();
+        assert!(wrong.starts_with("the directory: ") && wrong.contains(says) && wrong.len() < 700, "{wrong}");
+    }
 }
 
 #[test]

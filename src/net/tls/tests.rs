@@ -9,7 +9,7 @@ use super::*;
 
 /// The folder of the samples.
 pub fn samples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tls/samples")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/net/tls/samples")
 }
 
 /// A client that trusts the samples' authority.

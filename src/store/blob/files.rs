@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use data_encoding::HEXLOWER;
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 use sha2::Sha256;
@@ -303,14 +304,7 @@ impl Blobs for BlobFiles {
 }
 
 fn parse_id(name: &str) -> Option<BlobId> {
-    let mut id = [0; 32];
-    if name.len() != 64 || !name.is_ascii() {
-        return None;
-    }
-    for (byte, digits) in id.iter_mut().zip(name.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(id)
+    HEXLOWER.decode(name.as_bytes()).ok()?.try_into().ok()
 }
 
 /// Reads a blob block by block and hands out only blocks that match their checksum, or open.

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -47,12 +48,9 @@ impl Key {
     pub fn parse(text: &str) -> Result<Key, String> {
         let text = text.trim();
         let mut bytes = Zeroizing::new([0; LENGTH]);
-        if text.len() == 2 * LENGTH && text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-                let digit = |at: usize| (digits[at] as char).to_digit(16).unwrap_or(0) as u8;
-                *byte = digit(0) << 4 | digit(1);
-            }
-        } else {
+        // The decoder demands as many digits as there is room for.
+        let is_hex = text.len() == 2 * LENGTH && HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut *bytes).is_ok();
+        if !is_hex {
             let alphabet = match text.contains(['-', '_']) {
                 true => alphabet::URL_SAFE,
                 false => alphabet::STANDARD,

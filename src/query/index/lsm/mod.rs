@@ -22,6 +22,9 @@
 //! Readers continue while a run is written or runs are merged: only the switch to the new list takes the lock
 //! that readers hold while they read a page. Merges, which may take long, also let commits continue. Runs
 //! that are not in the list are left over from a crash; they are removed before the next run is written.
+//!
+//! Written by hand because the crates for such trees own their files. This one keeps its runs in the store, so
+//! that an index has the store's encryption, checksums and space limits, and works on both engines.
 
 pub(crate) mod block;
 pub(crate) mod merged;
@@ -181,12 +184,11 @@ impl Packed {
         self.unchanged(&state)
     }
 
-    /// Applies a batch atomically. It must not contain ranges to delete. Not durable when it returns.
+    /// Applies a batch atomically. Not durable when it returns.
     ///
     /// # Errors
     /// `Conflict` if an expectation does not hold.
     pub fn commit(&self, batch: Batch) -> Result<()> {
-        debug_assert!(batch.delete_ranges.is_empty());
         let _committing = self.committing.lock();
         {
             let state = self.state()?;

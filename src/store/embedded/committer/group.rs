@@ -123,15 +123,6 @@ impl<B: Backend> Committer<B> {
             check_key(key)?;
         }
         self.test(&batch.expect, writes)?;
-        let mut doomed = Vec::new();
-        for range in &batch.delete_ranges {
-            if is_empty(range) {
-                continue;
-            }
-            self.backend.keys(&clamp(range), usize::MAX, &mut |key| doomed.push(key.to_vec()))?;
-            doomed.extend(writes.range::<Vec<u8>, _>((range.0.as_ref(), range.1.as_ref())).map(|(key, _)| key.clone()));
-        }
-        writes.extend(doomed.into_iter().map(|key| (key, None)));
         for (key, value) in &batch.writes {
             writes.insert(key.clone(), value.as_ref().map(|value| self.frames.seal(key, value)));
         }

@@ -179,9 +179,8 @@ impl Backend for SledBackend {
             for key in open.db.range::<Vec<u8>, _>(clamp(range)).keys().take(entries) {
                 match key.map_err(failure) {
                     Ok(key) => visit(&key),
-                    // As in a scan. A range delete (no limit) must fail instead, or it would leave entries
-                    // behind.
-                    Err(StoreError::Damaged(_)) if any && entries < usize::MAX => break,
+                    // As in a scan.
+                    Err(StoreError::Damaged(_)) if any => break,
                     Err(error) => return Err(error),
                 }
                 any = true;
