@@ -62,7 +62,7 @@ async fn answer(app: &Arc<App>, context: &mut Context, incoming: Incoming, line:
     line.belongs_to(None, context.peer);
     app.limits.request(context.peer)?;
     let target = Target::read(&context.method, &context.uri, &context.headers, &context.settings)?;
-    context.callback = jsonp::callback(&context.method, &target.query, &context.settings)?;
+    context.callback = jsonp::callback(&context.method, target.query.get("callback"), &context.settings)?;
     context.head = target.head;
     if target.verb == Verb::Options
         && let Some(preflight) = cors::preflight(&context.settings.cors, &context.headers)

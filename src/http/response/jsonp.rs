@@ -11,14 +11,14 @@ use http::header::{self, HeaderValue};
 use super::answer::Answer;
 use super::error::{Failure, Result};
 use crate::config::Settings;
-use crate::http::request::Query;
 
-/// Returns the name of the callback function, if the request is a GET that names one and JSONP is enabled.
+/// Returns the name of the callback function, if the request is a GET that names one (`?callback=`) and JSONP
+/// is enabled.
 ///
 /// # Errors
 /// 400 if the name has characters other than ASCII letters, digits, `.`, `_`, `[` and `]`.
-pub fn callback(method: &Method, query: &Query, settings: &Settings) -> Result<Option<String>> {
-    let named = query.get("callback").filter(|name| !name.is_empty());
+pub fn callback(method: &Method, named: Option<&str>, settings: &Settings) -> Result<Option<String>> {
+    let named = named.filter(|name| !name.is_empty());
     let Some(name) = named.filter(|_| *method == Method::GET && settings.flag("chttpd", "allow_jsonp")) else {
         return Ok(None);
     };

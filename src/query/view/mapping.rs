@@ -90,7 +90,7 @@ impl Mapper {
         for document in documents {
             let mut rows = String::from("[");
             for index in indexes {
-                let reason = "a view of this design document does not define an index";
+                let reason = "a view of this design document is no definition of an index";
                 let wrong = || Error::Script { word: "invalid_index".into(), reason: reason.into() };
                 let index = index.as_ref().ok_or_else(wrong)?;
                 let key = if index.needs_special_members() {

@@ -5,8 +5,7 @@ use std::panic::AssertUnwindSafe;
 use super::queue::{News, Waiting, batch_bytes};
 use super::state::Committer;
 use crate::store::embedded::backend::{Backend, Writes};
-use crate::store::range::is_empty;
-use crate::store::reserved_keys::{check_key, clamp};
+use crate::store::reserved_keys::check_key;
 use crate::store::{Batch, Durability, Result, StoreError};
 
 /// The most batches in one group.
