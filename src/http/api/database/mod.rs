@@ -3,4 +3,5 @@
 pub(crate) mod all_docs;
 pub(crate) mod changes;
 pub mod changes_filter;
+mod changes_params;
 pub(crate) mod database;
