@@ -8,14 +8,16 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::attachment_upload::AttachmentRules;
 use super::bulk_entries::{Answers, Asked, Entry, Pages, asked};
-use super::incoming::{self, AttachmentRules};
-use super::{body_writer, get, local};
+use super::revision::parse_revision;
+use super::{body_writer, edit, get, local};
 use crate::app::App;
 use crate::blocking::{beside, blocking};
 use crate::db::read::render::{self, Attachments, Show};
 use crate::db::{Database, LocalWrite, MissingRevisions, Mode};
 use crate::error::Error;
+use crate::http::api::session::devices::{self, Checkpoint};
 use crate::http::request::{Request, invalid_json};
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
@@ -45,7 +47,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     request.must_be_json()?;
     let text = request.json_text().await?;
     let rules = AttachmentRules::of(request);
-    let limits = incoming::limits(request);
+    let limits = edit::limits(request);
     let (mode, splits) = {
         let body: BulkDocs = beside(text.len(), || serde_json::from_str(&text)).map_err(|_| not_an_object(&text))?;
         let new_edits = match body.new_edits.map(RawValue::get) {
@@ -65,9 +67,9 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
             };
             match id.strip_prefix("_local/") {
                 Some(name) => local::check_name(name)?,
-                None => incoming::check(&database, request, &id, &split)?,
+                None => edit::check(&database, request, &id, &split)?,
             }
-            if !new_edits && incoming::path_of(&split).is_none() {
+            if !new_edits && edit::path_of(&split).is_none() {
                 return Err(Failure::bad_request(
                     "When `new_edits: false`, the document needs `_rev` or `_revisions` specified",
                 ));
@@ -115,7 +117,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
         move || {
             ordinary
                 .into_iter()
-                .map(|(id, split)| incoming::to_incoming(&database, id, split, &rules, keep_revpos))
+                .map(|(id, split)| edit::to_incoming(&database, id, split, &rules, keep_revpos))
                 .collect::<crate::error::Result<Vec<_>>>()
         }
     };
@@ -159,8 +161,8 @@ async fn write_locals(
         return Vec::new();
     }
     let names: Vec<String> = writes.iter().map(|(name, _)| name.clone()).collect();
-    let sequence = writes.iter().rev().find_map(|(_, write)| match write {
-        LocalWrite::Put { json, .. } => crate::http::api::session::devices::sequence_of(json),
+    let checkpoint = writes.iter().rev().find_map(|(_, write)| match write {
+        LocalWrite::Put { json, .. } => Checkpoint::read(request, database.name(), json),
         LocalWrite::Delete => None,
     });
     // Validating the other documents may have taken seconds.
@@ -174,8 +176,8 @@ async fn write_locals(
     };
     match written {
         Ok(numbers) => {
-            if let Some(sequence) = sequence {
-                crate::http::api::session::devices::checkpoint(app, request, database.name(), sequence).await;
+            if let Some(checkpoint) = checkpoint {
+                devices::record(app, checkpoint).await;
             }
             names.into_iter().zip(numbers.into_iter().map(Ok)).collect()
         }
@@ -297,7 +299,7 @@ async fn wanted_revisions(request: &mut Request) -> Result<Vec<(String, Vec<Revi
         let revisions = revisions.as_array().ok_or_else(|| Failure::bad_request("Invalid rev format"))?;
         let parsed = revisions
             .iter()
-            .map(|revision| incoming::parse_revision(revision.as_str().unwrap_or("")))
+            .map(|revision| parse_revision(revision.as_str().unwrap_or("")))
             .collect::<crate::error::Result<Vec<_>>>()?;
         wanted.push((id, parsed));
     }

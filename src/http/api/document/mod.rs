@@ -1,9 +1,11 @@
 //! Documents, attachments, `_local` documents and the bulk endpoints.
 
 pub(crate) mod attachment;
+mod attachment_upload;
 pub(crate) mod body_writer;
 pub(crate) mod bulk;
 pub mod bulk_entries;
+mod edit;
 pub(crate) mod get;
 pub(crate) mod include_docs;
 pub(crate) mod incoming;
@@ -12,4 +14,5 @@ pub mod multipart_in;
 pub(crate) mod multipart_out;
 pub mod open_revs;
 pub(crate) mod put;
+pub(crate) mod revision;
 pub mod write;
