@@ -3,8 +3,9 @@
 pub(crate) mod attachment;
 mod attachment_upload;
 pub(crate) mod body_writer;
-pub(crate) mod bulk;
-pub mod bulk_entries;
+pub(crate) mod bulk_docs;
+mod bulk_entries;
+pub(crate) mod bulk_get;
 mod edit;
 pub(crate) mod get;
 pub(crate) mod include_docs;
@@ -15,4 +16,5 @@ pub(crate) mod multipart_out;
 pub mod open_revs;
 pub(crate) mod put;
 pub(crate) mod revision;
+pub(crate) mod revs_diff;
 pub mod write;

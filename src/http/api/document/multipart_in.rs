@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use http::header;
 
 use super::attachment_upload::{AttachmentRules, check_attachment_name, receive as receive_content};
