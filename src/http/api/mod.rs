@@ -3,6 +3,7 @@
 pub mod database;
 pub mod design;
 pub mod document;
+pub mod feed;
 pub mod query;
 pub mod server;
 pub mod session;

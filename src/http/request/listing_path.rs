@@ -2,7 +2,7 @@
 
 /// The parameters in the path of a list function.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListPath {
+pub struct ListFunctionPath {
     /// The design document of the function.
     pub design: String,
     /// The list function.
@@ -13,9 +13,9 @@ pub struct ListPath {
     pub view: String,
 }
 
-/// `_all_docs` and similar listings.
+/// `_all_docs` and its likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listing {
+pub enum DocumentList {
     AllDocs,
     DesignDocs,
     LocalDocs,

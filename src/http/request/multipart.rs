@@ -194,3 +194,32 @@ pub trait Chunks {
     /// Returns the next bytes, or `None` at the end.
     fn chunk(&mut self) -> impl Future<Output = Result<Option<bytes::Bytes>>> + Send;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        for (value, name, wanted) in [
+            ("multipart/related; boundary=abc", "boundary", Some("abc")),
+            ("multipart/related;boundary=\"a;b c\"; x=y", "boundary", Some("a;b c")),
+            ("multipart/related; x=\"1\"; Boundary=abc", "boundary", Some("abc")),
+            ("attachment; filename=\"f.txt\"", "filename", Some("f.txt")),
+            ("multipart/related", "boundary", None),
+            ("multipart/related; boundary=\"abc", "boundary", None),
+            ("a; b", "c", None),
+        ] {
+            assert_eq!(parameter(value, name).as_deref(), wanted, "{value}");
+        }
+    }
+
+    #[test]
+    fn headers_of_a_part() {
+        let headers = parse_headers(b"\r\nContent-Type: text/plain\r\nX: y").unwrap();
+        assert_eq!(headers["content-type"], "text/plain");
+        assert_eq!(headers["x"], "y");
+        assert!(parse_headers(b"").unwrap().is_empty());
+        assert!(parse_headers(b"\r\nnonsense").is_err());
+    }
+}

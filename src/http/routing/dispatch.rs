@@ -6,7 +6,7 @@ use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, Serv
 use crate::app::App;
 use crate::db::Database;
 use crate::http::request::Request;
-use crate::http::request::listing_path::Listing;
+use crate::http::request::listing_path::DocumentList;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
 
@@ -56,13 +56,13 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::Create | R::Delete => Err(Failure::missing()),
         R::Info => Ok(crate::http::api::database::database::get_info(&db)),
         R::Post => crate::http::api::document::put::post(app, request, db).await,
-        R::List(listing) => crate::http::api::database::all_docs::list(request, db, listing, None).await,
-        R::ListQueries(listing) => crate::http::api::database::all_docs::queries(request, db, listing).await,
-        R::BulkDocs => crate::http::api::document::bulk::bulk_docs(app, request, db).await,
-        R::BulkGet => crate::http::api::document::bulk::bulk_get(app, request, db).await,
+        R::DocumentList(list) => crate::http::api::database::all_docs::all_docs(request, db, list, None).await,
+        R::DocumentListQueries(list) => crate::http::api::database::all_docs::queries(request, db, list).await,
+        R::BulkDocs => crate::http::api::document::bulk_docs::bulk_docs(app, request, db).await,
+        R::BulkGet => crate::http::api::document::bulk_get::bulk_get(app, request, db).await,
         R::Changes => crate::http::api::database::changes::changes(app, request, db).await,
-        R::RevsDiff => crate::http::api::document::bulk::revs_diff(app, request, db).await,
-        R::MissingRevs => crate::http::api::document::bulk::missing_revs(app, request, db).await,
+        R::RevsDiff => crate::http::api::document::revs_diff::revs_diff(app, request, db).await,
+        R::MissingRevs => crate::http::api::document::revs_diff::missing_revs(app, request, db).await,
         R::Compact => crate::http::api::database::database::compact(app, request, db).await,
         R::CompactViews(design) => crate::http::api::query::view::compact(app, request, db, design).await,
         R::ViewCleanup => crate::http::api::query::view::cleanup(app, request, db).await,
@@ -89,7 +89,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::SyncShards => Ok(crate::http::api::database::database::sync_shards()),
         R::Partition(partition) => crate::http::api::database::database::partition(db, partition).await,
         R::PartitionDocs(partition) => {
-            crate::http::api::database::all_docs::list(request, db, Listing::AllDocs, Some(partition)).await
+            crate::http::api::database::all_docs::all_docs(request, db, DocumentList::AllDocs, Some(partition)).await
         }
         R::Find(partition) => crate::http::api::query::find::find(app, request, db, partition).await,
         R::Explain(partition) => crate::http::api::query::find::explain(request, db, partition).await,

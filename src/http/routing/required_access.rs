@@ -86,8 +86,8 @@ fn of_database(what: &DbRoute) -> Access {
         },
         DbRoute::Info
         | DbRoute::Post
-        | DbRoute::List(_)
-        | DbRoute::ListQueries(_)
+        | DbRoute::DocumentList(_)
+        | DbRoute::DocumentListQueries(_)
         | DbRoute::BulkDocs
         | DbRoute::BulkGet
         | DbRoute::Changes
@@ -138,8 +138,8 @@ fn of_accounts(what: &DbRoute) -> Access {
 fn in_bulk(what: &DbRoute) -> bool {
     matches!(
         what,
-        DbRoute::List(_)
-            | DbRoute::ListQueries(_)
+        DbRoute::DocumentList(_)
+            | DbRoute::DocumentListQueries(_)
             | DbRoute::Changes
             | DbRoute::PartitionDocs(_)
             | DbRoute::Find(_)

@@ -1,7 +1,7 @@
 //! The routes: every operation that a request can ask for. `route_table` finds the route of a request,
 //! `required_access` the access that it requires, and `dispatch` its handler.
 
-use crate::http::request::listing_path::{ListPath, Listing};
+use crate::http::request::listing_path::{DocumentList, ListFunctionPath};
 
 /// The operation that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,10 +71,10 @@ pub enum DbRoute {
     Delete,
     /// POST of a document whose id is not in the path.
     Post,
-    /// GET or POST of a listing.
-    List(Listing),
-    /// POST `.../queries` of a listing.
-    ListQueries(Listing),
+    /// GET or POST of `_all_docs` and its likes.
+    DocumentList(DocumentList),
+    /// POST of `_all_docs/queries` and its likes.
+    DocumentListQueries(DocumentList),
     BulkDocs,
     BulkGet,
     /// GET or POST.
@@ -124,7 +124,7 @@ pub enum DbRoute {
     /// Design document, function, document id.
     Update(String, String, Option<String>),
     /// GET or POST.
-    ListFunction(ListPath),
+    ListFunction(ListFunctionPath),
     /// Design document.
     Rewrite(String),
     Document(DocumentVerb, String),

@@ -6,7 +6,7 @@
 
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::error::Error;
-use crate::http::request::listing_path::{ListPath, Listing};
+use crate::http::request::listing_path::{DocumentList, ListFunctionPath};
 use crate::http::request::{Target, Verb};
 use crate::http::response::error::{Failure, Result};
 
@@ -111,9 +111,9 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (Post, []) => R::Post,
         (_, []) => return only("DELETE,GET,HEAD,POST"),
 
-        (Post, [list @ ("_all_docs" | "_design_docs" | "_local_docs"), "queries"]) => R::ListQueries(listing(list)),
+        (Post, [list @ ("_all_docs" | "_design_docs" | "_local_docs"), "queries"]) => R::DocumentListQueries(document_list(list)),
         (_, ["_all_docs" | "_design_docs" | "_local_docs", "queries"]) => return only("POST"),
-        (Get | Post, [list @ ("_all_docs" | "_design_docs" | "_local_docs")]) => R::List(listing(list)),
+        (Get | Post, [list @ ("_all_docs" | "_design_docs" | "_local_docs")]) => R::DocumentList(document_list(list)),
         (_, ["_all_docs" | "_design_docs" | "_local_docs"]) => return only("GET,HEAD,POST"),
         (Get | Post, ["_changes"]) => R::Changes,
         (_, ["_changes"]) => return only("GET,POST,HEAD"),
@@ -217,7 +217,7 @@ fn document_path(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, ["_design", name, "_show", function, id @ ..]) => R::Show((*name).into(), (*function).into(), joined(id)),
         (_, ["_design", name, "_update", function, id @ ..]) => R::Update((*name).into(), (*function).into(), joined(id)),
         (Get | Post | Verb::Options, ["_design", design, "_list", function, of @ .., view]) if of.len() < 2 => {
-            R::ListFunction(ListPath {
+            R::ListFunction(ListFunctionPath {
                 design: (*design).into(),
                 function: (*function).into(),
                 of: of.first().map(|of| (*of).to_owned()),
@@ -297,11 +297,11 @@ fn allowed_id(id: &str) -> bool {
     !id.starts_with('_') || id.starts_with("_design/") || id.starts_with("_local/")
 }
 
-fn listing(name: &str) -> Listing {
+fn document_list(name: &str) -> DocumentList {
     match name {
-        "_design_docs" => Listing::DesignDocs,
-        "_local_docs" => Listing::LocalDocs,
-        _ => Listing::AllDocs,
+        "_design_docs" => DocumentList::DesignDocs,
+        "_local_docs" => DocumentList::LocalDocs,
+        _ => DocumentList::AllDocs,
     }
 }
 

@@ -1,6 +1,11 @@
 //! Resources of a database: itself, `_all_docs`, `_changes`.
 
 pub(crate) mod all_docs;
+mod all_docs_by_key;
+mod all_docs_params;
+mod all_docs_rows;
 pub(crate) mod changes;
 pub mod changes_filter;
+mod changes_params;
 pub(crate) mod database;
+mod local_docs;

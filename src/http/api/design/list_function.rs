@@ -23,14 +23,19 @@ use crate::http::api::database::all_docs;
 use crate::http::api::query::view;
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
-use crate::http::request::listing_path::{ListPath, Listing};
+use crate::http::request::listing_path::{DocumentList, ListFunctionPath};
 use crate::http::response::Answer;
 use crate::http::response::body::Body;
 use crate::http::response::error::{Failure, Result, wire};
 use crate::query::script::{self, Response, Rows};
 
 /// `/{db}/_design/{design}/_list/{function}/[{design of the view}/]{view}`, GET and POST.
-pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>, path: ListPath) -> Result<Answer> {
+pub async fn run(
+    app: &Arc<App>,
+    request: &mut Request,
+    database: Arc<Database>,
+    path: ListFunctionPath,
+) -> Result<Answer> {
     let design = functions::open(&database, &path.design, ["lists", &path.function]).await?;
     let body = show_and_update::body(request).await?;
     let text = body.as_ref().and_then(|body| std::str::from_utf8(body).ok());
@@ -43,7 +48,7 @@ pub async fn run(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     request.headers.remove(http::header::CONTENT_ENCODING);
     request.body = RequestBody::given(body.clone().unwrap_or_default());
     let source = if path.view == "_all_docs" {
-        all_docs::list(request, database, Listing::AllDocs, None).await?
+        all_docs::all_docs(request, database, DocumentList::AllDocs, None).await?
     } else {
         view::view(app, request, database, path.of.unwrap_or(path.design), path.view, None).await?
     };

@@ -55,8 +55,8 @@ pub async fn rewrite(
         .map_err(|_| Error::Damaged(format!("the body of document {}", design.id)))?;
     let prefix = format!(
         "/{}/_design/{}",
-        crate::http::api::document::write::encode(database.name()),
-        crate::http::api::document::write::encode(name)
+        crate::http::api::document::incoming::encode(database.name()),
+        crate::http::api::document::incoming::encode(name)
     );
     match members.rewrites {
         Some(Value::Array(rules)) => {

@@ -12,7 +12,7 @@ use crate::blocking::blocking;
 use crate::db::read::render::{self, Show};
 use crate::db::{Database, Found, Mode, Wanted};
 use crate::error::Error;
-use crate::http::api::document::{body_writer, incoming};
+use crate::http::api::document::{body_writer, incoming, write};
 use crate::http::request::{Request, Verb};
 use crate::http::response::error::Result;
 use crate::http::response::{Answer, sandbox};
@@ -77,18 +77,14 @@ pub async fn update(
     let gives_code = has_code(&updated.response);
     let mut response = Response::read(&updated.response)?;
     if let Some(text) = updated.doc {
-        let split = crate::db::parse::split(text.as_bytes(), &incoming::limits(request))?;
-        let id = split.id.clone().unwrap_or_default();
-        incoming::check(&database, request, &id, &split)?;
-        let rules = incoming::AttachmentRules::of(request);
-        let edit = incoming::prepare(&database, id.clone(), split, rules, false).await?;
-        let revision =
-            crate::http::api::document::write::write(app, request, &database, edit, Mode::Interactive).await?;
+        let edit = incoming::from_script(request, &database, &text).await?;
+        let id = edit.id.clone();
+        let revision = write::commit(app, request.by(), &database, edit, Mode::Interactive).await?;
         if !gives_code {
             response.code = 201;
         }
         response.set("X-Couch-Update-NewRev", revision.to_string());
-        response.set("X-Couch-Id", crate::http::api::document::write::encode(&id));
+        response.set("X-Couch-Id", incoming::encode(&id));
     }
     Ok(answer(request, response))
 }

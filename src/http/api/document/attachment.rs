@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use super::attachment_upload::{AttachmentRules, check_attachment_name, receive};
 use super::body_writer::Reading;
-use super::incoming::{AttachmentRules, check_attachment_name, named_revision, parse_revision};
-use super::write::{encode, write, written};
+use super::incoming::{Change, Decoded, Reply};
+use super::revision::{named_revision, parse_revision};
+use super::write::write;
 use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::record::Attachment;
-use crate::db::{Database, Found, Incoming, Mode, Source, Upload, check_document_id};
+use crate::db::{Database, Found, Incoming, Mode, Source, check_document_id};
 use crate::error::Error;
 use crate::http::request::Request;
-use crate::http::request::body::RequestBody;
-use crate::http::request::multipart::Chunks;
 use crate::http::response::error::{Failure, Result};
 use crate::http::response::{Answer, sandbox};
 use crate::policy::visibility::Eyes;
@@ -22,50 +22,8 @@ use crate::rev::Revision;
 
 /// Bytes of an attachment read from the blob store at once.
 const STEP: usize = 256 << 10;
-/// Bytes collected from the socket before they are written to the blob store.
-const COLLECT: usize = 256 << 10;
 /// Maximum number of ranges in a request; a request with more gets the whole attachment (`chttpd_db`).
 const MOST_RANGES: usize = 9;
-
-impl Chunks for RequestBody {
-    fn chunk(&mut self) -> impl Future<Output = Result<Option<bytes::Bytes>>> + Send {
-        RequestBody::chunk(self)
-    }
-}
-
-/// Streams an attachment from the socket to the blob store, in bounded memory.
-pub async fn receive<C: Chunks>(
-    body: &mut C,
-    mut upload: Upload,
-    rules: &AttachmentRules,
-    name: &str,
-) -> Result<crate::db::Uploaded> {
-    let mut collected: Vec<bytes::Bytes> = Vec::new();
-    let mut waiting = 0;
-    loop {
-        let chunk = body.chunk().await?;
-        let ended = chunk.is_none();
-        if let Some(chunk) = chunk {
-            waiting += chunk.len();
-            rules.check_size(name, upload.length() + waiting as u64)?;
-            collected.push(chunk);
-        }
-        if waiting >= COLLECT || (ended && waiting > 0) {
-            let chunks = std::mem::take(&mut collected);
-            waiting = 0;
-            upload = blocking(move || {
-                for chunk in chunks {
-                    upload.write(&chunk)?;
-                }
-                Ok(upload)
-            })
-            .await?;
-        }
-        if ended {
-            return Ok(blocking(move || upload.finish()).await?);
-        }
-    }
-}
 
 /// `PUT /{db}/{id}/{name}`.
 pub async fn put(
@@ -110,15 +68,11 @@ pub async fn put(
             ));
         }
     }
-    let address = name.clone();
+    let reply = Reply::created_attachment(request, &database, &id, &name);
     let mut attachments =
         vec![(name, Source::Written { attachment: uploaded.attachment, keep_revpos: false, pin: uploaded.pin })];
     attachments.extend(others);
-    let edit = Incoming { id: id.clone(), parent: rev, path: (0, Vec::new()), deleted: false, json, attachments };
-    let revision = write(app, request, &database, edit, Mode::Interactive).await?;
-    let path = format!("/{}/{}/{}", encode(database.name()), encode(&id), encode(&address));
-    let answer = written(request, StatusCode::CREATED, &database, &id, &revision.to_string());
-    Ok(answer.with_text(header::LOCATION, &request.absolute_uri(&path)))
+    write(app, request.by(), &database, decoded(id, rev, json, attachments, reply)).await
 }
 
 /// `DELETE /{db}/{id}/{name}`.
@@ -140,9 +94,18 @@ pub async fn delete(
         Some(_) => without(found, &name),
         None => ("{}".into(), Vec::new()),
     };
-    let edit = Incoming { id: id.clone(), parent: rev, path: (0, Vec::new()), deleted: false, json, attachments };
-    let revision = write(app, request, &database, edit, Mode::Interactive).await?;
-    Ok(written(request, StatusCode::OK, &database, &id, &revision.to_string()))
+    write(app, request.by(), &database, decoded(id, rev, json, attachments, Reply::ok())).await
+}
+
+fn decoded(
+    id: String,
+    parent: Option<Revision>,
+    json: String,
+    attachments: Vec<(String, Source)>,
+    reply: Reply,
+) -> Decoded {
+    let edit = Incoming { id: id.clone(), parent, path: (0, Vec::new()), deleted: false, json, attachments };
+    Decoded { id, change: Change::Document(edit, Mode::Interactive), reply }
 }
 
 /// Returns the document to which the attachment is added: its JSON, and stubs of its other attachments.

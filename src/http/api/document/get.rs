@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::incoming::parse_revision;
 use super::open_revs::{Leaves, missing};
+use super::revision::parse_revision;
 use super::{body_writer, multipart_out};
 use crate::app::App;
 use crate::app::answer_budget::Held;

@@ -1,196 +1,299 @@
-//! Decodes documents in requests: from JSON text to the edits that `db` accepts.
+//! Decodes requests that write one document.
+//!
+//! ```text
+//! decode (once) ─> policy ─> writer ─> answer
+//!  this file       └────── write.rs ──────┘
+//! ```
+//! Everything that a request says of its document (path, parameters, headers, body) is read here. What follows
+//! sees only the [`Decoded`] write and who asks.
 
 use std::sync::Arc;
 
-use http::header;
+use http::{StatusCode, header};
+use percent_encoding::percent_decode_str;
 
-use super::incoming;
-use crate::blocking::blocking;
-use crate::db::parse::{Limits, Split, Stub};
-use crate::db::{Database, Incoming, Source, Upload, check_document_id};
-use crate::error::{Error, Result};
-use crate::http::request::Request;
-use crate::http::response::error::Failure;
-use crate::rev::{Revision, RevisionHash};
+use super::attachment_upload::AttachmentRules;
+use super::revision::{named_revision, parse_revision};
+use super::{edit, multipart_in};
+use crate::app::App;
+use crate::db::parse::Split;
+use crate::db::{Database, Incoming, Mode, check_document_id};
+use crate::error::Error;
+use crate::http::api::session::devices::Checkpoint;
+use crate::http::request::{Request, Verb};
+use crate::http::response::error::{Failure, Result};
+use crate::rev::Revision;
 
-/// The limits on the JSON of a document.
-pub fn limits(request: &Request) -> Limits {
-    Limits {
-        depth: request.settings.max_json_depth,
-        bytes: usize::try_from(request.settings.max_document_size).unwrap_or(usize::MAX),
+/// A write of one document.
+pub struct Decoded {
+    /// The id in the answer, with `_local/`.
+    pub id: String,
+    pub change: Change,
+    pub reply: Reply,
+}
+
+/// What is written.
+pub enum Change {
+    Document(Incoming, Mode),
+    /// Of a `_local` document, whose `name` is its id without `_local/`.
+    Local {
+        name: String,
+        json: String,
+        rev: Option<Revision>,
+        /// Set if the document is the checkpoint of a replication.
+        checkpoint: Option<Checkpoint>,
+    },
+    DeleteLocal {
+        name: String,
+    },
+}
+
+/// How the write is answered.
+pub struct Reply {
+    pub status: StatusCode,
+    /// The `Location` of what was created.
+    pub location: Option<String>,
+    /// `batch=ok`: respond with 202 and no revision, and hide conflicts.
+    pub batch: bool,
+}
+
+impl Reply {
+    /// 201 with the URL of the document.
+    pub fn created(request: &Request, database: &Database, id: &str) -> Reply {
+        let path = format!("/{}/{}", encode(database.name()), encode(id));
+        Reply { status: StatusCode::CREATED, location: Some(request.absolute_uri(&path)), batch: false }
+    }
+
+    /// 201 with the URL of an attachment.
+    pub fn created_attachment(request: &Request, database: &Database, id: &str, name: &str) -> Reply {
+        let path = format!("/{}/{}/{}", encode(database.name()), encode(id), encode(name));
+        Reply { status: StatusCode::CREATED, location: Some(request.absolute_uri(&path)), batch: false }
+    }
+
+    /// 200.
+    pub fn ok() -> Reply {
+        Reply { status: StatusCode::OK, location: None, batch: false }
     }
 }
 
-/// Parses a revision id from a request.
-pub fn parse_revision(text: &str) -> Result<Revision> {
-    text.parse().map_err(|_| Error::BadRequest("Invalid rev format".into()))
+/// Percent-encodes a path segment as CouchDB does in `Location`.
+pub fn encode(segment: &str) -> String {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    match segment.strip_prefix("_design/") {
+        Some(rest) => format!("_design/{}", utf8_percent_encode(rest, PLAIN)),
+        None => utf8_percent_encode(segment, PLAIN).to_string(),
+    }
 }
 
-/// Checks an attachment's name (CouchDB: `chttpd_db:validate_attachment_name`).
-pub fn check_attachment_name(name: &str) -> Result<()> {
-    if name.starts_with('_') {
-        return Err(Error::BadRequest(format!("Attachment name '{name}' starts with prohibited character '_'")));
+/// Decodes `PUT /{db}/{id}`.
+pub async fn put(request: &mut Request, database: &Arc<Database>, id: String) -> Result<Decoded> {
+    if id.starts_with("_local/") {
+        let split = document(request).await?;
+        return Ok(local(request, database, id, split));
     }
-    if name.is_empty() {
-        return Err(Error::BadRequest("Attachment name is empty".into()));
+    check_document_id(&id, database.is_partitioned())?;
+    let mode = match request.query.get("new_edits") {
+        None | Some("true") => Mode::Interactive,
+        Some("false") => Mode::Replicated,
+        Some(_) => return Err(Failure::bad_request("`new_edits` parameter must be a boolean.")),
+    };
+    let content_type = request.header(header::CONTENT_TYPE).unwrap_or("");
+    let edit = if content_type.to_ascii_lowercase().starts_with("multipart/related") {
+        multipart_in::receive(request, database, id, mode).await?
+    } else {
+        let split = document(request).await?;
+        from_split(request, database, id, split, mode).await?
+    };
+    Ok(ordinary(request, database, edit, mode))
+}
+
+/// Decodes `POST /{db}`.
+pub async fn post(app: &App, request: &mut Request, database: &Arc<Database>) -> Result<Decoded> {
+    request.must_be_json()?;
+    let split = document(request).await?;
+    let id = match &split.id {
+        Some(id) => id.clone(),
+        None => app.uuids.make(&request.settings.uuids),
+    };
+    if id.starts_with("_local/") {
+        return Ok(local(request, database, id, split));
     }
-    if name.len() > 4096 {
-        return Err(Error::BadRequest("Attachment name is too long".into()));
+    let mode = match request.query.get("new_edits") {
+        Some("false") => Mode::Replicated,
+        _ => Mode::Interactive,
+    };
+    let edit = from_split(request, database, id, split, mode).await?;
+    Ok(ordinary(request, database, edit, mode))
+}
+
+/// Parses the body as a document.
+async fn document(request: &mut Request) -> Result<Split> {
+    let text = request.json_text().await?;
+    Ok(crate::db::parse::split(text.as_bytes(), &edit::limits(request))?)
+}
+
+/// Builds the edit from a parsed document and the parameters of its request.
+async fn from_split(
+    request: &Request,
+    database: &Arc<Database>,
+    id: String,
+    mut split: Split,
+    mode: Mode,
+) -> Result<Incoming> {
+    edit::check(database, request, &id, &split)?;
+    match mode {
+        Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
+        Mode::Replicated => edit::require_path(&mut split, request)?,
+    }
+    Ok(edit::prepare(database, id, split, AttachmentRules::of(request), mode == Mode::Replicated).await?)
+}
+
+fn ordinary(request: &Request, database: &Database, edit: Incoming, mode: Mode) -> Decoded {
+    // A PUT that deletes has the status of a DELETE.
+    let reply = match edit.deleted && request.verb == Verb::Put {
+        true => Reply::ok(),
+        false => Reply::created(request, database, &edit.id),
+    };
+    let reply = Reply { batch: request.query.get("batch") == Some("ok"), ..reply };
+    Decoded { id: edit.id.clone(), change: Change::Document(edit, mode), reply }
+}
+
+/// A write of a `_local` document. Drops inline attachments silently, as CouchDB does.
+fn local(request: &Request, database: &Database, id: String, split: Split) -> Decoded {
+    if split.deleted {
+        return local_deletion(id);
+    }
+    let checkpoint = Checkpoint::read(request, database.name(), &split.body);
+    let reply = Reply::created(request, database, &id);
+    let name = local_name(&id);
+    Decoded { id, change: Change::Local { name, json: split.body, rev: split.rev, checkpoint }, reply }
+}
+
+fn local_deletion(id: String) -> Decoded {
+    let name = local_name(&id);
+    Decoded { id, change: Change::DeleteLocal { name }, reply: Reply::ok() }
+}
+
+fn local_name(id: &str) -> String {
+    id.strip_prefix("_local/").unwrap_or(id).to_owned()
+}
+
+/// Decodes `DELETE /{db}/{id}`.
+pub fn delete(request: &Request, id: String) -> Result<Decoded> {
+    if id.starts_with("_local/") {
+        return Ok(local_deletion(id));
+    }
+    let edit = Incoming {
+        id: id.clone(),
+        parent: named_revision(request, None)?,
+        path: (0, Vec::new()),
+        deleted: true,
+        json: "{}".into(),
+        attachments: Vec::new(),
+    };
+    Ok(Decoded { id, change: Change::Document(edit, Mode::Interactive), reply: Reply::ok() })
+}
+
+/// `COPY /{db}/{id}` with `Destination: id[?rev=...]`.
+pub struct Copy {
+    pub source_rev: Option<Revision>,
+    pub target: String,
+    pub target_rev: Option<Revision>,
+    pub reply: Reply,
+}
+
+/// Decodes `COPY /{db}/{id}`.
+pub fn copy(request: &Request, database: &Database) -> Result<Copy> {
+    let source_rev = request.query.get("rev").map(parse_revision).transpose()?;
+    let (target, target_rev) = destination(request)?;
+    let reply = Reply::created(request, database, &target);
+    Ok(Copy { source_rev, target, target_rev, reply })
+}
+
+impl Copy {
+    /// The write of the copy of a document. `attachments` go with an ordinary document only.
+    pub fn of(
+        self,
+        request: &Request,
+        json: String,
+        attachments: Vec<(String, crate::db::Source)>,
+        database: &Database,
+    ) -> Result<Decoded> {
+        let Copy { target: id, target_rev, reply, .. } = self;
+        if let Some(name) = id.strip_prefix("_local/") {
+            let checkpoint = Checkpoint::read(request, database.name(), &json);
+            let change = Change::Local { name: name.to_owned(), json, rev: target_rev, checkpoint };
+            return Ok(Decoded { id, change, reply });
+        }
+        check_document_id(&id, database.is_partitioned())?;
+        let path = (0, Vec::new());
+        let edit = Incoming { id: id.clone(), parent: target_rev, path, deleted: false, json, attachments };
+        Ok(Decoded { id, change: Change::Document(edit, Mode::Interactive), reply })
+    }
+}
+
+/// Parses the `Destination` header: a document id, or a URL of a document on this server.
+fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
+    let Some(value) = request.header("destination") else {
+        return Err(Failure::bad_request("Destination header is mandatory for COPY."));
+    };
+    let path = match value.split_once("://") {
+        None => value,
+        Some((_, rest)) => {
+            let host = request.header(header::HOST).unwrap_or("");
+            match rest.split_once('/') {
+                Some((to, path)) if to == host => path.split_once('/').map_or("", |(_, id)| id),
+                _ => return Err(Failure::bad_request("Destination URL must be relative.")),
+            }
+        }
+    };
+    let (id, query) = path.split_once('?').map_or((path, ""), |(id, query)| (id, query));
+    let id = percent_decode_str(id.trim_start_matches('/'))
+        .decode_utf8()
+        .map_err(|_| Failure::bad_request("Destination must be valid UTF-8."))?
+        .into_owned();
+    let rev = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "rev").map(|(_, rev)| rev.into_owned());
+    let rev = match (rev, request.header(header::IF_MATCH)) {
+        (Some(rev), _) => Some(parse_revision(&rev)?),
+        (None, Some(etag)) => Some(parse_revision(etag.trim_matches('"'))?),
+        (None, None) => None,
+    };
+    Ok((id, rev))
+}
+
+/// Decodes `POST /{db}/{id}`: the form that old browsers send, with files as attachments. As in CouchDB, it
+/// is accepted only from pages of this server (`couch_httpd:validate_referer`): browsers send forms without a
+/// CORS check, so another site could send one with the user's session.
+pub fn check_form(request: &Request, database: &Database, id: &str) -> Result<()> {
+    let host = request.header(header::HOST).unwrap_or("");
+    let referer = request.header(header::REFERER);
+    match referer.and_then(|referer| referer.split_once("://")).and_then(|(_, rest)| rest.split('/').next()) {
+        None if referer.is_none() => {
+            return Err(Failure::bad_request("Referer header required."));
+        }
+        Some(from) if from == host => {}
+        _ => return Err(Failure::bad_request("Referer header must match host.")),
+    }
+    check_document_id(id, database.is_partitioned())?;
+    let said = request.header(header::CONTENT_TYPE).unwrap_or("");
+    if !said.starts_with("multipart/form-data") {
+        return Err(Error::BadContentType("Content-Type must be multipart/form-data".into()).into());
     }
     Ok(())
 }
 
-/// Checks the document's id and the names of its attachments. `id` takes precedence over the id in `split`.
-pub fn check(database: &Database, request: &Request, id: &str, split: &Split) -> Result<()> {
-    check_document_id(id, database.is_partitioned())?;
-    if id.len() as u64 > request.settings.max_document_id_length {
-        return Err(Error::IllegalDocId("Document id is too long".into()));
-    }
-    split.attachments.iter().try_for_each(|(name, _)| check_attachment_name(name))
+/// Decodes the body of the form.
+pub async fn form(request: &mut Request, database: &Arc<Database>, id: String) -> Result<Decoded> {
+    let edit = multipart_in::receive_form(request, database, id.clone()).await?;
+    let reply = Reply::created(request, database, &id);
+    Ok(Decoded { id, change: Change::Document(edit, Mode::Interactive), reply })
 }
 
-/// The revision path of a replicated document: from `_revisions`, otherwise the one revision in `_rev`.
-pub fn path_of(split: &Split) -> Option<(u64, Vec<RevisionHash>)> {
-    match (&split.revisions, &split.rev) {
-        (Some(path), _) => Some(path.clone()),
-        (None, Some(revision)) => Some((revision.generation, vec![revision.hash.clone()])),
-        (None, None) => None,
-    }
-}
-
-/// Writes inline attachments to the blob store and returns the edit. The caller must have replaced
-/// attachments that `follow` in a multipart body. Blocks on disk I/O.
-pub fn to_incoming(
-    database: &Arc<Database>,
-    id: String,
-    split: Split,
-    rules: &AttachmentRules,
-    keep_revpos: bool,
-) -> Result<Incoming> {
-    let mut attachments = Vec::with_capacity(split.attachments.len());
-    for (name, stub) in split.attachments {
-        let source = match stub {
-            Stub::Stub { fields } => Source::Stub { revpos: fields.revpos },
-            Stub::Follows { .. } => {
-                return Err(Error::BadRequest(format!(
-                    "attachment {name} has `follows`, but the request has no part for it"
-                )));
-            }
-            Stub::Inline { fields, data } => {
-                rules.check_size(&name, data.len() as u64)?;
-                let content_type = fields.content_type.as_deref().unwrap_or("application/octet-stream");
-                let gzipped = fields.encoding.as_deref() == Some("gzip");
-                let mut upload = rules.start(database, &name, content_type, gzipped)?;
-                upload.write(&data)?;
-                let mut uploaded = upload.finish()?;
-                uploaded.attachment.revpos = fields.revpos.unwrap_or(0);
-                let keep_revpos = keep_revpos && fields.revpos.is_some();
-                Source::Written { attachment: uploaded.attachment, keep_revpos, pin: uploaded.pin }
-            }
-        };
-        attachments.push((name, source));
-    }
-    let path = match (&split.revisions, &split.rev) {
-        (Some(path), _) => path.clone(),
-        (None, Some(revision)) => (revision.generation, vec![revision.hash.clone()]),
-        (None, None) => (0, Vec::new()),
-    };
-    Ok(Incoming { id, parent: split.rev, path, deleted: split.deleted, json: split.body, attachments })
-}
-
-/// The settings for attachments.
-#[derive(Debug, Clone)]
-pub struct AttachmentRules {
-    /// Maximum size of an attachment in bytes.
-    pub max_size: u64,
-    level: u32,
-    types: Vec<String>,
-}
-
-impl AttachmentRules {
-    /// The settings in force for a request.
-    pub fn of(request: &Request) -> AttachmentRules {
-        AttachmentRules {
-            max_size: request.settings.max_attachment_size,
-            level: request.settings.compression.level,
-            types: request.settings.compression.types.clone(),
-        }
-    }
-
-    /// Checks the size of the attachment `name` against the maximum.
-    pub fn check_size(&self, name: &str, bytes: u64) -> Result<()> {
-        if bytes > self.max_size {
-            return Err(Error::TooLarge { word: "attachment_too_large", reason: name.to_owned() });
-        }
-        Ok(())
-    }
-
-    /// Begins an upload. `gzipped` says that the client compressed the content with gzip.
-    pub fn start(&self, database: &Database, name: &str, content_type: &str, gzipped: bool) -> Result<Upload> {
-        let level = if self.compresses(content_type) { self.level } else { 0 };
-        Upload::start(&**database.blobs(), name, content_type, gzipped, level)
-    }
-
-    /// Whether content of this type is stored compressed. The setting has patterns like `text/*`
-    /// (`couch_att`).
-    fn compresses(&self, content_type: &str) -> bool {
-        let essence = content_type.split(';').next().unwrap_or("").trim();
-        self.types.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(start) => essence.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start)),
-            None => essence.eq_ignore_ascii_case(pattern),
-        })
-    }
-}
-
-/// Calls [`to_incoming`]; on a blocking thread if the document has attachments.
-pub async fn prepare(
-    database: &Arc<Database>,
-    id: String,
-    split: Split,
-    rules: AttachmentRules,
-    keep_revpos: bool,
-) -> Result<Incoming> {
-    if split.attachments.is_empty() {
-        return to_incoming(database, id, split, &rules, keep_revpos);
-    }
-    let database = database.clone();
-    blocking(move || to_incoming(&database, id, split, &rules, keep_revpos)).await
-}
-
-/// The revision that the client names in the body, the query or `If-Match`. Fails with 400 if they differ
-/// (CouchDB: `couch_doc_from_req`).
-pub fn named_revision(
-    request: &Request,
-    body: Option<Revision>,
-) -> crate::http::response::error::Result<Option<Revision>> {
-    let query = request.query.get("rev").filter(|rev| !rev.is_empty()).map(parse_revision).transpose()?;
-    let explicit = match (body, query) {
-        (Some(body), Some(query)) if body != query => {
-            return Err(Failure::bad_request("Document rev from request body and query string have different values"));
-        }
-        (body, query) => body.or(query),
-    };
-    let etag = match request.header(header::IF_MATCH) {
-        Some(value) => Some(parse_revision(value.trim().trim_start_matches("W/").trim_matches('"'))?),
-        None => None,
-    };
-    match (explicit, etag) {
-        (Some(explicit), Some(etag)) if explicit != etag => {
-            Err(Failure::bad_request("Document rev and etag have different values"))
-        }
-        (explicit, etag) => Ok(explicit.or(etag)),
-    }
-}
-
-/// Checks that a replicated document names its revision, in the body, the query or `If-Match`.
-pub fn require_path(split: &mut Split, request: &Request) -> crate::http::response::error::Result<()> {
-    if split.rev.is_none() {
-        split.rev = named_revision(request, None)?;
-    }
-    match incoming::path_of(split) {
-        Some(_) => Ok(()),
-        None => {
-            Err(Failure::bad_request("When `new_edits: false`, the document needs `_rev` or `_revisions` specified"))
-        }
-    }
+/// Decodes the document that an update function returns.
+pub async fn from_script(request: &Request, database: &Arc<Database>, text: &str) -> Result<Incoming> {
+    let split = crate::db::parse::split(text.as_bytes(), &edit::limits(request))?;
+    let id = split.id.clone().unwrap_or_default();
+    edit::check(database, request, &id, &split)?;
+    Ok(edit::prepare(database, id, split, AttachmentRules::of(request), false).await?)
 }

@@ -1,9 +1,12 @@
 //! Documents, attachments, `_local` documents and the bulk endpoints.
 
 pub(crate) mod attachment;
+mod attachment_upload;
 pub(crate) mod body_writer;
-pub(crate) mod bulk;
-pub mod bulk_entries;
+pub(crate) mod bulk_docs;
+mod bulk_entries;
+pub(crate) mod bulk_get;
+mod edit;
 pub(crate) mod get;
 pub(crate) mod include_docs;
 pub(crate) mod incoming;
@@ -12,4 +15,6 @@ pub mod multipart_in;
 pub(crate) mod multipart_out;
 pub mod open_revs;
 pub(crate) mod put;
+pub(crate) mod revision;
+pub(crate) mod revs_diff;
 pub mod write;

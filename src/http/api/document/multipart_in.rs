@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use http::header;
 
-use super::attachment::receive as receive_content;
-use super::incoming::{self, AttachmentRules, named_revision, require_path};
+use super::attachment_upload::{AttachmentRules, check_attachment_name, receive as receive_content};
+use super::edit::{self, require_path};
+use super::revision::{named_revision, parse_revision};
 use crate::blocking::blocking;
 use crate::db::parse::Stub;
 use crate::db::{Database, Incoming, Mode, Source, Uploaded};
@@ -22,7 +23,7 @@ use crate::http::response::error::Result;
 pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String, mode: Mode) -> Result<Incoming> {
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
     let boundary = boundary_of(&content_type)?;
-    let limits = incoming::limits(request);
+    let limits = edit::limits(request);
     let rules = AttachmentRules::of(request);
     let mut body = std::mem::replace(&mut request.body, RequestBody::empty());
     let mut parts = Parts::new(&mut body, &boundary);
@@ -35,7 +36,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     }
     let text = collect(&mut parts, limits.bytes, &id).await?;
     let mut split = crate::db::parse::split(&text, &limits)?;
-    incoming::check(database, request, &id, &split)?;
+    edit::check(database, request, &id, &split)?;
     match mode {
         Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
         Mode::Replicated => require_path(&mut split, request)?,
@@ -80,7 +81,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     }
     parts.finish().await?;
     request.refresh();
-    let mut edit = incoming::prepare(database, id, split, rules, mode == Mode::Replicated).await?;
+    let mut edit = edit::prepare(database, id, split, rules, mode == Mode::Replicated).await?;
     edit.attachments.extend(received);
     Ok(edit)
 }
@@ -91,7 +92,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
 pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: String) -> Result<Incoming> {
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("").to_owned();
     let boundary = boundary_of(&content_type)?;
-    let limits = incoming::limits(request);
+    let limits = edit::limits(request);
     let rules = AttachmentRules::of(request);
     let mut body = std::mem::replace(&mut request.body, RequestBody::empty());
     let mut parts = Parts::new(&mut body, &boundary);
@@ -103,7 +104,7 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
         let name = parameter(&disposition, "name").unwrap_or_default();
         if name == "_attachments" {
             let file = parameter(&disposition, "filename").unwrap_or_default();
-            incoming::check_attachment_name(&file)?;
+            check_attachment_name(&file)?;
             let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
             let upload = {
@@ -129,20 +130,20 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
     let (parent, json, others) = match (doc, rev) {
         (Some(doc), _) => {
             let mut split = crate::db::parse::split(&doc, &limits)?;
-            incoming::check(database, request, &id, &split)?;
+            edit::check(database, request, &id, &split)?;
             split.attachments.retain(|(name, _)| !is_new(name));
             split.rev = named_revision(request, split.rev.take())?;
-            let edit = incoming::prepare(database, id.clone(), split, rules, false).await?;
+            let edit = edit::prepare(database, id.clone(), split, rules, false).await?;
             (edit.parent, edit.json, edit.attachments)
         }
         (None, Some(rev)) => {
-            let rev = incoming::parse_revision(&rev)?;
+            let rev = parse_revision(&rev)?;
             let found = super::open_revs::find(database, &id, Some(rev.clone())).await?;
             let others = found.body.attachments.iter().filter(|attachment| !is_new(&attachment.name));
             let others = others.map(|attachment| (attachment.name.clone(), Source::Stub { revpos: None })).collect();
             (Some(rev), found.body.json, others)
         }
-        (None, None) => return Err(incoming::parse_revision("").expect_err("no revision is not a revision").into()),
+        (None, None) => return Err(parse_revision("").expect_err("no revision is not a revision").into()),
     };
     files.extend(others);
     Ok(Incoming { id, parent, path: (0, Vec::new()), deleted: false, json, attachments: files })

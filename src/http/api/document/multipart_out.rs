@@ -1,4 +1,4 @@
-//! Reads and writes documents with attachments as MIME multipart (RFC 2046; CouchDB:
+//! Writes documents with attachments as MIME multipart (RFC 2046; CouchDB:
 //! `couch_httpd_multipart`).
 //!
 //! ```text
@@ -10,7 +10,6 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
 use http::{StatusCode, header};
 use serde_json::Value;
 
@@ -23,7 +22,7 @@ use crate::db::record::Attachment;
 use crate::db::{Database, Found};
 use crate::error::Error;
 use crate::http::request::Request;
-use crate::http::request::multipart::{boundary, header_safe, malformed, parameter, parse_headers};
+use crate::http::request::multipart::{boundary, header_safe};
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
@@ -221,33 +220,4 @@ pub(crate) async fn bulk_get(
 /// Writes an error in the place of a document.
 async fn refused(out: &mut Sender, outer: &str, error: &Value) {
     out.write(format!("\r\n--{outer}\r\nContent-Type: application/json; error=\"true\"\r\n\r\n{error}")).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parameters() {
-        for (value, name, wanted) in [
-            ("multipart/related; boundary=abc", "boundary", Some("abc")),
-            ("multipart/related;boundary=\"a;b c\"; x=y", "boundary", Some("a;b c")),
-            ("multipart/related; x=\"1\"; Boundary=abc", "boundary", Some("abc")),
-            ("attachment; filename=\"f.txt\"", "filename", Some("f.txt")),
-            ("multipart/related", "boundary", None),
-            ("multipart/related; boundary=\"abc", "boundary", None),
-            ("a; b", "c", None),
-        ] {
-            assert_eq!(parameter(value, name).as_deref(), wanted, "{value}");
-        }
-    }
-
-    #[test]
-    fn headers_of_a_part() {
-        let headers = parse_headers(b"\r\nContent-Type: text/plain\r\nX: y").unwrap();
-        assert_eq!(headers["content-type"], "text/plain");
-        assert_eq!(headers["x"], "y");
-        assert!(parse_headers(b"").unwrap().is_empty());
-        assert!(parse_headers(b"\r\nnonsense").is_err());
-    }
 }

@@ -139,7 +139,7 @@ pub async fn end(app: &App, request: &Request) -> Result<()> {
 }
 
 /// The sequence that a checkpoint, the body of a `_local` document, names; `None` if it is none.
-pub fn sequence_of(json: &str) -> Option<String> {
+fn sequence_of(json: &str) -> Option<String> {
     if !json.contains("last_seq") {
         return None;
     }
@@ -151,24 +151,44 @@ pub fn sequence_of(json: &str) -> Option<String> {
     }
 }
 
-/// Records how far a device has synced, when it writes a replication checkpoint. Errors are logged only: they
-/// must not fail the write of the checkpoint.
-pub async fn checkpoint(app: &App, request: &Request, database: &str, sequence: String) {
-    let Some(name) = request.user.name.clone() else { return };
+/// How far a device has synced, as it says when it writes a replication checkpoint.
+pub struct Checkpoint {
+    user: String,
+    session: Option<Session>,
+    /// The device sends the user's password with each request.
+    by_password: bool,
+    client: Client,
+    database: String,
+    sequence: String,
+}
+
+impl Checkpoint {
+    /// Reads the body of a `_local` document; `None` if it is no checkpoint of a user.
+    pub fn read(request: &Request, database: &str, json: &str) -> Option<Checkpoint> {
+        let user = request.user.name.clone()?;
+        let sequence = sequence_of(json)?;
+        let client = Client {
+            name: authenticate::device(request).unwrap_or_default().to_owned(),
+            address: request.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        };
+        let by_password = request.user.handler == Some(Handler::Default);
+        let (session, database) = (request.session.clone(), database.to_owned());
+        Some(Checkpoint { user, session, by_password, client, database, sequence })
+    }
+}
+
+/// Records how far a device has synced. Errors are logged only: they must not fail the write of the
+/// checkpoint.
+pub async fn record(app: &App, checkpoint: Checkpoint) {
     let Ok(devices) = devices(app) else { return };
-    let (session, database) = (request.session.clone(), database.to_owned());
-    let by_password = request.user.handler == Some(Handler::Default);
-    let client = Client {
-        name: authenticate::device(request).unwrap_or_default().to_owned(),
-        address: request.peer.map(|peer| peer.to_string()).unwrap_or_default(),
-    };
+    let Checkpoint { user, session, by_password, client, database, sequence } = checkpoint;
     let noted = blocking(move || match session {
-        Some(Session::Cookie(issued)) => match devices.of_session(&name, issued)? {
-            Some(device) => devices.synced(&name, &device, &database, &sequence),
+        Some(Session::Cookie(issued)) => match devices.of_session(&user, issued)? {
+            Some(device) => devices.synced(&user, &device, &database, &sequence),
             None => Ok(()),
         },
-        Some(Session::Token(device)) => devices.synced(&name, &device, &database, &sequence),
-        None if by_password => devices.synced_with_password(&name, &client, &database, &sequence),
+        Some(Session::Token(device)) => devices.synced(&user, &device, &database, &sequence),
+        None if by_password => devices.synced_with_password(&user, &client, &database, &sequence),
         None => Ok(()),
     });
     match noted.await {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::auth::UserCtx;
 use crate::config::Settings;
-use crate::http::request::listing_path::{ListPath, Listing};
+use crate::http::request::listing_path::{DocumentList, ListFunctionPath};
 use crate::policy::access::{Verdict, check, check_database, check_nobody};
 
 fn user(name: &str, roles: &[&str]) -> UserCtx {
@@ -95,8 +95,8 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
     rows
 }
 
-fn list_path() -> ListPath {
-    ListPath { design: "x".into(), function: "y".into(), of: None, view: "_all_docs".into() }
+fn list_path() -> ListFunctionPath {
+    ListFunctionPath { design: "x".into(), function: "y".into(), of: None, view: "_all_docs".into() }
 }
 
 /// Every database route: what it gives in an ordinary database with members, and in the users' database.
@@ -111,10 +111,10 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::Create, ADMINS, ADMINS),
         (R::Delete, ADMINS, ADMINS),
         (R::Post, MEMBERS, SIGNED_IN),
-        (R::List(Listing::AllDocs), MEMBERS, ADMINS),
-        (R::List(Listing::DesignDocs), MEMBERS, ADMINS),
-        (R::List(Listing::LocalDocs), MEMBERS, ADMINS),
-        (R::ListQueries(Listing::AllDocs), MEMBERS, ADMINS),
+        (R::DocumentList(DocumentList::AllDocs), MEMBERS, ADMINS),
+        (R::DocumentList(DocumentList::DesignDocs), MEMBERS, ADMINS),
+        (R::DocumentList(DocumentList::LocalDocs), MEMBERS, ADMINS),
+        (R::DocumentListQueries(DocumentList::AllDocs), MEMBERS, ADMINS),
         (R::BulkDocs, MEMBERS, SIGNED_IN),
         (R::BulkGet, MEMBERS, SIGNED_IN),
         (R::Changes, MEMBERS, ADMINS),
@@ -173,7 +173,13 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
     ];
     for (route, ..) in &rows {
         match route {
-            R::Info | R::Create | R::Delete | R::Post | R::List(_) | R::ListQueries(_) | R::BulkDocs => {}
+            R::Info
+            | R::Create
+            | R::Delete
+            | R::Post
+            | R::DocumentList(_)
+            | R::DocumentListQueries(_)
+            | R::BulkDocs => {}
             R::BulkGet | R::Changes | R::RevsDiff | R::MissingRevs | R::Compact | R::CompactViews(_) => {}
             R::ViewCleanup | R::EnsureFullCommit | R::Security | R::SetSecurity | R::RevsLimit => {}
             R::SetRevsLimit | R::Purge | R::PurgedInfos | R::PurgedInfosLimit | R::SetPurgedInfosLimit => {}
@@ -244,7 +250,12 @@ fn replications_are_not_read_in_bulk() {
     let settings = Settings::default();
     let security = json!({});
     let view = DbRoute::View("x".into(), "y".into(), None);
-    for what in [DbRoute::Changes, DbRoute::List(Listing::AllDocs), DbRoute::ListQueries(Listing::AllDocs), view] {
+    for what in [
+        DbRoute::Changes,
+        DbRoute::DocumentList(DocumentList::AllDocs),
+        DbRoute::DocumentListQueries(DocumentList::AllDocs),
+        view,
+    ] {
         let route = Route::Database { name: "_replicator".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ADMINS, "{route:?}");
     }

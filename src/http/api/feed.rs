@@ -1,0 +1,340 @@
+//! The loop of every feed (`_changes`, `_db_updates`): normal, longpoll, continuous and eventsource.
+//!
+//! ```text
+//! mark as seen ─> read pages ─> check the authorization ─> write rows ─> wait ─┐
+//!      ^                                                                       │
+//!      └──── moved ── heartbeat, timeout, shutdown, end of the authorization <─┘
+//! ```
+//! The loop marks the state as seen before it reads, so that a change that comes while it reads wakes it. A
+//! waiting feed holds a watch, a timer and its source, and no thread: it is a future that its connection polls.
+//!
+//! A feed checks its authorization after it has read rows and before it sends them, so that it sends no row
+//! that was written after the authorization was withdrawn. A waiting feed wakes and ends at once when that
+//! happens.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::http::request::Request;
+use crate::http::response::Answer;
+use crate::http::response::body::Sender;
+use crate::http::response::error::{Failure, Result};
+use crate::policy::authorization::{Standing, Waiter};
+
+/// The `feed` parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Lists the rows that there are, and ends.
+    Normal,
+    /// As [`Kind::Normal`], but waits for the first row.
+    Longpoll,
+    /// One row per line, without end.
+    Continuous,
+    /// Server-sent events, without end.
+    EventSource,
+}
+
+impl Kind {
+    /// Whether the response is one JSON object with the rows in `results`.
+    pub fn is_object(self) -> bool {
+        matches!(self, Kind::Normal | Kind::Longpoll)
+    }
+
+    /// The text before a row.
+    pub fn row_start(self, is_first: bool) -> &'static str {
+        match self {
+            Kind::EventSource => "data: ",
+            Kind::Normal | Kind::Longpoll if !is_first => ",\n",
+            Kind::Normal | Kind::Longpoll | Kind::Continuous => "",
+        }
+    }
+
+    /// Appends the text after a row; `sequence` is the position that a client may continue from.
+    pub fn end_row(self, row: &mut String, sequence: &str) {
+        match self {
+            Kind::EventSource => row.extend(["\nid: ", sequence, "\n\n"]),
+            Kind::Continuous => row.push('\n'),
+            Kind::Normal | Kind::Longpoll => {}
+        }
+    }
+
+    fn heartbeat(self) -> &'static str {
+        match self {
+            Kind::EventSource => "event: heartbeat\ndata: \n\n",
+            Kind::Normal | Kind::Longpoll | Kind::Continuous => "\n",
+        }
+    }
+}
+
+/// How long a feed waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Send a heartbeat this often, and never time out.
+    pub heartbeat: Option<Duration>,
+    /// End after this long without a row.
+    pub timeout: Duration,
+}
+
+/// A page of rows.
+pub struct Page<Row> {
+    pub rows: Vec<Row>,
+    /// The position after the page, where the feed goes on.
+    pub next: u64,
+    pub then: Then,
+}
+
+/// What follows a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Another page.
+    More,
+    /// Nothing for now.
+    Wait,
+    /// The feed ends.
+    End,
+}
+
+/// What a feed lists: reads pages of rows, and writes rows.
+pub trait Source: Send + Sync + 'static {
+    type Row: Send;
+    /// What the rows of one page need while they are written.
+    type Batch: Send;
+    /// What a change tells the watchers.
+    type Moved: Send + Sync + 'static;
+    /// Rows that are sent between two checks of the authorization.
+    fn unchecked(&self) -> usize;
+
+    /// Whether a change says that what the feed lists no longer exists.
+    fn is_gone(_moved: &Self::Moved) -> bool {
+        false
+    }
+
+    /// Whether the user's roles decide which rows the feed lists. If they change, such a feed ends and the
+    /// client opens another one.
+    fn depends_on_roles(&self) -> bool {
+        false
+    }
+
+    /// Reads the next rows after the position `since`.
+    fn page(&mut self, since: u64) -> impl Future<Output = Result<Page<Self::Row>>> + Send;
+
+    /// Prepares a page to be written, and takes the memory for it.
+    fn begin(&mut self, rows: &[Self::Row], out: &mut Sender) -> impl Future<Output = Self::Batch> + Send;
+
+    /// The position of a row.
+    fn position(row: &Self::Row) -> u64;
+
+    /// Writes a row, with [`Kind::row_start`] before it and [`Kind::end_row`] after it. `written`: the number
+    /// of rows before it.
+    fn write(
+        &mut self,
+        batch: &mut Self::Batch,
+        row: Self::Row,
+        written: u64,
+        out: &mut Sender,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// The text that ends the response at the position `since`. An event stream has none.
+    fn end(self, since: u64) -> impl Future<Output = String> + Send;
+}
+
+/// A feed at work.
+pub struct Feed<S: Source> {
+    kind: Kind,
+    waiting: Waiting,
+    source: S,
+    moved: watch::Receiver<S::Moved>,
+    /// Everything up to here has been looked at.
+    since: u64,
+    /// The number of rows written.
+    written: u64,
+    /// When the client last got anything.
+    quiet_since: Instant,
+    shutdown: crate::app::shutdown::Shutdown,
+    standing: Arc<Standing>,
+    /// `None` for a feed that does not wait.
+    waiter: Option<Waiter>,
+}
+
+enum Woken {
+    Moved,
+    /// The authorization may have changed.
+    Doubted,
+    Beat,
+    Ended,
+}
+
+impl<S: Source> Feed<S> {
+    /// Creates a feed of the rows after `since`. Subscribe (`moved`) before `since` is determined.
+    pub fn new(
+        app: &App,
+        request: &Request,
+        (kind, waiting): (Kind, Waiting),
+        moved: watch::Receiver<S::Moved>,
+        since: u64,
+        source: S,
+    ) -> Feed<S> {
+        let standing = request.standing.clone();
+        let waiter = (kind != Kind::Normal).then(|| standing.watch());
+        let (shutdown, quiet_since) = (app.shutdown.clone(), Instant::now());
+        Feed { kind, waiting, source, moved, since, written: 0, quiet_since, shutdown, standing, waiter }
+    }
+
+    /// Starts the response. A failure before its first byte is the answer instead.
+    pub async fn answer(self, request: &Request) -> Result<Answer> {
+        let content_type = match self.kind {
+            Kind::EventSource => "text/event-stream",
+            Kind::Normal | Kind::Longpoll | Kind::Continuous => "application/json",
+        };
+        let mut answer = Answer::stream(&request.line, content_type, move |out| self.run(out)).await?;
+        answer.body.checks_itself();
+        Ok(answer)
+    }
+
+    async fn run(mut self, mut out: Sender) -> Result<()> {
+        let mut is_gone = self.mark_seen();
+        // Read before the first byte is sent, so that a failure becomes a proper error response.
+        let mut first = Some(self.source.page(self.since).await?);
+        self.standing.check().await?;
+        if self.kind.is_object() {
+            out.write("{\"results\":[\n").await;
+        }
+        self.quiet_since = Instant::now();
+        let mut has_head = self.kind.is_object();
+        loop {
+            let before = self.written;
+            let goes_on = self.catch_up(&mut out, first.take()).await?;
+            if self.written > before {
+                self.quiet_since = Instant::now();
+                has_head = true;
+            }
+            if !goes_on || is_gone || self.is_complete() || self.shutdown.has_begun() {
+                return self.end(out).await;
+            }
+            if !has_head {
+                // The head goes out with the first byte: it tells the client that the feed has begun.
+                out.write("\n").await;
+                has_head = true;
+            }
+            out.rests();
+            if !self.wait_for_rows(&mut out).await {
+                return self.end(out).await;
+            }
+            is_gone = self.mark_seen();
+        }
+    }
+
+    /// Marks the current state as seen, and returns whether what the feed lists no longer exists.
+    fn mark_seen(&mut self) -> bool {
+        S::is_gone(&self.moved.borrow_and_update())
+    }
+
+    /// Whether the feed has listed all that it is to list.
+    fn is_complete(&self) -> bool {
+        match self.kind {
+            Kind::Normal => true,
+            Kind::Longpoll => self.written > 0,
+            Kind::Continuous | Kind::EventSource => false,
+        }
+    }
+
+    /// Sends all rows that there are, beginning with the page that was read already. Returns whether the feed
+    /// goes on.
+    async fn catch_up(&mut self, out: &mut Sender, mut first: Option<Page<S::Row>>) -> Result<bool> {
+        loop {
+            let page = match first.take() {
+                Some(page) => page,
+                None => match self.source.page(self.since).await {
+                    Err(Failure::Domain(Error::NoDatabase)) => return Ok(false),
+                    page => page?,
+                },
+            };
+            if !self.write(out, page.rows).await? {
+                return Ok(false);
+            }
+            self.since = page.next;
+            match page.then {
+                Then::More => {}
+                Then::Wait => return Ok(true),
+                Then::End => return Ok(false),
+            }
+        }
+    }
+
+    /// Sends rows. Returns `false` if the client is no longer authorized.
+    async fn write(&mut self, out: &mut Sender, rows: Vec<S::Row>) -> Result<bool> {
+        let mut batch = self.source.begin(&rows, out).await;
+        let unchecked = self.source.unchecked();
+        for (at, row) in rows.into_iter().enumerate() {
+            if at.is_multiple_of(unchecked) && !self.is_allowed().await? {
+                return Ok(false);
+            }
+            self.since = S::position(&row);
+            self.source.write(&mut batch, row, self.written, out).await?;
+            self.written += 1;
+        }
+        Ok(true)
+    }
+
+    /// Sends heartbeats until something happens. Returns `false` if the feed ends.
+    async fn wait_for_rows(&mut self, out: &mut Sender) -> bool {
+        loop {
+            let woken = self.wait().await;
+            // A failing store does not end a waiting feed; rows are sent only after a check that succeeds.
+            if matches!(self.is_allowed().await, Ok(false)) {
+                return false;
+            }
+            match woken {
+                Woken::Moved => return true,
+                Woken::Doubted => {}
+                Woken::Beat => {
+                    out.write(self.kind.heartbeat()).await;
+                    self.quiet_since = Instant::now();
+                }
+                Woken::Ended => return false,
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let (after, then) = match self.waiting.heartbeat {
+            Some(beat) => (beat, Woken::Beat),
+            None => (self.waiting.timeout, Woken::Ended),
+        };
+        let doubted = async {
+            match &mut self.waiter {
+                Some(waiter) => waiter.woken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.shutdown.begun() => Woken::Ended,
+            () = doubted => Woken::Doubted,
+            moved = self.moved.changed() => match moved {
+                Ok(()) => Woken::Moved,
+                Err(_) => Woken::Ended,
+            },
+            () = tokio::time::sleep_until(self.quiet_since + after) => then,
+        }
+    }
+
+    /// Whether the client may still have this feed.
+    async fn is_allowed(&self) -> Result<bool> {
+        let holds = self.standing.holds().await?;
+        Ok(holds && !(self.source.depends_on_roles() && self.standing.renewed().is_some()))
+    }
+
+    async fn end(self, mut out: Sender) -> Result<()> {
+        if self.kind != Kind::EventSource {
+            out.write(self.source.end(self.since).await).await;
+        }
+        Ok(())
+    }
+}
