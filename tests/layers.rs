@@ -41,9 +41,30 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
     ("http", &[&["pipeline"], &["routing"], &["api"], &["security"], &["request"], &["connection"], &["response"]]),
     (
         "query",
-        &[&["cleanup", "validation"], &["mango/find"], &["view"], &["mango/planner"], &["design"], &["mango", "script"], &["index"]],
+        &[
+            &["cleanup", "validation"],
+            &["mango/find"],
+            &["view"],
+            &["mango/planner"],
+            &["design"],
+            &["mango", "script"],
+            &["index"],
+        ],
     ),
-    ("db", &[&["upkeep"], &["catalog"], &["write"], &["read"], &["database"], &["commit"], &["auto_purge_record"], &["record"], &["codec"]]),
+    (
+        "db",
+        &[
+            &["upkeep"],
+            &["catalog"],
+            &["write"],
+            &["read"],
+            &["database"],
+            &["commit"],
+            &["auto_purge_record"],
+            &["record"],
+            &["codec"],
+        ],
+    ),
     ("store", &[&["faults", "memory"], &["embedded"], &["blob"], &["crypto"]]),
 ];
 
@@ -70,7 +91,8 @@ fn name_of(file: &str) -> Name {
 }
 
 fn is_for_tests(name: &Name) -> bool {
-    let tests = |part: &String| part == "tests" || part.ends_with("_tests") || part == "conformance" || part == "random";
+    let tests =
+        |part: &String| part == "tests" || part.ends_with("_tests") || part == "conformance" || part == "random";
     name.iter().any(tests)
 }
 
@@ -239,14 +261,22 @@ impl Crate {
             modules.insert(name, module);
         }
         let mut read = Crate { modules, uses: BTreeMap::new() };
-        read.uses = read.modules.keys().filter(|name| !is_for_tests(name)).map(|name| (name.clone(), read.used(name))).collect();
+        read.uses = read
+            .modules
+            .keys()
+            .filter(|name| !is_for_tests(name))
+            .map(|name| (name.clone(), read.used(name)))
+            .collect();
         read
     }
 
     /// The modules that a module uses, itself and the root left out.
     fn used(&self, name: &Name) -> BTreeSet<Name> {
         let found = self.modules[name].paths.iter().filter_map(|path| self.absolute(path, name));
-        found.map(|path| self.declared(path)).filter(|used| used != name && !used.is_empty() && !is_for_tests(used)).collect()
+        found
+            .map(|path| self.declared(path))
+            .filter(|used| used != name && !used.is_empty() && !is_for_tests(used))
+            .collect()
     }
 
     /// A path from the crate's root; `None` for paths into other crates.

@@ -210,7 +210,7 @@ pub struct Asked {
 
 enum Source {
     Map(MapRows),
-    Reduce(Grouped),
+    Reduce(Box<Grouped>),
 }
 
 /// A row as JSON without its closing brace, and the document that follows.
@@ -255,7 +255,7 @@ impl Asked {
                 let rows = app.views.map_rows(reading, place, &plan);
                 (Source::Map(rows), include_docs.then_some(show))
             }
-            Kind::Reduce { .. } => (Source::Reduce(app.views.grouped(reading, place, &plan, view)), None),
+            Kind::Reduce { .. } => (Source::Reduce(Box::new(app.views.grouped(reading, place, &plan, view))), None),
         };
         let (database, update_seq, waiting) = (database.clone(), params.update_seq, Beside::default());
         Ok(Asked { database, source: Some(source), update_seq, docs, waiting, sequence, row_bytes })
