@@ -1,4 +1,4 @@
-//! The closed domain error. It knows nothing of HTTP: `http::answer` maps each variant to a status and
+//! The closed domain error. It knows nothing of HTTP: `http::response::error` maps each variant to a status and
 //! CouchDB's error word.
 
 #![warn(missing_docs)]

@@ -13,8 +13,8 @@
 //! fuzzing/   entry points of the fuzzer          json/      documents as JSON text
 //! ```
 //!
-//! Each layer uses only layers to its right. All may use `error`, `clock`, `audit`, `log`, `bounded_map` and
-//! `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
+//! Each layer uses only layers to its right. All may use `error`, `clock`, `audit`, `log`, `hex`,
+//! `bounded_map` and `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
 //! other. `docs/architecture.md` has the rest of the map.
 
 pub mod app;

@@ -80,13 +80,13 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
     }
     raise_file_limit();
     let signals = Signals::catch()
-        .inspect_err(|error| tracing::warn!("signals cannot be caught ({error}): stopping will not drain"))
+        .inspect_err(|error| tracing::warn!("signals cannot be caught ({error}): a stop will cut running requests"))
         .unwrap_or_default();
     let (store, blobs) = open(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("settee")
-        // One more than one: see `db::reading`.
+        // At least two: see `blocking::reading`.
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
         .build()
         .map_err(|error| format!("no threads: {error}"))?;
@@ -146,7 +146,7 @@ type Stores = (Arc<dyn Store>, Arc<dyn Blobs>);
 
 fn open(settings: &Start) -> Result<Stores, String> {
     if settings.store.as_deref() == Some("memory") {
-        tracing::warn!("the store is memory: everything is gone when the server stops");
+        tracing::warn!("the store is in memory: everything is gone when the server stops");
         if settings.key.is_some() {
             tracing::warn!("the encryption key is not used: memory is not encrypted");
         }

@@ -21,7 +21,6 @@ const LAYERS: &[&[&str]] = &[
     &["policy"],
     &["app"],
     &["config"],
-    &["replicate"],
     &["query", "auth", "maintain", "net"],
     &["db"],
     &["store"],

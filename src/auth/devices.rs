@@ -123,8 +123,11 @@ impl Devices {
             Some(durability) => match self.write(user, held, (record, result, durability), change) {
                 Ok(written) => written,
                 Err(error) => {
-                    // The commit may be on disk all the same: the next call reads the record again.
+                    // The commit may be on disk all the same: the next call reads the record again, and so do
+                    // open feeds, in case it revoked their device.
                     shard.remove(&name);
+                    drop(shard);
+                    self.announce(user);
                     return Err(error);
                 }
             },
@@ -133,12 +136,17 @@ impl Devices {
         *held = next;
         drop(shard);
         if revokes {
-            self.revocations.fetch_add(1, Ordering::Release);
-            if let Some(told) = self.told.get() {
-                told(user);
-            }
+            self.announce(user);
         }
         Ok(result)
+    }
+
+    /// Tells those who hold a sign-in that it may have been revoked.
+    fn announce(&self, user: &str) {
+        self.revocations.fetch_add(1, Ordering::Release);
+        if let Some(told) = self.told.get() {
+            told(user);
+        }
     }
 
     /// Commits a record that was changed in memory. If the stored record is not the one that is held,

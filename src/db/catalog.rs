@@ -300,9 +300,9 @@ impl Databases {
         page.iter().map(|(key, value)| decode_event(key, value)).collect()
     }
 
-    /// The last sequence of `_db_updates`.
+    /// The last committed sequence of `_db_updates`.
     pub fn last_event(&self) -> u64 {
-        self.events.state.lock().last
+        *self.events.moved.borrow()
     }
 
     /// Subscribes to the last sequence of `_db_updates`.
@@ -313,16 +313,20 @@ impl Databases {
     /// Records writes as `updated` rows of `_db_updates`, at most four times a second. Runs until the task is
     /// dropped.
     pub async fn record_updates(self: Arc<Self>) {
+        let mut is_failing = false;
         loop {
             self.events.wake.notified().await;
             let databases = self.clone();
             let flushed = crate::blocking::blocking(move || databases.flush_updates()).await;
-            let mut pause = FLUSH_PAUSE;
-            if let Err(error) = flushed {
-                tracing::warn!(%error, "writing _db_updates failed and will be tried again");
-                pause = FLUSH_PAUSE_AFTER_FAILURE;
+            match &flushed {
+                Err(error) if !is_failing => {
+                    tracing::warn!(%error, "writing _db_updates failed and will be tried again");
+                }
+                Ok(()) if is_failing => tracing::info!("_db_updates are written again"),
+                _ => {}
             }
-            tokio::time::sleep(pause).await;
+            is_failing = flushed.is_err();
+            tokio::time::sleep(if is_failing { FLUSH_PAUSE_AFTER_FAILURE } else { FLUSH_PAUSE }).await;
         }
     }
 

@@ -98,6 +98,8 @@ impl Events {
             // A commit has failed, but its rows may be in the store all the same.
             state.read(store, before)?;
             state.unsettled = None;
+            let last = state.last;
+            self.moved.send_if_modified(|moved| std::mem::replace(moved, last.max(*moved)) < last);
         }
         let before = state.last;
         state.unsettled.get_or_insert(before);

@@ -1,4 +1,4 @@
-//! Background maintenance: compacts databases and sweeps unreferenced attachments. (`http::app` removes the
+//! Background maintenance: compacts databases and sweeps unreferenced attachments. (`server::jobs` removes the
 //! data of deleted databases right after their deletion.)
 //!
 //! One task does one thing at a time, in small steps and through the same writer as client requests, so that

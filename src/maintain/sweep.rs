@@ -14,7 +14,7 @@ const STEP: usize = 256;
 /// removed blobs.
 ///
 /// A blob whose reference is part of a commit in flight is never removed: a writer releases its pin only
-/// after the reference is committed (see [`crate::store::blobs`]), and the check runs while nobody can pin
+/// after the reference is committed (see [`crate::store::blob::blobs`]), and the check runs while nobody can pin
 /// the blob. A blob that a failed commit references is not removed either: the commit may have taken effect,
 /// so the sweep removes nothing until the store has recovered.
 pub async fn sweep(store: &Arc<dyn Store>, blobs: &Arc<dyn Blobs>) -> Result<u64> {

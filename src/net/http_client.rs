@@ -148,16 +148,7 @@ impl HttpClient {
     pub async fn fetch(&self, request: Request<RequestBody>, limits: Limits) -> Result<Response<Bytes>, HttpError> {
         let complete = async {
             let (head, body) = self.begin(request).await?.into_parts();
-            if body.size_hint().lower() > limits.bytes as u64 {
-                return Err(HttpError::TooLarge(limits.bytes));
-            }
-            let body = Limited::new(body, limits.bytes).collect().await.map_err(|error| {
-                match error.downcast_ref::<LengthLimitError>() {
-                    Some(_) => HttpError::TooLarge(limits.bytes),
-                    None => HttpError::Broken(with_causes(&*error)),
-                }
-            })?;
-            Ok(Response::from_parts(head, body.to_bytes()))
+            Ok(Response::from_parts(head, whole(body, limits.bytes).await?))
         };
         timeout(limits.time, complete).await.unwrap_or(Err(HttpError::TimedOut(limits.time)))
     }
@@ -168,11 +159,14 @@ impl HttpClient {
         let mut request = Request::new(empty());
         *request.uri_mut() = url;
         request.headers_mut().insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
-        let answer = self.fetch(request, limits).await?;
-        match answer.status() {
-            http::StatusCode::OK => Ok(answer.into_body()),
-            other => Err(HttpError::Status(other)),
-        }
+        let complete = async {
+            let (head, body) = self.begin(request).await?.into_parts();
+            match head.status {
+                http::StatusCode::OK => whole(body, limits.bytes).await,
+                other => Err(HttpError::Status(other)),
+            }
+        };
+        timeout(limits.time, complete).await.unwrap_or(Err(HttpError::TimedOut(limits.time)))
     }
 
     #[cfg(test)]
@@ -193,6 +187,19 @@ impl HttpClient {
         let answer = self.client.request(request).await.map_err(|error| failure(&error))?;
         Ok(answer.map(|body| AnswerBody { body, _slot: slot }))
     }
+}
+
+/// Reads a body of at most `limit` bytes.
+async fn whole(body: AnswerBody, limit: usize) -> Result<Bytes, HttpError> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(HttpError::TooLarge(limit));
+    }
+    let read = Limited::new(body, limit).collect().await;
+    let body = read.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => HttpError::TooLarge(limit),
+        None => HttpError::Broken(with_causes(&*error)),
+    })?;
+    Ok(body.to_bytes())
 }
 
 /// The body of an answer. Dropping it early closes the connection.

@@ -18,14 +18,14 @@ pub enum Access {
     Metrics,
     /// A member of the database.
     Member,
-    /// A document of the users' database: whoever is signed in, who is then shown and lets write what is
-    /// theirs; nobody only if the database is public (sign-up).
+    /// A document of the users' database: signed-in users, who see and write only their own; anonymous clients
+    /// only if sign-up is open or the database is public.
     Account,
-    /// What the users' database has beside users: its admins, and 403 for all others, as CouchDB answers.
+    /// Design documents and views of the users' database: its admins; 403 for all others, as CouchDB answers.
     AccountsAdmin,
-    /// An admin of the database, to whom it is a matter of the server: 401 for all others (compaction).
+    /// An admin of the database, for maintenance such as compaction; 401 for all others.
     DatabaseAdmin,
-    /// An admin of the database who changes it: 401 for nobody, 403 for somebody else.
+    /// An admin of the database who changes it; 401 if anonymous, 403 otherwise.
     ManageDatabase,
     /// A server admin.
     Admin,
@@ -39,7 +39,7 @@ pub enum Verdict {
     AskDatabase,
 }
 
-/// Decides what the user alone decides.
+/// Decides what needs only the user, and not the database's `_security`.
 pub fn check(needed: Access, user: &UserCtx, settings: &Settings) -> Result<Verdict> {
     if user.is_server_admin() {
         return Ok(Verdict::Granted);

@@ -93,7 +93,7 @@ async fn remove_deleted_databases(app: Arc<App>) {
             }
             Err(error) => {
                 task = None;
-                tracing::warn!(%error, "a deleted database's range could not be removed yet");
+                tracing::warn!(%error, "the data of a deleted database could not be removed yet; retrying");
                 tokio::time::sleep(REMOVAL_PAUSE).await;
             }
         }

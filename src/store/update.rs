@@ -20,7 +20,7 @@ pub enum Change {
 ///
 /// A record is never derived from a copy in memory and written back without an expectation: that would undo
 /// what another writer has committed since the copy was made. Records of a database change in the commits of
-/// its writer (`db::draft`), which follow the same rule.
+/// its writer (`db::commit::draft`), which follow the same rule.
 ///
 /// # Errors
 /// Those of `change` and of the store; [`StoreError::Conflict`] if other writers came in between each time.

@@ -1,4 +1,4 @@
-//! Purge, compaction, limits, `_security`, and the removal of deleted databases' entries.
+//! Compaction of a database: removes the bodies of old revisions.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,11 +14,6 @@ use crate::store::{Direction, PageLimit, keyspace};
 
 /// Documents per step of a compaction.
 const COMPACTED_AT_ONCE: usize = 200;
-/// Entries that one step of a removal deletes at most.
-pub(crate) const REMOVED_AT_ONCE: usize = 2000;
-/// Deleted databases that one removal step considers. The step removes entries of the first one that does not
-/// fail.
-pub(crate) const DOOMED_AT_ONCE: usize = 1000;
 
 /// A running compaction. The database counts as compacting until this is dropped.
 pub struct Compaction(Arc<Database>);

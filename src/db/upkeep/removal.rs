@@ -1,11 +1,16 @@
 //! Removes the records of a deleted database in the background.
 
-use super::compaction::{DOOMED_AT_ONCE, REMOVED_AT_ONCE};
 use crate::db::Databases;
 use crate::db::commit::draft::references_of;
 use crate::db::record::BodyRecord;
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
+
+/// Entries that one step of a removal deletes at most.
+const REMOVED_AT_ONCE: usize = 2000;
+/// Deleted databases that one removal step considers. The step removes entries of the first one that does not
+/// fail.
+const DOOMED_AT_ONCE: usize = 1000;
 
 /// Removes some entries of the deleted database that `doomed_key` names. When none are left, removes that
 /// key.

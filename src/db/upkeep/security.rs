@@ -1,4 +1,4 @@
-//! Changes of the `_security` object that depend on what it holds.
+//! Read-modify-write of the `_security` object within a commit.
 
 use std::sync::Arc;
 

@@ -200,7 +200,7 @@ impl hyper::body::Body for Body {
                 Some(Ok(chunk)) => Some(chunk),
                 Some(Err(failure)) => {
                     // The head is out, so the only honest way to say it is to break off.
-                    tracing::warn!(?failure, "an answer breaks off");
+                    tracing::warn!(?failure, "a response was cut off");
                     return Poll::Ready(Some(Err(std::io::Error::other("the answer could not be completed"))));
                 }
                 None => None,

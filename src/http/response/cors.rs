@@ -1,5 +1,5 @@
-//! CORS as CouchDB implements it (`chttpd_cors.erl`), and the checks against cross-site request forgery. The
-//! settings may change while the server runs.
+//! CORS as CouchDB implements it (`chttpd_cors.erl`). The settings may change while the server runs.
+//! `http::routing::cross_site` has the checks against cross-site request forgery.
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};

@@ -1,4 +1,4 @@
-//! Sends a request for every route as every role, and checks that the server enforces what `access` decides.
+//! Sends a request for every route as every role, and checks that the server enforces what `required_access` and `policy::access` decide.
 
 use std::collections::BTreeSet;
 

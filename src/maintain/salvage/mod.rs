@@ -1,7 +1,7 @@
 //! `settee check --salvage`: copies what a damaged data folder still holds into a new folder, and lists what
 //! is lost.
 //!
-//! The damaged folder is read through a copy of its store (`store::salvage`) and is never modified. Salvage
+//! The damaged folder is read through a copy of its store (`store::embedded::data_folder::salvage`) and is never modified. Salvage
 //! copies:
 //!
 //! - settings, accounts, and every database whose name or number is known, with its `_security`, `_local`

@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Number of recent answers from which the size of the next one is estimated.
 const REMEMBERED: usize = 16;
 /// Maximum number of documents in a batch, and their approximate maximum size in bytes.
-const MAPPED_AT_ONCE: usize = 250;
+const MAPPED_AT_ONCE: usize = 100;
 pub(super) const BATCH_BYTES: u64 = 1 << 20;
 
 /// The rows of a batch: pending, available, or taken.
@@ -203,10 +203,10 @@ mod tests {
     #[test]
     fn large_answers_make_the_next_batches_small() {
         let mut ahead = Ahead::new(2, 0);
-        assert_eq!((ahead.batch(1000), ahead.batch(20), ahead.batch(3)), (250, 8, 3));
+        assert_eq!((ahead.batch(1000), ahead.batch(20), ahead.batch(3)), (100, 8, 3));
         let answer = ahead.add_made(100, made(100));
         ahead.wait(true);
-        assert_eq!(ahead.batch(1000), 250);
+        assert_eq!(ahead.batch(1000), 100);
         answer.take().unwrap();
         let large = ahead.add_made(1, made(BATCH_LIMIT / 8));
         ahead.wait(true);

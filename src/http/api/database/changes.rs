@@ -4,9 +4,11 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header;
 use serde_json::Map;
+use tokio::time::Instant;
 
 use super::changes_filter::{Filter, Judged};
 use super::changes_params::Params;
@@ -30,8 +32,10 @@ use crate::store::{Direction, PageLimit};
 /// Rows read at once; fewer if their documents are needed.
 const PAGE: usize = 1000;
 const PAGE_WITH_DOCS: usize = 64;
-/// As above for a filter that reads documents: one call of its function judges a page, if the documents are small.
+/// As above for a filter that reads documents, while it judges a page within [`QUICK`]. A client waits for all of the
+/// first page.
 const PAGE_TO_JUDGE: usize = 250;
+const QUICK: Duration = Duration::from_millis(250);
 /// Rows that are sent between two checks of the authorization, if they come without documents.
 const UNCHECKED: usize = 64;
 /// Bytes of rows read at once.
@@ -71,7 +75,15 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         return Ok(Answer::not_modified(etag));
     }
     let counted = (kind != Kind::Normal).then(|| app.metrics.clients_requesting_changes.count());
-    let changes = Changes { database, params, filter, before: u64::MAX, listed: None, _counted: counted };
+    let changes = Changes {
+        database,
+        params,
+        filter,
+        before: u64::MAX,
+        judged_at_once: PAGE_WITH_DOCS,
+        listed: None,
+        _counted: counted,
+    };
     let answer = Feed::new(app, request, (kind, waiting), moved, since, changes).answer(request).await?;
     Ok(match (kind, etag) {
         (Kind::Normal, Some(etag)) => answer.etag(&etag),
@@ -90,6 +102,8 @@ struct Changes {
     filter: Filter,
     /// Everything from here on has been looked at by a descending feed.
     before: u64,
+    /// Rows of the next page, for a filter that reads documents.
+    judged_at_once: usize,
     /// For a feed of some documents.
     listed: Option<Listed>,
     /// For a feed that waits.
@@ -198,7 +212,7 @@ impl Source for Changes {
 impl Changes {
     fn page_limit(&self) -> PageLimit {
         let page = match (self.params.include_docs, self.filter.needs_documents()) {
-            (_, true) => PAGE_TO_JUDGE,
+            (_, true) => self.judged_at_once,
             (true, false) => PAGE_WITH_DOCS,
             (false, false) => PAGE,
         };
@@ -264,7 +278,13 @@ impl Changes {
         Ok(Page { rows, next, then: if done { Then::Wait } else { Then::More } })
     }
 
-    async fn judge(&self, rows: Vec<(u64, SequenceRow)>) -> Result<Vec<Judged>> {
-        self.filter.judge(&self.database, rows, self.params.all_leaves).await
+    async fn judge(&mut self, rows: Vec<(u64, SequenceRow)>) -> Result<Vec<Judged>> {
+        let began = Instant::now();
+        let judged = self.filter.judge(&self.database, rows, self.params.all_leaves).await?;
+        self.judged_at_once = match began.elapsed() < QUICK {
+            true => PAGE_TO_JUDGE.min(2 * self.judged_at_once),
+            false => PAGE_WITH_DOCS,
+        };
+        Ok(judged)
     }
 }

@@ -7,7 +7,7 @@ use super::local;
 use super::write::write;
 use crate::app::App;
 use crate::blocking::blocking;
-use crate::db::{Database, Source};
+use crate::db::{Database, Source, check_document_id};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::Answer;
@@ -48,9 +48,12 @@ pub async fn copy(app: &Arc<App>, request: &mut Request, database: Arc<Database>
     let mut copy = incoming::copy(request, &database)?;
     let (json, attachments) = match id.strip_prefix("_local/") {
         Some(name) => (local::read(app, request, &database, name).await?.json, Vec::new()),
-        None => copied(app, request, &database, &id, copy.source_rev.take()).await?,
+        None => {
+            let rev = copy.source_rev.take();
+            copied(app, request, &database, (&id, rev), &copy.target).await?
+        }
     };
-    let decoded = copy.of(request, json, attachments, &database)?;
+    let decoded = copy.of(json, attachments, &database)?;
     write(app, request.by(), &database, decoded).await
 }
 
@@ -60,16 +63,17 @@ async fn copied(
     app: &App,
     request: &Request,
     database: &Arc<Database>,
-    id: &str,
-    rev: Option<Revision>,
+    (id, rev): (&str, Option<Revision>),
+    target: &str,
 ) -> Result<(String, Vec<(String, Source)>)> {
     let eyes = Eyes::of(app, &request.user, database)?;
     eyes.check(id)?;
     for _ in 0..COPY_ATTEMPTS {
         let body = eyes.see(super::open_revs::find(database, id, rev.clone()).await?)?.body;
-        if body.attachments.is_empty() {
+        if body.attachments.is_empty() || target.starts_with("_local/") {
             return Ok((body.json, Vec::new()));
         }
+        check_document_id(target, database.is_partitioned())?;
         let (of, attachments) = (database.clone(), body.attachments);
         if let Some(sources) = blocking(move || of.pin_attachments(&attachments)).await? {
             return Ok((body.json, sources));

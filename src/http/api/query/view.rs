@@ -209,7 +209,7 @@ pub struct Asked {
 }
 
 enum Source {
-    Map(MapRows),
+    Map(Box<MapRows>),
     Reduce(Box<Grouped>),
 }
 
@@ -253,7 +253,7 @@ impl Asked {
                 let attachments = if params.attachments { Attachments::Inline } else { Attachments::Stubs };
                 let show = Show { conflicts, attachments, encoding_info: params.encoding_info, ..Show::default() };
                 let rows = app.views.map_rows(reading, place, &plan);
-                (Source::Map(rows), include_docs.then_some(show))
+                (Source::Map(Box::new(rows)), include_docs.then_some(show))
             }
             Kind::Reduce { .. } => (Source::Reduce(Box::new(app.views.grouped(reading, place, &plan, view))), None),
         };

@@ -1,4 +1,5 @@
-//! `/_cluster_setup` for a server that is one node and set up from the start (`setup_httpd.erl`).
+//! `/_cluster_setup` (`setup_httpd.erl`): accepts what single-node set-up scripts send, and refuses joining a
+//! cluster.
 
 use std::sync::Arc;
 
