@@ -219,7 +219,7 @@ mod tests {
         ahead.wait(false);
         assert_eq!(
             (ahead.batch(1000), ahead.out.len()),
-            (250, 0),
+            (100, 0),
             "the large answer is no longer among the recent ones"
         );
         assert_eq!(Ahead::new(2, BATCH_LIMIT).batch(1000), 1, "the index has many rows per document");
