@@ -396,6 +396,7 @@ async fn db_updates_has_one_row_of_each_kind_and_name_after_failed_commits() {
         databases.delete("db").unwrap();
         faults.fail_write(0, fault);
         assert!(create().is_err());
+        assert_eq!(databases.last_event(), 2, "{fault:?}: a feed since now starts at a committed sequence");
         recover().unwrap();
         let again = if fault == WriteFault::Unknown { Err(Error::DatabaseExists) } else { Ok(()) };
         assert_eq!(create(), again, "{fault:?}");

@@ -357,3 +357,15 @@ fn what_is_only_in_memory_is_kept_when_nobody_else_has_written() {
     house.begin("ann");
     assert!(house.list("ann").iter().any(|row| row["databases"]["db"] == "2-x"));
 }
+
+#[test]
+fn a_revocation_of_unknown_outcome_is_announced() {
+    use crate::store::embedded::faults::{Faults, WriteFault};
+    let (store, faults) = Faults::store();
+    let devices = Devices::new(store, Clock::fixed(Duration::from_secs(START)));
+    devices.begin("ann", &phone(), TIMEOUT).expect("begins");
+    let before = devices.revocations();
+    faults.fail_write(0, WriteFault::Unknown);
+    assert!(devices.revoke_all("ann", None).is_err());
+    assert!(devices.revocations() > before, "open feeds are re-checked");
+}
