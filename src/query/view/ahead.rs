@@ -51,7 +51,9 @@ const UNKNOWN: usize = usize::MAX;
 impl Answer {
     /// Takes the rows. Blocks until they are available.
     pub fn take(&self) -> Result<Mapped> {
-        let answer = match std::mem::replace(&mut *self.state.lock(), State::Taken) {
+        // Releases the lock before it waits: the reader looks at every answer meanwhile.
+        let state = std::mem::replace(&mut *self.state.lock(), State::Taken);
+        let answer = match state {
             State::Coming(pending) => self.arrived(pending.wait()),
             State::There(answer) => answer,
             State::Taken => Err(Error::Internal("the rows of a batch were taken twice".into())),
@@ -76,6 +78,11 @@ impl Answer {
             },
             other => other,
         };
+    }
+
+    /// Whether it has not arrived, and nobody waits for it yet.
+    fn is_coming(&self) -> bool {
+        matches!(&*self.state.lock(), State::Coming(_))
     }
 
     fn is_taken(&self) -> bool {
@@ -158,13 +165,16 @@ impl Ahead {
                 None => self.threads,
                 Some(largest) => (COMING / largest.max(1)).clamp(1, 2 * self.threads + 2),
             };
-            if coming >= most {
-                // Waits for the oldest answer, which the writer needs first.
-                let oldest = self.out.iter().find(|out| there(out).is_none());
-                oldest.iter().for_each(|(answer, _)| answer.look(true));
-            } else if alone || waiting <= WAITING {
+            let oldest = self.out.iter().find(|(answer, _)| answer.is_coming());
+            if coming >= most
+                && let Some((answer, _)) = oldest
+            {
+                // The writer needs this one next.
+                answer.look(true);
+            } else if coming < most && (alone || waiting <= WAITING) {
                 return waiting > WAITING;
             } else {
+                // The writer waits for the only answer that may be coming, or has too many to write.
                 let mut lock = self.flow.lock.lock();
                 self.flow.taken.wait_for(&mut lock, LOOK);
             }
