@@ -55,12 +55,12 @@ pub fn panicked(panic: &(dyn Any + Send)) -> Error {
     Error::Internal(format!("panicked: {said}"))
 }
 
-/// Work on bytes that are here, in about as much time as they are: where they are many, what else this thread has to do is
-/// handed to another one first.
+/// Bytes that take about a millisecond to read.
+const MANY_BYTES: usize = 256 << 10;
+
+/// Runs `work`, which takes about as long as reading `bytes` bytes. If that is more than about a millisecond,
+/// another thread first takes over the other tasks of this one.
 pub fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     let several = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes >= MANY_BYTES && several() { tokio::task::block_in_place(work) } else { work() }
 }
-
-/// Bytes that take about a millisecond to read.
-const MANY_BYTES: usize = 256 << 10;

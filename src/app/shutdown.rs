@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-/// Tells everybody that the server is about to stop, for good or to begin anew.
+/// Announces that the server is about to stop or to restart.
 #[derive(Debug, Clone)]
 pub struct Shutdown(watch::Sender<Stage>);
 

@@ -32,14 +32,6 @@ use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
 use crate::store::Store;
 
-/// Between two rounds of `_auto_purge` over all databases.
-pub(crate) const AUTO_PURGE: Duration = Duration::from_secs(60);
-/// How often it is looked whether published keys are due.
-pub(crate) const KEYS_ROUND: Duration = Duration::from_secs(15);
-/// The pause before another try to remove what a deleted database left: on a full disk sled frees with a
-/// delay.
-pub(crate) const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
-
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
     pub config: Arc<Live>,

@@ -17,11 +17,11 @@ use crate::error::{self, Error};
 pub struct Accounts {
     config: Arc<Live>,
     databases: Arc<Databases>,
-    /// By name; good while the users' database has not moved.
+    /// By name; valid until the sequence of the users' database changes.
     held: Mutex<Bounded<String, (Place, Option<UserDocument>)>>,
-    /// The users' database that was used last; held so that it stays open.
+    /// The users' database that was used last. Kept here so that it stays open.
     used: RwLock<Option<Arc<Database>>>,
-    /// Users whose hash is being written anew.
+    /// Users whose password is being hashed again and stored.
     pub(crate) upgrading: Mutex<HashSet<String>>,
 }
 

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! password   hashes as CouchDB stores them            session   the AuthSession cookie
-//! cache      recently verified passwords              lockout   lockout after wrong passwords
-//! settings   CouchDB's setting sections, typed        totp      one-time codes of CouchDB's `totp` member
-//! access     a database's _security object            peruser   a database for every user
+//! verified_passwords   recently verified passwords    lockout   lockout after wrong passwords
+//! settings   CouchDB's setting sections, typed        source    where settings come from
+//! security_object   a database's _security object     peruser   a database for every user
+//! totp       one-time codes of CouchDB's `totp` member
 //! users      documents of the users' database         requirements   rules for new passwords
 //! devices    sign-ins by device, revocations          token     access tokens that this server issues
 //! jwt, jwks  bearer tokens and published keys         authenticate   credentials in, user context out

@@ -329,7 +329,7 @@ impl Stored {
     }
 
     /// Sixteen bytes that change whenever the stored hash changes: part of the key of
-    /// [`super::cache::Verified`].
+    /// [`super::verified_passwords::Verified`].
     pub(super) fn fingerprint(&self) -> [u8; 16] {
         let mut hash = Sha256::new();
         match &self.kind {

@@ -161,7 +161,7 @@ pub struct Cookie {
     mac: Vec<u8>,
 }
 
-/// Omits the HMAC, because anyone who has it can use the session.
+/// Omits the HMAC: the HMAC is enough to use the session.
 impl std::fmt::Debug for Cookie {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Cookie").field("name", &self.name).field("issued", &self.issued).finish_non_exhaustive()

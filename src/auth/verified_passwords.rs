@@ -41,15 +41,11 @@ impl Verified {
         Verified { key, entries: Mutex::new(Bounded::new(BOUND)) }
     }
 
-    /// Whether this password was recently verified against this stored hash. `false` means unknown.
-    pub fn knows(&self, name: &str, password: &str, stored: &Stored, now: Duration) -> bool {
-        self.knows_mac(name, &self.mac(password), stored, now)
-    }
-
-    /// The same for the HMAC of a password.
-    pub fn knows_mac(&self, name: &str, mac: &[u8; 32], stored: &Stored, now: Duration) -> bool {
-        let mut entries = self.entries.lock();
+    /// Whether the password with this HMAC was recently verified against this stored hash. `false` means
+    /// unknown.
+    pub fn knows(&self, name: &str, mac: &[u8; 32], stored: &Stored, now: Duration) -> bool {
         let key = (name.to_string(), stored.fingerprint());
+        let mut entries = self.entries.lock();
         match entries.get_mut(&key) {
             Some(entry) if now.saturating_sub(entry.used) <= IDLE => {
                 let known: bool = entry.mac.ct_eq(mac).into();
@@ -66,10 +62,10 @@ impl Verified {
         }
     }
 
-    /// Records that this password was verified by the full hash.
-    pub fn remember(&self, name: &str, password: &str, stored: &Stored, now: Duration) {
-        let entry = Entry { mac: self.mac(password), used: now };
-        self.entries.lock().insert((name.to_string(), stored.fingerprint()), entry);
+    /// Records that the password with this HMAC was verified by the full hash.
+    pub fn remember(&self, name: &str, mac: [u8; 32], stored: &Stored, now: Duration) {
+        let key = (name.to_string(), stored.fingerprint());
+        self.entries.lock().insert(key, Entry { mac, used: now });
     }
 
     /// The HMAC of a password under this process's key.
@@ -93,14 +89,14 @@ mod tests {
         let now = Duration::from_secs(1000);
         let cache = Verified::new(&Clock::fixed(now));
         let one = stored("-pbkdf2:sha256-feed,5a17,7");
-        cache.remember("ann", "pw", &one, now);
-        assert!(cache.knows("ann", "pw", &one, now));
-        assert!(!cache.knows("ann", "pW", &one, now));
-        assert!(!cache.knows("bob", "pw", &one, now));
-        assert!(!cache.knows("ann", "pw", &stored("-pbkdf2:sha256-feed,5a18,7"), now), "another salt");
-        assert!(!cache.knows("ann", "pw", &stored("-pbkdf2:sha256-feee,5a17,7"), now), "another key");
-        assert!(cache.knows("ann", "pw", &one, now + IDLE), "each use renews");
-        assert!(cache.knows("ann", "pw", &one, now + IDLE * 2));
-        assert!(!cache.knows("ann", "pw", &one, now + IDLE * 4));
+        cache.remember("ann", cache.mac("pw"), &one, now);
+        assert!(cache.knows("ann", &cache.mac("pw"), &one, now));
+        assert!(!cache.knows("ann", &cache.mac("pW"), &one, now));
+        assert!(!cache.knows("bob", &cache.mac("pw"), &one, now));
+        assert!(!cache.knows("ann", &cache.mac("pw"), &stored("-pbkdf2:sha256-feed,5a18,7"), now), "another salt");
+        assert!(!cache.knows("ann", &cache.mac("pw"), &stored("-pbkdf2:sha256-feee,5a17,7"), now), "another key");
+        assert!(cache.knows("ann", &cache.mac("pw"), &one, now + IDLE), "each use renews");
+        assert!(cache.knows("ann", &cache.mac("pw"), &one, now + IDLE * 2));
+        assert!(!cache.knows("ann", &cache.mac("pw"), &one, now + IDLE * 4));
     }
 }

@@ -1,10 +1,10 @@
 //! Settings, lowest precedence first: defaults < file < environment < flags < settings persisted over HTTP.
 //!
 //! ```text
-//! command  (the command line)                  ->  Command: the requested action
-//! sources  (file, environment, flags)          ->  Start: where to run, and the base table
 //! live     (base < persisted < this run only)  ->  Settings: one immutable snapshot, taken per request
 //! ```
+//! `cli::args` reads the command line, and `cli::sources` the base: defaults, file, environment, flags.
+//!
 //! Every layer uses CouchDB's sections and keys as text. `catalogue` lists the known settings and checks each
 //! value, whatever its source. Callers pass settings down as values; nothing here is global.
 
@@ -17,5 +17,3 @@ pub mod tls;
 
 pub use self::live::Live;
 pub use self::settings::{Settings, Table};
-pub use crate::cli::args::Command;
-pub use crate::cli::sources::Start;

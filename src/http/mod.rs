@@ -15,9 +15,5 @@ pub mod response;
 pub mod routing;
 pub mod security;
 
-pub use self::request::{Query, Request};
-pub use self::response::Answer;
-pub use self::response::error::{Failure, Result};
-
 #[cfg(test)]
 mod tests;

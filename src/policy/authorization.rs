@@ -78,7 +78,8 @@ impl Standing {
         Standing { app: app.clone(), state: Mutex::new(state) }
     }
 
-    /// The counters of the last check.
+    /// The counters of the last check, or those of the settings alone if the next check is to look at
+    /// everything.
     pub fn seen(&self) -> Seen {
         self.state.lock().seen.unwrap_or_else(|| Seen::settings(&self.app))
     }

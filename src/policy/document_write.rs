@@ -21,8 +21,8 @@ use crate::db::{Database, Incoming, Mode};
 use crate::error::{self, Error};
 use crate::rev::Revision;
 
-/// Writes edits as who asks: all writing of documents by requests goes through here. One result per edit, in
-/// order.
+/// Writes edits of a request's user. All writes of documents by requests go through here. One result per edit,
+/// in order.
 pub async fn update(
     app: &Arc<App>,
     by: By<'_>,
@@ -34,11 +34,11 @@ pub async fn update(
     let by = By { user: &user, ..by };
     let accounts = app.is_users_database(database);
     if !accounts && incoming.iter().all(|edit| !edit.deleted) {
-        return write(app, by, database, incoming, mode).await;
+        return write(app, by, database, incoming, mode, accounts).await;
     }
     let edits: Vec<(bool, Option<String>)> =
         incoming.iter().map(|edit| (edit.deleted, accounts.then(|| edit.id.clone()))).collect();
-    let results = write(app, by, database, incoming, mode).await?;
+    let results = write(app, by, database, incoming, mode, accounts).await?;
     let mut deletions = 0;
     for ((deleted, account), _) in edits.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
         deletions += u64::from(*deleted);
@@ -55,17 +55,18 @@ pub async fn update(
     Ok(results)
 }
 
-/// Hands the edits to the database, after the checks that are made before an edit has a revision.
+/// Passes the edits to the database, after the checks that are made before an edit has a revision. `accounts`:
+/// whether it is the users' database.
 async fn write(
     app: &Arc<App>,
     by: By<'_>,
     database: &Arc<Database>,
     incoming: Vec<Incoming>,
     mode: Mode,
+    accounts: bool,
 ) -> Result<Vec<error::Result<Revision>>> {
     let user = by.user;
     let scripts = app.validate(user);
-    let accounts = app.is_users_database(database);
     let touches_design = incoming.iter().any(|edit| edit.id.starts_with("_design/"));
     if !accounts && (!touches_design || user.is_server_admin()) {
         return Ok(database.update(incoming, mode, &Confirmed::new(by, &*scripts)).await?);

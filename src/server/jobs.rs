@@ -1,14 +1,22 @@
 //! Background jobs of a running server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::app::App;
 use crate::app::feed_wakes;
-use crate::app::state::{AUTO_PURGE, KEYS_ROUND, REMOVAL_PAUSE};
 use crate::blocking::blocking;
 use crate::db::TimeToLive;
 use crate::maintain::background;
 use crate::policy::per_user_database;
+
+/// The pause between two rounds of `_auto_purge` over all databases.
+const AUTO_PURGE: Duration = Duration::from_secs(60);
+/// The pause between two checks whether published keys are due.
+const KEYS_ROUND: Duration = Duration::from_secs(15);
+/// The pause before another attempt to remove the data of a deleted database: on a full disk sled frees space
+/// with a delay.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 
 /// Starts the jobs. They run until the server shuts down.
 pub fn start_jobs(app: &Arc<App>) {

@@ -1,4 +1,5 @@
-//! The ledger of the budget: what connections and owners hold, who waits, and who is served next.
+//! Accounts for the budget: the bytes that each connection and owner holds, the queue of waiting connections,
+//! and which of them gets memory next.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

@@ -69,12 +69,13 @@ impl Authenticator {
         let right = right && self.account(&pending.name, &settings)?.is_some_and(|account| account.salt() == salt);
         match &pending.account {
             Some(account) if right && self.second_factor(&pending.name, account, &pending.purpose)? => {
+                let mac = self.verified.mac(&pending.password);
                 if let Some(stored) = &account.stored {
-                    self.verified.remember(&pending.name, &pending.password, stored, now);
+                    self.verified.remember(&pending.name, mac, stored, now);
                     // CouchDB counts the hash that its cache computes for the new entry.
                     self.fast.fetch_add(1, Ordering::Relaxed);
                 }
-                self.succeed(&pending.name, &pending.password, account, &pending.purpose)
+                self.succeed(&pending.name, (&pending.password, mac), account, &pending.purpose)
             }
             account => {
                 if let Some(stored) = account.as_ref().and_then(|account| account.stored.as_ref()) {
@@ -139,7 +140,9 @@ impl Authenticator {
         purpose: &Purpose,
         now: Duration,
     ) -> Option<Result<SignedIn>> {
-        let known = self.verified.knows(name, password, account.stored.as_ref()?, now);
+        let stored = account.stored.as_ref()?;
+        let mac = self.verified.mac(password);
+        let known = self.verified.knows(name, &mac, stored, now);
         let counter = if known { &self.cache_hits } else { &self.cache_misses };
         counter.fetch_add(1, Ordering::Relaxed);
         if !known {
@@ -151,7 +154,7 @@ impl Authenticator {
             Err(error) => return Some(Err(error)),
         }
         self.fast.fetch_add(1, Ordering::Relaxed);
-        Some(self.succeed(name, password, account, purpose))
+        Some(self.succeed(name, (password, mac), account, purpose))
     }
 
     /// Whether the one-time code is right, or the user has none enabled. The check uses up the code, so it
@@ -170,7 +173,14 @@ impl Authenticator {
         }
     }
 
-    pub(super) fn succeed(&self, name: &str, password: &str, account: &Account, purpose: &Purpose) -> Result<SignedIn> {
+    /// The result of a sign-in with a password that was verified. `mac`: its HMAC under the key of the cache.
+    pub(super) fn succeed(
+        &self,
+        name: &str,
+        (password, mac): (&str, [u8; 32]),
+        account: &Account,
+        purpose: &Purpose,
+    ) -> Result<SignedIn> {
         account.check_usable()?;
         let (settings, secrets) = self.current();
         let stored = account.stored.as_ref().filter(|stored| {
@@ -180,7 +190,7 @@ impl Authenticator {
             stored.map(|old| Upgrade { name: name.into(), password: password.into(), salt: old.salt.clone() });
         let user = UserCtx { name: Some(name.into()), roles: account.roles.clone(), handler: Some(Handler::Default) };
         let Purpose::Session { client, .. } = purpose else {
-            let proof = self.proof_of_password(name, password, account);
+            let proof = self.proof_of_password(name, mac, account);
             return Ok(SignedIn { user, cookie: None, session: None, upgrade, proof });
         };
         let issued = match &self.devices {

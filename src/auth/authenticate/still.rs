@@ -153,7 +153,7 @@ impl Authenticator {
     /// Whether `found` is the hash that was verified, or one that this server has computed for the same
     /// password since.
     fn is_same(&self, name: &str, mac: &[u8; 32], stored: [u8; 16], found: &Stored) -> bool {
-        found.fingerprint() == stored || self.verified.knows_mac(name, mac, found, self.clock.since_epoch())
+        found.fingerprint() == stored || self.verified.knows(name, mac, found, self.clock.since_epoch())
     }
 
     /// Whether the password of `proof` is this account's password.
@@ -164,14 +164,10 @@ impl Authenticator {
         }
     }
 
-    /// The proof of a password that this account's hash has verified.
-    pub(super) fn proof_of_password(&self, name: &str, password: &str, account: &Account) -> Proof {
+    /// The proof of a password that this account's hash has verified, given its HMAC.
+    pub(super) fn proof_of_password(&self, name: &str, mac: [u8; 32], account: &Account) -> Proof {
         match &account.stored {
-            Some(stored) => Proof::Password {
-                name: name.to_string(),
-                mac: self.verified.mac(password),
-                stored: stored.fingerprint(),
-            },
+            Some(stored) => Proof::Password { name: name.to_string(), mac, stored: stored.fingerprint() },
             None => Proof::Nobody,
         }
     }
@@ -184,7 +180,7 @@ impl Authenticator {
     /// Records that `stored` is a new hash of a verified password. Must be called before the hash is stored,
     /// so that requests and feeds that signed in with the password stay valid.
     pub fn rehashed(&self, name: &str, password: &str, stored: &Stored) {
-        self.verified.remember(name, password, stored, self.clock.since_epoch());
+        self.verified.remember(name, self.verified.mac(password), stored, self.clock.since_epoch());
     }
 }
 

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::hex::unhex;
 
 impl Authenticator {
-    /// Registers a device with tokens for a user who has just signed in. Returns access token and refresh
-    /// token. Reads the user's document. `proof` proves the password: if the password has changed since, no
+    /// After a sign-in: registers a device, and returns its access token and refresh token. Reads the user's
+    /// document. `proof` proves the password: if the password has changed since, no
     /// tokens are issued.
     pub fn issue_tokens(
         &self,

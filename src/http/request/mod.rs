@@ -18,4 +18,4 @@ pub use self::etag::matches_etag;
 pub(crate) use self::form::read_form;
 pub use self::json_text::{invalid_json, too_deep};
 pub use self::query::{Query, query_error};
-pub use self::target::{Target, Verb, illegal_database_name};
+pub use self::target::{Target, Verb};

@@ -98,7 +98,7 @@ fn decode(part: &str, index: usize, plus_is_space: bool) -> Result<String> {
 }
 
 /// CouchDB's words for a database name that is not allowed.
-pub fn illegal_database_name(name: &str) -> String {
+fn illegal_database_name(name: &str) -> String {
     format!(
         "Name: '{name}'. Only lowercase characters (a-z), digits (0-9), and any of the characters _, $, (, ), +, -, and / \
          are allowed. Must begin with a letter."

@@ -10,14 +10,13 @@ use crate::http::request::{Request, Verb};
 use crate::http::response::cors;
 use crate::http::response::error::Result;
 
-/// Refuses what a page of another site sends with the session of the user who looks at it (cross-site request
-/// forgery). Reading is left to the browser, which shows such a page no answer. Beside CouchDB's own
-/// protection, that what writes wants JSON, and covers what it does not: a bare `POST
+/// Checks a request. Reading is left to the browser, which does not show the answer to such a page. CouchDB's own
+/// protection is that writes need JSON; this also covers what that misses: a bare `POST
 /// /_node/_local/_restart`, an update function by GET.
 pub fn check_site(route: &Result<Route>, request: &Request) -> Result<()> {
     use ServerRoute as S;
     // Signing in needs no session: a form on another site could sign its visitor in as somebody else (login
-    // CSRF). What is of a session is of no use to another site either.
+    // CSRF). Another site has no use for the devices and tokens of a session either.
     if let Ok(Route::Server(S::SignIn | S::SignOut | S::Token | S::Devices | S::RevokeDevices(_))) = route
         && !matches!(request.verb, Verb::Get | Verb::Options)
     {

@@ -1,13 +1,13 @@
-//! Connects HTTP with `auth`: extracts the credentials of a request, sets session cookies, and sets up the
-//! admins of the configuration.
+//! Connects HTTP with `auth`: extracts the credentials of a request, signs in, and sets session cookies.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
 use http::header;
 
 use crate::app::{App, security_events};
-use crate::auth::{Credentials, Session, SignedIn, Step, UserCtx, session};
+use crate::auth::{Authenticator, Credentials, Session, SignedIn, Step, UserCtx, session};
 use crate::blocking::{blocking, reading};
 use crate::http::request::Request;
 use crate::http::response::error::Result;
@@ -44,7 +44,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     }
     let seen = request.standing.seen().with_accounts(app);
     let begun = if is_admins_basic(app, &credentials) {
-        // The settings hold the admins, so this does not read the store and runs on the async thread.
+        // The settings hold the hashes of admins; the document, which only adds roles, is mostly in memory.
         app.auth.begin(&credentials)
     } else {
         let kept: [Option<String>; 6] = [
@@ -106,15 +106,11 @@ pub async fn sign_in(
     code: Option<String>,
     request: &Request,
 ) -> Result<SignedIn> {
-    let (shared, peer) = (app.clone(), request.peer);
     let device = device(request).unwrap_or_default().to_owned();
-    let asked = name.clone();
-    let begun = blocking(move || shared.auth.begin_session(&name, &password, code.as_deref(), peer, &device)).await;
-    let step =
-        begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), Some(&asked), error))?;
-    let signed = finish(app, step, request).await?;
-    security_events::signed_in(app, request.caller(), signed.user.name.as_deref(), "session");
-    Ok(signed)
+    let begin = move |auth: &Authenticator, name: &str, peer| {
+        auth.begin_session(name, &password, code.as_deref(), peer, &device)
+    };
+    verified(app, name, begin, request, "session").await
 }
 
 /// Checks name, password and one-time code without beginning a session; used to issue tokens.
@@ -125,13 +121,24 @@ pub async fn check_password(
     code: Option<String>,
     request: &Request,
 ) -> Result<SignedIn> {
-    let (shared, peer) = (app.clone(), request.peer);
-    let asked = name.clone();
-    let begun = blocking(move || shared.auth.begin_check(&name, &password, code.as_deref(), peer)).await;
+    let begin = move |auth: &Authenticator, name: &str, peer| auth.begin_check(name, &password, code.as_deref(), peer);
+    verified(app, name, begin, request, "tokens").await
+}
+
+/// Begins a sign-in with a password, completes it, and records how it ended. `purpose`: what it is for.
+async fn verified(
+    app: &Arc<App>,
+    name: String,
+    begin: impl FnOnce(&Authenticator, &str, Option<IpAddr>) -> crate::error::Result<Step> + Send + 'static,
+    request: &Request,
+    purpose: &'static str,
+) -> Result<SignedIn> {
+    let (shared, asked, peer) = (app.clone(), name.clone(), request.peer);
+    let begun = blocking(move || begin(&shared.auth, &asked, peer)).await;
     let step =
-        begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), Some(&asked), error))?;
+        begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), Some(&name), error))?;
     let signed = finish(app, step, request).await?;
-    security_events::signed_in(app, request.caller(), signed.user.name.as_deref(), "tokens");
+    security_events::signed_in(app, request.caller(), signed.user.name.as_deref(), purpose);
     Ok(signed)
 }
 

@@ -6,6 +6,7 @@ use super::design::Design;
 use super::pending::Pending;
 use super::response::{Rewrite, Updated};
 use super::scripts::{Scripts, design_call, size};
+use crate::error::Result;
 
 impl Scripts {
     /// Runs the show function `name`. Returns the response as JSON, for `Response::read`. `request` is the
@@ -18,13 +19,10 @@ impl Scripts {
         request: &str,
         user: &str,
     ) -> Pending<String> {
-        let args = format!("[{},{request}]", doc.unwrap_or("null"));
-        let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
-        let size = size(design.database, [args.len()]);
-        self.threads.submit(size, move |seat| design_call(seat, &design, &user, "show", args, &name))
+        self.render(design, ("show", name), [doc.unwrap_or("null"), request], user, Ok)
     }
 
-    /// Runs the update function `name`.
+    /// Runs the update function `name`, with the arguments of [`Scripts::show`].
     pub fn update(
         &self,
         design: &Arc<Design>,
@@ -33,10 +31,22 @@ impl Scripts {
         request: &str,
         user: &str,
     ) -> Pending<Updated> {
-        let args = format!("[{},{request}]", doc.unwrap_or("null"));
+        self.render(design, ("update", name), [doc.unwrap_or("null"), request], user, |answer| Updated::read(&answer))
+    }
+
+    /// Calls a function with a document and a request, and passes its answer to `read`.
+    fn render<R: Send + 'static>(
+        &self,
+        design: &Arc<Design>,
+        (entry, name): (&'static str, &str),
+        [doc, request]: [&str; 2],
+        user: &str,
+        read: fn(String) -> Result<R>,
+    ) -> Pending<R> {
+        let args = format!("[{doc},{request}]");
         let (design, name, user) = (design.clone(), name.to_owned(), user.to_owned());
         let size = size(design.database, [args.len()]);
-        self.threads.submit(size, move |seat| Updated::read(&design_call(seat, &design, &user, "update", args, &name)?))
+        self.threads.submit(size, move |seat| read(design_call(seat, &design, &user, entry, args, &name)?))
     }
 
     /// Runs `rewrites` if it is a function. Returns `None` if it finds no rule. `request` comes from

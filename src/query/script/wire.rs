@@ -99,7 +99,7 @@ pub(super) struct Run<'a> {
 
 impl Open<'_> {
     pub fn frame(&self) -> Vec<u8> {
-        let mut frame = begin(OPEN);
+        let mut frame = begin(OPEN, 64 + self.source.len());
         for number in [self.env, self.memory, self.limit] {
             frame.number(number);
         }
@@ -111,13 +111,15 @@ impl Open<'_> {
     pub fn read(payload: &[u8]) -> Option<Open<'_>> {
         let mut reader = Reader(payload);
         let (env, memory, limit) = (reader.number()?, reader.number()?, reader.number()?);
-        Some(Open { env, memory, limit, entry: text(&mut reader)?, source: text(&mut reader)? })
+        Some(Open { env, memory, limit, entry: reader.text()?, source: reader.text()? })
     }
 }
 
 impl Run<'_> {
     pub fn frame(&self) -> Vec<u8> {
-        let mut frame = begin(RUN);
+        let texts = [self.entry, self.text, self.shared].into_iter().chain(self.items.iter().copied());
+        let room = 64 + texts.map(|text| text.len() + 5).sum::<usize>();
+        let mut frame = begin(RUN, room);
         for number in [self.env, self.memory, self.limit] {
             frame.number(number);
         }
@@ -135,32 +137,32 @@ impl Run<'_> {
         let mut reader = Reader(payload);
         let (env, memory, limit) = (reader.number()?, reader.number()?, reader.number()?);
         let flags = reader.byte()?;
-        let (entry, text_, shared) = (text(&mut reader)?, text(&mut reader)?, text(&mut reader)?);
+        let (entry, text, shared) = (reader.text()?, reader.text()?, reader.text()?);
         let mut items = Vec::new();
         while !reader.0.is_empty() {
-            items.push(text(&mut reader)?);
+            items.push(reader.text()?);
         }
         let (careful, frozen) = (flags & 1 != 0, flags & 2 != 0);
-        Some(Run { env, memory, limit, careful, frozen, entry, text: text_, shared, items })
+        Some(Run { env, memory, limit, careful, frozen, entry, text, shared, items })
     }
 }
 
 /// A frame of texts.
 pub(super) fn texts(kind: u8, texts: &[&str]) -> Vec<u8> {
-    let mut frame = begin(kind);
+    let mut frame = begin(kind, texts.iter().map(|text| text.len() + 5).sum());
     texts.iter().for_each(|text| frame.text(text));
     end(frame)
 }
 
 /// A frame of one number: `CLOSE`, `DONE`.
 pub(super) fn number(kind: u8, number: u64) -> Vec<u8> {
-    let mut frame = begin(kind);
+    let mut frame = begin(kind, 16);
     frame.number(number);
     end(frame)
 }
 
 pub(super) fn failed(cause: Cause, word: &str, reason: &str, memory: u64) -> Vec<u8> {
-    let mut frame = begin(FAILED);
+    let mut frame = begin(FAILED, 64 + word.len() + reason.len());
     frame.byte(cause.code());
     frame.text(word);
     frame.text(reason);
@@ -183,38 +185,34 @@ impl Answer {
     pub fn read(kind: u8, payload: &[u8]) -> Option<Answer> {
         let mut reader = Reader(payload);
         let answer = match kind {
-            READY => Answer::Ready(text(&mut reader)?.to_owned()),
+            READY => Answer::Ready(reader.text()?.to_owned()),
             ANSWERS => {
                 let mut answers = Vec::new();
                 while !reader.0.is_empty() {
                     if answers.len() == MOST_ANSWERS {
                         return None;
                     }
-                    answers.push(text(&mut reader)?.to_owned());
+                    answers.push(reader.text()?.to_owned());
                 }
                 Answer::Answers(answers)
             }
             DONE => Answer::Done { memory: reader.number()? },
             FAILED => {
                 let cause = Cause::read(reader.byte()?)?;
-                let (word, reason) = (text(&mut reader)?.to_owned(), text(&mut reader)?.to_owned());
+                let (word, reason) = (reader.text()?.to_owned(), reader.text()?.to_owned());
                 Answer::Failed { cause, word, reason, memory: reader.number()? }
             }
-            PART => Answer::Part(text(&mut reader)?.to_owned()),
-            LOG => Answer::Log(text(&mut reader)?.to_owned()),
+            PART => Answer::Part(reader.text()?.to_owned()),
+            LOG => Answer::Log(reader.text()?.to_owned()),
             _ => return None,
         };
         reader.0.is_empty().then_some(answer)
     }
 }
 
-fn text<'a>(reader: &mut Reader<'a>) -> Option<&'a str> {
-    std::str::from_utf8(reader.bytes()?).ok()
-}
-
 /// Parses the payload of a frame with one text.
 pub(super) fn only_text(payload: &[u8]) -> Option<&str> {
-    text(&mut Reader(payload))
+    Reader(payload).text()
 }
 
 /// Parses the payload of a frame with one number.
@@ -222,8 +220,11 @@ pub(super) fn only_number(payload: &[u8]) -> Option<u64> {
     Reader(payload).number()
 }
 
-fn begin(kind: u8) -> Writer {
-    Writer(vec![0, 0, 0, 0, kind])
+/// Begins a frame whose payload has about `room` bytes.
+fn begin(kind: u8, room: usize) -> Writer {
+    let mut frame = Vec::with_capacity(5 + room);
+    frame.extend_from_slice(&[0, 0, 0, 0, kind]);
+    Writer(frame)
 }
 
 /// Fills in the length. A frame that is too long gets a length that every reader rejects.

@@ -13,7 +13,6 @@
 //! params       query parameters, validated before anything runs
 //! read         rows of a map query         grouped   rows of a reduce query
 //! skipped      documents whose map functions exceeded their time or memory limit
-//! cleanup      removes indexes that no design document defines any more
 //! ```
 //!
 //! One index serves all views of a design document, and all design documents with the same definition. A
@@ -52,7 +51,6 @@ pub use self::row::Row;
 pub use self::skipped::{Skipped, SkippedDocument};
 pub use self::views::Views;
 pub use self::writer::Progress;
-pub use super::cleanup::clean_up;
 
 #[cfg(test)]
 mod random;

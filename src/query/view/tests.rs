@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode};
 use crate::error::{Error, Result};
+use crate::query::cleanup::clean_up;
 use crate::query::script::{Limits, Scripts};
 use crate::rev::Revision;
 

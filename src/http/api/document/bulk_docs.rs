@@ -89,9 +89,7 @@ async fn decode(app: &App, request: &mut Request, database: &Database, text: &st
             None => edit::check(database, request, &id, &split)?,
         }
         if !new_edits && edit::path_of(&split).is_none() {
-            return Err(Failure::bad_request(
-                "When `new_edits: false`, the document needs `_rev` or `_revisions` specified",
-            ));
+            return Err(edit::no_path());
         }
         Ok((id, split))
     };

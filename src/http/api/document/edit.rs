@@ -6,7 +6,7 @@ use super::attachment_upload::{AttachmentRules, check_attachment_name};
 use super::revision::named_revision;
 use crate::blocking::blocking;
 use crate::db::parse::{Limits, Split, Stub};
-use crate::db::{Database, Incoming, Source, check_document_id};
+use crate::db::{Database, Incoming, Mode, Source, check_document_id};
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::error::{self, Failure};
@@ -47,6 +47,7 @@ pub fn to_incoming(
     rules: &AttachmentRules,
     keep_revpos: bool,
 ) -> Result<Incoming> {
+    let path = path_of(&split).unwrap_or_default();
     let mut attachments = Vec::with_capacity(split.attachments.len());
     for (name, stub) in split.attachments {
         let source = match stub {
@@ -70,11 +71,6 @@ pub fn to_incoming(
         };
         attachments.push((name, source));
     }
-    let path = match (&split.revisions, &split.rev) {
-        (Some(path), _) => path.clone(),
-        (None, Some(revision)) => (revision.generation, vec![revision.hash.clone()]),
-        (None, None) => (0, Vec::new()),
-    };
     Ok(Incoming { id, parent: split.rev, path, deleted: split.deleted, json: split.body, attachments })
 }
 
@@ -93,15 +89,22 @@ pub async fn prepare(
     blocking(move || to_incoming(&database, id, split, &rules, keep_revpos)).await
 }
 
-/// Checks that a replicated document names its revision, in the body, the query or `If-Match`.
-pub fn require_path(split: &mut Split, request: &Request) -> error::Result<()> {
-    if split.rev.is_none() {
-        split.rev = named_revision(request, None)?;
+/// Checks a document and the revision that the request names for it: in the body, the query or `If-Match`. A
+/// replicated document must name one.
+pub fn admit(database: &Database, request: &Request, id: &str, split: &mut Split, mode: Mode) -> error::Result<()> {
+    check(database, request, id, split)?;
+    match mode {
+        Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
+        Mode::Replicated if split.rev.is_none() => split.rev = named_revision(request, None)?,
+        Mode::Replicated => {}
     }
-    match path_of(split) {
-        Some(_) => Ok(()),
-        None => {
-            Err(Failure::bad_request("When `new_edits: false`, the document needs `_rev` or `_revisions` specified"))
-        }
+    match mode == Mode::Replicated && path_of(split).is_none() {
+        true => Err(no_path()),
+        false => Ok(()),
     }
+}
+
+/// The error of a replicated document without a revision.
+pub fn no_path() -> Failure {
+    Failure::bad_request("When `new_edits: false`, the document needs `_rev` or `_revisions` specified")
 }

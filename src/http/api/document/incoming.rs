@@ -141,11 +141,7 @@ async fn from_split(
     mut split: Split,
     mode: Mode,
 ) -> Result<Incoming> {
-    edit::check(database, request, &id, &split)?;
-    match mode {
-        Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
-        Mode::Replicated => edit::require_path(&mut split, request)?,
-    }
+    edit::admit(database, request, &id, &mut split, mode)?;
     Ok(edit::prepare(database, id, split, AttachmentRules::of(request), mode == Mode::Replicated).await?)
 }
 

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use http::header;
 
 use super::attachment_upload::{AttachmentRules, check_attachment_name, receive as receive_content};
-use super::edit::{self, require_path};
+use super::edit;
 use super::revision::{named_revision, parse_revision};
 use crate::blocking::blocking;
 use crate::db::parse::Stub;
@@ -36,11 +36,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     }
     let text = collect(&mut parts, limits.bytes, &id).await?;
     let mut split = crate::db::parse::split(&text, &limits)?;
-    edit::check(database, request, &id, &split)?;
-    match mode {
-        Mode::Interactive => split.rev = named_revision(request, split.rev.take())?,
-        Mode::Replicated => require_path(&mut split, request)?,
-    }
+    edit::admit(database, request, &id, &mut split, mode)?;
     let (following, others): (Vec<_>, Vec<_>) =
         std::mem::take(&mut split.attachments).into_iter().partition(|(_, stub)| matches!(stub, Stub::Follows { .. }));
     split.attachments = others;

@@ -15,8 +15,9 @@ use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result, wire};
 use crate::policy::confirmed::Confirmed;
-use crate::query::mango::find::{self, FindRequest, Search};
+use crate::query::mango::find::{self, Search};
 use crate::query::mango::planner::{self, Index, NewIndex};
+use crate::query::mango::request::FindRequest;
 
 /// `POST _find`, in a partition or not.
 pub async fn find(

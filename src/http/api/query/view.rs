@@ -21,7 +21,8 @@ use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::{Failure, Result};
 use crate::json::quote;
-use crate::query::view::{Definition, Grouped, Kind, MapRows, Params, Plan, Progress, Row, Update, View, clean_up};
+use crate::query::cleanup::clean_up;
+use crate::query::view::{Definition, Grouped, Kind, MapRows, Params, Plan, Progress, Row, Update, View};
 
 /// Maximum number of rows in a page, without and with their documents.
 const PAGE: usize = 500;

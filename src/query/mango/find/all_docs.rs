@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::bookmark::Bookmark;
 use super::rows::{Row, Rows};
-use super::{Direction, FindRequest};
 use crate::db::{Database, Listing};
 use crate::error::Result;
 use crate::query::mango::planner::{High, Low, Plan, Range};
+use crate::query::mango::request::{Direction, FindRequest};
 use crate::store::{self, PageLimit};
 
 /// Iterates over the ids in a plan's range.

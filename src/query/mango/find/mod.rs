@@ -16,8 +16,6 @@ pub use self::manage::{bulk_delete, create_index, delete_index};
 pub use self::rows::{Row, Rows};
 pub use self::search::{Search, Stats};
 pub use self::stored::prefix;
-pub use super::request::{Direction, FindRequest, Sort};
-pub(crate) use super::request::{Members, non_empty_string, positive, string, use_index};
 
 #[cfg(test)]
 mod tests;

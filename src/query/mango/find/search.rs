@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
-use super::FindRequest;
 use super::all_docs::AllDocs;
 use super::bookmark::Bookmark;
 use super::fields::set;
@@ -20,6 +19,7 @@ use crate::db::{Database, Wanted, Within};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::query::mango::planner::{self, Plan};
+use crate::query::mango::request::FindRequest;
 use crate::query::view::{Definition, Progress, Reading, Views};
 use crate::rev::{Body, Revision};
 

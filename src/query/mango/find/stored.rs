@@ -9,10 +9,10 @@
 
 use super::bookmark::Bookmark;
 use super::rows::{Row, Rows};
-use super::{Direction, FindRequest};
 use crate::db::Database;
 use crate::error::{Error, Result};
 use crate::query::mango::planner::{Index, Plan, end_key, start_key};
+use crate::query::mango::request::{Direction, FindRequest};
 use crate::query::view::{Definition, Reading, Spots, beginning, behind, spot_of_row};
 use crate::store::{self, keyspace};
 

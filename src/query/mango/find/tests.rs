@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode, Within};
 use crate::error::{Error, Result};
 use crate::query::mango::planner::NewIndex;
+use crate::query::mango::request::FindRequest;
 use crate::query::mango::selector::Selector;
 use crate::query::script::{Limits, Scripts};
 use crate::query::view::Views;

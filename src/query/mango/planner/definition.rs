@@ -15,7 +15,7 @@ use sha1::{Digest, Sha1};
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::query::mango::error::mango;
-use crate::query::mango::find::{Direction, Members, Sort, non_empty_string, positive, string};
+use crate::query::mango::request::{Direction, Members, Sort, non_empty_string, positive, string};
 use crate::query::mango::selector::{FieldPath, Found, Selector, read_members, term};
 use crate::rev::Term;
 
@@ -391,7 +391,7 @@ pub fn bulk_delete_ids(body: &Value) -> Result<Vec<String>> {
     entries
         .iter()
         .map(|entry| {
-            crate::query::mango::find::use_index(entry)?;
+            crate::query::mango::request::use_index(entry)?;
             entry.as_str().map(str::to_owned).ok_or_else(invalid)
         })
         .collect()

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::ranges::indexable_paths;
 use super::{Choice, Index, Plan, Standing, Unfit, choose, covers, end_key, start_key};
 use crate::error::Result;
-use crate::query::mango::find::{Direction, FindRequest};
+use crate::query::mango::request::{Direction, FindRequest};
 
 /// CouchDB's notation for a key above all others.
 const HIGHEST: &str = "<MAX>";

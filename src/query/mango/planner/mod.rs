@@ -15,7 +15,7 @@ pub(crate) mod explain;
 pub(crate) mod ranges;
 
 use super::error::mango;
-use super::find::{Direction, FindRequest};
+use super::request::{Direction, FindRequest};
 use super::selector::condition::{Condition, Node};
 use super::selector::{FieldPath, Selector};
 use crate::error::Result;
