@@ -1,4 +1,4 @@
-//! The registry of databases: maps names to databases, creates and deletes them, and records `_db_updates`.
+//! The catalog of databases: maps names to databases, creates and deletes them, and records `_db_updates`.
 //!
 //! A name maps to a number that is never reused. Deleting a database removes its name and its counters in one
 //! commit, after which it can be neither read nor written. A background task then removes the keys of its
@@ -60,7 +60,7 @@ pub struct Databases {
 }
 
 impl Databases {
-    /// Opens the registry: reads all rows of `_db_updates`. Opens no database.
+    /// Opens the catalog: reads all rows of `_db_updates`. Opens no database.
     pub fn open(store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, clock: Clock) -> Result<Arc<Databases>> {
         let mut state = EventState { last: 0, latest: HashMap::new(), unsettled: None };
         state.read(&*store, 0)?;

@@ -37,13 +37,13 @@ pub struct Database {
     security: RwLock<Arc<str>>,
     moved: watch::Sender<Moved>,
     pub(super) queue: Mutex<Queue>,
-    /// Rung for a writer that waits for works.
+    /// Notified when a writer that waits for more works should look at the queue.
     pub(super) arrived: Condvar,
     pub(super) shared: Arc<Shared>,
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
     designs: Mutex<Designs>,
-    /// Told of every commit: the registry collects them for `_db_updates`.
+    /// Told of every commit: the catalog collects them for `_db_updates`.
     on_commit: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -123,7 +123,8 @@ impl Database {
         self.info.read().clone()
     }
 
-    /// 32 hex digits that tell this life of the name from others; the second part of every sequence on the wire.
+    /// 32 hex digits that distinguish this database from earlier ones of the same name; the second part of every
+    /// sequence on the wire.
     pub fn instance(&self) -> String {
         hex(&self.record.instance)
     }
@@ -167,8 +168,8 @@ impl Database {
         self.designs.lock().kept.clone()
     }
 
-    /// Keeps what the layer above made of the design documents until one is written. `generation` is that of before
-    /// they were read: if one was written meanwhile, nothing is kept.
+    /// Keeps what the layer above made of the design documents until one is written. `generation` is the value
+    /// from before they were read: if one was written meanwhile, nothing is kept.
     pub fn keep_designs(&self, generation: u64, made: Arc<dyn Any + Send + Sync>) {
         let mut designs = self.designs.lock();
         if designs.generation == generation {

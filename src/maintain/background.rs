@@ -1,5 +1,5 @@
-//! Background maintenance: compacts databases and sweeps unreferenced attachments. (`server::jobs` removes the
-//! data of deleted databases right after their deletion.)
+//! Background maintenance: compacts databases and sweeps unreferenced attachments. (`server::jobs` removes
+//! the data of deleted databases right after their deletion.)
 //!
 //! One task does one thing at a time, in small steps and through the same writer as client requests, so that
 //! it delays writes for at most one step. It stores no state; after a restart it checks all databases again.
@@ -30,8 +30,9 @@ pub fn is_worth_compacting(database: &Database, full: bool) -> bool {
     if full { info.old > WORTH_WHEN_FULL } else { info.old > WORTH && info.old > info.external / 2 }
 }
 
-/// Runs one round per interval `every`, and whenever `wake` is notified, until the task is dropped. `compact` compacts one
-/// database and shows it as an active task. The guard that `sweeping` returns lives during a sweep of the attachments.
+/// Runs one round per interval `every`, and whenever `wake` is notified, until the task is dropped. `compact`
+/// compacts one database and shows it as an active task. The guard that `sweeping` returns lives during a
+/// sweep of the attachments.
 pub async fn run<C: Future<Output = ()>, S>(
     databases: Arc<Databases>,
     every: Duration,

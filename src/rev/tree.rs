@@ -370,7 +370,7 @@ impl Tree {
         self.nodes.iter_mut().filter(|node| !node.leaf).filter_map(|node| node.body.take()).collect()
     }
 
-    /// Gives each body that there is another place or length, or takes it away.
+    /// Replaces each body by what `change` returns; `None` removes it.
     pub fn change_bodies(&mut self, change: &mut dyn FnMut(Body) -> Option<Body>) {
         for node in &mut self.nodes {
             node.body = node.body.take().and_then(&mut *change);

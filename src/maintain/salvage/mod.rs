@@ -1,8 +1,8 @@
 //! `settee check --salvage`: copies what a damaged data folder still holds into a new folder, and lists what
 //! is lost.
 //!
-//! The damaged folder is read through a copy of its store (`store::embedded::data_folder::salvage`) and is never modified. Salvage
-//! copies:
+//! The damaged folder is read through a copy of its store (`store::embedded::data_folder::salvage`) and is
+//! never modified. Salvage copies:
 //!
 //! - settings, accounts, and every database whose name or number is known, with its `_security`, `_local`
 //!   documents and purge requests;

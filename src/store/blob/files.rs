@@ -1,10 +1,11 @@
 //! Blobs as files: `blobs/ab/<64 hex digits>`, named by the SHA-256 of their content.
 //!
-//! `blob_form` tells what stands in a file.
+//! `file_format` describes the content of a file.
 //!
-//! A blob is written to `blobs/tmp`, synced, renamed, and its folder synced. It replaces one that is there: the content is
-//! the same, unless the old file was damaged, and then it is healed. Only a small blob that was written a moment ago, and has
-//! been pinned since, is not written again: a document may have thousands of equal attachments.
+//! A blob is written to a file in `blobs/tmp`, which is synced and renamed; then the blob's folder is synced.
+//! If the blob already has a file, the new one replaces it: both have the same content, unless the old file
+//! was damaged, and then this repairs it. Only a small blob that was written a moment ago, and has been pinned
+//! since, is not written again, because a document may have thousands of equal attachments.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -73,8 +74,8 @@ impl BlobFiles {
         self.0.folder.join(&name[..2]).join(name)
     }
 
-    /// The folder of a blob. That it is there is not enough: whoever has made it may not have synced its name yet, or may have
-    /// been killed before.
+    /// The folder of a blob. It is not enough that the folder exists: its creator may not have synced its name
+    /// yet, or may have been killed before.
     fn folder_of(&self, id: &BlobId) -> io::Result<PathBuf> {
         let folder = self.0.folder.join(hex(&id[..1]));
         let mut named = self.0.named.lock();

@@ -18,7 +18,7 @@ use crate::store::embedded::tally::Totals;
 /// The pause between two attempts to reopen a failed engine.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
-/// A [`Store`] made of a [`Backend`].
+/// A [`Store`](crate::store::Store) made of a [`Backend`].
 pub(crate) struct Committer<B: Backend> {
     pub(super) backend: B,
     pub(super) frames: Frames,
@@ -33,7 +33,8 @@ pub(crate) struct Committer<B: Backend> {
     pub(super) pause: Duration,
     /// How many times the backend has been reopened.
     pub(super) reopened: AtomicU64,
-    /// Incremented before and after each reopen: see [`Store::generation`].
+    /// Incremented before and after each reopen: see
+    /// [`Store::generation`](crate::store::Store::generation).
     pub(super) generation: AtomicU64,
     /// Whether `work` has a failure, readable without its lock.
     pub(super) failing: AtomicBool,

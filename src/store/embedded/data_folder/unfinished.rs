@@ -13,7 +13,8 @@ pub(super) const UNFINISHED: &str = "unfinished";
 pub(super) const NEW: &str = "new";
 pub(super) const FILLED: &str = "restore";
 
-/// Ends the filling of a new folder (see [`Options::filling`]). Everything in it must be durable and closed.
+/// Ends the filling of a new folder (see [`Options::filling`](super::open::Options::filling)). Everything in
+/// it must be durable and closed.
 pub fn finish(dir: &Path) -> std::result::Result<(), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };
     std::fs::remove_file(dir.join(UNFINISHED)).and_then(|()| sync_dir(dir)).map_err(io)

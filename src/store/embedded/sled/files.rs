@@ -62,8 +62,8 @@ pub(super) fn open_files(folder: &Path, cache_bytes: u64, mark: &Mark) -> Result
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
             .map_err(|_| StoreError::Damaged("sled cannot read its files: it panicked while opening them".into()))?;
         match opened {
-            // This process holds the folder's lock (see `open`), so sled's lock can only be held by a
-            // thread of the sled that was just closed.
+            // This process holds the folder's lock (see `data_folder::lock`), so sled's lock can only be held
+            // by a thread of the sled that was just closed.
             Err(sled::Error::Io(error)) if is_locked(&error) && from.elapsed() < CLOSES_WITHIN => {
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -1,4 +1,4 @@
-//! The sled engine (0.34.7), hardened. No other file names sled, except those of this folder.
+//! The sled engine (0.34.7), hardened. Only the files of this folder use the crate `sled`.
 //!
 //! As shipped, sled loses acknowledged writes at a power cut, and sometimes the whole database. The
 //! countermeasures:
