@@ -6,7 +6,7 @@ use std::ops::Bound;
 use crate::db::Database;
 use crate::db::record::{DocumentRecord, LeafRow, LocalRecord};
 use crate::error::{Error, Result};
-use crate::store::range::KeyRange;
+use crate::store::range::{KeyRange, is_empty};
 use crate::store::{Direction, PageLimit, keyspace};
 
 /// One listed document.
@@ -74,12 +74,8 @@ impl Listing {
             Bound::Included(id) => Bound::Included(key(id)),
             Bound::Excluded(id) => Bound::Excluded(key(id)),
         };
-        let fits = match (&low, &high) {
-            (Bound::Included(low), Bound::Included(high)) => low <= high,
-            (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => low < high,
-            _ => true,
-        };
-        fits.then_some((low, high))
+        let range = (low, high);
+        (!is_empty(&range)).then_some(range)
     }
 }
 
@@ -140,6 +136,12 @@ impl Database {
                 Some(value) => Ok(Some(DocumentRecord::decode_winner(id.as_ref(), &value)?.1)),
             })
             .collect()
+    }
+
+    /// Reads the sequence and the winner of a document, without decoding its tree.
+    pub fn winner(&self, id: &str) -> Result<Option<(u64, LeafRow)>> {
+        let value = self.store.get(&keyspace::document(self.number, id))?;
+        value.map(|value| DocumentRecord::decode_winner(id, &value)).transpose()
     }
 
     /// Counts the documents (without deleted ones) before `start`, in the given direction. Returns `None` if

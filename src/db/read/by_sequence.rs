@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use crate::db::Database;
-use crate::db::record::{DocumentRecord, SequenceRow};
+use crate::db::record::SequenceRow;
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keyspace};
 
@@ -150,11 +150,5 @@ impl Database {
             return Ok(distance.min(info.documents + info.deleted));
         }
         Ok(self.changes(sequence, Direction::Forward, PageLimit::entries(COUNTED))?.rows.len() as u64)
-    }
-
-    /// Reads the sequence and the winner of a document, without decoding its tree.
-    pub fn winner(&self, id: &str) -> Result<Option<(u64, crate::db::record::LeafRow)>> {
-        let value = self.store.get(&keyspace::document(self.number, id))?;
-        value.map(|value| DocumentRecord::decode_winner(id, &value)).transpose()
     }
 }

@@ -11,7 +11,6 @@ use crate::db::record::{Attachment, BodyRecord, DocumentRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Node, Revision, new_revision};
 use crate::store::blob::blobs::Pin;
-use crate::store::keyspace;
 
 impl Database {
     /// Pins the attachments of a revision for an edit that takes them over. `None` if the content of one is
@@ -44,10 +43,9 @@ impl Database {
         ids.dedup();
         let mut records = HashMap::new();
         if !ids.is_empty() {
-            let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(self.number, id)).collect();
-            for (id, value) in ids.iter().zip(self.store.get_many(&wanted)?) {
-                if let Some(value) = value {
-                    records.insert((*id).to_owned(), DocumentRecord::decode(id, &value)?);
+            for (id, record) in ids.iter().zip(self.records(&ids)?) {
+                if let Some(record) = record {
+                    records.insert((*id).to_owned(), record);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The hook that validates edits before they are written.
 
 use std::future::Future;
-use std::pin::Pin as PinBox;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::db::Database;
@@ -52,7 +52,7 @@ pub trait Validate: Send + Sync {
         &'a self,
         database: &'a Arc<Database>,
         proposals: Vec<Proposal>,
-    ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>>;
 }
 
 /// Re-checks that edits may still be written. The writer calls it on its thread: edits may wait for the
@@ -83,7 +83,7 @@ impl Validate for AllowAll {
         &'a self,
         _: &'a Arc<Database>,
         proposals: Vec<Proposal>,
-    ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
         Box::pin(std::future::ready(proposals.iter().map(|_| Ok(())).collect()))
     }
 }

@@ -1,7 +1,7 @@
 //! Terms and guards: the conditions that the writer checks at the commit.
 
 use std::future::Future;
-use std::pin::Pin as PinBox;
+use std::pin::Pin;
 
 use parking_lot::Mutex;
 
@@ -41,7 +41,7 @@ impl Validate for Meanwhile {
         &'a self,
         database: &'a Arc<Database>,
         proposals: Vec<Proposal>,
-    ) -> PinBox<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
         Box::pin(async move {
             let verdicts = proposals.iter().map(|_| Ok(())).collect();
             self.shown.lock().extend(proposals.into_iter().map(|proposal| (proposal.parent, proposal.leaves)));
