@@ -13,9 +13,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::codec::decode_u64;
 use super::counts::{Counts, Shared};
 use super::database::Database;
-use super::db_updates::{DbEvent, DbEventKind, EventState, Events, decode_event, decode_u64};
+use super::db_updates::{DbEvent, DbEventKind, EventState, Events, decode_event};
 use super::names::check_database_name;
 use super::record::{Info, NameRecord};
 use crate::clock::Clock;

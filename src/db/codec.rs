@@ -1,4 +1,5 @@
-//! Encoding and decoding of a stored value's fields: varints (LEB128) and length-prefixed byte strings.
+//! Encoding and decoding of a stored value's fields: varints (LEB128) and length-prefixed byte strings; and of
+//! values that are one number of 8 bytes.
 
 /// Appends fields to a value.
 pub(crate) struct Writer(pub Vec<u8>);
@@ -84,4 +85,9 @@ impl<'a> Reader<'a> {
     pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.bytes()?.try_into().ok()
     }
+}
+
+/// Decodes a big-endian number. `None` if `value` does not have 8 bytes.
+pub(crate) fn decode_u64(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
 }

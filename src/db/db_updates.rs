@@ -131,12 +131,8 @@ impl Events {
     }
 }
 
-pub(crate) fn decode_u64(value: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(value.try_into().ok()?))
-}
-
 pub(crate) fn event_sequence(key: &[u8]) -> u64 {
-    decode_u64(&key[1..]).unwrap_or(u64::MAX)
+    key[1..].try_into().map_or(u64::MAX, u64::from_be_bytes)
 }
 
 pub(crate) fn decode_event(key: &[u8], value: &[u8]) -> Result<DbEvent> {

@@ -1,6 +1,7 @@
 //! Removes the records of a deleted database in the background.
 
 use crate::db::Databases;
+use crate::db::codec::decode_u64;
 use crate::db::commit::draft::references_of;
 use crate::db::record::BodyRecord;
 use crate::error::{Error, Result};
@@ -17,8 +18,7 @@ const DOOMED_AT_ONCE: usize = 1000;
 fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
     let number = doomed_key
         .get(1..)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u64::from_be_bytes)
+        .and_then(decode_u64)
         .ok_or_else(|| Error::Damaged("the number of a deleted database".into()))?;
     let mut batch = Batch { durability: Durability::Relaxed, frees: true, ..Batch::new() };
     let body_prefix = keyspace::kind_prefix(number, keyspace::Kind::Body);
@@ -56,7 +56,7 @@ fn remove_of(store: &dyn Store, doomed_key: Vec<u8>) -> Result<()> {
 fn forget_blobs(store: &dyn Store, batch: &mut Batch, number: u64, key: &[u8], value: &[u8]) -> Result<()> {
     let rest = keyspace::rest_of(key);
     let (Some(sequence), Some(index)) = (
-        rest.get(..8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes),
+        rest.get(..8).and_then(decode_u64),
         rest.get(8..12).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes),
     ) else {
         return Ok(());

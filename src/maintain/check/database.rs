@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use super::documents::Sums;
 use super::state::{Check, PAGE};
+use crate::db::codec::decode_u64;
 use crate::db::record::{Info, LocalRecord, PurgeRecord};
 use crate::db::{AutoPurge, PartitionInfo, count_partition};
 use crate::error::{Error, Result};
@@ -119,7 +120,7 @@ impl Check<'_> {
     }
 
     fn purge(&self, number: u64, info: &Info, key: &[u8], value: &[u8]) -> Result<Option<String>> {
-        let Some(sequence) = keyspace::rest_of(key).try_into().ok().map(u64::from_be_bytes) else {
+        let Some(sequence) = decode_u64(keyspace::rest_of(key)) else {
             return Ok(Some("a purge request has an invalid key".into()));
         };
         let record = match PurgeRecord::decode(value) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
 use super::state::{Check, Checked, PAGE};
+use crate::db::codec::decode_u64;
 use crate::db::record::NameRecord;
 use crate::error::{Error, Result};
 use crate::maintain::progress::Hear;
@@ -27,7 +28,7 @@ impl Check<'_> {
             self.found.problem(format!("the store is incomplete: {}", Error::from(error)));
         }
         let last_number = match self.value(keyspace::LAST_NUMBER)? {
-            Some(value) => value.try_into().map(u64::from_be_bytes).unwrap_or_else(|_| {
+            Some(value) => decode_u64(&value).unwrap_or_else(|| {
                 self.found.problem("the last database number cannot be read".into());
                 u64::MAX
             }),
@@ -72,7 +73,7 @@ impl Check<'_> {
             let (low, _) = keyspace::database(next);
             let (_, high) = keyspace::database(u64::MAX);
             let Some(key) = self.store.keys(&(low, high), 1)?.pop() else { return Ok(()) };
-            let Some(number) = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes) else {
+            let Some(number) = key.get(1..9).and_then(decode_u64) else {
                 return Ok(());
             };
             if !numbers.contains_key(&number) {
@@ -100,7 +101,7 @@ impl Check<'_> {
             let Some(last) = page.last() else { break };
             range.0 = Bound::Excluded(last.clone());
             for key in page {
-                let number = key.get(33..41).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+                let number = key.get(33..41).and_then(decode_u64);
                 match number {
                     Some(number) if numbers.contains_key(&number) => living += 1,
                     _ => doomed += 1,

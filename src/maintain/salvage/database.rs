@@ -2,6 +2,7 @@
 
 use super::state::{Salvage, Target};
 use crate::db::AutoPurge;
+use crate::db::codec::decode_u64;
 use crate::db::record::{Info, LocalRecord, NO_SECURITY, NameRecord, PurgeRecord};
 use crate::error::Result;
 use crate::store::embedded::salvage::last_sequence;
@@ -61,7 +62,7 @@ impl Salvage<'_> {
             }
         })?;
         self.each(keyspace::kind(old, Kind::Purge), &mut |salvage, (key, value)| {
-            let sequence = keyspace::rest_of(&key).try_into().ok().map(u64::from_be_bytes);
+            let sequence = decode_u64(keyspace::rest_of(&key));
             let decoded = value.ok().and_then(|value| Some((PurgeRecord::decode(&value).ok()?, value)));
             match (sequence, decoded) {
                 (Some(sequence), Some((record, value))) if sequence > target.info.forgotten_purges => {
