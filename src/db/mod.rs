@@ -26,6 +26,7 @@ pub use self::auto_purge_record::{AutoPurge, TimeToLive};
 pub use self::catalog::{CreateOptions, Databases};
 pub use self::commit::partition::{PartitionInfo, count as count_partition};
 pub use self::commit::prepared_edit::{Leaf, Mode};
+pub(crate) use self::commit::tally::Tally;
 pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use super::partition::Partitions;
 use super::prepared_edit::{Edit, Leaf, Mode};
-use super::tally::Tally;
+use super::tally::{Tally, shift};
 use crate::db::auto_purge_record::AutoPurge;
 use crate::db::record::{BodyRecord, DocumentRecord, Info, NO_SECURITY, PurgeRecord};
 use crate::error::{Error, Result};
@@ -410,7 +410,6 @@ impl<'a> Draft<'a> {
             }
             smaller &= is.is_less_than(&slot.was) && new_length <= old_length + MORE_TREE;
             let info = &mut self.info;
-            let shift = |counter: &mut u64, was: u64, is: u64| *counter = (*counter + is).saturating_sub(was);
             shift(&mut info.documents, slot.was.live, is.live);
             shift(&mut info.deleted, slot.was.deleted, is.deleted);
             shift(&mut info.external, slot.was.leaf_bytes, is.leaf_bytes);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::tally::Tally;
+use super::tally::{Tally, shift};
 use crate::db::codec::{Reader, Writer};
 use crate::db::names::partition_of;
 use crate::db::record::DocumentRecord;
@@ -41,7 +41,6 @@ impl PartitionInfo {
     }
 
     pub(crate) fn shift(&mut self, was: &Tally, is: &Tally) {
-        let shift = |counter: &mut u64, was: u64, is: u64| *counter = (*counter + is).saturating_sub(was);
         shift(&mut self.documents, was.live, is.live);
         shift(&mut self.deleted, was.deleted, is.deleted);
         shift(&mut self.bytes, was.leaf_bytes, is.leaf_bytes);

@@ -43,3 +43,8 @@ impl Tally {
         fewer || (self.open <= was.open && self.leaf_bytes < was.leaf_bytes)
     }
 }
+
+/// Changes a counter by the change of what one document contributes to it.
+pub(crate) fn shift(counter: &mut u64, was: u64, is: u64) {
+    *counter = (*counter + is).saturating_sub(was);
+}

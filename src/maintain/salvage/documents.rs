@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::state::{Salvage, Target};
+use crate::db::Tally;
 use crate::db::record::{DocumentRecord, SequenceRow};
 use crate::error::Result;
 use crate::maintain::progress::Progress;
@@ -90,22 +91,16 @@ impl Salvage<'_> {
             }
         }
         tree.change_bodies(&mut |body| kept(body));
-        let Some(winner) = tree.winner() else {
+        if tree.winner().is_none() {
             self.found.lost(format!("{}: all of document {id}", target.name));
             return Ok(());
-        };
+        }
+        let tally = Tally::of(&tree);
         let info = &mut target.info;
-        match winner.deleted {
-            true => info.deleted += 1,
-            false => info.documents += 1,
-        }
-        for node in tree.nodes() {
-            let bytes = node.body.map_or(0, |body| body.bytes);
-            match node.is_leaf() {
-                true => info.external += bytes,
-                false => info.old += bytes,
-            }
-        }
+        info.documents += tally.live;
+        info.deleted += tally.deleted;
+        info.external += tally.leaf_bytes;
+        info.old += tally.all_bytes - tally.leaf_bytes;
         // Removes the copied bodies that the rebuilt tree no longer refers to.
         let named: Vec<_> =
             tree.nodes().iter().filter_map(|node| node.body).map(|body| (body.sequence, body.index)).collect();
