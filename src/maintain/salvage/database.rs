@@ -17,15 +17,15 @@ impl Salvage<'_> {
             self.found.lost(format!("{name}: its counters (recounted) and its limits"));
         }
         let before = stored.unwrap_or_default();
-        if let Some((_, noted)) = self.from.noted.get(&old)
+        let noted = self.from.noted.get(&old).map(|noted| noted.sequence);
+        if let Some(noted) = noted
             && let Some(has) = last_sequence(self.from.store.as_ref(), old).map(|last| last.max(before.sequence))
-            && has < *noted
+            && has < noted
         {
             self.found.lost(format!("{name}: sequences {} to {noted}", has + 1));
         }
-        let noted = self.from.noted.get(&old).map_or(0, |(_, sequence)| *sequence);
         let info = Info {
-            sequence: before.sequence.max(noted),
+            sequence: before.sequence.max(noted.unwrap_or(0)),
             documents: 0,
             deleted: 0,
             external: 0,

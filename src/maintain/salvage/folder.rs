@@ -11,6 +11,7 @@ use crate::maintain::progress::Hear;
 use crate::maintain::walk::Walk;
 use crate::store::Store;
 use crate::store::blob::blobs::Blobs;
+use crate::store::embedded::mark::Noted;
 use crate::store::embedded::salvage::{Source, database};
 use crate::store::keyspace::{self, Kind};
 
@@ -70,18 +71,18 @@ impl Salvage<'_> {
             }
             Ok(())
         })?;
-        let noted = self.from.noted.clone();
-        for (number, (name, sequence)) in noted {
-            let doomed = matches!(self.from.store.get(&keyspace::doomed(number)), Ok(Some(_)));
+        let from = self.from;
+        for (&number, Noted { name, sequence }) in &from.noted {
+            let doomed = matches!(from.store.get(&keyspace::doomed(number)), Ok(Some(_)));
             if names.contains_key(&number) || doomed {
                 continue;
             }
             let mut rows = Walk::over(keyspace::kind(number, Kind::Document));
-            let left = rows.next(self.from.store.as_ref())?.iter().any(|(_, value)| value.is_ok());
-            let known = database(number, &name);
+            let left = rows.next(from.store.as_ref())?.iter().any(|(_, value)| value.is_ok());
+            let known = database(number, name);
             let name = match name.is_empty() {
                 true => format!("salvaged-{number}"),
-                false => name,
+                false => name.clone(),
             };
             if !left {
                 self.found.lost(format!("database {known}: all of it, up to sequence {sequence}"));

@@ -68,6 +68,7 @@ pub(crate) struct Reached {
 pub(crate) struct Noted {
     /// Empty if unknown.
     pub name: String,
+    /// The highest durable sequence.
     pub sequence: u64,
 }
 
@@ -191,12 +192,17 @@ impl Mark {
 
     /// Notes durably whether the engine skips a part of its log.
     pub fn suspect(&self, suspect: bool) -> io::Result<()> {
+        if self.note_suspect(suspect) { self.sync() } else { Ok(()) }
+    }
+
+    /// Returns true if this was not noted yet.
+    fn note_suspect(&self, suspect: bool) -> bool {
         let reached = self.reached();
-        if reached.suspect == suspect {
-            return Ok(());
+        let is_new = reached.suspect != suspect;
+        if is_new {
+            self.note(Reached { suspect, ..reached }, &Notes::default());
         }
-        self.note(Reached { suspect, ..reached }, &Notes::default());
-        self.sync()
+        is_new
     }
 
     pub fn sync(&self) -> io::Result<()> {
@@ -205,7 +211,7 @@ impl Mark {
 
     /// Notes durably that the mark holds all databases and that the store is no longer suspect.
     pub fn caught_up(&self) -> io::Result<()> {
-        self.suspect(false)?;
+        self.note_suspect(false);
         self.sync()?;
         self.state.lock().new = false;
         Ok(())

@@ -55,9 +55,8 @@ pub struct Source {
     pub notes: Vec<String>,
     /// What is known to be lost before anything is read, as text for the user.
     pub lost: Vec<String>,
-    /// What the mark holds of each database, by number: its name, empty if unknown, and its highest durable
-    /// sequence.
-    pub noted: BTreeMap<u64, (String, u64)>,
+    /// What the mark holds of each database, by number.
+    pub(crate) noted: BTreeMap<u64, Noted>,
     _lock: Option<File>,
 }
 
@@ -119,7 +118,6 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
     let store = open_copy(marker.engine, scratch, frames).map_err(failed)?;
     let space = Space::watch(scratch).map_err(io)?;
     let blobs = BlobFiles::as_it_is(&marker.blobs_folder(dir), space, keys.as_ref().map(FolderKeys::attachments));
-    let noted = noted(dir, &marker).into_iter().map(|(number, noted)| (number, (noted.name, noted.sequence))).collect();
     Ok(Source {
         store,
         blobs: Arc::new(blobs),
@@ -127,7 +125,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
         encrypted: keys.is_some(),
         notes,
         lost,
-        noted,
+        noted: noted(dir, &marker),
         _lock: lock,
     })
 }
