@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::store::{Result, StoreError};
 
-const RESERVE: &str = "reserve";
+pub(crate) const RESERVE: &str = "reserve";
 
 /// Watches the file system that holds a data folder. Clones share the result of the last check.
 #[derive(Debug, Clone)]

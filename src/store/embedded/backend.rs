@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::tally::Tally;
 use crate::store::range::KeyRange;
-use crate::store::{Direction, PageLimit, Result};
+use crate::store::{Direction, PageLimit, Result, StoreError};
 
 /// The writes of one group of commits: each key once, with its framed value, or `None` for a delete.
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -84,4 +84,17 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Bytes of the engine's files on disk.
     fn disk_bytes(&self) -> u64;
+}
+
+/// Converts the error of a write. `Damaged` would mean that nothing was begun, so it becomes `Unavailable`.
+pub(crate) fn begun(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Damaged(what) => StoreError::Unavailable(what),
+        error => error,
+    }
+}
+
+/// The error of a call while the engine is closed, because it could not be opened again after a failure.
+pub(crate) fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed after a failure".into())
 }

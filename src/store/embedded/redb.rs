@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::RwLock;
 use redb::{Builder, Database, ReadableDatabase, TableDefinition, TableError};
 
-use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
+use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes, begun, closed};
 use super::frame;
 use super::tally::Tally;
 use crate::store::disk_space::{io_error, make_dir, sync_dir};
@@ -65,10 +65,6 @@ impl RedbBackend {
         let transaction = database.begin_read().map_err(failure)?;
         act(&transaction.open_table(ENTRIES).map_err(failure)?)
     }
-}
-
-fn closed() -> StoreError {
-    StoreError::Unavailable("the store is closed after a failure".into())
 }
 
 fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
@@ -176,14 +172,6 @@ impl Backend for RedbBackend {
     fn disk_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
         std::fs::metadata(&self.file).map_or(0, |found| found.blocks() * 512)
-    }
-}
-
-/// Converts the error of a write. `Damaged` would mean that nothing was begun, so it becomes `Unavailable`.
-fn begun(error: StoreError) -> StoreError {
-    match error {
-        StoreError::Damaged(what) => StoreError::Unavailable(what),
-        error => error,
     }
 }
 

@@ -19,14 +19,14 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::data_folder::{
-    Engine, Marker, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine, read_marker,
-    refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
+    Engine, LOCK, Marker, UNFINISHED, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine,
+    read_marker, refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
 };
 use crate::store::blob::blobs::{BlobId, Blobs};
 use crate::store::blob::files::BlobFiles;
 use crate::store::crypto::cipher::{BlobKeys, Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
-use crate::store::disk_space::{Space, copy_folder, folder_bytes, io_error, make_dir};
+use crate::store::disk_space::{RESERVE, Space, copy_folder, folder_bytes, io_error, make_dir};
 use crate::store::range::KeyRange;
 use crate::store::{
     Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keyspace, pages,
@@ -92,7 +92,7 @@ pub fn rewrite(
     // While `filling` is false, the target may be in use by another process.
     if let (Err(_), Some(to), true) = (&rewritten, &how.to, filling) {
         // Leaves nothing behind that would block the next attempt.
-        for left in ["unfinished", "lock", "reserve"] {
+        for left in [UNFINISHED, LOCK, RESERVE] {
             let _ = std::fs::remove_file(to.join(left));
         }
         let _ = std::fs::remove_dir_all(to.join("source"));

@@ -9,7 +9,7 @@ use super::open_error::OpenError;
 use crate::store::range::KeyRange;
 use crate::store::{Batch, Direction, Entry, PageLimit, Result, Store};
 
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 
 pub(crate) fn lock(dir: &Path) -> std::result::Result<File, OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: dir.to_path_buf(), error };

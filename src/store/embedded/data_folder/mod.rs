@@ -27,13 +27,13 @@ mod unfinished;
 
 pub(crate) use self::checks::{check_format, no_marker, refusal, refuse_incomplete, refuse_without_blobs};
 pub use self::engine::Engine;
-pub(crate) use self::lock::lock;
+pub(crate) use self::lock::{LOCK, lock};
 pub(crate) use self::marker::{Marker, read_marker, write_marker};
 pub use self::open::{Opened, Options, begin_filling, encrypted_under, open, open_existing, open_with};
 pub(crate) use self::open::{open_blobs, open_engine};
 pub use self::open_error::OpenError;
 pub use self::unfinished::finish;
-pub(crate) use self::unfinished::refuse_unfinished;
+pub(crate) use self::unfinished::{UNFINISHED, refuse_unfinished};
 
 #[cfg(test)]
 mod tests;

@@ -153,7 +153,7 @@ pub(crate) fn open_engine(
             Box::new(Committer::marked(backend, frames, Some(space.clone()), mark)?)
         }
         Engine::Redb => {
-            let backend = RedbBackend::open(&folder.join("settee.redb"), cache_bytes.unwrap_or(64 << 20))?;
+            let backend = RedbBackend::open(&folder.join(marker.engine.file()), cache_bytes.unwrap_or(64 << 20))?;
             Box::new(Committer::marked(backend, frames, Some(space.clone()), mark)?)
         }
     })

@@ -8,7 +8,7 @@ use super::marker::{MARKER, has_store};
 use super::open_error::OpenError;
 use crate::store::disk_space::sync_dir;
 
-pub(super) const UNFINISHED: &str = "unfinished";
+pub(crate) const UNFINISHED: &str = "unfinished";
 /// The possible contents of `unfinished`: a first start, or a folder that is filled by a restore or salvage.
 pub(super) const NEW: &str = "new";
 pub(super) const FILLED: &str = "restore";

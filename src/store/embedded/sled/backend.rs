@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
-use super::error::{begun, failure};
+use super::error::failure;
 use super::files::{Open, SEGMENT, open_files};
-use super::log::unused;
+use super::log::{SEGMENT_HEADER, unused};
 use super::undo::{Before, undo};
 use super::value::{CHUNK, CHUNKED, CHUNKS, Head, Value, join, value};
 use crate::store::disk_space::{folder_bytes, io_error};
-use crate::store::embedded::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
+use crate::store::embedded::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes, begun, closed};
 use crate::store::embedded::mark::Mark;
 use crate::store::embedded::tally::Tally;
 use crate::store::range::{KeyRange, is_empty};
@@ -24,8 +24,6 @@ use crate::store::{Direction, PageLimit, Result, StoreError};
 /// After this many attempts invalidated by concurrent batches, a scan blocks until the current batch is
 /// written.
 const OVERTAKEN: u32 = 4;
-/// Bytes of a segment's header. A segment that is in use has a header that is not all zeros.
-const SEGMENT_HEADER: usize = 20;
 
 pub(crate) struct SledBackend {
     folder: PathBuf,
@@ -74,7 +72,7 @@ impl SledBackend {
     pub(super) fn with<T>(&self, act: impl FnOnce(&Open) -> Result<T>) -> Result<T> {
         match &*self.open.read() {
             Some(open) => act(open),
-            None => Err(StoreError::Unavailable("the store is closed after a failure".into())),
+            None => Err(closed()),
         }
     }
 

@@ -8,14 +8,6 @@ pub(super) fn is_locked(error: &std::io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
-/// Converts the error of a write. `Damaged` would mean that nothing was begun, so it becomes `Unavailable`.
-pub(super) fn begun(error: StoreError) -> StoreError {
-    match error {
-        StoreError::Damaged(what) => StoreError::Unavailable(what),
-        error => error,
-    }
-}
-
 pub(super) fn failure(error: sled::Error) -> StoreError {
     match error {
         // sled reads a page beyond the end of its file: the file was truncated.

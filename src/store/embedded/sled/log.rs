@@ -31,7 +31,8 @@ use std::path::Path;
 
 use crate::store::disk_space::next_data;
 
-const SEGMENT_HEADER: usize = 20;
+/// Bytes of a segment's header. A segment that is in use has a header that is not all zeros.
+pub(super) const SEGMENT_HEADER: usize = 20;
 /// Bytes at the end of a segment in which no message begins.
 const RED_ZONE: usize = 32;
 const CORRUPTED: u8 = 0;
