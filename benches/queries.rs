@@ -45,6 +45,7 @@ async fn main() -> Outcome<()> {
     let columns = [
         ("settee", "settee"),
         ("QuickJS alone", "QuickJS"),
+        (common::OTHER, "other"),
         ("CouchDB", "CouchDB"),
         ("pouchdb-server", "pouchdb-server"),
     ];

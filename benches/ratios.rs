@@ -175,6 +175,7 @@ async fn run() -> Outcome<()> {
         ("settee", "settee"),
         ("bare hyper", "bare"),
         ("raw store", "raw"),
+        (common::OTHER, "other"),
         ("CouchDB", "CouchDB"),
         ("pouchdb-server", "pouchdb-server"),
     ];

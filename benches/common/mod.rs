@@ -25,6 +25,8 @@ pub type Outcome<T> = Result<T, Failure>;
 
 /// The request header that tells the bare server how many bytes to return.
 pub const SIZE: &str = "x-bench-bytes";
+/// The column of the build that `BENCH_OTHER` names.
+pub const OTHER: &str = "other build";
 const AUTHORIZATION: &str = "Basic YmVuY2g6YmVuY2g=";
 
 /// Reads a number from an environment variable; returns `default` if it is unset or invalid.
@@ -51,17 +53,24 @@ impl Drop for Target {
 }
 
 impl Target {
-    /// Starts settee with an admin `bench` and a data folder in `folder`.
+    /// Starts settee with an admin `bench` and a data folder in `folder`: the binary `BENCH_SETTEE`, by default
+    /// the one that was built with the benchmark.
     pub async fn settee(folder: &Path) -> Outcome<Target> {
+        let program = std::env::var("BENCH_SETTEE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_settee").into());
+        Target::build(folder, "settee", &program).await
+    }
+
+    /// Starts a build of settee.
+    async fn build(folder: &Path, name: &'static str, program: &str) -> Outcome<Target> {
         let address = free_address().await?;
-        let child = Command::new(env!("CARGO_BIN_EXE_settee"))
+        let child = Command::new(program)
             .args(["serve", "--bind", &address.to_string(), "--data"])
-            .arg(folder.join("settee"))
+            .arg(folder.join(name))
             .envs([("COUCHDB_USER", "bench"), ("COUCHDB_PASSWORD", "bench"), ("RUST_LOG", "warn")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Target { name: "settee", address, signed_in: true, child: Some(child) }.ready("/_up").await
+        Target { name, address, signed_in: true, child: Some(child) }.ready("/_up").await
     }
 
     /// Starts the bare hyper server of the benchmark `ratios`.
@@ -74,11 +83,17 @@ impl Target {
         Target { name: "bare hyper", address, signed_in: true, child: Some(child) }.ready("/").await
     }
 
-    /// The servers to compare with: pouchdb-server if it is installed, and the CouchDB at the address
-    /// `BENCH_COUCHDB`. That CouchDB needs an admin `bench` with the password `bench`, and must not contain
+    /// The servers to compare with: another build of settee, if `BENCH_OTHER` names its binary; pouchdb-server if
+    /// it is installed; and the CouchDB at the address `BENCH_COUCHDB`. That CouchDB needs an admin `bench` with the password `bench`, and must not contain
     /// databases of an earlier run.
     pub async fn peers(folder: &Path) -> Vec<Target> {
         let mut peers = Vec::new();
+        if let Ok(program) = std::env::var("BENCH_OTHER") {
+            match Target::build(folder, OTHER, &program).await {
+                Ok(peer) => peers.push(peer),
+                Err(error) => eprintln!("the other build is left out: {error}"),
+            }
+        }
         match Target::pouchdb_server(folder).await {
             Ok(peer) => peers.extend(peer),
             Err(error) => eprintln!("pouchdb-server is left out: {error}"),
