@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::hex::hex;
 use crate::store::blob::blobs::Blobs;
-use crate::store::{Store, keyspace};
+use crate::store::{Entry, Store, keyspace};
 
 /// What watchers of a database hear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,12 @@ impl Database {
             designs: Mutex::default(),
             on_commit,
         })
+    }
+
+    /// The stored entry that maps the database's name to its number. It is never changed, and deleted with the
+    /// database: a commit that expects it fails once the database is deleted.
+    pub(crate) fn name_entry(&self) -> Entry {
+        (keyspace::name(&self.name), self.record.encode())
     }
 
     pub fn name(&self) -> &str {

@@ -70,7 +70,7 @@ impl Views {
     }
 
     fn index(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Index {
-        let history = self.histories.of((database.number(), definition.signature), database.store());
+        let history = self.histories.of(database, definition.signature);
         Index::new(database.clone(), definition.clone(), history)
     }
 

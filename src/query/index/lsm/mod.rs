@@ -63,6 +63,9 @@ pub(crate) struct Packed {
     store: Arc<dyn Store>,
     /// Prefix of the keys of its entries, and of its blocks in the store.
     prefix: Vec<u8>,
+    /// The stored entry without which nothing may be written: that of the database. Otherwise a build could
+    /// write a run after the removal of the database has passed the index, and nothing would remove the run.
+    owner: Option<Entry>,
     room: Room,
     /// Held while the stored runs change: while a run is written or runs are merged.
     writing: Mutex<()>,
@@ -109,9 +112,9 @@ impl Drop for Packed {
 
 /// Like the functions of [`Store`]; keys include the prefix of the index.
 impl Packed {
-    pub(crate) fn new(store: Arc<dyn Store>, prefix: Vec<u8>, room: Room) -> Packed {
+    pub(crate) fn new(store: Arc<dyn Store>, prefix: Vec<u8>, owner: Option<Entry>, room: Room) -> Packed {
         let (writing, committing, state) = (Mutex::default(), Mutex::default(), RwLock::default());
-        Packed { store, prefix, room, writing, committing, state }
+        Packed { store, prefix, owner, room, writing, committing, state }
     }
 
     /// Changes whenever committed entries may have been lost.

@@ -222,9 +222,9 @@ impl<'a> Lookup<'a> {
 pub(crate) struct Writing<'a> {
     store: &'a dyn Store,
     base: Vec<u8>,
-    /// The list of runs, which every commit expects to be unchanged; otherwise the index was removed
-    /// meanwhile.
-    list: (Vec<u8>, Option<Vec<u8>>),
+    /// What every commit expects: that the list of runs is unchanged, else the index was removed meanwhile;
+    /// and that the index has its owner.
+    expects: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// The last block of the previous commit, which the next one expects to exist; otherwise the store was
     /// reopened meanwhile and lost unsynced commits. If this block exists, so do all earlier ones.
     last: Option<Entry>,
@@ -236,9 +236,9 @@ pub(crate) struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    pub fn new(store: &'a dyn Store, base: Vec<u8>, list: (Vec<u8>, Option<Vec<u8>>)) -> Writing<'a> {
+    pub fn new(store: &'a dyn Store, base: Vec<u8>, expects: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Writing<'a> {
         let (packing, first, batch) = (Packing::new(), Vec::new(), Batch::new());
-        Writing { store, base, list, last: None, packing, first, batch, unwritten: 0, bytes: 0 }
+        Writing { store, base, expects, last: None, packing, first, batch, unwritten: 0, bytes: 0 }
     }
 
     /// Appends an entry; keys must be ascending.
@@ -269,7 +269,9 @@ impl<'a> Writing<'a> {
     fn write(&mut self) -> store::Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.durability = Durability::Relaxed;
-        batch.expect(self.list.0.clone(), self.list.1.clone());
+        for (key, value) in &self.expects {
+            batch.expect(key.clone(), value.clone());
+        }
         let last = batch.writes.last().and_then(|(key, block)| Some((key.clone(), block.clone()?)));
         if let Some((key, block)) = std::mem::replace(&mut self.last, last) {
             batch.expect(key, Some(block));

@@ -14,7 +14,7 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 const PREFIX: &[u8] = b"index";
 
 fn open(store: &Arc<dyn Store>) -> Packed {
-    Packed::new(store.clone(), PREFIX.to_vec(), Room::default())
+    Packed::new(store.clone(), PREFIX.to_vec(), None, Room::default())
 }
 
 fn key(number: u16) -> Vec<u8> {
@@ -362,7 +362,7 @@ fn a_removed_index_is_not_written_again() {
 fn fresh_entries_are_limited_and_accounted_for() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let room = Room::default();
-    let packed = Packed::new(store.clone(), PREFIX.to_vec(), room.clone());
+    let packed = Packed::new(store.clone(), PREFIX.to_vec(), None, room.clone());
     for number in 0..40 {
         put(&packed, number, 1 << 20);
         packed.relieve().unwrap();
@@ -391,4 +391,29 @@ fn many_small_updates_leave_few_runs() {
         assert!(packed.state().unwrap().runs.len() <= 2 * MERGED);
     }
     assert_eq!(read_all(&packed, keyspace::prefix(PREFIX), Direction::Backward, 100).len(), 2000);
+}
+
+#[test]
+fn no_run_is_written_once_the_owner_is_removed() {
+    let store: Arc<dyn Store> = Arc::new(Memory::new());
+    let owner = (b"owner".to_vec(), b"1".to_vec());
+    let put = |key: Vec<u8>, value: Option<Vec<u8>>| {
+        let mut batch = Batch::new();
+        batch.writes.push((key, value));
+        batch
+    };
+    store.commit(put(owner.0.clone(), Some(owner.1.clone()))).unwrap();
+    let packed = Packed::new(store.clone(), PREFIX.to_vec(), Some(owner.clone()), Room::default());
+    packed.commit(put(key(1), Some(b"a".to_vec()))).unwrap();
+    packed.write_run().unwrap();
+    let stored = || store.keys(&keyspace::prefix(PREFIX), 100).unwrap();
+    let before = stored();
+    assert!(!before.is_empty());
+    // The database is deleted while its index is built, and a background task removes what is stored of it.
+    packed.commit(put(key(2), Some(b"b".to_vec()))).unwrap();
+    store.commit(put(owner.0, None)).unwrap();
+    before.into_iter().for_each(|key| store.commit(put(key, None)).unwrap());
+    assert_eq!(packed.write_run(), Err(StoreError::Conflict));
+    assert_eq!((packed.compact(), packed.rest()), (Ok(()), Ok(())), "the builder learns it from the database");
+    assert_eq!(stored(), Vec::<Vec<u8>>::new());
 }

@@ -112,7 +112,7 @@ impl Packed {
             return Ok(());
         }
         let number = state.runs.iter().map(|run| run.number).max().unwrap_or(0) + 1;
-        let mut writing = Writing::new(&*self.store, self.base(number), (self.list_key(), state.list.clone()));
+        let mut writing = Writing::new(&*self.store, self.base(number), self.expects(&state.list));
         for (key, value) in &state.fresh {
             writing.push(key, value.as_deref())?;
         }
@@ -135,7 +135,7 @@ impl Packed {
             return Ok(());
         }
         let number = runs.iter().map(|run| run.number).max().unwrap_or(0) + 1;
-        let mut writing = Writing::new(&*self.store, self.base(number), (self.list_key(), list.clone()));
+        let mut writing = Writing::new(&*self.store, self.base(number), self.expects(&list));
         let everything = (Bound::Unbounded, Bound::Unbounded);
         let mut merged = Merged::new(self.of_runs(old, &everything, Direction::Forward)?, Direction::Forward);
         while let Some((key, value)) = merged.peek() {
@@ -161,6 +161,12 @@ impl Packed {
         Ok(())
     }
 
+    /// What commits of runs expect: the list, and the owner of the index.
+    fn expects(&self, list: &Option<Vec<u8>>) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let owner = self.owner.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+        owner.chain([(self.list_key(), list.clone())]).collect()
+    }
+
     /// Commits a new list of runs in place of `before`. `with_fresh` says whether the new runs include the
     /// fresh entries. `last` is the last block of the new run (see `Writing`).
     fn replace(&self, before: Option<Vec<u8>>, runs: Vec<Run>, last: Option<Entry>, with_fresh: bool) -> Result<()> {
@@ -168,7 +174,9 @@ impl Packed {
         let key = self.list_key();
         let list = write_list(&runs);
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
-        batch.expect(key.clone(), before);
+        for (key, value) in self.expects(&before) {
+            batch.expect(key, value);
+        }
         if let Some((key, block)) = last {
             batch.expect(key, Some(block));
         }
