@@ -205,55 +205,17 @@ impl Database {
         let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
         let trees: Vec<Option<Arc<Tree>>> =
             self.records(&ids)?.into_iter().map(|record| record.map(|record| Arc::new(record.tree))).collect();
-        let mut chosen: Vec<Vec<std::result::Result<&Node, Option<Revision>>>> = Vec::with_capacity(wanted.len());
-        let (mut bytes, mut rests) = (0, Vec::with_capacity(wanted.len()));
-        for ((id, revision), tree) in wanted.iter().zip(&trees) {
-            let mut nodes = match (tree, revision) {
-                (None, revision) => vec![Err(revision.clone())],
-                (Some(tree), None) => tree.leaves().into_iter().map(Ok).collect(),
-                (Some(tree), Some(revision)) => choose(tree, Some(std::slice::from_ref(revision)), latest)
-                    .into_iter()
-                    .map(|node| node.map_err(Some))
-                    .collect(),
-            };
-            let size = |node: &std::result::Result<&Node, _>| {
-                node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes)
-            };
-            let fit = nodes.iter().take_while(|node| {
-                let fits = bytes + size(node) <= room;
-                bytes += if fits { size(node) } else { 0 };
-                fits
-            });
-            let fit = fit.count();
-            match nodes.get(fit) {
-                Some(large) if fit == 0 && chosen.is_empty() => return Ok(Within::Large(size(large))),
-                // Nothing of this entry fits: it belongs to the next page.
-                Some(_) if fit == 0 => break,
-                _ => {}
-            }
-            let ends = fit < nodes.len();
-            let rest = nodes.split_off(fit);
-            let rest: VecDeque<_> = rest
-                .into_iter()
-                .filter_map(|node| match node {
-                    Ok(node) => Some(Ok(node.revision.clone())),
-                    Err(revision) => revision.map(Err),
-                })
-                .collect();
-            let opened = |tree: &Arc<Tree>| Opened { id: id.clone(), tree: tree.clone(), waiting: rest };
-            rests.push(tree.as_ref().map(opened).filter(|opened| !opened.waiting.is_empty()));
-            chosen.push(nodes);
-            if ends {
-                break;
-            }
-        }
+        let chosen = match choose_within(wanted, &trees, latest, room) {
+            Within::Fits(chosen) => chosen,
+            Within::Large(bytes) => return Ok(Within::Large(bytes)),
+        };
         let mut places = Vec::new();
-        for (id, nodes) in ids.iter().zip(&chosen) {
+        for (id, (nodes, _)) in ids.iter().zip(&chosen) {
             places.extend(nodes.iter().filter_map(|node| Some((*id, node.as_ref().ok()?.body?))));
         }
         let mut bodies = self.bodies(&places)?.into_iter();
         let mut answers = Vec::with_capacity(wanted.len());
-        for ((((id, _), nodes), tree), rest) in wanted.iter().zip(chosen).zip(&trees).zip(rests) {
+        for (((id, _), (nodes, rest)), tree) in wanted.iter().zip(chosen).zip(&trees) {
             let mut answer = Vec::with_capacity(nodes.len());
             for node in nodes {
                 answer.push(match (node, tree) {
@@ -395,4 +357,56 @@ fn choose<'t>(
         _ => true,
     });
     chosen
+}
+
+/// The revisions of one entry of `_bulk_get` that answer it; those that are not there as errors.
+type Chosen<'t> = Vec<std::result::Result<&'t Node, Option<Revision>>>;
+
+/// Chooses the revisions of the first entries of `wanted`, as many as have bodies of `room` bytes together.
+/// If only some revisions of an entry fit, the others are returned as its [`Opened`].
+fn choose_within<'t>(
+    wanted: &[(String, Option<Revision>)],
+    trees: &'t [Option<Arc<Tree>>],
+    latest: bool,
+    room: u64,
+) -> Within<Vec<(Chosen<'t>, Option<Opened>)>> {
+    let (mut bytes, mut all) = (0, Vec::with_capacity(wanted.len()));
+    for ((id, revision), tree) in wanted.iter().zip(trees) {
+        let mut nodes: Chosen = match (tree, revision) {
+            (None, revision) => vec![Err(revision.clone())],
+            (Some(tree), None) => tree.leaves().into_iter().map(Ok).collect(),
+            (Some(tree), Some(revision)) => choose(tree, Some(std::slice::from_ref(revision)), latest)
+                .into_iter()
+                .map(|node| node.map_err(Some))
+                .collect(),
+        };
+        let size = |node: &std::result::Result<&Node, _>| {
+            node.as_ref().ok().and_then(|node| node.body).map_or(0, |body| body.bytes)
+        };
+        let fit = nodes.iter().take_while(|node| {
+            let fits = bytes + size(node) <= room;
+            bytes += if fits { size(node) } else { 0 };
+            fits
+        });
+        let fit = fit.count();
+        match nodes.get(fit) {
+            Some(large) if fit == 0 && all.is_empty() => return Within::Large(size(large)),
+            // Nothing of this entry fits: it belongs to the next page.
+            Some(_) if fit == 0 => break,
+            _ => {}
+        }
+        let ends = fit < nodes.len();
+        let rest = nodes.split_off(fit).into_iter().filter_map(|node| match node {
+            Ok(node) => Some(Ok(node.revision.clone())),
+            Err(revision) => revision.map(Err),
+        });
+        let rest: VecDeque<_> = rest.collect();
+        let opened = |tree: &Arc<Tree>| Opened { id: id.clone(), tree: tree.clone(), waiting: rest };
+        let opened = tree.as_ref().map(opened).filter(|opened| !opened.waiting.is_empty());
+        all.push((nodes, opened));
+        if ends {
+            break;
+        }
+    }
+    Within::Fits(all)
 }

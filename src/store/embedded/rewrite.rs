@@ -139,14 +139,8 @@ fn rewrite_into(
         None => (old.life + 1, old.blobs + u32::from(moves)),
     };
     let new = Marker { engine: how.engine.unwrap_or(old.engine), life, blobs, envelope };
-    let (store_folder, blobs_folder) = (new.store_folder(target), new.blobs_folder(target));
-    for target in [Some(&store_folder), Some(&blobs_folder).filter(|_| moves)].into_iter().flatten() {
-        if target.exists() {
-            // Left by a rewrite that was interrupted before it wrote its marker.
-            std::fs::remove_dir_all(target).map_err(io)?;
-        }
-    }
-    remove_mark(target, &new).map_err(io)?;
+    // Left by a rewrite that was interrupted before it wrote its marker.
+    remove_new(target, &new, moves).map_err(io)?;
     let source = how.to.as_ref().map(|to| to.join("source"));
     let from = open_source(dir, source.as_deref(), &old, old_keys.as_ref(), &space);
     let from = from.map_err(|error| refusal(dir, &old, &space, error))?;
@@ -155,31 +149,14 @@ fn rewrite_into(
     let attachments = if moves { folder_bytes(&old.blobs_folder(dir)) } else { 0 };
     must_fit(dir, target, from.as_ref(), new.engine, attachments, &target_space)?;
     progress(Step::Begins(from.as_ref()));
-    let mut copied = || -> Result<()> {
-        let names = new_keys.as_ref().filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
-        let name = |id: &BlobId| names.as_ref().map_or(*id, |names: &BlobKeys| names.name(id));
-        if moves {
-            let io = |error: io::Error| io_error("opening the attachments", &error);
-            let (from, to) = (
-                open_blobs(dir, &old, old_keys.as_ref(), &space).map_err(io)?,
-                open_blobs(target, &new, new_keys.as_ref(), &target_space).map_err(io)?,
-            );
-            copy_blobs(&from, &to, &name, progress)?;
-        }
-        let to = open_engine(target, &new, new_keys.as_ref(), None, &target_space)?;
-        let change = |entry: Entry| match names {
-            _ if entry.0 == keyspace::FORMAT => Ok((entry.0, new.format_record())),
-            Some(_) => renamed(entry, &name),
-            None => Ok(entry),
-        };
-        copy(from.as_ref(), to.as_ref(), &change, progress)
+    let sides = Sides {
+        from: (dir, &old, old_keys.as_ref(), &space),
+        to: (target, &new, new_keys.as_ref(), &target_space),
+        moves,
     };
-    if let Err(error) = copied() {
-        let _ = std::fs::remove_dir_all(&store_folder);
-        let _ = remove_mark(target, &new);
-        if moves {
-            let _ = std::fs::remove_dir_all(&blobs_folder);
-        }
+    let copied = sides.copy(from.as_ref(), renamed, progress);
+    if let Err(error) = copied {
+        let _ = remove_new(target, &new, moves);
         if let Some(source) = source {
             drop(from);
             let _ = std::fs::remove_dir_all(source);
@@ -204,6 +181,48 @@ fn rewrite_into(
     }
     remove_old(dir, &old, moves).map_err(io)?;
     Ok(sizes)
+}
+
+/// A folder, its marker, its keys if it is encrypted, and the space on its disk.
+type Side<'a> = (&'a Path, &'a Marker, Option<&'a FolderKeys>, &'a Space);
+
+/// What is copied from where to where. `moves`: the attachments are copied too.
+struct Sides<'a> {
+    from: Side<'a>,
+    to: Side<'a>,
+    moves: bool,
+}
+
+impl Sides<'_> {
+    /// Copies the attachments, if they move, and then the store `source`.
+    fn copy(&self, source: &dyn Store, renamed: Renamed, progress: &mut dyn FnMut(Step<'_>)) -> Result<()> {
+        let (dir, old, old_keys, space) = self.from;
+        let (target, new, new_keys, target_space) = self.to;
+        let names = new_keys.filter(|_| old_keys.is_none()).map(FolderKeys::attachments);
+        let name = |id: &BlobId| names.as_ref().map_or(*id, |names: &BlobKeys| names.name(id));
+        if self.moves {
+            let io = |error: io::Error| io_error("opening the attachments", &error);
+            let from = open_blobs(dir, old, old_keys, space).map_err(io)?;
+            let to = open_blobs(target, new, new_keys, target_space).map_err(io)?;
+            copy_blobs(&from, &to, &name, progress)?;
+        }
+        let to = open_engine(target, new, new_keys, None, target_space)?;
+        let change = |entry: Entry| match names {
+            _ if entry.0 == keyspace::FORMAT => Ok((entry.0, new.format_record())),
+            Some(_) => renamed(entry, &name),
+            None => Ok(entry),
+        };
+        copy(source, to.as_ref(), &change, progress)
+    }
+}
+
+/// Removes what a rewrite has written of the new store, and of the attachments if they move.
+fn remove_new(target: &Path, new: &Marker, moves: bool) -> io::Result<()> {
+    let blobs = Some(new.blobs_folder(target)).filter(|_| moves);
+    for folder in [Some(new.store_folder(target)), blobs].into_iter().flatten().filter(|folder| folder.exists()) {
+        std::fs::remove_dir_all(folder)?;
+    }
+    remove_mark(target, new)
 }
 
 /// Creates and locks the new folder `to`, which must be empty.
