@@ -16,8 +16,7 @@ use std::collections::HashMap;
 use super::partition::Partitions;
 use super::prepared_edit::{Edit, Leaf, Mode};
 use super::tally::{Tally, shift};
-use crate::db::auto_purge_record::AutoPurge;
-use crate::db::record::{BodyRecord, DocumentRecord, Info, NO_SECURITY, PurgeRecord};
+use crate::db::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::store::{Batch, Store, keyspace};
@@ -26,6 +25,10 @@ use crate::store::{Batch, Store, keyspace};
 /// tree.
 const MORE_TREE: u64 = 1 << 10;
 
+/// Documents that a draft loads in one call.
+const LOADED_AT_ONCE: usize = 512;
+/// Bytes of records after which a draft loads no more documents. Decoded trees take several times as much.
+const LOADED_BYTES: usize = 16 << 20;
 /// The result of [`Draft::finish`].
 pub(crate) struct Finished {
     pub batch: Batch,
@@ -41,8 +44,8 @@ pub(crate) struct Finished {
 }
 
 pub(crate) struct Draft<'a> {
-    store: &'a dyn Store,
-    number: u64,
+    pub(super) store: &'a dyn Store,
+    pub(super) number: u64,
     before: Info,
     pub info: Info,
     pub batch: Batch,
@@ -54,6 +57,7 @@ pub(crate) struct Draft<'a> {
 }
 
 /// One loaded document.
+#[derive(Default)]
 struct Slot {
     tree: Tree,
     /// Sequence of the stored record, and its length in bytes. `None`: no record is stored.
@@ -70,23 +74,38 @@ struct Slot {
 }
 
 impl<'a> Draft<'a> {
-    /// Creates a draft on top of the counters `info`, and loads the documents of `ids` in one call.
-    pub fn load(store: &'a dyn Store, number: u64, info: &Info, mut ids: Vec<String>) -> Result<Draft<'a>> {
-        ids.sort_unstable();
-        ids.dedup();
-        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(number, id)).collect();
-        let values = if wanted.is_empty() { Vec::new() } else { store.get_each(&wanted)? };
-        let mut documents = HashMap::with_capacity(ids.len());
+    /// Creates a draft on top of the counters `info`, and loads the documents of `ids`: at least the first one,
+    /// and as many of the next as fit into memory.
+    pub fn load(store: &'a dyn Store, number: u64, info: &Info, ids: Vec<String>) -> Result<Draft<'a>> {
+        let mut draft = Draft {
+            store,
+            number,
+            before: info.clone(),
+            info: info.clone(),
+            batch: Batch::new(),
+            documents: HashMap::with_capacity(ids.len()),
+            changed: Vec::new(),
+            partitions: None,
+        };
+        let mut ids = ids.into_iter().peekable();
+        let mut bytes = 0;
+        while ids.peek().is_some() && bytes < LOADED_BYTES {
+            let mut some: Vec<String> =
+                ids.by_ref().take(LOADED_AT_ONCE).filter(|id| !draft.documents.contains_key(id)).collect();
+            some.sort_unstable();
+            some.dedup();
+            bytes += draft.load_some(some)?;
+        }
+        Ok(draft)
+    }
+
+    /// Loads documents in one call. Returns the length of their records.
+    fn load_some(&mut self, ids: Vec<String>) -> Result<usize> {
+        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(self.number, id)).collect();
+        let values = if wanted.is_empty() { Vec::new() } else { self.store.get_each(&wanted)? };
+        let mut bytes = 0;
         for (id, value) in ids.into_iter().zip(values) {
-            let mut slot = Slot {
-                tree: Tree::new(),
-                stored: None,
-                was: Tally::default(),
-                sequence: None,
-                next_index: 0,
-                damaged: None,
-                rewritten: false,
-            };
+            let mut slot = Slot::default();
             match value.map_err(Error::from).and_then(|value| {
                 value.map(|value| Ok((DocumentRecord::decode(&id, &value)?, value.len()))).transpose()
             }) {
@@ -95,21 +114,18 @@ impl<'a> Draft<'a> {
                     slot.was = Tally::of(&record.tree);
                     slot.stored = Some((record.sequence, length));
                     slot.tree = record.tree;
+                    bytes += length;
                 }
                 Err(error) => slot.damaged = Some(error),
             }
-            documents.insert(id, slot);
+            self.documents.insert(id, slot);
         }
-        Ok(Draft {
-            store,
-            number,
-            before: info.clone(),
-            info: info.clone(),
-            batch: Batch::new(),
-            documents,
-            changed: Vec::new(),
-            partitions: None,
-        })
+        Ok(bytes)
+    }
+
+    /// Whether the document is loaded. If it is not, the draft has no room for it.
+    pub fn holds(&self, id: &str) -> bool {
+        self.documents.contains_key(id)
     }
 
     /// Makes the draft one of a partitioned database. A partition may hold at most `limit` bytes (0: no
@@ -272,109 +288,6 @@ impl<'a> Draft<'a> {
         self.drop_bodies(id, &bodies)
     }
 
-    fn drop_bodies(&mut self, id: &str, bodies: &[Body]) -> Result<()> {
-        if bodies.is_empty() {
-            return Ok(());
-        }
-        let wanted: Vec<Vec<u8>> =
-            bodies.iter().map(|body| keyspace::body(self.number, body.sequence, body.index)).collect();
-        let values = self.store.get_each(&wanted)?;
-        for ((body, key), value) in bodies.iter().zip(wanted).zip(values) {
-            // A body that this draft has put is not stored yet. It is taken from the batch, and its
-            // references are deleted there.
-            let value = value.map(|value| {
-                value.or_else(|| {
-                    let mut writes = self.batch.writes.iter().rev();
-                    writes.find(|(put, _)| *put == key).and_then(|(_, value)| value.clone())
-                })
-            });
-            let record =
-                value.map_err(Error::from).and_then(|value| value.map(|it| BodyRecord::decode(id, it)).transpose());
-            match record {
-                Ok(record) => {
-                    for attachment in record.map(|record| record.attachments).unwrap_or_default() {
-                        let reference =
-                            keyspace::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
-                        self.batch.delete(reference);
-                    }
-                }
-                // A damaged body is removed without being read, so that it does not block writes of the whole
-                // document.
-                Err(Error::Damaged(what)) => {
-                    tracing::warn!("removing a damaged old body without reading it: {what}");
-                    let references = references_of(self.store, self.number, body.sequence, body.index)?;
-                    references.into_iter().for_each(|reference| self.batch.delete(reference));
-                }
-                Err(error) => return Err(error),
-            }
-            self.batch.delete(key);
-        }
-        Ok(())
-    }
-
-    /// Writes or deletes a `_local` document.
-    pub fn put_local(&mut self, id: &str, record: Option<Vec<u8>>) {
-        self.batch.writes.push((keyspace::local(self.number, id), record));
-    }
-
-    /// Writes the `_security` object.
-    pub fn put_security(&mut self, security: &str) {
-        self.batch.put(keyspace::security(self.number), security.as_bytes().to_vec());
-    }
-
-    /// Changes one record of the database: passes its value to `change` and writes what `change` returns, if
-    /// anything. The value is the one that this draft writes, else the stored one; the commit then expects
-    /// the stored value. As [`crate::store::update`], within the commit of the draft: after a conflict, the
-    /// writer makes a new draft.
-    pub fn update(
-        &mut self,
-        key: Vec<u8>,
-        change: impl FnOnce(Option<&[u8]>) -> Result<Option<Vec<u8>>>,
-    ) -> Result<()> {
-        if let Some((_, value)) = self.batch.writes.iter().rev().find(|(put, _)| *put == key) {
-            if let Some(next) = change(value.as_deref())? {
-                self.batch.put(key, next);
-            }
-            return Ok(());
-        }
-        let stored = self.store.get(&key)?;
-        if let Some(next) = change(stored.as_deref())? {
-            self.batch.expect(key.clone(), stored);
-            self.batch.put(key, next);
-        }
-        Ok(())
-    }
-
-    /// Changes the `_security` object; `change` gets its JSON text and returns the new one, if it differs.
-    /// Returns the text that is in force after this draft.
-    pub fn change_security(&mut self, change: impl FnOnce(&str) -> Result<Option<String>>) -> Result<String> {
-        let (number, mut after) = (self.number, String::new());
-        self.update(keyspace::security(number), |stored| {
-            let text = std::str::from_utf8(stored.unwrap_or(NO_SECURITY.as_bytes()))
-                .map_err(|_| Error::Damaged(format!("_security of database number {number}")))?;
-            let changed = change(text)?;
-            after = changed.clone().unwrap_or_else(|| text.to_owned());
-            Ok(changed.map(String::into_bytes))
-        })?;
-        Ok(after)
-    }
-
-    /// Changes what is stored of `_auto_purge`.
-    pub fn change_auto_purge(&mut self, change: impl FnOnce(&mut AutoPurge)) -> Result<()> {
-        self.update(keyspace::auto_purge(self.number), |value| {
-            let mut stored = AutoPurge::of(value)?;
-            change(&mut stored);
-            Ok(Some(stored.encode()))
-        })
-    }
-
-    /// Removes a purge request and its uuid.
-    pub fn forget_purge(&mut self, sequence: u64, uuid: &str) {
-        self.batch.delete(keyspace::purge(self.number, sequence));
-        self.batch.delete(keyspace::purge_uuid(self.number, uuid));
-        self.info.forgotten_purges = self.info.forgotten_purges.max(sequence);
-    }
-
     /// Completes the batch: stems and writes the changed documents, and updates the counters.
     pub fn finish(mut self) -> Result<Finished> {
         let mut smaller = !self.changed.is_empty();
@@ -427,20 +340,6 @@ impl<'a> Draft<'a> {
             self.batch.expect(keyspace::info(self.number), Some(self.before.encode()));
         }
         Ok(Finished { batch: self.batch, info: self.info, smaller, written, inserted })
-    }
-}
-
-/// The blob references of a body that cannot be read, found by a scan of all references. Slow: used only for
-/// damaged bodies.
-pub(crate) fn references_of(store: &dyn Store, number: u64, sequence: u64, index: u32) -> Result<Vec<Vec<u8>>> {
-    let mine = keyspace::blob_reference(&[0; 32], number, sequence, index);
-    let mut range = keyspace::all_blob_references();
-    let mut found = Vec::new();
-    loop {
-        let page = store.keys(&range, 4096)?;
-        let Some(last) = page.last() else { return Ok(found) };
-        range.0 = std::ops::Bound::Excluded(last.clone());
-        found.extend(page.into_iter().filter(|key| key.get(33..) == mine.get(33..)));
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) enum Frees {
 /// A task for the writer. It may be applied more than once: a commit that conflicts is retried with a new
 /// draft.
 pub(crate) trait Work: Send {
-    /// Ids of the documents that the draft must load.
+    /// Ids of the documents that the draft must load, in the order in which `apply` needs them.
     fn ids(&self) -> Vec<String>;
     /// Approximate number of bytes that the work writes.
     fn bytes(&self) -> usize;
@@ -35,8 +35,16 @@ pub(crate) trait Work: Send {
     fn check(&self) -> Result<()> {
         Ok(())
     }
-    /// Adds the work's changes to the draft and keeps its results. An error fails only this work.
+    /// Adds the work's changes to the draft and keeps its results. An error fails only this work. Stops at the
+    /// first document that the draft has not loaded ([`Draft::holds`]).
     fn apply(&mut self, draft: &mut Draft) -> Result<()>;
+    /// Whether the last `apply` has reached the end of the work. If not, the writer commits the draft, calls
+    /// `committed`, and applies the rest to a new draft.
+    fn is_complete(&self) -> bool {
+        true
+    }
+    /// What was applied is committed: `ids` and `apply` now continue after it.
+    fn committed(&mut self) {}
     /// Whether the work frees space, and is therefore allowed on a full disk.
     fn frees(&self) -> Frees {
         Frees::Never

@@ -58,7 +58,7 @@ impl Database {
             }
             let database = self.clone();
             let (ids, upto) = blocking(move || database.next_to_compact(done, goal)).await?;
-            self.submit(|reply| Compact { ids, upto, reply }).await?;
+            self.submit(|reply| Compact { ids, upto, applied: 0, done: 0, reply }).await?;
         }
         self.forget_purges().await
     }
@@ -85,12 +85,15 @@ impl Database {
 struct Compact {
     ids: Vec<String>,
     upto: u64,
+    /// How many documents are compacted in the draft, and how many are committed.
+    applied: usize,
+    done: usize,
     reply: oneshot::Sender<Result<()>>,
 }
 
 impl Work for Compact {
     fn ids(&self) -> Vec<String> {
-        self.ids.clone()
+        self.ids[self.done..].to_vec()
     }
 
     fn bytes(&self) -> usize {
@@ -98,11 +101,26 @@ impl Work for Compact {
     }
 
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
-        for id in &self.ids {
+        self.applied = self.done;
+        for id in &self.ids[self.done..] {
+            if !draft.holds(id) {
+                break;
+            }
             draft.compact(id)?;
+            self.applied += 1;
         }
-        draft.info.compacted = draft.info.compacted.max(self.upto);
+        if self.is_complete() {
+            draft.info.compacted = draft.info.compacted.max(self.upto);
+        }
         Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.applied == self.ids.len()
+    }
+
+    fn committed(&mut self) {
+        self.done = self.applied;
     }
 
     fn frees(&self) -> Frees {

@@ -19,12 +19,14 @@ pub type Purged = (String, Vec<Revision>);
 struct Purge {
     wanted: Vec<(String, String, Vec<Revision>)>,
     removed: Vec<Purged>,
+    /// How many documents are purged and committed.
+    done: usize,
     reply: oneshot::Sender<Result<Vec<Purged>>>,
 }
 
 impl Work for Purge {
     fn ids(&self) -> Vec<String> {
-        self.wanted.iter().map(|(_, id, _)| id.clone()).collect()
+        self.wanted[self.done..].iter().map(|(_, id, _)| id.clone()).collect()
     }
 
     fn bytes(&self) -> usize {
@@ -32,11 +34,22 @@ impl Work for Purge {
     }
 
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
-        self.removed.clear();
-        for (uuid, id, revisions) in &self.wanted {
+        self.removed.truncate(self.done);
+        for (uuid, id, revisions) in &self.wanted[self.done..] {
+            if !draft.holds(id) {
+                break;
+            }
             self.removed.push((id.clone(), draft.purge(uuid, id, revisions)?));
         }
         Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.removed.len() == self.wanted.len()
+    }
+
+    fn committed(&mut self) {
+        self.done = self.removed.len();
     }
 
     fn frees(&self) -> Frees {
@@ -84,7 +97,7 @@ impl Database {
     /// leaves are ignored.
     pub async fn purge(self: &Arc<Self>, wanted: Vec<Purged>) -> Result<Vec<Purged>> {
         let wanted = wanted.into_iter().map(|(id, revisions)| (self.clock.uuid(), id, revisions)).collect();
-        self.submit(|reply| Purge { wanted, removed: Vec::new(), reply }).await
+        self.submit(|reply| Purge { wanted, removed: Vec::new(), done: 0, reply }).await
     }
 
     /// Purge requests after the purge sequence `after`, oldest first: (purge sequence, request).

@@ -2,7 +2,7 @@
 
 use crate::db::Databases;
 use crate::db::codec::decode_u64;
-use crate::db::commit::draft::references_of;
+use crate::db::commit::old_bodies::references_of;
 use crate::db::record::BodyRecord;
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};

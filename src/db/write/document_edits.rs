@@ -15,6 +15,8 @@ pub(crate) struct Edits {
     mode: Mode,
     guard: Option<Box<dyn Guard>>,
     results: Vec<Result<Revision>>,
+    /// How many edits are committed.
+    done: usize,
     reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
 }
 
@@ -25,13 +27,13 @@ impl Edits {
         guard: Option<Box<dyn Guard>>,
         reply: oneshot::Sender<Result<Vec<Result<Revision>>>>,
     ) -> Edits {
-        Edits { edits, mode, guard, results: Vec::new(), reply }
+        Edits { edits, mode, guard, results: Vec::new(), done: 0, reply }
     }
 }
 
 impl Work for Edits {
     fn ids(&self) -> Vec<String> {
-        self.edits.iter().map(|edit| edit.id.clone()).collect()
+        self.edits[self.done..].iter().map(|edit| edit.id.clone()).collect()
     }
 
     fn bytes(&self) -> usize {
@@ -43,8 +45,22 @@ impl Work for Edits {
     }
 
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
-        self.results = self.edits.iter().map(|edit| draft.edit(edit, self.mode)).collect();
+        self.results.truncate(self.done);
+        for edit in &self.edits[self.done..] {
+            if !draft.holds(&edit.id) {
+                break;
+            }
+            self.results.push(draft.edit(edit, self.mode));
+        }
         Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.results.len() == self.edits.len()
+    }
+
+    fn committed(&mut self) {
+        self.done = self.results.len();
     }
 
     fn frees(&self) -> Frees {
@@ -56,10 +72,19 @@ impl Work for Edits {
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
-        let Edits { results, reply, edits, .. } = *self;
+        let Edits { mut results, reply, edits, done, .. } = *self;
+        let answer = match committed {
+            // The first edits are committed: only the others have failed.
+            Err(error) if done > 0 => {
+                results.truncate(done);
+                results.resize_with(edits.len(), || Err(error.clone()));
+                Ok(results)
+            }
+            committed => committed.map(|()| results),
+        };
         // Release the pins first: a caller that has its answer may expect the sweep to see the blobs
         // unpinned.
         drop(edits);
-        let _ = reply.send(committed.map(|()| results));
+        let _ = reply.send(answer);
     }
 }

@@ -1,12 +1,13 @@
 //! Writes the edits of one call: prepares them, has them validated, and submits them to the writer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::document_edits::Edits;
 use super::incoming::{Incoming, Source};
-use super::validate::Validate;
+use super::validate::{Proposal, Validate};
 use crate::db::Database;
-use crate::db::commit::prepared_edit::Mode;
+use crate::db::commit::prepared_edit::{Edit, Mode};
 use crate::error::{Error, Result};
 use crate::rev::Revision;
 
@@ -43,38 +44,32 @@ impl Database {
     ) -> Result<Vec<Result<Revision>>> {
         let (terms, guard) = (validate.terms(self), validate.guard(self));
         let asks = validate.applies(self) || incoming.iter().any(|edit| edit.id.starts_with("_design/"));
-        let mut prepared = if asks || !is_light(&incoming, mode) {
-            let database = self.clone();
-            crate::blocking::blocking(move || database.prepare(incoming, mode, asks, terms)).await?
-        } else {
-            self.prepare(incoming, mode, asks, terms)?
-        };
-        if let Some(Err(missing)) = prepared.iter().find(|entry| matches!(entry, Err(Error::MissingStub(_)))) {
-            return Err(missing.clone());
-        }
-        if asks {
-            let mut proposals = Vec::new();
-            let mut asked = Vec::new();
-            for (at, entry) in prepared.iter_mut().enumerate() {
-                if let Ok((_, proposal)) = entry
-                    && let Some(proposal) = proposal.take()
-                {
-                    asked.push(at);
-                    proposals.push(proposal);
-                }
+        let light = !asks && is_light(&incoming, mode);
+        let mut incoming = VecDeque::from(incoming);
+        let mut prepared = Vec::with_capacity(incoming.len());
+        while !incoming.is_empty() {
+            let some = if light {
+                self.prepare(&mut incoming, mode, asks, terms)?
+            } else {
+                let database = self.clone();
+                let (some, rest) = crate::blocking::blocking(move || {
+                    let some = database.prepare(&mut incoming, mode, asks, terms)?;
+                    Ok::<_, Error>((some, incoming))
+                })
+                .await?;
+                incoming = rest;
+                some
+            };
+            if let Some(Err(missing)) = some.iter().find(|entry| matches!(entry, Err(Error::MissingStub(_)))) {
+                return Err(missing.clone());
             }
-            let verdicts = validate.validate(self, proposals).await;
-            for (at, verdict) in asked.into_iter().zip(verdicts) {
-                if let Err(refused) = verdict {
-                    prepared[at] = Err(refused);
-                }
-            }
+            prepared.extend(self.judge(some, validate).await);
         }
         let mut results: Vec<Option<Result<Revision>>> = Vec::with_capacity(prepared.len());
         let mut edits = Vec::with_capacity(prepared.len());
         for entry in prepared {
             match entry {
-                Ok((edit, _)) => {
+                Ok(edit) => {
                     edits.push(edit);
                     results.push(None);
                 }
@@ -89,6 +84,36 @@ impl Database {
             .into_iter()
             .map(|result| result.unwrap_or_else(|| written.next().expect("one result per edit")))
             .collect())
+    }
+
+    /// Passes the proposals of prepared edits to `validate`. Returns the edits; the refused ones have become
+    /// errors.
+    async fn judge(
+        self: &Arc<Self>,
+        prepared: Vec<Result<(Edit, Option<Proposal>)>>,
+        validate: &dyn Validate,
+    ) -> Vec<Result<Edit>> {
+        let (mut proposals, mut asked) = (Vec::new(), Vec::new());
+        let mut edits = Vec::with_capacity(prepared.len());
+        for (at, entry) in prepared.into_iter().enumerate() {
+            edits.push(entry.map(|(edit, proposal)| {
+                if let Some(proposal) = proposal {
+                    asked.push(at);
+                    proposals.push(proposal);
+                }
+                edit
+            }));
+        }
+        if proposals.is_empty() {
+            return edits;
+        }
+        let verdicts = validate.validate(self, proposals).await;
+        for (at, verdict) in asked.into_iter().zip(verdicts) {
+            if let Err(refused) = verdict {
+                edits[at] = Err(refused);
+            }
+        }
+        edits
     }
 }
 

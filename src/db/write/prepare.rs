@@ -1,6 +1,6 @@
 //! Prepares edits for the writer: resolves stubs, computes revisions, and makes proposals for validation.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::incoming::{Incoming, Source};
 use super::validate::{Proposal, Terms};
@@ -11,6 +11,11 @@ use crate::db::record::{Attachment, BodyRecord, DocumentRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Node, Revision, new_revision};
 use crate::store::blob::blobs::Pin;
+
+/// Edits whose documents are read in one call.
+const PREPARED_AT_ONCE: usize = 512;
+/// Bytes of documents that are passed to validation in one call.
+const PROPOSED_BYTES: usize = 16 << 20;
 
 impl Database {
     /// Pins the attachments of a revision for an edit that takes them over. `None` if the content of one is
@@ -26,19 +31,20 @@ impl Database {
     }
 
     /// Resolves stubs and computes revisions, outside the writer. Reads only the documents of edits that need
-    /// it.
+    /// it. Takes edits from the front of `incoming`, as many as may be in memory with what validation receives.
     #[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
     pub(super) fn prepare(
         &self,
-        incoming: Vec<Incoming>,
+        incoming: &mut VecDeque<Incoming>,
         mode: Mode,
         proposals: bool,
         terms: Terms,
     ) -> Result<Vec<Result<(Edit, Option<Proposal>)>>> {
-        let needs = |edit: &Incoming| {
+        let needs = |edit: &&Incoming| {
             proposals || edit.attachments.iter().any(|(_, source)| matches!(source, Source::Stub { .. }))
         };
-        let mut ids: Vec<&str> = incoming.iter().filter(|edit| needs(edit)).map(|edit| edit.id.as_str()).collect();
+        let count = incoming.len().min(PREPARED_AT_ONCE);
+        let mut ids: Vec<&str> = incoming.range(..count).filter(needs).map(|edit| edit.id.as_str()).collect();
         ids.sort_unstable();
         ids.dedup();
         let mut records = HashMap::new();
@@ -49,13 +55,17 @@ impl Database {
                 }
             }
         }
-        Ok(incoming
-            .into_iter()
-            .map(|edit| {
-                let record = records.get(&edit.id);
-                self.prepare_one(edit, mode, record, proposals, terms)
-            })
-            .collect())
+        let (mut prepared, mut bytes) = (Vec::with_capacity(count), 0);
+        while prepared.len() < count && bytes < PROPOSED_BYTES {
+            let Some(edit) = incoming.pop_front() else { break };
+            let record = records.get(&edit.id);
+            let ready = self.prepare_one(edit, mode, record, proposals, terms);
+            if let Ok((_, Some(proposal))) = &ready {
+                bytes += proposal.new.len() + proposal.old.as_ref().map_or(0, String::len);
+            }
+            prepared.push(ready);
+        }
+        Ok(prepared)
     }
 
     fn prepare_one(

@@ -83,7 +83,13 @@ impl Database {
                 return;
             }
             let result = match self.attempt(&mut works) {
-                Ok(()) => Ok(()),
+                // Works for which the draft had no room follow in the next one.
+                Ok(done) if done < works.len() => {
+                    works.drain(..done).for_each(|work| work.answer(Ok(())));
+                    works[0].committed();
+                    continue;
+                }
+                Ok(_) => Ok(()),
                 Err(Attempt::Again) => continue,
                 // The others are retried from the start without it, because it may have changed the draft.
                 Err(Attempt::Without(at, error)) => {
@@ -104,7 +110,9 @@ impl Database {
         }
     }
 
-    fn attempt(&self, works: &mut [Box<dyn Work>]) -> std::result::Result<(), Attempt> {
+    /// Applies works to a draft until it has no room, and commits it. Returns how many works are complete; the
+    /// next one may be committed in part.
+    fn attempt(&self, works: &mut [Box<dyn Work>]) -> std::result::Result<usize, Attempt> {
         if self.is_gone() {
             return Err(Attempt::Failed(Error::NoDatabase));
         }
@@ -115,27 +123,33 @@ impl Database {
         if self.is_partitioned() {
             draft = draft.partitioned(self.shared.partition_limit.load(Ordering::Relaxed));
         }
+        let mut complete = works.len();
         for (at, work) in works.iter_mut().enumerate() {
             work.apply(&mut draft).map_err(|error| Attempt::Without(at, error))?;
+            if !work.is_complete() {
+                complete = at;
+                break;
+            }
         }
+        let applied = &works[..works.len().min(complete + 1)];
         let mut finished = draft.finish()?;
-        finished.batch.frees = works.iter().all(|work| match work.frees() {
+        finished.batch.frees = applied.iter().all(|work| match work.frees() {
             Frees::Always => true,
             Frees::WhenSmaller => finished.smaller,
             Frees::Never => false,
         });
         if finished.batch.writes.is_empty() {
-            return Ok(());
+            return Ok(complete);
         }
         match self.store.commit(finished.batch) {
             Ok(()) => {
-                let calls = works.iter().filter(|work| work.is_write()).count();
+                let calls = works[..complete].iter().filter(|work| work.is_write()).count();
                 self.shared.counts.wrote(calls, finished.written, finished.inserted);
                 if designs {
                     self.designs_changed();
                 }
                 self.publish(finished.info);
-                Ok(())
+                Ok(complete)
             }
             // Another writer committed (in a future cluster, another node), or the database was deleted.
             Err(StoreError::Conflict) => {

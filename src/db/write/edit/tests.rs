@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::clock::Clock;
+use crate::db::commit::draft::Draft;
 use crate::db::{AllowAll, CreateOptions, Databases, Guard, Leaf, Proposal, Terms, Wanted, Within};
 use crate::rev::RevisionHash;
 
@@ -174,4 +175,124 @@ async fn deleting_the_winner_deletes_all_leaves_if_the_terms_say_so() {
         let info = database.info();
         assert_eq!((info.documents, info.deleted), if living == 0 { (0, 1) } else { (1, 0) });
     }
+}
+
+/// Documents whose records together are larger than what a draft loads.
+const LARGE: usize = 1100;
+
+fn large(n: usize, generation: u64) -> Incoming {
+    let root = RevisionHash::parse(&format!("{n:040000}"));
+    let hashes = [RevisionHash::parse("ffffffffffffffffffffffffffffffff"), root];
+    let path = (generation, hashes[2 - generation as usize..].to_vec());
+    Incoming { id: format!("large-{n}"), path, ..edit(None, "{}", false) }
+}
+
+#[tokio::test]
+async fn a_call_on_many_large_trees_is_written_in_parts() {
+    let database = database();
+    for generation in [1, 2] {
+        // Every document twice: the second edit finds the first one, in whichever part it is.
+        let edits = || (0..LARGE).map(|n| large(n, generation));
+        let written = database.update(edits().chain(edits()).collect(), Mode::Replicated, &AllowAll).await;
+        let written = written.expect("asked");
+        assert_eq!(written.len(), 2 * LARGE);
+        assert!(written.iter().all(|result| result.as_ref().is_ok_and(|made| made.generation == generation)));
+        assert_eq!(database.info().sequence, generation * LARGE as u64);
+    }
+    let ids: Vec<String> = (0..LARGE).rev().map(|n| format!("large-{n}")).collect();
+    let draft = Draft::load(&*database.store, database.number, &database.info(), ids.clone()).expect("loads");
+    assert!(draft.holds(&ids[0]) && !draft.holds(&ids[LARGE - 1]), "the first in the order of the call");
+    database.compact(&|_, _| ()).await.expect("compacts");
+    assert_eq!(database.info().old, 0);
+    let leaf = Revision { generation: 2, hash: RevisionHash::parse("ffffffffffffffffffffffffffffffff") };
+    let purged = database.purge(ids.iter().map(|id| (id.clone(), vec![leaf.clone()])).collect()).await.expect("purges");
+    assert!(purged.iter().map(|(id, _)| id).eq(&ids) && purged.iter().all(|(_, removed)| removed.len() == 1));
+    assert_eq!((database.info().documents, database.info().purge_sequence), (0, LARGE as u64));
+}
+
+#[tokio::test]
+async fn a_refusal_between_two_parts_leaves_the_first_one_written() {
+    struct Once(std::sync::atomic::AtomicUsize);
+    impl Guard for Once {
+        fn check(&self) -> Result<()> {
+            match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => Ok(()),
+                _ => Err(Error::Unauthorized("over".into())),
+            }
+        }
+    }
+    struct Guarded;
+    impl Validate for Guarded {
+        fn applies(&self, _: &Database) -> bool {
+            false
+        }
+        fn terms(&self, _: &Database) -> Terms {
+            Terms::default()
+        }
+        fn guard(&self, _: &Arc<Database>) -> Option<Box<dyn Guard>> {
+            Some(Box::new(Once(Default::default())))
+        }
+        fn validate<'a>(
+            &'a self,
+            _: &'a Arc<Database>,
+            _: Vec<Proposal>,
+        ) -> Pin<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
+            unreachable!("nothing is validated")
+        }
+    }
+    let database = database();
+    database.update((0..LARGE).map(|n| large(n, 1)).collect(), Mode::Replicated, &AllowAll).await.expect("asked");
+    let edits = (0..LARGE).map(|n| large(n, 2)).collect();
+    let written = database.update(edits, Mode::Replicated, &Guarded).await.expect("the first part is written");
+    let count = written.iter().filter(|result| result.is_ok()).count();
+    assert!(0 < count && count < LARGE && written.len() == LARGE);
+    assert!(written[count..].iter().all(|result| *result == Err(Error::Unauthorized("over".into()))));
+    assert_eq!(database.info().sequence, (LARGE + count) as u64);
+}
+
+#[tokio::test]
+async fn validation_receives_a_bounded_amount_at_a_time() {
+    struct Largest(Mutex<(usize, usize)>);
+    impl Validate for Largest {
+        fn applies(&self, _: &Database) -> bool {
+            true
+        }
+        fn terms(&self, _: &Database) -> Terms {
+            Terms::default()
+        }
+        fn guard(&self, _: &Arc<Database>) -> Option<Box<dyn Guard>> {
+            None
+        }
+        fn validate<'a>(
+            &'a self,
+            _: &'a Arc<Database>,
+            proposals: Vec<Proposal>,
+        ) -> Pin<Box<dyn Future<Output = Vec<Result<()>>> + Send + 'a>> {
+            let mut seen = self.0.lock();
+            seen.0 += proposals.len();
+            seen.1 = seen.1.max(proposals.iter().map(|proposal| proposal.old.as_ref().map_or(0, String::len)).sum());
+            let verdict = |proposal: &Proposal| match proposal.id.as_str() {
+                "a-7" => Err(Error::Forbidden("seven".into())),
+                _ => Ok(()),
+            };
+            Box::pin(std::future::ready(proposals.iter().map(verdict).collect()))
+        }
+    }
+    let database = database();
+    let json = format!("{{\"x\":\"{}\"}}", "x".repeat(2 << 20));
+    let of = |n: usize, parent: Option<&Revision>, json: &str| Incoming {
+        id: format!("a-{n}"),
+        ..edit(parent, json, false)
+    };
+    let mut made = Vec::new();
+    for n in 0..24 {
+        made.push(write(&database, of(n, None, &json), Mode::Interactive, &AllowAll).await.expect("made"));
+    }
+    let largest = Largest(Mutex::default());
+    let edits = (0..24).map(|n| of(n, Some(&made[n]), "{}")).collect();
+    let written = database.update(edits, Mode::Interactive, &largest).await.expect("asked");
+    let refused: Vec<usize> = (0..24).filter(|n| written[*n].is_err()).collect();
+    assert_eq!(refused, [7]);
+    let (count, bytes) = *largest.0.lock();
+    assert!(count == 24 && bytes < 20 << 20, "{bytes} bytes at once");
 }
