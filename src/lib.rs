@@ -1,7 +1,7 @@
 //! settee: a CouchDB-compatible sync server in one binary.
 //!
 //! ```text
-//! main > cli, server > http > policy > app > config > {query, auth, maintain, net} > db > store > rev > json
+//! main > cli, server > http > policy > app > config > replicate > {query, auth, maintain, net} > db > store > rev > json
 //!
 //! cli/       command line, offline commands      query/     views, Mango, scripts, indexes
 //! server/    starting, background jobs           auth/      users, passwords, sessions, tokens
@@ -9,8 +9,9 @@
 //! policy/    rules beyond the database           net/       outgoing HTTP, TLS, ACME
 //! app/       what every handler can reach        db/        databases: write, read, upkeep
 //! config/    settings                            store/     the storage interface and its engines
-//! audit/     the audit log                       rev/       revision trees
-//! fuzzing/   entry points of the fuzzer          json/      documents as JSON text
+//! replicate/ replication by the server           rev/       revision trees
+//! audit/     the audit log                       json/      documents as JSON text
+//! fuzzing/   entry points of the fuzzer
 //! ```
 //!
 //! Each layer uses only layers to its right. All may use `error`, `clock`, `audit`, `log`, `hex`,
@@ -38,6 +39,7 @@ pub mod maintain;
 pub mod net;
 pub mod policy;
 pub mod query;
+pub mod replicate;
 pub mod rev;
 pub mod server;
 pub mod store;

@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["policy"],
     &["app"],
     &["config"],
+    &["replicate"],
     &["query", "auth", "maintain", "net"],
     &["db"],
     &["store"],

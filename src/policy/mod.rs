@@ -9,6 +9,7 @@ pub mod database_security;
 pub mod document_write;
 pub mod password_upgrade;
 pub mod per_user_database;
+pub mod replication_access;
 pub mod users_database;
 pub mod visibility;
 pub mod write_error;

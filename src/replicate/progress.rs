@@ -1,0 +1,84 @@
+//! How far a replication is. Written by the pass, read by `_active_tasks` and `_scheduler` at any time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde_json::Value;
+
+/// The counters of a job, over all its passes: keep it between them. A job that continues with the same
+/// `Progress` continues its session in the checkpoints, instead of beginning another one.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub(crate) docs_read: AtomicU64,
+    pub(crate) docs_written: AtomicU64,
+    pub(crate) doc_write_failures: AtomicU64,
+    pub(crate) missing_checked: AtomicU64,
+    pub(crate) missing_found: AtomicU64,
+    pub(crate) bulk_get_docs: AtomicU64,
+    pub(crate) bulk_get_attempts: AtomicU64,
+    pub(crate) state: Mutex<State>,
+}
+
+/// What is not a counter.
+#[derive(Debug, Default)]
+#[allow(dead_code, reason = "written by the pass, which comes next")]
+pub(crate) struct State {
+    /// 32 hex digits; `None` before the first pass.
+    pub(crate) session: Option<Box<str>>,
+    /// When the session began, in seconds since the epoch.
+    pub(crate) started: u64,
+    /// The sequence of the source at which the session began, as JSON.
+    pub(crate) start_seq: Value,
+    pub(crate) changes_pending: Option<u64>,
+    pub(crate) source_seq: Value,
+    pub(crate) through_seq: Value,
+    pub(crate) checkpointed_source_seq: Value,
+}
+
+/// The counters at one moment. Sequences are JSON as the source writes them: text, a number, or `null` at first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub docs_read: u64,
+    pub docs_written: u64,
+    pub doc_write_failures: u64,
+    /// Revisions that the target was asked about.
+    pub missing_checked: u64,
+    /// Those that it did not have.
+    pub missing_found: u64,
+    pub bulk_get_docs: u64,
+    pub bulk_get_attempts: u64,
+    /// `None` if the source does not say.
+    pub changes_pending: Option<u64>,
+    /// The last sequence that was read of the source.
+    pub source_seq: Value,
+    /// Everything up to this sequence is on the target.
+    pub through_seq: Value,
+    /// Everything up to this sequence is recorded on both ends.
+    pub checkpointed_source_seq: Value,
+}
+
+impl Progress {
+    /// Nothing was done yet.
+    pub fn new() -> Progress {
+        Progress::default()
+    }
+
+    /// The counters of now.
+    pub fn counters(&self) -> Counters {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let state = self.state.lock();
+        Counters {
+            docs_read: of(&self.docs_read),
+            docs_written: of(&self.docs_written),
+            doc_write_failures: of(&self.doc_write_failures),
+            missing_checked: of(&self.missing_checked),
+            missing_found: of(&self.missing_found),
+            bulk_get_docs: of(&self.bulk_get_docs),
+            bulk_get_attempts: of(&self.bulk_get_attempts),
+            changes_pending: state.changes_pending,
+            source_seq: state.source_seq.clone(),
+            through_seq: state.through_seq.clone(),
+            checkpointed_source_seq: state.checkpointed_source_seq.clone(),
+        }
+    }
+}
