@@ -19,10 +19,10 @@ use crate::db::parse;
 use crate::http::api::document::{attachment, multipart_out};
 use crate::http::connection::request_line::Lenient;
 use crate::http::request::Target;
-use crate::http::request::multipart::{Chunks, Parts};
 use crate::http::response::{self, cors};
 use crate::http::routing::required_access;
 use crate::http::routing::route_table::route;
+use crate::net::multipart::{Chunks, Malformed, Parts};
 use crate::rev::{Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::{http as server, json};
 
@@ -116,7 +116,9 @@ struct Pieces<'a> {
 }
 
 impl Chunks for Pieces<'_> {
-    async fn chunk(&mut self) -> crate::http::response::error::Result<Option<Bytes>> {
+    type Error = Malformed;
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -136,10 +138,10 @@ pub fn multipart(data: &[u8]) {
     let Ok(content_type) = std::str::from_utf8(&data[..end]) else { return };
     let body = data.get(end + 1..).unwrap_or_default();
     for name in ["filename", "name", "boundary"] {
-        let _ = crate::http::request::multipart::parameter(content_type, name);
+        let _ = crate::net::multipart::parameter(content_type, name);
     }
-    let Ok(boundary) = crate::http::request::multipart::boundary_of(content_type) else { return };
-    let read = |size: usize| -> crate::http::response::error::Result<Vec<Part>> {
+    let Ok(boundary) = crate::net::multipart::boundary_of(content_type) else { return };
+    let read = |size: usize| -> Result<Vec<Part>, Malformed> {
         block_on(async {
             let mut body = Pieces { rest: body, size };
             let mut parts = Parts::new(&mut body, &boundary);

@@ -4,6 +4,7 @@ pub mod acme;
 pub mod blocking;
 pub mod crypto_provider;
 pub mod http_client;
+pub mod multipart;
 pub mod tls;
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ pub mod etag;
 pub mod form;
 pub mod json_text;
 pub mod listing_path;
-pub mod multipart;
 pub mod query;
 pub mod target;
 

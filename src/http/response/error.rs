@@ -7,6 +7,7 @@ use http::StatusCode;
 use crate::app::rate_limits::TooMany;
 use crate::app::{answer_budget, body_budget};
 use crate::error::Error;
+use crate::net::multipart::Malformed;
 use crate::policy::write_error::WriteError;
 use crate::store::StoreError;
 
@@ -49,6 +50,12 @@ impl From<WriteError> for Failure {
             WriteError::TooMany(refused) => refused.into(),
             WriteError::Failed(error) => error.into(),
         }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(Malformed(wrong): Malformed) -> Failure {
+        Failure::bad_request(wrong)
     }
 }
 

@@ -310,7 +310,7 @@ async fn many(
     ranges: Vec<(u64, u64)>,
     length: u64,
 ) -> Result<Answer> {
-    let boundary = crate::http::request::multipart::boundary(database.clock());
+    let boundary = crate::net::multipart::boundary(database.clock());
     let content_type = format!("multipart/byteranges; boundary=\"{boundary}\"");
     let database = database.clone();
     let answer = Answer::stream(&request.line, "multipart/byteranges", move |mut out| async move {

@@ -5,8 +5,8 @@ use crate::db::{Database, Upload, Uploaded};
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
-use crate::http::request::multipart::Chunks;
 use crate::http::response::error;
+use crate::net::multipart::Chunks;
 
 /// Bytes collected from the socket before they are written to the blob store.
 const COLLECT: usize = 256 << 10;
@@ -70,13 +70,15 @@ impl AttachmentRules {
 }
 
 impl Chunks for RequestBody {
+    type Error = error::Failure;
+
     fn chunk(&mut self) -> impl Future<Output = error::Result<Option<bytes::Bytes>>> + Send {
         RequestBody::chunk(self)
     }
 }
 
 /// Streams an attachment from the socket to the blob store, in bounded memory.
-pub async fn receive<C: Chunks>(
+pub async fn receive<C: Chunks<Error = error::Failure>>(
     body: &mut C,
     mut upload: Upload,
     rules: &AttachmentRules,

@@ -15,8 +15,8 @@ use crate::db::{Database, Incoming, Mode, Source, Uploaded};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
-use crate::http::request::multipart::{Parts, boundary_of, malformed, parameter};
 use crate::http::response::error::Result;
+use crate::net::multipart::{Parts, boundary_of, malformed, parameter};
 
 /// Reads a document as `multipart/related`: first the JSON, then the attachments that it marks with
 /// `follows`. A part is matched to an attachment by its file name, or else by the order in the JSON.
@@ -32,7 +32,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
         .get(header::CONTENT_TYPE)
         .is_none_or(|value| value.to_str().is_ok_and(|value| value.starts_with("application/json")));
     if !is_json {
-        return Err(malformed("the first part is not application/json"));
+        return Err(malformed("the first part is not application/json").into());
     }
     let text = collect(&mut parts, limits.bytes, &id).await?;
     let mut split = crate::db::parse::split(&text, &limits)?;
@@ -69,7 +69,7 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
             && length != attachment.length
             && length != attachment.stored
         {
-            return Err(malformed(&format!("the length of attachment {name} differs from its stub")));
+            return Err(malformed(&format!("the length of attachment {name} differs from its stub")).into());
         }
         attachment.revpos = fields.revpos.unwrap_or(0);
         let keep_revpos = mode == Mode::Replicated && fields.revpos.is_some();

@@ -22,10 +22,10 @@ use crate::db::record::Attachment;
 use crate::db::{Database, Found};
 use crate::error::Error;
 use crate::http::request::Request;
-use crate::http::request::multipart::{boundary, header_safe};
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
+use crate::net::multipart::{boundary, header_safe};
 
 /// Bytes of an attachment read from the blob store at once.
 const STEP: usize = 256 << 10;

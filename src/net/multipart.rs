@@ -7,7 +7,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
 use crate::clock::Clock;
-use crate::http::response::error::{Failure, Result};
+
+/// Why a body is not multipart: one line, with what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed(pub String);
 
 /// A random boundary, which no content can be expected to contain.
 pub fn boundary(clock: &Clock) -> String {
@@ -27,16 +30,16 @@ pub(crate) fn header_safe(text: &str) -> String {
     safe
 }
 
-/// The `boundary` parameter of a multipart `Content-Type`; 400 if it is missing, empty or longer than 200
+/// The `boundary` parameter of a multipart `Content-Type`; an error if it is missing, empty or longer than 200
 /// bytes.
-pub fn boundary_of(content_type: &str) -> Result<String> {
+pub fn boundary_of(content_type: &str) -> Result<String, Malformed> {
     parameter(content_type, "boundary")
         .filter(|boundary| !boundary.is_empty() && boundary.len() <= 200)
-        .ok_or_else(|| Failure::bad_request("Missing boundary in multipart Content-Type"))
+        .ok_or_else(|| Malformed("Missing boundary in multipart Content-Type".into()))
 }
 
-pub(crate) fn malformed(what: &str) -> Failure {
-    Failure::bad_request(format!("Malformed multipart body: {what}"))
+pub(crate) fn malformed(what: &str) -> Malformed {
+    Malformed(format!("Malformed multipart body: {what}"))
 }
 
 /// Returns a parameter of a header value such as `multipart/related; boundary="x"`. Does not support escaped
@@ -91,19 +94,19 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
         Parts { body, delimiter, buffer: BytesMut::from(&b"\r\n"[..]), state: At::Preamble }
     }
 
-    async fn more(&mut self) -> Result<()> {
+    async fn more(&mut self) -> Result<(), B::Error> {
         match self.body.chunk().await? {
             Some(chunk) => {
                 self.buffer.extend_from_slice(&chunk);
                 Ok(())
             }
-            None => Err(malformed("it ends before its last boundary")),
+            None => Err(malformed("it ends before its last boundary").into()),
         }
     }
 
     /// Returns the headers of the next part, or `None` after the last part. Skips the unread rest of the
     /// current part.
-    pub async fn next(&mut self) -> Result<Option<HeaderMap>> {
+    pub async fn next(&mut self) -> Result<Option<HeaderMap>, B::Error> {
         while matches!(self.state, At::Preamble | At::Content) {
             self.content().await?;
         }
@@ -121,7 +124,7 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
             match memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
                 Some(end) => break end,
                 None if self.buffer.len() > MOST_HEADER_BYTES => {
-                    return Err(malformed("a part's headers are too long"));
+                    return Err(malformed("a part's headers are too long").into());
                 }
                 None => self.more().await?,
             }
@@ -133,7 +136,7 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
     }
 
     /// Returns the next chunk of the part's content, or `None` at its end.
-    pub async fn content(&mut self) -> Result<Option<Bytes>> {
+    pub async fn content(&mut self) -> Result<Option<Bytes>, B::Error> {
         loop {
             if !matches!(self.state, At::Preamble | At::Content) {
                 return Ok(None);
@@ -154,7 +157,7 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
     }
 
     /// Reads the body to its end, so that the connection can be reused.
-    pub async fn finish(&mut self) -> Result<()> {
+    pub async fn finish(&mut self) -> Result<(), B::Error> {
         while self.next().await?.is_some() {}
         while self.body.chunk().await?.is_some() {}
         Ok(())
@@ -162,13 +165,15 @@ impl<'a, B: Chunks + Send> Parts<'a, B> {
 }
 
 impl<B: Chunks + Send> Chunks for Parts<'_, B> {
-    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+    type Error = B::Error;
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, B::Error> {
         self.content().await
     }
 }
 
 /// Parses the headers of a part. Skips the first line, which is the rest of the delimiter line.
-pub(crate) fn parse_headers(head: &[u8]) -> Result<HeaderMap> {
+pub(crate) fn parse_headers(head: &[u8]) -> Result<HeaderMap, Malformed> {
     let mut headers = HeaderMap::new();
     for line in head.split(|byte| *byte == b'\n').skip(1) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -189,10 +194,13 @@ pub(crate) fn parse_headers(head: &[u8]) -> Result<HeaderMap> {
 /// Maximum size of the headers of a part in bytes.
 const MOST_HEADER_BYTES: usize = 16 << 10;
 
-/// A source of an attachment's bytes: a request body or a part of a multipart body.
+/// A source of an attachment's bytes: the body of a request or of an answer, or a part of a multipart body.
 pub trait Chunks {
+    /// Why there are no more bytes.
+    type Error: From<Malformed> + Send;
+
     /// Returns the next bytes, or `None` at the end.
-    fn chunk(&mut self) -> impl Future<Output = Result<Option<bytes::Bytes>>> + Send;
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<bytes::Bytes>, Self::Error>> + Send;
 }
 
 #[cfg(test)]
