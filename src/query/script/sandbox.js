@@ -22,6 +22,10 @@
   const toStringOf = Object.prototype.toString;
   const slice = String.prototype.slice;
   const split = String.prototype.split;
+  const indexOf = String.prototype.indexOf;
+  const charCodeAt = String.prototype.charCodeAt;
+  const exec = RegExp.prototype.exec;
+  const place = /:(\d+):(\d+)/; // where the parser stopped, in the stack of a SyntaxError
   const join = Array.prototype.join;
 
   // ---- errors ---------------------------------------------------------------------------------------------
@@ -141,18 +145,53 @@
   // Stored functions are expressions (`function (doc) {...}`, an arrow function), often with a `;` or
   // comments around them. Prefixed with `0,`, each is an expression whose value is the function. Source that
   // is not an expression (declarations, then the function) is run as a program; its last value is the
-  // function.
+  // function. The last function of such a program may be a statement without a name, which CouchDB's engines
+  // accept and JavaScript does not: it gets a name, and its name becomes the last value.
   function functionOf(source) {
     try {
       return evaluate('0,' + source);
     } catch (error) {
       if (!(error instanceof SyntaxErrorOf)) throw error;
       try {
-        return evaluate(source);
+        return program(source);
       } catch (again) {
-        throw again instanceof SyntaxErrorOf ? error : again;
+        if (!(again instanceof SyntaxErrorOf)) throw again;
+        const named = withName(source, again);
+        if (named === null) throw error;
+        try {
+          return program(named);
+        } catch (third) {
+          throw third instanceof SyntaxErrorOf ? error : third;
+        }
       }
     }
+  }
+
+  // Runs a program and returns its last value. Its declarations are local to it, because two functions of a
+  // design document may declare different helpers with the same name.
+  const program = evaluate('(function () { return eval(arguments[0]); })');
+
+  // Gives a name to the function statement at which the parser stopped, and appends the name. Returns null
+  // if the parser stopped for another reason. The parser counts columns in bytes of UTF-8.
+  function withName(source, error) {
+    if (error.message !== 'function name expected') return null;
+    const found = run(exec, place, [text(error.stack)]);
+    if (found === null) return null;
+    let at = 0;
+    for (let line = +found[1]; line > 1; line--) {
+      at = run(indexOf, source, ['\n', at]) + 1;
+      if (at === 0) return null;
+    }
+    for (let left = +found[2] - 1; left > 0; at++) {
+      const unit = run(charCodeAt, source, [at]);
+      if (unit !== unit) return null;
+      // Each half of a surrogate pair is two of its four bytes.
+      left -= unit < 0x80 ? 1 : unit < 0x800 || (unit >= 0xd800 && unit < 0xe000) ? 2 : 3;
+    }
+    if (source[at] !== '(') return null;
+    let name = 'anonymous';
+    while (run(indexOf, source, [name]) >= 0) name += '_';
+    return run(slice, source, [0, at]) + ' ' + name + run(slice, source, [at]) + '\n;' + name + ';';
   }
   const SyntaxErrorOf = SyntaxError;
 

@@ -53,9 +53,29 @@ fn stored_functions_compile_in_all_common_forms() {
         "var helper = function (doc) { return doc.a; }; (function (doc) { emit(helper(doc), null) })",
         "function (doc) { const { a, ...rest } = doc; emit(a ?? 1, rest?.none ?? null); }",
         "async function (doc) { emit(doc.a, null); }",
+        "var x = 1; function (doc) { emit(doc.a, null) }",
+        "\"use strict\";\nfunction (doc) { emit(doc.a, null) }",
+        "'use strict'; function(doc) { emit(this === undefined ? doc.a : 0, null); };",
+        "function helper(doc) { return doc.a; }\n\nfunction (doc) {\n  emit(helper(doc), null);\n}\n",
+        "var é = '😀', f = function(){}; function /* the map */ (doc) { emit(é ? doc.a : 0, null) } // function (",
+        "/* function (x) */ var r = /function [(]/; // function (\r\nfunction\t(doc) { [1].map(function () { emit(doc.a, null) }) }",
+        "var anonymous = 5; function (doc) { emit(anonymous, null) } var after = 1;",
+        "const five = 5; let map = null; (doc) => emit(five, null)",
     ] {
         assert_eq!(map_one(function, r#"{"_id":"x","a":5}"#).unwrap(), Some(vec!["5:null".into()]), "{function}");
     }
+}
+
+#[test]
+fn declarations_before_a_function_are_its_own() {
+    let set = set(&[
+        "var x = 1; function (doc) { emit(x, typeof y); }",
+        "var x = 2, y = 3; function help() { return x } function (doc) { emit(help(), y); }",
+        "var x = 4; (function (doc) { emit(x, typeof help); })",
+    ]);
+    let mapped = scripts().map_batch(&set, vec![r#"{"_id":"a"}"#.into()]).wait().unwrap();
+    let found = [0, 1, 2].map(|function| rows(&mapped, 0, function).unwrap().join(" "));
+    assert_eq!(found, ["1:\"undefined\"", "2:3", "4:\"undefined\""]);
 }
 
 #[test]
@@ -67,6 +87,13 @@ fn compilation_errors_state_the_reason() {
     let syntax = told("function (doc) { emit( }");
     assert!(syntax.starts_with("compilation_error: SyntaxError: "), "{syntax}");
     assert!(syntax.ends_with(" (function (doc) { emit( })"), "{syntax}");
+    for broken in
+        ["var x = 1; function (doc) { emit( }", "function (doc) {} function (again) {}", "var x; function (doc) {} x +"]
+    {
+        let syntax = told(broken);
+        assert!(syntax.starts_with("compilation_error: SyntaxError: "), "{syntax}");
+        assert!(syntax.ends_with(&format!(" ({broken})")), "{syntax}");
+    }
     assert_eq!(told("42"), "compilation_error: Expression does not eval to a function. (42)");
     assert!(told("nothing").starts_with("compilation_error: ReferenceError: "));
     let reasons =
@@ -353,6 +380,10 @@ fn validation_answers_become_errors() {
     assert_eq!(ask("function () { throw(['error', 'mine', 'because']); }"), script("mine", "because"));
     assert_eq!(word(ask("function () { while (true) {} }")), "os_process_error");
     assert_eq!(word(ask("function ( {")), "compilation_error");
+    let with_helpers = "var allowed = ['ann']; function is(name) { return allowed.indexOf(name) >= 0 }\n\
+                        function (doc, old, user) { if (!is(user.name)) throw({ forbidden: 'no' }); }";
+    assert_eq!(ask(with_helpers), Ok(()));
+    assert_eq!(ask(&with_helpers.replace("['ann']", "[]")), Err(Error::Forbidden("no".into())));
 }
 
 #[test]
