@@ -238,7 +238,7 @@ pub fn head(data: &[u8]) {
     let (Some(method), Some(target)) = (words.next(), words.next()) else { return };
     let (Ok(method), Ok(uri)) = (Method::from_bytes(method.as_bytes()), target.parse()) else { return };
     let Ok(target) = Target::read(&method, &uri, &headers, &settings) else { return };
-    assert!(target.segments.iter().all(|segment| !segment.is_empty() && !segment.contains('\0')));
+    assert!(target.segments.iter().all(|segment| !segment.is_empty()));
     assert_eq!(target.segments, segments_of(uri.path()), "as decoded byte by byte");
     for name in ["descending", "limit", "key"] {
         let _ = (target.query.flag(name, true), target.query.natural(name), target.query.json(name));

@@ -3,6 +3,7 @@
 pub mod acme;
 pub mod blocking;
 pub mod crypto_provider;
+pub mod header_text;
 pub mod http_client;
 pub mod multipart;
 pub mod tls;

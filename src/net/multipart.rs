@@ -6,6 +6,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
+use super::header_text::decode_latin_1;
 use crate::clock::Clock;
 
 /// Why a body is not multipart: one line, with what is wrong.
@@ -188,6 +189,7 @@ pub(crate) fn parse_headers(head: &[u8]) -> Result<HeaderMap, Malformed> {
             _ => return Err(malformed("a part's header")),
         };
     }
+    decode_latin_1(&mut headers);
     Ok(headers)
 }
 
@@ -227,6 +229,8 @@ mod tests {
         let headers = parse_headers(b"\r\nContent-Type: text/plain\r\nX: y").unwrap();
         assert_eq!(headers["content-type"], "text/plain");
         assert_eq!(headers["x"], "y");
+        let headers = parse_headers(b"\r\nContent-Disposition: attachment; filename=\"\xe9.txt\"").unwrap();
+        assert_eq!(headers["content-disposition"].as_bytes(), "attachment; filename=\"é.txt\"".as_bytes());
         assert!(parse_headers(b"").unwrap().is_empty());
         assert!(parse_headers(b"\r\nnonsense").is_err());
     }

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::http::request::body::RequestBody;
 use crate::http::request::target::Target;
 use crate::http::request::{Request, client_address};
+use crate::net::header_text::{decode_latin_1, header_text};
 use crate::policy::authorization::Standing;
 use crate::policy::change_counters::Seen;
 
@@ -47,7 +48,8 @@ pub struct Context {
 
 impl Context {
     /// Creates the state of a request that has come over the socket of `peer`.
-    pub fn new(app: &App, parts: http::request::Parts, peer: Option<IpAddr>, encrypted: bool) -> Context {
+    pub fn new(app: &App, mut parts: http::request::Parts, peer: Option<IpAddr>, encrypted: bool) -> Context {
+        decode_latin_1(&mut parts.headers);
         let seen = Seen::settings(app);
         let settings = app.settings();
         let client = client_address::client(&settings, &parts.headers, peer, encrypted);
@@ -101,7 +103,7 @@ impl Context {
 
 /// The client's own request id if it is short and harmless, or else ten hex digits (`chttpd.erl`, `nonce`).
 fn request_id(headers: &HeaderMap, app: &App) -> String {
-    let given = headers.get("x-couch-request-id").and_then(|value| value.to_str().ok());
+    let given = headers.get("x-couch-request-id").and_then(header_text);
     match given {
         Some(given)
             if !given.is_empty()

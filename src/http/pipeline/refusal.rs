@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::http::request::accept::accepts;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, wire};
+use crate::net::header_text::header_text;
 
 /// Builds the answer to a failure. Logs the cause of an internal error.
 pub fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
@@ -35,7 +36,7 @@ pub fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
 /// Makes a browser ask for a password, or redirects it to the sign-in page (`chttpd.erl`, `error_headers`).
 fn ask_for_password(context: &Context, failure: &Failure, answer: Answer) -> Answer {
     let settings = &context.settings;
-    let asked = context.headers.get("x-couchdb-www-authenticate").and_then(|value| value.to_str().ok());
+    let asked = context.headers.get("x-couchdb-www-authenticate").and_then(header_text);
     if let Some(challenge) = asked.or_else(|| settings.get("chttpd", "WWW-Authenticate")) {
         return answer.with_text(header::WWW_AUTHENTICATE, challenge);
     }
@@ -47,11 +48,41 @@ fn ask_for_password(context: &Context, failure: &Failure, answer: Answer) -> Ans
     }
     let Some(redirect) = settings.get("chttpd_auth", "authentication_redirect") else { return answer };
     let (_, _, reason) = wire(failure);
+    let path = context.uri.path();
     let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let mut answer = answer.with_text(
         header::LOCATION,
-        &format!("{redirect}?return={}&reason={}", encode(context.uri.path()), encode(&reason)),
+        &format!("{}?return={}&reason={}", from(path, redirect), encode(path), encode(&reason)),
     );
     answer.status = http::StatusCode::FOUND;
     answer
+}
+
+/// The path `to` as a reference that is relative to `path`, so that it stays below the path at which a proxy serves the
+/// server. Everything but a path, such as a whole URL, is returned unchanged.
+fn from(path: &str, to: &str) -> String {
+    match to.strip_prefix('/').filter(|rest| !rest.starts_with('/')) {
+        Some(rest) => "../".repeat(path.matches('/').count().saturating_sub(1)) + rest,
+        None => to.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::from;
+
+    #[test]
+    fn a_redirect_stays_below_the_path_of_a_proxy() {
+        for (path, to, reference) in [
+            ("/", "/_utils/session.html", "_utils/session.html"),
+            ("/db", "/_utils/session.html", "_utils/session.html"),
+            ("/db/", "/_utils/session.html", "../_utils/session.html"),
+            ("/db/doc/name", "/_utils/session.html", "../../_utils/session.html"),
+            ("/db//doc", "/_utils/session.html", "../../_utils/session.html"),
+            ("/db", "https://sign-in.example/", "https://sign-in.example/"),
+            ("/db", "//sign-in.example/", "//sign-in.example/"),
+        ] {
+            assert_eq!(from(path, to), reference, "{path} {to}");
+        }
+    }
 }

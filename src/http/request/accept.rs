@@ -3,10 +3,11 @@
 use http::header::{self, HeaderMap};
 
 use super::decoded::Request;
+use crate::net::header_text::header_text;
 
 /// Whether `Accept` takes a type; none at all takes everything.
 pub fn accepts(headers: &HeaderMap, wanted: &str) -> bool {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return true };
+    let Some(accept) = headers.get(header::ACCEPT).and_then(header_text) else { return true };
     let family = wanted.split('/').next().unwrap_or("");
     accept.split(',').filter_map(|one| one.split(';').next()).map(str::trim).any(|one| {
         one == "*/*" || one.eq_ignore_ascii_case(wanted) || one.strip_suffix("/*").is_some_and(|one| one == family)

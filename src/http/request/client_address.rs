@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::HeaderMap;
 
 use crate::config::Settings;
+use crate::net::header_text::header_text;
 
 /// The client of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +30,13 @@ pub fn client(settings: &Settings, headers: &HeaderMap, socket: Option<IpAddr>, 
         // A configured header without a list of proxies means that only the proxy can reach the server.
         Some(name) if trusted || settings.trusted_proxies.is_empty() => {
             // Each proxy appends to the list: the last address is the one that the nearest proxy saw.
-            let last = headers.get(name).and_then(|value| value.to_str().ok()?.rsplit(',').next());
+            let last = headers.get(name).and_then(|value| header_text(value)?.rsplit(',').next());
             last.and_then(address)
         }
         None if trusted => forwarded(settings, headers),
         Some(_) | None => None,
     };
-    let header = |key: &str| settings.get("chttpd", key).and_then(|name| headers.get(name)?.to_str().ok());
+    let header = |key: &str| settings.get("chttpd", key).and_then(|name| header_text(headers.get(name)?));
     let by_proxy = trusted && (header("x_forwarded_proto") == Some("https") || header("x_forwarded_ssl") == Some("on"));
     Client { address: named.or(socket).map(|address| address.to_canonical()), secure: encrypted || by_proxy }
 }
@@ -43,8 +44,7 @@ pub fn client(settings: &Settings, headers: &HeaderMap, socket: Option<IpAddr>, 
 /// Reads `X-Forwarded-For` from its end. Each proxy appends the address of its peer, so the first address
 /// that is not a trusted proxy is the client's; addresses before it cannot be trusted.
 fn forwarded(settings: &Settings, headers: &HeaderMap) -> Option<IpAddr> {
-    let lines: Vec<&str> =
-        headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().ok()).collect::<Option<_>>()?;
+    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().map(header_text).collect::<Option<_>>()?;
     let mut found = None;
     for item in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
         let Some(address) = address(item) else { break };

@@ -1,5 +1,6 @@
 //! A request as handlers see it: decoded path, ordered query, headers, a bounded body, the user.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,7 @@ use http::header::{self, HeaderMap};
 use super::body::RequestBody;
 use super::etag::matches_etag;
 use super::json_text::{VALUE, invalid_json, too_deep, values};
+use super::lone_surrogates;
 use super::query::Query;
 use super::target::Verb;
 use crate::app::answer_budget::Line;
@@ -19,6 +21,7 @@ use crate::blocking::beside;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::http::response::error::{Failure, Result};
+use crate::net::header_text::header_text;
 use crate::policy::authorization::{By, Standing};
 
 /// One request.
@@ -61,9 +64,9 @@ impl Request {
         self.by().caller()
     }
 
-    /// A header's text.
+    /// A header's text. Bytes beyond ASCII were decoded when the request came in.
     pub fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
+        self.headers.get(name).and_then(header_text)
     }
 
     /// Refuses a body that does not say that it is JSON (415), as CouchDB's `validate_ctype`.
@@ -93,35 +96,50 @@ impl Request {
     /// The whole body, inflated if it is gzipped, as JSON text that is UTF-8 and not too deep; nothing else
     /// is checked.
     pub async fn json_text(&mut self) -> Result<String> {
+        let text = self.json_text_of_any_depth().await?;
+        let depth = self.settings.max_json_depth;
+        match beside(text.len(), || too_deep(text.as_bytes(), depth)) {
+            true => Err(Failure::bad_request(format!("JSON nests deeper than {depth}"))),
+            false => Ok(text),
+        }
+    }
+
+    /// As [`Request::json_text`], at any depth: for a body whose parts are checked one by one.
+    pub async fn json_text_of_any_depth(&mut self) -> Result<String> {
         let bytes = self.whole().await?;
         if bytes.is_empty() {
             return Err(invalid_json());
         }
-        let depth = self.settings.max_json_depth;
-        beside(bytes.len(), || {
-            if too_deep(&bytes, depth) {
-                return Err(Failure::bad_request(format!("JSON nests deeper than {depth}")));
-            }
-            String::from_utf8(bytes.into()).map_err(|_| invalid_json())
-        })
+        beside(bytes.len(), || String::from_utf8(bytes.into()).map_err(|_| invalid_json()))
     }
 
     /// The whole body as a JSON value.
     pub async fn json(&mut self) -> Result<serde_json::Value> {
         let text = self.json_text().await?;
+        self.value_of(&text).await
+    }
+
+    /// The value of JSON text that came with the body.
+    async fn value_of(&mut self, text: &str) -> Result<serde_json::Value> {
         // `[[],[],...]` takes fifty times as much as values.
         let values = beside(text.len(), || values(text.as_bytes()));
         self.body.hold((text.len() + values * VALUE) as u64).await?;
         self.refresh();
-        beside(text.len(), || serde_json::from_str(&text)).map_err(|_| invalid_json())
+        beside(text.len(), || serde_json::from_str(text)).map_err(|_| invalid_json())
     }
 
     /// The whole body as a JSON object.
     pub async fn json_object(&mut self) -> Result<serde_json::Map<String, serde_json::Value>> {
-        match self.json().await? {
-            serde_json::Value::Object(members) => Ok(members),
-            _ => Err(Failure::bad_request("Request body must be a JSON object")),
-        }
+        let value = self.json().await?;
+        object(value)
+    }
+
+    /// As [`Request::json_object`], with marks for halves of surrogate pairs; also returns whether there are any.
+    pub async fn marked_json_object(&mut self) -> Result<(serde_json::Map<String, serde_json::Value>, bool)> {
+        let text = self.json_text().await?;
+        let marked = lone_surrogates::mark(&text);
+        let value = self.value_of(&marked).await?;
+        Ok((object(value)?, matches!(marked, Cow::Owned(_))))
     }
 
     /// Whether `If-None-Match` names this tag (without quotes).
@@ -129,12 +147,22 @@ impl Request {
         matches_etag(&self.headers, tag)
     }
 
-    /// `scheme://host` + `path`, as the client sees this server (`chttpd.erl`, `absolute_uri`).
+    /// `scheme://host` + `path`, as the client sees this server (`chttpd.erl`, `absolute_uri`); below the path
+    /// that a proxy reports, which CouchDB does not know.
     pub fn absolute_uri(&self, path: &str) -> String {
-        let named = |key: &str| self.settings.get("chttpd", key).and_then(|name| self.headers.get(name)?.to_str().ok());
+        let named = |key: &str| self.settings.get("chttpd", key).and_then(|name| header_text(self.headers.get(name)?));
         let host = named("x_forwarded_host").or_else(|| self.header(header::HOST)).unwrap_or("localhost:5984");
+        let prefix = named("x_forwarded_prefix").filter(|prefix| prefix.starts_with('/')).unwrap_or("");
+        let prefix = prefix.trim_end_matches('/');
         let secure =
             named("x_forwarded_ssl") == Some("on") || named("x_forwarded_proto") == Some("https") || self.secure;
-        format!("{}://{host}{path}", if secure { "https" } else { "http" })
+        format!("{}://{host}{prefix}{path}", if secure { "https" } else { "http" })
+    }
+}
+
+fn object(value: serde_json::Value) -> Result<serde_json::Map<String, serde_json::Value>> {
+    match value {
+        serde_json::Value::Object(members) => Ok(members),
+        _ => Err(Failure::bad_request("Request body must be a JSON object")),
     }
 }

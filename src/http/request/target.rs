@@ -7,6 +7,7 @@ use super::query::Query;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::http::response::error::{Failure, Result};
+use crate::net::header_text::header_text;
 
 /// The methods that routes know. HEAD is [`Verb::Get`] with [`Request::head`] set, as in CouchDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Target {
 
 /// `X-HTTP-Method-Override` counts on POST only.
 fn verb_of(method: &http::Method, headers: &HeaderMap) -> (Verb, bool) {
-    let said = headers.get("x-http-method-override").and_then(|value| value.to_str().ok());
+    let said = headers.get("x-http-method-override").and_then(header_text);
     let name = match said {
         Some(said @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "TRACE" | "CONNECT" | "COPY"))
             if method == http::Method::POST =>
@@ -90,10 +91,10 @@ fn decode(part: &str, index: usize, plus_is_space: bool) -> Result<String> {
     };
     let text = percent_decode(part.as_bytes()).decode_utf8();
     match text {
-        Ok(text) if !text.contains('\0') => Ok(text.into_owned()),
-        _ if index == 0 => Err(Error::IllegalDatabaseName(illegal_database_name(part)).into()),
-        _ if index == 1 => Err(Error::IllegalDocId("Document id must be valid UTF-8".into()).into()),
-        _ => Err(Failure::bad_request("Attachment name is not UTF-8 encoded")),
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) if index == 0 => Err(Error::IllegalDatabaseName(illegal_database_name(part)).into()),
+        Err(_) if index == 1 => Err(Error::IllegalDocId("Document id must be valid UTF-8".into()).into()),
+        Err(_) => Err(Failure::bad_request("Attachment name is not UTF-8 encoded")),
     }
 }
 
@@ -124,6 +125,7 @@ mod tests {
             ("/db/a+b", &["db", "a b"]),
             ("/db/a%2Bb", &["db", "a+b"]),
             ("/db/%E2%82%AC", &["db", "€"]),
+            ("/db/a%00b/%00", &["db", "a\0b", "\0"]),
         ] {
             assert_eq!(target("GET", uri).ok().unwrap().segments, segments, "{uri}");
         }

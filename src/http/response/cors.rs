@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::answer::Answer;
 use crate::config::settings::Cors;
+use crate::net::header_text::header_text;
 
 const HEADERS: &[&str] = &[
     "accept",
@@ -71,7 +72,7 @@ pub fn is_from_elsewhere(cors: &Cors, headers: &HeaderMap, preflighted: bool) ->
         None => {
             let hosts = [headers.get(header::HOST), headers.get("x-forwarded-host")];
             let is_here = |from: &str| {
-                let hosts = hosts.iter().flatten().filter_map(|host| host.to_str().ok());
+                let hosts = hosts.into_iter().flatten().filter_map(header_text);
                 hosts.flat_map(|host| host.split(',')).any(|host| host.trim().eq_ignore_ascii_case(from))
             };
             let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| is_here(from));
@@ -84,7 +85,7 @@ pub fn is_from_elsewhere(cors: &Cors, headers: &HeaderMap, preflighted: bool) ->
 }
 
 fn origin_of(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::ORIGIN)?.to_str().ok()
+    header_text(headers.get(header::ORIGIN)?)
 }
 
 fn grant(cors: &Cors, origin: &str) -> Vec<(HeaderName, String)> {
@@ -101,7 +102,7 @@ pub fn preflight(cors: &Cors, headers: &HeaderMap) -> Option<Answer> {
     if !allows(cors, origin) {
         return None;
     }
-    let method = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?.to_str().ok()?;
+    let method = header_text(headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?)?;
     let methods: Vec<&str> = match &cors.methods {
         Some(methods) => methods.iter().map(String::as_str).collect(),
         None => METHODS.to_vec(),
@@ -109,7 +110,7 @@ pub fn preflight(cors: &Cors, headers: &HeaderMap) -> Option<Answer> {
     if !methods.contains(&method) {
         return None;
     }
-    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(header_text).unwrap_or("");
     let is_allowed = |name: &str| match &cors.headers {
         Some(allowed) => allowed.iter().any(|one| one == name),
         None => HEADERS.contains(&name),
@@ -141,7 +142,7 @@ pub fn decorate(cors: &Cors, request: &HeaderMap, answer: &mut HeaderMap) {
         return;
     }
     let mut exposed: Vec<&str> = SIMPLE.iter().copied().filter(|name| answer.contains_key(*name)).collect();
-    let simple_type = answer.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
+    let simple_type = answer.get(header::CONTENT_TYPE).and_then(header_text).is_some_and(|value| {
         ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"].contains(&value)
     });
     if !simple_type && !exposed.contains(&"content-type") {

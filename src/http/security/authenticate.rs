@@ -11,6 +11,7 @@ use crate::auth::{Authenticator, Credentials, Session, SignedIn, Step, UserCtx, 
 use crate::blocking::{blocking, reading};
 use crate::http::request::Request;
 use crate::http::response::error::Result;
+use crate::net::header_text::header_text;
 
 /// The result of authentication.
 pub struct Signed {
@@ -32,7 +33,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     let cookies = request.headers.get_all(header::COOKIE);
     let credentials = Credentials {
         authorization: request.header(header::AUTHORIZATION),
-        cookie: cookies.iter().filter_map(|value| value.to_str().ok()).find_map(session::find),
+        cookie: cookies.iter().filter_map(header_text).find_map(session::find),
         proxy_user: header(&auth.proxy.user_header),
         proxy_roles: header(&auth.proxy.roles_header),
         proxy_token: header(&auth.proxy.token_header),

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
 use crate::http::response::error::Result;
+use crate::net::header_text::header_text;
 use crate::net::multipart::{Parts, boundary_of, malformed, parameter};
 
 /// Reads a document as `multipart/related`: first the JSON, then the attachments that it marks with
@@ -28,9 +29,8 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     let mut body = std::mem::replace(&mut request.body, RequestBody::empty());
     let mut parts = Parts::new(&mut body, &boundary);
     let headers = parts.next().await?.ok_or_else(|| malformed("no first part"))?;
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .is_none_or(|value| value.to_str().is_ok_and(|value| value.starts_with("application/json")));
+    let is_json =
+        headers.get(header::CONTENT_TYPE).is_none_or(|value| value.as_bytes().starts_with(b"application/json"));
     if !is_json {
         return Err(malformed("the first part is not application/json").into());
     }
@@ -46,16 +46,15 @@ pub async fn receive(request: &mut Request, database: &Arc<Database>, id: String
     let (mut received, mut first) = (Vec::with_capacity(waiting.len()), 0);
     while received.len() < waiting.len() {
         let headers = parts.next().await?.ok_or_else(|| malformed("fewer parts than attachments that follow"))?;
-        let named = headers
-            .get(header::CONTENT_DISPOSITION)
-            .and_then(|value| parameter(&String::from_utf8_lossy(value.as_bytes()), "filename"));
+        let named =
+            headers.get(header::CONTENT_DISPOSITION).and_then(|value| parameter(header_text(value)?, "filename"));
         // Matched by file name, or else the first attachment still missing.
         let named = named.and_then(|name| places.get(&name).copied()).filter(|at| waiting[*at].is_some());
         while waiting.get(first).is_some_and(Option::is_none) {
             first += 1;
         }
         let Some((name, Stub::Follows { fields })) = waiting[named.unwrap_or(first)].take() else { continue };
-        let header_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let header_type = headers.get(header::CONTENT_TYPE).and_then(header_text).map(str::to_owned);
         let content_type = fields.content_type.or(header_type).unwrap_or_else(|| "application/octet-stream".into());
         let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
         let gzipped = encoded || fields.encoding.as_deref() == Some("gzip");
@@ -94,14 +93,12 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
     let mut parts = Parts::new(&mut body, &boundary);
     let (mut doc, mut rev, mut files) = (None, None, Vec::new());
     while let Some(headers) = parts.next().await? {
-        let disposition =
-            headers.get(header::CONTENT_DISPOSITION).map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let disposition = disposition.unwrap_or_default().into_owned();
-        let name = parameter(&disposition, "name").unwrap_or_default();
+        let disposition = headers.get(header::CONTENT_DISPOSITION).and_then(header_text).unwrap_or_default();
+        let name = parameter(disposition, "name").unwrap_or_default();
         if name == "_attachments" {
-            let file = parameter(&disposition, "filename").unwrap_or_default();
+            let file = parameter(disposition, "filename").unwrap_or_default();
             check_attachment_name(&file)?;
-            let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let content_type = headers.get(header::CONTENT_TYPE).and_then(header_text);
             let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
             let upload = {
                 let (database, rules, file) = (database.clone(), rules.clone(), file.clone());
