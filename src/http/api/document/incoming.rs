@@ -7,10 +7,11 @@
 //! Everything that a request says of its document (path, parameters, headers, body) is read here. What follows
 //! sees only the [`Decoded`] write and who asks.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{StatusCode, header};
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 
 use super::attachment_upload::AttachmentRules;
 use super::revision::{named_revision, parse_revision};
@@ -228,26 +229,20 @@ impl Copy {
     }
 }
 
-/// Parses the `Destination` header: a document id, or a URL of a document on this server.
+/// Parses the `Destination` header: the percent-encoded id of a document of this database, optionally with
+/// `?rev=`. As in CouchDB, a URL is refused, also one of this server: it could name another database.
 fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
-    let Some(value) = request.header("destination") else {
+    let Some(value) = request.headers.get("destination").map(|value| value.as_bytes()) else {
         return Err(Failure::bad_request("Destination header is mandatory for COPY."));
     };
-    let path = match value.split_once("://") {
-        None => value,
-        Some((_, rest)) => {
-            let host = request.header(header::HOST).unwrap_or("");
-            match rest.split_once('/') {
-                Some((to, path)) if to == host => path.split_once('/').map_or("", |(_, id)| id),
-                _ => return Err(Failure::bad_request("Destination URL must be relative.")),
-            }
-        }
+    if value.starts_with(b"http://") || value.starts_with(b"https://") {
+        return Err(Failure::bad_request("Destination URL must be relative."));
+    }
+    let (id, query) = match value.iter().position(|byte| *byte == b'?') {
+        Some(at) => (&value[..at], String::from_utf8_lossy(&value[at + 1..])),
+        None => (value, Cow::Borrowed("")),
     };
-    let (id, query) = path.split_once('?').map_or((path, ""), |(id, query)| (id, query));
-    let id = percent_decode_str(id.trim_start_matches('/'))
-        .decode_utf8()
-        .map_err(|_| Failure::bad_request("Destination must be valid UTF-8."))?
-        .into_owned();
+    let id = decode_id(id, request.settings.plus_is_space)?;
     let rev = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "rev").map(|(_, rev)| rev.into_owned());
     let rev = match (rev, request.header(header::IF_MATCH)) {
         (Some(rev), _) => Some(parse_revision(&rev)?),
@@ -255,6 +250,15 @@ fn destination(request: &Request) -> Result<(String, Option<Revision>)> {
         (None, None) => None,
     };
     Ok((id, rev))
+}
+
+/// Percent-decodes the id of a document, as in a path.
+fn decode_id(encoded: &[u8], plus_is_space: bool) -> Result<String> {
+    let plain = |byte: &u8| if plus_is_space && *byte == b'+' { b' ' } else { *byte };
+    let encoded: Vec<u8> = encoded.iter().map(plain).collect();
+    let decoded = percent_decode(&encoded).decode_utf8();
+    let id = decoded.map_err(|_| Error::IllegalDocId("Document id must be valid UTF-8".into()))?;
+    Ok(id.into_owned())
 }
 
 /// Decodes `POST /{db}/{id}`: the form that old browsers send, with files as attachments. As in CouchDB, it
