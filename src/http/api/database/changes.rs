@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::changes_filter::{Filter, Judged};
@@ -22,7 +22,7 @@ use crate::db::{Database, Moved, Since};
 use crate::http::api::document::body_writer;
 use crate::http::api::document::include_docs::Docs;
 use crate::http::api::feed::{Feed, Kind, Page, Source, Then};
-use crate::http::request::{Request, Verb};
+use crate::http::request::{Request, Verb, etag_of};
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
@@ -66,9 +66,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         Since::Sequence(sequence) => sequence.min(last),
     };
     let (kind, waiting) = (params.kind, params.waiting);
-    let etag = (kind == Kind::Normal).then(|| format!("{last}-{}", database.info().purge_sequence));
-    let etag =
-        etag.map(|tag| crate::hex::hex(&crc32fast::hash(format!("{tag}{}", request.target).as_bytes()).to_be_bytes()));
+    let etag = (kind == Kind::Normal && !filter.is_script()).then(|| tag(request, &database, last, &body));
     if let Some(etag) = &etag
         && request.has_etag(etag)
     {
@@ -87,12 +85,25 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     let answer = Feed::new(app, request, (kind, waiting), moved, since, changes).answer(request).await?;
     Ok(match (kind, etag) {
         (Kind::Normal, Some(etag)) => answer.etag(&etag),
+        (Kind::Normal, None) => answer,
         (Kind::EventSource, _) => {
             let no_cache = http::HeaderValue::from_static("no-cache");
             answer.with(header::CACHE_CONTROL, no_cache).uncompressed()
         }
         _ => answer.uncompressed(),
     })
+}
+
+/// The `ETag` of a feed that ends: of this instance of the database, up to `last`, for this user. A feed with a
+/// filter function has none, since the function reads the whole request.
+fn tag(request: &Request, database: &Database, last: u64, body: &Map<String, Value>) -> String {
+    etag_of([
+        database.wire_sequence(last).as_str(),
+        &database.info().purge_sequence.to_string(),
+        &request.target,
+        &request.user.to_script_json(database.name()).to_string(),
+        &serde_json::to_string(body).unwrap_or_default(),
+    ])
 }
 
 /// The changes of one database, as one client wants them.
@@ -133,7 +144,7 @@ impl Source for Changes {
 
     /// A filter function receives the user's roles.
     fn depends_on_roles(&self) -> bool {
-        matches!(self.filter, Filter::Script(_))
+        self.filter.is_script()
     }
 
     async fn page(&mut self, since: u64) -> Result<Page<Judged>> {

@@ -82,6 +82,11 @@ impl Filter {
         matches!(self, Filter::All)
     }
 
+    /// Whether a function of a design document decides.
+    pub fn is_script(&self) -> bool {
+        matches!(self, Filter::Script(_))
+    }
+
     /// Whether the filter reads document bodies.
     pub fn needs_documents(&self) -> bool {
         matches!(self, Filter::Selector(_) | Filter::Script(_))

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use md5::{Digest, Md5};
 
 use super::functions::{self, Asked};
 use crate::app::App;
@@ -13,7 +12,7 @@ use crate::db::read::render::{self, Show};
 use crate::db::{Database, Found, Mode, Wanted};
 use crate::error::Error;
 use crate::http::api::document::{body_writer, incoming, write};
-use crate::http::request::{Request, Verb};
+use crate::http::request::{Request, Verb, etag_of};
 use crate::http::response::error::Result;
 use crate::http::response::{Answer, sandbox};
 use crate::policy::visibility::Eyes;
@@ -32,26 +31,31 @@ pub async fn show(
     let eyes = Eyes::of(app, &request.user, &database)?;
     id.as_deref().map_or(Ok(()), |id| eyes.check(id))?;
     let found = find(&database, id.as_deref()).await?.map(|found| eyes.see(found)).transpose()?;
-    let etag = {
-        let accept = request.header(header::ACCEPT).unwrap_or("");
-        let revision = found.as_ref().map(|found| found.revision.to_string()).unwrap_or_default();
-        let user = request.user.to_script_json(database.name()).to_string();
-        let mut digest = Md5::new();
-        for part in [design.id.as_str(), &design.rev, id.as_deref().unwrap_or(""), &revision, accept, &user] {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
-        crate::hex::hex(&digest.finalize())
-    };
-    if request.has_etag(&etag) {
+    let has_body = !request.body.is_empty();
+    let doc = found.as_ref().map(as_text);
+    // The function receives the whole document, with its conflicts, and the request.
+    let etag = etag_of([
+        database.instance().as_str(),
+        &design.id,
+        &design.rev,
+        id.as_deref().unwrap_or(""),
+        doc.as_deref().unwrap_or(""),
+        &request.target,
+        request.header(header::ACCEPT).unwrap_or(""),
+        &request.user.to_script_json(database.name()).to_string(),
+        &database.security(),
+    ]);
+    // The answer to a body depends on the body.
+    if !has_body && request.has_etag(&etag) {
         return Ok(Answer::not_modified(&etag));
     }
     let body = body(request).await?;
     let Asked { request: object, user } = functions::asked(app, request, &database, id.as_deref(), told(&body))?;
-    let doc = found.as_ref().map(as_text);
     let response = app.scripts.show(&design, &function, doc.as_deref(), &object, &user).await?;
     let mut response = Response::read(&response)?;
-    response.set("ETag", format!("\"{etag}\""));
+    if !has_body {
+        response.set("ETag", format!("\"{etag}\""));
+    }
     if !response.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("vary")) {
         response.set("Vary", "Accept".into());
     }

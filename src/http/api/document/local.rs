@@ -9,7 +9,7 @@ use crate::blocking::reading;
 use crate::db::record::LocalRecord;
 use crate::db::{Database, LONGEST_ID};
 use crate::error::Error;
-use crate::http::request::Request;
+use crate::http::request::{Request, etag_of};
 use crate::http::response::Answer;
 use crate::http::response::error::Result;
 use crate::json::quote;
@@ -47,7 +47,8 @@ pub fn text(name: &str, record: &LocalRecord) -> String {
 /// `GET /{db}/_local/{name}`.
 pub async fn get(app: &App, request: &Request, database: Arc<Database>, name: &str) -> Result<Answer> {
     let record = read(app, request, &database, name).await?;
-    let etag = format!("0-{}", record.revision);
+    // Not the revision alone, which comes back after a deletion, and after a write that names none.
+    let etag = etag_of([record.revision.to_string().as_str(), &record.json]);
     if request.has_etag(&etag) {
         return Ok(Answer::not_modified(&etag));
     }
