@@ -293,6 +293,13 @@ pub const KNOWN: &[Known] = &[
     ),
     row("chttpd", "x_forwarded_host", Kind::Text, "X-Forwarded-Host", "The header of a proxy that names the host."),
     row("chttpd", "x_forwarded_proto", Kind::Text, "X-Forwarded-Proto", "The header of a proxy that names the scheme."),
+    row(
+        "chttpd",
+        "x_forwarded_prefix",
+        Kind::Text,
+        "X-Forwarded-Prefix",
+        "The header of a proxy that names the path below which it serves the server.",
+    ),
     row("chttpd", "x_forwarded_ssl", Kind::Text, "X-Forwarded-Ssl", "The header of a proxy that is `on` for https."),
     // --- cors
     row(

@@ -112,7 +112,7 @@ impl Answer {
         Answer::bytes(StatusCode::NOT_MODIFIED, Bytes::new()).with(header::CONTENT_LENGTH, 0.into()).etag(etag)
     }
 
-    /// 301 to an absolute URL.
+    /// 301 to a URL, which may be relative to that of the request.
     pub fn moved(to: &str) -> Answer {
         Answer::bytes(StatusCode::MOVED_PERMANENTLY, Bytes::new()).with_text(header::LOCATION, to)
     }

@@ -50,7 +50,8 @@ fn wants_page(request: &Request) -> bool {
 pub fn utils(app: &App, request: &Request, path: &str) -> Result<Answer> {
     match path {
         "" if !request.target.split('?').next().unwrap_or("").ends_with('/') => {
-            Ok(Answer::moved(&request.absolute_uri("/_utils/")))
+            // Relative, so that a browser stays below the path at which a proxy serves the server.
+            Ok(Answer::moved("_utils/"))
         }
         "" | "index.html" | "session.html" => Ok(page(app, request)),
         _ => Err(Failure::missing()),
