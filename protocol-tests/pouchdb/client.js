@@ -127,6 +127,42 @@ export function clientTests(major, version) {
       }
     });
 
+    it('goes on past documents that the server refuses', { skip: !!external }, async () => {
+      const a = local();
+      const { name, db } = await server();
+      const limits = { max_document_size: '100000', max_attachment_size: '50000' };
+      const old = {};
+      for (const [key, value] of Object.entries(limits)) old[key] = await api.ok(`PUT /_node/_local/_config/couchdb/${key}`, { body: JSON.stringify(value) });
+      try {
+        await a.bulkDocs(Array.from({ length: 250 }, (_, n) => ({ _id: `fine${String(n).padStart(3, '0')}`, n })));
+        const bad = [
+          { _id: 'deep', a: JSON.parse(`${'['.repeat(600)}1${']'.repeat(600)}`) },
+          { _id: 'half', text: 'half of a pair: \ud83d' },
+          { _id: 'large', text: 'x'.repeat(200_000) },
+          { _id: `long${'x'.repeat(8000)}` },
+          { _id: 'attachment', _attachments: { f: { content_type: 'application/octet-stream', data: Buffer.alloc(60_000).toString('base64') } } },
+        ];
+        assert.ok((await a.bulkDocs(bad)).every(({ ok }) => ok));
+        await a.bulkDocs(Array.from({ length: 250 }, (_, n) => ({ _id: `more${String(n).padStart(3, '0')}`, n })));
+        const denied = [];
+        const pushing = a.replicate.to(db);
+        pushing.on('denied', (error) => denied.push([error.id, error.name]));
+        const pushed = await done(pushing);
+        assert.equal(pushed.ok, true);
+        assert.equal(pushed.docs_written, 500);
+        assert.equal(pushed.doc_write_failures, bad.length);
+        assert.deepEqual(denied.sort(), bad.map(({ _id }) => [_id, 'forbidden']).sort());
+        assert.equal((await api.ok(`GET /${name}`)).doc_count, 500);
+        for (const word of ['"deep"', '"half"', '"large"', '"long', '"attachment"']) assert.ok(api.server.log().includes(`doc=${word}`), word);
+        // The checkpoint is behind them: the next push has nothing to do with them.
+        await a.put({ _id: 'later' });
+        const again = await done(a.replicate.to(db));
+        assert.deepEqual([again.docs_read, again.docs_written, again.doc_write_failures], [1, 1, 0]);
+      } finally {
+        for (const [key, value] of Object.entries(old)) await api.ok(`PUT /_node/_local/_config/couchdb/${key}`, { body: JSON.stringify(value) });
+      }
+    });
+
     it('syncs live, both ways', async () => {
       const a = local();
       const b = local();

@@ -2,6 +2,7 @@
 
 import { gzipSync } from 'node:zlib';
 import { suite, it, assert } from '../harness/rows.js';
+import { external } from '../harness/server.js';
 import { revision } from '../harness/revision.js';
 
 suite('bulk', (api) => {
@@ -54,6 +55,75 @@ suite('bulk', (api) => {
     { name: 'a bad revision', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'e', _rev: 'x' }] }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
   ]);
 
+  const nested = (depth) => JSON.parse(`${'['.repeat(depth)}1${']'.repeat(depth)}`);
+
+  // CouchDB refuses the whole request. PouchDB then stops at this batch for good, and goes on only after a row with `forbidden`.
+  api.rows('_bulk_docs with new_edits=false refuses single documents', [
+    {
+      name: 'each in its own row',
+      req: 'POST /{db}/_bulk_docs',
+      body: {
+        new_edits: false,
+        docs: [
+          { _id: 'first', _rev: '1-a' },
+          { _id: '_reserved', _rev: '1-a' },
+          { _id: 'l'.repeat(8000), _rev: '1-a' },
+          { _id: 'deep', _rev: '1-a', a: nested(600) },
+          { _id: 'half', _rev: '1-a', '\ud83d': 'half \ud83d' },
+          { _id: 'half \ude00', _rev: '1-a' },
+          { _id: 'member', _rev: '1-a', _x: 1 },
+          { _id: 'data', _rev: '1-a', _attachments: { f: { content_type: 'text/plain', data: '!' } } },
+          { _id: 'gzip', _rev: '1-a', _attachments: { _f: { content_type: 'text/plain', data: '' } } },
+          { _id: 'follows', _rev: '1-a', _attachments: { f: { content_type: 'text/plain', follows: true } } },
+          { _id: 'rev', _rev: '99999999999999999999-a' },
+          { _id: `_local/${'l'.repeat(8000)}`, _rev: '0-1' },
+          { _id: 'last', _rev: '1-a' },
+        ],
+      },
+      status: 201,
+      couch: 400,
+      like: [
+        { id: '_reserved', error: 'forbidden', reason: /^illegal_docid: Only reserved/ },
+        { id: 'l'.repeat(8000), error: 'forbidden', reason: /^illegal_docid: / },
+        { id: 'deep', error: 'forbidden', reason: 'bad_request: JSON is nested deeper than 512 levels' },
+        { id: 'half', error: 'forbidden', reason: 'bad_request: invalid UTF-8 JSON' },
+        { id: 'half \ude00', error: 'forbidden', reason: 'bad_request: invalid UTF-8 JSON' },
+        { id: 'member', error: 'forbidden', reason: 'doc_validation: Bad special document member: _x' },
+        { id: 'data', error: 'forbidden', reason: 'bad_request: Invalid attachment data for f' },
+        { id: 'gzip', error: 'forbidden', reason: /^bad_request: Attachment name '_f'/ },
+        { id: 'follows', error: 'forbidden', reason: /^bad_request: attachment f/ },
+        { id: 'rev', error: 'forbidden', reason: 'bad_request: Invalid rev format' },
+        { id: /^_local/, error: 'forbidden', reason: 'bad_request: Invalid _local document id.' },
+      ],
+    },
+    { name: 'the rest is written', req: 'GET /{db}/_all_docs', status: 200, couch: 200, check: ({ json }) => assert.deepEqual(json.rows.map(({ id }) => id), ['first', 'last']) },
+    { name: 'a value that is no document fails the request', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [5] }, status: 400, error: 'bad_request', reason: 'Document must be a JSON object' },
+  ]);
+
+  it('the log names replicated documents that were refused', { skip: !!external }, async () => {
+    const db = await api.db();
+    const docs = Array.from({ length: 15 }, (_, n) => ({ _id: `deep ${n}`, _rev: '1-a', a: nested(600) }));
+    assert.equal((await api.ok(`POST /${db}/_bulk_docs`, { body: { new_edits: false, docs } })).length, 15);
+    const lines = api.server.log().split('\n').filter((line) => line.includes(`${db}`) && line.includes('refused'));
+    assert.equal(lines.length, 11);
+    assert.match(lines[0], /doc="deep 0".*JSON is nested deeper/);
+    assert.match(lines[10], /more=5/);
+  });
+
+  it('a request of several megabytes with one document that is too deep', { skip: !!external }, async () => {
+    const db = await api.db();
+    const docs = Array.from({ length: 40 }, (_, n) => ({ _id: `d${String(n).padStart(2, '0')}`, text: 'x'.repeat(100_000) }));
+    docs[20] = { _id: 'd20', a: nested(600) };
+    const rows = await api.ok(`POST /${db}/_bulk_docs`, { body: { docs } });
+    assert.deepEqual(rows.map(({ id }) => id), docs.map(({ _id }) => _id));
+    assert.deepEqual(rows[20], { id: 'd20', error: 'bad_request', reason: 'JSON is nested deeper than 512 levels' });
+    assert.equal((await api.ok(`GET /${db}`)).doc_count, 39);
+    // What CouchDB refuses, too, fails the whole request there and here.
+    docs[20] = { _id: 'd20', _x: 1 };
+    const refused = await api.call(`POST /${db}/_bulk_docs`, { body: { docs } });
+    assert.deepEqual([refused.status, refused.json], [400, { error: 'doc_validation', reason: 'Bad special document member: _x' }]);
+  });
+
   api.rows('_bulk_get', [
     { name: 'documents with branches', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'a', _revisions: { start: 2, ids: ['b', 'a'] } }, { _id: 'a', _revisions: { start: 2, ids: ['c', 'a'] } }, { _id: 'z', _rev: '1-z', n: 1 }] }, status: 201 },
     {
@@ -97,6 +167,7 @@ suite('bulk', (api) => {
     { name: 'GET', req: 'GET /{db}/_revs_diff', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
     { name: '_missing_revs', req: 'POST /{db}/_missing_revs', body: { a: ['3-c', '4-d'], e: ['1-e'] }, status: 200, check: ({ json }) => assert.deepEqual(json, { missing_revs: { a: ['4-d'] } }) },
     { name: '_missing_revs with a bad revision', req: 'POST /{db}/_missing_revs', body: { a: ['x'] }, status: 400, error: 'bad_request' },
+    { name: 'an id with half of a surrogate pair', req: 'POST /{db}/_revs_diff', body: { 'half \ud83d': ['1-a'], '\ude00\ud83d\ude00': ['1-b'], e: ['1-e'] }, status: 200, couch: 400, check: ({ json }) => assert.deepEqual(json, { 'half \ud83d': { missing: ['1-a'] }, '\ude00\ud83d\ude00': { missing: ['1-b'] } }) },
     { name: '_missing_revs GET', req: 'GET /{db}/_missing_revs', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
   ]);
 

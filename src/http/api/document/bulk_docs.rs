@@ -6,19 +6,19 @@ use std::sync::atomic::Ordering;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::attachment_upload::AttachmentRules;
+use super::bulk_refusal::{self, RefusalLog};
 use super::{edit, local};
 use crate::app::App;
 use crate::blocking::{beside, blocking};
-use crate::db::parse::Split;
+use crate::db::parse::{Limits, Split};
 use crate::db::{Database, Incoming, LocalWrite, Mode};
 use crate::error::{self, Error};
 use crate::http::api::session::devices::{self, Checkpoint};
 use crate::http::request::{Request, invalid_json};
 use crate::http::response::Answer;
-use crate::http::response::error::{Failure, Result, wire};
+use crate::http::response::error::{Failure, Result};
 use crate::json::quote;
 use crate::policy::{document_write, users_database};
 use crate::rev::Revision;
@@ -41,87 +41,136 @@ const DOCUMENT: usize = 512;
 pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     app.metrics.bulk_requests.fetch_add(1, Ordering::Relaxed);
     request.must_be_json()?;
-    let text = request.json_text().await?;
-    let Decoded { mode, all_or_nothing, splits } = decode(app, request, &database, &text).await?;
+    let text = request.json_text_of_any_depth().await?;
+    let Decoded { mode, all_or_nothing, members } = decode(app, request, &database, &text).await?;
     if all_or_nothing {
-        return Ok(refuse_all(&splits));
+        return Ok(refuse_all(&members));
     }
     let length = text.len();
     drop(text);
-    let Sorted { ordinary, locals, is_local } = Sorted::of(splits);
+    let Sorted { ordinary, locals, places } = Sorted::of(members);
     let ids: Vec<String> = ordinary.iter().map(|(id, _)| id.clone()).collect();
     let rules = AttachmentRules::of(request);
-    let incoming = convert(&database, ordinary, rules, mode, length).await?;
-    let written = document_write::update(app, request.by(), &database, incoming, mode).await?;
+    let (edits, refused) = convert(&database, ordinary, rules, mode, length).await?;
+    let mut written = document_write::update(app, request.by(), &database, edits, mode).await?.into_iter();
+    let results = refused.into_iter().map(|refused| match refused {
+        Some(error) => Err(error),
+        None => written.next().unwrap_or(Err(Error::Conflict)),
+    });
+    let results: Vec<error::Result<Revision>> = results.collect();
     let locals = write_locals(app, request, &database, locals).await;
-    Ok(answer(mode, is_local, ids.into_iter().zip(written), locals))
+    let mut log = RefusalLog::new(request, database.name());
+    Ok(answer(mode, places, ids.into_iter().zip(results), locals, &mut log))
 }
 
 /// The body of a request.
 struct Decoded {
     mode: Mode,
     all_or_nothing: bool,
-    /// The documents with their ids, in order.
-    splits: Vec<(String, Split)>,
+    /// The documents, in order.
+    members: Vec<Member>,
+}
+
+/// A document of a request.
+enum Member {
+    /// With its id.
+    Decoded(String, Split),
+    /// Refused by itself. `id` is JSON.
+    Refused { id: String, error: Error },
 }
 
 /// Parses and checks all documents of a request.
 async fn decode(app: &App, request: &mut Request, database: &Database, text: &str) -> Result<Decoded> {
     let limits = edit::limits(request);
     let body: BulkDocs = beside(text.len(), || serde_json::from_str(text)).map_err(|_| not_an_object(text))?;
-    let new_edits = match body.new_edits.map(RawValue::get) {
-        None | Some("true") => true,
-        Some("false") => false,
+    let mode = match body.new_edits.map(RawValue::get) {
+        None | Some("true") => Mode::Interactive,
+        Some("false") => Mode::Replicated,
         Some(_) => return Err(Failure::bad_request("`new_edits` parameter must be a boolean.")),
     };
     let docs = body.docs.ok_or_else(|| Failure::bad_request("POST body must include `docs` parameter."))?;
     let docs: Vec<&RawValue> = beside(text.len(), || serde_json::from_str(docs.get()))
         .map_err(|_| Failure::bad_request("`docs` parameter must be an array."))?;
     request.body.hold((text.len() + docs.len() * DOCUMENT) as u64).await?;
-    let read = |doc: &RawValue| {
-        let split = crate::db::parse::split(doc.get().as_bytes(), &limits)?;
-        let id = match &split.id {
-            Some(id) => id.clone(),
-            None => app.uuids.make(&request.settings.uuids),
-        };
-        match id.strip_prefix("_local/") {
-            Some(name) => local::check_name(name)?,
-            None => edit::check(database, request, &id, &split)?,
+    let read = |doc: &RawValue| match decode_member(app, request, database, doc, &limits) {
+        Ok((id, split)) if mode == Mode::Interactive || edit::path_of(&split).is_some() => {
+            Ok(Member::Decoded(id, split))
         }
-        if !new_edits && edit::path_of(&split).is_none() {
-            return Err(edit::no_path());
+        Ok(_) => Err(edit::no_path()),
+        Err(error) if bulk_refusal::is_by_itself(&error, mode, doc.get(), limits.depth) => {
+            Ok(Member::Refused { id: bulk_refusal::id_of(doc.get()), error })
         }
-        Ok((id, split))
+        Err(error) => Err(error.into()),
     };
-    let splits = beside(text.len(), || docs.into_iter().map(read).collect::<Result<Vec<_>>>())?;
-    let mode = if new_edits { Mode::Interactive } else { Mode::Replicated };
-    Ok(Decoded { mode, all_or_nothing: body.all_or_nothing.map(RawValue::get) == Some("true"), splits })
+    let members = beside(text.len(), || docs.into_iter().map(read).collect::<Result<Vec<_>>>())?;
+    Ok(Decoded { mode, all_or_nothing: body.all_or_nothing.map(RawValue::get) == Some("true"), members })
+}
+
+/// Parses and checks one document, which gets an id if it has none.
+fn decode_member(
+    app: &App,
+    request: &Request,
+    database: &Database,
+    doc: &RawValue,
+    limits: &Limits,
+) -> error::Result<(String, Split)> {
+    let split = crate::db::parse::split(doc.get().as_bytes(), limits)?;
+    let id = match &split.id {
+        Some(id) => id.clone(),
+        None => app.uuids.make(&request.settings.uuids),
+    };
+    match id.strip_prefix("_local/") {
+        Some(name) => local::check_name(name)?,
+        None => edit::check(database, request, &id, &split)?,
+    }
+    Ok((id, split))
 }
 
 /// The answer to `all_or_nothing`. CouchDB gave it up with clusters, and says so of every document.
-fn refuse_all(splits: &[(String, Split)]) -> Answer {
+fn refuse_all(members: &[Member]) -> Answer {
     let (word, reason) = ("not_implemented", "all_or_nothing is not supported");
-    let rows = splits.iter().map(|(id, split)| {
-        let rev = split.rev.as_ref().map_or_else(|| "0".to_owned(), Revision::to_string);
-        json!({"id": id, "rev": rev, "error": word, "reason": reason})
+    let rows = members.iter().map(|member| {
+        let (id, rev) = match member {
+            Member::Decoded(id, split) => (quote(id), split.rev.as_ref().map(Revision::to_string)),
+            Member::Refused { id, .. } => (id.clone(), None),
+        };
+        let rev = quote(rev.as_deref().unwrap_or("0"));
+        format!("{{\"id\":{id},\"rev\":{rev},\"error\":\"{word}\",\"reason\":\"{reason}\"}}")
     });
-    Answer::json(StatusCode::EXPECTATION_FAILED, &rows.collect::<Vec<Value>>())
+    Answer::json_text(StatusCode::EXPECTATION_FAILED, format!("[{}]", rows.collect::<Vec<_>>().join(",")))
 }
 
 /// The documents of a request, `_local` documents apart.
 struct Sorted {
     ordinary: Vec<(String, Split)>,
     locals: Vec<(String, LocalWrite)>,
-    /// For each document in order, whether it is in `locals`.
-    is_local: Vec<bool>,
+    /// For each document in order, where it is.
+    places: Vec<Place>,
+}
+
+/// Where a document of a request went.
+enum Place {
+    Ordinary,
+    Local,
+    /// `id` is JSON.
+    Refused {
+        id: String,
+        error: Error,
+    },
 }
 
 impl Sorted {
-    fn of(splits: Vec<(String, Split)>) -> Sorted {
-        let (mut ordinary, mut locals) = (Vec::with_capacity(splits.len()), Vec::new());
-        let mut is_local = Vec::new();
-        for (id, split) in splits {
-            is_local.push(id.starts_with("_local/"));
+    fn of(members: Vec<Member>) -> Sorted {
+        let (mut ordinary, mut locals) = (Vec::with_capacity(members.len()), Vec::new());
+        let mut places = Vec::with_capacity(members.len());
+        for member in members {
+            let (id, split) = match member {
+                Member::Decoded(id, split) => (id, split),
+                Member::Refused { id, error } => {
+                    places.push(Place::Refused { id, error });
+                    continue;
+                }
+            };
             match id.strip_prefix("_local/") {
                 Some(name) => {
                     let write = if split.deleted {
@@ -131,27 +180,44 @@ impl Sorted {
                         LocalWrite::Put { json: split.body, previous }
                     };
                     locals.push((name.to_owned(), write));
+                    places.push(Place::Local);
                 }
-                None => ordinary.push((id, split)),
+                None => {
+                    ordinary.push((id, split));
+                    places.push(Place::Ordinary);
+                }
             }
         }
-        Sorted { ordinary, locals, is_local }
+        Sorted { ordinary, locals, places }
     }
 }
 
-/// Builds the edits, and writes inline attachments to the blob store. `length`: that of the request.
+/// Builds the edits, and writes inline attachments to the blob store. `length`: that of the request. Also returns for
+/// each document why it is refused by itself.
 async fn convert(
     database: &Arc<Database>,
     splits: Vec<(String, Split)>,
     rules: AttachmentRules,
     mode: Mode,
     length: usize,
-) -> error::Result<Vec<Incoming>> {
+) -> error::Result<(Vec<Incoming>, Vec<Option<Error>>)> {
     let has_content = splits.iter().any(|(_, split)| !split.attachments.is_empty());
     let database = database.clone();
     let convert = move || {
-        let convert = |(id, split)| edit::to_incoming(&database, id, split, &rules, mode == Mode::Replicated);
-        splits.into_iter().map(convert).collect::<error::Result<Vec<_>>>()
+        let (mut edits, mut refused) = (Vec::with_capacity(splits.len()), Vec::with_capacity(splits.len()));
+        for (id, split) in splits {
+            match edit::to_incoming(&database, id, split, &rules, mode == Mode::Replicated) {
+                Ok(edit) => {
+                    edits.push(edit);
+                    refused.push(None);
+                }
+                Err(error) if mode == Mode::Replicated && bulk_refusal::is_of_document(&error) => {
+                    refused.push(Some(error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((edits, refused))
     };
     if has_content { blocking(convert).await } else { beside(length, convert) }
 }
@@ -159,25 +225,36 @@ async fn convert(
 /// One row per document, in the order of the request. Replicated documents have rows for failures only.
 fn answer(
     mode: Mode,
-    is_local: Vec<bool>,
+    places: Vec<Place>,
     written: impl IntoIterator<Item = (String, error::Result<Revision>)>,
     locals: Vec<(String, error::Result<u64>)>,
+    log: &mut RefusalLog<'_>,
 ) -> Answer {
     let (mut written, mut locals) = (written.into_iter(), locals.into_iter());
-    let mut out = String::with_capacity(is_local.len() * 96);
+    let mut out = String::with_capacity(places.len() * 96);
     out.push('[');
-    for is_local in is_local {
-        let (id, result) = if is_local {
-            let (name, number) = locals.next().expect("one result per local document");
-            (format!("_local/{name}"), number.map(|number| format!("0-{number}")))
-        } else {
-            let (id, result) = written.next().expect("one result per edit");
-            (id, result.map(|revision| revision.to_string()))
+    for place in places {
+        let (id, result) = match place {
+            Place::Local => {
+                let (name, number) = locals.next().expect("one result per local document");
+                (quote(&format!("_local/{name}")), number.map(|number| format!("0-{number}")))
+            }
+            Place::Ordinary => {
+                let (id, result) = written.next().expect("one result per edit");
+                (quote(&id), result.map(|revision| revision.to_string()))
+            }
+            Place::Refused { id, error } => (id, Err(error)),
         };
         let row = match result {
             Ok(_) if mode == Mode::Replicated => continue,
-            Ok(revision) => format!("{{\"ok\":true,\"id\":{},\"rev\":{}}}", quote(&id), quote(&revision)),
-            Err(error) => refused(&id, error),
+            Ok(revision) => format!("{{\"ok\":true,\"id\":{id},\"rev\":{}}}", quote(&revision)),
+            // A damaged or failing store fails the row, not the others.
+            Err(error) => {
+                if mode == Mode::Replicated && bulk_refusal::is_of_document(&error) {
+                    log.refused(&id, &error);
+                }
+                bulk_refusal::row(&id, &error, mode)
+            }
         };
         if out.len() > 1 {
             out.push(',');
@@ -222,13 +299,6 @@ async fn write_locals(
         }
         Err(error) => names.into_iter().map(|name| (name, Err(error.clone()))).collect(),
     }
-}
-
-/// A row for an edit that was not written. A damaged or failing store fails the row, not the others.
-fn refused(id: &str, error: Error) -> String {
-    let failure = Failure::Domain(error);
-    let (_, word, reason) = wire(&failure);
-    json!({"id": id, "error": word, "reason": reason}).to_string()
 }
 
 fn not_an_object(text: &str) -> Failure {

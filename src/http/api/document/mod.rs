@@ -6,6 +6,7 @@ pub(crate) mod body_writer;
 pub(crate) mod bulk_docs;
 mod bulk_entries;
 pub(crate) mod bulk_get;
+mod bulk_refusal;
 mod edit;
 pub(crate) mod get;
 pub(crate) mod include_docs;
