@@ -182,6 +182,13 @@ pub const KNOWN: &[Known] = &[
         "134217728",
         "Bytes of answers held at once until clients have read them, all together; read at the start.",
     ),
+    row(
+        "settee",
+        "first_sync_rows",
+        number(0, 10_000),
+        "1000",
+        "Rows of `_changes` for a PouchDB that is far behind and asked for 100; 0: what it asked for.",
+    ),
     // --- TLS. Read at start; cannot be changed over HTTP, because a client could make the server read any
     // file.
     unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files or `acme_domains` are set."),

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::changes_filter::{Filter, Judged};
 use super::changes_params::Params;
+use super::first_sync::FirstSync;
 use crate::app::App;
 use crate::app::answer_budget::WINDOW;
 use crate::app::metrics::Counted;
@@ -52,7 +53,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
             body = request.json_object().await?;
         }
     }
-    let params = Params::parse(request)?;
+    let mut params = Params::parse(request)?;
     let filter = Filter::configure(app, request, &database, &params.filter, &body).await?;
     let moved = database.watch();
     let since = match params.since.as_deref() {
@@ -65,6 +66,12 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         // A sequence that the database has never reached: the feed goes on from the last one.
         Since::Sequence(sequence) => sequence.min(last),
     };
+    let tombstones_since =
+        match params.tombstones_since.as_deref().map(|text| database.parse_since(text)).transpose()? {
+            None => 0,
+            Some(Since::Now) => last,
+            Some(Since::Sequence(sequence)) => sequence,
+        };
     let (kind, waiting) = (params.kind, params.waiting);
     let etag = (kind == Kind::Normal && !filter.is_script()).then(|| tag(request, &database, last, &body));
     if let Some(etag) = &etag
@@ -73,10 +80,13 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         return Ok(Answer::not_modified(etag));
     }
     let counted = (kind != Kind::Normal).then(|| app.metrics.clients_requesting_changes.count());
+    let first_sync = FirstSync::of(request, &database, since, &mut params.limit);
     let changes = Changes {
         database,
         params,
         filter,
+        tombstones_since,
+        first_sync,
         before: u64::MAX,
         judged_at_once: PAGE_WITH_DOCS,
         listed: None,
@@ -111,6 +121,10 @@ struct Changes {
     database: Arc<Database>,
     params: Params,
     filter: Filter,
+    /// Deleted documents up to here are left out.
+    tombstones_since: u64,
+    /// Set for a page of more rows than PouchDB asked for.
+    first_sync: Option<FirstSync>,
     /// Everything from here on has been looked at by a descending feed.
     before: u64,
     /// Rows of the next page, for a filter that reads documents.
@@ -155,9 +169,10 @@ impl Source for Changes {
             true => self.backward(since).await?,
             false => self.forward(since).await?,
         };
+        let full = self.first_sync.as_mut().is_some_and(|first_sync| first_sync.fit(&mut page.rows));
         page.rows.truncate(usize::try_from(self.params.limit).unwrap_or(usize::MAX));
         self.params.limit -= page.rows.len() as u64;
-        if self.params.limit == 0 {
+        if self.params.limit == 0 || full {
             page.next = page.rows.last().map_or(since, |row| row.sequence);
             page.then = Then::End;
         }
@@ -227,8 +242,11 @@ impl Changes {
             (true, false) => PAGE_WITH_DOCS,
             (false, false) => PAGE,
         };
-        let page =
-            if self.filter.passes_all() { page.min(self.params.limit.clamp(1, PAGE as u64) as usize) } else { page };
+        let page = if self.filter.passes_all() && self.tombstones_since == 0 {
+            page.min(self.params.limit.clamp(1, PAGE as u64) as usize)
+        } else {
+            page
+        };
         PageLimit { entries: page, bytes: PAGE_BYTES }
     }
 
@@ -289,8 +307,11 @@ impl Changes {
         Ok(Page { rows, next, then: if done { Then::Wait } else { Then::More } })
     }
 
-    async fn judge(&mut self, rows: Vec<(u64, SequenceRow)>) -> Result<Vec<Judged>> {
+    async fn judge(&mut self, mut rows: Vec<(u64, SequenceRow)>) -> Result<Vec<Judged>> {
         let began = Instant::now();
+        if self.tombstones_since > 0 {
+            rows.retain(|(sequence, row)| *sequence > self.tombstones_since || !row.winner().deleted);
+        }
         let judged = self.filter.judge(&self.database, rows, self.params.all_leaves).await?;
         self.judged_at_once = match began.elapsed() < QUICK {
             true => PAGE_TO_JUDGE.min(2 * self.judged_at_once),

@@ -12,6 +12,8 @@ pub(super) struct Params {
     pub kind: Kind,
     pub waiting: Waiting,
     pub since: Option<String>,
+    /// settee's own: the sequence up to which deleted documents are left out.
+    pub tombstones_since: Option<String>,
     pub limit: u64,
     pub descending: bool,
     pub all_leaves: bool,
@@ -28,6 +30,7 @@ impl Params {
             kind: Kind::Normal,
             waiting: Waiting { heartbeat: None, timeout: most },
             since: None,
+            tombstones_since: None,
             limit: u64::MAX,
             descending: false,
             all_leaves: false,
@@ -42,6 +45,7 @@ impl Params {
                 "feed" => params.kind = kind(value)?,
                 "descending" if yes => params.descending = true,
                 "since" | "last-event-id" => params.since = Some(value.to_owned()),
+                "tombstones_since" => params.tombstones_since = Some(value.to_owned()),
                 "limit" => params.limit = natural(value, "limit")?,
                 "style" => match value {
                     "main_only" => params.all_leaves = false,

@@ -8,4 +8,5 @@ pub(crate) mod changes;
 pub mod changes_filter;
 mod changes_params;
 pub(crate) mod database;
+mod first_sync;
 mod local_docs;
