@@ -11,11 +11,11 @@
 //! config/    settings                            store/     the storage interface and its engines
 //! replicate/ replication by the server           rev/       revision trees
 //! audit/     the audit log                       json/      documents as JSON text
-//! fuzzing/   entry points of the fuzzer
+//! fuzzing/   entry points of the fuzzer          regex/     CouchDB's regular expressions
 //! ```
 //!
 //! Each layer uses only layers to its right. All may use `error`, `clock`, `audit`, `log`, `hex`,
-//! `bounded_map` and `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
+//! `regex`, `bounded_map` and `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
 //! other. `docs/architecture.md` has the rest of the map.
 
 pub mod app;
@@ -39,6 +39,7 @@ pub mod maintain;
 pub mod net;
 pub mod policy;
 pub mod query;
+pub(crate) mod regex;
 pub mod replicate;
 pub mod rev;
 pub mod server;

@@ -6,10 +6,9 @@
 //! [{".{10,}", "Password min length is 10 characters."}, "\\d+"]
 //! ```
 
-use regex::Regex;
-
 use super::password::CANNOT_HASH;
 use crate::error::{Error, Result};
+use crate::regex::Regex;
 
 /// The parsed setting.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +18,9 @@ pub struct Requirements {
     /// Whether the setting is malformed. Then no password can be set, as in CouchDB.
     broken: bool,
 }
+
+/// Steps that one regular expression may take on one password.
+const MAX_STEPS: u64 = 1_000_000;
 
 /// CouchDB's error text, which the rule's own text follows.
 const UNMET: &str = "Password does not conform to requirements.";
@@ -47,7 +49,7 @@ impl Requirements {
         if self.broken {
             return Err(Error::Forbidden(CANNOT_HASH.into()));
         }
-        match self.rules.iter().find(|(regex, _)| !regex.is_match(password)) {
+        match self.rules.iter().find(|(regex, _)| !regex.is_match(password, &mut { MAX_STEPS })) {
             Some((_, reason)) => Err(Error::BadRequest(reason.clone())),
             None => Ok(()),
         }
@@ -68,7 +70,7 @@ fn rules(setting: &str) -> Option<Vec<(Regex, String)>> {
             (rest.string()?, String::new())
         };
         let reason = if reason.is_empty() { UNMET.to_string() } else { format!("{UNMET} {reason}") };
-        rules.push((Regex::new(&pattern).ok()?, reason));
+        rules.push((Regex::compile(&pattern).ok()?, reason));
         if rest.take(']').is_some() {
             return rest.text.trim().is_empty().then_some(rules);
         }

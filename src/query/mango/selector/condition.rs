@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 use super::erlang::term;
 use super::field::FieldPath;
 use super::order::{Order, compare};
-use super::pattern::Pattern;
 use crate::error::Error;
 use crate::query::mango::error::mango;
+use crate::regex::Regex;
 
 /// A node of a normalized selector.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ pub enum Condition {
     Exists(bool),
     Type(String),
     Mod(i64, i64),
-    Regex(Pattern),
+    Regex(Regex),
     BeginsWith(String),
     All(Vec<Value>),
     Size(u64),
@@ -122,7 +122,7 @@ impl Condition {
             Condition::Exists(exists) => single("$exists", (*exists).into()),
             Condition::Type(name) => single("$type", name.as_str().into()),
             Condition::Mod(divisor, remainder) => single("$mod", vec![*divisor, *remainder].into()),
-            Condition::Regex(pattern) => single("$regex", pattern.source().into()),
+            Condition::Regex(regex) => single("$regex", regex.source().into()),
             Condition::BeginsWith(prefix) => single("$beginsWith", prefix.as_str().into()),
             Condition::All(values) => single("$all", Value::Array(values.clone())),
             Condition::Size(size) => single("$size", (*size).into()),

@@ -11,6 +11,7 @@ use super::condition::{Condition, Node};
 use super::field::Found;
 use super::order::Order;
 use crate::json::within_reach;
+use crate::regex::Regex;
 
 /// Limit of steps per document. A step is a condition tested on a value, or some bytes compared. Without a
 /// limit, a document and a selector of a few megabytes could take days.
@@ -72,9 +73,7 @@ impl Matcher {
             Condition::Exists(exists) => *exists,
             Condition::Type(name) => type_name(value) == name,
             Condition::Mod(divisor, remainder) => is_remainder(value, *divisor, *remainder),
-            Condition::Regex(pattern) => {
-                value.as_str().is_some_and(|text| self.take(pattern.cost(text.len())) && pattern.matches(text))
-            }
+            Condition::Regex(regex) => value.as_str().is_some_and(|text| self.regex(regex, text)),
             Condition::BeginsWith(prefix) => value.as_str().is_some_and(|text| text.starts_with(prefix.as_str())),
             Condition::All(wanted) => value.as_array().is_some_and(|elements| self.has_all(wanted, elements)),
             Condition::Size(size) => value.as_array().is_some_and(|elements| elements.len() as u64 == *size),
@@ -89,6 +88,13 @@ impl Matcher {
                 .is_some_and(|members| members.keys().any(|name| self.node(node, &Value::String(name.clone())))),
             Condition::Not(condition) => !self.condition(condition, value, order),
         }
+    }
+
+    fn regex(&self, regex: &Regex, text: &str) -> bool {
+        let mut left = self.left.get();
+        let matches = regex.is_match(text, &mut left);
+        self.left.set(left);
+        matches
     }
 
     /// `$all`: every wanted value is an element; a single wanted array may also equal the value itself.

@@ -25,7 +25,6 @@ pub(crate) mod matching;
 pub(crate) mod negation;
 pub(crate) mod order;
 pub(crate) mod parse;
-pub(crate) mod pattern;
 
 use serde_json::{Map, Value};
 

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 
 use super::condition::{Condition, Node, ValueSet, bad_argument};
 use super::field::FieldPath;
-use super::pattern::Pattern;
 use super::term;
 use crate::error::Result;
 use crate::query::mango::error::mango;
+use crate::regex::Regex;
 
 /// Maximum nesting of objects and arrays of conditions.
 const MAX_DEPTH: usize = 100;
@@ -16,12 +16,8 @@ const MAX_DEPTH: usize = 100;
 const MAX_NODES: usize = 20_000;
 /// Maximum total length in bytes of all conditions' field paths, each with the names around it.
 const MAX_NAMES: usize = 4 << 20;
-/// Maximum number of patterns, and their maximum size when compiled: for the first `LARGE_PATTERNS`, and for
-/// the rest.
+/// Maximum number of regular expressions. Each takes up to 64 KiB when compiled.
 const MAX_PATTERNS: usize = 500;
-const LARGE_PATTERNS: usize = 8;
-const LARGE_PATTERN: usize = 2 << 20;
-const SMALL_PATTERN: usize = 128 << 10;
 
 /// Parses a selector (CouchDB's `norm_ops` and `norm_fields`).
 pub(crate) fn parse(selector: &Value) -> Result<Node> {
@@ -121,13 +117,12 @@ impl Parser {
         if self.names > MAX_NAMES { Err(too_large()) } else { Ok(()) }
     }
 
-    fn pattern(&mut self, source: &str) -> Result<Option<Pattern>> {
+    fn regex(&mut self, source: &str) -> Result<Option<Regex>> {
         self.patterns += 1;
         if self.patterns > MAX_PATTERNS {
             return Err(mango("invalid_selector", "The selector has too many regular expressions."));
         }
-        let most = if self.patterns <= LARGE_PATTERNS { LARGE_PATTERN } else { SMALL_PATTERN };
-        Ok(Pattern::compile(source, most))
+        Ok(Regex::compile(source).ok())
     }
 
     fn list(&mut self, name: &str, argument: &Value, path: &FieldPath, place: Place) -> Result<Vec<Node>> {
@@ -170,7 +165,7 @@ impl Parser {
             // CouchDB reports these two as unknown operators if the argument is not a string.
             "$regex" => {
                 let source = argument.as_str().ok_or_else(unknown)?;
-                Condition::Regex(self.pattern(source)?.ok_or_else(bad)?)
+                Condition::Regex(self.regex(source)?.ok_or_else(bad)?)
             }
             "$beginsWith" => Condition::BeginsWith(argument.as_str().ok_or_else(unknown)?.to_owned()),
             "$all" => Condition::All(values()?),

@@ -351,7 +351,7 @@ fn resources_of_a_selector_are_limited() {
     assert!(Selector::parse(&around).is_ok());
     let patterns = |count: usize| json!({"$or": vec![json!({"a": {"$regex": "^a.*[b-x]$"}}); count]});
     assert!(Selector::parse(&patterns(500)).is_ok() && Selector::parse(&patterns(501)).is_err());
-    assert!(Selector::parse(&json!({"$or": vec![json!({"a": {"$regex": "[a-z]{9000}"}}); 9]})).is_err());
+    assert!(Selector::parse(&json!({"a": {"$regex": "(?:abc){9000}"}})).is_err());
     // These would take too many steps.
     let all: Vec<u64> = (1..5000).collect();
     let elements: Vec<u64> = std::iter::repeat_n(0, 5000).chain(1..5000).collect();
@@ -373,7 +373,7 @@ fn a_nested_empty_selector_round_trips() {
 }
 
 #[test]
-fn rewriting_a_pattern_takes_linear_time() {
+fn compiling_a_pattern_takes_linear_time() {
     for pattern in ["{".repeat(60_000), "{1".repeat(30_000), format!("[{}", "[:".repeat(30_000))] {
         let _ = Selector::parse(&json!({"a": {"$regex": pattern}}));
     }
