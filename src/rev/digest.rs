@@ -18,18 +18,23 @@ pub struct AttachmentDigest<'a> {
     pub md5: [u8; 16],
 }
 
+/// What the attachments of a document add to its revision id.
+#[derive(Debug, Clone, Copy)]
+pub enum Digests<'a> {
+    /// The attachments, in the order of the document.
+    Known(&'a [AttachmentDigest<'a>]),
+    /// So many attachments of a document that is created again over its tombstone. CouchDB computes that id where the
+    /// attachments are written already and their names and digests cannot be read any more
+    /// (`couch_db_updater:merge_rev_tree`), so each is three times `undefined` there.
+    Undefined(usize),
+}
+
 /// Returns the revision that an edit creates.
 ///
 /// `parent` is the revision that the edit replaces; `body` is the document's JSON object without its `_`
-/// members, as `db::parse::split` returns it; `attachments` are all attachments of the document, in document
-/// order.
-pub fn new_revision(
-    deleted: bool,
-    parent: Option<&Revision>,
-    body: &str,
-    attachments: &[AttachmentDigest<'_>],
-) -> Revision {
-    let mut term = Term::with_capacity(body.len() + 64 * attachments.len() + 64);
+/// members, as `db::parse::split` returns it; `attachments` are all attachments of the document.
+pub fn new_revision(deleted: bool, parent: Option<&Revision>, body: &str, attachments: Digests<'_>) -> Revision {
+    let mut term = Term::with_capacity(body.len() + 64 * attachments.count() + 64);
     term.list(5);
     term.atom(if deleted { "true" } else { "false" });
     let start = parent.map_or(0, |parent| parent.generation);
@@ -39,21 +44,39 @@ pub fn new_revision(
         Some(parent) => term.binary(parent.hash.as_bytes()),
     }
     term.json(body);
-    if attachments.is_empty() {
-        term.nil();
-    } else {
-        term.list(attachments.len());
-        // CouchDB folds from the left onto an empty list, so the last attachment comes first.
-        for attachment in attachments.iter().rev() {
-            term.tuple(3);
-            term.binary(attachment.name.as_bytes());
-            term.binary(attachment.content_type.as_bytes());
-            term.binary(&attachment.md5);
+    attachments.write(&mut term);
+    term.nil();
+    Revision { generation: start + 1, hash: RevisionHash::Md5(Md5::digest(term.bytes()).into()) }
+}
+
+impl Digests<'_> {
+    fn count(&self) -> usize {
+        match self {
+            Digests::Known(attachments) => attachments.len(),
+            Digests::Undefined(count) => *count,
+        }
+    }
+
+    /// Writes the list of attachments.
+    fn write(&self, term: &mut Term) {
+        if self.count() > 0 {
+            term.list(self.count());
+        }
+        match self {
+            // CouchDB folds from the left onto an empty list, so the last attachment comes first.
+            Digests::Known(attachments) => attachments.iter().rev().for_each(|attachment| {
+                term.tuple(3);
+                term.binary(attachment.name.as_bytes());
+                term.binary(attachment.content_type.as_bytes());
+                term.binary(&attachment.md5);
+            }),
+            Digests::Undefined(count) => (0..*count).for_each(|_| {
+                term.tuple(3);
+                (0..3).for_each(|_| term.atom("undefined"));
+            }),
         }
         term.nil();
     }
-    term.nil();
-    Revision { generation: start + 1, hash: RevisionHash::Md5(Md5::digest(term.bytes()).into()) }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod id;
 mod term;
 mod tree;
 
-pub use self::digest::{AttachmentDigest, new_revision};
+pub use self::digest::{AttachmentDigest, Digests, new_revision};
 pub use self::id::{BadRevision, MAX_GENERATION, MAX_HASH, Revision, RevisionHash};
 pub use self::term::Term;
 pub use self::tree::{Body, Merged, Node, Tree};

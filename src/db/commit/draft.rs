@@ -18,7 +18,7 @@ use super::prepared_edit::{Edit, Leaf, Mode};
 use super::tally::{Tally, shift};
 use crate::db::record::{BodyRecord, DocumentRecord, Info, PurgeRecord};
 use crate::error::{Error, Result};
-use crate::rev::{Body, Merged, Revision, RevisionHash, Tree, new_revision};
+use crate::rev::{Body, Digests, Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::store::{Batch, Store, keyspace};
 
 /// Bytes by which a record may grow in a document that counts as smaller: room for one more revision in its
@@ -176,7 +176,7 @@ impl<'a> Draft<'a> {
         let parent = actual_parent(&slot.tree, edit)?;
         let revision = match &edit.made {
             Some((assumed, revision)) if *assumed == parent => revision.clone(),
-            _ => new_revision(edit.deleted, parent.as_ref(), &edit.body.json, &edit.digests()),
+            _ => edit.revision_on(parent.as_ref()),
         };
         if let Some(partitions) = self.partitions.as_mut().filter(|_| !edit.deleted && !edit.id.starts_with("_design/"))
         {
@@ -203,7 +203,7 @@ impl<'a> Draft<'a> {
             slot.tree.leaves().into_iter().filter(|leaf| !leaf.deleted).map(|leaf| leaf.revision.clone()).collect();
         let body = BodyRecord { attachments: Vec::new(), json: "{}".into() };
         for leaf in living {
-            let tombstone = new_revision(true, Some(&leaf), &body.json, &[]);
+            let tombstone = new_revision(true, Some(&leaf), &body.json, Digests::Known(&[]));
             self.merge(id, tombstone.generation, &[tombstone.hash, leaf.hash], true, &body);
         }
     }

@@ -1,7 +1,7 @@
 //! An edit that is ready for the writer: parsed, validated, its attachments stored.
 
 use crate::db::record::{Attachment, BodyRecord};
-use crate::rev::{AttachmentDigest, Body, Revision, RevisionHash, Tree};
+use crate::rev::{AttachmentDigest, Body, Digests, Revision, RevisionHash, Tree, new_revision};
 use crate::store::blob::blobs::Pin;
 
 /// How an edit relates to the stored revisions.
@@ -50,8 +50,14 @@ pub struct Edit {
 }
 
 impl Edit {
-    pub(crate) fn digests(&self) -> Vec<AttachmentDigest<'_>> {
-        digests(&self.body.attachments)
+    /// The revision that the edit creates on `parent`, which is a tombstone if the edit named none.
+    pub(crate) fn revision_on(&self, parent: Option<&Revision>) -> Revision {
+        let known = digests(&self.body.attachments);
+        let attachments = match parent.is_some() && self.parent.is_none() {
+            true => Digests::Undefined(known.len()),
+            false => Digests::Known(&known),
+        };
+        new_revision(self.deleted, parent, &self.body.json, attachments)
     }
 }
 

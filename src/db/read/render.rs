@@ -24,8 +24,8 @@ pub struct Show {
     pub local_seq: bool,
     /// The form of the attachments.
     pub attachments: Attachments,
-    /// `att_encoding_info`: adds `encoding` and `encoded_length` to compressed attachments; their content is
-    /// then sent compressed.
+    /// `att_encoding_info`: adds `encoding` and `encoded_length` to compressed attachments. In a multipart
+    /// response their content is sent compressed.
     pub encoding_info: bool,
 }
 
@@ -48,11 +48,9 @@ pub enum Attachments {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     Text(String),
-    /// The attachment's content as base64, without quotes; the sender decompresses it if `decode`.
-    Base64 {
-        attachment: Attachment,
-        decode: bool,
-    },
+    /// The attachment's content as base64, without quotes. The sender decompresses it: inline content is never
+    /// compressed, also if the members say how it is stored.
+    Base64(Attachment),
 }
 
 impl Piece {
@@ -60,7 +58,7 @@ impl Piece {
     pub fn bytes(&self) -> usize {
         match self {
             Piece::Text(text) => text.len(),
-            Piece::Base64 { .. } => 0,
+            Piece::Base64(_) => 0,
         }
     }
 }
@@ -68,6 +66,29 @@ impl Piece {
 /// Renders a document with attachment stubs and no optional members.
 pub fn plain(id: &str, revision: &Revision, deleted: bool, body: &BodyRecord) -> String {
     proposed(id, Some(revision), None, deleted, body)
+}
+
+/// The most revisions in the `_revisions` of a document that a function of a design document reads (CouchDB's default
+/// of `query_server_config/revs_limit`). Only the new document of a validation has all.
+const FUNCTION_REVISIONS: usize = 20;
+
+/// Renders a document for a function of a design document: with attachment stubs and the newest part of its history.
+pub fn for_function(found: &Found, conflicts: bool) -> String {
+    let mut out = head(&found.id, Some(&found.revision), found.deleted, &found.body.json);
+    let (start, hashes) = function_path(&found.tree, &found.revision);
+    revisions(&mut out, start, hashes.iter());
+    if conflicts {
+        other_leaves(&mut out, "_conflicts", &found.tree, &found.revision, false);
+    }
+    stubs(&mut out, &found.body);
+    out.push('}');
+    out
+}
+
+/// The newest part of a revision's history: its generation, and the hashes from it to its ancestors.
+pub(crate) fn function_path(tree: &Tree, revision: &Revision) -> (u64, Vec<RevisionHash>) {
+    let path = tree.ancestry(revision).take(FUNCTION_REVISIONS).map(|node| node.revision.hash.clone());
+    (revision.generation, path.collect())
 }
 
 /// Renders a document for validation functions: with attachment stubs, and with `_revisions` if there is a
@@ -83,16 +104,22 @@ pub(crate) fn proposed(
     if let Some((start, hashes)) = path {
         revisions(&mut out, *start, hashes.iter());
     }
-    if !body.attachments.is_empty() {
-        out.push_str(",\"_attachments\":{");
-        for (at, attachment) in body.attachments.iter().enumerate() {
-            stub(&mut out, at, attachment, false, "\"stub\":true");
-            out.push('}');
-        }
+    stubs(&mut out, body);
+    out.push('}');
+    out
+}
+
+/// The stubs of all attachments.
+fn stubs(out: &mut String, body: &BodyRecord) {
+    if body.attachments.is_empty() {
+        return;
+    }
+    out.push_str(",\"_attachments\":{");
+    for (at, attachment) in body.attachments.iter().enumerate() {
+        stub(out, at, attachment, false, "\"stub\":true");
         out.push('}');
     }
     out.push('}');
-    out
 }
 
 /// Renders a document with the members that `show` selects.
@@ -153,7 +180,7 @@ pub fn text(found: &Found, show: &Show) -> String {
     let pieces = document(found, show).into_iter();
     let texts = pieces.filter_map(|piece| match piece {
         Piece::Text(text) => Some(text),
-        Piece::Base64 { .. } => None,
+        Piece::Base64(_) => None,
     });
     texts.collect()
 }
@@ -246,7 +273,7 @@ fn inline(pieces: &mut Vec<Piece>, out: &mut String, at: usize, attachment: &Att
     about(out, at, attachment);
     out.push_str(",\"data\":\"");
     pieces.push(Piece::Text(std::mem::take(out)));
-    pieces.push(Piece::Base64 { attachment: attachment.clone(), decode: attachment.gzip && !show.encoding_info });
+    pieces.push(Piece::Base64(attachment.clone()));
     out.push('"');
     encoding(out, attachment, show.encoding_info);
 }

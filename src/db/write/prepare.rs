@@ -6,10 +6,10 @@ use super::incoming::{Incoming, Source};
 use super::validate::{Proposal, Terms};
 use crate::db::Database;
 use crate::db::commit::prepared_edit::{Edit, Leaf, Mode, digests};
-use crate::db::read::render::{plain, proposed};
+use crate::db::read::render::{function_path, proposed};
 use crate::db::record::{Attachment, BodyRecord, DocumentRecord};
 use crate::error::{Error, Result};
-use crate::rev::{Node, Revision, new_revision};
+use crate::rev::{Digests, Node, Revision, RevisionHash, new_revision};
 use crate::store::blob::blobs::Pin;
 
 /// Edits whose documents are read in one call.
@@ -98,15 +98,18 @@ impl Database {
             Mode::Replicated => None,
             Mode::Interactive => {
                 let digests = digests(&body.attachments);
-                let revision = new_revision(edit.deleted, edit.parent.as_ref(), &body.json, &digests);
+                let revision = new_revision(edit.deleted, edit.parent.as_ref(), &body.json, Digests::Known(&digests));
                 Some((edit.parent.clone(), revision))
             }
         };
         let seen = (propose && terms.unmoved).then(|| leaves.clone());
         let proposal = propose.then(|| {
-            let old =
-                previous.zip(old_body.as_ref()).map(|(node, body)| plain(&edit.id, &node.revision, node.deleted, body));
-            proposal(&edit, mode, &body, made.as_ref().map(|(_, made)| made), old, leaves)
+            let tree = record.map(|record| &record.tree);
+            let old = previous.zip(old_body.as_ref()).zip(tree).map(|((node, body), tree)| {
+                let path = function_path(tree, &node.revision);
+                proposed(&edit.id, Some(&node.revision), Some(&path), node.deleted, body)
+            });
+            proposal(&edit, mode, &body, old, leaves)
         });
         let ready = Edit {
             id: edit.id,
@@ -192,25 +195,24 @@ fn previous<'r>(edit: &Incoming, mode: Mode, record: &'r DocumentRecord) -> Opti
     }
 }
 
-/// What validation receives of an edit with this body. `made`: the revision that an interactive edit creates.
-fn proposal(
-    edit: &Incoming,
-    mode: Mode,
-    body: &BodyRecord,
-    made: Option<&Revision>,
-    old: Option<String>,
-    leaves: Vec<Leaf>,
-) -> Proposal {
+/// The path that an interactive edit names with `_revisions`, otherwise its parent alone.
+fn named_path(edit: &Incoming, parent: &Revision) -> (u64, Vec<RevisionHash>) {
+    let (start, hashes) = &edit.path;
+    match *start == parent.generation && hashes.first() == Some(&parent.hash) {
+        true => edit.path.clone(),
+        false => (parent.generation, vec![parent.hash.clone()]),
+    }
+}
+
+/// What validation receives of an edit with this body. The new document of an interactive edit names the revisions
+/// that the client named, and not the one that the edit creates.
+fn proposal(edit: &Incoming, mode: Mode, body: &BodyRecord, old: Option<String>, leaves: Vec<Leaf>) -> Proposal {
     let revision = match mode {
         Mode::Replicated => Some(Revision { generation: edit.path.0, hash: edit.path.1[0].clone() }),
         Mode::Interactive => edit.parent.clone(),
     };
     let path = match mode {
-        Mode::Interactive => made.map(|made| {
-            let mut hashes = vec![made.hash.clone()];
-            hashes.extend(edit.parent.as_ref().map(|parent| parent.hash.clone()));
-            (made.generation, hashes)
-        }),
+        Mode::Interactive => edit.parent.as_ref().map(|parent| named_path(edit, parent)),
         Mode::Replicated => Some(edit.path.clone()),
     };
     let parent = match mode {

@@ -146,3 +146,52 @@ async fn show_responses_have_an_etag() {
     let changed = ask(running.address, line, &[ADMIN, &format!("If-None-Match: {tag}")], b"").await;
     assert_eq!(changed.status, 200);
 }
+
+/// Validation receives the history as CouchDB passes it: the new document with the revisions that the client named, the
+/// old one with its own.
+#[tokio::test]
+async fn documents_of_functions_have_their_history() {
+    let running = server(&[]).await;
+    assert_eq!(put(&running, "/db", json!(null)).await.status, 201);
+    let mut revisions = Vec::new();
+    let mut path = "/db/doc".to_owned();
+    for n in 0..25 {
+        let reply = put(&running, &path, json!({ "n": n })).await;
+        assert_eq!(reply.status, 201);
+        let rev = reply.json()["rev"].as_str().expect("a revision").to_owned();
+        path = format!("/db/doc?rev={rev}");
+        revisions.insert(0, rev.split_once('-').expect("a generation").1.to_owned());
+    }
+    let design = json!({
+        "validate_doc_update": "function (doc, old) { if (doc.tell) throw({ forbidden: JSON.stringify([doc, old]) }); }",
+        "filters": { "new": "function (doc) { return doc._revisions.start === 25 && doc._revisions.ids.length === 20; }" },
+        "shows": { "history": "function (doc) { return JSON.stringify(doc._revisions.ids.length); }" }
+    });
+    assert_eq!(put(&running, "/db/_design/d", design).await.status, 201);
+    let told = |reply: Reply| {
+        assert_eq!(reply.status, 403, "{}", reply.text());
+        serde_json::from_str::<Value>(&reply.reason()).expect("what the function saw")
+    };
+    let parent = json!({"start": 25, "ids": [revisions[0]]});
+    let seen = told(put(&running, &path, json!({"tell": 1})).await);
+    assert_eq!(seen[0]["_revisions"], parent, "the revision that the edit is based on");
+    assert_eq!(seen[0]["_rev"], format!("25-{}", revisions[0]));
+    assert_eq!(seen[1]["_revisions"], json!({"start": 25, "ids": revisions[..20]}), "the newest 20");
+    let seen = told(put(&running, "/db/new", json!({"tell": 1})).await);
+    assert_eq!((&seen[0]["_revisions"], &seen[0]["_rev"], &seen[1]), (&json!(null), &json!(null), &json!(null)));
+    let named = json!({"start": 25, "ids": revisions[..3]});
+    let seen = told(put(&running, "/db/doc", json!({"tell": 1, "_revisions": named})).await);
+    assert_eq!(seen[0]["_revisions"], named, "all that the client names");
+    // A replicated document has its whole path.
+    let mut brought: Vec<&str> = revisions.iter().map(String::as_str).collect();
+    brought.insert(0, "ffff");
+    let brought = json!({"start": 26, "ids": brought});
+    let edit = json!({"_id": "doc", "tell": 1, "_revisions": brought});
+    let body = json!({"new_edits": false, "docs": [edit]}).to_string();
+    let refused = send(&running, "POST /db/_bulk_docs", &body).await.json();
+    let seen: Value = serde_json::from_str(refused[0]["reason"].as_str().expect("refused")).expect("JSON");
+    assert_eq!((&seen[0]["_revisions"], &seen[1]["_revisions"]["start"]), (&brought, &json!(25)));
+    let changes = send(&running, "GET /db/_changes?filter=d/new", "").await.json();
+    assert_eq!(changes["results"].as_array().map(Vec::len), Some(1), "{changes}");
+    assert_eq!(send(&running, "GET /db/_design/d/_show/history/doc", "").await.text(), "20");
+}

@@ -9,7 +9,7 @@ const ONE: [u8; 16] = [0xf9, 0x7c, 0x5d, 0x29, 0x94, 0x1b, 0xfb, 0x1b, 0x2f, 0xd
 const TWO: [u8; 16] = [0xb8, 0xa9, 0xf7, 0x15, 0xdb, 0xb6, 0x4f, 0xd5, 0xc5, 0x6e, 0x77, 0x83, 0xc6, 0x82, 0x0a, 0x61];
 
 fn first(body: &str) -> String {
-    new_revision(false, None, body, &[]).to_string()
+    new_revision(false, None, body, Digests::Known(&[])).to_string()
 }
 
 #[rustfmt::skip]
@@ -96,7 +96,7 @@ fn ids_of_edits_equal_couchdbs() {
         ("a generation of more than one byte", false, Some(&high), "301-d5396aa480a7f3b1159e54482e23e40e"),
     ];
     for (name, deleted, parent, expected) in rows {
-        assert_eq!(new_revision(deleted, parent, "{}", &[]).to_string(), expected, "{name}");
+        assert_eq!(new_revision(deleted, parent, "{}", Digests::Known(&[])).to_string(), expected, "{name}");
     }
 }
 
@@ -105,11 +105,15 @@ fn attachments_enter_the_digest_in_reverse_order() {
     let parent: Revision = FIRST.parse().unwrap();
     let one = AttachmentDigest { name: "a.txt", content_type: "text/html", md5: ONE };
     let two = AttachmentDigest { name: "b.txt", content_type: "text/plain", md5: TWO };
-    let both = new_revision(false, Some(&parent), r#"{"a":1}"#, &[one.clone(), two.clone()]).to_string();
+    let both =
+        new_revision(false, Some(&parent), r#"{"a":1}"#, Digests::Known(&[one.clone(), two.clone()])).to_string();
     assert_eq!(both, "2-43d2f9bbf20ae0317cb2119facd12f5e");
-    assert_ne!(new_revision(false, Some(&parent), r#"{"a":1}"#, &[two, one]).to_string(), both);
+    assert_ne!(new_revision(false, Some(&parent), r#"{"a":1}"#, Digests::Known(&[two, one])).to_string(), both);
     let alone = AttachmentDigest { name: "a.txt", content_type: "text/plain", md5: ONE };
-    assert_eq!(new_revision(false, None, "{}", &[alone]).to_string(), "1-288b4aabcbde607834a2183c1525cf6d");
+    assert_eq!(
+        new_revision(false, None, "{}", Digests::Known(&[alone])).to_string(),
+        "1-288b4aabcbde607834a2183c1525cf6d"
+    );
 }
 
 #[test]
@@ -170,4 +174,19 @@ fn invalid_json_does_not_panic() {
     ] {
         first(text);
     }
+}
+
+/// Ids that CouchDB 3.5 gives to documents that are created again over a tombstone.
+#[test]
+fn attachments_of_a_document_created_again_are_undefined() {
+    let tombstone = |generation: u64, parent: &Revision, body: &str| {
+        assert_eq!(parent.generation, generation - 1);
+        new_revision(true, Some(parent), body, Digests::Known(&[]))
+    };
+    let first = new_revision(false, None, r#"{"a":1}"#, Digests::Known(&[]));
+    let second = tombstone(2, &first, "{}");
+    let third = new_revision(false, Some(&second), r#"{"a":2}"#, Digests::Undefined(0));
+    let fourth = tombstone(4, &third, "{}");
+    let fifth = new_revision(false, Some(&fourth), r#"{"a":2}"#, Digests::Undefined(1));
+    assert_eq!(fifth.to_string(), "5-f47730dba4c42e60cb322b442c0de44f");
 }

@@ -119,7 +119,7 @@ impl Filter {
                 Ok(blocking(move || {
                     let mut passes = Vec::with_capacity(rows.len());
                     for group in groups(&rows, all_leaves) {
-                        passes.extend(documents(&database, &group)?.iter().map(|document| {
+                        passes.extend(plain(&database, &group)?.iter().map(|document| {
                             let value = document.as_deref().and_then(|text| crate::json::read::<Value>(text).ok());
                             value.is_some_and(|document| selector.matches(&document))
                         }));
@@ -136,7 +136,7 @@ impl Filter {
                     let database = database.clone();
                     let documents = blocking(move || {
                         let group: Vec<(&str, &LeafRow)> = group.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
-                        documents(&database, &group)
+                        for_functions(&database, &group)
                     });
                     let documents = documents.await?;
                     let there: Vec<bool> = documents.iter().map(Option::is_some).collect();
@@ -169,12 +169,18 @@ fn groups(rows: &[(u64, SequenceRow)], all_leaves: bool) -> Vec<Vec<(&str, &Leaf
 }
 
 /// Loads the documents of a group as JSON text; `None` if a document no longer exists.
-pub(crate) fn documents(database: &Database, group: &[(&str, &LeafRow)]) -> crate::error::Result<Vec<Option<String>>> {
+fn plain(database: &Database, group: &[(&str, &LeafRow)]) -> crate::error::Result<Vec<Option<String>>> {
     let found = include_docs::load(database, group, &Show::default())?;
     Ok(found
         .into_iter()
         .map(|found| found.map(|found| render::plain(&found.id, &found.revision, found.deleted, &found.body)))
         .collect())
+}
+
+/// Like [`plain`], with the history that functions read.
+fn for_functions(database: &Database, group: &[(&str, &LeafRow)]) -> crate::error::Result<Vec<Option<String>>> {
+    let found = include_docs::load(database, group, &Show { revs: true, ..Show::default() })?;
+    Ok(found.into_iter().map(|found| found.map(|found| render::for_function(&found, false))).collect())
 }
 
 /// Assigns the verdicts, one per judged leaf in order, to their rows.

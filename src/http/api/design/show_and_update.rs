@@ -8,10 +8,10 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use super::functions::{self, Asked};
 use crate::app::App;
 use crate::blocking::blocking;
-use crate::db::read::render::{self, Show};
+use crate::db::read::render;
 use crate::db::{Database, Found, Mode, Wanted};
 use crate::error::Error;
-use crate::http::api::document::{body_writer, incoming, write};
+use crate::http::api::document::{incoming, write};
 use crate::http::request::{Request, Verb, etag_of};
 use crate::http::response::error::Result;
 use crate::http::response::{Answer, sandbox};
@@ -110,9 +110,7 @@ async fn find(database: &Arc<Database>, id: Option<&str>) -> Result<Option<Found
 
 /// Renders a document for these functions: with its history and its conflicts.
 fn as_text(found: &Found) -> String {
-    let show = Show { revs: true, conflicts: true, ..Show::default() };
-    body_writer::text(render::document(found, &show))
-        .unwrap_or_else(|| render::plain(&found.id, &found.revision, found.deleted, &found.body))
+    render::for_function(found, true)
 }
 
 /// Reads the request body; `None` if it is empty.

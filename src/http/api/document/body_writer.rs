@@ -36,8 +36,9 @@ pub async fn write(out: &mut Sender, blobs: &Arc<dyn Blobs>, pieces: Vec<Piece>)
     for piece in pieces {
         match piece {
             Piece::Text(text) => out.text(text).await,
-            Piece::Base64 { attachment, decode } => {
+            Piece::Base64(attachment) => {
                 out.widen();
+                let decode = attachment.gzip;
                 let mut content = Reading::open(blobs, attachment, decode, 0).await?;
                 while let Some(bytes) = content.next(STEP).await? {
                     out.text(STANDARD.encode(bytes)).await;

@@ -60,8 +60,8 @@ pub fn to_incoming(
             Stub::Inline { fields, data } => {
                 rules.check_size(&name, data.len() as u64)?;
                 let content_type = fields.content_type.as_deref().unwrap_or("application/octet-stream");
-                let gzipped = fields.encoding.as_deref() == Some("gzip");
-                let mut upload = rules.start(database, &name, content_type, gzipped)?;
+                // `encoding` counts only for parts of a multipart body, as in CouchDB.
+                let mut upload = rules.start(database, &name, content_type, false)?;
                 upload.write(&data)?;
                 let mut uploaded = upload.finish()?;
                 uploaded.attachment.revpos = fields.revpos.unwrap_or(0);
