@@ -121,14 +121,14 @@ suite('attachments', (api) => {
   const plain = 'compress me '.repeat(1000);
   api.rows('compressible types', [
     { name: 'a text', req: 'PUT /{db}/t/t.txt', body: plain, send: { 'Content-Type': 'text/plain' }, status: 201, save: { rev: 'rev' } },
-    { name: 'is returned uncompressed, without range support', req: 'GET /{db}/t/t.txt', status: 200, text: plain, headers: { 'Content-Encoding': null, 'Accept-Ranges': 'none', 'Content-Type': 'text/plain' } },
+    { name: 'is returned uncompressed, without range support', req: 'GET /{db}/t/t.txt', status: 200, text: plain, headers: { 'Content-Encoding': null, 'Accept-Ranges': 'none', 'Content-Type': 'text/plain', Vary: /Accept-Encoding/i } },
     {
       name: 'is returned gzipped, as stored, if the client accepts gzip',
       req: 'GET /{db}/t/t.txt',
       send: { 'Accept-Encoding': 'gzip' },
       status: 200,
-      headers: { 'Content-Encoding': 'gzip' },
-      save: { digest: ({ body }) => digest(body), encoded: ({ body }) => body.length },
+      headers: { 'Content-Encoding': 'gzip', Vary: /Accept-Encoding/i },
+      save: { etag: ({ headers }) => headers.etag, digest: ({ body }) => digest(body), encoded: ({ body }) => body.length },
       check: ({ body }) => assert.equal(gunzipSync(body).toString(), plain),
     },
     {
@@ -147,6 +147,17 @@ suite('attachments', (api) => {
       },
     },
     { name: 'inline data is the uncompressed text', req: 'GET /{db}/t?attachments=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.equal(Buffer.from(json._attachments['t.txt'].data, 'base64').toString(), plain) },
+    { name: 'HEAD varies, too', req: 'HEAD /{db}/t/t.txt', status: 200, headers: { Vary: /Accept-Encoding/i } },
+    { name: '... and 304', req: 'GET /{db}/t/t.txt', send: { 'If-None-Match': '{etag}' }, status: 304, headers: { Vary: /Accept-Encoding/i } },
+    { name: '... also with att_encoding_info', req: 'GET /{db}/t?attachments=true&att_encoding_info=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }, w) => {
+      const { data, encoding, encoded_length } = json._attachments['t.txt'];
+      assert.equal(Buffer.from(data, 'base64').toString(), plain);
+      assert.deepEqual({ encoding, encoded_length }, { encoding: 'gzip', encoded_length: w.encoded });
+    } },
+    { name: 'encoding is ignored in inline data', req: 'PUT /{db}/e', body: { _attachments: { 'e.txt': { content_type: 'text/plain', encoding: 'gzip', data: Buffer.from(plain).toString('base64') } } }, status: 201 },
+    { name: '...', req: 'GET /{db}/e/e.txt', status: 200, text: plain },
+    { name: '... also if the data is gzip', req: 'PUT /{db}/e2', body: { _attachments: { 'e.txt': { content_type: 'text/plain', encoding: 'gzip', data: gzipSync(plain).toString('base64') } } }, status: 201 },
+    { name: '...', req: 'GET /{db}/e2/e.txt', status: 200, headers: { 'Content-Encoding': null }, check: ({ body }) => assert.equal(gunzipSync(body).toString(), plain) },
     { name: 'gzip sent by the client is stored unchanged', req: 'PUT /{db}/g/g.txt', body: gzipSync(plain), send: { 'Content-Type': 'text/plain', 'Content-Encoding': 'gzip' }, status: 201 },
     { name: '... and returned as text', req: 'GET /{db}/g/g.txt', status: 200, text: plain },
     { name: '... and as gzip', req: 'GET /{db}/g/g.txt', send: { 'Accept-Encoding': 'gzip' }, status: 200, headers: { 'Content-Encoding': 'gzip' }, check: ({ body }) => assert.equal(gunzipSync(body).toString(), plain) },
@@ -188,6 +199,71 @@ suite('attachments', (api) => {
     whole((await api.ok(`GET /${db}/_changes?include_docs=true&attachments=true`)).results[0].doc);
     stub((await api.ok(`POST /${db}/_bulk_get`, { body: { docs: [{ id: 'a' }] } })).results[0].docs[0].ok);
     whole((await api.ok(`POST /${db}/_bulk_get?attachments=true`, { body: { docs: [{ id: 'a' }] } })).results[0].docs[0].ok);
+  });
+
+  it('inline data is decoded everywhere, also with att_encoding_info', async () => {
+    const db = await api.db();
+    const { rev } = await api.ok(`PUT /${db}/t/t.txt`, { body: plain, send: { 'Content-Type': 'text/plain' } });
+    const query = 'attachments=true&att_encoding_info=true';
+    const json = { Accept: 'application/json' };
+    const docs = [
+      (await api.ok(`GET /${db}/t?open_revs=["${rev}"]&${query}`, { send: json }))[0].ok,
+      (await api.ok(`GET /${db}/_all_docs?include_docs=true&${query}`)).rows[0].doc,
+      (await api.ok(`GET /${db}/_changes?include_docs=true&${query}`)).results[0].doc,
+      (await api.ok(`POST /${db}/_bulk_get?${query}`, { body: { docs: [{ id: 't' }] } })).results[0].docs[0].ok,
+    ];
+    for (const doc of docs) {
+      const { data, encoding } = doc._attachments['t.txt'];
+      assert.equal(encoding, 'gzip');
+      assert.equal(Buffer.from(data, 'base64').toString(), plain);
+    }
+    // What was read can be written back.
+    await api.ok(`PUT /${db}/copy`, { body: { _attachments: docs[0]._attachments } });
+    assert.equal((await api.call(`GET /${db}/copy/t.txt`)).text, plain);
+  });
+
+  it('If-Match of a GET names the revision', async () => {
+    const db = await api.db();
+    const one = await api.ok(`PUT /${db}/d/a`, { body: 'one', send: { 'Content-Type': 'application/x-one' } });
+    const two = await api.ok(`PUT /${db}/d/a?rev=${one.rev}`, { body: 'two', send: { 'Content-Type': 'application/x-two' } });
+    const get = (query, match) => api.call(`GET /${db}/d/a${query}`, { send: { 'If-Match': match } });
+    assert.equal((await get('', `"${one.rev}"`)).text, 'one');
+    assert.equal((await get('', two.rev)).text, 'two');
+    assert.equal((await get(`?rev=${one.rev}`, one.rev)).text, 'one');
+    assert.equal((await get(`?rev=${one.rev}`, two.rev)).status, 400);
+    assert.equal((await get('', '"1-unknown"')).status, 404);
+    const { etag } = (await api.call(`GET /${db}/d/a`)).headers;
+    assert.equal((await get('', etag)).text, 'two', 'the ETag of an attachment names no revision');
+  });
+
+  it('an attachment of a deleted leaf leaves it deleted', async () => {
+    const db = await api.db();
+    const docs = [{ _id: 'd', _rev: '1-a', live: true }, { _id: 'd', _revisions: { start: 2, ids: ['c', 'b'] }, _deleted: true }];
+    await api.ok(`POST /${db}/_bulk_docs`, { body: { docs, new_edits: false } });
+    const put = await api.ok(`PUT /${db}/d/f?rev=2-c`, { body: 'x', send: { 'Content-Type': 'text/plain' } });
+    assert.equal((await api.ok(`GET /${db}/d`))._rev, '1-a');
+    const leaf = await api.ok(`GET /${db}/d?rev=${put.rev}`);
+    assert.ok(leaf._deleted && leaf._attachments.f);
+    const removed = await api.ok(`DELETE /${db}/d/f?rev=${put.rev}`);
+    assert.equal((await api.ok(`GET /${db}/d?rev=${removed.rev}`))._deleted, true);
+  });
+
+  it('a + in the path is a space, or else itself: nano does not encode names', async () => {
+    const db = await api.db();
+    const inline = (text) => ({ content_type: 'text/plain', data: Buffer.from(text).toString('base64') });
+    const { rev } = await api.ok(`PUT /${db}/d`, { body: { _attachments: { 'a+b.png': inline('plus'), 'c+d e/f+.png': inline('both'), 'x y': inline('space') } } });
+    const text = async (path) => (await api.call(`GET /${db}/d/${path}`)).text;
+    assert.equal(await text('a+b.png'), 'plus');
+    assert.equal(await text('a%2Bb.png'), 'plus');
+    assert.equal(await text('c+d%20e/f+.png'), 'both');
+    assert.equal(await text('x+y'), 'space');
+    assert.equal((await api.call(`GET /${db}/d/a%20b.png`)).status, 404);
+    const two = await api.ok(`PUT /${db}/d/a+b.png?rev=${rev}`, { body: 'with a space', send: { 'Content-Type': 'text/plain' } });
+    assert.equal(await text('a+b.png'), 'with a space', 'the name that CouchDB reads comes first');
+    const three = await api.ok(`DELETE /${db}/d/a+b.png?rev=${two.rev}`);
+    assert.equal(await text('a+b.png'), 'plus');
+    await api.ok(`DELETE /${db}/d/a+b.png?rev=${three.rev}`);
+    assert.equal((await api.call(`GET /${db}/d/a+b.png`)).status, 404);
   });
 
   it('new_edits=false accepts stubs of existing attachments and rejects others', async () => {

@@ -34,6 +34,10 @@ suite('documents', (api) => {
     { name: 'revs_info', req: 'GET /{db}/a?revs_info=true', status: 200, like: { _revs_info: (infos) => infos.length === 4 && infos.every((i) => i.status === 'available') && infos[0].rev.startsWith('4-') } },
     { name: 'local_seq', req: 'GET /{db}/a?local_seq=true', status: 200, like: { _local_seq: (seq) => seq !== undefined } },
     { name: 'meta without conflicts', req: 'GET /{db}/a?meta=true', status: 200, like: { _revs_info: Array, _conflicts: undefined, _deleted_conflicts: undefined } },
+    { name: 'conflicts without any: the revision is the ETag', req: 'GET /{db}/a?conflicts=true&deleted_conflicts=true', status: 200, headers: { ETag: '"{rev4}"' } },
+    { name: '... and If-None-Match works', req: 'GET /{db}/a?conflicts=true', send: { 'If-None-Match': '"{rev4}"' }, status: 304 },
+    { name: 'meta has no ETag', req: 'GET /{db}/a?meta=true', send: { 'If-None-Match': '"{rev4}"' }, status: 200, headers: { ETag: null } },
+    { name: 'latest with an unknown rev returns the newest, too', req: 'GET /{db}/a?rev=7-unknown&latest=true', status: 200, like: { n: 4 } },
     { name: 'latest with an old rev returns the newest', req: 'GET /{db}/a?rev={rev1}&latest=true', status: 200, like: { n: 4 } },
     { name: 'an unknown parameter is ignored', req: 'GET /{db}/a?unknown=1', status: 200, like: { n: 4 } },
     { name: 'only `true` is true', req: 'GET /{db}/a?revs=TRUE', status: 200, like: { _revisions: undefined } },
@@ -99,6 +103,8 @@ suite('documents', (api) => {
     { name: 'without any revision', req: 'PUT /{db}/c?new_edits=false', body: {}, status: 400, error: 'bad_request', reason: 'When `new_edits: false`, the document needs `_rev` or `_revisions` specified' },
     { name: 'the winner is the highest leaf that is not deleted', req: 'GET /{db}/c', status: 200, like: { _rev: '2-c', side: 'c' } },
     { name: 'conflicts', req: 'GET /{db}/c?conflicts=true', status: 200, like: { _conflicts: ['2-b', '1-z'] }, headers: { ETag: null } },
+    { name: '... whatever If-None-Match says', req: 'GET /{db}/c?conflicts=true', send: { 'If-None-Match': '"2-c"' }, status: 200 },
+    { name: 'latest with a losing revision returns the winner', req: 'GET /{db}/c?rev=2-b&latest=true', status: 200, like: { _rev: '2-c' } },
     { name: 'deleted_conflicts', req: 'GET /{db}/c?deleted_conflicts=true', status: 200, like: { _deleted_conflicts: ['3-d'] } },
     { name: 'meta', req: 'GET /{db}/c?meta=true', status: 200, like: { _conflicts: ['2-b', '1-z'], _deleted_conflicts: ['3-d'], _revs_info: [{ rev: '2-c', status: 'available' }, { rev: '1-a', status: 'missing' }] } },
     {
@@ -106,13 +112,14 @@ suite('documents', (api) => {
       req: 'GET /{db}/c?open_revs=all',
       send: { Accept: 'application/json' },
       status: 200,
-      check: ({ json }) => assert.deepEqual(json.map((leaf) => leaf.ok._rev).sort(), ['1-z', '2-b', '2-c', '3-d']),
+      check: ({ json }) => assert.deepEqual(json.map((leaf) => leaf.ok._rev), ['1-z', '2-b', '2-c', '3-d']),
     },
+    { name: 'open_revs shows each revision once, the missing ones last', req: 'GET /{db}/c?open_revs=["9-no","2-c","2-b","2-c","9-no","1-a"]', send: { Accept: 'application/json' }, status: 200, like: [{ ok: { _rev: '2-b' } }, { ok: { _rev: '2-c' } }, { missing: '1-a' }, { missing: '9-no' }] },
     { name: 'open_revs with a missing revision', req: 'GET /{db}/c?open_revs=["2-b","9-nope"]', send: { Accept: 'application/json' }, status: 200, like: [{ ok: { _rev: '2-b' } }, { missing: '9-nope' }] },
     { name: 'open_revs with a known revision without a body', req: 'GET /{db}/c?open_revs=["1-a"]', send: { Accept: 'application/json' }, status: 200, like: [{ missing: '1-a' }] },
     { name: 'latest returns the leaves', req: 'GET /{db}/c?open_revs=["1-a"]&latest=true', send: { Accept: 'application/json' }, status: 200, check: ({ json }) => assert.deepEqual(json.map((leaf) => leaf.ok._rev).sort(), ['2-b', '2-c', '3-d']) },
     { name: 'open_revs with revs', req: 'GET /{db}/c?open_revs=["2-b"]&revs=true', send: { Accept: 'application/json' }, status: 200, like: [{ ok: { _revisions: { start: 2, ids: ['b', 'a'] } } }] },
-    { name: 'open_revs with an empty list', req: 'GET /{db}/c?open_revs=[]', send: { Accept: 'application/json' }, status: 200 },
+    { name: 'open_revs with an empty list is as if it were not there', req: 'GET /{db}/c?open_revs=[]', send: { Accept: 'application/json' }, status: 200, like: { _rev: '2-c', side: 'c' } },
     { name: 'open_revs that is not JSON', req: 'GET /{db}/c?open_revs=nope', send: { Accept: 'application/json' }, status: 400, error: 'bad_request' },
     { name: 'open_revs that is not a list', req: 'GET /{db}/c?open_revs=%7B%7D', send: { Accept: 'application/json' }, status: 400, error: 'bad_request' },
     { name: 'open_revs with a bad revision', req: 'GET /{db}/c?open_revs=["x"]', send: { Accept: 'application/json' }, status: 400, error: 'bad_request', reason: 'Invalid rev format' },
@@ -133,6 +140,10 @@ suite('documents', (api) => {
     { name: 'to an existing document without its revision', req: 'COPY /{db}/from', send: { Destination: 'to' }, status: 409, error: 'conflict' },
     { name: 'with its revision', req: 'COPY /{db}/from', send: { Destination: 'to?rev={to}' }, status: 201, like: { rev: /^2-/ } },
     { name: 'COPY of a revision', req: 'COPY /{db}/from?rev={from}', send: { Destination: 'to2' }, status: 201 },
+    { name: 'a document to delete', req: 'PUT /{db}/gone', body: { n: 1 }, status: 201, save: { gone: 'rev' } },
+    { name: '...', req: 'DELETE /{db}/gone?rev={gone}', status: 200, save: { tombstone: 'rev' } },
+    { name: 'COPY of a tombstone is a tombstone', req: 'COPY /{db}/gone?rev={tombstone}', send: { Destination: 'to3' }, status: 201, save: { to3: 'rev' } },
+    { name: '...', req: 'GET /{db}/to3?rev={to3}', status: 200, like: { _deleted: true } },
     { name: 'an escaped destination', req: 'COPY /{db}/from', send: { Destination: 'a%2Fcopy' }, status: 201, like: { id: 'a/copy' } },
     { name: 'without a destination', req: 'COPY /{db}/from', status: 400, error: 'bad_request', reason: 'Destination header is mandatory for COPY.' },
     { name: 'to a whole URL', req: 'COPY /{db}/from', send: { Destination: 'http://example.org/x' }, status: 400, error: 'bad_request', reason: 'Destination URL must be relative.' },
@@ -140,6 +151,15 @@ suite('documents', (api) => {
     { name: 'to a reserved id', req: 'COPY /{db}/from', send: { Destination: '_x' }, status: 400, error: 'illegal_docid' },
     { name: 'with a bad destination revision', req: 'COPY /{db}/from', send: { Destination: 'to?rev=x' }, status: 400, error: 'bad_request' },
   ]);
+
+  it('a document that is created again with attachments has the revision that CouchDB computes', async () => {
+    const db = await api.db();
+    const remove = async (rev) => (await api.ok(`DELETE /${db}/d?rev=${rev}`)).rev;
+    await remove((await api.ok(`PUT /${db}/d`, { body: { a: 1 } })).rev);
+    await remove((await api.ok(`PUT /${db}/d`, { body: { a: 2 } })).rev);
+    const again = await api.ok(`PUT /${db}/d`, { body: { a: 2, _attachments: { f: { content_type: 'text/plain', data: 'aGVsbG8=' } } } });
+    assert.equal(again.rev, '5-f47730dba4c42e60cb322b442c0de44f');
+  });
 
   it('computes the same revisions as CouchDB', async () => {
     const db = await api.db();

@@ -33,6 +33,9 @@ suite('partitions', (api) => {
     { name: 'a partition that starts with an underscore', req: 'GET /{db}/_partition/_p', status: 400, error: 'illegal_partition', reason: 'Partition must not start with an underscore' },
     { name: 'a partition with a colon', req: 'GET /{db}/_partition/p%3Aa', status: 400, error: 'illegal_partition', reason: 'Partition must not contain a colon' },
     { name: 'another partition in the query', req: 'GET /{db}/_partition/p/_all_docs?partition=q', status: 400, error: 'bad_request', reason: 'Conflicting value for `partition` in query string' },
+    { name: 'a partition of _all_docs as a parameter', req: 'GET /{db}/_all_docs?partition=q', status: 200, check: ({ json }) => assert.deepEqual(json.rows.map((r) => r.id), ['q:a']) },
+    { name: '... that is none', req: 'GET /{db}/_all_docs?partition=_q', status: 400, error: 'illegal_partition' },
+    { name: 'a partition in the body of _find', req: 'POST /{db}/_find', body: { selector: {}, partition: 'q' }, status: 200, like: { docs: [{ _id: 'q:a' }] } },
     { name: 'no partition', req: 'GET /{db}/_partition', status: 400, error: 'bad_request' },
     { name: 'an endpoint that partitions do not have', req: 'GET /{db}/_partition/p/_changes', status: 404, error: 'not_found' },
     { name: 'POST', req: 'POST /{db}/_partition/p', body: {}, status: 405, error: 'method_not_allowed' },
@@ -41,6 +44,10 @@ suite('partitions', (api) => {
   api.rows('a database without partitions', [
     { name: 'has no partitions', req: 'GET /{db}/_partition/p', status: 400, error: 'bad_request', reason: 'database is not partitioned' },
     { name: '... nor their _all_docs', req: 'GET /{db}/_partition/p/_all_docs', status: 400, error: 'bad_request', reason: 'database is not partitioned' },
+    { name: '... nor a partition in _find', req: 'POST /{db}/_find', body: { selector: {}, partition: 'p' }, status: 400, error: 'query_parse_error', reason: '`partition` parameter is not supported on this db' },
+    { name: '... which _explain explains', req: 'POST /{db}/_explain', body: { selector: {}, partition: 'p' }, status: 200, like: { opts: { partition: 'p' } } },
+    { name: '... nor in _all_docs', req: 'GET /{db}/_all_docs?partition=p', status: 400, error: 'query_parse_error', reason: '`partition` parameter is not supported on this db' },
+    { name: '... nor in its queries', req: 'POST /{db}/_all_docs/queries', body: { queries: [{ partition: 'p' }] }, status: 400, error: 'query_parse_error' },
     { name: '... and accepts any id', req: 'PUT /{db}/nope', body: {}, status: 201 },
   ]);
 

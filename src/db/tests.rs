@@ -364,12 +364,12 @@ async fn large_leaves_are_loaded_in_pages() {
         Within::Large(bytes) => format!("{bytes} bytes"),
     };
     assert!(matches!(all.next(&database, 1 << 20).unwrap(), Within::Large(bytes) if bytes > 5 << 20));
-    for wanted in ["1-e 1-d", "1-c 1-b", "1-a", ""] {
+    for wanted in ["1-a 1-b", "1-c 1-d", "1-e", ""] {
         assert_eq!(next(&mut all), wanted);
     }
     let asked = ["1-a", "1-z", "1-a", "1-a"].map(|revision| revision.parse().unwrap());
     let mut these = database.open_revisions("doc", Some(&asked), false).unwrap();
-    for wanted in ["1-a no 1-z 1-a", "1-a", ""] {
+    for wanted in ["1-a no 1-z", ""] {
         assert_eq!(next(&mut these), wanted);
     }
     let twice = [("doc".into(), None), ("doc".into(), None)];
@@ -378,7 +378,7 @@ async fn large_leaves_are_loaded_in_pages() {
     assert_eq!(answers.len(), 1, "the second one comes with the next page");
     let (first, rest) = answers.remove(0);
     assert_eq!(first.len(), 2);
-    assert_eq!(next(&mut rest.unwrap()), "1-c 1-b");
+    assert_eq!(next(&mut rest.unwrap()), "1-c 1-d");
     assert_eq!(database.open_revisions("none", None, false).err(), Some(Error::Missing));
 }
 

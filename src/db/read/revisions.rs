@@ -3,7 +3,7 @@
 //! The engines have no snapshots across calls, so a compaction may remove a body after a reader has read its
 //! record. A reader that does not find a body reads the record again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -24,8 +24,6 @@ pub enum Wanted<'a> {
     Winner,
     /// This revision, leaf or not, deleted or not, if its body is still stored.
     Revision(&'a Revision),
-    /// The leaf that descends from this revision (the first in winner order).
-    Latest(&'a Revision),
 }
 
 /// A revision with its body and the tree that contains it.
@@ -160,7 +158,6 @@ impl Database {
                     winner => winner,
                 },
                 Wanted::Revision(revision) => tree.get(revision),
-                Wanted::Latest(revision) => tree.leaves_below(revision).into_iter().next(),
             };
             let node = node.ok_or(Error::Missing)?;
             let Some(body) = node.body else { return Err(Error::Missing) };
@@ -174,8 +171,8 @@ impl Database {
         Err(Error::Damaged(format!("the body of document {id} is not there")))
     }
 
-    /// Selects revisions for `open_revs`; `None` means `all` (every leaf). The result has one entry per
-    /// revision, an `Err` with the revision if it is missing. With `latest`, a revision selects the leaves
+    /// Selects revisions for `open_revs`; `None` means `all` (every leaf). The result has each revision once: those
+    /// that are stored in ascending order, then an `Err` for each that is missing. With `latest`, a revision selects the leaves
     /// that descend from it. No bodies are loaded yet.
     ///
     /// # Errors
@@ -330,33 +327,33 @@ impl Opened {
     }
 }
 
+/// The nodes that are shown of `revisions` (`None`: all leaves), each once: those that are stored in ascending order,
+/// then those that are missing (CouchDB: `fabric_doc_open_revs`).
 fn choose<'t>(
     tree: &'t Tree,
     revisions: Option<&[Revision]>,
     latest: bool,
 ) -> Vec<std::result::Result<&'t Node, Revision>> {
-    let Some(revisions) = revisions else {
-        return tree.leaves().into_iter().map(Ok).collect();
-    };
-    let mut chosen: Vec<std::result::Result<&Node, Revision>> = Vec::with_capacity(revisions.len());
-    for revision in revisions {
-        if latest {
-            let leaves = tree.leaves_below(revision);
-            if leaves.is_empty() {
-                chosen.push(Err(revision.clone()));
+    let mut found: BTreeMap<&Revision, &Node> = BTreeMap::new();
+    let mut missing: BTreeSet<&Revision> = BTreeSet::new();
+    let mut take = |node: &'t Node| found.insert(&node.revision, node);
+    match revisions {
+        None => tree.leaves().into_iter().for_each(|leaf| _ = take(leaf)),
+        Some(revisions) => {
+            for revision in revisions.iter().collect::<BTreeSet<_>>() {
+                let nodes = match latest {
+                    true => tree.leaves_below(revision),
+                    false => tree.get(revision).filter(|node| node.body.is_some()).into_iter().collect(),
+                };
+                if nodes.is_empty() {
+                    missing.insert(revision);
+                }
+                nodes.into_iter().for_each(|node| _ = take(node));
             }
-            chosen.extend(leaves.into_iter().map(Ok));
-        } else {
-            chosen.push(tree.get(revision).ok_or_else(|| revision.clone()));
         }
     }
-    // With `latest`, several revisions may lead to the same leaf: keep it once.
-    let mut seen = std::collections::HashSet::new();
-    chosen.retain(|node| match node {
-        Ok(node) if latest => seen.insert(&node.revision),
-        _ => true,
-    });
-    chosen
+    let missing = missing.into_iter().map(|revision| Err(revision.clone()));
+    found.into_values().map(Ok).chain(missing).collect()
 }
 
 /// The revisions of one entry of `_bulk_get` that answer it; those that are not there as errors.
@@ -374,8 +371,7 @@ fn choose_within<'t>(
     for ((id, revision), tree) in wanted.iter().zip(trees) {
         let mut nodes: Chosen = match (tree, revision) {
             (None, revision) => vec![Err(revision.clone())],
-            (Some(tree), None) => tree.leaves().into_iter().map(Ok).collect(),
-            (Some(tree), Some(revision)) => choose(tree, Some(std::slice::from_ref(revision)), latest)
+            (Some(tree), revision) => choose(tree, revision.as_ref().map(std::slice::from_ref), latest)
                 .into_iter()
                 .map(|node| node.map_err(Some))
                 .collect(),

@@ -1,5 +1,7 @@
 //! The query of a request, with CouchDB's typed parameters.
 
+use std::borrow::Cow;
+
 use super::json_text::invalid_json;
 use crate::error::Error;
 use crate::http::response::error::{Failure, Result};
@@ -9,9 +11,10 @@ use crate::http::response::error::{Failure, Result};
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Parses `a=1&b=2`; `+` is a space, broken UTF-8 is replaced.
+    /// Parses `a=1&b=2`; `+` is a space, broken UTF-8 is replaced. As in CouchDB (`mochiweb_util:parse_qs`), `;`
+    /// separates pairs as `&` does.
     pub fn parse(text: &str) -> Query {
-        Query(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+        Query(text.split(';').flat_map(|part| form_urlencoded::parse(part.as_bytes())).map(owned).collect())
     }
 
     /// All pairs, in order.
@@ -61,6 +64,10 @@ impl Query {
     }
 }
 
+fn owned((name, value): (Cow<'_, str>, Cow<'_, str>)) -> (String, String) {
+    (name.into_owned(), value.into_owned())
+}
+
 /// 400 `query_parse_error`.
 pub fn query_error(reason: impl Into<String>) -> Failure {
     Error::QueryParse(reason.into()).into()
@@ -74,6 +81,22 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_semicolon_separates_pairs() {
+        let pairs = |text: &str| Query::parse(text).0;
+        for (text, wanted) in [
+            ("limit=1;skip=2", &[("limit", "1"), ("skip", "2")][..]),
+            ("a=1;b=2&c=3;", &[("a", "1"), ("b", "2"), ("c", "3")]),
+            ("key=%22a%3Bb%22", &[("key", "\"a;b\"")]),
+            ("a;b", &[("a", ""), ("b", "")]),
+            ("a=b;=&;", &[("a", "b"), ("", "")]),
+        ] {
+            let wanted: Vec<(String, String)> =
+                wanted.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(pairs(text), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn typed_parameters() {

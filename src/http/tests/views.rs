@@ -75,6 +75,28 @@ async fn view_queries_return_rows_and_reductions() {
 }
 
 #[tokio::test]
+async fn groups_of_keys_carry_the_key_that_was_asked() {
+    let running = filled().await;
+    // Equal in the collation: the letter with its accent, and the two after each other; an integer and a double.
+    let docs = json!({"docs": [{"_id": "e", "k": "\u{e9}", "n": 8}, {"_id": "f", "k": 3, "n": 16}]}).to_string();
+    assert_eq!(ask(running.address, "POST /db/_bulk_docs", &[ADMIN, JSON], docs.as_bytes()).await.status, 201);
+    let keys = json!(["e\u{301}", 3.0, [2]]);
+    let rows = |value: Value| value["rows"].clone();
+    for (more, order) in [("", [0, 1, 2]), ("&descending=true", [2, 1, 0])] {
+        let line = format!("POST /db/_design/d/_view/k?group=true{more}");
+        let body = json!({ "keys": keys }).to_string();
+        let reply = ask(running.address, &line, &[ADMIN, JSON], body.as_bytes()).await;
+        let found = [("e\u{301}".into(), 8), (json!(3.0), 16), (json!([2]), 4)];
+        let wanted: Vec<Value> = order.iter().map(|&at| json!({"key": found[at].0, "value": found[at].1})).collect();
+        assert_eq!(rows(reply.json()), json!(wanted), "{line}");
+    }
+    // Rows that are not grouped carry their own key.
+    let body = json!({ "keys": keys, "reduce": false }).to_string();
+    let reply = ask(running.address, "POST /db/_design/d/_view/k", &[ADMIN, JSON], body.as_bytes()).await;
+    assert_eq!(rows(reply.json())[0], json!({"id": "e", "key": "\u{e9}", "value": 8}));
+}
+
+#[tokio::test]
 async fn invalid_view_queries_are_refused() {
     let running = filled().await;
     for (line, body, status, error, reason) in [

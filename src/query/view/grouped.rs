@@ -52,6 +52,10 @@ pub struct Grouped {
     context: String,
     /// The ranges that are left to read; the next one is last.
     stretches: Vec<Spots>,
+    /// The keys of these ranges, if the query names them.
+    asked: Vec<String>,
+    /// The key of the current range, if the query names it.
+    key: Option<String>,
     /// The pieces of the current range.
     pieces: Option<Pieces>,
     /// The unread part of the current piece, if its rows are read.
@@ -66,6 +70,8 @@ impl Grouped {
     pub(super) fn new(index: Index, scripts: Scripts, view: View, plan: &Plan, context: String) -> Grouped {
         let mut stretches = plan.stretches.clone();
         stretches.reverse();
+        let mut asked = plan.asked.clone();
+        asked.reverse();
         let (reducer, grouping) = match plan.kind {
             Kind::Reduce { reducer, grouping } => (reducer, grouping),
             Kind::Map { .. } => (0, Grouping::None),
@@ -78,6 +84,8 @@ impl Grouped {
             direction: plan.direction(),
             context,
             stretches,
+            asked,
+            key: None,
             pieces: None,
             piece: None,
             read: VecDeque::new(),
@@ -103,6 +111,7 @@ impl Grouped {
         loop {
             if self.pieces.is_none() {
                 let Some(stretch) = self.stretches.pop() else { return Ok(None) };
+                self.key = self.asked.pop();
                 self.pieces = Some(Pieces::new(stretch, self.direction));
             }
             let found = self.group()?;
@@ -184,7 +193,8 @@ impl Grouped {
         };
         let function = &self.index.definition.maps[self.map];
         let place = layout::group_place(function, self.partition.as_deref(), row.key(), level);
-        (Some(group_key(row.key(), level)), place)
+        let key = self.key.clone().unwrap_or_else(|| group_key(row.key(), level));
+        (Some(key), place)
     }
 
     fn row(&self, key: Option<String>, parts: Vec<String>) -> Result<Option<ReducedRow>> {

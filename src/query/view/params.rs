@@ -109,6 +109,9 @@ pub struct Plan {
     partition: Option<String>,
     /// The ranges to read, in this order.
     pub(super) stretches: Vec<Spots>,
+    /// With `keys`: the key of each range, as JSON. Its groups carry that key, also if their rows have another one
+    /// that collates equal.
+    pub(super) asked: Vec<String>,
 }
 
 fn wrong<T>(reason: impl Into<String>) -> Result<T> {
@@ -274,8 +277,10 @@ impl Params {
                 vec![self.spots(map, self.start.as_ref(), self.end.as_ref())]
             }
         };
+        let mut asked: Vec<String> = keys.into_iter().flatten().map(Value::to_string).collect();
         if self.descending {
             stretches.reverse();
+            asked.reverse();
         }
         Ok(Plan {
             kind,
@@ -285,6 +290,7 @@ impl Params {
             descending: self.descending,
             partition: self.partition.clone(),
             stretches,
+            asked,
         })
     }
 

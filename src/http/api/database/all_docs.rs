@@ -43,6 +43,10 @@ pub async fn all_docs(
     params.check()?;
     if let Some(partition) = &partition {
         super::database::check_partition(&database, partition)?;
+    }
+    check_named_partition(&database, &params)?;
+    let partition = partition.or_else(|| params.partition.clone());
+    if let Some(partition) = &partition {
         if request.query.get("partition").is_some_and(|other| other != partition) {
             return Err(Failure::bad_request("Conflicting value for `partition` in query string"));
         }
@@ -82,17 +86,32 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, list: Docum
         params.read_body(query)?;
         params.read_query(&request.query)?;
         params.check()?;
+        check_named_partition(&database, &params)?;
         all.push(params);
     }
     Answer::stream(&request.line, "application/json", move |mut out| async move {
         for (at, params) in all.into_iter().enumerate() {
             out.write(if at == 0 { "{\"results\":[\n" } else { ",\n" }).await;
-            one(&mut out, &database, list, None, params).await?;
+            let partition = params.partition.clone();
+            one(&mut out, &database, list, partition.as_deref(), params).await?;
         }
         out.write("\n]}\n").await;
         Ok(())
     })
     .await
+}
+
+/// Refuses the parameter `partition` if it is not a partition's name, or the database has none
+/// (`couch_mrview_util:validate_all_docs_args`).
+fn check_named_partition(database: &Database, params: &Params) -> Result<()> {
+    match &params.partition {
+        Some(partition) if !database.is_partitioned() => {
+            super::database::check_partition_name(partition)?;
+            Err(query_error("`partition` parameter is not supported on this db"))
+        }
+        Some(partition) => super::database::check_partition_name(partition),
+        None => Ok(()),
+    }
 }
 
 /// Writes the response of one query.

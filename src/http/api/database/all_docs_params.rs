@@ -23,8 +23,9 @@ pub(super) const PAGE_WITH_DOCS: usize = 64;
 pub(super) struct Params {
     pub start: Option<Value>,
     pub end: Option<Value>,
-    pub key: Option<Value>,
     pub keys: Option<Vec<Value>>,
+    /// The partition to list; only in a database with partitions.
+    pub partition: Option<String>,
     pub limit: Option<u64>,
     pub skip: u64,
     pub descending: bool,
@@ -73,13 +74,17 @@ impl Params {
             value.as_u64().ok_or_else(|| query_error(format!("Invalid value for positive integer: {value}")))
         };
         match name {
-            "key" => self.key = Some(value),
+            // As in CouchDB, the last one of `key` and the bounds wins.
+            "key" => (self.start, self.end) = (Some(value.clone()), Some(value)),
             "keys" => match value {
                 Value::Array(keys) => self.keys = Some(keys),
                 _ => return Err(Failure::bad_request(format!("`keys` {} must be an array.", self.read_from))),
             },
             "startkey" | "start_key" => self.start = Some(value),
             "endkey" | "end_key" => self.end = Some(value),
+            "partition" => {
+                self.partition = Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            }
             "limit" => self.limit = Some(natural(&value)?),
             "skip" => self.skip = natural(&value)?,
             "descending" => self.descending = flag(&value)?,
@@ -104,7 +109,7 @@ impl Params {
 
     /// Rejects incompatible parameters.
     pub fn check(&self) -> Result<()> {
-        if self.keys.is_some() && (self.key.is_some() || self.start.is_some() || self.end.is_some()) {
+        if self.keys.is_some() && (self.start.is_some() || self.end.is_some()) {
             return Err(query_error("`keys` is incompatible with `key`, `start_key` and `end_key`"));
         }
         Ok(())
@@ -115,22 +120,16 @@ impl Params {
     pub fn walk(&self) -> Option<Walk> {
         let direction = if self.descending { Direction::Backward } else { Direction::Forward };
         let mut walk = Walk::all(direction);
-        let (start, end) = match &self.key {
-            Some(key) => (Some(key), Some(key)),
-            None => (self.start.as_ref(), self.end.as_ref()),
-        };
-        match start {
+        match &self.start {
             None => {}
             Some(Value::String(id)) => walk.start = Bound::Included(id.clone()),
             // Sorts before every id: a forward walk starts at the first id, a backward walk is empty.
             Some(_) if direction == Direction::Forward => {}
             Some(_) => return None,
         }
-        match end {
+        match &self.end {
             None => {}
-            Some(Value::String(id)) if self.exclusive_end && self.key.is_none() => {
-                walk.end = Bound::Excluded(id.clone())
-            }
+            Some(Value::String(id)) if self.exclusive_end => walk.end = Bound::Excluded(id.clone()),
             Some(Value::String(id)) => walk.end = Bound::Included(id.clone()),
             Some(_) if direction == Direction::Forward => return None,
             Some(_) => {}

@@ -316,6 +316,11 @@ pub fn check_partition(database: &Database, partition: &str) -> Result<()> {
     if !database.is_partitioned() {
         return Err(Failure::bad_request("database is not partitioned"));
     }
+    check_partition_name(partition)
+}
+
+/// Refuses what is no name of a partition (`couch_partition:validate_partition`).
+pub fn check_partition_name(partition: &str) -> Result<()> {
     let reason = match partition {
         "" => "Partition must not be empty",
         _ if partition.starts_with('_') => "Partition must not start with an underscore",

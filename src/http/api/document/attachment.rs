@@ -51,7 +51,7 @@ pub async fn put(
     Eyes::of(app, &request.user, &database)?.check_own(&id)?;
     let rev = named_revision(request, None)?;
     // Checks the revision before the upload, so that a conflict fails early; the writer checks it again.
-    let (json, others) = rest_of(&database, &id, &name, rev.clone()).await?;
+    let Rest { json, deleted, others } = rest_of(&database, &id, &name, rev.clone()).await?;
     let content_type = request.header(header::CONTENT_TYPE).unwrap_or("application/octet-stream").to_owned();
     let upload = {
         let (database, rules, name) = (database.clone(), rules.clone(), name.clone());
@@ -72,7 +72,8 @@ pub async fn put(
     let mut attachments =
         vec![(name, Source::Written { attachment: uploaded.attachment, keep_revpos: false, pin: uploaded.pin })];
     attachments.extend(others);
-    write(app, request.by(), &database, decoded(id, rev, json, attachments, reply)).await
+    let edit = Incoming { id, parent: rev, path: (0, Vec::new()), deleted, json, attachments };
+    write(app, request.by(), &database, decoded(edit, reply)).await
 }
 
 /// `DELETE /{db}/{id}/{name}`.
@@ -87,36 +88,41 @@ pub async fn delete(
     Eyes::of(app, &request.user, &database)?.check_own(&id)?;
     let rev = named_revision(request, None)?;
     let found = find_revision(&database, &id, rev.clone()).await?;
+    let name = stored_name(request, name, &found.body.attachments);
     if !found.body.attachments.iter().any(|attachment| attachment.name == name) {
         return Err(missing_attachment());
     }
-    let (json, attachments) = match rev {
+    let Rest { json, deleted, others } = match rev {
         Some(_) => without(found, &name),
-        None => ("{}".into(), Vec::new()),
+        None => Rest::nothing(),
     };
-    write(app, request.by(), &database, decoded(id, rev, json, attachments, Reply::ok())).await
+    let edit = Incoming { id, parent: rev, path: (0, Vec::new()), deleted, json, attachments: others };
+    write(app, request.by(), &database, decoded(edit, Reply::ok())).await
 }
 
-fn decoded(
-    id: String,
-    parent: Option<Revision>,
+fn decoded(edit: Incoming, reply: Reply) -> Decoded {
+    Decoded { id: edit.id.clone(), change: Change::Document(edit, Mode::Interactive), reply }
+}
+
+/// A document without one of its attachments. A deleted leaf stays deleted when its attachments change.
+struct Rest {
     json: String,
-    attachments: Vec<(String, Source)>,
-    reply: Reply,
-) -> Decoded {
-    let edit = Incoming { id: id.clone(), parent, path: (0, Vec::new()), deleted: false, json, attachments };
-    Decoded { id, change: Change::Document(edit, Mode::Interactive), reply }
+    deleted: bool,
+    /// Stubs of its other attachments.
+    others: Vec<(String, Source)>,
 }
 
-/// Returns the document to which the attachment is added: its JSON, and stubs of its other attachments.
-async fn rest_of(
-    database: &Arc<Database>,
-    id: &str,
-    name: &str,
-    rev: Option<Revision>,
-) -> Result<(String, Vec<(String, Source)>)> {
+impl Rest {
+    /// What a new document has.
+    fn nothing() -> Rest {
+        Rest { json: "{}".into(), deleted: false, others: Vec::new() }
+    }
+}
+
+/// Returns the document to which the attachment is added.
+async fn rest_of(database: &Arc<Database>, id: &str, name: &str, rev: Option<Revision>) -> Result<Rest> {
     match rev {
-        None => Ok(("{}".into(), Vec::new())),
+        None => Ok(Rest::nothing()),
         Some(rev) => Ok(without(find_revision(database, id, Some(rev)).await?, name)),
     }
 }
@@ -133,15 +139,46 @@ async fn find_revision(database: &Arc<Database>, id: &str, rev: Option<Revision>
     }
 }
 
+/// The name under which an attachment is stored. A `+` in a path is a space, as in CouchDB; but nano puts names into
+/// paths as they are, so if there is no attachment of that name, the `+` stands for itself.
+fn stored_name(request: &Request, name: String, attachments: &[Attachment]) -> String {
+    let has = |name: &str| attachments.iter().any(|attachment| attachment.name == name);
+    let path = request.target.split('?').next().unwrap_or("");
+    if has(&name) || !path.contains('+') {
+        return name;
+    }
+    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let literal = percent_encoding::percent_decode_str(&parts.join("/")).decode_utf8_lossy().into_owned();
+    // As many bytes from the end as the decoded name has: a space is as long as a `+`.
+    let at = literal.len().checked_sub(name.len()).filter(|at| literal.is_char_boundary(*at));
+    match at.map(|at| &literal[at..]) {
+        Some(literal) if literal.replace('+', " ") == name.replace('+', " ") && has(literal) => literal.to_owned(),
+        _ => name,
+    }
+}
+
 fn missing_attachment() -> Failure {
     Error::NotFound("Document is missing attachment".into()).into()
 }
 
-/// Returns the document's JSON, and stubs of its attachments except `name`.
-fn without(found: Found, name: &str) -> (String, Vec<(String, Source)>) {
+fn without(found: Found, name: &str) -> Rest {
     let others = found.body.attachments.iter().filter(|attachment| attachment.name != name);
     let others = others.map(|attachment| (attachment.name.clone(), Source::Stub { revpos: None })).collect();
-    (found.body.json, others)
+    Rest { json: found.body.json, deleted: found.deleted, others }
+}
+
+/// The revision in `rev`, otherwise in `If-Match`, as CouchDB documents it. An `If-Match` that is no revision, such as
+/// the ETag of an attachment, names none.
+fn revision_to_read(request: &Request) -> Result<Option<Revision>> {
+    let query = request.query.get("rev").map(parse_revision).transpose()?;
+    let header = request.header(header::IF_MATCH);
+    let header = header.and_then(|etag| etag.trim().trim_start_matches("W/").trim_matches('"').parse().ok());
+    match (query, header) {
+        (Some(query), Some(header)) if query != header => {
+            Err(Failure::bad_request("Document rev and etag have different values"))
+        }
+        (query, header) => Ok(query.or(header)),
+    }
 }
 
 /// `GET /{db}/{id}/{name}`.
@@ -152,16 +189,19 @@ pub async fn get(
     id: String,
     name: String,
 ) -> Result<Answer> {
-    let rev = request.query.get("rev").map(parse_revision).transpose()?;
+    let rev = revision_to_read(request)?;
     let eyes = Eyes::of(app, &request.user, &database)?;
     eyes.check_own(&id)?;
     let found = eyes.see(super::open_revs::find(&database, &id, rev).await?)?;
+    let name = stored_name(request, name, &found.body.attachments);
     let Some(attachment) = found.body.attachments.into_iter().find(|attachment| attachment.name == name) else {
         return Err(missing_attachment());
     };
     let etag = attachment.digest()["md5-".len()..].to_owned();
     if request.has_etag(&etag) {
-        return Ok(Answer::not_modified(&etag));
+        let answer = Answer::not_modified(&etag);
+        let vary = HeaderValue::from_static("Accept-Encoding");
+        return Ok(if attachment.gzip { answer.with(header::VARY, vary) } else { answer });
     }
     let takes_gzip = accepts_gzip(request);
     let decode = attachment.gzip && !takes_gzip;
@@ -183,6 +223,9 @@ pub async fn get(
     };
     let ranges = if attachment.gzip { "none" } else { "bytes" };
     answer = answer.etag(&etag).with(header::ACCEPT_RANGES, HeaderValue::from_static(ranges));
+    if attachment.gzip {
+        answer = answer.with(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     if attachment.gzip && takes_gzip {
         answer = answer.with(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

@@ -23,6 +23,7 @@ use crate::rev::Revision;
 #[derive(Debug, Clone, Default)]
 pub struct DocQuery {
     pub rev: Option<Revision>,
+    /// `None` also for an empty list, which CouchDB takes as if it were not there.
     pub open_revs: Option<OpenRevs>,
     pub latest: bool,
     pub show: Show,
@@ -58,7 +59,10 @@ impl DocQuery {
                 "latest" if yes => parsed.latest = true,
                 "rev" => parsed.rev = Some(parse_revision(value)?),
                 "open_revs" if value == "all" => parsed.open_revs = Some(OpenRevs::All),
-                "open_revs" => parsed.open_revs = Some(OpenRevs::These(revisions(value)?)),
+                "open_revs" => {
+                    let these = revisions(value)?;
+                    parsed.open_revs = (!these.is_empty()).then_some(OpenRevs::These(these));
+                }
                 "atts_since" => show.attachments = Attachments::InlineSince(revisions(value)?),
                 _ => {}
             }
@@ -66,12 +70,11 @@ impl DocQuery {
         Ok(parsed)
     }
 
-    /// The revision to read without `open_revs`.
+    /// The revision to read without `open_revs`. With `latest` this is the winner, whatever `rev` says.
     pub fn wanted(&self) -> Wanted<'_> {
         match &self.rev {
-            None => Wanted::Winner,
-            Some(revision) if self.latest => Wanted::Latest(revision),
-            Some(revision) => Wanted::Revision(revision),
+            Some(revision) if !self.latest => Wanted::Revision(revision),
+            _ => Wanted::Winner,
         }
     }
 }
@@ -107,9 +110,7 @@ async fn one(
     let (found, held) = load(request, &database, id, &query).await?;
     let found = eyes.see(found)?;
     let show = query.show;
-    // The revision is the ETag only if it determines the response. These options show the rest of the
-    // revision tree or the sequence, which change without it.
-    let tagged = !(show.revs_info || show.conflicts || show.deleted_conflicts || show.local_seq);
+    let tagged = is_determined_by_revision(&found, &show);
     let etag = found.revision.to_string();
     if tagged && request.has_etag(&etag) {
         return Ok(Answer::not_modified(&etag));
@@ -134,6 +135,16 @@ async fn one(
         .await?
     };
     Ok(if tagged { answer.etag(&etag) } else { answer })
+}
+
+/// Whether the revision determines the response, and so is its ETag. `revs_info` and `local_seq` show what changes
+/// without the revision, and so do the two lists of conflicts, unless they are empty and left out.
+fn is_determined_by_revision(found: &Found, show: &Show) -> bool {
+    let other_leaf = |deleted: bool| {
+        found.tree.leaves().into_iter().any(|leaf| leaf.deleted == deleted && leaf.revision != found.revision)
+    };
+    let shows_conflicts = show.conflicts && other_leaf(false) || show.deleted_conflicts && other_leaf(true);
+    !(show.revs_info || show.local_seq || shows_conflicts)
 }
 
 /// Documents up to this size in bytes, with their attachments, are loaded without a memory reservation.

@@ -208,14 +208,18 @@ pub fn copy(request: &Request, database: &Database) -> Result<Copy> {
     Ok(Copy { source_rev, target, target_rev, reply })
 }
 
+/// What is copied of a document.
+pub struct Copied {
+    pub json: String,
+    /// The copy of a tombstone is one, too.
+    pub deleted: bool,
+    pub attachments: Vec<(String, crate::db::Source)>,
+}
+
 impl Copy {
-    /// The write of the copy of a document. `attachments` go with an ordinary document only.
-    pub fn of(
-        self,
-        json: String,
-        attachments: Vec<(String, crate::db::Source)>,
-        database: &Database,
-    ) -> Result<Decoded> {
+    /// The write of the copy of a document. Attachments go with an ordinary document only.
+    pub fn of(self, copied: Copied, database: &Database) -> Result<Decoded> {
+        let Copied { json, deleted, attachments } = copied;
         let Copy { target: id, target_rev, reply, .. } = self;
         if let Some(name) = id.strip_prefix("_local/") {
             // Not a checkpoint of this client, whatever the source says.
@@ -224,7 +228,7 @@ impl Copy {
         }
         check_document_id(&id, database.is_partitioned())?;
         let path = (0, Vec::new());
-        let edit = Incoming { id: id.clone(), parent: target_rev, path, deleted: false, json, attachments };
+        let edit = Incoming { id: id.clone(), parent: target_rev, path, deleted, json, attachments };
         Ok(Decoded { id, change: Change::Document(edit, Mode::Interactive), reply })
     }
 }

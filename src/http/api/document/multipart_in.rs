@@ -120,26 +120,26 @@ pub async fn receive_form(request: &mut Request, database: &Arc<Database>, id: S
     request.refresh();
     let new: HashSet<String> = files.iter().map(|(file, _)| file.clone()).collect();
     let is_new = |name: &str| new.contains(name);
-    let (parent, json, others) = match (doc, rev) {
+    let (parent, deleted, json, others) = match (doc, rev) {
         (Some(doc), _) => {
             let mut split = crate::db::parse::split(&doc, &limits)?;
             edit::check(database, request, &id, &split)?;
             split.attachments.retain(|(name, _)| !is_new(name));
             split.rev = named_revision(request, split.rev.take())?;
             let edit = edit::prepare(database, id.clone(), split, rules, false).await?;
-            (edit.parent, edit.json, edit.attachments)
+            (edit.parent, edit.deleted, edit.json, edit.attachments)
         }
         (None, Some(rev)) => {
             let rev = parse_revision(&rev)?;
             let found = super::open_revs::find(database, &id, Some(rev.clone())).await?;
             let others = found.body.attachments.iter().filter(|attachment| !is_new(&attachment.name));
             let others = others.map(|attachment| (attachment.name.clone(), Source::Stub { revpos: None })).collect();
-            (Some(rev), found.body.json, others)
+            (Some(rev), found.deleted, found.body.json, others)
         }
         (None, None) => return Err(parse_revision("").expect_err("no revision is not a revision").into()),
     };
     files.extend(others);
-    Ok(Incoming { id, parent, path: (0, Vec::new()), deleted: false, json, attachments: files })
+    Ok(Incoming { id, parent, path: (0, Vec::new()), deleted, json, attachments: files })
 }
 
 /// Reads a whole part into memory: JSON, or a short field. The bytes count against the budget for request

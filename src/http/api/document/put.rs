@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::incoming;
+use super::incoming::{self, Copied};
 use super::local;
 use super::write::write;
 use crate::app::App;
 use crate::blocking::blocking;
-use crate::db::{Database, Source, check_document_id};
+use crate::db::{Database, check_document_id};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::Answer;
@@ -46,14 +46,17 @@ pub async fn delete(app: &Arc<App>, request: &mut Request, database: Arc<Databas
 /// `COPY /{db}/{id}` with `Destination: id[?rev=...]`.
 pub async fn copy(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
     let mut copy = incoming::copy(request, &database)?;
-    let (json, attachments) = match id.strip_prefix("_local/") {
-        Some(name) => (local::read(app, request, &database, name).await?.json, Vec::new()),
+    let copied = match id.strip_prefix("_local/") {
+        Some(name) => {
+            let json = local::read(app, request, &database, name).await?.json;
+            Copied { json, deleted: false, attachments: Vec::new() }
+        }
         None => {
             let rev = copy.source_rev.take();
             copied(app, request, &database, (&id, rev), &copy.target).await?
         }
     };
-    let decoded = copy.of(json, attachments, &database)?;
+    let decoded = copy.of(copied, &database)?;
     write(app, request.by(), &database, decoded).await
 }
 
@@ -65,18 +68,19 @@ async fn copied(
     database: &Arc<Database>,
     (id, rev): (&str, Option<Revision>),
     target: &str,
-) -> Result<(String, Vec<(String, Source)>)> {
+) -> Result<Copied> {
     let eyes = Eyes::of(app, &request.user, database)?;
     eyes.check(id)?;
     for _ in 0..COPY_ATTEMPTS {
-        let body = eyes.see(super::open_revs::find(database, id, rev.clone()).await?)?.body;
+        let found = eyes.see(super::open_revs::find(database, id, rev.clone()).await?)?;
+        let (body, deleted) = (found.body, found.deleted);
         if body.attachments.is_empty() || target.starts_with("_local/") {
-            return Ok((body.json, Vec::new()));
+            return Ok(Copied { json: body.json, deleted, attachments: Vec::new() });
         }
         check_document_id(target, database.is_partitioned())?;
         let (of, attachments) = (database.clone(), body.attachments);
         if let Some(sources) = blocking(move || of.pin_attachments(&attachments)).await? {
-            return Ok((body.json, sources));
+            return Ok(Copied { json: body.json, deleted, attachments: sources });
         }
     }
     Err(Error::Damaged(format!("the content of an attachment of {id}")).into())

@@ -67,6 +67,10 @@ impl Search {
         let reader = database.clone();
         let (plan, request) = blocking(move || {
             let plan = planner::plan(&super::indexes(&reader)?, reader.is_partitioned(), &request)?;
+            // As in CouchDB, whose scan of the documents finds this out; `_explain` does not scan.
+            if request.partition.is_some() && !reader.is_partitioned() {
+                return Err(Error::QueryParse("`partition` parameter is not supported on this db".into()));
+            }
             Ok((plan, request))
         })
         .await?;
