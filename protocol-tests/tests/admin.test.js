@@ -83,6 +83,31 @@ suite('administration', (api) => {
     { name: 'anonymous access is denied', req: 'POST /{db}/_compact', as: null, body: {}, status: 401, error: 'unauthorized' },
   ]);
 
+  it('_security is shown only to admins of the database if a setting asks for it', async () => {
+    const db = await api.db();
+    const setting = '/_node/_local/_config/chttpd/admin_only_security';
+    await api.ok('PUT /_node/_local/_config/admins/boss', { body: '"boss-password"' });
+    for (const name of ['reader', 'owner']) {
+      await api.ok(`PUT /_users/org.couchdb.user:${name}-${db}`, { body: { name: `${name}-${db}`, password: 'a-password', roles: [], type: 'user' } });
+    }
+    const [reader, owner] = ['reader', 'owner'].map((name) => `${name}-${db}:a-password`);
+    await api.ok(`PUT /${db}/_security`, { body: { admins: { names: [`owner-${db}`] }, members: { names: [`reader-${db}`] } } });
+    const status = async (as) => (await api.call(`GET /${db}/_security`, { as })).status;
+    assert.equal(await status(reader), 200, 'as in CouchDB');
+    await api.ok(`PUT ${setting}`, { body: '"true"' });
+    try {
+      assert.equal(await status(reader), 403);
+      assert.equal((await api.call(`GET /${db}`, { as: reader })).status, 200, 'the database itself is open to its members');
+      assert.equal(await status(owner), 200);
+      assert.equal(await status(undefined), 200);
+      await api.ok(`PUT /${db}/_security`, { body: { admins: {}, members: {} } });
+      assert.equal(await status(null), 401);
+    } finally {
+      await api.ok(`DELETE ${setting}`);
+      await api.ok('DELETE /_node/_local/_config/admins/boss');
+    }
+  });
+
   api.rows('_security', [
     { name: 'the default', req: 'GET /{db}/_security', status: 200, check: ({ json }) => assert.deepEqual(json, { members: { roles: ['_admin'] }, admins: { roles: ['_admin'] } }) },
     { name: 'set', req: 'PUT /{db}/_security', body: { admins: { names: ['x'], roles: [] }, members: { names: [], roles: ['r'] }, cloudant: { nobody: [] } }, status: 200, like: { ok: true } },

@@ -244,6 +244,7 @@ suite('changes', (api) => {
       assert.equal(line, 'event: heartbeat');
       line = await feed.row();
       assert.match(line, /^data: ?$/);
+      assert.equal(await feed.row(), id, 'a heartbeat says where to go on');
       feed.close();
     });
 
@@ -256,6 +257,31 @@ suite('changes', (api) => {
       assert.equal(JSON.parse((await feed.row()).slice(6)).id, 'b');
       feed.close();
     });
+  });
+
+  it('a filtered feed tells its progress to clients that ask for it', async () => {
+    const db = await api.db();
+    const docs = Array.from({ length: 25 }, (_, number) => ({ _id: `d${number}`, number }));
+    await api.ok(`POST /${db}/_bulk_docs`, { body: { docs } });
+    const selector = { number: { $gt: 100 } };
+    const { last_seq } = await api.ok(`GET /${db}/_changes`);
+    for (const feed of ['eventsource', 'continuous']) {
+      const events = await api.lines(`POST /${db}/_changes?feed=${feed}&filter=_selector&seq_interval=10&heartbeat=50`, { body: { selector } });
+      if (feed === 'continuous') {
+        assert.deepEqual(JSON.parse(await events.row()), { last_seq, pending: 0 });
+        await api.ok(`PUT /${db}/passes`, { body: { number: 101 } });
+        assert.equal(JSON.parse(await events.row()).id, 'passes', 'the feed goes on');
+      } else {
+        assert.equal(await events.row(), 'event: heartbeat');
+        await events.row();
+        assert.equal(await events.row(), `id: ${JSON.stringify(last_seq)}`);
+      }
+      events.close();
+    }
+    // Others must not see such a line: some take it for the end of the feed.
+    const plain = await api.lines(`POST /${db}/_changes?feed=continuous&filter=_selector&heartbeat=50`, { body: { selector } });
+    assert.equal(JSON.parse(await plain.row()).id, 'passes');
+    plain.close();
   });
 
   it('a since of a deleted and recreated database reads from the start', async () => {

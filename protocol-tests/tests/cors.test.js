@@ -8,7 +8,7 @@ const preflight = (origin, more = {}) => ({ Origin: origin, 'Access-Control-Requ
 suite('CORS', (api) => {
   const skip = external ? 'the defaults are settee\'s own' : false;
   api.rows('by default', [
-    ...['http://localhost', 'http://localhost:8080', 'https://localhost:3000', 'http://127.0.0.1:5173', 'capacitor://localhost', 'app://obsidian.md'].map((origin) => ({
+    ...['http://localhost', 'http://localhost:8080', 'https://localhost:3000', 'http://127.0.0.1:5173', 'capacitor://localhost', 'ionic://localhost', 'tauri://localhost', 'http://tauri.localhost', 'https://tauri.localhost', 'app://obsidian.md'].map((origin) => ({
       name: `${origin} is let in with credentials`,
       skip,
       req: 'GET /',

@@ -86,7 +86,8 @@ pub const BLOCKED: &[&str] = &[
 /// The default of `[cors] origins`: pages served from this machine, and the web views of mobile and desktop
 /// apps.
 pub const DEFAULT_ORIGINS: &str = "http://localhost, https://localhost, http://127.0.0.1, https://127.0.0.1, \
-                                   capacitor://localhost, app://obsidian.md";
+                                   capacitor://localhost, ionic://localhost, tauri://localhost, http://tauri.localhost, \
+                                   https://tauri.localhost, app://obsidian.md";
 
 /// All known settings.
 pub const KNOWN: &[Known] = &[
@@ -267,6 +268,13 @@ pub const KNOWN: &[Known] = &[
     row("chttpd", "require_valid_user", Kind::Flag, "false", "Nothing but signing in works without an account."),
     row("chttpd", "require_valid_user_except_for_up", Kind::Flag, "false", "The same, but `/_up` stays open."),
     row("chttpd", "admin_only_all_dbs", Kind::Flag, "true", "Only admins may list databases."),
+    row(
+        "chttpd",
+        "admin_only_security",
+        Kind::Flag,
+        "false",
+        "Only a database's admins may read its `_security`; CouchDB shows it to its members.",
+    ),
     row("chttpd", "max_http_request_size", Kind::Bytes, "4294967296", "A request body at most."),
     row("chttpd", "max_uri_length", Kind::NumberOrInfinity, "infinity", "Bytes of a request's path and query at most."),
     row("chttpd", "max_db_number_for_dbs_info_req", number(1, 100_000), "100", "Keys of one `POST /_dbs_info`."),
@@ -322,7 +330,7 @@ pub const KNOWN: &[Known] = &[
         Kind::Flag,
         "Whether pages may send cookies; unset: only those of the default origins.",
     ),
-    unset("cors", "headers", Kind::Text, "Request headers that pages may send; unset: CouchDB's list."),
+    unset("cors", "headers", Kind::Text, "Request headers that pages may send, or `*`; unset: CouchDB's list."),
     unset("cors", "methods", Kind::Text, "Methods that pages may use; unset: all."),
     unset("cors", "exposed_headers", Kind::Text, "Answer headers that pages may read; unset: CouchDB's list."),
     row("cors", "max_age", number(0, 31_536_000), "600", "Seconds a browser may remember the answer."),

@@ -64,10 +64,12 @@ impl Kind {
         }
     }
 
-    fn heartbeat(self) -> &'static str {
+    /// The text of a heartbeat. An event stream's has the position `sequence`: an event source that connects again then
+    /// goes on from there, and not from the last row that passed its filter.
+    fn heartbeat(self, sequence: &str) -> String {
         match self {
-            Kind::EventSource => "event: heartbeat\ndata: \n\n",
-            Kind::Normal | Kind::Longpoll | Kind::Continuous => "\n",
+            Kind::EventSource => format!("event: heartbeat\ndata: \nid: {sequence}\n\n"),
+            Kind::Normal | Kind::Longpoll | Kind::Continuous => "\n".to_owned(),
         }
     }
 }
@@ -139,6 +141,14 @@ pub trait Source: Send + Sync + 'static {
         written: u64,
         out: &mut Sender,
     ) -> impl Future<Output = Result<()>> + Send;
+
+    /// A position as [`Source::write`] passes it to [`Kind::end_row`].
+    fn wire(&self, position: u64) -> String;
+
+    /// Text that tells a client, if it asked for that, that nothing up to the position `since` passes the filter.
+    fn progress(&mut self, _since: u64) -> impl Future<Output = Option<String>> + Send {
+        std::future::ready(None)
+    }
 
     /// The text that ends the response at the position `since`. An event stream has none.
     fn end(self, since: u64) -> impl Future<Output = String> + Send;
@@ -259,6 +269,9 @@ impl<S: Source> Feed<S> {
                 return Ok(false);
             }
             self.since = page.next;
+            if page.then != Then::End && !self.tell_progress(out).await? {
+                return Ok(false);
+            }
             match page.then {
                 Then::More => {}
                 Then::Wait => return Ok(true),
@@ -282,6 +295,17 @@ impl<S: Source> Feed<S> {
         Ok(true)
     }
 
+    /// Sends the source's progress, if there is any. Returns `false` if the client is no longer authorized.
+    async fn tell_progress(&mut self, out: &mut Sender) -> Result<bool> {
+        let Some(text) = self.source.progress(self.since).await else { return Ok(true) };
+        if !self.is_allowed().await? {
+            return Ok(false);
+        }
+        out.text(text).await;
+        self.quiet_since = Instant::now();
+        Ok(true)
+    }
+
     /// Sends heartbeats until something happens. Returns `false` if the feed ends.
     async fn wait_for_rows(&mut self, out: &mut Sender) -> bool {
         loop {
@@ -294,7 +318,7 @@ impl<S: Source> Feed<S> {
                 Woken::Moved => return true,
                 Woken::Doubted => {}
                 Woken::Beat => {
-                    out.write(self.kind.heartbeat()).await;
+                    out.text(self.kind.heartbeat(&self.source.wire(self.since))).await;
                     self.quiet_since = Instant::now();
                 }
                 Woken::Ended => return false,

@@ -112,7 +112,8 @@ pub fn preflight(cors: &Cors, headers: &HeaderMap) -> Option<Answer> {
     }
     let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(header_text).unwrap_or("");
     let is_allowed = |name: &str| match &cors.headers {
-        Some(allowed) => allowed.iter().any(|one| one == name),
+        // CouchDB knows no `*` here; its users expect it because `origins` has one.
+        Some(allowed) => allowed.iter().any(|one| one == name || one == "*"),
         None => HEADERS.contains(&name),
     };
     let all = asked.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty());
@@ -194,6 +195,11 @@ mod tests {
             ("http://localhost:8100", true),
             ("http://127.0.0.1:3000", true),
             ("capacitor://localhost", true),
+            ("ionic://localhost", true),
+            ("tauri://localhost", true),
+            ("http://tauri.localhost", true),
+            ("https://tauri.localhost", true),
+            ("https://tauri.localhost.evil.com", false),
             ("app://obsidian.md", true),
             ("http://localhost.evil.com", false),
             ("http://localhost:80.evil.com", false),
@@ -267,6 +273,18 @@ mod tests {
         }
         let allowed = ask(&[here, ("origin", "https://a.example"), ("sec-fetch-site", "cross-site")]);
         assert!(!is_from_elsewhere(&configured, &allowed, false), "an origin that may send cookies");
+    }
+
+    #[test]
+    fn a_star_allows_all_request_headers() {
+        let asked = [
+            ("origin", "http://localhost"),
+            ("access-control-request-method", "PUT"),
+            ("access-control-request-headers", "X-Strange, Traceparent"),
+        ];
+        let answer = preflight(&cors(&[("headers", "*")]), &ask(&asked)).expect("allowed");
+        assert_eq!(text(&answer.headers, "access-control-allow-headers"), Some("X-Strange, Traceparent"));
+        assert!(preflight(&cors(&[("headers", "accept, x-strange")]), &ask(&asked)).is_none());
     }
 
     #[test]

@@ -73,7 +73,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::ViewQueries(design, name, partition) => view::queries(app, request, db, design, name, partition).await,
         R::DesignInfo(design) => view::info(app, db, design).await,
         R::EnsureFullCommit => database::ensure_full_commit(request, &db),
-        R::Security => Ok(database::security(&db)),
+        R::Security => database::security(request, &db),
         R::SetSecurity => database::set_security(app, request, db).await,
         R::RevsLimit => Ok(database::revs_limit(&db)),
         R::SetRevsLimit => database::set_revs_limit(request, db).await,

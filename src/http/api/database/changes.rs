@@ -3,6 +3,7 @@
 //! This file reads pages of changes and writes rows; [`crate::http::api::feed`] holds the loop.
 
 use std::collections::{HashSet, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         before: u64::MAX,
         judged_at_once: PAGE_WITH_DOCS,
         listed: None,
+        told: since,
         _counted: counted,
     };
     let answer = Feed::new(app, request, (kind, waiting), moved, since, changes).answer(request).await?;
@@ -131,6 +133,8 @@ struct Changes {
     judged_at_once: usize,
     /// For a feed of some documents.
     listed: Option<Listed>,
+    /// The last sequence that the client knows.
+    told: u64,
     /// For a feed that waits.
     _counted: Option<Counted>,
 }
@@ -195,7 +199,9 @@ impl Source for Changes {
     async fn write(&mut self, docs: &mut Docs, row: Judged, written: u64, out: &mut Sender) -> Result<()> {
         let kind = self.params.kind;
         let wire = quote(&self.database.wire_sequence(row.sequence));
-        let sequence = if written.is_multiple_of(self.params.seq_interval) { wire.as_str() } else { "null" };
+        let interval = self.params.seq_interval.map_or(1, NonZeroU64::get);
+        let sequence = if written.is_multiple_of(interval) { wire.as_str() } else { "null" };
+        self.told = row.sequence;
         let mut text = String::with_capacity(160);
         text.push_str(kind.row_start(written == 0));
         text.push_str(&format!("{{\"seq\":{sequence},\"id\":{},\"changes\":[", quote(&row.row.id)));
@@ -224,18 +230,39 @@ impl Source for Changes {
         Ok(())
     }
 
+    fn wire(&self, position: u64) -> String {
+        quote(&self.database.wire_sequence(position))
+    }
+
+    /// The line `{"last_seq":...,"pending":...}`, which otherwise ends a continuous feed: clients that do not ask with
+    /// `seq_interval` take it for the end.
+    async fn progress(&mut self, since: u64) -> Option<String> {
+        let interval = self.params.seq_interval.filter(|_| self.params.kind == Kind::Continuous)?;
+        if since.saturating_sub(self.told) < interval.get() {
+            return None;
+        }
+        self.told = since;
+        Some(format!("{{{}}}\n", self.position_members(since).await))
+    }
+
     async fn end(self, since: u64) -> String {
-        let last = quote(&self.database.wire_sequence(since));
-        let database = self.database;
-        let pending = reading(move || database.pending(since)).await.unwrap_or(0);
+        let members = self.position_members(since).await;
         match self.params.kind.is_object() {
-            true => format!("\n],\n\"last_seq\":{last},\"pending\":{pending}}}\n"),
-            false => format!("{{\"last_seq\":{last},\"pending\":{pending}}}\n"),
+            true => format!("\n],\n{members}}}\n"),
+            false => format!("{{{members}}}\n"),
         }
     }
 }
 
 impl Changes {
+    /// The members `last_seq` and `pending` of a position.
+    async fn position_members(&self, since: u64) -> String {
+        let last = quote(&self.database.wire_sequence(since));
+        let database = self.database.clone();
+        let pending = reading(move || database.pending(since)).await.unwrap_or(0);
+        format!("\"last_seq\":{last},\"pending\":{pending}")
+    }
+
     fn page_limit(&self) -> PageLimit {
         let page = match (self.params.include_docs, self.filter.needs_documents()) {
             (_, true) => self.judged_at_once,

@@ -1,5 +1,6 @@
 //! The parameters of `_changes`.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::db::read::render::{Attachments, Show};
@@ -19,7 +20,9 @@ pub(super) struct Params {
     pub all_leaves: bool,
     pub include_docs: bool,
     pub show: Show,
-    pub seq_interval: u64,
+    /// A sequence in every this many rows. A continuous feed that asks for this also has a line of its progress after
+    /// so many sequences without a row.
+    pub seq_interval: Option<NonZeroU64>,
     pub filter: String,
 }
 
@@ -36,7 +39,7 @@ impl Params {
             all_leaves: false,
             include_docs: false,
             show: Show::default(),
-            seq_interval: 1,
+            seq_interval: None,
             filter: String::new(),
         };
         for (name, value) in request.query.iter() {
@@ -59,9 +62,9 @@ impl Params {
                 "attachments" if yes => params.show.attachments = Attachments::Inline,
                 "att_encoding_info" if yes => params.show.encoding_info = true,
                 "filter" => params.filter = value.to_owned(),
-                "seq_interval" => match value.parse::<u64>() {
-                    Ok(every) if every > 0 => params.seq_interval = every,
-                    _ => return Err(Failure::bad_request("invalid_seq_interval")),
+                "seq_interval" => match value.parse() {
+                    Ok(every) => params.seq_interval = Some(every),
+                    Err(_) => return Err(Failure::bad_request("invalid_seq_interval")),
                 },
                 _ => {}
             }

@@ -15,6 +15,7 @@ use crate::http::api::document::revision::parse_revision;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
+use crate::policy::access::{Access, check_database};
 use crate::policy::users_database;
 use crate::rev::Revision;
 
@@ -121,9 +122,14 @@ pub fn get_info(database: &Database) -> Answer {
     Answer::ok(&info(database))
 }
 
-/// `GET /{db}/_security`.
-pub fn security(database: &Database) -> Answer {
-    Answer::json_text(StatusCode::OK, database.security().as_bytes())
+/// `GET /{db}/_security`. With `chttpd/admin_only_security`, only for admins of the database: the object names its users.
+pub fn security(request: &Request, database: &Database) -> Result<Answer> {
+    let text = database.security();
+    if request.settings.flag("chttpd", "admin_only_security") && !request.user.is_server_admin() {
+        let object = serde_json::from_str(&text).map_err(|_| Error::Damaged("the _security of a database".into()))?;
+        check_database(Access::ManageDatabase, &request.user, &object)?;
+    }
+    Ok(Answer::json_text(StatusCode::OK, text.as_bytes()))
 }
 
 /// `PUT /{db}/_security`.

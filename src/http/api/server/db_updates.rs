@@ -117,6 +117,10 @@ impl Source for Updates {
         Ok(())
     }
 
+    fn wire(&self, position: u64) -> String {
+        position.to_string()
+    }
+
     async fn end(self, since: u64) -> String {
         match self.kind.is_object() {
             true => format!("\n],\"last_seq\":\"{since}\"}}\n"),
