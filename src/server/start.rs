@@ -173,7 +173,10 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
     }
     super::bootstrap::settle_all(&app).await?;
     super::jobs::start_jobs(&app);
-    let serving = tokio::spawn(crate::http::connection::listener::serve(app.clone(), listeners, pipeline::respond));
+    // In a box of its own: the future of a request is as large as the largest handler's, and hyper keeps room for one in
+    // each connection, also while the connection is idle or its answer waits.
+    let respond = |app, received| Box::pin(pipeline::respond(app, received));
+    let serving = tokio::spawn(crate::http::connection::listener::serve(app.clone(), listeners, respond));
     Ok(Running { address, secure_address, app, serving })
 }
 
