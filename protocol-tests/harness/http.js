@@ -1,8 +1,11 @@
 // An HTTP client for tests: sends any method and any bytes in path, headers and body; returns the unprocessed
 // response.
+//
+// With `SETTEE_HTTP2=true`, requests go over HTTP/2 (`http2.js`), except those that only HTTP/1.1 can carry.
 
 import http from 'node:http';
 import net from 'node:net';
+import * as http2 from './http2.js';
 
 const agent = new http.Agent({ keepAlive: true, maxSockets: 64 });
 
@@ -24,8 +27,9 @@ export function request(base, { method = 'GET', path = '/', headers = {}, body, 
     sent['Content-Length'] = data.length;
   }
   for (const key of Object.keys(sent)) if (sent[key] === undefined) delete sent[key];
+  const send = process.env.SETTEE_HTTP2 === 'true' && http2.carries(path, sent) ? http2.request : http.request;
   return new Promise((resolve, reject) => {
-    const call = http.request(
+    const call = send(
       { host: at.hostname, port: at.port, method, path, headers: sent, agent: fresh ? false : agent },
       (answer) => {
         if (onStream) return resolve(onStream(answer, call));

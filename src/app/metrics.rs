@@ -24,7 +24,14 @@ pub struct Metrics {
     pub clients_requesting_changes: Arc<Gauge>,
     /// Connections that are open now.
     pub open_connections: AtomicI64,
-    /// Connections refused because their address already had the maximum number open.
+    /// Those of them that speak HTTP/2.
+    pub open_http2_connections: Arc<Gauge>,
+    /// Requests over HTTP/2 that are open now.
+    pub open_streams: Arc<Gauge>,
+    /// Connections with HTTP/2 that were closed because their clients cancelled too many requests.
+    pub floods: AtomicU64,
+    /// Connections, and requests over HTTP/2, that were refused because their address already had the maximum
+    /// number open.
     pub refused_connections: AtomicU64,
     /// Successful password checks.
     pub sign_ins: AtomicU64,

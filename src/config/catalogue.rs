@@ -131,6 +131,8 @@ pub const KNOWN: &[Known] = &[
         "16384",
         "Open connections of one address at most (IPv6: of a /64); 0: any number.",
     ),
+    row("settee", "http2", Kind::Flag, "true", "HTTP/2: by ALPN where TLS is, by prior knowledge elsewhere."),
+    row("settee", "max_streams", number(1, 10_000), "256", "Requests at once on a connection with HTTP/2."),
     row("settee", "header_timeout", number(1, 86_400), "120", "Seconds in which a request's headers must arrive."),
     row(
         "settee",

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use self::context::Context;
 use self::finish::finish;
 use self::refusal::refuse;
-use super::connection::listener::Received;
+use super::connection::received::Received;
 use super::request::Request;
 use super::request::body::RequestBody;
 use super::request::target::{Target, Verb};
@@ -32,10 +32,13 @@ use crate::policy::authorization::Standing;
 
 /// Answers one request.
 pub async fn respond(app: Arc<App>, received: Received) -> http::Response<Body> {
-    let Received { request, line, peer, encrypted } = received;
+    let Received { request, line, peer, refused } = received;
     let (parts, incoming) = request.into_parts();
-    let mut context = Context::new(&app, parts, peer, encrypted);
-    let answered = AssertUnwindSafe(answer(&app, &mut context, incoming, &line)).catch_unwind().await;
+    let mut context = Context::new(&app, parts, Some(peer.address), peer.encrypted);
+    let answered = match refused {
+        Some(failure) => Ok(Err(failure)),
+        None => AssertUnwindSafe(answer(&app, &mut context, incoming, &line)).catch_unwind().await,
+    };
     let mut answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(failure)) => refuse(&app, &context, &failure),

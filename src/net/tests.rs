@@ -63,7 +63,7 @@ async fn fetch(url: String) -> Result<Bytes, HttpError> {
 
 /// The sample `one`, valid for `localhost`.
 pub fn sample() -> Identity {
-    Identity::open(&samples().join("one.pem"), &samples().join("one.key")).unwrap()
+    Identity::open(&samples().join("one.pem"), &samples().join("one.key"), false).unwrap()
 }
 
 const DOCUMENT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{\"keys\":[]}";

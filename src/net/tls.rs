@@ -38,6 +38,17 @@ const ROUND: Duration = Duration::from_secs(2);
 /// Time limit of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
+/// ALPN: HTTP/2.
+pub const HTTP_2: &[u8] = b"h2";
+/// ALPN: HTTP/1.1.
+const HTTP_1: &[u8] = b"http/1.1";
+
+/// The versions of HTTP that are offered to clients, the preferred one first.
+fn versions(http2: bool) -> Vec<Vec<u8>> {
+    let offered: &[&[u8]] = if http2 { &[HTTP_2, HTTP_1] } else { &[HTTP_1] };
+    offered.iter().map(|name| name.to_vec()).collect()
+}
+
 /// The server's certificate and key.
 pub struct Identity {
     current: RwLock<Arc<ServerConfig>>,
@@ -55,6 +66,8 @@ struct Files {
     key: PathBuf,
     /// The state of both files when they were last read.
     seen: Mutex<[Stamp; 2]>,
+    /// HTTP/2 is offered.
+    http2: bool,
 }
 
 /// Identifies the version of a file: any difference means that it changed.
@@ -66,28 +79,30 @@ struct Stamp {
 }
 
 impl Identity {
-    /// Reads both PEM files. The error names the file and the problem. Blocks.
-    pub fn open(cert: &Path, key: &Path) -> Result<Identity, String> {
+    /// Reads both PEM files. `http2` says whether HTTP/2 is offered beside HTTP/1.1. The error names the file and
+    /// the problem. Blocks.
+    pub fn open(cert: &Path, key: &Path, http2: bool) -> Result<Identity, String> {
         let seen = [stamp(cert)?, stamp(key)?];
-        let current = RwLock::new(Arc::new(server_config(cert, key)?));
-        let files = Files { cert: cert.to_owned(), key: key.to_owned(), seen: Mutex::new(seen) };
+        let current = RwLock::new(Arc::new(server_config(cert, key, http2)?));
+        let files = Files { cert: cert.to_owned(), key: key.to_owned(), seen: Mutex::new(seen), http2 };
         Ok(Identity { current, source: Source::Files(files) })
     }
 
     /// An identity whose certificate is obtained and renewed while [`Identity::watch`] is polled. Until there
     /// is a certificate, handshakes fail.
-    pub fn automatic(automatic: Automatic) -> Result<Identity, String> {
+    pub fn automatic(automatic: Automatic, http2: bool) -> Result<Identity, String> {
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| error.to_string())?.with_no_client_auth();
         let mut config = builder.with_cert_resolver(automatic.shown());
-        config.alpn_protocols = vec![b"http/1.1".to_vec(), CHALLENGE.to_vec()];
+        config.alpn_protocols = versions(http2);
+        config.alpn_protocols.push(CHALLENGE.to_vec());
         Ok(Identity { current: RwLock::new(Arc::new(config)), source: Source::Acme(Box::new(automatic)) })
     }
 
     /// Re-reads the files if they have changed, and returns whether they had. If the new files cannot be
     /// used, the current certificate stays in use. Blocks.
     pub fn reload_if_changed(&self) -> Result<bool, String> {
-        let Source::Files(Files { cert, key, seen }) = &self.source else { return Ok(false) };
+        let Source::Files(Files { cert, key, seen, http2 }) = &self.source else { return Ok(false) };
         let now = [stamp(cert)?, stamp(key)?];
         let mut seen = seen.lock();
         if *seen == now {
@@ -97,7 +112,7 @@ impl Identity {
         // one after the other, they do not match for a moment; the second replacement counts as a change
         // again.
         *seen = now;
-        let fresh = server_config(cert, key)?;
+        let fresh = server_config(cert, key, *http2)?;
         *self.current.write() = Arc::new(fresh);
         Ok(true)
     }
@@ -145,7 +160,7 @@ impl Identity {
     }
 }
 
-fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
+fn server_config(cert: &Path, key: &Path, http2: bool) -> Result<ServerConfig, String> {
     let chain = certificates(cert)?;
     let pem = read(key)?;
     let private = PrivateKeyDer::from_pem_slice(&pem)
@@ -156,7 +171,7 @@ fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| format!("{} and {} cannot be used together: {error}", cert.display(), key.display()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = versions(http2);
     Ok(config)
 }
 
@@ -172,7 +187,7 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = versions(false);
     Ok(Arc::new(config))
 }
 

@@ -160,10 +160,11 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
     let mut secure_address = None;
     if let Some(Tls { bind, certificate }) = tls_of(&app.settings(), address).map_err(Error::BadRequest)? {
         let (client, clock) = (app.client.clone(), app.clock.clone());
+        let http2 = app.settings().flag("settee", "http2");
         let read = move || match &certificate {
-            Certificate::Files { cert, key } => Identity::open(cert, key),
+            Certificate::Files { cert, key } => Identity::open(cert, key, http2),
             Certificate::Acme { wanted, folder } => {
-                Identity::automatic(Automatic::open(wanted.clone(), folder, client, clock)?)
+                Identity::automatic(Automatic::open(wanted.clone(), folder, client, clock)?, http2)
             }
         };
         let identity = blocking(move || read().map_err(Error::BadRequest)).await?;

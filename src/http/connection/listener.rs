@@ -1,64 +1,26 @@
 //! Listens on the ports, accepts connections and serves each of them.
 
-use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
-use tower::ServiceBuilder;
-use tower_http::compression::predicate::{Predicate, SizeAbove};
-use tower_http::compression::{CompressionLayer, CompressionLevel};
 
-use super::request_line::Lenient;
-use super::write_timeout::Patient;
+use super::received::{Peer, Respond};
+use super::{http1, http2, preface};
 use crate::app::App;
-use crate::app::answer_budget::Line;
-use crate::http::response::body::Body;
-use crate::http::response::compression::Compressible;
-use crate::net::tls::Identity;
+use crate::net::tls::{HTTP_2, Identity};
 
 /// One port that is served.
 pub struct Listening {
     pub socket: TcpListener,
     /// The certificate of a port that speaks TLS.
     pub identity: Option<Arc<Identity>>,
-}
-
-/// A request as it comes from a connection.
-pub struct Received {
-    pub request: http::Request<Incoming>,
-    /// The connection's handle to the memory budget for answers.
-    pub line: Line,
-    /// The address of the socket's other end.
-    pub peer: Option<IpAddr>,
-    /// The connection is encrypted by this server.
-    pub encrypted: bool,
-}
-
-/// The function that answers requests: the pipeline.
-pub trait Respond: Fn(Arc<App>, Received) -> Self::Answering + Clone + Send + Sync + 'static {
-    /// The future of one response.
-    type Answering: Future<Output = http::Response<Body>> + Send + 'static;
-}
-
-impl<F, A> Respond for F
-where
-    F: Fn(Arc<App>, Received) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = http::Response<Body>> + Send + 'static,
-{
-    type Answering = A;
 }
 
 /// What all ports share.
@@ -109,11 +71,12 @@ impl<R: Respond> Ports<R> {
                         self.app.metrics.refused_connections.fetch_add(1, Ordering::Relaxed);
                         continue;
                     };
-                    let (app, respond, identity) = (self.app.clone(), self.respond.clone(), identity.clone());
+                    let (ports, identity) = (self.clone(), identity.clone());
+                    let peer = Peer { address: peer.ip(), encrypted: identity.is_some() };
                     self.connections.spawn(async move {
                         match identity {
-                            None => connection(app, respond, socket, Some(peer.ip()), false).await,
-                            Some(identity) => encrypted(app, respond, socket, peer.ip(), &identity).await,
+                            None => ports.plain(socket, peer).await,
+                            Some(identity) => ports.encrypted(socket, peer, &identity).await,
                         }
                         drop((permit, open));
                     });
@@ -126,6 +89,62 @@ impl<R: Respond> Ports<R> {
             }
         }
         drop(watching);
+    }
+
+    /// Serves a connection without TLS, whose first bytes say whether it speaks HTTP/2.
+    async fn plain(self, socket: TcpStream, peer: Peer) {
+        let _open = OpenConnection::new(&self.app);
+        let settings = self.app.settings();
+        let mut is_http2 = false;
+        if settings.flag("settee", "http2") {
+            let patience = Duration::from_secs(settings.number("settee", "header_timeout"));
+            is_http2 = tokio::select! {
+                first = tokio::time::timeout(patience, preface::begins(&socket)) => match first {
+                    Ok(Ok(is_http2)) => is_http2,
+                    Ok(Err(_)) | Err(_) => return,
+                },
+                () = self.app.shutdown.begun() => return,
+            };
+        }
+        drop(settings);
+        if is_http2 {
+            // Boxed: a connection with HTTP/1.1 does not take the memory of the other future.
+            Box::pin(http2::serve(self.app, self.respond, socket, peer, self.permits)).await;
+        } else {
+            http1::serve(self.app, self.respond, socket, peer).await;
+        }
+    }
+
+    /// Serves a connection after its TLS handshake, which has agreed on the version of HTTP.
+    async fn encrypted(self, socket: TcpStream, peer: Peer, identity: &Identity) {
+        let shaken = tokio::select! {
+            shaken = identity.accept(socket) => shaken,
+            () = self.app.shutdown.begun() => return,
+        };
+        let _open = OpenConnection::new(&self.app);
+        match shaken {
+            Ok(socket) if socket.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
+                Box::pin(http2::serve(self.app, self.respond, socket, peer, self.permits)).await;
+            }
+            Ok(socket) => http1::serve(self.app, self.respond, socket, peer).await,
+            Err(error) => tracing::debug!(%error, peer = %peer.address, "a TLS handshake failed"),
+        }
+    }
+}
+
+/// Counts a connection while it is served.
+struct OpenConnection(Arc<App>);
+
+impl OpenConnection {
+    fn new(app: &Arc<App>) -> OpenConnection {
+        app.metrics.open_connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(app.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.metrics.open_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -145,63 +164,5 @@ struct AbortOnDrop(JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-async fn encrypted(app: Arc<App>, respond: impl Respond, socket: TcpStream, peer: IpAddr, identity: &Identity) {
-    let shaken = tokio::select! {
-        shaken = identity.accept(socket) => shaken,
-        () = app.shutdown.begun() => return,
-    };
-    match shaken {
-        Ok(socket) => connection(app, respond, socket, Some(peer), true).await,
-        Err(error) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
-    }
-}
-
-/// Serves one connection over any byte stream (TLS wraps the socket before it comes here).
-async fn connection<S>(app: Arc<App>, respond: impl Respond, socket: S, peer: Option<IpAddr>, encrypted: bool)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let settings = app.settings();
-    let line = app.answers.line();
-    let service = {
-        let (app, line) = (app.clone(), line.clone());
-        tower::service_fn(move |request| {
-            let answering = respond(app.clone(), Received { request, line: line.clone(), peer, encrypted });
-            async move { Ok::<_, Infallible>(answering.await) }
-        })
-    };
-    let compression = CompressionLayer::new()
-        .gzip(true)
-        .zstd(true)
-        .quality(CompressionLevel::Fastest)
-        .compress_when(SizeAbove::new(1024).and(Compressible));
-    let service = ServiceBuilder::new().layer(compression).service(service);
-    let write_timeout = Duration::from_secs(settings.number("settee", "write_timeout"));
-    let header_size = settings.number("settee", "max_header_size") as usize;
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(settings.number("settee", "header_timeout")))
-        .max_header_size(header_size)
-        .max_buf_size(header_size.max(64 << 10))
-        .title_case_headers(true)
-        .serve_connection(
-            TokioIo::new(Lenient::new(Patient::new(socket, line, write_timeout))),
-            TowerToHyperService::new(service),
-        );
-    tokio::pin!(serving);
-    app.metrics.open_connections.fetch_add(1, Ordering::Relaxed);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = app.shutdown.begun() => {
-            serving.as_mut().graceful_shutdown();
-            serving.as_mut().await
-        }
-    };
-    app.metrics.open_connections.fetch_sub(1, Ordering::Relaxed);
-    if let Err(error) = ended {
-        tracing::debug!(%error, ?peer, "a connection ended early");
     }
 }

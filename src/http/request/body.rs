@@ -111,7 +111,9 @@ impl RequestBody {
     /// Whether there is nothing to read, as far as the headers tell.
     pub fn is_empty(&self) -> bool {
         use hyper::body::Body;
-        self.given.is_none() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        // With HTTP/2 the end of an empty body may come after the headers.
+        let nothing_comes = || self.length == Some(0) || self.incoming.as_ref().is_none_or(Body::is_end_stream);
+        self.given.is_none() && nothing_comes()
     }
 
     /// A tighter limit than `max_http_request_size`, for what has its own.

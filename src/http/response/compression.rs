@@ -1,7 +1,17 @@
 //! Which answers are compressed.
 
 use http::header::{self, HeaderMap};
-use tower_http::compression::predicate::Predicate;
+use tower_http::compression::predicate::{And, Predicate, SizeAbove};
+use tower_http::compression::{CompressionLayer, CompressionLevel};
+
+/// Compresses answers of more than a kilobyte that say that they may be, in an encoding that the client accepts.
+pub(crate) fn compression() -> CompressionLayer<And<SizeAbove, Compressible>> {
+    CompressionLayer::new()
+        .gzip(true)
+        .zstd(true)
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(1024).and(Compressible))
+}
 
 /// Only what says so, and only text: attachments are stored compressed, feeds must not sit in a compressor.
 #[derive(Clone, Copy)]

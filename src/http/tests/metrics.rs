@@ -16,7 +16,9 @@ const SPINS: &str = "Array.prototype.reverse.call((function () { var n = 0; \
     return { get length() { return n++ ? 9007199254740991 : 3; } }; })());";
 
 /// What this test cannot move, and the test that does.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 9] = [
+    ("settee/http2_floods", "hostile: requests_that_are_cancelled_once_they_run_end_the_connection"),
+    ("settee_http2_floods_total", "the same"),
     ("settee/answers_given_up", "answer_memory: the_slowest_are_given_up_when_others_wait_and_no_more_than_needed"),
     ("settee_answers_given_up_total", "the same"),
     ("settee/scripts/refused", "worker_tests: a_full_queue_answers_at_once"),
@@ -35,6 +37,27 @@ fn boxed<'a>(
     body: &'a str,
 ) -> std::pin::Pin<Box<dyn Future<Output = Reply> + Send + 'a>> {
     Box::pin(ask(running.address, line, headers, body.as_bytes()))
+}
+
+/// The frames of a request over HTTP/2 that waits for changes of `/db`.
+fn longpoll_over_http2() -> Vec<u8> {
+    let fields = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/db/_changes?feed=longpoll&since=now"),
+        ("authorization", ADMIN.strip_prefix("Authorization: ").unwrap()),
+    ];
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(text.len() as u8);
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let headers = [0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1];
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..], &headers, &block].concat()
 }
 
 /// The smallest and the largest value of each counter so far.
@@ -192,6 +215,9 @@ async fn every_counter_that_is_served_moves() {
     set("user_burst", "1");
     within(async { while boxed(&running, "GET /db", &[ADMIN], "").await.status != 429 {} }).await;
     set("user_per_second", "0");
+    let mut over_http2 = Client::connect(running.address).await;
+    over_http2.raw(&longpoll_over_http2()).await;
+    seen.until(&running, &["settee/open_http2_connections", "settee/open_http2_streams"]).await;
     let mut kept = Client::connect(running.address).await;
     Box::pin(async {
         kept.send("GET /", &[], b"").await;

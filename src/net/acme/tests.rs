@@ -126,7 +126,7 @@ async fn handshakes_use_the_certificate_or_the_challenge_and_fail_without() {
     let folder = tempfile::tempdir().unwrap();
     let automatic = automatic(&folder.path().join("acme"), &Clock::system());
     let at = automatic.shown();
-    let identity = Identity::automatic(automatic).unwrap();
+    let identity = Identity::automatic(automatic, true).unwrap();
     for protocols in [&[b"http/1.1".as_slice()][..], &[CHALLENGE], &[]] {
         let error = shown(&identity, protocols).await.unwrap_err();
         assert!(error.to_string().contains("AccessDenied"), "{error}");
@@ -143,16 +143,20 @@ async fn handshakes_use_the_certificate_or_the_challenge_and_fail_without() {
 
     let issued = Issued::read(&sample(), &["localhost".into()]).unwrap();
     at.use_from_now_on(issued.key());
-    for protocols in [&[b"http/1.1".as_slice()][..], &[CHALLENGE, b"http/1.1"], &[]] {
+    for (protocols, wanted) in [
+        (&[b"http/1.1".as_slice()][..], Some(&b"http/1.1"[..])),
+        (&[CHALLENGE, b"http/1.1"], Some(b"http/1.1")),
+        (&[b"http/1.1", b"h2", CHALLENGE], Some(b"h2")),
+        (&[], None),
+    ] {
         let (certificate, client) = shown(&identity, protocols).await.unwrap();
         assert_eq!(certificate, issued.key().cert[0].to_vec());
-        let agreed = client.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-        assert_eq!(agreed, (!protocols.is_empty()).then(|| b"http/1.1".to_vec()));
+        assert_eq!(client.get_ref().1.alpn_protocol(), wanted);
     }
     assert_eq!(shown(&identity, &[CHALLENGE]).await.unwrap().0, answer);
     drop(challenged);
     assert!(shown(&identity, &[CHALLENGE]).await.is_err(), "nothing is to be checked any more");
-    assert!(shown(&identity, &[b"h2"]).await.is_err());
+    assert!(shown(&identity, &[b"h3"]).await.is_err());
 }
 
 #[test]
@@ -250,7 +254,7 @@ async fn a_stored_certificate_is_used_until_it_is_due() {
     // The authority does not answer: an error that changes nothing.
     let wrong = again.order().await.err().unwrap();
     assert!(wrong.starts_with("the directory: "), "{wrong}");
-    let identity = Identity::automatic(again).unwrap();
+    let identity = Identity::automatic(again, true).unwrap();
     assert_eq!(shown(&identity, &[b"http/1.1"]).await.unwrap().0, issued.key().cert[0].to_vec());
 
     // An unreadable certificate counts as missing.
@@ -258,7 +262,7 @@ async fn a_stored_certificate_is_used_until_it_is_due() {
     std::fs::write(acme.join(kept), "-----BEGIN").unwrap();
     let third = automatic(&acme, &Clock::system());
     assert_eq!(third.due_in(), Duration::ZERO);
-    assert!(shown(&Identity::automatic(third).unwrap(), &[]).await.is_err());
+    assert!(shown(&Identity::automatic(third, true).unwrap(), &[]).await.is_err());
 }
 
 /// An HTTP answer with this body.

@@ -35,7 +35,7 @@ fn put(folder: &Path, name: &str, cert: bool, key: bool) {
 }
 
 fn open(folder: &Path) -> Result<Identity, String> {
-    Identity::open(&folder.join("cert.pem"), &folder.join("key.pem"))
+    Identity::open(&folder.join("cert.pem"), &folder.join("key.pem"), true)
 }
 
 /// The certificate that a client receives.
@@ -99,7 +99,7 @@ fn errors_name_the_file_and_the_problem() {
     }
     std::fs::write(folder.path().join("cert.pem"), vec![b'a'; 2 << 20]).unwrap();
     assert!(open(folder.path()).err().unwrap().contains("too large"));
-    assert!(Identity::open(folder.path(), folder.path()).err().unwrap().contains("is not a file"));
+    assert!(Identity::open(folder.path(), folder.path(), true).err().unwrap().contains("is not a file"));
     assert!(client_config(Some(Path::new("/nowhere/ca.pem"))).unwrap_err().contains("/nowhere/ca.pem"));
 }
 

@@ -132,10 +132,28 @@ fn counters(app: &App) -> Vec<Counter> {
             "number of open connections",
         ),
         one(
+            &["settee", "open_http2_connections"],
+            "gauge",
+            metrics.open_http2_connections.value(),
+            "number of open connections with HTTP/2",
+        ),
+        one(
+            &["settee", "open_http2_streams"],
+            "gauge",
+            metrics.open_streams.value(),
+            "number of open requests over HTTP/2",
+        ),
+        one(
+            &["settee", "http2_floods"],
+            "counter",
+            number(&metrics.floods),
+            "number of connections closed because their clients cancelled too many requests over HTTP/2",
+        ),
+        one(
             &["settee", "refused_connections"],
             "counter",
             number(&metrics.refused_connections),
-            "number of connections refused because their address had too many",
+            "number of connections, and of requests over HTTP/2, refused because their address had too many",
         ),
         one(
             &["settee", "answer_memory"],

@@ -1,0 +1,45 @@
+//! What a connection hands to the pipeline, whichever version of HTTP it speaks.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+
+use crate::app::App;
+use crate::app::answer_budget::Line;
+use crate::http::response::body::Body;
+use crate::http::response::error::Failure;
+
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// The address of the socket's other end.
+    pub address: IpAddr,
+    /// The connection is encrypted by this server.
+    pub encrypted: bool,
+}
+
+/// A request as it comes from a connection. A request of HTTP/2 looks as if it had come over HTTP/1.1: its
+/// target has no authority, `Host` names the server, and there is at most one `Cookie`.
+pub struct Received {
+    pub request: http::Request<Incoming>,
+    /// The handle to the memory budget for answers: of the connection, or of the stream with HTTP/2.
+    pub line: Line,
+    pub peer: Peer,
+    /// The connection refuses the request, which is then only answered.
+    pub refused: Option<Failure>,
+}
+
+/// The function that answers requests: the pipeline.
+pub trait Respond: Fn(Arc<App>, Received) -> Self::Answering + Clone + Send + Sync + 'static {
+    /// The future of one response.
+    type Answering: Future<Output = http::Response<Body>> + Send + 'static;
+}
+
+impl<F, A> Respond for F
+where
+    F: Fn(Arc<App>, Received) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = http::Response<Body>> + Send + 'static,
+{
+    type Answering = A;
+}
