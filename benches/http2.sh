@@ -37,31 +37,36 @@ printf '{"text":"%s"}' "$text" > "$folder/doc.json"
 ask -X PUT "$url/db/doc" -d @"$folder/doc.json"
 # The log at `info` has a line for each request; it is the same for both.
 
-load() { # load OPTION... : requests a second, and the middle of the times of a request
-  h2load -n "$requests" "$@" 2>/dev/null |
-    awk '/^finished in/ { rate = $4 } /^time for request/ { mean = $6 } /^requests:/ { failed = $(NF - 4) + $(NF - 2) }
-         END { if (failed > 0) rate = "failed"; print rate, mean }'
+ticks() { awk '{ print $14 + $15 }' "/proc/$server/stat"; } # CPU time of the server
+per_second=$(getconf CLK_TCK)
+load() { # load OPTION... : requests a second, and microseconds of CPU for each
+  local before after
+  before=$(ticks)
+  h2load "$@" > "$folder/result" 2>/dev/null
+  after=$(ticks)
+  awk -v ticks="$((after - before))" -v hertz="$per_second" '
+    /^finished in/ { rate = $4 } /^requests:/ { done = $8; bad = $10 + $12 }
+    END { if (bad > 0) rate = "failed"; printf "%s %.0f\n", rate, ticks / hertz * 1e6 / done }' "$folder/result"
 }
-row() { # row NAME OPTION...
-  local name=$1; shift
-  local -a connections streams
-  connections=(${1//,/ }) streams=(${2//,/ }); shift 2
+row() { # row NAME REQUESTS CONNECTIONS CONNECTIONS,STREAMS OPTION... : of HTTP/1.1, then of HTTP/2
+  local name=$1 requests=$2 of_one=$3 of_two=$4
+  shift 4
   local one two
-  one=($(load --h1 -c "${connections[0]}" -m 1 "$@"))
-  two=($(load -c "${connections[1]}" -m "${streams[0]}" "$@"))
-  awk -v name="$name" -v a="${one[0]}" -v b="${two[0]}" -v ma="${one[1]}" -v mb="${two[1]}" \
-    'BEGIN { printf "| %s | %s | %s | %.2f | %s | %s |\n", name, a, b, b / a, ma, mb }'
+  one=($(load --h1 -n "$requests" -c "$of_one" "$@"))
+  two=($(load -n "$requests" -c "${of_two%,*}" -m "${of_two#*,}" "$@"))
+  awk -v name="$name" -v a="${one[0]}" -v b="${two[0]}" -v ca="${one[1]}" -v cb="${two[1]}" \
+    'BEGIN { printf "| %s | %.0f | %.0f | %.2f | %d | %d |\n", name, a, b, b / a, ca, cb }'
 }
-echo "| what | HTTP/1.1, requests/s | HTTP/2, requests/s | HTTP/2 ÷ HTTP/1.1 | mean time, HTTP/1.1 | mean time, HTTP/2 |"
+echo "| what | HTTP/1.1, requests/s | HTTP/2, requests/s | HTTP/2 ÷ HTTP/1.1 | µs of CPU, HTTP/1.1 | µs of CPU, HTTP/2 |"
 echo "|---|---:|---:|---:|---:|---:|"
 get=(-H "$basic" "$url/db/doc")
 post=(-H "$basic" -H 'content-type: application/json' -d "$folder/doc.json" "$url/db")
-load --h1 -c 8 -m 1 "${get[@]}" > /dev/null # to warm up
-row "GET of a document, one at a time" 1,1 1 "${get[@]}"
-row "GET, 32 at a time: 32 connections, or 1 with 32 streams" 32,1 32 "${get[@]}"
-row "GET, 32 at a time: 32 connections with both" 32,32 1 "${get[@]}"
-row "new document, one at a time" 1,1 1 -n $((requests / 10)) "${post[@]}"
-row "new document, 32 at a time: 32 connections, or 1 with 32 streams" 32,1 32 "${post[@]}"
+load --h1 -n "$requests" -c 8 "${get[@]}" > /dev/null # to warm up
+row "GET of a document, one at a time" "$requests" 1 1,1 "${get[@]}"
+row "GET, 32 at a time, on 1 connection with HTTP/2" "$requests" 32 1,32 "${get[@]}"
+row "GET, 32 at a time, on 32 connections" "$requests" 32 32,1 "${get[@]}"
+row "new document, one at a time" $((requests / 10)) 1 1,1 "${post[@]}"
+row "new document, 32 at a time, on 1 connection with HTTP/2" "$requests" 32 1,32 "${post[@]}"
 echo
 echo "| $waiting longpolls | memory of one, KiB | all told after, ms |"
 echo "|---|---:|---:|"
