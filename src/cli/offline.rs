@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -142,7 +143,7 @@ pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Ou
     part.push(".part");
     let part = PathBuf::from(part);
     let wrong = |error: io::Error| format!("{} cannot be written: {error}", to.display());
-    let mut file = File::create(&part).map_err(wrong)?;
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(wrong)?;
     let counts = backup_into(folder, key, seals, &mut file).and_then(|counts| {
         file.sync_all().map_err(wrong)?;
         std::fs::rename(&part, &to).map_err(wrong)?;
@@ -441,6 +442,8 @@ mod tests {
         restore(&path("one.backup"), None, &path("copy"), Some(Engine::Redb), None).unwrap();
         compact_store(&path("copy"), &Rewrite { engine: Some(Engine::Sled), ..Rewrite::default() }).unwrap();
         assert_eq!(check(&path("copy"), None), Ok(true));
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(path("one.backup")).unwrap().permissions().mode() & 0o777, 0o600);
         backup(&path("copy"), None, false, dir.path()).unwrap();
         assert!(!path("one.backup.part").exists());
     }

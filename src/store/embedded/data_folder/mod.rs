@@ -22,6 +22,7 @@ mod lock;
 mod marker;
 mod open;
 mod open_error;
+mod permissions;
 pub mod salvage;
 mod unfinished;
 

@@ -9,6 +9,7 @@ use super::engine::Engine;
 use super::lock::{Locked, lock};
 use super::marker::{Marker, read_marker, write_marker};
 use super::open_error::OpenError;
+use super::permissions;
 use super::salvage;
 use super::unfinished::{FILLED, NEW, begin, finish, refuse_unfinished};
 use crate::store::blob::blobs::Blobs;
@@ -82,6 +83,7 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     };
     make_dir(dir).map_err(io)?;
     let lock = lock(dir)?;
+    permissions::tighten(dir);
     let space = Space::watch(dir).map_err(io)?;
     if !options.filling {
         refuse_unfinished(dir)?;
