@@ -16,6 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -202,8 +203,14 @@ impl<S: Source> Feed<S> {
             Kind::EventSource => "text/event-stream",
             Kind::Normal | Kind::Longpoll | Kind::Continuous => "application/json",
         };
+        let waits = self.kind != Kind::Normal;
         let mut answer = Answer::stream(&request.line, content_type, move |out| self.run(out)).await?;
         answer.body.checks_itself();
+        if waits {
+            // nginx collects the parts of an answer until its buffer is full, and a feed's client gets nothing,
+            // unless this header tells it not to.
+            answer.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        }
         Ok(answer)
     }
 
