@@ -6,6 +6,8 @@
 
 #![warn(missing_docs)]
 
+pub mod terminal;
+
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
