@@ -11,7 +11,7 @@ RUN groupadd --gid 5984 settee \
 COPY --from=build /src/target/dist/settee /usr/local/bin/settee
 USER settee
 ENV SETTEE_DATA=/var/lib/settee \
-    SETTEE_BIND=0.0.0.0:5984
+    SETTEE_BIND=0.0.0.0
 VOLUME /var/lib/settee
 EXPOSE 5984
 HEALTHCHECK --interval=30s --timeout=6s --start-period=20s CMD ["settee", "health"]

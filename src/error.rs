@@ -26,6 +26,9 @@ pub enum Error {
     Unauthorized(String),
     /// The user is authenticated but not authorized (403 `forbidden`).
     Forbidden(String),
+    /// The user's sign-ins from this address are refused for this many seconds, because too many passwords were
+    /// wrong (403 `forbidden`).
+    Locked(u64),
     /// No such database (404 `not_found`, `Database does not exist.`).
     NoDatabase,
     /// The document, or this revision of it, does not exist (404 `not_found`, reason `missing`).
@@ -101,6 +104,9 @@ impl fmt::Display for Error {
             | Error::Again(reason)
             | Error::Script { reason, .. }
             | Error::Mango { reason, .. } => out.write_str(reason),
+            Error::Locked(_) => {
+                out.write_str("Account is temporarily locked due to multiple authentication failures")
+            }
             Error::DatabaseNameTooLong(name) => write!(out, "At least one path segment of `{name}` is too long."),
             Error::PartitionOverflow(id) => write!(out, "Partition limit exceeded due to update on '{id}'"),
             Error::NoDatabase => out.write_str("Database does not exist."),

@@ -5,6 +5,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the program speaks before there is a log")]
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,24 +14,32 @@ use std::time::Duration;
 use settee::app::App;
 use settee::audit;
 use settee::audit::trail::Trail;
+use settee::cli::admin_api::Connect;
+use settee::cli::administer::administer;
 use settee::cli::args::Command;
 use settee::cli::health::ask_health;
+use settee::cli::ini;
 use settee::cli::offline::upkeep;
 use settee::cli::sources::{self, Start};
 use settee::clock::Clock;
 use settee::log::Log;
+use settee::log::terminal::Terminal;
 use settee::maintain::control;
 use settee::query::script;
+use settee::server::local::LocalServer;
 use settee::server::signals::Signals;
 use settee::server::start::{self, Options};
+use settee::server::systemd::{Notify, Sockets};
 use settee::store::blob::blobs::Blobs;
-use settee::store::{self, Store};
+use settee::store::{self, Key, Store};
 
 fn main() -> ExitCode {
     // Before anything else: a script worker has no settings, no log and no other thread.
     if std::env::args_os().nth(1).is_some_and(|first| first == script::WORKER) {
         return script::work();
     }
+    // What is created is for its owner only: data, backups, keys and the audit log.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     match Command::read(std::env::args(), std::env::vars()) {
         Command::Say { text, code: 0 } => {
             print!("{text}");
@@ -39,38 +49,48 @@ fn main() -> ExitCode {
             eprint!("{text}");
             ExitCode::from(u8::try_from(code).unwrap_or(2))
         }
-        Command::Health { at } => match ask_health(&at) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("settee: {at} is not well: {error}");
-                ExitCode::FAILURE
-            }
-        },
-        Command::Upkeep(work) => match upkeep(work) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("settee: {error}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Health { at, data } => {
+            told(ask_health(&at, &data).map(|()| true).map_err(|error| format!("{at} is not well: {error}")))
+        }
+        Command::Upkeep(work) => told(upkeep(work)),
+        Command::Administer(work) => told(administer(work, &open_folder)),
+        Command::ImportConfig { file, to } => told(ini::import(&file, to.as_deref()).map(|()| true)),
         Command::Serve(settings) => {
             let log = Log::start(std::io::stderr()).map_err(|error| format!("no thread for the log: {error}"));
             let ended = log.and_then(|log| {
-                let ended = serve(*settings, &log).inspect_err(|error| tracing::error!("{error}"));
+                let ended = serve(*settings, &log);
+                let is_logged = tracing::enabled!(tracing::Level::ERROR);
+                let ended = ended.inspect_err(|error| tracing::error!("{error}"));
                 log.flush(Duration::from_secs(1));
-                ended
+                // Said once: by the log, or where there is none.
+                ended.map_err(|error| if is_logged { String::new() } else { error })
             });
-            match ended {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    // Whoever does not read the standard error any more is not waited for either.
-                    let _ = writeln!(std::io::stderr(), "settee: {error}");
-                    ExitCode::FAILURE
-                }
-            }
+            told(ended.map(|()| true))
         }
     }
+}
+
+/// The exit code of a command: failure if it has found something wrong. Prints an error unless it is empty.
+fn told(outcome: Result<bool, String>) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            if !error.is_empty() {
+                // Whoever does not read the standard error any more is not waited for either.
+                let _ = writeln!(std::io::stderr(), "settee: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Opens the data folder of a stopped server for a command.
+fn open_folder(data: &Path, key: Option<Key>) -> Result<Connect, String> {
+    let options = store::Options { key, ..store::Options::default() };
+    let opened = store::open_existing(data, options).map_err(|error| error.to_string())?;
+    let server = LocalServer::start(opened.store, opened.blobs)?;
+    Ok(Box::new(move || server.connect()))
 }
 
 fn serve(settings: Start, log: &Log) -> Result<(), String> {
@@ -79,6 +99,8 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
+    let sockets = Sockets::take(&|name| std::env::var(name).ok())?;
+    let notify = Notify::new(std::env::var_os("NOTIFY_SOCKET"));
     let signals = Signals::catch()
         .inspect_err(|error| tracing::warn!("signals cannot be caught ({error}): a stop will cut running requests"))
         .unwrap_or_default();
@@ -90,7 +112,7 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
         .build()
         .map_err(|error| format!("no threads: {error}"))?;
-    let ended = runtime.block_on(run(settings, store, blobs, &signals));
+    let ended = runtime.block_on(run(settings, (store, blobs), &signals, &sockets, &notify));
     // Whoever waits for an answer has it by now, or has waited for the whole of the drain.
     runtime.shutdown_timeout(Duration::from_secs(2));
     signals.release();
@@ -98,7 +120,13 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
 }
 
 /// Serves until a signal, and again after a restart was asked for.
-async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, signals: &Signals) -> Result<(), String> {
+async fn run(
+    settings: Start,
+    (store, blobs): Stores,
+    signals: &Signals,
+    sockets: &Sockets,
+    notify: &Notify,
+) -> Result<(), String> {
     loop {
         let options = Options {
             base: settings.base.clone(),
@@ -110,24 +138,42 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, sign
         let start::Prepared { app, made_admin } = start::prepare(options).await.map_err(|error| error.to_string())?;
         let bind = match settings.bind {
             Some(bind) => bind,
-            None => sources::bind_of(&app.settings())?,
+            None => persisted_bind(&app)?,
         };
-        let listening = start::listen(app.clone(), bind).await.map_err(|error| error.to_string());
+        let listening = start::listen_on(app.clone(), bind, sockets).await.map_err(|error| error.to_string());
         if let Some((name, password)) = made_admin {
             // Also if the port is taken: the admin is stored, and the password is known to nobody else.
-            let url = listening.as_ref().map_or_else(|_| format!("http://{bind}"), |running| running.url());
-            show_admin(&url, &name, &password);
+            let address = listening.as_ref().map_or(bind, |running| running.address);
+            show_admin(&start::link(address), &name, &password);
         }
         let running = listening?;
         let tls = running.secure_address.map(tracing::field::display);
-        tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready");
+        if running.address.ip().is_unspecified() {
+            tracing::info!("listening on all interfaces of this machine");
+        }
+        let link = start::link(running.address);
+        tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready: {link}");
         signals.stop(app.clone());
-        let telling = tokio::spawn(tell_of_stop(app.clone()));
         let keeps_data = settings.store.as_deref() != Some("memory");
-        let backups = keeps_data.then(|| tokio::spawn(control::listen(settings.data.clone(), app.databases.clone())));
-        running.stopped().await.map_err(|error| error.to_string())?;
-        telling.abort();
-        backups.inspect(|backups| backups.abort());
+        let control = keeps_data.then(|| tokio::spawn(listen_to_commands(settings.data.clone(), app.clone())));
+        notify.ready();
+        let stopped = running.stopped();
+        tokio::pin!(stopped);
+        let early = tokio::select! {
+            biased;
+            () = app.shutdown.begun() => None,
+            ended = stopped.as_mut() => Some(ended),
+        };
+        if !app.shutdown.is_restart() {
+            notify.stopping();
+        }
+        tracing::info!("stopping: requests at work are finished, new ones are refused");
+        match early {
+            Some(ended) => ended,
+            None => stopped.await,
+        }
+        .map_err(|error| error.to_string())?;
+        control.inspect(|control| control.abort());
         if !app.shutdown.is_restart() {
             tracing::info!("settee has stopped");
             return Ok(());
@@ -136,9 +182,22 @@ async fn run(settings: Start, store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, sign
     }
 }
 
-async fn tell_of_stop(app: Arc<App>) {
-    app.shutdown.begun().await;
-    tracing::info!("stopping: requests at work are finished, new ones are refused");
+/// The address that was set over HTTP, or the default.
+fn persisted_bind(app: &App) -> Result<SocketAddr, String> {
+    let bind = sources::bind_of(&app.settings())?;
+    if bind != sources::DEFAULT_BIND {
+        tracing::warn!(
+            "listening on {bind} because chttpd/bind_address and chttpd/port were set over HTTP; --bind, SETTEE_BIND and \
+             the settings file override them"
+        );
+    }
+    Ok(bind)
+}
+
+/// Serves commands such as `settee backup` and `settee livesync`.
+async fn listen_to_commands(data: PathBuf, app: Arc<App>) {
+    let databases = app.databases.clone();
+    control::listen(data, databases, move |stream| start::serve_owner(app.clone(), stream)).await;
 }
 
 /// The ordered map, and the attachments beside it.
@@ -165,10 +224,12 @@ fn start_log(settings: &Start, log: Log) -> Result<(), String> {
     let filter: EnvFilter = settings.log.parse().map_err(|error| {
         format!("the log level `{}` is none of off, error, warn, info, debug, trace: {error}", settings.log)
     })?;
-    let log = fmt::layer().with_writer(log).with_ansi(std::io::stderr().is_terminal());
+    let is_terminal = std::io::stderr().is_terminal();
+    let log = fmt::layer().with_writer(log).with_ansi(is_terminal);
     let log = match settings.log_format.as_str() {
         "json" => log.json().flatten_event(true).boxed(),
-        _ => log.boxed(),
+        "auto" if !is_terminal => log.boxed(),
+        _ => log.event_format(Terminal::default()).boxed(),
     };
     let trail = settings.audit.clone().map(|place| {
         let file = place.file.display().to_string();
@@ -197,7 +258,7 @@ fn show_admin(url: &str, name: &str, password: &str) {
     let _ = writeln!(
         out,
         "\nThere was no admin, so this one was made. Its password is shown only now:\n\n    name      {name}\n    \
-         password  {password}\n    try       curl -u {name}:{password} {url}/_all_dbs\n"
+         password  {password}\n    open      {url}\n    try       curl -u {name}:{password} {url}_all_dbs\n"
     );
     let _ = out.flush();
 }

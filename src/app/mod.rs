@@ -7,6 +7,7 @@ pub mod answer_budget;
 pub mod body_budget;
 pub mod feed_wakes;
 pub(crate) mod hash_queue;
+pub mod hints;
 pub mod metrics;
 pub mod node;
 pub mod rate_limits;

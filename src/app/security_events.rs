@@ -9,7 +9,6 @@ use super::rate_limits::Origin;
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::auth::authenticate::INCORRECT;
-use crate::auth::lockout::LOCKED;
 use crate::auth::users::INVALID_PASSWORD;
 use crate::error::Error;
 
@@ -54,7 +53,7 @@ fn watch(app: &App, pattern: Pattern, user: Option<&str>, peer: Option<IpAddr>, 
 /// A request was refused: 401 or 403. `asked`: method and path.
 pub fn denied(app: &App, event: Event<'_>, asked: &str) {
     // Told where the password was looked at.
-    if matches!(event.detail, Some(LOCKED | INCORRECT)) {
+    if event.detail == Some(INCORRECT) {
         return;
     }
     app.metrics.denials.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +99,7 @@ pub fn sign_in_failed(app: &App, caller: Caller<'_>, name: Option<&str>, reason:
 /// Credentials were refused before any password was looked at.
 pub fn credentials_refused(app: &App, caller: Caller<'_>, name: Option<&str>, error: &Error) {
     match error {
-        Error::Forbidden(reason) if reason == LOCKED => {
+        Error::Locked(_) => {
             app.metrics.lockouts.fetch_add(1, Ordering::Relaxed);
             Event { user: name, detail: Some("lockout"), ..caller.event(Kind::SignInRefused) }.record();
         }

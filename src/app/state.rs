@@ -14,6 +14,7 @@ use super::answer_budget::AnswerMemory;
 use super::body_budget::BodyMemory;
 use super::feed_wakes::Wakes;
 use super::hash_queue::Turns;
+use super::hints::Hints;
 use super::metrics::Metrics;
 use super::rate_limits::RateLimits;
 use super::script_limits::script_limits;
@@ -62,6 +63,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Counts what may be an attack.
     pub suspicion: Suspicion,
+    /// What the log has told about settings.
+    pub hints: Hints,
     pub shutdown: Shutdown,
     /// When this process began to serve.
     pub started: Instant,

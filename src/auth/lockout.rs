@@ -43,9 +43,6 @@ impl Default for Policy {
     }
 }
 
-/// CouchDB's reason for a sign-in that is locked out (status 403).
-pub const LOCKED: &str = "Account is temporarily locked due to multiple authentication failures";
-
 /// Maximum number of counts; CouchDB's `max_objects`.
 const BOUND: usize = 10_000;
 
@@ -77,6 +74,11 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Rounds up, so that a client that waits as long is not refused again.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
 fn key(peer: IpAddr, user: &str, salt: &str) -> Key {
     let peer = network(peer);
     let cut = |text: &str| text.char_indices().take_while(|(at, _)| *at < NAME_BYTES).map(|(_, c)| c).collect();
@@ -88,39 +90,54 @@ impl Lockout {
         Lockout { failures: Mutex::new(Bounded::new(BOUND)) }
     }
 
-    /// Whether a sign-in must be refused now. In mode `warn`, logs a warning instead.
-    pub fn refuses(&self, peer: Option<IpAddr>, user: &str, salt: &str, policy: &Policy, now: Duration) -> bool {
-        let (Some(peer), false) = (peer, policy.mode == Mode::Off) else { return false };
+    /// Returns for how many more seconds a sign-in is refused, or `None` if it is not refused. In mode `warn`, logs a
+    /// warning instead.
+    pub fn refuses(&self, peer: Option<IpAddr>, user: &str, salt: &str, policy: &Policy, now: Duration) -> Option<u64> {
+        let peer = peer.filter(|_| policy.mode != Mode::Off)?;
         let key = key(peer, user, salt);
         let mut failures = self.failures.lock();
-        let count = match failures.get_mut(&key) {
-            Some(found) if now.saturating_sub(found.first) < policy.lifetime => found.count,
-            Some(_) => {
-                failures.remove(&key);
-                0
-            }
-            None => 0,
+        let (count, age) = match failures.get_mut(&key) {
+            Some(found) => (found.count, now.saturating_sub(found.first)),
+            None => return None,
         };
+        if age >= policy.lifetime {
+            failures.remove(&key);
+            return None;
+        }
         drop(failures);
         if count < policy.threshold {
-            return false;
+            return None;
         }
         if policy.mode == Mode::Warn {
             tracing::warn!(user, %peer, "authentication failure threshold reached");
         }
-        policy.mode == Mode::Enforce
+        (policy.mode == Mode::Enforce).then(|| seconds(policy.lifetime - age))
     }
 
-    /// Counts a failure.
+    /// Counts a failure. Logs when it is the one that locks the address out.
     pub fn failed(&self, peer: Option<IpAddr>, user: &str, salt: &str, policy: &Policy, now: Duration) {
         let (Some(peer), false) = (peer, policy.mode == Mode::Off) else { return };
         let key = key(peer, user, salt);
         let mut failures = self.failures.lock();
-        match failures.get_mut(&key) {
+        let (count, first) = match failures.get_mut(&key) {
             Some(found) if now.saturating_sub(found.first) < policy.lifetime => {
                 found.count = found.count.saturating_add(1);
+                (found.count, found.first)
             }
-            _ => failures.insert(key, Failures { count: 1, first: now }),
+            _ => {
+                failures.insert(key, Failures { count: 1, first: now });
+                (1, now)
+            }
+        };
+        drop(failures);
+        if count == policy.threshold && policy.mode == Mode::Enforce {
+            let wait = seconds((first + policy.lifetime).saturating_sub(now));
+            tracing::warn!(
+                user,
+                %peer,
+                "sign-ins of this user from this address are refused for {wait} s, also with the right password: \
+                 {count} passwords were wrong. Is there a device with an old password?"
+            );
         }
     }
 }
@@ -136,18 +153,31 @@ mod tests {
     fn an_address_is_refused_for_a_user_from_the_threshold_until_the_lifetime_ends() {
         let (lockout, policy, now) = (Lockout::new(), Policy::default(), Duration::from_secs(9));
         for count in 0..5 {
-            assert!(!lockout.refuses(HERE, "ann", "s", &policy, now), "after {count} failures");
+            assert!(lockout.refuses(HERE, "ann", "s", &policy, now).is_none(), "after {count} failures");
             lockout.failed(HERE, "ann", "s", &policy, now);
         }
-        assert!(lockout.refuses(HERE, "ann", "s", &policy, now));
-        assert!(!lockout.refuses(THERE, "ann", "s", &policy, now), "from elsewhere");
-        assert!(!lockout.refuses(HERE, "bob", "s", &policy, now), "somebody else");
-        assert!(!lockout.refuses(HERE, "ann", "t", &policy, now), "the password was changed");
-        assert!(!lockout.refuses(None, "ann", "s", &policy, now), "no address: not from the network");
+        assert!(lockout.refuses(HERE, "ann", "s", &policy, now).is_some());
+        assert!(lockout.refuses(THERE, "ann", "s", &policy, now).is_none(), "from elsewhere");
+        assert!(lockout.refuses(HERE, "bob", "s", &policy, now).is_none(), "somebody else");
+        assert!(lockout.refuses(HERE, "ann", "t", &policy, now).is_none(), "the password was changed");
+        assert!(lockout.refuses(None, "ann", "s", &policy, now).is_none(), "no address: not from the network");
         let warn = Policy { mode: Mode::Warn, ..policy.clone() };
-        assert!(!lockout.refuses(HERE, "ann", "s", &warn, now));
-        assert!(lockout.refuses(HERE, "ann", "s", &policy, now + policy.lifetime - Duration::from_millis(1)));
-        assert!(!lockout.refuses(HERE, "ann", "s", &policy, now + policy.lifetime));
+        assert!(lockout.refuses(HERE, "ann", "s", &warn, now).is_none());
+        assert!(lockout.refuses(HERE, "ann", "s", &policy, now + policy.lifetime - Duration::from_millis(1)).is_some());
+        assert!(lockout.refuses(HERE, "ann", "s", &policy, now + policy.lifetime).is_none());
+    }
+
+    #[test]
+    fn a_refusal_says_how_long_it_lasts() {
+        let (lockout, policy, now) = (Lockout::new(), Policy::default(), Duration::from_secs(9));
+        for _ in 0..5 {
+            lockout.failed(HERE, "ann", "s", &policy, now);
+        }
+        let after = |millis| lockout.refuses(HERE, "ann", "s", &policy, now + Duration::from_millis(millis));
+        assert_eq!(
+            [after(0), after(1), after(298_000), after(299_999), after(300_000)],
+            [Some(300), Some(300), Some(2), Some(1), None]
+        );
     }
 
     #[test]
@@ -157,8 +187,8 @@ mod tests {
         for count in 0..5 {
             lockout.failed(address(&format!("2001:db8::{count}:1")), "ann", "s", &policy, now);
         }
-        assert!(lockout.refuses(address("2001:db8::ffff:0:0:1"), "ann", "s", &policy, now));
-        assert!(!lockout.refuses(address("2001:db8:0:1::1"), "ann", "s", &policy, now));
+        assert!(lockout.refuses(address("2001:db8::ffff:0:0:1"), "ann", "s", &policy, now).is_some());
+        assert!(lockout.refuses(address("2001:db8:0:1::1"), "ann", "s", &policy, now).is_none());
     }
 
     #[test]
@@ -168,6 +198,6 @@ mod tests {
         for _ in 0..9 {
             lockout.failed(HERE, "ann", "s", &off, now);
         }
-        assert!(!lockout.refuses(HERE, "ann", "s", &Policy::default(), now));
+        assert!(lockout.refuses(HERE, "ann", "s", &Policy::default(), now).is_none());
     }
 }

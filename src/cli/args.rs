@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use super::admin_api::Target;
+use super::livesync::vault::{Vault, default_vault};
 use super::sources::{Serve, Start, read_start};
 use crate::config::encryption;
 use crate::store::{Key, Sealing};
@@ -44,10 +46,35 @@ enum Sub {
     /// Runs the server (the default command).
     #[command(after_help = AFTER_HELP)]
     Serve(Serve),
-    /// Requests /_up from the server at ADDR:PORT; exits with 0 if it answers. For container health checks.
+    /// Requests /_up from the server at ADDR:PORT; exits with 0 if it is alive. For container health checks.
     Health {
-        #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:5984", env = "SETTEE_HEALTH")]
-        at: String,
+        /// [default: 127.0.0.1, and the port that PORT names or 5984]
+        #[arg(long, value_name = "ADDR:PORT", env = "SETTEE_HEALTH")]
+        at: Option<String>,
+        /// The data folder: if the server answers only to accounts, it is asked through the control socket
+        #[arg(long, value_name = "DIR", default_value = "./data", env = "SETTEE_DATA")]
+        data: PathBuf,
+    },
+    /// Sets the password of a server admin, and creates the admin if it does not exist. Works on the running server
+    /// of the data folder, or on the folder of a stopped one. Without --password-file, generates a password and
+    /// prints it.
+    Admin {
+        /// The admin's name
+        name: String,
+        #[command(flatten)]
+        folder: Folder,
+        /// A file with the new password, or - for the standard input
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Sets up Obsidian LiveSync: creates the account, the database of the vault, its rights and the settings that
+    /// LiveSync wants, and prints the link and QR code that set up a device. Works on the running server of the data
+    /// folder, on the folder of a stopped one, or with --server on another machine. Can be run again.
+    Livesync(LivesyncArguments),
+    /// Settings files.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
     },
     /// Verifies everything in a data folder and reports errors; exits with 1 if it finds any. Stop the server
     /// first.
@@ -109,6 +136,66 @@ enum Sub {
     },
 }
 
+#[derive(clap::Subcommand)]
+enum ConfigAction {
+    /// Converts CouchDB's local.ini to a settings file of settee, and lists what has no meaning here.
+    Import {
+        /// CouchDB's file
+        file: PathBuf,
+        /// The new settings file; must not exist [default: the standard output]
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct LivesyncArguments {
+    /// The owner of the vault; created if there is no such account
+    #[arg(long, value_name = "NAME", required_unless_present = "doctor")]
+    user: Option<String>,
+    /// The vault: the name of its database [default: notes-NAME]
+    #[arg(long, value_name = "DATABASE")]
+    vault: Option<String>,
+    /// Shares the vault with this person, who gets an account and a link, too; may be repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    share: Vec<String>,
+    /// The URL under which devices reach the server, as https://sync.example.com [default: guessed from its settings]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Without end-to-end encryption: the server can read the notes
+    #[arg(long, conflicts_with = "vault_passphrase_file")]
+    plain: bool,
+    /// A file with the passphrase of the vault's end-to-end encryption, or - for the standard input [default: generated
+    /// for a new vault]
+    #[arg(long, value_name = "FILE")]
+    vault_passphrase_file: Option<PathBuf>,
+    /// A file with the password of --user, or - for the standard input [default: generated for a new account]
+    #[arg(long, value_name = "FILE", conflicts_with = "new_password")]
+    password_file: Option<PathBuf>,
+    /// Generates a new password; devices that are set up already must be set up again
+    #[arg(long)]
+    new_password: bool,
+    /// Prints the QR code also if the standard output is not a terminal
+    #[arg(long)]
+    qr: bool,
+    /// Writes the QR code to this SVG file
+    #[arg(long, value_name = "FILE", conflicts_with = "share")]
+    svg: Option<PathBuf>,
+    /// Says what LiveSync's own check of the server would complain of, and how to cure it. URL: a server with the
+    /// name and password of an admin, as https://admin:secret@sync.example.com [default: that of the data folder]
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["user", "vault", "share"])]
+    doctor: Option<String>,
+    /// With --doctor: applies the cures
+    #[arg(long, requires = "doctor", conflicts_with = "user")]
+    apply: bool,
+    /// The server, with the name and password of an admin in the URL or in COUCHDB_USER and COUCHDB_PASSWORD [default:
+    /// the server of the data folder]
+    #[arg(long, value_name = "URL", conflicts_with = "doctor")]
+    server: Option<String>,
+    #[command(flatten)]
+    folder: Folder,
+}
+
 #[derive(Debug, clap::Args)]
 struct Folder {
     /// The data folder
@@ -130,14 +217,28 @@ pub enum Upkeep {
     MakeKey { file: PathBuf },
 }
 
+/// A command that works as a server admin, on a running server or on the data folder of a stopped one.
+#[derive(Debug)]
+pub enum Administer {
+    Admin { target: Target, name: String, password_file: Option<PathBuf> },
+    Livesync(Box<Vault>),
+    Doctor { target: Target, apply: bool },
+}
+
 /// The action that the command line requests.
 #[derive(Debug)]
 pub enum Command {
     Serve(Box<Start>),
     Health {
         at: String,
+        data: PathBuf,
     },
     Upkeep(Upkeep),
+    Administer(Administer),
+    ImportConfig {
+        file: PathBuf,
+        to: Option<PathBuf>,
+    },
     /// Print `text` and exit with `code`: `--help`, `--version`, or an error.
     Say {
         text: String,
@@ -157,7 +258,18 @@ impl Command {
         };
         let environment: Vec<(String, String)> = environment.into_iter().collect();
         let read = match line.command {
-            Some(Sub::Health { at }) => return Command::Health { at },
+            Some(Sub::Health { at, data }) => {
+                let port = environment.iter().find(|(name, _)| name == "PORT").and_then(|(_, port)| port.parse().ok());
+                let at = at.unwrap_or_else(|| format!("127.0.0.1:{}", port.unwrap_or(5984_u16)));
+                return Command::Health { at, data };
+            }
+            Some(Sub::Config { action: ConfigAction::Import { file, to } }) => {
+                return Command::ImportConfig { file, to };
+            }
+            Some(Sub::Admin { name, folder, password_file }) => {
+                read_admin(name, folder, password_file, &environment).map(Command::Administer)
+            }
+            Some(Sub::Livesync(arguments)) => read_livesync(arguments, &environment).map(Command::Administer),
             Some(Sub::Serve(serve)) => read_start(serve, environment).map(Box::new).map(Command::Serve),
             Some(upkeep) => read_upkeep(upkeep, &environment).map(Command::Upkeep),
             None => read_start(line.serve, environment).map(Box::new).map(Command::Serve),
@@ -199,6 +311,51 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
             },
         },
         Sub::MakeKey { file } => Upkeep::MakeKey { file },
-        Sub::Serve(_) | Sub::Health { .. } => return Err("this is not a maintenance command".into()),
+        Sub::Serve(_) | Sub::Health { .. } | Sub::Config { .. } | Sub::Admin { .. } | Sub::Livesync(_) => {
+            return Err("this is not a maintenance command".into());
+        }
     })
+}
+
+fn read_folder(folder: Folder, environment: &[(String, String)]) -> Result<Target, String> {
+    let key = encryption::find(folder.encryption_key_file, environment, &mut Vec::new())?;
+    Ok(Target::Folder { data: folder.data, key })
+}
+
+fn read_admin(
+    name: String,
+    folder: Folder,
+    password_file: Option<PathBuf>,
+    environment: &[(String, String)],
+) -> Result<Administer, String> {
+    if name.is_empty() || name.contains(':') {
+        return Err(format!("`{name}` cannot be the name of an admin: it is empty or has a colon"));
+    }
+    Ok(Administer::Admin { target: read_folder(folder, environment)?, name, password_file })
+}
+
+fn read_livesync(arguments: LivesyncArguments, environment: &[(String, String)]) -> Result<Administer, String> {
+    let variable = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let server = arguments.server.or(arguments.doctor.clone()).filter(|url| !url.is_empty());
+    let target = match server {
+        Some(url) => Target::server(&url, variable("COUCHDB_USER").zip(variable("COUCHDB_PASSWORD")))?,
+        None => read_folder(arguments.folder, environment)?,
+    };
+    if arguments.doctor.is_some() {
+        return Ok(Administer::Doctor { target, apply: arguments.apply });
+    }
+    let user = arguments.user.unwrap_or_default();
+    Ok(Administer::Livesync(Box::new(Vault {
+        target,
+        database: arguments.vault.unwrap_or_else(|| default_vault(&user)),
+        user,
+        share: arguments.share,
+        url: arguments.url,
+        plain: arguments.plain,
+        vault_passphrase_file: arguments.vault_passphrase_file,
+        password_file: arguments.password_file,
+        new_password: arguments.new_password,
+        show_qr: arguments.qr,
+        svg: arguments.svg,
+    })))
 }

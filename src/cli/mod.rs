@@ -1,7 +1,12 @@
-//! The command line: arguments, settings sources and offline commands.
+//! The command line: arguments, settings sources, offline commands, commands of an admin.
 
+pub mod admin_api;
+pub mod administer;
 pub mod args;
 pub mod health;
+pub mod ini;
+pub mod livesync;
 pub mod offline;
 pub(crate) mod progress_bar;
+mod secret_text;
 pub mod sources;

@@ -1,9 +1,10 @@
 //! Reads the settings that the server starts with: a TOML file, the environment, flags.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::ini;
 use crate::audit::trail::Place;
 use crate::config::settings::{Settings, Table};
 use crate::config::tls::tls_of;
@@ -45,6 +46,9 @@ impl fmt::Debug for Start {
 /// The default listen address.
 pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1)), 5984);
 
+/// The port of `--tls-bind` if it names only an address.
+const DEFAULT_TLS_PORT: u16 = 6984;
+
 /// Merges the settings file, the environment and the flags. An error is a sentence for the user.
 pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Result<Start, String> {
     let variable = |name: &str| {
@@ -82,7 +86,7 @@ pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
         }
     }
     if let Some(bind) = serve.tls_bind {
-        let bind = parse_bind(&bind)?;
+        let bind = parse_bind(&bind, DEFAULT_TLS_PORT)?;
         put(&mut table, "ssl", "bind_address", bind.ip().to_string());
         put(&mut table, "ssl", "port", bind.port().to_string());
     }
@@ -106,10 +110,21 @@ pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
         (None, Some(file)) => Some(encryption::read(Path::new(&file), &mut warnings)?),
         (key, _) => key,
     };
-    finish(table, key, warnings)
+    let port = variable("PORT").and_then(|port| read_port(&port, &mut warnings));
+    finish(table, key, port, warnings)
 }
 
-fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<Start, String> {
+/// The port that hosts such as Cloud Run, Railway and Heroku assign. Kubernetes invents such variables, too, so that
+/// a value that is no port only causes a warning.
+fn read_port(text: &str, warnings: &mut Vec<String>) -> Option<u16> {
+    let port = text.trim().parse().ok();
+    if port.is_none() {
+        warnings.push(format!("ignoring the environment variable PORT: `{text}` is not a port"));
+    }
+    port
+}
+
+fn finish(mut table: Table, key: Option<Key>, port: Option<u16>, mut warnings: Vec<String>) -> Result<Start, String> {
     let admins: Vec<(String, String)> = table.remove("admins").unwrap_or_default().into_iter().collect();
     if admins.iter().any(|(name, password)| name.is_empty() || name.contains(':') || password.is_empty()) {
         return Err("[admins]: a name must not contain a colon, and neither name nor password may be empty".into());
@@ -117,15 +132,20 @@ fn finish(mut table: Table, key: Option<Key>, warnings: Vec<String>) -> Result<S
     let checked = Settings::new(table.clone())?;
     let of = |key: &str| checked.get("settee", key).unwrap_or_default().to_owned();
     let bind = match table.get("settee").and_then(|own| own.get("bind")) {
-        Some(text) => Some(parse_bind(text)?),
+        Some(text) => Some(parse_bind(text, port.unwrap_or(DEFAULT_BIND.port()))?),
         None if ["port", "bind_address"]
             .iter()
             .any(|key| table.get("chttpd").is_some_and(|own| own.contains_key(*key))) =>
         {
             Some(bind_of(&checked)?)
         }
-        None => None,
+        // The router of such a host is another machine.
+        None => port.map(|port| SocketAddr::from(([0, 0, 0, 0], port))).inspect(|bind| {
+            warnings
+                .push(format!("listening on {bind} because the environment variable PORT is set; --bind overrides it"));
+        }),
     };
+    check_log(&of("log"))?;
     if table.get("couchdb").is_some_and(|own| own.contains_key("database_dir")) {
         return Err("[couchdb] database_dir is read-only: set the data folder with --data or `data`".into());
     }
@@ -169,15 +189,45 @@ pub fn bind_of(settings: &Settings) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, settings.number("chttpd", "port") as u16))
 }
 
-fn parse_bind(text: &str) -> Result<SocketAddr, String> {
-    let spelled = match text.strip_prefix("localhost:") {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None => match text.strip_prefix(':') {
-            Some(port) => format!("0.0.0.0:{port}"),
-            None => text.to_owned(),
-        },
+/// Parses `ADDRESS:PORT`, `ADDRESS` (with the default port) or `:PORT` (all interfaces).
+fn parse_bind(text: &str, default_port: u16) -> Result<SocketAddr, String> {
+    let wrong =
+        || format!("bind: `{text}` is not ADDRESS:PORT or ADDRESS (127.0.0.1:5984, 0.0.0.0:5984, [::]:5984, 0.0.0.0)");
+    // An IPv6 address without brackets could end in a port.
+    let is_bare_v6 = text.matches(':').count() > 1 && !text.starts_with('[') && !matches!(text, "::" | "::1");
+    let address = match text {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        _ if is_bare_v6 => return Err(wrong()),
+        text => text.trim_matches(['[', ']']).parse().ok(),
     };
-    spelled.parse().map_err(|_| format!("bind: `{text}` is not ADDRESS:PORT (127.0.0.1:5984, 0.0.0.0:5984, [::]:5984)"))
+    if let Some(address) = address {
+        return Ok(SocketAddr::new(address, default_port));
+    }
+    let spelled = match (text.strip_prefix("localhost:"), text.strip_prefix(':')) {
+        (Some(port), _) => format!("127.0.0.1:{port}"),
+        (None, Some(port)) => format!("0.0.0.0:{port}"),
+        (None, None) => text.to_owned(),
+    };
+    spelled.parse().map_err(|_| wrong())
+}
+
+/// Checks the log level or filter. `tracing` takes an unknown word for the name of a module and then logs nothing else.
+fn check_log(text: &str) -> Result<(), String> {
+    let is_level = |word: &str| {
+        ["off", "error", "warn", "info", "debug", "trace"].iter().any(|level| word.eq_ignore_ascii_case(level))
+    };
+    // A span's fields may hold any character; such filters are for developers.
+    let parts = if text.contains('[') { "" } else { text };
+    for part in parts.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let level = part.rsplit('=').next().unwrap_or(part);
+        if !is_level(level) {
+            return Err(format!(
+                "the log level `{level}` is none of off, error, warn, info, debug, trace; a filter is written as \
+                 info,settee::request=off"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn put(table: &mut Table, section: &str, key: &str, value: String) {
@@ -238,8 +288,13 @@ fn read_file(path: &Path, table: &mut Table) -> Result<(), String> {
 
 /// Parses the text of a settings file into `table`; `shown` is the file's name in errors.
 pub(crate) fn read_text(text: &str, shown: &str, table: &mut Table) -> Result<(), String> {
-    let document: toml::Table =
-        toml::from_str(text).map_err(|error| format!("the settings file {shown} is not TOML: {error}"))?;
+    let document: toml::Table = toml::from_str(text).map_err(|error| match ini::is_ini(text) {
+        true => format!(
+            "the settings file {shown} is in the format of CouchDB (INI), and settee reads TOML: `settee config import \
+             {shown}` converts it"
+        ),
+        false => format!("the settings file {shown} is not TOML: {error}"),
+    })?;
     for (name, value) in document {
         match value {
             toml::Value::Table(keys) => {
@@ -268,7 +323,7 @@ fn scalar(value: toml::Value) -> Option<String> {
         toml::Value::Boolean(flag) => Some(flag.to_string()),
         toml::Value::Array(items) => {
             let items: Option<Vec<String>> = items.into_iter().map(scalar).collect();
-            Some(items?.join(", "))
+            Some(items?.join(","))
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
@@ -306,7 +361,7 @@ pub(crate) struct Serve {
     /// The data folder [default: ./data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
-    /// Address and port to listen on [default: 127.0.0.1:5984]
+    /// Address and port to listen on: ADDR:PORT, ADDR, or :PORT for all interfaces [default: 127.0.0.1:5984]
     #[arg(long, value_name = "ADDR:PORT")]
     pub bind: Option<String>,
     /// The TLS certificate with its chain (PEM); reloaded when the file changes

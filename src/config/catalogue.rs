@@ -84,10 +84,10 @@ pub const BLOCKED: &[&str] = &[
 ];
 
 /// The default of `[cors] origins`: pages served from this machine, and the web views of mobile and desktop
-/// apps.
-pub const DEFAULT_ORIGINS: &str = "http://localhost, https://localhost, http://127.0.0.1, https://127.0.0.1, \
-                                   capacitor://localhost, ionic://localhost, tauri://localhost, http://tauri.localhost, \
-                                   https://tauri.localhost, app://obsidian.md";
+/// apps. Without spaces: clients that read the list split it at the commas.
+pub const DEFAULT_ORIGINS: &str = "http://localhost,https://localhost,http://127.0.0.1,https://127.0.0.1,\
+                                   capacitor://localhost,ionic://localhost,tauri://localhost,http://tauri.localhost,\
+                                   https://tauri.localhost,app://obsidian.md";
 
 /// All known settings.
 pub const KNOWN: &[Known] = &[
@@ -212,7 +212,13 @@ pub const KNOWN: &[Known] = &[
     row("ssl", "hsts", Kind::Text, "max-age=31536000", "`Strict-Transport-Security` of answers over TLS; empty: none."),
     // --- couchdb
     unset("couchdb", "uuid", Kind::Text, "This server's identity in `GET /`; made at the first start."),
-    row("couchdb", "max_document_size", Kind::Bytes, "8000000", "A document's JSON body at most, without attachments."),
+    row(
+        "couchdb",
+        "max_document_size",
+        Kind::Bytes,
+        "50000000",
+        "A document's JSON body at most, without attachments.",
+    ),
     row("couchdb", "max_attachment_size", Kind::Bytes, "1073741824", "One attachment at most."),
     row("couchdb", "max_document_id_length", Kind::NumberOrInfinity, "infinity", "Bytes of a document id at most."),
     row(
@@ -324,7 +330,7 @@ pub const KNOWN: &[Known] = &[
         "origins",
         Kind::Text,
         DEFAULT_ORIGINS,
-        "Origins of pages that may use the server, or `*`. Without a port: any port.",
+        "Origins of pages that may use the server, or `*`. Those of localhost, 127.0.0.1 and [::1] without a port: any port.",
     ),
     unset(
         "cors",

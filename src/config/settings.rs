@@ -1,6 +1,7 @@
 //! One immutable snapshot of all runtime settings. A change creates a new snapshot; running requests keep the
 //! old one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -9,6 +10,19 @@ use super::networks::Networks;
 
 /// Section → key → value, as text. Holds only explicitly set values, no defaults.
 pub type Table = BTreeMap<String, BTreeMap<String, String>>;
+
+/// What a 401 says in `WWW-Authenticate` under `require_valid_user`, if nothing else is configured.
+pub const CHALLENGE: &str = "Basic realm=\"server\"";
+
+/// The keys that clients read to judge a server (set-up assistants such as that of Obsidian LiveSync), and whose
+/// value follows from other keys if it is not set: see [`Settings::shown`].
+const IN_FORCE: &[(&str, &str)] = &[
+    ("cors", "credentials"),
+    ("cors", "origins"),
+    ("httpd", "enable_cors"),
+    ("httpd", "WWW-Authenticate"),
+    ("chttpd", "WWW-Authenticate"),
+];
 
 /// The settings that requests use, typed, and the table that they were parsed from.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,8 +98,6 @@ pub struct Cors {
     pub enabled: bool,
     /// Allowed origins, or `*`.
     pub origins: Vec<String>,
-    /// Whether the origins are settee's defaults; these match with any port.
-    pub any_port: bool,
     /// Whether pages may send cookies.
     pub credentials: bool,
     /// Allowed request headers, lower-cased; `None`: CouchDB's list.
@@ -147,7 +159,6 @@ impl Settings {
             cors: Cors {
                 enabled: flag("chttpd", "enable_cors"),
                 origins: list("cors", "origins").unwrap_or_default(),
-                any_port: explicit(&table, "cors", "origins").is_none(),
                 // With configured origins, credentials are off unless set, as in CouchDB. Otherwise `origins
                 // = *` would let every page send cookies.
                 credentials: match lookup(&table, "cors", "credentials") {
@@ -193,6 +204,23 @@ impl Settings {
         &self.table
     }
 
+    /// Returns the value of a key as clients may read it: as [`Settings::get`], but for the keys in [`IN_FORCE`],
+    /// whose value depends on other keys, what is in force.
+    pub fn shown(&self, section: &str, key: &str) -> Option<Cow<'_, str>> {
+        let cors = &self.cors;
+        let word = |flag: bool| Some(if flag { "true" } else { "false" }.into());
+        match (section, key) {
+            ("cors", "credentials") => word(cors.credentials),
+            ("cors", "origins") => Some(cors.origins.join(",").into()),
+            ("httpd", "enable_cors") if explicit(&self.table, section, key).is_none() => word(cors.enabled),
+            ("chttpd" | "httpd", "WWW-Authenticate") => explicit(&self.table, section, key)
+                .or_else(|| self.get("chttpd", key))
+                .or(self.require_valid_user.then_some(CHALLENGE))
+                .map(Cow::from),
+            _ => self.get(section, key).map(Cow::from),
+        }
+    }
+
     /// All values including defaults, as `GET /_node/_local/_config` returns them. Contains secrets: the
     /// caller must mask them.
     pub fn whole(&self) -> Table {
@@ -202,6 +230,11 @@ impl Settings {
                 let value = lookup(&self.table, row.section, row.key).unwrap_or(default);
                 let section = whole.entry(row.section.to_owned()).or_default();
                 section.entry(row.key.to_owned()).or_insert_with(|| value.to_owned());
+            }
+        }
+        for (section, key) in IN_FORCE {
+            if let Some(value) = self.shown(section, key) {
+                whole.entry((*section).to_owned()).or_default().insert((*key).to_owned(), value.into_owned());
             }
         }
         whole
@@ -276,9 +309,9 @@ mod tests {
     #[test]
     fn unset_keys_have_their_defaults() {
         let settings = Settings::default();
-        assert_eq!(settings.max_document_size, 8_000_000);
+        assert_eq!(settings.max_document_size, 50_000_000);
         assert_eq!(settings.max_request_size, 4_294_967_296);
-        assert!(settings.cors.enabled && settings.cors.credentials && settings.cors.any_port);
+        assert!(settings.cors.enabled && settings.cors.credentials);
         assert!(!settings.require_valid_user);
         assert!(!settings.has_admins());
     }
@@ -314,10 +347,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_is_what_is_in_force() {
+        let shown = |rows: &[(&str, &str, &str)], section: &str, key: &str| {
+            let settings = Settings::new(table(rows)).unwrap();
+            let whole = settings.whole().get(section).and_then(|keys| keys.get(key)).cloned();
+            assert_eq!(
+                settings.shown(section, key).map(Cow::into_owned),
+                whole,
+                "{section}/{key}: one key and all keys"
+            );
+            whole.unwrap_or_default()
+        };
+        let two = ("cors", "origins", "https://a.example, https://b.example");
+        let closed = ("chttpd", "require_valid_user", "true");
+        for (rows, section, key, value) in [
+            (&[][..], "cors", "credentials", "true"),
+            (&[two][..], "cors", "credentials", "false"),
+            (&[two, ("cors", "credentials", "true")], "cors", "credentials", "true"),
+            (&[], "cors", "origins", catalogue::DEFAULT_ORIGINS),
+            (&[two], "cors", "origins", "https://a.example,https://b.example"),
+            (&[], "httpd", "enable_cors", "true"),
+            (&[("chttpd", "enable_cors", "false")], "httpd", "enable_cors", "false"),
+            (&[("httpd", "enable_cors", "false")], "chttpd", "enable_cors", "false"),
+            (&[], "httpd", "WWW-Authenticate", ""),
+            (&[closed], "httpd", "WWW-Authenticate", CHALLENGE),
+            (&[closed], "chttpd", "WWW-Authenticate", CHALLENGE),
+            (&[("chttpd", "WWW-Authenticate", "Basic realm=\"a\"")], "httpd", "WWW-Authenticate", "Basic realm=\"a\""),
+            (&[("httpd", "WWW-Authenticate", "Basic realm=\"a\"")], "chttpd", "WWW-Authenticate", "Basic realm=\"a\""),
+        ] {
+            assert_eq!(shown(rows, section, key), value, "{rows:?} {section}/{key}");
+        }
+        assert!(!catalogue::DEFAULT_ORIGINS.contains(' '), "clients split the list at its commas");
+    }
+
+    #[test]
     fn unknown_keys_are_kept() {
         let settings = Settings::new(table(&[("mine", "own", "x")])).unwrap();
         assert_eq!(settings.get("mine", "own"), Some("x"));
         assert_eq!(settings.whole()["mine"]["own"], "x");
-        assert_eq!(settings.whole()["couchdb"]["max_document_size"], "8000000");
+        assert_eq!(settings.whole()["couchdb"]["max_document_size"], "50000000");
     }
 }

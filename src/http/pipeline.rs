@@ -20,8 +20,9 @@ use super::request::Request;
 use super::request::body::RequestBody;
 use super::request::target::{Target, Verb};
 use super::response::body::Body;
+use super::response::cors::{self, Preflight};
 use super::response::error::{Failure, Result};
-use super::response::{Answer, compression, cors, jsonp};
+use super::response::{Answer, compression, jsonp};
 use super::routing::route::Route;
 use super::routing::route_table::route;
 use super::security::authenticate;
@@ -34,7 +35,7 @@ use crate::policy::authorization::Standing;
 pub async fn respond(app: Arc<App>, received: Received) -> http::Response<Body> {
     let Received { request, line, peer, refused } = received;
     let (parts, incoming) = request.into_parts();
-    let mut context = Context::new(&app, parts, Some(peer.address), peer.encrypted);
+    let mut context = Context::new(&app, parts, peer);
     let answered = match refused {
         Some(failure) => Ok(Err(failure)),
         None => AssertUnwindSafe(answer(&app, &mut context, incoming, &line)).catch_unwind().await,
@@ -67,10 +68,12 @@ async fn answer(app: &Arc<App>, context: &mut Context, incoming: Incoming, line:
     let target = Target::read(&context.method, &context.uri, &context.headers, &context.settings)?;
     context.callback = jsonp::callback(&context.method, target.query.get("callback"), &context.settings)?;
     context.head = target.head;
-    if target.verb == Verb::Options
-        && let Some(preflight) = cors::preflight(&context.settings.cors, &context.headers)
-    {
-        return Ok(preflight);
+    if target.verb == Verb::Options {
+        match cors::preflight(&context.settings.cors, &context.headers) {
+            Some(Preflight::Granted(answer)) => return Ok(*answer),
+            Some(Preflight::Refused { origin, reason }) => app.hints.refused_preflight(&origin, &reason),
+            None => {}
+        }
     }
     let standing = Arc::new(Standing::new(app, context.seen));
     let body = RequestBody::new(incoming, &context.headers, &context.settings, &app.bodies, &standing);

@@ -1,18 +1,26 @@
-//! The control socket: a Unix socket in the data folder, through which `settee backup` requests a backup from
-//! the running server, because the server has the folder locked. Only the folder's owner may connect; there
-//! is no network access.
+//! The control socket: a Unix socket in the data folder, through which commands such as `settee backup` and
+//! `settee livesync` reach the running server, because the server has the folder locked. Only the folder's owner
+//! may connect; there is no network access.
 //!
-//! The client writes `backup\n`, and the server responds with a backup (see `archive`), or with nothing on an
-//! error. To `count\n` it responds with the number of documents in decimal digits.
+//! The client writes one line:
+//!
+//! ```text
+//! backup   the server responds with a backup (see `archive`), or with nothing on an error
+//! count    ... with the number of documents in decimal digits
+//! http     the connection continues as HTTP; its requests have the rights of a server admin
+//! ```
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::future::Future;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
 use super::survey::Survey;
 use crate::db::Databases;
@@ -20,14 +28,22 @@ use crate::db::Databases;
 /// Timeout of a client that reads nothing. The last pass of a backup blocks writers, so it must not wait for
 /// a client forever.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Open connections at most; more wait to be accepted.
+const CONNECTIONS: usize = 16;
+/// Bytes of the line that a client writes, at most.
+const LINE: usize = 16;
 
 fn socket(folder: &Path) -> PathBuf {
     folder.join("control")
 }
 
-/// Listens on the socket in the data folder until the task is dropped. If the socket cannot be created, logs
-/// a warning and returns.
-pub async fn listen(folder: PathBuf, databases: Arc<Databases>) {
+/// Listens on the socket in the data folder until the task is dropped. `serve_http` serves a connection on which the
+/// client wants HTTP. If the socket cannot be created, logs a warning and returns.
+pub async fn listen<Serve, Serving>(folder: PathBuf, databases: Arc<Databases>, serve_http: Serve)
+where
+    Serve: Fn(tokio::net::UnixStream) -> Serving + Clone + Send + 'static,
+    Serving: Future<Output = ()> + Send,
+{
     let path = socket(&folder);
     // This process has the folder locked, so an existing socket is a leftover of a killed server.
     let _ = std::fs::remove_file(&path);
@@ -38,36 +54,60 @@ pub async fn listen(folder: PathBuf, databases: Arc<Databases>) {
     let listener = match listener {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!("online backups are not available: creating {} failed: {error}", path.display());
+            let path = path.display();
+            tracing::warn!(
+                "commands cannot reach this server (backup, admin, livesync): creating {path} failed: {error}"
+            );
             return;
         }
     };
-    let one_at_a_time = Arc::new(tokio::sync::Semaphore::new(1));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    // Backups read everything: one at a time.
+    let one_at_a_time = Arc::new(Semaphore::new(1));
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok(connection) = connections.clone().acquire_owned().await else { return };
+        let Ok((mut stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(permit) = one_at_a_time.clone().acquire_owned().await else { return };
-        let databases = databases.clone();
-        tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            if let Err(error) = stream.into_std().and_then(|stream| serve(stream, &databases)) {
-                tracing::warn!("a backup failed: {error}");
+        let (databases, serve_http, turns) = (databases.clone(), serve_http.clone(), one_at_a_time.clone());
+        tokio::spawn(async move {
+            let _connection = connection;
+            let Ok(Ok(asked)) = tokio::time::timeout(PATIENCE, line(&mut stream)).await else { return };
+            if asked == "http" {
+                return serve_http(stream).await;
             }
+            let Ok(turn) = turns.acquire_owned().await else { return };
+            let answering = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                if let Err(error) = stream.into_std().and_then(|stream| answer(stream, &asked, &databases)) {
+                    tracing::warn!("a backup failed: {error}");
+                }
+            });
+            let _ = answering.await;
         });
     }
 }
 
-fn serve(mut stream: UnixStream, databases: &Arc<Databases>) -> io::Result<()> {
+/// Reads the client's line, and not a byte more: what follows belongs to the protocol that the line names.
+async fn line(stream: &mut tokio::net::UnixStream) -> io::Result<String> {
+    let mut text = String::new();
+    loop {
+        match stream.read_u8().await? {
+            b'\n' => return Ok(text),
+            _ if text.len() == LINE => return Err(io::Error::other("the request is too long")),
+            byte => text.push(char::from(byte)),
+        }
+    }
+}
+
+fn answer(mut stream: UnixStream, asked: &str, databases: &Arc<Databases>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut asked = String::new();
-    BufReader::new(io::Read::take(&stream, 16)).read_line(&mut asked)?;
-    match asked.as_str() {
-        "backup\n" => {}
-        "count\n" => {
+    match asked {
+        "backup" => {}
+        "count" => {
             let survey = Survey::of(&**databases.store()).map_err(io::Error::other)?;
             return write!(stream, "{}", survey.documents);
         }
@@ -82,6 +122,11 @@ fn serve(mut stream: UnixStream, databases: &Arc<Databases>) -> io::Result<()> {
 /// Requests a backup from the server that has `folder` open. Returns `None` if no server runs.
 pub fn ask(folder: &Path) -> io::Result<Option<UnixStream>> {
     request(folder, "backup\n")
+}
+
+/// Opens an HTTP connection to the server that has `folder` open. Returns `None` if no server runs.
+pub fn http(folder: &Path) -> io::Result<Option<UnixStream>> {
+    request(folder, "http\n")
 }
 
 /// Asks the server that has `folder` open for the number of documents in a backup. Returns `None` if it does

@@ -2,5 +2,7 @@
 
 pub mod bootstrap;
 pub mod jobs;
+pub mod local;
 pub mod signals;
 pub mod start;
+pub mod systemd;

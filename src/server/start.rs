@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::systemd::Sockets;
 use crate::app::App;
 use crate::app::active_tasks::Tasks;
 use crate::app::anomalies::Suspicion;
@@ -18,6 +19,7 @@ use crate::app::answer_budget::AnswerMemory;
 use crate::app::body_budget::BodyMemory;
 use crate::app::feed_wakes::Wakes;
 use crate::app::hash_queue::Turns;
+use crate::app::hints::Hints;
 use crate::app::metrics::Metrics;
 use crate::app::rate_limits::RateLimits;
 use crate::app::script_limits::script_limits;
@@ -32,7 +34,9 @@ use crate::config::tls::{Certificate, Tls, tls_of};
 use crate::config::{Live, Settings, Table};
 use crate::db::Databases;
 use crate::error::{Error, Result};
-use crate::http::connection::listener::Listening;
+use crate::http::connection::http1;
+use crate::http::connection::listener::{self, Listening};
+use crate::http::connection::received::Peer;
 use crate::http::pipeline;
 use crate::net::acme::Automatic;
 use crate::net::blocking::BlockingClient;
@@ -139,6 +143,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             limits,
             metrics: Metrics::default(),
             suspicion: Suspicion::new(clock),
+            hints: Hints::default(),
             shutdown: Shutdown::new(),
             started: Instant::now(),
         };
@@ -155,8 +160,13 @@ pub async fn start(options: Options) -> Result<Running> {
 
 /// Listens on `bind` (port 0: a free one), and for TLS where the settings say, and serves in the background.
 pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
-    let (plain, address) = open(bind, "--bind").await?;
-    let mut listeners = vec![Listening { socket: plain, identity: None }];
+    listen_on(app, bind, &Sockets::default()).await
+}
+
+/// As [`listen`], but on the sockets that systemd has opened, if there are any.
+pub async fn listen_on(app: Arc<App>, bind: SocketAddr, sockets: &Sockets) -> Result<Running> {
+    let (plain, address) = open(bind, "--bind", sockets.clones(false)).await?;
+    let mut listeners: Vec<_> = plain.into_iter().map(|socket| Listening { socket, identity: None }).collect();
     let mut secure_address = None;
     if let Some(Tls { bind, certificate }) = tls_of(&app.settings(), address).map_err(Error::BadRequest)? {
         let (client, clock) = (app.client.clone(), app.clock.clone());
@@ -168,8 +178,9 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
             }
         };
         let identity = blocking(move || read().map_err(Error::BadRequest)).await?;
-        let (socket, address) = open(bind, "--tls-bind").await?;
-        listeners.push(Listening { socket, identity: Some(Arc::new(identity)) });
+        let (secure, address) = open(bind, "--tls-bind", sockets.clones(true)).await?;
+        let identity = Arc::new(identity);
+        listeners.extend(secure.into_iter().map(|socket| Listening { socket, identity: Some(identity.clone()) }));
         secure_address = Some(address);
     }
     super::bootstrap::settle_all(&app).await?;
@@ -177,7 +188,7 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
     // In a box of its own: the future of a request is as large as the largest handler's, and hyper keeps room for one in
     // each connection, also while the connection is idle or its answer waits.
     let respond = |app, received| Box::pin(pipeline::respond(app, received));
-    let serving = tokio::spawn(crate::http::connection::listener::serve(app.clone(), listeners, respond));
+    let serving = tokio::spawn(listener::serve(app.clone(), listeners, respond));
     Ok(Running { address, secure_address, app, serving })
 }
 
@@ -198,12 +209,87 @@ fn published_keys(client: HttpClient) -> Fetch {
     })
 }
 
-async fn open(bind: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(bind).await.map_err(|error| {
-        Error::BadRequest(format!(
-            "cannot listen on {bind}: {error}. Is another server running there? {flag} ADDR:PORT"
-        ))
-    })?;
-    let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
-    Ok((listener, address))
+/// Takes the sockets that were handed over, or opens one on `bind`. Returns the address of the first one, too.
+async fn open(
+    bind: SocketAddr,
+    flag: &str,
+    handed: io::Result<Vec<std::net::TcpListener>>,
+) -> Result<(Vec<TcpListener>, SocketAddr)> {
+    let internal = |error: io::Error| Error::Internal(error.to_string());
+    let mut listeners: Vec<TcpListener> =
+        handed.and_then(|sockets| sockets.into_iter().map(TcpListener::from_std).collect()).map_err(internal)?;
+    if listeners.is_empty() {
+        let opened = TcpListener::bind(bind).await;
+        listeners.push(opened.map_err(|error| Error::BadRequest(cannot_listen(bind, flag, &error)))?);
+    }
+    let address = listeners[0].local_addr().map_err(internal)?;
+    Ok((listeners, address))
+}
+
+/// Why the address cannot be used, and what to do about it.
+fn cannot_listen(bind: SocketAddr, flag: &str, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program listens there, perhaps another settee; choose another port: {flag} ADDR:PORT")
+        }
+        io::ErrorKind::PermissionDenied if bind.port() < 1024 => format!(
+            "ports below 1024 need a right: choose a higher port ({flag} ADDR:PORT), let systemd open the socket, or \
+             run `setcap cap_net_bind_service=+ep` on the binary"
+        ),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; {flag} 0.0.0.0 means all of them")
+        }
+        _ => format!("choose another address: {flag} ADDR:PORT"),
+    };
+    format!("cannot listen on {bind}: {error}. {}{}", advice[..1].to_uppercase(), &advice[1..])
+}
+
+/// The URL under which this machine's browsers open the server. `localhost` rather than `127.0.0.1`: a cookie set for
+/// one does not come back from a page on the other, and development servers run on `localhost`.
+pub fn link(address: SocketAddr) -> String {
+    let is_local = address.ip().is_loopback() || address.ip().is_unspecified();
+    match is_local {
+        true => format!("http://localhost:{}/", address.port()),
+        false => format!("http://{address}/"),
+    }
+}
+
+/// Serves a connection of the data folder's owner.
+pub async fn serve_owner(app: Arc<App>, stream: tokio::net::UnixStream) {
+    http1::serve(app, |app, received| Box::pin(pipeline::respond(app, received)), stream, Peer::owner()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_name_localhost_where_it_reaches_the_server() {
+        for (address, url) in [
+            ("127.0.0.1:5984", "http://localhost:5984/"),
+            ("0.0.0.0:80", "http://localhost:80/"),
+            ("[::1]:5984", "http://localhost:5984/"),
+            ("192.168.1.7:5984", "http://192.168.1.7:5984/"),
+            ("[2001:db8::1]:5984", "http://[2001:db8::1]:5984/"),
+        ] {
+            assert_eq!(link(address.parse().unwrap()), url);
+        }
+    }
+
+    #[test]
+    fn a_failure_to_listen_names_its_cause() {
+        let said = |port: u16, kind: io::ErrorKind| {
+            cannot_listen(SocketAddr::from(([127, 0, 0, 1], port)), "--bind", &io::Error::from(kind))
+        };
+        for (port, kind, says) in [
+            (5984, io::ErrorKind::AddrInUse, "Another program listens there"),
+            (80, io::ErrorKind::PermissionDenied, "Ports below 1024 need a right"),
+            (5984, io::ErrorKind::AddrNotAvailable, "This machine has no such address"),
+            (5984, io::ErrorKind::Other, "Choose another address"),
+        ] {
+            let said = said(port, kind);
+            assert!(said.contains(says) && said.contains("--bind"), "{said}");
+            assert_eq!(said.contains("another settee"), kind == io::ErrorKind::AddrInUse, "{said}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::authenticator::{Authenticator, no_secret};
 use super::credentials::{INCORRECT, client};
 use super::proof::Proof;
 use super::signed_in::{Pending, Purpose, Session, SignedIn, Step, Upgrade};
-use crate::auth::lockout::{LOCKED, Mode};
+use crate::auth::lockout::Mode;
 use crate::auth::password::{Stored, verify_nobody};
 use crate::auth::session;
 use crate::auth::settings::Settings;
@@ -47,8 +47,8 @@ impl Authenticator {
         // password applies here as well.
         if settings.lockout.mode == Mode::Enforce {
             let salt = pending.account.as_ref().map_or("", Account::salt);
-            if self.lockout.refuses(pending.peer, &pending.name, salt, &settings.lockout, now) {
-                return Err(Error::Forbidden(LOCKED.into()));
+            if let Some(wait) = self.lockout.refuses(pending.peer, &pending.name, salt, &settings.lockout, now) {
+                return Err(Error::Locked(wait));
             }
         }
         if let Some(account) = &pending.account
@@ -120,8 +120,8 @@ impl Authenticator {
         let now = self.clock.since_epoch();
         let account = self.account(name, settings)?;
         let salt = account.as_ref().map_or("", Account::salt);
-        if self.lockout.refuses(peer, name, salt, &settings.lockout, now) {
-            return Err(Error::Forbidden(LOCKED.into()));
+        if let Some(wait) = self.lockout.refuses(peer, name, salt, &settings.lockout, now) {
+            return Err(Error::Locked(wait));
         }
         if let Some(account) = &account
             && let Some(signed) = self.remembered(name, password, account, &purpose, now)

@@ -11,6 +11,8 @@ pub enum Proof {
     /// The client is anonymous.
     #[default]
     Nobody,
+    /// The client is the owner of the data folder.
+    Owner,
     /// A password, and the fingerprint of the stored hash that it matched.
     Password { name: String, mac: [u8; 32], stored: [u8; 16] },
     /// A session cookie, and the id of its device.
@@ -37,7 +39,7 @@ impl Proof {
             Proof::Password { name, .. } => Some(name),
             Proof::Cookie { cookie, .. } => Some(&cookie.name),
             Proof::Access(access) => Some(&access.user),
-            Proof::Nobody | Proof::Proxy { .. } | Proof::Jwt { .. } => None,
+            Proof::Nobody | Proof::Owner | Proof::Proxy { .. } | Proof::Jwt { .. } => None,
         }
     }
 
@@ -59,7 +61,7 @@ impl Proof {
         match self {
             Proof::Access(access) => Some(access.until),
             Proof::Jwt { until, .. } => *until,
-            Proof::Nobody | Proof::Password { .. } | Proof::Cookie { .. } | Proof::Proxy { .. } => None,
+            Proof::Nobody | Proof::Owner | Proof::Password { .. } | Proof::Cookie { .. } | Proof::Proxy { .. } => None,
         }
     }
 }

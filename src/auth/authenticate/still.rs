@@ -11,7 +11,7 @@
 //! ```
 //! As for a new request, an account whose document has conflicts is rejected
 //! (`chttpd_auth/allow_conflicted_user_docs`).
-//! In all cases the handler must still be among `chttpd/authentication_handlers`.
+//! The owner of the data folder stays valid. In all other cases the handler must still be among `chttpd/authentication_handlers`.
 
 use std::sync::atomic::Ordering;
 
@@ -54,7 +54,13 @@ impl Authenticator {
     /// Blocks on the store, and for a JWT possibly on the issuer's keys.
     pub fn still(&self, proof: &Proof, waits: bool) -> Result<Option<Still>> {
         match self.check_again(proof, waits) {
-            Err(Error::Unauthorized(_) | Error::Forbidden(_) | Error::BadRequest(_) | Error::NotFound(_)) => Ok(None),
+            Err(
+                Error::Unauthorized(_)
+                | Error::Forbidden(_)
+                | Error::Locked(_)
+                | Error::BadRequest(_)
+                | Error::NotFound(_),
+            ) => Ok(None),
             other => other,
         }
     }
@@ -64,6 +70,7 @@ impl Authenticator {
         let now = self.now();
         match proof {
             Proof::Nobody => Ok(Some(Still { user: UserCtx::anonymous(), until: None, proof: None })),
+            Proof::Owner => Ok(Some(Still { user: UserCtx::server(), until: None, proof: None })),
             Proof::Password { name, mac, stored } => self.check_password(name, mac, *stored, &settings),
             Proof::Cookie { cookie, device } => {
                 self.check_cookie(cookie, device.as_deref(), waits, &settings, &secrets)

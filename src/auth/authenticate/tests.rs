@@ -11,7 +11,6 @@ use serde_json::Map;
 use super::credentials::BASE64;
 use super::*;
 use crate::auth::devices::{Client, Devices};
-use crate::auth::lockout;
 use crate::auth::password::Stored;
 use crate::auth::session::Secrets;
 use crate::auth::settings::tests::source;
@@ -182,7 +181,7 @@ fn concurrent_guesses_are_locked_out_like_sequential_ones() {
     let guesses = waiting(&house, &["1", "2", "3", "4", "5", "6", "7", "pw"]);
     let results: Vec<Result<SignedIn>> = guesses.into_iter().map(|guess| house.auth.finish(guess)).collect();
     assert!(results[..5].iter().all(|result| *result == incorrect()));
-    assert!(results[5..].iter().all(|result| *result == Err(Error::Forbidden(lockout::LOCKED.into()))));
+    assert!(results[5..].iter().all(|result| *result == Err(Error::Locked(300))));
     assert_eq!(house.auth.hashings(), (0, 5), "the locked-out guesses are not hashed");
 }
 
@@ -272,7 +271,7 @@ fn after_too_many_guesses_even_the_right_password_is_refused() {
         assert_eq!(house.basic("ann", "px"), incorrect());
         assert_eq!(house.auth.sign_in("nobody", "px", None, HERE), incorrect());
     }
-    let locked = Err(Error::Forbidden(lockout::LOCKED.into()));
+    let locked = Err(Error::Locked(300));
     assert_eq!(house.basic("ann", "pw"), locked);
     assert_eq!(house.auth.sign_in("ann", "pw", None, HERE), locked);
     assert_eq!(house.auth.sign_in("nobody", "px", None, HERE), locked);

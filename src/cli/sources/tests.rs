@@ -151,3 +151,88 @@ fn environment_variables_set_by_kubernetes_only_cause_a_warning() {
     let start = start(&[], &[("SETTEE_PORT_5984_TCP", "tcp://10.0.0.1:5984")]);
     assert_eq!(start.warnings.len(), 1);
 }
+
+#[test]
+fn an_address_may_be_given_without_a_port_and_a_port_without_an_address() {
+    for (text, bind) in [
+        ("127.0.0.1:1", "127.0.0.1:1"),
+        ("0.0.0.0", "0.0.0.0:5984"),
+        ("localhost", "127.0.0.1:5984"),
+        ("localhost:1", "127.0.0.1:1"),
+        (":7073", "0.0.0.0:7073"),
+        ("[::1]", "[::1]:5984"),
+        ("::", "[::]:5984"),
+        ("[::]:1", "[::]:1"),
+    ] {
+        assert_eq!(start(&["--bind", text], &[]).bind, Some(bind.parse().unwrap()), "{text}");
+    }
+    for text in ["5984", "example.com:5984", "::1:5984", "1.2.3", ":", "[::1]x", ""] {
+        assert!(refusal(&["--bind", text], &[]).contains("is not ADDRESS:PORT"), "{text}");
+    }
+    let tls = start(&["--tls-cert", "c", "--tls-key", "k", "--tls-bind", "0.0.0.0"], &[]);
+    assert_eq!((&*tls.base["ssl"]["bind_address"], &*tls.base["ssl"]["port"]), ("0.0.0.0", "6984"));
+}
+
+#[test]
+fn the_port_of_a_host_is_used_where_no_port_is_given() {
+    let port = ("PORT", "8080");
+    for (arguments, environment, bind) in [
+        (&[][..], &[port][..], Some("0.0.0.0:8080")),
+        (&["--bind", "127.0.0.1"], &[port], Some("127.0.0.1:8080")),
+        (&[], &[port, ("SETTEE_BIND", "[::]")], Some("[::]:8080")),
+        (&["--bind", "127.0.0.1:1"], &[port], Some("127.0.0.1:1")),
+        (&["--set", "chttpd/port=1"], &[port], Some("127.0.0.1:1")),
+        (&[], &[("PORT", "tcp://10.0.0.1:80")], None),
+        (&[], &[("PORT", "")], None),
+    ] {
+        let start = start(arguments, environment);
+        assert_eq!(start.bind, bind.map(|bind| bind.parse().unwrap()), "{arguments:?} {environment:?}");
+    }
+    assert!(start(&[], &[port]).warnings[0].contains("because the environment variable PORT is set"));
+    assert!(start(&[], &[("PORT", "http")]).warnings[0].contains("`http` is not a port"));
+}
+
+#[test]
+fn a_word_that_is_no_log_level_is_refused() {
+    for text in ["info", "DEBUG", "off", "info,settee::request=off", "warn, settee=trace", "settee[span{field=x}]=info"]
+    {
+        assert_eq!(start(&["--log", text], &[]).log, text);
+    }
+    for text in ["verbose", "info,verbose", "settee::request", "settee=loud"] {
+        assert!(refusal(&["--log", text], &[]).contains("is none of off, error, warn, info, debug, trace"), "{text}");
+    }
+}
+
+#[test]
+fn a_settings_file_of_couchdb_is_recognized() {
+    let mut table = Table::new();
+    let wrong = read_text("[chttpd]\nbind_address = 0.0.0.0\n", "local.ini", &mut table).unwrap_err();
+    assert!(wrong.contains("settee config import local.ini"), "{wrong}");
+    let wrong = read_text("bind = 0.0.0.0\n", "settee.toml", &mut table).unwrap_err();
+    assert!(wrong.contains("is not TOML"), "{wrong}");
+}
+
+#[test]
+fn health_asks_the_port_of_the_host() {
+    for (arguments, environment, at) in [
+        (&["health"][..], &[][..], "127.0.0.1:5984"),
+        (&["health"], &[("PORT", "8080")], "127.0.0.1:8080"),
+        (&["health", "--at", "127.0.0.1:1"], &[("PORT", "8080")], "127.0.0.1:1"),
+    ] {
+        let Command::Health { at: found, .. } = read(arguments, environment) else { panic!("{arguments:?}") };
+        assert_eq!(found, at);
+    }
+}
+
+#[test]
+fn the_commands_of_an_admin_hide_passwords() {
+    let url = "https://ann:hush@sync.example.com";
+    let shown = format!("{:?}", read(&["livesync", "--user", "ann", "--server", url], &[]));
+    assert!(shown.contains("notes-ann") && shown.contains("sync.example.com") && !shown.contains("hush"), "{shown}");
+    let shown = format!("{:?}", read(&["livesync", "--doctor", url, "--apply"], &[]));
+    assert!(shown.contains("Doctor") && shown.contains("apply: true") && !shown.contains("hush"), "{shown}");
+    assert!(format!("{:?}", read(&["livesync", "--doctor"], &[])).contains("Folder"));
+    for wrong in [&["livesync"][..], &["livesync", "--apply", "--user", "a"], &["admin", "a:b"], &["admin"]] {
+        refusal(wrong, &[]);
+    }
+}

@@ -72,7 +72,7 @@ impl<R: Respond> Ports<R> {
                         continue;
                     };
                     let (ports, identity) = (self.clone(), identity.clone());
-                    let peer = Peer { address: peer.ip(), encrypted: identity.is_some() };
+                    let peer = Peer { address: peer.ip(), encrypted: identity.is_some(), is_owner: false };
                     self.connections.spawn(async move {
                         match identity {
                             None => ports.plain(socket, peer).await,

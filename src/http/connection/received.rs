@@ -1,6 +1,6 @@
 //! What a connection hands to the pipeline, whichever version of HTTP it speaks.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hyper::body::Incoming;
@@ -17,6 +17,16 @@ pub struct Peer {
     pub address: IpAddr,
     /// The connection is encrypted by this server.
     pub encrypted: bool,
+    /// The client is the owner of the data folder, and may do all that a server admin may: it has come through the
+    /// control socket, or this process is the client. The address then says nothing.
+    pub is_owner: bool,
+}
+
+impl Peer {
+    /// The owner of the data folder.
+    pub fn owner() -> Peer {
+        Peer { address: IpAddr::V4(Ipv4Addr::LOCALHOST), encrypted: false, is_owner: true }
+    }
 }
 
 /// A request as it comes from a connection. A request of HTTP/2 looks as if it had come over HTTP/1.1: its

@@ -13,7 +13,7 @@ use crate::http::response::error::{Failure, Result};
 use crate::http::routing::route::{DbRoute, Route};
 use crate::http::routing::route_table::route as route_of;
 use crate::http::routing::{cross_site, dispatch, required_access};
-use crate::policy::access::{self, Verdict};
+use crate::policy::access::{self, Access, Verdict};
 
 /// A request that only reads and took longer than this is checked again before its answer is sent.
 const LONG: Duration = Duration::from_millis(100);
@@ -47,7 +47,10 @@ async fn check_access(app: &Arc<App>, request: &Request, routed: &Result<Route>)
     cross_site::check_site(routed, request)?;
     let (needed, database) = match routed {
         Ok(route) => {
-            let needed = required_access::needed(route, &app.auth.settings().authentication_db);
+            let needed = match required_access::resets_vault(route, &request.settings) {
+                true => Access::ManageDatabase,
+                false => required_access::needed(route, &app.auth.settings().authentication_db),
+            };
             (needed, if let Route::Database { name, .. } = route { Some(name.clone()) } else { None })
         }
         // A user who may not use a path does not learn what else is wrong with the request.

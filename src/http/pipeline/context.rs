@@ -11,6 +11,7 @@ use crate::app::answer_budget::Line;
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::config::Settings;
+use crate::http::connection::received::Peer;
 use crate::http::request::body::RequestBody;
 use crate::http::request::target::Target;
 use crate::http::request::{Request, client_address};
@@ -40,6 +41,8 @@ pub struct Context {
     pub secure: bool,
     /// The connection is encrypted by this server.
     pub encrypted: bool,
+    /// The client is the owner of the data folder.
+    pub is_owner: bool,
     /// How long the server has waited for the request's body.
     pub body_time: Duration,
     /// The JSONP function to which the answer is passed.
@@ -47,12 +50,17 @@ pub struct Context {
 }
 
 impl Context {
-    /// Creates the state of a request that has come over the socket of `peer`.
-    pub fn new(app: &App, mut parts: http::request::Parts, peer: Option<IpAddr>, encrypted: bool) -> Context {
+    /// Creates the state of a request.
+    pub fn new(app: &App, mut parts: http::request::Parts, peer: Peer) -> Context {
         decode_latin_1(&mut parts.headers);
+        let Peer { address, encrypted, is_owner } = peer;
+        let peer = (!is_owner).then_some(address);
         let seen = Seen::settings(app);
         let settings = app.settings();
         let client = client_address::client(&settings, &parts.headers, peer, encrypted);
+        if let Some(address) = client.ignored_proxy {
+            app.hints.ignored_proxy(address);
+        }
         Context {
             id: request_id(&parts.headers, app),
             head: parts.method == http::Method::HEAD,
@@ -67,6 +75,7 @@ impl Context {
             peer: client.address,
             secure: client.secure,
             encrypted,
+            is_owner,
             body_time: Duration::ZERO,
             callback: None,
         }
@@ -89,6 +98,7 @@ impl Context {
             id: self.id.clone(),
             peer: self.peer,
             secure: self.secure,
+            is_owner: self.is_owner,
             settings: self.settings.clone(),
             received: self.received,
             line: line.clone(),

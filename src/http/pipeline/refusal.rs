@@ -7,6 +7,7 @@ use http::header;
 use super::context::Context;
 use crate::app::{App, security_events};
 use crate::audit::{Event, Kind};
+use crate::config::settings::CHALLENGE;
 use crate::error::Error;
 use crate::http::request::accept::accepts;
 use crate::http::response::Answer;
@@ -25,7 +26,8 @@ pub fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
     }
     let answer = Answer::failure(failure);
     // Authentication records wrong credentials itself.
-    if context.identified && matches!(answer.status.as_u16(), 401 | 403) {
+    let told = !context.identified || matches!(failure, Failure::Domain(Error::Locked(_)));
+    if !told && matches!(answer.status.as_u16(), 401 | 403) {
         let (_, _, reason) = wire(failure);
         let event = Event { id: Some(&context.id), detail: Some(&reason), ..context.event(Kind::Denied) };
         security_events::denied(app, event, &format!("{} {path}", context.method));
@@ -41,7 +43,7 @@ fn ask_for_password(context: &Context, failure: &Failure, answer: Answer) -> Ans
         return answer.with_text(header::WWW_AUTHENTICATE, challenge);
     }
     if settings.require_valid_user {
-        return answer.with_text(header::WWW_AUTHENTICATE, "Basic realm=\"server\"");
+        return answer.with_text(header::WWW_AUTHENTICATE, CHALLENGE);
     }
     if accepts(&context.headers, "application/json") || !accepts(&context.headers, "text/html") {
         return answer;

@@ -16,6 +16,8 @@ use crate::net::header_text::header_text;
 /// The client of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
+    /// The peer of the socket, if it sent `X-Forwarded-For` and is not trusted to: a proxy that is not configured.
+    pub ignored_proxy: Option<IpAddr>,
     /// The client's address; an IPv4-mapped IPv6 address is converted to IPv4.
     pub address: Option<IpAddr>,
     /// Whether the connection to the client is encrypted, as far as the server or the proxy can tell.
@@ -38,7 +40,12 @@ pub fn client(settings: &Settings, headers: &HeaderMap, socket: Option<IpAddr>, 
     };
     let header = |key: &str| settings.get("chttpd", key).and_then(|name| header_text(headers.get(name)?));
     let by_proxy = trusted && (header("x_forwarded_proto") == Some("https") || header("x_forwarded_ssl") == Some("on"));
-    Client { address: named.or(socket).map(|address| address.to_canonical()), secure: encrypted || by_proxy }
+    let ignored_proxy = socket.filter(|_| !trusted && named.is_none() && headers.contains_key("x-forwarded-for"));
+    Client {
+        ignored_proxy: ignored_proxy.map(|address| address.to_canonical()),
+        address: named.or(socket).map(|address| address.to_canonical()),
+        secure: encrypted || by_proxy,
+    }
 }
 
 /// Reads `X-Forwarded-For` from its end. Each proxy appends the address of its peer, so the first address
@@ -95,6 +102,20 @@ mod tests {
         ] {
             assert_eq!(ask(rows, socket, headers), (address.to_owned(), secure), "{rows:?} {socket}");
         }
+    }
+
+    #[test]
+    fn a_proxy_that_is_not_trusted_is_reported() {
+        let mut headers = HeaderMap::new();
+        let ignored = |headers: &HeaderMap, proxies: &str| {
+            let rows = [("trusted_proxies".to_owned(), proxies.to_owned())];
+            let settings = Settings::new(Table::from([("settee".to_owned(), rows.into())])).unwrap();
+            client(&settings, headers, Some(IpAddr::from([10, 0, 0, 1])), false).ignored_proxy
+        };
+        assert_eq!(ignored(&headers, ""), None, "no proxy");
+        headers.insert("x-forwarded-for", "203.0.113.9".parse().unwrap());
+        assert_eq!(ignored(&headers, ""), Some(IpAddr::from([10, 0, 0, 1])));
+        assert_eq!(ignored(&headers, "10.0.0.0/8"), None, "a trusted one");
     }
 
     #[test]

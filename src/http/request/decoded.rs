@@ -46,6 +46,8 @@ pub struct Request {
     pub peer: Option<IpAddr>,
     /// The connection is encrypted.
     pub secure: bool,
+    /// The client is the owner of the data folder, and needs no credentials.
+    pub is_owner: bool,
     /// The settings that hold for the whole of this request.
     pub settings: Arc<Settings>,
     pub received: Instant,

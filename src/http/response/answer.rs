@@ -13,6 +13,7 @@ use super::error::{self, Failure, Result};
 use super::producer::{Producing, Sender};
 use crate::app::answer_budget::{Held, Line};
 use crate::config::Settings;
+use crate::error::Error;
 
 /// A response before the server adds the headers common to all responses (date, request id, server, CORS).
 pub struct Answer {
@@ -38,7 +39,7 @@ impl Answer {
     pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
         match serde_json::to_vec(value) {
             Ok(text) => Answer::json_text(status, text),
-            Err(cause) => Answer::failure(&Failure::Domain(crate::error::Error::Internal(cause.to_string()))),
+            Err(cause) => Answer::failure(&Failure::Domain(Error::Internal(cause.to_string()))),
         }
     }
 
@@ -57,8 +58,15 @@ impl Answer {
     /// `{"error": ..., "reason": ...}` with the failure's status.
     pub fn failure(failure: &Failure) -> Answer {
         let (status, word, reason) = error::wire(failure);
-        let answer = Answer::json(status, &serde_json::json!({"error": word, "reason": reason}));
+        let mut text = serde_json::json!({"error": word, "reason": reason});
+        if let Failure::Domain(Error::Locked(wait)) = failure {
+            // CouchDB has no such members. Its reason alone made users try the right password again and again.
+            text["retry_after"] = (*wait).into();
+            text["hint"] = format!("The right password is refused as well. Wait {wait} seconds.").into();
+        }
+        let answer = Answer::json(status, &text);
         match failure {
+            Failure::Domain(Error::Locked(wait)) => answer.with(header::RETRY_AFTER, (*wait).into()),
             Failure::MethodNotAllowed(allow) => answer.with(header::ALLOW, HeaderValue::from_static(allow)),
             Failure::TooMany { seconds, .. } => answer.with(header::RETRY_AFTER, (*seconds).into()),
             Failure::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } => {

@@ -35,16 +35,19 @@ const EXPOSED: &[&str] =
     &["accept-ranges", "etag", "server", "x-couch-request-id", "x-couch-update-newrev", "x-couchdb-body-time"];
 
 fn allows(cors: &Cors, origin: &str) -> bool {
+    let is_with_port = |allowed: &str| {
+        is_local(allowed) && origin.strip_prefix(allowed).and_then(|rest| rest.strip_prefix(':')).is_some_and(is_port)
+    };
     cors.enabled
-        && cors.origins.iter().any(|allowed| {
-            allowed == "*"
-                || allowed == origin
-                || (cors.any_port
-                    && origin
-                        .strip_prefix(allowed.as_str())
-                        .and_then(|rest| rest.strip_prefix(':'))
-                        .is_some_and(is_port))
-        })
+        && cors.origins.iter().any(|allowed| allowed == "*" || allowed == origin || is_with_port(allowed.as_str()))
+}
+
+/// Whether an origin without a port is one of the browser's own machine. Such an origin is allowed with any port:
+/// the ports of development servers differ, and all of them belong to the same machine. Every other origin is
+/// compared literally, as in CouchDB.
+fn is_local(origin: &str) -> bool {
+    let is_local = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "[::1]") || host.ends_with(".localhost");
+    origin.split_once("://").is_some_and(|(_, host)| is_local(host))
 }
 
 fn is_port(text: &str) -> bool {
@@ -96,41 +99,62 @@ fn grant(cors: &Cors, origin: &str) -> Vec<(HeaderName, String)> {
     granted
 }
 
-/// The response to a preflight request; `None` if the request is not a preflight or is not allowed.
-pub fn preflight(cors: &Cors, headers: &HeaderMap) -> Option<Answer> {
+/// The outcome of a preflight request.
+pub enum Preflight {
+    /// The response to it.
+    Granted(Box<Answer>),
+    /// The request goes on to its route, as in CouchDB; the reason is for the log.
+    Refused { origin: String, reason: String },
+}
+
+/// Answers a preflight request; `None` if the request is not a preflight.
+pub fn preflight(cors: &Cors, headers: &HeaderMap) -> Option<Preflight> {
     let origin = origin_of(headers)?;
-    if !allows(cors, origin) {
-        return None;
-    }
     let method = header_text(headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?)?;
+    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(header_text).unwrap_or("");
+    Some(match check_preflight(cors, origin, method, asked) {
+        Ok(methods) => Preflight::Granted(Box::new(granted(cors, origin, &methods, asked))),
+        Err(reason) => Preflight::Refused { origin: origin.to_owned(), reason },
+    })
+}
+
+/// Returns the allowed methods, or why the request is not allowed.
+fn check_preflight<'a>(cors: &'a Cors, origin: &str, method: &str, asked: &str) -> Result<Vec<&'a str>, String> {
+    if !cors.enabled {
+        return Err("chttpd/enable_cors is false".into());
+    }
+    if !allows(cors, origin) {
+        return Err("its origin is not in cors/origins".into());
+    }
     let methods: Vec<&str> = match &cors.methods {
         Some(methods) => methods.iter().map(String::as_str).collect(),
         None => METHODS.to_vec(),
     };
     if !methods.contains(&method) {
-        return None;
+        return Err(format!("the method {method:.20?} is not in cors/methods"));
     }
-    let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(header_text).unwrap_or("");
     let is_allowed = |name: &str| match &cors.headers {
         // CouchDB knows no `*` here; its users expect it because `origins` has one.
         Some(allowed) => allowed.iter().any(|one| one == name || one == "*"),
         None => HEADERS.contains(&name),
     };
-    let all = asked.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty());
-    if !all.into_iter().all(|name| is_allowed(&name)) {
-        return None;
+    let mut all = asked.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty());
+    match all.find(|name| !is_allowed(name)) {
+        Some(name) => Err(format!("the request header {name:.50?} is not in cors/headers")),
+        None => Ok(methods),
     }
+}
+
+fn granted(cors: &Cors, origin: &str, methods: &[&str], asked: &str) -> Answer {
     let mut answer = Answer::bytes(StatusCode::NO_CONTENT, "");
     for (name, value) in grant(cors, origin) {
         answer = answer.with_text(name, &value);
     }
-    Some(
-        answer
-            .with_text(header::ACCESS_CONTROL_MAX_AGE, &cors.max_age.to_string())
-            .with_text(header::ACCESS_CONTROL_ALLOW_METHODS, &methods.join(", "))
-            .with_text(header::ACCESS_CONTROL_ALLOW_HEADERS, asked)
-            .with(header::VARY, HeaderValue::from_static("Origin")),
-    )
+    answer
+        .with_text(header::ACCESS_CONTROL_MAX_AGE, &cors.max_age.to_string())
+        .with_text(header::ACCESS_CONTROL_ALLOW_METHODS, &methods.join(", "))
+        .with_text(header::ACCESS_CONTROL_ALLOW_HEADERS, asked)
+        .with(header::VARY, HeaderValue::from_static("Origin"))
 }
 
 /// Adds the headers that let the page read the response, if its origin is allowed.
@@ -231,6 +255,26 @@ mod tests {
     }
 
     #[test]
+    fn configured_origins_of_this_machine_match_with_any_port() {
+        // What the set-up of Obsidian LiveSync writes.
+        let configured = cors(&[("origins", "app://obsidian.md,capacitor://localhost,http://localhost")]);
+        for (origin, allowed) in [
+            ("app://obsidian.md", true),
+            ("http://localhost", true),
+            ("http://localhost:5173", true),
+            ("capacitor://localhost:1", true),
+            ("https://localhost:5173", false),
+            ("app://obsidian.md:1", false),
+            ("http://localhost.evil.com", false),
+            ("http://localhost:5173.evil.com", false),
+        ] {
+            assert_eq!(allows(&configured, origin), allowed, "{origin}");
+        }
+        let one_port = cors(&[("origins", "http://localhost:5173")]);
+        assert!(allows(&one_port, "http://localhost:5173") && !allows(&one_port, "http://localhost:5174"));
+    }
+
+    #[test]
     fn pages_of_other_sites_are_foreign_unless_allowed() {
         let configured = cors(&[("origins", "https://a.example"), ("credentials", "true")]);
         let open = cors(&[("origins", "*")]);
@@ -282,9 +326,13 @@ mod tests {
             ("access-control-request-method", "PUT"),
             ("access-control-request-headers", "X-Strange, Traceparent"),
         ];
-        let answer = preflight(&cors(&[("headers", "*")]), &ask(&asked)).expect("allowed");
-        assert_eq!(text(&answer.headers, "access-control-allow-headers"), Some("X-Strange, Traceparent"));
-        assert!(preflight(&cors(&[("headers", "accept, x-strange")]), &ask(&asked)).is_none());
+        let answer = |headers: &str| match preflight(&cors(&[("headers", headers)]), &ask(&asked)) {
+            Some(Preflight::Granted(answer)) => Some(answer),
+            Some(Preflight::Refused { .. }) | None => None,
+        };
+        let granted = answer("*").expect("allowed");
+        assert_eq!(text(&granted.headers, "access-control-allow-headers"), Some("X-Strange, Traceparent"));
+        assert!(answer("accept, x-strange").is_none());
     }
 
     #[test]
@@ -296,16 +344,19 @@ mod tests {
                 ("access-control-request-headers", headers),
             ])
         };
-        for (origin, method, headers, allowed) in [
-            ("http://localhost:1", "PUT", "Content-Type, Authorization", true),
-            ("http://localhost:1", "PUT", "", true),
-            ("http://localhost:1", "PATCH", "", false),
-            ("http://localhost:1", "PUT", "X-Strange", false),
-            ("http://elsewhere", "PUT", "", false),
+        for (origin, method, headers, refused) in [
+            ("http://localhost:1", "PUT", "Content-Type, Authorization", None),
+            ("http://localhost:1", "PUT", "", None),
+            ("http://localhost:1", "PATCH", "", Some("the method \"PATCH\" is not in cors/methods")),
+            ("http://localhost:1", "PUT", "X-Strange", Some("the request header \"x-strange\" is not in cors/headers")),
+            ("http://elsewhere", "PUT", "", Some("its origin is not in cors/origins")),
         ] {
-            let answer = preflight(&cors(&[]), &asks(origin, method, headers));
-            assert_eq!(answer.is_some(), allowed, "{origin} {method} {headers}");
-            if let Some(answer) = answer {
+            let answer = match preflight(&cors(&[]), &asks(origin, method, headers)).expect("a preflight") {
+                Preflight::Granted(answer) => Ok(*answer),
+                Preflight::Refused { reason, .. } => Err(reason),
+            };
+            assert_eq!(answer.as_ref().err().map(String::as_str), refused, "{origin} {method} {headers}");
+            if let Ok(answer) = answer {
                 assert_eq!(answer.status, StatusCode::NO_CONTENT);
                 assert_eq!(text(&answer.headers, "access-control-allow-headers"), Some(headers));
                 assert_eq!(text(&answer.headers, "access-control-max-age"), Some("600"));

@@ -121,7 +121,7 @@ fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
         Error::IllegalDatabaseName(_) => (StatusCode::BAD_REQUEST, "illegal_database_name"),
         Error::DocValidation(_) => (StatusCode::BAD_REQUEST, "doc_validation"),
         Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
-        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
+        Error::Forbidden(_) | Error::Locked(_) => (StatusCode::FORBIDDEN, "forbidden"),
         Error::NoDatabase | Error::Missing | Error::Deleted | Error::NotFound(_) => {
             (StatusCode::NOT_FOUND, "not_found")
         }

@@ -5,6 +5,7 @@
 //! document in its body or headers.
 
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
+use crate::config::Settings;
 use crate::http::response::error::Result;
 use crate::policy::access::{Access, Openness};
 
@@ -50,6 +51,13 @@ pub fn needed(route: &Route, users: &str) -> Access {
             }
         }
     }
+}
+
+/// Whether the route empties a vault of Obsidian LiveSync, which its owner may do: the plugin's "rebuild" deletes the
+/// database and makes it again. `settee livesync` names the vaults in the section `livesync` of the settings.
+pub fn resets_vault(route: &Route, settings: &Settings) -> bool {
+    let Route::Database { name, what: DbRoute::Delete } = route else { return false };
+    settings.table().get("livesync").is_some_and(|vaults| vaults.contains_key(name))
 }
 
 /// The access that a path without a route needs (a wrong method, say), and its database if it has one:

@@ -233,6 +233,10 @@ async fn repeated_wrong_passwords_lock_the_account() {
     let locked = send(&running, "GET /_session", &basic("tom", "mp3"), Value::Null).await;
     assert_eq!(locked.status, 403);
     assert_eq!(locked.reason(), "Account is temporarily locked due to multiple authentication failures");
+    let wait: u64 = locked.header("retry-after").expect("Retry-After").parse().unwrap();
+    assert!((1..=300).contains(&wait), "{wait}");
+    assert_eq!(locked.json()["retry_after"], wait);
+    assert!(locked.json()["hint"].as_str().unwrap().contains("The right password is refused as well"));
     assert_eq!(send(&running, "GET /_session", &basic("spike", "bone"), Value::Null).await.status, 200);
 }
 

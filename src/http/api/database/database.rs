@@ -81,10 +81,23 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
             "You tried to DELETE a database with a ?=rev parameter. Did you mean to DELETE a document instead?",
         ));
     }
+    // Only a server admin removes a database for good; for the owner of a vault it is emptied, and the rights stay.
+    let security = match request.user.is_server_admin() {
+        true => None,
+        false => Some(open(app, &name).await?.security()),
+    };
+    request.standing.check().await?;
     let (databases, deleted) = (app.databases.clone(), name.clone());
-    blocking(move || databases.delete(&deleted)).await.map_err(not_there)?;
-    Event { database: Some(&name), ..request.by().event(Kind::DatabaseDeleted) }.record();
+    let made = blocking(move || {
+        databases.delete(&deleted)?;
+        security.map(|security| databases.create(&deleted, CreateOptions::default(), Some(&security))).transpose()
+    });
+    let made = made.await.map_err(not_there)?;
     app.removal.notify_one();
+    Event { database: Some(&name), ..request.by().event(Kind::DatabaseDeleted) }.record();
+    if made.is_some() {
+        Event { database: Some(&name), ..request.by().event(Kind::DatabaseCreated) }.record();
+    }
     Ok(ok(StatusCode::OK))
 }
 

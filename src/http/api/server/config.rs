@@ -53,8 +53,8 @@ pub fn section(request: &Request, section: &str) -> Result<Answer> {
 
 /// GET `_config/{section}/{key}`.
 pub fn key(request: &Request, section: &str, key: &str) -> Result<Answer> {
-    match request.settings.get(section, key) {
-        Some(value) => Ok(Answer::ok(&shown(section, key, value))),
+    match request.settings.shown(section, key) {
+        Some(value) => Ok(Answer::ok(&shown(section, key, &value))),
         None => Err(Error::NotFound("unknown_config_value".into()).into()),
     }
 }
@@ -102,6 +102,8 @@ pub async fn change(
 ) -> Result<Option<String>> {
     let (shared, deletes) = (app.clone(), value.is_none());
     let is_admin = section == "admins";
+    let moves_listener =
+        matches!(section.as_str(), "chttpd" | "httpd") && matches!(key.as_str(), "bind_address" | "port");
     let account = is_admin.then(|| crate::auth::users::id_of(&key));
     let subject = if is_admin { key.clone() } else { format!("{section}/{key}") };
     let value = match value {
@@ -121,6 +123,14 @@ pub async fn change(
     })
     .await?;
     app.reconfigure();
+    if persist && moves_listener {
+        tracing::warn!(
+            "{subject} was set over HTTP: from the next start on, the server listens on {} port {}, unless --bind, \
+             SETTEE_BIND or the settings file say otherwise",
+            app.settings().get("chttpd", "bind_address").unwrap_or_default(),
+            app.settings().get("chttpd", "port").unwrap_or_default()
+        );
+    }
     if deletes && let Some(account) = account {
         crate::policy::users_database::forget_gone(app, vec![account]).await;
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::app::node::NODE;
 use crate::blocking::blocking;
+use crate::config::catalogue::DEFAULT_ORIGINS;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
@@ -61,6 +62,7 @@ pub fn utils(app: &App, request: &Request, path: &str) -> Result<Answer> {
 fn page(app: &App, request: &Request) -> Answer {
     let url = escape(&request.absolute_uri(""));
     let text = include_str!("welcome.html").replace("{url}", &url).replace("{uuid}", &escape(&app.uuid()));
+    let text = text.replace("{origins}", DEFAULT_ORIGINS);
     let text = text.replace("{version}", env!("CARGO_PKG_VERSION"));
     Answer::bytes(StatusCode::OK, text)
         .with(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))

@@ -1,0 +1,311 @@
+//! Requests as a server admin, for commands such as `settee livesync`: to the running server of a data folder through
+//! its control socket, to the data folder of a stopped server, or to a server on the network.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use http_body_util::{BodyExt, Full};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde_json::Value;
+
+use crate::maintain::control;
+use crate::net::http_client::{HttpClient, Limits};
+use crate::net::tls;
+use crate::store::Key;
+
+/// How long one answer may take. A password takes the server a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of an answer, at most.
+const MOST: usize = 16 << 20;
+/// What is escaped in a part of a path.
+const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where the requests go.
+#[derive(Clone)]
+pub enum Target {
+    /// The data folder of a running or a stopped server.
+    Folder { data: PathBuf, key: Option<Key> },
+    /// A server on the network: its URL without a slash at the end, and the value of `Authorization`.
+    Server { url: String, authorization: String },
+}
+
+/// Shows no password.
+impl fmt::Debug for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Folder { data, .. } => out.debug_tuple("Folder").field(data).finish(),
+            Target::Server { url, .. } => out.debug_tuple("Server").field(url).finish(),
+        }
+    }
+}
+
+impl Target {
+    /// A server on the network. Name and password of an admin are in the URL, or else in `credentials`.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn server(url: &str, credentials: Option<(String, String)>) -> Result<Target, String> {
+        let (scheme, rest) = url
+            .split_once("://")
+            .filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
+            .ok_or_else(|| format!("`{url}` is not a URL that begins with http:// or https://"))?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let (inside, host) = match authority.rsplit_once('@') {
+            Some((inside, host)) => {
+                let (name, password) = inside.split_once(':').unwrap_or((inside, ""));
+                (Some((decode(name), decode(password))), host)
+            }
+            None => (None, authority),
+        };
+        let (name, password) = inside.or(credentials).ok_or(
+            "the name and password of a server admin are missing: write them into the URL (https://admin:secret@host), \
+             or set COUCHDB_USER and COUCHDB_PASSWORD",
+        )?;
+        let secret = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+        let url = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
+        Ok(Target::Server { url, authorization: format!("Basic {secret}") })
+    }
+}
+
+/// Opens a new connection whose requests have the rights of a server admin.
+pub type Connect = Box<dyn Fn() -> io::Result<UnixStream>>;
+/// Opens the data folder of a stopped server.
+pub type OpenFolder<'a> = &'a dyn Fn(&Path, Option<Key>) -> Result<Connect, String>;
+
+/// A server that takes requests as an admin's.
+pub struct AdminApi {
+    way: Way,
+    /// The server, for the user: `the running server of ./data`.
+    pub server: String,
+}
+
+enum Way {
+    Stream(Connect),
+    Network(Box<Network>),
+}
+
+/// A server on the network.
+struct Network {
+    runtime: tokio::runtime::Runtime,
+    client: HttpClient,
+    url: String,
+    authorization: String,
+}
+
+/// An answer.
+pub struct Reply {
+    pub status: u16,
+    headers: Vec<(String, String)>,
+    pub json: Value,
+}
+
+impl Reply {
+    /// A header of the answer.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The body, if the status is that of a success.
+    ///
+    /// # Errors
+    /// What the server has answered, for the user.
+    pub fn ok(self, what: &str) -> Result<Value, String> {
+        match self.status {
+            200..=299 => Ok(self.json),
+            status => {
+                Err(format!("{what}: the server answers {status} {}", self.json["reason"].as_str().unwrap_or("")))
+            }
+        }
+    }
+}
+
+/// Escapes a part of a path.
+pub fn part(text: &str) -> String {
+    utf8_percent_encode(text, PART).to_string()
+}
+
+impl AdminApi {
+    /// Opens the way to a server. `open_folder` is used if no server runs on the target's folder.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn open(target: Target, open_folder: OpenFolder<'_>) -> Result<AdminApi, String> {
+        match target {
+            Target::Folder { data, key } => {
+                let shown = data.display().to_string();
+                match control::http(&data) {
+                    Ok(Some(_)) => {
+                        let connect = move || control::http(&data)?.ok_or_else(|| io::Error::other("it has stopped"));
+                        let server = format!("the running server of {shown}");
+                        Ok(AdminApi { way: Way::Stream(Box::new(connect)), server })
+                    }
+                    Ok(None) => {
+                        let server = format!("the data folder {shown} (its server does not run)");
+                        Ok(AdminApi { way: Way::Stream(open_folder(&data, key)?), server })
+                    }
+                    Err(error) => Err(format!(
+                        "the server of {shown} cannot be reached: {error}. Run this as the user of the server"
+                    )),
+                }
+            }
+            Target::Server { url, authorization } => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.map_err(|error| error.to_string())?;
+                let client = HttpClient::new(tls::client_config(None)?);
+                let server = url.clone();
+                Ok(AdminApi { server, way: Way::Network(Box::new(Network { runtime, client, url, authorization })) })
+            }
+        }
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// A sentence for the user: there is no answer.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Reply, String> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let sent = match &self.way {
+            Way::Stream(connect) => by_stream(connect, method, path, headers, &body).map_err(|error| error.to_string()),
+            Way::Network(network) => network.send(method, path, headers, body),
+        };
+        let (status, headers, body) = sent.map_err(|error| format!("{}: {error}", self.server))?;
+        Ok(Reply { status, headers, json: serde_json::from_slice(&body).unwrap_or_default() })
+    }
+
+    /// Sends a request that must succeed, and returns the body of its answer. `what`: for the error, what failed.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn must(&self, method: &str, path: &str, body: Option<&Value>, what: &str) -> Result<Value, String> {
+        self.send(method, path, &[], body)?.ok(what)
+    }
+
+    /// Changes a setting, as `chttpd/require_valid_user`. Returns the value before.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn set(&self, section: &str, key: &str, value: &str) -> Result<Value, String> {
+        let path = format!("/_node/_local/_config/{}/{}", part(section), part(key));
+        self.must("PUT", &path, Some(&value.into()), &format!("{section}/{key}"))
+    }
+}
+
+impl Network {
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Result<Raw, String> {
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers.iter().chain(&[("Authorization", self.authorization.as_str())]) {
+            request = request.header(*name, *value);
+        }
+        if !body.is_empty() {
+            request = request.header("Content-Type", "application/json");
+        }
+        let body = Full::new(bytes::Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+        let request = request.body(body).map_err(|error| error.to_string())?;
+        let limits = Limits { time: PATIENCE, bytes: MOST };
+        let answer = self.runtime.block_on(self.client.fetch(request, limits)).map_err(|error| error.to_string())?;
+        let (head, body) = answer.into_parts();
+        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        Ok((head.status.as_u16(), headers, body.to_vec()))
+    }
+}
+
+/// Status, headers and body.
+type Raw = (u16, Vec<(String, String)>, Vec<u8>);
+
+/// Sends one request over a connection of its own.
+fn by_stream(connect: &Connect, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Raw> {
+    let mut stream = connect()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !body.is_empty() {
+        head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    }
+    stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MOST as u64).read_to_end(&mut answer)?;
+    parse(&answer).ok_or_else(|| io::Error::other("the answer is not complete"))
+}
+
+fn parse(answer: &[u8]) -> Option<Raw> {
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&answer[..end]);
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let headers: Vec<(String, String)> =
+        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.into(), value.into())).collect();
+    let is_chunked = headers
+        .iter()
+        .any(|(name, value)| name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked"));
+    let body = &answer[end + 4..];
+    Some((status, headers, if is_chunked { unchunked(body)? } else { body.to_vec() }))
+}
+
+/// Removes the chunked encoding (RFC 9112, section 7.1).
+fn unchunked(mut body: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = Vec::new();
+    loop {
+        let end = body.windows(2).position(|bytes| bytes == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&body[..end]).ok()?.split(';').next()?.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        let from = end + 2;
+        whole.extend_from_slice(body.get(from..from.checked_add(size)?)?);
+        body = body.get(from + size + 2..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_a_server_come_from_its_url_or_the_environment() {
+        let given = Some(("ann".to_owned(), "secret".to_owned()));
+        for (url, given, wanted) in [
+            ("https://a:b@sync.example.com/", None, Ok(("https://sync.example.com", "Basic YTpi"))),
+            ("http://a%40b:c%3Ad@[::1]:5984/sync/", None, Ok(("http://[::1]:5984/sync", "Basic YUBiOmM6ZA=="))),
+            ("http://localhost:5984", given.clone(), Ok(("http://localhost:5984", "Basic YW5uOnNlY3JldA=="))),
+            ("http://localhost:5984", None, Err("COUCHDB_USER")),
+            ("localhost:5984", given, Err("is not a URL")),
+        ] {
+            match (Target::server(url, given), wanted) {
+                (Ok(Target::Server { url, authorization }), Ok(wanted)) => {
+                    assert_eq!((url.as_str(), authorization.as_str()), wanted);
+                }
+                (Err(error), Err(says)) => assert!(error.contains(says), "{error}"),
+                (other, _) => panic!("{url}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn answers_are_parsed_with_and_without_chunks() {
+        let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\n{}";
+        assert_eq!(
+            parse(plain).map(|(status, headers, body)| (status, headers.len(), body)),
+            Some((200, 2, b"{}".into()))
+        );
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1\r\n}\r\n0\r\n\r\n";
+        assert_eq!(parse(chunked).map(|(.., body)| body), Some(b"{}".to_vec()));
+        for cut in [&b"HTTP/1.1 200 OK\r\n"[..], &chunked[..chunked.len() - 8]] {
+            assert!(parse(cut).is_none());
+        }
+    }
+}

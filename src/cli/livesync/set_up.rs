@@ -1,0 +1,386 @@
+//! Sets up a vault: accounts, database, rights, settings; and prints what a device needs.
+//!
+//! Everything can be run again: what exists stays as it is. The server knows neither a password nor the passphrase of
+//! a vault, so that it cannot make a link a second time. The first link is therefore kept in the account's document,
+//! encrypted as it is printed, under a passphrase that was shown once, with the salt of the password that is in it.
+
+#![allow(clippy::print_stdout, reason = "a command answers on the standard output")]
+
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::doctor;
+use super::link::{Device, is_link, setup_link};
+use super::qr_code::QrCode;
+use super::vault::{Vault, check_database, check_user};
+use crate::cli::admin_api::{AdminApi, OpenFolder, part};
+use crate::cli::secret_text::{Length, read_secret, secret_text};
+
+/// The member of an account's document with its links, by vault.
+const LINKS: &str = "livesync";
+/// The section of the settings that says of each vault whether it is encrypted.
+const VAULTS: &str = "livesync";
+
+/// What is to be printed for one person.
+struct Ready {
+    user: String,
+    link: String,
+    /// The passphrase of the link; `None`: the link is an older one.
+    passphrase: Option<String>,
+    /// A password that was made now.
+    password: Option<String>,
+}
+
+/// Sets up a vault.
+///
+/// # Errors
+/// A sentence for the user. What was done before stays, and the command can be run again.
+pub fn set_up(vault: Vault, open_folder: OpenFolder<'_>) -> Result<(), String> {
+    check_database(&vault.database)?;
+    let mut people = vec![vault.user.clone()];
+    people.extend(vault.share.iter().filter(|name| **name != vault.user).cloned());
+    people.iter().try_for_each(|name| check_user(name))?;
+    let given = Given {
+        password: vault.password_file.as_deref().map(read_secret).transpose()?,
+        vault_passphrase: vault.vault_passphrase_file.as_deref().map(read_secret).transpose()?,
+    };
+    let api = AdminApi::open(vault.target.clone(), open_folder)?;
+    let config = api.must("GET", "/_node/_local/_config", None, "the settings")?;
+    if let Some(name) = people.iter().find(|name| config["admins"].get(name.as_str()).is_some()) {
+        return Err(format!(
+            "{name} is a server admin. The devices of a vault keep its password, so give the vault an account of its own"
+        ));
+    }
+    let url = device_url(&vault, &api, &config)?;
+    println!("Vault {} of {}, on {}\n", vault.database, vault.user, api.server);
+    apply_settings(&api)?;
+    let database = settle_database(&api, &vault, &people)?;
+    let passphrase = vault_passphrase(&vault, &given, &config, database)?;
+    let (mut ready, mut errors) = (Vec::new(), Vec::new());
+    for user in &people {
+        match settle_person(&api, &vault, user, &given, (&url, passphrase.as_ref())) {
+            Ok(one) => ready.push(one),
+            Err(error) => errors.push(error),
+        }
+    }
+    let kind = if passphrase == Passphrase::None { "plain" } else { "encrypted" };
+    if !ready.is_empty() && passphrase != Passphrase::Unknown && config[VAULTS][&vault.database] != kind {
+        errors.extend(api.set(VAULTS, &vault.database, kind).err());
+    }
+    // Also after an error: what is new is known to nobody else.
+    if !ready.is_empty() {
+        show(&vault, &url, &ready, &passphrase)?;
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("\nsettee: ")) }
+}
+
+/// What the user has given in files.
+struct Given {
+    password: Option<String>,
+    vault_passphrase: Option<String>,
+}
+
+fn done(what: &str) {
+    println!("  {what}");
+}
+
+/// Changes the settings that LiveSync's own check would complain of.
+fn apply_settings(api: &AdminApi) -> Result<(), String> {
+    for doctor::Finding { complaint, .. } in doctor::examine(api)? {
+        let Some(doctor::Cure { section, key, value }) = complaint.and_then(|complaint| complaint.cure) else {
+            continue;
+        };
+        if key == "require_valid_user" {
+            // So that monitors and proxies, which have no account, still see whether the server is alive.
+            api.set("chttpd", "require_valid_user_except_for_up", "true")?;
+        }
+        api.set(section, key, &value)?;
+        done(&format!("set {section}/{key} = {value}"));
+    }
+    Ok(())
+}
+
+/// Whether the database was there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    New,
+    Old,
+}
+
+/// Creates the database, and gives the people their rights.
+fn settle_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<Found, String> {
+    let path = format!("/{}", part(&vault.database));
+    let reply = api.send("PUT", &path, &[], None)?;
+    let found = match reply.status {
+        412 => Found::Old,
+        _ => {
+            reply.ok("the database")?;
+            done(&format!("made the database {}", vault.database));
+            Found::New
+        }
+    };
+    let security_path = format!("{path}/_security");
+    let before = api.must("GET", &security_path, None, "the rights of the database")?;
+    let names = |group: &str| -> Vec<String> {
+        let list = before[group]["names"].as_array().into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let (mut admins, mut members) = (names("admins"), names("members"));
+    if let Some(owner) = admins.first().or(members.first()).filter(|_| !admins.contains(&vault.user)) {
+        if members.contains(&vault.user) && people.len() == 1 && !admins.is_empty() {
+            return Ok(found);
+        }
+        return Err(format!(
+            "the database {0} belongs to {owner}. To share it: settee livesync --user {owner} --vault {0} --share {1}; or \
+             choose another name with --vault",
+            vault.database,
+            people.join(",")
+        ));
+    }
+    add(&mut admins, &vault.user);
+    people.iter().for_each(|name| add(&mut members, name));
+    let mut security = before.clone();
+    for (group, names) in [("admins", &admins), ("members", &members)] {
+        let roles = before[group]["roles"].as_array().cloned().unwrap_or_default();
+        security[group] = json!({"names": names, "roles": roles});
+    }
+    if security != before {
+        api.must("PUT", &security_path, Some(&security), "the rights of the database")?;
+        done(&format!("gave {} to {}", vault.database, members.join(", ")));
+    }
+    Ok(found)
+}
+
+fn add(names: &mut Vec<String>, name: &str) {
+    if !names.iter().any(|known| known == name) {
+        names.push(name.to_owned());
+    }
+}
+
+/// The passphrase of the vault's end-to-end encryption.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Passphrase {
+    /// The vault is not encrypted.
+    None,
+    /// Encrypted; made now.
+    New(String),
+    /// Encrypted; given by the user.
+    Given(String),
+    /// Encrypted, or of unknown kind, and not given: only links that exist can be shown.
+    Unknown,
+}
+
+impl Passphrase {
+    fn as_ref(&self) -> Option<Option<&str>> {
+        match self {
+            Passphrase::None => Some(None),
+            Passphrase::New(text) | Passphrase::Given(text) => Some(Some(text)),
+            Passphrase::Unknown => None,
+        }
+    }
+}
+
+fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, found: Found) -> Result<Passphrase, String> {
+    let known = config[VAULTS][&vault.database].as_str();
+    let is_new = found == Found::New;
+    if vault.plain && known == Some("encrypted") && !is_new {
+        return Err(format!("the vault {} is end-to-end encrypted; without --plain", vault.database));
+    }
+    if given.vault_passphrase.is_some() && known == Some("plain") && !is_new {
+        return Err(format!(
+            "the vault {} is not end-to-end encrypted; without --vault-passphrase-file",
+            vault.database
+        ));
+    }
+    Ok(match (&given.vault_passphrase, known) {
+        _ if vault.plain => Passphrase::None,
+        (Some(text), _) => Passphrase::Given(text.clone()),
+        (None, _) if is_new => Passphrase::New(secret_text(Length::Password)),
+        (None, Some("plain")) => Passphrase::None,
+        (None, _) => Passphrase::Unknown,
+    })
+}
+
+/// Makes the account if there is none, and the link.
+fn settle_person(
+    api: &AdminApi,
+    vault: &Vault,
+    user: &str,
+    given: &Given,
+    (url, vault_passphrase): (&str, Option<Option<&str>>),
+) -> Result<Ready, String> {
+    let path = format!("/_users/{}", part(&format!("org.couchdb.user:{user}")));
+    let reply = api.send("GET", &path, &[], None)?;
+    let before = match reply.status {
+        404 => None,
+        _ => Some(reply.ok("the account")?),
+    };
+    let is_owner = user == vault.user;
+    let renews = vault.new_password && is_owner;
+    if let Some(account) = before.as_ref().filter(|_| !renews && (!is_owner || given.password.is_none())) {
+        let kept = &account[LINKS][&vault.database];
+        let link = kept["link"].as_str().filter(|link| is_link(link) && kept["salt"] == account["salt"]);
+        return match link {
+            Some(link) => Ok(Ready { user: user.into(), link: link.into(), passphrase: None, password: None }),
+            None => Err(format!(
+                "{user} has an account, and there is no link for this vault and its password. Give the password by \
+                 --password-file, or make a new one by --new-password (settee livesync --user {user} --vault {})",
+                vault.database
+            )),
+        };
+    }
+    let vault_passphrase = vault_passphrase.ok_or_else(|| {
+        format!(
+            "the vault {} is there already: give the passphrase of its end-to-end encryption by --vault-passphrase-file \
+             (Obsidian shows it in the settings of LiveSync), or --plain if it has none",
+            vault.database
+        )
+    })?;
+    let password = match given.password.clone().filter(|_| is_owner) {
+        Some(password) => password,
+        None => secret_text(Length::Password),
+    };
+    if before.is_some() && !renews {
+        check_password(api, user, &password)?;
+    }
+    let is_made = before.is_none();
+    let mut account = before.unwrap_or_else(|| json!({"name": user, "type": "user", "roles": []}));
+    if is_made || renews {
+        account["password"] = password.as_str().into();
+        account = write(api, &path, &account)?;
+        done(&match is_made {
+            true => format!("made the account {user}"),
+            false => format!("gave {user} a new password; set up its devices again"),
+        });
+    }
+    let device = Device { url, user, password: &password, database: &vault.database, vault_passphrase };
+    let passphrase = secret_text(Length::Link);
+    let link = setup_link(&device, &passphrase);
+    account[LINKS][&vault.database] = json!({"link": link, "salt": account["salt"]});
+    write(api, &path, &account)?;
+    let password = (given.password.is_none() || !is_owner).then_some(password);
+    Ok(Ready { user: user.into(), link, passphrase: Some(passphrase), password })
+}
+
+/// Writes an account, and reads what the server has made of it.
+fn write(api: &AdminApi, path: &str, account: &Value) -> Result<Value, String> {
+    api.must("PUT", path, Some(account), "the account")?;
+    api.must("GET", path, None, "the account")
+}
+
+fn check_password(api: &AdminApi, user: &str, password: &str) -> Result<(), String> {
+    let reply = api.send("POST", "/_session", &[], Some(&json!({"name": user, "password": password})))?;
+    match reply.status {
+        200 => Ok(()),
+        401 => Err(format!("that is not the password of {user}")),
+        _ => reply.ok("the password").map(drop),
+    }
+}
+
+/// The URL for devices: the one given, or a guess from the settings.
+fn device_url(vault: &Vault, api: &AdminApi, config: &Value) -> Result<String, String> {
+    let _ = api;
+    if let Some(url) = &vault.url {
+        return match url.starts_with("https://") || url.starts_with("http://") {
+            true => Ok(url.trim_end_matches('/').to_owned()),
+            false => Err(format!("--url: `{url}` does not begin with https:// or http://")),
+        };
+    }
+    if let crate::cli::admin_api::Target::Server { url, .. } = &vault.target {
+        return Ok(url.clone());
+    }
+    let text = |section: &str, key: &str| config[section][key].as_str().unwrap_or_default();
+    if let Some(domain) = text("ssl", "acme_domains").split(',').map(str::trim).find(|domain| !domain.is_empty()) {
+        let port = text("ssl", "port");
+        return Ok(if port == "443" { format!("https://{domain}") } else { format!("https://{domain}:{port}") });
+    }
+    let port = text("chttpd", "port");
+    Ok(match text("chttpd", "bind_address") {
+        "0.0.0.0" | "::" | "any" => format!("http://{}:{port}", own_address().unwrap_or_else(|| "localhost".into())),
+        "" | "127.0.0.1" | "::1" => format!("http://localhost:{port}"),
+        address if address.contains(':') => format!("http://[{address}]:{port}"),
+        address => format!("http://{address}:{port}"),
+    })
+}
+
+/// The address of this machine in its network: the one from which it would reach others. Sends nothing.
+fn own_address() -> Option<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // An address for documentation (RFC 5737): never on the own network.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip().to_string())
+}
+
+/// Prints the links, their QR codes and what must be kept.
+fn show(vault: &Vault, url: &str, ready: &[Ready], passphrase: &Passphrase) -> Result<(), String> {
+    println!("\nDevices reach the server as {url}{}", advice(url));
+    for Ready { user, link, passphrase, password } in ready {
+        println!(
+            "\n== {user} ==\n\nOpen this link on a device with Obsidian and its plugin Self-hosted LiveSync:\n\n{link}\n"
+        );
+        show_qr(vault, link)?;
+        match passphrase {
+            Some(passphrase) => println!("passphrase of the link   {passphrase}"),
+            None => println!("This is the link that was made before; its passphrase was shown then."),
+        }
+        if let Some(password) = password {
+            println!("password of {user:<12} {password}");
+        }
+    }
+    match passphrase {
+        Passphrase::New(text) => println!("passphrase of the vault  {text}"),
+        Passphrase::None => println!("\nThe vault is not end-to-end encrypted: the server can read the notes."),
+        Passphrase::Given(_) | Passphrase::Unknown => {}
+    }
+    if ready.iter().any(|ready| ready.passphrase.is_some()) {
+        println!(
+            "\nKeep these: they are shown only now. A device asks for the passphrase of the link; the others are in the \
+             link.\nMore devices use the same link."
+        );
+    }
+    Ok(())
+}
+
+/// What to do about a URL that not all devices can use.
+fn advice(url: &str) -> &'static str {
+    if url.starts_with("http://localhost") {
+        ": only this machine does. For others, see docs/proxies.md, and run this again with --url and --new-password"
+    } else if url.starts_with("http://") {
+        ".\nPhones need https: see docs/livesync.md, and run this again with --url and --new-password"
+    } else {
+        ""
+    }
+}
+
+fn show_qr(vault: &Vault, link: &str) -> Result<(), String> {
+    let Some(code) = QrCode::new(link) else { return Ok(()) };
+    if let Some(file) = &vault.svg {
+        write_svg(file, &code.svg())?;
+        println!("The QR code is in {}.\n", file.display());
+    }
+    let out = std::io::stdout();
+    if !vault.show_qr && !out.is_terminal() {
+        return Ok(());
+    }
+    let columns = rustix::termios::tcgetwinsize(&out).map_or(usize::MAX, |size| usize::from(size.ws_col));
+    if !vault.show_qr && columns < code.columns() {
+        println!(
+            "The QR code needs a terminal of {} columns, and this one has {columns}: make it wider, or use --svg FILE.\n",
+            code.columns()
+        );
+        return Ok(());
+    }
+    println!("{}", code.for_terminal());
+    Ok(())
+}
+
+/// The file is for its owner only: who has it and the passphrase can read the vault.
+fn write_svg(file: &Path, text: &str) -> Result<(), String> {
+    let opened = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(file);
+    opened
+        .and_then(|mut to| to.write_all(text.as_bytes()))
+        .map_err(|error| format!("{} cannot be written: {error}", file.display()))
+}
