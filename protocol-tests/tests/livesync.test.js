@@ -1,0 +1,281 @@
+// Obsidian LiveSync: `settee livesync`, and a replay of the requests of the plugin.
+//
+// The plugin's repository is vrtmrz/obsidian-livesync. `check` does what its "Check server requirements" does
+// (`utilCheckCouchDB.ts`): it reads the settings with an admin's password, and judges their text. `open` decrypts a
+// setup link by the recipe of its library (`octagonal-wheels`, `encryption/hkdf.ts`).
+
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { webcrypto } from 'node:crypto';
+import { createRequire } from 'node:module';
+import { suite, describe, it, assert, Api } from '../harness/rows.js';
+import { external } from '../harness/server.js';
+import { settee } from '../harness/command.js';
+
+const PouchDB = createRequire(import.meta.url)('pouchdb-9');
+
+const ORIGINS = ['app://obsidian.md', 'capacitor://localhost', 'http://localhost'];
+
+/** The lines of the plugin's check that are red, by the setting that its button "Fix" writes. */
+async function check(api, as) {
+  const get = (origin) => api.call('GET /_node/_local/_config', { as, send: origin ? { Origin: origin } : {} });
+  const first = await get('app://obsidian.md');
+  const red = {};
+  if (first.status !== 200) return { forbidden: first.status };
+  const config = first.json;
+  const version = first.headers.server.match(/CouchDB(\/([0-9.]+))?/)[2];
+  assert.ok(version.localeCompare('3.2.0', undefined, { numeric: true }) >= 0, version);
+  if (config.chttpd.require_valid_user !== 'true') red['chttpd/require_valid_user'] = 'true';
+  if (!config.httpd['WWW-Authenticate']) red['httpd/WWW-Authenticate'] = 'Basic realm="couchdb"';
+  if (config.chttpd.enable_cors !== 'true') red['chttpd/enable_cors'] = 'true';
+  if (Number(config.chttpd.max_http_request_size ?? 0) < 4294967296) red['chttpd/max_http_request_size'] = '4294967296';
+  if (Number(config.couchdb.max_document_size ?? 0) < 50000000) red['couchdb/max_document_size'] = '50000000';
+  if (config.cors?.credentials !== 'true') red['cors/credentials'] = 'true';
+  const origins = (config.cors?.origins ?? '').split(',');
+  if (config.cors?.origins !== '*' && !ORIGINS.every((origin) => origins.includes(origin))) {
+    red['cors/origins'] = [...new Set([...origins.map((item) => item.trim()), ...ORIGINS])].join(',');
+  }
+  for (const origin of ORIGINS) {
+    const { headers } = await get(origin);
+    if (headers['access-control-allow-credentials'] !== 'true') red[`credentials of ${origin}`] = '';
+    if (headers['access-control-allow-origin'] !== origin) red[`origin ${origin}`] = '';
+  }
+  return red;
+}
+
+/** Decrypts the settings in a setup link. */
+async function open(link, passphrase) {
+  const text = decodeURIComponent(link.slice('obsidian://setuplivesync?settings='.length));
+  assert.ok(text.startsWith('%$'), text);
+  const bytes = Buffer.from(text.slice(2), 'base64');
+  const [salt, iv, keySalt, sealed] = [bytes.subarray(0, 32), bytes.subarray(32, 44), bytes.subarray(44, 76), bytes.subarray(76)];
+  const { subtle } = webcrypto;
+  const typed = await subtle.importKey('raw', new TextEncoder().encode(passphrase), 'PBKDF2', false, ['deriveBits']);
+  const master = await subtle.deriveBits({ name: 'PBKDF2', salt, iterations: 310000, hash: 'SHA-256' }, typed, 256);
+  const derived = await subtle.importKey('raw', master, 'HKDF', false, ['deriveKey']);
+  const hkdf = { name: 'HKDF', salt: keySalt, info: new Uint8Array(), hash: 'SHA-256' };
+  const key = await subtle.deriveKey(hkdf, derived, { name: 'AES-GCM', length: 256 }, false, ['decrypt']);
+  return JSON.parse(new TextDecoder().decode(await subtle.decrypt({ name: 'AES-GCM', iv, tagLength: 128 }, key, sealed)));
+}
+
+/** The people in the output of `settee livesync`: link, its passphrase, password. */
+function people(out) {
+  const found = {};
+  for (const part of out.split(/^== /m).slice(1)) {
+    found[part.match(/^(.*) ==/)[1]] = {
+      link: part.match(/^obsidian:\S+$/m)[0],
+      passphrase: part.match(/^passphrase of the link {3}(\S+)$/m)?.[1],
+      password: part.match(/^password of \S+ +(\S+)$/m)?.[1],
+      vault: part.match(/^passphrase of the vault {2}(\S+)$/m)?.[1],
+    };
+  }
+  return found;
+}
+
+suite("the plugin's check of a server", (api) => {
+  it('complains of a new server only that it answers without an account', { skip: !!external }, async () => {
+    assert.deepEqual(Object.keys(await check(api)), ['chttpd/require_valid_user', 'httpd/WWW-Authenticate']);
+  });
+
+  it('is content with what its own buttons write, and pages of localhost still work', { skip: !!external }, async () => {
+    await api.ok('PUT /_node/_local/_config/chttpd/require_valid_user', { body: '"true"' });
+    assert.deepEqual(await check(api), {}, 'a refusal then asks for a password by itself');
+    await api.ok('PUT /_node/_local/_config/cors/origins', { body: '"https://app.example.com, https://b.example.com"' });
+    const red = await check(api);
+    assert.equal(red['cors/origins'], `https://app.example.com,https://b.example.com,${ORIGINS.join(',')}`);
+    for (const key of ['cors/origins', 'cors/credentials']) {
+      await api.ok(`PUT /_node/_local/_config/${key}`, { body: JSON.stringify(red[key]) });
+    }
+    assert.deepEqual(await check(api), {});
+    const page = await api.call('OPTIONS /', { as: null, send: { Origin: 'http://localhost:5173', 'Access-Control-Request-Method': 'GET' } });
+    assert.equal(page.status, 204);
+    assert.equal(page.headers['access-control-allow-origin'], 'http://localhost:5173');
+  });
+
+  it('is refused to a member', async () => {
+    assert.deepEqual(await check(api, 'nobody:x'), { forbidden: 401 });
+  });
+});
+
+describe('settee livesync', { skip: !!external }, () => {
+  let api;
+  const livesync = (...args) => settee(['livesync', '--data', join(api.server.folder, 'data'), ...args]);
+  const good = async (...args) => {
+    const { code, out, err } = await livesync(...args);
+    assert.equal(code, 0, `${args.join(' ')}: ${out}${err}`);
+    return out;
+  };
+  const refused = async (says, ...args) => {
+    const { code, err } = await livesync(...args);
+    assert.equal(code, 1, args.join(' '));
+    assert.match(err, says);
+  };
+  const withServer = (options, work) => async () => {
+    api = new Api(options);
+    await api.start();
+    try {
+      await work();
+    } finally {
+      await api.stop();
+    }
+  };
+  const remote = (settings) =>
+    new PouchDB(`${settings.couchDB_URI}/${settings.couchDB_DBNAME}`, {
+      skip_setup: true,
+      auth: { username: settings.couchDB_USER, password: settings.couchDB_PASSWORD },
+    });
+
+  it('makes account, database, rights, settings and a link that the plugin opens', withServer({}, async () => {
+    const out = await good('--user', 'ann');
+    assert.deepEqual(await check(api), {}, 'the plugin has nothing to complain of');
+    assert.equal((await api.call('GET /_up', { as: null })).status, 200, 'monitors need no account');
+    const { ann } = people(out);
+    const settings = await open(ann.link, ann.passphrase);
+    assert.deepEqual(settings, {
+      couchDB_URI: `http://localhost:${api.server.port}`,
+      couchDB_USER: 'ann',
+      couchDB_PASSWORD: ann.password,
+      couchDB_DBNAME: 'notes-ann',
+      encrypt: true,
+      passphrase: ann.vault,
+      usePathObfuscation: true,
+      isConfigured: true,
+      batchSave: true,
+      periodicReplication: true,
+      syncOnStart: true,
+      syncOnFileOpen: true,
+      syncAfterMerge: true,
+      usePluginSyncV2: true,
+      handleFilenameCaseSensitive: false,
+      customChunkSize: 60,
+      concurrencyOfReadChunksOnline: 30,
+      minimumIntervalOfReadChunksOnline: 25,
+    });
+    const db = remote(settings);
+    // What the plugin does first: it writes the version of its format, and its milestone.
+    await db.put({ _id: 'obsydian_livesync_version', version: 12, type: 'versioninfo' });
+    await db.put({ _id: '_local/obsydian_livesync_milestone', type: 'milestoneinfo', created: 1 });
+    assert.equal((await db.info()).doc_count, 1);
+    assert.equal((await api.call('GET /notes-ann', { as: null })).status, 401);
+    await api.ok('PUT /_users/org.couchdb.user:bob', { body: { name: 'bob', type: 'user', roles: [], password: 'b' } });
+    assert.equal((await api.call('GET /notes-ann', { as: 'bob:b' })).status, 403, 'nobody else may read it');
+    assert.equal((await api.call('POST /notes-ann/_compact', { as: `ann:${ann.password}`, body: {} })).status, 202, 'the owner may compact it');
+  }));
+
+  it('can be run again, and then changes nothing and prints the same link', withServer({}, async () => {
+    const first = people(await good('--user', 'ann', '--vault', 'family')).ann;
+    const before = await api.ok('GET /_users/org.couchdb.user:ann');
+    const out = await good('--user', 'ann', '--vault', 'family');
+    const again = people(out).ann;
+    assert.equal(again.link, first.link);
+    assert.deepEqual([again.passphrase, again.password, again.vault], [undefined, undefined, undefined]);
+    assert.match(out, /its passphrase was shown then/);
+    assert.deepEqual(await api.ok('GET /_users/org.couchdb.user:ann'), before);
+    await refused(/give the passphrase of its end-to-end encryption/, '--user', 'ann', '--vault', 'family', '--new-password');
+    const file = join(api.server.folder, 'passphrase');
+    writeFileSync(file, `${first.vault}\n`);
+    const fresh = people(await good('--user', 'ann', '--vault', 'family', '--new-password', '--vault-passphrase-file', file)).ann;
+    const settings = await open(fresh.link, fresh.passphrase);
+    assert.equal(settings.passphrase, first.vault);
+    assert.equal((await remote(settings).info()).db_name, 'family');
+    assert.equal((await api.call('GET /family', { as: `ann:${first.password}` })).status, 401, 'the old password');
+  }));
+
+  it('knows several vaults and people, and shares a vault with those who are named', withServer({}, async () => {
+    const { ann } = people(await good('--user', 'ann', '--vault', 'family', '--plain', '--share', 'bob,carol'));
+    const shared = people(await good('--user', 'ann', '--vault', 'family', '--share', 'bob', '--share', 'carol'));
+    assert.deepEqual(Object.keys(shared), ['ann', 'bob', 'carol']);
+    assert.equal(shared.ann.link, ann.link);
+    const { dave } = people(await good('--user', 'ann', '--vault', 'family', '--share', 'dave'));
+    const settings = await open(dave.link, dave.passphrase);
+    assert.equal(settings.encrypt, undefined, 'the vault is plain');
+    await remote(settings).put({ _id: 'note', text: 'hello' });
+    assert.equal((await api.call('PUT /family/_security', { as: `dave:${dave.password}`, body: {} })).status, 403, 'only the owner gives rights');
+    await refused(/belongs to ann. To share it: settee livesync --user ann --vault family --share eve/, '--user', 'eve', '--vault', 'family');
+    const own = people(await good('--user', 'eve', '--vault', 'notes')).eve;
+    assert.equal((await open(own.link, own.passphrase)).couchDB_DBNAME, 'notes');
+    await api.ok('PUT /_users/org.couchdb.user:frank', { body: { name: 'frank', type: 'user', roles: [], password: 'f' } });
+    const partly = await livesync('--user', 'ann', '--vault', 'family', '--share', 'frank');
+    assert.equal(partly.code, 1);
+    assert.deepEqual(Object.keys(people(partly.out)), ['ann'], 'what can be shown is shown');
+    assert.match(partly.err, /frank has an account, and there is no link/);
+    const frank = await settee(['livesync', '--data', join(api.server.folder, 'data'), '--user', 'frank', '--vault', 'family', '--password-file', '-'], { input: 'f' });
+    assert.equal(frank.code, 0, frank.err);
+    await remote(await open(people(frank.out).frank.link, people(frank.out).frank.passphrase)).get('note');
+    await refused(/belongs to ann/, '--user', 'frank', '--vault', 'family', '--share', 'eve');
+    await refused(/dave has an account, and there is no link for this vault/, '--user', 'dave', '--vault', 'own');
+    const file = join(api.server.folder, 'password');
+    writeFileSync(file, 'wrong');
+    await refused(/that is not the password of dave/, '--user', 'dave', '--vault', 'own', '--password-file', file, '--plain');
+    writeFileSync(file, dave.password);
+    const second = people(await good('--user', 'dave', '--vault', 'own', '--password-file', file, '--plain')).dave;
+    assert.equal((await open(second.link, second.passphrase)).couchDB_PASSWORD, dave.password);
+    assert.equal((await remote(settings).get('note')).text, 'hello', 'the first vault still works');
+  }));
+
+  it('lets the owner rebuild the vault: the plugin deletes the database, and it is there again, with its rights', withServer({}, async () => {
+    const { ann, bob } = people(await good('--user', 'ann', '--plain', '--share', 'bob'));
+    const db = remote(await open(ann.link, ann.passphrase));
+    await db.put({ _id: 'note', text: 'old' });
+    const security = await api.ok('GET /notes-ann/_security');
+    const asBob = await api.call('DELETE /notes-ann', { as: `bob:${bob.password}` });
+    assert.deepEqual([asBob.status, asBob.json.reason], [403, 'You are not a db or server admin.']);
+    assert.equal((await api.call('DELETE /notes-ann', { as: null })).status, 401);
+    const before = await db.info();
+    await db.destroy();
+    const again = remote(await open(ann.link, ann.passphrase));
+    const after = await again.info();
+    assert.equal(after.doc_count, 0);
+    assert.notEqual(after.update_seq.split('-')[1], before.update_seq.split('-')[1], 'it is another database to those who replicate');
+    assert.deepEqual(await api.ok('GET /notes-ann/_security'), security);
+    await again.put({ _id: 'note', text: 'new' });
+    await api.ok('PUT /other');
+    await api.ok('PUT /other/_security', { body: { admins: { names: ['ann'] }, members: { names: ['ann'] } } });
+    assert.equal((await api.call('DELETE /other', { as: `ann:${ann.password}` })).status, 401, 'what is no vault is deleted by server admins only');
+    await api.ok('DELETE /notes-ann');
+    assert.equal((await api.call('GET /notes-ann')).status, 404, 'a server admin removes it for good');
+  }));
+
+  it('refuses what cannot work', withServer({}, async () => {
+    await refused(/admin is a server admin/, '--user', 'admin');
+    await refused(/cannot be the name of a vault/, '--user', 'ann', '--vault', 'My Notes');
+    await refused(/cannot be the name of an account/, '--user', 'a:b');
+    await refused(/does not begin with https/, '--user', 'ann', '--url', 'sync.example.com');
+  }));
+
+  it('works on the data folder of a stopped server, and over the network', withServer({}, async () => {
+    const { port, folder } = api.server;
+    api.server.child.kill('SIGTERM');
+    await api.server.exited;
+    const out = await good('--user', 'ann', '--url', 'https://sync.example.com/', '--svg', join(folder, 'code.svg'));
+    assert.match(out, /\(its server does not run\)/);
+    assert.match(readFileSync(join(folder, 'code.svg'), 'utf8'), /^<svg /);
+    assert.equal(statSync(join(folder, 'code.svg')).mode & 0o777, 0o600);
+    await api.server.restart();
+    const { ann } = people(out);
+    const settings = await open(ann.link, ann.passphrase);
+    assert.equal(settings.couchDB_URI, 'https://sync.example.com');
+    assert.equal((await remote({ ...settings, couchDB_URI: api.base }).info()).db_name, 'notes-ann');
+    const there = await settee(['livesync', '--server', api.base, '--user', 'bob'], { env: { COUCHDB_USER: 'admin', COUCHDB_PASSWORD: 'pass word:1' } });
+    assert.equal(there.code, 0, there.err);
+    const { bob } = people(there.out);
+    assert.equal((await open(bob.link, bob.passphrase)).couchDB_URI, `http://127.0.0.1:${port}`);
+  }));
+
+  it('--doctor says what the plugin would complain of, and cures it when asked', withServer({ args: ['--set', 'couchdb/max_document_size=8000000', '--set', 'cors/origins=https://app.example.com'] }, async () => {
+    const sick = await livesync('--doctor');
+    assert.equal(sick.code, 1);
+    const wrong = [...sick.out.matchAll(/^ {7}cure: (\S+) = (.*)$/gm)].map(([, key, value]) => [key, value]);
+    const red = Object.entries(await check(api)).filter(([key, value]) => value !== '' && key !== 'httpd/WWW-Authenticate');
+    assert.deepEqual(Object.fromEntries(wrong), Object.fromEntries(red), "the doctor's cures are those of the plugin's buttons");
+    const cured = await livesync('--doctor', '--apply');
+    assert.equal(cured.code, 0, cured.out);
+    assert.deepEqual(await check(api), {});
+    const well = await settee(['livesync', '--doctor', `${api.base.replace('://', '://admin:pass%20word%3A1@')}`]);
+    assert.equal(well.code, 0, well.out + well.err);
+    assert.match(well.out, /LiveSync has nothing to complain of/);
+    const stranger = await settee(['livesync', '--doctor', `${api.base.replace('://', '://ann:x@')}`]);
+    assert.equal(stranger.code, 1);
+    assert.match(stranger.err, /the server answers 401/);
+  }));
+});
