@@ -171,12 +171,16 @@ describe('settee livesync', { skip: !!external }, () => {
     assert.deepEqual([again.passphrase, again.password, again.vault], [undefined, undefined, undefined]);
     assert.match(out, /its passphrase was shown then/);
     assert.deepEqual(await api.ok('GET /_users/org.couchdb.user:ann'), before);
+    const moved = people(await good('--user', 'ann', '--vault', 'family', '--new-password', '--url', 'https://sync.example.com')).ann;
+    const there = await open(moved.link, moved.passphrase);
+    assert.deepEqual([there.couchDB_URI, there.passphrase], ['https://sync.example.com', moved.vault], 'an unused vault can be set up anew');
+    await api.ok('PUT /family/note', { body: {} });
     await refused(/give the passphrase of its end-to-end encryption/, '--user', 'ann', '--vault', 'family', '--new-password');
     const file = join(api.server.folder, 'passphrase');
-    writeFileSync(file, `${first.vault}\n`);
+    writeFileSync(file, `${moved.vault}\n`);
     const fresh = people(await good('--user', 'ann', '--vault', 'family', '--new-password', '--vault-passphrase-file', file)).ann;
     const settings = await open(fresh.link, fresh.passphrase);
-    assert.equal(settings.passphrase, first.vault);
+    assert.equal(settings.passphrase, moved.vault);
     assert.equal((await remote(settings).info()).db_name, 'family');
     assert.equal((await api.call('GET /family', { as: `ann:${first.password}` })).status, 401, 'the old password');
   }));

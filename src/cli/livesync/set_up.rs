@@ -103,10 +103,12 @@ fn apply_settings(api: &AdminApi) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the database was there.
+/// What was found of the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     New,
+    /// Nobody has written to it, and nobody but the owner could have.
+    Unused,
     Old,
 }
 
@@ -114,16 +116,20 @@ enum Found {
 fn settle_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<Found, String> {
     let path = format!("/{}", part(&vault.database));
     let reply = api.send("PUT", &path, &[], None)?;
-    let found = match reply.status {
-        412 => Found::Old,
-        _ => {
-            reply.ok("the database")?;
-            done(&format!("made the database {}", vault.database));
-            Found::New
-        }
-    };
+    let mut found = Found::Old;
+    if reply.status != 412 {
+        reply.ok("the database")?;
+        done(&format!("made the database {}", vault.database));
+        found = Found::New;
+    }
     let security_path = format!("{path}/_security");
     let before = api.must("GET", &security_path, None, "the rights of the database")?;
+    if found == Found::Old && before["members"]["names"] == json!([vault.user]) {
+        let info = api.must("GET", &path, None, "the database")?;
+        if info["doc_count"] == 0 && info["doc_del_count"] == 0 {
+            found = Found::Unused;
+        }
+    }
     let names = |group: &str| -> Vec<String> {
         let list = before[group]["names"].as_array().into_iter().flatten();
         list.filter_map(Value::as_str).map(str::to_owned).collect()
@@ -185,7 +191,8 @@ impl Passphrase {
 
 fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, found: Found) -> Result<Passphrase, String> {
     let known = config[VAULTS][&vault.database].as_str();
-    let is_new = found == Found::New;
+    // An address that turned out wrong is common; nothing is encrypted with the passphrase yet.
+    let is_new = found == Found::New || found == Found::Unused && vault.new_password;
     if vault.plain && known == Some("encrypted") && !is_new {
         return Err(format!("the vault {} is end-to-end encrypted; without --plain", vault.database));
     }
