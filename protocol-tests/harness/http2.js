@@ -57,7 +57,11 @@ export function request(options, onAnswer) {
     stream.headers = Object.fromEntries(Object.entries(fields).filter(([name]) => !name.startsWith(':')));
     onAnswer(stream);
   });
-  stream.on('error', (error) => answered || failed(error));
+  stream.on('error', (error) => {
+    // node:http has this code for a connection that ends.
+    if (error.code === 'ERR_HTTP2_STREAM_CANCEL') error.code = 'ECONNRESET';
+    if (!answered) failed(error);
+  });
   stream.on('close', () => {
     at.off('error', failed);
     if (agent === false) at.close();
