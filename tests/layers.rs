@@ -60,7 +60,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["read"],
             &["database"],
             &["commit"],
-            &["auto_purge_record"],
+            &["auto_purge_record", "recent_changes"],
             &["record"],
             &["codec"],
         ],

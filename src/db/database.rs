@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::commit::queue::Queue;
 use super::counts::Shared;
+use super::recent_changes::RecentChanges;
 use super::record::{Info, NO_SECURITY, NameRecord};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -43,6 +44,7 @@ pub struct Database {
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
     designs: Mutex<Designs>,
+    pub(super) recent: RecentChanges,
     /// Told of every commit: the catalog collects them for `_db_updates`.
     on_commit: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -91,6 +93,7 @@ impl Database {
             gone: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             designs: Mutex::default(),
+            recent: RecentChanges::default(),
             on_commit,
         })
     }

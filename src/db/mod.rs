@@ -5,6 +5,7 @@
 //! db_updates  the feed of all databases       read/    documents, the changes order, attachments
 //! database    one open database               upkeep/  purge, compaction, limits, removal
 //! commit/     the parts of one commit         record, codec, names   stored forms
+//! recent_changes   rows that many feeds read at once
 //! ```
 //!
 //! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and callers filter the feeds.
@@ -18,6 +19,7 @@ mod database;
 pub mod db_updates;
 mod names;
 pub mod read;
+mod recent_changes;
 pub mod record;
 pub mod upkeep;
 pub mod write;

@@ -124,7 +124,8 @@ impl Standing {
     /// do this, `NoDatabase` if the database was deleted, and those of the store.
     pub async fn check(&self) -> Result<()> {
         let Some(Doubt { proof, waits, seen }) = self.doubt()? else { return Ok(()) };
-        let still = self.ask(proof, waits).await?;
+        // Boxed, since every waiting feed would have room for it.
+        let still = Box::pin(self.ask(proof, waits)).await?;
         self.settle(still, Some(seen))
     }
 

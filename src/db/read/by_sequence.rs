@@ -68,7 +68,8 @@ impl Database {
         if self.is_gone() {
             return Err(Error::NoDatabase);
         }
-        let last = self.info().sequence;
+        let info = self.info();
+        let last = info.sequence;
         let (low, high) = keyspace::kind(self.number, keyspace::Kind::Sequence);
         let mut range = match direction {
             Direction::Forward if after >= last => return Ok(ChangesPage { done: true, ..ChangesPage::default() }),
@@ -98,7 +99,16 @@ impl Database {
             }
             done = self.store.keys(&range, 1)?.is_empty();
         }
+        if done && direction == Direction::Forward {
+            self.recent.keep(&info, after, &rows);
+        }
         Ok(ChangesPage { rows, done })
+    }
+
+    /// The rows after the sequence `after`, if they are few and another reader has just read them. Reads no disk.
+    pub fn recent_changes(&self, after: u64, most: usize) -> Option<ChangesPage> {
+        let rows = self.recent.after(&self.info(), after).filter(|rows| rows.len() < most && !self.is_gone())?;
+        Some(ChangesPage { rows: rows.to_vec(), done: true })
     }
 
     /// Returns (sequence, id) of those documents that have changed after `since`, in sequence order. Reads

@@ -7,6 +7,7 @@
 //! ```
 //! The loop marks the state as seen before it reads, so that a change that comes while it reads wakes it. A
 //! waiting feed holds a watch, a timer and its source, and no thread: it is a future that its connection polls.
+//! What reads and writes rows is boxed, so that a waiting feed has no room for it.
 //!
 //! A feed checks its authorization after it has read rows and before it sends them, so that it sends no row
 //! that was written after the authorization was withdrawn. A waiting feed wakes and ends at once when that
@@ -217,7 +218,7 @@ impl<S: Source> Feed<S> {
     async fn run(mut self, mut out: Sender) -> Result<()> {
         let mut is_gone = self.mark_seen();
         // Read before the first byte is sent, so that a failure becomes a proper error response.
-        let mut first = Some(self.source.page(self.since).await?);
+        let mut first = Some(Box::pin(self.source.page(self.since)).await?);
         self.standing.check().await?;
         if self.kind.is_object() {
             out.write("{\"results\":[\n").await;
@@ -226,13 +227,13 @@ impl<S: Source> Feed<S> {
         let mut has_head = self.kind.is_object();
         loop {
             let before = self.written;
-            let goes_on = self.catch_up(&mut out, first.take()).await?;
+            let goes_on = Box::pin(self.catch_up(&mut out, first.take())).await?;
             if self.written > before {
                 self.quiet_since = Instant::now();
                 has_head = true;
             }
             if !goes_on || is_gone || self.is_complete() || self.shutdown.has_begun() {
-                return self.end(out).await;
+                return Box::pin(self.end(out)).await;
             }
             if !has_head {
                 // The head goes out with the first byte: it tells the client that the feed has begun.
@@ -241,7 +242,7 @@ impl<S: Source> Feed<S> {
             }
             out.rests();
             if !self.wait_for_rows(&mut out).await {
-                return self.end(out).await;
+                return Box::pin(self.end(out)).await;
             }
             is_gone = self.mark_seen();
         }

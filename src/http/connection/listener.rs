@@ -76,7 +76,8 @@ impl<R: Respond> Ports<R> {
                     self.connections.spawn(async move {
                         match identity {
                             None => ports.plain(socket, peer).await,
-                            Some(identity) => ports.encrypted(socket, peer, &identity).await,
+                            // Boxed: a connection without TLS does not take the memory of the other future.
+                            Some(identity) => Box::pin(ports.encrypted(socket, peer, &identity)).await,
                         }
                         drop((permit, open));
                     });

@@ -258,8 +258,13 @@ impl Changes {
     /// The members `last_seq` and `pending` of a position.
     async fn position_members(&self, since: u64) -> String {
         let last = quote(&self.database.wire_sequence(since));
-        let database = self.database.clone();
-        let pending = reading(move || database.pending(since)).await.unwrap_or(0);
+        let pending = match self.database.info().sequence <= since {
+            true => 0,
+            false => {
+                let database = self.database.clone();
+                reading(move || database.pending(since)).await.unwrap_or(0)
+            }
+        };
         format!("\"last_seq\":{last},\"pending\":{pending}")
     }
 
@@ -297,8 +302,13 @@ impl Changes {
             return self.page_of(ids.clone(), since, last).await;
         }
         let (database, limit) = (self.database.clone(), self.page_limit());
-        let read = move || database.changes(since, Direction::Forward, limit);
-        let page = if last.saturating_sub(since) <= FEW { reading(read).await? } else { blocking(read).await? };
+        let page = match self.database.recent_changes(since, limit.entries) {
+            Some(page) => page,
+            None => {
+                let read = move || database.changes(since, Direction::Forward, limit);
+                if last.saturating_sub(since) <= FEW { reading(read).await? } else { blocking(read).await? }
+            }
+        };
         let next = page.rows.last().map_or(since, |(sequence, _)| *sequence);
         let rows = self.judge(page.rows).await?;
         Ok(match page.done {
