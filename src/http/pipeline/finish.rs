@@ -43,7 +43,8 @@ pub fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Respons
         }
         body = Body::whole("");
     }
-    log_at_end(app.clone(), context, status, &mut body);
+    let promised = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    log_at_end(app.clone(), context, status, promised.filter(|_| !head), &mut body);
     let mut response = http::Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -79,15 +80,17 @@ fn add_common_headers(context: &Context, headers: &mut HeaderMap) {
     }
 }
 
-/// Counts and logs the request when its body is sent or given up.
-fn log_at_end(app: Arc<App>, context: Context, status: http::StatusCode, body: &mut Body) {
+/// Counts and logs the request when its body is sent or given up. `promised`: the `Content-Length`; the
+/// connection does not ask a produced body for its end after so many bytes.
+fn log_at_end(app: Arc<App>, context: Context, status: http::StatusCode, promised: Option<u64>, body: &mut Body) {
     // Not the whole context: a waiting feed keeps these for hours.
     let Context { id, method, uri, received, user, peer, .. } = context;
     let path = uri.path().to_owned();
     drop(uri);
     body.at_end(move |ended| {
         let time = received.elapsed();
-        app.metrics.count(method.as_str(), status.as_u16(), time, ended.bytes, ended.whole);
+        let whole = ended.whole || promised == Some(ended.bytes);
+        app.metrics.count(method.as_str(), status.as_u16(), time, ended.bytes, whole);
         tracing::info!(
             target: "settee::request",
             %method,
@@ -96,7 +99,7 @@ fn log_at_end(app: Arc<App>, context: Context, status: http::StatusCode, body: &
             ms = (time.as_micros() as f64) / 1000.0,
             user = user.as_deref().unwrap_or("-"),
             bytes = ended.bytes,
-            aborted = !ended.whole,
+            aborted = !whole,
             peer = peer.map(tracing::field::display),
             id,
             "request"

@@ -244,3 +244,25 @@ async fn every_counter_that_is_served_moves() {
         assert!(seen.0.contains_key(name), "{name} is not served any more ({by})");
     }
 }
+
+#[tokio::test]
+async fn a_large_attachment_that_was_sent_whole_is_not_counted_as_aborted() {
+    let running = server(&[]).await;
+    send(&running, "PUT /db", &[ADMIN], "", 201).await;
+    let large = "x".repeat(1 << 20);
+    send(&running, "PUT /db/large/file", &[ADMIN, "Content-Type: application/octet-stream"], &large, 201).await;
+    let reply = send(&running, "GET /db/large/file", &[ADMIN], "", 200).await;
+    assert_eq!(reply.body.len(), large.len());
+    // A request is counted when its answer is sent; the one that asks is not counted yet.
+    within(async {
+        for sent in 1.. {
+            let stats = boxed(&running, "GET /_node/_local/_stats", &[ADMIN], "").await.json();
+            let httpd = &stats["couchdb"]["httpd"];
+            assert_eq!(httpd["aborted_requests"]["value"], 0);
+            if stats["couchdb"]["httpd_request_methods"]["GET"]["value"].as_u64() == Some(sent) {
+                break;
+            }
+        }
+    })
+    .await;
+}
