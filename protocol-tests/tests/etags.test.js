@@ -65,6 +65,21 @@ suite('ETags', (api) => {
     assert.equal(await again(`GET ${path}`, etag), 200);
   });
 
+  it('the public part of an account has no tag', { skip: !!external }, async () => {
+    const account = '/_users/org.couchdb.user:tagged';
+    const old = await api.ok('PUT /_node/_local/_config/chttpd_auth/public_fields', { body: '"name, nick"' });
+    try {
+      await api.ok(`PUT ${account}`, { body: { name: 'tagged', password: 'a long password', roles: [], type: 'user', nick: 'n', mail: 'secret' } });
+      await api.ok('PUT /_users/org.couchdb.user:other', { body: { name: 'other', password: 'a long password', roles: [], type: 'user' } });
+      const etag = await tagged(`GET ${account}`);
+      assert.equal(await again(`GET ${account}`, etag, { as: 'tagged:a long password' }), 304, 'its own user sees all of it');
+      const answer = await api.call(`GET ${account}`, { as: 'other:a long password', send: { 'If-None-Match': etag } });
+      assert.deepEqual([answer.status, answer.json?.nick, answer.json?.mail, answer.headers.etag], [200, 'n', undefined, undefined]);
+    } finally {
+      await api.ok('PUT /_node/_local/_config/chttpd_auth/public_fields', { body: JSON.stringify(old) });
+    }
+  });
+
   it('a show depends on what its function receives', { skip: !!external }, async () => {
     const db = await api.db();
     const design = { shows: { s: 'function (doc, req) { return JSON.stringify([doc._conflicts, req.query.q, req.body === "undefined" ? 0 : req.body]); }' } };
