@@ -57,22 +57,9 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     let mut params = Params::parse(request)?;
     let filter = Filter::configure(app, request, &database, &params.filter, &body).await?;
     let moved = database.watch();
-    let since = match params.since.as_deref() {
-        None | Some("") => Since::Sequence(0),
-        Some(text) => database.parse_since(text)?,
-    };
     let last = database.info().sequence;
-    let since = match since {
-        Since::Now => last,
-        // A sequence that the database has never reached: the feed goes on from the last one.
-        Since::Sequence(sequence) => sequence.min(last),
-    };
-    let tombstones_since =
-        match params.tombstones_since.as_deref().map(|text| database.parse_since(text)).transpose()? {
-            None => 0,
-            Some(Since::Now) => last,
-            Some(Since::Sequence(sequence)) => sequence,
-        };
+    let since = sequence_of(&database, params.since.as_deref(), last)?;
+    let tombstones_since = sequence_of(&database, params.tombstones_since.as_deref(), last)?;
     let (kind, waiting) = (params.kind, params.waiting);
     let etag = (kind == Kind::Normal && !filter.is_script()).then(|| tag(request, &database, last, &body));
     if let Some(etag) = &etag
@@ -103,6 +90,18 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
             answer.with(header::CACHE_CONTROL, no_cache).uncompressed()
         }
         _ => answer.uncompressed(),
+    })
+}
+
+/// The sequence that a client names; 0 if it names none.
+fn sequence_of(database: &Database, text: Option<&str>, last: u64) -> Result<u64> {
+    Ok(match text {
+        None | Some("") => 0,
+        Some(text) => match database.parse_since(text)? {
+            Since::Now => last,
+            // A sequence that the database has never reached: the feed goes on from the last one.
+            Since::Sequence(sequence) => sequence.min(last),
+        },
     })
 }
 
