@@ -2,6 +2,7 @@
 //
 //   node first-sync.js                                    settee with what PouchDB asked for, and with more rows
 //   BESIDE=http://admin:password@127.0.0.1:5984 node first-sync.js            beside it, an Apache CouchDB
+//   ONLY=1000 node first-sync.js                         only with more rows; 0: only what PouchDB asked for; beside: neither
 //   BROWSER=/usr/bin/chromium node first-sync.js          PouchDB in the browser, with IndexedDB; requires playwright-core
 //
 // A TCP proxy delays every byte in both directions, and the first bytes of a connection by one more round trip (its
@@ -180,6 +181,7 @@ async function main() {
   console.log('| client | server | seconds, median | seconds, slowest | requests each | MB each |\n|---|---|---:|---:|---:|---:|');
   const rows = [];
   for (const [name, setting] of [['settee, 100 rows', '0'], ['settee', '1000']]) {
+    if (process.env.ONLY && process.env.ONLY !== setting) continue;
     const api = new Api({ args: ['--set', `settee/first_sync_rows=${setting}`] });
     await api.start();
     await measure(name, new URL(api.server.address), rows);
