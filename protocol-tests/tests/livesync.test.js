@@ -215,6 +215,9 @@ describe('settee livesync', { skip: !!external }, () => {
     const second = people(await good('--user', 'dave', '--vault', 'own', '--password-file', file, '--plain')).dave;
     assert.equal((await open(second.link, second.passphrase)).couchDB_PASSWORD, dave.password);
     assert.equal((await remote(settings).get('note')).text, 'hello', 'the first vault still works');
+    await refused(/dave has an account, and there/, '--user', 'dave', '--vault', 'third');
+    const third = people(await good('--user', 'dave', '--vault', 'third', '--password-file', file)).dave;
+    assert.equal((await open(third.link, third.passphrase)).passphrase, third.vault, 'a vault without a link is like a new one');
   }));
 
   it('lets the owner rebuild the vault: the plugin deletes the database, and it is there again, with its rights', withServer({}, async () => {

@@ -107,8 +107,10 @@ fn apply_settings(api: &AdminApi) -> Result<(), String> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     New,
-    /// Nobody has written to it, and nobody but the owner could have.
-    Unused,
+    /// Nobody has written to it. `alone`: nobody but the owner could have.
+    Empty {
+        alone: bool,
+    },
     Old,
 }
 
@@ -124,10 +126,10 @@ fn settle_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<F
     }
     let security_path = format!("{path}/_security");
     let before = api.must("GET", &security_path, None, "the rights of the database")?;
-    if found == Found::Old && before["members"]["names"] == json!([vault.user]) {
+    if found == Found::Old {
         let info = api.must("GET", &path, None, "the database")?;
         if info["doc_count"] == 0 && info["doc_del_count"] == 0 {
-            found = Found::Unused;
+            found = Found::Empty { alone: before["members"]["names"] == json!([vault.user]) };
         }
     }
     let names = |group: &str| -> Vec<String> {
@@ -191,8 +193,12 @@ impl Passphrase {
 
 fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, found: Found) -> Result<Passphrase, String> {
     let known = config[VAULTS][&vault.database].as_str();
-    // An address that turned out wrong is common; nothing is encrypted with the passphrase yet.
-    let is_new = found == Found::New || found == Found::Unused && vault.new_password;
+    let is_new = match found {
+        Found::New => true,
+        // No link was made so far, or the address in it was wrong: nothing is encrypted with a passphrase yet.
+        Found::Empty { alone } => known.is_none() || vault.new_password && alone,
+        Found::Old => false,
+    };
     if vault.plain && known == Some("encrypted") && !is_new {
         return Err(format!("the vault {} is end-to-end encrypted; without --plain", vault.database));
     }
