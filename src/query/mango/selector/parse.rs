@@ -18,10 +18,13 @@ const MAX_NODES: usize = 20_000;
 const MAX_NAMES: usize = 4 << 20;
 /// Maximum number of regular expressions. Each takes up to 64 KiB when compiled.
 const MAX_PATTERNS: usize = 500;
+/// Maximum total length of the regular expressions, in bytes. Compiling one with thousands of named groups takes
+/// quadratic time: a tenth of a second for 64 KiB.
+const MAX_PATTERN_BYTES: usize = 256 << 10;
 
 /// Parses a selector (CouchDB's `norm_ops` and `norm_fields`).
 pub(crate) fn parse(selector: &Value) -> Result<Node> {
-    Parser { nodes: 0, names: 0, patterns: 0 }.node(
+    Parser { nodes: 0, names: 0, patterns: 0, pattern_bytes: 0 }.node(
         selector,
         &FieldPath::default(),
         Place { depth: 0, in_element: false },
@@ -33,6 +36,7 @@ struct Parser {
     /// Total bytes of the paths so far.
     names: usize,
     patterns: usize,
+    pattern_bytes: usize,
 }
 
 fn too_large() -> crate::error::Error {
@@ -119,8 +123,9 @@ impl Parser {
 
     fn regex(&mut self, source: &str) -> Result<Option<Regex>> {
         self.patterns += 1;
-        if self.patterns > MAX_PATTERNS {
-            return Err(mango("invalid_selector", "The selector has too many regular expressions."));
+        self.pattern_bytes = self.pattern_bytes.saturating_add(source.len());
+        if self.patterns > MAX_PATTERNS || self.pattern_bytes > MAX_PATTERN_BYTES {
+            return Err(mango("invalid_selector", "The selector has too many or too long regular expressions."));
         }
         Ok(Regex::compile(source).ok())
     }

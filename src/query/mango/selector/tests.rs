@@ -352,6 +352,9 @@ fn resources_of_a_selector_are_limited() {
     let patterns = |count: usize| json!({"$or": vec![json!({"a": {"$regex": "^a.*[b-x]$"}}); count]});
     assert!(Selector::parse(&patterns(500)).is_ok() && Selector::parse(&patterns(501)).is_err());
     assert!(Selector::parse(&json!({"a": {"$regex": "(?:abc){9000}"}})).is_err());
+    let long = format!("(?#{})a", "x".repeat(60_000));
+    let patterns = |count: usize| json!({"$or": vec![json!({"a": {"$regex": long}}); count]});
+    assert!(Selector::parse(&patterns(4)).is_ok() && Selector::parse(&patterns(5)).is_err());
     // These would take too many steps.
     let all: Vec<u64> = (1..5000).collect();
     let elements: Vec<u64> = std::iter::repeat_n(0, 5000).chain(1..5000).collect();
