@@ -32,7 +32,9 @@ pub(crate) use self::commit::tally::Tally;
 pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
-pub use self::names::{LONGEST_ID, check_database_name, check_document_id, check_has_partition, partition_of};
+pub use self::names::{
+    LONGEST_ID, check_attachment_name, check_database_name, check_document_id, check_has_partition, partition_of,
+};
 pub use self::read::attachment::{Content, Upload, Uploaded};
 pub use self::read::by_id::{Listed, Listing};
 pub use self::read::by_sequence::{ChangesPage, Since};

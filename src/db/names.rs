@@ -38,6 +38,20 @@ pub fn check_database_name(name: &str) -> Result<()> {
     }
 }
 
+/// Checks an attachment's name (CouchDB: `chttpd_db:validate_attachment_name`).
+pub fn check_attachment_name(name: &str) -> Result<()> {
+    if name.starts_with('_') {
+        return Err(Error::BadRequest(format!("Attachment name '{name}' starts with prohibited character '_'")));
+    }
+    if name.is_empty() {
+        return Err(Error::BadRequest("Attachment name is empty".into()));
+    }
+    if name.len() > 4096 {
+        return Err(Error::BadRequest("Attachment name is too long".into()));
+    }
+    Ok(())
+}
+
 /// Checks a document id (CouchDB: `couch_doc:validate_docid`). The caller must not pass `_local/` ids.
 pub fn check_document_id(id: &str, partitioned: bool) -> Result<()> {
     if id.is_empty() {

@@ -74,6 +74,22 @@ pub fn load(database: &Database, id: &str) -> Result<Arc<Design>> {
     Ok(design)
 }
 
+/// Loads the design document `name`, and checks that it has the function at `path`: a section and a member of
+/// it. Blocks on the store.
+///
+/// # Errors
+/// As [`load`], and `NotFound` if the section or the function is missing.
+pub fn with_function(database: &Database, name: &str, path: [&str; 2]) -> Result<Arc<Design>> {
+    let design = load(database, &format!("_design/{name}"))?;
+    let body: Value = serde_json::from_str(&design.source)
+        .map_err(|_| Error::Damaged(format!("the body of document _design/{name}")))?;
+    match body.get(path[0]).map(|section| section.get(path[1])) {
+        Some(Some(_)) => Ok(design),
+        Some(None) => Err(Error::NotFound(format!("missing json key: {}", path[1]))),
+        None => Err(Error::NotFound(format!("missing json key: {}", path[0]))),
+    }
+}
+
 fn read(database: &Database, id: &str) -> Result<Arc<Design>> {
     let found = database.find(id, Wanted::Winner)?;
     let source = render::plain(&found.id, &found.revision, found.deleted, &found.body);

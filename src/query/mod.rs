@@ -1,5 +1,6 @@
 //! Queries: selectors and the Mango planner; design documents, their JavaScript functions and their views.
 
+pub mod changes_filter;
 pub(crate) mod cleanup;
 pub mod design;
 pub mod index;

@@ -189,6 +189,12 @@ impl Database {
         &self.blobs
     }
 
+    /// Pins the contents of a revision's attachments, in order. `None` if one of them is not there: the revision was
+    /// removed after it was read. Blocks on disk I/O.
+    pub fn pins(&self, attachments: &[Attachment]) -> Result<Option<Vec<Pin>>> {
+        attachments.iter().map(|attachment| self.pin(&attachment.blob)).collect()
+    }
+
     /// Pins content that is named by a body read before. `None` if it is not there: between the read and the
     /// pin, a compaction may have removed the body, and the sweep the content.
     pub(crate) fn pin(&self, blob: &BlobId) -> Result<Option<Pin>> {

@@ -3,6 +3,7 @@
 pub(crate) mod attachment;
 pub(crate) mod by_id;
 pub(crate) mod by_sequence;
+mod leaves;
 pub mod partition_info;
 pub mod render;
 pub(crate) mod revisions;

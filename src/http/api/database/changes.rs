@@ -11,7 +11,7 @@ use http::header;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::changes_filter::{Filter, Judged};
+use super::changes_filter::configure;
 use super::changes_params::Params;
 use super::first_sync::FirstSync;
 use crate::app::App;
@@ -29,6 +29,7 @@ use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
 use crate::json::quote;
+use crate::query::changes_filter::{Filter, Judged};
 use crate::store::{Direction, PageLimit};
 
 /// Rows read at once; fewer if their documents are needed.
@@ -55,7 +56,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         }
     }
     let mut params = Params::parse(request)?;
-    let filter = Filter::configure(app, request, &database, &params.filter, &body).await?;
+    let filter = configure(app, request, &database, &params.filter, &body).await?;
     let moved = database.watch();
     let last = database.info().sequence;
     let since = sequence_of(&database, params.since.as_deref(), last)?;
@@ -204,9 +205,10 @@ impl Source for Changes {
         let mut text = String::with_capacity(160);
         text.push_str(kind.row_start(written == 0));
         text.push_str(&format!("{{\"seq\":{sequence},\"id\":{},\"changes\":[", quote(&row.row.id)));
-        for (at, revision) in row.revisions.iter().enumerate() {
+        for (at, leaf) in row.leaves.iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
-            text.push_str(&format!("{comma}{{\"rev\":{}}}", quote(revision)));
+            let revision = quote(&row.row.leaves[*leaf].revision.to_string());
+            text.push_str(&format!("{comma}{{\"rev\":{revision}}}"));
         }
         text.push(']');
         if row.row.winner().deleted {

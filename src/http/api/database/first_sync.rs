@@ -11,8 +11,8 @@
 //! the client's memory, and a page that is interrupted is pulled again: they may take a few megabytes.
 
 use crate::db::Database;
-use crate::http::api::database::changes_filter::Judged;
 use crate::http::request::{Query, Request, Verb};
+use crate::query::changes_filter::Judged;
 
 /// The rows that PouchDB asks for. They are returned however large their documents are.
 const ASKED: u64 = 100;
@@ -129,7 +129,7 @@ mod tests {
                     deleted: false,
                     body: Some(Body { sequence, index: 0, bytes }),
                 };
-                Judged { sequence, row: SequenceRow { id: "a".into(), leaves: vec![leaf] }, revisions: Vec::new() }
+                Judged { sequence, row: SequenceRow { id: "a".into(), leaves: vec![leaf] }, leaves: Vec::new() }
             };
             (0..count).map(row).collect()
         };

@@ -1,19 +1,15 @@
 //! Functions of design documents in requests: loads them, builds the request object, and filters feeds.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::Database;
-use crate::error::Error;
 use crate::http::request::{Request, Verb};
 use crate::http::response::error::Result;
+use crate::query::changes_filter::{FilterFunction, Judge, ViewFunction};
 use crate::query::design;
-use crate::query::script::{
-    Design, RequestBody, RequestContext, RequestParts, Scripts, request_object, rewrite_request_object,
-};
+use crate::query::script::{Design, RequestBody, RequestContext, RequestParts, request_object, rewrite_request_object};
 
 /// Loads the design document `name` and checks that it has the function at `path`: a section and a member of
 /// it.
@@ -21,15 +17,8 @@ use crate::query::script::{
 /// # Errors
 /// `NotFound` if the section or the function is missing.
 pub async fn open(database: &Arc<Database>, name: &str, path: [&str; 2]) -> Result<Arc<Design>> {
-    let (of, id) = (database.clone(), format!("_design/{name}"));
-    let design = blocking(move || design::load(&of, &id)).await?;
-    let body: serde_json::Value = serde_json::from_str(&design.source)
-        .map_err(|_| Error::Damaged(format!("the body of document _design/{name}")))?;
-    match body.get(path[0]).map(|section| section.get(path[1])) {
-        Some(Some(_)) => Ok(design),
-        Some(None) => Err(Error::NotFound(format!("missing json key: {}", path[1])).into()),
-        None => Err(Error::NotFound(format!("missing json key: {}", path[0])).into()),
-    }
+    let (of, name, path) = (database.clone(), name.to_owned(), path.map(str::to_owned));
+    Ok(blocking(move || design::with_function(&of, &name, [&path[0], &path[1]])).await?)
 }
 
 /// The request object of a function.
@@ -114,39 +103,6 @@ fn with_parts<R>(
     })?)
 }
 
-/// A filter function and its request object.
-struct FilterFunction {
-    scripts: Scripts,
-    design: Arc<Design>,
-    name: String,
-    asked: Asked,
-}
-
-impl Judge for FilterFunction {
-    fn judge<'a>(
-        &'a self,
-        documents: Vec<String>,
-    ) -> Pin<Box<dyn Future<Output = crate::error::Result<Vec<bool>>> + Send + 'a>> {
-        Box::pin(self.scripts.filter(&self.design, &self.name, documents, &self.asked.request, &self.asked.user))
-    }
-}
-
-/// A view's map function as a filter: a document passes if the function emits a row for it.
-struct ViewFunction {
-    scripts: Scripts,
-    design: Arc<Design>,
-    name: String,
-}
-
-impl Judge for ViewFunction {
-    fn judge<'a>(
-        &'a self,
-        documents: Vec<String>,
-    ) -> Pin<Box<dyn Future<Output = crate::error::Result<Vec<bool>>> + Send + 'a>> {
-        Box::pin(self.scripts.filter_view(&self.design, &self.name, documents))
-    }
-}
-
 /// The filter of `filter=design/function`.
 pub async fn filter(
     app: &Arc<App>,
@@ -156,21 +112,13 @@ pub async fn filter(
     function: &str,
 ) -> Result<Box<dyn Judge>> {
     let design = open(database, name, ["filters", function]).await?;
-    let asked = asked(app, request, database, None, RequestBody::None)?;
-    Ok(Box::new(FilterFunction { scripts: app.scripts.clone(), design, name: function.to_owned(), asked }))
+    let Asked { request, user } = asked(app, request, database, None, RequestBody::None)?;
+    let scripts = app.scripts.clone();
+    Ok(Box::new(FilterFunction { scripts, design, name: function.to_owned(), request, user }))
 }
 
 /// The filter of `filter=_view&view=design/view`.
 pub async fn view_filter(app: &Arc<App>, database: &Arc<Database>, name: &str, view: &str) -> Result<Box<dyn Judge>> {
     let design = open(database, name, ["views", view]).await?;
     Ok(Box::new(ViewFunction { scripts: app.scripts.clone(), design, name: view.to_owned() }))
-}
-
-/// Decides which documents pass. Receives whole documents as JSON text, and returns one verdict for each, in
-/// order.
-pub trait Judge: Send + Sync {
-    fn judge<'a>(
-        &'a self,
-        documents: Vec<String>,
-    ) -> Pin<Box<dyn Future<Output = crate::error::Result<Vec<bool>>> + Send + 'a>>;
 }

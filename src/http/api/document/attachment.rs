@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::attachment_upload::{AttachmentRules, check_attachment_name, receive};
+use super::attachment_upload::{AttachmentRules, receive};
 use super::body_writer::Reading;
 use super::incoming::{Change, Decoded, Reply};
 use super::revision::{named_revision, parse_revision};
@@ -12,7 +12,7 @@ use super::write::write;
 use crate::app::App;
 use crate::blocking::blocking;
 use crate::db::record::Attachment;
-use crate::db::{Database, Found, Incoming, Mode, Source, check_document_id};
+use crate::db::{Database, Found, Incoming, Mode, Source, check_attachment_name, check_document_id};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::error::{Failure, Result};

@@ -11,20 +11,6 @@ use crate::net::multipart::Chunks;
 /// Bytes collected from the socket before they are written to the blob store.
 const COLLECT: usize = 256 << 10;
 
-/// Checks an attachment's name (CouchDB: `chttpd_db:validate_attachment_name`).
-pub fn check_attachment_name(name: &str) -> Result<()> {
-    if name.starts_with('_') {
-        return Err(Error::BadRequest(format!("Attachment name '{name}' starts with prohibited character '_'")));
-    }
-    if name.is_empty() {
-        return Err(Error::BadRequest("Attachment name is empty".into()));
-    }
-    if name.len() > 4096 {
-        return Err(Error::BadRequest("Attachment name is too long".into()));
-    }
-    Ok(())
-}
-
 /// The settings for attachments.
 #[derive(Debug, Clone)]
 pub struct AttachmentRules {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::attachment_upload::{AttachmentRules, check_attachment_name};
+use super::attachment_upload::AttachmentRules;
 use super::revision::named_revision;
 use crate::blocking::blocking;
 use crate::db::parse::{Limits, Split, Stub};
-use crate::db::{Database, Incoming, Mode, Source, check_document_id};
+use crate::db::{Database, Incoming, Mode, Source, check_attachment_name, check_document_id};
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::error::{self, Failure};

@@ -7,50 +7,12 @@ use super::body_writer;
 use crate::blocking::blocking;
 use crate::db::read::render::Show;
 use crate::db::record::LeafRow;
-use crate::db::{AT_ONCE, Database, Found, Wanted, Within};
-use crate::error::{Error, Result};
+use crate::db::{AT_ONCE, Database, Found, Within};
+use crate::error::Result;
 use crate::http::response::body::Sender;
 use crate::json::{member, string};
 use crate::query::view::Row;
-use crate::rev::{Body, Revision, Tree};
-
-/// Loads the revision that each row shows; `None` if it no longer exists. Blocks on the disk.
-pub fn load(database: &Database, wanted: &[(&str, &LeafRow)], show: &Show) -> Result<Vec<Option<Found>>> {
-    let places: Vec<(&str, Body)> = wanted.iter().filter_map(|(id, leaf)| Some((*id, leaf.body?))).collect();
-    let mut bodies = database.bodies(&places)?.into_iter();
-    let needs_tree = show.conflicts || show.deleted_conflicts || show.revs || show.revs_info;
-    let trees: Vec<Arc<Tree>> = if needs_tree {
-        let ids: Vec<&str> = wanted.iter().map(|(id, _)| *id).collect();
-        let records = database.records(&ids)?;
-        records.into_iter().map(|record| Arc::new(record.map(|record| record.tree).unwrap_or_default())).collect()
-    } else {
-        let none = Arc::new(Tree::new());
-        vec![none; wanted.len()]
-    };
-    let mut found = Vec::with_capacity(wanted.len());
-    for ((id, leaf), tree) in wanted.iter().zip(trees) {
-        let body = leaf.body.and_then(|place| Some((place, bodies.next().flatten()?)));
-        found.push(match body {
-            Some((place, body)) => Some(Found {
-                id: (*id).to_owned(),
-                revision: leaf.revision.clone(),
-                deleted: leaf.deleted,
-                body,
-                local_sequence: place.sequence,
-                tree,
-                history: database.info().revs_limit as usize,
-            }),
-            // The document was changed and compacted since the row was read, or the leaf has no body: read
-            // the current state of this revision.
-            None => match database.find(id, Wanted::Revision(&leaf.revision)) {
-                Ok(found) => Some(found),
-                Err(Error::Missing | Error::Deleted) => None,
-                Err(error) => return Err(error),
-            },
-        });
-    }
-    Ok(found)
-}
+use crate::rev::Revision;
 
 /// The documents of a page of rows, loaded on demand in groups. A group ends with the document that brings it
 /// to at least [`AT_ONCE`] bytes.
@@ -90,7 +52,7 @@ impl Docs {
         let group: Vec<(String, LeafRow)> = self.wanted.drain(..fit).collect();
         let found = blocking(move || {
             let wanted: Vec<(&str, &LeafRow)> = group.iter().map(|(id, leaf)| (id.as_str(), leaf)).collect();
-            load(&database, &wanted, &show)
+            database.leaves(&wanted, &show)
         });
         let found = found.await?;
         out.loaded(body_writer::cost_of(found.iter().flatten()));
@@ -210,7 +172,7 @@ impl Beside {
             rows.push((row, None));
         }
         let wanted: Vec<(&str, &LeafRow)> = leaves.iter().map(|(_, id, leaf)| (id.as_str(), leaf)).collect();
-        for ((at, _, _), found) in leaves.iter().zip(load(database, &wanted, show)?) {
+        for ((at, _, _), found) in leaves.iter().zip(database.leaves(&wanted, show)?) {
             rows[*at].1 = found;
         }
         Ok(Within::Fits(rows))

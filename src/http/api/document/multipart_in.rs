@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use http::header;
 
-use super::attachment_upload::{AttachmentRules, check_attachment_name, receive as receive_content};
+use super::attachment_upload::{AttachmentRules, receive as receive_content};
 use super::edit;
 use super::revision::{named_revision, parse_revision};
 use crate::blocking::blocking;
 use crate::db::parse::Stub;
-use crate::db::{Database, Incoming, Mode, Source, Uploaded};
+use crate::db::{Database, Incoming, Mode, Source, Uploaded, check_attachment_name};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::request::body::RequestBody;
