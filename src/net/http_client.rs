@@ -13,6 +13,8 @@
 //! - At most [`SLOTS`] requests run at a time. A request keeps its slot until its answer is read or dropped.
 //! - No redirects, cookies, proxies or compression: a redirect could lead to an address that the caller has
 //!   not allowed.
+//! - A guarded client ([`HttpClient::guarded`]) opens connections only to addresses that its guard allows. The
+//!   guard sees the resolved address that is connected to.
 //!
 //! HTTP/1.1 only. HTTP/2 needs the `http2` features of hyper-util and hyper-rustls, and `h2` in the ALPN
 //! protocols of the TLS settings.
@@ -20,6 +22,7 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -32,6 +35,7 @@ use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
@@ -48,6 +52,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long an unused connection stays open, and how many of them for one host.
 const IDLE: Duration = Duration::from_secs(30);
 const IDLE_PER_HOST: usize = 4;
+/// The same for a client whose addresses are guarded: its caller limits the connections to a host.
+const IDLE_PER_GUARDED_HOST: usize = 20;
 /// Largest head of an answer, and size of a connection's read buffer.
 const BUFFER: usize = 64 << 10;
 /// Name and version of this server, for other servers' logs.
@@ -82,6 +88,8 @@ pub enum HttpError {
     Url(&'static str),
     /// There is no connection: the name is unknown, nothing listens, or the certificate is not trusted.
     Connect(String),
+    /// The guard does not allow this address.
+    Refused(IpAddr),
     /// There was no (complete) answer in time.
     TimedOut(Duration),
     /// The body has more bytes than the limit.
@@ -97,6 +105,7 @@ impl fmt::Display for HttpError {
         match self {
             HttpError::Url(wrong) => out.write_str(wrong),
             HttpError::Connect(wrong) => write!(out, "cannot connect: {wrong}"),
+            HttpError::Refused(address) => write!(out, "the address {address} may not be reached"),
             HttpError::TimedOut(limit) => write!(out, "no complete answer within {} s", limit.as_secs_f32()),
             HttpError::TooLarge(limit) => write!(out, "the answer exceeds the limit of {limit} bytes"),
             HttpError::Broken(wrong) => write!(out, "the answer is incomplete or invalid: {wrong}"),
@@ -109,21 +118,32 @@ impl fmt::Display for HttpError {
 
 impl std::error::Error for HttpError {}
 
+/// Decides which addresses may be connected to.
+pub type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// The client. A cheap handle: clones share connections and slots. Its methods need a Tokio runtime.
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, RequestBody>,
     slots: Arc<Semaphore>,
+    guard: Option<Guard>,
 }
 
 impl HttpClient {
     /// Creates a client. `tls` has the trusted certificate authorities.
     pub fn new(tls: Arc<ClientConfig>) -> HttpClient {
-        HttpClient::with(tls, SLOTS, CONNECT)
+        HttpClient::with(tls, SLOTS, CONNECT, None)
     }
 
-    pub(super) fn with(tls: Arc<ClientConfig>, slots: usize, connect: Duration) -> HttpClient {
-        let mut tcp = HttpConnector::new();
+    /// Creates a client that connects only to addresses that `guard` allows. It has no limit of requests at a
+    /// time: its caller has.
+    pub fn guarded(tls: Arc<ClientConfig>, guard: Guard) -> HttpClient {
+        HttpClient::with(tls, Semaphore::MAX_PERMITS, CONNECT, Some(guard))
+    }
+
+    pub(super) fn with(tls: Arc<ClientConfig>, slots: usize, connect: Duration, guard: Option<Guard>) -> HttpClient {
+        let idle = if guard.is_some() { IDLE_PER_GUARDED_HOST } else { IDLE_PER_HOST };
+        let mut tcp = HttpConnector::new_with_resolver(Resolver { system: GaiResolver::new(), guard: guard.clone() });
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect));
@@ -132,10 +152,10 @@ impl HttpClient {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .pool_max_idle_per_host(idle)
             .http1_max_buf_size(BUFFER)
             .build(connector);
-        HttpClient { client, slots: Arc::new(Semaphore::new(slots)) }
+        HttpClient { client, slots: Arc::new(Semaphore::new(slots)), guard }
     }
 
     /// Sends a request to an `https` or `http` URL; the caller decides which URLs are acceptable. Returns the
@@ -179,8 +199,15 @@ impl HttpClient {
         if !matches!(url.scheme_str(), Some("https" | "http")) {
             return Err(HttpError::Url("the URL is neither https nor http"));
         }
-        if url.host().is_none_or(str::is_empty) {
+        let Some(host) = url.host().filter(|host| !host.is_empty()) else {
             return Err(HttpError::Url("the URL has no host"));
+        };
+        // An address in the URL is connected to without the resolver.
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        if let (Some(address), Some(guard)) = (literal, &self.guard)
+            && !guard(address)
+        {
+            return Err(HttpError::Refused(address));
         }
         request.headers_mut().insert(USER_AGENT, AGENT);
         let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -228,7 +255,7 @@ impl Body for AnswerBody {
 /// Connects within a time limit. hyper-util limits TCP only, not DNS and TLS.
 #[derive(Clone)]
 struct Connector {
-    https: HttpsConnector<HttpConnector>,
+    https: HttpsConnector<HttpConnector<Resolver>>,
     limit: Duration,
 }
 
@@ -252,7 +279,64 @@ impl Service<Uri> for Connector {
     }
 }
 
+/// Resolves names, and leaves out the addresses that the guard does not allow.
+#[derive(Clone)]
+struct Resolver {
+    system: GaiResolver,
+    guard: Option<Guard>,
+}
+
+/// All addresses of a name are refused; the first of them.
+#[derive(Debug)]
+struct AllRefused(IpAddr);
+
+impl fmt::Display for AllRefused {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "the address {} may not be reached", self.0)
+    }
+}
+
+impl std::error::Error for AllRefused {}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.system.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (resolving, guard) = (self.system.call(name), self.guard.clone());
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = resolving.await?.collect();
+            let Some(guard) = guard else { return Ok(found.into_iter()) };
+            let allowed: Vec<SocketAddr> = found.iter().copied().filter(|address| guard(address.ip())).collect();
+            match (allowed.is_empty(), found.first()) {
+                (true, Some(first)) => Err(AllRefused(first.ip()).into()),
+                _ => Ok(allowed.into_iter()),
+            }
+        })
+    }
+}
+
+/// The address that the guard has refused, if that is why there is no connection.
+fn refused(error: &(dyn std::error::Error + 'static)) -> Option<IpAddr> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(AllRefused(address)) = error.downcast_ref() {
+            return Some(*address);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 fn failure(error: &ClientError) -> HttpError {
+    if let Some(address) = refused(error) {
+        return HttpError::Refused(address);
+    }
     // The error itself says only "client error (Connect)".
     let causes = error.source().map_or_else(|| error.to_string(), with_causes);
     if error.is_connect() { HttpError::Connect(causes) } else { HttpError::Broken(causes) }

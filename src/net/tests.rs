@@ -140,7 +140,7 @@ async fn connections_are_reused() {
 #[tokio::test]
 async fn the_number_of_requests_at_a_time_is_limited() {
     let (port, _) = keeping_alive().await;
-    let client = HttpClient::with(client_config(None).unwrap(), 1, Duration::from_secs(10));
+    let client = HttpClient::with(client_config(None).unwrap(), 1, Duration::from_secs(10), None);
     let ask = || {
         let request = http::Request::get(format!("http://127.0.0.1:{port}/")).body(empty()).unwrap();
         client.send(request, LIMITS.time)
@@ -160,7 +160,7 @@ async fn every_wait_ends() {
     // Accepts connections, and neither shakes hands nor answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let client = HttpClient::with(client_config(None).unwrap(), 4, short);
+    let client = HttpClient::with(client_config(None).unwrap(), 4, short, None);
     let error = client.get(&format!("https://localhost:{port}/"), LIMITS).await.unwrap_err();
     assert!(matches!(&error, HttpError::Connect(wrong) if wrong.contains("within 0.05 s")), "{error}");
     let limits = Limits { time: short, ..LIMITS };
