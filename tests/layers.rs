@@ -42,7 +42,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
     (
         "query",
         &[
-            &["cleanup", "validation"],
+            &["changes_filter", "cleanup", "validation"],
             &["mango/find"],
             &["view"],
             &["mango/planner"],

@@ -9,6 +9,7 @@ mod documents;
 mod faults;
 mod frame;
 mod metrics;
+mod replication;
 mod scripts;
 mod session;
 mod tls;

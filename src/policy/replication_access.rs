@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::query::script::Scripts;
 use crate::replicate::{Access, Limits, Pending};
 use crate::rev::Revision;
+use crate::store::blob::blobs::Blobs;
 
 /// The rights of a job's user.
 pub struct UserAccess {
@@ -112,6 +113,10 @@ impl Access for UserAccess {
 
     fn user_json(&self, database: &str) -> String {
         self.user.to_script_json(database).to_string()
+    }
+
+    fn blobs(&self) -> &Arc<dyn Blobs> {
+        self.app.databases.blobs()
     }
 
     fn scripts(&self) -> &Scripts {

@@ -8,6 +8,7 @@ use crate::db::{CreateOptions, Database, Incoming};
 use crate::error::Result;
 use crate::query::script::Scripts;
 use crate::rev::Revision;
+use crate::store::blob::blobs::Blobs;
 
 /// The rights of one user, asked again during the job: a right that is taken away ends the job.
 pub trait Access: Send + Sync {
@@ -45,6 +46,9 @@ pub trait Access: Send + Sync {
 
     /// The user context that filter functions receive, as JSON.
     fn user_json(&self, database: &str) -> String;
+
+    /// Where attachments on their way are kept, also between two other servers.
+    fn blobs(&self) -> &Arc<dyn Blobs>;
 
     /// Runs filter functions.
     fn scripts(&self) -> &Scripts;

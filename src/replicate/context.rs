@@ -1,11 +1,17 @@
 //! What a pass needs of the server.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::rustls::ClientConfig;
 
 use super::access::Access;
+use super::address::is_public;
+use super::host::Host;
 use crate::clock::Clock;
+use crate::net::http_client::HttpClient;
 
 /// What a pass needs of the server. A cheap handle.
 #[derive(Clone)]
@@ -19,18 +25,61 @@ pub struct Context {
     pub server_uuid: Arc<str>,
 }
 
+/// Memory for documents on their way, of all jobs together.
+const MEMORY: usize = 128 << 20;
+/// The unit in which it is counted.
+const UNIT: usize = 1 << 10;
+
 /// What all jobs of a server share: connections, and the memory for documents on their way.
 pub struct Network {
-    #[allow(dead_code, reason = "the peers over HTTP come next")]
-    tls: Arc<ClientConfig>,
-    #[allow(dead_code, reason = "the peers over HTTP come next")]
-    allow_private: Box<dyn Fn() -> bool + Send + Sync>,
+    client: HttpClient,
+    memory: Arc<Semaphore>,
+    hosts: Mutex<HashMap<(String, bool), Weak<Host>>>,
 }
 
 impl Network {
     /// `tls` has the trusted authorities. `allow_private`: whether addresses of private networks and of this
     /// machine may be reached now (`[replicator] allow_private`).
     pub fn new(tls: Arc<ClientConfig>, allow_private: impl Fn() -> bool + Send + Sync + 'static) -> Network {
-        Network { tls, allow_private: Box::new(allow_private) }
+        let allowed = Arc::new(move |address| is_public(address) || allow_private());
+        Network {
+            client: HttpClient::guarded(tls, allowed),
+            memory: Arc::new(Semaphore::new(MEMORY / UNIT)),
+            hosts: Mutex::default(),
+        }
     }
+
+    pub(crate) fn client(&self) -> &HttpClient {
+        &self.client
+    }
+
+    /// What all jobs of one host and port share, with at least this many connections. Sources and targets are counted
+    /// apart: a document is written while the answer that it came with is still being read, so that reads which
+    /// waited for the connections of writes, and writes for those of reads, would wait for ever.
+    pub(crate) fn host(&self, authority: &str, is_target: bool, connections: usize) -> Arc<Host> {
+        let mut hosts = self.hosts.lock();
+        let key = (authority.to_ascii_lowercase(), is_target);
+        if let Some(host) = hosts.get(&key).and_then(Weak::upgrade) {
+            host.allow(connections);
+            return host;
+        }
+        hosts.retain(|_, host| host.strong_count() > 0);
+        let host = Arc::new(Host::new(connections));
+        hosts.insert(key, Arc::downgrade(&host));
+        host
+    }
+
+    /// Memory for a document of this many bytes, if there is some now.
+    pub(crate) fn hold_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.memory.clone().try_acquire_many_owned(units(bytes)).ok()
+    }
+
+    /// The same, when there is some.
+    pub(crate) async fn hold(&self, bytes: usize) -> OwnedSemaphorePermit {
+        self.memory.clone().acquire_many_owned(units(bytes)).await.expect("the semaphore is never closed")
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    (bytes.div_ceil(UNIT)).clamp(1, MEMORY / UNIT) as u32
 }

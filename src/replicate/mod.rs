@@ -19,11 +19,17 @@
 //! - No password is part of an error, of a log line or of a checkpoint.
 
 pub mod access;
+pub(crate) mod address;
+pub(crate) mod checkpoint;
 pub mod context;
 pub mod failure;
+pub(crate) mod host;
 pub mod job;
+pub(crate) mod local;
 pub mod parameters;
+pub(crate) mod peer;
 pub mod progress;
+pub(crate) mod remote;
 pub mod replication_id;
 
 pub use self::access::{Access, Limits};

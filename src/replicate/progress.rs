@@ -1,6 +1,7 @@
 //! How far a replication is. Written by the pass, read by `_active_tasks` and `_scheduler` at any time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -9,6 +10,7 @@ use serde_json::Value;
 /// `Progress` continues its session in the checkpoints, instead of beginning another one.
 #[derive(Debug, Default)]
 pub struct Progress {
+    pub(crate) changes_done: AtomicU64,
     pub(crate) docs_read: AtomicU64,
     pub(crate) docs_written: AtomicU64,
     pub(crate) doc_write_failures: AtomicU64,
@@ -21,7 +23,6 @@ pub struct Progress {
 
 /// What is not a counter.
 #[derive(Debug, Default)]
-#[allow(dead_code, reason = "written by the pass, which comes next")]
 pub(crate) struct State {
     /// 32 hex digits; `None` before the first pass.
     pub(crate) session: Option<Box<str>>,
@@ -33,11 +34,30 @@ pub(crate) struct State {
     pub(crate) source_seq: Value,
     pub(crate) through_seq: Value,
     pub(crate) checkpointed_source_seq: Value,
+    /// When the last checkpoint was written, since the epoch.
+    pub(crate) checkpointed_at: Option<Duration>,
+    /// When the next checkpoint of a job that rests is due, since the epoch.
+    pub(crate) checkpoint_due: Option<Duration>,
+    /// Where the last pass has ended without a failure.
+    position: Option<Position>,
+}
+
+/// Where a pass has ended, so that the next one need not read the checkpoints.
+#[derive(Debug, Clone)]
+pub(crate) struct Position {
+    pub since: Value,
+    /// What both checkpoints agree on.
+    pub recorded: Value,
+    /// The databases that it holds for.
+    pub source: Box<str>,
+    pub target: Box<str>,
 }
 
 /// The counters at one moment. Sequences are JSON as the source writes them: text, a number, or `null` at first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Changes of the source that were dealt with.
+    pub changes_done: u64,
     pub docs_read: u64,
     pub docs_written: u64,
     pub doc_write_failures: u64,
@@ -63,11 +83,37 @@ impl Progress {
         Progress::default()
     }
 
+    /// A page of the source was read.
+    pub(crate) fn read_through(&self, through: &Value, pending: Option<u64>) {
+        let mut state = self.state.lock();
+        state.source_seq = through.clone();
+        state.changes_pending = pending;
+    }
+
+    pub(crate) fn rest_at(&self, position: Position) {
+        self.state.lock().position = Some(position);
+    }
+
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.state.lock().position.clone()
+    }
+
+    pub(crate) fn forget_position(&self) {
+        self.state.lock().position = None;
+    }
+
+    /// When a job that rests is to be started again to write a checkpoint, since the epoch, even if nothing is new by
+    /// then; `None` if everything is recorded. Without that, a restart of the server compares some changes again.
+    pub fn checkpoint_due(&self) -> Option<Duration> {
+        self.state.lock().checkpoint_due
+    }
+
     /// The counters of now.
     pub fn counters(&self) -> Counters {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let state = self.state.lock();
         Counters {
+            changes_done: of(&self.changes_done),
             docs_read: of(&self.docs_read),
             docs_written: of(&self.docs_written),
             doc_write_failures: of(&self.doc_write_failures),

@@ -1,0 +1,237 @@
+//! Sources that do not keep to the protocol: each ends in a clear state, and never in lost or wrong data.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// What a source answers: status, content type, body. `None`: 404.
+type Script = Arc<dyn Fn(&str, &str) -> Option<(u16, &'static str, Vec<u8>)> + Send + Sync>;
+
+/// Starts a source that answers by a script of method and path with query, and records every `Authorization` and
+/// `Cookie` that it gets.
+async fn source(script: Script) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let credentials = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (script, seen) = (script.clone(), seen.clone());
+            tokio::spawn(async move {
+                let respond = move |request: Request<Incoming>| {
+                    for name in [http::header::AUTHORIZATION, http::header::COOKIE] {
+                        if let Some(value) = request.headers().get(name) {
+                            seen.lock().push(value.to_str().unwrap().to_owned());
+                        }
+                    }
+                    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+                    let (status, kind, body) = script(request.method().as_str(), &path).unwrap_or((
+                        404,
+                        "application/json",
+                        br#"{"error":"not_found","reason":"missing"}"#.to_vec(),
+                    ));
+                    let mut answer = Response::builder().status(status);
+                    answer = match status {
+                        300..400 => answer.header("Location", kind),
+                        _ => answer.header("Content-Type", kind),
+                    };
+                    if body.starts_with(&[0x1f, 0x8b]) {
+                        answer = answer.header("Content-Encoding", "gzip");
+                    }
+                    std::future::ready(answer.body(Full::new(Bytes::from(body))))
+                };
+                let http = hyper::server::conn::http1::Builder::new();
+                let _ = http.serve_connection(TokioIo::new(socket), service_fn(respond)).await;
+            });
+        }
+    });
+    (address, credentials)
+}
+
+const JSON: &str = "application/json";
+const ABOUT: &[u8] = br#"{"db_name":"db","update_seq":"1-x","instance_start_time":"0"}"#;
+const CHANGES: &str = r#"{"results":[{"seq":"1-x","id":"a","changes":[{"rev":"1-b"}]}],"last_seq":"1-x","pending":0}"#;
+
+/// Replicates from a source that has one document `a` with the revision `1-b`, and answers the requests for it by
+/// `document`. Returns how the pass ended, and the documents that are there then.
+async fn from(here: &Running, name: &str, document: Script) -> (Result<Outcome, Failure>, u64, Progress) {
+    let script: Script = Arc::new(move |method, path| {
+        let answer = document(method, path);
+        let known = match path.split_once('?').map_or(path, |(path, _)| path) {
+            "/db" => Some((200, JSON, ABOUT.to_vec())),
+            "/db/_changes" => Some((200, JSON, CHANGES.into())),
+            _ => None,
+        };
+        answer.or(known)
+    });
+    let (address, _) = source(script).await;
+    let target = create(here, name);
+    let mut parameters = Parameters::new(remote(address, "db"), local(name));
+    parameters.retries_per_request = 0;
+    let progress = Progress::new();
+    let ended = pass(&context(here), &parameters, &progress).await;
+    (ended, target.info().documents + target.info().deleted, progress)
+}
+
+fn bulk(body: &'static str) -> Script {
+    Arc::new(move |_, path| path.starts_with("/db/_bulk_get").then(|| (200, JSON, body.into())))
+}
+
+fn open_revs(kind: &'static str, body: &'static str) -> Script {
+    Arc::new(move |_, path| path.starts_with("/db/a?").then(|| (200, kind, body.into())))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_asked_for_is_not_written() {
+    let here = server(&[]).await;
+    let rows = [
+        ("another document", bulk(r#"{"results":[{"id":"x","docs":[{"ok":{"_id":"x","_rev":"1-b"}}]}]}"#)),
+        ("another id inside", bulk(r#"{"results":[{"id":"a","docs":[{"ok":{"_id":"x","_rev":"1-b"}}]}]}"#)),
+        ("another revision", bulk(r#"{"results":[{"id":"a","docs":[{"ok":{"_id":"a","_rev":"1-c"}}]}]}"#)),
+        (
+            "a history longer than its generation",
+            bulk(r#"{"results":[{"id":"a","docs":[{"ok":{"_id":"a","_revisions":{"start":1,"ids":["b","c"]}}}]}]}"#),
+        ),
+        ("nothing at all", bulk(r#"{"results":[]}"#)),
+        ("rows that are none", bulk(r#"{"results":[{"id":"a","docs":[{"ok":7}]}]}"#)),
+        ("another revision alone", open_revs(JSON, r#"[{"ok":{"_id":"a","_rev":"1-c"}}]"#)),
+        (
+            "an attachment that does not follow",
+            open_revs(
+                "multipart/mixed; boundary=\"x\"",
+                "--x\r\nContent-Type: application/json\r\n\r\n{\"_id\":\"a\",\"_rev\":\"1-b\",\"_attachments\":{\"f\":{\"follows\":true,\"length\":1}}}\r\n--x--",
+            ),
+        ),
+        (
+            "a wrong digest",
+            open_revs(
+                "multipart/mixed; boundary=\"x\"",
+                "--x\r\nContent-Type: multipart/related; boundary=\"y\"\r\n\r\n--y\r\nContent-Type: application/json\r\n\r\n{\"_id\":\"a\",\"_rev\":\"1-b\",\"_attachments\":{\"f\":{\"follows\":true,\"length\":3,\"digest\":\"md5-AAAAAAAAAAAAAAAAAAAAAA==\"}}}\r\n--y\r\n\r\nabc\r\n--y--\r\n--x--",
+            ),
+        ),
+        (
+            "a wrong length",
+            open_revs(
+                "multipart/mixed; boundary=\"x\"",
+                "--x\r\nContent-Type: multipart/related; boundary=\"y\"\r\n\r\n--y\r\nContent-Type: application/json\r\n\r\n{\"_id\":\"a\",\"_rev\":\"1-b\",\"_attachments\":{\"f\":{\"follows\":true,\"length\":4}}}\r\n--y\r\n\r\nabc\r\n--y--\r\n--x--",
+            ),
+        ),
+        ("multipart that ends early", open_revs("multipart/mixed; boundary=\"x\"", "--x\r\nContent-Type: app")),
+    ];
+    for (at, (name, script)) in rows.into_iter().enumerate() {
+        let (ended, documents, progress) = from(&here, &format!("db{at}"), script).await;
+        let failed = ended.expect_err(name);
+        assert!(matches!(failed, Failure::Protocol(_) | Failure::Network(_)), "{name}: {failed}");
+        assert_eq!((documents, progress.counters().docs_written), (0, 0), "{name}");
+        assert_eq!(progress.counters().checkpointed_source_seq, Value::Null, "{name}: no checkpoint");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_with_right_documents_is_read() {
+    let here = server(&[]).await;
+    let attached = "--x\r\nContent-Type: multipart/related; boundary=\"y\"\r\n\r\n--y\r\nContent-Type: application/json\r\n\r\n{\"_id\":\"a\",\"_rev\":\"1-b\",\"_attachments\":{\"f\":{\"follows\":true,\"length\":3,\"revpos\":1,\"content_type\":\"text/plain\",\"digest\":\"md5-kAFQmDzST7DWlj99KOF/cg==\"}}}\r\n--y\r\n\r\nabc\r\n--y--\r\n--x--";
+    let rows = [
+        ("in bulk", bulk(r#"{"results":[{"id":"a","docs":[{"ok":{"_id":"a","_rev":"1-b","x":1}}]}]}"#)),
+        ("alone", open_revs(JSON, r#"[{"ok":{"_id":"a","_rev":"1-b"}}]"#)),
+        ("with an attachment", open_revs("multipart/mixed; boundary=\"x\"", attached)),
+    ];
+    for (at, (name, script)) in rows.into_iter().enumerate() {
+        let (ended, documents, _) = from(&here, &format!("db{at}"), script).await;
+        // The checkpoint cannot be written to this source.
+        assert!(matches!(ended, Err(Failure::Status { status: 404, .. })), "{name}: {ended:?}");
+        assert_eq!(documents, 1, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_without_end_ends() {
+    let here = server(&[]).await;
+    let changes = |body: Vec<u8>| -> Script {
+        Arc::new(move |_, path| path.starts_with("/db/_changes").then(|| (200, JSON, body.clone())))
+    };
+    let still = CHANGES.replace("\"last_seq\":\"1-x\"", "\"last_seq\":null");
+    let repeated = r#"{"seq":"0-x","id":"a","changes":[{"rev":"1-b"}]},"#.repeat(3);
+    let rows = [
+        ("a row that is too large", format!("{{\"results\":[{{\"id\":\"{}\"}}]}}", "x".repeat(3 << 20)).into_bytes()),
+        ("no sequence", still.replace("\"seq\":\"1-x\"", "\"seq\":null").into_bytes()),
+        ("a revision that is none", CHANGES.replace("1-b", "b").into_bytes()),
+        ("an early end", CHANGES.as_bytes()[..40].to_vec()),
+        ("no object", b"[]".to_vec()),
+        ("rows that break off", format!("{{\"results\":[{repeated}").into_bytes()),
+    ];
+    for (at, (name, body)) in rows.into_iter().enumerate() {
+        let (ended, documents, _) = from(&here, &format!("db{at}"), changes(body)).await;
+        let failed = ended.expect_err(name);
+        assert!(matches!(failed, Failure::Changes(_) | Failure::Network(_)), "{name}: {failed}");
+        assert_eq!(documents, 0, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_unpacks_without_end_is_refused() {
+    use std::io::Write;
+    let here = server(&[]).await;
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(&vec![b' '; 64 << 20]).unwrap();
+    let packed = packed.finish().unwrap();
+    let script: Script = Arc::new(move |_, path| (path == "/db").then(|| (200, JSON, packed.clone())));
+    let (ended, _, _) = from(&here, "db", script).await;
+    assert!(matches!(&ended, Err(Failure::Protocol(why)) if why.contains("too large")), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redirect_to_another_host_gets_no_credentials() {
+    let here = server(&[]).await;
+    let (other, seen) = source(Arc::new(|_, path| (path == "/db").then(|| (200, JSON, ABOUT.to_vec())))).await;
+    // Another port is another server.
+    let to: &'static str = format!("http://{other}/db").leak();
+    let (address, credentials) =
+        source(Arc::new(move |_, path| path.starts_with("/db").then(|| (307, to, Vec::new())))).await;
+    create(&here, "db");
+    let mut parameters = Parameters::new(remote(address, "db"), local("db"));
+    parameters.retries_per_request = 0;
+    let _ = pass(&context(&here), &parameters, &Progress::new()).await;
+    assert!(credentials.lock().iter().any(|value| value.starts_with("Basic ")), "the endpoint gets them");
+    assert_eq!(*seen.lock(), Vec::<String>::new(), "the other host does not");
+    // Round and round.
+    let (around, _) = source(Arc::new(|_, _| Some((302, "/db", Vec::new())))).await;
+    parameters.source = remote(around, "db");
+    let ended = pass(&context(&here), &parameters, &Progress::new()).await;
+    assert!(matches!(&ended, Err(Failure::Protocol(why)) if why.contains("redirects")), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_is_too_large_is_counted_and_passed_over() {
+    let here = server(&[("couchdb", "max_document_size", "1000")]).await;
+    let there = server(&[]).await;
+    let (from, to) = small(&here, &there, "db").await;
+    let edit = crate::db::Incoming {
+        id: "large".into(),
+        parent: None,
+        path: (0, Vec::new()),
+        deleted: false,
+        json: json!({"x": "x".repeat(2_000_000)}).to_string(),
+        attachments: Vec::new(),
+    };
+    from.update(vec![edit], crate::db::Mode::Interactive, &crate::db::AllowAll).await.unwrap();
+    samples::put(&from, "d", 1).await;
+    let answer = replicate(&context(&here), &Parameters::new(remote(there.address, "db"), local("db"))).await;
+    let row = &answer["history"][0];
+    assert_eq!((&row["docs_written"], &row["doc_write_failures"]), (&json!(4), &json!(1)), "{answer}");
+    assert_eq!(to.info().documents, 4);
+    // The other way: the target refuses it.
+    let back = replicate(&context(&there), &Parameters::new(local("db"), remote(here.address, "db"))).await;
+    assert_eq!(back["history"][0]["doc_write_failures"], 1, "{back}");
+}

@@ -1,0 +1,395 @@
+//! Reads revisions with their histories from another server.
+//!
+//! ```text
+//! _bulk_get (many documents, attachments as stubs)
+//!    └─ with attachments, too large, an error, or no _bulk_get at all ─> GET open_revs as multipart, one by one
+//!          └─ a server that answers with JSON ─> GET of each attachment
+//! ```
+//! Attachments come in the form in which the source stores them, so that they keep their digests, and are streamed
+//! into the blob store of this server.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::answer::Answer;
+use super::arrived::{self, Arrived, Unfit};
+use super::asked::{Asked, Found, ended, too_large};
+use super::connection::Connection;
+use super::multipart;
+use super::requester::{Ask, is_worth_a_retry};
+use super::rows::{Row, Rows};
+use super::text::{document_path, encode, shown};
+use crate::blocking::beside;
+use crate::db::parse::{Stub, StubFields};
+use crate::replicate::failure::Failure;
+use crate::replicate::peer::{Attached, Document, Missing, Sink};
+use crate::rev::Revision;
+
+/// Bytes of documents that are read before they are handed over.
+const AT_ONCE: usize = 8 << 20;
+/// Ancestors that are named.
+const ANCESTORS: usize = 50;
+/// Bytes of a URL.
+const LONGEST_URL: usize = 7000;
+/// How long a revision that is listed and not there is waited for: a cluster may be a little behind itself.
+const SHORTLY: Duration = Duration::from_secs(2);
+
+/// What is still to be read.
+struct Wanted {
+    left: Vec<Missing>,
+    places: HashMap<String, usize>,
+}
+
+impl Wanted {
+    fn new(left: Vec<Missing>) -> Wanted {
+        let places = left.iter().enumerate().map(|(at, missing)| (missing.id.clone(), at)).collect();
+        Wanted { left, places }
+    }
+
+    /// The revisions of a document that are still to be read.
+    fn revisions(&self, id: &str) -> &[Revision] {
+        self.places.get(id).map_or(&[], |at| self.left[*at].revisions.as_slice())
+    }
+
+    /// A document was delivered: it stands for every revision that its history has.
+    fn delivered(&mut self, id: &str, has: impl Fn(&Revision) -> bool) {
+        if let Some(at) = self.places.get(id) {
+            self.left[*at].revisions.retain(|revision| !has(revision));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.left.iter().all(|missing| missing.revisions.is_empty())
+    }
+}
+
+/// Delivers the revisions.
+///
+/// # Errors
+/// A revision that the source lists cannot be read.
+pub(super) async fn fetch(
+    connection: &Connection<'_>,
+    wanted: Vec<Missing>,
+    sink: &mut dyn Sink,
+) -> Result<(), Failure> {
+    let mut wanted = Wanted::new(wanted);
+    if connection.uses_bulk_get() {
+        bulk_get(connection, &mut wanted, sink).await?;
+    }
+    let single = wanted.left.into_iter().filter(|missing| !missing.revisions.is_empty());
+    let mut read = stream::iter(single.map(|missing| one(connection, missing))).buffered(connection.reads_at_once());
+    while let Some(found) = read.next().await {
+        let One { id, documents, passed_over, rest } = found?;
+        for document in documents {
+            sink.deliver(document).await?;
+        }
+        let mut passed_over = passed_over;
+        let mut rest = rest;
+        loop {
+            for (revision, why) in passed_over {
+                sink.pass_over(&id, &revision, &why);
+            }
+            let Some(missing) = rest else { break };
+            // A document with many large leaves: the next ones, when the first are delivered.
+            let more = one(connection, missing).await?;
+            for document in more.documents {
+                sink.deliver(document).await?;
+            }
+            (passed_over, rest) = (more.passed_over, more.rest);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct BulkRow<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    docs: Vec<BulkDoc<'a>>,
+}
+
+#[derive(Deserialize)]
+struct BulkDoc<'a> {
+    #[serde(borrow, default)]
+    ok: Option<&'a RawValue>,
+}
+
+/// Reads what `_bulk_get` returns; the rest stays in `wanted`.
+async fn bulk_get(connection: &Connection<'_>, wanted: &mut Wanted, sink: &mut dyn Sink) -> Result<(), Failure> {
+    let mut failures = 0;
+    while !wanted.is_empty() {
+        match bulk_get_once(connection, wanted, sink).await {
+            Ok(()) => break,
+            Err(failure) if !is_worth_a_retry(&failure) => return Err(failure),
+            Err(Failure::Status { .. }) => {
+                // The server fails at it, and may do better one by one.
+                connection.leave_bulk_get();
+                break;
+            }
+            Err(failure) if failures >= connection.requester.parameters.retries_per_request => return Err(failure),
+            Err(_) => {
+                failures += 1;
+                connection.requester.pause(failures).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn bulk_get_once(connection: &Connection<'_>, wanted: &mut Wanted, sink: &mut dyn Sink) -> Result<(), Failure> {
+    let mut docs = Vec::new();
+    for missing in &wanted.left {
+        docs.extend(missing.revisions.iter().map(|rev| json!({"id": missing.id, "rev": rev.to_string()})));
+    }
+    let asked = docs.len();
+    let ask = Ask::with(Method::POST, "/_bulk_get?revs=true&latest=true", json!({ "docs": docs }).to_string());
+    drop(docs);
+    let mut answer = connection.requester.send(&ask).await?;
+    match answer.status {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(connection.requester.status(answer).await),
+        _ => {
+            // Servers without it answer with many statuses.
+            connection.give_up_bulk_get();
+            return Ok(());
+        }
+    }
+    let mut rows = Rows::new("results", connection.largest_text());
+    let (mut delivered, mut single) = (0, 0);
+    while let Some(piece) = answer.next().await? {
+        rows.push(&piece)?;
+        while let Some(row) = rows.next() {
+            let Row::Whole(row) = row else { continue };
+            let Ok(row) = serde_json::from_slice::<BulkRow<'_>>(&row) else {
+                return Err(Failure::Protocol("a row of _bulk_get is malformed".into()));
+            };
+            for text in row.docs.iter().filter_map(|doc| doc.ok) {
+                let text = text.get().as_bytes();
+                let read =
+                    beside(text.len(), || arrived::read(text, &row.id, wanted.revisions(&row.id), connection.limits));
+                let Ok(arrived) = read else { continue };
+                if !arrived.split.attachments.is_empty() {
+                    single += 1;
+                    continue;
+                }
+                let document = arrived.with(Vec::new());
+                wanted.delivered(&row.id, |revision| document.descends_from(revision));
+                delivered += 1;
+                sink.deliver(document).await?;
+            }
+        }
+    }
+    let outside = rows.finish()?;
+    if outside.is_empty() {
+        return Err(Failure::Network("the answer of _bulk_get is empty".into()));
+    }
+    sink.count_bulk_get(asked as u64, delivered);
+    if 2 * (delivered + single) < asked as u64 {
+        connection.leave_bulk_get();
+    }
+    Ok(())
+}
+
+/// The revisions of one document that were read.
+#[derive(Default)]
+struct One {
+    id: String,
+    documents: Vec<Document>,
+    passed_over: Vec<(Revision, String)>,
+    /// What would be too much at once.
+    rest: Option<Missing>,
+}
+
+/// Reads revisions of one document.
+async fn one(connection: &Connection<'_>, mut missing: Missing) -> Result<One, Failure> {
+    let mut one = One { id: missing.id.clone(), ..One::default() };
+    let (mut failures, mut waited, mut at_once) = (0, false, usize::MAX);
+    while !missing.revisions.is_empty() {
+        if one.documents.iter().map(Document::bytes).sum::<usize>() > AT_ONCE {
+            one.rest = Some(missing);
+            break;
+        }
+        let asked = some_of(&missing, at_once);
+        let mut found = Found::default();
+        let read = open_revs(connection, &missing.id, &asked, &missing.ancestors, &mut found).await;
+        let moved = !found.documents.is_empty();
+        for document in found.documents.drain(..) {
+            missing.revisions.retain(|revision| !document.descends_from(revision));
+            one.documents.push(document);
+        }
+        match read {
+            Ok(Read::Answered) => {}
+            Ok(Read::Refused(why)) => {
+                one.passed_over.extend(missing.revisions.drain(..).map(|revision| (revision, why.clone())));
+            }
+            Err(failure) if !is_worth_a_retry(&failure) => return Err(failure),
+            Err(failure) if !moved && failures >= connection.requester.parameters.retries_per_request => {
+                return Err(failure);
+            }
+            Err(_) => {
+                failures = if moved { 1 } else { failures + 1 };
+                connection.requester.pause(failures).await;
+                continue;
+            }
+        }
+        if moved || missing.revisions.is_empty() {
+            continue;
+        }
+        match (found.too_much, found.wrong) {
+            (Some(why), _) if asked.len() == 1 => {
+                missing.revisions.retain(|revision| *revision != asked[0]);
+                one.passed_over.push((asked[0].clone(), why));
+            }
+            // Which of them it is shows when they come alone.
+            (Some(_), _) => at_once = 1,
+            (None, Some(why)) => return Err(Failure::Protocol(format!("document {}: {why}", shown(&missing.id)))),
+            (None, None) if !waited => {
+                waited = true;
+                tokio::time::sleep(SHORTLY).await;
+            }
+            (None, None) => {
+                let (id, revision) = (shown(&missing.id), &asked[0]);
+                let text = format!("revision {revision} of document {id} is listed, and cannot be read");
+                return Err(Failure::Protocol(text));
+            }
+        }
+    }
+    Ok(one)
+}
+
+/// As many revisions as fit into a URL.
+fn some_of(missing: &Missing, most: usize) -> Vec<Revision> {
+    let mut bytes = document_path(&missing.id).len() + 40 * missing.ancestors.len().min(ANCESTORS);
+    let fits = |revision: &&Revision| {
+        bytes += revision.to_string().len() + 10;
+        bytes <= LONGEST_URL
+    };
+    let count = missing.revisions.iter().take(most).take_while(fits).count().max(1);
+    missing.revisions[..count.min(missing.revisions.len())].to_vec()
+}
+
+/// Revisions as the value of a parameter.
+fn listed(revisions: &[Revision]) -> String {
+    let texts: Vec<String> = revisions.iter().map(Revision::to_string).collect();
+    encode(&json!(texts).to_string())
+}
+
+/// How a request for revisions ended.
+enum Read {
+    Answered,
+    /// The user may not read this document.
+    Refused(String),
+}
+
+/// Asks for revisions, and reads the answer.
+async fn open_revs(
+    connection: &Connection<'_>,
+    id: &str,
+    revisions: &[Revision],
+    ancestors: &[Revision],
+    found: &mut Found,
+) -> Result<Read, Failure> {
+    let mut path = format!("{}?revs=true&latest=true&open_revs={}", document_path(id), listed(revisions));
+    if !ancestors.is_empty() {
+        path.push_str(&format!("&atts_since={}", listed(&ancestors[..ancestors.len().min(ANCESTORS)])));
+    }
+    let ask = Ask { accept: "multipart/mixed, application/json;q=0.1", ..Ask::get(path) };
+    let mut answer = connection.requester.send(&ask).await?;
+    if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        drop(answer);
+        // The right to one document, or to all? And is it so, or was it only once?
+        connection.read_about().await?;
+        answer = connection.requester.send(&ask).await?;
+    }
+    match answer.status {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Ok(Read::Answered),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            return Ok(Read::Refused(connection.requester.status(answer).await.reason()));
+        }
+        _ => return Err(connection.requester.status(answer).await),
+    }
+    let content_type = answer.header(http::header::CONTENT_TYPE).unwrap_or_default().to_owned();
+    let asked = Asked { connection, id, revisions, has_ancestors: !ancestors.is_empty() };
+    if content_type.starts_with("multipart/mixed") {
+        multipart::read(&asked, answer, &content_type, found).await?;
+    } else {
+        json_answer(&asked, answer, found).await?;
+    }
+    Ok(Read::Answered)
+}
+
+/// Reads `[{"ok": document}, {"missing": revision}]`.
+async fn json_answer(asked: &Asked<'_>, answer: Answer, found: &mut Found) -> Result<(), Failure> {
+    let body = match answer.whole(2 * asked.connection.largest_text()).await {
+        Ok(body) => body,
+        Err(Failure::Protocol(why)) => {
+            found.unfit(Unfit::TooMuch(why));
+            return Ok(());
+        }
+        Err(failure) => return Err(failure),
+    };
+    let Ok(rows) = serde_json::from_slice::<Vec<BulkDoc<'_>>>(&body) else {
+        return Err(Failure::Network("the answer of open_revs is malformed".into()));
+    };
+    for text in rows.into_iter().filter_map(|row| row.ok) {
+        let text = text.get().as_bytes();
+        match beside(text.len(), || arrived::read(text, asked.id, asked.revisions, asked.connection.limits)) {
+            Ok(arrived) => match with_contents(asked, arrived).await? {
+                Ok(document) => found.documents.push(document),
+                Err(unfit) => found.unfit(unfit),
+            },
+            Err(unfit) => found.unfit(unfit),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the contents of all attachments, one by one.
+async fn with_contents(asked: &Asked<'_>, mut arrived: Arrived) -> Result<Result<Document, Unfit>, Failure> {
+    let generation = arrived.revision.generation;
+    let mut attachments = Vec::with_capacity(arrived.split.attachments.len());
+    for (name, stub) in std::mem::take(&mut arrived.split.attachments) {
+        match content(asked, &arrived.revision, generation, name, stub).await? {
+            Ok(attached) => attachments.push(attached),
+            Err(unfit) => return Ok(Err(unfit)),
+        }
+    }
+    Ok(Ok(arrived.with(attachments)))
+}
+
+/// The content of one attachment: from the JSON, or by a request of its own.
+async fn content(
+    asked: &Asked<'_>,
+    revision: &Revision,
+    generation: u64,
+    name: String,
+    stub: Stub,
+) -> Result<Result<Attached, Unfit>, Failure> {
+    let fields = match stub {
+        Stub::Inline { fields, data } => return multipart::inline(asked, &name, fields, data, generation).await,
+        Stub::Stub { fields } | Stub::Follows { fields } => fields,
+    };
+    let path = format!("{}/{}?rev={}", document_path(asked.id), encode(&name), encode(&revision.to_string()));
+    let mut answer = asked.connection.requester.send(&Ask { accept: "*/*", ..Ask::get(path) }).await?;
+    if answer.status != StatusCode::OK {
+        return Err(asked.connection.requester.status(answer).await);
+    }
+    let received = multipart::receive(asked.connection, &mut answer, name.clone(), fields.clone(), false).await?;
+    let Some(upload) = received else { return Ok(Err(too_large(&name))) };
+    // It comes uncompressed, and the digest may be that of the compressed form.
+    let fields = match fields.encoding {
+        Some(_) => StubFields { digest: None, ..fields },
+        None => fields,
+    };
+    let stored = tokio::task::spawn_blocking(move || arrived::end(upload, &fields, generation));
+    Ok(Ok(stored.await.map_err(ended)??))
+}

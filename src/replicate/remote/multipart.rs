@@ -1,0 +1,195 @@
+//! Reads revisions with attachments as `multipart/mixed`.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE};
+
+use super::answer::Answer;
+use super::arrived::{self, Arrived, Unfit};
+use super::asked::{Asked, Found, ended, too_large};
+use super::connection::Connection;
+use crate::blocking::{beside, blocking};
+use crate::db::Upload;
+use crate::db::parse::{Stub, StubFields};
+use crate::net::multipart::{Chunks, Parts, boundary_of, malformed, parameter};
+use crate::replicate::failure::Failure;
+use crate::replicate::peer::{Attached, Document};
+
+/// Bytes that are collected before they are written to the blob store.
+const COLLECT: usize = 256 << 10;
+
+/// Reads the parts of an answer of `open_revs`.
+pub(super) async fn read(
+    asked: &Asked<'_>,
+    mut answer: Answer,
+    content_type: &str,
+    found: &mut Found,
+) -> Result<(), Failure> {
+    let boundary = boundary_of(content_type)?;
+    let mut parts = Parts::new(&mut answer, &boundary);
+    while let Some(headers) = parts.next().await? {
+        let kind = text_of(&headers, CONTENT_TYPE);
+        if kind.contains("error=") {
+            // `{"missing": revision}`.
+            continue;
+        }
+        let read = if kind.starts_with("multipart/related") {
+            let inner = boundary_of(&kind)?;
+            related(asked, &mut Parts::new(&mut parts, &inner)).await?
+        } else {
+            match document(asked, &mut parts).await? {
+                Ok(arrived) => with_attachments::<Answer>(asked, arrived, None).await?,
+                Err(unfit) => Err(unfit),
+            }
+        };
+        match read {
+            Ok(document) => found.documents.push(document),
+            Err(unfit) => found.unfit(unfit),
+        }
+    }
+    parts.finish().await
+}
+
+/// Reads a document and the attachments that follow it.
+async fn related<B: Chunks<Error = Failure> + Send>(
+    asked: &Asked<'_>,
+    parts: &mut Parts<'_, B>,
+) -> Result<Result<Document, Unfit>, Failure> {
+    if parts.next().await?.is_none() {
+        return Err(malformed("no first part").into());
+    }
+    match document(asked, parts).await? {
+        Ok(arrived) => with_attachments(asked, arrived, Some(parts)).await,
+        Err(unfit) => Ok(Err(unfit)),
+    }
+}
+
+/// Reads the JSON of a document.
+async fn document<B: Chunks<Error = Failure> + Send>(
+    asked: &Asked<'_>,
+    parts: &mut Parts<'_, B>,
+) -> Result<Result<Arrived, Unfit>, Failure> {
+    let mut text = BytesMut::new();
+    while let Some(chunk) = parts.content().await? {
+        if text.len() + chunk.len() > asked.connection.largest_text() {
+            return Ok(Err(Unfit::TooMuch("the document is too large".into())));
+        }
+        text.extend_from_slice(&chunk);
+    }
+    let limits = asked.connection.limits;
+    Ok(beside(text.len(), || arrived::read(&text, asked.id, asked.revisions, limits)))
+}
+
+/// Reads the attachments that follow, and adds those that were left out.
+async fn with_attachments<B: Chunks<Error = Failure> + Send>(
+    asked: &Asked<'_>,
+    mut arrived: Arrived,
+    mut parts: Option<&mut Parts<'_, B>>,
+) -> Result<Result<Document, Unfit>, Failure> {
+    let generation = arrived.revision.generation;
+    let described = std::mem::take(&mut arrived.split.attachments);
+    let mut attached: Vec<Option<Attached>> = described.iter().map(|_| None).collect();
+    let follows = |stub: &Stub| matches!(stub, Stub::Follows { .. });
+    let mut following: Vec<usize> = (0..described.len()).filter(|at| follows(&described[*at].1)).collect();
+    let places: HashMap<&str, usize> = following.iter().map(|at| (described[*at].0.as_str(), *at)).collect();
+    while !following.is_empty() {
+        let headers = match parts.as_mut() {
+            Some(parts) => parts.next().await?,
+            None => None,
+        };
+        let (Some(headers), Some(parts)) = (headers, parts.as_mut()) else {
+            return Ok(Err(Unfit::Wrong("attachments that do not follow".into())));
+        };
+        // By file name, or else the first one that is still missing.
+        let named = parameter(&text_of(&headers, CONTENT_DISPOSITION), "filename");
+        let named = named.and_then(|name| places.get(name.as_str()).copied()).filter(|at| following.contains(at));
+        let at = named.unwrap_or(following[0]);
+        following.retain(|left| *left != at);
+        let (name, Stub::Follows { fields }) = &described[at] else { continue };
+        let gzipped = text_of(&headers, CONTENT_ENCODING) == "gzip" || fields.encoding.as_deref() == Some("gzip");
+        let received = receive(asked.connection, *parts, name.clone(), fields.clone(), gzipped).await?;
+        let Some(upload) = received else { return Ok(Err(too_large(name))) };
+        let fields = fields.clone();
+        let stored = tokio::task::spawn_blocking(move || arrived::end(upload, &fields, generation));
+        attached[at] = Some(stored.await.map_err(ended)??);
+    }
+    let mut attachments = Vec::with_capacity(described.len());
+    for ((name, stub), attached) in described.into_iter().zip(attached) {
+        let attached = match (attached, stub) {
+            (Some(attached), _) => Some(attached),
+            (None, Stub::Stub { fields }) if asked.has_ancestors => arrived::stub(&name, &fields),
+            (None, Stub::Inline { fields, data }) => match inline(asked, &name, fields, data, generation).await? {
+                Ok(attached) => Some(attached),
+                Err(unfit) => return Ok(Err(unfit)),
+            },
+            (None, Stub::Stub { .. } | Stub::Follows { .. }) => None,
+        };
+        let Some(attached) = attached else {
+            return Ok(Err(Unfit::Wrong("an attachment without its content".into())));
+        };
+        attachments.push(attached);
+    }
+    Ok(Ok(arrived.with(attachments)))
+}
+
+/// Stores an attachment that came inside the JSON.
+pub(super) async fn inline(
+    asked: &Asked<'_>,
+    name: &str,
+    fields: StubFields,
+    data: Vec<u8>,
+    generation: u64,
+) -> Result<Result<Attached, Unfit>, Failure> {
+    if data.len() as u64 > asked.connection.limits.attachment {
+        return Ok(Err(too_large(name)));
+    }
+    let (blobs, name) = (asked.connection.blobs.clone(), name.to_owned());
+    let store = move || arrived::inline(&*blobs, &name, &fields, &data, generation);
+    Ok(Ok(tokio::task::spawn_blocking(store).await.map_err(ended)??))
+}
+
+/// Streams an attachment into the blob store; `None` if it is too large. `gzipped`: it comes compressed, and is
+/// stored as it comes.
+pub(super) async fn receive<C: Chunks<Error = Failure>>(
+    connection: &Connection<'_>,
+    chunks: &mut C,
+    name: String,
+    fields: StubFields,
+    gzipped: bool,
+) -> Result<Option<Upload>, Failure> {
+    let blobs = connection.blobs.clone();
+    let mut upload = blocking(move || arrived::begin(&*blobs, &name, &fields, gzipped)).await?;
+    let (mut collected, mut bytes): (Vec<Bytes>, usize) = (Vec::new(), 0);
+    loop {
+        let chunk = chunks.chunk().await?;
+        let ended = chunk.is_none();
+        if let Some(chunk) = chunk {
+            bytes += chunk.len();
+            if upload.length() + bytes as u64 > connection.limits.attachment {
+                return Ok(None);
+            }
+            collected.push(chunk);
+        }
+        if bytes >= COLLECT || (ended && bytes > 0) {
+            let some = std::mem::take(&mut collected);
+            bytes = 0;
+            let written = blocking(move || {
+                some.iter().try_for_each(|chunk| upload.write(chunk))?;
+                Ok(upload)
+            });
+            upload = written.await.map_err(|error| match error {
+                crate::error::Error::BadRequest(why) => Failure::Protocol(why),
+                other => other.into(),
+            })?;
+        }
+        if ended {
+            return Ok(Some(upload));
+        }
+    }
+}
+
+fn text_of(headers: &HeaderMap, name: http::HeaderName) -> String {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+}
