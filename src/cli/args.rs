@@ -6,6 +6,7 @@ use clap::Parser;
 
 use super::admin_api::Target;
 use super::livesync::vault::{Vault, default_vault};
+use super::replicate::Asked;
 use super::sources::{Serve, Start, read_start};
 use crate::config::encryption;
 use crate::store::{Key, Sealing};
@@ -128,6 +129,26 @@ enum Sub {
         #[arg(long, value_name = "FOLDER")]
         to: Option<PathBuf>,
     },
+    /// Copies a database to another with all its revisions, conflicts and attachments, and goes on where the last run
+    /// ended. SOURCE and TARGET are URLs (http://name:password@host:5984/database), or names of databases in the data
+    /// folder of a server that is stopped. Exits with 1 if a document was refused.
+    Replicate {
+        /// The database that is read
+        source: String,
+        /// The database that is written
+        target: String,
+        /// Follows the source's changes until Ctrl-C
+        #[arg(long)]
+        continuous: bool,
+        /// Creates the target if it does not exist
+        #[arg(long)]
+        create_target: bool,
+        /// Certificate authorities to trust beside the public ones, as PEM
+        #[arg(long, value_name = "FILE")]
+        ca_file: Option<PathBuf>,
+        #[command(flatten)]
+        folder: Folder,
+    },
     /// Generates a key for encryption at rest in a new file that only its owner may read. Keep a copy
     /// elsewhere: without the key, the data is lost.
     MakeKey {
@@ -215,6 +236,7 @@ pub enum Upkeep {
     Restore { from: PathBuf, backup_key: Option<Key>, data: PathBuf, key: Option<Key>, store: Option<String> },
     CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing, to: Option<PathBuf> },
     MakeKey { file: PathBuf },
+    Replicate(Asked),
 }
 
 /// A command that works as a server admin, on a running server or on the data folder of a stopped one.
@@ -311,6 +333,15 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
             },
         },
         Sub::MakeKey { file } => Upkeep::MakeKey { file },
+        Sub::Replicate { source, target, continuous, create_target, ca_file, folder } => Upkeep::Replicate(Asked {
+            source,
+            target,
+            continuous,
+            create_target,
+            data: folder.data,
+            key: key(folder.encryption_key_file)?,
+            ca_file,
+        }),
         Sub::Serve(_) | Sub::Health { .. } | Sub::Config { .. } | Sub::Admin { .. } | Sub::Livesync(_) => {
             return Err("this is not a maintenance command".into());
         }

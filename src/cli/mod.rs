@@ -8,5 +8,6 @@ pub mod ini;
 pub mod livesync;
 pub mod offline;
 pub(crate) mod progress_bar;
+pub mod replicate;
 mod secret_text;
 pub mod sources;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::args::Upkeep;
 use super::offline;
 use super::progress_bar::{Bar, Unit};
+use super::replicate::replicate;
 use crate::clock::Clock;
 use crate::db::Databases;
 use crate::db::record::BodyRecord;
@@ -412,6 +413,7 @@ pub fn upkeep(work: Upkeep) -> Result<bool, String> {
             offline::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing, to })
         }
         Upkeep::MakeKey { file } => offline::make_key(&file),
+        Upkeep::Replicate(asked) => return replicate(asked),
     }?;
     Ok(true)
 }

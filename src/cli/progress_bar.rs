@@ -51,6 +51,13 @@ impl Bar {
         self.0.set_position(done);
     }
 
+    /// Sets the total to at least this number, while it is not known for good.
+    pub fn extend_to(&self, total: u64) {
+        if self.0.length().is_none_or(|known| known < total) {
+            self.0.set_length(total);
+        }
+    }
+
     /// Sets the displayed name only; for bars that count by themselves, see [`read`](Bar::read).
     pub fn name(&self, what: &str) {
         if self.0.is_hidden() {
