@@ -22,6 +22,7 @@ pub mod access;
 pub(crate) mod address;
 pub(crate) mod checkpoint;
 pub mod context;
+pub mod documents;
 pub mod failure;
 pub(crate) mod host;
 pub mod job;
@@ -31,6 +32,7 @@ pub(crate) mod peer;
 pub mod progress;
 pub(crate) mod remote;
 pub mod replication_id;
+pub mod scheduler;
 
 pub use self::access::{Access, Limits};
 pub use self::context::{Context, Network};

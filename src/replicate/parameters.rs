@@ -1,5 +1,7 @@
 //! What a replication does: the members of a `_replicate` body and of a `_replicator` document, checked.
 
+pub mod parse;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -51,7 +53,8 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Endpoint::Local { name } => out.write_str(name),
-            Endpoint::Remote(remote) => write!(out, "{}/", remote.url),
+            Endpoint::Remote(remote) if remote.url.query().is_some() => write!(out, "{}", remote.url),
+            Endpoint::Remote(remote) => write!(out, "{}/", remote.url.to_string().trim_end_matches('/')),
         }
     }
 }

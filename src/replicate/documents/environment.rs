@@ -1,0 +1,21 @@
+//! What the jobs of documents need of the layers above.
+
+use crate::error::Result;
+use crate::replicate::parameters::parse::Defaults;
+use crate::replicate::scheduler::JobUser;
+use crate::replicate::{Context, Pending};
+
+/// What jobs need of the layers above: settings, accounts, rights.
+pub trait Environment: Send + Sync + 'static {
+    /// What a pass of this user's job needs of the server.
+    ///
+    /// # Errors
+    /// Those of the store.
+    fn context<'a>(&'a self, user: &'a JobUser) -> Pending<'a, Result<Context>>;
+
+    /// The values of parameters that a document does not set.
+    fn defaults(&self) -> Defaults;
+
+    /// Whether documents get a state while their replication runs or waits, too (`[replicator] update_docs`).
+    fn updates_docs(&self) -> bool;
+}

@@ -1,0 +1,477 @@
+//! Follows the `_replicator` databases: what their documents ask for becomes jobs, and what becomes of jobs is
+//! written into the documents.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::body::{Wish, digest, parse};
+use super::environment::Environment;
+use super::list::Documents;
+use super::names::holds_replications;
+use super::rows::{Followed, Key, Row};
+use super::write;
+use crate::blocking::blocking;
+use crate::db::{Database, DbEventKind, Wanted};
+use crate::error::{Error, Result};
+use crate::replicate::scheduler::listing::info;
+use crate::replicate::scheduler::{Job, JobId, Origin, Report, What, iso8601};
+use crate::replicate::{Failure, Progress, Replication, ReplicationId};
+use crate::store::{Direction, PageLimit};
+
+/// Changes that are read at once.
+const PAGE: usize = 100;
+/// Names of databases, and rows of `_db_updates`, that are read at once.
+const NAMES: usize = 1000;
+/// The pause after a failed read.
+const AGAIN: Duration = Duration::from_secs(3);
+/// The shortest time after which a filter function is looked at again.
+const FILTER_CHECK: u64 = 60;
+/// The time after which an id that could not be computed is tried again is random, up to this...
+const ERROR_WAIT: u64 = 64;
+/// ... doubled this often at most.
+const MOST_DOUBLINGS: u32 = 12;
+const DAY: u64 = 86_400;
+
+/// What the task waits for.
+enum Work {
+    /// A database was created, written or deleted.
+    Moved(Arc<str>),
+    /// The id of a document's replication was computed, or could not be.
+    Identified(Key, u64, std::result::Result<ReplicationId, Failure>),
+}
+
+/// What the task knows beside the rows.
+struct Tasks {
+    work: mpsc::UnboundedSender<Work>,
+    /// When the id of a document is to be computed again.
+    due: BTreeSet<(Instant, Key, u64)>,
+    /// Databases that could not be read.
+    unread: HashSet<Arc<str>>,
+}
+
+/// A changed document: its id, and its body unless it was deleted.
+type Changed = (String, Option<Map<String, Value>>);
+
+/// The task that follows the databases.
+struct Follower {
+    of: Arc<Documents>,
+    environment: Arc<dyn Environment>,
+}
+
+impl Documents {
+    /// Follows all `_replicator` databases for as long as the server runs, and wakes the jobs of databases that
+    /// have commits.
+    pub async fn run(self: Arc<Self>, environment: Arc<dyn Environment>, reports: mpsc::UnboundedReceiver<Report>) {
+        Arc::new(Follower { of: self, environment }).run(reports).await;
+    }
+}
+
+impl Follower {
+    async fn run(self: Arc<Self>, mut reports: mpsc::UnboundedReceiver<Report>) {
+        let (sender, mut work) = mpsc::unbounded_channel();
+        // Subscribe, then read, so that no change falls between.
+        let events = self.clone().follow_events(sender.clone());
+        let mut tasks = Tasks { work: sender, due: BTreeSet::new(), unread: HashSet::new() };
+        let process = async {
+            self.find_all(&tasks).await;
+            loop {
+                let next = tasks.due.first().map(|(at, _, _)| *at);
+                let timer = async {
+                    match next {
+                        Some(at) => sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let retry = async {
+                    match tasks.unread.is_empty() {
+                        false => tokio::time::sleep(AGAIN).await,
+                        true => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    Some(work) = work.recv() => self.process(&mut tasks, work).await,
+                    Some(report) = reports.recv() => self.report(report),
+                    () = timer => self.identify_due(&mut tasks),
+                    () = retry => {
+                        for name in std::mem::take(&mut tasks.unread) {
+                            self.follow(&mut tasks, &name).await;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::join!(events, process);
+    }
+
+    /// Reads `_db_updates`, which the server records anyway.
+    fn follow_events(self: Arc<Self>, work: mpsc::UnboundedSender<Work>) -> impl Future<Output = ()> {
+        let mut moved = self.of.databases.watch_events();
+        let mut done = self.of.databases.last_event();
+        async move {
+            loop {
+                moved.borrow_and_update();
+                let databases = self.of.databases.clone();
+                match blocking(move || databases.events_after(done, NAMES)).await {
+                    Ok(events) => {
+                        let is_last = events.len() < NAMES;
+                        for event in events {
+                            done = event.sequence;
+                            match event.kind {
+                                DbEventKind::Updated => self.of.scheduler.wake(&event.name),
+                                DbEventKind::Created | DbEventKind::Deleted => {
+                                    self.of.scheduler.wake_always(&event.name)
+                                }
+                            }
+                            if holds_replications(&event.name) {
+                                let _ = work.send(Work::Moved(event.name.into()));
+                            }
+                        }
+                        if !is_last {
+                            continue;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "replications cannot follow _db_updates and will try again");
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
+                    }
+                }
+                if moved.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Finds the databases that are there when the server starts.
+    async fn find_all(&self, tasks: &Tasks) {
+        let mut start: Option<String> = None;
+        loop {
+            let (databases, from) = (self.of.databases.clone(), start.clone());
+            let page = blocking(move || databases.names(from.as_deref(), None, true, false, 0, NAMES)).await;
+            let names = match page {
+                Ok(names) => names,
+                Err(error) => {
+                    tracing::warn!(%error, "the _replicator databases cannot be found and will be looked for again");
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            };
+            let is_last = names.len() < NAMES;
+            start = names.last().map(|last| format!("{last}\0"));
+            for name in names.into_iter().filter(|name| holds_replications(name)) {
+                let _ = tasks.work.send(Work::Moved(name.into()));
+            }
+            if is_last {
+                return;
+            }
+        }
+    }
+
+    async fn process(self: &Arc<Self>, tasks: &mut Tasks, work: Work) {
+        match work {
+            Work::Moved(name) => self.follow(tasks, &name).await,
+            Work::Identified(key, version, Ok(id)) => self.identified(tasks, &key, version, id),
+            Work::Identified(key, version, Err(failure)) => self.not_identified(tasks, &key, version, &failure),
+        }
+    }
+
+    /// Reads what is new in a database.
+    async fn follow(self: &Arc<Self>, tasks: &mut Tasks, name: &Arc<str>) {
+        if let Err(error) = self.read_changes(tasks, name).await {
+            tracing::warn!(database = &**name, %error, "replications cannot be read and will be again");
+            tasks.unread.insert(name.clone());
+        }
+    }
+
+    async fn read_changes(self: &Arc<Self>, tasks: &mut Tasks, name: &Arc<str>) -> Result<()> {
+        let (databases, wanted) = (self.of.databases.clone(), name.clone());
+        let database = match blocking(move || databases.get(&wanted)).await {
+            Ok(database) => database,
+            Err(Error::NoDatabase | Error::IllegalDatabaseName(_)) => {
+                self.forget_database(name);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let known = self.of.followed.lock().get(name).map(|followed| (followed.number, followed.done));
+        let mut done = match known {
+            Some((number, done)) if number == database.number() => done,
+            Some(_) => {
+                self.forget_database(name);
+                0
+            }
+            None => 0,
+        };
+        loop {
+            let of = database.clone();
+            let (changed, last, is_last) = match blocking(move || changes(&of, done)).await {
+                Err(Error::NoDatabase) => return Ok(()),
+                read => read?,
+            };
+            for (id, members) in changed {
+                let key = Key { database: name.clone(), id: id.into() };
+                match members {
+                    Some(members) => self.changed(tasks, &key, &members),
+                    None => self.forget(&key),
+                }
+            }
+            done = last.max(done);
+            self.of.followed.lock().insert(name.clone(), Followed { number: database.number(), done });
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn forget_database(&self, name: &Arc<str>) {
+        self.of.followed.lock().remove(name);
+        let rows = self.of.rows.lock().remove_all(name);
+        for row in rows.into_values() {
+            self.stop(row.job);
+        }
+    }
+
+    /// Forgets a document, and stops its job.
+    fn forget(&self, key: &Key) {
+        let row = self.of.rows.lock().remove(key);
+        if let Some(row) = row {
+            self.stop(row.job);
+        }
+    }
+
+    fn stop(&self, job: Option<JobId>) {
+        if let Some(job) = job {
+            self.of.scheduler.remove(&job);
+        }
+    }
+
+    /// Looks at a document that has changed.
+    fn changed(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, members: &Map<String, Value>) {
+        let digest = digest(members);
+        match members.get("_replication_state").and_then(Value::as_str) {
+            Some("completed" | "failed") => return self.forget(key),
+            // Left by an earlier server, or by this one before `update_docs` was turned off.
+            Some("triggered" | "error") if !self.environment.updates_docs() => {
+                self.write_later(key, digest, write::none());
+            }
+            _ => {}
+        }
+        if self.of.rows.lock().get(&key.database, &key.id).is_some_and(|row| row.digest == digest) {
+            return;
+        }
+        match parse(members, &self.environment.defaults()) {
+            Ok(wish) => self.wished(tasks, key, digest, wish),
+            Err(wrong) => {
+                let (database, id, reason) = (&*key.database, &*key.id, wrong.reason());
+                tracing::warn!(database, id, reason, "a replication document cannot be read");
+                self.forget(key);
+                self.write_later(key, digest, write::failed(reason));
+            }
+        }
+    }
+
+    /// Begins to compute the id of a new or changed replication. The job of the version before goes on until it is
+    /// known whether it is another one.
+    fn wished(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, digest: u64, wish: Wish) {
+        let now = self.of.clock.since_epoch().as_secs();
+        let wish = Arc::new(wish);
+        let version = {
+            let mut rows = self.of.rows.lock();
+            let version = rows.next_version();
+            let job = rows.of_key(key).and_then(|row| row.job.take());
+            let ends = Box::new((wish.parameters.source.to_string(), wish.parameters.target.to_string()));
+            let (wish, error) = (Some(wish.clone()), None);
+            let row = Row { version, digest, wish, ends, job, error, errors: 0, updated: now, started: now };
+            rows.insert(key, row);
+            version
+        };
+        self.identify(&tasks.work, key.clone(), version, wish);
+    }
+
+    /// Computes the id of a replication. Only a filter function takes time: it is fetched from the source.
+    fn identify(self: &Arc<Self>, work: &mpsc::UnboundedSender<Work>, key: Key, version: u64, wish: Arc<Wish>) {
+        let (follower, work) = (self.clone(), work.clone());
+        tokio::spawn(async move {
+            let _turn = match Row::has_filter_function(&wish) {
+                true => follower.of.fetches.acquire().await.ok(),
+                false => None,
+            };
+            let id = match follower.environment.context(&wish.user).await {
+                Ok(context) => ReplicationId::of(&context, &wish.parameters).await,
+                Err(error) => Err(Failure::Server(error)),
+            };
+            let _ = work.send(Work::Identified(key, version, id));
+        });
+    }
+
+    /// Computes ids again whose time has come.
+    fn identify_due(self: &Arc<Self>, tasks: &mut Tasks) {
+        let now = Instant::now();
+        while let Some((at, _, _)) = tasks.due.first()
+            && *at <= now
+        {
+            let Some((_, key, version)) = tasks.due.pop_first() else { break };
+            let wish = self.of.rows.lock().of_version(&key, version).and_then(|row| row.wish.clone());
+            if let Some(wish) = wish {
+                self.identify(&tasks.work, key, version, wish);
+            }
+        }
+    }
+
+    fn identified(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, version: u64, id: ReplicationId) {
+        let (wish, started, old, digest) = {
+            let mut rows = self.of.rows.lock();
+            let Some(row) = rows.of_version(key, version) else { return };
+            let Some(wish) = row.wish.clone() else { return };
+            (wish, row.started, row.job.clone(), row.digest)
+        };
+        let job_id: JobId = id.to_string().into();
+        let origin = Origin::Document { database: key.database.clone(), id: key.id.clone() };
+        match self.of.scheduler.job(&job_id).map(|job| job.origin.clone()) {
+            Some(Origin::Request) => {
+                let reason = format!(
+                    "Replication `{job_id}` specified by document `{}` already running as a transient replication, \
+                     started via `_replicate` API endpoint",
+                    key.id
+                );
+                return self.not_identified(tasks, key, version, &Failure::BadRequest(reason));
+            }
+            Some(Origin::Document { database, id }) if database != key.database || id != key.id => {
+                let reason = format!(
+                    "Replication `{job_id}` specified by document `{}` already started, triggered by document `{id}` \
+                     from db `{database}`",
+                    key.id
+                );
+                self.forget(key);
+                return self.write_later(key, digest, write::failed(&reason));
+            }
+            Some(Origin::Document { .. }) | None => {}
+        }
+        if old.as_ref().is_some_and(|old| *old != job_id) {
+            self.stop(old);
+        }
+        let checks_again = Row::has_filter_function(&wish);
+        {
+            let mut rows = self.of.rows.lock();
+            let total = rows.len();
+            let Some(row) = rows.of_version(key, version) else { return };
+            row.job = Some(job_id.clone());
+            (row.error, row.errors) = (None, 0);
+            if checks_again {
+                let range = 1 + (total as u64 / 5).min(DAY);
+                let wait = Duration::from_secs(FILTER_CHECK + 1 + self.random(range));
+                tasks.due.insert((Instant::now() + wait, key.clone(), version));
+            } else {
+                row.wish = None;
+            }
+        }
+        let replication = Replication { id, parameters: wish.parameters.clone() };
+        self.of.scheduler.add(Job {
+            id: job_id.clone(),
+            replication: Arc::new(replication),
+            origin,
+            user: wish.user.clone(),
+            added: started,
+            progress: Progress::new(),
+        });
+        if self.environment.updates_docs() {
+            self.write_later(key, digest, write::triggered(&job_id));
+        }
+    }
+
+    /// The id cannot be computed now: tries again later.
+    fn not_identified(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, version: u64, failure: &Failure) {
+        let reason = failure.reason();
+        let (digest, job, wait) = {
+            let mut rows = self.of.rows.lock();
+            let Some(row) = rows.of_version(key, version) else { return };
+            let range = ERROR_WAIT << row.errors.min(MOST_DOUBLINGS);
+            row.errors = row.errors.saturating_add(1);
+            row.error = Some(reason.clone().into());
+            row.updated = self.of.clock.since_epoch().as_secs();
+            (row.digest, row.job.take(), Duration::from_secs(1 + self.random(range)))
+        };
+        let (database, id) = (&*key.database, &*key.id);
+        tracing::warn!(database, id, reason, "a replication cannot be started and will be tried again");
+        self.stop(job);
+        tasks.due.insert((Instant::now() + wait, key.clone(), version));
+        if self.environment.updates_docs() {
+            self.write_later(key, digest, write::error(&reason, None));
+        }
+    }
+
+    /// Takes what has happened to the job of a document.
+    fn report(self: &Arc<Self>, report: Report) {
+        let Origin::Document { database, id } = &report.job.origin else { return };
+        let key = Key { database: database.clone(), id: id.clone() };
+        let digest = {
+            let rows = self.of.rows.lock();
+            let Some(row) = rows.get(database, id) else { return };
+            if row.job.as_deref() != Some(&*report.job.id) {
+                return;
+            }
+            row.digest
+        };
+        match report.what {
+            What::Completed => {
+                let mut stats = info(&report.job.progress.counters());
+                stats["start_time"] = iso8601(report.job.added).into();
+                let documents = self.of.clone();
+                tokio::spawn(async move {
+                    if documents.write(&key, digest, &write::completed(stats)).await {
+                        documents.forget_version(&key, digest);
+                    }
+                });
+            }
+            What::Crashed(failure) if self.environment.updates_docs() => {
+                self.write_later(&key, digest, write::error(&failure.to_string(), Some(&report.job.id)));
+            }
+            What::Crashed(_) => {}
+        }
+    }
+
+    fn write_later(self: &Arc<Self>, key: &Key, digest: u64, fields: write::Fields) {
+        let (documents, key) = (self.of.clone(), key.clone());
+        tokio::spawn(async move { documents.write(&key, digest, &fields).await });
+    }
+
+    /// A random number below `range`.
+    fn random(&self, range: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.of.clock.fill_random(&mut bytes);
+        u64::from_le_bytes(bytes) % range.max(1)
+    }
+}
+
+/// A page of changed documents, without design documents; the last sequence, and whether there are no more. Blocks.
+fn changes(database: &Arc<Database>, done: u64) -> Result<(Vec<Changed>, u64, bool)> {
+    let page = database.changes(done, Direction::Forward, PageLimit::entries(PAGE))?;
+    let mut changed = Vec::with_capacity(page.rows.len());
+    let mut last = done;
+    for (sequence, row) in page.rows {
+        last = sequence;
+        if row.id.starts_with("_design/") {
+            continue;
+        }
+        let found = match database.find(&row.id, Wanted::Winner) {
+            Ok(found) => Some(found),
+            Err(Error::Missing | Error::Deleted) => None,
+            Err(Error::Damaged(what)) => {
+                tracing::error!(database = database.name(), what, "a replication document is damaged");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match found.as_ref().map(write::members).transpose() {
+            Ok(members) => changed.push((row.id, members)),
+            Err(error) => tracing::error!(database = database.name(), %error, "a replication document is damaged"),
+        }
+    }
+    Ok((changed, last, page.done))
+}
