@@ -11,6 +11,8 @@ pub mod hints;
 pub mod metrics;
 pub mod node;
 pub mod rate_limits;
+pub mod replication_settings;
+pub mod replications;
 pub mod script_limits;
 pub mod security_events;
 pub mod shutdown;

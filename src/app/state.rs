@@ -17,6 +17,8 @@ use super::hash_queue::Turns;
 use super::hints::Hints;
 use super::metrics::Metrics;
 use super::rate_limits::RateLimits;
+use super::replication_settings::scheduler_settings;
+use super::replications::Replications;
 use super::script_limits::script_limits;
 use super::shutdown::Shutdown;
 use super::user_store::Accounts;
@@ -70,6 +72,8 @@ pub struct App {
     pub started: Instant,
     /// Asks other servers.
     pub client: HttpClient,
+    /// Copies databases from and to other servers.
+    pub replications: Replications,
     /// Makes ids for `_uuids` and for documents posted without one.
     pub uuids: Uuids,
 }
@@ -90,6 +94,7 @@ impl App {
         self.auth.configure(crate::auth::Settings::read(self.settings().table()));
         self.limits.configure(&self.settings());
         self.scripts.set_limits(script_limits(&self.settings()));
+        self.replications.scheduler.configure(scheduler_settings(&self.settings()));
         self.databases.limit_partitions(self.settings().number("couchdb", "max_partition_size"));
         self.wakes.wake_all();
     }

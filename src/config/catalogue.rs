@@ -61,7 +61,7 @@ const fn number(min: u64, max: u64) -> Kind {
 }
 
 /// Sections whose keys are names that users choose.
-pub const FREE: &[&str] = &["admins", "vendor", "jwt_keys", "feature_flags"];
+pub const FREE: &[&str] = &["admins", "vendor", "jwt_keys", "feature_flags", "replicator.shares"];
 
 /// Sections in which every value is secret.
 pub const SECRET_SECTIONS: &[&str] = &["admins", "jwt_keys"];
@@ -569,6 +569,78 @@ pub const KNOWN: &[Known] = &[
     ),
     row("query_server_config", "reduce_limit_threshold", number(0, u64::MAX), "5000", "Bytes below which it need not."),
     row("query_server_config", "reduce_limit_ratio", Kind::Text, "2.0", "By how much it must."),
+    // --- replicator
+    row("replicator", "max_jobs", number(0, 100_000), "500", "Replications that run at the same time, at most."),
+    row(
+        "replicator",
+        "interval",
+        number(100, 86_400_000),
+        "60000",
+        "Milliseconds between two rounds of the scheduler.",
+    ),
+    row(
+        "replicator",
+        "max_churn",
+        number(0, 100_000),
+        "20",
+        "Continuous replications that a round stops, at most, so that others run.",
+    ),
+    row("replicator", "max_history", number(1, 1000), "20", "Events of a replication that `_scheduler/jobs` shows."),
+    row(
+        "replicator",
+        "startup_jitter",
+        number(0, 3_600_000),
+        "5000",
+        "Milliseconds by which the start of a replication is delayed at random, at most, while many run.",
+    ),
+    row(
+        "replicator",
+        "health_threshold",
+        number(0, 86_400),
+        "120",
+        "Seconds after which a replication that runs has recovered from earlier failures.",
+    ),
+    row(
+        "replicator",
+        "update_docs",
+        Kind::Flag,
+        "false",
+        "Whether documents also get the states `triggered` and `error`.",
+    ),
+    row(
+        "replicator",
+        "allow_private",
+        Kind::Flag,
+        "false",
+        "Whether replications may reach addresses of private networks and of this machine.",
+    ),
+    row(
+        "replicator",
+        "valid_endpoint_protocols",
+        Kind::Choice(&["http,https", "https,http", "https"]),
+        "http,https",
+        "The protocols of remote databases; `https` refuses those without TLS.",
+    ),
+    row("replicator", "worker_processes", number(1, 20), "4", "Batches that one replication copies at the same time."),
+    row("replicator", "worker_batch_size", number(1, 2000), "500", "Changes of a batch."),
+    row("replicator", "http_connections", number(1, 100), "20", "Connections of one replication to a server."),
+    row(
+        "replicator",
+        "connection_timeout",
+        number(100, 3_600_000),
+        "30000",
+        "Milliseconds that a replication waits for an answer.",
+    ),
+    row("replicator", "retries_per_request", number(0, 20), "5", "How often a request that failed is sent again."),
+    row(
+        "replicator",
+        "checkpoint_interval",
+        number(100, 86_400_000),
+        "30000",
+        "Milliseconds between two checkpoints of a replication.",
+    ),
+    row("replicator", "use_checkpoints", Kind::Flag, "true", "Whether replications record how far they are."),
+    row("replicator", "use_bulk_get", Kind::Flag, "true", "Whether documents are fetched with `_bulk_get`."),
 ];
 
 /// Finds the row of a known key.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! write   update ─> design document: admin of the database
+//!                ├> _replicator: owner, parameters (replicator_rules) ─> db ─> scripts
 //!                └> users' database: admit ─> password hashed ─> db ─> account rules (auth::users) ─> scripts
 //! read    Eyes::see ─> whole document | its public part | not found | forbidden
 //! ```
@@ -12,6 +13,7 @@ use super::account_rules::{Rules, admit, admitted};
 use super::authorization::By;
 use super::confirmed::Confirmed;
 use super::database_security::parsed;
+use super::replicator_rules;
 use super::users_database::forget_gone;
 use super::write_error::Result;
 use crate::app::{App, security_events};
@@ -19,6 +21,7 @@ use crate::audit::{Event, Kind};
 use crate::auth::users::Writer;
 use crate::db::{Database, Incoming, Mode};
 use crate::error::{self, Error};
+use crate::replicate::documents::holds_replications;
 use crate::rev::Revision;
 
 /// Writes edits of a request's user. All writes of documents by requests go through here. One result per edit,
@@ -68,7 +71,8 @@ async fn write(
     let user = by.user;
     let scripts = app.validate(user);
     let touches_design = incoming.iter().any(|edit| edit.id.starts_with("_design/"));
-    if !accounts && (!touches_design || user.is_server_admin()) {
+    let replications = holds_replications(database.name());
+    if !accounts && !replications && (!touches_design || user.is_server_admin()) {
         return Ok(database.update(incoming, mode, &Confirmed::new(by, &*scripts)).await?);
     }
     let stored = database.security();
@@ -87,6 +91,7 @@ async fn write(
                 }
                 Err(refused) => Err(refused),
             },
+            (false, false) if replications => replicator_rules::admit(app, &mut edit, user, &security, mode),
             (false, false) => Ok(()),
         };
         match allowed {
@@ -104,6 +109,10 @@ async fn write(
         (true, _) => Vec::new(),
         (false, true) => {
             let rules = Rules { app, user, security: &security, mode, scripts: &*scripts };
+            database.update(edits, mode, &Confirmed::new(by, &rules).with_security(stored)).await?
+        }
+        (false, false) if replications => {
+            let rules = replicator_rules::Rules { user, security: &security, scripts: &*scripts };
             database.update(edits, mode, &Confirmed::new(by, &rules).with_security(stored)).await?
         }
         (false, false) => database.update(edits, mode, &Confirmed::new(by, &*scripts).with_security(stored)).await?,

@@ -10,6 +10,8 @@ pub mod document_write;
 pub mod password_upgrade;
 pub mod per_user_database;
 pub mod replication_access;
+pub mod replications;
+pub(crate) mod replicator_rules;
 pub mod users_database;
 pub mod visibility;
 pub mod write_error;

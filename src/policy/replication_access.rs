@@ -19,6 +19,7 @@ use crate::blocking::blocking;
 use crate::db::{CreateOptions, Database, Incoming, Mode};
 use crate::error::{Error, Result};
 use crate::query::script::Scripts;
+use crate::replicate::documents::holds_replications;
 use crate::replicate::{Access, Limits, Pending};
 use crate::rev::Revision;
 use crate::store::blob::blobs::Blobs;
@@ -50,17 +51,19 @@ impl UserAccess {
         access::check(needed, &self.user, &self.app.settings())
     }
 
-    /// Opens a database of which the user is a member. The users' database is only for server admins: what
-    /// another user sees of it is not what a replication may take for the whole.
+    /// Opens a database of which the user is a member. The users' database is only for server admins, and a database
+    /// of replications for those who see the passwords in it: what another user sees of them is not what a
+    /// replication may take for the whole.
     fn open(&self, name: &str) -> Result<Arc<Database>> {
         let database = self.app.databases.get(name)?;
         if self.app.is_users_database(&database) {
             self.check(Level::Admin)?;
         }
-        if self.check(Level::Member)? == Verdict::AskDatabase {
+        let needed = if holds_replications(name) { Level::DatabaseAdmin } else { Level::Member };
+        if self.check(needed)? == Verdict::AskDatabase {
             let security = serde_json::from_str(&database.security());
             let security = security.map_err(|_| Error::Damaged("the _security of a database".into()))?;
-            access::check_database(Level::Member, &self.user, &security)?;
+            access::check_database(needed, &self.user, &security)?;
         }
         Ok(database)
     }

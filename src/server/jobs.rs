@@ -9,6 +9,7 @@ use crate::blocking::blocking;
 use crate::db::TimeToLive;
 use crate::maintain::background;
 use crate::policy::per_user_database;
+use crate::policy::replications::Replications;
 
 /// The pause between two rounds of `_auto_purge` over all databases.
 const AUTO_PURGE: Duration = Duration::from_secs(60);
@@ -27,6 +28,15 @@ pub fn start_jobs(app: &Arc<App>) {
     run(app, auto_purge(app.clone()));
     run(app, refresh_published_keys(app.clone()));
     run(app, remove_deleted_databases(app.clone()));
+    start_replications(app);
+}
+
+/// Starts the scheduler of replications, and follows the `_replicator` databases.
+fn start_replications(app: &Arc<App>) {
+    let Some(reports) = app.replications.reports.lock().take() else { return };
+    let replications = Replications::new(app);
+    run(app, app.replications.scheduler.clone().drive(replications.clone()));
+    run(app, app.replications.documents.clone().run(replications, reports));
 }
 
 /// Runs a job until shutdown. After a restart in the same process, the next server does its work.

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_rustls::rustls::ClientConfig;
 
 use super::systemd::Sockets;
 use crate::app::App;
@@ -22,6 +23,8 @@ use crate::app::hash_queue::Turns;
 use crate::app::hints::Hints;
 use crate::app::metrics::Metrics;
 use crate::app::rate_limits::RateLimits;
+use crate::app::replication_settings::scheduler_settings;
+use crate::app::replications::Replications;
 use crate::app::script_limits::script_limits;
 use crate::app::shutdown::Shutdown;
 use crate::app::uuids::Uuids;
@@ -44,6 +47,7 @@ use crate::net::http_client::{HttpClient, Limits};
 use crate::net::tls::Identity;
 use crate::query::script::Scripts;
 use crate::query::view::Views;
+use crate::replicate::Network;
 use crate::store::Store;
 use crate::store::blob::blobs::Blobs;
 
@@ -107,9 +111,11 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         }
         let made_admin = crate::app::admins::settle_admins(&config, &admins, &clock)?;
         let auth_settings = crate::auth::Settings::read(config.settings().table());
-        let client = http_client(&config.settings()).map_err(Error::BadRequest)?;
+        let tls = client_tls(&config.settings()).map_err(Error::BadRequest)?;
+        let client = HttpClient::new(tls.clone());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let databases = Databases::open(store.clone(), blobs, clock.clone())?;
+        let replications = replications(&config, tls, &databases, &clock);
         let accounts = Arc::new(crate::app::user_store::Accounts::new(config.clone(), databases.clone()));
         let scripts = Scripts::new(script_limits(&config.settings()));
         let limits = Arc::new(RateLimits::new(&config.settings(), &clock));
@@ -136,6 +142,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
                 .with_devices(Arc::new(devices))
                 .with_published_keys(published_keys(client.clone())),
             client,
+            replications,
             hashing: Turns::new(cores),
             uuids: Uuids::new(clock.clone()),
             clock: clock.clone(),
@@ -192,11 +199,19 @@ pub async fn listen_on(app: Arc<App>, bind: SocketAddr, sockets: &Sockets) -> Re
     Ok(Running { address, secure_address, app, serving })
 }
 
-/// The client for all requests to other servers. Trusts the public authorities and those of `ca_file`. Blocks.
-fn http_client(settings: &Settings) -> std::result::Result<HttpClient, String> {
+/// TLS for all requests to other servers. Trusts the public authorities and those of `ca_file`. Blocks.
+fn client_tls(settings: &Settings) -> std::result::Result<Arc<ClientConfig>, String> {
     let authorities = settings.get("settee", "ca_file").map(Path::new);
-    let tls = crate::net::tls::client_config(authorities).map_err(|wrong| format!("ca_file: {wrong}"))?;
-    Ok(HttpClient::new(tls))
+    crate::net::tls::client_config(authorities).map_err(|wrong| format!("ca_file: {wrong}"))
+}
+
+/// The replications of the server, by its settings of now.
+fn replications(config: &Arc<Live>, tls: Arc<ClientConfig>, databases: &Arc<Databases>, clock: &Clock) -> Replications {
+    let live = config.clone();
+    let allow_private = move || live.settings().flag("replicator", "allow_private");
+    let replications = Replications::new(databases, Arc::new(Network::new(tls, allow_private)), clock);
+    replications.scheduler.configure(scheduler_settings(&config.settings()));
+    replications
 }
 
 /// Fetches the keys that token issuers publish. Must be called in the runtime that is to run the requests.

@@ -9,7 +9,7 @@ use crate::http::api::database::{all_docs, changes, database};
 use crate::http::api::design::{list_function, rewrite, show_and_update};
 use crate::http::api::document::{attachment, bulk_docs, bulk_get, get, local, put, revs_diff};
 use crate::http::api::query::{find, view};
-use crate::http::api::server::{cluster_setup, config, db_updates, node, root};
+use crate::http::api::server::{cluster_setup, config, db_updates, node, replicate, root, scheduler};
 use crate::http::api::session::{devices, session};
 use crate::http::request::Request;
 use crate::http::request::listing_path::DocumentList;
@@ -25,6 +25,11 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::Favicon => root::favicon(),
             S::Utils(path) => root::utils(app, request, &path),
             S::ActiveTasks => root::active_tasks(app),
+            S::Replicate => replicate::replicate(app, request).await,
+            S::SchedulerJobs => scheduler::jobs(app, request),
+            S::SchedulerJob(id) => scheduler::job(app, &id),
+            S::SchedulerDocs(name) => scheduler::docs(app, request, name).await,
+            S::SchedulerDoc(name, id) => scheduler::doc(app, name, id).await,
             S::Membership => root::membership(),
             S::ReloadQueryServers => root::reload_query_servers(request),
             S::Uuids => root::uuids(app, request),

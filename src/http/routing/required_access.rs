@@ -8,6 +8,7 @@ use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, Serv
 use crate::config::Settings;
 use crate::http::response::error::Result;
 use crate::policy::access::{Access, Openness};
+use crate::replicate::documents::holds_replications;
 
 /// The access that a route needs. `users`: the name of the users' database.
 pub fn needed(route: &Route, users: &str) -> Access {
@@ -16,10 +17,14 @@ pub fn needed(route: &Route, users: &str) -> Access {
         Route::Server(server) => match server {
             S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids => Access::Anyone,
             S::Session | S::SignIn | S::SignOut | S::Token => Access::Anyone,
-            S::Devices | S::RevokeDevices(_) => Access::SignedIn,
+            S::Devices | S::RevokeDevices(_) | S::Replicate => Access::SignedIn,
             S::AllDbs | S::DbsInfo | S::DbsInfoOf => Access::ListDatabases,
             S::DbUpdates
             | S::ActiveTasks
+            | S::SchedulerJobs
+            | S::SchedulerJob(_)
+            | S::SchedulerDocs(_)
+            | S::SchedulerDoc(..)
             | S::Membership
             | S::ClusterState
             | S::ClusterSetup
@@ -43,6 +48,8 @@ pub fn needed(route: &Route, users: &str) -> Access {
                 Access::Member if name == users => of_accounts(what),
                 // Replications: nobody but admins reads them in bulk.
                 Access::Member if name == "_replicator" && in_bulk(what) => Access::Admin,
+                // One by one, they come without the passwords of others.
+                Access::Member if holds_replications(name) && in_bulk(what) => Access::DatabaseAdmin,
                 // `/_anything`: CouchDB lets nobody but admins ask for it, and then finds no such database.
                 _ if name.starts_with('_') && name != users && !matches!(name.as_str(), "_users" | "_replicator") => {
                     Access::Admin

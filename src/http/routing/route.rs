@@ -41,6 +41,14 @@ pub enum ServerRoute {
     RevokeDevices(Option<String>),
     /// Issues access and refresh tokens, instead of a cookie.
     Token,
+    Replicate,
+    SchedulerJobs,
+    /// Id of a job.
+    SchedulerJob(String),
+    /// Name of a `_replicator` database.
+    SchedulerDocs(String),
+    /// Name of a `_replicator` database, id of a document.
+    SchedulerDoc(String, String),
     /// `/_node/{name}/...`. Every name refers to this node.
     Node(NodeRoute),
 }

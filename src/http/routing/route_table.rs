@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::http::request::listing_path::{DocumentList, ListFunctionPath};
 use crate::http::request::{Target, Verb};
 use crate::http::response::error::{Failure, Result};
+use crate::replicate::documents::holds_replications;
 
 /// Returns the route of a request.
 ///
@@ -19,9 +20,8 @@ pub fn route(target: &Target) -> Result<Route> {
     match segments.as_slice() {
         []
         | ["favicon.ico" | "_utils" | "_all_dbs" | "_dbs_info" | "_db_updates" | "_active_tasks", ..]
-        | ["_membership" | "_cluster_setup" | "_reload_query_servers" | "_uuids" | "_up" | "_session" | "_node", ..] => {
-            Ok(Route::Server(server(target.verb, &segments)?))
-        }
+        | ["_membership" | "_cluster_setup" | "_reload_query_servers" | "_uuids" | "_up" | "_session" | "_node", ..]
+        | ["_replicate" | "_scheduler", ..] => Ok(Route::Server(server(target.verb, &segments)?)),
         [name, rest @ ..] => Ok(Route::Database { name: (*name).to_owned(), what: database(target.verb, rest)? }),
     }
 }
@@ -69,6 +69,13 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (_, ["_reload_query_servers"]) => return only("POST"),
         (_, ["_session"]) => return only("GET,HEAD,POST,DELETE"),
 
+        (Post, ["_replicate"]) => R::Replicate,
+        (_, ["_replicate"]) => return only("POST"),
+        (Get, ["_scheduler", "jobs"]) => R::SchedulerJobs,
+        (Get, ["_scheduler", "jobs", id]) => R::SchedulerJob((*id).into()),
+        (Get, ["_scheduler", "docs", path @ ..]) => scheduler_docs(path)?,
+        (_, ["_scheduler", ..]) if verb != Get => return only("GET,HEAD"),
+
         (_, ["_node"]) => return Err(Failure::bad_request("Incomplete path to _node request")),
         (_, ["_node", _]) => R::Node(NodeRoute::Name),
         (Get, ["_node", _, "_versions"]) => R::Node(NodeRoute::Versions),
@@ -90,6 +97,24 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
 
         _ => return Err(Failure::missing()),
     })
+}
+
+/// `_scheduler/docs[/{db}[/{id}]]`. The slashes of the database's name may be percent-encoded or not.
+fn scheduler_docs(path: &[&str]) -> Result<ServerRoute> {
+    use ServerRoute as R;
+    let owned = |name: &str, id: &str| R::SchedulerDoc(name.to_owned(), id.to_owned());
+    match path {
+        [] => return Ok(R::SchedulerDocs("_replicator".to_owned())),
+        [name] if holds_replications(name) => return Ok(R::SchedulerDocs((*name).to_owned())),
+        [name, id] if holds_replications(name) => return Ok(owned(name, id)),
+        _ => {}
+    }
+    let end = path.iter().position(|part| *part == "_replicator");
+    match end.map(|end| (path[..=end].join("/"), &path[end + 1..])) {
+        Some((name, [])) => Ok(R::SchedulerDocs(name)),
+        Some((name, [id])) => Ok(owned(&name, id)),
+        Some(_) | None => Err(Failure::bad_request("Invalid path")),
+    }
 }
 
 #[rustfmt::skip]

@@ -16,7 +16,7 @@ const SPINS: &str = "Array.prototype.reverse.call((function () { var n = 0; \
     return { get length() { return n++ ? 9007199254740991 : 3; } }; })());";
 
 /// What this test cannot move, and the test that does.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 35] = [
     ("settee/http2_floods", "hostile: requests_that_are_cancelled_once_they_run_end_the_connection"),
     ("settee_http2_floods_total", "the same"),
     ("settee/answers_given_up", "answer_memory: the_slowest_are_given_up_when_others_wait_and_no_more_than_needed"),
@@ -26,6 +26,56 @@ const ELSEWHERE: [(&str, &str); 9] = [
     ("settee/scripts/died", "worker_tests: a_worker_that_ends_by_itself_is_counted"),
     ("settee_scripts_died_total", "the same"),
     ("settee_store_disk_bytes", "the store of this test has no file"),
+    (
+        "couch_replicator/jobs/adds",
+        "replicate::scheduler::tests: the_driver_runs_jobs_and_reports_what_becomes_of_them",
+    ),
+    ("couch_replicator_jobs_adds_total", "the same"),
+    (
+        "couch_replicator/jobs/crashed",
+        "replicate::scheduler::tests: the_driver_runs_jobs_and_reports_what_becomes_of_them",
+    ),
+    ("couch_replicator_jobs_crashed", "the same"),
+    (
+        "couch_replicator/jobs/crashes",
+        "replicate::scheduler::tests: the_driver_runs_jobs_and_reports_what_becomes_of_them",
+    ),
+    ("couch_replicator_jobs_crashes_total", "the same"),
+    (
+        "couch_replicator/jobs/starts",
+        "replicate::scheduler::tests: the_driver_runs_jobs_and_reports_what_becomes_of_them",
+    ),
+    ("couch_replicator_jobs_starts_total", "the same"),
+    (
+        "couch_replicator/jobs/total",
+        "replicate::scheduler::tests: the_driver_runs_jobs_and_reports_what_becomes_of_them",
+    ),
+    ("couch_replicator_jobs_total", "the same"),
+    (
+        "couch_replicator/jobs/running",
+        "replicate::scheduler::tests: the_driver_runs_jobs_and_reports_what_becomes_of_them",
+    ),
+    ("couch_replicator_jobs_running", "the same"),
+    (
+        "couch_replicator/jobs/asleep",
+        "replicate::scheduler::tests: a_job_that_has_read_everything_sleeps_until_its_source_has_a_commit",
+    ),
+    ("couch_replicator_jobs_asleep", "the same"),
+    ("couch_replicator/jobs/pending", "replicate::scheduler::tests: rounds_exchange_the_jobs_that_ran_longest"),
+    ("couch_replicator_jobs_pending", "the same"),
+    ("couch_replicator/jobs/stops", "replicate::scheduler::tests: when_the_server_stops_passes_are_told"),
+    ("couch_replicator_jobs_stops_total", "the same"),
+    ("couch_replicator/jobs/removes", "replicator.test.js"),
+    ("couch_replicator_jobs_removes_total", "the same"),
+    (
+        "couch_replicator/jobs/completions",
+        "replicate::scheduler::tests: the_driver_runs_jobs_and_reports_what_becomes_of_them",
+    ),
+    ("couch_replicator_jobs_completions_total", "the same"),
+    ("couch_replicator/docs/initializing", "replicator.test.js"),
+    ("couch_replicator_docs_initializing", "the same"),
+    ("couch_replicator/docs/error", "replicator.test.js"),
+    ("couch_replicator_docs_error", "the same"),
 ];
 
 /// Sends a request. Boxed: the client's buffers in every future that calls this are too large for the stack
@@ -201,6 +251,9 @@ async fn every_counter_that_is_served_moves() {
     slow.send("GET /db/large/file", &[ADMIN], b"").await;
     seen.until(&running, &["settee/answer_memory"]).await;
     drop(slow);
+    // A replication that fails.
+    send(&running, "PUT /_replicator/fails", &[ADMIN, JSON], r#"{"source":"none","target":"db"}"#, 201).await;
+    seen.until(&running, &["couch_replicator/docs/total"]).await;
     // More functions at once than there are workers.
     let endless: Vec<_> =
         (0..60).map(|_| tokio::spawn(ask(running.address, "GET /db/_design/d/_show/endless", &[ADMIN], b""))).collect();

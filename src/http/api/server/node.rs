@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
+use super::counter::Counter;
+use super::replication_counters::replication_counters;
 use crate::app::App;
 use crate::app::metrics::BOUNDS_MS;
 use crate::app::node::NODE;
@@ -30,14 +32,6 @@ pub fn versions() -> Result<Answer> {
 pub fn restart(app: &App) -> Result<Answer> {
     app.shutdown.begin_restart();
     Ok(Answer::ok(&json!({"ok": true})))
-}
-
-/// A metric of [`counters`].
-struct Counter {
-    path: Vec<String>,
-    kind: &'static str,
-    value: i64,
-    about: &'static str,
 }
 
 /// The metrics of `_stats` and `_prometheus`, under CouchDB's names.
@@ -273,6 +267,7 @@ fn counters(app: &App) -> Vec<Counter> {
             about: "number of HTTP responses with this status",
         });
     }
+    list.extend(replication_counters(app));
     list
 }
 

@@ -135,9 +135,11 @@ pub fn uuids(app: &App, request: &Request) -> Result<Answer> {
         .etag(&tag))
 }
 
-/// GET `/_active_tasks`: the running background tasks.
+/// GET `/_active_tasks`: the running background tasks, and the replications that run or wait for changes.
 pub fn active_tasks(app: &App) -> Result<Answer> {
-    Ok(Answer::ok(&app.tasks.list()))
+    let mut tasks = app.tasks.list();
+    tasks.extend(app.replications.scheduler.tasks());
+    Ok(Answer::ok(&tasks))
 }
 
 /// GET `/_membership`.

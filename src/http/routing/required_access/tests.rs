@@ -65,6 +65,11 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         (S::ClusterState, ADMINS),
         (S::ClusterSetup, ADMINS),
         (S::ReloadQueryServers, ADMINS),
+        (S::Replicate, SIGNED_IN),
+        (S::SchedulerJobs, ADMINS),
+        (S::SchedulerJob("j".into()), ADMINS),
+        (S::SchedulerDocs("_replicator".into()), ADMINS),
+        (S::SchedulerDoc("_replicator".into(), "d".into()), ADMINS),
         (S::Node(NodeRoute::Stats(vec![])), ADMINS),
         (S::Node(NodeRoute::System), ADMINS),
         (S::Node(NodeRoute::Prometheus), ADMINS),
@@ -83,6 +88,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
             S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids | S::Session | S::SignIn | S::SignOut => {}
             S::AllDbs | S::DbsInfo | S::DbsInfoOf | S::DbUpdates | S::ActiveTasks | S::Membership => {}
             S::ClusterState | S::ClusterSetup | S::ReloadQueryServers => {}
+            S::Replicate | S::SchedulerJobs | S::SchedulerJob(_) | S::SchedulerDocs(_) | S::SchedulerDoc(..) => {}
             S::Token | S::Devices | S::RevokeDevices(_) => {}
             S::Node(node) => match node {
                 NodeRoute::Name | NodeRoute::Versions | NodeRoute::System | NodeRoute::Prometheus => {}
@@ -259,6 +265,10 @@ fn replications_are_not_read_in_bulk() {
         let route = Route::Database { name: "_replicator".into(), what };
         assert_eq!(outcomes(&route, &security, &settings), ADMINS, "{route:?}");
     }
+    let bulk = Route::Database { name: "team/_replicator".into(), what: DbRoute::Changes };
+    assert_eq!(outcomes(&bulk, &security, &settings), ADMINS);
+    let admins = json!({"admins": {"names": ["ann"]}, "members": {"names": ["ben"]}});
+    assert_eq!(outcomes(&bulk, &admins, &settings), KEEPERS);
     let document = DbRoute::Document(DocumentVerb::Get, "x".into());
     let route = Route::Database { name: "_replicator".into(), what: document };
     assert_eq!(outcomes(&route, &security, &settings), OPEN);
