@@ -108,6 +108,11 @@ impl Progress {
         self.state.lock().checkpoint_due
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_checkpoint_due(&self, due: Option<Duration>) {
+        self.state.lock().checkpoint_due = due;
+    }
+
     /// The counters of now.
     pub fn counters(&self) -> Counters {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

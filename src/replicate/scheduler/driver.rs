@@ -120,7 +120,7 @@ impl Scheduler {
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { instant: Instant::now(), seconds: self.clock.since_epoch().as_secs() }
+        Now { instant: Instant::now(), epoch: self.clock.since_epoch() }
     }
 
     /// Starts passes when they are due, for ever. When this is dropped, all passes are stopped.

@@ -174,7 +174,7 @@ impl Scheduler {
 
     /// The entries of `_active_tasks`: the jobs that run, and those that sleep.
     pub fn tasks(&self) -> Vec<Value> {
-        let now = self.now().seconds;
+        let now = self.now().epoch.as_secs();
         let table = self.table.lock();
         let running = |row: &&Row| matches!(row.phase, Phase::Running(_));
         let asleep = |row: &&Row| matches!(row.phase, Phase::Asleep { .. });

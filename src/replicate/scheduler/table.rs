@@ -24,8 +24,8 @@ const MOST_DOUBLINGS: u32 = 10;
 pub(super) struct Now {
     /// For durations.
     pub instant: Instant,
-    /// For people: seconds since the epoch.
-    pub seconds: u64,
+    /// For people, and for other servers: since the epoch.
+    pub epoch: Duration,
 }
 
 /// What a job does.
@@ -35,8 +35,10 @@ pub(super) enum Phase {
     Pending(Option<QueueKey>),
     Running(Pass),
     /// Has read its source up to this sequence.
+    /// With a checkpoint still to be written, it wakes for that, too.
     Asleep {
         sequence: u64,
+        checkpoint: Option<Instant>,
     },
     BackingOff {
         until: Instant,
@@ -106,6 +108,8 @@ pub(super) struct Table {
     rows: HashMap<JobId, Row>,
     pending: BTreeMap<QueueKey, JobId>,
     backing_off: BTreeSet<(Instant, JobId)>,
+    /// Jobs that sleep, with a checkpoint to be written.
+    checkpoints: BTreeSet<(Instant, JobId)>,
     /// Name of a database here → the jobs that read it.
     by_source: HashMap<Arc<str>, BTreeSet<JobId>>,
     /// Passes of jobs that were removed, and have not ended yet.
@@ -164,7 +168,7 @@ impl Table {
         let share_key = job.share_key();
         let priority = self.shares.added(&share_key, &self.settings);
         let mut history = History::default();
-        history.record(Happened::Added, now.seconds, self.settings.max_history);
+        history.record(Happened::Added, now.epoch.as_secs(), self.settings.max_history);
         if let Some(source) = job.local_source() {
             self.by_source.entry(source.into()).or_default().insert(id.clone());
         }
@@ -217,14 +221,22 @@ impl Table {
             let Some(row) = self.rows.get_mut(&id) else { continue };
             match &mut row.phase {
                 Phase::Running(pass) => pass.moved = true,
-                Phase::Asleep { sequence } if has_changes(*sequence) => {
-                    self.asleep -= 1;
-                    row.phase = Phase::Pending(None);
-                    self.queue(&id);
-                }
+                Phase::Asleep { sequence, .. } if has_changes(*sequence) => self.awake(&id),
                 Phase::Asleep { .. } | Phase::Pending(_) | Phase::BackingOff { .. } => {}
             }
         }
+    }
+
+    /// Queues a job that sleeps.
+    fn awake(&mut self, id: &JobId) {
+        let Some(row) = self.rows.get_mut(id) else { return };
+        let Phase::Asleep { checkpoint, .. } = row.phase else { return };
+        row.phase = Phase::Pending(None);
+        self.asleep -= 1;
+        if let Some(at) = checkpoint {
+            self.checkpoints.remove(&(at, id.clone()));
+        }
+        self.queue(id);
     }
 
     /// A pass has ended. Returns the job if it is still in the table as that pass's, and for a job that will not
@@ -266,19 +278,21 @@ impl Table {
                 if moved && has_changes(*sequence) {
                     self.queue(id);
                 } else {
-                    row.phase = Phase::Asleep { sequence: *sequence };
+                    let due = job.progress.checkpoint_due().map(|due| now.instant + due.saturating_sub(now.epoch));
+                    row.phase = Phase::Asleep { sequence: *sequence, checkpoint: due };
+                    self.checkpoints.extend(due.map(|due| (due, id.clone())));
                     self.asleep += 1;
                 }
             }
             Ended::Stopped => {
                 row.crashes = 0;
-                row.history.record(Happened::Stopped, now.seconds, most);
+                row.history.record(Happened::Stopped, now.epoch.as_secs(), most);
                 self.totals.stops += 1;
                 self.queue(id);
             }
             Ended::Crashed(failure) => {
                 self.totals.crashes += 1;
-                row.history.record(Happened::Crashed(failure.to_string().into()), now.seconds, most);
+                row.history.record(Happened::Crashed(failure.to_string().into()), now.epoch.as_secs(), most);
                 if row.job.origin == Origin::Request {
                     self.take_away(id, ended);
                 } else {
@@ -337,7 +351,12 @@ impl Table {
                 let ran = now.instant.saturating_duration_since(pass.since);
                 self.shares.charge(&row.share_key, ran.min(self.settings.interval));
             }
-            Phase::Asleep { .. } => self.asleep -= 1,
+            Phase::Asleep { checkpoint, .. } => {
+                self.asleep -= 1;
+                if let Some(at) = checkpoint {
+                    self.checkpoints.remove(&(*at, row.job.id.clone()));
+                }
+            }
             Phase::BackingOff { until } => drop(self.backing_off.remove(&(*until, row.job.id.clone()))),
         }
     }
@@ -363,6 +382,11 @@ impl Table {
             let Some((_, id)) = self.backing_off.pop_first() else { break };
             self.queue(&id);
         }
+        while let Some((at, id)) = self.checkpoints.first().cloned()
+            && at <= now.instant
+        {
+            self.awake(&id);
+        }
         self.make_round(now.instant);
         let mut starts = Vec::new();
         while self.running + self.leaving.len() < self.settings.max_jobs {
@@ -379,9 +403,9 @@ impl Table {
         let is_first = !row.history.is_started();
         row.phase = Phase::Running(Pass { number: self.passes, since: now.instant, moved: false, stop: stop.clone() });
         row.last_started = Some(now.instant);
-        row.started_on = now.seconds;
+        row.started_on = now.epoch.as_secs();
         if is_first {
-            row.history.record(Happened::Started, now.seconds, self.settings.max_history);
+            row.history.record(Happened::Started, now.epoch.as_secs(), self.settings.max_history);
         }
         self.running += 1;
         self.totals.starts += 1;
@@ -431,7 +455,8 @@ impl Table {
         let back_off = self.backing_off.first().map(|(until, _)| *until);
         let has_work = self.running > 0 || !self.pending.is_empty();
         let round = self.round.filter(|_| has_work).map(|round| round + self.settings.interval);
-        [back_off, round].into_iter().flatten().min()
+        let checkpoint = self.checkpoints.first().map(|(at, _)| *at);
+        [back_off, checkpoint, round].into_iter().flatten().min()
     }
 
     /// Stops all passes: the server shuts down.
@@ -443,6 +468,7 @@ impl Table {
         }
         self.pending.clear();
         self.backing_off.clear();
+        self.checkpoints.clear();
     }
 
     /// Checks the invariants between rows and queues.
@@ -455,6 +481,9 @@ impl Table {
         assert_eq!(self.backing_off.len(), count(|phase| matches!(phase, Phase::BackingOff { .. })));
         for (key, id) in &self.pending {
             assert!(matches!(&self.rows[id].phase, Phase::Pending(Some(own)) if own == key));
+        }
+        for (at, id) in &self.checkpoints {
+            assert!(matches!(&self.rows[id].phase, Phase::Asleep { checkpoint: Some(own), .. } if own == at));
         }
         for (until, id) in &self.backing_off {
             assert!(matches!(&self.rows[id].phase, Phase::BackingOff { until: own } if own == until));

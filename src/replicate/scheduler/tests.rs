@@ -69,7 +69,7 @@ impl World {
     }
 
     fn at(&self) -> Now {
-        Now { instant: self.began + self.now, seconds: 1_000_000 + self.now.as_secs() }
+        Now { instant: self.began + self.now, epoch: Duration::from_secs(1_000_000) + self.now }
     }
 
     fn add(&mut self, job: Job) {
@@ -270,6 +270,19 @@ fn a_job_that_has_read_everything_sleeps_until_its_source_has_a_commit() {
     assert_eq!(world.step(), ["a".into()]);
     let events = world.table.get("a").unwrap().history.to_json();
     assert_eq!(events.as_array().unwrap().len(), 2, "it was added and started: {events}");
+}
+
+#[test]
+fn a_job_that_sleeps_wakes_for_its_checkpoint() {
+    let mut world = World::new(Settings::default());
+    let job = continuous("a");
+    job.progress.set_checkpoint_due(Some(Duration::from_secs(1_000_030)));
+    world.add(job);
+    world.end("a", Ended::CaughtUp { sequence: 5 });
+    assert_eq!(world.next(), Some((30 * SECOND, vec!["a".into()])));
+    world.table.get("a").unwrap().job.progress.set_checkpoint_due(None);
+    world.end("a", Ended::CaughtUp { sequence: 5 });
+    assert_eq!(world.table.next_time(), None);
 }
 
 #[test]
