@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) checkpointed_at: Option<Duration>,
     /// When the next checkpoint of a job that rests is due, since the epoch.
     pub(crate) checkpoint_due: Option<Duration>,
+    /// The counters of earlier sessions.
+    earlier: Counters,
     /// Where the last pass has ended without a failure.
     position: Option<Position>,
 }
@@ -113,7 +115,41 @@ impl Progress {
         self.state.lock().checkpoint_due = due;
     }
 
-    /// The counters of now.
+    /// A session begins, after one whose row in the history of the checkpoints this is.
+    pub(crate) fn begin_after(&self, row: &Value) {
+        let of = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or(0).min(u64::MAX >> 1);
+        let mut state = self.state.lock();
+        if state.session.is_none() {
+            state.earlier = Counters {
+                docs_read: of("docs_read"),
+                docs_written: of("docs_written"),
+                doc_write_failures: of("doc_write_failures"),
+                missing_checked: of("missing_checked"),
+                missing_found: of("missing_found"),
+                bulk_get_docs: of("bulk_get_docs"),
+                bulk_get_attempts: of("bulk_get_attempts"),
+                ..Counters::default()
+            };
+        }
+    }
+
+    /// The counters of all sessions with a common history, as CouchDB shows them.
+    pub fn totals(&self) -> Counters {
+        let earlier = self.state.lock().earlier.clone();
+        let now = self.counters();
+        Counters {
+            docs_read: now.docs_read + earlier.docs_read,
+            docs_written: now.docs_written + earlier.docs_written,
+            doc_write_failures: now.doc_write_failures + earlier.doc_write_failures,
+            missing_checked: now.missing_checked + earlier.missing_checked,
+            missing_found: now.missing_found + earlier.missing_found,
+            bulk_get_docs: now.bulk_get_docs + earlier.bulk_get_docs,
+            bulk_get_attempts: now.bulk_get_attempts + earlier.bulk_get_attempts,
+            ..now
+        }
+    }
+
+    /// The counters of this job.
     pub fn counters(&self) -> Counters {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let state = self.state.lock();

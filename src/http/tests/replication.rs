@@ -191,7 +191,8 @@ async fn checkpoints_have_couchdbs_members_and_count() {
     let second = replicate(&context, &parameters).await;
     assert_eq!(second["history"].as_array().unwrap().len(), 2);
     assert_eq!(second["history"][0]["start_last_seq"], last);
-    assert_eq!(second["history"][0]["docs_written"], 1, "it began at the checkpoint: {second}");
+    let row = &second["history"][0];
+    assert_eq!((&row["docs_written"], &row["missing_checked"]), (&json!(4), &json!(4)), "of both sessions: {second}");
     // A target that lost its copy starts over, and asks for nothing that is there.
     to.write_local(&id, crate::db::LocalWrite::Delete).await.unwrap();
     let third = replicate(&context, &parameters).await;

@@ -420,7 +420,7 @@ impl Follower {
         };
         match report.what {
             What::Completed => {
-                let mut stats = info(&report.job.progress.counters());
+                let mut stats = info(&report.job.progress.totals());
                 stats["start_time"] = iso8601(report.job.added).into();
                 let documents = self.of.clone();
                 tokio::spawn(async move {

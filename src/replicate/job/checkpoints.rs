@@ -52,7 +52,7 @@ impl Checkpoints<'_> {
         }
         let is_by_ids = matches!(self.parameters.filter, Filter::DocIds(_));
         let now = self.clock.since_epoch().as_secs();
-        let body = next(session, &self.progress.counters(), through, now, is_by_ids, history);
+        let body = next(session, &self.progress.totals(), through, now, is_by_ids, history);
         for (peer, side, stored) in [(self.source, "source", source), (self.target, "target", target)] {
             self.put(peer, side, &body, stored.map(|stored| stored.rev)).await?;
         }

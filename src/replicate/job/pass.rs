@@ -111,6 +111,7 @@ impl<'a> Pass<'a> {
             recorded: start.recorded,
             written: None,
         };
+        let done = self.progress.counters().changes_done;
         let copied = self.copy(&start.since, &start.last, stop, &mut reached).await;
         let is_local = matches!(self.parameters().source, Endpoint::Local { .. });
         let rests = copied.is_ok() && self.parameters().continuous && is_local && !stop.is_cancelled();
@@ -136,9 +137,10 @@ impl<'a> Pass<'a> {
             let sequence = number_of(&reached.through).unwrap_or(0);
             return Ok(Outcome::CaughtUp { sequence });
         }
-        let no_changes = same(&reached.through, &start.since);
+        // A filter may have left nothing.
+        let no_changes = self.progress.counters().changes_done == done;
         let members = match reached.written {
-            _ if no_changes => start.stored,
+            _ if same(&reached.through, &start.since) => start.stored,
             Some(body) => body,
             None => [("use_checkpoints".to_owned(), false.into())].into_iter().collect(),
         };
@@ -172,7 +174,10 @@ impl<'a> Pass<'a> {
             return Ok(Start { instances, since: since_seq, recorded, last, stored });
         }
         let (at_source, at_target) = self.checkpoints().read().await?;
-        let Common { since: recorded, .. } = common(at_source.as_ref(), at_target.as_ref());
+        let Common { since: recorded, history } = common(at_source.as_ref(), at_target.as_ref());
+        if let Some(last) = history.first() {
+            self.progress.begin_after(last);
+        }
         let mut since = if recorded.is_null() { since_seq } else { recorded.clone() };
         if is_beyond(&since, &source.update_seq) {
             let replication = &self.id;

@@ -58,7 +58,7 @@ impl Row {
     fn info(&self) -> Value {
         match self.started_on {
             0 => Value::Null,
-            _ => info(&self.job.progress.counters()),
+            _ => info(&self.job.progress.totals()),
         }
     }
 
@@ -140,7 +140,7 @@ fn task_json(row: &Row, now: u64) -> Value {
         "started_on": row.started_on,
         "updated_on": now,
     });
-    if let (Some(members), Value::Object(counters)) = (task.as_object_mut(), info(&job.progress.counters())) {
+    if let (Some(members), Value::Object(counters)) = (task.as_object_mut(), info(&job.progress.totals())) {
         members.extend(counters);
     }
     task

@@ -34,8 +34,7 @@ pub(super) enum Phase {
     /// Waits for a slot; its key in `pending`. `None` while an earlier pass of this id has not ended yet.
     Pending(Option<QueueKey>),
     Running(Pass),
-    /// Has read its source up to this sequence.
-    /// With a checkpoint still to be written, it wakes for that, too.
+    /// Has read its source up to this sequence. With a checkpoint still to be written, it wakes for that, too.
     Asleep {
         sequence: u64,
         checkpoint: Option<Instant>,
@@ -382,9 +381,10 @@ impl Table {
             let Some((_, id)) = self.backing_off.pop_first() else { break };
             self.queue(&id);
         }
-        while let Some((at, id)) = self.checkpoints.first().cloned()
-            && at <= now.instant
+        while let Some((at, _)) = self.checkpoints.first()
+            && *at <= now.instant
         {
+            let Some((_, id)) = self.checkpoints.pop_first() else { break };
             self.awake(&id);
         }
         self.make_round(now.instant);
