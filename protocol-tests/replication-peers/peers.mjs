@@ -120,7 +120,7 @@ export class CouchDB extends Peer {
     this.port ??= await freePort();
     this.base = `http://127.0.0.1:${this.port}`;
     const out = openSync(join(this.folder, 'log'), 'a');
-    this.child = spawn(this.program, [this.folder, String(this.port)], { stdio: ['ignore', out, out] });
+    this.child = spawn(this.program, [this.folder, String(this.port)], { stdio: ['ignore', out, out], detached: true });
     closeSync(out);
     this.pid = this.child.pid;
     this.exited = new Promise((resolve) => this.child.on('exit', resolve));
