@@ -94,9 +94,10 @@ async function round({ server, ends, victim, continuous }, model, size, last, pr
   let running = continuous ? null : begin(server, ends);
   let ended = false;
   running?.then(() => (ended = true));
+  let copied = 0;
   await until('some documents to be copied', async () => {
-    const now = await target[0].info(target[1]);
-    return ended || now.seq - before.seq >= fraction * size;
+    copied = (await target[0].info(target[1])).seq - before.seq;
+    return ended || copied >= fraction * size;
   }, 120);
   await writing;
   const early = ended;
@@ -104,7 +105,9 @@ async function round({ server, ends, victim, continuous }, model, size, last, pr
   await victim.start();
 
   const left = missing(await leavesOf(...source), await leavesOf(...target)).length;
-  const middle = !early && left > 0;
+  // A replication that has survived, or began again by itself, may be complete by now.
+  const again = victim === server && !continuous;
+  const middle = !early && copied < size && (!again || left > 0);
   let tries = 0;
   let answer = null;
   if (continuous) {
