@@ -2,7 +2,7 @@
 
 import { change, fill, write } from './source.mjs';
 import { compare, countLeaves, leavesOf } from './compare.mjs';
-import { number, replicate } from './peers.mjs';
+import { lastSession, number, replicate } from './peers.mjs';
 
 /** `[title, replicating server, source server, target server, by bare names]` for each direction. */
 function directions({ settees: [a, b, c], couchdb }) {
@@ -25,23 +25,19 @@ function directions({ settees: [a, b, c], couchdb }) {
   ];
 }
 
-/**
- * The problems of one answer of `_replicate` that must have written `leaves` revisions. The counters of CouchDB
- * go on from the last session of the same replication (`before`).
- */
-function counters(answer, leaves, what, before) {
-  const [last] = answer.history;
+/** The problems of one answer of `_replicate` whose session must have written `leaves` revisions. */
+function counters(answer, leaves, what) {
+  const last = lastSession(answer);
   const problems = [];
   if (!answer.ok) problems.push(`${what}: ${JSON.stringify(answer)}`);
   if (last.doc_write_failures !== 0) problems.push(`${what}: doc_write_failures is ${last.doc_write_failures}`);
   for (const name of ['missing_found', 'docs_read', 'docs_written']) {
-    const earlier = before?.history[0][name] ?? 0;
-    if (last[name] - earlier !== leaves) problems.push(`${what}: ${name} is ${last[name]}, ${earlier} before, and ${leaves} leaves were missing`);
+    if (last[name] !== leaves) problems.push(`${what}: ${name} is ${last[name]}, and ${leaves} leaves were missing`);
   }
   return problems;
 }
 
-async function direction([title, server, from, to, local], couchdb, options, report) {
+async function direction([title, server, from, to, local], options, report) {
   const source = [from, 'source'];
   const target = [to, 'target'];
   const ends = { source, target, local };
@@ -66,7 +62,7 @@ async function direction([title, server, from, to, local], couchdb, options, rep
   const changed = [...after].flatMap(([id, { leaves: now }]) => [...now].filter((rev) => !before.get(id)?.leaves.has(rev))).length;
   await write(to, 'target', Array.from({ length: 50 }, (_, at) => ({ _id: `back-${at}`, from: 'target' })), { newEdits: true });
   const second = await replicate(server, ends);
-  problems.push(...counters(second, changed, 'replication after changes', server === couchdb ? first : null));
+  problems.push(...counters(second, changed, 'replication after changes'));
   if (number(second.history[0].start_last_seq) === 0) problems.push('the replication after changes began at 0');
   const back = await replicate(server, { source: target, target: source, local });
   problems.push(...counters(back, 50, 'replication back'));
@@ -91,7 +87,7 @@ export async function copies(peers, options, report) {
     try {
       const fitting = { ...options, emptyOnly: row[1] !== peers.couchdb };
       await fill(row[2], 'source', fitting);
-      await direction(row, peers.couchdb, fitting, report);
+      await direction(row, fitting, report);
     } catch (error) {
       report(row[0], [error.stack]);
     }

@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto';
 import { until } from '../harness/server.js';
 import { compare, leavesOf, missing } from './compare.mjs';
-import { number, replicate } from './peers.mjs';
+import { lastSession, number, replicate } from './peers.mjs';
 import { randomNumbers, write } from './source.mjs';
 
 const md5 = (text) => createHash('md5').update(text).digest('hex');
@@ -136,7 +136,7 @@ async function check({ server, ends, victim }, { before, docs, left, middle, ans
   const after = await ends.target[0].info(ends.target[1]);
   if (after.seq - before.seq !== size) problems.push(`${size} revisions took ${after.seq - before.seq} sequences of the target`);
   if (!answer) return;
-  const [session] = answer.history;
+  const session = lastSession(answer);
   if (last && number(session.start_last_seq) < number(last.source_last_seq)) {
     problems.push(`a session began at ${session.start_last_seq}, and ${last.source_last_seq} was recorded`);
   }
@@ -165,7 +165,7 @@ async function scenario([title, server, from, to, victim, continuous], options, 
     if (!found.middle) continue;
     middle += 1;
     tries += found.tries;
-    checked += found.answer?.history[0].missing_checked ?? 0;
+    checked += found.answer ? lastSession(found.answer).missing_checked : 0;
   }
   if (middle < kills) problems.push(`only ${middle} of ${rounds} kills were in the middle`);
   problems.push(...(await compare(ends.source, ends.target)).differences);

@@ -164,3 +164,9 @@ export function replicate(server, { source, target, local = true }, options = {}
   };
   return server.json('POST', '/_replicate', body, { fresh: true });
 }
+
+/** The counters of the last session of an answer alone: a history adds up over the sessions, as in CouchDB. */
+export function lastSession({ history: [last, before] }) {
+  const counters = Object.entries(last).filter(([, value]) => typeof value === 'number');
+  return { ...last, ...Object.fromEntries(counters.map(([name, value]) => [name, value - (before?.[name] ?? 0)])) };
+}

@@ -2,7 +2,7 @@
 // replicator of CouchDB on the same work, and beside what a source can list and a target can write.
 
 import { write, randomNumbers } from './source.mjs';
-import { replicate } from './peers.mjs';
+import { lastSession, replicate } from './peers.mjs';
 
 async function fillPlain(peer, db, count, seed) {
   const random = randomNumbers(seed);
@@ -70,7 +70,7 @@ export async function speed({ settees: [a, b], couchdb }, options, report) {
     await target.create('speed-target');
     return async () => {
       const answer = await replicate(server, { source: [source, 'speed'], target: [target, 'speed-target'] });
-      const written = answer.history[0].docs_written;
+      const written = lastSession(answer).docs_written;
       if (written !== count) throw new Error(`${written} of ${count} documents were written`);
     };
   };
