@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::requester::{Ask, Requester};
@@ -30,12 +31,21 @@ pub(super) struct Connection<'a> {
     no_bulk_get: AtomicBool,
     /// It is left alone until then.
     bulk_get_from: Mutex<Option<Instant>>,
+    /// Whether the server reads compressed attachments; asked once.
+    reads_compressed: OnceCell<bool>,
 }
 
 impl<'a> Connection<'a> {
     pub fn new(requester: Requester<'a>, blobs: Arc<dyn Blobs>, limits: Limits) -> Connection<'a> {
         let no_bulk_get = AtomicBool::new(!requester.parameters.use_bulk_get);
-        Connection { requester, blobs, limits, no_bulk_get, bulk_get_from: Mutex::default() }
+        Connection {
+            requester,
+            blobs,
+            limits,
+            no_bulk_get,
+            bulk_get_from: Mutex::default(),
+            reads_compressed: OnceCell::new(),
+        }
     }
 
     /// Whether to ask for documents by `_bulk_get`.
@@ -58,6 +68,17 @@ impl<'a> Connection<'a> {
     /// of the body.
     pub fn largest_text(&self) -> usize {
         self.limits.document.saturating_mul(2).saturating_add(1 << 20)
+    }
+
+    /// Whether the server reads attachments that are sent compressed, as CouchDB and settee do. PouchDB Server would
+    /// take the compressed bytes for the content.
+    pub async fn reads_compressed(&self) -> bool {
+        let ask = async {
+            let answer = self.requester.fetch(&Ask::server(), SMALL).await;
+            let about: Option<Value> = answer.ok().and_then(|(_, body)| serde_json::from_slice(&body).ok());
+            about.is_some_and(|about| about["couchdb"] == "Welcome")
+        };
+        *self.reads_compressed.get_or_init(|| ask).await
     }
 
     /// Documents of one batch that are read at the same time.

@@ -22,8 +22,9 @@ use crate::store::blob::blobs::{Blobs, Pin};
 /// Bytes of an attachment that are read at once.
 const STEP: usize = 128 << 10;
 
-/// The document as JSON, with its history. Attachments are stubs, or follow.
-pub(super) fn text(document: &Document) -> String {
+/// The document as JSON, with its history. Attachments are stubs, or follow. `decode`: compressed ones follow
+/// decompressed; their digest, which is that of the compressed bytes, is left out.
+pub(super) fn text(document: &Document, decode: bool) -> String {
     let body = BodyRecord { attachments: Vec::new(), json: document.json.clone() };
     let mut text =
         render::proposed(&document.id, Some(&document.revision()), Some(&document.path), document.deleted, &body);
@@ -40,11 +41,14 @@ pub(super) fn text(document: &Document) -> String {
         };
         let comma = if at > 0 { "," } else { "" };
         let (name, content_type) = (quote(&about.name), quote(&about.content_type));
-        let (revpos, digest, length) = (about.revpos, about.digest(), about.length);
+        let (revpos, length) = (about.revpos, about.length);
         text.push_str(&format!(
-            "{comma}{name}:{{\"content_type\":{content_type},\"revpos\":{revpos},\"digest\":\"{digest}\",\"length\":{length},\"{form}\":true"
+            "{comma}{name}:{{\"content_type\":{content_type},\"revpos\":{revpos},\"length\":{length},\"{form}\":true"
         ));
-        if about.gzip {
+        if !(about.gzip && decode) {
+            text.push_str(&format!(",\"digest\":\"{}\"", about.digest()));
+        }
+        if about.gzip && !decode {
             text.push_str(&format!(",\"encoding\":\"gzip\",\"encoded_length\":{}", about.stored));
         }
         text.push('}');
@@ -57,33 +61,41 @@ pub(super) fn text(document: &Document) -> String {
 #[derive(Clone)]
 enum Piece {
     Text(Bytes),
-    Attachment(Box<Attachment>, Pin),
+    Attachment { about: Box<Attachment>, decode: bool, pin: Pin },
 }
 
-/// The document as `multipart/related`, streamed from the blob store.
-pub(super) fn multipart(document: &Document, blobs: &Arc<dyn Blobs>, clock: &Clock) -> requester::Content {
+/// The document as `multipart/related`, streamed from the blob store. `decode`: see [`text`].
+pub(super) fn multipart(
+    document: &Document,
+    decode: bool,
+    blobs: &Arc<dyn Blobs>,
+    clock: &Clock,
+) -> requester::Content {
     let boundary = boundary(clock);
     let mut pieces = Vec::new();
-    let mut head = format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{}\r\n--{boundary}", text(document));
+    let mut head =
+        format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{}\r\n--{boundary}", text(document, decode));
     for attached in &document.attachments {
         let Content::Blob(pin) = &attached.content else { continue };
         let about = &attached.about;
-        let encoding = if about.gzip { "\r\nContent-Encoding: gzip" } else { "" };
+        let encoding = if about.gzip && !decode { "\r\nContent-Encoding: gzip" } else { "" };
+        let sent = if decode { about.length } else { about.stored };
         head.push_str(&format!(
             "\r\nContent-Disposition: attachment; filename=\"{}\"\r\nContent-Type: {}\r\nContent-Length: {}{encoding}\r\n\r\n",
             header_safe(&about.name),
             header_safe(&about.content_type),
-            about.stored,
+            sent,
         ));
         pieces.push(Piece::Text(std::mem::take(&mut head).into()));
-        pieces.push(Piece::Attachment(Box::new(about.clone()), pin.clone()));
+        pieces.push(Piece::Attachment { about: Box::new(about.clone()), decode, pin: pin.clone() });
         head = format!("\r\n--{boundary}");
     }
     head.push_str("--");
     pieces.push(Piece::Text(head.into()));
     let length = pieces.iter().map(|piece| match piece {
         Piece::Text(text) => text.len() as u64,
-        Piece::Attachment(about, _) => about.stored,
+        Piece::Attachment { about, decode: true, .. } => about.length,
+        Piece::Attachment { about, .. } => about.stored,
     });
     let length = length.sum();
     let sent = Arc::new(AtomicU64::new(0));
@@ -118,9 +130,9 @@ impl Sending {
             match self.pieces.next() {
                 None => return Ok(None),
                 Some(Piece::Text(text)) => return Ok(Some(text)),
-                Some(Piece::Attachment(about, pin)) => {
+                Some(Piece::Attachment { about, decode, pin }) => {
                     let blobs = self.blobs.clone();
-                    let reading = blocking(move || Reading::open(&*blobs, &about, false, 0)).await?;
+                    let reading = blocking(move || Reading::open(&*blobs, &about, decode, 0)).await?;
                     self.open = Some((reading, pin));
                 }
             }
@@ -170,7 +182,10 @@ mod tests {
             attachments: vec![Attached { about, content: Content::Stub }],
             held: None,
         };
-        let text = text(&document);
+        let decoded: Value = serde_json::from_str(&text(&document, true)).unwrap();
+        assert_eq!(decoded["_attachments"]["a\"b"]["digest"], Value::Null, "that of the compressed bytes");
+        assert_eq!(decoded["_attachments"]["a\"b"]["encoding"], Value::Null);
+        let text = text(&document, false);
         let value: Value = serde_json::from_str(&text).unwrap();
         let wanted = json!({
             "_id": "a/b", "_rev": "2-b", "x": 100.0, "_deleted": true,

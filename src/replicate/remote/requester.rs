@@ -52,6 +52,8 @@ pub(super) struct Ask {
     /// Whether it takes none of the host's connections: it waits for changes, or it is about the pass itself, which
     /// must go on while all connections are taken by batches.
     pub is_beside: bool,
+    /// Whether it goes to the server's root instead of the database.
+    pub is_of_server: bool,
 }
 
 /// The body of a request.
@@ -78,7 +80,13 @@ impl Ask {
             content: Content::None,
             patience: Duration::ZERO,
             is_beside: false,
+            is_of_server: false,
         }
+    }
+
+    /// `GET` of what the server says of itself.
+    pub fn server() -> Ask {
+        Ask { is_beside: true, is_of_server: true, ..Ask::get("/") }
     }
 
     /// A request with a JSON body.
@@ -218,7 +226,7 @@ impl<'a> Requester<'a> {
         };
         let sign_in = self.sign_in().await?;
         let used = sign_in.as_ref().filter(|(name, _)| name == header::COOKIE).map(|(_, value)| value.clone());
-        let url = self.url(&ask.path)?;
+        let url = if ask.is_of_server { self.server_url(&ask.path)? } else { self.url(&ask.path)? };
         let mut place = Place { url, method: ask.method.clone(), has_body: true, is_own: true };
         for _ in 0..=REDIRECTS {
             let request = self.request(ask, &place, sign_in.as_ref())?;
@@ -266,6 +274,15 @@ impl<'a> Requester<'a> {
     fn url(&self, path: &str) -> Result<Uri, Failure> {
         let url = format!("{}{path}", self.endpoint.url);
         url.parse().map_err(|_| Failure::BadRequest(format!("{} is no URL", shown(&url))))
+    }
+
+    /// A URL beside the database.
+    fn server_url(&self, path: &str) -> Result<Uri, Failure> {
+        let database = self.endpoint.url.path();
+        let root = database.rsplit_once('/').map_or("", |(root, _)| root);
+        let mut parts = self.endpoint.url.clone().into_parts();
+        parts.path_and_query = format!("{root}{path}").parse().ok();
+        Uri::from_parts(parts).map_err(|_| Failure::BadRequest(format!("{} is no URL", shown(path))))
     }
 
     fn request(
@@ -335,12 +352,7 @@ impl<'a> Requester<'a> {
         let Some(basic) = &self.endpoint.auth else { return Ok(false) };
         let body = serde_json::json!({"name": basic.username, "password": basic.password}).to_string();
         let ask = Ask::with(Method::POST, "", body);
-        // Beside the database.
-        let database = self.endpoint.url.path();
-        let root = database.rsplit_once('/').map_or("", |(root, _)| root);
-        let mut parts = self.endpoint.url.clone().into_parts();
-        parts.path_and_query = format!("{root}/_session").parse().ok();
-        let url = Uri::from_parts(parts).map_err(|_| Failure::BadRequest("no URL for _session".into()))?;
+        let url = self.server_url("/_session")?;
         let place = Place { url, method: Method::POST, has_body: true, is_own: true };
         let request = self.request(&ask, &place, None)?;
         let answer = self.network.client().send(request, self.parameters.connection_timeout).await;

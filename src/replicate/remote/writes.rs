@@ -100,7 +100,7 @@ async fn bulk_docs(
         if at > 0 {
             body.push(',');
         }
-        body.push_str(&outgoing::text(document));
+        body.push_str(&outgoing::text(document, false));
     }
     body.push_str("]}");
     let ask = Ask::with(Method::POST, "/_bulk_docs", body);
@@ -178,9 +178,11 @@ async fn put(connection: &Connection<'_>, document: &Document) -> Result<Verdict
     let path = format!("{}?new_edits=false", document_path(&document.id));
     let has_content = document.attachments.iter().any(|attached| matches!(attached.content, Content::Blob(_)));
     let ask = match has_content {
-        false => Ask::with(Method::PUT, path, outgoing::text(document)),
+        false => Ask::with(Method::PUT, path, outgoing::text(document, false)),
         true => {
-            let content = outgoing::multipart(document, &connection.blobs, connection.requester.clock);
+            let compressed = document.attachments.iter().any(|attached| attached.about.gzip);
+            let decode = compressed && !connection.reads_compressed().await;
+            let content = outgoing::multipart(document, decode, &connection.blobs, connection.requester.clock);
             Ask { method: Method::PUT, content, ..Ask::get(path) }
         }
     };
