@@ -2,7 +2,8 @@
 // byte): opens a page, evaluates code in it, makes a picture of it.
 
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -24,7 +25,8 @@ export class Page {
         '--no-first-run', '--disable-background-networking', '--remote-debugging-pipe',
         `--user-data-dir=${page.profile}`, ...flags, 'about:blank',
       ],
-      { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] },
+      // In a process group of its own, so that all its processes can be killed.
+      { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'], detached: true },
     );
     page.exited = new Promise((resolve) => page.browser.on('exit', resolve));
     page.calls = new Map();
@@ -79,8 +81,12 @@ export class Page {
   }
 
   async close() {
-    this.browser.kill('SIGKILL');
+    // Ends the browser's other processes first, which write to the profile as long as they run.
+    this.session = undefined;
+    this.#call('Browser.close').catch(() => {});
+    const killed = setTimeout(() => process.kill(-this.browser.pid, 'SIGKILL'), 10_000);
     await this.exited;
-    rmSync(this.profile, { recursive: true, force: true, maxRetries: 5 });
+    clearTimeout(killed);
+    await rm(this.profile, { recursive: true, force: true, maxRetries: 50, retryDelay: 100 });
   }
 }
