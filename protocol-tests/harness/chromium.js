@@ -29,23 +29,36 @@ export class Page {
       { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'], detached: true },
     );
     page.exited = new Promise((resolve) => page.browser.on('exit', resolve));
-    page.calls = new Map();
-    page.waiting = new Map();
-    page.last = 0;
+    // What waits for the browser fails when it ends.
+    page.ended = page.exited.then(() => Promise.reject(new Error('the browser has ended')));
+    page.ended.catch(() => {});
+    for (const pipe of [3, 4]) page.browser.stdio[pipe].on('error', () => {});
+    try {
+      await page.#begin(url);
+      return page;
+    } catch (error) {
+      await page.close();
+      throw error;
+    }
+  }
+
+  async #begin(url) {
+    this.calls = new Map();
+    this.waiting = new Map();
+    this.last = 0;
     let rest = '';
-    page.browser.stdio[4].setEncoding('utf8').on('data', (part) => {
+    this.browser.stdio[4].setEncoding('utf8').on('data', (part) => {
       const messages = (rest + part).split('\0');
       rest = messages.pop();
-      for (const message of messages) page.#take(JSON.parse(message));
+      for (const message of messages) this.#take(JSON.parse(message));
     });
-    const { targetId } = await page.#call('Target.createTarget', { url: 'about:blank' });
-    ({ sessionId: page.session } = await page.#call('Target.attachToTarget', { targetId, flatten: true }));
-    await page.#call('Page.enable');
-    const loaded = page.#event('Page.loadEventFired');
-    const { errorText } = await page.#call('Page.navigate', { url });
+    const { targetId } = await this.#call('Target.createTarget', { url: 'about:blank' });
+    ({ sessionId: this.session } = await this.#call('Target.attachToTarget', { targetId, flatten: true }));
+    await this.#call('Page.enable');
+    const loaded = this.#event('Page.loadEventFired');
+    const { errorText } = await this.#call('Page.navigate', { url });
     if (errorText) throw new Error(`${url}: ${errorText}`);
-    await loaded;
-    return page;
+    await Promise.race([loaded, this.ended]);
   }
 
   #take(message) {
@@ -63,7 +76,7 @@ export class Page {
   #call(method, params = {}) {
     const id = ++this.last;
     this.browser.stdio[3].write(`${JSON.stringify({ id, method, params, sessionId: this.session })}\0`);
-    return new Promise((resolve, reject) => this.calls.set(id, { resolve, reject }));
+    return Promise.race([new Promise((resolve, reject) => this.calls.set(id, { resolve, reject })), this.ended]);
   }
 
   /** Evaluates an expression, which may be a promise, and resolves to its value. */

@@ -44,14 +44,23 @@ describe('live databases of one page', { skip: !!external || (chromium() ? false
     const api = new Api({ env, args: ['--tls-bind', `127.0.0.1:${port}`] });
     await api.start();
     const names = await Promise.all(Array.from({ length: DATABASES }, () => api.db()));
-    const page = await Page.open(`https://localhost:${port}/_up`);
-    await page.evaluate(pouchdb);
-    await page.evaluate(begin(names, { username: ADMIN, password: PASSWORD }));
-    return { api, names, page };
+    const all = { api, names };
+    try {
+      all.page = await Page.open(`https://localhost:${port}/_up`);
+      await all.page.evaluate(pouchdb);
+      await all.page.evaluate(begin(names, { username: ADMIN, password: PASSWORD }));
+      return all;
+    } catch (error) {
+      await stop(all);
+      throw error;
+    }
   };
   const stop = async ({ api, page }) => {
-    await page?.close();
-    await api?.stop();
+    try {
+      await page?.close();
+    } finally {
+      await api.stop();
+    }
   };
   const waiting = (api) => api.ok('GET /_node/_local/_stats/couchdb/httpd/clients_requesting_changes');
 
