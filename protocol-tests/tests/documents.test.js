@@ -104,7 +104,7 @@ suite('documents', (api) => {
     { name: 'the winner is the highest leaf that is not deleted', req: 'GET /{db}/c', status: 200, like: { _rev: '2-c', side: 'c' } },
     { name: 'conflicts', req: 'GET /{db}/c?conflicts=true', status: 200, like: { _conflicts: ['2-b', '1-z'] }, headers: { ETag: null } },
     { name: '... whatever If-None-Match says', req: 'GET /{db}/c?conflicts=true', send: { 'If-None-Match': '"2-c"' }, status: 200 },
-    { name: 'latest with a losing revision returns the winner', req: 'GET /{db}/c?rev=2-b&latest=true', status: 200, like: { _rev: '2-c' } },
+    { name: 'latest with a losing leaf returns that leaf', req: 'GET /{db}/c?rev=2-b&latest=true', status: 200, like: { _rev: '2-b' } },
     { name: 'deleted_conflicts', req: 'GET /{db}/c?deleted_conflicts=true', status: 200, like: { _deleted_conflicts: ['3-d'] } },
     { name: 'meta', req: 'GET /{db}/c?meta=true', status: 200, like: { _conflicts: ['2-b', '1-z'], _deleted_conflicts: ['3-d'], _revs_info: [{ rev: '2-c', status: 'available' }, { rev: '1-a', status: 'missing' }] } },
     {

@@ -24,6 +24,8 @@ pub enum Wanted<'a> {
     Winner,
     /// This revision, leaf or not, deleted or not, if its body is still stored.
     Revision(&'a Revision),
+    /// The leaf that descends from this revision (the first in winner order); the winner if the revision is unknown.
+    Latest(&'a Revision),
 }
 
 /// A revision with its body and the tree that contains it.
@@ -158,6 +160,7 @@ impl Database {
                     winner => winner,
                 },
                 Wanted::Revision(revision) => tree.get(revision),
+                Wanted::Latest(revision) => tree.leaves_below(revision).into_iter().next().or_else(|| tree.winner()),
             };
             let node = node.ok_or(Error::Missing)?;
             let Some(body) = node.body else { return Err(Error::Missing) };

@@ -70,11 +70,12 @@ impl DocQuery {
         Ok(parsed)
     }
 
-    /// The revision to read without `open_revs`. With `latest` this is the winner, whatever `rev` says.
+    /// The revision to read without `open_revs`.
     pub fn wanted(&self) -> Wanted<'_> {
         match &self.rev {
-            Some(revision) if !self.latest => Wanted::Revision(revision),
-            _ => Wanted::Winner,
+            Some(revision) if self.latest => Wanted::Latest(revision),
+            Some(revision) => Wanted::Revision(revision),
+            None => Wanted::Winner,
         }
     }
 }
