@@ -20,7 +20,7 @@ pub(super) struct Checkpoints<'a> {
     pub clock: &'a Clock,
 }
 
-/// Identify both databases, so that a checkpoint does not speak for others of the same names.
+/// Identifies both databases, so that a checkpoint is not used for later databases of the same names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Instances {
     pub source: String,

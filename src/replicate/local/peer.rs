@@ -78,7 +78,7 @@ impl Peer for LocalPeer<'_> {
                 Err(error) => Err(error),
             });
             let Some(record) = read.await.map_err(|error| self.failure(error))? else { return Ok(None) };
-            // What is no checkpoint is none: it is written over.
+            // A document that is not a checkpoint counts as empty; the next checkpoint replaces it.
             let body: Map<String, Value> = crate::json::read(&record.json).unwrap_or_default();
             Ok(Some(Stored { rev: format!("0-{}", record.revision), body }))
         })
