@@ -62,7 +62,7 @@ fn main() -> ExitCode {
                 let is_logged = tracing::enabled!(tracing::Level::ERROR);
                 let ended = ended.inspect_err(|error| tracing::error!("{error}"));
                 log.flush(Duration::from_secs(1));
-                // Said once: by the log, or where there is none.
+                // Reported once: by the log or, without a log, here.
                 ended.map_err(|error| if is_logged { String::new() } else { error })
             });
             told(ended.map(|()| true))
@@ -77,7 +77,7 @@ fn told(outcome: Result<bool, String>) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             if !error.is_empty() {
-                // Whoever does not read the standard error any more is not waited for either.
+                // Does not wait for a reader that no longer reads the standard error.
                 let _ = writeln!(std::io::stderr(), "settee: {error}");
             }
             ExitCode::FAILURE

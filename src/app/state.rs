@@ -65,7 +65,7 @@ pub struct App {
     pub metrics: Metrics,
     /// Counts what may be an attack.
     pub suspicion: Suspicion,
-    /// What the log has told about settings.
+    /// Which messages about settings the log has had.
     pub hints: Hints,
     pub shutdown: Shutdown,
     /// When this process began to serve.

@@ -139,7 +139,7 @@ fn without_comment(line: &str) -> &str {
 /// Section, key and value in settee, and a note for the user.
 type Translated = (String, String, String, Option<String>);
 
-/// Finds the setting of settee that means the same, or says why there is none.
+/// Finds the setting of settee with the same meaning, or says why there is none.
 fn translate(section: &str, key: &str, value: &str) -> Result<Translated, String> {
     let taken = |section: &str, key: &str, value: &str, note| {
         settings::check(section, key, value).map(|()| (section.to_owned(), key.to_owned(), value.to_owned(), note))

@@ -45,7 +45,7 @@ pub struct Database {
     pub(super) compacting: AtomicBool,
     designs: Mutex<Designs>,
     pub(super) recent: RecentChanges,
-    /// Told of every commit: the catalog collects them for `_db_updates`.
+    /// Called after every commit: the catalog collects them for `_db_updates`.
     on_commit: Box<dyn Fn(&str) + Send + Sync>,
 }
 

@@ -1,4 +1,4 @@
-//! The rules for documents of `_replicator` databases: who may write them, and what they must hold
+//! The rules for documents of `_replicator` databases: which users may write them, and what they must hold
 //! (`couch_replicator_docs:before_doc_update`).
 //!
 //! A document's `owner` is the user who wrote it, and its job has that user's rights on the databases here. Only a
@@ -95,8 +95,8 @@ impl Validate for Rules<'_> {
         true
     }
 
-    /// The owner who is checked is that of the leaf which the edit extends. Whoever is no admin of the database
-    /// therefore may not write beside it.
+    /// The check reads the owner of the leaf that the edit extends. A user without admin rights on the database may
+    /// therefore not write beside that leaf.
     fn terms(&self, database: &Database) -> Terms {
         let terms = self.scripts.terms(database);
         Terms { unmoved: terms.unmoved || !self.security.is_admin(self.user), ..terms }

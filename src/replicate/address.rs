@@ -1,7 +1,7 @@
 //! Which addresses a replication may reach.
 //!
-//! Whoever may start a replication chooses the address that this server connects to. Without a limit, it would
-//! be a door to the services of its private network and of its own machine (server-side request forgery). The
+//! A user who may start a replication chooses the address that this server connects to. Without a limit, this would
+//! open the services of its private network and of its own machine (server-side request forgery). The
 //! check is made on the resolved address that a connection is opened to, so that neither a name that resolves
 //! to a private address, nor one that resolves to another address each time, nor a redirect leads around it.
 

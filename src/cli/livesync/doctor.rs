@@ -138,7 +138,7 @@ fn judge_limits(text: &Text<'_>, findings: &mut Vec<Finding>) {
         ("documents may have 50 MB", "couchdb", "max_document_size", DOCUMENT_SIZE),
     ] {
         let value = text(section, key);
-        // As in JavaScript: what is no number is not less than one.
+        // As in JavaScript: a value that is not a number is not less than one.
         let good = value.parse::<f64>().map_or(!value.is_empty(), |number| number >= least);
         let cure = Cure { section, key, value: format!("{least:.0}") };
         findings.push(finding(what, good, format!("{section}/{key} is {value}"), cure));

@@ -390,7 +390,7 @@ fn show_qr(vault: &Vault, link: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The file is for its owner only: who has it and the passphrase can read the vault.
+/// Only the owner may read the file: anyone with the file and the passphrase can read the vault.
 fn write_svg(file: &Path, text: &str) -> Result<(), String> {
     let opened = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(file);
     opened

@@ -111,7 +111,7 @@ fn seconds(settings: &Settings, key: &str) -> Duration {
     Duration::from_secs(settings.number("settee", key))
 }
 
-/// What HTTP/2 is told of the limits.
+/// The limits, as the HTTP/2 library takes them.
 fn builder(settings: &Settings, tasks: StreamTasks, window: u32, trusted: bool) -> http2::Builder<StreamTasks> {
     let patience = seconds(settings, "header_timeout");
     let mut builder = http2::Builder::new(tasks);

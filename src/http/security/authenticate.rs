@@ -29,7 +29,7 @@ pub struct Signed {
 /// 401, 400 or 403 if the credentials are not valid.
 pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     if request.is_owner {
-        // Whoever may open the control socket may read and replace all data without the server, too.
+        // A process that may open the control socket may also read and replace all data without the server.
         let user = UserCtx::server();
         request.standing.signed_in(&user, Proof::Owner, request.standing.seen());
         return Ok(Signed { user, session: None, set_cookie: None });

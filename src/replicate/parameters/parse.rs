@@ -407,8 +407,8 @@ fn basic_of_header(value: &HeaderValue) -> Option<Basic> {
     scheme.eq_ignore_ascii_case("basic").then(|| Basic { username: username.into(), password: password.into() })
 }
 
-/// An endpoint of a stored body, without credentials: for those who may not see them, and for listings. `None` if
-/// it is no endpoint: a text that cannot be read may have a password anywhere.
+/// An endpoint of a stored body without credentials, for listings and for users who may not see them. `None` if
+/// the value is not an endpoint: a text that cannot be parsed may have a password anywhere.
 pub fn shown(value: Option<&Value>) -> Option<String> {
     endpoint(value, &Defaults::default()).ok().map(|endpoint| endpoint.to_string())
 }

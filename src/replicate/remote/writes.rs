@@ -215,7 +215,7 @@ pub(super) async fn create(connection: &Connection<'_>) -> Result<(), Failure> {
     let (status, body) = connection.requester.fetch(&ask, SMALL).await?;
     match (status, connection.requester.failure_of(status, &body)) {
         (StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK | StatusCode::PRECONDITION_FAILED, _) => Ok(()),
-        // Who may not create a database may still write to it.
+        // A user without the right to create a database may still write to it.
         (_, failure @ (Failure::Unauthorized(_) | Failure::Forbidden(_))) => {
             connection.read_about().await.map(|_| ()).map_err(|_| failure)
         }

@@ -17,7 +17,7 @@ use crate::blocking::panicked;
 use crate::clock::Clock;
 use crate::replicate::Failure;
 
-/// How long a pass that was told to stop may take for its last checkpoint.
+/// How long a pass may take for its last checkpoint after the request to stop.
 const GRACE: Duration = Duration::from_secs(5);
 /// The random delay of a start grows by this with each pass that runs, up to `startup_jitter`: a single job does not
 /// wait, and a server that starts with hundreds does not send hundreds of requests in one moment.
@@ -209,7 +209,7 @@ impl Scheduler {
     }
 }
 
-/// Returns when a pass that was told to stop has had its time.
+/// Returns when the time that a pass has after the request to stop is over.
 async fn overdue(stop: &CancellationToken) {
     stop.cancelled().await;
     sleep(GRACE).await;

@@ -83,7 +83,7 @@ pub enum Ended {
     CaughtUp {
         sequence: u64,
     },
-    /// The pass was told to stop.
+    /// The pass was asked to stop.
     Stopped,
     Crashed(Failure),
 }

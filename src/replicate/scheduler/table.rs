@@ -187,7 +187,7 @@ impl Table {
         self.queue(&id);
     }
 
-    /// Removes a job, and stops it. Those who wait for it are told.
+    /// Removes a job, stops it, and notifies the callers that wait for it.
     pub fn remove(&mut self, id: &str, now: Now) -> Option<Arc<Job>> {
         let row = self.rows.remove(id)?;
         self.leave_phase(&row, now);
@@ -238,8 +238,8 @@ impl Table {
         self.queue(id);
     }
 
-    /// A pass has ended. Returns the job if it is still in the table as that pass's, and for a job that will not
-    /// run again what remains to be told.
+    /// A pass has ended. Returns the job if the table still has it for this pass, and, for a job that will not run
+    /// again, what must still be reported.
     pub fn ended(
         &mut self,
         id: &JobId,

@@ -101,7 +101,7 @@ impl World {
         self.table.check();
     }
 
-    /// Lets the passes that were told to stop do so.
+    /// Ends the passes that were asked to stop.
     fn stop_those_told(&mut self) -> Vec<JobId> {
         let told = |start: &Start| start.stop.is_cancelled();
         let ids: Vec<JobId> =
@@ -404,7 +404,7 @@ fn random_events_keep_the_queues_right() {
                 world.end_when(&id, ended, next(2) == 0);
             }
         }
-        // Replaced jobs: their earlier passes were told to stop.
+        // Replaced jobs: their earlier passes were asked to stop.
         let told: Vec<JobId> = world
             .running
             .iter()

@@ -338,7 +338,7 @@ pub fn check_partition(database: &Database, partition: &str) -> Result<()> {
     check_partition_name(partition)
 }
 
-/// Refuses what is no name of a partition (`couch_partition:validate_partition`).
+/// Refuses a text that is not the name of a partition (`couch_partition:validate_partition`).
 pub fn check_partition_name(partition: &str) -> Result<()> {
     let reason = match partition {
         "" => "Partition must not be empty",

@@ -18,7 +18,7 @@ use crate::replicate::parameters::parse::{Asked, Wrong, request as read, user_ct
 use crate::replicate::scheduler::{Ended, Job, JobId, JobUser, Origin};
 use crate::replicate::{self, Parameters, Progress, Replication, ReplicationId};
 
-/// Jobs that a user who is no admin may have begun here and not ended, at most.
+/// Maximum number of unfinished jobs that a user without admin rights may have started here.
 const MOST_JOBS: usize = 50;
 
 /// `POST /_replicate`.
