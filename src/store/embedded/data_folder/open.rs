@@ -83,13 +83,15 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     };
     make_dir(dir).map_err(io)?;
     let lock = lock(dir)?;
-    permissions::tighten(dir);
     let space = Space::watch(dir).map_err(io)?;
     if !options.filling {
         refuse_unfinished(dir)?;
     }
     let found = read_marker(dir)?;
     let new = found.is_none();
+    if let Some(marker) = &found {
+        permissions::tighten(dir, marker);
+    }
     let (marker, keys) = match found {
         Some(marker) => match options.engine {
             Some(asked) if asked != marker.engine => {

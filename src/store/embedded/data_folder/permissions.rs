@@ -6,13 +6,18 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::lock::LOCK;
+use super::marker::{MARKER, Marker};
+use crate::store::disk_space::RESERVE;
+
 /// What group and others may do with a file.
 const OTHERS: u32 = 0o077;
 
-/// Takes the folder, and everything in it, from all users but its owner. New folders are created with these
-/// permissions; older versions of settee, and people, created folders that everybody may read.
-pub(super) fn tighten(dir: &Path) {
-    match take_from_others(dir) {
+/// Takes a data folder, and what settee has written into it, from all users but its owner. New folders are created
+/// with these permissions; older versions of settee, and people, created folders that everybody may read. Other
+/// files in the folder are left alone: they may belong to somebody else.
+pub(super) fn tighten(dir: &Path, marker: &Marker) {
+    match take_from_others(dir, marker) {
         Ok(false) => {}
         Ok(true) => tracing::warn!(
             "other users of this machine could read {}: now only its owner may (mode 0700, files 0600)",
@@ -20,7 +25,7 @@ pub(super) fn tighten(dir: &Path) {
         ),
         Err(error) => tracing::warn!(
             "other users of this machine can read {}, and its permissions cannot be changed: {error}. Run \
-             `chmod -R go= {}` as its owner",
+             `chmod go= {}` as its owner",
             dir.display(),
             dir.display()
         ),
@@ -29,30 +34,36 @@ pub(super) fn tighten(dir: &Path) {
 
 /// Returns whether something had to be changed. The folder itself is changed last, so that an interrupted change is
 /// continued by the next one.
-fn take_from_others(dir: &Path) -> io::Result<bool> {
+fn take_from_others(dir: &Path, marker: &Marker) -> io::Result<bool> {
     let mode = fs::metadata(dir)?.permissions().mode();
     if mode & OTHERS == 0 {
         return Ok(false);
     }
-    inside(dir)?;
+    let files = [MARKER, LOCK, RESERVE].map(|name| dir.join(name));
+    for path in files.into_iter().chain([marker.store_folder(dir), marker.blobs_folder(dir)]) {
+        match with_contents(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            tightened => tightened?,
+        }
+    }
     fs::set_permissions(dir, Permissions::from_mode(mode & 0o7777 & !OTHERS))?;
     Ok(true)
 }
 
-fn inside(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let found = fs::symlink_metadata(&path)?;
-        if found.is_symlink() {
-            continue;
+/// Takes a file, or a folder and everything in it, from others. Follows no links.
+fn with_contents(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_symlink() {
+        return Ok(());
+    }
+    if found.is_dir() {
+        for entry in fs::read_dir(path)? {
+            with_contents(&entry?.path())?;
         }
-        if found.is_dir() {
-            inside(&path)?;
-        }
-        let mode = found.permissions().mode();
-        if mode & OTHERS != 0 {
-            fs::set_permissions(&path, Permissions::from_mode(mode & 0o7777 & !OTHERS))?;
-        }
+    }
+    let mode = found.permissions().mode();
+    if mode & OTHERS != 0 {
+        fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 & !OTHERS))?;
     }
     Ok(())
 }
@@ -82,5 +93,23 @@ mod tests {
         drop(store::open(&data, None).unwrap());
         assert_eq!(open.map(|(path, _)| mode(&path)), [0o700, 0o600, 0o700], "a folder that everybody could read");
         assert_eq!(mode(&outside), 0o644, "what a link leads to is not the folder's");
+    }
+
+    #[test]
+    fn files_of_others_keep_their_permissions() {
+        let parent = tempfile::tempdir().unwrap();
+        let home = parent.path().join("home");
+        fs::create_dir_all(home.join("photos")).unwrap();
+        fs::write(home.join("photos/a"), "").unwrap();
+        let theirs = [(home.join("photos"), 0o755), (home.join("photos/a"), 0o644)];
+        for (path, mode) in [&(home.clone(), 0o755)].into_iter().chain(&theirs) {
+            fs::set_permissions(path, Permissions::from_mode(*mode)).unwrap();
+        }
+        for _ in 0..2 {
+            // At the second start, the folder is settee's, and still holds what others have put there.
+            drop(store::open(&home, None).unwrap());
+            assert_eq!(theirs.each_ref().map(|(path, _)| mode(path)), [0o755, 0o644]);
+        }
+        assert_eq!(mode(&home.join("store-1")), 0o700);
     }
 }
