@@ -48,7 +48,11 @@ impl UserAccess {
     }
 
     fn check(&self, needed: Level) -> Result<Verdict> {
-        access::check(needed, &self.user, &self.app.settings())
+        let settings = self.app.settings();
+        if self.user.name.is_none() && !self.user.is_server_admin() {
+            access::check_nobody(access::Openness::Closed, &settings)?;
+        }
+        access::check(needed, &self.user, &settings)
     }
 
     /// Opens a database of which the user is a member. The users' database is only for server admins, and a database

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::app::replication_settings::defaults;
 use crate::app::user_store::members;
-use crate::auth::{Security, UserCtx};
+use crate::auth::{Security, UserCtx, Users};
 use crate::db::{Database, Guard, Incoming, Mode, Proposal, Terms, Validate};
 use crate::error::{Error, Result};
 use crate::replicate::documents::body::{OWNER, parse};
@@ -29,6 +29,11 @@ pub(super) fn admit(app: &App, edit: &mut Incoming, user: &UserCtx, security: &S
     let mut body = members(&edit.id, &edit.json)?;
     let is_replicated = mode == Mode::Replicated;
     let owner = body.get(OWNER).cloned();
+    // The job of a document has the rights that its owner's name has. A token or a proxy may give the name of a server
+    // admin to a user who is none.
+    if !user.is_server_admin() && user.name.as_deref().is_some_and(|name| app.accounts.admin(name).is_some()) {
+        return Err(Error::Forbidden(OTHERS.into()));
+    }
     match &owner {
         // The body of a replicated revision is what its revision says. Without an owner, its job has no rights.
         None if is_replicated => {}
