@@ -51,6 +51,11 @@ impl Document {
         200 + self.id.len() + self.json.len() + 40 * self.path.1.len() + attachments
     }
 
+    /// Whether it brings the content of attachments.
+    pub fn has_contents(&self) -> bool {
+        self.attachments.iter().any(|attached| matches!(attached.content, Content::Blob(_)))
+    }
+
     /// Whether it leaves out attachments that the target should have.
     pub fn has_stubs(&self) -> bool {
         self.attachments.iter().any(|attached| matches!(attached.content, Content::Stub))

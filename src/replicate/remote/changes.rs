@@ -198,7 +198,7 @@ impl<'a> RemoteFeed<'a> {
             through = std::mem::take(&mut self.rest.last_seq);
         }
         self.since = through.clone();
-        let pending = self.rest.pending.map(|pending| pending + self.rows.len() as u64);
+        let pending = self.rest.pending.map(|pending| pending.saturating_add(self.rows.len() as u64));
         Page { changes, through, pending, is_last: is_end && self.had_all }
     }
 }

@@ -211,7 +211,8 @@ impl<'a> Requester<'a> {
     /// Waits before an attempt: longer each time, and not at the same time as others.
     pub async fn pause(&self, attempt: u32) {
         let whole = PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
-        let random = u16::from_le_bytes([self.clock.random_16()[0], self.clock.random_16()[1]]);
+        let [first, second, ..] = self.clock.random_16();
+        let random = u16::from_le_bytes([first, second]);
         tokio::time::sleep(whole.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u16::MAX))).await;
     }
 

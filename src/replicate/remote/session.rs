@@ -15,6 +15,9 @@ use crate::replicate::parameters::Basic;
 /// How long a cookie is used whose `Max-Age` the server does not name: CouchDB's default is ten minutes.
 const DEFAULT: Duration = Duration::from_secs(550);
 
+/// The longest time for which a cookie is used, whatever the server says.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// How a user signs in to one server.
 pub(super) struct Session {
     state: Mutex<State>,
@@ -96,7 +99,10 @@ impl Session {
 fn before_the_end(lives: Option<Duration>) -> Duration {
     match lives {
         None => DEFAULT,
-        Some(lives) => lives.mul_f64(0.9).min(lives.saturating_sub(Duration::from_secs(5))),
+        Some(lives) => {
+            let lives = lives.min(LONGEST);
+            lives.mul_f64(0.9).min(lives.saturating_sub(Duration::from_secs(5)))
+        }
     }
 }
 
@@ -156,6 +162,10 @@ mod tests {
         assert!(matches!(session.ready(&basic, now + Duration::from_secs(541)), Ready::SignIn));
         assert!(session.is_over(Some(&used)), "the server says so");
         assert!(matches!(session.ready(&basic, now), Ready::SignIn));
+        let endless = HeaderValue::from_static("AuthSession=one; Max-Age=18446744073709551615");
+        headers.insert(header::SET_COOKIE, endless);
+        assert!(session.take(&headers, now), "a server may name any time");
+        assert!(matches!(session.ready(&basic, now + LONGEST), Ready::SignIn));
         session.give_up();
         let Ready::Header(name, value) = session.ready(&basic, now) else { panic!("the password") };
         assert_eq!((name, value.as_bytes()), (header::AUTHORIZATION, &b"Basic YW5uOnA6dw=="[..]));

@@ -11,7 +11,7 @@ use super::outgoing;
 use super::requester::Ask;
 use super::text::{document_path, shown};
 use crate::replicate::failure::Failure;
-use crate::replicate::peer::{Change, Content, Document, Missing, Verdict};
+use crate::replicate::peer::{Change, Document, Missing, Verdict};
 use crate::rev::Revision;
 
 /// Bytes of an answer with one row for each document.
@@ -60,10 +60,8 @@ fn gone(connection: &Connection<'_>) -> Failure {
 /// Writes documents. Returns one verdict for each, in order.
 pub(super) async fn write(connection: &Connection<'_>, documents: Vec<Document>) -> Result<Vec<Verdict>, Failure> {
     let mut verdicts = vec![Verdict::Written; documents.len()];
-    let has_content =
-        |document: &Document| document.attachments.iter().any(|attached| matches!(attached.content, Content::Blob(_)));
     let (with, without): (Vec<_>, Vec<_>) =
-        documents.into_iter().enumerate().partition(|(_, document)| has_content(document));
+        documents.into_iter().enumerate().partition(|(_, document)| document.has_contents());
     // One by one: with a stub that the server cannot resolve, it refuses the whole call.
     let (alone, together): (Vec<_>, Vec<_>) = without.into_iter().partition(|(_, document)| document.has_stubs());
     if !together.is_empty() {
@@ -87,7 +85,7 @@ struct WriteRow {
     reason: Option<Value>,
 }
 
-/// Writes documents in one request. If the request is too large, one by one.
+/// Writes documents in one request. If the server refuses the whole request, one by one.
 async fn bulk_docs(
     connection: &Connection<'_>,
     documents: &[(usize, Document)],
@@ -107,21 +105,9 @@ async fn bulk_docs(
     let (status, body) = connection.requester.fetch(&ask, LARGE).await?;
     match status {
         StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK => {}
-        StatusCode::PAYLOAD_TOO_LARGE if documents.len() > 1 => {
-            for (at, document) in documents {
-                verdicts[*at] = put(connection, document).await?;
-            }
-            return Ok(());
-        }
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            for (at, _) in documents {
-                verdicts[*at] = Verdict::Refused(connection.requester.failure_of(status, &body).reason());
-            }
-            return Ok(());
-        }
         StatusCode::NOT_FOUND => return Err(gone(connection)),
-        // One document that the server cannot read may be the reason. One by one, it shows.
-        StatusCode::BAD_REQUEST if documents.len() > 1 => {
+        // One document that is too large, or that the server cannot read, may be the reason. One by one, it shows.
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST => {
             for (at, document) in documents {
                 verdicts[*at] = put(connection, document).await?;
             }
@@ -132,9 +118,12 @@ async fn bulk_docs(
     let rows: Vec<WriteRow> =
         serde_json::from_slice(&body).map_err(|_| Failure::Protocol("the answer of _bulk_docs is malformed".into()))?;
     for row in rows {
-        let WriteRow { id: Some(id), rev, error: Some(error), reason } = row else { continue };
+        let WriteRow { id, rev, error: Some(error), reason } = row else { continue };
         let reason = reason.as_ref().and_then(Value::as_str).unwrap_or_default();
         let text = shown(&format!("{error}: {reason}"));
+        let Some(id) = id else {
+            return Err(Failure::Protocol(format!("the target refused a document without naming it: {text}")));
+        };
         if is_of_the_server(&error) {
             return Err(Failure::Status {
                 status: 500,
@@ -176,8 +165,7 @@ fn is_of_the_server(error: &str) -> bool {
 /// Writes one document, with the contents of its attachments.
 async fn put(connection: &Connection<'_>, document: &Document) -> Result<Verdict, Failure> {
     let path = format!("{}?new_edits=false", document_path(&document.id));
-    let has_content = document.attachments.iter().any(|attached| matches!(attached.content, Content::Blob(_)));
-    let ask = match has_content {
+    let ask = match document.has_contents() {
         false => Ask::with(Method::PUT, path, outgoing::text(document, false)),
         true => {
             let compressed = document.attachments.iter().any(|attached| attached.about.gzip);
