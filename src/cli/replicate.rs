@@ -32,9 +32,9 @@ const REFRESH: Duration = Duration::from_millis(200);
 const ID: &str = "settee replicate";
 
 /// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// A URL or the name of a database in the data folder.
+    /// A URL, which may have a password in it, or the name of a database in the data folder.
     pub source: String,
     pub target: String,
     pub continuous: bool,
@@ -43,6 +43,15 @@ pub struct Asked {
     pub key: Option<Key>,
     /// Trusted authorities beside the public ones.
     pub ca_file: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Asked")
+            .field("data", &self.data)
+            .field("continuous", &self.continuous)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Runs the command. Returns true if everything was replicated.
@@ -123,6 +132,10 @@ fn say(counters: &Counters, outcome: &Outcome) {
 /// Reads a URL, or the name of a database.
 fn endpoint(text: &str) -> std::result::Result<Endpoint, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
+        // The error would repeat a password.
+        if text.contains('@') {
+            return Err("a URL begins with http:// or https://".into());
+        }
         crate::db::check_database_name(text).map_err(|error| error.to_string())?;
         return Ok(Endpoint::Local { name: text.to_owned() });
     };

@@ -312,6 +312,10 @@ fn invalid_url() -> Wrong {
 
 /// A name of a database here, also with its slashes percent-encoded.
 fn local(text: &str) -> Result<Endpoint> {
+    // No name has an `@`. The text may be a URL without its scheme, with a password that no error may repeat.
+    if text.contains('@') {
+        return Err(invalid_url());
+    }
     let name = decoded(text.strip_suffix('/').unwrap_or(text));
     check_database_name(&name).map_err(|error| Wrong::Body(error.to_string()))?;
     Ok(Endpoint::Local { name })
