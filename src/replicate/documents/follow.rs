@@ -52,6 +52,8 @@ struct Tasks {
     due: BTreeSet<(Instant, Key, u64)>,
     /// Databases that could not be read.
     unread: HashSet<Arc<str>>,
+    /// When they are read again. Other work does not put it off.
+    retry_at: Option<Instant>,
 }
 
 /// A changed document: its id, and its body unless it was deleted.
@@ -76,7 +78,7 @@ impl Follower {
         let (sender, mut work) = mpsc::unbounded_channel();
         // Subscribe, then read, so that no change falls between.
         let events = self.clone().follow_events(sender.clone());
-        let mut tasks = Tasks { work: sender, due: BTreeSet::new(), unread: HashSet::new() };
+        let mut tasks = Tasks { work: sender, due: BTreeSet::new(), unread: HashSet::new(), retry_at: None };
         let process = async {
             self.find_all(&tasks).await;
             loop {
@@ -87,10 +89,11 @@ impl Follower {
                         None => std::future::pending().await,
                     }
                 };
+                let retry_at = tasks.retry_at;
                 let retry = async {
-                    match tasks.unread.is_empty() {
-                        false => tokio::time::sleep(AGAIN).await,
-                        true => std::future::pending().await,
+                    match retry_at {
+                        Some(at) => sleep_until(at).await,
+                        None => std::future::pending().await,
                     }
                 };
                 tokio::select! {
@@ -98,6 +101,7 @@ impl Follower {
                     Some(report) = reports.recv() => self.report(report),
                     () = timer => self.identify_due(&mut tasks),
                     () = retry => {
+                        tasks.retry_at = None;
                         for name in std::mem::take(&mut tasks.unread) {
                             self.follow(&mut tasks, &name).await;
                         }
@@ -186,6 +190,7 @@ impl Follower {
         if let Err(error) = self.read_changes(tasks, name).await {
             tracing::warn!(database = &**name, %error, "replications cannot be read and will be again");
             tasks.unread.insert(name.clone());
+            tasks.retry_at.get_or_insert_with(|| Instant::now() + AGAIN);
         }
     }
 

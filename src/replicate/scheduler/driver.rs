@@ -104,14 +104,20 @@ impl Scheduler {
 
     /// A database here has a commit: wakes the jobs that read it.
     pub fn wake(&self, source: &str) {
-        self.table.lock().wake(source, |sequence| (self.has_changes)(source, sequence));
-        self.changed.notify_one();
+        self.wake_if(source, |sequence| (self.has_changes)(source, sequence));
     }
 
     /// A database here was created or deleted: wakes the jobs that read it, whatever sequence they know.
     pub fn wake_always(&self, source: &str) {
-        self.table.lock().wake(source, |_| true);
-        self.changed.notify_one();
+        self.wake_if(source, |_| true);
+    }
+
+    /// Most commits concern no job: they do not wake the driver.
+    fn wake_if(&self, source: &str, has_changes: impl Fn(u64) -> bool) {
+        let is_awake = self.table.lock().wake(source, has_changes);
+        if is_awake {
+            self.changed.notify_one();
+        }
     }
 
     /// How many jobs there are.

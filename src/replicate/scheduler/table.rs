@@ -213,17 +213,23 @@ impl Table {
     }
 
     /// The source of jobs has a commit. `has_changes` says of a job's sequence whether there may be later ones.
-    pub fn wake(&mut self, source: &str, has_changes: impl Fn(u64) -> bool) {
-        let Some(ids) = self.by_source.get(source) else { return };
+    /// Returns whether a job that slept is queued now.
+    pub fn wake(&mut self, source: &str, has_changes: impl Fn(u64) -> bool) -> bool {
+        let Some(ids) = self.by_source.get(source) else { return false };
+        let mut is_awake = false;
         let ids: Vec<JobId> = ids.iter().cloned().collect();
         for id in ids {
             let Some(row) = self.rows.get_mut(&id) else { continue };
             match &mut row.phase {
                 Phase::Running(pass) => pass.moved = true,
-                Phase::Asleep { sequence, .. } if has_changes(*sequence) => self.awake(&id),
+                Phase::Asleep { sequence, .. } if has_changes(*sequence) => {
+                    self.awake(&id);
+                    is_awake = true;
+                }
                 Phase::Asleep { .. } | Phase::Pending(_) | Phase::BackingOff { .. } => {}
             }
         }
+        is_awake
     }
 
     /// Queues a job that sleeps.

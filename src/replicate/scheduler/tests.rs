@@ -388,7 +388,7 @@ fn random_events_keep_the_queues_right() {
                     world.table.ended(&start.job.id, start.pass, &Ended::Stopped, now, |_| true);
                 }
             }
-            3 => world.table.wake(&format!("{id}-source"), |_| true),
+            3 => _ = world.table.wake(&format!("{id}-source"), |_| true),
             4 => world.now += SECOND * (next(100) as u32),
             5 => drop(world.next()),
             6 => drop(world.stop_those_told()),
