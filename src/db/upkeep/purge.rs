@@ -57,8 +57,17 @@ impl Work for Purge {
     }
 
     fn answer(self: Box<Self>, committed: Result<()>) {
-        let Purge { removed, reply, .. } = *self;
-        let _ = reply.send(committed.map(|()| removed));
+        let Purge { mut removed, done, reply, .. } = *self;
+        let answer = match committed {
+            // The first documents are purged: the answer names these alone.
+            Err(error) if done > 0 => {
+                tracing::warn!(%error, "a purge ended after its first {done} documents");
+                removed.truncate(done);
+                Ok(removed)
+            }
+            committed => committed.map(|()| removed),
+        };
+        let _ = reply.send(answer);
     }
 }
 
