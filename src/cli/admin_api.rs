@@ -52,7 +52,7 @@ impl Target {
         let (scheme, rest) = url
             .split_once("://")
             .filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
-            .ok_or_else(|| format!("`{url}` is not a URL that begins with http:// or https://"))?;
+            .ok_or("the server is not a URL that begins with http:// or https://")?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let (inside, host) = match authority.rsplit_once('@') {
@@ -116,6 +116,7 @@ impl Reply {
     /// What the server has answered, for the user.
     pub fn ok(self, what: &str) -> Result<Value, String> {
         match self.status {
+            200..=299 if self.json.is_null() => Err(format!("{what}: the answer is not JSON; is this the server?")),
             200..=299 => Ok(self.json),
             status => {
                 Err(format!("{what}: the server answers {status} {}", self.json["reason"].as_str().unwrap_or("")))

@@ -54,14 +54,15 @@ pub fn set_up(vault: Vault, open_folder: OpenFolder<'_>) -> Result<(), String> {
             "{name} is a server admin. The devices of a vault keep its password, so give the vault an account of its own"
         ));
     }
-    let url = device_url(&vault, &api, &config)?;
+    let url = device_url(&vault, &config)?;
     println!("Vault {} of {}, on {}\n", vault.database, vault.user, api.server);
     apply_settings(&api)?;
     let database = settle_database(&api, &vault, &people)?;
-    let passphrase = vault_passphrase(&vault, &given, &config, database)?;
+    let is_new = is_new(&vault, &config, database);
+    let passphrase = vault_passphrase(&vault, &given, &config, is_new)?;
     let (mut ready, mut errors) = (Vec::new(), Vec::new());
     for user in &people {
-        match settle_person(&api, &vault, user, &given, (&url, passphrase.as_ref())) {
+        match settle_person(&api, &vault, user, &given, is_new, (&url, passphrase.as_ref())) {
             Ok(one) => ready.push(one),
             Err(error) => errors.push(error),
         }
@@ -191,14 +192,18 @@ impl Passphrase {
     }
 }
 
-fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, found: Found) -> Result<Passphrase, String> {
-    let known = config[VAULTS][&vault.database].as_str();
-    let is_new = match found {
+/// Whether nothing is encrypted with a passphrase yet.
+fn is_new(vault: &Vault, config: &Value, found: Found) -> bool {
+    match found {
         Found::New => true,
-        // No link was made so far, or the address in it was wrong: nothing is encrypted with a passphrase yet.
-        Found::Empty { alone } => known.is_none() || vault.new_password && alone,
+        // No link was made so far, or the address in it was wrong.
+        Found::Empty { alone } => config[VAULTS][&vault.database].is_null() || vault.new_password && alone,
         Found::Old => false,
-    };
+    }
+}
+
+fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, is_new: bool) -> Result<Passphrase, String> {
+    let known = config[VAULTS][&vault.database].as_str();
     if vault.plain && known == Some("encrypted") && !is_new {
         return Err(format!("the vault {} is end-to-end encrypted; without --plain", vault.database));
     }
@@ -217,12 +222,14 @@ fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, found: Found) 
     })
 }
 
-/// Makes the account if there is none, and the link.
+/// Makes the account if there is none, and the link. A link that exists is returned only if the vault is not new: it
+/// has the passphrase of an earlier vault of the same name.
 fn settle_person(
     api: &AdminApi,
     vault: &Vault,
     user: &str,
     given: &Given,
+    is_new: bool,
     (url, vault_passphrase): (&str, Option<Option<&str>>),
 ) -> Result<Ready, String> {
     let path = format!("/_users/{}", part(&format!("org.couchdb.user:{user}")));
@@ -235,7 +242,7 @@ fn settle_person(
     let renews = vault.new_password && is_owner;
     if let Some(account) = before.as_ref().filter(|_| !renews && (!is_owner || given.password.is_none())) {
         let kept = &account[LINKS][&vault.database];
-        let link = kept["link"].as_str().filter(|link| is_link(link) && kept["salt"] == account["salt"]);
+        let link = kept["link"].as_str().filter(|link| !is_new && is_link(link) && kept["salt"] == account["salt"]);
         return match link {
             Some(link) => Ok(Ready { user: user.into(), link: link.into(), passphrase: None, password: None }),
             None => Err(format!(
@@ -294,8 +301,7 @@ fn check_password(api: &AdminApi, user: &str, password: &str) -> Result<(), Stri
 }
 
 /// The URL for devices: the one given, or a guess from the settings.
-fn device_url(vault: &Vault, api: &AdminApi, config: &Value) -> Result<String, String> {
-    let _ = api;
+fn device_url(vault: &Vault, config: &Value) -> Result<String, String> {
     if let Some(url) = &vault.url {
         return match url.starts_with("https://") || url.starts_with("http://") {
             true => Ok(url.trim_end_matches('/').to_owned()),
