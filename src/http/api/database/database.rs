@@ -82,20 +82,23 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
         ));
     }
     // Only a server admin removes a database for good; for the owner of a vault it is emptied, and the rights stay.
-    let security = match request.user.is_server_admin() {
-        true => None,
-        false => Some(open(app, &name).await?.security()),
-    };
+    let is_emptied = !request.user.is_server_admin();
     request.standing.check().await?;
     let (databases, deleted) = (app.databases.clone(), name.clone());
     let made = blocking(move || {
+        let security = match is_emptied {
+            true => Some(databases.get(&deleted)?.security()),
+            false => None,
+        };
         databases.delete(&deleted)?;
-        security.map(|security| databases.create(&deleted, CreateOptions::default(), Some(&security))).transpose()
+        Ok(security.map(|security| databases.create(&deleted, CreateOptions::default(), Some(&security))))
     });
     let made = made.await.map_err(not_there)?;
+    // The database is gone, even if the empty one could not be created.
     app.removal.notify_one();
     Event { database: Some(&name), ..request.by().event(Kind::DatabaseDeleted) }.record();
-    if made.is_some() {
+    if let Some(made) = made {
+        made?;
         Event { database: Some(&name), ..request.by().event(Kind::DatabaseCreated) }.record();
     }
     Ok(ok(StatusCode::OK))
