@@ -81,9 +81,8 @@ pub fn load(database: &Database, id: &str) -> Result<Arc<Design>> {
 /// As [`load`], and `NotFound` if the section or the function is missing.
 pub fn with_function(database: &Database, name: &str, path: [&str; 2]) -> Result<Arc<Design>> {
     let design = load(database, &format!("_design/{name}"))?;
-    let body: Value = serde_json::from_str(&design.source)
-        .map_err(|_| Error::Damaged(format!("the body of document _design/{name}")))?;
-    match body.get(path[0]).map(|section| section.get(path[1])) {
+    let section = crate::json::member(&design.source, path[0]);
+    match section.map(|section| crate::json::member(section, path[1])) {
         Some(Some(_)) => Ok(design),
         Some(None) => Err(Error::NotFound(format!("missing json key: {}", path[1]))),
         None => Err(Error::NotFound(format!("missing json key: {}", path[0]))),

@@ -24,6 +24,7 @@ impl Database {
             vec![none; wanted.len()]
         };
         let mut found = Vec::with_capacity(wanted.len());
+        let history = self.info().revs_limit as usize;
         for ((id, leaf), tree) in wanted.iter().zip(trees) {
             let body = leaf.body.and_then(|place| Some((place, bodies.next().flatten()?)));
             found.push(match body {
@@ -34,7 +35,7 @@ impl Database {
                     body,
                     local_sequence: place.sequence,
                     tree,
-                    history: self.info().revs_limit as usize,
+                    history,
                 }),
                 // The document was changed and compacted since the row was read, or the leaf has no body: read
                 // the current state of this revision.

@@ -277,7 +277,8 @@ impl Params {
                 vec![self.spots(map, self.start.as_ref(), self.end.as_ref())]
             }
         };
-        let mut asked: Vec<String> = keys.into_iter().flatten().map(Value::to_string).collect();
+        let grouped = keys.filter(|_| matches!(kind, Kind::Reduce { .. }));
+        let mut asked: Vec<String> = grouped.into_iter().flatten().map(Value::to_string).collect();
         if self.descending {
             stretches.reverse();
             asked.reverse();
