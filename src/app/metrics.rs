@@ -23,7 +23,7 @@ pub struct Metrics {
     /// Clients of `_changes` feeds that wait for changes.
     pub clients_requesting_changes: Arc<Gauge>,
     /// Connections that are open now.
-    pub open_connections: AtomicI64,
+    pub open_connections: Arc<Gauge>,
     /// Those of them that speak HTTP/2.
     pub open_http2_connections: Arc<Gauge>,
     /// Requests over HTTP/2 that are open now.

@@ -43,6 +43,8 @@ where
             TokioIo::new(Lenient::new(Patient::new(socket, line, write_timeout))),
             TowerToHyperService::new(service),
         );
+    // A connection may last for days: it does not keep the settings that it began with.
+    drop(settings);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

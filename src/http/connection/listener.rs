@@ -94,7 +94,7 @@ impl<R: Respond> Ports<R> {
 
     /// Serves a connection without TLS, whose first bytes say whether it speaks HTTP/2.
     async fn plain(self, socket: TcpStream, peer: Peer) {
-        let _open = OpenConnection::new(&self.app);
+        let _open = self.app.metrics.open_connections.count();
         let settings = self.app.settings();
         let mut is_http2 = false;
         if settings.flag("settee", "http2") {
@@ -122,7 +122,7 @@ impl<R: Respond> Ports<R> {
             shaken = identity.accept(socket) => shaken,
             () = self.app.shutdown.begun() => return,
         };
-        let _open = OpenConnection::new(&self.app);
+        let _open = self.app.metrics.open_connections.count();
         match shaken {
             Ok(socket) if socket.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
                 Box::pin(http2::serve(self.app, self.respond, socket, peer, self.permits)).await;
@@ -130,22 +130,6 @@ impl<R: Respond> Ports<R> {
             Ok(socket) => http1::serve(self.app, self.respond, socket, peer).await,
             Err(error) => tracing::debug!(%error, peer = %peer.address, "a TLS handshake failed"),
         }
-    }
-}
-
-/// Counts a connection while it is served.
-struct OpenConnection(Arc<App>);
-
-impl OpenConnection {
-    fn new(app: &Arc<App>) -> OpenConnection {
-        app.metrics.open_connections.fetch_add(1, Ordering::Relaxed);
-        OpenConnection(app.clone())
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.metrics.open_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

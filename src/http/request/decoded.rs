@@ -139,7 +139,7 @@ impl Request {
     /// As [`Request::json_object`], with marks for halves of surrogate pairs; also returns whether there are any.
     pub async fn marked_json_object(&mut self) -> Result<(serde_json::Map<String, serde_json::Value>, bool)> {
         let text = self.json_text().await?;
-        let marked = lone_surrogates::mark(&text);
+        let marked = beside(text.len(), || lone_surrogates::mark(&text));
         let value = self.value_of(&marked).await?;
         Ok((object(value)?, matches!(marked, Cow::Owned(_))))
     }

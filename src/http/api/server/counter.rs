@@ -1,6 +1,6 @@
 //! A metric of `_stats` and `_prometheus`.
 
-/// A metric of [`counters`].
+/// A metric with its value.
 pub(super) struct Counter {
     pub path: Vec<String>,
     pub kind: &'static str,

@@ -40,12 +40,7 @@ fn counters(app: &App) -> Vec<Counter> {
     let scripts = app.scripts.stats();
     let number =
         |count: &std::sync::atomic::AtomicU64| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-    let one = |path: &[&str], kind, value, about| Counter {
-        path: path.iter().map(|part| (*part).to_owned()).collect(),
-        kind,
-        value,
-        about,
-    };
+    let one = Counter::new;
     let (fast, slow) = app.auth.hashings();
     let (cache_hits, cache_misses) = app.auth.cached();
     let counts = app.databases.counts();
@@ -119,12 +114,7 @@ fn counters(app: &App) -> Vec<Counter> {
             signed(app.databases.open_count() as u64),
             "number of open databases",
         ),
-        one(
-            &["settee", "open_connections"],
-            "gauge",
-            metrics.open_connections.load(Ordering::Relaxed),
-            "number of open connections",
-        ),
+        one(&["settee", "open_connections"], "gauge", metrics.open_connections.value(), "number of open connections"),
         one(
             &["settee", "open_http2_connections"],
             "gauge",
@@ -316,7 +306,7 @@ pub fn system(app: &App) -> Result<Answer> {
         "memory": {"resident": resident, "virtual": virtual_size},
         "run_queue": 0,
         "process_count": threads(),
-        "open_connections": app.metrics.open_connections.load(Ordering::Relaxed),
+        "open_connections": app.metrics.open_connections.value(),
         "io_output": app.metrics.sent_bytes.load(Ordering::Relaxed),
         "os_proc_count": 0,
         "stale_proc_count": 0,
