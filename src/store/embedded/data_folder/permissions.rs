@@ -8,7 +8,9 @@ use std::path::Path;
 
 use super::lock::LOCK;
 use super::marker::{MARKER, Marker};
+use super::unfinished::UNFINISHED;
 use crate::store::disk_space::RESERVE;
+use crate::store::embedded::mark;
 
 /// What group and others may do with a file.
 const OTHERS: u32 = 0o077;
@@ -39,7 +41,7 @@ fn take_from_others(dir: &Path, marker: &Marker) -> io::Result<bool> {
     if mode & OTHERS == 0 {
         return Ok(false);
     }
-    let files = [MARKER, LOCK, RESERVE].map(|name| dir.join(name));
+    let files = [MARKER, LOCK, RESERVE, UNFINISHED, &mark::name(marker.life)].map(|name| dir.join(name));
     for path in files.into_iter().chain([marker.store_folder(dir), marker.blobs_folder(dir)]) {
         match with_contents(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -86,12 +88,14 @@ mod tests {
         fs::write(&outside, "").unwrap();
         fs::set_permissions(&outside, Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::symlink(&outside, data.join("link")).unwrap();
-        let open = [(data.clone(), 0o755), (data.join("format.toml"), 0o644), (data.join("store-1"), 0o755)];
-        for (path, mode) in &open {
-            fs::set_permissions(path, Permissions::from_mode(*mode)).unwrap();
+        let written: Vec<_> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
+        for path in written.iter().chain([&data]).filter(|path| !path.is_symlink()) {
+            fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
         }
         drop(store::open(&data, None).unwrap());
-        assert_eq!(open.map(|(path, _)| mode(&path)), [0o700, 0o600, 0o700], "a folder that everybody could read");
+        for path in written.iter().chain([&data]).filter(|path| !path.is_symlink()) {
+            assert_eq!(mode(path), 0o700, "a folder that everybody could read: {}", path.display());
+        }
         assert_eq!(mode(&outside), 0o644, "what a link leads to is not the folder's");
     }
 
