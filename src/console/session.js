@@ -1,0 +1,32 @@
+// Who is signed in. The session is a cookie that scripts cannot read; nothing about it is stored in the browser.
+
+import * as api from './api.js';
+
+/** The user of this page; `name` is null while nobody is signed in. `admin`: of the whole server. */
+export const session = { name: null, roles: [], admin: false };
+
+function take({ name = null, roles = [] } = {}) {
+  session.name = name;
+  session.roles = roles;
+  session.admin = roles.includes('_admin');
+  return session;
+}
+
+/** Asks the server who is signed in. */
+export async function loadSession(signal) {
+  const { userCtx } = await api.get('_session', { signal, again: false });
+  return take(userCtx);
+}
+
+/** Signs in; throws an `ApiError` when the server refuses. `token` is the code of a second factor. */
+export async function signIn(name, password, token) {
+  const body = { name, password, ...(token ? { token } : {}) };
+  await api.post('_session', body, { again: false });
+  return loadSession();
+}
+
+/** Signs out on this device. */
+export async function signOut() {
+  await api.del('_session', { again: false });
+  return take();
+}
