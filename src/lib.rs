@@ -12,7 +12,7 @@
 //! replicate/ replication by the server           rev/       revision trees
 //! audit/     the audit log                       json/      documents as JSON text
 //! fuzzing/   entry points of the fuzzer          regex/     CouchDB's regular expressions
-//! log/       the log on a terminal
+//! log/       the log on a terminal                console/  the web page at /_utils/: HTML, CSS, JavaScript
 //! ```
 //!
 //! Each layer uses only layers to its right. All may use `error`, `clock`, `audit`, `log`, `hex`,

@@ -78,7 +78,11 @@ describe('below a sub-path', { skip: !!external }, () => {
     assert.deepEqual(paths, ['located', 'located/a', 'located/b', 'located/c/f.txt', 'located/copy'].map((path) => [201, `/couch/${path}`]));
     for (const [, path] of paths) assert.equal((await ask('GET', path)).status, 200, path);
     const page = await ask('GET', '/couch/', { headers: { Accept: 'text/html' } });
-    assert.ok(page.text.includes(`${base}/couch`), 'the page names the URL');
+    // The page computes the URL that it shows from its own address, and its files are below the sub-path.
+    assert.match(page.text, /<base href="_utils\/">/);
+    const files = [...page.text.matchAll(/<(?:script|link)[^>]* (?:src|href)="([^"]+)"/g)].map(([, name]) => name);
+    assert.ok(files.length > 1);
+    for (const name of files) assert.equal((await ask('GET', `/couch/_utils/${name}`)).status, 200, name);
   });
 
   it('a session by cookie is valid below the sub-path', async () => {

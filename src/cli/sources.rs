@@ -336,7 +336,9 @@ fn read_environment(
 ) -> Result<(), String> {
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix("SETTEE_") else { continue };
-        if value.is_empty() || matches!(rest, "CONFIG" | "HEALTH" | "ENCRYPTION_KEY" | "ENCRYPTION_KEY_FILE") {
+        if value.is_empty()
+            || matches!(rest, "CONFIG" | "CONSOLE_DIR" | "HEALTH" | "ENCRYPTION_KEY" | "ENCRYPTION_KEY_FILE")
+        {
             continue;
         }
         let named = match rest.split_once("__") {

@@ -1,5 +1,6 @@
 //! The handlers: one file for each resource, named after its endpoint.
 
+pub mod console;
 pub mod database;
 pub mod design;
 pub mod document;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::app::App;
 use crate::db::Database;
+use crate::http::api::console::files;
 use crate::http::api::database::{all_docs, changes, database};
 use crate::http::api::design::{list_function, rewrite, show_and_update};
 use crate::http::api::document::{attachment, bulk_docs, bulk_get, get, local, put, revs_diff};
@@ -23,7 +24,7 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
         Route::Server(route) => match route {
             S::Welcome => root::welcome(app, request),
             S::Favicon => root::favicon(),
-            S::Utils(path) => root::utils(app, request, &path),
+            S::Utils(path) => files::utils(request, &path),
             S::ActiveTasks => root::active_tasks(app),
             S::Replicate => replicate::replicate(app, request).await,
             S::SchedulerJobs => scheduler::jobs(app, request),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::app::node::NODE;
 use crate::blocking::blocking;
-use crate::config::catalogue::DEFAULT_ORIGINS;
+use crate::http::api::console::files::root_page;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
@@ -15,10 +15,10 @@ use crate::store::StoreError;
 /// The version of CouchDB whose API the server implements. Clients compare it.
 pub const COUCHDB_VERSION: &str = "3.5.0";
 
-/// GET `/`: the JSON `Welcome`, or an HTML page for browsers.
+/// GET `/`: the JSON `Welcome`, or the console for browsers.
 pub fn welcome(app: &App, request: &Request) -> Result<Answer> {
     if wants_page(request) {
-        return Ok(page(app, request));
+        return root_page(request);
     }
     let vendor: serde_json::Map<String, Value> = request
         .settings
@@ -45,39 +45,6 @@ pub fn welcome(app: &App, request: &Request) -> Result<Answer> {
 fn wants_page(request: &Request) -> bool {
     let accept = request.header(header::ACCEPT).unwrap_or("");
     accept.contains("text/html") && !accept.contains("application/json")
-}
-
-/// GET `/_utils/...`: a page that describes the server and how to connect to it.
-pub fn utils(app: &App, request: &Request, path: &str) -> Result<Answer> {
-    match path {
-        "" if !request.target.split('?').next().unwrap_or("").ends_with('/') => {
-            // Relative, so that a browser stays below the path at which a proxy serves the server.
-            Ok(Answer::moved("_utils/"))
-        }
-        "" | "index.html" | "session.html" => Ok(page(app, request)),
-        _ => Err(Failure::missing()),
-    }
-}
-
-fn page(app: &App, request: &Request) -> Answer {
-    let url = escape(&request.absolute_uri(""));
-    let text = include_str!("welcome.html").replace("{url}", &url).replace("{uuid}", &escape(&app.uuid()));
-    let text = text.replace("{origins}", DEFAULT_ORIGINS);
-    let text = text.replace("{version}", env!("CARGO_PKG_VERSION"));
-    Answer::bytes(StatusCode::OK, text)
-        .with(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
-        .with(header::CACHE_CONTROL, HeaderValue::from_static("private, must-revalidate"))
-        .with(header::VARY, HeaderValue::from_static("Accept"))
-        .with(
-            header::CONTENT_SECURITY_POLICY,
-            HeaderValue::from_static(
-                "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; frame-ancestors 'none'",
-            ),
-        )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// GET `/favicon.ico`.

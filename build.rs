@@ -1,0 +1,40 @@
+//! Lists the files of the console (`src/console`), so that `src/http/api/console/files.rs` can embed all of them. A new
+//! file needs no line of its own anywhere.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::{env, fs};
+
+fn main() {
+    println!("cargo::rerun-if-changed=src/console");
+    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let folder = Path::new(&root).join("src/console");
+    let mut names = Vec::new();
+    list(&folder, "", &mut names);
+    names.sort_unstable();
+    let mut text = String::from("&[\n");
+    for name in names {
+        let path = folder.join(&name);
+        let path = path.to_str().expect("a path in UTF-8");
+        writeln!(text, "    ({name:?}, include_bytes!({path:?})),").expect("a string takes it");
+    }
+    text.push_str("]\n");
+    let out = env::var("OUT_DIR").expect("cargo sets it");
+    fs::write(Path::new(&out).join("console_files.rs"), text).expect("the output folder is writable");
+}
+
+/// Collects the files below `folder`, named relative to the console's folder. Hidden files and notes are left out.
+fn list(folder: &Path, before: &str, names: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).expect("a readable folder") {
+        let entry = entry.expect("a readable entry");
+        let name = entry.file_name().into_string().expect("a name in UTF-8");
+        if name.starts_with('.') || name.ends_with(".md") || name.ends_with('~') {
+            continue;
+        }
+        let name = format!("{before}{name}");
+        match entry.path().is_dir() {
+            true => list(&entry.path(), &format!("{name}/"), names),
+            false => names.push(name),
+        }
+    }
+}
