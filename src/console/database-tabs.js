@@ -5,9 +5,9 @@ import { link } from './router.js';
 
 /** The heading of a screen of database `db`; `current` is the name of the tab. */
 export const databaseHeading = (db, current, options = {}) => heading({
+  ...options,
   title: options.title ?? db,
   crumbs: [['Databases', '#/databases'], ...(options.title ? [[db, link('db', db)]] : []), ...(options.crumbs ?? [])],
-  ...options,
   tabs: options.tabs === false ? undefined : [
     { label: 'Documents', href: link('db', db), current: current === 'documents' },
     { label: 'Query', href: link('db', db, 'query'), current: current === 'query' },

@@ -26,14 +26,12 @@ export function effect(security) {
   const admins = described(security.admins);
   const sentences = [];
   if (isPublic(security)) sentences.push('Everybody who reaches the server may read and write documents, without an account too.');
-  else if (members.length > 0) sentences.push(`${capital(spoken(members))} may read and write documents.`);
+  else if (members.length > 0) sentences.push(`These may read and write documents: ${spoken(members)}.`);
   else sentences.push('Nobody but admins may read or write documents.');
-  if (admins.length > 0) sentences.push(`${capital(spoken(admins))} may also change design documents and these rights.`);
+  if (admins.length > 0) sentences.push(`These may also change design documents and these rights: ${spoken(admins)}.`);
   sentences.push('Server admins may do everything.');
   return sentences;
 }
-
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** The names of a comma-separated text. */
 export const names = (text) => text.split(',').map((each) => each.trim()).filter(Boolean);

@@ -68,11 +68,12 @@ function text(value) {
   return [shown, ' … ', button];
 }
 
-/** A value on one line, for a cell of a table: shortened to `limit` characters. */
-export function brief(value, limit = 80) {
+/** A value on one line, for a cell of a table: shortened to `limit` characters. `exact`: strings in quotes, as in JSON. */
+export function brief(value, limit = 80, exact = false) {
   if (value === undefined) return '';
   let all;
-  if (typeof value === 'string') all = value.length > limit ? value.slice(0, limit + 1) : value;
+  if (typeof value === 'string' && exact) all = JSON.stringify(value.slice(0, limit + 1));
+  else if (typeof value === 'string') all = value.length > limit ? value.slice(0, limit + 1) : value;
   else if (value instanceof Map && value.size > 50) all = `{ ${value.size} members }`;
   else if (Array.isArray(value) && value.length > 50) all = `[ ${value.length} items ]`;
   else all = write(shallow(value));
