@@ -15,7 +15,9 @@ use super::embedded::faults::Faults;
 use super::embedded::frame::Frames;
 use super::memory::Memory;
 use super::range::KeyRange;
+use super::shared_memory::Cluster;
 use super::*;
+use crate::clock::Clock;
 
 type Row = (&'static str, fn(&dyn Store));
 
@@ -352,6 +354,19 @@ fn memory() {
         .run(&steps(), |steps| {
             let store: Arc<dyn Store> = Arc::new(Memory::new());
             against_model(&|| store.clone(), steps, true);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Each reopening continues on another node of the same store.
+#[test]
+fn shared_memory() {
+    run_all(&|| Cluster::new(Clock::system()).node(), false);
+    TestRunner::default()
+        .run(&steps(), |steps| {
+            let cluster = Cluster::new(Clock::system());
+            against_model(&|| cluster.node(), steps, false);
             Ok(())
         })
         .unwrap();

@@ -1,6 +1,7 @@
 //! The interface of every store: [`Store`], its batches, pages and errors.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::keyspace;
 use super::range::KeyRange;
@@ -126,6 +127,9 @@ pub enum Durability {
     Relaxed,
 }
 
+/// What [`Store::listen`] calls: receives the numbers of databases that other nodes have changed.
+pub type Hear = Box<dyn Fn(&[u64]) + Send + Sync>;
+
 /// An ordered map of bytes. Many threads call it concurrently. Every call may block on the disk, so async
 /// callers run it on a blocking thread.
 pub trait Store: Send + Sync + 'static {
@@ -186,6 +190,43 @@ pub trait Store: Send + Sync + 'static {
     /// its cost.
     fn is_short_of_room(&self) -> bool {
         false
+    }
+
+    /// Whether other processes commit to the same store. Nothing that was read from a shared store may be
+    /// remembered as if this process were its only writer, and every call may wait for a network, so async
+    /// callers must never call it on an async thread. Constant for the life of a store.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Tells the other nodes that commits of this node have changed these databases. Called after the commit,
+    /// from any thread, for every commit: returns at once, and the store gathers what it sends. A notice may
+    /// get lost, because every node also polls the records of the databases that it watches.
+    fn tell(&self, _moved: &[u64]) {}
+
+    /// Sets the function that receives what other nodes [`tell`](Store::tell). Called once, before the caller
+    /// reads what it watches. The function returns quickly and calls no store. An empty list says that notices
+    /// may have been lost, for example because a connection broke: everything watched is then read again.
+    fn listen(&self, _hear: Hear) {}
+
+    /// Takes or renews the lease `name` for `owner` for the time `ttl`, by the clock of the store. Returns
+    /// false if another owner holds it. A `ttl` of zero gives up the lease of this owner. Leases only prevent double
+    /// work in the background: correctness never rests on them, and all writes stay conditional.
+    fn lease(&self, _name: &str, _owner: &str, _ttl: Duration) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Waits until it is this node's turn to write the database `number`, and keeps the turn until the result
+    /// is dropped. After a conflict, a writer calls it before it reads, for about a second. Best effort: `None`
+    /// if no turn can be had, and a commit that is out of turn is only more likely to conflict.
+    fn turn(&self, _number: u64) -> Option<Box<dyn Send>> {
+        None
+    }
+
+    /// The number of the store's history: it grows when a failover may have lost acknowledged commits. All
+    /// that was remembered or derived from the store in an older epoch may be wrong.
+    fn epoch(&self) -> Result<u64> {
+        Ok(0)
     }
 
     /// The engine's name, as `--store` accepts it.

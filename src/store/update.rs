@@ -1,5 +1,7 @@
 //! Read-modify-write of one record.
 
+use std::time::Duration;
+
 use super::{Batch, Durability, Store, StoreError};
 
 /// How often [`update`] reads the record before it returns the conflict.
@@ -29,20 +31,43 @@ pub fn update<T, E: From<StoreError>>(
     key: &[u8],
     mut change: impl FnMut(Option<&[u8]>) -> Result<(Change, T), E>,
 ) -> Result<T, E> {
-    for _ in 0..ATTEMPTS {
+    update_with(store, key, |_| Ok(()), &mut change)
+}
+
+/// As [`update`]; `beside` adds more writes, with their expectations, to the commit of the changed record.
+pub fn update_with<T, E: From<StoreError>>(
+    store: &dyn Store,
+    key: &[u8],
+    beside: impl Fn(&mut Batch) -> Result<(), E>,
+    mut change: impl FnMut(Option<&[u8]>) -> Result<(Change, T), E>,
+) -> Result<T, E> {
+    for attempt in 1..=ATTEMPTS {
         let stored = store.get(key)?;
         let (change, result) = change(stored.as_deref())?;
         let Change::Write(value, durability) = change else { return Ok(result) };
         let mut batch = Batch { durability, ..Batch::new() };
         batch.expect(key.to_vec(), stored);
         batch.writes.push((key.to_vec(), value));
+        beside(&mut batch)?;
         match store.commit(batch) {
             Ok(()) => return Ok(result),
-            Err(StoreError::Conflict) => continue,
+            Err(StoreError::Conflict) => pause_after_conflict(store, attempt),
             Err(error) => return Err(error.into()),
         }
     }
     Err(StoreError::Conflict.into())
+}
+
+/// Pauses before a writer of a shared store reads again, for a random time that grows with its conflicts, so
+/// that writers on several nodes do not meet again and again. Returns at once on an embedded store.
+pub fn pause_after_conflict(store: &dyn Store, conflicts: usize) {
+    if store.is_shared() {
+        let most = 1_000 << conflicts.min(6);
+        let mut random = [0; 4];
+        // Without randomness the pause is the longest one.
+        let part = getrandom::fill(&mut random).map_or(u32::MAX, |()| u32::from_le_bytes(random));
+        std::thread::sleep(Duration::from_micros((u64::from(part) * most) >> 32));
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,30 @@ impl Store for Locked {
         self.inner.is_short_of_room()
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    fn tell(&self, moved: &[u64]) {
+        self.inner.tell(moved);
+    }
+
+    fn listen(&self, hear: crate::store::Hear) {
+        self.inner.listen(hear);
+    }
+
+    fn lease(&self, name: &str, owner: &str, ttl: std::time::Duration) -> Result<bool> {
+        self.inner.lease(name, owner, ttl)
+    }
+
+    fn turn(&self, number: u64) -> Option<Box<dyn Send>> {
+        self.inner.turn(number)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        self.inner.epoch()
+    }
+
     fn engine(&self) -> &'static str {
         self.inner.engine()
     }

@@ -1,0 +1,162 @@
+//! A store in memory that several nodes share, for tests. Each [`Node`] stands for the store of one process:
+//! what one commits, the others read at once, and they hear of it unless the test loses their notices.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::memory::Memory;
+use super::range::KeyRange;
+use super::{Batch, Direction, Entry, Hear, PageLimit, Result, Store};
+use crate::clock::Clock;
+
+/// What the nodes share.
+pub struct Cluster {
+    entries: Memory,
+    nodes: RwLock<Vec<Arc<Listener>>>,
+    /// Owner and end of each lease.
+    leases: Mutex<HashMap<String, (String, Duration)>>,
+    clock: Clock,
+    epoch: AtomicU64,
+    loses_notices: AtomicBool,
+}
+
+#[derive(Default)]
+struct Listener(RwLock<Option<Hear>>);
+
+/// The store of one node.
+pub struct Node {
+    cluster: Arc<Cluster>,
+    own: Arc<Listener>,
+}
+
+impl Cluster {
+    /// An empty store without nodes. Leases end by `clock`.
+    pub fn new(clock: Clock) -> Arc<Cluster> {
+        Arc::new(Cluster {
+            entries: Memory::new(),
+            nodes: RwLock::default(),
+            leases: Mutex::default(),
+            clock,
+            epoch: AtomicU64::new(0),
+            loses_notices: AtomicBool::new(false),
+        })
+    }
+
+    /// Adds a node.
+    pub fn node(self: &Arc<Self>) -> Arc<dyn Store> {
+        let own = Arc::new(Listener::default());
+        self.nodes.write().push(own.clone());
+        Arc::new(Node { cluster: self.clone(), own })
+    }
+
+    /// Adds two nodes.
+    pub fn two(self: &Arc<Self>) -> (Arc<dyn Store>, Arc<dyn Store>) {
+        (self.node(), self.node())
+    }
+
+    /// From now on, notices between nodes get lost, or no longer.
+    pub fn lose_notices(&self, lost: bool) {
+        self.loses_notices.store(lost, Ordering::Relaxed);
+    }
+
+    /// Begins a new epoch.
+    pub fn fail_over(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Store for Node {
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.cluster.entries.get_many(keys)
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
+        self.cluster.entries.scan(range, direction, limit)
+    }
+
+    fn commit(&self, batch: Batch) -> Result<()> {
+        self.cluster.entries.commit(batch)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn tell(&self, moved: &[u64]) {
+        if self.cluster.loses_notices.load(Ordering::Relaxed) {
+            return;
+        }
+        let nodes = self.cluster.nodes.read().clone();
+        for node in nodes.iter().filter(|node| !Arc::ptr_eq(node, &self.own)) {
+            if let Some(hear) = &*node.0.read() {
+                hear(moved);
+            }
+        }
+    }
+
+    fn listen(&self, hear: Hear) {
+        *self.own.0.write() = Some(hear);
+    }
+
+    fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool> {
+        let now = self.cluster.clock.since_epoch();
+        let mut leases = self.cluster.leases.lock();
+        if leases.get(name).is_some_and(|(holder, end)| holder != owner && *end > now) {
+            return Ok(false);
+        }
+        leases.insert(name.to_owned(), (owner.to_owned(), now + ttl));
+        Ok(true)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        Ok(self.cluster.epoch.load(Ordering::Relaxed))
+    }
+
+    fn engine(&self) -> &'static str {
+        "memory"
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_has_one_owner_until_it_ends_or_is_given_up() {
+        let clock = Clock::fixed(Duration::from_secs(100));
+        let (one, two) = Cluster::new(clock.clone()).two();
+        let minute = Duration::from_secs(60);
+        assert!(one.lease("sweep", "one", minute).unwrap());
+        assert!(one.lease("sweep", "one", minute).unwrap(), "the owner renews it");
+        assert!(!two.lease("sweep", "two", minute).unwrap());
+        assert!(!two.lease("sweep", "two", Duration::ZERO).unwrap(), "only the owner gives it up");
+        assert!(two.lease("compaction", "two", minute).unwrap(), "another lease");
+        clock.advance(minute);
+        assert!(two.lease("sweep", "two", minute).unwrap());
+        assert!(two.lease("sweep", "two", Duration::ZERO).unwrap());
+        assert!(one.lease("sweep", "one", minute).unwrap());
+    }
+
+    #[test]
+    fn the_other_nodes_hear_of_what_one_tells() {
+        let cluster = Cluster::new(Clock::system());
+        let (one, two) = cluster.two();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        for (name, store) in [("one", &one), ("two", &two)] {
+            let heard = heard.clone();
+            store.listen(Box::new(move |moved| heard.lock().push((name, moved.to_vec()))));
+        }
+        one.tell(&[1, 2]);
+        cluster.lose_notices(true);
+        two.tell(&[3]);
+        assert_eq!(*heard.lock(), [("two", vec![1, 2])]);
+    }
+}
