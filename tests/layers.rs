@@ -54,10 +54,11 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
     (
         "db",
         &[
-            &["upkeep"],
+            &["nodes", "upkeep"],
             &["catalog"],
             &["write"],
             &["read"],
+            &["freshness"],
             &["database"],
             &["commit"],
             &["auto_purge_record", "recent_changes"],
@@ -65,7 +66,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["codec"],
         ],
     ),
-    ("store", &[&["faults", "memory"], &["embedded"], &["blob"], &["crypto"]]),
+    ("store", &[&["shared_memory"], &["faults", "memory"], &["embedded"], &["blob"], &["crypto"]]),
 ];
 
 type Name = Vec<String>;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -17,15 +17,18 @@ use super::codec::decode_u64;
 use super::counts::{Counts, Shared};
 use super::database::Database;
 use super::db_updates::{DbEvent, DbEventKind, EventState, Events, decode_event};
+use super::freshness::{Freshness, SERVER};
 use super::names::check_database_name;
 use super::record::{Info, NameRecord};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::Blobs;
-use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
+use crate::store::{self, Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
 
 /// When this many handles are open, opening another one first closes all unused handles.
 const IDLE_HANDLES: usize = 4096;
+/// How often a database is looked up that other nodes delete and create meanwhile.
+const OPENINGS: usize = 8;
 /// The pause between two writes of `updated` rows.
 const FLUSH_PAUSE: Duration = Duration::from_millis(250);
 /// The same after a write that failed.
@@ -54,10 +57,11 @@ pub struct Databases {
     blobs: Arc<dyn Blobs>,
     clock: Clock,
     open: RwLock<HashMap<String, Arc<Database>>>,
-    /// Held while a database is created, opened or deleted.
-    naming: Mutex<()>,
-    events: Arc<Events>,
+    /// Held while a database is created, opened or deleted, and while events are written.
+    pub(super) naming: Mutex<()>,
+    pub(super) events: Arc<Events>,
     shared: Arc<Shared>,
+    pub(super) freshness: Freshness,
 }
 
 impl Databases {
@@ -65,6 +69,8 @@ impl Databases {
     pub fn open(store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, clock: Clock) -> Result<Arc<Databases>> {
         let mut state = EventState { last: 0, latest: HashMap::new(), unsettled: None };
         state.read(&*store, 0)?;
+        let epoch = if store.is_shared() { Some(store.epoch()?) } else { None };
+        let freshness = Freshness { epoch: Mutex::new(epoch), ..Freshness::default() };
         let moved = watch::Sender::new(state.last);
         let events =
             Events { dirty: Mutex::default(), state: Mutex::new(state), moved, wake: tokio::sync::Notify::new() };
@@ -76,6 +82,7 @@ impl Databases {
             naming: Mutex::new(()),
             events: Arc::new(events),
             shared: Arc::default(),
+            freshness,
         }))
     }
 
@@ -111,7 +118,13 @@ impl Databases {
 
     /// Returns the database of this name if it is open. Does not access the store.
     pub fn opened(&self, name: &str) -> Option<Arc<Database>> {
-        self.open.read().get(name).cloned()
+        self.open.read().get(name).filter(|database| !database.is_gone()).cloned()
+    }
+
+    /// As [`Databases::opened`], if what is in memory is as of `moment` or later. On an embedded store it always
+    /// is.
+    pub fn opened_as_of(&self, name: &str, moment: Instant) -> Option<Arc<Database>> {
+        self.opened(name).filter(|database| database.is_as_of(moment))
     }
 
     /// Returns all open databases.
@@ -124,7 +137,9 @@ impl Databases {
     /// # Errors
     /// [`Error::NoDatabase`], or `IllegalDatabaseName` for an invalid name.
     pub fn get(&self, name: &str) -> Result<Arc<Database>> {
-        if let Some(database) = self.opened(name) {
+        if let Some(database) = self.opened(name)
+            && (!self.store.is_shared() || database.refresh()?)
+        {
             return Ok(database);
         }
         check_database_name(name)?;
@@ -132,8 +147,15 @@ impl Databases {
         if let Some(database) = self.opened(name) {
             return Ok(database);
         }
-        let Some(value) = self.store.get(&keyspace::name(name))? else { return Err(Error::NoDatabase) };
-        self.enter(name, NameRecord::decode(&value)?)
+        for _ in 0..OPENINGS {
+            let Some(value) = self.store.get(&keyspace::name(name))? else { return Err(Error::NoDatabase) };
+            match self.enter(name, NameRecord::decode(&value)?) {
+                // Another node has deleted it between the two reads, and may have created it again.
+                Err(Error::NoDatabase) if self.store.is_shared() => {}
+                entered => return entered,
+            }
+        }
+        Err(Error::NoDatabase)
     }
 
     fn enter(&self, name: &str, record: NameRecord) -> Result<Arc<Database>> {
@@ -153,7 +175,10 @@ impl Databases {
             // Only this map references the handle, so it has no readers, watchers or pending work.
             open.retain(|_, database| Arc::strong_count(database) > 1);
         }
-        open.insert(name.to_owned(), database.clone());
+        if let Some(before) = open.insert(name.to_owned(), database.clone()) {
+            // Another node has deleted it and created it again.
+            before.mark_gone();
+        }
         Ok(database)
     }
 
@@ -164,7 +189,7 @@ impl Databases {
     pub fn create(&self, name: &str, options: CreateOptions, security: Option<&str>) -> Result<Arc<Database>> {
         check_database_name(name)?;
         let _naming = self.naming.lock();
-        loop {
+        for attempt in 1.. {
             let mut found = self.store.get_many(&[keyspace::name(name), keyspace::LAST_NUMBER.to_vec()])?.into_iter();
             if found.next().flatten().is_some() {
                 return Err(Error::DatabaseExists);
@@ -194,12 +219,21 @@ impl Databases {
             let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Created)?;
             match self.store.commit(batch) {
                 Ok(()) => {
-                    self.events.committed(vec![event]);
+                    self.told(vec![event]);
                     return self.enter(name, record);
                 }
-                Err(StoreError::Conflict) => continue,
+                Err(StoreError::Conflict) => store::pause_after_conflict(&*self.store, attempt),
                 Err(error) => return Err(error.into()),
             }
+        }
+        unreachable!("the loop ends with a result")
+    }
+
+    /// Takes over committed events, and tells the other nodes.
+    fn told(&self, events: Vec<DbEvent>) {
+        self.events.committed(events);
+        if self.store.is_shared() {
+            self.store.tell(&[SERVER]);
         }
     }
 
@@ -208,22 +242,36 @@ impl Databases {
     pub fn delete(&self, name: &str) -> Result<()> {
         check_database_name(name)?;
         let _naming = self.naming.lock();
-        let Some(value) = self.store.get(&keyspace::name(name))? else {
-            // An earlier deletion may have failed with an unknown outcome and have been committed after all.
-            self.leave(name);
-            return Err(Error::NoDatabase);
-        };
-        let number = NameRecord::decode(&value)?.number;
-        let mut batch = Batch { frees: true, ..Batch::new() };
-        batch.expect(keyspace::name(name), Some(value));
-        batch.delete(keyspace::name(name));
-        batch.delete(keyspace::info(number));
-        batch.put(keyspace::doomed(number), Vec::new());
-        let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Deleted)?;
-        self.store.commit(batch)?;
-        self.events.committed(vec![event]);
-        self.leave(name);
-        Ok(())
+        for attempt in 1.. {
+            let Some(value) = self.store.get(&keyspace::name(name))? else {
+                // An earlier deletion may have failed with an unknown outcome and have been committed after all,
+                // or another node has deleted it.
+                self.leave(name);
+                return Err(Error::NoDatabase);
+            };
+            let number = NameRecord::decode(&value)?.number;
+            let mut batch = Batch { frees: true, ..Batch::new() };
+            batch.expect(keyspace::name(name), Some(value));
+            batch.delete(keyspace::name(name));
+            batch.delete(keyspace::info(number));
+            batch.put(keyspace::doomed(number), Vec::new());
+            let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Deleted)?;
+            match self.store.commit(batch) {
+                Ok(()) => {
+                    self.told(vec![event]);
+                    if self.store.is_shared() {
+                        self.store.tell(&[number]);
+                    }
+                    self.leave(name);
+                    return Ok(());
+                }
+                Err(StoreError::Conflict) if self.store.is_shared() => {
+                    store::pause_after_conflict(&*self.store, attempt);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the loop ends with a result")
     }
 
     /// Closes the handle of a deleted database, and marks it as gone for its current users.
@@ -346,20 +394,48 @@ impl Databases {
     }
 
     fn write_updates(&self, names: &[String]) -> Result<()> {
-        // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row.
+        // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row. On another node, the
+        // expectations of the names do.
         let _naming = self.naming.lock();
-        let found = self.store.get_many(&names.iter().map(|name| keyspace::name(name)).collect::<Vec<_>>())?;
-        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
-        let mut events = Vec::new();
-        for (name, value) in names.iter().zip(found) {
-            if value.is_some() {
-                events.push(self.events.stage(&*self.store, &mut batch, name, DbEventKind::Updated)?);
+        for attempt in 1.. {
+            let keys: Vec<Vec<u8>> = names.iter().map(|name| keyspace::name(name)).collect();
+            let found = self.store.get_many(&keys)?;
+            let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+            let mut events = Vec::new();
+            for ((name, key), value) in names.iter().zip(keys).zip(found) {
+                if value.is_some() {
+                    events.push(self.events.stage(&*self.store, &mut batch, name, DbEventKind::Updated)?);
+                    if self.store.is_shared() {
+                        batch.expect(key, value);
+                    }
+                }
+            }
+            if events.is_empty() {
+                return Ok(());
+            }
+            match self.store.commit(batch) {
+                Ok(()) => {
+                    self.told(events);
+                    return Ok(());
+                }
+                Err(StoreError::Conflict) if self.store.is_shared() => {
+                    store::pause_after_conflict(&*self.store, attempt);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
-        if !events.is_empty() {
-            self.store.commit(batch)?;
-            self.events.committed(events);
-        }
-        Ok(())
+        unreachable!("the loop ends with a result")
+    }
+
+    /// Reads the events that other nodes have written.
+    pub(super) fn learn_events(&self) -> Result<()> {
+        let _naming = self.naming.lock();
+        self.events.learn(&*self.store)
+    }
+
+    /// Forgets all events and reads them again.
+    pub(super) fn forget_events(&self) -> Result<()> {
+        let _naming = self.naming.lock();
+        self.events.forget(&*self.store)
     }
 }

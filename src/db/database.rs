@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
@@ -35,7 +36,7 @@ pub struct Database {
     pub(super) blobs: Arc<dyn Blobs>,
     pub(super) clock: Clock,
     info: RwLock<Info>,
-    security: RwLock<Arc<str>>,
+    security: RwLock<Security>,
     moved: watch::Sender<Moved>,
     pub(super) queue: Mutex<Queue>,
     /// Notified when a writer that waits for more works should look at the queue.
@@ -43,10 +44,27 @@ pub struct Database {
     pub(super) shared: Arc<Shared>,
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
+    /// On a shared store: when the counters were read last, and whether other nodes write this database, too.
+    pub(super) heard: Mutex<Heard>,
     designs: Mutex<Designs>,
     pub(super) recent: RecentChanges,
     /// Called after every commit: the catalog collects them for `_db_updates`.
     on_commit: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// The `_security` object in memory.
+struct Security {
+    text: Arc<str>,
+    /// On a shared store: the counter [`Info::security_at`] of the counters before which it was read.
+    at: u64,
+}
+
+/// What derives from reads of a shared store: see `db::nodes`.
+pub(super) struct Heard {
+    /// The counters in memory are those of this moment, or newer.
+    pub at: Instant,
+    /// Until when this node writes in turns, after a conflict with another node.
+    pub contended_until: Option<Instant>,
 }
 
 /// What is derived from design documents, and how often they changed.
@@ -67,6 +85,7 @@ impl Database {
         on_commit: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Result<Database> {
         let number = record.number;
+        let heard = Mutex::new(Heard { at: Instant::now(), contended_until: None });
         let mut values = store.get_many(&[keyspace::info(number), keyspace::security(number)])?.into_iter();
         let info = match values.next().flatten() {
             Some(value) => Info::decode(&value)?,
@@ -77,6 +96,7 @@ impl Database {
             None => NO_SECURITY.to_owned(),
         };
         let moved = watch::Sender::new(Moved::To(info.sequence));
+        let security = Security { text: security.into(), at: info.security_at };
         Ok(Database {
             name: name.to_owned(),
             number,
@@ -85,13 +105,14 @@ impl Database {
             blobs,
             clock,
             info: RwLock::new(info),
-            security: RwLock::new(security.into()),
+            security: RwLock::new(security),
             moved,
             queue: Mutex::default(),
             arrived: Condvar::new(),
             shared,
             gone: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
+            heard,
             designs: Mutex::default(),
             recent: RecentChanges::default(),
             on_commit,
@@ -167,6 +188,11 @@ impl Database {
         self.moved.subscribe()
     }
 
+    /// Whether anybody waits for commits.
+    pub(super) fn is_watched(&self) -> bool {
+        self.moved.receiver_count() > 0
+    }
+
     /// Counts the commits that wrote a design document since the database was opened.
     pub fn design_generation(&self) -> u64 {
         self.designs.lock().generation
@@ -194,41 +220,70 @@ impl Database {
 
     /// The `_security` object as JSON text.
     pub fn security(&self) -> Arc<str> {
-        self.security.read().clone()
+        self.security.read().text.clone()
     }
 
-    pub(super) fn set_security(&self, security: &str) {
-        *self.security.write() = security.into();
-        // Wakes feeds, which check whether they may go on.
-        self.moved.send_modify(|_| ());
+    /// The value of [`Info::security_at`] that the `_security` object in memory belongs to.
+    pub(super) fn security_at(&self) -> u64 {
+        self.security.read().at
     }
 
-    pub(super) fn publish(&self, info: Info) {
+    /// Takes over a `_security` object unless a later one is known. `at`: the counter [`Info::security_at`]
+    /// that was read before it; 0 on an embedded store, where the calls come in the order of the commits.
+    pub(super) fn set_security(&self, security: &str, at: u64) {
+        let mut current = self.security.write();
+        if at < current.at {
+            return;
+        }
+        let is_new = at == 0 || *current.text != *security;
+        let text = if is_new { security.into() } else { current.text.clone() };
+        *current = Security { text, at };
+        drop(current);
+        if is_new {
+            // Wakes feeds, which check whether they may go on.
+            self.moved.send_modify(|_| ());
+        }
+    }
+
+    /// Takes over the counters of a commit of this node.
+    pub(super) fn committed(&self, info: Info) {
+        if self.publish(info) {
+            (self.on_commit)(&self.name);
+        }
+        if self.store.is_shared() {
+            self.store.tell(&[self.number]);
+        }
+    }
+
+    /// Takes over counters, and wakes the watchers if the sequence has changed; returns whether it has. On a
+    /// shared store, counters that are older than those in memory change nothing.
+    pub(super) fn publish(&self, info: Info) -> bool {
         let sequence = info.sequence;
         let changed = {
             let mut current = self.info.write();
+            if info.commits < current.commits {
+                return false;
+            }
+            if info.designs_at != current.designs_at {
+                self.designs_changed();
+            }
             let changed = current.sequence != sequence;
             *current = info;
             changed
         };
         if changed {
             self.moved.send_replace(Moved::To(sequence));
-            (self.on_commit)(&self.name);
         }
+        changed
     }
 
-    /// Reads the counters from the store again; false if the database is no longer there.
-    pub(super) fn reload(&self) -> Result<bool> {
-        match self.store.get(&keyspace::info(self.number))? {
-            Some(value) => {
-                self.publish(Info::decode(&value)?);
-                Ok(true)
-            }
-            None => {
-                self.mark_gone();
-                Ok(false)
-            }
-        }
+    /// Takes over what is stored in a new history of the store, although it may be older.
+    pub(super) fn publish_again(&self, info: Info, security: &str) {
+        let sequence = info.sequence;
+        *self.security.write() = Security { text: security.into(), at: info.security_at };
+        *self.info.write() = info;
+        self.designs_changed();
+        self.moved.send_replace(Moved::To(sequence));
     }
 
     pub(super) fn mark_gone(&self) {

@@ -94,7 +94,11 @@ impl Events {
     pub(crate) fn stage(&self, store: &dyn Store, batch: &mut Batch, name: &str, kind: DbEventKind) -> Result<DbEvent> {
         let mut state = self.state.lock();
         let is_first = batch.writes.last().is_none_or(|(key, _)| !keyspace::is_db_update(key));
-        if is_first && let Some(before) = state.unsettled {
+        if is_first && store.is_shared() {
+            // Sequences of failed commits are given again, since the commits expect that they are free: no row
+            // is committed before one with a lower sequence, on whatever node.
+            self.read(&mut state, store)?;
+        } else if is_first && let Some(before) = state.unsettled {
             // A commit has failed, but its rows may be in the store all the same.
             state.read(store, before)?;
             state.unsettled = None;
@@ -110,8 +114,37 @@ impl Events {
         }
         let mut value = vec![1, kind as u8];
         value.extend_from_slice(name.as_bytes());
+        if store.is_shared() {
+            batch.expect(keyspace::db_update(sequence), None);
+        }
         batch.put(keyspace::db_update(sequence), value);
         Ok(DbEvent { sequence, name: name.to_owned(), kind })
+    }
+
+    /// Reads the rows that other nodes have written, and wakes the feeds. The caller holds `naming`, so that no
+    /// commit of this node is under way.
+    pub(crate) fn learn(&self, store: &dyn Store) -> Result<()> {
+        let mut state = self.state.lock();
+        self.read(&mut state, store)
+    }
+
+    /// Forgets all rows and reads them again.
+    pub(crate) fn forget(&self, store: &dyn Store) -> Result<()> {
+        let mut state = self.state.lock();
+        *state = EventState { last: 0, latest: HashMap::new(), unsettled: None };
+        state.read(store, 0)?;
+        self.moved.send_replace(state.last);
+        Ok(())
+    }
+
+    fn read(&self, state: &mut EventState, store: &dyn Store) -> Result<()> {
+        let before = state.unsettled.unwrap_or(state.last);
+        state.last = before;
+        state.read(store, before)?;
+        state.unsettled = None;
+        let last = state.last;
+        self.moved.send_if_modified(|moved| std::mem::replace(moved, last.max(*moved)) < last);
+        Ok(())
     }
 
     /// Records that the batch of these events has been committed, and wakes the feeds.

@@ -5,6 +5,7 @@
 //! db_updates  the feed of all databases       read/    documents, the changes order, attachments
 //! database    one open database               upkeep/  purge, compaction, limits, removal
 //! commit/     the parts of one commit         record, codec, names   stored forms
+//! freshness, nodes   what other nodes change in a shared store
 //! recent_changes   rows that many feeds read at once
 //! ```
 //!
@@ -17,7 +18,9 @@ mod commit;
 mod counts;
 mod database;
 pub mod db_updates;
+mod freshness;
 mod names;
+mod nodes;
 pub mod read;
 mod recent_changes;
 pub mod record;
@@ -32,6 +35,7 @@ pub(crate) use self::commit::tally::Tally;
 pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
+pub use self::freshness::SERVER;
 pub use self::names::{
     LONGEST_ID, check_attachment_name, check_database_name, check_document_id, check_has_partition, partition_of,
 };
@@ -49,3 +53,5 @@ pub use self::write::validate::{AllowAll, Guard, Proposal, Terms, Validate};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod two_nodes;

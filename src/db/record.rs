@@ -8,6 +8,8 @@ use crate::rev::{Body, Revision, RevisionHash, Tree};
 use crate::store::blob::blobs::BlobId;
 
 const VERSION: u8 = 1;
+/// The version of an [`Info`] with the counters of a shared store.
+const SHARED_INFO: u8 = 2;
 
 /// What a database without a security object of its own answers.
 pub const NO_SECURITY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
@@ -85,6 +87,14 @@ pub struct Info {
     pub purged_infos_limit: u32,
     /// Compaction has freed the old bodies of all changes up to this sequence.
     pub compacted: u64,
+    /// On a shared store: the number of commits to this database. Grows with every commit, `_local` documents
+    /// and `_security` included, so that it orders the records that several nodes read and write. 0 on an
+    /// embedded store.
+    pub commits: u64,
+    /// On a shared store: the value of `commits` at the last change of `_security`.
+    pub security_at: u64,
+    /// On a shared store: the value of `commits` at the last change of a design document.
+    pub designs_at: u64,
 }
 
 impl Default for Info {
@@ -101,6 +111,9 @@ impl Default for Info {
             revs_limit: 1000,
             purged_infos_limit: 1000,
             compacted: 0,
+            commits: 0,
+            security_at: 0,
+            designs_at: 0,
         }
     }
 }
@@ -108,7 +121,7 @@ impl Default for Info {
 impl Info {
     /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::version(VERSION);
+        let mut out = Writer::version(if self.commits == 0 { VERSION } else { SHARED_INFO });
         for number in [
             self.sequence,
             self.documents,
@@ -124,14 +137,21 @@ impl Info {
         ] {
             out.number(number);
         }
+        if self.commits > 0 {
+            for number in [self.commits, self.security_at, self.designs_at] {
+                out.number(number);
+            }
+        }
         out.0
     }
 
     /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
     pub fn decode(value: &[u8]) -> Result<Info> {
         let read = || {
-            let mut fields = Reader::version(value, VERSION)?;
-            Some(Info {
+            let shared = Reader::version(value, SHARED_INFO);
+            let is_shared = shared.is_some();
+            let mut fields = shared.or_else(|| Reader::version(value, VERSION))?;
+            let mut info = Info {
                 sequence: fields.number()?,
                 documents: fields.number()?,
                 deleted: fields.number()?,
@@ -143,7 +163,13 @@ impl Info {
                 revs_limit: fields.number()? as u32,
                 purged_infos_limit: fields.number()? as u32,
                 compacted: fields.number()?,
-            })
+                ..Info::default()
+            };
+            if is_shared {
+                (info.commits, info.security_at, info.designs_at) =
+                    (fields.number()?, fields.number()?, fields.number()?);
+            }
+            Some(info)
         };
         read().ok_or_else(|| Error::Damaged("a database's counters".into()))
     }

@@ -15,6 +15,7 @@ impl Draft<'_> {
 
     /// Writes the `_security` object.
     pub fn put_security(&mut self, security: &str) {
+        self.writes_security = true;
         self.batch.put(keyspace::security(self.number), security.as_bytes().to_vec());
     }
 
@@ -44,14 +45,16 @@ impl Draft<'_> {
     /// Changes the `_security` object; `change` gets its JSON text and returns the new one, if it differs.
     /// Returns the text that is in force after this draft.
     pub fn change_security(&mut self, change: impl FnOnce(&str) -> Result<Option<String>>) -> Result<String> {
-        let (number, mut after) = (self.number, String::new());
+        let (number, mut after, mut writes) = (self.number, String::new(), false);
         self.update(keyspace::security(number), |stored| {
             let text = std::str::from_utf8(stored.unwrap_or(NO_SECURITY.as_bytes()))
                 .map_err(|_| Error::Damaged(format!("_security of database number {number}")))?;
             let changed = change(text)?;
             after = changed.clone().unwrap_or_else(|| text.to_owned());
+            writes = changed.is_some();
             Ok(changed.map(String::into_bytes))
         })?;
+        self.writes_security |= writes;
         Ok(after)
     }
 

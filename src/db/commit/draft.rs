@@ -54,6 +54,8 @@ pub(crate) struct Draft<'a> {
     changed: Vec<String>,
     /// Set in a partitioned database.
     partitions: Option<Partitions>,
+    /// The draft writes `_security`.
+    pub(super) writes_security: bool,
 }
 
 /// One loaded document.
@@ -86,6 +88,7 @@ impl<'a> Draft<'a> {
             documents: HashMap::with_capacity(ids.len()),
             changed: Vec::new(),
             partitions: None,
+            writes_security: false,
         };
         let mut ids = ids.into_iter().peekable();
         let mut bytes = 0;
@@ -288,9 +291,22 @@ impl<'a> Draft<'a> {
         self.drop_bodies(id, &bodies)
     }
 
+    /// Counts the commit, for the other nodes of a shared store.
+    fn count_commit(&mut self, designs: bool) {
+        let info = &mut self.info;
+        info.commits += 1;
+        if self.writes_security {
+            info.security_at = info.commits;
+        }
+        if designs {
+            info.designs_at = info.commits;
+        }
+    }
+
     /// Completes the batch: stems and writes the changed documents, and updates the counters.
     pub fn finish(mut self) -> Result<Finished> {
         let mut smaller = !self.changed.is_empty();
+        let designs = self.changed.iter().any(|id| id.starts_with("_design/"));
         let (mut written, mut inserted) = (0, 0);
         for id in std::mem::take(&mut self.changed) {
             let mut slot = self.documents.remove(&id).expect("a changed document is loaded");
@@ -331,6 +347,9 @@ impl<'a> Draft<'a> {
         }
         for (partition, info) in self.partitions.take().into_iter().flat_map(Partitions::finish) {
             self.batch.put(keyspace::partition(self.number, &partition), info.encode());
+        }
+        if self.store.is_shared() && (self.info != self.before || !self.batch.writes.is_empty()) {
+            self.count_commit(designs);
         }
         if self.info != self.before {
             let key = keyspace::info(self.number);

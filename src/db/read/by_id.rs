@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use crate::db::Database;
 use crate::db::record::{DocumentRecord, LeafRow, LocalRecord};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::range::{KeyRange, is_empty};
 use crate::store::{Direction, PageLimit, keyspace};
 
@@ -108,10 +108,8 @@ impl Database {
         let prefix = keyspace::kind_prefix(self.number, keyspace::Kind::Document);
         let Some(range) = listing.range(&prefix, after) else { return Ok((Vec::new(), None)) };
         let page = self.store.scan(&range, listing.direction, limit)?;
-        if self.is_gone() {
-            // The database was deleted during the scan, so the page may be incomplete.
-            return Err(Error::NoDatabase);
-        }
+        // If the database was deleted during the scan, the page may be incomplete.
+        self.check_there()?;
         let mut rows = Vec::with_capacity(page.len());
         let mut last = None;
         for (key, value) in &page {

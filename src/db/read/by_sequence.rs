@@ -65,9 +65,7 @@ impl Database {
     /// starts at the end). Rows that are committed during the call are left for the next call, so that a
     /// caller that continues from the last row misses none.
     pub fn changes(&self, after: u64, direction: Direction, limit: PageLimit) -> Result<ChangesPage> {
-        if self.is_gone() {
-            return Err(Error::NoDatabase);
-        }
+        self.check_there()?;
         let info = self.info();
         let last = info.sequence;
         let (low, high) = keyspace::kind(self.number, keyspace::Kind::Sequence);
@@ -130,9 +128,7 @@ impl Database {
     /// Returns the rows of those documents that have changed after `since`, in sequence order. Reads the
     /// documents and not the by-sequence index.
     pub fn changes_of(&self, ids: &[String], since: u64) -> Result<Vec<(u64, SequenceRow)>> {
-        if self.is_gone() {
-            return Err(Error::NoDatabase);
-        }
+        self.check_there()?;
         let mut rows = Vec::new();
         for some in ids.chunks(1000) {
             for (id, record) in some.iter().zip(self.records(some)?) {

@@ -61,7 +61,7 @@ impl Work for Set {
         // Set by the writer, not by the callers, so that the value in memory is the one that was written
         // last.
         if let (Ok(()), Setting::Security(database, security)) = (&committed, &self.setting) {
-            database.set_security(security);
+            database.security_written(security);
         }
         let _ = self.reply.send(committed);
     }

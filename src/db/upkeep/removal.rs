@@ -1,8 +1,11 @@
 //! Removes the records of a deleted database in the background.
 
+use std::time::Instant;
+
 use crate::db::Databases;
 use crate::db::codec::decode_u64;
 use crate::db::commit::old_bodies::references_of;
+use crate::db::freshness::REMOVAL_DELAY;
 use crate::db::record::BodyRecord;
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
@@ -80,12 +83,30 @@ impl Databases {
         let store = &**self.store();
         let doomed = store.keys(&keyspace::all_doomed(), DOOMED_AT_ONCE)?;
         let mut failed = None;
-        for key in doomed {
+        for key in self.due(doomed) {
             match remove_of(store, key) {
                 Ok(()) => return Ok(true),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         failed.map_or(Ok(false), Err)
+    }
+
+    /// The keys of those deleted databases whose entries may be removed now. On a shared store, other nodes may
+    /// read a database until they have heard of its deletion.
+    fn due(&self, mut doomed: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        if !self.store().is_shared() {
+            return doomed;
+        }
+        let now = Instant::now();
+        let mut seen = self.freshness.doomed.lock();
+        let before = std::mem::take(&mut *seen);
+        doomed.retain(|key| {
+            let Some(number) = key.get(1..).and_then(decode_u64) else { return true };
+            let first = before.get(&number).copied().unwrap_or(now);
+            seen.insert(number, first);
+            now - first >= REMOVAL_DELAY
+        });
+        doomed
     }
 }

@@ -50,7 +50,7 @@ impl Work for ChangeSecurity {
 
     fn answer(self: Box<Self>, committed: Result<()>) {
         if committed.is_ok() && *self.database.security() != *self.after {
-            self.database.set_security(&self.after);
+            self.database.security_written(&self.after);
         }
         let _ = self.reply.send(committed);
     }

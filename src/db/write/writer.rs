@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -21,12 +21,14 @@ use crate::db::Database;
 use crate::db::commit::draft::Draft;
 use crate::db::commit::queue::{ENOUGH, Frees, Pace, Work};
 use crate::error::{Error, Result};
-use crate::store::StoreError;
+use crate::store::{self, StoreError};
 
 /// A draft takes works from the queue until it holds about this many bytes...
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
+/// How long after a conflict a writer asks for its turn before it reads.
+const CONTENDED: Duration = Duration::from_secs(1);
 
 impl Database {
     /// Submits a work to the writer and waits for its answer. `make` receives the sender of the answer.
@@ -76,6 +78,7 @@ impl Database {
     }
 
     fn write(&self, mut works: Vec<Box<dyn Work>>) {
+        let mut conflicts = 0;
         loop {
             // Checked before reading anything for them: many may be refused at once.
             works = works.into_iter().filter_map(still_wanted).collect();
@@ -90,7 +93,11 @@ impl Database {
                     continue;
                 }
                 Ok(_) => Ok(()),
-                Err(Attempt::Again) => continue,
+                Err(Attempt::Again) => {
+                    conflicts += 1;
+                    store::pause_after_conflict(&*self.store, conflicts);
+                    continue;
+                }
                 // The others are retried from the start without it, because it may have changed the draft.
                 Err(Attempt::Without(at, error)) => {
                     works.remove(at).answer(Err(error));
@@ -116,6 +123,7 @@ impl Database {
         if self.is_gone() {
             return Err(Attempt::Failed(Error::NoDatabase));
         }
+        let _turn = self.turn()?;
         let info = self.info();
         let ids: Vec<String> = works.iter().flat_map(|work| work.ids()).collect();
         let designs = ids.iter().any(|id| id.starts_with("_design/"));
@@ -148,19 +156,30 @@ impl Database {
                 if designs {
                     self.designs_changed();
                 }
-                self.publish(finished.info);
+                self.committed(finished.info);
                 Ok(complete)
             }
-            // Another writer committed (in a future cluster, another node), or the database was deleted.
+            // Another node committed, or the database was deleted.
             Err(StoreError::Conflict) => {
-                if self.reload()? {
-                    Err(Attempt::Again)
-                } else {
-                    Err(Attempt::Failed(Error::NoDatabase))
-                }
+                self.heard.lock().contended_until = Some(Instant::now() + CONTENDED);
+                if self.refresh()? { Err(Attempt::Again) } else { Err(Attempt::Failed(Error::NoDatabase)) }
             }
             Err(error) => Err(Attempt::Failed(error.into())),
         }
+    }
+}
+
+impl Database {
+    /// After a conflict with another node: waits for the turn to write, and reads the counters again.
+    fn turn(&self) -> Result<Option<Box<dyn Send>>> {
+        if !self.store.is_shared() || self.heard.lock().contended_until.is_none_or(|until| until < Instant::now()) {
+            return Ok(None);
+        }
+        let turn = self.store.turn(self.number);
+        if turn.is_some() && !self.refresh()? {
+            return Err(Error::NoDatabase);
+        }
+        Ok(turn)
     }
 }
 

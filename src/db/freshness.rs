@@ -1,0 +1,163 @@
+//! Keeps what this node remembers of a shared store fresh: the counters, `_security` and design documents of
+//! open databases, the events of `_db_updates`, and the records that the layers above register (settings,
+//! revocations). On an embedded store this node is the only writer, and none of this runs.
+//!
+//! ```text
+//! request ─> catch_up: one get_many of [registered records, counters of its databases] ─> learn what differs
+//! commit  ─> tell the other nodes ─> hear ─┐
+//! every second ───────────────────────────┴> follow: the same reads for all watched databases ─> wakes feeds
+//! commit that conflicts ─> refresh ─> the writer works on the counters of now
+//! ```
+//!
+//! Every commit to a database on a shared store counts up [`Info::commits`] in the counters record, and expects
+//! the counters that it started from. So one key tells whether anything in a database has changed, and which of
+//! two records is the newer one. A write that one node has acknowledged is seen by the next request on any
+//! other, because that request reads the counters first. A feed hears of it within a second: the notice may get
+//! lost, the poll is certain.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use super::database::Database;
+use super::record::{Info, NO_SECURITY};
+use crate::error::{Error, Result};
+use crate::store::keyspace;
+
+/// A reader that goes on for longer than this looks again whether its database is still there, after what it
+/// has read. Much shorter than [`REMOVAL_DELAY`].
+const CONFIRMED: Duration = Duration::from_secs(10);
+/// How long the data of a deleted database stays, so that every node has heard of the deletion before the
+/// first entry is missing.
+pub(super) const REMOVAL_DELAY: Duration = Duration::from_secs(30);
+
+/// What is read again when its record has changed.
+pub(super) type Changed = Box<dyn Fn(Option<&[u8]>) -> Result<()> + Send + Sync>;
+
+/// A record of the store whose content the layers above remember.
+pub(super) struct Remembered {
+    pub key: Vec<u8>,
+    /// The value that was seen last. Held while `changed` runs, so that a request which finds it equal knows
+    /// that what it stands for has been read.
+    pub seen: Mutex<Option<Vec<u8>>>,
+    pub changed: Changed,
+}
+
+/// The state of the catalog that only a shared store needs.
+#[derive(Default)]
+pub(super) struct Freshness {
+    pub remembered: RwLock<Vec<Arc<Remembered>>>,
+    pub heard: Arc<Notices>,
+    pub epoch: Mutex<Option<u64>>,
+    /// When this node has first seen that a database is deleted, by number.
+    pub doomed: Mutex<HashMap<u64, Instant>>,
+}
+
+/// What other nodes have told since the last look.
+#[derive(Default)]
+pub(super) struct Notices {
+    numbers: Mutex<BTreeSet<u64>>,
+    /// Notices may have got lost: everything is to be read.
+    everything: AtomicBool,
+    pub wake: Notify,
+}
+
+/// The number that stands for records of no database in a notice between nodes.
+pub const SERVER: u64 = 0;
+
+impl Database {
+    /// Whether what is in memory was read from the store at `moment` or later. Always true on an embedded store.
+    pub fn is_as_of(&self, moment: Instant) -> bool {
+        !self.store.is_shared() || self.heard.lock().at >= moment
+    }
+
+    /// Reads the counters again, and what has changed with them. Returns false if the database is no longer
+    /// there. Blocks on the store.
+    pub(super) fn refresh(&self) -> Result<bool> {
+        let begun = Instant::now();
+        let stored = self.store.get(&keyspace::info(self.number))?;
+        self.learn(stored.as_deref(), begun)
+    }
+
+    /// Takes over the stored counters, which were read at `begun` or later, and reads what has changed with them.
+    /// `None`: the database is deleted.
+    pub(super) fn learn(&self, stored: Option<&[u8]>, begun: Instant) -> Result<bool> {
+        let Some(stored) = stored else {
+            self.mark_gone();
+            return Ok(false);
+        };
+        let info = Info::decode(stored)?;
+        self.learn_security(info.security_at)?;
+        self.publish(info);
+        let mut heard = self.heard.lock();
+        heard.at = heard.at.max(begun);
+        Ok(true)
+    }
+
+    /// Reads everything again, whatever is in memory.
+    pub(super) fn read_again(&self) -> Result<()> {
+        let keys = [keyspace::info(self.number), keyspace::security(self.number)];
+        let mut values = self.store.get_many(&keys)?.into_iter();
+        match values.next().flatten() {
+            Some(info) => {
+                let security = self.security_text(values.next().flatten())?;
+                self.publish_again(Info::decode(&info)?, &security);
+            }
+            None => self.mark_gone(),
+        }
+        Ok(())
+    }
+
+    fn security_text(&self, stored: Option<Vec<u8>>) -> Result<String> {
+        let stored = stored.unwrap_or_else(|| NO_SECURITY.as_bytes().to_vec());
+        String::from_utf8(stored).map_err(|_| Error::Damaged(format!("_security of {}", self.name)))
+    }
+
+    /// Reads `_security` if the one in memory is older than the counter `at`.
+    fn learn_security(&self, at: u64) -> Result<()> {
+        if self.security_at() < at {
+            let stored = self.store.get(&keyspace::security(self.number))?;
+            self.set_security(&self.security_text(stored)?, at);
+        }
+        Ok(())
+    }
+
+    /// Takes over the `_security` that the writer has just committed. On a shared store, another node may have
+    /// written it since, so it is read.
+    pub(super) fn security_written(&self, security: &str) {
+        if !self.store.is_shared() {
+            self.set_security(security, 0);
+        } else if let Err(error) = self.learn_security(self.info().security_at) {
+            // The next request tries again: the counter in memory stays behind.
+            tracing::warn!(database = %self.name, %error, "_security was written and could not be read again");
+        }
+    }
+
+    /// Checks that the database was there while the last page was read. A page may be incomplete once the
+    /// removal of a deleted database has begun.
+    pub(super) fn check_there(&self) -> Result<()> {
+        if self.store.is_shared() && self.heard.lock().at.elapsed() > CONFIRMED {
+            self.refresh()?;
+        }
+        if self.is_gone() { Err(Error::NoDatabase) } else { Ok(()) }
+    }
+}
+
+impl Notices {
+    pub fn note(&self, moved: &[u64]) {
+        if moved.is_empty() {
+            self.everything.store(true, Ordering::Release);
+        }
+        self.numbers.lock().extend(moved);
+        self.wake.notify_one();
+    }
+
+    pub fn take(&self) -> (BTreeSet<u64>, bool) {
+        let everything = self.everything.swap(false, Ordering::AcqRel);
+        (std::mem::take(&mut *self.numbers.lock()), everything)
+    }
+}

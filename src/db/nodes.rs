@@ -1,0 +1,127 @@
+//! Learns what other nodes write to a shared store: at the start of a request, from their notices, and every
+//! second for all that is watched. The story is in `db::freshness`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::catalog::Databases;
+use super::database::Database;
+use super::freshness::{Remembered, SERVER};
+use crate::blocking::blocking;
+use crate::error::Result;
+use crate::store::keyspace;
+
+/// The pause between two polls of the watched records. A change that no notice tells is seen this late.
+const POLL: Duration = Duration::from_secs(1);
+/// Records read at once.
+const PAGE: usize = 1000;
+
+impl Databases {
+    /// Calls `changed` with the new value whenever the record `key` has changed since the last look. Of a shared store only.
+    pub fn remember(&self, key: Vec<u8>, changed: impl Fn(Option<&[u8]>) -> Result<()> + Send + Sync + 'static) {
+        if self.store().is_shared() {
+            let remembered = Remembered { key, seen: Default::default(), changed: Box::new(changed) };
+            self.freshness.remembered.write().push(Arc::new(remembered));
+        }
+    }
+
+    /// Learns what other nodes have written: the registered records, and the open ones among the databases
+    /// `names`. One read if nothing has changed. Does nothing on an embedded store. Blocks on the store.
+    pub fn catch_up(&self, names: &[&str]) -> Result<()> {
+        if !self.store().is_shared() {
+            return Ok(());
+        }
+        self.learn_all(names.iter().filter_map(|name| self.opened(name)).collect())
+    }
+
+    fn learn_all(&self, databases: Vec<Arc<Database>>) -> Result<()> {
+        let remembered = self.freshness.remembered.read().clone();
+        let begun = Instant::now();
+        let mut keys: Vec<_> = remembered.iter().map(|record| record.key.clone()).collect();
+        keys.extend(databases.iter().map(|database| keyspace::info(database.number)));
+        let mut values = Vec::with_capacity(keys.len());
+        for some in keys.chunks(PAGE) {
+            values.extend(self.store().get_many(some)?);
+        }
+        let infos = values.split_off(remembered.len());
+        for (record, value) in remembered.iter().zip(values) {
+            let mut seen = record.seen.lock();
+            if *seen != value {
+                (record.changed)(value.as_deref())?;
+                *seen = value;
+            }
+        }
+        let mut failed = None;
+        for (database, info) in databases.iter().zip(infos) {
+            if let Err(error) = database.learn(info.as_deref(), begun) {
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Follows the other nodes of a shared store: learns what they tell at once, and looks at everything that is
+    /// watched every second. Returns at once on an embedded store; otherwise runs until the task is dropped.
+    pub async fn follow_nodes(self: Arc<Self>) {
+        if !self.store().is_shared() {
+            return;
+        }
+        // Subscribe, then read.
+        let heard = self.freshness.heard.clone();
+        self.store().listen(Box::new(move |moved| heard.note(moved)));
+        let mut is_failing = false;
+        let mut polled: Option<Instant> = None;
+        loop {
+            let is_due = polled.is_none_or(|at| at.elapsed() >= POLL);
+            let databases = self.clone();
+            let looked = blocking(move || databases.look(is_due)).await;
+            match &looked {
+                Err(error) if !is_failing => tracing::warn!(%error, "changes of other nodes cannot be read"),
+                Ok(()) if is_failing => tracing::info!("changes of other nodes are read again"),
+                _ => {}
+            }
+            is_failing = looked.is_err();
+            if is_due {
+                polled = Some(Instant::now());
+            }
+            let left = polled.map_or(POLL, |at| POLL.saturating_sub(at.elapsed()));
+            let _ = tokio::time::timeout(left, self.freshness.heard.wake.notified()).await;
+        }
+    }
+
+    /// Learns of the databases that other nodes have told of, or with `all` of everything that is watched.
+    fn look(&self, all: bool) -> Result<()> {
+        let (told, everything) = self.freshness.heard.take();
+        let all = all || everything;
+        if all {
+            self.check_epoch()?;
+        }
+        // The others are looked at when a request wants them.
+        let is_wanted = |database: &Database| database.is_watched() && (all || told.contains(&database.number));
+        let mut open = self.all_opened();
+        open.retain(|database| !database.is_gone() && is_wanted(database));
+        self.learn_all(open)?;
+        if all || told.contains(&SERVER) {
+            self.learn_events()?;
+        }
+        Ok(())
+    }
+
+    /// After a failover that may have lost commits, nothing in memory is certain: reads it all again.
+    fn check_epoch(&self) -> Result<()> {
+        let now = self.store().epoch()?;
+        let mut epoch = self.freshness.epoch.lock();
+        if epoch.is_some_and(|before| before != now) {
+            tracing::warn!("the store has begun a new history: everything that was remembered is read again");
+            for record in self.freshness.remembered.read().iter() {
+                *record.seen.lock() = None;
+            }
+            for database in self.all_opened() {
+                database.read_again()?;
+            }
+            self.forget_events()?;
+        }
+        *epoch = Some(now);
+        Ok(())
+    }
+}
