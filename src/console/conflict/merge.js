@@ -97,12 +97,12 @@ export function chosen(field) {
   return field.values[field.pick.side];
 }
 
-/** The merged body: a Map, or what one field makes of the whole document. */
-export function merged(node) {
-  if (node.kind === 'field') return chosen(node);
+/** The merged body: a Map, or what one field makes of the whole document. `open` stands for what is undecided. */
+export function merged(node, open) {
+  if (node.kind === 'field') return node.pick === null && open !== undefined ? open : chosen(node);
   const object = new Map();
   for (const [name, child] of node.children) {
-    const value = merged(child);
+    const value = merged(child, open);
     if (value !== MISSING) object.set(name, value);
   }
   return object;

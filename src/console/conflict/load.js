@@ -1,0 +1,113 @@
+// Reads the versions of a document from the server, and writes what ends its conflict.
+
+import * as api from '../api.js';
+import { parse, write } from '../json.js';
+import { MISSING, UNKNOWN } from './merge.js';
+import { bodyOf, commonAncestor, isDeleted, isDeletionOf, pathOf, resolution } from './revisions.js';
+
+/** Versions that are compared at once. A document with more is merged in several rounds. */
+export const SIDES = 4;
+/** Tombstones that are looked at: a document that was merged very often has one for each time. */
+const TOMBSTONES = 20;
+
+async function read(path, options) {
+  return parse(await api.text(path, options));
+}
+
+/** The named leaves with their bodies and paths; a leaf that went away in the meantime is left out. */
+async function leaves(path, revs, signal) {
+  if (revs.length === 0) return [];
+  const rows = await read(path, { query: { open_revs: JSON.stringify(revs), revs: true }, signal });
+  return rows.map((row) => row.get('ok')).filter((document) => document !== undefined);
+}
+
+/**
+ * A document with everything that its merge needs:
+ *
+ *   sides       the versions to merge, the server's winner first; empty if the document is gone
+ *   more        live versions beyond SIDES, which stay for the next round
+ *   deletions   tombstones that removed the document while somebody else edited it
+ *   records     tombstones of versions that were merged before
+ *   ancestor    the common ancestor of the sides: {rev, body}; `body` is UNKNOWN where it was compacted away
+ */
+export async function load(db, id, { signal } = {}) {
+  const path = api.docPath(db, id);
+  let winner;
+  try {
+    winner = await read(path, { query: { conflicts: true, deleted_conflicts: true, revs: true }, signal });
+  } catch (error) {
+    if (error.status === 404) return { db, id, sides: [], more: 0, deletions: [], records: [], ancestor: null };
+    throw error;
+  }
+  const live = winner.get('_conflicts') ?? [];
+  const others = await leaves(path, live.slice(0, SIDES - 1), signal);
+  const tombstones = await leaves(path, (winner.get('_deleted_conflicts') ?? []).slice(0, TOMBSTONES), signal);
+  const sides = [winner, ...others];
+  const deletions = tombstones.filter((leaf) => isDeletionOf(leaf, winner));
+  const records = tombstones.filter((leaf) => !deletions.includes(leaf) && leaf.size > 0);
+  const compared = sides.length > 1 ? sides : [winner, ...deletions.slice(0, 1)];
+  const ancestor = await loadAncestor(path, compared, signal);
+  return { db, id, sides, more: live.length - others.length, deletions, records, ancestor };
+}
+
+async function loadAncestor(path, compared, signal) {
+  const rev = compared.length > 1 ? commonAncestor(compared.map(pathOf)) : null;
+  if (rev === null) return { rev: null, body: UNKNOWN, document: null };
+  try {
+    const document = await read(path, { query: { rev }, signal });
+    return { rev, body: isDeleted(document) ? new Map() : bodyOf(document), document };
+  } catch (error) {
+    if (error.status === 404) return { rev, body: UNKNOWN, document: null };
+    throw error;
+  }
+}
+
+/** The content of an attachment of one version, as base64. */
+export async function attachmentAsBase64(db, id, rev, name) {
+  const file = name.split('/').map(encodeURIComponent).join('/');
+  const blob = await api.blob(`${api.docPath(db, id)}/${file}`, { query: { rev } });
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  let text = '';
+  for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
+  return btoa(text);
+}
+
+/** What `_bulk_docs` refused. */
+export class Refused extends Error {
+  constructor(rows) {
+    const [first] = rows;
+    super(first.reason ?? first.error);
+    this.rows = rows;
+    this.changed = rows.some((row) => row.error === 'conflict');
+  }
+}
+
+async function bulk(db, docs) {
+  const rows = await api.post(`${api.part(db)}/_bulk_docs`, undefined, { text: write(docs) });
+  const refused = rows.filter((row) => row.error);
+  if (refused.length > 0) throw new Refused(refused);
+  return rows;
+}
+
+/** Writes the merged document and closes the other versions, in one request. `body` null deletes the document. */
+export function save(db, id, sides, body, attachments) {
+  return bulk(db, resolution(id, sides, body, attachments));
+}
+
+/**
+ * Settles a deletion against an edit: the document stays (the deletion gets a tombstone of its own below it, which
+ * says that somebody has seen it), or it goes (the edited version becomes a tombstone that keeps its body).
+ */
+export function settleDeletion(db, { id, sides, deletions }, keep) {
+  const [live] = sides;
+  if (!keep) return bulk(db, resolution(id, [live], null));
+  const docs = deletions.map((leaf) => new Map([['_id', id], ['_rev', leaf.get('_rev')], ['_deleted', true]]));
+  return bulk(db, new Map([['docs', docs]]));
+}
+
+/** A value for people: indented JSON, or a word where nothing is there. */
+export function shown(value) {
+  if (value === MISSING) return 'not there';
+  if (value === UNKNOWN) return 'unknown';
+  return typeof value === 'string' ? value : write(value, 2);
+}
