@@ -146,6 +146,9 @@ enum Sub {
         /// Certificate authorities to trust beside the public ones, as PEM
         #[arg(long, value_name = "FILE")]
         ca_file: Option<PathBuf>,
+        /// Reaches other servers through this proxy: http://, https:// or socks5://, with a user if it needs one
+        #[arg(long, value_name = "URL")]
+        proxy: Option<String>,
         #[command(flatten)]
         folder: Folder,
     },
@@ -333,15 +336,18 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
             },
         },
         Sub::MakeKey { file } => Upkeep::MakeKey { file },
-        Sub::Replicate { source, target, continuous, create_target, ca_file, folder } => Upkeep::Replicate(Asked {
-            source,
-            target,
-            continuous,
-            create_target,
-            data: folder.data,
-            key: key(folder.encryption_key_file)?,
-            ca_file,
-        }),
+        Sub::Replicate { source, target, continuous, create_target, ca_file, proxy, folder } => {
+            Upkeep::Replicate(Asked {
+                source,
+                target,
+                continuous,
+                create_target,
+                data: folder.data,
+                key: key(folder.encryption_key_file)?,
+                ca_file,
+                proxy,
+            })
+        }
         Sub::Serve(_) | Sub::Health { .. } | Sub::Config { .. } | Sub::Admin { .. } | Sub::Livesync(_) => {
             return Err("this is not a maintenance command".into());
         }

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode};
 use crate::error::Result;
 use crate::query::script::Scripts;
+use crate::replicate::parameters::parse;
 use crate::replicate::{
     Access, Basic, Completed, Context, Counters, Endpoint, Limits, Network, Outcome, Parameters, Pending, Progress,
     RemoteEndpoint, Replication, ReplicationId, run,
@@ -43,6 +44,8 @@ pub struct Asked {
     pub key: Option<Key>,
     /// Trusted authorities beside the public ones.
     pub ca_file: Option<PathBuf>,
+    /// The URL of a proxy, which may have a password in it.
+    pub proxy: Option<String>,
 }
 
 impl std::fmt::Debug for Asked {
@@ -67,6 +70,9 @@ pub fn replicate(asked: Asked) -> std::result::Result<bool, String> {
 }
 
 async fn replicate_on(asked: Asked) -> std::result::Result<bool, String> {
+    let proxy = asked.proxy.as_deref().map(parse::proxy).transpose();
+    let proxy = proxy.map_err(|wrong| format!("--proxy: {}", wrong.reason()))?;
+    let endpoint = |text: &str| endpoint(text).map(|endpoint| endpoint.through(proxy.clone()));
     let (source, target) = (endpoint(&asked.source)?, endpoint(&asked.target)?);
     let is_local = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Local { .. });
     if asked.continuous && is_local(&source) {
@@ -155,7 +161,7 @@ fn endpoint(text: &str) -> std::result::Result<Endpoint, String> {
     }
     let url = format!("{scheme}://{host}/{path}");
     let parsed = url.parse().map_err(|_| format!("{url} is no URL"))?;
-    Ok(Endpoint::Remote(Box::new(RemoteEndpoint { url: parsed, headers: http::HeaderMap::new(), auth })))
+    Ok(Endpoint::Remote(Box::new(RemoteEndpoint { url: parsed, headers: http::HeaderMap::new(), auth, proxy: None })))
 }
 
 /// A data folder, with the rights of its owner.
@@ -289,6 +295,7 @@ mod tests {
             data: data.clone(),
             key: None,
             ca_file: None,
+            proxy: None,
         };
         assert_eq!(replicate(asked.clone()), Ok(true));
         assert_eq!(replicate(asked.clone()), Ok(true), "again");

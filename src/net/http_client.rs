@@ -11,38 +11,34 @@
 //! - Every wait ends. [`HttpClient::send`] does not limit how long a body may take, because a replication's
 //!   `_changes` feed never ends; its caller does.
 //! - At most [`SLOTS`] requests run at a time. A request keeps its slot until its answer is read or dropped.
-//! - No redirects, cookies, proxies or compression: a redirect could lead to an address that the caller has
-//!   not allowed.
+//! - No redirects, cookies or compression: a redirect could lead to an address that the caller has not allowed.
 //! - A guarded client ([`HttpClient::guarded`]) opens connections only to addresses that its guard allows. The
-//!   guard sees the resolved address that is connected to.
+//!   guard sees the resolved address that is connected to: that of the proxy, if there is one.
 //!
-//! HTTP/1.1 only. HTTP/2 needs the `http2` features of hyper-util and hyper-rustls, and `h2` in the ALPN
-//! protocols of the TLS settings.
+//! HTTP/1.1, or HTTP/2 over TLS where the caller asks for it and the server has it (ALPN). Through a proxy only
+//! if the caller names one: the variables of the environment do not count. `connector` opens the connections.
 
 use std::error::Error as _;
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{HeaderValue, USER_AGENT};
+use http::header::{HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use http::{Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
-use tower::Service;
+
+use super::connector::{AllRefused, BoxError, Connector, literal};
+pub use super::connector::{Guard, Proxy};
 
 /// Requests that run at a time. Callers that keep answers open for long, such as a replicator with its
 /// `_changes` feeds, use a client of their own, so that they do not take the slots of others.
@@ -58,8 +54,6 @@ const IDLE_PER_GUARDED_HOST: usize = 20;
 const BUFFER: usize = 64 << 10;
 /// Name and version of this server, for other servers' logs.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("settee/", env!("CARGO_PKG_VERSION")));
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request: empty, complete or streamed.
 pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -118,44 +112,53 @@ impl fmt::Display for HttpError {
 
 impl std::error::Error for HttpError {}
 
-/// Decides which addresses may be connected to.
-pub type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
-
 /// The client. A cheap handle: clones share connections and slots. Its methods need a Tokio runtime.
 #[derive(Clone)]
 pub struct HttpClient {
     client: Client<Connector, RequestBody>,
     slots: Arc<Semaphore>,
     guard: Option<Guard>,
+    /// For requests that a proxy forwards.
+    proxy_authorization: Option<HeaderValue>,
+}
+
+/// What a guarded client speaks over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versions {
+    /// One request at a time on a connection.
+    Http1,
+    /// HTTP/2 where the server has it, otherwise HTTP/1.1.
+    Http2,
 }
 
 impl HttpClient {
     /// Creates a client. `tls` has the trusted certificate authorities.
     pub fn new(tls: Arc<ClientConfig>) -> HttpClient {
-        HttpClient::with(tls, SLOTS, CONNECT, None)
+        HttpClient::with(Connector::new(tls, CONNECT, None, None), SLOTS, IDLE_PER_HOST)
     }
 
-    /// Creates a client that connects only to addresses that `guard` allows. It has no limit of requests at a
-    /// time: its caller has.
-    pub fn guarded(tls: Arc<ClientConfig>, guard: Guard) -> HttpClient {
-        HttpClient::with(tls, Semaphore::MAX_PERMITS, CONNECT, Some(guard))
+    /// Creates a client that connects only to addresses that `guard` allows, through `proxy` if there is one. It
+    /// has no limit of requests at a time: its caller has.
+    pub fn guarded(tls: Arc<ClientConfig>, guard: Guard, versions: Versions, proxy: Option<&Proxy>) -> HttpClient {
+        let mut tls = ClientConfig::clone(&tls);
+        if versions == Versions::Http2 {
+            tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
+        let connector = Connector::new(Arc::new(tls), CONNECT, Some(guard), proxy);
+        HttpClient::with(connector, Semaphore::MAX_PERMITS, IDLE_PER_GUARDED_HOST)
     }
 
-    pub(super) fn with(tls: Arc<ClientConfig>, slots: usize, connect: Duration, guard: Option<Guard>) -> HttpClient {
-        let idle = if guard.is_some() { IDLE_PER_GUARDED_HOST } else { IDLE_PER_HOST };
-        let mut tcp = HttpConnector::new_with_resolver(Resolver { system: GaiResolver::new(), guard: guard.clone() });
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(connect));
-        let connector = Connector { https: HttpsConnector::from((tcp, tls)), limit: connect };
+    pub(super) fn with(connector: Connector, slots: usize, idle: usize) -> HttpClient {
+        let (guard, proxy_authorization) = (connector.guard().cloned(), connector.forwards_as());
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(idle)
             .http1_max_buf_size(BUFFER)
+            .http2_max_header_list_size(BUFFER as u32)
             .build(connector);
-        HttpClient { client, slots: Arc::new(Semaphore::new(slots)), guard }
+        HttpClient { client, slots: Arc::new(Semaphore::new(slots)), guard, proxy_authorization }
     }
 
     /// Sends a request to an `https` or `http` URL; the caller decides which URLs are acceptable. Returns the
@@ -203,11 +206,15 @@ impl HttpClient {
             return Err(HttpError::Url("the URL has no host"));
         };
         // An address in the URL is connected to without the resolver.
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
-        if let (Some(address), Some(guard)) = (literal, &self.guard)
+        if let (Some(address), Some(guard)) = (literal(host), &self.guard)
             && !guard(address)
         {
             return Err(HttpError::Refused(address));
+        }
+        if url.scheme_str() == Some("http")
+            && let Some(authorization) = &self.proxy_authorization
+        {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
         request.headers_mut().insert(USER_AGENT, AGENT);
         let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -249,75 +256,6 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Connects within a time limit. hyper-util limits TCP only, not DNS and TLS.
-#[derive(Clone)]
-struct Connector {
-    https: HttpsConnector<HttpConnector<Resolver>>,
-    limit: Duration,
-}
-
-impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.https.poll_ready(cx)
-    }
-
-    fn call(&mut self, url: Uri) -> Self::Future {
-        let (limit, connecting) = (self.limit, self.https.call(url));
-        Box::pin(async move {
-            timeout(limit, connecting).await.unwrap_or_else(|_| {
-                let wrong = format!("no connection within {} s", limit.as_secs_f32());
-                Err(io::Error::new(io::ErrorKind::TimedOut, wrong).into())
-            })
-        })
-    }
-}
-
-/// Resolves names, and leaves out the addresses that the guard does not allow.
-#[derive(Clone)]
-struct Resolver {
-    system: GaiResolver,
-    guard: Option<Guard>,
-}
-
-/// All addresses of a name are refused; the first of them.
-#[derive(Debug)]
-struct AllRefused(IpAddr);
-
-impl fmt::Display for AllRefused {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "the address {} may not be reached", self.0)
-    }
-}
-
-impl std::error::Error for AllRefused {}
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.system.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let (resolving, guard) = (self.system.call(name), self.guard.clone());
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = resolving.await?.collect();
-            let Some(guard) = guard else { return Ok(found.into_iter()) };
-            let allowed: Vec<SocketAddr> = found.iter().copied().filter(|address| guard(address.ip())).collect();
-            match (allowed.is_empty(), found.first()) {
-                (true, Some(first)) => Err(AllRefused(first.ip()).into()),
-                _ => Ok(allowed.into_iter()),
-            }
-        })
     }
 }
 

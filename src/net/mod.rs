@@ -2,6 +2,7 @@
 
 pub mod acme;
 pub mod blocking;
+mod connector;
 pub mod crypto_provider;
 pub mod header_text;
 pub mod http_client;

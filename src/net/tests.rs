@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use crate::net::blocking::BlockingClient;
+use crate::net::connector::Connector;
 use crate::net::http_client::{HttpClient, HttpError, Limits, empty};
 use crate::net::tls::tests::samples;
 use crate::net::tls::{Identity, client_config};
@@ -140,7 +141,8 @@ async fn connections_are_reused() {
 #[tokio::test]
 async fn the_number_of_requests_at_a_time_is_limited() {
     let (port, _) = keeping_alive().await;
-    let client = HttpClient::with(client_config(None).unwrap(), 1, Duration::from_secs(10), None);
+    let client =
+        HttpClient::with(Connector::new(client_config(None).unwrap(), Duration::from_secs(10), None, None), 1, 4);
     let ask = || {
         let request = http::Request::get(format!("http://127.0.0.1:{port}/")).body(empty()).unwrap();
         client.send(request, LIMITS.time)
@@ -160,7 +162,7 @@ async fn every_wait_ends() {
     // Accepts connections, and neither shakes hands nor answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let client = HttpClient::with(client_config(None).unwrap(), 4, short, None);
+    let client = HttpClient::with(Connector::new(client_config(None).unwrap(), short, None, None), 4, 4);
     let error = client.get(&format!("https://localhost:{port}/"), LIMITS).await.unwrap_err();
     assert!(matches!(&error, HttpError::Connect(wrong) if wrong.contains("within 0.05 s")), "{error}");
     let limits = Limits { time: short, ..LIMITS };

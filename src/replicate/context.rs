@@ -11,7 +11,7 @@ use super::access::Access;
 use super::address::is_public;
 use super::host::Host;
 use crate::clock::Clock;
-use crate::net::http_client::HttpClient;
+use crate::net::http_client::{Guard, HttpClient, Proxy, Versions};
 
 /// What a pass needs of the server. A cheap handle.
 #[derive(Clone)]
@@ -30,9 +30,25 @@ const MEMORY: usize = 128 << 20;
 /// The unit in which it is counted.
 const UNIT: usize = 1 << 10;
 
+/// Proxies whose connections are kept. Beyond, all are forgotten, and opened again when they are needed.
+const MOST_PROXIES: usize = 64;
+
+/// The clients of one way to other servers.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    /// For requests that end soon.
+    pub requests: HttpClient,
+    /// For feeds that stay open. They are not sent over HTTP/2: a connection has some hundred streams, which the feeds
+    /// of as many jobs would take from all requests to that server.
+    pub feeds: HttpClient,
+}
+
 /// What all jobs of a server share: connections, and the memory for documents on their way.
 pub struct Network {
-    client: HttpClient,
+    tls: Arc<ClientConfig>,
+    guard: Guard,
+    direct: Clients,
+    through: Mutex<HashMap<Proxy, Clients>>,
     memory: Arc<Semaphore>,
     hosts: Mutex<HashMap<(String, bool), Weak<Host>>>,
 }
@@ -41,16 +57,30 @@ impl Network {
     /// `tls` has the trusted authorities. `allow_private`: whether addresses of private networks and of this
     /// machine may be reached now (`[replicator] allow_private`).
     pub fn new(tls: Arc<ClientConfig>, allow_private: impl Fn() -> bool + Send + Sync + 'static) -> Network {
-        let allowed = Arc::new(move |address| is_public(address) || allow_private());
+        let guard: Guard = Arc::new(move |address| is_public(address) || allow_private());
         Network {
-            client: HttpClient::guarded(tls, allowed),
+            direct: Clients::new(&tls, &guard, None),
+            through: Mutex::default(),
+            tls,
+            guard,
             memory: Arc::new(Semaphore::new(MEMORY / UNIT)),
             hosts: Mutex::default(),
         }
     }
 
-    pub(crate) fn client(&self) -> &HttpClient {
-        &self.client
+    /// The clients that reach other servers through a proxy, or directly.
+    pub(crate) fn clients(&self, proxy: Option<&Proxy>) -> Clients {
+        let Some(proxy) = proxy else { return self.direct.clone() };
+        let mut through = self.through.lock();
+        if let Some(clients) = through.get(proxy) {
+            return clients.clone();
+        }
+        if through.len() >= MOST_PROXIES {
+            through.clear();
+        }
+        let clients = Clients::new(&self.tls, &self.guard, Some(proxy));
+        through.insert(proxy.clone(), clients.clone());
+        clients
     }
 
     /// What all jobs of one host and port share, with at least this many connections. Sources and targets are counted
@@ -77,6 +107,13 @@ impl Network {
     /// The same, when there is some.
     pub(crate) async fn hold(&self, bytes: usize) -> OwnedSemaphorePermit {
         self.memory.clone().acquire_many_owned(units(bytes)).await.expect("the semaphore is never closed")
+    }
+}
+
+impl Clients {
+    fn new(tls: &Arc<ClientConfig>, guard: &Guard, proxy: Option<&Proxy>) -> Clients {
+        let client = |versions| HttpClient::guarded(tls.clone(), guard.clone(), versions, proxy);
+        Clients { requests: client(Versions::Http2), feeds: client(Versions::Http1) }
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use http::{HeaderMap, Uri};
 use serde_json::{Map, Value};
 
+use crate::net::http_client::Proxy;
+
 /// One end of a replication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
@@ -27,6 +29,8 @@ pub struct RemoteEndpoint {
     pub headers: HeaderMap,
     /// From `auth.basic`, or from the URL.
     pub auth: Option<Basic>,
+    /// From `proxy`, `source_proxy` or `target_proxy`.
+    pub proxy: Option<Proxy>,
 }
 
 /// A user name and a password.
@@ -34,6 +38,24 @@ pub struct RemoteEndpoint {
 pub struct Basic {
     pub username: String,
     pub password: String,
+}
+
+impl Endpoint {
+    /// The same endpoint, reached through a proxy. A database here needs none.
+    pub fn through(mut self, proxy: Option<Proxy>) -> Endpoint {
+        if let Endpoint::Remote(remote) = &mut self {
+            remote.proxy = proxy;
+        }
+        self
+    }
+
+    /// The URL of its proxy, without credentials.
+    pub fn proxy(&self) -> Option<String> {
+        match self {
+            Endpoint::Remote(remote) => remote.proxy.as_ref().map(|proxy| proxy.url.to_string()),
+            Endpoint::Local { .. } => None,
+        }
+    }
 }
 
 impl fmt::Debug for RemoteEndpoint {

@@ -153,7 +153,7 @@ mod tests {
     fn remote(url: &str, auth: Option<(&str, &str)>) -> Endpoint {
         let auth = auth.map(|(name, password)| Basic { username: name.into(), password: password.into() });
         let url = url.parse().unwrap();
-        Endpoint::Remote(Box::new(RemoteEndpoint { url, headers: http::HeaderMap::new(), auth }))
+        Endpoint::Remote(Box::new(RemoteEndpoint { url, headers: http::HeaderMap::new(), auth, proxy: None }))
     }
 
     fn id(change: impl FnOnce(&mut Parameters)) -> String {
@@ -176,7 +176,7 @@ mod tests {
                 let mut headers = http::HeaderMap::new();
                 headers.insert(header::AUTHORIZATION, "Basic YW5uOm9uZQ==".parse().unwrap());
                 let url = "http://a/x".parse().unwrap();
-                it.source = Endpoint::Remote(Box::new(RemoteEndpoint { url, headers, auth: None }));
+                it.source = Endpoint::Remote(Box::new(RemoteEndpoint { url, headers, auth: None, proxy: None }));
             },
         ];
         for (at, change) in same.into_iter().enumerate() {

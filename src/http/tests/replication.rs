@@ -46,6 +46,7 @@ fn remote(address: impl std::fmt::Display, name: &str) -> Endpoint {
         url: format!("http://{address}/{name}").parse().unwrap(),
         headers: http::HeaderMap::new(),
         auth: Some(Basic { username: "ann".into(), password: "secret".into() }),
+        proxy: None,
     }))
 }
 

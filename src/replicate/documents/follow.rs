@@ -13,7 +13,7 @@ use super::body::{Wish, digest, parse};
 use super::environment::Environment;
 use super::list::Documents;
 use super::names::holds_replications;
-use super::rows::{Followed, Key, Row};
+use super::rows::{Ends, Followed, Key, Row};
 use super::write;
 use crate::blocking::blocking;
 use crate::db::{Database, DbEventKind, Wanted};
@@ -290,7 +290,7 @@ impl Follower {
             let mut rows = self.of.rows.lock();
             let version = rows.next_version();
             let job = rows.of_key(key).and_then(|row| row.job.take());
-            let ends = Box::new((wish.parameters.source.to_string(), wish.parameters.target.to_string()));
+            let ends = Box::new(Ends::of(&wish.parameters));
             let (wish, error) = (Some(wish.clone()), None);
             let row = Row { version, digest, wish, ends, job, error, errors: 0, updated: now, started: now };
             rows.insert(key, row);

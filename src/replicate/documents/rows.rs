@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::body::Wish;
 use super::state::{Counts, State};
-use crate::replicate::Filter;
 use crate::replicate::scheduler::{self, JobId, iso8601};
+use crate::replicate::{Endpoint, Filter, Parameters};
 
 /// Names a document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ pub(super) struct Row {
     /// The wish; given to the job when it is scheduled, and kept here only if its filter is looked at again.
     pub wish: Option<Arc<Wish>>,
     /// Where it replicates, for people.
-    pub ends: Box<(String, String)>,
+    pub ends: Box<Ends>,
     /// The job, once its id is known.
     pub job: Option<JobId>,
     /// The last failure to compute the id.
@@ -47,11 +47,33 @@ pub(super) struct Row {
 /// Copies of what `_scheduler/docs` shows.
 pub(super) struct Shown {
     pub job: Option<JobId>,
-    ends: (String, String),
+    ends: Ends,
     error: Option<Box<str>>,
     errors: u32,
     updated: u64,
     started: u64,
+}
+
+/// The two ends of a replication and their proxies, without credentials.
+#[derive(Clone)]
+pub(super) struct Ends {
+    source: Box<str>,
+    target: Box<str>,
+    source_proxy: Option<Box<str>>,
+    target_proxy: Option<Box<str>>,
+}
+
+impl Ends {
+    pub fn of(parameters: &Parameters) -> Ends {
+        let Parameters { source, target, .. } = parameters;
+        let proxy = |end: &Endpoint| end.proxy().map(String::into_boxed_str);
+        Ends {
+            source: source.to_string().into(),
+            target: target.to_string().into(),
+            source_proxy: proxy(source),
+            target_proxy: proxy(target),
+        }
+    }
 }
 
 impl Row {
@@ -82,21 +104,20 @@ impl Shown {
             (None, None, Some(_)) => (State::Pending, Value::Null, 0, self.updated),
             (None, None, None) => (State::Initializing, Value::Null, self.errors, self.updated),
         };
-        let (source, target) = &self.ends;
         json!({
             "database": database,
             "doc_id": id,
             "id": self.job.as_deref(),
             "node": "nonode@nohost",
-            "source": source,
-            "target": target,
+            "source": self.ends.source,
+            "target": self.ends.target,
             "state": state.word(),
             "info": info,
             "error_count": errors,
             "last_updated": iso8601(updated),
             "start_time": iso8601(self.started),
-            "source_proxy": null,
-            "target_proxy": null,
+            "source_proxy": self.ends.source_proxy,
+            "target_proxy": self.ends.target_proxy,
         })
     }
 }

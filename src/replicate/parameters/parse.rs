@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::{Basic, Endpoint, Filter, Parameters, RemoteEndpoint};
 use crate::auth::UserCtx;
 use crate::db::check_database_name;
+use crate::net::http_client::Proxy;
 
 /// Headers of an endpoint, at most, and their bytes.
 const MOST_HEADERS: usize = 64;
@@ -116,7 +117,7 @@ pub fn request(body: &Map<String, Value>, defaults: &Defaults) -> Result<Asked> 
 /// With CouchDB's texts.
 pub fn parameters(body: &Map<String, Value>, defaults: &Defaults) -> Result<Parameters> {
     // In CouchDB's order: of several faults, the first is named.
-    refuse_proxies(body)?;
+    let [source_proxy, target_proxy] = proxies(body)?;
     let flag_or = |name: &str, default: bool| Ok(flag(body, name)?.unwrap_or(default));
     let number = |name: &str, default: u64, (least, most): (u64, u64)| {
         Ok(integer(body, name)?.unwrap_or(default).clamp(least, most))
@@ -143,8 +144,8 @@ pub fn parameters(body: &Map<String, Value>, defaults: &Defaults) -> Result<Para
         retries_per_request: number("retries_per_request", defaults.retries_per_request, RETRIES)? as u32,
         ..Parameters::new(nowhere(), nowhere())
     };
-    parameters.source = endpoint(body.get("source"), defaults)?;
-    parameters.target = endpoint(body.get("target"), defaults)?;
+    parameters.source = endpoint(body.get("source"), defaults)?.through(source_proxy);
+    parameters.target = endpoint(body.get("target"), defaults)?.through(target_proxy);
     check_filter(&parameters.filter, &parameters.query_params)?;
     Ok(parameters)
 }
@@ -267,28 +268,35 @@ fn query_params(value: Option<&Value>) -> Result<Vec<(String, String)>> {
     }
 }
 
-/// Refuses proxies: the client does not use any, and a replication that goes another way than its document says
-/// would surprise. They are checked first, so that the texts are CouchDB's.
-fn refuse_proxies(body: &Map<String, Value>) -> Result<()> {
+/// The proxies of the source and of the target.
+fn proxies(body: &Map<String, Value>) -> Result<[Option<Proxy>; 2]> {
     let of = |name: &str| match body.get(name) {
-        None => Ok(false),
-        Some(Value::String(text)) if text.is_empty() => Ok(false),
-        Some(Value::String(text)) => match url(text, &["http", "https", "socks5"]) {
-            Some(_) => Ok(true),
-            None => Err(Wrong::Url("proxy has an invalid url")),
-        },
+        None => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => Ok(Some(proxy(text)?)),
         Some(_) => Err(Wrong::Body("Invalid proxy url".into())),
     };
     let (both, source, target) = (of("proxy")?, of("source_proxy")?, of("target_proxy")?);
     let excludes = |name: &str| Wrong::Parameter(format!("`proxy` is mutually exclusive with `{name}`"));
-    match (both, source, target) {
-        (true, true, _) => Err(excludes("source_proxy")),
-        (true, _, true) => Err(excludes("target_proxy")),
-        (false, false, false) => Ok(()),
-        _ => Err(Wrong::Parameter(
-            "Proxies are not supported: leave out `proxy`, `source_proxy` and `target_proxy`".into(),
-        )),
+    match (&both, &source, &target) {
+        (Some(_), Some(_), _) => Err(excludes("source_proxy")),
+        (Some(_), _, Some(_)) => Err(excludes("target_proxy")),
+        (Some(_), None, None) => Ok([both.clone(), both]),
+        (None, ..) => Ok([source, target]),
     }
+}
+
+/// Reads the URL of a proxy: a host and a port; what follows them has no meaning.
+///
+/// # Errors
+/// It is no URL of `http`, `https` or `socks5`.
+pub fn proxy(text: &str) -> Result<Proxy> {
+    let wrong = || Wrong::Url("proxy has an invalid url");
+    let (url, user) = url(text, &["http", "https", "socks5"]).ok_or_else(wrong)?;
+    let mut parts = url.into_parts();
+    parts.path_and_query = Some(uri::PathAndQuery::from_static("/"));
+    let url = Uri::from_parts(parts).map_err(|_| wrong())?;
+    Ok(Proxy { url, user: user.map(|Basic { username, password }| (username, password)) })
 }
 
 /// One end: a URL, an object with `url`, or the name of a database here.
@@ -330,7 +338,7 @@ fn remote(text: &str, members: &Map<String, Value>, defaults: &Defaults) -> Resu
         headers.remove(header::AUTHORIZATION);
     }
     let auth = basic_of_auth(members)?.or(url_auth).or(header_auth);
-    Ok(Endpoint::Remote(Box::new(RemoteEndpoint { url, headers, auth })))
+    Ok(Endpoint::Remote(Box::new(RemoteEndpoint { url, headers, auth, proxy: None })))
 }
 
 /// Splits a URL into the URL without user and password, and these.

@@ -17,7 +17,7 @@ use super::text::{reason_of, shown};
 use crate::clock::Clock;
 use crate::net::http_client::{HttpError, RequestBody, empty};
 use crate::replicate::address::refusal;
-use crate::replicate::context::{Context, Network};
+use crate::replicate::context::{Clients, Context};
 use crate::replicate::failure::Failure;
 use crate::replicate::host::Host;
 use crate::replicate::parameters::{Parameters, RemoteEndpoint};
@@ -97,10 +97,10 @@ impl Ask {
 
 /// Sends requests to one database of another server.
 pub(super) struct Requester<'a> {
-    pub network: &'a Network,
     pub clock: &'a Clock,
     pub endpoint: &'a RemoteEndpoint,
     pub parameters: &'a Parameters,
+    clients: Clients,
     host: Arc<Host>,
     session: Session,
 }
@@ -127,10 +127,10 @@ impl<'a> Requester<'a> {
             return Err(Failure::BadRequest("the URL of an endpoint needs a host, and no user in it".into()));
         }
         Ok(Requester {
-            network: &context.network,
             clock: &context.clock,
             endpoint,
             parameters,
+            clients: context.network.clients(endpoint.proxy.as_ref()),
             host: context.network.host(authority, is_target, parameters.http_connections),
             session: Session::new(),
         })
@@ -256,9 +256,10 @@ impl<'a> Requester<'a> {
             patience += Duration::from_secs(body.len() as u64 / SLOWEST);
         }
         let Content::Stream { sent, .. } = &ask.content else {
-            return self.network.client().send(request, patience).await;
+            let client = if ask.is_beside { &self.clients.feeds } else { &self.clients.requests };
+            return client.send(request, patience).await;
         };
-        let mut answer = std::pin::pin!(self.network.client().send(request, LONGEST_UPLOAD));
+        let mut answer = std::pin::pin!(self.clients.requests.send(request, LONGEST_UPLOAD));
         let mut before = sent.load(Ordering::Relaxed);
         loop {
             if let Ok(answer) = tokio::time::timeout(patience, &mut answer).await {
@@ -356,7 +357,7 @@ impl<'a> Requester<'a> {
         let url = self.server_url("/_session")?;
         let place = Place { url, method: Method::POST, has_body: true, is_own: true };
         let request = self.request(&ask, &place, None)?;
-        let answer = self.network.client().send(request, self.parameters.connection_timeout).await;
+        let answer = self.clients.requests.send(request, self.parameters.connection_timeout).await;
         let answer = Answer::new(answer.map_err(|error| self.error(error))?, self.parameters.connection_timeout, None);
         match answer.status {
             StatusCode::OK => {

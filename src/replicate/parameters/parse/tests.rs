@@ -54,10 +54,6 @@ fn wrong_bodies_are_refused_with_couchdbs_texts() {
         (json!({"proxy": "http://p", "target_proxy": "http://q"}), "`proxy` is mutually exclusive with `target_proxy`"),
         (json!({"proxy": "ftp://p"}), "proxy has an invalid url"),
         (json!({"proxy": 5}), "Invalid proxy url"),
-        (
-            json!({"source_proxy": "socks5://p:1080"}),
-            "Proxies are not supported: leave out `proxy`, `source_proxy` and `target_proxy`",
-        ),
         (header("Content-Length", json!("1")), "the header `Content-Length` of an endpoint is not allowed"),
         (header("X", json!("a\nb")), "the header `X` of an endpoint is not allowed"),
         (header("X", json!(1)), "parameter `headers` must be an object of strings"),
@@ -182,4 +178,26 @@ fn an_admins_job_may_act_as_somebody_else() {
     assert_eq!(of(json!({})), Ok(None));
     assert!(of(json!({"user_ctx": {"name": 1}})).is_err());
     assert!(of(json!({"user_ctx": {"roles": [1]}})).is_err());
+}
+
+#[test]
+fn a_proxy_belongs_to_the_remote_ends_it_is_named_for() {
+    let ends = |members: Value| {
+        let body = json!({"source": "http://a/x", "target": "https://b/y"});
+        let mut body = body.as_object().unwrap().clone();
+        body.extend(members.as_object().unwrap().clone());
+        let read = read(Value::Object(body)).unwrap();
+        [read.source.proxy(), read.target.proxy()]
+    };
+    let shown = |text: &str| Some(text.to_owned());
+    assert_eq!(ends(json!({"proxy": ""})), [None, None]);
+    let both = json!({"proxy": "http://ann:secret@p:3128/path?query"});
+    assert_eq!(ends(both), [shown("http://p:3128/"), shown("http://p:3128/")]);
+    let apart = json!({"source_proxy": "socks5://p", "target_proxy": "https://q"});
+    assert_eq!(ends(apart), [shown("socks5://p/"), shown("https://q/")]);
+    let read = read(with(json!({"proxy": "http://ann:s%40cret@p"}))).unwrap();
+    let proxy = remote(read.source).proxy.unwrap();
+    assert_eq!(proxy.user, Some(("ann".into(), "s@cret".into())));
+    assert!(!format!("{proxy:?}").contains("cret"), "{proxy:?}");
+    assert_eq!(read.target.proxy(), None, "a database here is reached without one");
 }
