@@ -1,10 +1,10 @@
 // The frame of the console: starts it, keeps the navigation, and shows one screen at a time.
 
-import { onSignedOut } from './api.js';
+import { ApiError, onSignedOut } from './api.js';
 import { freshId, h, put } from './dom.js';
 import { signInDialog } from './elements/sign-in-dialog.js';
 import { failure, loading } from './elements/states.js';
-import { startRouter } from './router.js';
+import { match, startRouter } from './router.js';
 import { loadSession, session, signOut } from './session.js';
 import { toast } from './elements/toast.js';
 
@@ -62,11 +62,9 @@ async function leave() {
 
 let closing = new AbortController();
 let first = true;
-let route = null;
 
 /** Shows the screen of a route. What the screen before began is aborted. */
 async function open(next) {
-  route = next;
   closing.abort();
   closing = new AbortController();
   const { signal } = closing;
@@ -87,12 +85,12 @@ async function open(next) {
     if (signal.aborted) return;
     const title = typeof screen.title === 'function' ? screen.title(next.params) : screen.title;
     document.title = `${title} – settee`;
-    await screen.show(area, next.params, { signal, query: next.query, again: () => open(route) });
+    await screen.show(area, next.params, { signal, query: next.query, again: () => open(match(location.hash)) });
     if (!signal.aborted && !first) focusHeading(area);
   } catch (error) {
     if (signal.aborted) return;
-    console.error(error);
-    put(area, failure(error, () => open(route)));
+    if (!(error instanceof ApiError)) console.error(error);
+    put(area, failure(error, () => open(match(location.hash))));
   } finally {
     clearTimeout(wait);
     first = false;
@@ -136,7 +134,7 @@ document.addEventListener('click', (event) => {
   const open = element('sidebar').hasAttribute('data-open');
   if (open && !event.target.closest('#sidebar, #menu')) showMenu(false);
 });
-addEventListener('settee:session', () => open(route));
+addEventListener('settee:session', () => open(match(location.hash)));
 
 async function start() {
   // The server shows this page at its root too, with the console's folder as the base of addresses.

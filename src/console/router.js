@@ -80,6 +80,13 @@ export function go(address, { replace = false } = {}) {
 }
 
 let guard = null;
+let current = '';
+
+/** Changes the address of the present screen without opening it again: for what it already shows, as a search. */
+export function rewrite(address) {
+  history.replaceState(null, '', address);
+  current = location.hash;
+}
 
 /** Until the screen is left, asks `mayLeave` (which may be async) before another one opens. Returns its removal. */
 export function guardLeaving(mayLeave, signal) {
@@ -96,7 +103,7 @@ export function guardLeaving(mayLeave, signal) {
 
 /** Calls `open` for the present address and each one after it. */
 export function startRouter(open) {
-  let current = location.hash;
+  current = location.hash;
   const changed = async () => {
     const wanted = location.hash;
     if (wanted === '#main') {

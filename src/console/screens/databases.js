@@ -5,10 +5,10 @@ import { debounce, h, put } from '../dom.js';
 import { field, form } from '../elements/field.js';
 import { formDialog } from '../elements/dialog.js';
 import { heading } from '../elements/heading.js';
-import { notice } from '../elements/states.js';
+import { failure } from '../elements/states.js';
 import { dataTable } from '../elements/table.js';
 import { ago, bytes, count, seqNumber } from '../format.js';
-import { go, link } from '../router.js';
+import { go, link, rewrite } from '../router.js';
 import { isPublic, whoMayRead } from '../security.js';
 import { session } from '../session.js';
 
@@ -18,18 +18,31 @@ const SIZE = 50;
 const NAMES = 20_000;
 
 export async function show(main, params, { signal, query }) {
-  const list = await namesOf(query.get('search') ?? '', signal);
-  if (list === null) {
+  const content = h('div', { class: 'stack' });
+  let stop = new AbortController();
+  /** Shows what a search found; what an earlier one began ends. */
+  const fill = async (asked) => {
+    stop.abort();
+    stop = new AbortController();
+    const inner = AbortSignal.any([signal, stop.signal]);
+    const list = await namesOf(asked.get('search') ?? '', inner);
+    if (list) await showList(content, list, asked, inner);
+    return list !== null;
+  };
+  if (!(await fill(query))) {
     put(main, heading({ title }), byName());
     return;
   }
-  const search = searchField(query);
-  const head = heading({ title, actions: session.admin ? [h('button', { type: 'button', class: 'primary', onclick: create }, 'New database')] : [] });
+  const actions = session.admin ? [h('button', { type: 'button', class: 'primary', onclick: create }, 'New database')] : [];
+  put(main, heading({ title, actions }), h('div', { class: 'row apart' }, searchField(query, fill, content)), content);
+}
+
+async function showList(content, list, query, signal) {
   const from = Math.max(0, Number(query.get('from')) || 0);
   const page = { names: list.names.slice(from, from + SIZE), rows: new Map(), security: new Map(), conflicts: new Map() };
   await readInfo(page, page.names, signal);
   const table = databaseTable(page, list, from, query);
-  put(main, head, h('div', { class: 'row apart' }, search, h('span', { class: 'quiet' }, list.more ? `The first ${count(NAMES)} databases. Search to see others.` : '')), table);
+  put(content, list.more ? h('p', { class: 'quiet' }, `The first ${count(NAMES)} databases are listed. Search by the beginning of the name to see others.`) : null, table);
   const draw = () => table.update(rowsOf(page));
   readDetails(page, signal).then(draw, () => {});
   if (session.admin) watch(page, draw, signal);
@@ -145,13 +158,13 @@ function watch(page, draw, signal) {
   });
 }
 
-function searchField(query) {
+function searchField(query, fill, content) {
   const input = h('input', { type: 'search', placeholder: 'Search by name', 'aria-label': 'Search databases by name', value: query.get('search') ?? '' });
-  const search = debounce(() => {
-    go(link('databases', { search: input.value.trim() }), { replace: true });
-  }, 400);
-  input.addEventListener('input', search);
-  if (query.has('search')) queueMicrotask(() => input.focus());
+  input.addEventListener('input', debounce(() => {
+    const address = link('databases', { search: input.value.trim() });
+    rewrite(address);
+    fill(new URLSearchParams(address.split('?')[1])).catch((error) => error.name === 'AbortError' || put(content, failure(error)));
+  }));
   return input;
 }
 

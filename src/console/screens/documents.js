@@ -8,10 +8,10 @@ import { exportDialog, exportDocs } from '../documents/export.js';
 import { SIZE, commonFields, previousStart, rangeOf, readPage } from '../documents/pages.js';
 import { field, form } from '../elements/field.js';
 import { brief, jsonView } from '../elements/json-view.js';
-import { empty, notice } from '../elements/states.js';
+import { empty, failure, notice } from '../elements/states.js';
 import { dataTable, pager } from '../elements/table.js';
 import { count } from '../format.js';
-import { go, link } from '../router.js';
+import { go, link, rewrite } from '../router.js';
 
 export const title = ({ db }) => db;
 export const styles = ['styles/documents.css'];
@@ -23,31 +23,46 @@ function to(db, query, changes) {
 }
 
 export async function show(main, { db }, { signal, query, again }) {
+  const content = h('div', { class: 'stack' });
+  let stop = new AbortController();
+  /** Shows what the parameters name; what an earlier search began ends. */
+  const fill = (asked) => {
+    stop.abort();
+    stop = new AbortController();
+    return showList(content, db, asked, AbortSignal.any([signal, stop.signal]), again);
+  };
+  const docs = await fill(query);
+  const exporting = () => exportDialog(db, rangeOf(new URLSearchParams(location.hash.split('?')[1])));
+  const head = databaseHeading(db, 'documents', { actions: [
+    h('button', { type: 'button', onclick: exporting }, 'Export'), h('a', { class: 'button primary', href: link('db', db, 'new') }, 'New document')] });
+  put(main, head, tools(db, query, docs, (asked) => fill(asked).catch((error) => error.name === 'AbortError' || put(content, failure(error)))), content);
+}
+
+async function showList(content, db, query, signal, again) {
   const range = rangeOf(query);
   const from = query.get('from') ?? undefined;
   const page = await readPage(db, { ...range, from, signal });
   const docs = page.rows.map((row) => row.get('doc')).filter((doc) => doc instanceof Map);
   const narrowed = Boolean(query.get('search') || query.get('first') || query.get('last'));
-  const head = databaseHeading(db, 'documents', { actions: [
-    h('button', { type: 'button', onclick: () => exportDialog(db, range) }, 'Export'),
-    h('a', { class: 'button primary', href: link('db', db, 'new') }, 'New document')] });
   const chosen = h('div', { class: 'chosen', hidden: true });
   const paging = pagerOf(db, query, page, range, from);
   let list;
   if (page.rows.length === 0) list = narrowed ? nothingFound(db, query, range) : nothingYet(db, page);
   else if (query.get('as') === 'json') list = h('div', { class: 'stack tight' }, page.rows.map((row) => card(db, row)), pager(paging));
   else list = table(db, query, page, docs, paging, chosen, again);
-  put(main, head, tools(db, query, docs),
-    page.bodies ? null : notice('info', 'The documents of this page are large, so only their ids are shown. Open one to see its content.'), chosen, list);
+  put(content, page.bodies ? null : notice('info', 'The documents of this page are large, so only their ids are shown. Open one to see its content.'), chosen, list);
+  return docs;
 }
 
 /** Search, kind and form of the list. */
-function tools(db, query, docs) {
+function tools(db, query, docs, fill) {
   const input = h('input', { type: 'search', placeholder: 'Beginning of an id', 'aria-label': 'Search documents by the beginning of their id', value: query.get('search') ?? '' });
-  const search = debounce(() => go(to(db, query, { search: input.value, first: null, last: null }), { replace: true }), 400);
-  input.addEventListener('input', search);
+  input.addEventListener('input', debounce(() => {
+    const address = to(db, query, { search: input.value, first: null, last: null });
+    rewrite(address);
+    fill(new URLSearchParams(address.split('?')[1]));
+  }));
   input.addEventListener('keydown', (event) => { if (event.key === 'Enter') openExact(db, input.value); });
-  if (query.has('search') && query.get('search')) queueMicrotask(() => input.focus());
   const as = query.get('as') ?? 'table';
   const kind = query.get('kind') ?? 'all';
   const choice = (name, value, label, current) => h('a', { href: to(db, query, { [name]: value, from: query.get('from') }), 'aria-current': current ? 'true' : null }, label);

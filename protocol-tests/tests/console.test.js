@@ -1,0 +1,206 @@
+// The frame of the console in a real browser, from an empty server: signing in, the first page, databases and their settings.
+
+import { afterEach } from 'node:test';
+import { describe, it, before, after, assert, Api } from '../harness/rows.js';
+import { ADMIN, PASSWORD, external, until } from '../harness/server.js';
+import { Browser, browserCommand } from '../harness/console.js';
+
+describe('the console', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+  const api = new Api();
+  let browser;
+  let window;
+  before(async () => {
+    await api.start();
+    browser = await Browser.start();
+  });
+  after(async () => {
+    await browser?.close();
+    await api.stop();
+  });
+  afterEach(async () => {
+    await window?.close();
+    window = null;
+  });
+  const opened = async (hash = '', options) => {
+    window = await browser.window(api.base, options);
+    await window.signIn(ADMIN, PASSWORD);
+    if (hash) await window.open(hash);
+    return window.page;
+  };
+
+  it('refuses a wrong password in words, signs in, and signs out', async () => {
+    window = await browser.window(api.base);
+    const { page } = window;
+    await page.goto(window.address);
+    await page.getByLabel('Name', { exact: true }).fill(ADMIN);
+    await window.check();
+    await page.getByLabel('Password', { exact: true }).fill('wrong');
+    await page.getByRole('button', { name: 'Sign in', exact: true }).click();
+    await page.getByText('Name or password is incorrect.').waitFor();
+    await page.getByLabel('Password', { exact: true }).fill(PASSWORD);
+    await page.keyboard.press('Enter');
+    await page.getByRole('heading', { name: 'Home', level: 1 }).waitFor();
+    assert.equal(await page.evaluate(() => localStorage.length + sessionStorage.length), 0, 'nothing is stored in the browser');
+    assert.equal(await page.evaluate(() => document.cookie), '', 'scripts cannot read the session');
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByRole('button', { name: 'Sign in', exact: true }).waitFor();
+    assert.equal((await page.evaluate(async () => (await (await fetch('../_session')).json()).userCtx)).name, null);
+    window.quiet();
+  });
+
+  it('opens at the root of the server too', async () => {
+    window = await browser.window(api.base, { path: '/' });
+    await window.signIn();
+    assert.equal(new URL(window.page.url()).pathname, '/_utils/');
+    await window.open('#/databases');
+    await window.page.getByRole('link', { name: '_users', exact: true }).waitFor();
+    window.quiet();
+  });
+
+  it('says on an empty server what is left to do, and allows the page of an app', async () => {
+    const page = await opened();
+    await page.getByText('What is left to do: 3').waitFor();
+    await window.check();
+    await page.getByText('Connect an app').first().click();
+    await page.getByText('The app is a web page at another address').click();
+    await page.getByLabel('Address of your web app').fill('app.example.com/start');
+    await page.getByRole('button', { name: 'Allow this page' }).click();
+    await page.getByText('Pages of https://app.example.com may use this server now.').waitFor();
+    const origins = await api.ok('GET /_node/_local/_config/cors/origins');
+    assert.match(origins.text ?? String(origins), /^http:\/\/localhost,.*,https:\/\/app\.example\.com/, 'the others are kept');
+    await window.check();
+  });
+
+  it('makes a database, shows it, and deletes it only when its name is typed', async () => {
+    const page = await opened('#/databases');
+    await page.getByRole('button', { name: 'New database' }).first().click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Name').fill('Notes');
+    await dialog.getByRole('button', { name: 'Make the database' }).click();
+    await dialog.getByText('This name is not allowed').waitFor();
+    await window.check();
+    await dialog.getByLabel('Name').fill('made/here');
+    await dialog.getByRole('button', { name: 'Make the database' }).click();
+    await page.getByRole('heading', { name: 'made/here', level: 1 }).waitFor();
+    await page.getByText('This database is empty').waitFor();
+    await window.check();
+    assert.equal((await api.call('GET /made%2Fhere')).status, 200);
+    await page.getByRole('link', { name: 'Settings' }).click();
+    await window.settled();
+    await page.getByRole('button', { name: 'Delete this database' }).click();
+    await dialog.getByLabel(/Type .*made\/here/).fill('made');
+    await dialog.getByRole('button', { name: 'Delete the database' }).click();
+    await dialog.getByText('That is not the name.').waitFor();
+    assert.equal((await api.call('GET /made%2Fhere')).status, 200);
+    await dialog.getByLabel(/Type .*made\/here/).fill('made/here');
+    await dialog.getByRole('button', { name: 'Delete the database' }).click();
+    await page.getByText('made/here is deleted.').waitFor();
+    assert.equal((await api.call('GET /made%2Fhere')).status, 404);
+    window.quiet();
+  });
+
+  it('shows changes of databases as they happen', async () => {
+    const db = await api.db();
+    const page = await opened('#/databases');
+    const row = page.getByRole('row').filter({ has: page.getByRole('link', { name: db, exact: true }) });
+    assert.match(await row.innerText(), /\t0\t/);
+    const wrote = Date.now();
+    await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
+    await until('the row counts the document', async () => /\t1\t/.test(await row.innerText()), 10);
+    assert.ok(Date.now() - wrote < 5000);
+    const other = await api.db();
+    await page.getByRole('link', { name: other, exact: true }).waitFor();
+    window.quiet();
+  });
+
+  it('pages through many databases with an exact count, and searches them', async () => {
+    const names = Array.from({ length: 120 }, (_, at) => `many${String(at).padStart(3, '0')}`);
+    for (const name of names) await api.ok(`PUT /${name}`);
+    const total = (await api.ok('GET /_all_dbs')).length;
+    const page = await opened('#/databases');
+    await page.getByText(`1–50 of ${total} databases`).waitFor();
+    await page.getByRole('link', { name: 'Next' }).click();
+    await page.getByText(`51–100 of ${total} databases`).waitFor();
+    await page.getByRole('link', { name: 'Previous' }).click();
+    await page.getByText(`1–50 of ${total} databases`).waitFor();
+    await page.getByLabel('Search databases by name').fill('many11');
+    await page.getByText('1–10 of 10 databases').waitFor();
+    assert.equal(await page.evaluate(() => document.activeElement.type), 'search', 'one can go on typing');
+    for (const name of names) await api.ok(`DELETE /${name}`);
+    window.quiet();
+  });
+
+  it('says what the rights of a database mean, and saves them', async () => {
+    const db = await api.db();
+    const page = await opened(`#/db/${db}/settings`);
+    await page.getByText('Nobody but admins may read or write documents.').waitFor();
+    await page.getByLabel('Members: names').fill('ann, ben');
+    await page.getByLabel('Members: roles').fill('');
+    await page.getByText('These may read and write documents: ann and ben.').waitFor();
+    await page.getByLabel('Members: names').fill('');
+    await page.getByLabel('Admins: roles').fill('');
+    await page.getByText('Everybody who reaches the server may read and write documents').waitFor();
+    await page.getByLabel('Members: names').fill('ann');
+    await page.getByRole('button', { name: 'Save the rights' }).click();
+    await page.getByText('The rights are saved.').waitFor();
+    assert.deepEqual((await api.ok(`GET /${db}/_security`)).members, { names: ['ann'], roles: [] });
+    await page.getByLabel('Revisions kept of each document').fill('50');
+    await page.getByRole('button', { name: 'Save the limits' }).click();
+    await page.getByText('The limits are saved.').waitFor();
+    assert.equal((await api.call(`GET /${db}/_revs_limit`)).text.trim(), '50');
+    await page.getByRole('button', { name: 'Compact now' }).click();
+    await page.getByText(/^Done: /).waitFor();
+    await window.check();
+  });
+
+  it('gives code that connects an app with the chosen database and user', async () => {
+    const db = await api.db();
+    await api.ok('PUT /_users/org.couchdb.user:o\'neil', { body: { name: 'o\'neil', password: 'x', roles: [], type: 'user' } });
+    const page = await opened(`#/connect?db=${db}`);
+    await page.getByLabel('User').selectOption('o\'neil');
+    await page.getByText(`o'neil may not use ${db} yet.`).waitFor();
+    const code = page.getByRole('region', { name: /^Code for/ });
+    assert.match(await code.innerText(), new RegExp(`new PouchDB\\('${api.base}/${db}', \\{\\s+auth: \\{ username: 'o\\\\'neil', password: 'PASSWORD' \\}`));
+    for (const [client, line] of [['RxDB', `url: '${api.base}/${db}/'`], ['nano', `nano.use('${db}')`], ['curl', `curl -u 'o'\\''neil' -X PUT ${api.base}/${db}/first`], ['Obsidian', `--vault ${db}`]]) {
+      await page.getByRole('button', { name: client, exact: true }).click();
+      assert.ok((await code.innerText()).includes(line), `${line} in ${await code.innerText()}`);
+    }
+    await window.check();
+    await api.ok(`DELETE /_users/org.couchdb.user:o'neil?rev=${(await api.ok('GET /_users/org.couchdb.user:o\'neil'))._rev}`);
+  });
+
+  it('lets somebody who is not an admin see what is his', async () => {
+    const db = await api.db();
+    await api.ok('PUT /_users/org.couchdb.user:ann', { body: { name: 'ann', password: 'correct horse', roles: [], type: 'user' } });
+    await api.ok(`PUT /${db}/_security`, { body: { admins: { names: [], roles: [] }, members: { names: ['ann'], roles: [] } } });
+    await api.ok(`PUT /${db}/mine`, { body: { n: 1 } });
+    window = await browser.window(api.base);
+    await window.signIn('ann', 'correct horse');
+    const { page } = window;
+    await page.getByRole('heading', { name: 'Hello, ann' }).waitFor();
+    assert.equal(await page.getByRole('link', { name: 'Server', exact: true }).count(), 0);
+    await window.check();
+    await window.open('#/databases');
+    await page.getByLabel('Name of a database').fill(db);
+    await page.getByRole('button', { name: 'Open' }).click();
+    await page.getByRole('link', { name: 'mine', exact: true }).waitFor();
+    await window.open('#/db/_users');
+    await page.getByText('Your account may not do this.').waitFor();
+    window.quiet();
+  });
+
+  it('asks for the password again when the session ends, and loses nothing', async () => {
+    const db = await api.db();
+    const page = await opened(`#/db/${db}/new`);
+    await page.getByLabel('Id', { exact: true }).fill('kept');
+    await page.getByLabel('Text of the new document').fill('{"text":"long work"}');
+    await window.context.clearCookies();
+    await page.getByRole('button', { name: 'Make the document' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Sign in again' });
+    await dialog.getByLabel('Password', { exact: true }).fill(PASSWORD);
+    await dialog.getByRole('button', { name: 'Sign in', exact: true }).click();
+    await page.getByRole('heading', { name: 'kept', level: 1 }).waitFor();
+    assert.equal((await api.ok(`GET /${db}/kept`)).text, 'long work');
+    window.quiet();
+  });
+});
