@@ -90,7 +90,7 @@ async function open(next) {
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof ApiError)) console.error(error);
-    put(area, failure(error, () => open(match(location.hash)), 'h1'));
+    put(area, failure(error, () => open(match(location.hash))));
   } finally {
     clearTimeout(wait);
     first = false;
@@ -143,7 +143,7 @@ async function start() {
   try {
     await loadSession();
   } catch (error) {
-    put(main, h('div', { class: 'screen' }, failure(error, start, 'h1')));
+    put(main, h('div', { class: 'screen' }, failure(error, start)));
     return;
   }
   onSignedOut(signInDialog);

@@ -72,26 +72,68 @@ export async function attachmentAsBase64(db, id, rev, name) {
   return btoa(text);
 }
 
-/** What `_bulk_docs` refused. */
+/** What was refused. `changed`: because somebody else has written the document in the meantime. */
 export class Refused extends Error {
-  constructor(rows) {
-    const [first] = rows;
-    super(first.reason ?? first.error);
-    this.rows = rows;
-    this.changed = rows.some((row) => row.error === 'conflict');
+  constructor(reason, changed) {
+    super(reason);
+    this.changed = changed;
   }
 }
 
+const refused = (rows) => {
+  const row = rows.find(({ error }) => error);
+  return row ? new Refused(row.reason ?? row.error, rows.some(({ error }) => error === 'conflict')) : null;
+};
+
+const send = (db, docs) => api.post(`${api.part(db)}/_bulk_docs`, undefined, { text: write(docs) });
+
 async function bulk(db, docs) {
-  const rows = await api.post(`${api.part(db)}/_bulk_docs`, undefined, { text: write(docs) });
-  const refused = rows.filter((row) => row.error);
-  if (refused.length > 0) throw new Refused(refused);
-  return rows;
+  const error = refused(await send(db, docs));
+  if (error) throw error;
 }
 
-/** Writes the merged document and closes the other versions, in one request. `body` null deletes the document. */
-export function save(db, id, sides, body, attachments) {
-  return bulk(db, resolution(id, sides, body, attachments));
+/** Whether the leaves that somebody saw are still those of the document. */
+async function unchanged(db, id, sides) {
+  const now = await api.get(api.docPath(db, id), { query: { conflicts: true } });
+  const live = new Set([now._rev, ...(now._conflicts ?? [])]);
+  return now._rev === sides[0].get('_rev') && sides.every((side) => live.has(side.get('_rev')));
+}
+
+/** Whether a design document of the database may refuse the merged document. */
+async function validates(db) {
+  const answer = await api.get(`${api.part(db)}/_design_docs`, { query: { include_docs: true, limit: 200 } });
+  return answer.rows.length >= 200 || answer.rows.some(({ doc }) => doc?.validate_doc_update !== undefined);
+}
+
+/**
+ * Writes the merged document and closes the other versions, in one request. `body` null deletes the document.
+ *
+ * The rows of `_bulk_docs` succeed one by one: a version must not be closed when the merged document was refused. Where
+ * a validation function may refuse it, it is therefore written before the others are closed; and if it is refused
+ * nevertheless (somebody wrote between the check and the request), the versions that were closed are opened again.
+ */
+export async function save(db, id, sides, body, attachments) {
+  if (!(await unchanged(db, id, sides))) throw new Refused('The document has changed.', true);
+  const edits = resolution(id, sides, body, attachments).get('docs');
+  const parts = (await validates(db)) ? [edits.slice(0, 1), edits.slice(1)] : [edits];
+  for (const part of parts) {
+    const rows = await send(db, new Map([['docs', part]]));
+    const error = refused(rows);
+    if (!error) continue;
+    if (part.length === edits.length && rows[0].error) await reopen(db, edits, rows);
+    throw error;
+  }
+}
+
+/** Writes the bodies of versions that were closed as their own successors. */
+async function reopen(db, edits, rows) {
+  const docs = edits.flatMap((edit, at) => {
+    if (at === 0 || rows[at].error) return [];
+    const again = new Map([...edit, ['_rev', rows[at].rev]]);
+    again.delete('_deleted');
+    return [again];
+  });
+  if (docs.length > 0) await bulk(db, new Map([['docs', docs]]));
 }
 
 /**
