@@ -86,7 +86,9 @@ async function open(next) {
     const title = typeof screen.title === 'function' ? screen.title(next.params) : screen.title;
     document.title = `${title} – settee`;
     await screen.show(area, next.params, { signal, query: next.query, again: () => open(match(location.hash)) });
-    if (!signal.aborted && !first) focusHeading(area);
+    if (signal.aborted) return;
+    showCurrentTab(area);
+    if (!first) focusHeading(area);
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof ApiError)) console.error(error);
@@ -107,6 +109,12 @@ function addStyles(address) {
     }));
   }
   return sheets.get(address);
+}
+
+/** On a narrow window the tabs scroll; the current one should be seen. */
+function showCurrentTab(area) {
+  const current = area.querySelector('.tabs [aria-current]');
+  if (current) current.parentElement.scrollLeft = current.offsetLeft - (current.parentElement.clientWidth - current.clientWidth) / 2;
 }
 
 /** A screen reader goes on at the heading of the new screen, as after the load of a page. */

@@ -11,7 +11,7 @@ const people = (part) => [...list(part, 'names'), ...list(part, 'roles').filter(
 export function whoMayRead(security) {
   if (!security) return 'unknown';
   if (isPublic(security)) return 'Everybody';
-  const all = [...people(security.members), ...people(security.admins)];
+  const all = [...new Set([...people(security.members), ...people(security.admins)])];
   if (all.length === 0) return 'Server admins';
   return all.length > 3 ? `${all.slice(0, 3).join(', ')} and ${all.length - 3} more` : all.join(', ');
 }

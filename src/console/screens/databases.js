@@ -109,7 +109,7 @@ function databaseTable(page, list, from, query) {
     columns: [
       { label: 'Name', cell: ({ name }) => name },
       { label: 'Documents', numeric: true, cell: ({ info }) => count(info?.doc_count) },
-      { label: 'Size', numeric: true, cell: ({ info }) => bytes(info?.sizes?.file ?? info?.sizes?.active) },
+      { label: 'Size', numeric: true, minor: true, cell: ({ info }) => bytes(info?.sizes?.file ?? info?.sizes?.active) },
       { label: 'Conflicts', numeric: true, cell: ({ name }) => conflictsCell(page, name) },
       { label: 'Activity', minor: true, cell: ({ rate, wrote }) => activity(rate, wrote) },
       { label: 'Who may read', minor: true, cell: ({ name }) => reading(name) },

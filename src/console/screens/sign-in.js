@@ -1,14 +1,30 @@
 // The first screen of everybody: what this is, and the form to sign in.
 
-import { serverAddress } from '../api.js';
+import { root, serverAddress } from '../api.js';
 import { h, put } from '../dom.js';
 import { signInForm } from '../elements/sign-in-form.js';
 
 export const title = 'Sign in';
 export const styles = ['styles/home.css'];
 
+/** The page that asked for a sign-in (`session.html?return=PATH`), if it is one of this server; null otherwise. */
+function cameFrom() {
+  const path = new URLSearchParams(location.search).get('return');
+  if (!path) return null;
+  try {
+    const url = new URL(path, location.origin);
+    return url.origin === location.origin && url.href.startsWith(root.href) ? url.href : null;
+  } catch {
+    return null;
+  }
+}
+
 export async function show(main, params, { query, again }) {
-  const done = async () => again();
+  const done = async () => {
+    const back = cameFrom();
+    if (back) location.assign(back);
+    else again();
+  };
   const reason = query.get('reason') ?? new URLSearchParams(location.search).get('reason');
   put(main, h('div', { class: 'sign-in' },
     h('div', { class: 'brand large' }, h('img', { src: 'icon.svg', alt: '', width: 40, height: 40 }), h('h1', {}, 'settee')),

@@ -1,0 +1,86 @@
+// Makes the pictures of docs/console.md: fills a fresh server with the data of a small app, and takes a picture of each screen.
+//   SETTEE_BIN=... node console-screenshots.mjs [FOLDER]      default: ../docs/console
+// A picture has at most 150 KB.
+
+import { mkdirSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Api } from './harness/rows.js';
+import { ADMIN, PASSWORD } from './harness/server.js';
+import { Browser } from './harness/console.js';
+
+const folder = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '..', 'docs', 'console');
+const LARGEST = 150_000;
+
+/** `[file, hash, {options of the window, prepare(page)}]` */
+const PICTURES = [
+  ['home', '#/'],
+  ['databases', '#/databases'],
+  ['documents', '#/db/trip'],
+  ['document', '#/db/trip/doc/item-tent'],
+  ['query', '#/db/trip/query', { prepare: async (page) => {
+    await page.getByLabel('Query as JSON').fill('{\n  "selector": {\n    "type": "item",\n    "weight": { "$gt": 300 }\n  },\n  "limit": 20\n}');
+    await page.getByRole('button', { name: 'Run' }).click();
+    await page.getByText('found;').waitFor();
+  } }],
+  ['design', '#/db/trip/design/app'],
+  ['connect', '#/connect?db=trip&user=ann'],
+  ['narrow', '#/db/trip', { width: 360, height: 740, scheme: 'dark' }],
+];
+
+const ITEMS = [['tent', 'Tent', 2400, 'ann', true], ['stove', 'Small stove', 310, 'ben', true], ['gas', 'Gas, 230 g', 380, 'ben', false], ['map', 'Map of the ridge', 90, 'ann', true],
+  ['rope', 'Rope, 30 m', 1750, 'carla', false], ['lamp', 'Head lamp', 85, 'ann', true], ['coffee', 'Coffee', 250, 'carla', false], ['pot', 'Pot with lid', 420, 'ben', true],
+  ['first-aid', 'First aid', 360, 'carla', true], ['knife', 'Knife', 110, 'ann', false], ['filter', 'Water filter', 340, 'ben', false], ['mats', 'Three mats', 1150, 'carla', true]];
+
+async function prepare(api) {
+  for (const name of ['ann', 'ben', 'carla']) {
+    await api.ok(`PUT /_users/org.couchdb.user:${name}`, { body: { name, password: 'correct horse', roles: ['family'], type: 'user' } });
+  }
+  for (const name of ['trip', 'recipes', 'shopping', 'photos']) {
+    await api.ok(`PUT /${name}`);
+    await api.ok(`PUT /${name}/_security`, { body: { admins: { names: ['ann'], roles: [] }, members: name === 'photos' ? { names: ['ann', 'ben'], roles: [] } : { names: [], roles: ['family'] } } });
+  }
+  const design = { _id: '_design/app', language: 'javascript', views: {
+    by_owner: { map: 'function (doc) {\n  if (doc.type === \'item\') {\n    emit(doc.owner, doc.weight);\n  }\n}', reduce: '_sum' },
+    to_pack: { map: 'function (doc) {\n  if (doc.type === \'item\' && !doc.packed) {\n    emit(doc.title, null);\n  }\n}' } },
+  filters: { open: 'function (doc) {\n  return !doc.packed;\n}' },
+  validate_doc_update: 'function (newDoc) {\n  if (newDoc.type === \'item\' && !newDoc.title) {\n    throw({ forbidden: \'An item needs a title.\' });\n  }\n}' };
+  const items = ITEMS.map(([id, title, weight, owner, packed]) => ({ _id: `item-${id}`, type: 'item', title, weight, owner, packed: false, added: '2026-11-28', wanted: packed }));
+  await api.ok('POST /trip/_bulk_docs', { body: { docs: [design, ...items] } });
+  for (const name of ['recipes', 'shopping', 'photos']) {
+    await api.ok(`POST /${name}/_bulk_docs`, { body: { docs: Array.from({ length: name === 'photos' ? 480 : 37 }, (_, n) => ({ _id: `${name}-${n}`, n, note: 'x'.repeat(200) })) } });
+  }
+  for (const [id, , , , packed] of ITEMS.filter((item) => item[4])) {
+    const doc = await api.ok(`GET /trip/item-${id}`);
+    delete doc.wanted;
+    await api.ok(`PUT /trip/item-${id}`, { body: { ...doc, packed } });
+  }
+  const { _rev: rev } = await api.ok('GET /trip/item-tent');
+  await api.ok(`PUT /trip/item-tent/how-to-pitch.txt?rev=${rev}`, { send: { 'Content-Type': 'text/plain' }, body: 'Poles first, then the fly sheet.\n'.repeat(40) });
+  await api.ok('GET /trip/_design/app/_view/by_owner');
+}
+
+const api = new Api();
+await api.start();
+const browser = await Browser.start();
+try {
+  await prepare(api);
+  mkdirSync(folder, { recursive: true });
+  for (const [name, hash, { prepare: before, width = 1200, height = 760, scheme } = {}] of PICTURES) {
+    const window = await browser.window(api.base, { width, height, scheme });
+    await window.signIn(ADMIN, PASSWORD);
+    await window.open(hash);
+    await before?.(window.page);
+    await window.page.evaluate(() => document.activeElement?.blur());
+    await window.page.mouse.move(1, 1);
+    const path = join(folder, `${name}.png`);
+    await window.page.screenshot({ path });
+    await window.close();
+    const { size } = statSync(path);
+    if (size > LARGEST) throw new Error(`${path} has ${size} bytes, more than ${LARGEST}`);
+    console.log(`${path}: ${Math.round(size / 1000)} KB`);
+  }
+} finally {
+  await browser.close();
+  await api.stop();
+}
