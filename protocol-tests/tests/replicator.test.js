@@ -119,20 +119,33 @@ suite('replication by the server', (api) => {
       assert.equal(await count(api, target), 20);
     });
 
-    it('only some documents', async () => {
-      const source = await other.db();
-      await fill(other, source, 10);
-      await other.ok(`PUT /${source}/_design/f`, { body: { filters: { even: 'function (doc, req) { return doc.n % Number(req.query.by) === 0; }' } } });
-      for (const [body, expected] of [
-        [{ doc_ids: ['doc3', 'doc%34', 'none'] }, 2],
-        [{ selector: { n: { $lt: 3 } } }, 3],
-        [{ filter: 'f/even', query_params: { by: '5' } }, 2],
-      ]) {
+    for (const [where, on, at, options] of [['of the other server', other, there, {}], ['of a database here', api, (name) => name, only]]) {
+      it(`only some documents ${where}`, options, async () => {
+        const source = await on.db();
+        await fill(on, source, 10);
+        await on.ok(`PUT /${source}/_design/f`, {
+          body: {
+            filters: { even: 'function (doc, req) { return doc.n % Number(req.query.by) === 0; }', deep: 'function (doc) { throw new Error("no"); }' },
+            views: { small: { map: 'function (doc) { if (doc.n < 4) emit(doc.n, null); }' } },
+          },
+        });
+        for (const [body, expected] of [
+          [{ doc_ids: ['doc3', 'doc%34', 'none'] }, 2],
+          [{ selector: { n: { $lt: 3 } } }, 3],
+          [{ filter: 'f/even', query_params: { by: '5' } }, 2],
+          [{ filter: '_view', query_params: { view: 'f/small' } }, 4],
+          [{ filter: '_design' }, 1],
+        ]) {
+          const target = await api.db();
+          await api.ok('POST /_replicate', { body: { source: at(source), target, ...body } });
+          assert.equal(await count(api, target), expected, JSON.stringify(body));
+        }
         const target = await api.db();
-        await api.ok('POST /_replicate', { body: { source: there(source), target, ...body } });
-        assert.equal(await count(api, target), expected, JSON.stringify(body));
-      }
-    });
+        const failed = await post({ source: at(source), target, filter: 'f/deep', retries_per_request: 0 });
+        assert.ok(failed.status >= 400, failed.text);
+        assert.equal(await count(api, target), 0, 'a filter that throws passes nothing');
+      });
+    }
 
     it('a filter that is not there', async () => {
       const [source, target] = [await other.db(), await api.db()];
