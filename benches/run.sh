@@ -11,7 +11,7 @@ if [ "$(ulimit -n)" != unlimited ] && [ "$(ulimit -n)" -lt 11000 ]; then
   echo "only $(ulimit -n) open files are allowed: $BENCH_WAITING longpolls" >&2
 fi
 if command -v npm >/dev/null; then
-  (cd protocol-tests && npm ci --no-audit --no-fund --loglevel=error) >&2
+  (cd protocol-tests && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) >&2
   (cd benches && npm ci --no-audit --no-fund --loglevel=error) >&2 || echo "pouchdb-server could not be installed" >&2
 fi
 for bench in ${BENCHES:-ratios queries}; do

@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 what=${1:-all}
 
 install_packages() {
-  # npm writes this file at the end of an installation.
-  if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then npm ci --no-audit --no-fund --loglevel=error; fi
+  # npm writes this file at the end of an installation. No package needs its install scripts: what is native is prebuilt,
+  # and the SQLite that PouchDB Server can use would be compiled for minutes.
+  if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; fi
 }
 
 if [ "$what" = spelling ]; then

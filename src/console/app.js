@@ -92,7 +92,7 @@ async function open(next) {
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof ApiError)) console.error(error);
-    put(area, failure(error, () => open(match(location.hash))));
+    put(area, failure(error, () => open(match(location.hash)), 'h1'));
   } finally {
     clearTimeout(wait);
     first = false;
@@ -151,7 +151,7 @@ async function start() {
   try {
     await loadSession();
   } catch (error) {
-    put(main, h('div', { class: 'screen' }, failure(error, start)));
+    put(main, h('div', { class: 'screen' }, failure(error, start, 'h1')));
     return;
   }
   onSignedOut(signInDialog);

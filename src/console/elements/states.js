@@ -17,11 +17,11 @@ const ADVICE = [
   [(error) => error.status >= 500, 'The cause is in the log of the server.'],
 ];
 
-/** Says what failed in the words of the server, what can be done, and offers to try again. */
-export function failure(error, retry) {
+/** Says what failed in the words of the server, what can be done, and offers to try again. `heading` is h1 where it stands for a whole screen. */
+export function failure(error, retry, heading = 'h2') {
   const advice = ADVICE.find(([fits]) => fits(error))?.[1];
   return h('div', { class: 'failure', role: 'alert' },
-    h('h2', {}, 'This did not work'),
+    h(heading, {}, 'This did not work'),
     h('p', {}, error.reason ?? error.message ?? String(error)),
     advice ? h('p', { class: 'quiet' }, advice) : null,
     retry ? h('div', { class: 'row' }, h('button', { type: 'button', onclick: () => retry() }, 'Try again')) : null);

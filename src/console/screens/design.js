@@ -56,7 +56,7 @@ function drawList(edit) {
   const groups = Object.entries(KINDS).map(([kind, { label, one }]) => {
     const own = all.filter((each) => each.kind === kind);
     const add = kind === 'validate' && own.length > 0 ? null : h('button', { type: 'button', class: 'plain small', 'aria-label': `Add ${one === 'update' ? 'an' : 'a'} ${one}`, onclick: () => addTo(edit, kind) }, 'Add');
-    return h('div', {}, h('div', { class: 'row' }, h('h3', {}, label), add), h('ul', {}, own.map((each) => h('li', {}, h('button', { type: 'button', class: 'plain small', 'aria-current': same(each, edit.at) ? 'true' : null, onclick: () => { edit.at = each; draw(edit); } }, each.name)))));
+    return h('div', {}, h('div', { class: 'row' }, h('h2', {}, label), add), h('ul', {}, own.map((each) => h('li', {}, h('button', { type: 'button', class: 'plain small', 'aria-current': same(each, edit.at) ? 'true' : null, onclick: () => { edit.at = each; draw(edit); } }, each.name)))));
   });
   put(edit.list, groups);
 }
@@ -98,7 +98,7 @@ function drawFunction(edit) {
 function partField(edit, { part, source }) {
   const at = edit.at;
   const code = codeField({ label: `${part} function of ${at.name}`, value: source, language: 'js', rows: part === 'reduce' ? 3 : 7, most: 26, oninput: () => { setPart(edit.doc, at, part, code.value); edit.bar.changed(); }, save: () => edit.bar.run() });
-  if (part !== 'reduce') return { part, code, box: h('div', { class: 'stack tight' }, at.kind === 'view' ? h('h3', {}, 'Map') : null, code) };
+  if (part !== 'reduce') return { part, code, box: h('div', { class: 'stack tight' }, at.kind === 'view' ? h('p', { class: 'part-name' }, 'Map') : null, code) };
   const present = source === '' ? '' : BUILT_IN.includes(source) ? source : 'own';
   const choice = field({ label: 'Reduce', name: 'reduce', type: 'select', value: present, options: [['', 'None'], ...BUILT_IN, ['own', 'A function of your own']], onchange: () => {
     const value = choice.value === 'own' ? 'function (keys, values, rereduce) {\n  return rereduce ? sum(values) : values.length;\n}' : choice.value;
