@@ -48,26 +48,6 @@ describe('the console', { skip: !!external || (browserCommand() ? false : 'no Ch
     window.quiet();
   });
 
-  it('returns to the page of this server that asked for a sign-in, and to no other', async () => {
-    const db = await api.db();
-    await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
-    for (const [path, ends] of [[`/${db}/a`, `/${db}/a`], ['//example.com/x', '/_utils/session.html'], ['https://example.com/', '/_utils/session.html'], ['javascript:alert(1)', '/_utils/session.html'], ['/\\\\example.com', '/_utils/session.html']]) {
-      window = await browser.window(api.base, { path: `/_utils/session.html?return=${encodeURIComponent(path)}&reason=${encodeURIComponent('Sign in <b>first</b>')}` });
-      const { page } = window;
-      await page.goto(window.address);
-      await page.getByText('Sign in <b>first</b>').waitFor();
-      await page.getByLabel('Name', { exact: true }).fill(ADMIN);
-      await page.getByLabel('Password', { exact: true }).fill(PASSWORD);
-      await page.keyboard.press('Enter');
-      if (ends === path) await page.waitForURL(`${api.base}${path}`);
-      else await page.getByRole('heading', { name: 'Home', level: 1 }).waitFor();
-      assert.equal(new URL(page.url()).pathname, ends);
-      window.quiet();
-      await window.close();
-      window = null;
-    }
-  });
-
   it('opens at the root of the server too', async () => {
     window = await browser.window(api.base, { path: '/' });
     await window.signIn();
@@ -89,6 +69,26 @@ describe('the console', { skip: !!external || (browserCommand() ? false : 'no Ch
     const origins = await api.ok('GET /_node/_local/_config/cors/origins');
     assert.match(origins.text ?? String(origins), /^http:\/\/localhost,.*,https:\/\/app\.example\.com/, 'the others are kept');
     await window.check();
+  });
+
+  it('returns to the page of this server that asked for a sign-in, and to no other', async () => {
+    const db = await api.db();
+    await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
+    for (const [path, ends] of [[`/${db}/a`, `/${db}/a`], ['//example.com/x', '/_utils/session.html'], ['https://example.com/', '/_utils/session.html'], ['javascript:alert(1)', '/_utils/session.html'], ['/\\\\example.com', '/_utils/session.html']]) {
+      window = await browser.window(api.base, { path: `/_utils/session.html?return=${encodeURIComponent(path)}&reason=${encodeURIComponent('Sign in <b>first</b>')}` });
+      const { page } = window;
+      await page.goto(window.address);
+      await page.getByText('Sign in <b>first</b>').waitFor();
+      await page.getByLabel('Name', { exact: true }).fill(ADMIN);
+      await page.getByLabel('Password', { exact: true }).fill(PASSWORD);
+      await page.keyboard.press('Enter');
+      if (ends === path) await page.waitForURL(`${api.base}${path}`);
+      else await page.getByRole('heading', { name: 'Home', level: 1 }).waitFor();
+      assert.equal(new URL(page.url()).pathname, ends);
+      window.quiet();
+      await window.close();
+      window = null;
+    }
   });
 
   it('makes a database, shows it, and deletes it only when its name is typed', async () => {

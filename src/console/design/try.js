@@ -88,7 +88,8 @@ async function run({ db, kind, parts, value, extra, signal }) {
   try {
     answer = await asked(main.part, main.source, [['doc', value], ...extra]);
   } catch (error) {
-    if (error.status === 404 || error.status === 405) return notice('info', h('span', {}, 'This server cannot try functions before they are saved.'));
+    // A server without the endpoint takes `_try` for the id of a document.
+    if ([404, 405].includes(error.status) || /reserved document ids/.test(error.reason ?? '')) return notice('info', h('span', {}, 'This server cannot try functions before they are saved.'));
     throw error;
   }
   if (answer.get('ok') === false) return failed(answer, main);

@@ -32,8 +32,11 @@ export async function readPage(db, { low, high, from, signal }) {
   const answer = parse(text);
   const rows = answer.get('rows');
   const next = rows.length > SIZE ? rows.pop().get('id') : null;
-  return { rows, next, bodies, total: Number(answer.get('total_rows')), offset: Number(answer.get('offset')) };
+  return { rows, next, bodies, total: numberOf(answer.get('total_rows')), offset: numberOf(answer.get('offset')) };
 }
+
+/** Null where the server does not count, as the offset far from the start of a large database. */
+const numberOf = (value) => (value == null ? null : Number(value.text));
 
 const keyText = (id) => (id === undefined || id === null ? undefined : JSON.stringify(id));
 

@@ -61,11 +61,18 @@ export function dataTable({ label, columns, rows, key = (row) => row.id, href, s
     if (selectable) tell();
   };
   table.addEventListener('keydown', moveByArrows);
+  if (href) body.addEventListener('click', openRow);
   box.update(rows);
   return box;
 }
 
 const classes = ({ class: own = '', numeric, minor }) => [own, numeric && 'numeric', minor && 'minor'].filter(Boolean).join(' ');
+
+/** A click beside the controls of a row opens it too; not one that ends the selection of a text. */
+function openRow(event) {
+  if (event.target.closest('a, button, input, label') || String(getSelection())) return;
+  event.target.closest('tr')?.querySelector('.row-link')?.click();
+}
 
 /** Arrow keys move between the same controls of neighbouring rows; Home and End go to the first and the last row. */
 function moveByArrows(event) {
@@ -87,7 +94,8 @@ function moveByArrows(event) {
  */
 export function pager({ from, shown, total, previous, next, what = 'rows' }) {
   const number = new Intl.NumberFormat('en');
-  const text = shown === 0 ? `No ${what}` : `${from == null ? number.format(shown) : `${number.format(from)}–${number.format(from + shown - 1)}`}${total == null ? ` ${what}` : ` of ${number.format(total)} ${what}`}`;
+  const rows = from == null ? number.format(shown) : `${number.format(from)}–${number.format(from + shown - 1)}`;
+  const text = shown === 0 ? `No ${what}` : `${rows}${total == null ? '' : ` of ${number.format(total)}`} ${what}`;
   const button = (label, target) => {
     if (typeof target === 'string') return h('a', { class: 'button small', href: target }, label);
     return h('button', { type: 'button', class: 'small', disabled: !target, onclick: target ?? null }, label);

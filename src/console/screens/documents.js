@@ -18,8 +18,8 @@ export const styles = ['styles/documents.css'];
 
 /** The address of this screen with some parameters changed; the page starts again unless `from` is given. */
 function to(db, query, changes) {
-  const kept = Object.fromEntries(['search', 'first', 'last', 'kind', 'as', 'fields', 'from'].map((name) => [name, query.get(name)]));
-  return link('db', db, { ...kept, from: null, ...changes });
+  const kept = Object.fromEntries(['search', 'first', 'last', 'kind', 'as', 'fields', 'from', 'at'].map((name) => [name, query.get(name)]));
+  return link('db', db, { ...kept, from: null, at: null, ...changes });
 }
 
 export async function show(main, { db }, { signal, query, again }) {
@@ -65,7 +65,7 @@ function tools(db, query, docs, fill) {
   input.addEventListener('keydown', (event) => { if (event.key === 'Enter') openExact(db, input.value); });
   const as = query.get('as') ?? 'table';
   const kind = query.get('kind') ?? 'all';
-  const choice = (name, value, label, current) => h('a', { href: to(db, query, { [name]: value, from: query.get('from') }), 'aria-current': current ? 'true' : null }, label);
+  const choice = (name, value, label, current) => h('a', { href: to(db, query, { [name]: value, from: query.get('from'), at: query.get('at') }), 'aria-current': current ? 'true' : null }, label);
   return h('div', { class: 'tools' }, input,
     h('nav', { class: 'segments', 'aria-label': 'Which documents' }, choice('kind', null, 'All', kind === 'all'), choice('kind', 'design', 'Design', kind === 'design')),
     h('nav', { class: 'segments', 'aria-label': 'Form of the list' }, choice('as', null, 'Table', as === 'table'), choice('as', 'json', 'JSON', as === 'json')),
@@ -130,13 +130,13 @@ const card = (db, row) => h('article', { class: 'panel doc-card' },
   row.get('doc') instanceof Map ? jsonView(row.get('doc'), { open: 1 }) : null);
 
 function pagerOf(db, query, page, range, from) {
-  const previous = async () => {
-    const start = await previousStart(db, { ...range, from });
-    go(to(db, query, { from: start }));
-  };
+  // The server counts the rows before a page only near the start; further on, the address of the page says it.
+  const at = page.offset ?? (query.has('at') ? Number(query.get('at')) : null);
+  const place = (start, step) => to(db, query, { from: start, at: start === null || at === null ? null : at + step });
+  const previous = async () => go(place(await previousStart(db, { ...range, from }), -SIZE));
   const narrowed = range.low !== undefined || range.high !== undefined;
-  return { from: narrowed ? null : page.offset + 1, shown: page.rows.length, total: narrowed ? null : page.total, what: 'documents',
-    previous: from === undefined ? null : previous, next: page.next === null ? null : to(db, query, { from: page.next }) };
+  return { from: narrowed || at === null ? null : at + 1, shown: page.rows.length, total: narrowed ? null : page.total, what: 'documents',
+    previous: from === undefined ? null : previous, next: page.next === null ? null : place(page.next, SIZE) };
 }
 
 function nothingYet(db, page) {

@@ -11,6 +11,10 @@ import { session } from '../session.js';
 export const title = 'Home';
 export const styles = ['styles/home.css'];
 
+/** Names are counted up to this number. */
+const MOST = 10_000;
+const atMost = (number) => (number > MOST ? `more than ${count(MOST)}` : count(number));
+
 export async function show(main, params, { signal }) {
   const server = await api.get('', { signal });
   if (!session.admin) {
@@ -25,8 +29,8 @@ export async function show(main, params, { signal }) {
 /** What is there already. Everything here is read from the public API. */
 async function readState(signal) {
   const [databases, users, origins, system, backups, conflicts] = await Promise.all([
-    api.get('_all_dbs', { signal }),
-    api.getOrNull('_users/_all_docs', { query: { start_key: '"org.couchdb.user:"', end_key: '"org.couchdb.user;"', limit: 1001 }, signal }),
+    api.get('_all_dbs', { query: { limit: MOST + 1 }, signal }),
+    api.getOrNull('_users/_all_docs', { query: { start_key: '"org.couchdb.user:"', end_key: '"org.couchdb.user;"', limit: MOST + 1 }, signal }),
     allowedOrigins(signal),
     api.getOrNull('_node/_local/_system', { signal }),
     api.getOrNull('_node/_local/_backups', { signal }),
@@ -40,7 +44,7 @@ function facts({ databases, users, system, conflicts }) {
   const fact = (label, value, href) => h('div', { class: 'fact' }, h('dt', {}, label), h('dd', {}, href ? h('a', { href }, value) : value));
   const memory = system?.memory ? Object.values(system.memory).find((value) => typeof value === 'number') : null;
   return h('dl', { class: 'fact-row' },
-    fact('Databases', count(databases.length), '#/databases'), fact('Users', users > 1000 ? 'more than 1,000' : count(users), '#/users'),
+    fact('Databases', atMost(databases.length), '#/databases'), fact('Users', atMost(users), '#/users'),
     conflicts ? fact('Documents in conflict', count(conflicts.total ?? 0), '#/conflicts') : null,
     system?.uptime ? fact('Running for', duration(system.uptime * 1000)) : memory ? fact('Memory', bytes(memory)) : null);
 }

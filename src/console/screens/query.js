@@ -42,20 +42,25 @@ export async function show(main, { db }, { signal }) {
       return null;
     }
   };
+  let stop = new AbortController();
   const sending = async (action) => {
     const query = asked();
     if (!query) return;
-    put(area, loading('Asking…'));
+    stop.abort();
+    stop = new AbortController();
+    const inner = AbortSignal.any([signal, stop.signal]);
+    put(area, loading('Asking…'), h('div', { class: 'row' }, h('button', { type: 'button', class: 'small', onclick: () => { stop.abort(); put(area); } }, 'Stop')));
     try {
-      put(area, await action(query));
+      const shown = await action(query, inner);
+      if (!inner.aborted) put(area, shown);
     } catch (error) {
-      if (signal.aborted) return;
+      if (inner.aborted) return;
       put(area);
       code.fail(error.reason ?? error.message);
     }
   };
-  const run = (bookmark) => sending(async (query) => found(db, query, bookmark, signal, { drawIndexes, page: run }));
-  const explain = () => sending(async (query) => planView(db, await api.post(`${path}/_explain`, undefined, { text: write(query), signal }), drawIndexes));
+  const run = (bookmark) => sending((query, inner) => found(db, query, bookmark, inner, { drawIndexes, page: run }));
+  const explain = () => sending(async (query, inner) => planView(db, await api.post(`${path}/_explain`, undefined, { text: write(query), signal: inner }), drawIndexes));
   await drawIndexes();
   put(main, databaseHeading(db, 'query'), h('div', { class: 'query-layout' }, h('div', { class: 'stack' }, code,
     h('div', { class: 'row' }, h('button', { type: 'button', class: 'primary', title: 'Ctrl+Enter', onclick: () => run() }, 'Run'), h('button', { type: 'button', onclick: explain }, 'Explain')), area), indexes));
