@@ -132,7 +132,7 @@ describe('the console: users and devices', { skip }, () => {
     await page.getByText('locked', { exact: true }).waitFor();
     await window.open('#/users/ann');
     await page.getByRole('button', { name: 'Unlock the account' }).click();
-    await page.getByRole('button', { name: 'Lock the account' }).waitFor();
+    await page.getByRole('button', { name: 'Lock the account', exact: true }).waitFor();
     assert.ok(await signsIn('ann', 'a long password'));
     await card('Password').getByLabel('New password').fill('another password');
     await card('Password').getByRole('button', { name: 'Change the password' }).click();

@@ -1,5 +1,5 @@
 // From the part of the address behind `#` to a screen. Only that part changes, so that the console works below any
-// path. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
+// path. The screens `conflicts`, `sync` and `server` have no route: the server has not what they ask for yet. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
 
 const ROUTES = [
   ['/', 'home'],
@@ -14,17 +14,12 @@ const ROUTES = [
   ['/db/:db/view/:ddoc/:view', 'view'],
   ['/db/:db/settings', 'database'],
   ['/db/:db/import', 'import'],
-  ['/conflicts', 'conflicts'],
-  ['/conflicts/:db', 'conflicts'],
   ['/conflicts/:db/:id', 'conflict'],
-  ['/sync', 'sync'],
-  ['/sync/:tab', 'sync'],
+  ['/replications', 'replications'],
   ['/replication/new', 'replication'],
   ['/replication/:id', 'replication'],
   ['/users', 'users'],
   ['/users/:name', 'user'],
-  ['/server', 'server'],
-  ['/server/:tab', 'server'],
 ].map(([pattern, screen]) => ({ parts: pattern.split('/').slice(1), screen }));
 
 const decode = (text) => {

@@ -5,7 +5,7 @@ import { h, put } from '../dom.js';
 import { allowedOrigins, originsForm } from '../connect/origins.js';
 import { codeBlock } from '../elements/copy.js';
 import { heading } from '../elements/heading.js';
-import { bytes, count, duration, plural, timeAgo } from '../format.js';
+import { bytes, count, duration, plural } from '../format.js';
 import { session } from '../session.js';
 
 export const title = 'Home';
@@ -28,24 +28,21 @@ export async function show(main, params, { signal }) {
 
 /** What is there already. Everything here is read from the public API. */
 async function readState(signal) {
-  const [databases, users, origins, system, backups, conflicts] = await Promise.all([
+  const [databases, users, origins, system] = await Promise.all([
     api.get('_all_dbs', { query: { limit: MOST + 1 }, signal }),
     api.getOrNull('_users/_all_docs', { query: { start_key: '"org.couchdb.user:"', end_key: '"org.couchdb.user;"', limit: MOST + 1 }, signal }),
     allowedOrigins(signal),
     api.getOrNull('_node/_local/_system', { signal }),
-    api.getOrNull('_node/_local/_backups', { signal }),
-    api.getOrNull('_conflicts', { query: { limit: 1 }, signal }),
   ]);
   const own = databases.filter((name) => !name.startsWith('_'));
-  return { databases: own, users: users?.rows.length ?? 0, origins: origins ?? [], system, backups, conflicts };
+  return { databases: own, users: users?.rows.length ?? 0, origins: origins ?? [], system };
 }
 
-function facts({ databases, users, system, conflicts }) {
+function facts({ databases, users, system }) {
   const fact = (label, value, href) => h('div', { class: 'fact' }, h('dt', {}, label), h('dd', {}, href ? h('a', { href }, value) : value));
   const memory = system?.memory ? Object.values(system.memory).find((value) => typeof value === 'number') : null;
   return h('dl', { class: 'fact-row' },
     fact('Databases', atMost(databases.length), '#/databases'), fact('Users', atMost(users), '#/users'),
-    conflicts ? fact('Documents in conflict', count(conflicts.total ?? 0), '#/conflicts') : null,
     system?.uptime ? fact('Running for', duration(system.uptime * 1000)) : memory ? fact('Memory', bytes(memory)) : null);
 }
 
@@ -55,7 +52,7 @@ const step = ({ done, title: name, text, body }) => h('li', { class: `step ${don
   h('details', { open: done === false }, h('summary', {}, h('strong', {}, name)), h('div', { class: 'stack tight step-body' }, text ? h('p', {}, text) : null, body ?? null)));
 
 function todo(state) {
-  const steps = [databaseStep(state), userStep(state), appStep(state), tlsStep(), backupStep(state)];
+  const steps = [databaseStep(state), userStep(state), appStep(state), tlsStep(), backupStep()];
   const left = steps.filter(({ done }) => done === false).length;
   return h('section', { class: 'panel' }, h('h2', {}, left > 0 ? `What is left to do: ${left}` : 'Everything is set up'), h('ol', { class: 'steps' }, steps.map(step)));
 }
@@ -94,15 +91,12 @@ function tlsStep() {
   };
 }
 
-function backupStep({ backups }) {
-  const last = backups?.backups?.[0];
+function backupStep() {
   return {
-    done: last ? true : backups?.folder ? false : undefined,
+    done: undefined,
     title: 'Make backups',
-    text: last ? null : 'A backup is one file with everything. It is made while the server runs.',
-    body: last ? h('p', {}, 'The last one was made ', timeAgo(last.at), '.') : h('div', { class: 'stack tight' },
-      backups?.folder ? h('div', { class: 'row' }, h('a', { class: 'button', href: '#/server/backups' }, 'Make one now')) : null,
-      codeBlock('settee backup --data /var/lib/settee /var/backups/settee', 'Command for a backup')),
+    text: 'A backup is one file with everything. It is made while the server runs.',
+    body: codeBlock('settee backup --data /var/lib/settee /var/backups/settee', 'Command for a backup'),
   };
 }
 
