@@ -93,6 +93,11 @@ export class Server {
     return this.folder ? readFileSync(join(this.folder, 'log'), 'utf8') : '';
   }
 
+  /** Waits for a line in the log, which a thread of the server writes, and resolves to the log. */
+  logged(pattern) {
+    return until(`${pattern} in the log`, () => pattern.test(this.log()) && this.log());
+  }
+
   /** Starts the binary and waits until `/_up` answers 200. */
   async start() {
     if (external) return this;

@@ -131,7 +131,7 @@ describe('automatic certificates', { skip: !!external }, () => {
       const [, line] = readFileSync(file, 'utf8').split('\n');
       assert.ok(line.length === 64 && !api.server.log().includes(line), file);
     }
-    assert.match(api.server.log(), /a new certificate is in use/);
+    await api.server.logged(/a new certificate is in use/);
     assert.doesNotMatch(api.server.log(), /PRIVATE KEY/);
   });
 
@@ -227,7 +227,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     };
     await api.start();
     await until('the warning', () => /WARN.*no certificate was obtained, TLS is not available yet/.test(api.server.log()));
-    const warning = api.server.log().split('\n').find((line) => /no certificate was obtained/.test(line));
+    const warning = (await api.server.logged(/no certificate was obtained/)).split('\n').find((line) => /no certificate was obtained/.test(line));
     assert.match(warning, /rejectedIdentifier.*not for.*that name/, 'on one line');
     assert.match(warning, /2 min/);
     await assert.rejects(shown(), /alert access denied/);

@@ -183,6 +183,6 @@ describe('the audit file', { skip: !!external }, () => {
     for (const name of [file, `${file}.1`, `${file}.2`]) assert.ok(statSync(name).size <= 2000, name);
     assert.ok(!existsSync(`${file}.3`));
     assert.match(readFileSync(`${file}.1`, 'utf8').split('\n')[0], /"event":"denied"/);
-    assert.match(api.server.log(), /audit.*denied.*refused-0/);
+    await api.server.logged(/audit.*denied.*refused-0/);
   });
 });

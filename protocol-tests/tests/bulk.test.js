@@ -2,7 +2,7 @@
 
 import { gzipSync } from 'node:zlib';
 import { suite, it, assert } from '../harness/rows.js';
-import { external } from '../harness/server.js';
+import { external, until } from '../harness/server.js';
 import { revision } from '../harness/revision.js';
 
 suite('bulk', (api) => {
@@ -104,7 +104,11 @@ suite('bulk', (api) => {
     const db = await api.db();
     const docs = Array.from({ length: 15 }, (_, n) => ({ _id: `deep ${n}`, _rev: '1-a', a: nested(600) }));
     assert.equal((await api.ok(`POST /${db}/_bulk_docs`, { body: { new_edits: false, docs } })).length, 15);
-    const lines = api.server.log().split('\n').filter((line) => line.includes(`${db}`) && line.includes('refused'));
+    // The log is written by a thread of its own.
+    const lines = await until('the lines', () => {
+      const found = api.server.log().split('\n').filter((line) => line.includes(`${db}`) && line.includes('refused'));
+      return found.some((line) => line.includes('more=5')) && found;
+    });
     assert.equal(lines.length, 11);
     assert.match(lines[0], /doc="deep 0".*JSON is nested deeper/);
     assert.match(lines[10], /more=5/);

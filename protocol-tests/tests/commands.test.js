@@ -133,7 +133,7 @@ describe('a data folder', { skip: !!external }, () => {
       spawnSync('chmod', ['-R', 'go+rX', folder]);
       await api.server.restart();
       assert.equal(open(), '', 'the start takes it from the others');
-      assert.match(api.server.log(), /other users of this machine could read .*\/data: now only its owner may/);
+      await api.server.logged(/other users of this machine could read .*\/data: now only its owner may/);
     }));
 
   it('of redb is closed by a stop, so that no start has anything to repair', () =>
