@@ -61,6 +61,12 @@ const MANY_BYTES: usize = 256 << 10;
 /// Runs `work`, which takes about as long as reading `bytes` bytes. If that is more than about a millisecond,
 /// another thread first takes over the other tasks of this one.
 pub fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes >= MANY_BYTES { in_place(work) } else { work() }
+}
+
+/// Runs work that may block, on this thread: another thread first takes over the other tasks of this one. For work
+/// that borrows; other work runs in [`blocking`].
+pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
     let several = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if bytes >= MANY_BYTES && several() { tokio::task::block_in_place(work) } else { work() }
+    if several() { tokio::task::block_in_place(work) } else { work() }
 }

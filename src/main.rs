@@ -132,6 +132,7 @@ async fn run(
             base: settings.base.clone(),
             admins: settings.admins.clone(),
             store: store.clone(),
+            indexes: None,
             blobs: blobs.clone(),
             clock: Clock::system(),
         };

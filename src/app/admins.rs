@@ -45,6 +45,10 @@ pub fn settle_admins(
             }
         }
     }
+    if !config.settings().has_admins() {
+        // Another node may have been started at the same time.
+        config.learn()?;
+    }
     if config.settings().has_admins() {
         return Ok(None);
     }

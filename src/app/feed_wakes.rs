@@ -139,7 +139,7 @@ async fn follow_one(
 ) -> Result<()> {
     // Subscribe, then read, so that no change is missed.
     let mut moved = database.watch();
-    let mut done = database.info().sequence;
+    let (mut done, mut purged) = (database.info().sequence, database.info().purge_sequence);
     // Changes from before this point are not followed one by one.
     wakes.wake_all();
     loop {
@@ -158,6 +158,13 @@ async fn follow_one(
             if page.done {
                 break;
             }
+        }
+        // An account that another node has purged completely is no row of the changes.
+        while database.store().is_shared() && database.info().purge_sequence > purged {
+            let of = database.clone();
+            let requests = blocking(move || of.purges(purged, PAGE)).await?;
+            requests.iter().filter_map(|(_, purge)| users::name_of(&purge.id)).for_each(|name| wakes.wake(name));
+            purged = requests.last().map_or(database.info().purge_sequence, |(sequence, _)| *sequence);
         }
         tokio::select! {
             ended = moved.changed() => if ended.is_err() { return Ok(()) },

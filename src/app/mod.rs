@@ -8,6 +8,7 @@ pub mod body_budget;
 pub mod feed_wakes;
 pub(crate) mod hash_queue;
 pub mod hints;
+pub mod leases;
 pub mod metrics;
 pub mod node;
 pub mod rate_limits;

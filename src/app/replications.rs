@@ -25,9 +25,12 @@ impl Replications {
     /// Creates the scheduler, without jobs.
     pub fn new(databases: &Arc<Databases>, network: Arc<Network>, clock: &Clock) -> Replications {
         let of = databases.clone();
-        // A database that is not open has not been written since the job slept, or its commit is on its way.
-        let has_changes =
-            move |source: &str, sequence| of.opened(source).is_none_or(|database| database.info().sequence > sequence);
+        // A database that is not open has not been written since the job slept, or its commit is on its way. On a
+        // shared store, another node may have written it.
+        let is_shared = databases.store().is_shared();
+        let has_changes = move |source: &str, sequence| {
+            is_shared || of.opened(source).is_none_or(|database| database.info().sequence > sequence)
+        };
         let (scheduler, reports) = Scheduler::new(clock.clone(), Box::new(has_changes));
         let documents = Documents::new(databases.clone(), scheduler.clone(), clock.clone());
         Replications { scheduler, documents, network, reports: Mutex::new(Some(reports)) }

@@ -15,6 +15,7 @@ use super::body_budget::BodyMemory;
 use super::feed_wakes::Wakes;
 use super::hash_queue::Turns;
 use super::hints::Hints;
+use super::leases::Leases;
 use super::metrics::Metrics;
 use super::rate_limits::RateLimits;
 use super::replication_settings::scheduler_settings;
@@ -47,6 +48,8 @@ pub struct App {
     pub clock: Clock,
     pub store: Arc<dyn Store>,
     pub databases: Arc<Databases>,
+    /// Background work of which one node of a shared store does each piece.
+    pub leases: Leases,
     /// Rung when a database was deleted: its range is to be removed.
     pub removal: Notify,
     /// Wakes the background work: something was freed on a full device.
@@ -87,6 +90,13 @@ impl App {
     /// How long what is at work when the server stops may take.
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_secs(self.settings().number("settee", "drain_timeout"))
+    }
+
+    /// On a shared store: learns what other nodes have changed, for a request to the database `name`. Blocks on
+    /// the store.
+    pub fn catch_up(&self, name: &str) -> error::Result<()> {
+        let accounts = self.auth.settings();
+        self.databases.catch_up(&[accounts.authentication_db.as_str(), name])
     }
 
     /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
@@ -133,13 +143,15 @@ impl App {
 
     /// Compacts a database in the background. The answer ends with it; it goes on if that is dropped.
     pub fn compact(self: &Arc<Self>, database: Arc<Database>) -> JoinHandle<()> {
-        let app = self.clone();
+        let (app, leases) = (self.clone(), self.leases.clone());
         let now = move || app.clock.since_epoch().as_secs();
         let about = serde_json::json!({"database": database.name(), "phase": "document_copy"});
         let task = self.tasks.begin("database_compaction", about, now());
         let begun = database.begin_compaction();
         tokio::spawn(async move {
             let Some(begun) = begun else { return };
+            // Another node compacts it.
+            let Ok(Some(_lease)) = leases.take(&format!("compact/{}", database.number())).await else { return };
             if let Err(error) = begun.run(&|done, total| task.progress(done, total, now())).await {
                 tracing::warn!(database = database.name(), %error, "compaction ended early");
             }

@@ -56,7 +56,9 @@ impl Accounts {
     pub fn database(&self) -> error::Result<Option<Arc<Database>>> {
         let settings = self.config.settings();
         let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
-        match self.databases.get(name) {
+        // What is open is as of the request that asks, or in a feed at most a second old.
+        let found = self.databases.opened(name).map_or_else(|| self.databases.get(name), Ok);
+        match found {
             Ok(database) => {
                 if !self.used.read().as_ref().is_some_and(|used| Arc::ptr_eq(used, &database)) {
                     *self.used.write() = Some(database.clone());

@@ -15,6 +15,8 @@ pub struct Uuids {
     sequential: Mutex<([u8; 13], u32)>,
     /// The last timestamp used, in microseconds since the epoch. No timestamp is used twice.
     micros: AtomicU64,
+    /// On a shared store: digits that distinguish this process from others that use the same timestamps.
+    process: String,
 }
 
 /// The largest step of the counter; each step is random, at least 1.
@@ -23,18 +25,21 @@ const STEP: u32 = 0xFFE;
 const FULL: u32 = 0xFF_F000;
 
 impl Uuids {
-    /// Creates a generator that takes time and randomness from `clock`.
-    pub fn new(clock: Clock) -> Uuids {
+    /// Creates a generator that takes time and randomness from `clock`. `is_shared`: other processes make ids for
+    /// the same databases.
+    pub fn new(clock: Clock, is_shared: bool) -> Uuids {
         let start = (prefix(&clock), step(&clock));
-        Uuids { clock, sequential: Mutex::new(start), micros: AtomicU64::new(0) }
+        let process = if is_shared { hex(&clock.random_16()[..3]) } else { String::new() };
+        Uuids { clock, sequential: Mutex::new(start), micros: AtomicU64::new(0), process }
     }
 
-    /// Returns a new id: 32 hex digits; for `utc_id`, 14 hex digits and the configured suffix.
+    /// Returns a new id: 32 hex digits; for `utc_id`, 14 hex digits and the configured suffix, and on a shared store
+    /// 6 more digits that are those of the process.
     pub fn make(&self, settings: &Settings) -> String {
         match settings.algorithm {
             UuidAlgorithm::Random => self.clock.uuid(),
             UuidAlgorithm::UtcRandom => format!("{}{}", self.micros(), hex(&self.clock.random_16()[..9])),
-            UuidAlgorithm::UtcId => format!("{}{}", self.micros(), settings.utc_id_suffix),
+            UuidAlgorithm::UtcId => format!("{}{}{}", self.micros(), settings.utc_id_suffix, self.process),
             UuidAlgorithm::Sequential => {
                 let mut state = self.sequential.lock();
                 let id = format!("{}{:06x}", hex(&state.0), state.1);
@@ -75,7 +80,7 @@ mod tests {
 
     #[test]
     fn sequential_ids_increase_and_stay_unique_across_prefix_changes() {
-        let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)));
+        let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)), false);
         let settings = crate::config::Settings::default().uuids;
         let made: Vec<String> = (0..20_000).map(|_| uuids.make(&settings)).collect();
         assert!(made.iter().all(|id| id.len() == 32));
@@ -87,12 +92,26 @@ mod tests {
 
     #[test]
     fn every_algorithm_returns_ids_of_its_length() {
-        let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)));
+        let uuids = Uuids::new(Clock::fixed(Duration::from_secs(1)), false);
         for (algorithm, length) in
             [(UuidAlgorithm::Random, 32), (UuidAlgorithm::UtcRandom, 32), (UuidAlgorithm::UtcId, 14 + 3)]
         {
             let settings = Settings { algorithm, max_count: 1, utc_id_suffix: "-xy".into() };
             assert_eq!(uuids.make(&settings).len(), length, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn two_nodes_of_a_shared_store_make_different_ids_in_the_same_microsecond() {
+        let clock = Clock::fixed(Duration::from_secs(1));
+        let nodes = [(); 2].map(|()| Uuids::new(clock.clone(), true));
+        for algorithm in
+            [UuidAlgorithm::Random, UuidAlgorithm::UtcRandom, UuidAlgorithm::UtcId, UuidAlgorithm::Sequential]
+        {
+            let settings = Settings { algorithm, max_count: 1, utc_id_suffix: "-xy".into() };
+            let made: HashSet<String> =
+                nodes.iter().flat_map(|uuids| (0..1000).map(|_| uuids.make(&settings))).collect();
+            assert_eq!(made.len(), 2000, "{algorithm:?}");
         }
     }
 }

@@ -16,7 +16,9 @@
 //! changes are durable when the call returns; times of last use are written a few times per hour.
 
 mod record;
+pub mod revoked_users;
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -31,7 +33,7 @@ use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::hex::hex;
-use crate::store::{self, Change, Durability, Store, keyspace};
+use crate::store::{self, Batch, Change, Durability, Store, keyspace};
 
 pub use self::record::{Client, Kind};
 
@@ -63,6 +65,8 @@ pub struct Devices {
     revocations: AtomicU64,
     /// Called with the user's name after a revocation.
     told: OnceLock<Told>,
+    /// On a shared store: the number of the last revocation by any node that was looked at.
+    learned: Mutex<Option<u64>>,
 }
 
 /// A record in memory.
@@ -75,7 +79,7 @@ struct Held {
 }
 
 /// A function that is called with a user's name.
-type Told = Box<dyn Fn(&str) + Send + Sync>;
+type Told = Box<dyn Fn(Option<&str>) + Send + Sync>;
 
 const SHARDS: usize = 16;
 
@@ -89,11 +93,12 @@ impl Devices {
             hasher: RandomState::new(),
             revocations: AtomicU64::new(0),
             told: OnceLock::new(),
+            learned: Mutex::default(),
         }
     }
 
-    /// Registers a function that is called with the user's name after each revocation.
-    pub fn when_revoked(&self, told: impl Fn(&str) + Send + Sync + 'static) {
+    /// Registers a function that is called with the user's name after each revocation; `None`: anybody's.
+    pub fn when_revoked(&self, told: impl Fn(Option<&str>) + Send + Sync + 'static) {
         let _ = self.told.set(Box::new(told));
     }
 
@@ -107,11 +112,18 @@ impl Devices {
 
     /// Works on a user's record; `change` says whether it must be written, and how. `change` is called again
     /// if the stored record is not the one in memory: another writer has changed it.
+    ///
+    /// On a shared store, the record is always read: another node may have begun or revoked a session.
     fn with<T>(&self, user: &str, mut change: impl FnMut(&mut Record) -> (T, Option<Durability>)) -> Result<T> {
+        let read = if self.store.is_shared() { Some(self.store.get(&key(user))?) } else { None };
         let mut shard = self.shard(user).lock();
         let name = user.to_string();
-        if shard.get_mut(&name).is_none() {
-            let stored = self.store.get(&key(user))?;
+        let is_held = shard.get_mut(&name).is_some_and(|held| match &read {
+            Some(stored) => held.stored == self.hasher.hash_one(stored.as_deref()),
+            None => true,
+        });
+        if !is_held {
+            let stored = read.map_or_else(|| self.store.get(&key(user)), Ok)?;
             shard.insert(name.clone(), self.read(user, stored.as_deref())?);
         }
         let held = shard.get_mut(&name).ok_or_else(|| Error::Internal("a record was not kept".into()))?;
@@ -127,7 +139,7 @@ impl Devices {
                     // open feeds, in case it revoked their device.
                     shard.remove(&name);
                     drop(shard);
-                    self.announce(user);
+                    self.announce(Some(user));
                     return Err(error);
                 }
             },
@@ -136,13 +148,13 @@ impl Devices {
         *held = next;
         drop(shard);
         if revokes {
-            self.announce(user);
+            self.announce(Some(user));
         }
         Ok(result)
     }
 
-    /// Tells those who hold a sign-in that it may have been revoked.
-    fn announce(&self, user: &str) {
+    /// Tells those who hold a sign-in of this user, or of anybody, that it may have been revoked.
+    fn announce(&self, user: Option<&str>) {
         self.revocations.fetch_add(1, Ordering::Release);
         if let Some(told) = self.told.get() {
             told(user);
@@ -159,14 +171,22 @@ impl Devices {
         mut change: impl FnMut(&mut Record) -> (T, Option<Durability>),
     ) -> Result<(T, Held)> {
         let mut changed = Some(changed);
-        store::update(&*self.store, &key(user), |stored| {
+        let revokes = Cell::new(false);
+        let beside = |batch: &mut Batch| match revokes.get() && self.store.is_shared() {
+            true => revoked_users::note(&*self.store, batch, user),
+            false => Ok(()),
+        };
+        let written = store::update_with(&*self.store, &key(user), beside, |stored| {
             let (record, result, durability) = match changed.take() {
                 Some((record, result, durability)) if self.hasher.hash_one(stored) == held.stored => {
+                    revokes.set(record.revokes(&held.record));
                     (record, result, Some(durability))
                 }
                 _ => {
                     let mut record = self.read(user, stored)?.record;
+                    let before = record.clone();
                     let (result, durability) = change(&mut record);
+                    revokes.set(record.revokes(&before));
                     (record, result, durability)
                 }
             };
@@ -176,7 +196,26 @@ impl Devices {
             let value = encode(&record)?;
             let next = Held { record, stored: self.hasher.hash_one(Some(value.as_slice())) };
             Ok((Change::Write(Some(value), durability), (result, next)))
-        })
+        });
+        if written.is_ok() && revokes.get() && self.store.is_shared() {
+            // Number 0 stands for records of no database.
+            self.store.tell(&[0]);
+        }
+        written
+    }
+
+    /// Takes over the record [`revoked_users::key`], in which every node notes whose sessions it has revoked: wakes
+    /// the feeds of those users. The first call, before there are feeds, only notes where the record stands.
+    pub fn learn(&self, noted: Option<&[u8]>) -> Result<()> {
+        let mut last = self.learned.lock();
+        let (next, users) = revoked_users::after(noted, *last)?;
+        *last = Some(next);
+        drop(last);
+        match users {
+            Some(users) => users.iter().for_each(|user| self.announce(Some(user))),
+            None => self.announce(None),
+        }
+        Ok(())
     }
 
     fn read(&self, user: &str, stored: Option<&[u8]>) -> Result<Held> {
@@ -437,7 +476,7 @@ impl Devices {
 
     /// Whether there is a record of a user. Does not add an empty record to the cache.
     pub fn knows(&self, user: &str) -> Result<bool> {
-        let is_held = self.shard(user).lock().get_mut(&user.to_string()).is_some();
+        let is_held = !self.store.is_shared() && self.shard(user).lock().get_mut(&user.to_string()).is_some();
         Ok(is_held || self.store.get(&key(user))?.is_some())
     }
 

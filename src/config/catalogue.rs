@@ -187,6 +187,13 @@ pub const KNOWN: &[Known] = &[
     ),
     row(
         "settee",
+        "max_index_size",
+        Kind::Bytes,
+        "10737418240",
+        "Bytes of indexes that each node of a shared store keeps; those not used for longest are removed.",
+    ),
+    row(
+        "settee",
         "first_sync_rows",
         number(0, 10_000),
         "1000",

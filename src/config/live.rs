@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use super::catalogue;
 use super::settings::{Settings, Table, lookup};
 use crate::error::{Error, Result};
-use crate::store::{self, Change, Direction, Durability, PageLimit, Store, keyspace};
+use crate::store::{self, Batch, Change, Direction, Durability, PageLimit, Store, keyspace};
 
 /// Version byte of a persisted setting. It is followed by `1` and the value, or by `0` for "deleted".
 const VERSION: u8 = 1;
@@ -17,6 +17,12 @@ const MAX_VALUE: usize = 64 << 10;
 const MAX_NAME: usize = 256;
 /// Maximum number of persisted settings, so that they always fit in memory and in one response.
 const MAX_PERSISTED: usize = 10_000;
+
+/// The key of a record that every persisted change replaces on a shared store: other nodes then read the
+/// settings again.
+pub fn change_key() -> Vec<u8> {
+    keyspace::server("settings_changed")
+}
 
 /// The current settings. Reading them copies a pointer; changes are serialized.
 pub struct Live {
@@ -152,6 +158,32 @@ impl Live {
         Ok(())
     }
 
+    /// Reads the persisted settings that another node may have changed; keeps the changes that are not persisted.
+    /// If this build rejects them, nothing changes. Blocks on the store.
+    pub fn learn(&self) -> Result<()> {
+        let mut layers = self.layers.lock();
+        let mut next = layers.clone();
+        next.persisted = read_persisted(&*self.store)?;
+        match Settings::new(next.table()) {
+            Ok(settings) => {
+                *self.current.write() = Arc::new(settings);
+                *layers = next;
+            }
+            Err(wrong) => tracing::warn!("the settings that another node has written are not taken over: {wrong}"),
+        }
+        Ok(())
+    }
+
+    /// On a shared store, adds what tells other nodes of a change to its commit.
+    fn note_change(&self, batch: &mut Batch) -> Result<()> {
+        if self.store.is_shared() {
+            let mut unique = [0; 16];
+            getrandom::fill(&mut unique).map_err(|error| Error::Internal(error.to_string()))?;
+            batch.put(change_key(), unique.to_vec());
+        }
+        Ok(())
+    }
+
     /// Changes a key. `decide` gets its value and returns the new one, `Some(None)` to delete it, or `None`
     /// to leave it. Returns the value before. A persisted value is read from the store, not from memory:
     /// another server may have changed it.
@@ -169,7 +201,8 @@ impl Live {
         }
         let mut layers = self.layers.lock();
         let (before, next) = if persist {
-            store::update(&*self.store, &keyspace::config(section, key), |stored| {
+            let beside = |batch: &mut Batch| self.note_change(batch);
+            store::update_with(&*self.store, &keyspace::config(section, key), beside, |stored| {
                 let mut next = layers.clone();
                 next.adopt(section, key, stored)?;
                 let before = next.get(section, key);
@@ -195,6 +228,11 @@ impl Live {
         let (next, settings) = next;
         *self.current.write() = Arc::new(settings);
         *layers = next;
+        drop(layers);
+        if persist && self.store.is_shared() {
+            // Number 0 stands for records of no database.
+            self.store.tell(&[0]);
+        }
         Ok(before)
     }
 }

@@ -4,35 +4,34 @@
 //! commit, after which it can be neither read nor written. A background task then removes the keys of its
 //! number.
 
+mod event_writer;
+mod naming;
+
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::codec::decode_u64;
 use super::counts::{Counts, Shared};
 use super::database::Database;
-use super::db_updates::{DbEvent, DbEventKind, EventState, Events, decode_event};
-use super::freshness::{Freshness, SERVER};
+use super::db_updates::{DbEvent, EventState, Events, decode_event};
+use super::freshness::Freshness;
 use super::names::check_database_name;
-use super::record::{Info, NameRecord};
+use super::record::NameRecord;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::Blobs;
-use crate::store::{self, Batch, Direction, Durability, PageLimit, Store, StoreError, keyspace};
+use crate::store::memory::Memory;
+use crate::store::{Direction, PageLimit, Store, keyspace};
 
 /// When this many handles are open, opening another one first closes all unused handles.
 const IDLE_HANDLES: usize = 4096;
 /// How often a database is looked up that other nodes delete and create meanwhile.
 const OPENINGS: usize = 8;
-/// The pause between two writes of `updated` rows.
-const FLUSH_PAUSE: Duration = Duration::from_millis(250);
-/// The same after a write that failed.
-const FLUSH_PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(3);
 
 /// Options of a new database.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +53,8 @@ impl Default for CreateOptions {
 /// All databases of a server.
 pub struct Databases {
     store: Arc<dyn Store>,
+    /// The store of view and Mango indexes.
+    indexes: Arc<dyn Store>,
     blobs: Arc<dyn Blobs>,
     clock: Clock,
     open: RwLock<HashMap<String, Arc<Database>>>,
@@ -65,8 +66,24 @@ pub struct Databases {
 }
 
 impl Databases {
-    /// Opens the catalog: reads all rows of `_db_updates`. Opens no database.
+    /// Opens the catalog: reads all rows of `_db_updates`. Opens no database. Indexes are kept in `store`, or in
+    /// memory if it is shared.
     pub fn open(store: Arc<dyn Store>, blobs: Arc<dyn Blobs>, clock: Clock) -> Result<Arc<Databases>> {
+        let indexes: Arc<dyn Store> = match store.is_shared() {
+            true => Arc::new(Memory::new()),
+            false => store.clone(),
+        };
+        Databases::open_with(store, indexes, blobs, clock)
+    }
+
+    /// As [`Databases::open`]. Indexes are kept in `indexes`: on an embedded store it is the same store; on a
+    /// shared store it belongs to this node alone.
+    pub fn open_with(
+        store: Arc<dyn Store>,
+        indexes: Arc<dyn Store>,
+        blobs: Arc<dyn Blobs>,
+        clock: Clock,
+    ) -> Result<Arc<Databases>> {
         let mut state = EventState { last: 0, latest: HashMap::new(), unsettled: None };
         state.read(&*store, 0)?;
         let epoch = if store.is_shared() { Some(store.epoch()?) } else { None };
@@ -76,6 +93,7 @@ impl Databases {
             Events { dirty: Mutex::default(), state: Mutex::new(state), moved, wake: tokio::sync::Notify::new() };
         Ok(Arc::new(Databases {
             store,
+            indexes,
             blobs,
             clock,
             open: RwLock::default(),
@@ -104,6 +122,11 @@ impl Databases {
     /// The store of all databases.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// The store of view and Mango indexes.
+    pub fn index_store(&self) -> &Arc<dyn Store> {
+        &self.indexes
     }
 
     /// The blobs of all attachments.
@@ -164,7 +187,7 @@ impl Databases {
         let database = Arc::new(Database::open(
             name,
             record,
-            self.store.clone(),
+            (self.store.clone(), self.indexes.clone()),
             self.blobs.clone(),
             self.clock.clone(),
             self.shared.clone(),
@@ -180,98 +203,6 @@ impl Databases {
             before.mark_gone();
         }
         Ok(database)
-    }
-
-    /// Creates a database. `security` is its initial `_security` object.
-    ///
-    /// # Errors
-    /// `IllegalDatabaseName`, `DatabaseExists`.
-    pub fn create(&self, name: &str, options: CreateOptions, security: Option<&str>) -> Result<Arc<Database>> {
-        check_database_name(name)?;
-        let _naming = self.naming.lock();
-        for attempt in 1.. {
-            let mut found = self.store.get_many(&[keyspace::name(name), keyspace::LAST_NUMBER.to_vec()])?.into_iter();
-            if found.next().flatten().is_some() {
-                return Err(Error::DatabaseExists);
-            }
-            let last = found.next().flatten();
-            let number = match &last {
-                None => 1,
-                Some(value) => 1 + decode_u64(value).ok_or_else(|| Error::Damaged("the last number".into()))?,
-            };
-            let record = NameRecord {
-                number,
-                instance: self.clock.random_16(),
-                created: self.clock.since_epoch().as_millis() as u64,
-                partitioned: options.partitioned,
-                q: options.q,
-                n: options.n,
-            };
-            let mut batch = Batch::new();
-            batch.expect(keyspace::name(name), None);
-            batch.expect(keyspace::LAST_NUMBER.to_vec(), last);
-            batch.put(keyspace::LAST_NUMBER.to_vec(), number.to_be_bytes().to_vec());
-            batch.put(keyspace::name(name), record.encode());
-            batch.put(keyspace::info(number), Info::default().encode());
-            if let Some(security) = security {
-                batch.put(keyspace::security(number), security.as_bytes().to_vec());
-            }
-            let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Created)?;
-            match self.store.commit(batch) {
-                Ok(()) => {
-                    self.told(vec![event]);
-                    return self.enter(name, record);
-                }
-                Err(StoreError::Conflict) => store::pause_after_conflict(&*self.store, attempt),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        unreachable!("the loop ends with a result")
-    }
-
-    /// Takes over committed events, and tells the other nodes.
-    fn told(&self, events: Vec<DbEvent>) {
-        self.events.committed(events);
-        if self.store.is_shared() {
-            self.store.tell(&[SERVER]);
-        }
-    }
-
-    /// Deletes a database. When this returns, all readers and writers get `NoDatabase`. A background task
-    /// frees the space.
-    pub fn delete(&self, name: &str) -> Result<()> {
-        check_database_name(name)?;
-        let _naming = self.naming.lock();
-        for attempt in 1.. {
-            let Some(value) = self.store.get(&keyspace::name(name))? else {
-                // An earlier deletion may have failed with an unknown outcome and have been committed after all,
-                // or another node has deleted it.
-                self.leave(name);
-                return Err(Error::NoDatabase);
-            };
-            let number = NameRecord::decode(&value)?.number;
-            let mut batch = Batch { frees: true, ..Batch::new() };
-            batch.expect(keyspace::name(name), Some(value));
-            batch.delete(keyspace::name(name));
-            batch.delete(keyspace::info(number));
-            batch.put(keyspace::doomed(number), Vec::new());
-            let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Deleted)?;
-            match self.store.commit(batch) {
-                Ok(()) => {
-                    self.told(vec![event]);
-                    if self.store.is_shared() {
-                        self.store.tell(&[number]);
-                    }
-                    self.leave(name);
-                    return Ok(());
-                }
-                Err(StoreError::Conflict) if self.store.is_shared() => {
-                    store::pause_after_conflict(&*self.store, attempt);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        unreachable!("the loop ends with a result")
     }
 
     /// Closes the handle of a deleted database, and marks it as gone for its current users.
@@ -357,85 +288,5 @@ impl Databases {
     /// Subscribes to the last sequence of `_db_updates`.
     pub fn watch_events(&self) -> watch::Receiver<u64> {
         self.events.moved.subscribe()
-    }
-
-    /// Records writes as `updated` rows of `_db_updates`, at most four times a second. Runs until the task is
-    /// dropped.
-    pub async fn record_updates(self: Arc<Self>) {
-        let mut is_failing = false;
-        loop {
-            self.events.wake.notified().await;
-            let databases = self.clone();
-            let flushed = crate::blocking::blocking(move || databases.flush_updates()).await;
-            match &flushed {
-                Err(error) if !is_failing => {
-                    tracing::warn!(%error, "writing _db_updates failed and will be tried again");
-                }
-                Ok(()) if is_failing => tracing::info!("_db_updates are written again"),
-                _ => {}
-            }
-            is_failing = flushed.is_err();
-            tokio::time::sleep(if is_failing { FLUSH_PAUSE_AFTER_FAILURE } else { FLUSH_PAUSE }).await;
-        }
-    }
-
-    /// Writes an `updated` row for each database written since the last call. After a failure, the next call
-    /// writes them.
-    pub(super) fn flush_updates(&self) -> Result<()> {
-        let mut names = std::mem::take(&mut *self.events.dirty.lock());
-        names.sort_unstable();
-        names.dedup();
-        let flushed = self.write_updates(&names);
-        if flushed.is_err() {
-            self.events.dirty.lock().extend(names);
-            self.events.wake.notify_one();
-        }
-        flushed
-    }
-
-    fn write_updates(&self, names: &[String]) -> Result<()> {
-        // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row. On another node, the
-        // expectations of the names do.
-        let _naming = self.naming.lock();
-        for attempt in 1.. {
-            let keys: Vec<Vec<u8>> = names.iter().map(|name| keyspace::name(name)).collect();
-            let found = self.store.get_many(&keys)?;
-            let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
-            let mut events = Vec::new();
-            for ((name, key), value) in names.iter().zip(keys).zip(found) {
-                if value.is_some() {
-                    events.push(self.events.stage(&*self.store, &mut batch, name, DbEventKind::Updated)?);
-                    if self.store.is_shared() {
-                        batch.expect(key, value);
-                    }
-                }
-            }
-            if events.is_empty() {
-                return Ok(());
-            }
-            match self.store.commit(batch) {
-                Ok(()) => {
-                    self.told(events);
-                    return Ok(());
-                }
-                Err(StoreError::Conflict) if self.store.is_shared() => {
-                    store::pause_after_conflict(&*self.store, attempt);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        unreachable!("the loop ends with a result")
-    }
-
-    /// Reads the events that other nodes have written.
-    pub(super) fn learn_events(&self) -> Result<()> {
-        let _naming = self.naming.lock();
-        self.events.learn(&*self.store)
-    }
-
-    /// Forgets all events and reads them again.
-    pub(super) fn forget_events(&self) -> Result<()> {
-        let _naming = self.naming.lock();
-        self.events.forget(&*self.store)
     }
 }

@@ -33,6 +33,7 @@ pub struct Database {
     pub(super) number: u64,
     pub(super) record: NameRecord,
     pub(super) store: Arc<dyn Store>,
+    indexes: Arc<dyn Store>,
     pub(super) blobs: Arc<dyn Blobs>,
     pub(super) clock: Clock,
     info: RwLock<Info>,
@@ -78,7 +79,7 @@ impl Database {
     pub(super) fn open(
         name: &str,
         record: NameRecord,
-        store: Arc<dyn Store>,
+        (store, indexes): (Arc<dyn Store>, Arc<dyn Store>),
         blobs: Arc<dyn Blobs>,
         clock: Clock,
         shared: Arc<Shared>,
@@ -102,6 +103,7 @@ impl Database {
             number,
             record,
             store,
+            indexes,
             blobs,
             clock,
             info: RwLock::new(info),
@@ -119,10 +121,12 @@ impl Database {
         })
     }
 
-    /// The stored entry that maps the database's name to its number. It is never changed, and deleted with the
-    /// database: a commit that expects it fails once the database is deleted.
-    pub(crate) fn name_entry(&self) -> Entry {
-        (keyspace::name(&self.name), self.record.encode())
+    /// The entry without which nothing may be written to an index: the one that maps the database's name to its
+    /// number. It is never changed, and deleted with the database: a commit that expects it fails once the database
+    /// is deleted. `None` on a shared store, which does not hold the indexes: there, a job removes those of deleted
+    /// databases.
+    pub(crate) fn index_owner(&self) -> Option<Entry> {
+        (!self.store.is_shared()).then(|| (keyspace::name(&self.name), self.record.encode()))
     }
 
     pub fn name(&self) -> &str {
@@ -164,9 +168,14 @@ impl Database {
         format!("{sequence}-{}", self.instance())
     }
 
-    /// The ordered map below, for indexes kept beside the database.
+    /// The ordered map below.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// The store of the database's indexes: the one of the database, or on a shared store one of this node.
+    pub fn index_store(&self) -> &Arc<dyn Store> {
+        &self.indexes
     }
 
     pub fn clock(&self) -> &Clock {
@@ -189,7 +198,7 @@ impl Database {
     }
 
     /// Whether anybody waits for commits.
-    pub(super) fn is_watched(&self) -> bool {
+    pub fn is_watched(&self) -> bool {
         self.moved.receiver_count() > 0
     }
 
@@ -273,6 +282,10 @@ impl Database {
         };
         if changed {
             self.moved.send_replace(Moved::To(sequence));
+            if self.is_gone() {
+                // The counters were read before the deletion, and came after it.
+                self.moved.send_replace(Moved::Gone);
+            }
         }
         changed
     }

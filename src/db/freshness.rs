@@ -38,6 +38,9 @@ pub(super) const REMOVAL_DELAY: Duration = Duration::from_secs(30);
 /// What is read again when its record has changed.
 pub(super) type Changed = Box<dyn Fn(Option<&[u8]>) -> Result<()> + Send + Sync>;
 
+/// Gets the new epoch of the store.
+pub(super) type OnNewHistory = Arc<dyn Fn(u64) -> Result<()> + Send + Sync>;
+
 /// A record of the store whose content the layers above remember.
 pub(super) struct Remembered {
     pub key: Vec<u8>,
@@ -53,6 +56,8 @@ pub(super) struct Freshness {
     pub remembered: RwLock<Vec<Arc<Remembered>>>,
     pub heard: Arc<Notices>,
     pub epoch: Mutex<Option<u64>>,
+    /// Called after a new history of the store was found.
+    pub on_new_history: RwLock<Vec<OnNewHistory>>,
     /// When this node has first seen that a database is deleted, by number.
     pub doomed: Mutex<HashMap<u64, Instant>>,
 }
@@ -81,6 +86,17 @@ impl Database {
         let begun = Instant::now();
         let stored = self.store.get(&keyspace::info(self.number))?;
         self.learn(stored.as_deref(), begun)
+    }
+
+    /// The counters of now: on a shared store, they are read. Blocks on the store.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`] if the database was deleted, and those of the store.
+    pub fn info_now(&self) -> Result<Info> {
+        match self.is_gone() || self.store.is_shared() && !self.refresh()? {
+            true => Err(Error::NoDatabase),
+            false => Ok(self.info()),
+        }
     }
 
     /// Takes over the stored counters, which were read at `begun` or later, and reads what has changed with them.

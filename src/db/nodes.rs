@@ -25,6 +25,11 @@ impl Databases {
         }
     }
 
+    /// Calls `call` with the new epoch after a failover that may have lost commits.
+    pub fn when_history_begins(&self, call: impl Fn(u64) -> Result<()> + Send + Sync + 'static) {
+        self.freshness.on_new_history.write().push(Arc::new(call));
+    }
+
     /// Learns what other nodes have written: the registered records, and the open ones among the databases
     /// `names`. One read if nothing has changed. Does nothing on an embedded store. Blocks on the store.
     pub fn catch_up(&self, names: &[&str]) -> Result<()> {
@@ -32,6 +37,11 @@ impl Databases {
             return Ok(());
         }
         self.learn_all(names.iter().filter_map(|name| self.opened(name)).collect())
+    }
+
+    /// Learns the events of `_db_updates` that other nodes have written. Does nothing on an embedded store.
+    pub fn catch_up_events(&self) -> Result<()> {
+        if self.store().is_shared() { self.learn_events() } else { Ok(()) }
     }
 
     fn learn_all(&self, databases: Vec<Arc<Database>>) -> Result<()> {
@@ -120,6 +130,8 @@ impl Databases {
                 database.read_again()?;
             }
             self.forget_events()?;
+            let called = self.freshness.on_new_history.read().clone();
+            called.iter().try_for_each(|call| call(now))?;
         }
         *epoch = Some(now);
         Ok(())

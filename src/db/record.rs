@@ -95,6 +95,8 @@ pub struct Info {
     pub security_at: u64,
     /// On a shared store: the value of `commits` at the last change of a design document.
     pub designs_at: u64,
+    /// On a shared store: the second since 1970 until which writers wait, because a backup copies the last changes.
+    pub held_until: u64,
 }
 
 impl Default for Info {
@@ -114,11 +116,17 @@ impl Default for Info {
             commits: 0,
             security_at: 0,
             designs_at: 0,
+            held_until: 0,
         }
     }
 }
 
 impl Info {
+    /// The record without the counters of a shared store.
+    pub fn of_one_node(self) -> Info {
+        Info { commits: 0, security_at: 0, designs_at: 0, held_until: 0, ..self }
+    }
+
     /// Encodes the record for the store.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::version(if self.commits == 0 { VERSION } else { SHARED_INFO });
@@ -138,7 +146,7 @@ impl Info {
             out.number(number);
         }
         if self.commits > 0 {
-            for number in [self.commits, self.security_at, self.designs_at] {
+            for number in [self.commits, self.security_at, self.designs_at, self.held_until] {
                 out.number(number);
             }
         }
@@ -166,8 +174,10 @@ impl Info {
                 ..Info::default()
             };
             if is_shared {
-                (info.commits, info.security_at, info.designs_at) =
-                    (fields.number()?, fields.number()?, fields.number()?);
+                info.commits = fields.number()?;
+                info.security_at = fields.number()?;
+                info.designs_at = fields.number()?;
+                info.held_until = fields.number()?;
             }
             Some(info)
         };

@@ -65,6 +65,9 @@ pub async fn respond(app: Arc<App>, received: Received) -> http::Response<Body> 
 async fn answer(app: &Arc<App>, context: &mut Context, incoming: Incoming, line: &Line) -> Result<Answer> {
     line.belongs_to(None, context.peer);
     app.limits.request(context.peer)?;
+    if app.store.is_shared() {
+        Box::pin(context.catch_up(app)).await?;
+    }
     let target = Target::read(&context.method, &context.uri, &context.headers, &context.settings)?;
     context.callback = jsonp::callback(&context.method, target.query.get("callback"), &context.settings)?;
     context.head = target.head;

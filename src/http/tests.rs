@@ -13,6 +13,7 @@ mod replication;
 mod scripts;
 mod session;
 mod tls;
+mod two_nodes;
 mod views;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub async fn server_on(rows: &[(&str, &str, &str)], store: Arc<dyn Store>) -> Ru
         base,
         admins: vec![("ann".into(), "secret".into())],
         store,
+        indexes: None,
         blobs: Arc::new(MemoryBlobs::new()),
         clock: Clock::system(),
     })

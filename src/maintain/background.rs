@@ -32,8 +32,8 @@ pub fn is_worth_compacting(database: &Database, full: bool) -> bool {
 
 /// Runs one round per interval `every`, and whenever `wake` is notified, until the task is dropped. `compact`
 /// compacts one database and shows it as an active task. The guard that `sweeping` returns lives during a
-/// sweep of the attachments.
-pub async fn run<C: Future<Output = ()>, S>(
+/// sweep of the attachments; without one, another node sweeps.
+pub async fn run<C: Future<Output = ()>, G, S: Future<Output = Result<Option<G>>>>(
     databases: Arc<Databases>,
     every: Duration,
     wake: &Notify,
@@ -50,7 +50,7 @@ pub async fn run<C: Future<Output = ()>, S>(
 }
 
 /// Runs one round. Only open databases can have been written to, so others need no compaction.
-async fn round<C: Future<Output = ()>, S>(
+async fn round<C: Future<Output = ()>, G, S: Future<Output = Result<Option<G>>>>(
     databases: &Arc<Databases>,
     compact: &impl Fn(Arc<Database>) -> C,
     sweeping: &impl Fn() -> S,
@@ -65,11 +65,12 @@ async fn round<C: Future<Output = ()>, S>(
         }
     }
     if freed || swept.is_none_or(|at| at.elapsed() > SWEEP) {
-        let visible = sweeping();
-        let removed = sweep(databases.store(), databases.blobs()).await?;
-        drop(visible);
-        if removed > 0 {
-            tracing::info!(removed, "unreferenced attachments were removed");
+        if let Some(visible) = sweeping().await? {
+            let removed = sweep(databases.store(), databases.blobs()).await?;
+            drop(visible);
+            if removed > 0 {
+                tracing::info!(removed, "unreferenced attachments were removed");
+            }
         }
         *swept = Some(Instant::now());
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::archive::{Kind, Writer};
 use super::progress::{Hear, Progress};
-use crate::db::record::{BodyRecord, DocumentRecord, Info, SequenceRow};
+use crate::db::record::{BodyRecord, DocumentRecord, Info, NameRecord, SequenceRow};
 use crate::db::{Database, Databases};
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::BlobId;
@@ -26,6 +26,8 @@ use crate::store::{Direction, PageLimit, Store, keyspace, pages};
 const PAGE: usize = 200;
 /// The writer is blocked for the last pass when at most this many changes are left.
 const FEW: u64 = 500;
+/// How often the last pass is tried on a shared store, where its time is limited.
+const HOLDS: usize = 5;
 /// Passes after which the writer is blocked, however many changes are left.
 const PASSES: usize = 8;
 
@@ -58,6 +60,9 @@ fn writing(error: io::Error) -> Error {
         _ => Error::Internal(format!("the backup could not be written: {error}")),
     }
 }
+
+/// A frame with a small record: its kind, its name if it has one, and its value.
+type Small = (Kind, Option<Vec<u8>>, Vec<u8>);
 
 struct Backup<'a> {
     store: Arc<dyn Store>,
@@ -114,29 +119,51 @@ impl Backup<'_> {
     fn database(&mut self, database: &Arc<Database>) -> Result<()> {
         let number = database.number();
         let record = self.store.get(&keyspace::name(database.name()))?.ok_or(Error::NoDatabase)?;
+        if NameRecord::decode(&record)?.number != number {
+            // Another node has deleted it and created it again.
+            return Err(Error::NoDatabase);
+        }
         self.out.keyed(Kind::Database, database.name().as_bytes(), &record).map_err(writing)?;
         self.each(keyspace::kind(number, keyspace::Kind::Local), Kind::Local, |key| keyspace::rest_of(key).to_vec())?;
-        let purged_before = database.info().purge_sequence;
+        let mut purged_before = database.info_now()?.purge_sequence;
         let mut done = 0;
         let mut first = true;
         for _ in 0..PASSES {
-            let goal = database.info().sequence;
+            let goal = database.info_now()?.sequence;
             done = self.pass(database, done, goal, first)?;
             first = false;
             // A commit may be visible before the counters include it.
-            if database.info().sequence.saturating_sub(done) <= FEW {
+            if database.info_now()?.sequence.saturating_sub(done) <= FEW {
                 break;
             }
         }
         let runtime = tokio::runtime::Handle::current();
-        // The writer runs on its own blocking thread, where it waits until `hold` is dropped.
-        let hold = runtime.block_on(database.hold())?;
-        self.last_pass(database, done, purged_before)?;
-        drop(hold);
-        Ok(())
+        for _ in 0..HOLDS {
+            // The writer runs on its own blocking thread, where it waits until `hold` is dropped.
+            let hold = runtime.block_on(database.hold())?;
+            let info = self.last_changes(database, done, purged_before)?;
+            let small = self.small_records(number)?;
+            if !hold.has_lasted()? {
+                // On a shared store, a hold has an end. What has changed since is read by the next one.
+                (done, purged_before) = (info.sequence, info.purge_sequence);
+                continue;
+            }
+            drop(hold);
+            for (kind, name, value) in small {
+                match name {
+                    Some(name) => self.out.keyed(kind, &name, &value).map_err(writing)?,
+                    None => self.out.plain(kind, &value).map_err(writing)?,
+                }
+            }
+            self.documents += info.documents + info.deleted;
+            return self.out.plain(Kind::Counters, &info.of_one_node().encode()).map_err(writing);
+        }
+        Err(Error::Internal(format!("the last changes of {} cannot be copied in time", database.name())))
     }
 
-    fn last_pass(&mut self, database: &Arc<Database>, done: u64, purged_before: u64) -> Result<()> {
+    /// Writes what has changed since the passes before. Returns the counters, which belong to what is written unless
+    /// there were writes meanwhile.
+    fn last_changes(&mut self, database: &Arc<Database>, done: u64, purged_before: u64) -> Result<Info> {
         let number = database.number();
         let value = self.store.get(&keyspace::info(number))?.ok_or(Error::NoDatabase)?;
         let info = Info::decode(&value)?;
@@ -150,15 +177,23 @@ impl Backup<'_> {
             let ids: Vec<String> = page.into_iter().map(|(_, purge)| purge.id).collect();
             self.documents(database, &ids, Kind::Changed)?;
         }
-        if let Some(security) = self.store.get(&keyspace::security(number))? {
-            self.out.plain(Kind::Security, &security).map_err(writing)?;
+        Ok(info)
+    }
+
+    /// Reads `_security`, `_auto_purge` and the purge requests of a database: frames with or without a name.
+    fn small_records(&self, number: u64) -> Result<Vec<Small>> {
+        let mut found = Vec::new();
+        for (kind, key) in
+            [(Kind::Security, keyspace::security(number)), (Kind::AutoPurge, keyspace::auto_purge(number))]
+        {
+            found.extend(self.store.get(&key)?.map(|value| (kind, None, value)));
         }
-        if let Some(auto_purge) = self.store.get(&keyspace::auto_purge(number))? {
-            self.out.plain(Kind::AutoPurge, &auto_purge).map_err(writing)?;
+        let range = keyspace::kind(number, keyspace::Kind::Purge);
+        for page in pages(&*self.store, range, Direction::Forward, PageLimit::entries(1000)) {
+            let frame = |(key, value): (Vec<u8>, _)| (Kind::Purge, Some(keyspace::rest_of(&key).to_vec()), value);
+            found.extend(page?.into_iter().map(frame));
         }
-        self.each(keyspace::kind(number, keyspace::Kind::Purge), Kind::Purge, |key| keyspace::rest_of(key).to_vec())?;
-        self.documents += info.documents + info.deleted;
-        self.out.plain(Kind::Counters, &value).map_err(writing)
+        Ok(found)
     }
 
     /// Writes the documents that changed after `done`, up to the sequence `goal`. Returns the sequence that

@@ -16,7 +16,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -35,6 +35,8 @@ use crate::error::{Error, Result};
 const OVER: &str = "The session, token or password of this request is no longer valid.";
 /// The answer to edits whose user got other roles while the edits were validated.
 const OTHER_ROLES: &str = "The roles of this user have changed while the request was under way. Try again.";
+/// How old what is known of other nodes may be at a check.
+const RECENT: Duration = Duration::from_secs(2);
 /// The shortest time between two checks of a sign-in that is about to expire.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -123,10 +125,27 @@ impl Standing {
     /// `Unauthorized` if the sign-in is no longer valid, `Unauthorized` or `Forbidden` if the user may no longer
     /// do this, `NoDatabase` if the database was deleted, and those of the store.
     pub async fn check(&self) -> Result<()> {
+        if self.app.store.is_shared() {
+            Box::pin(self.look_again()).await?;
+        }
         let Some(Doubt { proof, waits, seen }) = self.doubt()? else { return Ok(()) };
         // Boxed, since every waiting feed would have room for it.
         let still = Box::pin(self.ask(proof, waits)).await?;
         self.settle(still, Some(seen))
+    }
+
+    /// On a shared store: reads again what other nodes may have changed, unless that was done a moment ago. The
+    /// databases of waiting feeds are looked at every second anyway; a request may have taken minutes.
+    async fn look_again(&self) -> Result<()> {
+        let database = self.state.lock().database.as_ref().map(|(database, _)| database.clone());
+        let Some(moment) = Instant::now().checked_sub(RECENT) else { return Ok(()) };
+        match database {
+            Some(database) if !database.is_gone() && !database.is_as_of(moment) => {
+                let app = self.app.clone();
+                crate::blocking::blocking(move || app.catch_up(database.name())).await
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// As [`Standing::confirm`], on a thread that may block: the writer's.

@@ -15,7 +15,7 @@ use super::write_error::WriteError;
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Proof, UserCtx};
-use crate::blocking::blocking;
+use crate::blocking::{blocking, in_place};
 use crate::db::{CreateOptions, Database, Incoming, Mode};
 use crate::error::{Error, Result};
 use crate::query::script::Scripts;
@@ -59,7 +59,8 @@ impl UserAccess {
     /// of replications for those who see the passwords in it: what another user sees of them is not what a
     /// replication may take for the whole.
     fn open(&self, name: &str) -> Result<Arc<Database>> {
-        let database = self.app.databases.get(name)?;
+        let get = || self.app.databases.get(name);
+        let database = if self.app.store.is_shared() { in_place(get)? } else { get()? };
         if self.app.is_users_database(&database) {
             self.check(Level::Admin)?;
         }

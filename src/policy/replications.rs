@@ -12,10 +12,10 @@ use crate::app::replication_settings::defaults;
 use crate::auth::{ADMIN, Handler, UserCtx, Users};
 use crate::blocking::blocking;
 use crate::error::Result;
-use crate::replicate::documents::Environment;
+use crate::replicate::documents::{Environment, Turn};
 use crate::replicate::parameters::parse::Defaults;
 use crate::replicate::scheduler::{Ended, Job, JobUser, Run};
-use crate::replicate::{Context, Failure, Outcome, run};
+use crate::replicate::{Context, Failure, Outcome, Pending, run};
 
 /// Runs the replications of a server.
 pub struct Replications {
@@ -98,12 +98,19 @@ impl Run for Replications {
 }
 
 impl Environment for Replications {
-    fn context<'a>(&'a self, user: &'a JobUser) -> crate::replicate::Pending<'a, Result<Context>> {
+    fn context<'a>(&'a self, user: &'a JobUser) -> Pending<'a, Result<Context>> {
         Box::pin(async move { Ok(context_of(&self.app, current_user(&self.app, user).await?)) })
     }
 
     fn defaults(&self) -> Defaults {
         defaults(&self.app.settings())
+    }
+
+    fn turn(&self) -> Pending<'_, Turn> {
+        Box::pin(async move {
+            let mut lease = self.app.leases.wait("replications").await;
+            Turn(Box::pin(async move { lease.lost().await }))
+        })
     }
 
     fn updates_docs(&self) -> bool {

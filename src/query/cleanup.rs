@@ -34,7 +34,7 @@ pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
         }
     }
     kept.extend(find::indexes(database)?.iter().map(|index| find::prefix(database, index)));
-    let store = database.store();
+    let store = database.index_store();
     let (mut low, high) = keyspace::indexes(database.number());
     let length = keyspace::index_prefix(database.number(), &[0; 16]).len();
     loop {

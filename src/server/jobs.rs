@@ -10,6 +10,7 @@ use crate::db::TimeToLive;
 use crate::maintain::background;
 use crate::policy::per_user_database;
 use crate::policy::replications::Replications;
+use crate::query::index::upkeep;
 
 /// The pause between two rounds of `_auto_purge` over all databases.
 const AUTO_PURGE: Duration = Duration::from_secs(60);
@@ -19,15 +20,22 @@ const KEYS_ROUND: Duration = Duration::from_secs(15);
 /// with a delay.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 
+/// The pause between two looks at the indexes of this node.
+const INDEX_ROUND: Duration = Duration::from_secs(30);
+/// The pause between two looks for deleted databases of a shared store.
+const REMOVAL_ROUND: Duration = Duration::from_secs(10);
+
 /// Starts the jobs. They run until the server shuts down.
 pub fn start_jobs(app: &Arc<App>) {
+    run(app, app.databases.clone().follow_nodes());
     run(app, app.databases.clone().record_updates());
-    run(app, per_user_database::run(app.clone()));
+    run_on_one_node(app, "per_user_databases", per_user_database::run);
     run(app, feed_wakes::follow(app.wakes.clone(), app.databases.clone(), app.accounts.clone()));
     run(app, compact_and_sweep(app.clone()));
-    run(app, auto_purge(app.clone()));
+    run_on_one_node(app, "auto_purge", auto_purge);
     run(app, refresh_published_keys(app.clone()));
-    run(app, remove_deleted_databases(app.clone()));
+    run(app, tidy_indexes(app.clone()));
+    run_on_one_node(app, "database_removal", remove_deleted_databases);
     start_replications(app);
 }
 
@@ -50,6 +58,15 @@ fn run(app: &App, work: impl Future<Output = ()> + Send + 'static) {
     });
 }
 
+/// Runs a job until shutdown, on one node of a shared store at a time.
+fn run_on_one_node<F>(app: &Arc<App>, name: &'static str, work: impl Fn(Arc<App>) -> F + Send + Sync + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let of = app.clone();
+    run(app, async move { of.leases.while_held(name, || work(of.clone())).await });
+}
+
 /// Compacts databases that need it, and removes attachments that no document has any more.
 async fn compact_and_sweep(app: Arc<App>) {
     let (databases, freed) = (app.databases.clone(), app.freed.clone());
@@ -58,7 +75,13 @@ async fn compact_and_sweep(app: Arc<App>) {
         let compaction = compacting.compact(database);
         async { drop(compaction.await) }
     };
-    let sweeping = move || app.begin_task("attachment_sweep");
+    let sweeping = move || {
+        let app = app.clone();
+        async move {
+            let lease = app.leases.take("attachment_sweep").await?;
+            Ok(lease.map(|lease| (lease, app.begin_task("attachment_sweep"))))
+        }
+    };
     background::run(databases, background::ROUND, &freed, compact, sweeping).await
 }
 
@@ -94,6 +117,21 @@ async fn refresh_published_keys(app: Arc<App>) {
     }
 }
 
+/// Keeps the indexes of this node within their limit, on a shared store.
+async fn tidy_indexes(app: Arc<App>) {
+    while app.store.is_shared() {
+        tokio::time::sleep(INDEX_ROUND).await;
+        let shared = app.clone();
+        let most = app.settings().number("settee", "max_index_size");
+        let tidied = blocking(move || upkeep::remove_surplus(shared.views.histories(), &shared.databases, most)).await;
+        match tidied {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "indexes that are not needed here were removed"),
+            Err(error) => tracing::warn!(%error, "indexes of this node could not be removed"),
+        }
+    }
+}
+
 /// Removes the data of deleted databases.
 async fn remove_deleted_databases(app: Arc<App>) {
     let mut task = None;
@@ -107,7 +145,12 @@ async fn remove_deleted_databases(app: Arc<App>) {
                 if task.take().is_some() {
                     app.freed_some();
                 }
-                app.removal.notified().await;
+                // Another node may have deleted one, or the time of one has not come.
+                let look_again = tokio::time::timeout(REMOVAL_ROUND, app.removal.notified());
+                match app.store.is_shared() {
+                    true => drop(look_again.await),
+                    false => app.removal.notified().await,
+                }
             }
             Err(error) => {
                 task = None;

@@ -41,7 +41,7 @@ impl LocalServer {
             .build()
             .map_err(|error| format!("no threads: {error}"))?;
         let prepared = runtime.block_on(async {
-            let options = Options { base, admins: Vec::new(), store, blobs, clock };
+            let options = Options { base, admins: Vec::new(), store, indexes: None, blobs, clock };
             let Prepared { app, .. } = start::prepare(options).await?;
             super::bootstrap::settle_all(&app).await?;
             crate::error::Result::Ok(app)

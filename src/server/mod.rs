@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod jobs;
 pub mod local;
+pub mod scratch;
 pub mod signals;
 pub mod start;
 pub mod systemd;

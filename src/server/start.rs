@@ -21,6 +21,7 @@ use crate::app::body_budget::BodyMemory;
 use crate::app::feed_wakes::Wakes;
 use crate::app::hash_queue::Turns;
 use crate::app::hints::Hints;
+use crate::app::leases::Leases;
 use crate::app::metrics::Metrics;
 use crate::app::rate_limits::RateLimits;
 use crate::app::replication_settings::scheduler_settings;
@@ -45,6 +46,7 @@ use crate::net::acme::Automatic;
 use crate::net::blocking::BlockingClient;
 use crate::net::http_client::{HttpClient, Limits};
 use crate::net::tls::Identity;
+use crate::query::index::upkeep;
 use crate::query::script::Scripts;
 use crate::query::view::Views;
 use crate::replicate::Network;
@@ -59,6 +61,9 @@ pub struct Options {
     /// stays as it is.
     pub admins: Vec<(String, String)>,
     pub store: Arc<dyn Store>,
+    /// Where a node of a shared store keeps its indexes. `None`: in memory. Not used if the store is not shared: then
+    /// the store keeps them.
+    pub indexes: Option<Arc<dyn Store>>,
     pub blobs: Arc<dyn Blobs>,
     pub clock: Clock,
 }
@@ -100,7 +105,7 @@ pub struct Prepared {
 
 /// Makes the app: settings from the store over `base`, identity, secret, admins.
 pub async fn prepare(options: Options) -> Result<Prepared> {
-    let Options { base, admins, store, blobs, clock } = options;
+    let Options { base, admins, store, indexes, blobs, clock } = options;
     blocking(move || {
         let config = Arc::new(Live::open(base, store.clone())?);
         let settings = config.settings();
@@ -114,7 +119,10 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let tls = client_tls(&config.settings()).map_err(Error::BadRequest)?;
         let client = HttpClient::new(tls.clone());
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let databases = Databases::open(store.clone(), blobs, clock.clone())?;
+        let databases = match indexes.filter(|_| store.is_shared()) {
+            Some(indexes) => Databases::open_with(store.clone(), indexes, blobs, clock.clone())?,
+            None => Databases::open(store.clone(), blobs, clock.clone())?,
+        };
         let replications = replications(&config, tls, &databases, &clock);
         let accounts = Arc::new(crate::app::user_store::Accounts::new(config.clone(), databases.clone()));
         let scripts = Scripts::new(script_limits(&config.settings()));
@@ -123,7 +131,10 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
         let wakes = Arc::new(Wakes::default());
         let devices = Devices::new(store.clone(), clock.clone());
         let woken = wakes.clone();
-        devices.when_revoked(move |user| woken.wake(user));
+        devices.when_revoked(move |user| match user {
+            Some(user) => woken.wake(user),
+            None => woken.wake_all(),
+        });
         let patience = Duration::from_secs(config.settings().number("settee", "write_timeout"));
         let answers = AnswerMemory::new(config.settings().number("settee", "max_answer_memory"), patience);
         let app = App {
@@ -144,8 +155,9 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             client,
             replications,
             hashing: Turns::new(cores),
-            uuids: Uuids::new(clock.clone()),
+            uuids: Uuids::new(clock.clone(), store.is_shared()),
             clock: clock.clone(),
+            leases: Leases::new(store.clone(), &clock),
             store,
             limits,
             metrics: Metrics::default(),
@@ -154,9 +166,34 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             shutdown: Shutdown::new(),
             started: Instant::now(),
         };
-        Ok(Prepared { app: Arc::new(app), made_admin })
+        let app = Arc::new(app);
+        if app.store.is_shared() {
+            remember_shared_records(&app)?;
+        }
+        Ok(Prepared { app, made_admin })
     })
     .await
+}
+
+/// On a shared store: what is read again when another node has changed settings or revoked a session, and after a
+/// failover. Blocks.
+fn remember_shared_records(app: &Arc<App>) -> Result<()> {
+    let of = Arc::downgrade(app);
+    app.databases.remember(crate::config::live::change_key(), move |_| {
+        let Some(app) = of.upgrade() else { return Ok(()) };
+        app.config.learn()?;
+        app.reconfigure();
+        Ok(())
+    });
+    if let Some(devices) = app.auth.devices() {
+        let devices = devices.clone();
+        devices.learn(app.store.get(&crate::auth::devices::revoked_users::key())?.as_deref())?;
+        app.databases.remember(crate::auth::devices::revoked_users::key(), move |noted| devices.learn(noted));
+    }
+    let (histories, indexes, uuid) = (app.views.histories().clone(), app.databases.index_store().clone(), app.uuid());
+    upkeep::settle(&histories, &*indexes, &uuid, app.store.epoch()?)?;
+    app.databases.when_history_begins(move |epoch| upkeep::settle(&histories, &*indexes, &uuid, epoch));
+    Ok(())
 }
 
 /// Prepares, listens on a free port of this machine, and serves in the background: what tests use.

@@ -204,8 +204,8 @@ pub trait Store: Send + Sync + 'static {
     /// get lost, because every node also polls the records of the databases that it watches.
     fn tell(&self, _moved: &[u64]) {}
 
-    /// Sets the function that receives what other nodes [`tell`](Store::tell). Called once, before the caller
-    /// reads what it watches. The function returns quickly and calls no store. An empty list says that notices
+    /// Sets the function that receives what other nodes [`tell`](Store::tell), in place of an earlier one. Called
+    /// before the caller reads what it watches. The function returns quickly and calls no store. An empty list says that notices
     /// may have been lost, for example because a connection broke: everything watched is then read again.
     fn listen(&self, _hear: Hear) {}
 

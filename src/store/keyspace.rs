@@ -298,6 +298,18 @@ pub fn index_prefix(number: u64, signature: &[u8; 16]) -> Vec<u8> {
     key
 }
 
+/// Range of all indexes of all databases.
+pub fn all_indexes() -> KeyRange {
+    prefix(&[INDEX])
+}
+
+/// Database number and signature of the index that a key belongs to. `None` for other keys.
+pub fn index_of(key: &[u8]) -> Option<(u64, [u8; 16])> {
+    let rest = key.strip_prefix(&[INDEX])?;
+    let (number, rest) = rest.split_first_chunk()?;
+    Some((u64::from_be_bytes(*number), *rest.first_chunk()?))
+}
+
 /// Range of all view indexes of one database.
 pub fn indexes(number: u64) -> KeyRange {
     prefix(&tagged(INDEX, &number.to_be_bytes()))

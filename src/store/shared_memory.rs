@@ -22,6 +22,7 @@ pub struct Cluster {
     clock: Clock,
     epoch: AtomicU64,
     loses_notices: AtomicBool,
+    refuses_async_threads: AtomicBool,
 }
 
 #[derive(Default)]
@@ -43,6 +44,7 @@ impl Cluster {
             clock,
             epoch: AtomicU64::new(0),
             loses_notices: AtomicBool::new(false),
+            refuses_async_threads: AtomicBool::new(false),
         })
     }
 
@@ -63,6 +65,20 @@ impl Cluster {
         self.loses_notices.store(lost, Ordering::Relaxed);
     }
 
+    /// From now on, a call on an async thread panics, or no longer: over a network, it would hold up other requests.
+    pub fn refuse_async_threads(&self, refused: bool) {
+        self.refuses_async_threads.store(refused, Ordering::Relaxed);
+    }
+
+    fn check_thread(&self) {
+        if self.refuses_async_threads.load(Ordering::Relaxed)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // Panics on an async thread, and on no other.
+            runtime.block_on(async {});
+        }
+    }
+
     /// Begins a new epoch.
     pub fn fail_over(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
@@ -71,14 +87,17 @@ impl Cluster {
 
 impl Store for Node {
     fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.cluster.check_thread();
         self.cluster.entries.get_many(keys)
     }
 
     fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
+        self.cluster.check_thread();
         self.cluster.entries.scan(range, direction, limit)
     }
 
     fn commit(&self, batch: Batch) -> Result<()> {
+        self.cluster.check_thread();
         self.cluster.entries.commit(batch)
     }
 
@@ -103,6 +122,7 @@ impl Store for Node {
     }
 
     fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool> {
+        self.cluster.check_thread();
         let now = self.cluster.clock.since_epoch();
         let mut leases = self.cluster.leases.lock();
         if leases.get(name).is_some_and(|(holder, end)| holder != owner && *end > now) {

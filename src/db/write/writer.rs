@@ -27,6 +27,8 @@ use crate::store::{self, StoreError};
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
+/// The pause before a writer looks again whether a backup still holds the database.
+const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// How long after a conflict a writer asks for its turn before it reads.
 const CONTENDED: Duration = Duration::from_secs(1);
 
@@ -93,6 +95,14 @@ impl Database {
                     continue;
                 }
                 Ok(_) => Ok(()),
+                Err(Attempt::Held) => {
+                    std::thread::sleep(HELD_PAUSE);
+                    match self.refresh() {
+                        // If it is deleted, the next attempt finds that.
+                        Ok(_) => continue,
+                        Err(error) => Err(error),
+                    }
+                }
                 Err(Attempt::Again) => {
                     conflicts += 1;
                     store::pause_after_conflict(&*self.store, conflicts);
@@ -125,6 +135,9 @@ impl Database {
         }
         let _turn = self.turn()?;
         let info = self.info();
+        if info.held_until > 0 && info.held_until > self.clock.since_epoch().as_secs() {
+            return Err(Attempt::Held);
+        }
         let ids: Vec<String> = works.iter().flat_map(|work| work.ids()).collect();
         let designs = ids.iter().any(|id| id.starts_with("_design/"));
         let mut draft = Draft::load(&*self.store, self.number, &info, ids)?;
@@ -196,6 +209,8 @@ fn still_wanted(work: Box<dyn Work>) -> Option<Box<dyn Work>> {
 
 enum Attempt {
     Again,
+    /// A backup on some node of a shared store holds the database.
+    Held,
     /// The work at this index failed, and only that one.
     Without(usize, Error),
     Failed(Error),

@@ -61,7 +61,7 @@ async fn check_access(app: &Arc<App>, request: &Request, routed: &Result<Route>)
     if let Some(name) = database
         && (verdict == Verdict::AskDatabase || routed.is_err())
     {
-        let (database, security) = dispatch::security_of(app, &name).await?;
+        let (database, security) = dispatch::security_of(app, &name, request.received).await?;
         if verdict == Verdict::AskDatabase {
             let object =
                 serde_json::from_str(&security).map_err(|_| Error::Damaged(format!("_security of database {name}")))?;

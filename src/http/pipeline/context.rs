@@ -10,11 +10,13 @@ use crate::app::App;
 use crate::app::answer_budget::Line;
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
+use crate::blocking::blocking;
 use crate::config::Settings;
 use crate::http::connection::received::Peer;
 use crate::http::request::body::RequestBody;
 use crate::http::request::target::Target;
 use crate::http::request::{Request, client_address};
+use crate::http::response::error::Result;
 use crate::net::header_text::{decode_latin_1, header_text};
 use crate::policy::authorization::Standing;
 use crate::policy::change_counters::Seen;
@@ -79,6 +81,23 @@ impl Context {
             body_time: Duration::ZERO,
             callback: None,
         }
+    }
+
+    /// On a shared store: learns what other nodes have changed of the settings, the accounts and the database that
+    /// the path names, in one read. What is in memory is then as of this request.
+    pub async fn catch_up(&mut self, app: &Arc<App>) -> Result<()> {
+        let first = self.uri.path().split('/').find(|part| !part.is_empty()).unwrap_or_default();
+        let name = percent_encoding::percent_decode(first.as_bytes()).decode_utf8_lossy().into_owned();
+        // The health of the store is what `_up` tells.
+        let is_up = name == "_up";
+        let shared = app.clone();
+        let learned = blocking(move || shared.catch_up(&name)).await;
+        if !is_up {
+            learned?;
+        }
+        self.seen = Seen::settings(app);
+        self.settings = app.settings();
+        Ok(())
     }
 
     /// Creates the request as handlers see it. The user is anonymous until it is authenticated.

@@ -1,6 +1,7 @@
 //! Calls the handler of a route.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::app::App;
@@ -58,7 +59,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
     let db = match what {
         R::Create => return database::create(app, request, name).await,
         R::Delete => return database::delete(app, request, name).await,
-        _ => database::open(app, &name).await?,
+        _ => database::open(app, &name, request.received).await?,
     };
     request.standing.enter(&db)?;
     match what {
@@ -148,13 +149,13 @@ pub async fn rewrite(
     design: &str,
     count: u32,
 ) -> Result<rewrite::Rewritten> {
-    let db = database::open(app, name).await?;
+    let db = database::open(app, name, request.received).await?;
     rewrite::rewrite(app, request, db, design, count).await
 }
 
 /// A database and its `_security`, for access.
-pub async fn security_of(app: &Arc<App>, name: &str) -> Result<(Arc<Database>, Arc<str>)> {
-    let database = database::open(app, name).await?;
+pub async fn security_of(app: &Arc<App>, name: &str, received: Instant) -> Result<(Arc<Database>, Arc<str>)> {
+    let database = database::open(app, name, received).await?;
     let security = database.security();
     Ok((database, security))
 }

@@ -50,7 +50,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         return Ok(Signed { user: UserCtx::anonymous(), session: None, set_cookie: None });
     }
     let seen = request.standing.seen().with_accounts(app);
-    let begun = if is_admins_basic(app, &credentials) {
+    let begun = if !app.store.is_shared() && is_admins_basic(app, &credentials) {
         // The settings hold the hashes of admins; the document, which only adds roles, is mostly in memory.
         app.auth.begin(&credentials)
     } else {

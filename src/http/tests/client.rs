@@ -168,6 +168,21 @@ impl Client {
         Some(reply)
     }
 
+    /// Reads until the response contains `text`. Returns false if it ends before.
+    pub async fn until(&mut self, text: &str) -> bool {
+        while !self.read.windows(text.len()).any(|part| part == text.as_bytes()) {
+            if !self.fill().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads a chunked response to its end.
+    pub async fn ends(&mut self) -> bool {
+        self.until("\r\n0\r\n\r\n").await
+    }
+
     /// Waits for more bytes, and returns whether the server closed the connection instead.
     pub async fn is_closed(&mut self) -> bool {
         self.read.is_empty() && !self.fill().await

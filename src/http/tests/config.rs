@@ -129,6 +129,7 @@ async fn only_the_first_start_creates_an_admin() {
         base: [("chttpd_auth".to_owned(), [("iterations".to_owned(), "1".to_owned())].into())].into(),
         admins: Vec::new(),
         store: store.clone(),
+        indexes: None,
         blobs: Arc::new(MemoryBlobs::new()),
         clock: Clock::system(),
     };

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -55,12 +56,17 @@ pub struct Histories {
     room: Room,
     /// Size in bytes of the entries that are not in the store yet.
     fresh: Room,
+    /// On a shared store, whose indexes are kept apart: when each index was used last.
+    used: Arc<Mutex<HashMap<Name, Instant>>>,
 }
 
 impl Histories {
     /// The history of the index of a database with this signature; creates it if necessary.
     pub(crate) fn of(&self, database: &Database, signature: [u8; 16]) -> Arc<History> {
         let name = (database.number(), signature);
+        if database.store().is_shared() {
+            self.used.lock().insert(name, Instant::now());
+        }
         let mut by_name = self.by_name.lock();
         if let Some(history) = by_name.get(&name) {
             return history.clone();
@@ -69,10 +75,27 @@ impl Histories {
             by_name.retain(|_, history| Arc::strong_count(history) > 1);
         }
         let prefix = keyspace::index_prefix(name.0, &name.1);
-        let entries = Packed::new(database.store().clone(), prefix, Some(database.name_entry()), self.fresh.clone());
+        let entries = Packed::new(database.index_store().clone(), prefix, database.index_owner(), self.fresh.clone());
         let history = Arc::new(History::new(entries, self.room.clone()));
         by_name.insert(name, history.clone());
         history
+    }
+
+    /// When an index was used last since the server started.
+    pub(crate) fn used(&self, name: &Name) -> Option<Instant> {
+        self.used.lock().get(name).copied()
+    }
+
+    /// Forgets when those indexes were used that no longer exist.
+    pub(crate) fn retain_used(&self, exists: impl Fn(&Name) -> bool) {
+        self.used.lock().retain(|name, _| exists(name));
+    }
+
+    /// Removes all indexes from `store`, and aborts their queries.
+    pub(crate) fn remove_all(&self, store: &dyn Store) -> store::Result<()> {
+        let known: Vec<_> = self.by_name.lock().values().cloned().collect();
+        known.iter().try_for_each(|history| history.clear())?;
+        lsm::remove(store, &keyspace::all_indexes())
     }
 
     /// Removes the index whose keys have this prefix, and aborts its queries.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::body::{Wish, digest, parse};
-use super::environment::Environment;
+use super::environment::{Environment, Turn};
 use super::list::Documents;
 use super::names::holds_replications;
 use super::rows::{Ends, Followed, Key, Row};
@@ -63,13 +64,15 @@ type Changed = (String, Option<Map<String, Value>>);
 struct Follower {
     of: Arc<Documents>,
     environment: Arc<dyn Environment>,
+    /// Whether this node follows the documents, and not another one.
+    follows: AtomicBool,
 }
 
 impl Documents {
     /// Follows all `_replicator` databases for as long as the server runs, and wakes the jobs of databases that
     /// have commits.
     pub async fn run(self: Arc<Self>, environment: Arc<dyn Environment>, reports: mpsc::UnboundedReceiver<Report>) {
-        Arc::new(Follower { of: self, environment }).run(reports).await;
+        Arc::new(Follower { of: self, environment, follows: AtomicBool::new(false) }).run(reports).await;
     }
 }
 
@@ -80,36 +83,65 @@ impl Follower {
         let events = self.clone().follow_events(sender.clone());
         let mut tasks = Tasks { work: sender, due: BTreeSet::new(), unread: HashSet::new(), retry_at: None };
         let process = async {
-            self.find_all(&tasks).await;
             loop {
-                let next = tasks.due.first().map(|(at, _, _)| *at);
-                let timer = async {
-                    match next {
-                        Some(at) => sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let retry_at = tasks.retry_at;
-                let retry = async {
-                    match retry_at {
-                        Some(at) => sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                };
+                let Turn(ended) = self.environment.turn().await;
+                self.follows.store(true, Ordering::Release);
                 tokio::select! {
-                    Some(work) = work.recv() => self.process(&mut tasks, work).await,
-                    Some(report) = reports.recv() => self.report(report),
-                    () = timer => self.identify_due(&mut tasks),
-                    () = retry => {
-                        tasks.retry_at = None;
-                        for name in std::mem::take(&mut tasks.unread) {
-                            self.follow(&mut tasks, &name).await;
-                        }
-                    }
+                    () = self.process_all(&mut tasks, &mut work, &mut reports) => {}
+                    () = ended => {}
                 }
+                self.stop_all(&mut tasks, &mut work);
             }
         };
         tokio::join!(events, process);
+    }
+
+    /// Finds all documents, and follows them for as long as this node may.
+    async fn process_all(
+        self: &Arc<Self>,
+        tasks: &mut Tasks,
+        work: &mut mpsc::UnboundedReceiver<Work>,
+        reports: &mut mpsc::UnboundedReceiver<Report>,
+    ) {
+        self.find_all(tasks).await;
+        loop {
+            let next = tasks.due.first().map(|(at, _, _)| *at);
+            let timer = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let retry_at = tasks.retry_at;
+            let retry = async {
+                match retry_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(work) = work.recv() => self.process(tasks, work).await,
+                Some(report) = reports.recv() => self.report(report),
+                () = timer => self.identify_due(tasks),
+                () = retry => {
+                    tasks.retry_at = None;
+                    for name in std::mem::take(&mut tasks.unread) {
+                        self.follow(tasks, &name).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops the jobs of all documents: another node follows them from now on.
+    fn stop_all(&self, tasks: &mut Tasks, work: &mut mpsc::UnboundedReceiver<Work>) {
+        self.follows.store(false, Ordering::Release);
+        while work.try_recv().is_ok() {}
+        tasks.due.clear();
+        tasks.unread.clear();
+        tasks.retry_at = None;
+        let names: Vec<Arc<str>> = self.of.followed.lock().keys().cloned().collect();
+        names.iter().for_each(|name| self.forget_database(name));
     }
 
     /// Reads `_db_updates`, which the server records anyway.
@@ -131,7 +163,7 @@ impl Follower {
                                     self.of.scheduler.wake_always(&event.name)
                                 }
                             }
-                            if holds_replications(&event.name) {
+                            if self.follows.load(Ordering::Acquire) && holds_replications(&event.name) {
                                 let _ = work.send(Work::Moved(event.name.into()));
                             }
                         }

@@ -27,7 +27,7 @@ mod rows;
 mod state;
 mod write;
 
-pub use self::environment::Environment;
+pub use self::environment::{Environment, Turn};
 pub use self::list::Documents;
 pub use self::names::holds_replications;
 pub use self::state::{Counts, State, ended};

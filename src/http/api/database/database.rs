@@ -1,6 +1,7 @@
 //! A database as a whole: its life, its counters, its limits.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{StatusCode, header};
 use serde_json::{Value, json};
@@ -20,9 +21,9 @@ use crate::policy::users_database;
 use crate::rev::Revision;
 
 /// The database of a path. A name that no database can have is one that is not there, as in CouchDB; only making one
-/// says what is wrong with it.
-pub async fn open(app: &Arc<App>, name: &str) -> Result<Arc<Database>> {
-    if let Some(database) = app.databases.opened(name) {
+/// says what is wrong with it. `received`: when the request came; what the database has in memory is as of then.
+pub async fn open(app: &Arc<App>, name: &str, received: Instant) -> Result<Arc<Database>> {
+    if let Some(database) = app.databases.opened_as_of(name, received) {
         return Ok(database);
     }
     let (databases, name) = (app.databases.clone(), name.to_owned());

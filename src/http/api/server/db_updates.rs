@@ -34,6 +34,10 @@ pub async fn db_updates(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let waiting = waiting(query, Duration::from_millis(request.settings.changes_timeout))?;
     let limit = query.natural("limit")?.unwrap_or(u64::MAX);
     let descending = query.flag("descending", false)?;
+    if app.store.is_shared() {
+        let databases = app.databases.clone();
+        blocking(move || databases.catch_up_events()).await?;
+    }
     let moved = app.databases.watch_events();
     let since = match query.get("since").map(|since| since.trim_matches('"')) {
         None | Some("") => 0,

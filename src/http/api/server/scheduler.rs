@@ -2,6 +2,7 @@
 //! (`couch_replicator_httpd.erl`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -74,7 +75,7 @@ async fn replications(app: &Arc<App>, name: &str) -> Result<Arc<Database>> {
     if !holds_replications(name) {
         return Err(Failure::bad_request("Invalid path"));
     }
-    database::open(app, name).await
+    database::open(app, name, Instant::now()).await
 }
 
 /// The state of a document's replication, and what `_scheduler/docs` shows of it.

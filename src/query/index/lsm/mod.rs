@@ -341,6 +341,13 @@ impl Packed {
     }
 }
 
+/// The size in bytes of the stored runs of the index whose keys have this prefix.
+pub(crate) fn stored_bytes(store: &dyn Store, prefix: &[u8]) -> Result<u64> {
+    let list = store.get(&[prefix, &[LIST]].concat())?;
+    let runs = list.map_or_else(|| Ok(Vec::new()), |list| read_list(&list))?;
+    Ok(runs.iter().map(|run| run.bytes).sum())
+}
+
 /// Removes all entries of a range from the store, one page per commit.
 pub(crate) fn remove(store: &dyn Store, range: &KeyRange) -> Result<()> {
     loop {

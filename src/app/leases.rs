@@ -1,0 +1,222 @@
+//! Leases of this node: background work that one node of a shared store does for all. On an embedded store this
+//! node has every lease.
+//!
+//! A lease only saves double work. A node that was frozen may believe for a moment that it still has one, so all
+//! work under a lease stays correct if two nodes do it at once.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::blocking::blocking;
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::store::Store;
+
+/// How long a lease lasts after its last renewal: so long does the work of a node that died rest.
+const TTL: Duration = Duration::from_secs(30);
+/// The default of [`Leases::renewal`].
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// Takes leases for this node.
+#[derive(Clone)]
+pub struct Leases {
+    store: Arc<dyn Store>,
+    /// Unique to this process.
+    owner: Arc<str>,
+    ttl: Duration,
+    /// The pause between two renewals, and between two attempts to take a lease that another node has.
+    renewal: Duration,
+}
+
+/// A lease of this node, which renews itself until it is dropped.
+pub struct Lease {
+    name: String,
+    leases: Leases,
+    /// Becomes true when another node may have it. `None` on an embedded store.
+    renewing: Option<(watch::Receiver<bool>, JoinHandle<()>)>,
+}
+
+impl Leases {
+    /// Creates the leases of a process.
+    pub fn new(store: Arc<dyn Store>, clock: &Clock) -> Leases {
+        Leases { store, owner: clock.uuid().into(), ttl: TTL, renewal: RENEWAL }
+    }
+
+    async fn ask(&self, name: &str, ttl: Duration) -> Result<bool> {
+        let (store, owner, name) = (self.store.clone(), self.owner.clone(), name.to_owned());
+        blocking(move || Ok(store.lease(&name, &owner, ttl)?)).await
+    }
+
+    /// Takes a lease, unless another node has it.
+    pub async fn take(&self, name: &str) -> Result<Option<Lease>> {
+        let mut lease = Lease { name: name.to_owned(), leases: self.clone(), renewing: None };
+        if self.store.is_shared() {
+            let begun = Instant::now();
+            if !self.ask(name, self.ttl).await? {
+                return Ok(None);
+            }
+            let (lost, receiver) = watch::channel(false);
+            let renewing = tokio::spawn(renew(self.clone(), lease.name.clone(), begun, lost));
+            lease.renewing = Some((receiver, renewing));
+        }
+        Ok(Some(lease))
+    }
+
+    /// Does work that never ends while this node has the lease, and begins again whenever it gets it.
+    pub async fn while_held<F: Future<Output = ()>>(&self, name: &str, work: impl Fn() -> F) {
+        loop {
+            let mut lease = self.wait(name).await;
+            tokio::select! {
+                () = work() => {}
+                () = lease.lost() => tracing::warn!(name, "another node may do this work from now on"),
+            }
+            drop(lease);
+            tokio::time::sleep(self.renewal).await;
+        }
+    }
+
+    /// Waits until this node gets a lease.
+    pub async fn wait(&self, name: &str) -> Lease {
+        loop {
+            match self.take(name).await {
+                Ok(Some(lease)) => return lease,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(name, %error, "the lease of background work cannot be had"),
+            }
+            tokio::time::sleep(self.renewal).await;
+        }
+    }
+}
+
+/// Renews a lease until another node has it, or may have it because no renewal has succeeded for its time.
+async fn renew(leases: Leases, name: String, begun: Instant, lost: watch::Sender<bool>) {
+    let mut until = begun + leases.ttl;
+    loop {
+        tokio::time::sleep(leases.renewal).await;
+        let asked = Instant::now();
+        // An answer that comes too late is as none.
+        match tokio::time::timeout_at(until, leases.ask(&name, leases.ttl)).await {
+            Ok(Ok(true)) => until = asked + leases.ttl,
+            Ok(Err(_)) if Instant::now() + leases.renewal < until => {}
+            Ok(Ok(false) | Err(_)) | Err(_) => break,
+        }
+    }
+    lost.send_replace(true);
+}
+
+impl Lease {
+    /// Returns when another node may have the lease. Cancel safe.
+    pub async fn lost(&mut self) {
+        let Some((lost, _)) = &mut self.renewing else { return std::future::pending().await };
+        // An error: the renewal has ended.
+        let _ = lost.wait_for(|lost| *lost).await;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some((_, renewing)) = self.renewing.take() else { return };
+        renewing.abort();
+        let (leases, name) = (self.leases.clone(), std::mem::take(&mut self.name));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // A failure: the lease ends by itself.
+            runtime.spawn(async move { leases.ask(&name, Duration::ZERO).await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::store::memory::Memory;
+    use crate::store::shared_memory::Cluster;
+
+    /// A node whose leases last a minute by the clock of the store, and are renewed often.
+    fn node(cluster: &Arc<Cluster>) -> Leases {
+        let (ttl, renewal) = (Duration::from_secs(60), Duration::from_millis(5));
+        Leases { ttl, renewal, ..Leases::new(cluster.node(), &Clock::system()) }
+    }
+
+    async fn until(holds: impl Fn() -> bool) {
+        let wait = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time");
+    }
+
+    #[tokio::test]
+    async fn one_node_works_and_the_next_takes_over_when_it_dies() {
+        let clock = Clock::fixed(Duration::from_secs(1));
+        let cluster = Cluster::new(clock.clone());
+        let working = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let tasks = working.each_ref().map(|count| {
+            let (leases, count) = (node(&cluster), count.clone());
+            tokio::spawn(async move {
+                let work = || async {
+                    let _end = Counted::new(count.clone());
+                    std::future::pending::<()>().await;
+                };
+                leases.while_held("work", work).await;
+            })
+        });
+        let running = || working.each_ref().map(|count| count.load(Ordering::SeqCst));
+        until(|| running() != [0, 0]).await;
+        let first = usize::from(running() == [0, 1]);
+        // Time passes, and the lease is renewed.
+        for _ in 0..20 {
+            clock.advance(Duration::from_secs(30));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!((running()[first], running()[1 - first]), (1, 0));
+        tasks[first].abort();
+        until(|| running()[1 - first] == 1).await;
+        assert_eq!(running()[first], 0);
+        tasks[1 - first].abort();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_loses_its_lease_stops() {
+        let clock = Clock::fixed(Duration::from_secs(1));
+        let cluster = Cluster::new(clock.clone());
+        let slow = Leases { renewal: Duration::from_millis(200), ..node(&cluster) };
+        let mut lease = slow.take("work").await.unwrap().unwrap();
+        assert!(node(&cluster).take("work").await.unwrap().is_none());
+        clock.advance(Duration::from_secs(60));
+        let other = node(&cluster).take("work").await.unwrap();
+        assert!(other.is_some(), "it has ended by the clock of the store");
+        tokio::time::timeout(Duration::from_secs(20), lease.lost()).await.expect("it finds out");
+    }
+
+    #[tokio::test]
+    async fn on_an_embedded_store_every_lease_is_held() {
+        let leases = Leases::new(Arc::new(Memory::new()), &Clock::system());
+        let mut first = leases.take("work").await.unwrap().unwrap();
+        assert!(leases.take("work").await.unwrap().is_some());
+        assert!(futures_util::FutureExt::now_or_never(first.lost()).is_none());
+    }
+
+    /// Counts itself while it lives.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Counted {
+        fn new(count: Arc<AtomicUsize>) -> Counted {
+            count.fetch_add(1, Ordering::SeqCst);
+            Counted(count)
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}

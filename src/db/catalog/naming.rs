@@ -1,0 +1,107 @@
+//! Creates and deletes databases.
+
+use std::sync::Arc;
+
+use super::{CreateOptions, Databases};
+use crate::db::codec::decode_u64;
+use crate::db::database::Database;
+use crate::db::db_updates::{DbEvent, DbEventKind};
+use crate::db::freshness::SERVER;
+use crate::db::names::check_database_name;
+use crate::db::record::{Info, NameRecord};
+use crate::error::{Error, Result};
+use crate::store::{self, Batch, StoreError, keyspace};
+
+impl Databases {
+    /// Creates a database. `security` is its initial `_security` object.
+    ///
+    /// # Errors
+    /// `IllegalDatabaseName`, `DatabaseExists`.
+    pub fn create(&self, name: &str, options: CreateOptions, security: Option<&str>) -> Result<Arc<Database>> {
+        check_database_name(name)?;
+        let _naming = self.naming.lock();
+        for attempt in 1.. {
+            let mut found = self.store.get_many(&[keyspace::name(name), keyspace::LAST_NUMBER.to_vec()])?.into_iter();
+            if found.next().flatten().is_some() {
+                return Err(Error::DatabaseExists);
+            }
+            let last = found.next().flatten();
+            let number = match &last {
+                None => 1,
+                Some(value) => 1 + decode_u64(value).ok_or_else(|| Error::Damaged("the last number".into()))?,
+            };
+            let record = NameRecord {
+                number,
+                instance: self.clock.random_16(),
+                created: self.clock.since_epoch().as_millis() as u64,
+                partitioned: options.partitioned,
+                q: options.q,
+                n: options.n,
+            };
+            let mut batch = Batch::new();
+            batch.expect(keyspace::name(name), None);
+            batch.expect(keyspace::LAST_NUMBER.to_vec(), last);
+            batch.put(keyspace::LAST_NUMBER.to_vec(), number.to_be_bytes().to_vec());
+            batch.put(keyspace::name(name), record.encode());
+            batch.put(keyspace::info(number), Info::default().encode());
+            if let Some(security) = security {
+                batch.put(keyspace::security(number), security.as_bytes().to_vec());
+            }
+            let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Created)?;
+            match self.store.commit(batch) {
+                Ok(()) => {
+                    self.told(vec![event]);
+                    return self.enter(name, record);
+                }
+                Err(StoreError::Conflict) => store::pause_after_conflict(&*self.store, attempt),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the loop ends with a result")
+    }
+
+    /// Takes over committed events, and tells the other nodes.
+    pub(super) fn told(&self, events: Vec<DbEvent>) {
+        self.events.committed(events);
+        if self.store.is_shared() {
+            self.store.tell(&[SERVER]);
+        }
+    }
+
+    /// Deletes a database. When this returns, all readers and writers get `NoDatabase`. A background task
+    /// frees the space.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        check_database_name(name)?;
+        let _naming = self.naming.lock();
+        for attempt in 1.. {
+            let Some(value) = self.store.get(&keyspace::name(name))? else {
+                // An earlier deletion may have failed with an unknown outcome and have been committed after all,
+                // or another node has deleted it.
+                self.leave(name);
+                return Err(Error::NoDatabase);
+            };
+            let number = NameRecord::decode(&value)?.number;
+            let mut batch = Batch { frees: true, ..Batch::new() };
+            batch.expect(keyspace::name(name), Some(value));
+            batch.delete(keyspace::name(name));
+            batch.delete(keyspace::info(number));
+            batch.put(keyspace::doomed(number), Vec::new());
+            let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Deleted)?;
+            match self.store.commit(batch) {
+                Ok(()) => {
+                    self.told(vec![event]);
+                    if self.store.is_shared() {
+                        self.store.tell(&[number]);
+                    }
+                    self.leave(name);
+                    return Ok(());
+                }
+                Err(StoreError::Conflict) if self.store.is_shared() => {
+                    store::pause_after_conflict(&*self.store, attempt);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the loop ends with a result")
+    }
+}
