@@ -10,10 +10,11 @@
 #   TIMEOUT         timeout of a test in milliseconds (5000, as in PouchDB's own script)
 #   SUITE_TIMEOUT   timeout of a suite in seconds (1800)
 #   VERBOSE=1       also prints the tests that pass
+#   SETTEE_TEST_STORE  the address of a PostgreSQL that keeps the data (postgres.sh starts one)
 #   COUCH_HOST      http://admin:password@host:port of a running server; the script then starts none
 set -euo pipefail
 
-usage() { sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2; }
 [ $# -ge 1 ] || usage
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(cd "$1" && pwd) || usage
@@ -44,7 +45,8 @@ if [ -z "${COUCH_HOST:-}" ]; then
     SETTEE_BIN=${CARGO_TARGET_DIR:-$here/../target}/release/settee
   fi
   port=$(node -e 'const s = require("net").createServer().listen(0, "127.0.0.1", () => { console.log(s.address().port); s.close(); })')
-  COUCHDB_USER=admin COUCHDB_PASSWORD=secret "$SETTEE_BIN" serve --data "$scratch/data" --bind "127.0.0.1:$port" >"$scratch/log" 2>&1 &
+  COUCHDB_USER=admin COUCHDB_PASSWORD=secret "$SETTEE_BIN" serve --data "$scratch/data" --bind "127.0.0.1:$port" \
+    ${SETTEE_TEST_STORE:+--store "$SETTEE_TEST_STORE?keep_unused=0"} >"$scratch/log" 2>&1 &
   server=$!
   export COUCH_HOST=http://admin:secret@127.0.0.1:$port
   for _ in $(seq 600); do

@@ -1,7 +1,7 @@
 //! Where blocking work runs: short reads on the calling async thread, everything else on threads that may block.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -9,13 +9,21 @@ use crate::error::{Error, Result};
 
 /// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
 /// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
-/// is slow. Otherwise it runs on a blocking thread.
+/// is slow. Otherwise, and always if reads wait for a network, it runs on a blocking thread.
 pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
-    match Turn::take(others) {
+    match Turn::take(if WAITS.load(Ordering::Relaxed) { 0 } else { others }) {
         Some(_turn) => call(),
         None => blocking(call).await,
     }
+}
+
+/// Whether reads wait for a network. One for the process, because it has one store.
+static WAITS: AtomicBool = AtomicBool::new(false);
+
+/// Called when a networked store is opened: from now on, no read runs on an async thread.
+pub fn reads_wait_for_a_network() {
+    WAITS.store(true, Ordering::Relaxed);
 }
 
 /// Permission to read on an async thread; dropping it returns the permission.

@@ -79,6 +79,9 @@ pub enum Error {
     /// Something that the request depends on has changed while it was under way; the same request may be sent again (503
     /// `service_unavailable`).
     Again(String),
+    /// The database server under the store cannot be reached or cannot work now (503 `service_unavailable`). Logged
+    /// with its cause.
+    Down(String),
     /// The device is full (507): writes that make no room are refused, reads still work.
     Full,
     /// Stored data fails its checksum or cannot be decoded. The text names what was being read.
@@ -115,6 +118,7 @@ impl fmt::Display for Error {
             Error::Conflict => out.write_str("Document update conflict."),
             Error::DatabaseExists => out.write_str("The database could not be created, the file already exists."),
             Error::RangeNotSatisfiable => out.write_str("Requested range not satisfiable"),
+            Error::Down(_) => out.write_str("The database server cannot be reached at the moment. Try again later."),
             Error::Full => out.write_str(
                 "The disk is full: delete databases or documents and compact, or free room on the device; until then only \
                  reads and writes that make room are served.",

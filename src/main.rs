@@ -31,7 +31,7 @@ use settee::server::signals::Signals;
 use settee::server::start::{self, Options};
 use settee::server::systemd::{Notify, Sockets};
 use settee::store::blob::blobs::Blobs;
-use settee::store::{self, Key, Store};
+use settee::store::{self, Key, Store, postgres};
 
 fn main() -> ExitCode {
     // Before anything else: a script worker has no settings, no log and no other thread.
@@ -155,7 +155,7 @@ async fn run(
         let link = start::link(running.address);
         tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready: {link}");
         signals.stop(app.clone());
-        let keeps_data = settings.store.as_deref() != Some("memory");
+        let keeps_data = settings.store.as_deref() != Some("memory") && settings.postgres.is_none();
         let control = keeps_data.then(|| tokio::spawn(listen_to_commands(settings.data.clone(), app.clone())));
         notify.ready();
         let stopped = running.stopped();
@@ -212,9 +212,23 @@ fn open(settings: &Start) -> Result<Stores, String> {
         }
         return Ok((Arc::new(store::memory::Memory::new()), Arc::new(store::MemoryBlobs::new())));
     }
+    if let Some(address) = &settings.postgres {
+        return open_database(address, settings.key.clone());
+    }
     let engine = settings.store.as_deref().map(str::parse).transpose()?;
     let options = store::Options { engine, key: settings.key.clone(), ..store::Options::default() };
     let opened = store::open_with(&settings.data, options).map_err(|error| error.to_string())?;
+    Ok((opened.store, opened.blobs))
+}
+
+/// Opens the store of a database server, and says what can lose an acknowledged write there.
+fn open_database(address: &postgres::Address, key: Option<Key>) -> Result<Stores, String> {
+    let options = postgres::Options { key, ..postgres::Options::default() };
+    let opened = postgres::open(address.clone(), &options).map_err(|error| error.to_string())?;
+    for warning in &opened.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!("the store is {address}: {}", opened.about);
     Ok((opened.store, opened.blobs))
 }
 

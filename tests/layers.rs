@@ -66,7 +66,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["codec"],
         ],
     ),
-    ("store", &[&["shared_memory"], &["faults", "memory"], &["embedded"], &["blob"], &["crypto"]]),
+    ("store", &[&["shared_memory"], &["faults", "memory", "postgres"], &["embedded"], &["blob"], &["crypto"]]),
 ];
 
 type Name = Vec<String>;

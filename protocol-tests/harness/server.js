@@ -3,10 +3,12 @@
 //
 // `SETTEE_BIN` names the binary (default: the newer of target/debug and target/release). With `COUCHDB_URL`
 // (http://admin:password@host:port), the tests run against an existing server, for example Apache CouchDB,
-// and tests that stop or kill the server are skipped.
+// and tests that stop or kill the server are skipped. With `SETTEE_TEST_STORE` (the address of a PostgreSQL:
+// `postgres.sh` makes one) each server keeps its data there, in a schema of its own.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, statSync, openSync, closeSync, readFileSync, existsSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join, dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -53,6 +55,13 @@ export async function until(what, condition, seconds = 30) {
   }
 }
 
+/** The arguments that put a server's data into the PostgreSQL under test. */
+function storeArguments(schema) {
+  const address = process.env.SETTEE_TEST_STORE;
+  if (!address) return [];
+  return ['--store', `${address}${address.includes('?') ? '&' : '?'}pool_size=6&keep_unused=0&schema=${schema}`];
+}
+
 const running = new Set();
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL');
@@ -65,6 +74,7 @@ export class Server {
     this.folder = null;
     this.port = null;
     this.child = null;
+    this.schema = `t_${randomBytes(8).toString('hex')}`;
   }
 
   get base() {
@@ -104,9 +114,10 @@ export class Server {
     this.folder ??= mkdtempSync(join(tmpdir(), 'settee-test-'));
     this.port ??= await freePort();
     const out = openSync(join(this.folder, 'log'), 'a');
+    const store = this.args.includes('--store') ? [] : storeArguments(this.schema);
     const child = spawn(
       binary(),
-      ['serve', '--data', join(this.folder, 'data'), '--bind', `127.0.0.1:${this.port}`, ...this.args],
+      ['serve', '--data', join(this.folder, 'data'), '--bind', `127.0.0.1:${this.port}`, ...store, ...this.args],
       {
         cwd: this.folder,
         stdio: ['ignore', out, out],

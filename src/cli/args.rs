@@ -8,7 +8,9 @@ use super::admin_api::Target;
 use super::livesync::vault::{Vault, default_vault};
 use super::replicate::Asked;
 use super::sources::{Serve, Start, read_start};
+use super::stores::{Conversion, Place};
 use crate::config::encryption;
+use crate::store::postgres::Address;
 use crate::store::{Key, Sealing};
 
 const AFTER_HELP: &str = "\
@@ -82,6 +84,8 @@ enum Sub {
     Check {
         #[command(flatten)]
         folder: Folder,
+        #[command(flatten)]
+        database: Database,
         /// Copies what can be read of a damaged folder into this new folder, and reports what is lost
         #[arg(long, value_name = "NEWDIR")]
         salvage: Option<PathBuf>,
@@ -91,6 +95,8 @@ enum Sub {
     Backup {
         #[command(flatten)]
         folder: Folder,
+        #[command(flatten)]
+        database: Database,
         /// Writes an unencrypted backup of an encrypted folder
         #[arg(long)]
         plaintext: bool,
@@ -103,7 +109,8 @@ enum Sub {
         from: PathBuf,
         #[command(flatten)]
         folder: Folder,
-        /// The storage engine of the new folder: sled or redb [default: sled]
+        /// The storage engine of the new folder: sled or redb; or the address of a PostgreSQL, which must not have a store
+        /// yet [default: sled]
         #[arg(long, value_name = "ENGINE")]
         store: Option<String>,
         /// The file with the backup's key [default: the encryption key]
@@ -128,6 +135,27 @@ enum Sub {
         /// it is. For a full disk.
         #[arg(long, value_name = "FOLDER")]
         to: Option<PathBuf>,
+    },
+    /// Copies a store into a new one of another kind: from a data folder to a PostgreSQL, or back. Databases stay the same
+    /// for their clients. FROM and TO are data folders or addresses (postgres://USER@HOST/DATABASE). Stop the servers of
+    /// FROM first.
+    Convert {
+        /// The store that is read
+        from: String,
+        /// The new store
+        to: String,
+        /// The storage engine of a new folder: sled or redb [default: sled]
+        #[arg(long, value_name = "ENGINE")]
+        store: Option<String>,
+        /// The file with the key of FROM [default: SETTEE_ENCRYPTION_KEY_FILE or SETTEE_ENCRYPTION_KEY]
+        #[arg(long, value_name = "FILE")]
+        encryption_key_file: Option<PathBuf>,
+        /// The file with the key of TO [default: the key of FROM]
+        #[arg(long, value_name = "FILE", conflicts_with = "to_plaintext")]
+        to_key_file: Option<PathBuf>,
+        /// Does not encrypt TO
+        #[arg(long)]
+        to_plaintext: bool,
     },
     /// Copies a database to another with all its revisions, conflicts and attachments, and goes on where the last run
     /// ended. SOURCE and TARGET are URLs (http://name:password@host:5984/database), or names of databases in the data
@@ -231,12 +259,29 @@ struct Folder {
     encryption_key_file: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+struct Database {
+    /// The address of a PostgreSQL, instead of a data folder: postgres://USER@HOST,HOST/DATABASE
+    #[arg(long, value_name = "ADDRESS")]
+    store: Option<String>,
+}
+
+/// The data folder, or the database server that was named instead.
+fn place(folder: &Folder, store: Option<&str>, environment: &[(String, String)]) -> Result<Place, String> {
+    match store {
+        Some(store) if Address::is_one(store) => Place::read(store, environment),
+        Some(store) => Ok(Place::Folder { data: folder.data.clone(), engine: Some(store.parse()?) }),
+        None => Ok(Place::Folder { data: folder.data.clone(), engine: None }),
+    }
+}
+
 /// A maintenance command on a data folder or a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upkeep {
-    Check { data: PathBuf, key: Option<Key>, salvage: Option<PathBuf> },
-    Backup { data: PathBuf, key: Option<Key>, plaintext: bool, to: PathBuf },
-    Restore { from: PathBuf, backup_key: Option<Key>, data: PathBuf, key: Option<Key>, store: Option<String> },
+    Check { place: Place, key: Option<Key>, salvage: Option<PathBuf> },
+    Backup { place: Place, key: Option<Key>, plaintext: bool, to: PathBuf },
+    Restore { from: PathBuf, backup_key: Option<Key>, place: Place, key: Option<Key> },
+    Convert(Conversion),
     CompactStore { data: PathBuf, key: Option<Key>, store: Option<String>, sealing: Sealing, to: Option<PathBuf> },
     MakeKey { file: PathBuf },
     Replicate(Asked),
@@ -311,18 +356,35 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
     let key = |file| encryption::find(file, environment, &mut Vec::new());
     let named = |file: Option<PathBuf>| file.map(|file| Key::read(&file)).transpose();
     Ok(match command {
-        Sub::Check { folder, salvage } => {
-            Upkeep::Check { data: folder.data, key: key(folder.encryption_key_file)?, salvage }
-        }
-        Sub::Backup { folder, plaintext, to } => {
-            Upkeep::Backup { data: folder.data, key: key(folder.encryption_key_file)?, plaintext, to }
+        Sub::Check { folder, database, salvage } => Upkeep::Check {
+            place: place(&folder, database.store.as_deref(), environment)?,
+            key: key(folder.encryption_key_file)?,
+            salvage,
+        },
+        Sub::Backup { folder, database, plaintext, to } => Upkeep::Backup {
+            place: place(&folder, database.store.as_deref(), environment)?,
+            key: key(folder.encryption_key_file)?,
+            plaintext,
+            to,
+        },
+        Sub::Convert { from, to, store, encryption_key_file, to_key_file, to_plaintext } => {
+            let key = key(encryption_key_file)?;
+            let mut to = Place::read(&to, environment)?;
+            if let Place::Folder { engine, .. } = &mut to {
+                *engine = store.as_deref().map(str::parse).transpose()?;
+            }
+            let to_key = match named(to_key_file)? {
+                Some(key) => Some(key),
+                None if to_plaintext => None,
+                None => key.clone(),
+            };
+            Upkeep::Convert(Conversion { from: Place::read(&from, environment)?, key, to, to_key })
         }
         Sub::Restore { from, folder, store, backup_key_file } => Upkeep::Restore {
             from,
             backup_key: named(backup_key_file)?,
-            data: folder.data,
+            place: place(&folder, store.as_deref(), environment)?,
             key: key(folder.encryption_key_file)?,
-            store,
         },
         Sub::CompactStore { folder, store, to_key_file, to_plaintext, to } => Upkeep::CompactStore {
             to,

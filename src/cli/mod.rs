@@ -11,3 +11,4 @@ pub(crate) mod progress_bar;
 pub mod replicate;
 mod secret_text;
 pub mod sources;
+pub mod stores;

@@ -15,26 +15,22 @@ use super::args::Upkeep;
 use super::offline;
 use super::progress_bar::{Bar, Unit};
 use super::replicate::replicate;
+use super::stores::{Place, convert};
 use crate::clock::Clock;
 use crate::db::Databases;
-use crate::db::record::BodyRecord;
 use crate::maintain::archive::{Frame, Kind, Reader, Writer};
 use crate::maintain::control;
 use crate::maintain::survey::Survey;
 use crate::store::blob::blobs::BlobId;
 use crate::store::crypto::sealed_stream;
-use crate::store::{self, Engine, Entry, Key, Options, Rewrite, Sealing, Step, Store, StoreError, keyspace};
+use crate::store::{self, Entry, Key, Options, Rewrite, Sealing, Step, Store, StoreError};
 
 /// The result of a command; an error is a message for the user.
 type Outcome<T> = Result<T, String>;
 
-fn open(folder: &Path, key: Option<Key>) -> Outcome<store::Opened> {
-    store::open_existing(folder, Options { key, ..Options::default() }).map_err(|error| error.to_string())
-}
-
 /// `settee check`. Returns true if there are no problems.
-pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
-    let opened = open(folder, key)?;
+pub fn check(place: &Place, key: Option<Key>) -> Outcome<bool> {
+    let opened = place.open(key)?;
     let bar = Bar::new(Unit::Documents, documents_in(&*opened.store));
     let found = crate::maintain::check(&*opened.store, &*opened.blobs, &mut |at| bar.show(at.what, at.done));
     drop(bar);
@@ -46,7 +42,7 @@ pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
         found.bodies,
         found.attachments,
         size(found.attachment_bytes),
-        folder.display()
+        place
     );
     for note in &found.notes {
         println!("note: {note}");
@@ -56,7 +52,7 @@ pub fn check(folder: &Path, key: Option<Key>) -> Outcome<bool> {
     }
     match found.problem_count {
         0 => println!("all is well"),
-        count => println!("{count} problems. Copy the folder before you change anything in it."),
+        count => println!("{count} problems. Copy {place} before you change anything in it."),
     }
     Ok(found.problem_count == 0)
 }
@@ -118,24 +114,26 @@ fn documents_in(store: &dyn Store) -> Option<u64> {
 /// itself. `to` is a file, a folder in which a file named after the current time is created, or `-` for the
 /// standard output. The backup of an encrypted folder is sealed under the folder's key unless `plaintext` is
 /// set.
-pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Outcome<()> {
-    let needs = store::encrypted_under(folder).map_err(|error| error.to_string())?;
+pub fn backup(place: &Place, key: Option<Key>, plaintext: bool, to: &Path) -> Outcome<()> {
+    let needs = match place {
+        Place::Folder { data, .. } => store::encrypted_under(data).map_err(|error| error.to_string())?,
+        Place::Database(_) => place.open(key.clone())?.encrypted_under,
+    };
     match (&needs, &key) {
         (Some(needs), None) if !plaintext => {
             return Err(format!(
-                "{} is encrypted, and so is its backup: name the file with the key {needs} by --encryption-key-file, \
-                 or use --plaintext",
-                folder.display()
+                "{place} is encrypted, and so is its backup: name the file with the key {needs} by \
+                 --encryption-key-file, or use --plaintext"
             ));
         }
         (Some(needs), Some(key)) if *needs != key.id() => {
-            return Err(format!("{} is encrypted under the key {needs}, not {}", folder.display(), key.id()));
+            return Err(format!("{place} is encrypted under the key {needs}, not {}", key.id()));
         }
         _ => {}
     }
     let seals = needs.is_some() && !plaintext;
     if to == Path::new("-") {
-        let counts = backup_into(folder, key, seals, &mut io::stdout().lock())?;
+        let counts = backup_into(place, key, seals, &mut io::stdout().lock())?;
         eprintln!("{} databases and {} documents are in the backup", counts.0, counts.1);
         return Ok(());
     }
@@ -145,7 +143,7 @@ pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Ou
     let part = PathBuf::from(part);
     let wrong = |error: io::Error| format!("{} cannot be written: {error}", to.display());
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(wrong)?;
-    let counts = backup_into(folder, key, seals, &mut file).and_then(|counts| {
+    let counts = backup_into(place, key, seals, &mut file).and_then(|counts| {
         file.sync_all().map_err(wrong)?;
         std::fs::rename(&part, &to).map_err(wrong)?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -159,31 +157,33 @@ pub fn backup(folder: &Path, key: Option<Key>, plaintext: bool, to: &Path) -> Ou
     Ok(())
 }
 
-fn backup_into(folder: &Path, key: Option<Key>, seals: bool, to: &mut dyn Write) -> Outcome<(u64, u64)> {
+fn backup_into(place: &Place, key: Option<Key>, seals: bool, to: &mut dyn Write) -> Outcome<(u64, u64)> {
     let wrong = |error: io::Error| format!("the backup cannot be written: {error}");
     match key.as_ref().filter(|_| seals).cloned() {
-        None => plain_backup_into(folder, key, to),
+        None => plain_backup_into(place, key, to),
         Some(own) => {
             let mut to = sealed_stream::Writer::new(to, &own).map_err(wrong)?;
-            let counts = plain_backup_into(folder, key, &mut to)?;
+            let counts = plain_backup_into(place, key, &mut to)?;
             to.finish().map_err(wrong)?;
             Ok(counts)
         }
     }
 }
 
-fn plain_backup_into(folder: &Path, key: Option<Key>, to: &mut dyn Write) -> Outcome<(u64, u64)> {
-    // The server handles one control request at a time, so ask for the total first.
-    let total = control::count(folder);
-    let asked = control::ask(folder).map_err(|error| format!("the server in {}: {error}", folder.display()))?;
-    if let Some(mut stream) = asked {
-        let bar = Bar::new(Unit::Documents, total);
-        return copy_frames(&mut stream, to, &bar).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => "the server ended the backup early: see its log".to_owned(),
-            _ => format!("the backup failed: {error}"),
-        });
+fn plain_backup_into(place: &Place, key: Option<Key>, to: &mut dyn Write) -> Outcome<(u64, u64)> {
+    if let Place::Folder { data, .. } = place {
+        // The server handles one control request at a time, so ask for the total first.
+        let total = control::count(data);
+        let asked = control::ask(data).map_err(|error| format!("the server in {place}: {error}"))?;
+        if let Some(mut stream) = asked {
+            let bar = Bar::new(Unit::Documents, total);
+            return copy_frames(&mut stream, to, &bar).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => "the server ended the backup early: see its log".to_owned(),
+                _ => format!("the backup failed: {error}"),
+            });
+        }
     }
-    let opened = open(folder, key)?;
+    let opened = place.open(key)?;
     let bar = Bar::new(Unit::Documents, documents_in(&*opened.store));
     let databases = Databases::open(opened.store, opened.blobs, Clock::system()).map_err(|error| error.to_string())?;
     // There are no other writers, but the last pass of a backup runs each database's writer.
@@ -226,13 +226,7 @@ fn copy_frames(from: &mut dyn Read, to: &mut dyn Write, bar: &Bar) -> io::Result
 
 /// `settee restore`: restores a backup (`-`: the standard input) into a new data folder, which is encrypted
 /// if `key` is set. A sealed backup is opened with `backup_key`, or else with `key`.
-pub fn restore(
-    from: &Path,
-    backup_key: Option<Key>,
-    folder: &Path,
-    engine: Option<Engine>,
-    key: Option<Key>,
-) -> Outcome<()> {
+pub fn restore(from: &Path, backup_key: Option<Key>, place: &Place, key: Option<Key>) -> Outcome<()> {
     let wrong = |error: io::Error| format!("{} cannot be read: {error}", from.display());
     let (input, bytes): (Box<dyn Read>, _) = match from {
         dash if dash == Path::new("-") => (Box::new(io::stdin()), None),
@@ -242,8 +236,10 @@ pub fn restore(
             (Box::new(file), bytes)
         }
     };
-    if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(format!("{} is not empty: restore needs a new folder", folder.display()));
+    if let Place::Folder { data, .. } = place
+        && std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some())
+    {
+        return Err(format!("{place} is not empty: restore needs a new folder"));
     }
     let bar = Bar::new(Unit::Bytes, bytes);
     let mut input = bar.read(input);
@@ -262,22 +258,16 @@ pub fn restore(
     } else {
         Box::new(head[..read].chain(input))
     };
-    let options = Options { engine, key, filling: true, ..Options::default() };
-    let opened = store::begin_filling(folder).and_then(|()| store::open_with(folder, options));
-    let opened = opened.map_err(|error| error.to_string())?;
+    let opened = place.make(key)?;
     let clock = Clock::system();
     let restored =
         crate::maintain::restore(&*opened.store, &*opened.blobs, &clock, &mut whole, &mut |at| bar.name(at.what));
     drop(bar);
-    let restored = restored.map_err(|error| format!("{error}\n{} is incomplete: remove it.", folder.display()))?;
-    drop(opened);
-    store::finish(folder).map_err(|error| error.to_string())?;
+    let restored = restored.map_err(|error| format!("{error}\n{place} is incomplete: remove it."))?;
+    place.finish(opened)?;
     println!(
-        "{} databases, {} documents and {} attachments restored into {}",
-        restored.databases,
-        restored.documents,
-        restored.attachments,
-        folder.display()
+        "{} databases, {} documents and {} attachments restored into {place}",
+        restored.databases, restored.documents, restored.attachments
     );
     Ok(())
 }
@@ -292,6 +282,10 @@ fn fill(input: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(read)
+}
+
+fn folder_at(data: &Path) -> Place {
+    Place::Folder { data: data.to_path_buf(), engine: None }
 }
 
 /// `settee compact-store`: rewrites the store, optionally with another engine, and starts, ends or renews
@@ -325,7 +319,7 @@ pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
                 Sealing::Under(key) => Some(key.clone()),
                 Sealing::Plain => None,
             };
-            if !check(to, key)? {
+            if !check(&folder_at(to), key)? {
                 return Err(format!("{} has problems, see above; {} is unchanged", to.display(), folder.display()));
             }
         }
@@ -349,17 +343,8 @@ pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
 
 /// Replaces the blob ids in an entry. A rewrite changes the ids of attachments, which stand in bodies and in
 /// references.
-fn renamed((key, value): Entry, name: &dyn Fn(&BlobId) -> BlobId) -> store::Result<Entry> {
-    if let Some(key) = keyspace::renamed_reference(&key, name) {
-        return Ok((key, value));
-    }
-    if !keyspace::is_body(&key) {
-        return Ok((key, value));
-    }
-    let cannot = |_| StoreError::Damaged(format!("{} cannot be read", keyspace::describe(&key)));
-    let mut record = BodyRecord::decode("", value.clone()).map_err(cannot)?;
-    let value = if record.rename(name) { record.encode() } else { value };
-    Ok((key, value))
+fn renamed(entry: Entry, name: &dyn Fn(&BlobId) -> BlobId) -> store::Result<Entry> {
+    crate::maintain::renamed(entry, name).map_err(|error| StoreError::Damaged(error.to_string()))
 }
 
 /// `settee make-key`: writes a new key into a new file, or to the standard output for `-`.
@@ -403,11 +388,20 @@ fn size(bytes: u64) -> String {
 pub fn upkeep(work: Upkeep) -> Result<bool, String> {
     let engine = |name: Option<String>| name.as_deref().map(str::parse).transpose();
     match work {
-        Upkeep::Check { data, key, salvage: None } => return offline::check(&data, key),
-        Upkeep::Check { data, key, salvage: Some(to) } => return offline::salvage(&data, key, &to),
-        Upkeep::Backup { data, key, plaintext, to } => offline::backup(&data, key, plaintext, &to),
-        Upkeep::Restore { from, backup_key, data, key, store } => {
-            offline::restore(&from, backup_key, &data, engine(store)?, key)
+        Upkeep::Check { place, key, salvage: None } => return offline::check(&place, key),
+        Upkeep::Check { place: Place::Folder { data, .. }, key, salvage: Some(to) } => {
+            return offline::salvage(&data, key, &to);
+        }
+        Upkeep::Check { .. } => Err("only a data folder can be salvaged; PostgreSQL has tools of its own".into()),
+        Upkeep::Backup { place, key, plaintext, to } => offline::backup(&place, key, plaintext, &to),
+        Upkeep::Restore { from, backup_key, place, key } => offline::restore(&from, backup_key, &place, key),
+        Upkeep::Convert(how) => {
+            convert(&how)?;
+            let is_well = offline::check(&how.to, how.to_key)?;
+            if is_well {
+                println!("Start the server with {}. If all is well, remove {}, which is unchanged.", how.to, how.from);
+            }
+            return Ok(is_well);
         }
         Upkeep::CompactStore { data, key, store, sealing, to } => {
             offline::compact_store(&data, &store::Rewrite { engine: engine(store)?, key, sealing, to })
@@ -421,6 +415,7 @@ pub fn upkeep(work: Upkeep) -> Result<bool, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Engine;
 
     #[test]
     fn backup_names_and_sizes_are_formatted() {
@@ -432,21 +427,23 @@ mod tests {
     fn the_commands_check_back_up_restore_and_compact_a_folder() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        assert!(check(&path("data"), None).unwrap_err().contains("not a settee data folder"), "check makes no folder");
+        let at = |name: &str| folder_at(&path(name));
+        assert!(check(&at("data"), None).unwrap_err().contains("not a settee data folder"), "check makes no folder");
         assert!(!path("data").exists());
         let opened = store::open(&path("data"), None).unwrap();
         let databases = Databases::open(opened.store.clone(), opened.blobs, Clock::system()).unwrap();
         databases.create("one", crate::db::CreateOptions::default(), None).unwrap();
         drop((databases, opened.store));
-        assert_eq!(check(&path("data"), None), Ok(true));
-        backup(&path("data"), None, false, &path("one.backup")).unwrap();
-        assert!(restore(&path("one.backup"), None, &path("data"), None, None).unwrap_err().contains("is not empty"));
-        restore(&path("one.backup"), None, &path("copy"), Some(Engine::Redb), None).unwrap();
+        assert_eq!(check(&at("data"), None), Ok(true));
+        backup(&at("data"), None, false, &path("one.backup")).unwrap();
+        assert!(restore(&path("one.backup"), None, &at("data"), None).unwrap_err().contains("is not empty"));
+        let copy = Place::Folder { data: path("copy"), engine: Some(Engine::Redb) };
+        restore(&path("one.backup"), None, &copy, None).unwrap();
         compact_store(&path("copy"), &Rewrite { engine: Some(Engine::Sled), ..Rewrite::default() }).unwrap();
-        assert_eq!(check(&path("copy"), None), Ok(true));
+        assert_eq!(check(&at("copy"), None), Ok(true));
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(path("one.backup")).unwrap().permissions().mode() & 0o777, 0o600);
-        backup(&path("copy"), None, false, dir.path()).unwrap();
+        backup(&at("copy"), None, false, dir.path()).unwrap();
         assert!(!path("one.backup.part").exists());
     }
 }

@@ -10,6 +10,7 @@ use crate::config::settings::{Settings, Table};
 use crate::config::tls::tls_of;
 use crate::config::{catalogue, encryption};
 use crate::store::Key;
+use crate::store::postgres::Address;
 
 /// Everything that the server needs in order to start.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ pub struct Start {
     pub bind: Option<SocketAddr>,
     /// `None`: the engine of the existing data folder, or else the default.
     pub store: Option<String>,
+    /// The database server, if the store is one; `store` is then `postgres`.
+    pub postgres: Option<Address>,
     /// The key of encryption at rest.
     pub key: Option<Key>,
     /// The log level or tracing filter.
@@ -110,8 +113,25 @@ pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
         (None, Some(file)) => Some(encryption::read(Path::new(&file), &mut warnings)?),
         (key, _) => key,
     };
+    let postgres = take_address(&mut table, &variable)?;
     let port = variable("PORT").and_then(|port| read_port(&port, &mut warnings));
-    finish(table, key, port, warnings)
+    let start = finish(table, key, port, warnings)?;
+    Ok(Start { postgres, ..start })
+}
+
+/// The address of a database server as the store. It does not stay in the table, which admins can read, because it may
+/// hold a password.
+fn take_address(table: &mut Table, environment: &dyn Fn(&str) -> Option<String>) -> Result<Option<Address>, String> {
+    let Some(store) = table.get_mut("settee").and_then(|own| own.get_mut("store")) else { return Ok(None) };
+    if store == "postgres" {
+        return Err("the store postgres needs an address: --store postgres://USER@HOST/DATABASE".into());
+    }
+    if !Address::is_one(store) {
+        return Ok(None);
+    }
+    let address = Address::read(store, environment)?;
+    *store = "postgres".to_owned();
+    Ok(Some(address))
 }
 
 /// The port that hosts such as Cloud Run, Railway and Heroku assign. Kubernetes invents such variables, too, so that
@@ -164,6 +184,7 @@ fn finish(mut table: Table, key: Option<Key>, port: Option<u16>, mut warnings: V
         data: PathBuf::from(of("data")),
         bind,
         store: checked.get("settee", "store").map(str::to_owned),
+        postgres: None,
         key,
         log: of("log"),
         log_format: of("log_format"),
@@ -337,7 +358,16 @@ fn read_environment(
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix("SETTEE_") else { continue };
         if value.is_empty()
-            || matches!(rest, "CONFIG" | "CONSOLE_DIR" | "HEALTH" | "ENCRYPTION_KEY" | "ENCRYPTION_KEY_FILE")
+            || matches!(
+                rest,
+                "CONFIG"
+                    | "CONSOLE_DIR"
+                    | "HEALTH"
+                    | "SCRATCH"
+                    | "TEST_STORE"
+                    | "ENCRYPTION_KEY"
+                    | "ENCRYPTION_KEY_FILE"
+            )
         {
             continue;
         }
@@ -375,8 +405,8 @@ pub(crate) struct Serve {
     /// Address and port for TLS [default: the address of --bind, port 6984]
     #[arg(long, value_name = "ADDR:PORT")]
     pub tls_bind: Option<String>,
-    /// The storage engine: sled, redb, or memory, which persists nothing [default: the folder's engine, or
-    /// sled]
+    /// The storage engine: sled, redb, or memory, which persists nothing; or a PostgreSQL that several servers may share:
+    /// postgres://USER@HOST,HOST/DATABASE [default: the folder's engine, or sled]
     #[arg(long, value_name = "ENGINE")]
     pub store: Option<String>,
     /// A file with the key of encryption at rest: required for an encrypted folder; encrypts a new folder

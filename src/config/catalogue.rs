@@ -97,8 +97,8 @@ pub const KNOWN: &[Known] = &[
     unset(
         "settee",
         "store",
-        Kind::Choice(&["sled", "redb", "memory"]),
-        "The storage engine; unset: the folder's, or sled.",
+        Kind::Choice(&["sled", "redb", "memory", "postgres"]),
+        "The storage engine, or the address of a PostgreSQL (docs/scaling.md); unset: the folder's, or sled.",
     ),
     unset(
         "settee",
@@ -739,7 +739,7 @@ mod tests {
     fn the_store_setting_lists_every_engine() {
         let Some(Known { kind: Kind::Choice(words), .. }) = known("settee", "store") else { panic!("no choice") };
         let engines: Vec<&str> =
-            crate::store::Engine::ALL.iter().map(|engine| engine.name()).chain(["memory"]).collect();
+            crate::store::Engine::ALL.iter().map(|engine| engine.name()).chain(["memory", "postgres"]).collect();
         assert_eq!(*words, engines);
     }
 

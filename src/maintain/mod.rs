@@ -8,6 +8,7 @@ mod backup;
 mod bulk_writes;
 mod check;
 pub mod control;
+mod convert;
 mod progress;
 mod restore;
 pub mod salvage;
@@ -17,6 +18,7 @@ mod walk;
 
 pub use self::backup::backup;
 pub use self::check::{Checked, check};
+pub use self::convert::{Converted, convert, renamed};
 pub use self::progress::{Hear, Progress};
 pub use self::restore::{Restored, restore};
 pub use self::sweep::sweep;

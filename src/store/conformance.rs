@@ -428,3 +428,46 @@ fn sled_sealed() {
 fn redb() {
     on_disk(Engine::Redb, None);
 }
+
+/// Each row on a schema of its own: the rows of one table would see each other.
+#[test]
+fn postgres() {
+    let Some(server) = super::postgres::test_server::TestServer::start() else { return };
+    let number = std::cell::Cell::new(0);
+    let fresh = || {
+        number.set(number.get() + 1);
+        server.open(&format!("s{}", number.get())).store
+    };
+    run_all(&fresh, true);
+    TestRunner::new(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })
+        .run(&steps(), |steps| {
+            number.set(number.get() + 1);
+            against_model(&|| server.open(&format!("s{}", number.get())).store, steps, false);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn postgres_sealed() {
+    let Some(server) = super::postgres::test_server::TestServer::start() else { return };
+    let number = std::cell::Cell::new(0);
+    let options = super::postgres::Options { key: Some(Key::generate()), ..Default::default() };
+    let open = || super::postgres::open(server.address(&format!("s{}", number.get())), &options).unwrap().store;
+    run_all(
+        &|| {
+            number.set(number.get() + 1);
+            open()
+        },
+        false,
+    );
+    number.set(number.get() + 1);
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 1, failure_persistence: None, ..ProptestConfig::default() });
+    runner
+        .run(&steps(), |steps| {
+            against_model(&open, steps, false);
+            Ok(())
+        })
+        .unwrap();
+}

@@ -16,6 +16,10 @@ pub enum StoreError {
     /// The engine failed, for example with an I/O error. The store refuses writes until it has recovered.
     /// It is unknown whether a commit that failed with this error takes effect.
     Unavailable(String),
+    /// A networked engine cannot be reached, or cannot work now: it fails over, its disk is full, or it is too
+    /// slow. It is unknown whether a commit that failed with this error takes effect. The same call may succeed
+    /// later.
+    Down(String),
     /// Stored bytes are not what was written.
     Damaged(String),
 }
@@ -26,6 +30,7 @@ impl fmt::Display for StoreError {
             StoreError::Conflict => out.write_str("an expectation did not hold"),
             StoreError::Full => out.write_str("the disk is full"),
             StoreError::Unavailable(cause) => write!(out, "the store is unavailable: {cause}"),
+            StoreError::Down(cause) => write!(out, "the store cannot be reached: {cause}"),
             StoreError::Damaged(what) => write!(out, "stored data is damaged: {what}"),
         }
     }
@@ -40,6 +45,7 @@ impl From<StoreError> for crate::error::Error {
             StoreError::Conflict => Error::Again("The stored data has changed while the request was under way.".into()),
             StoreError::Full => Error::Full,
             StoreError::Unavailable(cause) => Error::Internal(cause),
+            StoreError::Down(cause) => Error::Down(cause),
             StoreError::Damaged(what) => Error::Damaged(what),
         }
     }

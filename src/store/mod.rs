@@ -15,6 +15,7 @@ mod interface;
 pub mod keyspace;
 pub mod memory;
 mod pages;
+pub mod postgres;
 pub mod range;
 pub(crate) mod reserved_keys;
 #[cfg(test)]

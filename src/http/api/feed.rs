@@ -76,6 +76,9 @@ impl Kind {
     }
 }
 
+/// Between two attempts to read from a database server that is away.
+const REST: Duration = Duration::from_millis(500);
+
 /// How long a feed waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
@@ -270,6 +273,13 @@ impl<S: Source> Feed<S> {
                 Some(page) => page,
                 None => match self.source.page(self.since).await {
                     Err(Failure::Domain(Error::NoDatabase)) => return Ok(false),
+                    // The client has its heartbeats meanwhile, and misses nothing.
+                    Err(Failure::Domain(Error::Down(_))) if self.kind != Kind::Normal => {
+                        if !self.rest(out).await {
+                            return Ok(false);
+                        }
+                        continue;
+                    }
                     page => page?,
                 },
             };
@@ -331,6 +341,25 @@ impl<S: Source> Feed<S> {
                 }
                 Woken::Ended => return false,
             }
+        }
+    }
+
+    /// Waits a moment for a database server that is away, and sends a heartbeat that is due. Returns `false` if the feed
+    /// ends.
+    async fn rest(&mut self, out: &mut Sender) -> bool {
+        tokio::select! {
+            biased;
+            () = self.shutdown.begun() => return false,
+            () = tokio::time::sleep(REST) => {}
+        }
+        match self.waiting.heartbeat {
+            Some(beat) if self.quiet_since.elapsed() >= beat => {
+                out.text(self.kind.heartbeat(&self.source.wire(self.since))).await;
+                self.quiet_since = Instant::now();
+                true
+            }
+            Some(_) => true,
+            None => self.quiet_since.elapsed() < self.waiting.timeout,
         }
     }
 

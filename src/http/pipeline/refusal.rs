@@ -17,7 +17,7 @@ use crate::net::header_text::header_text;
 /// Builds the answer to a failure. Logs the cause of an internal error.
 pub fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
     let path = context.uri.path();
-    if let Failure::Domain(Error::Internal(cause) | Error::Damaged(cause)) = failure {
+    if let Failure::Domain(Error::Internal(cause) | Error::Damaged(cause) | Error::Down(cause)) = failure {
         tracing::error!(id = context.id, method = %context.method, path, cause, "a request failed");
     }
     if let Failure::TooMany { reason, .. } = failure {

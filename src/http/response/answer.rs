@@ -69,7 +69,7 @@ impl Answer {
             Failure::Domain(Error::Locked(wait)) => answer.with(header::RETRY_AFTER, (*wait).into()),
             Failure::MethodNotAllowed(allow) => answer.with(header::ALLOW, HeaderValue::from_static(allow)),
             Failure::TooMany { seconds, .. } => answer.with(header::RETRY_AFTER, (*seconds).into()),
-            Failure::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } => {
+            Failure::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } | Failure::Domain(Error::Down(_)) => {
                 answer.with(header::RETRY_AFTER, RETRY_AFTER.into())
             }
             Failure::Gone => answer.with(header::CONNECTION, HeaderValue::from_static("close")),

@@ -134,7 +134,7 @@ fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
         Error::BadContentType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_content_type"),
         Error::Script { word, .. } => (script_status(word), word),
         Error::Mango { word, .. } => (mango_status(word), word),
-        Error::Again(_) => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
+        Error::Again(_) | Error::Down(_) => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
         Error::Full => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
         Error::Damaged(_) | Error::Internal(_) => {
             return (StatusCode::INTERNAL_SERVER_ERROR, "internal_server_error".into(), INTERNAL.into());

@@ -100,7 +100,7 @@ impl Client {
         }
     }
 
-    async fn line(&mut self) -> Option<String> {
+    pub async fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.read.windows(2).position(|pair| pair == b"\r\n") {
                 let line = String::from_utf8_lossy(&self.read[..end]).into_owned();

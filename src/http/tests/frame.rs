@@ -327,10 +327,12 @@ async fn node_endpoints() {
     }
 }
 
-/// A store whose reads succeed and whose commits fail as configured.
+/// A store whose commits fail as configured, and of a networked one also the scans.
 struct Failing {
     inner: Memory,
     with: parking_lot::Mutex<Option<Failure>>,
+    /// Scans that failed.
+    failed: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Clone, Copy)]
@@ -338,11 +340,28 @@ enum Failure {
     Panic,
     Full,
     Gone,
+    /// All calls of a networked store.
+    Down,
+    /// The scans of a networked store.
+    DownScans,
+}
+
+impl Failing {
+    fn new() -> Arc<Failing> {
+        Arc::new(Failing { inner: Memory::new(), with: parking_lot::Mutex::new(None), failed: Default::default() })
+    }
+}
+
+fn down() -> crate::store::StoreError {
+    crate::store::StoreError::Down("no connection to /secret/path".into())
 }
 
 impl Store for Failing {
     fn get_many(&self, keys: &[Vec<u8>]) -> crate::store::Result<Vec<Option<Vec<u8>>>> {
-        self.inner.get_many(keys)
+        match *self.with.lock() {
+            Some(Failure::Down) => Err(down()),
+            _ => self.inner.get_many(keys),
+        }
     }
 
     fn scan(
@@ -351,13 +370,18 @@ impl Store for Failing {
         direction: crate::store::Direction,
         limit: crate::store::PageLimit,
     ) -> crate::store::Result<Vec<crate::store::Entry>> {
+        if matches!(*self.with.lock(), Some(Failure::Down | Failure::DownScans)) {
+            self.failed.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            return Err(down());
+        }
         self.inner.scan(range, direction, limit)
     }
 
     fn commit(&self, batch: crate::store::Batch) -> crate::store::Result<()> {
         let with = *self.with.lock();
         match with {
-            None => self.inner.commit(batch),
+            None | Some(Failure::DownScans) => self.inner.commit(batch),
+            Some(Failure::Down) => Err(down()),
             Some(Failure::Panic) => panic!("at /secret/path"),
             Some(Failure::Full) => Err(crate::store::StoreError::Full),
             Some(Failure::Gone) => Err(crate::store::StoreError::Unavailable("EIO at /secret/path".into())),
@@ -375,7 +399,7 @@ impl Store for Failing {
 
 #[tokio::test]
 async fn store_failures_are_answered_without_internals_and_keep_the_connection() {
-    let store = Arc::new(Failing { inner: Memory::new(), with: parking_lot::Mutex::new(None) });
+    let store = Failing::new();
     let running = server_on(&[], store.clone()).await;
     within(async {
         let mut client = Client::connect(running.address).await;
@@ -383,6 +407,7 @@ async fn store_failures_are_answered_without_internals_and_keep_the_connection()
             (Some(Failure::Panic), 500, "internal_server_error"),
             (Some(Failure::Gone), 500, "internal_server_error"),
             (Some(Failure::Full), 507, "insufficient_storage"),
+            (Some(Failure::Down), 503, "service_unavailable"),
             (None, 200, ""),
         ] {
             *store.with.lock() = with;
@@ -390,9 +415,37 @@ async fn store_failures_are_answered_without_internals_and_keep_the_connection()
             let reply = client.reply(false).await.unwrap();
             assert_eq!((reply.status, reply.json()["error"].as_str().unwrap_or("")), (status, error));
             assert!(!reply.text().contains("secret"), "{}", reply.text());
+            assert_eq!(reply.header("retry-after").is_some(), status == 503);
             client.send("GET /_node/_local/_config/mine/key", &[ADMIN], b"").await;
             assert_eq!(client.reply(false).await.unwrap().status, if with.is_some() { 404 } else { 200 });
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_feed_outlasts_a_database_server_that_is_away() {
+    let store = Failing::new();
+    let running = server_on(&[], store.clone()).await;
+    within(async {
+        ask(running.address, "PUT /db", &[ADMIN], b"").await;
+        // Its validators are known from now on.
+        ask(running.address, "PUT /db/zero", &[ADMIN], b"{}").await;
+        let mut feed = Client::connect(running.address).await;
+        feed.send("GET /db/_changes?feed=continuous&heartbeat=100&since=now", &[ADMIN], b"").await;
+        // The head of the answer, and the first chunk: a newline.
+        while !feed.line().await.unwrap().is_empty() {}
+        assert_eq!((feed.line().await.as_deref(), feed.line().await.as_deref()), (Some("1"), Some("\n")));
+        *store.with.lock() = Some(Failure::DownScans);
+        let written = ask(running.address, "PUT /db/one", &[ADMIN], b"{}").await;
+        assert_eq!(written.status, 201);
+        while store.failed.load(std::sync::atomic::Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let refused = ask(running.address, "GET /db/_changes", &[ADMIN], b"").await;
+        assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true));
+        *store.with.lock() = None;
+        while !feed.line().await.expect("the feed goes on").contains("\"id\":\"one\"") {}
     })
     .await;
 }

@@ -7,9 +7,14 @@ use std::path::Path;
 
 use super::*;
 use crate::cli::offline;
+use crate::cli::stores::Place;
 use crate::store::{Engine, Key, Options, Rewrite, Sealing, open_with};
 
 const KNOWN: &str = "known to everybody ";
+
+fn at(data: &std::path::Path) -> Place {
+    Place::Folder { data: data.to_path_buf(), engine: None }
+}
 
 fn open_folder(folder: &Path, key: Option<&Key>) -> Server {
     let opened = open_with(folder, Options { key: key.cloned(), ..Options::default() }).unwrap();
@@ -86,26 +91,26 @@ fn encryption_can_be_started_renewed_and_ended() {
         (None, None, under(&second), Some(&second)),
     ] {
         rewrite(before, engine, sealing).unwrap();
-        assert_eq!(offline::check(&data, after.cloned()), Ok(true));
+        assert_eq!(offline::check(&at(&data), after.cloned()), Ok(true));
         assert_eq!(seen(&data, after), all);
         assert_eq!(shows(&data, KNOWN.as_bytes()), after.is_none());
     }
-    assert!(offline::check(&data, None).unwrap_err().contains("is encrypted"));
+    assert!(offline::check(&at(&data), None).unwrap_err().contains("is encrypted"));
     assert!(rewrite(None, None, Sealing::Keep).unwrap_err().contains("is encrypted"));
 
-    let refused = offline::backup(&data, None, false, &path("a")).unwrap_err();
+    let refused = offline::backup(&at(&data), None, false, &path("a")).unwrap_err();
     assert!(refused.contains("--plaintext") && refused.contains(&second.id()), "{refused}");
-    let refused = offline::backup(&data, Some(first.clone()), false, &path("a")).unwrap_err();
+    let refused = offline::backup(&at(&data), Some(first.clone()), false, &path("a")).unwrap_err();
     assert!(refused.contains(&second.id()), "{refused}");
-    offline::backup(&data, Some(second.clone()), false, &path("sealed")).unwrap();
-    offline::backup(&data, Some(second.clone()), true, &path("plain")).unwrap();
+    offline::backup(&at(&data), Some(second.clone()), false, &path("sealed")).unwrap();
+    offline::backup(&at(&data), Some(second.clone()), true, &path("plain")).unwrap();
     let sealed = std::fs::read(path("sealed")).unwrap();
     assert!(memchr::memmem::find(&sealed, KNOWN.as_bytes()).is_none());
     let plain = std::fs::read(path("plain")).unwrap();
     assert!(memchr::memmem::find(&plain, KNOWN.as_bytes()).is_some());
 
     let restore = |from: &str, backup_key: Option<&Key>, to: &str, key: Option<&Key>| {
-        offline::restore(&path(from), backup_key.cloned(), &path(to), None, key.cloned())
+        offline::restore(&path(from), backup_key.cloned(), &at(&path(to)), key.cloned())
     };
     let refused = restore("sealed", None, "x", Some(&first)).unwrap_err();
     assert!(refused.contains(&second.id()) && refused.contains("--backup-key-file"), "{refused}");
@@ -118,7 +123,7 @@ fn encryption_can_be_started_renewed_and_ended() {
         ("plain", None, "all plain", None),
     ] {
         restore(from, backup_key, to, key).unwrap();
-        assert_eq!(offline::check(&path(to), key.cloned()), Ok(true), "{to}");
+        assert_eq!(offline::check(&at(&path(to)), key.cloned()), Ok(true), "{to}");
         assert_eq!(seen(&path(to), key), all, "{to}");
         assert_eq!(shows(&path(to), KNOWN.as_bytes()), key.is_none(), "{to}");
     }

@@ -139,6 +139,7 @@ fn verdict(error: Error) -> Result<Verdict> {
     match error {
         // Of this server, and not of the document. The pass ends, and starts again at its checkpoint.
         Error::Again(_)
+        | Error::Down(_)
         | Error::Locked(_)
         | Error::Conflict
         | Error::Full

@@ -98,6 +98,16 @@ impl Pins {
         Arc::new(Pinned { pins: self.clone(), id: *id })
     }
 
+    /// The pinned blobs.
+    pub fn all(&self) -> Vec<BlobId> {
+        self.0.iter().flat_map(|shard| shard.lock().keys().copied().collect::<Vec<_>>()).collect()
+    }
+
+    /// Whether the blob is pinned.
+    pub fn holds(&self, id: &BlobId) -> bool {
+        self.shard(id).lock().contains_key(id)
+    }
+
     /// Notes that a pinned blob has been written.
     pub fn written(&self, id: &BlobId) {
         if let Some(held) = self.shard(id).lock().get_mut(id) {

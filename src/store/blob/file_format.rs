@@ -28,7 +28,6 @@
 //! All nonces of a file, those of the blocks and that of the final tag, begin with the prefix. A block
 //! therefore cannot be opened in another file, nor a file under another name.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use super::blobs::BlobId;
@@ -189,7 +188,7 @@ impl Blocks {
 /// Reads the length and checksums of a plain file of `size` bytes. The inner error says what is wrong with
 /// the file.
 pub(crate) fn read_tail(
-    file: &mut File,
+    file: &mut (impl Read + Seek),
     size: u64,
     id: &BlobId,
 ) -> io::Result<std::result::Result<(u64, Blocks), &'static str>> {
@@ -224,7 +223,7 @@ pub(crate) fn read_tail(
 /// Reads the length of a sealed file of `size` bytes, and returns the stream that opens its blocks. The inner
 /// error says what is wrong with the file.
 pub(crate) fn read_sealed_tail(
-    file: &mut File,
+    file: &mut (impl Read + Seek),
     size: u64,
     id: &BlobId,
     keys: &BlobKeys,

@@ -244,7 +244,13 @@ impl Blobs for BlobFiles {
     }
 
     fn open(&self, id: &BlobId, offset: u64) -> Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Reader::open(&self.path(id), id, offset, self.0.keys.as_ref())?))
+        let io = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Damaged(format!("attachment {} is gone", hex(id))),
+            _ => io_error("reading an attachment", &error),
+        };
+        let file = File::open(self.path(id)).map_err(io)?;
+        let size = file.metadata().map_err(io)?.len();
+        Ok(Box::new(Reader::new(file, size, id, offset, self.0.keys.as_ref())?))
     }
 
     fn contains(&self, id: &BlobId) -> Result<bool> {
@@ -309,8 +315,8 @@ fn parse_id(name: &str) -> Option<BlobId> {
 }
 
 /// Reads a blob block by block and hands out only blocks that match their checksum, or open.
-struct Reader {
-    file: File,
+pub(crate) struct Reader<F> {
+    file: F,
     name: String,
     length: u64,
     blocks: Blocks,
@@ -321,16 +327,12 @@ struct Reader {
     next: u64,
 }
 
-impl Reader {
-    fn open(path: &Path, id: &BlobId, offset: u64, keys: Option<&BlobKeys>) -> Result<Reader> {
+impl<F: Read + Seek> Reader<F> {
+    /// Reads the content of a blob file of `size` bytes from `offset` on.
+    pub fn new(mut file: F, size: u64, id: &BlobId, offset: u64, keys: Option<&BlobKeys>) -> Result<Reader<F>> {
         let name = hex(id);
         let damaged = |how: &str| StoreError::Damaged(format!("attachment {name} {how}"));
-        let io = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => damaged("is gone"),
-            _ => io_error("reading an attachment", &error),
-        };
-        let mut file = File::open(path).map_err(io)?;
-        let size = file.metadata().map_err(io)?.len();
+        let io = |error: io::Error| io_error("reading an attachment", &error);
         let (length, blocks) = match keys {
             None => read_tail(&mut file, size, id).map_err(io)?.map_err(damaged)?,
             Some(keys) => read_sealed_tail(&mut file, size, id, keys).map_err(io)?.map_err(damaged)?,
@@ -374,7 +376,7 @@ impl Reader {
     }
 }
 
-impl Read for Reader {
+impl<F: Read + Seek> Read for Reader<F> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.at == self.block.len() {
             self.read_block()?;

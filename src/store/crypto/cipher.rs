@@ -15,6 +15,10 @@
 //!
 //! A nonce has 24 bytes: random for values; 19 random bytes, a counter and a flag for streams. The
 //! probability that a nonce repeats is negligible.
+//!
+//! A networked engine must find out whether a stored value is still the expected one without opening it. There, the
+//! nonce of a value is derived from its key and content (as in SIV): the same value under the same key is sealed alike,
+//! and of two different ones the nonces differ. Who compares two states of such a store sees which values are equal.
 
 use std::fmt;
 
@@ -91,7 +95,12 @@ impl FolderKeys {
 
     /// The cipher of the values.
     pub fn values(&self) -> Cipher {
-        Cipher { aead: aead(&derive(&self.data, b"values")), nonces: Mutex::new(Nonces::new()) }
+        Cipher { aead: aead(&derive(&self.data, b"values")), nonces: Mutex::new(Nonces::new()), derived: None }
+    }
+
+    /// The cipher of the values of a networked engine, which seals the same value alike.
+    pub fn comparable_values(&self) -> Cipher {
+        Cipher { derived: Some(derive(&self.data, b"nonces")), ..self.values() }
     }
 
     /// The keys of the attachments.
@@ -134,6 +143,8 @@ impl fmt::Display for Envelope {
 pub(crate) struct Cipher {
     aead: XChaCha20Poly1305,
     nonces: Mutex<Nonces>,
+    /// The key that nonces are derived with. `None`: they are random.
+    derived: Option<Bytes32>,
 }
 
 /// Random bytes for 64 nonces, so that 64 values cost one system call.
@@ -160,9 +171,18 @@ impl Nonces {
 }
 
 impl Cipher {
+    fn nonce(&self, key: &[u8], value: &[u8]) -> [u8; NONCE] {
+        let Some(secret) = &self.derived else { return self.nonces.lock().next() };
+        let length = (key.len() as u64).to_le_bytes();
+        let digest = derive(secret, &[&length[..], key, value].concat());
+        let mut nonce = [0; NONCE];
+        nonce.copy_from_slice(&digest[..NONCE]);
+        nonce
+    }
+
     /// Appends the nonce, the encrypted value and the tag to `onto`. `key` is the key of the entry.
     pub fn seal(&self, key: &[u8], value: &[u8], onto: &mut Vec<u8>) {
-        let nonce = self.nonces.lock().next();
+        let nonce = self.nonce(key, value);
         onto.extend_from_slice(&nonce);
         let start = onto.len();
         onto.extend_from_slice(value);
@@ -301,6 +321,21 @@ mod tests {
         for length in 0..one.len() {
             assert_eq!(cipher.open(b"key", &one[..length]), None);
         }
+    }
+
+    #[test]
+    fn a_networked_engine_can_compare_sealed_values() {
+        let keys = FolderKeys::generate();
+        let sealed = |key: &[u8], value: &[u8]| {
+            let mut sealed = Vec::new();
+            keys.comparable_values().seal(key, value, &mut sealed);
+            sealed
+        };
+        let one = sealed(b"key", b"value");
+        assert_eq!(one, sealed(b"key", b"value"));
+        assert_ne!(one[..NONCE], sealed(b"key", b"valuf")[..NONCE]);
+        assert_ne!(one[..NONCE], sealed(b"ke", b"yvalue")[..NONCE]);
+        assert_eq!(keys.values().open(b"key", &one).as_deref(), Some(&b"value"[..]));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod unfinished;
 
 pub(crate) use self::checks::{check_format, no_marker, refusal, refuse_incomplete, refuse_without_blobs};
 pub use self::engine::Engine;
+pub(crate) use self::engine::FORMAT;
 pub(crate) use self::lock::{LOCK, lock};
 pub(crate) use self::marker::{Marker, read_marker, write_marker};
 pub use self::open::{Opened, Options, begin_filling, encrypted_under, open, open_existing, open_with};

@@ -1,0 +1,339 @@
+//! Commits: batches that wait are gathered into one transaction.
+//!
+//! ```text
+//! commit(batch) ─► waiting ─► group ─► one call of the server's function `commit` ─► an answer for each batch
+//!                             batches with no key in common; of a database only one at a time
+//! ```
+//!
+//! The transaction is one statement, so it takes one round trip. The server tests the expectations, and a batch whose
+//! expectation does not hold does not fail the others.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use super::connections::Connections;
+use super::encode::Place;
+use super::errors::{Fate, text};
+use super::slot::{Slot, Told};
+use crate::store::{Result, StoreError};
+
+/// A group takes batches until it has this many...
+const BATCHES: usize = 64;
+/// ...or so many bytes.
+const BYTES: usize = 4 << 20;
+/// Batches that are looked at for a group.
+const LOOK: usize = 512;
+/// For so long after a conflict, a database's batches go alone: another node writes there, and the others would wait for
+/// its locks.
+const HOT: Duration = Duration::from_secs(1);
+/// How long it is tried to find out what became of a commit, or to commit at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A commit tries so often to get a connection. That is enough for connections that were cut; while the server is away, the
+/// client is told soon.
+const CONNECTS: u32 = 3;
+
+/// A key and a value, or none.
+pub(super) type Row = (Place, Option<Vec<u8>>);
+
+/// A batch as rows.
+pub(super) struct Encoded {
+    /// Expected values; `None`: absent.
+    pub expect: Vec<Row>,
+    /// Values to write; `None`: delete.
+    pub writes: Vec<Row>,
+    pub bytes: usize,
+}
+
+impl Encoded {
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.expect.iter().chain(&self.writes).map(|(place, _)| place)
+    }
+}
+
+struct Waiting {
+    batch: Encoded,
+    answer: SyncSender<Result<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    /// Databases with a batch under way.
+    busy: HashSet<i64>,
+    /// Databases to which another node wrote: until when their batches go alone.
+    hot: HashMap<i64, Instant>,
+    /// Transactions under way.
+    running: usize,
+    /// Slots that no transaction uses.
+    slots: Vec<Slot>,
+}
+
+pub(super) struct Commits {
+    connections: Connections,
+    handle: Handle,
+    state: Mutex<State>,
+    /// The most transactions at a time.
+    most: usize,
+    sql: String,
+}
+
+impl Commits {
+    pub fn new(connections: Connections, handle: Handle) -> Arc<Commits> {
+        let sql = format!("select {}.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", connections.address.schema);
+        // Half of the connections stay for reads.
+        let most = (connections.size() / 2).clamp(1, 8);
+        Arc::new(Commits { connections, handle, state: Mutex::default(), most, sql })
+    }
+
+    /// Commits a batch, together with others. `answer` gets the result.
+    pub fn submit(self: &Arc<Self>, batch: Encoded, answer: SyncSender<Result<()>>) {
+        let mut state = self.state.lock();
+        state.waiting.push_back(Waiting { batch, answer });
+        self.begin(&mut state);
+    }
+
+    /// Starts as many transactions as there is work and room for.
+    fn begin(self: &Arc<Self>, state: &mut State) {
+        while state.running < self.most {
+            let group = state.take();
+            if group.is_empty() {
+                return;
+            }
+            state.running += 1;
+            let (slot, own) = (state.slots.pop(), self.clone());
+            self.handle.spawn(async move { own.run(group, slot).await });
+        }
+    }
+
+    async fn run(self: Arc<Self>, group: Vec<Waiting>, slot: Option<Slot>) {
+        let (batches, answers): (Vec<Encoded>, Vec<_>) = group.into_iter().map(|one| (one.batch, one.answer)).unzip();
+        let databases: Vec<HashSet<i64>> = batches.iter().map(databases).collect();
+        let (outcome, slot) = self.transact(batches, slot).await;
+        let mut state = self.state.lock();
+        state.running -= 1;
+        state.slots.extend(slot);
+        for (at, touched) in databases.iter().enumerate() {
+            for number in touched {
+                state.busy.remove(number);
+                if outcome.as_ref().is_ok_and(|failed| failed.contains(&(at as i32))) {
+                    state.hot.insert(*number, Instant::now() + HOT);
+                }
+            }
+        }
+        self.begin(&mut state);
+        drop(state);
+        for (at, answer) in answers.into_iter().enumerate() {
+            let _ = answer.send(match &outcome {
+                Ok(failed) if failed.contains(&(at as i32)) => Err(StoreError::Conflict),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.clone()),
+            });
+        }
+    }
+
+    /// Commits the batches. Returns the numbers of those whose expectations did not hold, and a slot that can be used
+    /// again.
+    async fn transact(&self, batches: Vec<Encoded>, mut slot: Option<Slot>) -> (Result<Vec<i32>>, Option<Slot>) {
+        let arrays = Arrays::of(batches);
+        let until = Instant::now() + PATIENCE;
+        let mut left = CONNECTS;
+        for attempt in 0u32.. {
+            let mut own = match slot.take() {
+                Some(slot) => slot,
+                None => match Slot::make(&self.connections).await {
+                    Ok(slot) => slot,
+                    // Nothing has been sent yet.
+                    Err(StoreError::Down(_)) if self.goes_on(&mut left).await => continue,
+                    Err(error) => return (Err(error), None),
+                },
+            };
+            own.number += 1;
+            let error = match self.send(&own, &arrays).await {
+                Ok(failed) => return (Ok(failed), Some(own)),
+                Err(Sent::Not(StoreError::Down(_))) if self.goes_on(&mut left).await => {
+                    slot = Some(own);
+                    continue;
+                }
+                Err(Sent::Not(error)) => return (Err(error), Some(own)),
+                Err(Sent::Failed(error)) => error,
+            };
+            if Slot::is_gone(&error) && Instant::now() < until {
+                continue;
+            }
+            match Fate::of(&error) {
+                Fate::Again if attempt < 20 && Instant::now() < until => {
+                    slot = Some(own);
+                    let pause = Duration::from_millis(1 << attempt.min(6));
+                    tokio::time::sleep(pause.mul_f64(fraction())).await;
+                }
+                Fate::Again => return (Err(StoreError::Down(text(&error))), Some(own)),
+                Fate::Failed(failed) => {
+                    if matches!(failed, StoreError::Down(_)) {
+                        self.connections.forget();
+                    }
+                    return (Err(failed), Some(own));
+                }
+                Fate::Unknown(cause) => match self.settle(&own, until, &cause).await {
+                    Ok(Told::Committed(failed)) => return (Ok(failed), None),
+                    Ok(Told::Nothing) if Instant::now() < until => {}
+                    Ok(Told::Nothing) => return (Err(StoreError::Down(cause)), None),
+                    Err(error) => return (Err(error), None),
+                },
+            }
+        }
+        (Err(StoreError::Down("a commit was tried too often".into())), None)
+    }
+
+    /// After a connection has failed before anything was sent: whether another attempt is left.
+    async fn goes_on(&self, left: &mut u32) -> bool {
+        let goes_on = *left > 0;
+        *left = left.saturating_sub(1);
+        if goes_on {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        goes_on
+    }
+
+    async fn send(&self, slot: &Slot, arrays: &Arrays) -> std::result::Result<Vec<i32>, Sent> {
+        let client = self.connections.get().await.map_err(Sent::Not)?;
+        let result = async {
+            let statement = client.prepare_cached(&self.sql).await?;
+            let Arrays { expect, writes } = arrays;
+            client
+                .query_one(
+                    &statement,
+                    &[
+                        &slot.id,
+                        &slot.number,
+                        &expect.batch,
+                        &expect.number,
+                        &expect.rest,
+                        &expect.value,
+                        &writes.batch,
+                        &writes.number,
+                        &writes.rest,
+                        &writes.value,
+                    ],
+                )
+                .await
+        };
+        result.await.map(|row| row.get(0)).map_err(Sent::Failed)
+    }
+
+    /// Finds out what became of the last commit of `slot`. An error: the server did not come back in time.
+    async fn settle(&self, slot: &Slot, until: Instant, cause: &str) -> Result<Told> {
+        tracing::warn!("the connection to the database was lost during a commit; its outcome is looked up: {cause}");
+        self.connections.forget();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match slot.fence(&self.connections).await {
+                Ok(told) => return Ok(told),
+                Err(error) if Instant::now() > until => {
+                    tracing::error!("it is unknown whether a commit took effect: {error}");
+                    return Err(error);
+                }
+                Err(_) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(500));
+                }
+            }
+        }
+    }
+}
+
+/// Why a statement has no result.
+enum Sent {
+    /// It was not sent.
+    Not(StoreError),
+    Failed(tokio_postgres::Error),
+}
+
+impl State {
+    /// Takes the batches of the next transaction.
+    fn take(&mut self) -> Vec<Waiting> {
+        let now = Instant::now();
+        self.hot.retain(|_, until| *until > now);
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        let mut keys: HashSet<Place> = HashSet::new();
+        // Databases of which an older batch waits.
+        let mut passed: HashSet<i64> = HashSet::new();
+        let mut at = 0;
+        for _ in 0..LOOK {
+            let Some(next) = self.waiting.get(at) else { break };
+            let touched = databases(&next.batch);
+            let is_hot = touched.iter().any(|number| self.hot.contains_key(number));
+            let fits = group.is_empty() || (!is_hot && bytes + next.batch.bytes <= BYTES);
+            let waits = touched.iter().any(|number| self.busy.contains(number) || passed.contains(number));
+            if !fits || waits || next.batch.places().any(|place| keys.contains(place)) {
+                passed.extend(touched);
+                at += 1;
+                continue;
+            }
+            let Some(next) = self.waiting.remove(at) else { break };
+            bytes += next.batch.bytes;
+            keys.extend(next.batch.places().cloned());
+            self.busy.extend(touched);
+            group.push(next);
+            if is_hot || group.len() == BATCHES {
+                break;
+            }
+        }
+        group
+    }
+}
+
+/// The numbers of the databases whose keys a batch has.
+fn databases(batch: &Encoded) -> HashSet<i64> {
+    batch.places().map(|(number, _)| *number).filter(|number| *number != 0).collect()
+}
+
+/// The expectations or the writes of a group, as the columns that the function gets.
+#[derive(Default)]
+struct Columns {
+    batch: Vec<i32>,
+    number: Vec<i64>,
+    rest: Vec<Vec<u8>>,
+    value: Vec<Option<Vec<u8>>>,
+}
+
+struct Arrays {
+    expect: Columns,
+    writes: Columns,
+}
+
+impl Arrays {
+    fn of(batches: Vec<Encoded>) -> Arrays {
+        let (mut expect, mut writes) = (Vec::new(), Vec::new());
+        for (at, batch) in batches.into_iter().enumerate() {
+            expect.extend(batch.expect.into_iter().map(|row| (at as i32, row)));
+            writes.extend(batch.writes.into_iter().map(|row| (at as i32, row)));
+        }
+        Arrays { expect: Columns::of(expect), writes: Columns::of(writes) }
+    }
+}
+
+impl Columns {
+    /// In the order of the keys, so that transactions that write the same rows wait for each other and not in a circle.
+    fn of(mut rows: Vec<(i32, Row)>) -> Columns {
+        rows.sort_unstable_by(|(_, (left, _)), (_, (right, _))| left.cmp(right));
+        let mut columns = Columns::default();
+        for (batch, ((number, rest), value)) in rows {
+            columns.batch.push(batch);
+            columns.number.push(number);
+            columns.rest.push(rest);
+            columns.value.push(value);
+        }
+        columns
+    }
+}
+
+/// A random number from 0.5 to 1.
+fn fraction() -> f64 {
+    0.5 + (super::slot::random() % 1000) as f64 / 2000.0
+}

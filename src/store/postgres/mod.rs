@@ -1,0 +1,37 @@
+//! The networked store: an ordered map and attachments in PostgreSQL, which several settees can share.
+//!
+//! ```text
+//! Store's calls (threads that may block) ──► runtime.rs (threads of their own) ──► pool of connections
+//!   get_many, scan    reads.rs     one statement each, so each sees one snapshot
+//!   commit            commits.rs   gathers the batches that wait into one transaction: one call of the function
+//!                                  `commit` of schema.rs, which tests all expectations in the server
+//!                     slot.rs      finds out what became of a commit whose connection was lost
+//!   tell, listen      notices.rs   one connection that listens, one message for many commits
+//!   blobs             blobs.rs     attachments in pieces of 256 KiB
+//! ```
+//!
+//! Nothing here is remembered of the stored data, so nothing can be stale. `docs/scaling.md` describes how to run it.
+
+mod address;
+mod blobs;
+mod commits;
+mod connections;
+mod encode;
+mod errors;
+mod leases;
+mod notices;
+mod open;
+mod reads;
+mod runtime;
+mod schema;
+mod slot;
+mod store;
+#[cfg(test)]
+pub(crate) mod test_server;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod warnings;
+
+pub use self::address::Address;
+pub use self::open::{Options, PostgresError, Shared, open};

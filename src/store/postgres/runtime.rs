@@ -1,0 +1,53 @@
+//! The threads of the connections. The calls of `Store` are made on threads that may block, and wait here.
+
+use std::future::Future;
+use std::io;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+
+use crate::store::{Result, StoreError};
+
+/// Two threads that serve all connections. When it is dropped, they end without being waited for.
+pub(super) struct Threads {
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Threads {
+    pub fn start() -> io::Result<Threads> {
+        let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("postgres").enable_all().build()?;
+        let handle = runtime.handle().clone();
+        Ok(Threads { runtime: Some(runtime), handle })
+    }
+
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Runs `work` on these threads and waits for its result.
+    pub fn wait<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let (done, answer) = sync_channel(1);
+        self.handle.spawn(async move {
+            let _ = done.send(work.await);
+        });
+        received(&answer)
+    }
+}
+
+/// Waits for the result of a call. Callers should not be on an async thread; if one is, another thread takes over its
+/// other tasks first.
+pub(super) fn received<T>(answer: &Receiver<Result<T>>) -> Result<T> {
+    let several = || Handle::try_current().is_ok_and(|own| own.runtime_flavor() == RuntimeFlavor::MultiThread);
+    let answer = if several() { tokio::task::block_in_place(|| answer.recv()) } else { answer.recv() };
+    answer.unwrap_or_else(|_| Err(StoreError::Down("the connections to the database have been closed".into())))
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // Waiting for them could block an async thread.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The tables and functions in the database, and their versions.
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error};
+
+/// The version of the tables that this build makes and uses.
+pub(super) const VERSION: i32 = 1;
+/// The number under which nodes lock the making of tables.
+const LOCK: i64 = 0x7365_7474_6565;
+
+/// Why the tables cannot be used.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Failed(Error),
+    /// The role may not make them: the SQL that an owner of the database runs.
+    NoRight(String),
+    /// A newer settee made them: their version.
+    Newer(i32),
+    /// The server is too old: its version.
+    OldServer(String),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Failed(error)
+    }
+}
+
+/// Makes or upgrades the tables of `schema`, or finds that they are as they should be. Nodes that start at the same
+/// time wait for each other.
+pub(super) async fn settle(client: &mut Client, schema: &str) -> Result<(), Refused> {
+    let (number, shown) = server_version(client).await?;
+    if number < 120_000 {
+        return Err(Refused::OldServer(shown));
+    }
+    if version(client, schema).await? == Some(VERSION) {
+        return Ok(());
+    }
+    match make(client, schema).await {
+        Err(Refused::Failed(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            Err(Refused::NoRight(rights(client, schema).await?))
+        }
+        made => made,
+    }
+}
+
+async fn server_version(client: &Client) -> Result<(i32, String), Error> {
+    let sql = "select current_setting('server_version_num')::int4, current_setting('server_version')";
+    let row = client.query_one(sql, &[]).await?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Whether the schema has settee's tables. Functions such as `to_regclass` may answer from a cache that does not know
+/// yet what another connection has made.
+pub(super) async fn is_there(client: &Client, schema: &str) -> Result<bool, Error> {
+    let sql = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+               where n.nspname = $1 and c.relname = 'meta')";
+    Ok(client.query_one(sql, &[&schema]).await?.get(0))
+}
+
+async fn has_schema(client: &Client, schema: &str) -> Result<bool, Error> {
+    let sql = "select exists (select from pg_namespace where nspname = $1)";
+    Ok(client.query_one(sql, &[&schema]).await?.get(0))
+}
+
+/// The version of the tables. `None`: there are none.
+async fn version(client: &Client, schema: &str) -> Result<Option<i32>, Refused> {
+    if !is_there(client, schema).await? {
+        return Ok(None);
+    }
+    let found = client.query_opt(&format!("select version from {schema}.meta"), &[]).await?;
+    match found.map(|row| row.get(0)) {
+        Some(newer) if newer > VERSION => Err(Refused::Newer(newer)),
+        found => Ok(found),
+    }
+}
+
+async fn make(client: &mut Client, schema: &str) -> Result<(), Refused> {
+    let under_way = client.transaction().await?;
+    under_way.execute("select pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    // Another node may have been faster.
+    let found = version(under_way.client(), schema).await?;
+    if found == Some(VERSION) {
+        return Ok(());
+    }
+    if !has_schema(under_way.client(), schema).await? {
+        under_way.batch_execute(&format!("create schema {schema}")).await?;
+    }
+    // Each later version adds its changes here, from the one before.
+    under_way.batch_execute(&tables(schema)).await?;
+    under_way.batch_execute(&functions(schema)).await?;
+    under_way.commit().await?;
+    Ok(())
+}
+
+/// What an owner of the database runs, so that this role can make the tables.
+async fn rights(client: &Client, schema: &str) -> Result<String, Error> {
+    let role: String = client.query_one("select quote_ident(current_user)", &[]).await?.get(0);
+    Ok(match has_schema(client, schema).await? {
+        true => format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"),
+        false => format!("CREATE SCHEMA {schema} AUTHORIZATION {role};"),
+    })
+}
+
+/// Marks the store as being filled, or as filled: others refuse one that a restore has not finished.
+pub(super) async fn mark_filling(client: &Client, schema: &str, filling: bool) -> Result<(), Error> {
+    client.execute(&format!("update {schema}.meta set filling = $1"), &[&filling]).await.map(drop)
+}
+
+/// Whether a restore has begun to fill the store, and has not finished.
+pub(super) async fn is_filling(client: &Client, schema: &str) -> Result<bool, Error> {
+    Ok(client.query_one(&format!("select filling from {schema}.meta"), &[]).await?.get(0))
+}
+
+fn tables(schema: &str) -> String {
+    format!(
+        "
+create table {schema}.meta (version int4 not null, filling bool not null default false,
+  made timestamptz not null default now());
+insert into {schema}.meta (version) values ({VERSION});
+
+-- The ordered map. A key that belongs to a database is (number of the database, rest), another (0, key).
+create table {schema}.kv (db int8 not null, k bytea not null, v bytea not null, primary key (db, k))
+  with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_limit = 1000);
+-- What is large is compressed or encrypted already.
+alter table {schema}.kv alter column v set storage external;
+
+-- One row for each commit that a node can have under way: which one was the last that took effect.
+create table {schema}.slots (id int8 primary key, number int8 not null default 0, failed int4[] not null default '{{}}',
+  fenced bool not null default false, used timestamptz not null default now()) with (fillfactor = 50);
+
+create table {schema}.leases (name text primary key, owner text not null, until timestamptz not null);
+
+-- Attachments. An upload without an id is not complete yet.
+create table {schema}.blobs (upload int8 primary key, id bytea unique, size int8 not null default 0,
+  used timestamptz not null default now());
+create table {schema}.pieces (upload int8 not null, n int4 not null, data bytea not null, primary key (upload, n));
+alter table {schema}.pieces alter column data set storage external;
+"
+    )
+}
+
+/// The functions. `commit` gets the batches of one transaction as arrays: expectations (batch, key, value; null:
+/// absent) and writes (batch, key, value; null: delete), both in the order of the keys. It returns the batches of which
+/// an expectation did not hold; the others are written.
+fn functions(schema: &str) -> String {
+    format!(
+        "
+create function {schema}.commit(p_slot int8, p_number int8,
+    p_eb int4[], p_edb int8[], p_ek bytea[], p_ev bytea[],
+    p_wb int4[], p_wdb int8[], p_wk bytea[], p_wv bytea[]) returns int4[] language plpgsql as $$
+declare
+  v_held int4[] := '{{}}';
+  v_some int4[];
+  v_failed int4[] := '{{}}';
+begin
+  if cardinality(p_ek) > 0 then
+    -- The rows stay locked, so what holds now holds until the end.
+    select coalesce(array_agg(found.n), '{{}}') into v_held from (
+      select e.n::int4 as n, kv.v = e.v as same
+        from unnest(p_edb, p_ek, p_ev) with ordinality e(db, k, v, n)
+        join {schema}.kv kv on kv.db = e.db and kv.k = e.k
+        order by kv.db, kv.k for update of kv) found where found.same;
+    -- A row that must be absent is made, so that nobody else can make it meanwhile.
+    if array_position(p_ev, null) is not null then
+      with guard as (
+        insert into {schema}.kv (db, k, v)
+          select e.db, e.k, ''::bytea from unnest(p_edb, p_ek, p_ev) e(db, k, v) where e.v is null order by e.db, e.k
+          on conflict (db, k) do nothing returning db, k)
+      select coalesce(array_agg(e.n::int4), '{{}}') into v_some
+        from unnest(p_edb, p_ek, p_ev) with ordinality e(db, k, v, n)
+        join guard on guard.db = e.db and guard.k = e.k where e.v is null;
+      v_held := v_held || v_some;
+    end if;
+    v_failed := array(select distinct e.b from unnest(p_eb) with ordinality e(b, n) where not e.n = any(v_held));
+    if v_some is not null then
+      delete from {schema}.kv kv using unnest(p_eb, p_edb, p_ek) with ordinality e(b, db, k, n)
+        where e.n = any(v_some) and kv.db = e.db and kv.k = e.k and (e.b = any(v_failed)
+          or not exists (select from unnest(p_wdb, p_wk) w(db, k) where w.db = e.db and w.k = e.k));
+    end if;
+  end if;
+  insert into {schema}.kv (db, k, v)
+    select w.db, w.k, w.v from unnest(p_wb, p_wdb, p_wk, p_wv) w(b, db, k, v)
+      where w.v is not null and not w.b = any(v_failed)
+    on conflict (db, k) do update set v = excluded.v;
+  if array_position(p_wv, null) is not null then
+    delete from {schema}.kv kv using unnest(p_wb, p_wdb, p_wk, p_wv) w(b, db, k, v)
+      where w.v is null and not w.b = any(v_failed) and kv.db = w.db and kv.k = w.k;
+  end if;
+  update {schema}.slots set number = p_number, failed = v_failed, used = now() where id = p_slot and not fenced;
+  if not found then
+    raise exception 'the slot of this commit is gone' using errcode = 'SE001';
+  end if;
+  return v_failed;
+end $$;
+
+-- A piece becomes durable with `finish_blob`, which comes later.
+create function {schema}.put_piece(p_upload int8, p_n int4, p_data bytea) returns void language plpgsql as $$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  if p_n = 0 then insert into {schema}.blobs (upload) values (p_upload); end if;
+  insert into {schema}.pieces (upload, n, data) values (p_upload, p_n, p_data);
+end $$;
+
+-- The end of an upload. Content that is there already is kept.
+create function {schema}.finish_blob(p_upload int8, p_id bytea, p_size int8, p_n int4, p_data bytea)
+    returns void language plpgsql as $$
+begin
+  update {schema}.blobs set used = now() where id = p_id;
+  if not found then
+    begin
+      insert into {schema}.blobs (upload, id, size) values (p_upload, p_id, p_size)
+        on conflict (upload) do update set id = excluded.id, size = excluded.size, used = now();
+      if p_data is not null then
+        insert into {schema}.pieces (upload, n, data) values (p_upload, p_n, p_data);
+      end if;
+      return;
+    exception when unique_violation then
+      update {schema}.blobs set used = now() where id = p_id;
+    end;
+  end if;
+  delete from {schema}.pieces where upload = p_upload;
+  delete from {schema}.blobs where upload = p_upload;
+end $$;
+"
+    )
+}

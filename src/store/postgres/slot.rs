@@ -1,0 +1,87 @@
+//! Slots: how a node finds out what became of a commit whose connection was lost.
+//!
+//! A slot is a row that only one commit of one node uses at a time. Each commit writes its number there, as the last
+//! thing that it does and in the same transaction. If the connection is lost, the node *fences* the slot on another
+//! connection: it waits for a transaction that has the row, and one that comes later finds the slot fenced and is
+//! rolled back. What the row then says is the truth, whatever the lost connection does.
+
+use tokio_postgres::error::SqlState;
+
+use super::connections::Connections;
+use super::errors::Fate;
+use crate::store::{Result, StoreError};
+
+/// The error of `commit` if its slot is fenced or gone: nothing was written.
+const GONE: &str = "SE001";
+
+/// A row of `slots`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub id: i64,
+    /// The number of the last commit that was sent.
+    pub number: i64,
+}
+
+/// What a fenced slot tells of its last commit.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It has taken effect, but for the batches with these numbers, whose expectations did not hold.
+    Committed(Vec<i32>),
+    /// It has not taken effect and never will.
+    Nothing,
+}
+
+impl Slot {
+    /// Makes a slot.
+    pub async fn make(connections: &Connections) -> Result<Slot> {
+        let id = random();
+        let client = connections.get().await?;
+        let sql = format!("insert into {}.slots (id) values ($1)", connections.address.schema);
+        match client.execute(&sql, &[&id]).await {
+            Ok(_) => Ok(Slot { id, number: 0 }),
+            Err(error) => {
+                connections.forget();
+                Err(match Fate::of(&error) {
+                    Fate::Failed(error) => error,
+                    _ => StoreError::Down(super::errors::text(&error)),
+                })
+            }
+        }
+    }
+
+    /// Whether the error says that the slot is fenced or gone.
+    pub fn is_gone(error: &tokio_postgres::Error) -> bool {
+        error.code().map(SqlState::code) == Some(GONE)
+    }
+
+    /// Fences the slot, and returns what became of its last commit. It can be called again after an error.
+    pub async fn fence(&self, connections: &Connections) -> Result<Told> {
+        let client = connections.get().await?;
+        let sql = format!(
+            "update {}.slots set fenced = true where id = $1 returning number, failed",
+            connections.address.schema
+        );
+        match client.query_opt(&sql, &[&self.id]).await {
+            Ok(Some(row)) if row.get::<_, i64>(0) == self.number => Ok(Told::Committed(row.get(1))),
+            // A server that has lost the slot has lost the commit too.
+            Ok(_) => Ok(Told::Nothing),
+            Err(error) => {
+                connections.forget();
+                Err(StoreError::Down(super::errors::text(&error)))
+            }
+        }
+    }
+}
+
+/// A random positive number.
+pub(super) fn random() -> i64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    i64::from_le_bytes(bytes) & i64::MAX
+}
+
+/// Removes the slots of nodes that ended long ago. A node that has slept as long gets a new one.
+pub(super) async fn sweep(connections: &Connections) -> Result<()> {
+    let sql = format!("delete from {}.slots where used < now() - interval '1 day'", connections.address.schema);
+    connections.rows(&sql, Vec::new()).await.map(drop)
+}

@@ -1,0 +1,172 @@
+//! The calls of [`Store`].
+
+use std::collections::HashMap;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::commits::{Commits, Encoded};
+use super::connections::Connections;
+use super::encode::place;
+use super::leases::{Turns, lease};
+use super::notices::Notices;
+use super::reads::Reads;
+use super::runtime::{Threads, received};
+use crate::store::embedded::frame::Frames;
+use crate::store::range::KeyRange;
+use crate::store::reserved_keys::check_key;
+use crate::store::{Batch, Direction, Entry, Hear, PageLimit, Result, Store, StoreError};
+
+/// How long a measured size is taken for the size.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The ordered map in a database.
+pub(super) struct PostgresStore {
+    connections: Connections,
+    frames: Frames,
+    reads: Reads,
+    commits: Arc<Commits>,
+    /// Started when it is needed first.
+    notices: OnceLock<Notices>,
+    turns: Turns,
+    size: Mutex<Option<(Instant, u64)>>,
+    /// The last field: the threads end when everything else is gone.
+    threads: Arc<Threads>,
+}
+
+impl PostgresStore {
+    pub fn new(connections: Connections, threads: Arc<Threads>, frames: Frames, sealed: bool) -> PostgresStore {
+        PostgresStore {
+            reads: Reads::new(connections.clone(), frames.clone(), sealed),
+            commits: Commits::new(connections.clone(), threads.handle().clone()),
+            notices: OnceLock::new(),
+            turns: Turns::new(connections.clone()),
+            size: Mutex::new(None),
+            connections,
+            frames,
+            threads,
+        }
+    }
+
+    fn notices(&self) -> &Notices {
+        self.notices.get_or_init(|| Notices::start(self.connections.clone(), self.threads.handle()))
+    }
+
+    /// The rows of a batch. `Conflict` if it expects two values of one key.
+    fn encode(&self, batch: Batch) -> Result<Encoded> {
+        let mut bytes = 0;
+        let mut sealed = |key: &[u8], value: Option<Vec<u8>>| {
+            let framed = value.map(|value| self.frames.seal(key, &value));
+            bytes += key.len() + framed.as_ref().map_or(0, Vec::len);
+            framed
+        };
+        let mut expect: HashMap<Vec<u8>, Option<Vec<u8>>> = HashMap::with_capacity(batch.expect.len());
+        for (key, value) in batch.expect {
+            let value = sealed(&key, value);
+            if expect.get(&key).is_some_and(|other| *other != value) {
+                return Err(StoreError::Conflict);
+            }
+            expect.insert(key, value);
+        }
+        let mut writes: HashMap<Vec<u8>, Option<Vec<u8>>> = HashMap::with_capacity(batch.writes.len());
+        // The last write of a key wins.
+        writes.extend(batch.writes);
+        let writes: Vec<_> = writes.into_iter().map(|(key, value)| (place(&key), sealed(&key, value))).collect();
+        let expect = expect.into_iter().map(|(key, value)| (place(&key), value)).collect();
+        Ok(Encoded { expect, writes, bytes })
+    }
+}
+
+impl Store for PostgresStore {
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.get_each(keys)?.into_iter().collect()
+    }
+
+    fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
+        self.reads.get_each(&self.threads, keys)
+    }
+
+    fn scan(&self, range: &KeyRange, direction: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
+        self.reads.scan(&self.threads, range, direction, limit)
+    }
+
+    fn keys(&self, range: &KeyRange, entries: usize) -> Result<Vec<Vec<u8>>> {
+        let page = self.reads.framed(&self.threads, range, Direction::Forward, PageLimit::entries(entries))?;
+        Ok(page.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Every commit is durable, also a relaxed one: what other nodes have seen is not lost when the database crashes.
+    fn commit(&self, batch: Batch) -> Result<()> {
+        for key in batch.writes.iter().map(|(key, _)| key).chain(batch.expect.iter().map(|(key, _)| key)) {
+            check_key(key)?;
+        }
+        let batch = self.encode(batch)?;
+        if batch.expect.is_empty() && batch.writes.is_empty() {
+            return Ok(());
+        }
+        let (done, answer) = sync_channel(1);
+        self.commits.submit(batch, done);
+        received(&answer)
+    }
+
+    fn ready(&self) -> Result<()> {
+        let connections = self.connections.clone();
+        let is_standby = self.threads.wait(async move {
+            let row = connections.row("select pg_is_in_recovery()", Vec::new()).await?;
+            Ok(row.get::<_, bool>(0))
+        })?;
+        match is_standby {
+            true => Err(StoreError::Down("the database server is a standby".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn engine(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let mut size = self.size.lock();
+        if let Some((measured, size)) = *size
+            && measured.elapsed() < FRESH
+        {
+            return size;
+        }
+        let (connections, sql) = (
+            self.connections.clone(),
+            format!("select pg_total_relation_size('{}.kv')", self.connections.address.schema),
+        );
+        let measured = self.threads.wait(async move { connections.row(&sql, Vec::new()).await });
+        let now = measured.ok().and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok());
+        let now = now.or(size.map(|(_, size)| size)).unwrap_or(0);
+        *size = Some((Instant::now(), now));
+        now
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn tell(&self, moved: &[u64]) {
+        self.notices().tell(moved);
+    }
+
+    fn listen(&self, hear: Hear) {
+        self.notices().listen(Arc::from(hear), self.threads.handle());
+    }
+
+    fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool> {
+        self.threads.wait(lease(self.connections.clone(), name.to_owned(), owner.to_owned(), ttl))
+    }
+
+    fn turn(&self, db: u64) -> Option<Box<dyn Send>> {
+        self.turns.take(&self.threads, db)
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        let connections = self.connections.clone();
+        self.threads.wait(async move { connections.epoch().await })
+    }
+}

@@ -1,0 +1,394 @@
+//! The store on a real PostgreSQL. Each test runs a server of its own.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::test_server::TestServer;
+use super::{Options, open};
+use crate::store::{Batch, Durability, Key, PageLimit, Store, StoreError, keyspace};
+
+fn key(number: u64, rest: &str) -> Vec<u8> {
+    [&[0x10][..], &number.to_be_bytes(), rest.as_bytes()].concat()
+}
+
+/// Waits until `holds`.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn two_nodes_see_each_others_commits_and_conflicts() {
+    let Some(server) = TestServer::start() else { return };
+    let (one, two) = (server.open("nodes").store, server.open("nodes").store);
+    let mut batch = Batch::new();
+    batch.expect(key(1, "i"), None);
+    batch.put(key(1, "i"), b"1".to_vec());
+    one.commit(batch.clone()).unwrap();
+    assert_eq!(two.get(&key(1, "i")).unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(two.commit(batch), Err(StoreError::Conflict));
+    // Both make the same names at once, and write to the same database at once.
+    let made = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for store in [&one, &one, &two, &two] {
+            let made = &made;
+            scope.spawn(move || {
+                for number in 0..40 {
+                    let mut batch = Batch::new();
+                    batch.expect(keyspace::name(&format!("d{number}")), None);
+                    batch.put(keyspace::name(&format!("d{number}")), b"x".to_vec());
+                    match store.commit(batch) {
+                        Ok(()) => {
+                            made.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Err(error) => assert_eq!(error, StoreError::Conflict),
+                    }
+                    increment(store.as_ref(), &key(1, "i"));
+                }
+            });
+        }
+    });
+    assert_eq!(made.load(Ordering::SeqCst), 40, "each name was made once");
+    assert_eq!(one.get(&key(1, "i")).unwrap().as_deref(), Some(&b"161"[..]));
+    // An expectation of absence that is not written leaves nothing behind.
+    let mut batch = Batch::new();
+    batch.expect(key(2, "absent"), None);
+    batch.put(key(2, "other"), b"1".to_vec());
+    one.commit(batch.clone()).unwrap();
+    batch.expect(key(2, "other"), None);
+    assert_eq!(one.commit(batch), Err(StoreError::Conflict));
+    assert_eq!(two.get_many(&[key(2, "absent"), key(2, "other")]).unwrap(), [None, Some(b"1".to_vec())]);
+}
+
+/// Adds one to the number at `key`, in turns once there was a conflict.
+fn increment(store: &dyn Store, key: &[u8]) {
+    let mut turn = None;
+    loop {
+        let old = store.get(key).unwrap();
+        let count = old.as_ref().map_or(0, |old| String::from_utf8_lossy(old).parse::<u64>().unwrap());
+        let mut batch = Batch::new();
+        batch.expect(key.to_vec(), old);
+        batch.put(key.to_vec(), (count + 1).to_string().into_bytes());
+        match store.commit(batch) {
+            Ok(()) => return,
+            Err(error) => assert_eq!(error, StoreError::Conflict),
+        }
+        drop(turn.take());
+        turn = store.turn(u64::from_be_bytes(*key[1..].first_chunk().unwrap()));
+    }
+}
+
+#[test]
+fn an_older_settee_refuses_newer_tables_and_a_role_without_rights_gets_the_sql() {
+    let Some(server) = TestServer::start() else { return };
+    drop(server.open("newer"));
+    server.sql("update newer.meta set version = 99");
+    let said = open(server.address("newer"), &Options::default()).err().unwrap().to_string();
+    assert!(said.contains("has version 99"), "{said}");
+    server.sql("create role poor login; revoke create on database postgres from public");
+    let url = server.url("owned").replace("settee@", "poor@");
+    let address = || super::Address::read(&url, &|_| None).unwrap();
+    let said = open(address(), &Options::default()).err().unwrap().to_string();
+    let sql = said.lines().find(|line| line.contains("CREATE SCHEMA")).unwrap_or_else(|| panic!("{said}"));
+    server.sql(sql);
+    open(address(), &Options::default()).unwrap();
+    let said =
+        open(server.address("none"), &Options { existing: true, ..Options::default() }).err().unwrap().to_string();
+    assert!(said.contains("there is no settee store"), "{said}");
+    assert_eq!(server.sql("select to_regnamespace('none') is null"), "t");
+}
+
+#[test]
+fn a_store_that_is_being_filled_is_refused_until_it_is_whole() {
+    let Some(server) = TestServer::start() else { return };
+    let filling = || open(server.address("new"), &Options { filling: true, ..Options::default() });
+    let serve = || open(server.address("new"), &Options::default()).map(drop).map_err(|error| error.to_string());
+    let being_filled = filling().unwrap();
+    assert!(serve().unwrap_err().contains("is not whole"));
+    assert!(filling().err().unwrap().to_string().contains("is not empty"));
+    being_filled.finish().unwrap();
+    assert_eq!(serve(), Ok(()));
+}
+
+#[test]
+fn nodes_that_start_at_the_same_time_make_one_store() {
+    let Some(server) = TestServer::start() else { return };
+    let key = Key::generate();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let options = Options { key: Some(key.clone()), ..Options::default() };
+                let opened = open(server.address("race"), &options).unwrap();
+                increment(opened.store.as_ref(), &self::key(1, "n"));
+            });
+        }
+    });
+    let opened =
+        open(server.address("race"), &Options { key: Some(key.clone()), existing: true, filling: false }).unwrap();
+    assert_eq!(opened.store.get(&self::key(1, "n")).unwrap().as_deref(), Some(&b"4"[..]), "one envelope of keys");
+    assert_eq!(
+        server.sql("select count(*) from race.kv where position('4'::bytea in v) > 0 and db = 1 and length(v) < 10"),
+        "0"
+    );
+    for (key, says) in [(None, "is encrypted"), (Some(Key::generate()), "is encrypted under the key")] {
+        let said =
+            open(server.address("race"), &Options { key, existing: true, filling: false }).err().unwrap().to_string();
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn a_commit_whose_connection_is_lost_is_neither_lost_nor_repeated() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("cut").store;
+    let done = AtomicBool::new(false);
+    let acknowledged = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (store, done, acknowledged) = (&store, &done, &acknowledged);
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    increment(store.as_ref(), &key(thread + 1, "n"));
+                    acknowledged.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        for _ in 0..15 {
+            let before = acknowledged.load(Ordering::SeqCst);
+            server.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'settee'");
+            until("commits go on", || acknowledged.load(Ordering::SeqCst) > before + 5);
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    let keys: Vec<_> = (1..=4).map(|number| key(number, "n")).collect();
+    let sum = |values: Vec<Option<Vec<u8>>>| -> u64 {
+        values.iter().flatten().map(|value| String::from_utf8_lossy(value).parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(sum(store.get_many(&keys).unwrap()), acknowledged.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_killed_server_loses_nothing_that_was_acknowledged() {
+    let Some(mut server) = TestServer::start() else { return };
+    let store = server.open("crash").store;
+    for round in 0..3u64 {
+        let done = AtomicBool::new(false);
+        let last = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let (store, done, last) = (&store, &done, &last);
+            scope.spawn(move || {
+                while !done.load(Ordering::SeqCst) {
+                    let next = last.load(Ordering::SeqCst) + 1;
+                    let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+                    batch.put(key(1, &format!("r{round}")), next.to_string().into_bytes());
+                    match store.commit(batch) {
+                        Ok(()) => last.store(next, Ordering::SeqCst),
+                        Err(error) => assert!(matches!(error, StoreError::Down(_)), "{error:?}"),
+                    }
+                }
+            });
+            until("commits", || last.load(Ordering::SeqCst) > 20);
+            server.kill();
+            server.resume();
+            let before = last.load(Ordering::SeqCst);
+            until("commits go on", || last.load(Ordering::SeqCst) > before);
+            done.store(true, Ordering::SeqCst);
+        });
+        let stored = store.get(&key(1, &format!("r{round}"))).unwrap().unwrap();
+        let stored: u64 = String::from_utf8(stored).unwrap().parse().unwrap();
+        assert!(stored >= last.load(Ordering::SeqCst));
+    }
+}
+
+#[test]
+fn without_a_server_calls_fail_as_down_and_work_again_afterwards() {
+    let Some(mut server) = TestServer::start() else { return };
+    let opened = server.open("down");
+    let mut batch = Batch::new();
+    batch.put(b"a".to_vec(), b"1".to_vec());
+    opened.store.commit(batch.clone()).unwrap();
+    server.kill();
+    assert!(matches!(opened.store.get(b"a"), Err(StoreError::Down(_))));
+    assert!(matches!(opened.store.ready(), Err(StoreError::Down(_))));
+    assert!(matches!(opened.blobs.list(None, 1), Err(StoreError::Down(_))));
+    server.resume();
+    assert_eq!(opened.store.get(b"a").unwrap().as_deref(), Some(&b"1"[..]));
+    opened.store.ready().unwrap();
+    opened.store.commit(batch).unwrap();
+}
+
+#[test]
+fn notices_reach_other_nodes_and_leases_have_one_owner() {
+    let Some(server) = TestServer::start() else { return };
+    let (one, two) = (server.open("news").store, server.open("news").store);
+    let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let (own, others) = (heard.clone(), Arc::new(AtomicU64::new(0)));
+    two.listen(Box::new(move |numbers| own.lock().push(numbers.to_vec())));
+    let count = others.clone();
+    one.listen(Box::new(move |numbers| {
+        count.fetch_add(numbers.len() as u64, Ordering::SeqCst);
+    }));
+    until("the listener is connected", || !heard.lock().is_empty());
+    assert_eq!(heard.lock()[0], Vec::<u64>::new(), "anything may have moved before");
+    one.tell(&[7, 9]);
+    until("a notice arrives", || heard.lock().concat().ends_with(&[7, 9]));
+    server.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'settee'");
+    let before = heard.lock().len();
+    until("a broken connection is told", || heard.lock()[before..].contains(&Vec::new()));
+    one.tell(&(0..1000).collect::<Vec<u64>>());
+    let before = heard.lock().len();
+    until("too many numbers mean any", || heard.lock()[before.saturating_sub(1)..].contains(&Vec::new()));
+    assert_eq!(others.load(Ordering::SeqCst), 0, "a node does not hear itself");
+
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(300));
+    assert!(one.lease("sweep", "one", short).unwrap());
+    assert!(!two.lease("sweep", "two", long).unwrap());
+    assert!(one.lease("sweep", "one", short).unwrap(), "the owner prolongs it");
+    until("it ends", || two.lease("sweep", "two", long).unwrap());
+    assert!(!one.lease("sweep", "one", long).unwrap());
+    two.lease("sweep", "two", Duration::ZERO).unwrap();
+    assert!(one.lease("sweep", "one", long).unwrap(), "it was given up");
+}
+
+#[test]
+fn attachments_are_stored_in_pieces_and_removed_by_age_and_reference() {
+    let Some(server) = TestServer::start() else { return };
+    for key in [None, Some(Key::generate())] {
+        let schema = if key.is_some() { "sealed" } else { "plain" };
+        let url = format!("{}&keep_unused=1", server.url(schema));
+        let node = || {
+            let address = super::Address::read(&url, &|_| None).unwrap();
+            open(address, &Options { key: key.clone(), ..Options::default() }).unwrap().blobs
+        };
+        let (one, two) = (node(), node());
+        let mut ids = Vec::new();
+        for size in [0, 1, 65_536, 262_123, 262_144, 1_000_000] {
+            let content: Vec<u8> = (0..size).map(|at: usize| (at * 31 + at / 251) as u8).collect();
+            let mut writer = one.create().unwrap();
+            content.chunks(50_001).for_each(|part| writer.write(part).unwrap());
+            let written = writer.finish().unwrap();
+            assert_eq!(written.length, size as u64);
+            let mut again = two.create().unwrap();
+            again.write(&content).unwrap();
+            assert_eq!(again.finish().unwrap().id, written.id, "the same content on another node");
+            for offset in [0, 1, size / 2, size] {
+                let mut read = Vec::new();
+                two.open(&written.id, offset as u64).unwrap().read_to_end(&mut read).unwrap();
+                assert!(read == content[offset.min(size)..], "{size} from {offset}");
+            }
+            ids.push(written.id);
+        }
+        let mut begun = one.create().unwrap();
+        begun.write(&vec![1; 700_000]).unwrap();
+        drop(begun);
+        ids.sort_unstable();
+        assert_eq!(one.list(None, 99).unwrap(), ids);
+        assert_eq!(one.list(Some(&ids[2]), 2).unwrap(), ids[3..5]);
+        let pieces = || server.sql(&format!("select count(distinct upload) from {schema}.pieces"));
+        until("what was not finished is removed", || pieces() == "6");
+        // Not while somebody may be about to refer to it.
+        assert!(!two.remove_unless(&ids[0], &|| Ok(false)).unwrap());
+        let pin = one.pin(&ids[0]);
+        until("old enough", || two.remove_unless(&ids[1], &|| Ok(false)).unwrap());
+        assert!(one.contains(&ids[0]).unwrap());
+        assert!(!two.remove_unless(&ids[0], &|| Ok(false)).unwrap(), "another node has pinned it");
+        assert!(!one.remove_unless(&ids[0], &|| Ok(false)).unwrap(), "pinned here");
+        drop(pin);
+        assert!(!two.remove_unless(&ids[2], &|| Ok(true)).unwrap(), "referred to");
+        assert!(!two.contains(&ids[1]).unwrap());
+        assert!(matches!(two.open(&ids[1], 0).err(), Some(StoreError::Damaged(_))));
+        assert_eq!(pieces(), "5");
+    }
+}
+
+#[test]
+fn pages_do_not_read_more_than_they_return() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("pages").store;
+    for part in 0..20u64 {
+        let mut batch = Batch::new();
+        (0..500u64).for_each(|at| batch.put(key(3, &format!("d{:05}", part * 500 + at)), vec![7; 300]));
+        store.commit(batch).unwrap();
+    }
+    let range = keyspace::kind(3, keyspace::Kind::Document);
+    let page =
+        store.scan(&range, crate::store::Direction::Forward, PageLimit { entries: 5000, bytes: 10_000 }).unwrap();
+    assert_eq!(page.len(), 32);
+    assert_eq!(store.keys(&range, 7000).unwrap().len(), 7000.min(store.keys(&range, 7000).unwrap().len()));
+    let plan = server.sql(
+        "set enable_seqscan = off; explain (costs off) select db, k, v from pages.kv where db > 0 and (db, k) >= (1, '') \
+         and (db, k) < (9, '') order by db, k limit 10",
+    );
+    assert!(plan.contains("Index Scan") && !plan.contains("Sort"), "{plan}");
+}
+
+/// One failover: the primary is killed while nodes write, and the standby that has more takes over. Nothing that was
+/// acknowledged is lost, and the nodes go on by themselves.
+fn fail_over(round: usize) -> Option<()> {
+    let mut primary = TestServer::start()?;
+    let standbys = [primary.standby("one"), primary.standby("two")];
+    primary.sql("alter system set synchronous_standby_names = 'ANY 1 (one, two)'");
+    primary.sql("select pg_reload_conf()");
+    until("both standbys follow", || primary.sql("select count(*) from pg_stat_replication") == "2");
+    let hosts = [primary.host(), standbys[0].host(), standbys[1].host()].join(",");
+    let node = || {
+        let url = format!("postgres://settee@{hosts}/postgres?pool_size=4");
+        open(super::Address::read(&url, &|_| None).unwrap(), &Options::default()).unwrap().store
+    };
+    let nodes = [node(), node(), node()];
+    let epoch = nodes[0].epoch().unwrap();
+    let done = AtomicBool::new(false);
+    let acknowledged: Vec<AtomicU64> = (0..6).map(|_| AtomicU64::new(0)).collect();
+    std::thread::scope(|scope| {
+        for (writer, last) in acknowledged.iter().enumerate() {
+            let (store, done) = (&nodes[writer % 3], &done);
+            scope.spawn(move || {
+                let ledger = key(writer as u64 + 1, "n");
+                while !done.load(Ordering::SeqCst) {
+                    let next = last.load(Ordering::SeqCst) + 1;
+                    let mut batch = Batch::new();
+                    batch.put(ledger.clone(), next.to_string().into_bytes());
+                    match store.commit(batch) {
+                        Ok(()) => last.store(next, Ordering::SeqCst),
+                        Err(error) => assert!(matches!(error, StoreError::Down(_)), "{error:?}"),
+                    }
+                }
+            });
+        }
+        let all_past = |from: u64| acknowledged.iter().all(|last| last.load(Ordering::SeqCst) > from);
+        until("commits", || all_past(10 + round as u64 % 7));
+        primary.kill();
+        let received =
+            |standby: &TestServer| standby.sql("select pg_last_wal_receive_lsn() - '0/0'").parse::<u64>().unwrap();
+        let ahead = usize::from(received(&standbys[1]) > received(&standbys[0]));
+        let before: u64 = acknowledged.iter().map(|last| last.load(Ordering::SeqCst)).max().unwrap();
+        standbys[ahead].sql("alter system reset synchronous_standby_names");
+        standbys[ahead].sql("select pg_promote()");
+        standbys[ahead].sql("select pg_reload_conf()");
+        until("all writers go on", || all_past(before));
+        done.store(true, Ordering::SeqCst);
+    });
+    for (writer, last) in acknowledged.iter().enumerate() {
+        let stored = nodes[0].get(&key(writer as u64 + 1, "n")).unwrap().unwrap();
+        let stored: u64 = String::from_utf8(stored).unwrap().parse().unwrap();
+        assert!(stored >= last.load(Ordering::SeqCst), "round {round}, writer {writer}");
+    }
+    until("the epoch grows", || nodes.iter().all(|node| node.epoch().is_ok_and(|now| now > epoch)));
+    Some(())
+}
+
+/// `SETTEE_FAILOVERS=100 cargo test failover` runs many.
+#[test]
+fn failover_to_a_synchronous_standby_loses_nothing_that_was_acknowledged() {
+    let rounds = std::env::var("SETTEE_FAILOVERS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+    for round in 0..rounds {
+        if fail_over(round).is_none() {
+            return;
+        }
+    }
+}
