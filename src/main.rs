@@ -27,6 +27,7 @@ use settee::log::terminal::Terminal;
 use settee::maintain::control;
 use settee::query::script;
 use settee::server::local::LocalServer;
+use settee::server::scratch;
 use settee::server::signals::Signals;
 use settee::server::start::{self, Options};
 use settee::server::systemd::{Notify, Sockets};
@@ -105,6 +106,10 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
         .inspect_err(|error| tracing::warn!("signals cannot be caught ({error}): a stop will cut running requests"))
         .unwrap_or_default();
     let (store, blobs) = open(&settings)?;
+    let indexes = match store.is_shared() {
+        true => Some(scratch::open(&settings.scratch, settings.key.as_ref())?),
+        false => None,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("settee")
@@ -112,7 +117,7 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
         .build()
         .map_err(|error| format!("no threads: {error}"))?;
-    let ended = runtime.block_on(run(settings, (store, blobs), &signals, &sockets, &notify));
+    let ended = runtime.block_on(run(settings, (store, blobs), indexes, &signals, &sockets, &notify));
     // Whoever waits for an answer has it by now, or has waited for the whole of the drain.
     runtime.shutdown_timeout(Duration::from_secs(2));
     signals.release();
@@ -123,6 +128,7 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
 async fn run(
     settings: Start,
     (store, blobs): Stores,
+    indexes: Option<Arc<dyn Store>>,
     signals: &Signals,
     sockets: &Sockets,
     notify: &Notify,
@@ -132,7 +138,7 @@ async fn run(
             base: settings.base.clone(),
             admins: settings.admins.clone(),
             store: store.clone(),
-            indexes: None,
+            indexes: indexes.clone(),
             blobs: blobs.clone(),
             clock: Clock::system(),
         };

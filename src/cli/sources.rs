@@ -23,6 +23,8 @@ pub struct Start {
     pub store: Option<String>,
     /// The database server, if the store is one; `store` is then `postgres`.
     pub postgres: Option<Address>,
+    /// Where the indexes of this node are, if several share the store.
+    pub scratch: PathBuf,
     /// The key of encryption at rest.
     pub key: Option<Key>,
     /// The log level or tracing filter.
@@ -116,7 +118,9 @@ pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
     let postgres = take_address(&mut table, &variable)?;
     let port = variable("PORT").and_then(|port| read_port(&port, &mut warnings));
     let start = finish(table, key, port, warnings)?;
-    Ok(Start { postgres, ..start })
+    let scratch = serve.scratch.or_else(|| variable("SETTEE_SCRATCH").map(PathBuf::from));
+    let scratch = scratch.unwrap_or_else(|| start.data.join("scratch"));
+    Ok(Start { postgres, scratch, ..start })
 }
 
 /// The address of a database server as the store. It does not stay in the table, which admins can read, because it may
@@ -185,6 +189,7 @@ fn finish(mut table: Table, key: Option<Key>, port: Option<u16>, mut warnings: V
         bind,
         store: checked.get("settee", "store").map(str::to_owned),
         postgres: None,
+        scratch: PathBuf::new(),
         key,
         log: of("log"),
         log_format: of("log_format"),
@@ -409,6 +414,10 @@ pub(crate) struct Serve {
     /// postgres://USER@HOST,HOST/DATABASE [default: the folder's engine, or sled]
     #[arg(long, value_name = "ENGINE")]
     pub store: Option<String>,
+    /// With a PostgreSQL: where this server keeps its indexes, which can be made again; each server needs its own
+    /// [default: scratch in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
     /// A file with the key of encryption at rest: required for an encrypted folder; encrypts a new folder
     #[arg(long, value_name = "FILE")]
     pub encryption_key_file: Option<PathBuf>,
