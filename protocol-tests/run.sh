@@ -2,6 +2,7 @@
 # Runs all tests: the Rust tests, then the protocol tests and the PouchDB clients against the binary built
 # here. Where CI=true, a skipped test that tests/allowed-skips.txt does not name fails.
 #   protocol-tests/run.sh [rust|protocol]      default: both
+#   protocol-tests/run.sh postgres             some of the protocol tests with the data in a PostgreSQL, and several nodes on it
 #   protocol-tests/run.sh spelling             only the spell checker, which needs no binary
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,6 +24,13 @@ fi
 cargo build --bin settee
 bin=${CARGO_TARGET_DIR:-target}/debug/settee
 export SETTEE_BIN=${SETTEE_BIN:-$(realpath "$bin")}
+
+if [ "$what" = postgres ]; then
+  cd protocol-tests
+  install_packages
+  ./postgres.sh node --test --test-reporter=spec --test-concurrency=2 postgres/*.test.js tests/documents.test.js tests/changes.test.js tests/attachments.test.js
+  exit
+fi
 
 if [ "$what" != protocol ]; then
   if cargo nextest --version >/dev/null 2>&1; then

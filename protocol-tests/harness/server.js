@@ -68,13 +68,14 @@ process.on('exit', () => {
 });
 
 export class Server {
-  constructor({ env = {}, args = [] } = {}) {
+  /** `schema`: that of another server, whose data it then shares. */
+  constructor({ env = {}, args = [], schema } = {}) {
     this.env = env;
     this.args = args;
     this.folder = null;
     this.port = null;
     this.child = null;
-    this.schema = `t_${randomBytes(8).toString('hex')}`;
+    this.schema = schema ?? `t_${randomBytes(8).toString('hex')}`;
   }
 
   get base() {
