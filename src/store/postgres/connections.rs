@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::Row;
@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Address;
-use super::errors::{is_connection, of_pool, of_read};
+use super::errors::{is_connection, of_pool, of_read, was_cut};
 use crate::store::{Result, StoreError};
 
 /// A call that gets no connection within this time fails.
@@ -18,8 +18,10 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Connecting takes at most so long, over all hosts.
 const CREATE: Duration = Duration::from_secs(15);
 
-/// A read is sent so often before its error is returned. That is enough for connections that were cut.
-const CONNECTS: u32 = 4;
+/// A read whose connections are cut is sent again for so long before the error is returned.
+const CUT: Duration = Duration::from_secs(10);
+/// The pause before the second time; each one is longer by as much.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The parameters of a statement.
 pub(super) type Parameters = Vec<Box<dyn ToSql + Sync + Send>>;
@@ -70,28 +72,30 @@ impl Connections {
         self.pool.retain(|_, _| false);
     }
 
-    /// Runs a statement that reads, on another connection if the first one has ended.
+    /// Runs a statement that reads, on another connection if the first one has ended. A server that is down is not
+    /// waited for.
     pub async fn rows(&self, sql: &str, parameters: Parameters) -> Result<Vec<Row>> {
-        let mut left = CONNECTS;
+        let begun = Instant::now();
+        let mut cuts = 0;
         loop {
-            let client = self.get().await?;
-            let given: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
-            let found = async {
-                let statement = client.prepare_cached(sql).await?;
-                client.query(&statement, &given).await
-            };
-            match found.await {
-                Ok(rows) => return Ok(rows),
-                Err(error) if is_connection(&error) => {
-                    drop(Object::take(client));
-                    self.forget();
-                    left -= 1;
-                    if left == 0 {
-                        return Err(of_read(&error));
+            let error = match self.pool.get().await {
+                Ok(client) => match read(&client, sql, &parameters).await {
+                    Ok(rows) => return Ok(rows),
+                    Err(error) if is_connection(&error) => {
+                        drop(Object::take(client));
+                        self.forget();
+                        of_read(&error)
                     }
-                }
-                Err(error) => return Err(of_read(&error)),
+                    Err(error) => return Err(of_read(&error)),
+                },
+                Err(error) if was_cut(&error) => of_pool(&error),
+                Err(error) => return Err(of_pool(&error)),
+            };
+            if begun.elapsed() > CUT {
+                return Err(error);
             }
+            tokio::time::sleep(PAUSE * cuts).await;
+            cuts += 1;
         }
     }
 
@@ -112,6 +116,16 @@ impl Connections {
     pub fn size(&self) -> usize {
         self.address.pool
     }
+}
+
+async fn read(
+    client: &Object,
+    sql: &str,
+    parameters: &Parameters,
+) -> std::result::Result<Vec<Row>, tokio_postgres::Error> {
+    let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|one| &**one as &(dyn ToSql + Sync)).collect();
+    let statement = client.prepare_cached(sql).await?;
+    client.query(&statement, &parameters).await
 }
 
 /// What a new connection is told: no statement may hang, and none may read a whole table.

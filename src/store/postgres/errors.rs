@@ -61,7 +61,9 @@ pub(super) fn of_pool(error: &deadpool_postgres::PoolError) -> StoreError {
     use deadpool_postgres::PoolError;
     StoreError::Down(match error {
         PoolError::Timeout(_) => "no connection to the database became free in time".to_owned(),
-        PoolError::Backend(error) => text(error),
+        PoolError::Backend(error) | PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => {
+            text(error)
+        }
         error => error.to_string(),
     })
 }
@@ -76,6 +78,15 @@ pub(super) fn is_connection(error: &tokio_postgres::Error) -> bool {
                 || told.code().code().starts_with("08")
         }
     }
+}
+
+/// Whether the server ended a new connection before it could be used. It was there, so that the next one may be served.
+pub(super) fn was_cut(error: &deadpool_postgres::PoolError) -> bool {
+    use deadpool_postgres::{HookError, PoolError};
+    let (PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error))) = error else {
+        return false;
+    };
+    error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN)
 }
 
 /// The error and its causes; tokio-postgres names only itself.

@@ -260,12 +260,12 @@ fn attachments_are_stored_in_pieces_and_removed_by_age_and_reference() {
     let Some(server) = TestServer::start() else { return };
     for key in [None, Some(Key::generate())] {
         let schema = if key.is_some() { "sealed" } else { "plain" };
-        let url = format!("{}&keep_unused=1", server.url(schema));
-        let node = || {
+        let node = |keep_unused: u64| {
+            let url = format!("{}&keep_unused={keep_unused}", server.url(schema));
             let address = super::Address::read(&url, &|_| None).unwrap();
             open(address, &Options { key: key.clone(), ..Options::default() }).unwrap().blobs
         };
-        let (one, two) = (node(), node());
+        let (one, two, patient) = (node(3), node(3), node(3600));
         let mut ids = Vec::new();
         for size in [0, 1, 65_536, 262_123, 262_144, 1_000_000] {
             let content: Vec<u8> = (0..size).map(|at: usize| (at * 31 + at / 251) as u8).collect();
@@ -292,7 +292,7 @@ fn attachments_are_stored_in_pieces_and_removed_by_age_and_reference() {
         let pieces = || server.sql(&format!("select count(distinct upload) from {schema}.pieces"));
         until("what was not finished is removed", || pieces() == "6");
         // Not while somebody may be about to refer to it.
-        assert!(!two.remove_unless(&ids[0], &|| Ok(false)).unwrap());
+        assert!(!patient.remove_unless(&ids[0], &|| Ok(false)).unwrap());
         let pin = one.pin(&ids[0]);
         until("old enough", || two.remove_unless(&ids[1], &|| Ok(false)).unwrap());
         assert!(one.contains(&ids[0]).unwrap());
