@@ -10,6 +10,7 @@ use tokio_rustls::rustls::ClientConfig;
 use super::access::Access;
 use super::address::is_public;
 use super::host::Host;
+use super::session::Sessions;
 use crate::clock::Clock;
 use crate::net::http_client::{Guard, HttpClient, Proxy, Versions};
 
@@ -51,6 +52,7 @@ pub struct Network {
     through: Mutex<HashMap<Proxy, Clients>>,
     memory: Arc<Semaphore>,
     hosts: Mutex<HashMap<(String, bool), Weak<Host>>>,
+    pub(super) sessions: Sessions,
 }
 
 impl Network {
@@ -65,6 +67,7 @@ impl Network {
             guard,
             memory: Arc::new(Semaphore::new(MEMORY / UNIT)),
             hosts: Mutex::default(),
+            sessions: Sessions::default(),
         }
     }
 

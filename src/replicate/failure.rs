@@ -77,6 +77,11 @@ impl Failure {
         }
     }
 
+    /// Whether the peer has too much to do now.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Failure::Status { status: 429 | 503, .. })
+    }
+
     /// Whether the next attempt will fail in the same way, until somebody changes the job, an account or a
     /// setting.
     pub fn is_permanent(&self) -> bool {

@@ -7,6 +7,7 @@
 //!              source's last change, or for ever     remote/       a database of another server
 //! access       what the job's user may do here       checkpoint    _local documents on both ends
 //! progress     counters, readable at any time        address       which addresses may be reached
+//! host         what the jobs of one host share       session       the cookie of a user on another server
 //! ```
 //! A pass is one future. It holds no thread, and nothing after it has returned: a continuous job whose source is
 //! here ends its pass when nothing is new ([`Outcome::CaughtUp`]) and is started again after the source's next
@@ -33,6 +34,7 @@ pub mod progress;
 pub(crate) mod remote;
 pub mod replication_id;
 pub mod scheduler;
+pub(crate) mod session;
 
 pub use self::access::{Access, Limits};
 pub use self::context::{Context, Network};

@@ -1,16 +1,22 @@
 //! The session of a user on another server: a cookie instead of the password in each request, so that the server
 //! need not hash the password each time. It is renewed before it ends. A server without sessions gets the
 //! password with each request (CouchDB: `couch_replicator_auth_session`).
+//!
+//! All jobs of one user on one server share a session: servers refuse clients that sign in a thousand times at once.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, header};
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::replicate::parameters::Basic;
+use crate::replicate::failure::Failure;
+use crate::replicate::parameters::{Basic, RemoteEndpoint};
 
 /// How long a cookie is used whose `Max-Age` the server does not name: CouchDB's default is ten minutes.
 const DEFAULT: Duration = Duration::from_secs(550);
@@ -18,27 +24,68 @@ const DEFAULT: Duration = Duration::from_secs(550);
 /// The longest time for which a cookie is used, whatever the server says.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
-/// How a user signs in to one server.
-pub(super) struct Session {
-    state: Mutex<State>,
-    /// One sign-in at a time.
-    pub signing_in: tokio::sync::Mutex<()>,
+/// How long a server is taken for one without sessions.
+const WITHOUT: Duration = Duration::from_secs(600);
+
+/// Sessions that are kept although no job uses them now: the next pass of a job needs no sign-in.
+const MOST_KEPT: usize = 1000;
+
+/// The sessions on other servers, of all jobs. The keys are digests, so that passwords are not in them.
+#[derive(Default)]
+pub(crate) struct Sessions(Mutex<HashMap<[u8; 32], Arc<Session>>>);
+
+impl Sessions {
+    /// The session of the endpoint's user on the server whose root is `root`.
+    pub fn of(&self, endpoint: &RemoteEndpoint, root: &str) -> Arc<Session> {
+        let mut digest = Sha256::new();
+        let mut add = |part: &[u8]| {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        };
+        add(root.as_bytes());
+        if let Some(Basic { username, password }) = &endpoint.auth {
+            add(username.as_bytes());
+            add(password.as_bytes());
+        }
+        // A server may tell its tenants apart by a header.
+        for (name, value) in &endpoint.headers {
+            add(name.as_str().as_bytes());
+            add(value.as_bytes());
+        }
+        let mut sessions = self.0.lock();
+        if sessions.len() >= MOST_KEPT {
+            sessions.retain(|_, session| Arc::strong_count(session) > 1);
+        }
+        sessions.entry(digest.finalize().into()).or_default().clone()
+    }
 }
 
+/// How a user signs in to one server.
+#[derive(Default)]
+pub(crate) struct Session {
+    state: Mutex<State>,
+    /// One sign-in at a time.
+    signing_in: tokio::sync::Mutex<()>,
+    /// When the last sign-in failed, and why.
+    failed: Mutex<Option<(Instant, Failure)>>,
+}
+
+#[derive(Default)]
 enum State {
     /// Not tried yet.
+    #[default]
     New,
     Cookie {
         value: HeaderValue,
         /// When it is to be renewed.
         until: Instant,
     },
-    /// The server has no sessions.
-    None,
+    /// The server has no sessions. When it is asked again.
+    None { until: Instant },
 }
 
 /// What a request needs for its sign-in.
-pub(super) enum Ready {
+pub(crate) enum Ready {
     /// This header.
     Header(http::HeaderName, HeaderValue),
     /// A session first.
@@ -46,23 +93,37 @@ pub(super) enum Ready {
 }
 
 impl Session {
-    /// No session yet.
-    pub fn new() -> Session {
-        Session { state: Mutex::new(State::New), signing_in: tokio::sync::Mutex::default() }
+    /// Waits until no other request signs in, and returns the permission to do so.
+    ///
+    /// # Errors
+    /// The sign-in that was waited for has failed: it counts for all who waited, so that a thousand jobs do not wait
+    /// for a server that does not answer, one after the other.
+    pub async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Failure> {
+        let asked = Instant::now();
+        let turn = self.signing_in.lock().await;
+        match &*self.failed.lock() {
+            Some((at, failure)) if *at > asked => Err(failure.clone()),
+            _ => Ok(turn),
+        }
+    }
+
+    /// The sign-in has failed.
+    pub fn fail(&self, failure: &Failure) {
+        *self.failed.lock() = Some((Instant::now(), failure.clone()));
     }
 
     /// The header for a request.
     pub fn ready(&self, basic: &Basic, now: Instant) -> Ready {
         match &*self.state.lock() {
             State::Cookie { value, until } if *until > now => Ready::Header(header::COOKIE, value.clone()),
-            State::New | State::Cookie { .. } => Ready::SignIn,
-            State::None => Ready::Header(header::AUTHORIZATION, authorization(basic)),
+            State::None { until } if *until > now => Ready::Header(header::AUTHORIZATION, authorization(basic)),
+            State::New | State::Cookie { .. } | State::None { .. } => Ready::SignIn,
         }
     }
 
     /// The server has no sessions.
-    pub fn give_up(&self) {
-        *self.state.lock() = State::None;
+    pub fn give_up(&self, now: Instant) {
+        *self.state.lock() = State::None { until: now + WITHOUT };
     }
 
     /// The server no longer accepts the cookie `used`. Returns whether there was one, so that it is worth signing in
@@ -76,7 +137,7 @@ impl Session {
             }
             // Another request has signed in again meanwhile.
             State::Cookie { .. } | State::New => used.is_some(),
-            State::None => false,
+            State::None { .. } => false,
         }
     }
 
@@ -121,7 +182,7 @@ fn read(set_cookie: &str) -> Option<(HeaderValue, Option<Duration>)> {
 }
 
 /// The `Authorization` header of a name and a password.
-pub(super) fn authorization(basic: &Basic) -> HeaderValue {
+pub(crate) fn authorization(basic: &Basic) -> HeaderValue {
     let encoded = STANDARD.encode(format!("{}:{}", basic.username, basic.password));
     let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).expect("base64 is a header's text");
     value.set_sensitive(true);
@@ -152,7 +213,7 @@ mod tests {
     #[test]
     fn a_cookie_is_renewed_before_it_ends() {
         let basic = Basic { username: "ann".into(), password: "p:w".into() };
-        let (session, now) = (Session::new(), Instant::now());
+        let (session, now) = (Session::default(), Instant::now());
         assert!(matches!(session.ready(&basic, now), Ready::SignIn));
         let mut headers = HeaderMap::new();
         headers.insert(header::SET_COOKIE, HeaderValue::from_static("AuthSession=one; Max-Age=600"));
@@ -166,9 +227,55 @@ mod tests {
         headers.insert(header::SET_COOKIE, endless);
         assert!(session.take(&headers, now), "a server may name any time");
         assert!(matches!(session.ready(&basic, now + LONGEST), Ready::SignIn));
-        session.give_up();
+        session.give_up(now);
         let Ready::Header(name, value) = session.ready(&basic, now) else { panic!("the password") };
         assert_eq!((name, value.as_bytes()), (header::AUTHORIZATION, &b"Basic YW5uOnA6dw=="[..]));
         assert!(!session.is_over(None));
+        assert!(matches!(session.ready(&basic, now + WITHOUT), Ready::SignIn), "it may have sessions now");
+    }
+
+    #[test]
+    fn jobs_of_one_user_on_one_server_share_a_session() {
+        let sessions = Sessions::default();
+        let endpoint = |username: &str, password: &str, tenant: Option<&'static str>| RemoteEndpoint {
+            url: "http://h/db".parse().unwrap(),
+            headers: tenant
+                .map(|tenant| (http::HeaderName::from_static("x-tenant"), tenant.parse().unwrap()))
+                .into_iter()
+                .collect(),
+            auth: Some(Basic { username: username.into(), password: password.into() }),
+            proxy: None,
+        };
+        let ann = sessions.of(&endpoint("ann", "pw", None), "http://h");
+        assert!(Arc::ptr_eq(&ann, &sessions.of(&endpoint("ann", "pw", None), "http://h")));
+        for (other, root) in [
+            (endpoint("ann", "pw", None), "http://h/sub"),
+            (endpoint("annp", "w", None), "http://h"),
+            (endpoint("ann", "other", None), "http://h"),
+            (endpoint("ann", "pw", Some("one")), "http://h"),
+        ] {
+            assert!(!Arc::ptr_eq(&ann, &sessions.of(&other, root)));
+        }
+        for number in 0..3 * MOST_KEPT {
+            sessions.of(&endpoint(&number.to_string(), "pw", None), "http://h");
+        }
+        assert!(sessions.0.lock().len() <= MOST_KEPT, "sessions without a job are forgotten");
+        assert!(Arc::ptr_eq(&ann, &sessions.of(&endpoint("ann", "pw", None), "http://h")), "one with a job is kept");
+    }
+
+    #[tokio::test]
+    async fn a_sign_in_that_failed_counts_for_all_who_waited_for_it() {
+        let session = Session::default();
+        let first = session.turn().await.unwrap();
+        let (mut second, mut third) = (Box::pin(session.turn()), Box::pin(session.turn()));
+        assert!(futures_util::poll!(&mut second).is_pending() && futures_util::poll!(&mut third).is_pending());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let failure = Failure::Network("down".into());
+        session.fail(&failure);
+        drop(first);
+        assert_eq!(second.await.err(), Some(failure.clone()));
+        assert_eq!(third.await.err(), Some(failure));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(session.turn().await.is_ok(), "the next one tries again");
     }
 }

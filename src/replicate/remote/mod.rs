@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! peer       the calls of a pass             requester   one request: credentials, retries, redirects
-//! changes    the feed, page by page          session     the cookie of a sign-in
-//! documents  _bulk_get, open_revs            answer      the body of an answer, within its limits
-//! writes     _bulk_docs, multipart PUT       rows        cuts JSON rows out of a stream
+//! changes    the feed, page by page          answer      the body of an answer, within its limits
+//! documents  _bulk_get, open_revs            rows        cuts JSON rows out of a stream
+//! writes     _bulk_docs, multipart PUT
 //! ```
 //! Nothing that a peer sends is trusted: every answer has a size limit and every wait an end; what was not asked
 //! for is ignored; a revision counts as delivered only if its history has the revision that was asked for, and
@@ -21,7 +21,6 @@ mod outgoing;
 mod peer;
 mod requester;
 mod rows;
-mod session;
 mod text;
 mod writes;
 

@@ -12,7 +12,6 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::session::{Ready, Session};
 use super::text::{reason_of, shown};
 use crate::clock::Clock;
 use crate::net::http_client::{HttpError, RequestBody, empty};
@@ -21,6 +20,7 @@ use crate::replicate::context::{Clients, Context};
 use crate::replicate::failure::Failure;
 use crate::replicate::host::Host;
 use crate::replicate::parameters::{Parameters, RemoteEndpoint};
+use crate::replicate::session::{Ready, Session};
 
 /// The first pause before a request is sent again; each one is twice as long.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -102,7 +102,7 @@ pub(super) struct Requester<'a> {
     pub parameters: &'a Parameters,
     clients: Clients,
     host: Arc<Host>,
-    session: Session,
+    session: Arc<Session>,
 }
 
 /// Where a request goes after redirects.
@@ -126,13 +126,14 @@ impl<'a> Requester<'a> {
         if authority.is_empty() || authority.contains('@') {
             return Err(Failure::BadRequest("the URL of an endpoint needs a host, and no user in it".into()));
         }
+        let root = server_url(&endpoint.url, "/")?.to_string();
         Ok(Requester {
             clock: &context.clock,
             endpoint,
             parameters,
             clients: context.network.clients(endpoint.proxy.as_ref()),
             host: context.network.host(authority, is_target, parameters.http_connections),
-            session: Session::new(),
+            session: context.network.sessions.of(endpoint, &root),
         })
     }
 
@@ -227,7 +228,7 @@ impl<'a> Requester<'a> {
         };
         let sign_in = self.sign_in().await?;
         let used = sign_in.as_ref().filter(|(name, _)| name == header::COOKIE).map(|(_, value)| value.clone());
-        let url = if ask.is_of_server { self.server_url(&ask.path)? } else { self.url(&ask.path)? };
+        let url = if ask.is_of_server { server_url(&self.endpoint.url, &ask.path)? } else { self.url(&ask.path)? };
         let mut place = Place { url, method: ask.method.clone(), has_body: true, is_own: true };
         for _ in 0..=REDIRECTS {
             let request = self.request(ask, &place, sign_in.as_ref())?;
@@ -276,15 +277,6 @@ impl<'a> Requester<'a> {
     fn url(&self, path: &str) -> Result<Uri, Failure> {
         let url = format!("{}{path}", self.endpoint.url);
         url.parse().map_err(|_| Failure::BadRequest(format!("{} is no URL", shown(&url))))
-    }
-
-    /// A URL beside the database.
-    fn server_url(&self, path: &str) -> Result<Uri, Failure> {
-        let database = self.endpoint.url.path();
-        let root = database.rsplit_once('/').map_or("", |(root, _)| root);
-        let mut parts = self.endpoint.url.clone().into_parts();
-        parts.path_and_query = format!("{root}{path}").parse().ok();
-        Uri::from_parts(parts).map_err(|_| Failure::BadRequest(format!("{} is no URL", shown(path))))
     }
 
     fn request(
@@ -336,12 +328,12 @@ impl<'a> Requester<'a> {
         if let Ready::Header(name, value) = self.session.ready(basic, Instant::now()) {
             return Ok(Some((name, value)));
         }
-        let _one = self.session.signing_in.lock().await;
+        let _turn = self.session.turn().await?;
         if let Ready::Header(name, value) = self.session.ready(basic, Instant::now()) {
             return Ok(Some((name, value)));
         }
-        if !self.begin_session().await? {
-            self.session.give_up();
+        if !self.begin_session().await.inspect_err(|failure| self.session.fail(failure))? {
+            self.session.give_up(Instant::now());
         }
         match self.session.ready(basic, Instant::now()) {
             Ready::Header(name, value) => Ok(Some((name, value))),
@@ -351,10 +343,24 @@ impl<'a> Requester<'a> {
 
     /// Begins a session. Returns false if the server has none: a proxy before it may have.
     async fn begin_session(&self) -> Result<bool, Failure> {
+        let mut refusals = 0;
+        loop {
+            match self.ask_for_session().await {
+                Err(failure) if failure.is_refusal() && refusals < REFUSALS => {
+                    refusals += 1;
+                    self.host.refused();
+                    self.pause(refusals.min(6)).await;
+                }
+                begun => return begun,
+            }
+        }
+    }
+
+    async fn ask_for_session(&self) -> Result<bool, Failure> {
         let Some(basic) = &self.endpoint.auth else { return Ok(false) };
         let body = serde_json::json!({"name": basic.username, "password": basic.password}).to_string();
         let ask = Ask::with(Method::POST, "", body);
-        let url = self.server_url("/_session")?;
+        let url = server_url(&self.endpoint.url, "/_session")?;
         let place = Place { url, method: Method::POST, has_body: true, is_own: true };
         let request = self.request(&ask, &place, None)?;
         let answer = self.clients.requests.send(request, self.parameters.connection_timeout).await;
@@ -382,6 +388,14 @@ impl<'a> Requester<'a> {
             }
         }
     }
+}
+
+/// A URL beside the database.
+fn server_url(database: &Uri, path: &str) -> Result<Uri, Failure> {
+    let root = database.path().rsplit_once('/').map_or("", |(root, _)| root);
+    let mut parts = database.clone().into_parts();
+    parts.path_and_query = format!("{root}{path}").parse().ok();
+    Uri::from_parts(parts).map_err(|_| Failure::BadRequest(format!("{} is no URL", shown(path))))
 }
 
 /// Whether the same request may succeed later.
