@@ -250,7 +250,7 @@ mod tests {
         assert!(Arc::ptr_eq(&ann, &sessions.of(&endpoint("ann", "pw", None), "http://h")));
         for (other, root) in [
             (endpoint("ann", "pw", None), "http://h/sub"),
-            (endpoint("annp", "w", None), "http://h"),
+            (endpoint("ann", "p", None), "http://h"),
             (endpoint("ann", "other", None), "http://h"),
             (endpoint("ann", "pw", Some("one")), "http://h"),
         ] {
