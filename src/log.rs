@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod filter;
 pub mod terminal;
 
 use std::io::{self, Write};

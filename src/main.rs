@@ -240,9 +240,9 @@ fn open_database(address: &postgres::Address, key: Option<Key>) -> Result<Stores
 
 fn start_log(settings: &Start, log: Log) -> Result<(), String> {
     use tracing_subscriber::filter::filter_fn;
+    use tracing_subscriber::fmt;
     use tracing_subscriber::prelude::*;
-    use tracing_subscriber::{EnvFilter, fmt};
-    let filter: EnvFilter = settings.log.parse().map_err(|error| {
+    let filter = settee::log::filter::parse(&settings.log).map_err(|error| {
         format!("the log level `{}` is none of off, error, warn, info, debug, trace: {error}", settings.log)
     })?;
     let is_terminal = std::io::stderr().is_terminal();
