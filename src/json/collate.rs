@@ -24,10 +24,9 @@
 //! ```
 
 use std::cmp::Ordering;
-use std::sync::LazyLock;
 
+use icu_collator::CollatorBorrowed;
 use icu_collator::options::CollatorOptions;
-use icu_collator::{Collator, CollatorBorrowed, CollatorPreferences};
 
 use super::escape::unescape;
 
@@ -61,11 +60,8 @@ pub fn compare_strings(a: &str, b: &str) -> Ordering {
 }
 
 /// The collator that CouchDB opens with `ucol_open("")`: root locale, tertiary strength, no character
-/// ignored.
-static COLLATOR: LazyLock<CollatorBorrowed<'static>> = LazyLock::new(|| {
-    Collator::try_new(CollatorPreferences::default(), CollatorOptions::default())
-        .expect("the root collation is compiled in")
-});
+/// ignored. `new_root` leaves the tables of all other locales (0.7 MB) out of the binary.
+static COLLATOR: CollatorBorrowed<'static> = CollatorBorrowed::new_root(CollatorOptions::default());
 
 /// The tag of each kind of value. None is 0, because 0 ends arrays and objects.
 struct Tags {
