@@ -1,7 +1,7 @@
 //! settee: a CouchDB-compatible sync server in one binary.
 //!
 //! ```text
-//! main > cli, server > http > policy > app > config > replicate > {query, auth, maintain, net} > db > store > rev > json
+//! program > cli, server > http > policy > app > config > replicate > {query, auth, maintain, net} > db > store > rev > json
 //!
 //! cli/       command line, offline commands      query/     views, Mango, scripts, indexes
 //! server/    starting, background jobs           auth/      users, passwords, sessions, tokens
@@ -39,6 +39,7 @@ pub mod log;
 pub mod maintain;
 pub mod net;
 pub mod policy;
+pub mod program;
 pub mod query;
 pub(crate) mod regex;
 pub mod replicate;

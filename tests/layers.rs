@@ -16,6 +16,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The layers, the highest first. Layers of one line may not use each other.
 const LAYERS: &[&[&str]] = &[
+    &["program"],
     &["cli", "server"],
     &["http"],
     &["policy"],
