@@ -64,6 +64,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["commit"],
             &["auto_purge_record", "recent_changes"],
             &["record"],
+            &["conflicted"],
             &["codec"],
         ],
     ),

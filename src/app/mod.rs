@@ -5,6 +5,7 @@ pub mod admins;
 pub(crate) mod anomalies;
 pub mod answer_budget;
 pub mod body_budget;
+pub mod conflict_indexes;
 pub mod feed_wakes;
 pub(crate) mod hash_queue;
 pub mod hints;

@@ -16,12 +16,13 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use super::conflicted::ConflictIndex;
 use super::counts::{Counts, Shared};
 use super::database::Database;
 use super::db_updates::{DbEvent, EventState, Events, decode_event};
 use super::freshness::Freshness;
 use super::names::check_database_name;
-use super::record::NameRecord;
+use super::record::{Info, NameRecord};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::Blobs;
@@ -271,6 +272,30 @@ impl Databases {
             }
         }
         Ok(numbers)
+    }
+
+    /// The index of conflicts of each of these databases, without opening them. Skips names of missing databases.
+    pub fn conflict_indexes(&self, names: &[String]) -> Result<Vec<(String, ConflictIndex)>> {
+        let mut indexes = Vec::with_capacity(names.len());
+        let numbers = self.numbers(names)?;
+        let keys = |(_, number): &(String, u64)| [keyspace::info(*number), keyspace::conflict_index(*number)];
+        let mut values = self.store.get_each(&numbers.iter().flat_map(keys).collect::<Vec<_>>())?.into_iter();
+        for (name, _) in numbers {
+            let (info, record) = (values.next(), values.next());
+            let open = if self.store.is_shared() { None } else { self.opened(&name) };
+            let index = match (open, info.transpose().ok().flatten().flatten()) {
+                (Some(open), _) => open.info().conflicts,
+                (None, Some(info)) => match Info::decode(&info) {
+                    Ok(info) if info.commits > 0 => info.conflicts,
+                    Ok(info) => ConflictIndex::recover(record.unwrap_or(Ok(None)), info.sequence)?,
+                    Err(_) => continue,
+                },
+                // It was deleted, or its counters are damaged: then nothing of it can be read.
+                (None, None) => continue,
+            };
+            indexes.push((name, index));
+        }
+        Ok(indexes)
     }
 
     /// Reads up to `limit` rows of `_db_updates` after `since`, in order.

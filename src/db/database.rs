@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::commit::queue::Queue;
+use super::conflicted::ConflictIndex;
 use super::counts::Shared;
 use super::recent_changes::RecentChanges;
 use super::record::{Info, NO_SECURITY, NameRecord};
@@ -45,6 +46,8 @@ pub struct Database {
     pub(super) shared: Arc<Shared>,
     gone: AtomicBool,
     pub(super) compacting: AtomicBool,
+    /// The index of conflicts is being completed.
+    pub(super) indexing: AtomicBool,
     /// On a shared store: when the counters were read last, and whether other nodes write this database, too.
     pub(super) heard: Mutex<Heard>,
     designs: Mutex<Designs>,
@@ -87,15 +90,19 @@ impl Database {
     ) -> Result<Database> {
         let number = record.number;
         let heard = Mutex::new(Heard { at: Instant::now(), contended_until: None });
-        let mut values = store.get_many(&[keyspace::info(number), keyspace::security(number)])?.into_iter();
-        let info = match values.next().flatten() {
+        let keys = [keyspace::info(number), keyspace::security(number), keyspace::conflict_index(number)];
+        let mut values = store.get_each(&keys)?.into_iter();
+        let mut info = match values.next().transpose()?.flatten() {
             Some(value) => Info::decode(&value)?,
             None => return Err(Error::NoDatabase),
         };
-        let security = match values.next().flatten() {
+        let security = match values.next().transpose()?.flatten() {
             Some(value) => String::from_utf8(value).map_err(|_| Error::Damaged(format!("_security of {name}")))?,
             None => NO_SECURITY.to_owned(),
         };
+        if info.commits == 0 {
+            info.conflicts = ConflictIndex::recover(values.next().unwrap_or(Ok(None)), info.sequence)?;
+        }
         let moved = watch::Sender::new(Moved::To(info.sequence));
         let security = Security { text: security.into(), at: info.security_at };
         Ok(Database {
@@ -114,6 +121,7 @@ impl Database {
             shared,
             gone: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
+            indexing: AtomicBool::new(false),
             heard,
             designs: Mutex::default(),
             recent: RecentChanges::default(),

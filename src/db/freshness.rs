@@ -106,7 +106,10 @@ impl Database {
             self.mark_gone();
             return Ok(false);
         };
-        let info = Info::decode(stored)?;
+        let mut info = Info::decode(stored)?;
+        if !self.store.is_shared() {
+            info.conflicts = self.info().conflicts;
+        }
         self.learn_security(info.security_at)?;
         self.publish(info);
         let mut heard = self.heard.lock();

@@ -6,6 +6,7 @@
 //! database    one open database               upkeep/  purge, compaction, limits, removal
 //! commit/     the parts of one commit         record, codec, names   stored forms
 //! freshness, nodes   what other nodes change in a shared store
+//! conflicted       the index of conflicted documents
 //! recent_changes   rows that many feeds read at once
 //! ```
 //!
@@ -15,6 +16,7 @@ mod auto_purge_record;
 pub(crate) mod catalog;
 pub(crate) mod codec;
 mod commit;
+mod conflicted;
 mod counts;
 mod database;
 pub mod db_updates;
@@ -32,6 +34,7 @@ pub use self::catalog::{CreateOptions, Databases};
 pub use self::commit::partition::{PartitionInfo, count as count_partition};
 pub use self::commit::prepared_edit::{Leaf, Mode};
 pub(crate) use self::commit::tally::Tally;
+pub use self::conflicted::{ConflictIndex, Conflicted};
 pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
@@ -42,6 +45,7 @@ pub use self::names::{
 pub use self::read::attachment::{Content, Upload, Uploaded};
 pub use self::read::by_id::{Listed, Listing};
 pub use self::read::by_sequence::{ChangesPage, Since};
+pub use self::read::conflicts::ConflictQuery;
 pub use self::read::revisions::{AT_ONCE, Found, MissingRevisions, Opened, Wanted, Within};
 pub use self::upkeep::auto_purge::check_auto_purge;
 pub use self::upkeep::hold::Hold;

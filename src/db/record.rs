@@ -3,6 +3,7 @@
 //! Every value starts with a version byte. Decoding never panics: malformed bytes are [`Error::Damaged`].
 
 use super::codec::{Reader, Writer};
+use super::conflicted::ConflictIndex;
 use crate::error::{Error, Result};
 use crate::rev::{Body, Revision, RevisionHash, Tree};
 use crate::store::blob::blobs::BlobId;
@@ -97,6 +98,8 @@ pub struct Info {
     pub designs_at: u64,
     /// On a shared store: the second since 1970 until which writers wait, because a backup copies the last changes.
     pub held_until: u64,
+    /// The index of conflicted documents. Part of this record on a shared store; on an embedded one it has its own.
+    pub conflicts: ConflictIndex,
 }
 
 impl Default for Info {
@@ -117,14 +120,20 @@ impl Default for Info {
             security_at: 0,
             designs_at: 0,
             held_until: 0,
+            conflicts: ConflictIndex::default(),
         }
     }
 }
 
 impl Info {
-    /// The record without the counters of a shared store.
+    /// The record without the counters of a shared store, and without an index of conflicts.
     pub fn of_one_node(self) -> Info {
-        Info { commits: 0, security_at: 0, designs_at: 0, held_until: 0, ..self }
+        Info { commits: 0, security_at: 0, designs_at: 0, held_until: 0, ..self.without_conflict_index() }
+    }
+
+    /// The record of a database whose index of conflicts is not there.
+    pub fn without_conflict_index(self) -> Info {
+        Info { conflicts: ConflictIndex::missing(self.sequence), ..self }
     }
 
     /// Encodes the record for the store.
@@ -149,11 +158,13 @@ impl Info {
             for number in [self.commits, self.security_at, self.designs_at, self.held_until] {
                 out.number(number);
             }
+            self.conflicts.encode_into(&mut out);
         }
         out.0
     }
 
-    /// Decodes a stored value; malformed bytes are [`Error::Damaged`].
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`]. Of a value of version 1, no document counts as
+    /// indexed in `conflicts`.
     pub fn decode(value: &[u8]) -> Result<Info> {
         let read = || {
             let shared = Reader::version(value, SHARED_INFO);
@@ -173,11 +184,13 @@ impl Info {
                 compacted: fields.number()?,
                 ..Info::default()
             };
+            info.conflicts = ConflictIndex::missing(info.sequence);
             if is_shared {
                 info.commits = fields.number()?;
                 info.security_at = fields.number()?;
                 info.designs_at = fields.number()?;
                 info.held_until = fields.number()?;
+                info.conflicts = ConflictIndex::decode_from(&mut fields)?;
             }
             Some(info)
         };

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::bulk_writes::BulkWrites;
 use super::progress::{Hear, Progress};
-use crate::db::record::BodyRecord;
+use crate::db::record::{BodyRecord, Info};
 use crate::error::{Error, Result};
 use crate::store::blob::blobs::{BlobId, Blobs};
 use crate::store::{Direction, Entry, PageLimit, Store, keyspace, pages};
@@ -23,7 +23,7 @@ pub struct Converted {
     pub attachments: u64,
 }
 
-/// Copies all entries but indexes, which are made again, and all attachments. `hear` gets the number of attachments,
+/// Copies all entries but indexes, which are made again (that of conflicted documents, too), and all attachments. `hear` gets the number of attachments,
 /// then, with the name of the store, the key of the last entry as the number of changes that `changes` makes of it.
 ///
 /// # Errors
@@ -41,13 +41,17 @@ pub fn convert(
     let everything = (std::ops::Bound::Excluded(keyspace::FORMAT.to_vec()), std::ops::Bound::Unbounded);
     for page in pages(from.0, everything, Direction::Forward, PageLimit::entries(PAGE)) {
         for entry in page? {
-            if keyspace::is_index(&entry.0) {
+            if keyspace::is_index(&entry.0) || keyspace::is_of_conflicts(&entry.0) {
                 continue;
             }
             if let Some(done) = changes(&entry.0) {
                 hear(Progress { what: "", done });
             }
             let (key, value) = renamed(entry, &name)?;
+            let value = match keyspace::number_of_info(&key).map(|_| Info::decode(&value)) {
+                Some(Ok(info)) => info.without_conflict_index().encode(),
+                _ => value,
+            };
             writes.put(key, value)?;
             converted.entries += 1;
         }

@@ -291,6 +291,22 @@ impl Tree {
         self.get(revision)?.parent.map(|parent| &self.nodes[parent as usize])
     }
 
+    /// Whether a deletion was made beside an edit: the parent of a deleted leaf has a descendant that is a leaf and not
+    /// deleted. A tombstone that resolves a conflict extends the losing leaf, so that its parent has no such
+    /// descendant.
+    pub fn has_deletion_beside_edit(&self) -> bool {
+        let mut lives = vec![false; self.nodes.len()];
+        // Parents precede their children.
+        for (at, node) in self.nodes.iter().enumerate().rev() {
+            lives[at] |= node.leaf && !node.deleted;
+            if let (true, Some(parent)) = (lives[at], node.parent) {
+                lives[parent as usize] = true;
+            }
+        }
+        let beside = |node: &Node| node.leaf && node.deleted && node.parent.is_some_and(|at| lives[at as usize]);
+        self.nodes.iter().any(beside)
+    }
+
     /// `revision`, then its parent, and so on to the oldest known ancestor. Empty if `revision` is unknown.
     pub fn ancestry(&self, revision: &Revision) -> impl Iterator<Item = &Node> {
         let first = self.index(revision);

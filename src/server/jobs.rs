@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
-use crate::app::feed_wakes;
+use crate::app::{conflict_indexes, feed_wakes};
 use crate::blocking::blocking;
 use crate::db::TimeToLive;
 use crate::maintain::background;
@@ -33,6 +33,7 @@ pub fn start_jobs(app: &Arc<App>) {
     run(app, feed_wakes::follow(app.wakes.clone(), app.databases.clone(), app.accounts.clone()));
     run(app, compact_and_sweep(app.clone()));
     run_on_one_node(app, "auto_purge", auto_purge);
+    run_on_one_node(app, "conflict_indexes", conflict_indexes::run);
     run(app, refresh_published_keys(app.clone()));
     run(app, tidy_indexes(app.clone()));
     run_on_one_node(app, "database_removal", remove_deleted_databases);

@@ -44,6 +44,10 @@ pub enum Kind {
     Local = b'l',
     /// Partition → its counters, in partitioned databases.
     Partition = b'n',
+    /// (kind of conflict, sequence) → empty: the conflicted documents.
+    Conflict = b'c',
+    /// How far the index of conflicted documents reaches, and its counts.
+    ConflictIndex = b'k',
     /// Purge sequence → purge request.
     Purge = b'p',
     /// Purge uuid → purge sequence.
@@ -220,6 +224,28 @@ pub fn sequence_of(key: &[u8]) -> u64 {
     u64::from_be_bytes(rest_of(key)[..8].try_into().expect("a sequence key has 8 bytes after its kind"))
 }
 
+/// Key of the entry of a conflicted document: the kind of its conflict, and the sequence of its last change.
+pub fn conflict(number: u64, kind: u8, sequence: u64) -> Vec<u8> {
+    let mut key = in_kind(number, Kind::Conflict, &[kind]);
+    key.extend_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+/// Range of the entries of all documents with one kind of conflict.
+pub fn conflicts(number: u64, kind: u8) -> KeyRange {
+    prefix(&in_kind(number, Kind::Conflict, &[kind]))
+}
+
+/// The sequence in a [`conflict`] key. `None` for other keys.
+pub fn sequence_of_conflict(key: &[u8]) -> Option<u64> {
+    key.get(11..)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// Key of the record of the index of conflicts.
+pub fn conflict_index(number: u64) -> Vec<u8> {
+    in_kind(number, Kind::ConflictIndex, &[])
+}
+
 /// Key of the body of the revision number `index` among those written at `sequence`.
 pub fn body(number: u64, sequence: u64, index: u32) -> Vec<u8> {
     let mut key = in_kind(number, Kind::Body, &sequence.to_be_bytes());
@@ -269,6 +295,11 @@ pub fn named<'a>(key: &'a [u8], value: &[u8]) -> Option<(u64, &'a str)> {
 /// Whether the key belongs to an index, which can be rebuilt.
 pub fn is_index(key: &[u8]) -> bool {
     key.first() == Some(&INDEX)
+}
+
+/// Whether the key is of the index of conflicted documents, which is made again if it is missing.
+pub fn is_of_conflicts(key: &[u8]) -> bool {
+    key.first() == Some(&DATABASE) && matches!(key.get(9), Some(b'c' | b'k'))
 }
 
 /// Key of a purge request.
@@ -357,6 +388,8 @@ pub fn describe(key: &[u8]) -> String {
                 b'q' => format!("sequence {}", number(name)),
                 b'b' => format!("the body of a revision written at sequence {}", number(name)),
                 b'l' => format!("local document {}", text(name)),
+                b'c' => "a conflicted document".into(),
+                b'k' => "the record of the conflicts".into(),
                 b'p' => format!("purge {}", number(name)),
                 b'u' => format!("purge request {}", text(name)),
                 _ => format!("key {}", crate::hex::hex(key)),

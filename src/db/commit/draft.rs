@@ -46,7 +46,7 @@ pub(crate) struct Finished {
 pub(crate) struct Draft<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) number: u64,
-    before: Info,
+    pub(super) before: Info,
     pub info: Info,
     pub batch: Batch,
     documents: HashMap<String, Slot>,
@@ -56,6 +56,8 @@ pub(crate) struct Draft<'a> {
     partitions: Option<Partitions>,
     /// The draft writes `_security`.
     pub(super) writes_security: bool,
+    /// The draft changes entries of the index of conflicts, or writes its record for another reason.
+    pub(super) stores_index: bool,
 }
 
 /// One loaded document.
@@ -89,6 +91,7 @@ impl<'a> Draft<'a> {
             changed: Vec::new(),
             partitions: None,
             writes_security: false,
+            stores_index: false,
         };
         let mut ids = ids.into_iter().peekable();
         let mut bytes = 0;
@@ -337,6 +340,7 @@ impl<'a> Draft<'a> {
             if let Some(partitions) = &mut self.partitions {
                 partitions.changed(self.store, self.number, &id, &slot.was, &is)?;
             }
+            self.index_change(kept, sequence, &slot.was, &is);
             smaller &= is.is_less_than(&slot.was) && new_length <= old_length + MORE_TREE;
             let info = &mut self.info;
             shift(&mut info.documents, slot.was.live, is.live);
@@ -351,6 +355,7 @@ impl<'a> Draft<'a> {
         if self.store.is_shared() && (self.info != self.before || !self.batch.writes.is_empty()) {
             self.count_commit(designs);
         }
+        self.finish_index();
         if self.info != self.before {
             let key = keyspace::info(self.number);
             self.batch.expect(key.clone(), Some(self.before.encode()));

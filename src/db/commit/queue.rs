@@ -49,6 +49,10 @@ pub(crate) trait Work: Send {
     fn frees(&self) -> Frees {
         Frees::Never
     }
+    /// Whether everything that the work writes can be made again: it may be synced with a later commit.
+    fn is_derived(&self) -> bool {
+        false
+    }
     /// Whether the work writes documents. Such works are counted.
     fn is_write(&self) -> bool {
         false

@@ -1,5 +1,6 @@
 //! What a document contributes to the counts in its database's info record.
 
+use crate::db::conflicted::Conflicted;
 use crate::rev::Tree;
 
 /// What one document contributes to the database's counters.
@@ -14,12 +15,14 @@ pub(crate) struct Tally {
     /// Leaves that are not deleted.
     open: u64,
     pub(crate) all_bytes: u64,
+    /// A deletion was made beside an edit.
+    deletion_beside: bool,
 }
 
 impl Tally {
     /// Counts a revision tree.
     pub fn of(tree: &Tree) -> Tally {
-        let mut tally = Tally::default();
+        let (mut tally, mut closed) = (Tally::default(), false);
         match tree.winner() {
             None => {}
             Some(winner) if winner.deleted => tally.deleted = 1,
@@ -31,9 +34,19 @@ impl Tally {
             if node.is_leaf() {
                 tally.leaf_bytes += bytes;
                 tally.open += u64::from(!node.deleted);
+                closed |= node.deleted;
             }
         }
+        tally.deletion_beside = closed && tally.open > 0 && tree.has_deletion_beside_edit();
         tally
+    }
+
+    /// Whether the document is conflicted in this way.
+    pub(crate) fn is(&self, kind: Conflicted) -> bool {
+        match kind {
+            Conflicted::Edits => self.open > 1,
+            Conflicted::Deletion => self.deletion_beside,
+        }
     }
 
     /// Whether the document has fewer leaf bytes or fewer open leaves than in `was`, and no more of the

@@ -3,6 +3,7 @@
 pub(crate) mod attachment;
 pub(crate) mod by_id;
 pub(crate) mod by_sequence;
+pub(crate) mod conflicts;
 mod leaves;
 pub mod partition_info;
 pub mod render;

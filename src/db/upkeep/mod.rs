@@ -2,6 +2,7 @@
 
 pub(crate) mod auto_purge;
 pub(crate) mod compaction;
+mod conflict_index;
 pub mod hold;
 pub mod limits;
 pub mod purge;

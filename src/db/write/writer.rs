@@ -21,7 +21,7 @@ use crate::db::Database;
 use crate::db::commit::draft::Draft;
 use crate::db::commit::queue::{ENOUGH, Frees, Pace, Work};
 use crate::error::{Error, Result};
-use crate::store::{self, StoreError};
+use crate::store::{self, Durability, StoreError};
 
 /// A draft takes works from the queue until it holds about this many bytes...
 const DRAFT_BYTES: usize = 8 << 20;
@@ -159,6 +159,9 @@ impl Database {
             Frees::WhenSmaller => finished.smaller,
             Frees::Never => false,
         });
+        if applied.iter().all(|work| work.is_derived()) {
+            finished.batch.durability = Durability::Relaxed;
+        }
         if finished.batch.writes.is_empty() {
             return Ok(complete);
         }

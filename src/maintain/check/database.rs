@@ -6,7 +6,7 @@ use super::documents::Sums;
 use super::state::{Check, PAGE};
 use crate::db::codec::decode_u64;
 use crate::db::record::{Info, LocalRecord, PurgeRecord};
-use crate::db::{AutoPurge, PartitionInfo, count_partition};
+use crate::db::{AutoPurge, ConflictIndex, Conflicted, PartitionInfo, count_partition};
 use crate::error::{Error, Result};
 use crate::maintain::progress::Progress;
 use crate::maintain::walk::Walk;
@@ -54,10 +54,38 @@ impl Check<'_> {
         if bodies != sums.bodies {
             self.found.problem(format!("{name}: {bodies} bodies are stored, but documents refer to {}", sums.bodies));
         }
+        self.conflicts(number, name, &info, sums.conflicted)?;
         self.locals_and_purges(number, name, &info)?;
         self.partitions(number, name)?;
         self.found.documents += sums.documents;
         self.found.bodies += sums.bodies;
+        Ok(())
+    }
+
+    /// Compares a complete index of conflicts, and its counts, with the documents. The server completes one that is
+    /// not: in a store of an older settee, and after documents were written that have no conflict.
+    fn conflicts(&mut self, number: u64, name: &str, info: &Info, counted: [u64; 2]) -> Result<()> {
+        let index = match info.commits > 0 {
+            true => info.conflicts,
+            false => {
+                match ConflictIndex::read(self.value(&keyspace::conflict_index(number))?.as_deref(), info.sequence) {
+                    Ok(index) => index,
+                    Err(error) => {
+                        self.found.problem(format!("{name}: {error}"));
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        for kind in Conflicted::ALL.into_iter().filter(|_| index.is_complete()) {
+            let entries = self.count_keys(keyspace::conflicts(number, kind as u8))?;
+            let (told, documents) = (index.count(kind), counted[kind as usize]);
+            if entries != told || entries != documents {
+                self.found.problem(format!(
+                    "{name}: {entries} entries of documents in conflict, counted as {told}; there are {documents}"
+                ));
+            }
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use md5::{Digest, Md5};
 
 use super::state::Check;
 use crate::db::record::{Attachment, BodyRecord, DocumentRecord, Info, SequenceRow};
+use crate::db::{Conflicted, Tally};
 use crate::error::{Error, Result};
 use crate::maintain::walk::Found;
 use crate::store::blob::blobs::BlobId;
@@ -22,6 +23,8 @@ pub(super) struct Sums {
     pub(super) leaf_bytes: u64,
     pub(super) all_bytes: u64,
     pub(super) record_bytes: u64,
+    /// Documents with each kind of conflict.
+    pub(super) conflicted: [u64; 2],
 }
 
 impl Check<'_> {
@@ -51,6 +54,10 @@ impl Check<'_> {
         for ((id, record, length), row) in records.iter().zip(rows) {
             sums.documents += 1;
             sums.record_bytes += *length as u64;
+            let tally = Tally::of(&record.tree);
+            for kind in Conflicted::ALL {
+                sums.conflicted[kind as usize] += u64::from(tally.is(kind));
+            }
             sums.live += u64::from(record.tree.winner().is_some_and(|winner| !winner.deleted));
             if record.sequence > info.sequence {
                 self.found.problem(format!("{name}: document {id} is at {}, above update_seq", record.sequence));

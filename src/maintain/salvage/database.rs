@@ -32,7 +32,8 @@ impl Salvage<'_> {
             records: 0,
             old: 0,
             ..before
-        };
+        }
+        .without_conflict_index();
         let mut target = Target { name, old, number, info };
         self.documents(&mut target)?;
         self.rows(&mut target)?;
