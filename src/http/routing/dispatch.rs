@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::app::App;
 use crate::db::Database;
-use crate::http::api::console::files;
+use crate::http::api::console::{conflicts, files};
 use crate::http::api::database::{all_docs, changes, database};
 use crate::http::api::design::{list_function, rewrite, show_and_update};
 use crate::http::api::document::{attachment, bulk_docs, bulk_get, get, local, put, revs_diff};
@@ -26,6 +26,7 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::Welcome => root::welcome(app, request),
             S::Favicon => root::favicon(),
             S::Utils(path) => files::utils(request, &path),
+            S::Conflicts => conflicts::of_all(app, request).await,
             S::ActiveTasks => root::active_tasks(app),
             S::Replicate => replicate::replicate(app, request).await,
             S::SchedulerJobs => scheduler::jobs(app, request),
@@ -71,6 +72,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::BulkDocs => bulk_docs::bulk_docs(app, request, db).await,
         R::BulkGet => bulk_get::bulk_get(app, request, db).await,
         R::Changes => changes::changes(app, request, db).await,
+        R::Conflicts => conflicts::of_database(app, request, db).await,
         R::RevsDiff => revs_diff::revs_diff(app, request, db).await,
         R::MissingRevs => revs_diff::missing_revs(app, request, db).await,
         R::Compact => database::compact(app, request, db).await,

@@ -20,6 +20,7 @@ pub fn needed(route: &Route, users: &str) -> Access {
             S::Devices | S::RevokeDevices(_) | S::Replicate => Access::SignedIn,
             S::AllDbs | S::DbsInfo | S::DbsInfoOf => Access::ListDatabases,
             S::DbUpdates
+            | S::Conflicts
             | S::ActiveTasks
             | S::SchedulerJobs
             | S::SchedulerJob(_)
@@ -106,6 +107,7 @@ fn of_database(what: &DbRoute) -> Access {
         | DbRoute::BulkDocs
         | DbRoute::BulkGet
         | DbRoute::Changes
+        | DbRoute::Conflicts
         | DbRoute::RevsDiff
         | DbRoute::MissingRevs
         | DbRoute::EnsureFullCommit
@@ -156,6 +158,7 @@ fn in_bulk(what: &DbRoute) -> bool {
         DbRoute::DocumentList(_)
             | DbRoute::DocumentListQueries(_)
             | DbRoute::Changes
+            | DbRoute::Conflicts
             | DbRoute::PartitionDocs(_)
             | DbRoute::Find(_)
             | DbRoute::Explain(_)

@@ -25,6 +25,8 @@ pub enum ServerRoute {
     DbsInfo,
     DbsInfoOf,
     DbUpdates,
+    /// The numbers of conflicted documents of all databases.
+    Conflicts,
     ActiveTasks,
     Membership,
     ClusterState,
@@ -87,6 +89,8 @@ pub enum DbRoute {
     BulkGet,
     /// GET or POST.
     Changes,
+    /// The conflicted documents.
+    Conflicts,
     RevsDiff,
     MissingRevs,
     Compact,

@@ -21,7 +21,7 @@ pub fn route(target: &Target) -> Result<Route> {
         []
         | ["favicon.ico" | "_utils" | "_all_dbs" | "_dbs_info" | "_db_updates" | "_active_tasks", ..]
         | ["_membership" | "_cluster_setup" | "_reload_query_servers" | "_uuids" | "_up" | "_session" | "_node", ..]
-        | ["_replicate" | "_scheduler", ..] => Ok(Route::Server(server(target.verb, &segments)?)),
+        | ["_replicate" | "_scheduler" | "_conflicts", ..] => Ok(Route::Server(server(target.verb, &segments)?)),
         [name, rest @ ..] => Ok(Route::Database { name: (*name).to_owned(), what: database(target.verb, rest)? }),
     }
 }
@@ -45,6 +45,7 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (Get, ["_dbs_info"]) => R::DbsInfo,
         (Post, ["_dbs_info"]) => R::DbsInfoOf,
         (Get, ["_db_updates"]) => R::DbUpdates,
+        (Get, ["_conflicts"]) => R::Conflicts,
         (Get, ["_active_tasks"]) => R::ActiveTasks,
         (Get, ["_membership"]) => R::Membership,
         (Get, ["_cluster_setup"]) => R::ClusterState,
@@ -62,7 +63,7 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (_, ["_session", "devices"]) => return only("DELETE,GET,HEAD"),
         (_, ["_session", "devices", _]) => return only("DELETE"),
         (_, ["_session", "token"]) => return only("POST"),
-        (_, ["_all_dbs" | "_active_tasks" | "_up"]) => return only("GET,HEAD"),
+        (_, ["_all_dbs" | "_active_tasks" | "_up" | "_conflicts"]) => return only("GET,HEAD"),
         (_, ["_dbs_info"]) => return only("GET,HEAD,POST"),
         (_, ["_db_updates" | "_membership" | "_uuids"]) => return only("GET"),
         (_, ["_cluster_setup"]) => return only("GET,POST"),
@@ -142,6 +143,9 @@ fn database(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (_, ["_all_docs" | "_design_docs" | "_local_docs"]) => return only("GET,HEAD,POST"),
         (Get | Post, ["_changes"]) => R::Changes,
         (_, ["_changes"]) => return only("GET,POST,HEAD"),
+
+        (Get, ["_conflicts"]) => R::Conflicts,
+        (_, ["_conflicts"]) => return only("GET,HEAD"),
 
         (Post, ["_bulk_docs"]) => R::BulkDocs,
         (Post, ["_bulk_get"]) => R::BulkGet,

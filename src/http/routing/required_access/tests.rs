@@ -60,6 +60,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         (S::DbsInfo, ADMINS),
         (S::DbsInfoOf, ADMINS),
         (S::DbUpdates, ADMINS),
+        (S::Conflicts, ADMINS),
         (S::ActiveTasks, ADMINS),
         (S::Membership, ADMINS),
         (S::ClusterState, ADMINS),
@@ -86,7 +87,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
     for (route, _) in &rows {
         match route {
             S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids | S::Session | S::SignIn | S::SignOut => {}
-            S::AllDbs | S::DbsInfo | S::DbsInfoOf | S::DbUpdates | S::ActiveTasks | S::Membership => {}
+            S::AllDbs | S::DbsInfo | S::DbsInfoOf | S::DbUpdates | S::Conflicts | S::ActiveTasks | S::Membership => {}
             S::ClusterState | S::ClusterSetup | S::ReloadQueryServers => {}
             S::Replicate | S::SchedulerJobs | S::SchedulerJob(_) | S::SchedulerDocs(_) | S::SchedulerDoc(..) => {}
             S::Token | S::Devices | S::RevokeDevices(_) => {}
@@ -124,6 +125,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::BulkDocs, MEMBERS, SIGNED_IN),
         (R::BulkGet, MEMBERS, SIGNED_IN),
         (R::Changes, MEMBERS, ADMINS),
+        (R::Conflicts, MEMBERS, ADMINS),
         (R::RevsDiff, MEMBERS, SIGNED_IN),
         (R::MissingRevs, MEMBERS, SIGNED_IN),
         (R::Compact, KEEPERS, KEEPERS),
@@ -186,7 +188,8 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
             | R::DocumentList(_)
             | R::DocumentListQueries(_)
             | R::BulkDocs => {}
-            R::BulkGet | R::Changes | R::RevsDiff | R::MissingRevs | R::Compact | R::CompactViews(_) => {}
+            R::BulkGet | R::Changes | R::Conflicts | R::RevsDiff | R::MissingRevs | R::Compact | R::CompactViews(_) => {
+            }
             R::ViewCleanup | R::EnsureFullCommit | R::Security | R::SetSecurity | R::RevsLimit => {}
             R::SetRevsLimit | R::Purge | R::PurgedInfos | R::PurgedInfosLimit | R::SetPurgedInfosLimit => {}
             R::AutoPurge | R::SetAutoPurge | R::Shards | R::ShardOf(_) | R::SyncShards | R::Partition(_) => {}
