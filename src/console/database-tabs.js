@@ -12,6 +12,7 @@ export const databaseHeading = (db, current, options = {}) => heading({
     { label: 'Documents', href: link('db', db), current: current === 'documents' },
     { label: 'Query', href: link('db', db, 'query'), current: current === 'query' },
     { label: 'Views and design', href: link('db', db, 'design'), current: current === 'design' },
+    { label: 'Conflicts', href: link('conflicts', db) },
     { label: 'Import', href: link('db', db, 'import'), current: current === 'import' },
     { label: 'Settings', href: link('db', db, 'settings'), current: current === 'settings' },
   ],

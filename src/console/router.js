@@ -1,5 +1,5 @@
 // From the part of the address behind `#` to a screen. Only that part changes, so that the console works below any
-// path. The screens `conflicts`, `sync` and `server` have no route: the server has not what they ask for yet. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
+// path. The screens `sync` and `server` have no route: the server has not what they ask for yet. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
 
 const ROUTES = [
   ['/', 'home'],
@@ -14,6 +14,8 @@ const ROUTES = [
   ['/db/:db/view/:ddoc/:view', 'view'],
   ['/db/:db/settings', 'database'],
   ['/db/:db/import', 'import'],
+  ['/conflicts', 'conflicts'],
+  ['/conflicts/:db', 'conflicts'],
   ['/conflicts/:db/:id', 'conflict'],
   ['/replications', 'replications'],
   ['/replication/new', 'replication'],

@@ -39,10 +39,10 @@ export async function show(main, { db, id }, { signal }) {
   await open();
 }
 
-const listAddress = (db) => link('db', db);
+const listAddress = (db) => link('conflicts', db);
 
 function header(db, id) {
-  return heading({ title: id, mono: true, crumbs: [['Databases', link('databases')], [db, listAddress(db)]] });
+  return heading({ title: id, mono: true, crumbs: [['Conflicts', link('conflicts')], [db, listAddress(db)]] });
 }
 
 function content(document, open) {
@@ -51,7 +51,7 @@ function content(document, open) {
     return [empty({
       title: 'This document is deleted',
       text: 'No version of it is live, so there is nothing to merge.',
-      actions: [h('a', { class: 'button', href: listAddress(db) }, `Documents of ${db}`)],
+      actions: [h('a', { class: 'button', href: listAddress(db) }, `Conflicts of ${db}`)],
     })];
   }
   if (sides.length > 1) return [...mergeView(document, open), records(document)];
@@ -61,7 +61,7 @@ function content(document, open) {
       title: 'No conflict here',
       text: 'This document has one version. Every device shows it, or will after its next sync.',
       actions: [
-        h('a', { class: 'button', href: listAddress(db) }, `Documents of ${db}`),
+        h('a', { class: 'button', href: listAddress(db) }, `Other conflicts of ${db}`),
         h('a', { class: 'button', href: link('db', db, 'doc', id) }, 'Open the document'),
       ],
     }),

@@ -39,7 +39,7 @@ export async function show(main, params, { signal, query }) {
 
 async function showList(content, list, query, signal) {
   const from = Math.max(0, Number(query.get('from')) || 0);
-  const page = { names: list.names.slice(from, from + SIZE), rows: new Map(), security: new Map() };
+  const page = { names: list.names.slice(from, from + SIZE), rows: new Map(), security: new Map(), conflicts: new Map() };
   await readInfo(page, page.names, signal);
   const table = databaseTable(page, list, from, query);
   put(content, list.more ? h('p', { class: 'quiet' }, `The first ${count(NAMES)} databases are listed. Search by the beginning of the name to see others.`) : null, table);
@@ -72,7 +72,7 @@ async function readInfo(page, keys, signal) {
   }
 }
 
-/** What costs a request for each database: who may read. */
+/** What costs a request for each database: who may read; and how many conflicts there are. */
 async function readDetails(page, signal) {
   const waiting = [...page.names];
   const worker = async () => {
@@ -80,7 +80,15 @@ async function readDetails(page, signal) {
       page.security.set(name, await api.getOrNull(`${api.part(name)}/_security`, { signal }));
     }
   };
-  await Promise.all([worker(), worker(), worker()]);
+  const conflicts = async () => {
+    if (page.names.length === 0) return;
+    const found = await api.getOrNull('_conflicts', { query: { start_key: JSON.stringify(page.names[0]), limit: 1000 }, signal });
+    if (!found?.rows) return;
+    const listed = new Map(found.rows.map((row) => [row.db, row]));
+    const last = found.next === null ? null : found.rows.at(-1)?.db;
+    for (const name of page.names) if (last === null || name <= last) page.conflicts.set(name, listed.get(name)?.conflicts ?? 0);
+  };
+  await Promise.all([worker(), worker(), worker(), conflicts()]);
 }
 
 const rowsOf = (page) => page.names.map((name) => page.rows.get(name)).filter(Boolean);
@@ -102,6 +110,7 @@ function databaseTable(page, list, from, query) {
       { label: 'Name', cell: ({ name }) => name },
       { label: 'Documents', numeric: true, cell: ({ info }) => count(info?.doc_count) },
       { label: 'Size', numeric: true, minor: true, cell: ({ info }) => bytes(info?.sizes?.file ?? info?.sizes?.active) },
+      { label: 'Conflicts', numeric: true, cell: ({ name }) => conflictsCell(page, name) },
       { label: 'Activity', minor: true, cell: ({ rate, wrote }) => activity(rate, wrote) },
       { label: 'Who may read', minor: true, cell: ({ name }) => reading(name) },
     ],
@@ -111,6 +120,12 @@ function databaseTable(page, list, from, query) {
     pager: { from: from + 1, shown: page.names.length, total: list.names.length, what: 'databases',
       previous: from > 0 ? to(Math.max(0, from - SIZE)) : null, next: from + SIZE < list.names.length ? to(from + SIZE) : null },
   });
+}
+
+function conflictsCell(page, name) {
+  const number = page.conflicts.get(name);
+  if (!number) return h('span', { class: 'quiet' }, number === 0 ? '0' : '–');
+  return h('a', { href: link('conflicts', name), class: 'badge warning' }, count(number));
 }
 
 function activity(rate, wrote) {

@@ -28,21 +28,23 @@ export async function show(main, params, { signal }) {
 
 /** What is there already. Everything here is read from the public API. */
 async function readState(signal) {
-  const [databases, users, origins, system] = await Promise.all([
+  const [databases, users, origins, system, conflicts] = await Promise.all([
     api.get('_all_dbs', { query: { limit: MOST + 1 }, signal }),
     api.getOrNull('_users/_all_docs', { query: { start_key: '"org.couchdb.user:"', end_key: '"org.couchdb.user;"', limit: MOST + 1 }, signal }),
     allowedOrigins(signal),
     api.getOrNull('_node/_local/_system', { signal }),
+    api.getOrNull('_conflicts', { query: { limit: 1 }, signal }),
   ]);
   const own = databases.filter((name) => !name.startsWith('_'));
-  return { databases: own, users: users?.rows.length ?? 0, origins: origins ?? [], system };
+  return { databases: own, users: users?.rows.length ?? 0, origins: origins ?? [], system, conflicts };
 }
 
-function facts({ databases, users, system }) {
+function facts({ databases, users, system, conflicts }) {
   const fact = (label, value, href) => h('div', { class: 'fact' }, h('dt', {}, label), h('dd', {}, href ? h('a', { href }, value) : value));
   const memory = system?.memory ? Object.values(system.memory).find((value) => typeof value === 'number') : null;
   return h('dl', { class: 'fact-row' },
     fact('Databases', atMost(databases.length), '#/databases'), fact('Users', atMost(users), '#/users'),
+    conflicts ? fact('Documents in conflict', count(conflicts.total ?? 0), '#/conflicts') : null,
     system?.uptime ? fact('Running for', duration(system.uptime * 1000)) : memory ? fact('Memory', bytes(memory)) : null);
 }
 
