@@ -1,7 +1,8 @@
 // The changes feed: CouchDB docs `api/database/changes.rst`, `test/elixir/test/changes*_test.exs`.
 
+import http from 'node:http';
 import { suite, it, assert, describe } from '../harness/rows.js';
-import { until } from '../harness/server.js';
+import { ADMIN, PASSWORD, until } from '../harness/server.js';
 
 const idsOf = (answer) => answer.json.results.map((row) => row.id);
 const given = (...expected) => (answer) => assert.deepEqual(idsOf(answer).sort(), expected.sort());
@@ -294,6 +295,33 @@ suite('changes', (api) => {
     const { results } = await api.ok(`GET /${db}/_changes?since=${enc(last_seq)}`);
     assert.deepEqual(results.map((r) => r.id).sort(), ['x', 'y']);
   });
+
+  for (const order of ['descending=false', 'descending=true']) {
+    it(`a list is cut off when its database is deleted meanwhile (${order})`, async () => {
+      const db = await api.db();
+      // More than the buffers on the way can hold.
+      for (let part = 0; part < 6; part += 1) {
+        const docs = Array.from({ length: 5000 }, (_, n) => ({ _id: `${part * 5000 + n}-${'x'.repeat(900)}` }));
+        await api.ok(`POST /${db}/_bulk_docs`, { body: { docs } });
+      }
+      const read = await new Promise((resolve, reject) => {
+        const send = { method: 'GET', auth: `${ADMIN}:${PASSWORD}`, agent: false };
+        http.request(`${api.server.base}/${db}/_changes?${order}`, send, (answer) => {
+          const parts = [];
+          answer.once('data', async (part) => {
+            parts.push(part);
+            answer.pause();
+            await api.ok(`DELETE /${db}`);
+            answer.on('data', (more) => parts.push(more));
+            answer.resume();
+          });
+          answer.on('error', () => {});
+          answer.on('close', () => resolve({ complete: answer.complete, rows: Buffer.concat(parts).toString().split('\n').length }));
+        }).on('error', reject).end();
+      });
+      assert.equal(read.complete, false, `${read.rows} rows`);
+    });
+  }
 
   it('clients can disconnect from live feeds', async () => {
     const db = await api.db();

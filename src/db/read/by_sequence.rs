@@ -79,6 +79,8 @@ impl Database {
             Direction::Backward => (low, Bound::Excluded(keyspace::sequence(self.number, after))),
         };
         let page = self.store.scan(&range, direction, limit)?;
+        // If the database was deleted during the scan, the page may be incomplete.
+        self.check_there()?;
         let mut bytes = 0;
         let mut rows = Vec::with_capacity(page.len());
         for (key, value) in &page {
@@ -128,7 +130,6 @@ impl Database {
     /// Returns the rows of those documents that have changed after `since`, in sequence order. Reads the
     /// documents and not the by-sequence index.
     pub fn changes_of(&self, ids: &[String], since: u64) -> Result<Vec<(u64, SequenceRow)>> {
-        self.check_there()?;
         let mut rows = Vec::new();
         for some in ids.chunks(1000) {
             for (id, record) in some.iter().zip(self.records(some)?) {
@@ -139,6 +140,8 @@ impl Database {
                 }
             }
         }
+        // If the database was deleted meanwhile, documents may be missing.
+        self.check_there()?;
         rows.sort_by_key(|(sequence, _)| *sequence);
         rows.dedup_by_key(|(sequence, _)| *sequence);
         Ok(rows)

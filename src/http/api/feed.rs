@@ -272,7 +272,7 @@ impl<S: Source> Feed<S> {
             let page = match first.take() {
                 Some(page) => page,
                 None => match self.source.page(self.since).await {
-                    Err(Failure::Domain(Error::NoDatabase)) => return Ok(false),
+                    Err(Failure::Domain(error @ Error::NoDatabase)) => return self.stop(error),
                     // The client has its heartbeats meanwhile, and misses nothing.
                     Err(Failure::Domain(Error::Down(_))) if self.kind != Kind::Normal => {
                         if !self.rest(out).await {
@@ -284,17 +284,26 @@ impl<S: Source> Feed<S> {
                 },
             };
             if !self.write(out, page.rows).await? {
-                return Ok(false);
+                return self.stop(Error::Forbidden("The user may no longer read this.".into()));
             }
             self.since = page.next;
             if page.then != Then::End && !self.tell_progress(out).await? {
-                return Ok(false);
+                return self.stop(Error::Forbidden("The user may no longer read this.".into()));
             }
             match page.then {
                 Then::More => {}
                 Then::Wait => return Ok(true),
                 Then::End => return Ok(false),
             }
+        }
+    }
+
+    /// Ends the feed before it has listed all: `false`, after which the client asks again from the last sequence. A
+    /// list (`feed=normal`) would then claim to be complete; its error cuts the response off.
+    fn stop(&self, why: Error) -> Result<bool> {
+        match self.kind {
+            Kind::Normal => Err(why.into()),
+            Kind::Longpoll | Kind::Continuous | Kind::EventSource => Ok(false),
         }
     }
 
