@@ -1,12 +1,13 @@
 //! The audit log: sign-ins and failures, refused requests, and changes of accounts, settings and permissions.
 //!
 //! Each [`Event`] is one `tracing` event with the target `audit`. It goes to the server's log and, if
-//! `[settee] audit_file` is set, also as a line of JSON to a separate file ([`trail`]). An event names
-//! people, addresses, databases and settings; it never contains a password, a token, a hash or the value of a
-//! setting.
+//! `[settee] audit_file` is set, also as a line of JSON to a separate file ([`trail`]). The newest events are kept
+//! in memory, too ([`recent`]). An event names people, addresses, databases and settings; it never contains a
+//! password, a token, a hash or the value of a setting.
 
 #![warn(missing_docs)]
 
+pub mod recent;
 pub mod trail;
 
 use std::net::IpAddr;
@@ -47,6 +48,23 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 13] = [
+        Kind::SignIn,
+        Kind::SignInFailed,
+        Kind::SignInRefused,
+        Kind::SignOut,
+        Kind::DeviceRevoked,
+        Kind::Denied,
+        Kind::SecurityChanged,
+        Kind::ConfigChanged,
+        Kind::AdminChanged,
+        Kind::AccountChanged,
+        Kind::DatabaseCreated,
+        Kind::DatabaseDeleted,
+        Kind::Suspicious,
+    ];
+
     /// The kind's name in the log.
     pub fn word(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod filter;
+pub mod recent;
 pub mod terminal;
 
 use std::io::{self, Write};
@@ -14,9 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
+
+use self::recent::RecentLines;
 
 /// Capacity of the queue, in lines. A line of a request has about 200 bytes.
 const WAITING: usize = 20_000;
@@ -31,23 +35,23 @@ struct Inner {
 }
 
 enum Entry {
-    Line(Vec<u8>),
+    Line(Level, Vec<u8>),
     /// A flush mark: the writer thread answers it once all earlier entries are written.
     Mark(SyncSender<()>),
 }
 
 impl Log {
-    /// Starts a thread that writes the log to `to`.
+    /// Starts a thread that writes the log to `to`, and keeps its newest lines in `recent`.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(to: impl Write + Send + 'static) -> io::Result<Log> {
+    pub fn start(to: impl Write + Send + 'static, recent: RecentLines) -> io::Result<Log> {
         let (lines, waiting) = mpsc::sync_channel(WAITING);
         let log = Log(Arc::new(Inner { lines, dropped: AtomicU64::new(0) }));
         // A weak reference: the thread ends when the last handle is dropped.
         let inner = Arc::downgrade(&log.0);
         let dropped = move || inner.upgrade().map_or(0, |inner| inner.dropped.swap(0, Ordering::Relaxed));
-        thread::Builder::new().name("settee-log".into()).spawn(move || write(&waiting, to, &dropped))?;
+        thread::Builder::new().name("settee-log".into()).spawn(move || write(&waiting, to, &recent, &dropped))?;
         Ok(log)
     }
 
@@ -59,16 +63,22 @@ impl Log {
     }
 }
 
-fn write(waiting: &Receiver<Entry>, mut to: impl Write, dropped: &dyn Fn() -> u64) {
-    while let Ok(entry) = waiting.recv() {
+fn write(waiting: &Receiver<Entry>, mut to: impl Write, recent: &RecentLines, dropped: &dyn Fn() -> u64) {
+    let mut put = |level: Level, line: &[u8]| {
         // A failure to write the log cannot be reported anywhere.
+        let _ = to.write_all(line);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        recent.push(level, now.as_millis() as u64, line);
+    };
+    while let Ok(entry) = waiting.recv() {
         match entry {
-            Entry::Line(line) => drop(to.write_all(&line)),
+            Entry::Line(level, line) => put(level, &line),
             Entry::Mark(done) => drop(done.try_send(())),
         }
         let lost = dropped();
         if lost > 0 {
-            let _ = writeln!(to, "{lost} lines of the log were dropped: they were not read fast enough");
+            let line = format!("{lost} lines of the log were dropped: they were not read fast enough\n");
+            put(Level::WARN, line.as_bytes());
         }
     }
 }
@@ -76,6 +86,7 @@ fn write(waiting: &Receiver<Entry>, mut to: impl Write, dropped: &dyn Fn() -> u6
 /// One line while `tracing` formats it; dropping it queues the line.
 pub struct Line {
     log: Log,
+    level: Level,
     text: Vec<u8>,
 }
 
@@ -96,7 +107,7 @@ impl Drop for Line {
         if text.is_empty() {
             return;
         }
-        if let Err(TrySendError::Full(_)) = self.log.0.lines.try_send(Entry::Line(text)) {
+        if let Err(TrySendError::Full(_)) = self.log.0.lines.try_send(Entry::Line(self.level, text)) {
             self.log.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -106,7 +117,11 @@ impl<'a> MakeWriter<'a> for Log {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { log: self.clone(), text: Vec::new() }
+        Line { log: self.clone(), level: Level::INFO, text: Vec::new() }
+    }
+
+    fn make_writer_for(&'a self, about: &Metadata<'_>) -> Line {
+        Line { log: self.clone(), level: *about.level(), text: Vec::new() }
     }
 }
 
@@ -120,7 +135,7 @@ mod tests {
     #[test]
     fn a_reader_that_does_not_read_blocks_no_writer() {
         let (to, mut reader) = UnixStream::pair().unwrap();
-        let log = Log::start(to).unwrap();
+        let log = Log::start(to, RecentLines::default()).unwrap();
         let line = [b'x'; 199].iter().chain(b"\n").copied().collect::<Vec<u8>>();
         for _ in 0..2 * WAITING {
             log.make_writer().write_all(&line).unwrap();

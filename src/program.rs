@@ -11,8 +11,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::app::App;
+use crate::app::{App, Recent};
 use crate::audit;
+use crate::audit::recent::Recorder;
 use crate::audit::trail::Trail;
 use crate::cli::admin_api::Connect;
 use crate::cli::administer::administer;
@@ -59,9 +60,11 @@ pub fn main() -> ExitCode {
         Command::Administer(work) => told(administer(work, &open_folder)),
         Command::ImportConfig { file, to } => told(ini::import(&file, to.as_deref()).map(|()| true)),
         Command::Serve(settings) => {
-            let log = Log::start(std::io::stderr()).map_err(|error| format!("no thread for the log: {error}"));
+            let recent = Recent::default();
+            let log = Log::start(std::io::stderr(), recent.log.clone());
+            let log = log.map_err(|error| format!("no thread for the log: {error}"));
             let ended = log.and_then(|log| {
-                let ended = serve(*settings, &log);
+                let ended = serve(*settings, &log, recent);
                 let is_logged = tracing::enabled!(tracing::Level::ERROR);
                 let ended = ended.inspect_err(|error| tracing::error!("{error}"));
                 log.flush(Duration::from_secs(1));
@@ -96,8 +99,8 @@ fn open_folder(data: &Path, key: Option<Key>) -> Result<Connect, String> {
     Ok(Box::new(move || server.connect()))
 }
 
-fn serve(settings: Start, log: &Log) -> Result<(), String> {
-    start_log(&settings, log.clone())?;
+fn serve(settings: Start, log: &Log, recent: Recent) -> Result<(), String> {
+    start_log(&settings, log.clone(), &recent)?;
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -119,7 +122,7 @@ fn serve(settings: Start, log: &Log) -> Result<(), String> {
         .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
         .build()
         .map_err(|error| format!("no threads: {error}"))?;
-    let ended = runtime.block_on(run(settings, (store, blobs), indexes, &signals, &sockets, &notify));
+    let ended = runtime.block_on(run(settings, (store, blobs), indexes, recent, &signals, &sockets, &notify));
     // Whoever waits for an answer has it by now, or has waited for the whole of the drain.
     runtime.shutdown_timeout(Duration::from_secs(2));
     signals.release();
@@ -131,6 +134,7 @@ async fn run(
     settings: Start,
     (store, blobs): Stores,
     indexes: Option<Arc<dyn Store>>,
+    recent: Recent,
     signals: &Signals,
     sockets: &Sockets,
     notify: &Notify,
@@ -138,11 +142,14 @@ async fn run(
     loop {
         let options = Options {
             base: settings.base.clone(),
+            sources: settings.sources.clone(),
             admins: settings.admins.clone(),
             store: store.clone(),
             indexes: indexes.clone(),
             blobs: blobs.clone(),
             clock: Clock::system(),
+            recent: recent.clone(),
+            backup_key: settings.key.clone(),
         };
         let start::Prepared { app, made_admin } = start::prepare(options).await.map_err(|error| error.to_string())?;
         let bind = match settings.bind {
@@ -206,7 +213,8 @@ fn persisted_bind(app: &App) -> Result<SocketAddr, String> {
 /// Serves commands such as `settee backup` and `settee livesync`.
 async fn listen_to_commands(data: PathBuf, app: Arc<App>) {
     let databases = app.databases.clone();
-    control::listen(data, databases, move |stream| start::serve_owner(app.clone(), stream)).await;
+    let turn = app.backups.turn().clone();
+    control::listen(data, databases, turn, move |stream| start::serve_owner(app.clone(), stream)).await;
 }
 
 /// The ordered map, and the attachments beside it.
@@ -240,7 +248,7 @@ fn open_database(address: &postgres::Address, key: Option<Key>) -> Result<Stores
     Ok((opened.store, opened.blobs))
 }
 
-fn start_log(settings: &Start, log: Log) -> Result<(), String> {
+fn start_log(settings: &Start, log: Log, recent: &Recent) -> Result<(), String> {
     use tracing_subscriber::filter::filter_fn;
     use tracing_subscriber::fmt;
     use tracing_subscriber::prelude::*;
@@ -256,13 +264,13 @@ fn start_log(settings: &Start, log: Log) -> Result<(), String> {
     };
     let trail = settings.audit.clone().map(|place| {
         let file = place.file.display().to_string();
+        recent.audit.load(&place.file);
         Trail::open(place).map_err(|error| format!("the audit file {file} cannot be opened: {error}"))
     });
-    let trail = trail.transpose()?.map(|trail| {
-        let lines = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
-        lines.with_writer(move || trail.clone()).with_filter(filter_fn(|about| about.target() == audit::TARGET))
-    });
-    tracing_subscriber::registry().with(log.with_filter(filter)).with(trail).init();
+    let recorder = Recorder { recent: recent.audit.clone(), trail: trail.transpose()? };
+    let events = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
+    let events = events.with_writer(recorder).with_filter(filter_fn(|about| about.target() == audit::TARGET));
+    tracing_subscriber::registry().with(log.with_filter(filter)).with(events).init();
     Ok(())
 }
 

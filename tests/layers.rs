@@ -44,6 +44,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
         "query",
         &[
             &["changes_filter", "cleanup", "validation"],
+            &["index_list"],
             &["mango/find"],
             &["view"],
             &["mango/planner"],

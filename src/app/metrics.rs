@@ -48,14 +48,19 @@ pub struct Metrics {
     pub id_scans: AtomicU64,
     /// How often an address reached `[audit] guessing` failed sign-ins within a minute.
     pub guessing: AtomicU64,
+    /// Requests answered with a status from 400 to 499.
+    pub client_errors: AtomicU64,
+    /// Requests answered with a status from 500 on.
+    pub server_errors: AtomicU64,
     /// Requests answered 429.
     pub rate_limited: AtomicU64,
     /// Bytes of response bodies, before compression.
     pub sent_bytes: AtomicU64,
     methods: [AtomicU64; METHODS.len()],
     statuses: [AtomicU64; STATUSES.len()],
-    times: [AtomicU64; BOUNDS_MS.len() + 1],
-    time_total_us: AtomicU64,
+    times: Histogram,
+    /// Those of `times` that were feeds, which wait for changes.
+    feed_times: Histogram,
 }
 
 /// The methods with their own counter, in CouchDB's order.
@@ -63,6 +68,46 @@ pub const METHODS: [&str; 8] = ["COPY", "DELETE", "GET", "HEAD", "OPTIONS", "POS
 /// The statuses with their own counter; other statuses are not counted.
 pub const STATUSES: [u16; 23] =
     [200, 201, 202, 204, 206, 301, 302, 304, 400, 401, 403, 404, 405, 406, 409, 412, 413, 414, 415, 416, 417, 429, 500];
+
+/// Counts durations by the buckets of [`BOUNDS_MS`].
+#[derive(Default)]
+struct Histogram {
+    buckets: [AtomicU64; BOUNDS_MS.len() + 1],
+    total_us: AtomicU64,
+}
+
+/// A histogram at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Times {
+    /// The number of durations in each bucket of [`BOUNDS_MS`] (not cumulative), and in one for longer ones.
+    pub buckets: [u64; BOUNDS_MS.len() + 1],
+    /// The sum of all durations, in microseconds.
+    pub total_us: u64,
+}
+
+impl Histogram {
+    fn add(&self, time: Duration) {
+        let millis = time.as_millis() as u64;
+        let bucket = BOUNDS_MS.iter().position(|bound| millis <= *bound).unwrap_or(BOUNDS_MS.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.total_us.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Times {
+        let buckets = std::array::from_fn(|index| self.buckets[index].load(Ordering::Relaxed));
+        Times { buckets, total_us: self.total_us.load(Ordering::Relaxed) }
+    }
+}
+
+impl Times {
+    /// What was added since `before`.
+    pub fn since(&self, before: &Times) -> Times {
+        Times {
+            buckets: std::array::from_fn(|index| self.buckets[index].saturating_sub(before.buckets[index])),
+            total_us: self.total_us.saturating_sub(before.total_us),
+        }
+    }
+}
 
 /// Counts what exists now.
 #[derive(Debug, Default)]
@@ -92,8 +137,9 @@ impl Drop for Counted {
 
 impl Metrics {
     /// Counts a finished request. `time` is its duration, `bytes` the size of the response body before
-    /// compression; `whole` says whether the response was sent completely.
-    pub fn count(&self, method: &str, status: u16, time: Duration, bytes: u64, whole: bool) {
+    /// compression; `whole` says whether the response was sent completely, `is_feed` whether it may have waited for
+    /// changes.
+    pub fn count(&self, method: &str, status: u16, time: Duration, bytes: u64, whole: bool, is_feed: bool) {
         let counter = if whole { &self.requests } else { &self.aborted_requests };
         counter.fetch_add(1, Ordering::Relaxed);
         let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
@@ -101,10 +147,15 @@ impl Metrics {
         if let Some(status) = STATUSES.iter().position(|known| *known == status) {
             self.statuses[status].fetch_add(1, Ordering::Relaxed);
         }
-        let millis = time.as_millis() as u64;
-        let bucket = BOUNDS_MS.iter().position(|bound| millis <= *bound).unwrap_or(BOUNDS_MS.len());
-        self.times[bucket].fetch_add(1, Ordering::Relaxed);
-        self.time_total_us.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+        match status {
+            400..500 => self.client_errors.fetch_add(1, Ordering::Relaxed),
+            500.. => self.server_errors.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        self.times.add(time);
+        if is_feed {
+            self.feed_times.add(time);
+        }
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -121,7 +172,14 @@ impl Metrics {
     /// The number of requests per bucket of [`BOUNDS_MS`] (not cumulative), and the sum of all durations in
     /// seconds.
     pub fn times(&self) -> (Vec<u64>, f64) {
-        let buckets = self.times.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        (buckets, self.time_total_us.load(Ordering::Relaxed) as f64 / 1e6)
+        let times = self.times.read();
+        (times.buckets.to_vec(), times.total_us as f64 / 1e6)
+    }
+
+    /// The times of all requests but feeds.
+    pub fn times_without_feeds(&self) -> Times {
+        // In this order: a feed is added to both, to `times` first.
+        let feeds = self.feed_times.read();
+        self.times.read().since(&feeds)
     }
 }

@@ -15,9 +15,12 @@ use super::body_budget::BodyMemory;
 use super::feed_wakes::Wakes;
 use super::hash_queue::Turns;
 use super::hints::Hints;
+use super::history::History;
 use super::leases::Leases;
+use super::long_work::LongWork;
 use super::metrics::Metrics;
 use super::rate_limits::RateLimits;
+use super::recent::Recent;
 use super::replication_settings::scheduler_settings;
 use super::replications::Replications;
 use super::script_limits::script_limits;
@@ -30,11 +33,12 @@ use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::db::{Database, Databases, Validate};
 use crate::error::{self, Error};
+use crate::maintain::Checked;
 use crate::net::http_client::HttpClient;
 use crate::query::script::Scripts;
 use crate::query::validation::{Editor, Validation};
 use crate::query::view::Views;
-use crate::store::Store;
+use crate::store::{Key, Store};
 
 /// The running server's parts. One per server, shared by all connections; nothing of it is global.
 pub struct App {
@@ -66,6 +70,16 @@ pub struct App {
     /// How much one address and one user may ask for.
     pub limits: Arc<RateLimits>,
     pub metrics: Metrics,
+    /// What was logged lately.
+    pub recent: Recent,
+    /// What the server did in the last hour and day.
+    pub history: History,
+    /// Backups that admins make over HTTP: the name of each, or why it failed.
+    pub backups: Arc<LongWork<Result<String, String>>>,
+    /// The key under which backups are sealed, if the store is encrypted.
+    pub backup_key: Option<Key>,
+    /// Checks of all that is stored.
+    pub checks: Arc<LongWork<Result<Arc<Checked>, String>>>,
     /// Counts what may be an attack.
     pub suspicion: Suspicion,
     /// Which messages about settings the log has had.

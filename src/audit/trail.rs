@@ -48,7 +48,7 @@ fn open(path: &Path) -> io::Result<Current> {
 }
 
 /// The name of a rotated file: `file.N`.
-fn aside(file: &Path, number: u64) -> PathBuf {
+pub(super) fn aside(file: &Path, number: u64) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{number}"));
     PathBuf::from(name)

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::args::Upkeep;
 use super::offline;
@@ -19,6 +18,7 @@ use super::stores::{Place, convert};
 use crate::clock::Clock;
 use crate::db::Databases;
 use crate::maintain::archive::{Frame, Kind, Reader, Writer};
+use crate::maintain::backup_folder::backup_name;
 use crate::maintain::control;
 use crate::maintain::survey::Survey;
 use crate::store::blob::blobs::BlobId;
@@ -137,7 +137,7 @@ pub fn backup(place: &Place, key: Option<Key>, plaintext: bool, to: &Path) -> Ou
         eprintln!("{} databases and {} documents are in the backup", counts.0, counts.1);
         return Ok(());
     }
-    let to = if to.is_dir() { to.join(file_name(Clock::system().since_epoch())) } else { to.to_path_buf() };
+    let to = if to.is_dir() { to.join(backup_name(Clock::system().since_epoch())) } else { to.to_path_buf() };
     let mut part = to.clone().into_os_string();
     part.push(".part");
     let part = PathBuf::from(part);
@@ -363,17 +363,6 @@ pub fn make_key(file: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// The default name of a backup file, such as `settee-20260131-235959.backup`, in UTC.
-fn file_name(since_epoch: Duration) -> String {
-    let time = httpdate::HttpDate::from(std::time::UNIX_EPOCH + since_epoch).to_string();
-    // `Sat, 31 Jan 2026 23:59:59 GMT`
-    let parts: Vec<&str> = time.split([' ', ',', ':']).filter(|part| !part.is_empty()).collect();
-    let [_, day, month, year, hour, minute, second, ..] = parts[..] else { return "settee.backup".into() };
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let month = 1 + months.iter().position(|name| *name == month).unwrap_or(0);
-    format!("settee-{year}{month:02}{day}-{hour}{minute}{second}.backup")
-}
-
 /// Formats a number of bytes for display.
 fn size(bytes: u64) -> String {
     match bytes {
@@ -418,8 +407,7 @@ mod tests {
     use crate::store::Engine;
 
     #[test]
-    fn backup_names_and_sizes_are_formatted() {
-        assert_eq!(file_name(Duration::from_secs(1_769_903_999)), "settee-20260131-235959.backup");
+    fn sizes_are_formatted() {
         assert_eq!((size(9_999), size(12_345_678)), ("9999 bytes".into(), "12 MB".into()));
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::ini;
 use crate::audit::trail::Place;
 use crate::config::settings::{Settings, Table};
+use crate::config::source::{self, Source};
 use crate::config::tls::tls_of;
 use crate::config::{catalogue, encryption};
 use crate::store::Key;
@@ -35,6 +36,8 @@ pub struct Start {
     pub audit: Option<Place>,
     /// Settings from the file, the environment and flags, without the section `admins`.
     pub base: Table,
+    /// Where each of them comes from.
+    pub sources: source::Sources,
     /// Admins from the file, the environment and flags: (name, password or CouchDB password hash).
     pub admins: Vec<(String, String)>,
     /// Warnings to log once logging is set up.
@@ -61,9 +64,15 @@ pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
     };
     let mut table = Table::new();
     let mut warnings = Vec::new();
-    if let Some(path) = serve.config.or_else(|| variable("SETTEE_CONFIG").map(PathBuf::from)) {
+    if let Some(path) = serve.config.clone().or_else(|| variable("SETTEE_CONFIG").map(PathBuf::from)) {
         read_file(&path, &mut table)?;
     }
+    let (mut sources, mut noted) = (source::Sources::new(), Table::new());
+    let mut note = |table: &Table, source| {
+        source::note(&mut sources, &noted, table, source);
+        noted = table.clone();
+    };
+    note(&table, Source::File);
     read_environment(&environment, &mut table, &mut warnings)?;
     match (variable("COUCHDB_USER"), variable("COUCHDB_PASSWORD")) {
         (Some(user), Some(password)) => put(&mut table, "admins", &user, password),
@@ -74,41 +83,9 @@ pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
     if let Some(secret) = variable("COUCHDB_SECRET") {
         put(&mut table, "chttpd_auth", "secret", secret);
     }
-    for (key, value) in [
-        ("data", serve.data),
-        ("bind", serve.bind),
-        ("store", serve.store),
-        ("log", serve.log),
-        ("log_format", serve.log_format),
-    ] {
-        if let Some(value) = value {
-            put(&mut table, "settee", key, value);
-        }
-    }
-    for (key, value) in [("cert_file", serve.tls_cert), ("key_file", serve.tls_key)] {
-        if let Some(value) = value {
-            put(&mut table, "ssl", key, value);
-        }
-    }
-    if let Some(bind) = serve.tls_bind {
-        let bind = parse_bind(&bind, DEFAULT_TLS_PORT)?;
-        put(&mut table, "ssl", "bind_address", bind.ip().to_string());
-        put(&mut table, "ssl", "port", bind.port().to_string());
-    }
-    for set in serve.sets {
-        let (name, value) = set.split_once('=').ok_or_else(|| format!("--set {set}: write SECTION/KEY=VALUE"))?;
-        let (section, key) = name.split_once('/').ok_or_else(|| format!("--set {set}: write SECTION/KEY=VALUE"))?;
-        let (section, key) = resolve(section, key).map_err(|wrong| format!("--set {set}: {wrong}"))?;
-        put(&mut table, &section, &key, value.trim().to_owned());
-    }
-    if let Some(admin) = serve.admin {
-        match admin.split_once(':') {
-            Some((name, password)) if !name.is_empty() && !password.is_empty() => {
-                put(&mut table, "admins", name, password.to_owned())
-            }
-            _ => return Err("--admin takes NAME:PASSWORD, as in --admin alice:secret".into()),
-        }
-    }
+    note(&table, Source::Environment);
+    put_flags(&serve, &mut table)?;
+    note(&table, Source::Argument);
     // Removed from the table, so that HTTP clients cannot read where the key file is.
     let file = table.get_mut("settee").and_then(|own| own.remove("encryption_key_file"));
     let key = match (encryption::find(serve.encryption_key_file, &environment, &mut warnings)?, file) {
@@ -120,7 +97,54 @@ pub(crate) fn read_start(serve: Serve, environment: Vec<(String, String)>) -> Re
     let start = finish(table, key, port, warnings)?;
     let scratch = serve.scratch.or_else(|| variable("SETTEE_SCRATCH").map(PathBuf::from));
     let scratch = scratch.unwrap_or_else(|| start.data.join("scratch"));
-    Ok(Start { postgres, scratch, ..start })
+    // The address, which `finish` has put into CouchDB's keys, comes from `bind` or PORT.
+    let of_bind = sources.get(&("settee".to_owned(), "bind".to_owned())).copied().unwrap_or(Source::Environment);
+    for key in ["bind_address", "port"] {
+        if start.base.get("chttpd").is_some_and(|own| own.contains_key(key)) {
+            sources.entry(("chttpd".to_owned(), key.to_owned())).or_insert(of_bind);
+        }
+    }
+    Ok(Start { postgres, scratch, sources, ..start })
+}
+
+/// Sets what the flags of the command line say.
+fn put_flags(serve: &Serve, table: &mut Table) -> Result<(), String> {
+    for (key, value) in [
+        ("data", &serve.data),
+        ("bind", &serve.bind),
+        ("store", &serve.store),
+        ("log", &serve.log),
+        ("log_format", &serve.log_format),
+    ] {
+        if let Some(value) = value {
+            put(table, "settee", key, value.clone());
+        }
+    }
+    for (key, value) in [("cert_file", &serve.tls_cert), ("key_file", &serve.tls_key)] {
+        if let Some(value) = value {
+            put(table, "ssl", key, value.clone());
+        }
+    }
+    if let Some(bind) = &serve.tls_bind {
+        let bind = parse_bind(bind, DEFAULT_TLS_PORT)?;
+        put(table, "ssl", "bind_address", bind.ip().to_string());
+        put(table, "ssl", "port", bind.port().to_string());
+    }
+    for set in &serve.sets {
+        let (name, value) = set.split_once('=').ok_or_else(|| format!("--set {set}: write SECTION/KEY=VALUE"))?;
+        let (section, key) = name.split_once('/').ok_or_else(|| format!("--set {set}: write SECTION/KEY=VALUE"))?;
+        let (section, key) = resolve(section, key).map_err(|wrong| format!("--set {set}: {wrong}"))?;
+        put(table, &section, &key, value.trim().to_owned());
+    }
+    if let Some(admin) = &serve.admin {
+        match admin.split_once(':') {
+            Some((name, password)) if !name.is_empty() && !password.is_empty() => {
+                put(table, "admins", name, password.to_owned())
+            }
+            _ => return Err("--admin takes NAME:PASSWORD, as in --admin alice:secret".into()),
+        }
+    }
+    Ok(())
 }
 
 /// The address of a database server as the store. It does not stay in the table, which admins can read, because it may
@@ -199,6 +223,7 @@ fn finish(mut table: Table, key: Option<Key>, port: Option<u16>, mut warnings: V
             keep: checked.number("settee", "audit_files"),
         }),
         base: table,
+        sources: source::Sources::new(),
         admins,
         warnings,
     })

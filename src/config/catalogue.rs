@@ -117,6 +117,12 @@ pub const KNOWN: &[Known] = &[
     unset("settee", "audit_file", Kind::Text, "A file for audit events alone, one JSON object a line; unset: none."),
     row("settee", "audit_file_size", Kind::Bytes, "10 MB", "Bytes after which the audit file is set aside as FILE.1."),
     row("settee", "audit_files", number(0, 1000), "5", "Audit files that are kept beside the current one."),
+    unset(
+        "settee",
+        "backup_folder",
+        Kind::Text,
+        "The folder in which the console makes backups; it must exist. Unset: none.",
+    ),
     row(
         "settee",
         "max_connections",

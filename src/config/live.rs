@@ -6,6 +6,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::catalogue;
 use super::settings::{Settings, Table, lookup};
+use super::source::{Source, Sources};
 use crate::error::{Error, Result};
 use crate::store::{self, Batch, Change, Direction, Durability, PageLimit, Store, keyspace};
 
@@ -35,6 +36,8 @@ pub struct Live {
 struct Layers {
     /// Settings from the file, the environment and flags.
     base: Table,
+    /// Where each of them comes from.
+    sources: Sources,
     /// Changes made over HTTP and persisted in the store. A `None` value deletes the key even if `base` sets
     /// it.
     persisted: Vec<Changed>,
@@ -109,6 +112,25 @@ impl Live {
         layers.persisted = read_persisted(&*store)?;
         let settings = Settings::new(layers.table()).map_err(Error::BadRequest)?;
         Ok(Live { current: RwLock::new(Arc::new(settings)), layers: Mutex::new(layers), store })
+    }
+
+    /// Tells where the settings come from that were handed over at the start.
+    pub fn set_sources(&self, sources: Sources) {
+        self.layers.lock().sources = sources;
+    }
+
+    /// The source of every key that is set.
+    pub fn sources(&self) -> Sources {
+        let layers = self.layers.lock();
+        let mut sources = layers.sources.clone();
+        for change in layers.persisted.iter().chain(&layers.passing) {
+            let name = (change.section.clone(), change.key.clone());
+            match change.value {
+                Some(_) => sources.insert(name, Source::Http),
+                None => sources.remove(&name),
+            };
+        }
+        sources
     }
 
     /// Returns the current snapshot.
@@ -288,6 +310,22 @@ mod tests {
         assert_eq!(two.delete("mine", "b", true), Ok("1".into()), "it is set, though not in this server's memory");
         assert_eq!(one.delete("mine", "b", true), Err(Error::NotFound("unknown_config_value".into())));
         assert_eq!(one.delete("mine", "a", true), Ok("2".into()));
+    }
+
+    #[test]
+    fn the_source_of_a_value_is_the_last_one_that_set_it() {
+        let mut base = Table::new();
+        base.entry("mine".into()).or_default().insert("a".into(), "1".into());
+        let live = Live::open(base, Arc::new(Memory::new())).unwrap();
+        let name = || ("mine".to_owned(), "a".to_owned());
+        live.set_sources([(name(), Source::File)].into());
+        assert_eq!(live.sources(), [(name(), Source::File)].into());
+        for persist in [false, true] {
+            live.set("mine", "a", "2", persist).unwrap();
+            assert_eq!(live.sources(), [(name(), Source::Http)].into());
+        }
+        live.delete("mine", "a", true).unwrap();
+        assert_eq!(live.sources(), Sources::new(), "the default counts again");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod encryption;
 pub mod live;
 pub mod networks;
 pub mod settings;
+pub mod source;
 pub mod tls;
 
 pub use self::live::Live;

@@ -19,8 +19,10 @@ mod views;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::app::Recent;
 use crate::clock::Clock;
 use crate::config::Table;
+use crate::config::source::Sources;
 use crate::server::start::{Options, Running, start};
 use crate::store::memory::Memory;
 use crate::store::{MemoryBlobs, Store};
@@ -41,11 +43,14 @@ pub async fn server_on(rows: &[(&str, &str, &str)], store: Arc<dyn Store>) -> Ru
     }
     start(Options {
         base,
+        sources: Sources::new(),
         admins: vec![("ann".into(), "secret".into())],
         store,
         indexes: None,
         blobs: Arc::new(MemoryBlobs::new()),
         clock: Clock::system(),
+        recent: Recent::default(),
+        backup_key: None,
     })
     .await
     .unwrap()

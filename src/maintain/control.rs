@@ -37,9 +37,10 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("control")
 }
 
-/// Listens on the socket in the data folder until the task is dropped. `serve_http` serves a connection on which the
+/// Listens on the socket in the data folder until the task is dropped. A backup takes `turn`, which others who make
+/// backups of this server take, too. `serve_http` serves a connection on which the
 /// client wants HTTP. If the socket cannot be created, logs a warning and returns.
-pub async fn listen<Serve, Serving>(folder: PathBuf, databases: Arc<Databases>, serve_http: Serve)
+pub async fn listen<Serve, Serving>(folder: PathBuf, databases: Arc<Databases>, turn: Arc<Semaphore>, serve_http: Serve)
 where
     Serve: Fn(tokio::net::UnixStream) -> Serving + Clone + Send + 'static,
     Serving: Future<Output = ()> + Send,
@@ -62,15 +63,13 @@ where
         }
     };
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    // Backups read everything: one at a time.
-    let one_at_a_time = Arc::new(Semaphore::new(1));
     loop {
         let Ok(connection) = connections.clone().acquire_owned().await else { return };
         let Ok((mut stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (databases, serve_http, turns) = (databases.clone(), serve_http.clone(), one_at_a_time.clone());
+        let (databases, serve_http, turns) = (databases.clone(), serve_http.clone(), turn.clone());
         tokio::spawn(async move {
             let _connection = connection;
             let Ok(Ok(asked)) = tokio::time::timeout(PATIENCE, line(&mut stream)).await else { return };

@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod background;
 mod backup;
+pub mod backup_folder;
 mod bulk_writes;
 mod check;
 pub mod control;
@@ -17,7 +18,7 @@ mod sweep;
 mod walk;
 
 pub use self::backup::backup;
-pub use self::check::{Checked, check};
+pub use self::check::{Checked, check, check_live};
 pub use self::convert::{Converted, convert, renamed};
 pub use self::progress::{Hear, Progress};
 pub use self::restore::{Restored, restore};

@@ -418,8 +418,12 @@ async fn the_control_socket_serves_backups_and_nothing_else() {
     let info = server.databases.get("full").unwrap().info();
     let documents = info.documents + info.deleted;
     assert!(control::ask(&folder).unwrap().is_none(), "no server is listening");
-    let listening =
-        tokio::spawn(control::listen(folder.clone(), server.databases.clone(), |stream| async { drop(stream) }));
+    let listening = tokio::spawn(control::listen(
+        folder.clone(),
+        server.databases.clone(),
+        Arc::new(tokio::sync::Semaphore::new(1)),
+        |stream| async { drop(stream) },
+    ));
     let bytes = tokio::task::spawn_blocking(move || {
         let counted = loop {
             match control::count(&folder) {

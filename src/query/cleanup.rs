@@ -4,35 +4,19 @@ use std::collections::HashSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::index_list::definitions;
 use super::mango::find;
 use super::view::Views;
-use crate::db::{Database, Listing};
-use crate::error::{Error, Result};
-use crate::store::{Direction, PageLimit, keyspace};
+use crate::db::Database;
+use crate::error::Result;
+use crate::store::keyspace;
 
 /// Removes the stored indexes, of views and of Mango, that no design document of the database defines. Blocks
 /// on the store.
 pub fn clean_up(views: &Views, database: &Arc<Database>) -> Result<()> {
-    let mut kept: HashSet<Vec<u8>> = HashSet::new();
-    let listing = Listing::all(Direction::Forward).within("_design/");
-    let mut after = None;
-    loop {
-        let (rows, last) = database.list(&listing, after.as_deref(), PageLimit::entries(200))?;
-        for row in rows {
-            match views.definition(database, &row.id) {
-                Ok(definition) => {
-                    kept.insert(keyspace::index_prefix(database.number(), &definition.signature));
-                }
-                // The document was deleted in the meantime, or has no valid definition.
-                Err(Error::Missing | Error::Deleted | Error::Script { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        match last {
-            Some(last) => after = Some(last),
-            None => break,
-        }
-    }
+    let prefix = |signature: &[u8; 16]| keyspace::index_prefix(database.number(), signature);
+    let mut kept: HashSet<Vec<u8>> =
+        definitions(views, database)?.iter().map(|definition| prefix(&definition.signature)).collect();
     kept.extend(find::indexes(database)?.iter().map(|index| find::prefix(database, index)));
     let store = database.index_store();
     let (mut low, high) = keyspace::indexes(database.number());

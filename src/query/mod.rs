@@ -4,6 +4,7 @@ pub mod changes_filter;
 pub(crate) mod cleanup;
 pub mod design;
 pub mod index;
+pub(crate) mod index_list;
 pub mod mango;
 pub mod script;
 pub mod validation;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::App;
-use crate::app::{conflict_indexes, feed_wakes};
+use crate::app::history::HOUR_STEP;
+use crate::app::{conflict_indexes, feed_wakes, process};
 use crate::blocking::blocking;
 use crate::db::TimeToLive;
 use crate::maintain::background;
@@ -36,6 +37,7 @@ pub fn start_jobs(app: &Arc<App>) {
     run_on_one_node(app, "conflict_indexes", conflict_indexes::run);
     run(app, refresh_published_keys(app.clone()));
     run(app, tidy_indexes(app.clone()));
+    run(app, record_history(app.clone()));
     run_on_one_node(app, "database_removal", remove_deleted_databases);
     start_replications(app);
 }
@@ -130,6 +132,20 @@ async fn tidy_indexes(app: Arc<App>) {
             Ok(removed) => tracing::info!(removed, "indexes that are not needed here were removed"),
             Err(error) => tracing::warn!(%error, "indexes of this node could not be removed"),
         }
+    }
+}
+
+/// Takes the samples of what the server does.
+async fn record_history(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(HOUR_STEP)).await;
+        let shared = app.clone();
+        let record = move || {
+            let now = shared.clock.since_epoch().as_millis() as u64;
+            shared.history.record(now, &shared.metrics, process::memory().0, shared.store.disk_bytes());
+            Ok(())
+        };
+        let _ = blocking(record).await;
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::start::{self, Options, Prepared};
-use crate::app::App;
+use crate::app::{App, Recent};
 use crate::clock::Clock;
 use crate::config::Table;
+use crate::config::source::Sources;
 use crate::store::Store;
 use crate::store::blob::blobs::Blobs;
 
@@ -41,7 +42,17 @@ impl LocalServer {
             .build()
             .map_err(|error| format!("no threads: {error}"))?;
         let prepared = runtime.block_on(async {
-            let options = Options { base, admins: Vec::new(), store, indexes: None, blobs, clock };
+            let options = Options {
+                base,
+                sources: Sources::new(),
+                admins: Vec::new(),
+                store,
+                indexes: None,
+                blobs,
+                clock,
+                recent: Recent::default(),
+                backup_key: None,
+            };
             let Prepared { app, .. } = start::prepare(options).await?;
             super::bootstrap::settle_all(&app).await?;
             crate::error::Result::Ok(app)

@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ClientConfig;
 
 use super::systemd::Sockets;
-use crate::app::App;
 use crate::app::active_tasks::Tasks;
 use crate::app::anomalies::Suspicion;
 use crate::app::answer_budget::AnswerMemory;
@@ -21,6 +20,7 @@ use crate::app::body_budget::BodyMemory;
 use crate::app::feed_wakes::Wakes;
 use crate::app::hash_queue::Turns;
 use crate::app::hints::Hints;
+use crate::app::history::History;
 use crate::app::leases::Leases;
 use crate::app::metrics::Metrics;
 use crate::app::rate_limits::RateLimits;
@@ -29,11 +29,13 @@ use crate::app::replications::Replications;
 use crate::app::script_limits::script_limits;
 use crate::app::shutdown::Shutdown;
 use crate::app::uuids::Uuids;
+use crate::app::{App, Recent};
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
 use crate::auth::jwks::{FETCH_TIME, Fetch, MAX_DOCUMENT};
 use crate::blocking::blocking;
 use crate::clock::Clock;
+use crate::config::source::Sources;
 use crate::config::tls::{Certificate, Tls, tls_of};
 use crate::config::{Live, Settings, Table};
 use crate::db::Databases;
@@ -50,13 +52,15 @@ use crate::query::index::upkeep;
 use crate::query::script::Scripts;
 use crate::query::view::Views;
 use crate::replicate::Network;
-use crate::store::Store;
 use crate::store::blob::blobs::Blobs;
+use crate::store::{Key, Store};
 
 /// What a server is made of.
 pub struct Options {
     /// Settings of file, environment and flags, without admins.
     pub base: Table,
+    /// Where each of them comes from.
+    pub sources: Sources,
     /// Admins of file, environment and flags: name and password (or hash). One that was persisted before
     /// stays as it is.
     pub admins: Vec<(String, String)>,
@@ -66,6 +70,10 @@ pub struct Options {
     pub indexes: Option<Arc<dyn Store>>,
     pub blobs: Arc<dyn Blobs>,
     pub clock: Clock,
+    /// What was logged lately.
+    pub recent: Recent,
+    /// The key under which backups are sealed, if the store is encrypted.
+    pub backup_key: Option<Key>,
 }
 
 /// A server that runs.
@@ -105,9 +113,10 @@ pub struct Prepared {
 
 /// Makes the app: settings from the store over `base`, identity, secret, admins.
 pub async fn prepare(options: Options) -> Result<Prepared> {
-    let Options { base, admins, store, indexes, blobs, clock } = options;
+    let Options { base, sources, admins, store, indexes, blobs, clock, recent, backup_key } = options;
     blocking(move || {
         let config = Arc::new(Live::open(base, store.clone())?);
+        config.set_sources(sources);
         let settings = config.settings();
         for (section, key) in [("couchdb", "uuid"), ("chttpd_auth", "secret")] {
             if settings.get(section, key).is_none() {
@@ -161,6 +170,11 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             store,
             limits,
             metrics: Metrics::default(),
+            recent,
+            history: History::new(clock.since_epoch().as_millis() as u64),
+            backups: Arc::default(),
+            backup_key,
+            checks: Arc::default(),
             suspicion: Suspicion::new(clock),
             hints: Hints::default(),
             shutdown: Shutdown::new(),

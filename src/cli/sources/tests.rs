@@ -57,6 +57,17 @@ fn later_sources_override_earlier_ones() {
     assert_eq!(start.data, Path::new("from-flag"));
     assert_eq!((start.log.as_str(), start.store.as_deref()), ("debug", Some("memory")));
     assert_eq!(start.admins, [("ann".into(), "one".into()), ("ben".into(), "two".into())]);
+    let source = |section: &str, key: &str| start.sources.get(&(section.to_owned(), key.to_owned())).copied();
+    for (section, key, of) in [
+        ("cors", "origins", Some(Source::File)),
+        ("settee", "log", Some(Source::Environment)),
+        ("couchdb", "max_document_size", Some(Source::Environment)),
+        ("settee", "data", Some(Source::Argument)),
+        ("chttpd", "enable_cors", Some(Source::Argument)),
+        ("chttpd", "port", None),
+    ] {
+        assert_eq!(source(section, key), of, "{section}/{key}");
+    }
     let settings = Settings::new(start.base).unwrap();
     assert_eq!(settings.cors.origins, ["http://a", "http://b"]);
     assert_eq!(settings.max_document_size, 1000);

@@ -90,7 +90,8 @@ fn log_at_end(app: Arc<App>, context: Context, status: http::StatusCode, promise
     body.at_end(move |ended| {
         let time = received.elapsed();
         let whole = ended.whole || promised == Some(ended.bytes);
-        app.metrics.count(method.as_str(), status.as_u16(), time, ended.bytes, whole);
+        let is_feed = path.ends_with("/_changes") || path == "/_db_updates";
+        app.metrics.count(method.as_str(), status.as_u16(), time, ended.bytes, whole, is_feed);
         tracing::info!(
             target: "settee::request",
             %method,

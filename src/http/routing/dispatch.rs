@@ -6,7 +6,9 @@ use std::time::Instant;
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::app::App;
 use crate::db::Database;
-use crate::http::api::console::{conflicts, files};
+use crate::http::api::console::{
+    audit, backups, check, conflicts, files, history, logs, settings, try_function, views,
+};
 use crate::http::api::database::{all_docs, changes, database};
 use crate::http::api::design::{list_function, rewrite, show_and_update};
 use crate::http::api::document::{attachment, bulk_docs, bulk_get, get, local, put, revs_diff};
@@ -100,6 +102,8 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::Find(partition) => find::find(app, request, db, partition).await,
         R::Explain(partition) => find::explain(request, db, partition).await,
         R::Indexes => find::list_indexes(request, db).await,
+        R::Views => views::list(app, db).await,
+        R::Try => try_function::run(app, request, db).await,
         R::CreateIndex => find::create_index(app, request, db).await,
         R::DeleteIndexes => find::delete_indexes(app, request, db).await,
         R::DeleteIndex { design, kind, name } => find::delete_index(app, request, db, &design, &kind, &name).await,
@@ -140,6 +144,14 @@ async fn in_node(app: &Arc<App>, request: &mut Request, route: NodeRoute) -> Res
         NodeRoute::ConfigKey(section, key) => config::key(request, &section, &key),
         NodeRoute::ConfigSet(section, key) => config::set(app, request, section, key).await,
         NodeRoute::ConfigDelete(section, key) => config::delete(app, request, section, key).await,
+        NodeRoute::Settings => settings::list(app, request),
+        NodeRoute::Logs => logs::newest(app, request),
+        NodeRoute::Audit => audit::newest(app, request),
+        NodeRoute::History => history::samples(app, request),
+        NodeRoute::Backups => backups::list(app, request).await,
+        NodeRoute::MakeBackup => backups::begin(app, request).await,
+        NodeRoute::CheckState => check::state(app),
+        NodeRoute::Check => check::begin(app, request).await,
     }
 }
 

@@ -40,7 +40,15 @@ pub fn needed(route: &Route, users: &str) -> Access {
                 | NodeRoute::ConfigSection(_)
                 | NodeRoute::ConfigKey(..)
                 | NodeRoute::ConfigSet(..)
-                | NodeRoute::ConfigDelete(..) => Access::Admin,
+                | NodeRoute::ConfigDelete(..)
+                | NodeRoute::Settings
+                | NodeRoute::Logs
+                | NodeRoute::Audit
+                | NodeRoute::History
+                | NodeRoute::Backups
+                | NodeRoute::MakeBackup
+                | NodeRoute::CheckState
+                | NodeRoute::Check => Access::Admin,
             },
         },
         Route::Database { name, what } => {
@@ -89,6 +97,7 @@ fn of_database(what: &DbRoute) -> Access {
         }
         DbRoute::Compact | DbRoute::CompactViews(_) | DbRoute::ViewCleanup => Access::DatabaseAdmin,
         DbRoute::SetSecurity | DbRoute::SetRevsLimit | DbRoute::SetAutoPurge => Access::ManageDatabase,
+        DbRoute::Views | DbRoute::Try => Access::ManageDatabase,
         DbRoute::CreateIndex | DbRoute::DeleteIndexes | DbRoute::DeleteIndex { .. } => Access::ManageDatabase,
         DbRoute::Document(verb, id) => match verb {
             DocumentVerb::Put | DocumentVerb::Post | DocumentVerb::Delete if is_design(id) => Access::ManageDatabase,

@@ -71,6 +71,19 @@ pub enum NodeRoute {
     ConfigKey(String, String),
     ConfigSet(String, String),
     ConfigDelete(String, String),
+    /// All settings with their documentation and their source.
+    Settings,
+    /// The newest lines of the log.
+    Logs,
+    /// The newest audit events.
+    Audit,
+    /// What the server did in the last hour or day.
+    History,
+    Backups,
+    MakeBackup,
+    /// The state and result of a check.
+    CheckState,
+    Check,
 }
 
 /// Operations on a database.
@@ -124,6 +137,10 @@ pub enum DbRoute {
     /// `_explain`, optionally of a partition.
     Explain(Option<String>),
     Indexes,
+    /// The stored indexes with their sizes and uses.
+    Views,
+    /// Calls a function that is not saved yet.
+    Try,
     CreateIndex,
     DeleteIndexes,
     DeleteIndex {

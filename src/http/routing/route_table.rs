@@ -95,9 +95,26 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (_, ["_node", _, "_config", _]) => return only("GET"),
         (_, ["_node", _, "_config", _, _]) => return only("GET,PUT,DELETE"),
         (_, ["_node", _, "_restart"]) => return only("POST"),
+        (_, ["_node", _, path @ ("_settings" | "_logs" | "_audit" | "_history" | "_backups" | "_check")]) => R::Node(console_of_node(verb, path)?),
 
         _ => return Err(Failure::missing()),
     })
+}
+
+/// What the console asks a node for.
+fn console_of_node(verb: Verb, path: &str) -> Result<NodeRoute> {
+    match (verb, path) {
+        (Verb::Get, "_settings") => Ok(NodeRoute::Settings),
+        (Verb::Get, "_logs") => Ok(NodeRoute::Logs),
+        (Verb::Get, "_audit") => Ok(NodeRoute::Audit),
+        (Verb::Get, "_history") => Ok(NodeRoute::History),
+        (Verb::Get, "_backups") => Ok(NodeRoute::Backups),
+        (Verb::Post, "_backups") => Ok(NodeRoute::MakeBackup),
+        (Verb::Get, "_check") => Ok(NodeRoute::CheckState),
+        (Verb::Post, "_check") => Ok(NodeRoute::Check),
+        (_, "_backups" | "_check") => only("GET,HEAD,POST"),
+        _ => only("GET,HEAD"),
+    }
 }
 
 /// `_scheduler/docs[/{db}[/{id}]]`. The slashes of the database's name may be percent-encoded or not.
@@ -190,6 +207,10 @@ fn query(verb: Verb, rest: &[&str]) -> Result<DbRoute> {
         (Post, ["_find", ..]) => R::Find(None),
         (Post, ["_explain", ..]) => R::Explain(None),
         (_, ["_find" | "_explain", ..]) => return only("POST"),
+        (Get, ["_views"]) => R::Views,
+        (_, ["_views"]) => return only("GET,HEAD"),
+        (Post, ["_try"]) => R::Try,
+        (_, ["_try"]) => return only("POST"),
         (Get, ["_index"]) => R::Indexes,
         (Post, ["_index"]) => R::CreateIndex,
         (_, ["_index"]) => return only("GET,POST"),

@@ -57,6 +57,14 @@ const REQUESTS: &[&str] = &[
     "GET /_node/_local/_config/admins/ann",
     "PUT /_node/_local/_config/test/x",
     "DELETE /_node/_local/_config/test/x",
+    "GET /_node/_local/_settings",
+    "GET /_node/_local/_logs",
+    "GET /_node/_local/_audit",
+    "GET /_node/_local/_history",
+    "GET /_node/_local/_backups",
+    "POST /_node/_local/_backups",
+    "GET /_node/_local/_check",
+    "POST /_node/_local/_check",
     "GET /db",
     "PUT /other",
     "DELETE /other",
@@ -94,6 +102,8 @@ const REQUESTS: &[&str] = &[
     "POST /db/_partition/p/_find",
     "POST /db/_explain",
     "GET /db/_index",
+    "GET /db/_views",
+    "POST /db/_try",
     "POST /db/_index",
     "POST /db/_index/_bulk_delete",
     "DELETE /db/_index/_design/x/json/y",
@@ -179,7 +189,8 @@ fn requests_cover_every_route() {
 
 #[tokio::test]
 async fn the_server_enforces_the_access_table() {
-    let running = server(&[]).await;
+    let backups = tempfile::tempdir().unwrap();
+    let running = server(&[("settee", "backup_folder", backups.path().to_str().unwrap())]).await;
     let json_type = "Content-Type: application/json";
     let send = async |line: &str, who: Option<&str>, body: &str| {
         let headers: Vec<&str> = [json_type].into_iter().chain(who).collect();

@@ -127,11 +127,14 @@ async fn only_the_first_start_creates_an_admin() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let options = |store: &Arc<dyn Store>| Options {
         base: [("chttpd_auth".to_owned(), [("iterations".to_owned(), "1".to_owned())].into())].into(),
+        sources: Sources::new(),
         admins: Vec::new(),
         store: store.clone(),
         indexes: None,
         blobs: Arc::new(MemoryBlobs::new()),
         clock: Clock::system(),
+        recent: Recent::default(),
+        backup_key: None,
     };
     let first = crate::server::start::prepare(options(&store)).await.unwrap();
     let (name, password) = first.made_admin.unwrap();

@@ -25,11 +25,14 @@ async fn nodes(rows: &[(&str, &str, &str)]) -> Nodes {
     let node = || {
         start(Options {
             base: base.clone(),
+            sources: Sources::new(),
             admins: vec![("ann".into(), "secret".into())],
             store: cluster.node(),
             indexes: None,
             blobs: blobs.clone(),
             clock: Clock::system(),
+            recent: Recent::default(),
+            backup_key: None,
         })
     };
     let (one, two) = tokio::join!(node(), node());

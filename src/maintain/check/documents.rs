@@ -148,6 +148,7 @@ impl Check<'_> {
             self.found.attachments += 1;
             self.found.attachment_bytes += attachment.stored;
             if let Err(how) = self.read_blob(attachment) {
+                self.broken.push(attachment.blob);
                 self.found.problem(format!("{name}: attachment {} of document {id}: {how}", attachment.name));
             }
         }

@@ -1,6 +1,6 @@
 //! Checks a whole folder: its databases, and the entries that belong to none.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::state::{Check, Checked, PAGE};
@@ -17,7 +17,7 @@ use crate::store::keyspace;
 /// Checks the whole folder. Returns damage in [`Checked`]; an `Err` means that an I/O error ended the check
 /// itself.
 pub fn check(store: &dyn Store, blobs: &dyn Blobs, hear: Hear) -> Result<Checked> {
-    let mut check = Check { store, blobs, hear, found: Checked::default(), seen: HashSet::new(), references: 0 };
+    let mut check = Check::new(store, blobs, hear);
     check.everything()?;
     Ok(check.found)
 }
@@ -27,6 +27,19 @@ impl Check<'_> {
         if let Err(error) = self.store.complete() {
             self.found.problem(format!("the store is incomplete: {}", Error::from(error)));
         }
+        let numbers = self.numbers()?;
+        for (number, name) in &numbers {
+            self.database(*number, name)?;
+            self.found.databases += 1;
+        }
+        self.orphans(&numbers)?;
+        self.references(&numbers)?;
+        self.loose_blobs()?;
+        self.server_wide()
+    }
+
+    /// The names of all databases by their numbers.
+    pub(super) fn numbers(&mut self) -> Result<BTreeMap<u64, String>> {
         let last_number = match self.value(keyspace::LAST_NUMBER)? {
             Some(value) => decode_u64(&value).unwrap_or_else(|| {
                 self.found.problem("the last database number cannot be read".into());
@@ -56,18 +69,11 @@ impl Check<'_> {
                 }
             }
         }
-        for (number, name) in &numbers {
-            self.database(*number, name)?;
-            self.found.databases += 1;
-        }
-        self.orphans(&numbers)?;
-        self.references(&numbers)?;
-        self.loose_blobs()?;
-        self.server_wide()
+        Ok(numbers)
     }
 
     /// Finds entries whose database number belongs to no database name.
-    fn orphans(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
+    pub(super) fn orphans(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
         let mut next = 0;
         loop {
             let (low, _) = keyspace::database(next);
@@ -92,7 +98,7 @@ impl Check<'_> {
 
     /// Checks that every blob reference belongs to a body of an existing database. The walk over the bodies
     /// has found every reference that bodies need, so comparing the counts is enough.
-    fn references(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
+    pub(super) fn references(&mut self, numbers: &BTreeMap<u64, String>) -> Result<()> {
         let mut range = keyspace::all_blob_references();
         let mut living = 0;
         let mut doomed = 0;
@@ -118,7 +124,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn loose_blobs(&mut self) -> Result<()> {
+    pub(super) fn loose_blobs(&mut self) -> Result<()> {
         let mut after = None;
         let mut loose = 0;
         loop {
@@ -136,7 +142,7 @@ impl Check<'_> {
     }
 
     /// Checks the checksums of settings and of other server-wide entries.
-    fn server_wide(&mut self) -> Result<()> {
+    pub(super) fn server_wide(&mut self) -> Result<()> {
         let mut walk = Walk::over((Bound::Unbounded, keyspace::database(0).0));
         loop {
             let page = walk.next(self.store)?;

@@ -13,12 +13,15 @@
 //! - purge requests and the index of their uuids agree.
 //!
 //! Checks of the whole folder: no database number is above the last assigned one, and entries belong only to
-//! databases that have a name or are being removed. Nothing else may write to the folder during the check.
+//! databases that have a name or are being removed. Nothing else may write to the folder during the check; [`check_live`]
+//! checks a store that is in use.
 
 mod database;
 mod documents;
 mod folder;
+mod live;
 mod state;
 
 pub use self::folder::check;
+pub use self::live::check_live;
 pub use self::state::Checked;

@@ -48,10 +48,18 @@ pub(super) struct Check<'a> {
     pub(super) blobs: &'a dyn Blobs,
     pub(super) hear: Hear<'a>,
     pub(super) found: Checked,
-    /// Blobs that have been read and verified.
+    /// Blobs that have been read.
     pub(super) seen: HashSet<BlobId>,
+    /// Those of them that could not be read, or are damaged.
+    pub(super) broken: Vec<BlobId>,
     /// Number of references from blobs to bodies that the bodies need.
     pub(super) references: u64,
+}
+
+impl<'a> Check<'a> {
+    pub(super) fn new(store: &'a dyn Store, blobs: &'a dyn Blobs, hear: Hear<'a>) -> Check<'a> {
+        Check { store, blobs, hear, found: Checked::default(), seen: HashSet::new(), broken: Vec::new(), references: 0 }
+    }
 }
 
 impl Check<'_> {

@@ -42,6 +42,7 @@ mod rows;
 mod run;
 mod scripts;
 mod threads;
+mod try_function;
 mod turns;
 mod validate;
 mod watch;

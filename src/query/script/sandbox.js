@@ -97,9 +97,12 @@
     return total;
   }
 
+  let told = null; // what `log` is told while a function is tried
+
   function log(message) {
     if (typeof message !== 'string') message = stringify(plain(message));
-    host.log(stringify(text(message)));
+    if (told === null) host.log(stringify(text(message)));
+    else if (told.length < 100) told[told.length] = run(slice, text(message), [0, 1000]);
   }
 
   function isArray(value) {
@@ -148,24 +151,31 @@
   // function. The last function of such a program may be a statement without a name, which CouchDB's engines
   // accept and JavaScript does not: it gets a name, and its name becomes the last value.
   function functionOf(source) {
+    before = 2;
     try {
       return evaluate('0,' + source);
     } catch (error) {
       if (!(error instanceof SyntaxErrorOf)) throw error;
       try {
-        return program(source);
+        const made = program(source);
+        before = 0;
+        return made;
       } catch (again) {
         if (!(again instanceof SyntaxErrorOf)) throw again;
         const named = withName(source, again);
         if (named === null) throw error;
         try {
-          return program(named);
+          const made = program(named);
+          before = 0;
+          return made;
         } catch (third) {
           throw third instanceof SyntaxErrorOf ? error : third;
         }
       }
     }
   }
+
+  let before = 0; // columns that `functionOf` has put before the first line of the last source
 
   // Runs a program and returns its last value. Its declarations are local to it, because two functions of a
   // design document may declare different helpers with the same name.
@@ -203,6 +213,7 @@
       compiled = functionOf(source);
     } catch (error) {
       if (outOfMemory(error)) throw error;
+      if (told !== null) throw { error: 'compilation_error', message: describe(error), at: error };
       throw ['error', 'compilation_error', describe(error) + ' (' + text(source) + ')'];
     }
     if (typeof compiled !== 'function') {
@@ -457,7 +468,81 @@
     return emitted ? '1' : '0';
   }
 
+  // ---- trying a function ----------------------------------------------------------------------------------
+
+  // Compiles a function and calls it once. `input` is {kind, source, compile, design, doc, old_doc, user, security, req,
+  // keys, values, rereduce}. Returns `ok` with what the function did, or with the error and its place in the source; and
+  // `logs`. An environment tries one function, and is closed.
+  function tryFunction(input) {
+    told = [];
+    let done;
+    try {
+      done = outcome(input, compile(input.source, input.design || {}));
+      done.ok = true;
+    } catch (error) {
+      if (error === null || outOfMemory(error)) throw error;
+      done = fault(error);
+    }
+    done.logs = told;
+    return stringify(done);
+  }
+
+  function outcome(input, made) {
+    if (input.compile) return {};
+    const design = input.design || {};
+    if (input.kind === 'map') {
+      freeze(input.doc);
+      rows = [];
+      filled = 0;
+      made(input.doc);
+      const emitted = [];
+      for (let index = 0; index < filled && index < 2000; index += 2) {
+        const key = rows[index];
+        const value = rows[index + 1];
+        emitted[index / 2] = { key: key === undefined ? null : key, value: value === undefined ? null : value };
+      }
+      rows = null;
+      return { rows: emitted, total: filled / 2 };
+    }
+    if (input.kind === 'reduce') {
+      const value = made(input.keys, input.values, input.rereduce === true);
+      return { value: value === undefined ? null : value };
+    }
+    if (input.kind === 'filter') return { passes: run(made, design, [input.doc, input.req]) ? true : false };
+    try {
+      run(made, design, [input.doc, input.old_doc === undefined ? null : input.old_doc, input.user, input.security]);
+    } catch (error) {
+      if (error === null || error === undefined || (error.name && error.stack)) throw error;
+      for (const word of ['forbidden', 'unauthorized']) {
+        if (typeof error === 'object' && word in error) return { allowed: false, error: word, reason: error[word] };
+      }
+      throw error;
+    }
+    return { allowed: true };
+  }
+
+  // An error as {ok, error, message, line, column}. The place is that of the first frame with a number: those of this
+  // script have none.
+  function fault(error) {
+    if (error === undefined) return { ok: false, error: 'thrown', message: 'the function has thrown undefined' };
+    const own = error.error === 'compilation_error' && error.at !== undefined;
+    const thrown = own ? error.at : error;
+    const listed = isList(error) && (error[0] === 'error' || error[0] === 'fatal');
+    const done = {
+      ok: false,
+      error: own ? error.error : listed ? text(error[1]) : text((typeof error === 'object' && error.name) || 'thrown'),
+      message: own ? error.message : listed ? text(error[2]) : typeof error === 'object' && !error.stack ? stringify(error) : describe(error),
+    };
+    const found = thrown && thrown.stack ? run(exec, place, [text(thrown.stack)]) : null;
+    if (found !== null) {
+      done.line = +found[1];
+      done.column = +found[2] - (done.line === 1 ? before : 0);
+    }
+    return done;
+  }
+
   return {
+    tryFunction: guarded(tryFunction),
     addMaps: guarded(addMaps),
     mapDocument: guarded(mapDocument),
     addReduces: guarded(addReduces),

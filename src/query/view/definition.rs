@@ -38,7 +38,7 @@ pub struct Definition {
     pub(super) maps: Vec<MapFunction>,
     pub(super) set: Arc<MapSet>,
     /// For the language `query`: the index definition of each map, or `None` if the map is not one.
-    pub(super) mango: Option<Vec<Option<Index>>>,
+    pub(crate) mango: Option<Vec<Option<Index>>>,
     names: HashMap<String, View>,
 }
 
@@ -142,6 +142,18 @@ impl Definition {
             mango: Some(vec![Some(index.clone())]),
             names: HashMap::new(),
         }
+    }
+
+    /// Whether there is a view, and so an index.
+    pub fn has_views(&self) -> bool {
+        !self.maps.is_empty()
+    }
+
+    /// The names of the views, in order.
+    pub fn view_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.names.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The view with this name.

@@ -21,10 +21,8 @@ impl MapFunction {
     pub fn sort_key(&self, key: &str) -> Vec<u8> {
         if self.raw { raw_sort_key(key) } else { sort_key(key) }
     }
-}
 
-#[cfg(test)]
-impl MapFunction {
+    /// A map function whose rows are reduced by these.
     pub fn of(reducers: Vec<Reducer>, scripts: Vec<String>) -> MapFunction {
         MapFunction { raw: false, reducers, scripts: Arc::new(scripts) }
     }

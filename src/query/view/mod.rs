@@ -38,6 +38,7 @@ mod reduce;
 mod reducer;
 mod row;
 mod skipped;
+mod uses;
 mod views;
 mod writer;
 
@@ -46,7 +47,7 @@ pub use self::grouped::{Grouped, ReducedRow};
 pub use self::layout::{Meta, Spots, beginning, behind, spot_of_row};
 pub use self::params::{Grouping, Kind, Params, Plan, Update};
 pub use self::read::{MapRows, Reading};
-pub use self::reduce::Outcome;
+pub use self::reduce::{Outcome, try_built_in};
 pub use self::row::Row;
 pub use self::skipped::{Skipped, SkippedDocument};
 pub use self::views::Views;

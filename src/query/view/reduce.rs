@@ -232,5 +232,23 @@ fn rank(values: &mut Vec<(Vec<u8>, String)>, top: bool, most: usize, value: &str
     }
 }
 
+/// Reduces rows (id, key, value) with a function that the server has built in, to try it. Blocks as long as reading the
+/// values takes.
+///
+/// # Errors
+/// [`Error::Script`] if there is no such function, or it fails.
+pub fn try_built_in(
+    scripts: &Scripts,
+    database: u64,
+    source: &str,
+    rows: &[(String, String, String)],
+) -> Result<Outcome> {
+    let map = MapFunction::of(vec![Reducer::read(source, &mut Vec::new())?], Vec::new());
+    let rows: Vec<Row> = rows.iter().map(|(id, key, value)| Row::loose(id, key, value)).collect();
+    let reducing = Reducing { scripts, database, map: &map, context: source };
+    let reduction = reducing.rows(0, &rows)?;
+    reducing.finish(0, reduction)
+}
+
 #[cfg(test)]
 mod tests;

@@ -83,7 +83,6 @@ impl Row {
     }
 }
 
-#[cfg(test)]
 impl Row {
     /// A row without a position.
     pub fn loose(id: &str, key: &str, value: &str) -> Row {

@@ -13,6 +13,7 @@ use super::index::Index;
 use super::mapping::Mapper;
 use super::params::Plan;
 use super::read::{MapRows, Reading};
+use super::uses::Uses;
 use super::writer::Progress;
 use crate::blocking::blocking;
 use crate::db::Database;
@@ -62,11 +63,18 @@ pub struct Views {
     turns: Mutex<HashMap<Name, Arc<Turn>>>,
     definitions: Mutex<HashMap<(u64, String, String), Arc<Definition>>>,
     histories: Histories,
+    uses: Uses,
 }
 
 impl Views {
     pub fn new(scripts: Scripts) -> Views {
-        Views { scripts, turns: Mutex::default(), definitions: Mutex::default(), histories: Histories::default() }
+        Views {
+            scripts,
+            turns: Mutex::default(),
+            definitions: Mutex::default(),
+            histories: Histories::default(),
+            uses: Uses::default(),
+        }
     }
 
     fn index(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Index {
@@ -171,6 +179,22 @@ impl Views {
     pub async fn as_it_stands(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Reading> {
         let index = self.index(database, definition);
         blocking(move || Reading::begin(&index)).await
+    }
+
+    /// As [`Views::as_it_stands`]. Blocks on the store.
+    pub fn read_as_it_stands(&self, database: &Arc<Database>, definition: &Arc<Definition>) -> Result<Reading> {
+        Reading::begin(&self.index(database, definition))
+    }
+
+    /// Counts a query of an index at `now`, in milliseconds since 1970.
+    pub fn count_use(&self, database: &Database, definition: &Definition, now: u64) {
+        self.uses.count((database.number(), definition.signature), now);
+    }
+
+    /// How often an index was queried since the server started, and when it was last, in milliseconds since 1970. `None`
+    /// if that is not known any more.
+    pub fn uses(&self, database: &Database, definition: &Definition) -> Option<(u64, u64)> {
+        self.uses.of(&(database.number(), definition.signature))
     }
 
     /// The open indexes with their entries.

@@ -232,6 +232,7 @@ impl Asked {
         app.metrics.view_reads.fetch_add(1, Ordering::Relaxed);
         let definition = definition(app, database, design).await?;
         let (place, plan) = plan(app, &definition, view, &params)?;
+        app.views.count_use(database, &definition, app.clock.since_epoch().as_millis() as u64);
         let progress = task(app, database, &definition);
         let reading = match plan.update {
             Update::Wait => app.views.update(database, &definition, progress).await?,

@@ -17,7 +17,7 @@ use crate::http::response::error::{Failure, Result};
 use crate::policy::authorization::By;
 
 /// Shown in place of a secret.
-const MASK: &str = "****";
+pub(crate) const MASK: &str = "****";
 
 /// The value as the client may see it, with secrets masked.
 fn shown(section: &str, key: &str, value: &str) -> Value {

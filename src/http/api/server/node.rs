@@ -11,6 +11,7 @@ use super::replication_counters::replication_counters;
 use crate::app::App;
 use crate::app::metrics::BOUNDS_MS;
 use crate::app::node::NODE;
+use crate::app::process::{memory, threads};
 use crate::http::response::Answer;
 use crate::http::response::error::Result;
 
@@ -315,22 +316,6 @@ pub fn system(app: &App) -> Result<Answer> {
         "distribution": {},
         "message_queues": {},
     })))
-}
-
-/// Resident and virtual memory of this process in bytes; zeros if `/proc` is not available.
-fn memory() -> (u64, u64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0)
-    };
-    (kilobytes("VmRSS:") << 10, kilobytes("VmSize:") << 10)
-}
-
-fn threads() -> u64 {
-    let Ok(text) = std::fs::read_to_string("/proc/self/status") else { return 0 };
-    let line = text.lines().find_map(|line| line.strip_prefix("Threads:"));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 /// GET `_prometheus`: the same metrics in the Prometheus text format, under CouchDB's metric names.

@@ -83,6 +83,14 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         (S::Node(NodeRoute::ConfigKey("admins".into(), "root".into())), ADMINS),
         (S::Node(NodeRoute::ConfigSet("admins".into(), "root".into())), ADMINS),
         (S::Node(NodeRoute::ConfigDelete("admins".into(), "root".into())), ADMINS),
+        (S::Node(NodeRoute::Settings), ADMINS),
+        (S::Node(NodeRoute::Logs), ADMINS),
+        (S::Node(NodeRoute::Audit), ADMINS),
+        (S::Node(NodeRoute::History), ADMINS),
+        (S::Node(NodeRoute::Backups), ADMINS),
+        (S::Node(NodeRoute::MakeBackup), ADMINS),
+        (S::Node(NodeRoute::CheckState), ADMINS),
+        (S::Node(NodeRoute::Check), ADMINS),
     ];
     for (route, _) in &rows {
         match route {
@@ -96,6 +104,8 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
                 NodeRoute::Restart | NodeRoute::Stats(_) | NodeRoute::Config | NodeRoute::ConfigReload => {}
                 NodeRoute::ConfigSection(_) | NodeRoute::ConfigKey(..) => {}
                 NodeRoute::ConfigSet(..) | NodeRoute::ConfigDelete(..) => {}
+                NodeRoute::Settings | NodeRoute::Logs | NodeRoute::Audit | NodeRoute::History => {}
+                NodeRoute::Backups | NodeRoute::MakeBackup | NodeRoute::CheckState | NodeRoute::Check => {}
             },
         }
     }
@@ -154,6 +164,8 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
         (R::ViewQueries("x".into(), "y".into(), None), MEMBERS, ITS_ADMINS),
         (R::DesignInfo("x".into()), MEMBERS, ITS_ADMINS),
         (R::Indexes, MEMBERS, ITS_ADMINS),
+        (R::Views, MANAGERS, MANAGERS),
+        (R::Try, MANAGERS, MANAGERS),
         (R::CreateIndex, MANAGERS, MANAGERS),
         (R::DeleteIndexes, MANAGERS, MANAGERS),
         (R::DeleteIndex { design: "x".into(), kind: "json".into(), name: "y".into() }, MANAGERS, MANAGERS),
@@ -194,7 +206,7 @@ fn database_rows() -> Vec<(DbRoute, [u16; 5], [u16; 5])> {
             R::SetRevsLimit | R::Purge | R::PurgedInfos | R::PurgedInfosLimit | R::SetPurgedInfosLimit => {}
             R::AutoPurge | R::SetAutoPurge | R::Shards | R::ShardOf(_) | R::SyncShards | R::Partition(_) => {}
             R::PartitionDocs(_) | R::Document(..) | R::Attachment(..) => {}
-            R::Find(_) | R::Explain(_) | R::Indexes => {}
+            R::Find(_) | R::Explain(_) | R::Indexes | R::Views | R::Try => {}
             R::View(..) | R::ViewQueries(..) | R::DesignInfo(_) => {}
             R::ListFunction(_) | R::Show(..) | R::Update(..) | R::Rewrite(_) => {}
             R::CreateIndex | R::DeleteIndexes | R::DeleteIndex { .. } => {}

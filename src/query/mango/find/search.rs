@@ -78,6 +78,7 @@ impl Search {
             return Search::new(database, plan, request, None);
         }
         let definition = Arc::new(Definition::of_index(database.number(), &plan.index));
+        views.count_use(&database, &definition, database.clock().since_epoch().as_millis() as u64);
         let reading = if request.update && !request.stale {
             views.update(&database, &definition, progress(&definition)).await?
         } else {
