@@ -1,5 +1,5 @@
 // From the part of the address behind `#` to a screen. Only that part changes, so that the console works below any
-// path. The screens `sync` and `server` have no route: the server has not what they ask for yet. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
+// path. The screen `sync` has no route: the server has not what it asks for yet. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
 
 const ROUTES = [
   ['/', 'home'],
@@ -22,6 +22,8 @@ const ROUTES = [
   ['/replication/:id', 'replication'],
   ['/users', 'users'],
   ['/users/:name', 'user'],
+  ['/server', 'server'],
+  ['/server/:tab', 'server'],
 ].map(([pattern, screen]) => ({ parts: pattern.split('/').slice(1), screen }));
 
 const decode = (text) => {

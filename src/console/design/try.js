@@ -18,9 +18,9 @@ export async function tryOut(db, asked, signal) {
 }
 
 /** Whether the source compiles: null, or `{message, line, column}`. Also null where the server cannot say. */
-export async function compileError(db, kind, source, signal) {
+export async function compileError(db, kind, source, design, signal) {
   try {
-    const answer = await tryOut(db, new Map([['kind', kind], ['source', source], ['compile', true]]), signal);
+    const answer = await tryOut(db, new Map([['kind', kind], ['source', source], ['design', design], ['compile', true]]), signal);
     if (answer.get('ok') !== false || answer.get('error') !== 'compilation_error') return null;
     return fault(answer);
   } catch {
@@ -32,9 +32,10 @@ const number = (value) => (value ? Number(value) : undefined);
 export const fault = (answer) => ({ message: String(answer.get('message') ?? answer.get('reason') ?? answer.get('error')), line: number(answer.get('line')), column: number(answer.get('column')) });
 
 /**
- * The panel. `parts()` are `{part, source, fail}` of the chosen function. A document is chosen by its id or written.
+ * The panel. `parts()` are `{part, source, fail}` of the chosen function, `design()` is the design document, for
+ * `require`. A document is chosen by its id or written.
  */
-export function tryPanel({ db, kind, parts, signal }) {
+export function tryPanel({ db, kind, parts, design, signal }) {
   const id = field({ label: 'Document', name: 'try', placeholder: 'id of a document', hint: 'Its text is loaded below, and can be changed for the test.' });
   const doc = codeField({ label: 'Document to try the function on', rows: 5, most: 14, value: '{\n  "_id": "example"\n}' });
   const user = field({ label: 'User', name: 'user', value: session.name });
@@ -65,7 +66,7 @@ export function tryPanel({ db, kind, parts, signal }) {
       return;
     }
     const extra = kind === 'validate' ? [['old_doc', isNew.value ? null : stored], ['user_ctx', new Map([['db', db], ['name', user.value || null], ['roles', names(roles.value)]])]] : [];
-    put(area, await run({ db, kind, parts: parts(), value, extra, signal }));
+    put(area, await run({ db, kind, parts: parts(), design: design(), value, extra, signal }));
   }));
   first(db, id, load, signal);
   return h('section', { class: 'panel', 'aria-label': 'Try it' }, h('h2', {}, 'Try it before you save'), id, doc,
@@ -81,18 +82,11 @@ async function first(db, id, load, signal) {
   await load();
 }
 
-async function run({ db, kind, parts, value, extra, signal }) {
+async function run({ db, kind, parts, design, value, extra, signal }) {
   const [main, reduce] = parts;
-  const asked = (part, source, more) => tryOut(db, new Map([['kind', part], ['source', source], ...more]), signal);
-  let answer;
-  try {
-    answer = await asked(main.part, main.source, [['doc', value], ...extra]);
-  } catch (error) {
-    // A server without the endpoint takes `_try` for the id of a document.
-    if ([404, 405].includes(error.status) || /reserved document ids/.test(error.reason ?? '')) return notice('info', h('span', {}, 'This server cannot try functions before they are saved.'));
-    throw error;
-  }
-  if (answer.get('ok') === false) return failed(answer, main);
+  const asked = (part, source, more) => tryOut(db, new Map([['kind', part], ['source', source], ['design', design], ...more]), signal);
+  const answer = await asked(main.part, main.source, [['doc', value], ...extra]);
+  if (answer.get('ok') === false) return [failed(answer, main), logs(answer)];
   const shown = [outcome(kind, answer), logs(answer)];
   const rows = answer.get('rows');
   if (kind === 'view' && reduce?.source.trim() && rows?.length > 0) {

@@ -4,7 +4,7 @@ import * as api from '../api.js';
 import { h, put } from '../dom.js';
 import { databaseHeading } from '../database-tabs.js';
 import { BUILT_IN, KINDS, addFunction, blamed, emptyDesign, isTaken, listFunctions, partsOf, removeFunction, same, setPart } from '../design/functions.js';
-import { compileError } from '../design/try.js';
+import { compileError, tryPanel } from '../design/try.js';
 import { codeField } from '../elements/code.js';
 import { ask, formDialog } from '../elements/dialog.js';
 import { field } from '../elements/field.js';
@@ -89,7 +89,9 @@ function drawFunction(edit) {
   edit.fields = parts;
   const rename = kind === 'view' && edit.doc.has('_rev') ? h('a', { class: 'button small', href: link('db', edit.db, 'view', edit.ddoc, name) }, 'Show its rows') : null;
   const drop = h('button', { type: 'button', class: 'small danger', onclick: () => { removeFunction(edit.doc, edit.at); edit.at = listFunctions(edit.doc)[0] ?? null; draw(edit); } }, `Remove this ${KINDS[kind].one}`);
-  put(edit.area, h('section', { class: 'panel', 'aria-label': name }, h('div', { class: 'row apart' }, h('h2', { class: 'mono' }, name), h('div', { class: 'row' }, rename, drop)), h('p', { class: 'hint' }, KINDS[kind].hint), parts.map(({ box }) => box)));
+  const sources = () => parts.filter(({ part, code }) => part !== 'reduce' || code.value.trim()).map(({ part, code }) => ({ part, source: code.value, fail: code.fail }));
+  put(edit.area, h('section', { class: 'panel', 'aria-label': name }, h('div', { class: 'row apart' }, h('h2', { class: 'mono' }, name), h('div', { class: 'row' }, rename, drop)), h('p', { class: 'hint' }, KINDS[kind].hint), parts.map(({ box }) => box)),
+    kind === 'update' ? null : tryPanel({ db: edit.db, kind, parts: sources, design: () => edit.doc, signal: edit.signal }));
 }
 
 /** One code field; a reduce function is chosen from those built in, or written. */
@@ -138,7 +140,7 @@ async function store(edit) {
   for (const at of listFunctions(edit.doc)) {
     for (const { part, source } of partsOf(edit.doc, at)) {
       if (!source || BUILT_IN.includes(source)) continue;
-      const error = await compileError(edit.db, part, source, edit.signal);
+      const error = await compileError(edit.db, part, source, edit.doc, edit.signal);
       if (error) {
         blame(edit, at, part, error);
         return;

@@ -21,6 +21,7 @@ export async function show(main, { db }, { signal, again }) {
   const make = h('button', { type: 'button', class: 'primary', onclick: () => create(db) }, 'New design document');
   const designs = rows.map(({ id, doc }) => ({ id, name: id.slice(8), doc, index: indexes.byDesign.get(id) }));
   const orphans = indexes.rows.filter(({ orphan }) => orphan);
+  const unused = indexes.rows.filter(({ uses, sizes }) => uses === 0 && sizes.file > 0);
   const table = dataTable({
     label: `Design documents of ${db}`, rows: designs, href: ({ name }) => link('db', db, 'design', name),
     columns: [
@@ -28,28 +29,30 @@ export async function show(main, { db }, { signal, again }) {
       { label: 'Contains', cell: ({ doc, name }) => contents(db, name, doc) },
       { label: 'Index', numeric: true, minor: true, cell: ({ index }) => bytes(index?.sizes?.file ?? index?.sizes?.active) },
       { label: 'State', cell: ({ index }) => state(index) },
-      ...(indexes.counted ? [{ label: 'Used', minor: true, cell: ({ index }) => used(index) }] : []),
+      ...(indexes.since ? [{ label: 'Used', cell: ({ index }) => used(index) }] : []),
     ],
     none: { title: 'No design document yet', text: 'A design document holds views (indexes that you query by key), filters for replication, and the validation of writes.', actions: [h('button', { type: 'button', class: 'primary', onclick: () => create(db) }, 'New design document'), h('a', { class: 'button', href: link('db', db, 'query') }, 'Query with Mango instead')] },
   });
   put(main, databaseHeading(db, 'design', { actions: [make] }),
     orphans.length > 0 ? notice('info', h('span', {}, `${plural(orphans.length, 'index', 'indexes')} of deleted or changed design documents ${orphans.length === 1 ? 'takes' : 'take'} ${bytes(orphans.reduce((sum, each) => sum + (each.sizes?.file ?? 0), 0))}.`), cleanup(db, again)) : null,
+    unused.length > 0 ? notice('info', h('span', {}, `Not queried since the server started: ${unused.slice(0, 20).map(({ design, kind, name }) => (kind === 'mango' ? `${name} of ${design}` : design)).join(', ')}${unused.length > 20 ? ` and ${unused.length - 20} more` : ''}.`)) : null,
     table, indexes.since ? h('p', { class: 'hint' }, 'Uses are counted since the server started, ', timeAgo(indexes.since), '.') : null);
   if (designs.some(({ index }) => index?.building)) setTimeout(() => { if (!signal.aborted && !document.querySelector('dialog[open]')) again(); }, 2000);
 }
 
-/** The state of all indexes; from each design document's `_info` where the server has no list of them. */
+/** The state of all indexes; null for a user who may not see it. */
 async function readIndexes(db, signal) {
-  const listed = await api.getOrNull(`${api.part(db)}/_views`, { signal }).catch(() => null);
-  if (listed) return { counted: true, since: listed.since, rows: listed.rows, byDesign: new Map(listed.rows.filter(({ orphan }) => !orphan).map((row) => [row.design, row])) };
-  const { rows } = await api.get(`${api.part(db)}/_design_docs`, { query: { limit: 50 }, signal });
-  const all = await Promise.all(rows.map(async ({ id }) => {
-    const info = await api.getOrNull(`${api.part(db)}/_design/${api.part(id.slice(8))}/_info`, { signal }).catch(() => null);
-    const index = info?.view_index;
-    return index ? [[id, { sizes: index.sizes, pending: index.updates_pending?.total ?? 0, building: index.updater_running }]] : [];
-  }));
-  return { counted: false, rows: [], byDesign: new Map(all.flat()) };
+  const { since, rows } = await api.getOrNull(`${api.part(db)}/_views`, { signal }).catch(() => null) ?? { rows: [] };
+  const byDesign = new Map();
+  for (const row of rows.filter(({ orphan }) => !orphan)) byDesign.set(row.design, byDesign.has(row.design) ? together(byDesign.get(row.design), row) : row);
+  return { since, rows, byDesign };
 }
+
+/** What the indexes of one design document have together: one of Mango may define several. */
+const together = (a, b) => ({
+  sizes: { file: a.sizes.file + b.sizes.file }, pending: Math.max(a.pending, b.pending), building: a.building || b.building,
+  uses: a.uses === null || b.uses === null ? null : a.uses + b.uses, last_used: Math.max(a.last_used ?? 0, b.last_used ?? 0) || null,
+});
 
 function contents(db, name, doc) {
   if (doc.language === 'query') return h('a', { href: link('db', db, 'query') }, 'Mango index');
@@ -68,8 +71,8 @@ function state(index) {
 }
 
 function used(index) {
-  if (!index) return h('span', { class: 'quiet' }, '–');
-  if (!index.uses) return h('span', { class: 'badge warning', title: 'It costs time at each write and space on disk' }, 'never');
+  if (!index || index.uses === null) return h('span', { class: 'quiet' }, '–');
+  if (index.uses === 0) return h('span', { class: 'badge warning', title: 'It costs time at each write and space on disk' }, 'never');
   return h('span', {}, `${count(index.uses)}×, `, timeAgo(index.last_used));
 }
 

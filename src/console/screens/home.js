@@ -5,7 +5,7 @@ import { h, put } from '../dom.js';
 import { allowedOrigins, originsForm } from '../connect/origins.js';
 import { codeBlock } from '../elements/copy.js';
 import { heading } from '../elements/heading.js';
-import { bytes, count, duration, plural } from '../format.js';
+import { bytes, count, duration, plural, timeAgo } from '../format.js';
 import { session } from '../session.js';
 
 export const title = 'Home';
@@ -28,15 +28,16 @@ export async function show(main, params, { signal }) {
 
 /** What is there already. Everything here is read from the public API. */
 async function readState(signal) {
-  const [databases, users, origins, system, conflicts] = await Promise.all([
+  const [databases, users, origins, system, conflicts, backups] = await Promise.all([
     api.get('_all_dbs', { query: { limit: MOST + 1 }, signal }),
     api.getOrNull('_users/_all_docs', { query: { start_key: '"org.couchdb.user:"', end_key: '"org.couchdb.user;"', limit: MOST + 1 }, signal }),
     allowedOrigins(signal),
     api.getOrNull('_node/_local/_system', { signal }),
     api.getOrNull('_conflicts', { query: { limit: 1 }, signal }),
+    api.getOrNull('_node/_local/_backups', { signal }),
   ]);
   const own = databases.filter((name) => !name.startsWith('_'));
-  return { databases: own, users: users?.rows.length ?? 0, origins: origins ?? [], system, conflicts };
+  return { databases: own, users: users?.rows.length ?? 0, origins: origins ?? [], system, conflicts, backups };
 }
 
 function facts({ databases, users, system, conflicts }) {
@@ -54,7 +55,7 @@ const step = ({ done, title: name, text, body }) => h('li', { class: `step ${don
   h('details', { open: done === false }, h('summary', {}, h('strong', {}, name)), h('div', { class: 'stack tight step-body' }, text ? h('p', {}, text) : null, body ?? null)));
 
 function todo(state) {
-  const steps = [databaseStep(state), userStep(state), appStep(state), tlsStep(), backupStep()];
+  const steps = [databaseStep(state), userStep(state), appStep(state), tlsStep(), backupStep(state)];
   const left = steps.filter(({ done }) => done === false).length;
   return h('section', { class: 'panel' }, h('h2', {}, left > 0 ? `What is left to do: ${left}` : 'Everything is set up'), h('ol', { class: 'steps' }, steps.map(step)));
 }
@@ -93,12 +94,15 @@ function tlsStep() {
   };
 }
 
-function backupStep() {
+function backupStep({ backups }) {
+  const last = backups?.backups?.[0];
   return {
-    done: undefined,
+    done: last ? true : backups?.folder ? false : undefined,
     title: 'Make backups',
-    text: 'A backup is one file with everything. It is made while the server runs.',
-    body: codeBlock('settee backup --data /var/lib/settee /var/backups/settee', 'Command for a backup'),
+    text: last ? null : 'A backup is one file with everything. It is made while the server runs.',
+    body: last ? h('p', {}, 'The last one was made ', timeAgo(last.at), '.') : h('div', { class: 'stack tight' },
+      backups?.folder ? h('div', { class: 'row' }, h('a', { class: 'button', href: '#/server/backups' }, 'Make one now')) : null,
+      codeBlock('settee backup --data /var/lib/settee /var/backups/settee', 'Command for a backup')),
   };
 }
 

@@ -61,7 +61,7 @@ function results(first, wanted, signal) {
   if (rows.length === 0) {
     return [empty({ title: 'Nothing recorded', text: 'No event fits. Sign-ins, refusals and changes of accounts, rights and settings are recorded here as they happen.' })];
   }
-  const table = dataTable({ label: 'Audit log', columns: COLUMNS, rows, key: (entry) => entry.id });
+  const table = dataTable({ label: 'Audit log', columns: COLUMNS, rows, key: (entry) => entry.number });
   let { next } = first;
   const more = h('button', { type: 'button', hidden: !next }, 'Show more');
   more.addEventListener('click', () => acting(more, async () => {

@@ -83,7 +83,7 @@ function drawBackups(state, refresh) {
     state.backups.length === 0
       ? h('p', {}, 'There is no backup yet.')
       : dataTable({
-        label: 'Backups', key: ({ name }) => name, rows: [...state.backups].sort((a, b) => b.at - a.at), columns: [
+        label: 'List of backups', key: ({ name }) => name, rows: [...state.backups].sort((a, b) => b.at - a.at), columns: [
           { label: 'Name', class: 'mono break', cell: ({ name }) => name },
           { label: 'Made', cell: ({ at }) => timeAgo(at) },
           { label: 'Size', numeric: true, cell: ({ bytes: size }) => bytes(size) },

@@ -16,7 +16,7 @@ export async function fill(body, { signal, query }) {
   level.value = LEVELS.includes(query.get('level')) ? query.get('level') : 'info';
   const text = h('input', { type: 'search', placeholder: 'Contains…', 'aria-label': 'Contains', value: query.get('q') ?? '' });
   const follow = h('button', { type: 'button', 'aria-pressed': 'true' }, 'Following');
-  const list = h('ol', { class: 'log', tabindex: '0', 'aria-label': 'Log', role: 'log', 'aria-live': 'off' });
+  const list = h('div', { class: 'log', tabindex: '0', 'aria-label': 'Log', role: 'log', 'aria-live': 'off' });
   const note = h('p', { class: 'quiet', role: 'status' });
   const state = { after: undefined, following: true, round: 0 };
   const again = async () => {
@@ -66,7 +66,7 @@ const clock = (at) => new Date(at).toLocaleTimeString('en-GB');
 
 function line({ at, level, target, text, fields = {} }) {
   const rest = Object.entries(fields).map(([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`).join(' ');
-  return h('li', {},
+  return h('div', {},
     h('time', { title: new Date(at).toISOString() }, clock(at)), ' ',
     h('span', { class: `badge ${TONES[level] ?? ''}` }, level), ' ',
     h('span', { class: 'quiet' }, target), ' ', text, rest ? h('span', { class: 'quiet' }, ` ${rest}`) : null);

@@ -66,7 +66,9 @@ async function draw(place, period, signal) {
     const { step, samples } = await api.get(`${NODE}/_history`, { query: { period }, signal });
     if (signal.aborted) return;
     const to = samples.at(-1)?.at ?? Date.now();
-    const frame = { from: to - PERIODS[period], to, step };
+    // Begins with the first sample, so that a server that has just started does not show an empty picture.
+    const first = samples[0] ? samples[0].at - step : to;
+    const frame = { from: Math.max(to - PERIODS[period], Math.min(first, to - PERIODS[period] / 12)), to, step };
     put(place, PICTURES.map((picture) => h('section', { class: 'panel' }, chart({ ...frame, ...picture(samples, step) }))));
   } catch (error) {
     if (!signal.aborted) put(place, failure(error, () => draw(place, period, signal)));
