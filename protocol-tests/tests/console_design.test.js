@@ -96,6 +96,66 @@ describe('design documents in the console', { skip: !!external || (browserComman
     window.quiet();
   });
 
+  it('tries a map function on a document before it is saved, and shows an error at its line', async () => {
+    const db = await api.db();
+    await api.ok(`PUT /${db}/tent`, { body: { type: 'item', weight: 2400 } });
+    await api.ok(`PUT /${db}/_design/app`, { body: { views: { by_type: { map: 'function (doc) {\n  emit(doc.type, doc.weight);\n}', reduce: '_sum' } } } });
+    const page = await opened(`#/db/${db}/design/app`);
+    const panel = page.getByRole('region', { name: 'Try it' });
+    await page.waitForFunction(() => document.querySelector('#main [name=try]')?.value === 'tent');
+    await panel.getByRole('button', { name: 'Try', exact: true }).click();
+    await panel.getByText('It emits 1 row:').waitFor();
+    await panel.getByRole('cell', { name: '"item"' }).waitFor();
+    await panel.getByText('Reduced to:').waitFor();
+    await window.check();
+    const code = page.getByLabel('map function of by_type');
+    await code.fill('function (doc) {\n  log(doc.type);\n  doc.owner.name;\n}');
+    await panel.getByRole('button', { name: 'Try', exact: true }).click();
+    await panel.getByText(/Line 3: TypeError/).waitFor();
+    assert.equal(await code.getAttribute('aria-invalid'), 'true');
+    await panel.getByText('log() said:').waitFor();
+    await window.check();
+    await code.fill('function (doc) {\n  emit(doc.type);\n  if (\n}');
+    await panel.getByRole('button', { name: 'Try', exact: true }).click();
+    await panel.getByText(/Line [34]: SyntaxError/).waitFor();
+    assert.match((await api.ok(`GET /${db}/_design/app`)).views.by_type.map, /weight/, 'nothing is saved');
+    window.quiet();
+  });
+
+  it('tries a filter and a validation', async () => {
+    const db = await api.db();
+    await api.ok(`PUT /${db}/a`, { body: { done: true } });
+    await api.ok(`PUT /${db}/_design/app`, { body: { filters: { open: 'function (doc) { return !doc.done; }' }, validate_doc_update: 'function (doc, old, user) {\n  if (user.roles.indexOf("staff") < 0) throw({ forbidden: "only staff" });\n}' } });
+    const page = await opened(`#/db/${db}/design/app`);
+    const panel = page.getByRole('region', { name: 'Try it' });
+    await panel.getByRole('button', { name: 'Try', exact: true }).click();
+    await panel.getByText('The document passes.').or(panel.getByText('The document does not pass.')).waitFor();
+    await page.getByRole('button', { name: 'validate_doc_update', exact: true }).click();
+    await panel.getByLabel('Roles').fill('guest');
+    await panel.getByRole('button', { name: 'Try', exact: true }).click();
+    await panel.getByText('The write is refused (forbidden): only staff').waitFor();
+    await panel.getByLabel('Roles').fill('guest, staff');
+    await panel.getByRole('button', { name: 'Try', exact: true }).click();
+    await panel.getByText('The write is allowed.').waitFor();
+    await window.check();
+    window.quiet();
+  });
+
+  it('names an index that nobody queries', async () => {
+    const db = await api.db();
+    await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
+    for (const name of ['busy', 'idle']) await api.ok(`PUT /${db}/_design/${name}`, { body: { views: { by_n: { map: `function (doc) { emit(doc.n, '${name}'); }` } } } });
+    const page = await opened(`#/db/${db}/design`);
+    const row = (name) => page.getByRole('row').filter({ has: page.getByRole('link', { name, exact: true }) });
+    await row('idle').getByText('never').waitFor();
+    await api.ok(`GET /${db}/_design/busy/_view/by_n`);
+    await window.open(`#/db/${db}/design`);
+    await row('busy').getByText('1×').waitFor();
+    await row('idle').getByText('never').waitFor();
+    await window.check();
+    window.quiet();
+  });
+
   it('deletes a design document, and leads from a Mango index to the queries', async () => {
     const db = await api.db();
     await api.ok(`POST /${db}/_index`, { body: { index: { fields: ['n'] }, ddoc: 'mango', name: 'by-n' } });
