@@ -50,7 +50,7 @@ export function codeField({ label, value = '', language = 'json', rows = 8, most
   const number = (now) => {
     lines = now;
     const all = Array.from({ length: now }, (_, at) => `${at + 1}\n`);
-    put(numbers, wrong ? [all.slice(0, wrong - 1).join(''), h('span', { class: 'code-wrong' }, `${wrong}\n`), all.slice(wrong).join('')] : all.join(''));
+    put(numbers, wrong ? [all.slice(0, wrong - 1).join(''), h('span', { class: 'code-wrong' }, String(wrong)), '\n', all.slice(wrong).join('')] : all.join(''));
     frame.style.height = `calc(${Math.min(most, Math.max(rows, now))} * var(--code-line) + 18px)`;
   };
   const follow = () => {

@@ -77,7 +77,7 @@ async function draw(place, period, signal) {
 
 const line = (name, tone, samples, value) => ({ name, tone, points: samples.map((sample) => ({ at: sample.at, value: value(sample) })) });
 const rate = (value) => (value >= 10 || value === 0 ? String(Math.round(value)) : value.toFixed(1));
-const milliseconds = (value) => `${value >= 10 || value === 0 ? Math.round(value) : value.toFixed(1)} ms`;
+const milliseconds = (value) => (value >= 10_000 ? `${Math.round(value / 1000)} s` : `${value >= 10 || value === 0 ? Math.round(value) : value.toFixed(1)} ms`);
 const last = (samples, value, format) => (samples.length === 0 ? '–' : format(value(samples.at(-1)) ?? 0));
 
 /** The pictures; each makes from the samples what `chart` draws. */
