@@ -25,6 +25,9 @@ const PICTURES = [
   } }],
   ['design', '#/db/trip/design/app'],
   ['connect', '#/connect?db=trip&user=ann'],
+  ['conflict', '#/conflicts/trip/item-stove'],
+  ['server', '#/server', { height: 900, prepare: (page) => page.waitForFunction(() => document.querySelectorAll('figure.chart path').length > 4) }],
+  ['settings', '#/server/settings?q=cors'],
   ['narrow', '#/db/trip', { width: 360, height: 740, scheme: 'dark' }],
 ];
 
@@ -58,9 +61,26 @@ async function prepare(api) {
   const { _rev: rev } = await api.ok('GET /trip/item-tent');
   await api.ok(`PUT /trip/item-tent/how-to-pitch.txt?rev=${rev}`, { send: { 'Content-Type': 'text/plain' }, body: 'Poles first, then the fly sheet.\n'.repeat(40) });
   await api.ok('GET /trip/_design/app/_view/by_owner');
+  const stove = await api.ok('GET /trip/item-stove?revs=true');
+  const parent = stove._revisions.ids[1];
+  delete stove._revisions;
+  delete stove._rev;
+  await api.ok('POST /trip/_bulk_docs', { body: { new_edits: false, docs: [{ ...stove, weight: 290, title: 'Small stove with lid', packed: false, _rev: '2-c0ffee00c0ffee00c0ffee00c0ffee00', _revisions: { start: 2, ids: ['c0ffee00c0ffee00c0ffee00c0ffee00', parent] } }] } });
+  await traffic(api);
 }
 
-const api = new Api();
+/** Two minutes of requests, more and fewer, so that the pictures over time have something to show. */
+async function traffic(api) {
+  const end = Date.now() + 120_000;
+  for (let round = 0; Date.now() < end; round += 1) {
+    const many = 3 + Math.round(12 * Math.abs(Math.sin(round / 9)));
+    await Promise.all(Array.from({ length: many }, (_, n) => api.call(n % 12 === 11 ? 'GET /trip/item-none' : 'GET /trip/_all_docs?include_docs=true')));
+    if (round % 6 === 0) await api.ok(`PUT /shopping/round-${round}`, { body: { round } });
+    await new Promise((resolve) => setTimeout(resolve, 400));
+  }
+}
+
+const api = new Api({ env: { SETTEE_CHTTPD_AUTH__ITERATIONS: '10' } });
 await api.start();
 const browser = await Browser.start();
 try {
