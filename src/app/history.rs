@@ -154,7 +154,7 @@ fn mean(times: &Times) -> Option<f64> {
 }
 
 /// The time that this share of the requests did not exceed, as if the times of a bucket were spread evenly. A time in the
-/// last bucket, which has no upper bound, counts as the bound below it.
+/// last bucket, which has no upper bound, counts as the bound below it, or as the mean of all times if that is longer.
 fn percentile(times: &Times, share: f64) -> Option<f64> {
     let count: u64 = times.buckets.iter().sum();
     if count == 0 {
@@ -172,7 +172,7 @@ fn percentile(times: &Times, share: f64) -> Option<f64> {
         before += bucket;
         low = bound;
     }
-    Some(low)
+    Some(mean(times).map_or(low, |mean| mean.max(low)))
 }
 
 #[cfg(test)]
@@ -238,5 +238,7 @@ mod tests {
         ] {
             assert_eq!(percentile(&times(buckets), share), wanted, "{buckets:?} {share}");
         }
+        let slow = Times { total_us: 20_000_000, ..times(&[(11, 1)]) };
+        assert_eq!(percentile(&slow, 0.95), Some(20_000.0), "never below the mean of requests that all are slow");
     }
 }
