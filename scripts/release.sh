@@ -15,19 +15,19 @@ out=$target/release-files
 max_bytes=25000000
 
 need() { command -v "$1" >/dev/null || { echo "missing $1: apt-get install $2" >&2; exit 1; }; }
-tool() { # tool COMMAND CRATE VERSION
-  cargo "$1" --version >/dev/null 2>&1 || cargo "$1" --help >/dev/null 2>&1 || cargo install --locked "$2@$3"
+tool() { # tool COMMAND VERSION
+  command -v "$1" >/dev/null || env -u CARGO_TARGET_DIR cargo install --locked "$1@$2"
 }
-tool deb cargo-deb 3.8.0
-tool auditable cargo-auditable 0.7.7
-tool cyclonedx cargo-cyclonedx 0.5.9
+tool cargo-deb 3.8.0
+tool cargo-auditable 0.7.7
+tool cargo-cyclonedx 0.5.9
 rm -rf "$out"
 mkdir -p "$out"
 
 # The C parts of the binary (QuickJS, mimalloc, ring, zstd) are compiled with Debian's compilers; aarch64's has glibc's
-# headers, whose fortified functions musl does not have.
+# headers, whose fortified functions musl does not have. Rust brings musl itself for linking: musl-gcc as the linker would
+# make a dynamic binary.
 export CC_x86_64_unknown_linux_musl=musl-gcc
-export CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER=musl-gcc
 export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_musl=aarch64-linux-gnu-ar
 export CFLAGS_aarch64_unknown_linux_musl=-U_FORTIFY_SOURCE
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc
