@@ -111,6 +111,7 @@ describe('the console: the server', { skip: !!external || (browserCommand() ? fa
     await table.getByText('signed in').first().waitFor();
     await window.check();
     await page.getByLabel('Event').selectOption('config_changed');
+    await table.getByText('mallory').first().waitFor({ state: 'detached' });
     await table.getByText('uuids/max_count').first().waitFor();
     assert.equal(await table.getByText('mallory').count(), 0);
     await page.getByLabel('Event').selectOption('');
