@@ -90,7 +90,7 @@ describe('the console: the server', { skip: !!external || (browserCommand() ? fa
   it('shows the log as it grows, by level and text', async () => {
     await window.open('#/server/logs');
     const log = page.getByRole('log');
-    await log.getByText('settee is ready').waitFor();
+    await log.getByText('settee::request').first().waitFor();
     await window.check();
     await api.call('GET /followed-by-the-log');
     await log.getByText('followed-by-the-log').waitFor();
