@@ -10,6 +10,8 @@ use crate::error::Result;
 
 /// The pause between two rounds over the open databases.
 const ROUND: Duration = Duration::from_secs(60);
+/// The pause between two looks at the numbers of conflicts.
+const GROWTH_ROUND: Duration = Duration::from_secs(600);
 /// Databases that the first round looks at in one call.
 const AT_ONCE: usize = 500;
 /// Sequences from which on an index that is completed is shown in `_active_tasks`.
@@ -85,5 +87,13 @@ async fn first_round(app: &Arc<App>) -> Result<()> {
             return Ok(());
         }
         start = last;
+    }
+}
+
+/// Watches how the numbers of conflicts of open databases grow. Runs until it is dropped.
+pub async fn watch_growth(app: Arc<App>) {
+    loop {
+        app.conflict_growth.look(&app.databases, app.clock.since_epoch().as_millis() as u64);
+        tokio::time::sleep(GROWTH_ROUND).await;
     }
 }

@@ -23,6 +23,7 @@ pub mod script_limits;
 pub mod security_events;
 pub mod shutdown;
 pub mod state;
+pub mod sync;
 pub mod user_store;
 pub mod uuids;
 

@@ -46,6 +46,7 @@ fn watch(app: &App, pattern: Pattern, user: Option<&str>, peer: Option<IpAddr>, 
     let Some(who) = who(user, peer) else { return };
     if app.suspicion.note(who, pattern, count, app.settings().number("audit", key)) {
         counter.fetch_add(1, Ordering::Relaxed);
+        app.sync.suspicious(user, key, app.settings().number("audit", key), peer);
         Event { user, peer, detail: Some(key), ..Event::of(Kind::Suspicious) }.record();
     }
 }

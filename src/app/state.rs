@@ -25,6 +25,8 @@ use super::replication_settings::scheduler_settings;
 use super::replications::Replications;
 use super::script_limits::script_limits;
 use super::shutdown::Shutdown;
+use super::sync::SyncStatus;
+use super::sync::conflict_growth::ConflictGrowth;
 use super::user_store::Accounts;
 use super::uuids::Uuids;
 use crate::auth::security_object::Security;
@@ -82,6 +84,10 @@ pub struct App {
     pub checks: Arc<LongWork<Result<Arc<Checked>, String>>>,
     /// Counts what may be an attack.
     pub suspicion: Suspicion,
+    /// Which clients replicate, and how it goes.
+    pub sync: Arc<SyncStatus>,
+    /// How the numbers of conflicted documents change.
+    pub conflict_growth: ConflictGrowth,
     /// Which messages about settings the log has had.
     pub hints: Hints,
     pub shutdown: Shutdown,

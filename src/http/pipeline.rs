@@ -23,12 +23,14 @@ use super::response::body::Body;
 use super::response::cors::{self, Preflight};
 use super::response::error::{Failure, Result};
 use super::response::{Answer, compression, jsonp};
+use super::routing::replicator;
 use super::routing::route::Route;
 use super::routing::route_table::route;
 use super::security::authenticate;
 use crate::app::App;
 use crate::app::answer_budget::Line;
 use crate::blocking::panicked;
+use crate::error::Error;
 use crate::policy::authorization::Standing;
 
 /// Answers one request.
@@ -83,6 +85,7 @@ async fn answer(app: &Arc<App>, context: &mut Context, incoming: Incoming, line:
     let routed = route(&target);
     let mut request = context.request(target, body, standing, line);
     let mut answer = identify(app, context, &mut request, routed).await;
+    context.syncing = request.syncing.take();
     if let Ok(answer) = &mut answer {
         // While the answer is produced, it needs the memory of the request.
         answer.body.keep(request.body.take_share());
@@ -105,13 +108,20 @@ async fn identify(
     let signed = authenticate::authenticate(app, request).await?;
     request.user = signed.user;
     request.session = signed.session;
+    request.device = signed.device;
     context.user = request.user.name.clone();
     context.identified = true;
     if let Some(name) = &context.user {
         request.line.belongs_to(Some(name), context.peer);
         app.limits.user(name)?;
     }
-    let answer = admission::admit(app, request, routed).await?;
+    let admitted = admission::admit(app, request, routed).await;
+    if let Err(Failure::Domain(Error::Forbidden(_) | Error::Unauthorized(_))) = &admitted
+        && request.syncing.is_none()
+    {
+        replicator::recognize_refused(app, request);
+    }
+    let answer = admitted?;
     Ok(match signed.set_cookie {
         Some(cookie) if !answer.headers.contains_key(header::SET_COOKIE) => {
             answer.with_text(header::SET_COOKIE, &cookie)

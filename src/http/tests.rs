@@ -12,6 +12,7 @@ mod metrics;
 mod replication;
 mod scripts;
 mod session;
+mod sync;
 mod tls;
 mod two_nodes;
 mod views;
@@ -37,6 +38,11 @@ pub async fn server(rows: &[(&str, &str, &str)]) -> Running {
 
 /// Like [`server`], on the given store, which may contain data.
 pub async fn server_on(rows: &[(&str, &str, &str)], store: Arc<dyn Store>) -> Running {
+    server_at(rows, store, Clock::system()).await
+}
+
+/// Like [`server_on`], with the time of `clock`.
+pub async fn server_at(rows: &[(&str, &str, &str)], store: Arc<dyn Store>, clock: Clock) -> Running {
     let mut base = Table::new();
     for (section, key, value) in [("chttpd_auth", "iterations", "1")].iter().chain(rows) {
         base.entry((*section).into()).or_default().insert((*key).into(), (*value).into());
@@ -48,7 +54,7 @@ pub async fn server_on(rows: &[(&str, &str, &str)], store: Arc<dyn Store>) -> Ru
         store,
         indexes: None,
         blobs: Arc::new(MemoryBlobs::new()),
-        clock: Clock::system(),
+        clock,
         recent: Recent::default(),
         backup_key: None,
     })

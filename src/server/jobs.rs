@@ -35,6 +35,7 @@ pub fn start_jobs(app: &Arc<App>) {
     run(app, compact_and_sweep(app.clone()));
     run_on_one_node(app, "auto_purge", auto_purge);
     run_on_one_node(app, "conflict_indexes", conflict_indexes::run);
+    run(app, conflict_indexes::watch_growth(app.clone()));
     run(app, refresh_published_keys(app.clone()));
     run(app, tidy_indexes(app.clone()));
     run(app, record_history(app.clone()));

@@ -28,6 +28,8 @@ use crate::app::replication_settings::scheduler_settings;
 use crate::app::replications::Replications;
 use crate::app::script_limits::script_limits;
 use crate::app::shutdown::Shutdown;
+use crate::app::sync::SyncStatus;
+use crate::app::sync::conflict_growth::ConflictGrowth;
 use crate::app::uuids::Uuids;
 use crate::app::{App, Recent};
 use crate::auth::Authenticator;
@@ -175,6 +177,8 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             backups: Arc::default(),
             backup_key,
             checks: Arc::default(),
+            sync: SyncStatus::new(clock.clone()),
+            conflict_growth: ConflictGrowth::default(),
             suspicion: Suspicion::new(clock),
             hints: Hints::default(),
             shutdown: Shutdown::new(),

@@ -33,6 +33,15 @@ impl std::fmt::Debug for Proof {
 }
 
 impl Proof {
+    /// The id of the device that the session or token belongs to.
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Proof::Cookie { device, .. } => device.as_deref(),
+            Proof::Access(access) => Some(&access.device),
+            Proof::Nobody | Proof::Owner | Proof::Password { .. } | Proof::Proxy { .. } | Proof::Jwt { .. } => None,
+        }
+    }
+
     /// The account that it depends on, if any.
     pub fn account(&self) -> Option<&str> {
         match self {

@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 use crate::app::App;
 use crate::app::answer_budget::Line;
+use crate::app::sync::Syncing;
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::blocking::blocking;
@@ -49,6 +50,8 @@ pub struct Context {
     pub body_time: Duration,
     /// The JSONP function to which the answer is passed.
     pub callback: Option<String>,
+    /// Set if the client replicates.
+    pub syncing: Option<Syncing>,
 }
 
 impl Context {
@@ -80,6 +83,7 @@ impl Context {
             is_owner,
             body_time: Duration::ZERO,
             callback: None,
+            syncing: None,
         }
     }
 
@@ -113,6 +117,8 @@ impl Context {
             body,
             user: UserCtx::default(),
             session: None,
+            device: None,
+            syncing: None,
             standing,
             id: self.id.clone(),
             peer: self.peer,

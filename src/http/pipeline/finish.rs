@@ -84,7 +84,7 @@ fn add_common_headers(context: &Context, headers: &mut HeaderMap) {
 /// connection does not ask a produced body for its end after so many bytes.
 fn log_at_end(app: Arc<App>, context: Context, status: http::StatusCode, promised: Option<u64>, body: &mut Body) {
     // Not the whole context: a waiting feed keeps these for hours.
-    let Context { id, method, uri, received, user, peer, .. } = context;
+    let Context { id, method, uri, received, user, peer, syncing, .. } = context;
     let path = uri.path().to_owned();
     drop(uri);
     body.at_end(move |ended| {
@@ -92,6 +92,9 @@ fn log_at_end(app: Arc<App>, context: Context, status: http::StatusCode, promise
         let whole = ended.whole || promised == Some(ended.bytes);
         let is_feed = path.ends_with("/_changes") || path == "/_db_updates";
         app.metrics.count(method.as_str(), status.as_u16(), time, ended.bytes, whole, is_feed);
+        if let Some(syncing) = &syncing {
+            syncing.answered(ended.bytes);
+        }
         tracing::info!(
             target: "settee::request",
             %method,

@@ -25,6 +25,11 @@ pub fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
         tracing::debug!(id = context.id, peer = ?context.peer, user = context.user, reason, "too many requests");
     }
     let answer = Answer::failure(failure);
+    if let Some(syncing) = &context.syncing
+        && is_news(answer.status)
+    {
+        syncing.failed(answer.status.as_u16(), &wire(failure).2);
+    }
     // Authentication records wrong credentials itself.
     let told = !context.identified || matches!(failure, Failure::Domain(Error::Locked(_)));
     if !told && matches!(answer.status.as_u16(), 401 | 403) {
@@ -33,6 +38,11 @@ pub fn refuse(app: &App, context: &Context, failure: &Failure) -> Answer {
         security_events::denied(app, event, &format!("{} {path}", context.method));
     }
     if answer.status == http::StatusCode::UNAUTHORIZED { ask_for_password(context, failure, answer) } else { answer }
+}
+
+/// Whether an error is none that replicators meet every day: a missing checkpoint, a checkpoint that they write twice.
+fn is_news(status: http::StatusCode) -> bool {
+    !matches!(status, http::StatusCode::NOT_FOUND | http::StatusCode::CONFLICT)
 }
 
 /// Makes a browser ask for a password, or redirects it to the sign-in page (`chttpd.erl`, `error_headers`).

@@ -16,6 +16,7 @@ use super::query::Query;
 use super::target::Verb;
 use crate::app::answer_budget::Line;
 use crate::app::security_events::Caller;
+use crate::app::sync::Syncing;
 use crate::auth::UserCtx;
 use crate::blocking::beside;
 use crate::config::Settings;
@@ -39,6 +40,10 @@ pub struct Request {
     pub user: UserCtx,
     /// The session or access token that the user came with.
     pub session: Option<crate::auth::Session>,
+    /// The id of the device that the session or token belongs to.
+    pub device: Option<String>,
+    /// Set if the client replicates: what it does is noted here.
+    pub syncing: Option<Syncing>,
     /// The authorization, which is checked again at the end of the body and before a commit.
     pub standing: Arc<Standing>,
     /// `X-Couch-Request-ID`.

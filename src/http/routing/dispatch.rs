@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::replicator;
 use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, ServerRoute};
 use crate::app::App;
 use crate::db::Database;
 use crate::http::api::console::{
-    audit, backups, check, conflicts, files, history, logs, settings, try_function, views,
+    audit, backups, check, conflicts, files, history, logs, settings, sync, sync_alerts, try_function, views,
 };
 use crate::http::api::database::{all_docs, changes, database};
 use crate::http::api::design::{list_function, rewrite, show_and_update};
@@ -29,6 +30,9 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::Favicon => root::favicon(),
             S::Utils(path) => files::utils(request, &path),
             S::Conflicts => conflicts::of_all(app, request).await,
+            S::SyncStatus => sync::status(app, request).await,
+            S::SyncHistory => sync::history(app, request),
+            S::SyncAlerts => sync_alerts::alerts(app, request).await,
             S::ActiveTasks => root::active_tasks(app),
             S::Replicate => replicate::replicate(app, request).await,
             S::SchedulerJobs => scheduler::jobs(app, request),
@@ -65,6 +69,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         _ => database::open(app, &name, request.received).await?,
     };
     request.standing.enter(&db)?;
+    replicator::recognize(app, request, db.name(), &what);
     match what {
         R::Create | R::Delete => Err(Failure::missing()),
         R::Info => Ok(database::get_info(&db)),

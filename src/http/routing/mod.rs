@@ -2,6 +2,7 @@
 
 pub mod cross_site;
 pub mod dispatch;
+pub mod replicator;
 pub mod required_access;
 pub mod route;
 pub mod route_table;

@@ -27,6 +27,12 @@ pub enum ServerRoute {
     DbUpdates,
     /// The numbers of conflicted documents of all databases.
     Conflicts,
+    /// Which clients replicate.
+    SyncStatus,
+    /// What they did in the last day.
+    SyncHistory,
+    /// What somebody should look at.
+    SyncAlerts,
     ActiveTasks,
     Membership,
     ClusterState,

@@ -21,7 +21,9 @@ pub fn route(target: &Target) -> Result<Route> {
         []
         | ["favicon.ico" | "_utils" | "_all_dbs" | "_dbs_info" | "_db_updates" | "_active_tasks", ..]
         | ["_membership" | "_cluster_setup" | "_reload_query_servers" | "_uuids" | "_up" | "_session" | "_node", ..]
-        | ["_replicate" | "_scheduler" | "_conflicts", ..] => Ok(Route::Server(server(target.verb, &segments)?)),
+        | ["_replicate" | "_scheduler" | "_conflicts" | "_sync", ..] => {
+            Ok(Route::Server(server(target.verb, &segments)?))
+        }
         [name, rest @ ..] => Ok(Route::Database { name: (*name).to_owned(), what: database(target.verb, rest)? }),
     }
 }
@@ -46,6 +48,9 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (Post, ["_dbs_info"]) => R::DbsInfoOf,
         (Get, ["_db_updates"]) => R::DbUpdates,
         (Get, ["_conflicts"]) => R::Conflicts,
+        (Get, ["_sync", "status"]) => R::SyncStatus,
+        (Get, ["_sync", "history"]) => R::SyncHistory,
+        (Get, ["_sync", "alerts"]) => R::SyncAlerts,
         (Get, ["_active_tasks"]) => R::ActiveTasks,
         (Get, ["_membership"]) => R::Membership,
         (Get, ["_cluster_setup"]) => R::ClusterState,
@@ -64,6 +69,7 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (_, ["_session", "devices", _]) => return only("DELETE"),
         (_, ["_session", "token"]) => return only("POST"),
         (_, ["_all_dbs" | "_active_tasks" | "_up" | "_conflicts"]) => return only("GET,HEAD"),
+        (_, ["_sync", "status" | "history" | "alerts"]) => return only("GET,HEAD"),
         (_, ["_dbs_info"]) => return only("GET,HEAD,POST"),
         (_, ["_db_updates" | "_membership" | "_uuids"]) => return only("GET"),
         (_, ["_cluster_setup"]) => return only("GET,POST"),

@@ -19,6 +19,8 @@ pub struct Signed {
     pub user: UserCtx,
     /// The session or token that the client sent.
     pub session: Option<Session>,
+    /// The id of the device that the session or token belongs to.
+    pub device: Option<String>,
     /// The value of `Set-Cookie`, if the session was renewed.
     pub set_cookie: Option<String>,
 }
@@ -32,7 +34,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         // A process that may open the control socket may also read and replace all data without the server.
         let user = UserCtx::server();
         request.standing.signed_in(&user, Proof::Owner, request.standing.seen());
-        return Ok(Signed { user, session: None, set_cookie: None });
+        return Ok(Signed { user, session: None, device: None, set_cookie: None });
     }
     let auth = app.auth.settings();
     let header = |name: &str| request.header(name);
@@ -47,7 +49,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         device: device(request),
     };
     if credentials.is_empty() {
-        return Ok(Signed { user: UserCtx::anonymous(), session: None, set_cookie: None });
+        return Ok(Signed { user: UserCtx::anonymous(), session: None, device: None, set_cookie: None });
     }
     let seen = request.standing.seen().with_accounts(app);
     let begun = if !app.store.is_shared() && is_admins_basic(app, &credentials) {
@@ -87,8 +89,9 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         security_events::signed_in(app, request.caller(), signed.user.name.as_deref(), "request");
     }
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
+    let device = signed.proof.device().map(str::to_owned);
     request.standing.signed_in(&signed.user, signed.proof, seen);
-    Ok(Signed { user: signed.user, session: signed.session, set_cookie })
+    Ok(Signed { user: signed.user, session: signed.session, device, set_cookie })
 }
 
 /// The name that the client gives its device: `X-Settee-Device`, or else the user agent.

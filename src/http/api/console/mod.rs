@@ -8,5 +8,7 @@ pub mod files;
 pub mod history;
 pub mod logs;
 pub mod settings;
+pub mod sync;
+pub mod sync_alerts;
 pub mod try_function;
 pub mod views;

@@ -17,6 +17,7 @@ use super::first_sync::FirstSync;
 use crate::app::App;
 use crate::app::answer_budget::WINDOW;
 use crate::app::metrics::Counted;
+use crate::app::sync::{OpenFeed, Syncing};
 use crate::blocking::{blocking, reading};
 use crate::db::read::render;
 use crate::db::record::SequenceRow;
@@ -69,6 +70,9 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         return Ok(Answer::not_modified(etag));
     }
     let counted = (kind != Kind::Normal).then(|| app.metrics.clients_requesting_changes.count());
+    let syncing = request.syncing.as_ref();
+    syncing.inspect(|syncing| syncing.asked(since));
+    let open = syncing.filter(|_| kind != Kind::Normal).map(Syncing::opened);
     let first_sync = FirstSync::of(request, &database, since, &mut params.limit);
     let changes = Changes {
         database,
@@ -81,6 +85,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         listed: None,
         told: since,
         _counted: counted,
+        open,
     };
     let answer = Feed::new(app, request, (kind, waiting), moved, since, changes).answer(request).await?;
     Ok(match (kind, etag) {
@@ -137,6 +142,8 @@ struct Changes {
     told: u64,
     /// For a feed that waits.
     _counted: Option<Counted>,
+    /// For a feed of a replicator that waits.
+    open: Option<OpenFeed>,
 }
 
 /// Documents of a feed that were found to have changed.
@@ -184,6 +191,9 @@ impl Source for Changes {
     }
 
     async fn begin(&mut self, rows: &[Judged], out: &mut Sender) -> Docs {
+        if let (Some(open), Some(last)) = (&self.open, rows.last()) {
+            open.sent(last.sequence);
+        }
         let include_docs = self.params.include_docs;
         if !include_docs {
             out.load(rows.iter().map(Judged::bytes).sum::<u64>().saturating_sub(WINDOW)).await;

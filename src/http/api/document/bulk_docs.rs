@@ -59,8 +59,12 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     });
     let results: Vec<error::Result<Revision>> = results.collect();
     let locals = write_locals(app, request, &database, locals).await;
-    let mut log = RefusalLog::new(request, database.name());
-    Ok(answer(mode, places, ids.into_iter().zip(results), locals, &mut log))
+    let (mut log, count) = (RefusalLog::new(request, database.name()), places.len() as u64);
+    let answer = answer(mode, places, ids.into_iter().zip(results), locals, &mut log);
+    if let Some(syncing) = request.syncing.as_ref().filter(|_| mode == Mode::Replicated) {
+        syncing.pushed(count, length as u64, log.rows());
+    }
+    Ok(answer)
 }
 
 /// The body of a request.
@@ -250,7 +254,7 @@ fn answer(
             Ok(revision) => format!("{{\"ok\":true,\"id\":{id},\"rev\":{}}}", quote(&revision)),
             // A damaged or failing store fails the row, not the others.
             Err(error) => {
-                if mode == Mode::Replicated && bulk_refusal::is_of_document(&error) {
+                if mode == Mode::Replicated {
                     log.refused(&id, &error);
                 }
                 bulk_refusal::row(&id, &error, mode)
@@ -277,8 +281,8 @@ async fn write_locals(
         return Vec::new();
     }
     let names: Vec<String> = writes.iter().map(|(name, _)| name.clone()).collect();
-    let checkpoint = writes.iter().rev().find_map(|(_, write)| match write {
-        LocalWrite::Put { json, .. } => Checkpoint::read(request, database.name(), json),
+    let checkpoint = writes.iter().rev().find_map(|(name, write)| match write {
+        LocalWrite::Put { json, .. } => Checkpoint::read(request, database, name, json),
         LocalWrite::Delete => None,
     });
     // Validating the other documents may have taken seconds.

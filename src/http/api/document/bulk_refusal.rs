@@ -76,16 +76,32 @@ pub struct RefusalLog<'a> {
     request: &'a Request,
     database: &'a str,
     refused: usize,
+    /// Id, error and reason of each document that was not written, for a client that is known to replicate.
+    rows: Vec<[String; 3]>,
 }
 
 impl<'a> RefusalLog<'a> {
     /// Creates the account; nothing is refused yet.
     pub fn new(request: &'a Request, database: &'a str) -> RefusalLog<'a> {
-        RefusalLog { request, database, refused: 0 }
+        RefusalLog { request, database, refused: 0, rows: Vec::new() }
     }
 
-    /// Notes a refused document. `id` is JSON.
+    /// Id, error and reason of each document that was not written, if the client is known to replicate.
+    pub fn rows(&self) -> &[[String; 3]] {
+        &self.rows
+    }
+
+    /// Notes a document that was not written. The log has those whose cause is the document. `id` is JSON.
     pub fn refused(&mut self, id: &str, error: &Error) {
+        if self.request.syncing.is_some() {
+            let failure = Failure::Domain(error.clone());
+            let (_, word, reason) = wire(&failure);
+            let id = serde_json::from_str(id).unwrap_or_else(|_| id.to_owned());
+            self.rows.push([id, word.into_owned(), reason.into_owned()]);
+        }
+        if !is_of_document(error) {
+            return;
+        }
         self.refused += 1;
         if self.refused <= NAMED {
             let failure = Failure::Domain(error.clone());

@@ -91,6 +91,7 @@ pub async fn get(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     eyes.check(&id)?;
     check_has_partition(&id, database.is_partitioned())?;
     let query = DocQuery::parse(&request.query)?;
+    request.syncing.iter().for_each(|syncing| syncing.reads(1));
     match &query.open_revs {
         Some(OpenRevs::All) => open_revisions(request, database, id, None, query, eyes).await,
         Some(OpenRevs::These(these)) => {

@@ -161,9 +161,9 @@ fn local(request: &Request, database: &Database, id: String, split: Split) -> De
     if split.deleted {
         return local_deletion(id);
     }
-    let checkpoint = Checkpoint::read(request, database.name(), &split.body);
-    let reply = Reply::created(request, database, &id);
     let name = local_name(&id);
+    let checkpoint = Checkpoint::read(request, database, &name, &split.body);
+    let reply = Reply::created(request, database, &id);
     Decoded { id, change: Change::Local { name, json: split.body, rev: split.rev, checkpoint }, reply }
 }
 

@@ -11,7 +11,7 @@ use crate::db::{Database, check_document_id};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::Answer;
-use crate::http::response::error::Result;
+use crate::http::response::error::{Failure, Result, wire};
 use crate::policy::visibility::Eyes;
 use crate::rev::Revision;
 
@@ -20,8 +20,21 @@ const COPY_ATTEMPTS: usize = 3;
 
 /// `PUT /{db}/{id}`.
 pub async fn put(app: &Arc<App>, request: &mut Request, database: Arc<Database>, id: String) -> Result<Answer> {
+    let syncing = request.syncing.clone().filter(|_| !id.starts_with("_local/")).map(|syncing| (syncing, id.clone()));
     let decoded = incoming::put(request, &database, id).await?;
-    write(app, request.by(), &database, decoded).await
+    let answer = write(app, request.by(), &database, decoded).await;
+    if let Some((syncing, id)) = syncing {
+        let bytes = request.header(http::header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).unwrap_or(0);
+        let refused: Vec<_> = answer.as_ref().err().map(|failure| refused_row(&id, failure)).into_iter().collect();
+        syncing.pushed(1, bytes, &refused);
+    }
+    answer
+}
+
+/// Id, error and reason of a document that was not written.
+fn refused_row(id: &str, failure: &Failure) -> [String; 3] {
+    let (_, word, reason) = wire(failure);
+    [id.to_owned(), word.into_owned(), reason.into_owned()]
 }
 
 /// `POST /{db}`.

@@ -13,11 +13,13 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::app::sync::Syncing;
 use crate::app::{App, security_events};
 use crate::audit::{Event, Kind};
 use crate::auth::devices::{Client, Devices};
 use crate::auth::{Handler, Session, token};
 use crate::blocking::blocking;
+use crate::db::Database;
 use crate::error::{self, Error};
 use crate::http::request::Request;
 use crate::http::response::Answer;
@@ -151,6 +153,21 @@ fn sequence_of(json: &str) -> Option<String> {
     }
 }
 
+/// The sequence, if it is one of this database.
+fn own_sequence(database: &Database, sequence: &str) -> Option<u64> {
+    let (number, instance) = sequence.split_once('-')?;
+    (instance == database.instance()).then(|| number.parse().ok())?
+}
+
+/// A checkpoint as `/_sync/status` shows it.
+struct Noted {
+    syncing: Syncing,
+    /// The sequence, if it is one of this database: the client has pulled up to it.
+    own: Option<u64>,
+    /// The name of the `_local` document.
+    name: String,
+}
+
 /// How far a device has synced, as it says when it writes a replication checkpoint.
 pub struct Checkpoint {
     user: String,
@@ -160,11 +177,13 @@ pub struct Checkpoint {
     client: Client,
     database: String,
     sequence: String,
+    /// The client as one that replicates, and the checkpoint as it notes it.
+    syncing: Option<Noted>,
 }
 
 impl Checkpoint {
     /// Reads the body of a `_local` document; `None` if it is no checkpoint of a user.
-    pub fn read(request: &Request, database: &str, json: &str) -> Option<Checkpoint> {
+    pub fn read(request: &Request, database: &Database, name: &str, json: &str) -> Option<Checkpoint> {
         let user = request.user.name.clone()?;
         let sequence = sequence_of(json)?;
         let client = Client {
@@ -172,16 +191,21 @@ impl Checkpoint {
             address: request.peer.map(|peer| peer.to_string()).unwrap_or_default(),
         };
         let by_password = request.user.handler == Some(Handler::Default);
-        let (session, database) = (request.session.clone(), database.to_owned());
-        Some(Checkpoint { user, session, by_password, client, database, sequence })
+        let own = own_sequence(database, &sequence);
+        let syncing = request.syncing.clone().map(|syncing| Noted { syncing, own, name: name.to_owned() });
+        let (session, database) = (request.session.clone(), database.name().to_owned());
+        Some(Checkpoint { user, session, by_password, client, database, sequence, syncing })
     }
 }
 
 /// Records how far a device has synced. Errors are logged only: they must not fail the write of the
 /// checkpoint.
 pub async fn record(app: &App, checkpoint: Checkpoint) {
+    let Checkpoint { user, session, by_password, client, database, sequence, syncing } = checkpoint;
+    if let Some(Noted { syncing, own, name }) = syncing {
+        syncing.checkpoint(own, &sequence, &name);
+    }
     let Ok(devices) = devices(app) else { return };
-    let Checkpoint { user, session, by_password, client, database, sequence } = checkpoint;
     let noted = blocking(move || match session {
         Some(Session::Cookie(issued)) => match devices.of_session(&user, issued)? {
             Some(device) => devices.synced(&user, &device, &database, &sequence),

@@ -61,6 +61,9 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         (S::DbsInfoOf, ADMINS),
         (S::DbUpdates, ADMINS),
         (S::Conflicts, ADMINS),
+        (S::SyncStatus, SIGNED_IN),
+        (S::SyncHistory, SIGNED_IN),
+        (S::SyncAlerts, SIGNED_IN),
         (S::ActiveTasks, ADMINS),
         (S::Membership, ADMINS),
         (S::ClusterState, ADMINS),
@@ -96,6 +99,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         match route {
             S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids | S::Session | S::SignIn | S::SignOut => {}
             S::AllDbs | S::DbsInfo | S::DbsInfoOf | S::DbUpdates | S::Conflicts | S::ActiveTasks | S::Membership => {}
+            S::SyncStatus | S::SyncHistory | S::SyncAlerts => {}
             S::ClusterState | S::ClusterSetup | S::ReloadQueryServers => {}
             S::Replicate | S::SchedulerJobs | S::SchedulerJob(_) | S::SchedulerDocs(_) | S::SchedulerDoc(..) => {}
             S::Token | S::Devices | S::RevokeDevices(_) => {}
