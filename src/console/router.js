@@ -1,5 +1,5 @@
 // From the part of the address behind `#` to a screen. Only that part changes, so that the console works below any
-// path. The screen `sync` has no route: the server has not what it asks for yet. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
+// path. A route is a pattern; a segment that begins with `:` is a parameter, and `*` takes the rest.
 
 const ROUTES = [
   ['/', 'home'],
@@ -17,7 +17,8 @@ const ROUTES = [
   ['/conflicts', 'conflicts'],
   ['/conflicts/:db', 'conflicts'],
   ['/conflicts/:db/:id', 'conflict'],
-  ['/replications', 'replications'],
+  ['/sync', 'sync'],
+  ['/sync/:tab', 'sync'],
   ['/replication/new', 'replication'],
   ['/replication/:id', 'replication'],
   ['/users', 'users'],

@@ -16,7 +16,7 @@ export const styles = ['styles/lists.css'];
 const EVERY = 3000;
 
 export async function show(main, { id }, { signal, query }) {
-  const crumbs = [['Replications', link('replications')]];
+  const crumbs = [['Sync', link('sync')], ['Replications', link('sync', 'replications')]];
   if (id === undefined) {
     put(main, heading({ title: 'New replication', crumbs }), await replicationForm(query, signal));
     return;
@@ -51,7 +51,7 @@ async function watch(refresh, signal) {
 
 function gone() {
   return h('p', { class: 'panel' }, 'This replication is not there any more: it was cancelled, or it was a one-off that has ended. ',
-    h('a', { href: link('replications') }, 'All replications'));
+    h('a', { href: link('sync', 'replications') }, 'All replications'));
 }
 
 const errorOf = (job) => (typeof job.info?.error === 'string' ? job.info.error : job.history?.find(({ type }) => type === 'crashed')?.reason);
@@ -123,5 +123,5 @@ async function end(job) {
   if (!sure) return;
   await cancel(job);
   toast('The replication is cancelled.');
-  go(link('replications'));
+  go(link('sync', 'replications'));
 }

@@ -80,7 +80,7 @@ function update(list, shown, rows) {
   const keep = new Set();
   let place = list.firstElementChild;
   for (const row of rows) {
-    const key = JSON.stringify([row.user, row.device, row.client, row.address]);
+    const key = JSON.stringify([row.user, row.device, row.device_name, row.client]);
     keep.add(key);
     const text = JSON.stringify(row);
     let entry = shown.get(key);
@@ -148,10 +148,10 @@ const quiet = (text) => h('span', { class: 'quiet' }, text);
 const COLUMNS = [
   { label: 'Database', cell: ({ db }) => db },
   { label: 'Direction', cell: ({ direction, live }) => `${DIRECTIONS[direction] ?? direction}${live ? ', live' : ''}` },
-  { label: 'Checkpoint', cell: ({ checkpoint_at: at, checkpoint }) => (at ? h('span', { title: checkpoint ?? '' }, timeAgo(at)) : quiet('none')) },
+  { label: 'Checkpoint', minor: true, cell: ({ checkpoint_at: at, checkpoint }) => (at ? h('span', { title: checkpoint ?? '' }, timeAgo(at)) : quiet('none')) },
   { label: 'Behind', cell: ({ behind, behind_exact: exact }) => (behind === null || behind === undefined ? quiet('unknown') : behindText({ number: behind, exact })) },
-  { label: 'To the device', cell: (row) => `${plural(row.documents_sent, 'document')}, ${bytes(row.bytes_sent)}` },
-  { label: 'From the device', cell: (row) => `${plural(row.documents_received, 'document')}, ${bytes(row.bytes_received)}` },
+  { label: 'To the device', minor: true, cell: (row) => `${plural(row.documents_sent, 'document')}, ${bytes(row.bytes_sent)}` },
+  { label: 'From the device', minor: true, cell: (row) => `${plural(row.documents_received, 'document')}, ${bytes(row.bytes_received)}` },
 ];
 
 const databaseTable = (databases) => dataTable({ label: 'Databases of this device', columns: COLUMNS, rows: databases, key: ({ db }) => db, href: ({ db }) => link('db', db) });
@@ -159,11 +159,11 @@ const databaseTable = (databases) => dataTable({ label: 'Databases of this devic
 /** Documents of one database that were refused, with the reason; and its last error. */
 function problems({ db, refused = [], refused_total: total = 0, last_error: error }) {
   if (refused.length === 0 && !error) return null;
-  return h('section', { 'aria-label': `Problems in ${db}` },
+  return h('section', { class: 'stack tight', 'aria-label': `Problems in ${db}` },
     error ? h('p', {}, h('span', { class: 'badge error' }, String(error.status)), ' ', h('span', { class: 'break' }, error.reason ?? ''), ' ', h('span', { class: 'quiet' }, timeAgo(error.at))) : null,
-    refused.length > 0 ? h('h3', {}, `Refused in ${db}`) : null,
+    refused.length > 0 ? h('p', {}, h('strong', {}, `Refused in ${db}`)) : null,
     h('ul', { class: 'plain-list lines' }, refused.map((row) => h('li', {},
-      h('div', { class: 'grow' }, h('a', { class: 'break', href: link('db', db, 'doc', row.id) }, row.id), h('p', { class: 'quiet break' }, `${row.error}: ${row.reason}`)),
-      h('span', { class: 'quiet' }, row.count > 1 ? `${plural(row.count, 'time')}, last ` : '', timeAgo(row.at))))),
-    total > refused.length ? h('p', { class: 'quiet' }, `${count(total)} refusals in all; the latest documents are listed.`) : null);
+      h('div', { class: 'grow' }, h('a', { class: 'break', href: link('db', db, 'doc', row.id) }, row.id), h('p', { class: 'quiet break' }, `${row.error}: ${row.reason}`),
+        h('p', { class: 'quiet' }, row.count > 1 ? `${plural(row.count, 'time')}, last ` : '', timeAgo(row.at)))))),
+    total > refused.reduce((sum, row) => sum + row.count, 0) ? h('p', { class: 'quiet' }, `${count(total)} refusals in all; the latest documents are listed.`) : null);
 }

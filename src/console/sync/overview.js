@@ -53,7 +53,7 @@ function alertList(alerts) {
   if (alerts.length === 0) return null;
   return h('section', { 'aria-label': 'Alerts' }, h('ul', { class: 'plain-list stack tight' }, alerts.slice(0, 20).map((alert) => h('li', { class: `panel alert ${TONES[alert.severity] ?? ''}` },
     h('span', { class: `badge ${TONES[alert.severity] ?? ''}` }, WORDS[alert.severity] ?? alert.severity),
-    h('div', { class: 'grow' }, h('p', { class: 'break' }, alert.text, ' ', h('small', { class: 'quiet' }, timeAgo(alert.at))), h('p', { class: 'quiet' }, ADVICE[alert.kind]?.(alert) ?? null))))));
+    h('div', { class: 'grow' }, h('p', { class: 'break' }, alert.text, ' ', h('small', { class: 'quiet' }, timeAgo(alert.at))), h('p', { class: 'quiet break' }, alert.client ? `${clientName(alert.client)}. ` : null, ADVICE[alert.kind]?.(alert) ?? null))))));
 }
 
 function dayCard({ buckets, step, events }) {
@@ -72,7 +72,7 @@ function dayCard({ buckets, step, events }) {
   return h('section', { class: 'panel', 'aria-label': 'The last day' }, picture, events.length > 0 ? eventList(events) : null);
 }
 
-const EVENT_WORDS = { first_seen: 'seen for the first time', refused: 'a document was refused', error: 'an error', stopped: 'stopped syncing', back: 'is back' };
+const EVENT_WORDS = { first_seen: 'seen for the first time', refused: 'a document was refused', error: 'an error', back: 'is back', suspicious: 'did something unusual' };
 
 function eventList(events) {
   return h('details', {}, h('summary', {}, 'What happened'),
