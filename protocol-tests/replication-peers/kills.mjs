@@ -141,7 +141,8 @@ async function check({ server, ends, victim }, { before, docs, left, middle, ans
     problems.push(`a session began at ${session.start_last_seq}, and ${last.source_last_seq} was recorded`);
   }
   if (session.doc_write_failures) problems.push(`doc_write_failures is ${session.doc_write_failures}`);
-  if (victim === server && middle && session.docs_read !== left) {
+  // Fewer, if the target had not finished the request on the way when its leaves were counted.
+  if (victim === server && middle && session.docs_read > left) {
     problems.push(`after the kill ${left} leaves were missing, and ${session.docs_read} were read`);
   }
   // It asks about all leaves of the documents that have changed since the checkpoint.

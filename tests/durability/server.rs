@@ -74,6 +74,14 @@ impl Server {
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
     }
 
+    /// Calls of `write` that its process has made, to files and connections.
+    #[allow(dead_code, reason = "only the hostile tests use it")]
+    pub fn writes(&self) -> u64 {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).expect("it runs");
+        let calls = io.lines().find_map(|line| line.strip_prefix("syscw:")).expect("it says how many");
+        calls.trim().parse().expect("a number")
+    }
+
     /// Connects a new client.
     pub fn client(&self) -> Client {
         Client::connect(&self.address).expect("the server listens")

@@ -1,10 +1,12 @@
 //! Writes rendered documents to a response, and estimates the memory that they take.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::blocking::blocking;
 use crate::db::read::render::Piece;
 use crate::db::record::Attachment;
 use crate::db::{Content, Found};
@@ -15,7 +17,7 @@ use crate::store::blob::blobs::Blobs;
 
 /// Bytes of an attachment read at once. A multiple of three, so that the base64 texts of the chunks can be
 /// concatenated.
-const STEP: usize = 192 << 10;
+pub const STEP: usize = 192 << 10;
 
 /// Bytes to reserve before loading documents of unknown size.
 pub const UNKNOWN: u64 = 8 << 20;
@@ -31,11 +33,22 @@ pub fn cost_of<'a>(found: impl IntoIterator<Item = &'a Found>) -> u64 {
     found.into_iter().map(|found| 2 * found.body.json.len() as u64).sum()
 }
 
-/// Writes a rendered document. Reads inline attachments while the socket drains.
+/// Writes a rendered document. Reads inline attachments while the socket drains; small ones that follow each other at
+/// once, since each reading is a hand-over to another thread and sends what was written before it.
 pub async fn write(out: &mut Sender, blobs: &Arc<dyn Blobs>, pieces: Vec<Piece>) -> error::Result<()> {
-    for piece in pieces {
+    let mut pieces = pieces.into_iter().peekable();
+    while let Some(piece) = pieces.next() {
         match piece {
             Piece::Text(text) => out.text(text).await,
+            Piece::Base64(attachment) if small(&attachment).is_some() => {
+                out.widen();
+                let bytes = |piece: &Piece| match piece {
+                    Piece::Text(text) => Some(text.len()),
+                    Piece::Base64(attachment) => small(attachment),
+                };
+                let (some, blobs) = (step(Piece::Base64(attachment), &mut pieces, bytes), blobs.clone());
+                out.text(blocking(move || read(&*blobs, some)).await?).await;
+            }
             Piece::Base64(attachment) => {
                 out.widen();
                 let decode = attachment.gzip;
@@ -47,6 +60,50 @@ pub async fn write(out: &mut Sender, blobs: &Arc<dyn Blobs>, pieces: Vec<Piece>)
         }
     }
     Ok(())
+}
+
+/// `first`, and those of the next ones that together with it take at most [`STEP`] bytes. What has no number of bytes is
+/// not among them.
+pub fn step<T>(first: T, next: &mut Peekable<impl Iterator<Item = T>>, bytes: impl Fn(&T) -> Option<usize>) -> Vec<T> {
+    let mut left = STEP.saturating_sub(bytes(&first).unwrap_or(STEP));
+    let mut all = vec![first];
+    let mut fits = |one: &T| {
+        let rest = bytes(one).and_then(|bytes| left.checked_sub(bytes));
+        left = rest.unwrap_or(left);
+        rest.is_some()
+    };
+    while let Some(one) = next.next_if(&mut fits) {
+        all.push(one);
+    }
+    all
+}
+
+/// The bytes of an attachment that is read at once. One that is stored compressed may have many more than it takes.
+fn small(attachment: &Attachment) -> Option<usize> {
+    usize::try_from(attachment.length).ok().filter(|length| *length <= STEP && !attachment.gzip)
+}
+
+/// Reads small attachments, and returns the text of all pieces.
+fn read(blobs: &dyn Blobs, pieces: Vec<Piece>) -> Result<String> {
+    let mut all = String::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => all.push_str(&text),
+            Piece::Base64(attachment) => {
+                // A multiple of three, and at least one byte, so that all is read at once.
+                let step = (small(&attachment).unwrap_or(STEP) / 3 + 1) * 3;
+                let mut content = Content::open(blobs, &attachment, false, 0)?;
+                loop {
+                    let bytes = content.next(step)?;
+                    if bytes.is_empty() {
+                        break;
+                    }
+                    STANDARD.encode_string(bytes, &mut all);
+                }
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Returns the text of a rendered document, or `None` if it has inline attachments.
@@ -64,14 +121,14 @@ impl Reading {
     /// See [`Content::open`].
     pub async fn open(blobs: &Arc<dyn Blobs>, attachment: Attachment, decode: bool, offset: u64) -> Result<Reading> {
         let blobs = blobs.clone();
-        let content = crate::blocking::blocking(move || Content::open(&*blobs, &attachment, decode, offset)).await?;
+        let content = blocking(move || Content::open(&*blobs, &attachment, decode, offset)).await?;
         Ok(Reading(Some(content)))
     }
 
     /// Returns the next `most` bytes, fewer before the end of the content, and `None` at the end.
     pub async fn next(&mut self, most: usize) -> Result<Option<Vec<u8>>> {
         let Some(mut content) = self.0.take() else { return Ok(None) };
-        let (content, bytes) = crate::blocking::blocking(move || {
+        let (content, bytes) = blocking(move || {
             let bytes = content.next(most)?;
             Ok((content, bytes))
         })

@@ -17,15 +17,17 @@ use super::body_writer::{self, Reading};
 use super::bulk_entries::Pages;
 use super::open_revs::{Leaves, missing};
 use crate::app::answer_budget::Held;
+use crate::blocking::blocking;
 use crate::db::read::render::{self, Attachments, Show};
 use crate::db::record::Attachment;
-use crate::db::{Database, Found};
-use crate::error::Error;
+use crate::db::{Content, Database, Found};
+use crate::error::{self, Error};
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
 use crate::net::multipart::{boundary, header_safe};
+use crate::store::blob::blobs::Blobs;
 
 /// Bytes of an attachment read from the blob store at once.
 const STEP: usize = 256 << 10;
@@ -103,7 +105,15 @@ async fn related(
     out.widen();
     out.text(first_part(boundary, text)).await;
     out.write(format!("\r\n--{boundary}")).await;
-    for attachment in attachments {
+    let mut attachments = attachments.into_iter().peekable();
+    while let Some(attachment) = attachments.next() {
+        // Small ones at once: each reading is a hand-over to another thread.
+        if small(&attachment).is_some() {
+            let some = body_writer::step(attachment, &mut attachments, small);
+            let (blobs, between) = (database.blobs().clone(), format!("\r\n--{boundary}"));
+            out.send(blocking(move || parts(&*blobs, &some, &between)).await?.into()).await;
+            continue;
+        }
         out.write(part_head(&attachment)).await;
         let mut content = Reading::open(database.blobs(), attachment, false, 0).await?;
         while let Some(bytes) = content.next(STEP).await? {
@@ -113,6 +123,30 @@ async fn related(
     }
     out.write("--").await;
     Ok(())
+}
+
+/// The bytes of a part with its head, if it is read at once.
+fn small(attachment: &Attachment) -> Option<usize> {
+    let content = usize::try_from(attachment.stored).ok().filter(|bytes| *bytes <= STEP / 2)?;
+    Some(content + attachment.name.len() + attachment.content_type.len() + 256)
+}
+
+/// The parts of small attachments, each with `between` after it.
+fn parts(blobs: &dyn Blobs, attachments: &[Attachment], between: &str) -> error::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for attachment in attachments {
+        all.extend(part_head(attachment).into_bytes());
+        let mut content = Content::open(blobs, attachment, false, 0)?;
+        loop {
+            let bytes = content.next(usize::try_from(attachment.stored).unwrap_or(STEP) + 1)?;
+            if bytes.is_empty() {
+                break;
+            }
+            all.extend(bytes);
+        }
+        all.extend(between.as_bytes());
+    }
+    Ok(all)
 }
 
 /// `open_revs` as `multipart/mixed`.
