@@ -2,7 +2,7 @@
 // both PouchDBs converge.
 
 import { createRequire } from 'node:module';
-import { after, before, describe, it } from 'node:test';
+import { after, before, beforeEach, describe, it } from 'node:test';
 import assert from 'node:assert/strict';
 import { Browser, browserCommand } from '../harness/console.js';
 import { request } from '../harness/http.js';
@@ -28,6 +28,8 @@ describe('the console: conflicts', { skip }, () => {
     page = window.page;
     page.setDefaultTimeout(15_000);
   });
+  // A message of the test before must not be taken for one of this test.
+  beforeEach(() => page.locator('#toasts').evaluate((toasts) => toasts.replaceChildren()));
   after(async () => {
     await browser?.close();
     await Promise.all(locals.map((local) => local.destroy()));
@@ -139,11 +141,12 @@ describe('the console: conflicts', { skip }, () => {
     ];
     await ask('POST', '/exact/_bulk_docs', `{"new_edits":false,"docs":[${docs.join(',')}]}`);
     await window.open('#/conflicts/exact/d');
+    await field('a').locator('.choice').first().waitFor();
     const versions = await field('a').locator('.choice').allTextContents();
     const other = versions.findIndex((text) => text.includes('18446744073709551615'));
     await field('a').locator('.choice').nth(other).click();
     await save().click();
-    await message('Merged.');
+    await until('the merged document', async () => (await read('/exact/d'))._rev.startsWith('3-'));
     const { text } = await ask('GET', '/exact/d?attachments=true');
     assert.match(text, /"z":9007199254740995,"10":1\.10,"a":18446744073709551615/);
     const { _attachments: files } = JSON.parse(text);

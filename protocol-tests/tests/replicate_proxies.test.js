@@ -125,7 +125,10 @@ describe('replications through a proxy', { skip: !!external }, () => {
         const { connection, 'transfer-encoding': _, 'keep-alive': __, ...rest } = answer.headers;
         to.writeHead(answer.statusCode, rest);
         answer.pipe(to);
+        answer.on('error', () => {});
       });
+      // The feed that still waits at the end of the test.
+      call.on('error', () => to.end());
       from.pipe(call);
     });
     const sessions = new Set();
