@@ -51,4 +51,18 @@ describe('sessions of replications', { skip: !!external }, () => {
     const crashed = (await api.ok('GET /_scheduler/docs?limit=100')).docs.filter((job) => job.error_count > 0);
     assert.deepEqual(crashed, []);
   });
+
+  it('a document that is refused with 401 does not end the session', async () => {
+    const [source, target] = [await api.db(), await other.db()];
+    const rule = "function (doc) { if (/^no/.test(doc._id)) throw ({ unauthorized: 'not this one' }); }";
+    await other.ok(`PUT /${target}/_design/rule`, { body: { validate_doc_update: rule } });
+    const file = { content_type: 'text/plain', data: Buffer.from('text').toString('base64') };
+    const docs = Array.from({ length: 20 }, (_, n) => ({ _id: `${n % 2 ? 'no' : 'yes'}${n}`, _attachments: { file } }));
+    await api.ok(`POST /${source}/_bulk_docs`, { body: { docs } });
+    const before = proxy.signIns;
+    const url = `http://${ADMIN}:${encodeURIComponent(PASSWORD)}@127.0.0.1:${proxy.port}/${target}`;
+    const { history: [session] } = await api.ok('POST /_replicate', { body: { source, target: url } });
+    assert.deepEqual([session.docs_written, session.doc_write_failures], [10, 10]);
+    assert.equal(proxy.signIns, before, 'no other sign-in');
+  });
 });

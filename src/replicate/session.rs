@@ -47,6 +47,11 @@ impl Sessions {
             add(username.as_bytes());
             add(password.as_bytes());
         }
+        // What comes through a proxy is the word of that proxy.
+        let proxy = endpoint.proxy.as_ref().map(|proxy| (proxy.url.to_string(), proxy.user.clone()));
+        let (proxy, (user, secret)) =
+            proxy.map_or_else(Default::default, |(url, user)| (url, user.unwrap_or_default()));
+        [proxy, user, secret].iter().for_each(|part| add(part.as_bytes()));
         // A server may tell its tenants apart by a header.
         for (name, value) in &endpoint.headers {
             add(name.as_str().as_bytes());
@@ -126,8 +131,8 @@ impl Session {
         *self.state.lock() = State::None { until: now + WITHOUT };
     }
 
-    /// The server no longer accepts the cookie `used`. Returns whether there was one, so that it is worth signing in
-    /// again.
+    /// The server no longer accepts the cookie `used`. Returns whether there was one, so that it is worth sending the
+    /// request again.
     pub fn is_over(&self, used: Option<&HeaderValue>) -> bool {
         let mut state = self.state.lock();
         match &*state {
@@ -136,8 +141,7 @@ impl Session {
                 true
             }
             // Another request has signed in again meanwhile.
-            State::Cookie { .. } | State::New => used.is_some(),
-            State::None { .. } => false,
+            State::Cookie { .. } | State::New | State::None { .. } => used.is_some(),
         }
     }
 
@@ -192,6 +196,7 @@ pub(crate) fn authorization(basic: &Basic) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::http_client::Proxy;
 
     #[test]
     fn the_cookie_of_a_sign_in_is_found() {
@@ -247,12 +252,15 @@ mod tests {
             proxy: None,
         };
         let ann = sessions.of(&endpoint("ann", "pw", None), "http://h");
+        let proxy = Proxy { url: "http://proxy:1".parse().unwrap(), user: None };
+        let proxied = RemoteEndpoint { proxy: Some(proxy), ..endpoint("ann", "pw", None) };
         assert!(Arc::ptr_eq(&ann, &sessions.of(&endpoint("ann", "pw", None), "http://h")));
         for (other, root) in [
             (endpoint("ann", "pw", None), "http://h/sub"),
             (endpoint("ann", "p", None), "http://h"),
             (endpoint("ann", "other", None), "http://h"),
             (endpoint("ann", "pw", Some("one")), "http://h"),
+            (proxied, "http://h"),
         ] {
             assert!(!Arc::ptr_eq(&ann, &sessions.of(&other, root)));
         }

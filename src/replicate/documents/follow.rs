@@ -321,10 +321,12 @@ impl Follower {
         let version = {
             let mut rows = self.of.rows.lock();
             let version = rows.next_version();
-            let job = rows.of_key(key).and_then(|row| row.job.take());
+            let before = rows.of_key(key).map(|row| (row.job.take(), row.job_digest));
+            let (job, job_digest) = before.unwrap_or((None, digest));
             let ends = Box::new(Ends::of(&wish.parameters));
             let (wish, error) = (Some(wish.clone()), None);
-            let row = Row { version, digest, wish, ends, job, error, errors: 0, updated: now, started: now };
+            let (updated, started) = (now, now);
+            let row = Row { version, digest, wish, ends, job, job_digest, error, errors: 0, updated, started };
             rows.insert(key, row);
             version
         };
@@ -399,6 +401,7 @@ impl Follower {
             let total = rows.len();
             let Some(row) = rows.of_version(key, version) else { return };
             row.job = Some(job_id.clone());
+            row.job_digest = digest;
             (row.error, row.errors) = (None, 0);
             if checks_again {
                 let range = 1 + (total as u64 / 5).min(DAY);
@@ -453,7 +456,7 @@ impl Follower {
             if row.job.as_deref() != Some(&*report.job.id) {
                 return;
             }
-            row.digest
+            row.job_digest
         };
         match report.what {
             What::Completed => {

@@ -34,8 +34,10 @@ pub(super) struct Row {
     pub wish: Option<Arc<Wish>>,
     /// Where it replicates, for people.
     pub ends: Box<Ends>,
-    /// The job, once its id is known.
+    /// The job, once its id is known. That of the version before goes on until then.
     pub job: Option<JobId>,
+    /// The digest of the version that the job is of: what it ends with is written to no other version.
+    pub job_digest: u64,
     /// The last failure to compute the id.
     pub error: Option<Box<str>>,
     pub errors: u32,

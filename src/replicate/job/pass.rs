@@ -245,7 +245,9 @@ impl<'a> Pass<'a> {
     ) {
         let parameters = self.parameters();
         let is_local = matches!(parameters.source, Endpoint::Local { .. });
-        let (goes_on, until) = (parameters.continuous && !is_local, number_of(last));
+        // The number of a clustered CouchDB's sequence is a sum: it may be reached before each shard is at its end.
+        let exact = |sequence: &Value| sequence.as_u64().or_else(|| exact(sequence).map(|(number, _)| number));
+        let (goes_on, until) = (parameters.continuous && !is_local, exact(last));
         let mut wait = false;
         loop {
             let page = tokio::select! {
@@ -258,7 +260,7 @@ impl<'a> Pass<'a> {
                 self.progress.read_through(&page.through, page.pending);
                 wait = goes_on && page.is_last;
                 let is_far_enough = !parameters.continuous
-                    && until.zip(number_of(&page.through)).is_some_and(|(until, through)| through >= until);
+                    && until.zip(exact(&page.through)).is_some_and(|(until, through)| through >= until);
                 ends = !goes_on && (page.is_last || is_far_enough);
             }
             if send.send(page).await.is_err() || ends {
@@ -331,15 +333,17 @@ impl<'a> Pass<'a> {
 /// Whether a sequence is beyond the last one of the source, which was then restored from an older copy. Only
 /// where sequences are exact: the numbers of a cluster are sums that may go back a little.
 fn is_beyond(since: &Value, last: &Value) -> bool {
-    let exact = |sequence: &Value| {
-        let (number, instance) = sequence.as_str()?.split_once('-')?;
-        let is_hex = instance.len() == 32 && instance.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_hex.then_some((number.parse::<u64>().ok()?, instance.to_owned()))
-    };
     match (exact(since), exact(last)) {
         (Some((since, before)), Some((last, now))) => before == now && since > last,
         _ => false,
     }
+}
+
+/// The number and the instance of a sequence `N-<32 hex digits>`, as settee's are.
+fn exact(sequence: &Value) -> Option<(u64, String)> {
+    let (number, instance) = sequence.as_str()?.split_once('-')?;
+    let is_hex = instance.len() == 32 && instance.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then_some((number.parse().ok()?, instance.to_owned()))
 }
 
 #[cfg(test)]

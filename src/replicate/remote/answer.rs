@@ -37,8 +37,10 @@ pub(super) struct Answer {
     /// Bytes that were received, and how long they were waited for.
     received: u64,
     waited: Duration,
-    /// The connection's share of its host. Without it, the answer may come as slowly as it likes: a feed.
-    turn: Option<OwnedSemaphorePermit>,
+    /// The answer may come as slowly as it likes, as long as it goes on: a feed.
+    is_feed: bool,
+    /// The connection's share of its host.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
@@ -56,8 +58,15 @@ impl Answer {
             left: u64::MAX,
             received: 0,
             waited: Duration::ZERO,
-            turn,
+            is_feed: false,
+            _turn: turn,
         }
+    }
+
+    /// The answer of a feed: its server may search for long before it sends a row.
+    pub fn feed(mut self, is_feed: bool) -> Answer {
+        self.is_feed = is_feed;
+        self
     }
 
     /// Limits the body to this many bytes from here on.
@@ -102,7 +111,7 @@ impl Answer {
             let begun = Instant::now();
             let frame = timeout(self.patience, self.body.frame()).await;
             self.waited += begun.elapsed();
-            if self.turn.is_some() && is_too_slow(self.received, self.waited) {
+            if !self.is_feed && is_too_slow(self.received, self.waited) {
                 return Err(Failure::Network("the answer comes too slowly".into()));
             }
             let frame = frame.map_err(|_| {

@@ -30,6 +30,8 @@ pub(super) enum Unfit {
 /// Reads the JSON of a document that was asked for as one of `revisions` of `id`, or as one that descends from
 /// them.
 pub(super) fn read(text: &[u8], id: &str, revisions: &[Revision], limits: Limits) -> Result<Arrived, Unfit> {
+    // A source may list what is no document: `_local/...` would overwrite the checkpoints of others.
+    crate::db::check_document_id(id, false).map_err(|error| Unfit::TooMuch(error.to_string()))?;
     let limits = parse::Limits { depth: limits.depth, bytes: limits.document };
     let split = parse::split(text, &limits).map_err(|error| match error {
         // Of the document and not of its history.

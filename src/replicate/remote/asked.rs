@@ -8,6 +8,9 @@ use crate::replicate::failure::Failure;
 use crate::replicate::peer::Document;
 use crate::rev::Revision;
 
+/// Bytes of documents that are read before they are handed over.
+pub(super) const AT_ONCE: usize = 8 << 20;
+
 /// What was asked for.
 pub(super) struct Asked<'a> {
     pub connection: &'a Connection<'a>,

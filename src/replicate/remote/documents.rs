@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 
 use super::answer::Answer;
 use super::arrived::{self, Arrived, Unfit};
-use super::asked::{Asked, Found, ended, too_large};
+use super::asked::{AT_ONCE, Asked, Found, ended, too_large};
 use super::connection::Connection;
 use super::multipart;
 use super::requester::{Ask, is_worth_a_retry};
@@ -32,8 +32,6 @@ use crate::replicate::failure::Failure;
 use crate::replicate::peer::{Attached, Document, Missing, Sink};
 use crate::rev::Revision;
 
-/// Bytes of documents that are read before they are handed over.
-const AT_ONCE: usize = 8 << 20;
 /// Ancestors that are named.
 const ANCESTORS: usize = 50;
 /// Bytes of a URL.

@@ -8,7 +8,7 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE};
 
 use super::answer::Answer;
 use super::arrived::{self, Arrived, Unfit};
-use super::asked::{Asked, Found, ended, too_large};
+use super::asked::{AT_ONCE, Asked, Found, ended, too_large};
 use super::connection::Connection;
 use crate::blocking::{beside, blocking};
 use crate::db::Upload;
@@ -29,6 +29,7 @@ pub(super) async fn read(
 ) -> Result<(), Failure> {
     let boundary = boundary_of(content_type)?;
     let mut parts = Parts::new(&mut answer, &boundary);
+    let mut bytes = 0;
     while let Some(headers) = parts.next().await? {
         let kind = text_of(&headers, CONTENT_TYPE);
         if kind.contains("error=") {
@@ -45,8 +46,15 @@ pub(super) async fn read(
             }
         };
         match read {
-            Ok(document) => found.documents.push(document),
+            Ok(document) => {
+                bytes += document.bytes();
+                found.documents.push(document);
+            }
             Err(unfit) => found.unfit(unfit),
+        }
+        if bytes > AT_ONCE {
+            // The rest is asked for again once these are delivered. The connection ends with the answer.
+            return Ok(());
         }
     }
     parts.finish().await

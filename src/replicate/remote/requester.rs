@@ -33,6 +33,8 @@ const REDIRECTS: usize = 5;
 const SLOWEST: u64 = 16 << 10;
 /// The longest time for the upload of one attachment, as long as it moves.
 const LONGEST_UPLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The longest time for a sign-in, which other jobs wait for.
+const LONGEST_SIGN_IN: Duration = Duration::from_secs(60);
 /// Bytes of the body of an error.
 const ERROR_BYTES: usize = 64 << 10;
 
@@ -144,7 +146,7 @@ impl<'a> Requester<'a> {
         loop {
             let failure = match self.once(ask).await {
                 Ok((answer, used)) => match answer.status {
-                    StatusCode::UNAUTHORIZED if !renewed && self.session.is_over(used.as_ref()) => {
+                    StatusCode::UNAUTHORIZED if !renewed && self.is_over(used.as_ref()).await => {
                         renewed = true;
                         continue;
                     }
@@ -201,12 +203,7 @@ impl<'a> Requester<'a> {
 
     /// The failure that a status and a body mean.
     pub fn failure_of(&self, status: StatusCode, body: &[u8]) -> Failure {
-        let text = format!("{}: {}", self.endpoint.url, reason_of(body));
-        match status {
-            StatusCode::UNAUTHORIZED => Failure::Unauthorized(text),
-            StatusCode::FORBIDDEN => Failure::Forbidden(text),
-            _ => Failure::Status { status: status.as_u16(), text },
-        }
+        failure_of(&self.endpoint.url, status, body)
     }
 
     /// Waits before an attempt: longer each time, and not at the same time as others.
@@ -219,6 +216,8 @@ impl<'a> Requester<'a> {
 
     /// Sends a request once, and follows redirects. Returns the cookie that was used, too.
     async fn once(&self, ask: &Ask) -> Result<(Answer, Option<HeaderValue>), Failure> {
+        // Before the turn: others go on while one signs in.
+        let sign_in = self.sign_in().await?;
         let turn = match ask.is_beside {
             true => {
                 self.host.pause().await;
@@ -226,7 +225,6 @@ impl<'a> Requester<'a> {
             }
             false => Some(self.host.turn().await),
         };
-        let sign_in = self.sign_in().await?;
         let used = sign_in.as_ref().filter(|(name, _)| name == header::COOKIE).map(|(_, value)| value.clone());
         let url = if ask.is_of_server { server_url(&self.endpoint.url, &ask.path)? } else { self.url(&ask.path)? };
         let mut place = Place { url, method: ask.method.clone(), has_body: true, is_own: true };
@@ -235,6 +233,7 @@ impl<'a> Requester<'a> {
             let answer = self.answer(ask, request).await.map_err(|error| self.error(error))?;
             let Some(next) = redirected(&place, &answer)? else {
                 let answer = Answer::new(answer, self.parameters.connection_timeout, turn);
+                let answer = answer.feed(ask.path.starts_with("/_changes"));
                 if place.is_own && self.session.is_used() {
                     self.session.take(&answer.headers, Instant::now());
                 }
@@ -361,32 +360,78 @@ impl<'a> Requester<'a> {
         let body = serde_json::json!({"name": basic.username, "password": basic.password}).to_string();
         let ask = Ask::with(Method::POST, "", body);
         let url = server_url(&self.endpoint.url, "/_session")?;
-        let place = Place { url, method: Method::POST, has_body: true, is_own: true };
+        let place = Place { url: url.clone(), method: Method::POST, has_body: true, is_own: true };
         let request = self.request(&ask, &place, None)?;
-        let answer = self.clients.requests.send(request, self.parameters.connection_timeout).await;
-        let answer = Answer::new(answer.map_err(|error| self.error(error))?, self.parameters.connection_timeout, None);
+        let answer = self.of_session(request).await?;
         match answer.status {
             StatusCode::OK => {
                 let taken = self.session.take(&answer.headers, Instant::now());
                 let _ = answer.whole(ERROR_BYTES).await;
                 Ok(taken)
             }
-            StatusCode::TOO_MANY_REQUESTS => Err(self.status(answer).await),
-            status if status.is_server_error() => Err(self.status(answer).await),
+            status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+                let body = answer.whole(ERROR_BYTES).await.unwrap_or_default();
+                Err(failure_of(&url, status, &body))
+            }
             // The password itself tells.
             _ => Ok(false),
         }
     }
 
-    fn error(&self, error: HttpError) -> Failure {
-        match error {
-            HttpError::Refused(address) => Failure::AddressRefused(refusal(address)),
-            HttpError::Url(wrong) => Failure::BadRequest(format!("{}: {wrong}", self.endpoint.url)),
-            HttpError::TooLarge(_) => Failure::Protocol(format!("{}: {error}", self.endpoint.url)),
-            HttpError::Connect(_) | HttpError::TimedOut(_) | HttpError::Broken(_) | HttpError::Status(_) => {
-                Failure::Network(format!("{}: {error}", self.endpoint.url))
-            }
+    /// Sends a request to `_session`. Jobs of other databases may wait for its answer, so its failure does not name this
+    /// one's.
+    async fn of_session(&self, request: Request<RequestBody>) -> Result<Answer, Failure> {
+        let (url, patience) = (request.uri().clone(), self.parameters.connection_timeout.min(LONGEST_SIGN_IN));
+        let answer = self.clients.requests.send(request, patience).await;
+        Ok(Answer::new(answer.map_err(|error| failed(&url, error))?, patience, None))
+    }
+
+    /// Whether a request was refused because its session has ended, and not because the user may not do that. A server
+    /// says 401 for both; the session of all jobs is not given up for each document that is refused.
+    async fn is_over(&self, used: Option<&HeaderValue>) -> bool {
+        if let Some(cookie) = used
+            && self.is_accepted(cookie).await.unwrap_or(false)
+        {
+            return false;
         }
+        self.session.is_over(used)
+    }
+
+    /// Whether the server takes the cookie for that of a user.
+    async fn is_accepted(&self, cookie: &HeaderValue) -> Result<bool, Failure> {
+        let url = server_url(&self.endpoint.url, "/_session")?;
+        let place = Place { url, method: Method::GET, has_body: false, is_own: true };
+        let request = self.request(&Ask::get(""), &place, Some(&(header::COOKIE, cookie.clone())))?;
+        let answer = self.of_session(request).await?;
+        let is_ok = answer.status == StatusCode::OK;
+        let told: serde_json::Value = serde_json::from_slice(&answer.whole(ERROR_BYTES).await?).unwrap_or_default();
+        Ok(is_ok && told["userCtx"]["name"].is_string())
+    }
+
+    fn error(&self, error: HttpError) -> Failure {
+        failed(&self.endpoint.url, error)
+    }
+}
+
+/// Why there is no answer from a URL.
+fn failed(url: &Uri, error: HttpError) -> Failure {
+    match error {
+        HttpError::Refused(address) => Failure::AddressRefused(refusal(address)),
+        HttpError::Url(wrong) => Failure::BadRequest(format!("{url}: {wrong}")),
+        HttpError::TooLarge(_) => Failure::Protocol(format!("{url}: {error}")),
+        HttpError::Connect(_) | HttpError::TimedOut(_) | HttpError::Broken(_) | HttpError::Status(_) => {
+            Failure::Network(format!("{url}: {error}"))
+        }
+    }
+}
+
+/// The failure that a status and a body from a URL mean.
+fn failure_of(url: &Uri, status: StatusCode, body: &[u8]) -> Failure {
+    let text = format!("{url}: {}", reason_of(body));
+    match status {
+        StatusCode::UNAUTHORIZED => Failure::Unauthorized(text),
+        StatusCode::FORBIDDEN => Failure::Forbidden(text),
+        _ => Failure::Status { status: status.as_u16(), text },
     }
 }
 
