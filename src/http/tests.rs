@@ -20,6 +20,9 @@ mod views;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use serde_json::Value;
+
 use crate::app::Recent;
 use crate::clock::Clock;
 use crate::config::Table;
@@ -29,6 +32,8 @@ use crate::store::memory::Memory;
 use crate::store::{MemoryBlobs, Store};
 
 pub use self::client::{Client, Reply, ask};
+
+const JSON: &str = "Content-Type: application/json";
 
 /// Starts a server on a memory store, with the admin `ann`, whose password is `secret` and hashed with one
 /// iteration.
@@ -68,4 +73,18 @@ pub const ADMIN: &str = "Authorization: Basic YW5uOnNlY3JldA==";
 /// Panics if `work` takes longer than 20 s.
 pub async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), work).await.expect("in time")
+}
+
+/// The authentication header of a name and a password.
+fn basic(name: &str, password: &str) -> String {
+    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+    format!("Authorization: Basic {pair}")
+}
+
+/// Sends JSON with the authentication header `who`; `""` sends none.
+async fn send(running: &Running, line: &str, who: &str, body: Value) -> Reply {
+    let mut headers = vec![JSON, "Accept: application/json"];
+    headers.extend((!who.is_empty()).then_some(who));
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    ask(running.address, line, &headers, &body).await
 }

@@ -1,25 +1,9 @@
 //! The `_users` database over a socket: sign-up, access to user documents, hashes, public fields, devices,
 //! tokens.
 
-use base64::Engine;
 use serde_json::{Value, json};
 
 use super::*;
-
-const JSON: &str = "Content-Type: application/json";
-
-fn basic(name: &str, password: &str) -> String {
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
-    format!("Authorization: Basic {pair}")
-}
-
-/// Sends JSON with the authentication header `who`; `""` sends none.
-async fn send(running: &Running, line: &str, who: &str, body: Value) -> Reply {
-    let mut headers = vec![JSON, "Accept: application/json"];
-    headers.extend((!who.is_empty()).then_some(who));
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    ask(running.address, line, &headers, &body).await
-}
 
 fn account(name: &str, password: &str, roles: &[&str]) -> Value {
     json!({"_id": format!("org.couchdb.user:{name}"), "type": "user", "name": name, "password": password, "roles": roles})

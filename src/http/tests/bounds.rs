@@ -2,8 +2,6 @@
 
 use super::*;
 
-const JSON: &str = "Content-Type: application/json";
-
 #[tokio::test]
 async fn the_decoded_body_counts_against_the_memory_limit() {
     let running = server(&[("settee", "max_json_memory", "1000000")]).await;

@@ -9,8 +9,6 @@ use crate::store::memory::Memory;
 use crate::store::range::KeyRange;
 use crate::store::{Batch, Direction, Entry, PageLimit};
 
-const JSON: &str = "Content-Type: application/json";
-
 async fn send(running: &Running, line: &str, headers: &[&str], body: Value) -> Reply {
     let headers = [&[JSON, ADMIN], headers].concat();
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };

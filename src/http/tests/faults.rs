@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::store::embedded::faults::{Faults, WriteFault};
 
-const JSON: &str = "Content-Type: application/json";
 /// Number of a call that never happens.
 const NEVER: u64 = 1 << 40;
 

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const JSON: &str = "Content-Type: application/json";
 /// `tom` with the password `mp3`, and with a wrong one.
 const TOM: &str = "Authorization: Basic dG9tOm1wMw==";
 const WRONG: &str = "Authorization: Basic dG9tOndyb25n";

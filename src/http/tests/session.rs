@@ -5,8 +5,6 @@ use serde_json::json;
 use super::*;
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
-const JSON: &str = "Content-Type: application/json";
-
 #[tokio::test]
 async fn session_reports_the_authenticated_user() {
     let running = server(&[]).await;

@@ -1,12 +1,9 @@
 //! Two servers on one store: what is changed through one of them holds on the other.
 
-use base64::Engine;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::store::shared_memory::Cluster;
-
-const JSON: &str = "Content-Type: application/json";
 
 /// Two nodes of a store, started at once, with the admin `ann`.
 struct Nodes {
@@ -38,18 +35,6 @@ async fn nodes(rows: &[(&str, &str, &str)]) -> Nodes {
     let (one, two) = tokio::join!(node(), node());
     cluster.refuse_async_threads(true);
     Nodes { cluster, one: one.unwrap(), two: two.unwrap() }
-}
-
-fn basic(name: &str, password: &str) -> String {
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
-    format!("Authorization: Basic {pair}")
-}
-
-async fn send(running: &Running, line: &str, who: &str, body: Value) -> Reply {
-    let mut headers = vec![JSON, "Accept: application/json"];
-    headers.extend((!who.is_empty()).then_some(who));
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    ask(running.address, line, &headers, &body).await
 }
 
 /// Sends a request that succeeds.

@@ -4,8 +4,6 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const JSON: &str = "Content-Type: application/json";
-
 async fn filled() -> Running {
     let running = server(&[]).await;
     for (line, body) in [
