@@ -9,15 +9,15 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_postgres::Object;
 use md5::{Digest, Md5};
-use parking_lot::Mutex;
 use sha2::Sha256;
 
 use super::connections::{Connections, Parameters};
 use super::errors::of_read;
+use super::measured_size::MeasuredSize;
 use super::runtime::Threads;
 use crate::hex::hex;
 use crate::store::blob::blobs::{BlobId, BlobWriter, Blobs, Pin, Pins, Written};
@@ -29,8 +29,6 @@ use crate::store::{Result, StoreError};
 
 /// Bytes of a piece.
 const PIECE: usize = 256 << 10;
-/// How long a measured size is taken for the size.
-const FRESH: Duration = Duration::from_secs(10);
 
 /// Attachments in the database. Clones share the pins.
 #[derive(Clone)]
@@ -41,7 +39,7 @@ struct Inner {
     threads: Arc<Threads>,
     keys: Option<BlobKeys>,
     pins: Pins,
-    size: Mutex<Option<(Instant, u64)>>,
+    size: MeasuredSize,
 }
 
 impl PostgresBlobs {
@@ -49,7 +47,7 @@ impl PostgresBlobs {
         let pins = Pins::default();
         let every = (connections.address.keep_unused / 4).max(Duration::from_millis(100));
         threads.handle().spawn(keep_pinned(connections.clone(), pins.clone(), every));
-        PostgresBlobs(Arc::new(Inner { connections, threads, keys, pins, size: Mutex::new(None) }))
+        PostgresBlobs(Arc::new(Inner { connections, threads, keys, pins, size: MeasuredSize::default() }))
     }
 
     fn rows(&self, sql: String, parameters: Parameters) -> Result<Vec<tokio_postgres::Row>> {
@@ -200,17 +198,9 @@ impl Blobs for PostgresBlobs {
     }
 
     fn disk_bytes(&self) -> u64 {
-        let mut size = self.0.size.lock();
-        if let Some((measured, size)) = *size
-            && measured.elapsed() < FRESH
-        {
-            return size;
-        }
         let sql = format!("select pg_total_relation_size('{}')", self.table("pieces"));
-        let now = self.rows(sql, Vec::new()).ok().and_then(|rows| u64::try_from(rows.first()?.get::<_, i64>(0)).ok());
-        let now = now.or(size.map(|(_, size)| size)).unwrap_or(0);
-        *size = Some((Instant::now(), now));
-        now
+        let connections = self.0.connections.clone();
+        self.0.size.get(|| self.0.threads.wait(async move { connections.row(&sql, Vec::new()).await }))
     }
 }
 

@@ -19,6 +19,7 @@ mod connections;
 mod encode;
 mod errors;
 mod leases;
+mod measured_size;
 mod notices;
 mod open;
 mod reads;

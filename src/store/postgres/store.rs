@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::time::Duration;
 
 use super::commits::{Commits, Encoded};
 use super::connections::Connections;
 use super::encode::place;
 use super::leases::{Turns, lease};
+use super::measured_size::MeasuredSize;
 use super::notices::Notices;
 use super::reads::Reads;
 use super::runtime::{Threads, received};
@@ -18,9 +17,6 @@ use crate::store::embedded::frame::Frames;
 use crate::store::range::KeyRange;
 use crate::store::reserved_keys::check_key;
 use crate::store::{Batch, Direction, Entry, Hear, PageLimit, Result, Store, StoreError};
-
-/// How long a measured size is taken for the size.
-const FRESH: Duration = Duration::from_secs(10);
 
 /// The ordered map in a database.
 pub(super) struct PostgresStore {
@@ -31,7 +27,7 @@ pub(super) struct PostgresStore {
     /// Started when it is needed first.
     notices: OnceLock<Notices>,
     turns: Turns,
-    size: Mutex<Option<(Instant, u64)>>,
+    size: MeasuredSize,
     /// The last field: the threads end when everything else is gone.
     threads: Arc<Threads>,
 }
@@ -43,7 +39,7 @@ impl PostgresStore {
             commits: Commits::new(connections.clone(), threads.handle().clone()),
             notices: OnceLock::new(),
             turns: Turns::new(connections.clone()),
-            size: Mutex::new(None),
+            size: MeasuredSize::default(),
             connections,
             frames,
             threads,
@@ -128,21 +124,9 @@ impl Store for PostgresStore {
     }
 
     fn disk_bytes(&self) -> u64 {
-        let mut size = self.size.lock();
-        if let Some((measured, size)) = *size
-            && measured.elapsed() < FRESH
-        {
-            return size;
-        }
-        let (connections, sql) = (
-            self.connections.clone(),
-            format!("select pg_total_relation_size('{}.kv')", self.connections.address.schema),
-        );
-        let measured = self.threads.wait(async move { connections.row(&sql, Vec::new()).await });
-        let now = measured.ok().and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok());
-        let now = now.or(size.map(|(_, size)| size)).unwrap_or(0);
-        *size = Some((Instant::now(), now));
-        now
+        let sql = format!("select pg_total_relation_size('{}.kv')", self.connections.address.schema);
+        let connections = self.connections.clone();
+        self.size.get(|| self.threads.wait(async move { connections.row(&sql, Vec::new()).await }))
     }
 
     fn is_shared(&self) -> bool {
