@@ -83,24 +83,20 @@ fn small(attachment: &Attachment) -> Option<usize> {
     usize::try_from(attachment.length).ok().filter(|length| *length <= STEP && !attachment.gzip)
 }
 
+/// The stored bytes of a small attachment. Blocks on disk I/O.
+pub fn whole(blobs: &dyn Blobs, attachment: &Attachment) -> Result<Vec<u8>> {
+    // One more, so that the end is read and checked, too.
+    let most = usize::try_from(attachment.stored).unwrap_or(STEP) + 1;
+    Content::open(blobs, attachment, false, 0)?.next(most)
+}
+
 /// Reads small attachments, and returns the text of all pieces.
 fn read(blobs: &dyn Blobs, pieces: Vec<Piece>) -> Result<String> {
     let mut all = String::new();
     for piece in pieces {
         match piece {
             Piece::Text(text) => all.push_str(&text),
-            Piece::Base64(attachment) => {
-                // A multiple of three, and at least one byte, so that all is read at once.
-                let step = (small(&attachment).unwrap_or(STEP) / 3 + 1) * 3;
-                let mut content = Content::open(blobs, &attachment, false, 0)?;
-                loop {
-                    let bytes = content.next(step)?;
-                    if bytes.is_empty() {
-                        break;
-                    }
-                    STANDARD.encode_string(bytes, &mut all);
-                }
-            }
+            Piece::Base64(attachment) => STANDARD.encode_string(whole(blobs, &attachment)?, &mut all),
         }
     }
     Ok(all)

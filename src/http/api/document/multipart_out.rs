@@ -20,7 +20,7 @@ use crate::app::answer_budget::Held;
 use crate::blocking::blocking;
 use crate::db::read::render::{self, Attachments, Show};
 use crate::db::record::Attachment;
-use crate::db::{Content, Database, Found};
+use crate::db::{Database, Found};
 use crate::error::{self, Error};
 use crate::http::request::Request;
 use crate::http::response::Answer;
@@ -136,14 +136,7 @@ fn parts(blobs: &dyn Blobs, attachments: &[Attachment], between: &str) -> error:
     let mut all = Vec::new();
     for attachment in attachments {
         all.extend(part_head(attachment).into_bytes());
-        let mut content = Content::open(blobs, attachment, false, 0)?;
-        loop {
-            let bytes = content.next(usize::try_from(attachment.stored).unwrap_or(STEP) + 1)?;
-            if bytes.is_empty() {
-                break;
-            }
-            all.extend(bytes);
-        }
+        all.extend(body_writer::whole(blobs, attachment)?);
         all.extend(between.as_bytes());
     }
     Ok(all)
