@@ -84,7 +84,8 @@ export function chart({ title, series, from, to, step, format = String, kind = '
   picture.setAttribute('aria-label', summary({ title, series, format }));
   for (const y of [0, HEIGHT / 2, HEIGHT]) picture.append(svg('line', { class: 'chart-grid', x1: 0, x2: WIDTH, y1: y, y2: y }));
   for (const { tone, points } of drawn) {
-    const d = kind === 'bars' ? barPath(points, frame) : linePath(points, frame);
+    // A point without a neighbour would draw nothing: it is a dot.
+    const d = kind === 'bars' ? barPath(points, frame) : linePath(points, frame).replace(/M[^ML]+(?=M|$)/g, '$&h0.01');
     if (d) picture.append(svg('path', { class: `chart-${kind} tone-${tone}`, d }));
   }
   const cursor = svg('line', { class: 'chart-cursor', y1: 0, y2: HEIGHT, visibility: 'hidden' });

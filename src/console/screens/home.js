@@ -50,7 +50,7 @@ function facts({ databases, users, system, conflicts }) {
 }
 
 /** One step: whether it is done, why it matters, and the button or command for it. */
-const step = ({ done, title: name, text, body }) => h('li', { class: `step ${done === true ? 'done' : ''}` },
+const step = ({ done, title: name, text, body }) => h('li', { class: `step ${done === true ? 'done' : done === false ? '' : 'unknown'}` },
   h('span', { class: 'mark', role: 'img', 'aria-label': done === true ? 'Done' : done === false ? 'To do' : 'Not known' }, done === true ? '✓' : ''),
   h('details', { open: done === false }, h('summary', {}, h('strong', {}, name)), h('div', { class: 'stack tight step-body' }, text ? h('p', {}, text) : null, body ?? null)));
 
