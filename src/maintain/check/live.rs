@@ -3,8 +3,9 @@
 //! The engines have no snapshot across pages, so a write during a pass over a database can look like damage: a document
 //! is read before the write, its changes row after it. Every commit that changes a database's documents changes its
 //! counters. A pass at whose end the counters are as at its beginning therefore saw one state, and counts. Otherwise the
-//! pass is repeated; in a database that never rests, only what every pass found is told. A write in passing is told once,
-//! because the text of a problem names the document and its revision; damage is told each time.
+//! pass is repeated. If the database is written to during each pass, only problems that every pass found are reported:
+//! damage is found by each pass, while a write looks like damage to one pass only, because a problem's text names the
+//! document and its revision.
 //!
 //! What is compared between databases (references to attachments, entries that belong to no database) counts only if no
 //! database has changed from the beginning to the end.

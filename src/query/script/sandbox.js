@@ -97,7 +97,7 @@
     return total;
   }
 
-  let told = null; // what `log` is told while a function is tried
+  let told = null; // messages that a tried function has passed to `log`; null while none is tried
 
   function log(message) {
     if (typeof message !== 'string') message = stringify(plain(message));

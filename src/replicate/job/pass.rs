@@ -246,8 +246,8 @@ impl<'a> Pass<'a> {
         let parameters = self.parameters();
         let is_local = matches!(parameters.source, Endpoint::Local { .. });
         // The number of a clustered CouchDB's sequence is a sum: it may be reached before each shard is at its end.
-        let exact = |sequence: &Value| sequence.as_u64().or_else(|| exact(sequence).map(|(number, _)| number));
-        let (goes_on, until) = (parameters.continuous && !is_local, exact(last));
+        let position = |sequence: &Value| sequence.as_u64().or_else(|| exact(sequence).map(|(number, _)| number));
+        let (goes_on, until) = (parameters.continuous && !is_local, position(last));
         let mut wait = false;
         loop {
             let page = tokio::select! {
@@ -260,7 +260,7 @@ impl<'a> Pass<'a> {
                 self.progress.read_through(&page.through, page.pending);
                 wait = goes_on && page.is_last;
                 let is_far_enough = !parameters.continuous
-                    && until.zip(exact(&page.through)).is_some_and(|(until, through)| through >= until);
+                    && until.zip(position(&page.through)).is_some_and(|(until, through)| through >= until);
                 ends = !goes_on && (page.is_last || is_far_enough);
             }
             if send.send(page).await.is_err() || ends {

@@ -31,7 +31,7 @@ struct Asked<'a> {
     doc: Option<&'a RawValue>,
     #[serde(borrow)]
     old_doc: Option<&'a RawValue>,
-    /// The `userCtx` of a validation; without it, the user who asks.
+    /// The `userCtx` that a validation function gets. If missing: that of the request's user.
     #[serde(borrow, rename(deserialize = "user_ctx", serialize = "user"))]
     user: Option<&'a RawValue>,
     /// The request object of a filter.
