@@ -89,11 +89,12 @@ impl Databases {
             let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Deleted)?;
             match self.store.commit(batch) {
                 Ok(()) => {
+                    // First the handle: who hears of the deletion must not find the database any more.
+                    self.leave(name);
                     self.told(vec![event]);
                     if self.store.is_shared() {
                         self.store.tell(&[number]);
                     }
-                    self.leave(name);
                     return Ok(());
                 }
                 Err(StoreError::Conflict) if self.store.is_shared() => {
@@ -103,5 +104,35 @@ impl Databases {
             }
         }
         unreachable!("the loop ends with a result")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::MemoryBlobs;
+    use crate::store::memory::Memory;
+
+    /// A replication went on for ever when the database of its document was deleted: whoever heard of the deletion
+    /// still found the database.
+    #[test]
+    fn a_deletion_is_told_when_the_database_is_no_longer_found() {
+        let databases =
+            Databases::open(Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()), Clock::system()).unwrap();
+        databases.create("db", CreateOptions::default(), None).unwrap();
+        let before = databases.last_event();
+        std::thread::scope(|scope| {
+            let handles = databases.open.read();
+            scope.spawn(|| databases.delete("db").unwrap());
+            // Until the deletion waits to take the handle away.
+            while databases.open.try_read().is_some() {
+                std::thread::yield_now();
+            }
+            assert_eq!(databases.last_event(), before, "nobody has heard of it");
+            assert!(handles.contains_key("db"));
+        });
+        assert!(databases.last_event() > before);
+        assert_eq!(databases.get("db").err(), Some(Error::NoDatabase));
     }
 }
