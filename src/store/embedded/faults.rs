@@ -40,7 +40,8 @@ struct State {
     writes: u64,
     reads: u64,
     write_fault: Option<(u64, WriteFault)>,
-    read_fault: Option<u64>,
+    /// The reads from and to (without the end) which fail.
+    read_fault: std::ops::Range<u64>,
     read_panic: Option<u64>,
     /// How many further attempts to reopen will fail.
     closed_for: u32,
@@ -65,10 +66,20 @@ impl Faults {
         state.write_fault = Some((state.writes + nth, fault));
     }
 
-    /// Makes the `nth` read call from now on (0: the next) fail.
+    /// Makes the `nth` read call from now on (0: the next) fail, and its repetition after the engine was reopened.
     pub fn fail_read(&self, nth: u64) {
+        self.fail_reads(nth, 2);
+    }
+
+    /// Makes the `nth` read call from now on (0: the next) fail.
+    pub fn fail_read_once(&self, nth: u64) {
+        self.fail_reads(nth, 1);
+    }
+
+    fn fail_reads(&self, nth: u64, count: u64) {
         let mut state = self.0.lock();
-        state.read_fault = Some(state.reads + nth);
+        let first = state.reads + nth;
+        state.read_fault = first..first + count;
     }
 
     /// Makes the engine panic at the `nth` read call from now on (0: the next).
@@ -127,7 +138,7 @@ impl Faults {
         if state.read_panic.take_if(|at| *at == now).is_some() {
             panic!("an engine made to panic at a read");
         }
-        if state.read_fault.take_if(|at| *at == now).is_some() {
+        if state.read_fault.contains(&now) {
             return Err(StoreError::Unavailable("a read made to fail".into()));
         }
         Ok(act(&state.entries))

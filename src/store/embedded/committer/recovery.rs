@@ -63,27 +63,35 @@ impl<B: Backend> Committer<B> {
         reopened
     }
 
-    /// Runs a read. If the engine fails, it is reopened right away, because no write may ever come to do it.
-    pub(super) fn reading<T>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
-        if let Some(lost) = &*self.lost.read() {
-            return Err(lost.clone());
-        }
+    /// Runs a read. If the engine fails, it is reopened right away, because no write may ever come to do it, and the
+    /// read runs once more: after a failed write, engines refuse reads too. `read` begins anew each time.
+    pub(super) fn reading<T>(&self, mut read: impl FnMut() -> Result<T>) -> Result<T> {
         let reopened = self.reopened.load(Ordering::Relaxed);
-        // Engines panic on a page that makes no sense. That is damage to the requested data, and must not end
-        // the thread.
-        let answer = std::panic::catch_unwind(AssertUnwindSafe(read))
-            .unwrap_or_else(|_| Err(StoreError::Damaged("the storage engine panicked while reading".into())));
-        if let Err(cause @ StoreError::Unavailable(_)) = &answer {
+        let answer = self.attempt(&mut read);
+        let Err(cause @ StoreError::Unavailable(_)) = &answer else { return answer };
+        let recovered = {
             let mut work = self.work.lock();
             if self.reopened.load(Ordering::Relaxed) == reopened {
                 if work.failure.is_none() {
                     self.fail(&mut work, cause);
                 }
-                // `recover` logs its own error. The caller gets the error of the read.
-                let _ = self.recover(&mut work);
+                self.recover(&mut work)
+            } else {
+                Ok(())
             }
+        };
+        // `recover` logs its own error. The caller gets the error of the read.
+        if recovered.is_ok() { self.attempt(&mut read) } else { answer }
+    }
+
+    fn attempt<T>(&self, read: &mut impl FnMut() -> Result<T>) -> Result<T> {
+        if let Some(lost) = &*self.lost.read() {
+            return Err(lost.clone());
         }
-        answer
+        // Engines panic on a page that makes no sense. That is damage to the requested data, and must not end
+        // the thread.
+        std::panic::catch_unwind(AssertUnwindSafe(read))
+            .unwrap_or_else(|_| Err(StoreError::Damaged("the storage engine panicked while reading".into())))
     }
 
     pub(super) fn fail(&self, work: &mut Work, cause: &StoreError) {

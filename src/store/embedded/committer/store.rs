@@ -19,6 +19,7 @@ impl<B: Backend> Store for Committer<B> {
     fn get_each(&self, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
         let mut values = Vec::with_capacity(keys.len());
         let read = self.reading(|| {
+            values.clear();
             self.backend.get_many(keys, &mut |index, found| {
                 values.push(found.and_then(|found| match found {
                     Some(framed) => Ok(Some(self.frames.unseal(&keys[index], framed)?.into_owned())),
@@ -50,7 +51,10 @@ impl<B: Backend> Store for Committer<B> {
         let mut keys = Vec::new();
         let range = &clamp(range);
         if !is_empty(range) {
-            self.reading(|| self.backend.keys(range, entries, &mut |key| keys.push(key.to_vec())))?;
+            self.reading(|| {
+                keys.clear();
+                self.backend.keys(range, entries, &mut |key| keys.push(key.to_vec()))
+            })?;
         }
         Ok(keys)
     }

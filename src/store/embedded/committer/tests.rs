@@ -71,18 +71,45 @@ fn a_failed_read_fails_only_its_own_batch() {
     store.commit(put(b"k", b"1")).unwrap();
     let mut batch = put(b"k", b"2");
     batch.expect(b"k".to_vec(), Some(b"1".to_vec()));
-    faults.fail_read(0);
+    faults.fail_read_once(0);
     assert!(matches!(store.commit(batch.clone()), Err(StoreError::Unavailable(_))));
     store.commit(batch).unwrap();
     assert_eq!(faults.reopened(), 0);
 }
 
 #[test]
-fn a_failed_read_reopens_the_engine_without_a_write() {
+fn a_failed_read_reopens_the_engine_without_a_write_and_is_repeated() {
     let (store, faults) = Faults::store();
     store.commit(put(b"k", b"1")).unwrap();
+    let range = (Bound::Included(b"k".to_vec()), Bound::Unbounded);
+    for reopened in 1..=3 {
+        faults.fail_read_once(0);
+        match reopened {
+            1 => assert_eq!(store.get(b"k"), Ok(Some(b"1".to_vec()))),
+            2 => {
+                let page = store.scan(&range, Direction::Forward, PageLimit::entries(9)).unwrap();
+                assert_eq!(page, [(b"k".to_vec(), b"1".to_vec())]);
+            }
+            _ => assert_eq!(store.keys(&range, 9), Ok(vec![b"k".to_vec()])),
+        }
+        assert_eq!(faults.reopened(), reopened);
+    }
     faults.fail_read(0);
-    assert!(matches!(store.get(b"k"), Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.get(b"k"), Err(StoreError::Unavailable(_))), "it fails again");
+    assert_eq!((store.get(b"k"), faults.reopened()), (Ok(Some(b"1".to_vec())), 4));
+    faults.fail_read_once(0);
+    faults.stay_closed(1);
+    assert!(matches!(store.get(b"k"), Err(StoreError::Unavailable(_))), "the engine cannot be reopened");
+}
+
+/// A GET right after the write that filled the disk answered 500: redb refuses reads after a failed write.
+#[test]
+fn a_read_after_a_failed_write_waits_for_the_reopened_engine() {
+    let (store, faults) = Faults::store();
+    store.commit(put(b"k", b"1")).unwrap();
+    faults.fail_write(0, WriteFault::Full);
+    assert_eq!(store.commit(put(b"k", b"2")), Err(StoreError::Full));
+    faults.fail_read_once(0);
     assert_eq!((store.get(b"k"), faults.reopened()), (Ok(Some(b"1".to_vec())), 1));
 }
 
