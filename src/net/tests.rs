@@ -86,11 +86,15 @@ async fn documents_are_fetched_over_https_from_trusted_servers() {
 async fn invalid_responses_and_urls_are_errors() {
     let large = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(MAX + 1));
     let announced = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", MAX + 1);
+    let refused = format!("HTTP/1.1 503 No\r\nContent-Length: {}\r\n\r\n", MAX + 1);
     let head = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(200 << 10));
     let moved = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/secret\r\nContent-Length: 0\r\n\r\n";
     for (answer, says) in [
         (moved, "302"),
         ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", "500"),
+        // The body of an error is not read: neither its length nor its end matters.
+        (refused.as_str(), "503"),
+        ("HTTP/1.1 404 No\r\nContent-Length: 100\r\n\r\nshort", "404"),
         (large.as_str(), "limit"),
         (announced.as_str(), "limit"),
         (head.as_str(), "too large"),

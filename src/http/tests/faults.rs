@@ -231,3 +231,23 @@ async fn the_server_recovers_from_a_failure_of_each_read() {
         run(|faults| faults.fail_read(nth)).await;
     }
 }
+
+/// On a full disk, `_bulk_docs` deletes `_local` documents although it cannot write others beside them.
+#[tokio::test]
+async fn local_documents_are_deleted_on_a_full_disk_beside_puts_that_are_refused() {
+    let (store, faults) = Faults::store();
+    let running = super::server_on(&[], store).await;
+    assert_eq!(send(&running, "PUT /db", ADMIN, json!({})).await.status, 201);
+    assert_eq!(send(&running, "PUT /db/_local/old", ADMIN, json!({})).await.status, 201);
+    // Until the `updated` row of that write is there: it would be the write that fails.
+    let is_updated = |last: &u64| *last >= 2;
+    within(running.app.databases.watch_events().wait_for(is_updated)).await.unwrap();
+    faults.fail_write(0, WriteFault::Full);
+    let docs = json!([{"_id": "_local/new"}, {"_id": "_local/old", "_rev": "0-1", "_deleted": true}]);
+    let rows = send(&running, "POST /db/_bulk_docs", ADMIN, json!({"docs": docs})).await.json();
+    assert_eq!((&rows[0]["error"], &rows[1]["ok"]), (&json!("insufficient_storage"), &json!(true)), "{rows}");
+    for id in ["old", "new"] {
+        let reply = super::ask(running.address, &format!("GET /db/_local/{id}"), &[ADMIN], b"").await;
+        assert_eq!(reply.status, 404, "{id}");
+    }
+}

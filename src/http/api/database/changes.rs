@@ -361,10 +361,26 @@ impl Changes {
             rows.retain(|(sequence, row)| *sequence > self.tombstones_since || !row.winner().deleted);
         }
         let judged = self.filter.judge(&self.database, rows, self.params.all_leaves).await?;
-        self.judged_at_once = match began.elapsed() < QUICK {
-            true => PAGE_TO_JUDGE.min(2 * self.judged_at_once),
-            false => PAGE_WITH_DOCS,
-        };
+        self.judged_at_once = rows_to_judge(self.judged_at_once, began.elapsed());
         Ok(judged)
+    }
+}
+
+/// Rows of the page after one of `rows`, which a filter has judged in this time.
+fn rows_to_judge(rows: usize, took: Duration) -> usize {
+    if took < QUICK { PAGE_TO_JUDGE.min(2 * rows) } else { PAGE_WITH_DOCS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_filter_judges_small_pages_and_a_quick_one_larger_ones() {
+        let (quick, slow) = (QUICK / 2, QUICK);
+        assert_eq!(rows_to_judge(PAGE_WITH_DOCS, quick), 2 * PAGE_WITH_DOCS);
+        assert_eq!(rows_to_judge(2 * PAGE_WITH_DOCS, quick), PAGE_TO_JUDGE);
+        assert_eq!(rows_to_judge(PAGE_TO_JUDGE, quick), PAGE_TO_JUDGE);
+        assert_eq!(rows_to_judge(PAGE_TO_JUDGE, slow), PAGE_WITH_DOCS);
     }
 }

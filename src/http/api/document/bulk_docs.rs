@@ -281,8 +281,8 @@ async fn write_locals(
         return Vec::new();
     }
     let names: Vec<String> = writes.iter().map(|(name, _)| name.clone()).collect();
-    let checkpoint = writes.iter().rev().find_map(|(name, write)| match write {
-        LocalWrite::Put { json, .. } => Checkpoint::read(request, database, name, json),
+    let checkpoint = writes.iter().enumerate().rev().find_map(|(at, (name, write))| match write {
+        LocalWrite::Put { json, .. } => Some((at, Checkpoint::read(request, database, name, json)?)),
         LocalWrite::Delete => None,
     });
     // Validating the other documents may have taken seconds.
@@ -291,17 +291,33 @@ async fn write_locals(
         refused => refused,
     };
     let written = match allowed {
-        Ok(()) => database.write_locals(writes).await,
-        Err(refused) => Err(refused),
+        Ok(()) => store_locals(database, writes).await,
+        Err(refused) => names.iter().map(|_| Err(refused.clone())).collect(),
     };
-    match written {
-        Ok(numbers) => {
-            if let Some(checkpoint) = checkpoint {
-                devices::record(app, checkpoint).await;
-            }
-            names.into_iter().zip(numbers.into_iter().map(Ok)).collect()
+    if let Some((last, checkpoint)) = checkpoint
+        && written[last].is_ok()
+    {
+        devices::record(app, checkpoint).await;
+    }
+    names.into_iter().zip(written).collect()
+}
+
+/// Writes `_local` documents in one commit. On a full disk those that are deleted are deleted all the same.
+async fn store_locals(database: &Arc<Database>, writes: Vec<(String, LocalWrite)>) -> Vec<error::Result<u64>> {
+    let is_deletion = |write: &LocalWrite| matches!(write, LocalWrite::Delete);
+    let kinds: Vec<bool> = writes.iter().map(|(_, write)| is_deletion(write)).collect();
+    let deletions: Vec<(String, LocalWrite)> = writes
+        .iter()
+        .filter(|(_, write)| is_deletion(write))
+        .map(|(name, _)| (name.clone(), LocalWrite::Delete))
+        .collect();
+    match database.write_locals(writes).await {
+        Ok(numbers) => numbers.into_iter().map(Ok).collect(),
+        Err(Error::Full) => {
+            let deleted = database.write_locals(deletions).await.map(|_| 0);
+            kinds.into_iter().map(|deletion| if deletion { deleted.clone() } else { Err(Error::Full) }).collect()
         }
-        Err(error) => names.into_iter().map(|name| (name, Err(error.clone()))).collect(),
+        Err(error) => kinds.into_iter().map(|_| Err(error.clone())).collect(),
     }
 }
 
