@@ -96,18 +96,21 @@ impl Progress {
         self.state.lock().position = Some(position);
     }
 
-    pub(crate) fn position(&self) -> Option<Position> {
-        self.state.lock().position.clone()
-    }
-
-    pub(crate) fn forget_position(&self) {
-        self.state.lock().position = None;
+    /// Takes the position: it holds for the next pass only if that one ends without a failure, and is not dropped.
+    pub(crate) fn take_position(&self) -> Option<Position> {
+        self.state.lock().position.take()
     }
 
     /// When a job that rests is to be started again to write a checkpoint, since the epoch, even if nothing is new by
     /// then; `None` if everything is recorded. Without that, a restart of the server compares some changes again.
     pub fn checkpoint_due(&self) -> Option<Duration> {
         self.state.lock().checkpoint_due
+    }
+
+    /// Whether the next pass may start where the last one has ended.
+    #[cfg(test)]
+    pub(crate) fn rests(&self) -> bool {
+        self.state.lock().position.is_some()
     }
 
     #[cfg(test)]

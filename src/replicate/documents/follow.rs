@@ -269,8 +269,8 @@ impl Follower {
     fn forget_database(&self, name: &Arc<str>) {
         self.of.followed.lock().remove(name);
         let rows = self.of.rows.lock().remove_all(name);
-        for row in rows.into_values() {
-            self.stop(row.job);
+        for (id, row) in rows {
+            self.stop(&Key { database: name.clone(), id }, row.job);
         }
     }
 
@@ -278,13 +278,14 @@ impl Follower {
     fn forget(&self, key: &Key) {
         let row = self.of.rows.lock().remove(key);
         if let Some(row) = row {
-            self.stop(row.job);
+            self.stop(key, row.job);
         }
     }
 
-    fn stop(&self, job: Option<JobId>) {
+    /// Stops the job of a document. One of `_replicate`, which may have its id by now, goes on.
+    fn stop(&self, key: &Key, job: Option<JobId>) {
         if let Some(job) = job {
-            self.of.scheduler.remove(&job);
+            self.of.scheduler.remove_of(&job, &key.origin());
         }
     }
 
@@ -371,7 +372,7 @@ impl Follower {
             (wish, row.started, row.job.clone(), row.digest)
         };
         let job_id: JobId = id.to_string().into();
-        let origin = Origin::Document { database: key.database.clone(), id: key.id.clone() };
+        let origin = key.origin();
         match self.of.scheduler.job(&job_id).map(|job| job.origin.clone()) {
             Some(Origin::Request) => {
                 let reason = format!(
@@ -393,13 +394,29 @@ impl Follower {
             Some(Origin::Document { .. }) | None => {}
         }
         if old.as_ref().is_some_and(|old| *old != job_id) {
-            self.stop(old);
+            self.stop(key, old);
+        }
+        let replication = Replication { id: id.clone(), parameters: wish.parameters.clone() };
+        let added = self.of.scheduler.add(Job {
+            id: job_id.clone(),
+            replication: Arc::new(replication),
+            origin: origin.clone(),
+            user: wish.user.clone(),
+            added: started,
+            progress: Progress::new(),
+        });
+        if added.is_err() {
+            // A request has begun the same replication in this moment.
+            return self.identified(tasks, key, version, id);
         }
         let checks_again = Row::has_filter_function(&wish);
         {
             let mut rows = self.of.rows.lock();
             let total = rows.len();
-            let Some(row) = rows.of_version(key, version) else { return };
+            let Some(row) = rows.of_version(key, version) else {
+                drop(rows);
+                return self.stop(key, Some(job_id));
+            };
             row.job = Some(job_id.clone());
             row.job_digest = digest;
             (row.error, row.errors) = (None, 0);
@@ -411,15 +428,6 @@ impl Follower {
                 row.wish = None;
             }
         }
-        let replication = Replication { id, parameters: wish.parameters.clone() };
-        self.of.scheduler.add(Job {
-            id: job_id.clone(),
-            replication: Arc::new(replication),
-            origin,
-            user: wish.user.clone(),
-            added: started,
-            progress: Progress::new(),
-        });
         if self.environment.updates_docs() {
             self.write_later(key, digest, write::triggered(&job_id));
         }
@@ -439,7 +447,7 @@ impl Follower {
         };
         let (database, id) = (&*key.database, &*key.id);
         tracing::warn!(database, id, reason, "a replication cannot be started and will be tried again");
-        self.stop(job);
+        self.stop(key, job);
         tasks.due.insert((Instant::now() + wait, key.clone(), version));
         if self.environment.updates_docs() {
             self.write_later(key, digest, write::error(&reason, None));

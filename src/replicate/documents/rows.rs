@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::body::Wish;
 use super::state::{Counts, State};
-use crate::replicate::scheduler::{self, JobId, iso8601};
+use crate::replicate::scheduler::{self, JobId, Origin, iso8601};
 use crate::replicate::{Endpoint, Filter, Parameters};
 
 /// Names a document.
@@ -15,6 +15,13 @@ use crate::replicate::{Endpoint, Filter, Parameters};
 pub(super) struct Key {
     pub database: Arc<str>,
     pub id: Arc<str>,
+}
+
+impl Key {
+    /// Where the document's job comes from.
+    pub fn origin(&self) -> Origin {
+        Origin::Document { database: self.database.clone(), id: self.id.clone() }
+    }
 }
 
 /// A database that is followed.

@@ -191,7 +191,7 @@ impl<'a> Pass<'a> {
 
     /// Where the last pass of this job has ended, if the source here and the target are still the same.
     async fn rested(&self) -> Result<Option<Start>, Failure> {
-        let Some(position) = self.progress.position() else { return Ok(None) };
+        let Some(position) = self.progress.take_position() else { return Ok(None) };
         if !matches!(self.parameters().source, Endpoint::Local { .. }) || !self.parameters().continuous {
             return Ok(None);
         }

@@ -24,11 +24,5 @@ pub async fn run(
     progress: &Progress,
     stop: &CancellationToken,
 ) -> Result<Outcome, Failure> {
-    let pass = Pass::open(context, replication, progress)?;
-    let outcome = pass.run(stop).await;
-    if outcome.is_err() {
-        // The next pass asks both ends where to start.
-        progress.forget_position();
-    }
-    outcome
+    Pass::open(context, replication, progress)?.run(stop).await
 }

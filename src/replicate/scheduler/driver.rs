@@ -66,23 +66,46 @@ impl Scheduler {
         self.changed.notify_one();
     }
 
-    /// Adds a job; one with the same id that does other work is replaced.
-    pub fn add(&self, job: Job) {
-        self.table.lock().add(Arc::new(job), self.now());
+    /// Adds the job of a document; one of the same document with the same id that does other work is replaced.
+    ///
+    /// # Errors
+    /// There is a job with this id, which comes from there.
+    pub fn add(&self, job: Job) -> Result<(), Origin> {
+        let mut table = self.table.lock();
+        if let Some(row) = table.get(&job.id)
+            && row.job.origin != job.origin
+        {
+            return Err(row.job.origin.clone());
+        }
+        table.add(Arc::new(job), self.now());
+        drop(table);
         self.changed.notify_one();
+        Ok(())
     }
 
-    /// Adds a job unless there is one with its id, and subscribes to its end.
-    pub fn join(&self, job: Job) -> Option<oneshot::Receiver<Ended>> {
+    /// Adds the job of a request, and subscribes to its end. One with its id that does the same work goes on instead;
+    /// one that does other work, or with other credentials, is replaced. `permit` decides, before anything changes, by
+    /// the job with this id and by how many jobs the user has begun.
+    ///
+    /// # Errors
+    /// Those of `permit`.
+    pub fn join<E>(
+        &self,
+        job: Job,
+        permit: impl FnOnce(Option<&Job>, &dyn Fn() -> usize) -> Result<(), E>,
+    ) -> Result<Option<oneshot::Receiver<Ended>>, E> {
         let id = job.id.clone();
         let mut table = self.table.lock();
-        if table.get(&id).is_none() {
+        let known = table.get(&id).map(|row| row.job.clone());
+        let begun = || job.user.user.name.as_deref().map_or(0, |name| table.count_of_requests(name));
+        permit(known.as_deref(), &begun)?;
+        if known.is_none_or(|known| !known.does_the_work_of(&job)) {
             table.add(Arc::new(job), self.now());
         }
         let end = table.wait(&id);
         drop(table);
         self.changed.notify_one();
-        end
+        Ok(end)
     }
 
     /// The job with this id.
@@ -90,16 +113,25 @@ impl Scheduler {
         self.table.lock().get(id).map(|row| row.job.clone())
     }
 
-    /// The jobs that this user has begun with `_replicate`.
-    pub fn count_of(&self, user: &str) -> usize {
-        self.table.lock().count_of_requests(user)
+    /// Removes a job if `permit` allows it, and stops it.
+    ///
+    /// # Errors
+    /// Those of `permit`.
+    pub fn remove<E>(&self, id: &str, permit: impl FnOnce(&Job) -> Result<(), E>) -> Result<Option<Arc<Job>>, E> {
+        let mut table = self.table.lock();
+        let Some(row) = table.get(id) else { return Ok(None) };
+        permit(&row.job)?;
+        let removed = table.remove(id, self.now());
+        drop(table);
+        self.changed.notify_one();
+        Ok(removed)
     }
 
-    /// Removes a job, and stops it.
-    pub fn remove(&self, id: &str) -> Option<Arc<Job>> {
-        let removed = self.table.lock().remove(id, self.now());
-        self.changed.notify_one();
-        removed
+    /// Removes the job of this id if it comes from `origin`, and stops it: meanwhile, somebody else may have begun a
+    /// replication with the same id.
+    pub fn remove_of(&self, id: &str, origin: &Origin) -> Option<Arc<Job>> {
+        let is_of = |job: &Job| if job.origin == *origin { Ok(()) } else { Err(()) };
+        self.remove(id, is_of).ok().flatten()
     }
 
     /// A database here has a commit: wakes the jobs that read it.

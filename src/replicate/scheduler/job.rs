@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::UserCtx;
+use crate::auth::{Handler, UserCtx};
 use crate::replicate::{Completed, Endpoint, Failure, Progress, Replication};
 
 /// `<id>[+continuous][+create_target]`.
@@ -71,6 +71,25 @@ impl Job {
         self.origin == other.origin
             && self.user == other.user
             && self.replication.parameters == other.replication.parameters
+    }
+
+    /// Whether a request for `other` may wait for this job instead: it has the same parameters, passwords included, and
+    /// if it is of the same user, that user's rights of now.
+    pub fn does_the_work_of(&self, other: &Job) -> bool {
+        self.replication.parameters == other.replication.parameters
+            && (self.user.user.name != other.user.user.name || self.user.has_rights_of(&other.user))
+    }
+}
+
+impl JobUser {
+    /// Whether both are one user with the same rights. The roles of accounts are looked up by each pass; those of a
+    /// token or a proxy are of the request.
+    fn has_rights_of(&self, other: &JobUser) -> bool {
+        let given = |of: &JobUser| match of.user.handler {
+            Some(Handler::Jwt | Handler::Proxy) => Some(of.user.roles.clone()),
+            _ => None,
+        };
+        self.user.name == other.user.name && self.acts_as == other.acts_as && given(self) == given(other)
     }
 }
 

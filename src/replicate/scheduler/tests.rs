@@ -13,7 +13,9 @@ use super::table::{Now, Phase, Start, Table};
 use super::*;
 use crate::auth::UserCtx;
 use crate::clock::Clock;
-use crate::replicate::{Completed, Endpoint, Failure, Filter, Parameters, Progress, Replication, ReplicationId};
+use crate::replicate::{
+    Basic, Completed, Endpoint, Failure, Filter, Parameters, Progress, RemoteEndpoint, Replication, ReplicationId,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -463,10 +465,10 @@ async fn the_driver_runs_jobs_and_reports_what_becomes_of_them() {
     script.ends.lock().insert("a".into(), vec![completed()]);
     script.ends.lock().insert("r".into(), vec![completed()]);
     let driver = tokio::spawn(scheduler.clone().drive(script.clone()));
-    scheduler.add(once("a"));
-    scheduler.add(once("panics"));
-    scheduler.add(continuous("c"));
-    let end = scheduler.join(job_of("r", local("x"), false, Origin::Request)).unwrap();
+    scheduler.add(once("a")).unwrap();
+    scheduler.add(once("panics")).unwrap();
+    scheduler.add(continuous("c")).unwrap();
+    let end = scheduler.join(job_of("r", local("x"), false, Origin::Request), allow).unwrap().unwrap();
     assert!(matches!(end.await, Ok(Ended::Completed(_))));
     let mut told = BTreeMap::new();
     while told.len() < 2 {
@@ -483,10 +485,66 @@ async fn the_driver_runs_jobs_and_reports_what_becomes_of_them() {
     assert_eq!(told, [("a".into(), false), ("panics".into(), true)].into());
     assert_eq!(scheduler.summary("panics").map(|summary| summary.state), Some(State::Crashing));
     assert_eq!(scheduler.tasks().len(), 1, "only the continuous job runs");
-    assert!(scheduler.remove("c").is_some());
+    assert!(scheduler.remove_of("c", &Origin::Request).is_none(), "that of a document");
+    assert!(scheduler.remove_of("c", &of_document("c")).is_some());
     let counts = scheduler.counts();
     assert_eq!((counts.total, counts.crashing, counts.completions), (1, 1, 2));
     driver.abort();
+}
+
+fn allow(_: Option<&Job>, _: &dyn Fn() -> usize) -> Result<(), ()> {
+    Ok(())
+}
+
+/// A continuous job of `_replicate`, with a password for its source.
+fn of_request(user: &str, password: &str) -> Job {
+    let source = Endpoint::Remote(Box::new(RemoteEndpoint {
+        url: "http://h/db".parse().unwrap(),
+        headers: http::HeaderMap::new(),
+        auth: Some(Basic { username: "ann".into(), password: password.into() }),
+        proxy: None,
+    }));
+    let user = UserCtx { name: Some(user.to_owned()), ..UserCtx::default() };
+    Job { user: JobUser { user, acts_as: None }, ..job_of("r", source, true, Origin::Request) }
+}
+
+#[test]
+fn a_request_joins_the_job_that_does_its_work_and_replaces_one_with_another_password() {
+    let (scheduler, _reports) = Scheduler::new(Clock::system(), Box::new(|_, _| true));
+    let password = || {
+        let job = scheduler.job("r").unwrap();
+        let Endpoint::Remote(remote) = &job.replication.parameters.source else { panic!("a remote source") };
+        remote.auth.clone().unwrap().password
+    };
+    let mut first = scheduler.join(of_request("bob", "old"), allow).unwrap().unwrap();
+    let job = scheduler.job("r").unwrap();
+    let _same = scheduler.join(of_request("bob", "old"), allow).unwrap().unwrap();
+    let _admin = scheduler.join(of_request("admin", "old"), allow).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&job, &scheduler.job("r").unwrap()), "the same work is not begun again");
+    assert!(first.try_recv().is_err(), "it goes on");
+    let with_roles = |roles: &[&str]| {
+        let mut job = of_request("bob", "old");
+        job.user.user.roles = roles.iter().map(|role| (*role).to_owned()).collect();
+        job.user.user.handler = Some(crate::auth::Handler::Jwt);
+        job
+    };
+    let _token = scheduler.join(with_roles(&["staff"]), allow).unwrap().unwrap();
+    let of_token = scheduler.job("r").unwrap();
+    assert!(!Arc::ptr_eq(&job, &of_token), "the rights of another token");
+    let _token = scheduler.join(with_roles(&["staff"]), allow).unwrap().unwrap();
+    assert!(Arc::ptr_eq(&of_token, &scheduler.job("r").unwrap()), "the same rights");
+    assert!(matches!(first.try_recv(), Ok(Ended::Stopped)), "those who wait are told");
+    let _new = scheduler.join(of_request("bob", "new"), allow).unwrap().unwrap();
+    assert_eq!(password(), "new");
+    let refused = scheduler.join(of_request("eve", "eves"), |known, begun| {
+        assert_eq!((known.unwrap().user.user.name.as_deref(), begun()), (Some("bob"), 0));
+        Err("no")
+    });
+    assert_eq!((refused.err(), password()), (Some("no"), "new".to_owned()), "nothing has changed");
+    assert_eq!(scheduler.remove("r", |_| Err("no")).err(), Some("no"));
+    assert!(scheduler.job("r").is_some());
+    assert_eq!(scheduler.add(job_of("r", local("x"), true, of_document("d"))), Err(Origin::Request));
+    assert_eq!(password(), "new", "a document does not take the job of a request over");
 }
 
 #[tokio::test]
@@ -494,7 +552,7 @@ async fn when_the_server_stops_passes_are_told() {
     let (scheduler, _reports) = Scheduler::new(Clock::system(), Box::new(|_, _| true));
     let script = Arc::new(Script::default());
     let driver = tokio::spawn(scheduler.clone().drive(script.clone()));
-    scheduler.add(continuous("a"));
+    scheduler.add(continuous("a")).unwrap();
     while script.begun.lock().is_empty() {
         tokio::task::yield_now().await;
     }

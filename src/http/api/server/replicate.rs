@@ -86,10 +86,7 @@ fn check_user(job: &Job, user: &UserCtx) -> Result<()> {
 }
 
 fn cancel(app: &App, user: &UserCtx, id: &str) -> Result<Answer> {
-    let scheduler = &app.replications.scheduler;
-    let job = scheduler.job(id).ok_or_else(Failure::missing)?;
-    check_user(&job, user)?;
-    scheduler.remove(id);
+    app.replications.scheduler.remove(id, |job| check_user(job, user))?.ok_or_else(Failure::missing)?;
     tracing::info!(id, "replication is cancelled");
     Ok(Answer::ok(&json!({"ok": true, "_local_id": id})))
 }
@@ -98,22 +95,21 @@ async fn start(app: &Arc<App>, request: &Request, user: JobUser, parameters: Par
     let id = id_of(app, &user, &parameters).await?;
     request.standing.check().await?;
     let job_id: JobId = id.to_string().into();
-    let scheduler = &app.replications.scheduler;
-    match scheduler.job(&job_id) {
-        Some(job) => check_user(&job, &request.user)?,
-        None => check_count(app, &request.user)?,
-    }
     let is_continuous = parameters.continuous;
+    let replication = Arc::new(Replication { id, parameters });
     let job = Job {
         id: job_id.clone(),
-        replication: Arc::new(Replication { id, parameters }),
+        replication: replication.clone(),
         origin: Origin::Request,
         user,
         added: app.clock.since_epoch().as_secs(),
         progress: Progress::new(),
     };
     // The job goes on if the client goes away.
-    let end = scheduler.join(job);
+    let end = app.replications.scheduler.join(job, |known, begun| match known {
+        Some(known) => check_known(known, &request.user, &replication.parameters),
+        None => check_count(&request.user, begun()),
+    })?;
     if is_continuous {
         return Ok(Answer::json(StatusCode::ACCEPTED, &json!({"ok": true, "_local_id": &*job_id})));
     }
@@ -136,9 +132,24 @@ async fn start(app: &Arc<App>, request: &Request, user: JobUser, parameters: Par
     }
 }
 
-fn check_count(app: &App, user: &UserCtx) -> Result<()> {
-    let Some(name) = user.name.as_deref().filter(|_| !user.is_server_admin()) else { return Ok(()) };
-    if app.replications.scheduler.count_of(name) >= MOST_JOBS {
+/// Refuses to join or replace a job with the same id: that of another user, and that of a document which asks for
+/// something else, such as with another password. The document says what its job does.
+fn check_known(known: &Job, user: &UserCtx, wanted: &Parameters) -> Result<()> {
+    check_user(known, user)?;
+    match &known.origin {
+        Origin::Document { database, id } if known.replication.parameters != *wanted => {
+            Err(Failure::bad_request(format!(
+                "Replication `{}` already started, triggered by document `{id}` from db `{database}`, with other parameters \
+             or credentials: change the document",
+                known.id
+            )))
+        }
+        Origin::Document { .. } | Origin::Request => Ok(()),
+    }
+}
+
+fn check_count(user: &UserCtx, begun: usize) -> Result<()> {
+    if !user.is_server_admin() && begun >= MOST_JOBS {
         let reason = "This user has too many replications: cancel some, or wait until they have ended.";
         return Err(Failure::TooMany { seconds: 60, reason });
     }

@@ -15,11 +15,11 @@ use tokio::net::TcpListener;
 use super::*;
 
 /// What a source answers: status, content type, body. `None`: 404.
-type Script = Arc<dyn Fn(&str, &str) -> Option<(u16, &'static str, Vec<u8>)> + Send + Sync>;
+pub type Script = Arc<dyn Fn(&str, &str) -> Option<(u16, &'static str, Vec<u8>)> + Send + Sync>;
 
 /// Starts a source that answers by a script of method and path with query, and records every `Authorization` and
 /// `Cookie` that it gets.
-async fn source(script: Script) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+pub async fn source(script: Script) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -41,7 +41,8 @@ async fn source(script: Script) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
                         "application/json",
                         br#"{"error":"not_found","reason":"missing"}"#.to_vec(),
                     ));
-                    let mut answer = Response::builder().status(status);
+                    let never = status == NEVER;
+                    let mut answer = Response::builder().status(if never { 200 } else { status });
                     answer = match status {
                         300..400 => answer.header("Location", kind),
                         _ => answer.header("Content-Type", kind),
@@ -49,7 +50,13 @@ async fn source(script: Script) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
                     if body.starts_with(&[0x1f, 0x8b]) {
                         answer = answer.header("Content-Encoding", "gzip");
                     }
-                    std::future::ready(answer.body(Full::new(Bytes::from(body))))
+                    let answer = answer.body(Full::new(Bytes::from(body)));
+                    async move {
+                        match never {
+                            true => std::future::pending().await,
+                            false => answer,
+                        }
+                    }
                 };
                 let http = hyper::server::conn::http1::Builder::new();
                 let _ = http.serve_connection(TokioIo::new(socket), service_fn(respond)).await;
@@ -59,8 +66,10 @@ async fn source(script: Script) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     (address, credentials)
 }
 
-const JSON: &str = "application/json";
-const ABOUT: &[u8] = br#"{"db_name":"db","update_seq":"1-x","instance_start_time":"0"}"#;
+pub const JSON: &str = "application/json";
+/// A status for no answer at all.
+pub const NEVER: u16 = 0;
+pub const ABOUT: &[u8] = br#"{"db_name":"db","update_seq":"1-x","instance_start_time":"0"}"#;
 const CHANGES: &str = r#"{"results":[{"seq":"1-x","id":"a","changes":[{"rev":"1-b"}]}],"last_seq":"1-x","pending":0}"#;
 
 /// Replicates from a source that has one document `a` with the revision `1-b`, and answers the requests for it by
