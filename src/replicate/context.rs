@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::rustls::ClientConfig;
 
 use super::access::Access;
 use super::address::is_public;
 use super::host::Host;
+use super::memory::Memory;
 use super::session::Sessions;
 use crate::clock::Clock;
 use crate::net::http_client::{Guard, HttpClient, Proxy, Versions};
@@ -25,11 +25,6 @@ pub struct Context {
     /// The server's `uuid`: part of replication ids.
     pub server_uuid: Arc<str>,
 }
-
-/// Memory for documents on their way, of all jobs together.
-const MEMORY: usize = 128 << 20;
-/// The unit in which it is counted.
-const UNIT: usize = 1 << 10;
 
 /// Proxies whose connections are kept. Beyond, all are forgotten, and opened again when they are needed.
 const MOST_PROXIES: usize = 64;
@@ -50,7 +45,7 @@ pub struct Network {
     guard: Guard,
     direct: Clients,
     through: Mutex<HashMap<Proxy, Clients>>,
-    memory: Arc<Semaphore>,
+    pub(crate) memory: Memory,
     hosts: Mutex<HashMap<(String, bool), Weak<Host>>>,
     pub(super) sessions: Sessions,
 }
@@ -65,7 +60,7 @@ impl Network {
             through: Mutex::default(),
             tls,
             guard,
-            memory: Arc::new(Semaphore::new(MEMORY / UNIT)),
+            memory: Memory::default(),
             hosts: Mutex::default(),
             sessions: Sessions::default(),
         }
@@ -101,16 +96,6 @@ impl Network {
         hosts.insert(key, Arc::downgrade(&host));
         host
     }
-
-    /// Memory for a document of this many bytes, if there is some now.
-    pub(crate) fn hold_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        self.memory.clone().try_acquire_many_owned(units(bytes)).ok()
-    }
-
-    /// The same, when there is some.
-    pub(crate) async fn hold(&self, bytes: usize) -> OwnedSemaphorePermit {
-        self.memory.clone().acquire_many_owned(units(bytes)).await.expect("the semaphore is never closed")
-    }
 }
 
 impl Clients {
@@ -118,8 +103,4 @@ impl Clients {
         let client = |versions| HttpClient::guarded(tls.clone(), guard.clone(), versions, proxy);
         Clients { requests: client(Versions::Http2), feeds: client(Versions::Http1) }
     }
-}
-
-fn units(bytes: usize) -> u32 {
-    (bytes.div_ceil(UNIT)).clamp(1, MEMORY / UNIT) as u32
 }

@@ -8,6 +8,7 @@
 //! access       what the job's user may do here       checkpoint    _local documents on both ends
 //! progress     counters, readable at any time        address       which addresses may be reached
 //! host         what the jobs of one host share       session       the cookie of a user on another server
+//! memory       what documents on their way may hold
 //! ```
 //! A pass is one future. It holds no thread, and nothing after it has returned: a continuous job whose source is
 //! here ends its pass when nothing is new ([`Outcome::CaughtUp`]) and is started again after the source's next
@@ -28,6 +29,7 @@ pub mod failure;
 pub(crate) mod host;
 pub mod job;
 pub(crate) mod local;
+pub(crate) mod memory;
 pub mod parameters;
 pub(crate) mod peer;
 pub mod progress;

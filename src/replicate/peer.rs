@@ -1,11 +1,11 @@
 //! One end of a replication, as a pass sees it: a database here, or one of another server.
 
 use serde_json::{Map, Value};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Pending;
 use super::checkpoint::Stored;
 use super::failure::Failure;
+use super::memory::Held;
 use crate::db::record::Attachment;
 use crate::rev::{Revision, RevisionHash};
 use crate::store::blob::blobs::Pin;
@@ -20,7 +20,7 @@ pub(crate) struct Document {
     pub json: String,
     pub attachments: Vec<Attached>,
     /// Its share of the memory for documents on their way.
-    pub held: Option<OwnedSemaphorePermit>,
+    pub held: Option<Held>,
 }
 
 /// An attachment of a document on its way.

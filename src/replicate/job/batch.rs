@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::replicate::Pending;
-use crate::replicate::context::Network;
 use crate::replicate::failure::Failure;
+use crate::replicate::memory::Share;
 use crate::replicate::peer::{Change, Document, Missing, Peer, Sink, Verdict};
 use crate::replicate::progress::Progress;
 use crate::rev::Revision;
@@ -19,7 +19,7 @@ const DOCUMENTS: usize = 1000;
 pub(super) struct Copier<'a> {
     pub source: &'a dyn Peer,
     pub target: &'a dyn Peer,
-    pub network: &'a Network,
+    pub memory: &'a Share,
     pub progress: &'a Progress,
     /// The replication's id, for the log.
     pub id: &'a str,
@@ -130,11 +130,11 @@ impl Sink for Buffer<'_> {
         Box::pin(async move {
             add(&self.copier.progress.docs_read, 1);
             let bytes = document.bytes();
-            document.held = self.copier.network.hold_now(bytes);
+            document.held = self.copier.memory.hold_now(bytes);
             if document.held.is_none() {
                 // Others have the memory. Holding none while waiting for it keeps all going.
                 self.flush().await?;
-                document.held = Some(self.copier.network.hold(bytes).await);
+                document.held = Some(self.copier.memory.hold(bytes).await);
             }
             self.bytes += bytes;
             self.documents.push(document);

@@ -59,6 +59,10 @@ struct Reached {
     written: Option<Map<String, Value>>,
 }
 
+/// Batches that are copied. Each returns the sequence up to which all is on the target when it and those before it
+/// have ended.
+type Batches<'a> = FuturesOrdered<Pending<'a, Result<Value, Failure>>>;
+
 /// Whether two sequences are the same: a new database starts at `null`, 0 or `"0-..."`.
 fn same(a: &Value, b: &Value) -> bool {
     a == b || (number_of(a) == Some(0) && number_of(b) == Some(0))
@@ -275,15 +279,16 @@ impl<'a> Pass<'a> {
         mut pages: mpsc::Receiver<Result<Page, Failure>>,
         reached: &mut Reached,
     ) -> Result<(), Failure> {
+        let memory = self.context.network.memory.share();
         let copier = &Copier {
             source: &*self.source,
             target: &*self.target,
-            network: &self.context.network,
+            memory: &memory,
             progress: self.progress,
             id: &self.id,
         };
         let most = self.parameters().worker_processes.max(1);
-        let mut batches: FuturesOrdered<Pending<'_, Result<Value, Failure>>> = FuturesOrdered::new();
+        let mut batches: Batches<'_> = FuturesOrdered::new();
         let mut failed = None;
         let mut is_open = true;
         let mut due = Instant::now() + self.parameters().checkpoint_interval;
@@ -305,13 +310,34 @@ impl<'a> Pass<'a> {
                     None => is_open = false,
                 },
                 () = tokio::time::sleep_until(due), if is_new => {
-                    self.record(reached).await?;
+                    self.record_beside(reached, &mut batches).await?;
                     due = Instant::now() + self.parameters().checkpoint_interval;
                 }
                 else => break,
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Writes checkpoints, while the batches go on: a peer that is slow to take one must not stop what is copied, which
+    /// holds memory.
+    async fn record_beside(&self, reached: &mut Reached, batches: &mut Batches<'_>) -> Result<(), Failure> {
+        let mut through = Ok(None);
+        {
+            let mut record = pin!(self.record(reached));
+            loop {
+                tokio::select! {
+                    biased;
+                    recorded = &mut record => break recorded?,
+                    Some(done) = batches.next(), if !batches.is_empty() && through.is_ok() => through = done.map(Some),
+                }
+            }
+        }
+        if let Some(through) = through? {
+            reached.through = through;
+            self.progress.state.lock().through_seq = reached.through.clone();
+        }
+        Ok(())
     }
 
     /// Writes checkpoints, if there is something to record.

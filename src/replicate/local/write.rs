@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::blocking::blocking;
 use crate::db::record::Attachment;
 use crate::db::{Database, Incoming, Source, Wanted, check_attachment_name, check_document_id};
 use crate::error::{Error, Result};
 use crate::replicate::access::{Access, Limits};
+use crate::replicate::memory::Held;
 use crate::replicate::peer::{Attached, Content, Document, Verdict};
 use crate::rev::Revision;
 
@@ -114,7 +113,7 @@ async fn write_all(access: &dyn Access, database: &Arc<Database>, documents: Vec
     results.into_iter().map(|result| result.map_or_else(verdict, |_| Ok(Verdict::Written))).collect()
 }
 
-fn edit(document: Document) -> (Incoming, Option<OwnedSemaphorePermit>) {
+fn edit(document: Document) -> (Incoming, Option<Held>) {
     let attachments = document.attachments.into_iter().map(|attached| {
         let name = attached.about.name.clone();
         let source = match attached.content {
