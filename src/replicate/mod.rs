@@ -44,6 +44,8 @@ pub use self::failure::Failure;
 pub use self::job::{Completed, Outcome, Replication, run};
 pub use self::parameters::{Basic, Endpoint, Filter, Parameters, RemoteEndpoint};
 pub use self::progress::{Counters, Progress};
+#[cfg(test)]
+pub(crate) use self::remote::READ_AT_ONCE;
 pub use self::replication_id::ReplicationId;
 
 use std::future::Future;

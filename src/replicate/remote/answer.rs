@@ -1,26 +1,24 @@
 //! The body of an answer: decompressed, within a size limit, and never waited for without end.
 
 use std::io::Write;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use flate2::write::MultiGzDecoder;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt;
+use hyper::body::Body;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::pace::Pace;
 use crate::net::http_client::{self, AnswerBody};
 use crate::net::multipart::{Chunks, Malformed};
 use crate::replicate::failure::Failure;
 
 /// Compressed bytes that are decompressed at once: they may become a thousand times as many.
 const STEP: usize = 1 << 10;
-
-/// Bytes a second at least, after the first minute of waiting.
-const SLOWEST: u64 = 256;
-const GRACE: Duration = Duration::from_secs(60);
 
 /// An answer whose body is read in chunks.
 pub(super) struct Answer {
@@ -34,18 +32,19 @@ pub(super) struct Answer {
     gzip: Option<MultiGzDecoder<Vec<u8>>>,
     /// Bytes that may still come.
     left: u64,
-    /// Bytes that were received, and how long they were waited for.
-    received: u64,
-    waited: Duration,
-    /// The answer may come as slowly as it likes, as long as it goes on: a feed.
-    is_feed: bool,
+    pace: Pace,
     /// The connection's share of its host.
     _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
-    /// An answer that has begun. `turn` is given back with it.
-    pub fn new(answer: http_client::Answer, patience: Duration, turn: Option<OwnedSemaphorePermit>) -> Answer {
+    /// An answer to a request for `path` that has begun. `turn` is given back with it.
+    pub fn new(
+        answer: http_client::Answer,
+        path: &str,
+        patience: Duration,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Answer {
         let (head, body) = answer.into_parts();
         let is_gzip = head.headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
         Answer {
@@ -56,17 +55,9 @@ impl Answer {
             packed: Bytes::new(),
             gzip: is_gzip.then(|| MultiGzDecoder::new(Vec::new())),
             left: u64::MAX,
-            received: 0,
-            waited: Duration::ZERO,
-            is_feed: false,
+            pace: Pace::of(path),
             _turn: turn,
         }
-    }
-
-    /// The answer of a feed: its server may search for long before it sends a row.
-    pub fn feed(mut self, is_feed: bool) -> Answer {
-        self.is_feed = is_feed;
-        self
     }
 
     /// Limits the body to this many bytes from here on.
@@ -82,12 +73,24 @@ impl Answer {
 
     /// Reads the whole body, of at most `most` bytes.
     pub async fn whole(self, most: usize) -> Result<Vec<u8>, Failure> {
+        Ok(self.whole_while(most, |_| true).await?.unwrap_or_default())
+    }
+
+    /// The same, as long as it may have so many bytes; then `None`.
+    pub async fn whole_while(
+        self,
+        most: usize,
+        mut may_have: impl FnMut(usize) -> bool,
+    ) -> Result<Option<Vec<u8>>, Failure> {
         let mut answer = self.limited(most as u64);
         let mut whole = Vec::new();
         while let Some(chunk) = answer.next().await? {
+            if !may_have(whole.len() + chunk.len()) {
+                return Ok(None);
+            }
             whole.extend_from_slice(&chunk);
         }
-        Ok(whole)
+        Ok(Some(whole))
     }
 
     /// The next bytes, or `None` at the end.
@@ -108,22 +111,18 @@ impl Answer {
 
     async fn received(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
-            let begun = Instant::now();
-            let frame = timeout(self.patience, self.body.frame()).await;
-            self.waited += begun.elapsed();
-            if !self.is_feed && is_too_slow(self.received, self.waited) {
-                return Err(Failure::Network("the answer comes too slowly".into()));
-            }
-            let frame = frame.map_err(|_| {
+            let body = &mut self.body;
+            let frame = self.pace.wait(|context| Pin::new(&mut *body).poll_frame(context));
+            let frame = timeout(self.patience, frame).await.map_err(|_| {
                 Failure::Network(format!("the answer has stopped for {} s", self.patience.as_secs_f32()))
             })?;
             match frame {
                 None => return Ok(None),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        self.received += data.len() as u64;
-                        return Ok(Some(data));
+                    Ok(data) if !self.pace.is_fine_after(data.len()) => {
+                        return Err(Failure::Network("the answer comes too slowly".into()));
                     }
+                    Ok(data) => return Ok(Some(data)),
                     // Trailers.
                     Err(_) => continue,
                 },
@@ -149,11 +148,6 @@ impl Answer {
         gzip.write_all(step.chunk()).map_err(|_| not_gzip())?;
         Ok(Some(std::mem::take(gzip.get_mut()).into()))
     }
-}
-
-/// Whether an answer comes so slowly that it would hold its place without end.
-fn is_too_slow(received: u64, waited: Duration) -> bool {
-    waited > GRACE && received < waited.as_secs().saturating_mul(SLOWEST)
 }
 
 fn not_gzip() -> Failure {

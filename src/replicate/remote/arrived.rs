@@ -25,6 +25,8 @@ pub(super) enum Unfit {
     Wrong(String),
     /// It is one, and does not fit here.
     TooMuch(String),
+    /// It is too large to be read beside others, and is read later.
+    PutOff,
 }
 
 /// Reads the JSON of a document that was asked for as one of `revisions` of `id`, or as one that descends from
@@ -144,6 +146,16 @@ mod tests {
             Ok(arrived) => Ok(arrived.revision),
             Err(Unfit::Wrong(why)) => Err(format!("wrong: {why}")),
             Err(Unfit::TooMuch(why)) => Err(format!("too much: {why}")),
+            Err(Unfit::PutOff) => Err("put off".to_owned()),
+        }
+    }
+
+    #[test]
+    fn what_is_no_document_is_not_taken_even_if_it_was_asked_for() {
+        for id in ["_local/a", "_local/", "_security", "_x", ""] {
+            let text = serde_json::json!({"_id": id, "_rev": "2-b"}).to_string();
+            let read = read(text.as_bytes(), id, &["2-b".parse().unwrap()], LIMITS);
+            assert!(matches!(read, Err(Unfit::TooMuch(_))), "{id}");
         }
     }
 
@@ -163,6 +175,7 @@ mod tests {
             (r#"{"_id":"a","_rev":"2-b","_attachments":{"_x":{"stub":true}}}"#, Err("too much: Attachment name")),
             (r#"{"_id":"a","_rev":"2-b","_other":1}"#, Err("too much: Bad special")),
             (r#"{"_id":"a","_rev":"2-b""#, Err("too much: invalid")),
+            (r#"{"_id":"_local/a","_rev":"2-b"}"#, Err("wrong: another document")),
             (large.as_str(), Err("too much: ")),
         ];
         for (text, wanted) in rows {

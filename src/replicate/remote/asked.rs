@@ -1,5 +1,7 @@
 //! What a request for revisions asks for, and what its answer has.
 
+use tokio::sync::SemaphorePermit;
+
 use super::arrived::Unfit;
 use super::connection::Connection;
 use super::text::shown;
@@ -8,12 +10,15 @@ use crate::replicate::failure::Failure;
 use crate::replicate::peer::Document;
 use crate::rev::Revision;
 
+/// Bytes of documents that an answer may have without a permit: see [`Found::may_have`].
+const SMALL: usize = 512 << 10;
+
 /// Bytes of documents that are read before they are handed over.
-pub(super) const AT_ONCE: usize = 8 << 20;
+pub(crate) const AT_ONCE: usize = 8 << 20;
 
 /// What was asked for.
-pub(super) struct Asked<'a> {
-    pub connection: &'a Connection<'a>,
+pub(super) struct Asked<'a, 'c> {
+    pub connection: &'c Connection<'c>,
     pub id: &'a str,
     pub revisions: &'a [Revision],
     /// Whether attachments may be left out.
@@ -22,19 +27,38 @@ pub(super) struct Asked<'a> {
 
 /// What one answer had.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Found<'a> {
     pub documents: Vec<Document>,
+    /// Bytes of earlier answers that are not handed over yet.
+    pub before: usize,
+    /// The permit for large documents.
+    pub large: Option<SemaphorePermit<'a>>,
+    /// It has more than it may without that permit: it is asked for again with it.
+    pub is_put_off: bool,
     /// Why one of the revisions cannot be taken.
     pub too_much: Option<String>,
     /// Why the answer does not belong to the protocol.
     pub wrong: Option<String>,
 }
 
-impl Found {
+impl<'a> Found<'a> {
+    /// Whether so many bytes of this answer may be in memory. Dozens of answers are read at a time, and few of them may
+    /// be large. One for which there is no permit now is given up, and asked for again when there is one: with an
+    /// answer that nobody reads, the server would lose its patience, and others would wait for its connection.
+    pub fn may_have(&mut self, connection: &'a Connection<'a>, bytes: usize) -> bool {
+        if self.before + bytes <= SMALL || self.large.is_some() {
+            return true;
+        }
+        self.large = connection.large.try_acquire().ok();
+        self.is_put_off = self.large.is_none();
+        !self.is_put_off
+    }
+
     pub fn unfit(&mut self, unfit: Unfit) {
         match unfit {
             Unfit::Wrong(why) => self.wrong = Some(why),
             Unfit::TooMuch(why) => self.too_much = Some(why),
+            Unfit::PutOff => self.is_put_off = true,
         }
     }
 }

@@ -24,7 +24,7 @@ const BATCHES: usize = 4;
 /// Bytes of one row: a document with fifty thousand conflicts.
 const ROW: usize = 2 << 20;
 /// Bytes of rows of one page.
-const PAGE: usize = 16 << 20;
+const PAGE: usize = 4 << 20;
 
 /// Reads the changes.
 pub(super) struct RemoteFeed<'a> {
@@ -114,6 +114,8 @@ impl<'a> RemoteFeed<'a> {
 
     /// Asks for the next page.
     async fn page(&mut self, limit: usize, wait: bool) -> Result<(), Failure> {
+        // Not kept while the next one is waited for, perhaps for days.
+        self.rows = VecDeque::new();
         let mut failures = 0;
         let answered = loop {
             match self.once(limit, wait).await {
@@ -147,10 +149,11 @@ impl<'a> RemoteFeed<'a> {
 
     async fn once(&mut self, limit: usize, wait: bool) -> Result<Answered, Failure> {
         let ask = self.ask(limit, wait);
-        let mut answer = self.requester.send(&ask).await?;
+        // Boxed: what a request needs until its answer begins is not kept while a feed waits.
+        let mut answer = Box::pin(self.requester.send(&ask)).await?;
         if answer.status == StatusCode::METHOD_NOT_ALLOWED && ask.method == Method::POST && !self.only_get {
             self.only_get = true;
-            answer = self.requester.send(&self.ask(limit, wait)).await?;
+            answer = Box::pin(self.requester.send(&self.ask(limit, wait))).await?;
         }
         if answer.status != StatusCode::OK {
             let failure = self.requester.status(answer).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::requester::{Ask, Requester};
@@ -18,6 +18,8 @@ use crate::store::blob::blobs::Blobs;
 
 /// How long `_bulk_get` is left alone after it has failed for most documents, as in CouchDB.
 const LEFT_ALONE: Duration = Duration::from_secs(37);
+/// Answers with large documents that are read at the same time.
+const LARGE_AT_ONCE: usize = 2;
 /// Bytes of an answer that says little.
 pub(super) const SMALL: usize = 1 << 20;
 
@@ -27,6 +29,8 @@ pub(super) struct Connection<'a> {
     /// Where attachments on their way are.
     pub blobs: Arc<dyn Blobs>,
     pub limits: Limits,
+    /// Permits for answers with large documents.
+    pub large: Semaphore,
     /// The server has no `_bulk_get`.
     no_bulk_get: AtomicBool,
     /// It is left alone until then.
@@ -42,6 +46,7 @@ impl<'a> Connection<'a> {
             requester,
             blobs,
             limits,
+            large: Semaphore::new(LARGE_AT_ONCE),
             no_bulk_get,
             bulk_get_from: Mutex::default(),
             reads_compressed: OnceCell::new(),

@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -17,13 +18,14 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::sync::SemaphorePermit;
 
 use super::answer::Answer;
 use super::arrived::{self, Arrived, Unfit};
 use super::asked::{AT_ONCE, Asked, Found, ended, too_large};
-use super::connection::Connection;
+use super::connection::{Connection, SMALL};
 use super::multipart;
-use super::requester::{Ask, is_worth_a_retry};
+use super::requester::{Ask, is_of_somebody_else, is_worth_a_retry};
 use super::rows::{Row, Rows};
 use super::text::{document_path, encode, shown};
 use crate::blocking::beside;
@@ -36,6 +38,8 @@ use crate::rev::Revision;
 const ANCESTORS: usize = 50;
 /// Bytes of a URL.
 const LONGEST_URL: usize = 7000;
+/// Bytes of a row of `_bulk_get`. A larger document is read alone.
+const ROW: usize = 4 << 20;
 /// How long a revision that is listed and not there is waited for: a cluster may be a little behind itself.
 const SHORTLY: Duration = Duration::from_secs(2);
 
@@ -82,25 +86,26 @@ pub(super) async fn fetch(
         bulk_get(connection, &mut wanted, sink).await?;
     }
     let single = wanted.left.into_iter().filter(|missing| !missing.revisions.is_empty());
-    let mut read = stream::iter(single.map(|missing| one(connection, missing))).buffered(connection.reads_at_once());
+    let read = stream::iter(single.map(|missing| one(connection, missing, None)));
+    // In no order: one that waits for the permit of another must not come before it.
+    let mut read = pin!(read.buffer_unordered(connection.reads_at_once()));
     while let Some(found) = read.next().await {
-        let One { id, documents, passed_over, rest } = found?;
+        let One { id, documents, mut passed_over, mut rest, mut large } = found?;
         for document in documents {
             sink.deliver(document).await?;
         }
-        let mut passed_over = passed_over;
-        let mut rest = rest;
         loop {
             for (revision, why) in passed_over {
                 sink.pass_over(&id, &revision, &why);
             }
             let Some(missing) = rest else { break };
-            // A document with many large leaves: the next ones, when the first are delivered.
-            let more = one(connection, missing).await?;
+            // A document with many large leaves: the next ones, when the first are delivered. It keeps its permit: those
+            // that hold the others do not go on before this one.
+            let more = one(connection, missing, large).await?;
             for document in more.documents {
                 sink.deliver(document).await?;
             }
-            (passed_over, rest) = (more.passed_over, more.rest);
+            (passed_over, rest, large) = (more.passed_over, more.rest, more.large);
         }
     }
     Ok(())
@@ -160,7 +165,7 @@ async fn bulk_get_once(connection: &Connection<'_>, wanted: &mut Wanted, sink: &
             return Ok(());
         }
     }
-    let mut rows = Rows::new("results", connection.largest_text());
+    let mut rows = Rows::new("results", connection.largest_text().min(ROW));
     let (mut delivered, mut single) = (0, 0);
     while let Some(piece) = answer.next().await? {
         rows.push(&piece)?;
@@ -198,26 +203,34 @@ async fn bulk_get_once(connection: &Connection<'_>, wanted: &mut Wanted, sink: &
 
 /// The revisions of one document that were read.
 #[derive(Default)]
-struct One {
+struct One<'a> {
     id: String,
     documents: Vec<Document>,
     passed_over: Vec<(Revision, String)>,
     /// What would be too much at once.
     rest: Option<Missing>,
+    /// The permit for large documents, until these are delivered.
+    large: Option<SemaphorePermit<'a>>,
 }
 
 /// Reads revisions of one document.
-async fn one(connection: &Connection<'_>, mut missing: Missing) -> Result<One, Failure> {
-    let mut one = One { id: missing.id.clone(), ..One::default() };
+async fn one<'a>(
+    connection: &'a Connection<'a>,
+    mut missing: Missing,
+    large: Option<SemaphorePermit<'a>>,
+) -> Result<One<'a>, Failure> {
+    let mut one = One { id: missing.id.clone(), large, ..One::default() };
     let (mut failures, mut waited, mut at_once) = (0, false, usize::MAX);
     while !missing.revisions.is_empty() {
-        if one.documents.iter().map(Document::bytes).sum::<usize>() > AT_ONCE {
+        let before = one.documents.iter().map(Document::bytes).sum::<usize>();
+        if before > AT_ONCE {
             one.rest = Some(missing);
             break;
         }
         let asked = some_of(&missing, at_once);
-        let mut found = Found::default();
+        let mut found = Found { before, large: one.large.take(), ..Found::default() };
         let read = open_revs(connection, &missing.id, &asked, &missing.ancestors, &mut found).await;
+        one.large = found.large.take();
         let moved = !found.documents.is_empty();
         for document in found.documents.drain(..) {
             missing.revisions.retain(|revision| !document.descends_from(revision));
@@ -237,6 +250,10 @@ async fn one(connection: &Connection<'_>, mut missing: Missing) -> Result<One, F
                 connection.requester.pause(failures).await;
                 continue;
             }
+        }
+        if found.is_put_off {
+            one.large = connection.large.acquire().await.ok();
+            continue;
         }
         if moved || missing.revisions.is_empty() {
             continue;
@@ -288,12 +305,12 @@ enum Read {
 }
 
 /// Asks for revisions, and reads the answer.
-async fn open_revs(
-    connection: &Connection<'_>,
+async fn open_revs<'a>(
+    connection: &'a Connection<'a>,
     id: &str,
     revisions: &[Revision],
     ancestors: &[Revision],
-    found: &mut Found,
+    found: &mut Found<'a>,
 ) -> Result<Read, Failure> {
     let mut path = format!("{}?revs=true&latest=true&open_revs={}", document_path(id), listed(revisions));
     if !ancestors.is_empty() {
@@ -311,7 +328,12 @@ async fn open_revs(
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => return Ok(Read::Answered),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            return Ok(Read::Refused(connection.requester.status(answer).await.reason()));
+            let status = answer.status;
+            let body = answer.whole(SMALL).await?;
+            return match is_of_somebody_else(status, &body) {
+                true => Err(connection.requester.of_somebody_else(status)),
+                false => Ok(Read::Refused(connection.requester.failure_of(status, &body).reason())),
+            };
         }
         _ => return Err(connection.requester.status(answer).await),
     }
@@ -326,9 +348,11 @@ async fn open_revs(
 }
 
 /// Reads `[{"ok": document}, {"missing": revision}]`.
-async fn json_answer(asked: &Asked<'_>, answer: Answer, found: &mut Found) -> Result<(), Failure> {
-    let body = match answer.whole(2 * asked.connection.largest_text()).await {
-        Ok(body) => body,
+async fn json_answer<'a>(asked: &Asked<'_, 'a>, answer: Answer, found: &mut Found<'a>) -> Result<(), Failure> {
+    let may_have = |bytes| found.may_have(asked.connection, bytes);
+    let body = match answer.whole_while(2 * asked.connection.largest_text(), may_have).await {
+        Ok(Some(body)) => body,
+        Ok(None) => return Ok(()),
         Err(Failure::Protocol(why)) => {
             found.unfit(Unfit::TooMuch(why));
             return Ok(());
@@ -352,7 +376,7 @@ async fn json_answer(asked: &Asked<'_>, answer: Answer, found: &mut Found) -> Re
 }
 
 /// Reads the contents of all attachments, one by one.
-async fn with_contents(asked: &Asked<'_>, mut arrived: Arrived) -> Result<Result<Document, Unfit>, Failure> {
+async fn with_contents(asked: &Asked<'_, '_>, mut arrived: Arrived) -> Result<Result<Document, Unfit>, Failure> {
     let generation = arrived.revision.generation;
     let mut attachments = Vec::with_capacity(arrived.split.attachments.len());
     for (name, stub) in std::mem::take(&mut arrived.split.attachments) {
@@ -366,7 +390,7 @@ async fn with_contents(asked: &Asked<'_>, mut arrived: Arrived) -> Result<Result
 
 /// The content of one attachment: from the JSON, or by a request of its own.
 async fn content(
-    asked: &Asked<'_>,
+    asked: &Asked<'_, '_>,
     revision: &Revision,
     generation: u64,
     name: String,

@@ -21,11 +21,11 @@ use crate::replicate::peer::{Attached, Document};
 const COLLECT: usize = 256 << 10;
 
 /// Reads the parts of an answer of `open_revs`.
-pub(super) async fn read(
-    asked: &Asked<'_>,
+pub(super) async fn read<'a>(
+    asked: &Asked<'_, 'a>,
     mut answer: Answer,
     content_type: &str,
-    found: &mut Found,
+    found: &mut Found<'a>,
 ) -> Result<(), Failure> {
     let boundary = boundary_of(content_type)?;
     let mut parts = Parts::new(&mut answer, &boundary);
@@ -38,9 +38,9 @@ pub(super) async fn read(
         }
         let read = if kind.starts_with("multipart/related") {
             let inner = boundary_of(&kind)?;
-            related(asked, &mut Parts::new(&mut parts, &inner)).await?
+            related(asked, &mut Parts::new(&mut parts, &inner), bytes, found).await?
         } else {
-            match document(asked, &mut parts).await? {
+            match document(asked, &mut parts, bytes, found).await? {
                 Ok(arrived) => with_attachments::<Answer>(asked, arrived, None).await?,
                 Err(unfit) => Err(unfit),
             }
@@ -52,7 +52,7 @@ pub(super) async fn read(
             }
             Err(unfit) => found.unfit(unfit),
         }
-        if bytes > AT_ONCE {
+        if bytes > AT_ONCE || found.is_put_off {
             // The rest is asked for again once these are delivered. The connection ends with the answer.
             return Ok(());
         }
@@ -61,28 +61,35 @@ pub(super) async fn read(
 }
 
 /// Reads a document and the attachments that follow it.
-async fn related<B: Chunks<Error = Failure> + Send>(
-    asked: &Asked<'_>,
+async fn related<'a, B: Chunks<Error = Failure> + Send>(
+    asked: &Asked<'_, 'a>,
     parts: &mut Parts<'_, B>,
+    before: usize,
+    found: &mut Found<'a>,
 ) -> Result<Result<Document, Unfit>, Failure> {
     if parts.next().await?.is_none() {
         return Err(malformed("no first part").into());
     }
-    match document(asked, parts).await? {
+    match document(asked, parts, before, found).await? {
         Ok(arrived) => with_attachments(asked, arrived, Some(parts)).await,
         Err(unfit) => Ok(Err(unfit)),
     }
 }
 
-/// Reads the JSON of a document.
-async fn document<B: Chunks<Error = Failure> + Send>(
-    asked: &Asked<'_>,
+/// Reads the JSON of a document. `before`: bytes of the documents that the answer had before it.
+async fn document<'a, B: Chunks<Error = Failure> + Send>(
+    asked: &Asked<'_, 'a>,
     parts: &mut Parts<'_, B>,
+    before: usize,
+    found: &mut Found<'a>,
 ) -> Result<Result<Arrived, Unfit>, Failure> {
     let mut text = BytesMut::new();
     while let Some(chunk) = parts.content().await? {
         if text.len() + chunk.len() > asked.connection.largest_text() {
             return Ok(Err(Unfit::TooMuch("the document is too large".into())));
+        }
+        if !found.may_have(asked.connection, before + text.len() + chunk.len()) {
+            return Ok(Err(Unfit::PutOff));
         }
         text.extend_from_slice(&chunk);
     }
@@ -92,7 +99,7 @@ async fn document<B: Chunks<Error = Failure> + Send>(
 
 /// Reads the attachments that follow, and adds those that were left out.
 async fn with_attachments<B: Chunks<Error = Failure> + Send>(
-    asked: &Asked<'_>,
+    asked: &Asked<'_, '_>,
     mut arrived: Arrived,
     mut parts: Option<&mut Parts<'_, B>>,
 ) -> Result<Result<Document, Unfit>, Failure> {
@@ -144,7 +151,7 @@ async fn with_attachments<B: Chunks<Error = Failure> + Send>(
 
 /// Stores an attachment that came inside the JSON.
 pub(super) async fn inline(
-    asked: &Asked<'_>,
+    asked: &Asked<'_, '_>,
     name: &str,
     fields: StubFields,
     data: Vec<u8>,

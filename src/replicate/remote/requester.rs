@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::uri::{Authority, Scheme};
+use http::uri::Authority;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::text::{reason_of, shown};
+use super::redirect::{Place, redirected, server_url};
+use super::text::{is_error, reason_of, shown};
 use crate::clock::Clock;
 use crate::net::http_client::{HttpError, RequestBody, empty};
 use crate::replicate::address::refusal;
@@ -20,23 +21,21 @@ use crate::replicate::context::{Clients, Context};
 use crate::replicate::failure::Failure;
 use crate::replicate::host::Host;
 use crate::replicate::parameters::{Parameters, RemoteEndpoint};
-use crate::replicate::session::{Ready, Session};
+use crate::replicate::session::Session;
 
 /// The first pause before a request is sent again; each one is twice as long.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often a request is sent again to a host that has too much to do.
-const REFUSALS: u32 = 20;
+pub(super) const REFUSALS: u32 = 20;
 /// Redirects that one request follows.
 const REDIRECTS: usize = 5;
 /// Bytes a second that a request takes at least.
 const SLOWEST: u64 = 16 << 10;
 /// The longest time for the upload of one attachment, as long as it moves.
 const LONGEST_UPLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The longest time for a sign-in, which other jobs wait for.
-const LONGEST_SIGN_IN: Duration = Duration::from_secs(60);
 /// Bytes of the body of an error.
-const ERROR_BYTES: usize = 64 << 10;
+pub(super) const ERROR_BYTES: usize = 64 << 10;
 
 /// Makes the body of a request; called again for each attempt.
 pub(super) type MakeBody = Arc<dyn Fn() -> RequestBody + Send + Sync>;
@@ -102,18 +101,9 @@ pub(super) struct Requester<'a> {
     pub clock: &'a Clock,
     pub endpoint: &'a RemoteEndpoint,
     pub parameters: &'a Parameters,
-    clients: Clients,
-    host: Arc<Host>,
-    session: Arc<Session>,
-}
-
-/// Where a request goes after redirects.
-struct Place {
-    url: Uri,
-    method: Method,
-    has_body: bool,
-    /// Whether it still is the endpoint's own server, so that it gets the credentials.
-    is_own: bool,
+    pub(super) clients: Clients,
+    pub(super) host: Arc<Host>,
+    pub(super) session: Arc<Session>,
 }
 
 impl<'a> Requester<'a> {
@@ -194,6 +184,30 @@ impl<'a> Requester<'a> {
         }
     }
 
+    /// The same for a request whose refusal (400, 401, 403, 415) would be about one document. One that is not from a
+    /// database server but from a proxy before it says nothing of the document: it is a failure of the request, which
+    /// is tried again.
+    pub async fn fetch_of_document(&self, ask: &Ask, most: usize) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let mut failures = 0;
+        loop {
+            let (status, body) = self.fetch(ask, most).await?;
+            if !is_of_somebody_else(status, &body) {
+                return Ok((status, body));
+            }
+            if failures >= self.parameters.retries_per_request {
+                return Err(self.of_somebody_else(status));
+            }
+            failures += 1;
+            self.pause(failures).await;
+        }
+    }
+
+    /// The failure of a request that was refused by something before the database server.
+    pub fn of_somebody_else(&self, status: StatusCode) -> Failure {
+        let text = format!("{}: the answer is not that of a database server", self.endpoint.url);
+        Failure::Status { status: status.as_u16(), text }
+    }
+
     /// The failure that an answer of this status means.
     pub async fn status(&self, answer: Answer) -> Failure {
         let status = answer.status;
@@ -232,8 +246,7 @@ impl<'a> Requester<'a> {
             let request = self.request(ask, &place, sign_in.as_ref())?;
             let answer = self.answer(ask, request).await.map_err(|error| self.error(error))?;
             let Some(next) = redirected(&place, &answer)? else {
-                let answer = Answer::new(answer, self.parameters.connection_timeout, turn);
-                let answer = answer.feed(ask.path.starts_with("/_changes"));
+                let answer = Answer::new(answer, &ask.path, self.parameters.connection_timeout, turn);
                 if place.is_own && self.session.is_used() {
                     self.session.take(&answer.headers, Instant::now());
                 }
@@ -278,7 +291,7 @@ impl<'a> Requester<'a> {
         url.parse().map_err(|_| Failure::BadRequest(format!("{} is no URL", shown(&url))))
     }
 
-    fn request(
+    pub(super) fn request(
         &self,
         ask: &Ask,
         place: &Place,
@@ -318,103 +331,13 @@ impl<'a> Requester<'a> {
         Ok(request)
     }
 
-    /// The header by which the user signs in, after a sign-in if there is no session yet.
-    async fn sign_in(&self) -> Result<Option<(HeaderName, HeaderValue)>, Failure> {
-        let Some(basic) = &self.endpoint.auth else { return Ok(None) };
-        if self.endpoint.headers.contains_key(header::AUTHORIZATION) {
-            return Ok(None);
-        }
-        if let Ready::Header(name, value) = self.session.ready(basic, Instant::now()) {
-            return Ok(Some((name, value)));
-        }
-        let _turn = self.session.turn().await?;
-        if let Ready::Header(name, value) = self.session.ready(basic, Instant::now()) {
-            return Ok(Some((name, value)));
-        }
-        if !self.begin_session().await.inspect_err(|failure| self.session.fail(failure))? {
-            self.session.give_up(Instant::now());
-        }
-        match self.session.ready(basic, Instant::now()) {
-            Ready::Header(name, value) => Ok(Some((name, value))),
-            Ready::SignIn => Err(Failure::Protocol("the session ends as soon as it begins".into())),
-        }
-    }
-
-    /// Begins a session. Returns false if the server has none: a proxy before it may have.
-    async fn begin_session(&self) -> Result<bool, Failure> {
-        let mut refusals = 0;
-        loop {
-            match self.ask_for_session().await {
-                Err(failure) if failure.is_refusal() && refusals < REFUSALS => {
-                    refusals += 1;
-                    self.host.refused();
-                    self.pause(refusals.min(6)).await;
-                }
-                begun => return begun,
-            }
-        }
-    }
-
-    async fn ask_for_session(&self) -> Result<bool, Failure> {
-        let Some(basic) = &self.endpoint.auth else { return Ok(false) };
-        let body = serde_json::json!({"name": basic.username, "password": basic.password}).to_string();
-        let ask = Ask::with(Method::POST, "", body);
-        let url = server_url(&self.endpoint.url, "/_session")?;
-        let place = Place { url: url.clone(), method: Method::POST, has_body: true, is_own: true };
-        let request = self.request(&ask, &place, None)?;
-        let answer = self.of_session(request).await?;
-        match answer.status {
-            StatusCode::OK => {
-                let taken = self.session.take(&answer.headers, Instant::now());
-                let _ = answer.whole(ERROR_BYTES).await;
-                Ok(taken)
-            }
-            status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
-                let body = answer.whole(ERROR_BYTES).await.unwrap_or_default();
-                Err(failure_of(&url, status, &body))
-            }
-            // The password itself tells.
-            _ => Ok(false),
-        }
-    }
-
-    /// Sends a request to `_session`. Jobs of other databases may wait for its answer, so its failure does not name this
-    /// one's.
-    async fn of_session(&self, request: Request<RequestBody>) -> Result<Answer, Failure> {
-        let (url, patience) = (request.uri().clone(), self.parameters.connection_timeout.min(LONGEST_SIGN_IN));
-        let answer = self.clients.requests.send(request, patience).await;
-        Ok(Answer::new(answer.map_err(|error| failed(&url, error))?, patience, None))
-    }
-
-    /// Whether a request was refused because its session has ended, and not because the user may not do that. A server
-    /// says 401 for both; the session of all jobs is not given up for each document that is refused.
-    async fn is_over(&self, used: Option<&HeaderValue>) -> bool {
-        if let Some(cookie) = used
-            && self.is_accepted(cookie).await.unwrap_or(false)
-        {
-            return false;
-        }
-        self.session.is_over(used)
-    }
-
-    /// Whether the server takes the cookie for that of a user.
-    async fn is_accepted(&self, cookie: &HeaderValue) -> Result<bool, Failure> {
-        let url = server_url(&self.endpoint.url, "/_session")?;
-        let place = Place { url, method: Method::GET, has_body: false, is_own: true };
-        let request = self.request(&Ask::get(""), &place, Some(&(header::COOKIE, cookie.clone())))?;
-        let answer = self.of_session(request).await?;
-        let is_ok = answer.status == StatusCode::OK;
-        let told: serde_json::Value = serde_json::from_slice(&answer.whole(ERROR_BYTES).await?).unwrap_or_default();
-        Ok(is_ok && told["userCtx"]["name"].is_string())
-    }
-
     fn error(&self, error: HttpError) -> Failure {
         failed(&self.endpoint.url, error)
     }
 }
 
 /// Why there is no answer from a URL.
-fn failed(url: &Uri, error: HttpError) -> Failure {
+pub(super) fn failed(url: &Uri, error: HttpError) -> Failure {
     match error {
         HttpError::Refused(address) => Failure::AddressRefused(refusal(address)),
         HttpError::Url(wrong) => Failure::BadRequest(format!("{url}: {wrong}")),
@@ -426,7 +349,7 @@ fn failed(url: &Uri, error: HttpError) -> Failure {
 }
 
 /// The failure that a status and a body from a URL mean.
-fn failure_of(url: &Uri, status: StatusCode, body: &[u8]) -> Failure {
+pub(super) fn failure_of(url: &Uri, status: StatusCode, body: &[u8]) -> Failure {
     let text = format!("{url}: {}", reason_of(body));
     match status {
         StatusCode::UNAUTHORIZED => Failure::Unauthorized(text),
@@ -435,12 +358,13 @@ fn failure_of(url: &Uri, status: StatusCode, body: &[u8]) -> Failure {
     }
 }
 
-/// A URL beside the database.
-fn server_url(database: &Uri, path: &str) -> Result<Uri, Failure> {
-    let root = database.path().rsplit_once('/').map_or("", |(root, _)| root);
-    let mut parts = database.clone().into_parts();
-    parts.path_and_query = format!("{root}{path}").parse().ok();
-    Uri::from_parts(parts).map_err(|_| Failure::BadRequest(format!("{} is no URL", shown(path))))
+/// Whether a refusal is not from a database server. Too large is what is too large for anybody on the way.
+pub(super) fn is_of_somebody_else(status: StatusCode, body: &[u8]) -> bool {
+    let refuses = matches!(
+        status,
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNSUPPORTED_MEDIA_TYPE
+    );
+    refuses && !is_error(body)
 }
 
 /// Whether the same request may succeed later.
@@ -450,55 +374,4 @@ pub(super) fn is_worth_a_retry(failure: &Failure) -> bool {
         Failure::Status { status, .. } => *status >= 500,
         _ => false,
     }
-}
-
-/// Where a redirect leads; `None` if the answer is none.
-///
-/// # Errors
-/// It leads from HTTPS to HTTP, or nowhere.
-fn redirected(from: &Place, answer: &crate::net::http_client::Answer) -> Result<Option<Place>, Failure> {
-    let keeps = match answer.status() {
-        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
-        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => from.method == Method::GET,
-        StatusCode::SEE_OTHER => false,
-        _ => return Ok(None),
-    };
-    let wrong = |what: &str| Failure::Protocol(format!("{}: a redirect {what}", from.url));
-    if !keeps && answer.status() != StatusCode::SEE_OTHER {
-        // To send the body again as a GET, as browsers do, would write nothing.
-        return Err(wrong("of a write that is not 307 or 308"));
-    }
-    let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-    let url = location.and_then(|location| joined(&from.url, location)).ok_or_else(|| wrong("without a place"))?;
-    let is_secure = |url: &Uri| url.scheme() == Some(&Scheme::HTTPS);
-    if is_secure(&from.url) && !is_secure(&url) {
-        return Err(wrong("from HTTPS to HTTP"));
-    }
-    let place = |url: &Uri| {
-        let port = url.port_u16().unwrap_or(if is_secure(url) { 443 } else { 80 });
-        (url.host().unwrap_or_default().to_ascii_lowercase(), port)
-    };
-    // From port 80 to 443 of the same host is the usual way to HTTPS, and keeps the credentials.
-    let (before, after) = (place(&from.url), place(&url));
-    let is_upgrade = before.0 == after.0 && (before.1, after.1) == (80, 443);
-    let is_own = from.is_own && (before == after || is_upgrade);
-    let method = if keeps { from.method.clone() } else { Method::GET };
-    Ok(Some(Place { url, method, has_body: keeps && from.has_body, is_own }))
-}
-
-/// The URL of a `Location` header.
-fn joined(base: &Uri, location: &str) -> Option<Uri> {
-    if location.contains("://") {
-        let url: Uri = location.parse().ok()?;
-        let is_http = matches!(url.scheme_str(), Some("http" | "https"));
-        return (is_http && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))).then_some(url);
-    }
-    let mut parts = base.clone().into_parts();
-    let path = match location.starts_with('/') {
-        true if location.starts_with("//") => return None,
-        true => location.to_owned(),
-        false => format!("{}/{location}", base.path().rsplit_once('/').map_or("", |(folder, _)| folder)),
-    };
-    parts.path_and_query = Some(path.parse().ok()?);
-    Uri::from_parts(parts).ok()
 }

@@ -47,6 +47,18 @@ pub(super) fn reason_of(body: &[u8]) -> String {
     }
 }
 
+/// Whether a body is an error of a database server: a JSON object with `error`. A proxy or firewall before it answers
+/// with statuses of its own, and says nothing of the document.
+pub(super) fn is_error(body: &[u8]) -> bool {
+    let body: Option<Value> = serde_json::from_slice(body).ok();
+    body.is_some_and(|body| body.get("error").and_then(Value::as_str).is_some_and(|error| !error.is_empty()))
+}
+
+/// Whether a body says that a write is done: `{"ok": true, ...}`.
+pub(super) fn is_done(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|body| body["ok"] == true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +84,16 @@ mod tests {
         assert_eq!(shown(&"x".repeat(300)).len(), MOST + 3);
         assert_eq!(reason_of(br#"{"error":"not_found","reason":"missing"}"#), "not_found: missing");
         assert_eq!(reason_of(b"<html>"), "no JSON");
+    }
+
+    #[test]
+    fn an_error_of_a_database_server_is_json_with_its_word() {
+        assert!(is_error(br#"{"error":"forbidden","reason":"no"}"#));
+        assert!(is_error(br#"{"error":"bad_request"}"#));
+        for other in
+            ["", "<html>400 Bad Request</html>", "{}", "[]", r#""error""#, r#"{"error":""}"#, r#"{"error":400}"#]
+        {
+            assert!(!is_error(other.as_bytes()), "{other}");
+        }
     }
 }

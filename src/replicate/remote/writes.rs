@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::connection::{Connection, SMALL};
 use super::outgoing;
 use super::requester::Ask;
-use super::text::{document_path, shown};
+use super::text::{document_path, is_done, shown};
 use crate::replicate::failure::Failure;
 use crate::replicate::peer::{Change, Document, Missing, Verdict};
 use crate::rev::Revision;
@@ -102,7 +102,7 @@ async fn bulk_docs(
     }
     body.push_str("]}");
     let ask = Ask::with(Method::POST, "/_bulk_docs", body);
-    let (status, body) = connection.requester.fetch(&ask, LARGE).await?;
+    let (status, body) = connection.requester.fetch_of_document(&ask, LARGE).await?;
     match status {
         StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK => {}
         StatusCode::NOT_FOUND => return Err(gone(connection)),
@@ -174,15 +174,18 @@ async fn put(connection: &Connection<'_>, document: &Document) -> Result<Verdict
             Ask { method: Method::PUT, content, ..Ask::get(path) }
         }
     };
-    let (mut status, mut body) = connection.requester.fetch(&ask, SMALL).await?;
+    let (mut status, mut body) = connection.requester.fetch_of_document(&ask, SMALL).await?;
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         // The rules for this document, or the right to all of them? And is it so, or was it only once?
         connection.read_about().await?;
-        (status, body) = connection.requester.fetch(&ask, SMALL).await?;
+        (status, body) = connection.requester.fetch_of_document(&ask, SMALL).await?;
     }
     let failure = || connection.requester.failure_of(status, &body);
     match status {
-        StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK => Ok(Verdict::Written),
+        StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK if is_done(&body) => Ok(Verdict::Written),
+        StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK => {
+            Err(connection.requester.of_somebody_else(status))
+        }
         StatusCode::PRECONDITION_FAILED if document.has_stubs() => Ok(Verdict::MissingStub),
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN

@@ -70,11 +70,12 @@ pub const JSON: &str = "application/json";
 /// A status for no answer at all.
 pub const NEVER: u16 = 0;
 pub const ABOUT: &[u8] = br#"{"db_name":"db","update_seq":"1-x","instance_start_time":"0"}"#;
-const CHANGES: &str = r#"{"results":[{"seq":"1-x","id":"a","changes":[{"rev":"1-b"}]}],"last_seq":"1-x","pending":0}"#;
+pub const CHANGES: &str =
+    r#"{"results":[{"seq":"1-x","id":"a","changes":[{"rev":"1-b"}]}],"last_seq":"1-x","pending":0}"#;
 
 /// Replicates from a source that has one document `a` with the revision `1-b`, and answers the requests for it by
 /// `document`. Returns how the pass ended, and the documents that are there then.
-async fn from(here: &Running, name: &str, document: Script) -> (Result<Outcome, Failure>, u64, Progress) {
+pub async fn from(here: &Running, name: &str, document: Script) -> (Result<Outcome, Failure>, u64, Progress) {
     let script: Script = Arc::new(move |method, path| {
         let answer = document(method, path);
         let known = match path.split_once('?').map_or(path, |(path, _)| path) {
@@ -243,4 +244,63 @@ async fn a_document_that_is_too_large_is_counted_and_passed_over() {
     // The other way: the target refuses it.
     let back = replicate(&context(&there), &Parameters::new(local("db"), remote(here.address, "db"))).await;
     assert_eq!(back["history"][0]["doc_write_failures"], 1, "{back}");
+}
+
+/// A `_local` document of a source would overwrite a checkpoint, or whatever else is stored there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_document_of_a_source_is_not_written() {
+    let here = server(&[]).await;
+    let script: Script = Arc::new(|_, path| {
+        let document = r#"{"_id":"_local/x","_rev":"1-b","stolen":true}"#;
+        let body = match path.split('?').next().unwrap() {
+            "/db/_changes" => CHANGES.replace("\"a\"", "\"_local/x\""),
+            "/db/_bulk_get" => format!(r#"{{"results":[{{"id":"_local/x","docs":[{{"ok":{document}}}]}}]}}"#),
+            "/db/_local%2Fx" | "/db/_local/x" => format!(r#"[{{"ok":{document}}}]"#),
+            _ => return None,
+        };
+        Some((200, JSON, body.into_bytes()))
+    });
+    let (ended, documents, progress) = from(&here, "db", script).await;
+    // The checkpoint cannot be written to this source.
+    assert!(matches!(ended, Err(Failure::Status { status: 404, .. })), "{ended:?}");
+    let counters = progress.counters();
+    assert_eq!((documents, counters.docs_written, counters.doc_write_failures), (0, 0, 1));
+    let target = here.app.databases.get("db").unwrap();
+    assert!(matches!(target.local("x"), Err(crate::error::Error::Missing)), "{:?}", target.local("x").map(|_| ()));
+}
+
+/// The number of a cluster's sequence is a sum over its shards: it may reach that of `update_seq` before each shard
+/// is at its end, and only `pending` says what is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replication_from_a_cluster_ends_at_the_end_of_all_shards() {
+    let here = server(&[]).await;
+    let row = |seq: &str, id: &str| json!({"seq": seq, "id": id, "changes": [{"rev": "1-b"}]});
+    let first = [("2-gA", "a"), ("3-gB", "b"), ("4-gC", "c"), ("4-gD", "d")].map(|(seq, id)| row(seq, id));
+    let second = [("5-gE", "e"), ("6-gF", "f")].map(|(seq, id)| row(seq, id));
+    let script: Script = Arc::new(move |method, path| {
+        let (name, query) = path.split_once('?').unwrap_or((path, ""));
+        let body = match (method, name) {
+            (_, "/db") => json!({"db_name": "db", "update_seq": "4-gX", "instance_start_time": "0"}),
+            (_, "/db/_changes") if query.contains("since=0&") => {
+                json!({"results": first, "last_seq": "4-gD", "pending": 2})
+            }
+            (_, "/db/_changes") if query.contains("since=4-gD&") => {
+                json!({"results": second, "last_seq": "6-gF", "pending": 0})
+            }
+            (_, "/db/_bulk_get") => {
+                let documents = ["a", "b", "c", "d", "e", "f"]
+                    .map(|id| json!({"id": id, "docs": [{"ok": {"_id": id, "_rev": "1-b"}}]}));
+                json!({ "results": documents })
+            }
+            ("PUT", _) => json!({"ok": true, "id": "_local/x", "rev": "0-1"}),
+            _ => return None,
+        };
+        Some((200, JSON, body.to_string().into_bytes()))
+    });
+    let (address, _) = source(script).await;
+    let target = create(&here, "db");
+    // The first request asks for four rows.
+    let parameters = Parameters { worker_batch_size: 1, ..Parameters::new(remote(address, "db"), local("db")) };
+    let answer = replicate(&context(&here), &parameters).await;
+    assert_eq!((target.info().documents, &answer["source_last_seq"]), (6, &json!("6-gF")), "{answer}");
 }
