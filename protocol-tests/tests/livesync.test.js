@@ -2,15 +2,15 @@
 //
 // The plugin's repository is vrtmrz/obsidian-livesync. `check` does what its "Check server requirements" does
 // (`utilCheckCouchDB.ts`): it reads the settings with an admin's password, and judges their text. `open` decrypts a
-// setup link by the recipe of its library (`octagonal-wheels`, `encryption/hkdf.ts`).
+// setup link.
 
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { webcrypto } from 'node:crypto';
 import { createRequire } from 'node:module';
-import { suite, describe, it, assert, Api } from '../harness/rows.js';
+import { suite, describe, it, before, after, assert, Api } from '../harness/rows.js';
 import { external } from '../harness/server.js';
 import { settee } from '../harness/command.js';
+import { open } from '../harness/livesync.js';
 
 const PouchDB = createRequire(import.meta.url)('pouchdb-9');
 
@@ -41,21 +41,6 @@ async function check(api, as) {
     if (headers['access-control-allow-origin'] !== origin) red[`origin ${origin}`] = '';
   }
   return red;
-}
-
-/** Decrypts the settings in a setup link. */
-async function open(link, passphrase) {
-  const text = decodeURIComponent(link.slice('obsidian://setuplivesync?settings='.length));
-  assert.ok(text.startsWith('%$'), text);
-  const bytes = Buffer.from(text.slice(2), 'base64');
-  const [salt, iv, keySalt, sealed] = [bytes.subarray(0, 32), bytes.subarray(32, 44), bytes.subarray(44, 76), bytes.subarray(76)];
-  const { subtle } = webcrypto;
-  const typed = await subtle.importKey('raw', new TextEncoder().encode(passphrase), 'PBKDF2', false, ['deriveBits']);
-  const master = await subtle.deriveBits({ name: 'PBKDF2', salt, iterations: 310000, hash: 'SHA-256' }, typed, 256);
-  const derived = await subtle.importKey('raw', master, 'HKDF', false, ['deriveKey']);
-  const hkdf = { name: 'HKDF', salt: keySalt, info: new Uint8Array(), hash: 'SHA-256' };
-  const key = await subtle.deriveKey(hkdf, derived, { name: 'AES-GCM', length: 256 }, false, ['decrypt']);
-  return JSON.parse(new TextDecoder().decode(await subtle.decrypt({ name: 'AES-GCM', iv, tagLength: 128 }, key, sealed)));
 }
 
 /** The people in the output of `settee livesync`: link, its passphrase, password. */
@@ -94,6 +79,73 @@ suite("the plugin's check of a server", (api) => {
 
   it('is refused to a member', async () => {
     assert.deepEqual(await check(api, 'nobody:x'), { forbidden: 401 });
+  });
+});
+
+describe('POST /_livesync/link', { skip: !!external }, () => {
+  const api = new Api();
+  before(async () => {
+    await api.start();
+    for (const name of ['ann', 'bob']) await api.ok(`PUT /_users/org.couchdb.user:${name}`, { body: { name, type: 'user', roles: [], password: `pass of ${name}` } });
+    await api.ok('PUT /notes');
+    await api.ok('PUT /notes/_security', { body: { admins: { names: ['ann'] }, members: { names: ['ann'] } } });
+  });
+  after(() => api.stop());
+  const asked = { url: 'https://sync.example.com/', db: 'notes', name: 'ann', password: 'pass of ann' };
+  const make = (change, as) => api.call('POST /_livesync/link', { body: { ...asked, ...change }, as });
+
+  it('makes a link that the plugin opens, with its picture, and keeps nothing', async () => {
+    const before = await api.ok('GET /_users/org.couchdb.user:ann');
+    for (const as of [undefined, 'ann:pass of ann']) {
+      const { status, json, headers } = await make({}, as);
+      assert.deepEqual([status, headers['cache-control']], [200, 'no-store']);
+      assert.deepEqual(Object.keys(json).sort(), ['link', 'passphrase', 'qr_svg', 'vault_passphrase']);
+      assert.match(json.qr_svg, /^<svg xmlns="http:\/\/www.w3.org\/2000\/svg" viewBox="0 0 \d+ \d+" [^<>]*><rect [^<>]*\/><path d="[Mhvz0-9 -]+"\/><\/svg>\n$/);
+      const settings = await open(json.link, json.passphrase);
+      assert.deepEqual([settings.couchDB_URI, settings.couchDB_USER, settings.couchDB_PASSWORD, settings.couchDB_DBNAME], ['https://sync.example.com', 'ann', 'pass of ann', 'notes']);
+      assert.deepEqual([settings.encrypt, settings.passphrase], [true, json.vault_passphrase]);
+    }
+    const given = (await make({ vault_passphrase: 'of an old vault' })).json;
+    assert.deepEqual([given.vault_passphrase, (await open(given.link, given.passphrase)).passphrase], ['of an old vault', 'of an old vault']);
+    const plain = (await make({ encrypt: false, vault_passphrase: 'unused' })).json;
+    assert.deepEqual([plain.vault_passphrase, (await open(plain.link, plain.passphrase)).encrypt], [null, undefined]);
+    const long = (await make({ vault_passphrase: 'x'.repeat(4000) })).json;
+    assert.deepEqual([long.qr_svg, (await open(long.link, long.passphrase)).passphrase.length], [null, 4000]);
+    assert.deepEqual(await api.ok('GET /_users/org.couchdb.user:ann'), before);
+    const logged = JSON.stringify([await api.ok('GET /_node/_local/_logs?level=debug&limit=1000'), await api.ok('GET /_node/_local/_audit')]);
+    for (const secret of ['pass of ann', given.passphrase, 'of an old vault']) assert.ok(!logged.includes(secret) && !api.server.log().includes(secret), secret);
+    assert.ok(logged.includes('livesync link'), 'the audit log names what the password was checked for');
+  });
+
+  it('is refused to those who may not, and says why', async () => {
+    for (const [change, as, status, reason] of [
+      [{}, null, 401, /not authorized|not an authenticated user|sign/i],
+      [{ password: 'wrong' }, undefined, 401, /^Name or password is incorrect/],
+      [{ name: 'nobody' }, undefined, 401, /^Name or password is incorrect/],
+      [{}, 'bob:pass of bob', 403, /^You are not a server admin/],
+      [{ name: 'bob', password: 'pass of bob' }, 'bob:pass of bob', 403, /^You are not allowed to access this db/],
+      [{ name: 'admin', password: 'pass word:1' }, undefined, 403, /^This is a server admin/],
+      [{ db: 'none' }, undefined, 404, /^Database does not exist/],
+      [{ url: 'sync.example.com' }, undefined, 400, /^url begins with/],
+      [{ url: 'https://' }, undefined, 400, /^url begins with/],
+      [{ more: 1 }, undefined, 400, /^the body is an object with/],
+      [{ password: 7 }, undefined, 400, /^the body is an object with/],
+      [{ vault_passphrase: 'x'.repeat(20_000) }, undefined, 413, /16384 bytes/],
+    ]) {
+      const answer = await make(change, as);
+      assert.equal(answer.status, status, `${JSON.stringify(change).slice(0, 100)} as ${as}: ${answer.text.slice(0, 300)}`);
+      assert.match(answer.json.reason, reason);
+      assert.ok(!answer.text.includes('pass of'), answer.text);
+    }
+    assert.equal((await api.call('POST /_livesync/link', { body: JSON.stringify(asked), send: { 'Content-Type': 'text/plain' } })).status, 415);
+    assert.equal((await api.call('GET /_livesync/link')).status, 405);
+    assert.equal((await api.call('GET /_livesync/other')).status, 404);
+  });
+
+  it('checks a password no oftener than a sign-in', async () => {
+    let refused;
+    for (let at = 0; at < 30 && refused?.status !== 403; at += 1) refused = await make({ name: 'bob', password: `guess ${at}` });
+    assert.match(refused.json.reason, /locked/i);
   });
 });
 

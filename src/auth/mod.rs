@@ -9,6 +9,8 @@
 //! users      documents of the users' database         requirements   rules for new passwords
 //! devices    sign-ins by device, revocations          token     access tokens that this server issues
 //! jwt, jwks  bearer tokens and published keys         authenticate   credentials in, user context out
+//! livesync_link   the setup link of Obsidian LiveSync   qr_code   a link as a picture
+//! secret_text   passwords that the server makes up
 //! ```
 //!
 //! Takes strings and maps, returns results. Only `http` knows headers and status codes.
@@ -18,10 +20,13 @@ mod curves;
 pub mod devices;
 pub mod jwks;
 pub mod jwt;
+pub mod livesync_link;
 pub mod lockout;
 pub mod password;
 pub mod peruser;
+pub mod qr_code;
 pub mod requirements;
+pub mod secret_text;
 pub mod security_object;
 pub mod session;
 pub mod settings;

@@ -5,7 +5,8 @@
 use super::admin_api::{AdminApi, OpenFolder};
 use super::args::Administer;
 use super::livesync::{doctor, set_up};
-use super::secret_text::{Length, read_secret, secret_text};
+use super::secret_text::read_secret;
+use crate::auth::secret_text::{Length, secret_text};
 
 /// Runs a command. Returns false if it has found something that is wrong.
 ///

@@ -13,11 +13,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::doctor;
-use super::link::{Device, is_link, setup_link};
-use super::qr_code::QrCode;
 use super::vault::{Vault, check_database, check_user};
+use crate::auth::livesync_link::{Device, is_link, setup_link};
+use crate::auth::qr_code::QrCode;
+use crate::auth::secret_text::{Length, secret_text};
 use crate::cli::admin_api::{AdminApi, OpenFolder, part};
-use crate::cli::secret_text::{Length, read_secret, secret_text};
+use crate::cli::secret_text::read_secret;
 
 /// The member of an account's document with its links, by vault.
 const LINKS: &str = "livesync";

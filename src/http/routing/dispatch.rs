@@ -8,7 +8,8 @@ use super::route::{AttachmentVerb, DbRoute, DocumentVerb, NodeRoute, Route, Serv
 use crate::app::App;
 use crate::db::Database;
 use crate::http::api::console::{
-    audit, backups, check, conflicts, files, history, logs, settings, sync, sync_alerts, try_function, views,
+    audit, backups, check, conflicts, files, history, livesync_link, logs, settings, sync, sync_alerts, try_function,
+    views,
 };
 use crate::http::api::database::{all_docs, changes, database};
 use crate::http::api::design::{list_function, rewrite, show_and_update};
@@ -33,6 +34,7 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::SyncStatus => sync::status(app, request).await,
             S::SyncHistory => sync::history(app, request),
             S::SyncAlerts => sync_alerts::alerts(app, request).await,
+            S::LivesyncLink => livesync_link::make(app, request).await,
             S::ActiveTasks => root::active_tasks(app),
             S::Replicate => replicate::replicate(app, request).await,
             S::SchedulerJobs => scheduler::jobs(app, request),

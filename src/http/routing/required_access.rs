@@ -18,7 +18,7 @@ pub fn needed(route: &Route, users: &str) -> Access {
             S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids => Access::Anyone,
             S::Session | S::SignIn | S::SignOut | S::Token => Access::Anyone,
             S::Devices | S::RevokeDevices(_) | S::Replicate => Access::SignedIn,
-            S::SyncStatus | S::SyncHistory | S::SyncAlerts => Access::SignedIn,
+            S::SyncStatus | S::SyncHistory | S::SyncAlerts | S::LivesyncLink => Access::SignedIn,
             S::AllDbs | S::DbsInfo | S::DbsInfoOf => Access::ListDatabases,
             S::DbUpdates
             | S::Conflicts

@@ -33,6 +33,8 @@ pub enum ServerRoute {
     SyncHistory,
     /// What somebody should look at.
     SyncAlerts,
+    /// Makes a setup link of Obsidian LiveSync.
+    LivesyncLink,
     ActiveTasks,
     Membership,
     ClusterState,

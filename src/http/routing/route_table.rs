@@ -21,7 +21,7 @@ pub fn route(target: &Target) -> Result<Route> {
         []
         | ["favicon.ico" | "_utils" | "_all_dbs" | "_dbs_info" | "_db_updates" | "_active_tasks", ..]
         | ["_membership" | "_cluster_setup" | "_reload_query_servers" | "_uuids" | "_up" | "_session" | "_node", ..]
-        | ["_replicate" | "_scheduler" | "_conflicts" | "_sync", ..] => {
+        | ["_replicate" | "_scheduler" | "_conflicts" | "_sync" | "_livesync", ..] => {
             Ok(Route::Server(server(target.verb, &segments)?))
         }
         [name, rest @ ..] => Ok(Route::Database { name: (*name).to_owned(), what: database(target.verb, rest)? }),
@@ -51,6 +51,7 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (Get, ["_sync", "status"]) => R::SyncStatus,
         (Get, ["_sync", "history"]) => R::SyncHistory,
         (Get, ["_sync", "alerts"]) => R::SyncAlerts,
+        (Post, ["_livesync", "link"]) => R::LivesyncLink,
         (Get, ["_active_tasks"]) => R::ActiveTasks,
         (Get, ["_membership"]) => R::Membership,
         (Get, ["_cluster_setup"]) => R::ClusterState,
@@ -70,6 +71,7 @@ fn server(verb: Verb, segments: &[&str]) -> Result<ServerRoute> {
         (_, ["_session", "token"]) => return only("POST"),
         (_, ["_all_dbs" | "_active_tasks" | "_up" | "_conflicts"]) => return only("GET,HEAD"),
         (_, ["_sync", "status" | "history" | "alerts"]) => return only("GET,HEAD"),
+        (_, ["_livesync", "link"]) => return only("POST"),
         (_, ["_dbs_info"]) => return only("GET,HEAD,POST"),
         (_, ["_db_updates" | "_membership" | "_uuids"]) => return only("GET"),
         (_, ["_cluster_setup"]) => return only("GET,POST"),

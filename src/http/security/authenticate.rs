@@ -136,7 +136,7 @@ pub async fn check_password(
 }
 
 /// Begins a sign-in with a password, completes it, and records how it ended. `purpose`: what it is for.
-async fn verified(
+pub async fn verified(
     app: &Arc<App>,
     name: String,
     begin: impl FnOnce(&Authenticator, &str, Option<IpAddr>) -> crate::error::Result<Step> + Send + 'static,

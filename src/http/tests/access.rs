@@ -30,6 +30,7 @@ const REQUESTS: &[&str] = &[
     "GET /_sync/status",
     "GET /_sync/history",
     "GET /_sync/alerts",
+    "POST /_livesync/link",
     "GET /_active_tasks",
     "GET /_membership",
     "GET /_cluster_setup",

@@ -6,6 +6,7 @@ pub mod check;
 pub mod conflicts;
 pub mod files;
 pub mod history;
+pub mod livesync_link;
 pub mod logs;
 pub mod settings;
 pub mod sync;

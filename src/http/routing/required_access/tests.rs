@@ -64,6 +64,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         (S::SyncStatus, SIGNED_IN),
         (S::SyncHistory, SIGNED_IN),
         (S::SyncAlerts, SIGNED_IN),
+        (S::LivesyncLink, SIGNED_IN),
         (S::ActiveTasks, ADMINS),
         (S::Membership, ADMINS),
         (S::ClusterState, ADMINS),
@@ -99,7 +100,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         match route {
             S::Welcome | S::Favicon | S::Utils(_) | S::Up | S::Uuids | S::Session | S::SignIn | S::SignOut => {}
             S::AllDbs | S::DbsInfo | S::DbsInfoOf | S::DbUpdates | S::Conflicts | S::ActiveTasks | S::Membership => {}
-            S::SyncStatus | S::SyncHistory | S::SyncAlerts => {}
+            S::SyncStatus | S::SyncHistory | S::SyncAlerts | S::LivesyncLink => {}
             S::ClusterState | S::ClusterSetup | S::ReloadQueryServers => {}
             S::Replicate | S::SchedulerJobs | S::SchedulerJob(_) | S::SchedulerDocs(_) | S::SchedulerDoc(..) => {}
             S::Token | S::Devices | S::RevokeDevices(_) => {}
