@@ -527,6 +527,13 @@ pub const KNOWN: &[Known] = &[
         "Documents that were not there, of a user or address in a minute; 0: never.",
     ),
     row("audit", "guessing", number(0, 1_000_000_000), "20", "Wrong passwords of an address in a minute; 0: never."),
+    row(
+        "sync",
+        "device_stopped_after",
+        number(60, 31_536_000),
+        "86400",
+        "Seconds without a request after which a device that lacks changes is reported (`/_sync/alerts`).",
+    ),
     // --- tokens
     row("jwt_auth", "required_claims", Kind::Text, "exp", "Claims that a token must have: `exp, nbf, {iss, \"me\"}`."),
     row(

@@ -7,6 +7,10 @@ use super::client::cut;
 
 /// Refused documents that an entry names.
 pub const REFUSED: usize = 10;
+/// Checkpoints of its own database that an entry keeps.
+pub const CHECKPOINTS: usize = 16;
+/// Bytes that are kept of a checkpoint's id.
+const ID: usize = 64;
 /// Hours of which an entry keeps sums.
 pub const HOURS: usize = 24;
 /// Milliseconds of an hour.
@@ -85,8 +89,9 @@ pub struct Record {
     pub since: Option<u64>,
     /// The last sequence that an open feed has sent.
     pub sent: Option<u64>,
-    /// A sequence of this database: the client has everything up to it.
-    pub checkpoint: Option<Checkpoint<u64>>,
+    /// Sequences of this database, newest first: the client has everything up to each. A client that replicates with
+    /// several databases of its own, as several devices that the server cannot tell apart, has one for each.
+    pub checkpoints: VecDeque<Checkpoint<u64>>,
     /// A sequence of the client's own database: the server has everything up to it.
     pub push_checkpoint: Option<Checkpoint<String>>,
     /// All sums since the first request.
@@ -109,6 +114,21 @@ impl Record {
         while self.hours.front().is_some_and(|(first, _)| *first + HOURS as u64 <= hour) {
             self.hours.pop_front();
         }
+    }
+
+    /// The newest checkpoint.
+    pub fn checkpoint(&self) -> Option<&Checkpoint<u64>> {
+        self.checkpoints.front()
+    }
+
+    /// Notes a checkpoint, in place of the earlier one of the same replication.
+    pub fn pulled_up_to(&mut self, sequence: u64, id: &str, at: u64) {
+        let id = &id[..id.floor_char_boundary(ID)];
+        let before = self.checkpoints.iter().position(|known| known.id == id);
+        let kept = before.and_then(|at| self.checkpoints.remove(at));
+        let id = kept.map_or_else(|| id.to_owned(), |known| known.id);
+        self.checkpoints.truncate(CHECKPOINTS - 1);
+        self.checkpoints.push_front(Checkpoint { sequence, at, id });
     }
 
     /// Notes a refused document.

@@ -264,10 +264,12 @@ impl Syncing {
 
     /// It wrote a checkpoint: a sequence of this database, or one of its own.
     pub fn checkpoint(&self, own: Option<u64>, sequence: &str, id: &str) {
-        let id = cut(id).to_owned();
         self.note(Sums::default(), |record, at| match own {
-            Some(sequence) => record.checkpoint = Some(Checkpoint { sequence, at, id }),
-            None => record.push_checkpoint = Some(Checkpoint { sequence: cut(sequence).to_owned(), at, id }),
+            Some(sequence) => record.pulled_up_to(sequence, id, at),
+            None => {
+                let (sequence, id) = (cut(sequence).to_owned(), cut(id).to_owned());
+                record.push_checkpoint = Some(Checkpoint { sequence, at, id });
+            }
         });
     }
 

@@ -75,3 +75,31 @@ async fn a_client_far_behind_and_many_deletions_are_told_of_for_a_day() {
     clock.advance(Duration::from_secs(25 * 3600));
     assert_eq!(alerts(&running).await, [told("device_stopped", "warning", 1200)]);
 }
+
+#[tokio::test]
+async fn two_devices_that_look_alike_are_told_apart_and_the_time_is_a_setting() {
+    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
+    let running = server_at(&[("sync", "device_stopped_after", "3600")], Arc::new(Memory::new()), clock.clone()).await;
+    call(&running, "PUT /db", Value::Null).await;
+    call(&running, "GET /db/_changes?style=all_docs&since=0", Value::Null).await;
+    let first = call(&running, "POST /db/_bulk_docs", json!({"docs": [{"_id": "a"}]})).await;
+    assert!(first[0]["ok"] == true, "{first}");
+    let checkpoint = |sequence: &Value| json!({"last_seq": sequence, "history": []});
+    let one = call(&running, "GET /db", Value::Null).await["update_seq"].clone();
+    call(&running, "PUT /db/_local/phone", checkpoint(&one)).await;
+    call(&running, "POST /db/_bulk_docs", json!({"docs": [{"_id": "b"}]})).await;
+    let two = call(&running, "GET /db", Value::Null).await["update_seq"].clone();
+    clock.advance(Duration::from_secs(90 * 60));
+    call(&running, "GET /db/_changes?style=all_docs&since=2", Value::Null).await;
+    call(&running, "PUT /db/_local/laptop", checkpoint(&two)).await;
+    let status = call(&running, "GET /_sync/status", Value::Null).await;
+    let database = &status["rows"][0]["databases"][0];
+    assert_eq!((&database["behind"], &database["checkpoint_id"]), (&json!(0), &json!("laptop")));
+    let replications = database["replications"].as_array().expect("a list");
+    let shown: Vec<_> = replications.iter().map(|one| (&one["checkpoint_id"], &one["behind"])).collect();
+    assert_eq!(shown, [(&json!("laptop"), &json!(0)), (&json!("phone"), &json!(1))]);
+    assert_eq!(alerts(&running).await, [told("device_stopped", "info", 1)]);
+    clock.advance(Duration::from_secs(8 * 24 * 3600));
+    call(&running, "GET /db/_changes?style=all_docs&since=2", Value::Null).await;
+    assert_eq!(alerts(&running).await, [], "a replication that stopped a week ago is most probably replaced");
+}

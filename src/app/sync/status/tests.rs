@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::super::client::TEXT;
-use super::super::record::{HOURS, REFUSED};
+use super::super::record::{CHECKPOINTS, HOURS, REFUSED};
 use super::*;
 
 const BEGIN: u64 = 1_700_000_000_000;
@@ -95,4 +95,25 @@ fn sums_are_kept_of_a_day() {
     assert_eq!((record.total.documents_sent, record.total.bytes_sent), (300, 10_000));
     assert_eq!(record.hours.len(), HOURS);
     assert!(record.hours.iter().all(|(_, sums)| sums.documents_sent == 3));
+}
+
+#[test]
+fn replications_of_one_client_are_told_apart_by_their_checkpoints() {
+    let (clock, status) = status();
+    let syncing = status.of(Key::new(Some("ann"), None, "app", "db"), About::default());
+    for (sequence, id) in [(5, "phone"), (3, "laptop"), (9, "phone")] {
+        clock.advance(Duration::from_millis(1));
+        syncing.checkpoint(Some(sequence), &format!("{sequence}-x"), id);
+    }
+    let checkpoints = |status: &Arc<SyncStatus>| -> Vec<(u64, String)> {
+        let seen = status.list(|_| true);
+        seen[0].record.checkpoints.iter().map(|one| (one.sequence, one.id.clone())).collect()
+    };
+    assert_eq!(checkpoints(&status), [(9, "phone".to_owned()), (3, "laptop".to_owned())]);
+    for number in 0..1000 {
+        syncing.checkpoint(Some(number), "1-x", &format!("{number}{}", "é".repeat(1000)));
+    }
+    let kept = checkpoints(&status);
+    assert_eq!((kept.len(), kept[0].0), (CHECKPOINTS, 999));
+    assert!(kept.iter().all(|(_, id)| id.len() <= 64));
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::conflicts::limit;
 use crate::app::App;
 use crate::app::sync::history::{EVENTS, Event, STEP, STEPS};
-use crate::app::sync::record::{HOUR, REFUSED, Record, Sums};
+use crate::app::sync::record::{CHECKPOINTS, Checkpoint, HOUR, REFUSED, Record, Sums};
 use crate::app::sync::status::{ENTRIES, PER_USER};
 use crate::app::sync::{Key, Seen};
 use crate::auth::UserCtx;
@@ -97,13 +97,18 @@ impl Readable {
 pub(super) fn behind(database: &Database, seen: &Seen) -> Option<(u64, bool)> {
     let record = &seen.record;
     let sent = record.sent.filter(|_| seen.live);
-    let has = record.checkpoint.as_ref().map(|checkpoint| checkpoint.sequence).max(record.since).max(sent)?;
+    let has = record.checkpoint().map(|checkpoint| checkpoint.sequence).max(record.since).max(sent)?;
+    Some(behind_of(database, has))
+}
+
+/// The number of changes after a sequence, and whether it is counted.
+pub(super) fn behind_of(database: &Database, has: u64) -> (u64, bool) {
     let distance = database.info().sequence.saturating_sub(has);
     if distance <= COUNTED {
-        return Some((database.pending(has).unwrap_or(distance), true));
+        return (database.pending(has).unwrap_or(distance), true);
     }
     let info = database.info();
-    Some((distance.min(info.documents + info.deleted), false))
+    (distance.min(info.documents + info.deleted), false)
 }
 
 /// GET `/_sync/status`.
@@ -120,7 +125,7 @@ pub async fn status(app: &Arc<App>, request: &Request) -> Result<Answer> {
     });
     Ok(Answer::ok(&json!({
         "since": app.sync.since,
-        "kept": {"entries": ENTRIES, "entries_per_user": PER_USER, "refused_per_entry": REFUSED},
+        "kept": {"entries": ENTRIES, "entries_per_user": PER_USER, "refused_per_entry": REFUSED, "replications_per_entry": CHECKPOINTS},
         "total": total,
         "next": (next < total).then(|| next.to_string()),
         "rows": rows.await?,
@@ -179,7 +184,7 @@ fn database_json(databases: &mut Readable, seen: &Seen) -> Value {
         .refused
         .iter()
         .map(|one| json!({"id": one.id, "error": one.error, "reason": one.reason, "at": one.at, "count": one.count}));
-    let (checkpoint, pushed) = (record.checkpoint.as_ref(), record.push_checkpoint.as_ref());
+    let (checkpoint, pushed) = (record.checkpoint(), record.push_checkpoint.as_ref());
     let failed = |failed: &crate::app::sync::record::Failed| json!({"at": failed.at, "status": failed.status, "reason": failed.reason});
     json!({
         "db": key.database,
@@ -202,9 +207,25 @@ fn database_json(databases: &mut Readable, seen: &Seen) -> Value {
         "bytes_received": record.total.bytes_received,
         "errors": record.total.errors,
         "last_error": record.last_error.as_ref().map(failed),
+        "replications": database.as_ref().map_or_else(Vec::new, |database| replications(database, record)),
         "refused": refused.collect::<Vec<_>>(),
         "refused_total": record.total.refused,
     })
+}
+
+/// The replications of a client that read this database, each by its own checkpoint.
+fn replications(database: &Database, record: &Record) -> Vec<Value> {
+    let one = |checkpoint: &Checkpoint<u64>| {
+        let (changes, exact) = behind_of(database, checkpoint.sequence);
+        json!({
+            "checkpoint": database.wire_sequence(checkpoint.sequence),
+            "checkpoint_at": checkpoint.at,
+            "checkpoint_id": checkpoint.id,
+            "behind": changes,
+            "behind_exact": exact,
+        })
+    };
+    record.checkpoints.iter().map(one).collect()
 }
 
 fn bucket(at: u64, clients: u64, sums: &Sums) -> Value {

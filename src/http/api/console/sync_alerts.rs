@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::sync::{Readable, Scope, behind, now};
+use super::sync::{Readable, Scope, behind, behind_of, now};
 use crate::app::App;
 use crate::app::sync::Seen;
 use crate::app::sync::conflict_growth::Growth;
@@ -16,8 +16,9 @@ use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::Result;
 
-/// A client that lacks changes and was not seen for so many milliseconds has stopped.
-const STOPPED: u64 = 24 * 3_600_000;
+/// A replication that stopped longer ago than so many milliseconds is no alert any more: most probably its app was
+/// installed anew, and has another one.
+const FORGOTTEN: u64 = 7 * 24 * 3_600_000;
 /// Milliseconds after which a refusal, or something suspicious, is no alert any more.
 const OLD: u64 = 24 * 3_600_000;
 /// Changes by which a client is far behind.
@@ -30,10 +31,11 @@ pub async fn alerts(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let scope = Scope::of(request)?;
     let seen = app.sync.list(|key| scope.holds(key));
     let (mut databases, now) = (Readable::of(app, request), now(app));
+    let stopped = request.settings.number("sync", "device_stopped_after").saturating_mul(1000);
     let of_clients = blocking(move || {
         let mut alerts = Alerts::default();
         for one in &seen {
-            of_client(&mut alerts, &mut databases, one, now);
+            of_client(&mut alerts, &mut databases, one, (now, stopped));
         }
         Ok::<_, Error>(alerts)
     });
@@ -87,7 +89,8 @@ impl Alerts {
     }
 }
 
-fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, now: u64) {
+/// `stopped`: milliseconds without a request after which a client that lacks changes has stopped.
+fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, (now, stopped): (u64, u64)) {
     let Seen { key, record, live } = seen;
     let Some(database) = databases.get(&key.database) else { return };
     let whose = key.user.as_deref().map_or("without a user".to_owned(), |user| format!("of {user}"));
@@ -98,14 +101,27 @@ fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, now: u6
     let changes = behind(&database, seen).map_or(0, |(changes, _)| changes);
     let idle = now.saturating_sub(record.last_seen);
     let db = &key.database;
-    if !live && idle >= STOPPED && changes > 0 {
-        let hours = idle / 3_600_000;
+    if !live && idle >= stopped && changes > 0 {
         let text =
-            format!("A device {whose} has not synced {db} for {hours} hours, and lacks {changes} of its changes.");
+            format!("A device {whose} has not synced {db} for {}, and lacks {changes} of its changes.", hours(idle));
         alerts.add("device_stopped", Severity::Warning, record.last_seen, alert(changes, text));
     } else if changes >= FAR {
         let text = format!("A device {whose} is {changes} changes behind in {db}.");
         alerts.add("far_behind", Severity::Info, record.last_seen, alert(changes, text));
+    }
+    // The newest is the client as a whole.
+    for checkpoint in record.checkpoints.iter().skip(1) {
+        let idle = now.saturating_sub(checkpoint.at);
+        let (changes, _) = behind_of(&database, checkpoint.sequence);
+        if changes > 0 && (stopped..FORGOTTEN.max(stopped * 2)).contains(&idle) {
+            let count = record.checkpoints.len();
+            let text = format!(
+                "One of {count} replications {whose} under the same name has not synced {db} for {}, and lacks {changes} \
+                 of its changes. A device may have stopped, or its app was installed anew.",
+                hours(idle)
+            );
+            alerts.add("device_stopped", Severity::Info, checkpoint.at, alert(changes, text));
+        }
     }
     let again = record.refused.iter().filter(|one| one.count >= 2 && now.saturating_sub(one.at) < OLD);
     if let Some(again) = again.max_by_key(|one| one.count) {
@@ -114,6 +130,14 @@ fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, now: u6
             again.id, again.count, again.reason
         );
         alerts.add("pushes_refused", Severity::Warning, again.at, alert(record.total.refused, text));
+    }
+}
+
+/// A time for people: minutes below two hours.
+fn hours(milliseconds: u64) -> String {
+    match milliseconds / 60_000 {
+        minutes @ 0..120 => format!("{minutes} minutes"),
+        minutes => format!("{} hours", minutes / 60),
     }
 }
 
