@@ -4,6 +4,7 @@ import { afterEach } from 'node:test';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
 import { ADMIN, PASSWORD, external, until } from '../harness/server.js';
 import { Browser, browserCommand } from '../harness/console.js';
+import { open } from '../harness/livesync.js';
 
 describe('the console', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
   const api = new Api();
@@ -189,6 +190,97 @@ describe('the console', { skip: !!external || (browserCommand() ? false : 'no Ch
     await api.ok(`DELETE /_users/org.couchdb.user:o'neil?rev=${(await api.ok('GET /_users/org.couchdb.user:o\'neil'))._rev}`);
   });
 
+  it('sets up Obsidian with a link and a QR code, for an account that gets the right with one click', async () => {
+    const db = await api.db();
+    await api.ok('PUT /_users/org.couchdb.user:olga', { body: { name: 'olga', password: 'pass of olga', roles: [], type: 'user' } });
+    const page = await opened(`#/connect?db=${db}&user=olga&client=obsidian`);
+    const panel = page.getByRole('region', { name: 'Set up Obsidian' });
+    const make = panel.getByRole('button', { name: 'Make link and QR code' });
+    await make.click();
+    await panel.getByText('This is needed.').waitFor();
+    await panel.getByLabel('Password of olga').fill('wrong');
+    await make.click();
+    await panel.getByText('Name or password is incorrect.').waitFor();
+    await panel.getByLabel('Password of olga').fill('pass of olga');
+    await make.click();
+    await panel.getByText('You are not allowed to access this db.').waitFor();
+    await window.check();
+    await page.getByRole('button', { name: 'Let olga use it' }).click();
+    await page.getByText(`olga may read and write ${db} now.`).waitFor();
+    assert.deepEqual((await api.ok(`GET /${db}/_security`)).members, { names: ['olga'], roles: ['_admin'] });
+    await panel.getByLabel('Address for the devices').fill('https://sync.example.com/');
+    await panel.getByLabel('Password of olga').press('Enter');
+    const picture = panel.getByRole('img', { name: 'QR code of the setup link' });
+    await picture.waitFor();
+    assert.ok(await picture.evaluate(async (image) => { await image.decode(); return image.naturalWidth > 0; }));
+    assert.equal(await panel.getByLabel('Password of olga').inputValue(), '', 'the password does not stay on the page');
+    await window.check();
+    const link = await panel.getByRole('link', { name: 'Open in Obsidian' }).getAttribute('href');
+    const settings = await open(link, (await panel.getByRole('region', { name: /passphrase of the link/ }).innerText()).trim());
+    assert.deepEqual([settings.couchDB_URI, settings.couchDB_USER, settings.couchDB_PASSWORD, settings.couchDB_DBNAME], ['https://sync.example.com', 'olga', 'pass of olga', db]);
+    assert.equal(settings.passphrase, (await panel.getByRole('region', { name: /passphrase of the vault/ }).innerText()).trim());
+    const { admins } = await api.ok(`GET /${db}/_security`);
+    assert.deepEqual(admins, { roles: ['_admin'], names: ['olga'] }, 'the owner may rebuild the vault');
+    assert.equal((await api.call(`DELETE /${db}`, { as: 'olga:pass of olga' })).status, 200);
+    await panel.getByLabel('End-to-end encryption').uncheck();
+    assert.equal(await panel.getByLabel('Passphrase of the vault', { exact: true }).isVisible(), false);
+    await window.close();
+    window = await browser.window(api.base, { width: 360, height: 740, scheme: 'dark' });
+    await window.signIn('olga', 'pass of olga');
+    await window.open(`#/connect?db=${db}&client=obsidian`);
+    await window.page.getByLabel('Password of olga').fill('pass of olga');
+    await window.page.getByRole('button', { name: 'Make link and QR code' }).click();
+    await window.page.getByRole('img', { name: 'QR code of the setup link' }).waitFor();
+    await window.check();
+    await api.ok(`DELETE /_users/org.couchdb.user:olga?rev=${(await api.ok('GET /_users/org.couchdb.user:olga'))._rev}`);
+  });
+
+  it('works where the server asks everybody for a password, and the browser asks for it', async () => {
+    const settings = '/_node/_local/_config/chttpd/require_valid_user';
+    await api.ok(`PUT ${settings}`, { body: '"true"' });
+    try {
+      const context = await browser.browser.newContext({ httpCredentials: { username: ADMIN, password: PASSWORD } });
+      const page = await context.newPage();
+      await page.goto(`${api.base}/_utils/`);
+      await page.getByRole('heading', { name: 'Home', level: 1 }).waitFor();
+      await page.getByRole('button', { name: 'Sign out' }).click();
+      await page.getByText('Your browser goes on sending the name and password').waitFor();
+      await page.getByRole('button', { name: 'Sign in', exact: true }).waitFor();
+      // A browser that was asked for no password must not ask in a window of its own, but by the page.
+      const asked = await page.evaluate(async () => {
+        const answer = await fetch('../_session', { credentials: 'omit', headers: { Accept: 'application/json', 'X-CouchDB-WWW-Authenticate': 'Cookie' } });
+        return [answer.status, answer.headers.get('WWW-Authenticate')];
+      });
+      assert.deepEqual(asked, [401, 'Cookie']);
+      const sent = [];
+      page.on('request', (request) => { if (!request.url().includes('/_utils/')) sent.push(request.headers()['x-couchdb-www-authenticate']); });
+      await page.getByLabel('Name', { exact: true }).fill(ADMIN);
+      await page.getByLabel('Password', { exact: true }).fill(PASSWORD);
+      await page.keyboard.press('Enter');
+      await page.getByRole('heading', { name: 'Home', level: 1 }).waitFor();
+      assert.ok(sent.length > 3 && sent.every((value) => value === 'Cookie'), JSON.stringify(sent));
+      await context.close();
+    } finally {
+      await api.ok(`DELETE ${settings}`);
+    }
+  });
+
+  it('opens the dialog of a new database from the first page', async () => {
+    const fresh = new Api();
+    await fresh.start();
+    try {
+      window = await browser.window(fresh.base);
+      await window.signIn();
+      await window.page.getByRole('link', { name: 'Make a database' }).click();
+      await window.page.getByRole('dialog', { name: 'New database' }).getByLabel('Name').fill('first');
+      await window.page.keyboard.press('Enter');
+      await window.page.getByRole('heading', { name: 'first', level: 1 }).waitFor();
+      window.quiet();
+    } finally {
+      await fresh.stop();
+    }
+  });
+
   it('lets somebody who is not an admin see what is his', async () => {
     const db = await api.db();
     await api.ok('PUT /_users/org.couchdb.user:ann', { body: { name: 'ann', password: 'correct horse', roles: [], type: 'user' } });
@@ -198,8 +290,23 @@ describe('the console', { skip: !!external || (browserCommand() ? false : 'no Ch
     await window.signIn('ann', 'correct horse');
     const { page } = window;
     await page.getByRole('heading', { name: 'Hello, ann' }).waitFor();
-    assert.equal(await page.getByRole('link', { name: 'Server', exact: true }).count(), 0);
+    const menu = () => page.locator('#nav a').allTextContents();
+    assert.deepEqual(await menu(), ['Home', 'Databases', 'Conflicts', 'Sync', 'Account']);
     await window.check();
+    await page.locator('#nav').getByRole('link', { name: 'Account' }).click();
+    await page.getByRole('heading', { name: 'ann', level: 1 }).waitFor();
+    assert.deepEqual(await menu(), ['Home', 'Databases', 'Conflicts', 'Sync', 'Account']);
+    await window.open('#/conflicts');
+    await page.getByText('Which of your databases do you want to look at?').waitFor();
+    await window.check();
+    await page.getByLabel('Database').fill(db);
+    await page.getByRole('button', { name: 'Show its conflicts' }).click();
+    await page.getByRole('heading', { name: db, level: 1 }).waitFor();
+    // A database that one of his devices syncs is on his first page.
+    await api.ok(`PUT /${db}/_local/checkpoint`, { as: 'ann:correct horse', body: { last_seq: `0-x`, history: [] } });
+    await window.open('#/');
+    await page.getByRole('link', { name: db, exact: true }).click();
+    await page.getByRole('heading', { name: db, level: 1 }).waitFor();
     await window.open('#/databases');
     await page.getByLabel('Name of a database').fill(db);
     await page.getByRole('button', { name: 'Open' }).click();

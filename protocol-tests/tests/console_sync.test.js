@@ -97,6 +97,23 @@ describe('the console: sync', { skip }, () => {
     await window.check();
   });
 
+  it('tells devices apart that look alike, by their checkpoints', async () => {
+    const twins = [local(), local()];
+    for (const twin of twins) await twin.replicate.from(remote('Twin'));
+    await api.ok('PUT /notes/for-twins', { body: {} });
+    await twins[0].replicate.from(remote('Twin'));
+    await window.open('#/sync');
+    await row('Twin').getByText('1 copy behind').waitFor();
+    await row('Twin').getByText('1 database').click();
+    const copies = row('Twin').getByRole('region', { name: 'Copies of notes' });
+    await copies.getByText('2 copies of notes').waitFor();
+    assert.deepEqual(await copies.locator('.badge').allTextContents(), ['up to date', '1 change behind']);
+    await window.check();
+    await twins[1].replicate.from(remote('Twin'));
+    await row('Twin').getByText('1 copy behind').waitFor({ state: 'detached' });
+    await api.ok(`DELETE /notes/for-twins?rev=${(await api.ok('GET /notes/for-twins'))._rev}`);
+  });
+
   it('shows a user his own devices only, and no addresses', async () => {
     const own = await browser.window(api.base, { width: 360, height: 740, scheme: 'dark', touch: true });
     await own.signIn('ann', 'pass');

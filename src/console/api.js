@@ -35,6 +35,10 @@ export function address(path, query) {
   return url;
 }
 
+const JSON_ONLY = { Accept: 'application/json' };
+/** Without the last one a server that asks everybody for a password makes the browser ask, in a window of its own. */
+const ALWAYS = { ...JSON_ONLY, 'X-CouchDB-WWW-Authenticate': 'Cookie' };
+
 let signInAgain = null;
 let asking = null;
 
@@ -46,7 +50,7 @@ export function onSignedOut(handler) {
 /** Whether the session has ended; if so, and the user signs in again, the request can be repeated. */
 async function regained() {
   if (!signInAgain) return false;
-  const answer = await fetch(address('_session'), { headers: { Accept: 'application/json' } }).catch(() => null);
+  const answer = await fetch(address('_session'), { headers: ALWAYS }).catch(() => null);
   const now = answer?.ok ? await answer.json().catch(() => null) : null;
   if (now?.userCtx?.name) return false;
   asking ??= signInAgain().finally(() => { asking = null; });
@@ -71,10 +75,10 @@ async function refusal(answer) {
 
 /**
  * Sends a request and resolves to the `Response`, once it says yes. `body` is sent as JSON, `text` as JSON text that is
- * already written, `data` (a Blob) unchanged.
+ * already written, `data` (a Blob) unchanged. `browserSignsIn`: the browser may send a name and password that it knows.
  */
-export async function raw(method, path, { query, body, text, data, headers, signal, again = true } = {}) {
-  const sent = { Accept: 'application/json', ...headers };
+export async function raw(method, path, { query, body, text, data, headers, signal, again = true, browserSignsIn = false } = {}) {
+  const sent = { ...(browserSignsIn ? JSON_ONLY : ALWAYS), ...headers };
   if (body !== undefined || text !== undefined) sent['Content-Type'] ??= 'application/json';
   const content = data ?? text ?? (body === undefined ? undefined : JSON.stringify(body));
   let answer;
@@ -95,7 +99,16 @@ export async function raw(method, path, { query, body, text, data, headers, sign
 export async function send(method, path, options) {
   const answer = await raw(method, path, options);
   const text = await readText(answer, options?.signal);
-  return { status: answer.status, headers: answer.headers, text, get json() { return JSON.parse(text); } };
+  return { status: answer.status, headers: answer.headers, text, get json() { return read(text, answer.status); } };
+}
+
+/** The value of an answer. Something that is no JSON comes from a proxy, or was cut off by one. */
+function read(text, status) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new ApiError(status, 'broken_answer', 'The answer is not JSON. It may have broken off, or come from a proxy in between.');
+  }
 }
 
 async function readText(answer, signal) {
@@ -158,7 +171,7 @@ export function upload(path, file, { query, type, signal, onProgress } = {}) {
     const request = new XMLHttpRequest();
     request.open('PUT', address(path, query));
     request.setRequestHeader('Content-Type', type || file.type || 'application/octet-stream');
-    request.setRequestHeader('Accept', 'application/json');
+    for (const [name, value] of Object.entries(ALWAYS)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => event.lengthComputable && onProgress?.(event.loaded / event.total);
     request.onerror = () => reject(new ApiError(0, 'no_answer', 'The upload broke off. Try again.'));
     request.onabort = () => reject(new DOMException('The upload was stopped.', 'AbortError'));

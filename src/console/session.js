@@ -12,10 +12,15 @@ function take({ name = null, roles = [] } = {}) {
   return session;
 }
 
-/** Asks the server who is signed in. */
-export async function loadSession(signal) {
-  const { userCtx } = await api.get('_session', { signal, again: false });
-  return take(userCtx);
+/** Asks the server who is signed in. A server with `require_valid_user` refuses the question to those who are not. */
+export async function loadSession({ browserSignsIn = false } = {}) {
+  try {
+    const { userCtx } = await api.get('_session', { again: false, browserSignsIn });
+    return take(userCtx);
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    return take();
+  }
 }
 
 /** Signs in; throws an `ApiError` when the server refuses. `token` is the code of a second factor. */
@@ -25,8 +30,10 @@ export async function signIn(name, password, token) {
   return loadSession();
 }
 
-/** Signs out on this device. */
+/** Signs out on this device. Returns false where the browser goes on sending a name and password by itself. */
 export async function signOut() {
   await api.del('_session', { again: false });
-  return take();
+  take();
+  const still = await api.getOrNull('_session').catch(() => null);
+  return !still?.userCtx?.name;
 }

@@ -22,7 +22,7 @@ export function failure(error, retry, heading = 'h2') {
   const advice = ADVICE.find(([fits]) => fits(error))?.[1];
   return h('div', { class: 'failure', role: 'alert' },
     h(heading, {}, 'This did not work'),
-    h('p', {}, error.reason ?? error.message ?? String(error)),
+    h('p', {}, error instanceof TypeError ? 'The answer of the server is not what this page expects. Another version of the server, or a proxy in between, may have made it.' : error.reason ?? error.message ?? String(error)),
     advice ? h('p', { class: 'quiet' }, advice) : null,
     retry ? h('div', { class: 'row' }, h('button', { type: 'button', onclick: () => retry() }, 'Try again')) : null);
 }

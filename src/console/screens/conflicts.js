@@ -25,7 +25,7 @@ export async function show(main, { db }, { signal, query }) {
       const content = db === undefined ? await overview(signal) : await database(db, query?.get('list') === 'deleted', signal);
       if (!signal.aborted) put(body, ...content);
     } catch (error) {
-      if (!signal.aborted) put(body, db === undefined && error.status === 403 ? oneDatabase() : failure(error, open));
+      if (!signal.aborted) put(body, db === undefined && [401, 403].includes(error.status) ? oneDatabase() : failure(error, open));
     }
   };
   put(main,

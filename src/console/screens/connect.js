@@ -2,14 +2,16 @@
 
 import * as api from '../api.js';
 import { h, put } from '../dom.js';
+import { obsidianPanel } from '../connect/obsidian.js';
 import { CLIENTS, databaseUrl } from '../connect/snippets.js';
 import { allowedOrigins, originsForm } from '../connect/origins.js';
 import { codeBlock } from '../elements/copy.js';
 import { field } from '../elements/field.js';
 import { heading } from '../elements/heading.js';
 import { notice } from '../elements/states.js';
+import { acting, toast } from '../elements/toast.js';
 import { session } from '../session.js';
-import { isPublic } from '../security.js';
+import { grant, isPublic } from '../security.js';
 
 export const title = 'Connect an app';
 export const styles = ['styles/home.css'];
@@ -59,7 +61,8 @@ function choice(label, name, value, list, placeholder, changed) {
 function snippet(chosen) {
   const client = CLIENTS.find(({ name }) => name === chosen.client) ?? CLIENTS[0];
   const filled = { ...chosen, db: chosen.db || 'DATABASE', user: chosen.user || 'NAME' };
-  return h('div', { class: 'stack tight' }, h('p', { class: 'quiet' }, client.note), codeBlock(client.code(filled), `Code for ${client.label}`),
+  const panel = client.name === 'obsidian' && chosen.db && chosen.user ? obsidianPanel(chosen) : null;
+  return h('div', { class: `stack ${panel ? '' : 'tight'}` }, panel, panel ? h('h2', {}, 'Or on the command line') : h('p', { class: 'quiet' }, client.note), codeBlock(client.code(filled), `Code for ${client.label}`),
     h('p', { class: 'hint' }, 'The address of the database: ', h('code', {}, databaseUrl(filled))));
 }
 
@@ -72,5 +75,10 @@ async function checkRights(box, { db, user }, signal) {
   if (!security || !account || signal.aborted) return;
   const named = [security.members, security.admins].some((each) => each?.names?.includes(user) || each?.roles?.some((role) => account.roles?.includes(role)));
   if (named || isPublic(security)) return;
-  put(box, notice('warning', h('span', {}, `${user} may not use ${db} yet. `, h('a', { href: `#/db/${api.part(db)}/settings` }, 'Give the right in the settings of the database'))));
+  const give = h('button', { type: 'button', class: 'small', onclick: () => acting(give, async () => {
+    await grant(db, user, 'members');
+    toast(`${user} may read and write ${db} now.`);
+    put(box);
+  }) }, `Let ${user} use it`);
+  put(box, notice('warning', h('div', { class: 'row' }, h('span', {}, `${user} may not use ${db} yet. `), give, h('a', { href: `#/db/${api.part(db)}/settings` }, 'All rights of the database'))));
 }

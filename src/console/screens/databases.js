@@ -35,6 +35,10 @@ export async function show(main, params, { signal, query }) {
   }
   const actions = session.admin ? [h('button', { type: 'button', class: 'primary', onclick: create }, 'New database')] : [];
   put(main, heading({ title, actions }), h('div', { class: 'row apart' }, searchField(query, fill, content)), content);
+  if (session.admin && query.get('new') !== null) {
+    rewrite('#/databases');
+    create();
+  }
 }
 
 async function showList(content, list, query, signal) {

@@ -6,7 +6,9 @@ import { allowedOrigins, originsForm } from '../connect/origins.js';
 import { codeBlock } from '../elements/copy.js';
 import { heading } from '../elements/heading.js';
 import { bytes, count, duration, plural, timeAgo } from '../format.js';
+import { link } from '../router.js';
 import { session } from '../session.js';
+import { ownDatabase } from '../users/accounts.js';
 
 export const title = 'Home';
 export const styles = ['styles/home.css'];
@@ -18,7 +20,7 @@ const atMost = (number) => (number > MOST ? `more than ${count(MOST)}` : count(n
 export async function show(main, params, { signal }) {
   const server = await api.get('', { signal });
   if (!session.admin) {
-    put(main, heading({ title: `Hello, ${session.name}`, lead: 'You are signed in to a settee server. Your apps work offline and sync here.' }), forUser());
+    put(main, heading({ title: `Hello, ${session.name}`, lead: 'You are signed in to a settee server. Your apps work offline and sync here.' }), forUser(await ownDatabases(signal)));
     return;
   }
   const state = await readState(signal);
@@ -64,7 +66,7 @@ const databaseStep = ({ databases }) => ({
   done: databases.length > 0,
   title: 'Make a database',
   text: databases.length > 0 ? `There ${databases.length === 1 ? 'is' : 'are'} ${plural(databases.length, 'database')}.` : 'A database holds the documents of an app. Devices sync with it.',
-  body: h('div', { class: 'row' }, h('a', { class: 'button', href: '#/databases' }, databases.length > 0 ? 'Show the databases' : 'Make a database')),
+  body: h('div', { class: 'row' }, h('a', { class: 'button', href: databases.length > 0 ? '#/databases' : '#/databases?new=1' }, databases.length > 0 ? 'Show the databases' : 'Make a database')),
 });
 
 const userStep = ({ users }) => ({
@@ -77,7 +79,7 @@ const userStep = ({ users }) => ({
 const appStep = ({ databases, origins }) => ({
   done: undefined,
   title: 'Connect an app',
-  text: 'Code to paste for PouchDB, RxDB, nano, curl and Obsidian.',
+  text: 'Code to paste for PouchDB, RxDB, nano and curl, and a link that sets up Obsidian.',
   body: h('div', { class: 'stack' }, h('div', { class: 'row' }, h('a', { class: 'button', href: '#/connect' }, databases.length > 0 ? 'Show the code' : 'Look at the code')),
     h('details', {}, h('summary', {}, 'The app is a web page at another address'), originsForm(origins))),
 });
@@ -106,8 +108,19 @@ function backupStep({ backups }) {
   };
 }
 
+/** The databases that the user's devices sync with, and his own one; nobody but admins may list all. */
+async function ownDatabases(signal) {
+  const found = await api.getOrNull('_session/devices', { signal });
+  const names = new Set((found?.devices ?? []).flatMap((device) => Object.keys(device.databases ?? {})));
+  const own = ownDatabase(session.name);
+  if (!names.has(own) && (await api.getOrNull(api.part(own), { signal }))) names.add(own);
+  return [...names].sort();
+}
+
+const databaseLinks = (names) => h('ul', { class: 'plain-list' }, names.slice(0, 20).map((name) => h('li', {}, h('a', { class: 'break', href: link('db', name) }, name))));
+
 /** What somebody who is not an admin can do here. */
-const forUser = () => h('div', { class: 'panels' },
-  h('section', { class: 'panel' }, h('h2', {}, 'Your databases'), h('p', {}, 'Open a database that you have a right to by its name.'), h('div', { class: 'row' }, h('a', { class: 'button', href: '#/databases' }, 'Open a database'))),
+const forUser = (databases) => h('div', { class: 'panels' },
+  h('section', { class: 'panel' }, h('h2', {}, 'Your databases'), databases.length > 0 ? databaseLinks(databases) : null, h('p', {}, databases.length > 0 ? 'Open others that you have a right to by their names.' : 'Open a database that you have a right to by its name.'), h('div', { class: 'row' }, h('a', { class: 'button', href: '#/databases' }, 'Open a database'))),
   h('section', { class: 'panel' }, h('h2', {}, 'Your devices'), h('p', {}, 'See where you are signed in, and sign out there.'), h('div', { class: 'row' }, h('a', { class: 'button', href: `#/users/${encodeURIComponent(session.name)}` }, 'Show your devices'))),
-  h('section', { class: 'panel' }, h('h2', {}, 'Connect an app'), h('p', {}, 'Code to paste for PouchDB, RxDB, nano and curl.'), h('div', { class: 'row' }, h('a', { class: 'button', href: '#/connect' }, 'Show the code'))));
+  h('section', { class: 'panel' }, h('h2', {}, 'Connect an app'), h('p', {}, 'Code to paste for PouchDB, RxDB, nano and curl, and a link that sets up Obsidian.'), h('div', { class: 'row' }, h('a', { class: 'button', href: '#/connect' }, 'Show the code'))));

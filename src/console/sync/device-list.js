@@ -87,10 +87,12 @@ function update(list, shown, rows) {
     if (!entry) {
       entry = { text, element: deviceRow(row, false) };
       shown.set(key, entry);
-    } else if (entry.text !== text && !entry.element.contains(document.activeElement)) {
+    } else if (entry.text !== text) {
       const fresh = deviceRow(row, entry.element.querySelector('details')?.open ?? false);
       if (place === entry.element) place = fresh;
+      const focused = places(entry.element).indexOf(document.activeElement);
       entry.element.replaceWith(fresh);
+      if (focused >= 0) places(fresh)[focused]?.focus();
       Object.assign(entry, { text, element: fresh });
     }
     if (place === entry.element) place = place.nextElementSibling;
@@ -102,6 +104,9 @@ function update(list, shown, rows) {
     shown.delete(key);
   }
 }
+
+/** What can have the focus in a row. */
+const places = (element) => [...element.querySelectorAll('a, summary, [tabindex]')];
 
 /** How far a device is behind in all its databases; `exact` false: at least that much. */
 function behindOf({ databases }) {
@@ -128,13 +133,21 @@ function deviceRow(row, open) {
         h('p', { class: 'quiet break' }, who(row), row.address ? ` from ${row.address}` : '', ', last seen ', timeAgo(row.last_seen))),
       h('div', { class: 'row' },
         h('span', { class: `badge ${state[0]}` }, state[1]),
+        copies(row),
         behind.known ? h('span', { class: `badge ${behind.number > 0 ? 'warning' : 'good'}` }, behindText(behind)) : null,
         refused > 0 ? h('span', { class: 'badge error' }, `${count(refused)} refused`) : null,
         errors > 0 ? h('span', { class: 'badge error' }, plural(errors, 'error')) : null)),
     h('details', { open },
       h('summary', {}, plural(row.databases.length, 'database')),
       databaseTable(row.databases),
+      row.databases.map(replications),
       row.databases.map(problems)));
+}
+
+/** A badge for the copies that are behind the newest one. */
+function copies({ databases }) {
+  const late = databases.flatMap(({ replications: list = [] }) => list.slice(1)).filter(({ behind }) => behind > 0).length;
+  return late > 0 ? h('span', { class: 'badge warning', title: 'Several devices look alike: see the databases below' }, `${plural(late, 'copy', 'copies')} behind`) : null;
 }
 
 function who({ user, client, device_name: device }) {
@@ -155,6 +168,17 @@ const COLUMNS = [
 ];
 
 const databaseTable = (databases) => dataTable({ label: 'Databases of this device', columns: COLUMNS, rows: databases, key: ({ db }) => db, href: ({ db }) => link('db', db) });
+
+/** Devices that look alike, and apps with several copies, are told apart by their checkpoints. */
+function replications({ db, replications: list = [] }) {
+  if (list.length < 2) return null;
+  const item = ({ checkpoint_at: at, checkpoint_id: id, checkpoint, behind, behind_exact: exact }) => h('li', {},
+    h('span', { class: 'grow' }, 'Last checkpoint ', timeAgo(at), ' ', h('code', { class: 'quiet break', title: checkpoint }, id)),
+    h('span', { class: `badge ${behind > 0 ? 'warning' : 'good'}` }, behindText({ number: behind, exact })));
+  return h('section', { class: 'stack tight', 'aria-label': `Copies of ${db}` },
+    h('p', {}, h('strong', {}, `${count(list.length)} copies of ${db}`), h('span', { class: 'quiet' }, ' under this name: other devices that look alike, or an app that was installed anew.')),
+    h('ul', { class: 'plain-list lines' }, list.map(item)));
+}
 
 /** Documents of one database that were refused, with the reason; and its last error. */
 function problems({ db, refused = [], refused_total: total = 0, last_error: error }) {

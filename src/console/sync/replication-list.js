@@ -2,7 +2,7 @@
 
 import { h, put } from '../dom.js';
 import { dataTable } from '../elements/table.js';
-import { empty, failure } from '../elements/states.js';
+import { empty, failure, loading } from '../elements/states.js';
 import { count, plural, timeAgo } from '../format.js';
 import { link } from '../router.js';
 import { endText, listAll, stateOf } from './replications.js';
@@ -11,6 +11,7 @@ import { endText, listAll, stateOf } from './replications.js';
 export function replicationList(place, signal) {
   let before = '';
   const refresh = async () => {
+    if (!place.firstChild) put(place, loading('Reading the replications…'));
     try {
       const { rows, total } = await listAll({ signal });
       const now = JSON.stringify(rows);
