@@ -71,6 +71,90 @@ describe('the console under bad conditions', { skip: !!external || (browserComma
     await unharmed();
   });
 
+  it('reaches nothing else by a name that leads to another folder', async () => {
+    const [db, victim] = [await api.db(), await api.db()];
+    await api.ok(`PUT /${db}/a`, { body: { _attachments: { [`../../${victim}`]: { content_type: 'text/plain', data: 'aGVsbG8=' }, '..': { content_type: 'text/plain', data: 'aGVsbG8=' }, 'a/b.txt': { content_type: 'text/plain', data: 'aGVsbG8=' } } } });
+    await api.ok(`POST /${db}/_bulk_docs`, { body: { docs: [{ _id: '..', n: 1 }, { _id: `../${victim}`, n: 1 }, { _id: '.%2e', n: 1 }] } });
+    const page = await opened(`#/db/${db}/doc/a`);
+    await page.getByRole('button', { name: `Preview ../../${victim}` }).click();
+    await page.getByRole('dialog').getByText('hello').waitFor();
+    await page.keyboard.press('Escape');
+    const saved = page.waitForEvent('download');
+    await page.getByRole('link', { name: `Download ../../${victim}` }).click();
+    assert.match(new URL((await saved).url()).pathname, new RegExp(`^/${db}/a/`));
+    await page.getByRole('button', { name: `Delete ../../${victim}` }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+    await page.getByRole('heading', { name: 'Attachments (2)' }).waitFor();
+    assert.equal((await api.call(`GET /${victim}`)).status, 200, 'the database is there');
+    await page.getByRole('button', { name: 'Preview a/b.txt' }).click();
+    await page.getByRole('dialog').getByText('hello').waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('button', { name: 'Delete ..', exact: true }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+    await page.getByText('A browser cannot ask for something whose name is one or two dots.').waitFor();
+    await page.keyboard.press('Escape');
+    await window.open(`#/db/${db}/doc/..`);
+    await page.getByText('A browser cannot ask for something whose name is one or two dots.').waitFor();
+    for (const id of [`../${victim}`, '.%2e']) {
+      await window.open(`#/db/${db}`);
+      await page.getByRole('link', { name: id, exact: true }).click();
+      await page.getByRole('heading', { name: id, level: 1 }).waitFor();
+      await page.getByRole('button', { name: 'Delete', exact: true }).click();
+      await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+      await page.getByText('Deleted.').waitFor();
+      assert.equal((await api.call(`GET /${db}/${encodeURIComponent(id)}`)).status, 404);
+      await page.locator('#toasts').evaluate((toasts) => toasts.replaceChildren());
+    }
+    assert.equal((await api.call(`GET /${victim}`)).status, 200);
+    window.quiet();
+  });
+
+  it('does nothing in the name of somebody else who signs in', async () => {
+    const db = await api.db();
+    await api.ok(`PUT /${db}/_security`, { body: { admins: {}, members: { names: ['eve'] } } });
+    await api.ok('PUT /_users/org.couchdb.user:eve', { body: { name: 'eve', password: 'pass of eve', roles: [], type: 'user' } });
+    const page = await opened(`#/db/${db}/new`);
+    await page.getByLabel('Id', { exact: true }).fill('kept');
+    await window.context.clearCookies();
+    await page.getByRole('button', { name: 'Make the document' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Sign in again' });
+    await dialog.getByLabel('Name', { exact: true }).fill('eve');
+    await dialog.getByLabel('Password', { exact: true }).fill('pass of eve');
+    await dialog.getByRole('button', { name: 'Sign in', exact: true }).click();
+    await page.locator('#who').getByText('eve').waitFor();
+    assert.equal((await api.call(`GET /${db}/kept`)).status, 404, 'the document of the admin is not written');
+    await api.ok(`DELETE /_users/org.couchdb.user:eve?rev=${(await api.ok('GET /_users/org.couchdb.user:eve'))._rev}`);
+  });
+
+  it('exports large documents without holding many of them, and imports them again', async () => {
+    const [db, copy] = [await api.db(), await api.db()];
+    for (let n = 0; n < 5; n += 1) await api.ok(`PUT /${db}/${n}`, { body: { text: 'x'.repeat(7_900_000), n } });
+    const page = await opened(`#/db/${db}`);
+    await page.getByRole('button', { name: 'Export', exact: true }).click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('With revision numbers (_rev)').uncheck();
+    const saved = page.waitForEvent('download');
+    let largest = 0;
+    page.on('response', async (response) => {
+      if (!response.url().includes('include_docs')) return;
+      const limit = Number(new URL(response.url()).searchParams.get('limit'));
+      if (limit <= 8) largest = Math.max(largest, limit);
+    });
+    await dialog.getByRole('button', { name: 'Export', exact: true }).click();
+    const file = await (await saved).path();
+    assert.ok(largest > 0, 'pages of many such documents are given up');
+    await window.open(`#/db/${copy}/import`);
+    await page.locator('input[type=file]').setInputFiles(file);
+    await page.getByRole('button', { name: 'Import', exact: true }).click();
+    await until('all documents', async () => (await api.ok(`GET /${copy}`)).doc_count === 5, 60);
+    assert.equal((await api.ok(`GET /${copy}/3`)).text.length, 7_900_000);
+    await window.open(`#/db/${db}/query`);
+    await page.getByRole('button', { name: 'Run' }).click();
+    await page.getByText('too much for this page. Ask for fewer documents').waitFor();
+    assert.deepEqual(await window.violations(), []);
+    window.quiet();
+  });
+
   it('opens a document of 8 MB, and lists the page it is on', async () => {
     const db = await api.db();
     await api.ok(`PUT /${db}/large`, { body: { text: 'x'.repeat(7_900_000), n: 1 } });

@@ -26,8 +26,17 @@ export function docPath(db, id) {
   return `${part(db)}/${prefix}${part(id.slice(prefix.length))}`;
 }
 
-/** Builds `path?name=value`; values that are undefined or null are left out. */
+/** A segment that a browser takes for "this folder" or "the folder above", escaped or not. */
+const DOTS = /^(\.|%2e){1,2}$/i;
+
+/**
+ * Builds `path?name=value`; values that are undefined or null are left out. A name of one or two dots is refused: the
+ * browser would ask for the folder above, and "delete this document" would delete something else.
+ */
 export function address(path, query) {
+  if (path.split('/').some((segment) => DOTS.test(segment))) {
+    throw new ApiError(0, 'bad_name', 'A browser cannot ask for something whose name is one or two dots. Use another client.');
+  }
   const url = new URL(path.replace(/^\//, './'), root);
   for (const [name, value] of Object.entries(query ?? {})) {
     if (value !== undefined && value !== null) url.searchParams.set(name, value);
@@ -81,9 +90,10 @@ export async function raw(method, path, { query, body, text, data, headers, sign
   const sent = { ...(browserSignsIn ? JSON_ONLY : ALWAYS), ...headers };
   if (body !== undefined || text !== undefined) sent['Content-Type'] ??= 'application/json';
   const content = data ?? text ?? (body === undefined ? undefined : JSON.stringify(body));
+  const to = address(path, query);
   let answer;
   try {
-    answer = await fetch(address(path, query), { method, headers: sent, body: content, signal, credentials: 'same-origin' });
+    answer = await fetch(to, { method, headers: sent, body: content, signal, credentials: 'same-origin' });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new ApiError(0, 'no_answer', 'The server does not answer. It may have stopped, or the network is gone.');
@@ -147,6 +157,16 @@ export async function textUpTo(limit, path, options) {
     }
     parts.push(step.value);
   }
+}
+
+/** Characters of one answer that a page takes: a browser holds several times as much. */
+export const MOST_CHARACTERS = 24_000_000;
+
+/** As `text`, but an answer that is too large for a page is an `ApiError` with `advice`. */
+export async function textForPage(path, options, advice, most = MOST_CHARACTERS) {
+  const found = await textUpTo(most, path, options);
+  if (found === null) throw new ApiError(0, 'too_large', `The answer has more than ${most / 1_000_000} MB, too much for this page. ${advice}`);
+  return found;
 }
 
 export const get = async (path, options) => (await send('GET', path, options)).json;

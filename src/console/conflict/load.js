@@ -7,11 +7,13 @@ import { bodyOf, commonAncestor, isDeleted, isDeletionOf, pathOf, resolution } f
 
 /** Versions that are compared at once. A document with more is merged in several rounds. */
 export const SIDES = 4;
+/** Characters of one answer: a few versions of a document as large as the server takes. */
+const MOST = 100_000_000;
 /** Tombstones that are looked at: a document that was merged very often has one for each time. */
 const TOMBSTONES = 20;
 
 async function read(path, options) {
-  return parse(await api.text(path, options));
+  return parse(await api.textForPage(path, options, 'Merge this document with another client.', MOST));
 }
 
 /** The named leaves with their bodies and paths; a leaf that went away in the meantime is left out. */
@@ -64,8 +66,7 @@ async function loadAncestor(path, compared, signal) {
 
 /** The content of an attachment of one version, as base64. */
 export async function attachmentAsBase64(db, id, rev, name) {
-  const file = name.split('/').map(encodeURIComponent).join('/');
-  const blob = await api.blob(`${api.docPath(db, id)}/${file}`, { query: { rev } });
+  const blob = await api.blob(`${api.docPath(db, id)}/${api.part(name)}`, { query: { rev } });
   const bytes = new Uint8Array(await blob.arrayBuffer());
   let text = '';
   for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));

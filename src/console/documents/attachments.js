@@ -10,7 +10,17 @@ const TEXT = /^(text\/|application\/(json|javascript|xml|x-ndjson|yaml))/;
 const PICTURE = /^image\/(png|jpeg|gif|webp|avif|bmp|x-icon|svg\+xml)$/;
 const PREVIEW = 20_000_000;
 
-const path = (db, id, name) => `${api.docPath(db, id)}/${name.split('/').map(api.part).join('/')}`;
+/** The slashes of a name are escaped, too: `../x` is a name, and must not lead to another folder. */
+const path = (db, id, name) => `${api.docPath(db, id)}/${api.part(name)}`;
+
+/** The address of a file; null where a browser cannot ask for it. */
+function fileAddress(db, id, name, rev) {
+  try {
+    return api.address(path(db, id, name), { rev });
+  } catch {
+    return null;
+  }
+}
 
 /**
  * The panel. `doc` is the document as a Map; `changed(rev)` is called after each change; `ready()` says whether
@@ -49,7 +59,7 @@ const line = (db, id, rev, each, remove) => h('li', {},
   h('span', { class: 'name' }, each.name, h('br'), h('span', { class: 'quiet small-text' }, `${bytes(each.length)} · ${each.type}`)),
   h('span', { class: 'row' },
     PICTURE.test(each.type) || TEXT.test(each.type) ? h('button', { type: 'button', class: 'plain small', 'aria-label': `Preview ${each.name}`, onclick: () => preview(db, id, rev, each) }, 'Preview') : null,
-    h('a', { class: 'button plain small', href: api.address(path(db, id, each.name), { rev }), download: each.name.split('/').pop(), 'aria-label': `Download ${each.name}` }, 'Download'),
+    h('a', { class: 'button plain small', href: fileAddress(db, id, each.name, rev), download: each.name.split('/').pop(), 'aria-label': `Download ${each.name}` }, 'Download'),
     h('button', { type: 'button', class: 'plain small', 'aria-label': `Delete ${each.name}`, onclick: () => remove(each) }, 'Delete')));
 
 /** Uploads one file after the other; each makes a revision. Resolves to the last revision, undefined if none was made. */

@@ -51,10 +51,16 @@ async function sink(name) {
 async function exportAll(db, { revisions, attachments, design, low, high, signal }, file, tell) {
   let from = low;
   let done = 0;
+  let size = attachments ? 20 : PAGE;
   for (;;) {
-    const query = { include_docs: true, attachments: attachments || undefined, limit: (attachments ? 20 : PAGE) + 1,
+    const query = { include_docs: true, attachments: attachments || undefined, limit: size + 1,
       start_key: from === undefined ? undefined : JSON.stringify(from), end_key: high === undefined ? undefined : JSON.stringify(high) };
-    const rows = parse(await api.text(`${api.part(db)}/_all_docs`, { query, signal })).get('rows');
+    const text = await api.textUpTo(size > 1 ? api.MOST_CHARACTERS : Infinity, `${api.part(db)}/_all_docs`, { query, signal });
+    if (text === null) {
+      size = Math.max(1, Math.floor(size / 4));
+      continue;
+    }
+    const rows = parse(text).get('rows');
     const last = rows.length === query.limit ? rows.pop().get('id') : undefined;
     const docs = rows.map((row) => row.get('doc')).filter((doc) => doc && (design || !doc.get('_id').startsWith('_design/')));
     if (docs.length > 0) await file.write(`${docs.map((doc) => line(doc, revisions, attachments)).join('\n')}\n`);

@@ -16,14 +16,19 @@ export async function* documentsOf(file, signal) {
     yield* documentsOfText(file);
     return;
   }
-  let rest = '';
+  // The parts of a line that has not ended: joined once, because a line can have any length.
+  let rest = [];
   let line = 0;
   const reader = file.stream().pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (signal?.aborted) return;
-    const lines = (rest + (value ?? '')).split('\n');
-    rest = done ? '' : lines.pop();
+    const lines = (value ?? '').split('\n');
+    if (!done) rest.push(lines.pop());
+    if (lines.length === 0) continue;
+    const next = done ? [] : [rest.pop()];
+    lines[0] = rest.join('') + lines[0];
+    rest = next;
     for (const text of lines) {
       line += 1;
       if (text.trim() !== '') yield { line, doc: parsed(text, line) };

@@ -21,6 +21,9 @@ const BEGIN = `{
   "limit": 50
 }`;
 
+/** Documents of an answer that are shown, whatever limit a query has. */
+const SHOWN = 500;
+
 /** The last query of each database, kept while the page is open. */
 const remembered = new Map();
 
@@ -71,7 +74,7 @@ async function found(db, query, bookmark, signal, { drawIndexes, page }) {
   const sent = new Map(query);
   sent.set('execution_stats', true);
   if (typeof bookmark === 'string') sent.set('bookmark', bookmark);
-  const { text } = await api.send('POST', `${api.part(db)}/_find`, { text: write(sent), signal });
+  const text = await api.textForPage(`${api.part(db)}/_find`, { method: 'POST', text: write(sent), signal }, 'Ask for fewer documents ("limit"), or for some members only ("fields").');
   const answer = parse(text);
   const docs = answer.get('docs');
   const stats = answer.get('execution_stats');
@@ -81,7 +84,8 @@ async function found(db, query, bookmark, signal, { drawIndexes, page }) {
   return h('div', { class: 'stack' }, await advice(db, query, answer.get('warning'), signal, drawIndexes),
     h('div', { class: 'row apart' }, h('span', { class: 'quiet', role: 'status' }, `${count(docs.length)} found; ${count(number('total_docs_examined'))} documents and ${count(number('total_keys_examined'))} keys read in ${duration(number('execution_time_ms'))}`),
       docs.length > 0 ? h('button', { type: 'button', class: 'small', onclick: () => exportDocs(`${db.replaceAll('/', '_')}-found.jsonl`, docs) }, 'Export these') : null),
-    foundTable(db, docs, query.get('fields')?.map?.(String)),
+    docs.length > SHOWN ? notice('info', h('span', {}, `The first ${count(SHOWN)} are shown. “Export these” has all.`)) : null,
+    foundTable(db, docs.slice(0, SHOWN), query.get('fields')?.map?.(String)),
     next ? h('div', { class: 'row' }, h('button', { type: 'button', onclick: () => page(next) }, 'Next page')) : null,
     docs.length > 0 ? h('details', {}, h('summary', {}, 'As JSON'), asJson(docs.slice(0, 50))) : null);
 }

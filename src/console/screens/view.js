@@ -63,7 +63,7 @@ async function rows({ db, ddoc, view, query, reduces, signal }) {
   const compact = (name) => (query.get(name) ? write(parse(query.get(name))) : undefined);
   const asked = { key: compact('key'), start_key: compact('start_key'), end_key: compact('end_key'), descending: query.get('descending') || undefined, limit: SIZE + 1, skip,
     reduce: reduces ? String(reduce !== '') : undefined, group: reduce === 'group' || undefined, group_level: /^[0-9]+$/.test(reduce) ? reduce : undefined };
-  const answer = parse(await api.text(`${api.part(db)}/_design/${api.part(ddoc)}/_view/${api.part(view)}`, { query: asked, signal }));
+  const answer = parse(await api.textForPage(`${api.part(db)}/_design/${api.part(ddoc)}/_view/${api.part(view)}`, { query: asked, signal }, 'The values of this view are large: emit less, or look at one key.'));
   const list = answer.get('rows');
   const more = list.length > SIZE;
   if (more) list.pop();

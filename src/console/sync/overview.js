@@ -40,7 +40,7 @@ export function overview(place, signal) {
 const ADVICE = {
   device_stopped: (alert) => ['Ask whether the app still runs there. If the device is lost, ', userLink(alert, 'sign it out'), '.'],
   conflicts_grow: (alert) => [h('a', { href: alert.db ? link('conflicts', alert.db) : link('conflicts') }, 'Look at the conflicts'), ' and merge them; if they keep coming, two devices write the same documents.'],
-  pushes_refused: (alert) => ['The device sends the same documents again and again. The reasons are in its row below', alert.db ? ', the rules in the design documents of ' : '.', alert.db ? h('a', { href: link('db', alert.db, 'design') }, alert.db) : null],
+  pushes_refused: (alert) => ['The device sends the same documents again and again. The reasons are in its row below', alert.db ? [', the rules in the design documents of ', h('a', { href: link('db', alert.db, 'design') }, alert.db)] : null, '.'],
   far_behind: () => ['It catches up by itself while it is connected. If it does not, its app may have stopped syncing.'],
   suspicious: (alert) => [h('a', { href: link('server', 'audit', { user: alert.user }) }, 'Look at the audit log'), ', and lock the account or sign its devices out if this was not its user.'],
 };
