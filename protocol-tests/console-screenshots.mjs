@@ -1,7 +1,9 @@
-// Makes the pictures of docs/console.md: fills a fresh server with the data of a small app, and takes a picture of each screen.
+// Makes the pictures of docs/console.md: fills a fresh server with the data of a small app and devices that sync it, and takes a picture of
+// each screen; those with `dark` a second time as NAME-dark.png.
 //   SETTEE_BIN=... node console-screenshots.mjs [FOLDER]      default: ../docs/console
 // A picture has at most 150 KB.
 
+import { createRequire } from 'node:module';
 import { mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,10 +11,13 @@ import { Api } from './harness/rows.js';
 import { ADMIN, PASSWORD } from './harness/server.js';
 import { Browser } from './harness/console.js';
 
+const require = createRequire(import.meta.url);
+const PouchDB = require('pouchdb-9');
+PouchDB.plugin(require('pouchdb-adapter-memory-9'));
 const folder = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '..', 'docs', 'console');
 const LARGEST = 150_000;
 
-/** `[file, hash, {options of the window, prepare(page)}]` */
+/** `[file, hash, {options of the window, dark, prepare(page)}]` */
 const PICTURES = [
   ['home', '#/'],
   ['databases', '#/databases'],
@@ -25,8 +30,19 @@ const PICTURES = [
   } }],
   ['design', '#/db/trip/design/app'],
   ['connect', '#/connect?db=trip&user=ann'],
-  ['conflict', '#/conflicts/trip/item-stove'],
-  ['server', '#/server', { height: 900, prepare: (page) => page.waitForFunction(() => document.querySelectorAll('figure.chart path').length > 4) }],
+  ['obsidian', '#/connect?db=recipes&user=ben&client=obsidian', { height: 1100, prepare: async (page) => {
+    await page.getByLabel('Address for the devices').fill('https://sync.example.com');
+    await page.getByLabel('Password of ben').fill('correct horse');
+    await page.getByRole('button', { name: 'Make link and QR code' }).click();
+    await page.getByRole('img', { name: 'QR code of the setup link' }).waitFor();
+    await page.evaluate(() => { document.querySelector('.device-steps').scrollIntoView({ block: 'end' }); });
+  } }],
+  ['conflict', '#/conflicts/trip/item-stove', { dark: true }],
+  ['sync', '#/sync', { dark: true, height: 900, prepare: async (page) => {
+    await page.getByText('Ben\'s laptop').first().waitFor();
+    await page.locator('.device').filter({ hasText: 'Ben\'s laptop' }).locator('summary').click();
+  } }],
+  ['server', '#/server', { dark: true, height: 900, prepare: (page) => page.waitForFunction(() => document.querySelectorAll('figure.chart path').length > 4) }],
   ['settings', '#/server/settings?q=cors'],
   ['narrow', '#/db/trip', { width: 360, height: 740, scheme: 'dark' }],
 ];
@@ -56,7 +72,7 @@ async function prepare(api) {
   for (const [id, , , , packed] of ITEMS.filter((item) => item[4])) {
     const doc = await api.ok(`GET /trip/item-${id}`);
     delete doc.wanted;
-    await api.ok(`PUT /trip/item-${id}`, { body: { ...doc, packed } });
+    await api.ok(`PUT /trip/item-${id}`, { body: { ...doc, packed, ...(id === 'stove' ? { weight: 305 } : {}) } });
   }
   const { _rev: rev } = await api.ok('GET /trip/item-tent');
   await api.ok(`PUT /trip/item-tent/how-to-pitch.txt?rev=${rev}`, { send: { 'Content-Type': 'text/plain' }, body: 'Poles first, then the fly sheet.\n'.repeat(40) });
@@ -66,7 +82,38 @@ async function prepare(api) {
   delete stove._revisions;
   delete stove._rev;
   await api.ok('POST /trip/_bulk_docs', { body: { new_edits: false, docs: [{ ...stove, weight: 290, title: 'Small stove with lid', packed: false, _rev: '2-c0ffee00c0ffee00c0ffee00c0ffee00', _revisions: { start: 2, ids: ['c0ffee00c0ffee00c0ffee00c0ffee00', parent] } }] } });
+  await refuse(api);
   await traffic(api);
+}
+
+const locals = [];
+const ANDROID = 'Mozilla/5.0 (Android 15; Mobile; rv:140.0) Gecko/140.0 Firefox/140.0';
+const LAPTOP = 'Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0';
+
+/** A device of a user, as an app makes it: a PouchDB that says its name. */
+function device(api, user, name, agent, db = 'trip') {
+  const local = new PouchDB(`pictures-${locals.length}`, { adapter: 'memory' });
+  locals.push(local);
+  const remote = new PouchDB(`${api.base}/${db}`, { auth: { username: user, password: 'correct horse' }, skip_setup: true, fetch: (url, options) => {
+    options.headers.set('X-Settee-Device', name);
+    options.headers.set('User-Agent', agent);
+    return PouchDB.fetch(url, options);
+  } });
+  return { local, remote };
+}
+
+/** Devices: one that is live, one that is behind, one whose documents are refused. */
+async function refuse(api) {
+  const [phone, laptop, tablet, old] = [device(api, 'ann', 'Ann\'s phone', ANDROID), device(api, 'ben', 'Ben\'s laptop', LAPTOP), device(api, 'carla', 'Carla\'s tablet', ANDROID), device(api, 'carla', 'Carla\'s old phone', ANDROID, 'shopping')];
+  await old.local.replicate.from(old.remote);
+  await tablet.local.replicate.from(tablet.remote);
+  phone.sync = phone.local.sync(phone.remote, { live: true, retry: true });
+  await laptop.local.replicate.from(laptop.remote);
+  await laptop.local.put({ _id: 'item-hammock', type: 'item', weight: 480, owner: 'ben' });
+  await laptop.local.put({ _id: 'item-axe', type: 'item', title: 'Axe', weight: 900, owner: 'ben', packed: false });
+  await laptop.local.replicate.to(laptop.remote);
+  await laptop.local.put({ ...(await laptop.local.get('item-hammock')), weight: 490 });
+  await laptop.local.replicate.to(laptop.remote);
 }
 
 /** Two minutes of requests, more and fewer, so that the pictures over time have something to show. */
@@ -86,7 +133,8 @@ const browser = await Browser.start();
 try {
   await prepare(api);
   mkdirSync(folder, { recursive: true });
-  for (const [name, hash, { prepare: before, width = 1200, height = 760, scheme } = {}] of PICTURES) {
+  const all = PICTURES.flatMap(([name, hash, options = {}]) => [[name, hash, options], ...(options.dark ? [[`${name}-dark`, hash, { ...options, scheme: 'dark' }]] : [])]);
+  for (const [name, hash, { prepare: before, width = 1200, height = 760, scheme }] of all) {
     const window = await browser.window(api.base, { width, height, scheme });
     await window.signIn(ADMIN, PASSWORD);
     await window.open(hash);
@@ -102,5 +150,6 @@ try {
   }
 } finally {
   await browser.close();
+  await Promise.all(locals.map((local) => local.destroy()));
   await api.stop();
 }
