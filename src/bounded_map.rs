@@ -41,6 +41,11 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         self.young.remove(key).or(old)
     }
 
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()

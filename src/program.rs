@@ -249,7 +249,7 @@ fn open_database(address: &postgres::Address, key: Option<Key>) -> Result<Stores
 }
 
 fn start_log(settings: &Start, log: Log, recent: &Recent) -> Result<(), String> {
-    use tracing_subscriber::filter::filter_fn;
+    use tracing_subscriber::filter::{LevelFilter, filter_fn};
     use tracing_subscriber::fmt;
     use tracing_subscriber::prelude::*;
     let filter = crate::log::filter::parse(&settings.log).map_err(|error| {
@@ -269,7 +269,9 @@ fn start_log(settings: &Start, log: Log, recent: &Recent) -> Result<(), String> 
     });
     let recorder = Recorder { recent: recent.audit.clone(), trail: trail.transpose()? };
     let events = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
-    let events = events.with_writer(recorder).with_filter(filter_fn(|about| about.target() == audit::TARGET));
+    // Without the hint, each line of the most verbose level would be made, and then refused: sled has several in each read.
+    let is_event = filter_fn(|about| about.target() == audit::TARGET).with_max_level_hint(LevelFilter::INFO);
+    let events = events.with_writer(recorder).with_filter(is_event);
     tracing_subscriber::registry().with(log.with_filter(filter)).with(events).init();
     Ok(())
 }

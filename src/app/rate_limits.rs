@@ -31,7 +31,7 @@ use crate::config::Settings;
 use crate::config::networks::Networks;
 
 /// The network whose requests are counted together: an IPv4 address or an IPv6 /64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin(IpAddr);
 
 impl Origin {

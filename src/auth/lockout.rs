@@ -94,8 +94,11 @@ impl Lockout {
     /// warning instead.
     pub fn refuses(&self, peer: Option<IpAddr>, user: &str, salt: &str, policy: &Policy, now: Duration) -> Option<u64> {
         let peer = peer.filter(|_| policy.mode != Mode::Off)?;
-        let key = key(peer, user, salt);
         let mut failures = self.failures.lock();
+        if failures.is_empty() {
+            return None;
+        }
+        let key = key(peer, user, salt);
         let (count, age) = match failures.get_mut(&key) {
             Some(found) => (found.count, now.saturating_sub(found.first)),
             None => return None,

@@ -9,12 +9,23 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::app::rate_limits::Origin;
+
 /// Bytes that a streamed response reserves for its buffers.
 pub const WINDOW: u64 = 256 << 10;
 pub const PART: u64 = 16;
 
-/// A user, or the address of an anonymous client.
-pub type Owner = Arc<str>;
+/// Whose responses a connection sends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// Nobody that is known.
+    #[default]
+    Nobody,
+    /// Anonymous clients of this network.
+    Anonymous(Origin),
+    /// A user.
+    User(Arc<str>),
+}
 
 /// The state of a connection: how much it holds, and whether its client reads.
 pub struct Connection {
@@ -44,7 +55,7 @@ impl Connection {
     pub fn new(number: u64) -> Connection {
         Connection {
             number,
-            owner: Mutex::new("".into()),
+            owner: Mutex::default(),
             held: AtomicU64::new(0),
             pieces: AtomicU64::new(0),
             keeps_body: AtomicBool::new(false),

@@ -9,7 +9,7 @@ use std::task::Context;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connection::Connection;
+use super::connection::{Connection, Owner};
 use super::ledger::{Held, LOOK, SMALL, Shared, Waiting, hand_over};
 use crate::app::rate_limits::Origin;
 
@@ -30,14 +30,15 @@ pub struct Line {
 impl Line {
     /// Sets the owner of this connection's next responses: the user, or the address of an anonymous client.
     pub fn belongs_to(&self, user: Option<&str>, address: Option<IpAddr>) {
-        let owner = match (user, address) {
-            (Some(user), _) => format!("user {user}"),
-            (None, Some(address)) => format!("{:?}", Origin::of(address)),
-            (None, None) => String::new(),
-        };
         let mut known = self.connection.owner.lock();
-        if **known != *owner {
-            *known = owner.into();
+        match (user, address) {
+            (Some(user), _) => {
+                if !matches!(&*known, Owner::User(known) if **known == *user) {
+                    *known = Owner::User(user.into());
+                }
+            }
+            (None, Some(address)) => *known = Owner::Anonymous(Origin::of(address)),
+            (None, None) => *known = Owner::Nobody,
         }
     }
 
