@@ -54,9 +54,14 @@ pub(super) fn is_error(body: &[u8]) -> bool {
     body.is_some_and(|body| body.get("error").and_then(Value::as_str).is_some_and(|error| !error.is_empty()))
 }
 
-/// Whether a body says that a write is done: `{"ok": true, ...}`.
+/// Whether a body says that a write is done: `{"ok": true, ...}`, or `[]` of a PouchDB Server. A sign-in page with
+/// status 200 is none.
 pub(super) fn is_done(body: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(body).is_ok_and(|body| body["ok"] == true)
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(body)) => body.get("ok") == Some(&Value::Bool(true)),
+        Ok(Value::Array(rows)) => rows.is_empty(),
+        Ok(_) | Err(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +89,16 @@ mod tests {
         assert_eq!(shown(&"x".repeat(300)).len(), MOST + 3);
         assert_eq!(reason_of(br#"{"error":"not_found","reason":"missing"}"#), "not_found: missing");
         assert_eq!(reason_of(b"<html>"), "no JSON");
+    }
+
+    #[test]
+    fn a_write_is_done_if_a_database_server_says_so() {
+        for done in [r#"{"ok":true,"id":"a","rev":"1-b"}"#, "[]"] {
+            assert!(is_done(done.as_bytes()), "{done}");
+        }
+        for other in ["", "<html>Sign in</html>", "{}", r#"{"ok":false}"#, r#"[{"error":"x"}]"#, "true", "null"] {
+            assert!(!is_done(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]
