@@ -45,6 +45,31 @@ describe('the console: the server', { skip: !!external || (browserCommand() ? fa
     await window.check();
   });
 
+  it('lists the nodes where there are several, and says what is wrong with them', async () => {
+    await window.open('#/server');
+    assert.equal(await page.getByRole('region', { name: 'Nodes' }).count(), 0, 'one alone is no list');
+    const node = (name, more) => ({ name, this: false, alive: true, address: '10.0.0.1:5984', version: '1.0.0', started: Date.now() - 3_600_000, last_seen: Date.now(), updates_seq: '7', epoch: 1, tasks: 0, ...more });
+    const nodes = [node('settee@one', { this: true }), node('<img src=x onerror=alert(1)>', { version: '1.1.0' })];
+    await page.route('**/_node/_local/_nodes', (route) => route.fulfill({ json: { nodes } }));
+    await window.open('#/server');
+    const list = page.getByRole('region', { name: 'Nodes' }).first();
+    await list.getByText('answers you', { exact: true }).waitFor();
+    await list.getByText('The nodes run different versions: 1.0.0, 1.1.0.').waitFor();
+    assert.equal(await page.locator('main img').count(), 0);
+    await window.check();
+    nodes[1] = node('settee@two', { alive: false, last_seen: Date.now() - 60_000 });
+    await list.getByText('settee@two tells nothing any more.').waitFor();
+    await list.getByText('silent').waitFor();
+    await page.unroute('**/_node/_local/_nodes');
+    // A server without this list is asked once.
+    let asked = 0;
+    await page.route('**/_node/_local/_nodes', (route) => { asked += 1; return route.fulfill({ status: 404, json: { error: 'not_found', reason: 'missing' } }); });
+    await window.open('#/server');
+    await page.waitForResponse((answer) => answer.url().endsWith('/_active_tasks'));
+    assert.equal(asked, 1);
+    await page.unroute('**/_node/_local/_nodes');
+  });
+
   it('changes a setting in place, refuses a wrong value, and goes back to the default', async () => {
     await window.open('#/server/settings?q=max_count');
     const row = setting('max_count');

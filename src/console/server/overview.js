@@ -5,6 +5,7 @@ import * as api from '../api.js';
 import { chart } from '../chart.js';
 import { failure } from '../elements/states.js';
 import { bytes, count, duration, timeAgo } from '../format.js';
+import { nodeList } from './nodes.js';
 
 const NODE = '_node/_local';
 /** Milliseconds between two looks at tasks; the pictures are drawn anew at each fifth. */
@@ -13,6 +14,8 @@ const PERIODS = { hour: 3_600_000, day: 86_400_000 };
 
 export async function fill(body, { signal }) {
   const facts = h('section', { class: 'panel', 'aria-label': 'This server' });
+  const nodes = h('section', { class: 'panel', 'aria-label': 'Nodes', hidden: true });
+  const readNodes = nodeList(nodes, signal);
   const pictures = h('div', { class: 'panels charts' });
   const tasks = h('section', { class: 'panel', 'aria-label': 'Tasks' });
   let period = 'hour';
@@ -25,37 +28,34 @@ export async function fill(body, { signal }) {
     },
     dataset: { period: name },
   }, `Last ${name}`)));
-  put(body, facts, h('div', { class: 'row apart' }, h('h2', {}, 'Over time'), choice), pictures, tasks);
-  await Promise.all([describe(facts, signal), draw(pictures, period, signal), listTasks(tasks, signal)]);
-  watch({ facts, pictures, tasks, period: () => period }, signal);
+  put(body, facts, nodes, h('div', { class: 'row apart' }, h('h2', {}, 'Over time'), choice), pictures, tasks);
+  await Promise.all([describe(facts, signal), readNodes().catch(() => {}), draw(pictures, period, signal), listTasks(tasks, signal)]);
+  watch({ facts, readNodes, pictures, tasks, period: () => period }, signal);
 }
 
-async function watch({ facts, pictures, tasks, period }, signal) {
+async function watch({ facts, readNodes, pictures, tasks, period }, signal) {
   for (let round = 1; ; round += 1) {
     await pause(EVERY, signal);
     if (signal.aborted) return;
     if (document.hidden) continue;
     await listTasks(tasks, signal);
     if (round % 5 === 0 && !pictures.querySelector('details[open], figure:hover')) await draw(pictures, period(), signal);
+    if (round % 3 === 0) await readNodes().catch(() => {});
     if (round % 15 === 0) await describe(facts, signal);
   }
 }
 
 async function describe(place, signal) {
   try {
-    const [root, system, membership] = await Promise.all([
-      api.get('', { signal }), api.get(`${NODE}/_system`, { signal }), api.get('_membership', { signal }),
-    ]);
+    const [root, system] = await Promise.all([api.get('', { signal }), api.get(`${NODE}/_system`, { signal })]);
     if (signal.aborted) return;
-    const nodes = membership.all_nodes ?? [];
     const fact = (name, value) => h('div', {}, h('dt', {}, name), h('dd', {}, value));
     put(place, h('h2', {}, 'This server'), h('dl', { class: 'tiles' },
       fact('Version', `${root.vendor?.name ?? 'settee'} ${root.vendor?.version ?? ''}`),
       fact('Running for', duration(system.uptime * 1000)),
       fact('Memory', bytes(system.memory?.resident)),
       fact('Store', `${system.store?.engine ?? 'unknown'}, ${bytes(system.store?.disk_bytes)}`),
-      fact('Open connections', count(system.open_connections)),
-      nodes.length > 1 ? fact('Nodes', nodes.map((node) => `${node}${membership.cluster_nodes?.includes(node) ? '' : ' (not reached)'}`).join(', ')) : null));
+      fact('Open connections', count(system.open_connections))));
   } catch (error) {
     if (!signal.aborted) put(place, failure(error, () => describe(place, signal)));
   }
