@@ -49,6 +49,34 @@ describe('the console', { skip: !!external || (browserCommand() ? false : 'no Ch
     window.quiet();
   });
 
+  it('loads less than 100 KB for its first screens, and no file twice', async () => {
+    window = await browser.window(api.base);
+    const { page, context } = window;
+    const files = [];
+    context.on('requestfinished', async (request) => {
+      if (request.url().includes('/_utils/')) files.push(request.response().then(async (answer) => [answer.status(), (await request.sizes()).responseBodySize, answer.headers()['content-encoding']]));
+    });
+    const loaded = async (work) => {
+      files.length = 0;
+      await work();
+      await page.waitForLoadState('networkidle');
+      return Promise.all(files);
+    };
+    const first = await loaded(async () => {
+      await window.signIn();
+      await page.getByRole('heading', { name: 'Home', level: 1 }).waitFor();
+    });
+    const bytes = first.reduce((sum, [, size]) => sum + size, 0);
+    assert.ok(first.length > 10 && bytes > 10_000 && bytes < 100_000, `${first.length} files, ${bytes} bytes`);
+    assert.ok(first.filter(([, size]) => size > 1000).every(([, , encoding]) => encoding === 'gzip'));
+    const second = await loaded(async () => {
+      await page.reload();
+      await page.getByRole('heading', { name: 'Home', level: 1 }).waitFor();
+    });
+    assert.ok(second.every(([status, size]) => status === 304 || size === 0), JSON.stringify(second));
+    window.quiet();
+  });
+
   it('opens at the root of the server too', async () => {
     window = await browser.window(api.base, { path: '/' });
     await window.signIn();
@@ -129,6 +157,9 @@ describe('the console', { skip: !!external || (browserCommand() ? false : 'no Ch
     await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
     await until('the row counts the document', async () => /\t1\t/.test(await row.innerText()), 10);
     assert.ok(Date.now() - wrote < 5000);
+    await until('the row says when', async () => /just now|second/.test(await row.innerText()), 15);
+    const quiet = page.getByRole('row').filter({ has: page.getByRole('link', { name: '_replicator', exact: true }) });
+    assert.match(await quiet.innerText(), /ago|just now|before the start/);
     const other = await api.db();
     await page.getByRole('link', { name: other, exact: true }).waitFor();
     window.quiet();

@@ -98,6 +98,17 @@ suite('server', (api) => {
       },
     },
     { name: '_dbs_info GET', req: 'GET /_dbs_info?start_key=%22{db}%22&limit=1', status: 200, check: ({ json }, { db }) => assert.equal(json[0].info.db_name, db) },
+    {
+      name: '_dbs_info with the time of the last write, which CouchDB does not have',
+      req: 'POST /_dbs_info',
+      body: ({ db }) => ({ keys: [db, 'none'], last_write: true }),
+      status: 200,
+      check: ({ json }) => {
+        if (external) return;
+        assert.deepEqual(json.map((row) => Object.keys(row)), [['key', 'info', 'last_write'], ['key', 'error']]);
+        assert.ok(Math.abs(json[0].last_write - Date.now()) < 600_000, JSON.stringify(json[0]));
+      },
+    },
     { name: '_dbs_info without keys', req: 'POST /_dbs_info', body: {}, status: 400, error: 'bad_request', reason: '`keys` member must exist.' },
     { name: '_dbs_info keys of the wrong type', req: 'POST /_dbs_info', body: { keys: 'a' }, status: 400, error: 'bad_request', reason: '`keys` member must be an array.' },
     {

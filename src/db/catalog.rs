@@ -86,12 +86,10 @@ impl Databases {
         clock: Clock,
     ) -> Result<Arc<Databases>> {
         let mut state = EventState { last: 0, latest: HashMap::new(), unsettled: None };
-        state.read(&*store, 0)?;
+        state.read(&*store, 0, |_| ())?;
         let epoch = if store.is_shared() { Some(store.epoch()?) } else { None };
         let freshness = Freshness { epoch: Mutex::new(epoch), ..Freshness::default() };
-        let moved = watch::Sender::new(state.last);
-        let events =
-            Events { dirty: Mutex::default(), state: Mutex::new(state), moved, wake: tokio::sync::Notify::new() };
+        let events = Events::new(state, clock.clone());
         Ok(Arc::new(Databases {
             store,
             indexes,
@@ -133,6 +131,12 @@ impl Databases {
     /// The blobs of all attachments.
     pub fn blobs(&self) -> &Arc<dyn Blobs> {
         &self.blobs
+    }
+
+    /// When a database was last written, to a quarter of a second, in milliseconds since 1970. `None`: not since the
+    /// start of the server.
+    pub fn last_write(&self, name: &str) -> Option<u64> {
+        self.events.last_write(name)
     }
 
     /// The clock of the server.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::store::{self, Batch, Direction, PageLimit, Store, keyspace};
 
@@ -47,6 +48,10 @@ pub(crate) struct Events {
     pub(crate) moved: watch::Sender<u64>,
     /// Notified when a name is added to `dirty`.
     pub(crate) wake: tokio::sync::Notify,
+    /// When each database was written, in milliseconds since 1970, as far as this process knows. In memory only, and
+    /// not read for old rows, which have no time.
+    written: Mutex<HashMap<String, u64>>,
+    clock: Clock,
 }
 
 pub(crate) struct EventState {
@@ -60,13 +65,14 @@ pub(crate) struct EventState {
 }
 
 impl EventState {
-    /// Reads the rows after `sequence` from the store.
-    pub(crate) fn read(&mut self, store: &dyn Store, sequence: u64) -> Result<()> {
+    /// Reads the rows after `sequence` from the store, and calls `each` for each.
+    pub(crate) fn read(&mut self, store: &dyn Store, sequence: u64, mut each: impl FnMut(&DbEvent)) -> Result<()> {
         let range = keyspace::db_updates_after(sequence);
         for page in store::pages(store, range, Direction::Forward, PageLimit::entries(1000)) {
             for (key, value) in page? {
                 let event = decode_event(&key, &value)?;
                 self.last = self.last.max(event.sequence);
+                each(&event);
                 self.latest.insert((event.kind, event.name), event.sequence);
             }
         }
@@ -75,6 +81,33 @@ impl EventState {
 }
 
 impl Events {
+    /// Creates the feed with the rows that the store has.
+    pub(crate) fn new(state: EventState, clock: Clock) -> Events {
+        Events {
+            dirty: Mutex::default(),
+            moved: watch::Sender::new(state.last),
+            state: Mutex::new(state),
+            wake: tokio::sync::Notify::new(),
+            written: Mutex::default(),
+            clock,
+        }
+    }
+
+    /// When a database was last written, in milliseconds since 1970; `None` if not since the start of the server.
+    pub(crate) fn last_write(&self, name: &str) -> Option<u64> {
+        self.written.lock().get(name).copied()
+    }
+
+    fn note_time(&self, event: &DbEvent) {
+        let mut written = self.written.lock();
+        match event.kind {
+            DbEventKind::Deleted => drop(written.remove(&event.name)),
+            DbEventKind::Created | DbEventKind::Updated => {
+                written.insert(event.name.clone(), self.clock.since_epoch().as_millis() as u64);
+            }
+        }
+    }
+
     pub(crate) fn touch(&self, name: &str) {
         let mut dirty = self.dirty.lock();
         if dirty.last().is_none_or(|last| last != name) {
@@ -100,7 +133,7 @@ impl Events {
             self.read(&mut state, store)?;
         } else if is_first && let Some(before) = state.unsettled {
             // A commit has failed, but its rows may be in the store all the same.
-            state.read(store, before)?;
+            state.read(store, before, |_| ())?;
             state.unsettled = None;
             let last = state.last;
             self.moved.send_if_modified(|moved| std::mem::replace(moved, last.max(*moved)) < last);
@@ -132,7 +165,7 @@ impl Events {
     pub(crate) fn forget(&self, store: &dyn Store) -> Result<()> {
         let mut state = self.state.lock();
         *state = EventState { last: 0, latest: HashMap::new(), unsettled: None };
-        state.read(store, 0)?;
+        state.read(store, 0, |_| ())?;
         self.moved.send_replace(state.last);
         Ok(())
     }
@@ -140,7 +173,7 @@ impl Events {
     fn read(&self, state: &mut EventState, store: &dyn Store) -> Result<()> {
         let before = state.unsettled.unwrap_or(state.last);
         state.last = before;
-        state.read(store, before)?;
+        state.read(store, before, |event| self.note_time(event))?;
         state.unsettled = None;
         let last = state.last;
         self.moved.send_if_modified(|moved| std::mem::replace(moved, last.max(*moved)) < last);
@@ -152,6 +185,7 @@ impl Events {
         let mut state = self.state.lock();
         let Some(newest) = events.last().map(|event| event.sequence) else { return };
         for event in events {
+            self.note_time(&event);
             state.latest.insert((event.kind, event.name), event.sequence);
         }
         state.unsettled = None;

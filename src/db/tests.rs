@@ -440,6 +440,24 @@ async fn writes_whose_row_of_db_updates_failed_are_recorded_by_the_next_flush() 
 }
 
 #[tokio::test]
+async fn the_time_of_the_last_write_is_known_since_the_start() {
+    let store = Arc::new(crate::store::memory::Memory::new());
+    let clock = Clock::fixed(std::time::Duration::from_secs(1));
+    let blobs = Arc::new(crate::store::MemoryBlobs::new());
+    let databases = Databases::open(store.clone(), blobs.clone(), clock.clone()).unwrap();
+    let database = databases.create("db", CreateOptions::default(), None).unwrap();
+    databases.create("other", CreateOptions::default(), None).unwrap();
+    clock.advance(std::time::Duration::from_secs(2));
+    put(&database, incoming("a", None, "{}")).await.unwrap();
+    databases.flush_updates().unwrap();
+    assert_eq!((databases.last_write("db"), databases.last_write("other")), (Some(3000), Some(1000)));
+    databases.delete("other").unwrap();
+    assert_eq!((databases.last_write("other"), databases.last_write("none")), (None, None));
+    let again = Databases::open(store, blobs, clock).unwrap();
+    assert_eq!(again.last_write("db"), None, "not since its start");
+}
+
+#[tokio::test]
 async fn auto_purge_asks_for_the_settings_of_many_databases_at_once() {
     let (store, faults) = crate::store::embedded::faults::Faults::store();
     let clock = Clock::fixed(std::time::Duration::from_secs(1));

@@ -7,7 +7,7 @@ import { formDialog } from '../elements/dialog.js';
 import { heading } from '../elements/heading.js';
 import { failure } from '../elements/states.js';
 import { dataTable } from '../elements/table.js';
-import { ago, bytes, count, seqNumber } from '../format.js';
+import { bytes, count, seqNumber, timeAgo } from '../format.js';
 import { go, link, rewrite } from '../router.js';
 import { isPublic, whoMayRead } from '../security.js';
 import { session } from '../session.js';
@@ -64,14 +64,15 @@ async function namesOf(text, signal) {
 async function readInfo(page, keys, signal) {
   if (keys.length === 0) return;
   const now = Date.now();
-  for (const row of await api.post('_dbs_info', { keys }, { signal })) {
+  for (const row of await api.post('_dbs_info', { keys, last_write: true }, { signal })) {
     const seq = seqNumber(row.info?.update_seq);
     const before = page.rows.get(row.key);
     const changed = before ? seq - before.seq : 0;
     page.rows.set(row.key, {
       name: row.key, info: row.info, seq, at: now,
       rate: changed > 0 ? changed / Math.max(0.5, (now - before.at) / 1000) : 0,
-      wrote: changed > 0 ? now : before?.wrote,
+      wrote: row.last_write,
+      active: changed > 0 ? now : before?.active,
     });
   }
 }
@@ -115,7 +116,7 @@ function databaseTable(page, list, from, query) {
       { label: 'Documents', numeric: true, cell: ({ info }) => count(info?.doc_count) },
       { label: 'Size', numeric: true, minor: true, cell: ({ info }) => bytes(info?.sizes?.file ?? info?.sizes?.active) },
       { label: 'Conflicts', numeric: true, cell: ({ name }) => conflictsCell(page, name) },
-      { label: 'Activity', minor: true, cell: ({ rate, wrote }) => activity(rate, wrote) },
+      { label: 'Last write', minor: true, cell: activity },
       { label: 'Who may read', minor: true, cell: ({ name }) => reading(name) },
     ],
     none: search
@@ -132,9 +133,9 @@ function conflictsCell(page, name) {
   return h('a', { href: link('conflicts', name), class: 'badge warning' }, count(number));
 }
 
-function activity(rate, wrote) {
-  if (rate > 0 && Date.now() - wrote < 5000) return h('span', { class: 'badge good' }, `${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} changes/s`);
-  return h('span', { class: 'quiet', title: 'Since this page was opened' }, wrote ? `written ${ago(wrote)}` : 'quiet');
+function activity({ rate, active, wrote }) {
+  if (rate > 0 && Date.now() - active < 5000) return h('span', { class: 'badge good' }, `${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} changes/s`);
+  return wrote ? timeAgo(wrote) : h('span', { class: 'quiet' }, 'before the start');
 }
 
 /** Follows `_db_updates`: rows change within a second, new and deleted databases lead to a new list. */

@@ -26,7 +26,7 @@ export function nodeList(place, signal) {
       table.previousElementSibling.replaceWith(warnings);
       return;
     }
-    table = dataTable({ label: 'Nodes', columns: COLUMNS, rows: nodes, key: ({ name }) => name });
+    table = dataTable({ label: 'List of nodes', columns: COLUMNS, rows: nodes, key: ({ name }) => name });
     put(place, h('h2', {}, 'Nodes'), h('p', { class: 'quiet' }, 'They share one store. Logs, pictures and settings of the start on this page are those of the node that answers you.'), warnings, table);
   };
 }

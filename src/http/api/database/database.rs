@@ -384,7 +384,7 @@ async fn names(app: &Arc<App>, request: &Request) -> Result<Vec<String>> {
 /// `GET /_dbs_info`.
 pub async fn dbs_info(app: &Arc<App>, request: &Request) -> Result<Answer> {
     let names = names(app, request).await?;
-    infos(app, request, names).await
+    infos(app, request, names, false).await
 }
 
 /// `POST /_dbs_info`.
@@ -402,10 +402,12 @@ pub async fn dbs_info_of(app: &Arc<App>, request: &mut Request) -> Result<Answer
     }
     let names: Option<Vec<String>> = keys.iter().map(|key| key.as_str().map(str::to_owned)).collect();
     let names = names.ok_or_else(|| Failure::bad_request("`keys` must be an array of strings."))?;
-    infos(app, request, names).await
+    let with_time = body.get("last_write") == Some(&Value::Bool(true));
+    infos(app, request, names, with_time).await
 }
 
-async fn infos(app: &Arc<App>, request: &Request, names: Vec<String>) -> Result<Answer> {
+/// `with_time`: with the time of the last write (docs/console-api.md), which CouchDB does not have.
+async fn infos(app: &Arc<App>, request: &Request, names: Vec<String>, with_time: bool) -> Result<Answer> {
     let databases = app.databases.clone();
     Answer::stream(&request.line, "application/json", move |mut out| async move {
         out.write("[").await;
@@ -416,6 +418,10 @@ async fn infos(app: &Arc<App>, request: &Request, names: Vec<String>) -> Result<
                 Ok(names
                     .into_iter()
                     .map(|name| match databases.get(&name) {
+                        Ok(database) if with_time => {
+                            let time = databases.last_write(&name);
+                            json!({"key": name, "info": info(&database), "last_write": time})
+                        }
                         Ok(database) => json!({"key": name, "info": info(&database)}),
                         Err(_) => json!({"key": name, "error": "not_found"}),
                     })
