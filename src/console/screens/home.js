@@ -13,9 +13,10 @@ import { ownDatabase } from '../users/accounts.js';
 export const title = 'Home';
 export const styles = ['styles/home.css'];
 
-/** Names are counted up to this number. */
-const MOST = 10_000;
-const atMost = (number) => (number > MOST ? `more than ${count(MOST)}` : count(number));
+/** Databases and users are counted up to these numbers. */
+const DATABASES = 20_000;
+const USERS = 10_000;
+const atMost = (number, most) => (number > most ? `more than ${count(most)}` : count(number));
 
 export async function show(main, params, { signal }) {
   const server = await api.get('', { signal });
@@ -31,22 +32,22 @@ export async function show(main, params, { signal }) {
 /** What is there already. Everything here is read from the public API. */
 async function readState(signal) {
   const [databases, users, origins, system, conflicts, backups] = await Promise.all([
-    api.get('_all_dbs', { query: { limit: MOST + 1 }, signal }),
-    api.getOrNull('_users/_all_docs', { query: { start_key: '"org.couchdb.user:"', end_key: '"org.couchdb.user;"', limit: MOST + 1 }, signal }),
+    // Names of the server's own databases begin with _, which is before all letters.
+    api.get('_all_dbs', { query: { start_key: '"a"', limit: DATABASES + 1 }, signal }),
+    api.getOrNull('_users/_all_docs', { query: { start_key: '"org.couchdb.user:"', end_key: '"org.couchdb.user;"', limit: USERS + 1 }, signal }),
     allowedOrigins(signal),
     api.getOrNull('_node/_local/_system', { signal }),
     api.getOrNull('_conflicts', { query: { limit: 1 }, signal }),
     api.getOrNull('_node/_local/_backups', { signal }),
   ]);
-  const own = databases.filter((name) => !name.startsWith('_'));
-  return { databases: own, users: users?.rows.length ?? 0, origins: origins ?? [], system, conflicts, backups };
+  return { databases, users: users?.rows.length ?? 0, origins: origins ?? [], system, conflicts, backups };
 }
 
 function facts({ databases, users, system, conflicts }) {
   const fact = (label, value, href) => h('div', { class: 'fact' }, h('dt', {}, label), h('dd', {}, href ? h('a', { href }, value) : value));
   const memory = system?.memory ? Object.values(system.memory).find((value) => typeof value === 'number') : null;
   return h('dl', { class: 'fact-row' },
-    fact('Databases', atMost(databases.length), '#/databases'), fact('Users', atMost(users), '#/users'),
+    fact('Databases', atMost(databases.length, DATABASES), '#/databases'), fact('Users', atMost(users, USERS), '#/users'),
     conflicts ? fact('Documents in conflict', count(conflicts.total ?? 0), '#/conflicts') : null,
     system?.uptime ? fact('Running for', duration(system.uptime * 1000)) : memory ? fact('Memory', bytes(memory)) : null);
 }
