@@ -149,6 +149,23 @@ describe('the console', { skip: !!external || (browserCommand() ? false : 'no Ch
     window.quiet();
   });
 
+  it('counts very many databases exactly, and says where it stopped counting', async () => {
+    const page = await opened();
+    for (const [there, shown] of [[10_001, '10,001'], [20_000, '20,000'], [20_001, 'more than 20,000']]) {
+      const names = ['_replicator', '_users', ...Array.from({ length: there }, (_, at) => `db${String(at).padStart(6, '0')}`)];
+      // As the server does: `start_key`, then `limit`.
+      await page.route('**/_all_dbs*', (route) => {
+        const { searchParams } = new URL(route.request().url());
+        const from = JSON.parse(searchParams.get('start_key') ?? '""');
+        return route.fulfill({ json: names.filter((name) => name >= from).slice(0, Number(searchParams.get('limit'))) });
+      });
+      await window.open('#/');
+      assert.equal(await page.locator('.fact').filter({ hasText: 'Databases' }).locator('dd').innerText(), shown);
+      await page.unroute('**/_all_dbs*');
+    }
+    window.quiet();
+  });
+
   it('shows changes of databases as they happen', async () => {
     const db = await api.db();
     const page = await opened('#/databases');
