@@ -15,8 +15,7 @@ use deadpool_postgres::Object;
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
-use super::connections::{Connections, Parameters};
-use super::errors::of_read;
+use super::connections::{Connections, Parameters, failed_call};
 use super::measured_size::MeasuredSize;
 use super::runtime::Threads;
 use crate::hex::hex;
@@ -75,39 +74,39 @@ impl PostgresBlobs {
                 client.batch_execute("begin").await?;
                 client.query_opt(&sql, &[&named]).await
             };
-            match found.await {
-                Ok(Some(row)) => Ok(Some((client, row.get(0)))),
-                Ok(None) => end(client, "rollback").await.map(|()| None),
-                Err(error) => {
+            match connections.guarded(found).await {
+                Some(Ok(Some(row))) => Ok(Some((client, row.get(0)))),
+                Some(Ok(None)) => end(&connections, client, "rollback").await.map(|()| None),
+                ended => {
                     drop(Object::take(client));
-                    Err(of_read(&error))
+                    Err(failed_call(ended))
                 }
             }
         })?;
         let Some((client, upload)) = locked else { return Ok(false) };
         let keep = referenced();
         let remove = keep == Ok(false);
-        let (blobs, pieces) = (self.table("blobs"), self.table("pieces"));
+        let (blobs, pieces, connections) = (self.table("blobs"), self.table("pieces"), self.0.connections.clone());
         self.0.threads.wait(async move {
             if !remove {
-                return end(client, "rollback").await;
+                return end(&connections, client, "rollback").await;
             }
             let sql = format!(
                 "delete from {pieces} where upload = {upload}; delete from {blobs} where upload = {upload}; commit"
             );
-            end(client, &sql).await
+            end(&connections, client, &sql).await
         })?;
         keep.map(|referenced| !referenced)
     }
 }
 
 /// Runs the end of a transaction; a connection on which it fails is closed.
-async fn end(client: Object, sql: &str) -> Result<()> {
-    match client.batch_execute(sql).await {
-        Ok(()) => Ok(()),
-        Err(error) => {
+async fn end(connections: &Connections, client: Object, sql: &str) -> Result<()> {
+    match connections.guarded(client.batch_execute(sql)).await {
+        Some(Ok(())) => Ok(()),
+        ended => {
             drop(Object::take(client));
-            Err(of_read(&error))
+            Err(failed_call(ended))
         }
     }
 }

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use deadpool_postgres::Object;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::connections::Connections;
+use super::connections::{Connections, SILENT};
 use super::encode::Place;
-use super::errors::{Fate, text};
+use super::errors::Fate;
 use super::slot::{Slot, Told};
 use crate::store::{Result, StoreError};
 
@@ -37,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A commit tries so often to get a connection. That is enough for connections that were cut; while the server is away, the
 /// client is told soon.
 const CONNECTS: u32 = 3;
+
+/// The error of a commit that other transactions have made fail too often.
+const AGAIN: &str = "PostgreSQL: a commit met other transactions too often";
 
 /// A key and a value, or none.
 pub(super) type Row = (Place, Option<Vec<u8>>);
@@ -161,18 +165,19 @@ impl Commits {
                     continue;
                 }
                 Err(Sent::Not(error)) => return (Err(error), Some(own)),
-                Err(Sent::Failed(error)) => error,
+                Err(Sent::Failed(error)) => Some(error),
+                Err(Sent::Silent) => None,
             };
-            if Slot::is_gone(&error) && Instant::now() < until {
+            if error.as_ref().is_some_and(Slot::is_gone) && Instant::now() < until {
                 continue;
             }
-            match Fate::of(&error) {
+            match error.as_ref().map_or_else(|| Fate::Unknown(SILENT.to_owned()), Fate::of) {
                 Fate::Again if attempt < 20 && Instant::now() < until => {
                     slot = Some(own);
                     let pause = Duration::from_millis(1 << attempt.min(6));
                     tokio::time::sleep(pause.mul_f64(fraction())).await;
                 }
-                Fate::Again => return (Err(StoreError::Down(text(&error))), Some(own)),
+                Fate::Again => return (Err(StoreError::Down(AGAIN.to_owned())), Some(own)),
                 Fate::Failed(failed) => {
                     if matches!(failed, StoreError::Down(_)) {
                         self.connections.forget();
@@ -223,7 +228,14 @@ impl Commits {
                 )
                 .await
         };
-        result.await.map(|row| row.get(0)).map_err(Sent::Failed)
+        match self.connections.guarded(result).await {
+            Some(Ok(row)) => Ok(row.get(0)),
+            Some(Err(error)) => Err(Sent::Failed(error)),
+            None => {
+                drop(Object::take(client));
+                Err(Sent::Silent)
+            }
+        }
     }
 
     /// Finds out what became of the last commit of `slot`. An error: the server did not come back in time.
@@ -252,6 +264,8 @@ enum Sent {
     /// It was not sent.
     Not(StoreError),
     Failed(tokio_postgres::Error),
+    /// The server has not answered.
+    Silent,
 }
 
 impl State {

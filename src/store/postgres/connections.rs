@@ -1,20 +1,24 @@
 //! The pool of connections, and the statements that they run.
 
+use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio::sync::watch;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Address;
 use super::errors::{is_connection, of_pool, of_read, was_cut};
+use super::hosts::Hosts;
 use crate::store::{Result, StoreError};
 
 /// A call that gets no connection within this time fails.
 const WAIT: Duration = Duration::from_secs(10);
+/// The answer to a statement may come so much later than its timeout.
+const LATE: Duration = Duration::from_secs(5);
 /// Connecting takes at most so long, over all hosts.
 const CREATE: Duration = Duration::from_secs(15);
 
@@ -26,30 +30,52 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// The parameters of a statement.
 pub(super) type Parameters = Vec<Box<dyn ToSql + Sync + Send>>;
 
+/// The error of a guarded call that has not succeeded.
+pub(super) fn failed_call<T>(ended: Option<std::result::Result<T, tokio_postgres::Error>>) -> StoreError {
+    ended.and_then(std::result::Result::err).map_or_else(silent, |error| of_read(&error))
+}
+
 /// The pool. Clones share it.
 #[derive(Clone)]
 pub(super) struct Connections {
     pool: Pool,
     pub address: Arc<Address>,
-    pub connector: MakeRustlsConnect,
-    /// The server's timeline, as the newest connection found it; 0: unknown.
-    timeline: Arc<AtomicU64>,
+    pub hosts: Hosts,
+    /// How often all connections have been given up.
+    given_up: Arc<watch::Sender<u64>>,
+}
+
+/// What is said of a server that was given up, or did not answer in time.
+pub(super) const SILENT: &str = "PostgreSQL: the server does not answer";
+
+/// The error of such a call.
+pub(super) fn silent() -> StoreError {
+    StoreError::Down(SILENT.to_owned())
 }
 
 impl Connections {
     /// Opens a pool without any connection yet.
     pub fn new(address: Address, connector: MakeRustlsConnect) -> Connections {
-        let timeline = Arc::new(AtomicU64::new(0));
+        let hosts = Hosts::new(&address.config, connector);
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(address.config.clone(), connector.clone(), recycling);
-        let (settings, seen) = (settings(&address), timeline.clone());
+        let manager = Manager::from_connect(address.config.clone(), hosts.clone(), recycling);
+        let settings = settings(&address);
+        let known = hosts.clone();
         let begins = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
-            let (settings, seen) = (settings.clone(), seen.clone());
+            let (settings, known) = (settings.clone(), known.clone());
             Box::pin(async move {
                 client.batch_execute(&settings).await.map_err(HookError::Backend)?;
-                seen.fetch_max(timeline_of(client).await, Ordering::SeqCst);
-                Ok(())
+                // Its time was taken before, so that from here on `may_be_replaced` tells.
+                match known.is_old(client).await.map_err(HookError::Backend)? {
+                    true => Err(HookError::message("the database server has been replaced")),
+                    false => Ok(()),
+                }
             })
+        });
+        let known = hosts.clone();
+        let may_be_used = Hook::sync_fn(move |_, metrics| match known.may_be_replaced(metrics.created) {
+            true => Err(HookError::message("the database server has been replaced")),
+            false => Ok(()),
         });
         let pool = Pool::builder(manager)
             .max_size(address.pool)
@@ -57,9 +83,11 @@ impl Connections {
             .wait_timeout(Some(WAIT))
             .create_timeout(Some(CREATE))
             .post_create(begins)
+            // Of a connection that it refuses, the pool tries the next one, or makes a new one.
+            .pre_recycle(may_be_used)
             .build()
             .expect("a pool with a runtime can always be built");
-        Connections { pool, address: Arc::new(address), connector, timeline }
+        Connections { pool, address: Arc::new(address), hosts, given_up: Arc::new(watch::Sender::new(0)) }
     }
 
     /// A connection from the pool.
@@ -72,6 +100,31 @@ impl Connections {
         self.pool.retain(|_, _| false);
     }
 
+    /// Gives up all connections, also those in use: the calls on them end.
+    pub fn give_up(&self, why: &str) {
+        tracing::warn!("{why}; its connections are given up");
+        self.forget();
+        self.given_up.send_modify(|times| *times += 1);
+    }
+
+    /// Ends when the connections that there are now are given up.
+    pub fn given_up(&self) -> impl Future<Output = ()> + use<> {
+        let mut given_up = self.given_up.subscribe();
+        async move { drop(given_up.changed().await) }
+    }
+
+    /// Waits for a call on a connection. `None`: the server was given up, or did not answer in time; the connection must not
+    /// be used again.
+    pub async fn guarded<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        let given_up = self.given_up();
+        // The server itself ends a statement at its timeout, but not a commit that waits for a standby.
+        let limit = self.address.statement_timeout + LATE;
+        tokio::select! {
+            ended = tokio::time::timeout(limit, call) => ended.ok(),
+            () = given_up => None,
+        }
+    }
+
     /// Runs a statement that reads, on another connection if the first one has ended. A server that is down is not
     /// waited for.
     pub async fn rows(&self, sql: &str, parameters: Parameters) -> Result<Vec<Row>> {
@@ -79,14 +132,14 @@ impl Connections {
         let mut cuts = 0;
         loop {
             let error = match self.pool.get().await {
-                Ok(client) => match read(&client, sql, &parameters).await {
-                    Ok(rows) => return Ok(rows),
-                    Err(error) if is_connection(&error) => {
+                Ok(client) => match self.guarded(read(&client, sql, &parameters)).await {
+                    Some(Ok(rows)) => return Ok(rows),
+                    Some(Err(error)) if !is_connection(&error) => return Err(of_read(&error)),
+                    ended => {
                         drop(Object::take(client));
                         self.forget();
-                        of_read(&error)
+                        failed_call(ended)
                     }
-                    Err(error) => return Err(of_read(&error)),
                 },
                 Err(error) if was_cut(&error) => of_pool(&error),
                 Err(error) => return Err(of_pool(&error)),
@@ -107,10 +160,10 @@ impl Connections {
 
     /// The server's timeline: it grows when a standby takes over. 0 if the server tells none.
     pub async fn epoch(&self) -> Result<u64> {
-        if self.timeline.load(Ordering::SeqCst) == 0 {
+        if self.hosts.timeline() == 0 {
             drop(self.get().await?);
         }
-        Ok(self.timeline.load(Ordering::SeqCst))
+        Ok(self.hosts.timeline())
     }
 
     pub fn size(&self) -> usize {
@@ -135,11 +188,4 @@ pub(super) fn settings(address: &Address) -> String {
          set enable_hashjoin = off; set enable_mergejoin = off; set jit = off",
         address.statement_timeout.as_millis()
     )
-}
-
-/// The number of the server's timeline: the first eight digits of the name of the log file that it writes.
-async fn timeline_of(client: &tokio_postgres::Client) -> u64 {
-    let name = client.query_one("select pg_walfile_name(pg_current_wal_lsn())", &[]).await;
-    let name: Option<String> = name.ok().and_then(|row| row.try_get(0).ok());
-    name.and_then(|name| u64::from_str_radix(name.get(..8)?, 16).ok()).unwrap_or(0)
 }

@@ -7,7 +7,7 @@ use deadpool_postgres::Object;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connections::Connections;
+use super::connections::{Connections, failed_call};
 use super::runtime::Threads;
 use crate::store::Result;
 
@@ -41,6 +41,7 @@ pub(super) struct Turns {
 /// Gives the turn to the next when it is dropped.
 struct Turn {
     client: Option<Object>,
+    connections: Connections,
     handle: Handle,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -63,16 +64,17 @@ impl Turns {
                 TURN.as_millis(),
                 number as i32
             );
-            match client.batch_execute(&sql).await {
-                Ok(()) => Ok(client),
-                Err(error) => {
+            match connections.guarded(client.batch_execute(&sql)).await {
+                Some(Ok(())) => Ok(client),
+                ended => {
                     // Whatever state it is in.
                     drop(Object::take(client));
-                    Err(super::errors::of_read(&error))
+                    Err(failed_call(ended))
                 }
             }
         });
-        Some(Box::new(Turn { client: Some(client.ok()?), handle, permit: Some(permit) }))
+        let connections = self.connections.clone();
+        Some(Box::new(Turn { client: Some(client.ok()?), connections, handle, permit: Some(permit) }))
     }
 }
 
@@ -83,8 +85,9 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let (client, permit) = (self.client.take(), self.permit.take());
         let Some(client) = client else { return };
+        let connections = self.connections.clone();
         self.handle.spawn(async move {
-            if client.batch_execute("rollback").await.is_err() {
+            if !matches!(connections.guarded(client.batch_execute("rollback")).await, Some(Ok(()))) {
                 drop(Object::take(client));
             }
             drop(permit);

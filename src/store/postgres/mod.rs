@@ -6,6 +6,7 @@
 //!   commit            commits.rs   gathers the batches that wait into one transaction: one call of the function
 //!                                  `commit` of schema.rs, which tests all expectations in the server
 //!                     slot.rs      finds out what became of a commit whose connection was lost
+//!   all calls         hosts.rs     which host takes writes;  supervision.rs  gives up a server that is silent or was replaced
 //!   tell, listen      notices.rs   one connection that listens, one message for many commits
 //!   blobs             blobs.rs     attachments in pieces of 256 KiB
 //! ```
@@ -18,6 +19,7 @@ mod commits;
 mod connections;
 mod encode;
 mod errors;
+mod hosts;
 mod leases;
 mod measured_size;
 mod notices;
@@ -27,6 +29,7 @@ mod runtime;
 mod schema;
 mod slot;
 mod store;
+mod supervision;
 #[cfg(test)]
 pub(crate) mod test_server;
 #[cfg(test)]

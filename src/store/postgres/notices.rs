@@ -100,8 +100,7 @@ impl Inner {
 
     /// Listens on one connection until it ends.
     async fn hear_some(&self) -> Result<(), tokio_postgres::Error> {
-        let config = &self.connections.address.config;
-        let (client, mut connection) = config.connect(self.connections.connector.clone()).await?;
+        let (client, mut connection) = self.connections.hosts.connect().await?;
         let (send, mut messages) = mpsc::unbounded_channel();
         let driver = async move {
             while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
@@ -112,6 +111,7 @@ impl Inner {
                 }
             }
         };
+        let given_up = self.connections.given_up();
         let listen = async {
             client.batch_execute(&format!("listen {}", self.channel())).await?;
             self.tell_above(&[]);
@@ -126,6 +126,7 @@ impl Inner {
         tokio::select! {
             ended = listen => ended,
             () = driver => Ok(()),
+            () = given_up => Ok(()),
         }
     }
 

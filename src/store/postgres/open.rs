@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::address::Address;
 use super::blobs::{self, PostgresBlobs};
-use super::connections::{Connections, settings};
+use super::connections::{Connections, settings, silent};
 use super::errors::text;
 use super::runtime::Threads;
 use super::schema::{Refused, VERSION, is_filling, is_there, mark_filling, settle};
 use super::store::PostgresStore;
 use super::warnings::standing;
-use super::{slot, tls};
+use super::{slot, supervision, tls};
 use crate::store::blob::blobs::Blobs;
 use crate::store::crypto::cipher::{Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
@@ -22,6 +22,9 @@ use crate::store::{Batch, Store, StoreError, keyspace};
 
 /// How often old slots and uploads are looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
+
+/// A store whose server does not answer for so long is not opened.
+const CONNECT: Duration = Duration::from_secs(20);
 
 /// How to open the store.
 #[derive(Debug, Clone, Default)]
@@ -54,8 +57,8 @@ impl Shared {
         let connections = self.connections.clone();
         self.threads.wait(async move {
             let client = connections.get().await?;
-            let marked = mark_filling(&client, &connections.address.schema, false).await;
-            marked.map_err(|error| super::errors::of_read(&error))
+            let marked = connections.guarded(mark_filling(&client, &connections.address.schema, false)).await;
+            marked.map_or_else(|| Err(silent()), |marked| marked.map_err(|error| super::errors::of_read(&error)))
         })
     }
 }
@@ -129,8 +132,9 @@ pub fn open(address: Address, options: &Options) -> Result<Shared, PostgresError
     drop(plain);
     let asked = connections.clone();
     let found = threads.wait(async move { standing(&asked).await }).map_err(|error| server(error.to_string()))?;
-    let sweeping = connections.clone();
+    let (sweeping, watching) = (connections.clone(), connections.clone());
     threads.handle().spawn(async move { sweep(sweeping).await });
+    threads.handle().spawn(async move { supervision::watch(watching).await });
     let attachments = keys.as_ref().map(FolderKeys::attachments);
     let blobs = PostgresBlobs::new(connections.clone(), threads.clone(), attachments);
     Ok(Shared {
@@ -148,8 +152,9 @@ pub fn open(address: Address, options: &Options) -> Result<Shared, PostgresError
 async fn tables(connections: &Connections, options: &Options, at: &str) -> Result<(), PostgresError> {
     let server = |error: &tokio_postgres::Error| PostgresError::Server { at: at.to_owned(), error: text(error) };
     let address = &connections.address;
-    let connected = address.config.connect(connections.connector.clone()).await;
-    let (mut client, connection) = connected.map_err(|error| server(&error))?;
+    let connected = tokio::time::timeout(CONNECT, connections.hosts.connect()).await;
+    let silent = |_| PostgresError::Server { at: at.to_owned(), error: "no server answers".to_owned() };
+    let (mut client, connection) = connected.map_err(silent)?.map_err(|error| server(&error))?;
     let driver = tokio::spawn(connection);
     let made = async {
         let there = is_there(&client, &address.schema).await?;

@@ -5,9 +5,10 @@
 //! connection: it waits for a transaction that has the row, and one that comes later finds the slot fenced and is
 //! rolled back. What the row then says is the truth, whatever the lost connection does.
 
+use deadpool_postgres::Object;
 use tokio_postgres::error::SqlState;
 
-use super::connections::Connections;
+use super::connections::{Connections, silent};
 use super::errors::Fate;
 use crate::store::{Result, StoreError};
 
@@ -37,9 +38,10 @@ impl Slot {
         let id = random();
         let client = connections.get().await?;
         let sql = format!("insert into {}.slots (id) values ($1)", connections.address.schema);
-        match client.execute(&sql, &[&id]).await {
-            Ok(_) => Ok(Slot { id, number: 0 }),
-            Err(error) => {
+        match connections.guarded(client.execute(&sql, &[&id])).await {
+            Some(Ok(_)) => Ok(Slot { id, number: 0 }),
+            None => Err(unanswered(client)),
+            Some(Err(error)) => {
                 connections.forget();
                 Err(match Fate::of(&error) {
                     Fate::Failed(error) => error,
@@ -61,16 +63,23 @@ impl Slot {
             "update {}.slots set fenced = true where id = $1 returning number, failed",
             connections.address.schema
         );
-        match client.query_opt(&sql, &[&self.id]).await {
-            Ok(Some(row)) if row.get::<_, i64>(0) == self.number => Ok(Told::Committed(row.get(1))),
+        match connections.guarded(client.query_opt(&sql, &[&self.id])).await {
+            Some(Ok(Some(row))) if row.get::<_, i64>(0) == self.number => Ok(Told::Committed(row.get(1))),
             // A server that has lost the slot has lost the commit too.
-            Ok(_) => Ok(Told::Nothing),
-            Err(error) => {
+            Some(Ok(_)) => Ok(Told::Nothing),
+            None => Err(unanswered(client)),
+            Some(Err(error)) => {
                 connections.forget();
                 Err(StoreError::Down(super::errors::text(&error)))
             }
         }
     }
+}
+
+/// Closes a connection whose server does not answer.
+fn unanswered(client: Object) -> StoreError {
+    drop(Object::take(client));
+    silent()
 }
 
 /// A random positive number.

@@ -80,7 +80,27 @@ impl TestServer {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.uid(self.user.0).gid(self.user.1).current_dir(self.folder.path()).env("LC_ALL", "C");
+        if let Some(port) = self.settings.iter().find_map(|setting| setting.strip_prefix("port=")) {
+            command.env("PGPORT", port);
+        }
         command
+    }
+
+    /// Lets the server use TLS, with a certificate for itself.
+    pub fn use_tls(&self, certificate: &str, key: &str) {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = self.data().join(name);
+            std::fs::write(&file, text).unwrap();
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            std::os::unix::fs::chown(&file, Some(self.user.0), Some(self.user.1)).unwrap();
+        }
+        self.sql("alter system set ssl = on");
+        self.sql("select pg_reload_conf()");
+        let until = Instant::now() + Duration::from_secs(30);
+        while self.sql("show ssl") != "on" {
+            assert!(Instant::now() < until, "{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn run(mut self) -> TestServer {

@@ -327,6 +327,41 @@ fn pages_do_not_read_more_than_they_return() {
     assert!(plan.contains("Index Scan") && !plan.contains("Sort"), "{plan}");
 }
 
+#[test]
+fn tls_protects_the_connection_and_verifies_the_server() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let Some(server) = TestServer::with(&["listen_addresses=127.0.0.1", &format!("port={port}")]) else { return };
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    server.use_tls(&made.cert.pem(), &made.signing_key.serialize_pem());
+    let (right, wrong) = (server.folder.path().join("right.pem"), server.folder.path().join("wrong.pem"));
+    std::fs::write(&right, made.cert.pem()).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&wrong, other.cert.pem()).unwrap();
+    let (right, wrong) = (right.display(), wrong.display());
+    let opens = |host: &str, parameters: &str| {
+        let url = format!("postgres://settee@{host}:{port}/postgres?schema=tls&{parameters}");
+        let opened = open(super::Address::read(&url, &|_| None).unwrap(), &Options::default());
+        let encrypted = "select count(*) > 0 from pg_stat_ssl join pg_stat_activity using (pid) \
+                         where ssl and application_name = 'settee'";
+        opened.map(|store| (store, server.sql(encrypted) == "t").1).map_err(|error| error.to_string())
+    };
+    assert_eq!(opens("localhost", &format!("sslmode=verify-full&sslrootcert={right}")), Ok(true));
+    assert_eq!(opens("127.0.0.1", "sslmode=require"), Ok(true), "any certificate");
+    for (host, parameters) in [
+        ("localhost", format!("sslmode=verify-full&sslrootcert={wrong}")),
+        ("localhost", "sslmode=verify-full".to_owned()),
+        ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={right}")),
+    ] {
+        let said = opens(host, &parameters).unwrap_err();
+        assert!(said.contains("certificate"), "{host} {parameters}: {said}");
+    }
+    // A server that does not use TLS is refused: somebody between the two could pretend that.
+    server.sql("alter system set ssl = off");
+    server.sql("select pg_reload_conf()");
+    until("TLS is off", || server.sql("show ssl") == "off");
+    assert!(opens("localhost", &format!("sslmode=verify-full&sslrootcert={right}")).is_err());
+}
+
 /// One failover: the primary is killed while nodes write, and the standby that has more takes over. Nothing that was
 /// acknowledged is lost, and the nodes go on by themselves.
 fn fail_over(round: usize) -> Option<()> {
