@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
 use crate::config::Settings;
-use crate::db::Since;
 use crate::db::parse;
+use crate::db::{Histories, Since};
 use crate::http::api::document::{attachment, multipart_out};
 use crate::http::connection::request_line::Lenient;
 use crate::http::request::Target;
@@ -272,14 +272,16 @@ fn segments_of(path: &str) -> Vec<String> {
 pub fn since(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let plain = text.trim().trim_matches('"');
-    match Since::parse(text, "abc") {
+    let histories = Histories::default();
+    match Since::parse(text, "abc", &histories) {
         Ok(Since::Now) => assert_eq!(plain, "now"),
         Ok(Since::Sequence(0)) => {}
         Ok(Since::Sequence(number)) => {
-            let digits = plain.strip_suffix("-abc").unwrap_or(plain);
+            let digits = plain.split_once("-abc").map_or(plain, |(digits, _)| digits);
             assert!(digits.parse() == Ok(number) || number == u64::MAX, "{text}");
             let said = Since::Sequence(number);
-            assert_eq!(Since::parse(&format!("{number}-abc"), "abc"), Ok(said));
+            assert_eq!(Since::parse(&format!("{number}-abc"), "abc", &histories), Ok(said));
+            assert_eq!(Since::parse(&format!("{number}-abc.7"), "abc", &histories), Ok(said));
         }
         Err(_) => assert!(plain.parse::<u64>().is_err() || plain.starts_with('+')),
     }

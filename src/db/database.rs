@@ -171,14 +171,40 @@ impl Database {
         hex(&self.record.instance)
     }
 
-    /// `N-<instance>`: a sequence as clients see it.
-    pub fn wire_sequence(&self, sequence: u64) -> String {
-        format!("{sequence}-{}", self.instance())
+    /// `N-<instance>`: a sequence as clients see it, or `N-<instance>.<epoch>` after a failover of a shared store. `history` is
+    /// what [`Database::history`] returned before the sequence was read.
+    pub fn wire_sequence(&self, sequence: u64, history: Option<u64>) -> String {
+        match history {
+            None => format!("{sequence}-{}", self.instance()),
+            Some(epoch) => format!("{sequence}-{}.{epoch}", self.instance()),
+        }
+    }
+
+    /// The last sequence as clients see it.
+    pub fn last_sequence(&self) -> String {
+        let info = self.info();
+        self.wire_sequence(info.sequence, info.histories.mark())
+    }
+
+    /// The history of the store in which sequences are read now. `None`: there was no failover, as always on an embedded store.
+    pub fn history(&self) -> Option<u64> {
+        self.info.read().histories.mark()
+    }
+
+    /// Where a reader goes on that has read up to `sequence` in that history.
+    pub fn position(&self, sequence: u64, history: Option<u64>) -> u64 {
+        let info = self.info.read();
+        info.histories.position(sequence, history).min(info.sequence)
     }
 
     /// The ordered map below.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Whether other nodes may write to it, too.
+    pub fn is_shared(&self) -> bool {
+        self.store.is_shared()
     }
 
     /// The store of the database's indexes: the one of the database, or on a shared store one of this node.

@@ -5,7 +5,7 @@
 //! db_updates  the feed of all databases       read/    documents, the changes order, attachments
 //! database    one open database               upkeep/  purge, compaction, limits, removal
 //! commit/     the parts of one commit         record, codec, names   stored forms
-//! freshness, nodes   what other nodes change in a shared store
+//! freshness, nodes   what other nodes change in a shared store    histories   failovers that lost commits
 //! conflicted       the index of conflicted documents
 //! recent_changes   rows that many feeds read at once
 //! ```
@@ -21,6 +21,7 @@ mod counts;
 mod database;
 pub mod db_updates;
 mod freshness;
+mod histories;
 mod names;
 mod nodes;
 pub mod read;
@@ -39,6 +40,7 @@ pub use self::counts::Counts;
 pub use self::database::{Database, Moved};
 pub use self::db_updates::{DbEvent, DbEventKind};
 pub use self::freshness::SERVER;
+pub use self::histories::Histories;
 pub use self::names::{
     LONGEST_ID, check_attachment_name, check_database_name, check_document_id, check_has_partition, partition_of,
 };

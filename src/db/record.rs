@@ -4,6 +4,7 @@
 
 use super::codec::{Reader, Writer};
 use super::conflicted::ConflictIndex;
+use super::histories::Histories;
 use crate::error::{Error, Result};
 use crate::rev::{Body, Revision, RevisionHash, Tree};
 use crate::store::blob::blobs::BlobId;
@@ -100,6 +101,8 @@ pub struct Info {
     pub held_until: u64,
     /// The index of conflicted documents. Part of this record on a shared store; on an embedded one it has its own.
     pub conflicts: ConflictIndex,
+    /// On a shared store: its histories in which this database was written, the oldest first.
+    pub histories: Histories,
 }
 
 impl Default for Info {
@@ -121,6 +124,7 @@ impl Default for Info {
             designs_at: 0,
             held_until: 0,
             conflicts: ConflictIndex::default(),
+            histories: Histories::default(),
         }
     }
 }
@@ -128,7 +132,14 @@ impl Default for Info {
 impl Info {
     /// The record without the counters of a shared store, and without an index of conflicts.
     pub fn of_one_node(self) -> Info {
-        Info { commits: 0, security_at: 0, designs_at: 0, held_until: 0, ..self.without_conflict_index() }
+        Info {
+            commits: 0,
+            security_at: 0,
+            designs_at: 0,
+            held_until: 0,
+            histories: Histories::default(),
+            ..self.without_conflict_index()
+        }
     }
 
     /// The record of a database whose index of conflicts is not there.
@@ -159,6 +170,7 @@ impl Info {
                 out.number(number);
             }
             self.conflicts.encode_into(&mut out);
+            self.histories.encode(&mut out);
         }
         out.0
     }
@@ -191,6 +203,7 @@ impl Info {
                 info.designs_at = fields.number()?;
                 info.held_until = fields.number()?;
                 info.conflicts = ConflictIndex::decode_from(&mut fields)?;
+                info.histories = Histories::decode(&mut fields)?;
             }
             Some(info)
         };

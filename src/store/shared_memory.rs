@@ -42,7 +42,7 @@ impl Cluster {
             nodes: RwLock::default(),
             leases: Mutex::default(),
             clock,
-            epoch: AtomicU64::new(0),
+            epoch: AtomicU64::new(1),
             loses_notices: AtomicBool::new(false),
             refuses_async_threads: AtomicBool::new(false),
         })
@@ -82,6 +82,26 @@ impl Cluster {
     /// Begins a new epoch.
     pub fn fail_over(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is stored now.
+    pub fn entries(&self) -> Vec<Entry> {
+        let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+        let limit = PageLimit { entries: usize::MAX, bytes: usize::MAX };
+        self.entries.scan(&all, Direction::Forward, limit).expect("memory can be read")
+    }
+
+    /// A failover that loses everything but `entries`, which were stored before.
+    pub fn fail_over_to(&self, entries: Vec<Entry>) {
+        let mut batch = Batch::new();
+        for (key, _) in self.entries() {
+            batch.delete(key);
+        }
+        for (key, value) in entries {
+            batch.put(key, value);
+        }
+        self.entries.commit(batch).expect("nothing is expected");
+        self.fail_over();
     }
 }
 

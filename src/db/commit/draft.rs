@@ -295,15 +295,17 @@ impl<'a> Draft<'a> {
     }
 
     /// Counts the commit, for the other nodes of a shared store.
-    fn count_commit(&mut self, designs: bool) {
+    fn count_commit(&mut self, designs: bool) -> Result<()> {
         let info = &mut self.info;
         info.commits += 1;
+        info.histories.commit(self.store.epoch()?, self.before.sequence);
         if self.writes_security {
             info.security_at = info.commits;
         }
         if designs {
             info.designs_at = info.commits;
         }
+        Ok(())
     }
 
     /// Completes the batch: stems and writes the changed documents, and updates the counters.
@@ -353,7 +355,7 @@ impl<'a> Draft<'a> {
             self.batch.put(keyspace::partition(self.number, &partition), info.encode());
         }
         if self.store.is_shared() && (self.info != self.before || !self.batch.writes.is_empty()) {
-            self.count_commit(designs);
+            self.count_commit(designs)?;
         }
         self.finish_index();
         if self.info != self.before {

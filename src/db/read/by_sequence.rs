@@ -2,8 +2,8 @@
 
 use std::ops::Bound;
 
-use crate::db::Database;
 use crate::db::record::SequenceRow;
+use crate::db::{Database, Histories};
 use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit, keyspace};
 
@@ -30,10 +30,10 @@ pub struct ChangesPage {
 const COUNTED: usize = 500;
 
 impl Since {
-    /// Parses a `since`: `now`, `N`, or `N-<instance>`. A sequence of another instance, that is, of a deleted
+    /// Parses a `since`: `now`, `N`, `N-<instance>` or `N-<instance>.<epoch>`. A sequence of another instance, that is, of a deleted
     /// database with the same name, starts from the beginning, so that the client may see a change twice but
     /// never misses one.
-    pub(crate) fn parse(text: &str, instance: &str) -> Result<Since> {
+    pub(crate) fn parse(text: &str, instance: &str, histories: &Histories) -> Result<Since> {
         let text = text.trim().trim_matches('"');
         if text == "now" {
             return Ok(Since::Now);
@@ -48,17 +48,20 @@ impl Since {
         }
         // A number of more than 64 bits is greater than every sequence.
         let number = number.parse().unwrap_or(u64::MAX);
-        match of {
-            Some(of) if of != instance => Ok(Since::Sequence(0)),
-            _ => Ok(Since::Sequence(number)),
-        }
+        let Some(of) = of else { return Ok(Since::Sequence(number)) };
+        let read_in = match of.strip_prefix(instance) {
+            Some("") => Some(None),
+            Some(rest) => rest.strip_prefix('.').and_then(|epoch| epoch.parse().ok()).map(Some),
+            None => None,
+        };
+        Ok(Since::Sequence(read_in.map_or(0, |epoch| histories.position(number, epoch))))
     }
 }
 
 impl Database {
     /// Parses a `since` for this database.
     pub fn parse_since(&self, text: &str) -> Result<Since> {
-        Since::parse(text, &self.instance())
+        Since::parse(text, &self.instance(), &self.info().histories)
     }
 
     /// Reads up to `limit` rows after the sequence `after` (forward), or before it (backward; `u64::MAX`

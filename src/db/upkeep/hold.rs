@@ -86,6 +86,7 @@ impl Database {
             let before = self.info_now()?;
             let mut after = before.clone();
             after.commits += 1;
+            after.histories.commit(self.store.epoch()?, before.sequence);
             change(&mut after);
             let mut batch = Batch { frees: true, ..Batch::new() };
             batch.expect(keyspace::info(self.number), Some(before.encode()));

@@ -321,6 +321,52 @@ async fn indexes_of_a_node_are_removed_and_built_again() {
     assert_eq!((tidy(&two, u64::MAX), stored(&two)), (1, 0), "of a deleted database");
 }
 
+#[tokio::test]
+async fn a_failover_that_loses_commits_hides_no_later_change_from_clients() {
+    let Nodes { cluster, one, two } = nodes(&[]).await;
+    done(&one, "PUT /db", ADMIN, Value::Null).await;
+    let put = async |node: &Running, id: &str| drop(done(node, &format!("PUT /db/{id}"), ADMIN, json!({})).await);
+    put(&one, "kept").await;
+    let kept = cluster.entries();
+    put(&one, "lost1").await;
+    put(&one, "lost2").await;
+    let ids = |reply: &Reply| {
+        let rows = reply.json()["results"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = done(&two, "GET /db/_changes", ADMIN, Value::Null).await;
+    let last = before.json()["last_seq"].as_str().unwrap().to_owned();
+    assert!(last.starts_with("3-") && !last.contains('.'), "{last}");
+    let (address, line) = (two.address, format!("GET /db/_changes?feed=longpoll&timeout=30000&since={last}"));
+    let waiting = tokio::spawn(async move { ask(address, &line, &[JSON, ADMIN], &[]).await });
+    let metrics = &two.app.metrics.clients_requesting_changes;
+    within(async {
+        while metrics.value() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    cluster.fail_over_to(kept);
+    // The nodes look at the epoch every second.
+    until(&one, "GET /db", |reply| reply.json()["update_seq"].as_str().unwrap().starts_with("1-")).await;
+    for id in ["a", "b", "c"] {
+        put(&one, id).await;
+    }
+    let woken = within(waiting).await.unwrap();
+    assert_eq!(ids(&woken).first().unwrap(), "a", "the waiting feed goes on from what was kept");
+    for node in [&one, &two] {
+        let after = done(node, &format!("GET /db/_changes?since={last}"), ADMIN, Value::Null).await;
+        assert_eq!(ids(&after), ["a", "b", "c"]);
+        let new = after.json()["last_seq"].as_str().unwrap().to_owned();
+        assert!(new.starts_with("4-") && new.ends_with(".2"), "{new}");
+        let none = done(node, &format!("GET /db/_changes?since={new}"), ADMIN, Value::Null).await;
+        assert_eq!(ids(&none), Vec::<String>::new());
+        let early = last.replacen('3', "1", 1);
+        let early = done(node, &format!("GET /db/_changes?since={early}"), ADMIN, Value::Null).await;
+        assert_eq!(ids(&early), ["a", "b", "c"], "what was read before the point of loss is not sent again");
+    }
+}
+
 /// Asks until the condition holds for the answer.
 async fn until(running: &Running, line: &str, holds: impl Fn(&Reply) -> bool) -> Reply {
     within(async {

@@ -27,6 +27,8 @@ pub(super) struct LocalFeed<'a> {
     filter: Filter,
     all_leaves: bool,
     after: u64,
+    /// The history in which everything up to there was read.
+    history: Option<u64>,
 }
 
 impl<'a> LocalFeed<'a> {
@@ -38,7 +40,7 @@ impl<'a> LocalFeed<'a> {
         filter: Filter,
         all_leaves: bool,
     ) -> LocalFeed<'a> {
-        LocalFeed { access, name, database, filter, all_leaves, after: 0 }
+        LocalFeed { access, name, database, filter, all_leaves, after: 0, history: None }
     }
 
     /// The feed after a sequence: JSON, as checkpoints have it.
@@ -48,6 +50,7 @@ impl<'a> LocalFeed<'a> {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
+        self.history = self.database.history();
         self.after = match self.database.parse_since(&text) {
             Ok(Since::Sequence(sequence)) => sequence.min(self.database.info().sequence),
             Ok(Since::Now) => self.database.info().sequence,
@@ -64,6 +67,10 @@ impl<'a> LocalFeed<'a> {
 
     async fn read(&mut self, most: usize) -> Result<Page, Failure> {
         self.check()?;
+        let before = std::mem::replace(&mut self.history, self.database.history());
+        if self.database.is_shared() {
+            self.after = self.database.position(self.after, before);
+        }
         let last = self.database.info().sequence;
         let (database, after) = (self.database.clone(), self.after);
         let (rows, done) = match &self.filter {
@@ -84,7 +91,7 @@ impl<'a> LocalFeed<'a> {
         };
         let changes = self.judge(rows).await?;
         let pending = self.database.info().sequence.saturating_sub(self.after);
-        let through = self.database.wire_sequence(self.after).into();
+        let through = self.database.wire_sequence(self.after, self.history).into();
         Ok(Page { changes, through, pending: Some(pending), is_last: done })
     }
 

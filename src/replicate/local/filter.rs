@@ -106,7 +106,7 @@ fn request(database: &Database, query: &[(String, String)], user: &str) -> Resul
     let info = database.info();
     let about = json!({
         "db_name": database.name(),
-        "update_seq": database.wire_sequence(info.sequence),
+        "update_seq": database.wire_sequence(info.sequence, info.histories.mark()),
         "doc_count": info.documents,
         "doc_del_count": info.deleted,
     });

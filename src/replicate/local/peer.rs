@@ -51,7 +51,7 @@ impl Peer for LocalPeer<'_> {
     fn about(&self) -> Pending<'_, Result<About, Failure>> {
         Box::pin(async {
             let database = self.open()?;
-            let update_seq = database.wire_sequence(database.info().sequence).into();
+            let update_seq = database.last_sequence().into();
             Ok(About { instance: database.instance(), update_seq })
         })
     }

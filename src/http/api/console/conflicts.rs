@@ -45,7 +45,7 @@ pub async fn of_database(app: &Arc<App>, request: &Request, db: Arc<Database>) -
     let (rows, next) = blocking(move || reading.conflicts(query)).await?;
     let rows: Vec<Value> = rows.iter().map(|(sequence, row)| row_json(&db, *sequence, row)).collect();
     let mut answer = counts(&db.conflict_index());
-    answer["update_seq"] = db.wire_sequence(db.info().sequence).into();
+    answer["update_seq"] = db.last_sequence().into();
     answer["next"] = next.map(|sequence| sequence.to_string()).into();
     answer["rows"] = rows.into();
     Ok(Answer::ok(&answer))
@@ -86,7 +86,7 @@ fn row_json(db: &Database, sequence: u64, row: &SequenceRow) -> Value {
     };
     json!({
         "id": row.id,
-        "seq": db.wire_sequence(sequence),
+        "seq": db.wire_sequence(sequence, db.history()),
         "winner": row.winner().revision.to_string(),
         "conflicts": others(false),
         "deleted_conflicts": others(true),

@@ -178,7 +178,7 @@ fn direction(record: &Record) -> &'static str {
 fn database_json(databases: &mut Readable, seen: &Seen) -> Value {
     let Seen { key, record, live } = seen;
     let database = databases.get(&key.database);
-    let wire = |sequence: u64| database.as_ref().map(|database| database.wire_sequence(sequence));
+    let wire = |sequence: u64| database.as_ref().map(|database| database.wire_sequence(sequence, database.history()));
     let behind = database.as_ref().and_then(|database| behind(database, seen));
     let refused = record
         .refused
@@ -198,7 +198,7 @@ fn database_json(databases: &mut Readable, seen: &Seen) -> Value {
         "checkpoint_id": checkpoint.map(|checkpoint| &checkpoint.id),
         "push_checkpoint": pushed.map(|checkpoint| &checkpoint.sequence),
         "push_checkpoint_at": pushed.map(|checkpoint| checkpoint.at),
-        "update_seq": database.as_ref().map(|database| database.wire_sequence(database.info().sequence)),
+        "update_seq": database.as_ref().map(|database| database.last_sequence()),
         "behind": behind.map(|(changes, _)| changes),
         "behind_exact": behind.is_some_and(|(_, exact)| exact),
         "documents_sent": record.total.documents_sent,
@@ -218,7 +218,7 @@ fn replications(database: &Database, record: &Record) -> Vec<Value> {
     let one = |checkpoint: &Checkpoint<u64>| {
         let (changes, exact) = behind_of(database, checkpoint.sequence);
         json!({
-            "checkpoint": database.wire_sequence(checkpoint.sequence),
+            "checkpoint": database.wire_sequence(checkpoint.sequence, database.history()),
             "checkpoint_at": checkpoint.at,
             "checkpoint_id": checkpoint.id,
             "behind": changes,

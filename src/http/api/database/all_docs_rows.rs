@@ -14,7 +14,7 @@ use crate::store::PageLimit;
 /// `,"update_seq":...` if the query asks for it.
 pub(super) fn update_sequence(database: &Database, params: &Params) -> String {
     match params.update_seq {
-        true => format!(",\"update_seq\":{}", quote(&database.wire_sequence(database.info().sequence))),
+        true => format!(",\"update_seq\":{}", quote(&database.last_sequence())),
         false => String::new(),
     }
 }

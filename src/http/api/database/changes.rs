@@ -59,11 +59,12 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     let mut params = Params::parse(request)?;
     let filter = configure(app, request, &database, &params.filter, &body).await?;
     let moved = database.watch();
+    let history = database.history();
     let last = database.info().sequence;
     let since = sequence_of(&database, params.since.as_deref(), last)?;
     let tombstones_since = sequence_of(&database, params.tombstones_since.as_deref(), last)?;
     let (kind, waiting) = (params.kind, params.waiting);
-    let etag = (kind == Kind::Normal && !filter.is_script()).then(|| tag(request, &database, last, &body));
+    let etag = (kind == Kind::Normal && !filter.is_script()).then(|| tag(request, &database, (last, history), &body));
     if let Some(etag) = &etag
         && request.has_etag(etag)
     {
@@ -84,6 +85,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         judged_at_once: PAGE_WITH_DOCS,
         listed: None,
         told: since,
+        history,
         _counted: counted,
         open,
     };
@@ -113,9 +115,14 @@ fn sequence_of(database: &Database, text: Option<&str>, last: u64) -> Result<u64
 
 /// The `ETag` of a feed that ends: of this instance of the database, up to `last`, for this user. A feed with a
 /// filter function has none, since the function reads the whole request.
-fn tag(request: &Request, database: &Database, last: u64, body: &Map<String, Value>) -> String {
+fn tag(
+    request: &Request,
+    database: &Database,
+    (last, history): (u64, Option<u64>),
+    body: &Map<String, Value>,
+) -> String {
     etag_of([
-        database.wire_sequence(last).as_str(),
+        database.wire_sequence(last, history).as_str(),
         &database.info().purge_sequence.to_string(),
         &request.target,
         &request.user.to_script_json(database.name()).to_string(),
@@ -140,6 +147,8 @@ struct Changes {
     listed: Option<Listed>,
     /// The last sequence that the client knows.
     told: u64,
+    /// The history in which everything up to the feed's position was read.
+    history: Option<u64>,
     /// For a feed that waits.
     _counted: Option<Counted>,
     /// For a feed of a replicator that waits.
@@ -178,7 +187,10 @@ impl Source for Changes {
         }
         let mut page = match self.params.descending {
             true => self.backward(since).await?,
-            false => self.forward(since).await?,
+            false => {
+                let since = self.go_on(since);
+                self.forward(since).await?
+            }
         };
         let full = self.first_sync.as_mut().is_some_and(|first_sync| first_sync.fit(&mut page.rows));
         page.rows.truncate(usize::try_from(self.params.limit).unwrap_or(usize::MAX));
@@ -208,7 +220,7 @@ impl Source for Changes {
 
     async fn write(&mut self, docs: &mut Docs, row: Judged, written: u64, out: &mut Sender) -> Result<()> {
         let kind = self.params.kind;
-        let wire = quote(&self.database.wire_sequence(row.sequence));
+        let wire = self.wire(row.sequence);
         let interval = self.params.seq_interval.map_or(1, NonZeroU64::get);
         let sequence = if written.is_multiple_of(interval) { wire.as_str() } else { "null" };
         self.told = row.sequence;
@@ -242,7 +254,7 @@ impl Source for Changes {
     }
 
     fn wire(&self, position: u64) -> String {
-        quote(&self.database.wire_sequence(position))
+        quote(&self.database.wire_sequence(position, self.history))
     }
 
     /// The line `{"last_seq":...,"pending":...}`, which otherwise ends a continuous feed: clients that do not ask with
@@ -266,9 +278,15 @@ impl Source for Changes {
 }
 
 impl Changes {
+    /// Where the feed goes on after the position `since`: earlier, if a failover has lost what was read there.
+    fn go_on(&mut self, since: u64) -> u64 {
+        let before = std::mem::replace(&mut self.history, self.database.history());
+        if self.database.is_shared() { self.database.position(since, before) } else { since }
+    }
+
     /// The members `last_seq` and `pending` of a position.
     async fn position_members(&self, since: u64) -> String {
-        let last = quote(&self.database.wire_sequence(since));
+        let last = self.wire(since);
         let pending = match self.database.info().sequence <= since {
             true => 0,
             false => {

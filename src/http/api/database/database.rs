@@ -123,7 +123,7 @@ pub fn info(database: &Database) -> Value {
         "instance_start_time": (database.created() / 1000).to_string(),
         "db_name": database.name(),
         "purge_seq": format!("{}-{}", info.purge_sequence, database.instance()),
-        "update_seq": database.wire_sequence(info.sequence),
+        "update_seq": database.wire_sequence(info.sequence, info.histories.mark()),
         "sizes": {"file": file, "external": info.external, "active": active},
         "props": props,
         "doc_del_count": info.deleted,

@@ -292,7 +292,10 @@ impl Asked {
             None => String::new(),
         };
         if self.update_seq {
-            head.push_str(&format!("\"update_seq\":{},", quote(&self.database.wire_sequence(self.sequence))));
+            head.push_str(&format!(
+                "\"update_seq\":{},",
+                quote(&self.database.wire_sequence(self.sequence, self.database.history()))
+            ));
         }
         Ok(head)
     }
