@@ -6,7 +6,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::cli::health::ask_health;
 use crate::cli::ini;
 use crate::cli::offline::upkeep;
 use crate::cli::sources::{self, Start};
+use crate::cli::stores::Place;
 use crate::clock::Clock;
 use crate::log::Log;
 use crate::log::terminal::Terminal;
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
             told(ask_health(&at, &data).map(|()| true).map_err(|error| format!("{at} is not well: {error}")))
         }
         Command::Upkeep(work) => told(upkeep(work)),
-        Command::Administer(work) => told(administer(work, &open_folder)),
+        Command::Administer(work) => told(administer(work, &open_store)),
         Command::ImportConfig { file, to } => told(ini::import(&file, to.as_deref()).map(|()| true)),
         Command::Serve(settings) => {
             let recent = Recent::default();
@@ -91,10 +92,9 @@ fn told(outcome: Result<bool, String>) -> ExitCode {
     }
 }
 
-/// Opens the data folder of a stopped server for a command.
-fn open_folder(data: &Path, key: Option<Key>) -> Result<Connect, String> {
-    let options = store::Options { key, ..store::Options::default() };
-    let opened = store::open_existing(data, options).map_err(|error| error.to_string())?;
+/// Opens the data of a stopped server, or a store that several servers share, for a command.
+fn open_store(place: &Place, key: Option<Key>) -> Result<Connect, String> {
+    let opened = place.open(key)?;
     let server = LocalServer::start(opened.store, opened.blobs)?;
     Ok(Box::new(move || server.connect()))
 }
@@ -170,8 +170,8 @@ async fn run(
         let link = start::link(running.address);
         tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready: {link}");
         signals.stop(app.clone());
-        let keeps_data = settings.store.as_deref() != Some("memory") && settings.postgres.is_none();
-        let control = keeps_data.then(|| tokio::spawn(listen_to_commands(settings.data.clone(), app.clone())));
+        let has_folder = settings.store.as_deref() != Some("memory") && own_folder(&settings);
+        let control = has_folder.then(|| tokio::spawn(listen_to_commands(settings.data.clone(), app.clone())));
         notify.ready();
         let stopped = running.stopped();
         tokio::pin!(stopped);
@@ -208,6 +208,14 @@ fn persisted_bind(app: &App) -> Result<SocketAddr, String> {
         );
     }
     Ok(bind)
+}
+
+/// Whether the data folder is this server's. One whose data is elsewhere has the folder for its socket and its scratch
+/// folder, and only if it can make it.
+fn own_folder(settings: &Start) -> bool {
+    settings.postgres.is_none()
+        || std::fs::create_dir_all(&settings.data).is_ok()
+            && control::http(&settings.data).is_ok_and(|other| other.is_none())
 }
 
 /// Serves commands such as `settee backup` and `settee livesync`.

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::Value;
 
+use super::stores::Place;
 use crate::maintain::control;
 use crate::net::http_client::{HttpClient, Limits};
 use crate::net::tls;
@@ -27,8 +27,8 @@ const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_')
 /// Where the requests go.
 #[derive(Clone)]
 pub enum Target {
-    /// The data folder of a running or a stopped server.
-    Folder { data: PathBuf, key: Option<Key> },
+    /// The data of a running or a stopped server.
+    Store { place: Place, key: Option<Key> },
     /// A server on the network: its URL without a slash at the end, and the value of `Authorization`.
     Server { url: String, authorization: String },
 }
@@ -37,7 +37,7 @@ pub enum Target {
 impl fmt::Debug for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Folder { data, .. } => out.debug_tuple("Folder").field(data).finish(),
+            Target::Store { place, .. } => out.debug_tuple("Store").field(place).finish(),
             Target::Server { url, .. } => out.debug_tuple("Server").field(url).finish(),
         }
     }
@@ -74,8 +74,8 @@ impl Target {
 
 /// Opens a new connection whose requests have the rights of a server admin.
 pub type Connect = Box<dyn Fn() -> io::Result<UnixStream>>;
-/// Opens the data folder of a stopped server.
-pub type OpenFolder<'a> = &'a dyn Fn(&Path, Option<Key>) -> Result<Connect, String>;
+/// Opens the data folder of a stopped server, or a store that several servers share.
+pub type OpenStore<'a> = &'a dyn Fn(&Place, Option<Key>) -> Result<Connect, String>;
 
 /// A server that takes requests as an admin's.
 pub struct AdminApi {
@@ -131,13 +131,18 @@ pub fn part(text: &str) -> String {
 }
 
 impl AdminApi {
-    /// Opens the way to a server. `open_folder` is used if no server runs on the target's folder.
+    /// Opens the way to a server. `open_store` is used if no server runs on the target's folder.
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn open(target: Target, open_folder: OpenFolder<'_>) -> Result<AdminApi, String> {
+    pub fn open(target: Target, open_store: OpenStore<'_>) -> Result<AdminApi, String> {
         match target {
-            Target::Folder { data, key } => {
+            Target::Store { place: place @ Place::Database(_), key } => {
+                // Its servers hear of the changes as of those of any other.
+                let server = format!("the store {place}");
+                Ok(AdminApi { way: Way::Stream(open_store(&place, key)?), server })
+            }
+            Target::Store { place: Place::Folder { data, engine }, key } => {
                 let shown = data.display().to_string();
                 match control::http(&data) {
                     Ok(Some(_)) => {
@@ -147,7 +152,7 @@ impl AdminApi {
                     }
                     Ok(None) => {
                         let server = format!("the data folder {shown} (its server does not run)");
-                        Ok(AdminApi { way: Way::Stream(open_folder(&data, key)?), server })
+                        Ok(AdminApi { way: Way::Stream(open_store(&Place::Folder { data, engine }, key)?), server })
                     }
                     Err(error) => Err(format!(
                         "the server of {shown} cannot be reached: {error}. Run this as the user of the server"

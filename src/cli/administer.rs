@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "a command answers on the standard output")]
 
-use super::admin_api::{AdminApi, OpenFolder};
+use super::admin_api::{AdminApi, OpenStore};
 use super::args::Administer;
 use super::livesync::{doctor, set_up};
 use super::secret_text::read_secret;
@@ -12,14 +12,14 @@ use crate::auth::secret_text::{Length, secret_text};
 ///
 /// # Errors
 /// A sentence for the user.
-pub fn administer(work: Administer, open_folder: OpenFolder<'_>) -> Result<bool, String> {
+pub fn administer(work: Administer, open_store: OpenStore<'_>) -> Result<bool, String> {
     match work {
         Administer::Admin { target, name, password_file } => {
             let given = password_file.as_deref().map(read_secret).transpose()?;
-            set_admin(&AdminApi::open(target, open_folder)?, &name, given).map(|()| true)
+            set_admin(&AdminApi::open(target, open_store)?, &name, given).map(|()| true)
         }
-        Administer::Livesync(vault) => set_up::set_up(*vault, open_folder).map(|()| true),
-        Administer::Doctor { target, apply } => doctor::run(&AdminApi::open(target, open_folder)?, apply),
+        Administer::Livesync(vault) => set_up::set_up(*vault, open_store).map(|()| true),
+        Administer::Doctor { target, apply } => doctor::run(&AdminApi::open(target, open_store)?, apply),
     }
 }
 

@@ -59,20 +59,23 @@ enum Sub {
         data: PathBuf,
     },
     /// Sets the password of a server admin, and creates the admin if it does not exist. Works on the running server
-    /// of the data folder, or on the folder of a stopped one. Without --password-file, generates a password and
+    /// of the data folder, on the folder of a stopped one, or with --store in a PostgreSQL. Without --password-file, generates a password and
     /// prints it.
     Admin {
         /// The admin's name
         name: String,
         #[command(flatten)]
         folder: Folder,
+        #[command(flatten)]
+        database: Database,
         /// A file with the new password, or - for the standard input
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
     /// Sets up Obsidian LiveSync: creates the account, the database of the vault, its rights and the settings that
     /// LiveSync wants, and prints the link and QR code that set up a device. Works on the running server of the data
-    /// folder, on the folder of a stopped one, or with --server on another machine. Can be run again.
+    /// folder, on the folder of a stopped one, with --store in a PostgreSQL, or with --server on another machine. Can be
+    /// run again.
     Livesync(LivesyncArguments),
     /// Settings files.
     Config {
@@ -246,6 +249,8 @@ struct LivesyncArguments {
     server: Option<String>,
     #[command(flatten)]
     folder: Folder,
+    #[command(flatten)]
+    database: Database,
 }
 
 #[derive(Debug, clap::Args)]
@@ -287,7 +292,7 @@ pub enum Upkeep {
     Replicate(Asked),
 }
 
-/// A command that works as a server admin, on a running server or on the data folder of a stopped one.
+/// A command that works as a server admin, on a running server, or on the data of a stopped one.
 #[derive(Debug)]
 pub enum Administer {
     Admin { target: Target, name: String, password_file: Option<PathBuf> },
@@ -336,8 +341,8 @@ impl Command {
             Some(Sub::Config { action: ConfigAction::Import { file, to } }) => {
                 return Command::ImportConfig { file, to };
             }
-            Some(Sub::Admin { name, folder, password_file }) => {
-                read_admin(name, folder, password_file, &environment).map(Command::Administer)
+            Some(Sub::Admin { name, folder, database, password_file }) => {
+                read_admin(name, folder, &database, password_file, &environment).map(Command::Administer)
             }
             Some(Sub::Livesync(arguments)) => read_livesync(arguments, &environment).map(Command::Administer),
             Some(Sub::Serve(serve)) => read_start(serve, environment).map(Box::new).map(Command::Serve),
@@ -416,21 +421,23 @@ fn read_upkeep(command: Sub, environment: &[(String, String)]) -> Result<Upkeep,
     })
 }
 
-fn read_folder(folder: Folder, environment: &[(String, String)]) -> Result<Target, String> {
+fn read_target(folder: Folder, database: &Database, environment: &[(String, String)]) -> Result<Target, String> {
+    let place = place(&folder, database.store.as_deref(), environment)?;
     let key = encryption::find(folder.encryption_key_file, environment, &mut Vec::new())?;
-    Ok(Target::Folder { data: folder.data, key })
+    Ok(Target::Store { place, key })
 }
 
 fn read_admin(
     name: String,
     folder: Folder,
+    database: &Database,
     password_file: Option<PathBuf>,
     environment: &[(String, String)],
 ) -> Result<Administer, String> {
     if name.is_empty() || name.contains(':') {
         return Err(format!("`{name}` cannot be the name of an admin: it is empty or has a colon"));
     }
-    Ok(Administer::Admin { target: read_folder(folder, environment)?, name, password_file })
+    Ok(Administer::Admin { target: read_target(folder, database, environment)?, name, password_file })
 }
 
 fn read_livesync(arguments: LivesyncArguments, environment: &[(String, String)]) -> Result<Administer, String> {
@@ -438,7 +445,7 @@ fn read_livesync(arguments: LivesyncArguments, environment: &[(String, String)])
     let server = arguments.server.or(arguments.doctor.clone()).filter(|url| !url.is_empty());
     let target = match server {
         Some(url) => Target::server(&url, variable("COUCHDB_USER").zip(variable("COUCHDB_PASSWORD")))?,
-        None => read_folder(arguments.folder, environment)?,
+        None => read_target(arguments.folder, &arguments.database, environment)?,
     };
     if arguments.doctor.is_some() {
         return Ok(Administer::Doctor { target, apply: arguments.apply });

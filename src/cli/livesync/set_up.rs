@@ -17,7 +17,7 @@ use super::vault::{Vault, check_database, check_user};
 use crate::auth::livesync_link::{Device, is_link, setup_link};
 use crate::auth::qr_code::QrCode;
 use crate::auth::secret_text::{Length, secret_text};
-use crate::cli::admin_api::{AdminApi, OpenFolder, part};
+use crate::cli::admin_api::{AdminApi, OpenStore, part};
 use crate::cli::secret_text::read_secret;
 
 /// The member of an account's document with its links, by vault.
@@ -39,7 +39,7 @@ struct Ready {
 ///
 /// # Errors
 /// A sentence for the user. What was done before stays, and the command can be run again.
-pub fn set_up(vault: Vault, open_folder: OpenFolder<'_>) -> Result<(), String> {
+pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
     check_database(&vault.database)?;
     let mut people = vec![vault.user.clone()];
     people.extend(vault.share.iter().filter(|name| **name != vault.user).cloned());
@@ -48,7 +48,7 @@ pub fn set_up(vault: Vault, open_folder: OpenFolder<'_>) -> Result<(), String> {
         password: vault.password_file.as_deref().map(read_secret).transpose()?,
         vault_passphrase: vault.vault_passphrase_file.as_deref().map(read_secret).transpose()?,
     };
-    let api = AdminApi::open(vault.target.clone(), open_folder)?;
+    let api = AdminApi::open(vault.target.clone(), open_store)?;
     let config = api.must("GET", "/_node/_local/_config", None, "the settings")?;
     if let Some(name) = people.iter().find(|name| config["admins"].get(name.as_str()).is_some()) {
         return Err(format!(
