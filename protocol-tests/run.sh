@@ -2,7 +2,7 @@
 # Runs all tests: the Rust tests, then the protocol tests and the PouchDB clients against the binary built
 # here. Where CI=true, a skipped test that tests/allowed-skips.txt does not name fails.
 #   protocol-tests/run.sh [rust|protocol]      default: both
-#   protocol-tests/run.sh postgres             some of the protocol tests with the data in a PostgreSQL, and several nodes on it
+#   protocol-tests/run.sh postgres             some of the protocol tests with the data in a PostgreSQL, several nodes on it, failovers
 #   protocol-tests/run.sh spelling             only the spell checker, which needs no binary
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -23,6 +23,9 @@ export const external = process.env.COUCHDB_URL ? new URL(process.env.COUCHDB_UR
 export const ADMIN = external ? decodeURIComponent(external.username) : 'admin';
 export const PASSWORD = external ? decodeURIComponent(external.password) : 'pass word:1';
 
+/** Why a test of what is in a data folder is skipped if the data is in a PostgreSQL; else false. */
+export const noFolder = process.env.SETTEE_TEST_STORE ? 'the data is in a PostgreSQL' : false;
+
 /** The binary under test. */
 export function binary() {
   if (process.env.SETTEE_BIN) return process.env.SETTEE_BIN;

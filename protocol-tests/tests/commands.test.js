@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, assert, Api } from '../harness/rows.js';
 import { request } from '../harness/http.js';
-import { binary, external, freePort, until, Server } from '../harness/server.js';
+import { binary, external, freePort, noFolder, until, Server } from '../harness/server.js';
 import { settee } from '../harness/command.js';
 
 const basic = (who) => ({ Authorization: `Basic ${Buffer.from(who).toString('base64')}` });
@@ -70,7 +70,7 @@ describe('settee admin', { skip: !!external }, () => {
       assert.equal((await api.call('GET /_all_dbs', { as: `admin:${password}` })).status, 200);
     }));
 
-  it('makes an admin on the data folder of a stopped server', () =>
+  it('makes an admin on the data folder of a stopped server', { skip: noFolder }, () =>
     withServer({ env: { COUCHDB_SECRET: 'given by the environment' } }, async (api) => {
       const cookie = (await api.call('POST /_session', { body: { name: 'admin', password: 'pass word:1' } })).headers['set-cookie'][0];
       const child = api.server.child;
@@ -119,7 +119,7 @@ describe('settee config import', { skip: !!external }, () => {
 });
 
 describe('a data folder', { skip: !!external }, () => {
-  it("is readable for its owner only, and so are backups", () =>
+  it('is readable for its owner only, and so are backups', { skip: noFolder }, () =>
     withServer({}, async (api) => {
       const [folder, db] = [data(api), await api.db()];
       await api.ok(`PUT /${db}/a/b.txt`, { body: 'text', send: { 'Content-Type': 'text/plain' } });
@@ -198,7 +198,7 @@ describe('a start', { skip: !!external }, () => {
       assert.match(log, /stopping: [^]*settee has stopped/, 'in this order');
     }));
 
-  it('warns of an address that a set-up script sets over HTTP, and prefers the one that is given', () =>
+  it('warns of an address that a set-up script sets over HTTP, and prefers the one that is given', { skip: noFolder }, () =>
     withServer({}, async (api) => {
       const port = await freePort();
       const setup = { action: 'enable_single_node', bind_address: '0.0.0.0', port, singlenode: true };

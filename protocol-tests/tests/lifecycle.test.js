@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, assert, Api } from '../harness/rows.js';
 import { request } from '../harness/http.js';
-import { binary, external, freePort, until } from '../harness/server.js';
+import { binary, external, freePort, noFolder, until } from '../harness/server.js';
 
 const run = (args, env = {}) =>
   new Promise((resolve) => {
@@ -190,7 +190,7 @@ describe('the process', { skip: !!external }, () => {
     }
   });
 
-  it('two processes cannot use the same data folder', async () => {
+  it('two processes cannot use the same data folder', { skip: noFolder }, async () => {
     const api = new Api();
     await api.start();
     try {

@@ -8,7 +8,7 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createRequire } from 'node:module';
 import { suite, describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { external } from '../harness/server.js';
+import { external, noFolder } from '../harness/server.js';
 import { settee } from '../harness/command.js';
 import { open } from '../harness/livesync.js';
 
@@ -302,7 +302,7 @@ describe('settee livesync', { skip: !!external }, () => {
     await refused(/does not begin with https/, '--user', 'ann', '--url', 'sync.example.com');
   }));
 
-  it('works on the data folder of a stopped server, and over the network', withServer({}, async () => {
+  it('works on the data folder of a stopped server, and over the network', { skip: noFolder }, withServer({}, async () => {
     const { port, folder } = api.server;
     api.server.child.kill('SIGTERM');
     await api.server.exited;
