@@ -65,7 +65,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["commit"],
             &["auto_purge_record", "recent_changes"],
             &["record"],
-            &["conflicted"],
+            &["conflicted", "histories"],
             &["codec"],
         ],
     ),
