@@ -74,7 +74,7 @@ impl PostgresBlobs {
                 client.batch_execute("begin").await?;
                 client.query_opt(&sql, &[&named]).await
             };
-            match connections.guarded(found).await {
+            match connections.guarded(&client, found).await {
                 Some(Ok(Some(row))) => Ok(Some((client, row.get(0)))),
                 Some(Ok(None)) => end(&connections, client, "rollback").await.map(|()| None),
                 ended => {
@@ -102,7 +102,7 @@ impl PostgresBlobs {
 
 /// Runs the end of a transaction; a connection on which it fails is closed.
 async fn end(connections: &Connections, client: Object, sql: &str) -> Result<()> {
-    match connections.guarded(client.batch_execute(sql)).await {
+    match connections.guarded(&client, client.batch_execute(sql)).await {
         Some(Ok(())) => Ok(()),
         ended => {
             drop(Object::take(client));

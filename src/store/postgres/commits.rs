@@ -228,7 +228,7 @@ impl Commits {
                 )
                 .await
         };
-        match self.connections.guarded(result).await {
+        match self.connections.guarded(&client, result).await {
             Some(Ok(row)) => Ok(row.get(0)),
             Some(Err(error)) => Err(Sent::Failed(error)),
             None => {

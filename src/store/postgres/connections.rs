@@ -113,14 +113,16 @@ impl Connections {
         async move { drop(given_up.changed().await) }
     }
 
-    /// Waits for a call on a connection. `None`: the server was given up, or did not answer in time; the connection must not
-    /// be used again.
-    pub async fn guarded<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+    /// Waits for a call on the connection `client`. `None`: the server was given up, has been replaced meanwhile, or did not
+    /// answer in time; the connection must not be used again.
+    pub async fn guarded<T>(&self, client: &Object, call: impl Future<Output = T>) -> Option<T> {
         let given_up = self.given_up();
         // The server itself ends a statement at its timeout, but not a commit that waits for a standby.
         let limit = self.address.statement_timeout + LATE;
         tokio::select! {
-            ended = tokio::time::timeout(limit, call) => ended.ok(),
+            ended = tokio::time::timeout(limit, call) => {
+                ended.ok().filter(|_| !self.hosts.may_be_replaced(Object::metrics(client).created))
+            }
             () = given_up => None,
         }
     }
@@ -132,7 +134,7 @@ impl Connections {
         let mut cuts = 0;
         loop {
             let error = match self.pool.get().await {
-                Ok(client) => match self.guarded(read(&client, sql, &parameters)).await {
+                Ok(client) => match self.guarded(&client, read(&client, sql, &parameters)).await {
                     Some(Ok(rows)) => return Ok(rows),
                     Some(Err(error)) if !is_connection(&error) => return Err(of_read(&error)),
                     ended => {

@@ -64,7 +64,7 @@ impl Turns {
                 TURN.as_millis(),
                 number as i32
             );
-            match connections.guarded(client.batch_execute(&sql)).await {
+            match connections.guarded(&client, client.batch_execute(&sql)).await {
                 Some(Ok(())) => Ok(client),
                 ended => {
                     // Whatever state it is in.
@@ -87,7 +87,7 @@ impl Drop for Turn {
         let Some(client) = client else { return };
         let connections = self.connections.clone();
         self.handle.spawn(async move {
-            if !matches!(connections.guarded(client.batch_execute("rollback")).await, Some(Ok(()))) {
+            if !matches!(connections.guarded(&client, client.batch_execute("rollback")).await, Some(Ok(()))) {
                 drop(Object::take(client));
             }
             drop(permit);

@@ -57,7 +57,7 @@ impl Shared {
         let connections = self.connections.clone();
         self.threads.wait(async move {
             let client = connections.get().await?;
-            let marked = connections.guarded(mark_filling(&client, &connections.address.schema, false)).await;
+            let marked = connections.guarded(&client, mark_filling(&client, &connections.address.schema, false)).await;
             marked.map_or_else(|| Err(silent()), |marked| marked.map_err(|error| super::errors::of_read(&error)))
         })
     }

@@ -38,7 +38,7 @@ impl Slot {
         let id = random();
         let client = connections.get().await?;
         let sql = format!("insert into {}.slots (id) values ($1)", connections.address.schema);
-        match connections.guarded(client.execute(&sql, &[&id])).await {
+        match connections.guarded(&client, client.execute(&sql, &[&id])).await {
             Some(Ok(_)) => Ok(Slot { id, number: 0 }),
             None => Err(unanswered(client)),
             Some(Err(error)) => {
@@ -63,7 +63,7 @@ impl Slot {
             "update {}.slots set fenced = true where id = $1 returning number, failed",
             connections.address.schema
         );
-        match connections.guarded(client.query_opt(&sql, &[&self.id])).await {
+        match connections.guarded(&client, client.query_opt(&sql, &[&self.id])).await {
             Some(Ok(Some(row))) if row.get::<_, i64>(0) == self.number => Ok(Told::Committed(row.get(1))),
             // A server that has lost the slot has lost the commit too.
             Some(Ok(_)) => Ok(Told::Nothing),
