@@ -37,7 +37,7 @@ pub struct Database {
     indexes: Arc<dyn Store>,
     pub(super) blobs: Arc<dyn Blobs>,
     pub(super) clock: Clock,
-    info: RwLock<Info>,
+    info: RwLock<Counters>,
     security: RwLock<Security>,
     moved: watch::Sender<Moved>,
     pub(super) queue: Mutex<Queue>,
@@ -56,11 +56,18 @@ pub struct Database {
     on_commit: Box<dyn Fn(&str) + Send + Sync>,
 }
 
+/// The counters in memory.
+struct Counters {
+    info: Info,
+    /// The epoch of the store that was known before they were read: they are of this one or a later one.
+    epoch: u64,
+}
+
 /// The `_security` object in memory.
 struct Security {
     text: Arc<str>,
-    /// On a shared store: the counter [`Info::security_at`] of the counters before which it was read.
-    at: u64,
+    /// On a shared store: epoch and [`Info::security_at`] of the counters before which it was read.
+    at: (u64, u64),
 }
 
 /// What derives from reads of a shared store: see `db::nodes`.
@@ -91,6 +98,7 @@ impl Database {
         let number = record.number;
         let heard = Mutex::new(Heard { at: Instant::now(), contended_until: None });
         let keys = [keyspace::info(number), keyspace::security(number), keyspace::conflict_index(number)];
+        let epoch = store.epoch()?;
         let mut values = store.get_each(&keys)?.into_iter();
         let mut info = match values.next().transpose()?.flatten() {
             Some(value) => Info::decode(&value)?,
@@ -104,7 +112,7 @@ impl Database {
             info.conflicts = ConflictIndex::recover(values.next().unwrap_or(Ok(None)), info.sequence)?;
         }
         let moved = watch::Sender::new(Moved::To(info.sequence));
-        let security = Security { text: security.into(), at: info.security_at };
+        let security = Security { text: security.into(), at: (epoch, info.security_at) };
         Ok(Database {
             name: name.to_owned(),
             number,
@@ -113,7 +121,7 @@ impl Database {
             indexes,
             blobs,
             clock,
-            info: RwLock::new(info),
+            info: RwLock::new(Counters { info, epoch }),
             security: RwLock::new(security),
             moved,
             queue: Mutex::default(),
@@ -162,7 +170,7 @@ impl Database {
 
     /// The counters as of the last commit.
     pub fn info(&self) -> Info {
-        self.info.read().clone()
+        self.info.read().info.clone()
     }
 
     /// 32 hex digits that distinguish this database from earlier ones of the same name; the second part of every
@@ -188,12 +196,12 @@ impl Database {
 
     /// The history of the store in which sequences are read now. `None`: there was no failover, as always on an embedded store.
     pub fn history(&self) -> Option<u64> {
-        self.info.read().histories.mark()
+        self.info.read().info.histories.mark()
     }
 
     /// Where a reader goes on that has read up to `sequence` in that history.
     pub fn position(&self, sequence: u64, history: Option<u64>) -> u64 {
-        let info = self.info.read();
+        let info = &self.info.read().info;
         info.histories.position(sequence, history).min(info.sequence)
     }
 
@@ -266,19 +274,19 @@ impl Database {
         self.security.read().text.clone()
     }
 
-    /// The value of [`Info::security_at`] that the `_security` object in memory belongs to.
-    pub(super) fn security_at(&self) -> u64 {
+    /// The epoch and the value of [`Info::security_at`] that the `_security` object in memory belongs to.
+    pub(super) fn security_at(&self) -> (u64, u64) {
         self.security.read().at
     }
 
-    /// Takes over a `_security` object unless a later one is known. `at`: the counter [`Info::security_at`]
-    /// that was read before it; 0 on an embedded store, where the calls come in the order of the commits.
-    pub(super) fn set_security(&self, security: &str, at: u64) {
+    /// Takes over a `_security` object unless a later one is known. `at`: the epoch and the counter [`Info::security_at`]
+    /// that were read before it; zeros on an embedded store, where the calls come in the order of the commits.
+    pub(super) fn set_security(&self, security: &str, at: (u64, u64)) {
         let mut current = self.security.write();
         if at < current.at {
             return;
         }
-        let is_new = at == 0 || *current.text != *security;
+        let is_new = at == (0, 0) || *current.text != *security;
         let text = if is_new { security.into() } else { current.text.clone() };
         *current = Security { text, at };
         drop(current);
@@ -288,9 +296,13 @@ impl Database {
         }
     }
 
-    /// Takes over the counters of a commit of this node.
-    pub(super) fn committed(&self, info: Info) {
-        if self.publish(info) {
+    /// Takes over the counters of a commit of this node, which started after the sequence `before`. `epoch`: that of
+    /// [`Database::epoch`] before it started.
+    pub(super) fn committed(&self, info: Info, before: u64, epoch: u64) {
+        let sequence = info.sequence;
+        // On a shared store, a request may have learned these counters already, or later ones.
+        self.publish(info, epoch);
+        if sequence != before {
             (self.on_commit)(&self.name);
         }
         if self.store.is_shared() {
@@ -298,39 +310,37 @@ impl Database {
         }
     }
 
-    /// Takes over counters, and wakes the watchers if the sequence has changed; returns whether it has. On a
-    /// shared store, counters that are older than those in memory change nothing.
-    pub(super) fn publish(&self, info: Info) -> bool {
+    /// The epoch of the counters in memory.
+    pub(super) fn epoch(&self) -> u64 {
+        self.info.read().epoch
+    }
+
+    /// Takes over counters, and wakes the watchers if the changes have moved. On a shared store, counters that are older
+    /// than those in memory change nothing. Those of a later epoch count although a failover may
+    /// have taken them back. `epoch`: what the store said before the counters were read, so that a server that had been
+    /// replaced by then is not their source.
+    pub(super) fn publish(&self, info: Info, epoch: u64) {
         let sequence = info.sequence;
-        let changed = {
+        let moved = {
             let mut current = self.info.write();
-            if info.commits < current.commits {
-                return false;
+            if (epoch, info.commits) < (current.epoch, current.info.commits) {
+                return;
             }
-            if info.designs_at != current.designs_at {
+            let is_other_history = epoch > current.epoch && info != current.info;
+            if info.designs_at != current.info.designs_at || is_other_history {
                 self.designs_changed();
             }
-            let changed = current.sequence != sequence;
-            *current = info;
-            changed
+            let moved = current.info.sequence != sequence || is_other_history;
+            *current = Counters { info, epoch };
+            moved
         };
-        if changed {
+        if moved {
             self.moved.send_replace(Moved::To(sequence));
             if self.is_gone() {
                 // The counters were read before the deletion, and came after it.
                 self.moved.send_replace(Moved::Gone);
             }
         }
-        changed
-    }
-
-    /// Takes over what is stored in a new history of the store, although it may be older.
-    pub(super) fn publish_again(&self, info: Info, security: &str) {
-        let sequence = info.sequence;
-        *self.security.write() = Security { text: security.into(), at: info.security_at };
-        *self.info.write() = info;
-        self.designs_changed();
-        self.moved.send_replace(Moved::To(sequence));
     }
 
     pub(super) fn mark_gone(&self) {

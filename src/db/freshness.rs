@@ -11,7 +11,8 @@
 //!
 //! Every commit to a database on a shared store counts up [`Info::commits`] in the counters record, and expects
 //! the counters that it started from. So one key tells whether anything in a database has changed, and which of
-//! two records is the newer one. A write that one node has acknowledged is seen by the next request on any
+//! two records is the newer one. After a failover that lost commits the stored counters may be lower than those in
+//! memory: what was read in a later epoch of the store counts. A write that one node has acknowledged is seen by the next request on any
 //! other, because that request reads the counters first. A feed hears of it within a second: the notice may get
 //! lost, the poll is certain.
 
@@ -26,7 +27,7 @@ use tokio::sync::Notify;
 use super::database::Database;
 use super::record::{Info, NO_SECURITY};
 use crate::error::{Error, Result};
-use crate::store::keyspace;
+use crate::store::{Store, keyspace};
 
 /// A reader that goes on for longer than this looks again whether its database is still there, after what it
 /// has read. Much shorter than [`REMOVAL_DELAY`].
@@ -62,6 +63,19 @@ pub(super) struct Freshness {
     pub doomed: Mutex<HashMap<u64, Instant>>,
 }
 
+/// Taken before a read of the store: what the read says is at least as new.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub at: Instant,
+    pub epoch: u64,
+}
+
+impl Asked {
+    pub fn now(store: &dyn Store) -> Result<Asked> {
+        Ok(Asked { at: Instant::now(), epoch: store.epoch()? })
+    }
+}
+
 /// What other nodes have told since the last look.
 #[derive(Default)]
 pub(super) struct Notices {
@@ -83,9 +97,9 @@ impl Database {
     /// Reads the counters again, and what has changed with them. Returns false if the database is no longer
     /// there. Blocks on the store.
     pub(super) fn refresh(&self) -> Result<bool> {
-        let begun = Instant::now();
+        let asked = Asked::now(&*self.store)?;
         let stored = self.store.get(&keyspace::info(self.number))?;
-        self.learn(stored.as_deref(), begun)
+        self.learn(stored.as_deref(), asked)
     }
 
     /// The counters of now: on a shared store, they are read. Blocks on the store.
@@ -99,9 +113,9 @@ impl Database {
         }
     }
 
-    /// Takes over the stored counters, which were read at `begun` or later, and reads what has changed with them.
-    /// `None`: the database is deleted.
-    pub(super) fn learn(&self, stored: Option<&[u8]>, begun: Instant) -> Result<bool> {
+    /// Takes over the stored counters, which were read after `asked`, and reads what has changed with them. `None`: the
+    /// database is deleted.
+    pub(super) fn learn(&self, stored: Option<&[u8]>, asked: Asked) -> Result<bool> {
         let Some(stored) = stored else {
             self.mark_gone();
             return Ok(false);
@@ -110,25 +124,11 @@ impl Database {
         if !self.store.is_shared() {
             info.conflicts = self.info().conflicts;
         }
-        self.learn_security(info.security_at)?;
-        self.publish(info);
+        self.learn_security((asked.epoch, info.security_at))?;
+        self.publish(info, asked.epoch);
         let mut heard = self.heard.lock();
-        heard.at = heard.at.max(begun);
+        heard.at = heard.at.max(asked.at);
         Ok(true)
-    }
-
-    /// Reads everything again, whatever is in memory.
-    pub(super) fn read_again(&self) -> Result<()> {
-        let keys = [keyspace::info(self.number), keyspace::security(self.number)];
-        let mut values = self.store.get_many(&keys)?.into_iter();
-        match values.next().flatten() {
-            Some(info) => {
-                let security = self.security_text(values.next().flatten())?;
-                self.publish_again(Info::decode(&info)?, &security);
-            }
-            None => self.mark_gone(),
-        }
-        Ok(())
     }
 
     fn security_text(&self, stored: Option<Vec<u8>>) -> Result<String> {
@@ -137,7 +137,7 @@ impl Database {
     }
 
     /// Reads `_security` if the one in memory is older than the counter `at`.
-    fn learn_security(&self, at: u64) -> Result<()> {
+    fn learn_security(&self, at: (u64, u64)) -> Result<()> {
         if self.security_at() < at {
             let stored = self.store.get(&keyspace::security(self.number))?;
             self.set_security(&self.security_text(stored)?, at);
@@ -149,8 +149,8 @@ impl Database {
     /// written it since, so it is read.
     pub(super) fn security_written(&self, security: &str) {
         if !self.store.is_shared() {
-            self.set_security(security, 0);
-        } else if let Err(error) = self.learn_security(self.info().security_at) {
+            self.set_security(security, (0, 0));
+        } else if let Err(error) = self.learn_security((self.epoch(), self.info().security_at)) {
             // The next request tries again: the counter in memory stays behind.
             tracing::warn!(database = %self.name, %error, "_security was written and could not be read again");
         }

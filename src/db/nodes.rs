@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::catalog::Databases;
 use super::database::Database;
-use super::freshness::{Remembered, SERVER};
+use super::freshness::{Asked, Remembered, SERVER};
 use crate::blocking::blocking;
 use crate::error::Result;
 use crate::store::keyspace;
@@ -46,7 +46,7 @@ impl Databases {
 
     fn learn_all(&self, databases: Vec<Arc<Database>>) -> Result<()> {
         let remembered = self.freshness.remembered.read().clone();
-        let begun = Instant::now();
+        let asked = Asked::now(&**self.store())?;
         let mut keys: Vec<_> = remembered.iter().map(|record| record.key.clone()).collect();
         keys.extend(databases.iter().map(|database| keyspace::info(database.number)));
         let mut values = Vec::with_capacity(keys.len());
@@ -63,7 +63,7 @@ impl Databases {
         }
         let mut failed = None;
         for (database, info) in databases.iter().zip(infos) {
-            if let Err(error) = database.learn(info.as_deref(), begun) {
+            if let Err(error) = database.learn(info.as_deref(), asked) {
                 failed = Some(error);
             }
         }
@@ -127,7 +127,7 @@ impl Databases {
                 *record.seen.lock() = None;
             }
             for database in self.all_opened() {
-                database.read_again()?;
+                database.refresh()?;
             }
             self.forget_events()?;
             let called = self.freshness.on_new_history.read().clone();

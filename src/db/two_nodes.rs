@@ -290,6 +290,32 @@ async fn a_new_epoch_makes_a_node_read_everything_again() {
     following.abort();
 }
 
+#[tokio::test]
+async fn after_a_failover_the_store_counts_and_not_what_is_in_memory() {
+    let (cluster, one, two) = cluster();
+    let here = one.create("db", CreateOptions::default(), Some("{}")).unwrap();
+    put(&here, "a", None, "{}").await.unwrap();
+    let kept = cluster.entries();
+    for id in ["lost-1", "lost-2"] {
+        put(&here, id, None, "{}").await.unwrap();
+    }
+    here.put_security(r#"{"lost":true}"#.into()).await.unwrap();
+    let there = two.get("db").unwrap();
+    assert_eq!((here.info().sequence, there.info().sequence), (3, 3));
+    cluster.fail_over_to(kept);
+    // The next request sees what is there, and does not wait for the look at the epoch.
+    two.catch_up(&["db"]).unwrap();
+    assert_eq!((there.info().sequence, &*there.security()), (1, "{}"));
+    let written = tokio::time::timeout(SOON, put(&here, "b", None, "{}")).await;
+    written.expect("a writer goes on").unwrap();
+    two.catch_up(&["db"]).unwrap();
+    assert_eq!(feed(&there), [(1, "a".to_owned()), (2, "b".to_owned())]);
+    // What was read before the failover, and comes late, changes nothing.
+    let late = record::Info { sequence: 3, commits: 9, ..record::Info::default() };
+    there.publish(late, 1);
+    assert_eq!(there.info().sequence, 2);
+}
+
 #[test]
 fn embedded_counters_have_the_form_that_older_versions_read() {
     let info = record::Info { sequence: 5, ..record::Info::default() }.without_conflict_index();

@@ -23,6 +23,9 @@ pub struct ChangesPage {
     pub rows: Vec<(u64, SequenceRow)>,
     /// Whether there are no more rows after this page.
     pub done: bool,
+    /// A forward page has all changes up to this sequence, and a caller goes on after it. That is the end of the changes when
+    /// the page was read, or the last row of a page that is not [`done`](ChangesPage::done).
+    pub through: u64,
 }
 
 /// Up to this distance of the sequences, [`Database::pending`] counts the remaining rows; above, it returns
@@ -73,7 +76,9 @@ impl Database {
         let last = info.sequence;
         let (low, high) = keyspace::kind(self.number, keyspace::Kind::Sequence);
         let mut range = match direction {
-            Direction::Forward if after >= last => return Ok(ChangesPage { done: true, ..ChangesPage::default() }),
+            Direction::Forward if after >= last => {
+                return Ok(ChangesPage { rows: Vec::new(), done: true, through: after });
+            }
             Direction::Forward => (
                 Bound::Excluded(keyspace::sequence(self.number, after)),
                 Bound::Included(keyspace::sequence(self.number, last)),
@@ -105,13 +110,15 @@ impl Database {
         if done && direction == Direction::Forward {
             self.recent.keep(&info, after, &rows);
         }
-        Ok(ChangesPage { rows, done })
+        let end = rows.last().map_or(after, |(sequence, _)| *sequence);
+        Ok(ChangesPage { rows, done, through: if done { last.max(end) } else { end } })
     }
 
     /// The rows after the sequence `after`, if they are few and another reader has just read them. Reads no disk.
     pub fn recent_changes(&self, after: u64, most: usize) -> Option<ChangesPage> {
-        let rows = self.recent.after(&self.info(), after).filter(|rows| rows.len() < most && !self.is_gone())?;
-        Some(ChangesPage { rows: rows.to_vec(), done: true })
+        let info = self.info();
+        let rows = self.recent.after(&info, after).filter(|rows| rows.len() < most && !self.is_gone())?;
+        Some(ChangesPage { rows: rows.to_vec(), done: true, through: info.sequence })
     }
 
     /// Returns (sequence, id) of those documents that have changed after `since`, in sequence order. Reads

@@ -83,6 +83,7 @@ impl Database {
     /// Commits changed counters, without the writer, which may be waiting. Returns them.
     fn replace_counters(&self, change: impl Fn(&mut Info)) -> Result<Info> {
         for attempt in 1.. {
+            let epoch = self.store.epoch()?;
             let before = self.info_now()?;
             let mut after = before.clone();
             after.commits += 1;
@@ -93,7 +94,7 @@ impl Database {
             batch.put(keyspace::info(self.number), after.encode());
             match self.store.commit(batch) {
                 Ok(()) => {
-                    self.committed(after.clone());
+                    self.committed(after.clone(), after.sequence, epoch);
                     return Ok(after);
                 }
                 Err(StoreError::Conflict) => store::pause_after_conflict(&*self.store, attempt),

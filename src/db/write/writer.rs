@@ -134,6 +134,7 @@ impl Database {
             return Err(Attempt::Failed(Error::NoDatabase));
         }
         let _turn = self.turn()?;
+        let epoch = self.epoch();
         let info = self.info();
         if info.held_until > 0 && info.held_until > self.clock.since_epoch().as_secs() {
             return Err(Attempt::Held);
@@ -172,7 +173,7 @@ impl Database {
                 if designs {
                     self.designs_changed();
                 }
-                self.committed(finished.info);
+                self.committed(finished.info, info.sequence, epoch);
                 Ok(complete)
             }
             // Another node committed, or the database was deleted.

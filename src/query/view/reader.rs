@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ahead::{Ahead, Answer, BATCH_BYTES};
 use super::mapping::{Changed, Mapper};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Direction, PageLimit};
 
 /// Maximum number of changes in a page, and the approximate maximum size of their documents in bytes.
@@ -68,7 +68,11 @@ impl<'a> Reader<'a> {
         let sizes = page.rows.iter().map(|(_, row)| row.winner().body.map_or(0, |body| body.bytes));
         page.rows.truncate(fitting(sizes));
         // No changes up to the target: those documents have changed since and have later sequences.
-        let sequence = page.rows.last().map_or(target, |(sequence, _)| *sequence);
+        let sequence = match page.rows.last() {
+            Some((sequence, _)) => *sequence,
+            None if page.through >= target => target,
+            None => return Err(Error::Down("a failover has taken changes back".into())),
+        };
         let include_design = self.mapper.index.definition.include_design;
         let rows = page.rows.into_iter().map(|(sequence, row)| Changed { sequence, id: row.id, leaves: row.leaves });
         let rows = rows.filter(|change| include_design || !change.id.starts_with("_design/"));

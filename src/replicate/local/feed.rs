@@ -73,22 +73,19 @@ impl<'a> LocalFeed<'a> {
         }
         let last = self.database.info().sequence;
         let (database, after) = (self.database.clone(), self.after);
-        let (rows, done) = match &self.filter {
+        let (rows, done, through) = match &self.filter {
             // Some documents of a long feed: read those documents.
             Filter::DocIds(ids) if last.saturating_sub(after) > ids.len() as u64 => {
-                (changes_of(database, ids.clone(), after, last).await?, true)
+                (changes_of(database, ids.clone(), after, last).await?, true, last)
             }
             _ => {
                 let limit = PageLimit { entries: most, bytes: PAGE_BYTES };
                 let page = blocking(move || database.changes(after, Direction::Forward, limit)).await;
                 let page = page.map_err(|error| failure(self.name, error))?;
-                (page.rows, page.done)
+                (page.rows, page.done, page.through)
             }
         };
-        self.after = match done {
-            true => last.max(rows.last().map_or(0, |(sequence, _)| *sequence)),
-            false => rows.last().map_or(after, |(sequence, _)| *sequence),
-        };
+        self.after = through;
         let changes = self.judge(rows).await?;
         let pending = self.database.info().sequence.saturating_sub(self.after);
         let through = self.database.wire_sequence(self.after, self.history).into();

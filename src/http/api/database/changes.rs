@@ -338,12 +338,8 @@ impl Changes {
                 if last.saturating_sub(since) <= FEW { reading(read).await? } else { blocking(read).await? }
             }
         };
-        let next = page.rows.last().map_or(since, |(sequence, _)| *sequence);
         let rows = self.judge(page.rows).await?;
-        Ok(match page.done {
-            true => Page { rows, next: next.max(last), then: Then::Wait },
-            false => Page { rows, next, then: Then::More },
-        })
+        Ok(Page { rows, next: page.through, then: if page.done { Then::Wait } else { Then::More } })
     }
 
     async fn page_of(&mut self, ids: Arc<HashSet<String>>, since: u64, last: u64) -> Result<Page<Judged>> {
