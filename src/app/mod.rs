@@ -14,6 +14,7 @@ pub mod leases;
 pub mod long_work;
 pub mod metrics;
 pub mod node;
+pub mod nodes;
 pub mod process;
 pub mod rate_limits;
 pub mod recent;

@@ -19,6 +19,7 @@ use super::history::History;
 use super::leases::Leases;
 use super::long_work::LongWork;
 use super::metrics::Metrics;
+use super::nodes::{Nodes, State};
 use super::rate_limits::RateLimits;
 use super::recent::Recent;
 use super::replication_settings::scheduler_settings;
@@ -56,6 +57,8 @@ pub struct App {
     pub databases: Arc<Databases>,
     /// Background work of which one node of a shared store does each piece.
     pub leases: Leases,
+    /// This node of a shared store, and the others.
+    pub nodes: Nodes,
     /// Rung when a database was deleted: its range is to be removed.
     pub removal: Notify,
     /// Wakes the background work: something was freed on a full device.
@@ -197,6 +200,25 @@ impl App {
     /// Lists background work that tells nothing of how far it is.
     pub(crate) fn begin_task(&self, kind: &str) -> Task {
         self.tasks.begin(kind, serde_json::json!({}), self.clock.since_epoch().as_secs())
+    }
+
+    /// The background tasks of this node.
+    pub fn own_tasks(&self) -> Vec<Value> {
+        let mut tasks = self.tasks.list();
+        tasks.extend(self.replications.scheduler.tasks());
+        for task in &mut tasks {
+            task["node"] = self.nodes.name().into();
+        }
+        tasks
+    }
+
+    /// What this node tells the others of a shared store. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn node_state(&self) -> error::Result<State> {
+        let seen = self.clock.since_epoch().as_millis() as u64;
+        Ok(State { seen, updates: self.databases.last_event(), epoch: self.store.epoch()?, tasks: self.own_tasks() })
     }
 
     /// Whether `database` is the users' database.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::app::history::HOUR_STEP;
-use crate::app::{conflict_indexes, feed_wakes, process};
+use crate::app::{conflict_indexes, feed_wakes, nodes, process};
 use crate::blocking::blocking;
 use crate::db::TimeToLive;
 use crate::maintain::background;
@@ -30,6 +30,7 @@ const REMOVAL_ROUND: Duration = Duration::from_secs(10);
 pub fn start_jobs(app: &Arc<App>) {
     run(app, app.databases.clone().follow_nodes());
     run(app, app.databases.clone().record_updates());
+    tell_of_this_node(app);
     run_on_one_node(app, "per_user_databases", per_user_database::run);
     run(app, feed_wakes::follow(app.wakes.clone(), app.databases.clone(), app.accounts.clone()));
     run(app, compact_and_sweep(app.clone()));
@@ -58,6 +59,26 @@ fn run(app: &App, work: impl Future<Output = ()> + Send + 'static) {
         tokio::select! {
             () = work => {}
             () = shutdown.begun() => {}
+        }
+    });
+}
+
+/// Tells the other nodes of a shared store of this one until shutdown.
+fn tell_of_this_node(app: &Arc<App>) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        while app.store.is_shared() {
+            let shared = app.clone();
+            if let Err(error) = blocking(move || shared.nodes.beat(&*shared.store, shared.node_state()?)).await {
+                tracing::debug!(%error, "this node could not tell the others of itself");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(nodes::BEAT) => {}
+                () = app.shutdown.begun() => {
+                    let _ = blocking(move || app.nodes.leave(&*app.store)).await;
+                    return;
+                }
+            }
         }
     });
 }

@@ -23,6 +23,7 @@ use crate::app::hints::Hints;
 use crate::app::history::History;
 use crate::app::leases::Leases;
 use crate::app::metrics::Metrics;
+use crate::app::nodes::Nodes;
 use crate::app::rate_limits::RateLimits;
 use crate::app::replication_settings::scheduler_settings;
 use crate::app::replications::Replications;
@@ -169,6 +170,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             uuids: Uuids::new(clock.clone(), store.is_shared()),
             clock: clock.clone(),
             leases: Leases::new(store.clone(), &clock),
+            nodes: Nodes::new(clock.uuid(), clock.since_epoch().as_millis() as u64),
             store,
             limits,
             metrics: Metrics::default(),
@@ -228,6 +230,7 @@ pub async fn listen(app: Arc<App>, bind: SocketAddr) -> Result<Running> {
 /// As [`listen`], but on the sockets that systemd has opened, if there are any.
 pub async fn listen_on(app: Arc<App>, bind: SocketAddr, sockets: &Sockets) -> Result<Running> {
     let (plain, address) = open(bind, "--bind", sockets.clones(false)).await?;
+    app.nodes.listens(address, app.store.is_shared());
     let mut listeners: Vec<_> = plain.into_iter().map(|socket| Listening { socket, identity: None }).collect();
     let mut secure_address = None;
     if let Some(Tls { bind, certificate }) = tls_of(&app.settings(), address).map_err(Error::BadRequest)? {

@@ -20,6 +20,8 @@ const BLOB_REFERENCE: u8 = 0x05;
 const DOOMED: u8 = 0x06;
 /// Server-wide state of individual modules (secrets, schedulers): `[SERVER, name...]`.
 const SERVER: u8 = 0x07;
+/// What each node of a shared store tells of itself.
+const NODE: u8 = 0x08;
 const DATABASE: u8 = 0x10;
 /// View indexes have their own tag, so that all of them can be dropped and rebuilt.
 const INDEX: u8 = 0x20;
@@ -129,6 +131,16 @@ pub fn server(name: &str) -> Vec<u8> {
 /// Range of the state of all server modules.
 pub fn servers() -> KeyRange {
     (Bound::Included(vec![SERVER]), Bound::Excluded(vec![SERVER + 1]))
+}
+
+/// Key of what a node of a shared store tells of itself.
+pub fn node(id: &str) -> Vec<u8> {
+    tagged(NODE, id.as_bytes())
+}
+
+/// Range of all [`node`] keys.
+pub fn nodes() -> KeyRange {
+    (Bound::Included(vec![NODE]), Bound::Excluded(vec![NODE + 1]))
 }
 
 /// Key of the fact that a body refers to a blob. Written and removed together with the body.

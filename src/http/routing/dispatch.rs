@@ -41,7 +41,7 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::SchedulerJob(id) => scheduler::job(app, &id),
             S::SchedulerDocs(name) => scheduler::docs(app, request, name).await,
             S::SchedulerDoc(name, id) => scheduler::doc(app, name, id).await,
-            S::Membership => root::membership(),
+            S::Membership => root::membership(app),
             S::ReloadQueryServers => root::reload_query_servers(request),
             S::Uuids => root::uuids(app, request),
             S::Up => root::up(app, request).await,
@@ -139,7 +139,8 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
 
 async fn in_node(app: &Arc<App>, request: &mut Request, route: NodeRoute) -> Result<Answer> {
     match route {
-        NodeRoute::Name => node::name(),
+        NodeRoute::Name => node::name(app),
+        NodeRoute::Nodes => node::nodes(app).await,
         NodeRoute::Versions => node::versions(),
         NodeRoute::System => node::system(app),
         NodeRoute::Prometheus => node::prometheus(app),

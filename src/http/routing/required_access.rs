@@ -34,6 +34,7 @@ pub fn needed(route: &Route, users: &str) -> Access {
             S::Node(node) => match node {
                 NodeRoute::Stats(_) | NodeRoute::System | NodeRoute::Prometheus => Access::Metrics,
                 NodeRoute::Name
+                | NodeRoute::Nodes
                 | NodeRoute::Versions
                 | NodeRoute::Restart
                 | NodeRoute::Config

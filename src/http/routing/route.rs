@@ -67,6 +67,8 @@ pub enum ServerRoute {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeRoute {
     Name,
+    /// All nodes of a shared store.
+    Nodes,
     Versions,
     System,
     Prometheus,

@@ -64,6 +64,7 @@ const REQUESTS: &[&str] = &[
     "GET /_node/_local/_settings",
     "GET /_node/_local/_logs",
     "GET /_node/_local/_audit",
+    "GET /_node/_local/_nodes",
     "GET /_node/_local/_history",
     "GET /_node/_local/_backups",
     "POST /_node/_local/_backups",

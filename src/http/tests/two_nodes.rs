@@ -77,6 +77,47 @@ async fn nodes_that_start_at_once_agree_on_identity_secret_and_admin() {
 }
 
 #[tokio::test]
+async fn each_node_tells_of_all() {
+    let Nodes { cluster, one, two } = nodes(&[]).await;
+    let task = two.app.begin_task("testing");
+    for app in [&one.app, &two.app, &one.app] {
+        let app = app.clone();
+        tokio::task::spawn_blocking(move || app.nodes.beat(&*app.store, app.node_state()?)).await.unwrap().unwrap();
+    }
+    let names = [&one, &two].map(|node| node.app.nodes.name().to_owned());
+    assert_eq!(done(&two, "GET /_node/_local", ADMIN, Value::Null).await.json()["name"], names[1].as_str());
+    let membership = done(&one, "GET /_membership", ADMIN, Value::Null).await.json();
+    assert_eq!(membership, json!({"all_nodes": names, "cluster_nodes": names}));
+    let list = done(&one, "GET /_node/_local/_nodes", ADMIN, Value::Null).await.json();
+    let told = |at: usize, member: &str| list["nodes"][at][member].clone();
+    for (at, node) in [&one, &two].into_iter().enumerate() {
+        assert_eq!((told(at, "name"), told(at, "alive")), (names[at].as_str().into(), true.into()));
+        assert_eq!(told(at, "address"), node.address.to_string());
+        assert_eq!((told(at, "this"), told(at, "tasks")), ((at == 0).into(), at.into()));
+        assert!(told(at, "last_seen").as_u64() >= told(at, "started").as_u64(), "{list}");
+    }
+    let tasks = done(&one, "GET /_active_tasks", ADMIN, Value::Null).await.json();
+    assert_eq!((&tasks[0]["type"], &tasks[0]["node"]), (&"testing".into(), &names[1].as_str().into()));
+    drop(task);
+    // A node that starts again replaces its old record, and one that stops takes its record away.
+    let mut batch = crate::store::Batch::new();
+    let old = json!({"name": names[0], "address": "", "version": "", "started": 1, "seen": 1, "beat": 7, "updates": 0, "epoch": 0, "tasks": []});
+    batch.put(crate::store::keyspace::node("old"), [b"\x01", old.to_string().as_bytes()].concat());
+    tokio::task::spawn_blocking(move || cluster.node().commit(batch)).await.unwrap().unwrap();
+    for (app, leaves) in [(&one.app, false), (&two.app, true), (&one.app, false)] {
+        let app = app.clone();
+        let call = move || match leaves {
+            true => app.nodes.leave(&*app.store),
+            false => app.nodes.beat(&*app.store, app.node_state()?),
+        };
+        tokio::task::spawn_blocking(call).await.unwrap().unwrap();
+    }
+    let membership = done(&one, "GET /_membership", ADMIN, Value::Null).await.json();
+    assert_eq!(membership, json!({"all_nodes": [names[0]], "cluster_nodes": [names[0]]}));
+    assert_eq!(status(&one, "GET /_node/_local/_nodes", "").await, 401);
+}
+
+#[tokio::test]
 async fn what_one_node_writes_the_next_request_on_the_other_reads() {
     let Nodes { one, two, .. } = nodes(&[]).await;
     done(&one, "PUT /db", ADMIN, Value::Null).await;

@@ -1,6 +1,7 @@
 //! `/_node/{node}/...`: statistics, system information, versions, restart (CouchDB: `chttpd_node.erl`).
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, StatusCode, header};
@@ -10,14 +11,21 @@ use super::counter::Counter;
 use super::replication_counters::replication_counters;
 use crate::app::App;
 use crate::app::metrics::BOUNDS_MS;
-use crate::app::node::NODE;
 use crate::app::process::{memory, threads};
+use crate::blocking::blocking;
 use crate::http::response::Answer;
 use crate::http::response::error::Result;
 
 /// GET `/_node/_local`.
-pub fn name() -> Result<Answer> {
-    Ok(Answer::ok(&json!({"name": NODE})))
+pub fn name(app: &App) -> Result<Answer> {
+    Ok(Answer::ok(&json!({"name": app.nodes.name()})))
+}
+
+/// GET `/_node/_local/_nodes`: the nodes of a shared store, this one first. Not in CouchDB.
+pub async fn nodes(app: &Arc<App>) -> Result<Answer> {
+    let shared = app.clone();
+    let nodes = blocking(move || Ok(shared.nodes.list(shared.node_state()?))).await?;
+    Ok(Answer::ok(&json!({"nodes": nodes})))
 }
 
 /// GET `_versions`: settee's version, and CouchDB's members with settee's values.

@@ -4,7 +4,6 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::app::node::NODE;
 use crate::blocking::blocking;
 use crate::http::api::console::files::root_page;
 use crate::http::request::Request;
@@ -102,16 +101,17 @@ pub fn uuids(app: &App, request: &Request) -> Result<Answer> {
         .etag(&tag))
 }
 
-/// GET `/_active_tasks`: the running background tasks, and the replications that run or wait for changes.
+/// GET `/_active_tasks`: the running background tasks, and the replications that run or wait for changes, of all nodes.
 pub fn active_tasks(app: &App) -> Result<Answer> {
-    let mut tasks = app.tasks.list();
-    tasks.extend(app.replications.scheduler.tasks());
+    let mut tasks = app.own_tasks();
+    tasks.extend(app.nodes.tasks_of_others());
     Ok(Answer::ok(&tasks))
 }
 
 /// GET `/_membership`.
-pub fn membership() -> Result<Answer> {
-    Ok(Answer::ok(&json!({"all_nodes": [NODE], "cluster_nodes": [NODE]})))
+pub fn membership(app: &App) -> Result<Answer> {
+    let (all, cluster) = app.nodes.names();
+    Ok(Answer::ok(&json!({"all_nodes": all, "cluster_nodes": cluster})))
 }
 
 /// POST `/_reload_query_servers`. Does nothing, because design functions run in this process.

@@ -79,6 +79,7 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
         (S::Node(NodeRoute::System), ADMINS),
         (S::Node(NodeRoute::Prometheus), ADMINS),
         (S::Node(NodeRoute::Name), ADMINS),
+        (S::Node(NodeRoute::Nodes), ADMINS),
         (S::Node(NodeRoute::Versions), ADMINS),
         (S::Node(NodeRoute::Restart), ADMINS),
         (S::Node(NodeRoute::Config), ADMINS),
@@ -105,7 +106,11 @@ fn server_rows() -> Vec<(ServerRoute, [u16; 5])> {
             S::Replicate | S::SchedulerJobs | S::SchedulerJob(_) | S::SchedulerDocs(_) | S::SchedulerDoc(..) => {}
             S::Token | S::Devices | S::RevokeDevices(_) => {}
             S::Node(node) => match node {
-                NodeRoute::Name | NodeRoute::Versions | NodeRoute::System | NodeRoute::Prometheus => {}
+                NodeRoute::Name
+                | NodeRoute::Nodes
+                | NodeRoute::Versions
+                | NodeRoute::System
+                | NodeRoute::Prometheus => {}
                 NodeRoute::Restart | NodeRoute::Stats(_) | NodeRoute::Config | NodeRoute::ConfigReload => {}
                 NodeRoute::ConfigSection(_) | NodeRoute::ConfigKey(..) => {}
                 NodeRoute::ConfigSet(..) | NodeRoute::ConfigDelete(..) => {}
