@@ -24,12 +24,10 @@ fn main() {
     fs::write(Path::new(&out).join("console_files.rs"), text).expect("the output folder is writable");
 }
 
-/// A static binary that can be loaded anywhere has 28,000 addresses to correct at its start: 0.7 MB as a list, a few KB packed. A
-/// dynamic binary would need a dynamic linker that knows the packed form, which older systems do not have.
+/// A binary with musl, which is static and can be loaded anywhere, has 28,000 addresses to correct at its start: 0.7 MB as a list,
+/// a few KB packed. A binary with glibc would need a dynamic linker that knows the packed form, which older systems do not have.
 fn pack_relocations() {
-    let is_static =
-        env::var("CARGO_CFG_TARGET_FEATURE").is_ok_and(|list| list.split(',').any(|name| name == "crt-static"));
-    if is_static && env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
+    if env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
 }
