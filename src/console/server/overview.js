@@ -3,7 +3,7 @@
 import { h, pause, put } from '../dom.js';
 import * as api from '../api.js';
 import { chart } from '../chart.js';
-import { failure } from '../elements/states.js';
+import { failure, loading } from '../elements/states.js';
 import { bytes, count, duration, timeAgo } from '../format.js';
 import { nodeList } from './nodes.js';
 
@@ -13,11 +13,11 @@ const EVERY = 2000;
 const PERIODS = { hour: 3_600_000, day: 86_400_000 };
 
 export async function fill(body, { signal }) {
-  const facts = h('section', { class: 'panel', 'aria-label': 'This server' });
+  const facts = h('section', { class: 'panel', 'aria-label': 'This server' }, loading());
   const nodes = h('section', { class: 'panel', 'aria-label': 'Nodes', hidden: true });
   const readNodes = nodeList(nodes, signal);
-  const pictures = h('div', { class: 'panels charts' });
-  const tasks = h('section', { class: 'panel', 'aria-label': 'Tasks' });
+  const pictures = h('div', { class: 'panels charts' }, loading());
+  const tasks = h('section', { class: 'panel', 'aria-label': 'Tasks' }, loading());
   let period = 'hour';
   const choice = h('div', { class: 'segments', role: 'group', 'aria-label': 'Period' }, Object.keys(PERIODS).map((name) => h('button', {
     type: 'button', 'aria-pressed': String(name === period),
