@@ -16,15 +16,15 @@ use tokio::io::AsyncReadExt;
 use crate::config::Settings;
 use crate::db::parse;
 use crate::db::{Histories, Since};
-use crate::http::api::document::{attachment, multipart_out};
+use crate::http::api::document::attachment;
 use crate::http::connection::request_line::Lenient;
 use crate::http::request::Target;
-use crate::http::response::{self, cors};
+use crate::http::response::cors;
 use crate::http::routing::required_access;
 use crate::http::routing::route_table::route;
+use crate::json;
 use crate::net::multipart::{Chunks, Malformed, Parts};
 use crate::rev::{Digests, Merged, Revision, RevisionHash, Tree, new_revision};
-use crate::{http as server, json};
 
 pub use self::accounts::{addresses, cookies, settings, tokens};
 pub use self::queries::{bookmarks, collation, finds, patterns, selectors, views};
