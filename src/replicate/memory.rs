@@ -6,16 +6,20 @@
 //! ```
 //! A peer may be so slow that its job holds what it has for hours. Eight such jobs hold all that is common; the others
 //! go on with what is their own, in smaller batches.
+//!
+//! Who waits for memory holds none, and may hold what others wait for: connections, permits to read large documents. So
+//! that the two do not wait for each other, whoever has memory and waits for its source writes what it has as soon as
+//! somebody waits for memory ([`Share::wanted`]).
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Memory of all jobs together.
 const ALL: usize = 128 << 20;
 /// What one job takes of it.
 const MOST: usize = 16 << 20;
-/// What each job has beside that.
+/// What each job has in addition, for itself alone.
 const OWN: usize = 256 << 10;
 /// The unit in which it is counted.
 const UNIT: usize = 1 << 10;
@@ -28,6 +32,24 @@ pub(crate) struct Share {
     own: Arc<Semaphore>,
     most: Arc<Semaphore>,
     all: Arc<Semaphore>,
+    /// How many wait in [`Share::hold`].
+    waiting: watch::Sender<usize>,
+}
+
+/// One that waits for memory.
+struct Waits<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a watch::Sender<usize>) -> Waits<'a> {
+        waiting.send_modify(|count| *count += 1);
+        Waits(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// Memory of a document; dropping it gives it back.
@@ -47,7 +69,7 @@ impl Memory {
     /// The share of a job that begins a pass.
     pub fn share(&self) -> Share {
         let of = |bytes: usize| Arc::new(Semaphore::new(bytes / UNIT));
-        Share { own: of(OWN), most: of(MOST), all: self.0.clone() }
+        Share { own: of(OWN), most: of(MOST), all: self.0.clone(), waiting: watch::Sender::new(0) }
     }
 }
 
@@ -63,8 +85,15 @@ impl Share {
         Some(Held { _permit: permit, _of_all: Some(of_all) })
     }
 
-    /// The same, when there is some. Who waits should hold none.
+    /// Waits until somebody waits for memory of this job.
+    pub async fn wanted(&self) {
+        let waits = self.waiting.subscribe().wait_for(|count| *count > 0).await.is_ok();
+        debug_assert!(waits, "the sender is here");
+    }
+
+    /// The same as [`Share::hold_now`], when there is some. Who waits must hold none.
     pub async fn hold(&self, bytes: usize) -> Held {
+        let _waits = Waits::new(&self.waiting);
         let own = acquire(&self.own, units(bytes, OWN));
         let shared = async {
             let units = units(bytes, MOST);
@@ -82,7 +111,7 @@ async fn acquire(of: &Arc<Semaphore>, units: u32) -> OwnedSemaphorePermit {
     of.clone().acquire_many_owned(units).await.expect("the semaphore is never closed")
 }
 
-/// A document that is larger than all that may be held counts as that much.
+/// A document larger than the limit counts as the limit, so that it can be held at all.
 fn units(bytes: usize, most: usize) -> u32 {
     bytes.min(most).div_ceil(UNIT).max(1) as u32
 }

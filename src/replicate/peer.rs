@@ -118,6 +118,12 @@ pub(crate) trait Sink: Send {
     /// Takes a document, and waits until there is room for the next one.
     fn deliver(&mut self, document: Document) -> Pending<'_, Result<(), Failure>>;
 
+    /// Waits until others wait for the memory of documents that were taken and are not written yet.
+    fn wanted(&self) -> Pending<'_, ()>;
+
+    /// Writes these documents.
+    fn flush(&mut self) -> Pending<'_, Result<(), Failure>>;
+
     /// A revision that the source does not hand over, or that no target can take: counted and passed over.
     fn pass_over(&mut self, id: &str, revision: &Revision, why: &str);
 

@@ -6,6 +6,7 @@ mod large;
 mod requests;
 mod samples;
 mod targets;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;

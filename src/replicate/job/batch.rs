@@ -99,32 +99,6 @@ struct Buffer<'a> {
     without_content: Vec<Missing>,
 }
 
-impl Buffer<'_> {
-    async fn flush(&mut self) -> Result<(), Failure> {
-        if self.documents.is_empty() {
-            return Ok(());
-        }
-        self.bytes = 0;
-        let documents = std::mem::take(&mut self.documents);
-        let names: Vec<(String, Revision)> =
-            documents.iter().map(|document| (document.id.clone(), document.revision())).collect();
-        let verdicts = self.copier.target.write(documents).await?;
-        if verdicts.len() != names.len() {
-            return Err(Failure::Protocol("the target has not answered for all documents".into()));
-        }
-        for ((id, revision), verdict) in names.into_iter().zip(verdicts) {
-            match verdict {
-                Verdict::Written => add(&self.copier.progress.docs_written, 1),
-                Verdict::Refused(why) => self.pass_over(&id, &revision, &why),
-                Verdict::MissingStub => {
-                    self.without_content.push(Missing { id, revisions: vec![revision], ancestors: Vec::new() });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Sink for Buffer<'_> {
     fn deliver(&mut self, mut document: Document) -> Pending<'_, Result<(), Failure>> {
         Box::pin(async move {
@@ -140,6 +114,39 @@ impl Sink for Buffer<'_> {
             self.documents.push(document);
             if self.bytes >= BUFFER || self.documents.len() >= DOCUMENTS {
                 self.flush().await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn wanted(&self) -> Pending<'_, ()> {
+        match self.documents.is_empty() {
+            true => Box::pin(std::future::pending()),
+            false => Box::pin(self.copier.memory.wanted()),
+        }
+    }
+
+    fn flush(&mut self) -> Pending<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            if self.documents.is_empty() {
+                return Ok(());
+            }
+            self.bytes = 0;
+            let documents = std::mem::take(&mut self.documents);
+            let names: Vec<(String, Revision)> =
+                documents.iter().map(|document| (document.id.clone(), document.revision())).collect();
+            let verdicts = self.copier.target.write(documents).await?;
+            if verdicts.len() != names.len() {
+                return Err(Failure::Protocol("the target has not answered for all documents".into()));
+            }
+            for ((id, revision), verdict) in names.into_iter().zip(verdicts) {
+                match verdict {
+                    Verdict::Written => add(&self.copier.progress.docs_written, 1),
+                    Verdict::Refused(why) => self.pass_over(&id, &revision, &why),
+                    Verdict::MissingStub => {
+                        self.without_content.push(Missing { id, revisions: vec![revision], ancestors: Vec::new() });
+                    }
+                }
             }
             Ok(())
         })

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -85,30 +86,43 @@ pub(super) async fn fetch(
     if connection.uses_bulk_get() {
         bulk_get(connection, &mut wanted, sink).await?;
     }
-    let single = wanted.left.into_iter().filter(|missing| !missing.revisions.is_empty());
-    let read = stream::iter(single.map(|missing| one(connection, missing, None)));
+    let mut left = wanted.left.into_iter().filter(|missing| !missing.revisions.is_empty());
     // In no order: one that waits for the permit of another must not come before it.
-    let mut read = pin!(read.buffer_unordered(connection.reads_at_once()));
-    while let Some(found) = read.next().await {
-        let One { id, documents, mut passed_over, mut rest, mut large } = found?;
+    let mut reads = FuturesUnordered::new();
+    loop {
+        while reads.len() < connection.reads_at_once()
+            && let Some(missing) = left.next()
+        {
+            reads.push(one(connection, missing, None));
+        }
+        let Some(found) = meanwhile(sink, reads.next()).await? else { return Ok(()) };
+        let One { id, documents, passed_over, rest, large } = found?;
         for document in documents {
             sink.deliver(document).await?;
         }
-        loop {
-            for (revision, why) in passed_over {
-                sink.pass_over(&id, &revision, &why);
-            }
-            let Some(missing) = rest else { break };
+        for (revision, why) in passed_over {
+            sink.pass_over(&id, &revision, &why);
+        }
+        if let Some(missing) = rest {
             // A document with many large leaves: the next ones, when the first are delivered. It keeps its permit: those
             // that hold the others do not go on before this one.
-            let more = one(connection, missing, large).await?;
-            for document in more.documents {
-                sink.deliver(document).await?;
-            }
-            (passed_over, rest, large) = (more.passed_over, more.rest, more.large);
+            reads.push(one(connection, missing, large));
         }
     }
-    Ok(())
+}
+
+/// Waits for the source. When others wait for the memory of what was delivered before, that is written: they may have
+/// the connection or the permit that this waits for.
+async fn meanwhile<T>(sink: &mut dyn Sink, work: impl Future<Output = T> + Send) -> Result<T, Failure> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = sink.wanted() => {}
+        }
+        sink.flush().await?;
+    }
 }
 
 #[derive(Deserialize)]
@@ -140,7 +154,7 @@ async fn bulk_get(connection: &Connection<'_>, wanted: &mut Wanted, sink: &mut d
             Err(failure) if failures >= connection.requester.parameters.retries_per_request => return Err(failure),
             Err(_) => {
                 failures += 1;
-                connection.requester.pause(failures).await;
+                meanwhile(sink, connection.requester.pause(failures)).await?;
             }
         }
     }
@@ -155,7 +169,7 @@ async fn bulk_get_once(connection: &Connection<'_>, wanted: &mut Wanted, sink: &
     let asked = docs.len();
     let ask = Ask::with(Method::POST, "/_bulk_get?revs=true&latest=true", json!({ "docs": docs }).to_string());
     drop(docs);
-    let mut answer = connection.requester.send(&ask).await?;
+    let mut answer = meanwhile(sink, connection.requester.send(&ask)).await??;
     match answer.status {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(connection.requester.status(answer).await),
@@ -167,7 +181,7 @@ async fn bulk_get_once(connection: &Connection<'_>, wanted: &mut Wanted, sink: &
     }
     let mut rows = Rows::new("results", connection.largest_text().min(ROW));
     let (mut delivered, mut single) = (0, 0);
-    while let Some(piece) = answer.next().await? {
+    while let Some(piece) = meanwhile(sink, answer.next()).await?? {
         rows.push(&piece)?;
         while let Some(row) = rows.next() {
             let Row::Whole(row) = row else { continue };
