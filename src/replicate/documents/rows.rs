@@ -43,7 +43,7 @@ pub(super) struct Row {
     pub ends: Box<Ends>,
     /// The job, once its id is known. That of the version before goes on until then.
     pub job: Option<JobId>,
-    /// The digest of the version that the job is of: what it ends with is written to no other version.
+    /// The digest of the document version that started `job`. The job's result is written only to that version.
     pub job_digest: u64,
     /// The last failure to compute the id.
     pub error: Option<Box<str>>,

@@ -184,9 +184,9 @@ impl<'a> Requester<'a> {
         }
     }
 
-    /// The same for a request whose refusal (400, 401, 403, 415) would be about one document. One that is not from a
-    /// database server but from a proxy before it says nothing of the document: it is a failure of the request, which
-    /// is tried again.
+    /// Like [`Requester::fetch`], for a write whose refusal (400, 401, 403, 415) would count against a document. A
+    /// refusal without CouchDB's JSON error comes from a proxy or firewall and says nothing about the document: the
+    /// request is tried again, and then fails.
     pub async fn fetch_of_document(&self, ask: &Ask, most: usize) -> Result<(StatusCode, Vec<u8>), Failure> {
         let mut failures = 0;
         loop {

@@ -69,7 +69,7 @@ impl Scheduler {
     /// Adds the job of a document; one of the same document with the same id that does other work is replaced.
     ///
     /// # Errors
-    /// There is a job with this id, which comes from there.
+    /// A job with this id has another origin, which is returned.
     pub fn add(&self, job: Job) -> Result<(), Origin> {
         let mut table = self.table.lock();
         if let Some(row) = table.get(&job.id)
@@ -83,9 +83,9 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Adds the job of a request, and subscribes to its end. One with its id that does the same work goes on instead;
-    /// one that does other work, or with other credentials, is replaced. `permit` decides, before anything changes, by
-    /// the job with this id and by how many jobs the user has begun.
+    /// Adds the job of a request, and subscribes to its end. If a job with this id does the same work, that one goes on;
+    /// if it does other work, or has other credentials, it is replaced. `permit` is called under the lock, before
+    /// anything changes, with the job that has this id and a count of the jobs that the user has begun.
     ///
     /// # Errors
     /// Those of `permit`.
