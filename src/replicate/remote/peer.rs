@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::changes::RemoteFeed;
 use super::connection::{Connection, SMALL};
 use super::requester::{Ask, Requester};
-use super::text::{document_path, is_done};
+use super::text::document_path;
 use super::{documents, writes};
 use crate::replicate::Pending;
 use crate::replicate::checkpoint::Stored;
@@ -85,9 +85,8 @@ impl Peer for RemotePeer<'_> {
             let ask = Ask { is_beside: true, ..ask };
             let (status, body) = self.0.requester.fetch(&ask, SMALL).await?;
             match status {
-                StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK if is_done(&body) => Ok(()),
                 StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK => {
-                    Err(self.0.requester.of_somebody_else(status))
+                    self.0.requester.check_done(status, &body)
                 }
                 _ => Err(self.0.requester.failure_of(status, &body)),
             }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::redirect::{Place, redirected, server_url};
-use super::text::{is_error, reason_of, shown};
+use super::text::{is_done, is_error, reason_of, shown};
 use crate::clock::Clock;
 use crate::net::http_client::{HttpError, RequestBody, empty};
 use crate::replicate::address::refusal;
@@ -200,6 +200,11 @@ impl<'a> Requester<'a> {
             failures += 1;
             self.pause(failures).await;
         }
+    }
+
+    /// Checks that an answer of a good status to a write comes from a database server, which says that it is done.
+    pub fn check_done(&self, status: StatusCode, body: &[u8]) -> Result<(), Failure> {
+        if is_done(body) { Ok(()) } else { Err(self.of_somebody_else(status)) }
     }
 
     /// The failure of a request that was refused by something before the database server.

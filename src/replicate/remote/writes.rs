@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::connection::{Connection, SMALL};
 use super::outgoing;
 use super::requester::Ask;
-use super::text::{document_path, is_done, shown};
+use super::text::{document_path, shown};
 use crate::replicate::failure::Failure;
 use crate::replicate::peer::{Change, Document, Missing, Verdict};
 use crate::rev::Revision;
@@ -182,9 +182,8 @@ async fn put(connection: &Connection<'_>, document: &Document) -> Result<Verdict
     }
     let failure = || connection.requester.failure_of(status, &body);
     match status {
-        StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK if is_done(&body) => Ok(Verdict::Written),
         StatusCode::CREATED | StatusCode::ACCEPTED | StatusCode::OK => {
-            Err(connection.requester.of_somebody_else(status))
+            connection.requester.check_done(status, &body).map(|()| Verdict::Written)
         }
         StatusCode::PRECONDITION_FAILED if document.has_stubs() => Ok(Verdict::MissingStub),
         StatusCode::UNAUTHORIZED
