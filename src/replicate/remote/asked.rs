@@ -29,8 +29,8 @@ pub(super) struct Asked<'a, 'c> {
 #[derive(Default)]
 pub(super) struct Found<'a> {
     pub documents: Vec<Document>,
-    /// Bytes of earlier answers that are not handed over yet.
-    pub before: usize,
+    /// Bytes of these, and of those of earlier answers that are not handed over yet.
+    pub bytes: usize,
     /// The permit for large documents.
     pub large: Option<SemaphorePermit<'a>>,
     /// It has more than it may without that permit: it is asked for again with it.
@@ -42,11 +42,17 @@ pub(super) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// Whether so many bytes of this answer may be in memory. Dozens of answers are read at a time, and few of them may
-    /// be large. One for which there is no permit now is given up, and asked for again when there is one: with an
-    /// answer that nobody reads, the server would lose its patience, and others would wait for its connection.
+    /// Takes a document.
+    pub fn add(&mut self, document: Document) {
+        self.bytes += document.bytes();
+        self.documents.push(document);
+    }
+
+    /// Whether so many bytes may be in memory beside these documents. Dozens of answers are read at a time, and few of
+    /// them may be large. One for which there is no permit now is given up, and asked for again when there is one: with
+    /// an answer that nobody reads, the server would lose its patience, and others would wait for its connection.
     pub fn may_have(&mut self, connection: &'a Connection<'a>, bytes: usize) -> bool {
-        if self.before + bytes <= SMALL || self.large.is_some() {
+        if self.bytes + bytes <= SMALL || self.large.is_some() {
             return true;
         }
         self.large = connection.large.try_acquire().ok();

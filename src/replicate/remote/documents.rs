@@ -236,13 +236,13 @@ async fn one<'a>(
     let mut one = One { id: missing.id.clone(), large, ..One::default() };
     let (mut failures, mut waited, mut at_once) = (0, false, usize::MAX);
     while !missing.revisions.is_empty() {
-        let before = one.documents.iter().map(Document::bytes).sum::<usize>();
-        if before > AT_ONCE {
+        let bytes = one.documents.iter().map(Document::bytes).sum::<usize>();
+        if bytes > AT_ONCE {
             one.rest = Some(missing);
             break;
         }
         let asked = some_of(&missing, at_once);
-        let mut found = Found { before, large: one.large.take(), ..Found::default() };
+        let mut found = Found { bytes, large: one.large.take(), ..Found::default() };
         let read = open_revs(connection, &missing.id, &asked, &missing.ancestors, &mut found).await;
         one.large = found.large.take();
         let moved = !found.documents.is_empty();
@@ -380,7 +380,7 @@ async fn json_answer<'a>(asked: &Asked<'_, 'a>, answer: Answer, found: &mut Foun
         let text = text.get().as_bytes();
         match beside(text.len(), || arrived::read(text, asked.id, asked.revisions, asked.connection.limits)) {
             Ok(arrived) => match with_contents(asked, arrived).await? {
-                Ok(document) => found.documents.push(document),
+                Ok(document) => found.add(document),
                 Err(unfit) => found.unfit(unfit),
             },
             Err(unfit) => found.unfit(unfit),

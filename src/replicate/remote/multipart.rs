@@ -29,7 +29,6 @@ pub(super) async fn read<'a>(
 ) -> Result<(), Failure> {
     let boundary = boundary_of(content_type)?;
     let mut parts = Parts::new(&mut answer, &boundary);
-    let mut bytes = 0;
     while let Some(headers) = parts.next().await? {
         let kind = text_of(&headers, CONTENT_TYPE);
         if kind.contains("error=") {
@@ -38,21 +37,18 @@ pub(super) async fn read<'a>(
         }
         let read = if kind.starts_with("multipart/related") {
             let inner = boundary_of(&kind)?;
-            related(asked, &mut Parts::new(&mut parts, &inner), bytes, found).await?
+            related(asked, &mut Parts::new(&mut parts, &inner), found).await?
         } else {
-            match document(asked, &mut parts, bytes, found).await? {
+            match document(asked, &mut parts, found).await? {
                 Ok(arrived) => with_attachments::<Answer>(asked, arrived, None).await?,
                 Err(unfit) => Err(unfit),
             }
         };
         match read {
-            Ok(document) => {
-                bytes += document.bytes();
-                found.documents.push(document);
-            }
+            Ok(document) => found.add(document),
             Err(unfit) => found.unfit(unfit),
         }
-        if bytes > AT_ONCE || found.is_put_off {
+        if found.bytes > AT_ONCE || found.is_put_off {
             // The rest is asked for again once these are delivered. The connection ends with the answer.
             return Ok(());
         }
@@ -64,23 +60,21 @@ pub(super) async fn read<'a>(
 async fn related<'a, B: Chunks<Error = Failure> + Send>(
     asked: &Asked<'_, 'a>,
     parts: &mut Parts<'_, B>,
-    before: usize,
     found: &mut Found<'a>,
 ) -> Result<Result<Document, Unfit>, Failure> {
     if parts.next().await?.is_none() {
         return Err(malformed("no first part").into());
     }
-    match document(asked, parts, before, found).await? {
+    match document(asked, parts, found).await? {
         Ok(arrived) => with_attachments(asked, arrived, Some(parts)).await,
         Err(unfit) => Ok(Err(unfit)),
     }
 }
 
-/// Reads the JSON of a document. `before`: bytes of the documents that the answer had before it.
+/// Reads the JSON of a document.
 async fn document<'a, B: Chunks<Error = Failure> + Send>(
     asked: &Asked<'_, 'a>,
     parts: &mut Parts<'_, B>,
-    before: usize,
     found: &mut Found<'a>,
 ) -> Result<Result<Arrived, Unfit>, Failure> {
     let mut text = BytesMut::new();
@@ -88,7 +82,7 @@ async fn document<'a, B: Chunks<Error = Failure> + Send>(
         if text.len() + chunk.len() > asked.connection.largest_text() {
             return Ok(Err(Unfit::TooMuch("the document is too large".into())));
         }
-        if !found.may_have(asked.connection, before + text.len() + chunk.len()) {
+        if !found.may_have(asked.connection, text.len() + chunk.len()) {
             return Ok(Err(Unfit::PutOff));
         }
         text.extend_from_slice(&chunk);
