@@ -27,7 +27,7 @@ pub(super) struct LocalFeed<'a> {
     filter: Filter,
     all_leaves: bool,
     after: u64,
-    /// The history in which everything up to there was read.
+    /// The store's history in which `after` was read; each failover of a shared store begins another one.
     history: Option<u64>,
 }
 
