@@ -41,9 +41,10 @@ pub async fn of_database(app: &Arc<App>, request: &Request, db: Arc<Database>) -
     let after = request.query.natural("bookmark")?;
     let query = ConflictQuery { kind, since, direction, after, limit: limit(request, 100, MOST)? };
     complete(app, &db).await?;
-    let reading = db.clone();
+    let (reading, history) = (db.clone(), db.history());
     let (rows, next) = blocking(move || reading.conflicts(query)).await?;
-    let rows: Vec<Value> = rows.iter().map(|(sequence, row)| row_json(&db, *sequence, row)).collect();
+    let rows: Vec<Value> =
+        rows.iter().map(|(sequence, row)| row_json(&db.wire_sequence(*sequence, history), row)).collect();
     let mut answer = counts(&db.conflict_index());
     answer["update_seq"] = db.last_sequence().into();
     answer["next"] = next.map(|sequence| sequence.to_string()).into();
@@ -79,14 +80,14 @@ fn counts(index: &ConflictIndex) -> Value {
     })
 }
 
-fn row_json(db: &Database, sequence: u64, row: &SequenceRow) -> Value {
+fn row_json(sequence: &str, row: &SequenceRow) -> Value {
     let others = |deleted: bool| -> Vec<String> {
         let leaves = row.leaves[1..].iter().filter(|leaf| leaf.deleted == deleted);
         leaves.take(LISTED).map(|leaf| leaf.revision.to_string()).collect()
     };
     json!({
         "id": row.id,
-        "seq": db.wire_sequence(sequence, db.history()),
+        "seq": sequence,
         "winner": row.winner().revision.to_string(),
         "conflicts": others(false),
         "deleted_conflicts": others(true),

@@ -205,6 +205,8 @@ pub struct Asked {
     waiting: Beside,
     /// The database sequence that the index has reached.
     sequence: u64,
+    /// The database's history from before the index was brought up to that sequence.
+    history: Option<u64>,
     /// Estimated size of a page of rows in bytes.
     row_bytes: u64,
 }
@@ -230,6 +232,7 @@ impl Asked {
         params: Params,
     ) -> Result<Asked> {
         app.metrics.view_reads.fetch_add(1, Ordering::Relaxed);
+        let history = database.history();
         let definition = definition(app, database, design).await?;
         let (place, plan) = plan(app, &definition, view, &params)?;
         app.views.count_use(database, &definition, app.clock.since_epoch().as_millis() as u64);
@@ -260,7 +263,7 @@ impl Asked {
             Kind::Reduce { .. } => (Source::Reduce(Box::new(app.views.grouped(reading, place, &plan, view))), None),
         };
         let (database, update_seq, waiting) = (database.clone(), params.update_seq, Beside::default());
-        Ok(Asked { database, source: Some(source), update_seq, docs, waiting, sequence, row_bytes })
+        Ok(Asked { database, source: Some(source), update_seq, docs, waiting, sequence, history, row_bytes })
     }
 
     /// Runs one step of reading on a blocking thread.
@@ -292,10 +295,8 @@ impl Asked {
             None => String::new(),
         };
         if self.update_seq {
-            head.push_str(&format!(
-                "\"update_seq\":{},",
-                quote(&self.database.wire_sequence(self.sequence, self.database.history()))
-            ));
+            let sequence = self.database.wire_sequence(self.sequence, self.history);
+            head.push_str(&format!("\"update_seq\":{},", quote(&sequence)));
         }
         Ok(head)
     }
