@@ -65,9 +65,12 @@ fn run(app: &App, work: impl Future<Output = ()> + Send + 'static) {
 
 /// Tells the other nodes of a shared store of this one until shutdown.
 fn tell_of_this_node(app: &Arc<App>) {
+    if !app.store.is_shared() {
+        return;
+    }
     let app = app.clone();
     tokio::spawn(async move {
-        while app.store.is_shared() {
+        loop {
             let shared = app.clone();
             if let Err(error) = blocking(move || shared.nodes.beat(&*shared.store, shared.node_state()?)).await {
                 tracing::debug!(%error, "this node could not tell the others of itself");

@@ -230,7 +230,8 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// The number of the store's history: it grows when a failover may have lost acknowledged commits. All
-    /// that was remembered or derived from the store in an older epoch may be wrong.
+    /// that was remembered or derived from the store in an older epoch may be wrong. 0: an embedded store, or a server
+    /// that does not tell.
     fn epoch(&self) -> Result<u64> {
         Ok(0)
     }

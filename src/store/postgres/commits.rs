@@ -39,8 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// client is told soon.
 const CONNECTS: u32 = 3;
 
-/// The error of a commit that other transactions have made fail too often.
-const AGAIN: &str = "PostgreSQL: a commit met other transactions too often";
+/// The error of a commit that was rolled back again and again.
+const AGAIN: &str = "PostgreSQL: a commit was given up after repeated serialization failures or deadlocks";
 
 /// A key and a value, or none.
 pub(super) type Row = (Place, Option<Vec<u8>>);

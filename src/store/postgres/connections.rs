@@ -160,11 +160,9 @@ impl Connections {
         rows.pop().ok_or_else(|| StoreError::Unavailable(format!("PostgreSQL: no row from {sql}")))
     }
 
-    /// The server's timeline: it grows when a standby takes over. 0 if the server tells none.
+    /// The server's timeline: it grows when a standby takes over. 0 if the server tells none. Each new connection asks.
     pub async fn epoch(&self) -> Result<u64> {
-        if self.hosts.timeline() == 0 {
-            drop(self.get().await?);
-        }
+        drop(self.get().await?);
         Ok(self.hosts.timeline())
     }
 

@@ -42,8 +42,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Newest {
-    /// The highest timeline that any server has told; 0: unknown.
-    timeline: u64,
+    /// The highest timeline that any server has told. 0: they tell none. `None`: none was asked yet.
+    timeline: Option<u64>,
     /// When it was told first, if another one was known before.
     since: Option<Instant>,
 }
@@ -64,6 +64,7 @@ impl Hosts {
         Hosts(Arc::new(Inner { configs, connector, preferred: AtomicUsize::new(0), newest: Mutex::default() }))
     }
 
+    /// How many hosts the address names: at least one.
     pub fn count(&self) -> usize {
         self.0.configs.len()
     }
@@ -73,9 +74,14 @@ impl Hosts {
         self.0.preferred.load(Ordering::SeqCst)
     }
 
-    /// The highest timeline that a server has told. 0: none has.
-    pub fn timeline(&self) -> u64 {
+    /// The highest timeline that a server has told. 0: they tell none. `None`: none was asked yet.
+    pub fn known_timeline(&self) -> Option<u64> {
         self.0.newest.lock().timeline
+    }
+
+    /// As [`Hosts::known_timeline`], and 0 before a server was asked.
+    pub fn timeline(&self) -> u64 {
+        self.known_timeline().unwrap_or(0)
     }
 
     /// Whether a connection that was made at `made` may lead to a server that has been replaced since.
@@ -87,11 +93,12 @@ impl Hosts {
     /// that are not PostgreSQL itself, is taken at its word.
     fn is_replaced(&self, timeline: u64) -> bool {
         let mut newest = self.0.newest.lock();
-        if timeline > newest.timeline {
-            let since = (newest.timeline != 0).then(Instant::now);
-            *newest = Newest { timeline, since };
+        let before = newest.timeline.unwrap_or(0);
+        if newest.timeline.is_none() || timeline > before {
+            let since = (before != 0).then(Instant::now);
+            *newest = Newest { timeline: Some(timeline), since };
         }
-        timeline != 0 && timeline < newest.timeline
+        timeline != 0 && timeline < before
     }
 
     /// Whether the server of a connection has been replaced.
@@ -106,7 +113,7 @@ impl Hosts {
 
     /// Begins with the host after this one from now on.
     pub fn prefer_next(&self) {
-        self.prefer((self.preferred() + 1) % self.count().max(1));
+        self.prefer((self.preferred() + 1) % self.count());
     }
 
     /// Connects to the first host that takes writes, beginning with the one that did so before. Ends with an error when
@@ -115,7 +122,7 @@ impl Hosts {
         loop {
             let (mut error, mut may_change) = (None, false);
             let first = self.preferred();
-            for at in (0..self.count()).map(|step| (first + step) % self.count().max(1)) {
+            for at in (0..self.count()).map(|step| (first + step) % self.count()) {
                 match self.connect_to(at).await {
                     Ok(connected) => {
                         self.prefer(at);

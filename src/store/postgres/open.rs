@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool_postgres::Object;
+
 use super::address::Address;
 use super::blobs::{self, PostgresBlobs};
-use super::connections::{Connections, settings, silent};
+use super::connections::{Connections, failed_call, settings};
 use super::errors::text;
 use super::runtime::Threads;
 use super::schema::{Refused, VERSION, is_filling, is_there, mark_filling, settle};
@@ -57,8 +59,13 @@ impl Shared {
         let connections = self.connections.clone();
         self.threads.wait(async move {
             let client = connections.get().await?;
-            let marked = connections.guarded(&client, mark_filling(&client, &connections.address.schema, false)).await;
-            marked.map_or_else(|| Err(silent()), |marked| marked.map_err(|error| super::errors::of_read(&error)))
+            match connections.guarded(&client, mark_filling(&client, &connections.address.schema, false)).await {
+                Some(Ok(())) => Ok(()),
+                ended => {
+                    drop(Object::take(client));
+                    Err(failed_call(ended))
+                }
+            }
         })
     }
 }

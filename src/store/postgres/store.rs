@@ -150,8 +150,7 @@ impl Store for PostgresStore {
     }
 
     fn epoch(&self) -> Result<u64> {
-        let known = self.connections.hosts.timeline();
-        if known != 0 {
+        if let Some(known) = self.connections.hosts.known_timeline() {
             return Ok(known);
         }
         let connections = self.connections.clone();

@@ -99,7 +99,10 @@ async fn ask(client: &Client) -> Said {
 /// Connects to the other hosts again and again: if one of them has taken over, its timeline is the highest from then on.
 async fn look_around_on(connections: &Connections) {
     let hosts = &connections.hosts;
-    while hosts.count() > 1 {
+    if hosts.count() < 2 {
+        return;
+    }
+    loop {
         tokio::time::sleep(LOOK).await;
         let before = hosts.timeline();
         for at in (0..hosts.count()).filter(|at| *at != hosts.preferred()) {
