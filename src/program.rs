@@ -170,7 +170,7 @@ async fn run(
         let link = start::link(running.address);
         tracing::info!(address = %running.address, tls, data = %settings.data.display(), "settee is ready: {link}");
         signals.stop(app.clone());
-        let has_folder = settings.store.as_deref() != Some("memory") && own_folder(&settings);
+        let has_folder = settings.store.as_deref() != Some("memory") && claim_folder(&settings);
         let control = has_folder.then(|| tokio::spawn(listen_to_commands(settings.data.clone(), app.clone())));
         notify.ready();
         let stopped = running.stopped();
@@ -210,9 +210,9 @@ fn persisted_bind(app: &App) -> Result<SocketAddr, String> {
     Ok(bind)
 }
 
-/// Whether the data folder is this server's. One whose data is elsewhere has the folder for its socket and its scratch
-/// folder, and only if it can make it.
-fn own_folder(settings: &Start) -> bool {
+/// Whether this server may put its control socket into the data folder. With a PostgreSQL nothing else need be there, so
+/// the folder is created, and no other server may use it.
+fn claim_folder(settings: &Start) -> bool {
     settings.postgres.is_none()
         || std::fs::create_dir_all(&settings.data).is_ok()
             && control::http(&settings.data).is_ok_and(|other| other.is_none())

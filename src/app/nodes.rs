@@ -154,7 +154,7 @@ impl Nodes {
         let mut read = Vec::new();
         for page in pages(store, keyspace::nodes(), Direction::Forward, PageLimit::entries(MOST)) {
             for (key, value) in page? {
-                let id = String::from_utf8_lossy(&key[1..]).into_owned();
+                let id = keyspace::node_of(&key).to_owned();
                 // A newer version may tell in another form.
                 if let Some((&VERSION, text)) = value.split_first()
                     && let Ok(record) = serde_json::from_slice::<Record>(text)

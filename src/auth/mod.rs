@@ -10,7 +10,7 @@
 //! devices    sign-ins by device, revocations          token     access tokens that this server issues
 //! jwt, jwks  bearer tokens and published keys         authenticate   credentials in, user context out
 //! livesync_link   the setup link of Obsidian LiveSync   qr_code   a link as a picture
-//! secret_text   passwords that the server makes up
+//! generated_password   passwords that people type
 //! ```
 //!
 //! Takes strings and maps, returns results. Only `http` knows headers and status codes.
@@ -18,6 +18,7 @@
 pub mod authenticate;
 mod curves;
 pub mod devices;
+pub mod generated_password;
 pub mod jwks;
 pub mod jwt;
 pub mod livesync_link;
@@ -26,7 +27,6 @@ pub mod password;
 pub mod peruser;
 pub mod qr_code;
 pub mod requirements;
-pub mod secret_text;
 pub mod security_object;
 pub mod session;
 pub mod settings;

@@ -6,7 +6,7 @@ use super::admin_api::{AdminApi, OpenStore};
 use super::args::Administer;
 use super::livesync::{doctor, set_up};
 use super::secret_text::read_secret;
-use crate::auth::secret_text::{Length, secret_text};
+use crate::auth::generated_password::{Length, generated_password};
 
 /// Runs a command. Returns false if it has found something that is wrong.
 ///
@@ -25,7 +25,7 @@ pub fn administer(work: Administer, open_store: OpenStore<'_>) -> Result<bool, S
 
 /// `settee admin`: sets the password of a server admin.
 fn set_admin(api: &AdminApi, name: &str, given: Option<String>) -> Result<(), String> {
-    let password = given.clone().unwrap_or_else(|| secret_text(Length::Password));
+    let password = given.clone().unwrap_or_else(|| generated_password(Length::Password));
     let before = api.set("admins", name, &password)?;
     let done = if before == "" { "is a server admin now" } else { "has a new password" };
     println!("{name} {done}, on {}", api.server);

@@ -59,7 +59,7 @@ pub struct Database {
 /// The counters in memory.
 struct Counters {
     info: Info,
-    /// The epoch of the store that was known before they were read: they are of this one or a later one.
+    /// The store's epoch before they were read, so the counters are of this epoch or a later one.
     epoch: u64,
 }
 
@@ -296,7 +296,7 @@ impl Database {
         }
     }
 
-    /// Takes over the counters of a commit of this node, which started after the sequence `before`. `epoch`: that of
+    /// Takes over the counters of a commit of this node. `before`: the last sequence before the commit. `epoch`:
     /// [`Database::epoch`] before it started.
     pub(super) fn committed(&self, info: Info, before: u64, epoch: u64) {
         let sequence = info.sequence;
@@ -315,10 +315,10 @@ impl Database {
         self.info.read().epoch
     }
 
-    /// Takes over counters, and wakes the watchers if the changes have moved. On a shared store, counters that are older
-    /// than those in memory change nothing. Those of a later epoch count although a failover may
-    /// have taken them back. `epoch`: what the store said before the counters were read, so that a server that had been
-    /// replaced by then is not their source.
+    /// Takes over counters, and wakes the watchers if the changes have moved. On a shared store, counters older than those
+    /// in memory change nothing. Counters of a later epoch always count, even with lower numbers: a failover may have lost
+    /// commits. `epoch`: the store's, asked before the counters were read; asked afterwards, it could be later than the
+    /// server that they came from.
     pub(super) fn publish(&self, info: Info, epoch: u64) {
         let sequence = info.sequence;
         let moved = {

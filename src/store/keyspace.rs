@@ -138,6 +138,11 @@ pub fn node(id: &str) -> Vec<u8> {
     tagged(NODE, id.as_bytes())
 }
 
+/// The id in a [`node`] key.
+pub fn node_of(key: &[u8]) -> &str {
+    std::str::from_utf8(&key[1..]).unwrap_or("")
+}
+
 /// Range of all [`node`] keys.
 pub fn nodes() -> KeyRange {
     (Bound::Included(vec![NODE]), Bound::Excluded(vec![NODE + 1]))

@@ -28,7 +28,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Sets the owner of this connection's next responses: the user, or the address of an anonymous client.
+    /// Sets the owner of this connection's next responses: the user, or the network of an anonymous client.
     pub fn belongs_to(&self, user: Option<&str>, address: Option<IpAddr>) {
         let mut known = self.connection.owner.lock();
         match (user, address) {

@@ -124,11 +124,9 @@ impl Record {
     /// Notes a checkpoint, in place of the earlier one of the same replication.
     pub fn pulled_up_to(&mut self, sequence: u64, id: &str, at: u64) {
         let id = &id[..id.floor_char_boundary(ID)];
-        let before = self.checkpoints.iter().position(|known| known.id == id);
-        let kept = before.and_then(|at| self.checkpoints.remove(at));
-        let id = kept.map_or_else(|| id.to_owned(), |known| known.id);
+        self.checkpoints.retain(|known| known.id != id);
         self.checkpoints.truncate(CHECKPOINTS - 1);
-        self.checkpoints.push_front(Checkpoint { sequence, at, id });
+        self.checkpoints.push_front(Checkpoint { sequence, at, id: id.to_owned() });
     }
 
     /// Notes a refused document.

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use super::doctor;
 use super::vault::{Vault, check_database, check_user};
+use crate::auth::generated_password::{Length, generated_password};
 use crate::auth::livesync_link::{Device, is_link, setup_link};
 use crate::auth::qr_code::QrCode;
-use crate::auth::secret_text::{Length, secret_text};
 use crate::cli::admin_api::{AdminApi, OpenStore, part};
 use crate::cli::secret_text::read_secret;
 
@@ -217,7 +217,7 @@ fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, is_new: bool) 
     Ok(match (&given.vault_passphrase, known) {
         _ if vault.plain => Passphrase::None,
         (Some(text), _) => Passphrase::Given(text.clone()),
-        (None, _) if is_new => Passphrase::New(secret_text(Length::Password)),
+        (None, _) if is_new => Passphrase::New(generated_password(Length::Password)),
         (None, Some("plain")) => Passphrase::None,
         (None, _) => Passphrase::Unknown,
     })
@@ -262,7 +262,7 @@ fn settle_person(
     })?;
     let password = match given.password.clone().filter(|_| is_owner) {
         Some(password) => password,
-        None => secret_text(Length::Password),
+        None => generated_password(Length::Password),
     };
     if before.is_some() && !renews {
         check_password(api, user, &password)?;
@@ -278,7 +278,7 @@ fn settle_person(
         });
     }
     let device = Device { url, user, password: &password, database: &vault.database, vault_passphrase };
-    let passphrase = secret_text(Length::Link);
+    let passphrase = generated_password(Length::Link);
     let link = setup_link(&device, &passphrase);
     account[LINKS][&vault.database] = json!({"link": link, "salt": account["salt"]});
     write(api, &path, &account)?;

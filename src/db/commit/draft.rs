@@ -294,7 +294,7 @@ impl<'a> Draft<'a> {
         self.drop_bodies(id, &bodies)
     }
 
-    /// Counts the commit, for the other nodes of a shared store.
+    /// Counts the commit and notes its epoch, for the other nodes of a shared store.
     fn count_commit(&mut self, designs: bool) -> Result<()> {
         let info = &mut self.info;
         info.commits += 1;

@@ -83,10 +83,12 @@ impl Database {
     /// Commits changed counters, without the writer, which may be waiting. Returns them.
     fn replace_counters(&self, change: impl Fn(&mut Info)) -> Result<Info> {
         for attempt in 1.. {
+            // Before the read: the counters are of this epoch or a later one.
             let epoch = self.store.epoch()?;
             let before = self.info_now()?;
             let mut after = before.clone();
             after.commits += 1;
+            // Asked again after the read: a failover in between has begun a new history.
             after.histories.commit(self.store.epoch()?, before.sequence);
             change(&mut after);
             let mut batch = Batch { frees: true, ..Batch::new() };

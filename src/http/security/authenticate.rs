@@ -123,20 +123,21 @@ pub async fn sign_in(
     verified(app, name, begin, request, "session").await
 }
 
-/// Checks name, password and one-time code without beginning a session; used to issue tokens.
+/// Checks name, password and one-time code without beginning a session. `purpose`: what it is for.
 pub async fn check_password(
     app: &Arc<App>,
     name: String,
     password: String,
     code: Option<String>,
     request: &Request,
+    purpose: &'static str,
 ) -> Result<SignedIn> {
     let begin = move |auth: &Authenticator, name: &str, peer| auth.begin_check(name, &password, code.as_deref(), peer);
-    verified(app, name, begin, request, "tokens").await
+    verified(app, name, begin, request, purpose).await
 }
 
 /// Begins a sign-in with a password, completes it, and records how it ended. `purpose`: what it is for.
-pub async fn verified(
+async fn verified(
     app: &Arc<App>,
     name: String,
     begin: impl FnOnce(&Authenticator, &str, Option<IpAddr>) -> crate::error::Result<Step> + Send + 'static,

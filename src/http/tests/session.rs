@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
+
 #[tokio::test]
 async fn session_reports_the_authenticated_user() {
     let running = server(&[]).await;

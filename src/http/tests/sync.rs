@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{ADMIN, ask, server_at};
+use super::{ADMIN, JSON, ask, server_at};
 use crate::clock::Clock;
 use crate::server::start::Running;
 use crate::store::memory::Memory;
@@ -14,10 +14,19 @@ const PHONE: &str = "X-Settee-Device: phone";
 
 async fn call(running: &Running, request: &str, body: Value) -> Value {
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    let headers = [ADMIN, PHONE, "Content-Type: application/json"];
+    let headers = [ADMIN, PHONE, JSON];
     let reply = ask(running.address, request, &headers, body.as_bytes()).await;
     assert!(reply.status < 300, "{request}: {} {}", reply.status, reply.text());
     reply.json()
+}
+
+/// A server at a fixed time with the database `db`, which a client has begun to pull.
+async fn pulled(rows: &[(&str, &str, &str)]) -> (Clock, Running) {
+    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
+    let running = server_at(rows, Arc::new(Memory::new()), clock.clone()).await;
+    call(&running, "PUT /db", Value::Null).await;
+    call(&running, "GET /db/_changes?style=all_docs&since=0", Value::Null).await;
+    (clock, running)
 }
 
 /// Kind, severity and count of all alerts.
@@ -34,10 +43,7 @@ fn told(kind: &str, severity: &str, count: u64) -> (String, String, u64) {
 
 #[tokio::test]
 async fn a_client_that_lacks_changes_and_is_not_seen_for_a_day_has_stopped() {
-    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-    let running = server_at(&[("audit", "mass_deletion", "3")], Arc::new(Memory::new()), clock.clone()).await;
-    call(&running, "PUT /db", Value::Null).await;
-    call(&running, "GET /db/_changes?style=all_docs&since=0", Value::Null).await;
+    let (clock, running) = pulled(&[("audit", "mass_deletion", "3")]).await;
     clock.advance(Duration::from_secs(25 * 3600));
     assert_eq!(alerts(&running).await, [], "it lacks nothing");
     call(&running, "POST /db/_bulk_docs", json!({"docs": [{"_id": "a"}, {"_id": "b"}]})).await;
@@ -60,10 +66,7 @@ async fn a_client_that_lacks_changes_and_is_not_seen_for_a_day_has_stopped() {
 
 #[tokio::test]
 async fn a_client_far_behind_and_many_deletions_are_told_of_for_a_day() {
-    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-    let running = server_at(&[("audit", "mass_deletion", "3")], Arc::new(Memory::new()), clock.clone()).await;
-    call(&running, "PUT /db", Value::Null).await;
-    call(&running, "GET /db/_changes?style=all_docs&since=0", Value::Null).await;
+    let (clock, running) = pulled(&[("audit", "mass_deletion", "3")]).await;
     let docs: Vec<Value> = (0..1200).map(|number| json!({"_id": format!("doc{number}")})).collect();
     let written = call(&running, "POST /db/_bulk_docs", json!({ "docs": docs })).await;
     assert_eq!(alerts(&running).await, [told("far_behind", "info", 1200)]);
@@ -77,11 +80,8 @@ async fn a_client_far_behind_and_many_deletions_are_told_of_for_a_day() {
 }
 
 #[tokio::test]
-async fn two_devices_that_look_alike_are_told_apart_and_the_time_is_a_setting() {
-    let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-    let running = server_at(&[("sync", "device_stopped_after", "3600")], Arc::new(Memory::new()), clock.clone()).await;
-    call(&running, "PUT /db", Value::Null).await;
-    call(&running, "GET /db/_changes?style=all_docs&since=0", Value::Null).await;
+async fn devices_that_look_alike_are_told_apart_and_reported_after_the_time_of_the_setting() {
+    let (clock, running) = pulled(&[("sync", "device_stopped_after", "3600")]).await;
     let first = call(&running, "POST /db/_bulk_docs", json!({"docs": [{"_id": "a"}]})).await;
     assert!(first[0]["ok"] == true, "{first}");
     let checkpoint = |sequence: &Value| json!({"last_seq": sequence, "history": []});

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::auth::Security;
+use crate::auth::generated_password::{Length, generated_password};
 use crate::auth::livesync_link::{Device, setup_link};
 use crate::auth::qr_code::QrCode;
-use crate::auth::secret_text::{Length, secret_text};
-use crate::auth::{Authenticator, Security};
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::Answer;
@@ -66,9 +66,9 @@ pub async fn make(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     check_account(app, request, &asked).await?;
     let vault_passphrase = asked.encrypt.then(|| {
         let given = asked.vault_passphrase.filter(|text| !text.is_empty());
-        given.unwrap_or_else(|| secret_text(Length::Password))
+        given.unwrap_or_else(|| generated_password(Length::Password))
     });
-    let passphrase = secret_text(Length::Link);
+    let passphrase = generated_password(Length::Link);
     let (sealed_under, of_vault) = (passphrase.clone(), vault_passphrase.clone());
     let (name, db, password) = (asked.name, asked.db, asked.password);
     let account = name.clone();
@@ -102,8 +102,7 @@ fn wrong_body(error: &serde_json::Error) -> Failure {
 /// Checks the password, and that the account may use the database: otherwise the link would be of no use.
 async fn check_account(app: &Arc<App>, request: &Request, asked: &Asked) -> Result<()> {
     let (name, password) = (asked.name.clone(), asked.password.clone());
-    let begin = move |auth: &Authenticator, name: &str, peer| auth.begin_check(name, &password, None, peer);
-    let signed = authenticate::verified(app, name, begin, request, "livesync link").await?;
+    let signed = authenticate::check_password(app, name, password, None, request, "livesync link").await?;
     let wanted = asked.db.clone();
     let databases = app.databases.clone();
     let database = crate::blocking::blocking(move || databases.get(&wanted)).await?;

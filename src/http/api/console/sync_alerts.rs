@@ -102,14 +102,16 @@ fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, (now, s
     let idle = now.saturating_sub(record.last_seen);
     let db = &key.database;
     if !live && idle >= stopped && changes > 0 {
-        let text =
-            format!("A device {whose} has not synced {db} for {}, and lacks {changes} of its changes.", hours(idle));
+        let text = format!(
+            "A device {whose} has not synced {db} for {}, and lacks {changes} of its changes.",
+            duration_text(idle)
+        );
         alerts.add("device_stopped", Severity::Warning, record.last_seen, alert(changes, text));
     } else if changes >= FAR {
         let text = format!("A device {whose} is {changes} changes behind in {db}.");
         alerts.add("far_behind", Severity::Info, record.last_seen, alert(changes, text));
     }
-    // The newest is the client as a whole.
+    // The newest checkpoint was judged above, as the client's own.
     for checkpoint in record.checkpoints.iter().skip(1) {
         let idle = now.saturating_sub(checkpoint.at);
         let (changes, _) = behind_of(&database, checkpoint.sequence);
@@ -118,7 +120,7 @@ fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, (now, s
             let text = format!(
                 "One of {count} replications {whose} under the same name has not synced {db} for {}, and lacks {changes} \
                  of its changes. A device may have stopped, or its app was installed anew.",
-                hours(idle)
+                duration_text(idle)
             );
             alerts.add("device_stopped", Severity::Info, checkpoint.at, alert(changes, text));
         }
@@ -133,8 +135,8 @@ fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, (now, s
     }
 }
 
-/// A time for people: minutes below two hours.
-fn hours(milliseconds: u64) -> String {
+/// A time for people: in minutes below two hours, else in hours.
+fn duration_text(milliseconds: u64) -> String {
     match milliseconds / 60_000 {
         minutes @ 0..120 => format!("{minutes} minutes"),
         minutes => format!("{} hours", minutes / 60),

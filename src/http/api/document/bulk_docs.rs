@@ -302,22 +302,19 @@ async fn write_locals(
     names.into_iter().zip(written).collect()
 }
 
-/// Writes `_local` documents in one commit. On a full disk those that are deleted are deleted all the same.
+/// Writes `_local` documents in one commit. If the disk is full, the deletions among them are committed alone.
 async fn store_locals(database: &Arc<Database>, writes: Vec<(String, LocalWrite)>) -> Vec<error::Result<u64>> {
     let is_deletion = |write: &LocalWrite| matches!(write, LocalWrite::Delete);
-    let kinds: Vec<bool> = writes.iter().map(|(_, write)| is_deletion(write)).collect();
-    let deletions: Vec<(String, LocalWrite)> = writes
-        .iter()
-        .filter(|(_, write)| is_deletion(write))
-        .map(|(name, _)| (name.clone(), LocalWrite::Delete))
-        .collect();
+    let deleted: Vec<Option<String>> =
+        writes.iter().map(|(name, write)| is_deletion(write).then(|| name.clone())).collect();
     match database.write_locals(writes).await {
         Ok(numbers) => numbers.into_iter().map(Ok).collect(),
         Err(Error::Full) => {
-            let deleted = database.write_locals(deletions).await.map(|_| 0);
-            kinds.into_iter().map(|deletion| if deletion { deleted.clone() } else { Err(Error::Full) }).collect()
+            let alone = deleted.iter().flatten().map(|name| (name.clone(), LocalWrite::Delete)).collect();
+            let done = database.write_locals(alone).await.map(|_| 0);
+            deleted.into_iter().map(|name| if name.is_some() { done.clone() } else { Err(Error::Full) }).collect()
         }
-        Err(error) => kinds.into_iter().map(|_| Err(error.clone())).collect(),
+        Err(error) => deleted.into_iter().map(|_| Err(error.clone())).collect(),
     }
 }
 

@@ -112,7 +112,8 @@ pub async fn token(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
             let name = of("username").or_else(|| of("name"));
             let name = name.ok_or_else(|| Failure::bad_request("request body must contain a username"))?;
             let password = of("password").unwrap_or_default();
-            let signed = authenticate::check_password(app, name.clone(), password, of("token"), request).await?;
+            let code = of("token");
+            let signed = authenticate::check_password(app, name.clone(), password, code, request, "tokens").await?;
             blocking(move || shared.auth.issue_tokens(&name, &signed.proof, &device, peer)).await?
         }
     };

@@ -1,4 +1,4 @@
-//! Passwords and passphrases that people type: letters and digits that are not taken for one another, in groups.
+//! Generates passwords and passphrases for people to type: letters and digits that are not mistaken for one another, in groups.
 
 /// Crockford's alphabet in lower case: without i, l, o and u.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -12,8 +12,8 @@ pub enum Length {
     Link,
 }
 
-/// Generates a text.
-pub fn secret_text(length: Length) -> String {
+/// Generates a password.
+pub fn generated_password(length: Length) -> String {
     let groups = match length {
         Length::Password => 5,
         Length::Link => 4,
@@ -32,9 +32,9 @@ mod tests {
 
     #[test]
     fn texts_are_long_and_differ() {
-        let (one, two) = (secret_text(Length::Password), secret_text(Length::Password));
+        let (one, two) = (generated_password(Length::Password), generated_password(Length::Password));
         assert_ne!(one, two);
-        assert_eq!((one.len(), secret_text(Length::Link).len()), (24, 19));
+        assert_eq!((one.len(), generated_password(Length::Link).len()), (24, 19));
         assert!(one.bytes().all(|byte| byte == b'-' || ALPHABET.contains(&byte)), "{one}");
     }
 }
