@@ -103,14 +103,14 @@ describe('the console: sync', { skip }, () => {
     await api.ok('PUT /notes/for-twins', { body: {} });
     await twins[0].replicate.from(remote('Twin'));
     await window.open('#/sync');
-    await row('Twin').getByText('1 copy behind').waitFor();
+    await row('Twin').getByText('1 checkpoint behind').waitFor();
     await row('Twin').getByText('1 database').click();
-    const copies = row('Twin').getByRole('region', { name: 'Copies of notes' });
-    await copies.getByText('2 copies of notes').waitFor();
+    const copies = row('Twin').getByRole('region', { name: 'Checkpoints of notes' });
+    await copies.getByText('2 checkpoints of notes').waitFor();
     assert.deepEqual(await copies.locator('.badge').allTextContents(), ['up to date', '1 change behind']);
     await window.check();
     await twins[1].replicate.from(remote('Twin'));
-    await row('Twin').getByText('1 copy behind').waitFor({ state: 'detached' });
+    await row('Twin').getByText('1 checkpoint behind').waitFor({ state: 'detached' });
     await api.ok(`DELETE /notes/for-twins?rev=${(await api.ok('GET /notes/for-twins'))._rev}`);
   });
 

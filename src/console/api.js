@@ -26,6 +26,9 @@ export function docPath(db, id) {
   return `${part(db)}/${prefix}${part(id.slice(prefix.length))}`;
 }
 
+/** The path of an attachment. The slashes of its name are escaped, too: `../x` is a name, and must not lead to another folder. */
+export const attachmentPath = (db, id, name) => `${docPath(db, id)}/${part(name)}`;
+
 /** A segment that a browser takes for "this folder" or "the folder above", escaped or not. */
 const DOTS = /^(\.|%2e){1,2}$/i;
 
@@ -45,7 +48,7 @@ export function address(path, query) {
 }
 
 const JSON_ONLY = { Accept: 'application/json' };
-/** Without the last one a server that asks everybody for a password makes the browser ask, in a window of its own. */
+/** `X-CouchDB-WWW-Authenticate`: without it, a 401 makes the browser open its own password window. */
 const ALWAYS = { ...JSON_ONLY, 'X-CouchDB-WWW-Authenticate': 'Cookie' };
 
 let signInAgain = null;

@@ -11,14 +11,16 @@ import { toast } from './elements/toast.js';
 const element = (id) => document.getElementById(id);
 const main = element('main');
 
+const PERSON = 'M10 10a3.2 3.2 0 1 0 0-6.4 3.2 3.2 0 0 0 0 6.4ZM3.5 17c.6-3 3.2-4.600 6.5-4.600s5.900 1.600 6.5 4.600';
+/** With `admin: true` for admins only, with `false` for the others only. */
 const NAVIGATION = [
   { label: 'Home', href: '#/', screens: ['home', 'connect'], icon: 'M3 9.5 10 3l7 6.5M5 8.5V17h10V8.5' },
   { label: 'Databases', href: '#/databases', screens: ['databases', 'documents', 'document', 'query', 'designs', 'design', 'view', 'database', 'import'],
     icon: 'M4 5c0-1.1 2.7-2 6-2s6 .9 6 2-2.7 2-6 2-6-.9-6-2Zm0 0v10c0 1.1 2.7 2 6 2s6-.9 6-2V5M4 10c0 1.1 2.7 2 6 2s6-.9 6-2' },
   { label: 'Conflicts', href: '#/conflicts', screens: ['conflicts', 'conflict'], icon: 'M6 3v5c0 2 1.5 3 4 4v5M14 3v5c0 2-1.5 3-4 4M4 5l2-2 2 2M12 5l2-2 2 2' },
   { label: 'Sync', href: '#/sync', screens: ['sync', 'replication'], icon: 'M16 8a6 6 0 0 0-11-1.5M4 3.5v3h3M4 12a6 6 0 0 0 11 1.5M16 16.5v-3h-3' },
-  { label: 'Account', href: '#/users', screens: ['user'], icon: 'M10 10a3.2 3.2 0 1 0 0-6.4 3.2 3.2 0 0 0 0 6.4ZM3.5 17c.6-3 3.2-4.600 6.5-4.600s5.900 1.600 6.5 4.600', admin: false },
-  { label: 'Users', href: '#/users', screens: ['users', 'user'], icon: 'M10 10a3.2 3.2 0 1 0 0-6.4 3.2 3.2 0 0 0 0 6.4ZM3.5 17c.6-3 3.2-4.600 6.5-4.600s5.900 1.600 6.5 4.600', admin: true },
+  { label: 'Account', href: '#/users', screens: ['user'], icon: PERSON, admin: false },
+  { label: 'Users', href: '#/users', screens: ['users', 'user'], icon: PERSON, admin: true },
   { label: 'Server', href: '#/server', screens: ['server'], icon: 'M3.5 4h13v5h-13zM3.5 11h13v5h-13zM6 6.5h.01M6 13.5h.01', admin: true },
 ];
 
@@ -42,7 +44,7 @@ function showFrame(screen) {
   for (const id of ['top-bar', 'sidebar']) element(id).hidden = !signedIn;
   document.body.classList.toggle('signed-in', signedIn);
   if (!signedIn) return;
-  put(element('nav'), NAVIGATION.filter(({ admin = session.admin }) => admin === session.admin).map(({ label, href, screens, icon: path }) =>
+  put(element('nav'), NAVIGATION.filter(({ admin }) => admin === undefined || admin === session.admin).map(({ label, href, screens, icon: path }) =>
     h('a', { href, 'aria-current': screens.includes(screen) ? 'page' : null }, icon(path), label)));
   const role = session.admin ? 'Server admin' : session.roles.join(', ') || 'User';
   put(element('who'),

@@ -12,7 +12,7 @@ function take({ name = null, roles = [] } = {}) {
   return session;
 }
 
-/** Asks the server who is signed in. A server with `require_valid_user` refuses the question to those who are not. */
+/** Asks the server who is signed in. With `require_valid_user`, the server answers 401 if nobody is. */
 export async function loadSession({ browserSignsIn = false } = {}) {
   try {
     const { userCtx } = await api.get('_session', { again: false, browserSignsIn });

@@ -66,7 +66,7 @@ async function loadAncestor(path, compared, signal) {
 
 /** The content of an attachment of one version, as base64. */
 export async function attachmentAsBase64(db, id, rev, name) {
-  const blob = await api.blob(`${api.docPath(db, id)}/${api.part(name)}`, { query: { rev } });
+  const blob = await api.blob(api.attachmentPath(db, id, name), { query: { rev } });
   const bytes = new Uint8Array(await blob.arrayBuffer());
   let text = '';
   for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));

@@ -10,13 +10,10 @@ const TEXT = /^(text\/|application\/(json|javascript|xml|x-ndjson|yaml))/;
 const PICTURE = /^image\/(png|jpeg|gif|webp|avif|bmp|x-icon|svg\+xml)$/;
 const PREVIEW = 20_000_000;
 
-/** The slashes of a name are escaped, too: `../x` is a name, and must not lead to another folder. */
-const path = (db, id, name) => `${api.docPath(db, id)}/${api.part(name)}`;
-
 /** The address of a file; null where a browser cannot ask for it. */
 function fileAddress(db, id, name, rev) {
   try {
-    return api.address(path(db, id, name), { rev });
+    return api.address(api.attachmentPath(db, id, name), { rev });
   } catch {
     return null;
   }
@@ -47,7 +44,7 @@ export function attachmentPanel({ db, id, doc, changed, ready, signal }) {
     if (!ready()) return;
     let next;
     const yes = await ask({ title: 'Delete this attachment?', body: name, danger: true, confirm: 'Delete', action: async () => {
-      next = (await api.del(path(db, id, name), { query: { rev } })).rev;
+      next = (await api.del(api.attachmentPath(db, id, name), { query: { rev } })).rev;
     } });
     if (yes) changed(next);
   };
@@ -73,7 +70,7 @@ async function uploadAll({ db, id, rev, files, state, signal }) {
     put(state, h('span', { class: 'small-text' }, `${file.name}, ${bytes(file.size)}`), bar, h('button', { type: 'button', class: 'small', onclick: () => stop.abort() }, 'Stop'));
     try {
       const onProgress = (part) => { bar.value = part; };
-      const answer = await api.upload(path(db, id, file.name), file, { query: { rev: current }, signal: stop.signal, onProgress });
+      const answer = await api.upload(api.attachmentPath(db, id, file.name), file, { query: { rev: current }, signal: stop.signal, onProgress });
       made = answer.rev;
       current = made;
     } catch (error) {
@@ -94,7 +91,7 @@ function preview(db, id, rev, { name, type, length }) {
       put(area, h('p', {}, `This file has ${bytes(length)}. Download it to see it.`));
       return;
     }
-    const blob = await api.blob(path(db, id, name), { query: { rev }, headers: { Accept: '*/*' } });
+    const blob = await api.blob(api.attachmentPath(db, id, name), { query: { rev }, headers: { Accept: '*/*' } });
     if (PICTURE.test(type)) {
       address = URL.createObjectURL(new Blob([blob], { type }));
       put(area, h('img', { src: address, alt: name }));

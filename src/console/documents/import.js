@@ -24,11 +24,12 @@ export async function* documentsOf(file, signal) {
     const { done, value } = await reader.read();
     if (signal?.aborted) return;
     const lines = (value ?? '').split('\n');
-    if (!done) rest.push(lines.pop());
-    if (lines.length === 0) continue;
-    const next = done ? [] : [rest.pop()];
-    lines[0] = rest.join('') + lines[0];
-    rest = next;
+    const begun = done ? [] : [lines.pop()];
+    if (lines.length > 0) {
+      lines[0] = rest.join('') + lines[0];
+      rest = [];
+    }
+    rest.push(...begun);
     for (const text of lines) {
       line += 1;
       if (text.trim() !== '') yield { line, doc: parsed(text, line) };

@@ -135,7 +135,7 @@ function conflictsCell(page, name) {
 
 function activity({ rate, active, wrote }) {
   if (rate > 0 && Date.now() - active < 5000) return h('span', { class: 'badge good' }, `${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} changes/s`);
-  return wrote ? timeAgo(wrote) : h('span', { class: 'quiet' }, 'before the start');
+  return wrote ? timeAgo(wrote) : h('span', { class: 'quiet' }, 'not since the server started');
 }
 
 /** Follows `_db_updates`: rows change within a second, new and deleted databases lead to a new list. */

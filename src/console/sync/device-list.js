@@ -133,7 +133,7 @@ function deviceRow(row, open) {
         h('p', { class: 'quiet break' }, who(row), row.address ? ` from ${row.address}` : '', ', last seen ', timeAgo(row.last_seen))),
       h('div', { class: 'row' },
         h('span', { class: `badge ${state[0]}` }, state[1]),
-        copies(row),
+        lateCheckpoints(row),
         behind.known ? h('span', { class: `badge ${behind.number > 0 ? 'warning' : 'good'}` }, behindText(behind)) : null,
         refused > 0 ? h('span', { class: 'badge error' }, `${count(refused)} refused`) : null,
         errors > 0 ? h('span', { class: 'badge error' }, plural(errors, 'error')) : null)),
@@ -144,10 +144,10 @@ function deviceRow(row, open) {
       row.databases.map(problems)));
 }
 
-/** A badge for the copies that are behind the newest one. */
-function copies({ databases }) {
+/** A badge for the checkpoints that are behind the newest one. */
+function lateCheckpoints({ databases }) {
   const late = databases.flatMap(({ replications: list = [] }) => list.slice(1)).filter(({ behind }) => behind > 0).length;
-  return late > 0 ? h('span', { class: 'badge warning', title: 'Several devices look alike: see the databases below' }, `${plural(late, 'copy', 'copies')} behind`) : null;
+  return late > 0 ? h('span', { class: 'badge warning', title: 'Several devices share this name: see the databases below' }, `${plural(late, 'checkpoint')} behind`) : null;
 }
 
 function who({ user, client, device_name: device }) {
@@ -169,14 +169,14 @@ const COLUMNS = [
 
 const databaseTable = (databases) => dataTable({ label: 'Databases of this device', columns: COLUMNS, rows: databases, key: ({ db }) => db, href: ({ db }) => link('db', db) });
 
-/** Devices that look alike, and apps with several copies, are told apart by their checkpoints. */
+/** The checkpoints of one row: several devices may share the row, and an app that was installed again has a new checkpoint. */
 function replications({ db, replications: list = [] }) {
   if (list.length < 2) return null;
   const item = ({ checkpoint_at: at, checkpoint_id: id, checkpoint, behind, behind_exact: exact }) => h('li', {},
     h('span', { class: 'grow' }, 'Last checkpoint ', timeAgo(at), ' ', h('code', { class: 'quiet break', title: checkpoint }, id)),
     h('span', { class: `badge ${behind > 0 ? 'warning' : 'good'}` }, behindText({ number: behind, exact })));
-  return h('section', { class: 'stack tight', 'aria-label': `Copies of ${db}` },
-    h('p', {}, h('strong', {}, `${count(list.length)} copies of ${db}`), h('span', { class: 'quiet' }, ' under this name: other devices that look alike, or an app that was installed anew.')),
+  return h('section', { class: 'stack tight', 'aria-label': `Checkpoints of ${db}` },
+    h('p', {}, h('strong', {}, `${count(list.length)} checkpoints of ${db}`), h('span', { class: 'quiet' }, ': several devices share this name, or the app was installed again.')),
     h('ul', { class: 'plain-list lines' }, list.map(item)));
 }
 
