@@ -79,7 +79,7 @@ describe('commands on a PostgreSQL', () => {
     await other.stop();
   });
 
-  it('admin changes a password that all servers know at once', async () => {
+  it('admin makes a server admin whom a running server accepts', async () => {
     const file = join(folder, 'password');
     writeFileSync(file, 'new secret');
     assert.equal((await api.call(`GET /${db}`, { as: 'eve:new secret' })).status, 401);

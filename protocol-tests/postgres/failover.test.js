@@ -84,7 +84,7 @@ describe('failover', { timeout: 3_600_000 }, () => {
   it(`${rounds} rounds lose nothing (SEED=${seed})`, async () => {
     const db = await nodes[0].db();
     const ledger = new Map();
-    let [working, refused, longest] = [true, 0, 0];
+    let [working, writing, refused, longest] = [true, true, 0, 0];
     const failures = [];
     const note = (error) => failures.push(error);
 
@@ -113,13 +113,14 @@ describe('failover', { timeout: 3_600_000 }, () => {
     // A feed of each node, which goes on after the last sequence that it has got.
     const seen = nodes.map(() => new Set());
     const reader = async (at) => {
-      let [since, rows] = [0, 0];
-      while (working || rows > 0) {
+      let since = 0;
+      for (let done = false; !done;) {
+        const last = !writing;
         const page = await within(nodes[at].call(`GET /${db}/_changes?feed=longpoll&timeout=2000&since=${since}&limit=200`), `the feed of node ${at}`).catch((error) => (/hangs/.test(error) ? note(error) : null));
         if (page?.status === 200 && page.json) {
           for (const { id } of page.json.results) if (id.startsWith('w')) seen[at].add(id);
           since = page.json.last_seq;
-          rows = page.json.results.length;
+          done = last && page.json.results.length === 0;
         } else await pause(100);
         if (failures.length > 0) return;
       }
@@ -224,10 +225,11 @@ describe('failover', { timeout: 3_600_000 }, () => {
       }
       working = false;
       await Promise.all([...writers, ...authors, cutter]);
+      writing = false;
       await within(Promise.all(readers), 'a feed');
       assert.deepEqual(failures, []);
     } finally {
-      working = false;
+      [working, writing] = [false, false];
       for (const sync of syncs) sync.cancel();
     }
 

@@ -115,6 +115,8 @@ describe('the console under bad conditions', { skip: !!external || (browserComma
     await api.ok('PUT /_users/org.couchdb.user:eve', { body: { name: 'eve', password: 'pass of eve', roles: [], type: 'user' } });
     const page = await opened(`#/db/${db}/new`);
     await page.getByLabel('Id', { exact: true }).fill('kept');
+    const writes = [];
+    page.on('request', (request) => { if (request.method() === 'PUT') writes.push(request.url()); });
     await window.context.clearCookies();
     await page.getByRole('button', { name: 'Make the document' }).click();
     const dialog = page.getByRole('dialog', { name: 'Sign in again' });
@@ -122,6 +124,8 @@ describe('the console under bad conditions', { skip: !!external || (browserComma
     await dialog.getByLabel('Password', { exact: true }).fill('pass of eve');
     await dialog.getByRole('button', { name: 'Sign in', exact: true }).click();
     await page.locator('#who').getByText('eve').waitFor();
+    await window.settled();
+    assert.equal(writes.length, 1, 'only the one that was refused');
     assert.equal((await api.call(`GET /${db}/kept`)).status, 404, 'the document of the admin is not written');
     await api.ok(`DELETE /_users/org.couchdb.user:eve?rev=${(await api.ok('GET /_users/org.couchdb.user:eve'))._rev}`);
   });

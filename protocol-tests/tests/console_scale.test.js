@@ -63,20 +63,16 @@ describe('the console over very much', { skip: !!external || (browserCommand() ?
   async function opens(hash, text) {
     const { page } = window;
     await window.open('#/nowhere');
-    let [requests, bytes] = [0, 0];
-    const count = async (request) => {
-      requests += 1;
-      const sizes = await request.sizes().catch(() => null);
-      bytes += sizes?.responseBodySize ?? 0;
-    };
+    const sizes = [];
+    const count = (request) => sizes.push(request.sizes().then(({ responseBodySize }) => responseBodySize, () => 0));
     page.on('requestfinished', count);
     const started = performance.now();
     await page.evaluate((to) => { location.hash = to; }, hash);
     await page.getByText(text).first().waitFor();
     const shown = performance.now() - started;
     await window.settled();
-    await page.waitForLoadState('networkidle').catch(() => {});
     page.off('requestfinished', count);
+    const [requests, bytes] = [sizes.length, (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0)];
     await cdp.send('HeapProfiler.collectGarbage');
     const metrics = Object.fromEntries((await cdp.send('Performance.getMetrics')).metrics.map(({ name, value }) => [name, value]));
     const [elements, rows, private_] = [await page.evaluate(() => document.querySelectorAll('*').length), await page.locator('#main tbody tr').count(), await pageMemory()];
