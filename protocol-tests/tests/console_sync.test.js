@@ -151,6 +151,19 @@ describe('the console: sync', { skip }, () => {
     await page.getByRole('heading', { name: 'No replications' }).waitFor();
   });
 
+  it('tries a replication that failed again at once', async () => {
+    await api.ok('PUT /_replicator/waits', { body: { source: 'notes', target: 'later' } });
+    await window.open('#/replication/waits');
+    await page.getByText('could not open later').first().waitFor();
+    await api.ok('PUT /later');
+    const started = async () => (await api.ok('GET /_scheduler/docs/_replicator/waits')).state;
+    assert.equal(await started(), 'crashing', 'it waits for half a minute');
+    await page.getByRole('button', { name: 'Try again now' }).click();
+    await page.locator('#toasts').getByText('It begins again.').waitFor();
+    await until('the copy', async () => (await api.call('GET /later')).json?.doc_count === 4, 15);
+    await api.ok(`DELETE /_replicator/waits?rev=${(await api.ok('GET /_replicator/waits'))._rev}`);
+  });
+
   it('stays usable when the server breaks', async () => {
     await page.route('**/_sync/**', (route) => route.fulfill({ status: 503, contentType: 'application/json', body: '{"error":"busy","reason":"Come back later."}' }));
     await window.open('#/sync');

@@ -300,8 +300,21 @@ impl Follower {
             }
             _ => {}
         }
-        if self.of.rows.lock().get(&key.database, &key.id).is_some_and(|row| row.digest == digest) {
-            return;
+        let known = {
+            let rows = self.of.rows.lock();
+            let row = rows.get(&key.database, &key.id).filter(|row| row.digest == digest);
+            row.map(|row| (row.job.clone(), row.error.is_some()))
+        };
+        if let Some((job, is_error)) = known {
+            // Somebody has written it again as it was: what waits after a failure is tried at once.
+            let is_asked = !members.contains_key("_replication_state");
+            if let Some(job) = job.filter(|_| is_asked) {
+                self.of.scheduler.retry(&job);
+                return;
+            }
+            if !(is_asked && is_error) {
+                return;
+            }
         }
         match parse(members, &self.environment.defaults()) {
             Ok(wish) => self.wished(tasks, key, digest, wish),

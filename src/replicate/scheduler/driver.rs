@@ -134,6 +134,12 @@ impl Scheduler {
         self.remove(id, is_of).ok().flatten()
     }
 
+    /// Starts a job now that waits after a crash.
+    pub fn retry(&self, id: &str) {
+        self.table.lock().retry(id);
+        self.changed.notify_one();
+    }
+
     /// A database here has a commit: wakes the jobs that read it.
     pub fn wake(&self, source: &str) {
         self.wake_if(source, |sequence| (self.has_changes)(source, sequence));

@@ -203,6 +203,15 @@ impl Table {
         Some(row.job)
     }
 
+    /// Queues a job that waits after a crash. Its crashes in a row stay counted.
+    pub fn retry(&mut self, id: &str) {
+        let Some(row) = self.rows.get_mut(id) else { return };
+        let Phase::BackingOff { until } = row.phase else { return };
+        let id = row.job.id.clone();
+        self.backing_off.remove(&(until, id.clone()));
+        self.queue(&id);
+    }
+
     /// Subscribes to the end of a job: its completion, its next crash, or its removal.
     pub fn wait(&mut self, id: &str) -> Option<oneshot::Receiver<Ended>> {
         let row = self.rows.get_mut(id)?;

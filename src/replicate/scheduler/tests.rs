@@ -149,6 +149,21 @@ fn crashes_are_tried_again_later_and_later() {
 }
 
 #[test]
+fn a_job_that_waits_after_a_crash_is_tried_at_once_when_asked() {
+    let mut world = World::new(Settings::default());
+    world.add(continuous("a"));
+    world.end("a", crash());
+    assert_eq!(world.step(), Vec::<JobId>::new(), "it waits");
+    world.table.retry("a");
+    world.table.retry("unknown");
+    world.table.check();
+    assert_eq!(world.step(), ["a".into()]);
+    world.table.retry("a");
+    world.end("a", crash());
+    assert_eq!(world.table.get("a").unwrap().crashes, 2, "the next wait is longer");
+}
+
+#[test]
 fn a_run_of_two_minutes_ends_a_row_of_crashes() {
     let mut world = World::new(Settings::default());
     world.add(continuous("a"));
