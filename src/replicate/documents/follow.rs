@@ -1,5 +1,5 @@
-//! Follows the `_replicator` databases: what their documents ask for becomes jobs, and what becomes of jobs is
-//! written into the documents.
+//! Follows the `_replicator` databases: reads their changes, and writes the outcome of jobs into the documents.
+//! `identify` makes a job of a document.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::body::{Wish, digest, parse};
+use super::body::{digest, parse};
 use super::environment::{Environment, Turn};
 use super::list::Documents;
 use super::names::holds_replications;
-use super::rows::{Ends, Followed, Key, Row};
+use super::rows::{Followed, Key};
 use super::write;
 use crate::blocking::blocking;
 use crate::db::{Database, DbEventKind, Wanted};
 use crate::error::{Error, Result};
 use crate::replicate::scheduler::listing::info;
-use crate::replicate::scheduler::{Job, JobId, Origin, Report, What, iso8601};
-use crate::replicate::{Failure, Progress, Replication, ReplicationId};
+use crate::replicate::scheduler::{JobId, Origin, Report, What, iso8601};
+use crate::replicate::{Failure, ReplicationId};
 use crate::store::{Direction, PageLimit};
 
 /// Changes that are read at once.
@@ -30,27 +30,20 @@ const PAGE: usize = 100;
 const NAMES: usize = 1000;
 /// The pause after a failed read.
 const AGAIN: Duration = Duration::from_secs(3);
-/// The shortest time after which a filter function is looked at again.
-const FILTER_CHECK: u64 = 60;
-/// The time after which an id that could not be computed is tried again is random, up to this...
-const ERROR_WAIT: u64 = 64;
-/// ... doubled this often at most.
-const MOST_DOUBLINGS: u32 = 12;
-const DAY: u64 = 86_400;
 
 /// What the task waits for.
-enum Work {
+pub(super) enum Work {
     /// A database was created, written or deleted.
     Moved(Arc<str>),
     /// The id of a document's replication was computed, or could not be.
-    Identified(Key, u64, std::result::Result<ReplicationId, Failure>),
+    IdComputed(Key, u64, std::result::Result<ReplicationId, Failure>),
 }
 
 /// What the task knows beside the rows.
-struct Tasks {
-    work: mpsc::UnboundedSender<Work>,
+pub(super) struct Tasks {
+    pub work: mpsc::UnboundedSender<Work>,
     /// When the id of a document is to be computed again.
-    due: BTreeSet<(Instant, Key, u64)>,
+    pub due: BTreeSet<(Instant, Key, u64)>,
     /// Databases that could not be read.
     unread: HashSet<Arc<str>>,
     /// When they are read again. Other work does not put it off.
@@ -61,9 +54,9 @@ struct Tasks {
 type Changed = (String, Option<Map<String, Value>>);
 
 /// The task that follows the databases.
-struct Follower {
-    of: Arc<Documents>,
-    environment: Arc<dyn Environment>,
+pub(super) struct Follower {
+    pub of: Arc<Documents>,
+    pub environment: Arc<dyn Environment>,
     /// Whether this node follows the documents, and not another one.
     follows: AtomicBool,
 }
@@ -122,7 +115,7 @@ impl Follower {
             tokio::select! {
                 Some(work) = work.recv() => self.process(tasks, work).await,
                 Some(report) = reports.recv() => self.report(report),
-                () = timer => self.identify_due(tasks),
+                () = timer => self.compute_due_ids(tasks),
                 () = retry => {
                     tasks.retry_at = None;
                     for name in std::mem::take(&mut tasks.unread) {
@@ -212,8 +205,8 @@ impl Follower {
     async fn process(self: &Arc<Self>, tasks: &mut Tasks, work: Work) {
         match work {
             Work::Moved(name) => self.follow(tasks, &name).await,
-            Work::Identified(key, version, Ok(id)) => self.identified(tasks, &key, version, id),
-            Work::Identified(key, version, Err(failure)) => self.not_identified(tasks, &key, version, &failure),
+            Work::IdComputed(key, version, Ok(id)) => self.schedule(tasks, &key, version, id),
+            Work::IdComputed(key, version, Err(failure)) => self.try_later(tasks, &key, version, &failure),
         }
     }
 
@@ -275,7 +268,7 @@ impl Follower {
     }
 
     /// Forgets a document, and stops its job.
-    fn forget(&self, key: &Key) {
+    pub(super) fn forget(&self, key: &Key) {
         let row = self.of.rows.lock().remove(key);
         if let Some(row) = row {
             self.stop(key, row.job);
@@ -283,7 +276,7 @@ impl Follower {
     }
 
     /// Stops the job of a document. One of `_replicate`, which may have its id by now, goes on.
-    fn stop(&self, key: &Key, job: Option<JobId>) {
+    pub(super) fn stop(&self, key: &Key, job: Option<JobId>) {
         if let Some(job) = job {
             self.of.scheduler.remove_of(&job, &key.origin());
         }
@@ -317,153 +310,13 @@ impl Follower {
             }
         }
         match parse(members, &self.environment.defaults()) {
-            Ok(wish) => self.wished(tasks, key, digest, wish),
+            Ok(wish) => self.initialize(tasks, key, digest, wish),
             Err(wrong) => {
                 let (database, id, reason) = (&*key.database, &*key.id, wrong.reason());
                 tracing::warn!(database, id, reason, "a replication document cannot be read");
                 self.forget(key);
                 self.write_later(key, digest, write::failed(reason));
             }
-        }
-    }
-
-    /// Begins to compute the id of a new or changed replication. The job of the version before goes on until it is
-    /// known whether it is another one.
-    fn wished(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, digest: u64, wish: Wish) {
-        let now = self.of.clock.since_epoch().as_secs();
-        let wish = Arc::new(wish);
-        let version = {
-            let mut rows = self.of.rows.lock();
-            let version = rows.next_version();
-            let before = rows.of_key(key).map(|row| (row.job.take(), row.job_digest));
-            let (job, job_digest) = before.unwrap_or((None, digest));
-            let ends = Box::new(Ends::of(&wish.parameters));
-            let (wish, error) = (Some(wish.clone()), None);
-            let (updated, started) = (now, now);
-            let row = Row { version, digest, wish, ends, job, job_digest, error, errors: 0, updated, started };
-            rows.insert(key, row);
-            version
-        };
-        self.identify(&tasks.work, key.clone(), version, wish);
-    }
-
-    /// Computes the id of a replication. Only a filter function takes time: it is fetched from the source.
-    fn identify(self: &Arc<Self>, work: &mpsc::UnboundedSender<Work>, key: Key, version: u64, wish: Arc<Wish>) {
-        let (follower, work) = (self.clone(), work.clone());
-        tokio::spawn(async move {
-            let _turn = match Row::has_filter_function(&wish) {
-                true => follower.of.fetches.acquire().await.ok(),
-                false => None,
-            };
-            let id = match follower.environment.context(&wish.user).await {
-                Ok(context) => ReplicationId::of(&context, &wish.parameters).await,
-                Err(error) => Err(Failure::Server(error)),
-            };
-            let _ = work.send(Work::Identified(key, version, id));
-        });
-    }
-
-    /// Computes ids again whose time has come.
-    fn identify_due(self: &Arc<Self>, tasks: &mut Tasks) {
-        let now = Instant::now();
-        while let Some((at, _, _)) = tasks.due.first()
-            && *at <= now
-        {
-            let Some((_, key, version)) = tasks.due.pop_first() else { break };
-            let wish = self.of.rows.lock().of_version(&key, version).and_then(|row| row.wish.clone());
-            if let Some(wish) = wish {
-                self.identify(&tasks.work, key, version, wish);
-            }
-        }
-    }
-
-    fn identified(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, version: u64, id: ReplicationId) {
-        let (wish, started, old, digest) = {
-            let mut rows = self.of.rows.lock();
-            let Some(row) = rows.of_version(key, version) else { return };
-            let Some(wish) = row.wish.clone() else { return };
-            (wish, row.started, row.job.clone(), row.digest)
-        };
-        let job_id: JobId = id.to_string().into();
-        let origin = key.origin();
-        match self.of.scheduler.job(&job_id).map(|job| job.origin.clone()) {
-            Some(Origin::Request) => {
-                let reason = format!(
-                    "Replication `{job_id}` specified by document `{}` already running as a transient replication, \
-                     started via `_replicate` API endpoint",
-                    key.id
-                );
-                return self.not_identified(tasks, key, version, &Failure::BadRequest(reason));
-            }
-            Some(Origin::Document { database, id }) if database != key.database || id != key.id => {
-                let reason = format!(
-                    "Replication `{job_id}` specified by document `{}` already started, triggered by document `{id}` \
-                     from db `{database}`",
-                    key.id
-                );
-                self.forget(key);
-                return self.write_later(key, digest, write::failed(&reason));
-            }
-            Some(Origin::Document { .. }) | None => {}
-        }
-        if old.as_ref().is_some_and(|old| *old != job_id) {
-            self.stop(key, old);
-        }
-        let replication = Replication { id: id.clone(), parameters: wish.parameters.clone() };
-        let added = self.of.scheduler.add(Job {
-            id: job_id.clone(),
-            replication: Arc::new(replication),
-            origin: origin.clone(),
-            user: wish.user.clone(),
-            added: started,
-            progress: Progress::new(),
-        });
-        if added.is_err() {
-            // A request has begun the same replication in this moment.
-            return self.identified(tasks, key, version, id);
-        }
-        let checks_again = Row::has_filter_function(&wish);
-        {
-            let mut rows = self.of.rows.lock();
-            let total = rows.len();
-            let Some(row) = rows.of_version(key, version) else {
-                drop(rows);
-                return self.stop(key, Some(job_id));
-            };
-            row.job = Some(job_id.clone());
-            row.job_digest = digest;
-            (row.error, row.errors) = (None, 0);
-            if checks_again {
-                let range = 1 + (total as u64 / 5).min(DAY);
-                let wait = Duration::from_secs(FILTER_CHECK + 1 + self.random(range));
-                tasks.due.insert((Instant::now() + wait, key.clone(), version));
-            } else {
-                row.wish = None;
-            }
-        }
-        if self.environment.updates_docs() {
-            self.write_later(key, digest, write::triggered(&job_id));
-        }
-    }
-
-    /// The id cannot be computed now: tries again later.
-    fn not_identified(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, version: u64, failure: &Failure) {
-        let reason = failure.reason();
-        let (digest, job, wait) = {
-            let mut rows = self.of.rows.lock();
-            let Some(row) = rows.of_version(key, version) else { return };
-            let range = ERROR_WAIT << row.errors.min(MOST_DOUBLINGS);
-            row.errors = row.errors.saturating_add(1);
-            row.error = Some(reason.clone().into());
-            row.updated = self.of.clock.since_epoch().as_secs();
-            (row.digest, row.job.take(), Duration::from_secs(1 + self.random(range)))
-        };
-        let (database, id) = (&*key.database, &*key.id);
-        tracing::warn!(database, id, reason, "a replication cannot be started and will be tried again");
-        self.stop(key, job);
-        tasks.due.insert((Instant::now() + wait, key.clone(), version));
-        if self.environment.updates_docs() {
-            self.write_later(key, digest, write::error(&reason, None));
         }
     }
 
@@ -497,16 +350,9 @@ impl Follower {
         }
     }
 
-    fn write_later(self: &Arc<Self>, key: &Key, digest: u64, fields: write::Fields) {
+    pub(super) fn write_later(self: &Arc<Self>, key: &Key, digest: u64, fields: write::Fields) {
         let (documents, key) = (self.of.clone(), key.clone());
         tokio::spawn(async move { documents.write(&key, digest, &fields).await });
-    }
-
-    /// A random number below `range`.
-    fn random(&self, range: u64) -> u64 {
-        let mut bytes = [0; 8];
-        self.of.clock.fill_random(&mut bytes);
-        u64::from_le_bytes(bytes) % range.max(1)
     }
 }
 

@@ -13,14 +13,16 @@
 //! again by reading the databases when the server starts.
 //!
 //! ```text
-//! follow   reads the databases and their changes     body    a document's replication, owner and digest
-//! list     all documents whose replication runs      write   writes the outcome into a document
-//! rows     what is known of each of them             state   CouchDB's states, and what a document tells
+//! follow     reads the databases and their changes     body    a document's replication, owner and digest
+//! identify   computes ids, and schedules the jobs      write   writes the outcome into a document
+//! list       all documents whose replication runs      state   CouchDB's states, and what a document tells
+//! rows       what is known of each of them
 //! ```
 
 pub mod body;
 mod environment;
 mod follow;
+mod identify;
 mod list;
 mod names;
 mod rows;
