@@ -17,6 +17,7 @@
 
 mod record;
 pub mod revoked_users;
+mod tokens;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -26,9 +27,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-use self::record::{Device, MAX_DATABASES, MAX_ISSUED, Record, Refresh, TOUCH, UsedCode, decode, encode};
+use self::record::{Device, MAX_DATABASES, MAX_ISSUED, Record, TOUCH, UsedCode, decode, encode};
 use crate::bounded_map::Bounded;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -36,24 +36,10 @@ use crate::hex::hex;
 use crate::store::{self, Batch, Change, Durability, Store, keyspace};
 
 pub use self::record::{Client, Kind};
+pub use self::tokens::{REFRESH_LIFETIME, Tokens};
 
-/// Lifetime of a refresh token in seconds.
-pub const REFRESH_LIFETIME: u64 = 30 * 86_400;
 /// Maximum number of users whose records are cached.
 const MAX_USERS: usize = 16_384;
-/// New tokens: the device, and the refresh token in plain text.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Tokens {
-    pub device: String,
-    pub refresh: String,
-}
-
-impl std::fmt::Debug for Tokens {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "Tokens({})", self.device)
-    }
-}
-
 /// The devices of all users. One per server. Calls may block on the store.
 pub struct Devices {
     store: Arc<dyn Store>,
@@ -287,71 +273,6 @@ impl Devices {
         })
     }
 
-    /// Registers a new device with tokens instead of a cookie.
-    pub fn begin_tokens(&self, user: &str, salt: &str, client: &Client, timeout: u64) -> Result<Tokens> {
-        let (now, id) = (self.now(), hex(&self.clock.random_16()[..8]));
-        let family = hex(&self.clock.random_16());
-        let refresh = family.clone() + &self.secret();
-        self.with(user, |record| {
-            record.prune(now, timeout);
-            let mut device = Device::new(id.clone(), Kind::Token, client, now);
-            device.refresh = Some(Refresh {
-                current: hashed(&refresh),
-                family: Some(hashed(&family)),
-                previous: None,
-                until: now + REFRESH_LIFETIME,
-                salt: salt.to_string(),
-            });
-            record.add(device);
-            ((), Some(Durability::Synced))
-        })?;
-        Ok(Tokens { device: id, refresh })
-    }
-
-    /// Exchanges a refresh token for the next one. Returns `None` if it is not valid. The reuse of a replaced
-    /// token means that it was stolen: the device is revoked.
-    pub fn rotate(&self, user: &str, salt: &str, tokens: &Tokens, client: &Client) -> Result<Option<Tokens>> {
-        let now = self.now();
-        // A token of an older build has no family: its first digits become the family of the next tokens.
-        let family = tokens.refresh.get(..FAMILY).unwrap_or_default();
-        let next = family.to_string() + &self.secret();
-        let (given, given_family) = (hashed(&tokens.refresh), hashed(family));
-        let rotated = self.with(user, |record| {
-            let Some(device) = record.devices.iter_mut().find(|device| device.id == tokens.device) else {
-                return (false, None);
-            };
-            let Some(refresh) = &mut device.refresh else { return (false, None) };
-            if refresh.until <= now || refresh.salt != salt {
-                return (false, None);
-            }
-            if same(&refresh.current, &given) {
-                refresh.previous = Some(std::mem::replace(&mut refresh.current, hashed(&next)));
-                refresh.family = Some(given_family.clone());
-                refresh.until = now + REFRESH_LIFETIME;
-                device.touch(client, now);
-                return (true, Some(Durability::Synced));
-            }
-            let is_previous = refresh.previous.as_ref().is_some_and(|previous| same(previous, &given));
-            let is_older = refresh.family.as_ref().is_some_and(|family| same(family, &given_family));
-            if is_previous || is_older {
-                tracing::warn!(user, device = tokens.device, "a refresh token was used twice: the device is revoked");
-                record.remove(&tokens.device);
-                return (false, Some(Durability::Synced));
-            }
-            (false, None)
-        })?;
-        Ok(rotated.then(|| Tokens { device: tokens.device.clone(), refresh: next }))
-    }
-
-    /// Notes a request with an access token of this device. Returns `false` if the device is revoked.
-    pub fn token_seen(&self, user: &str, device: &str, client: &Client) -> Result<bool> {
-        let now = self.now();
-        self.with(user, |record| match record.devices.iter_mut().find(|known| known.id == device) {
-            Some(device) => (true, device.touch(client, now).then_some(Durability::Relaxed)),
-            None => (false, None),
-        })
-    }
-
     /// Returns the device of a session if it is known.
     pub fn of_session(&self, user: &str, issued: u64) -> Result<Option<String>> {
         self.with(user, |record| {
@@ -509,23 +430,6 @@ impl Devices {
             (true, Some(Durability::Synced))
         })
     }
-
-    fn secret(&self) -> String {
-        let mut bytes = [0; 32];
-        self.clock.fill_random(&mut bytes);
-        hex(&bytes)
-    }
-}
-
-/// Length of the prefix that all refresh tokens of a device share.
-const FAMILY: usize = 32;
-
-fn hashed(token: &str) -> String {
-    hex(&Sha256::digest(token.as_bytes()))
-}
-
-fn same(left: &str, right: &str) -> bool {
-    left.as_bytes().ct_eq(right.as_bytes()).into()
 }
 
 fn key(user: &str) -> Vec<u8> {

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::record::{FORGET, MAX_DEVICES, MAX_REVOKED};
+use super::tokens::hashed;
 use super::*;
 use crate::store::memory::Memory;
 
