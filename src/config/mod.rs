@@ -5,11 +5,12 @@
 //! ```
 //! `cli::args` reads the command line, and `cli::sources` the base: defaults, file, environment, flags.
 //!
-//! Every layer uses CouchDB's sections and keys as text. `catalogue` lists the known settings and checks each
-//! value, whatever its source. Callers pass settings down as values; nothing here is global.
+//! Every layer uses CouchDB's sections and keys as text. `catalogue` lists the known settings, and `kind`
+//! checks each value, whatever its source. Callers pass settings down as values; nothing here is global.
 
 pub mod catalogue;
 pub mod encryption;
+pub mod kind;
 pub mod live;
 pub mod networks;
 pub mod settings;

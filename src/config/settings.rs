@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::catalogue::{self, Kind};
+use super::catalogue;
+use super::kind::{self, Kind, parse_bytes};
 use super::networks::Networks;
 
 /// Section → key → value, as text. Holds only explicitly set values, no defaults.
@@ -129,7 +130,7 @@ impl Settings {
         }
         let of = |section: &str, key: &str| lookup(&table, section, key).unwrap_or_default();
         let flag = |section: &str, key: &str| of(section, key) == "true";
-        let number = |section: &str, key: &str| catalogue::parse_bytes(of(section, key)).unwrap_or(u64::MAX);
+        let number = |section: &str, key: &str| parse_bytes(of(section, key)).unwrap_or(u64::MAX);
         let networks = |section: &str, key: &str| Networks::parse(of(section, key)).unwrap_or_default();
         let list = |section: &str, key: &str| lookup(&table, section, key).map(split_list);
         let settings = Settings {
@@ -191,7 +192,7 @@ impl Settings {
 
     /// Returns the value of a known number or size, or its default if it is unset.
     pub fn number(&self, section: &str, key: &str) -> u64 {
-        self.get(section, key).and_then(catalogue::parse_bytes).unwrap_or(u64::MAX)
+        self.get(section, key).and_then(parse_bytes).unwrap_or(u64::MAX)
     }
 
     /// Returns the value of a known flag, or its default if it is unset.
@@ -271,8 +272,7 @@ pub fn check(section: &str, key: &str, value: &str) -> Result<(), String> {
     let row = catalogue::known(section, key).or_else(|| {
         catalogue::KNOWN.iter().find(|row| catalogue::older_name(row.section) == Some(section) && row.key == key)
     });
-    catalogue::check(row.map_or(Kind::Text, |row| row.kind), value)
-        .map_err(|wrong| format!("[{section}] {key}: {wrong}"))
+    kind::check(row.map_or(Kind::Text, |row| row.kind), value).map_err(|wrong| format!("[{section}] {key}: {wrong}"))
 }
 
 fn explicit<'a>(table: &'a Table, section: &str, key: &str) -> Option<&'a str> {

@@ -7,6 +7,7 @@ use crate::auth::authenticate::basic;
 use crate::auth::jwks::{Jwks, NoKeys};
 use crate::auth::session::{self, Algorithm, Cookie, Secrets};
 use crate::cli::sources;
+use crate::config::kind::Kind;
 use crate::config::networks::Networks;
 use crate::config::{Settings, Table, catalogue};
 use crate::http::request::client_address;
@@ -103,7 +104,7 @@ pub fn settings(data: &[u8]) {
     assert_eq!(Settings::new(settings.table().clone()).as_ref(), Ok(&settings));
     assert!(Settings::new(settings.whole()).is_ok(), "with its defaults it is right too");
     for row in catalogue::KNOWN {
-        if matches!(row.kind, catalogue::Kind::Bytes | catalogue::Kind::Number { .. }) {
+        if matches!(row.kind, Kind::Bytes | Kind::Number { .. }) {
             let _ = settings.number(row.section, row.key);
         }
     }

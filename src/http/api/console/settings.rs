@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::config::catalogue::{self, Kind, Known};
+use crate::config::catalogue::{self, Known};
+use crate::config::kind::Kind;
 use crate::config::source::Sources;
 use crate::http::api::server::config::MASK;
 use crate::http::request::Request;
