@@ -6,15 +6,18 @@ import { createRequire } from 'node:module';
 import { spawnSync } from 'node:child_process';
 import assert from 'node:assert/strict';
 import { chromium } from 'playwright-core';
-import { ADMIN, PASSWORD } from './server.js';
+import { ADMIN, PASSWORD, external } from './server.js';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 /** The browser's command, or null where none is installed. */
-export function browserCommand() {
+function browserCommand() {
   const names = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].filter(Boolean);
   return names.find((name) => spawnSync(name, ['--version']).status === 0) ?? null;
 }
+
+/** Why the tests of the console are skipped; else false. */
+export const noConsole = external ? 'needs a server of its own' : browserCommand() ? false : 'no Chromium is installed';
 
 /** One browser with an empty profile. */
 export class Browser {

@@ -2,11 +2,11 @@
 
 import { afterEach } from 'node:test';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { ADMIN, PASSWORD, external, until } from '../harness/server.js';
-import { Browser, browserCommand } from '../harness/console.js';
+import { ADMIN, PASSWORD, until } from '../harness/server.js';
+import { Browser, noConsole } from '../harness/console.js';
 import { open } from '../harness/livesync.js';
 
-describe('the console', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+describe('the console', { skip: noConsole }, () => {
   const api = new Api();
   let browser;
   let window;

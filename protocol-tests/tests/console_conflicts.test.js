@@ -4,17 +4,16 @@
 import { createRequire } from 'node:module';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import assert from 'node:assert/strict';
-import { Browser, browserCommand } from '../harness/console.js';
+import { Browser, noConsole } from '../harness/console.js';
 import { request } from '../harness/http.js';
-import { ADMIN, external, PASSWORD, Server, until } from '../harness/server.js';
+import { ADMIN, PASSWORD, Server, until } from '../harness/server.js';
 
 const require = createRequire(import.meta.url);
 const PouchDB = require('pouchdb-9');
 PouchDB.plugin(require('pouchdb-adapter-memory-9'));
 
-const skip = external ? 'needs a server of its own' : browserCommand() ? false : 'no browser is installed';
 
-describe('the console: conflicts', { skip }, () => {
+describe('the console: conflicts', { skip: noConsole }, () => {
   let server;
   let browser;
   let window;

@@ -3,10 +3,10 @@
 
 import { afterEach } from 'node:test';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { ADMIN, PASSWORD, external } from '../harness/server.js';
-import { Browser, browserCommand } from '../harness/console.js';
+import { ADMIN, PASSWORD } from '../harness/server.js';
+import { Browser, noConsole } from '../harness/console.js';
 
-describe('design documents in the console', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+describe('design documents in the console', { skip: noConsole }, () => {
   const api = new Api();
   let browser;
   let window;

@@ -6,10 +6,10 @@ import { readFileSync, writeFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { ADMIN, PASSWORD, external } from '../harness/server.js';
-import { Browser, browserCommand } from '../harness/console.js';
+import { ADMIN, PASSWORD } from '../harness/server.js';
+import { Browser, noConsole } from '../harness/console.js';
 
-describe('documents in the console', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+describe('documents in the console', { skip: noConsole }, () => {
   const api = new Api();
   const folder = mkdtempSync(join(tmpdir(), 'settee-console-'));
   let browser;

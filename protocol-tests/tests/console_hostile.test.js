@@ -4,12 +4,12 @@
 import { afterEach } from 'node:test';
 import http from 'node:http';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { ADMIN, PASSWORD, external, until } from '../harness/server.js';
-import { Browser, browserCommand } from '../harness/console.js';
+import { ADMIN, PASSWORD, until } from '../harness/server.js';
+import { Browser, noConsole } from '../harness/console.js';
 
 const SCRIPT = '<script>globalThis.owned = 1</script><img src=x onerror="globalThis.owned = 1">';
 
-describe('the console under bad conditions', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+describe('the console under bad conditions', { skip: noConsole }, () => {
   const api = new Api();
   let browser;
   let window;

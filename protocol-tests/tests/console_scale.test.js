@@ -3,8 +3,8 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { ADMIN, PASSWORD, external } from '../harness/server.js';
-import { Browser, browserCommand } from '../harness/console.js';
+import { ADMIN, PASSWORD } from '../harness/server.js';
+import { Browser, noConsole } from '../harness/console.js';
 
 const full = process.env.SETTEE_SCALE === 'full';
 const DOCUMENTS = full ? 1_000_000 : 20_000;
@@ -20,7 +20,7 @@ const comma = (number) => number.toLocaleString('en');
 /** Resident memory of a process that it shares with no other, in bytes. */
 const memoryOf = (pid) => [...readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8').matchAll(/^Private_(?:Clean|Dirty): +(\d+) kB/gm)].reduce((sum, [, kb]) => sum + Number(kb) * 1024, 0);
 
-describe('the console over very much', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+describe('the console over very much', { skip: noConsole }, () => {
   const api = new Api();
   let browser;
   let window;

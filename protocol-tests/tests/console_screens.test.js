@@ -3,15 +3,15 @@
 
 import { readdirSync } from 'node:fs';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { ADMIN, PASSWORD, external } from '../harness/server.js';
-import { Browser, browserCommand } from '../harness/console.js';
+import { ADMIN, PASSWORD } from '../harness/server.js';
+import { Browser, noConsole } from '../harness/console.js';
 import { fillScreens } from '../harness/console_screens.js';
 import { match } from '../../src/console/router.js';
 
 /** Waits until what the page asked for has come: the screens that follow something go on asking. */
 const AT_REST = () => !document.querySelector('#main .loading, #main [aria-busy=true]') && document.querySelector('#main h1');
 
-describe('every screen of the console', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+describe('every screen of the console', { skip: noConsole }, () => {
   const api = new Api();
   let browser;
   let screens;

@@ -4,10 +4,10 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { ADMIN, PASSWORD, external, until } from '../harness/server.js';
-import { Browser, browserCommand } from '../harness/console.js';
+import { ADMIN, PASSWORD, until } from '../harness/server.js';
+import { Browser, noConsole } from '../harness/console.js';
 
-describe('the console: the server', { skip: !!external || (browserCommand() ? false : 'no Chromium') }, () => {
+describe('the console: the server', { skip: noConsole }, () => {
   const folder = mkdtempSync(join(tmpdir(), 'settee-backups-'));
   const api = new Api({ env: { SETTEE_BACKUP_FOLDER: folder, SETTEE_UUIDS__MAX_COUNT: '77' } });
   let browser;

@@ -4,17 +4,16 @@
 import { createRequire } from 'node:module';
 import { after, before, describe, it } from 'node:test';
 import assert from 'node:assert/strict';
-import { Browser, browserCommand } from '../harness/console.js';
+import { Browser, noConsole } from '../harness/console.js';
 import { Api } from '../harness/rows.js';
-import { external, until } from '../harness/server.js';
+import { until } from '../harness/server.js';
 
 const require = createRequire(import.meta.url);
 const PouchDB = require('pouchdb-9');
 PouchDB.plugin(require('pouchdb-adapter-memory-9'));
 
-const skip = external ? 'needs a server of its own' : browserCommand() ? false : 'no browser is installed';
 
-describe('the console: sync', { skip }, () => {
+describe('the console: sync', { skip: noConsole }, () => {
   const api = new Api();
   const locals = [];
   let browser;

@@ -2,15 +2,14 @@
 
 import { after, before, describe, it } from 'node:test';
 import assert from 'node:assert/strict';
-import { Browser, browserCommand } from '../harness/console.js';
+import { Browser, noConsole } from '../harness/console.js';
 import { request } from '../harness/http.js';
-import { ADMIN, external, PASSWORD, Server, until } from '../harness/server.js';
+import { ADMIN, PASSWORD, Server, until } from '../harness/server.js';
 import { code } from '../../src/console/users/totp.js';
 
-const skip = external ? 'needs a server of its own' : browserCommand() ? false : 'no browser is installed';
 const basic = (name, password) => `Basic ${Buffer.from(`${name}:${password}`).toString('base64')}`;
 
-describe('the console: users and devices', { skip }, () => {
+describe('the console: users and devices', { skip: noConsole }, () => {
   let server;
   let browser;
   let window;
