@@ -7,13 +7,14 @@
 // operation, not the figures.
 
 import { spawn, execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync, existsSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import http from 'node:http';
-import net from 'node:net';
 import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
+import { binaries } from '../protocol-tests/harness/postgres.js';
+import { freePort } from '../protocol-tests/harness/server.js';
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 5);
 const BODY = JSON.stringify({ text: 'x'.repeat(400), n: 1 });
@@ -86,12 +87,7 @@ function cpu(pid) {
 
 async function node(args) {
   const folder = mkdtempSync(join(tmpdir(), 'settee-bench-'));
-  const port = await new Promise((resolve) => {
-    const probe = net.createServer().listen(0, '127.0.0.1', () => {
-      const { port } = probe.address();
-      probe.close(() => resolve(port));
-    });
-  });
+  const port = await freePort();
   const child = spawn(process.env.SETTEE_BIN, ['serve', '--data', join(folder, 'data'), '--bind', `127.0.0.1:${port}`, '--log', 'error', ...args], { stdio: ['ignore', 2, 2], env: { ...process.env, COUCHDB_USER: 'admin', COUCHDB_PASSWORD: 'bench' } });
   running.add(child);
   const agent = new http.Agent({ keepAlive: true });
@@ -133,7 +129,7 @@ function pgbench(bin, script, clients) {
 }
 
 async function main() {
-  const bin = (existsSync('/usr/lib/postgresql') ? readdirSync('/usr/lib/postgresql').map(Number).sort((a, b) => b - a).map((version) => `/usr/lib/postgresql/${version}/bin`) : []).concat(process.env.PATH.split(':')).find((folder) => existsSync(join(folder, 'pgbench')));
+  const bin = binaries();
   const row = (...cells) => console.log(`| ${cells.join(' | ')} |`);
   const shown = (number) => Math.round(number).toLocaleString('en').replaceAll(',', ' ');
   const at = new URL(process.env.SETTEE_TEST_STORE);
