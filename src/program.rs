@@ -173,22 +173,7 @@ async fn run(
         let has_folder = settings.store.as_deref() != Some("memory") && claim_folder(&settings);
         let control = has_folder.then(|| tokio::spawn(listen_to_commands(settings.data.clone(), app.clone())));
         notify.ready();
-        let stopped = running.stopped();
-        tokio::pin!(stopped);
-        let early = tokio::select! {
-            biased;
-            () = app.shutdown.begun() => None,
-            ended = stopped.as_mut() => Some(ended),
-        };
-        if !app.shutdown.is_restart() {
-            notify.stopping();
-        }
-        tracing::info!("stopping: requests at work are finished, new ones are refused");
-        match early {
-            Some(ended) => ended,
-            None => stopped.await,
-        }
-        .map_err(|error| error.to_string())?;
+        wait_for_end(&app, running, notify).await?;
         control.inspect(|control| control.abort());
         if !app.shutdown.is_restart() {
             tracing::info!("settee has stopped");
@@ -196,6 +181,26 @@ async fn run(
         }
         tracing::info!("settee restarts");
     }
+}
+
+/// Waits until the server ends, after a signal or because a restart was asked for, and has finished its requests.
+async fn wait_for_end(app: &App, running: start::Running, notify: &Notify) -> Result<(), String> {
+    let stopped = running.stopped();
+    tokio::pin!(stopped);
+    let early = tokio::select! {
+        biased;
+        () = app.shutdown.begun() => None,
+        ended = stopped.as_mut() => Some(ended),
+    };
+    if !app.shutdown.is_restart() {
+        notify.stopping();
+    }
+    tracing::info!("stopping: requests at work are finished, new ones are refused");
+    match early {
+        Some(ended) => ended,
+        None => stopped.await,
+    }
+    .map_err(|error| error.to_string())
 }
 
 /// The address that was set over HTTP, or the default.

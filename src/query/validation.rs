@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::design;
 use super::mango::selector::Selector;
-use super::script::Scripts;
+use super::script::{Design, Scripts};
 use crate::db::{Database, Guard, Proposal, Terms, Validate};
 use crate::error::{Error, Result};
 
@@ -98,15 +98,29 @@ impl Validation {
         if validators.scripts.is_empty() {
             return verdicts;
         }
-        let security = database.security();
         let (places, documents): (Vec<usize>, Vec<_>) = documents.into_iter().unzip();
+        let answers = self.run_scripts(&validators.scripts, documents, &editor.user, &database.security()).await;
+        for (place, answer) in places.into_iter().zip(answers) {
+            verdicts[place] = answer;
+        }
+        verdicts
+    }
+
+    /// Calls all `validate_doc_update` functions for each document (its new and its old JSON). Returns one verdict per
+    /// document: if several functions refuse it, the first one's reason counts.
+    async fn run_scripts(
+        &self,
+        designs: &Arc<Vec<Arc<Design>>>,
+        documents: Vec<(String, Option<String>)>,
+        user: &str,
+        security: &str,
+    ) -> Vec<Result<()>> {
         let documents = Arc::new(documents);
-        // Start all jobs before awaiting the first. If several validators refuse, the first one's reason
-        // counts.
+        // Start all jobs before awaiting the first.
         let mut jobs = Vec::new();
         for start in (0..documents.len()).step_by(BATCH) {
             let range = start..documents.len().min(start + BATCH);
-            jobs.push(self.scripts.validate_all(&validators.scripts, &documents, range, &editor.user, &security));
+            jobs.push(self.scripts.validate_all(designs, &documents, range, user, security));
         }
         let mut answers = Vec::with_capacity(documents.len());
         for job in jobs {
@@ -117,10 +131,7 @@ impl Validation {
                 }
             }
         }
-        for (place, answer) in places.into_iter().zip(answers) {
-            verdicts[place] = answer;
-        }
-        verdicts
+        answers
     }
 
     async fn design(&self, database: &Database, editor: &Editor, proposal: &Proposal) -> Result<()> {

@@ -164,13 +164,7 @@ impl Term {
                     }
                 }
                 b'"' => {
-                    while let Some(&byte) = bytes.get(at) {
-                        match byte {
-                            b'"' => break,
-                            b'\\' => at += 2,
-                            _ => at += 1,
-                        }
-                    }
+                    at = end_of_string(bytes, at);
                     let raw = text.get(start + 1..at).unwrap_or_default();
                     at += 1;
                     if bytes.get(at) == Some(&b':') {
@@ -192,12 +186,7 @@ impl Term {
                     at = start + name.len();
                 }
                 b'-' | b'0'..=b'9' => {
-                    while bytes
-                        .get(at)
-                        .is_some_and(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'))
-                    {
-                        at += 1;
-                    }
+                    at = end_of_number(bytes, at);
                     let number = &text[start..at];
                     let before = self.out.len();
                     let small = if number.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
@@ -249,6 +238,24 @@ impl Term {
             self.nil();
         }
     }
+}
+
+/// Where the string ends whose text starts at `at`: at its closing quote, or at the end of the text.
+fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => break,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// Where the number ends whose first byte is before `at`.
+fn end_of_number(bytes: &[u8], at: usize) -> usize {
+    let is_part = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    at + bytes[at..].iter().take_while(is_part).count()
 }
 
 /// Converts decimal digits to a little-endian binary number. Takes quadratic time, hence `MAX_DIGITS`.

@@ -56,31 +56,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         // The settings hold the hashes of admins; the document, which only adds roles, is mostly in memory.
         app.auth.begin(&credentials)
     } else {
-        let kept: [Option<String>; 6] = [
-            credentials.authorization,
-            credentials.cookie,
-            credentials.proxy_user,
-            credentials.proxy_roles,
-            credentials.proxy_token,
-            credentials.device,
-        ]
-        .map(|text| text.map(str::to_owned));
-        // A JWT may require a fetch of its issuer's keys, which must not block an async thread.
-        let waits = credentials.authorization.is_some_and(|text| text.starts_with("Bearer"));
-        let (shared, peer) = (app.clone(), request.peer);
-        let begin = move || {
-            let [authorization, cookie, proxy_user, proxy_roles, proxy_token, device] = &kept;
-            shared.auth.begin(&Credentials {
-                authorization: authorization.as_deref(),
-                cookie: cookie.as_deref(),
-                proxy_user: proxy_user.as_deref(),
-                proxy_roles: proxy_roles.as_deref(),
-                proxy_token: proxy_token.as_deref(),
-                peer,
-                device: device.as_deref(),
-            })
-        };
-        if waits { blocking(begin).await } else { reading(begin).await }
+        begin_off_thread(app, &credentials).await
     };
     let step = begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), None, error))?;
     let hashes = matches!(step, Step::Hash(_));
@@ -92,6 +68,35 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     let device = signed.proof.device().map(str::to_owned);
     request.standing.signed_in(&signed.user, signed.proof, seen);
     Ok(Signed { user: signed.user, session: signed.session, device, set_cookie })
+}
+
+/// Begins the authentication on a thread that may block: it reads accounts and devices.
+async fn begin_off_thread(app: &Arc<App>, credentials: &Credentials<'_>) -> crate::error::Result<Step> {
+    let kept: [Option<String>; 6] = [
+        credentials.authorization,
+        credentials.cookie,
+        credentials.proxy_user,
+        credentials.proxy_roles,
+        credentials.proxy_token,
+        credentials.device,
+    ]
+    .map(|text| text.map(str::to_owned));
+    // A JWT may require a fetch of its issuer's keys, which must not block an async thread.
+    let waits = credentials.authorization.is_some_and(|text| text.starts_with("Bearer"));
+    let (app, peer) = (app.clone(), credentials.peer);
+    let begin = move || {
+        let [authorization, cookie, proxy_user, proxy_roles, proxy_token, device] = &kept;
+        app.auth.begin(&Credentials {
+            authorization: authorization.as_deref(),
+            cookie: cookie.as_deref(),
+            proxy_user: proxy_user.as_deref(),
+            proxy_roles: proxy_roles.as_deref(),
+            proxy_token: proxy_token.as_deref(),
+            peer,
+            device: device.as_deref(),
+        })
+    };
+    if waits { blocking(begin).await } else { reading(begin).await }
 }
 
 /// The name that the client gives its device: `X-Settee-Device`, or else the user agent.

@@ -65,23 +65,9 @@ impl Definition {
         let option = |name: &str| options.get(name).and_then(Value::as_bool);
         let language = source.get("language").and_then(Value::as_str).unwrap_or("javascript").to_owned();
         let is_query = language == "query";
-
-        // Ordered by source and options, so that the order does not depend on the names.
-        let mut by_source: BTreeMap<(String, String), Vec<NamedReduce>> = BTreeMap::new();
-        for (name, view) in views {
-            let map = match view.get("map") {
-                Some(Value::String(map)) if !is_query => map.clone(),
-                // The order of the fields matters: it is that of the key's elements.
-                Some(map @ Value::Object(_)) if is_query => map.to_string(),
-                _ => continue,
-            };
-            let options = view.get("options").map(canonical).unwrap_or_default();
-            let reduce = view.get("reduce").and_then(Value::as_str).map(str::trim).filter(|source| !source.is_empty());
-            by_source.entry((map, options)).or_default().push((name, reduce));
-        }
         let mut names = HashMap::new();
         let (mut maps, mut functions, mut signed) = (Vec::new(), Vec::new(), Vec::new());
-        for ((source, options), of_map) in by_source {
+        for ((source, options), of_map) in views_by_source(views, is_query) {
             let mut reduces: Vec<&str> = of_map.iter().filter_map(|(_, reduce)| *reduce).collect();
             reduces.sort_unstable();
             reduces.dedup();
@@ -163,6 +149,24 @@ impl Definition {
     pub fn view(&self, name: &str) -> Result<View> {
         self.names.get(name).copied().ok_or_else(|| Error::NotFound("missing_named_view".into()))
     }
+}
+
+/// Groups views by the source and options of their map functions. Ordered by these, so that the order does not depend
+/// on the names.
+fn views_by_source(views: &Map<String, Value>, is_query: bool) -> BTreeMap<(String, String), Vec<NamedReduce<'_>>> {
+    let mut by_source: BTreeMap<(String, String), Vec<NamedReduce>> = BTreeMap::new();
+    for (name, view) in views {
+        let map = match view.get("map") {
+            Some(Value::String(map)) if !is_query => map.clone(),
+            // The order of the fields matters: it is that of the key's elements.
+            Some(map @ Value::Object(_)) if is_query => map.to_string(),
+            _ => continue,
+        };
+        let options = view.get("options").map(canonical).unwrap_or_default();
+        let reduce = view.get("reduce").and_then(Value::as_str).map(str::trim).filter(|source| !source.is_empty());
+        by_source.entry((map, options)).or_default().push((name, reduce));
+    }
+    by_source
 }
 
 /// The signature of the index with this definition.

@@ -238,33 +238,7 @@ impl Params {
             (_, Some(false)) => None,
             (reducer, _) => reducer,
         };
-        let is_reduced = reducer.is_some();
-        if is_reduced && grouping != Grouping::Exact && matches!(self.keys, Some(Value::Array(_))) {
-            return wrong("Multi-key fetches for reduce views must use `group=true`");
-        }
-        let keys = match &self.keys {
-            None => None,
-            Some(Value::Array(keys)) => Some(keys),
-            Some(_) => return wrong("`keys` must be an array of strings."),
-        };
-        if keys.is_some_and(|keys| !keys.is_empty()) && (self.start.is_some() || self.end.is_some()) {
-            return wrong("`keys` is incompatible with `key`, `start_key` and `end_key`");
-        }
-        if !is_reduced && grouping != Grouping::None {
-            return wrong("Invalid use of grouping on a map view.");
-        }
-        if is_reduced && self.include_docs {
-            return wrong("`include_docs` is invalid for reduce");
-        }
-        if is_reduced && self.conflicts.is_some() {
-            return wrong("`conflicts` is invalid for reduce views.");
-        }
-        match (definition.partitioned, &self.partition) {
-            (true, None) => return wrong("`partition` parameter is mandatory for queries to this view."),
-            (false, Some(_)) => return wrong("`partition` parameter is not supported in this design doc"),
-            (_, Some(partition)) if partition.is_empty() => return wrong("Invalid value for `partition`."),
-            _ => {}
-        }
+        let keys = self.check_combination(reducer.is_some(), grouping, definition.partitioned)?;
         let kind = match reducer {
             Some(reducer) => Kind::Reduce { reducer, grouping },
             None => Kind::Map { include_docs: self.include_docs, conflicts: self.conflicts.unwrap_or(false) },
@@ -293,6 +267,41 @@ impl Params {
             stretches,
             asked,
         })
+    }
+
+    /// Rejects parameters that exclude each other or do not fit the view. Returns the value of `keys`.
+    fn check_combination(
+        &self,
+        is_reduced: bool,
+        grouping: Grouping,
+        is_partitioned: bool,
+    ) -> Result<Option<&Vec<Value>>> {
+        if is_reduced && grouping != Grouping::Exact && matches!(self.keys, Some(Value::Array(_))) {
+            return wrong("Multi-key fetches for reduce views must use `group=true`");
+        }
+        let keys = match &self.keys {
+            None => None,
+            Some(Value::Array(keys)) => Some(keys),
+            Some(_) => return wrong("`keys` must be an array of strings."),
+        };
+        if keys.is_some_and(|keys| !keys.is_empty()) && (self.start.is_some() || self.end.is_some()) {
+            return wrong("`keys` is incompatible with `key`, `start_key` and `end_key`");
+        }
+        if !is_reduced && grouping != Grouping::None {
+            return wrong("Invalid use of grouping on a map view.");
+        }
+        if is_reduced && self.include_docs {
+            return wrong("`include_docs` is invalid for reduce");
+        }
+        if is_reduced && self.conflicts.is_some() {
+            return wrong("`conflicts` is invalid for reduce views.");
+        }
+        match (is_partitioned, &self.partition) {
+            (true, None) => wrong("`partition` parameter is mandatory for queries to this view."),
+            (false, Some(_)) => wrong("`partition` parameter is not supported in this design doc"),
+            (_, Some(partition)) if partition.is_empty() => wrong("Invalid value for `partition`."),
+            _ => Ok(keys),
+        }
     }
 
     /// Rejects a range whose end is before its start.

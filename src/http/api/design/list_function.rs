@@ -57,19 +57,7 @@ pub async fn run(
     let head = head(&mut lines).await?;
     let (rows, mut parts) = app.scripts.list(&design, &path.function, &head, &asked.request, &asked.user);
     tokio::spawn(feed(lines, rows, request.line.clone()));
-    // The status is sent with the first chunk; until then the function may call `start` again.
-    let mut start = None;
-    let mut first = String::new();
-    while first.is_empty() {
-        match parts.next().await {
-            None => break,
-            Some(Err(error)) => return Err(error.into()),
-            Some(Ok(part)) => {
-                start = part.response.or(start);
-                first = part.chunk;
-            }
-        }
-    }
+    let (start, first) = first_chunk(&mut parts).await?;
     let response = Response::read(start.as_deref().unwrap_or("{}"))?;
     let mut answer = Answer::stream(&request.line, "application/json", move |mut out| async move {
         out.text(first).await;
@@ -96,6 +84,20 @@ pub async fn run(
     answer.status = http::StatusCode::from_u16(response.code).unwrap_or(answer.status);
     show_and_update::set_headers(request, &mut answer, &response.headers, true);
     Ok(answer)
+}
+
+/// Waits for the first chunk of a list. Returns what the last `start` set, and the chunk. The status is sent with this
+/// chunk; until then the function may call `start` again.
+async fn first_chunk(parts: &mut script::Parts) -> Result<(Option<String>, String)> {
+    let mut start = None;
+    while let Some(part) = parts.next().await {
+        let part = part?;
+        start = part.response.or(start);
+        if !part.chunk.is_empty() {
+            return Ok((start, part.chunk));
+        }
+    }
+    Ok((start, String::new()))
 }
 
 /// Reads a response body line by line.
