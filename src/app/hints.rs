@@ -38,7 +38,7 @@ impl Hints {
     pub fn ignored_proxy(&self, address: IpAddr) {
         if remember(&mut self.0.lock().proxies, address) {
             tracing::warn!(
-                "requests from {address} have X-Forwarded-For, which is not believed: all clients of that proxy count as \
+                "requests from {address} have X-Forwarded-For, which is ignored: all clients of that proxy count as \
                  one address for lockout and rate limits. If it is your proxy, set trusted_proxies = [\"{address}\"] in \
                  the settings file, or SETTEE_TRUSTED_PROXIES={address}, and restart"
             );

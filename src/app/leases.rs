@@ -86,7 +86,7 @@ impl Leases {
             match self.take(name).await {
                 Ok(Some(lease)) => return lease,
                 Ok(None) => {}
-                Err(error) => tracing::warn!(name, %error, "the lease of background work cannot be had"),
+                Err(error) => tracing::warn!(name, %error, "the lease of a background job cannot be taken"),
             }
             tokio::time::sleep(self.renewal).await;
         }

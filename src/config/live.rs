@@ -191,7 +191,7 @@ impl Live {
                 *self.current.write() = Arc::new(settings);
                 *layers = next;
             }
-            Err(wrong) => tracing::warn!("the settings that another node has written are not taken over: {wrong}"),
+            Err(wrong) => tracing::warn!("ignoring the settings that another node has written: {wrong}"),
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ impl ConflictIndex {
         let read = record.map_err(Error::from).and_then(|record| ConflictIndex::read(record.as_deref(), sequence));
         match read {
             Err(Error::Damaged(what)) => {
-                tracing::warn!("the index of conflicts is made again: {what}");
+                tracing::warn!("the index of conflicts is rebuilt: {what}");
                 Ok(ConflictIndex::missing(sequence))
             }
             other => other,

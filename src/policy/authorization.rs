@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 const OVER: &str = "The session, token or password of this request is no longer valid.";
 /// The answer to edits whose user got other roles while the edits were validated.
 const OTHER_ROLES: &str = "The roles of this user have changed while the request was under way. Try again.";
-/// How old what is known of other nodes may be at a check.
+/// The maximum age of the knowledge about other nodes' commits at a check.
 const RECENT: Duration = Duration::from_secs(2);
 /// The shortest time between two checks of a sign-in that is about to expire.
 const SOON: Duration = Duration::from_millis(200);

@@ -12,7 +12,7 @@ use crate::auth::users;
 use crate::db::{Incoming, Mode, Source, Wanted};
 use crate::error::{self, Error};
 
-/// Writes a user's hash anew in the background, in today's scheme. The salt stays, and with it the user's
+/// Replaces a user's hash in the background by one of the current scheme. The salt stays, and with it the user's
 /// sessions.
 pub fn upgrade(app: &Arc<App>, wanted: Upgrade) {
     if !app.accounts.upgrading.lock().insert(wanted.name.clone()) {

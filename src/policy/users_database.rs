@@ -17,7 +17,7 @@ use crate::error::{self, Error};
 /// name.
 pub async fn forget_gone(app: &Arc<App>, ids: Vec<String>) {
     if let Err(error) = forget(app, ids).await {
-        tracing::warn!(%error, "the devices of an account that is gone are forgotten later");
+        tracing::warn!(%error, "the devices of a deleted account cannot be removed and will be removed later");
     }
 }
 

@@ -121,7 +121,7 @@ async fn auto_purge(app: Arc<App>) {
         let default = settings.get("couch_auto_purge_plugin", "deleted_document_ttl");
         let default = default.and_then(TimeToLive::parse);
         if let Err(error) = app.databases.auto_purge(default).await {
-            tracing::warn!(%error, "deleted documents could not be purged and will be looked at again");
+            tracing::warn!(%error, "the automatic purge of deleted documents failed and will be tried again");
         }
     }
 }

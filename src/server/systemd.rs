@@ -85,7 +85,7 @@ impl Notify {
     fn send(&self, state: &str) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = send_to(socket, state.as_bytes()) {
-            tracing::warn!("systemd could not be told `{}`: {error}", state.trim_end());
+            tracing::warn!("sending `{}` to systemd failed: {error}", state.trim_end());
         }
     }
 }

@@ -98,7 +98,7 @@ impl Databases {
                     Ok(0) | Err(Error::NoDatabase) => {}
                     Ok(purged) => tracing::info!(database = database.name(), purged, "purged deleted documents"),
                     Err(error) => {
-                        tracing::warn!(database = database.name(), %error, "failed to purge deleted documents")
+                        tracing::warn!(database = database.name(), %error, "the automatic purge of deleted documents failed")
                     }
                 }
             }

@@ -220,7 +220,7 @@ impl RequestBody {
         tokio::task::spawn_blocking(move || inflate(&body, bytes)).await.map_err(off)?
     }
 
-    /// What it holds of the memory for bodies: for whoever keeps what was made of it.
+    /// The body's share of the memory for bodies, for a caller that keeps values parsed from it.
     pub fn take_share(&mut self) -> Share {
         std::mem::take(&mut self.share)
     }

@@ -165,7 +165,7 @@ impl Follower {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "replications cannot follow _db_updates and will try again");
+                        tracing::warn!(%error, "_db_updates cannot be read for replications and will be read again");
                         tokio::time::sleep(AGAIN).await;
                         continue;
                     }
@@ -186,7 +186,7 @@ impl Follower {
             let names = match page {
                 Ok(names) => names,
                 Err(error) => {
-                    tracing::warn!(%error, "the _replicator databases cannot be found and will be looked for again");
+                    tracing::warn!(%error, "the _replicator databases cannot be listed and will be listed again");
                     tokio::time::sleep(AGAIN).await;
                     continue;
                 }
@@ -213,7 +213,7 @@ impl Follower {
     /// Reads what is new in a database.
     async fn follow(self: &Arc<Self>, tasks: &mut Tasks, name: &Arc<str>) {
         if let Err(error) = self.read_changes(tasks, name).await {
-            tracing::warn!(database = &**name, %error, "replications cannot be read and will be again");
+            tracing::warn!(database = &**name, %error, "a database of replications cannot be read and will be read again");
             tasks.unread.insert(name.clone());
             tasks.retry_at.get_or_insert_with(|| Instant::now() + AGAIN);
         }

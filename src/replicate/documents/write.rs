@@ -81,7 +81,7 @@ impl Documents {
                 Err(Error::Conflict) => {}
                 Err(error) => {
                     let (database, id) = (&*key.database, &*key.id);
-                    tracing::warn!(database, id, %error, "a replication's state could not be written and will be again");
+                    tracing::warn!(database, id, %error, "the state of a replication cannot be written and will be written again");
                 }
             }
             tokio::time::sleep(pause).await;
