@@ -1,13 +1,13 @@
 //! Log lines that tell an admin which setting to look at. Each is written once for one subject, an address or an
-//! origin, because the request that gives rise to it comes again and again.
+//! origin, because clients repeat the request that causes it.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use parking_lot::Mutex;
 
-/// Subjects that are remembered. Clients choose them, so that after so many nothing more is logged: neither memory
-/// nor the log may grow without bound.
+/// Maximum number of subjects that are remembered. Clients choose them, so nothing is logged beyond this number:
+/// neither memory nor the log may grow without bound.
 const MOST: usize = 100;
 /// Bytes of an origin that are logged and compared.
 const ORIGIN: usize = 200;

@@ -1,5 +1,5 @@
-//! What the server did in the last hour and the last day: samples of its counters, in memory, for pictures over time.
-//! A request pays nothing for them: a job reads the counters every ten seconds.
+//! What the server did in the last hour and the last day: samples of its counters, in memory, for the charts of the
+//! console. They cost a request nothing: a job reads the counters every ten seconds.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::metrics::{BOUNDS_MS, Metrics, Times};
 
-/// Milliseconds between two samples of the last hour. The job that takes samples runs so often.
+/// Milliseconds between two samples of the last hour: the interval of the job that takes samples.
 pub const HOUR_STEP: u64 = 10_000;
 /// Milliseconds between two samples of the last day.
 const DAY_STEP: u64 = 300_000;

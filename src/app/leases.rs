@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::store::Store;
 
-/// How long a lease lasts after its last renewal: so long does the work of a node that died rest.
+/// How long a lease lasts after its last renewal. After a node dies, nobody does its work for this long.
 const TTL: Duration = Duration::from_secs(30);
 /// The default of [`Leases::renewal`].
 const RENEWAL: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ impl Leases {
         Ok(Some(lease))
     }
 
-    /// Does work that never ends while this node has the lease, and begins again whenever it gets it.
+    /// Runs endless work while this node has the lease, and starts it again whenever it gets the lease again.
     pub async fn while_held<F: Future<Output = ()>>(&self, name: &str, work: impl Fn() -> F) {
         loop {
             let mut lease = self.wait(name).await;

@@ -1,5 +1,5 @@
-//! Long work that an admin starts over HTTP, a backup or a check: never two of a kind at once. Tells how far it is, and
-//! how the last one ended.
+//! Long work that an admin starts over HTTP, a backup or a check: never two of a kind at once. Reports the
+//! progress, and the result of the last one.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub struct Running {
     pub total: u64,
 }
 
-/// The right to do the work. Dropping it ends the work, whether it has told a result or not.
+/// The right to do the work. Dropping it ends the work, with or without a result.
 pub struct Turn<T> {
     work: Arc<LongWork<T>>,
     _turn: OwnedSemaphorePermit,
@@ -43,14 +43,14 @@ impl<T> Default for LongWork<T> {
 }
 
 impl<T: Clone> LongWork<T> {
-    /// Begins, unless it is done already. `now` is in milliseconds since 1970.
+    /// Begins the work, unless it is under way already. `now` is in milliseconds since 1970.
     pub fn begin(self: &Arc<Self>, now: u64) -> Option<Turn<T>> {
         let turn = self.turn.clone().try_acquire_owned().ok()?;
         self.state.lock().running = Some(Running { started: now, phase: String::new(), done: 0, total: 0 });
         Some(Turn { work: self.clone(), _turn: turn })
     }
 
-    /// What is held while the work is done: others who do the same take it, too.
+    /// The semaphore that is held during the work. Callers that do the same work in another way take it, too.
     pub fn turn(&self) -> &Arc<Semaphore> {
         &self.turn
     }

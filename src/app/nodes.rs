@@ -1,8 +1,8 @@
-//! The nodes of a shared store: each writes a record about itself every few seconds and reads those of the others, so that
-//! any of them can tell of all. On an embedded store there is only this one.
+//! The nodes of a shared store: each writes a record about itself every few seconds and reads those of the others, so
+//! that each node can list all of them. On an embedded store there is only one node.
 //!
-//! A node counts up its `beat`. Another one that has seen no new beat for a while takes it for gone, whatever the clocks of
-//! the machines say.
+//! A node counts up its `beat`. The others treat it as gone if they have seen no new beat for a while. They do not
+//! compare clocks of different machines.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -16,21 +16,21 @@ use super::node::NODE;
 use crate::error::{Error, Result};
 use crate::store::{Batch, Direction, PageLimit, Store, keyspace, pages};
 
-/// Between two beats.
+/// The time between two beats.
 pub const BEAT: Duration = Duration::from_secs(5);
 /// A node without a new beat for so long is gone.
 const GONE: Duration = Duration::from_secs(20);
-/// The record of a node that is gone is removed after so long.
+/// The time after which the record of a node that is gone is removed.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
-/// Most background tasks in the record of a node.
+/// Maximum number of background tasks in the record of a node.
 const TASKS: usize = 100;
-/// Most nodes that are read. More than anybody runs.
+/// Maximum number of nodes that are read: more than anybody runs.
 const MOST: usize = 1000;
 
 /// The version of the record.
 const VERSION: u8 = 1;
 
-/// What a node tells of itself.
+/// The record of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     name: String,
@@ -81,7 +81,7 @@ impl Nodes {
         Nodes { id, started, own: OnceLock::new(), beat: Mutex::default(), others: Mutex::default() }
     }
 
-    /// Notes where this node listens. One of several is named after its machine and the port.
+    /// Records the address of this node. A node of a shared store is named after its machine and port.
     pub fn listens(&self, address: std::net::SocketAddr, is_shared: bool) {
         let system = rustix::system::uname();
         let host = system.nodename().to_str().ok().filter(|host| !host.is_empty()).unwrap_or("localhost");
@@ -94,7 +94,7 @@ impl Nodes {
         self.own.get().map_or(NODE, |(name, _)| name)
     }
 
-    /// The names of the nodes that are there, and of all that were there in the last hour. This node is the first one.
+    /// The names of the live nodes, and of all nodes of the last hour. This node comes first.
     pub fn names(&self) -> (Vec<String>, Vec<String>) {
         let others = self.others.lock();
         let named = |only_alive: bool| {
@@ -119,7 +119,7 @@ impl Nodes {
         list
     }
 
-    /// The background tasks of the other nodes, as they have told last.
+    /// The background tasks of the other nodes, by their last records.
     pub fn tasks_of_others(&self) -> Vec<Value> {
         let others = self.others.lock();
         others.values().filter(|known| known.is_alive()).flat_map(|known| known.record.state.tasks.clone()).collect()

@@ -1,4 +1,4 @@
-//! What the operating system says of this process.
+//! Memory and threads of this process, as the operating system reports them.
 
 /// Resident and virtual memory of this process in bytes; zeros if `/proc` is not available.
 pub fn memory() -> (u64, u64) {

@@ -1,4 +1,4 @@
-//! What was logged lately, which the console shows. `main` connects it to the log.
+//! The newest log lines and audit events, for the console. `main` connects it to the log.
 
 use crate::audit::recent::RecentEvents;
 use crate::log::recent::RecentLines;

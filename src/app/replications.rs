@@ -1,4 +1,4 @@
-//! The replications of a server: what all layers above `replicate` share of them.
+//! The replications of a server: the part that all layers above `replicate` use.
 
 use std::sync::Arc;
 

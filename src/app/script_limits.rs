@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Settings;
 use crate::query::script::{Limits, ReduceLimit};
 
-/// What the settings allow scripts (`[couchdb] os_process_timeout`, `[query_server_config]`).
+/// The limits that the settings give to scripts (`[couchdb] os_process_timeout`, `[query_server_config]`).
 pub fn script_limits(settings: &Settings) -> Limits {
     let of = |key| settings.get("query_server_config", key);
     let default = Limits::default();

@@ -1,4 +1,4 @@
-//! From requests to the audit log, and to the counters of what is suspicious.
+//! Writes audit events of requests, and counts suspicious ones.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -35,7 +35,7 @@ fn who(user: Option<&str>, peer: Option<IpAddr>) -> Option<Who> {
     }
 }
 
-/// Counts what may be part of a pattern, and tells when it has become one.
+/// Counts an event that may be part of a pattern, and reports the pattern when its threshold is reached.
 fn watch(app: &App, pattern: Pattern, user: Option<&str>, peer: Option<IpAddr>, count: u64) {
     let (key, counter) = match pattern {
         Pattern::MassDeletion => ("mass_deletion", &app.metrics.mass_deletions),
@@ -66,8 +66,8 @@ pub fn denied(app: &App, event: Event<'_>, asked: &str) {
     }
 }
 
-/// A request was answered 404. Counts those for a document; who syncs asks for checkpoints that are not there
-/// yet.
+/// A request was answered 404. Counts requests for documents, but not for `_local` ones: a client that begins to
+/// replicate asks for checkpoints that do not exist yet.
 pub fn missed(app: &App, path: &str, user: Option<&str>, peer: Option<IpAddr>) {
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     let is_document = parts.next().is_some_and(|database| !database.starts_with('_'))
@@ -90,7 +90,7 @@ pub fn signed_in(app: &App, caller: Caller<'_>, name: Option<&str>, purpose: &'s
     Event { user: name, detail: Some(purpose), ..caller.event(Kind::SignIn) }.record();
 }
 
-/// A password, cookie or token was wrong. `name`: whose it was to be, if that is known.
+/// A password, cookie or token was wrong. `name`: the user that it names, if known.
 pub fn sign_in_failed(app: &App, caller: Caller<'_>, name: Option<&str>, reason: &str) {
     app.metrics.sign_in_failures.fetch_add(1, Ordering::Relaxed);
     Event { user: name, detail: Some(reason), ..caller.event(Kind::SignInFailed) }.record();

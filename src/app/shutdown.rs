@@ -14,17 +14,17 @@ enum Stage {
 }
 
 impl Shutdown {
-    /// Not begun.
+    /// The state of a running server.
     pub fn new() -> Shutdown {
         Shutdown(watch::Sender::new(Stage::Running))
     }
 
-    /// Begins: nothing new is accepted, live feeds end, what is at work is finished.
+    /// Begins the shutdown: new requests are refused, live feeds end, running requests finish.
     pub fn begin(&self) {
         self.0.send_replace(Stage::Stopping);
     }
 
-    /// The same, but the server is to come up again. Stopping for good is not taken back.
+    /// Begins a shutdown after which the server starts again. Does not replace a shutdown that has begun.
     pub fn begin_restart(&self) {
         self.0.send_if_modified(|stage| {
             let begins = *stage == Stage::Running;
@@ -35,17 +35,17 @@ impl Shutdown {
         });
     }
 
-    /// Whether it has begun.
+    /// Whether the shutdown has begun.
     pub fn has_begun(&self) -> bool {
         *self.0.borrow() != Stage::Running
     }
 
-    /// Whether the server is to come up again.
+    /// Whether the server starts again after the shutdown.
     pub fn is_restart(&self) -> bool {
         *self.0.borrow() == Stage::Restarting
     }
 
-    /// Waits until it begins. Feeds wait for this beside their next change.
+    /// Waits until the shutdown begins. A feed waits for this and for its next change.
     pub async fn begun(&self) {
         // The sender lives as long as `self`, so the wait cannot fail.
         let _ = self.0.subscribe().wait_for(|stage| *stage != Stage::Running).await;

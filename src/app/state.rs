@@ -50,18 +50,18 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     /// Wakes feeds whose authorization may have changed.
     pub wakes: Arc<Wakes>,
-    /// Whose password is hashed next, and how many at once: each takes a core for tenths of a second.
+    /// The queue of password hashes: each takes a core for tenths of a second.
     pub hashing: Arc<Turns>,
     pub clock: Clock,
     pub store: Arc<dyn Store>,
     pub databases: Arc<Databases>,
-    /// Background work of which one node of a shared store does each piece.
+    /// The leases of background jobs, each of which runs on one node of a shared store.
     pub leases: Leases,
     /// This node of a shared store, and the others.
     pub nodes: Nodes,
-    /// Rung when a database was deleted: its range is to be removed.
+    /// Notified when a database was deleted, so that its range is removed.
     pub removal: Notify,
-    /// Wakes the background work: something was freed on a full device.
+    /// Wakes the background maintenance, after space was freed on a full disk.
     pub freed: Arc<Notify>,
     pub tasks: Tasks,
     /// Runs the functions of design documents.
@@ -89,9 +89,9 @@ pub struct App {
     pub suspicion: Suspicion,
     /// Which clients replicate, and how it goes.
     pub sync: Arc<SyncStatus>,
-    /// How the numbers of conflicted documents change.
+    /// Samples of the numbers of conflicted documents.
     pub conflict_growth: ConflictGrowth,
-    /// Which messages about settings the log has had.
+    /// The hints about settings that were logged already.
     pub hints: Hints,
     pub shutdown: Shutdown,
     /// When this process began to serve.
@@ -110,7 +110,7 @@ impl App {
         self.config.settings()
     }
 
-    /// How long what is at work when the server stops may take.
+    /// How long running requests may take when the server stops.
     pub fn drain_timeout(&self) -> Duration {
         Duration::from_secs(self.settings().number("settee", "drain_timeout"))
     }
@@ -122,7 +122,7 @@ impl App {
         self.databases.catch_up(&[accounts.authentication_db.as_str(), name])
     }
 
-    /// Hands changed settings to those that keep a view of them. Call after every change of `config`.
+    /// Passes changed settings to the parts that keep values from them. Call after every change of `config`.
     pub fn reconfigure(&self) {
         self.auth.configure(crate::auth::Settings::read(self.settings().table()));
         self.limits.configure(&self.settings());
@@ -164,7 +164,8 @@ impl App {
         Box::new(Validation { scripts: self.scripts.clone(), editor: Box::new(editor) })
     }
 
-    /// Compacts a database in the background. The answer ends with it; it goes on if that is dropped.
+    /// Compacts a database in the background. The returned handle ends with the compaction, which goes on if the
+    /// handle is dropped.
     pub fn compact(self: &Arc<Self>, database: Arc<Database>) -> JoinHandle<()> {
         let (app, leases) = (self.clone(), self.leases.clone());
         let now = move || app.clock.since_epoch().as_secs();
@@ -197,7 +198,7 @@ impl App {
         }
     }
 
-    /// Lists background work that tells nothing of how far it is.
+    /// Adds background work without a progress to the active tasks.
     pub(crate) fn begin_task(&self, kind: &str) -> Task {
         self.tasks.begin(kind, serde_json::json!({}), self.clock.since_epoch().as_secs())
     }
@@ -212,7 +213,7 @@ impl App {
         tasks
     }
 
-    /// What this node tells the others of a shared store. Blocks.
+    /// The state that this node reports to the others of a shared store. Blocks.
     ///
     /// # Errors
     /// Those of the store.

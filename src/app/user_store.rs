@@ -56,7 +56,7 @@ impl Accounts {
     pub fn database(&self) -> error::Result<Option<Arc<Database>>> {
         let settings = self.config.settings();
         let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
-        // What is open is as of the request that asks, or in a feed at most a second old.
+        // An open database is as new as the request, or in a feed at most a second old.
         let found = self.databases.opened(name).map_or_else(|| self.databases.get(name), Ok);
         match found {
             Ok(database) => {
@@ -82,7 +82,8 @@ impl Users for Accounts {
         if id.len() > LONGEST_ID {
             return Ok(None);
         }
-        // The place is read before the document: what is held is never newer than it says.
+        // The sequence is read before the document, so that a cached document is never older than its sequence
+        // says.
         let place = (database.number(), database.info().sequence);
         let key = name.to_owned();
         if let Some((at, document)) = self.held.lock().get_mut(&key)
@@ -121,12 +122,12 @@ pub(crate) fn members(id: &str, json: &str) -> error::Result<Map<String, Value>>
     crate::json::read(json).map_err(|_| Error::Damaged(format!("the body of document {id}")))
 }
 
-/// Accounts held in memory, those that are not there too.
+/// Maximum number of cached accounts, names without an account included.
 const HELD: usize = 8192;
 
-/// Bytes of an account that is held, about; a larger one is read each time. Names are sent by anybody, and
-/// users write what they like into their documents.
+/// Approximate maximum size in bytes of a cached account; a larger one is read each time. Anybody can send names, and
+/// users choose the size of their documents.
 const HELD_BYTES: usize = 4096;
 
-/// Bytes of a name that is held although nobody has it.
+/// Maximum length in bytes of a name for which the cache records that no account has it.
 const HELD_NAME: usize = 256;

@@ -40,7 +40,7 @@ const KEYS: &[(&str, &str, &str)] = &[
 #[derive(Debug, PartialEq, Eq)]
 struct Imported {
     toml: String,
-    /// What was not taken over, and what to look at.
+    /// Settings that were not converted, and those that need a look.
     notes: Vec<String>,
     taken: usize,
 }

@@ -134,7 +134,7 @@ pub const KNOWN: &[Known] = &[
         "min_body_rate",
         number(0, 1 << 30),
         "256",
-        "The slowest rate of a request body after its first minute, in bytes a second; 0: any.",
+        "Bytes a second that a request body must bring at least after its first minute; 0: any.",
     ),
     row(
         "settee",

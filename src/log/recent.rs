@@ -1,8 +1,8 @@
 //! The newest lines of the log, kept in memory for `GET /_node/_local/_logs`.
 //!
 //! The thread that writes the log moves each line here after it has written it, so that requests pay nothing for it.
-//! A line is taken apart only when somebody reads it: it looks as the log's format has it, which is one of three (see
-//! [`parse`]).
+//! A line is parsed only when somebody reads it. Its form depends on the format of the log, of which there are three
+//! (see [`parse`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use crate::store::{Direction, Entry, PageLimit, Store, keyspace, pages};
 
 /// Attachments that are listed at a time.
 const PAGE: usize = 1000;
-/// What the progress names while attachments are copied.
+/// The name that the progress shows while attachments are copied.
 const ATTACHMENTS: &str = "attachments";
 
 /// What was copied.

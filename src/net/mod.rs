@@ -1,4 +1,4 @@
-//! The network beside the requests of clients: outgoing HTTP, TLS, ACME.
+//! The network apart from clients' requests: outgoing HTTP, TLS, ACME.
 
 pub mod acme;
 pub mod blocking;

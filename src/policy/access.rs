@@ -31,7 +31,7 @@ pub enum Access {
     Admin,
 }
 
-/// The outcome of what can be told without the database's own `_security`.
+/// The result of a check without the database's own `_security`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Granted,

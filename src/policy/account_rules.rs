@@ -21,8 +21,7 @@ use crate::blocking::blocking;
 use crate::db::{Database, Guard, Incoming, Leaf, Mode, Proposal, Terms, Validate};
 use crate::error::{self, Error};
 
-/// What is asked of one edit of the users' database before it has a revision. The members of one that has a
-/// password.
+/// Checks one edit of the users' database before it has a revision. Returns its members if it has a password.
 pub(super) fn admit(edit: &Incoming, writer: Writer<'_>, mode: Mode) -> error::Result<Option<Map<String, Value>>> {
     users::may_write(&edit.id, writer)?;
     if !writer.security.is_admin(writer.user) {
@@ -78,7 +77,7 @@ pub(super) async fn admitted(
     }))
 }
 
-/// Whether a user has a document in the users' database; those of tokens and of proxies may have none.
+/// Whether a user has a document in the users' database; users of tokens and proxies may have none.
 async fn has_account(app: &Arc<App>, user: &UserCtx) -> error::Result<bool> {
     let Some(name) = user.name.clone() else { return Ok(false) };
     let accounts = app.accounts.clone();
@@ -99,8 +98,8 @@ impl Validate for Rules<'_> {
         true
     }
 
-    /// Who is no admin is held to the one leaf that the verdict saw. Admins resolve conflicts and replicate;
-    /// an account that they delete is deleted with its conflicts.
+    /// A user who is no admin may only extend the one leaf that the verdict saw. Admins resolve conflicts and
+    /// replicate; when they delete an account, its conflicts are deleted as well.
     fn terms(&self, _: &Database) -> Terms {
         let is_admin = self.security.is_admin(self.user);
         Terms { unmoved: !is_admin, deletes_all: is_admin }
@@ -136,8 +135,8 @@ impl Validate for Rules<'_> {
                     *verdict = scripted.next().unwrap_or(Ok(()));
                 }
             }
-            // What an account of this name left behind, if it went by another way than a deletion (a purge, a
-            // deleted database, a server that stopped in between), is gone before there is a new one.
+            // Remove what an earlier account of this name left behind, in case it did not end by a deletion (but by
+            // a purge, a deleted database, or a server that stopped in between).
             if !made.is_empty()
                 && let Err(error) = forget(self.app, made).await
             {
@@ -168,13 +167,12 @@ impl Rules<'_> {
         }
         let new = members(&proposal.id, &proposal.new)?;
         let old = proposal.old.as_deref().map(|old| members(&proposal.id, old)).transpose()?;
-        // A deleted document is no account any more: what follows it is a new one.
+        // A deleted document is no account any more: a later revision is a new account.
         let old = old.filter(|old| old.get("_deleted") != Some(&Value::Bool(true)));
         if new.get("_deleted") == Some(&Value::Bool(true)) {
             return users::validate_delete(old.as_ref(), writer);
         }
-        // Admins bring accounts from elsewhere with whatever hash they have; signing in with it is another
-        // matter.
+        // Admins may import accounts with any hash; the sign-in checks separately whether it can be used.
         if !is_admin || self.mode == Mode::Interactive {
             password::check_members(&new, &self.app.auth.settings().password)?;
         }
@@ -182,7 +180,7 @@ impl Rules<'_> {
     }
 }
 
-/// How the account stands that a proposal changes.
+/// The state of the account that a proposal changes.
 fn standing(proposal: &Proposal) -> AccountStanding {
     // Conflicts that were resolved are deleted leaves.
     let living: Vec<&Leaf> = proposal.leaves.iter().filter(|leaf| !leaf.deleted).collect();

@@ -80,8 +80,7 @@ impl Standing {
         Standing { app: app.clone(), state: Mutex::new(state) }
     }
 
-    /// The counters of the last check, or those of the settings alone if the next check is to look at
-    /// everything.
+    /// The counters of the last check, or only the settings' counter if the next check is to check everything.
     pub fn seen(&self) -> Seen {
         self.state.lock().seen.unwrap_or_else(|| Seen::settings(&self.app))
     }
@@ -113,7 +112,7 @@ impl Standing {
         Ok(())
     }
 
-    /// The user with the roles of now, if a check has found other roles since the last call.
+    /// The user with the current roles, if a check has found other roles since the last call.
     pub fn renewed(&self) -> Option<UserCtx> {
         let mut state = self.state.lock();
         std::mem::take(&mut state.renewed).then(|| UserCtx::clone(&state.user))
@@ -177,7 +176,7 @@ impl Standing {
         self.state.lock().user.clone()
     }
 
-    /// What must be asked; nothing if all is as at the last check.
+    /// What must be checked again; `None` if nothing has changed since the last check.
     fn doubt(&self) -> Result<Option<Doubt>> {
         let mut state = self.state.lock();
         if state.needed == Access::Anyone {
@@ -191,7 +190,7 @@ impl Standing {
         Ok(Some(Doubt { proof: state.proof.clone(), waits: state.waits, seen }))
     }
 
-    /// Takes what a check of the sign-in has found, and checks access. `seen`: the counters from before it.
+    /// Applies the result of a check of the sign-in, and checks access. `seen`: the counters from before the check.
     fn settle(&self, still: Option<Still>, seen: Option<Seen>) -> Result<()> {
         let Still { user, until, proof } = still.ok_or_else(over)?;
         let mut state = self.state.lock();
@@ -217,7 +216,7 @@ impl Standing {
         Ok(())
     }
 
-    /// Checks, and returns the user with the roles of now.
+    /// Checks, and returns the user with the current roles.
     pub async fn confirmed(&self) -> Result<Arc<UserCtx>> {
         self.check().await?;
         Ok(self.state.lock().user.clone())
@@ -259,7 +258,7 @@ impl Standing {
         self.state.lock().proof.account().map(str::to_owned)
     }
 
-    /// The time until the sign-in must be checked again although nothing has changed.
+    /// The time until the sign-in must be checked again even if nothing has changed.
     pub fn time_left(&self) -> Option<Duration> {
         let until = self.state.lock().until?;
         Some(Duration::from_secs(until).saturating_sub(self.app.clock.since_epoch()).max(SOON))
@@ -371,7 +370,7 @@ fn over() -> Error {
 /// Checks access with the current settings.
 fn judge(app: &App, state: &State, user: &UserCtx, database: Option<(&Arc<Database>, &str)>) -> Result<()> {
     let settings = app.settings();
-    // Another database may have become that of the accounts since the request was routed.
+    // The settings may have made this the database of accounts since the request was routed.
     let is_users = database.map(|(database, _)| app.auth.settings().authentication_db == database.name());
     let needed = match (state.needed, is_users) {
         (Access::Member, Some(true)) => Access::AccountsAdmin,

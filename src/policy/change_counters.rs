@@ -26,7 +26,7 @@ impl Seen {
         Seen { revocations, accounts: app.accounts.place(), ..self }
     }
 
-    /// The counters of now, as far as a sign-in depends on them.
+    /// The current counters, as far as a sign-in depends on them.
     pub fn now(app: &App, proof: &Proof) -> Seen {
         let seen = Seen::settings(app);
         if proof.account().is_some() { seen.with_accounts(app) } else { seen }

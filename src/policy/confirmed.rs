@@ -10,14 +10,14 @@ use crate::db::{Database, Guard, Proposal, Terms, Validate};
 use crate::error::{self, Error};
 
 /// The rules of `then`, and the check that the user may still write, with the roles that the rules were
-/// given. The writer makes it just before it applies the edits: rules may take seconds, and so may the wait
-/// for the writer. A request that is refused so is refused as a whole: rows that are refused one by one are
-/// documents that a replication leaves out for good.
+/// given. The writer makes this check just before it applies the edits: rules may take seconds, and so may the wait
+/// for the writer. A failed check refuses the whole request: a replication would skip documents that are refused one
+/// by one, and never send them again.
 pub struct Confirmed<'a> {
     by: By<'a>,
     then: &'a dyn Validate,
-    /// The `_security` by which it was decided what the user may write, beside the access that the route
-    /// needs: the rules of an admin must not hold for who is none any more.
+    /// The `_security` from which the rules decided what the user may write, in addition to the access that the route
+    /// requires: a user who is no longer an admin must not write by the rules for admins.
     security: Option<Arc<str>>,
 }
 

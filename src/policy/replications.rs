@@ -28,7 +28,7 @@ impl Replications {
     }
 }
 
-/// What a pass needs of the server, with the rights of `user`.
+/// The context of a pass, with the rights of `user`.
 pub fn context_of(app: &Arc<App>, user: UserCtx) -> Context {
     Context {
         access: Arc::new(UserAccess::new(app, user)),
@@ -38,7 +38,7 @@ pub fn context_of(app: &Arc<App>, user: UserCtx) -> Context {
     }
 }
 
-/// The user whose rights a job has now: roles of accounts are those of this moment.
+/// The user whose rights a job has now, with the roles that the account has now.
 ///
 /// # Errors
 /// Those of the store.

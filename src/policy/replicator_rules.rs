@@ -77,7 +77,7 @@ pub(super) struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// A document belongs to its owner until an admin of the database changes that. CouchDB only looks at the new
+    /// A document belongs to its owner until an admin of the database changes that. CouchDB only checks the new
     /// body, so that anybody may replace or delete any document there.
     fn verdict(&self, proposal: &Proposal) -> Result<()> {
         if proposal.id.starts_with("_design/") || self.security.is_admin(self.user) {

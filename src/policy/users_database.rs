@@ -1,5 +1,5 @@
-//! The users' database: its design document, its `_security`, its local documents, and what is forgotten with
-//! an account that is deleted.
+//! The users' database: its design document, its `_security`, its local documents, and the removal of what belonged
+//! to a deleted account.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::blocking::blocking;
 use crate::db::{Database, Incoming, Mode, Purged, Source};
 use crate::error::{self, Error};
 
-/// [`forget`] once the accounts are gone. What fails is made up for when there is a new account of such a
+/// [`forget`] once the accounts are gone. If it fails, the removal is repeated before a new account gets such a
 /// name.
 pub async fn forget_gone(app: &Arc<App>, ids: Vec<String>) {
     if let Err(error) = forget(app, ids).await {
@@ -38,7 +38,7 @@ pub(super) async fn forget(app: &Arc<App>, ids: Vec<String>) -> error::Result<()
     .await
 }
 
-/// Refuses who is no admin of the users' database its `_local` documents. A client that writes its own
+/// Refuses the `_local` documents of the users' database to everybody but its admins. A client that writes its own
 /// account there by replication has no checkpoint and compares each time, which is one document.
 pub fn check_local(app: &App, user: &UserCtx, database: &Database) -> error::Result<()> {
     if user.is_server_admin() || !app.is_users_database(database) {
@@ -47,13 +47,13 @@ pub fn check_local(app: &App, user: &UserCtx, database: &Database) -> error::Res
     security_of(database)?.check_admin(user)
 }
 
-/// Documents of `database` were purged: what accounts among them left is forgotten.
+/// Documents of `database` were purged: removes what belonged to accounts among them.
 pub async fn purged(app: &Arc<App>, database: &Database, purged: &[Purged]) {
     if !app.is_users_database(database) {
         return;
     }
     forget_gone(app, purged.iter().map(|(id, _)| id.clone()).collect()).await;
-    // A document that is gone as a whole is no row of the changes, by which feeds are woken else.
+    // A purged document has no row in the changes, which wake feeds otherwise.
     for name in purged.iter().filter_map(|(id, _)| users::name_of(id)) {
         app.wakes.wake(name);
     }
@@ -67,8 +67,7 @@ pub fn check_security_editable(app: &App, database: &Database) -> error::Result<
     Ok(())
 }
 
-/// Gives the users' database its design document, if this is one and it has none. Others see to it that it
-/// stays.
+/// If this is the users' database, writes its design document unless it has one.
 pub async fn settle(app: &Arc<App>, database: &Arc<Database>) -> error::Result<()> {
     if !app.is_users_database(database) {
         return Ok(());

@@ -69,8 +69,7 @@ impl Eyes {
         }
     }
 
-    /// The same for what is of no concern to anybody but the document's own user: its revisions, its
-    /// attachments.
+    /// The same for what only the document's own user may see: its revisions and attachments.
     pub fn check_own(&self, id: &str) -> error::Result<()> {
         let Some(limited) = self.accounts() else { return Ok(()) };
         match users::visible(id, &limited.user, &limited.security)? {
@@ -111,8 +110,8 @@ impl Eyes {
     }
 }
 
-/// A replication as others than its owner see it: without credentials, and therefore as another revision, which does
-/// not exist.
+/// A replication as users other than its owner see it: without credentials. Since this is not the stored content,
+/// it gets a revision id that does not exist.
 fn replication(mut found: Found, reader: Option<&str>) -> error::Result<Found> {
     if found.id.starts_with("_design/") {
         return Ok(found);

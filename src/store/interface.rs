@@ -224,7 +224,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits until it is this node's turn to write the database `number`, and keeps the turn until the result
     /// is dropped. After a conflict, a writer calls it before it reads, for about a second. Best effort: `None`
-    /// if no turn can be had, and a commit that is out of turn is only more likely to conflict.
+    /// if no turn can be taken: a commit without its turn is only more likely to conflict.
     fn turn(&self, _number: u64) -> Option<Box<dyn Send>> {
         None
     }

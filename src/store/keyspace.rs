@@ -20,7 +20,7 @@ const BLOB_REFERENCE: u8 = 0x05;
 const DOOMED: u8 = 0x06;
 /// Server-wide state of individual modules (secrets, schedulers): `[SERVER, name...]`.
 const SERVER: u8 = 0x07;
-/// What each node of a shared store tells of itself.
+/// The records that the nodes of a shared store write about themselves.
 const NODE: u8 = 0x08;
 const DATABASE: u8 = 0x10;
 /// View indexes have their own tag, so that all of them can be dropped and rebuilt.
@@ -133,7 +133,7 @@ pub fn servers() -> KeyRange {
     (Bound::Included(vec![SERVER]), Bound::Excluded(vec![SERVER + 1]))
 }
 
-/// Key of what a node of a shared store tells of itself.
+/// Key of the record that a node of a shared store writes about itself.
 pub fn node(id: &str) -> Vec<u8> {
     tagged(NODE, id.as_bytes())
 }

@@ -34,7 +34,7 @@ pub fn update<T, E: From<StoreError>>(
     update_with(store, key, |_| Ok(()), &mut change)
 }
 
-/// As [`update`]; `beside` adds more writes, with their expectations, to the commit of the changed record.
+/// As [`update`]. `beside` adds further writes and their expectations to the commit of the changed record.
 pub fn update_with<T, E: From<StoreError>>(
     store: &dyn Store,
     key: &[u8],

@@ -1,4 +1,4 @@
-//! How the number of conflicted documents has changed within a day, of the databases that have any.
+//! Samples of the number of conflicted documents within a day, for the databases that have any.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -10,7 +10,7 @@ use crate::db::{Conflicted, Database, Databases};
 const STEP: u64 = 3_600_000;
 /// Samples of a database: a day.
 const SAMPLES: usize = 24;
-/// Databases of which samples are kept.
+/// Maximum number of databases whose samples are kept.
 const DATABASES: usize = 1000;
 /// Growth below this is no news.
 const NEWS: u64 = 10;
@@ -55,7 +55,7 @@ impl ConflictGrowth {
         *self.quiet.lock() = quiet;
     }
 
-    /// The open databases whose conflicts grow. In others nothing changes.
+    /// The open databases whose conflicts grow. Closed ones do not change.
     pub fn of_open(&self, databases: &Databases) -> Vec<Growth> {
         self.growing(|number, name| {
             let open = databases.opened(name)?;

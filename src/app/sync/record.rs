@@ -73,7 +73,7 @@ impl Sums {
     }
 }
 
-/// What is known of one client and one database. Times are milliseconds since 1970.
+/// The progress of one client with one database. Times are milliseconds since 1970.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     pub address: Option<IpAddr>,

@@ -1,4 +1,4 @@
-//! The entries: what is known of each replicating client and database.
+//! The entries: the progress of each replicating client and database.
 //!
 //! What clients can make the server hold is bounded: [`ENTRIES`] entries, [`PER_USER`] of one user, ten refused
 //! documents of an entry, texts of 200 bytes. The entries that were not used for longest go first. A request of a replicator
@@ -20,7 +20,8 @@ use crate::clock::Clock;
 pub const ENTRIES: usize = 5000;
 /// The most entries of one user; those who have not signed in count as one.
 pub const PER_USER: usize = 500;
-/// One part in this many of the entries is forgotten at once, so that each new one does not look at all.
+/// When the table is full, one in so many entries is removed at once, so that not every new entry has to search
+/// all.
 const PART: usize = 10;
 
 struct Entry {
@@ -54,7 +55,7 @@ pub struct SyncStatus {
     pub since: u64,
 }
 
-/// A client that is replicating. What it does is noted through this.
+/// A client that is replicating: the handle through which handlers record what it does.
 #[derive(Clone)]
 pub struct Syncing {
     status: Arc<SyncStatus>,

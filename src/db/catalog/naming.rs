@@ -89,7 +89,7 @@ impl Databases {
             let event = self.events.stage(&*self.store, &mut batch, name, DbEventKind::Deleted)?;
             match self.store.commit(batch) {
                 Ok(()) => {
-                    // First the handle: who hears of the deletion must not find the database any more.
+                    // Remove the handle first: a listener of the deletion must not find the database any more.
                     self.leave(name);
                     self.told(vec![event]);
                     if self.store.is_shared() {
@@ -114,7 +114,7 @@ mod tests {
     use crate::store::MemoryBlobs;
     use crate::store::memory::Memory;
 
-    /// A replication went on for ever when the database of its document was deleted: whoever heard of the deletion
+    /// A replication went on for ever when the database of its document was deleted: the listener of the deletion
     /// still found the database.
     #[test]
     fn a_deletion_is_told_when_the_database_is_no_longer_found() {

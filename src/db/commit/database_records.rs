@@ -1,4 +1,4 @@
-//! Changes of the records that a database has beside its documents: `_local` documents, `_security`,
+//! Changes of a database's other records than documents: `_local` documents, `_security`,
 //! `_auto_purge`, purge requests.
 
 use super::draft::Draft;

@@ -76,7 +76,7 @@ impl Kind {
     }
 }
 
-/// Between two attempts to read from a database server that is away.
+/// The pause between two attempts to read from a database server that cannot be reached.
 const REST: Duration = Duration::from_millis(500);
 
 /// How long a feed waits.
@@ -239,7 +239,7 @@ impl<S: Source> Feed<S> {
                 return Box::pin(self.end(out)).await;
             }
             if !has_head {
-                // The head goes out with the first byte: it tells the client that the feed has begun.
+                // The headers are sent with the first byte: they tell the client that the feed has begun.
                 out.write("\n").await;
                 has_head = true;
             }
@@ -273,7 +273,7 @@ impl<S: Source> Feed<S> {
                 Some(page) => page,
                 None => match self.source.page(self.since).await {
                     Err(Failure::Domain(error @ Error::NoDatabase)) => return self.stop(error),
-                    // The client has its heartbeats meanwhile, and misses nothing.
+                    // The client still gets heartbeats, and misses no change.
                     Err(Failure::Domain(Error::Down(_))) if self.kind != Kind::Normal => {
                         if !self.rest(out).await {
                             return Ok(false);
@@ -353,8 +353,8 @@ impl<S: Source> Feed<S> {
         }
     }
 
-    /// Waits a moment for a database server that is away, and sends a heartbeat that is due. Returns `false` if the feed
-    /// ends.
+    /// Waits a moment for a database server that cannot be reached, and sends a heartbeat that is due. Returns
+    /// `false` if the feed ends.
     async fn rest(&mut self, out: &mut Sender) -> bool {
         tokio::select! {
             biased;

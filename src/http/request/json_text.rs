@@ -28,7 +28,7 @@ pub fn too_deep(text: &[u8], most: usize) -> bool {
     false
 }
 
-/// About what a value takes in memory beside its text, with its name and what is made of it.
+/// Approximate memory of a value in addition to its text: its name, and the parsed value.
 pub const VALUE: usize = 160;
 
 /// How many values JSON text has, about.

@@ -1,6 +1,6 @@
 //! Halves of surrogate pairs in JSON. JavaScript cuts a string within a pair (`title.slice(0, 10)`), stores it, and sends the
 //! half as an escape; no Rust string can hold it. No document with a half is ever written, as in CouchDB, but PouchDB asks for such
-//! ids in `_revs_diff` before it sends the document, and an error there would stop it for good.
+//! ids in `_revs_diff` before it sends the document, and an error there would stop the replication forever.
 //!
 //! A half is therefore replaced by a mark that stands for it, and the mark in the answer by the half.
 

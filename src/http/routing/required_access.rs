@@ -1,4 +1,4 @@
-//! The access that a route requires: the second match, beside the routing table (`chttpd_auth_request.erl`).
+//! The access that a route requires: a second `match`, next to the routing table (`chttpd_auth_request.erl`).
 //!
 //! A single document may require more (design documents: an admin of the database; users' documents: their
 //! users). That is checked where documents are written and read, because a bulk request or a `COPY` names the

@@ -1,4 +1,4 @@
-//! Checks a whole folder: its databases, and the entries that belong to none.
+//! Checks a whole folder: its databases, and the entries that belong to no database.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

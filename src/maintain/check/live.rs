@@ -61,7 +61,7 @@ fn database(check: &mut Check<'_>, number: u64, name: &str) -> Result<()> {
     for pass in 1..=PASSES {
         let counters = check.store.get_each(std::slice::from_ref(&key))?.pop().map(|value| value.ok().flatten());
         let (found, references) = (std::mem::take(&mut check.found), check.references);
-        // For the progress, which tells of all documents.
+        // For the progress, which counts the documents of all databases.
         check.found.documents = found.documents;
         let ended = check.database(number, name);
         let mut own = std::mem::replace(&mut check.found, found);

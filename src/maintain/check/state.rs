@@ -1,4 +1,4 @@
-//! What a check has found so far, and what it reads with.
+//! The state of a check: its results so far, and the readers that it uses.
 
 use std::collections::HashSet;
 use std::ops::Bound;

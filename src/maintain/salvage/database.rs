@@ -1,4 +1,4 @@
-//! Copies one database: its documents, and what is stored beside them.
+//! Copies one database: its documents, `_local` documents, purge requests, `_security` and `_auto_purge`.
 
 use super::state::{Salvage, Target};
 use crate::db::AutoPurge;

@@ -1,4 +1,4 @@
-//! What a salvage has copied so far, and what it reads from and writes to.
+//! The state of a salvage: what it has copied so far, its source and its target.
 
 use std::collections::HashMap;
 

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Undo entries are removed when the last reader that needs them ends. The undo logs of all indexes together
-//! take at most [`MOST`] bytes. Beyond that, the readers of the index that is being written are given up:
+//! take at most [`MOST`] bytes. Beyond that, the readers of the index that is being written are cancelled:
 //! their responses are aborted, never wrong.
 //!
 //! Order: a commit first writes the undo log and then the entries; a reader first reads the entries and then
@@ -222,7 +222,7 @@ impl History {
         self.entries.commit(batch)
     }
 
-    /// Removes all entries, and gives up all readers.
+    /// Removes all entries, and cancels all readers.
     pub fn clear(&self) -> store::Result<()> {
         self.give_up();
         let cleared = self.entries.clear();

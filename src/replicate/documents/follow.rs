@@ -39,7 +39,7 @@ pub(super) enum Work {
     IdComputed(Key, u64, std::result::Result<ReplicationId, Failure>),
 }
 
-/// What the task knows beside the rows.
+/// The state of the task, except for the rows.
 pub(super) struct Tasks {
     pub work: mpsc::UnboundedSender<Work>,
     /// When the id of a document is to be computed again.

@@ -16,7 +16,7 @@
 //! follow     reads the databases and their changes     body    a document's replication, owner and digest
 //! identify   computes ids, and schedules the jobs      write   writes the outcome into a document
 //! list       all documents whose replication runs      state   CouchDB's states, and what a document tells
-//! rows       what is known of each of them
+//! rows       the state of each of them
 //! ```
 
 pub mod body;

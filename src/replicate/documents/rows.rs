@@ -1,4 +1,4 @@
-//! What is known of each document whose replication has not ended.
+//! The state of each document whose replication has not ended.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -48,9 +48,9 @@ impl<'a> Found<'a> {
         self.documents.push(document);
     }
 
-    /// Whether so many bytes may be in memory beside these documents. Dozens of answers are read at a time, and few of
-    /// them may be large. One for which there is no permit now is given up, and asked for again when there is one: with
-    /// an answer that nobody reads, the server would lose its patience, and others would wait for its connection.
+    /// Whether `bytes` more may be in memory in addition to these documents. Dozens of answers are read at a time, and
+    /// few of them may be large. A large answer for which there is no permit now is cancelled, and requested again when
+    /// there is one: the server would time out an answer that nobody reads, and others would wait for its connection.
     pub fn may_have(&mut self, connection: &'a Connection<'a>, bytes: usize) -> bool {
         if self.bytes + bytes <= SMALL || self.large.is_some() {
             return true;

@@ -1,5 +1,5 @@
-//! `/_node/{node}/_check`: checks everything that is stored while the server works, as `settee check` does on a folder
-//! that is at rest.
+//! `/_node/{node}/_check`: checks everything that is stored while the server runs, as `settee check` does for the
+//! folder of a stopped server.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::http::response::error::{Failure, Result};
 use crate::maintain::survey::Survey;
 use crate::maintain::{Checked, check_live};
 
-/// GET: what runs, and what the last check has found since the server started.
+/// GET: the progress of a running check, and the result of the last one since the server started.
 pub fn state(app: &App) -> Result<Answer> {
     let last = app.checks.last().map_or(Value::Null, |(at, found)| shown(at, &found));
     Ok(Answer::ok(&json!({"running": app.checks.running(), "last": last})))

@@ -13,7 +13,7 @@ use crate::http::response::Answer;
 use crate::http::response::error::Result;
 use crate::store::Direction;
 
-/// Revisions of one kind that a row lists; `leaves` is the number of all.
+/// Maximum number of revisions of one kind that a row lists; `leaves` is the number of all.
 const LISTED: usize = 100;
 /// The most rows of one answer.
 const MOST: u64 = 1000;

@@ -20,7 +20,7 @@ use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
 use crate::http::security::authenticate;
 
-/// Bytes of a body at most. A QR code holds fewer.
+/// Maximum length of a body in bytes. A QR code holds fewer.
 const LARGEST: usize = 16 * 1024;
 
 /// The body. It has no `Debug`, because it holds secrets.
@@ -93,7 +93,7 @@ pub async fn make(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
     Ok(Answer::json(StatusCode::OK, &body).with_text(header::CACHE_CONTROL, "no-store"))
 }
 
-/// Says where the body is wrong, without the values in it.
+/// The error for a wrong body: names the place without the values.
 fn wrong_body(error: &serde_json::Error) -> Failure {
     let members = "url, db, name, password, encrypt and vault_passphrase";
     Failure::bad_request(format!("the body is an object with {members}; wrong at column {}", error.column()))

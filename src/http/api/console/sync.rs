@@ -1,5 +1,5 @@
-//! GET `/_sync/status` and `/_sync/history`: which clients replicate, and how it goes. Server admins see all users,
-//! others themselves.
+//! GET `/_sync/status` and `/_sync/history`: which clients replicate, their progress and their errors. Server
+//! admins see all users, other users only themselves.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::http::request::{Request, query_error};
 use crate::http::response::Answer;
 use crate::http::response::error::Result;
 
-/// A client counts as present for so long after its last request, in milliseconds.
+/// Milliseconds after its last request during which a client counts as present.
 const PRESENT: u64 = 2 * 60 * 1000;
-/// Up to so many sequences, the number of missing changes is counted.
+/// Up to this many sequences, the missing changes are counted; above, only an upper bound of their number is returned.
 const COUNTED: u64 = 100;
 
-/// Whose clients a request may see, and asks for.
+/// The users whose clients a request may see and asks for.
 #[derive(Clone)]
 pub(super) struct Scope {
     /// `None`: everybody's.
@@ -65,7 +65,7 @@ pub(super) fn now(app: &App) -> u64 {
     app.clock.since_epoch().as_millis() as u64
 }
 
-/// The databases that entries name, as far as they are there and the reader may read them.
+/// The databases that entries name, as far as they exist and the reader may read them.
 pub(super) struct Readable {
     databases: Arc<Databases>,
     user: UserCtx,
@@ -92,8 +92,8 @@ impl Readable {
     }
 }
 
-/// The number of changes that the client does not have yet, and whether it is counted; `None` if the client never said
-/// how far it is.
+/// The number of changes that the client does not have yet, and whether it is counted; `None` if the client never
+/// sent its position.
 pub(super) fn behind(database: &Database, seen: &Seen) -> Option<(u64, bool)> {
     let record = &seen.record;
     let sent = record.sent.filter(|_| seen.live);

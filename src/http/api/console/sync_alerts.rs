@@ -1,4 +1,5 @@
-//! GET `/_sync/alerts`: what an admin, or the user, should look at. Computed from what is known at the moment.
+//! GET `/_sync/alerts`: conditions that an admin or the user should look at. Computed at the
+//! request from the state in memory.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,9 +18,9 @@ use crate::http::response::Answer;
 use crate::http::response::error::Result;
 
 /// A replication that stopped longer ago than so many milliseconds is no alert any more: most probably its app was
-/// installed anew, and has another one.
+/// reinstalled, and replicates under another id.
 const FORGOTTEN: u64 = 7 * 24 * 3_600_000;
-/// Milliseconds after which a refusal, or something suspicious, is no alert any more.
+/// Milliseconds after which a refusal or a suspicious event is no alert any more.
 const OLD: u64 = 24 * 3_600_000;
 /// Changes by which a client is far behind.
 const FAR: u64 = 1000;
@@ -119,7 +120,7 @@ fn of_client(alerts: &mut Alerts, databases: &mut Readable, seen: &Seen, (now, s
             let count = record.checkpoints.len();
             let text = format!(
                 "One of {count} replications {whose} under the same name has not synced {db} for {}, and lacks {changes} \
-                 of its changes. A device may have stopped, or its app was installed anew.",
+                 of its changes. A device may have stopped, or its app was reinstalled.",
                 duration_text(idle)
             );
             alerts.add("device_stopped", Severity::Info, checkpoint.at, alert(changes, text));

@@ -130,7 +130,7 @@ fn tag(
     ])
 }
 
-/// The changes of one database, as one client wants them.
+/// The changes of one database, with the parameters of one client.
 struct Changes {
     database: Arc<Database>,
     params: Params,
@@ -139,7 +139,7 @@ struct Changes {
     tombstones_since: u64,
     /// Set for a page of more rows than PouchDB asked for.
     first_sync: Option<FirstSync>,
-    /// Everything from here on has been looked at by a descending feed.
+    /// Position of a descending feed: it has read everything from this sequence on.
     before: u64,
     /// Rows of the next page, for a filter that reads documents.
     judged_at_once: usize,
@@ -311,7 +311,7 @@ impl Changes {
         PageLimit { entries: page, bytes: PAGE_BYTES }
     }
 
-    /// A descending feed lists what there is, from the last change to the first, and ends.
+    /// A descending feed lists the existing changes from the last to the first, and ends.
     async fn backward(&mut self, since: u64) -> Result<Page<Judged>> {
         let (database, before, limit) = (self.database.clone(), self.before, self.page_limit());
         let page = blocking(move || database.changes(before, Direction::Backward, limit)).await?;

@@ -1,4 +1,4 @@
-//! A database as a whole: its life, its counters, its limits.
+//! A database as a whole: creation, deletion, counters, `_security` and limits.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,7 +82,8 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
             "You tried to DELETE a database with a ?=rev parameter. Did you mean to DELETE a document instead?",
         ));
     }
-    // Only a server admin removes a database for good; for the owner of a vault it is emptied, and the rights stay.
+    // Only a server admin removes a database. For the owner of a vault it is replaced by an empty one with the same
+    // rights.
     let is_emptied = !request.user.is_server_admin();
     request.standing.check().await?;
     let (databases, deleted) = (app.databases.clone(), name.clone());
@@ -113,7 +114,8 @@ pub fn info(database: &Database) -> Value {
     let info = database.info();
     let (q, n) = database.shape();
     let active = info.external + info.records;
-    // Beside the live data: old bodies until they are compacted away, and each document's place in the changes order.
+    // In addition to the live data: old bodies until they are compacted away, and each document's row in the
+    // changes order.
     let file = active + info.old + ROW_BYTES * (info.documents + info.deleted) + ROW_BYTES;
     let mut props = serde_json::Map::new();
     if database.is_partitioned() {

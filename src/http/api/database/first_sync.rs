@@ -20,7 +20,7 @@ const ASKED: u64 = 100;
 const FAR: u64 = 1000;
 /// Bytes that the documents of a page may take.
 const BYTES: u64 = 4 << 20;
-/// About what a document takes beside its body, and each of its revisions in `_revisions`.
+/// Approximate size in bytes of a document without its body, and of each of its revisions in `_revisions`.
 const DOCUMENT: u64 = 128;
 const REVISION: u64 = 36;
 

@@ -81,13 +81,13 @@ pub async fn rewrite(
     }
 }
 
-/// Whether rewrites stay in their database (`[chttpd] secure_rewrites`): else the admin of one database could have others,
-/// who follow a link to it, do anything anywhere.
+/// Whether rewrites stay in their database (`[chttpd] secure_rewrites`): else the admin of one database could make
+/// users who follow a link to it send requests to any other database.
 fn is_secure(request: &Request) -> bool {
     request.settings.get("chttpd", "secure_rewrites") != Some("false")
 }
 
-/// Whether a header says who asks, from where and for which page. A function must not say that.
+/// Whether a header identifies the client, its address or its page. A function must not set these.
 fn is_the_clients(app: &App, name: &HeaderName) -> bool {
     let name = name.as_str();
     let proxy = &app.auth.settings().proxy;

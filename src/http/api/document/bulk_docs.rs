@@ -34,7 +34,7 @@ struct BulkDocs<'a> {
     all_or_nothing: Option<&'a RawValue>,
 }
 
-/// About what a document of `_bulk_docs` takes in memory beside its text, until it is written and answered.
+/// Approximate memory of a document of `_bulk_docs` in addition to its text, until it is written and answered.
 const DOCUMENT: usize = 512;
 
 /// `POST /{db}/_bulk_docs`.

@@ -43,7 +43,7 @@ pub async fn bulk_get(app: &Arc<App>, request: &mut Request, database: Arc<Datab
     let eyes = Eyes::of(app, &request.user, &database)?;
     request.syncing.iter().for_each(|syncing| syncing.reads(docs.len() as u64));
     let asked = docs.iter().map(|entry| unseen(&eyes, asked(entry, database.is_partitioned()))).collect::<Vec<Asked>>();
-    // Unlike `open_revs`: whoever takes JSON, be it by `*/*`, gets JSON (`bulk_get_is_multipart`).
+    // Unlike `open_revs`, answers JSON to every client that accepts JSON, also by `*/*` (`bulk_get_is_multipart`).
     let kinds = match crate::http::request::accepts(&request.headers, "application/json") {
         true => None,
         false => crate::http::request::wanted(request, &["multipart/mixed", "multipart/related"]),

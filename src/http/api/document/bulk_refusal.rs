@@ -3,12 +3,12 @@
 //! A replicator goes on after a refused document only if the document's own row says `forbidden` or
 //! `unauthorized` (PouchDB, `replicate.js`). Any other word, and an error for the whole request, makes it stop, or send
 //! the same request without end: one document that the server cannot take would stop the synchronization of its
-//! whole database for good. Therefore what is wrong with one replicated document is `forbidden`, with CouchDB's word in
+//! whole database forever. Therefore an error of one replicated document becomes `forbidden`, with CouchDB's word in
 //! the reason, and the log names the document.
 //!
 //! Errors that may pass (a full disk, a failing store, an attachment whose content must be sent again) and those of a
 //! client that does not speak the protocol (no revision) keep their words and their extent: after `forbidden`, the
-//! document would be left out for good.
+//! replicator would never send the document again.
 
 use std::fmt;
 
@@ -71,7 +71,7 @@ pub fn row(id: &str, error: &Error, mode: Mode) -> String {
     format!("{{\"id\":{id},\"error\":{},\"reason\":{}}}", quote(&word), quote(&reason))
 }
 
-/// The log's account of the refused documents of a request.
+/// Logs the refused documents of a request.
 pub struct RefusalLog<'a> {
     request: &'a Request,
     database: &'a str,

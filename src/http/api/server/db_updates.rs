@@ -70,7 +70,7 @@ fn waiting(query: &Query, most: Duration) -> Result<Waiting> {
     Ok(Waiting { heartbeat, timeout })
 }
 
-/// The events of all databases, as one client wants them.
+/// The events of all databases, with the parameters of one client.
 struct Updates {
     databases: Arc<Databases>,
     kind: Kind,

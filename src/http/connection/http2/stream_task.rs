@@ -18,11 +18,11 @@ use tokio::time::{Instant, Sleep};
 use super::streams::OpenStream;
 use super::unwritten::Unwritten;
 
-/// How long a stream that was given up may leave bytes in the connection before this is closed.
+/// How long a dropped stream may leave bytes in the connection before the connection is closed.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
-/// A new stream between the two calls in which hyper tells of it: first the service is called with the request,
-/// then the executor with the future of the whole stream.
+/// A new stream between the two calls that hyper makes for it: it calls first the service with the request, then the
+/// executor with the future of the whole stream.
 pub type Next = Arc<Mutex<Option<(Arc<Unwritten>, OpenStream)>>>;
 
 /// Starts the tasks of a connection's streams.

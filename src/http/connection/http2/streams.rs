@@ -20,7 +20,7 @@ use crate::http::connection::received::Peer;
 use crate::http::response::error::Failure;
 
 /// Bytes of responses that a connection may hold after their streams have ended. A response that ends beyond
-/// this keeps its stream until it is written, so that the stream can be given up.
+/// this keeps its stream until it is written, so that the stream can be dropped.
 const LEFT: i64 = 64 << 10;
 /// How many requests the client may cancel in each [`PERIOD`] before the connection is closed: each has made
 /// work that was done for nothing ("rapid reset", CVE-2023-44487).

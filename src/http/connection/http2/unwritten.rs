@@ -81,8 +81,8 @@ impl Unwritten {
 
     /// Ends the response. Returns false if too much of it is unwritten: then it may end later.
     ///
-    /// After the end the stream cannot be given up any more, because it is gone, while its last bytes may wait
-    /// for the client. So these are few, for each stream and for the connection.
+    /// After its end the stream is gone and can no longer be dropped, while its last bytes may still wait for the
+    /// client. Therefore both the stream and the connection may leave few bytes.
     pub fn end(&self) -> bool {
         let bytes = self.bytes();
         if bytes > 0 && (bytes > FREE as u64 || !self.streams.may_leave(bytes)) {
@@ -94,7 +94,7 @@ impl Unwritten {
         true
     }
 
-    /// Counts bytes that are written, or given up with their stream.
+    /// Counts bytes that are written, or dropped with their stream.
     fn wrote(&self, bytes: usize) {
         let before = self.bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
         self.line.wrote(bytes);
