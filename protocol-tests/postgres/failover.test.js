@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
 import { until } from '../harness/server.js';
 import { Cluster } from '../harness/postgres.js';
+import { Live, shaky } from '../harness/pouch.js';
 import { Proxy, random } from '../harness/proxy.js';
 
 const require = createRequire(import.meta.url);
@@ -129,29 +130,11 @@ describe('failover', { timeout: 3_600_000 }, () => {
 
     const remote = `http://admin:${encodeURIComponent('pass word:1')}@127.0.0.1:${door.port}/${db}`;
     const clients = Array.from({ length: 3 }, (_, at) => new PouchDB(`${db}-${at}`, { adapter: 'memory' }));
-    const shaky = () => {
-      const there = new PouchDB(remote, { skip_setup: true });
-      const info = there.info.bind(there);
-      // PouchDB does not handle its failure.
-      there.info = () => info().catch(() => ({ db_name: db, update_seq: '0' }));
-      return there;
-    };
+    const there = () => shaky(new PouchDB(remote, { skip_setup: true }));
     // A PouchDB whose first `_bulk_get` fails asks for each document by itself from then on, and passes over those whose
     // request fails.
-    await until('PouchDB to know _bulk_get', () => shaky().bulkGet({ docs: [{ id: 'none' }] }).then(() => true, () => false));
-    // Not with `retry: true`: if a request for changes fails while a batch is being written, PouchDB (7 to 9) drops the
-    // batches that wait, goes on after them, and its checkpoint says that they are there. With any server.
-    const syncs = new Set();
-    const syncing = async (client) => {
-      while (working) {
-        const sync = client.sync(shaky(), { live: true, batch_size: 50 });
-        syncs.add(sync);
-        await new Promise((resolve) => sync.on('error', resolve).on('complete', resolve));
-        syncs.delete(sync);
-        await pause(300);
-      }
-    };
-    clients.forEach(syncing);
+    await until('PouchDB to know _bulk_get', () => there().bulkGet({ docs: [{ id: 'none' }] }).then(() => true, () => false));
+    const syncs = clients.map((client) => new Live(() => client.sync(there(), { live: true, batch_size: 50 }), 300));
     const author = async (client, at) => {
       for (let n = 0; working; n++) {
         const id = draw.chance(0.3) ? `own-${at}-${n}` : `shared-${draw.below(15)}`;
@@ -230,7 +213,7 @@ describe('failover', { timeout: 3_600_000 }, () => {
       assert.deepEqual(failures, []);
     } finally {
       [working, writing] = [false, false];
-      for (const sync of syncs) sync.cancel();
+      await Promise.all(syncs.map((sync) => sync.stop()));
     }
 
     for (const node of nodes) {

@@ -4,6 +4,7 @@
 import { createRequire } from 'node:module';
 import { randomBytes } from 'node:crypto';
 import { describe, it, before, after, assert, Api } from '../harness/rows.js';
+import { Live, shaky } from '../harness/pouch.js';
 import { Proxy, random } from '../harness/proxy.js';
 import { until, external } from '../harness/server.js';
 
@@ -31,14 +32,6 @@ export function clientTests(major, version) {
       const at = new URL(api.server.address);
       if (port) at.port = port;
       return new PouchDB(`${at.toString().replace(/\/$/, '')}/${name}`);
-    };
-    // PouchDB 8 and 9 call info() of the source for their list of active tasks and do not handle its failure.
-    // The test runner counts the unhandled rejection as a failed test, so tests with a failing network catch
-    // it here.
-    const shaky = (db) => {
-      const info = db.info.bind(db);
-      db.info = () => info().catch(() => ({ db_name: db.name, update_seq: '0' }));
-      return db;
     };
     const server = async () => {
       const name = await api.db();
@@ -338,35 +331,23 @@ export function clientTests(major, version) {
       const { name, db } = await server();
       const count = 1500;
       await a.bulkDocs(Array.from({ length: count }, (_, n) => ({ _id: `d${String(n).padStart(4, '0')}`, n })));
-      const options = { live: true, retry: true, batch_size: 50, back_off_function: () => 100 };
       shaky(db);
-      const push = a.replicate.to(db, options);
-      let failed = null;
-      push.on('error', (error) => (failed = error));
-      const written = new Promise((resolve) => push.on('change', (info) => info.docs_written >= 300 && resolve()));
-      await written;
-      await api.server.kill();
-      await new Promise((resolve) => setTimeout(resolve, 150));
-      await api.server.start();
-      await until('the push to be complete', async () => {
-        if (failed) throw failed;
-        return (await api.ok(`GET /${name}`)).doc_count === count;
-      }, 60);
-      push.cancel();
-      await push.catch(() => {});
-
+      /** Replicates, and kills the server in the middle. */
+      const killed = async (begin, complete) => {
+        let wrote;
+        const middle = new Promise((resolve) => (wrote = resolve));
+        const live = new Live(() => begin({ live: true, batch_size: 50 }).on('change', (info) => info.docs_written >= 300 && wrote()));
+        await middle;
+        await api.server.kill();
+        await new Promise((resolve) => setTimeout(resolve, 150));
+        await api.server.start();
+        await until('the replication to be complete', async () => (await complete()) === count, 60);
+        await live.stop();
+      };
+      await killed((options) => a.replicate.to(db, options), async () => (await api.ok(`GET /${name}`)).doc_count);
       const b = local();
-      const pull = b.replicate.from(db, options);
-      pull.on('error', (error) => (failed = error));
-      await new Promise((resolve) => pull.on('change', (info) => info.docs_written >= 300 && resolve()));
-      await api.server.kill();
-      await api.server.start();
-      await until('the pull to be complete', async () => {
-        if (failed) throw failed;
-        return (await b.info()).doc_count === count;
-      }, 60);
-      pull.cancel();
-      await pull.catch(() => {});
+      await db.bulkGet({ docs: [{ id: 'none' }] });
+      await killed((options) => b.replicate.from(db, options), async () => (await b.info()).doc_count);
       const [one, two, three] = await Promise.all([a, b, db].map(async (each) => (await each.allDocs()).rows.map((row) => [row.id, row.value.rev])));
       assert.deepEqual(two, one);
       assert.deepEqual(three, one);
@@ -383,12 +364,10 @@ export function clientTests(major, version) {
       const proxy = await new Proxy(api.server.port).start();
       const clients = Array.from({ length: 4 }, () => local());
       const through = () => shaky(remote(name, proxy.port));
-      const options = { live: true, retry: true, batch_size: 20, back_off_function: () => 30 };
-      const syncs = clients.map((client) => {
-        const sync = client.sync(through(), options);
-        sync.on('error', () => {});
-        return sync;
-      });
+      // A PouchDB whose first `_bulk_get` fails asks for each document by itself from then on, and passes over those whose
+      // request fails.
+      await until('PouchDB to know _bulk_get', () => through().bulkGet({ docs: [{ id: 'none' }] }).then(() => true, () => false));
+      const syncs = clients.map((client) => new Live(() => client.sync(through(), { live: true, batch_size: 20 }), 30));
       const ids = Array.from({ length: 15 }, (_, n) => `doc${n}`);
       let cutting = true;
       const cutter = (async () => {
@@ -422,8 +401,7 @@ export function clientTests(major, version) {
       } finally {
         cutting = false;
         await cutter;
-        for (const sync of syncs) sync.cancel();
-        await Promise.all(syncs.map((sync) => sync.catch(() => {})));
+        await Promise.all(syncs.map((sync) => sync.stop()));
         await proxy.stop();
       }
       assert.ok(proxy.cuts > 0, 'the proxy cut nothing');
