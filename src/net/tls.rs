@@ -21,14 +21,16 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{Acceptor, ResolvesServerCert};
+use tokio_rustls::rustls::sign::SingleCertAndKey;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, LazyConfigAcceptor, TlsAcceptor};
 
 use super::acme::Automatic;
-use super::acme::shown::CHALLENGE;
+use super::acme::shown::{CHALLENGE, asked_name};
 use super::crypto_provider::provider;
 
 /// Largest accepted PEM file. A certificate chain or key has a few kilobytes.
@@ -91,11 +93,8 @@ impl Identity {
     /// An identity whose certificate is obtained and renewed while [`Identity::watch`] is polled. Until there
     /// is a certificate, handshakes fail.
     pub fn automatic(automatic: Automatic, http2: bool) -> Result<Identity, String> {
-        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|error| error.to_string())?.with_no_client_auth();
-        let mut config = builder.with_cert_resolver(automatic.shown());
-        config.alpn_protocols = versions(http2);
-        config.alpn_protocols.push(CHALLENGE.to_vec());
+        let protocols = [versions(http2), vec![CHALLENGE.to_vec()]].concat();
+        let config = config_of(automatic.shown(), protocols).map_err(|error| error.to_string())?;
         Ok(Identity { current: RwLock::new(Arc::new(config)), source: Source::Acme(Box::new(automatic)) })
     }
 
@@ -149,7 +148,13 @@ impl Identity {
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, socket: S) -> io::Result<TlsStream<S>> {
         let config = self.current.read().clone();
         let handshake = async {
-            let mut stream = TlsAcceptor::from(config).accept(socket).await?;
+            let shaking = match &self.source {
+                Source::Acme(automatic) if automatic.is_shared() => {
+                    accept_on_any_node(automatic, config, socket).await?
+                }
+                _ => TlsAcceptor::from(config).accept(socket),
+            };
+            let mut stream = shaking.await?;
             if stream.get_ref().1.alpn_protocol() == Some(CHALLENGE) {
                 stream.shutdown().await?;
                 return Err(io::Error::other("the connection was an ACME validation, which ends with its handshake"));
@@ -158,6 +163,33 @@ impl Identity {
         };
         tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
+}
+
+/// A handshake of a node that also answers the authority for the other nodes.
+async fn accept_on_any_node<S: AsyncRead + AsyncWrite + Unpin>(
+    automatic: &Automatic,
+    config: Arc<ServerConfig>,
+    socket: S,
+) -> io::Result<Accept<S>> {
+    let begun = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let asked = asked_name(&begun.client_hello());
+    let answer = match asked {
+        Some(name) if !automatic.shown().answers(&name) => automatic.answer_of_another_node(&name).await,
+        _ => None,
+    };
+    let config = match answer {
+        Some(answer) => Arc::new(config_of(Arc::new(SingleCertAndKey::from(answer)), vec![CHALLENGE.to_vec()])?),
+        None => config,
+    };
+    Ok(begun.into_stream(config))
+}
+
+/// The TLS settings of the server, with a certificate that is chosen in each handshake.
+fn config_of(certificates: Arc<dyn ResolvesServerCert>, protocols: Vec<Vec<u8>>) -> io::Result<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let mut config = builder.map_err(io::Error::other)?.with_no_client_auth().with_cert_resolver(certificates);
+    config.alpn_protocols = protocols;
+    Ok(config)
 }
 
 fn server_config(cert: &Path, key: &Path, http2: bool) -> Result<ServerConfig, String> {

@@ -234,10 +234,13 @@ pub async fn listen_on(app: Arc<App>, bind: SocketAddr, sockets: &Sockets) -> Re
     let mut listeners: Vec<_> = plain.into_iter().map(|socket| Listening { socket, identity: None }).collect();
     let mut secure_address = None;
     if let Some(Tls { bind, certificate }) = tls_of(&app.settings(), address).map_err(Error::BadRequest)? {
-        let (client, clock) = (app.client.clone(), app.clock.clone());
+        let (client, clock, store) = (app.client.clone(), app.clock.clone(), app.store.clone());
         let http2 = app.settings().flag("settee", "http2");
         let read = move || match &certificate {
             Certificate::Files { cert, key } => Identity::open(cert, key, http2),
+            Certificate::Acme { wanted, .. } if store.is_shared() => {
+                Identity::automatic(Automatic::shared(wanted.clone(), store, client, clock), http2)
+            }
             Certificate::Acme { wanted, folder } => {
                 Identity::automatic(Automatic::open(wanted.clone(), folder, client, clock)?, http2)
             }

@@ -22,6 +22,8 @@ const DOOMED: u8 = 0x06;
 const SERVER: u8 = 0x07;
 /// The records that the nodes of a shared store write about themselves.
 const NODE: u8 = 0x08;
+/// Keys and certificates of TLS that the nodes of a shared store have in common. In no backup.
+const TLS: u8 = 0x09;
 const DATABASE: u8 = 0x10;
 /// View indexes have their own tag, so that all of them can be dropped and rebuilt.
 const INDEX: u8 = 0x20;
@@ -146,6 +148,11 @@ pub fn node_of(key: &[u8]) -> &str {
 /// Range of all [`node`] keys.
 pub fn nodes() -> KeyRange {
     (Bound::Included(vec![NODE]), Bound::Excluded(vec![NODE + 1]))
+}
+
+/// Key of something of TLS that the nodes of a shared store have in common.
+pub fn tls(name: &str) -> Vec<u8> {
+    tagged(TLS, name.as_bytes())
 }
 
 /// Key of the fact that a body refers to a blob. Written and removed together with the body.
@@ -395,6 +402,8 @@ pub fn describe(key: &[u8]) -> String {
         BLOB_REFERENCE => format!("a reference to attachment {}", crate::hex::hex(&rest[..rest.len().min(32)])),
         DOOMED => format!("the deletion of database number {}", number(rest)),
         SERVER => format!("the server state {}", text(rest)),
+        NODE => format!("the node {}", text(rest)),
+        TLS => format!("the record {} of TLS", text(rest)),
         INDEX => format!("a view index of database number {}", number(rest)),
         DATABASE if rest.len() > 8 => {
             let (database, name) = (number(rest), &rest[9..]);

@@ -7,11 +7,11 @@
 //! acme/certificate-<id>.pem    the certificate's private key and chain
 //! acme/*.new                   a file being written: synced, then renamed
 //! ```
-//! `<id>` is a hash of the directory URL and the contact, or of the directory URL and the names.
+//! `<id>` is [`Wanted::account_id`] or [`Wanted::certificate_id`].
 //!
 //! The files have mode 0600. Other settings use other files, so a certificate from a staging authority is
 //! never served under the settings of the production authority. Encryption at rest does not cover these
-//! files, just as it does not cover the files of `ssl`.
+//! files, just as it does not cover the files of `ssl`. The nodes of a shared store have no folder: [`super::shared`].
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -19,7 +19,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
-use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
@@ -46,12 +45,10 @@ impl Cache {
         if let Some(parent) = folder.parent() {
             sync(parent).map_err(cannot)?;
         }
-        let contact: Vec<&str> = wanted.contact.iter().map(String::as_str).collect();
-        let domains: Vec<&str> = wanted.domains.iter().map(String::as_str).collect();
         let cache = Cache {
             folder: folder.to_owned(),
-            account: folder.join(format!("account-{}.pem", id(&wanted.directory, &contact))),
-            certificate: folder.join(format!("certificate-{}.pem", id(&wanted.directory, &domains))),
+            account: folder.join(format!("account-{}.pem", wanted.account_id())),
+            certificate: folder.join(format!("certificate-{}.pem", wanted.certificate_id())),
         };
         // Detects a folder that cannot be written before the first order, not after it.
         let trial = folder.join("trial");
@@ -119,14 +116,4 @@ fn read(path: &Path) -> Result<Option<Pem>, String> {
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(MAX_PEM as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
     Ok(Some(bytes))
-}
-
-/// A hash of the parts, as 16 hex digits.
-fn id(directory: &str, of: &[&str]) -> String {
-    let mut hash = Sha256::new();
-    for part in [directory].iter().chain(of) {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    crate::hex::hex(&hash.finalize()[..8])
 }

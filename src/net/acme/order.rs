@@ -13,16 +13,16 @@ use instant_acme::{
     Account, AuthorizationState, AuthorizationStatus, ChallengeType, Error, Identifier, Key, NewOrder, OrderStatus,
     Problem,
 };
-use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio_rustls::rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use super::answer::Answer;
 use super::issued::Pem;
+use super::shared::Shared;
 use super::shown::{Challenged, Shown};
 use super::transport::Transport;
 use super::wanted::Wanted;
-use crate::net::crypto_provider::provider;
 use crate::net::http_client::HttpClient;
 
 /// Time limit of one step, the requests for its nonces included.
@@ -40,6 +40,8 @@ pub(crate) struct Order<'a> {
     pub wanted: &'a Wanted,
     pub client: &'a HttpClient,
     pub shown: &'a Shown,
+    /// Where the answers to challenges stand for the other nodes of a shared store.
+    pub shared: Option<&'a Shared>,
 }
 
 impl Order<'_> {
@@ -112,6 +114,15 @@ impl Order<'_> {
         let Some((domain, _shown)) = self.start_challenge(order, n).await? else {
             return Ok(());
         };
+        let proved = self.validated(order, n, &domain).await;
+        if let Some(shared) = self.shared {
+            shared.withdraw(&domain).await;
+        }
+        proved
+    }
+
+    /// Waits until the authority has validated the order's authorization `n`.
+    async fn validated(&self, order: &mut instant_acme::Order, n: usize, domain: &str) -> Outcome<()> {
         let mut look = FIRST_LOOK;
         loop {
             tokio::time::sleep(look).await;
@@ -125,7 +136,7 @@ impl Order<'_> {
             match state.status {
                 AuthorizationStatus::Valid => return Ok(()),
                 AuthorizationStatus::Pending => look = (look * 2).min(LAST_LOOK),
-                _ => return Err(refused(&domain, state)),
+                _ => return Err(refused(domain, state)),
             }
         }
     }
@@ -154,9 +165,12 @@ impl Order<'_> {
         let mut challenge = auth
             .challenge(ChallengeType::TlsAlpn01)
             .ok_or_else(|| format!("{domain}: the authority does not offer the challenge tls-alpn-01"))?;
-        let answer = answer(&domain, challenge.key_authorization().digest().as_ref())
+        let answer = Answer::make(&domain, challenge.key_authorization().digest().as_ref())
             .map_err(|wrong| format!("{domain}: {wrong}"))?;
-        let shown = self.shown.challenge(&domain, answer);
+        let shown = self.shown.challenge(&domain, answer.certified()?);
+        if let Some(shared) = self.shared {
+            shared.publish(&domain, answer).await?;
+        }
         step("the challenge", challenge.set_ready()).await?;
         Ok(Some((domain, shown)))
     }
@@ -172,22 +186,6 @@ impl Order<'_> {
         };
         make().map_err(|error| error.to_string())
     }
-}
-
-/// The certificate that answers a challenge: for the name alone, signed by itself, with the digest of the key
-/// authorization (RFC 8737, section 3).
-fn answer(domain: &str, digest: &[u8]) -> Outcome<CertifiedKey> {
-    let make = || -> Result<_, rcgen::Error> {
-        let mut params = CertificateParams::new(vec![domain.to_owned()])?;
-        params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let certificate = params.self_signed(&key)?;
-        Ok((certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der())))
-    };
-    let (certificate, key) = make().map_err(|error| error.to_string())?;
-    let key = provider().key_provider.load_private_key(PrivateKeyDer::Pkcs8(key)).map_err(|error| error.to_string())?;
-    // Not `from_der`, which parses the certificate and refuses the critical extension that the challenge demands.
-    Ok(CertifiedKey::new(vec![certificate], key))
 }
 
 /// Sends the requests of one step, within a time limit. `instant-acme` repeats a request, up to twice, whose

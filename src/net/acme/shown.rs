@@ -30,13 +30,24 @@ impl Shown {
         self.challenges.lock().insert(domain.to_owned(), Arc::new(answer));
         Challenged { shown: self, domain: domain.to_owned() }
     }
+
+    /// Whether this node answers a challenge for `domain`.
+    pub fn answers(&self, domain: &str) -> bool {
+        self.challenges.lock().contains_key(domain)
+    }
+}
+
+/// The name whose challenge the client wants to see answered. `None`: it wants something else.
+pub(crate) fn asked_name(hello: &ClientHello<'_>) -> Option<String> {
+    let is_challenge = hello.alpn().is_some_and(|offered| offered.eq([CHALLENGE]));
+    is_challenge.then(|| hello.server_name().map(str::to_owned))?
 }
 
 impl ResolvesServerCert for Shown {
     /// Returns `None` to fail the handshake.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         if hello.alpn().is_some_and(|offered| offered.eq([CHALLENGE])) {
-            return self.challenges.lock().get(hello.server_name()?).cloned();
+            return self.challenges.lock().get(&asked_name(&hello)?).cloned();
         }
         self.certificate.read().clone()
     }

@@ -13,7 +13,7 @@ use crate::net::crypto_provider::provider;
 use crate::net::tls::tests::samples;
 use crate::net::tls::{Identity, client_config};
 
-fn wanted(domains: &[&str]) -> Wanted {
+pub(super) fn wanted(domains: &[&str]) -> Wanted {
     Wanted {
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
         contact: None,
@@ -23,11 +23,11 @@ fn wanted(domains: &[&str]) -> Wanted {
 }
 
 /// The sample `one`, valid for `localhost`, in the form of a stored certificate.
-fn sample() -> Vec<u8> {
+pub(super) fn sample() -> Vec<u8> {
     ["one.key", "one.pem"].iter().flat_map(|file| std::fs::read(samples().join(file)).unwrap()).collect()
 }
 
-fn client() -> HttpClient {
+pub(super) fn client() -> HttpClient {
     HttpClient::new(client_config(Some(&samples().join("ca.pem"))).unwrap())
 }
 
@@ -47,7 +47,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Connects a client; returns the certificate it receives and the connection, or the handshake's error.
-async fn shown(
+pub(super) async fn shown(
     identity: &Identity,
     protocols: &[&[u8]],
 ) -> std::io::Result<(Vec<u8>, TlsStream<tokio::io::DuplexStream>)> {
@@ -291,11 +291,4 @@ async fn an_invalid_or_oversized_directory_is_an_error() {
         let wrong = automatic.order().await.err().unwrap();
         assert!(wrong.starts_with("the directory: ") && wrong.contains(says) && wrong.len() < 700, "{wrong}");
     }
-}
-
-#[test]
-fn pauses_double_after_each_failure() {
-    let minutes: Vec<u64> = (0..12).map(|orders| pause_after(orders).as_secs() / 60).collect();
-    assert_eq!(minutes, [0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 720, 720]);
-    assert_eq!(pause_after(u32::MAX), LAST_PAUSE);
 }
