@@ -105,7 +105,7 @@ async fn write(
     if written > 0 {
         by.standing.confirm(user).await?;
     }
-    let results_of_edits = match (edits.is_empty(), accounts) {
+    let written = match (edits.is_empty(), accounts) {
         (true, _) => Vec::new(),
         (false, true) => {
             let rules = Rules { app, user, security: &security, mode, scripts: &*scripts };
@@ -117,10 +117,15 @@ async fn write(
         }
         (false, false) => database.update(edits, mode, &Confirmed::new(by, &*scripts).with_security(stored)).await?,
     };
-    let mut results_of_edits = results_of_edits.into_iter();
-    let results = results.into_iter().map(|result| match result {
-        Some(result) => result,
-        None => results_of_edits.next().unwrap_or(Err(Error::Conflict)),
-    });
-    Ok(results.collect())
+    Ok(in_order(results, written))
+}
+
+/// One result per edit: those of the edits that were refused before, and in the gaps those of the database.
+fn in_order(
+    results: Vec<Option<error::Result<Revision>>>,
+    written: Vec<error::Result<Revision>>,
+) -> Vec<error::Result<Revision>> {
+    let mut written = written.into_iter();
+    let next = |result: Option<_>| result.unwrap_or_else(|| written.next().unwrap_or(Err(Error::Conflict)));
+    results.into_iter().map(next).collect()
 }

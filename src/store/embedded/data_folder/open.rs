@@ -104,12 +104,9 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
             }
         },
         None => {
-            let keys = options.key.as_ref().map(|key| (FolderKeys::generate(), key));
-            let envelope = keys.as_ref().map(|(keys, key)| keys.envelope(key));
-            let marker = Marker { engine: options.engine.unwrap_or(Engine::ALL[0]), life: 1, blobs: 1, envelope };
             refuse_foreign(dir)?;
             begin(dir, if options.filling { FILLED } else { NEW }).map_err(io)?;
-            (marker, keys.map(|(keys, _)| keys))
+            new_marker(&options)
         }
     };
     let open = || open_engine(dir, &marker, keys.as_ref(), options.cache_bytes, &space);
@@ -138,6 +135,14 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     let lock = Arc::new(lock);
     let store = Arc::new(Locked { inner: store, _lock: lock });
     Ok(Opened { store, blobs: Arc::new(blobs), engine: marker.engine })
+}
+
+/// The marker of a new folder, and its keys if it is to be encrypted.
+fn new_marker(options: &Options) -> (Marker, Option<FolderKeys>) {
+    let keys = options.key.as_ref().map(|key| (FolderKeys::generate(), key));
+    let envelope = keys.as_ref().map(|(keys, key)| keys.envelope(key));
+    let marker = Marker { engine: options.engine.unwrap_or(Engine::ALL[0]), life: 1, blobs: 1, envelope };
+    (marker, keys.map(|(keys, _)| keys))
 }
 
 pub(crate) fn open_engine(

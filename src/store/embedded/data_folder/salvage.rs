@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::engine::Engine;
@@ -78,13 +78,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
             guess_marker(dir)?
         }
     };
-    let failed = |error| match error {
-        StoreError::Damaged(why) => OpenError::Engine {
-            folder: dir.to_path_buf(),
-            error: StoreError::Damaged(format!("{why}, and no other way to open it worked: nothing can be salvaged")),
-        },
-        error => OpenError::Engine { folder: dir.to_path_buf(), error },
-    };
+    let failed = |error| cannot_salvage(dir.to_path_buf(), error);
     let ways = open_ways(&marker, dir, scratch, &mut notes).map_err(failed)?;
     let mut lost = Vec::new();
     if is_unfinished(dir) {
@@ -100,20 +94,7 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
     let envelopes = sealed_keys(ways.as_ref()).into_iter().chain(marker.envelope.clone());
     let envelopes: Vec<Envelope> = envelopes.collect();
     drop(ways);
-    let keys = match (envelopes.first(), key) {
-        (None, _) => None,
-        (Some(envelope), None) => {
-            return Err(OpenError::NoKey { folder: dir.to_path_buf(), needs: envelope.key.clone() });
-        }
-        (Some(envelope), Some(key)) => match envelopes.iter().find_map(|envelope| envelope.open(key)) {
-            Some(keys) => Some(keys),
-            None if envelope.key != key.id() => {
-                let needs = envelope.key.clone();
-                return Err(OpenError::WrongKey { folder: dir.to_path_buf(), needs, given: key.id() });
-            }
-            None => return Err(failed(StoreError::Damaged("the sealed keys, in format.toml and in the store".into()))),
-        },
-    };
+    let keys = folder_keys(dir, &envelopes, key)?;
     let frames = keys.as_ref().map_or_else(Frames::default, |keys| Frames::sealing(keys.values()));
     let store = open_copy(marker.engine, scratch, frames).map_err(failed)?;
     let space = Space::watch(scratch).map_err(io)?;
@@ -128,6 +109,37 @@ pub fn open_damaged(dir: &Path, key: Option<&Key>, scratch: &Path) -> std::resul
         noted: noted(dir, &marker),
         _lock: lock,
     })
+}
+
+/// Opens the first of the sealed copies of the folder's keys that `key` opens. `None` if there is no copy: the folder is
+/// not encrypted.
+fn folder_keys(
+    dir: &Path,
+    envelopes: &[Envelope],
+    key: Option<&Key>,
+) -> std::result::Result<Option<FolderKeys>, OpenError> {
+    let folder = dir.to_path_buf();
+    let Some(envelope) = envelopes.first() else { return Ok(None) };
+    let needs = envelope.key.clone();
+    let Some(key) = key else { return Err(OpenError::NoKey { folder, needs }) };
+    match envelopes.iter().find_map(|envelope| envelope.open(key)) {
+        Some(keys) => Ok(Some(keys)),
+        None if needs != key.id() => Err(OpenError::WrongKey { folder, needs, given: key.id() }),
+        None => {
+            Err(cannot_salvage(folder, StoreError::Damaged("the sealed keys, in format.toml and in the store".into())))
+        }
+    }
+}
+
+/// The refusal of a folder of which nothing can be salvaged.
+fn cannot_salvage(folder: PathBuf, error: StoreError) -> OpenError {
+    let error = match error {
+        StoreError::Damaged(why) => {
+            StoreError::Damaged(format!("{why}, and no other way to open it worked: nothing can be salvaged"))
+        }
+        error => error,
+    };
+    OpenError::Engine { folder, error }
 }
 
 /// Copies the store to `scratch` and tries one way after the other to open the copy.
