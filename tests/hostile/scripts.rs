@@ -262,6 +262,24 @@ fn a_view_skips_documents_on_which_its_map_function_fails_to_finish() {
     assert_eq!(info["view_index"]["skipped_documents"]["count"], 2, "{info}");
 }
 
+/// After a function has run out of time, settee tries it on a small document of its own. What the functions log of that
+/// document would puzzle a reader of the log.
+#[test]
+fn the_log_names_no_document_that_does_not_exist() {
+    let bench = Bench::start(300);
+    bench.put("/db", &json!(null));
+    // Maps run in the order of their sources.
+    let (logs, spins) = ("function (doc) { log('map of ' + doc._id); }", "function (doc) { while (true); }");
+    bench.put("/db/_design/d", &json!({ "views": { "a": { "map": logs }, "b": { "map": spins } } }));
+    bench.put("/db/mine", &json!({}));
+    assert_eq!(bench.get("/db/_design/d/_view/a").status, 500);
+    let log = || String::from_utf8_lossy(&bench.get("/_node/_local/_logs?limit=1000").body).into_owned();
+    until("the request's line in the log", Duration::from_secs(60), || log().contains("/db/_design/d/_view/a"));
+    let log = log();
+    assert!(log.contains("map of mine"), "{log}");
+    assert!(!log.contains("map of small"), "{log}");
+}
+
 #[test]
 fn random_functions_do_not_affect_others() {
     let rounds = rounds().unwrap_or(40);

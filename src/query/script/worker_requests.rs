@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Maximum memory that the environments of an idle worker may hold together, in bytes.
 const KEPT: u64 = 24 << 20;
 /// Maximum number of lines of scripts' `log` per job that go to the server's log.
-const LINES: usize = 1000;
+pub(super) const LINES: usize = 1000;
 
 fn micros(limit: Duration) -> u64 {
     u64::try_from(limit.as_micros()).unwrap_or(u64::MAX)
