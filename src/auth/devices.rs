@@ -51,7 +51,7 @@ pub struct Devices {
     revocations: AtomicU64,
     /// Called with the user's name after a revocation.
     told: OnceLock<Told>,
-    /// On a shared store: the number of the last revocation by any node that was looked at.
+    /// On a shared store: the number of the last revocation of any node that this node has processed.
     learned: Mutex<Option<u64>>,
 }
 
@@ -121,8 +121,8 @@ impl Devices {
             Some(durability) => match self.write(user, held, (record, result, durability), change) {
                 Ok(written) => written,
                 Err(error) => {
-                    // The commit may be on disk all the same: the next call reads the record again, and so do
-                    // open feeds, in case it revoked their device.
+                    // The commit may nevertheless be on disk: the next call reads the record again, and so do open
+                    // feeds, in case it revoked their device.
                     shard.remove(&name);
                     drop(shard);
                     self.announce(Some(user));
@@ -139,7 +139,7 @@ impl Devices {
         Ok(result)
     }
 
-    /// Tells those who hold a sign-in of this user, or of anybody, that it may have been revoked.
+    /// Notifies the holders of sign-ins of this user, or of all users, that they may have been revoked.
     fn announce(&self, user: Option<&str>) {
         self.revocations.fetch_add(1, Ordering::Release);
         if let Some(told) = self.told.get() {
@@ -386,8 +386,8 @@ impl Devices {
                 record.revoke(device.issued);
             }
             match kept {
-                // Unknown sessions stay valid: by their second alone, they cannot be told from the one that
-                // stays.
+                // Unknown sessions stay valid: by their second alone, they cannot be distinguished from the one
+                // that stays.
                 Some(device) => record.devices.push(device),
                 None => record.signed_out = now,
             }

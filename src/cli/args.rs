@@ -193,7 +193,7 @@ enum Sub {
 
 #[derive(clap::Subcommand)]
 enum ConfigAction {
-    /// Converts CouchDB's local.ini to a settings file of settee, and lists what has no meaning here.
+    /// Converts CouchDB's local.ini to a settings file of settee, and lists the settings that settee does not have.
     Import {
         /// CouchDB's file
         file: PathBuf,
@@ -236,8 +236,9 @@ struct LivesyncArguments {
     /// Writes the QR code to this SVG file
     #[arg(long, value_name = "FILE", conflicts_with = "share")]
     svg: Option<PathBuf>,
-    /// Says what LiveSync's own check of the server would complain of, and how to cure it. URL: a server with the
-    /// name and password of an admin, as https://admin:secret@sync.example.com [default: that of the data folder]
+    /// Reports what LiveSync's own check of the server would complain about, and how to fix it. URL: a server with
+    /// the name and password of an admin, as https://admin:secret@sync.example.com [default: that of the data
+    /// folder]
     #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["user", "vault", "share"])]
     doctor: Option<String>,
     /// With --doctor: applies the cures

@@ -1,5 +1,5 @@
-//! `settee config import`: converts CouchDB's settings (`local.ini`, as `config.erl` reads it) to a settings file of
-//! settee, and says what has no meaning here.
+//! `settee config import`: converts CouchDB's settings (`local.ini`, as `config.erl` reads it) to a settings file
+//! of settee, and lists the settings that settee does not have.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command answers on the standard output")]
 

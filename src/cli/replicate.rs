@@ -86,7 +86,7 @@ async fn replicate_on(asked: Asked) -> std::result::Result<bool, String> {
     };
     let context = Context {
         access: Arc::new(folder),
-        // Who runs this command may reach every address anyway.
+        // The user of this command can reach every address without it.
         network: Arc::new(Network::new(tls, || true)),
         clock: Clock::system(),
         server_uuid: ID.into(),
@@ -221,7 +221,7 @@ impl Access for Folder {
         Box::pin(database.update(edits, Mode::Replicated, &AllowAll))
     }
 
-    /// What is in the folder counts, not what its server would accept from others.
+    /// Limits of requests do not apply: the command writes what the folder can hold.
     fn limits(&self) -> Limits {
         Limits { document: 256 << 20, depth: 10_000, id: crate::db::LONGEST_ID, attachment: u64::MAX }
     }

@@ -196,7 +196,7 @@ impl Live {
         Ok(())
     }
 
-    /// On a shared store, adds what tells other nodes of a change to its commit.
+    /// On a shared store, adds to the commit the record that announces the change to other nodes.
     fn note_change(&self, batch: &mut Batch) -> Result<()> {
         if self.store.is_shared() {
             let mut unique = [0; 16];

@@ -1,5 +1,5 @@
-//! What the user of a job may do with the databases here. Implemented above, where accounts, `_security`, and
-//! the rules of documents are known (`policy::replication_access`).
+//! The rights of a job's user on databases here. Implemented in a higher layer, which knows accounts, `_security`
+//! and the rules of documents (`policy::replication_access`).
 
 use std::sync::Arc;
 

@@ -87,7 +87,7 @@ fn lower(first: Value, second: Value) -> Value {
     }
 }
 
-/// A session: what one row of the history is about.
+/// A session: the subject of one row of the history.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Session {
     /// 32 hex digits.

@@ -14,7 +14,7 @@ use super::session::Sessions;
 use crate::clock::Clock;
 use crate::net::http_client::{Guard, HttpClient, Proxy, Versions};
 
-/// What a pass needs of the server. A cheap handle.
+/// The services of the server that a pass uses. A cheap handle.
 #[derive(Clone)]
 pub struct Context {
     /// The rights of the job's user on the databases here.
@@ -39,7 +39,7 @@ pub(crate) struct Clients {
     pub feeds: HttpClient,
 }
 
-/// What all jobs of a server share: connections, and the memory for documents on their way.
+/// The resources that all jobs of a server share: connections, and the memory for documents in transit.
 pub struct Network {
     tls: Arc<ClientConfig>,
     guard: Guard,

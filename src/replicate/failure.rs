@@ -15,7 +15,7 @@ pub enum Failure {
     Forbidden(String),
     /// The target cannot be created.
     CannotCreate(String),
-    /// The parameters ask for what cannot be done, such as a filter function that does not exist.
+    /// The parameters cannot be carried out, for example because a filter function does not exist.
     BadRequest(String),
     /// The filter function cannot be read from the source.
     FilterFetch(String),

@@ -1,4 +1,4 @@
-//! What all jobs that reach one host share: its connections, and how fast it wants to be asked.
+//! The state that all jobs of one host share: its connections, and the rate of requests that it accepts.
 //!
 //! A host that answers 429 or 503 is asked less often: each such answer multiplies the interval between two
 //! requests, and each good answer shortens it a little (additive decrease, multiplicative increase, as CouchDB's
@@ -91,7 +91,7 @@ impl Host {
         let mut pace = self.pace.lock();
         let times = FASTER.iter().find(|(longer, _)| pace.interval > *longer).map_or(1, |(_, times)| *times);
         pace.interval = pace.interval.saturating_sub(STEP * times);
-        // Who comes next does not wait for intervals that were given out when they were longer.
+        // The next request does not wait for intervals that were reserved when they were longer.
         pace.next = pace.next.filter(|_| !pace.interval.is_zero()).map(|next| next.min(now + pace.interval));
     }
 

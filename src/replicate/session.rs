@@ -47,7 +47,7 @@ impl Sessions {
             add(username.as_bytes());
             add(password.as_bytes());
         }
-        // What comes through a proxy is the word of that proxy.
+        // An answer through a proxy may be the proxy's own.
         let proxy = endpoint.proxy.as_ref().map(|proxy| (proxy.url.to_string(), proxy.user.clone()));
         let (proxy, (user, secret)) =
             proxy.map_or_else(Default::default, |(url, user)| (url, user.unwrap_or_default()));

@@ -1,4 +1,4 @@
-//! What must be there before the first request: the first admin and the system databases.
+//! Creates what the first request requires: the first admin and the system databases.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What systemd and the server tell each other: listening sockets that systemd has opened (`sd_listen_fds(3)`), and
-//! when the server is ready and stops (`sd_notify(3)`). Written by hand because both are a few lines.
+//! The interface to systemd: listening sockets that systemd has opened (`sd_listen_fds(3)`), and notices that the
+//! server is ready or stops (`sd_notify(3)`). Written by hand because both are a few lines.
 
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -60,7 +60,7 @@ fn described(variable: &dyn Fn(&str) -> Option<String>, own: u32) -> Result<Vec<
     Ok((0..count).map(|_| names.next().unwrap_or_default()).collect())
 }
 
-/// Tells systemd the state of the service, if it wants to know.
+/// Sends the state of the service to systemd, if it has asked for that.
 #[derive(Debug, Clone)]
 pub struct Notify {
     socket: Option<OsString>,

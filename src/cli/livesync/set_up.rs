@@ -22,7 +22,7 @@ use crate::cli::secret_text::read_secret;
 
 /// The member of an account's document with its links, by vault.
 const LINKS: &str = "livesync";
-/// The section of the settings that says of each vault whether it is encrypted.
+/// The section of the settings that records for each vault whether it is encrypted.
 const VAULTS: &str = "livesync";
 
 /// What is to be printed for one person.
@@ -72,7 +72,7 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
     if !ready.is_empty() && passphrase != Passphrase::Unknown && config[VAULTS][&vault.database] != kind {
         errors.extend(api.set(VAULTS, &vault.database, kind).err());
     }
-    // Also after an error: what is new is known to nobody else.
+    // Also after an error: nobody else knows the new passwords.
     if !ready.is_empty() {
         show(&vault, &url, &ready, &passphrase)?;
     }
@@ -109,7 +109,7 @@ fn apply_settings(api: &AdminApi) -> Result<(), String> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     New,
-    /// Nobody has written to it. `alone`: nobody but the owner could have.
+    /// Nobody has written to it. `alone`: only the owner could have written.
     Empty {
         alone: bool,
     },

@@ -1,4 +1,4 @@
-//! What the jobs of documents need of the layers above.
+//! The services of higher layers that the jobs of documents use.
 
 use crate::error::Result;
 use crate::replicate::parameters::parse::Defaults;
@@ -8,7 +8,7 @@ use crate::replicate::{Context, Pending};
 /// Ends when another node may follow the documents. On an embedded store, it never does.
 pub struct Turn(pub Pending<'static, ()>);
 
-/// What jobs need of the layers above: settings, accounts, rights.
+/// The services of higher layers that jobs use: settings, accounts, rights.
 pub trait Environment: Send + Sync + 'static {
     /// What a pass of this user's job needs of the server.
     ///

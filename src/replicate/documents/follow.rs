@@ -275,7 +275,7 @@ impl Follower {
         }
     }
 
-    /// Stops the job of a document. One of `_replicate`, which may have its id by now, goes on.
+    /// Stops the job of a document, but not one of `_replicate` that has its id by now.
     pub(super) fn stop(&self, key: &Key, job: Option<JobId>) {
         if let Some(job) = job {
             self.of.scheduler.remove_of(&job, &key.origin());
@@ -299,7 +299,7 @@ impl Follower {
             row.map(|row| (row.job.clone(), row.error.is_some()))
         };
         if let Some((job, is_error)) = known {
-            // Somebody has written it again as it was: what waits after a failure is tried at once.
+            // Somebody has written the same content again: try at once what waits after a failure.
             let is_asked = !members.contains_key("_replication_state");
             if let Some(job) = job.filter(|_| is_asked) {
                 self.of.scheduler.retry(&job);
@@ -320,7 +320,7 @@ impl Follower {
         }
     }
 
-    /// Takes what has happened to the job of a document.
+    /// Processes a report about the job of a document.
     fn report(self: &Arc<Self>, report: Report) {
         let Origin::Document { database, id } = &report.job.origin else { return };
         let key = Key { database: database.clone(), id: id.clone() };

@@ -51,7 +51,7 @@ impl Documents {
         self.rows.lock().counts()
     }
 
-    /// What is known of a document's replication, as `_scheduler/docs` shows it; `None` if it has ended, or never
+    /// The state of a document's replication, as `_scheduler/docs` shows it; `None` if it has ended, or never
     /// began.
     pub fn show(&self, database: &str, id: &str) -> Option<Value> {
         let row = self.rows.lock().get(database, id)?.shown();

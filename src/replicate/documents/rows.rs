@@ -33,7 +33,7 @@ pub(super) struct Followed {
 
 /// A document whose replication has not ended.
 pub(super) struct Row {
-    /// Distinguishes what was begun for an earlier version of the document.
+    /// Distinguishes work that was begun for an earlier version of the document.
     pub version: u64,
     /// Of the body: see [`super::body::digest`].
     pub digest: u64,
@@ -41,7 +41,7 @@ pub(super) struct Row {
     pub wish: Option<Arc<Wish>>,
     /// Where it replicates, for people.
     pub ends: Box<Ends>,
-    /// The job, once its id is known. That of the version before goes on until then.
+    /// The job, once its id is known. The job of the previous version goes on until then.
     pub job: Option<JobId>,
     /// The digest of the document version that started `job`. The job's result is written only to that version.
     pub job_digest: u64,
@@ -104,7 +104,7 @@ impl Row {
 }
 
 impl Shown {
-    /// The members of `_scheduler/docs`. `summary`: what the scheduler knows of the job.
+    /// The members of `_scheduler/docs`. `summary`: the scheduler's state of the job.
     pub fn to_json(&self, database: &str, id: &str, summary: Option<scheduler::Listed>) -> Value {
         let (state, info, errors, updated) = match (summary, &self.error, &self.job) {
             (Some(job), _, _) => (state_of(job.state), job.info, job.error_count, job.last_updated),

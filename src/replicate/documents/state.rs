@@ -13,7 +13,7 @@ pub struct Counts {
     pub error: usize,
 }
 
-/// What a stored document that has ended tells: the members of `_scheduler/docs`. `None` if it has not.
+/// The members of `_scheduler/docs` from a stored document that has ended. `None` if it has not.
 pub fn ended(database: &str, id: &str, members: &Map<String, Value>) -> Option<(State, Value)> {
     let time = members.get("_replication_state_time").cloned().unwrap_or_default();
     let (state, info, errors, start) = match members.get("_replication_state")?.as_str()? {

@@ -1,4 +1,4 @@
-//! One batch of changes: what the target does not have is fetched and written.
+//! One batch of changes: fetches what the target does not have, and writes it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -217,7 +217,7 @@ impl<'a> Pass<'a> {
         }))
     }
 
-    /// Copies what comes after `since`, until the end that this kind of pass has.
+    /// Copies the changes after `since`. A pass that is not continuous ends with the last change.
     async fn copy(
         &self,
         since: &Value,
@@ -305,7 +305,7 @@ impl<'a> Pass<'a> {
                         copier.copy(page.changes).await?;
                         Ok(page.through)
                     })),
-                    // What is being copied is still worth recording.
+                    // The batches that are under way should still be recorded.
                     Some(Err(failure)) => (failed, is_open) = (Some(failure), false),
                     None => is_open = false,
                 },

@@ -32,7 +32,7 @@ impl From<Failure> for Stopped {
 /// Entries of one read.
 const ENTRIES: usize = 500;
 
-/// One revision, or the one that is not there any more.
+/// A revision, or the id of one that no longer exists.
 type Answer = std::result::Result<Found, Option<Revision>>;
 
 /// Delivers the revisions, each as the newest leaf that descends from it. A revision that is not there any more

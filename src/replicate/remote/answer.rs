@@ -76,7 +76,7 @@ impl Answer {
         Ok(self.whole_while(most, |_| true).await?.unwrap_or_default())
     }
 
-    /// The same, as long as it may have so many bytes; then `None`.
+    /// As above, while the answer may have so many bytes; `None` if it has more.
     pub async fn whole_while(
         self,
         most: usize,

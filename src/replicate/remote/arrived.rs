@@ -25,7 +25,7 @@ pub(super) enum Unfit {
     Wrong(String),
     /// It is one, and does not fit here.
     TooMuch(String),
-    /// It is too large to be read beside others, and is read later.
+    /// It is too large to be read at the same time as others, and is read later.
     PutOff,
 }
 

@@ -1,4 +1,4 @@
-//! What the calls of a pass on another server share.
+//! The state that the calls of a pass on another server share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

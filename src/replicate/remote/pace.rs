@@ -20,7 +20,7 @@ pub(super) struct Pace {
     bell: Arc<Bell>,
     waited: Duration,
     received: u64,
-    /// The answer may come as slowly as it likes, as long as it goes on.
+    /// The answer of a feed may be slow without end, as long as bytes arrive.
     is_feed: bool,
 }
 

@@ -85,8 +85,8 @@ impl Requester<'_> {
         Ok(Answer::new(answer.map_err(|error| failed(&url, error))?, "/_session", patience, None))
     }
 
-    /// Whether a request was refused because its session has ended, and not because the user may not do that. A server
-    /// says 401 for both; the session of all jobs is not given up for each document that is refused.
+    /// Whether a request was refused because its session has ended, and not because the user may not do that. A
+    /// server answers 401 for both; the session of all jobs must not end with each document that is refused.
     pub(super) async fn is_over(&self, used: Option<&HeaderValue>) -> bool {
         if let Some(cookie) = used
             && self.is_accepted(cookie).await.unwrap_or(false)
