@@ -50,7 +50,7 @@ for target in "${targets[@]}"; do
   echo "$target: ${seconds} s, ${runs:-0} executions, ${covered:-no coverage}"
   case $result in
     found)
-      grep -E 'panicked|^ERROR|^==.*ERROR|error(\[|:)|Test unit written' -A 3 "$log" | head -40 || true
+      grep -E 'panicked|^ERROR|^==.*ERROR|^error(\[|:)|Test unit written' -A 3 "$log" | head -40 || true
       found+=("$target")
       ;;
     cut_short) cut_short+=("$target") ;;
