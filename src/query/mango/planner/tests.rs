@@ -409,3 +409,12 @@ fn index_definition_errors() {
     assert!(bulk_delete_ids(&json!({"docids": "a"})).is_err());
     assert!(bulk_delete_ids(&json!({})).is_err());
 }
+
+#[test]
+fn a_partial_filter_may_name_a_field_that_begins_with_a_dollar() {
+    let request =
+        json!({"index": {"fields": ["a"], "partial_filter_selector": {"\\$type": "note"}}, "ddoc": "d", "name": "n"});
+    let body = NewIndex::parse(&request).unwrap().add_to(None).unwrap().unwrap();
+    let filter = Index::of_design("_design/d", &body, false)[0].partial_filter.clone().unwrap();
+    assert!(filter.matches(&json!({"$type": "note"})) && !filter.matches(&json!({"$type": "task"})));
+}

@@ -102,7 +102,7 @@ impl Node {
             Node::Or(nodes) => single("$or", list(nodes)),
             Node::Nor(nodes) => single("$nor", list(nodes)),
             Node::Not(node) => single("$not", node.to_json()),
-            Node::At(path, condition) => single(&path.joined(), condition.to_json()),
+            Node::At(path, condition) => single(&path.selector_name(), condition.to_json()),
             Node::Text(text) => single("$default", single("$text", text.clone())),
         }
     }

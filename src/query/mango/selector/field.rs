@@ -104,6 +104,12 @@ impl FieldPath {
         self.0.iter().map(written).collect::<Vec<_>>().join(".")
     }
 
+    /// The name of this path in a selector. A name that began with `$` would be an operator there.
+    pub(crate) fn selector_name(&self) -> String {
+        let name = self.joined();
+        if name.starts_with('$') { format!("\\{name}") } else { name }
+    }
+
     /// The value at this path in `value` (CouchDB's `mango_doc:get_field`).
     pub fn find<'a>(&self, value: &'a Value) -> Found<'a> {
         let mut here = value;

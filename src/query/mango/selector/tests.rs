@@ -405,3 +405,20 @@ fn a_name_that_is_a_backslash_round_trips() {
         assert_eq!(Selector::parse(&written).unwrap().to_json(), written, "{given}");
     }
 }
+
+#[test]
+fn a_name_that_begins_with_a_dollar_round_trips() {
+    for (given, name) in [
+        (json!({"\\$type": "note"}), "\\$type"),
+        (json!({"\\$regex": "(?a"}), "\\$regex"),
+        (json!({"\\$a": {"$gt": 1, "$lt": 5}}), "\\$a"),
+        (json!({"\\$a": {"\\$b": 1}}), "\\$a.$b"),
+        (json!({"a": {"$elemMatch": {"\\$b": 1}}}), "a"),
+    ] {
+        let written = parse(given.clone()).to_json();
+        let text = written.to_string();
+        assert!(text.contains(&serde_json::to_string(name).unwrap()), "{given}: {text}");
+        assert_eq!(Selector::parse(&written).map(|again| again.to_json()), Ok(written), "{given}");
+    }
+    assert!(parse(parse(json!({"\\$type": "note"})).to_json()).matches(&json!({"$type": "note"})));
+}
