@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use deadpool::managed::QueueMode;
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use tokio::sync::watch;
 use tokio_postgres::Row;
@@ -80,6 +81,8 @@ impl Connections {
         let pool = Pool::builder(manager)
             .max_size(address.pool)
             .runtime(Runtime::Tokio1)
+            // The connection that was used last: its process has what it needs in its caches.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(WAIT))
             .create_timeout(Some(CREATE))
             .post_create(begins)

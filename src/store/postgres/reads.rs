@@ -1,7 +1,7 @@
 //! Reads. Each is one statement, and so sees one state of the store.
 
 use super::connections::{Connections, Parameters};
-use super::encode::{Place, Rows, key, place};
+use super::encode::{Rows, key, place};
 use super::runtime::Threads;
 use crate::store::embedded::frame::Frames;
 use crate::store::range::{KeyRange, is_empty};
@@ -34,11 +34,8 @@ impl Reads {
         let order = ["", " desc"];
         Reads {
             one: format!("select v from {kv} where db = $1 and k = $2"),
-            some: format!("select k, v from {kv} where db = $1 and k = any($2)"),
-            mixed: format!(
-                "select asked.n, kv.v from unnest($1::int8[], $2::bytea[]) with ordinality asked(db, k, n) \
-                 join {kv} kv on kv.db = asked.db and kv.k = asked.k"
-            ),
+            some: some(&kv),
+            mixed: mixed(&kv),
             pages: order.map(|order| page(&kv, "db = $1 and k >= $2 and k < $3", order, 4)),
             mixed_pages: order.map(|order| {
                 let plain = page(&kv, "db = 0 and k >= $1 and k < $2", order, 7);
@@ -73,24 +70,12 @@ impl Reads {
     }
 
     fn get_some(&self, threads: &Threads, keys: &[Vec<u8>], found: &mut [Result<Option<Vec<u8>>>]) -> Result<()> {
-        let places: Vec<Place> = keys.iter().map(|key| place(key)).collect();
-        let number = places[0].0;
-        if places.iter().all(|place| place.0 == number) {
-            let mut wanted: Vec<usize> = (0..keys.len()).collect();
-            wanted.sort_unstable_by(|left, right| keys[*left].cmp(&keys[*right]));
-            let rests: Vec<Vec<u8>> = places.into_iter().map(|place| place.1).collect();
-            let rows = self.rows(threads, &self.some, vec![Box::new(number), Box::new(rests)])?;
-            for row in rows {
-                let key = key(number, row.get(0));
-                let from = wanted.partition_point(|at| keys[*at] < key);
-                for at in wanted[from..].iter().take_while(|at| keys[**at] == key) {
-                    found[*at] = self.value(&key, row.get(1)).map(Some);
-                }
-            }
-            return Ok(());
-        }
-        let (numbers, rests): (Vec<i64>, Vec<Vec<u8>>) = places.into_iter().unzip();
-        for row in self.rows(threads, &self.mixed, vec![Box::new(numbers), Box::new(rests)])? {
+        let (numbers, rests): (Vec<i64>, Vec<Vec<u8>>) = keys.iter().map(|key| place(key)).unzip();
+        let rows = match numbers.iter().all(|number| *number == numbers[0]) {
+            true => self.rows(threads, &self.some, vec![Box::new(numbers[0]), Box::new(rests)])?,
+            false => self.rows(threads, &self.mixed, vec![Box::new(numbers), Box::new(rests)])?,
+        };
+        for row in rows {
             let at = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0);
             found[at] = self.value(&keys[at], row.get(1)).map(Some);
         }
@@ -148,6 +133,25 @@ impl Reads {
         let (connections, sql) = (self.connections.clone(), sql.to_owned());
         threads.wait(async move { connections.rows(&sql, parameters).await })
     }
+}
+
+/// The statement for several keys of one database. It returns the place of each key that is there, and its value.
+///
+/// PostgreSQL may keep the plan that it made while the table was small, or that suits small databases. With `k = any(...)`,
+/// such a plan reads the whole database. One search of the index for each key is the only plan for this statement.
+pub(super) fn some(kv: &str) -> String {
+    format!(
+        "select asked.n, found.v from unnest($2::bytea[]) with ordinality asked(k, n) \
+         cross join lateral (select v from {kv} kv where kv.db = $1 and kv.k = asked.k offset 0) found"
+    )
+}
+
+/// As [`some`], for keys of several databases.
+pub(super) fn mixed(kv: &str) -> String {
+    format!(
+        "select asked.n, found.v from unnest($1::int8[], $2::bytea[]) with ordinality asked(db, k, n) \
+         cross join lateral (select v from {kv} kv where kv.db = asked.db and kv.k = asked.k offset 0) found"
+    )
 }
 
 /// The statement for a page: the rows of `range` up to a number of entries and a number of bytes. `at` is the number of

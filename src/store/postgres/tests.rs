@@ -328,6 +328,23 @@ fn pages_do_not_read_more_than_they_return() {
 }
 
 #[test]
+fn keys_are_searched_in_the_index_also_by_a_plan_that_was_made_for_an_empty_table() {
+    let Some(server) = TestServer::start() else { return };
+    drop(server.open("plans"));
+    let settings = super::connections::settings(&server.address("plans"));
+    for (types, sql, searched) in [
+        ("int8, bytea[]", super::reads::some("plans.kv"), "(db = $1) AND (k = asked.k)"),
+        ("int8[], bytea[]", super::reads::mixed("plans.kv"), "(db = asked.db) AND (k = asked.k)"),
+    ] {
+        let plan = server.sql(&format!(
+            "{settings}; set plan_cache_mode = force_generic_plan; prepare keys({types}) as {sql}; \
+             explain (costs off) execute keys(null, null)"
+        ));
+        assert!(plan.contains(searched) && !plan.contains("Filter"), "{plan}");
+    }
+}
+
+#[test]
 fn tls_protects_the_connection_and_verifies_the_server() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let Some(server) = TestServer::with(&["listen_addresses=127.0.0.1", &format!("port={port}")]) else { return };
