@@ -7,7 +7,7 @@
 // operation, not the figures.
 
 import { spawn, execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import http from 'node:http';
@@ -85,6 +85,22 @@ function cpu(pid) {
   return (Number(fields[11]) + Number(fields[12]) + Number(fields[13]) + Number(fields[14])) / 100;
 }
 
+/** CPU seconds of the PostgreSQL under test so far. */
+function cpuOfDatabase() {
+  const folder = decodeURIComponent(new URL(process.env.SETTEE_TEST_STORE).hostname);
+  const main = Number(readFileSync(join(folder, 'data', 'postmaster.pid'), 'utf8').split('\n')[0]);
+  let all = cpu(main);
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const parent = Number(readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ')[1]);
+      if (parent === main) all += cpu(pid);
+    } catch {
+      // It has ended, and is in the count of its parent.
+    }
+  }
+  return all;
+}
+
 async function node(args) {
   const folder = mkdtempSync(join(tmpdir(), 'settee-bench-'));
   const port = await freePort();
@@ -149,8 +165,8 @@ async function main() {
   const shared = [await node(['--store', process.env.SETTEE_TEST_STORE])];
   for (const one of [embedded, shared[0]]) await fill(one);
   for (const one of [embedded, shared[0]]) await load([one], 'view', 1, 1);
-  row('what', 'unit', 'plain SQL', 'embedded', 'PostgreSQL', 'PostgreSQL ÷ SQL', 'PostgreSQL ÷ embedded', 'CPU µs each: embedded', 'CPU µs each: PostgreSQL');
-  row('---', '---', '---:', '---:', '---:', '---:', '---:', '---:', '---:');
+  row('what', 'unit', 'plain SQL', 'embedded', 'PostgreSQL', 'PostgreSQL ÷ SQL', 'PostgreSQL ÷ embedded', 'CPU µs each: embedded', 'settee on PostgreSQL', 'PostgreSQL itself');
+  row('---', '---', '---:', '---:', '---:', '---:', '---:', '---:', '---:', '---:');
   for (const [title, unit, kind, connections, plain] of [
     ['PUT, one database, 1 connection', 'requests/s', 'put', 1, raw.put1],
     ['PUT, one database, 32 connections', 'requests/s', 'put', 32, null],
@@ -163,19 +179,27 @@ async function main() {
   ]) {
     const found = [];
     for (const one of [embedded, shared[0]]) {
-      const before = cpu(one.child.pid);
+      const before = [cpu(one.child.pid), cpuOfDatabase()];
       const rate = await load([one], kind, connections);
-      found.push([rate, ((cpu(one.child.pid) - before) * 1e6) / (rate * SECONDS)]);
+      const after = [cpu(one.child.pid), cpuOfDatabase()];
+      found.push([rate, ...after.map((seconds, at) => ((seconds - before[at]) * 1e6) / (rate * SECONDS))]);
     }
     const share = (part, whole) => (whole ? (part / whole).toFixed(2) : '–');
-    row(title, unit, plain ? shown(plain) : '–', shown(found[0][0]), shown(found[1][0]), share(found[1][0], plain), share(found[1][0], found[0][0]), found[0][1].toFixed(1), found[1][1].toFixed(1));
+    row(title, unit, plain ? shown(plain) : '–', shown(found[0][0]), shown(found[1][0]), share(found[1][0], plain), share(found[1][0], found[0][0]), found[0][1].toFixed(1), found[1][1].toFixed(1), found[1][2].toFixed(1));
   }
   await embedded.stop();
   console.log();
-  row('nodes', 'GET requests/s', 'PUT requests/s, 32 databases');
-  row('---', '---:', '---:');
+  row('nodes', 'GET requests/s', 'CPU µs each: nodes', 'PostgreSQL', 'PUT requests/s, 32 databases', 'CPU µs each: nodes', 'PostgreSQL');
+  row('---', '---:', '---:', '---:', '---:', '---:', '---:');
+  const used = () => [shared.reduce((sum, { child }) => sum + cpu(child.pid), 0), cpuOfDatabase()];
   for (;;) {
-    row(shared.length, shown(await load(shared, 'get', 32)), shown(await load(shared, 'putEach', 32)));
+    const cells = [];
+    for (const kind of ['get', 'putEach']) {
+      const before = used();
+      const rate = await load(shared, kind, 32);
+      cells.push(shown(rate), ...used().map((seconds, at) => shown(((seconds - before[at]) * 1e6) / (rate * SECONDS))));
+    }
+    row(shared.length, ...cells);
     if (shared.length === 3) break;
     shared.push(await node(['--store', process.env.SETTEE_TEST_STORE]));
   }
