@@ -10,5 +10,6 @@ pub mod offline;
 pub(crate) mod progress_bar;
 pub mod replicate;
 mod secret_text;
+mod serve_flags;
 pub mod sources;
 pub mod stores;

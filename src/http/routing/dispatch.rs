@@ -11,11 +11,11 @@ use crate::http::api::console::{
     audit, backups, check, conflicts, files, history, livesync_link, logs, settings, sync, sync_alerts, try_function,
     views,
 };
-use crate::http::api::database::{all_docs, changes, database};
+use crate::http::api::database::{all_docs, changes, database, partition, purge};
 use crate::http::api::design::{list_function, rewrite, show_and_update};
 use crate::http::api::document::{attachment, bulk_docs, bulk_get, get, local, put, revs_diff};
 use crate::http::api::query::{find, view};
-use crate::http::api::server::{cluster_setup, config, db_updates, node, replicate, root, scheduler};
+use crate::http::api::server::{all_dbs, cluster_setup, config, db_updates, node, replicate, root, scheduler};
 use crate::http::api::session::{devices, session};
 use crate::http::request::Request;
 use crate::http::request::listing_path::DocumentList;
@@ -54,9 +54,9 @@ pub async fn dispatch(app: &Arc<App>, request: &mut Request, route: Route) -> Re
             S::RevokeDevices(id) => devices::revoke(app, request, id).await,
             S::Token => devices::token(app, request).await,
             S::Node(route) => in_node(app, request, route).await,
-            S::AllDbs => database::all_dbs(app, request).await,
-            S::DbsInfo => database::dbs_info(app, request).await,
-            S::DbsInfoOf => database::dbs_info_of(app, request).await,
+            S::AllDbs => all_dbs::all_dbs(app, request).await,
+            S::DbsInfo => all_dbs::dbs_info(app, request).await,
+            S::DbsInfoOf => all_dbs::dbs_info_of(app, request).await,
             S::DbUpdates => db_updates::db_updates(app, request).await,
         },
         Route::Database { name, what } => in_database(app, request, name, what).await,
@@ -95,16 +95,16 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::SetSecurity => database::set_security(app, request, db).await,
         R::RevsLimit => Ok(database::revs_limit(&db)),
         R::SetRevsLimit => database::set_revs_limit(request, db).await,
-        R::Purge => database::purge(app, request, db).await,
-        R::PurgedInfos => database::purged_infos(db).await,
+        R::Purge => purge::purge(app, request, db).await,
+        R::PurgedInfos => purge::purged_infos(db).await,
         R::PurgedInfosLimit => Ok(database::purged_infos_limit(&db)),
         R::SetPurgedInfosLimit => database::set_purged_infos_limit(request, db).await,
-        R::AutoPurge => database::auto_purge(db).await,
-        R::SetAutoPurge => database::set_auto_purge(request, db).await,
+        R::AutoPurge => purge::auto_purge(db).await,
+        R::SetAutoPurge => purge::set_auto_purge(request, db).await,
         R::Shards => Ok(database::shards(&db)),
         R::ShardOf(id) => Ok(database::shard_of(&db, &id)),
         R::SyncShards => Ok(database::sync_shards()),
-        R::Partition(partition) => database::partition(db, partition).await,
+        R::Partition(name) => partition::partition(db, name).await,
         R::PartitionDocs(partition) => all_docs::all_docs(request, db, DocumentList::AllDocs, Some(partition)).await,
         R::Find(partition) => find::find(app, request, db, partition).await,
         R::Explain(partition) => find::explain(request, db, partition).await,

@@ -42,7 +42,7 @@ pub async fn all_docs(
     params.read_query(&request.query)?;
     params.check()?;
     if let Some(partition) = &partition {
-        super::database::check_partition(&database, partition)?;
+        super::partition::check_partition(&database, partition)?;
     }
     check_named_partition(&database, &params)?;
     let partition = partition.or_else(|| params.partition.clone());
@@ -106,10 +106,10 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, list: Docum
 fn check_named_partition(database: &Database, params: &Params) -> Result<()> {
     match &params.partition {
         Some(partition) if !database.is_partitioned() => {
-            super::database::check_partition_name(partition)?;
+            super::partition::check_partition_name(partition)?;
             Err(query_error("`partition` parameter is not supported on this db"))
         }
-        Some(partition) => super::database::check_partition_name(partition),
+        Some(partition) => super::partition::check_partition_name(partition),
         None => Ok(()),
     }
 }

@@ -9,16 +9,14 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::audit::{Event, Kind};
 use crate::blocking::blocking;
-use crate::db::{CreateOptions, Database, Databases, check_document_id};
+use crate::db::{CreateOptions, Database};
 use crate::error::Error;
 use crate::http::api::document::incoming::encode;
-use crate::http::api::document::revision::parse_revision;
 use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::error::{Failure, Result};
 use crate::policy::access::{Access, check_database};
 use crate::policy::users_database;
-use crate::rev::Revision;
 
 /// The database of a path. A name that no database can have is one that is not there, as in CouchDB; only making one
 /// says what is wrong with it. `received`: when the request came; what the database has in memory is as of then.
@@ -195,83 +193,6 @@ pub async fn set_purged_infos_limit(request: &mut Request, database: Arc<Databas
     Ok(ok(StatusCode::OK))
 }
 
-/// `GET /{db}/_auto_purge`.
-pub async fn auto_purge(database: Arc<Database>) -> Result<Answer> {
-    let text = blocking(move || database.auto_purge()).await?;
-    Ok(Answer::json_text(StatusCode::OK, text))
-}
-
-/// `PUT /{db}/_auto_purge`.
-pub async fn set_auto_purge(request: &mut Request, database: Arc<Database>) -> Result<Answer> {
-    request.must_be_json()?;
-    let properties = request.json_object().await?;
-    crate::db::check_auto_purge(&properties)?;
-    database.put_auto_purge(Value::from(properties).to_string()).await?;
-    Ok(ok(StatusCode::CREATED))
-}
-
-/// `GET /{db}/_purged_infos`.
-pub async fn purged_infos(database: Arc<Database>) -> Result<Answer> {
-    let limit = database.info().purged_infos_limit as usize;
-    let purges = blocking(move || {
-        let after = database.info().purge_sequence.saturating_sub(limit as u64);
-        let mut all: Vec<(u64, crate::db::record::PurgeRecord)> = Vec::new();
-        loop {
-            let from = all.last().map_or(after, |(sequence, _)| *sequence);
-            let page = database.purges(from, 1000)?;
-            if page.is_empty() {
-                return Ok(all);
-            }
-            all.extend(page);
-        }
-    })
-    .await?;
-    let rows: Vec<Value> = purges
-        .into_iter()
-        .map(|(_, purge)| {
-            let revisions: Vec<String> = purge.revisions.iter().map(Revision::to_string).collect();
-            json!({"id": purge.id, "revs": revisions})
-        })
-        .collect();
-    Ok(Answer::ok(&json!({ "purged_infos": rows })))
-}
-
-/// `POST /{db}/_purge`.
-pub async fn purge(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
-    request.must_be_json()?;
-    let body = request.json_object().await?;
-    let mut wanted = Vec::with_capacity(body.len());
-    let mut named = 0;
-    for (id, revisions) in body {
-        let revisions = revisions.as_array().ok_or_else(|| Failure::bad_request("Invalid rev format"))?;
-        let revisions: Vec<Revision> = revisions
-            .iter()
-            .map(|revision| parse_revision(revision.as_str().unwrap_or("")))
-            .collect::<crate::error::Result<_>>()?;
-        if database.is_partitioned() {
-            check_document_id(&id, true)?;
-        }
-        named += revisions.len();
-        wanted.push((id, revisions));
-    }
-    let most = |key, default: usize| {
-        request.settings.get("purge", key).map_or(default, |said| said.parse().unwrap_or(usize::MAX))
-    };
-    if wanted.len() > most("max_document_id_number", usize::MAX) {
-        return Err(Failure::bad_request("Exceeded maximum number of documents."));
-    }
-    if named > most("max_revisions_number", usize::MAX) {
-        return Err(Failure::bad_request("Exceeded maximum number of revisions."));
-    }
-    let purged = database.purge(wanted).await?;
-    users_database::purged(app, &database, &purged).await;
-    let rows: serde_json::Map<String, Value> = purged
-        .into_iter()
-        .map(|(id, revisions)| (id, revisions.iter().map(Revision::to_string).collect::<Vec<_>>().into()))
-        .collect();
-    Ok(Answer::json(StatusCode::CREATED, &json!({"purge_seq": null, "purged": rows})))
-}
-
 /// `POST /{db}/_compact`: begins; `compact_running` tells when it is done.
 pub async fn compact(app: &Arc<App>, request: &mut Request, database: Arc<Database>) -> Result<Answer> {
     request.must_be_json()?;
@@ -318,126 +239,4 @@ pub fn shard_of(database: &Database, id: &str) -> Answer {
 /// `POST /{db}/_sync_shards`.
 pub fn sync_shards() -> Answer {
     ok(StatusCode::ACCEPTED)
-}
-
-/// `GET /{db}/_partition/{partition}`.
-pub async fn partition(database: Arc<Database>, partition: String) -> Result<Answer> {
-    check_partition(&database, &partition)?;
-    let held = {
-        let (database, partition) = (database.clone(), partition.clone());
-        blocking(move || database.partition(&partition)).await?
-    };
-    Ok(Answer::ok(&json!({
-        "db_name": database.name(),
-        "doc_count": held.documents,
-        "doc_del_count": held.deleted,
-        "partition": partition,
-        "sizes": {"active": held.bytes, "external": held.bytes},
-    })))
-}
-
-/// Refuses what is no partition, and any on a database without them.
-pub fn check_partition(database: &Database, partition: &str) -> Result<()> {
-    if !database.is_partitioned() {
-        return Err(Failure::bad_request("database is not partitioned"));
-    }
-    check_partition_name(partition)
-}
-
-/// Refuses a text that is not the name of a partition (`couch_partition:validate_partition`).
-pub fn check_partition_name(partition: &str) -> Result<()> {
-    let reason = match partition {
-        "" => "Partition must not be empty",
-        _ if partition.starts_with('_') => "Partition must not start with an underscore",
-        _ if partition.contains(':') => "Partition must not contain a colon",
-        _ => return Ok(()),
-    };
-    Err(Failure::Refused { status: StatusCode::BAD_REQUEST, word: "illegal_partition", reason: reason.into() })
-}
-
-/// `GET /_all_dbs`.
-pub async fn all_dbs(app: &Arc<App>, request: &Request) -> Result<Answer> {
-    let names = names(app, request).await?;
-    Ok(Answer::ok(&names))
-}
-
-async fn names(app: &Arc<App>, request: &Request) -> Result<Vec<String>> {
-    let query = &request.query;
-    let key = |one: &str, other: &str| -> Result<Option<String>> {
-        let value = match query.json(one)? {
-            Some(value) => Some(value),
-            None => query.json(other)?,
-        };
-        Ok(value.and_then(|value| value.as_str().map(str::to_owned)))
-    };
-    let (mut start, mut end) = (key("startkey", "start_key")?, key("endkey", "end_key")?);
-    if let Some(only) = key("key", "key")? {
-        (start, end) = (Some(only.clone()), Some(only));
-    }
-    let descending = query.flag("descending", false)?;
-    let inclusive_end = query.flag("inclusive_end", true)?;
-    let skip = query.natural("skip")?.unwrap_or(0) as usize;
-    let limit = query.natural("limit")?.map_or(usize::MAX, |limit| limit as usize);
-    let databases: Arc<Databases> = app.databases.clone();
-    Ok(blocking(move || databases.names(start.as_deref(), end.as_deref(), inclusive_end, descending, skip, limit))
-        .await?)
-}
-
-/// `GET /_dbs_info`.
-pub async fn dbs_info(app: &Arc<App>, request: &Request) -> Result<Answer> {
-    let names = names(app, request).await?;
-    infos(app, request, names, false).await
-}
-
-/// `POST /_dbs_info`.
-pub async fn dbs_info_of(app: &Arc<App>, request: &mut Request) -> Result<Answer> {
-    request.must_be_json()?;
-    let body = request.json_object().await?;
-    let Some(keys) = body.get("keys") else {
-        return Err(Failure::bad_request("`keys` member must exist."));
-    };
-    let Some(keys) = keys.as_array() else {
-        return Err(Failure::bad_request("`keys` member must be an array."));
-    };
-    if keys.len() > request.settings.max_dbs_info {
-        return Err(Failure::bad_request("too_many_keys"));
-    }
-    let names: Option<Vec<String>> = keys.iter().map(|key| key.as_str().map(str::to_owned)).collect();
-    let names = names.ok_or_else(|| Failure::bad_request("`keys` must be an array of strings."))?;
-    let with_time = body.get("last_write") == Some(&Value::Bool(true));
-    infos(app, request, names, with_time).await
-}
-
-/// `with_time`: with the time of the last write (docs/console-api.md), which CouchDB does not have.
-async fn infos(app: &Arc<App>, request: &Request, names: Vec<String>, with_time: bool) -> Result<Answer> {
-    let databases = app.databases.clone();
-    Answer::stream(&request.line, "application/json", move |mut out| async move {
-        out.write("[").await;
-        let mut first = true;
-        for names in names.chunks(100) {
-            let (databases, names) = (databases.clone(), names.to_vec());
-            let rows = blocking(move || {
-                Ok(names
-                    .into_iter()
-                    .map(|name| match databases.get(&name) {
-                        Ok(database) if with_time => {
-                            let time = databases.last_write(&name);
-                            json!({"key": name, "info": info(&database), "last_write": time})
-                        }
-                        Ok(database) => json!({"key": name, "info": info(&database)}),
-                        Err(_) => json!({"key": name, "error": "not_found"}),
-                    })
-                    .collect::<Vec<Value>>())
-            })
-            .await?;
-            for row in rows {
-                out.write(if first { "" } else { "," }).await;
-                first = false;
-                out.write(row.to_string()).await;
-            }
-        }
-        out.write("]\n").await;
-        Ok(())
-    })
-    .await
 }

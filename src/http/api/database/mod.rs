@@ -1,4 +1,4 @@
-//! Resources of a database: itself, `_all_docs`, `_changes`.
+//! Resources of a database: itself, `_all_docs`, `_changes`, `_purge`, `_partition`.
 
 pub(crate) mod all_docs;
 mod all_docs_by_key;
@@ -10,3 +10,5 @@ mod changes_params;
 pub(crate) mod database;
 mod first_sync;
 mod local_docs;
+pub(crate) mod partition;
+pub(crate) mod purge;

@@ -175,7 +175,7 @@ async fn definition(app: &Arc<App>, database: &Arc<Database>, design: &str) -> R
 
 fn read_query(params: &mut Params, query: &Query, database: &Database, partition: Option<&str>) -> Result<()> {
     if let Some(partition) = partition {
-        crate::http::api::database::database::check_partition(database, partition)?;
+        crate::http::api::database::partition::check_partition(database, partition)?;
         if query.get("partition").is_some_and(|other| other != partition) {
             return Err(Failure::bad_request("Conflicting value for `partition` in query string"));
         }

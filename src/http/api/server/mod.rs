@@ -1,5 +1,6 @@
-//! Resources of the server: root, `_node`, `_config`, `_db_updates`, `_cluster_setup`, `_replicate`, `_scheduler`.
+//! Resources of the server: root, `_all_dbs`, `_node`, `_config`, `_db_updates`, `_cluster_setup`, `_replicate`, `_scheduler`.
 
+pub(crate) mod all_dbs;
 pub mod cluster_setup;
 pub mod config;
 mod counter;
