@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::db::parse;
 use crate::db::{Histories, Since};
 use crate::http::api::document::attachment;
-use crate::http::connection::request_line::Lenient;
+use crate::http::connection::request_line::RequestLineRepair;
 use crate::http::request::Target;
 use crate::http::response::cors;
 use crate::http::routing::required_access;
@@ -196,7 +196,7 @@ fn parts_of<'a>(body: &'a [u8], boundary: &str) -> Vec<&'a [u8]> {
 /// Request line and headers, as parsed by the connection, the router, CORS and the handlers.
 pub fn head(data: &[u8]) {
     let mended = block_on(async {
-        let mut socket = Lenient::new(data);
+        let mut socket = RequestLineRepair::new(data);
         let (mut all, mut some) = (Vec::new(), [0; 97]);
         while let Ok(taken @ 1..) = socket.read(&mut some).await {
             all.extend_from_slice(&some[..taken]);

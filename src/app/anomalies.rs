@@ -44,15 +44,15 @@ struct Window {
 }
 
 /// Counts events per subject and window, in bounded memory.
-pub struct Suspicion {
+pub struct Anomalies {
     seen: Mutex<Bounded<Who, Window>>,
     clock: Clock,
 }
 
-impl Suspicion {
+impl Anomalies {
     /// Creates empty counts.
-    pub fn new(clock: Clock) -> Suspicion {
-        Suspicion { seen: Mutex::new(Bounded::new(WATCHED)), clock }
+    pub fn new(clock: Clock) -> Anomalies {
+        Anomalies { seen: Mutex::new(Bounded::new(WATCHED)), clock }
     }
 
     /// Adds to a count. Returns whether this addition reaches `threshold` in the current window. A threshold
@@ -108,10 +108,10 @@ mod tests {
     #[test]
     fn reaching_a_threshold_is_reported_once_per_window() {
         let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-        let suspicion = Suspicion::new(clock.clone());
-        let delete = |who, count| suspicion.note(who, Pattern::MassDeletion, count, 100);
+        let anomalies = Anomalies::new(clock.clone());
+        let delete = |who, count| anomalies.note(who, Pattern::MassDeletion, count, 100);
         assert!(!delete(ann(), 99));
-        assert!(!suspicion.note(ann(), Pattern::IdScanning, 99, 100), "another count");
+        assert!(!anomalies.note(ann(), Pattern::IdScanning, 99, 100), "another count");
         assert!(!delete(Who::Address(Origin::of([203, 0, 113, 1].into())), 99), "somebody else");
         assert!(delete(ann(), 1));
         assert!(!delete(ann(), 500), "told already");
@@ -119,14 +119,14 @@ mod tests {
         assert!(!delete(ann(), 99));
         clock.advance(WINDOW / 2);
         assert!(delete(ann(), 99));
-        assert!(!suspicion.note(ann(), Pattern::Guessing, 1000, 0), "off");
+        assert!(!anomalies.note(ann(), Pattern::Guessing, 1000, 0), "off");
     }
 
     #[test]
     fn logged_denials_are_limited_per_window() {
         let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-        let suspicion = Suspicion::new(clock.clone());
-        let told = || (0..1000).filter(|_| suspicion.denial(ann())).count() as u64;
+        let anomalies = Anomalies::new(clock.clone());
+        let told = || (0..1000).filter(|_| anomalies.denial(ann())).count() as u64;
         assert_eq!((told(), told()), (DENIALS, 0));
         clock.advance(WINDOW);
         assert_eq!(told(), DENIALS);

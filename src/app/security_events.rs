@@ -44,7 +44,7 @@ fn watch(app: &App, pattern: Pattern, user: Option<&str>, peer: Option<IpAddr>, 
         Pattern::Denial => return,
     };
     let Some(who) = who(user, peer) else { return };
-    if app.suspicion.note(who, pattern, count, app.settings().number("audit", key)) {
+    if app.anomalies.note(who, pattern, count, app.settings().number("audit", key)) {
         counter.fetch_add(1, Ordering::Relaxed);
         app.sync.suspicious(user, key, app.settings().number("audit", key), peer);
         Event { user, peer, detail: Some(key), ..Event::of(Kind::Suspicious) }.record();
@@ -58,7 +58,7 @@ pub fn denied(app: &App, event: Event<'_>, asked: &str) {
         return;
     }
     app.metrics.denials.fetch_add(1, Ordering::Relaxed);
-    if who(event.user, event.peer).is_none_or(|who| app.suspicion.denial(who)) {
+    if who(event.user, event.peer).is_none_or(|who| app.anomalies.denial(who)) {
         // CouchDB's words name the password.
         let is_told = |reason: &str| !reason.starts_with(INVALID_PASSWORD);
         let detail = event.detail.map(|reason| if is_told(reason) { reason } else { "a password that is no text" });

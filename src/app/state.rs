@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::active_tasks::{Task, Tasks};
-use super::anomalies::Suspicion;
+use super::anomalies::Anomalies;
 use super::answer_budget::AnswerMemory;
 use super::body_budget::BodyMemory;
 use super::feed_wakes::Wakes;
@@ -86,7 +86,7 @@ pub struct App {
     /// Checks of all that is stored.
     pub checks: Arc<LongWork<Result<Arc<Checked>, String>>>,
     /// Counts what may be an attack.
-    pub suspicion: Suspicion,
+    pub anomalies: Anomalies,
     /// Which clients replicate, and how it goes.
     pub sync: Arc<SyncStatus>,
     /// Samples of the numbers of conflicted documents.

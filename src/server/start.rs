@@ -14,7 +14,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 use super::systemd::Sockets;
 use crate::app::active_tasks::Tasks;
-use crate::app::anomalies::Suspicion;
+use crate::app::anomalies::Anomalies;
 use crate::app::answer_budget::AnswerMemory;
 use crate::app::body_budget::BodyMemory;
 use crate::app::feed_wakes::Wakes;
@@ -181,7 +181,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             checks: Arc::default(),
             sync: SyncStatus::new(clock.clone()),
             conflict_growth: ConflictGrowth::default(),
-            suspicion: Suspicion::new(clock),
+            anomalies: Anomalies::new(clock),
             hints: Hints::default(),
             shutdown: Shutdown::new(),
             started: Instant::now(),

@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceBuilder;
 
 use super::received::{Peer, Received, Respond};
-use super::request_line::Lenient;
-use super::write_timeout::Patient;
+use super::request_line::RequestLineRepair;
+use super::write_timeout::WriteTimeout;
 use crate::app::App;
 use crate::http::response::compression::compression;
 
@@ -40,7 +40,7 @@ where
         .max_buf_size(header_size.max(64 << 10))
         .title_case_headers(true)
         .serve_connection(
-            TokioIo::new(Lenient::new(Patient::new(socket, line, write_timeout))),
+            TokioIo::new(RequestLineRepair::new(WriteTimeout::new(socket, line, write_timeout))),
             TowerToHyperService::new(service),
         );
     // A connection may last for days: it does not keep the settings that it began with.

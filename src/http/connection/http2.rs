@@ -40,7 +40,7 @@ use self::stream_task::{Next, StreamTasks};
 use self::streams::Streams;
 use self::unwritten::Unwritten;
 use super::received::{Peer, Received, Respond};
-use super::write_timeout::Patient;
+use super::write_timeout::WriteTimeout;
 use crate::app::App;
 use crate::config::Settings;
 use crate::http::response::body::Body;
@@ -71,7 +71,7 @@ where
     let tasks = StreamTasks { next: requests.next.clone(), write_timeout };
     let window = receive_window(app.metrics.open_http2_connections.value());
     let serving = builder(&settings, tasks, window, trusted).serve_connection(
-        TokioIo::new(Fallback::new(Patient::new(socket, app.answers.line(), write_timeout))),
+        TokioIo::new(Fallback::new(WriteTimeout::new(socket, app.answers.line(), write_timeout))),
         hyper::service::service_fn(move |request| requests.answer(request)),
     );
     drop(settings);

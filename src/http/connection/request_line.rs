@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection whose request lines are corrected as they are read.
-pub struct Lenient<S> {
+pub struct RequestLineRepair<S> {
     socket: S,
     next: Next,
     /// Corrected bytes that the reader has not taken yet.
@@ -36,9 +36,9 @@ enum Next {
     Unknown,
 }
 
-impl<S> Lenient<S> {
-    pub fn new(socket: S) -> Lenient<S> {
-        Lenient { socket, next: Next::Request, mended: Vec::new() }
+impl<S> RequestLineRepair<S> {
+    pub fn new(socket: S) -> RequestLineRepair<S> {
+        RequestLineRepair { socket, next: Next::Request, mended: Vec::new() }
     }
 }
 
@@ -117,7 +117,7 @@ fn is_loose(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>')
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RequestLineRepair<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.mended.is_empty() {
             let before = out.filled().len();
@@ -142,7 +142,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for RequestLineRepair<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(context, bytes)
     }
@@ -229,7 +229,7 @@ mod tests {
     /// A connection whose reads return one piece each.
     fn in_pieces(pieces: &[&str]) -> impl AsyncRead + Unpin {
         let pieces: Vec<io::Result<bytes::Bytes>> = pieces.iter().map(|piece| Ok(piece.to_string().into())).collect();
-        Lenient::new(tokio_util::io::StreamReader::new(futures_util::stream::iter(pieces)))
+        RequestLineRepair::new(tokio_util::io::StreamReader::new(futures_util::stream::iter(pieces)))
     }
 
     #[tokio::test]
@@ -254,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_with_a_small_buffer_receives_every_byte() {
         let line = b"GET /a?key=\"x\" HTTP/1.1\r\n\r\n\"body\"";
-        let mut socket = Lenient::new(&line[..]);
+        let mut socket = RequestLineRepair::new(&line[..]);
         let mut all = Vec::new();
         let mut some = [0; 30];
         loop {

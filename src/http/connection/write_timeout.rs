@@ -14,7 +14,7 @@ use crate::app::answer_budget::Line;
 
 /// A socket whose writes fail with `TimedOut` when one write has been blocked for `limit`, or when the memory
 /// budget closes the connection.
-pub struct Patient<S> {
+pub struct WriteTimeout<S> {
     socket: S,
     line: Line,
     limit: Duration,
@@ -22,10 +22,10 @@ pub struct Patient<S> {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
+impl<S> WriteTimeout<S> {
     /// Wraps `socket`; reports the progress of its writes to `line`.
-    pub fn new(socket: S, line: Line, limit: Duration) -> Patient<S> {
-        Patient { socket, line, limit, stalled: None }
+    pub fn new(socket: S, line: Line, limit: Duration) -> WriteTimeout<S> {
+        WriteTimeout { socket, line, limit, stalled: None }
     }
 
     /// Records the result of a write, and fails if the client is too slow.
@@ -51,13 +51,13 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_read(context, out)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(context, bytes);
         self.wrote(context, written)
@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_stops_reading_times_out() {
         let (mut client, server) = tokio::io::duplex(16);
-        let mut server = Patient::new(server, Line::unlimited(), Duration::from_millis(20));
+        let mut server = WriteTimeout::new(server, Line::unlimited(), Duration::from_millis(20));
         let reading = async {
             let mut all = vec![0; 10_000];
             client.read_exact(&mut all).await.unwrap();

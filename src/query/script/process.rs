@@ -205,7 +205,7 @@ impl Process {
 
     /// Ends the process. Returns why the server killed it, and whether something else did: the system because
     /// memory ran short, or a person.
-    pub fn bury(self) -> (Killed, bool) {
+    pub fn reap(self) -> (Killed, bool) {
         use std::os::unix::process::ExitStatusExt;
         let killed = self.handle.killed();
         self.handle.kill(Killed::Idle);

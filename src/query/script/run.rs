@@ -86,7 +86,7 @@ impl Seat {
                 }
                 Some(Stop::Failed(Cause::Time, error)) => (Cause::Time, error),
                 Some(Stop::Died) => {
-                    let Grave { cause, error, by_others } = self.buried()?;
+                    let Death { cause, error, by_others } = self.reap()?;
                     if by_others && again == Some(failed) {
                         return Err(error);
                     }
@@ -132,15 +132,15 @@ impl Seat {
         let mut again = Call { exchange: None, items: &probe, ..*call };
         for _ in 0..2 {
             let Some(env) = self.open(&again, limits)? else {
-                self.buried()?;
+                self.reap()?;
                 continue;
             };
             return match self.run(&mut again, env, &probe, true, limits, &mut Vec::new())? {
                 None | Some(Stop::Failed(Cause::Thrown, _)) => Ok(()),
                 Some(Stop::Failed(..)) => Err(error.clone()),
                 Some(Stop::Died) => {
-                    let grave = self.buried()?;
-                    Err(if grave.by_others { grave.error } else { error.clone() })
+                    let death = self.reap()?;
+                    Err(if death.by_others { death.error } else { error.clone() })
                 }
             };
         }
@@ -167,9 +167,9 @@ impl Seat {
                 Ok(Err((_, error))) => return Err(error),
                 Err(error) => {
                     tracing::debug!(target: "settee::script", "a script worker failed: {error}");
-                    let grave = self.buried()?;
+                    let death = self.reap()?;
                     if tried {
-                        return Err(grave.error);
+                        return Err(death.error);
                     }
                     tried = true;
                 }
@@ -219,10 +219,10 @@ impl Seat {
     ///
     /// # Errors
     /// The caller no longer waits for the job.
-    fn buried(&mut self) -> Result<Grave> {
-        let died = |cause, error| Ok(Grave { cause, error, by_others: false });
+    fn reap(&mut self) -> Result<Death> {
+        let died = |cause, error| Ok(Death { cause, error, by_others: false });
         let Some(process) = self.process.take() else { return died(Cause::Memory, out_of_memory()) };
-        match process.bury() {
+        match process.reap() {
             (Killed::Time, _) => died(Cause::Time, timed_out()),
             (Killed::Cancelled | Killed::Idle, _) => {
                 Err(Error::Script { word: "os_process_error".into(), reason: "caller went away".into() })
@@ -230,7 +230,7 @@ impl Seat {
             (Killed::No, true) => {
                 let error =
                     Error::Internal("a script worker was killed from outside, perhaps because memory ran short".into());
-                Ok(Grave { cause: Cause::Memory, error, by_others: true })
+                Ok(Death { cause: Cause::Memory, error, by_others: true })
             }
             (Killed::No | Killed::Wrong, _) => {
                 self.source.count_died();
@@ -241,7 +241,7 @@ impl Seat {
 }
 
 /// Why a worker died.
-struct Grave {
+struct Death {
     cause: Cause,
     error: Error,
     /// Something outside killed it (the system or a person), so no item is the cause.
