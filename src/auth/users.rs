@@ -69,7 +69,7 @@ pub fn may_write(id: &str, writer: Writer<'_>) -> Result<()> {
 
 /// The stored state of an account, as far as a write by a non-admin depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum AccountState {
     /// The account never existed.
     Absent,
     /// The account has one living leaf. `extended`: that leaf is the parent of the edit.
@@ -80,7 +80,7 @@ pub enum Standing {
     Conflicted,
 }
 
-/// Whether a non-admin may write an account in the state `standing`. Users may write their own living
+/// Whether a non-admin may write an account in the state `state`. Users may write their own living
 /// account, as a child of its only living leaf. With `sign_up`, anyone may create an account whose name was
 /// never used. The name of a removed account stays reserved: the `_security` of a database may still list it,
 /// and would then grant the removed user's rights to a new owner of the name. Admins can recreate such an
@@ -89,19 +89,19 @@ pub enum Standing {
 /// # Errors
 /// `Conflict` if another revision (or, for sign-up, another name) would be accepted; `Unauthorized` if an
 /// anonymous client creates an account without `sign_up`; else `Forbidden`.
-pub fn may_extend(standing: Standing, user: &UserCtx, sign_up: bool, replicated: bool) -> Result<()> {
-    match (standing, user.name.is_some()) {
-        (Standing::Absent, _) if sign_up => Ok(()),
-        (Standing::Absent, true) => forbidden("Only admins may create accounts: sign-up is disabled."),
-        (Standing::Absent, false) => Err(Error::Unauthorized("You are not authorized to access this db.".into())),
+pub fn may_extend(state: AccountState, user: &UserCtx, sign_up: bool, replicated: bool) -> Result<()> {
+    match (state, user.name.is_some()) {
+        (AccountState::Absent, _) if sign_up => Ok(()),
+        (AccountState::Absent, true) => forbidden("Only admins may create accounts: sign-up is disabled."),
+        (AccountState::Absent, false) => Err(Error::Unauthorized("You are not authorized to access this db.".into())),
         // The name is reserved, whatever the state of its account.
         (_, false) => Err(Error::Conflict),
-        (Standing::Living { extended: true }, true) => Ok(()),
-        (Standing::Removed, true) => forbidden("Only admins may recreate a removed account."),
-        (Standing::Living { extended: false } | Standing::Conflicted, true) if replicated => {
+        (AccountState::Living { extended: true }, true) => Ok(()),
+        (AccountState::Removed, true) => forbidden("Only admins may recreate a removed account."),
+        (AccountState::Living { extended: false } | AccountState::Conflicted, true) if replicated => {
             forbidden("Only admins may write revisions that do not extend the account's only leaf.")
         }
-        (Standing::Living { extended: false } | Standing::Conflicted, true) => Err(Error::Conflict),
+        (AccountState::Living { extended: false } | AccountState::Conflicted, true) => Err(Error::Conflict),
     }
 }
 

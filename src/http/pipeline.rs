@@ -31,7 +31,7 @@ use crate::app::App;
 use crate::app::answer_budget::Line;
 use crate::blocking::panicked;
 use crate::error::Error;
-use crate::policy::authorization::Standing;
+use crate::policy::authorization::Authorization;
 
 /// Answers one request.
 pub async fn respond(app: Arc<App>, received: Received) -> http::Response<Body> {
@@ -80,16 +80,16 @@ async fn answer(app: &Arc<App>, context: &mut Context, incoming: Incoming, line:
             None => {}
         }
     }
-    let standing = Arc::new(Standing::new(app, context.seen));
-    let body = RequestBody::new(incoming, &context.headers, &context.settings, &app.bodies, &standing);
+    let authorization = Arc::new(Authorization::new(app, context.seen));
+    let body = RequestBody::new(incoming, &context.headers, &context.settings, &app.bodies, &authorization);
     let routed = route(&target);
-    let mut request = context.request(target, body, standing, line);
+    let mut request = context.request(target, body, authorization, line);
     let mut answer = identify(app, context, &mut request, routed).await;
     context.syncing = request.syncing.take();
     if let Ok(answer) = &mut answer {
         // While the answer is produced, it needs the memory of the request.
         answer.body.keep(request.body.take_share());
-        answer.body.guard(&request.standing);
+        answer.body.guard(&request.authorization);
     }
     context.body_time = request.body.waited();
     if !matches!(answer, Err(Failure::Gone)) {

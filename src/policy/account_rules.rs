@@ -15,7 +15,7 @@ use super::users_database::forget;
 use super::write_error::Result;
 use crate::app::App;
 use crate::app::user_store::members;
-use crate::auth::users::{self, Standing as AccountStanding, Writer};
+use crate::auth::users::{self, AccountState, Writer};
 use crate::auth::{Security, UserCtx, Users, password};
 use crate::blocking::blocking;
 use crate::db::{Database, Guard, Incoming, Leaf, Mode, Proposal, Terms, Validate};
@@ -163,7 +163,7 @@ impl Rules<'_> {
                 return Err(if is_nobody { Error::Conflict } else { Error::Forbidden(reason.into()) });
             }
             let sign_up = is_open_for_sign_up(self.app, self.security);
-            users::may_extend(standing(proposal), self.user, sign_up, self.mode == Mode::Replicated)?;
+            users::may_extend(state_of(proposal), self.user, sign_up, self.mode == Mode::Replicated)?;
         }
         let new = members(&proposal.id, &proposal.new)?;
         let old = proposal.old.as_deref().map(|old| members(&proposal.id, old)).transpose()?;
@@ -181,14 +181,14 @@ impl Rules<'_> {
 }
 
 /// The state of the account that a proposal changes.
-fn standing(proposal: &Proposal) -> AccountStanding {
+fn state_of(proposal: &Proposal) -> AccountState {
     // Conflicts that were resolved are deleted leaves.
     let living: Vec<&Leaf> = proposal.leaves.iter().filter(|leaf| !leaf.deleted).collect();
     match living.as_slice() {
-        [] if proposal.leaves.is_empty() => AccountStanding::Absent,
-        [] => AccountStanding::Removed,
-        [leaf] => AccountStanding::Living { extended: proposal.parent.as_ref() == Some(&leaf.revision) },
-        _ => AccountStanding::Conflicted,
+        [] if proposal.leaves.is_empty() => AccountState::Absent,
+        [] => AccountState::Removed,
+        [leaf] => AccountState::Living { extended: proposal.parent.as_ref() == Some(&leaf.revision) },
+        _ => AccountState::Conflicted,
     }
 }
 

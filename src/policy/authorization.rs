@@ -7,7 +7,7 @@
 //! CouchDB checks once and lets such requests and feeds go on.
 //!
 //! ```text
-//! authenticate ─> Standing: proof of the sign-in, access that the route needs, the database and its _security
+//! authenticate ─> Authorization: proof of the sign-in, access that the route needs, the database and its _security
 //! check ─> same counters of settings, devices and accounts? ── yes ─> same _security? ─> allowed
 //!                     └─ no ─> is the sign-in still valid? ─> the user's roles of now ─> access check again
 //! ```
@@ -41,7 +41,7 @@ const RECENT: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(200);
 
 /// The authorization of one request, and the state that it depends on.
-pub struct Standing {
+pub struct Authorization {
     app: Arc<App>,
     state: Mutex<State>,
 }
@@ -63,9 +63,9 @@ struct State {
     waits: bool,
 }
 
-impl Standing {
+impl Authorization {
     /// Creates the state of a new request: nobody, authorized for nothing that could be withdrawn.
-    pub fn new(app: &Arc<App>, seen: Seen) -> Standing {
+    pub fn new(app: &Arc<App>, seen: Seen) -> Authorization {
         let state = State {
             user: Arc::new(UserCtx::anonymous()),
             proof: Arc::default(),
@@ -77,7 +77,7 @@ impl Standing {
             renewed: false,
             waits: false,
         };
-        Standing { app: app.clone(), state: Mutex::new(state) }
+        Authorization { app: app.clone(), state: Mutex::new(state) }
     }
 
     /// The counters of the last check, or only the settings' counter if the next check is to check everything.
@@ -147,7 +147,7 @@ impl Standing {
         }
     }
 
-    /// As [`Standing::confirm`], on a thread that may block: the writer's.
+    /// As [`Authorization::confirm`], on a thread that may block: the writer's.
     pub fn confirm_now(&self, user: &UserCtx) -> Result<()> {
         match self.check_now() {
             Ok(()) if *self.user() == *user => Ok(()),
@@ -306,22 +306,22 @@ impl Standing {
 
 /// Waits until the authorization of one feed must be checked again.
 pub struct Waiter {
-    standing: Arc<Standing>,
+    authorization: Arc<Authorization>,
     place: Place,
 }
 
 impl Waiter {
     /// Subscribes. Check the authorization afterwards: a change in between is otherwise missed.
-    fn new(standing: Arc<Standing>) -> Waiter {
-        let place = standing.app.wakes.wait(standing.account());
-        Waiter { standing, place }
+    fn new(authorization: Arc<Authorization>) -> Waiter {
+        let place = authorization.app.wakes.wait(authorization.account());
+        Waiter { authorization, place }
     }
 
     /// Returns when the user's account or devices or the settings have changed, or when the sign-in expires.
     /// Cancel safe.
     pub async fn woken(&mut self) {
         let over = async {
-            match self.standing.time_left() {
+            match self.authorization.time_left() {
                 Some(left) => tokio::time::sleep(left).await,
                 None => std::future::pending().await,
             }
@@ -340,7 +340,7 @@ pub struct By<'a> {
     pub peer: Option<IpAddr>,
     /// The request's id.
     pub id: &'a str,
-    pub standing: &'a Arc<Standing>,
+    pub authorization: &'a Arc<Authorization>,
 }
 
 impl<'a> By<'a> {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::authorization::{By, Standing};
+use super::authorization::{Authorization, By};
 use crate::auth::UserCtx;
 use crate::db::{Database, Guard, Proposal, Terms, Validate};
 use crate::error::{self, Error};
@@ -43,7 +43,7 @@ impl Validate for Confirmed<'_> {
 
     fn guard(&self, database: &Arc<Database>) -> Option<Box<dyn Guard>> {
         let security = self.security.clone().map(|security| (database.clone(), security));
-        Some(Box::new(Writes { standing: self.by.standing.clone(), user: self.by.user.clone(), security }))
+        Some(Box::new(Writes { authorization: self.by.authorization.clone(), user: self.by.user.clone(), security }))
     }
 
     fn validate<'a>(
@@ -57,14 +57,14 @@ impl Validate for Confirmed<'_> {
 
 /// Whether `user` may still write.
 struct Writes {
-    standing: Arc<Standing>,
+    authorization: Arc<Authorization>,
     user: UserCtx,
     security: Option<(Arc<Database>, Arc<str>)>,
 }
 
 impl Guard for Writes {
     fn check(&self) -> error::Result<()> {
-        self.standing.confirm_now(&self.user)?;
+        self.authorization.confirm_now(&self.user)?;
         match &self.security {
             Some((database, security)) if !Arc::ptr_eq(&database.security(), security) => {
                 Err(Error::Again("The _security of this database has changed while the request was under way.".into()))

@@ -33,7 +33,7 @@ pub async fn update(
     incoming: Vec<Incoming>,
     mode: Mode,
 ) -> Result<Vec<error::Result<Revision>>> {
-    let user = by.standing.confirmed().await?;
+    let user = by.authorization.confirmed().await?;
     let by = By { user: &user, ..by };
     let accounts = app.is_users_database(database);
     if !accounts && incoming.iter().all(|edit| !edit.deleted) {
@@ -103,7 +103,7 @@ async fn write(
         }
     }
     if written > 0 {
-        by.standing.confirm(user).await?;
+        by.authorization.confirm(user).await?;
     }
     let written = match (edits.is_empty(), accounts) {
         (true, _) => Vec::new(),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::access::{self, Access as Level, Verdict};
-use super::authorization::{By, Standing};
+use super::authorization::{Authorization, By};
 use super::change_counters::Seen;
 use super::document_write;
 use super::users_database;
@@ -28,7 +28,7 @@ use crate::store::blob::blobs::Blobs;
 pub struct UserAccess {
     app: Arc<App>,
     user: UserCtx,
-    standing: Arc<Standing>,
+    authorization: Arc<Authorization>,
 }
 
 /// Stands in for the id of a request in the audit log.
@@ -38,13 +38,13 @@ impl UserAccess {
     /// The rights of `user`.
     pub fn new(app: &Arc<App>, user: UserCtx) -> UserAccess {
         let seen = Seen::settings(app);
-        let standing = Standing::new(app, seen);
-        standing.signed_in(&user, Proof::default(), seen);
-        UserAccess { app: app.clone(), user, standing: Arc::new(standing) }
+        let authorization = Authorization::new(app, seen);
+        authorization.signed_in(&user, Proof::default(), seen);
+        UserAccess { app: app.clone(), user, authorization: Arc::new(authorization) }
     }
 
     fn by(&self) -> By<'_> {
-        By { user: &self.user, peer: None, id: ID, standing: &self.standing }
+        By { user: &self.user, peer: None, id: ID, authorization: &self.authorization }
     }
 
     fn check(&self, needed: Level) -> Result<Verdict> {

@@ -190,17 +190,16 @@ fn readers_see_their_own_document_and_public_fields_of_others() {
 fn users_may_extend_their_account_and_sign_up_where_it_is_open() {
     let nobody = UserCtx::anonymous();
     let ann = UserCtx { name: Some("ann".into()), ..UserCtx::anonymous() };
-    let outcome = |standing, user: &UserCtx, sign_up, replicated| match may_extend(standing, user, sign_up, replicated)
-    {
+    let outcome = |state, user: &UserCtx, sign_up, replicated| match may_extend(state, user, sign_up, replicated) {
         Ok(()) => "yes",
         Err(Error::Conflict) => "conflict",
         Err(Error::Forbidden(_)) => "forbidden",
         Err(Error::Unauthorized(_)) => "unauthorized",
         Err(_) => "other",
     };
-    use Standing as S;
+    use AccountState as S;
     // Columns: an edit by the user, a replicated edit by the user, an edit by an anonymous client.
-    for (standing, sign_up, expected) in [
+    for (state, sign_up, expected) in [
         (S::Absent, true, ["yes", "yes", "yes"]),
         (S::Absent, false, ["forbidden", "forbidden", "unauthorized"]),
         (S::Living { extended: true }, true, ["yes", "yes", "conflict"]),
@@ -210,10 +209,10 @@ fn users_may_extend_their_account_and_sign_up_where_it_is_open() {
         (S::Removed, false, ["forbidden", "forbidden", "conflict"]),
     ] {
         let outcomes = [
-            outcome(standing, &ann, sign_up, false),
-            outcome(standing, &ann, sign_up, true),
-            outcome(standing, &nobody, sign_up, false),
+            outcome(state, &ann, sign_up, false),
+            outcome(state, &ann, sign_up, true),
+            outcome(state, &nobody, sign_up, false),
         ];
-        assert_eq!(outcomes, expected, "{standing:?}, sign-up {sign_up}");
+        assert_eq!(outcomes, expected, "{state:?}, sign-up {sign_up}");
     }
 }

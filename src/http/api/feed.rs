@@ -27,7 +27,7 @@ use crate::http::request::Request;
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::{Failure, Result};
-use crate::policy::authorization::{Standing, Waiter};
+use crate::policy::authorization::{Authorization, Waiter};
 
 /// The `feed` parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +172,7 @@ pub struct Feed<S: Source> {
     /// When the client last got anything.
     quiet_since: Instant,
     shutdown: crate::app::shutdown::Shutdown,
-    standing: Arc<Standing>,
+    authorization: Arc<Authorization>,
     /// `None` for a feed that does not wait.
     waiter: Option<Waiter>,
 }
@@ -195,10 +195,10 @@ impl<S: Source> Feed<S> {
         since: u64,
         source: S,
     ) -> Feed<S> {
-        let standing = request.standing.clone();
-        let waiter = (kind != Kind::Normal).then(|| standing.watch());
+        let authorization = request.authorization.clone();
+        let waiter = (kind != Kind::Normal).then(|| authorization.watch());
         let (shutdown, quiet_since) = (app.shutdown.clone(), Instant::now());
-        Feed { kind, waiting, source, moved, since, written: 0, quiet_since, shutdown, standing, waiter }
+        Feed { kind, waiting, source, moved, since, written: 0, quiet_since, shutdown, authorization, waiter }
     }
 
     /// Starts the response. A failure before its first byte is the answer instead.
@@ -222,7 +222,7 @@ impl<S: Source> Feed<S> {
         let mut is_gone = self.mark_seen();
         // Read before the first byte is sent, so that a failure becomes a proper error response.
         let mut first = Some(Box::pin(self.source.page(self.since)).await?);
-        self.standing.check().await?;
+        self.authorization.check().await?;
         if self.kind.is_object() {
             out.write("{\"results\":[\n").await;
         }
@@ -397,8 +397,8 @@ impl<S: Source> Feed<S> {
 
     /// Whether the client may still have this feed.
     async fn is_allowed(&self) -> Result<bool> {
-        let holds = self.standing.holds().await?;
-        Ok(holds && !(self.source.depends_on_roles() && self.standing.renewed().is_some()))
+        let holds = self.authorization.holds().await?;
+        Ok(holds && !(self.source.depends_on_roles() && self.authorization.renewed().is_some()))
     }
 
     async fn end(self, mut out: Sender) -> Result<()> {

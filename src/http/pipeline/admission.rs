@@ -32,7 +32,7 @@ pub async fn admit(app: &Arc<App>, request: &mut Request, mut routed: Result<Rou
             Rewritten::Target(target) => routed = route_of(&target),
         }
         // The function may have taken seconds, and the body that it returns is not checked at its end.
-        request.standing.check().await?;
+        request.authorization.check().await?;
         request.refresh();
     }
     Err(Failure::missing())
@@ -69,7 +69,7 @@ async fn check_access(app: &Arc<App>, request: &Request, routed: &Result<Route>)
         }
         by = Some((database, security));
     }
-    request.standing.let_in(needed, openness, by);
+    request.authorization.let_in(needed, openness, by);
     Ok(())
 }
 
@@ -79,7 +79,7 @@ async fn handle(app: &Arc<App>, request: &mut Request, route: Route) -> Result<A
     let answer = dispatch::dispatch(app, request, route).await?;
     // The build of a view may have taken minutes, a function seconds.
     if reads && request.received.elapsed() > LONG {
-        request.standing.check().await?;
+        request.authorization.check().await?;
     }
     Ok(answer)
 }

@@ -19,7 +19,7 @@ use crate::http::request::target::Target;
 use crate::http::request::{Request, client_address};
 use crate::http::response::error::Result;
 use crate::net::header_text::{decode_latin_1, header_text};
-use crate::policy::authorization::Standing;
+use crate::policy::authorization::Authorization;
 use crate::policy::change_counters::Seen;
 
 /// The state of one request on its way through the pipeline.
@@ -105,7 +105,13 @@ impl Context {
     }
 
     /// Creates the request as handlers see it. The user is anonymous until it is authenticated.
-    pub fn request(&self, target: Target, body: RequestBody, standing: Arc<Standing>, line: &Line) -> Request {
+    pub fn request(
+        &self,
+        target: Target,
+        body: RequestBody,
+        authorization: Arc<Authorization>,
+        line: &Line,
+    ) -> Request {
         let Target { verb, head, segments, query } = target;
         Request {
             verb,
@@ -119,7 +125,7 @@ impl Context {
             session: None,
             device: None,
             syncing: None,
-            standing,
+            authorization,
             id: self.id.clone(),
             peer: self.peer,
             secure: self.secure,

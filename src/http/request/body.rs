@@ -12,7 +12,7 @@ use crate::app::body_budget::{BodyMemory, Pace, Share};
 use crate::config::Settings;
 use crate::error::Error;
 use crate::http::response::error::{Failure, Result, too_large};
-use crate::policy::authorization::Standing;
+use crate::policy::authorization::Authorization;
 
 /// How much an unread body may still hold for the server to swallow it, so that the client gets to read the
 /// answer.
@@ -43,7 +43,7 @@ pub struct RequestBody {
     share: Share,
     pace: Pace,
     /// The authorization to check at the end of the body.
-    standing: Option<Arc<Standing>>,
+    authorization: Option<Arc<Authorization>>,
 }
 
 impl RequestBody {
@@ -53,7 +53,7 @@ impl RequestBody {
         headers: &HeaderMap,
         settings: &Settings,
         memory: &BodyMemory,
-        standing: &Arc<Standing>,
+        authorization: &Arc<Authorization>,
     ) -> RequestBody {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         RequestBody {
@@ -69,7 +69,7 @@ impl RequestBody {
             memory: Some(memory.clone()),
             share: Share::default(),
             pace: Pace::new(Duration::from_secs(settings.body_timeout)),
-            standing: Some(standing.clone()),
+            authorization: Some(authorization.clone()),
         }
     }
 
@@ -94,7 +94,7 @@ impl RequestBody {
             memory: None,
             share: Share::default(),
             pace: Pace::new(Duration::MAX),
-            standing: None,
+            authorization: None,
         }
     }
 
@@ -236,8 +236,8 @@ impl RequestBody {
 
     /// Checks that the request is still authorized.
     async fn check(&self) -> Result<()> {
-        match &self.standing {
-            Some(standing) => Ok(standing.check().await?),
+        match &self.authorization {
+            Some(authorization) => Ok(authorization.check().await?),
             None => Ok(()),
         }
     }

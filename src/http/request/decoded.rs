@@ -23,7 +23,7 @@ use crate::config::Settings;
 use crate::error::Error;
 use crate::http::response::error::{Failure, Result};
 use crate::net::header_text::header_text;
-use crate::policy::authorization::{By, Standing};
+use crate::policy::authorization::{Authorization, By};
 
 /// One request.
 pub struct Request {
@@ -45,7 +45,7 @@ pub struct Request {
     /// Set if the client replicates: what it does is noted here.
     pub syncing: Option<Syncing>,
     /// The authorization, which is checked again at the end of the body and before a commit.
-    pub standing: Arc<Standing>,
+    pub authorization: Arc<Authorization>,
     /// `X-Couch-Request-ID`.
     pub id: String,
     pub peer: Option<IpAddr>,
@@ -63,7 +63,7 @@ pub struct Request {
 impl Request {
     /// The client and its authorization.
     pub fn by(&self) -> By<'_> {
-        By { user: &self.user, peer: self.peer, id: &self.id, standing: &self.standing }
+        By { user: &self.user, peer: self.peer, id: &self.id, authorization: &self.authorization }
     }
 
     /// The client.
@@ -88,7 +88,7 @@ impl Request {
 
     /// Takes the user's roles from the last check. The body makes one at its end.
     pub fn refresh(&mut self) {
-        if let Some(user) = self.standing.renewed() {
+        if let Some(user) = self.authorization.renewed() {
             self.user = user;
         }
     }

@@ -13,7 +13,7 @@ use super::producer::Producing;
 pub use super::producer::Sender;
 use crate::app::answer_budget::{FREE, Held, KeepsBody, Line};
 use crate::app::body_budget::Share;
-use crate::policy::authorization::Standing;
+use crate::policy::authorization::Authorization;
 
 enum Content {
     Whole(Bytes),
@@ -81,9 +81,9 @@ impl Body {
     }
 
     /// Checks the authorization while a produced body is sent. The answer breaks off when it is withdrawn.
-    pub fn guard(&mut self, standing: &Arc<Standing>) {
+    pub fn guard(&mut self, authorization: &Arc<Authorization>) {
         if matches!(self.content, Content::Producing(_)) && !self.checks_itself {
-            self.guard = Some(Box::new(Guard::new(standing)));
+            self.guard = Some(Box::new(Guard::new(authorization)));
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::error::Result;
-use crate::policy::authorization::Standing;
+use crate::policy::authorization::Authorization;
 
 /// How often the authorization for a long answer is checked.
 const CHECKED: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ type Checking = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Re-checks the authorization for an answer while it is sent.
 pub struct Guard {
-    standing: Arc<Standing>,
+    authorization: Arc<Authorization>,
     checked: Instant,
     checking: Option<Checking>,
     /// The chunk to send if the check succeeds.
@@ -27,8 +27,8 @@ pub struct Guard {
 
 impl Guard {
     /// Creates the check of an authorization that has just been checked.
-    pub fn new(standing: &Arc<Standing>) -> Guard {
-        Guard { standing: standing.clone(), checked: Instant::now(), checking: None, held: None }
+    pub fn new(authorization: &Arc<Authorization>) -> Guard {
+        Guard { authorization: authorization.clone(), checked: Instant::now(), checking: None, held: None }
     }
 
     /// Passes a chunk on, after a check if one is due.
@@ -37,8 +37,8 @@ impl Guard {
             if self.checked.elapsed() < CHECKED {
                 return Poll::Ready(Ok(chunk));
             }
-            let standing = self.standing.clone();
-            self.checking = Some(Box::pin(async move { Ok(standing.check().await?) }));
+            let authorization = self.authorization.clone();
+            self.checking = Some(Box::pin(async move { Ok(authorization.check().await?) }));
         }
         self.held = Some(chunk);
         self.go_on(context).map(|passed| passed.map(Option::unwrap_or_default))

@@ -70,7 +70,7 @@ async fn in_database(app: &Arc<App>, request: &mut Request, name: String, what: 
         R::Delete => return database::delete(app, request, name).await,
         _ => database::open(app, &name, request.received).await?,
     };
-    request.standing.enter(&db)?;
+    request.authorization.enter(&db)?;
     replicator::recognize(app, request, db.name(), &what);
     match what {
         R::Create | R::Delete => Err(Failure::missing()),

@@ -33,7 +33,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     if request.is_owner {
         // A process that may open the control socket may also read and replace all data without the server.
         let user = UserCtx::server();
-        request.standing.signed_in(&user, Proof::Owner, request.standing.seen());
+        request.authorization.signed_in(&user, Proof::Owner, request.authorization.seen());
         return Ok(Signed { user, session: None, device: None, set_cookie: None });
     }
     let auth = app.auth.settings();
@@ -51,7 +51,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     if credentials.is_empty() {
         return Ok(Signed { user: UserCtx::anonymous(), session: None, device: None, set_cookie: None });
     }
-    let seen = request.standing.seen().with_accounts(app);
+    let seen = request.authorization.seen().with_accounts(app);
     let begun = if !app.store.is_shared() && is_admins_basic(app, &credentials) {
         // The settings hold the hashes of admins; the document, which only adds roles, is mostly in memory.
         app.auth.begin(&credentials)
@@ -66,7 +66,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     }
     let set_cookie = signed.cookie.map(|value| set_cookie(app, request, &value));
     let device = signed.proof.device().map(str::to_owned);
-    request.standing.signed_in(&signed.user, signed.proof, seen);
+    request.authorization.signed_in(&signed.user, signed.proof, seen);
     Ok(Signed { user: signed.user, session: signed.session, device, set_cookie })
 }
 

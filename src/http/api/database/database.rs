@@ -83,7 +83,7 @@ pub async fn delete(app: &Arc<App>, request: &Request, name: String) -> Result<A
     // Only a server admin removes a database. For the owner of a vault it is replaced by an empty one with the same
     // rights.
     let is_emptied = !request.user.is_server_admin();
-    request.standing.check().await?;
+    request.authorization.check().await?;
     let (databases, deleted) = (app.databases.clone(), name.clone());
     let made = blocking(move || {
         let security = match is_emptied {

@@ -287,7 +287,7 @@ async fn write_locals(
     });
     // Validating the other documents may have taken seconds.
     let allowed = match users_database::check_local(app, &request.user, database) {
-        Ok(()) => request.standing.confirm(&request.user).await,
+        Ok(()) => request.authorization.confirm(&request.user).await,
         refused => refused,
     };
     let written = match allowed {

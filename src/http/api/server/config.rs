@@ -116,7 +116,7 @@ pub async fn change(
         }
         other => other,
     };
-    by.standing.confirm(by.user).await?;
+    by.authorization.confirm(by.user).await?;
     let before = blocking(move || match value {
         None => shared.config.delete(&section, &key, persist).map(Some),
         Some(value) => shared.config.set(&section, &key, &value, persist),

@@ -93,7 +93,7 @@ fn cancel(app: &App, user: &UserCtx, id: &str) -> Result<Answer> {
 
 async fn start(app: &Arc<App>, request: &Request, user: JobUser, parameters: Parameters) -> Result<Answer> {
     let id = id_of(app, &user, &parameters).await?;
-    request.standing.check().await?;
+    request.authorization.check().await?;
     let job_id: JobId = id.to_string().into();
     let is_continuous = parameters.continuous;
     let replication = Arc::new(Replication { id, parameters });
