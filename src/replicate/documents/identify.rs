@@ -76,11 +76,11 @@ impl Follower {
 
     /// Schedules the job of a document, whose id is known now.
     pub(super) fn schedule(self: &Arc<Self>, tasks: &mut Tasks, key: &Key, version: u64, id: ReplicationId) {
-        let (wish, started, old, digest) = {
+        let (wish, started, old, digest, job_digest) = {
             let mut rows = self.of.rows.lock();
             let Some(row) = rows.of_version(key, version) else { return };
             let Some(wish) = row.wish.clone() else { return };
-            (wish, row.started, row.job.clone(), row.digest)
+            (wish, row.started, row.job.clone(), row.digest, row.job_digest)
         };
         let job_id: JobId = id.to_string().into();
         let added = self.of.scheduler.add(Job {
@@ -111,8 +111,11 @@ impl Follower {
                 return self.write_later(key, digest, write::failed(&reason));
             }
         }
-        if old.as_ref().is_some_and(|old| *old != job_id) {
-            self.stop(key, old);
+        match old {
+            Some(old) if old != job_id => self.stop(key, Some(old)),
+            // Somebody has changed the document, and the job is the same: if it waits after a failure, it is tried now.
+            Some(_) if job_digest != digest => self.of.scheduler.retry(&job_id),
+            Some(_) | None => {}
         }
         if !self.keep_job(tasks, key, version, &job_id) {
             // The document was changed or deleted in this moment.
