@@ -114,7 +114,7 @@ pub fn membership(app: &App) -> Result<Answer> {
     Ok(Answer::ok(&json!({"all_nodes": all, "cluster_nodes": cluster})))
 }
 
-/// POST `/_reload_query_servers`. Does nothing, because design functions run in this process.
+/// POST `/_reload_query_servers`. Does nothing: there are no query servers, and worker processes begin and end by themselves.
 pub fn reload_query_servers(request: &Request) -> Result<Answer> {
     request.must_be_json()?;
     Ok(Answer::ok(&json!({"ok": true})))
