@@ -388,6 +388,13 @@ impl Store for Failing {
         }
     }
 
+    fn ready(&self) -> crate::store::Result<()> {
+        match *self.with.lock() {
+            Some(Failure::Down) => Err(down()),
+            _ => Ok(()),
+        }
+    }
+
     fn engine(&self) -> &'static str {
         "failing"
     }
@@ -418,6 +425,13 @@ async fn store_failures_are_answered_without_internals_and_keep_the_connection()
             assert_eq!(reply.header("retry-after").is_some(), status == 503);
             client.send("GET /_node/_local/_config/mine/key", &[ADMIN], b"").await;
             assert_eq!(client.reply(false).await.unwrap().status, if with.is_some() { 404 } else { 200 });
+            client.send("GET /_up", &[], b"").await;
+            let reply = client.reply(false).await.unwrap();
+            let is_down = matches!(with, Some(Failure::Down));
+            assert_eq!(
+                (reply.status, reply.header("retry-after").is_some()),
+                (if is_down { 503 } else { 200 }, is_down)
+            );
         }
     })
     .await;

@@ -66,6 +66,8 @@ pub async fn up(app: &App, request: &Request) -> Result<Answer> {
     match blocking(move || Ok(store.ready())).await? {
         // With a full disk the server still serves reads, and a restart would not free any space.
         Ok(()) | Err(StoreError::Full) => Ok(Answer::ok(&json!({"status": "ok", "seeds": {}}))),
+        // The database server is away, which no restart of this server changes: 503, as for every other request.
+        Err(error @ StoreError::Down(_)) => Err(crate::error::Error::from(error).into()),
         Err(error) => {
             tracing::warn!("/_up: {error}");
             let reason = "The store has failed and could not be reopened yet. The server's log has the cause.";
