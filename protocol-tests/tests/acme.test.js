@@ -124,12 +124,15 @@ describe('automatic certificates', { skip: !!external }, () => {
     assert.match(signed.headers['set-cookie'][0], /^AuthSession=.*; Secure/);
 
     // Only the owner may read the keys, and the log does not contain them.
-    await toBeKept(first);
-    assert.equal(statSync(kept()).mode & 0o7777, 0o700);
-    for (const file of pems()) {
-      assert.equal(statSync(file).mode & 0o7777, 0o600, file);
-      const [, line] = readFileSync(file, 'utf8').split('\n');
-      assert.ok(line.length === 64 && !api.server.log().includes(line), file);
+    // (On PostgreSQL: postgres/certificates.test.js.)
+    if (!noFolder) {
+      await toBeKept(first);
+      assert.equal(statSync(kept()).mode & 0o7777, 0o700);
+      for (const file of pems()) {
+        assert.equal(statSync(file).mode & 0o7777, 0o600, file);
+        const [, line] = readFileSync(file, 'utf8').split('\n');
+        assert.ok(line.length === 64 && !api.server.log().includes(line), file);
+      }
     }
     await api.server.logged(/a new certificate is in use/);
     assert.doesNotMatch(api.server.log(), /PRIVATE KEY/);
@@ -202,6 +205,7 @@ describe('automatic certificates', { skip: !!external }, () => {
     agent.destroy();
     assert.equal(authority.orders.length, 2);
     assert.equal(authority.accounts.size, 1);
+    if (noFolder) return;
     await toBeKept(second);
     await api.server.restart('SIGTERM');
     assert.equal((await certificate()).serial, second.serial);

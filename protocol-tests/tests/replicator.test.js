@@ -418,7 +418,8 @@ suite('replication by the server', (api) => {
       await post({ source: there(source), target: done, continuous: true });
       await api.server.restart('SIGKILL');
       await fill(other, source, 3, 'more');
-      await until('the rest', async () => (await count(api, target)) === 6);
+      // On a shared store, the documents of `_replicator` rest until the lease of the killed server has ended.
+      await until('the rest', async () => (await count(api, target)) === 6, 90);
       const left = (await jobs()).filter((job) => job.database === '_replicator' || job.database === null);
       assert.deepEqual(left.map((job) => job.doc_id), ['lives'], 'a replication of _replicate ends with the server');
       assert.equal(await count(api, done), 3);
