@@ -9,10 +9,10 @@ use parking_lot::{Mutex, RwLock};
 use sled::IVec;
 
 use super::error::failure;
-use super::files::{Open, SEGMENT, open_files};
+use super::files::{Open, open_files, segment_bytes};
 use super::log::{SEGMENT_HEADER, unused};
 use super::undo::{Before, undo};
-use super::value::{CHUNK, CHUNKED, CHUNKS, Head, Value, join, value};
+use super::value::{CHUNK, CHUNKS, Head, Value, join, value};
 use crate::store::disk_space::{folder_bytes, io_error};
 use crate::store::embedded::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes, begun, closed};
 use crate::store::embedded::mark::Mark;
@@ -195,7 +195,7 @@ impl Backend for SledBackend {
             for (key, value) in writes {
                 if look || tally.needs(key) {
                     let old = open.db.get(key).map_err(failure)?;
-                    let head = old.as_deref().and_then(|old| Head::read(key, old).filter(|_| old[0] == CHUNKED));
+                    let head = old.as_deref().and_then(|old| Head::read(key, old));
                     if let Some(head) = &head {
                         head.chunk_keys().for_each(|chunk| batch.remove(&chunk));
                     }
@@ -211,7 +211,7 @@ impl Backend for SledBackend {
                     Some(value) => {
                         self.any_chunks.store(true, Ordering::Relaxed);
                         let set = self.next_set.fetch_add(1, Ordering::Relaxed);
-                        let head = Head { set, length: value.len() as u64 };
+                        let head = Head::new(set, value.len());
                         for (chunk_key, chunk) in head.chunk_keys().zip(value.chunks(CHUNK)) {
                             batch.insert(&chunk_key, chunk);
                         }
@@ -264,7 +264,8 @@ impl Backend for SledBackend {
     }
 
     fn unused(&self) -> u64 {
-        unused(&self.folder, SEGMENT).map_or(0, |unused| unused + 1)
+        let unused = segment_bytes(&self.folder).and_then(|segment| unused(&self.folder, segment));
+        unused.map_or(0, |unused| unused + 1)
     }
 
     /// Bytes of the segments that were free when sled opened and have not been used since. One segment is
@@ -273,14 +274,15 @@ impl Backend for SledBackend {
         use std::os::unix::fs::FileExt;
         let io = |error: std::io::Error| io_error("looking for free segments", &error);
         self.with(|open| {
-            let segments = open.log.metadata().map_err(io)?.len() / SEGMENT as u64;
+            let segment = open.segment as u64;
+            let segments = open.log.metadata().map_err(io)?.len() / segment;
             let mut free = 0_u64;
-            for segment in 0..segments {
+            for slot in 0..segments {
                 let mut header = [0; SEGMENT_HEADER];
-                open.log.read_exact_at(&mut header, segment * SEGMENT as u64).map_err(io)?;
+                open.log.read_exact_at(&mut header, slot * segment).map_err(io)?;
                 free += u64::from(header == [0; SEGMENT_HEADER]);
             }
-            Ok(free.saturating_sub(1) * SEGMENT as u64)
+            Ok(free.saturating_sub(1) * segment)
         })
     }
 

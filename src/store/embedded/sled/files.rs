@@ -1,18 +1,25 @@
 //! sled's files: opens them, after it has checked that their log holds what was durable.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
+use std::io;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::error::{failure, is_locked};
 use super::log::{Survey, survey};
-use crate::store::disk_space::{folder_bytes, io_error, make_dir, sync_dir};
+use crate::store::disk_space::{io_error, make_dir, sync_dir};
 use crate::store::embedded::mark::Mark;
 use crate::store::{Result, StoreError};
 
-/// Fixed when a database is created: sled refuses to open it with another size.
-pub(super) const SEGMENT: usize = 8 << 20;
+/// Bytes of a segment of a new log; fixed when it is created. sled has up to six segments in memory. What is larger than
+/// a quarter of one goes into a file of its own, which sled does not sync: chunks keep its leaves below that (see
+/// `value`), and [`Open::sync`] syncs the files of inner nodes with long keys.
+pub(super) const SEGMENT: usize = 2 << 20;
 /// How long the threads of a closed sled may take to release its files.
 const CLOSES_WITHIN: Duration = Duration::from_secs(10);
 
@@ -20,6 +27,12 @@ pub(super) struct Open {
     pub(super) db: sled::Db,
     /// A second handle on sled's log file, for syncing it.
     pub(super) log: File,
+    /// Bytes of a segment of the log.
+    pub(super) segment: usize,
+    /// sled's folder for what is too large for its log.
+    large: PathBuf,
+    /// The files in it that are synced.
+    synced: Mutex<HashSet<OsString>>,
 }
 
 impl Open {
@@ -30,17 +43,62 @@ impl Open {
         (u64::try_from(stable).unwrap_or(0), self.log.metadata().map_or(0, |found| found.len()))
     }
 
-    /// Syncs the log. Returns its end and its file's length from before the sync.
-    pub(super) fn sync(&self) -> std::io::Result<(u64, u64)> {
+    /// Syncs the log and the files that it names. Returns its end and its file's length from before the sync.
+    pub(super) fn sync(&self) -> io::Result<(u64, u64)> {
         let position = self.position();
+        self.sync_large()?;
         self.log.sync_data()?;
         Ok(position)
     }
+
+    /// Files beside the log that [`Open::sync`] has not synced.
+    #[cfg(test)]
+    pub(super) fn unsynced(&self) -> io::Result<usize> {
+        let names = file_names(&self.large)?;
+        Ok(names.difference(&self.synced.lock()).count())
+    }
+
+    fn sync_large(&self) -> io::Result<()> {
+        let names = file_names(&self.large)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut synced = self.synced.lock();
+        if names.is_subset(&synced) {
+            return Ok(());
+        }
+        for name in names.difference(&synced) {
+            match File::open(self.large.join(name)).and_then(|file| file.sync_all()) {
+                // sled has removed it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
+        sync_dir(&self.large)?;
+        *synced = names;
+        Ok(())
+    }
+}
+
+fn file_names(folder: &Path) -> io::Result<HashSet<OsString>> {
+    std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+/// Bytes of a segment of the log in `folder`, which sled has written into its file `conf`.
+pub(super) fn segment_bytes(folder: &Path) -> io::Result<usize> {
+    let conf = match std::fs::read(folder.join("conf")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SEGMENT),
+        conf => conf?,
+    };
+    let lines = String::from_utf8_lossy(&conf);
+    let size = lines.lines().find_map(|line| line.strip_prefix("segment_size: ")?.parse().ok());
+    // sled itself refuses a file that it has not written.
+    Ok(size.filter(|size: &usize| size.is_power_of_two() && (256..=16 << 20).contains(size)).unwrap_or(SEGMENT))
 }
 
 /// Opens sled and a second handle on its log. Refuses a log that has lost what was durable.
 pub(super) fn open_files(folder: &Path, cache_bytes: u64, mark: &Mark) -> Result<Open> {
-    let io = |error: std::io::Error| io_error("opening the sled store", &error);
+    let io = |error: io::Error| io_error("opening the sled store", &error);
     make_dir(folder).map_err(io)?;
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -49,11 +107,12 @@ pub(super) fn open_files(folder: &Path, cache_bytes: u64, mark: &Mark) -> Result
             std::fs::remove_file(&path).map_err(io)?;
         }
     }
-    examine(folder, mark)?;
+    let segment = segment_bytes(folder).map_err(io)?;
+    examine(folder, segment, mark)?;
     let config = sled::Config::new()
         .path(folder)
         .cache_capacity(cache_bytes)
-        .segment_size(SEGMENT)
+        .segment_size(segment)
         .flush_every_ms(Some(500))
         .mode(sled::Mode::LowSpace);
     // sled panics where it could return an error, for example on a log that is damaged in its middle.
@@ -74,19 +133,14 @@ pub(super) fn open_files(folder: &Path, cache_bytes: u64, mark: &Mark) -> Result
     log.sync_all().map_err(io)?;
     File::open(folder.join("conf")).and_then(|conf| conf.sync_all()).map_err(io)?;
     sync_dir(folder).map_err(io)?;
-    if folder_bytes(&folder.join("blobs")) > 0
-        && std::fs::read_dir(folder.join("blobs")).is_ok_and(|mut files| files.next().is_some())
-    {
-        tracing::warn!("sled has written values to {}/blobs, which it never syncs", folder.display());
-    }
-    Ok(Open { db, log })
+    Ok(Open { db, log, segment, large: folder.join("blobs"), synced: Mutex::default() })
 }
 
 /// Refuses a log that ends before what was durable, before sled opens it and destroys the rest.
-fn examine(folder: &Path, mark: &Mark) -> Result<()> {
-    let io = |error: std::io::Error| io_error("reading the sled log", &error);
+fn examine(folder: &Path, segment: usize, mark: &Mark) -> Result<()> {
+    let io = |error: io::Error| io_error("reading the sled log", &error);
     let reached = mark.reached();
-    let found = survey(folder, SEGMENT).map_err(io)?;
+    let found = survey(folder, segment).map_err(io)?;
     let end = found.map_or(0, |found| found.end);
     if end < reached.position {
         return Err(StoreError::Damaged(format!(

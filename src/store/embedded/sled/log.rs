@@ -7,14 +7,14 @@
 //! freed. Damage must therefore be found before sled opens the log:
 //!
 //! ```text
-//! db       segments of 8 MiB, in any order, each: CRC(4) lsn(8) highest stable lsn(8) | messages | cap
+//! db       segments of 2 or 8 MiB, in any order, each: CRC(4) lsn(8) highest stable lsn(8) | messages | cap
 //! message  CRC(4) kind(1) length segment-number page (varints) | body
 //! lsn      the position in the log, ever increasing; a segment's is a multiple of the segment size
 //! snap.X   the pages as of lsn X: replay begins there
 //! ```
 //!
 //! A segment that is all zeros is free: sled zeroes free segments when it opens, and reuses them while it
-//! runs. A segment of which a fault has zeroed all 8 MiB looks the same. The number of free segments reveals
+//! runs. A segment that a fault has zeroed as a whole looks the same. The number of free segments reveals
 //! it: after a clean stop the mark holds that number. After any other stop, log positions that no segment
 //! covers are suspect if there is a free segment.
 //!

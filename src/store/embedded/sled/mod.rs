@@ -5,9 +5,12 @@
 //!
 //! - On Linux, `flush()` does not reach the device. Every flush is followed by our own `fdatasync` of the
 //!   `db` file.
-//! - sled writes a leaf larger than a quarter of a segment to a separate file in `blobs/` that it never
-//!   syncs. A leaf holds up to 17 entries. With segments of 8 MiB and values cut into chunks of at most 64
-//!   KiB, no leaf comes near 2 MiB, so `blobs/` stays empty.
+//! - sled writes a page larger than a quarter of a segment to a separate file in `blobs/` that it never
+//!   syncs. A leaf holds up to 17 entries. With segments of 2 MiB and values cut into chunks of at most 4
+//!   KiB, no leaf comes near 512 KiB. An inner node holds up to 256 keys, and may; these files are synced
+//!   with the log.
+//! - sled keeps up to six segments in memory while it writes, and evicts a page only after 64 accesses to
+//!   others of its part of the cache. Small segments and small chunks keep that small.
 //! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail. It holds nothing that is
 //!   needed, so it is deleted before sled opens.
 //! - The directory entries of a new database are synced.
@@ -23,8 +26,8 @@
 //! own key:
 //!
 //! ```text
-//! key                      0x01, chunk set (8 bytes), length (8), CRC-32 of key and the 17 bytes before (4)
-//! 0xFF, chunk set, index   up to 64 KiB of the framed value
+//! key                      0x03, chunk set (8 bytes), length (8), CRC-32 of key and the 17 bytes before (4)
+//! 0xFF, chunk set, index   up to 4 KiB of the framed value (up to 64 KiB where the head begins with 0x01)
 //! ```
 //!
 //! The process never reuses the number of a chunk set. A reader that finds a chunk missing therefore knows

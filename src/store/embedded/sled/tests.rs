@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::SEGMENT;
+use super::files::{SEGMENT, segment_bytes};
+use super::value::Head;
 use super::*;
 use crate::store::embedded::backend::{Backend, Writes};
 use crate::store::embedded::committer::Committer;
@@ -35,6 +36,44 @@ fn the_durable_position_is_the_one_from_before_the_last_sync() {
     assert_eq!(backend.position(), synced, "a power cut may lose what was written since");
     backend.apply(&writes, true, &mut Tally::after(&Totals::default(), &frames)).unwrap();
     assert!(backend.position().0 > synced.0 + 1000);
+}
+
+#[test]
+fn inner_nodes_with_long_keys_are_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = SledBackend::open(dir.path(), 16 << 20, Arc::default()).unwrap();
+    let frames = Frames::default();
+    let keys = 0..2000_u32;
+    // Their first 5,000 bytes are equal, so that nothing shorter tells two leaves apart.
+    let key = |number: u32| [&[b'k'; 5000][..], &number.to_be_bytes()].concat();
+    for number in keys.clone() {
+        let writes = Writes::from([(key(number), Some(vec![7; 10]))]);
+        backend.apply(&writes, number == keys.end - 1, &mut Tally::after(&Totals::default(), &frames)).unwrap();
+    }
+    let large = std::fs::read_dir(dir.path().join("blobs")).unwrap().count();
+    assert!(large > 0, "sled has written no file beside its log");
+    assert_eq!(backend.with(|open| Ok(open.unsynced().unwrap())).unwrap(), 0);
+    drop(backend);
+    let backend = SledBackend::open(dir.path(), 16 << 20, Arc::default()).unwrap();
+    assert_eq!(backend.with(|open| Ok(open.unsynced().unwrap())).unwrap(), 0);
+    let all: Vec<_> = keys.map(key).collect();
+    let mut found = 0;
+    backend.get_many(&all, &mut |_, value| found += usize::from(value.unwrap().is_some())).unwrap();
+    assert_eq!(found, all.len());
+}
+
+#[test]
+fn a_log_keeps_the_size_of_its_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    drop(sled::Config::new().path(&path).segment_size(8 << 20).open().unwrap());
+    let store = open(dir.path()).unwrap();
+    let mut batch = Batch::new();
+    batch.put(b"key".to_vec(), vec![7; 3_000_000]);
+    store.commit(batch).unwrap();
+    drop(store);
+    assert_eq!(segment_bytes(&path).unwrap(), 8 << 20);
+    assert_eq!(open(dir.path()).unwrap().get(b"key").unwrap(), Some(vec![7; 3_000_000]));
 }
 
 /// Opens the store with its mark.
@@ -83,4 +122,45 @@ fn a_zeroed_segment_is_not_mistaken_for_a_free_one() {
         }
     }
     assert!(refused > 2, "{refused}");
+}
+
+#[test]
+fn values_in_the_large_chunks_of_older_stores_are_read_and_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let value: Vec<u8> = (0..200_000_u32).map(|at| (at * 7 / 3) as u8).collect();
+    let put = |store: &Committer<SledBackend>, value: &[u8]| {
+        let mut batch = Batch::new();
+        batch.put(b"key".to_vec(), value.to_vec());
+        store.commit(batch).unwrap();
+    };
+    put(&open(dir.path()).unwrap(), &value);
+    let backend = SledBackend::open(&dir.path().join("store"), 16 << 20, Arc::default()).unwrap();
+    let chunks = |backend: &SledBackend| backend.with(|open| Ok(open.db.range(vec![0xFF, 0]..).count())).unwrap();
+    assert_eq!(chunks(&backend), 200_005_usize.div_ceil(4096));
+    backend
+        .with(|open| {
+            let stored = value::value(open, b"key")?.unwrap();
+            let (head, size) = Head::with_large_chunks(1 << 40, stored.bytes()?.len());
+            for old in open.db.range(vec![0xFF, 0]..).keys() {
+                open.db.remove(old.unwrap()).unwrap();
+            }
+            for (key, chunk) in head.chunk_keys().zip(stored.bytes()?.chunks(size)) {
+                open.db.insert(key, chunk).unwrap();
+            }
+            open.db.insert(b"key", head.write(b"key")).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(chunks(&backend), 4);
+    drop(backend);
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.get(b"key").unwrap().as_deref(), Some(&value[..]));
+    store.complete().unwrap();
+    put(&store, &value[1..]);
+    assert_eq!(store.get(b"key").unwrap().as_deref(), Some(&value[1..]));
+    store.complete().unwrap();
+    put(&store, b"small");
+    drop(store);
+    let backend = SledBackend::open(&dir.path().join("store"), 16 << 20, Arc::default()).unwrap();
+    assert_eq!(chunks(&backend), 0);
 }

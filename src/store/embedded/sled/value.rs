@@ -10,13 +10,20 @@ use crate::store::embedded::frame;
 use crate::store::reserved_keys::RESERVED;
 use crate::store::{Result, StoreError};
 
-/// The largest value handed to sled in one piece, in bytes.
-pub(super) const CHUNK: usize = 64 << 10;
+/// The largest value handed to sled in one piece, in bytes. sled looks at the size of its cache only after 64 accesses
+/// to a page in one of 256 parts of it, so that some 16,000 chunks more than it should are in memory.
+pub(super) const CHUNK: usize = 4 << 10;
+/// The same in stores written before 29 November 2026.
+const LARGE_CHUNK: usize = 64 << 10;
 /// The first byte of a chunk's key.
 pub(super) const CHUNKS: u8 = RESERVED;
-/// The tag of a chunked value's head (see `frame`).
-pub(super) const CHUNKED: u8 = 1;
+/// The tag of a chunked value's head (see `frame`), ...
+const CHUNKED: u8 = 3;
+/// ... and of one whose chunks have [`LARGE_CHUNK`].
+const LARGE_CHUNKED: u8 = 1;
 const HEAD_LENGTH: usize = 1 + 8 + 8 + 4;
+/// Memory reserved for a value before its chunks are read.
+const MOST_RESERVED: usize = 16 << 20;
 
 /// A framed value as it was read.
 #[derive(Clone)]
@@ -52,7 +59,7 @@ pub(super) fn value(open: &Open, key: &[u8]) -> Result<Option<Value>> {
 /// deleted while its chunks were read.
 pub(super) fn join(open: &Open, key: &[u8], mut stored: IVec) -> Result<Option<Value>> {
     loop {
-        if stored.first() != Some(&CHUNKED) {
+        if !Head::is_one(&stored) {
             return Ok(Some(Value::Whole(stored)));
         }
         let Some(head) = Head::read(key, &stored) else {
@@ -70,20 +77,43 @@ pub(super) fn join(open: &Open, key: &[u8], mut stored: IVec) -> Result<Option<V
 }
 
 pub(super) struct Head {
-    pub(super) set: u64,
+    set: u64,
     pub(super) length: u64,
+    /// Bytes of a chunk.
+    chunk: usize,
 }
 
 impl Head {
+    /// The head of a value of `length` bytes that is written now.
+    pub(super) fn new(set: u64, length: usize) -> Head {
+        Head { set, length: length as u64, chunk: CHUNK }
+    }
+
+    /// The head of a value in larger chunks, as older stores have it.
+    #[cfg(test)]
+    pub(super) fn with_large_chunks(set: u64, length: usize) -> (Head, usize) {
+        (Head { set, length: length as u64, chunk: LARGE_CHUNK }, LARGE_CHUNK)
+    }
+
+    fn is_one(stored: &[u8]) -> bool {
+        matches!(stored.first(), Some(&(CHUNKED | LARGE_CHUNKED)))
+    }
+
+    /// `None` if `stored` is no head of this key.
     pub(super) fn read(key: &[u8], stored: &[u8]) -> Option<Head> {
         let stored: &[u8; HEAD_LENGTH] = stored.try_into().ok()?;
+        let chunk = match stored[0] {
+            CHUNKED => CHUNK,
+            LARGE_CHUNKED => LARGE_CHUNK,
+            _ => return None,
+        };
         let (head, sum) = stored.split_at(HEAD_LENGTH - 4);
         let number = |at: usize| head[at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-        (checksum(key, head) == *sum).then_some(Head { set: number(1)?, length: number(9)? })
+        (checksum(key, head) == *sum).then_some(Head { set: number(1)?, length: number(9)?, chunk })
     }
 
     pub(super) fn write(&self, key: &[u8]) -> Vec<u8> {
-        let mut head = vec![CHUNKED];
+        let mut head = vec![if self.chunk == CHUNK { CHUNKED } else { LARGE_CHUNKED }];
         head.extend_from_slice(&self.set.to_be_bytes());
         head.extend_from_slice(&self.length.to_be_bytes());
         head.extend_from_slice(&checksum(key, &head));
@@ -92,7 +122,7 @@ impl Head {
 
     pub(super) fn chunk_keys(&self) -> impl Iterator<Item = [u8; 13]> {
         let set = self.set;
-        (0..self.length.div_ceil(CHUNK as u64) as u32).map(move |index| {
+        (0..self.length.div_ceil(self.chunk as u64) as u32).map(move |index| {
             let mut key = [CHUNKS; 13];
             key[1..9].copy_from_slice(&set.to_be_bytes());
             key[9..].copy_from_slice(&index.to_be_bytes());
@@ -102,7 +132,7 @@ impl Head {
 
     /// Reads all chunks. `None` if one is missing.
     fn join(&self, open: &Open) -> Result<Option<Arc<[u8]>>> {
-        let mut joined = Vec::new();
+        let mut joined = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0).min(MOST_RESERVED));
         for key in self.chunk_keys() {
             match open.db.get(key).map_err(failure)? {
                 Some(chunk) => joined.extend_from_slice(&chunk),
