@@ -4,19 +4,32 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
 
 /// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
 /// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
-/// is slow. Otherwise, and always if reads wait for a network, it runs on a blocking thread.
+/// is slow. Otherwise it waits for one of a few blocking threads, because with each thread the allocator keeps about
+/// 1 MB. If reads wait for a network, each runs on a blocking thread of its own.
 pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
-    match Turn::take(if WAITS.load(Ordering::Relaxed) { 0 } else { others }) {
-        Some(_turn) => call(),
-        None => blocking(call).await,
+    if WAITS.load(Ordering::Relaxed) {
+        return blocking(call).await;
     }
+    let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
+    if let Some(_turn) = Turn::take(others) {
+        return call();
+    }
+    let seat = SEATS.acquire().await.expect("the semaphore is never closed");
+    blocking(move || {
+        let _seat = seat;
+        call()
+    })
+    .await
 }
+
+/// Short reads that run on blocking threads at the same time.
+static SEATS: Semaphore = Semaphore::const_new(16);
 
 /// Whether reads wait for a network. One for the process, because it has one store.
 static WAITS: AtomicBool = AtomicBool::new(false);

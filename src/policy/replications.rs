@@ -10,7 +10,7 @@ use super::replication_access::UserAccess;
 use crate::app::App;
 use crate::app::replication_settings::defaults;
 use crate::auth::{ADMIN, Handler, UserCtx, Users};
-use crate::blocking::blocking;
+use crate::blocking::reading;
 use crate::error::Result;
 use crate::replicate::documents::{Environment, Turn};
 use crate::replicate::parameters::parse::Defaults;
@@ -72,7 +72,7 @@ fn acting(user: UserCtx, job: &JobUser) -> UserCtx {
 /// The user whose rights a job has now, read off the async threads.
 pub async fn current_user(app: &Arc<App>, job: &JobUser) -> Result<UserCtx> {
     let (of, job) = (app.clone(), job.clone());
-    blocking(move || user_now(&of, &job)).await
+    reading(move || user_now(&of, &job)).await
 }
 
 impl Run for Replications {

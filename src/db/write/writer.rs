@@ -3,7 +3,7 @@
 //! Each database has at most one running writer; an idle database has none. A call that finds no running
 //! writer starts one on a blocking thread. The writer drains the queue into one draft, commits it, wakes the
 //! watchers, answers, and ends when the queue is empty. Concurrent writes of many clients therefore share one
-//! commit and one sync.
+//! commit and one sync. At most 32 writers run at the same time. If more databases are written, their writers take turns.
 //!
 //! Every commit has a fixed cost. Clients that write continuously return shortly after they are answered, so
 //! after answering several works the writer waits for about as many to arrive, at most as long as the last
@@ -12,10 +12,10 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::db::Database;
 use crate::db::commit::draft::Draft;
@@ -27,6 +27,11 @@ use crate::store::{self, Durability, StoreError};
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
+/// The writers that run at the same time. Each occupies a thread, also while it waits for a sync that it shares with the
+/// others; with each thread, the allocator keeps about 1 MB. One count for the process, like its threads.
+static TURNS: Semaphore = Semaphore::const_new(32);
+/// The databases that wait for a turn.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// The pause before a writer looks again whether a backup still holds the database.
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// How long after a conflict a writer asks for its turn before it reads.
@@ -50,13 +55,30 @@ impl Database {
             !std::mem::replace(&mut queue.working, true)
         };
         if start {
-            let database = self.clone();
-            tokio::task::spawn_blocking(move || database.drain());
+            self.clone().start_writer();
         }
         answer.await.unwrap_or_else(|_| Err(Error::Internal("the writer ended without an answer".into())))
     }
 
-    fn drain(&self) {
+    /// Runs the writer on a blocking thread, as soon as it is its turn.
+    fn start_writer(self: Arc<Self>) {
+        match TURNS.try_acquire() {
+            Ok(turn) => {
+                tokio::task::spawn_blocking(move || self.drain(turn));
+            }
+            Err(_) => {
+                let waits = Waits::new();
+                tokio::spawn(async move {
+                    let turn = TURNS.acquire().await.expect("the semaphore is never closed");
+                    drop(waits);
+                    tokio::task::spawn_blocking(move || self.drain(turn));
+                });
+            }
+        }
+    }
+
+    /// Writes what waits. Ends when nothing does, or when another database waits for the turn.
+    fn drain(self: Arc<Self>, turn: SemaphorePermit<'static>) {
         let mut pace = Pace::default();
         loop {
             let works = {
@@ -76,6 +98,10 @@ impl Database {
                 tracing::error!(database = %self.name, "the writer panicked");
             }
             pace.wrote(count, self.queue.lock().waiting.len(), begun, Instant::now());
+            if WAITING.load(Ordering::Relaxed) > 0 {
+                drop(turn);
+                return self.start_writer();
+            }
         }
     }
 
@@ -226,6 +252,22 @@ impl From<Error> for Attempt {
     }
 }
 
+/// A database that waits for a turn.
+struct Waits;
+
+impl Waits {
+    fn new() -> Waits {
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        Waits
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Takes the oldest waiting works that fit into one draft; at least one if any are waiting.
 fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
     let mut works = Vec::new();
@@ -245,7 +287,64 @@ fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
 mod tests {
     use std::time::Duration;
 
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::db::{CreateOptions, Databases};
+    use crate::store::MemoryBlobs;
+    use crate::store::memory::Memory;
+
+    type Answers = Arc<Mutex<Vec<&'static str>>>;
+
+    /// Fills a draft, and notes when it is answered.
+    struct Large(&'static str, Answers, oneshot::Sender<Result<()>>);
+
+    impl Work for Large {
+        fn ids(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn bytes(&self) -> usize {
+            DRAFT_BYTES
+        }
+
+        fn apply(&mut self, draft: &mut Draft) -> Result<()> {
+            draft.put_local(self.0, Some(vec![0; 10]));
+            Ok(())
+        }
+
+        fn answer(self: Box<Self>, committed: Result<()>) {
+            self.1.lock().push(self.0);
+            let _ = self.2.send(committed);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_database_with_much_to_write_lets_others_have_their_turn() {
+        let (store, blobs) = (Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()));
+        let databases = Databases::open(store, blobs, Clock::fixed(Duration::from_secs(1))).unwrap();
+        let mut turns = TURNS.acquire_many(32).await.unwrap();
+        let answers = Answers::default();
+        let mut tasks = Vec::new();
+        for (name, works) in [("busy", 10), ("other", 1)] {
+            let database = databases.create(name, CreateOptions::default(), None).unwrap();
+            for _ in 0..works {
+                let (of, answers) = (database.clone(), answers.clone());
+                tasks.push(tokio::spawn(async move { of.submit(|reply| Large(name, answers, reply)).await }));
+            }
+            while database.queue.lock().waiting() < works {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(*answers.lock(), [""; 0], "all turns are taken");
+        drop(turns.split(1).unwrap());
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        assert_eq!(answers.lock().len(), 11);
+        assert_eq!(answers.lock().iter().position(|name| *name == "other"), Some(1));
+    }
 
     #[test]
     fn a_writer_waits_after_several_works_and_never_after_one() {

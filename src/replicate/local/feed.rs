@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::blocking::blocking;
 use super::failure::failure;
-use crate::blocking::blocking;
 use crate::db::record::SequenceRow;
 use crate::db::{Database, Moved, Since};
 use crate::query::changes_filter::Filter;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::blocking::blocking;
 use super::failure::failure;
-use crate::blocking::blocking;
 use crate::db::{Database, Wanted};
 use crate::error::{Error, Result};
 use crate::query::changes_filter::{Filter, FilterFunction, ViewFunction};

@@ -1,5 +1,6 @@
 //! A database of this server as one end of a replication: no HTTP, and nothing is serialized and parsed again.
 
+mod blocking;
 mod failure;
 mod feed;
 mod filter;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::blocking::blocking;
 use super::failure::failure;
 use super::feed::LocalFeed;
 use super::{filter, read, write};
-use crate::blocking::{blocking, reading};
+use crate::blocking::reading;
 use crate::db::{CreateOptions, Database, LocalWrite};
 use crate::error::Error;
 use crate::replicate::Pending;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::blocking::blocking;
+use super::blocking::blocking;
 use crate::db::{AT_ONCE, Database, Found, Opened, Within};
 use crate::error::Error;
 use crate::replicate::failure::Failure;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::blocking::blocking;
+use super::blocking::blocking;
 use crate::db::record::Attachment;
 use crate::db::{Database, Incoming, Source, Wanted, check_attachment_name, check_document_id};
 use crate::error::{Error, Result};
