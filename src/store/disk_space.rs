@@ -36,7 +36,7 @@ impl Space {
     pub fn watch(folder: &Path) -> io::Result<Space> {
         let device = rustix::fs::statvfs(folder)?;
         let total = device.f_blocks.saturating_mul(device.f_frsize);
-        // sled has to write some segments of 8 MiB before it can free others, so a small disk keeps a larger
+        // sled has to write some segments (up to 8 MiB each) before it can free others, so a small disk keeps a larger
         // part.
         let margin = (total / 16).max((total / 8).min(32 << 20)).clamp(4 << 20, 64 << 20);
         Ok(Space {

@@ -42,6 +42,8 @@ struct State {
     write_fault: Option<(u64, WriteFault)>,
     /// The reads from and to (without the end) which fail.
     read_fault: std::ops::Range<u64>,
+    /// The next of them fails because the disk is full.
+    read_is_full: bool,
     read_panic: Option<u64>,
     /// How many further attempts to reopen will fail.
     closed_for: u32,
@@ -74,6 +76,12 @@ impl Faults {
     /// Makes the `nth` read call from now on (0: the next) fail.
     pub fn fail_read_once(&self, nth: u64) {
         self.fail_reads(nth, 1);
+    }
+
+    /// As [`Faults::fail_read_once`], with a full disk as the cause: the engine had something to write by itself.
+    pub fn fill_disk_before_read(&self) {
+        self.fail_reads(0, 1);
+        self.0.lock().read_is_full = true;
     }
 
     fn fail_reads(&self, nth: u64, count: u64) {
@@ -139,7 +147,10 @@ impl Faults {
             panic!("an engine made to panic at a read");
         }
         if state.read_fault.contains(&now) {
-            return Err(StoreError::Unavailable("a read made to fail".into()));
+            return Err(match std::mem::take(&mut state.read_is_full) {
+                true => StoreError::Full,
+                false => StoreError::Unavailable("a read made to fail".into()),
+            });
         }
         Ok(act(&state.entries))
     }

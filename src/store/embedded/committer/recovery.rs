@@ -64,11 +64,12 @@ impl<B: Backend> Committer<B> {
     }
 
     /// Runs a read. If the engine fails, it is reopened right away, because no write may ever come to do it, and the
-    /// read runs once more: after a failed write, engines refuse reads too. `read` begins anew each time.
+    /// read runs once more: after a failed write, engines refuse reads too. On a full disk that may be a write of the
+    /// engine's own: sled moves pages while it is idle. `read` begins anew each time.
     pub(super) fn reading<T>(&self, mut read: impl FnMut() -> Result<T>) -> Result<T> {
         let reopened = self.reopened.load(Ordering::Relaxed);
         let answer = self.attempt(&mut read);
-        let Err(cause @ StoreError::Unavailable(_)) = &answer else { return answer };
+        let Err(cause @ (StoreError::Unavailable(_) | StoreError::Full)) = &answer else { return answer };
         let recovered = {
             let mut work = self.work.lock();
             if self.reopened.load(Ordering::Relaxed) == reopened {

@@ -102,6 +102,18 @@ fn a_failed_read_reopens_the_engine_without_a_write_and_is_repeated() {
     assert!(matches!(store.get(b"k"), Err(StoreError::Unavailable(_))), "the engine cannot be reopened");
 }
 
+/// sled moves pages while it is idle. When somebody else filled the disk meanwhile, all reads were answered with 507.
+#[test]
+fn a_read_is_repeated_after_the_engine_found_the_disk_full() {
+    let (store, faults) = Faults::store();
+    store.commit(put(b"k", b"1")).unwrap();
+    faults.fill_disk_before_read();
+    assert_eq!((store.get(b"k"), faults.reopened()), (Ok(Some(b"1".to_vec())), 1));
+    faults.fill_disk_before_read();
+    faults.stay_closed(1);
+    assert_eq!(store.get(b"k"), Err(StoreError::Full), "the engine cannot be reopened");
+}
+
 /// A GET right after the write that filled the disk answered 500: redb refuses reads after a failed write.
 #[test]
 fn a_read_after_a_failed_write_waits_for_the_reopened_engine() {
