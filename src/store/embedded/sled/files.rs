@@ -1,14 +1,16 @@
 //! sled's files: opens them, after it has checked that their log holds what was durable.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::fs::Dir;
 
 use super::error::{failure, is_locked};
 use super::log::{Survey, survey};
@@ -29,10 +31,16 @@ pub(super) struct Open {
     pub(super) log: File,
     /// Bytes of a segment of the log.
     pub(super) segment: usize,
-    /// sled's folder for what is too large for its log.
-    large: PathBuf,
-    /// The files in it that are synced.
-    synced: Mutex<HashSet<OsString>>,
+    large: Mutex<LargePages>,
+}
+
+/// sled's folder `blobs/`, for pages that are too large for its log.
+struct LargePages {
+    folder: PathBuf,
+    /// Kept open: a commit must not fail because the process has no file to spare.
+    listing: Dir,
+    /// The names of the files that are synced.
+    synced: HashSet<OsString>,
 }
 
 impl Open {
@@ -46,7 +54,7 @@ impl Open {
     /// Syncs the log and the files that it names. Returns its end and its file's length from before the sync.
     pub(super) fn sync(&self) -> io::Result<(u64, u64)> {
         let position = self.position();
-        self.sync_large()?;
+        self.large.lock().sync()?;
         self.log.sync_data()?;
         Ok(position)
     }
@@ -54,34 +62,47 @@ impl Open {
     /// Files beside the log that [`Open::sync`] has not synced.
     #[cfg(test)]
     pub(super) fn unsynced(&self) -> io::Result<usize> {
-        let names = file_names(&self.large)?;
-        Ok(names.difference(&self.synced.lock()).count())
+        let mut large = self.large.lock();
+        Ok(large.names()?.difference(&large.synced).count())
+    }
+}
+
+impl LargePages {
+    fn open(folder: PathBuf) -> io::Result<LargePages> {
+        let listing = Dir::new(File::open(&folder)?)?;
+        Ok(LargePages { folder, listing, synced: HashSet::new() })
     }
 
-    fn sync_large(&self) -> io::Result<()> {
-        let names = file_names(&self.large)?;
-        if names.is_empty() {
+    fn names(&mut self) -> io::Result<HashSet<OsString>> {
+        self.listing.rewind();
+        let mut names = HashSet::new();
+        while let Some(entry) = self.listing.read() {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                names.insert(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let names = self.names()?;
+        if names.is_subset(&self.synced) {
+            self.synced = names;
             return Ok(());
         }
-        let mut synced = self.synced.lock();
-        if names.is_subset(&synced) {
-            return Ok(());
-        }
-        for name in names.difference(&synced) {
-            match File::open(self.large.join(name)).and_then(|file| file.sync_all()) {
+        for name in names.difference(&self.synced) {
+            match File::open(self.folder.join(name)).and_then(|file| file.sync_all()) {
                 // sled has removed it meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 synced => synced?,
             }
         }
-        sync_dir(&self.large)?;
-        *synced = names;
+        sync_dir(&self.folder)?;
+        self.synced = names;
         Ok(())
     }
-}
-
-fn file_names(folder: &Path) -> io::Result<HashSet<OsString>> {
-    std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
 /// Bytes of a segment of the log in `folder`, which sled has written into its file `conf`.
@@ -133,7 +154,8 @@ pub(super) fn open_files(folder: &Path, cache_bytes: u64, mark: &Mark) -> Result
     log.sync_all().map_err(io)?;
     File::open(folder.join("conf")).and_then(|conf| conf.sync_all()).map_err(io)?;
     sync_dir(folder).map_err(io)?;
-    Ok(Open { db, log, segment, large: folder.join("blobs"), synced: Mutex::default() })
+    let large = LargePages::open(folder.join("blobs")).map_err(io)?;
+    Ok(Open { db, log, segment, large: Mutex::new(large) })
 }
 
 /// Refuses a log that ends before what was durable, before sled opens it and destroys the rest.
