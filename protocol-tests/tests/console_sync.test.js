@@ -159,7 +159,10 @@ describe('the console: sync', { skip: noConsole }, () => {
     assert.equal(await started(), 'crashing', 'it waits for half a minute');
     await page.getByRole('button', { name: 'Try again now' }).click();
     await page.locator('#toasts').getByText('It begins again.').waitFor();
-    await until('the copy', async () => (await api.call('GET /later')).json?.doc_count === 4, 15);
+    // Waits for the server's last write of the document, so that the deletion does not conflict with it.
+    const state = async () => (await api.ok('GET /_replicator/waits'))._replication_state;
+    await until('the end', async () => (await state()) === 'completed', 15);
+    assert.equal((await api.ok('GET /later')).doc_count, 4);
     await api.ok(`DELETE /_replicator/waits?rev=${(await api.ok('GET /_replicator/waits'))._rev}`);
   });
 
