@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
@@ -30,8 +30,6 @@ const DRAFT_DOCUMENTS: usize = 4096;
 /// The writers that run at the same time. Each occupies a thread, also while it waits for a sync that it shares with the
 /// others; with each thread, the allocator keeps about 1 MB. One count for the process, like its threads.
 static TURNS: Semaphore = Semaphore::const_new(32);
-/// The databases that wait for a turn.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
 /// The pause before a writer looks again whether a backup still holds the database.
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// How long after a conflict a writer asks for its turn before it reads.
@@ -67,10 +65,8 @@ impl Database {
                 tokio::task::spawn_blocking(move || self.drain(turn));
             }
             Err(_) => {
-                let waits = Waits::new();
                 tokio::spawn(async move {
                     let turn = TURNS.acquire().await.expect("the semaphore is never closed");
-                    drop(waits);
                     tokio::task::spawn_blocking(move || self.drain(turn));
                 });
             }
@@ -78,7 +74,7 @@ impl Database {
     }
 
     /// Writes what waits. Ends when nothing does, or when another database waits for the turn.
-    fn drain(self: Arc<Self>, turn: SemaphorePermit<'static>) {
+    fn drain(self: Arc<Self>, mut turn: SemaphorePermit<'static>) {
         let mut pace = Pace::default();
         loop {
             let works = {
@@ -98,9 +94,11 @@ impl Database {
                 tracing::error!(database = %self.name, "the writer panicked");
             }
             pace.wrote(count, self.queue.lock().waiting.len(), begun, Instant::now());
-            if WAITING.load(Ordering::Relaxed) > 0 {
-                drop(turn);
-                return self.start_writer();
+            // A turn that is given back goes to the database that has waited for longest, if any waits.
+            drop(turn);
+            match TURNS.try_acquire() {
+                Ok(next) => turn = next,
+                Err(_) => return self.start_writer(),
             }
         }
     }
@@ -252,22 +250,6 @@ impl From<Error> for Attempt {
     }
 }
 
-/// A database that waits for a turn.
-struct Waits;
-
-impl Waits {
-    fn new() -> Waits {
-        WAITING.fetch_add(1, Ordering::Relaxed);
-        Waits
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        WAITING.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Takes the oldest waiting works that fit into one draft; at least one if any are waiting.
 fn take_some(waiting: &mut VecDeque<Box<dyn Work>>) -> Vec<Box<dyn Work>> {
     let mut works = Vec::new();
@@ -320,7 +302,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(flavor = "multi_thread")]
+    #[tokio::test]
     async fn a_database_with_much_to_write_lets_others_have_their_turn() {
         let (store, blobs) = (Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()));
         let databases = Databases::open(store, blobs, Clock::fixed(Duration::from_secs(1))).unwrap();
@@ -336,6 +318,8 @@ mod tests {
             while database.queue.lock().waiting() < works {
                 tokio::task::yield_now().await;
             }
+            // On this one thread, tasks run in the order in which they were begun: now the writer waits for its turn.
+            tokio::task::yield_now().await;
         }
         assert_eq!(*answers.lock(), [""; 0], "all turns are taken");
         drop(turns.split(1).unwrap());
