@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 
 /// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
 /// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
-/// is slow. Otherwise it waits for one of a few blocking threads, because with each thread the allocator keeps about
-/// 1 MB. If reads wait for a network, each runs on a blocking thread of its own.
+/// is slow. Otherwise it waits for one of a few blocking threads. If reads wait for a network, each runs on a blocking
+/// thread of its own.
 pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     if WAITS.load(Ordering::Relaxed) {
         return blocking(call).await;
@@ -20,16 +20,11 @@ pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send 
     if let Some(_turn) = Turn::take(others) {
         return call();
     }
-    let seat = SEATS.acquire().await.expect("the semaphore is never closed");
-    blocking(move || {
-        let _seat = seat;
-        call()
-    })
-    .await
+    blocking_in_turn(&READS, call).await
 }
 
-/// Short reads that run on blocking threads at the same time.
-static SEATS: Semaphore = Semaphore::const_new(16);
+/// The short reads that run on blocking threads at the same time.
+static READS: Semaphore = Semaphore::const_new(16);
 
 /// Whether reads wait for a network. One for the process, because it has one store.
 static WAITS: AtomicBool = AtomicBool::new(false);
@@ -61,6 +56,20 @@ impl Drop for Turn {
 /// Runs a blocking call off the async threads.
 pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     on_another_thread(Box::new(call)).await
+}
+
+/// Runs a blocking call off the async threads, as soon as there is a turn for it. Hundreds of calls at the same time would
+/// need hundreds of threads, and with each thread the allocator keeps about 1 MB.
+pub async fn blocking_in_turn<T: Send + 'static>(
+    turns: &'static Semaphore,
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let turn = turns.acquire().await.expect("the semaphore is never closed");
+    blocking(move || {
+        let _turn = turn;
+        call()
+    })
+    .await
 }
 
 /// Boxed, so that the runtime's code for a task is compiled once for each type of result, not for each of some 150
