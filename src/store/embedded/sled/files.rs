@@ -88,18 +88,16 @@ impl LargePages {
 
     fn sync(&mut self) -> io::Result<()> {
         let names = self.names()?;
-        if names.is_subset(&self.synced) {
-            self.synced = names;
-            return Ok(());
-        }
-        for name in names.difference(&self.synced) {
-            match File::open(self.folder.join(name)).and_then(|file| file.sync_all()) {
-                // sled has removed it meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                synced => synced?,
+        if !names.is_subset(&self.synced) {
+            for name in names.difference(&self.synced) {
+                match File::open(self.folder.join(name)).and_then(|file| file.sync_all()) {
+                    // sled has removed it meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    synced => synced?,
+                }
             }
+            sync_dir(&self.folder)?;
         }
-        sync_dir(&self.folder)?;
         self.synced = names;
         Ok(())
     }
