@@ -98,8 +98,8 @@ impl Validate for Rules<'_> {
         true
     }
 
-    /// A user who is no admin may only extend the one leaf that the verdict saw. Admins resolve conflicts and
-    /// replicate; when they delete an account, its conflicts are deleted as well.
+    /// A user without admin rights may only extend the leaf that the rules have seen. Admins may resolve conflicts and
+    /// replicate. If an admin deletes an account, its conflicts are deleted, too.
     fn terms(&self, _: &Database) -> Terms {
         let is_admin = self.security.is_admin(self.user);
         Terms { unmoved: !is_admin, deletes_all: is_admin }

@@ -7,9 +7,9 @@
 //! A peer may be so slow that its job holds what it has for hours. Eight such jobs hold all that is common; the others
 //! go on with what is their own, in smaller batches.
 //!
-//! Who waits for memory holds none, and may hold what others wait for: connections, permits to read large documents. So
-//! that the two do not wait for each other, whoever has memory and waits for its source writes what it has as soon as
-//! somebody waits for memory ([`Share::wanted`]).
+//! A call that waits for memory holds none, but may hold a connection or a permit to read large documents, which another
+//! call of the job needs. To prevent a deadlock, a call that holds memory and waits for the source writes its documents
+//! as soon as another call waits for memory ([`Share::wanted`]).
 
 use std::sync::Arc;
 

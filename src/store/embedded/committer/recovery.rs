@@ -63,9 +63,9 @@ impl<B: Backend> Committer<B> {
         reopened
     }
 
-    /// Runs a read. If the engine fails, it is reopened right away, because no write may ever come to do it, and the
-    /// read runs once more: after a failed write, engines refuse reads too. On a full disk that may be a write of the
-    /// engine's own: sled moves pages while it is idle. `read` begins anew each time.
+    /// Runs a read. If the engine fails, it is reopened at once, because no write may ever come to do it, and `read` is
+    /// called a second time. An engine refuses reads after a failed write. sled also writes while it is idle, when it
+    /// moves pages, and may find the disk full.
     pub(super) fn reading<T>(&self, mut read: impl FnMut() -> Result<T>) -> Result<T> {
         let reopened = self.reopened.load(Ordering::Relaxed);
         let answer = self.attempt(&mut read);
