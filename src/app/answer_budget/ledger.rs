@@ -127,14 +127,23 @@ impl Shared {
         granted
     }
 
-    /// Closes slow connections, the worst first (waiting time times bytes held), until the next request of
-    /// each queue has room.
-    pub fn make_room(&self, state: &mut State) {
+    /// What a waiting request does from time to time. First it grants what fits, because with time alone another
+    /// request of a queue becomes the next one ([`OLD`]). Then it closes slow connections for those that still
+    /// wait. The caller sends what is granted with [`hand_over`] after it has released the lock.
+    pub fn look(self: &Arc<Shared>, state: &mut State) -> Vec<(oneshot::Sender<Held>, Held)> {
         let now = Instant::now();
         if state.waiting.is_empty() || state.looked.is_some_and(|looked| now - looked < LOOK / 2) {
-            return;
+            return Vec::new();
         }
         state.looked = Some(now);
+        let granted = self.settle(state);
+        self.make_room(state, now);
+        granted
+    }
+
+    /// Closes slow connections, the worst first (waiting time times bytes held), until the next request of
+    /// each queue has room.
+    fn make_room(&self, state: &mut State, now: Instant) {
         let given_up = |one: &&Arc<Connection>| one.given_up.load(Ordering::Relaxed);
         let mut coming: u64 =
             state.connections.values().filter(given_up).map(|one| one.held.load(Ordering::Relaxed)).sum();

@@ -59,8 +59,8 @@ impl Line {
                 Ok(Ok(held)) => return Ok(held),
                 Ok(Err(_)) => break,
                 Err(_) => {
-                    let mut state = self.shared.state.lock();
-                    self.shared.make_room(&mut state);
+                    let granted = self.shared.look(&mut self.shared.state.lock());
+                    hand_over(granted);
                 }
             }
         }
@@ -90,8 +90,8 @@ impl Line {
         let (sender, answer) = oneshot::channel();
         let waiting = Waiting { bytes, since: Instant::now(), connection: self.connection.clone(), answer: sender };
         state.waiting.entry(key).or_default().push_back(waiting);
-        let granted = self.shared.settle(&mut state);
-        self.shared.make_room(&mut state);
+        let mut granted = self.shared.settle(&mut state);
+        granted.extend(self.shared.look(&mut state));
         drop(state);
         hand_over(granted);
         Err(answer)

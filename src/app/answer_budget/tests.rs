@@ -167,6 +167,23 @@ async fn under_load_the_newest_request_of_an_owner_is_served_first() {
 }
 
 #[tokio::test]
+async fn a_request_that_fits_once_it_is_the_next_is_served_although_nothing_is_released() {
+    let memory = memory(8 * MIB);
+    let _held = line(&memory, "ann").take(3 * MIB).await.unwrap();
+    let _beside = line(&memory, "beside").take(8 * MIB).await.unwrap();
+    let (large, small) = (line(&memory, "bob"), line(&memory, "bob"));
+    let large = soon(async move { large.take(7 * MIB).await.map(|held| held.bytes()) }).await;
+    let small = soon(async move { small.take(4 * MIB).await.map(|held| held.bytes()) }).await;
+    assert!(!small.is_finished(), "in order, at first");
+    for queue in memory.0.state.lock().waiting.values_mut() {
+        queue.iter_mut().for_each(|one| one.since -= 2 * OLD);
+    }
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), small).await.expect("in time").unwrap(), Ok(4 * MIB));
+    large.abort();
+    check(&memory);
+}
+
+#[tokio::test]
 async fn connections_that_hold_memory_and_want_more_do_not_deadlock() {
     let memory = memory(4 * MIB);
     let all = (0..20).map(|number| {
