@@ -12,26 +12,51 @@ pub mod terminal;
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Condvar, Mutex};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::recent::RecentLines;
 
-/// Capacity of the queue, in lines. A line of a request has about 200 bytes.
-const WAITING: usize = 20_000;
+/// Capacity of the queue, in lines; the thread may have as many more that it has taken from it. A line of a request has
+/// about 200 bytes.
+const WAITING: usize = 10_000;
+/// Capacity in entries that an empty queue keeps.
+const KEPT: usize = 1000;
+/// How long the thread lets lines gather after it has written some. Waking a thread for each line would cost a request as
+/// much as a read of a document. Warnings, errors and flushes do not wait.
+const GATHERS: Duration = Duration::from_millis(5);
+/// Bytes that are written with one call.
+const CHUNK: usize = 64 << 10;
 
 /// The log. A cheap handle: clones write to the same log.
 #[derive(Clone)]
-pub struct Log(Arc<Inner>);
+pub struct Log(Arc<Sender>);
 
-struct Inner {
-    lines: SyncSender<Entry>,
-    dropped: AtomicU64,
+/// The writing end of the queue; the thread ends when the last handle has dropped it.
+struct Sender(Arc<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    /// The thread waits for it.
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    entries: Vec<Entry>,
+    /// Lines that found the queue full.
+    dropped: u64,
+    /// The thread has nothing to write and waits for the first entry.
+    idle: bool,
+    /// An entry is to be written without waiting for more.
+    urgent: bool,
+    closed: bool,
 }
 
 enum Entry {
@@ -46,12 +71,10 @@ impl Log {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(to: impl Write + Send + 'static, recent: RecentLines) -> io::Result<Log> {
-        let (lines, waiting) = mpsc::sync_channel(WAITING);
-        let log = Log(Arc::new(Inner { lines, dropped: AtomicU64::new(0) }));
-        // A weak reference: the thread ends when the last handle is dropped.
-        let inner = Arc::downgrade(&log.0);
-        let dropped = move || inner.upgrade().map_or(0, |inner| inner.dropped.swap(0, Ordering::Relaxed));
-        thread::Builder::new().name("settee-log".into()).spawn(move || write(&waiting, to, &recent, &dropped))?;
+        let queue = Arc::new(Queue::default());
+        let log = Log(Arc::new(Sender(queue.clone())));
+        let writer = Writer { to, recent, text: Vec::new() };
+        thread::Builder::new().name("settee-log".into()).spawn(move || queue.write(writer))?;
         Ok(log)
     }
 
@@ -59,27 +82,107 @@ impl Log {
     /// queue is full. Returns whether everything was written.
     pub fn flush(&self, most: Duration) -> bool {
         let (done, written) = mpsc::sync_channel(1);
-        self.0.lines.try_send(Entry::Mark(done)).is_ok() && written.recv_timeout(most).is_ok()
+        self.0.0.push(Entry::Mark(done)) && written.recv_timeout(most).is_ok()
     }
 }
 
-fn write(waiting: &Receiver<Entry>, mut to: impl Write, recent: &RecentLines, dropped: &dyn Fn() -> u64) {
-    let mut put = |level: Level, line: &[u8]| {
-        // A failure to write the log cannot be reported anywhere.
-        let _ = to.write_all(line);
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.state.lock().closed = true;
+        self.0.more.notify_one();
+    }
+}
+
+impl Queue {
+    /// Queues an entry. If the queue is full, returns false, and counts the entry if it is a line.
+    fn push(&self, entry: Entry) -> bool {
+        let mut state = self.state.lock();
+        if state.entries.len() >= WAITING {
+            state.dropped += u64::from(matches!(entry, Entry::Line(..)));
+            return false;
+        }
+        let gathers = matches!(entry, Entry::Line(level, _) if level > Level::WARN);
+        state.entries.push(entry);
+        let urgent = !gathers || state.entries.len() == WAITING / 2;
+        let wakes = std::mem::take(&mut state.idle) || (urgent && !state.urgent);
+        state.urgent |= urgent;
+        drop(state);
+        if wakes {
+            self.more.notify_one();
+        }
+        true
+    }
+
+    /// Writes entries as they come, until the last handle is dropped.
+    fn write(&self, mut writer: Writer<impl Write>) {
+        let mut entries = Vec::new();
+        while let Some(dropped) = self.take(&mut entries) {
+            writer.write(&mut entries, dropped);
+            let until = Instant::now() + GATHERS;
+            let mut state = self.state.lock();
+            while !state.urgent && !state.closed && !self.more.wait_until(&mut state, until).timed_out() {}
+            state.urgent = false;
+        }
+    }
+
+    /// Waits for entries, and moves them to `entries`, which is empty. Returns the number of dropped lines; `None` when all
+    /// handles are dropped and everything is written.
+    fn take(&self, entries: &mut Vec<Entry>) -> Option<u64> {
+        let mut state = self.state.lock();
+        while state.entries.is_empty() && state.dropped == 0 {
+            if state.closed {
+                return None;
+            }
+            state.idle = true;
+            self.more.wait(&mut state);
+        }
+        state.idle = false;
+        std::mem::swap(&mut state.entries, entries);
+        Some(std::mem::take(&mut state.dropped))
+    }
+}
+
+/// Where the thread writes.
+struct Writer<W> {
+    to: W,
+    recent: RecentLines,
+    /// Lines that are not written yet.
+    text: Vec<u8>,
+}
+
+impl<W: Write> Writer<W> {
+    fn write(&mut self, entries: &mut Vec<Entry>, dropped: u64) {
+        for entry in entries.drain(..) {
+            match entry {
+                Entry::Line(level, line) => self.put(level, &line),
+                Entry::Mark(done) => {
+                    self.end();
+                    let _ = done.try_send(());
+                }
+            }
+        }
+        if dropped > 0 {
+            let line = format!("{dropped} lines of the log were dropped: they were not read fast enough\n");
+            self.put(Level::WARN, line.as_bytes());
+        }
+        self.end();
+        entries.shrink_to(KEPT);
+    }
+
+    fn put(&mut self, level: Level, line: &[u8]) {
+        if self.text.len() + line.len() > CHUNK {
+            self.end();
+        }
+        self.text.extend_from_slice(line);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        recent.push(level, now.as_millis() as u64, line);
-    };
-    while let Ok(entry) = waiting.recv() {
-        match entry {
-            Entry::Line(level, line) => put(level, &line),
-            Entry::Mark(done) => drop(done.try_send(())),
-        }
-        let lost = dropped();
-        if lost > 0 {
-            let line = format!("{lost} lines of the log were dropped: they were not read fast enough\n");
-            put(Level::WARN, line.as_bytes());
-        }
+        self.recent.push(level, now.as_millis() as u64, line);
+    }
+
+    fn end(&mut self) {
+        // A failure to write the log cannot be reported anywhere.
+        let _ = self.to.write_all(&self.text);
+        self.text.clear();
+        self.text.shrink_to(CHUNK);
     }
 }
 
@@ -107,9 +210,7 @@ impl Drop for Line {
         if text.is_empty() {
             return;
         }
-        if let Err(TrySendError::Full(_)) = self.log.0.lines.try_send(Entry::Line(self.level, text)) {
-            self.log.0.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.log.0.0.push(Entry::Line(self.level, text));
     }
 }
 
@@ -137,11 +238,11 @@ mod tests {
         let (to, mut reader) = UnixStream::pair().unwrap();
         let log = Log::start(to, RecentLines::default()).unwrap();
         let line = [b'x'; 199].iter().chain(b"\n").copied().collect::<Vec<u8>>();
-        for _ in 0..2 * WAITING {
+        for _ in 0..4 * WAITING {
             log.make_writer().write_all(&line).unwrap();
         }
         log.flush(Duration::from_millis(1));
-        assert!(log.0.dropped.load(Ordering::Relaxed) > 0);
+        assert!(log.0.0.state.lock().dropped > 0);
         let read = thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).map(|_| text)
@@ -158,5 +259,58 @@ mod tests {
         assert!(text.contains("lines of the log were dropped"));
         assert!(text.lines().count() > WAITING);
         assert!(text.ends_with("the last\n"));
+    }
+
+    /// Counts the calls that write.
+    #[derive(Clone, Default)]
+    struct Counted(Arc<Mutex<(usize, Vec<u8>)>>);
+
+    impl Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut state = self.0.lock();
+            state.0 += usize::from(!bytes.is_empty());
+            state.1.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_come_fast_are_written_together_and_in_order() {
+        let to = Counted::default();
+        let log = Log::start(to.clone(), RecentLines::default()).unwrap();
+        let expected: String = (0..WAITING / 2).map(|number| format!("line {number}\n")).collect();
+        for line in expected.split_inclusive('\n') {
+            log.make_writer().write_all(line.as_bytes()).unwrap();
+        }
+        assert!(log.flush(Duration::from_secs(60)));
+        let (calls, text) = to.0.lock().clone();
+        assert!(calls < WAITING / 10, "{calls} calls");
+        assert_eq!(text, expected.into_bytes());
+    }
+
+    #[test]
+    fn a_line_is_written_although_no_other_follows() {
+        let to = Counted::default();
+        let log = Log::start(to.clone(), RecentLines::default()).unwrap();
+        for line in ["one\n", "two\n"] {
+            let before = to.0.lock().0;
+            log.make_writer().write_all(line.as_bytes()).unwrap();
+            let begun = Instant::now();
+            while to.0.lock().0 == before {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{line}");
+                thread::yield_now();
+            }
+        }
+        log.make_writer().write_all(b"three\n").unwrap();
+        drop(log);
+        let begun = Instant::now();
+        while to.0.lock().1 != b"one\ntwo\nthree\n" {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the last line is written after the log is dropped");
+            thread::yield_now();
+        }
     }
 }

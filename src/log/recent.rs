@@ -136,7 +136,7 @@ impl RecentLines {
 /// Whether the line is that of a request for these lines. A console that follows the log makes one every other second,
 /// which would push everything else out.
 fn reads_log(level: Level, line: &[u8]) -> bool {
-    let has = |part: &[u8]| line.windows(part.len()).any(|window| window == part);
+    let has = |part: &[u8]| memchr::memmem::find(line, part).is_some();
     level == Level::INFO && has(b"/_node/") && has(b"/_logs")
 }
 
