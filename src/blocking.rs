@@ -10,18 +10,28 @@ use crate::error::{Error, Result};
 
 /// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
 /// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
-/// is slow. Otherwise it waits for one of a few blocking threads. If reads wait for a network, each runs on a blocking
-/// thread of its own.
+/// is slow. A read that would take the last one lets other tasks run first, a few times, because reads are short unless
+/// the disk is slow. Then it waits for one of a few blocking threads. If reads wait for a network, each runs on a
+/// blocking thread of its own.
 pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     if WAITS.load(Ordering::Relaxed) {
         return blocking(call).await;
     }
     let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
-    if let Some(_turn) = Turn::take(others) {
-        return call();
+    for _ in 0..TRIES {
+        if let Some(_turn) = Turn::take(others) {
+            return call();
+        }
+        if others == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
     }
     blocking_in_turn(&READS, call).await
 }
+
+/// How often a short read tries to run on an async thread.
+const TRIES: u32 = 4;
 
 /// The short reads that run on blocking threads at the same time.
 static READS: Semaphore = Semaphore::const_new(16);
