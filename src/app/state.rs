@@ -115,11 +115,10 @@ impl App {
         Duration::from_secs(self.settings().number("settee", "drain_timeout"))
     }
 
-    /// On a shared store: learns what other nodes have changed, for a request to the database `name`. Blocks on
-    /// the store.
-    pub fn catch_up(&self, name: &str) -> error::Result<()> {
+    /// On a shared store: learns what other nodes have changed, for a request to the database `name`.
+    pub async fn catch_up(&self, name: &str) -> error::Result<()> {
         let accounts = self.auth.settings();
-        self.databases.catch_up(&[accounts.authentication_db.as_str(), name])
+        self.databases.catch_up_together(&[accounts.authentication_db.as_str(), name]).await
     }
 
     /// Passes changed settings to the parts that keep values from them. Call after every change of `config`.

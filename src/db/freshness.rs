@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! request ─> catch_up: one get_many of [registered records, counters of its databases] ─> learn what differs
+//!            (one for all requests that wait, see `nodes::together`)
 //! commit  ─> tell the other nodes ─> hear ─┐
 //! every second ───────────────────────────┴> follow: the same reads for all watched databases ─> wakes feeds
 //! commit that conflicts ─> refresh ─> the writer works on the counters of now
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::database::Database;
 use super::record::{Info, NO_SECURITY};
@@ -59,8 +60,24 @@ pub(super) struct Freshness {
     pub epoch: Mutex<Option<u64>>,
     /// Called after a new history of the store was found.
     pub on_new_history: RwLock<Vec<OnNewHistory>>,
+    /// Requests that wait for a look at the store.
+    pub looks: Mutex<Looks>,
     /// When this node has first seen that a database is deleted, by number.
     pub doomed: Mutex<HashMap<u64, Instant>>,
+}
+
+/// The requests that wait to learn what other nodes have written. `nodes::together` answers them.
+#[derive(Default)]
+pub(super) struct Looks {
+    pub waiting: Vec<Look>,
+    /// Threads that look.
+    pub running: usize,
+}
+
+/// What a request wants to know.
+pub(super) struct Look {
+    pub databases: Vec<Arc<Database>>,
+    pub answer: oneshot::Sender<Result<()>>,
 }
 
 /// Taken before a read of the store: what the read says is at least as new.

@@ -1,6 +1,8 @@
 //! Learns what other nodes write to a shared store: at the start of a request, from their notices, and every
 //! second for all that is watched. The story is in `db::freshness`.
 
+mod together;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +47,11 @@ impl Databases {
     }
 
     fn learn_all(&self, databases: Vec<Arc<Database>>) -> Result<()> {
+        self.learn_each(&databases)?.into_iter().rev().find(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    /// Learns the registered records, and the counters of `databases`. The inner errors are those of one database each.
+    fn learn_each(&self, databases: &[Arc<Database>]) -> Result<Vec<Result<()>>> {
         let remembered = self.freshness.remembered.read().clone();
         let asked = Asked::now(&**self.store())?;
         let mut keys: Vec<_> = remembered.iter().map(|record| record.key.clone()).collect();
@@ -61,13 +68,8 @@ impl Databases {
                 *seen = value;
             }
         }
-        let mut failed = None;
-        for (database, info) in databases.iter().zip(infos) {
-            if let Err(error) = database.learn(info.as_deref(), asked) {
-                failed = Some(error);
-            }
-        }
-        failed.map_or(Ok(()), Err)
+        let learned = databases.iter().zip(infos);
+        Ok(learned.map(|(database, info)| database.learn(info.as_deref(), asked).map(drop)).collect())
     }
 
     /// Follows the other nodes of a shared store: learns what they tell at once, and looks at everything that is

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::rev::Revision;
 use crate::store::shared_memory::Cluster;
-use crate::store::{Direction, MemoryBlobs, PageLimit};
+use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, keyspace};
 
 /// Longer than the pause between two polls.
 const SOON: Duration = Duration::from_secs(20);
@@ -61,6 +61,45 @@ async fn what_one_node_writes_the_next_request_on_the_other_reads() {
     one.catch_up(&["db"]).unwrap();
     assert!(one.opened_as_of("db", now).is_some());
     assert_eq!(feed(&here), [(2, "a".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_learn_together_and_a_damaged_record_fails_only_those_that_need_it() {
+    let (cluster, one, two) = cluster();
+    let names = ["a", "b", "c"];
+    for name in names {
+        one.create(name, CreateOptions::default(), None).unwrap();
+        two.get(name).unwrap();
+    }
+    let tasks = (0..60usize).map(|number| {
+        let (one, two, name) = (one.clone(), two.clone(), names[number % 3]);
+        tokio::spawn(async move {
+            let (here, there) = (one.opened(name).unwrap(), two.opened(name).unwrap());
+            for round in 0..5 {
+                put(&here, &format!("{number}-{round}"), None, "{}").await.unwrap();
+                let written = here.info().sequence;
+                two.catch_up_together(&["_users", name]).await.unwrap();
+                assert!(there.info().sequence >= written);
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let mut damage = Batch::new();
+    damage.put(keyspace::info(two.opened("b").unwrap().number), b"?".to_vec());
+    cluster.node().commit(damage).unwrap();
+    let tasks = (0..60usize).map(|number| {
+        let two = two.clone();
+        tokio::spawn(async move { (number, two.catch_up_together(&[names[number % 3]]).await) })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        let (number, learned) = task.await.unwrap();
+        match names[number % 3] {
+            "b" => assert!(matches!(learned, Err(Error::Damaged(_))), "{learned:?}"),
+            _ => learned.unwrap(),
+        }
+    }
 }
 
 #[tokio::test]

@@ -140,8 +140,7 @@ impl Authorization {
         let Some(moment) = Instant::now().checked_sub(RECENT) else { return Ok(()) };
         match database {
             Some(database) if !database.is_gone() && !database.is_as_of(moment) => {
-                let app = self.app.clone();
-                crate::blocking::blocking(move || app.catch_up(database.name())).await
+                self.app.catch_up(database.name()).await
             }
             Some(_) | None => Ok(()),
         }

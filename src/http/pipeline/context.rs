@@ -11,7 +11,6 @@ use crate::app::answer_budget::Line;
 use crate::app::sync::Syncing;
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
-use crate::blocking::blocking;
 use crate::config::Settings;
 use crate::http::connection::received::Peer;
 use crate::http::request::body::RequestBody;
@@ -94,8 +93,7 @@ impl Context {
         let name = percent_encoding::percent_decode(first.as_bytes()).decode_utf8_lossy().into_owned();
         // The health of the store is what `_up` tells.
         let is_up = name == "_up";
-        let shared = app.clone();
-        let learned = blocking(move || shared.catch_up(&name)).await;
+        let learned = app.catch_up(&name).await;
         if !is_up {
             learned?;
         }
