@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Store's calls (threads that may block) ──► runtime.rs (threads of their own) ──► pool of connections
-//!   get_many, scan    reads.rs     one statement each, so each sees one snapshot
+//!   get_many, scan    reads.rs     in one statement each, so each sees one snapshot
+//!                     lookups.rs   gathers the keys that calls wait for into one statement
 //!   commit            commits.rs   gathers the batches that wait into one transaction: one call of the function
 //!                                  `commit` of schema.rs, which tests all expectations in the server
 //!                     slot.rs      finds out what became of a commit whose connection was lost
@@ -21,6 +22,7 @@ mod encode;
 mod errors;
 mod hosts;
 mod leases;
+mod lookups;
 mod measured_size;
 mod notices;
 mod open;

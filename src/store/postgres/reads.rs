@@ -1,7 +1,10 @@
-//! Reads. Each is one statement, and so sees one state of the store.
+//! Reads. Each is in one statement, and so sees one state of the store.
+
+use std::sync::Arc;
 
 use super::connections::{Connections, Parameters};
 use super::encode::{Rows, key, place};
+use super::lookups::Lookups;
 use super::runtime::Threads;
 use crate::store::embedded::frame::Frames;
 use crate::store::range::{KeyRange, is_empty};
@@ -21,9 +24,7 @@ pub(super) struct Reads {
     connections: Connections,
     frames: Frames,
     head: i32,
-    one: String,
-    some: String,
-    mixed: String,
+    lookups: Arc<Lookups>,
     pages: [String; 2],
     mixed_pages: [String; 2],
 }
@@ -33,9 +34,7 @@ impl Reads {
         let kv = format!("{}.kv", connections.address.schema);
         let order = ["", " desc"];
         Reads {
-            one: format!("select v from {kv} where db = $1 and k = $2"),
-            some: some(&kv),
-            mixed: mixed(&kv),
+            lookups: Lookups::new(connections.clone()),
             pages: order.map(|order| page(&kv, "db = $1 and k >= $2 and k < $3", order, 4)),
             mixed_pages: order.map(|order| {
                 let plain = page(&kv, "db = 0 and k >= $1 and k < $2", order, 7);
@@ -54,32 +53,13 @@ impl Reads {
 
     /// The values of `keys`, in their order. The inner error is that of one value.
     pub fn get_each(&self, threads: &Threads, keys: &[Vec<u8>]) -> Result<Vec<Result<Option<Vec<u8>>>>> {
-        let mut found: Vec<Result<Option<Vec<u8>>>> = vec![Ok(None); keys.len()];
-        match keys {
-            [] => {}
-            [only] => {
-                let (number, rest) = place(only);
-                let rows = self.rows(threads, &self.one, vec![Box::new(number), Box::new(rest)])?;
-                if let Some(row) = rows.first() {
-                    found[0] = self.value(only, row.get(0)).map(Some);
-                }
-            }
-            keys => self.get_some(threads, keys, &mut found)?,
+        if keys.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(found)
-    }
-
-    fn get_some(&self, threads: &Threads, keys: &[Vec<u8>], found: &mut [Result<Option<Vec<u8>>>]) -> Result<()> {
-        let (numbers, rests): (Vec<i64>, Vec<Vec<u8>>) = keys.iter().map(|key| place(key)).unzip();
-        let rows = match numbers.iter().all(|number| *number == numbers[0]) {
-            true => self.rows(threads, &self.some, vec![Box::new(numbers[0]), Box::new(rests)])?,
-            false => self.rows(threads, &self.mixed, vec![Box::new(numbers), Box::new(rests)])?,
-        };
-        for row in rows {
-            let at = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(0);
-            found[at] = self.value(&keys[at], row.get(1)).map(Some);
-        }
-        Ok(())
+        let stored = self.lookups.get(threads, keys.iter().map(|key| place(key)).collect())?;
+        let value =
+            |(key, framed): (&Vec<u8>, Option<Vec<u8>>)| framed.map(|framed| self.value(key, &framed)).transpose();
+        Ok(keys.iter().zip(stored).map(value).collect())
     }
 
     /// A page of entries. The error of a damaged entry ends it.
@@ -133,25 +113,6 @@ impl Reads {
         let (connections, sql) = (self.connections.clone(), sql.to_owned());
         threads.wait(async move { connections.rows(&sql, parameters).await })
     }
-}
-
-/// The statement for several keys of one database. It returns the place of each key that is there, and its value.
-///
-/// PostgreSQL may keep the plan that it made while the table was small, or that suits small databases. With `k = any(...)`,
-/// such a plan reads the whole database. One search of the index for each key is the only plan for this statement.
-pub(super) fn some(kv: &str) -> String {
-    format!(
-        "select asked.n, found.v from unnest($2::bytea[]) with ordinality asked(k, n) \
-         cross join lateral (select v from {kv} kv where kv.db = $1 and kv.k = asked.k offset 0) found"
-    )
-}
-
-/// As [`some`], for keys of several databases.
-pub(super) fn mixed(kv: &str) -> String {
-    format!(
-        "select asked.n, found.v from unnest($1::int8[], $2::bytea[]) with ordinality asked(db, k, n) \
-         cross join lateral (select v from {kv} kv where kv.db = asked.db and kv.k = asked.k offset 0) found"
-    )
 }
 
 /// The statement for a page: the rows of `range` up to a number of entries and a number of bytes. `at` is the number of

@@ -153,6 +153,11 @@ impl TestServer {
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
+    /// Runs SQL that somebody cancels.
+    pub fn refused(&self, sql: &str) {
+        assert!(!self.psql(sql).status.success(), "{sql}");
+    }
+
     /// The number of the server's first process.
     fn process(&self) -> i32 {
         let lines = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();

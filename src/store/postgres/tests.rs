@@ -65,6 +65,48 @@ fn two_nodes_see_each_others_commits_and_conflicts() {
     assert_eq!(two.get_many(&[key(2, "absent"), key(2, "other")]).unwrap(), [None, Some(b"1".to_vec())]);
 }
 
+#[test]
+fn reads_that_wait_share_a_statement() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("together").store;
+    let mut batch = Batch::new();
+    (0..20u64).for_each(|number| batch.put(key(number, "k"), number.to_string().into_bytes()));
+    store.commit(batch).unwrap();
+    // Nobody can read the table meanwhile.
+    let lock = "begin; lock table together.kv in access exclusive mode; select pg_sleep(60)";
+    let waiting =
+        "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
+    let locked = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted \
+                  and relation = 'together.kv'::regclass";
+    let begun = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.refused(lock));
+        until("it is locked", || server.sql(locked) == "1");
+        let reads: Vec<_> = (0..20u64)
+            .map(|number| {
+                let (store, begun) = (&store, &begun);
+                scope.spawn(move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    let keys = [key(number + 100, "k"), key(number, "k"), key(number, "absent"), key(number + 1, "k")];
+                    store.get_many(&keys).unwrap()
+                })
+            })
+            .collect();
+        until("all have begun", || {
+            begun.load(Ordering::SeqCst) == 20 && server.sql(waiting).parse::<u64>().unwrap() > 0
+        });
+        assert!(server.sql(waiting).parse::<u64>().unwrap() <= 4, "20 calls have few statements");
+        until("it is released", || {
+            server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
+            server.sql(locked) == "0"
+        });
+        for (number, read) in reads.into_iter().enumerate() {
+            let value = |number: usize| (number < 20).then(|| number.to_string().into_bytes());
+            assert_eq!(read.join().unwrap(), [None, value(number), None, value(number + 1)]);
+        }
+    });
+}
+
 /// Adds one to the number at `key`, in turns once there was a conflict.
 fn increment(store: &dyn Store, key: &[u8]) {
     let mut turn = None;
@@ -334,8 +376,8 @@ fn keys_are_searched_in_the_index_also_by_a_plan_that_was_made_for_an_empty_tabl
     drop(server.open("plans"));
     let settings = super::connections::settings(&server.address("plans"));
     for (types, sql, searched) in [
-        ("int8, bytea[]", super::reads::some("plans.kv"), "(db = $1) AND (k = asked.k)"),
-        ("int8[], bytea[]", super::reads::mixed("plans.kv"), "(db = asked.db) AND (k = asked.k)"),
+        ("int8, bytea[]", super::lookups::some("plans.kv"), "(db = $1) AND (k = asked.k)"),
+        ("int8[], bytea[]", super::lookups::mixed("plans.kv"), "(db = asked.db) AND (k = asked.k)"),
     ] {
         let plan = server.sql(&format!(
             "{settings}; set plan_cache_mode = force_generic_plan; prepare keys({types}) as {sql}; \

@@ -1,0 +1,187 @@
+//! Reads of keys: those that wait are gathered into one statement.
+//!
+//! ```text
+//! get_each ─► waiting ─► one statement for the keys of all that wait ─► an answer for each
+//! ```
+//!
+//! A statement costs the server, the connection and the threads on both ends more than a key in it does. While few calls
+//! come, each has a statement of its own. A statement is sent after the call has come, so it sees all that was committed
+//! before. Each call's keys are in one statement, so they are of one state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+use parking_lot::Mutex;
+
+use super::connections::{Connections, Parameters};
+use super::encode::Place;
+use super::runtime::{Threads, received};
+use crate::store::{Result, StoreError};
+
+/// A call with more keys has a statement of its own, so that others do not wait for its values.
+const FEW: usize = 64;
+/// Keys in one statement.
+const KEYS: usize = 512;
+/// So many statements start as soon as a call comes...
+const AT_ONCE: usize = 2;
+/// ...and another one when so many calls wait.
+const CALLS: usize = 8;
+
+/// The stored values of some keys, in their order.
+type Values = Vec<Option<Vec<u8>>>;
+
+struct Waiting {
+    places: Vec<Place>,
+    answer: SyncSender<Result<Values>>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    /// Statements under way.
+    running: usize,
+}
+
+pub(super) struct Lookups {
+    connections: Connections,
+    state: Mutex<State>,
+    /// The most statements at a time.
+    most: usize,
+    one: String,
+    some: String,
+    mixed: String,
+}
+
+impl Lookups {
+    pub fn new(connections: Connections) -> Arc<Lookups> {
+        let kv = format!("{}.kv", connections.address.schema);
+        let most = (connections.size() / 2).max(1);
+        let (one, some, mixed) = (format!("select v from {kv} where db = $1 and k = $2"), some(&kv), mixed(&kv));
+        Arc::new(Lookups { connections, state: Mutex::default(), most, one, some, mixed })
+    }
+
+    /// The stored values of the keys at `places`.
+    pub fn get(self: &Arc<Self>, threads: &Threads, places: Vec<Place>) -> Result<Values> {
+        if places.len() > FEW {
+            let own = self.clone();
+            return threads.wait(async move { own.read(places).await });
+        }
+        let (done, answer) = sync_channel(1);
+        let starts = {
+            let mut state = self.state.lock();
+            state.waiting.push_back(Waiting { places, answer: done });
+            let starts = state.has_room(self.most);
+            state.running += usize::from(starts);
+            starts
+        };
+        if starts {
+            let running = Running { lookups: self.clone(), counts: true };
+            threads.handle().spawn(running.run());
+        }
+        received(&answer)
+    }
+
+    /// Reads in one statement.
+    async fn read(&self, places: Vec<Place>) -> Result<Values> {
+        let mut values = vec![None; places.len()];
+        if let [(number, rest)] = &*places {
+            let parameters: Parameters = vec![Box::new(*number), Box::new(rest.clone())];
+            values[0] = self.connections.rows(&self.one, parameters).await?.first().map(|row| row.get(0));
+            return Ok(values);
+        }
+        let (numbers, rests): (Vec<i64>, Vec<Vec<u8>>) = places.into_iter().unzip();
+        let (sql, parameters): (_, Parameters) = match numbers.iter().all(|number| *number == numbers[0]) {
+            true => (&self.some, vec![Box::new(numbers[0]), Box::new(rests)]),
+            false => (&self.mixed, vec![Box::new(numbers), Box::new(rests)]),
+        };
+        for row in self.connections.rows(sql, parameters).await? {
+            let at = usize::try_from(row.get::<_, i64>(0) - 1).ok().filter(|at| *at < values.len());
+            let at = at.ok_or_else(|| StoreError::Unavailable("PostgreSQL: a row that was not asked for".into()))?;
+            values[at] = Some(row.get(1));
+        }
+        Ok(values)
+    }
+}
+
+impl State {
+    /// Whether another statement starts for the calls that wait.
+    fn has_room(&self, most: usize) -> bool {
+        self.running < AT_ONCE.min(most) || self.running < most && self.waiting.len() >= CALLS
+    }
+
+    /// Takes the calls of the next statement.
+    fn take(&mut self) -> Vec<Waiting> {
+        let mut keys = 0;
+        let fits = |call: &&Waiting| {
+            keys += call.places.len();
+            keys <= KEYS
+        };
+        let count = self.waiting.iter().take_while(fits).count();
+        self.waiting.drain(..count).collect()
+    }
+}
+
+/// A task that sends one statement after the other while calls wait.
+struct Running {
+    lookups: Arc<Lookups>,
+    /// Whether it is counted in `State::running`.
+    counts: bool,
+}
+
+impl Running {
+    async fn run(mut self) {
+        while let Some(calls) = self.next() {
+            let lengths: Vec<usize> = calls.iter().map(|call| call.places.len()).collect();
+            let (places, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(|call| (call.places, call.answer)).unzip();
+            match self.lookups.read(places.concat()).await {
+                Ok(values) => {
+                    let mut values = values.into_iter();
+                    for (answer, length) in answers.into_iter().zip(lengths) {
+                        let _ = answer.send(Ok(values.by_ref().take(length).collect()));
+                    }
+                }
+                Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+            }
+        }
+    }
+
+    /// The calls of the next statement. If there are none, the task no longer counts: the next call starts another one.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let mut state = self.lookups.state.lock();
+        let calls = state.take();
+        if calls.is_empty() {
+            state.running -= 1;
+            self.counts = false;
+        }
+        Some(calls).filter(|calls| !calls.is_empty())
+    }
+}
+
+impl Drop for Running {
+    /// Counts down after a panic.
+    fn drop(&mut self) {
+        if self.counts {
+            self.lookups.state.lock().running -= 1;
+        }
+    }
+}
+
+/// The statement for several keys of one database. It returns the place of each key that is there, and its value.
+///
+/// PostgreSQL may keep the plan that it made while the table was small, or that suits small databases. With `k = any(...)`,
+/// such a plan reads the whole database. One search of the index for each key is the only plan for this statement.
+pub(super) fn some(kv: &str) -> String {
+    format!(
+        "select asked.n, found.v from unnest($2::bytea[]) with ordinality asked(k, n) \
+         cross join lateral (select v from {kv} kv where kv.db = $1 and kv.k = asked.k offset 0) found"
+    )
+}
+
+/// As [`some`], for keys of several databases.
+pub(super) fn mixed(kv: &str) -> String {
+    format!(
+        "select asked.n, found.v from unnest($1::int8[], $2::bytea[]) with ordinality asked(db, k, n) \
+         cross join lateral (select v from {kv} kv where kv.db = asked.db and kv.k = asked.k offset 0) found"
+    )
+}
