@@ -44,6 +44,25 @@ const ROWS: &[Row] = &[
         store.commit(batch).unwrap();
         assert_eq!(all(store), rows(&[("k", "2")]));
     }),
+    ("a key that is said to be new is written, also if it is there", |store| {
+        put(store, &[("a", "1"), ("i", "1")]);
+        let write = |expected: &str, written: &str| {
+            let mut batch = Batch::new();
+            batch.expect(b"i".to_vec(), Some(expected.as_bytes().to_vec()));
+            batch.put(b"i".to_vec(), written.as_bytes().to_vec());
+            for key in ["a", "b", "c"] {
+                batch.put_new(key.as_bytes().to_vec(), written.as_bytes().to_vec());
+            }
+            batch.delete(b"c".to_vec());
+            store.commit(batch)
+        };
+        assert_eq!(write("2", "3"), Err(StoreError::Conflict));
+        assert_eq!(all(store), rows(&[("a", "1"), ("i", "1")]));
+        for (expected, written) in [("1", "2"), ("2", "3")] {
+            write(expected, written).unwrap();
+            assert_eq!(all(store), rows(&[("a", written), ("b", written), ("i", written)]));
+        }
+    }),
     ("a range that ends before it starts is empty", |store| {
         put(store, &[("a", "1"), ("b", "1")]);
         let ranges: [KeyRange; 4] = [

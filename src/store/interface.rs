@@ -1,5 +1,6 @@
 //! The interface of every store: [`Store`], its batches, pages and errors.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -94,6 +95,9 @@ pub struct Batch {
     pub expect: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// Puts (`Some`) and deletes (`None`). The last write of a key wins.
     pub writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Keys among `writes` that are absent if the expectations hold. Only a hint: a networked engine writes them with less
+    /// work, and a key that is there all the same is overwritten.
+    pub new: HashSet<Vec<u8>>,
     /// Whether the commit must be on disk when it returns.
     pub durability: Durability,
     /// Whether the batch frees space in the end. On a full disk such a batch may use space that is refused to
@@ -110,6 +114,12 @@ impl Batch {
     /// Adds a write of `value` to `key`.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.writes.push((key, Some(value)));
+    }
+
+    /// As [`Batch::put`], of a key that is absent if the expectations hold.
+    pub fn put_new(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.new.insert(key.clone());
+        self.put(key, value);
     }
 
     /// Adds a delete of `key`.

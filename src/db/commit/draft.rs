@@ -253,7 +253,7 @@ impl<'a> Draft<'a> {
                 let reference = keyspace::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
                 self.batch.put(reference, Vec::new());
             }
-            self.batch.put(keyspace::body(self.number, body.sequence, body.index), content.encode());
+            self.put_new(keyspace::body(self.number, body.sequence, body.index), content.encode());
         }
         merged
     }
@@ -292,6 +292,16 @@ impl<'a> Draft<'a> {
             self.changed.push(id.to_owned());
         }
         self.drop_bodies(id, &bodies)
+    }
+
+    /// Writes a record that is absent as long as the counters are the ones that this draft expects: one under a new
+    /// sequence, or one that was read and not found.
+    fn put_new(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        if self.store.is_shared() {
+            self.batch.put_new(key, value);
+        } else {
+            self.batch.put(key, value);
+        }
     }
 
     /// Counts the commit and notes its epoch, for the other nodes of a shared store.
@@ -334,10 +344,19 @@ impl<'a> Draft<'a> {
                 self.batch.delete(document);
             } else {
                 let record = DocumentRecord { sequence, tree: slot.tree };
-                self.batch.put(keyspace::sequence(self.number, sequence), record.sequence_row(&id).encode());
+                let row = (keyspace::sequence(self.number, sequence), record.sequence_row(&id).encode());
                 let value = record.encode();
                 new_length = value.len() as u64;
-                self.batch.put(document, value);
+                if slot.sequence.is_some() {
+                    self.put_new(row.0, row.1);
+                } else {
+                    self.batch.put(row.0, row.1);
+                }
+                if slot.stored.is_none() {
+                    self.put_new(document, value);
+                } else {
+                    self.batch.put(document, value);
+                }
             }
             if let Some(partitions) = &mut self.partitions {
                 partitions.changed(self.store, self.number, &id, &slot.was, &is)?;

@@ -6,7 +6,10 @@
 //! ```
 //!
 //! The transaction is one statement, so it takes one round trip. The server tests the expectations, and a batch whose
-//! expectation does not hold does not fail the others.
+//! expectation does not hold does not fail the others. `arrays.rs` makes its parameters.
+//!
+//! A transaction costs the server as much as some twenty rows. So one more starts beside those under way only if enough
+//! waits for it to be worth its cost.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,7 +19,9 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::Object;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio_postgres::error::SqlState;
 
+use super::arrays::{Arrays, Encoded, placeholders};
 use super::connections::{Connections, SILENT};
 use super::encode::Place;
 use super::errors::Fate;
@@ -27,6 +32,12 @@ use crate::store::{Result, StoreError};
 const BATCHES: usize = 64;
 /// ...or so many bytes.
 const BYTES: usize = 4 << 20;
+/// So many transactions start as soon as a batch comes...
+const AT_ONCE: usize = 2;
+/// ...and another one when so many batches wait...
+const ENOUGH: usize = 8;
+/// ...or so many bytes.
+const ENOUGH_BYTES: usize = 64 << 10;
 /// Batches that are looked at for a group.
 const LOOK: usize = 512;
 /// For so long after a conflict, a database's batches go alone: another node writes there, and the others would wait for
@@ -42,32 +53,17 @@ const CONNECTS: u32 = 3;
 /// The error of a commit that was rolled back again and again.
 const AGAIN: &str = "PostgreSQL: a commit was given up after repeated serialization failures or deadlocks";
 
-/// A key and a value, or none.
-pub(super) type Row = (Place, Option<Vec<u8>>);
-
-/// A batch as rows.
-pub(super) struct Encoded {
-    /// Expected values; `None`: absent.
-    pub expect: Vec<Row>,
-    /// Values to write; `None`: delete.
-    pub writes: Vec<Row>,
-    pub bytes: usize,
-}
-
-impl Encoded {
-    fn places(&self) -> impl Iterator<Item = &Place> {
-        self.expect.iter().chain(&self.writes).map(|(place, _)| place)
-    }
-}
-
 struct Waiting {
     batch: Encoded,
+    databases: HashSet<i64>,
     answer: SyncSender<Result<()>>,
 }
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
+    /// The bytes of the waiting batches.
+    bytes: usize,
     /// Databases with a batch under way.
     busy: HashSet<i64>,
     /// Databases to which another node wrote: until when their batches go alone.
@@ -89,7 +85,7 @@ pub(super) struct Commits {
 
 impl Commits {
     pub fn new(connections: Connections, handle: Handle) -> Arc<Commits> {
-        let sql = format!("select {}.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)", connections.address.schema);
+        let sql = format!("select {}.commit({})", connections.address.schema, placeholders());
         // Half of the connections stay for reads.
         let most = (connections.size() / 2).clamp(1, 8);
         Arc::new(Commits { connections, handle, state: Mutex::default(), most, sql })
@@ -97,14 +93,16 @@ impl Commits {
 
     /// Commits a batch, together with others. `answer` gets the result.
     pub fn submit(self: &Arc<Self>, batch: Encoded, answer: SyncSender<Result<()>>) {
+        let databases = batch.databases();
         let mut state = self.state.lock();
-        state.waiting.push_back(Waiting { batch, answer });
+        state.bytes += batch.bytes;
+        state.waiting.push_back(Waiting { batch, databases, answer });
         self.begin(&mut state);
     }
 
     /// Starts as many transactions as there is work and room for.
     fn begin(self: &Arc<Self>, state: &mut State) {
-        while state.running < self.most {
+        while state.running < AT_ONCE.min(self.most) || state.running < self.most && state.is_enough() {
             let group = state.take();
             if group.is_empty() {
                 return;
@@ -116,8 +114,12 @@ impl Commits {
     }
 
     async fn run(self: Arc<Self>, group: Vec<Waiting>, slot: Option<Slot>) {
-        let (batches, answers): (Vec<Encoded>, Vec<_>) = group.into_iter().map(|one| (one.batch, one.answer)).unzip();
-        let databases: Vec<HashSet<i64>> = batches.iter().map(databases).collect();
+        let (mut batches, mut databases, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        for one in group {
+            batches.push(one.batch);
+            databases.push(one.databases);
+            answers.push(one.answer);
+        }
         let (outcome, slot) = self.transact(batches, slot).await;
         let mut state = self.state.lock();
         state.running -= 1;
@@ -144,7 +146,7 @@ impl Commits {
     /// Commits the batches. Returns the numbers of those whose expectations did not hold, and a slot that can be used
     /// again.
     async fn transact(&self, batches: Vec<Encoded>, mut slot: Option<Slot>) -> (Result<Vec<i32>>, Option<Slot>) {
-        let arrays = Arrays::of(batches);
+        let mut arrays = Arrays::of(batches);
         let until = Instant::now() + PATIENCE;
         let mut left = CONNECTS;
         for attempt in 0u32.. {
@@ -169,6 +171,13 @@ impl Commits {
                 Err(Sent::Silent) => None,
             };
             if error.as_ref().is_some_and(Slot::is_gone) && Instant::now() < until {
+                continue;
+            }
+            if error.as_ref().is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION)) && arrays.has_new()
+            {
+                // A key that should be new is there.
+                arrays.overwrite();
+                slot = Some(own);
                 continue;
             }
             match error.as_ref().map_or_else(|| Fate::Unknown(SILENT.to_owned()), Fate::of) {
@@ -209,24 +218,7 @@ impl Commits {
         let client = self.connections.get().await.map_err(Sent::Not)?;
         let result = async {
             let statement = client.prepare_cached(&self.sql).await?;
-            let Arrays { expect, writes } = arrays;
-            client
-                .query_one(
-                    &statement,
-                    &[
-                        &slot.id,
-                        &slot.number,
-                        &expect.batch,
-                        &expect.number,
-                        &expect.rest,
-                        &expect.value,
-                        &writes.batch,
-                        &writes.number,
-                        &writes.rest,
-                        &writes.value,
-                    ],
-                )
-                .await
+            client.query_one(&statement, &arrays.values(&slot.id, &slot.number)).await
         };
         match self.connections.guarded(&client, result).await {
             Some(Ok(row)) => Ok(row.get(0)),
@@ -280,70 +272,31 @@ impl State {
         let mut at = 0;
         for _ in 0..LOOK {
             let Some(next) = self.waiting.get(at) else { break };
-            let touched = databases(&next.batch);
+            let touched = &next.databases;
             let is_hot = touched.iter().any(|number| self.hot.contains_key(number));
             let fits = group.is_empty() || (!is_hot && bytes + next.batch.bytes <= BYTES);
             let waits = touched.iter().any(|number| self.busy.contains(number) || passed.contains(number));
-            if !fits || waits || next.batch.places().any(|place| keys.contains(place)) {
+            if !fits || waits || next.batch.shared_places().any(|place| keys.contains(place)) {
                 passed.extend(touched);
                 at += 1;
                 continue;
             }
             let Some(next) = self.waiting.remove(at) else { break };
             bytes += next.batch.bytes;
-            keys.extend(next.batch.places().cloned());
-            self.busy.extend(touched);
+            keys.extend(next.batch.shared_places().cloned());
+            self.busy.extend(&next.databases);
             group.push(next);
             if is_hot || group.len() == BATCHES {
                 break;
             }
         }
+        self.bytes -= bytes;
         group
     }
-}
 
-/// The numbers of the databases whose keys a batch has.
-fn databases(batch: &Encoded) -> HashSet<i64> {
-    batch.places().map(|(number, _)| *number).filter(|number| *number != 0).collect()
-}
-
-/// The expectations or the writes of a group, as the columns that the function gets.
-#[derive(Default)]
-struct Columns {
-    batch: Vec<i32>,
-    number: Vec<i64>,
-    rest: Vec<Vec<u8>>,
-    value: Vec<Option<Vec<u8>>>,
-}
-
-struct Arrays {
-    expect: Columns,
-    writes: Columns,
-}
-
-impl Arrays {
-    fn of(batches: Vec<Encoded>) -> Arrays {
-        let (mut expect, mut writes) = (Vec::new(), Vec::new());
-        for (at, batch) in batches.into_iter().enumerate() {
-            expect.extend(batch.expect.into_iter().map(|row| (at as i32, row)));
-            writes.extend(batch.writes.into_iter().map(|row| (at as i32, row)));
-        }
-        Arrays { expect: Columns::of(expect), writes: Columns::of(writes) }
-    }
-}
-
-impl Columns {
-    /// In the order of the keys, so that transactions that write the same rows wait for each other and not in a circle.
-    fn of(mut rows: Vec<(i32, Row)>) -> Columns {
-        rows.sort_unstable_by(|(_, (left, _)), (_, (right, _))| left.cmp(right));
-        let mut columns = Columns::default();
-        for (batch, ((number, rest), value)) in rows {
-            columns.batch.push(batch);
-            columns.number.push(number);
-            columns.rest.push(rest);
-            columns.value.push(value);
-        }
-        columns
+    /// Whether so much waits that another transaction is worth its cost.
+    fn is_enough(&self) -> bool {
+        self.waiting.len() >= ENOUGH || self.bytes >= ENOUGH_BYTES
     }
 }
 

@@ -15,6 +15,7 @@
 //! Nothing here is remembered of the stored data, so nothing can be stale. `docs/scaling.md` describes how to run it.
 
 mod address;
+mod arrays;
 mod blobs;
 mod commits;
 mod connections;

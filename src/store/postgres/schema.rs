@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
 /// The version of the tables that this build makes and uses.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 /// The number under which nodes lock the making of tables.
 const LOCK: i64 = 0x7365_7474_6565;
 
@@ -86,9 +86,13 @@ async fn make(client: &mut Client, schema: &str) -> Result<(), Refused> {
     if !has_schema(under_way.client(), schema).await? {
         under_way.batch_execute(&format!("create schema {schema}")).await?;
     }
-    // Each later version adds its changes here, from the one before.
-    under_way.batch_execute(&tables(schema)).await?;
-    under_way.batch_execute(&functions(schema)).await?;
+    if found.is_none() {
+        under_way.batch_execute(&tables(schema)).await?;
+        under_way.batch_execute(&functions(schema)).await?;
+    }
+    // Version 2. Nodes of version 1 that still run go on with their own `commit`, which has fewer parameters.
+    under_way.batch_execute(&commit(schema)).await?;
+    under_way.execute(&format!("update {schema}.meta set version = $1"), &[&VERSION]).await?;
     under_way.commit().await?;
     Ok(())
 }
@@ -140,28 +144,47 @@ alter table {schema}.pieces alter column data set storage external;
     )
 }
 
-/// The functions. `commit` gets the batches of one transaction as arrays: expectations (batch, key, value; null:
-/// absent) and writes (batch, key, value; null: delete), both in the order of the keys. It returns the batches of which
-/// an expectation did not hold; the others are written.
-fn functions(schema: &str) -> String {
+/// The function `commit`. It gets the batches of one transaction as arrays, in the order of the keys:
+///
+/// - moves (batch, key, value before, value after): a batch with a move has no other expectation;
+/// - expectations (batch, key, value; null: absent);
+/// - new rows (batch, key, value), which are not there if the expectations hold;
+/// - puts (batch, key, value) and deletes (batch, key).
+///
+/// It returns the batches of which an expectation did not hold; the others are written.
+fn commit(schema: &str) -> String {
     format!(
         "
 create function {schema}.commit(p_slot int8, p_number int8,
+    p_mb int4[], p_mdb int8[], p_mk bytea[], p_mv bytea[], p_mn bytea[],
     p_eb int4[], p_edb int8[], p_ek bytea[], p_ev bytea[],
-    p_wb int4[], p_wdb int8[], p_wk bytea[], p_wv bytea[]) returns int4[] language plpgsql as $$
+    p_nb int4[], p_ndb int8[], p_nk bytea[], p_nv bytea[],
+    p_wb int4[], p_wdb int8[], p_wk bytea[], p_wv bytea[],
+    p_db int4[], p_ddb int8[], p_dk bytea[]) returns int4[] language plpgsql as $$
 declare
   v_held int4[] := '{{}}';
   v_some int4[];
   v_failed int4[] := '{{}}';
 begin
+  if cardinality(p_mk) > 0 then
+    -- Waits for other transactions that have one of the rows, and compares with what they have written. The rows stay
+    -- locked, so what holds now holds until the end.
+    with moved as (
+      update {schema}.kv kv set v = m.is_now from unnest(p_mb, p_mdb, p_mk, p_mv, p_mn) m(b, db, k, was, is_now)
+        where kv.db = m.db and kv.k = m.k and kv.v = m.was returning m.b)
+    select array_agg(b) into v_some from moved;
+    if cardinality(v_some) is distinct from cardinality(p_mb) then
+      v_failed := array(select b from unnest(p_mb) b where not b = any(coalesce(v_some, '{{}}')));
+    end if;
+  end if;
   if cardinality(p_ek) > 0 then
-    -- The rows stay locked, so what holds now holds until the end.
     select coalesce(array_agg(found.n), '{{}}') into v_held from (
       select e.n::int4 as n, kv.v = e.v as same
         from unnest(p_edb, p_ek, p_ev) with ordinality e(db, k, v, n)
         join {schema}.kv kv on kv.db = e.db and kv.k = e.k
         order by kv.db, kv.k for update of kv) found where found.same;
     -- A row that must be absent is made, so that nobody else can make it meanwhile.
+    v_some := null;
     if array_position(p_ev, null) is not null then
       with guard as (
         insert into {schema}.kv (db, k, v)
@@ -172,20 +195,27 @@ begin
         join guard on guard.db = e.db and guard.k = e.k where e.v is null;
       v_held := v_held || v_some;
     end if;
-    v_failed := array(select distinct e.b from unnest(p_eb) with ordinality e(b, n) where not e.n = any(v_held));
+    v_failed := v_failed
+      || array(select distinct e.b from unnest(p_eb) with ordinality e(b, n) where not e.n = any(v_held));
     if v_some is not null then
       delete from {schema}.kv kv using unnest(p_eb, p_edb, p_ek) with ordinality e(b, db, k, n)
         where e.n = any(v_some) and kv.db = e.db and kv.k = e.k and (e.b = any(v_failed)
           or not exists (select from unnest(p_wdb, p_wk) w(db, k) where w.db = e.db and w.k = e.k));
     end if;
   end if;
-  insert into {schema}.kv (db, k, v)
-    select w.db, w.k, w.v from unnest(p_wb, p_wdb, p_wk, p_wv) w(b, db, k, v)
-      where w.v is not null and not w.b = any(v_failed)
-    on conflict (db, k) do update set v = excluded.v;
-  if array_position(p_wv, null) is not null then
-    delete from {schema}.kv kv using unnest(p_wb, p_wdb, p_wk, p_wv) w(b, db, k, v)
-      where w.v is null and not w.b = any(v_failed) and kv.db = w.db and kv.k = w.k;
+  -- Two thirds of the cost of a write that may meet a row.
+  if cardinality(p_nk) > 0 then
+    insert into {schema}.kv (db, k, v)
+      select w.db, w.k, w.v from unnest(p_nb, p_ndb, p_nk, p_nv) w(b, db, k, v) where not w.b = any(v_failed);
+  end if;
+  if cardinality(p_wk) > 0 then
+    insert into {schema}.kv (db, k, v)
+      select w.db, w.k, w.v from unnest(p_wb, p_wdb, p_wk, p_wv) w(b, db, k, v) where not w.b = any(v_failed)
+      on conflict (db, k) do update set v = excluded.v;
+  end if;
+  if cardinality(p_dk) > 0 then
+    delete from {schema}.kv kv using unnest(p_db, p_ddb, p_dk) w(b, db, k)
+      where not w.b = any(v_failed) and kv.db = w.db and kv.k = w.k;
   end if;
   update {schema}.slots set number = p_number, failed = v_failed, used = now() where id = p_slot and not fenced;
   if not found then
@@ -193,7 +223,14 @@ begin
   end if;
   return v_failed;
 end $$;
+"
+    )
+}
 
+/// The functions of attachments.
+fn functions(schema: &str) -> String {
+    format!(
+        "
 -- A piece becomes durable with `finish_blob`, which comes later.
 create function {schema}.put_piece(p_upload int8, p_n int4, p_data bytea) returns void language plpgsql as $$
 begin

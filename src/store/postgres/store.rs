@@ -5,7 +5,8 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::commits::{Commits, Encoded};
+use super::arrays::{Encoded, Write};
+use super::commits::Commits;
 use super::connections::Connections;
 use super::encode::place;
 use super::leases::{Turns, lease};
@@ -69,7 +70,10 @@ impl PostgresStore {
         let mut writes: HashMap<Vec<u8>, Option<Vec<u8>>> = HashMap::with_capacity(batch.writes.len());
         // The last write of a key wins.
         writes.extend(batch.writes);
-        let writes: Vec<_> = writes.into_iter().map(|(key, value)| (place(&key), sealed(&key, value))).collect();
+        let writes: Vec<_> = writes
+            .into_iter()
+            .map(|(key, value)| Write { is_new: batch.new.contains(&key), row: (place(&key), sealed(&key, value)) })
+            .collect();
         let expect = expect.into_iter().map(|(key, value)| (place(&key), value)).collect();
         Ok(Encoded { expect, writes, bytes })
     }

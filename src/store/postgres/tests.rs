@@ -1,6 +1,7 @@
 //! The store on a real PostgreSQL. Each test runs a server of its own.
 
 use std::io::Read;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -66,6 +67,68 @@ fn two_nodes_see_each_others_commits_and_conflicts() {
 }
 
 #[test]
+fn batches_of_one_transaction_fail_alone_and_leave_nothing() {
+    let Some(server) = TestServer::start() else { return };
+    let stores = [server.open("groups").store, server.open("groups").store];
+    let written: Vec<AtomicU64> = (0..8).map(|_| AtomicU64::new(0)).collect();
+    let (name, sum) = (b"name".to_vec(), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..16u64 {
+            let (store, written, name, sum) = (&stores[(thread % 2) as usize], &written, &name, &sum);
+            // Two nodes write each database, and all write one other record.
+            scope.spawn(move || {
+                let number = thread / 2 + 1;
+                for round in 0..40u64 {
+                    let counters = store.get_many(&[key(number, "i"), name.clone()]).unwrap();
+                    let count =
+                        |at: usize| counters[at].as_ref().map_or(0, |value| text(value).parse::<u64>().unwrap());
+                    let mut batch = Batch::new();
+                    let next = count(0) + 1;
+                    batch.expect(key(number, "i"), counters[0].clone());
+                    batch.put(key(number, "i"), next.to_string().into_bytes());
+                    batch.put_new(key(number, &format!("s{next:04}")), format!("{thread}.{round}").into_bytes());
+                    batch.put(key(number, "last"), format!("{thread}.{round}").into_bytes());
+                    batch.delete(key(number, &format!("s{:04}", next.saturating_sub(5))));
+                    let counts = round % 4 == 0;
+                    if counts {
+                        batch.expect(name.clone(), counters[1].clone());
+                        batch.put(name.clone(), (count(1) + 1).to_string().into_bytes());
+                    }
+                    match store.commit(batch) {
+                        Ok(()) => {
+                            written[number as usize - 1].fetch_add(1, Ordering::SeqCst);
+                            sum.fetch_add(u64::from(counts), Ordering::SeqCst);
+                        }
+                        Err(error) => assert_eq!(error, StoreError::Conflict),
+                    }
+                }
+            });
+        }
+    });
+    let store = &stores[0];
+    assert_eq!(text(&store.get(&name).unwrap().unwrap()), sum.into_inner().to_string());
+    for number in 1..=8u64 {
+        let count = written[number as usize - 1].load(Ordering::SeqCst);
+        assert_eq!(text(&store.get(&key(number, "i")).unwrap().unwrap()), count.to_string());
+        let rows: Vec<_> =
+            (count.saturating_sub(4).max(1)..=count).map(|at| key(number, &format!("s{at:04}"))).collect();
+        let all = [rows.clone(), vec![key(number, "i"), key(number, "last")]].concat();
+        let mut found = store.keys(&(Bound::Included(key(number, "")), Bound::Excluded(key(number, "z"))), 99).unwrap();
+        found.sort_unstable();
+        let sorted = |mut keys: Vec<Vec<u8>>| {
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(found, sorted(all));
+        assert_eq!(store.get(&key(number, "last")).unwrap(), store.get(rows.last().unwrap()).unwrap());
+    }
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8(value.to_vec()).unwrap()
+}
+
+#[test]
 fn reads_that_wait_share_a_statement() {
     let Some(server) = TestServer::start() else { return };
     let store = server.open("together").store;
@@ -105,6 +168,25 @@ fn reads_that_wait_share_a_statement() {
             assert_eq!(read.join().unwrap(), [None, value(number), None, value(number + 1)]);
         }
     });
+}
+
+#[test]
+fn tables_of_version_1_are_upgraded_while_a_node_of_that_version_runs() {
+    let Some(server) = TestServer::start() else { return };
+    let mut batch = Batch::new();
+    batch.put(key(1, "i"), b"1".to_vec());
+    server.open("old").store.commit(batch).unwrap();
+    let functions = "select count(*) from pg_proc where proname = 'commit' and pronamespace = 'old'::regnamespace";
+    server.sql("drop function old.commit; update old.meta set version = 1");
+    server.sql(
+        "create function old.commit(int8, int8, int4[], int8[], bytea[], bytea[], int4[], int8[], bytea[], bytea[]) \
+         returns int4[] language sql as 'select null::int4[]'",
+    );
+    let store = server.open("old").store;
+    assert_eq!(server.sql("select version from old.meta"), super::schema::VERSION.to_string());
+    assert_eq!(server.sql(functions), "2", "the node of version 1 still calls its own");
+    increment(store.as_ref(), &key(1, "i"));
+    assert_eq!(store.get(&key(1, "i")).unwrap().as_deref(), Some(&b"2"[..]));
 }
 
 /// Adds one to the number at `key`, in turns once there was a conflict.
