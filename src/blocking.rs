@@ -1,6 +1,7 @@
 //! Where blocking work runs: short reads on the calling async thread, everything else on threads that may block.
 
 use std::any::Any;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -111,8 +112,33 @@ pub fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 }
 
 /// Runs work that may block, on this thread: another thread first takes over the other tasks of this one. For work
-/// that borrows; other work runs in [`blocking`].
+/// that borrows; other work runs in [`blocking`]. Does not return if the runtime has ended meanwhile.
 pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
     let several = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if several() { tokio::task::block_in_place(work) } else { work() }
+    if !several() {
+        return work();
+    }
+    let done = tokio::task::block_in_place(work);
+    // The runtime waits for its threads only for a while. If this one went on with its task, the task would find timers
+    // that have ended, and panic. The process is about to end.
+    while ENDS.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+    done
+}
+
+/// Whether the runtime of the process ends.
+static ENDS: AtomicBool = AtomicBool::new(false);
+
+/// Called before the runtime of the process ends, with the process: tasks that still block do not go on.
+pub fn runtime_ends() {
+    ENDS.store(true, Ordering::SeqCst);
+}
+
+/// Waits for a future on a thread that may block. The runtime runs it, so it ends with the runtime, where
+/// [`Handle::block_on`] would panic.
+pub fn wait<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let (done, answer) = std::sync::mpsc::sync_channel(1);
+    Handle::current().spawn(async move { drop(done.send(work.await)) });
+    answer.recv().unwrap_or_else(|_| Err(Error::Internal("the server has ended".into())))
 }

@@ -123,6 +123,7 @@ fn serve(settings: Start, log: &Log, recent: Recent) -> Result<(), String> {
         .build()
         .map_err(|error| format!("no threads: {error}"))?;
     let ended = runtime.block_on(run(settings, (store, blobs), indexes, recent, &signals, &sockets, &notify));
+    crate::blocking::runtime_ends();
     // All requests have been answered by now, or have had the whole time of the drain.
     runtime.shutdown_timeout(Duration::from_secs(2));
     signals.release();

@@ -137,10 +137,10 @@ impl Backup<'_> {
                 break;
             }
         }
-        let runtime = tokio::runtime::Handle::current();
         for _ in 0..HOLDS {
             // The writer runs on its own blocking thread, where it waits until `hold` is dropped.
-            let hold = runtime.block_on(database.hold())?;
+            let held = database.clone();
+            let hold = crate::blocking::wait(async move { held.hold().await })?;
             let info = self.last_changes(database, done, purged_before)?;
             let small = self.small_records(number)?;
             if !hold.has_lasted()? {

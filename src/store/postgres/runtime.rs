@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::store::{Result, StoreError};
 
@@ -38,9 +38,8 @@ impl Threads {
 /// Waits for the result of a call. Callers should not be on an async thread; if one is, another thread takes over its
 /// other tasks first.
 pub(super) fn received<T>(answer: &Receiver<Result<T>>) -> Result<T> {
-    let several = || Handle::try_current().is_ok_and(|own| own.runtime_flavor() == RuntimeFlavor::MultiThread);
-    let answer = if several() { tokio::task::block_in_place(|| answer.recv()) } else { answer.recv() };
-    answer.unwrap_or_else(|_| Err(StoreError::Down("the connections to the database have been closed".into())))
+    crate::blocking::in_place(|| answer.recv())
+        .unwrap_or_else(|_| Err(StoreError::Down("the connections to the database have been closed".into())))
 }
 
 impl Drop for Threads {
