@@ -31,6 +31,8 @@ mod reads;
 mod runtime;
 mod schema;
 mod slot;
+#[cfg(test)]
+mod small_disk;
 mod store;
 mod supervision;
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub(crate) struct TestServer {
     pub folder: TempDir,
     child: Option<Child>,
     bin: PathBuf,
-    user: (u32, u32),
+    pub user: (u32, u32),
     /// Settings of the command line.
     settings: Vec<String>,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::small_disk::SmallDisk;
 use super::test_server::TestServer;
 use super::{Options, open};
 use crate::store::{Batch, Durability, Key, PageLimit, Store, StoreError, keyspace};
@@ -345,6 +346,45 @@ fn without_a_server_calls_fail_as_down_and_work_again_afterwards() {
     assert_eq!(opened.store.get(b"a").unwrap().as_deref(), Some(&b"1"[..]));
     opened.store.ready().unwrap();
     opened.store.commit(batch).unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_writes_answers_reads_and_loses_nothing() {
+    let Some(server) = TestServer::start() else { return };
+    let Some(disk) = SmallDisk::mount(&server, 24) else { return };
+    server.sql(&format!("create tablespace small location '{}'", disk.folder().display()));
+    server.sql("alter role settee set default_tablespace = 'small'");
+    let store = server.open("crowded").store;
+    let row = |number: u64| key(1, &format!("s{number:05}"));
+    let write = |number: u64| {
+        let mut batch = Batch::new();
+        batch.expect(key(1, "i"), (number > 1).then(|| (number - 1).to_string().into_bytes()));
+        batch.put(key(1, "i"), number.to_string().into_bytes());
+        batch.put_new(row(number), vec![number as u8; 100_000]);
+        store.commit(batch)
+    };
+    let mut last = 0;
+    let refused = loop {
+        match write(last + 1) {
+            Ok(()) => last += 1,
+            Err(error) => break error,
+        }
+        assert!(last < 1000, "the disk becomes full");
+    };
+    assert!(matches!(&refused, StoreError::Down(cause) if cause.contains("53100")), "{refused:?}");
+    let is_whole = |last: u64| {
+        assert_eq!(store.get(&key(1, "i")).unwrap(), Some(last.to_string().into_bytes()));
+        for number in 1..=last {
+            assert_eq!(store.get(&row(number)).unwrap(), Some(vec![number as u8; 100_000]), "{number}");
+        }
+        assert_eq!(store.get(&row(last + 1)).unwrap(), None);
+    };
+    is_whole(last);
+    assert!(matches!(write(last + 1), Err(StoreError::Down(_))), "still");
+    is_whole(last);
+    disk.grow(64);
+    until("writes go on", || write(last + 1) == Ok(()));
+    is_whole(last + 1);
 }
 
 #[test]
