@@ -60,12 +60,23 @@ impl Target {
         Target::build(folder, "settee", &program).await
     }
 
+    /// As [`Target::settee`], with the data in a store of this kind or at this address.
+    pub async fn settee_on(folder: &Path, name: &'static str, store: &str) -> Outcome<Target> {
+        let program = std::env::var("BENCH_SETTEE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_settee").into());
+        Target::start(folder, name, &program, &["--store", store]).await
+    }
+
     /// Starts a build of settee.
     async fn build(folder: &Path, name: &'static str, program: &str) -> Outcome<Target> {
+        Target::start(folder, name, program, &[]).await
+    }
+
+    async fn start(folder: &Path, name: &'static str, program: &str, more: &[&str]) -> Outcome<Target> {
         let address = free_address().await?;
         let child = Command::new(program)
             .args(["serve", "--bind", &address.to_string(), "--data"])
             .arg(folder.join(name))
+            .args(more)
             .envs([("COUCHDB_USER", "bench"), ("COUCHDB_PASSWORD", "bench"), ("RUST_LOG", "warn")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -153,6 +164,11 @@ impl Target {
     /// Opens a connection.
     pub async fn connect(&self) -> Outcome<Connection> {
         Connection::open(self.address, self.signed_in).await
+    }
+
+    /// The number of its process; `None` for an external server.
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Resident memory in bytes; `None` for an external server.
