@@ -159,9 +159,10 @@ async fn run(
         };
         let listening = start::listen_on(app.clone(), bind, sockets).await.map_err(|error| error.to_string());
         if let Some((name, password)) = made_admin {
-            // Also if the port is taken: the admin is stored, and the password is known to nobody else.
-            let address = listening.as_ref().map_or(bind, |running| running.address);
-            show_admin(&start::link(address), &name, &password);
+            // Also if the port is taken: the admin is stored, and the password is known to nobody else. The program that
+            // listens there must not get it.
+            let link = listening.as_ref().ok().map(|running| start::link(running.address));
+            show_admin(link.as_deref(), &name, &password);
         }
         let running = listening?;
         let tls = running.secure_address.map(tracing::field::display);
@@ -300,12 +301,14 @@ fn raise_file_limit() {
 }
 
 /// To the standard output and not to the log, which is kept and read by others.
-fn show_admin(url: &str, name: &str, password: &str) {
+fn show_admin(url: Option<&str>, name: &str, password: &str) {
     let mut out = std::io::stdout();
+    let open = |url| format!("    open      {url}\n    try       curl -u {name}:{password} {url}_all_dbs\n");
     let _ = writeln!(
         out,
         "\nThere was no admin, so this one was made. Its password is shown only now:\n\n    name      {name}\n    \
-         password  {password}\n    open      {url}\n    try       curl -u {name}:{password} {url}_all_dbs\n"
+         password  {password}\n{}",
+        url.map_or_else(String::new, open)
     );
     let _ = out.flush();
 }

@@ -48,6 +48,8 @@ describe('the process', { skip: !!external }, () => {
       assert.equal(code, 1, out);
       assert.match(out, /cannot listen/);
       assert.match(out, /password {2}[0-9a-f]{32}/);
+      // Another program would get the password.
+      assert.doesNotMatch(out, /curl/);
     } finally {
       taken.close();
     }
