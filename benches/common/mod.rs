@@ -77,7 +77,7 @@ impl Target {
             .args(["serve", "--bind", &address.to_string(), "--data"])
             .arg(folder.join(name))
             .args(more)
-            .envs([("COUCHDB_USER", "bench"), ("COUCHDB_PASSWORD", "bench"), ("RUST_LOG", "warn")])
+            .envs([("COUCHDB_USER", "bench"), ("COUCHDB_PASSWORD", "bench")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
