@@ -13,7 +13,9 @@ use crate::db::Database;
 use crate::db::freshness::Look;
 use crate::error::{Error, Result};
 
-/// Another look begins beside those under way if so many requests wait: one that takes long, because it reads what has
+/// So many looks begin as soon as a request comes.
+const FREE: usize = 2;
+/// Another one begins beside those under way if so many requests wait: one that takes long, because it reads what has
 /// changed, does not delay all of them.
 const MANY: usize = 16;
 /// The most looks at a time.
@@ -33,7 +35,7 @@ impl Databases {
         let starts = {
             let mut looks = self.freshness.looks.lock();
             looks.waiting.push(Look { databases, answer });
-            let starts = looks.running == 0 || looks.running < AT_ONCE && looks.waiting.len() >= MANY;
+            let starts = looks.running < FREE || looks.running < AT_ONCE && looks.waiting.len() >= MANY;
             looks.running += usize::from(starts);
             starts
         };
