@@ -1,11 +1,13 @@
 //! Where blocking work runs: short reads on the calling async thread, everything else on threads that may block.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 
@@ -86,7 +88,7 @@ pub async fn blocking_in_turn<T: Send + 'static>(
 /// Boxed, so that the runtime's code for a task is compiled once for each type of result, not for each of some 150
 /// closures: this takes 1 MB off the binary.
 async fn on_another_thread<T: Send + 'static>(call: Box<dyn FnOnce() -> Result<T> + Send>) -> Result<T> {
-    match tokio::task::spawn_blocking(call).await {
+    match spawn_blocking(call).await {
         Ok(result) => result,
         Err(failed) => Err(Error::Internal(format!("a domain call ended early: {failed}"))),
     }
@@ -108,29 +110,63 @@ const MANY_BYTES: usize = 256 << 10;
 /// Runs `work`, which takes about as long as reading `bytes` bytes. If that is more than about a millisecond,
 /// another thread first takes over the other tasks of this one.
 pub fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    if bytes >= MANY_BYTES { in_place(work) } else { work() }
+    if bytes >= MANY_BYTES && has_other_threads() { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// Runs work that may block, on this thread: another thread first takes over the other tasks of this one. For work
-/// that borrows; other work runs in [`blocking`]. Does not return if the runtime has ended meanwhile.
+/// Runs work that may wait for a network, on this thread: another thread first takes over the other tasks of this one. For
+/// work that borrows; other work runs in [`blocking`]. Within an async task, does not return if the runtime has ended
+/// meanwhile.
 pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
-    let several = || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if !several() {
+    if !has_other_threads() {
         return work();
     }
     let done = tokio::task::block_in_place(work);
     // The runtime waits for its threads only for a while. If this one went on with its task, the task would find timers
     // that have ended, and panic. The process is about to end.
-    while ENDS.load(Ordering::SeqCst) {
+    while !MAY_BLOCK.get() && ENDS.load(Ordering::SeqCst) {
         std::thread::park();
     }
     done
 }
 
+fn has_other_threads() -> bool {
+    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+/// As [`tokio::task::spawn_blocking`]. The runtime waits for `call` when it ends, so what it does is done, and what it holds
+/// is closed.
+pub fn spawn_blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(move || {
+        let _blocks = Blocks::begin();
+        call()
+    })
+}
+
+thread_local! {
+    /// Whether this thread runs a call of [`spawn_blocking`], and no async task.
+    static MAY_BLOCK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sets [`MAY_BLOCK`] until it is dropped: the thread may run async tasks later.
+struct Blocks;
+
+impl Blocks {
+    fn begin() -> Blocks {
+        MAY_BLOCK.set(true);
+        Blocks
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        MAY_BLOCK.set(false);
+    }
+}
+
 /// Whether the runtime of the process ends.
 static ENDS: AtomicBool = AtomicBool::new(false);
 
-/// Called before the runtime of the process ends, with the process: tasks that still block do not go on.
+/// Called before the runtime of the process ends, with the process: async tasks that wait in [`in_place`] do not go on.
 pub fn runtime_ends() {
     ENDS.store(true, Ordering::SeqCst);
 }
@@ -141,4 +177,23 @@ pub fn wait<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 's
     let (done, answer) = std::sync::mpsc::sync_channel(1);
     Handle::current().spawn(async move { drop(done.send(work.await)) });
     answer.recv().unwrap_or_else(|_| Err(Error::Internal("the server has ended".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn only_threads_of_blocking_calls_go_on_after_the_runtime_has_ended() {
+        for _ in 0..100 {
+            assert!(spawn_blocking(|| MAY_BLOCK.get()).await.unwrap());
+            let within = tokio::spawn(async { in_place(|| MAY_BLOCK.get()) || MAY_BLOCK.get() });
+            assert!(!within.await.unwrap());
+        }
+        let panics = spawn_blocking(|| panic!("as it should"));
+        assert!(panics.await.is_err());
+        assert!(blocking(|| Ok(MAY_BLOCK.get())).await.unwrap());
+        // One thread in turn runs a blocking call and then the worker whose thread is blocked in place.
+        assert!(!tokio::spawn(async { in_place(|| MAY_BLOCK.get()) }).await.unwrap());
+    }
 }

@@ -179,8 +179,17 @@ impl<W: Write> Writer<W> {
     }
 
     fn end(&mut self) {
-        // A failure to write the log cannot be reported anywhere.
-        let _ = self.to.write_all(&self.text);
+        let mut rest = self.text.as_slice();
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A reader has set the pipe to be without waiting.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHERS),
+                // A failure to write the log cannot be reported anywhere.
+                Ok(0) | Err(_) => break,
+                Ok(written) => rest = &rest[written..],
+            }
+        }
         self.text.clear();
         self.text.shrink_to(CHUNK);
     }

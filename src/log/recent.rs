@@ -1,6 +1,6 @@
 //! The newest lines of the log, kept in memory for `GET /_node/_local/_logs`.
 //!
-//! The thread that writes the log moves each line here after it has written it, so that requests pay nothing for it.
+//! The thread that writes the log moves each line here, so that requests pay nothing for it.
 //! A line is parsed only when somebody reads it. Its form depends on the format of the log, of which there are three
 //! (see [`parse`]).
 

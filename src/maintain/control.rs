@@ -77,7 +77,7 @@ where
                 return serve_http(stream).await;
             }
             let Ok(turn) = turns.acquire_owned().await else { return };
-            let answering = tokio::task::spawn_blocking(move || {
+            let answering = crate::blocking::spawn_blocking(move || {
                 let _turn = turn;
                 if let Err(error) = stream.into_std().and_then(|stream| answer(stream, &asked, &databases)) {
                     tracing::warn!("a backup failed: {error}");

@@ -126,7 +126,7 @@ impl Identity {
         loop {
             tokio::time::sleep(ROUND).await;
             let identity = self.clone();
-            match tokio::task::spawn_blocking(move || identity.reload_if_changed()).await {
+            match crate::blocking::spawn_blocking(move || identity.reload_if_changed()).await {
                 Ok(Ok(true)) => tracing::info!(cert_file = %cert, "the certificate was reloaded"),
                 Ok(Ok(false)) => continue,
                 // A missing file is found missing in every round; warn only once.

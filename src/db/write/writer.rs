@@ -62,12 +62,12 @@ impl Database {
     fn start_writer(self: Arc<Self>) {
         match TURNS.try_acquire() {
             Ok(turn) => {
-                tokio::task::spawn_blocking(move || self.drain(turn));
+                crate::blocking::spawn_blocking(move || self.drain(turn));
             }
             Err(_) => {
                 tokio::spawn(async move {
                     let turn = TURNS.acquire().await.expect("the semaphore is never closed");
-                    tokio::task::spawn_blocking(move || self.drain(turn));
+                    crate::blocking::spawn_blocking(move || self.drain(turn));
                 });
             }
         }

@@ -213,11 +213,11 @@ impl RequestBody {
         }
         let off = |cause: tokio::task::JoinError| Failure::from(Error::Internal(cause.to_string()));
         let counted = body.clone();
-        let bytes = tokio::task::spawn_blocking(move || inflated_bytes(&counted, limit)).await.map_err(off)??;
+        let bytes = crate::blocking::spawn_blocking(move || inflated_bytes(&counted, limit)).await.map_err(off)??;
         // Given back before more is asked for: waiting for others while they wait for this would have no end.
         self.share = Share::default();
         self.hold(body.len() as u64 + bytes).await?;
-        tokio::task::spawn_blocking(move || inflate(&body, bytes)).await.map_err(off)?
+        crate::blocking::spawn_blocking(move || inflate(&body, bytes)).await.map_err(off)?
     }
 
     /// The body's share of the memory for bodies, for a caller that keeps values parsed from it.

@@ -226,7 +226,7 @@ impl Automatic {
         }
         let (cache, domains) = (self.cache.clone(), self.wanted.domains.clone());
         let read = move || cache.certificate()?.map(|pem| Issued::read(&pem, &domains)).transpose();
-        let read = tokio::task::spawn_blocking(read).await;
+        let read = crate::blocking::spawn_blocking(read).await;
         match read.map_err(|error| error.to_string()).and_then(|read| read) {
             Ok(Some(issued)) => {
                 let until = self.current.lock().as_ref().map(Issued::until);
@@ -246,7 +246,7 @@ impl Automatic {
     async fn begin(&self) -> Option<u32> {
         let shared = self.cache.shared()?;
         let own = shared.clone();
-        let begun = tokio::task::spawn_blocking(move || own.begin()).await;
+        let begun = crate::blocking::spawn_blocking(move || own.begin()).await;
         let before = match begun.map_err(|error| error.to_string()).and_then(|begun| begun) {
             Ok(before) => before?,
             Err(wrong) => {
@@ -268,7 +268,7 @@ impl Automatic {
         let Some(shared) = self.cache.shared() else { return pause };
         let own = shared.clone();
         // A failure: the turn ends by itself.
-        let _ = tokio::task::spawn_blocking(move || own.end(orders, pause)).await;
+        let _ = crate::blocking::spawn_blocking(move || own.end(orders, pause)).await;
         SHARED_LOOK
     }
 
@@ -282,7 +282,7 @@ impl Automatic {
     async fn order(&self) -> Result<(Pem, Issued), String> {
         let cache = self.cache.clone();
         let key =
-            tokio::task::spawn_blocking(move || cache.account_key()).await.map_err(|error| error.to_string())??;
+            crate::blocking::spawn_blocking(move || cache.account_key()).await.map_err(|error| error.to_string())??;
         let order =
             Order { wanted: &self.wanted, client: &self.client, shown: &self.shown, shared: self.cache.shared() };
         let asked = tokio::time::timeout(ORDER, AssertUnwindSafe(order.run(key)).catch_unwind());
@@ -311,7 +311,7 @@ impl Automatic {
         loop {
             tokio::time::sleep(shared::RENEWAL).await;
             let own = shared.clone();
-            if matches!(tokio::task::spawn_blocking(move || own.renew()).await, Ok(Ok(false))) {
+            if matches!(crate::blocking::spawn_blocking(move || own.renew()).await, Ok(Ok(false))) {
                 return;
             }
         }
@@ -325,7 +325,7 @@ impl Automatic {
     /// Stores the certificate for the next start. Returns it if that fails, so that the caller can retry.
     async fn keep(&self, pem: Pem) -> Option<Pem> {
         let cache = self.cache.clone();
-        let kept = tokio::task::spawn_blocking(move || match cache.keep(&pem) {
+        let kept = crate::blocking::spawn_blocking(move || match cache.keep(&pem) {
             Ok(()) => None,
             Err(wrong) => Some((pem, wrong)),
         });

@@ -159,14 +159,14 @@ impl Shared {
             let change = || Change::Write(Some(record.clone()), Durability::Synced);
             update(&*shared.store, &shared.answer_key(&domain), |_| Ok((change(), ()))).map_err(unreachable)
         };
-        tokio::task::spawn_blocking(publish).await.map_err(|error| error.to_string())?
+        crate::blocking::spawn_blocking(publish).await.map_err(|error| error.to_string())?
     }
 
     /// Ends [`Shared::publish`].
     pub async fn withdraw(&self, domain: &str) {
         let (shared, domain) = (self.clone(), domain.to_owned());
         // A failure: the answer ends by itself.
-        let _ = tokio::task::spawn_blocking(move || {
+        let _ = crate::blocking::spawn_blocking(move || {
             let change = Change::Write(None, Durability::Synced);
             update(&*shared.store, &shared.answer_key(&domain), |_| Ok::<_, StoreError>((change.clone(), ())))
         })
@@ -178,7 +178,7 @@ impl Shared {
         let domain = self.wanted.domains.iter().find(|name| *name == domain)?.clone();
         let _one = self.asks.lock().await;
         let shared = self.clone();
-        let asked = tokio::task::spawn_blocking(move || shared.store.get(&shared.answer_key(&domain)));
+        let asked = crate::blocking::spawn_blocking(move || shared.store.get(&shared.answer_key(&domain)));
         let record = Zeroizing::new(asked.await.ok()?.ok()??);
         let (until, answer) = record.strip_prefix(&[VERSION])?.split_first_chunk()?;
         (u64::from_be_bytes(*until) > self.now()).then(|| Answer::decode(answer))?

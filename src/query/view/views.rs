@@ -147,7 +147,7 @@ impl Views {
         drop(turn);
         if index.history.entries().needs_tending() {
             // Runs in the background: the result does not depend on it.
-            tokio::task::spawn_blocking(move || {
+            crate::blocking::spawn_blocking(move || {
                 if let Err(error) = index.history.entries().tend() {
                     tracing::warn!("cannot merge the runs of an index, the next update will retry: {error}");
                 }

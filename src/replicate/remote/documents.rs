@@ -426,6 +426,6 @@ async fn content(
         Some(_) => StubFields { digest: None, ..fields },
         None => fields,
     };
-    let stored = tokio::task::spawn_blocking(move || arrived::end(upload, &fields, generation));
+    let stored = crate::blocking::spawn_blocking(move || arrived::end(upload, &fields, generation));
     Ok(Ok(stored.await.map_err(ended)??))
 }

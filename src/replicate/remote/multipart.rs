@@ -121,7 +121,7 @@ async fn with_attachments<B: Chunks<Error = Failure> + Send>(
         let received = receive(asked.connection, *parts, name.clone(), fields.clone(), gzipped).await?;
         let Some(upload) = received else { return Ok(Err(too_large(name))) };
         let fields = fields.clone();
-        let stored = tokio::task::spawn_blocking(move || arrived::end(upload, &fields, generation));
+        let stored = crate::blocking::spawn_blocking(move || arrived::end(upload, &fields, generation));
         attached[at] = Some(stored.await.map_err(ended)??);
     }
     let mut attachments = Vec::with_capacity(described.len());
@@ -156,7 +156,7 @@ pub(super) async fn inline(
     }
     let (blobs, name) = (asked.connection.blobs.clone(), name.to_owned());
     let store = move || arrived::inline(&*blobs, &name, &fields, &data, generation);
-    Ok(Ok(tokio::task::spawn_blocking(store).await.map_err(ended)??))
+    Ok(Ok(crate::blocking::spawn_blocking(store).await.map_err(ended)??))
 }
 
 /// Streams an attachment into the blob store; `None` if it is too large. `gzipped`: it comes compressed, and is

@@ -118,7 +118,7 @@ async fn keep_pinned(connections: Connections, pins: Pins, every: Duration) {
         tokio::time::sleep(every).await;
         // A removal holds the lock of its pins while it waits for these threads, so they must not wait for it.
         let pins = pins.clone();
-        let ids = tokio::task::spawn_blocking(move || pins.all().iter().map(|id| id.to_vec()).collect());
+        let ids = crate::blocking::spawn_blocking(move || pins.all().iter().map(|id| id.to_vec()).collect());
         let ids: Vec<Vec<u8>> = ids.await.unwrap_or_default();
         if !ids.is_empty()
             && let Err(error) = connections.rows(&sql, vec![Box::new(ids)]).await

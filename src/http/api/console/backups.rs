@@ -62,7 +62,7 @@ pub async fn begin(app: &Arc<App>, request: &Request) -> Result<Answer> {
         reason: reason(&error).into(),
     })?;
     let (of, named) = (app.clone(), name.clone());
-    tokio::task::spawn_blocking(move || {
+    crate::blocking::spawn_blocking(move || {
         make(&of, turn, &folder, &named);
         drop(lease);
     });

@@ -47,7 +47,7 @@ pub async fn begin(app: &Arc<App>, request: &Request) -> Result<Answer> {
         reason: "a check is running".into(),
     })?;
     let of = app.clone();
-    tokio::task::spawn_blocking(move || run(&of, turn));
+    crate::blocking::spawn_blocking(move || run(&of, turn));
     Ok(Answer::json_text(StatusCode::ACCEPTED, r#"{"ok":true}"#))
 }
 
