@@ -1,7 +1,9 @@
 // Several nodes on one PostgreSQL: what one of them writes holds on all others, and a killed node loses nothing that it has
 // acknowledged. Run with `protocol-tests/run.sh postgres`.
 
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { join } from 'node:path';
 import { describe, it, before, after, assert, Api, like } from '../harness/rows.js';
 import { until } from '../harness/server.js';
 
@@ -106,6 +108,27 @@ describe('several nodes on one PostgreSQL', () => {
     for (const node of nodes) assert.equal((await node.ok(`GET /${db}`)).doc_count, 61);
     const seen = await Promise.all(nodes.map(async (node) => JSON.stringify((await node.ok(`GET /${db}/_changes`)).results)));
     assert.equal(new Set(seen).size, 1, 'one order of changes');
+  });
+
+  it('close the store of their indexes when they stop', async () => {
+    const node = new Api({ schema: first.server.schema });
+    await node.start();
+    try {
+      const db = await node.db();
+      await node.ok(`PUT /${db}/_design/d`, { body: { views: { v: { map: 'function (doc) { emit(doc._id); }' } } } });
+      await node.ok(`PUT /${db}/doc`, { body: {} });
+      const file = join(node.server.folder, 'data', 'scratch', 'indexes', 'store-1', 'settee.redb');
+      for (let round = 0; round < 3; round += 1) {
+        assert.equal((await node.ok(`GET /${db}/_design/d/_view/v`)).rows.length, 1);
+        node.server.child.kill('SIGTERM');
+        assert.equal((await node.server.exited).code, 0);
+        // redb's header: bit 1 of byte 9 says that the file was not closed.
+        assert.equal(readFileSync(file)[9] & 2, 0, `round ${round}`);
+        await node.server.restart();
+      }
+    } finally {
+      await node.stop();
+    }
   });
 
   it('that are killed lose nothing acknowledged, and clients go on with the others', async () => {
