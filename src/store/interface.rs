@@ -21,6 +21,8 @@ pub enum StoreError {
     /// slow. It is unknown whether a commit that failed with this error takes effect. The same call may succeed
     /// later.
     Down(String),
+    /// The engine cannot index a key of this length. Nothing was written.
+    KeyTooLong,
     /// Stored bytes are not what was written.
     Damaged(String),
 }
@@ -32,6 +34,7 @@ impl fmt::Display for StoreError {
             StoreError::Full => out.write_str("the disk is full"),
             StoreError::Unavailable(cause) => write!(out, "the store is unavailable: {cause}"),
             StoreError::Down(cause) => write!(out, "the store cannot be reached: {cause}"),
+            StoreError::KeyTooLong => out.write_str("a key is too long for the store"),
             StoreError::Damaged(what) => write!(out, "stored data is damaged: {what}"),
         }
     }
@@ -47,6 +50,7 @@ impl From<StoreError> for crate::error::Error {
             StoreError::Full => Error::Full,
             StoreError::Unavailable(cause) => Error::Internal(cause),
             StoreError::Down(cause) => Error::Down(cause),
+            StoreError::KeyTooLong => Error::IllegalDocId("Document id is too long".into()),
             StoreError::Damaged(what) => Error::Damaged(what),
         }
     }

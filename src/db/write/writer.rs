@@ -141,8 +141,9 @@ impl Database {
                     works.remove(at).answer(Err(error));
                     continue;
                 }
-                // On a full disk, works that free space still succeed, but only in commits of their own.
-                Err(Attempt::Failed(Error::Full)) if works.len() > 1 => {
+                // On a full disk, works that free space still succeed, but only in commits of their own. The same is true
+                // of works beside one with an id that the store cannot index.
+                Err(Attempt::Failed(Error::Full | Error::IllegalDocId(_))) if works.len() > 1 => {
                     works.into_iter().for_each(|work| self.write(vec![work]));
                     return;
                 }

@@ -27,7 +27,15 @@ pub(super) struct Encoded {
     pub bytes: usize,
 }
 
+/// The index takes a key of up to this length whatever is in it. A longer one fits only if the server can compress it.
+const INDEXED: usize = 2600;
+
 impl Encoded {
+    /// Whether the server may refuse the batch because of the length of a key.
+    pub fn may_be_refused(&self) -> bool {
+        self.places().any(|(_, rest)| rest.len() > INDEXED)
+    }
+
     fn places(&self) -> impl Iterator<Item = &Place> {
         self.expect.iter().map(|(place, _)| place).chain(self.writes.iter().map(|write| &write.row.0))
     }
@@ -55,6 +63,7 @@ struct Columns {
 }
 
 /// The parameters. The lists are those of `commit` in `schema.rs`.
+#[derive(Default)]
 pub(super) struct Arrays {
     moves: Columns,
     /// The values after the moves; those in `moves` are the ones before.
@@ -64,6 +73,9 @@ pub(super) struct Arrays {
     puts: Columns,
     deletes: Columns,
 }
+
+/// One of the lists.
+type List = fn(&mut Arrays) -> &mut Columns;
 
 /// How many parameters `commit` has: the slot and its number, and the columns of the five lists.
 const PARAMETERS: usize = 2 + 5 + 4 + 4 + 4 + 3;
@@ -110,6 +122,27 @@ impl Arrays {
         self.puts = Columns::sorted(new.rows().chain(puts.rows()).collect());
     }
 
+    /// The parameters of each batch alone, which keeps its number.
+    pub fn split(self, batches: usize) -> Vec<Arrays> {
+        let mut each: Vec<Arrays> = (0..batches).map(|_| Arrays::default()).collect();
+        let moves = self.moves.rows().zip(self.moved);
+        for ((batch, row), value) in moves {
+            let own = &mut each[batch as usize];
+            own.moves.push(batch, row);
+            own.moved.push(value);
+        }
+        let lists: [(Columns, List); 4] = [
+            (self.expect, |own| &mut own.expect),
+            (self.new, |own| &mut own.new),
+            (self.puts, |own| &mut own.puts),
+            (self.deletes, |own| &mut own.deletes),
+        ];
+        for (list, of) in lists {
+            list.rows().for_each(|(batch, row)| of(&mut each[batch as usize]).push(batch, row));
+        }
+        each
+    }
+
     /// The values of all parameters.
     pub fn values<'a>(&'a self, slot: &'a i64, number: &'a i64) -> Vec<&'a (dyn ToSql + Sync)> {
         let mut values: Vec<&(dyn ToSql + Sync)> = vec![slot, number];
@@ -145,13 +178,15 @@ impl Columns {
 
     fn of(rows: Vec<(i32, Row)>) -> Columns {
         let mut columns = Columns::default();
-        for (batch, ((number, rest), value)) in rows {
-            columns.batch.push(batch);
-            columns.number.push(number);
-            columns.rest.push(rest);
-            columns.value.push(value);
-        }
+        rows.into_iter().for_each(|(batch, row)| columns.push(batch, row));
         columns
+    }
+
+    fn push(&mut self, batch: i32, ((number, rest), value): Row) {
+        self.batch.push(batch);
+        self.number.push(number);
+        self.rest.push(rest);
+        self.value.push(value);
     }
 
     fn rows(self) -> impl Iterator<Item = (i32, Row)> {

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The transaction is one statement, so it takes one round trip. The server tests the expectations, and a batch whose
-//! expectation does not hold does not fail the others. `arrays.rs` makes its parameters.
+//! expectation does not hold does not fail the others. `arrays.rs` makes its parameters. If the server refuses the
+//! transaction, for example because of what is in one batch, each batch is sent alone and has its own answer.
 //!
 //! A transaction costs the server as much as some twenty rows. So one more starts beside those under way only if enough
 //! waits for it to be worth its cost.
@@ -120,33 +121,55 @@ impl Commits {
             databases.push(one.databases);
             answers.push(one.answer);
         }
-        let (outcome, slot) = self.transact(batches, slot).await;
+        let (outcomes, slot) = self.commit(batches, slot).await;
         let mut state = self.state.lock();
         state.running -= 1;
         state.slots.extend(slot);
-        for (at, touched) in databases.iter().enumerate() {
+        for (touched, outcome) in databases.iter().zip(&outcomes) {
             for number in touched {
                 state.busy.remove(number);
-                if outcome.as_ref().is_ok_and(|failed| failed.contains(&(at as i32))) {
+                if *outcome == Err(StoreError::Conflict) {
                     state.hot.insert(*number, Instant::now() + HOT);
                 }
             }
         }
         self.begin(&mut state);
         drop(state);
-        for (at, answer) in answers.into_iter().enumerate() {
-            let _ = answer.send(match &outcome {
-                Ok(failed) if failed.contains(&(at as i32)) => Err(StoreError::Conflict),
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.clone()),
-            });
+        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            let _ = answer.send(outcome);
         }
+    }
+
+    /// Commits the batches. Returns the answer of each, and a slot that can be used again.
+    async fn commit(&self, batches: Vec<Encoded>, slot: Option<Slot>) -> (Vec<Result<()>>, Option<Slot>) {
+        let count = batches.len();
+        let is_long = batches.iter().any(Encoded::may_be_refused);
+        let mut arrays = Arrays::of(batches);
+        let (outcome, mut slot) = self.transact(&mut arrays, slot).await;
+        if count == 1 || matches!(outcome, Ok(_) | Err(Refused { error: StoreError::Down(_), .. })) {
+            return ((0..count).map(|at| answer_of(at, &outcome, is_long)).collect(), slot);
+        }
+        let mut answers = Vec::with_capacity(count);
+        for (at, mut own) in arrays.split(count).into_iter().enumerate() {
+            let outcome;
+            (outcome, slot) = self.transact(&mut own, slot).await;
+            answers.push(answer_of(at, &outcome, is_long));
+            if let Some(Err(error @ StoreError::Down(_))) = answers.last().cloned() {
+                // The others would wait as long.
+                answers.resize(count, Err(error));
+                break;
+            }
+        }
+        (answers, slot)
     }
 
     /// Commits the batches. Returns the numbers of those whose expectations did not hold, and a slot that can be used
     /// again.
-    async fn transact(&self, batches: Vec<Encoded>, mut slot: Option<Slot>) -> (Result<Vec<i32>>, Option<Slot>) {
-        let mut arrays = Arrays::of(batches);
+    async fn transact(
+        &self,
+        arrays: &mut Arrays,
+        mut slot: Option<Slot>,
+    ) -> (std::result::Result<Vec<i32>, Refused>, Option<Slot>) {
         let until = Instant::now() + PATIENCE;
         let mut left = CONNECTS;
         for attempt in 0u32.. {
@@ -156,17 +179,17 @@ impl Commits {
                     Ok(slot) => slot,
                     // Nothing has been sent yet.
                     Err(StoreError::Down(_)) if self.goes_on(&mut left).await => continue,
-                    Err(error) => return (Err(error), None),
+                    Err(error) => return (Err(error.into()), None),
                 },
             };
             own.number += 1;
-            let error = match self.send(&own, &arrays).await {
+            let error = match self.send(&own, arrays).await {
                 Ok(failed) => return (Ok(failed), Some(own)),
                 Err(Sent::Not(StoreError::Down(_))) if self.goes_on(&mut left).await => {
                     slot = Some(own);
                     continue;
                 }
-                Err(Sent::Not(error)) => return (Err(error), Some(own)),
+                Err(Sent::Not(error)) => return (Err(error.into()), Some(own)),
                 Err(Sent::Failed(error)) => Some(error),
                 Err(Sent::Silent) => None,
             };
@@ -186,22 +209,23 @@ impl Commits {
                     let pause = Duration::from_millis(1 << attempt.min(6));
                     tokio::time::sleep(pause.mul_f64(fraction())).await;
                 }
-                Fate::Again => return (Err(StoreError::Down(AGAIN.to_owned())), Some(own)),
+                Fate::Again => return (Err(StoreError::Down(AGAIN.to_owned()).into()), Some(own)),
                 Fate::Failed(failed) => {
                     if matches!(failed, StoreError::Down(_)) {
                         self.connections.forget();
                     }
-                    return (Err(failed), Some(own));
+                    let limit = error.is_some_and(|error| error.code() == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED));
+                    return (Err(Refused { error: failed, limit }), Some(own));
                 }
                 Fate::Unknown(cause) => match self.settle(&own, until, &cause).await {
                     Ok(Told::Committed(failed)) => return (Ok(failed), None),
                     Ok(Told::Nothing) if Instant::now() < until => {}
-                    Ok(Told::Nothing) => return (Err(StoreError::Down(cause)), None),
-                    Err(error) => return (Err(error), None),
+                    Ok(Told::Nothing) => return (Err(StoreError::Down(cause).into()), None),
+                    Err(error) => return (Err(error.into()), None),
                 },
             }
         }
-        (Err(StoreError::Down("a commit was tried too often".into())), None)
+        (Err(StoreError::Down("a commit was tried too often".into()).into()), None)
     }
 
     /// After a connection has failed before anything was sent: whether another attempt is left.
@@ -251,6 +275,29 @@ impl Commits {
     }
 }
 
+/// Why a transaction was given up.
+struct Refused {
+    error: StoreError,
+    /// It was over a limit of the server, such as that of the length of a key.
+    limit: bool,
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Refused {
+        Refused { error, limit: false }
+    }
+}
+
+/// The answer of the batch `at` of a transaction.
+fn answer_of(at: usize, outcome: &std::result::Result<Vec<i32>, Refused>, is_long: bool) -> Result<()> {
+    match outcome {
+        Ok(failed) if failed.contains(&(at as i32)) => Err(StoreError::Conflict),
+        Ok(_) => Ok(()),
+        Err(Refused { limit: true, .. }) if is_long => Err(StoreError::KeyTooLong),
+        Err(Refused { error, .. }) => Err(error.clone()),
+    }
+}
+
 /// Why a statement has no result.
 enum Sent {
     /// It was not sent.
@@ -273,8 +320,8 @@ impl State {
         for _ in 0..LOOK {
             let Some(next) = self.waiting.get(at) else { break };
             let touched = &next.databases;
-            let is_hot = touched.iter().any(|number| self.hot.contains_key(number));
-            let fits = group.is_empty() || (!is_hot && bytes + next.batch.bytes <= BYTES);
+            let is_alone = next.batch.may_be_refused() || touched.iter().any(|number| self.hot.contains_key(number));
+            let fits = group.is_empty() || (!is_alone && bytes + next.batch.bytes <= BYTES);
             let waits = touched.iter().any(|number| self.busy.contains(number) || passed.contains(number));
             if !fits || waits || next.batch.shared_places().any(|place| keys.contains(place)) {
                 passed.extend(touched);
@@ -286,7 +333,7 @@ impl State {
             keys.extend(next.batch.shared_places().cloned());
             self.busy.extend(&next.databases);
             group.push(next);
-            if is_hot || group.len() == BATCHES {
+            if is_alone || group.len() == BATCHES {
                 break;
             }
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::small_disk::SmallDisk;
 use super::test_server::TestServer;
 use super::{Options, open};
-use crate::store::{Batch, Durability, Key, PageLimit, Store, StoreError, keyspace};
+use crate::store::{Batch, Durability, Key, PageLimit, Result, Store, StoreError, keyspace};
 
 fn key(number: u64, rest: &str) -> Vec<u8> {
     [&[0x10][..], &number.to_be_bytes(), rest.as_bytes()].concat()
@@ -608,4 +608,109 @@ fn failover_to_a_synchronous_standby_loses_nothing_that_was_acknowledged() {
             return;
         }
     }
+}
+
+/// Bytes that cannot be compressed, as text.
+fn incompressible(length: usize) -> String {
+    (0..length / 16 + 1).map(|_| format!("{:016x}", super::slot::random())).collect::<String>()[..length].to_owned()
+}
+
+/// Starts as many commits as begin at once, and lets them wait for a lock; then `others`, which wait for those and so are in
+/// one transaction; then removes the lock. Returns the answers of `others`.
+fn commit_together(server: &TestServer, schema: &str, store: &Arc<dyn Store>, others: Vec<Batch>) -> Vec<Result<()>> {
+    let holding = format!("begin; lock table {schema}.kv in exclusive mode; select pg_sleep(60)");
+    let count = |what: &str| {
+        server
+            .sql(&format!("select count(*) from pg_locks where relation = '{schema}.kv'::regclass and mode = '{what}'"))
+    };
+    let begun = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.refused(&holding));
+        until("it is locked", || count("ExclusiveLock") == "1");
+        let commit = |batch: Batch| {
+            let (store, begun) = (store.clone(), &begun);
+            scope.spawn(move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                store.commit(batch)
+            })
+        };
+        for number in 901..=902 {
+            let mut batch = Batch::new();
+            batch.put(key(number, "first"), b"1".to_vec());
+            commit(batch);
+        }
+        until("the first ones wait", || count("RowExclusiveLock") == "2");
+        let before = begun.load(Ordering::SeqCst);
+        let answers: Vec<_> = others.into_iter().map(commit).collect();
+        until("all have begun", || begun.load(Ordering::SeqCst) == before + answers.len() as u64);
+        server.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep%' \
+             and pid <> pg_backend_pid()",
+        );
+        answers.into_iter().map(|answer| answer.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn a_batch_that_the_server_refuses_does_not_fail_the_others() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("refused").store;
+    server.sql(
+        "create function refused.no() returns trigger language plpgsql as $$ begin raise exception 'never'; end $$; \
+         create trigger no before insert on refused.kv for each row when (new.k = 'bad'::bytea) \
+         execute function refused.no()",
+    );
+    for bad in ["bad".to_owned(), incompressible(3000)] {
+        let others = [1u64, 2, 3, 4, 5].map(|number| {
+            let mut batch = Batch::new();
+            batch.put(key(number, if number == 3 { &bad } else { "good" }), b"1".to_vec());
+            batch
+        });
+        let refused = commit_together(&server, "refused", &store, others.to_vec());
+        for (at, answer) in refused.iter().enumerate() {
+            match answer {
+                Ok(()) => assert_ne!(at, 2),
+                Err(StoreError::Unavailable(_)) if bad == "bad" => assert_eq!(at, 2),
+                Err(error) => assert_eq!((at, error), (2, &StoreError::KeyTooLong)),
+            }
+        }
+        assert_eq!(store.get(&key(3, &bad)).unwrap(), None);
+        assert_eq!(store.get(&key(5, "good")).unwrap().as_deref(), Some(&b"1"[..]));
+    }
+    // A long key that the server can compress is stored.
+    let mut batch = Batch::new();
+    batch.put(key(1, &"k".repeat(5000)), b"1".to_vec());
+    store.commit(batch).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_cannot_be_indexed_is_refused_and_the_writes_beside_it_succeed() {
+    use crate::db::{AllowAll, CreateOptions, Databases, Incoming, Mode};
+    use crate::error::Error;
+    let Some(server) = TestServer::start() else { return };
+    let opened = server.open("ids");
+    let databases = Databases::open(opened.store, opened.blobs, crate::clock::Clock::system()).unwrap();
+    let of = databases.clone();
+    let making = tokio::task::spawn_blocking(move || of.create("db", CreateOptions::default(), None).unwrap());
+    let database = making.await.unwrap();
+    let writes = (0..30).map(|number| {
+        let id = if number % 10 == 5 { incompressible(3000) } else { format!("d{number}") };
+        let edit = Incoming {
+            id,
+            parent: None,
+            path: (0, Vec::new()),
+            deleted: false,
+            json: "{}".into(),
+            attachments: Vec::new(),
+        };
+        let database = database.clone();
+        tokio::spawn(async move { database.update(vec![edit], Mode::Interactive, &AllowAll).await })
+    });
+    for (number, write) in writes.collect::<Vec<_>>().into_iter().enumerate() {
+        match write.await.unwrap() {
+            Ok(results) => assert!(number % 10 != 5 && results[0].is_ok(), "{results:?}"),
+            Err(error) => assert!(number % 10 == 5 && matches!(error, Error::IllegalDocId(_)), "{error:?}"),
+        }
+    }
+    assert_eq!(database.info().documents, 27);
 }
