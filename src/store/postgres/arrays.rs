@@ -1,7 +1,8 @@
 //! The parameters of the server's function `commit`: the batches of one transaction as arrays, one for each column.
 //!
 //! A batch that changes a database expects one record, the database's counters, and writes it. Such a *move* is one
-//! conditional update. All other expectations are locked and compared first.
+//! conditional update. But only if all batches of the transaction are moves: all that is expected is locked in one pass over
+//! the keys, so that two transactions do not wait for each other.
 
 use std::collections::HashSet;
 
@@ -52,8 +53,9 @@ impl Encoded {
     }
 }
 
-/// Rows as columns, in the order of the keys, so that transactions that write the same rows wait for each other and not in
-/// a circle.
+/// Rows as columns, in the order of the keys: transactions that lock or write the rows of one list wait for each other, and
+/// not in a circle. Between the lists there is no order. A circle through two of them ends as a deadlock, after which the
+/// server rolls one transaction back and it is sent again.
 #[derive(Default)]
 struct Columns {
     batch: Vec<i32>,
@@ -89,11 +91,12 @@ impl Arrays {
     pub fn of(batches: Vec<Encoded>) -> Arrays {
         let (mut moves, mut expect, mut new, mut puts, mut deletes) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let all_move = batches.iter().all(|batch| batch.moves().is_some());
         for (at, mut batch) in batches.into_iter().enumerate() {
             let number = at as i32;
-            let moved = batch.take_move();
-            // Rows with other expectations are locked by making them.
-            let may_be_new = moved.is_some();
+            // A row whose absence is expected is locked by making it.
+            let may_be_new = batch.moves().is_some();
+            let moved = if all_move { batch.take_move() } else { None };
             moves.extend(moved.map(|(row, value)| (number, row, value)));
             expect.extend(batch.expect.into_iter().map(|row| (number, row)));
             for write in batch.writes {
@@ -160,11 +163,15 @@ impl Arrays {
 }
 
 impl Encoded {
-    /// If the batch expects one value, and puts another one in its place: takes both out of it.
-    fn take_move(&mut self) -> Option<(Row, Vec<u8>)> {
+    /// If the batch expects one value, and puts another one in its place: which of its writes does.
+    fn moves(&self) -> Option<usize> {
         let [(place, Some(_))] = &self.expect[..] else { return None };
-        let at = self.writes.iter().position(|write| write.row.0 == *place)?;
-        self.writes[at].row.1.as_ref()?;
+        self.writes.iter().position(|write| write.row.0 == *place && write.row.1.is_some())
+    }
+
+    /// As [`Encoded::moves`], and takes both out of it.
+    fn take_move(&mut self) -> Option<(Row, Vec<u8>)> {
+        let at = self.moves()?;
         let value = self.writes.swap_remove(at).row.1?;
         Some((self.expect.pop()?, value))
     }
@@ -192,5 +199,91 @@ impl Columns {
     fn rows(self) -> impl Iterator<Item = (i32, Row)> {
         let places = self.number.into_iter().zip(self.rest);
         self.batch.into_iter().zip(places.zip(self.value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(expect: &[(i64, &str, Option<&str>)], writes: &[(i64, &str, Option<&str>)], new: &str) -> Encoded {
+        let row = |(number, rest, value): &(i64, &str, Option<&str>)| {
+            ((*number, rest.as_bytes().to_vec()), value.map(|value| value.as_bytes().to_vec()))
+        };
+        let write = |write| Write { row: row(write), is_new: write.1 == new };
+        Encoded { expect: expect.iter().map(row).collect(), writes: writes.iter().map(write).collect(), bytes: 0 }
+    }
+
+    /// A write of a document.
+    fn document(number: i64) -> Encoded {
+        let writes = [(number, "i", Some("2")), (number, "q1", Some("x")), (number, "q0", None)];
+        batch(&[(number, "i", Some("1"))], &writes, "q1")
+    }
+
+    fn listed(columns: &Columns) -> Vec<(i32, i64, &str)> {
+        let keys = columns.rest.iter().map(|rest| std::str::from_utf8(rest).unwrap());
+        columns
+            .batch
+            .iter()
+            .zip(&columns.number)
+            .zip(keys)
+            .map(|((batch, number), rest)| (*batch, *number, rest))
+            .collect()
+    }
+
+    #[test]
+    fn all_batches_move_or_none_does() {
+        let arrays = Arrays::of(vec![document(9), document(5)]);
+        assert_eq!(listed(&arrays.moves), [(1, 5, "i"), (0, 9, "i")]);
+        assert_eq!(arrays.moved, [b"2", b"2"]);
+        assert_eq!(listed(&arrays.expect), []);
+        assert_eq!(listed(&arrays.new), [(1, 5, "q1"), (0, 9, "q1")]);
+        assert_eq!(listed(&arrays.puts), []);
+        let named =
+            batch(&[(0, "name", None), (0, "last", Some("4"))], &[(0, "name", Some("n")), (7, "i", Some("1"))], "name");
+        let arrays = Arrays::of(vec![document(9), named, document(5)]);
+        assert_eq!((listed(&arrays.moves), arrays.moved.len()), (vec![], 0));
+        let expected = [(1, 0, "last"), (1, 0, "name"), (2, 5, "i"), (0, 9, "i")];
+        assert_eq!(listed(&arrays.expect), expected);
+        assert_eq!(arrays.expect.value.iter().filter(|value| value.is_none()).count(), 1);
+        assert_eq!(listed(&arrays.new), [(2, 5, "q1"), (0, 9, "q1")], "but not what is expected to be absent");
+        assert_eq!(listed(&arrays.puts), [(1, 0, "name"), (2, 5, "i"), (1, 7, "i"), (0, 9, "i")]);
+        assert_eq!(listed(&arrays.deletes), [(2, 5, "q0"), (0, 9, "q0")]);
+    }
+
+    #[test]
+    fn a_transaction_is_split_into_its_batches() {
+        let named = || batch(&[(0, "name", None)], &[(0, "name", Some("n"))], "");
+        for batches in [vec![document(9), document(5)], vec![document(9), named(), document(5)]] {
+            let count = batches.len();
+            let whole = Arrays::of(batches);
+            let lists: [List; 5] = [
+                |own| &mut own.moves,
+                |own| &mut own.expect,
+                |own| &mut own.new,
+                |own| &mut own.puts,
+                |own| &mut own.deletes,
+            ];
+            let [mut all, mut parts] = [Vec::new(), Vec::new()];
+            let of = |own: &mut Arrays, at: usize| {
+                let columns = lists[at](own);
+                let rows =
+                    listed(columns).into_iter().map(|(batch, number, rest)| (at, batch, number, rest.to_owned()));
+                rows.zip(columns.value.clone()).collect::<Vec<_>>()
+            };
+            let mut again = whole;
+            (0..5).for_each(|at| all.extend(of(&mut again, at)));
+            for (batch, mut part) in again.split(count).into_iter().enumerate() {
+                for at in 0..5 {
+                    let rows = of(&mut part, at);
+                    assert!(rows.iter().all(|((_, own, ..), _)| *own == batch as i32));
+                    parts.extend(rows);
+                }
+                assert_eq!(part.moved.len(), part.moves.batch.len());
+            }
+            all.sort_unstable();
+            parts.sort_unstable();
+            assert_eq!(all, parts);
+        }
     }
 }

@@ -146,7 +146,7 @@ alter table {schema}.pieces alter column data set storage external;
 
 /// The function `commit`. It gets the batches of one transaction as arrays, in the order of the keys:
 ///
-/// - moves (batch, key, value before, value after): a batch with a move has no other expectation;
+/// - moves (batch, key, value before, value after): then there are no expectations;
 /// - expectations (batch, key, value; null: absent);
 /// - new rows (batch, key, value), which are not there if the expectations hold;
 /// - puts (batch, key, value) and deletes (batch, key).

@@ -134,7 +134,8 @@ impl TestServer {
         }
     }
 
-    fn log(&self) -> String {
+    /// What the server has written to its log.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 

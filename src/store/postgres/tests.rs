@@ -618,7 +618,7 @@ fn incompressible(length: usize) -> String {
 /// Starts as many commits as begin at once, and lets them wait for a lock; then `others`, which wait for those and so are in
 /// one transaction; then removes the lock. Returns the answers of `others`.
 fn commit_together(server: &TestServer, schema: &str, store: &Arc<dyn Store>, others: Vec<Batch>) -> Vec<Result<()>> {
-    let holding = format!("begin; lock table {schema}.kv in exclusive mode; select pg_sleep(60)");
+    let holding = format!("begin; lock table {schema}.kv in share mode; select pg_sleep(60)");
     let count = |what: &str| {
         server
             .sql(&format!("select count(*) from pg_locks where relation = '{schema}.kv'::regclass and mode = '{what}'"))
@@ -626,7 +626,7 @@ fn commit_together(server: &TestServer, schema: &str, store: &Arc<dyn Store>, ot
     let begun = AtomicU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| server.refused(&holding));
-        until("it is locked", || count("ExclusiveLock") == "1");
+        until("it is locked", || count("ShareLock") == "1");
         let commit = |batch: Batch| {
             let (store, begun) = (store.clone(), &begun);
             scope.spawn(move || {
@@ -644,7 +644,7 @@ fn commit_together(server: &TestServer, schema: &str, store: &Arc<dyn Store>, ot
         let answers: Vec<_> = others.into_iter().map(commit).collect();
         until("all have begun", || begun.load(Ordering::SeqCst) == before + answers.len() as u64);
         server.sql(
-            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep%' \
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%share mode%' \
              and pid <> pg_backend_pid()",
         );
         answers.into_iter().map(|answer| answer.join().unwrap()).collect()
@@ -713,4 +713,40 @@ async fn an_id_that_cannot_be_indexed_is_refused_and_the_writes_beside_it_succee
         }
     }
     assert_eq!(database.info().documents, 27);
+}
+
+#[test]
+fn a_transaction_locks_what_it_expects_in_one_order() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("locks").store;
+    let name = b"name".to_vec();
+    let mut batch = Batch::new();
+    batch.put(key(5, "i"), b"1".to_vec());
+    batch.put(name.clone(), b"1".to_vec());
+    store.commit(batch).unwrap();
+    let moves = |key: Vec<u8>| {
+        let mut batch = Batch::new();
+        batch.expect(key.clone(), Some(b"1".to_vec()));
+        batch.put(key, b"2".to_vec());
+        batch
+    };
+    let mut renames = moves(name.clone());
+    renames.expect(key(6, "i"), None);
+    // Another node has the name's row, and then writes to the database.
+    let other = "do $$ begin
+           perform from locks.kv where db = 0 and k = 'name'::bytea for update;
+           while not exists (select from pg_locks where locktype = 'transactionid' and not granted) loop
+             perform pg_sleep(0.01);
+           end loop;
+           update locks.kv set v = v where db = 5 and k = 'i'::bytea;
+         end $$";
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| server.sql(other));
+        let has_row = "select count(*) from pg_locks where relation = 'locks.kv'::regclass and mode = 'RowShareLock'";
+        until("it has the row", || server.sql(has_row) == "1");
+        assert_eq!(commit_together(&server, "locks", &store, vec![moves(key(5, "i")), renames]), [Ok(()), Ok(())]);
+        other.join().unwrap();
+    });
+    assert_eq!(store.get_many(&[key(5, "i"), name]).unwrap(), [Some(b"2".to_vec()), Some(b"2".to_vec())]);
+    assert!(!server.log().contains("deadlock detected"), "{}", server.log());
 }
