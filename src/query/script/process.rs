@@ -65,6 +65,11 @@ impl Handle {
         }
     }
 
+    #[cfg(test)]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub fn beat(&self) -> u64 {
         self.beat.load(Ordering::Relaxed)
     }

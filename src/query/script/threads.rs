@@ -67,6 +67,14 @@ impl Threads {
         }
     }
 
+    /// The process ids of the workers that have started.
+    #[cfg(test)]
+    pub fn processes(&self) -> Vec<i32> {
+        let state = self.pool.state.lock();
+        let pids = state.workers.values().filter_map(|worker| i32::try_from(worker.handle.as_ref()?.pid()).ok());
+        pids.collect()
+    }
+
     /// Queues `work`. It runs when its turn comes, even if the answer is not awaited yet.
     pub fn submit<R: Send + 'static>(
         &self,

@@ -27,13 +27,11 @@ fn endless_of(database: u64, body: &str) -> Arc<MapSet> {
     Arc::new(MapSet { database, signature: body.into(), functions, lib: None })
 }
 
-/// Returns the pids of the workers of this process, which with nextest are those of this test.
-fn workers() -> Vec<i32> {
-    let own = std::process::id().to_string();
-    let numbers = std::fs::read_dir("/proc").unwrap().flatten();
-    let numbers = numbers.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
-    let stat = |number: &i32| std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-    numbers.filter(|number| stat(number).rsplit(')').next().unwrap().split_whitespace().nth(1) == Some(&own)).collect()
+/// Whether a process is a child of this one: running, or not waited for yet.
+fn is_child(process: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+    parent == Some(std::process::id())
 }
 
 #[test]
@@ -145,7 +143,7 @@ fn a_worker_killed_from_outside_is_replaced() {
     let scripts = scripts();
     let map = || scripts.map_batch(&ids_of(1), vec![r#"{"_id":"a"}"#.into()]).wait();
     assert_eq!(map().unwrap().row_count(), 1);
-    for worker in workers() {
+    for worker in scripts.threads.processes() {
         let worker = rustix::process::Pid::from_raw(worker).unwrap();
         rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
     }
@@ -159,7 +157,7 @@ fn a_worker_that_ends_by_itself_is_counted() {
     let map = || scripts.map_batch(&ids_of(1), vec![r#"{"_id":"a"}"#.into()]).wait();
     assert_eq!(map().unwrap().row_count(), 1);
     assert_eq!(scripts.stats().died, 0);
-    for worker in workers() {
+    for worker in scripts.threads.processes() {
         let worker = rustix::process::Pid::from_raw(worker).unwrap();
         // Ends all threads at once. A signal that dumps core would let the worker answer one more request.
         rustix::process::kill_process(worker, rustix::process::Signal::TERM).unwrap();
@@ -176,11 +174,12 @@ fn databases_do_not_share_workers_and_dropping_the_handle_ends_all() {
         assert_eq!(scripts.map_batch(&ids_of(database), vec!["{}".into()]).wait().unwrap().row_count(), 1);
     }
     assert!(scripts.stats().started >= 3, "{:?}", scripts.stats());
-    assert!(workers().len() >= 3);
+    let workers = scripts.threads.processes();
+    assert!(workers.len() >= 3 && workers.iter().all(|worker| is_child(*worker)), "{workers:?}");
     drop(scripts);
     let began = Instant::now();
-    while !workers().is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", workers());
+    while workers.iter().any(|worker| is_child(*worker)) {
+        assert!(began.elapsed() < Duration::from_secs(20), "{workers:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
