@@ -180,6 +180,7 @@ describe('documents in the console', { skip: noConsole }, () => {
     const page = await opened(`#/db/${db}/doc/a`);
     await page.getByRole('button', { name: /^Show revision 1-/ }).click();
     const dialog = page.getByRole('dialog');
+    await dialog.locator('tbody tr').first().waitFor();
     assert.deepEqual(await dialog.locator('tbody tr').allInnerTexts(), ['n\t1\t3']);
     await window.check();
     await dialog.getByRole('button', { name: 'Put this into the editor' }).click();
