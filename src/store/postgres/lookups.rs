@@ -132,17 +132,43 @@ struct Running {
 impl Running {
     async fn run(mut self) {
         while let Some(calls) = self.next() {
-            let lengths: Vec<usize> = calls.iter().map(|call| call.places.len()).collect();
-            let (places, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(|call| (call.places, call.answer)).unzip();
-            match self.lookups.read(places.concat()).await {
+            let places = calls.iter().flat_map(|call| call.places.clone()).collect();
+            match self.lookups.read(places).await {
                 Ok(values) => {
                     let mut values = values.into_iter();
-                    for (answer, length) in answers.into_iter().zip(lengths) {
-                        let _ = answer.send(Ok(values.by_ref().take(length).collect()));
+                    for call in calls {
+                        let own = values.by_ref().take(call.places.len()).collect();
+                        let _ = call.answer.send(Ok(own));
                     }
                 }
-                Err(error) => answers.into_iter().for_each(|answer| drop(answer.send(Err(error.clone())))),
+                Err(error) if calls.len() == 1 || matches!(error, StoreError::Down(_)) => self.refuse(calls, &error),
+                // It may be one call's fault.
+                Err(_) => self.read_alone(calls.into()).await,
             }
+        }
+    }
+
+    /// Reads for each call in a statement of its own.
+    async fn read_alone(&self, mut calls: VecDeque<Waiting>) {
+        while let Some(call) = calls.pop_front() {
+            let read = self.lookups.read(call.places).await;
+            let down = read.as_ref().err().filter(|error| matches!(error, StoreError::Down(_))).cloned();
+            let _ = call.answer.send(read);
+            if let Some(error) = down {
+                return self.refuse(calls, &error);
+            }
+        }
+    }
+
+    /// Answers the calls with an error. If the server is down, those that wait get it too: they would wait as long for the
+    /// same answer.
+    fn refuse(&self, calls: impl IntoIterator<Item = Waiting>, error: &StoreError) {
+        let waiting = match error {
+            StoreError::Down(_) => std::mem::take(&mut self.lookups.state.lock().waiting),
+            _ => VecDeque::new(),
+        };
+        for call in calls.into_iter().chain(waiting) {
+            let _ = call.answer.send(Err(error.clone()));
         }
     }
 

@@ -750,3 +750,50 @@ fn a_transaction_locks_what_it_expects_in_one_order() {
     assert_eq!(store.get_many(&[key(5, "i"), name]).unwrap(), [Some(b"2".to_vec()), Some(b"2".to_vec())]);
     assert!(!server.log().contains("deadlock detected"), "{}", server.log());
 }
+
+#[test]
+fn a_read_that_fails_does_not_fail_those_that_share_its_statement() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("shared").store;
+    let mut batch = Batch::new();
+    (0..20u64).for_each(|number| batch.put(key(number, "k"), number.to_string().into_bytes()));
+    store.commit(batch).unwrap();
+    // The value in the database 7 cannot be read.
+    server.sql(
+        "create function shared.no() returns bytea language plpgsql as \
+         $$ begin raise exception 'missing chunk' using errcode = 'XX001'; end $$; \
+         alter table shared.kv rename to stored; create view shared.kv as select db, k, \
+         case when db = 7 then shared.no() else v end as v from shared.stored",
+    );
+    let lock = "begin; lock table shared.stored in access exclusive mode; select pg_sleep(60)";
+    let locked = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted \
+                  and relation = 'shared.stored'::regclass";
+    let waiting =
+        "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
+    let begun = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.refused(lock));
+        until("it is locked", || server.sql(locked) == "1");
+        let reads: Vec<_> = (0..20u64)
+            .map(|number| {
+                let (store, begun) = (&store, &begun);
+                scope.spawn(move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    store.get(&key(number, "k"))
+                })
+            })
+            .collect();
+        until("all have begun", || begun.load(Ordering::SeqCst) == 20 && server.sql(waiting) != "0");
+        until("it is released", || {
+            server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
+            server.sql(locked) == "0"
+        });
+        for (number, read) in reads.into_iter().enumerate() {
+            match (number, read.join().unwrap()) {
+                (7, read) => assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}"),
+                // A number of 0 is none of a database.
+                (_, read) => assert_eq!(read, Ok(Some(number.to_string().into_bytes()))),
+            }
+        }
+    });
+}
