@@ -185,10 +185,27 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// Counts down after a panic.
+    /// After a panic, another task goes on for the calls that wait. If the runtime ends, they end too.
     fn drop(&mut self) {
-        if self.counts {
-            self.lookups.state.lock().running -= 1;
+        if !self.counts {
+            return;
+        }
+        let mut state = self.lookups.state.lock();
+        if state.waiting.is_empty() {
+            state.running -= 1;
+            return;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) if std::thread::panicking() => {
+                drop(state);
+                handle.spawn(Running { lookups: self.lookups.clone(), counts: true }.run());
+            }
+            Ok(_) | Err(_) => {
+                state.running -= 1;
+                let ended = std::mem::take(&mut state.waiting);
+                drop(state);
+                drop(ended);
+            }
         }
     }
 }
