@@ -102,6 +102,35 @@ async fn requests_learn_together_and_a_damaged_record_fails_only_those_that_need
     }
 }
 
+#[test]
+fn a_look_that_never_ran_does_not_count() {
+    let (_, one, two) = cluster();
+    one.create("db", CreateOptions::default(), None).unwrap();
+    let running = |count: usize| {
+        let end = std::time::Instant::now() + SOON;
+        while two.freshness.looks.lock().running != count {
+            assert!(std::time::Instant::now() < end, "{count} look");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build().unwrap();
+    // No thread is left for a look.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    runtime.spawn_blocking(move || held.recv());
+    let looks = (0..3).map(|_| {
+        let two = two.clone();
+        runtime.spawn(async move { two.catch_up_together(&["db"]).await })
+    });
+    drop(looks.collect::<Vec<_>>());
+    running(2);
+    runtime.shutdown_background();
+    drop(release);
+    running(0);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(two.catch_up_together(&["db"])).unwrap();
+}
+
 #[tokio::test]
 async fn a_changed_security_object_and_a_changed_design_document_are_forgotten_on_the_other_node() {
     let (_, one, two) = cluster();
