@@ -75,7 +75,7 @@ impl Shared {
 pub enum PostgresError {
     /// The server cannot be reached, or has refused something.
     Server { at: String, error: String },
-    /// The role may not make the tables.
+    /// The role may not make or upgrade the tables.
     NoRight { at: String, sql: String },
     /// A newer settee made the tables.
     Newer { at: String, has: i32 },
@@ -97,8 +97,8 @@ impl fmt::Display for PostgresError {
             PostgresError::Server { at, error } => write!(out, "the store {at} cannot be opened: {error}"),
             PostgresError::NoRight { at, sql } => write!(
                 out,
-                "the store {at} has no tables yet, and this role may not make them. Let an owner of the database run\n\n    \
-                 {sql}\n\nand start again"
+                "the store {at} has no tables of version {VERSION}, and this role may not make or upgrade them. Let an owner \
+                 of the database run\n\n    {sql}\n\nand start again"
             ),
             PostgresError::Newer { at, has } => write!(
                 out,
