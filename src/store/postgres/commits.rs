@@ -33,7 +33,7 @@ use crate::store::{Result, StoreError};
 const BATCHES: usize = 64;
 /// ...or so many bytes.
 const BYTES: usize = 4 << 20;
-/// So many transactions start as soon as a batch comes...
+/// So many transactions start as soon as a batch comes, beside those that wait for another node or for the server...
 const AT_ONCE: usize = 2;
 /// ...and another one when so many batches wait...
 const ENOUGH: usize = 8;
@@ -71,6 +71,8 @@ struct State {
     hot: HashMap<i64, Instant>,
     /// Transactions under way.
     running: usize,
+    /// Those of them that wait for another node, which writes to the same database, or are sent again.
+    slow: usize,
     /// Slots that no transaction uses.
     slots: Vec<Slot>,
 }
@@ -103,129 +105,17 @@ impl Commits {
 
     /// Starts as many transactions as there is work and room for.
     fn begin(self: &Arc<Self>, state: &mut State) {
-        while state.running < AT_ONCE.min(self.most) || state.running < self.most && state.is_enough() {
+        while state.has_room(self.most) {
             let group = state.take();
             if group.is_empty() {
                 return;
             }
+            let is_slow = group.iter().any(|one| state.is_hot(&one.databases));
             state.running += 1;
-            let (slot, own) = (state.slots.pop(), self.clone());
-            self.handle.spawn(async move { own.run(group, slot).await });
+            state.slow += usize::from(is_slow);
+            let (slot, turn) = (state.slots.pop(), Turn { commits: self.clone(), is_slow });
+            self.handle.spawn(async move { turn.run(group, slot).await });
         }
-    }
-
-    async fn run(self: Arc<Self>, group: Vec<Waiting>, slot: Option<Slot>) {
-        let (mut batches, mut databases, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-        for one in group {
-            batches.push(one.batch);
-            databases.push(one.databases);
-            answers.push(one.answer);
-        }
-        let (outcomes, slot) = self.commit(batches, slot).await;
-        let mut state = self.state.lock();
-        state.running -= 1;
-        state.slots.extend(slot);
-        for (touched, outcome) in databases.iter().zip(&outcomes) {
-            for number in touched {
-                state.busy.remove(number);
-                if *outcome == Err(StoreError::Conflict) {
-                    state.hot.insert(*number, Instant::now() + HOT);
-                }
-            }
-        }
-        self.begin(&mut state);
-        drop(state);
-        for (answer, outcome) in answers.into_iter().zip(outcomes) {
-            let _ = answer.send(outcome);
-        }
-    }
-
-    /// Commits the batches. Returns the answer of each, and a slot that can be used again.
-    async fn commit(&self, batches: Vec<Encoded>, slot: Option<Slot>) -> (Vec<Result<()>>, Option<Slot>) {
-        let count = batches.len();
-        let is_long = batches.iter().any(Encoded::may_be_refused);
-        let mut arrays = Arrays::of(batches);
-        let (outcome, mut slot) = self.transact(&mut arrays, slot).await;
-        if count == 1 || matches!(outcome, Ok(_) | Err(Refused { error: StoreError::Down(_), .. })) {
-            return ((0..count).map(|at| answer_of(at, &outcome, is_long)).collect(), slot);
-        }
-        let mut answers = Vec::with_capacity(count);
-        for (at, mut own) in arrays.split(count).into_iter().enumerate() {
-            let outcome;
-            (outcome, slot) = self.transact(&mut own, slot).await;
-            answers.push(answer_of(at, &outcome, is_long));
-            if let Some(Err(error @ StoreError::Down(_))) = answers.last().cloned() {
-                // The others would wait as long.
-                answers.resize(count, Err(error));
-                break;
-            }
-        }
-        (answers, slot)
-    }
-
-    /// Commits the batches. Returns the numbers of those whose expectations did not hold, and a slot that can be used
-    /// again.
-    async fn transact(
-        &self,
-        arrays: &mut Arrays,
-        mut slot: Option<Slot>,
-    ) -> (std::result::Result<Vec<i32>, Refused>, Option<Slot>) {
-        let until = Instant::now() + PATIENCE;
-        let mut left = CONNECTS;
-        for attempt in 0u32.. {
-            let mut own = match slot.take() {
-                Some(slot) => slot,
-                None => match Slot::make(&self.connections).await {
-                    Ok(slot) => slot,
-                    // Nothing has been sent yet.
-                    Err(StoreError::Down(_)) if self.goes_on(&mut left).await => continue,
-                    Err(error) => return (Err(error.into()), None),
-                },
-            };
-            own.number += 1;
-            let error = match self.send(&own, arrays).await {
-                Ok(failed) => return (Ok(failed), Some(own)),
-                Err(Sent::Not(StoreError::Down(_))) if self.goes_on(&mut left).await => {
-                    slot = Some(own);
-                    continue;
-                }
-                Err(Sent::Not(error)) => return (Err(error.into()), Some(own)),
-                Err(Sent::Failed(error)) => Some(error),
-                Err(Sent::Silent) => None,
-            };
-            if error.as_ref().is_some_and(Slot::is_gone) && Instant::now() < until {
-                continue;
-            }
-            if error.as_ref().is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION)) && arrays.has_new()
-            {
-                // A key that should be new is there.
-                arrays.overwrite();
-                slot = Some(own);
-                continue;
-            }
-            match error.as_ref().map_or_else(|| Fate::Unknown(SILENT.to_owned()), Fate::of) {
-                Fate::Again if attempt < 20 && Instant::now() < until => {
-                    slot = Some(own);
-                    let pause = Duration::from_millis(1 << attempt.min(6));
-                    tokio::time::sleep(pause.mul_f64(fraction())).await;
-                }
-                Fate::Again => return (Err(StoreError::Down(AGAIN.to_owned()).into()), Some(own)),
-                Fate::Failed(failed) => {
-                    if matches!(failed, StoreError::Down(_)) {
-                        self.connections.forget();
-                    }
-                    let limit = error.is_some_and(|error| error.code() == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED));
-                    return (Err(Refused { error: failed, limit }), Some(own));
-                }
-                Fate::Unknown(cause) => match self.settle(&own, until, &cause).await {
-                    Ok(Told::Committed(failed)) => return (Ok(failed), None),
-                    Ok(Told::Nothing) if Instant::now() < until => {}
-                    Ok(Told::Nothing) => return (Err(StoreError::Down(cause).into()), None),
-                    Err(error) => return (Err(error.into()), None),
-                },
-            }
-        }
-        (Err(StoreError::Down("a commit was tried too often".into()).into()), None)
     }
 
     /// After a connection has failed before anything was sent: whether another attempt is left.
@@ -275,6 +165,145 @@ impl Commits {
     }
 }
 
+/// A transaction under way.
+struct Turn {
+    commits: Arc<Commits>,
+    /// Whether it is counted in `State::slow`.
+    is_slow: bool,
+}
+
+impl Turn {
+    /// Lets another transaction start beside this one, which takes long.
+    fn slow_down(&mut self) {
+        if !std::mem::replace(&mut self.is_slow, true) {
+            let mut state = self.commits.state.lock();
+            state.slow += 1;
+            self.commits.begin(&mut state);
+        }
+    }
+
+    async fn run(mut self, group: Vec<Waiting>, slot: Option<Slot>) {
+        let (mut batches, mut databases, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        for one in group {
+            batches.push(one.batch);
+            databases.push(one.databases);
+            answers.push(one.answer);
+        }
+        let (outcomes, slot) = self.commit(batches, slot).await;
+        let mut state = self.commits.state.lock();
+        state.running -= 1;
+        state.slow -= usize::from(self.is_slow);
+        state.slots.extend(slot);
+        for (touched, outcome) in databases.iter().zip(&outcomes) {
+            for number in touched {
+                state.busy.remove(number);
+                if *outcome == Err(StoreError::Conflict) {
+                    state.hot.insert(*number, Instant::now() + HOT);
+                }
+            }
+        }
+        self.commits.begin(&mut state);
+        drop(state);
+        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+            let _ = answer.send(outcome);
+        }
+    }
+
+    /// Commits the batches. Returns the answer of each, and a slot that can be used again.
+    async fn commit(&mut self, batches: Vec<Encoded>, slot: Option<Slot>) -> (Vec<Result<()>>, Option<Slot>) {
+        let count = batches.len();
+        let is_long = batches.iter().any(Encoded::may_be_refused);
+        let mut arrays = Arrays::of(batches);
+        let (outcome, mut slot) = self.transact(&mut arrays, slot).await;
+        if count == 1 || matches!(outcome, Ok(_) | Err(Refused { error: StoreError::Down(_), .. })) {
+            return ((0..count).map(|at| answer_of(at, &outcome, is_long)).collect(), slot);
+        }
+        let mut answers = Vec::with_capacity(count);
+        for (at, mut own) in arrays.split(count).into_iter().enumerate() {
+            let outcome;
+            (outcome, slot) = self.transact(&mut own, slot).await;
+            answers.push(answer_of(at, &outcome, is_long));
+            if let Some(Err(error @ StoreError::Down(_))) = answers.last().cloned() {
+                // The others would wait as long.
+                answers.resize(count, Err(error));
+                break;
+            }
+        }
+        (answers, slot)
+    }
+
+    /// Commits the batches. Returns the numbers of those whose expectations did not hold, and a slot that can be used
+    /// again.
+    async fn transact(
+        &mut self,
+        arrays: &mut Arrays,
+        mut slot: Option<Slot>,
+    ) -> (std::result::Result<Vec<i32>, Refused>, Option<Slot>) {
+        let until = Instant::now() + PATIENCE;
+        let mut left = CONNECTS;
+        for attempt in 0u32.. {
+            if attempt > 0 {
+                self.slow_down();
+            }
+            let mut own = match slot.take() {
+                Some(slot) => slot,
+                None => match Slot::make(&self.commits.connections).await {
+                    Ok(slot) => slot,
+                    // Nothing has been sent yet.
+                    Err(StoreError::Down(_)) if self.commits.goes_on(&mut left).await => continue,
+                    Err(error) => return (Err(error.into()), None),
+                },
+            };
+            own.number += 1;
+            let error = match self.commits.send(&own, arrays).await {
+                Ok(failed) => return (Ok(failed), Some(own)),
+                Err(Sent::Not(StoreError::Down(_))) if self.commits.goes_on(&mut left).await => {
+                    slot = Some(own);
+                    continue;
+                }
+                Err(Sent::Not(error)) => return (Err(error.into()), Some(own)),
+                Err(Sent::Failed(error)) => Some(error),
+                Err(Sent::Silent) => None,
+            };
+            if error.as_ref().is_some_and(Slot::is_gone) && Instant::now() < until {
+                continue;
+            }
+            if error.as_ref().is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION)) && arrays.has_new()
+            {
+                // A key that should be new is there.
+                arrays.overwrite();
+                slot = Some(own);
+                continue;
+            }
+            match error.as_ref().map_or_else(|| Fate::Unknown(SILENT.to_owned()), Fate::of) {
+                Fate::Again if attempt < 20 && Instant::now() < until => {
+                    slot = Some(own);
+                    let pause = Duration::from_millis(1 << attempt.min(6));
+                    tokio::time::sleep(pause.mul_f64(fraction())).await;
+                }
+                Fate::Again => return (Err(StoreError::Down(AGAIN.to_owned()).into()), Some(own)),
+                Fate::Failed(failed) => {
+                    if matches!(failed, StoreError::Down(_)) {
+                        self.commits.connections.forget();
+                    }
+                    let limit = error.is_some_and(|error| error.code() == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED));
+                    return (Err(Refused { error: failed, limit }), Some(own));
+                }
+                Fate::Unknown(cause) => {
+                    self.slow_down();
+                    match self.commits.settle(&own, until, &cause).await {
+                        Ok(Told::Committed(failed)) => return (Ok(failed), None),
+                        Ok(Told::Nothing) if Instant::now() < until => {}
+                        Ok(Told::Nothing) => return (Err(StoreError::Down(cause).into()), None),
+                        Err(error) => return (Err(error.into()), None),
+                    }
+                }
+            }
+        }
+        (Err(StoreError::Down("a commit was tried too often".into()).into()), None)
+    }
+}
+
 /// Why a transaction was given up.
 struct Refused {
     error: StoreError,
@@ -320,7 +349,7 @@ impl State {
         for _ in 0..LOOK {
             let Some(next) = self.waiting.get(at) else { break };
             let touched = &next.databases;
-            let is_alone = next.batch.may_be_refused() || touched.iter().any(|number| self.hot.contains_key(number));
+            let is_alone = next.batch.may_be_refused() || self.is_hot(touched);
             let fits = group.is_empty() || (!is_alone && bytes + next.batch.bytes <= BYTES);
             let waits = touched.iter().any(|number| self.busy.contains(number) || passed.contains(number));
             if !fits || waits || next.batch.shared_places().any(|place| keys.contains(place)) {
@@ -339,6 +368,16 @@ impl State {
         }
         self.bytes -= bytes;
         group
+    }
+
+    /// Whether another transaction may start.
+    fn has_room(&self, most: usize) -> bool {
+        self.running < most && (self.running - self.slow < AT_ONCE || self.is_enough())
+    }
+
+    /// Whether another node writes to one of the databases.
+    fn is_hot(&self, databases: &HashSet<i64>) -> bool {
+        databases.iter().any(|number| self.hot.contains_key(number))
     }
 
     /// Whether so much waits that another transaction is worth its cost.

@@ -805,3 +805,43 @@ fn a_read_that_fails_does_not_fail_those_that_share_its_statement() {
         }
     });
 }
+
+#[test]
+fn databases_that_another_node_holds_up_do_not_hold_up_the_others() {
+    let Some(server) = TestServer::start() else { return };
+    let store = server.open("held").store;
+    let mut batch = Batch::new();
+    (1..=2).for_each(|number| batch.put(key(number, "i"), b"1".to_vec()));
+    store.commit(batch).unwrap();
+    let moves = |number: u64, from: &str| {
+        let mut batch = Batch::new();
+        batch.expect(key(number, "i"), Some(from.as_bytes().to_vec()));
+        batch.put(key(number, "i"), b"2".to_vec());
+        store.commit(batch)
+    };
+    // Another node is about to write to both databases, which it has done before.
+    let holding = "begin; select from held.kv for update; select pg_sleep(60)";
+    let waiting =
+        "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.refused(holding));
+        let is_held = "select count(*) from pg_locks where relation = 'held.kv'::regclass and mode = 'RowShareLock'";
+        until("the rows are held", || server.sql(is_held) == "1");
+        let held = [1, 2].map(|number| {
+            scope.spawn(move || {
+                assert_eq!(moves(number, "0"), Err(StoreError::Conflict));
+                moves(number, "1")
+            })
+        });
+        until("both wait", || server.sql(waiting) == "2");
+        let mut batch = Batch::new();
+        batch.put(key(3, "i"), b"1".to_vec());
+        store.commit(batch).unwrap();
+        assert_eq!(server.sql(waiting), "2", "they still wait");
+        server.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%for update; select%' \
+             and pid <> pg_backend_pid()",
+        );
+        held.into_iter().for_each(|held| assert_eq!(held.join().unwrap(), Ok(())));
+    });
+}
