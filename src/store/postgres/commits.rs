@@ -113,7 +113,7 @@ impl Commits {
             let is_slow = group.iter().any(|one| state.is_hot(&one.databases));
             state.running += 1;
             state.slow += usize::from(is_slow);
-            let (slot, turn) = (state.slots.pop(), Turn { commits: self.clone(), is_slow });
+            let (slot, turn) = (state.slots.pop(), Turn { commits: self.clone(), is_slow, is_server_away: false });
             self.handle.spawn(async move { turn.run(group, slot).await });
         }
     }
@@ -170,6 +170,8 @@ struct Turn {
     commits: Arc<Commits>,
     /// Whether it is counted in `State::slow`.
     is_slow: bool,
+    /// Whether it has given up because it could not reach the server.
+    is_server_away: bool,
 }
 
 impl Turn {
@@ -180,6 +182,12 @@ impl Turn {
             state.slow += 1;
             self.commits.begin(&mut state);
         }
+    }
+
+    /// Notes that the transaction has ended because of the connection.
+    fn without_server(&mut self, error: StoreError) -> Refused {
+        self.is_server_away = matches!(error, StoreError::Down(_));
+        error.into()
     }
 
     async fn run(mut self, group: Vec<Waiting>, slot: Option<Slot>) {
@@ -202,8 +210,13 @@ impl Turn {
                 }
             }
         }
+        // They would wait as long for the same answer.
+        let given_up = if self.is_server_away { state.take_all() } else { VecDeque::new() };
         self.commits.begin(&mut state);
         drop(state);
+        if let Some(Err(error)) = outcomes.last() {
+            given_up.into_iter().for_each(|one| drop(one.answer.send(Err(error.clone()))));
+        }
         for (answer, outcome) in answers.into_iter().zip(outcomes) {
             let _ = answer.send(outcome);
         }
@@ -251,7 +264,7 @@ impl Turn {
                     Ok(slot) => slot,
                     // Nothing has been sent yet.
                     Err(StoreError::Down(_)) if self.commits.goes_on(&mut left).await => continue,
-                    Err(error) => return (Err(error.into()), None),
+                    Err(error) => return (Err(self.without_server(error)), None),
                 },
             };
             own.number += 1;
@@ -261,7 +274,7 @@ impl Turn {
                     slot = Some(own);
                     continue;
                 }
-                Err(Sent::Not(error)) => return (Err(error.into()), Some(own)),
+                Err(Sent::Not(error)) => return (Err(self.without_server(error)), Some(own)),
                 Err(Sent::Failed(error)) => Some(error),
                 Err(Sent::Silent) => None,
             };
@@ -294,8 +307,8 @@ impl Turn {
                     match self.commits.settle(&own, until, &cause).await {
                         Ok(Told::Committed(failed)) => return (Ok(failed), None),
                         Ok(Told::Nothing) if Instant::now() < until => {}
-                        Ok(Told::Nothing) => return (Err(StoreError::Down(cause).into()), None),
-                        Err(error) => return (Err(error.into()), None),
+                        Ok(Told::Nothing) => return (Err(self.without_server(StoreError::Down(cause))), None),
+                        Err(error) => return (Err(self.without_server(error)), None),
                     }
                 }
             }
@@ -368,6 +381,12 @@ impl State {
         }
         self.bytes -= bytes;
         group
+    }
+
+    /// Takes all that waits.
+    fn take_all(&mut self) -> VecDeque<Waiting> {
+        self.bytes = 0;
+        std::mem::take(&mut self.waiting)
     }
 
     /// Whether another transaction may start.
