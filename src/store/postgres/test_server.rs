@@ -126,10 +126,18 @@ impl TestServer {
         command = shell;
         command.uid(self.user.0).gid(self.user.1).current_dir(self.folder.path()).env("LC_ALL", "C");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let mut begin = self.log().len();
         self.child = Some(command.spawn().expect("PostgreSQL starts"));
         let until = Instant::now() + Duration::from_secs(60);
         while !self.psql("select 1").status.success() {
-            assert!(Instant::now() < until, "PostgreSQL did not start: {}", self.log());
+            let log = self.log();
+            assert!(Instant::now() < until, "PostgreSQL did not start: {log}");
+            if log.get(begin..).is_some_and(|said| said.contains("pre-existing shared memory block")) {
+                // A process of a killed server has not ended yet.
+                drop(self.child.take().map(|mut child| (drop(child.stdin.take()), child.wait())));
+                begin = log.len();
+                self.child = Some(command.spawn().expect("PostgreSQL starts"));
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -169,7 +177,7 @@ impl TestServer {
     pub fn kill(&mut self) {
         let process = rustix::process::Pid::from_raw(self.process()).unwrap();
         rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
-        // Its children notice by themselves; a new server waits for them.
+        // Its children notice by themselves.
         drop(self.child.take().map(|mut child| (drop(child.stdin.take()), child.wait())));
     }
 
