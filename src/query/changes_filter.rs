@@ -1,6 +1,6 @@
 //! Filters of the changes feed: `_doc_ids`, `_design`, `_selector`, and functions of design documents.
 //!
-//! Clients name them in requests, and replications from a database here in their parameters.
+//! Clients name a filter in the request; replications from a local database name it in their parameters.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -170,11 +170,11 @@ fn merge(rows: Vec<(u64, SequenceRow)>, passes: Vec<bool>, all_leaves: bool) -> 
 pub struct FilterFunction {
     pub scripts: Scripts,
     pub design: Arc<Design>,
-    /// Its name among the `filters`.
+    /// The function's name in `filters` of the design document.
     pub name: String,
     /// The request object as JSON.
     pub request: String,
-    /// Its `userCtx` as JSON.
+    /// The request's `userCtx` as JSON.
     pub user: String,
 }
 

@@ -1,4 +1,4 @@
-//! The stored indexes of a database: which design document defines each, and which nobody defines any more.
+//! The indexes of a database: those that design documents define, and stored ones that none of them defines any more.
 
 use std::collections::HashSet;
 use std::ops::Bound;

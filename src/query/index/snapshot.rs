@@ -42,7 +42,7 @@ const MOST: usize = 64 << 20;
 /// Approximate memory of an undo entry beside its key and value, in bytes.
 const BESIDE: usize = 64;
 
-/// Number of indexes from which on those without readers or writers are dropped from memory.
+/// If this many indexes are in memory, those without readers or writers are dropped from memory.
 const INDEXES: usize = 512;
 
 /// Identifies an index: the number of its database and its signature.
@@ -56,7 +56,7 @@ pub struct Histories {
     room: Room,
     /// Size in bytes of the entries that are not in the store yet.
     fresh: Room,
-    /// On a shared store, whose indexes are kept apart: when each index was used last.
+    /// When each index was last used. Recorded only if the databases are on a shared store.
     used: Arc<Mutex<HashMap<Name, Instant>>>,
 }
 
@@ -86,7 +86,7 @@ impl Histories {
         self.used.lock().get(name).copied()
     }
 
-    /// Forgets when those indexes were used that no longer exist.
+    /// Removes the times of last use of indexes that no longer exist.
     pub(crate) fn retain_used(&self, exists: impl Fn(&Name) -> bool) {
         self.used.lock().retain(|name, _| exists(name));
     }
@@ -159,7 +159,7 @@ impl Kept {
         before - self.bytes
     }
 
-    /// Gives up all current readers. Returns the size of the removed undo entries.
+    /// Cancels all current readers. Returns the size of the removed undo entries.
     fn lose(&mut self) -> usize {
         self.lost = self.commits;
         self.before.clear();
@@ -231,7 +231,7 @@ impl History {
         cleared
     }
 
-    /// Gives up all readers.
+    /// Cancels all readers.
     fn give_up(&self) {
         let _gate = self.gate.lock();
         let mut kept = self.kept.lock();

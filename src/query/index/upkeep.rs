@@ -1,8 +1,8 @@
-//! Upkeep of the indexes of a node on a shared store. They are kept apart from the databases, in a store of this
-//! node, and may be removed at any time: the next query builds what it needs.
+//! Upkeep of the indexes of a node on a shared store. The indexes are in a local store of the node, apart from the
+//! databases, and may be removed at any time: the next query rebuilds what it needs.
 //!
-//! The store belongs to one history of the shared store ([`settle`]). In it, a database's number is never used
-//! twice, so an index belongs to one instance of its database.
+//! The local store belongs to one history of the shared store: one cluster and epoch ([`settle`]). Within a history,
+//! the number of a database is never reused, so an index belongs to one instance of its database.
 
 use std::collections::HashMap;
 
@@ -12,16 +12,16 @@ use crate::db::Databases;
 use crate::error::Result;
 use crate::store::{Store, keyspace};
 
-/// Records of databases that are read at once.
+/// Number of database records that are read at once.
 const AT_ONCE: usize = 500;
 
-/// The key of the history of the shared store that the indexes were made of.
+/// Key of the entry that names the history of the shared store from which the indexes were built.
 fn history_key() -> Vec<u8> {
     keyspace::server("index_history")
 }
 
-/// Removes all indexes from `indexes` unless they were made of this history: of the cluster `uuid` in this epoch.
-/// Blocks on the disk.
+/// Removes all indexes from `indexes` unless they were built from this history: cluster `uuid` in `epoch`. Blocks on
+/// the disk.
 pub fn settle(histories: &Histories, indexes: &dyn Store, uuid: &str, epoch: u64) -> Result<()> {
     let history = format!("{uuid} {epoch}").into_bytes();
     if indexes.get(&history_key())?.as_ref() != Some(&history) {
@@ -33,8 +33,8 @@ pub fn settle(histories: &Histories, indexes: &dyn Store, uuid: &str, epoch: u64
     Ok(())
 }
 
-/// Removes the indexes of deleted databases, and those that were not used for longest if all together take more
-/// than `most` bytes. Returns how many it has removed. Blocks on both stores.
+/// Removes the indexes of deleted databases and, if the others take more than `most` bytes, the least recently
+/// used ones. Returns the number of removed indexes. Blocks on both stores.
 pub fn remove_surplus(histories: &Histories, databases: &Databases, most: u64) -> Result<usize> {
     let indexes = &**databases.index_store();
     let mut stored = stored(indexes)?;
@@ -61,11 +61,11 @@ pub fn remove_surplus(histories: &Histories, databases: &Databases, most: u64) -
     }
     let mut bytes: u64 = stored.values().sum();
     if bytes > most {
-        // One that was not used since the start has no time, and comes first.
+        // An index that was not used since the server's start has no time and therefore sorts first.
         let mut oldest: Vec<_> = stored.into_iter().map(|(name, bytes)| (histories.used(&name), name, bytes)).collect();
         oldest.sort_unstable();
         for (_, name, size) in oldest {
-            // Down to below the limit, so that the next index does not remove another one at once.
+            // Stops at nine tenths of the limit, so that the next index does not cause another removal at once.
             if bytes <= most - most / 10 {
                 break;
             }

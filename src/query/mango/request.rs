@@ -10,7 +10,7 @@ use crate::error::Result;
 /// Number of documents in a response if the request has no limit.
 pub const DEFAULT_LIMIT: u64 = 25;
 
-/// The direction of a sort; like CouchDB, a sort has one for all its fields.
+/// The direction of a sort. As in CouchDB, a sort has one direction for all its fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Direction {
     #[default]
@@ -100,7 +100,7 @@ pub struct FindRequest {
     pub limit: u64,
     /// Number of matching documents to skip.
     pub skip: u64,
-    /// The order of the response; no fields for the order of the index.
+    /// The order of the response; without fields, the order of the index.
     pub sort: Sort,
     /// The fields of each document in the response; `None` for whole documents.
     pub fields: Option<Projection>,

@@ -36,7 +36,7 @@ pub(super) struct Busy {
     /// process before the job.
     pub used: Duration,
     before: Option<Duration>,
-    /// Whether the last look found that items had been answered.
+    /// Whether the last call of `look` found that the worker had begun another item.
     pub progressed: bool,
 }
 

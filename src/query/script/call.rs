@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 
 /// Maximum size in bytes of the answers to one chunk of items, unless the call sets a lower one.
 const ANSWERS: usize = 256 << 20;
-/// A small document: tells a function that fails on any document from a document that is too large for it.
+/// A small document: distinguishes a function that fails on every document from a single document that is too
+/// large for it.
 pub(super) const SMALL: &str = r#"{"_id":"small","_rev":"1-00000000000000000000000000000000"}"#;
 
 /// Callback of a running list function: takes a part of the response and returns the next row. Returns `None`

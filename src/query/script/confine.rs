@@ -118,7 +118,7 @@ mod calls {
         rules.insert(SYS_mprotect, only(not_executable()?)?);
         // `abort` signals this process. No other process can be signalled.
         rules.insert(SYS_tgkill, only(SeccompCondition::new(0, Dword, Eq, u64::from(std::process::id()))?)?);
-        // Only to the peer of the socket, not to an address.
+        // Permits sending to the socket's peer, but to no other address.
         rules.insert(SYS_sendto, only(SeccompCondition::new(4, Qword, Eq, 0)?)?);
         let refused = SeccompAction::Errno(libc::EPERM as u32);
         let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?;

@@ -233,8 +233,8 @@ impl<'js> Calls<'js> {
         Freezer::new(&self.ctx)
     }
 
-    /// Calls an entry and runs the jobs (of promises) that it left. Returns its text: JSON, or `!` and the
-    /// failure.
+    /// Calls an entry and runs the promise jobs that it left pending. Returns the entry's text: JSON, or `!` and
+    /// the failure.
     pub fn call<A: IntoArgs<'js>>(&self, entry: &Function<'js>, args: A) -> Result<String, Ended> {
         let answer: Value<'js> = entry.call(args).map_err(|_| self.broken())?;
         while self.ctx.execute_pending_job() {
@@ -251,7 +251,7 @@ impl<'js> Calls<'js> {
         match text.strip_prefix('!').and_then(fatal) {
             None => Ok(text),
             Some((word, reason)) => {
-                // Other limits of the engine count as memory, too. Only `null` may come from the function.
+                // Other limits of the engine count as memory, too. A thrown `null` may also come from the function.
                 let is_limit = word == "InternalError" && !reason.ends_with("or ran out of memory");
                 let cause = if is_limit || self.account.refused() { Cause::Memory } else { Cause::Thrown };
                 Err(Ended { cause, word, reason })
@@ -259,8 +259,8 @@ impl<'js> Calls<'js> {
         }
     }
 
-    /// Returns why a call has no answer: interrupted, out of memory or stack. The script's own `throw` does
-    /// not end here.
+    /// Returns why a call has no answer: interrupted, out of memory or stack. The sandbox itself catches what
+    /// a script throws.
     fn broken(&self) -> Ended {
         if self.clock.expired.get() {
             return Ended { cause: Cause::Time, word: String::new(), reason: String::new() };

@@ -26,7 +26,7 @@ pub(super) fn failure(told: &str) -> Error {
     worded(word, reason)
 }
 
-/// Converts an error word that a script may choose as CouchDB does.
+/// Converts an error word, which a script may choose, as CouchDB does.
 pub(super) fn worded(word: String, reason: String) -> Error {
     match word.as_str() {
         "not_found" => Error::NotFound(reason),

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(super) const INPUT_FACTOR: usize = 24;
 /// As [`INPUT_FACTOR`], with the other copies of the input that a process holds.
 const PROCESS_FACTOR: usize = INPUT_FACTOR + 4;
-/// Memory for inputs that every worker has, in bytes.
+/// Memory that every worker has for inputs, in bytes.
 const SLACK: usize = 16 << 20;
 /// Memory that a worker needs in addition to its environments, in bytes: program, stack, output.
 const PROGRAM: usize = 16 << 20;
@@ -15,7 +15,8 @@ const PROGRAM: usize = 16 << 20;
 /// Limits of scripts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Maximum number of scripts of one database that compete for the cores; by default the number of cores.
+    /// While this many scripts run (slow ones do not count), a database with a running script gets no other
+    /// worker; by default the number of cores.
     pub threads: usize,
     /// Maximum number of worker processes (`os_process_limit`). Memory may limit it further: see
     /// [`Limits::workers`].

@@ -17,8 +17,9 @@ use crate::error::Error;
 impl Scripts {
     /// Maps a batch of documents (each as the JSON that CouchDB passes to a map function, with `_id` and
     /// `_rev`). If a function throws, its rows of that document are lost. A document that exceeds the time or
-    /// memory limit is skipped ([`Mapped::skipped`]). A function that exceeds them on any document fails the
-    /// batch with CouchDB's error. Several batches of some hundred documents at a time keep all cores busy.
+    /// memory limit is skipped ([`Mapped::skipped`]). A function that exceeds a limit even on a small document
+    /// fails the batch with CouchDB's error. Several batches of some hundred documents at a time keep all cores
+    /// busy.
     pub fn map_batch(&self, set: &Arc<MapSet>, documents: Vec<String>) -> Pending<Mapped> {
         let set = set.clone();
         let size = size(set.database, documents.iter().map(String::len));

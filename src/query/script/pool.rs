@@ -1,8 +1,8 @@
 //! Decides which script runs when, and in which worker process.
 //!
 //! Jobs wait in a queue per owner, which is the database whose functions they run, and owners take turns. A
-//! worker runs jobs of one owner only, all its life. Memory limits the number of workers. The number of
-//! workers that remain free limits how many of them one owner gets.
+//! worker only ever runs jobs of one owner. Memory limits the number of workers. The number of workers that
+//! remain free limits how many workers one owner gets.
 //!
 //! ```text
 //! submit > queue of the owner > a worker's thread: job(&mut Seat) > reply (oneshot)

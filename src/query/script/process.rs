@@ -114,8 +114,8 @@ impl Handle {
     #[cfg(target_os = "linux")]
     pub fn limit_memory(&self, bytes: u64) -> bool {
         use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
-        // Sets only the soft limit: a lowered hard limit, which the worker inherited from this process, could
-        // not be raised again. The worker itself may change neither.
+        // Sets only the soft limit: the hard limit, which the worker inherits from this process, could not be
+        // raised again once it was lowered. The worker itself may change neither.
         let maximum = getrlimit(Resource::Data).maximum;
         let current = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
         let limit = |pid| prlimit(Some(pid), Resource::Data, Rlimit { current, maximum }).is_ok();
@@ -208,8 +208,8 @@ impl Process {
         Ok(answer)
     }
 
-    /// Ends the process. Returns why the server killed it, and whether something else did: the system because
-    /// memory ran short, or a person.
+    /// Ends the process. Returns why the server killed it, and whether something else killed it: the system
+    /// because memory ran short, or a person.
     pub fn reap(self) -> (Killed, bool) {
         use std::os::unix::process::ExitStatusExt;
         let killed = self.handle.killed();

@@ -1,7 +1,7 @@
 // Shows, lists, updates and rewrites: builds responses from documents and rows.
 //
-// Adds entries to the table of sandbox.js. A running list calls `inner.exchange(part)`: it passes on what has
-// been sent so far and returns the text of the next row, or nothing after the last one.
+// Adds entries to the table of sandbox.js. A running list calls `inner.exchange(part)`, which sends a part of the
+// response to the client and returns the text of the next row, or nothing after the last one.
 (function (table, inner) {
   'use strict';
 

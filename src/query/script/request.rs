@@ -95,7 +95,7 @@ const CREDENTIALS: [&str; 6] = [
 /// Returns the request object of filters, shows, lists and updates, as JSON.
 ///
 /// # Errors
-/// `BadRequest` if a query parameter whose value has to be JSON is not.
+/// `BadRequest` if a query parameter that has to be JSON is not valid JSON.
 pub fn request_object(parts: &RequestParts<'_>, context: &RequestContext<'_>) -> Result<String> {
     object(parts, context, true)
 }

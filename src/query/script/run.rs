@@ -54,8 +54,8 @@ impl Seat {
     /// Runs the items in order and returns one outcome per item.
     ///
     /// # Errors
-    /// The environment cannot be created (the functions do not compile), the function exceeds its limits on
-    /// any item, the caller is gone, or no worker can be started.
+    /// The environment cannot be created (the functions do not compile), the function exceeds its limits even
+    /// on the probe, the caller is gone, or no worker can be started.
     pub fn call(&mut self, mut call: Call<'_>) -> Result<Vec<Outcome>> {
         let limits = self.limits();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(call.items.len());
@@ -120,7 +120,7 @@ impl Seat {
 
     /// Runs the call's probe. Returns an error if the function exceeds its limits on it as well.
     fn judge(&mut self, call: &Call<'_>, limits: &Limits, error: &Error) -> Result<()> {
-        // Nothing is logged meanwhile: the lines would name a document that nobody has.
+        // Suppresses log lines: they would name the probe, which is a document of no database.
         let lines = std::mem::replace(&mut self.lines, worker_requests::LINES);
         let verdict = self.run_probe(call, limits, error);
         self.lines = lines;

@@ -25,7 +25,7 @@
   const indexOf = String.prototype.indexOf;
   const charCodeAt = String.prototype.charCodeAt;
   const exec = RegExp.prototype.exec;
-  const place = /:(\d+):(\d+)/; // where the parser stopped, in the stack of a SyntaxError
+  const place = /:(\d+):(\d+)/; // line and column in an error's stack
   const join = Array.prototype.join;
 
   // ---- errors ---------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@
     return total;
   }
 
-  let told = null; // messages that a tried function has passed to `log`; null while none is tried
+  let told = null; // messages passed to `log` by the function that `tryFunction` runs; otherwise null
 
   function log(message) {
     if (typeof message !== 'string') message = stringify(plain(message));
@@ -175,7 +175,7 @@
     }
   }
 
-  let before = 0; // columns that `functionOf` has put before the first line of the last source
+  let before = 0; // number of columns that `functionOf` has put before the first line of the last source
 
   // Runs a program and returns its last value. Its declarations are local to it, because two functions of a
   // design document may declare different helpers with the same name.
@@ -316,8 +316,8 @@
     freezeOne(value);
   }
 
-  // Handles an exception of a map or reduce function: most are logged and lose the rows of one document, some
-  // end the call.
+  // Handles an exception of a map or reduce function: most are logged, and only this result of the function
+  // is lost; some end the call.
   function viewError(error, doc) {
     if (error === 'fatal_error') throw ['error', 'map_runtime_error', "function raised 'fatal_error'"];
     // The engine throws null if there is no memory left for an error.
@@ -470,9 +470,9 @@
 
   // ---- trying a function ----------------------------------------------------------------------------------
 
-  // Compiles a function and calls it once. `input` is {kind, source, compile, design, doc, old_doc, user, security, req,
-  // keys, values, rereduce}. Returns `ok` with what the function did, or with the error and its place in the source; and
-  // `logs`. An environment tries one function, and is closed.
+  // Compiles a function and calls it once. `input` is {kind, source, compile, design, doc, old_doc, user, security,
+  // req, keys, values, rereduce}. Returns `ok`, `logs`, and the function's result or the error with its position in
+  // the source. An environment tries one function and is then closed.
   function tryFunction(input) {
     told = [];
     let done;
@@ -521,8 +521,8 @@
     return { allowed: true };
   }
 
-  // An error as {ok, error, message, line, column}. The place is that of the first frame with a number: those of this
-  // script have none.
+  // Converts an error to {ok, error, message, line, column}. The position is that of the first stack frame with a
+  // line number; frames of this script have none.
   function fault(error) {
     if (error === undefined) return { ok: false, error: 'thrown', message: 'the function has thrown undefined' };
     const own = error.error === 'compilation_error' && error.at !== undefined;

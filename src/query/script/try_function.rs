@@ -1,5 +1,5 @@
-//! Trying a function before its design document is saved: it is compiled and called once, in an environment of its own and
-//! under the limits of every function.
+//! Tries a function before its design document is saved: compiles it and calls it once, in its own environment and
+//! under the usual limits.
 
 use serde_json::value::RawValue;
 
@@ -10,12 +10,12 @@ use super::pending::Pending;
 use super::scripts::{Scripts, one, size};
 use crate::error::Error;
 
-/// Bytes of an answer at most.
+/// Maximum size of the answer in bytes.
 const ANSWER: usize = 8 << 20;
 
 impl Scripts {
-    /// Tries the function that `input` describes, the JSON of an object as `tryFunction` in `sandbox.js` takes it, in a
-    /// worker of `database`. Returns the JSON of an object: `ok`, `logs`, and what the function did or where it failed.
+    /// Tries a function in a worker of `database`. `input` is the argument of `tryFunction` in `sandbox.js`, as JSON.
+    /// Returns a JSON object with `ok`, `logs`, and the function's result or its error.
     ///
     /// # Errors
     /// [`Error::Script`] if the function exceeds its time or memory, or no worker becomes free.

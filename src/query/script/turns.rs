@@ -80,7 +80,7 @@ pub(super) struct Owner {
     large: usize,
     /// When one of its jobs last started or made progress, or when the first one was queued.
     pub since: Instant,
-    /// Until then it gets fewer workers, because it exceeded its time.
+    /// Until this time, the owner gets fewer workers, because a job used much CPU time or was killed.
     pub slow_until: Option<Instant>,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct State {
     /// Requests for a process with this memory limit, from the threads that will own it.
     pub wanted: VecDeque<(u64, mpsc::Sender<std::io::Result<Process>>)>,
     pub watching: bool,
-    /// Whether the watcher sleeps longer than it may while jobs run, so that it has to be woken.
+    /// Whether the watcher sleeps for longer than is allowed while jobs run, so that a new job has to wake it.
     pub drowsy: bool,
     pub last_job: Option<Instant>,
     pub closed: bool,
@@ -235,7 +235,7 @@ impl State {
         self.forget(size.owner);
     }
 
-    /// Removes an owner without jobs and penalty.
+    /// Removes an owner if it has neither jobs nor a penalty.
     pub fn forget(&mut self, owner: u64) {
         let now = Instant::now();
         let nothing = |owner: &Owner| {

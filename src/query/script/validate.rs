@@ -14,8 +14,8 @@ use super::turns::Size;
 use crate::error::Result;
 
 impl Scripts {
-    /// Compiles functions without running them. Returns for each `None`, or CouchDB's reason why it does not
-    /// compile.
+    /// Compiles functions without running them. Returns for each function `None`, or CouchDB's error text if it
+    /// does not compile.
     pub fn compile(&self, database: u64, functions: Vec<String>) -> Pending<Vec<Option<String>>> {
         self.threads.submit(size(database, functions.iter().map(String::len)), move |seat| {
             let sources: Vec<String> =

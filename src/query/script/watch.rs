@@ -13,7 +13,7 @@ use super::process::{Killed, Process};
 use super::run::ProcessSource;
 use super::turns::{Job, State, Status};
 
-/// How long an owner that exceeded its time gets fewer workers.
+/// How long an owner gets fewer workers after a job that used much CPU time or was killed.
 const PENALTY: Duration = Duration::from_secs(30);
 
 /// How often the watcher looks while jobs run, and while all workers are idle.

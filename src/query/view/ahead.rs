@@ -80,7 +80,7 @@ impl Answer {
         };
     }
 
-    /// Whether it has not arrived, and nobody waits for it yet.
+    /// Whether the answer is pending, and the writer does not wait for it yet.
     fn is_coming(&self) -> bool {
         matches!(&*self.state.lock(), State::Coming(_))
     }
@@ -153,8 +153,8 @@ impl Ahead {
     }
 
     /// Waits until another batch may be mapped. `alone`: the caller is also the writer, so nothing takes
-    /// answers meanwhile. In this case, the result `true` means that it should take the available answers
-    /// first.
+    /// answers meanwhile. In this case, the result `true` means that the caller should take the available
+    /// answers first.
     pub fn wait(&mut self, alone: bool) -> bool {
         loop {
             self.look();
@@ -169,12 +169,12 @@ impl Ahead {
             if coming >= most
                 && let Some((answer, _)) = oldest
             {
-                // The writer needs this one next.
+                // The writer needs this answer next.
                 answer.look(true);
             } else if coming < most && (alone || waiting <= WAITING) {
                 return waiting > WAITING;
             } else {
-                // The writer waits for the only answer that may be coming, or has too many to write.
+                // The writer waits for the only pending answer, or too many answers wait for the writer.
                 let mut lock = self.flow.lock.lock();
                 self.flow.taken.wait_for(&mut lock, LOOK);
             }
@@ -186,7 +186,7 @@ impl Ahead {
         let last = &mut self.last;
         self.out.retain_mut(|(answer, noted)| {
             if Arc::strong_count(answer) == 1 && answer.bytes().is_none() {
-                // The writer has failed and will not take it.
+                // The writer has failed and will not take the answer.
                 return false;
             }
             answer.look(false);

@@ -82,7 +82,7 @@ impl Build {
                 // The index is new, has an older format, or missed purges that the database no longer knows:
                 // rebuild it.
                 _ => {
-                    // A reader may have opened an empty index without updating it: it keeps reading nothing.
+                    // `clear` cancels all readers. A reader of a new, empty index may go on: it reads no rows.
                     if stored.is_some() {
                         self.clear()?;
                     }

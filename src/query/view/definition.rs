@@ -158,7 +158,7 @@ fn views_by_source(views: &Map<String, Value>, is_query: bool) -> BTreeMap<(Stri
     for (name, view) in views {
         let map = match view.get("map") {
             Some(Value::String(map)) if !is_query => map.clone(),
-            // The order of the fields matters: it is that of the key's elements.
+            // The order of the fields matters: the elements of a key have the same order.
             Some(map @ Value::Object(_)) if is_query => map.to_string(),
             _ => continue,
         };

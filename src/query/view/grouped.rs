@@ -60,7 +60,7 @@ pub struct Grouped {
     pieces: Option<Pieces>,
     /// The unread part of the current piece, if its rows are read.
     piece: Option<Spots>,
-    /// The rows read from it, in the order of the query.
+    /// The rows read from the current piece, in the order of the query.
     read: VecDeque<Row>,
     skip: u64,
     limit: u64,

@@ -74,7 +74,7 @@ impl Index {
         Ok((stored, meta))
     }
 
-    /// The next rows of a range, about `limit`. Reduces `spots` to the rest.
+    /// The next rows of a range, about `limit`. Shrinks `spots` to the rest.
     pub fn rows(&self, map: usize, spots: &mut Spots, direction: Direction, limit: PageLimit) -> Result<Vec<Row>> {
         if spots.is_empty() {
             return Ok(Vec::new());
@@ -163,7 +163,7 @@ impl Index {
     }
 
     /// The bounds of the next blocks that begin in a range, at most `most`, each with one reducer's reduction
-    /// if it is stored. Reduces `spots` to the rest.
+    /// if it is stored. Shrinks `spots` to the rest.
     #[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
     pub fn reductions(
         &self,
@@ -192,7 +192,7 @@ impl Index {
     }
 }
 
-/// Commits a batch together with the progress that it makes. False: the progress was not `before` any more.
+/// Commits a batch together with the new progress. Returns `false` if the stored progress is no longer `before`.
 pub(crate) fn commit(index: &Index, before: Option<Vec<u8>>, meta: &Meta, mut batch: Batch) -> Result<bool> {
     let key = index.layout.meta();
     batch.expect(key.clone(), before);

@@ -12,9 +12,9 @@
 //!
 //! All keys begin with the database's number and the index's signature (`store::keyspace::index_prefix`).
 //! `map` is the number of the map function (2 bytes). `place` is the sort key of the row's key; in
-//! partitioned indexes `partition 0` precedes it. `emit` numbers the rows that the function emitted for the
-//! document (4 bytes). The part of a row's key after `map` is its *spot*. Bounds of blocks are spots; the
-//! first block's bound is empty.
+//! partitioned indexes, the partition's name and a zero byte precede it. `emit` numbers the rows of a
+//! document that have the same place (4 bytes). The part of a row's key after `map` is its *spot*. Bounds of
+//! blocks are spots; the first block's bound is empty.
 //!
 //! A sort key longer than [`MAX_SORT_KEY`] is truncated, and a digest of the whole key is appended. Equal
 //! keys are then still equal and different keys different; only the order among keys with the same truncated
@@ -169,7 +169,7 @@ pub fn spot_of_row(partition: Option<&str>, key: &[Value], id: &str) -> Vec<u8> 
     spot(&placed(partition, sort_key(&Value::from(key).to_string())), id, 0)
 }
 
-/// The prefix of the spots of a partition. Names contain no 0, so no prefix is a prefix of another.
+/// The prefix of the spots of a partition. Names contain no zero byte, so no prefix is a prefix of another.
 pub(super) fn partition_prefix(partition: &str) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(partition.len() + 1);
     if partition.len() <= MAX_PARTITION {
@@ -182,7 +182,7 @@ pub(super) fn partition_prefix(partition: &str) -> Vec<u8> {
     prefix
 }
 
-/// The common place of the keys in the same group as `key`, when grouping by `level`.
+/// The common prefix of the spots of all rows in the same group as `key`, when grouping by `level`.
 pub(super) fn group_place(map: &MapFunction, partition: Option<&str>, key: &str, level: Option<u64>) -> Vec<u8> {
     let Some(level) = level.filter(|_| key.starts_with('[')) else { return place(map, partition, key) };
     let mut elements = crate::json::elements(key);
@@ -316,8 +316,8 @@ pub struct Meta {
     pub sequence: u64,
     /// Purge sequence up to which purges are applied.
     pub purge_sequence: u64,
-    /// Sequence of the database when the build of the index began: until that is reached, no changed document
-    /// can have rows yet.
+    /// Sequence of the database when the build of the index began: until the index reaches it, no changed
+    /// document can have rows yet.
     pub(super) begun_at: u64,
     /// Whether no block is marked as changed.
     pub(super) settled: bool,

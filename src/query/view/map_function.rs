@@ -1,4 +1,4 @@
-//! A map function of a view, and which of its rows are stored how.
+//! A map function of a view: the sort order of its rows, and their reducers.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl MapFunction {
         if self.raw { raw_sort_key(key) } else { sort_key(key) }
     }
 
-    /// A map function whose rows are reduced by these.
+    /// A map function whose rows are reduced by these reducers.
     pub fn of(reducers: Vec<Reducer>, scripts: Vec<String>) -> MapFunction {
         MapFunction { raw: false, reducers, scripts: Arc::new(scripts) }
     }

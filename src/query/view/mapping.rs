@@ -35,7 +35,7 @@ pub(super) struct Living<'a> {
 pub(super) enum Alone {
     Mapped(Mapped),
     Gone,
-    /// It exceeds the limit even alone.
+    /// The document exceeds the limit even alone.
     TooLarge,
 }
 
@@ -146,7 +146,7 @@ impl Mapper {
     }
 }
 
-/// Whether the documents of a batch together emitted too much.
+/// Whether the error means that the documents of a batch together emitted too much.
 pub(super) fn is_too_large(error: &Error) -> bool {
     matches!(error, Error::Script { reason, .. } if reason == TOO_LARGE)
 }

@@ -109,8 +109,8 @@ pub struct Plan {
     partition: Option<String>,
     /// The ranges to read, in this order.
     pub(super) stretches: Vec<Spots>,
-    /// With `keys`: the key of each range, as JSON. Its groups carry that key, also if their rows have another one
-    /// that collates equal.
+    /// With `keys`: the key of each range, as JSON. The groups of a range have this key, even if their rows have
+    /// another key that collates as equal.
     pub(super) asked: Vec<String>,
 }
 

@@ -35,14 +35,14 @@ pub(super) struct Piece {
     /// For each map function: number of rows and their size in bytes, after the commit.
     pub rows: Vec<(u64, u64)>,
     documents: usize,
-    /// Ids of the documents in it whose old rows were looked up.
+    /// Ids of the documents in the piece whose old rows were looked up.
     ids: HashSet<String>,
     /// Skipped documents and the reasons.
     skipped: Vec<(String, String)>,
     bytes: usize,
 }
 
-/// The rows of a document: the answer for its batch, and its index in it.
+/// The rows of a document: the answer for its batch, and the document's index in that answer.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub mapped: &'a Mapped,
@@ -142,8 +142,8 @@ impl Piece {
     }
 }
 
-/// Returns the memory of a document's rows while they are written, in bytes, and the reason if they take too
-/// much.
+/// Returns the memory of a document's rows while they are written, in bytes, and, if that is too much, the
+/// reason to skip the document.
 pub(super) fn bytes_of(index: &Index, id: &str, rows: Rows) -> (usize, Option<String>) {
     let beside = ROW + 3 * id.len().min(layout::MAX_ID);
     let (mut count, mut bytes) = (0_usize, 0_usize);
@@ -169,7 +169,7 @@ struct Emitted<'a> {
     place: Vec<u8>,
     key: &'a str,
     value: &'a str,
-    /// Its number among the rows with the same place.
+    /// The row's number among the document's rows with the same place.
     emit: u32,
 }
 

@@ -39,7 +39,7 @@ impl Reading {
         Skipped::read(&self.index)
     }
 
-    /// The next rows of the first map function in a range, about `most`. Reduces `spots` to the rest. Blocks
+    /// The next rows of the first map function in a range, about `most`. Shrinks `spots` to the rest. Blocks
     /// on the store.
     pub fn rows(&self, spots: &mut Spots, direction: Direction, most: usize) -> Result<Vec<Row>> {
         self.index.rows(0, spots, direction, PageLimit { entries: most, bytes: AT_ONCE })
@@ -81,8 +81,8 @@ impl MapRows {
         self.meta.sequence
     }
 
-    /// The number of rows of the view, and the number of rows before the first row of the query. The caller
-    /// asks before it reads rows.
+    /// The number of rows of the view, and the number of rows before the first row of the query. Must be
+    /// called before the first [`MapRows::next`].
     pub fn total_and_offset(&self) -> Result<(u64, u64)> {
         let map = self.view.map;
         let all = self.meta.rows.get(map).map_or(0, |(rows, _)| *rows);
@@ -90,7 +90,7 @@ impl MapRows {
             ([], None) => all,
             _ => self.index.count(map, &self.within, all)?,
         };
-        // The offset counts the rows before the first range that has any, or before the last range.
+        // The offset counts the rows before the first range that has rows, or before the last range if none has.
         let mut first = self.stretches.first();
         for stretch in self.stretches.iter().rev().filter(|_| self.stretches.len() > 1) {
             let mut probe = stretch.clone();

@@ -67,7 +67,7 @@ impl<'a> Reader<'a> {
         // The average may be small although many large documents follow each other here.
         let sizes = page.rows.iter().map(|(_, row)| row.winner().body.map_or(0, |body| body.bytes));
         page.rows.truncate(fitting(sizes));
-        // No changes up to the target: those documents have changed since and have later sequences.
+        // No changes are left up to the target: their documents have changed again and have later sequences.
         let sequence = match page.rows.last() {
             Some((sequence, _)) => *sequence,
             None if page.through >= target => target,

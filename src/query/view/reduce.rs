@@ -2,8 +2,8 @@
 //! of design documents.
 //!
 //! The caller passes rows in ascending order, several hundred at a time, and receives a *reduction*: JSON
-//! text in a format private to this module. It merges several reductions, in the order of their rows, into
-//! one, and finishes the last one into the value that a client sees.
+//! text in a format private to this module. The caller merges several reductions, in the order of their rows,
+//! into one, and converts the last one into the value that a client sees.
 
 mod distinct;
 mod stats;
@@ -36,7 +36,7 @@ pub(super) struct Reducing<'a> {
     pub scripts: &'a Scripts,
     pub database: u64,
     pub map: &'a MapFunction,
-    /// Name of the view, for messages about reductions that do not shrink.
+    /// The view or its design document, for messages about reductions that do not shrink.
     pub context: &'a str,
 }
 
@@ -232,8 +232,8 @@ fn rank(values: &mut Vec<(Vec<u8>, String)>, top: bool, most: usize, value: &str
     }
 }
 
-/// Reduces rows (id, key, value) with a function that the server has built in, to try it. Blocks as long as reading the
-/// values takes.
+/// Reduces rows (id, key, value) with a built-in function, to try it out. Takes time in proportion to the size of the
+/// values.
 ///
 /// # Errors
 /// [`Error::Script`] if there is no such function, or it fails.

@@ -77,7 +77,7 @@ impl Row {
         &self.text[self.key_length..]
     }
 
-    /// Approximate size of its id, key and value in bytes.
+    /// Approximate size of the row's id, key and value in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.spot.len() + self.text.len()
     }

@@ -1,7 +1,7 @@
 //! The documents that an index skipped, because their map functions exceeded the time or memory limit.
 //!
-//! The list is stored with the index, so that `_info` names them after a restart. A document that is mapped
-//! later, or removed, leaves the list. The list is bounded; of further documents only the number is known.
+//! The list is stored with the index, so that `_info` shows it after a restart. A document that is mapped
+//! later, or removed, leaves the list. The list is bounded; further documents are only counted.
 
 use serde::{Deserialize, Serialize};
 

@@ -8,14 +8,14 @@ use parking_lot::RwLock;
 
 use crate::query::index::snapshot::Name;
 
-/// Indexes whose uses are counted at most, about 100 bytes each.
+/// Maximum number of indexes whose uses are counted, about 100 bytes each.
 const MOST: usize = 20_000;
 
 /// The counts. A query takes a shared lock and adds to a number.
 #[derive(Default)]
 pub(super) struct Uses {
     by_name: RwLock<HashMap<Name, Arc<Use>>>,
-    /// Whether counts were dropped, so that an index without one may have been used.
+    /// Whether counts were dropped, so that an index without a count may have been used.
     dropped: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ impl Uses {
         by_name.entry(name).or_default().clone()
     }
 
-    /// How often an index was used, and when it was last, in milliseconds since 1970. `None` if that is not known.
+    /// How often an index was used, and the time of the last use in milliseconds since 1970. `None` if not known.
     pub fn of(&self, name: &Name) -> Option<(u64, u64)> {
         match self.by_name.read().get(name) {
             Some(index) => Some((index.count.load(Ordering::Relaxed), index.last.load(Ordering::Relaxed))),

@@ -191,8 +191,8 @@ impl Views {
         self.uses.count((database.number(), definition.signature), now);
     }
 
-    /// How often an index was queried since the server started, and when it was last, in milliseconds since 1970. `None`
-    /// if that is not known any more.
+    /// How often an index was queried since the server started, and the time of the last query in milliseconds since
+    /// 1970. `None` if its count was dropped.
     pub fn uses(&self, database: &Database, definition: &Definition) -> Option<(u64, u64)> {
         self.uses.of(&(database.number(), definition.signature))
     }

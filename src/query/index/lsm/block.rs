@@ -111,7 +111,7 @@ impl Block {
         self.entries[at].value.map(|(from, to)| &self.bytes[from..to])
     }
 
-    /// The number of leading keys for which `is_before` is true. It must be true for a prefix of the keys.
+    /// The number of leading keys for which `is_before` is true; `is_before` must be false for all later keys.
     pub fn count(&self, is_before: impl Fn(&[u8]) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {

@@ -23,8 +23,8 @@
 //! that readers hold while they read a page. Merges, which may take long, also let commits continue. Runs
 //! that are not in the list are left over from a crash; they are removed before the next run is written.
 //!
-//! Written by hand because the crates for such trees own their files. This one keeps its runs in the store, so
-//! that an index has the store's encryption, checksums and space limits, and works on both engines.
+//! Written by hand because the crates for such trees manage their own files. This one keeps its runs in the store,
+//! so that an index has the store's encryption, checksums and space limits, and works on both embedded engines.
 
 pub(crate) mod block;
 pub(crate) mod merged;
@@ -48,7 +48,7 @@ const VERSION: u8 = 1;
 const BLOCKS: u8 = b'b';
 const LIST: u8 = b'l';
 
-/// Size in bytes of the fresh entries of all indexes from which on each index may keep less of them.
+/// If the fresh entries of all indexes together reach this size in bytes, each index may keep fewer of them.
 pub(crate) const CROWDED: usize = 64 << 20;
 /// Approximate memory of an entry beside its key and value, in bytes.
 const BESIDE: usize = 96;
@@ -63,8 +63,8 @@ pub(crate) struct Packed {
     store: Arc<dyn Store>,
     /// Prefix of the keys of its entries, and of its blocks in the store.
     prefix: Vec<u8>,
-    /// The stored entry without which nothing may be written: that of the database. Otherwise a build could
-    /// write a run after the removal of the database has passed the index, and nothing would remove the run.
+    /// The stored entry of the database, which must exist when a run is written. Otherwise a build could write a
+    /// run after the removal of the database has already removed this index, and nothing would remove the run.
     owner: Option<Entry>,
     room: Room,
     /// Held while the stored runs change: while a run is written or runs are merged.
@@ -265,7 +265,7 @@ impl Packed {
 
     /// A bound of a caller's range without the prefix.
     fn inner(&self, bound: &Bound<Vec<u8>>) -> Bound<Vec<u8>> {
-        // A bound without the prefix is above or below the whole index; callers pass no other.
+        // Treats a bound without the prefix as unbounded: callers use such bounds only for the ends of the index.
         let inner = |key: &Vec<u8>| key.strip_prefix(&self.prefix[..]).map(<[u8]>::to_vec);
         match bound {
             Bound::Included(key) => inner(key).map_or(Bound::Unbounded, Bound::Included),
@@ -274,7 +274,7 @@ impl Packed {
         }
     }
 
-    /// The state; loads it from the store if the store was opened since it was last loaded.
+    /// Returns the state; loads it from the store if the store was reopened since the last load.
     fn state(&self) -> Result<RwLockReadGuard<'_, State>> {
         loop {
             let generation = self.store.generation();
@@ -293,7 +293,7 @@ impl Packed {
         }
     }
 
-    /// Fails if the store was reopened while it was read.
+    /// Fails if the store was reopened since `state` was loaded.
     fn unchanged(&self, state: &State) -> Result<()> {
         if state.generation == Some(self.store.generation()) {
             return Ok(());

@@ -76,7 +76,7 @@ impl<'a> Cursor<'a> {
     ) -> store::Result<Cursor<'a>> {
         let end = keyspace::after_prefix(base);
         let mut left = (Bound::Included(base.to_vec()), joined(base, &range.1, end));
-        // The block that contains the start of the range has a first key before it.
+        // The block that contains the start of the range may begin before the range.
         let first = match (direction, &range.0) {
             (Direction::Forward, Bound::Included(low) | Bound::Excluded(low)) => {
                 let low = [base, low].concat();
@@ -222,8 +222,8 @@ impl<'a> Lookup<'a> {
 pub(crate) struct Writing<'a> {
     store: &'a dyn Store,
     base: Vec<u8>,
-    /// What every commit expects: that the list of runs is unchanged, else the index was removed meanwhile;
-    /// and that the index has its owner.
+    /// What every commit expects: the list of runs is unchanged (otherwise the index was removed meanwhile), and
+    /// the entry of the index's owner still exists.
     expects: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// The last block of the previous commit, which the next one expects to exist; otherwise the store was
     /// reopened meanwhile and lost unsynced commits. If this block exists, so do all earlier ones.

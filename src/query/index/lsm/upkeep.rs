@@ -43,7 +43,7 @@ impl Packed {
     }
 
     /// Writes a run if a crash would otherwise lose much work. Called after an update; see [`Packed::tend`].
-    /// Does nothing while runs are being merged; the next update does it then.
+    /// Does nothing while runs are being merged; a later update then writes the run.
     pub fn rest(&self) -> Result<()> {
         let (fresh, stored) = {
             let state = self.state()?;
@@ -94,7 +94,7 @@ impl Packed {
     }
 
     /// On a conflict, another writer has changed or removed the stored index: drops the state in memory,
-    /// which no longer belongs to it.
+    /// which is stale.
     fn or_forget(&self, result: Result<()>) -> Result<()> {
         if result == Err(StoreError::Conflict) {
             self.state.write().generation = None;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::query::mango::error::mango;
 
-/// Longest accepted bookmark. It contains a key, so this must exceed the longest key that an index stores.
+/// Longest accepted bookmark. A bookmark contains a key, so this must exceed the longest key that an index stores.
 const MAX_LENGTH: usize = 1 << 20;
 
 /// The last document of a response.

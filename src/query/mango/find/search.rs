@@ -67,7 +67,7 @@ impl Search {
         let reader = database.clone();
         let (plan, request) = blocking(move || {
             let plan = planner::plan(&super::indexes(&reader)?, reader.is_partitioned(), &request)?;
-            // As in CouchDB, whose scan of the documents finds this out; `_explain` does not scan.
+            // CouchDB checks this during the scan. `_explain` does not scan, so it does not fail.
             if request.partition.is_some() && !reader.is_partitioned() {
                 return Err(Error::QueryParse("`partition` parameter is not supported on this db".into()));
             }
@@ -170,7 +170,7 @@ impl Search {
     }
 
     /// Adds the documents' winners to the rows; `None` where a document no longer exists. A covering plan
-    /// needs none.
+    /// needs no winners.
     fn with_winners(&self, page: Vec<Row>) -> Result<VecDeque<(Row, Option<LeafRow>)>> {
         let unknown: Vec<&str> =
             page.iter().filter(|row| row.winner.is_none() && !self.plan.covering).map(|row| row.id.as_str()).collect();
@@ -299,7 +299,7 @@ impl Search {
         self.request.selector.matches(&document).then(|| fields.extract(&document).to_string())
     }
 
-    /// The members after the documents: `bookmark`, `execution_stats` and `warning`, in CouchDB's order. None
+    /// The members after the documents: `bookmark`, `execution_stats` and `warning`, in CouchDB's order. Empty
     /// if nothing can match.
     pub fn finish(&self) -> Vec<(&'static str, Value)> {
         if self.plan.nothing {

@@ -101,7 +101,7 @@ impl Index {
             Some(list) => Sort::parse(list)?,
             None => return Err(mango("missing_required_key", "Missing required key: fields")),
         };
-        // Text indexes of old CouchDB versions name it `selector`.
+        // In text indexes of old CouchDB versions, the partial filter is named `selector`.
         let filter = ["partial_filter_selector", "selector"].iter().find_map(|name| members.get(*name));
         Index::new(Some(design.to_owned()), name.to_owned(), fields, filter, partitioned)
     }
@@ -133,7 +133,7 @@ impl Index {
     }
 
     /// The index's key for a document (CouchDB's `mango_native_proc:get_index_entries`): the values of its
-    /// fields. `None` if a field is missing, the partial filter does not match, or it is a design document.
+    /// fields. `None` if a field is missing, the partial filter does not match, or for a design document.
     /// `document` is the whole document with `_id` and `_rev`.
     pub fn key_of(&self, document: &Value) -> Option<Vec<Value>> {
         if document.get("_id").and_then(Value::as_str).is_some_and(|id| id.starts_with("_design/")) {

@@ -2,8 +2,8 @@
 //!
 //! 1. Candidates are all indexes of the query's scope (one partition, or the whole database). An index with a
 //!    partial filter is a candidate only if `use_index` names it.
-//! 2. An index is usable if every matching document has all its fields (documents without one are not in the
-//!    index) and its order satisfies the query's sort, if there is one. `_all_docs` is usable for every query
+//! 2. An index is usable if every matching document has all fields of the index (other documents are not in the
+//!    index) and the index's order satisfies the query's sort, if there is one. `_all_docs` is usable for every query
 //!    without a sort.
 //! 3. `use_index` selects among the usable indexes. If it names none of them, the query falls back to the
 //!    others with a warning, or fails if `allow_fallback` is false.

@@ -191,8 +191,8 @@ fn narrow(condition: &Condition, range: Range) -> Range {
     }
 }
 
-/// The start key of an index scan, from the ranges of the index's leading fields. It includes documents at an
-/// exclusive end; the selector rejects those.
+/// The start key of an index scan, from the ranges of the index's leading fields. The scan includes documents at
+/// an exclusive end; the selector rejects those.
 pub fn start_key(ranges: &[Range]) -> Vec<Value> {
     ranges
         .iter()

@@ -18,7 +18,7 @@ pub enum Found<'a> {
     /// An object on the path lacks the member.
     Missing,
     /// A value on the path is neither object nor array, or an array has no such element. CouchDB
-    /// distinguishes this from [`Found::Missing`]: `$exists: false` matches only there.
+    /// distinguishes this from [`Found::Missing`]: `$exists: false` matches only a missing member.
     BadPath,
 }
 

@@ -39,7 +39,7 @@ impl Matcher {
 
     fn node(&self, node: &Node, value: &Value) -> bool {
         match node {
-            // The text index has already matched the document.
+            // As in CouchDB, where a text index has already matched the document.
             Node::Empty | Node::Text(_) => true,
             Node::And(nodes) => nodes.iter().all(|node| self.node(node, value)),
             // In CouchDB an empty `$or` matches everything.

@@ -15,8 +15,8 @@
 //! (so `$not` of `$eq` does not match a document without the field), and an empty `$or` matches everything.
 //!
 //! Strings compare by the collation of view keys, not by bytes, so that an index scan and a document test
-//! agree. Everything that a client can make large is limited: depth and number of conditions here, patterns
-//! in `pattern`.
+//! agree. Everything that a client can make large is limited: depth, conditions and patterns in `parse`, the
+//! steps per document in `matching`.
 
 pub mod condition;
 pub(crate) mod erlang;
@@ -104,8 +104,8 @@ impl Selector {
     /// Whether the document with this id, revision and body (a JSON object without `_` members, as stored)
     /// matches. Parses only the members that the selector reads and skips the rest of the text.
     ///
-    /// For selectors that read other `_` members (see [`Selector::wants`]), the caller builds the whole
-    /// document and uses [`Selector::matches`].
+    /// For selectors that read other `_` members (see [`Selector::wants_special_members`]), the caller builds
+    /// the whole document and uses [`Selector::matches`].
     pub fn matches_body(&self, id: &str, rev: &str, body: &str) -> Result<bool> {
         let mut document = Map::new();
         for (name, value) in [("_id", id), ("_rev", rev)] {
@@ -129,14 +129,14 @@ impl Selector {
         self.members.as_ref().is_none_or(|members| members.iter().any(|member| member == name))
     }
 
-    /// Whether it reads a `_` member other than `_id` and `_rev` (`_attachments`, `_conflicts`, `_deleted`).
+    /// Whether the selector reads a `_` member other than `_id` and `_rev` (`_attachments`, `_conflicts`, `_deleted`).
     pub fn wants_special_members(&self) -> bool {
         self.members.as_ref().is_none_or(|members| {
             members.iter().any(|member| member.starts_with('_') && member != "_id" && member != "_rev")
         })
     }
 
-    /// Whether it contains `{"$text": ...}`.
+    /// Whether the selector contains `{"$text": ...}`.
     pub fn is_text_search(&self) -> bool {
         fn searches(node: &Node) -> bool {
             match node {

@@ -77,7 +77,7 @@ impl Parser {
 
     fn member(&mut self, name: &str, argument: &Value, path: &FieldPath, place: Place) -> Result<Node> {
         if !name.starts_with('$') {
-            // A normalized selector writes an empty selector inside another one like this.
+            // In a normalized selector, an empty selector inside another one is a field with the empty name.
             let normalised = place.depth > 0 && path.is_empty() && is_operator(argument);
             if name.is_empty() && (place.in_element || normalised) {
                 return self.node(argument, path, Place { depth: place.depth + 1, ..place });

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::query::view::number::Num;
 
-/// Member name of a reduction that failed; the query fails with its value as the reason.
+/// Member name of a reduction that failed; the query fails with the member's value as the reason.
 pub(super) const STATS_FAILED: &str = "stats_error";
 
 #[derive(Debug, Clone)]
