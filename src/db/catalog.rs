@@ -31,7 +31,7 @@ use crate::store::{Direction, PageLimit, Store, keyspace};
 
 /// When this many handles are open, opening another one first closes all unused handles.
 const IDLE_HANDLES: usize = 4096;
-/// How often a database is looked up that other nodes delete and create meanwhile.
+/// Maximum number of lookups of a database that other nodes delete and create again meanwhile.
 const OPENINGS: usize = 8;
 
 /// Options of a new database.
@@ -149,8 +149,8 @@ impl Databases {
         self.open.read().get(name).filter(|database| !database.is_gone()).cloned()
     }
 
-    /// As [`Databases::opened`], if what is in memory is as of `moment` or later. On an embedded store it always
-    /// is.
+    /// Like [`Databases::opened`], but only if the state in memory was read at `moment` or later. On an embedded
+    /// store, this is always true.
     pub fn opened_as_of(&self, name: &str, moment: Instant) -> Option<Arc<Database>> {
         self.opened(name).filter(|database| database.is_as_of(moment))
     }
@@ -294,7 +294,7 @@ impl Databases {
                     Ok(info) => ConflictIndex::recover(record.unwrap_or(Ok(None)), info.sequence)?,
                     Err(_) => continue,
                 },
-                // It was deleted, or its counters are damaged: then nothing of it can be read.
+                // The database was deleted, or its counters are damaged and nothing in it can be read.
                 (None, None) => continue,
             };
             indexes.push((name, index));

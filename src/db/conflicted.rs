@@ -11,15 +11,15 @@
 //!                                                    do not count
 //! ```
 //!
-//! A change moves a row behind `goal`, so the gap only shrinks, and for each sequence it is known without a read
-//! whether the entry of its row is counted. An entry is valid exactly if a row exists at its sequence, because a
-//! row never changes its leaves.
+//! A change moves a row to after `goal`, so the gap between `done` and `goal` only shrinks, and the sequence of a
+//! row alone tells whether its entry is counted. An entry is valid exactly if a row exists at its sequence,
+//! because a row never changes its leaves.
 //!
-//! On a shared store this state stands in the `Info` record, which every commit expects. On an embedded store the
-//! `Info` record has the form that older settees read, and the state is a record of its own, which is written when
-//! it changes. Rows after its `upto` were written without a conflict by this version, or by an older settee, or
-//! after the last write of the record: they are the gap of the next start. An older settee also moves documents
-//! and leaves their entries behind: these are removed before the gap is closed.
+//! On a shared store this state is part of the `Info` record, which every commit expects. On an embedded store the
+//! `Info` record keeps the form that older settees read, and the state is a separate record, written when it
+//! changes. Rows after its `upto` were written by this version without a conflict, or by an older settee, or
+//! after the last write of the record: the next start scans them. An older settee also moves documents
+//! without moving their entries; such entries are removed before the gap is closed.
 
 use super::codec::{Reader, Writer};
 use crate::error::{Error, Result};

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counts {
     /// Documents that were read.
     reads: AtomicU64,
-    /// Calls that changed a database: those that share a commit count one by one.
+    /// Calls that changed a database. Calls that share a commit are counted separately.
     writes: AtomicU64,
     /// Documents that were written.
     document_writes: AtomicU64,
-    /// Documents among them that were not there before.
+    /// Documents that were written for the first time.
     document_inserts: AtomicU64,
 }
 

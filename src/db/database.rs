@@ -19,10 +19,10 @@ use crate::hex::hex;
 use crate::store::blob::blobs::Blobs;
 use crate::store::{Entry, Store, keyspace};
 
-/// What watchers of a database hear.
+/// What watchers of a database receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// The last sequence now.
+    /// The new last sequence.
     To(u64),
     /// The database was deleted.
     Gone,
@@ -52,21 +52,21 @@ pub struct Database {
     pub(super) heard: Mutex<Heard>,
     designs: Mutex<Designs>,
     pub(super) recent: RecentChanges,
-    /// Called after every commit: the catalog collects them for `_db_updates`.
+    /// Called after every commit that takes a sequence: the catalog collects the names for `_db_updates`.
     on_commit: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 /// The counters in memory.
 struct Counters {
     info: Info,
-    /// The store's epoch before they were read, so the counters are of this epoch or a later one.
+    /// The store's epoch, read before the counters, which are therefore of this epoch or a later one.
     epoch: u64,
 }
 
 /// The `_security` object in memory.
 struct Security {
     text: Arc<str>,
-    /// On a shared store: epoch and [`Info::security_at`] of the counters before which it was read.
+    /// On a shared store: epoch and [`Info::security_at`] of the counters that were read before the text.
     at: (u64, u64),
 }
 
@@ -137,9 +137,9 @@ impl Database {
         })
     }
 
-    /// The entry without which nothing may be written to an index: the one that maps the database's name to its
-    /// number. It is never changed, and deleted with the database: a commit that expects it fails once the database
-    /// is deleted. `None` on a shared store, which does not hold the indexes: there, a job removes those of deleted
+    /// The entry that every commit to an index must expect: it maps the database's name to its number. The entry
+    /// never changes and is deleted with the database, so that such a commit fails once the database is deleted.
+    /// `None` on a shared store, which does not hold the indexes: there, a job removes the indexes of deleted
     /// databases.
     pub(crate) fn index_owner(&self) -> Option<Entry> {
         (!self.store.is_shared()).then(|| (keyspace::name(&self.name), self.record.encode()))
@@ -158,12 +158,12 @@ impl Database {
         self.record.partitioned
     }
 
-    /// The `q` and `n` it was created with.
+    /// The `q` and `n` of the request that created the database.
     pub fn shape(&self) -> (u32, u32) {
         (self.record.q, self.record.n)
     }
 
-    /// Milliseconds since the epoch at which it was created.
+    /// Creation time of the database in milliseconds since 1970.
     pub fn created(&self) -> u64 {
         self.record.created
     }
@@ -179,8 +179,8 @@ impl Database {
         hex(&self.record.instance)
     }
 
-    /// `N-<instance>`: a sequence as clients see it, or `N-<instance>.<epoch>` after a failover of a shared store. `history` is
-    /// what [`Database::history`] returned before the sequence was read.
+    /// A sequence as clients see it: `N-<instance>`, or `N-<instance>.<epoch>` after a failover of a shared store.
+    /// `history` is what [`Database::history`] returned before the sequence was read.
     pub fn wire_sequence(&self, sequence: u64, history: Option<u64>) -> String {
         match history {
             None => format!("{sequence}-{}", self.instance()),
@@ -194,28 +194,28 @@ impl Database {
         self.wire_sequence(info.sequence, info.histories.mark())
     }
 
-    /// The history of the store in which sequences are read now. `None`: there was no failover, as always on an embedded store.
+    /// The epoch of the store's current history; `None` without a failover, and always on an embedded store.
     pub fn history(&self) -> Option<u64> {
         self.info.read().info.histories.mark()
     }
 
-    /// Where a reader goes on that has read up to `sequence` in that history.
+    /// The sequence after which a reader continues that has read up to `sequence` in `history`.
     pub fn position(&self, sequence: u64, history: Option<u64>) -> u64 {
         let info = &self.info.read().info;
         info.histories.position(sequence, history).min(info.sequence)
     }
 
-    /// The ordered map below.
+    /// The store that holds the database.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// Whether other nodes may write to it, too.
+    /// Whether other nodes may write to this database, too.
     pub fn is_shared(&self) -> bool {
         self.store.is_shared()
     }
 
-    /// The store of the database's indexes: the one of the database, or on a shared store one of this node.
+    /// The store of the database's indexes: the database's own store or, if that is shared, a store of this node.
     pub fn index_store(&self) -> &Arc<dyn Store> {
         &self.indexes
     }
@@ -224,7 +224,7 @@ impl Database {
         &self.clock
     }
 
-    /// Whether it has been deleted.
+    /// Whether the database has been deleted.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
@@ -234,12 +234,12 @@ impl Database {
         self.compacting.load(Ordering::Acquire)
     }
 
-    /// Hears of every commit from now on. Subscribe, then read: a change can then not fall between.
+    /// Subscribes to all further commits. Subscribe before reading: no change is then missed in between.
     pub fn watch(&self) -> watch::Receiver<Moved> {
         self.moved.subscribe()
     }
 
-    /// Whether anybody waits for commits.
+    /// Whether the database has watchers.
     pub fn is_watched(&self) -> bool {
         self.moved.receiver_count() > 0
     }
@@ -249,13 +249,13 @@ impl Database {
         self.designs.lock().generation
     }
 
-    /// What the layer above made of the design documents, if none was written since.
+    /// The object that the layer above derived from the design documents, unless one was written since.
     pub fn kept_designs(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.designs.lock().kept.clone()
     }
 
-    /// Keeps what the layer above made of the design documents until one is written. `generation` is the value
-    /// from before they were read: if one was written meanwhile, nothing is kept.
+    /// Keeps an object that the layer above derived from the design documents, until one is written. `generation`
+    /// is the [`Database::design_generation`] before they were read: if it has changed, nothing is kept.
     pub fn keep_designs(&self, generation: u64, made: Arc<dyn Any + Send + Sync>) {
         let mut designs = self.designs.lock();
         if designs.generation == generation {
@@ -279,8 +279,8 @@ impl Database {
         self.security.read().at
     }
 
-    /// Takes over a `_security` object unless a later one is known. `at`: the epoch and the counter [`Info::security_at`]
-    /// that were read before it; zeros on an embedded store, where the calls come in the order of the commits.
+    /// Takes over a `_security` object unless a later one is known. `at`: the epoch and [`Info::security_at`] that
+    /// were read before the object; zeros on an embedded store, where the calls come in the order of the commits.
     pub(super) fn set_security(&self, security: &str, at: (u64, u64)) {
         let mut current = self.security.write();
         if at < current.at {
@@ -291,7 +291,7 @@ impl Database {
         *current = Security { text, at };
         drop(current);
         if is_new {
-            // Wakes feeds, which check whether they may go on.
+            // Wakes feeds, which check that their clients are still authorized.
             self.moved.send_modify(|_| ());
         }
     }
@@ -315,10 +315,10 @@ impl Database {
         self.info.read().epoch
     }
 
-    /// Takes over counters, and wakes the watchers if the changes have moved. On a shared store, counters older than those
-    /// in memory change nothing. Counters of a later epoch always count, even with lower numbers: a failover may have lost
-    /// commits. `epoch`: the store's, asked before the counters were read; asked afterwards, it could be later than the
-    /// server that they came from.
+    /// Takes over counters, and wakes the watchers if the last sequence or the history has changed. On a shared store,
+    /// ignores counters older than those in memory. Counters of a later epoch always win, even if they are lower: a
+    /// failover may have lost commits. `epoch`: the store's epoch, read before the counters; read afterwards, it could
+    /// be later than the epoch of the server that returned them.
     pub(super) fn publish(&self, info: Info, epoch: u64) {
         let sequence = info.sequence;
         let moved = {
@@ -337,7 +337,7 @@ impl Database {
         if moved {
             self.moved.send_replace(Moved::To(sequence));
             if self.is_gone() {
-                // The counters were read before the deletion, and came after it.
+                // The counters were read before the deletion, but arrived after it.
                 self.moved.send_replace(Moved::Gone);
             }
         }

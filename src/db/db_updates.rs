@@ -55,12 +55,12 @@ pub(crate) struct Events {
 }
 
 pub(crate) struct EventState {
-    /// The last sequence that was given to an event. Those of failed commits are not given again.
+    /// The last sequence assigned to an event. On an embedded store, those of failed commits are not reused.
     pub(crate) last: u64,
     /// The committed row of each kind and name.
     pub(crate) latest: HashMap<(DbEventKind, String), u64>,
-    /// Set from when an event is staged until its commit has succeeded: the last sequence before. After a
-    /// failed commit, the rows behind it may or may not be in the store.
+    /// Set from when an event is staged until its commit has succeeded: the last sequence before the event. After
+    /// a failed commit, the store may or may not contain rows after this sequence.
     pub(crate) unsettled: Option<u64>,
 }
 
@@ -128,8 +128,8 @@ impl Events {
         let mut state = self.state.lock();
         let is_first = batch.writes.last().is_none_or(|(key, _)| !keyspace::is_db_update(key));
         if is_first && store.is_shared() {
-            // Sequences of failed commits are given again, since the commits expect that they are free: no row
-            // is committed before one with a lower sequence, on whatever node.
+            // Sequences of failed commits are reused, and each commit expects its sequences to be free: therefore
+            // no node commits a row before another row with a lower sequence.
             self.read(&mut state, store)?;
         } else if is_first && let Some(before) = state.unsettled {
             // A commit has failed, but its rows may be in the store all the same.

@@ -1,5 +1,5 @@
-//! Keeps what this node remembers of a shared store fresh: the counters, `_security` and design documents of
-//! open databases, the events of `_db_updates`, and the records that the layers above register (settings,
+//! Keeps the state that this node caches from a shared store fresh: the counters, `_security` and design documents
+//! of open databases, the events of `_db_updates`, and the records that the layers above register (settings,
 //! revocations). On an embedded store this node is the only writer, and none of this runs.
 //!
 //! ```text
@@ -7,15 +7,15 @@
 //!            (one for all requests that wait, see `nodes::together`)
 //! commit  ─> tell the other nodes ─> hear ─┐
 //! every second ───────────────────────────┴> follow: the same reads for all watched databases ─> wakes feeds
-//! commit that conflicts ─> refresh ─> the writer works on the counters of now
+//! commit that conflicts ─> refresh ─> the writer continues with the current counters
 //! ```
 //!
-//! Every commit to a database on a shared store counts up [`Info::commits`] in the counters record, and expects
-//! the counters that it started from. So one key tells whether anything in a database has changed, and which of
-//! two records is the newer one. After a failover that lost commits the stored counters may be lower than those in
-//! memory: what was read in a later epoch of the store counts. A write that one node has acknowledged is seen by the next request on any
-//! other, because that request reads the counters first. A feed hears of it within a second: the notice may get
-//! lost, the poll is certain.
+//! Every commit to a database on a shared store increments [`Info::commits`] in the counters record, and expects
+//! the counters that it started from. So one key shows whether anything in a database has changed, and which of
+//! two records is newer. After a failover that lost commits, the stored counters may be lower than those in
+//! memory: counters that were read in a later epoch of the store win. The next request on any node sees a write
+//! that another node has acknowledged, because the request reads the counters first. A feed sees the write within
+//! a second: a notice may be lost, but the node also polls.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -30,24 +30,24 @@ use super::record::{Info, NO_SECURITY};
 use crate::error::{Error, Result};
 use crate::store::{Store, keyspace};
 
-/// A reader that goes on for longer than this looks again whether its database is still there, after what it
-/// has read. Much shorter than [`REMOVAL_DELAY`].
+/// After a read, a reader checks again that its database exists if the last check is older than this. Much
+/// shorter than [`REMOVAL_DELAY`].
 const CONFIRMED: Duration = Duration::from_secs(10);
-/// How long the data of a deleted database stays, so that every node has heard of the deletion before the
-/// first entry is missing.
+/// How long the data of a deleted database stays, so that every node has learned of the deletion before the
+/// first entry is removed.
 pub(super) const REMOVAL_DELAY: Duration = Duration::from_secs(30);
 
-/// What is read again when its record has changed.
+/// Called with the new value of a record that has changed.
 pub(super) type Changed = Box<dyn Fn(Option<&[u8]>) -> Result<()> + Send + Sync>;
 
-/// Gets the new epoch of the store.
+/// Called with the new epoch of the store.
 pub(super) type OnNewHistory = Arc<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
 /// A record of the store whose content the layers above remember.
 pub(super) struct Remembered {
     pub key: Vec<u8>,
-    /// The value that was seen last. Held while `changed` runs, so that a request which finds it equal knows
-    /// that what it stands for has been read.
+    /// The value that was read last. Locked while `changed` runs, so that when a request finds the value
+    /// unchanged, `changed` has returned for it.
     pub seen: Mutex<Option<Vec<u8>>>,
     pub changed: Changed,
 }
@@ -60,9 +60,9 @@ pub(super) struct Freshness {
     pub epoch: Mutex<Option<u64>>,
     /// Called after a new history of the store was found.
     pub on_new_history: RwLock<Vec<OnNewHistory>>,
-    /// Requests that wait for a look at the store.
+    /// Requests that wait for a read of the store.
     pub looks: Mutex<Looks>,
-    /// When this node has first seen that a database is deleted, by number.
+    /// When this node first saw that a database is deleted, by the number of the database.
     pub doomed: Mutex<HashMap<u64, Instant>>,
 }
 
@@ -70,17 +70,17 @@ pub(super) struct Freshness {
 #[derive(Default)]
 pub(super) struct Looks {
     pub waiting: Vec<Look>,
-    /// Threads that look.
+    /// Number of threads that read for these requests.
     pub running: usize,
 }
 
-/// What a request wants to know.
+/// A request's databases, whose state it needs, and the sender of the answer.
 pub(super) struct Look {
     pub databases: Vec<Arc<Database>>,
     pub answer: oneshot::Sender<Result<()>>,
 }
 
-/// Taken before a read of the store: what the read says is at least as new.
+/// Time and epoch from before a read of the store: the result of the read is at least as new.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
     pub at: Instant,
@@ -93,20 +93,20 @@ impl Asked {
     }
 }
 
-/// What other nodes have told since the last look.
+/// The notices that other nodes have sent since the last read.
 #[derive(Default)]
 pub(super) struct Notices {
     numbers: Mutex<BTreeSet<u64>>,
-    /// Notices may have got lost: everything is to be read.
+    /// Notices may have been lost: everything must be read.
     everything: AtomicBool,
     pub wake: Notify,
 }
 
-/// The number that stands for records of no database in a notice between nodes.
+/// In a notice between nodes: the number for records that belong to no database.
 pub const SERVER: u64 = 0;
 
 impl Database {
-    /// Whether what is in memory was read from the store at `moment` or later. Always true on an embedded store.
+    /// Whether the state in memory was read from the store at `moment` or later. Always true on an embedded store.
     pub fn is_as_of(&self, moment: Instant) -> bool {
         !self.store.is_shared() || self.heard.lock().at >= moment
     }
@@ -119,7 +119,7 @@ impl Database {
         self.learn(stored.as_deref(), asked)
     }
 
-    /// The counters of now: on a shared store, they are read. Blocks on the store.
+    /// The current counters: on a shared store, reads them. Blocks on the store.
     ///
     /// # Errors
     /// [`Error::NoDatabase`] if the database was deleted, and those of the store.
@@ -131,7 +131,7 @@ impl Database {
     }
 
     /// Takes over the stored counters, which were read after `asked`, and reads what has changed with them. `None`: the
-    /// database is deleted.
+    /// database is deleted. Returns whether the database exists.
     pub(super) fn learn(&self, stored: Option<&[u8]>, asked: Asked) -> Result<bool> {
         let Some(stored) = stored else {
             self.mark_gone();

@@ -1,20 +1,20 @@
 //! The histories of a database on a shared store.
 //!
-//! A failover may lose the last commits of a PostgreSQL without a synchronous standby. The database then goes on from an
-//! earlier sequence, and gives the sequences after it a second time. A client that has read up to sequence 10 of the old
-//! history would miss 9 and 10 of the new one:
+//! A failover may lose the last commits of a PostgreSQL without a synchronous standby. The database then continues from
+//! an earlier sequence, and assigns the sequences after it a second time. A client that has read up to sequence 10 of
+//! the old history would miss 9 and 10 of the new one:
 //!
 //! ```text
 //! epoch 1   1 2 3 4 5 6 7 8 [9 10]    lost, and a client knows 10
-//! epoch 2                  8  9 10 11    begins after 8: the client goes on from 8
+//! epoch 2                  8  9 10 11    begins after 8: the client continues from 8
 //! ```
 //!
-//! The store counts its failovers (`Store::epoch`). The first commit to a database in a new epoch notes the epoch and the
-//! sequence after which it begins. A sequence on the wire names the epoch in which it was read.
+//! The store counts its failovers (`Store::epoch`). The first commit to a database in a new epoch records the epoch and
+//! the sequence after which it begins. A sequence on the wire names the epoch in which it was read.
 
 use super::codec::{Reader, Writer};
 
-/// The most that are kept. Older ones are merged: a client that comes from there may see changes twice.
+/// Maximum number of histories. Older ones are merged: a client that last read in one may see changes twice.
 const MOST: usize = 50;
 
 /// The histories, the oldest first. Empty on an embedded store.
@@ -41,12 +41,12 @@ impl Histories {
         }
     }
 
-    /// What follows the instance in a sequence on the wire: nothing before the first failover, which is the usual case.
+    /// The epoch that follows the instance in a sequence on the wire; `None` before the first failover, the usual case.
     pub fn mark(&self) -> Option<u64> {
         self.0.get(1..)?.last().map(|last| last.epoch)
     }
 
-    /// Where a client goes on that has read up to `sequence`, with that mark.
+    /// The sequence after which a client continues that has read up to `sequence` with this mark.
     pub(super) fn position(&self, sequence: u64, mark: Option<u64>) -> u64 {
         // Without a mark it was read in the first epoch, which a full list may no longer have.
         let first = if self.0.len() == MOST { 0 } else { self.0.first().map_or(0, |first| first.epoch) };
@@ -105,7 +105,7 @@ mod tests {
             histories.commit(epoch, epoch * 10);
         }
         assert_eq!(histories.0.len(), MOST);
-        // It read up to 39 in the third epoch; the fourth began after 40, and is no longer known by itself.
+        // The client read up to 39 in the third epoch; the fourth began after 40, and was merged with others.
         assert!(histories.position(39, Some(3)) <= 39);
         assert!(histories.position(20, None) <= 20);
         assert_eq!(histories.position(5000, Some(200)), 5000);

@@ -79,8 +79,8 @@ pub fn check_document_id(id: &str, partitioned: bool) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a document which is read could be in the database at all: without a partition, CouchDB finds no
-/// shard to ask (`couch_partition:hash`). Ids that start with an underscore have no partition.
+/// Checks that the id of a document to read has a partition, if the database is partitioned: otherwise CouchDB
+/// finds no shard to read (`couch_partition:hash`). Ids that start with an underscore need no partition.
 pub fn check_has_partition(id: &str, partitioned: bool) -> Result<()> {
     if partitioned && !id.starts_with('_') && !id.contains(':') {
         return Err(Error::IllegalDocId(NO_PARTITION.into()));

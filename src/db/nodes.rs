@@ -1,5 +1,5 @@
 //! Learns what other nodes write to a shared store: at the start of a request, from their notices, and every
-//! second for all that is watched. The story is in `db::freshness`.
+//! second for everything that is watched. `db::freshness` describes the design.
 
 mod together;
 
@@ -13,13 +13,14 @@ use crate::blocking::blocking;
 use crate::error::Result;
 use crate::store::keyspace;
 
-/// The pause between two polls of the watched records. A change that no notice tells is seen this late.
+/// The pause between two polls of the watched records. A change whose notice is lost is seen this late.
 const POLL: Duration = Duration::from_secs(1);
 /// Records read at once.
 const PAGE: usize = 1000;
 
 impl Databases {
-    /// Calls `changed` with the new value whenever the record `key` has changed since the last look. Of a shared store only.
+    /// Calls `changed` with the new value whenever the record `key` has changed since the last read. Does nothing on
+    /// an embedded store.
     pub fn remember(&self, key: Vec<u8>, changed: impl Fn(Option<&[u8]>) -> Result<()> + Send + Sync + 'static) {
         if self.store().is_shared() {
             let remembered = Remembered { key, seen: Default::default(), changed: Box::new(changed) };
@@ -72,7 +73,7 @@ impl Databases {
         Ok(learned.map(|(database, info)| database.learn(info.as_deref(), asked).map(drop)).collect())
     }
 
-    /// Follows the other nodes of a shared store: learns what they tell at once, and looks at everything that is
+    /// Follows the other nodes of a shared store: reads what their notices name at once, and everything that is
     /// watched every second. Returns at once on an embedded store; otherwise runs until the task is dropped.
     pub async fn follow_nodes(self: Arc<Self>) {
         if !self.store().is_shared() {
@@ -101,14 +102,14 @@ impl Databases {
         }
     }
 
-    /// Learns of the databases that other nodes have told of, or with `all` of everything that is watched.
+    /// Reads the counters of the watched databases that notices name, or with `all` everything that is watched.
     fn look(&self, all: bool) -> Result<()> {
         let (told, everything) = self.freshness.heard.take();
         let all = all || everything;
         if all {
             self.check_epoch()?;
         }
-        // The others are looked at when a request wants them.
+        // The other databases are read when a request needs them.
         let is_wanted = |database: &Database| database.is_watched() && (all || told.contains(&database.number));
         let mut open = self.all_opened();
         open.retain(|database| !database.is_gone() && is_wanted(database));
@@ -119,7 +120,7 @@ impl Databases {
         Ok(())
     }
 
-    /// After a failover that may have lost commits, nothing in memory is certain: reads it all again.
+    /// After a failover that may have lost commits, nothing in memory is reliable: reads everything again.
     fn check_epoch(&self) -> Result<()> {
         let now = self.store().epoch()?;
         let mut epoch = self.freshness.epoch.lock();

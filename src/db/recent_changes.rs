@@ -1,8 +1,8 @@
 //! The rows of the changes order that a waiting feed reads when it wakes, kept in memory.
 //!
-//! One commit wakes all feeds of a database, and each of them then asks for the same few rows. The first one reads
-//! them; the others take them from here. The rows are those of one state of the database: its counters, which every
-//! commit rewrites.
+//! One commit wakes all feeds of a database, and each of them then requests the same few rows. The first one reads
+//! them; the others take them from here. The rows are valid for one state of the database, identified by its
+//! counters, which every commit rewrites.
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ pub use self::info::Info;
 
 const VERSION: u8 = 1;
 
-/// What a database without a security object of its own answers.
+/// The `_security` object of a database that has none of its own.
 pub const NO_SECURITY: &str = r#"{"members":{"roles":["_admin"]},"admins":{"roles":["_admin"]}}"#;
 
 /// The record of a database's name.

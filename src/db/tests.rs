@@ -344,7 +344,7 @@ async fn auto_purge_removes_documents_whose_deletion_has_expired() {
 #[tokio::test]
 async fn large_leaves_are_loaded_in_pages() {
     let database = databases().create("db", CreateOptions::default(), None).unwrap();
-    /// Two of them fit.
+    /// Two of the documents fit.
     const ROOM: u64 = 11 << 20;
     let json = format!("{{\"x\":\"{}\"}}", "x".repeat(5 << 20));
     for hash in ["a", "b", "c", "d", "e"] {

@@ -1,4 +1,4 @@
-//! Two nodes on one store: what one writes, the other knows.
+//! Two nodes on one store: each sees what the other one writes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -360,14 +360,14 @@ async fn after_a_failover_the_store_counts_and_not_what_is_in_memory() {
     let there = two.get("db").unwrap();
     assert_eq!((here.info().sequence, there.info().sequence), (3, 3));
     cluster.fail_over_to(kept);
-    // The next request sees what is there, and does not wait for the look at the epoch.
+    // The next request sees the stored state, and does not wait for the check of the epoch.
     two.catch_up(&["db"]).unwrap();
     assert_eq!((there.info().sequence, &*there.security()), (1, "{}"));
     let written = tokio::time::timeout(SOON, put(&here, "b", None, "{}")).await;
     written.expect("a writer goes on").unwrap();
     two.catch_up(&["db"]).unwrap();
     assert_eq!(feed(&there), [(1, "a".to_owned()), (2, "b".to_owned())]);
-    // What was read before the failover, and comes late, changes nothing.
+    // Counters that were read before the failover and arrive late change nothing.
     let late = record::Info { sequence: 3, commits: 9, ..record::Info::default() };
     there.publish(late, 1);
     assert_eq!(there.info().sequence, 2);

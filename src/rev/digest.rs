@@ -23,9 +23,9 @@ pub struct AttachmentDigest<'a> {
 pub enum Digests<'a> {
     /// The attachments, in the order of the document.
     Known(&'a [AttachmentDigest<'a>]),
-    /// So many attachments of a document that is created again over its tombstone. CouchDB computes that id where the
-    /// attachments are written already and their names and digests cannot be read any more
-    /// (`couch_db_updater:merge_rev_tree`), so each is three times `undefined` there.
+    /// This many attachments of a document that is created again over its tombstone. CouchDB computes that id after
+    /// it has written the attachments, when it can no longer read their names and digests
+    /// (`couch_db_updater:merge_rev_tree`), and writes `undefined` three times for each.
     Undefined(usize),
 }
 

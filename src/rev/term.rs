@@ -240,7 +240,7 @@ impl Term {
     }
 }
 
-/// Where the string ends whose text starts at `at`: at its closing quote, or at the end of the text.
+/// The end of the string whose text starts at `at`: its closing quote, or the end of the text.
 fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
     while let Some(&byte) = bytes.get(at) {
         match byte {
@@ -252,7 +252,7 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where the number ends whose first byte is before `at`.
+/// The end of the number whose first byte is before `at`.
 fn end_of_number(bytes: &[u8], at: usize) -> usize {
     let is_part = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
     at + bytes[at..].iter().take_while(is_part).count()

@@ -315,8 +315,7 @@ impl Tree {
     }
 
     /// The leaves that descend from `revision`, including itself if it is a leaf, in descending rank. Empty
-    /// if it is unknown.
-    /// (`latest=true`, `couch_key_tree:get_key_leafs/2`.)
+    /// if it is unknown. (`latest=true`, `couch_key_tree:get_key_leafs/2`.)
     pub fn leaves_below(&self, revision: &Revision) -> Vec<&Node> {
         let Some(first) = self.index(revision) else { return Vec::new() };
         let mut below = vec![false; self.nodes.len() - first];

@@ -49,8 +49,8 @@ impl Databases {
     }
 
     fn write_updates(&self, names: &[String]) -> Result<()> {
-        // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row. On another node, the
-        // expectations of the names do.
+        // Prevents a concurrent deletion, so that no `updated` row follows the `deleted` row. A deletion by another
+        // node makes the commit conflict, because it expects the name records.
         let _naming = self.naming.lock();
         for attempt in 1.. {
             let keys: Vec<Vec<u8>> = names.iter().map(|name| keyspace::name(name)).collect();

@@ -60,7 +60,7 @@ impl Databases {
         unreachable!("the loop ends with a result")
     }
 
-    /// Takes over committed events, and tells the other nodes.
+    /// Publishes committed events to the feeds of this node, and notifies the other nodes.
     pub(super) fn told(&self, events: Vec<DbEvent>) {
         self.events.committed(events);
         if self.store.is_shared() {
@@ -114,8 +114,8 @@ mod tests {
     use crate::store::MemoryBlobs;
     use crate::store::memory::Memory;
 
-    /// A replication went on for ever when the database of its document was deleted: the listener of the deletion
-    /// still found the database.
+    /// If the listener of a deletion still found the database, the replications of the database's documents would
+    /// never stop.
     #[test]
     fn a_deletion_is_told_when_the_database_is_no_longer_found() {
         let databases =
@@ -125,7 +125,7 @@ mod tests {
         std::thread::scope(|scope| {
             let handles = databases.open.read();
             scope.spawn(|| databases.delete("db").unwrap());
-            // Until the deletion waits to take the handle away.
+            // Wait until the deletion blocks on the lock that it needs to remove the handle.
             while databases.open.try_read().is_some() {
                 std::thread::yield_now();
             }

@@ -34,7 +34,7 @@ impl Draft<'_> {
             if let Some(old) = old.filter(|_| was && (moves || !is)) {
                 self.remove_entry(kind, old);
             }
-            // A row that stays where it is keeps its leaves: it is conflicted only if it was.
+            // A row at an unchanged sequence has unchanged leaves, so it is conflicted only if it was before.
             if is && moves {
                 self.put_entry(kind, new);
             }
@@ -67,13 +67,13 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Has the record of an embedded database written, although nothing of it has changed but its end.
+    /// Makes an embedded store write the index record, although only its `upto` has changed.
     pub(crate) fn store_index(&mut self) {
         self.stores_index = true;
     }
 
-    /// Writes the record of an embedded database, if an entry has changed, or how far the index is. While the index is incomplete it is written with
-    /// every commit, so that a restart goes on where it was.
+    /// On an embedded store, writes the index record if an entry or the progress of the index has changed. While the
+    /// index is incomplete, every change writes it, so that a restart continues from there.
     pub(super) fn finish_index(&mut self) {
         let (info, before) = (&mut self.info, &self.before);
         if info.commits > 0 || self.store.is_shared() {

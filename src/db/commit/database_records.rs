@@ -58,7 +58,7 @@ impl Draft<'_> {
         Ok(after)
     }
 
-    /// Changes what is stored of `_auto_purge`.
+    /// Changes the stored state of `_auto_purge`.
     pub fn change_auto_purge(&mut self, change: impl FnOnce(&mut AutoPurge)) -> Result<()> {
         self.update(keyspace::auto_purge(self.number), |value| {
             let mut stored = AutoPurge::of(value)?;

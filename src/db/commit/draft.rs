@@ -21,8 +21,8 @@ use crate::error::{Error, Result};
 use crate::rev::{Body, Digests, Merged, Revision, RevisionHash, Tree, new_revision};
 use crate::store::{Batch, Store, keyspace};
 
-/// Bytes by which a record may grow in a document that counts as smaller: room for one more revision in its
-/// tree.
+/// A document may count as smaller although its record grows by up to this many bytes: room for one more
+/// revision in its tree.
 const MORE_TREE: u64 = 1 << 10;
 
 /// Documents that a draft loads in one call.
@@ -294,7 +294,7 @@ impl<'a> Draft<'a> {
         self.drop_bodies(id, &bodies)
     }
 
-    /// Writes a record that is absent as long as the counters are the ones that this draft expects: one under a new
+    /// Writes a record that does not exist while the counters are those that this draft expects: one under a new
     /// sequence, or one that was read and not found.
     fn put_new(&mut self, key: Vec<u8>, value: Vec<u8>) {
         if self.store.is_shared() {
@@ -304,7 +304,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Counts the commit and notes its epoch, for the other nodes of a shared store.
+    /// Counts the commit and records its epoch, for the other nodes of a shared store.
     fn count_commit(&mut self, designs: bool) -> Result<()> {
         let info = &mut self.info;
         info.commits += 1;

@@ -49,7 +49,7 @@ pub(crate) trait Work: Send {
     fn frees(&self) -> Frees {
         Frees::Never
     }
-    /// Whether everything that the work writes can be made again: it may be synced with a later commit.
+    /// Whether everything that the work writes can be rebuilt, so that it may be synced with a later commit.
     fn is_derived(&self) -> bool {
         false
     }

@@ -1,6 +1,6 @@
-//! Requests that arrive while others learn from the store do so together: one read and one thread for all of them.
+//! Batches the reads of concurrent requests on a shared store: one read and one thread for all requests that wait.
 //!
-//! A look begins after the request has come, so it sees all that any node has acknowledged before.
+//! A read begins after its requests have arrived, so it sees every write that any node acknowledged before them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::db::Database;
 use crate::db::freshness::Look;
 use crate::error::{Error, Result};
 
-/// So many looks begin as soon as a request comes.
+/// While fewer reads than this run, a request starts one at once.
 const FREE: usize = 2;
-/// Another one begins beside those under way if so many requests wait: one that takes long, because it reads what has
-/// changed, does not delay all of them.
+/// If this many requests wait, another read starts beside the running ones, so that a slow one, which reads what has
+/// changed, does not delay all requests.
 const MANY: usize = 16;
-/// The most looks at a time.
+/// Maximum number of concurrent reads.
 const AT_ONCE: usize = 4;
 
 impl Databases {
     /// As [`Databases::catch_up`], together with other requests. Does not block.
     ///
     /// # Errors
-    /// Those of the store. [`Error::Damaged`] if a record of one of these databases is.
+    /// Those of the store; [`Error::Damaged`] if a record of one of these databases is damaged.
     pub async fn catch_up_together(self: &Arc<Self>, names: &[&str]) -> Result<()> {
         if !self.store().is_shared() {
             return Ok(());
@@ -46,7 +46,7 @@ impl Databases {
         learned.await.unwrap_or_else(|_| Err(Error::Internal("a look at the store ended without an answer".into())))
     }
 
-    /// One read for all of them. Returns the answer of each.
+    /// Makes one read for all requests of `waiting`. Returns the answer to each.
     fn look_for(&self, waiting: &[Look]) -> Vec<Result<()>> {
         let mut databases: Vec<Arc<Database>> = waiting.iter().flat_map(|look| look.databases.clone()).collect();
         databases.sort_unstable_by_key(|database| (database.number, Arc::as_ptr(database)));
@@ -56,7 +56,7 @@ impl Databases {
             Err(error) if waiting.len() == 1 || matches!(error, Error::Down(_)) => {
                 return waiting.iter().map(|_| Err(error.clone())).collect();
             }
-            // It may be the fault of a database of one of them.
+            // A database of a single request may have caused the error: read for each request alone.
             Err(_) => return waiting.chunks(1).flat_map(|look| self.look_for(look)).collect(),
         };
         let failed: Vec<(&Arc<Database>, &Error)> = databases
@@ -73,17 +73,17 @@ impl Databases {
     }
 }
 
-/// A thread that looks, or is about to: counted in `Looks::running`.
+/// A thread that reads for the waiting requests, or is about to: counted in `Looks::running`.
 struct Looking {
     databases: Arc<Databases>,
     counts: bool,
 }
 
 impl Looking {
-    /// Looks until no request waits.
+    /// Reads until no request waits.
     fn run(mut self) {
         while let Some(waiting) = self.next() {
-            // A panic is a bug. Those who wait get an error, and the next ones are served.
+            // A panic is a bug. The requests of this read get an error, and later ones are served.
             let looked = catch_unwind(AssertUnwindSafe(|| self.databases.look_for(&waiting)));
             let answers = looked.unwrap_or_else(|panic| waiting.iter().map(|_| Err(panicked(&*panic))).collect());
             let down = answers.iter().find(|answer| matches!(answer, Err(Error::Down(_)))).cloned();
@@ -91,7 +91,7 @@ impl Looking {
                 let _ = look.answer.send(answer);
             }
             if let Some(down) = down {
-                // Those who have come meanwhile would wait as long for the same answer.
+                // Requests that arrived meanwhile would wait as long for the same error.
                 for look in std::mem::take(&mut self.databases.freshness.looks.lock().waiting) {
                     let _ = look.answer.send(down.clone());
                 }
@@ -99,7 +99,7 @@ impl Looking {
         }
     }
 
-    /// Those who wait. If there are none, the thread no longer counts: the next request starts another one.
+    /// Takes the waiting requests. If there are none, the thread is no longer counted: the next request starts another.
     fn next(&mut self) -> Option<Vec<Look>> {
         let mut looks = self.databases.freshness.looks.lock();
         let waiting = std::mem::take(&mut looks.waiting);
@@ -112,8 +112,8 @@ impl Looking {
 }
 
 impl Drop for Looking {
-    /// If it never ran, because there was no thread for it or the runtime has ended: those for whom nobody looks get an
-    /// error.
+    /// If the thread never ran, because none was available or the runtime has ended: requests that no other thread
+    /// serves get an error.
     fn drop(&mut self) {
         if self.counts {
             let mut looks = self.databases.freshness.looks.lock();

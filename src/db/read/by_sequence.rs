@@ -23,8 +23,8 @@ pub struct ChangesPage {
     pub rows: Vec<(u64, SequenceRow)>,
     /// Whether there are no more rows after this page.
     pub done: bool,
-    /// A forward page has all changes up to this sequence, and a caller goes on after it. That is the end of the changes when
-    /// the page was read, or the last row of a page that is not [`done`](ChangesPage::done).
+    /// A forward page has all changes up to this sequence, and a caller continues after it. It is the last sequence
+    /// when the page was read, or that of the last row if the page is not [`done`](ChangesPage::done).
     pub through: u64,
 }
 
@@ -33,9 +33,9 @@ pub struct ChangesPage {
 const COUNTED: usize = 500;
 
 impl Since {
-    /// Parses a `since`: `now`, `N`, `N-<instance>` or `N-<instance>.<epoch>`. A sequence of another instance, that is, of a deleted
-    /// database with the same name, starts from the beginning, so that the client may see a change twice but
-    /// never misses one.
+    /// Parses a `since`: `now`, `N`, `N-<instance>` or `N-<instance>.<epoch>`. A sequence of another instance, that
+    /// is, of a deleted database with the same name, starts from the beginning, so that the client may see a change
+    /// twice but never misses one.
     pub(crate) fn parse(text: &str, instance: &str, histories: &Histories) -> Result<Since> {
         let text = text.trim().trim_matches('"');
         if text == "now" {

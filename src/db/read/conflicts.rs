@@ -22,7 +22,7 @@ pub struct ConflictQuery {
     pub direction: Direction,
     /// Continue after the document that changed at this sequence.
     pub after: Option<u64>,
-    /// The most rows.
+    /// Maximum number of rows.
     pub limit: usize,
 }
 
@@ -35,8 +35,8 @@ impl Database {
         self.info().conflicts
     }
 
-    /// Lists conflicted documents with the sequences of their last changes, in the order of these. The second part of
-    /// the result is the last sequence if there are more.
+    /// Lists conflicted documents with the sequences of their last changes, in sequence order. The second part of
+    /// the result is the last sequence if there are more documents.
     pub fn conflicts(&self, query: ConflictQuery) -> Result<ConflictPage> {
         if self.is_gone() {
             return Err(Error::NoDatabase);
@@ -60,7 +60,7 @@ impl Database {
         for (at, some) in sequences.chunks(ROWS_AT_ONCE).enumerate() {
             let keys: Vec<Vec<u8>> = some.iter().map(|at| keyspace::sequence(self.number, *at)).collect();
             for (sequence, row) in some.iter().zip(self.store.get_many(&keys)?) {
-                // A document that changed since the page was read is at another place now.
+                // A document that changed since the page was read now has another sequence.
                 if let Some(row) = row {
                     bytes += row.len();
                     rows.push((*sequence, SequenceRow::decode(&row)?));

@@ -49,7 +49,7 @@ pub enum Attachments {
 pub enum Piece {
     Text(String),
     /// The attachment's content as base64, without quotes. The sender decompresses it: inline content is never
-    /// compressed, also if the members say how it is stored.
+    /// compressed, even if `encoding` says that the stored content is.
     Base64(Attachment),
 }
 

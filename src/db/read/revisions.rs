@@ -174,9 +174,9 @@ impl Database {
         Err(Error::Damaged(format!("the body of document {id} is not there")))
     }
 
-    /// Selects revisions for `open_revs`; `None` means `all` (every leaf). The result has each revision once: those
-    /// that are stored in ascending order, then an `Err` for each that is missing. With `latest`, a revision selects the leaves
-    /// that descend from it. No bodies are loaded yet.
+    /// Selects revisions for `open_revs`; `None` means `all` (every leaf). The result has each revision once: the
+    /// stored ones in ascending order, then an `Err` for each missing one. With `latest`, a revision selects the
+    /// leaves that descend from it. No bodies are loaded yet.
     ///
     /// # Errors
     /// [`Error::Missing`] if `revisions` is `None` and the document does not exist.
@@ -330,8 +330,8 @@ impl Opened {
     }
 }
 
-/// The nodes that are shown of `revisions` (`None`: all leaves), each once: those that are stored in ascending order,
-/// then those that are missing (CouchDB: `fabric_doc_open_revs`).
+/// The nodes that `revisions` select (`None`: all leaves), each once: the stored ones in ascending order, then the
+/// missing revisions (CouchDB: `fabric_doc_open_revs`).
 fn choose<'t>(
     tree: &'t Tree,
     revisions: Option<&[Revision]>,
@@ -359,10 +359,10 @@ fn choose<'t>(
     found.into_values().map(Ok).chain(missing).collect()
 }
 
-/// The revisions of one entry of `_bulk_get` that answer it; those that are not there as errors.
+/// The revisions that one entry of `_bulk_get` returns; the missing ones are errors.
 type Chosen<'t> = Vec<std::result::Result<&'t Node, Option<Revision>>>;
 
-/// Chooses the revisions of the first entries of `wanted`, as many as have bodies of `room` bytes together.
+/// Chooses the revisions of the first entries of `wanted`, as many as have bodies of at most `room` bytes together.
 /// If only some revisions of an entry fit, the others are returned as its [`Opened`].
 fn choose_within<'t>(
     wanted: &[(String, Option<Revision>)],

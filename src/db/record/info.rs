@@ -87,7 +87,7 @@ impl Info {
         }
     }
 
-    /// The record of a database whose index of conflicts is not there.
+    /// The record of a database whose index of conflicts is missing.
     pub fn without_conflict_index(self) -> Info {
         Info { conflicts: ConflictIndex::missing(self.sequence), ..self }
     }
@@ -120,8 +120,8 @@ impl Info {
         out.0
     }
 
-    /// Decodes a stored value; malformed bytes are [`Error::Damaged`]. Of a value of version 1, no document counts as
-    /// indexed in `conflicts`.
+    /// Decodes a stored value; malformed bytes are [`Error::Damaged`]. A value of version 1 has no `conflicts`: no
+    /// document counts as indexed.
     pub fn decode(value: &[u8]) -> Result<Info> {
         let read = || {
             let shared = Reader::version(value, SHARED_VERSION);

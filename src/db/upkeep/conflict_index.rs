@@ -1,4 +1,4 @@
-//! Completes the index of conflicted documents: of a store that has none yet, and after an older settee wrote to it.
+//! Completes a database's index of conflicted documents, if it has none yet or an older settee wrote to it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,8 +33,8 @@ impl Drop for Running {
 }
 
 impl Database {
-    /// Indexes the conflicted documents that have no entries yet, between writes. Does nothing if the index is complete,
-    /// or is being completed. Calls `progress` with the last indexed sequence and the sequence at which it ends.
+    /// Indexes the conflicted documents that have no entries yet, between writes. Does nothing if the index is
+    /// complete or being completed. Calls `progress` with the last indexed sequence and the last one to index.
     pub async fn index_conflicts(self: &Arc<Self>, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
         if self.conflict_index().is_complete() || self.indexing.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -81,7 +81,7 @@ impl Database {
         }
     }
 
-    /// Entries without a row among a page of those after a sequence, and the end of the page.
+    /// Reads a page of entries after a sequence. Returns those without a row, and the last sequence of a full page.
     fn dangling_after(&self, kind: Conflicted, after: u64) -> Result<(Entries, Option<u64>)> {
         let mut range = keyspace::conflicts(self.number, kind as u8);
         range.0 = std::ops::Bound::Excluded(keyspace::conflict(self.number, kind as u8, after));
@@ -90,7 +90,7 @@ impl Database {
         let rows: Vec<Vec<u8>> = sequences.iter().map(|at| keyspace::sequence(self.number, *at)).collect();
         let mut dangling = Vec::new();
         for (sequence, row) in sequences.iter().zip(self.store.get_each(&rows)?) {
-            // A damaged row is there.
+            // A damaged row still exists.
             if matches!(row, Ok(None)) {
                 dangling.push((kind, *sequence));
             }
@@ -138,7 +138,7 @@ impl Database {
 enum Step {
     /// Writes the record of an embedded database.
     Store,
-    /// Puts the entries of rows that were found: all up to a sequence.
+    /// Adds the entries of the conflicted rows that were found, and records up to which sequence rows are indexed.
     Found(Entries, u64),
     /// Removes entries whose rows are gone.
     Drop(Entries),

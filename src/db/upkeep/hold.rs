@@ -1,9 +1,9 @@
 //! Holding all writes of a database while a backup copies it.
 //!
-//! On an embedded store, the hold blocks the writer. On a shared store, other nodes write, too: the hold stands in
-//! the counters, which every writer reads. Their commits expect counters without it, so they conflict, see it and
-//! wait. It ends by itself after [`LONGEST`], in case the node that holds dies. Whether it has lasted is not a
-//! matter of clocks: the counters are still the same at its end ([`Hold::has_lasted`]).
+//! On an embedded store, the hold blocks the writer. On a shared store, other nodes write, too: the hold is stored
+//! in the counters, which every writer reads. A commit of a writer expects counters without the hold, so it
+//! conflicts; the writer then reads the hold and waits. The hold ends by itself after [`LONGEST`], in case its node
+//! dies. [`Hold::has_lasted`] does not depend on clocks: it checks that the counters have not changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,12 +83,12 @@ impl Database {
     /// Commits changed counters, without the writer, which may be waiting. Returns them.
     fn replace_counters(&self, change: impl Fn(&mut Info)) -> Result<Info> {
         for attempt in 1.. {
-            // Before the read: the counters are of this epoch or a later one.
+            // Read before the counters, which are therefore of this epoch or a later one.
             let epoch = self.store.epoch()?;
             let before = self.info_now()?;
             let mut after = before.clone();
             after.commits += 1;
-            // Asked again after the read: a failover in between has begun a new history.
+            // Read again after the counters: a failover in between has begun a new history.
             after.histories.commit(self.store.epoch()?, before.sequence);
             change(&mut after);
             let mut batch = Batch { frees: true, ..Batch::new() };
@@ -128,7 +128,7 @@ impl Drop for Hold {
         if let Held::Counters(database, held) = &self.0 {
             let until = held.held_until;
             let ended = database.replace_counters(|info| {
-                // Another backup may hold by now.
+                // Another backup may hold the database by now.
                 if info.held_until == until {
                     info.held_until = 0;
                 }

@@ -93,7 +93,7 @@ impl Databases {
     }
 
     /// The keys of those deleted databases whose entries may be removed now. On a shared store, other nodes may
-    /// read a database until they have heard of its deletion.
+    /// read a database until they have learned of its deletion.
     fn due(&self, mut doomed: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         if !self.store().is_shared() {
             return doomed;

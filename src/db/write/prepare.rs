@@ -31,7 +31,7 @@ impl Database {
     }
 
     /// Resolves stubs and computes revisions, outside the writer. Reads only the documents of edits that need
-    /// it. Takes edits from the front of `incoming`, as many as may be in memory with what validation receives.
+    /// it. Takes edits from the front of `incoming`, as many as may be in memory together with their proposals.
     #[allow(clippy::type_complexity, reason = "the parts are named where they are used")]
     pub(super) fn prepare(
         &self,

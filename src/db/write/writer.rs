@@ -3,7 +3,8 @@
 //! Each database has at most one running writer; an idle database has none. A call that finds no running
 //! writer starts one on a blocking thread. The writer drains the queue into one draft, commits it, wakes the
 //! watchers, answers, and ends when the queue is empty. Concurrent writes of many clients therefore share one
-//! commit and one sync. At most 32 writers run at the same time. If more databases are written, their writers take turns.
+//! commit and one sync. At most 32 writers run at the same time. If more databases are written, their writers take
+//! turns.
 //!
 //! Every commit has a fixed cost. Clients that write continuously return shortly after they are answered, so
 //! after answering several works the writer waits for about as many to arrive, at most as long as the last
@@ -27,12 +28,12 @@ use crate::store::{self, Durability, StoreError};
 const DRAFT_BYTES: usize = 8 << 20;
 /// ...or this many documents.
 const DRAFT_DOCUMENTS: usize = 4096;
-/// The writers that run at the same time. Each occupies a thread, also while it waits for a sync that it shares with the
-/// others; with each thread, the allocator keeps about 1 MB. One count for the process, like its threads.
+/// Limits the writers that run at the same time. Each occupies a thread, even while it waits for a sync that it shares
+/// with others, and the allocator keeps about 1 MB per thread. One limit for the process, like its threads.
 static TURNS: Semaphore = Semaphore::const_new(32);
-/// The pause before a writer looks again whether a backup still holds the database.
+/// The pause before a writer checks again whether a backup still holds the database.
 const HELD_PAUSE: Duration = Duration::from_millis(20);
-/// How long after a conflict a writer asks for its turn before it reads.
+/// For this long after a conflict, a writer takes a turn among the nodes before it reads.
 const CONTENDED: Duration = Duration::from_secs(1);
 
 impl Database {
@@ -73,7 +74,7 @@ impl Database {
         }
     }
 
-    /// Writes what waits. Ends when nothing does, or when another database waits for the turn.
+    /// Commits the waiting works. Ends when none are left, or when another database waits for the turn.
     fn drain(self: Arc<Self>, mut turn: SemaphorePermit<'static>) {
         let mut pace = Pace::default();
         loop {
@@ -94,11 +95,11 @@ impl Database {
                 tracing::error!(database = %self.name, "the writer panicked");
             }
             let left = self.queue.lock().waiting.len();
-            // A commit of a shared store waits for another server, and this one has nothing to do meanwhile. So half of the
-            // clients send their next works while the works of the others are committed.
+            // A commit to a shared store waits for another server while this one is idle. The writer therefore waits
+            // for half of the works: the other clients send theirs during the commit.
             let share = if self.store.is_shared() { 2 } else { 1 };
             pace.wrote(count / share, left / share, begun, Instant::now());
-            // A turn that is given back goes to the database that has waited for longest, if any waits.
+            // A released turn goes to the database that has waited for longest, if any waits.
             drop(turn);
             match TURNS.try_acquire() {
                 Ok(next) => turn = next,
@@ -126,7 +127,7 @@ impl Database {
                 Err(Attempt::Held) => {
                     std::thread::sleep(HELD_PAUSE);
                     match self.refresh() {
-                        // If it is deleted, the next attempt finds that.
+                        // If the database was deleted, the next attempt finds that.
                         Ok(_) => continue,
                         Err(error) => Err(error),
                     }
@@ -136,13 +137,13 @@ impl Database {
                     store::pause_after_conflict(&*self.store, conflicts);
                     continue;
                 }
-                // The others are retried from the start without it, because it may have changed the draft.
+                // The other works are retried from the start without this one, because it may have changed the draft.
                 Err(Attempt::Without(at, error)) => {
                     works.remove(at).answer(Err(error));
                     continue;
                 }
-                // On a full disk, works that free space still succeed, but only in commits of their own. The same is true
-                // of works beside one with an id that the store cannot index.
+                // On a full disk, works that free space still succeed, but only in commits of their own. If the store
+                // cannot index an id of one work, the others succeed in commits of their own, too.
                 Err(Attempt::Failed(Error::Full | Error::IllegalDocId(_))) if works.len() > 1 => {
                     works.into_iter().for_each(|work| self.write(vec![work]));
                     return;
@@ -284,7 +285,7 @@ mod tests {
 
     type Answers = Arc<Mutex<Vec<&'static str>>>;
 
-    /// Fills a draft, and notes when it is answered.
+    /// Fills a draft, and records when it is answered.
     struct Large(&'static str, Answers, oneshot::Sender<Result<()>>);
 
     impl Work for Large {
@@ -323,7 +324,7 @@ mod tests {
             while database.queue.lock().waiting() < works {
                 tokio::task::yield_now().await;
             }
-            // On this one thread, tasks run in the order in which they were begun: now the writer waits for its turn.
+            // On this single thread, tasks run in the order of their start: now the writer waits for its turn.
             tokio::task::yield_now().await;
         }
         assert_eq!(*answers.lock(), [""; 0], "all turns are taken");

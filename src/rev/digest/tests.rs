@@ -176,7 +176,7 @@ fn invalid_json_does_not_panic() {
     }
 }
 
-/// Ids that CouchDB 3.5 gives to documents that are created again over a tombstone.
+/// Ids that CouchDB 3.5 computes for documents that are created again over a tombstone.
 #[test]
 fn attachments_of_a_document_created_again_are_undefined() {
     let tombstone = |generation: u64, parent: &Revision, body: &str| {

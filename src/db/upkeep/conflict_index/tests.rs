@@ -1,5 +1,5 @@
-//! The index of conflicts is held against a scan of all documents: after random edits, after a restart, after an older
-//! settee wrote to the store, and while it is completed.
+//! Compares the index of conflicts with a scan of all documents: after random edits, after a restart, after an older
+//! settee wrote to the store, and while the index is completed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -188,7 +188,7 @@ fn index_entries(store: &Arc<dyn Store>, number: u64) -> Vec<(Vec<u8>, Vec<u8>)>
 #[tokio::test]
 async fn a_store_that_an_older_settee_wrote_to_is_indexed_also_while_it_is_written_to() {
     for seed in 0..20 {
-        // No index at all (odd seeds), or one that the older settee did not keep.
+        // No index at all (odd seeds), or one that the older settee did not update.
         let (store, mut state) = (memory(), 1000 + seed);
         let database = open(&store).create("db", CreateOptions::default(), None).unwrap();
         write(&database, random_edits(&mut state, 40)).await;
@@ -207,7 +207,7 @@ async fn a_store_that_an_older_settee_wrote_to_is_indexed_also_while_it_is_writt
         indexed.unwrap();
         assert!(database.conflict_index().is_complete());
         assert_eq!(listed(&database), scanned(&database), "seed {seed}");
-        // The stored record is behind by what was written without a conflict, and a restart makes up for it.
+        // The stored record is behind by the writes without a conflict; after a restart, they are indexed.
         drop(database);
         let database = open(&store).get("db").unwrap();
         database.index_conflicts(&|_, _| ()).await.unwrap();
@@ -281,7 +281,7 @@ async fn two_nodes_that_write_at_once_keep_one_index() {
             let all = databases.conflict_indexes(&["db".into()]).unwrap();
             assert_eq!(all, [("db".to_owned(), here.conflict_index())]);
         }
-        // A node that begins now reads nothing again.
+        // A node that starts now has nothing left to index.
         assert!(open(here.store()).get("db").unwrap().conflict_index().is_complete());
     }
 }
@@ -292,7 +292,7 @@ async fn two_nodes_that_index_a_converted_database_at_once_count_each_document_o
         let [one, two] = nodes();
         let here = one.create("db", CreateOptions::default(), None).unwrap();
         write(&here, random_edits(&mut (500 + seed), 60)).await;
-        // As `settee convert` leaves it.
+        // The state that `settee convert` leaves.
         let store = here.store().clone();
         without_index(&store, &[], here.number());
         let mut batch = Batch::new();
