@@ -140,7 +140,7 @@ impl Batch {
 /// Whether a commit is synced before it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// On disk when the call returns. Required for everything that a client is told.
+    /// On disk when the call returns. Required for everything that is acknowledged to a client.
     #[default]
     Synced,
     /// Atomic and ordered, but synced only with a later commit: for data that can be rebuilt (view indexes).
@@ -173,8 +173,8 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Applies all of `batch` or nothing. Durable on return, depending on [`Durability`]. The committer
-    /// merges waiting batches into one write and one sync, in the order of their arrival, and tests each
-    /// batch's expectations against everything committed before it.
+    /// merges waiting batches into one write and one sync, in the order of their arrival (on PostgreSQL: those of
+    /// one database in that order), and tests each batch's expectations against everything committed before it.
     fn commit(&self, batch: Batch) -> Result<()>;
 
     /// Returns the value of one key.
@@ -213,7 +213,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Whether other processes commit to the same store. Nothing that was read from a shared store may be
-    /// remembered as if this process were its only writer, and every call may wait for a network, so async
+    /// cached as if this process were its only writer, and every call may wait for a network, so async
     /// callers must never call it on an async thread. Constant for the life of a store.
     fn is_shared(&self) -> bool {
         false
@@ -225,13 +225,14 @@ pub trait Store: Send + Sync + 'static {
     fn tell(&self, _moved: &[u64]) {}
 
     /// Sets the function that receives what other nodes [`tell`](Store::tell), in place of an earlier one. Called
-    /// before the caller reads what it watches. The function returns quickly and calls no store. An empty list says that notices
-    /// may have been lost, for example because a connection broke: everything watched is then read again.
+    /// before the caller reads what it watches. The function returns quickly and calls no store. An empty list says
+    /// that notices may have been lost, for example because a connection broke: everything watched is then read again.
     fn listen(&self, _hear: Hear) {}
 
     /// Takes or renews the lease `name` for `owner` for the time `ttl`, by the clock of the store. Returns
-    /// false if another owner holds it. A `ttl` of zero gives up the lease of this owner. Leases only prevent double
-    /// work in the background: correctness never rests on them, and all writes stay conditional.
+    /// false if another owner holds it. A `ttl` of zero gives up the lease of this owner; the result then has no
+    /// meaning. Leases only prevent double work in the background: correctness never rests on them, and all writes
+    /// stay conditional.
     fn lease(&self, _name: &str, _owner: &str, _ttl: Duration) -> Result<bool> {
         Ok(true)
     }
@@ -243,9 +244,9 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// The number of the store's history: it grows when a failover may have lost acknowledged commits. All
-    /// that was remembered or derived from the store in an older epoch may be wrong. 0: an embedded store, or a server
-    /// that does not tell.
+    /// The number of the store's history: it grows when a failover may have lost acknowledged commits. Everything that
+    /// was cached or derived from the store in an older epoch may be wrong. 0: an embedded store, or a server that
+    /// reports none.
     fn epoch(&self) -> Result<u64> {
         Ok(0)
     }

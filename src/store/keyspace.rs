@@ -105,7 +105,7 @@ pub fn db_update(sequence: u64) -> Vec<u8> {
     tagged(DB_UPDATE, &sequence.to_be_bytes())
 }
 
-/// Whether the key is a [`db_update`]'s.
+/// Whether the key is a [`db_update`] key.
 pub fn is_db_update(key: &[u8]) -> bool {
     key.first() == Some(&DB_UPDATE)
 }
@@ -150,12 +150,12 @@ pub fn nodes() -> KeyRange {
     (Bound::Included(vec![NODE]), Bound::Excluded(vec![NODE + 1]))
 }
 
-/// Key of something of TLS that the nodes of a shared store have in common.
+/// Key of a record of TLS that the nodes of a shared store have in common.
 pub fn tls(name: &str) -> Vec<u8> {
     tagged(TLS, name.as_bytes())
 }
 
-/// Key of the fact that a body refers to a blob. Written and removed together with the body.
+/// Key of the reference from a body to a blob. Written and removed together with the body.
 pub fn blob_reference(blob: &[u8; 32], number: u64, sequence: u64, index: u32) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + 32 + 20);
     key.push(BLOB_REFERENCE);
@@ -321,7 +321,7 @@ pub fn is_index(key: &[u8]) -> bool {
     key.first() == Some(&INDEX)
 }
 
-/// Whether the key is of the index of conflicted documents, which is made again if it is missing.
+/// Whether the key belongs to the index of conflicted documents, which is rebuilt if it is missing.
 pub fn is_of_conflicts(key: &[u8]) -> bool {
     key.first() == Some(&DATABASE) && matches!(key.get(9), Some(b'c' | b'k'))
 }

@@ -1,5 +1,5 @@
 //! A store in memory that several nodes share, for tests. Each [`Node`] stands for the store of one process:
-//! what one commits, the others read at once, and they hear of it unless the test loses their notices.
+//! what one commits, the others read at once, and they are notified unless the test drops the notices.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -60,12 +60,12 @@ impl Cluster {
         (self.node(), self.node())
     }
 
-    /// From now on, notices between nodes get lost, or no longer.
+    /// Sets whether notices between nodes get lost from now on.
     pub fn lose_notices(&self, lost: bool) {
         self.loses_notices.store(lost, Ordering::Relaxed);
     }
 
-    /// From now on, a call on an async thread panics, or no longer: over a network, it would hold up other requests.
+    /// Sets whether a call on an async thread panics: over a network, such a call would hold up other requests.
     pub fn refuse_async_threads(&self, refused: bool) {
         self.refuses_async_threads.store(refused, Ordering::Relaxed);
     }
@@ -91,7 +91,7 @@ impl Cluster {
         self.entries.scan(&all, Direction::Forward, limit).expect("memory can be read")
     }
 
-    /// A failover that loses everything but `entries`, which were stored before.
+    /// A failover to an earlier state: loses everything but `entries`.
     pub fn fail_over_to(&self, entries: Vec<Entry>) {
         let mut batch = Batch::new();
         for (key, _) in self.entries() {

@@ -8,8 +8,8 @@
 //!                                                                  the name, 4
 //! ```
 //!
-//! The name is part of the last checksum, so that two files that were exchanged are damaged both. Files that end
-//! with `settee b1` are of an older settee; there the name is not part of it.
+//! The last checksum covers the blob's name, so that two exchanged files are both detected as damaged. Older
+//! versions of settee wrote files that end with `settee b1`; their last checksum does not cover the name.
 //!
 //! There is one checksum per block, so that a range can be read without the rest and every block is verified
 //! before any of its bytes is returned. The checksums follow the content because its length is not known when
@@ -34,7 +34,7 @@ use super::blobs::BlobId;
 use crate::store::crypto::cipher::{BLOCK, BlobKeys, PREFIX, Part, Stream, TAG};
 
 pub(crate) const MAGIC: &[u8; 9] = b"settee b2";
-/// The same of an older settee, whose checksum does not cover the name.
+/// The magic of files of older versions, whose last checksum does not cover the name.
 const NAMELESS_MAGIC: &[u8; 9] = b"settee b1";
 pub(crate) const SEALED_MAGIC: &[u8; 9] = b"settee e1";
 /// Size of the fields at the end of a plain file: length, checksum and magic.

@@ -25,7 +25,7 @@ use crate::store::crypto::cipher::{BLOCK, BlobKeys};
 use crate::store::disk_space::{Space, folder_bytes, io_error, make_dir, sync_dir};
 use crate::store::{Result, StoreError};
 
-/// Bytes written between two looks at the room on the device.
+/// Bytes written between two checks of the free space on the device.
 const LOOK: u64 = 4 << 20;
 
 /// Blobs in a folder.
@@ -35,18 +35,18 @@ pub(crate) struct BlobFiles(Arc<Inner>);
 struct Inner {
     folder: PathBuf,
     space: Space,
-    /// The folder is encrypted.
+    /// `None` if the folder is not encrypted.
     keys: Option<BlobKeys>,
     pins: Pins,
-    /// Of the 256 folders those whose names are known to be on disk.
+    /// Which of the 256 folders are known to have their names on disk.
     named: Mutex<[bool; 256]>,
     next_temporary: AtomicU64,
-    /// Bytes on disk, counted when first asked for.
+    /// Bytes on disk, counted on first use.
     bytes: Mutex<Option<u64>>,
 }
 
 impl BlobFiles {
-    /// Opens the folder, making it if need be, and clears what unfinished writers left.
+    /// Opens the folder, or creates it, and removes the files of unfinished writers.
     pub fn open(folder: &Path, space: Space, keys: Option<BlobKeys>) -> io::Result<BlobFiles> {
         let temporary = folder.join("tmp");
         make_dir(&temporary)?;
@@ -56,7 +56,7 @@ impl BlobFiles {
         Ok(BlobFiles::as_it_is(folder, space, keys))
     }
 
-    /// The folder as it is, for reading: nothing is made or cleared.
+    /// Opens the folder for reading. Creates and removes nothing.
     pub fn as_it_is(folder: &Path, space: Space, keys: Option<BlobKeys>) -> BlobFiles {
         BlobFiles(Arc::new(Inner {
             folder: folder.to_path_buf(),
@@ -137,12 +137,12 @@ pub(crate) struct Writer {
     finished: bool,
 }
 
-/// A file that is not made before there is a block to write, or [`Temporary::sync`] is called.
+/// A file that is created only when there is a block to write, or when [`Temporary::sync`] is called.
 struct Temporary {
     path: PathBuf,
     file: Option<File>,
     buffer: Vec<u8>,
-    /// Bytes taken.
+    /// Bytes written so far, including those in the buffer.
     bytes: u64,
 }
 
@@ -192,7 +192,7 @@ impl Writer {
         let form = std::mem::replace(&mut self.form, Form::new(None));
         let (tail, id) = form.end(self.length, &digest, named);
         self.file.write_all(&tail).map_err(io)?;
-        // Pinned before it can be seen: the collector must not come between.
+        // Pinned before the blob becomes visible, so that the sweep cannot remove it in between.
         let pin = self.to.0.pins.pin(&id);
         let is_small = self.file.file.is_none();
         if is_small && self.to.0.pins.is_written(&id) && self.to.contains(&id)? {
@@ -314,13 +314,13 @@ fn parse_id(name: &str) -> Option<BlobId> {
     HEXLOWER.decode(name.as_bytes()).ok()?.try_into().ok()
 }
 
-/// Reads a blob block by block and hands out only blocks that match their checksum, or open.
+/// Reads a blob block by block. Returns only blocks that pass their checksum or authentication.
 pub(crate) struct Reader<F> {
     file: F,
     name: String,
     length: u64,
     blocks: Blocks,
-    /// The block at hand; its bytes from `at` on are still to be handed out.
+    /// The current block. Its bytes from `at` on have not been returned yet.
     block: Vec<u8>,
     at: usize,
     /// Index of the block to read next.

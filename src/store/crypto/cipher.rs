@@ -17,8 +17,9 @@
 //! probability that a nonce repeats is negligible.
 //!
 //! A networked engine must find out whether a stored value is still the expected one without opening it. There, the
-//! nonce of a value is derived from its key and content (as in SIV): the same value under the same key is sealed alike,
-//! and of two different ones the nonces differ. Who compares two states of such a store sees which values are equal.
+//! nonce of a value is derived from the entry's key and the value (as in SIV): in one entry, equal values have the
+//! same ciphertext, and different values have different nonces. An attacker who compares two states of such a store
+//! sees which entries are the same.
 
 use std::fmt;
 
@@ -98,7 +99,7 @@ impl FolderKeys {
         Cipher { aead: aead(&derive(&self.data, b"values")), nonces: Mutex::new(Nonces::new()), derived: None }
     }
 
-    /// The cipher of the values of a networked engine, which seals the same value alike.
+    /// The cipher of the values of a networked engine: in one entry, equal values have the same ciphertext.
     pub fn comparable_values(&self) -> Cipher {
         Cipher { derived: Some(derive(&self.data, b"nonces")), ..self.values() }
     }

@@ -48,7 +48,7 @@ impl Key {
     pub fn parse(text: &str) -> Result<Key, String> {
         let text = text.trim();
         let mut bytes = Zeroizing::new([0; LENGTH]);
-        // The decoder demands as many digits as there is room for.
+        // `decode_mut` panics if the output has the wrong length for the input.
         let is_hex = text.len() == 2 * LENGTH && HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut *bytes).is_ok();
         if !is_hex {
             let alphabet = match text.contains(['-', '_']) {

@@ -22,7 +22,7 @@ pub enum WriteFault {
     Io,
     /// As `Io`, with a full disk as the cause.
     Full,
-    /// The write reports an error, but takes effect after a restart: the caller cannot know which.
+    /// The write reports an error, but takes effect after a reopen: the caller cannot know that.
     Unknown,
     /// The engine panics.
     Panic,
@@ -40,9 +40,9 @@ struct State {
     writes: u64,
     reads: u64,
     write_fault: Option<(u64, WriteFault)>,
-    /// The reads from and to (without the end) which fail.
+    /// The numbers of the reads that fail.
     read_fault: std::ops::Range<u64>,
-    /// The next of them fails because the disk is full.
+    /// Whether the next failing read reports a full disk.
     read_is_full: bool,
     read_panic: Option<u64>,
     /// How many further attempts to reopen will fail.
@@ -78,7 +78,7 @@ impl Faults {
         self.fail_reads(nth, 1);
     }
 
-    /// As [`Faults::fail_read_once`], with a full disk as the cause: the engine had something to write by itself.
+    /// As [`Faults::fail_read_once`], with a full disk as the cause, as if the engine had to write during the read.
     pub fn fill_disk_before_read(&self) {
         self.fail_reads(0, 1);
         self.0.lock().read_is_full = true;

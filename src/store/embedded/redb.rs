@@ -1,4 +1,4 @@
-//! The redb engine: one file, copy-on-write B-trees, snapshots. No other file names redb.
+//! The redb engine: one file, copy-on-write B-trees, snapshots. No other file uses the crate `redb`.
 //!
 //! redb needs none of the countermeasures for sled: a synced commit becomes visible only when it is on disk,
 //! the tree holds values of any size, and freed pages are reused. Free pages may be holes in the file, so on

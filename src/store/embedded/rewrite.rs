@@ -128,7 +128,7 @@ fn rewrite_into(
             (Some(locked), space)
         }
     };
-    // A setting may already name the key that the folder is yet to get.
+    // The settings may already name the key under which this rewrite encrypts the folder.
     let needless = old.envelope.is_none() && how.sealing != Sealing::Keep;
     let old_keys = old.keys(dir, how.key.as_ref().filter(|_| !needless))?;
     let (new_keys, envelope) = new_keys(&how.sealing, &old, old_keys.as_ref());
@@ -261,8 +261,8 @@ fn remove_old(dir: &Path, old: &Marker, moves: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the mark of a store that is not in force: it would describe another store than the next one of
-/// this number.
+/// Removes the mark of a store that is not in force. Otherwise the next store with this number would be
+/// compared with it.
 fn remove_mark(dir: &Path, of: &Marker) -> io::Result<()> {
     match std::fs::remove_file(dir.join(super::mark::name(of.life))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

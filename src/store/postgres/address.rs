@@ -22,7 +22,7 @@ pub(super) enum Tls {
 /// Where the database is, and how to use it. Its `Debug` and `Display` show no password.
 #[derive(Clone)]
 pub struct Address {
-    /// What tokio-postgres is given.
+    /// The configuration of tokio-postgres.
     pub(super) config: tokio_postgres::Config,
     /// The schema that holds settee's tables.
     pub(super) schema: String,
@@ -33,7 +33,7 @@ pub struct Address {
     pub(super) pool: usize,
     /// A statement that takes longer fails.
     pub(super) statement_timeout: Duration,
-    /// How long an attachment that nothing refers to is kept: requests that are about to refer to it may last so long.
+    /// How long an attachment that nothing refers to is kept: requests that are about to refer to it may last as long.
     pub(super) keep_unused: Duration,
     shown: String,
 }
@@ -119,7 +119,7 @@ impl Address {
             Tls::Unverified | Tls::Verified => tokio_postgres::config::SslMode::Require,
         };
         self.config.ssl_mode(tls);
-        // A standby is read-only, and what it has may be old.
+        // A standby is read-only, and its data may be old.
         self.config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         if self.config.get_application_name().is_none() {
             self.config.application_name("settee");
@@ -127,7 +127,7 @@ impl Address {
         if self.config.get_connect_timeout().is_none() {
             self.config.connect_timeout(CONNECT_TIMEOUT);
         }
-        // A host that vanishes without a word is noticed after about 15 seconds.
+        // A host that vanishes without closing the connection is noticed after about 15 seconds.
         self.config.keepalives(true);
         self.config.keepalives_idle(Duration::from_secs(5));
         self.config.keepalives_interval(Duration::from_secs(3));

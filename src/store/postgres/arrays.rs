@@ -1,8 +1,8 @@
 //! The parameters of the server's function `commit`: the batches of one transaction as arrays, one for each column.
 //!
 //! A batch that changes a database expects one record, the database's counters, and writes it. Such a *move* is one
-//! conditional update. But only if all batches of the transaction are moves: all that is expected is locked in one pass over
-//! the keys, so that two transactions do not wait for each other.
+//! conditional update, but only if all batches of the transaction are moves: all expected rows must be locked in one
+//! pass over the keys, or two transactions could deadlock.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use super::encode::Place;
 /// A key and a value, or none.
 pub(super) type Row = (Place, Option<Vec<u8>>);
 
-/// A value to write; without one: a key to delete.
+/// A key with the value to write, or without one to delete the key.
 pub(super) struct Write {
     pub row: Row,
     /// The key is absent if the batch's expectations hold.
@@ -28,7 +28,7 @@ pub(super) struct Encoded {
     pub bytes: usize,
 }
 
-/// The index takes a key of up to this length whatever is in it. A longer one fits only if the server can compress it.
+/// The index accepts every key of up to this length. A longer one fits only if the server can compress it.
 const INDEXED: usize = 2600;
 
 impl Encoded {
@@ -41,8 +41,8 @@ impl Encoded {
         self.expect.iter().map(|(place, _)| place).chain(self.writes.iter().map(|write| &write.row.0))
     }
 
-    /// The keys that belong to no database. Two batches of one group may have others in common only if they are of one
-    /// database, and such are not in one group.
+    /// The keys that belong to no database. Only these can be in two batches of one group, because a group has at most
+    /// one batch for each database.
     pub fn shared_places(&self) -> impl Iterator<Item = &Place> {
         self.places().filter(|(number, _)| *number == 0)
     }
@@ -53,9 +53,9 @@ impl Encoded {
     }
 }
 
-/// Rows as columns, in the order of the keys: transactions that lock or write the rows of one list wait for each other, and
-/// not in a circle. Between the lists there is no order. A circle through two of them ends as a deadlock, after which the
-/// server rolls one transaction back and it is sent again.
+/// Rows as columns, in the order of the keys, so that transactions cannot deadlock over the rows of one list. Between
+/// the lists there is no order. If two transactions deadlock over rows of two lists, the server rolls one of them back,
+/// and it is sent again.
 #[derive(Default)]
 struct Columns {
     batch: Vec<i32>,
@@ -94,7 +94,7 @@ impl Arrays {
         let all_move = batches.iter().all(|batch| batch.moves().is_some());
         for (at, mut batch) in batches.into_iter().enumerate() {
             let number = at as i32;
-            // A row whose absence is expected is locked by making it.
+            // A row that must be absent is locked by inserting it, so it cannot be inserted again as new.
             let may_be_new = batch.moves().is_some();
             let moved = if all_move { batch.take_move() } else { None };
             moves.extend(moved.map(|(row, value)| (number, row, value)));
@@ -119,7 +119,7 @@ impl Arrays {
         !self.new.batch.is_empty()
     }
 
-    /// Takes no key for new any more.
+    /// Treats no key as new any more.
     pub fn overwrite(&mut self) {
         let (new, puts) = (std::mem::take(&mut self.new), std::mem::take(&mut self.puts));
         self.puts = Columns::sorted(new.rows().chain(puts.rows()).collect());
@@ -163,13 +163,13 @@ impl Arrays {
 }
 
 impl Encoded {
-    /// If the batch expects one value, and puts another one in its place: which of its writes does.
+    /// The index of the write that replaces the expected value, if the batch expects exactly one value.
     fn moves(&self) -> Option<usize> {
         let [(place, Some(_))] = &self.expect[..] else { return None };
         self.writes.iter().position(|write| write.row.0 == *place && write.row.1.is_some())
     }
 
-    /// As [`Encoded::moves`], and takes both out of it.
+    /// As [`Encoded::moves`], and removes the expectation and the write from the batch.
     fn take_move(&mut self) -> Option<(Row, Vec<u8>)> {
         let at = self.moves()?;
         let value = self.writes.swap_remove(at).row.1?;

@@ -1,11 +1,11 @@
 //! Attachments in the database: the bytes of a blob file (see `blob::file_format`) in pieces of 256 KiB.
 //!
-//! An upload gets a random number. Its pieces are written under that number, and the end of the upload gives it the
-//! blob's name; until then nobody sees it. If the name exists already, the new pieces are dropped.
+//! An upload gets a random number. Its pieces are written under that number, and the end of the upload records the
+//! blob's id; until then no reader sees the blob. If the id exists already, the new pieces are dropped.
 //!
-//! Nodes do not know of each other's pins. A blob is removed only if no body refers to it and nobody has *used* it for
-//! some time: writing it, or taking it over into a new revision, notes the time of the server. A node notes it again and
-//! again for what its own requests have pinned.
+//! Nodes do not know of each other's pins. A blob is removed only if no body refers to it and no node has *used* it for
+//! some time: writing it, or reusing it in a new revision, records the time of the server. A node also records it
+//! regularly for the blobs that its own requests have pinned.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -111,12 +111,12 @@ async fn end(connections: &Connections, client: Object, sql: &str) -> Result<()>
     }
 }
 
-/// Notes the use of what this node has pinned, for as long as it is pinned.
+/// Records the use of the blobs that this node has pinned, for as long as they are pinned.
 async fn keep_pinned(connections: Connections, pins: Pins, every: Duration) {
     let sql = format!("update {}.blobs set used = now() where id = any($1)", connections.address.schema);
     loop {
         tokio::time::sleep(every).await;
-        // A removal holds the lock of its pins while it waits for these threads, so they must not wait for it.
+        // A removal holds the lock of its pins while it waits for these threads, so they must not wait for that lock.
         let pins = pins.clone();
         let ids = crate::blocking::spawn_blocking(move || pins.all().iter().map(|id| id.to_vec()).collect());
         let ids: Vec<Vec<u8>> = ids.await.unwrap_or_default();
@@ -152,7 +152,7 @@ impl Blobs for PostgresBlobs {
 
     fn open(&self, id: &BlobId, offset: u64) -> Result<Box<dyn Read + Send>> {
         let (blobs, pieces) = (self.table("blobs"), self.table("pieces"));
-        // The end of a blob file tells its length.
+        // The last piece is read at once: the length is at the end of a blob file.
         let sql = format!(
             "select b.upload, b.size, p.n, p.data from {blobs} b left join {pieces} p \
              on p.upload = b.upload and p.n = (b.size - 1) / {PIECE} where b.id = $1"
@@ -170,7 +170,7 @@ impl Blobs for PostgresBlobs {
     fn contains(&self, id: &BlobId) -> Result<bool> {
         let (blobs, keep) = (self.table("blobs"), self.keep());
         let pinned = self.0.pins.holds(id);
-        // The time is noted only if it has become old, so that reads mostly write nothing.
+        // The time is recorded only if the recorded one is old, so that most reads write nothing.
         let sql = match pinned {
             false => format!("select from {blobs} where id = $1"),
             true => format!(
@@ -203,7 +203,7 @@ impl Blobs for PostgresBlobs {
     }
 }
 
-/// The pieces of an upload. What is not ended is removed.
+/// The pieces of an upload. Dropping an unfinished upload removes its pieces.
 struct Pieces {
     to: PostgresBlobs,
     upload: i64,
@@ -248,7 +248,7 @@ impl Drop for Pieces {
                 "with old as (delete from {blobs} where upload = $1 and id is null returning upload) \
                  delete from {pieces} using old where {pieces}.upload = old.upload"
             );
-            // If it fails, the sweep of old uploads removes it.
+            // If this fails, the sweep of old uploads removes the pieces.
             let _ = connections.rows(&sql, vec![Box::new(upload)]).await;
         });
     }
@@ -290,7 +290,7 @@ impl BlobWriter for Writer {
     }
 }
 
-/// The store's error in an error of `io`.
+/// The store's error that an I/O error wraps, or else the I/O error as one of the store.
 fn of_io(error: io::Error) -> StoreError {
     match error.downcast::<StoreError>() {
         Ok(error) => error,
@@ -304,7 +304,7 @@ struct Stored {
     upload: i64,
     size: u64,
     at: u64,
-    /// The piece at hand.
+    /// The piece that was read last.
     piece: Option<(i32, Vec<u8>)>,
 }
 

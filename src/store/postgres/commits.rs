@@ -1,16 +1,16 @@
-//! Commits: batches that wait are gathered into one transaction.
+//! Commits: waiting batches are combined into one transaction.
 //!
 //! ```text
 //! commit(batch) ─► waiting ─► group ─► one call of the server's function `commit` ─► an answer for each batch
-//!                             batches with no key in common; of a database only one at a time
+//!                             batches with no key in common; at most one for each database
 //! ```
 //!
 //! The transaction is one statement, so it takes one round trip. The server tests the expectations, and a batch whose
-//! expectation does not hold does not fail the others. `arrays.rs` makes its parameters. If the server refuses the
-//! transaction, for example because of what is in one batch, each batch is sent alone and has its own answer.
+//! expectation does not hold does not fail the others. `arrays.rs` builds the parameters. If the server refuses the
+//! transaction, for example because of the content of one batch, each batch is sent alone and gets its own answer.
 //!
-//! A transaction costs the server as much as some twenty rows. So one more starts beside those under way only if enough
-//! waits for it to be worth its cost.
+//! A transaction costs the server as much as about twenty rows. Another one therefore starts beside those under way
+//! only if enough batches wait to be worth its cost.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -31,24 +31,24 @@ use crate::store::{Result, StoreError};
 
 /// A group takes batches until it has this many...
 const BATCHES: usize = 64;
-/// ...or so many bytes.
+/// ...or this many bytes.
 const BYTES: usize = 4 << 20;
-/// So many transactions start as soon as a batch comes, beside those that wait for another node or for the server...
+/// A transaction starts as soon as a batch comes if fewer than this many run, not counting those in `State::slow`...
 const AT_ONCE: usize = 2;
-/// ...and another one when so many batches wait...
+/// ...or if at least this many batches wait...
 const ENOUGH: usize = 8;
-/// ...or so many bytes.
+/// ...or this many bytes.
 const ENOUGH_BYTES: usize = 64 << 10;
-/// Batches that are looked at for a group.
+/// The most batches that are examined for one group.
 const LOOK: usize = 512;
-/// For so long after a conflict, a database's batches go alone: another node writes there, and the others would wait for
-/// its locks.
+/// How long after a conflict a database's batches are sent alone: another node writes to the database, and other
+/// batches of the transaction would wait for its locks.
 const HOT: Duration = Duration::from_secs(1);
-/// How long it is tried to find out what became of a commit, or to commit at all.
+/// How long to try to commit, or to find out the outcome of a commit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A commit tries so often to get a connection. That is enough for connections that were cut; while the server is away, the
-/// client is told soon.
+/// How often a commit tries again to get a connection. That is enough after connections were cut; while the server is
+/// away, the client soon gets an error.
 const CONNECTS: u32 = 3;
 
 /// The error of a commit that was rolled back again and again.
@@ -67,11 +67,11 @@ struct State {
     bytes: usize,
     /// Databases with a batch under way.
     busy: HashSet<i64>,
-    /// Databases to which another node wrote: until when their batches go alone.
+    /// Databases to which another node wrote, and until when their batches are sent alone.
     hot: HashMap<i64, Instant>,
     /// Transactions under way.
     running: usize,
-    /// Those of them that wait for another node, which writes to the same database, or are sent again.
+    /// Transactions under way that wait for another node, which writes to the same database, or are sent again.
     slow: usize,
     /// Slots that no transaction uses.
     slots: Vec<Slot>,
@@ -144,7 +144,7 @@ impl Commits {
         }
     }
 
-    /// Finds out what became of the last commit of `slot`. An error: the server did not come back in time.
+    /// Finds out the outcome of the last commit of `slot`. An error: the server did not come back in time.
     async fn settle(&self, slot: &Slot, until: Instant, cause: &str) -> Result<Told> {
         tracing::warn!("the connection to the database was lost during a commit; its outcome is looked up: {cause}");
         self.connections.forget();
@@ -210,7 +210,7 @@ impl Turn {
                 }
             }
         }
-        // They would wait as long for the same answer.
+        // The waiting batches would wait as long for the same error.
         let given_up = if self.is_server_away { state.take_all() } else { VecDeque::new() };
         self.commits.begin(&mut state);
         drop(state);
@@ -237,7 +237,7 @@ impl Turn {
             (outcome, slot) = self.transact(&mut own, slot).await;
             answers.push(answer_of(at, &outcome, is_long));
             if let Some(Err(error @ StoreError::Down(_))) = answers.last().cloned() {
-                // The others would wait as long.
+                // The remaining batches would wait as long for the same error.
                 answers.resize(count, Err(error));
                 break;
             }
@@ -283,7 +283,7 @@ impl Turn {
             }
             if error.as_ref().is_some_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION)) && arrays.has_new()
             {
-                // A key that should be new is there.
+                // A key that was sent as new exists.
                 arrays.overwrite();
                 slot = Some(own);
                 continue;

@@ -18,14 +18,14 @@ use crate::store::{Result, StoreError};
 
 /// A call that gets no connection within this time fails.
 const WAIT: Duration = Duration::from_secs(10);
-/// The answer to a statement may come so much later than its timeout.
+/// How much later than its timeout a statement may be answered.
 const LATE: Duration = Duration::from_secs(5);
-/// Connecting takes at most so long, over all hosts.
+/// The most time to connect, over all hosts.
 const CREATE: Duration = Duration::from_secs(15);
 
-/// A read whose connections are cut is sent again for so long before the error is returned.
+/// For how long a read whose connections are cut is sent again before the error is returned.
 const CUT: Duration = Duration::from_secs(10);
-/// The pause before the second time; each one is longer by as much.
+/// Each repetition waits longer than the one before by this time; the first one does not wait.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The parameters of a statement.
@@ -46,10 +46,10 @@ pub(super) struct Connections {
     given_up: Arc<watch::Sender<u64>>,
 }
 
-/// What is said of a server that was given up, or did not answer in time.
+/// The error text for a server that was given up, or did not answer in time.
 pub(super) const SILENT: &str = "PostgreSQL: the server does not answer";
 
-/// The error of such a call.
+/// The error of a call to such a server.
 pub(super) fn silent() -> StoreError {
     StoreError::Down(SILENT.to_owned())
 }
@@ -66,7 +66,7 @@ impl Connections {
             let (settings, known) = (settings.clone(), known.clone());
             Box::pin(async move {
                 client.batch_execute(&settings).await.map_err(HookError::Backend)?;
-                // Its time was taken before, so that from here on `may_be_replaced` tells.
+                // The pool took `created` before this check, so `may_be_replaced` detects a later failover.
                 match known.is_old(client).await.map_err(HookError::Backend)? {
                     true => Err(HookError::message("the database server has been replaced")),
                     false => Ok(()),
@@ -81,12 +81,12 @@ impl Connections {
         let pool = Pool::builder(manager)
             .max_size(address.pool)
             .runtime(Runtime::Tokio1)
-            // The connection that was used last: its process has what it needs in its caches.
+            // Prefers the connection that was used last: the caches of its server process are warm.
             .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(WAIT))
             .create_timeout(Some(CREATE))
             .post_create(begins)
-            // Of a connection that it refuses, the pool tries the next one, or makes a new one.
+            // If the hook refuses a connection, the pool tries the next one, or opens a new one.
             .pre_recycle(may_be_used)
             .build()
             .expect("a pool with a runtime can always be built");
@@ -98,7 +98,7 @@ impl Connections {
         self.pool.get().await.map_err(|error| of_pool(&error))
     }
 
-    /// Forgets the connections that have ended or lead to a server that no longer takes writes.
+    /// Drops all idle connections: they may have ended, or lead to a server that no longer takes writes.
     pub fn forget(&self) {
         self.pool.retain(|_, _| false);
     }
@@ -110,7 +110,7 @@ impl Connections {
         self.given_up.send_modify(|times| *times += 1);
     }
 
-    /// Ends when the connections that there are now are given up.
+    /// Completes when the connections that exist now are given up.
     pub fn given_up(&self) -> impl Future<Output = ()> + use<> {
         let mut given_up = self.given_up.subscribe();
         async move { drop(given_up.changed().await) }
@@ -130,8 +130,8 @@ impl Connections {
         }
     }
 
-    /// Runs a statement that reads, on another connection if the first one has ended. A server that is down is not
-    /// waited for.
+    /// Runs a statement that reads, on another connection if the first one has ended. Does not wait for a server that
+    /// is down.
     pub async fn rows(&self, sql: &str, parameters: Parameters) -> Result<Vec<Row>> {
         let begun = Instant::now();
         let mut cuts = 0;
@@ -163,7 +163,7 @@ impl Connections {
         rows.pop().ok_or_else(|| StoreError::Unavailable(format!("PostgreSQL: no row from {sql}")))
     }
 
-    /// The server's timeline: it grows when a standby takes over. 0 if the server tells none. Each new connection asks.
+    /// The server's timeline, which grows when a standby takes over; 0 if unknown. Each new connection asks for it.
     pub async fn epoch(&self) -> Result<u64> {
         drop(self.get().await?);
         Ok(self.hosts.timeline())
@@ -184,7 +184,7 @@ async fn read(
     client.query(&statement, &parameters).await
 }
 
-/// What a new connection is told: no statement may hang, and none may read a whole table.
+/// The settings of a new connection: no statement may hang, and none may read a whole table.
 pub(super) fn settings(address: &Address) -> String {
     format!(
         "set statement_timeout = {}; set idle_in_transaction_session_timeout = '60s'; set enable_seqscan = off; \

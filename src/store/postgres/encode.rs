@@ -9,7 +9,7 @@ use crate::store::range::KeyRange;
 
 /// The tag of a database's keys (see `keyspace`).
 const DATABASE: u8 = 0x10;
-/// Tag and number.
+/// The length of tag and number.
 const HEAD: usize = 9;
 
 /// The columns of a key.
@@ -46,7 +46,7 @@ pub(super) fn key(number: i64, rest: Vec<u8>) -> Vec<u8> {
 pub(super) enum Rows {
     /// From the first key (inclusive) to the second (exclusive), all with this number.
     One(i64, Vec<u8>, Vec<u8>),
-    /// Keys of several databases, or of databases and others.
+    /// Keys of several databases, or of databases and other keys.
     Mixed {
         /// From and to, among the rows with number 0.
         plain: (Vec<u8>, Vec<u8>),

@@ -4,14 +4,14 @@ use tokio_postgres::error::{Severity, SqlState};
 
 use crate::store::StoreError;
 
-/// What became of a statement, or of the transaction that it was.
+/// The outcome of a statement that failed, which is also the outcome of its transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     /// Rolled back because of another transaction: the same statement may succeed at once.
     Again,
     /// Rolled back.
     Failed(StoreError),
-    /// The connection ended before the answer: it may have taken effect.
+    /// The connection ended before the answer: the statement may have taken effect.
     Unknown(String),
 }
 
@@ -56,7 +56,7 @@ pub(super) fn of_read(error: &tokio_postgres::Error) -> StoreError {
     }
 }
 
-/// The error of a connection that could not be had.
+/// The error when the pool provides no connection.
 pub(super) fn of_pool(error: &deadpool_postgres::PoolError) -> StoreError {
     use deadpool_postgres::PoolError;
     StoreError::Down(match error {
@@ -68,7 +68,7 @@ pub(super) fn of_pool(error: &deadpool_postgres::PoolError) -> StoreError {
     })
 }
 
-/// Whether a read may be sent again on another connection: it was the connection that failed.
+/// Whether a read may be sent again on another connection, because the error is one of the connection.
 pub(super) fn is_connection(error: &tokio_postgres::Error) -> bool {
     match error.as_db_error() {
         None => true,
@@ -80,7 +80,7 @@ pub(super) fn is_connection(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// Whether the server ended a new connection before it could be used. It was there, so that the next one may be served.
+/// Whether the server ended a new connection before it could be used. The next connection may succeed.
 pub(super) fn was_cut(error: &deadpool_postgres::PoolError) -> bool {
     use deadpool_postgres::{HookError, PoolError};
     let (PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error))) = error else {
@@ -89,7 +89,7 @@ pub(super) fn was_cut(error: &deadpool_postgres::PoolError) -> bool {
     error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN)
 }
 
-/// The error and its causes; tokio-postgres names only itself.
+/// The error and its causes, which the text of tokio-postgres leaves out.
 pub(super) fn text(error: &tokio_postgres::Error) -> String {
     let mut said = String::new();
     let mut next: Option<&dyn std::error::Error> = Some(error);

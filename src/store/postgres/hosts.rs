@@ -2,8 +2,8 @@
 //!
 //! After a failover two servers may both take writes for a while: the one that was promoted, and the old one, which was
 //! frozen or cut off and does not know that it has been replaced. The promoted one has the higher *timeline*. Once a
-//! connection has found a timeline, no connection to a server with a lower one is used any more: a feed that learned on one
-//! connection how far the changes go, and read them on another, would pass over those that the old server does not have.
+//! connection has found a timeline, no connection to a server with a lower one is used any more: a feed that read the
+//! last sequence on one connection, and the changes on another, would skip those that the old server does not have.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -19,12 +19,12 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Error, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Two ends of a connection: the second one does the work.
+/// A client, and its connection, which does the I/O and must be polled.
 type Connected = (Client, tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>);
 
-/// A host has so long to accept a connection and to tell its timeline.
+/// How long a host may take to accept a connection and to report its timeline.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two rounds over all hosts.
+/// The pause between two rounds over all hosts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The hosts. Clones share what is known of them.
@@ -35,16 +35,16 @@ struct Inner {
     /// One for each host.
     configs: Vec<Config>,
     connector: MakeRustlsConnect,
-    /// The host that took writes when somebody connected last.
+    /// The host that is tried first: usually the one that took writes last.
     preferred: AtomicUsize,
     newest: Mutex<Newest>,
 }
 
 #[derive(Default)]
 struct Newest {
-    /// The highest timeline that any server has told. 0: they tell none. `None`: none was asked yet.
+    /// The highest timeline that any server has reported. 0: they report none. `None`: no server was asked yet.
     timeline: Option<u64>,
-    /// When it was told first, if another one was known before.
+    /// When it was first reported, if another one was known before.
     since: Option<Instant>,
 }
 
@@ -74,7 +74,7 @@ impl Hosts {
         self.0.preferred.load(Ordering::SeqCst)
     }
 
-    /// The highest timeline that a server has told. 0: they tell none. `None`: none was asked yet.
+    /// The highest timeline that a server has reported. 0: they report none. `None`: no server was asked yet.
     pub fn known_timeline(&self) -> Option<u64> {
         self.0.newest.lock().timeline
     }
@@ -89,8 +89,8 @@ impl Hosts {
         self.0.newest.lock().since.is_some_and(|since| made <= since)
     }
 
-    /// Takes note of the timeline of a server. Returns whether it has been replaced. A server that tells none, as services
-    /// that are not PostgreSQL itself, is taken at its word.
+    /// Records the timeline of a server. Returns whether the server has been replaced. A server that reports none, such
+    /// as a service that is not PostgreSQL itself, counts as not replaced.
     fn is_replaced(&self, timeline: u64) -> bool {
         let mut newest = self.0.newest.lock();
         let before = newest.timeline.unwrap_or(0);
@@ -106,18 +106,18 @@ impl Hosts {
         Ok(self.is_replaced(timeline_of(client).await?))
     }
 
-    /// Begins with this host from now on.
+    /// From now on, tries this host first.
     pub fn prefer(&self, at: usize) {
         self.0.preferred.store(at, Ordering::SeqCst);
     }
 
-    /// Begins with the host after this one from now on.
+    /// From now on, tries the host after the preferred one first.
     pub fn prefer_next(&self) {
         self.prefer((self.preferred() + 1) % self.count());
     }
 
-    /// Connects to the first host that takes writes, beginning with the one that did so before. Ends with an error when
-    /// each host has given one; while one of them is silent or replaced, it tries again until the caller gives up.
+    /// Connects to the first host that takes writes, beginning with the one that did so before. Fails when every host
+    /// has returned an error; while one of them is silent or replaced, tries again until the caller gives up.
     pub async fn connect(&self) -> Result<Connected, Error> {
         loop {
             let (mut error, mut may_change) = (None, false);
@@ -171,14 +171,14 @@ impl Connect for Hosts {
     ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
         Box::pin(async move {
             let (client, connection) = self.connect().await?;
-            // Its error is that of the calls which it ends.
+            // The calls on the connection return its error.
             Ok((client, tokio::spawn(async move { drop(connection.await) })))
         })
     }
 }
 
-/// The number of the server's timeline: the first eight digits of the name of the log file that it writes. 0 if the server
-/// tells none.
+/// The number of the server's timeline: the first eight digits of the name of its current write-ahead log file. 0 if
+/// the server reports none.
 async fn timeline_of(client: &Client) -> Result<u64, Error> {
     match client.query_one("select pg_walfile_name(pg_current_wal_lsn())", &[]).await {
         Ok(row) => {

@@ -11,7 +11,7 @@ use super::connections::{Connections, failed_call};
 use super::runtime::Threads;
 use crate::store::Result;
 
-/// A node waits so long for its turn, and then writes without.
+/// How long a node waits for its turn before it writes without one.
 const TURN: Duration = Duration::from_secs(2);
 
 /// Takes the lease `name` for `owner`, or prolongs it. Returns whether the owner has it. A `ttl` of 0 gives it up.
@@ -30,15 +30,15 @@ pub(super) async fn lease(connections: Connections, name: String, owner: String,
     Ok(!rows.is_empty())
 }
 
-/// Turns at databases: an advisory lock, on a connection of its own. Whoever gets none in time writes without, and
-/// may meet conflicts.
+/// Turns to write a database. A turn is an advisory lock, on a connection of its own. A writer that gets none in time
+/// writes without one, and may meet conflicts.
 pub(super) struct Turns {
     connections: Connections,
-    /// A turn keeps a connection from reads and commits.
+    /// Limits the turns, because each one takes a connection away from reads and commits.
     free: Arc<Semaphore>,
 }
 
-/// Gives the turn to the next when it is dropped.
+/// A turn; dropping it releases the lock.
 struct Turn {
     client: Option<Object>,
     connections: Connections,
@@ -52,13 +52,13 @@ impl Turns {
         Turns { connections, free }
     }
 
-    /// Waits for the turn at the database with this number. `None`: there is none to be had.
+    /// Waits for the turn to write the database with this number. `None`: the turn cannot be taken.
     pub fn take(&self, threads: &Threads, number: u64) -> Option<Box<dyn Send>> {
         let permit = self.free.clone().try_acquire_owned().ok()?;
         let (connections, handle) = (self.connections.clone(), threads.handle().clone());
         let client = threads.wait(async move {
             let client = connections.get().await?;
-            // Two numbers: those of settee's databases begin at 1, and other programs may lock single numbers.
+            // Two numbers, because settee's databases are numbered from 1, and other programs may lock single numbers.
             let sql = format!(
                 "begin; set local lock_timeout = {}; select pg_advisory_xact_lock({LOCKS}, {})",
                 TURN.as_millis(),
@@ -67,7 +67,7 @@ impl Turns {
             match connections.guarded(&client, client.batch_execute(&sql)).await {
                 Some(Ok(())) => Ok(client),
                 ended => {
-                    // Whatever state it is in.
+                    // The state of the connection is unknown.
                     drop(Object::take(client));
                     Err(failed_call(ended))
                 }

@@ -1,12 +1,12 @@
-//! Reads of keys: those that wait are gathered into one statement.
+//! Reads of keys: waiting calls are combined into one statement.
 //!
 //! ```text
-//! get_each ─► waiting ─► one statement for the keys of all that wait ─► an answer for each
+//! get_each ─► waiting ─► one statement for the keys of all waiting calls ─► an answer for each call
 //! ```
 //!
-//! A statement costs the server, the connection and the threads on both ends more than a key in it does. While few calls
-//! come, each has a statement of its own. A statement is sent after the call has come, so it sees all that was committed
-//! before. Each call's keys are in one statement, so they are of one state.
+//! A statement costs the server, the connection and the threads on both ends more than one more key in it. Under low
+//! load, each call has a statement of its own. A statement is sent after its calls have arrived, so it sees everything
+//! that was committed before them. All keys of a call are in one statement, so their values are of one snapshot.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::store::{Result, StoreError};
 
 /// A call with more keys has a statement of its own, so that others do not wait for its values.
 const FEW: usize = 64;
-/// Keys in one statement.
+/// The most keys in one statement.
 const KEYS: usize = 512;
-/// So many statements start as soon as a call comes...
+/// A statement starts as soon as a call arrives if fewer than this many are running...
 const AT_ONCE: usize = 2;
-/// ...and another one when so many calls wait.
+/// ...or if at least this many calls wait.
 const CALLS: usize = 8;
 
 /// The stored values of some keys, in their order.
@@ -142,7 +142,7 @@ impl Running {
                     }
                 }
                 Err(error) if calls.len() == 1 || matches!(error, StoreError::Down(_)) => self.refuse(calls, &error),
-                // It may be one call's fault.
+                // A single call may have caused the error.
                 Err(_) => self.read_alone(calls.into()).await,
             }
         }
@@ -160,8 +160,8 @@ impl Running {
         }
     }
 
-    /// Answers the calls with an error. If the server is down, those that wait get it too: they would wait as long for the
-    /// same answer.
+    /// Answers the calls with an error. If the server is down, the waiting calls get the same error: they would only
+    /// wait as long for it.
     fn refuse(&self, calls: impl IntoIterator<Item = Waiting>, error: &StoreError) {
         let waiting = match error {
             StoreError::Down(_) => std::mem::take(&mut self.lookups.state.lock().waiting),
@@ -185,7 +185,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    /// After a panic, another task goes on for the calls that wait. If the runtime ends, they end too.
+    /// After a panic, another task serves the waiting calls. If the runtime ends, they fail.
     fn drop(&mut self) {
         if !self.counts {
             return;
@@ -210,7 +210,7 @@ impl Drop for Running {
     }
 }
 
-/// The statement for several keys of one database. It returns the place of each key that is there, and its value.
+/// The statement for several keys of one database. It returns the position of each key that exists, and its value.
 ///
 /// PostgreSQL may keep the plan that it made while the table was small, or that suits small databases. With `k = any(...)`,
 /// such a plan reads the whole database. One search of the index for each key is the only plan for this statement.

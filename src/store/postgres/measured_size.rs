@@ -1,4 +1,4 @@
-//! A size on disk, which the database measures by looking at its files: too slow for each question.
+//! A size on disk, which the database measures by looking at its files: too slow for every call.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::store::Result;
 
-/// How long a measured size is taken for the size.
+/// How long a measured size is returned without measuring again.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// The last measured size, in bytes.
@@ -14,7 +14,7 @@ const FRESH: Duration = Duration::from_secs(10);
 pub(super) struct MeasuredSize(Mutex<Option<(Instant, u64)>>);
 
 impl MeasuredSize {
-    /// The size; that of before if it cannot be measured now, and 0 if it never could.
+    /// Returns the size; if it cannot be measured, the last known size, or 0 if there is none.
     pub fn get(&self, measure: impl FnOnce() -> Result<tokio_postgres::Row>) -> u64 {
         let mut last = self.0.lock();
         if let Some((measured, size)) = *last

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! Store's calls (threads that may block) ──► runtime.rs (threads of their own) ──► pool of connections
-//!   get_many, scan    reads.rs     in one statement each, so each sees one snapshot
-//!                     lookups.rs   gathers the keys that calls wait for into one statement
-//!   commit            commits.rs   gathers the batches that wait into one transaction: one call of the function
+//!   get_many, scan    reads.rs     each call in one statement, so it sees one snapshot
+//!                     lookups.rs   combines the keys of waiting calls into one statement
+//!   commit            commits.rs   combines the waiting batches into one transaction: one call of the function
 //!                                  `commit` of schema.rs, which tests all expectations in the server
-//!                     slot.rs      finds out what became of a commit whose connection was lost
+//!                     slot.rs      finds out the outcome of a commit whose connection was lost
 //!   all calls         hosts.rs     which host takes writes;  supervision.rs  gives up a server that is silent or was replaced
 //!   tell, listen      notices.rs   one connection that listens, one message for many commits
 //!   blobs             blobs.rs     attachments in pieces of 256 KiB
 //! ```
 //!
-//! Nothing here is remembered of the stored data, so nothing can be stale. `docs/scaling.md` describes how to run it.
+//! No stored data is cached here, so none can be stale. `docs/scaling.md` describes how to run it.
 
 mod address;
 mod arrays;

@@ -1,8 +1,8 @@
-//! Notices between nodes: which databases have moved.
+//! Notices between nodes: which databases have changed.
 //!
-//! A node gathers the numbers for a few milliseconds and sends one message for many commits, on a connection of its own
-//! and never within a commit. A lost notice costs time and nothing else: the layers above look at the records of watched
-//! databases by themselves.
+//! A node gathers the numbers of databases for a few milliseconds and sends one message for many commits, on a
+//! connection of its own and never within a commit. A lost notice only causes a delay: the layers above also poll the
+//! records of watched databases.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use tokio_postgres::AsyncMessage;
 use super::connections::Connections;
 use super::errors::text;
 
-/// Between two messages.
+/// How long numbers are gathered before a message is sent.
 const GATHER: Duration = Duration::from_millis(3);
-/// Numbers in one message, which has less than 8,000 bytes. Of more, it says that any may have moved.
+/// The most numbers in one message, which must be shorter than 8,000 bytes. If there are more, it says [`ANY`].
 const NUMBERS: usize = 300;
-/// Between two attempts to connect.
+/// The pause between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(500);
-/// After so much silence the connection is tested.
+/// A connection without notices for this time is tested.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Of a message: any database may have moved.
+/// In a message: any database may have changed.
 const ANY: &str = "*";
 
 type Hear = Arc<dyn Fn(&[u64]) + Send + Sync>;
@@ -37,7 +37,7 @@ pub(super) struct Notices {
 
 struct Inner {
     connections: Connections,
-    /// This node's name in messages, so that it does not hear itself.
+    /// This node's name in messages, so that it ignores its own.
     name: String,
     moved: Mutex<BTreeSet<u64>>,
     news: Notify,
@@ -45,7 +45,7 @@ struct Inner {
 }
 
 impl Notices {
-    /// Starts to send; nothing is heard before [`Notices::listen`].
+    /// Starts the sender; nothing is received before [`Notices::listen`].
     pub fn start(connections: Connections, handle: &Handle) -> Notices {
         let name = format!("{:x}", super::slot::random());
         let inner = Inner { connections, name, moved: Mutex::default(), news: Notify::new(), hear: Mutex::default() };
@@ -55,14 +55,14 @@ impl Notices {
         Notices { inner }
     }
 
-    /// Notes databases that this node's commits have moved. Returns at once.
+    /// Queues a notice that this node's commits have changed these databases. Returns at once.
     pub fn tell(&self, moved: &[u64]) {
         self.inner.moved.lock().extend(moved);
         self.inner.news.notify_one();
     }
 
-    /// Calls `hear` with the numbers of databases that other nodes have moved; with none if notices may have been lost.
-    /// The last listener counts.
+    /// Calls `hear` with the numbers of databases that other nodes have changed, or with none if notices may have been
+    /// lost. Replaces the previous listener.
     pub fn listen(&self, hear: Hear, handle: &Handle) {
         if self.inner.hear.lock().replace(hear).is_none() {
             let listener = self.inner.clone();

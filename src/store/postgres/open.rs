@@ -1,4 +1,4 @@
-//! Opens a store in a database, and makes it if there is none.
+//! Opens the store in a database, and creates the store if it does not exist.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::store::embedded::data_folder::FORMAT;
 use crate::store::embedded::frame::Frames;
 use crate::store::{Batch, Store, StoreError, keyspace};
 
-/// How often old slots and uploads are looked for.
+/// The pause between two sweeps of old slots and uploads.
 const SWEEP: Duration = Duration::from_secs(3600);
 
-/// A store whose server does not answer for so long is not opened.
+/// Opening fails if the server does not answer within this time.
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// How to open the store.
@@ -45,7 +45,7 @@ pub struct Shared {
     pub blobs: Arc<dyn Blobs>,
     /// Settings of the server that can lose an acknowledged write: sentences for the log.
     pub warnings: Vec<String>,
-    /// What the store stands on: a line for the log.
+    /// The server's version and durability settings: a line for the log.
     pub about: String,
     /// The id of the key under which the store is encrypted.
     pub encrypted_under: Option<String>,
@@ -197,18 +197,18 @@ async fn tables(connections: &Connections, options: &Options, at: &str) -> Resul
     }
 }
 
-/// What there is of a store.
+/// The state of the store in the database.
 enum Found {
     Ready,
     None,
-    /// One that must not be there.
+    /// There is a store, and there must be none.
     Store,
     Unfinished,
 }
 
 type Keys = (Option<FolderKeys>, Option<String>);
 
-/// The keys of the store, from its format record. Makes the record if there is none: of several nodes that do, one wins.
+/// The keys of the store, from its format record. Creates a missing record: of several nodes that do so, one wins.
 fn keys(store: &PostgresStore, key: Option<&Key>, at: &str) -> Result<Keys, PostgresError> {
     let server = |error: StoreError| PostgresError::Server { at: at.to_owned(), error: error.to_string() };
     loop {
@@ -264,7 +264,7 @@ fn opened(record: &[u8], key: Option<&Key>, at: &str) -> Result<Keys, PostgresEr
     }
 }
 
-/// Removes what nodes have left that ended long ago.
+/// Regularly removes the slots and unfinished uploads of nodes that ended long ago.
 async fn sweep(connections: Connections) {
     loop {
         tokio::time::sleep(SWEEP).await;

@@ -11,9 +11,9 @@ use crate::store::range::{KeyRange, is_empty};
 use crate::store::reserved_keys::clamp;
 use crate::store::{Direction, Entry, PageLimit, Result, StoreError};
 
-/// The most entries of a page: what the server sends is in memory at once.
+/// The most entries of a page: the whole answer of the server is in memory at once.
 const MOST: usize = 10_000;
-/// Bytes of a page over all, if the caller sets no limit.
+/// The most bytes of a page, whatever limit the caller sets.
 const MOST_BYTES: usize = 64 << 20;
 /// Bytes that a stored value has in addition to the value, with encryption.
 const SEALED_HEAD: i32 = 45;
@@ -62,7 +62,7 @@ impl Reads {
         Ok(keys.iter().zip(stored).map(value).collect())
     }
 
-    /// A page of entries. The error of a damaged entry ends it.
+    /// A page of entries. It ends before a damaged entry; if the first entry is damaged, returns the error.
     pub fn scan(&self, threads: &Threads, range: &KeyRange, way: Direction, limit: PageLimit) -> Result<Vec<Entry>> {
         let mut page = Vec::new();
         for (key, framed) in self.framed(threads, range, way, limit)? {
@@ -116,7 +116,7 @@ impl Reads {
 }
 
 /// The statement for a page: the rows of `range` up to a number of entries and a number of bytes. `at` is the number of
-/// its first parameter behind those of the range.
+/// the first parameter after those of the range.
 fn page(kv: &str, range: &str, order: &str, at: usize) -> String {
     let (entries, bytes, head) = (at, at + 1, at + 2);
     format!(

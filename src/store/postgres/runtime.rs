@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::store::{Result, StoreError};
 
-/// Two threads that serve all connections. When it is dropped, they end without being waited for.
+/// Two threads that serve all connections. Dropping this does not wait for their end.
 pub(super) struct Threads {
     runtime: Option<Runtime>,
     handle: Handle,

@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 
 /// The version of the tables that this build makes and uses.
 pub(super) const VERSION: i32 = 2;
-/// The number under which nodes lock the making of tables.
+/// The number of the advisory lock that a node holds while it makes tables.
 const LOCK: i64 = 0x7365_7474_6565;
 
 /// Why the tables cannot be used.
@@ -106,7 +106,7 @@ async fn rights(client: &Client, schema: &str) -> Result<String, Error> {
     })
 }
 
-/// Marks the store as being filled, or as filled: others refuse one that a restore has not finished.
+/// Marks the store as being filled, or as filled: other nodes refuse a store that a restore has not finished.
 pub(super) async fn mark_filling(client: &Client, schema: &str, filling: bool) -> Result<(), Error> {
     client.execute(&format!("update {schema}.meta set filling = $1"), &[&filling]).await.map(drop)
 }
@@ -146,9 +146,9 @@ alter table {schema}.pieces alter column data set storage external;
 
 /// The function `commit`. It gets the batches of one transaction as arrays, in the order of the keys:
 ///
-/// - moves (batch, key, value before, value after): then there are no expectations;
+/// - moves (batch, key, value before, value after); with moves, there are no expectations;
 /// - expectations (batch, key, value; null: absent);
-/// - new rows (batch, key, value), which are not there if the expectations hold;
+/// - new rows (batch, key, value), which are absent if the expectations hold;
 /// - puts (batch, key, value) and deletes (batch, key).
 ///
 /// It returns the batches of which an expectation did not hold; the others are written.

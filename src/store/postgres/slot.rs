@@ -1,9 +1,9 @@
-//! Slots: how a node finds out what became of a commit whose connection was lost.
+//! Slots: how a node finds out the outcome of a commit whose connection was lost.
 //!
 //! A slot is a row that only one commit of one node uses at a time. Each commit writes its number there, as the last
 //! thing that it does and in the same transaction. If the connection is lost, the node *fences* the slot on another
-//! connection: it waits for a transaction that has the row, and one that comes later finds the slot fenced and is
-//! rolled back. What the row then says is the truth, whatever the lost connection does.
+//! connection: it waits for a transaction that has locked the row, and a later transaction finds the slot fenced and is
+//! rolled back. The row then holds the final outcome, whatever the lost connection still does.
 
 use deadpool_postgres::Object;
 use tokio_postgres::error::SqlState;
@@ -23,10 +23,10 @@ pub(super) struct Slot {
     pub number: i64,
 }
 
-/// What a fenced slot tells of its last commit.
+/// What a fenced slot says about its last commit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// It has taken effect, but for the batches with these numbers, whose expectations did not hold.
+    /// It has taken effect, except for the batches with these numbers, whose expectations did not hold.
     Committed(Vec<i32>),
     /// It has not taken effect and never will.
     Nothing,
@@ -56,7 +56,7 @@ impl Slot {
         error.code().map(SqlState::code) == Some(GONE)
     }
 
-    /// Fences the slot, and returns what became of its last commit. It can be called again after an error.
+    /// Fences the slot, and returns the outcome of its last commit. Can be called again after an error.
     pub async fn fence(&self, connections: &Connections) -> Result<Told> {
         let client = connections.get().await?;
         let sql = format!(
@@ -89,7 +89,7 @@ pub(super) fn random() -> i64 {
     i64::from_le_bytes(bytes) & i64::MAX
 }
 
-/// Removes the slots of nodes that ended long ago. A node that has slept as long gets a new one.
+/// Removes the slots of nodes that ended long ago. A node that was idle for as long gets a new slot.
 pub(super) async fn sweep(connections: &Connections) -> Result<()> {
     let sql = format!("delete from {}.slots where used < now() - interval '1 day'", connections.address.schema);
     connections.rows(&sql, Vec::new()).await.map(drop)

@@ -9,7 +9,7 @@ use super::test_server::TestServer;
 pub(super) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts a file system of `megabytes`. `None`, with a word, where that is not possible; in CI that is a failure.
+    /// Mounts a file system of `megabytes`. If that is impossible, prints a message and returns `None`; in CI, panics.
     pub fn mount(server: &TestServer, megabytes: u32) -> Option<SmallDisk> {
         let folder = server.folder.path().join("small");
         std::fs::create_dir(&folder).unwrap();

@@ -25,11 +25,11 @@ pub(super) struct PostgresStore {
     frames: Frames,
     reads: Reads,
     commits: Arc<Commits>,
-    /// Started when it is needed first.
+    /// Started on first use.
     notices: OnceLock<Notices>,
     turns: Turns,
     size: MeasuredSize,
-    /// The last field: the threads end when everything else is gone.
+    /// The last field, so that the threads end after the other fields are dropped.
     threads: Arc<Threads>,
 }
 
@@ -97,7 +97,7 @@ impl Store for PostgresStore {
         Ok(page.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// Every commit is durable, also a relaxed one: what other nodes have seen is not lost when the database crashes.
+    /// Every commit is durable, even a relaxed one: a crash of the database must not lose what other nodes have read.
     fn commit(&self, batch: Batch) -> Result<()> {
         for key in batch.writes.iter().map(|(key, _)| key).chain(batch.expect.iter().map(|(key, _)| key)) {
             check_key(key)?;

@@ -10,11 +10,11 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connections::Connections;
 
-/// Between two questions.
+/// The pause between two checks of the server.
 const BEAT: Duration = Duration::from_secs(1);
-/// A server that does not answer for so long is given up. A question reads nothing from a disk.
+/// A server that does not answer a check within this time is given up. A check reads nothing from a disk.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Between two looks at the other hosts.
+/// The pause between two checks of the other hosts.
 const LOOK: Duration = Duration::from_secs(3);
 
 /// Watches for ever.
@@ -22,7 +22,7 @@ pub(super) async fn watch(connections: Connections) {
     tokio::join!(ask_on(&connections), look_around_on(&connections));
 }
 
-/// Asks the server again and again whether it still takes writes.
+/// Asks the server regularly whether it still takes writes.
 async fn ask_on(connections: &Connections) {
     let mut own = None;
     let mut timeline = 0;
@@ -32,7 +32,7 @@ async fn ask_on(connections: &Connections) {
         if own.is_none() {
             match tokio::time::timeout(SILENCE, connect(connections)).await {
                 Ok(Some(client)) => (own, is_silent) = (Some(client), false),
-                // It has answered: it is down, or has no connection left. The others may be in order.
+                // No host accepts a connection: it is down, or has none left. The open connections may still work.
                 Ok(None) => {}
                 Err(_) => silence(connections, &mut is_silent),
             }
@@ -60,7 +60,7 @@ async fn ask_on(connections: &Connections) {
     }
 }
 
-/// Gives up a server that says nothing, once, and begins with another host from now on.
+/// Gives up a silent server, but only once, and from now on tries the next host first.
 fn silence(connections: &Connections, is_silent: &mut bool) {
     if !std::mem::replace(is_silent, true) {
         connections.give_up("the database server does not answer");
@@ -68,7 +68,7 @@ fn silence(connections: &Connections, is_silent: &mut bool) {
     connections.hosts.prefer_next();
 }
 
-/// A connection of its own. `None`: no host takes one.
+/// Opens a connection outside the pool. `None`: no host accepts one.
 async fn connect(connections: &Connections) -> Option<Client> {
     let (client, connection) = connections.hosts.connect().await.ok()?;
     tokio::spawn(async move { drop(connection.await) });
@@ -96,7 +96,7 @@ async fn ask(client: &Client) -> Said {
     }
 }
 
-/// Connects to the other hosts again and again: if one of them has taken over, its timeline is the highest from then on.
+/// Connects to the other hosts regularly: if one of them has taken over, its timeline is the highest from then on.
 async fn look_around_on(connections: &Connections) {
     let hosts = &connections.hosts;
     if hosts.count() < 2 {

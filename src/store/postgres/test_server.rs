@@ -19,7 +19,7 @@ pub(crate) struct TestServer {
     settings: Vec<String>,
 }
 
-/// The folder with the programs of the newest PostgreSQL that is installed as Debian does, or in `PATH`.
+/// The folder with the programs of the newest PostgreSQL where Debian installs it, or else in `PATH`.
 fn binaries() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = versions
@@ -46,7 +46,7 @@ fn user() -> (u32, u32) {
 }
 
 impl TestServer {
-    /// Starts a server. `None`, with a word, where PostgreSQL is not installed; in CI that is a failure.
+    /// Starts a server. Where PostgreSQL is not installed, prints a message and returns `None`; in CI, panics.
     pub fn start() -> Option<TestServer> {
         TestServer::with(&[])
     }
@@ -86,7 +86,7 @@ impl TestServer {
         command
     }
 
-    /// Lets the server use TLS, with a certificate for itself.
+    /// Enables TLS on the server, with this certificate.
     pub fn use_tls(&self, certificate: &str, key: &str) {
         for (name, text) in [("server.crt", certificate), ("server.key", key)] {
             let file = self.data().join(name);
@@ -111,7 +111,7 @@ impl TestServer {
     /// Starts the server again.
     pub fn resume(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        // The shell ends the server when this process has ended, however that was.
+        // The shell stops the server when this process has ended, even after a crash.
         let mut command = self.command("postgres");
         let program = command.get_program().to_owned();
         let mut shell = Command::new("sh");
@@ -162,12 +162,12 @@ impl TestServer {
         String::from_utf8(done.stdout).unwrap().trim().to_owned()
     }
 
-    /// Runs SQL that somebody cancels.
+    /// Runs SQL that must fail, for example because another connection cancels it.
     pub fn refused(&self, sql: &str) {
         assert!(!self.psql(sql).status.success(), "{sql}");
     }
 
-    /// The number of the server's first process.
+    /// The id of the server's main process.
     fn process(&self) -> i32 {
         let lines = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
         lines.lines().next().unwrap().trim().parse().unwrap()
@@ -177,7 +177,7 @@ impl TestServer {
     pub fn kill(&mut self) {
         let process = rustix::process::Pid::from_raw(self.process()).unwrap();
         rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
-        // Its children notice by themselves.
+        // Its child processes notice by themselves.
         drop(self.child.take().map(|mut child| (drop(child.stdin.take()), child.wait())));
     }
 

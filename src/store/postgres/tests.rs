@@ -34,7 +34,7 @@ fn two_nodes_see_each_others_commits_and_conflicts() {
     one.commit(batch.clone()).unwrap();
     assert_eq!(two.get(&key(1, "i")).unwrap().as_deref(), Some(&b"1"[..]));
     assert_eq!(two.commit(batch), Err(StoreError::Conflict));
-    // Both make the same names at once, and write to the same database at once.
+    // Both nodes create the same names at once, and write to the same database at once.
     let made = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for store in [&one, &one, &two, &two] {
@@ -57,7 +57,7 @@ fn two_nodes_see_each_others_commits_and_conflicts() {
     });
     assert_eq!(made.load(Ordering::SeqCst), 40, "each name was made once");
     assert_eq!(one.get(&key(1, "i")).unwrap().as_deref(), Some(&b"161"[..]));
-    // An expectation of absence that is not written leaves nothing behind.
+    // A key that is expected to be absent, and is not written, leaves no row behind.
     let mut batch = Batch::new();
     batch.expect(key(2, "absent"), None);
     batch.put(key(2, "other"), b"1".to_vec());
@@ -136,7 +136,7 @@ fn reads_that_wait_share_a_statement() {
     let mut batch = Batch::new();
     (0..20u64).for_each(|number| batch.put(key(number, "k"), number.to_string().into_bytes()));
     store.commit(batch).unwrap();
-    // Nobody can read the table meanwhile.
+    // No other connection can read the table meanwhile.
     let lock = "begin; lock table together.kv in access exclusive mode; select pg_sleep(60)";
     let waiting =
         "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
@@ -222,7 +222,7 @@ fn an_older_settee_refuses_newer_tables_and_a_role_without_rights_gets_the_sql()
     let sql = said.lines().find(|line| line.contains("CREATE SCHEMA")).unwrap_or_else(|| panic!("{said}"));
     server.sql(sql);
     open(address(), &Options::default()).unwrap();
-    // Also for an upgrade.
+    // An upgrade fails in the same way.
     server
         .sql("drop function owned.commit; update owned.meta set version = 1; revoke create on schema owned from poor");
     let said = open(address(), &Options::default()).err().unwrap().to_string();
@@ -464,7 +464,7 @@ fn attachments_are_stored_in_pieces_and_removed_by_age_and_reference() {
         assert_eq!(one.list(Some(&ids[2]), 2).unwrap(), ids[3..5]);
         let pieces = || server.sql(&format!("select count(distinct upload) from {schema}.pieces"));
         until("what was not finished is removed", || pieces() == "6");
-        // Not while somebody may be about to refer to it.
+        // A blob is not removed while a request may be about to refer to it.
         assert!(!patient.remove_unless(&ids[0], &|| Ok(false)).unwrap());
         let pin = one.pin(&ids[0]);
         until("old enough", || two.remove_unless(&ids[1], &|| Ok(false)).unwrap());
@@ -545,15 +545,15 @@ fn tls_protects_the_connection_and_verifies_the_server() {
         let said = opens(host, &parameters).unwrap_err();
         assert!(said.contains("certificate"), "{host} {parameters}: {said}");
     }
-    // A server that does not use TLS is refused: somebody between the two could pretend that.
+    // A server that does not use TLS is refused: an attacker in between could pretend to be one.
     server.sql("alter system set ssl = off");
     server.sql("select pg_reload_conf()");
     until("TLS is off", || server.sql("show ssl") == "off");
     assert!(opens("localhost", &format!("sslmode=verify-full&sslrootcert={right}")).is_err());
 }
 
-/// One failover: the primary is killed while nodes write, and the standby that has more takes over. Nothing that was
-/// acknowledged is lost, and the nodes go on by themselves.
+/// One failover: the primary is killed while nodes write, and the standby with more of the log takes over. Nothing that
+/// was acknowledged is lost, and the nodes go on by themselves.
 fn fail_over(round: usize) -> Option<()> {
     let mut primary = TestServer::start()?;
     let standbys = [primary.standby("one"), primary.standby("two")];
@@ -623,8 +623,8 @@ fn incompressible(length: usize) -> String {
     (0..length / 16 + 1).map(|_| format!("{:016x}", super::slot::random())).collect::<String>()[..length].to_owned()
 }
 
-/// Starts as many commits as begin at once, and lets them wait for a lock; then `others`, which wait for those and so are in
-/// one transaction; then removes the lock. Returns the answers of `others`.
+/// Starts as many commits as may run at once, which wait for a lock; then `others`, which wait for these commits and
+/// are therefore combined into one transaction; then releases the lock. Returns the answers of `others`.
 fn commit_together(server: &TestServer, schema: &str, store: &Arc<dyn Store>, others: Vec<Batch>) -> Vec<Result<()>> {
     let holding = format!("begin; lock table {schema}.kv in share mode; select pg_sleep(60)");
     let count = |what: &str| {
@@ -740,7 +740,7 @@ fn a_transaction_locks_what_it_expects_in_one_order() {
     };
     let mut renames = moves(name.clone());
     renames.expect(key(6, "i"), None);
-    // Another node has the name's row, and then writes to the database.
+    // Another node locks the row of the name, and then writes to the database.
     let other = "do $$ begin
            perform from locks.kv where db = 0 and k = 'name'::bytea for update;
            while not exists (select from pg_locks where locktype = 'transactionid' and not granted) loop
@@ -799,7 +799,7 @@ fn a_read_that_fails_does_not_fail_those_that_share_its_statement() {
         for (number, read) in reads.into_iter().enumerate() {
             match (number, read.join().unwrap()) {
                 (7, read) => assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}"),
-                // A number of 0 is none of a database.
+                // The number 0 belongs to no database.
                 (_, read) => assert_eq!(read, Ok(Some(number.to_string().into_bytes()))),
             }
         }
@@ -819,7 +819,7 @@ fn databases_that_another_node_holds_up_do_not_hold_up_the_others() {
         batch.put(key(number, "i"), b"2".to_vec());
         store.commit(batch)
     };
-    // Another node is about to write to both databases, which it has done before.
+    // Another node, which has written to both databases before, locks their rows to write again.
     let holding = "begin; select from held.kv for update; select pg_sleep(60)";
     let waiting =
         "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";

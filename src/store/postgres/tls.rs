@@ -39,7 +39,7 @@ fn authorities(address: &Address) -> Result<RootCertStore, String> {
     if roots.is_empty() { Err(wrong("there is no certificate in it".into())) } else { Ok(roots) }
 }
 
-/// Accepts every certificate, for `sslmode=require`: the connection is encrypted, but not safe from somebody between.
+/// Accepts every certificate, for `sslmode=require`: the connection is encrypted, but the server is not authenticated.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

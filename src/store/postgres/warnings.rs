@@ -1,14 +1,14 @@
-//! What the server's settings mean for acknowledged writes: told when settee starts.
+//! What the server's settings mean for acknowledged writes: logged when settee starts.
 
 use super::connections::Connections;
 use crate::store::Result;
 
-/// What is said about the server's settings.
+/// What the log says about the server's settings.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// What can lose an acknowledged write.
+    /// Settings that can lose an acknowledged write.
     pub warnings: Vec<String>,
-    /// What the store stands on, in one line.
+    /// The server's version and durability settings, in one line.
     pub about: String,
 }
 

@@ -10,7 +10,7 @@ use crate::store::{Batch, Result};
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) waiting: VecDeque<Waiting>,
-    /// A caller leads, or has been told to.
+    /// Whether a caller leads, or has been notified to lead.
     pub(super) led: bool,
 }
 

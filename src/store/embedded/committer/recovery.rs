@@ -46,7 +46,7 @@ impl<B: Backend> Committer<B> {
         work.notes = Notes::default();
         self.generation.fetch_add(1, Ordering::SeqCst);
         let reopened = self.backend.reopen().or_else(|error| match &self.space {
-            // Released only here, where it helps, and not at the failure: a restart may need it more.
+            // The reserve is released only here, not at the failure: a restart may need it more.
             Some(space) if error == StoreError::Full && space.release_reserve() => self.backend.reopen(),
             _ => Err(error),
         });
@@ -63,9 +63,9 @@ impl<B: Backend> Committer<B> {
         reopened
     }
 
-    /// Runs a read. If the engine fails, it is reopened at once, because no write may ever come to do it, and `read` is
-    /// called a second time. An engine refuses reads after a failed write. sled also writes while it is idle, when it
-    /// moves pages, and may find the disk full.
+    /// Runs a read. If the engine fails, reopens it at once, because no write may follow that would reopen it, and
+    /// calls `read` a second time. An engine refuses reads after a failed write. sled also writes while it is idle,
+    /// when it moves pages, and may find the disk full.
     pub(super) fn reading<T>(&self, mut read: impl FnMut() -> Result<T>) -> Result<T> {
         let reopened = self.reopened.load(Ordering::Relaxed);
         let answer = self.attempt(&mut read);

@@ -92,7 +92,7 @@ impl<B: Backend> Store for Committer<B> {
 
     fn complete(&self) -> Result<()> {
         let totals = self.work.lock().totals;
-        // After an old entry could not be read, the totals say nothing.
+        // The totals are unknown after an overwritten entry could not be read.
         totals.filter(|totals| !totals.is_unknown()).map_or(Ok(()), |totals| self.reading(|| self.found(&totals)))
     }
 

@@ -102,7 +102,7 @@ fn a_failed_read_reopens_the_engine_without_a_write_and_is_repeated() {
     assert!(matches!(store.get(b"k"), Err(StoreError::Unavailable(_))), "the engine cannot be reopened");
 }
 
-/// sled moves pages while it is idle. When somebody else filled the disk meanwhile, all reads were answered with 507.
+/// sled moves pages while it is idle, and may find the disk full. The next read must succeed nevertheless.
 #[test]
 fn a_read_is_repeated_after_the_engine_found_the_disk_full() {
     let (store, faults) = Faults::store();
@@ -114,7 +114,7 @@ fn a_read_is_repeated_after_the_engine_found_the_disk_full() {
     assert_eq!(store.get(b"k"), Err(StoreError::Full), "the engine cannot be reopened");
 }
 
-/// A GET right after the write that filled the disk answered 500: redb refuses reads after a failed write.
+/// redb refuses reads after a failed write, for example after one that filled the disk.
 #[test]
 fn a_read_after_a_failed_write_waits_for_the_reopened_engine() {
     let (store, faults) = Faults::store();

@@ -30,7 +30,7 @@ pub(crate) fn no_marker(dir: &Path) -> OpenError {
     })
 }
 
-/// Converts the error of a store that the engine, or the comparison with the mark, found damaged.
+/// Converts the error of a store that could not be opened. If the store is damaged, adds what is missing.
 pub(crate) fn refusal(dir: &Path, marker: &Marker, space: &Space, error: StoreError) -> OpenError {
     match error {
         StoreError::Full => OpenError::Full(dir.to_path_buf()),

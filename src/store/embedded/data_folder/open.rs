@@ -50,7 +50,7 @@ pub struct Opened {
     pub engine: Engine,
 }
 
-/// Opens the data folder `dir`, with `engine` or its own, and creates it if it does not exist.
+/// Opens the data folder `dir`, or creates it. For `engine`, see [`Options::engine`].
 pub fn open(dir: &Path, engine: Option<Engine>) -> std::result::Result<Opened, OpenError> {
     open_with(dir, Options { engine, ..Options::default() })
 }
@@ -128,7 +128,7 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
     }
     clear_former(dir, &marker);
     if !options.filling {
-        // Left by a refusal that was interrupted.
+        // Removes the copy that an interrupted refusal has left.
         let _ = std::fs::remove_dir_all(dir.join(salvage::LOOKED_INTO));
     }
     space.keep_reserve();

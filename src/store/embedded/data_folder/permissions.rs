@@ -1,5 +1,5 @@
-//! The permissions of a data folder: it holds the hashes of passwords and everybody's documents, so that only its
-//! owner may read it.
+//! The permissions of a data folder. Only its owner may read it, because it holds password hashes and the documents
+//! of all users.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -12,12 +12,12 @@ use super::unfinished::UNFINISHED;
 use crate::store::disk_space::RESERVE;
 use crate::store::embedded::mark;
 
-/// What group and others may do with a file.
+/// The permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
-/// Takes a data folder, and what settee has written into it, from all users but its owner. New folders are created
-/// with these permissions; older versions of settee, and people, created folders that everybody may read. Other
-/// files in the folder are left alone: they may belong to somebody else.
+/// Removes the access of all users but the owner to a data folder and to what settee has written into it. New folders
+/// are created with these permissions; a folder made by hand or by an older settee may be readable by everybody.
+/// Does not change other files in the folder: they may belong to somebody else.
 pub(super) fn tighten(dir: &Path, marker: &Marker) {
     match take_from_others(dir, marker) {
         Ok(false) => {}
@@ -52,7 +52,7 @@ fn take_from_others(dir: &Path, marker: &Marker) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Takes a file, or a folder and everything in it, from others. Follows no links.
+/// Removes others' access to a file, or to a folder and everything in it. Follows no links.
 fn with_contents(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.is_symlink() {
@@ -110,7 +110,7 @@ mod tests {
             fs::set_permissions(path, Permissions::from_mode(*mode)).unwrap();
         }
         for _ in 0..2 {
-            // At the second start, the folder is settee's, and still holds what others have put there.
+            // At the second start, the folder is a data folder, and still holds the files of others.
             drop(store::open(&home, None).unwrap());
             assert_eq!(theirs.each_ref().map(|(path, _)| mode(path)), [0o755, 0o644]);
         }

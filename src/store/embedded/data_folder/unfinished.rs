@@ -43,7 +43,7 @@ pub(crate) fn refuse_unfinished(dir: &Path) -> std::result::Result<(), OpenError
         Err(error) => return Err(io(error)),
     };
     let has_marker = dir.join(MARKER).exists();
-    // If empty: interrupted before its one word was written, and therefore before everything else.
+    // If the file is empty, the start was interrupted before it had written anything.
     if how != NEW.as_bytes() && !(how.is_empty() && !has_marker && has_store(dir).is_none()) {
         return Err(OpenError::Unfinished(dir.to_path_buf()));
     }

@@ -1,4 +1,4 @@
-//! sled's files: opens them, after it has checked that their log holds what was durable.
+//! Opens sled's files, after checking that the log holds everything that was durable.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -18,9 +18,9 @@ use crate::store::disk_space::{io_error, make_dir, sync_dir};
 use crate::store::embedded::mark::Mark;
 use crate::store::{Result, StoreError};
 
-/// Bytes of a segment of a new log; fixed when it is created. sled has up to six segments in memory. What is larger than
-/// a quarter of one goes into a file of its own, which sled does not sync: chunks keep its leaves below that (see
-/// `value`), and [`Open::sync`] syncs the files of inner nodes with long keys.
+/// Bytes of a segment of a new log; fixed when the log is created. sled keeps up to six segments in memory. It writes a
+/// page larger than a quarter of a segment to a separate file, and does not sync that file. Chunks keep leaves smaller
+/// (see `value`); [`Open::sync`] syncs the files of inner nodes with long keys.
 pub(super) const SEGMENT: usize = 2 << 20;
 /// How long the threads of a closed sled may take to release its files.
 const CLOSES_WITHIN: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub(super) struct Open {
 /// sled's folder `blobs/`, for pages that are too large for its log.
 struct LargePages {
     folder: PathBuf,
-    /// Kept open: a commit must not fail because the process has no file to spare.
+    /// Kept open: a commit must not fail because the process has no file descriptor left.
     listing: Dir,
     /// The names of the files that are synced.
     synced: HashSet<OsString>,
@@ -51,7 +51,7 @@ impl Open {
         (u64::try_from(stable).unwrap_or(0), self.log.metadata().map_or(0, |found| found.len()))
     }
 
-    /// Syncs the log and the files that it names. Returns its end and its file's length from before the sync.
+    /// Syncs the large pages, then the log. Returns the log's end and its file's length from before the sync.
     pub(super) fn sync(&self) -> io::Result<(u64, u64)> {
         let position = self.position();
         self.large.lock().sync()?;
@@ -91,7 +91,7 @@ impl LargePages {
         if !names.is_subset(&self.synced) {
             for name in names.difference(&self.synced) {
                 match File::open(self.folder.join(name)).and_then(|file| file.sync_all()) {
-                    // sled has removed it meanwhile.
+                    // sled has removed the file meanwhile.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     synced => synced?,
                 }
@@ -111,7 +111,7 @@ pub(super) fn segment_bytes(folder: &Path) -> io::Result<usize> {
     };
     let lines = String::from_utf8_lossy(&conf);
     let size = lines.lines().find_map(|line| line.strip_prefix("segment_size: ")?.parse().ok());
-    // sled itself refuses a file that it has not written.
+    // sled itself refuses a `conf` that it has not written.
     Ok(size.filter(|size: &usize| size.is_power_of_two() && (256..=16 << 20).contains(size)).unwrap_or(SEGMENT))
 }
 
@@ -156,7 +156,7 @@ pub(super) fn open_files(folder: &Path, cache_bytes: u64, mark: &Mark) -> Result
     Ok(Open { db, log, segment, large: Mutex::new(large) })
 }
 
-/// Refuses a log that ends before what was durable, before sled opens it and destroys the rest.
+/// Refuses a log that ends short of the mark's position. Runs before sled opens the log and destroys the rest.
 fn examine(folder: &Path, segment: usize, mark: &Mark) -> Result<()> {
     let io = |error: io::Error| io_error("reading the sled log", &error);
     let reached = mark.reached();

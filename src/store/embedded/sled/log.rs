@@ -50,7 +50,7 @@ pub(crate) struct Survey {
     pub length: u64,
     /// Segments without a header.
     pub unused: u64,
-    /// Some positions after the snapshot are covered by no segment: it was reused, or is lost.
+    /// No segment covers some positions after the snapshot: their segment was reused or is lost.
     pub gaps: bool,
 }
 

@@ -7,10 +7,10 @@
 //!   `db` file.
 //! - sled writes a page larger than a quarter of a segment to a separate file in `blobs/` that it never
 //!   syncs. A leaf holds up to 17 entries. With segments of 2 MiB and values cut into chunks of at most 4
-//!   KiB, no leaf comes near 512 KiB. An inner node holds up to 256 keys, and may; these files are synced
-//!   with the log.
-//! - sled keeps up to six segments in memory while it writes, and evicts a page only after 64 accesses to
-//!   others of its part of the cache. Small segments and small chunks keep that small.
+//!   KiB, no leaf comes near 512 KiB. An inner node holds up to 256 keys and can be larger; the files of
+//!   such nodes are synced with the log.
+//! - sled keeps up to six segments in memory while it writes, and evicts pages only after 64 accesses to
+//!   their part of the cache. Small segments and small chunks bound that memory.
 //! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail. It holds nothing that is
 //!   needed, so it is deleted before sled opens.
 //! - The directory entries of a new database are synced.
@@ -22,8 +22,8 @@
 //! - A batch is visible to readers before it is on disk, and stays visible after it failed. Until the batch
 //!   is synced, readers get the values from before it (`in_flight`, an undo log of one batch).
 //!
-//! A large value is stored in chunks under keys that begin with 0xFF, and a head takes its place under its
-//! own key:
+//! A large value is stored in chunks under keys that begin with 0xFF. The value's own key holds a head that
+//! refers to them:
 //!
 //! ```text
 //! key                      0x03, chunk set (8 bytes), length (8), CRC-32 of key and the 17 bytes before (4)

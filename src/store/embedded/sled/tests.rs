@@ -24,7 +24,7 @@ fn the_durable_position_is_the_one_from_before_the_last_sync() {
     backend.apply(&writes, true, &mut Tally::after(&Totals::default(), &frames)).unwrap();
     let synced = backend.position();
     assert!(synced.0 > 1000, "{synced:?}");
-    // sled's own threads may do the same at any time.
+    // sled's own threads may write and flush in the same way at any time.
     backend
         .with(|open| {
             open.db.insert(b"l", vec![7; 1000]).unwrap();
@@ -44,7 +44,7 @@ fn inner_nodes_with_long_keys_are_synced() {
     let backend = SledBackend::open(dir.path(), 16 << 20, Arc::default()).unwrap();
     let frames = Frames::default();
     let keys = 0..2000_u32;
-    // Their first 5,000 bytes are equal, so that nothing shorter tells two leaves apart.
+    // All keys begin with the same 5,000 bytes, so that no shorter key can separate two leaves.
     let key = |number: u32| [&[b'k'; 5000][..], &number.to_be_bytes()].concat();
     for number in keys.clone() {
         let writes = Writes::from([(key(number), Some(vec![7; 10]))]);

@@ -10,16 +10,16 @@ use crate::store::embedded::frame;
 use crate::store::reserved_keys::RESERVED;
 use crate::store::{Result, StoreError};
 
-/// The largest value handed to sled in one piece, in bytes. sled looks at the size of its cache only after 64 accesses
-/// to a page in one of 256 parts of it, so that some 16,000 chunks more than it should are in memory.
+/// The largest value handed to sled in one piece, in bytes. sled checks the size of its cache only after 64 accesses to
+/// one of the cache's 256 parts, so that some 16,000 chunks too many may be in memory.
 pub(super) const CHUNK: usize = 4 << 10;
 /// The same in stores written before 29 November 2026.
 const LARGE_CHUNK: usize = 64 << 10;
 /// The first byte of a chunk's key.
 pub(super) const CHUNKS: u8 = RESERVED;
-/// The tag of a chunked value's head (see `frame`), ...
+/// The tag of the head of a value in chunks of [`CHUNK`] bytes (see `frame`).
 const CHUNKED: u8 = 3;
-/// ... and of one whose chunks have [`LARGE_CHUNK`].
+/// The tag of the head of a value in chunks of [`LARGE_CHUNK`] bytes.
 const LARGE_CHUNKED: u8 = 1;
 const HEAD_LENGTH: usize = 1 + 8 + 8 + 4;
 /// Memory reserved for a value before its chunks are read.
