@@ -11,11 +11,11 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 
-/// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it
-/// runs on the calling async thread, as long as at least one other worker thread stays free in case the disk
-/// is slow. A read that would take the last one lets other tasks run first, a few times, because reads are short unless
-/// the disk is slow. Then it waits for one of a few blocking threads. If reads wait for a network, each runs on a
-/// blocking thread of its own.
+/// Runs a short read of a few records. A hand-off to another thread mostly costs more than such a read, so it runs on
+/// the calling async thread, as long as at least one other worker thread stays free in case the disk is slow. A read
+/// that would take the last free thread yields to other tasks a few times, because reads are short unless the disk is
+/// slow. Then it waits for one of a few blocking threads. If reads wait for a network, each runs on a blocking thread
+/// of its own.
 pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     if WAITS.load(Ordering::Relaxed) {
         return blocking(call).await;
@@ -36,10 +36,10 @@ pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send 
 /// How often a short read tries to run on an async thread.
 const TRIES: u32 = 4;
 
-/// The short reads that run on blocking threads at the same time.
+/// Limits the short reads that run on blocking threads at the same time.
 static READS: Semaphore = Semaphore::const_new(16);
 
-/// Whether reads wait for a network. One for the process, because it has one store.
+/// Whether reads wait for a network. One flag for the process, because a process has one store.
 static WAITS: AtomicBool = AtomicBool::new(false);
 
 /// Called when a networked store is opened: from now on, no read runs on an async thread.
@@ -71,8 +71,8 @@ pub async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send
     on_another_thread(Box::new(call)).await
 }
 
-/// Runs a blocking call off the async threads, as soon as there is a turn for it. Hundreds of calls at the same time would
-/// need hundreds of threads, and with each thread the allocator keeps about 1 MB.
+/// Runs a blocking call off the async threads, as soon as `turns` has a permit. Hundreds of calls at the same time
+/// would need hundreds of threads, and with each thread the allocator keeps about 1 MB.
 pub async fn blocking_in_turn<T: Send + 'static>(
     turns: &'static Semaphore,
     call: impl FnOnce() -> Result<T> + Send + 'static,
@@ -133,8 +133,8 @@ fn has_other_threads() -> bool {
     Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
-/// As [`tokio::task::spawn_blocking`]. The runtime waits for `call` when it ends, so what it does is done, and what it holds
-/// is closed.
+/// As [`tokio::task::spawn_blocking`]. When the runtime ends, it waits a while for `call`, so that its work is
+/// completed and its resources are closed.
 pub fn spawn_blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     tokio::task::spawn_blocking(move || {
         let _blocks = Blocks::begin();
@@ -166,7 +166,7 @@ impl Drop for Blocks {
 /// Whether the runtime of the process ends.
 static ENDS: AtomicBool = AtomicBool::new(false);
 
-/// Called before the runtime of the process ends, with the process: async tasks that wait in [`in_place`] do not go on.
+/// Called before the runtime ends together with the process: async tasks that wait in [`in_place`] do not continue.
 pub fn runtime_ends() {
     ENDS.store(true, Ordering::SeqCst);
 }

@@ -1,7 +1,7 @@
 //! Writes the log to standard error from a separate thread, so that a reader that does not read (a full pipe)
 //! never delays a request or the shutdown. When the queue is full, lines are dropped and counted.
 //!
-//! Written by hand because `tracing-appender` does not keep all of that: it writes no line that says how many were
+//! Written by hand because `tracing-appender` does not do all of this: it writes no line that says how many were
 //! dropped, and it flushes only once, when its guard is dropped, within a fixed time.
 
 #![warn(missing_docs)]
@@ -22,8 +22,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use self::recent::RecentLines;
 
-/// Capacity of the queue, in lines; the thread may have as many more that it has taken from it. A line of a request has
-/// about 200 bytes.
+/// Capacity of the queue, in lines; the thread may hold as many more that it has taken from the queue. A line of a
+/// request has about 200 bytes.
 const WAITING: usize = 10_000;
 /// Capacity in entries that an empty queue keeps.
 const KEPT: usize = 1000;
@@ -43,7 +43,7 @@ struct Sender(Arc<Queue>);
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
-    /// The thread waits for it.
+    /// Wakes the thread that writes.
     more: Condvar,
 }
 
@@ -183,7 +183,7 @@ impl<W: Write> Writer<W> {
         while !rest.is_empty() {
             match self.to.write(rest) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A reader has set the pipe to be without waiting.
+                // A reader has set the pipe to non-blocking mode.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHERS),
                 // A failure to write the log cannot be reported anywhere.
                 Ok(0) | Err(_) => break,

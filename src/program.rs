@@ -159,8 +159,8 @@ async fn run(
         };
         let listening = start::listen_on(app.clone(), bind, sockets).await.map_err(|error| error.to_string());
         if let Some((name, password)) = made_admin {
-            // Also if the port is taken: the admin is stored, and the password is known to nobody else. The program that
-            // listens there must not get it.
+            // Also if the port is taken: the admin is stored, and nobody else knows the password. The link is then left
+            // out: another program listens there, and must not get the password.
             let link = listening.as_ref().ok().map(|running| start::link(running.address));
             show_admin(link.as_deref(), &name, &password);
         }
@@ -217,8 +217,8 @@ fn persisted_bind(app: &App) -> Result<SocketAddr, String> {
     Ok(bind)
 }
 
-/// Whether this server may put its control socket into the data folder. With a PostgreSQL nothing else need be there, so
-/// the folder is created, and no other server may use it.
+/// Whether this server may put its control socket into the data folder. With PostgreSQL the folder may not exist yet,
+/// so it is created; and no other server may use it.
 fn claim_folder(settings: &Start) -> bool {
     settings.postgres.is_none()
         || std::fs::create_dir_all(&settings.data).is_ok()
@@ -252,7 +252,7 @@ fn open(settings: &Start) -> Result<Stores, String> {
     Ok((opened.store, opened.blobs))
 }
 
-/// Opens the store of a database server, and says what can lose an acknowledged write there.
+/// Opens the store of a database server, and logs the settings that can lose an acknowledged write.
 fn open_database(address: &postgres::Address, key: Option<Key>) -> Result<Stores, String> {
     let options = postgres::Options { key, ..postgres::Options::default() };
     let opened = postgres::open(address.clone(), &options).map_err(|error| error.to_string())?;
@@ -284,7 +284,7 @@ fn start_log(settings: &Start, log: Log, recent: &Recent) -> Result<(), String> 
     });
     let recorder = Recorder { recent: recent.audit.clone(), trail: trail.transpose()? };
     let events = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
-    // Without the hint, each line of the most verbose level would be made, and then refused: sled has several in each read.
+    // Without the hint, events of the most verbose level would be built, then dropped: sled has several in each read.
     let is_event = filter_fn(|about| about.target() == audit::TARGET).with_max_level_hint(LevelFilter::INFO);
     let events = events.with_writer(recorder).with_filter(is_event);
     tracing_subscriber::registry().with(log.with_filter(filter)).with(events).init();

@@ -42,11 +42,11 @@ struct Kept {
 /// Which lines are wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// This level and those that are worse.
+    /// This level and more severe ones.
     pub level: Level,
     /// Only lines after the one with this id. Without it, the newest lines are found.
     pub after: Option<u64>,
-    /// Lines at most.
+    /// The most lines to return.
     pub limit: usize,
     /// A text that the line contains, in any case of letters.
     pub text: &'a str,
@@ -105,7 +105,7 @@ impl RecentLines {
             let state = self.0.lock();
             (state.lines.clone(), state.last)
         };
-        // An id that is not assigned yet is of an earlier process.
+        // An id that is not assigned yet comes from an earlier process.
         let after = wanted.after.filter(|after| *after <= last).unwrap_or(0);
         let text = wanted.text.to_lowercase();
         let fits = |line: &&Kept| {
@@ -133,8 +133,8 @@ impl RecentLines {
     }
 }
 
-/// Whether the line is that of a request for these lines. A console that follows the log makes one every other second,
-/// which would push everything else out.
+/// Whether the line is that of a request for these lines. A console that follows the log makes such a request every
+/// other second, which would push everything else out.
 fn reads_log(level: Level, line: &[u8]) -> bool {
     let has = |part: &[u8]| memchr::memmem::find(line, part).is_some();
     level == Level::INFO && has(b"/_node/") && has(b"/_logs")
