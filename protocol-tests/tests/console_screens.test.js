@@ -81,7 +81,7 @@ describe('every screen of the console', { skip: noConsole }, () => {
       await page.route((url) => !files.test(url.pathname), (route) => held.push(route));
       await page.evaluate((to) => { location.hash = to; }, hash);
       // A form needs no answer; everything else says that it waits.
-      await page.waitForFunction(() => document.querySelector('#main .loading, #main form, #main input, #main [aria-busy=true]'));
+      await page.waitForFunction(() => document.querySelector('#main .loading, #main form, #main input, #main .screen [aria-busy=true]'));
       await page.unrouteAll({ behavior: 'ignoreErrors' });
       for (const route of held) route.abort().catch(() => {});
       await page.evaluate(() => { location.hash = '#/nowhere'; });

@@ -74,7 +74,7 @@ async function open(next) {
   const { signal } = closing;
   showMenu(false);
   showFrame(next.screen);
-  const area = h('div', { class: 'screen' });
+  const area = h('div', { class: 'screen', 'aria-busy': 'true' });
   const wait = setTimeout(() => { if (!area.hasChildNodes()) put(area, loading()); }, 150);
   put(main, area);
   scrollTo(0, 0);
@@ -99,6 +99,7 @@ async function open(next) {
     put(area, failure(error, () => open(match(location.hash)), 'h1'));
   } finally {
     clearTimeout(wait);
+    area.removeAttribute('aria-busy');
     first = false;
   }
 }
