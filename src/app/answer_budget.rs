@@ -14,7 +14,7 @@
 //!   much as is left for others, so that no owner fills the budget alone.
 //! - A request waits for at most [`WAIT`] and then fails, or its connection is cut if the response
 //!   has started.
-//! - A connection whose client has not read a sixteenth ([`PART`]) of what the connection holds within
+//! - A connection whose client has not read a sixteenth (`PART`) of what the connection holds within
 //!   [`STALLED`] is closed, the worst first. While no request waits for room, no connection is closed for
 //!   this reason; then only `write_timeout` applies.
 //! - One connection at a time, the overflow connection, may reserve memory beyond the budget. This prevents a
@@ -43,7 +43,7 @@ pub const FREE: usize = 16 << 10;
 pub const WIDE: u64 = 768 << 10;
 /// How long a request waits for room before it fails.
 const WAIT: Duration = Duration::from_secs(30);
-/// A client is slow if it reads less than 1/[`PART`] of what its connection holds within this time.
+/// A client is slow if it reads less than 1/`PART` of what its connection holds within this time.
 const STALLED: Duration = Duration::from_secs(5);
 
 /// The memory budget for responses, shared by all connections of a server.

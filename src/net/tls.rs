@@ -6,7 +6,7 @@
 //!        └── changed? (watch, every few seconds) ──> valid: used for new connections
 //!                                                    invalid: a warning, nothing changes
 //! ```
-//! Alternatively, the server obtains its certificate itself: [`acme`].
+//! Alternatively, the server obtains its certificate itself: `acme`.
 //!
 //! Open connections keep the certificate they started with. Only the administrator who starts the server can
 //! name files, never an HTTP client (`config::catalogue::BLOCKED`): a setting that names a file is a way to

@@ -32,7 +32,7 @@ pub struct Connection {
     pub number: u64,
     pub owner: Mutex<Owner>,
     pub held: AtomicU64,
-    /// Number of its [`Held`]; `State::connections` lists the connection while this is not zero.
+    /// Number of its `Held`; `State::connections` lists the connection while this is not zero.
     pub pieces: AtomicU64,
     /// Whether it also keeps a share of the memory budget for request bodies.
     pub keeps_body: AtomicBool,

@@ -24,7 +24,7 @@ pub const OLD: Duration = Duration::from_secs(2);
 /// What all connections share.
 pub struct Shared {
     pub total: u64,
-    /// See [`WAIT`]; tests set it lower.
+    /// See `WAIT`; tests set it lower.
     pub wait: Duration,
     pub stalled: Duration,
     pub given_up: AtomicU64,

@@ -46,7 +46,7 @@ impl Line {
     /// to the whole budget.
     ///
     /// # Errors
-    /// [`NoRoom`] if there is no room within [`WAIT`].
+    /// [`NoRoom`] if there is no room within `WAIT`.
     pub async fn take(&self, bytes: u64) -> Result<Held> {
         let bytes = bytes.min(self.shared.total);
         let mut answer = match self.take_or_wait(bytes) {

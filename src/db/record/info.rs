@@ -18,7 +18,7 @@ pub struct Info {
     pub documents: u64,
     /// Number of documents whose winner is deleted.
     pub deleted: u64,
-    /// Total size of the leaves' bodies, as [`BodyRecord::bytes`] counts them.
+    /// Total size of the leaves' bodies, as `BodyRecord::bytes` counts them.
     pub external: u64,
     /// Total size of the document and sequence records in bytes.
     pub records: u64,

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::http::response::error::{Failure, Result};
 use crate::net::header_text::header_text;
 
-/// The methods that routes know. HEAD is [`Verb::Get`] with [`Request::head`] set, as in CouchDB.
+/// The methods that routes know. HEAD is [`Verb::Get`] with `Request::head` set, as in CouchDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     Get,

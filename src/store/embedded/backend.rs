@@ -1,4 +1,4 @@
-//! What an engine implements to become a [`Store`](super::Store) under the
+//! What an engine implements to become a [`Store`](crate::store::Store) under the
 //! [`Committer`](super::committer::Committer): an ordered map of framed bytes. The committer implements group
 //! commit, expectations, checksums and recovery once, for all engines.
 
