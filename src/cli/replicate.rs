@@ -286,7 +286,8 @@ mod tests {
             attachments: Vec::new(),
         };
         runtime.block_on(from.update(vec![edit], Mode::Interactive, &AllowAll)).unwrap();
-        drop((from, databases));
+        // The runtime last: it waits for the writer, which holds the folder for a moment after its answer.
+        drop((from, databases, runtime));
         let asked = Asked {
             source: "from".into(),
             target: "to".into(),
