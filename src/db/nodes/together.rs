@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::Databases;
-use crate::blocking::panicked;
+use crate::blocking::{panicked, spawn_blocking};
 use crate::db::Database;
 use crate::db::freshness::Look;
 use crate::error::{Error, Result};
@@ -22,7 +22,8 @@ const MANY: usize = 16;
 const AT_ONCE: usize = 4;
 
 impl Databases {
-    /// As [`Databases::catch_up`], together with other requests. Does not block.
+    /// Learns what other nodes have written: the registered records, and the open ones among the databases
+    /// `names`. One read if nothing has changed, for all requests that wait. Does nothing on an embedded store.
     ///
     /// # Errors
     /// Those of the store; [`Error::Damaged`] if a record of one of these databases is damaged.
@@ -41,7 +42,7 @@ impl Databases {
         };
         if starts {
             let looking = Looking { databases: self.clone(), counts: true };
-            tokio::task::spawn_blocking(move || looking.run());
+            spawn_blocking(move || looking.run());
         }
         learned.await.unwrap_or_else(|_| Err(Error::Internal("a look at the store ended without an answer".into())))
     }
