@@ -33,8 +33,8 @@ impl Databases {
         self.freshness.on_new_history.write().push(Arc::new(call));
     }
 
-    /// Learns what other nodes have written: the registered records, and the open ones among the databases
-    /// `names`. One read if nothing has changed. Does nothing on an embedded store. Blocks on the store.
+    /// As [`Databases::catch_up_together`], for one caller, and blocks on the store.
+    #[cfg(test)]
     pub fn catch_up(&self, names: &[&str]) -> Result<()> {
         if !self.store().is_shared() {
             return Ok(());
