@@ -253,7 +253,7 @@ impl<'a> Draft<'a> {
                 let reference = keyspace::blob_reference(&attachment.blob, self.number, body.sequence, body.index);
                 self.batch.put(reference, Vec::new());
             }
-            self.put_new(keyspace::body(self.number, body.sequence, body.index), content.encode());
+            self.put(keyspace::body(self.number, body.sequence, body.index), content.encode(), true);
         }
         merged
     }
@@ -294,10 +294,10 @@ impl<'a> Draft<'a> {
         self.drop_bodies(id, &bodies)
     }
 
-    /// Writes a record that does not exist while the counters are those that this draft expects: one under a new
-    /// sequence, or one that was read and not found.
-    fn put_new(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        if self.store.is_shared() {
+    /// Writes a record. `is_new`: the record does not exist while the counters are those that this draft expects,
+    /// because its sequence is new, or it was read and not found.
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>, is_new: bool) {
+        if is_new && self.store.is_shared() {
             self.batch.put_new(key, value);
         } else {
             self.batch.put(key, value);
@@ -344,19 +344,11 @@ impl<'a> Draft<'a> {
                 self.batch.delete(document);
             } else {
                 let record = DocumentRecord { sequence, tree: slot.tree };
-                let row = (keyspace::sequence(self.number, sequence), record.sequence_row(&id).encode());
+                let row = record.sequence_row(&id).encode();
                 let value = record.encode();
                 new_length = value.len() as u64;
-                if slot.sequence.is_some() {
-                    self.put_new(row.0, row.1);
-                } else {
-                    self.batch.put(row.0, row.1);
-                }
-                if slot.stored.is_none() {
-                    self.put_new(document, value);
-                } else {
-                    self.batch.put(document, value);
-                }
+                self.put(keyspace::sequence(self.number, sequence), row, slot.sequence.is_some());
+                self.put(document, value, slot.stored.is_none());
             }
             if let Some(partitions) = &mut self.partitions {
                 partitions.changed(self.store, self.number, &id, &slot.was, &is)?;
