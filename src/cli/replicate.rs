@@ -277,14 +277,7 @@ mod tests {
         let databases = Databases::open(opened.store, opened.blobs, Clock::system()).unwrap();
         let from = databases.create("from", CreateOptions::default(), None).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let edit = Incoming {
-            id: "a".into(),
-            parent: None,
-            path: (0, Vec::new()),
-            deleted: false,
-            json: json!({"x": 1}).to_string(),
-            attachments: Vec::new(),
-        };
+        let edit = Incoming::created("a", json!({"x": 1}).to_string());
         runtime.block_on(from.update(vec![edit], Mode::Interactive, &AllowAll)).unwrap();
         // The runtime last: it waits for the writer, which holds the folder for a moment after its answer.
         drop((from, databases, runtime));

@@ -15,14 +15,7 @@ fn databases() -> Arc<Databases> {
 }
 
 fn incoming(id: &str, parent: Option<&Revision>, json: &str) -> Incoming {
-    Incoming {
-        id: id.into(),
-        parent: parent.cloned(),
-        path: (0, Vec::new()),
-        deleted: false,
-        json: json.into(),
-        attachments: Vec::new(),
-    }
+    Incoming { parent: parent.cloned(), ..Incoming::created(id, json) }
 }
 
 fn replicated(id: &str, start: u64, hashes: &[&str], deleted: bool) -> Incoming {

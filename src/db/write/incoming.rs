@@ -18,6 +18,21 @@ pub struct Incoming {
     pub attachments: Vec<(String, Source)>,
 }
 
+#[cfg(test)]
+impl Incoming {
+    /// An interactive edit that creates a document without attachments.
+    pub fn created(id: impl Into<String>, json: impl Into<String>) -> Incoming {
+        Incoming {
+            id: id.into(),
+            parent: None,
+            path: (0, Vec::new()),
+            deleted: false,
+            json: json.into(),
+            attachments: Vec::new(),
+        }
+    }
+}
+
 /// Where an attachment of an edit comes from.
 pub enum Source {
     /// Taken from the parent revision, by name. `revpos`, if set, must equal the parent's (CouchDB:

@@ -45,17 +45,7 @@ impl Bench {
 
     async fn fill(&self, documents: Vec<(String, Value)>) {
         for some in documents.chunks(500) {
-            let edits = some
-                .iter()
-                .map(|(id, json)| Incoming {
-                    id: id.clone(),
-                    parent: None,
-                    path: (0, Vec::new()),
-                    deleted: false,
-                    json: json.to_string(),
-                    attachments: Vec::new(),
-                })
-                .collect();
+            let edits = some.iter().map(|(id, json)| Incoming::created(id.clone(), json.to_string())).collect();
             self.database.update(edits, Mode::Interactive, &AllowAll).await.unwrap();
         }
     }

@@ -195,15 +195,7 @@ mod tests {
         let databases = Databases::open(Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()), clock).unwrap();
         let database = databases.create("db", CreateOptions::default(), None).unwrap();
         let json = format!("{{\"x\":\"{}\"}}", "x".repeat(1000));
-        let edit = |id: &&str| Incoming {
-            id: (*id).into(),
-            parent: None,
-            path: (0, Vec::new()),
-            deleted: false,
-            json: json.clone(),
-            attachments: Vec::new(),
-        };
-        let edits = ["a", "b", "c", "d"].iter().map(edit).collect();
+        let edits = ["a", "b", "c", "d"].map(|id| Incoming::created(id, json.clone())).into();
         let written = database.update(edits, Mode::Interactive, &AllowAll).await.unwrap();
         let revision = written[3].clone().unwrap();
         let linked = format!("{{\"_id\":\"d\",\"_rev\":\"{revision}\"}}");
@@ -235,15 +227,7 @@ mod tests {
         let clock = Clock::fixed(Duration::from_secs(1));
         let databases = Databases::open(store, Arc::new(MemoryBlobs::new()), clock).unwrap();
         let database = databases.create("db", CreateOptions::default(), None).unwrap();
-        let edit = |id: String| Incoming {
-            id,
-            parent: None,
-            path: (0, Vec::new()),
-            deleted: false,
-            json: "{}".into(),
-            attachments: Vec::new(),
-        };
-        let edits = (0..50).map(|number| edit(format!("doc-{number}"))).collect();
+        let edits = (0..50).map(|number| Incoming::created(format!("doc-{number}"), "{}")).collect();
         let written = database.update(edits, Mode::Interactive, &AllowAll).await.unwrap();
         let revision = written[0].clone().unwrap();
         let reads = |rows: usize| {

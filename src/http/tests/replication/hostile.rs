@@ -227,14 +227,7 @@ async fn a_document_that_is_too_large_is_counted_and_passed_over() {
     let here = server(&[("couchdb", "max_document_size", "1000")]).await;
     let there = server(&[]).await;
     let (from, to) = small(&here, &there, "db").await;
-    let edit = crate::db::Incoming {
-        id: "large".into(),
-        parent: None,
-        path: (0, Vec::new()),
-        deleted: false,
-        json: json!({"x": "x".repeat(2_000_000)}).to_string(),
-        attachments: Vec::new(),
-    };
+    let edit = crate::db::Incoming::created("large", json!({"x": "x".repeat(2_000_000)}).to_string());
     from.update(vec![edit], crate::db::Mode::Interactive, &crate::db::AllowAll).await.unwrap();
     samples::put(&from, "d", 1).await;
     let answer = replicate(&context(&here), &Parameters::new(remote(there.address, "db"), local("db"))).await;

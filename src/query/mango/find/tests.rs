@@ -28,17 +28,7 @@ fn views() -> Views {
 }
 
 async fn fill(database: &Arc<Database>, documents: &[(&str, &str)]) {
-    let edits = documents
-        .iter()
-        .map(|(id, body)| Incoming {
-            id: (*id).into(),
-            parent: None,
-            path: (0, Vec::new()),
-            deleted: false,
-            json: (*body).into(),
-            attachments: Vec::new(),
-        })
-        .collect();
+    let edits = documents.iter().map(|(id, body)| Incoming::created(*id, *body)).collect();
     for result in database.update(edits, Mode::Interactive, &AllowAll).await.unwrap() {
         result.unwrap();
     }
