@@ -129,46 +129,63 @@ fn text(value: &[u8]) -> String {
     String::from_utf8(value.to_vec()).unwrap()
 }
 
+/// Counts the statements of settee that wait for a lock.
+const WAITING: &str =
+    "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
+
+/// Writes each number from 0 to 19 under the key `k` of the database with this number.
+fn write_numbers(store: &dyn Store) {
+    let mut batch = Batch::new();
+    (0..20u64).for_each(|number| batch.put(key(number, "k"), number.to_string().into_bytes()));
+    store.commit(batch).unwrap();
+}
+
+/// Calls `read` with each number from 0 to 19 at the same time, while `table` is locked. Returns the results, and how many
+/// statements waited for the lock.
+fn read_behind_a_lock<T: Send>(server: &TestServer, table: &str, read: impl Fn(u64) -> T + Sync) -> (Vec<T>, u64) {
+    let lock = format!("begin; lock table {table} in access exclusive mode; select pg_sleep(60)");
+    let locked = format!(
+        "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted \
+         and relation = '{table}'::regclass"
+    );
+    let begun = AtomicU64::new(0);
+    let waiting = || server.sql(WAITING).parse::<u64>().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.refused(&lock));
+        until("it is locked", || server.sql(&locked) == "1");
+        let (read, begun) = (&read, &begun);
+        let reads: Vec<_> = (0..20u64)
+            .map(|number| {
+                scope.spawn(move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    read(number)
+                })
+            })
+            .collect();
+        until("all have begun", || begun.load(Ordering::SeqCst) == 20 && waiting() > 0);
+        let statements = waiting();
+        until("it is released", || {
+            server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
+            server.sql(&locked) == "0"
+        });
+        (reads.into_iter().map(|read| read.join().unwrap()).collect(), statements)
+    })
+}
+
 #[test]
 fn reads_that_wait_share_a_statement() {
     let Some(server) = TestServer::start() else { return };
     let store = server.open("together").store;
-    let mut batch = Batch::new();
-    (0..20u64).for_each(|number| batch.put(key(number, "k"), number.to_string().into_bytes()));
-    store.commit(batch).unwrap();
-    // No other connection can read the table meanwhile.
-    let lock = "begin; lock table together.kv in access exclusive mode; select pg_sleep(60)";
-    let waiting =
-        "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
-    let locked = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted \
-                  and relation = 'together.kv'::regclass";
-    let begun = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| server.refused(lock));
-        until("it is locked", || server.sql(locked) == "1");
-        let reads: Vec<_> = (0..20u64)
-            .map(|number| {
-                let (store, begun) = (&store, &begun);
-                scope.spawn(move || {
-                    begun.fetch_add(1, Ordering::SeqCst);
-                    let keys = [key(number + 100, "k"), key(number, "k"), key(number, "absent"), key(number + 1, "k")];
-                    store.get_many(&keys).unwrap()
-                })
-            })
-            .collect();
-        until("all have begun", || {
-            begun.load(Ordering::SeqCst) == 20 && server.sql(waiting).parse::<u64>().unwrap() > 0
-        });
-        assert!(server.sql(waiting).parse::<u64>().unwrap() <= 4, "20 calls have few statements");
-        until("it is released", || {
-            server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
-            server.sql(locked) == "0"
-        });
-        for (number, read) in reads.into_iter().enumerate() {
-            let value = |number: usize| (number < 20).then(|| number.to_string().into_bytes());
-            assert_eq!(read.join().unwrap(), [None, value(number), None, value(number + 1)]);
-        }
+    write_numbers(&*store);
+    let (reads, statements) = read_behind_a_lock(&server, "together.kv", |number| {
+        let keys = [key(number + 100, "k"), key(number, "k"), key(number, "absent"), key(number + 1, "k")];
+        store.get_many(&keys).unwrap()
     });
+    assert!(statements <= 4, "20 calls have few statements");
+    for (number, read) in reads.into_iter().enumerate() {
+        let value = |number: usize| (number < 20).then(|| number.to_string().into_bytes());
+        assert_eq!(read, [None, value(number), None, value(number + 1)]);
+    }
 }
 
 #[test]
@@ -703,14 +720,7 @@ async fn an_id_that_cannot_be_indexed_is_refused_and_the_writes_beside_it_succee
     let database = making.await.unwrap();
     let writes = (0..30).map(|number| {
         let id = if number % 10 == 5 { incompressible(3000) } else { format!("d{number}") };
-        let edit = Incoming {
-            id,
-            parent: None,
-            path: (0, Vec::new()),
-            deleted: false,
-            json: "{}".into(),
-            attachments: Vec::new(),
-        };
+        let edit = Incoming::created(id, "{}");
         let database = database.clone();
         tokio::spawn(async move { database.update(vec![edit], Mode::Interactive, &AllowAll).await })
     });
@@ -763,9 +773,7 @@ fn a_transaction_locks_what_it_expects_in_one_order() {
 fn a_read_that_fails_does_not_fail_those_that_share_its_statement() {
     let Some(server) = TestServer::start() else { return };
     let store = server.open("shared").store;
-    let mut batch = Batch::new();
-    (0..20u64).for_each(|number| batch.put(key(number, "k"), number.to_string().into_bytes()));
-    store.commit(batch).unwrap();
+    write_numbers(&*store);
     // The value in the database 7 cannot be read.
     server.sql(
         "create function shared.no() returns bytea language plpgsql as \
@@ -773,37 +781,14 @@ fn a_read_that_fails_does_not_fail_those_that_share_its_statement() {
          alter table shared.kv rename to stored; create view shared.kv as select db, k, \
          case when db = 7 then shared.no() else v end as v from shared.stored",
     );
-    let lock = "begin; lock table shared.stored in access exclusive mode; select pg_sleep(60)";
-    let locked = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted \
-                  and relation = 'shared.stored'::regclass";
-    let waiting =
-        "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
-    let begun = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| server.refused(lock));
-        until("it is locked", || server.sql(locked) == "1");
-        let reads: Vec<_> = (0..20u64)
-            .map(|number| {
-                let (store, begun) = (&store, &begun);
-                scope.spawn(move || {
-                    begun.fetch_add(1, Ordering::SeqCst);
-                    store.get(&key(number, "k"))
-                })
-            })
-            .collect();
-        until("all have begun", || begun.load(Ordering::SeqCst) == 20 && server.sql(waiting) != "0");
-        until("it is released", || {
-            server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
-            server.sql(locked) == "0"
-        });
-        for (number, read) in reads.into_iter().enumerate() {
-            match (number, read.join().unwrap()) {
-                (7, read) => assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}"),
-                // The number 0 belongs to no database.
-                (_, read) => assert_eq!(read, Ok(Some(number.to_string().into_bytes()))),
-            }
+    let (reads, _) = read_behind_a_lock(&server, "shared.stored", |number| store.get(&key(number, "k")));
+    for (number, read) in reads.into_iter().enumerate() {
+        match (number, read) {
+            (7, read) => assert!(matches!(read, Err(StoreError::Damaged(_))), "{read:?}"),
+            // The number 0 belongs to no database.
+            (_, read) => assert_eq!(read, Ok(Some(number.to_string().into_bytes()))),
         }
-    });
+    }
 }
 
 #[test]
@@ -821,8 +806,6 @@ fn databases_that_another_node_holds_up_do_not_hold_up_the_others() {
     };
     // Another node, which has written to both databases before, locks their rows to write again.
     let holding = "begin; select from held.kv for update; select pg_sleep(60)";
-    let waiting =
-        "select count(*) from pg_stat_activity where application_name = 'settee' and wait_event_type = 'Lock'";
     std::thread::scope(|scope| {
         scope.spawn(|| server.refused(holding));
         let is_held = "select count(*) from pg_locks where relation = 'held.kv'::regclass and mode = 'RowShareLock'";
@@ -833,11 +816,11 @@ fn databases_that_another_node_holds_up_do_not_hold_up_the_others() {
                 moves(number, "1")
             })
         });
-        until("both wait", || server.sql(waiting) == "2");
+        until("both wait", || server.sql(WAITING) == "2");
         let mut batch = Batch::new();
         batch.put(key(3, "i"), b"1".to_vec());
         store.commit(batch).unwrap();
-        assert_eq!(server.sql(waiting), "2", "they still wait");
+        assert_eq!(server.sql(WAITING), "2", "they still wait");
         server.sql(
             "select pg_terminate_backend(pid) from pg_stat_activity where query like '%for update; select%' \
              and pid <> pg_backend_pid()",
