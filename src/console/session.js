@@ -12,7 +12,7 @@ function take({ name = null, roles = [] } = {}) {
   return session;
 }
 
-/** Asks the server who is signed in. If nobody is, a server with `require_valid_user` answers 401. */
+/** Loads the session from the server. Without a session, a server with `require_valid_user` answers 401. */
 export async function loadSession({ browserSignsIn = false } = {}) {
   try {
     const { userCtx } = await api.get('_session', { again: false, browserSignsIn });

@@ -16,8 +16,8 @@ use crate::error::{self, Error};
 pub struct Confirmed<'a> {
     by: By<'a>,
     then: &'a dyn Validate,
-    /// The `_security` by which the rules have decided, if they have read it. The commit is refused if it has changed: a
-    /// user who has lost admin rights meanwhile must not write by the rules for admins.
+    /// The `_security` by which the rules have decided, if they have read it. The commit is refused if it has changed:
+    /// a user who has just lost admin rights must not write under the rules for admins.
     security: Option<Arc<str>>,
 }
 

@@ -200,7 +200,7 @@ impl Drop for Running {
                 drop(state);
                 handle.spawn(Running { lookups: self.lookups.clone(), counts: true }.run());
             }
-            Ok(_) | Err(_) => {
+            _ => {
                 state.running -= 1;
                 let ended = std::mem::take(&mut state.waiting);
                 drop(state);

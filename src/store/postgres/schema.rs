@@ -203,7 +203,7 @@ begin
           or not exists (select from unnest(p_wdb, p_wk) w(db, k) where w.db = e.db and w.k = e.k));
     end if;
   end if;
-  -- Two thirds of the cost of a write that may meet a row.
+  -- A plain insert costs two thirds of an upsert.
   if cardinality(p_nk) > 0 then
     insert into {schema}.kv (db, k, v)
       select w.db, w.k, w.v from unnest(p_nb, p_ndb, p_nk, p_nv) w(b, db, k, v) where not w.b = any(v_failed);
