@@ -25,7 +25,7 @@ pub struct Address {
     /// The configuration of tokio-postgres.
     pub(super) config: tokio_postgres::Config,
     /// The schema that holds settee's tables.
-    pub(super) schema: String,
+    pub(super) schema: Schema,
     pub(super) tls: Tls,
     /// Certificate authorities to trust instead of the public ones.
     pub(super) authorities: Option<PathBuf>,
@@ -36,6 +36,23 @@ pub struct Address {
     /// How long an attachment that nothing refers to is kept: requests that are about to refer to it may last as long.
     pub(super) keep_unused: Duration,
     shown: String,
+}
+
+/// The name of a schema. `Display` quotes it for SQL: the name may be a keyword.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Schema(String);
+
+impl Schema {
+    /// The name without quotes.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Schema {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "\"{}\"", self.0)
+    }
 }
 
 const SCHEMA: &str = "settee";
@@ -56,7 +73,7 @@ impl Address {
         let (place, parameters) = url.split_once('?').unwrap_or((url, ""));
         let mut address = Address {
             config: tokio_postgres::Config::new(),
-            schema: SCHEMA.to_owned(),
+            schema: Schema(SCHEMA.to_owned()),
             tls: Tls::Verified,
             authorities: None,
             pool: POOL,
@@ -163,11 +180,11 @@ fn tls_of(mode: &str) -> Result<Tls, String> {
     }
 }
 
-fn schema_of(name: String) -> Result<String, String> {
+fn schema_of(name: String) -> Result<Schema, String> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let starts = name.bytes().next().is_some_and(|first| first.is_ascii_lowercase() || first == b'_');
     if starts && name.len() <= 48 && name.bytes().all(plain) && !name.starts_with("pg_") {
-        Ok(name)
+        Ok(Schema(name))
     } else {
         Err(wrong("a schema has up to 48 lower-case letters, digits and _, and begins with a letter"))
     }
@@ -191,7 +208,7 @@ fn without_password(place: &str) -> String {
 impl fmt::Display for Address {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.shown)?;
-        if self.schema == SCHEMA { Ok(()) } else { write!(out, "?schema={}", self.schema) }
+        if self.schema.name() == SCHEMA { Ok(()) } else { write!(out, "?schema={}", self.schema.name()) }
     }
 }
 
@@ -251,8 +268,9 @@ mod tests {
     #[test]
     fn parameters_are_checked() {
         let address = read("postgres://u@h/d?schema=a_1&pool_size=4&statement_timeout=9&application_name=x").unwrap();
-        assert_eq!((address.schema.as_str(), address.pool, address.statement_timeout.as_secs()), ("a_1", 4, 9));
+        assert_eq!((address.schema.name(), address.pool, address.statement_timeout.as_secs()), ("a_1", 4, 9));
         assert_eq!(address.config.get_application_name(), Some("x"));
+        assert_eq!(read("postgres://u@h/d?schema=select").unwrap().schema.to_string(), "\"select\"");
         for parameter in ["schema=A", "schema=a\"b", "schema=", "schema=pg_x", "pool_size=1", "statement_timeout=0"] {
             assert!(read(&format!("postgres://u@h/d?{parameter}")).is_err(), "{parameter}");
         }

@@ -73,7 +73,7 @@ impl Notices {
 
 impl Inner {
     fn channel(&self) -> String {
-        format!("settee_{}", self.connections.address.schema)
+        format!("settee_{}", self.connections.address.schema.name())
     }
 
     async fn send_all(&self) {
@@ -113,7 +113,7 @@ impl Inner {
         };
         let given_up = self.connections.given_up();
         let listen = async {
-            client.batch_execute(&format!("listen {}", self.channel())).await?;
+            client.batch_execute(&format!("listen \"{}\"", self.channel())).await?;
             self.tell_above(&[]);
             loop {
                 match tokio::time::timeout(SILENCE, messages.recv()).await {

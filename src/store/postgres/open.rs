@@ -83,7 +83,7 @@ pub enum PostgresError {
     None(String),
     /// There is a store, and there must be none.
     NotEmpty(String),
-    /// A restore was filling the store and was interrupted.
+    /// A restore was filling the store and was interrupted. `schema` is quoted as in SQL.
     Unfinished { at: String, schema: String },
     /// The key is missing, wrong or needless.
     Key(String),
@@ -186,7 +186,9 @@ async fn tables(connections: &Connections, options: &Options, at: &str) -> Resul
         Ok(Found::Ready) => Ok(()),
         Ok(Found::None) => Err(PostgresError::None(at.to_owned())),
         Ok(Found::Store) => Err(PostgresError::NotEmpty(at.to_owned())),
-        Ok(Found::Unfinished) => Err(PostgresError::Unfinished { at: at.to_owned(), schema: address.schema.clone() }),
+        Ok(Found::Unfinished) => {
+            Err(PostgresError::Unfinished { at: at.to_owned(), schema: address.schema.to_string() })
+        }
         Err(Refused::Failed(error)) => Err(server(&error)),
         Err(Refused::NoRight(sql)) => Err(PostgresError::NoRight { at: at.to_owned(), sql }),
         Err(Refused::Newer(has)) => Err(PostgresError::Newer { at: at.to_owned(), has }),

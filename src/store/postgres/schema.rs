@@ -3,6 +3,8 @@
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
+use super::address::Schema;
+
 /// The version of the tables that this build makes and uses.
 pub(super) const VERSION: i32 = 2;
 /// The number of the advisory lock that a node holds while it makes tables.
@@ -28,7 +30,7 @@ impl From<Error> for Refused {
 
 /// Makes or upgrades the tables of `schema`, or finds that they are as they should be. Nodes that start at the same
 /// time wait for each other.
-pub(super) async fn settle(client: &mut Client, schema: &str) -> Result<(), Refused> {
+pub(super) async fn settle(client: &mut Client, schema: &Schema) -> Result<(), Refused> {
     let (number, shown) = server_version(client).await?;
     if number < 120_000 {
         return Err(Refused::OldServer(shown));
@@ -52,19 +54,19 @@ async fn server_version(client: &Client) -> Result<(i32, String), Error> {
 
 /// Whether the schema has settee's tables. Functions such as `to_regclass` may answer from a cache that does not know
 /// yet what another connection has made.
-pub(super) async fn is_there(client: &Client, schema: &str) -> Result<bool, Error> {
+pub(super) async fn is_there(client: &Client, schema: &Schema) -> Result<bool, Error> {
     let sql = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
                where n.nspname = $1 and c.relname = 'meta')";
-    Ok(client.query_one(sql, &[&schema]).await?.get(0))
+    Ok(client.query_one(sql, &[&schema.name()]).await?.get(0))
 }
 
-async fn has_schema(client: &Client, schema: &str) -> Result<bool, Error> {
+async fn has_schema(client: &Client, schema: &Schema) -> Result<bool, Error> {
     let sql = "select exists (select from pg_namespace where nspname = $1)";
-    Ok(client.query_one(sql, &[&schema]).await?.get(0))
+    Ok(client.query_one(sql, &[&schema.name()]).await?.get(0))
 }
 
 /// The version of the tables. `None`: there are none.
-async fn version(client: &Client, schema: &str) -> Result<Option<i32>, Refused> {
+async fn version(client: &Client, schema: &Schema) -> Result<Option<i32>, Refused> {
     if !is_there(client, schema).await? {
         return Ok(None);
     }
@@ -75,7 +77,7 @@ async fn version(client: &Client, schema: &str) -> Result<Option<i32>, Refused> 
     }
 }
 
-async fn make(client: &mut Client, schema: &str) -> Result<(), Refused> {
+async fn make(client: &mut Client, schema: &Schema) -> Result<(), Refused> {
     let under_way = client.transaction().await?;
     under_way.execute("select pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     // Another node may have been faster.
@@ -98,7 +100,7 @@ async fn make(client: &mut Client, schema: &str) -> Result<(), Refused> {
 }
 
 /// What an owner of the database runs, so that this role can make the tables.
-async fn rights(client: &Client, schema: &str) -> Result<String, Error> {
+async fn rights(client: &Client, schema: &Schema) -> Result<String, Error> {
     let role: String = client.query_one("select quote_ident(current_user)", &[]).await?.get(0);
     Ok(match has_schema(client, schema).await? {
         true => format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"),
@@ -107,16 +109,16 @@ async fn rights(client: &Client, schema: &str) -> Result<String, Error> {
 }
 
 /// Marks the store as being filled, or as filled: other nodes refuse a store that a restore has not finished.
-pub(super) async fn mark_filling(client: &Client, schema: &str, filling: bool) -> Result<(), Error> {
+pub(super) async fn mark_filling(client: &Client, schema: &Schema, filling: bool) -> Result<(), Error> {
     client.execute(&format!("update {schema}.meta set filling = $1"), &[&filling]).await.map(drop)
 }
 
 /// Whether a restore has begun to fill the store, and has not finished.
-pub(super) async fn is_filling(client: &Client, schema: &str) -> Result<bool, Error> {
+pub(super) async fn is_filling(client: &Client, schema: &Schema) -> Result<bool, Error> {
     Ok(client.query_one(&format!("select filling from {schema}.meta"), &[]).await?.get(0))
 }
 
-fn tables(schema: &str) -> String {
+fn tables(schema: &Schema) -> String {
     format!(
         "
 create table {schema}.meta (version int4 not null, filling bool not null default false,
@@ -152,7 +154,7 @@ alter table {schema}.pieces alter column data set storage external;
 /// - puts (batch, key, value) and deletes (batch, key).
 ///
 /// It returns the batches of which an expectation did not hold; the others are written.
-fn commit(schema: &str) -> String {
+fn commit(schema: &Schema) -> String {
     format!(
         "
 create function {schema}.commit(p_slot int8, p_number int8,
@@ -228,7 +230,7 @@ end $$;
 }
 
 /// The functions of attachments.
-fn functions(schema: &str) -> String {
+fn functions(schema: &Schema) -> String {
     format!(
         "
 -- A piece becomes durable with `finish_blob`, which comes later.

@@ -9,10 +9,16 @@ use std::time::{Duration, Instant};
 use super::small_disk::SmallDisk;
 use super::test_server::TestServer;
 use super::{Options, open};
-use crate::store::{Batch, Durability, Key, PageLimit, Result, Store, StoreError, keyspace};
+use crate::store::range::KeyRange;
+use crate::store::{Batch, Direction, Durability, Key, PageLimit, Result, Store, StoreError, keyspace};
 
 fn key(number: u64, rest: &str) -> Vec<u8> {
     [&[0x10][..], &number.to_be_bytes(), rest.as_bytes()].concat()
+}
+
+/// All keys of a database.
+fn of(number: u64) -> KeyRange {
+    (Bound::Included(key(number, "")), Bound::Excluded(key(number + 1, "")))
 }
 
 /// Waits until `holds`.
@@ -251,6 +257,38 @@ fn an_older_settee_refuses_newer_tables_and_a_role_without_rights_gets_the_sql()
         open(server.address("none"), &Options { existing: true, ..Options::default() }).err().unwrap().to_string();
     assert!(said.contains("there is no settee store"), "{said}");
     assert_eq!(server.sql("select to_regnamespace('none') is null"), "t");
+}
+
+#[test]
+fn a_schema_may_be_called_like_a_word_of_sql() {
+    let Some(server) = TestServer::start() else { return };
+    for name in ["select", "user", "_1"] {
+        let (one, two) = (server.open(name), server.open(name));
+        increment(one.store.as_ref(), &key(1, "i"));
+        assert_eq!(two.store.get(&key(1, "i")).unwrap().as_deref(), Some(&b"1"[..]), "{name}");
+        assert_eq!(two.store.scan(&of(1), Direction::Forward, PageLimit::entries(9)).unwrap().len(), 1);
+        assert!(two.store.disk_bytes() > 0);
+        assert!(one.store.lease("work", "one", Duration::from_secs(60)).unwrap());
+        assert!(one.blobs.list(None, 1).unwrap().is_empty());
+        let (told, hears) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (sum, calls) = (told.clone(), hears.clone());
+        two.store.listen(Box::new(move |moved| {
+            sum.fetch_add(moved.iter().sum(), Ordering::SeqCst);
+            calls.fetch_add(1, Ordering::SeqCst);
+        }));
+        until("it listens", || hears.load(Ordering::SeqCst) > 0);
+        one.store.tell(&[7]);
+        until("the other node hears", || told.load(Ordering::SeqCst) == 7);
+        drop(one);
+        let said = {
+            let filling = open(server.address(name), &Options { filling: true, ..Options::default() });
+            filling.err().unwrap().to_string()
+        };
+        assert!(said.contains("is not empty"), "{said}");
+        server.sql(&format!("update \"{name}\".meta set filling = true"));
+        let said = open(server.address(name), &Options::default()).err().unwrap().to_string();
+        assert!(said.contains(&format!("DROP SCHEMA \"{name}\" CASCADE")), "{said}");
+    }
 }
 
 #[test]
