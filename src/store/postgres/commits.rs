@@ -18,7 +18,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio_postgres::error::SqlState;
 
@@ -50,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a commit tries again to get a connection. That is enough after connections were cut; while the server is
 /// away, the client soon gets an error.
 const CONNECTS: u32 = 3;
+
+/// The error of commits whose task ended without an outcome, because it panicked or the threads have ended.
+const UNKNOWN: &str = "PostgreSQL: it is unknown whether a commit took effect: its task has ended";
 
 /// The error of a commit that was rolled back again and again.
 const AGAIN: &str = "PostgreSQL: a commit was given up after repeated serialization failures or deadlocks";
@@ -100,21 +103,32 @@ impl Commits {
         let mut state = self.state.lock();
         state.bytes += batch.bytes;
         state.waiting.push_back(Waiting { batch, databases, answer });
-        self.begin(&mut state);
+        self.begin(state);
     }
 
-    /// Starts as many transactions as there is work and room for.
-    fn begin(self: &Arc<Self>, state: &mut State) {
+    /// Starts as many transactions as there is work and room for, and unlocks the state.
+    fn begin(self: &Arc<Self>, mut state: MutexGuard<State>) {
+        let mut turns = Vec::new();
         while state.has_room(self.most) {
             let group = state.take();
             if group.is_empty() {
-                return;
+                break;
             }
             let is_slow = group.iter().any(|one| state.is_hot(&one.databases));
             state.running += 1;
             state.slow += usize::from(is_slow);
-            let (slot, turn) = (state.slots.pop(), Turn { commits: self.clone(), is_slow, is_server_away: false });
-            self.handle.spawn(async move { turn.run(group, slot).await });
+            let (mut batches, mut members) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+            for Waiting { batch, databases, answer } in group {
+                batches.push(batch);
+                members.push(Member { databases, answer });
+            }
+            let turn = Turn { commits: self.clone(), members, is_slow, is_server_away: false };
+            turns.push((turn, batches, state.slots.pop()));
+        }
+        drop(state);
+        for (turn, batches, slot) in turns {
+            // If the threads have ended, this drops the turn, which locks the state.
+            self.handle.spawn(turn.run(batches, slot));
         }
     }
 
@@ -165,9 +179,17 @@ impl Commits {
     }
 }
 
-/// A transaction under way.
+/// A batch of a transaction under way.
+struct Member {
+    databases: HashSet<i64>,
+    answer: SyncSender<Result<()>>,
+}
+
+/// A transaction under way. If it is dropped without an outcome, its batches get an error, and other commits go on.
 struct Turn {
     commits: Arc<Commits>,
+    /// The batches that have no answer yet. Empty once it has ended.
+    members: Vec<Member>,
     /// Whether it is counted in `State::slow`.
     is_slow: bool,
     /// Whether it has given up because it could not reach the server.
@@ -180,7 +202,7 @@ impl Turn {
         if !std::mem::replace(&mut self.is_slow, true) {
             let mut state = self.commits.state.lock();
             state.slow += 1;
-            self.commits.begin(&mut state);
+            self.commits.begin(state);
         }
     }
 
@@ -190,20 +212,20 @@ impl Turn {
         error.into()
     }
 
-    async fn run(mut self, group: Vec<Waiting>, slot: Option<Slot>) {
-        let (mut batches, mut databases, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-        for one in group {
-            batches.push(one.batch);
-            databases.push(one.databases);
-            answers.push(one.answer);
-        }
+    async fn run(mut self, batches: Vec<Encoded>, slot: Option<Slot>) {
         let (outcomes, slot) = self.commit(batches, slot).await;
+        self.end(outcomes, slot);
+    }
+
+    /// Answers the batches, and lets other transactions start.
+    fn end(&mut self, outcomes: Vec<Result<()>>, slot: Option<Slot>) {
+        let members = std::mem::take(&mut self.members);
         let mut state = self.commits.state.lock();
         state.running -= 1;
         state.slow -= usize::from(self.is_slow);
         state.slots.extend(slot);
-        for (touched, outcome) in databases.iter().zip(&outcomes) {
-            for number in touched {
+        for (member, outcome) in members.iter().zip(&outcomes) {
+            for number in &member.databases {
                 state.busy.remove(number);
                 if *outcome == Err(StoreError::Conflict) {
                     state.hot.insert(*number, Instant::now() + HOT);
@@ -212,13 +234,12 @@ impl Turn {
         }
         // The waiting batches would wait as long for the same error.
         let given_up = if self.is_server_away { state.take_all() } else { VecDeque::new() };
-        self.commits.begin(&mut state);
-        drop(state);
+        self.commits.begin(state);
         if let Some(Err(error)) = outcomes.last() {
             given_up.into_iter().for_each(|one| drop(one.answer.send(Err(error.clone()))));
         }
-        for (answer, outcome) in answers.into_iter().zip(outcomes) {
-            let _ = answer.send(outcome);
+        for (member, outcome) in members.into_iter().zip(outcomes) {
+            let _ = member.answer.send(outcome);
         }
     }
 
@@ -314,6 +335,19 @@ impl Turn {
             }
         }
         (Err(StoreError::Down("a commit was tried too often".into()).into()), None)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.members.is_empty() {
+            return;
+        }
+        // Without a panic, the threads have ended: what waits cannot be committed either. The slot is not used again:
+        // the lost transaction may still be under way.
+        self.is_server_away = !std::thread::panicking();
+        let outcomes = vec![Err(StoreError::Down(UNKNOWN.to_owned())); self.members.len()];
+        self.end(outcomes, None);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool::managed::QueueMode;
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use tokio::sync::watch;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -44,6 +44,27 @@ pub(super) struct Connections {
     pub hosts: Hosts,
     /// How often all connections have been given up.
     given_up: Arc<watch::Sender<u64>>,
+    #[cfg(test)]
+    pub probe: Arc<Probe>,
+}
+
+/// What tests inject and count.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Probe {
+    /// The next calls on connections that panic after they were answered.
+    pub panics: std::sync::atomic::AtomicUsize,
+    /// How often a connection was asked of the pool.
+    pub asked: std::sync::atomic::AtomicUsize,
+}
+
+#[cfg(test)]
+impl Probe {
+    fn panic_if_asked(&self) {
+        let left = |left: usize| left.checked_sub(1);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        assert!(self.panics.fetch_update(order, order, left).is_err(), "a panic for a test");
+    }
 }
 
 /// The error text for a server that was given up, or did not answer in time.
@@ -90,12 +111,25 @@ impl Connections {
             .pre_recycle(may_be_used)
             .build()
             .expect("a pool with a runtime can always be built");
-        Connections { pool, address: Arc::new(address), hosts, given_up: Arc::new(watch::Sender::new(0)) }
+        Connections {
+            pool,
+            address: Arc::new(address),
+            hosts,
+            given_up: Arc::new(watch::Sender::new(0)),
+            #[cfg(test)]
+            probe: Arc::default(),
+        }
     }
 
     /// A connection from the pool.
     pub async fn get(&self) -> Result<Object> {
-        self.pool.get().await.map_err(|error| of_pool(&error))
+        self.object().await.map_err(|error| of_pool(&error))
+    }
+
+    async fn object(&self) -> std::result::Result<Object, PoolError> {
+        #[cfg(test)]
+        self.probe.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.pool.get().await
     }
 
     /// Drops all idle connections: they may have ended, or lead to a server that no longer takes writes.
@@ -122,12 +156,15 @@ impl Connections {
         let given_up = self.given_up();
         // The server itself ends a statement at its timeout, but not a commit that waits for a standby.
         let limit = self.address.statement_timeout + LATE;
-        tokio::select! {
+        let ended = tokio::select! {
             ended = tokio::time::timeout(limit, call) => {
                 ended.ok().filter(|_| !self.hosts.may_be_replaced(Object::metrics(client).created))
             }
             () = given_up => None,
-        }
+        };
+        #[cfg(test)]
+        self.probe.panic_if_asked();
+        ended
     }
 
     /// Runs a statement that reads, on another connection if the first one has ended. Does not wait for a server that
@@ -136,7 +173,7 @@ impl Connections {
         let begun = Instant::now();
         let mut cuts = 0;
         loop {
-            let error = match self.pool.get().await {
+            let error = match self.object().await {
                 Ok(client) => match self.guarded(&client, read(&client, sql, &parameters)).await {
                     Some(Ok(rows)) => return Ok(rows),
                     Some(Err(error)) if !is_connection(&error) => return Err(of_read(&error)),

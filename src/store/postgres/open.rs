@@ -54,6 +54,12 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What tests inject and count on the connections.
+    #[cfg(test)]
+    pub(super) fn probe(&self) -> &super::connections::Probe {
+        &self.connections.probe
+    }
+
     /// Ends the filling of a new store.
     pub fn finish(&self) -> crate::store::Result<()> {
         let connections = self.connections.clone();

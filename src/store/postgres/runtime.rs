@@ -39,7 +39,7 @@ impl Threads {
 /// other tasks first.
 pub(super) fn received<T>(answer: &Receiver<Result<T>>) -> Result<T> {
     crate::blocking::in_place(|| answer.recv())
-        .unwrap_or_else(|_| Err(StoreError::Down("the connections to the database have been closed".into())))
+        .unwrap_or_else(|_| Err(StoreError::Down("PostgreSQL: the task of a call has ended without an answer".into())))
 }
 
 impl Drop for Threads {

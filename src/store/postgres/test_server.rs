@@ -173,10 +173,16 @@ impl TestServer {
         lines.lines().next().unwrap().trim().parse().unwrap()
     }
 
+    /// Kills the server's main process. Its child processes notice that by themselves, except for `frozen`, which goes on
+    /// holding its locks until then.
+    pub fn crash_around(&self, frozen: i32) {
+        signal(frozen, rustix::process::Signal::STOP);
+        signal(self.process(), rustix::process::Signal::KILL);
+    }
+
     /// Ends the server and its connections as a crash would.
     pub fn kill(&mut self) {
-        let process = rustix::process::Pid::from_raw(self.process()).unwrap();
-        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        signal(self.process(), rustix::process::Signal::KILL);
         // Its child processes notice by themselves.
         drop(self.child.take().map(|mut child| (drop(child.stdin.take()), child.wait())));
     }
@@ -210,6 +216,11 @@ impl TestServer {
     pub fn open(&self, schema: &str) -> Shared {
         open(self.address(schema), &Options::default()).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
+}
+
+/// Sends a signal to a process of the server.
+pub(crate) fn signal(process: i32, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(process).unwrap(), signal).unwrap();
 }
 
 impl Drop for TestServer {

@@ -1,5 +1,7 @@
 //! The store on a real PostgreSQL. Each test runs a server of its own.
 
+mod lost_tasks;
+
 use std::io::Read;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -149,11 +151,32 @@ fn write_numbers(store: &dyn Store) {
 /// Calls `read` with each number from 0 to 19 at the same time, while `table` is locked. Returns the results, and how many
 /// statements waited for the lock.
 fn read_behind_a_lock<T: Send>(server: &TestServer, table: &str, read: impl Fn(u64) -> T + Sync) -> (Vec<T>, u64) {
-    let lock = format!("begin; lock table {table} in access exclusive mode; select pg_sleep(60)");
-    let locked = format!(
+    let locked = locked(table);
+    read_until(server, table, read, || {
+        until("it is released", || {
+            server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
+            server.sql(&locked) == "0"
+        });
+    })
+}
+
+/// Counts the connections that have `table` locked.
+fn locked(table: &str) -> String {
+    format!(
         "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted \
          and relation = '{table}'::regclass"
-    );
+    )
+}
+
+/// As [`read_behind_a_lock`]; `release` ends the wait for the lock.
+fn read_until<T: Send>(
+    server: &TestServer,
+    table: &str,
+    read: impl Fn(u64) -> T + Sync,
+    release: impl FnOnce(),
+) -> (Vec<T>, u64) {
+    let lock = format!("begin; lock table {table} in access exclusive mode; select pg_sleep(60)");
+    let locked = locked(table);
     let begun = AtomicU64::new(0);
     let waiting = || server.sql(WAITING).parse::<u64>().unwrap();
     std::thread::scope(|scope| {
@@ -170,10 +193,7 @@ fn read_behind_a_lock<T: Send>(server: &TestServer, table: &str, read: impl Fn(u
             .collect();
         until("all have begun", || begun.load(Ordering::SeqCst) == 20 && waiting() > 0);
         let statements = waiting();
-        until("it is released", || {
-            server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
-            server.sql(&locked) == "0"
-        });
+        release();
         (reads.into_iter().map(|read| read.join().unwrap()).collect(), statements)
     })
 }
