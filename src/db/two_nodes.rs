@@ -7,7 +7,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::rev::Revision;
-use crate::store::shared_memory::Cluster;
+use crate::store::shared_memory::{Cluster, Reads};
 use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, keyspace};
 
 /// Longer than the pause between two polls.
@@ -100,6 +100,37 @@ async fn requests_learn_together_and_a_damaged_record_fails_only_those_that_need
             _ => learned.unwrap(),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn all_requests_that_wait_hear_that_the_store_is_away() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let (cluster, one, two) = cluster();
+    one.create("db", CreateOptions::default(), None).unwrap();
+    two.get("db").unwrap();
+    cluster.set_reads(Reads::Held);
+    let (before, begun) = (cluster.asked(), Arc::new(AtomicUsize::new(0)));
+    let requests: Vec<_> = (0..40)
+        .map(|_| {
+            let (two, begun) = (two.clone(), begun.clone());
+            tokio::spawn(async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                two.catch_up_together(&["db"]).await
+            })
+        })
+        .collect();
+    while begun.load(Ordering::SeqCst) < 40 || cluster.asked() == before {
+        tokio::task::yield_now().await;
+    }
+    cluster.set_reads(Reads::Refused);
+    for request in requests {
+        let learned = request.await.unwrap();
+        assert!(matches!(learned, Err(Error::Down(_))), "{learned:?}");
+    }
+    let asked = cluster.asked() - before;
+    assert!(asked < 20, "not each of 40 requests asks the store: {asked}");
+    cluster.set_reads(Reads::Answered);
+    two.catch_up_together(&["db"]).await.unwrap();
 }
 
 #[test]

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::memory::Memory;
 use super::range::KeyRange;
-use super::{Batch, Direction, Entry, Hear, PageLimit, Result, Store};
+use super::{Batch, Direction, Entry, Hear, PageLimit, Result, Store, StoreError};
 use crate::clock::Clock;
 
 /// What the nodes share.
@@ -23,6 +23,21 @@ pub struct Cluster {
     epoch: AtomicU64,
     loses_notices: AtomicBool,
     refuses_async_threads: AtomicBool,
+    reads: Mutex<Reads>,
+    reads_changed: Condvar,
+    /// How many calls of `get_many` have begun.
+    asked: AtomicUsize,
+}
+
+/// What happens to the calls of `get_many`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reads {
+    #[default]
+    Answered,
+    /// They wait for a change of this setting.
+    Held,
+    /// They fail, as if the store could not be reached.
+    Refused,
 }
 
 #[derive(Default)]
@@ -45,6 +60,9 @@ impl Cluster {
             epoch: AtomicU64::new(1),
             loses_notices: AtomicBool::new(false),
             refuses_async_threads: AtomicBool::new(false),
+            reads: Mutex::default(),
+            reads_changed: Condvar::new(),
+            asked: AtomicUsize::new(0),
         })
     }
 
@@ -68,6 +86,27 @@ impl Cluster {
     /// Sets whether a call on an async thread panics: over a network, such a call would hold up other requests.
     pub fn refuse_async_threads(&self, refused: bool) {
         self.refuses_async_threads.store(refused, Ordering::Relaxed);
+    }
+
+    /// Sets what happens to the calls of `get_many` from now on.
+    pub fn set_reads(&self, reads: Reads) {
+        *self.reads.lock() = reads;
+        self.reads_changed.notify_all();
+    }
+
+    /// How many calls of `get_many` have begun.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn check_read(&self) -> Result<()> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut reads = self.reads.lock();
+        self.reads_changed.wait_while(&mut reads, |reads| *reads == Reads::Held);
+        match *reads {
+            Reads::Refused => Err(StoreError::Down("a test".to_owned())),
+            Reads::Answered | Reads::Held => Ok(()),
+        }
     }
 
     fn check_thread(&self) {
@@ -108,6 +147,7 @@ impl Cluster {
 impl Store for Node {
     fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         self.cluster.check_thread();
+        self.cluster.check_read()?;
         self.cluster.entries.get_many(keys)
     }
 
