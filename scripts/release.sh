@@ -3,7 +3,7 @@
 #   scripts/release.sh [x86_64] [aarch64]        default: both
 # Files in target/release-files/: a static binary, a Debian package and an image (OCI archive, if buildah is there) for each
 # architecture; a bill of materials (CycloneDX); the changelog's section; checksums.
-# Needs the Debian packages musl-tools, gcc-aarch64-linux-gnu and libc6-dev; installs missing cargo tools.
+# Needs the Debian packages make, musl-tools, gcc-aarch64-linux-gnu and libc6-dev; installs missing cargo tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 architectures=("$@")
@@ -24,13 +24,15 @@ tool cargo-cyclonedx 0.5.9
 rm -rf "$out"
 mkdir -p "$out"
 
-# The C parts of the binary (QuickJS, mimalloc, ring, zstd) are compiled with Debian's compilers; aarch64's has glibc's
+# The C parts of the binary (QuickJS, jemalloc, ring, zstd) are compiled with Debian's compilers; aarch64's has glibc's
 # headers, whose fortified functions musl does not have. Rust brings musl itself for linking: musl-gcc as the linker would
 # make a dynamic binary.
 export CC_x86_64_unknown_linux_musl=musl-gcc
 export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_musl=aarch64-linux-gnu-ar
 export CFLAGS_aarch64_unknown_linux_musl=-U_FORTIFY_SOURCE
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc
+# jemalloc's configuration would find it in glibc's headers, where it has another type.
+export je_cv_strerror_r_returns_char_with_gnu_source=no
 
 image() { # image BINARY ARCHITECTURE FILE
   command -v buildah >/dev/null || { echo "no buildah: the image for $2 is left out" >&2; return; }
@@ -44,6 +46,7 @@ image() { # image BINARY ARCHITECTURE FILE
   rm -r "$context"
 }
 
+need make make
 for architecture in "${architectures[@]}"; do
   case $architecture in
     x86_64) need musl-gcc musl-tools; debian=amd64 ;;

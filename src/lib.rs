@@ -15,10 +15,11 @@
 //! log/       the log on a terminal                console/  the web page at /_utils/: HTML, CSS, JavaScript
 //! ```
 //!
-//! Each layer uses only layers to its right. All may use `error`, `clock`, `audit`, `log`, `hex`,
-//! `regex`, `bounded_map` and `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
+//! Each layer uses only layers to its right. All may use `allocator`, `error`, `clock`, `audit`, `log`,
+//! `hex`, `regex`, `bounded_map` and `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
 //! other. `docs/architecture.md` has the rest of the map.
 
+pub mod allocator;
 pub mod app;
 pub mod audit;
 pub mod auth;
@@ -46,8 +47,3 @@ pub mod replicate;
 pub mod rev;
 pub mod server;
 pub mod store;
-
-/// Memory is often allocated on one thread and freed on another (documents passed to scripts, rows passed to
-/// the store). With glibc's allocator, such workloads spend a quarter of their time on its locks.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

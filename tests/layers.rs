@@ -31,7 +31,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Modules that every layer may use, and that use no layer.
-const SHARED: &[&str] = &["audit", "blocking", "bounded_map", "clock", "error", "hex", "log", "regex"];
+const SHARED: &[&str] = &["allocator", "audit", "blocking", "bounded_map", "clock", "error", "hex", "log", "regex"];
 
 /// Modules that may use every layer: the entry points of the fuzzer.
 const ABOVE_ALL: &[&str] = &["fuzzing"];

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::allocator;
 use crate::app::App;
 use crate::app::history::HOUR_STEP;
 use crate::app::{conflict_indexes, feed_wakes, nodes, process};
@@ -40,6 +41,7 @@ pub fn start_jobs(app: &Arc<App>) {
     run(app, refresh_published_keys(app.clone()));
     run(app, tidy_indexes(app.clone()));
     run(app, record_history(app.clone()));
+    run(app, allocator::return_memory());
     run_on_one_node(app, "database_removal", remove_deleted_databases);
     start_replications(app);
 }

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use rquickjs::allocator::Allocator;
+use tikv_jemalloc_sys as jemalloc;
 
 /// Memory use and limit of an environment, in bytes.
 #[derive(Default)]
@@ -66,10 +67,10 @@ pub(super) struct Counted(pub Rc<Account>);
 /// freed.
 fn usable(pointer: *mut u8) -> usize {
     // SAFETY: all callers in this file pass a live pointer that `malloc`, `calloc` or `realloc` returned.
-    unsafe { libc::malloc_usable_size(pointer.cast()) }
+    unsafe { jemalloc::malloc_usable_size(pointer.cast()) }
 }
 
-// SAFETY: memory comes from the C allocator, which aligns for any type; returning a null pointer is
+// SAFETY: memory comes from jemalloc, which aligns for any type; returning a null pointer is
 // permitted.
 unsafe impl Allocator for Counted {
     fn alloc(&mut self, size: usize) -> *mut u8 {
@@ -77,7 +78,7 @@ unsafe impl Allocator for Counted {
             return std::ptr::null_mut();
         }
         // SAFETY: `malloc` may be called with any size.
-        self.0.took(unsafe { libc::malloc(size) }.cast())
+        self.0.took(unsafe { jemalloc::malloc(size) }.cast())
     }
 
     fn calloc(&mut self, count: usize, size: usize) -> *mut u8 {
@@ -85,14 +86,14 @@ unsafe impl Allocator for Counted {
             return std::ptr::null_mut();
         }
         // SAFETY: `calloc` may be called with any sizes.
-        self.0.took(unsafe { libc::calloc(count, size) }.cast())
+        self.0.took(unsafe { jemalloc::calloc(count, size) }.cast())
     }
 
     unsafe fn dealloc(&mut self, pointer: *mut u8) {
         if !pointer.is_null() {
             self.0.gave(usable(pointer));
             // SAFETY: the caller passes a pointer from this allocator, and only once.
-            unsafe { libc::free(pointer.cast()) }
+            unsafe { jemalloc::free(pointer.cast()) }
         }
     }
 
@@ -105,7 +106,7 @@ unsafe impl Allocator for Counted {
             return std::ptr::null_mut();
         }
         // SAFETY: the caller passes a pointer from this allocator; if `realloc` fails, the block stays valid.
-        let moved: *mut u8 = unsafe { libc::realloc(pointer.cast(), size) }.cast();
+        let moved: *mut u8 = unsafe { jemalloc::realloc(pointer.cast(), size) }.cast();
         if !moved.is_null() {
             self.0.gave(before);
         }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::environments::Environments;
 use super::wire::{self, Answer};
+use crate::allocator;
 
 /// The hidden first argument that makes this program a script worker: see [`super::work`].
 pub const WORKER: &str = "script-worker";
@@ -154,8 +155,8 @@ impl Process {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = command()?;
         command.env_clear();
-        // Commits memory only when it is used: reserved memory would count against the limit.
-        command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
+        // Unmaps memory that is not used: it would count against the limit.
+        command.env(allocator::VARIABLE, "narenas:1,retain:false");
         if let Some(zone) = std::env::var_os("TZ") {
             command.env("TZ", zone);
         }
