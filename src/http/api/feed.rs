@@ -208,7 +208,9 @@ impl<S: Source> Feed<S> {
             Kind::Normal | Kind::Longpoll | Kind::Continuous => "application/json",
         };
         let waits = self.kind != Kind::Normal;
-        let mut answer = Answer::stream(&request.line, content_type, move |out| self.run(out)).await?;
+        // Boxed: a future has room for its arguments twice.
+        let feed = Box::new(self);
+        let mut answer = Answer::stream(&request.line, content_type, move |out| feed.run(out)).await?;
         answer.body.checks_itself();
         if waits {
             // nginx collects the parts of an answer until its buffer is full, and a feed's client gets nothing,
@@ -218,7 +220,7 @@ impl<S: Source> Feed<S> {
         Ok(answer)
     }
 
-    async fn run(mut self, mut out: Sender) -> Result<()> {
+    async fn run(mut self: Box<Self>, mut out: Sender) -> Result<()> {
         let mut is_gone = self.mark_seen();
         // Read before the first byte is sent, so that a failure becomes a proper error response.
         let mut first = Some(Box::pin(self.source.page(self.since)).await?);
