@@ -67,6 +67,20 @@ impl RedbBackend {
     }
 }
 
+impl Drop for RedbBackend {
+    fn drop(&mut self) {
+        close(self.open.get_mut().take());
+    }
+}
+
+/// Closes a file. redb then writes which pages are free, and may panic if the file is damaged; what was
+/// committed is on disk already.
+fn close(database: Option<Database>) {
+    if std::panic::catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+        tracing::warn!("redb could not close its file in order: it panicked");
+    }
+}
+
 fn bounds(range: &KeyRange) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice))
 }
@@ -139,22 +153,29 @@ impl Backend for RedbBackend {
 
     fn reopen(&self) -> Result<()> {
         let mut slot = self.open.write();
-        *slot = None;
+        close(slot.take());
         let io = |error: std::io::Error| io_error("opening the redb store", &error);
         let folder = self.file.parent().unwrap_or(Path::new("."));
         make_dir(folder).map_err(io)?;
+        let opening = || {
+            let database = self.open_file()?;
+            let opened = database.begin_read().map_err(failure)?.open_table(ENTRIES);
+            // Checks for the table and not for the file: the process may have been killed after creating the
+            // file.
+            if let Err(TableError::TableDoesNotExist(_)) = opened {
+                let transaction = database.begin_write().map_err(failure)?;
+                transaction.open_table(ENTRIES).map_err(failure)?;
+                transaction.commit().map_err(failure)?;
+            }
+            Ok(database)
+        };
         // redb panics where it could return an error.
-        let database = std::panic::catch_unwind(AssertUnwindSafe(|| self.open_file()))
+        let database = std::panic::catch_unwind(AssertUnwindSafe(opening))
             .map_err(|_| StoreError::Damaged("redb cannot read its file: it panicked while opening it".into()))??;
-        let opened = database.begin_read().map_err(failure)?.open_table(ENTRIES);
-        // Checks for the table and not for the file: the process may have been killed after creating the
-        // file.
-        if let Err(TableError::TableDoesNotExist(_)) = opened {
-            let transaction = database.begin_write().map_err(failure)?;
-            transaction.open_table(ENTRIES).map_err(failure)?;
-            transaction.commit().map_err(failure)?;
+        if let Err(error) = sync_dir(folder) {
+            close(Some(database));
+            return Err(io(error));
         }
-        sync_dir(folder).map_err(io)?;
         *slot = Some(database);
         Ok(())
     }
@@ -180,5 +201,45 @@ fn failure(error: impl Into<redb::Error>) -> StoreError {
         redb::Error::Io(error) => io_error("redb", &error),
         redb::Error::Corrupted(what) => StoreError::Damaged(format!("a page of the redb file ({what})")),
         other => StoreError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_two_pages_exchanged_is_opened_and_closed_without_a_panic() {
+        const PAGE: usize = 4096;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("settee.redb");
+        let backend = RedbBackend::open(&file, 1 << 20).unwrap();
+        for batch in 0..12_u8 {
+            let transaction = backend.open.read().as_ref().unwrap().begin_write().unwrap();
+            {
+                let mut table = transaction.open_table(ENTRIES).unwrap();
+                for entry in 0..30_u8 {
+                    table.insert(&[entry, batch][..], &[7; 900][..]).unwrap();
+                    table.remove(&[entry, batch / 2][..]).unwrap();
+                }
+            }
+            transaction.commit().unwrap();
+        }
+        drop(backend);
+        let whole = std::fs::read(&file).unwrap();
+        let used = whole.chunks(PAGE).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+        let used: Vec<usize> = used.map(|(at, _)| at).collect();
+        for (nth, one) in used.iter().enumerate() {
+            for other in used[nth + 1..].iter().step_by(3) {
+                let mut bytes = whole.clone();
+                for index in 0..PAGE {
+                    bytes.swap(one * PAGE + index, other * PAGE + index);
+                }
+                std::fs::write(&file, bytes).unwrap();
+                if let Ok(backend) = RedbBackend::unverified(&file, 1 << 20) {
+                    drop(backend);
+                }
+            }
+        }
     }
 }
