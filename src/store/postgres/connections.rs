@@ -221,11 +221,13 @@ async fn read(
     client.query(&statement, &parameters).await
 }
 
-/// The settings of a new connection: no statement may hang, and none may read a whole table.
+/// The settings of a new connection: no statement may hang, and none may read a whole table. A connection plans each
+/// statement once: the plan of none depends on its parameters, and planning often takes longer than the execution.
 pub(super) fn settings(address: &Address) -> String {
     format!(
         "set statement_timeout = {}; set idle_in_transaction_session_timeout = '60s'; set enable_seqscan = off; \
-         set enable_hashjoin = off; set enable_mergejoin = off; set jit = off",
+         set enable_hashjoin = off; set enable_mergejoin = off; set jit = off; \
+         set plan_cache_mode = force_generic_plan",
         address.statement_timeout.as_millis()
     )
 }

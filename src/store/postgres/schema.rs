@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Error};
 use super::address::Schema;
 
 /// The version of the tables that this build makes and uses.
-pub(super) const VERSION: i32 = 2;
+pub(super) const VERSION: i32 = 3;
 /// The number of the advisory lock that a node holds while it makes tables.
 const LOCK: i64 = 0x7365_7474_6565;
 
@@ -92,7 +92,8 @@ async fn make(client: &mut Client, schema: &Schema) -> Result<(), Refused> {
         under_way.batch_execute(&tables(schema)).await?;
         under_way.batch_execute(&functions(schema)).await?;
     }
-    // Version 2. Nodes of version 1 that still run go on with their own `commit`, which has fewer parameters.
+    // Version 3. Nodes of version 1 that still run go on with their own `commit`, which has fewer parameters; those of
+    // version 2 call this one.
     under_way.batch_execute(&commit(schema)).await?;
     under_way.execute(&format!("update {schema}.meta set version = $1"), &[&VERSION]).await?;
     under_way.commit().await?;
@@ -154,16 +155,23 @@ alter table {schema}.pieces alter column data set storage external;
 /// - puts (batch, key, value) and deletes (batch, key).
 ///
 /// It returns the batches of which an expectation did not hold; the others are written.
+///
+/// Rows are searched one by one, and never by a join of the arrays with the table: PostgreSQL may keep the plan that it made
+/// while the table was small, and the best plan for such a join then reads the whole table. So the plans can be kept
+/// ([`settings`](super::connections::settings)); to plan these statements takes longer than to execute them for a few rows.
 fn commit(schema: &Schema) -> String {
     format!(
         "
-create function {schema}.commit(p_slot int8, p_number int8,
+create or replace function {schema}.commit(p_slot int8, p_number int8,
     p_mb int4[], p_mdb int8[], p_mk bytea[], p_mv bytea[], p_mn bytea[],
     p_eb int4[], p_edb int8[], p_ek bytea[], p_ev bytea[],
     p_nb int4[], p_ndb int8[], p_nk bytea[], p_nv bytea[],
     p_wb int4[], p_wdb int8[], p_wk bytea[], p_wv bytea[],
     p_db int4[], p_ddb int8[], p_dk bytea[]) returns int4[] language plpgsql as $$
 declare
+  v_move record;
+  v_guard record;
+  v_gone record;
   v_held int4[] := '{{}}';
   v_some int4[];
   v_failed int4[] := '{{}}';
@@ -171,20 +179,19 @@ begin
   if cardinality(p_mk) > 0 then
     -- Waits for other transactions that have one of the rows, and compares with what they have written. The rows stay
     -- locked, so what holds now holds until the end.
-    with moved as (
-      update {schema}.kv kv set v = m.is_now from unnest(p_mb, p_mdb, p_mk, p_mv, p_mn) m(b, db, k, was, is_now)
-        where kv.db = m.db and kv.k = m.k and kv.v = m.was returning m.b)
-    select array_agg(b) into v_some from moved;
-    if cardinality(v_some) is distinct from cardinality(p_mb) then
-      v_failed := array(select b from unnest(p_mb) b where not b = any(coalesce(v_some, '{{}}')));
-    end if;
+    for v_move in select * from unnest(p_mb, p_mdb, p_mk, p_mv, p_mn) m(b, db, k, was, is_now) loop
+      update {schema}.kv kv set v = v_move.is_now
+        where kv.db = v_move.db and kv.k = v_move.k and kv.v = v_move.was;
+      if not found then v_failed := v_failed || v_move.b; end if;
+    end loop;
   end if;
   if cardinality(p_ek) > 0 then
-    select coalesce(array_agg(found.n), '{{}}') into v_held from (
-      select e.n::int4 as n, kv.v = e.v as same
-        from unnest(p_edb, p_ek, p_ev) with ordinality e(db, k, v, n)
-        join {schema}.kv kv on kv.db = e.db and kv.k = e.k
-        order by kv.db, kv.k for update of kv) found where found.same;
+    -- The keys are in order, and are locked in that order.
+    select coalesce(array_agg(e.n::int4), '{{}}') into v_held
+      from unnest(p_edb, p_ek, p_ev) with ordinality e(db, k, v, n)
+      cross join lateral (
+        select kv.v from {schema}.kv kv where kv.db = e.db and kv.k = e.k offset 0 for update) found
+      where found.v = e.v;
     -- A row that must be absent is made, so that nobody else can make it meanwhile.
     v_some := null;
     if array_position(p_ev, null) is not null then
@@ -200,9 +207,11 @@ begin
     v_failed := v_failed
       || array(select distinct e.b from unnest(p_eb) with ordinality e(b, n) where not e.n = any(v_held));
     if v_some is not null then
-      delete from {schema}.kv kv using unnest(p_eb, p_edb, p_ek) with ordinality e(b, db, k, n)
-        where e.n = any(v_some) and kv.db = e.db and kv.k = e.k and (e.b = any(v_failed)
-          or not exists (select from unnest(p_wdb, p_wk) w(db, k) where w.db = e.db and w.k = e.k));
+      for v_guard in select e.db, e.k from unnest(p_eb, p_edb, p_ek) with ordinality e(b, db, k, n)
+          where e.n = any(v_some) and (e.b = any(v_failed)
+            or not exists (select from unnest(p_wdb, p_wk) w(db, k) where w.db = e.db and w.k = e.k)) loop
+        delete from {schema}.kv kv where kv.db = v_guard.db and kv.k = v_guard.k;
+      end loop;
     end if;
   end if;
   -- A plain insert costs two thirds of an upsert.
@@ -216,8 +225,9 @@ begin
       on conflict (db, k) do update set v = excluded.v;
   end if;
   if cardinality(p_dk) > 0 then
-    delete from {schema}.kv kv using unnest(p_db, p_ddb, p_dk) w(b, db, k)
-      where not w.b = any(v_failed) and kv.db = w.db and kv.k = w.k;
+    for v_gone in select w.db, w.k from unnest(p_db, p_ddb, p_dk) w(b, db, k) where not w.b = any(v_failed) loop
+      delete from {schema}.kv kv where kv.db = v_gone.db and kv.k = v_gone.k;
+    end loop;
   end if;
   update {schema}.slots set number = p_number, failed = v_failed, used = now() where id = p_slot and not fenced;
   if not found then
