@@ -63,7 +63,7 @@ const INSIDE: &[(&str, &[&[&str]])] = &[
             &["freshness"],
             &["database"],
             &["commit"],
-            &["auto_purge_record", "recent_changes"],
+            &["auto_purge_record", "prefetched", "recent_changes"],
             &["record"],
             &["conflicted", "histories"],
             &["codec"],

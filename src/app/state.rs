@@ -34,7 +34,7 @@ use crate::auth::security_object::Security;
 use crate::auth::{Authenticator, UserCtx};
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
-use crate::db::{Database, Databases, Validate};
+use crate::db::{Database, Databases, Kept, Validate};
 use crate::error::{self, Error};
 use crate::maintain::Checked;
 use crate::net::http_client::HttpClient;
@@ -115,10 +115,13 @@ impl App {
         Duration::from_secs(self.settings().number("settee", "drain_timeout"))
     }
 
-    /// On a shared store: learns what other nodes have changed, for a request to the database `name`.
-    pub async fn catch_up(&self, name: &str) -> error::Result<()> {
+    /// On a shared store: learns what other nodes have changed, for a request to the database `name`. `writes`: the id of
+    /// the document that the request writes, whose record is read at the same time, and kept for the writer as long as what
+    /// is returned.
+    pub async fn catch_up(&self, name: &str, writes: Option<&str>) -> error::Result<Option<Kept>> {
         let accounts = self.auth.settings();
-        self.databases.catch_up_together(&[accounts.authentication_db.as_str(), name]).await
+        let names = [accounts.authentication_db.as_str(), name];
+        self.databases.catch_up_for(&names, writes.map(|id| (name, id))).await
     }
 
     /// Passes changed settings to the parts that keep values from them. Call after every change of `config`.

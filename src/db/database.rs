@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::commit::queue::Queue;
 use super::conflicted::ConflictIndex;
 use super::counts::Shared;
+use super::prefetched::Prefetched;
 use super::recent_changes::RecentChanges;
 use super::record::{Info, NO_SECURITY, NameRecord};
 use crate::clock::Clock;
@@ -50,6 +51,8 @@ pub struct Database {
     pub(super) indexing: AtomicBool,
     /// On a shared store: when the counters were read last, and whether other nodes write this database, too.
     pub(super) heard: Mutex<Heard>,
+    /// On a shared store: records that were read together with the counters.
+    pub(super) prefetched: Arc<Prefetched>,
     designs: Mutex<Designs>,
     pub(super) recent: RecentChanges,
     /// Called after every commit that takes a sequence: the catalog collects the names for `_db_updates`.
@@ -131,6 +134,7 @@ impl Database {
             compacting: AtomicBool::new(false),
             indexing: AtomicBool::new(false),
             heard,
+            prefetched: Arc::default(),
             designs: Mutex::default(),
             recent: RecentChanges::default(),
             on_commit,

@@ -77,8 +77,13 @@ pub(super) struct Looks {
 /// A request's databases, whose state it needs, and the sender of the answer.
 pub(super) struct Look {
     pub databases: Vec<Arc<Database>>,
+    /// The document that the request writes: its database and the key of its record.
+    pub record: Option<Wanted>,
     pub answer: oneshot::Sender<Result<()>>,
 }
+
+/// A record that is read with the counters of its database, for the writer.
+pub(super) type Wanted = (Arc<Database>, Vec<u8>);
 
 /// Time and epoch from before a read of the store: the result of the read is at least as new.
 #[derive(Clone, Copy)]

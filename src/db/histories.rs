@@ -31,7 +31,7 @@ struct History {
 impl Histories {
     /// Notes that a commit in `epoch` follows the sequence `after`. An epoch of 0 is unknown.
     pub(super) fn commit(&mut self, epoch: u64, after: u64) {
-        if epoch > self.0.last().map_or(0, |last| last.epoch) {
+        if epoch > self.last() {
             self.0.push(History { epoch, after });
             if self.0.len() > MOST {
                 let oldest = self.0[0];
@@ -39,6 +39,11 @@ impl Histories {
                 self.0[0].after = oldest.after;
             }
         }
+    }
+
+    /// The epoch of the last history; 0 if there is none.
+    pub(super) fn last(&self) -> u64 {
+        self.0.last().map_or(0, |last| last.epoch)
     }
 
     /// The epoch that follows the instance in a sequence on the wire; `None` before the first failover, the usual case.

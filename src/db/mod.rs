@@ -7,7 +7,7 @@
 //! commit/     the parts of one commit         record, codec, names   stored forms
 //! freshness, nodes   what other nodes change in a shared store    histories   failovers that lost commits
 //! conflicted       the index of conflicted documents
-//! recent_changes   rows that many feeds read at once
+//! recent_changes   rows that many feeds read at once       prefetched    records that were read with the counters
 //! ```
 //!
 //! `db` calls neither `query` nor `auth`: it takes the [`Validate`] hook, and callers filter the feeds.
@@ -24,6 +24,7 @@ mod freshness;
 mod histories;
 mod names;
 mod nodes;
+mod prefetched;
 pub mod read;
 mod recent_changes;
 pub mod record;
@@ -44,6 +45,7 @@ pub use self::histories::Histories;
 pub use self::names::{
     LONGEST_ID, check_attachment_name, check_database_name, check_document_id, check_has_partition, partition_of,
 };
+pub use self::prefetched::Kept;
 pub use self::read::attachment::{Content, Upload, Uploaded};
 pub use self::read::by_id::{Listed, Listing};
 pub use self::read::by_sequence::{ChangesPage, Since};

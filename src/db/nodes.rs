@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::catalog::Databases;
 use super::database::Database;
-use super::freshness::{Asked, Remembered, SERVER};
+use super::freshness::{Asked, Remembered, SERVER, Wanted};
+use super::prefetched::At;
+use super::record::Info;
 use crate::blocking::blocking;
 use crate::error::Result;
 use crate::store::keyspace;
@@ -48,19 +50,26 @@ impl Databases {
     }
 
     fn learn_all(&self, databases: Vec<Arc<Database>>) -> Result<()> {
-        self.learn_each(&databases)?.into_iter().rev().find(Result::is_err).unwrap_or(Ok(()))
+        self.learn_each(&databases, &[])?.into_iter().rev().find(Result::is_err).unwrap_or(Ok(()))
     }
 
     /// Learns the registered records, and the counters of `databases`. The inner errors are those of one database each.
-    fn learn_each(&self, databases: &[Arc<Database>]) -> Result<Vec<Result<()>>> {
+    /// Keeps the records `wanted` for the writers of their databases, which must be among `databases`.
+    fn learn_each(&self, databases: &[Arc<Database>], wanted: &[Wanted]) -> Result<Vec<Result<()>>> {
         let remembered = self.freshness.remembered.read().clone();
         let asked = Asked::now(&**self.store())?;
         let mut keys: Vec<_> = remembered.iter().map(|record| record.key.clone()).collect();
         keys.extend(databases.iter().map(|database| keyspace::info(database.number)));
+        let counted = keys.len();
+        // Counters and records must be of one state of the store.
+        let wanted = if counted + wanted.len() <= PAGE { wanted } else { &[] };
+        keys.extend(wanted.iter().map(|(_, key)| key.clone()));
         let mut values = Vec::with_capacity(keys.len());
         for some in keys.chunks(PAGE) {
-            values.extend(self.store().get_many(some)?);
+            values.extend(self.store().get_each(some)?);
         }
+        let records = values.split_off(counted);
+        let mut values = values.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
         let infos = values.split_off(remembered.len());
         for (record, value) in remembered.iter().zip(values) {
             let mut seen = record.seen.lock();
@@ -69,8 +78,21 @@ impl Databases {
                 *seen = value;
             }
         }
-        let learned = databases.iter().zip(infos);
-        Ok(learned.map(|(database, info)| database.learn(info.as_deref(), asked).map(drop)).collect())
+        let learned = databases
+            .iter()
+            .zip(&infos)
+            .map(|(database, info)| database.learn(info.as_deref(), asked).map(drop))
+            .collect();
+        for ((database, key), record) in wanted.iter().zip(records) {
+            let at = databases.iter().position(|one| Arc::ptr_eq(one, database));
+            // What cannot be read is an error of the write that needs it.
+            if let (Some(Some(info)), Ok(record)) = (at.and_then(|at| infos.get(at)), record)
+                && let Ok(info) = Info::decode(info)
+            {
+                database.prefetched.put(&At::of(&info), key, record);
+            }
+        }
+        Ok(learned)
     }
 
     /// Follows the other nodes of a shared store: reads what their notices name at once, and everything that is

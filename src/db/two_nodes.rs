@@ -278,6 +278,84 @@ async fn two_nodes_write_one_database_at_once_and_lose_nothing() {
     assert_eq!(here.info(), there.info());
 }
 
+#[tokio::test]
+async fn a_write_finds_the_record_that_was_read_with_the_counters() {
+    let (cluster, one, two) = cluster();
+    let here = one.create("db", CreateOptions::default(), None).unwrap();
+    let there = two.get("db").unwrap();
+    let first = put(&here, "a", None, "{}").await.unwrap();
+    let looked = |id: &'static str| two.catch_up_for(&["_users", "db"], Some(("db", id)));
+    let kept = looked("a").await.unwrap();
+    let (other, absent) = (looked("a").await.unwrap(), looked("b").await.unwrap());
+    assert!(kept.is_some());
+    let before = cluster.asked();
+    let second = put(&there, "a", Some(&first), r#"{"n":2}"#).await.unwrap();
+    put(&there, "b", None, "{}").await.unwrap();
+    assert_eq!(cluster.asked(), before, "nothing is read for the writes");
+    drop((kept, other, absent));
+    // A record that this node has written since is read again.
+    let (kept, twice) = (looked("a").await.unwrap(), looked("c").await.unwrap());
+    let third = put(&there, "a", Some(&second), r#"{"n":3}"#).await.unwrap();
+    let late = put(&there, "a", Some(&second), "{}").await;
+    assert!(matches!(late, Err(Error::Conflict)), "{late:?}");
+    // And every record after a commit of another node.
+    let fourth = put(&here, "a", Some(&third), r#"{"n":4}"#).await.unwrap();
+    put(&here, "c", None, "{}").await.unwrap();
+    for (id, parent) in [("a", Some(&third)), ("c", None)] {
+        let late = put(&there, id, parent, "{}").await;
+        assert!(matches!(late, Err(Error::Conflict)), "{id}: {late:?}");
+    }
+    drop((kept, twice));
+    put(&there, "a", Some(&fourth), r#"{"n":5}"#).await.unwrap();
+    // What no writer has taken is forgotten with its request.
+    drop(looked("a").await.unwrap());
+    let before = cluster.asked();
+    put(&there, "d", None, "{}").await.unwrap();
+    assert!(cluster.asked() > before);
+    assert!(two.catch_up_for(&["_users"], Some(("_users", "a"))).await.unwrap().is_none(), "it is not open");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn edits_of_few_documents_by_two_nodes_that_look_first_are_all_in_the_histories() {
+    const EDITS: u64 = 40;
+    let (_, one, two) = cluster();
+    one.create("db", CreateOptions::default(), None).unwrap();
+    let tasks = (0..12u64).map(|number| {
+        let node = if number % 2 == 0 { one.clone() } else { two.clone() };
+        tokio::spawn(async move {
+            let database = node.get("db").unwrap();
+            let (mut won, mut parent): (u64, Option<Revision>) = (0, None);
+            let id = format!("d{}", number % 3);
+            for round in 0..EDITS {
+                let kept = node.catch_up_for(&["db"], Some(("db", &id))).await.unwrap();
+                if round % 5 == 4 {
+                    tokio::task::yield_now().await;
+                }
+                match put(&database, &id, parent.as_ref(), &format!(r#"{{"by":"{number}-{round}"}}"#)).await {
+                    Ok(_) => won += 1,
+                    Err(error) => assert!(matches!(error, Error::Conflict), "{error:?}"),
+                }
+                drop(kept);
+                node.catch_up_together(&["db"]).await.unwrap();
+                parent = database.winner(&id).unwrap().map(|(_, leaf)| leaf.revision);
+            }
+            (id, won)
+        })
+    });
+    let mut won = std::collections::HashMap::<String, u64>::new();
+    for task in tasks.collect::<Vec<_>>() {
+        let (id, edits) = task.await.unwrap();
+        *won.entry(id).or_default() += edits;
+    }
+    let database = two.get("db").unwrap();
+    two.catch_up(&["db"]).unwrap();
+    for (id, won) in won {
+        let (_, leaf) = database.winner(&id).unwrap().unwrap();
+        assert_eq!(leaf.revision.generation, won, "{id}: each edit that was acknowledged has a generation");
+    }
+    assert_eq!(one.get("db").unwrap().info().sequence, database.info().sequence);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_nodes_create_and_delete_the_same_databases_at_once() {
     const NAMES: usize = 20;

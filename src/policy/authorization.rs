@@ -140,7 +140,7 @@ impl Authorization {
         let Some(moment) = Instant::now().checked_sub(RECENT) else { return Ok(()) };
         match database {
             Some(database) if !database.is_gone() && !database.is_as_of(moment) => {
-                self.app.catch_up(database.name()).await
+                self.app.catch_up(database.name(), None).await.map(drop)
             }
             Some(_) | None => Ok(()),
         }

@@ -79,8 +79,15 @@ struct Slot {
 
 impl<'a> Draft<'a> {
     /// Creates a draft on top of the counters `info`, and loads the documents of `ids`: at least the first one,
-    /// and as many of the next as fit into memory.
-    pub fn load(store: &'a dyn Store, number: u64, info: &Info, ids: Vec<String>) -> Result<Draft<'a>> {
+    /// and as many of the next as fit into memory. `known`: records by their keys that were read before, and are those of
+    /// the counters.
+    pub fn load(
+        store: &'a dyn Store,
+        number: u64,
+        info: &Info,
+        ids: Vec<String>,
+        mut known: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    ) -> Result<Draft<'a>> {
         let mut draft = Draft {
             store,
             number,
@@ -100,15 +107,19 @@ impl<'a> Draft<'a> {
                 ids.by_ref().take(LOADED_AT_ONCE).filter(|id| !draft.documents.contains_key(id)).collect();
             some.sort_unstable();
             some.dedup();
-            bytes += draft.load_some(some)?;
+            bytes += draft.load_some(some, &mut known)?;
         }
         Ok(draft)
     }
 
     /// Loads documents in one call. Returns the length of their records.
-    fn load_some(&mut self, ids: Vec<String>) -> Result<usize> {
-        let wanted: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(self.number, id)).collect();
-        let values = if wanted.is_empty() { Vec::new() } else { self.store.get_each(&wanted)? };
+    fn load_some(&mut self, ids: Vec<String>, known: &mut HashMap<Vec<u8>, Option<Vec<u8>>>) -> Result<usize> {
+        let keys: Vec<Vec<u8>> = ids.iter().map(|id| keyspace::document(self.number, id)).collect();
+        let before: Vec<_> = keys.iter().map(|key| known.remove(key)).collect();
+        let wanted: Vec<Vec<u8>> =
+            keys.into_iter().zip(&before).filter(|(_, known)| known.is_none()).map(|(key, _)| key).collect();
+        let mut read = if wanted.is_empty() { Vec::new() } else { self.store.get_each(&wanted)? }.into_iter();
+        let values = before.into_iter().map(|known| known.map(Ok).or_else(|| read.next()).unwrap_or(Ok(None)));
         let mut bytes = 0;
         for (id, value) in ids.into_iter().zip(values) {
             let mut slot = Slot::default();

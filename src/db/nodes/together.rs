@@ -10,8 +10,10 @@ use tokio::sync::oneshot;
 use super::Databases;
 use crate::blocking::{panicked, spawn_blocking};
 use crate::db::Database;
-use crate::db::freshness::Look;
+use crate::db::freshness::{Look, Wanted};
+use crate::db::prefetched::Kept;
 use crate::error::{Error, Result};
+use crate::store::keyspace;
 
 /// While fewer reads than this run, a request starts one at once.
 const FREE: usize = 2;
@@ -28,14 +30,34 @@ impl Databases {
     /// # Errors
     /// Those of the store; [`Error::Damaged`] if a record of one of these databases is damaged.
     pub async fn catch_up_together(self: &Arc<Self>, names: &[&str]) -> Result<()> {
+        self.catch_up_for(names, None).await.map(drop)
+    }
+
+    /// As [`Databases::catch_up_together`], for a request that writes one document: its id, with the name of its database,
+    /// which is one of `names`. If the database is open, reads the document's record with the counters. The writer uses it
+    /// as long as what is returned is kept.
+    ///
+    /// # Errors
+    /// As [`Databases::catch_up_together`].
+    pub async fn catch_up_for(self: &Arc<Self>, names: &[&str], writes: Option<(&str, &str)>) -> Result<Option<Kept>> {
         if !self.store().is_shared() {
-            return Ok(());
+            return Ok(None);
         }
-        let databases = names.iter().filter_map(|name| self.opened(name)).collect();
+        let databases: Vec<_> = names.iter().filter_map(|name| self.opened(name)).collect();
+        let record = writes.and_then(|(name, id)| {
+            let database = databases.iter().find(|database| database.name() == name)?.clone();
+            let key = keyspace::document(database.number, id);
+            Some((database, key))
+        });
+        let kept = record.clone().map(|(database, key)| Kept { records: database.prefetched.clone(), key });
+        self.look_with(databases, record).await.map(|()| kept)
+    }
+
+    async fn look_with(self: &Arc<Self>, databases: Vec<Arc<Database>>, record: Option<Wanted>) -> Result<()> {
         let (answer, learned) = oneshot::channel();
         let starts = {
             let mut looks = self.freshness.looks.lock();
-            looks.waiting.push(Look { databases, answer });
+            looks.waiting.push(Look { databases, record, answer });
             let starts = looks.running < FREE || looks.running < AT_ONCE && looks.waiting.len() >= MANY;
             looks.running += usize::from(starts);
             starts
@@ -52,7 +74,9 @@ impl Databases {
         let mut databases: Vec<Arc<Database>> = waiting.iter().flat_map(|look| look.databases.clone()).collect();
         databases.sort_unstable_by_key(|database| (database.number, Arc::as_ptr(database)));
         databases.dedup_by(|one, other| Arc::ptr_eq(one, other));
-        let learned = match self.learn_each(&databases) {
+        let is_wanted = |look: &&Look| !look.answer.is_closed();
+        let wanted: Vec<Wanted> = waiting.iter().filter(is_wanted).filter_map(|look| look.record.clone()).collect();
+        let learned = match self.learn_each(&databases, &wanted) {
             Ok(learned) => learned,
             Err(error) if waiting.len() == 1 || matches!(error, Error::Down(_)) => {
                 return waiting.iter().map(|_| Err(error.clone())).collect();

@@ -10,7 +10,7 @@
 //! after answering several works the writer waits for about as many to arrive, at most as long as the last
 //! commit took. A client that writes alone never waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,8 +21,9 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use crate::db::Database;
 use crate::db::commit::draft::Draft;
 use crate::db::commit::queue::{ENOUGH, Frees, Pace, Work};
+use crate::db::prefetched::At;
 use crate::error::{Error, Result};
-use crate::store::{self, Durability, StoreError};
+use crate::store::{self, Batch, Durability, StoreError, keyspace};
 
 /// A draft takes works from the queue until it holds about this many bytes...
 const DRAFT_BYTES: usize = 8 << 20;
@@ -171,7 +172,12 @@ impl Database {
         }
         let ids: Vec<String> = works.iter().flat_map(|work| work.ids()).collect();
         let designs = ids.iter().any(|id| id.starts_with("_design/"));
-        let mut draft = Draft::load(&*self.store, self.number, &info, ids)?;
+        let is_shared = self.store.is_shared();
+        let known = match is_shared {
+            true => self.prefetched.take(&At::of(&info), ids.iter().map(|id| keyspace::document(self.number, id))),
+            false => HashMap::new(),
+        };
+        let mut draft = Draft::load(&*self.store, self.number, &info, ids, known)?;
         if self.is_partitioned() {
             draft = draft.partitioned(self.shared.partition_limit.load(Ordering::Relaxed));
         }
@@ -196,8 +202,12 @@ impl Database {
         if finished.batch.writes.is_empty() {
             return Ok(complete);
         }
+        let records = if is_shared { records_in(self.number, &finished.batch) } else { HashSet::new() };
         match self.store.commit(finished.batch) {
             Ok(()) => {
+                if is_shared {
+                    self.prefetched.committed(At::of(&info), At::of(&finished.info), records);
+                }
                 let calls = works[..complete].iter().filter(|work| work.is_write()).count();
                 self.shared.counts.wrote(calls, finished.written, finished.inserted);
                 if designs {
@@ -228,6 +238,12 @@ impl Database {
         }
         Ok(turn)
     }
+}
+
+/// The keys of the document records that a batch writes.
+fn records_in(number: u64, batch: &Batch) -> HashSet<Vec<u8>> {
+    let prefix = keyspace::document(number, "");
+    batch.writes.iter().map(|(key, _)| key).filter(|key| key.starts_with(&prefix)).cloned().collect()
 }
 
 /// Returns the work if it may still be done. Otherwise answers it with the error.

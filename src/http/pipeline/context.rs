@@ -12,6 +12,7 @@ use crate::app::sync::Syncing;
 use crate::audit::{Event, Kind};
 use crate::auth::UserCtx;
 use crate::config::Settings;
+use crate::db::Kept;
 use crate::http::connection::received::Peer;
 use crate::http::request::body::RequestBody;
 use crate::http::request::target::Target;
@@ -20,6 +21,9 @@ use crate::http::response::error::Result;
 use crate::net::header_text::{decode_latin_1, header_text};
 use crate::policy::authorization::Authorization;
 use crate::policy::change_counters::Seen;
+
+/// The longest document id, in bytes, whose record is read at the start of a request.
+const LONGEST: usize = 512;
 
 /// The state of one request on its way through the pipeline.
 pub struct Context {
@@ -51,6 +55,8 @@ pub struct Context {
     pub callback: Option<String>,
     /// Set if the client replicates.
     pub syncing: Option<Syncing>,
+    /// The record of the document that this request writes, if it was read at its start.
+    pub kept: Option<Kept>,
 }
 
 impl Context {
@@ -83,19 +89,27 @@ impl Context {
             body_time: Duration::ZERO,
             callback: None,
             syncing: None,
+            kept: None,
         }
     }
 
     /// On a shared store: learns what other nodes have changed of the settings, the accounts and the database that
     /// the path names, in one read. What is in memory is then as of this request.
     pub async fn catch_up(&mut self, app: &Arc<App>) -> Result<()> {
-        let first = self.uri.path().split('/').find(|part| !part.is_empty()).unwrap_or_default();
-        let name = percent_encoding::percent_decode(first.as_bytes()).decode_utf8_lossy().into_owned();
+        let decoded = |part: &str| percent_encoding::percent_decode(part.as_bytes()).decode_utf8_lossy().into_owned();
+        let mut parts = self.uri.path().split('/').filter(|part| !part.is_empty()).map(decoded);
+        let name = parts.next().unwrap_or_default();
+        let is_write = matches!(self.method, http::Method::PUT | http::Method::DELETE);
+        let writes = match (parts.next(), parts.next()) {
+            (Some(id), None) if is_write && !id.starts_with('_') && id.len() <= LONGEST => Some(id),
+            _ => None,
+        };
         // The health of the store is what `_up` tells.
         let is_up = name == "_up";
-        let learned = app.catch_up(&name).await;
-        if !is_up {
-            learned?;
+        match app.catch_up(&name, writes.as_deref()).await {
+            Ok(kept) => self.kept = kept,
+            Err(_) if is_up => {}
+            Err(error) => return Err(error.into()),
         }
         self.seen = Seen::settings(app);
         self.settings = app.settings();

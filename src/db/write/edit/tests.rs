@@ -200,7 +200,8 @@ async fn a_call_on_many_large_trees_is_written_in_parts() {
         assert_eq!(database.info().sequence, generation * LARGE as u64);
     }
     let ids: Vec<String> = (0..LARGE).rev().map(|n| format!("large-{n}")).collect();
-    let draft = Draft::load(&*database.store, database.number, &database.info(), ids.clone()).expect("loads");
+    let draft = Draft::load(&*database.store, database.number, &database.info(), ids.clone(), Default::default())
+        .expect("loads");
     assert!(draft.holds(&ids[0]) && !draft.holds(&ids[LARGE - 1]), "the first in the order of the call");
     database.compact(&|_, _| ()).await.expect("compacts");
     assert_eq!(database.info().old, 0);
