@@ -15,7 +15,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::store::crypto::cipher::{self, Cipher};
+use crate::store::crypto::cipher::{self, Cipher, FolderKeys};
 use crate::store::reserved_keys::TOTALS;
 use crate::store::{Result, StoreError, keyspace};
 
@@ -74,6 +74,11 @@ pub(crate) fn length(framed: &[u8]) -> usize {
 pub(crate) struct Frames(Option<Arc<Cipher>>);
 
 impl Frames {
+    /// Frames for a folder with these keys, or for one that is not encrypted.
+    pub fn of(keys: Option<&FolderKeys>) -> Frames {
+        keys.map_or_else(Frames::default, |keys| Frames::sealing(keys.values()))
+    }
+
     pub fn sealing(cipher: Cipher) -> Frames {
         Frames(Some(Arc::new(cipher)))
     }
@@ -128,7 +133,6 @@ pub(crate) fn damaged(key: &[u8], how: &str) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::crypto::cipher::FolderKeys;
 
     #[test]
     fn sealed_values_have_a_checksum_and_an_authentication_tag() {

@@ -88,19 +88,22 @@ impl Notes {
     pub fn take(&mut self, batch: &Batch) {
         for (key, value) in &batch.writes {
             match value {
-                Some(value) => {
-                    if let Some((number, sequence)) = keyspace::place_of_sequence(key) {
-                        self.reached(number, sequence);
-                    } else if let Some((number, name)) = keyspace::named(key, value) {
-                        self.named(number, name);
-                    }
-                }
+                Some(value) => self.take_entry(key, value),
                 None => {
                     if let Some(number) = keyspace::number_of_info(key) {
                         self.0.insert(number, Note { gone: true, ..Note::default() });
                     }
                 }
             }
+        }
+    }
+
+    /// As [`Notes::take`], from an entry that was written.
+    pub fn take_entry(&mut self, key: &[u8], value: &[u8]) {
+        if let Some((number, sequence)) = keyspace::place_of_sequence(key) {
+            self.reached(number, sequence);
+        } else if let Some((number, name)) = keyspace::named(key, value) {
+            self.named(number, name);
         }
     }
 

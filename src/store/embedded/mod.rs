@@ -5,6 +5,7 @@ pub(crate) mod committer;
 pub(crate) mod data_folder;
 #[cfg(test)]
 pub(crate) mod faults;
+pub(crate) mod fill;
 pub(crate) mod frame;
 pub(crate) mod mark;
 pub(crate) mod redb;

@@ -15,22 +15,19 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::data_folder::{
     Engine, LOCK, Marker, UNFINISHED, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine,
     read_marker, refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
 };
+use super::fill::{COPIED_AT_ONCE, EVERYTHING, Filling};
 use crate::store::blob::blobs::{BlobId, Blobs};
 use crate::store::blob::files::BlobFiles;
 use crate::store::crypto::cipher::{BlobKeys, Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
 use crate::store::disk_space::{RESERVE, Space, copy_folder, folder_bytes, io_error, make_dir};
-use crate::store::range::KeyRange;
-use crate::store::{
-    Batch, Direction, Durability, Entry, OpenError, PageLimit, Result, Store, StoreError, keyspace, pages,
-};
+use crate::store::{Direction, Entry, OpenError, Result, Store, StoreError, keyspace, pages};
 
 /// What a rewrite does to the encryption of a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -206,13 +203,13 @@ impl Sides<'_> {
             let to = open_blobs(target, new, new_keys, target_space).map_err(io)?;
             copy_blobs(&from, &to, &name, progress)?;
         }
-        let to = open_engine(target, new, new_keys, None, target_space)?;
+        let to = Filling::begin(target, new, new_keys, target_space)?;
         let change = |entry: Entry| match names {
             _ if entry.0 == keyspace::FORMAT => Ok((entry.0, new.format_record())),
             Some(_) => renamed(entry, &name),
             None => Ok(entry),
         };
-        copy(source, to.as_ref(), &change, progress)
+        copy(source, to, &change, progress)
     }
 }
 
@@ -315,10 +312,12 @@ fn must_fit(
     if free() >= 2 * from.disk_bytes() + attachments + (64 << 20) {
         return Ok(());
     }
-    let live = live_bytes(from).map_err(|error| OpenError::Engine { folder: dir.to_path_buf(), error })?;
+    let (entries, live) = live(from).map_err(|error| OpenError::Engine { folder: dir.to_path_buf(), error })?;
+    // What comes to an entry: its frame, with encryption 45 bytes, and its share of a node.
+    let live = live + 64 * entries;
     let needs = attachments
         + match engine {
-            Engine::Sled => 2 * live + (32 << 20),
+            Engine::Sled => live + live / 16 + (16 << 20),
             Engine::Redb => live + live / 2 + (8 << 20),
         };
     if free() < needs && dir == target {
@@ -333,18 +332,15 @@ fn must_fit(
     }
 }
 
-/// All keys.
-const EVERYTHING: KeyRange = (Bound::Unbounded, Bound::Unbounded);
-/// The limit of a page that is copied.
-const COPIED_AT_ONCE: PageLimit = PageLimit { entries: 4096, bytes: 4 << 20 };
-
-/// Total bytes of all keys and values.
-fn live_bytes(from: &dyn Store) -> Result<u64> {
-    let mut bytes = 0;
+/// The number of entries, and the total bytes of their keys and values.
+fn live(from: &dyn Store) -> Result<(u64, u64)> {
+    let (mut entries, mut bytes) = (0, 0);
     for page in pages(from, EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
-        bytes += page?.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+        let page = page?;
+        entries += page.len() as u64;
+        bytes += page.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
     }
-    Ok(bytes)
+    Ok((entries, bytes))
 }
 
 /// Copies the attachments one by one, in bounded memory. Stops at a damaged one: the old folder stays in
@@ -379,24 +375,42 @@ fn copy_blobs(
     })
 }
 
+/// Copies the entries of `from`. Those whose keys `change` has changed follow at the end: their order is another
+/// one. Only references to attachments have such keys.
 fn copy(
     from: &dyn Store,
-    to: &dyn Store,
+    mut to: Filling<'_>,
     change: &dyn Fn(Entry) -> Result<Entry>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<()> {
-    let mut done = 0;
+    // (with the same key, with another one)
+    let changed = |page: Vec<Entry>| -> Result<(Vec<Entry>, Vec<Entry>)> {
+        let (mut same, mut other) = (Vec::new(), Vec::new());
+        for entry in page {
+            let key = entry.0.clone();
+            let entry = change(entry)?;
+            if entry.0 == key { same.push(entry) } else { other.push(entry) }
+        }
+        Ok((same, other))
+    };
+    let (mut done, mut moved) = (0, 0);
     for page in pages(from, EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
         let page = page?;
         let last = page.last().map(|(key, _)| key.clone()).unwrap_or_default();
         done += page.len() as u64;
-        let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
-        for entry in page {
-            let (key, value) = change(entry)?;
-            batch.put(key, value);
-        }
-        to.commit(batch)?;
+        let (same, other) = changed(page)?;
+        moved += other.len();
+        to.put(same)?;
         progress(Step::Entries { done, last: &last });
     }
-    to.commit(Batch::new())
+    let mut to = to.open()?;
+    if moved > 0 {
+        for page in pages(from, keyspace::all_blob_references(), Direction::Forward, COPIED_AT_ONCE) {
+            let (_, other) = changed(page?)?;
+            moved -= other.len();
+            to.put(other)?;
+        }
+    }
+    assert_eq!(moved, 0, "only references to attachments get other keys");
+    to.finish()
 }

@@ -51,6 +51,11 @@ impl Totals {
         known.then(read).flatten().ok_or_else(|| StoreError::Damaged("the record of the store's totals".into()))
     }
 
+    /// The record, framed.
+    pub fn record(&self, frames: &Frames) -> Vec<u8> {
+        frames.seal(TOTALS, &self.encode())
+    }
+
     fn encode(&self) -> [u8; LENGTH] {
         let mut value = [0; LENGTH];
         value[0] = VERSION;
@@ -166,7 +171,7 @@ impl<'a> Tally<'a> {
 
     /// The record, framed.
     pub fn record(&self) -> Vec<u8> {
-        self.frames.seal(TOTALS, &self.totals.encode())
+        self.totals.record(self.frames)
     }
 }
 

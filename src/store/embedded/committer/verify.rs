@@ -83,7 +83,8 @@ impl<B: Backend> Committer<B> {
         if record.is_some_and(|totals| reached.store != 0 && totals.store != reached.store) {
             return Err(StoreError::Damaged("it is not the store that the mark beside it was written for".into()));
         }
-        if record.is_some() && self.mark.is_new() {
+        // The mark of a store that was just filled knows the store, and nothing else yet.
+        if record.is_some() && self.mark.is_new() && reached.store == 0 {
             tracing::warn!("the store's mark file is lost: damage to the end of the store may go unnoticed");
         }
         let overtaken = record.is_some_and(|totals| totals.commits == reached.commits) && self.overtaken()?;

@@ -155,7 +155,7 @@ pub(crate) fn open_engine(
     let folder = marker.store_folder(dir);
     let mark = Mark::open(dir, marker.life).map_err(|error| io_error("opening the mark", &error))?;
     let mark = Arc::new(mark);
-    let frames = keys.map_or_else(Frames::default, |keys| Frames::sealing(keys.values()));
+    let frames = Frames::of(keys);
     Ok(match marker.engine {
         Engine::Sled => {
             let backend = SledBackend::open(&folder, cache_bytes.unwrap_or(16 << 20), mark.clone())?;

@@ -113,6 +113,41 @@ fn compacting_keeps_all_entries_and_can_change_the_engine() {
     assert!(!dir.path().join("store-4").exists() && dir.path().join("store-5").exists());
 }
 
+#[test]
+fn an_interrupted_rewrite_leaves_the_old_store_in_force() {
+    for engine in Engine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path(), Some(*engine)).unwrap();
+        let key = |number: u32| [&b"key"[..], &number.to_be_bytes()].concat();
+        let mut batch = Batch::new();
+        (0..10_000).for_each(|number| batch.put(key(number), vec![number as u8; 5000 * usize::from(number % 50 == 0)]));
+        opened.store.commit(batch).unwrap();
+        drop(opened);
+        for interrupted_at in [4096, 8192, 10_001] {
+            let rewritten = std::panic::catch_unwind(|| {
+                compact(dir.path(), None, &mut |step| {
+                    if let Step::Entries { done, .. } = step {
+                        assert!(done < interrupted_at, "interrupted");
+                    }
+                })
+            });
+            assert!(rewritten.is_err(), "{engine} {interrupted_at}");
+            assert!(dir.path().join("store-2").exists());
+            let opened = open(dir.path(), None).unwrap();
+            assert_eq!(read_marker(dir.path()).unwrap().unwrap().life, 1);
+            assert_eq!(opened.store.complete(), Ok(()));
+        }
+        compact(dir.path(), None, &mut |_| {}).unwrap();
+        assert!(!dir.path().join("store-1").exists());
+        let opened = open(dir.path(), None).unwrap();
+        assert_eq!(opened.store.complete(), Ok(()));
+        for number in 0..10_000 {
+            let value = vec![number as u8; 5000 * usize::from(number % 50 == 0)];
+            assert!(opened.store.get(&key(number)).unwrap() == Some(value));
+        }
+    }
+}
+
 fn with_key(dir: &Path, key: Option<&Key>) -> std::result::Result<Opened, OpenError> {
     open_with(dir, Options { key: key.cloned(), ..Options::default() })
 }

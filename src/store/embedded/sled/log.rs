@@ -34,9 +34,9 @@ use crate::store::disk_space::next_data;
 /// Bytes of a segment's header. A segment that is in use has a header that is not all zeros.
 pub(super) const SEGMENT_HEADER: usize = 20;
 /// Bytes at the end of a segment in which no message begins.
-const RED_ZONE: usize = 32;
+pub(super) const RED_ZONE: usize = 32;
 const CORRUPTED: u8 = 0;
-const CAP: u8 = 2;
+pub(super) const CAP: u8 = 2;
 const LAST_KIND: u8 = 11;
 
 /// What sled will replay of its log.
@@ -205,7 +205,7 @@ fn message(bytes: &[u8], at: usize, segment_number: u64) -> Option<(u8, usize)> 
 }
 
 /// Decodes sled's varint: as SQLite 4's for small numbers, little-endian for larger ones.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (&first, rest) = bytes.split_first()?;
     let first = u64::from(first);
     Some(match first {

@@ -22,6 +22,8 @@
 //! - A batch is visible to readers before it is on disk, and stays visible after it failed. Until the batch
 //!   is synced, readers get the values from before it (`in_flight`, an undo log of one batch).
 //!
+//! A fresh store is not filled by sled: `bulk` writes its log, in which each page occurs once.
+//!
 //! A large value is stored in chunks under keys that begin with 0xFF. The value's own key holds a head that
 //! refers to them:
 //!
@@ -34,6 +36,7 @@
 //! that the value has been replaced, and reads the head again.
 
 mod backend;
+mod bulk;
 mod error;
 mod files;
 mod log;
@@ -41,6 +44,7 @@ mod undo;
 mod value;
 
 pub(crate) use self::backend::SledBackend;
+pub(crate) use self::bulk::BulkWriter;
 
 #[cfg(test)]
 mod tests;
