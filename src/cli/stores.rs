@@ -11,7 +11,7 @@ use super::progress_bar::{Bar, Unit};
 use crate::maintain::survey::Survey;
 use crate::store::blob::blobs::Blobs;
 use crate::store::postgres::{self, Address, Shared};
-use crate::store::{self, Engine, Key, Store};
+use crate::store::{self, Engine, Key, OpenError, Store};
 
 /// Where a store is.
 #[derive(Debug, Clone)]
@@ -93,12 +93,19 @@ impl Place {
         }
     }
 
-    /// Ends the filling of a new store, and closes it.
-    pub fn finish(&self, opened: Opened) -> Result<(), String> {
+    /// Ends the filling of a new store, and closes it. A folder is complete then, and is rewritten, because the
+    /// engines fill their files less densely; without room for a second store it stays as it is.
+    pub fn finish(&self, opened: Opened, key: Option<Key>) -> Result<(), String> {
         match self {
             Place::Folder { data, .. } => {
                 drop(opened);
-                store::finish(data).map_err(|error| error.to_string())
+                store::finish(data).map_err(|error| error.to_string())?;
+                let how = store::Rewrite { key, ..store::Rewrite::default() };
+                match store::rewrite(data, &how, |entry, _| Ok(entry), &mut |_| {}) {
+                    // Another process may have opened the folder meanwhile.
+                    Ok(_) | Err(OpenError::NoRoom { .. } | OpenError::Full(_) | OpenError::Locked(_)) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                }
             }
             Place::Database(_) => match &opened.shared {
                 Some(shared) => shared.finish().map_err(|error| error.to_string()),
@@ -147,7 +154,7 @@ pub fn convert(how: &Conversion) -> Result<(), String> {
         });
     drop(bar);
     let copied = copied.map_err(|error| format!("{error}\n{} is incomplete: remove it.", how.to))?;
-    how.to.finish(to)?;
+    how.to.finish(to, how.to_key.clone())?;
     println!(
         "{} entries and {} attachments copied from {} to {}",
         copied.entries, copied.attachments, how.from, how.to

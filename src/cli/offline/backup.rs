@@ -166,13 +166,13 @@ pub fn restore(from: &Path, backup_key: Option<Key>, place: &Place, key: Option<
     } else {
         Box::new(head[..read].chain(input))
     };
-    let opened = place.make(key)?;
+    let opened = place.make(key.clone())?;
     let clock = Clock::system();
     let restored =
         crate::maintain::restore(&*opened.store, &*opened.blobs, &clock, &mut whole, &mut |at| bar.name(at.what));
     drop(bar);
     let restored = restored.map_err(|error| format!("{error}\n{place} is incomplete: remove it."))?;
-    place.finish(opened)?;
+    place.finish(opened, key)?;
     println!(
         "{} databases, {} documents and {} attachments restored into {place}",
         restored.databases, restored.documents, restored.attachments
