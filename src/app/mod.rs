@@ -6,6 +6,7 @@ pub(crate) mod anomalies;
 pub mod answer_budget;
 pub mod body_budget;
 pub mod conflict_indexes;
+pub(crate) mod disk_use;
 pub mod feed_wakes;
 pub(crate) mod hash_queue;
 pub mod hints;

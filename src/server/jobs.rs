@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::allocator;
 use crate::app::App;
 use crate::app::history::HOUR_STEP;
-use crate::app::{conflict_indexes, feed_wakes, nodes, process};
+use crate::app::{conflict_indexes, disk_use, feed_wakes, nodes, process};
 use crate::blocking::blocking;
 use crate::db::TimeToLive;
 use crate::maintain::background;
@@ -22,6 +22,8 @@ const KEYS_ROUND: Duration = Duration::from_secs(15);
 /// with a delay.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 
+/// The pause between two comparisons of the store's files with what they hold.
+const DISK_USE_ROUND: Duration = Duration::from_secs(10 * 60);
 /// The pause between two looks at the indexes of this node.
 const INDEX_ROUND: Duration = Duration::from_secs(30);
 /// The pause between two looks for deleted databases of a shared store.
@@ -42,6 +44,7 @@ pub fn start_jobs(app: &Arc<App>) {
     run(app, tidy_indexes(app.clone()));
     run(app, record_history(app.clone()));
     run(app, allocator::return_memory());
+    run(app, watch_disk_use(app.clone()));
     run_on_one_node(app, "database_removal", remove_deleted_databases);
     start_replications(app);
 }
@@ -173,6 +176,27 @@ async fn record_history(app: Arc<App>) {
             Ok(())
         };
         let _ = blocking(record).await;
+    }
+}
+
+/// Warns, once, of a store whose files are much larger than what they hold.
+async fn watch_disk_use(app: Arc<App>) {
+    while !app.store.is_shared() {
+        let shared = app.clone();
+        match blocking(move || disk_use::wasteful(&*shared.store)).await {
+            Ok(None) => {}
+            Ok(Some((disk, live))) => {
+                tracing::warn!(
+                    "the files of the store take {} MB, and what they hold {} MB: stop the server and run \
+                     `settee compact-store` to give the difference back to the disk",
+                    disk / 1_000_000,
+                    live / 1_000_000
+                );
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the sizes of the databases could not be read"),
+        }
+        tokio::time::sleep(DISK_USE_ROUND).await;
     }
 }
 

@@ -76,6 +76,11 @@ pub fn remove_surplus(histories: &Histories, databases: &Databases, most: u64) -
     Ok(removed)
 }
 
+/// Total size of the stored indexes in bytes.
+pub fn stored_bytes(indexes: &dyn Store) -> Result<u64> {
+    Ok(stored(indexes)?.values().sum())
+}
+
 /// All stored indexes with their sizes in bytes.
 fn stored(indexes: &dyn Store) -> Result<HashMap<Name, u64>> {
     let mut found = HashMap::new();
