@@ -13,7 +13,8 @@
 //! Every commit to the database counts up [`Info::commits`](super::record::Info), so a record that was read with the
 //! counters that a commit expects is the stored one. A commit of this node's own writer moves the records that it has not
 //! written on to the new counters. A record may arrive here after such a commit, although it was read before: then the last
-//! commits tell whether it has been written since. After a commit of another node, nothing is kept.
+//! commits tell whether it has been written since. After a commit of another node, nothing is kept, and nothing while no
+//! request needs it: an idle database has an empty map.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -28,8 +29,8 @@ const RECORDS: usize = 64;
 const LONGEST: usize = 4 << 10;
 /// How many commits of this node are remembered...
 const COMMITS: usize = 32;
-/// ...and the most documents of such a commit.
-const DOCUMENTS: usize = 256;
+/// ...and the most bytes of the keys that such a commit has written.
+const BYTES: usize = 16 << 10;
 
 /// A state of a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub(super) struct Prefetched(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
+    /// Requests whose records may be kept. Without any, the rest is empty.
+    requests: usize,
     /// The state of which `values` are.
     at: At,
     values: Values,
@@ -68,6 +71,9 @@ impl Prefetched {
     /// Keeps a record that was read in the state `at`, unless it may have changed since.
     pub fn put(&self, at: &At, key: &[u8], value: Option<Vec<u8>>) {
         let mut inner = self.0.lock();
+        if inner.requests == 0 {
+            return;
+        }
         if inner.at.order < at.order {
             inner.reset(at.clone());
         }
@@ -89,7 +95,10 @@ impl Prefetched {
     /// Notes a commit of this node, which has written `keys`.
     pub fn committed(&self, before: At, after: At, keys: HashSet<Vec<u8>>) {
         let mut inner = self.0.lock();
-        if inner.at == before && keys.len() <= DOCUMENTS {
+        if inner.requests == 0 {
+            return;
+        }
+        if inner.at == before && keys.iter().map(Vec::len).sum::<usize>() <= BYTES {
             keys.iter().for_each(|key| drop(inner.values.remove(key)));
             inner.own.push_back((before, keys));
             if inner.own.len() > COMMITS {
@@ -99,10 +108,6 @@ impl Prefetched {
         } else if inner.at.order < after.order {
             inner.reset(after);
         }
-    }
-
-    fn forget(&self, key: &[u8]) {
-        self.0.lock().values.remove(key);
     }
 }
 
@@ -125,14 +130,26 @@ impl Inner {
 
 /// A record that is kept for a request; dropping this forgets it, if no writer has taken it.
 pub struct Kept {
-    /// The records of the document's database.
-    pub(super) records: Arc<Prefetched>,
-    pub(super) key: Vec<u8>,
+    records: Arc<Prefetched>,
+    key: Vec<u8>,
+}
+
+impl Kept {
+    /// Lets `records`, those of the document's database, keep the record of this key.
+    pub(super) fn new(records: Arc<Prefetched>, key: Vec<u8>) -> Kept {
+        records.0.lock().requests += 1;
+        Kept { records, key }
+    }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.records.forget(&self.key);
+        let mut inner = self.records.0.lock();
+        inner.requests -= 1;
+        match inner.requests {
+            0 => *inner = Inner::default(),
+            _ => drop(inner.values.remove(&self.key)),
+        }
     }
 }
 
@@ -142,6 +159,12 @@ mod tests {
 
     fn at(history: u64, commits: u64) -> At {
         At { order: (history, commits), counters: Vec::new() }
+    }
+
+    /// Records, and a request that keeps them.
+    fn records() -> (Arc<Prefetched>, Kept) {
+        let records = Arc::<Prefetched>::default();
+        (records.clone(), Kept::new(records, Vec::new()))
     }
 
     fn committed(records: &Prefetched, before: At, keys: HashSet<Vec<u8>>) {
@@ -168,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_record_is_taken_once_and_only_with_its_counters() {
-        let records = Prefetched::default();
+        let (records, _kept) = records();
         put(&records, at(1, 5), "a");
         put(&records, at(1, 5), "b");
         let twin = At { counters: vec![1], ..at(1, 5) };
@@ -188,7 +211,7 @@ mod tests {
 
     #[test]
     fn newer_counters_of_another_node_end_what_was_known() {
-        let records = Prefetched::default();
+        let (records, _kept) = records();
         put(&records, at(1, 5), "a");
         put(&records, at(1, 7), "b");
         put(&records, at(1, 6), "late");
@@ -201,8 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_request_nothing_is_kept() {
+        let (records, kept) = records();
+        let other = Kept::new(records.clone(), b"a".to_vec());
+        put(&records, at(1, 5), "a");
+        put(&records, at(1, 5), "b");
+        committed(&records, at(1, 5), keys(&["c"]));
+        drop(other);
+        assert_eq!(records.0.lock().values.len(), 1, "only b");
+        drop(kept);
+        put(&records, at(1, 6), "late");
+        committed(&records, at(1, 6), keys(&["c"]));
+        let inner = records.0.lock();
+        assert_eq!((inner.values.capacity(), inner.own.capacity(), &inner.at), (0, 0, &At::default()));
+    }
+
+    #[test]
     fn commits_of_this_node_leave_what_they_have_not_written() {
-        let records = Prefetched::default();
+        let (records, _kept) = records();
         put(&records, at(1, 5), "a");
         put(&records, at(1, 5), "b");
         committed(&records, at(1, 5), keys(&["a", "c"]));
@@ -228,7 +267,7 @@ mod tests {
         put(&records, at(1, 10), "h");
         assert_eq!(taken(&records, at(1, 11), &["g", "h"]), []);
         put(&records, at(1, 11), "i");
-        committed(&records, at(1, 11), (0..=DOCUMENTS).map(|number| number.to_string().into_bytes()).collect());
+        committed(&records, at(1, 11), HashSet::from([vec![0; BYTES + 1]]));
         assert_eq!(taken(&records, at(1, 12), &["i"]), [], "too large to be remembered");
         for commits in 12..12 + COMMITS as u64 + 5 {
             committed(&records, at(1, commits), keys(&[&commits.to_string()]));

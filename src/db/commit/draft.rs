@@ -119,7 +119,9 @@ impl<'a> Draft<'a> {
         let wanted: Vec<Vec<u8>> =
             keys.into_iter().zip(&before).filter(|(_, known)| known.is_none()).map(|(key, _)| key).collect();
         let mut read = if wanted.is_empty() { Vec::new() } else { self.store.get_each(&wanted)? }.into_iter();
-        let values = before.into_iter().map(|known| known.map(Ok).or_else(|| read.next()).unwrap_or(Ok(None)));
+        let values = before
+            .into_iter()
+            .map(|known| known.map(Ok).or_else(|| read.next()).expect("a value is read for each key"));
         let mut bytes = 0;
         for (id, value) in ids.into_iter().zip(values) {
             let mut slot = Slot::default();

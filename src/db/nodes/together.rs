@@ -49,7 +49,7 @@ impl Databases {
             let key = keyspace::document(database.number, id);
             Some((database, key))
         });
-        let kept = record.clone().map(|(database, key)| Kept { records: database.prefetched.clone(), key });
+        let kept = record.clone().map(|(database, key)| Kept::new(database.prefetched.clone(), key));
         self.look_with(databases, record).await.map(|()| kept)
     }
 
