@@ -321,7 +321,8 @@ impl Waiter {
     pub async fn woken(&mut self) {
         let over = async {
             match self.authorization.time_left() {
-                Some(left) => tokio::time::sleep(left).await,
+                // Boxed: most feeds wait without this timer.
+                Some(left) => Box::pin(tokio::time::sleep(left)).await,
                 None => std::future::pending().await,
             }
         };

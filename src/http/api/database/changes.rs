@@ -74,7 +74,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     let syncing = request.syncing.as_ref();
     syncing.inspect(|syncing| syncing.asked(since));
     let open = syncing.filter(|_| kind != Kind::Normal).map(Syncing::opened);
-    let first_sync = FirstSync::of(request, &database, since, &mut params.limit);
+    let first_sync = FirstSync::of(request, &database, since, &mut params.limit).map(Box::new);
     let changes = Changes {
         database,
         params,
@@ -130,7 +130,7 @@ fn tag(
     ])
 }
 
-/// The changes of one database, with the parameters of one client.
+/// The changes of one database, with the parameters of one client. What few feeds have is boxed: thousands wait.
 struct Changes {
     database: Arc<Database>,
     params: Params,
@@ -138,13 +138,13 @@ struct Changes {
     /// Deleted documents up to here are left out.
     tombstones_since: u64,
     /// Set for a page of more rows than PouchDB asked for.
-    first_sync: Option<FirstSync>,
+    first_sync: Option<Box<FirstSync>>,
     /// Position of a descending feed: it has read everything from this sequence on.
     before: u64,
     /// Rows of the next page, for a filter that reads documents.
     judged_at_once: usize,
     /// For a feed of some documents.
-    listed: Option<Listed>,
+    listed: Option<Box<Listed>>,
     /// The last sequence that the client knows.
     told: u64,
     /// The history in which everything up to the feed's position was read.
@@ -352,7 +352,7 @@ impl Changes {
                     database.changed_of(&ids, since)
                 });
                 let left = changed.await?.into_iter().filter(|(sequence, _)| *sequence <= last).collect();
-                Listed { last, left }
+                Box::new(Listed { last, left })
             }
         };
         let page = listed.left.len().min(self.page_limit().entries);
