@@ -5,10 +5,12 @@ use std::path::Path;
 
 use super::*;
 use crate::store::crypto::cipher::FolderKeys;
-use crate::store::disk_space::Space;
+use crate::store::disk_space::{Space, copy_folder};
 use crate::store::embedded::data_folder::{Engine, Marker, open_engine};
 use crate::store::embedded::fill::{EVERYTHING, Filling};
-use crate::store::{Batch, Direction, Durability, PageLimit, Store, pages};
+use crate::store::embedded::frame::Frames;
+use crate::store::embedded::tally::Totals;
+use crate::store::{Batch, Direction, Durability, MAX_KEY, PageLimit, Store, pages};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -211,5 +213,135 @@ fn a_damaged_segment_of_a_filled_store_is_noticed() {
         // A turned bit in a cap or in a page that sled has read before it harms nothing.
         assert!(noticed || read() != Ok(false), "at {at}");
         assert!(noticed || at % 4 > 0 || read().is_err(), "a zeroed segment: {}", at / 4);
+    }
+}
+
+/// A copy of the folder, as a crash leaves it.
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    copy_folder(&from.join("store-1"), &to.path().join("store-1")).unwrap();
+    std::fs::copy(from.join("mark-1"), to.path().join("mark-1")).unwrap();
+    to
+}
+
+/// Adds entries to a filled store of `entries` small ones, removes ranges until it is nearly empty, and adds entries
+/// again. Reopens it, and copies of it that were made while it was open.
+fn shrink_and_grow(entries: u64) {
+    let mut random = Random(0x2545_F491_4F6C_DD1D ^ entries);
+    let dir = tempfile::tempdir().unwrap();
+    let key = |number: u64| [&b"key"[..], &(number << 20).to_be_bytes()[2..]].concat();
+    let mut map: Map = (0..entries).map(|number| (key(number), vec![number as u8; number as usize % 4])).collect();
+    (0..entries / 20).for_each(|_| drop(map.insert(random.key(), random.value())));
+    fill(dir.path(), None, &map);
+    let mut store = open(dir.path(), None).unwrap();
+    same(store.as_ref(), &map);
+    for round in 0..24 {
+        let mut batch = Batch::new();
+        if (6..18).contains(&round) {
+            // Ranges from the end, the beginning and the middle, until few entries are left.
+            let keys: Vec<_> = map.keys().cloned().collect();
+            let share = if round < 16 { keys.len() / 3 } else { keys.len() - keys.len().min(7) };
+            let from = match round % 3 {
+                0 => keys.len() - share,
+                1 => 0,
+                _ => random.below((keys.len() - share + 1) as u64) as usize,
+            };
+            for key in &keys[from..from + share] {
+                map.remove(key);
+                batch.delete(key.clone());
+            }
+        } else {
+            for _ in 0..entries / 10 + 20 {
+                let key = if random.below(2) == 0 { random.key() } else { key(random.below(entries * 2)) };
+                let value = random.value();
+                map.insert(key.clone(), value.clone());
+                batch.put(key, value);
+            }
+        }
+        store.commit(batch).unwrap();
+        if round % 5 == 4 {
+            let copied = copy(dir.path());
+            same(open(copied.path(), None).unwrap().as_ref(), &map);
+            drop(store);
+            store = open(dir.path(), None).unwrap();
+        }
+        if round % 3 == 2 {
+            same(store.as_ref(), &map);
+        }
+    }
+    drop(store);
+    same(open(dir.path(), None).unwrap().as_ref(), &map);
+}
+
+#[test]
+fn a_filled_store_shrinks_to_nothing_and_grows_again() {
+    shrink_and_grow(300);
+    shrink_and_grow(6000);
+}
+
+#[test]
+fn a_log_may_end_at_any_byte_near_the_end_of_a_segment() {
+    let entries = |last: usize| -> Map {
+        // 549 entries of 3,800 bytes, and one that moves the end of the log byte by byte.
+        let mut map: Map = (0..549_u32).map(|number| (number.to_be_bytes().to_vec(), vec![7; 3800])).collect();
+        map.insert(b"last".to_vec(), vec![8; last]);
+        map
+    };
+    let least = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let frames = Frames::default();
+    let mut writer = BulkWriter::create(&dir.path().join("store-1")).unwrap();
+    entries(least).iter().for_each(|(key, value)| writer.put(key.clone(), frames.seal(key, value)).unwrap());
+    writer.finish(Totals::default().record(&frames)).unwrap();
+    let ends = std::fs::metadata(dir.path().join("store-1/db")).unwrap().len() as usize;
+    assert!(ends < SEGMENT - 50 && ends > SEGMENT - 3000, "{ends}");
+    for at in SEGMENT - 45..SEGMENT + 45 {
+        let mut map = entries(least + at - ends);
+        let dir = tempfile::tempdir().unwrap();
+        fill(dir.path(), None, &map);
+        let store = open(dir.path(), None).unwrap();
+        same(store.as_ref(), &map);
+        let mut batch = Batch::new();
+        batch.put(b"later".to_vec(), vec![9; 100]);
+        map.insert(b"later".to_vec(), vec![9; 100]);
+        store.commit(batch).unwrap();
+        let copied = copy(dir.path());
+        let reopened = open(copied.path(), None).unwrap();
+        same(reopened.as_ref(), &map);
+        drop((store, reopened));
+        same(open(dir.path(), None).unwrap().as_ref(), &map);
+    }
+}
+
+#[test]
+fn keys_of_all_lengths_with_long_common_parts() {
+    let mut random = Random(77);
+    for length in [250, 254, 255, 256, 257, 300, 2000, MAX_KEY] {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |number: u32| {
+            let common = vec![b'k'; length - 4];
+            [&common[..], &number.to_be_bytes()].concat()
+        };
+        let mut map: Map = (0..2600).map(|number| (key(number * 3), vec![1; number as usize % 5])).collect();
+        fill(dir.path(), None, &map);
+        let store = open(dir.path(), None).unwrap();
+        same(store.as_ref(), &map);
+        for _ in 0..10 {
+            let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
+            let from = random.below(7000) as u32;
+            for number in from..from + 700 {
+                map.remove(&key(number));
+                batch.delete(key(number));
+            }
+            for _ in 0..60 {
+                let key = key(random.below(7800) as u32);
+                map.insert(key.clone(), vec![2]);
+                batch.put(key, vec![2]);
+            }
+            store.commit(batch).unwrap();
+        }
+        same(store.as_ref(), &map);
+        drop(store);
+        same(open(dir.path(), None).unwrap().as_ref(), &map);
     }
 }
