@@ -312,14 +312,8 @@ fn must_fit(
     if free() >= 2 * from.disk_bytes() + attachments + (64 << 20) {
         return Ok(());
     }
-    let (entries, live) = live(from).map_err(|error| OpenError::Engine { folder: dir.to_path_buf(), error })?;
-    // What comes to an entry: its frame, with encryption 45 bytes, and its share of a node.
-    let live = live + 64 * entries;
-    let needs = attachments
-        + match engine {
-            Engine::Sled => live + live / 16 + (16 << 20),
-            Engine::Redb => live + live / 2 + (8 << 20),
-        };
+    let live = live(from).map_err(|error| OpenError::Engine { folder: dir.to_path_buf(), error })?;
+    let needs = attachments + live.room(engine);
     if free() < needs && dir == target {
         // The reserve exists for a full disk.
         space.release_reserve();
@@ -332,15 +326,38 @@ fn must_fit(
     }
 }
 
-/// The number of entries, and the total bytes of their keys and values.
-fn live(from: &dyn Store) -> Result<(u64, u64)> {
-    let (mut entries, mut bytes) = (0, 0);
-    for page in pages(from, EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
-        let page = page?;
-        entries += page.len() as u64;
-        bytes += page.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+/// The number of entries, and the bytes of all keys and of all values.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub entries: u64,
+    pub keys: u64,
+    pub values: u64,
+}
+
+impl Live {
+    /// The most bytes that a fresh store with these entries takes on disk.
+    pub fn room(&self, engine: Engine) -> u64 {
+        // What comes to an entry: its frame, with encryption 45 bytes, and its share of a node.
+        let live = self.keys + self.values + 64 * self.entries;
+        match engine {
+            // Each leaf of nine entries has three keys more, in itself and above it, and large nodes do not fill
+            // the segments.
+            Engine::Sled => live + live / 16 + self.keys / 2 + (16 << 20),
+            Engine::Redb => live + live / 2 + (8 << 20),
+        }
     }
-    Ok((entries, bytes))
+}
+
+fn live(from: &dyn Store) -> Result<Live> {
+    let mut live = Live::default();
+    for page in pages(from, EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
+        for (key, value) in page? {
+            live.entries += 1;
+            live.keys += key.len() as u64;
+            live.values += value.len() as u64;
+        }
+    }
+    Ok(live)
 }
 
 /// Copies the attachments one by one, in bounded memory. Stops at a damaged one: the old folder stays in

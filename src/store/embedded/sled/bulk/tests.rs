@@ -9,6 +9,7 @@ use crate::store::disk_space::{Space, copy_folder};
 use crate::store::embedded::data_folder::{Engine, Marker, open_engine};
 use crate::store::embedded::fill::{EVERYTHING, Filling};
 use crate::store::embedded::frame::Frames;
+use crate::store::embedded::rewrite::Live;
 use crate::store::embedded::tally::Totals;
 use crate::store::{Batch, Direction, Durability, MAX_KEY, PageLimit, Store, pages};
 
@@ -343,5 +344,31 @@ fn keys_of_all_lengths_with_long_common_parts() {
         same(store.as_ref(), &map);
         drop(store);
         same(open(dir.path(), None).unwrap().as_ref(), &map);
+    }
+}
+
+#[test]
+fn a_filled_store_takes_no_more_room_than_was_asked_for() {
+    // (number of entries, bytes of a key, bytes of a value)
+    let sizes_of = [
+        (100_000, 9, 0),
+        (20_000, 40, 15),
+        (5000, 1500, 5),
+        (4000, MAX_KEY, 0),
+        (2000, MAX_KEY, 3000),
+        (5000, 20, 3000),
+    ];
+    for (round, (entries, key, value)) in sizes_of.into_iter().enumerate() {
+        let keys = (round % 2 == 0).then(FolderKeys::generate);
+        let key = |number: u64| [&vec![b'k'; key - 8][..], &number.to_be_bytes()].concat();
+        let map: Map = (0..entries).map(|number| (key(number), vec![7; value])).collect();
+        let dir = tempfile::tempdir().unwrap();
+        fill(dir.path(), keys.as_ref(), &map);
+        let (bytes, all) = sizes(dir.path(), &map);
+        let values = value as u64 * entries;
+        let live = Live { entries, keys: all - values, values };
+        // The constant part is for the segment that is begun, and for the mark.
+        let room = live.room(Engine::Sled) - (16 << 20) + 2 * SEGMENT as u64;
+        assert!(bytes <= room, "{live:?}: {bytes} bytes on disk, {room} expected");
     }
 }
