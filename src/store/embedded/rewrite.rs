@@ -171,7 +171,18 @@ fn rewrite_into(
     if let Some(source) = source.filter(|source| source.exists()) {
         std::fs::remove_dir_all(source).map_err(io)?;
     }
-    write_marker(target, &new).map_err(io)?;
+    if let Err(error) = write_marker(target, &new) {
+        return Err(match io_error("writing format.toml", &error) {
+            StoreError::Full => {
+                // The new store must not fill the disk further, unless it is in force already.
+                if read_marker(target).is_ok_and(|found| found.as_ref() != Some(&new)) {
+                    let _ = remove_new(target, &new, moves);
+                }
+                OpenError::Full(target.to_path_buf())
+            }
+            _ => io(error),
+        });
+    }
     if how.to.is_some() {
         finish(target)?;
         return Ok(sizes);

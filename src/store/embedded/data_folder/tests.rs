@@ -148,6 +148,20 @@ fn an_interrupted_rewrite_leaves_the_old_store_in_force() {
     }
 }
 
+#[test]
+fn a_rewrite_without_room_for_its_marker_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path(), None).unwrap();
+    let mut batch = Batch::new();
+    batch.put(b"key".to_vec(), b"value".to_vec());
+    opened.store.commit(batch).unwrap();
+    drop(opened);
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("format.tmp")).unwrap();
+    assert!(matches!(compact(dir.path(), None, &mut |_| {}), Err(OpenError::Full(_))));
+    assert!(!dir.path().join("store-2").exists() && !dir.path().join("mark-2").exists());
+    assert_eq!(open(dir.path(), None).unwrap().store.get(b"key").unwrap(), Some(b"value".to_vec()));
+}
+
 fn with_key(dir: &Path, key: Option<&Key>) -> std::result::Result<Opened, OpenError> {
     open_with(dir, Options { key: key.cloned(), ..Options::default() })
 }
