@@ -104,7 +104,7 @@ impl Place {
                 match store::rewrite(data, &how, |entry, _| Ok(entry), &mut |_| {}) {
                     // Another process may have opened the folder meanwhile.
                     Ok(_) | Err(OpenError::NoRoom { .. } | OpenError::Full(_) | OpenError::Locked(_)) => Ok(()),
-                    Err(error) => Err(error.to_string()),
+                    Err(error) => Err(format!("{self} is complete, but was not rewritten to take less room: {error}")),
                 }
             }
             Place::Database(_) => match &opened.shared {
@@ -160,4 +160,27 @@ pub fn convert(how: &Conversion) -> Result<(), String> {
         copied.entries, copied.attachments, how.from, how.to
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filled_folder_that_cannot_be_rewritten_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| (dir.path().join(name), Place::Folder { data: dir.path().join(name), engine: None });
+        let (data, refused) = place("refused");
+        let opened = refused.make(None).unwrap();
+        std::fs::create_dir(data.join("format.tmp")).unwrap();
+        let told = refused.finish(opened, None).unwrap_err();
+        assert!(told.contains("refused is complete"), "{told}");
+        assert!(refused.open(None).is_ok());
+        let (data, full) = place("full");
+        let opened = full.make(None).unwrap();
+        std::os::unix::fs::symlink("/dev/full", data.join("format.tmp")).unwrap();
+        assert_eq!(full.finish(opened, None), Ok(()));
+        assert!(full.open(None).is_ok());
+        assert!(data.join("store-1").exists() && !data.join("store-2").exists());
+    }
 }
