@@ -5,42 +5,15 @@
 //
 // JOBS: how many (10000; a square number, of which each root is a source with as many targets).
 
-import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { freePort } from '../protocol-tests/harness/server.js';
+import { readFileSync } from 'node:fs';
+import { pause, Server } from './server.mjs';
 
 const SIDE = Math.sqrt(Number(process.env.JOBS ?? 10000));
 const SIDES = [...Array(SIDE).keys()];
 /** After this the allocator has given back what it gives back. */
 const REST = 35_000;
-const authorization = `Basic ${btoa('admin:bench')}`;
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-class Server {
-  static async start(engine) {
-    const server = new Server();
-    server.folder = mkdtempSync(join(tmpdir(), 'settee-bench-'));
-    server.port = await freePort();
-    const args = ['serve', '--data', join(server.folder, 'data'), '--bind', `127.0.0.1:${server.port}`, '--log', 'error', '--store', engine];
-    const env = { ...process.env, COUCHDB_USER: 'admin', COUCHDB_PASSWORD: 'bench' };
-    server.child = spawn(process.env.SETTEE_BIN, args, { stdio: ['ignore', 2, 2], env });
-    for (let n = 0; !(await server.ask('GET', '/_up').catch(() => null)); n++) {
-      if (n > 600) throw new Error('settee did not start');
-      await pause(100);
-    }
-    return server;
-  }
-
-  async ask(method, path, body) {
-    const headers = { authorization, 'content-type': 'application/json' };
-    const answer = await fetch(`http://127.0.0.1:${this.port}${path}`, { method, headers, body: body && JSON.stringify(body) });
-    const text = await answer.text();
-    if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
-    return JSON.parse(text);
-  }
-
+class Jobs extends Server {
   /** Resident memory in MB, now or at most. */
   memory(name = 'VmRSS') {
     const status = readFileSync(`/proc/${this.child.pid}/status`, 'utf8');
@@ -62,22 +35,19 @@ class Server {
       await this.ask('POST', `/${database}/_bulk_docs`, { docs });
     }
   }
-
-  stop() {
-    this.child.kill('SIGKILL');
-    rmSync(this.folder, { recursive: true, force: true });
-  }
 }
 
 async function withJobs(engine) {
-  const server = await Server.start(engine);
+  const server = new Jobs(engine);
+  await server.start();
   const fresh = server.memory();
   await server.makeDatabases();
   await server.writeDocuments('_replicator');
   while ((await server.ask('GET', '/_node/_local/_stats/couch_replicator/jobs/asleep')).value < SIDE * SIDE) await pause(1000);
   await pause(REST);
   const numbers = { fresh, idle: server.memory(), peak: server.memory('VmHWM') };
-  server.stop();
+  await server.stop('SIGKILL');
+  server.remove();
   return numbers;
 }
 
@@ -91,7 +61,8 @@ const checkpoint = () => {
 };
 
 async function withoutJobs(engine) {
-  const server = await Server.start(engine);
+  const server = new Jobs(engine);
+  await server.start();
   await server.makeDatabases();
   await server.writeDocuments('s0');
   const write = async (from) => {
@@ -105,7 +76,8 @@ async function withoutJobs(engine) {
   await Promise.all([...Array(16).keys()].map(write));
   await pause(REST);
   const memory = server.memory();
-  server.stop();
+  await server.stop('SIGKILL');
+  server.remove();
   return memory;
 }
 

@@ -6,55 +6,21 @@
 //
 // NOTES, EDITS: how many of them.
 
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { once } from 'node:events';
-import { freePort } from '../protocol-tests/harness/server.js';
+import { pause, Server } from './server.mjs';
 
 const NOTES = Number(process.env.NOTES ?? 1000);
 const EDITS = Number(process.env.EDITS ?? 10_000);
 /** A note of 15 KB has so many chunks of 2 KB. */
 const CHUNKS = 7.5;
 const BATCH = 50;
-const authorization = `Basic ${btoa('admin:bench')}`;
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-class Vault {
-  constructor(engine) {
-    this.engine = engine;
-    this.folder = mkdtempSync(join(tmpdir(), 'settee-bench-'));
-    this.data = join(this.folder, 'data');
-    this.notes = [];
-    this.unused = [];
-  }
-
-  async start() {
-    this.port = await freePort();
-    const args = ['serve', '--data', this.data, '--bind', `127.0.0.1:${this.port}`, '--log', 'error', '--store', this.engine];
-    const env = { ...process.env, COUCHDB_USER: 'admin', COUCHDB_PASSWORD: 'bench' };
-    this.child = spawn(process.env.SETTEE_BIN, args, { stdio: ['ignore', 2, 2], env });
-    for (let n = 0; !(await this.ask('GET', '/_up').catch(() => null)); n++) {
-      if (n > 600) throw new Error('settee did not start');
-      await pause(100);
-    }
-  }
-
-  async stop() {
-    const ended = once(this.child, 'exit');
-    this.child.kill('SIGTERM');
-    await ended;
-  }
-
-  async ask(method, path, body) {
-    const headers = { authorization, 'content-type': 'application/json' };
-    const answer = await fetch(`http://127.0.0.1:${this.port}${path}`, { method, headers, body: body && JSON.stringify(body) });
-    const text = await answer.text();
-    if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
-    return JSON.parse(text);
-  }
+class Vault extends Server {
+  notes = [];
+  unused = [];
 
   async write(docs) {
     const rows = await this.ask('POST', '/vault/_bulk_docs', { docs });
@@ -153,7 +119,7 @@ async function measure(engine) {
     rows.push(await vault.row('after `settee compact-store` on the stopped server'));
   } finally {
     vault.child?.kill('SIGKILL');
-    rmSync(vault.folder, { recursive: true, force: true });
+    vault.remove();
   }
   return rows;
 }
