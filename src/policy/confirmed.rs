@@ -17,7 +17,7 @@ pub struct Confirmed<'a> {
     by: By<'a>,
     then: &'a dyn Validate,
     /// The `_security` by which the rules have decided, if they have read it. The commit is refused if it has changed:
-    /// a user who has just lost admin rights must not write under the rules for admins.
+    /// otherwise the rules for admins would apply to a user who is no admin any more.
     security: Option<Arc<str>>,
 }
 

@@ -155,7 +155,7 @@ impl Process {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = command()?;
         command.env_clear();
-        // Gives memory that is not used back: it would count against the limit.
+        // Returns unused memory to the system: it would count against the limit.
         command.env(allocator::VARIABLE, "narenas:1,retain:false");
         if let Some(zone) = std::env::var_os("TZ") {
             command.env("TZ", zone);
