@@ -78,6 +78,11 @@ impl Space {
         self.free().map_or(0, |free| kept.saturating_add(more).saturating_sub(free))
     }
 
+    /// Whether less than twice the margin is free: work that can wait must not take more.
+    pub fn is_nearly_short(&self) -> bool {
+        self.missing_to(2 * self.margin, 0) > 0
+    }
+
     /// Whether less than the margin was free when a write last needed space.
     pub fn is_short(&self) -> bool {
         self.short.load(Ordering::Relaxed)

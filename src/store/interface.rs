@@ -199,6 +199,12 @@ pub trait Store: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The number of entries without indexes, and a sum over their checksums. Two stores with the same entries have the same
+    /// digest, unless they are encrypted. `None`: it is not known. No commit may run meanwhile.
+    fn digest(&self) -> Option<(u64, u64)> {
+        None
+    }
+
     /// Changes when relaxed commits may have been lost, because the engine was reopened after a failure. A
     /// caller that caches what it has read compares the value before and after its reads.
     fn generation(&self) -> u64 {
@@ -249,6 +255,17 @@ pub trait Store: Send + Sync + 'static {
     /// reports none.
     fn epoch(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    /// Rewrites the store's files without the space that deletions have left in them, while calls go on. Returns their
+    /// bytes before and after. `None`: the store has no files of its own. Takes as long as reading the whole store twice, and
+    /// space for a second store. Ends early, without an effect, when `stop` returns true.
+    ///
+    /// # Errors
+    /// `Full` if there is not enough space, `Damaged` if an entry cannot be read, `Unavailable` if it was given up. The store
+    /// is then what it was before.
+    fn rewrite(&self, _stop: &dyn Fn() -> bool) -> Result<Option<(u64, u64)>> {
+        Ok(None)
     }
 
     /// The engine's name, as `--store` accepts it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::committer::Committer;
-use super::data_folder::{Engine, Marker, open_engine};
+use super::data_folder::{Engine, Marker, SLED_CACHE, open_engine};
 use super::frame::Frames;
 use super::mark::{Mark, Notes, Reached};
 use super::sled::{BulkWriter, SledBackend};
@@ -25,6 +25,7 @@ pub(crate) const COPIED_AT_ONCE: PageLimit = PageLimit { entries: 4096, bytes: 4
 /// A store that is being filled. It is unusable until [`Filled::finish`] returns.
 pub(crate) struct Filling<'a> {
     to: (&'a Path, &'a Marker),
+    cache_bytes: Option<u64>,
     space: &'a Space,
     target: Target,
     entries: u64,
@@ -38,11 +39,13 @@ enum Target {
 }
 
 impl<'a> Filling<'a> {
-    /// Begins the store that `marker` names in `dir`, which must not exist yet.
+    /// Begins the store that `marker` names in `dir`, which must not exist yet. For `cache_bytes`, see
+    /// [`Options::cache_bytes`](super::data_folder::Options::cache_bytes).
     pub fn begin(
         dir: &'a Path,
         marker: &'a Marker,
         keys: Option<&FolderKeys>,
+        cache_bytes: Option<u64>,
         space: &'a Space,
     ) -> Result<Filling<'a>> {
         let target = match marker.engine {
@@ -53,9 +56,9 @@ impl<'a> Filling<'a> {
                 let writer = Box::new(BulkWriter::create(&marker.store_folder(dir))?);
                 Target::Log { writer, frames, totals, notes: Notes::default() }
             }
-            Engine::Redb => Target::Commits(open_engine(dir, marker, keys, None, space)?),
+            Engine::Redb => Target::Commits(open_engine(dir, marker, keys, cache_bytes, space)?),
         };
-        Ok(Filling { to: (dir, marker), space, target, entries: 0 })
+        Ok(Filling { to: (dir, marker), cache_bytes, space, target, entries: 0 })
     }
 
     /// Adds a page of entries, in ascending order of their keys.
@@ -85,7 +88,8 @@ impl<'a> Filling<'a> {
                 let mark = Mark::open(dir, marker.life).map_err(|error| io_error("opening the mark", &error))?;
                 let mark = Arc::new(mark);
                 mark.note(Reached { store: totals.store, ..Reached::default() }, &notes);
-                let backend = SledBackend::open(&marker.store_folder(dir), 16 << 20, mark.clone())?;
+                let backend =
+                    SledBackend::open(&marker.store_folder(dir), self.cache_bytes.unwrap_or(SLED_CACHE), mark.clone())?;
                 Box::new(Committer::marked(backend, frames, Some(self.space.clone()), mark)?) as Box<dyn Store>
             }
             Target::Commits(store) => {
@@ -110,20 +114,25 @@ impl Filled {
         self.store.commit(relaxed(page))
     }
 
-    /// Makes the store durable, and reads all its entries.
+    /// Makes the store durable, and reads all its entries. Calls `each` after each page.
     ///
     /// # Errors
-    /// `Damaged` if the store does not have exactly the entries that were added.
-    pub fn finish(self) -> Result<()> {
+    /// `Damaged` if the store does not have exactly the entries that were added, and the errors of `each`.
+    pub fn verify(&self, each: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         self.store.commit(Batch::new())?;
         let mut found = 0;
         for page in pages(self.store.as_ref(), EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
             found += page?.len() as u64;
+            each()?;
         }
         if found != self.entries {
             return Err(StoreError::Damaged(format!("the new store has {found} of {} entries", self.entries)));
         }
         Ok(())
+    }
+
+    pub fn into_store(self) -> Box<dyn Store> {
+        self.store
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod frame;
 pub(crate) mod mark;
 pub(crate) mod redb;
 pub(crate) mod rewrite;
+mod rewrite_in_use;
 pub(crate) mod sled;
 pub(crate) mod tally;
 

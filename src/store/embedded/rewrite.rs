@@ -2,7 +2,7 @@
 //! begins, ends or renews encryption. No other process may have the folder open.
 //!
 //! ```text
-//! store-N, blobs-M ──► store-N+1, blobs-M+1 written, synced ──► format.toml replaced ──► old ones removed
+//! format.tmp names store-N+1, blobs-M+1 ──► both are written and synced ──► format.tmp becomes format.toml ──► old ones removed
 //! ```
 //!
 //! With `--to`, the fresh store and all attachments go into a new folder, possibly on another disk, and the
@@ -18,8 +18,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::data_folder::{
-    Engine, LOCK, Marker, UNFINISHED, begin_filling, check_format, finish, lock, no_marker, open_blobs, open_engine,
-    read_marker, refusal, refuse_incomplete, refuse_unfinished, refuse_without_blobs, write_marker,
+    Engine, LOCK, Marker, NEXT, UNFINISHED, announce_marker, begin_filling, check_format, finish, lock, no_marker,
+    open_blobs, open_engine, put_in_force, read_marker, refusal, refuse_incomplete, refuse_unfinished,
+    refuse_without_blobs, remove_if_exists,
 };
 use super::fill::{COPIED_AT_ONCE, EVERYTHING, Filling};
 use crate::store::blob::blobs::{BlobId, Blobs};
@@ -52,6 +53,13 @@ pub struct Rewrite {
     pub sealing: Sealing,
     /// A new folder for the result. `None`: the result replaces the old store.
     pub to: Option<PathBuf>,
+}
+
+impl Rewrite {
+    /// Whether the folder keeps its place, its engine and its encryption: only its size changes.
+    pub fn keeps_all(&self) -> bool {
+        self.engine.is_none() && self.to.is_none() && self.sealing == Sealing::Keep
+    }
 }
 
 /// Converts an entry when attachments are renamed. The function argument maps an old name to the new one.
@@ -151,9 +159,11 @@ fn rewrite_into(
         to: (target, &new, new_keys.as_ref(), &target_space),
         moves,
     };
-    let copied = sides.copy(from.as_ref(), renamed, progress);
+    // A start after an interruption, or a salvage, knows from it that the new store is not complete.
+    let announced = announce_marker(target, &new).map_err(|error| io_error("writing format.tmp", &error));
+    let copied = announced.and_then(|()| sides.copy(from.as_ref(), renamed, progress));
     if let Err(error) = copied {
-        let _ = remove_new(target, &new, moves);
+        let _ = remove_announced(target, &new, moves);
         if let Some(source) = source {
             drop(from);
             let _ = std::fs::remove_dir_all(source);
@@ -171,17 +181,12 @@ fn rewrite_into(
     if let Some(source) = source.filter(|source| source.exists()) {
         std::fs::remove_dir_all(source).map_err(io)?;
     }
-    if let Err(error) = write_marker(target, &new) {
-        return Err(match io_error("writing format.toml", &error) {
-            StoreError::Full => {
-                // The new store must not fill the disk further, unless it is in force already.
-                if read_marker(target).is_ok_and(|found| found.as_ref() != Some(&new)) {
-                    let _ = remove_new(target, &new, moves);
-                }
-                OpenError::Full(target.to_path_buf())
-            }
-            _ => io(error),
-        });
+    if let Err(error) = put_in_force(target) {
+        // The new store must not fill the disk further, unless it is in force already.
+        if read_marker(target).is_ok_and(|found| found.as_ref() != Some(&new)) {
+            let _ = remove_announced(target, &new, moves);
+        }
+        return Err(io(error));
     }
     if how.to.is_some() {
         finish(target)?;
@@ -214,7 +219,7 @@ impl Sides<'_> {
             let to = open_blobs(target, new, new_keys, target_space).map_err(io)?;
             copy_blobs(&from, &to, &name, progress)?;
         }
-        let to = Filling::begin(target, new, new_keys, target_space)?;
+        let to = Filling::begin(target, new, new_keys, None, target_space)?;
         let change = |entry: Entry| match names {
             _ if entry.0 == keyspace::FORMAT => Ok((entry.0, new.format_record())),
             Some(_) => renamed(entry, &name),
@@ -225,12 +230,18 @@ impl Sides<'_> {
 }
 
 /// Removes what a rewrite has written of the new store, and of the attachments if they move.
-fn remove_new(target: &Path, new: &Marker, moves: bool) -> io::Result<()> {
+pub(super) fn remove_new(target: &Path, new: &Marker, moves: bool) -> io::Result<()> {
     let blobs = Some(new.blobs_folder(target)).filter(|_| moves);
     for folder in [Some(new.store_folder(target)), blobs].into_iter().flatten().filter(|folder| folder.exists()) {
         std::fs::remove_dir_all(folder)?;
     }
     remove_mark(target, new)
+}
+
+/// As [`remove_new`], and ends the announcement of the new store.
+pub(super) fn remove_announced(target: &Path, new: &Marker, moves: bool) -> io::Result<()> {
+    remove_new(target, new, moves)?;
+    remove_if_exists(&target.join(NEXT))
 }
 
 /// Creates and locks the new folder `to`, which must be empty.
@@ -260,7 +271,7 @@ fn new_keys(sealing: &Sealing, old: &Marker, old_keys: Option<&FolderKeys>) -> (
 }
 
 /// Removes the old store, and the old attachments if they were copied.
-fn remove_old(dir: &Path, old: &Marker, moves: bool) -> io::Result<()> {
+pub(super) fn remove_old(dir: &Path, old: &Marker, moves: bool) -> io::Result<()> {
     std::fs::remove_dir_all(old.store_folder(dir))?;
     remove_mark(dir, old)?;
     if moves && old.blobs_folder(dir).exists() {
@@ -272,10 +283,7 @@ fn remove_old(dir: &Path, old: &Marker, moves: bool) -> io::Result<()> {
 /// Removes the mark of a store that is not in force. Otherwise the next store with this number would be
 /// compared with it.
 fn remove_mark(dir: &Path, of: &Marker) -> io::Result<()> {
-    match std::fs::remove_file(dir.join(super::mark::name(of.life))) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    remove_if_exists(&dir.join(super::mark::name(of.life)))
 }
 
 /// Opens the store that is to be rewritten. An engine may need free space to open: if there is none even
@@ -323,7 +331,8 @@ fn must_fit(
     if free() >= 2 * from.disk_bytes() + attachments + (64 << 20) {
         return Ok(());
     }
-    let live = live(from).map_err(|error| OpenError::Engine { folder: dir.to_path_buf(), error })?;
+    let live =
+        live_bytes(from, &mut || Ok(())).map_err(|error| OpenError::Engine { folder: dir.to_path_buf(), error })?;
     let needs = attachments + live.room(engine);
     if free() < needs && dir == target {
         // The reserve exists for a full disk.
@@ -359,9 +368,11 @@ impl Live {
     }
 }
 
-fn live(from: &dyn Store) -> Result<Live> {
+/// Counts all entries. Calls `each` after each page.
+pub(super) fn live_bytes(from: &dyn Store, each: &mut dyn FnMut() -> Result<()>) -> Result<Live> {
     let mut live = Live::default();
     for page in pages(from, EVERYTHING, Direction::Forward, COPIED_AT_ONCE) {
+        each()?;
         for (key, value) in page? {
             live.entries += 1;
             live.keys += key.len() as u64;
@@ -440,5 +451,5 @@ fn copy(
         }
     }
     assert_eq!(moved, 0, "only references to attachments get other keys");
-    to.finish()
+    to.verify(&mut || Ok(()))
 }

@@ -84,6 +84,11 @@ impl Totals {
         !self.unknown && !found.unknown && self.entries == found.entries && self.sum == found.sum
     }
 
+    /// The number of entries and their sum. `None` if they are unknown.
+    pub fn digest(&self) -> Option<(u64, u64)> {
+        (!self.unknown).then_some((self.entries, self.sum))
+    }
+
     /// How many entries `found` has fewer than this record.
     pub fn missing(&self, found: &Totals) -> u64 {
         self.entries.saturating_sub(found.entries)

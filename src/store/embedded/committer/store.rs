@@ -96,6 +96,10 @@ impl<B: Backend> Store for Committer<B> {
         totals.filter(|totals| !totals.is_unknown()).map_or(Ok(()), |totals| self.reading(|| self.found(&totals)))
     }
 
+    fn digest(&self) -> Option<(u64, u64)> {
+        self.work.lock().totals.and_then(|totals| totals.digest())
+    }
+
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }

@@ -10,8 +10,11 @@ use crate::store::StoreError;
 use crate::store::crypto::cipher::{Envelope, FolderKeys};
 use crate::store::crypto::master_key::Key;
 use crate::store::disk_space::sync_dir;
+use crate::store::embedded::mark;
 
 pub(super) const MARKER: &str = "format.toml";
+/// The next `format.toml`. While a rewrite is under way, it names the store that is being written.
+pub(crate) const NEXT: &str = "format.tmp";
 pub(super) const CIPHER: &str = "XChaCha20-Poly1305";
 
 /// The content of `format.toml`.
@@ -70,36 +73,45 @@ impl Marker {
 
 /// Reads `format.toml`. `None` if the folder has none.
 pub(crate) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, OpenError> {
+    read(dir, MARKER)
+}
+
+/// Reads what a rewrite has announced with [`announce_marker`]. `None` if there is none, or if it cannot be read.
+pub(super) fn announced_marker(dir: &Path) -> Option<Marker> {
+    read(dir, NEXT).ok().flatten()
+}
+
+fn read(dir: &Path, file: &str) -> std::result::Result<Option<Marker>, OpenError> {
     let not_ours = |why: String| match has_store(dir) {
         Some(_) => OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() },
         None => OpenError::NotOurs { folder: dir.to_path_buf(), why },
     };
-    let text = match std::fs::read_to_string(dir.join(MARKER)) {
+    let text = match std::fs::read_to_string(dir.join(file)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(not_ours(format!("its {MARKER} is not text")));
+            return Err(not_ours(format!("its {file} is not text")));
         }
         Err(error) => return Err(OpenError::Io { folder: dir.to_path_buf(), error }),
     };
-    let table: toml::Table = text.parse().map_err(|error| not_ours(format!("its {MARKER} cannot be read: {error}")))?;
+    let table: toml::Table = text.parse().map_err(|error| not_ours(format!("its {file} cannot be read: {error}")))?;
     let format = table.get("format").and_then(toml::Value::as_integer).and_then(|format| u32::try_from(format).ok());
     match format {
-        None | Some(0) => return Err(not_ours(format!("its {MARKER} names no format"))),
+        None | Some(0) => return Err(not_ours(format!("its {file} names no format"))),
         Some(has) if has > FORMAT => return Err(OpenError::NewerFormat { folder: dir.to_path_buf(), has }),
         Some(_) => {}
     }
     let engine = table.get("engine").and_then(toml::Value::as_str);
-    let engine = engine.ok_or_else(|| not_ours(format!("its {MARKER} names no engine")))?;
+    let engine = engine.ok_or_else(|| not_ours(format!("its {file} names no engine")))?;
     let number = |name: &str| {
         let number = table.get(name).map_or(Some(1), |number| u32::try_from(number.as_integer()?).ok());
-        number.ok_or_else(|| not_ours(format!("its {MARKER} has an invalid {name}")))
+        number.ok_or_else(|| not_ours(format!("its {file} has an invalid {name}")))
     };
     let envelope = table.get("encryption").map(|section| {
         let text = |name: &str| Some(section.get(name)?.as_str()?.to_owned());
         match (text("cipher").as_deref(), text("key"), text("keys")) {
             (Some(CIPHER), Some(key), Some(sealed)) => Ok(Envelope { key, sealed }),
-            _ => Err(not_ours(format!("the section [encryption] of its {MARKER} cannot be read"))),
+            _ => Err(not_ours(format!("the section [encryption] of its {file} cannot be read"))),
         }
     });
     Ok(Some(Marker {
@@ -110,9 +122,16 @@ pub(crate) fn read_marker(dir: &Path) -> std::result::Result<Option<Marker>, Ope
     }))
 }
 
+/// Replaces `format.toml`.
 pub(crate) fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
-    let temporary = dir.join("format.tmp");
-    let mut file = File::create(&temporary)?;
+    announce_marker(dir, marker)?;
+    put_in_force(dir)
+}
+
+/// Writes the next `format.toml` durably, beside the one in force. Until [`put_in_force`] is called, a start removes the
+/// store that it names.
+pub(crate) fn announce_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
+    let mut file = File::create(dir.join(NEXT))?;
     let Marker { engine, life, blobs, envelope } = marker;
     writeln!(file, "# Written by settee. Do not edit.\nformat = {FORMAT}\nengine = \"{engine}\"\nlife = {life}")?;
     if *blobs > 1 {
@@ -123,8 +142,36 @@ pub(crate) fn write_marker(dir: &Path, marker: &Marker) -> io::Result<()> {
         writeln!(file, "[encryption]\ncipher = \"{CIPHER}\"\nkey = \"{key}\"\nkeys = \"{sealed}\"")?;
     }
     file.sync_all()?;
-    std::fs::rename(&temporary, dir.join(MARKER))?;
     sync_dir(dir)
+}
+
+/// Replaces `format.toml` by the announced one, durably.
+pub(crate) fn put_in_force(dir: &Path) -> io::Result<()> {
+    std::fs::rename(dir.join(NEXT), dir.join(MARKER))?;
+    sync_dir(dir)
+}
+
+/// Removes the store that a rewrite has announced and was writing when it was interrupted, and the attachments beside it.
+pub(super) fn remove_announced(dir: &Path, in_force: &Marker) -> io::Result<()> {
+    if let Some(announced) = announced_marker(dir) {
+        let newer = |number: u32, current: u32, folder: PathBuf| match number > current && folder.exists() {
+            true => std::fs::remove_dir_all(folder),
+            false => Ok(()),
+        };
+        newer(announced.life, in_force.life, announced.store_folder(dir))?;
+        newer(announced.blobs, in_force.blobs, announced.blobs_folder(dir))?;
+        if announced.life > in_force.life {
+            remove_if_exists(&dir.join(mark::name(announced.life)))?;
+        }
+    }
+    remove_if_exists(&dir.join(NEXT))
+}
+
+pub(crate) fn remove_if_exists(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the name of some file or folder in `dir` that belongs to a store.
@@ -134,20 +181,25 @@ pub(super) fn has_store(dir: &Path) -> Option<String> {
     names.find(|name| ["store-", "blobs", "mark-"].iter().any(|start| name.starts_with(start)))
 }
 
-/// Guesses the content of `format.toml` from the files: the newest store and the newest attachments.
+/// Guesses the content of `format.toml` from the files: the newest store and the newest attachments. Those that a rewrite
+/// has announced, and may not have finished, only if there are no others.
 pub(crate) fn guess_marker(dir: &Path) -> std::result::Result<Marker, OpenError> {
-    let (mut found, mut blobs) = (None, 1);
+    let (mut stores, mut blobs) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let number = |start: &str| name.strip_prefix(start)?.parse::<u32>().ok();
-        blobs = blobs.max(number("blobs-").unwrap_or(1));
+        blobs.extend(number("blobs-").or((name == "blobs").then_some(1)));
         if let Some(life) = number("store-")
             && let Some(engine) = Engine::ALL.iter().find(|engine| entry.path().join(engine.file()).exists())
-            && found.is_none_or(|(newest, _)| newest < life)
         {
-            found = Some((life, *engine));
+            stores.push((life, *engine));
         }
     }
+    let announced = announced_marker(dir);
+    let is_whole = |life: u32| announced.as_ref().is_none_or(|announced| announced.life != life);
+    let found = stores.into_iter().max_by_key(|(life, _)| (is_whole(*life), *life));
+    let are_whole = |number: u32| announced.as_ref().is_none_or(|announced| announced.blobs != number);
+    let blobs = blobs.into_iter().max_by_key(|number| (are_whole(*number), *number)).unwrap_or(1);
     let (life, engine) = found.ok_or_else(|| match has_store(dir) {
         Some(_) => no_store(dir, "there is none in it, so nothing can be salvaged".into(), String::new()),
         None => OpenError::NotOurs { folder: dir.to_path_buf(), why: "there is no store in it".into() },

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! DIR/format.toml     format version, engine, which store-N is in force; an encrypted folder's keys
+//! DIR/format.tmp      the next format.toml; exists while a rewrite writes the store that it names
 //! DIR/lock            held by the process that has the folder open
 //! DIR/reserve         space to release when the disk is full
 //! DIR/store-1/        the engine's files; `compact` makes store-2 from it, and so on
@@ -22,6 +23,7 @@ mod lock;
 mod marker;
 mod open;
 mod open_error;
+mod open_store;
 mod permissions;
 pub mod salvage;
 mod unfinished;
@@ -30,10 +32,13 @@ pub(crate) use self::checks::{check_format, no_marker, refusal, refuse_incomplet
 pub use self::engine::Engine;
 pub(crate) use self::engine::FORMAT;
 pub(crate) use self::lock::{LOCK, lock};
-pub(crate) use self::marker::{Marker, read_marker, write_marker};
+#[cfg(test)]
+pub(crate) use self::marker::guess_marker;
+pub(crate) use self::marker::{Marker, NEXT, announce_marker, put_in_force, read_marker, remove_if_exists};
 pub use self::open::{Opened, Options, begin_filling, encrypted_under, open, open_existing, open_with};
-pub(crate) use self::open::{open_blobs, open_engine};
+pub(crate) use self::open::{SLED_CACHE, open_blobs, open_engine};
 pub use self::open_error::OpenError;
+pub(crate) use self::open_store::{Home, OpenStore};
 pub use self::unfinished::finish;
 pub(crate) use self::unfinished::{UNFINISHED, refuse_unfinished};
 

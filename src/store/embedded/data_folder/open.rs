@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::checks::{check_format, no_marker, refusal, refuse_foreign, refuse_incomplete, refuse_without_blobs};
 use super::engine::Engine;
-use super::lock::{Locked, lock};
-use super::marker::{Marker, read_marker, write_marker};
+use super::lock::lock;
+use super::marker::{Marker, read_marker, remove_announced, write_marker};
 use super::open_error::OpenError;
+use super::open_store::{Home, OpenStore};
 use super::permissions;
 use super::salvage;
 use super::unfinished::{FILLED, NEW, begin, finish, refuse_unfinished};
@@ -23,6 +24,10 @@ use crate::store::embedded::mark::Mark;
 use crate::store::embedded::redb::RedbBackend;
 use crate::store::embedded::sled::SledBackend;
 use crate::store::{Result, Store, StoreError};
+
+/// Sizes of the engines' caches, unless another one is set.
+pub(crate) const SLED_CACHE: u64 = 16 << 20;
+const REDB_CACHE: u64 = 64 << 20;
 
 /// How to open a data folder.
 #[derive(Debug, Clone, Default)]
@@ -127,14 +132,18 @@ pub fn open_with(dir: &Path, options: Options) -> std::result::Result<Opened, Op
         }
     }
     clear_former(dir, &marker);
+    if let Err(error) = remove_announced(dir, &marker) {
+        tracing::warn!("what an interrupted rewrite has left in {} cannot be removed: {error}", dir.display());
+    }
     if !options.filling {
         // Removes the copy that an interrupted refusal has left.
         let _ = std::fs::remove_dir_all(dir.join(salvage::LOOKED_INTO));
     }
     space.keep_reserve();
-    let lock = Arc::new(lock);
-    let store = Arc::new(Locked { inner: store, _lock: lock });
-    Ok(Opened { store, blobs: Arc::new(blobs), engine: marker.engine })
+    let engine = marker.engine;
+    let home = Home { dir: dir.to_path_buf(), marker, keys, cache_bytes: options.cache_bytes, space };
+    let store = Arc::new(OpenStore::new(store, home, lock));
+    Ok(Opened { store, blobs: Arc::new(blobs), engine })
 }
 
 /// The marker of a new folder, and its keys if it is to be encrypted.
@@ -158,11 +167,11 @@ pub(crate) fn open_engine(
     let frames = Frames::of(keys);
     Ok(match marker.engine {
         Engine::Sled => {
-            let backend = SledBackend::open(&folder, cache_bytes.unwrap_or(16 << 20), mark.clone())?;
+            let backend = SledBackend::open(&folder, cache_bytes.unwrap_or(SLED_CACHE), mark.clone())?;
             Box::new(Committer::marked(backend, frames, Some(space.clone()), mark)?)
         }
         Engine::Redb => {
-            let backend = RedbBackend::open(&folder.join(marker.engine.file()), cache_bytes.unwrap_or(64 << 20))?;
+            let backend = RedbBackend::open(&folder.join(marker.engine.file()), cache_bytes.unwrap_or(REDB_CACHE))?;
             Box::new(Committer::marked(backend, frames, Some(space.clone()), mark)?)
         }
     })

@@ -1,11 +1,11 @@
 use std::path::Path;
-use std::sync::Arc;
 
-use super::lock::Locked;
 use super::marker::{CIPHER, MARKER};
+use super::open_store::{Home, OpenStore};
 use super::unfinished::UNFINISHED;
 use super::*;
 use crate::store::crypto::master_key::Key;
+use crate::store::disk_space::Space;
 use crate::store::embedded::committer::Committer;
 use crate::store::embedded::frame::Frames;
 use crate::store::embedded::mark::Mark;
@@ -317,7 +317,14 @@ fn reopening_after_a_failure_changes_the_generation() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::default();
     let inner = Box::new(Committer::eager(faults.clone(), Frames::default()));
-    let store = Locked { inner, _lock: Arc::new(lock(dir.path()).unwrap()) };
+    let home = Home {
+        dir: dir.path().to_path_buf(),
+        marker: Marker { engine: Engine::Sled, life: 1, blobs: 1, envelope: None },
+        keys: None,
+        cache_bytes: None,
+        space: Space::watch(dir.path()).unwrap(),
+    };
+    let store = OpenStore::new(inner, home, lock(dir.path()).unwrap());
     let put = || {
         let mut batch = Batch::new();
         batch.put(b"k".to_vec(), b"v".to_vec());

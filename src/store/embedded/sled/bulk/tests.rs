@@ -61,11 +61,11 @@ impl Random {
 
 fn fill<'a>(dir: &Path, keys: Option<&FolderKeys>, entries: impl IntoIterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>) {
     let space = Space::watch(dir).unwrap();
-    let mut filling = Filling::begin(dir, &MARKER, keys, &space).unwrap();
+    let mut filling = Filling::begin(dir, &MARKER, keys, None, &space).unwrap();
     for (key, value) in entries {
         filling.put(vec![(key.clone(), value.clone())]).unwrap();
     }
-    filling.open().unwrap().finish().unwrap();
+    filling.open().unwrap().verify(&mut || Ok(())).unwrap();
 }
 
 fn open(dir: &Path, keys: Option<&FolderKeys>) -> Result<Box<dyn Store>> {
