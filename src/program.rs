@@ -229,7 +229,21 @@ fn claim_folder(settings: &Start) -> bool {
 async fn listen_to_commands(data: PathBuf, app: Arc<App>) {
     let databases = app.databases.clone();
     let turn = app.backups.turn().clone();
-    control::listen(data, databases, turn, move |stream| start::serve_owner(app.clone(), stream)).await;
+    control::listen(data, databases, turn, Owner(app)).await;
+}
+
+/// What the owner of the data folder may ask of the server.
+#[derive(Clone)]
+struct Owner(Arc<App>);
+
+impl control::Commands for Owner {
+    async fn serve_http(self, stream: tokio::net::UnixStream) {
+        start::serve_owner(self.0, stream).await;
+    }
+
+    async fn rewrite_store(self) -> crate::error::Result<Option<(u64, u64)>> {
+        self.0.rewrite_store().await
+    }
 }
 
 /// The ordered map, and the attachments beside it.

@@ -20,14 +20,14 @@ mod ledger;
 mod server;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use client::Client;
 use device::Device;
 use ledger::{KINDS, Ledger, verify, work};
 use serde_json::json;
-use server::{Server, check};
+use server::{Server, check, run};
 
 fn rounds(quick: u64) -> u64 {
     std::env::var("SETTEE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(quick)
@@ -38,9 +38,23 @@ fn moment(round: u64, most: u64) -> Duration {
     Duration::from_millis(20 + (round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) % most)
 }
 
+/// What else goes on while the workers write.
+#[derive(Clone, Copy, PartialEq)]
+enum Beside {
+    Nothing,
+    /// The store is rewritten, again and again.
+    Rewrites,
+}
+
 /// Runs one worker per ledger; calls `act` with the server after `end`, while they still write, and then
-/// stops them.
-fn write_until<T>(server: Server, ledgers: &mut [Ledger], end: Duration, act: impl FnOnce(Server) -> T) -> T {
+/// stops them. `rewritten`: a folder whose store is rewritten meanwhile, again and again.
+fn write_until<T>(
+    server: Server,
+    ledgers: &mut [Ledger],
+    rewritten: Option<&Path>,
+    end: Duration,
+    act: impl FnOnce(Server) -> T,
+) -> T {
     let stop = AtomicBool::new(false);
     let address = server.address.clone();
     std::thread::scope(|scope| {
@@ -52,12 +66,27 @@ fn write_until<T>(server: Server, ledgers: &mut [Ledger], end: Duration, act: im
                 let _ = work(&mut client, number, ledger, stop);
             });
         }
+        if let Some(data) = rewritten {
+            let (stop, data) = (&stop, data.to_str().expect("text"));
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    // Fails when the server dies. If it is dead already, the command rewrites the store itself.
+                    let (rewritten, said) = run(&["compact-store", "--data", data]);
+                    REWRITES.fetch_add(u64::from(rewritten), Ordering::Relaxed);
+                    let expected = ["server", "too much is being written", "in use"];
+                    assert!(rewritten || expected.iter().any(|words| said.contains(words)), "{said}");
+                }
+            });
+        }
         std::thread::sleep(end);
         let done = act(server);
         stop.store(true, Ordering::Relaxed);
         done
     })
 }
+
+/// How many stores have been rewritten in this process.
+static REWRITES: AtomicU64 = AtomicU64::new(0);
 
 fn fresh_ledgers() -> Vec<Ledger> {
     (0..KINDS).map(|_| Ledger::default()).collect()
@@ -71,33 +100,50 @@ fn answered(ledgers: &[Ledger]) -> u64 {
     ledgers.iter().map(|ledger| ledger.answered).sum()
 }
 
-fn sigkill(engine: &str) {
+fn sigkill(engine: &str, beside: Beside) {
     let dir = tempfile::tempdir().expect("a folder");
     let data = dir.path().join("data");
     let mut ledgers = fresh_ledgers();
     let mut server = Server::start(&data, engine).expect("it starts");
     make_database(&server);
     for round in 0..rounds(3) {
-        write_until(server, &mut ledgers, moment(round, 1500), Server::kill);
+        let rewritten = (beside == Beside::Rewrites).then_some(data.as_path());
+        write_until(server, &mut ledgers, rewritten, moment(round, 1500), Server::kill);
         check(&data).unwrap_or_else(|said| panic!("round {round}: {said}"));
         server = Server::start(&data, engine).unwrap_or_else(|said| panic!("round {round}: {said}"));
         verify(&mut server.client(), &mut ledgers);
     }
-    println!("{engine}: {} rounds, {} acknowledged writes, nothing lost", rounds(3), answered(&ledgers));
+    let rewrites = REWRITES.load(Ordering::Relaxed);
+    println!(
+        "{engine}: {} rounds, {} acknowledged writes, {rewrites} rewrites, nothing lost",
+        rounds(3),
+        answered(&ledgers)
+    );
     assert!(answered(&ledgers) > 0);
+    assert!(rewrites > 0 || beside == Beside::Nothing);
 }
 
 #[test]
 fn sigkill_sled() {
-    sigkill("sled");
+    sigkill("sled", Beside::Nothing);
 }
 
 #[test]
 fn sigkill_redb() {
-    sigkill("redb");
+    sigkill("redb", Beside::Nothing);
 }
 
-fn power_cut(engine: &str) {
+#[test]
+fn sigkill_during_rewrites_sled() {
+    sigkill("sled", Beside::Rewrites);
+}
+
+#[test]
+fn sigkill_during_rewrites_redb() {
+    sigkill("redb", Beside::Rewrites);
+}
+
+fn power_cut(engine: &str, beside: Beside) {
     let mut total = 0;
     for round in 0..rounds(1) {
         let Some(mut device) = Device::mount(700) else { return };
@@ -106,7 +152,8 @@ fn power_cut(engine: &str) {
         let server = Server::start(&data, engine).expect("it starts");
         make_database(&server);
         let end = moment(round, 3000);
-        let cut = write_until(server, &mut ledgers, end, |server| {
+        let rewritten = (beside == Beside::Rewrites).then_some(data.as_path());
+        let cut = write_until(server, &mut ledgers, rewritten, end, |server| {
             server.signal(rustix::process::Signal::STOP);
             // The stopped server sends nothing more. Wait until the writers have received the responses in
             // transit.
@@ -128,12 +175,22 @@ fn power_cut(engine: &str) {
 
 #[test]
 fn power_cut_sled() {
-    power_cut("sled");
+    power_cut("sled", Beside::Nothing);
 }
 
 #[test]
 fn power_cut_redb() {
-    power_cut("redb");
+    power_cut("redb", Beside::Nothing);
+}
+
+#[test]
+fn power_cut_during_rewrites_sled() {
+    power_cut("sled", Beside::Rewrites);
+}
+
+#[test]
+fn power_cut_during_rewrites_redb() {
+    power_cut("redb", Beside::Rewrites);
 }
 
 /// Fills the disk through the server, restarts the server on the full disk, frees space, and writes again.

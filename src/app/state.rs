@@ -12,6 +12,7 @@ use super::active_tasks::{Task, Tasks};
 use super::anomalies::Anomalies;
 use super::answer_budget::AnswerMemory;
 use super::body_budget::BodyMemory;
+use super::disk_use;
 use super::feed_wakes::Wakes;
 use super::hash_queue::Turns;
 use super::hints::Hints;
@@ -32,6 +33,7 @@ use super::user_store::Accounts;
 use super::uuids::Uuids;
 use crate::auth::security_object::Security;
 use crate::auth::{Authenticator, UserCtx};
+use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::config::{Live, Settings};
 use crate::db::{Database, Databases, Kept, Validate};
@@ -63,6 +65,8 @@ pub struct App {
     pub removal: Notify,
     /// Wakes the background maintenance, after space was freed on a full disk.
     pub freed: Arc<Notify>,
+    /// Wakes the job that gives disk space back.
+    pub disk_use: disk_use::Wake,
     pub tasks: Tasks,
     /// Runs the functions of design documents.
     pub scripts: Scripts,
@@ -191,10 +195,28 @@ impl App {
         tokio::spawn(async move {
             let _ = compaction.await;
             app.freed_some();
+            app.disk_use.compaction_was_asked();
         });
     }
 
+    /// Rewrites the store while it is in use, until the server shuts down. Shows it as an active task. Returns the bytes of
+    /// the files before and after; `None` if the store has no files.
+    ///
+    /// # Errors
+    /// See [`Store::rewrite`].
+    pub async fn rewrite_store(self: &Arc<Self>) -> error::Result<Option<(u64, u64)>> {
+        let _task = self.begin_task("store_rewrite");
+        let app = self.clone();
+        let sizes = blocking(move || Ok(app.store.rewrite(&|| app.shutdown.has_begun())?)).await?;
+        if let Some((before, after)) = sizes {
+            let (before, after) = (before / 1_000_000, after / 1_000_000);
+            tracing::info!("the store was rewritten: its files took {before} MB, and take {after} MB now");
+        }
+        Ok(sizes)
+    }
+
     pub(crate) fn freed_some(&self) {
+        self.disk_use.some_was_freed();
         if self.store.is_short_of_room() {
             self.freed.notify_one();
         }

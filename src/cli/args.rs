@@ -121,8 +121,8 @@ enum Sub {
         #[arg(long, value_name = "FILE")]
         backup_key_file: Option<PathBuf>,
     },
-    /// Rewrites the store of a data folder to reclaim disk space; can also encrypt, decrypt or re-encrypt it.
-    /// Stop the server first.
+    /// Rewrites the store of a data folder to reclaim disk space, also while a server has the folder open; can also encrypt,
+    /// decrypt or re-encrypt it. Stop the server before you change the engine, the encryption or the folder.
     CompactStore {
         #[command(flatten)]
         folder: Folder,

@@ -216,6 +216,13 @@ pub const KNOWN: &[Known] = &[
         "1000",
         "Rows of `_changes` for a PouchDB that is far behind and asked for 100; 0: what it asked for.",
     ),
+    row(
+        "settee",
+        "rewrite_store",
+        Kind::Flag,
+        "true",
+        "Whether sled's or redb's files are rewritten when they take more than three times what they hold.",
+    ),
     // --- TLS. Read at start; cannot be changed over HTTP, because a client could make the server read any
     // file.
     unset("ssl", "enable", Kind::Flag, "Whether TLS is served; unset: if both files or `acme_domains` are set."),

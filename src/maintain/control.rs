@@ -7,6 +7,8 @@
 //! ```text
 //! backup   the server responds with a backup (see `archive`), or with nothing on an error
 //! count    ... with the number of documents in decimal digits
+//! rewrite  ... once the store is rewritten, with the bytes of its files before and after (`120000000 40000000`), or
+//!          with a sentence that says why it was not
 //! http     the connection continues as HTTP; its requests have the rights of a server admin
 //! ```
 
@@ -18,12 +20,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use super::survey::Survey;
 use crate::db::Databases;
+use crate::error::Result;
 
 /// Timeout of a client that reads nothing. The last pass of a backup blocks writers, so it must not wait for
 /// a client forever.
@@ -37,14 +40,18 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("control")
 }
 
+/// What the server does for the clients of its control socket, beside backups.
+pub trait Commands: Clone + Send + Sync + 'static {
+    /// Serves a connection on which the client wants HTTP.
+    fn serve_http(self, stream: tokio::net::UnixStream) -> impl Future<Output = ()> + Send;
+
+    /// Rewrites the store. Returns the bytes of its files before and after; `None` if it has no files.
+    fn rewrite_store(self) -> impl Future<Output = Result<Option<(u64, u64)>>> + Send;
+}
+
 /// Listens on the socket in the data folder until the task is dropped. A backup takes `turn`, which others who make
-/// backups of this server take, too. `serve_http` serves a connection on which the
-/// client wants HTTP. If the socket cannot be created, logs a warning and returns.
-pub async fn listen<Serve, Serving>(folder: PathBuf, databases: Arc<Databases>, turn: Arc<Semaphore>, serve_http: Serve)
-where
-    Serve: Fn(tokio::net::UnixStream) -> Serving + Clone + Send + 'static,
-    Serving: Future<Output = ()> + Send,
-{
+/// backups of this server take, too. If the socket cannot be created, logs a warning and returns.
+pub async fn listen(folder: PathBuf, databases: Arc<Databases>, turn: Arc<Semaphore>, commands: impl Commands) {
     let path = socket(&folder);
     // This process has the folder locked, so an existing socket is a leftover of a killed server.
     let _ = std::fs::remove_file(&path);
@@ -69,12 +76,21 @@ where
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (databases, serve_http, turns) = (databases.clone(), serve_http.clone(), turn.clone());
+        let (databases, commands, turns) = (databases.clone(), commands.clone(), turn.clone());
         tokio::spawn(async move {
             let _connection = connection;
             let Ok(Ok(asked)) = tokio::time::timeout(PATIENCE, line(&mut stream)).await else { return };
-            if asked == "http" {
-                return serve_http(stream).await;
+            match asked.as_str() {
+                "http" => return commands.serve_http(stream).await,
+                "rewrite" => {
+                    let told = match commands.rewrite_store().await {
+                        Ok(Some((before, after))) => format!("{before} {after}"),
+                        Ok(None) => "the store of this server has no files of its own".into(),
+                        Err(error) => error.to_string(),
+                    };
+                    return drop(stream.write_all(told.as_bytes()).await);
+                }
+                _ => {}
             }
             let Ok(turn) = turns.acquire_owned().await else { return };
             let answering = crate::blocking::spawn_blocking(move || {
@@ -126,6 +142,16 @@ pub fn ask(folder: &Path) -> io::Result<Option<UnixStream>> {
 /// Opens an HTTP connection to the server that has `folder` open. Returns `None` if no server runs.
 pub fn http(folder: &Path) -> io::Result<Option<UnixStream>> {
     request(folder, "http\n")
+}
+
+/// Asks the server that has `folder` open to rewrite its store, and waits until it has. Returns the bytes of its files before
+/// and after, or why it was not rewritten. `None` if no server runs.
+pub fn rewrite(folder: &Path) -> io::Result<Option<std::result::Result<(u64, u64), String>>> {
+    let Some(mut stream) = request(folder, "rewrite\n")? else { return Ok(None) };
+    let mut told = String::new();
+    stream.read_to_string(&mut told)?;
+    let sizes = told.split_once(' ').and_then(|(before, after)| Some((before.parse().ok()?, after.parse().ok()?)));
+    Ok(Some(sizes.ok_or_else(|| if told.is_empty() { "the server has ended".into() } else { told })))
 }
 
 /// Asks the server that has `folder` open for the number of documents in a backup. Returns `None` if it does

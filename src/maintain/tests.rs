@@ -408,6 +408,20 @@ async fn a_truncated_or_damaged_backup_is_refused() {
     }
 }
 
+/// The commands of a server without HTTP whose store cannot be rewritten.
+#[derive(Clone)]
+struct NoHttp;
+
+impl control::Commands for NoHttp {
+    async fn serve_http(self, stream: tokio::net::UnixStream) {
+        drop(stream);
+    }
+
+    async fn rewrite_store(self) -> crate::error::Result<Option<(u64, u64)>> {
+        Err(Error::Full)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_control_socket_serves_backups_and_nothing_else() {
     use std::io::{Read, Write};
@@ -422,7 +436,7 @@ async fn the_control_socket_serves_backups_and_nothing_else() {
         folder.clone(),
         server.databases.clone(),
         Arc::new(tokio::sync::Semaphore::new(1)),
-        |stream| async { drop(stream) },
+        NoHttp,
     ));
     let bytes = tokio::task::spawn_blocking(move || {
         let counted = loop {
@@ -443,6 +457,7 @@ async fn the_control_socket_serves_backups_and_nothing_else() {
         let mut other = std::os::unix::net::UnixStream::connect(folder.join("control")).unwrap();
         other.write_all(b"delete\n").unwrap();
         assert_eq!(other.read_to_end(&mut Vec::new()).unwrap(), 0);
+        assert_eq!(control::rewrite(&folder).unwrap(), Some(Err(Error::Full.to_string())));
         bytes
     })
     .await

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::allocator;
 use crate::app::App;
+use crate::app::disk_use::Sizes;
 use crate::app::history::HOUR_STEP;
-use crate::app::{conflict_indexes, disk_use, feed_wakes, nodes, process};
+use crate::app::{conflict_indexes, feed_wakes, nodes, process};
 use crate::blocking::blocking;
 use crate::db::TimeToLive;
 use crate::maintain::background;
@@ -24,6 +25,8 @@ const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 
 /// The pause between two comparisons of the store's files with what they hold.
 const DISK_USE_ROUND: Duration = Duration::from_secs(10 * 60);
+/// The pause after a rewrite of the store that failed.
+const REWRITE_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// The pause between two looks at the indexes of this node.
 const INDEX_ROUND: Duration = Duration::from_secs(30);
 /// The pause between two looks for deleted databases of a shared store.
@@ -44,7 +47,7 @@ pub fn start_jobs(app: &Arc<App>) {
     run(app, tidy_indexes(app.clone()));
     run(app, record_history(app.clone()));
     run(app, allocator::return_memory());
-    run(app, watch_disk_use(app.clone()));
+    run(app, give_disk_space_back(app.clone()));
     run_on_one_node(app, "database_removal", remove_deleted_databases);
     start_replications(app);
 }
@@ -179,24 +182,34 @@ async fn record_history(app: Arc<App>) {
     }
 }
 
-/// Warns, once, of a store whose files are much larger than what they hold.
-async fn watch_disk_use(app: Arc<App>) {
+/// Rewrites an embedded store whose files are much larger than what they hold, or warns of it (`[settee] rewrite_store`).
+async fn give_disk_space_back(app: Arc<App>) {
+    let mut last = None;
     while !app.store.is_shared() {
+        let percent = app.disk_use.wait(DISK_USE_ROUND).await;
         let shared = app.clone();
-        match blocking(move || disk_use::wasteful(&*shared.store)).await {
-            Ok(None) => {}
-            Ok(Some((disk, live))) => {
-                tracing::warn!(
-                    "the files of the store take {} MB, and what they hold {} MB: stop the server and run \
-                     `settee compact-store` to give the difference back to the disk",
-                    disk / 1_000_000,
-                    live / 1_000_000
-                );
-                return;
+        let sizes = match blocking(move || Sizes::of(&*shared.store)).await {
+            Ok(sizes) => sizes,
+            Err(error) => {
+                tracing::debug!(%error, "the sizes of the databases could not be read");
+                continue;
             }
-            Err(error) => tracing::debug!(%error, "the sizes of the databases could not be read"),
+        };
+        if !sizes.are_wasteful(percent, last) {
+            continue;
         }
-        tokio::time::sleep(DISK_USE_ROUND).await;
+        if !app.settings().flag("settee", "rewrite_store") {
+            tracing::warn!("{sizes}: `settee compact-store` gives the difference back to the disk");
+            last = Some(sizes);
+            continue;
+        }
+        match app.rewrite_store().await {
+            Ok(rewritten) => last = rewritten.map(|(_, after)| Sizes { disk: after, ..sizes }),
+            Err(error) => {
+                tracing::warn!("{sizes}; giving the difference back to the disk failed: {error}");
+                tokio::time::sleep(REWRITE_PAUSE).await;
+            }
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::app::shutdown::Shutdown;
 use crate::app::sync::SyncStatus;
 use crate::app::sync::conflict_growth::ConflictGrowth;
 use crate::app::uuids::Uuids;
-use crate::app::{App, Recent};
+use crate::app::{App, Recent, disk_use};
 use crate::auth::Authenticator;
 use crate::auth::devices::Devices;
 use crate::auth::jwks::{FETCH_TIME, Fetch, MAX_DOCUMENT};
@@ -154,6 +154,7 @@ pub async fn prepare(options: Options) -> Result<Prepared> {
             databases,
             removal: Notify::new(),
             freed: Arc::default(),
+            disk_use: disk_use::Wake::default(),
             tasks: Tasks::default(),
             views,
             scripts,

@@ -8,13 +8,22 @@ use super::check::check;
 use super::output::{Outcome, size};
 use crate::cli::progress_bar::{Bar, Unit};
 use crate::cli::stores::Place;
+use crate::maintain::control;
 use crate::maintain::survey::Survey;
 use crate::store::blob::blobs::BlobId;
 use crate::store::{self, Entry, Rewrite, Sealing, Step, StoreError};
 
 /// `settee compact-store`: rewrites the store, optionally with another engine, and starts, ends or renews
-/// encryption.
+/// encryption. If a server has the folder open, asks it to rewrite its store as it is.
 pub fn compact_store(folder: &Path, how: &Rewrite) -> Outcome<()> {
+    if how.keeps_all() {
+        let asked = control::rewrite(folder).map_err(|error| format!("the server in {}: {error}", folder.display()))?;
+        if let Some(told) = asked {
+            let (before, after) = told?;
+            println!("{}: {} before, {} now", folder.display(), size(before), size(after));
+            return Ok(());
+        }
+    }
     let (mut bar, mut survey) = (None, None);
     let sizes = store::rewrite(folder, how, renamed, &mut |step| match step {
         Step::Begins(store) => survey = Survey::of(store).ok(),
