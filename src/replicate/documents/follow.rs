@@ -17,10 +17,11 @@ use super::names::holds_replications;
 use super::rows::{Followed, Key};
 use super::write;
 use crate::blocking::blocking;
+use crate::clock::iso8601;
 use crate::db::{Database, DbEventKind, Wanted};
 use crate::error::{Error, Result};
 use crate::replicate::scheduler::listing::info;
-use crate::replicate::scheduler::{JobId, Origin, Report, What, iso8601};
+use crate::replicate::scheduler::{JobId, Origin, Report, What};
 use crate::replicate::{Failure, ReplicationId};
 use crate::store::{Direction, PageLimit};
 

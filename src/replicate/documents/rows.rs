@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::body::Wish;
 use super::state::{Counts, State};
-use crate::replicate::scheduler::{self, JobId, Origin, iso8601};
+use crate::clock::iso8601;
+use crate::replicate::scheduler::{self, JobId, Origin};
 use crate::replicate::{Endpoint, Filter, Parameters};
 
 /// Names a document.

@@ -9,9 +9,9 @@ use super::body::{STATE, digest};
 use super::list::Documents;
 use super::rows::Key;
 use crate::blocking::blocking;
+use crate::clock::iso8601;
 use crate::db::{AllowAll, Database, Found, Incoming, Mode, Source, Wanted};
 use crate::error::{Error, Result};
-use crate::replicate::scheduler::iso8601;
 
 /// The pause after a write that failed; it doubles with each further one, up to [`LONGEST`].
 const AGAIN: Duration = Duration::from_millis(250);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::iso8601::iso8601;
+use crate::clock::iso8601;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]

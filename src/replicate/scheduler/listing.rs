@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::driver::Scheduler;
-use super::iso8601::iso8601;
 use super::job::{Job, Origin};
 use super::table::{Phase, Row};
+use crate::clock::iso8601;
 use crate::replicate::Counters;
 
 /// The name of this node, as CouchDB has it without a cluster.

@@ -18,12 +18,11 @@
 //! ```text
 //! table    rows and queues: what runs next; no clock, no tasks      history   the events of a job
 //! driver   the task that starts passes, and timers                  listing   rows as JSON
-//! job      a job, and the seam to what runs it                      shares, settings, iso8601
+//! job      a job, and the seam to what runs it                      shares, settings
 //! ```
 
 mod driver;
 mod history;
-mod iso8601;
 pub mod job;
 pub mod listing;
 mod settings;
@@ -31,7 +30,6 @@ mod shares;
 mod table;
 
 pub use self::driver::{Report, Scheduler, What};
-pub use self::iso8601::iso8601;
 pub use self::job::{Ended, Job, JobId, JobUser, Origin, Run};
 pub use self::listing::{Listed, State};
 pub use self::settings::Settings;

@@ -577,17 +577,3 @@ async fn when_the_server_stops_passes_are_told() {
     }
     assert_eq!(script.begun.lock().len(), 1, "it is not started again");
 }
-
-#[test]
-fn times_are_written_as_couchdb_does() {
-    for (seconds, text) in [
-        (0, "1970-01-01T00:00:00Z"),
-        (951_782_399, "2000-02-28T23:59:59Z"),
-        (951_782_400, "2000-02-29T00:00:00Z"),
-        (1_709_251_200, "2024-03-01T00:00:00Z"),
-        (1_796_083_199, "2026-11-30T23:59:59Z"),
-        (4_102_444_799, "2099-12-31T23:59:59Z"),
-    ] {
-        assert_eq!(iso8601(seconds), text);
-    }
-}
