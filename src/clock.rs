@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,15 @@ enum Source {
         millis: AtomicU64,
         drawn: AtomicU64,
     },
+}
+
+/// Random names that a thread draws at once.
+const NAMES_AT_ONCE: usize = 50;
+
+thread_local! {
+    /// The names that [`Clock::random_name`] has drawn, and the number of those that it has returned.
+    static NAMES: RefCell<([[u8; 5]; NAMES_AT_ONCE], usize)> =
+        const { RefCell::new(([[0; 5]; NAMES_AT_ONCE], NAMES_AT_ONCE)) };
 }
 
 impl Clock {
@@ -74,6 +84,23 @@ impl Clock {
         }
     }
 
+    /// Five random bytes for the name of a request: not for secrets. Each thread asks the operating system for many at
+    /// once, because a system call for each request would cost more than the rest of its name.
+    pub fn random_name(&self) -> [u8; 5] {
+        if self.is_fixed() {
+            let [first, second, third, fourth, fifth, ..] = self.random_16();
+            return [first, second, third, fourth, fifth];
+        }
+        NAMES.with_borrow_mut(|(names, used)| {
+            if *used == names.len() {
+                self.fill_random(names.as_flattened_mut());
+                *used = 0;
+            }
+            *used += 1;
+            names[*used - 1]
+        })
+    }
+
     /// 32 lower-case hex digits, like CouchDB's `random` UUID algorithm.
     pub fn uuid(&self) -> String {
         crate::hex::hex(&self.random_16())
@@ -103,7 +130,16 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn random_names_differ() {
+        let names = |count: usize| (0..count).map(|_| Clock::system().random_name()).collect::<HashSet<_>>();
+        let other = std::thread::spawn(move || names(3 * NAMES_AT_ONCE)).join().unwrap();
+        assert_eq!(names(3 * NAMES_AT_ONCE).union(&other).count(), 6 * NAMES_AT_ONCE);
+    }
 
     #[test]
     fn times_are_written_as_couchdb_does() {

@@ -165,6 +165,6 @@ fn request_id(headers: &HeaderMap, app: &App) -> String {
         {
             given.to_owned()
         }
-        _ => crate::hex::hex(&app.clock.random_16()[..5]),
+        _ => crate::hex::hex(&app.clock.random_name()),
     }
 }
