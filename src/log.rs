@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod filter;
+pub mod plain;
 pub mod recent;
 pub mod terminal;
 
@@ -22,6 +23,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use self::recent::RecentLines;
 
+/// The target of the event at the end of a request.
+const REQUEST: &str = "settee::request";
 /// Capacity of the queue, in lines; the thread may hold as many more that it has taken from the queue. A line of a
 /// request has about 200 bytes.
 const WAITING: usize = 10_000;

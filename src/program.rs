@@ -25,6 +25,7 @@ use crate::cli::sources::{self, Start};
 use crate::cli::stores::Place;
 use crate::clock::Clock;
 use crate::log::Log;
+use crate::log::plain::Plain;
 use crate::log::terminal::Terminal;
 use crate::maintain::control;
 use crate::query::script;
@@ -288,7 +289,7 @@ fn start_log(settings: &Start, log: Log, recent: &Recent) -> Result<(), String> 
     let log = fmt::layer().with_writer(log).with_ansi(is_terminal);
     let log = match settings.log_format.as_str() {
         "json" => log.json().flatten_event(true).boxed(),
-        "auto" if !is_terminal => log.boxed(),
+        "auto" if !is_terminal => log.event_format(Plain::default()).boxed(),
         _ => log.event_format(Terminal::default()).boxed(),
     };
     let trail = settings.audit.clone().map(|place| {

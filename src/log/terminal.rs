@@ -10,8 +10,8 @@ use tracing_subscriber::fmt::format::{self, Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The target of the event at the end of a request.
-const REQUEST: &str = "settee::request";
+use super::REQUEST;
+
 /// Characters of a path that are shown.
 const PATH: usize = 50;
 
