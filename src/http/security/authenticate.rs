@@ -56,7 +56,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         // The settings hold the hashes of admins; the document, which only adds roles, is mostly in memory.
         app.auth.begin(&credentials)
     } else {
-        begin_off_thread(app, &credentials).await
+        Box::pin(begin_off_thread(app, &credentials)).await
     };
     let step = begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), None, error))?;
     let hashes = matches!(step, Step::Hash(_));
@@ -169,7 +169,7 @@ async fn finish(app: &Arc<App>, step: Step, request: &Request) -> Result<SignedI
                 .sign_in(request.peer)
                 .inspect_err(|_| security_events::sign_in_limited(request.caller(), Some(&name)))?;
             let shared = app.clone();
-            let hashed = app.hash(request.peer, &name, move || shared.auth.finish(pending)).await;
+            let hashed = Box::pin(app.hash(request.peer, &name, move || shared.auth.finish(pending))).await;
             hashed
                 .inspect_err(|error| security_events::credentials_refused(app, request.caller(), Some(&name), error))?
         }

@@ -93,10 +93,10 @@ pub async fn get(app: &Arc<App>, request: &mut Request, database: Arc<Database>,
     let query = DocQuery::parse(&request.query)?;
     request.syncing.iter().for_each(|syncing| syncing.reads(1));
     match &query.open_revs {
-        Some(OpenRevs::All) => open_revisions(request, database, id, None, query, eyes).await,
+        Some(OpenRevs::All) => Box::pin(open_revisions(request, database, id, None, query, eyes)).await,
         Some(OpenRevs::These(these)) => {
             let these = these.clone();
-            open_revisions(request, database, id, Some(these), query, eyes).await
+            Box::pin(open_revisions(request, database, id, Some(these), query, eyes)).await
         }
         None => one(request, database, id, query, eyes).await,
     }
@@ -128,14 +128,14 @@ async fn one(
             None => return Err(Error::Internal("a document without inline attachments is one text".into()).into()),
         }
     } else if crate::http::request::wanted(request, &["multipart/related"]).is_some() {
-        multipart_out::document(request, database, found, held, show).await?
+        Box::pin(multipart_out::document(request, database, found, held, show)).await?
     } else {
-        Answer::stream(&request.line, "application/json", move |mut out| async move {
+        Box::pin(Answer::stream(&request.line, "application/json", move |mut out| async move {
             out.holds(held);
             body_writer::write(&mut out, database.blobs(), render::document(&found, &show)).await?;
             out.write("\n").await;
             Ok(())
-        })
+        }))
         .await?
     };
     Ok(if tagged { answer.etag(&etag) } else { answer })
