@@ -20,7 +20,7 @@ pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send 
     if WAITS.load(Ordering::Relaxed) {
         return blocking(call).await;
     }
-    let others = tokio::runtime::Handle::current().metrics().num_workers().saturating_sub(1);
+    let others = other_workers();
     for _ in 0..TRIES {
         if let Some(_turn) = Turn::take(others) {
             return call();
@@ -33,8 +33,21 @@ pub async fn reading<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send 
     blocking_in_turn(&READS, call).await
 }
 
+/// Number of worker threads of the runtime beside this one. Kept for each thread, because asking the runtime changes a
+/// counter that all threads share.
+fn other_workers() -> usize {
+    thread_local! {
+        static OTHERS: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    OTHERS.get().unwrap_or_else(|| {
+        let others = Handle::current().metrics().num_workers().saturating_sub(1);
+        OTHERS.set(Some(others));
+        others
+    })
+}
+
 /// How often a short read tries to run on an async thread.
-const TRIES: u32 = 4;
+const TRIES: u32 = 16;
 
 /// Limits the short reads that run on blocking threads at the same time.
 static READS: Semaphore = Semaphore::const_new(16);

@@ -20,7 +20,9 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
 
     /// Returns the entry and marks it as used.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        if let Some((key, value)) = self.old.remove_entry(key) {
+        if !self.old.is_empty()
+            && let Some((key, value)) = self.old.remove_entry(key)
+        {
             self.insert(key, value);
         }
         self.young.get_mut(key)

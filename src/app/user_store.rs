@@ -78,10 +78,6 @@ impl Users for Accounts {
 
     fn document(&self, name: &str) -> error::Result<Option<UserDocument>> {
         let Some(database) = self.database()? else { return Ok(None) };
-        let id = users::id_of(name);
-        if id.len() > LONGEST_ID {
-            return Ok(None);
-        }
         // The sequence is read before the document, so that a cached document is never older than its sequence
         // says.
         let place = (database.number(), database.info().sequence);
@@ -90,6 +86,10 @@ impl Users for Accounts {
             && *at == place
         {
             return Ok(document.clone());
+        }
+        let id = users::id_of(name);
+        if id.len() > LONGEST_ID {
+            return Ok(None);
         }
         let document = match database.find(&id, Wanted::Winner) {
             Ok(found) => {

@@ -29,7 +29,8 @@ struct Entry {
 
 /// Verified passwords, limited in number and in idle time.
 pub(crate) struct Verified {
-    key: [u8; 32],
+    /// HMAC under the random key, before any password.
+    keyed: Hmac<Sha256>,
     entries: Mutex<Bounded<(String, [u8; 16]), Entry>>,
 }
 
@@ -38,7 +39,8 @@ impl Verified {
     pub fn new(clock: &Clock) -> Verified {
         let mut key = [0; 32];
         clock.fill_random(&mut key);
-        Verified { key, entries: Mutex::new(Bounded::new(BOUND)) }
+        let keyed = Hmac::new_from_slice(&key).expect("HMAC takes a key of any length");
+        Verified { keyed, entries: Mutex::new(Bounded::new(BOUND)) }
     }
 
     /// Whether the password with this HMAC was recently verified against this stored hash. `false` means
@@ -70,7 +72,7 @@ impl Verified {
 
     /// The HMAC of a password under this process's key.
     pub fn mac(&self, password: &str) -> [u8; 32] {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
+        let mut mac = self.keyed.clone();
         mac.update(password.as_bytes());
         mac.finalize().into_bytes().into()
     }

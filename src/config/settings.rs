@@ -59,6 +59,10 @@ pub struct Settings {
     pub uuids: Uuids,
     /// `[cors]`.
     pub cors: Cors,
+    /// Whether the `Server` header tells the version.
+    pub server_header_versions: bool,
+    /// The header with the client's address, if one is set.
+    pub peer_header: Option<String>,
     /// `[attachments]`.
     pub compression: AttachmentCompression,
     /// Proxies whose forwarding headers set the client's address.
@@ -171,6 +175,8 @@ impl Settings {
                 exposed_headers: list("cors", "exposed_headers").map(lower),
                 max_age: number("cors", "max_age"),
             },
+            server_header_versions: flag("chttpd", "server_header_versions"),
+            peer_header: Some(of("chttpd", "peer_header")).filter(|name| !name.is_empty()).map(str::to_owned),
             compression: AttachmentCompression {
                 level: number("attachments", "compression_level") as u32,
                 types: list("attachments", "compressible_types").unwrap_or_default(),

@@ -28,7 +28,7 @@ pub struct Client {
 /// TLS.
 pub fn client(settings: &Settings, headers: &HeaderMap, socket: Option<IpAddr>, encrypted: bool) -> Client {
     let trusted = socket.is_some_and(|socket| settings.trusted_proxies.contains(socket));
-    let named = match settings.get("chttpd", "peer_header").filter(|name| !name.is_empty()) {
+    let named = match &settings.peer_header {
         // A configured header without a list of proxies means that only the proxy can reach the server.
         Some(name) if trusted || settings.trusted_proxies.is_empty() => {
             // Each proxy appends to the list: the last address is the one that the nearest proxy saw.
