@@ -19,10 +19,10 @@ use super::connection::received::Received;
 use super::request::Request;
 use super::request::body::RequestBody;
 use super::request::target::{Target, Verb};
-use super::response::body::Body;
+use super::response::compression::{self, Sent};
 use super::response::cors::{self, Preflight};
 use super::response::error::{Failure, Result};
-use super::response::{Answer, compression, jsonp};
+use super::response::{Answer, jsonp};
 use super::routing::replicator;
 use super::routing::route::Route;
 use super::routing::route_table::route;
@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::policy::authorization::Authorization;
 
 /// Answers one request.
-pub async fn respond(app: Arc<App>, received: Received) -> http::Response<Body> {
+pub async fn respond(app: Arc<App>, received: Received) -> http::Response<Sent> {
     let Received { request, line, peer, refused } = received;
     let (parts, incoming) = request.into_parts();
     let mut context = Context::new(&app, parts, peer);

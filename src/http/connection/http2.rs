@@ -31,8 +31,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tower::{Layer, Service};
-use tower_http::compression::CompressionBody;
 
 use self::fallback::Fallback;
 use self::measured_body::Measured;
@@ -43,8 +41,7 @@ use super::received::{Peer, Received, Respond};
 use super::write_timeout::WriteTimeout;
 use crate::app::App;
 use crate::config::Settings;
-use crate::http::response::body::Body;
-use crate::http::response::compression::compression;
+use crate::http::response::compression::Sent;
 
 /// Bytes that all connections may receive together before anybody reads them, as long as they are few.
 const WINDOWS: u64 = 256 << 20;
@@ -148,7 +145,7 @@ impl<R: Respond> Requests<R> {
     fn answer(
         &self,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Measured<CompressionBody<Body>>>, Infallible>> + use<R> {
+    ) -> impl Future<Output = Result<Response<Measured<Sent>>, Infallible>> + use<R> {
         let (open, mut refused) = self.streams.open();
         let line = self.app.answers.line();
         let unwritten = Unwritten::new(line.clone(), self.streams.clone());
@@ -157,14 +154,9 @@ impl<R: Respond> Requests<R> {
         if let Err(failure) = request_head::translate(&mut head) {
             refused.get_or_insert(failure);
         }
-        let (app, respond, peer) = (self.app.clone(), self.respond.clone(), self.peer);
-        let mut service = compression().layer(tower::service_fn(move |request| {
-            let (line, refused) = (line.clone(), refused.take());
-            let answering = respond(app.clone(), Received { request, line, peer, refused });
-            async move { Ok::<_, Infallible>(answering.await) }
-        }));
-        let answering = service.call(Request::from_parts(head, body));
-        async move { Ok(answering.await?.map(|body| Measured::new(body, unwritten))) }
+        let request = Request::from_parts(head, body);
+        let answering = (self.respond)(self.app.clone(), Received { request, line, peer: self.peer, refused });
+        async move { Ok(answering.await.map(|body| Measured::new(body, unwritten))) }
     }
 }
 

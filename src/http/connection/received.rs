@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 
 use crate::app::App;
 use crate::app::answer_budget::Line;
-use crate::http::response::body::Body;
+use crate::http::response::compression::Sent;
 use crate::http::response::error::Failure;
 
 /// The other end of a connection.
@@ -43,13 +43,13 @@ pub struct Received {
 /// The function that answers requests: the pipeline.
 pub trait Respond: Fn(Arc<App>, Received) -> Self::Answering + Clone + Send + Sync + 'static {
     /// The future of one response.
-    type Answering: Future<Output = http::Response<Body>> + Send + 'static;
+    type Answering: Future<Output = http::Response<Sent>> + Send + 'static;
 }
 
 impl<F, A> Respond for F
 where
     F: Fn(Arc<App>, Received) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = http::Response<Body>> + Send + 'static,
+    A: Future<Output = http::Response<Sent>> + Send + 'static,
 {
     type Answering = A;
 }

@@ -31,7 +31,7 @@ pub struct Context {
     pub id: String,
     pub method: http::Method,
     pub uri: http::Uri,
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     /// The answer goes out without its body.
     pub head: bool,
     /// The settings that hold for the whole of this request.
@@ -76,7 +76,7 @@ impl Context {
             head: parts.method == http::Method::HEAD,
             method: parts.method,
             uri: parts.uri,
-            headers: parts.headers,
+            headers: Arc::new(parts.headers),
             settings,
             seen,
             received: Instant::now(),

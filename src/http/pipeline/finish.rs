@@ -8,7 +8,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::context::Context;
 use crate::app::{App, security_events};
 use crate::http::response::body::Body;
-use crate::http::response::compression::MayCompress;
+use crate::http::response::compression::{Sent, compress};
 use crate::http::response::{Answer, cors};
 
 /// Clients look for CouchDB's name at the beginning.
@@ -28,7 +28,7 @@ const MINIMAL: [&str; 9] = [
 ];
 
 /// Builds the response.
-pub fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Body> {
+pub fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Response<Sent> {
     let Answer { status, mut headers, mut body, compressible } = answer;
     if status == http::StatusCode::NOT_FOUND && matches!(context.method, http::Method::GET | http::Method::HEAD) {
         security_events::missed(app, context.uri.path(), context.user.as_deref(), context.peer);
@@ -44,19 +44,17 @@ pub fn finish(app: &Arc<App>, context: Context, answer: Answer) -> http::Respons
         body = Body::whole("");
     }
     let promised = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let request = context.headers.clone();
     log_at_end(app.clone(), context, status, promised.filter(|_| !head), &mut body);
     let mut response = http::Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    if compressible && !head {
-        response.extensions_mut().insert(MayCompress);
-    }
-    response
+    compress(response, compressible && !head, &request)
 }
 
 /// Adds the headers that all responses have, and removes those that the client does not want.
 fn add_common_headers(context: &Context, headers: &mut HeaderMap) {
-    let versions = context.settings.flag("chttpd", "server_header_versions");
+    let versions = context.settings.server_header_versions;
     headers.insert(header::SERVER, HeaderValue::from_static(if versions { SERVER } else { "CouchDB" }));
     headers.insert(HeaderName::from_static("x-couchdb-body-time"), (context.body_time.as_millis() as u64).into());
     if let Ok(id) = HeaderValue::from_str(&context.id) {

@@ -35,7 +35,7 @@ pub struct Request {
     /// Path and query as they came.
     pub target: String,
     pub query: Query,
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     pub body: RequestBody,
     pub user: UserCtx,
     /// The session or access token that the user came with.

@@ -26,13 +26,15 @@ pub struct Answer {
 
 /// The `Retry-After` of a 503, in seconds.
 const RETRY_AFTER: u64 = 5;
+/// Room for the headers that most answers have.
+const HEADERS: usize = 7;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const MUST_REVALIDATE: HeaderValue = HeaderValue::from_static("must-revalidate");
 
 impl Answer {
     /// A status and a body, without headers.
     pub fn bytes(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-        Answer { status, headers: HeaderMap::new(), body: Body::whole(body), compressible: true }
+        Answer { status, headers: HeaderMap::with_capacity(HEADERS), body: Body::whole(body), compressible: true }
     }
 
     /// Compact JSON, with a newline at the end as CouchDB sends it.
@@ -94,7 +96,8 @@ impl Answer {
             Some(whole) => Body::whole(whole),
             None => Body::producing(producing),
         };
-        let answer = Answer { status: StatusCode::OK, headers: HeaderMap::new(), body, compressible: true };
+        let answer =
+            Answer { status: StatusCode::OK, headers: HeaderMap::with_capacity(HEADERS), body, compressible: true };
         Ok(answer
             .with(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
             .with(header::CACHE_CONTROL, MUST_REVALIDATE))

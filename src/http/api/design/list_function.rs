@@ -45,7 +45,7 @@ pub async fn run(
     };
     let asked = functions::asked(app, request, &database, None, told)?;
     // The body is decompressed by now.
-    request.headers.remove(http::header::CONTENT_ENCODING);
+    Arc::make_mut(&mut request.headers).remove(http::header::CONTENT_ENCODING);
     request.body = RequestBody::given(body.clone().unwrap_or_default());
     let source = if path.view == "_all_docs" {
         all_docs::all_docs(request, database, DocumentList::AllDocs, None).await?

@@ -130,7 +130,7 @@ fn by_function(
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value))
             && !is_the_clients(app, &name)
         {
-            request.headers.insert(name, value);
+            Arc::make_mut(&mut request.headers).insert(name, value);
         }
     }
     let (path, own) = path.split_once('?').map_or((path.as_str(), None), |(path, own)| (path, Some(own)));
@@ -146,7 +146,7 @@ fn by_function(
         return Err(Error::Script { word, reason }.into());
     }
     // The body is decompressed by now.
-    request.headers.remove(http::header::CONTENT_ENCODING);
+    Arc::make_mut(&mut request.headers).remove(http::header::CONTENT_ENCODING);
     request.body = RequestBody::given(body.unwrap_or_default());
     Ok(Rewritten::Target(target))
 }
