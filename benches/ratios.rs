@@ -14,6 +14,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,13 +23,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Ask, Connection, Outcome, SIZE, Table, Target, bulk, document, load, number};
+use futures_util::StreamExt;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// The feed and the document of the row with waiting longpolls.
+const CHANGES: &str = "/waiting/_changes";
+const WAKEUP: &str = "/waiting/wakeup";
 /// Documents in the database `read`.
 const DOCUMENTS: u64 = 10_000;
 /// Documents in one `_bulk_docs` and one `_bulk_get`.
@@ -41,29 +47,50 @@ fn main() -> Outcome<()> {
 
 // ---- the bare server --------------------------------------------------------------------------------------
 
-/// Runs the bare server: it reads each whole request and returns as many bytes as the header [`SIZE`] says.
-/// Prints its address.
+/// Runs the bare server: it reads each whole request and returns as many bytes as the header [`SIZE`] says. A request
+/// for [`CHANGES`] waits as a longpoll does, until there is a request for [`WAKEUP`]. Prints its address.
 async fn bare_server() -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let bytes = Bytes::from(vec![b'x'; 64 << 20]);
+    let woken = watch::Sender::new(());
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let bytes = bytes.clone();
+        let (bytes, woken) = (bytes.clone(), woken.clone());
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let bytes = bytes.clone();
+                let (bytes, woken) = (bytes.clone(), woken.clone());
                 async move {
+                    match request.uri().path() {
+                        CHANGES => return Ok(Response::new(Either::Left(Box::pin(longpoll(woken.subscribe()))))),
+                        WAKEUP => woken.send_replace(()),
+                        _ => {}
+                    }
                     let size = request.headers().get(SIZE).and_then(|value| value.to_str().ok()?.parse().ok());
                     request.into_body().collect().await?;
                     let answer = bytes.slice(..size.unwrap_or(0usize).min(bytes.len()));
-                    Ok::<_, hyper::Error>(Response::new(Full::new(answer)))
+                    Ok::<_, hyper::Error>(Response::new(Either::Right(Full::new(answer))))
                 }
             });
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
+}
+
+/// A body like that of a longpoll of settee: it begins at once, and ends with the change.
+fn longpoll(mut woken: watch::Receiver<()>) -> impl Body<Data = Bytes, Error = Infallible> {
+    const END: &str = concat!(
+        r#"{"seq":"1-8a9d109fcb75b7ad689d6b0fdfdf99cb","id":"wakeup","#,
+        r#""changes":[{"rev":"1-967a00dff5e02add41819138abb3284d"}]}"#,
+        "\n],\n\"last_seq\":\"1-8a9d109fcb75b7ad689d6b0fdfdf99cb\",\"pending\":0}\n"
+    );
+    let begin = futures_util::stream::iter([Bytes::from_static(b"{\"results\":[\n")]);
+    let end = futures_util::stream::once(async move {
+        let _ = woken.changed().await;
+        Bytes::from_static(END.as_bytes())
+    });
+    StreamBody::new(begin.chain(end).map(|bytes| Ok(Frame::data(bytes))))
 }
 
 // ---- the rows ---------------------------------------------------------------------------------------------
@@ -263,7 +290,7 @@ async fn waiting(bench: &mut Bench, count: usize) -> Outcome<()> {
         return Ok(());
     }
     let (mut memory, mut heard) = (BTreeMap::new(), BTreeMap::new());
-    for target in bench.servers() {
+    for target in bench.servers().chain([&bench.bare]) {
         match tokio::time::timeout(Duration::from_secs(180), wait_on(target, count)).await {
             Ok(Ok((bytes, seconds))) => {
                 memory.extend(bytes.map(|bytes| (target.name, bytes as f64 / 1024.0)));
@@ -285,7 +312,7 @@ async fn waiting(bench: &mut Bench, count: usize) -> Outcome<()> {
 async fn wait_on(target: &Target, count: usize) -> Outcome<(Option<u64>, f64)> {
     target.ask(Ask::new(Method::PUT, "/waiting".into(), String::new(), 1)).await?;
     let before = target.memory();
-    let ask = Arc::new(Ask::get("/waiting/_changes?feed=longpoll&since=now&timeout=170000&heartbeat=170000"));
+    let ask = Arc::new(Ask::get(&format!("{CHANGES}?feed=longpoll&since=now&timeout=170000&heartbeat=170000")));
     let (address, signed_in) = (target.address, target.signed_in);
     let begun = Arc::new(AtomicU64::new(0));
     let gate = Arc::new(tokio::sync::Semaphore::new(256));
@@ -322,7 +349,7 @@ async fn wait_on(target: &Target, count: usize) -> Outcome<(Option<u64>, f64)> {
     }
     let memory = target.memory().zip(before).map(|(now, before)| now.saturating_sub(before));
     let from = Instant::now();
-    target.ask(Ask::new(Method::PUT, "/waiting/wakeup".into(), "{}".into(), 1)).await?;
+    target.ask(Ask::new(Method::PUT, WAKEUP.into(), "{}".into(), 1)).await?;
     while let Some(done) = tasks.join_next().await {
         done??;
     }
