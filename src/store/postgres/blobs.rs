@@ -11,10 +11,10 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Object;
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
+use super::connection::Connection;
 use super::connections::{Connections, Parameters, failed_call};
 use super::measured_size::MeasuredSize;
 use super::runtime::Threads;
@@ -67,20 +67,18 @@ impl PostgresBlobs {
     fn remove(&self, id: &BlobId, referenced: &dyn Fn() -> Result<bool>) -> Result<bool> {
         let (blobs, keep, connections, named) =
             (self.table("blobs"), self.keep(), self.0.connections.clone(), id.to_vec());
-        let locked: Option<(Object, i64)> = self.0.threads.wait(async move {
+        let locked: Option<(Connection, i64)> = self.0.threads.wait(async move {
             let client = connections.get().await?;
             let sql = format!("select upload from {blobs} where id = $1 and used <= now() - {keep} for update");
             let found = async {
                 client.batch_execute("begin").await?;
                 client.query_opt(&sql, &[&named]).await
             };
+            client.set_holds(true);
             match connections.guarded(&client, found).await {
                 Some(Ok(Some(row))) => Ok(Some((client, row.get(0)))),
                 Some(Ok(None)) => end(&connections, client, "rollback").await.map(|()| None),
-                ended => {
-                    drop(Object::take(client));
-                    Err(failed_call(ended))
-                }
+                ended => Err(failed_call(ended)),
             }
         })?;
         let Some((client, upload)) = locked else { return Ok(false) };
@@ -101,13 +99,13 @@ impl PostgresBlobs {
 }
 
 /// Runs the end of a transaction; a connection on which it fails is closed.
-async fn end(connections: &Connections, client: Object, sql: &str) -> Result<()> {
+async fn end(connections: &Connections, client: Connection, sql: &str) -> Result<()> {
     match connections.guarded(&client, client.batch_execute(sql)).await {
-        Some(Ok(())) => Ok(()),
-        ended => {
-            drop(Object::take(client));
-            Err(failed_call(ended))
+        Some(Ok(())) => {
+            client.set_holds(false);
+            Ok(())
         }
+        ended => Err(failed_call(ended)),
     }
 }
 

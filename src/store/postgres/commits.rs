@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::Object;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio_postgres::error::SqlState;
@@ -151,10 +150,7 @@ impl Commits {
         match self.connections.guarded(&client, result).await {
             Some(Ok(row)) => Ok(row.get(0)),
             Some(Err(error)) => Err(Sent::Failed(error)),
-            None => {
-                drop(Object::take(client));
-                Err(Sent::Silent)
-            }
+            None => Err(Sent::Silent),
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Address;
+use super::connection::Connection;
 use super::errors::{is_connection, of_pool, of_read, was_cut};
 use super::hosts::Hosts;
 use crate::store::{Result, StoreError};
@@ -54,6 +55,8 @@ pub(super) struct Connections {
 pub(super) struct Probe {
     /// The next calls on connections that panic after they were answered.
     pub panics: std::sync::atomic::AtomicUsize,
+    /// Notified: the calls that wait for their answers panic.
+    pub strikes: tokio::sync::Notify,
     /// How often a connection was asked of the pool.
     pub asked: std::sync::atomic::AtomicUsize,
 }
@@ -64,6 +67,14 @@ impl Probe {
         let left = |left: usize| left.checked_sub(1);
         let order = std::sync::atomic::Ordering::SeqCst;
         assert!(self.panics.fetch_update(order, order, left).is_err(), "a panic for a test");
+    }
+
+    /// Waits for `call`, or panics meanwhile if a test wants that.
+    async fn or_panics<T>(&self, call: impl Future<Output = T>) -> T {
+        tokio::select! {
+            ended = call => ended,
+            () = self.strikes.notified() => panic!("a panic for a test"),
+        }
     }
 }
 
@@ -122,14 +133,14 @@ impl Connections {
     }
 
     /// A connection from the pool.
-    pub async fn get(&self) -> Result<Object> {
-        self.object().await.map_err(|error| of_pool(&error))
+    pub async fn get(&self) -> Result<Connection> {
+        self.connection().await.map_err(|error| of_pool(&error))
     }
 
-    async fn object(&self) -> std::result::Result<Object, PoolError> {
+    async fn connection(&self) -> std::result::Result<Connection, PoolError> {
         #[cfg(test)]
         self.probe.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        self.pool.get().await
+        self.pool.get().await.map(Connection::new)
     }
 
     /// Drops all idle connections: they may have ended, or lead to a server that no longer takes writes.
@@ -151,17 +162,21 @@ impl Connections {
     }
 
     /// Waits for a call on the connection `client`. `None`: the server was given up, has been replaced meanwhile, or did not
-    /// answer in time; the connection must not be used again.
-    pub async fn guarded<T>(&self, client: &Object, call: impl Future<Output = T>) -> Option<T> {
+    /// answer in time; the connection is closed when it is dropped.
+    pub async fn guarded<T>(&self, client: &Connection, call: impl Future<Output = T>) -> Option<T> {
         let given_up = self.given_up();
         // The server itself ends a statement at its timeout, but not a commit that waits for a standby.
         let limit = self.address.statement_timeout + LATE;
+        #[cfg(test)]
+        let call = self.probe.or_panics(call);
+        client.set_runs(true);
         let ended = tokio::select! {
             ended = tokio::time::timeout(limit, call) => {
-                ended.ok().filter(|_| !self.hosts.may_be_replaced(Object::metrics(client).created))
+                ended.ok().filter(|_| !self.hosts.may_be_replaced(Object::metrics(client.object()).created))
             }
             () = given_up => None,
         };
+        client.set_runs(ended.is_none());
         #[cfg(test)]
         self.probe.panic_if_asked();
         ended
@@ -173,12 +188,12 @@ impl Connections {
         let begun = Instant::now();
         let mut cuts = 0;
         loop {
-            let error = match self.object().await {
+            let error = match self.connection().await {
                 Ok(client) => match self.guarded(&client, read(&client, sql, &parameters)).await {
                     Some(Ok(rows)) => return Ok(rows),
                     Some(Err(error)) if !is_connection(&error) => return Err(of_read(&error)),
                     ended => {
-                        drop(Object::take(client));
+                        client.close();
                         self.forget();
                         failed_call(ended)
                     }
@@ -212,7 +227,7 @@ impl Connections {
 }
 
 async fn read(
-    client: &Object,
+    client: &Connection,
     sql: &str,
     parameters: &Parameters,
 ) -> std::result::Result<Vec<Row>, tokio_postgres::Error> {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Object;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connection::Connection;
 use super::connections::{Connections, failed_call};
 use super::runtime::Threads;
 use crate::store::Result;
@@ -40,7 +40,7 @@ pub(super) struct Turns {
 
 /// A turn; dropping it releases the lock.
 struct Turn {
-    client: Option<Object>,
+    client: Option<Connection>,
     connections: Connections,
     handle: Handle,
     permit: Option<OwnedSemaphorePermit>,
@@ -65,10 +65,12 @@ impl Turns {
                 number as i32
             );
             match connections.guarded(&client, client.batch_execute(&sql)).await {
-                Some(Ok(())) => Ok(client),
+                Some(Ok(())) => {
+                    client.set_holds(true);
+                    Ok(client)
+                }
                 ended => {
-                    // The state of the connection is unknown.
-                    drop(Object::take(client));
+                    client.close();
                     Err(failed_call(ended))
                 }
             }
@@ -87,9 +89,10 @@ impl Drop for Turn {
         let Some(client) = client else { return };
         let connections = self.connections.clone();
         self.handle.spawn(async move {
-            if !matches!(connections.guarded(&client, client.batch_execute("rollback")).await, Some(Ok(()))) {
-                drop(Object::take(client));
+            if let Some(Ok(())) = connections.guarded(&client, client.batch_execute("rollback")).await {
+                client.set_holds(false);
             }
+            drop(client);
             drop(permit);
         });
     }

@@ -18,6 +18,7 @@ mod address;
 mod arrays;
 mod blobs;
 mod commits;
+mod connection;
 mod connections;
 mod encode;
 mod errors;

@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Object;
-
 use super::address::Address;
 use super::blobs::{self, PostgresBlobs};
 use super::connections::{Connections, failed_call, settings};
@@ -68,7 +66,7 @@ impl Shared {
             match connections.guarded(&client, mark_filling(&client, &connections.address.schema, false)).await {
                 Some(Ok(())) => Ok(()),
                 ended => {
-                    drop(Object::take(client));
+                    client.close();
                     Err(failed_call(ended))
                 }
             }

@@ -5,7 +5,6 @@
 //! connection: it waits for a transaction that has locked the row, and a later transaction finds the slot fenced and is
 //! rolled back. The row then holds the final outcome, whatever the lost connection still does.
 
-use deadpool_postgres::Object;
 use tokio_postgres::error::SqlState;
 
 use super::connections::{Connections, silent};
@@ -40,7 +39,7 @@ impl Slot {
         let sql = format!("insert into {}.slots (id) values ($1)", connections.address.schema);
         match connections.guarded(&client, client.execute(&sql, &[&id])).await {
             Some(Ok(_)) => Ok(Slot { id, number: 0 }),
-            None => Err(unanswered(client)),
+            None => Err(silent()),
             Some(Err(error)) => {
                 connections.forget();
                 Err(match Fate::of(&error) {
@@ -67,19 +66,13 @@ impl Slot {
             Some(Ok(Some(row))) if row.get::<_, i64>(0) == self.number => Ok(Told::Committed(row.get(1))),
             // A server that has lost the slot has lost the commit too.
             Some(Ok(_)) => Ok(Told::Nothing),
-            None => Err(unanswered(client)),
+            None => Err(silent()),
             Some(Err(error)) => {
                 connections.forget();
                 Err(StoreError::Down(super::errors::text(&error)))
             }
         }
     }
-}
-
-/// Closes a connection whose server does not answer.
-fn unanswered(client: Object) -> StoreError {
-    drop(Object::take(client));
-    silent()
 }
 
 /// A random positive number.

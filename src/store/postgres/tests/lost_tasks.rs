@@ -113,6 +113,29 @@ fn a_panic_in_a_read_fails_its_calls_and_no_others() {
 }
 
 #[test]
+fn a_connection_whose_call_panicked_is_not_used_again() {
+    let Some(server) = TestServer::start() else { return };
+    let opened = server.open("panics");
+    let store = &opened.store;
+    write_numbers(&**store);
+    let (reads, _) = read_until(
+        &server,
+        "panics.kv",
+        |number| store.get(&key(number, "k")),
+        || {
+            // The server still runs the statements of these reads, which wait for the lock.
+            opened.probe().strikes.notify_waiters();
+            let other = store.clone();
+            let taken = ends("a call", move || other.lease("work", "node", Duration::from_secs(9)));
+            assert_eq!(taken, Ok(true));
+            let holder = locked("panics.kv").replace("count(*)", "pg_terminate_backend(pid)");
+            server.sql(&holder);
+        },
+    );
+    assert!(reads.iter().any(|read| matches!(read, Err(StoreError::Down(_)))), "{reads:?}");
+}
+
+#[test]
 fn all_reads_that_share_a_statement_hear_that_the_server_is_away() {
     let Some(server) = TestServer::start() else { return };
     let opened = server.open("away");
