@@ -80,13 +80,17 @@ pub(super) fn is_connection(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// Whether the server ended a new connection before it could be used. The next connection may succeed.
+/// Whether a new connection was ended before it could be used. The next connection may succeed.
 pub(super) fn was_cut(error: &deadpool_postgres::PoolError) -> bool {
     use deadpool_postgres::{HookError, PoolError};
     let (PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error))) = error else {
         return false;
     };
-    error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN)
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let broken = |cause: &std::io::Error| {
+        matches!(cause.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)
+    };
+    error.is_closed() || error.code() == Some(&SqlState::ADMIN_SHUTDOWN) || cause.is_some_and(broken)
 }
 
 /// The error and its causes, which the text of tokio-postgres leaves out.
