@@ -70,7 +70,7 @@ pub(super) struct Freshness {
 #[derive(Default)]
 pub(super) struct Looks {
     pub waiting: Vec<Look>,
-    /// Number of threads that read for these requests.
+    /// Number of tasks that read for these requests.
     pub running: usize,
 }
 
@@ -158,9 +158,14 @@ impl Database {
         String::from_utf8(stored).map_err(|_| Error::Damaged(format!("_security of {}", self.name)))
     }
 
+    /// Whether the `_security` in memory is at least as new as the counter `at`.
+    pub(super) fn has_security(&self, at: (u64, u64)) -> bool {
+        self.security_at() >= at
+    }
+
     /// Reads `_security` if the one in memory is older than the counter `at`.
     fn learn_security(&self, at: (u64, u64)) -> Result<()> {
-        if self.security_at() < at {
+        if !self.has_security(at) {
             let stored = self.store.get(&keyspace::security(self.number))?;
             self.set_security(&self.security_text(stored)?, at);
         }

@@ -13,7 +13,7 @@ use super::prefetched::At;
 use super::record::Info;
 use crate::blocking::blocking;
 use crate::error::Result;
-use crate::store::keyspace;
+use crate::store::{StoreError, keyspace};
 
 /// The pause between two polls of the watched records. A change whose notice is lost is seen this late.
 const POLL: Duration = Duration::from_secs(1);
@@ -50,49 +50,40 @@ impl Databases {
     }
 
     fn learn_all(&self, databases: Vec<Arc<Database>>) -> Result<()> {
-        self.learn_each(&databases, &[])?.into_iter().rev().find(Result::is_err).unwrap_or(Ok(()))
+        let question = self.question(databases, Vec::new())?;
+        let mut values = Vec::with_capacity(question.keys.len());
+        for some in question.keys.chunks(PAGE) {
+            values.extend(self.store().get_each(some)?);
+        }
+        question.learn(values)?.into_iter().rev().find(Result::is_err).unwrap_or(Ok(()))
     }
 
     /// Learns the registered records, and the counters of `databases`. The inner errors are those of one database each.
-    /// Keeps the records `wanted` for the writers of their databases, which must be among `databases`.
-    fn learn_each(&self, databases: &[Arc<Database>], wanted: &[Wanted]) -> Result<Vec<Result<()>>> {
+    /// Keeps the records `wanted` for the writers of their databases, which must be among `databases`. Takes a thread that
+    /// may block only if something has changed that must be read.
+    async fn learn_each(&self, databases: Vec<Arc<Database>>, wanted: Vec<Wanted>) -> Result<Vec<Result<()>>> {
+        let question = self.question(databases, wanted)?;
+        let mut values = Vec::with_capacity(question.keys.len());
+        for some in question.keys.chunks(PAGE) {
+            values.extend(self.store().begin_get_each(some.to_vec()).await?);
+        }
+        match question.reads_on(&values) {
+            true => blocking(move || question.learn(values)).await,
+            false => question.learn(values),
+        }
+    }
+
+    fn question(&self, databases: Vec<Arc<Database>>, mut wanted: Vec<Wanted>) -> Result<Question> {
         let remembered = self.freshness.remembered.read().clone();
         let asked = Asked::now(&**self.store())?;
         let mut keys: Vec<_> = remembered.iter().map(|record| record.key.clone()).collect();
         keys.extend(databases.iter().map(|database| keyspace::info(database.number)));
-        let counted = keys.len();
         // Counters and records must be of one state of the store.
-        let wanted = if counted + wanted.len() <= PAGE { wanted } else { &[] };
+        if keys.len() + wanted.len() > PAGE {
+            wanted.clear();
+        }
         keys.extend(wanted.iter().map(|(_, key)| key.clone()));
-        let mut values = Vec::with_capacity(keys.len());
-        for some in keys.chunks(PAGE) {
-            values.extend(self.store().get_each(some)?);
-        }
-        let records = values.split_off(counted);
-        let mut values = values.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
-        let infos = values.split_off(remembered.len());
-        for (record, value) in remembered.iter().zip(values) {
-            let mut seen = record.seen.lock();
-            if *seen != value {
-                (record.changed)(value.as_deref())?;
-                *seen = value;
-            }
-        }
-        let learned = databases
-            .iter()
-            .zip(&infos)
-            .map(|(database, info)| database.learn(info.as_deref(), asked).map(drop))
-            .collect();
-        for ((database, key), record) in wanted.iter().zip(records) {
-            let at = databases.iter().position(|one| Arc::ptr_eq(one, database));
-            // What cannot be read is an error of the write that needs it.
-            if let (Some(Some(info)), Ok(record)) = (at.and_then(|at| infos.get(at)), record)
-                && let Ok(info) = Info::decode(info)
-            {
-                database.prefetched.put(&At::of(&info), key, record);
-            }
-        }
-        Ok(learned)
+        Ok(Question { asked, remembered, databases, wanted, keys })
     }
 
     /// Follows the other nodes of a shared store: reads what their notices name at once, and everything that is
@@ -160,5 +151,65 @@ impl Databases {
         }
         *epoch = Some(now);
         Ok(())
+    }
+}
+
+/// The records that tell what other nodes have changed.
+struct Question {
+    asked: Asked,
+    remembered: Vec<Arc<Remembered>>,
+    databases: Vec<Arc<Database>>,
+    wanted: Vec<Wanted>,
+    /// Of the remembered records, the counters of the databases, and the wanted records.
+    keys: Vec<Vec<u8>>,
+}
+
+/// The values of keys as they were read.
+type Answers = Vec<std::result::Result<Option<Vec<u8>>, StoreError>>;
+
+impl Question {
+    /// Whether [`Question::learn`] reads more, or waits for another thread that does.
+    fn reads_on(&self, values: &Answers) -> bool {
+        let (records, rest) = values.split_at(self.remembered.len());
+        let is_known = |(record, value): (&Arc<Remembered>, &std::result::Result<Option<Vec<u8>>, StoreError>)| {
+            let seen = record.seen.try_lock();
+            value.is_err() || seen.zip(value.as_ref().ok()).is_some_and(|(seen, value)| *seen == *value)
+        };
+        let has_security = |(database, value): (&Arc<Database>, &std::result::Result<Option<Vec<u8>>, StoreError>)| {
+            let Ok(Some(info)) = value else { return true };
+            Info::decode(info).is_ok_and(|info| database.has_security((self.asked.epoch, info.security_at)))
+        };
+        !self.remembered.iter().zip(records).all(is_known) || !self.databases.iter().zip(rest).all(has_security)
+    }
+
+    /// Takes over the values of the keys. The inner errors are those of one database each.
+    fn learn(self, values: Answers) -> Result<Vec<Result<()>>> {
+        let Question { asked, remembered, databases, wanted, .. } = self;
+        let mut values = values;
+        let records = values.split_off(remembered.len() + databases.len());
+        let mut values = values.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
+        let infos = values.split_off(remembered.len());
+        for (record, value) in remembered.iter().zip(values) {
+            let mut seen = record.seen.lock();
+            if *seen != value {
+                (record.changed)(value.as_deref())?;
+                *seen = value;
+            }
+        }
+        let learned = databases
+            .iter()
+            .zip(&infos)
+            .map(|(database, info)| database.learn(info.as_deref(), asked).map(drop))
+            .collect();
+        for ((database, key), record) in wanted.iter().zip(records) {
+            let at = databases.iter().position(|one| Arc::ptr_eq(one, database));
+            // What cannot be read is an error of the write that needs it.
+            if let (Some(Some(info)), Ok(record)) = (at.and_then(|at| infos.get(at)), record)
+                && let Ok(info) = Info::decode(info)
+            {
+                database.prefetched.put(&At::of(&info), key, record);
+            }
+        }
+        Ok(learned)
     }
 }

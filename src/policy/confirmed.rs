@@ -65,6 +65,17 @@ struct Writes {
 impl Guard for Writes {
     fn check(&self) -> error::Result<()> {
         self.authorization.confirm_now(&self.user)?;
+        self.check_security()
+    }
+
+    fn check_at_once(&self) -> Option<error::Result<()>> {
+        let confirmed = self.authorization.confirm_at_once(&self.user)?;
+        Some(confirmed.and_then(|()| self.check_security()))
+    }
+}
+
+impl Writes {
+    fn check_security(&self) -> error::Result<()> {
         match &self.security {
             Some((database, security)) if !Arc::ptr_eq(&database.security(), security) => {
                 Err(Error::Again("The _security of this database has changed while the request was under way.".into()))

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::time::Duration;
 
 use super::keyspace;
@@ -58,6 +60,9 @@ impl From<StoreError> for crate::error::Error {
 
 /// The result of every store call.
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The result of a call that runs while the caller goes on. Dropping it does not end the call.
+pub type Later<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// The longest key, in bytes. An engine's index pages hold hundreds of keys each and must stay well below the
 /// size of its segments. A key must not be empty and must not begin with 0xFF.
@@ -176,6 +181,16 @@ pub trait Store: Send + Sync + 'static {
     /// merges waiting batches into one write and one sync, in the order of their arrival (on PostgreSQL: those of
     /// one database in that order), and tests each batch's expectations against everything committed before it.
     fn commit(&self, batch: Batch) -> Result<()>;
+
+    /// As [`Store::get_each`], without waiting for the result. Async callers on a shared store use it.
+    fn begin_get_each(&self, keys: Vec<Vec<u8>>) -> Later<Vec<Result<Option<Vec<u8>>>>> {
+        Box::pin(ready(self.get_each(&keys)))
+    }
+
+    /// As [`Store::commit`], without waiting for the result. Async callers on a shared store use it.
+    fn begin_commit(&self, batch: Batch) -> Later<()> {
+        Box::pin(ready(self.commit(batch)))
+    }
 
     /// Returns the value of one key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {

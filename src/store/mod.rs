@@ -30,7 +30,9 @@ pub use self::embedded::data_folder::{
     Engine, OpenError, Opened, Options, begin_filling, encrypted_under, finish, open, open_existing, open_with,
 };
 pub use self::embedded::rewrite::{Renamed, Rewrite, Sealing, Step, compact, rewrite};
-pub use self::interface::{Batch, Direction, Durability, Entry, Hear, MAX_KEY, PageLimit, Result, Store, StoreError};
+pub use self::interface::{
+    Batch, Direction, Durability, Entry, Hear, Later, MAX_KEY, PageLimit, Result, Store, StoreError,
+};
 pub use self::pages::{Pages, pages};
 pub use self::update::{Change, pause_after_conflict, update, update_with};
 

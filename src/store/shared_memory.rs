@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::memory::Memory;
 use super::range::KeyRange;
-use super::{Batch, Direction, Entry, Hear, PageLimit, Result, Store, StoreError};
+use super::{Batch, Direction, Entry, Hear, Later, PageLimit, Result, Store, StoreError};
 use crate::clock::Clock;
 
 /// What the nodes share.
@@ -144,6 +144,17 @@ impl Cluster {
     }
 }
 
+impl Node {
+    /// Begins a call, as a store over a network does.
+    fn on_a_thread<T: Send + 'static>(&self, call: impl FnOnce(&Node) -> Result<T> + Send + 'static) -> Later<T> {
+        let node = Node { cluster: self.cluster.clone(), own: self.own.clone() };
+        let called = tokio::task::spawn_blocking(move || call(&node));
+        Box::pin(
+            async move { called.await.unwrap_or_else(|_| Err(StoreError::Down("a call has panicked".to_owned()))) },
+        )
+    }
+}
+
 impl Store for Node {
     fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         self.cluster.check_thread();
@@ -159,6 +170,14 @@ impl Store for Node {
     fn commit(&self, batch: Batch) -> Result<()> {
         self.cluster.check_thread();
         self.cluster.entries.commit(batch)
+    }
+
+    fn begin_get_each(&self, keys: Vec<Vec<u8>>) -> Later<Vec<Result<Option<Vec<u8>>>>> {
+        self.on_a_thread(move |node| node.get_each(&keys))
+    }
+
+    fn begin_commit(&self, batch: Batch) -> Later<()> {
+        self.on_a_thread(move |node| node.commit(batch))
     }
 
     fn is_shared(&self) -> bool {

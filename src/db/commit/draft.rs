@@ -331,6 +331,14 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Whether [`Draft::finish`] reads nothing: no changed document can have revisions to stem.
+    pub fn finishes_at_once(&self) -> bool {
+        let is_short = |id: &String| {
+            self.documents.get(id).is_some_and(|slot| slot.tree.nodes().len() <= self.info.revs_limit as usize)
+        };
+        self.partitions.is_none() && self.changed.iter().all(is_short)
+    }
+
     /// Completes the batch: stems and writes the changed documents, and updates the counters.
     pub fn finish(mut self) -> Result<Finished> {
         let mut smaller = !self.changed.is_empty();

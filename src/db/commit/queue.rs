@@ -35,6 +35,14 @@ pub(crate) trait Work: Send {
     fn check(&self) -> Result<()> {
         Ok(())
     }
+    /// As [`Work::check`], if that neither reads the store nor waits; otherwise `None`.
+    fn check_at_once(&self) -> Option<Result<()>> {
+        Some(Ok(()))
+    }
+    /// Whether `apply` reads nothing beside the documents of `ids`.
+    fn is_light(&self) -> bool {
+        false
+    }
     /// Adds the work's changes to the draft and keeps its results. An error fails only this work. Stops at the
     /// first document that the draft has not loaded ([`Draft::holds`]).
     fn apply(&mut self, draft: &mut Draft) -> Result<()>;

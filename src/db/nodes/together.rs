@@ -1,14 +1,15 @@
-//! Batches the reads of concurrent requests on a shared store: one read and one thread for all requests that wait.
+//! Batches the reads of concurrent requests on a shared store: one read for all requests that wait.
 //!
 //! A read begins after its requests have arrived, so it sees every write that any node acknowledged before them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Databases;
-use crate::blocking::{panicked, spawn_blocking};
+use crate::blocking::panicked;
 use crate::db::Database;
 use crate::db::freshness::{Look, Wanted};
 use crate::db::prefetched::Kept;
@@ -64,26 +65,35 @@ impl Databases {
         };
         if starts {
             let looking = Looking { databases: self.clone(), counts: true };
-            spawn_blocking(move || looking.run());
+            tokio::spawn(looking.run());
         }
         learned.await.unwrap_or_else(|_| Err(Error::Internal("a look at the store ended without an answer".into())))
     }
 
     /// Makes one read for all requests of `waiting`. Returns the answer to each.
-    fn look_for(&self, waiting: &[Look]) -> Vec<Result<()>> {
+    async fn look_for(&self, waiting: &[Look]) -> Vec<Result<()>> {
+        let error = match self.look_at_once_for(waiting).await {
+            Ok(answers) => return answers,
+            Err(error) => error,
+        };
+        if waiting.len() == 1 || matches!(error, Error::Down(_)) {
+            return waiting.iter().map(|_| Err(error.clone())).collect();
+        }
+        // A database of a single request may have caused the error: read for each request alone.
+        let mut answers = Vec::with_capacity(waiting.len());
+        for look in waiting.chunks(1) {
+            answers.extend(self.look_at_once_for(look).await.unwrap_or_else(|error| vec![Err(error)]));
+        }
+        answers
+    }
+
+    async fn look_at_once_for(&self, waiting: &[Look]) -> Result<Vec<Result<()>>> {
         let mut databases: Vec<Arc<Database>> = waiting.iter().flat_map(|look| look.databases.clone()).collect();
         databases.sort_unstable_by_key(|database| (database.number, Arc::as_ptr(database)));
         databases.dedup_by(|one, other| Arc::ptr_eq(one, other));
         let is_wanted = |look: &&Look| !look.answer.is_closed();
         let wanted: Vec<Wanted> = waiting.iter().filter(is_wanted).filter_map(|look| look.record.clone()).collect();
-        let learned = match self.learn_each(&databases, &wanted) {
-            Ok(learned) => learned,
-            Err(error) if waiting.len() == 1 || matches!(error, Error::Down(_)) => {
-                return waiting.iter().map(|_| Err(error.clone())).collect();
-            }
-            // A database of a single request may have caused the error: read for each request alone.
-            Err(_) => return waiting.chunks(1).flat_map(|look| self.look_for(look)).collect(),
-        };
+        let learned = self.learn_each(databases.clone(), wanted).await?;
         let failed: Vec<(&Arc<Database>, &Error)> = databases
             .iter()
             .zip(&learned)
@@ -94,11 +104,11 @@ impl Databases {
             let error = failed.iter().find(|(database, _)| is_of(database)).map(|(_, error)| (*error).clone());
             error.map_or(Ok(()), Err)
         };
-        waiting.iter().map(answer).collect()
+        Ok(waiting.iter().map(answer).collect())
     }
 }
 
-/// A thread that reads for the waiting requests, or is about to: counted in `Looks::running`.
+/// A task that reads for the waiting requests: counted in `Looks::running`.
 struct Looking {
     databases: Arc<Databases>,
     counts: bool,
@@ -106,10 +116,10 @@ struct Looking {
 
 impl Looking {
     /// Reads until no request waits.
-    fn run(mut self) {
+    async fn run(mut self) {
         while let Some(waiting) = self.next() {
             // A panic is a bug. The requests of this read get an error, and later ones are served.
-            let looked = catch_unwind(AssertUnwindSafe(|| self.databases.look_for(&waiting)));
+            let looked = AssertUnwindSafe(self.databases.look_for(&waiting)).catch_unwind().await;
             let answers = looked.unwrap_or_else(|panic| waiting.iter().map(|_| Err(panicked(&*panic))).collect());
             let down = answers.iter().find(|answer| matches!(answer, Err(Error::Down(_)))).cloned();
             for (look, answer) in waiting.into_iter().zip(answers) {
@@ -124,7 +134,7 @@ impl Looking {
         }
     }
 
-    /// Takes the waiting requests. If there are none, the thread is no longer counted: the next request starts another.
+    /// Takes the waiting requests. If there are none, the task is no longer counted: the next request starts another.
     fn next(&mut self) -> Option<Vec<Look>> {
         let mut looks = self.databases.freshness.looks.lock();
         let waiting = std::mem::take(&mut looks.waiting);
@@ -137,8 +147,7 @@ impl Looking {
 }
 
 impl Drop for Looking {
-    /// If the thread never ran, because none was available or the runtime has ended: requests that no other thread
-    /// serves get an error.
+    /// If the runtime has ended: requests that no other task serves get an error.
     fn drop(&mut self) {
         if self.counts {
             let mut looks = self.databases.freshness.looks.lock();

@@ -44,6 +44,14 @@ impl Work for Edits {
         self.guard.as_ref().map_or(Ok(()), |guard| guard.check())
     }
 
+    fn check_at_once(&self) -> Option<Result<()>> {
+        self.guard.as_ref().map_or(Some(Ok(())), |guard| guard.check_at_once())
+    }
+
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
         self.results.truncate(self.done);
         for edit in &self.edits[self.done..] {

@@ -70,6 +70,10 @@ impl Work for Locals {
         self.writes.iter().map(|(_, write)| bytes(write)).sum()
     }
 
+    fn is_light(&self) -> bool {
+        true
+    }
+
     fn apply(&mut self, draft: &mut Draft) -> Result<()> {
         self.revisions.clear();
         for (id, write) in &self.writes {

@@ -8,3 +8,4 @@ pub mod parse;
 mod prepare;
 pub(crate) mod validate;
 pub(crate) mod writer;
+mod writer_task;

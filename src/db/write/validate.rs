@@ -61,6 +61,11 @@ pub trait Guard: Send {
     /// # Errors
     /// An error fails the whole call, and none of its edits is written.
     fn check(&self) -> Result<()>;
+
+    /// As [`Guard::check`], if that neither reads the store nor waits; otherwise `None`.
+    fn check_at_once(&self) -> Option<Result<()>> {
+        None
+    }
 }
 
 /// A hook that allows everything.

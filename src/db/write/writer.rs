@@ -9,6 +9,8 @@
 //! Every commit has a fixed cost. Clients that write continuously return shortly after they are answered, so
 //! after answering several works the writer waits for about as many to arrive, at most as long as the last
 //! commit took. A client that writes alone never waits.
+//!
+//! On a shared store, a few small works are written by a task instead ([`super::writer_task`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,9 +21,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::db::Database;
-use crate::db::commit::draft::Draft;
+use crate::db::commit::draft::{Draft, Finished};
 use crate::db::commit::queue::{ENOUGH, Frees, Pace, Work};
 use crate::db::prefetched::At;
+use crate::db::record::Info;
 use crate::error::{Error, Result};
 use crate::store::{self, Batch, Durability, StoreError, keyspace};
 
@@ -31,7 +34,7 @@ const DRAFT_BYTES: usize = 8 << 20;
 const DRAFT_DOCUMENTS: usize = 4096;
 /// Limits the writers that run at the same time. Each occupies a thread, even while it waits for a sync that it shares
 /// with others, and the allocator keeps about 1 MB per thread. One limit for the process, like its threads.
-static TURNS: Semaphore = Semaphore::const_new(32);
+pub(super) static TURNS: Semaphore = Semaphore::const_new(32);
 /// The pause before a writer checks again whether a backup still holds the database.
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// For this long after a conflict, a writer takes a turn among the nodes before it reads.
@@ -55,13 +58,20 @@ impl Database {
             !std::mem::replace(&mut queue.working, true)
         };
         if start {
-            self.clone().start_writer();
+            self.clone().start();
         }
         answer.await.unwrap_or_else(|_| Err(Error::Internal("the writer ended without an answer".into())))
     }
 
+    fn start(self: Arc<Self>) {
+        match self.store.is_shared() {
+            true => self.start_task(),
+            false => self.start_writer(),
+        }
+    }
+
     /// Runs the writer on a blocking thread, as soon as it is its turn.
-    fn start_writer(self: Arc<Self>) {
+    pub(super) fn start_writer(self: Arc<Self>) {
         match TURNS.try_acquire() {
             Ok(turn) => {
                 crate::blocking::spawn_blocking(move || self.drain(turn));
@@ -181,14 +191,7 @@ impl Database {
         if self.is_partitioned() {
             draft = draft.partitioned(self.shared.partition_limit.load(Ordering::Relaxed));
         }
-        let mut complete = works.len();
-        for (at, work) in works.iter_mut().enumerate() {
-            work.apply(&mut draft).map_err(|error| Attempt::Without(at, error))?;
-            if !work.is_complete() {
-                complete = at;
-                break;
-            }
-        }
+        let complete = apply(works, &mut draft)?;
         let applied = &works[..works.len().min(complete + 1)];
         let mut finished = draft.finish()?;
         finished.batch.frees = applied.iter().all(|work| match work.frees() {
@@ -203,22 +206,17 @@ impl Database {
             return Ok(complete);
         }
         let records = if is_shared { records_in(self.number, &finished.batch) } else { HashSet::new() };
-        match self.store.commit(finished.batch) {
+        match self.store.commit(std::mem::take(&mut finished.batch)) {
             Ok(()) => {
-                if is_shared {
-                    self.prefetched.committed(At::of(&info), At::of(&finished.info), records);
-                }
-                let calls = works[..complete].iter().filter(|work| work.is_write()).count();
-                self.shared.counts.wrote(calls, finished.written, finished.inserted);
                 if designs {
                     self.designs_changed();
                 }
-                self.committed(finished.info, info.sequence, epoch);
+                self.written(&works[..complete], finished, records, (&info, epoch));
                 Ok(complete)
             }
             // Another node committed, or the database was deleted.
             Err(StoreError::Conflict) => {
-                self.heard.lock().contended_until = Some(Instant::now() + CONTENDED);
+                self.contend();
                 if self.refresh()? { Err(Attempt::Again) } else { Err(Attempt::Failed(Error::NoDatabase)) }
             }
             Err(error) => Err(Attempt::Failed(error.into())),
@@ -227,21 +225,59 @@ impl Database {
 }
 
 impl Database {
-    /// After a conflict with another node: waits for the turn to write, and reads the counters again.
+    /// Takes over what was committed. `written`: the works that are complete. `records`: the keys of the document records
+    /// that were written, on a shared store. `before`: counters and epoch on top of which it was committed.
+    pub(super) fn written(
+        &self,
+        works: &[Box<dyn Work>],
+        finished: Finished,
+        records: HashSet<Vec<u8>>,
+        (before, epoch): (&Info, u64),
+    ) {
+        if self.store.is_shared() {
+            self.prefetched.committed(At::of(before), At::of(&finished.info), records);
+        }
+        let calls = works.iter().filter(|work| work.is_write()).count();
+        self.shared.counts.wrote(calls, finished.written, finished.inserted);
+        self.committed(finished.info, before.sequence, epoch);
+    }
+
+    /// After a conflict with another node: the next commits take turns with those of the other nodes.
+    pub(super) fn contend(&self) {
+        self.heard.lock().contended_until = Some(Instant::now() + CONTENDED);
+    }
+
+    /// Whether another node has written this database a moment ago.
+    pub(super) fn is_contended(&self) -> bool {
+        self.heard.lock().contended_until.is_some_and(|until| until >= Instant::now())
+    }
+
+    /// After a conflict with another node: waits for the turn to write, if it can be had, and reads the counters again.
     fn turn(&self) -> Result<Option<Box<dyn Send>>> {
-        if !self.store.is_shared() || self.heard.lock().contended_until.is_none_or(|until| until < Instant::now()) {
+        if !self.store.is_shared() || !self.is_contended() {
             return Ok(None);
         }
         let turn = self.store.turn(self.number);
-        if turn.is_some() && !self.refresh()? {
+        if !self.refresh()? {
             return Err(Error::NoDatabase);
         }
         Ok(turn)
     }
 }
 
+/// Applies works to a draft until it has no room. Returns how many are complete; the next one may be applied in part.
+pub(super) fn apply(works: &mut [Box<dyn Work>], draft: &mut Draft) -> std::result::Result<usize, Attempt> {
+    for (at, work) in works.iter_mut().enumerate() {
+        work.apply(draft).map_err(|error| Attempt::Without(at, error))?;
+        if !work.is_complete() {
+            return Ok(at);
+        }
+    }
+    Ok(works.len())
+}
+
 /// The keys of the document records that a batch writes.
-fn records_in(number: u64, batch: &Batch) -> HashSet<Vec<u8>> {
+pub(super) fn records_in(number: u64, batch: &Batch) -> HashSet<Vec<u8>> {
     let prefix = keyspace::document(number, "");
     batch.writes.iter().map(|(key, _)| key).filter(|key| key.starts_with(&prefix)).cloned().collect()
 }
@@ -257,7 +293,8 @@ fn still_wanted(work: Box<dyn Work>) -> Option<Box<dyn Work>> {
     }
 }
 
-enum Attempt {
+/// Why works were not committed.
+pub(super) enum Attempt {
     Again,
     /// A backup on some node of a shared store holds the database.
     Held,

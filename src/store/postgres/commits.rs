@@ -14,7 +14,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -25,6 +24,7 @@ use super::arrays::{Arrays, Encoded, placeholders};
 use super::connections::{Connections, SILENT};
 use super::encode::Place;
 use super::errors::Fate;
+use super::runtime::Answer;
 use super::slot::{Slot, Told};
 use crate::store::{Result, StoreError};
 
@@ -59,7 +59,7 @@ const AGAIN: &str = "PostgreSQL: a commit was given up after repeated serializat
 struct Waiting {
     batch: Encoded,
     databases: HashSet<i64>,
-    answer: SyncSender<Result<()>>,
+    answer: Answer<()>,
 }
 
 #[derive(Default)]
@@ -97,7 +97,7 @@ impl Commits {
     }
 
     /// Commits a batch, together with others. `answer` gets the result.
-    pub fn submit(self: &Arc<Self>, batch: Encoded, answer: SyncSender<Result<()>>) {
+    pub fn submit(self: &Arc<Self>, batch: Encoded, answer: Answer<()>) {
         let databases = batch.databases();
         let mut state = self.state.lock();
         state.bytes += batch.bytes;
@@ -178,7 +178,7 @@ impl Commits {
 /// A batch of a transaction under way.
 struct Member {
     databases: HashSet<i64>,
-    answer: SyncSender<Result<()>>,
+    answer: Answer<()>,
 }
 
 /// A transaction under way. If it is dropped without an outcome, its batches get an error, and other commits go on.
@@ -232,10 +232,10 @@ impl Turn {
         let given_up = if self.is_server_away { state.take_all() } else { VecDeque::new() };
         self.commits.begin(state);
         if let Some(Err(error)) = outcomes.last() {
-            given_up.into_iter().for_each(|one| drop(one.answer.send(Err(error.clone()))));
+            given_up.into_iter().for_each(|one| one.answer.send(Err(error.clone())));
         }
         for (member, outcome) in members.into_iter().zip(outcomes) {
-            let _ = member.answer.send(outcome);
+            member.answer.send(outcome);
         }
     }
 

@@ -10,13 +10,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 
 use parking_lot::Mutex;
 
 use super::connections::{Connections, Parameters};
 use super::encode::Place;
-use super::runtime::{Threads, received};
+use super::runtime::{Answer, Threads};
 use crate::store::{Result, StoreError};
 
 /// A call with more keys has a statement of its own, so that others do not wait for its values.
@@ -33,7 +32,7 @@ type Values = Vec<Option<Vec<u8>>>;
 
 struct Waiting {
     places: Vec<Place>,
-    answer: SyncSender<Result<Values>>,
+    answer: Answer<Values>,
 }
 
 #[derive(Default)]
@@ -61,16 +60,16 @@ impl Lookups {
         Arc::new(Lookups { connections, state: Mutex::default(), most, one, some, mixed })
     }
 
-    /// The stored values of the keys at `places`.
-    pub fn get(self: &Arc<Self>, threads: &Threads, places: Vec<Place>) -> Result<Values> {
+    /// Reads the stored values of the keys at `places`. `answer` gets them.
+    pub fn get(self: &Arc<Self>, threads: &Threads, places: Vec<Place>, answer: Answer<Values>) {
         if places.len() > FEW {
             let own = self.clone();
-            return threads.wait(async move { own.read(places).await });
+            threads.handle().spawn(async move { answer.send(own.read(places).await) });
+            return;
         }
-        let (done, answer) = sync_channel(1);
         let starts = {
             let mut state = self.state.lock();
-            state.waiting.push_back(Waiting { places, answer: done });
+            state.waiting.push_back(Waiting { places, answer });
             let starts = state.has_room(self.most);
             state.running += usize::from(starts);
             starts
@@ -79,7 +78,6 @@ impl Lookups {
             let running = Running { lookups: self.clone(), counts: true };
             threads.handle().spawn(running.run());
         }
-        received(&answer)
     }
 
     /// Reads in one statement.
@@ -138,7 +136,7 @@ impl Running {
                     let mut values = values.into_iter();
                     for call in calls {
                         let own = values.by_ref().take(call.places.len()).collect();
-                        let _ = call.answer.send(Ok(own));
+                        call.answer.send(Ok(own));
                     }
                 }
                 Err(error) if calls.len() == 1 || matches!(error, StoreError::Down(_)) => self.refuse(calls, &error),
@@ -153,7 +151,7 @@ impl Running {
         while let Some(call) = calls.pop_front() {
             let read = self.lookups.read(call.places).await;
             let down = read.as_ref().err().filter(|error| matches!(error, StoreError::Down(_))).cloned();
-            let _ = call.answer.send(read);
+            call.answer.send(read);
             if let Some(error) = down {
                 return self.refuse(calls, &error);
             }
@@ -168,7 +166,7 @@ impl Running {
             _ => VecDeque::new(),
         };
         for call in calls.into_iter().chain(waiting) {
-            let _ = call.answer.send(Err(error.clone()));
+            call.answer.send(Err(error.clone()));
         }
     }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::connections::{Connections, Parameters};
 use super::encode::{Rows, key, place};
 use super::lookups::Lookups;
-use super::runtime::Threads;
+use super::runtime::{Answer, Threads, received};
 use crate::store::embedded::frame::Frames;
 use crate::store::range::{KeyRange, is_empty};
 use crate::store::reserved_keys::clamp;
-use crate::store::{Direction, Entry, PageLimit, Result, StoreError};
+use crate::store::{Direction, Entry, Later, PageLimit, Result, StoreError};
 
 /// The most entries of a page: the whole answer of the server is in memory at once.
 const MOST: usize = 10_000;
@@ -48,7 +48,7 @@ impl Reads {
     }
 
     fn value(&self, key: &[u8], framed: &[u8]) -> Result<Vec<u8>> {
-        self.frames.unseal(key, framed).map(std::borrow::Cow::into_owned)
+        value(&self.frames, key, framed)
     }
 
     /// The values of `keys`, in their order. The inner error is that of one value.
@@ -56,10 +56,20 @@ impl Reads {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let stored = self.lookups.get(threads, keys.iter().map(|key| place(key)).collect())?;
-        let value =
-            |(key, framed): (&Vec<u8>, Option<Vec<u8>>)| framed.map(|framed| self.value(key, &framed)).transpose();
-        Ok(keys.iter().zip(stored).map(value).collect())
+        let (answer, stored) = Answer::to_thread();
+        self.lookups.get(threads, keys.iter().map(|key| place(key)).collect(), answer);
+        Ok(values(&self.frames, keys, received(&stored)?))
+    }
+
+    /// As [`Reads::get_each`], without waiting.
+    pub fn begin_get_each(&self, threads: &Threads, keys: Vec<Vec<u8>>) -> Later<Vec<Result<Option<Vec<u8>>>>> {
+        if keys.is_empty() {
+            return Box::pin(std::future::ready(Ok(Vec::new())));
+        }
+        let (answer, stored) = Answer::to_task();
+        self.lookups.get(threads, keys.iter().map(|key| place(key)).collect(), answer);
+        let frames = self.frames.clone();
+        Box::pin(async move { Ok(values(&frames, &keys, stored.await?)) })
     }
 
     /// A page of entries. It ends before a damaged entry; if the first entry is damaged, returns the error.
@@ -113,6 +123,16 @@ impl Reads {
         let (connections, sql) = (self.connections.clone(), sql.to_owned());
         threads.wait(async move { connections.rows(&sql, parameters).await })
     }
+}
+
+fn value(frames: &Frames, key: &[u8], framed: &[u8]) -> Result<Vec<u8>> {
+    frames.unseal(key, framed).map(std::borrow::Cow::into_owned)
+}
+
+/// The values of `keys` as they are `stored`.
+fn values(frames: &Frames, keys: &[Vec<u8>], stored: Vec<Option<Vec<u8>>>) -> Vec<Result<Option<Vec<u8>>>> {
+    let pairs = keys.iter().zip(stored);
+    pairs.map(|(key, framed)| framed.map(|framed| value(frames, key, &framed)).transpose()).collect()
 }
 
 /// The statement for a page: the rows of `range` up to a number of entries and a number of bytes. `at` is the number of

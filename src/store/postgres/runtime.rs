@@ -2,11 +2,44 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::oneshot;
 
-use crate::store::{Result, StoreError};
+use crate::store::{Later, Result, StoreError};
+
+/// Where the result of a call goes. If it is dropped, the caller gets an error.
+pub(super) enum Answer<T> {
+    /// To a thread that waits in [`received`].
+    Thread(SyncSender<Result<T>>),
+    /// To a task.
+    Task(oneshot::Sender<Result<T>>),
+}
+
+impl<T: Send + 'static> Answer<T> {
+    /// The receiver is for [`received`].
+    pub fn to_thread() -> (Answer<T>, Receiver<Result<T>>) {
+        let (sender, receiver) = sync_channel(1);
+        (Answer::Thread(sender), receiver)
+    }
+
+    pub fn to_task() -> (Answer<T>, Later<T>) {
+        let (sender, receiver) = oneshot::channel();
+        (Answer::Task(sender), Box::pin(async move { receiver.await.unwrap_or_else(|_| Err(ended())) }))
+    }
+
+    pub fn send(self, result: Result<T>) {
+        match self {
+            Answer::Thread(sender) => drop(sender.send(result)),
+            Answer::Task(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+fn ended() -> StoreError {
+    StoreError::Down("PostgreSQL: the task of a call has ended without an answer".into())
+}
 
 /// Two threads that serve all connections. Dropping this does not wait for their end.
 pub(super) struct Threads {
@@ -38,8 +71,7 @@ impl Threads {
 /// Waits for the result of a call. Callers should not be on an async thread; if one is, another thread takes over its
 /// other tasks first.
 pub(super) fn received<T>(answer: &Receiver<Result<T>>) -> Result<T> {
-    crate::blocking::in_place(|| answer.recv())
-        .unwrap_or_else(|_| Err(StoreError::Down("PostgreSQL: the task of a call has ended without an answer".into())))
+    crate::blocking::in_place(|| answer.recv()).unwrap_or_else(|_| Err(ended()))
 }
 
 impl Drop for Threads {

@@ -1,7 +1,6 @@
 //! The calls of [`Store`].
 
 use std::collections::HashMap;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use super::leases::{Turns, lease};
 use super::measured_size::MeasuredSize;
 use super::notices::Notices;
 use super::reads::Reads;
-use super::runtime::{Threads, received};
+use super::runtime::{Answer, Threads, received};
 use crate::store::embedded::frame::Frames;
 use crate::store::range::KeyRange;
 use crate::store::reserved_keys::check_key;
-use crate::store::{Batch, Direction, Entry, Hear, PageLimit, Result, Store, StoreError};
+use crate::store::{Batch, Direction, Entry, Hear, Later, PageLimit, Result, Store, StoreError};
 
 /// The ordered map in a database.
 pub(super) struct PostgresStore {
@@ -49,6 +48,16 @@ impl PostgresStore {
 
     fn notices(&self) -> &Notices {
         self.notices.get_or_init(|| Notices::start(self.connections.clone(), self.threads.handle()))
+    }
+
+    /// Commits a batch. `answer` gets the result.
+    fn submit(&self, batch: Batch, answer: Answer<()>) {
+        let mut keys = batch.writes.iter().map(|(key, _)| key).chain(batch.expect.iter().map(|(key, _)| key));
+        match keys.try_for_each(|key| check_key(key)).and_then(|()| self.encode(batch)) {
+            Ok(batch) if batch.expect.is_empty() && batch.writes.is_empty() => answer.send(Ok(())),
+            Ok(batch) => self.commits.submit(batch, answer),
+            Err(error) => answer.send(Err(error)),
+        }
     }
 
     /// The rows of a batch. `Conflict` if it expects two values of one key.
@@ -99,16 +108,19 @@ impl Store for PostgresStore {
 
     /// Every commit is durable, even a relaxed one: a crash of the database must not lose what other nodes have read.
     fn commit(&self, batch: Batch) -> Result<()> {
-        for key in batch.writes.iter().map(|(key, _)| key).chain(batch.expect.iter().map(|(key, _)| key)) {
-            check_key(key)?;
-        }
-        let batch = self.encode(batch)?;
-        if batch.expect.is_empty() && batch.writes.is_empty() {
-            return Ok(());
-        }
-        let (done, answer) = sync_channel(1);
-        self.commits.submit(batch, done);
-        received(&answer)
+        let (answer, result) = Answer::to_thread();
+        self.submit(batch, answer);
+        received(&result)
+    }
+
+    fn begin_get_each(&self, keys: Vec<Vec<u8>>) -> Later<Vec<Result<Option<Vec<u8>>>>> {
+        self.reads.begin_get_each(&self.threads, keys)
+    }
+
+    fn begin_commit(&self, batch: Batch) -> Later<()> {
+        let (answer, result) = Answer::to_task();
+        self.submit(batch, answer);
+        result
     }
 
     fn ready(&self) -> Result<()> {
