@@ -70,8 +70,12 @@ pub(super) struct Freshness {
 #[derive(Default)]
 pub(super) struct Looks {
     pub waiting: Vec<Look>,
-    /// Number of tasks that read for these requests.
+    /// Number of tasks that read for requests, or are about to.
     pub running: usize,
+    /// A task is about to take the waiting requests.
+    pub starts: bool,
+    /// Number of requests that are read for.
+    pub under_way: usize,
 }
 
 /// A request's databases, whose state it needs, and the sender of the answer.

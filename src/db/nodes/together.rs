@@ -11,15 +11,13 @@ use tokio::sync::oneshot;
 use super::Databases;
 use crate::blocking::panicked;
 use crate::db::Database;
-use crate::db::freshness::{Look, Wanted};
+use crate::db::freshness::{Look, Looks, Wanted};
 use crate::db::prefetched::Kept;
 use crate::error::{Error, Result};
 use crate::store::keyspace;
 
-/// While fewer reads than this run, a request starts one at once.
-const FREE: usize = 2;
-/// If this many requests wait, another read starts beside the running ones, so that a slow one, which reads what has
-/// changed, does not delay all requests.
+/// Another read starts beside the running ones if as many requests wait as these read for, or at least this many. A slow
+/// read, which reads what has changed, therefore does not delay all requests, and under load few reads serve many requests.
 const MANY: usize = 16;
 /// Maximum number of concurrent reads.
 const AT_ONCE: usize = 4;
@@ -59,12 +57,13 @@ impl Databases {
         let starts = {
             let mut looks = self.freshness.looks.lock();
             looks.waiting.push(Look { databases, record, answer });
-            let starts = looks.running < FREE || looks.running < AT_ONCE && looks.waiting.len() >= MANY;
+            let starts = !looks.starts && looks.running < AT_ONCE && looks.is_enough();
             looks.running += usize::from(starts);
+            looks.starts |= starts;
             starts
         };
         if starts {
-            let looking = Looking { databases: self.clone(), counts: true };
+            let looking = Looking { databases: self.clone(), requests: 0, counts: true, starts: true };
             tokio::spawn(looking.run());
         }
         learned.await.unwrap_or_else(|_| Err(Error::Internal("a look at the store ended without an answer".into())))
@@ -111,12 +110,25 @@ impl Databases {
 /// A task that reads for the waiting requests: counted in `Looks::running`.
 struct Looking {
     databases: Arc<Databases>,
+    /// The requests that it reads for: counted in `Looks::under_way`.
+    requests: usize,
     counts: bool,
+    /// Whether it is the one that `Looks::starts` stands for.
+    starts: bool,
+}
+
+impl Looks {
+    /// Whether enough requests wait for another read beside those under way.
+    fn is_enough(&self) -> bool {
+        self.waiting.len() >= self.under_way.min(MANY)
+    }
 }
 
 impl Looking {
-    /// Reads until no request waits.
+    /// Reads until few requests wait.
     async fn run(mut self) {
+        // Requests that are about to look join the first read.
+        tokio::task::yield_now().await;
         while let Some(waiting) = self.next() {
             // A panic is a bug. The requests of this read get an error, and later ones are served.
             let looked = AssertUnwindSafe(self.databases.look_for(&waiting)).catch_unwind().await;
@@ -134,10 +146,17 @@ impl Looking {
         }
     }
 
-    /// Takes the waiting requests. If there are none, the task is no longer counted: the next request starts another.
+    /// Takes the waiting requests. If there are too few, the task is no longer counted: the next requests start another,
+    /// or a read that is under way is followed by theirs.
     fn next(&mut self) -> Option<Vec<Look>> {
         let mut looks = self.databases.freshness.looks.lock();
-        let waiting = std::mem::take(&mut looks.waiting);
+        looks.under_way -= std::mem::take(&mut self.requests);
+        if std::mem::take(&mut self.starts) {
+            looks.starts = false;
+        }
+        let waiting = if looks.is_enough() { std::mem::take(&mut looks.waiting) } else { Vec::new() };
+        self.requests = waiting.len();
+        looks.under_way += waiting.len();
         if waiting.is_empty() {
             looks.running -= 1;
             self.counts = false;
@@ -152,6 +171,8 @@ impl Drop for Looking {
         if self.counts {
             let mut looks = self.databases.freshness.looks.lock();
             looks.running -= 1;
+            looks.under_way -= self.requests;
+            looks.starts &= !self.starts;
             let given_up = if looks.running == 0 { std::mem::take(&mut looks.waiting) } else { Vec::new() };
             drop(looks);
             drop(given_up);

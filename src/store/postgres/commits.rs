@@ -10,7 +10,8 @@
 //! transaction, for example because of the content of one batch, each batch is sent alone and gets its own answer.
 //!
 //! A transaction costs the server as much as about twenty rows. Another one therefore starts beside those under way
-//! only if enough batches wait to be worth its cost.
+//! only if as many batches wait as these have, or enough to be worth its cost anyway. A single client never waits; many
+//! clients are soon in a few groups of equal size, which take turns.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -32,10 +33,8 @@ use crate::store::{Result, StoreError};
 const BATCHES: usize = 64;
 /// ...or this many bytes.
 const BYTES: usize = 4 << 20;
-/// A transaction starts as soon as a batch comes if fewer than this many run, not counting those in `State::slow`...
-const AT_ONCE: usize = 2;
-/// ...or if at least this many batches wait...
-const ENOUGH: usize = 8;
+/// A transaction starts beside others if at least this many batches wait...
+const ENOUGH: usize = 16;
 /// ...or this many bytes.
 const ENOUGH_BYTES: usize = 64 << 10;
 /// The most batches that are examined for one group.
@@ -73,8 +72,9 @@ struct State {
     hot: HashMap<i64, Instant>,
     /// Transactions under way.
     running: usize,
-    /// Transactions under way that wait for another node, which writes to the same database, or are sent again.
-    slow: usize,
+    /// The batches of the transactions under way, except for slow ones: those that wait for another node, which writes to
+    /// the same database, or are sent again.
+    under_way: usize,
     /// Slots that no transaction uses.
     slots: Vec<Slot>,
 }
@@ -115,7 +115,7 @@ impl Commits {
             }
             let is_slow = group.iter().any(|one| state.is_hot(&one.databases));
             state.running += 1;
-            state.slow += usize::from(is_slow);
+            state.under_way += if is_slow { 0 } else { group.len() };
             let (mut batches, mut members) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
             for Waiting { batch, databases, answer } in group {
                 batches.push(batch);
@@ -186,7 +186,7 @@ struct Turn {
     commits: Arc<Commits>,
     /// The batches that have no answer yet. Empty once it has ended.
     members: Vec<Member>,
-    /// Whether it is counted in `State::slow`.
+    /// Whether its batches are not counted in `State::under_way`.
     is_slow: bool,
     /// Whether it has given up because it could not reach the server.
     is_server_away: bool,
@@ -197,7 +197,7 @@ impl Turn {
     fn slow_down(&mut self) {
         if !std::mem::replace(&mut self.is_slow, true) {
             let mut state = self.commits.state.lock();
-            state.slow += 1;
+            state.under_way -= self.members.len();
             self.commits.begin(state);
         }
     }
@@ -218,7 +218,7 @@ impl Turn {
         let members = std::mem::take(&mut self.members);
         let mut state = self.commits.state.lock();
         state.running -= 1;
-        state.slow -= usize::from(self.is_slow);
+        state.under_way -= if self.is_slow { 0 } else { members.len() };
         state.slots.extend(slot);
         for (member, outcome) in members.iter().zip(&outcomes) {
             for number in &member.databases {
@@ -421,17 +421,12 @@ impl State {
 
     /// Whether another transaction may start.
     fn has_room(&self, most: usize) -> bool {
-        self.running < most && (self.running - self.slow < AT_ONCE || self.is_enough())
+        self.running < most && (self.waiting.len() >= self.under_way.min(ENOUGH) || self.bytes >= ENOUGH_BYTES)
     }
 
     /// Whether another node writes to one of the databases.
     fn is_hot(&self, databases: &HashSet<i64>) -> bool {
         databases.iter().any(|number| self.hot.contains_key(number))
-    }
-
-    /// Whether so much waits that another transaction is worth its cost.
-    fn is_enough(&self) -> bool {
-        self.waiting.len() >= ENOUGH || self.bytes >= ENOUGH_BYTES
     }
 }
 

@@ -22,9 +22,7 @@ use crate::store::{Result, StoreError};
 const FEW: usize = 64;
 /// The most keys in one statement.
 const KEYS: usize = 512;
-/// A statement starts as soon as a call arrives if fewer than this many are running...
-const AT_ONCE: usize = 2;
-/// ...or if at least this many calls wait.
+/// A statement starts beside those under way if almost twice as many calls wait as these have, or at least this many.
 const CALLS: usize = 8;
 
 /// The stored values of some keys, in their order.
@@ -38,8 +36,10 @@ struct Waiting {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
-    /// Statements under way.
+    /// Tasks that send statements.
     running: usize,
+    /// The calls of the statements under way.
+    under_way: usize,
 }
 
 pub(super) struct Lookups {
@@ -67,17 +67,17 @@ impl Lookups {
             threads.handle().spawn(async move { answer.send(own.read(places).await) });
             return;
         }
-        let starts = {
+        let calls = {
             let mut state = self.state.lock();
             state.waiting.push_back(Waiting { places, answer });
-            let starts = state.has_room(self.most);
-            state.running += usize::from(starts);
-            starts
+            if !state.has_room(self.most) {
+                return;
+            }
+            state.running += 1;
+            state.take()
         };
-        if starts {
-            let running = Running { lookups: self.clone(), counts: true };
-            threads.handle().spawn(running.run());
-        }
+        let running = Running { lookups: self.clone(), calls: calls.len(), counts: true };
+        threads.handle().spawn(running.run(calls));
     }
 
     /// Reads in one statement.
@@ -103,12 +103,17 @@ impl Lookups {
 }
 
 impl State {
-    /// Whether another statement starts for the calls that wait.
+    /// Whether another task starts for the calls that wait.
     fn has_room(&self, most: usize) -> bool {
-        self.running < AT_ONCE.min(most) || self.running < most && self.waiting.len() >= CALLS
+        self.running < most && self.is_enough()
     }
 
-    /// Takes the calls of the next statement.
+    /// Whether enough calls wait for another statement beside those under way.
+    fn is_enough(&self) -> bool {
+        self.waiting.len() >= (2 * self.under_way).saturating_sub(1).min(CALLS)
+    }
+
+    /// Takes the calls of the next statement, and counts them.
     fn take(&mut self) -> Vec<Waiting> {
         let mut keys = 0;
         let fits = |call: &&Waiting| {
@@ -116,6 +121,7 @@ impl State {
             keys <= KEYS
         };
         let count = self.waiting.iter().take_while(fits).count();
+        self.under_way += count;
         self.waiting.drain(..count).collect()
     }
 }
@@ -123,13 +129,16 @@ impl State {
 /// A task that sends one statement after the other while calls wait.
 struct Running {
     lookups: Arc<Lookups>,
+    /// How many calls its statement has: they are counted in `State::under_way`.
+    calls: usize,
     /// Whether it is counted in `State::running`.
     counts: bool,
 }
 
 impl Running {
-    async fn run(mut self) {
-        while let Some(calls) = self.next() {
+    async fn run(mut self, calls: Vec<Waiting>) {
+        let mut next = Some(calls);
+        while let Some(calls) = next {
             let places = calls.iter().flat_map(|call| call.places.clone()).collect();
             match self.lookups.read(places).await {
                 Ok(values) => {
@@ -143,6 +152,7 @@ impl Running {
                 // A single call may have caused the error.
                 Err(_) => self.read_alone(calls.into()).await,
             }
+            next = self.next();
         }
     }
 
@@ -170,10 +180,13 @@ impl Running {
         }
     }
 
-    /// The calls of the next statement. If there are none, the task no longer counts: the next call starts another one.
+    /// The calls of the next statement. If too few wait, the task ends: the next calls start another one, or another
+    /// statement that is under way is followed by theirs.
     fn next(&mut self) -> Option<Vec<Waiting>> {
         let mut state = self.lookups.state.lock();
-        let calls = state.take();
+        state.under_way -= std::mem::take(&mut self.calls);
+        let calls = if state.is_enough() { state.take() } else { Vec::new() };
+        self.calls = calls.len();
         if calls.is_empty() {
             state.running -= 1;
             self.counts = false;
@@ -189,14 +202,17 @@ impl Drop for Running {
             return;
         }
         let mut state = self.lookups.state.lock();
+        state.under_way -= self.calls;
         if state.waiting.is_empty() {
             state.running -= 1;
             return;
         }
         match tokio::runtime::Handle::try_current() {
             Ok(handle) if std::thread::panicking() => {
+                let calls = state.take();
                 drop(state);
-                handle.spawn(Running { lookups: self.lookups.clone(), counts: true }.run());
+                let next = Running { lookups: self.lookups.clone(), calls: calls.len(), counts: true };
+                handle.spawn(next.run(calls));
             }
             _ => {
                 state.running -= 1;
