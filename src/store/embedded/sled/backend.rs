@@ -48,6 +48,10 @@ pub(crate) struct SledBackend {
     durable: Mutex<(u64, u64)>,
 }
 
+/// After so many bytes, a scan accesses the leaf at which it is once more. sled counts accesses to its cache, not bytes, and
+/// a scan accesses each leaf once, whatever its size.
+const BYTES_OF_ACCESS: usize = CHUNK;
+
 /// Entries, and the last key if the range has more entries after it.
 type Page = (Vec<(IVec, Value)>, Option<Vec<u8>>);
 
@@ -111,7 +115,7 @@ impl SledBackend {
     ) -> Result<(Vec<(IVec, Value)>, bool)> {
         let mut found = open.db.range::<Vec<u8>, _>((range.0.clone(), range.1.clone()));
         let mut page = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut accessed) = (0, 0);
         while page.len() < limit.entries && bytes < limit.bytes.max(1) {
             let next = match direction {
                 Direction::Forward => found.next(),
@@ -125,6 +129,12 @@ impl SledBackend {
                 Err(StoreError::Damaged(_)) if !page.is_empty() => return Ok((page, true)),
                 Err(error) => return Err(error),
             };
+            // The chunks of a value are accessed when they are joined.
+            accessed += key.len() + stored.len();
+            if accessed >= BYTES_OF_ACCESS {
+                open.db.contains_key(&key).map_err(failure)?;
+                accessed = 0;
+            }
             if let Some(value) = join(open, &key, stored)? {
                 bytes += key.len() + value.len();
                 page.push((key, value));

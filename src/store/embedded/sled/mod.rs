@@ -10,7 +10,8 @@
 //!   KiB, no leaf comes near 512 KiB. An inner node holds up to 256 keys and can be larger; the files of
 //!   such nodes are synced with the log.
 //! - sled keeps up to six segments in memory while it writes, and evicts pages only after 64 accesses to
-//!   their part of the cache. Small segments and small chunks bound that memory.
+//!   their part of the cache. Small segments and small chunks bound that memory, and a scan accesses a leaf
+//!   once for each 4 KiB of it.
 //! - A snapshot torn by a kill (`snap.*.generating`) makes the next open fail. It holds nothing that is
 //!   needed, so it is deleted before sled opens.
 //! - The directory entries of a new database are synced.

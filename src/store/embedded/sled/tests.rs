@@ -1,6 +1,7 @@
 //! Tests of the sled engine below its committer.
 
 use std::fs::File;
+use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::store::embedded::committer::Committer;
 use crate::store::embedded::frame::Frames;
 use crate::store::embedded::mark::Mark;
 use crate::store::embedded::tally::{Tally, Totals};
-use crate::store::{Batch, Durability, Result, Store, StoreError};
+use crate::store::{Batch, Direction, Durability, PageLimit, Result, Store, StoreError};
 
 #[test]
 fn the_durable_position_is_the_one_from_before_the_last_sync() {
@@ -163,4 +164,53 @@ fn values_in_the_large_chunks_of_older_stores_are_read_and_replaced() {
     drop(store);
     let backend = SledBackend::open(&dir.path().join("store"), 16 << 20, Arc::default()).unwrap();
     assert_eq!(chunks(&backend), 0);
+}
+
+/// Measured in a process of its own: other tests take memory, too.
+#[test]
+fn a_scan_over_large_leaves_fills_no_more_than_the_cache() {
+    const ALONE: &str = "SETTEE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = std::thread::current().name().unwrap().to_owned();
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name.as_str(), "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .status();
+        return assert!(alone.unwrap().success());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("store");
+    let (frames, value) = (Frames::default(), vec![7; 4000]);
+    let mut writer = BulkWriter::create(&folder).unwrap();
+    for number in 0..50_000_u32 {
+        let key = number.to_be_bytes().to_vec();
+        let framed = frames.seal(&key, &value);
+        writer.put(key, framed).unwrap();
+    }
+    writer.finish(Totals::default().record(&frames)).unwrap();
+    let backend = SledBackend::open(&folder, 1 << 20, Arc::default()).unwrap();
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() / 1024
+    };
+    let (before, mut most, mut found) = (resident(), 0, 0);
+    let mut from = Bound::Unbounded;
+    loop {
+        let mut last = None;
+        let limit = PageLimit { entries: 500, bytes: 1 << 20 };
+        backend
+            .scan(&(from, Bound::Unbounded), Direction::Forward, limit, &mut |key, _| {
+                found += 1;
+                last = Some(key.to_vec());
+            })
+            .unwrap();
+        most = most.max(resident() - before);
+        match last {
+            Some(last) => from = Bound::Excluded(last),
+            None => break,
+        }
+    }
+    assert_eq!(found, 50_000);
+    assert!(most < 120, "{most} MB of 200 MB");
 }
