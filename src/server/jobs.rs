@@ -25,8 +25,10 @@ const REMOVAL_PAUSE: Duration = Duration::from_secs(3);
 
 /// The pause between two comparisons of the store's files with what they hold.
 const DISK_USE_ROUND: Duration = Duration::from_secs(10 * 60);
-/// The pause after a rewrite of the store that failed.
+/// The pause after a rewrite of the store that failed, doubled with each further failure, and the longest one: most of the
+/// store may have been written in vain.
 const REWRITE_PAUSE: Duration = Duration::from_secs(60 * 60);
+const LONGEST_REWRITE_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The pause between two looks at the indexes of this node.
 const INDEX_ROUND: Duration = Duration::from_secs(30);
 /// The pause between two looks for deleted databases of a shared store.
@@ -184,7 +186,7 @@ async fn record_history(app: Arc<App>) {
 
 /// Rewrites an embedded store whose files are much larger than what they hold, or warns of it (`[settee] rewrite_store`).
 async fn give_disk_space_back(app: Arc<App>) {
-    let mut last = None;
+    let (mut last, mut pause) = (None, REWRITE_PAUSE);
     while !app.store.is_shared() {
         let percent = app.disk_use.wait(DISK_USE_ROUND).await;
         let shared = app.clone();
@@ -204,10 +206,14 @@ async fn give_disk_space_back(app: Arc<App>) {
             continue;
         }
         match app.rewrite_store().await {
-            Ok(rewritten) => last = rewritten.map(|(_, after)| Sizes { disk: after, ..sizes }),
+            Ok(rewritten) => {
+                last = rewritten.map(|(_, after)| Sizes { disk: after, ..sizes });
+                pause = REWRITE_PAUSE;
+            }
             Err(error) => {
                 tracing::warn!("{sizes}; giving the difference back to the disk failed: {error}");
-                tokio::time::sleep(REWRITE_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = (2 * pause).min(LONGEST_REWRITE_PAUSE);
             }
         }
     }
