@@ -14,6 +14,7 @@
 //! and an end of the process, leaves the old one in force.
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::data_folder::{Home, Marker, OpenStore, announce_marker, put_in_force, read_marker};
 use super::fill::{EVERYTHING, Filling};
@@ -23,8 +24,9 @@ use crate::store::{Batch, Direction, Durability, PageLimit, Result, Store, Store
 
 /// The limit of a page that is copied. Commits may wait for a page.
 const PAGE: PageLimit = PageLimit { entries: 500, bytes: 1 << 20 };
-/// While commits wait, at most so many keys are copied, or the rewrite is given up.
+/// While commits wait, at most so many keys are copied, or as many as take so long, or the rewrite is given up.
 const LAST_KEYS: usize = 2000;
+const LAST_TIME: Duration = Duration::from_millis(500);
 /// How often the keys that were noted meanwhile are copied without making commits wait.
 const ROUNDS: u32 = 40;
 /// Bytes of values that are read before they are written into the new store.
@@ -94,22 +96,20 @@ impl Work<'_> {
         }
         let mut filling = Filling::begin(&home.dir, new, home.keys.as_ref(), home.cache_bytes, &home.space)?;
         for page in pages(store, EVERYTHING, Direction::Forward, PAGE) {
-            filling.put(page?)?;
+            let page = page?;
+            if let Some((last, _)) = page.last() {
+                // Later pages are read after the commits that have noted keys behind this one.
+                store.changed.lock().forget_after(last);
+            }
+            filling.put(page)?;
             self.go_on(home)?;
         }
         let filled = filling.open()?;
         filled.verify(&mut || self.go_on(home))?;
         let fresh = filled.into_store();
-        for _ in 0..ROUNDS {
-            if store.changed.lock().keys.len() < LAST_KEYS / 4 {
-                break;
-            }
-            self.copy_changed(store, fresh.as_ref(), home)?;
-        }
-        // Syncs what is copied, so that little is left to sync while commits wait.
-        fresh.commit(Batch::new())?;
+        let last_keys = self.catch_up(fresh.as_ref(), home)?;
         let _no_commits = store.commits.write();
-        if store.changed.lock().keys.len() > LAST_KEYS {
+        if store.changed.lock().keys.len() > last_keys {
             return Err(given_up("too much is being written while the store is rewritten"));
         }
         let before = store.disk_bytes();
@@ -152,9 +152,30 @@ impl Work<'_> {
         self.go_on(home)
     }
 
-    /// Copies the present values of all keys that were noted.
-    fn copy_changed(&self, from: &dyn Store, to: &dyn Store, home: &Home) -> Result<()> {
+    /// Copies what commits have changed until little is left. Returns how many keys can be copied while commits wait.
+    fn catch_up(&self, fresh: &dyn Store, home: &Home) -> Result<usize> {
+        let mut most = LAST_KEYS;
+        for _ in 0..ROUNDS {
+            let begun = Instant::now();
+            let copied = self.copy_changed(self.store, fresh, home)?;
+            // Each round syncs less, so that little is left to sync while commits wait.
+            fresh.commit(Batch::new())?;
+            let in_time = copied as f64 * LAST_TIME.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-6);
+            if copied > LAST_KEYS {
+                most = LAST_KEYS.max(in_time as usize);
+            }
+            if copied <= most / 4 {
+                break;
+            }
+            self.go_on(home)?;
+        }
+        Ok(most)
+    }
+
+    /// Copies the present values of all keys that were noted. Returns their number.
+    fn copy_changed(&self, from: &dyn Store, to: &dyn Store, home: &Home) -> Result<usize> {
         let keys = self.store.changed.lock().take();
+        let copied = keys.len();
         let mut batch = Batch { durability: Durability::Relaxed, ..Batch::new() };
         let mut bytes = 0;
         for key in keys {
@@ -167,7 +188,8 @@ impl Work<'_> {
                 self.go_on(home)?;
             }
         }
-        to.commit(batch)
+        to.commit(batch)?;
+        Ok(copied)
     }
 
     /// Replaces `format.toml`. If it is unknown which of the two stores is in force, all commits are refused from here on: at

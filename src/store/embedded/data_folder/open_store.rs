@@ -73,6 +73,15 @@ impl Changed {
         }
     }
 
+    /// Forgets the keys after `last`.
+    pub fn forget_after(&mut self, last: &[u8]) {
+        let mut later = self.keys.split_off(last);
+        if let Some(last) = later.take(last) {
+            self.keys.insert(last);
+        }
+        self.bytes -= later.iter().map(|key| key.len() + KEY_OVERHEAD).sum::<usize>();
+    }
+
     /// Returns the keys, and begins anew without them.
     pub fn take(&mut self) -> BTreeSet<Vec<u8>> {
         self.bytes = 0;

@@ -353,3 +353,27 @@ fn the_memory_for_noted_keys_is_bounded() {
     assert!(store.get(&key(1)).unwrap().is_some());
     assert!(store.rewrite(&|| false).is_ok());
 }
+
+#[test]
+fn keys_that_are_still_to_be_read_need_no_memory() {
+    for engine in Engine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = filled(dir.path(), *engine, None, 2000);
+        let store: &Arc<dyn Store> = &opened.store;
+        let calls = Cell::new(0_u32);
+        let later = |number: u32| [&b"later"[..], &number.to_be_bytes(), &[7; 5000]].concat();
+        let append = || {
+            let call = calls.replace(calls.get() + 1);
+            // More than 32 MB of keys in all, behind what is read so far.
+            if (1..=20).contains(&call) {
+                let mut writes = Batch { durability: Durability::Relaxed, ..Batch::new() };
+                (0..400).for_each(|number| writes.put(later(call * 400 + number), vec![1]));
+                store.commit(writes).unwrap();
+            }
+            false
+        };
+        assert!(store.rewrite(&append).unwrap().is_some(), "{engine}");
+        assert!((400..8400).all(|number| store.get(&later(number)).unwrap() == Some(vec![1])), "{engine}");
+        assert_eq!(store.complete(), Ok(()));
+    }
+}
