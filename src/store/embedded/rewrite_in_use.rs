@@ -130,10 +130,15 @@ impl Work<'_> {
         if (self.stop)() {
             return Err(given_up("the rewrite of the store was stopped"));
         }
-        if self.store.generation() != self.generation {
+        let (overflowed, failed) = {
+            let changed = self.store.changed.lock();
+            (changed.overflowed, changed.failed)
+        };
+        // What a commit that failed has written may be visible until the store is reopened.
+        if failed || self.store.generation() != self.generation {
             return Err(given_up("the store has failed while it was rewritten"));
         }
-        if self.store.changed.lock().overflowed {
+        if overflowed {
             return Err(given_up("too much is being written while the store is rewritten"));
         }
         if home.space.is_nearly_short() { Err(StoreError::Full) } else { Ok(()) }

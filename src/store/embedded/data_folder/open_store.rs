@@ -57,6 +57,8 @@ pub(in crate::store::embedded) struct Changed {
     bytes: usize,
     /// There were too many keys: some are not in `keys`.
     pub overflowed: bool,
+    /// A commit has failed, and may have written something.
+    pub failed: bool,
 }
 
 impl Changed {
@@ -132,7 +134,9 @@ impl Store for OpenStore {
         // After the commit: a value that was copied before it is copied again. A commit that failed may have had an
         // effect.
         if let Some(keys) = keys {
-            self.changed.lock().note(keys);
+            let mut changed = self.changed.lock();
+            changed.note(keys);
+            changed.failed |= matches!(committed, Err(StoreError::Unavailable(_) | StoreError::Full));
         }
         committed
     }

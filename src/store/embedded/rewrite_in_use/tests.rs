@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::store::crypto::master_key::Key;
+use crate::store::embedded::committer::Committer;
 use crate::store::embedded::data_folder::{Engine, Opened, Options, open, open_with};
+use crate::store::embedded::faults::{Faults, WriteFault};
+use crate::store::embedded::frame::Frames;
 use crate::store::memory::Memory;
 
 fn key(number: u32) -> Vec<u8> {
@@ -374,6 +377,38 @@ fn keys_that_are_still_to_be_read_need_no_memory() {
         };
         assert!(store.rewrite(&append).unwrap().is_some(), "{engine}");
         assert!((400..8400).all(|number| store.get(&later(number)).unwrap() == Some(vec![1])), "{engine}");
+        assert_eq!(store.complete(), Ok(()));
+    }
+}
+
+#[test]
+fn a_rewrite_is_given_up_when_a_commit_fails() {
+    for fault in [WriteFault::Io, WriteFault::Unknown, WriteFault::Panic] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(filled(dir.path(), Engine::Redb, None, 1));
+        let marker = read_marker(dir.path()).unwrap().unwrap();
+        let space = crate::store::disk_space::Space::watch(dir.path()).unwrap();
+        let home = Home { dir: dir.path().to_path_buf(), marker, keys: None, cache_bytes: None, space };
+        let lock = crate::store::embedded::data_folder::lock(dir.path()).unwrap();
+        let faults = Faults::default();
+        let inner = Box::new(Committer::eager(faults.clone(), Frames::default()));
+        let store = OpenStore::new(inner, home, lock);
+        put(&store, (0..2000).map(|number| (key(number), Some(value(number, 0)))));
+        let calls = Cell::new(0);
+        let fail = || {
+            if calls.replace(calls.get() + 1) == 3 {
+                faults.fail_write(0, fault);
+                let mut batch = Batch::new();
+                batch.put(key(1), b"failed".to_vec());
+                assert!(store.commit(batch).is_err());
+            }
+            false
+        };
+        assert!(matches!(store.rewrite(&fail), Err(StoreError::Unavailable(_))), "{fault:?}");
+        assert_eq!(left(dir.path(), 1), [""; 0]);
+        put(&store, [(key(2), None)]);
+        assert!(store.rewrite(&|| false).unwrap().is_some());
+        assert_eq!(entries(&store).len(), 1999);
         assert_eq!(store.complete(), Ok(()));
     }
 }
