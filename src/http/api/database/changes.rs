@@ -29,7 +29,7 @@ use crate::http::request::{Request, Verb, etag_of};
 use crate::http::response::Answer;
 use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
-use crate::json::quote;
+use crate::json::{push_quoted, quote};
 use crate::query::changes_filter::{Filter, Judged};
 use crate::store::{Direction, PageLimit};
 
@@ -224,13 +224,14 @@ impl Source for Changes {
         let interval = self.params.seq_interval.map_or(1, NonZeroU64::get);
         let sequence = if written.is_multiple_of(interval) { wire.as_str() } else { "null" };
         self.told = row.sequence;
-        let mut text = String::with_capacity(160);
-        text.push_str(kind.row_start(written == 0));
-        text.push_str(&format!("{{\"seq\":{sequence},\"id\":{},\"changes\":[", quote(&row.row.id)));
+        let mut text = String::with_capacity(192);
+        text.extend([kind.row_start(written == 0), "{\"seq\":", sequence, ",\"id\":"]);
+        push_quoted(&mut text, &row.row.id);
+        text.push_str(",\"changes\":[");
         for (at, leaf) in row.leaves.iter().enumerate() {
-            let comma = if at > 0 { "," } else { "" };
-            let revision = quote(&row.row.leaves[*leaf].revision.to_string());
-            text.push_str(&format!("{comma}{{\"rev\":{revision}}}"));
+            text.push_str(if at > 0 { ",{\"rev\":" } else { "{\"rev\":" });
+            push_quoted(&mut text, &row.row.leaves[*leaf].revision.to_string());
+            text.push('}');
         }
         text.push(']');
         if row.row.winner().deleted {
