@@ -47,7 +47,7 @@ fn other_workers() -> usize {
 }
 
 /// How often a short read tries to run on an async thread.
-const TRIES: u32 = 16;
+const TRIES: u32 = 4;
 
 /// Limits the short reads that run on blocking threads at the same time.
 static READS: Semaphore = Semaphore::const_new(16);
