@@ -1,7 +1,7 @@
 //! `format.toml`: what a data folder is, and where its store and attachments are.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::engine::{Engine, FORMAT};
@@ -15,6 +15,8 @@ use crate::store::embedded::mark;
 pub(super) const MARKER: &str = "format.toml";
 /// The next `format.toml`. While a rewrite is under way, it names the store that is being written.
 pub(crate) const NEXT: &str = "format.tmp";
+/// Bytes of these files at most.
+const LONGEST: u64 = 64 << 10;
 pub(super) const CIPHER: &str = "XChaCha20-Poly1305";
 
 /// The content of `format.toml`.
@@ -86,14 +88,17 @@ fn read(dir: &Path, file: &str) -> std::result::Result<Option<Marker>, OpenError
         Some(_) => OpenError::Damaged { folder: dir.to_path_buf(), why, missing: String::new() },
         None => OpenError::NotOurs { folder: dir.to_path_buf(), why },
     };
-    let text = match std::fs::read_to_string(dir.join(file)) {
-        Ok(text) => text,
+    let mut text = String::new();
+    let opened = File::open(dir.join(file)).map(|file| file.take(LONGEST + 1));
+    match opened.and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(length) if length as u64 > LONGEST => return Err(not_ours(format!("its {file} is too long"))),
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             return Err(not_ours(format!("its {file} is not text")));
         }
         Err(error) => return Err(OpenError::Io { folder: dir.to_path_buf(), error }),
-    };
+    }
     let table: toml::Table = text.parse().map_err(|error| not_ours(format!("its {file} cannot be read: {error}")))?;
     let format = table.get("format").and_then(toml::Value::as_integer).and_then(|format| u32::try_from(format).ok());
     match format {

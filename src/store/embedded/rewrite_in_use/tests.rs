@@ -286,6 +286,20 @@ fn if_it_is_unknown_which_store_is_in_force_commits_are_refused() {
 }
 
 #[test]
+fn an_announcement_that_is_too_long_is_removed_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path(), Engine::Sled, None, 100));
+    let announcement = dir.path().join("format.tmp");
+    let long = "format = 1\nengine = \"sled\"\nlife = 2\n".to_owned() + &"#".repeat(1 << 20);
+    std::fs::write(&announcement, long).unwrap();
+    std::fs::create_dir(dir.path().join("store-2")).unwrap();
+    let opened = open(dir.path(), None).unwrap();
+    assert!(!announcement.exists() && dir.path().join("store-2").exists());
+    assert!(opened.store.rewrite(&|| false).is_ok());
+    assert_eq!(left(dir.path(), 2), [""; 0]);
+}
+
+#[test]
 fn a_second_rewrite_is_refused_while_one_is_under_way() {
     let dir = tempfile::tempdir().unwrap();
     let opened = filled(dir.path(), Engine::Redb, None, 100);
