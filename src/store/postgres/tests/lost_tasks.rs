@@ -116,23 +116,21 @@ fn a_panic_in_a_read_fails_its_calls_and_no_others() {
 fn a_connection_whose_call_panicked_is_not_used_again() {
     let Some(server) = TestServer::start() else { return };
     let opened = server.open("panics");
-    let store = &opened.store;
-    write_numbers(&**store);
-    let (reads, _) = read_until(
-        &server,
-        "panics.kv",
-        |number| store.get(&key(number, "k")),
-        || {
-            // The server still runs the statements of these reads, which wait for the lock.
-            opened.probe().strikes.notify_waiters();
-            let other = store.clone();
-            let taken = ends("a call", move || other.lease("work", "node", Duration::from_secs(9)));
-            assert_eq!(taken, Ok(true));
-            let holder = locked("panics.kv").replace("count(*)", "pg_terminate_backend(pid)");
-            server.sql(&holder);
-        },
-    );
-    assert!(reads.iter().any(|read| matches!(read, Err(StoreError::Down(_)))), "{reads:?}");
+    write_numbers(&*opened.store);
+    let locked = locked("panics.kv");
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.refused("begin; lock table panics.kv in access exclusive mode; select pg_sleep(20)"));
+        until("it is locked", || server.sql(&locked) == "1");
+        let read = scope.spawn(|| opened.store.get(&key(1, "k")));
+        until("the read waits", || server.sql(WAITING) == "1");
+        opened.probe().strikes.notify_waiters();
+        let failed = read.join().unwrap();
+        assert!(matches!(failed, Err(StoreError::Down(_))), "{failed:?}");
+        // The server still runs the statement of the read.
+        assert_eq!(opened.store.lease("work", "node", Duration::from_secs(9)), Ok(true));
+        assert_eq!(server.sql(&locked), "1", "the call does not wait behind the read");
+        server.sql(&locked.replace("count(*)", "pg_terminate_backend(pid)"));
+    });
 }
 
 #[test]
