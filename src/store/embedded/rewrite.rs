@@ -2,7 +2,8 @@
 //! begins, ends or renews encryption. No other process may have the folder open.
 //!
 //! ```text
-//! format.tmp names store-N+1, blobs-M+1 ──► both are written and synced ──► format.tmp becomes format.toml ──► old ones removed
+//! format.tmp names store-N+1 and blobs-M+1 ──► both are written and synced
+//!                                          ──► format.tmp becomes format.toml ──► the old ones are removed
 //! ```
 //!
 //! With `--to`, the fresh store and all attachments go into a new folder, possibly on another disk, and the

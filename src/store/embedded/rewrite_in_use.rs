@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A key is noted after its commit. Whatever the copy has read of it, before the commit or after, is therefore read
-//! again, and at the end each key has the value of its last commit. Until `format.toml` is replaced, nothing depends on the new store: any error,
-//! and an end of the process, leaves the old one in force.
+//! again, and at the end each key has the value of its last commit. Until `format.toml` is replaced, nothing depends on
+//! the new store: any error, and an end of the process, leaves the old one in force.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
