@@ -24,6 +24,18 @@ pub(crate) enum Frees {
     Never,
 }
 
+impl Frees {
+    /// Whether a commit of works that free as `all` says frees space. `smaller`: see
+    /// [`Finished::smaller`](super::draft::Finished).
+    pub fn of_commit(mut all: impl Iterator<Item = Frees>, smaller: bool) -> bool {
+        all.all(|frees| match frees {
+            Frees::Always => true,
+            Frees::WhenSmaller => smaller,
+            Frees::Never => false,
+        })
+    }
+}
+
 /// A task for the writer. It may be applied more than once: a commit that conflicts is retried with a new
 /// draft.
 pub(crate) trait Work: Send {

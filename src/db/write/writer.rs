@@ -194,11 +194,7 @@ impl Database {
         let complete = apply(works, &mut draft)?;
         let applied = &works[..works.len().min(complete + 1)];
         let mut finished = draft.finish()?;
-        finished.batch.frees = applied.iter().all(|work| match work.frees() {
-            Frees::Always => true,
-            Frees::WhenSmaller => finished.smaller,
-            Frees::Never => false,
-        });
+        finished.batch.frees = Frees::of_commit(applied.iter().map(|work| work.frees()), finished.smaller);
         if applied.iter().all(|work| work.is_derived()) {
             finished.batch.durability = Durability::Relaxed;
         }

@@ -132,11 +132,7 @@ impl Database {
         if finished.batch.writes.is_empty() {
             return Ok(());
         }
-        finished.batch.frees = works.iter().all(|work| match work.frees() {
-            Frees::Always => true,
-            Frees::WhenSmaller => finished.smaller,
-            Frees::Never => false,
-        });
+        finished.batch.frees = Frees::of_commit(works.iter().map(|work| work.frees()), finished.smaller);
         match self.store.begin_commit(std::mem::take(&mut finished.batch)).await {
             Ok(()) => {
                 self.written(works, finished, records, (&info, epoch));
