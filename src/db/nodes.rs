@@ -13,7 +13,7 @@ use super::prefetched::At;
 use super::record::Info;
 use crate::blocking::blocking;
 use crate::error::Result;
-use crate::store::{StoreError, keyspace};
+use crate::store::{self, keyspace};
 
 /// The pause between two polls of the watched records. A change whose notice is lost is seen this late.
 const POLL: Duration = Duration::from_secs(1);
@@ -164,18 +164,18 @@ struct Question {
     keys: Vec<Vec<u8>>,
 }
 
-/// The values of keys as they were read.
-type Answers = Vec<std::result::Result<Option<Vec<u8>>, StoreError>>;
+/// The value of a key as it was read.
+type Answer = store::Result<Option<Vec<u8>>>;
 
 impl Question {
     /// Whether [`Question::learn`] reads more, or waits for another thread that does.
-    fn reads_on(&self, values: &Answers) -> bool {
+    fn reads_on(&self, values: &[Answer]) -> bool {
         let (records, rest) = values.split_at(self.remembered.len());
-        let is_known = |(record, value): (&Arc<Remembered>, &std::result::Result<Option<Vec<u8>>, StoreError>)| {
+        let is_known = |(record, value): (&Arc<Remembered>, &Answer)| {
             let seen = record.seen.try_lock();
             value.is_err() || seen.zip(value.as_ref().ok()).is_some_and(|(seen, value)| *seen == *value)
         };
-        let has_security = |(database, value): (&Arc<Database>, &std::result::Result<Option<Vec<u8>>, StoreError>)| {
+        let has_security = |(database, value): (&Arc<Database>, &Answer)| {
             let Ok(Some(info)) = value else { return true };
             Info::decode(info).is_ok_and(|info| database.has_security((self.asked.epoch, info.security_at)))
         };
@@ -183,11 +183,11 @@ impl Question {
     }
 
     /// Takes over the values of the keys. The inner errors are those of one database each.
-    fn learn(self, values: Answers) -> Result<Vec<Result<()>>> {
+    fn learn(self, values: Vec<Answer>) -> Result<Vec<Result<()>>> {
         let Question { asked, remembered, databases, wanted, .. } = self;
         let mut values = values;
         let records = values.split_off(remembered.len() + databases.len());
-        let mut values = values.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut values = values.into_iter().collect::<store::Result<Vec<_>>>()?;
         let infos = values.split_off(remembered.len());
         for (record, value) in remembered.iter().zip(values) {
             let mut seen = record.seen.lock();
