@@ -164,7 +164,7 @@ fn rewrite_into(
     let announced = announce_marker(target, &new).map_err(|error| io_error("writing format.tmp", &error));
     let copied = announced.and_then(|()| sides.copy(from.as_ref(), renamed, progress));
     if let Err(error) = copied {
-        let _ = remove_announced(target, &new, moves);
+        let _ = abandon(target, &new, moves);
         if let Some(source) = source {
             drop(from);
             let _ = std::fs::remove_dir_all(source);
@@ -185,7 +185,7 @@ fn rewrite_into(
     if let Err(error) = put_in_force(target) {
         // The new store must not fill the disk further, unless it is in force already.
         if read_marker(target).is_ok_and(|found| found.as_ref() != Some(&new)) {
-            let _ = remove_announced(target, &new, moves);
+            let _ = abandon(target, &new, moves);
         }
         return Err(io(error));
     }
@@ -239,8 +239,8 @@ pub(super) fn remove_new(target: &Path, new: &Marker, moves: bool) -> io::Result
     remove_mark(target, new)
 }
 
-/// As [`remove_new`], and ends the announcement of the new store.
-pub(super) fn remove_announced(target: &Path, new: &Marker, moves: bool) -> io::Result<()> {
+/// Gives a rewrite up: as [`remove_new`], and the new store is no longer announced.
+pub(super) fn abandon(target: &Path, new: &Marker, moves: bool) -> io::Result<()> {
     remove_new(target, new, moves)?;
     remove_if_exists(&target.join(NEXT))
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::data_folder::{Home, Marker, OpenStore, announce_marker, put_in_force, read_marker};
 use super::fill::{EVERYTHING, Filling};
-use super::rewrite::{live_bytes, remove_announced, remove_new, remove_old};
+use super::rewrite::{abandon, live_bytes, remove_new, remove_old};
 use crate::store::disk_space::{io_error, sync_dir};
 use crate::store::{Batch, Direction, Durability, PageLimit, Result, Store, StoreError, pages};
 
@@ -46,7 +46,7 @@ impl OpenStore {
             Work { store: self, stop, generation: self.generation() }.rewrite(home, &new)
         };
         let in_force = rewritten.is_ok() || self.refused.get().is_some();
-        if !in_force && let Err(error) = remove_announced(&home.dir, &new, false) {
+        if !in_force && let Err(error) = abandon(&home.dir, &new, false) {
             tracing::warn!("what a rewrite of the store has left cannot be removed yet: {error}");
         }
         let (old, before, after) = rewritten?;

@@ -84,7 +84,7 @@ impl Changed {
         self.bytes -= later.iter().map(|key| key.len() + KEY_OVERHEAD).sum::<usize>();
     }
 
-    /// Returns the keys, and begins anew without them.
+    /// Removes the keys and returns them.
     pub fn take(&mut self) -> BTreeSet<Vec<u8>> {
         self.bytes = 0;
         std::mem::take(&mut self.keys)
