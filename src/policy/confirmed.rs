@@ -17,7 +17,7 @@ pub struct Confirmed<'a> {
     by: By<'a>,
     then: &'a dyn Validate,
     /// The `_security` by which the rules have decided, if they have read it. The commit is refused if it has changed:
-    /// otherwise the rules for admins would apply to a user who is no admin any more.
+    /// a user who has just lost the rights of an admin must not write by the rules for admins.
     security: Option<Arc<str>>,
 }
 
