@@ -28,7 +28,7 @@ export SETTEE_BIN=${SETTEE_BIN:-$(realpath "$bin")}
 if [ "$what" = postgres ]; then
   cd protocol-tests
   install_packages
-  ./postgres.sh node --test --test-reporter=spec --test-concurrency=2 postgres/*.test.js tests/documents.test.js tests/changes.test.js tests/attachments.test.js
+  ./postgres.sh node --test --test-timeout=900000 --test-reporter=spec --test-concurrency=2 postgres/*.test.js tests/documents.test.js tests/changes.test.js tests/attachments.test.js
   exit
 fi
 

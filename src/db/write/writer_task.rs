@@ -260,6 +260,10 @@ mod tests {
         let here = one.create("db", CreateOptions::default(), None).unwrap();
         let there = two.get("db").unwrap();
         here.set_revs_limit(2).await.unwrap();
+        // A thread has set it, and answers before it ends. Without a turn it would stay the writer.
+        while here.queue.lock().working {
+            tokio::task::yield_now().await;
+        }
         // No thread can run.
         let turns = TURNS.acquire_many(32).await.unwrap();
         cluster.refuse_async_threads(true);
@@ -272,7 +276,7 @@ mod tests {
             let there = there.clone();
             async move { put(&there, "b", None, 9).await }
         });
-        while !there.is_contended() {
+        while there.heard.lock().contended_until.is_none() {
             tokio::task::yield_now().await;
         }
         // One revision is to be stemmed.
