@@ -35,6 +35,9 @@ const DRAFT_DOCUMENTS: usize = 4096;
 /// Limits the writers that run at the same time. Each occupies a thread, even while it waits for a sync that it shares
 /// with others, and the allocator keeps about 1 MB per thread. One limit for the process, like its threads.
 pub(super) static TURNS: Semaphore = Semaphore::const_new(32);
+/// Held by tests that take all turns: two of them in one process would wait for each other.
+#[cfg(test)]
+pub(super) static TAKES_ALL_TURNS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 /// The pause before a writer checks again whether a backup still holds the database.
 const HELD_PAUSE: Duration = Duration::from_millis(20);
 /// For this long after a conflict, a writer takes a turn among the nodes before it reads.
@@ -72,14 +75,15 @@ impl Database {
 
     /// Runs the writer on a blocking thread, as soon as it is its turn.
     pub(super) fn start_writer(self: Arc<Self>) {
+        let writer = Writer(Some(self));
         match TURNS.try_acquire() {
             Ok(turn) => {
-                crate::blocking::spawn_blocking(move || self.drain(turn));
+                crate::blocking::spawn_blocking(move || writer.drain(turn));
             }
             Err(_) => {
                 tokio::spawn(async move {
                     let turn = TURNS.acquire().await.expect("the semaphore is never closed");
-                    crate::blocking::spawn_blocking(move || self.drain(turn));
+                    crate::blocking::spawn_blocking(move || writer.drain(turn));
                 });
             }
         }
@@ -261,6 +265,28 @@ impl Database {
     }
 }
 
+/// A database's writer. If it is dropped because the runtime ends, the waiting works get an error.
+pub(super) struct Writer(pub(super) Option<Arc<Database>>);
+
+impl Writer {
+    fn drain(mut self, turn: SemaphorePermit<'static>) {
+        if let Some(database) = self.0.take() {
+            database.drain(turn);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let Some(database) = self.0.take() else { return };
+        let mut queue = database.queue.lock();
+        queue.working = false;
+        let waiting = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        drop(waiting);
+    }
+}
+
 /// Applies works to a draft until it has no room. Returns how many are complete; the next one may be applied in part.
 pub(super) fn apply(works: &mut [Box<dyn Work>], draft: &mut Draft) -> std::result::Result<usize, Attempt> {
     for (at, work) in works.iter_mut().enumerate() {
@@ -361,6 +387,7 @@ mod tests {
     async fn a_database_with_much_to_write_lets_others_have_their_turn() {
         let (store, blobs) = (Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()));
         let databases = Databases::open(store, blobs, Clock::fixed(Duration::from_secs(1))).unwrap();
+        let _alone = TAKES_ALL_TURNS.lock().await;
         let mut turns = TURNS.acquire_many(32).await.unwrap();
         let answers = Answers::default();
         let mut tasks = Vec::new();
@@ -383,6 +410,31 @@ mod tests {
         }
         assert_eq!(answers.lock().len(), 11);
         assert_eq!(answers.lock().iter().position(|name| *name == "other"), Some(1));
+    }
+
+    #[test]
+    fn a_runtime_that_ends_before_a_writers_turn_leaves_a_database_that_can_be_written() {
+        let (store, blobs) = (Arc::new(Memory::new()), Arc::new(MemoryBlobs::new()));
+        let databases = Databases::open(store, blobs, Clock::fixed(Duration::from_secs(1))).unwrap();
+        let database = databases.create("db", CreateOptions::default(), None).unwrap();
+        let _alone = TAKES_ALL_TURNS.blocking_lock();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = runtime();
+        let turns = ended.block_on(TURNS.acquire_many(32)).unwrap();
+        let waits = ended.spawn({
+            let database = database.clone();
+            async move { database.set_revs_limit(7).await }
+        });
+        ended.block_on(async {
+            while database.queue.lock().waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+        drop(ended);
+        drop(turns);
+        assert!(runtime().block_on(waits).is_err(), "its task has ended");
+        runtime().block_on(database.set_revs_limit(8)).unwrap();
+        assert_eq!(database.info().revs_limit, 8);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::writer::{Attempt, apply, records_in};
+use super::writer::{Attempt, Writer, apply, records_in};
 use crate::db::Database;
 use crate::db::commit::draft::Draft;
 use crate::db::commit::queue::{Frees, Work};
@@ -50,8 +50,7 @@ impl Database {
     pub(super) fn start_task(self: Arc<Self>) {
         match TASKS.try_acquire() {
             Ok(turn) => {
-                let running = Running(Some(self));
-                tokio::spawn(running.drain(turn));
+                tokio::spawn(Writer(Some(self)).drain_as_task(turn));
             }
             Err(_) => self.start_writer(),
         }
@@ -174,11 +173,8 @@ impl From<Error> for Few {
     }
 }
 
-/// The task of a database's writer. If it is dropped because the runtime ends, the waiting works get an error.
-struct Running(Option<Arc<Database>>);
-
-impl Running {
-    async fn drain(mut self, _turn: SemaphorePermit<'static>) {
+impl Writer {
+    async fn drain_as_task(mut self, _turn: SemaphorePermit<'static>) {
         while let Some(database) = self.0.clone() {
             let works = database.take_few();
             if works.is_empty() {
@@ -217,17 +213,6 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let Some(database) = self.0.take() else { return };
-        let mut queue = database.queue.lock();
-        queue.working = false;
-        let waiting = std::mem::take(&mut queue.waiting);
-        drop(queue);
-        drop(waiting);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
@@ -235,7 +220,7 @@ mod tests {
     use super::super::incoming::Incoming;
     use super::super::local::LocalWrite;
     use super::super::validate::AllowAll;
-    use super::super::writer::TURNS;
+    use super::super::writer::{TAKES_ALL_TURNS, TURNS};
     use super::*;
     use crate::clock::Clock;
     use crate::db::commit::prepared_edit::Mode;
@@ -265,6 +250,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         // No thread can run.
+        let _alone = TAKES_ALL_TURNS.lock().await;
         let turns = TURNS.acquire_many(32).await.unwrap();
         cluster.refuse_async_threads(true);
         let first = put(&here, "a", None, 9).await.unwrap();
