@@ -237,6 +237,36 @@ describe('settee livesync', { skip: !!external }, () => {
     assert.equal((await api.call('GET /family', { as: `ann:${first.password}` })).status, 401, 'the old password');
   }));
 
+  it('changes nothing if it refuses', withServer({}, async () => {
+    await api.ok('PUT /old');
+    await api.ok('PUT /old/note', { body: {} });
+    const state = async () => [
+      await api.ok('GET /_node/_local/_config'),
+      await api.ok('GET /old/_security'),
+      await api.ok('GET /_users/_all_docs'),
+      await api.ok('GET /_all_dbs'),
+    ];
+    const before = await state();
+    await refused(/give the passphrase of its end-to-end encryption/, '--user', 'ann', '--vault', 'old');
+    assert.deepEqual(await state(), before);
+    await api.ok('PUT /_users/org.couchdb.user:bob', { body: { name: 'bob', type: 'user', roles: [], password: 'b' } });
+    const withBob = await state();
+    await refused(/bob has an account, and there is no link/, '--user', 'bob', '--vault', 'new');
+    const file = join(api.server.folder, 'password');
+    writeFileSync(file, 'wrong\n');
+    await refused(/that is not the password of bob/, '--user', 'bob', '--vault', 'new', '--password-file', file);
+    assert.deepEqual(await state(), withBob);
+  }));
+
+  it('prints what is shown only once also if the file of the QR code cannot be written', withServer({}, async () => {
+    const run = await livesync('--user', 'ann', '--svg', join(api.server.folder, 'none', 'code.svg'));
+    assert.equal(run.code, 1);
+    assert.match(run.err, /code.svg cannot be written/);
+    const { ann } = people(run.out);
+    assert.ok(ann.passphrase && ann.password && ann.vault, run.out);
+    assert.equal((await open(ann.link, ann.passphrase)).couchDB_DBNAME, 'notes-ann');
+  }));
+
   it('knows several vaults and people, and shares a vault with those who are named', withServer({}, async () => {
     const { ann } = people(await good('--user', 'ann', '--vault', 'family', '--plain', '--share', 'bob,carol'));
     const shared = people(await good('--user', 'ann', '--vault', 'family', '--share', 'bob', '--share', 'carol'));

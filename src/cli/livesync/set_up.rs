@@ -38,7 +38,8 @@ struct Ready {
 /// Sets up a vault.
 ///
 /// # Errors
-/// A sentence for the user. What was done before stays, and the command can be run again.
+/// A sentence for the user. Nothing is changed if it can be seen before that it cannot be done for anybody. After another
+/// error, what was done stays, and the command can be run again.
 pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
     check_database(&vault.database)?;
     let mut people = vec![vault.user.clone()];
@@ -56,14 +57,27 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
         ));
     }
     let url = device_url(&vault, &config)?;
+    // Everything that may be refused is looked at before anything is changed.
+    let existing = look_at_database(&api, &vault, &people)?;
+    let found = existing.as_ref().map_or(Found::New, |existing| existing.found);
+    let is_new = is_new(&vault, &config, found);
+    let passphrase = vault_passphrase(&vault, &given, &config, is_new)?;
+    let (mut accounts, mut errors) = (Vec::new(), Vec::new());
+    for user in &people {
+        match look_at_person(&api, &vault, user, &given, is_new, passphrase != Passphrase::Unknown) {
+            Ok(account) => accounts.push((user, account)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if accounts.is_empty() {
+        return Err(in_lines(&errors));
+    }
     println!("Vault {} of {}, on {}\n", vault.database, vault.user, api.server);
     apply_settings(&api)?;
-    let database = settle_database(&api, &vault, &people)?;
-    let is_new = is_new(&vault, &config, database);
-    let passphrase = vault_passphrase(&vault, &given, &config, is_new)?;
-    let (mut ready, mut errors) = (Vec::new(), Vec::new());
-    for user in &people {
-        match settle_person(&api, &vault, user, &given, is_new, (&url, passphrase.as_ref())) {
+    settle_database(&api, &vault, &people, existing)?;
+    let mut ready = Vec::new();
+    for (user, account) in accounts {
+        match settle_person(&api, &vault, user, account, (&url, &passphrase)) {
             Ok(one) => ready.push(one),
             Err(error) => errors.push(error),
         }
@@ -74,9 +88,13 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
     }
     // Also after an error: nobody else knows the new passwords.
     if !ready.is_empty() {
-        show(&vault, &url, &ready, &passphrase)?;
+        errors.extend(show(&vault, &url, &ready, &passphrase));
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors.join("\nsettee: ")) }
+    if errors.is_empty() { Ok(()) } else { Err(in_lines(&errors)) }
+}
+
+fn in_lines(errors: &[String]) -> String {
+    errors.join("\nsettee: ")
 }
 
 /// What the user has given in files.
@@ -116,32 +134,63 @@ enum Found {
     Old,
 }
 
-/// Creates the database, and gives the people their rights.
-fn settle_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<Found, String> {
+/// A database that exists.
+struct Existing {
+    found: Found,
+    /// Its `_security`, and the one that gives the people their rights.
+    security: Value,
+    wanted: Value,
+}
+
+/// Looks at the database. `None`: there is none.
+fn look_at_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<Option<Existing>, String> {
     let path = format!("/{}", part(&vault.database));
-    let reply = api.send("PUT", &path, &[], None)?;
-    let mut found = Found::Old;
-    if reply.status != 412 {
-        reply.ok("the database")?;
-        done(&format!("made the database {}", vault.database));
-        found = Found::New;
+    let reply = api.send("GET", &path, &[], None)?;
+    if reply.status == 404 {
+        return Ok(None);
     }
-    let security_path = format!("{path}/_security");
-    let before = api.must("GET", &security_path, None, "the rights of the database")?;
-    if found == Found::Old {
-        let info = api.must("GET", &path, None, "the database")?;
-        if info["doc_count"] == 0 && info["doc_del_count"] == 0 {
-            found = Found::Empty { alone: before["members"]["names"] == json!([vault.user]) };
-        }
-    }
-    let names = |group: &str| -> Vec<String> {
-        let list = before[group]["names"].as_array().into_iter().flatten();
-        list.filter_map(Value::as_str).map(str::to_owned).collect()
+    let info = reply.ok("the database")?;
+    let security = api.must("GET", &format!("{path}/_security"), None, "the rights of the database")?;
+    let wanted = with_rights(&security, vault, people)?;
+    let found = match info["doc_count"] == 0 && info["doc_del_count"] == 0 {
+        true => Found::Empty { alone: security["members"]["names"] == json!([vault.user]) },
+        false => Found::Old,
     };
-    let (mut admins, mut members) = (names("admins"), names("members"));
+    Ok(Some(Existing { found, security, wanted }))
+}
+
+/// Creates the database if there is none, and gives the people their rights.
+fn settle_database(api: &AdminApi, vault: &Vault, people: &[String], existing: Option<Existing>) -> Result<(), String> {
+    let path = format!("/{}", part(&vault.database));
+    let security_path = format!("{path}/_security");
+    let (security, wanted) = match existing {
+        Some(Existing { security, wanted, .. }) => (security, wanted),
+        None => {
+            api.must("PUT", &path, None, "the database")?;
+            done(&format!("made the database {}", vault.database));
+            let security = api.must("GET", &security_path, None, "the rights of the database")?;
+            let wanted = with_rights(&security, vault, people)?;
+            (security, wanted)
+        }
+    };
+    if security != wanted {
+        api.must("PUT", &security_path, Some(&wanted), "the rights of the database")?;
+        done(&format!("gave {} to {}", vault.database, names(&wanted, "members").join(", ")));
+    }
+    Ok(())
+}
+
+fn names(security: &Value, group: &str) -> Vec<String> {
+    let list = security[group]["names"].as_array().into_iter().flatten();
+    list.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The `_security` of a database with the rights of the people.
+fn with_rights(security: &Value, vault: &Vault, people: &[String]) -> Result<Value, String> {
+    let (mut admins, mut members) = (names(security, "admins"), names(security, "members"));
     if let Some(owner) = admins.first().or(members.first()).filter(|_| !admins.contains(&vault.user)) {
         if members.contains(&vault.user) && people.len() == 1 && !admins.is_empty() {
-            return Ok(found);
+            return Ok(security.clone());
         }
         return Err(format!(
             "the database {0} belongs to {owner}. To share it: settee livesync --user {owner} --vault {0} --share {1}; or \
@@ -152,16 +201,12 @@ fn settle_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<F
     }
     add(&mut admins, &vault.user);
     people.iter().for_each(|name| add(&mut members, name));
-    let mut security = before.clone();
+    let mut wanted = security.clone();
     for (group, names) in [("admins", &admins), ("members", &members)] {
-        let roles = before[group]["roles"].as_array().cloned().unwrap_or_default();
-        security[group] = json!({"names": names, "roles": roles});
+        let roles = security[group]["roles"].as_array().cloned().unwrap_or_default();
+        wanted[group] = json!({"names": names, "roles": roles});
     }
-    if security != before {
-        api.must("PUT", &security_path, Some(&security), "the rights of the database")?;
-        done(&format!("gave {} to {}", vault.database, members.join(", ")));
-    }
-    Ok(found)
+    Ok(wanted)
 }
 
 fn add(names: &mut Vec<String>, name: &str) {
@@ -184,11 +229,10 @@ enum Passphrase {
 }
 
 impl Passphrase {
-    fn as_ref(&self) -> Option<Option<&str>> {
+    fn text(&self) -> Option<&str> {
         match self {
-            Passphrase::None => Some(None),
-            Passphrase::New(text) | Passphrase::Given(text) => Some(Some(text)),
-            Passphrase::Unknown => None,
+            Passphrase::New(text) | Passphrase::Given(text) => Some(text),
+            Passphrase::None | Passphrase::Unknown => None,
         }
     }
 }
@@ -223,29 +267,36 @@ fn vault_passphrase(vault: &Vault, given: &Given, config: &Value, is_new: bool) 
     })
 }
 
-/// Makes the account if there is none, and the link. A link that exists is returned only if the vault is not new: it
-/// has the passphrase of an earlier vault of the same name.
-fn settle_person(
+/// What is to be done for one person.
+enum Account {
+    /// The link that was made before is shown.
+    Kept { link: String },
+    /// A link is made, and before it the account, if there is none, or its new password.
+    Links { document: Option<Value>, password: String, is_given: bool, renews: bool },
+}
+
+/// Looks at a person's account. A link that exists is shown only if the vault is not new: it has the passphrase of an
+/// earlier vault of the same name.
+fn look_at_person(
     api: &AdminApi,
     vault: &Vault,
     user: &str,
     given: &Given,
     is_new: bool,
-    (url, vault_passphrase): (&str, Option<Option<&str>>),
-) -> Result<Ready, String> {
-    let path = format!("/_users/{}", part(&format!("org.couchdb.user:{user}")));
-    let reply = api.send("GET", &path, &[], None)?;
-    let before = match reply.status {
+    knows_passphrase: bool,
+) -> Result<Account, String> {
+    let reply = api.send("GET", &account_path(user), &[], None)?;
+    let document = match reply.status {
         404 => None,
         _ => Some(reply.ok("the account")?),
     };
     let is_owner = user == vault.user;
     let renews = vault.new_password && is_owner;
-    if let Some(account) = before.as_ref().filter(|_| !renews && (!is_owner || given.password.is_none())) {
+    if let Some(account) = document.as_ref().filter(|_| !renews && (!is_owner || given.password.is_none())) {
         let kept = &account[LINKS][&vault.database];
         let link = kept["link"].as_str().filter(|link| !is_new && is_link(link) && kept["salt"] == account["salt"]);
         return match link {
-            Some(link) => Ok(Ready { user: user.into(), link: link.into(), passphrase: None, password: None }),
+            Some(link) => Ok(Account::Kept { link: link.into() }),
             None => Err(format!(
                 "{user} has an account, and there is no link for this vault and its password. Give the password by \
                  --password-file, or make a new one by --new-password (settee livesync --user {user} --vault {})",
@@ -253,37 +304,56 @@ fn settle_person(
             )),
         };
     }
-    let vault_passphrase = vault_passphrase.ok_or_else(|| {
-        format!(
+    if !knows_passphrase {
+        return Err(format!(
             "the vault {} is there already: give the passphrase of its end-to-end encryption by --vault-passphrase-file \
              (Obsidian shows it in the settings of LiveSync), or --plain if it has none",
             vault.database
-        )
-    })?;
-    let password = match given.password.clone().filter(|_| is_owner) {
-        Some(password) => password,
-        None => generated_password(Length::Password),
-    };
-    if before.is_some() && !renews {
+        ));
+    }
+    let given = given.password.clone().filter(|_| is_owner);
+    let is_given = given.is_some();
+    let password = given.unwrap_or_else(|| generated_password(Length::Password));
+    if document.is_some() && !renews {
         check_password(api, user, &password)?;
     }
-    let is_made = before.is_none();
-    let mut account = before.unwrap_or_else(|| json!({"name": user, "type": "user", "roles": []}));
+    Ok(Account::Links { document, password, is_given, renews })
+}
+
+/// Makes the account if there is none, and the link.
+fn settle_person(
+    api: &AdminApi,
+    vault: &Vault,
+    user: &str,
+    account: Account,
+    (url, vault_passphrase): (&str, &Passphrase),
+) -> Result<Ready, String> {
+    let (document, password, is_given, renews) = match account {
+        Account::Kept { link } => return Ok(Ready { user: user.into(), link, passphrase: None, password: None }),
+        Account::Links { document, password, is_given, renews } => (document, password, is_given, renews),
+    };
+    let path = account_path(user);
+    let is_made = document.is_none();
+    let mut document = document.unwrap_or_else(|| json!({"name": user, "type": "user", "roles": []}));
     if is_made || renews {
-        account["password"] = password.as_str().into();
-        account = write(api, &path, &account)?;
+        document["password"] = password.as_str().into();
+        document = write(api, &path, &document)?;
         done(&match is_made {
             true => format!("made the account {user}"),
             false => format!("gave {user} a new password; set up its devices again"),
         });
     }
+    let vault_passphrase = vault_passphrase.text();
     let device = Device { url, user, password: &password, database: &vault.database, vault_passphrase };
     let passphrase = generated_password(Length::Link);
     let link = setup_link(&device, &passphrase);
-    account[LINKS][&vault.database] = json!({"link": link, "salt": account["salt"]});
-    write(api, &path, &account)?;
-    let password = (given.password.is_none() || !is_owner).then_some(password);
-    Ok(Ready { user: user.into(), link, passphrase: Some(passphrase), password })
+    document[LINKS][&vault.database] = json!({"link": link, "salt": document["salt"]});
+    write(api, &path, &document)?;
+    Ok(Ready { user: user.into(), link, passphrase: Some(passphrase), password: (!is_given).then_some(password) })
+}
+
+fn account_path(user: &str) -> String {
+    format!("/_users/{}", part(&format!("org.couchdb.user:{user}")))
 }
 
 /// Writes an account, and reads what the server has made of it.
@@ -334,14 +404,15 @@ fn own_address() -> Option<String> {
     Some(socket.local_addr().ok()?.ip().to_string())
 }
 
-/// Prints the links, their QR codes and what must be kept.
-fn show(vault: &Vault, url: &str, ready: &[Ready], passphrase: &Passphrase) -> Result<(), String> {
+/// Prints the links, their QR codes and what must be kept. Returns why QR codes could not be written to their file.
+fn show(vault: &Vault, url: &str, ready: &[Ready], passphrase: &Passphrase) -> Vec<String> {
+    let mut errors = Vec::new();
     println!("\nDevices reach the server as {url}{}", advice(url));
     for Ready { user, link, passphrase, password } in ready {
         println!(
             "\n== {user} ==\n\nOpen this link on a device with Obsidian and its plugin Self-hosted LiveSync:\n\n{link}\n"
         );
-        show_qr(vault, link)?;
+        errors.extend(show_qr(vault, link).err());
         match passphrase {
             Some(passphrase) => println!("passphrase of the link   {passphrase}"),
             None => println!("This is the link that was made before; its passphrase was shown then."),
@@ -361,7 +432,7 @@ fn show(vault: &Vault, url: &str, ready: &[Ready], passphrase: &Passphrase) -> R
              link.\nMore devices use the same link."
         );
     }
-    Ok(())
+    errors
 }
 
 /// What to do about a URL that not all devices can use.
