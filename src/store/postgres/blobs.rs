@@ -168,11 +168,13 @@ impl Blobs for PostgresBlobs {
     fn contains(&self, id: &BlobId) -> Result<bool> {
         let (blobs, keep) = (self.table("blobs"), self.keep());
         let pinned = self.0.pins.holds(id);
-        // The time is recorded only if the recorded one is old, so that most reads write nothing.
+        // The time is recorded only if the recorded one is old, so that most reads write nothing. The update does not look at
+        // the time itself: while it waits for another node that records one, the row that this statement sees stays old.
         let sql = match pinned {
             false => format!("select from {blobs} where id = $1"),
             true => format!(
-                "with noted as (update {blobs} set used = now() where id = $1 and used < now() - {keep} / 2 returning id) \
+                "with old as (select id from {blobs} where id = $1 and used < now() - {keep} / 2), \
+                 noted as (update {blobs} b set used = now() from old where b.id = old.id returning b.id) \
                  select from noted union all select from {blobs} where id = $1 and used >= now() - {keep} / 2"
             ),
         };

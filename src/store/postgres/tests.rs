@@ -555,6 +555,34 @@ fn attachments_are_stored_in_pieces_and_removed_by_age_and_reference() {
 }
 
 #[test]
+fn an_attachment_is_found_while_another_node_notes_its_use() {
+    let Some(server) = TestServer::start() else { return };
+    let blobs = server.open("used").blobs;
+    let mut writer = blobs.create().unwrap();
+    writer.write(b"bytes").unwrap();
+    let written = writer.finish().unwrap();
+    for (how, remains) in [("update used.blobs set used = now()", true), ("delete from used.blobs", false)] {
+        server.sql("update used.blobs set used = now() - interval '1 day'");
+        // Is committed when somebody waits for it.
+        let there = format!(
+            "do $$ begin
+               {how};
+               perform pg_advisory_xact_lock(1);
+               for round in 1..3000 loop
+                 exit when exists (select from pg_locks where locktype = 'transactionid' and not granted);
+                 perform pg_sleep(0.01);
+               end loop;
+             end $$"
+        );
+        std::thread::scope(|scope| {
+            scope.spawn(|| server.sql(&there));
+            until("it is written", || server.sql("select count(*) from pg_locks where locktype = 'advisory'") == "1");
+            assert_eq!(blobs.contains(&written.id).unwrap(), remains, "{how}");
+        });
+    }
+}
+
+#[test]
 fn pages_do_not_read_more_than_they_return() {
     let Some(server) = TestServer::start() else { return };
     let store = server.open("pages").store;
