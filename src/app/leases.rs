@@ -8,8 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::blocking::blocking;
@@ -35,10 +34,15 @@ pub struct Leases {
 
 /// A lease of this node, which renews itself until it is dropped.
 pub struct Lease {
-    name: String,
-    leases: Leases,
-    /// Becomes true when another node may have it. `None` on an embedded store.
-    renewing: Option<(watch::Receiver<bool>, JoinHandle<()>)>,
+    /// `None` on an embedded store.
+    renewing: Option<Renewing>,
+}
+
+/// The task that renews a lease, and gives it up when this is dropped.
+struct Renewing {
+    /// Becomes true when another node may have the lease.
+    lost: watch::Receiver<bool>,
+    _until: oneshot::Sender<()>,
 }
 
 impl Leases {
@@ -54,17 +58,21 @@ impl Leases {
 
     /// Takes a lease, unless another node has it.
     pub async fn take(&self, name: &str) -> Result<Option<Lease>> {
-        let mut lease = Lease { name: name.to_owned(), leases: self.clone(), renewing: None };
-        if self.store.is_shared() {
-            let begun = Instant::now();
-            if !self.ask(name, self.ttl).await? {
-                return Ok(None);
-            }
-            let (lost, receiver) = watch::channel(false);
-            let renewing = tokio::spawn(renew(self.clone(), lease.name.clone(), begun, lost));
-            lease.renewing = Some((receiver, renewing));
+        if !self.store.is_shared() {
+            return Ok(Some(Lease { renewing: None }));
         }
-        Ok(Some(lease))
+        let begun = Instant::now();
+        if !self.ask(name, self.ttl).await? {
+            return Ok(None);
+        }
+        let ((losing, lost), (until, dropped)) = (watch::channel(false), oneshot::channel());
+        let (leases, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            renew(&leases, &name, begun, losing, dropped).await;
+            // A failure: the lease ends by itself.
+            let _ = leases.ask(&name, Duration::ZERO).await;
+        });
+        Ok(Some(Lease { renewing: Some(Renewing { lost, _until: until }) }))
     }
 
     /// Runs endless work while this node has the lease, and starts it again whenever it gets the lease again.
@@ -93,40 +101,39 @@ impl Leases {
     }
 }
 
-/// Renews a lease until another node has it, or may have it because no renewal has succeeded for its time.
-async fn renew(leases: Leases, name: String, begun: Instant, lost: watch::Sender<bool>) {
+/// Renews a lease until it is dropped. Tells when another node has it, or may have it because no renewal has succeeded for
+/// its time. A renewal that is under way is waited for: if it came after the lease is given up, nobody would have the lease.
+async fn renew(
+    leases: &Leases,
+    name: &str,
+    begun: Instant,
+    losing: watch::Sender<bool>,
+    mut dropped: oneshot::Receiver<()>,
+) {
     let mut until = begun + leases.ttl;
     loop {
-        tokio::time::sleep(leases.renewal).await;
+        tokio::select! {
+            () = tokio::time::sleep(leases.renewal) => {}
+            _ = &mut dropped => return,
+        }
         let asked = Instant::now();
         // An answer that comes too late is as none.
-        match tokio::time::timeout_at(until, leases.ask(&name, leases.ttl)).await {
+        match tokio::time::timeout_at(until, leases.ask(name, leases.ttl)).await {
             Ok(Ok(true)) => until = asked + leases.ttl,
             Ok(Err(_)) if Instant::now() + leases.renewal < until => {}
             Ok(Ok(false) | Err(_)) | Err(_) => break,
         }
     }
-    lost.send_replace(true);
+    losing.send_replace(true);
+    let _ = dropped.await;
 }
 
 impl Lease {
     /// Returns when another node may have the lease. Cancel safe.
     pub async fn lost(&mut self) {
-        let Some((lost, _)) = &mut self.renewing else { return std::future::pending().await };
+        let Some(Renewing { lost, .. }) = &mut self.renewing else { return std::future::pending().await };
         // An error: the renewal has ended.
         let _ = lost.wait_for(|lost| *lost).await;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let Some((_, renewing)) = self.renewing.take() else { return };
-        renewing.abort();
-        let (leases, name) = (self.leases.clone(), std::mem::take(&mut self.name));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // A failure: the lease ends by itself.
-            runtime.spawn(async move { leases.ask(&name, Duration::ZERO).await });
-        }
     }
 }
 
@@ -174,7 +181,7 @@ mod tests {
         // Time passes, and the lease is renewed.
         for _ in 0..20 {
             clock.advance(Duration::from_secs(30));
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            until(|| cluster.lease_end("work") == Some(clock.since_epoch() + Duration::from_secs(60))).await;
         }
         assert_eq!((running()[first], running()[1 - first]), (1, 0));
         tasks[first].abort();
@@ -190,10 +197,29 @@ mod tests {
         let slow = Leases { renewal: Duration::from_millis(200), ..node(&cluster) };
         let mut lease = slow.take("work").await.unwrap().unwrap();
         assert!(node(&cluster).take("work").await.unwrap().is_none());
-        clock.advance(Duration::from_secs(60));
-        let other = node(&cluster).take("work").await.unwrap();
-        assert!(other.is_some(), "it has ended by the clock of the store");
+        // It ends by the clock of the store, unless a renewal comes just then.
+        let _other = loop {
+            clock.advance(Duration::from_secs(60));
+            if let Some(other) = node(&cluster).take("work").await.unwrap() {
+                break other;
+            }
+        };
         tokio::time::timeout(Duration::from_secs(20), lease.lost()).await.expect("it finds out");
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_given_up_during_a_renewal_is_free() {
+        let cluster = Cluster::new(Clock::fixed(Duration::from_secs(1)));
+        for _ in 0..20 {
+            let lease = node(&cluster).wait("work").await;
+            let before = cluster.lease_calls();
+            cluster.hold_leases(true);
+            until(|| cluster.lease_calls() > before).await;
+            drop(lease);
+            tokio::task::yield_now().await;
+            cluster.hold_leases(false);
+            tokio::time::timeout(Duration::from_secs(20), node(&cluster).wait("work")).await.expect("it is free");
+        }
     }
 
     #[tokio::test]

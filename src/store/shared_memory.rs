@@ -19,6 +19,10 @@ pub struct Cluster {
     nodes: RwLock<Vec<Arc<Listener>>>,
     /// Owner and end of each lease.
     leases: Mutex<HashMap<String, (String, Duration)>>,
+    /// How many calls of `lease` have begun.
+    lease_calls: AtomicUsize,
+    leases_held: Mutex<bool>,
+    leases_held_changed: Condvar,
     clock: Clock,
     epoch: AtomicU64,
     loses_notices: AtomicBool,
@@ -56,6 +60,9 @@ impl Cluster {
             entries: Memory::new(),
             nodes: RwLock::default(),
             leases: Mutex::default(),
+            lease_calls: AtomicUsize::new(0),
+            leases_held: Mutex::new(false),
+            leases_held_changed: Condvar::new(),
             clock,
             epoch: AtomicU64::new(1),
             loses_notices: AtomicBool::new(false),
@@ -116,6 +123,22 @@ impl Cluster {
             // Panics on an async thread, and on no other.
             runtime.block_on(async {});
         }
+    }
+
+    /// How many calls of `lease` have begun.
+    pub fn lease_calls(&self) -> usize {
+        self.lease_calls.load(Ordering::SeqCst)
+    }
+
+    /// Sets whether calls of `lease` wait for the opposite.
+    pub fn hold_leases(&self, held: bool) {
+        *self.leases_held.lock() = held;
+        self.leases_held_changed.notify_all();
+    }
+
+    /// When a lease ends, if somebody has taken it.
+    pub fn lease_end(&self, name: &str) -> Option<Duration> {
+        self.leases.lock().get(name).map(|(_, end)| *end)
     }
 
     /// Begins a new epoch.
@@ -202,6 +225,8 @@ impl Store for Node {
 
     fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool> {
         self.cluster.check_thread();
+        self.cluster.lease_calls.fetch_add(1, Ordering::SeqCst);
+        self.cluster.leases_held_changed.wait_while(&mut self.cluster.leases_held.lock(), |held| *held);
         let now = self.cluster.clock.since_epoch();
         let mut leases = self.cluster.leases.lock();
         if leases.get(name).is_some_and(|(holder, end)| holder != owner && *end > now) {
