@@ -13,6 +13,7 @@ use super::crypto::master_key::Key;
 use super::embedded::data_folder::{Engine, Options, open_with};
 use super::embedded::faults::Faults;
 use super::embedded::frame::Frames;
+use super::flag::SetOnDrop;
 use super::memory::Memory;
 use super::range::KeyRange;
 use super::shared_memory::Cluster;
@@ -196,13 +197,13 @@ const ROWS: &[Row] = &[
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                let _done = SetOnDrop(&done);
                 for round in 0..60u8 {
                     let mut batch = Batch::new();
                     batch.put(b"big".to_vec(), vec![round; 150_000 + round as usize]);
                     batch.put(b"small".to_vec(), vec![round]);
                     store.commit(batch).unwrap();
                 }
-                done.store(true, std::sync::atomic::Ordering::Relaxed);
             });
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 if let Some(big) = store.get(b"big").unwrap() {
@@ -221,6 +222,7 @@ const ROWS: &[Row] = &[
             let done = std::sync::atomic::AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
+                    let _done = SetOnDrop(&done);
                     for round in 0..150u8 {
                         let mut batch = Batch { durability, ..Batch::new() };
                         for key in 0..KEYS {
@@ -228,7 +230,6 @@ const ROWS: &[Row] = &[
                         }
                         store.commit(batch).unwrap();
                     }
-                    done.store(true, std::sync::atomic::Ordering::Relaxed);
                 });
                 let mut direction = Direction::Forward;
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {

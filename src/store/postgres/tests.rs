@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::small_disk::SmallDisk;
 use super::test_server::TestServer;
 use super::{Options, open};
+use crate::store::flag::SetOnDrop;
 use crate::store::range::KeyRange;
 use crate::store::{Batch, Direction, Durability, Key, PageLimit, Result, Store, StoreError, keyspace};
 
@@ -366,12 +367,12 @@ fn a_commit_whose_connection_is_lost_is_neither_lost_nor_repeated() {
                 }
             });
         }
+        let _stop = SetOnDrop(&done);
         for _ in 0..15 {
             let before = acknowledged.load(Ordering::SeqCst);
             server.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'settee'");
             until("commits go on", || acknowledged.load(Ordering::SeqCst) > before + 5);
         }
-        done.store(true, Ordering::SeqCst);
     });
     let keys: Vec<_> = (1..=4).map(|number| key(number, "n")).collect();
     let sum = |values: Vec<Option<Vec<u8>>>| -> u64 {
@@ -389,6 +390,7 @@ fn a_killed_server_loses_nothing_that_was_acknowledged() {
         let last = AtomicU64::new(0);
         std::thread::scope(|scope| {
             let (store, done, last) = (&store, &done, &last);
+            let _stop = SetOnDrop(done);
             scope.spawn(move || {
                 while !done.load(Ordering::SeqCst) {
                     let next = last.load(Ordering::SeqCst) + 1;
@@ -405,7 +407,6 @@ fn a_killed_server_loses_nothing_that_was_acknowledged() {
             server.resume();
             let before = last.load(Ordering::SeqCst);
             until("commits go on", || last.load(Ordering::SeqCst) > before);
-            done.store(true, Ordering::SeqCst);
         });
         let stored = store.get(&key(1, &format!("r{round}"))).unwrap().unwrap();
         let stored: u64 = String::from_utf8(stored).unwrap().parse().unwrap();
@@ -673,6 +674,7 @@ fn fail_over(round: usize) -> Option<()> {
     let done = AtomicBool::new(false);
     let acknowledged: Vec<AtomicU64> = (0..6).map(|_| AtomicU64::new(0)).collect();
     std::thread::scope(|scope| {
+        let _stop = SetOnDrop(&done);
         for (writer, last) in acknowledged.iter().enumerate() {
             let (store, done) = (&nodes[writer % 3], &done);
             scope.spawn(move || {
@@ -699,7 +701,6 @@ fn fail_over(round: usize) -> Option<()> {
         standbys[ahead].sql("select pg_promote()");
         standbys[ahead].sql("select pg_reload_conf()");
         until("all writers go on", || all_past(before));
-        done.store(true, Ordering::SeqCst);
     });
     for (writer, last) in acknowledged.iter().enumerate() {
         let stored = nodes[0].get(&key(writer as u64 + 1, "n")).unwrap().unwrap();

@@ -10,6 +10,7 @@ use crate::store::embedded::committer::Committer;
 use crate::store::embedded::data_folder::{Engine, Opened, Options, open, open_with};
 use crate::store::embedded::faults::{Faults, WriteFault};
 use crate::store::embedded::frame::Frames;
+use crate::store::flag::SetOnDrop;
 use crate::store::memory::Memory;
 
 fn key(number: u32) -> Vec<u8> {
@@ -133,11 +134,12 @@ fn readers_and_writers_go_on_during_rewrites() {
                     })
                 })
                 .collect();
+            let stop = SetOnDrop(&done);
             for _ in 0..5 {
                 // Given up if too much is written meanwhile; that must not disturb the writers either.
                 let _ = store.rewrite(&|| false);
             }
-            done.store(true, Ordering::Relaxed);
+            drop(stop);
             writers.into_iter().map(|writer| writer.join().unwrap()).collect()
         });
         let mut expected: BTreeMap<_, _> = (0..3000).map(|number| (number, Some(value(number, 0)))).collect();
