@@ -12,6 +12,8 @@ use house::{By, Guest, House, Withdrawn, cookie};
 use serde_json::{Value, json};
 use wire::{Reply, Wire};
 
+use crate::flag::SetOnDrop;
+
 /// A feed must end within this time after access is revoked. Its own timeout is a minute.
 const SOON: Duration = Duration::from_secs(10);
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -360,7 +362,8 @@ fn no_feed_sends_rows_written_after_access_was_revoked() {
         let feeds: Vec<Feed> = KINDS[..2].iter().map(|kind| Feed::open(&house, &guest, kind)).collect();
         let (started, done) = (AtomicUsize::new(0), AtomicBool::new(false));
         let last = std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let _stop = SetOnDrop(&done);
+            let writer = scope.spawn(|| {
                 let mut wire = Wire::connect(&house.server.address);
                 while !done.load(Ordering::SeqCst) {
                     let number = started.fetch_add(1, Ordering::SeqCst);
@@ -369,16 +372,17 @@ fn no_feed_sends_rows_written_after_access_was_revoked() {
                     assert_eq!(reply.status, 201, "{line}: {}", reply.text());
                 }
             });
-            while started.load(Ordering::SeqCst) < 3 {
-                std::thread::yield_now();
-            }
+            let until_started = |count| {
+                while started.load(Ordering::SeqCst) < count {
+                    assert!(!writer.is_finished(), "the writer has failed");
+                    std::thread::yield_now();
+                }
+            };
+            until_started(3);
             house.withdraw(&guest, *what);
             let last = started.load(Ordering::SeqCst);
             // The writer writes some more documents after access was revoked.
-            while started.load(Ordering::SeqCst) < last + 5 {
-                std::thread::yield_now();
-            }
-            done.store(true, Ordering::SeqCst);
+            until_started(last + 5);
             last
         });
         let since = Instant::now();
@@ -470,52 +474,84 @@ fn a_long_response_is_cut_when_access_is_revoked() {
     assert!(read < length, "all of it was sent");
 }
 
-/// JavaScript that runs for about a second.
-const BUSY: &str = "var end = Date.now() + 1000; for (var i = 0; i < 4e7 && Date.now() < end; i++) {}";
-/// Less than half of that: time for the function to start.
-const BEGUN: Duration = Duration::from_millis(400);
+/// How long a function runs while access is revoked. On a slow machine it must run for longer; for 5 s of CPU time at most.
+const BUSY: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
+/// JavaScript that runs for so long.
+fn busy(time: Duration) -> String {
+    format!("var end = Date.now() + {}; while (Date.now() < end);", time.as_millis())
+}
+
+/// How many calls of functions run or wait for their turn.
+fn calls(house: &House) -> u64 {
+    let stats = house.root("GET /_node/_local/_stats/settee/scripts", &Value::Null).json();
+    let value = |name: &str| stats[name]["value"].as_u64().expect("a number");
+    value("busy") + value("waiting")
+}
+
+/// Waits until so many calls have begun. Gives up at `end`.
+fn until_begun(house: &House, count: u64, end: Instant) {
+    while calls(house) < count && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 #[test]
 fn access_revoked_while_a_function_runs_refuses_the_whole_request() {
     let house = House::new();
     for (by, what) in [(By::Password, Withdrawn::Account), (By::Jwt, Withdrawn::Member), (By::Token, Withdrawn::Device)]
     {
-        let guest = house.guest(by, what);
-        let validate = format!("function () {{ {BUSY} }}");
-        let rewrite = format!(
-            "function () {{ {BUSY} return {{path: '../../_security', method: 'PUT', body: '{{\"stolen\":true}}'}}; }}"
-        );
-        house.done(&format!("PUT /{}/_design/w", guest.database), &json!({ "rewrites": rewrite }));
-        house.done(&format!("PUT /{}/_design/v", guest.database), &json!({ "validate_doc_update": validate }));
-        let bulk = json!({"docs": [{"_id": "a"}, {"_id": "_local/a"}]}).to_string();
-        let asked = [
-            (format!("POST /{}/_bulk_docs", guest.database), bulk.as_str()),
-            (format!("PUT /{}/b", guest.database), "{}"),
-            (format!("GET /{}/_design/w/_rewrite/x", guest.database), ""),
-        ];
-        let wires: Vec<Wire> = asked
-            .iter()
-            .map(|(line, body)| {
-                let mut wire = Wire::connect(&house.server.address);
-                let (sign_in, length) = (&guest.headers, body.len());
-                let head = format!("{line} HTTP/1.1\r\nHost: test\r\n{sign_in}{JSON}Content-Length: {length}\r\n\r\n");
-                wire.send(&[head.as_bytes(), body.as_bytes()].concat());
-                wire
-            })
-            .collect();
-        std::thread::sleep(BEGUN);
-        house.withdraw(&guest, what);
-        // Not 201 with refused rows: a replicator skips the documents of such rows and never retries them.
-        for (mut wire, (line, _)) in wires.into_iter().zip(&asked) {
-            let reply = wire.reply();
-            assert!(matches!(reply.status, 401 | 403), "{by:?} {line}: {} {}", reply.status, reply.text());
-        }
-        for id in ["a", "b", "_local/a"] {
-            assert_eq!(house.root(&format!("GET /{}/{id}", guest.database), &Value::Null).status, 404, "{by:?} {id}");
-        }
-        let security = house.root(&format!("GET /{}/_security", guest.database), &Value::Null).json();
-        assert!(security["stolen"].is_null(), "{by:?}: {security}");
+        assert!(BUSY.iter().any(|time| is_refused_while_busy(&house, by, what, *time)), "the machine is too slow");
     }
+}
+
+/// Revokes access while functions run for so long. Returns false if they may have ended before.
+fn is_refused_while_busy(house: &House, by: By, what: Withdrawn, time: Duration) -> bool {
+    let (guest, busy) = (house.guest(by, what), busy(time));
+    let validate = format!("function () {{ {busy} }}");
+    let rewrite = format!(
+        "function () {{ {busy} return {{path: '../../_security', method: 'PUT', body: '{{\"stolen\":true}}'}}; }}"
+    );
+    house.done(&format!("PUT /{}/_design/w", guest.database), &json!({ "rewrites": rewrite }));
+    house.done(&format!("PUT /{}/_design/v", guest.database), &json!({ "validate_doc_update": validate }));
+    let bulk = json!({"docs": [{"_id": "a"}, {"_id": "_local/a"}]}).to_string();
+    let asked = [
+        (format!("POST /{}/_bulk_docs", guest.database), bulk.as_str()),
+        (format!("PUT /{}/b", guest.database), "{}"),
+        (format!("GET /{}/_design/w/_rewrite/x", guest.database), ""),
+    ];
+    // The check of a design document has an answer before its worker is free.
+    while calls(house) > 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let end = Instant::now() + time;
+    let wires: Vec<Wire> = asked
+        .iter()
+        .map(|(line, body)| {
+            let mut wire = Wire::connect(&house.server.address);
+            let (sign_in, length) = (&guest.headers, body.len());
+            let head = format!("{line} HTTP/1.1\r\nHost: test\r\n{sign_in}{JSON}Content-Length: {length}\r\n\r\n");
+            wire.send(&[head.as_bytes(), body.as_bytes()].concat());
+            wire
+        })
+        .collect();
+    // One of the writes and the rewrite: the other write is validated after the first.
+    until_begun(house, 2, end);
+    house.withdraw(&guest, what);
+    if Instant::now() >= end {
+        return false;
+    }
+    // Not 201 with refused rows: a replicator skips the documents of such rows and never retries them.
+    for (mut wire, (line, _)) in wires.into_iter().zip(&asked) {
+        let reply = wire.reply();
+        assert!(matches!(reply.status, 401 | 403), "{by:?} {line}: {} {}", reply.status, reply.text());
+    }
+    for id in ["a", "b", "_local/a"] {
+        assert_eq!(house.root(&format!("GET /{}/{id}", guest.database), &Value::Null).status, 404, "{by:?} {id}");
+    }
+    let security = house.root(&format!("GET /{}/_security", guest.database), &Value::Null).json();
+    assert!(security["stolen"].is_null(), "{by:?}: {security}");
+    true
 }
 
 #[test]
@@ -584,26 +620,42 @@ fn functions_of_one_database_cannot_act_elsewhere_with_the_callers_access() {
 fn a_former_users_database_admin_writes_no_account_with_a_request_in_progress() {
     let house = House::new();
     house.set("couchdb/users_db_security_editable", "true");
-    let guest = house.guest(By::Jwt, Withdrawn::Member);
+    assert!(BUSY.iter().any(|time| is_no_account_written(&house, *time)), "the machine is too slow");
+}
+
+/// Takes a user's rights in the users database while a function runs for so long. Returns false if it may have ended before.
+fn is_no_account_written(house: &House, time: Duration) -> bool {
+    let (guest, busy) = (house.guest(By::Jwt, Withdrawn::Member), busy(time));
     house.done("PUT /_users/_security", &json!({"admins": {"names": [guest.name]}}));
-    let validate = format!("function (doc) {{ if (doc.name === 'made') {{ {BUSY} }} }}");
-    house.done("PUT /_users/_design/v", &json!({ "validate_doc_update": validate }));
-    let doc =
-        json!({"_id": "org.couchdb.user:made", "type": "user", "name": "made", "password": "pw", "roles": ["crew"]});
+    let name = format!("made-by-{}", guest.name);
+    let design = format!("/_users/_design/{}", guest.name);
+    let validate = format!("function (doc) {{ if (doc.name === '{name}') {{ {busy} }} }}");
+    house.done(&format!("PUT {design}"), &json!({ "validate_doc_update": validate }));
+    let id = format!("org.couchdb.user:{name}");
+    let doc = json!({"_id": id, "type": "user", "name": name, "password": "pw", "roles": ["crew"]});
     let bulk = json!({ "docs": [doc] }).to_string();
+    // The check of a design document has an answer before its worker is free.
+    while calls(house) > 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let end = Instant::now() + time;
     let mut wire = Wire::connect(&house.server.address);
     let (sign_in, length) = (&guest.headers, bulk.len());
     let line = "POST /_users/_bulk_docs HTTP/1.1";
     wire.send(format!("{line}\r\nHost: test\r\n{sign_in}{JSON}Content-Length: {length}\r\n\r\n{bulk}").as_bytes());
-    std::thread::sleep(BEGUN);
+    until_begun(house, 1, end);
     house.done("PUT /_users/_security", &json!({"admins": {"names": ["somebody"]}}));
+    if Instant::now() >= end {
+        return false;
+    }
     let reply = wire.reply();
     assert_eq!(reply.status, 503, "{}", reply.text());
-    assert_eq!(house.root("GET /_users/org.couchdb.user:made", &Value::Null).status, 404);
+    assert_eq!(house.root(&format!("GET /_users/{id}"), &Value::Null).status, 404);
     let again = Wire::connect(&house.server.address).ask(
         "POST /_users/_bulk_docs",
         &format!("{}{JSON}", guest.headers),
         bulk.as_bytes(),
     );
     assert!(again.text().contains("\"error\""), "{}", again.text());
+    true
 }

@@ -3,7 +3,7 @@
 //! Each test opens many raw sockets that request large responses and then read nothing, or a byte now and
 //! then. Meanwhile a normal client must be served, and the memory of the server process must stay bounded.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,16 @@ fn request(kind: &str, user: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Reads, again if the process was stopped meanwhile: that interrupts a read with a time limit.
+fn read_some(socket: &mut TcpStream, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 /// A client that sends a request and does not read the response.
 struct Attacker(TcpStream);
 
@@ -89,7 +99,7 @@ impl Attacker {
             if wanted.is_some_and(|length| all.len() == length) || wanted.is_none() && all.ends_with(b"\r\n0\r\n\r\n") {
                 return (status(&all), true);
             }
-            match self.0.read(&mut some) {
+            match read_some(&mut self.0, &mut some) {
                 Ok(0) | Err(_) => return (status(&all), false),
                 Ok(count) => all.extend_from_slice(&some[..count]),
             }
@@ -256,7 +266,7 @@ fn waiting_feeds_hold_no_response_memory() {
             let mut some = vec![0; 1 << 16];
             feed.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             while !String::from_utf8_lossy(&read[read.len().saturating_sub(300)..]).contains("\"document1999\"") {
-                let count = feed.read(&mut some).expect("the feed goes on");
+                let count = read_some(&mut feed, &mut some).expect("the feed goes on");
                 assert!(count > 0, "the feed ends");
                 read.extend_from_slice(&some[..count]);
             }
@@ -267,7 +277,7 @@ fn waiting_feeds_hold_no_response_memory() {
     assert!(client.json("PUT", "/db/one", &json!({})).unwrap().is_ok());
     for mut feed in feeds {
         let mut some = vec![0; 1 << 12];
-        let count = feed.read(&mut some).expect("the feed goes on");
+        let count = read_some(&mut feed, &mut some).expect("the feed goes on");
         assert!(String::from_utf8_lossy(&some[..count]).contains("\"one\""), "and tells what is new");
     }
 }

@@ -99,13 +99,14 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_stops_reading_times_out() {
         let (mut client, server) = tokio::io::duplex(16);
-        let mut server = WriteTimeout::new(server, Line::unlimited(), Duration::from_millis(20));
+        let mut server = WriteTimeout::new(server, Line::unlimited(), Duration::from_secs(60));
         let reading = async {
             let mut all = vec![0; 10_000];
             client.read_exact(&mut all).await.unwrap();
         };
         let (written, ()) = tokio::join!(server.write_all(&[7; 10_000]), reading);
         written.unwrap();
+        server.limit = Duration::from_millis(20);
         let error = server.write_all(&[7; 100]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

@@ -283,9 +283,10 @@ async fn up_reports_a_failed_store_until_it_recovers() {
     use crate::store::embedded::faults::{Faults, WriteFault};
     let (store, faults) = Faults::store();
     let running = super::server_on(&[], store).await;
-    faults.fail_write(0, WriteFault::Io);
-    // High enough for the server's own writes, each of which tries to reopen the store.
+    // High enough for the server's own writes, each of which tries to reopen the store, and before one of them can be the
+    // write that fails.
     faults.stay_closed(1_000_000);
+    faults.fail_write(0, WriteFault::Io);
     let failed = ask(running.address, "PUT /_node/_local/_config/a/b", &[ADMIN], b"\"x\"").await;
     assert_eq!((failed.status, failed.error().as_str()), (500, "internal_server_error"));
     let down = ask(running.address, "GET /_up", &[], b"").await;

@@ -71,6 +71,7 @@ async fn writers_on_every_node_wait_while_a_backup_holds_a_database() {
         .into();
     // The writer on the other node has met the hold.
     while there.info().held_until == 0 {
+        assert!(writes.iter().all(|write| !write.is_finished()));
         tokio::task::yield_now().await;
     }
     assert!(writes.iter().all(|write| !write.is_finished()));

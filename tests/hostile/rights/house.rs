@@ -155,9 +155,6 @@ impl House {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let (name, database) = (format!("guest{number}"), format!("db{number}"));
         let mut guest = Guest { name: name.clone(), database, by, headers: String::new(), ends: now() + 600 };
-        if loses == Withdrawn::Expired {
-            guest.ends = now() + 3;
-        }
         let account = json!({"type": "user", "name": name, "password": "pw", "roles": ["crew"]});
         match by {
             By::Password | By::Cookie | By::Token => {
@@ -167,6 +164,9 @@ impl House {
             By::Nobody | By::Jwt | By::Proxy => {}
         }
         self.open(&guest, loses == Withdrawn::Role);
+        if loses == Withdrawn::Expired {
+            guest.ends = now() + 4;
+        }
         guest.headers = self.sign_in(&guest);
         guest
     }

@@ -104,6 +104,7 @@ impl Wire {
         let (mut count, mut buffer) = (0, vec![0; 64 << 10]);
         loop {
             match self.stream.read(&mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => return count,
                 Ok(read) => count += read,
             }
