@@ -36,7 +36,8 @@ if [ "$what" != protocol ]; then
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --no-fail-fast
   else
-    cargo test --lib --bins --tests --no-fail-fast
+    # A test that hangs is named in the output ("has been running for over 60 seconds"), and ends the run here.
+    timeout --foreground --kill-after=60 7200 cargo test --lib --bins --tests --no-fail-fast
   fi
 fi
 
