@@ -8,7 +8,7 @@
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, statSync, openSync, closeSync, readFileSync, existsSync } from 'node:fs';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomInt } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join, dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -35,16 +35,34 @@ export function binary() {
   return built.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)[0];
 }
 
-/** Resolves to a port on which nothing listens at the moment. */
-export function freePort() {
-  return new Promise((resolve, reject) => {
+/** The first port of those that the system gives to whoever asks for any, and to connections. */
+function firstEphemeralPort() {
+  try {
+    return Number(readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8').split(/\s+/)[0]);
+  } catch {
+    return 32_768;
+  }
+}
+
+/** Resolves to whether nothing listens on a port. */
+function isFree(port) {
+  return new Promise((resolve) => {
     const probe = net.createServer();
-    probe.on('error', reject);
-    probe.listen(0, '127.0.0.1', () => {
-      const { port } = probe.address();
-      probe.close(() => resolve(port));
-    });
+    probe.on('error', () => resolve(false));
+    probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
   });
+}
+
+/**
+ * Resolves to a port on which nothing listens at the moment. Not one that the system may give to a connection, or to another
+ * server, before the test listens there, or while its server restarts.
+ */
+export async function freePort() {
+  const [first, end] = [10_000, Math.max(firstEphemeralPort(), 12_000)];
+  for (;;) {
+    const port = randomInt(first, end);
+    if (await isFree(port)) return port;
+  }
 }
 
 /** Polls `condition` until it returns a truthy value, and resolves to that value; throws after `seconds`. */

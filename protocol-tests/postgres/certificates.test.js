@@ -108,7 +108,12 @@ describe('certificates of several nodes', () => {
     // Two thirds of the life of the first one end in 6 seconds.
     authority.dates.push(() => ({ from: new Date(Date.now() - 10 * hour + 6000), until: new Date(Date.now() + 5 * hour + 6000) }));
     await start();
+    // The second order is taken when all nodes have shown the first certificate.
+    let seen;
+    const shown = new Promise((resolve) => (seen = resolve));
+    authority.gate = () => (authority.orders.length > 0 ? shown : undefined);
     const first = await certificate();
+    seen();
     assert.notEqual(await certificate(first), first);
     assert.equal(authority.orders.length, 2);
     assert.equal(authority.accounts.size, 1);
