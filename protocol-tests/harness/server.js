@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os';
 import { join, dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import net from 'node:net';
+import { after } from 'node:test';
 import { request } from './http.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -82,6 +83,10 @@ function storeArguments(schema) {
   if (!address) return [];
   return ['--store', `${address}${address.includes('?') ? '&' : '?'}pool_size=6&keep_unused=0&schema=${schema}`];
 }
+
+// What a failed test leaves behind, such as servers and clients that go on, keeps the process of its file alive: it ends
+// when all tests of the file have ended, and so do its servers.
+if (process.env.NODE_TEST_CONTEXT) after(() => setTimeout(() => process.exit(), 10_000).unref());
 
 const running = new Set();
 process.on('exit', () => {
