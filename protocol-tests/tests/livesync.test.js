@@ -258,6 +258,17 @@ describe('settee livesync', { skip: !!external }, () => {
     assert.deepEqual(await state(), withBob);
   }));
 
+  it('gives rights only to accounts that exist: anybody could take the name of another', withServer({}, async () => {
+    const { eve } = people(await good('--user', 'eve'));
+    const before = await api.ok('GET /notes-eve/_security');
+    const run = await livesync('--user', 'eve', '--share', 'frank');
+    assert.equal(run.code, 1);
+    assert.match(run.err, /give the passphrase of its end-to-end encryption/);
+    assert.equal(people(run.out).eve.link, eve.link);
+    assert.deepEqual(await api.ok('GET /notes-eve/_security'), before);
+    assert.equal((await api.call('GET /_users/org.couchdb.user:frank')).status, 404);
+  }));
+
   it('prints what is shown only once also if the file of the QR code cannot be written', withServer({}, async () => {
     const run = await livesync('--user', 'ann', '--svg', join(api.server.folder, 'none', 'code.svg'));
     assert.equal(run.code, 1);

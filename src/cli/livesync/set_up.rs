@@ -58,30 +58,38 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
     }
     let url = device_url(&vault, &config)?;
     // Everything that may be refused is looked at before anything is changed.
-    let existing = look_at_database(&api, &vault, &people)?;
-    let found = existing.as_ref().map_or(Found::New, |existing| existing.found);
+    let found = look_at_database(&api, &vault, &people)?;
     let is_new = is_new(&vault, &config, found);
     let passphrase = vault_passphrase(&vault, &given, &config, is_new)?;
-    let (mut accounts, mut errors) = (Vec::new(), Vec::new());
+    let (mut accounts, mut entitled, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for user in &people {
         match look_at_person(&api, &vault, user, &given, is_new, passphrase != Passphrase::Unknown) {
             Ok(account) => accounts.push((user, account)),
-            Err(error) => errors.push(error),
+            Err(Refusal { has_account, why }) => {
+                entitled.extend(has_account.then(|| user.clone()));
+                errors.push(why);
+            }
         }
     }
-    if accounts.is_empty() {
+    let has_owner = entitled.contains(&vault.user) || accounts.iter().any(|(user, _)| **user == vault.user);
+    if accounts.is_empty() || !has_owner {
         return Err(in_lines(&errors));
     }
     println!("Vault {} of {}, on {}\n", vault.database, vault.user, api.server);
     apply_settings(&api)?;
-    settle_database(&api, &vault, &people, existing)?;
+    make_database(&api, &vault, found)?;
     let mut ready = Vec::new();
     for (user, account) in accounts {
         match settle_person(&api, &vault, user, account, (&url, &passphrase)) {
-            Ok(one) => ready.push(one),
+            Ok(one) => {
+                entitled.push(user.clone());
+                ready.push(one);
+            }
             Err(error) => errors.push(error),
         }
     }
+    // Only now, and only to accounts that exist: somebody else could take the name of one that does not.
+    errors.extend(give_rights(&api, &vault, &entitled).err());
     let kind = if passphrase == Passphrase::None { "plain" } else { "encrypted" };
     if !ready.is_empty() && passphrase != Passphrase::Unknown && config[VAULTS][&vault.database] != kind {
         errors.extend(api.set(VAULTS, &vault.database, kind).err());
@@ -134,47 +142,45 @@ enum Found {
     Old,
 }
 
-/// A database that exists.
-struct Existing {
-    found: Found,
-    /// Its `_security`, and the one that gives the people their rights.
-    security: Value,
-    wanted: Value,
-}
-
-/// Looks at the database. `None`: there is none.
-fn look_at_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<Option<Existing>, String> {
+/// Looks at the database, and at whether the people may have rights to it.
+fn look_at_database(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<Found, String> {
     let path = format!("/{}", part(&vault.database));
     let reply = api.send("GET", &path, &[], None)?;
     if reply.status == 404 {
-        return Ok(None);
+        return Ok(Found::New);
     }
     let info = reply.ok("the database")?;
-    let security = api.must("GET", &format!("{path}/_security"), None, "the rights of the database")?;
-    let wanted = with_rights(&security, vault, people)?;
-    let found = match info["doc_count"] == 0 && info["doc_del_count"] == 0 {
+    let security = rights(api, vault)?;
+    with_rights(&security, vault, people)?;
+    Ok(match info["doc_count"] == 0 && info["doc_del_count"] == 0 {
         true => Found::Empty { alone: security["members"]["names"] == json!([vault.user]) },
         false => Found::Old,
-    };
-    Ok(Some(Existing { found, security, wanted }))
+    })
 }
 
-/// Creates the database if there is none, and gives the people their rights.
-fn settle_database(api: &AdminApi, vault: &Vault, people: &[String], existing: Option<Existing>) -> Result<(), String> {
-    let path = format!("/{}", part(&vault.database));
-    let security_path = format!("{path}/_security");
-    let (security, wanted) = match existing {
-        Some(Existing { security, wanted, .. }) => (security, wanted),
-        None => {
-            api.must("PUT", &path, None, "the database")?;
-            done(&format!("made the database {}", vault.database));
-            let security = api.must("GET", &security_path, None, "the rights of the database")?;
-            let wanted = with_rights(&security, vault, people)?;
-            (security, wanted)
-        }
-    };
+/// The `_security` of the database.
+fn rights(api: &AdminApi, vault: &Vault) -> Result<Value, String> {
+    api.must("GET", &format!("/{}/_security", part(&vault.database)), None, "the rights of the database")
+}
+
+fn make_database(api: &AdminApi, vault: &Vault, found: Found) -> Result<(), String> {
+    if found == Found::New {
+        api.must("PUT", &format!("/{}", part(&vault.database)), None, "the database")?;
+        done(&format!("made the database {}", vault.database));
+    }
+    Ok(())
+}
+
+/// Gives the people, each of whom has an account, their rights.
+fn give_rights(api: &AdminApi, vault: &Vault, people: &[String]) -> Result<(), String> {
+    if !people.contains(&vault.user) {
+        return Ok(());
+    }
+    let security = rights(api, vault)?;
+    let wanted = with_rights(&security, vault, people)?;
     if security != wanted {
-        api.must("PUT", &security_path, Some(&wanted), "the rights of the database")?;
+        let path = format!("/{}/_security", part(&vault.database));
+        api.must("PUT", &path, Some(&wanted), "the rights of the database")?;
         done(&format!("gave {} to {}", vault.database, names(&wanted, "members").join(", ")));
     }
     Ok(())
@@ -275,6 +281,18 @@ enum Account {
     Links { document: Option<Value>, password: String, is_given: bool, renews: bool },
 }
 
+/// Why there is nothing for one person.
+struct Refusal {
+    has_account: bool,
+    why: String,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Refusal {
+        Refusal { has_account: false, why }
+    }
+}
+
 /// Looks at a person's account. A link that exists is shown only if the vault is not new: it has the passphrase of an
 /// earlier vault of the same name.
 fn look_at_person(
@@ -284,7 +302,7 @@ fn look_at_person(
     given: &Given,
     is_new: bool,
     knows_passphrase: bool,
-) -> Result<Account, String> {
+) -> Result<Account, Refusal> {
     let reply = api.send("GET", &account_path(user), &[], None)?;
     let document = match reply.status {
         404 => None,
@@ -297,25 +315,30 @@ fn look_at_person(
         let link = kept["link"].as_str().filter(|link| !is_new && is_link(link) && kept["salt"] == account["salt"]);
         return match link {
             Some(link) => Ok(Account::Kept { link: link.into() }),
-            None => Err(format!(
-                "{user} has an account, and there is no link for this vault and its password. Give the password by \
-                 --password-file, or make a new one by --new-password (settee livesync --user {user} --vault {})",
-                vault.database
-            )),
+            None => Err(Refusal {
+                has_account: true,
+                why: format!(
+                    "{user} has an account, and there is no link for this vault and its password. Give the password by \
+                     --password-file, or make a new one by --new-password (settee livesync --user {user} --vault {})",
+                    vault.database
+                ),
+            }),
         };
     }
+    let has_account = document.is_some();
     if !knows_passphrase {
-        return Err(format!(
+        let why = format!(
             "the vault {} is there already: give the passphrase of its end-to-end encryption by --vault-passphrase-file \
              (Obsidian shows it in the settings of LiveSync), or --plain if it has none",
             vault.database
-        ));
+        );
+        return Err(Refusal { has_account, why });
     }
     let given = given.password.clone().filter(|_| is_owner);
     let is_given = given.is_some();
     let password = given.unwrap_or_else(|| generated_password(Length::Password));
     if document.is_some() && !renews {
-        check_password(api, user, &password)?;
+        check_password(api, user, &password).map_err(|why| Refusal { has_account, why })?;
     }
     Ok(Account::Links { document, password, is_given, renews })
 }
