@@ -93,7 +93,8 @@ fn requests_that_are_cancelled_once_they_run_end_the_connection() {
         let mut ended = false;
         wait_until("the requests run, or the connection is closed", || {
             ended = metric(&mut client, "open_http2_connections") == 0;
-            ended || metric(&mut client, "open_http2_streams") >= 50
+            // All of them: the library ends a connection itself if it cancels requests that were not taken yet.
+            ended || metric(&mut client, "open_http2_streams") == streams.len() as u64
         });
         if ended {
             break;
