@@ -90,7 +90,8 @@ describe('settee admin', { skip: !!external }, () => {
     inFolder(async (folder) => {
       const { code, err } = await settee(['admin', 'ann', '--data', join(folder, 'none')]);
       assert.equal(code, 1);
-      assert.match(err, /no server has its data in .*none. Name the folder by --data/);
+      assert.match(err, /is not a settee data folder/);
+      assert.match(err, /Name the folder by --data/);
       writeFileSync(join(folder, 'other'), '');
       assert.match((await settee(['admin', 'ann', '--data', folder])).err, /is not a settee data folder/);
     }));

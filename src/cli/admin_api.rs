@@ -4,7 +4,6 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -131,13 +130,6 @@ pub fn part(text: &str) -> String {
     utf8_percent_encode(text, PART).to_string()
 }
 
-fn is_missing_or_empty(folder: &Path) -> bool {
-    match std::fs::read_dir(folder) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    }
-}
-
 impl AdminApi {
     /// Opens the way to a server. `open_store` is used if no server runs on the target's folder.
     ///
@@ -158,10 +150,6 @@ impl AdminApi {
                         let server = format!("the running server of {shown}");
                         Ok(AdminApi { way: Way::Stream(Box::new(connect)), server })
                     }
-                    Ok(None) if is_missing_or_empty(&data) => Err(format!(
-                        "no server has its data in {shown}. Name the folder by --data (that of the Debian package is \
-                         /var/lib/settee), or a running server by --server"
-                    )),
                     Ok(None) => {
                         let server = format!("the data folder {shown} (its server does not run)");
                         Ok(AdminApi { way: Way::Stream(open_store(&Place::Folder { data, engine }, key)?), server })

@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a command answers on the standard output")]
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::progress_bar::{Bar, Unit};
@@ -63,6 +63,13 @@ impl Place {
     pub fn open(&self, key: Option<Key>) -> Result<Opened, String> {
         match self {
             Place::Folder { data, .. } => {
+                if !has_entries(data) {
+                    return Err(format!(
+                        "{} is not a settee data folder: it is empty, or not there. Name the folder by --data; that of the \
+                         Debian package is /var/lib/settee",
+                        data.display()
+                    ));
+                }
                 let encrypted_under = store::encrypted_under(data).map_err(|error| error.to_string())?;
                 let options = store::Options { key, ..store::Options::default() };
                 let opened = store::open_existing(data, options).map_err(|error| error.to_string())?;
@@ -78,7 +85,7 @@ impl Place {
     pub fn make(&self, key: Option<Key>) -> Result<Opened, String> {
         match self {
             Place::Folder { data, engine } => {
-                if std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some()) {
+                if has_entries(data) {
                     return Err(format!("{} is not empty: name a new folder", data.display()));
                 }
                 let encrypted_under = key.as_ref().map(Key::id);
@@ -113,6 +120,11 @@ impl Place {
             },
         }
     }
+}
+
+/// Whether a folder can be read and has something in it.
+pub fn has_entries(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn of_database(address: &Address, options: &postgres::Options) -> Result<Opened, String> {

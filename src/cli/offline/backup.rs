@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::output::{Outcome, documents_in, size};
 use crate::cli::progress_bar::{Bar, Unit};
-use crate::cli::stores::Place;
+use crate::cli::stores::{Place, has_entries};
 use crate::clock::Clock;
 use crate::db::Databases;
 use crate::maintain::archive::{Frame, Kind, Reader, Writer};
@@ -145,7 +145,7 @@ pub fn restore(from: &Path, backup_key: Option<Key>, place: &Place, key: Option<
         }
     };
     if let Place::Folder { data, .. } = place
-        && std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some())
+        && has_entries(data)
     {
         return Err(format!("{place} is not empty: restore needs a new folder"));
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::output::{Outcome, documents_in, size};
 use crate::cli::progress_bar::{Bar, Unit};
-use crate::cli::stores::Place;
+use crate::cli::stores::{Place, has_entries};
 use crate::clock::Clock;
 use crate::store::{self, Key, Options};
 
@@ -42,7 +42,7 @@ pub fn check(place: &Place, key: Option<Key>) -> Outcome<bool> {
 /// `settee check --salvage`: copies what can be read of a damaged folder into the new folder `to`. Returns
 /// true if nothing is lost.
 pub fn salvage(folder: &Path, key: Option<Key>, to: &Path) -> Outcome<bool> {
-    if std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some()) {
+    if has_entries(to) {
         return Err(format!("{} is not empty: salvage needs a new folder", to.display()));
     }
     let refused = |error: store::OpenError| error.to_string();
