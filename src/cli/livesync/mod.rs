@@ -2,10 +2,18 @@
 //!
 //! ```text
 //! vault      what the command line asks for
-//! set_up     accounts, database, rights, settings; the link is `auth/livesync_link`, its picture `auth/qr_code`
+//! database   the vault's database and the rights to it
+//! set_up     accounts and settings; the link is `auth/livesync_link`, its picture `auth/qr_code`
 //! doctor     what LiveSync's check of a server reads, and how it judges
 //! ```
 
+mod database;
 pub mod doctor;
 pub mod set_up;
 pub mod vault;
+
+/// Tells the user what was done.
+#[allow(clippy::print_stdout, reason = "a command answers on the standard output")]
+fn done(what: &str) {
+    println!("  {what}");
+}
