@@ -13,8 +13,6 @@ mod allowed_skips;
 mod client;
 #[path = "durability/device.rs"]
 mod device;
-#[path = "durability/flag.rs"]
-mod flag;
 #[path = "durability/ledger.rs"]
 mod ledger;
 #[allow(dead_code, reason = "shared with the hostile tests; each uses a part")]
@@ -27,7 +25,6 @@ use std::time::Duration;
 
 use client::Client;
 use device::Device;
-use flag::SetOnDrop;
 use ledger::{KINDS, Ledger, verify, work};
 use serde_json::json;
 use server::{Server, check, run};
@@ -62,7 +59,7 @@ fn write_until<T>(
     let stop = AtomicBool::new(false);
     let address = server.address.clone();
     std::thread::scope(|scope| {
-        let _stop = SetOnDrop(&stop);
+        scopeguard::defer!(stop.store(true, Ordering::Relaxed));
         for (number, ledger) in ledgers.iter_mut().enumerate() {
             let (stop, address) = (&stop, address.as_str());
             scope.spawn(move || {

@@ -13,7 +13,6 @@ use super::crypto::master_key::Key;
 use super::embedded::data_folder::{Engine, Options, open_with};
 use super::embedded::faults::Faults;
 use super::embedded::frame::Frames;
-use super::flag::SetOnDrop;
 use super::memory::Memory;
 use super::range::KeyRange;
 use super::shared_memory::Cluster;
@@ -197,7 +196,7 @@ const ROWS: &[Row] = &[
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let _done = SetOnDrop(&done);
+                scopeguard::defer!(done.store(true, std::sync::atomic::Ordering::Relaxed));
                 for round in 0..60u8 {
                     let mut batch = Batch::new();
                     batch.put(b"big".to_vec(), vec![round; 150_000 + round as usize]);
@@ -222,7 +221,7 @@ const ROWS: &[Row] = &[
             let done = std::sync::atomic::AtomicBool::new(false);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    let _done = SetOnDrop(&done);
+                    scopeguard::defer!(done.store(true, std::sync::atomic::Ordering::Relaxed));
                     for round in 0..150u8 {
                         let mut batch = Batch { durability, ..Batch::new() };
                         for key in 0..KEYS {

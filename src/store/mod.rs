@@ -11,8 +11,6 @@ pub mod blob;
 pub mod crypto;
 pub(crate) mod disk_space;
 pub mod embedded;
-#[cfg(test)]
-pub(crate) mod flag;
 mod interface;
 pub mod keyspace;
 pub mod memory;

@@ -10,7 +10,6 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 
-use super::flag::SetOnDrop;
 use super::server::Server;
 
 /// The headers of a request.
@@ -347,7 +346,7 @@ fn a_deleted_account_stays_deleted_under_concurrent_writes() {
         house.make(&name, "pw", &[]);
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let _ended = SetOnDrop(&ended);
+            scopeguard::defer!(ended.store(true, Ordering::Release));
             for _ in 0..3 {
                 scope.spawn(|| {
                     // The old owner writes with a token that outlives the account, until some writes after
@@ -684,14 +683,9 @@ fn verifying_any_stored_hash_takes_less_than_a_second() {
     asked["_revisions"] = json!({"start": 2, "ids": [NEW, hash_of(own["_rev"].as_str().expect("one")).1]});
     let bulk = json!({"new_edits": false, "docs": [asked]});
     assert_eq!(house.admin("POST", "/_users/_bulk_docs", &bulk).text().trim(), "[]");
-    // The shortest of some times: the machine may be busy with something else for a while.
-    let took = (0..5).map(|_| {
-        let began = Instant::now();
-        assert_eq!(house.signs_in("eve", "wrong"), 401);
-        began.elapsed()
-    });
-    let shortest = took.min().expect("five times");
-    assert!(shortest < Duration::from_secs(2), "{shortest:?}");
+    let began = Instant::now();
+    assert_eq!(house.signs_in("eve", "wrong"), 401);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let shown = house.admin("GET", "/_node/_local/_config/chttpd_auth/max_iterations", &Value::Null).json();
     assert_eq!(shown, "1500000", "the bound that holds is the one that is shown");
 }
@@ -705,9 +699,6 @@ fn a_client_that_forces_many_hashes_does_not_delay_others() {
     own.as_object_mut().expect("an object").remove("_revisions");
     (own["iterations"], own["pbkdf2_prf"]) = (json!(750_000), json!("sha512"));
     assert_eq!(house.json("PUT", &path("eve"), &basic("eve", "pw"), &own).status, 201, "as much as is allowed");
-    let began = Instant::now();
-    assert_eq!(house.signs_in("eve", "wrong"), 401);
-    let one = began.elapsed();
     let wrong = json!({"name": "eve", "password": "wrong"}).to_string();
     let flood: Vec<Held> = (0..48)
         .map(|_| {
@@ -725,9 +716,8 @@ fn a_client_that_forces_many_hashes_does_not_delay_others() {
         })
         .collect();
     drop(flood);
-    // Each sign-in waits for at most one running hash and its own, and for none of the 48 that wait.
-    let most = Duration::from_secs(5).max(5 * one);
-    assert!(waited.iter().all(|time| *time < most), "{waited:?}, and {one:?} for one");
+    // Each sign-in waits for at most one running hash and its own.
+    assert!(waited.iter().all(|time| *time < Duration::from_secs(5)), "{waited:?}");
 }
 
 #[test]

@@ -13,8 +13,6 @@ mod client;
 #[allow(dead_code, reason = "shared with the durability tests; each uses a part")]
 #[path = "../durability/device.rs"]
 mod device;
-#[path = "../durability/flag.rs"]
-mod flag;
 #[allow(dead_code, reason = "shared with the durability tests; each uses a part")]
 #[path = "../durability/server.rs"]
 mod server;

@@ -12,8 +12,6 @@ use house::{By, Guest, House, Withdrawn, cookie};
 use serde_json::{Value, json};
 use wire::{Reply, Wire};
 
-use crate::flag::SetOnDrop;
-
 /// A feed must end within this time after access is revoked. Its own timeout is a minute.
 const SOON: Duration = Duration::from_secs(10);
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -362,7 +360,7 @@ fn no_feed_sends_rows_written_after_access_was_revoked() {
         let feeds: Vec<Feed> = KINDS[..2].iter().map(|kind| Feed::open(&house, &guest, kind)).collect();
         let (started, done) = (AtomicUsize::new(0), AtomicBool::new(false));
         let last = std::thread::scope(|scope| {
-            let _stop = SetOnDrop(&done);
+            scopeguard::defer!(done.store(true, Ordering::SeqCst));
             let writer = scope.spawn(|| {
                 let mut wire = Wire::connect(&house.server.address);
                 while !done.load(Ordering::SeqCst) {

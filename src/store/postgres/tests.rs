@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use super::small_disk::SmallDisk;
 use super::test_server::TestServer;
 use super::{Options, open};
-use crate::store::flag::SetOnDrop;
 use crate::store::range::KeyRange;
 use crate::store::{Batch, Direction, Durability, Key, PageLimit, Result, Store, StoreError, keyspace};
 
@@ -367,7 +366,7 @@ fn a_commit_whose_connection_is_lost_is_neither_lost_nor_repeated() {
                 }
             });
         }
-        let _stop = SetOnDrop(&done);
+        scopeguard::defer!(done.store(true, Ordering::SeqCst));
         for _ in 0..15 {
             let before = acknowledged.load(Ordering::SeqCst);
             server.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'settee'");
@@ -390,7 +389,7 @@ fn a_killed_server_loses_nothing_that_was_acknowledged() {
         let last = AtomicU64::new(0);
         std::thread::scope(|scope| {
             let (store, done, last) = (&store, &done, &last);
-            let _stop = SetOnDrop(done);
+            scopeguard::defer!(done.store(true, Ordering::SeqCst));
             scope.spawn(move || {
                 while !done.load(Ordering::SeqCst) {
                     let next = last.load(Ordering::SeqCst) + 1;
@@ -625,8 +624,8 @@ fn keys_are_searched_in_the_index_also_by_a_plan_that_was_made_for_an_empty_tabl
     }
 }
 
-/// A port on which nothing listens. Not one that the system gives to whoever asks for any, or for a connection: somebody
-/// could get it before PostgreSQL listens there.
+/// A port on which nothing listens. It is below the range from which the system gives ports to connections and to servers
+/// that name none, so that nobody gets it before PostgreSQL listens there.
 fn free_port() -> u16 {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let end = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768).max(12_000);
@@ -688,7 +687,7 @@ fn fail_over(round: usize) -> Option<()> {
     let done = AtomicBool::new(false);
     let acknowledged: Vec<AtomicU64> = (0..6).map(|_| AtomicU64::new(0)).collect();
     std::thread::scope(|scope| {
-        let _stop = SetOnDrop(&done);
+        scopeguard::defer!(done.store(true, Ordering::SeqCst));
         for (writer, last) in acknowledged.iter().enumerate() {
             let (store, done) = (&nodes[writer % 3], &done);
             scope.spawn(move || {

@@ -10,7 +10,6 @@ use crate::store::embedded::committer::Committer;
 use crate::store::embedded::data_folder::{Engine, Opened, Options, open, open_with};
 use crate::store::embedded::faults::{Faults, WriteFault};
 use crate::store::embedded::frame::Frames;
-use crate::store::flag::SetOnDrop;
 use crate::store::memory::Memory;
 
 fn key(number: u32) -> Vec<u8> {
@@ -134,7 +133,7 @@ fn readers_and_writers_go_on_during_rewrites() {
                     })
                 })
                 .collect();
-            let stop = SetOnDrop(&done);
+            let stop = scopeguard::guard((), |()| done.store(true, Ordering::Relaxed));
             for _ in 0..5 {
                 // Given up if too much is written meanwhile; that must not disturb the writers either.
                 let _ = store.rewrite(&|| false);
