@@ -5,6 +5,7 @@
 //! work under a lease stays correct if two nodes do it at once.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,11 +118,17 @@ async fn renew(
             _ = &mut dropped => return,
         }
         let asked = Instant::now();
+        let mut renewing = pin!(leases.ask(name, leases.ttl));
         // An answer that comes too late is as none.
-        match tokio::time::timeout_at(until, leases.ask(name, leases.ttl)).await {
+        match tokio::time::timeout_at(until, &mut renewing).await {
             Ok(Ok(true)) => until = asked + leases.ttl,
             Ok(Err(_)) if Instant::now() + leases.renewal < until => {}
-            Ok(Ok(false) | Err(_)) | Err(_) => break,
+            Ok(Ok(false) | Err(_)) => break,
+            Err(_) => {
+                losing.send_replace(true);
+                let _ = renewing.await;
+                break;
+            }
         }
     }
     losing.send_replace(true);
@@ -143,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::store::memory::Memory;
-    use crate::store::shared_memory::Cluster;
+    use crate::store::shared_memory::{Calls, Cluster};
 
     /// A node whose leases last a minute by the clock of the store, and are renewed often.
     fn node(cluster: &Arc<Cluster>) -> Leases {
@@ -213,13 +220,31 @@ mod tests {
         for _ in 0..20 {
             let lease = node(&cluster).wait("work").await;
             let before = cluster.lease_calls();
-            cluster.hold_leases(true);
+            cluster.set_lease_calls(Calls::Held);
             until(|| cluster.lease_calls() > before).await;
             drop(lease);
             tokio::task::yield_now().await;
-            cluster.hold_leases(false);
+            cluster.set_lease_calls(Calls::Answered);
             tokio::time::timeout(Duration::from_secs(20), node(&cluster).wait("work")).await.expect("it is free");
         }
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_comes_too_late_leaves_the_lease_free() {
+        let cluster = Cluster::new(Clock::fixed(Duration::from_secs(1)));
+        let short = Leases { ttl: Duration::from_millis(100), ..node(&cluster) };
+        let mut lease = short.wait("work").await;
+        cluster.set_lease_calls(Calls::Held);
+        let before = cluster.lease_calls();
+        tokio::time::timeout(Duration::from_secs(20), lease.lost()).await.expect("no renewal was answered");
+        drop(lease);
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+        let begun = cluster.lease_calls() - before;
+        cluster.set_lease_calls(Calls::Answered);
+        assert!(begun <= 1, "it is given up before the renewal, which takes it again");
+        tokio::time::timeout(Duration::from_secs(20), node(&cluster).wait("work")).await.expect("it is free");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::rev::Revision;
-use crate::store::shared_memory::{Cluster, Reads};
+use crate::store::shared_memory::{Calls, Cluster};
 use crate::store::{Batch, Direction, MemoryBlobs, PageLimit, keyspace};
 
 /// Longer than the pause between two polls.
@@ -108,7 +108,7 @@ async fn all_requests_that_wait_hear_that_the_store_is_away() {
     let (cluster, one, two) = cluster();
     one.create("db", CreateOptions::default(), None).unwrap();
     two.get("db").unwrap();
-    cluster.set_reads(Reads::Held);
+    cluster.set_reads(Calls::Held);
     let (before, begun) = (cluster.asked(), Arc::new(AtomicUsize::new(0)));
     let requests: Vec<_> = (0..40)
         .map(|_| {
@@ -122,14 +122,14 @@ async fn all_requests_that_wait_hear_that_the_store_is_away() {
     while begun.load(Ordering::SeqCst) < 40 || cluster.asked() == before {
         tokio::task::yield_now().await;
     }
-    cluster.set_reads(Reads::Refused);
+    cluster.set_reads(Calls::Refused);
     for request in requests {
         let learned = request.await.unwrap();
         assert!(matches!(learned, Err(Error::Down(_))), "{learned:?}");
     }
     let asked = cluster.asked() - before;
     assert!(asked < 20, "not each of 40 requests asks the store: {asked}");
-    cluster.set_reads(Reads::Answered);
+    cluster.set_reads(Calls::Answered);
     two.catch_up_together(&["db"]).await.unwrap();
 }
 

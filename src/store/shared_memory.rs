@@ -19,29 +19,53 @@ pub struct Cluster {
     nodes: RwLock<Vec<Arc<Listener>>>,
     /// Owner and end of each lease.
     leases: Mutex<HashMap<String, (String, Duration)>>,
-    /// How many calls of `lease` have begun.
-    lease_calls: AtomicUsize,
-    leases_held: Mutex<bool>,
-    leases_held_changed: Condvar,
     clock: Clock,
     epoch: AtomicU64,
     loses_notices: AtomicBool,
     refuses_async_threads: AtomicBool,
-    reads: Mutex<Reads>,
-    reads_changed: Condvar,
-    /// How many calls of `get_many` have begun.
-    asked: AtomicUsize,
+    reads: Gate,
+    lease_calls: Gate,
 }
 
-/// What happens to the calls of `get_many`.
+/// What happens to the calls of one function.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Reads {
+pub enum Calls {
     #[default]
     Answered,
     /// They wait for a change of this setting.
     Held,
     /// They fail, as if the store could not be reached.
     Refused,
+}
+
+/// Holds or refuses the calls of one function.
+#[derive(Default)]
+struct Gate {
+    calls: Mutex<Calls>,
+    changed: Condvar,
+    /// How many calls have begun.
+    begun: AtomicUsize,
+}
+
+impl Gate {
+    fn set(&self, calls: Calls) {
+        *self.calls.lock() = calls;
+        self.changed.notify_all();
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    fn pass(&self) -> Result<()> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let mut calls = self.calls.lock();
+        self.changed.wait_while(&mut calls, |calls| *calls == Calls::Held);
+        match *calls {
+            Calls::Refused => Err(StoreError::Down("a test".to_owned())),
+            Calls::Answered | Calls::Held => Ok(()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -60,16 +84,12 @@ impl Cluster {
             entries: Memory::new(),
             nodes: RwLock::default(),
             leases: Mutex::default(),
-            lease_calls: AtomicUsize::new(0),
-            leases_held: Mutex::new(false),
-            leases_held_changed: Condvar::new(),
             clock,
             epoch: AtomicU64::new(1),
             loses_notices: AtomicBool::new(false),
             refuses_async_threads: AtomicBool::new(false),
-            reads: Mutex::default(),
-            reads_changed: Condvar::new(),
-            asked: AtomicUsize::new(0),
+            reads: Gate::default(),
+            lease_calls: Gate::default(),
         })
     }
 
@@ -96,24 +116,23 @@ impl Cluster {
     }
 
     /// Sets what happens to the calls of `get_many` from now on.
-    pub fn set_reads(&self, reads: Reads) {
-        *self.reads.lock() = reads;
-        self.reads_changed.notify_all();
+    pub fn set_reads(&self, reads: Calls) {
+        self.reads.set(reads);
     }
 
     /// How many calls of `get_many` have begun.
     pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+        self.reads.begun()
     }
 
-    fn check_read(&self) -> Result<()> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        let mut reads = self.reads.lock();
-        self.reads_changed.wait_while(&mut reads, |reads| *reads == Reads::Held);
-        match *reads {
-            Reads::Refused => Err(StoreError::Down("a test".to_owned())),
-            Reads::Answered | Reads::Held => Ok(()),
-        }
+    /// Sets what happens to the calls of `lease` from now on.
+    pub fn set_lease_calls(&self, calls: Calls) {
+        self.lease_calls.set(calls);
+    }
+
+    /// How many calls of `lease` have begun.
+    pub fn lease_calls(&self) -> usize {
+        self.lease_calls.begun()
     }
 
     fn check_thread(&self) {
@@ -123,17 +142,6 @@ impl Cluster {
             // Panics on an async thread, and on no other.
             runtime.block_on(async {});
         }
-    }
-
-    /// How many calls of `lease` have begun.
-    pub fn lease_calls(&self) -> usize {
-        self.lease_calls.load(Ordering::SeqCst)
-    }
-
-    /// Sets whether calls of `lease` wait for the opposite.
-    pub fn hold_leases(&self, held: bool) {
-        *self.leases_held.lock() = held;
-        self.leases_held_changed.notify_all();
     }
 
     /// When a lease ends, if somebody has taken it.
@@ -181,7 +189,7 @@ impl Node {
 impl Store for Node {
     fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         self.cluster.check_thread();
-        self.cluster.check_read()?;
+        self.cluster.reads.pass()?;
         self.cluster.entries.get_many(keys)
     }
 
@@ -225,8 +233,7 @@ impl Store for Node {
 
     fn lease(&self, name: &str, owner: &str, ttl: Duration) -> Result<bool> {
         self.cluster.check_thread();
-        self.cluster.lease_calls.fetch_add(1, Ordering::SeqCst);
-        self.cluster.leases_held_changed.wait_while(&mut self.cluster.leases_held.lock(), |held| *held);
+        self.cluster.lease_calls.pass()?;
         let now = self.cluster.clock.since_epoch();
         let mut leases = self.cluster.leases.lock();
         if leases.get(name).is_some_and(|(holder, end)| holder != owner && *end > now) {

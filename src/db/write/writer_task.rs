@@ -227,7 +227,7 @@ mod tests {
     use crate::db::{CreateOptions, Databases};
     use crate::rev::Revision;
     use crate::store::MemoryBlobs;
-    use crate::store::shared_memory::{Cluster, Reads};
+    use crate::store::shared_memory::{Calls, Cluster};
 
     fn node(cluster: &Arc<Cluster>) -> Arc<Databases> {
         Databases::open(cluster.node(), Arc::new(MemoryBlobs::new()), Clock::system()).unwrap()
@@ -300,7 +300,7 @@ mod tests {
         let runtime = || tokio::runtime::Runtime::new().unwrap();
         let ended = runtime();
         let before = cluster.asked();
-        cluster.set_reads(Reads::Held);
+        cluster.set_reads(Calls::Held);
         ended.spawn({
             let database = database.clone();
             async move { put(&database, "a", None, 9).await }
@@ -309,7 +309,7 @@ mod tests {
             std::thread::yield_now();
         }
         ended.shutdown_background();
-        cluster.set_reads(Reads::Answered);
+        cluster.set_reads(Calls::Answered);
         let (next, end) = (runtime(), Instant::now() + Duration::from_secs(30));
         // The runtime drops its tasks on another thread.
         while let Err(error) = next.block_on(put(&database, "b", None, 9)) {
