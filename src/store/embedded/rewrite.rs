@@ -14,13 +14,12 @@
 //! the content to a keyed hash of that digest. Entries that contain such names are converted by [`Renamed`]
 //! as they are copied.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::data_folder::{
-    Engine, LOCK, Marker, NEXT, UNFINISHED, announce_marker, begin_filling, check_format, finish, lock, no_marker,
-    open_blobs, open_engine, put_in_force, read_marker, refusal, refuse_incomplete, refuse_unfinished,
+    Engine, LOCK, Lock, Marker, NEXT, UNFINISHED, announce_marker, begin_filling, check_format, finish, lock,
+    no_marker, open_blobs, open_engine, put_in_force, read_marker, refusal, refuse_incomplete, refuse_unfinished,
     refuse_without_blobs, remove_if_exists,
 };
 use super::fill::{COPIED_AT_ONCE, EVERYTHING, Filling};
@@ -246,7 +245,7 @@ pub(super) fn abandon(target: &Path, new: &Marker, moves: bool) -> io::Result<()
 }
 
 /// Creates and locks the new folder `to`, which must be empty.
-fn lock_new(to: &Path, filling: &mut bool) -> std::result::Result<(File, Space), OpenError> {
+fn lock_new(to: &Path, filling: &mut bool) -> std::result::Result<(Lock, Space), OpenError> {
     let io = |error: io::Error| OpenError::Io { folder: to.to_path_buf(), error };
     make_dir(to).map_err(io)?;
     if std::fs::read_dir(to).map_err(io)?.next().is_some() {

@@ -31,7 +31,7 @@ mod unfinished;
 pub(crate) use self::checks::{check_format, no_marker, refusal, refuse_incomplete, refuse_without_blobs};
 pub use self::engine::Engine;
 pub(crate) use self::engine::FORMAT;
-pub(crate) use self::lock::{LOCK, lock};
+pub(crate) use self::lock::{LOCK, Lock, lock};
 #[cfg(test)]
 pub(crate) use self::marker::guess_marker;
 pub(crate) use self::marker::{Marker, NEXT, announce_marker, put_in_force, read_marker, remove_if_exists};

@@ -1,7 +1,6 @@
 //! The store of an open data folder: holds the folder's lock, and can replace its files while it is in use.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::lock::Lock;
 use super::marker::Marker;
 use crate::store::crypto::cipher::FolderKeys;
 use crate::store::disk_space::Space;
@@ -47,7 +47,7 @@ pub(crate) struct OpenStore {
     pub(in crate::store::embedded) refused: OnceLock<StoreError>,
     /// What the replaced stores have added to the generation.
     pub(in crate::store::embedded) generations: AtomicU64,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// The keys that commits have written while the store is rewritten.
@@ -92,7 +92,7 @@ impl Changed {
 }
 
 impl OpenStore {
-    pub fn new(live: Box<dyn Store>, home: Home, lock: File) -> OpenStore {
+    pub fn new(live: Box<dyn Store>, home: Home, lock: Lock) -> OpenStore {
         OpenStore {
             live: RwLock::new(live),
             home: Mutex::new(home),

@@ -11,13 +11,12 @@
 //! a new folder (`settee check --salvage`, in `maintain`).
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::engine::Engine;
-use super::lock::lock_to_read;
+use super::lock::{Lock, lock_to_read};
 use super::marker::{Marker, guess_marker, read_marker};
 use super::open_error::OpenError;
 use super::unfinished::is_unfinished;
@@ -57,7 +56,7 @@ pub struct Source {
     pub lost: Vec<String>,
     /// What the mark holds of each database, by number.
     pub(crate) noted: BTreeMap<u64, Noted>,
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 /// Opens as much as possible of the damaged folder `dir`, through a copy in `scratch`.
