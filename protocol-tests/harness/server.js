@@ -36,7 +36,7 @@ export function binary() {
   return built.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs)[0];
 }
 
-/** The first port of those that the system gives to whoever asks for any, and to connections. */
+/** The first port of the range from which the system gives ports to connections, and to servers that name none. */
 function firstEphemeralPort() {
   try {
     return Number(readFileSync('/proc/sys/net/ipv4/ip_local_port_range', 'utf8').split(/\s+/)[0]);
@@ -55,8 +55,8 @@ function isFree(port) {
 }
 
 /**
- * Resolves to a port on which nothing listens at the moment. Not one that the system may give to a connection, or to another
- * server, before the test listens there, or while its server restarts.
+ * Resolves to a port on which nothing listens at the moment. It is below that range, so that nobody gets it before the test
+ * listens there, or while its server restarts.
  */
 export async function freePort() {
   const [first, end] = [10_000, Math.max(firstEphemeralPort(), 12_000)];
@@ -84,9 +84,8 @@ function storeArguments(schema) {
   return ['--store', `${address}${address.includes('?') ? '&' : '?'}pool_size=6&keep_unused=0&schema=${schema}`];
 }
 
-// What a failed test leaves behind, such as servers and clients that go on, keeps the process of its file alive: it ends
-// when all tests of the file have ended, and so do its servers.
-if (process.env.NODE_TEST_CONTEXT) after(() => setTimeout(() => process.exit(), 10_000).unref());
+// Servers and clients that a test has not stopped keep the process of its file alive. It ends soon after its tests, and fails.
+if (process.env.NODE_TEST_CONTEXT) after(() => setTimeout(() => process.exit(1), 10_000).unref());
 
 const running = new Set();
 process.on('exit', () => {
