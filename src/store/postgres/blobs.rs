@@ -168,8 +168,8 @@ impl Blobs for PostgresBlobs {
     fn contains(&self, id: &BlobId) -> Result<bool> {
         let (blobs, keep) = (self.table("blobs"), self.keep());
         let pinned = self.0.pins.holds(id);
-        // The time is recorded only if the recorded one is old, so that most reads write nothing. The update does not look at
-        // the time itself: while it waits for another node that records one, the row that this statement sees stays old.
+        // The time is recorded only if the recorded one is old, so that most reads write nothing. `old` compares it, and not the
+        // update: an update that has waited for another node's compares again, with the new time, and would find no row.
         let sql = match pinned {
             false => format!("select from {blobs} where id = $1"),
             true => format!(
