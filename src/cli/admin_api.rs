@@ -1,6 +1,7 @@
 //! Requests as a server admin, for commands such as `settee livesync`: to the running server of a data folder through
 //! its control socket, to the data folder of a stopped server, or to a server on the network.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,12 +12,15 @@ use http_body_util::{BodyExt, Full};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::Value;
 
+use super::other_server::{Heard, another_answers, is_error, nothing_answers, plain, proxy_answers};
 use super::stores::Place;
 use crate::maintain::control;
 use crate::net::http_client::{HttpClient, Limits};
 use crate::net::tls;
 use crate::store::Key;
 
+/// The settings of a server.
+const CONFIG: &str = "/_node/_local/_config";
 /// How long one answer may take. A password takes the server a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of an answer, at most.
@@ -95,6 +99,8 @@ struct Network {
     client: HttpClient,
     url: String,
     authorization: String,
+    /// Whether it has answered as settee or CouchDB does.
+    is_known: Cell<bool>,
 }
 
 /// An answer.
@@ -102,12 +108,13 @@ pub struct Reply {
     pub status: u16,
     headers: Vec<(String, String)>,
     pub json: Value,
+    body: Vec<u8>,
 }
 
 impl Reply {
     /// A header of the answer.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        find_header(&self.headers, name)
     }
 
     /// The body, if the status is that of a success.
@@ -116,12 +123,24 @@ impl Reply {
     /// What the server has answered, for the user.
     pub fn ok(self, what: &str) -> Result<Value, String> {
         match self.status {
-            200..=299 if self.json.is_null() => Err(format!("{what}: the answer is not JSON; is this the server?")),
+            200..=299 if self.json.is_null() => Err(format!("{what}: the answer is not JSON")),
             200..=299 => Ok(self.json),
             status => {
-                Err(format!("{what}: the server answers {status} {}", self.json["reason"].as_str().unwrap_or("")))
+                let reason = plain(self.json["reason"].as_str().unwrap_or(""));
+                Err(format!("{what}: the server answers {status} {reason}"))
             }
         }
+    }
+
+    /// Whether settee or CouchDB may have answered so: with JSON, and in a failure with their error.
+    fn is_of_couchdb(&self) -> bool {
+        if (200..=299).contains(&self.status) { !self.json.is_null() } else { is_error(&self.json) }
+    }
+
+    /// The request and this answer, for a message.
+    fn heard<'a>(&'a self, method: &'a str, path: &'a str) -> Heard<'a> {
+        let (server, location) = (self.header("server"), self.header("location"));
+        Heard { method, path, status: self.status, server, location, body: &self.body }
     }
 }
 
@@ -164,7 +183,8 @@ impl AdminApi {
                 let runtime = runtime.map_err(|error| error.to_string())?;
                 let client = HttpClient::new(tls::client_config(None)?);
                 let server = url.clone();
-                Ok(AdminApi { server, way: Way::Network(Box::new(Network { runtime, client, url, authorization })) })
+                let network = Network { runtime, client, url, authorization, is_known: Cell::new(false) };
+                Ok(AdminApi { server, way: Way::Network(Box::new(network)) })
             }
         }
     }
@@ -182,11 +202,35 @@ impl AdminApi {
     ) -> Result<Reply, String> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let sent = match &self.way {
-            Way::Stream(connect) => by_stream(connect, method, path, headers, &body).map_err(|error| error.to_string()),
+            Way::Stream(connect) => {
+                by_stream(connect, method, path, headers, &body).map_err(|error| format!("{}: {error}", self.server))
+            }
             Way::Network(network) => network.send(method, path, headers, body),
         };
-        let (status, headers, body) = sent.map_err(|error| format!("{}: {error}", self.server))?;
-        Ok(Reply { status, headers, json: serde_json::from_slice(&body).unwrap_or_default() })
+        let (status, headers, body) = sent?;
+        let reply = Reply { status, headers, json: serde_json::from_slice(&body).unwrap_or_default(), body };
+        if let Way::Network(network) = &self.way {
+            network.recognize(&reply, method, path)?;
+        }
+        Ok(reply)
+    }
+
+    /// Reads the settings. A server on the network may be of another kind, and is recognized by its answer.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn settings(&self) -> Result<Value, String> {
+        let reply = self.send("GET", CONFIG, &[], None)?;
+        match &self.way {
+            Way::Network(network) if reply.status == 200 && !reply.json["chttpd"].is_object() => {
+                Err(another_answers(&format!("at {}", network.url), &reply.heard("GET", CONFIG)))
+            }
+            Way::Network(network) if reply.status == 404 => Err(format!(
+                "{} has no settings ({CONFIG}): give the address of a settee or CouchDB 3, without the name of a database",
+                network.url
+            )),
+            Way::Network(_) | Way::Stream(_) => reply.ok("the settings"),
+        }
     }
 
     /// Sends a request that must succeed, and returns the body of its answer. `what`: for the error, what failed.
@@ -208,6 +252,17 @@ impl AdminApi {
 }
 
 impl Network {
+    /// Checks that settee or CouchDB may have answered so, and not a server of another kind or a proxy.
+    fn recognize(&self, reply: &Reply, method: &str, path: &str) -> Result<(), String> {
+        let heard = reply.heard(method, path);
+        match (reply.is_of_couchdb(), self.is_known.get()) {
+            (true, _) => self.is_known.set(true),
+            (false, true) => return Err(proxy_answers(&self.url, &heard)),
+            (false, false) => return Err(another_answers(&format!("at {}", self.url), &heard)),
+        }
+        Ok(())
+    }
+
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Result<Raw, String> {
         let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));
         for (name, value) in headers.iter().chain(&[("Authorization", self.authorization.as_str())]) {
@@ -219,7 +274,8 @@ impl Network {
         let body = Full::new(bytes::Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
         let request = request.body(body).map_err(|error| error.to_string())?;
         let limits = Limits { time: PATIENCE, bytes: MOST };
-        let answer = self.runtime.block_on(self.client.fetch(request, limits)).map_err(|error| error.to_string())?;
+        let answer = self.runtime.block_on(self.client.fetch(request, limits));
+        let answer = answer.map_err(|error| nothing_answers(&self.url, &error))?;
         let (head, body) = answer.into_parts();
         let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
@@ -227,8 +283,13 @@ impl Network {
     }
 }
 
+/// The value of a header.
+pub(super) fn find_header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
 /// Status, headers and body.
-type Raw = (u16, Vec<(String, String)>, Vec<u8>);
+pub(super) type Raw = (u16, Vec<(String, String)>, Vec<u8>);
 
 /// Sends one request over a connection of its own.
 fn by_stream(connect: &Connect, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Raw> {
@@ -248,7 +309,8 @@ fn by_stream(connect: &Connect, method: &str, path: &str, headers: &[(&str, &str
     parse(&answer).ok_or_else(|| io::Error::other("the answer is not complete"))
 }
 
-fn parse(answer: &[u8]) -> Option<Raw> {
+/// Parses a whole answer of HTTP/1.
+pub(super) fn parse(answer: &[u8]) -> Option<Raw> {
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&answer[..end]);
     let mut lines = head.split("\r\n");

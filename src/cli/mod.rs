@@ -7,6 +7,7 @@ pub mod health;
 pub mod ini;
 pub mod livesync;
 pub mod offline;
+mod other_server;
 pub(crate) mod progress_bar;
 pub mod replicate;
 mod secret_text;

@@ -10,18 +10,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{LOCATION, SERVER};
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 
+use super::other_server::{Heard, another_answers, is_error, nothing_answers};
 use super::progress_bar::{Bar, Unit};
 use crate::clock::Clock;
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode};
 use crate::error::Result;
+use crate::net::http_client::{self, HttpClient, Versions, empty};
 use crate::query::script::Scripts;
 use crate::replicate::parameters::parse;
 use crate::replicate::{
-    Access, Basic, Completed, Context, Counters, Endpoint, Limits, Network, Outcome, Parameters, Pending, Progress,
-    RemoteEndpoint, Replication, ReplicationId, run,
+    Access, Basic, Completed, Context, Counters, Endpoint, Failure, Limits, Network, Outcome, Parameters, Pending,
+    Progress, RemoteEndpoint, Replication, ReplicationId, run,
 };
 use crate::rev::Revision;
 use crate::store::blob::blobs::Blobs;
@@ -29,6 +34,8 @@ use crate::store::{self, Key, Options};
 
 /// How often the progress is shown.
 const REFRESH: Duration = Duration::from_millis(200);
+/// The limits of the request by which a failure is explained.
+const LOOK: http_client::Limits = http_client::Limits { time: Duration::from_secs(10), bytes: 16 << 20 };
 /// Part of the replication ids, so that each run finds the checkpoints of the last one.
 const ID: &str = "settee replicate";
 
@@ -87,22 +94,68 @@ async fn replicate_on(asked: Asked) -> std::result::Result<bool, String> {
     let context = Context {
         access: Arc::new(folder),
         // The user of this command can reach every address without it.
-        network: Arc::new(Network::new(tls, || true)),
+        network: Arc::new(Network::new(tls.clone(), || true)),
         clock: Clock::system(),
         server_uuid: ID.into(),
     };
     let mut parameters = Parameters::new(source, target);
     (parameters.continuous, parameters.create_target) = (asked.continuous, asked.create_target);
-    let failed = |failure: crate::replicate::Failure| failure.to_string();
-    let id = ReplicationId::of(&context, &parameters).await.map_err(failed)?;
-    let (replication, progress, stop) = (Replication { id, parameters }, Progress::new(), CancellationToken::new());
-    let outcome = {
-        let pass = run(&context, &replication, &progress, &stop);
-        watched(pass, &progress, &stop).await.map_err(failed)?
+    let progress = Progress::new();
+    let outcome = match pass(&context, parameters.clone(), &progress).await {
+        Ok(outcome) => outcome,
+        Err(failure) => return Err(explained(&failure, &parameters, &tls).await),
     };
     let counters = progress.counters();
     say(&counters, &outcome);
     Ok(counters.doc_write_failures == 0)
+}
+
+async fn pass(context: &Context, parameters: Parameters, progress: &Progress) -> std::result::Result<Outcome, Failure> {
+    let id = ReplicationId::of(context, &parameters).await?;
+    let (replication, stop) = (Replication { id, parameters }, CancellationToken::new());
+    watched(run(context, &replication, progress, &stop), progress, &stop).await
+}
+
+/// A failure, and below it what answers at the URLs, if that is no database server.
+async fn explained(failure: &Failure, parameters: &Parameters, tls: &Arc<ClientConfig>) -> String {
+    let mut text = failure.to_string();
+    for endpoint in [&parameters.source, &parameters.target] {
+        if let Endpoint::Remote(remote) = endpoint
+            && let Some(why) = unusable(remote, tls).await
+        {
+            text += "\nsettee: ";
+            text += &why;
+        }
+    }
+    text
+}
+
+/// Says that no settee or CouchDB answers at a URL. `None`: one answers, perhaps with an error.
+async fn unusable(remote: &RemoteEndpoint, tls: &Arc<ClientConfig>) -> Option<String> {
+    let client = HttpClient::guarded(tls.clone(), Arc::new(|_| true), Versions::Http1, remote.proxy.as_ref());
+    let mut request = http::Request::new(empty());
+    *request.uri_mut() = remote.url.clone();
+    let answer = match client.fetch(request, LOOK).await {
+        Ok(answer) => answer,
+        // The failure names the cause, which may be the proxy.
+        Err(_) if remote.proxy.is_some() => return None,
+        Err(error) => return Some(nothing_answers(&remote.url.to_string(), &error)),
+    };
+    let body: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    if is_error(&body) || body["db_name"].is_string() {
+        return None;
+    }
+    let header = |name| answer.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let (server, location) = (header(SERVER), header(LOCATION));
+    let heard = Heard {
+        method: "GET",
+        path: remote.url.path(),
+        status: answer.status().as_u16(),
+        server: server.as_deref(),
+        location: location.as_deref(),
+        body: answer.body(),
+    };
+    Some(another_answers(&format!("at {}", remote.url), &heard))
 }
 
 /// Runs a pass, shows how far it is, and stops it at Ctrl-C.

@@ -82,7 +82,7 @@ pub fn run(api: &AdminApi, apply: bool) -> Result<bool, String> {
 /// # Errors
 /// A sentence for the user.
 pub fn examine(api: &AdminApi) -> Result<Vec<Finding>, String> {
-    let config = api.must("GET", "/_node/_local/_config", None, "the settings")?;
+    let config = api.settings()?;
     let mut findings = judge(&config);
     for origin in ORIGINS {
         let reply = api.send("GET", "/_node/_local/_config", &[("Origin", origin)], None)?;

@@ -52,7 +52,7 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
         vault_passphrase: vault.vault_passphrase_file.as_deref().map(read_secret).transpose()?,
     };
     let api = AdminApi::open(vault.target.clone(), open_store)?;
-    let config = api.must("GET", "/_node/_local/_config", None, "the settings")?;
+    let config = api.settings()?;
     if let Some(name) = people.iter().find(|name| config["admins"].get(name.as_str()).is_some()) {
         return Err(format!(
             "{name} is a server admin. The devices of a vault keep its password, so give the vault an account of its own"
