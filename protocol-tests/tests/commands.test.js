@@ -92,6 +92,7 @@ describe('settee admin', { skip: !!external }, () => {
       assert.equal(code, 1);
       assert.match(err, /is not a settee data folder/);
       assert.match(err, /Name the folder by --data/);
+      assert.ok(!err.includes('--server'), 'it has no such option');
       writeFileSync(join(folder, 'other'), '');
       assert.match((await settee(['admin', 'ann', '--data', folder])).err, /is not a settee data folder/);
     }));

@@ -4,7 +4,8 @@
 // (`utilCheckCouchDB.ts`): it reads the settings with an admin's password, and judges their text. `open` decrypts a
 // setup link.
 
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRequire } from 'node:module';
 import { suite, describe, it, before, after, assert, Api } from '../harness/rows.js';
@@ -41,6 +42,16 @@ async function check(api, as) {
     if (headers['access-control-allow-origin'] !== origin) red[`origin ${origin}`] = '';
   }
   return red;
+}
+
+/** Runs `work` with a new folder. */
+async function inFolder(work) {
+  const folder = mkdtempSync(join(tmpdir(), 'settee-livesync-'));
+  try {
+    return await work(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /** The people in the output of `settee livesync`: link, its passphrase, password. */
@@ -361,6 +372,19 @@ describe('settee livesync', { skip: !!external }, () => {
     const { bob } = people(there.out);
     assert.equal((await open(bob.link, bob.passphrase)).couchDB_URI, `http://127.0.0.1:${port}`);
   }));
+
+  it('hints at a server elsewhere if there is no data folder', () =>
+    inFolder(async (folder) => {
+      for (const [args, hint] of [
+        [['--user', 'ann'], /\/var\/lib\/settee\nFor a server elsewhere: --server https:\/\/ADMIN:PASSWORD@HOST$/m],
+        [['--doctor'], /\/var\/lib\/settee\nFor a server elsewhere: --doctor https:\/\/ADMIN:PASSWORD@HOST$/m],
+      ]) {
+        const { code, err } = await settee(['livesync', ...args, '--data', join(folder, 'none')]);
+        assert.equal(code, 1);
+        assert.match(err, /is not a settee data folder: it is empty, or not there/);
+        assert.match(err, hint);
+      }
+    }));
 
   it('--doctor says what the plugin would complain of, and cures it when asked', withServer({ args: ['--set', 'couchdb/max_document_size=8000000', '--set', 'cors/origins=https://app.example.com'] }, async () => {
     const sick = await livesync('--doctor');

@@ -109,6 +109,7 @@ test('what cannot be done is said, without the password', { skip: external !== n
     [[wrong, `${here.address}/one`], 1, /unauthorized/],
     [['ftp://a/b', 'c'], 1, /neither http/],
     [['No', 'c'], 1, /Only lowercase/],
+    [['--data', '/none', 'a', `${here.address}/one`], 1, /^settee: \/none is not a settee data folder: .*\nFor a database on a server, give its URL: /],
     [['a'], 2, /TARGET/],
   ]) {
     const said = await replicate(...args);

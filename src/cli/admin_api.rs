@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use serde_json::Value;
 
 use super::other_server::{Heard, another_answers, is_error, nothing_answers, plain, proxy_answers};
-use super::stores::Place;
+use super::stores::{Place, has_entries, no_data_folder};
 use crate::maintain::control;
 use crate::net::http_client::{HttpClient, Limits};
 use crate::net::tls;
@@ -150,11 +150,12 @@ pub fn part(text: &str) -> String {
 }
 
 impl AdminApi {
-    /// Opens the way to a server. `open_store` is used if no server runs on the target's folder.
+    /// Opens the way to a server. `open_store` is used if no server runs on the target's folder. `option`: by which the
+    /// command takes the address of a server, if it has such an option.
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn open(target: Target, open_store: OpenStore<'_>) -> Result<AdminApi, String> {
+    pub fn open(target: Target, open_store: OpenStore<'_>, option: Option<&str>) -> Result<AdminApi, String> {
         match target {
             Target::Store { place: place @ Place::Database(_), key } => {
                 // Its servers hear of the changes as of those of any other.
@@ -168,6 +169,11 @@ impl AdminApi {
                         let connect = move || control::http(&data)?.ok_or_else(|| io::Error::other("it has stopped"));
                         let server = format!("the running server of {shown}");
                         Ok(AdminApi { way: Way::Stream(Box::new(connect)), server })
+                    }
+                    Ok(None) if !has_entries(&data) => {
+                        let elsewhere = option
+                            .map(|option| format!("\nFor a server elsewhere: {option} https://ADMIN:PASSWORD@HOST"));
+                        Err(no_data_folder(&data) + &elsewhere.unwrap_or_default())
                     }
                     Ok(None) => {
                         let server = format!("the data folder {shown} (its server does not run)");

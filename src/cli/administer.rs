@@ -16,10 +16,12 @@ pub fn administer(work: Administer, open_store: OpenStore<'_>) -> Result<bool, S
     match work {
         Administer::Admin { target, name, password_file } => {
             let given = password_file.as_deref().map(read_secret).transpose()?;
-            set_admin(&AdminApi::open(target, open_store)?, &name, given).map(|()| true)
+            set_admin(&AdminApi::open(target, open_store, None)?, &name, given).map(|()| true)
         }
         Administer::Livesync(vault) => set_up::set_up(*vault, open_store).map(|()| true),
-        Administer::Doctor { target, apply } => doctor::run(&AdminApi::open(target, open_store)?, apply),
+        Administer::Doctor { target, apply } => {
+            doctor::run(&AdminApi::open(target, open_store, Some("--doctor"))?, apply)
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::other_server::{Heard, another_answers, is_error, nothing_answers};
 use super::progress_bar::{Bar, Unit};
+use super::stores::{has_entries, no_data_folder};
 use crate::clock::Clock;
 use crate::db::{AllowAll, CreateOptions, Database, Databases, Incoming, Mode};
 use crate::error::Result;
@@ -236,6 +237,12 @@ impl Drop for Scratch {
 
 impl Folder {
     fn open(data: &Path, key: Option<Key>) -> std::result::Result<Folder, String> {
+        if !has_entries(data) {
+            return Err(format!(
+                "{}\nFor a database on a server, give its URL: https://NAME:PASSWORD@HOST/DATABASE",
+                no_data_folder(data)
+            ));
+        }
         let opened = store::open_existing(data, Options { key, ..Options::default() });
         Folder::of(opened.map_err(|error| error.to_string())?, None)
     }

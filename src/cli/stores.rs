@@ -64,11 +64,7 @@ impl Place {
         match self {
             Place::Folder { data, .. } => {
                 if !has_entries(data) {
-                    return Err(format!(
-                        "{} is not a settee data folder: it is empty, or not there. Name the folder by --data; that of the \
-                         Debian package is /var/lib/settee",
-                        data.display()
-                    ));
+                    return Err(no_data_folder(data));
                 }
                 let encrypted_under = store::encrypted_under(data).map_err(|error| error.to_string())?;
                 let options = store::Options { key, ..store::Options::default() };
@@ -120,6 +116,15 @@ impl Place {
             },
         }
     }
+}
+
+/// Says that there is no data in a folder.
+pub fn no_data_folder(data: &Path) -> String {
+    format!(
+        "{} is not a settee data folder: it is empty, or not there. Name the folder by --data; that of the Debian package \
+         is /var/lib/settee",
+        data.display()
+    )
 }
 
 /// Whether a folder can be read and has something in it.

@@ -51,7 +51,7 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
         password: vault.password_file.as_deref().map(read_secret).transpose()?,
         vault_passphrase: vault.vault_passphrase_file.as_deref().map(read_secret).transpose()?,
     };
-    let api = AdminApi::open(vault.target.clone(), open_store)?;
+    let api = AdminApi::open(vault.target.clone(), open_store, Some("--server"))?;
     let config = api.settings()?;
     if let Some(name) = people.iter().find(|name| config["admins"].get(name.as_str()).is_some()) {
         return Err(format!(
