@@ -225,6 +225,20 @@ describe('settee livesync', { skip: !!external }, () => {
     assert.equal((await api.call('POST /notes-ann/_compact', { as: `ann:${ann.password}`, body: {} })).status, 202, 'the owner may compact it');
   }));
 
+  it('prints each setting that it changes', withServer({}, async () => {
+    const settings = async () => {
+      const sections = Object.entries(await api.ok('GET /_node/_local/_config'));
+      return sections.flatMap(([section, keys]) => Object.entries(keys).map(([key, value]) => `${section}/${key} = ${value}`));
+    };
+    const before = new Set(await settings());
+    const out = await good('--user', 'ann');
+    // The server derives WWW-Authenticate from the others.
+    const changed = (await settings()).filter((setting) => !before.has(setting) && !setting.includes('WWW-Authenticate'));
+    assert.deepEqual(out.match(/(?<=^ {2}set ).*$/gm).sort(), changed.sort());
+    assert.deepEqual(changed, ['chttpd/require_valid_user = true', 'chttpd/require_valid_user_except_for_up = true', 'livesync/notes-ann = encrypted']);
+    assert.ok(!/^ {2}set /m.test(await good('--user', 'ann')), 'nothing is left to change');
+  }));
+
   it('can be run again, and then changes nothing and prints the same link', withServer({}, async () => {
     const first = people(await good('--user', 'ann', '--vault', 'family')).ann;
     const before = await api.ok('GET /_users/org.couchdb.user:ann');

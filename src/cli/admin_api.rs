@@ -221,6 +221,11 @@ impl AdminApi {
         Ok(reply)
     }
 
+    /// Whether the server is reached over the network, perhaps through a proxy.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.way, Way::Network(_))
+    }
+
     /// Reads the settings. A server on the network may be of another kind, and is recognized by its answer.
     ///
     /// # Errors

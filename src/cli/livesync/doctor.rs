@@ -13,17 +13,21 @@
 
 #![allow(clippy::print_stdout, reason = "a command answers on the standard output")]
 
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::cli::admin_api::AdminApi;
+use crate::cli::other_server::shown;
 
 /// The origins of Obsidian's own pages: on computers, on iOS, on Android.
 const ORIGINS: [&str; 3] = ["app://obsidian.md", "capacitor://localhost", "http://localhost"];
 /// What the plugin wants, in bytes.
 const REQUEST_SIZE: f64 = 4_294_967_296.0;
 const DOCUMENT_SIZE: f64 = 50_000_000.0;
+const ENABLE_CORS: &str = "enable_cors";
 
-/// A line of the check.
+/// A line of the check. Shown without its cure.
 pub struct Finding {
     pub what: String,
     /// `None`: all is well.
@@ -33,15 +37,62 @@ pub struct Finding {
 /// What the plugin complains of.
 pub struct Complaint {
     pub reason: String,
-    /// Section, key and value of the setting that cures it.
     pub cure: Option<Cure>,
 }
 
-/// A setting to change.
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.complaint {
+            None => write!(out, "ok     {}", self.what),
+            Some(Complaint { reason, .. }) => write!(out, "WRONG  {}: {reason}", self.what),
+        }
+    }
+}
+
+impl Complaint {
+    /// Whether it is of a setting without which the answers lack CORS headers.
+    fn is_of_cors(&self) -> bool {
+        self.cure.as_ref().is_some_and(|Cure { setting, .. }| setting.section == "cors" || setting.key == ENABLE_CORS)
+    }
+}
+
+/// The setting that cures a complaint: the one that the plugin's button writes.
 pub struct Cure {
-    pub section: &'static str,
-    pub key: &'static str,
-    pub value: String,
+    pub setting: Setting,
+    /// Set before it, so that the cure does no harm elsewhere.
+    pub first: Option<Setting>,
+}
+
+/// A setting with its value, as `chttpd/enable_cors = true`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    section: &'static str,
+    key: &'static str,
+    value: String,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{} = {}", self.section, self.key, self.value)
+    }
+}
+
+impl Cure {
+    fn of(section: &'static str, key: &'static str, value: impl Into<String>) -> Cure {
+        Cure { setting: Setting { section, key, value: value.into() }, first: None }
+    }
+
+    /// Changes the settings. `done` gets each one that is changed.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn apply(&self, api: &AdminApi, mut done: impl FnMut(&Setting)) -> Result<(), String> {
+        for setting in self.first.iter().chain([&self.setting]) {
+            api.set(setting.section, setting.key, &setting.value)?;
+            done(setting);
+        }
+        Ok(())
+    }
 }
 
 /// Runs the check, prints each line, and applies the cures if `apply`. Returns false if something is left to complain
@@ -52,29 +103,53 @@ pub struct Cure {
 pub fn run(api: &AdminApi, apply: bool) -> Result<bool, String> {
     println!("LiveSync's check of {}\n", api.server);
     let findings = examine(api)?;
-    let mut cured = false;
-    for Finding { what, complaint } in &findings {
-        let Some(Complaint { reason, cure }) = complaint else {
-            println!("ok     {what}");
-            continue;
-        };
-        println!("WRONG  {what}: {reason}");
-        if let Some(Cure { section, key, value }) = cure {
-            if apply {
-                api.set(section, key, value)?;
-                cured = true;
+    let mut has_changed = false;
+    for finding in &findings {
+        println!("{finding}");
+        let Some(cure) = finding.complaint.as_ref().and_then(|complaint| complaint.cure.as_ref()) else { continue };
+        if apply {
+            let applied = cure.apply(api, |setting| {
+                has_changed = true;
+                println!("       set {setting}");
+            });
+            if let Err(why) = applied {
+                println!("       not cured: {why}");
             }
-            println!("       {}: {section}/{key} = {value}", if apply { "cured" } else { "cure" });
+        } else {
+            println!("       cure: {}", cure.setting);
+            if let Some(first) = &cure.first {
+                println!("       and before it: {first}");
+            }
         }
     }
-    let findings = if cured { examine(api)? } else { findings };
-    let left = findings.iter().filter(|finding| finding.complaint.is_some()).count();
-    match left {
-        0 => println!("\nLiveSync has nothing to complain of."),
-        1 => println!("\n1 line is wrong{}", if apply { "." } else { "; --apply changes the settings." }),
-        _ => println!("\n{left} lines are wrong{}", if apply { "." } else { "; --apply changes the settings." }),
+    if !has_changed {
+        println!("\n{}", conclusion(&findings, apply));
+        return Ok(are_fine(&findings));
     }
-    Ok(left == 0)
+    let findings = examine(api)?;
+    println!("\nAfter these changes:\n");
+    findings.iter().filter(|finding| finding.complaint.is_some()).for_each(|finding| println!("{finding}"));
+    println!("{}", conclusion(&findings, apply));
+    Ok(are_fine(&findings))
+}
+
+fn are_fine(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.complaint.is_none())
+}
+
+/// The last line of the check.
+fn conclusion(findings: &[Finding], has_applied: bool) -> String {
+    let complaints: Vec<&Complaint> = findings.iter().filter_map(|finding| finding.complaint.as_ref()).collect();
+    let lines = match complaints.len() {
+        0 => return "LiveSync has nothing to complain of.".into(),
+        1 => "1 line is wrong".to_owned(),
+        more => format!("{more} lines are wrong"),
+    };
+    match complaints.iter().any(|complaint| complaint.cure.is_some()) {
+        false => format!("{lines}, and no setting of the server cures that."),
+        true if has_applied => format!("{lines}."),
+        true => format!("{lines}. The same command with --apply changes the settings that are named as cures."),
+    }
 }
 
 /// Asks the server what the plugin asks, and judges as the plugin does.
@@ -84,18 +159,27 @@ pub fn run(api: &AdminApi, apply: bool) -> Result<bool, String> {
 pub fn examine(api: &AdminApi) -> Result<Vec<Finding>, String> {
     let config = api.settings()?;
     let mut findings = judge(&config);
+    let is_explained = findings.iter().filter_map(|finding| finding.complaint.as_ref()).any(Complaint::is_of_cors);
+    let mut wrong = Vec::new();
     for origin in ORIGINS {
         let reply = api.send("GET", "/_node/_local/_config", &[("Origin", origin)], None)?;
-        let allowed = reply.header("access-control-allow-origin").unwrap_or("none");
+        let allowed = reply.header("access-control-allow-origin");
         let credentials = reply.header("access-control-allow-credentials");
-        let complaint = match (allowed == origin, credentials == Some("true")) {
-            (true, true) => None,
-            (false, _) => Some(format!("the answer allows the origin {allowed}; is a proxy changing the headers?")),
-            (true, false) => Some("the answer does not allow credentials; is a proxy changing the headers?".to_owned()),
-        };
-        let what = format!("pages of {origin} may use the server");
-        findings.push(Finding { what, complaint: complaint.map(|reason| Complaint { reason, cure: None }) });
+        match (allowed == Some(origin), credentials == Some("true")) {
+            (true, true) => {}
+            (false, _) => {
+                wrong.push(format!("to {origin}, the answer allows {}", allowed.map_or("no origin".into(), shown)))
+            }
+            (true, false) => wrong.push(format!("to {origin}, the answer allows no credentials")),
+        }
     }
+    let reason = match (is_explained, api.is_remote()) {
+        (true, _) => "follows from the settings above, and is cured with them".to_owned(),
+        (false, true) => format!("{}; does a proxy change the headers?", wrong.join("; ")),
+        (false, false) => wrong.join("; "),
+    };
+    let complaint = (!wrong.is_empty()).then_some(Complaint { reason, cure: None });
+    findings.push(Finding { what: format!("pages of {} may use the server", ORIGINS.join(", ")), complaint });
     Ok(findings)
 }
 
@@ -103,8 +187,12 @@ pub fn examine(api: &AdminApi) -> Result<Vec<Finding>, String> {
 fn judge(config: &Value) -> Vec<Finding> {
     let text = |section: &str, key: &str| config[section][key].as_str().unwrap_or_default().to_owned();
     let is_closed = text("chttpd", "require_valid_user") == "true";
-    let cure = Cure { section: "chttpd", key: "require_valid_user", value: "true".into() };
-    let reason = "chttpd/require_valid_user is not true".to_owned();
+    let mut cure = Cure::of("chttpd", "require_valid_user", "true");
+    if text("chttpd", "require_valid_user_except_for_up") != "true" {
+        // So that monitors and proxies, which have no account, still see whether the server is alive.
+        cure.first = Some(Cure::of("chttpd", "require_valid_user_except_for_up", "true").setting);
+    }
+    let reason = value_of("chttpd", "require_valid_user", &text("chttpd", "require_valid_user"));
     let mut findings = vec![finding("requests without an account are refused", is_closed, reason, cure)];
     let asks = !text("httpd", "WWW-Authenticate").is_empty();
     findings.push(match (asks, is_closed) {
@@ -114,8 +202,7 @@ fn judge(config: &Value) -> Vec<Finding> {
             Finding { what: ASKS.to_owned(), complaint: Some(Complaint { reason, cure: None }) }
         }
         _ => {
-            let value = "Basic realm=\"couchdb\"".to_owned();
-            let cure = Cure { section: "httpd", key: "WWW-Authenticate", value };
+            let cure = Cure::of("httpd", "WWW-Authenticate", "Basic realm=\"couchdb\"");
             finding(ASKS, asks, "httpd/WWW-Authenticate is empty".into(), cure)
         }
     });
@@ -132,6 +219,11 @@ fn finding(what: &str, good: bool, reason: String, cure: Cure) -> Finding {
     Finding { what: what.to_owned(), complaint: (!good).then_some(Complaint { reason, cure: Some(cure) }) }
 }
 
+/// The value of a setting, as the reason of a complaint.
+fn value_of(section: &str, key: &str, value: &str) -> String {
+    format!("{section}/{key} is {}", if value.is_empty() { "not set" } else { value })
+}
+
 fn judge_limits(text: &Text<'_>, findings: &mut Vec<Finding>) {
     for (what, section, key, least) in [
         ("requests may have 4 GiB", "chttpd", "max_http_request_size", REQUEST_SIZE),
@@ -140,19 +232,19 @@ fn judge_limits(text: &Text<'_>, findings: &mut Vec<Finding>) {
         let value = text(section, key);
         // As in JavaScript: a value that is not a number is not less than one.
         let good = value.parse::<f64>().map_or(!value.is_empty(), |number| number >= least);
-        let cure = Cure { section, key, value: format!("{least:.0}") };
-        findings.push(finding(what, good, format!("{section}/{key} is {value}"), cure));
+        let cure = Cure::of(section, key, format!("{least:.0}"));
+        findings.push(finding(what, good, value_of(section, key, &value), cure));
     }
 }
 
 fn judge_cors(text: &Text<'_>, findings: &mut Vec<Finding>) {
     for (what, section, key) in [
-        ("pages of other origins may use the server (CORS)", "chttpd", "enable_cors"),
+        ("pages of other origins may use the server (CORS)", "chttpd", ENABLE_CORS),
         ("pages may send passwords and cookies", "cors", "credentials"),
     ] {
-        let good = text(section, key) == "true";
-        let cure = Cure { section, key, value: "true".into() };
-        findings.push(finding(what, good, format!("{section}/{key} is not true"), cure));
+        let value = text(section, key);
+        let cure = Cure::of(section, key, "true");
+        findings.push(finding(what, value == "true", value_of(section, key, &value), cure));
     }
     let origins = text("cors", "origins");
     // The plugin does not trim the items.
@@ -164,9 +256,8 @@ fn judge_cors(text: &Text<'_>, findings: &mut Vec<Finding>) {
             whole.push(origin);
         }
     }
-    let cure = Cure { section: "cors", key: "origins", value: whole.join(",") };
-    let reason = format!("cors/origins is {origins}");
-    findings.push(finding("the origins of Obsidian are allowed", good, reason, cure));
+    let cure = Cure::of("cors", "origins", whole.join(","));
+    findings.push(finding("the origins of Obsidian are allowed", good, value_of("cors", "origins", &origins), cure));
 }
 
 #[cfg(test)]
@@ -182,7 +273,11 @@ mod tests {
         }
         let config = serde_json::to_value(Settings::new(table).unwrap().whole()).unwrap();
         let wrong = judge(&config).into_iter().filter_map(|finding| finding.complaint);
-        wrong.map(|wrong| wrong.cure.map_or("follows".into(), |cure| format!("{}={}", cure.key, cure.value))).collect()
+        wrong
+            .map(|wrong| {
+                wrong.cure.map_or("follows".into(), |cure| format!("{}={}", cure.setting.key, cure.setting.value))
+            })
+            .collect()
     }
 
     #[test]

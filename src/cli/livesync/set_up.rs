@@ -94,7 +94,10 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
     errors.extend(give_rights(&api, &vault, &entitled).err());
     let kind = if passphrase == Passphrase::None { "plain" } else { "encrypted" };
     if !ready.is_empty() && passphrase != Passphrase::Unknown && config[VAULTS][&vault.database] != kind {
-        errors.extend(api.set(VAULTS, &vault.database, kind).err());
+        match api.set(VAULTS, &vault.database, kind) {
+            Ok(_) => done(&format!("set {VAULTS}/{} = {kind}", vault.database)),
+            Err(error) => errors.push(error),
+        }
     }
     // Also after an error: nobody else knows the new passwords.
     if !ready.is_empty() {
@@ -116,15 +119,9 @@ struct Given {
 /// Changes the settings that LiveSync's own check would complain of.
 fn apply_settings(api: &AdminApi) -> Result<(), String> {
     for doctor::Finding { complaint, .. } in doctor::examine(api)? {
-        let Some(doctor::Cure { section, key, value }) = complaint.and_then(|complaint| complaint.cure) else {
-            continue;
-        };
-        if key == "require_valid_user" {
-            // So that monitors and proxies, which have no account, still see whether the server is alive.
-            api.set("chttpd", "require_valid_user_except_for_up", "true")?;
+        if let Some(cure) = complaint.and_then(|complaint| complaint.cure) {
+            cure.apply(api, |setting| done(&format!("set {setting}")))?;
         }
-        api.set(section, key, &value)?;
-        done(&format!("set {section}/{key} = {value}"));
     }
     Ok(())
 }
@@ -280,6 +277,7 @@ fn settle_person(
     let link = setup_link(&device, &passphrase);
     document[LINKS][&vault.database] = json!({"link": link, "salt": document["salt"]});
     write(api, &path, &document)?;
+    done(&format!("made the link of {user}, and kept it in the account in encrypted form"));
     Ok(Ready { user: user.into(), link, passphrase: Some(passphrase), password: (!is_given).then_some(password) })
 }
 
