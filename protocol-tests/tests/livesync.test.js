@@ -4,12 +4,13 @@
 // (`utilCheckCouchDB.ts`): it reads the settings with an admin's password, and judges their text. `open` decrypts a
 // setup link.
 
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createRequire } from 'node:module';
 import { suite, describe, it, before, after, assert, Api } from '../harness/rows.js';
-import { external, noFolder } from '../harness/server.js';
+import { binary, external, noFolder, until } from '../harness/server.js';
 import { settee } from '../harness/command.js';
 import { open } from '../harness/livesync.js';
 
@@ -247,6 +248,7 @@ describe('settee livesync', { skip: !!external }, () => {
     assert.equal(again.link, first.link);
     assert.deepEqual([again.passphrase, again.password, again.vault], [undefined, undefined, undefined]);
     assert.match(out, /its passphrase was shown then/);
+    assert.ok(!/The link has the address/.test(out), 'it may have another one than a new link');
     assert.deepEqual(await api.ok('GET /_users/org.couchdb.user:ann'), before);
     const moved = people(await good('--user', 'ann', '--vault', 'family', '--new-password', '--url', 'https://sync.example.com')).ann;
     const there = await open(moved.link, moved.passphrase);
@@ -386,6 +388,50 @@ describe('settee livesync', { skip: !!external }, () => {
     const { bob } = people(there.out);
     assert.equal((await open(bob.link, bob.passphrase)).couchDB_URI, `http://127.0.0.1:${port}`);
   }));
+
+  it('says of which kind the address in the link is, if the server does not run', { skip: noFolder }, withServer({}, async () => {
+    const stop = async () => {
+      api.server.child.kill('SIGTERM');
+      await api.server.exited;
+    };
+    const address = async (out, user) => (await open(people(out)[user].link, people(out)[user].passphrase)).couchDB_URI;
+    const asked = await good('--user', 'ann');
+    assert.match(asked, new RegExp(`The link has the address http://localhost:${api.server.port}\\.\\n`));
+    assert.ok(!/no running server was asked/.test(asked));
+    await stop();
+    const guessed = await good('--user', 'bob');
+    assert.equal(await address(guessed, 'bob'), 'http://localhost:5984');
+    assert.match(guessed, /The link has the address http:\/\/localhost:5984\.\nThis address is the default, because no running server was asked\. .*--bind,[^]*--url URL/);
+    const given = await good('--user', 'carol', '--url', 'https://sync.example.com');
+    assert.match(given, /The link has the address https:\/\/sync.example.com\.$/m);
+    assert.ok(!/no running server was asked/.test(given));
+    await api.server.restart();
+    await api.ok('PUT /_node/_local/_config/chttpd/port', { body: '"7001"' });
+    await stop();
+    const stored = await good('--user', 'dave');
+    assert.equal(await address(stored, 'dave'), 'http://localhost:7001');
+    assert.match(stored, /This address is a guess from the stored settings, because no running server was asked/);
+    await api.server.restart();
+  }));
+
+  it('takes the port that a running server got from the system', () =>
+    inFolder(async (folder) => {
+      const child = spawn(binary(), ['--data', join(folder, 'data'), '--bind', '127.0.0.1:0'], { stdio: ['ignore', 'ignore', 'pipe'] });
+      let log = '';
+      child.stderr.on('data', (part) => (log += part));
+      const exited = new Promise((resolve) => child.on('exit', resolve));
+      try {
+        await until('the start', () => /settee is ready: \S+\//.test(log));
+        // The control socket is made right after this line.
+        await until('the control socket', () => existsSync(join(folder, 'data', 'control')));
+        const { code, out, err } = await settee(['livesync', '--user', 'ann', '--data', join(folder, 'data')]);
+        assert.equal(code, 0, err);
+        assert.match(out, new RegExp(`The link has the address http://localhost:${log.match(/ready: http:\/\/localhost:(\d+)\//)[1]}\\.`));
+      } finally {
+        child.kill('SIGTERM');
+        await exited;
+      }
+    }));
 
   it('hints at a server elsewhere if there is no data folder', () =>
     inFolder(async (folder) => {

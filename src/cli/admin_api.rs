@@ -89,7 +89,11 @@ pub struct AdminApi {
 }
 
 enum Way {
-    Stream(Connect),
+    /// `is_live`: to a server that others reach, too, and not to one in this process.
+    Stream {
+        connect: Connect,
+        is_live: bool,
+    },
     Network(Box<Network>),
 }
 
@@ -160,7 +164,7 @@ impl AdminApi {
             Target::Store { place: place @ Place::Database(_), key } => {
                 // Its servers hear of the changes as of those of any other.
                 let server = format!("the store {place}");
-                Ok(AdminApi { way: Way::Stream(open_store(&place, key)?), server })
+                Ok(AdminApi { way: Way::Stream { connect: open_store(&place, key)?, is_live: false }, server })
             }
             Target::Store { place: Place::Folder { data, engine }, key } => {
                 let shown = data.display().to_string();
@@ -168,7 +172,7 @@ impl AdminApi {
                     Ok(Some(_)) => {
                         let connect = move || control::http(&data)?.ok_or_else(|| io::Error::other("it has stopped"));
                         let server = format!("the running server of {shown}");
-                        Ok(AdminApi { way: Way::Stream(Box::new(connect)), server })
+                        Ok(AdminApi { way: Way::Stream { connect: Box::new(connect), is_live: true }, server })
                     }
                     Ok(None) if !has_entries(&data) => {
                         let elsewhere = option
@@ -177,7 +181,8 @@ impl AdminApi {
                     }
                     Ok(None) => {
                         let server = format!("the data folder {shown} (its server does not run)");
-                        Ok(AdminApi { way: Way::Stream(open_store(&Place::Folder { data, engine }, key)?), server })
+                        let connect = open_store(&Place::Folder { data, engine }, key)?;
+                        Ok(AdminApi { way: Way::Stream { connect, is_live: false }, server })
                     }
                     Err(error) => Err(format!(
                         "the server of {shown} cannot be reached: {error}. Run this as the user of the server"
@@ -208,7 +213,7 @@ impl AdminApi {
     ) -> Result<Reply, String> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let sent = match &self.way {
-            Way::Stream(connect) => {
+            Way::Stream { connect, .. } => {
                 by_stream(connect, method, path, headers, &body).map_err(|error| format!("{}: {error}", self.server))
             }
             Way::Network(network) => network.send(method, path, headers, body),
@@ -219,6 +224,14 @@ impl AdminApi {
             network.recognize(&reply, method, path)?;
         }
         Ok(reply)
+    }
+
+    /// Whether a running server answers, and not this process from its data.
+    pub fn is_live(&self) -> bool {
+        match &self.way {
+            Way::Stream { is_live, .. } => *is_live,
+            Way::Network(_) => true,
+        }
     }
 
     /// Whether the server is reached over the network, perhaps through a proxy.
@@ -240,7 +253,7 @@ impl AdminApi {
                 "{} has no settings ({CONFIG}): give the address of a settee or CouchDB 3, without the name of a database",
                 network.url
             )),
-            Way::Network(_) | Way::Stream(_) => reply.ok("the settings"),
+            Way::Network(_) | Way::Stream { .. } => reply.ok("the settings"),
         }
     }
 

@@ -13,6 +13,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::database::{Found, give_rights, look_at_database, make_database};
+use super::device_url::{DeviceUrl, device_url};
 use super::doctor;
 use super::done;
 use super::vault::{Vault, check_database, check_user};
@@ -58,7 +59,7 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
             "{name} is a server admin. The devices of a vault keep its password, so give the vault an account of its own"
         ));
     }
-    let url = device_url(&vault, &config)?;
+    let url = device_url(&api, &vault, &config)?;
     // Everything that may be refused is looked at before anything is changed.
     let found = look_at_database(&api, &vault, &people)?;
     let is_new = is_new(&vault, &config, found);
@@ -82,7 +83,7 @@ pub fn set_up(vault: Vault, open_store: OpenStore<'_>) -> Result<(), String> {
     make_database(&api, &vault, found)?;
     let mut ready = Vec::new();
     for (user, account) in accounts {
-        match settle_person(&api, &vault, user, account, (&url, &passphrase)) {
+        match settle_person(&api, &vault, user, account, (&url.url, &passphrase)) {
             Ok(one) => {
                 entitled.push(user.clone());
                 ready.push(one);
@@ -300,43 +301,12 @@ fn check_password(api: &AdminApi, user: &str, password: &str) -> Result<(), Stri
     }
 }
 
-/// The URL for devices: the one given, or a guess from the settings.
-fn device_url(vault: &Vault, config: &Value) -> Result<String, String> {
-    if let Some(url) = &vault.url {
-        return match url.starts_with("https://") || url.starts_with("http://") {
-            true => Ok(url.trim_end_matches('/').to_owned()),
-            false => Err(format!("--url: `{url}` does not begin with https:// or http://")),
-        };
-    }
-    if let crate::cli::admin_api::Target::Server { url, .. } = &vault.target {
-        return Ok(url.clone());
-    }
-    let text = |section: &str, key: &str| config[section][key].as_str().unwrap_or_default();
-    if let Some(domain) = text("ssl", "acme_domains").split(',').map(str::trim).find(|domain| !domain.is_empty()) {
-        let port = text("ssl", "port");
-        return Ok(if port == "443" { format!("https://{domain}") } else { format!("https://{domain}:{port}") });
-    }
-    let port = text("chttpd", "port");
-    Ok(match text("chttpd", "bind_address") {
-        "0.0.0.0" | "::" | "any" => format!("http://{}:{port}", own_address().unwrap_or_else(|| "localhost".into())),
-        "" | "127.0.0.1" | "::1" => format!("http://localhost:{port}"),
-        address if address.contains(':') => format!("http://[{address}]:{port}"),
-        address => format!("http://{address}:{port}"),
-    })
-}
-
-/// The address of this machine in its network: the one from which it would reach others. Sends nothing.
-fn own_address() -> Option<String> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    // An address for documentation (RFC 5737): never on the own network.
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip().to_string())
-}
-
 /// Prints the links, their QR codes and what must be kept. Returns why QR codes could not be written to their file.
-fn show(vault: &Vault, url: &str, ready: &[Ready], passphrase: &Passphrase) -> Vec<String> {
+fn show(vault: &Vault, url: &DeviceUrl, ready: &[Ready], passphrase: &Passphrase) -> Vec<String> {
     let mut errors = Vec::new();
-    println!("\nDevices reach the server as {url}{}", advice(url));
+    if ready.iter().any(|ready| ready.passphrase.is_some()) {
+        println!("\n{}", url.explained());
+    }
     for Ready { user, link, passphrase, password } in ready {
         println!(
             "\n== {user} ==\n\nOpen this link on a device with Obsidian and its plugin Self-hosted LiveSync:\n\n{link}\n"
@@ -344,7 +314,9 @@ fn show(vault: &Vault, url: &str, ready: &[Ready], passphrase: &Passphrase) -> V
         errors.extend(show_qr(vault, link).err());
         match passphrase {
             Some(passphrase) => println!("passphrase of the link   {passphrase}"),
-            None => println!("This is the link that was made before; its passphrase was shown then."),
+            None => println!(
+                "This is the link that was made before, with the address of then; its passphrase was shown then."
+            ),
         }
         if let Some(password) = password {
             println!("password of {user:<12} {password}");
@@ -362,17 +334,6 @@ fn show(vault: &Vault, url: &str, ready: &[Ready], passphrase: &Passphrase) -> V
         );
     }
     errors
-}
-
-/// What to do about a URL that not all devices can use.
-fn advice(url: &str) -> &'static str {
-    if url.starts_with("http://localhost") {
-        ": only this machine does. For others, see docs/proxies.md, and run this again with --url and --new-password"
-    } else if url.starts_with("http://") {
-        ".\nPhones need https: see docs/livesync.md, and run this again with --url and --new-password"
-    } else {
-        ""
-    }
 }
 
 fn show_qr(vault: &Vault, link: &str) -> Result<(), String> {
