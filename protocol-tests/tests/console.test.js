@@ -171,10 +171,12 @@ describe('the console', { skip: noConsole }, () => {
     const page = await opened('#/databases');
     const row = page.getByRole('row').filter({ has: page.getByRole('link', { name: db, exact: true }) });
     assert.match(await row.innerText(), /\t0\t/);
+    await page.getByRole('link', { name: db, exact: true }).focus();
     const wrote = Date.now();
     await api.ok(`PUT /${db}/a`, { body: { n: 1 } });
     await until('the row counts the document', async () => /\t1\t/.test(await row.innerText()), 10);
     assert.ok(Date.now() - wrote < 5000);
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), db, 'the focus stays in a row that is drawn again');
     await until('the row says when', async () => /just now|second/.test(await row.innerText()), 15);
     const quiet = page.getByRole('row').filter({ has: page.getByRole('link', { name: '_replicator', exact: true }) });
     assert.match(await quiet.innerText(), /ago|just now|not since the server started/);

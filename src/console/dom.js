@@ -32,12 +32,23 @@ export const h = (tag, attributes, ...children) => fill(document.createElement(t
 /** Makes an SVG element. */
 export const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-/** Replaces the content of an element. */
+/** Replaces the content of an element. The focus stays on the control that has it, or goes to the one that replaces it. */
 export function put(element, ...children) {
+  const focused = document.activeElement;
+  const inside = element !== focused && element.contains(focused);
   const parts = document.createDocumentFragment();
   append(parts, children);
   element.replaceChildren(parts);
+  if (inside) successor(focused, element)?.focus({ preventScroll: true });
   return element;
+}
+
+/** The control in `element` that replaces `control`: itself, or the only one of its kind that says the same. */
+function successor(control, element) {
+  if (control.isConnected) return control;
+  const said = (of) => JSON.stringify([of.textContent, ...['type', 'name', 'href', 'aria-label'].map((name) => of.getAttribute(name))]);
+  const same = [...element.querySelectorAll(control.localName)].filter((other) => said(other) === said(control));
+  return same.length === 1 ? same[0] : null;
 }
 
 let last = 0;

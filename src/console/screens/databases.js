@@ -48,7 +48,8 @@ async function showList(content, list, query, signal) {
   const table = databaseTable(page, list, from, query);
   put(content, list.more ? h('p', { class: 'quiet' }, `The first ${count(NAMES)} databases are listed. Search by the beginning of the name to see others.`) : null, table);
   const draw = () => table.update(rowsOf(page));
-  readDetails(page, signal).then(draw, () => {});
+  table.setAttribute('aria-busy', 'true');
+  readDetails(page, signal).then(draw, () => {}).finally(() => table.removeAttribute('aria-busy'));
   if (session.admin) watch(page, draw, signal);
 }
 
