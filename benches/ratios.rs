@@ -17,12 +17,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Ask, Connection, Outcome, SIZE, Table, Target, bulk, document, load, number};
+use common::waiting::Waiting;
+use common::{Ask, Outcome, SIZE, Table, Target, bulk, document, load, number};
 use futures_util::StreamExt;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Either, Full, StreamBody};
@@ -30,11 +30,13 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::spawn_blocking;
 
 /// The feed and the document of the row with waiting longpolls.
 const CHANGES: &str = "/waiting/_changes";
 const WAKEUP: &str = "/waiting/wakeup";
+/// A server that needs longer than this until all longpolls wait and have heard has no number.
+const HEARD: Duration = Duration::from_secs(180);
 /// Documents in the database `read`.
 const DOCUMENTS: u64 = 10_000;
 /// Documents in one `_bulk_docs` and one `_bulk_get`.
@@ -291,15 +293,13 @@ async fn waiting(bench: &mut Bench, count: usize) -> Outcome<()> {
     }
     let (mut memory, mut heard) = (BTreeMap::new(), BTreeMap::new());
     for target in bench.servers().chain([&bench.bare]) {
-        match tokio::time::timeout(Duration::from_secs(180), wait_on(target, count)).await {
-            Ok(Ok((bytes, seconds))) => {
+        match wait_on(target, count).await {
+            Ok((bytes, seconds)) => {
                 memory.extend(bytes.map(|bytes| (target.name, bytes as f64 / 1024.0)));
                 heard.insert(target.name, seconds * 1000.0);
             }
-            Ok(Err(error)) if target.name == "settee" => return Err(error),
-            Ok(Err(error)) => eprintln!("{name}: {}: {error}", target.name),
-            Err(_) if target.name == "settee" => return Err("the longpolls did not all hear of the change".into()),
-            Err(_) => eprintln!("{name}: {}: not all heard within 180 s", target.name),
+            Err(error) if target.name == "settee" => return Err(error),
+            Err(error) => eprintln!("{name}: {}: {error}", target.name),
         }
     }
     let each = memory.iter().map(|(name, kib)| (*name, kib / count as f64)).collect();
@@ -312,48 +312,15 @@ async fn waiting(bench: &mut Bench, count: usize) -> Outcome<()> {
 async fn wait_on(target: &Target, count: usize) -> Outcome<(Option<u64>, f64)> {
     target.ask(Ask::new(Method::PUT, "/waiting".into(), String::new(), 1)).await?;
     let before = target.memory();
-    let ask = Arc::new(Ask::get(&format!("{CHANGES}?feed=longpoll&since=now&timeout=170000&heartbeat=170000")));
     let (address, signed_in) = (target.address, target.signed_in);
-    let begun = Arc::new(AtomicU64::new(0));
-    let gate = Arc::new(tokio::sync::Semaphore::new(256));
-    let mut tasks: JoinSet<Outcome<()>> = JoinSet::new();
-    for _ in 0..count {
-        let (ask, begun, gate) = (ask.clone(), begun.clone(), gate.clone());
-        tasks.spawn(async move {
-            let permit = gate.acquire().await?;
-            let mut connection = Connection::open(address, signed_in).await?;
-            // pouchdb-server sends the response head only with the first byte of the body. Count the longpoll
-            // as waiting after 500 ms even without a head.
-            let head = connection.send(&ask, 0);
-            tokio::pin!(head);
-            let early = tokio::time::timeout(Duration::from_millis(500), &mut head).await;
-            drop(permit);
-            begun.fetch_add(1, Ordering::Relaxed);
-            let answer = match early {
-                Ok(answer) => answer?,
-                Err(_) => head.await?,
-            };
-            let body = answer.into_body().collect().await?.to_bytes();
-            if !body.windows(6).any(|window| window == b"wakeup") {
-                return Err(format!("a longpoll ended without the change: {body:?}").into());
-            }
-            Ok(())
-        });
-    }
-    while begun.load(Ordering::Relaxed) < count as u64 {
-        if let Some(done) = tasks.try_join_next() {
-            done??;
-            return Err("a longpoll ended before there was a change".into());
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let path = format!("{CHANGES}?feed=longpoll&since=now&timeout=170000&heartbeat=170000");
+    let end = Instant::now() + HEARD;
+    let waiting = spawn_blocking(move || Waiting::open(address, &Ask::get(&path), signed_in, count, end)).await??;
     let memory = target.memory().zip(before).map(|(now, before)| now.saturating_sub(before));
     let from = Instant::now();
+    let heard = spawn_blocking(move || waiting.hear("wakeup", end));
     target.ask(Ask::new(Method::PUT, WAKEUP.into(), "{}".into(), 1)).await?;
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
-    Ok((memory, from.elapsed().as_secs_f64()))
+    Ok((memory, (heard.await?? - from).as_secs_f64()))
 }
 
 /// Measures push and pull replication by PouchDB 9 from npm.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each benchmark uses only a part of this module")]
 
+pub mod waiting;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
