@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Each layer uses only layers to its right. All may use `allocator`, `error`, `clock`, `audit`, `log`,
-//! `hex`, `regex`, `bounded_map` and `blocking`. `tests/layers.rs` checks this, the order inside the folders, and that no two files import each
-//! other. `docs/architecture.md` has the rest of the map.
+//! `hex`, `regex`, `bounded_map` and `blocking`; the linker uses `musl_memory`. `tests/layers.rs` checks this, the order inside
+//! the folders, and that no two files import each other. `docs/architecture.md` has the rest of the map.
 
 pub mod allocator;
 pub mod app;
@@ -38,6 +38,8 @@ pub mod http;
 pub mod json;
 pub mod log;
 pub mod maintain;
+#[cfg(any(test, all(target_env = "musl", not(debug_assertions))))]
+mod musl_memory;
 pub mod net;
 pub mod policy;
 pub mod program;

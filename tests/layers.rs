@@ -31,7 +31,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Modules that every layer may use, and that use no layer.
-const SHARED: &[&str] = &["allocator", "audit", "blocking", "bounded_map", "clock", "error", "hex", "log", "regex"];
+const SHARED: &[&str] =
+    &["allocator", "audit", "blocking", "bounded_map", "clock", "error", "hex", "log", "musl_memory", "regex"];
 
 /// Modules that may use every layer: the entry points of the fuzzer.
 const ABOVE_ALL: &[&str] = &["fuzzing"];
