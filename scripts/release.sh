@@ -3,7 +3,12 @@
 #   scripts/release.sh [x86_64] [aarch64]        default: both
 # Files in target/release-files/: a static binary, a Debian package and an image (OCI archive, if buildah is there) for each
 # architecture; a bill of materials (CycloneDX); the changelog's section; checksums.
-# Needs the Debian packages make, musl-tools, gcc-aarch64-linux-gnu and libc6-dev; installs missing cargo tools.
+# Needs the Debian packages make, musl-tools, gcc-aarch64-linux-gnu, libc6-dev, nodejs and postgresql; installs missing
+# cargo tools.
+#
+# The binary for x86_64 is compiled twice: the first one counts under load which parts of it run, and the compiler then makes
+# those fast and the others small. The counts fit no other architecture, and no binary for another one runs here fast enough
+# to count.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 architectures=("$@")
@@ -46,6 +51,18 @@ image() { # image BINARY ARCHITECTURE FILE
   rm -r "$context"
 }
 
+# Compiles settee with these flags of rustc.
+compile() { # compile TRIPLE RUSTFLAGS
+  RUSTFLAGS=$2 cargo auditable build --locked --profile dist --target "$1" --bin settee
+}
+
+# Runs a load on the binary, which was compiled to count, and makes a profile of the counts. A server writes them when it ends.
+profile() { # profile BINARY COUNTS PROFILE
+  rustup component add llvm-tools
+  SETTEE_BIN=$(realpath "$1") BENCH_SECONDS=2 protocol-tests/postgres.sh node benches/train.mjs
+  "$(rustc --print sysroot)/lib/rustlib/$(rustc --print host-tuple)/bin/llvm-profdata" merge --output "$3" "$2"
+}
+
 need make make
 for architecture in "${architectures[@]}"; do
   case $architecture in
@@ -55,8 +72,17 @@ for architecture in "${architectures[@]}"; do
   esac
   triple=$architecture-unknown-linux-musl
   rustup target add "$triple"
-  cargo auditable build --locked --profile dist --target "$triple" --bin settee
   built=$target/$triple/dist/settee
+  flags=
+  if [ "$architecture" = x86_64 ]; then
+    need node nodejs
+    counts=$(realpath "$target")/counts
+    rm -rf "$counts"
+    compile "$triple" "-Cprofile-generate=$counts"
+    profile "$built" "$counts" "$counts.profdata"
+    flags=-Cprofile-use=$counts.profdata
+  fi
+  compile "$triple" "$flags"
   if file "$built" | grep -q 'dynamically linked'; then echo "$built is not static" >&2; exit 1; fi
   bytes=$(stat --format %s "$built")
   if [ "$bytes" -gt $max_bytes ]; then echo "$built has $bytes bytes, more than $max_bytes" >&2; exit 1; fi
