@@ -72,7 +72,10 @@ suite('attachments', (api) => {
     { name: 'a name with an underscore', req: 'PUT /{db}/x/_a', body: Buffer.from('a'), send: octets, status: 400, error: 'bad_request', reason: "Attachment name '_a' starts with prohibited character '_'" },
     { name: 'a name that is not UTF-8', req: 'PUT /{db}/x/%FF', body: Buffer.from('a'), send: octets, status: 400, error: 'bad_request', reason: 'Attachment name is not UTF-8 encoded' },
     { name: 'an unknown content encoding', req: 'PUT /{db}/x/a', body: Buffer.from('a'), send: { ...octets, 'Content-Encoding': 'br' }, status: 415, error: 'bad_content_type' },
-    { name: 'a correct Content-MD5', req: 'PUT /{db}/m/a', body: BYTES, send: { ...octets, 'Content-MD5': md5(BYTES).toString('base64') }, status: 201 },
+    ...[['octets', BYTES, octets], ['text, which is compressed', BYTES, { 'Content-Type': 'text/plain' }], ['gzip', gzipSync(BYTES), { 'Content-Type': 'text/plain', 'Content-Encoding': 'gzip' }]].flatMap(([what, body, send], at) => [
+      { name: `a wrong Content-MD5 of ${what}`, req: `PUT /{db}/m${at}/a`, body, send: { ...send, 'Content-MD5': md5('other').toString('base64') }, status: 400, error: 'bad_request', reason: /MD5/ },
+      { name: `the Content-MD5 of ${what} as it is sent`, req: `PUT /{db}/m${at}/a`, body, send: { ...send, 'Content-MD5': md5(body).toString('base64') }, status: 201 },
+    ]),
     { name: 'an unsupported method', req: 'POST /{db}/d/a.bin', body: Buffer.from('a'), send: octets, status: 405, error: 'method_not_allowed', headers: { Allow: 'DELETE,GET,HEAD,PUT' } },
     { name: 'PUT to a deleted document: create the document', req: 'PUT /{db}/del', body: {}, status: 201, save: { del: 'rev' } },
     { name: '...', req: 'DELETE /{db}/del?rev={del}', status: 200 },

@@ -19,14 +19,16 @@ pub struct Upload {
     name: String,
     content_type: String,
     length: u64,
-    md5: md5::Md5,
     sink: Sink,
 }
 
 enum Sink {
     Plain(Box<dyn BlobWriter>),
-    /// Uncompressed content, which is compressed before it is stored.
-    Compress(GzEncoder<BlobSink>),
+    /// Uncompressed content, which is compressed before it is stored. The blob's MD5 is not that of the received bytes.
+    Compress {
+        encoder: GzEncoder<BlobSink>,
+        received: md5::Md5,
+    },
     /// Content that the client compressed. It is decompressed only to compute its length.
     Compressed {
         blob: Box<dyn BlobWriter>,
@@ -55,17 +57,12 @@ impl Upload {
         } else if level > 0 {
             // Write the same header as zlib: no name, no time, operating system Unix.
             let header = GzBuilder::new().operating_system(3);
-            Sink::Compress(header.write(BlobSink(blob), flate2::Compression::new(level)))
+            let encoder = header.write(BlobSink(blob), flate2::Compression::new(level));
+            Sink::Compress { encoder, received: md5::Digest::new() }
         } else {
             Sink::Plain(blob)
         };
-        Ok(Upload {
-            name: name.to_owned(),
-            content_type: content_type.to_owned(),
-            length: 0,
-            md5: md5::Digest::new(),
-            sink,
-        })
+        Ok(Upload { name: name.to_owned(), content_type: content_type.to_owned(), length: 0, sink })
     }
 
     /// Number of bytes received so far.
@@ -76,10 +73,12 @@ impl Upload {
     /// Appends bytes. Blocks on disk I/O.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.length += bytes.len() as u64;
-        md5::Digest::update(&mut self.md5, bytes);
         match &mut self.sink {
             Sink::Plain(blob) => blob.write(bytes)?,
-            Sink::Compress(encoder) => encoder.write_all(bytes).map_err(from_io)?,
+            Sink::Compress { encoder, received } => {
+                md5::Digest::update(received, bytes);
+                encoder.write_all(bytes).map_err(from_io)?;
+            }
             Sink::Compressed { blob, measure } => {
                 measure.write_all(bytes).map_err(|_| not_gzip())?;
                 blob.write(bytes)?;
@@ -90,10 +89,13 @@ impl Upload {
 
     /// Ends the upload and makes the content durable. Blocks on disk I/O.
     pub fn finish(self) -> Result<Uploaded> {
-        let sent_md5: [u8; 16] = md5::Digest::finalize(self.md5).into();
+        let mut sent_md5 = None;
         let (written, gzip, length): (Written, bool, u64) = match self.sink {
             Sink::Plain(blob) => (blob.finish()?, false, self.length),
-            Sink::Compress(encoder) => (encoder.finish().map_err(from_io)?.0.finish()?, true, self.length),
+            Sink::Compress { encoder, received } => {
+                sent_md5 = Some(md5::Digest::finalize(received).into());
+                (encoder.finish().map_err(from_io)?.0.finish()?, true, self.length)
+            }
             Sink::Compressed { blob, measure } => {
                 let length = measure.finish().map_err(|_| not_gzip())?.0;
                 (blob.finish()?, true, length)
@@ -109,7 +111,7 @@ impl Upload {
             gzip,
             blob: written.id,
         };
-        Ok(Uploaded { attachment, pin: written.pin, sent_md5 })
+        Ok(Uploaded { attachment, pin: written.pin, sent_md5: sent_md5.unwrap_or(written.md5) })
     }
 }
 
