@@ -1,22 +1,17 @@
-// Servers of SETTEE_BIN, and load on them from worker threads, for benches/postgres.mjs and benches/train.mjs.
+// Load on servers from worker threads, for benches/postgres.mjs and benches/train.mjs.
 
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import http from 'node:http';
 import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
-import { freePort } from '../protocol-tests/harness/server.js';
+import { authorization } from './server.mjs';
 
 /** Duration of each load, in seconds. */
 export const SECONDS = Number(process.env.BENCH_SECONDS ?? 5);
 const BODY = JSON.stringify({ text: 'x'.repeat(400), n: 1 });
-export const auth = { Authorization: `Basic ${btoa('admin:bench')}`, 'Content-Type': 'application/json' };
 
 const ask = (agent, port, method, path, body) =>
   new Promise((resolve, reject) => {
-    const call = http.request({ agent, host: '127.0.0.1', port, method, path, headers: { ...auth, ...(body ? { 'Content-Length': Buffer.byteLength(body) } : {}) } }, (answer) => {
+    const call = http.request({ agent, host: '127.0.0.1', port, method, path, headers: { authorization, 'Content-Type': 'application/json', ...(body ? { 'Content-Length': Buffer.byteLength(body) } : {}) } }, (answer) => {
       let length = 0;
       const parts = [];
       answer.on('data', (part) => ((length += part.length), length < 65536 && parts.push(part)));
@@ -67,10 +62,6 @@ if (!isMainThread) {
   parentPort.postMessage(done);
 }
 
-const running = new Set();
-process.on('exit', () => {
-  for (const child of running) child.kill('SIGKILL');
-});
 let runs = 0;
 /** Things a second. */
 export async function load(nodes, kind, connections, seconds = SECONDS) {
@@ -84,37 +75,12 @@ export async function load(nodes, kind, connections, seconds = SECONDS) {
   return (await Promise.all(counts)).reduce((sum, count) => sum + count) / seconds;
 }
 
-/** Starts a server with these arguments. */
-export async function node(args) {
-  const folder = mkdtempSync(join(tmpdir(), 'settee-bench-'));
-  const port = await freePort();
-  const child = spawn(process.env.SETTEE_BIN, ['serve', '--data', join(folder, 'data'), '--bind', `127.0.0.1:${port}`, '--log', 'error', ...args], { stdio: ['ignore', 2, 2], env: { ...process.env, COUCHDB_USER: 'admin', COUCHDB_PASSWORD: 'bench' } });
-  running.add(child);
-  const agent = new http.Agent({ keepAlive: true });
-  for (let n = 0; ; n++) {
-    const up = await ask(agent, port, 'GET', '/_up').catch(() => null);
-    if (up?.status === 200) break;
-    if (n > 600) throw new Error('settee did not start');
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  const stop = async () => {
-    child.kill('SIGTERM');
-    await new Promise((resolve) => child.on('exit', resolve));
-    agent.destroy();
-    rmSync(folder, { recursive: true, force: true });
-  };
-  return { port, child, agent, stop, ok: async (...request) => {
-    const { status, text } = await ask(agent, port, ...request);
-    if (status >= 300 && status !== 412) throw new Error(`${request[1]}: ${status} ${text}`);
-  } };
-}
-
 /** Makes the databases that the loads use. */
-export async function fill(one) {
-  for (const name of ['bench', 'read', ...Array.from({ length: 32 }, (_, n) => `bench${n}`)]) await one.ok('PUT', `/${name}`);
+export async function fill(server) {
+  for (const name of ['bench', 'read', ...Array.from({ length: 32 }, (_, n) => `bench${n}`)]) await server.ask('PUT', `/${name}`);
   for (let n = 0; n < 20000; n += 1000) {
     const docs = Array.from({ length: 1000 }, (_, m) => ({ _id: `r${n + m}`, n: n + m, text: 'x'.repeat(400) }));
-    await one.ok('POST', '/read/_bulk_docs', JSON.stringify({ docs }));
+    await server.ask('POST', '/read/_bulk_docs', { docs });
   }
-  await one.ok('PUT', '/read/_design/d', JSON.stringify({ views: { n: { map: 'function (doc) { emit(doc.n, null); }' } } }));
+  await server.ask('PUT', '/read/_design/d', { views: { n: { map: 'function (doc) { emit(doc.n, null); }' } } });
 }

@@ -8,7 +8,8 @@
 
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { SECONDS, fill, load, node } from './load.mjs';
+import { SECONDS, fill, load } from './load.mjs';
+import { Server } from './server.mjs';
 
 /** CPU seconds of a process and its children so far. */
 function cpu(pid) {
@@ -35,8 +36,8 @@ function cpuOfDatabase() {
 async function main() {
   const row = (...cells) => console.log(`| ${cells.join(' | ')} |`);
   const shown = (number) => Math.round(number).toLocaleString('en').replaceAll(',', ' ');
-  const embedded = await node(['--store', 'sled']);
-  const shared = [await node(['--store', process.env.SETTEE_TEST_STORE])];
+  const embedded = await Server.started('sled');
+  const shared = [await Server.started(process.env.SETTEE_TEST_STORE)];
   for (const one of [embedded, shared[0]]) await fill(one);
   for (const one of [embedded, shared[0]]) await load([one], 'view', 1, 1);
   row('what', 'unit', 'embedded', 'PostgreSQL', 'PostgreSQL ÷ embedded', 'CPU µs each: embedded', 'settee on PostgreSQL', 'PostgreSQL itself');
@@ -61,6 +62,7 @@ async function main() {
     row(title, unit, shown(found[0][0]), shown(found[1][0]), (found[1][0] / found[0][0]).toFixed(2), found[0][1].toFixed(1), found[1][1].toFixed(1), found[1][2].toFixed(1));
   }
   await embedded.stop();
+  embedded.remove();
   console.log();
   row('nodes', 'GET requests/s', 'CPU µs each: nodes', 'PostgreSQL', 'PUT requests/s, 32 databases', 'CPU µs each: nodes', 'PostgreSQL');
   row('---', '---:', '---:', '---:', '---:', '---:', '---:');
@@ -74,9 +76,12 @@ async function main() {
     }
     row(shared.length, ...cells);
     if (shared.length === 3) break;
-    shared.push(await node(['--store', process.env.SETTEE_TEST_STORE]));
+    shared.push(await Server.started(process.env.SETTEE_TEST_STORE));
   }
-  for (const one of shared) await one.stop();
+  for (const one of shared) {
+    await one.stop();
+    one.remove();
+  }
 }
 
 await main();

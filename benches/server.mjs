@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { freePort } from '../protocol-tests/harness/server.js';
 
-const authorization = `Basic ${btoa('admin:bench')}`;
+export const authorization = `Basic ${btoa('admin:bench')}`;
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** A server of `SETTEE_BIN` on the engine `engine`, whose admin is `admin` with the password `bench`. */
@@ -18,11 +18,19 @@ export class Server {
     this.data = join(this.folder, 'data');
   }
 
+  /** A server that has started. */
+  static async started(engine) {
+    const server = new Server(engine);
+    await server.start();
+    return server;
+  }
+
   async start() {
     this.port = await freePort();
     const args = ['serve', '--data', this.data, '--bind', `127.0.0.1:${this.port}`, '--log', 'error', '--store', this.engine];
     const env = { ...process.env, COUCHDB_USER: 'admin', COUCHDB_PASSWORD: 'bench' };
     this.child = spawn(process.env.SETTEE_BIN, args, { stdio: ['ignore', 2, 2], env });
+    process.on('exit', () => this.child.kill('SIGKILL'));
     for (let n = 0; !(await this.ask('GET', '/_up').catch(() => null)); n++) {
       if (n > 600) throw new Error('settee did not start');
       await pause(100);

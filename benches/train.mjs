@@ -4,7 +4,8 @@
 //   SETTEE_BIN=BINARY BENCH_SECONDS=2 protocol-tests/postgres.sh node benches/train.mjs
 
 import http2 from 'node:http2';
-import { SECONDS, auth, fill, load, node } from './load.mjs';
+import { SECONDS, fill, load } from './load.mjs';
+import { Server, authorization } from './server.mjs';
 
 /** The loads, and their connections. Those that sync and apps wait for most come first; the rest must only not be missing. */
 const LOADS = [
@@ -17,7 +18,7 @@ async function overHttp2({ port }) {
   const session = http2.connect(`http://127.0.0.1:${port}`);
   const end = Date.now() + SECONDS * 1000;
   const read = (id) => new Promise((resolve, reject) => {
-    session.request({ ':path': `/read/r${id}`, authorization: auth.Authorization }).on('error', reject).on('end', resolve).resume();
+    session.request({ ':path': `/read/r${id}`, authorization }).on('error', reject).on('end', resolve).resume();
   });
   await Promise.all(Array.from({ length: 32 }, async (_, at) => {
     for (let n = 0; Date.now() < end; n++) await read((n * 31 + at) % 20000);
@@ -26,9 +27,10 @@ async function overHttp2({ port }) {
 }
 
 for (const store of ['sled', 'redb', process.env.SETTEE_TEST_STORE]) {
-  const server = await node(['--store', store]);
+  const server = await Server.started(store);
   await fill(server);
   for (const [kind, connections] of LOADS) await load([server], kind, connections);
   await overHttp2(server);
   await server.stop();
+  server.remove();
 }
