@@ -2,6 +2,9 @@
 // start.
 
 import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { binary } from './server.js';
 
 /** Runs settee. Resolves to its exit code, its standard output and its standard error. */
@@ -20,4 +23,14 @@ export function settee(args, { env = {}, input = '', cwd } = {}) {
     child.stdin.on('error', () => {});
     child.stdin.end(input);
   });
+}
+
+/** Runs `work` with a new folder. */
+export async function inFolder(work) {
+  const folder = mkdtempSync(join(tmpdir(), 'settee-command-'));
+  try {
+    return await work(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }

@@ -1,26 +1,15 @@
 // The commands beside `serve`, and what an admin of the machine sees of a start and a stop.
 
 import { spawn, spawnSync } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, assert, Api } from '../harness/rows.js';
 import { request } from '../harness/http.js';
 import { binary, external, freePort, noFolder, until, Server } from '../harness/server.js';
-import { settee } from '../harness/command.js';
+import { inFolder, settee } from '../harness/command.js';
 
 const basic = (who) => ({ Authorization: `Basic ${Buffer.from(who).toString('base64')}` });
-
-/** Runs `work` with a new folder. */
-async function inFolder(work) {
-  const folder = mkdtempSync(join(tmpdir(), 'settee-command-'));
-  try {
-    return await work(folder);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-}
 
 /** Runs `work` with a running server. */
 async function withServer(options, work) {
@@ -90,8 +79,7 @@ describe('settee admin', { skip: !!external }, () => {
     inFolder(async (folder) => {
       const { code, err } = await settee(['admin', 'ann', '--data', join(folder, 'none')]);
       assert.equal(code, 1);
-      assert.match(err, /is not a settee data folder/);
-      assert.match(err, /Name the folder by --data/);
+      assert.match(err, /none is not a settee data folder: it is empty, or not there. Name the folder by --data/);
       assert.ok(!err.includes('--server'), 'it has no such option');
       writeFileSync(join(folder, 'other'), '');
       assert.match((await settee(['admin', 'ann', '--data', folder])).err, /is not a settee data folder/);

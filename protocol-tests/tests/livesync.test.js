@@ -5,13 +5,12 @@
 // setup link.
 
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createRequire } from 'node:module';
 import { suite, describe, it, before, after, assert, Api } from '../harness/rows.js';
 import { binary, external, noFolder, until } from '../harness/server.js';
-import { settee } from '../harness/command.js';
+import { inFolder, settee } from '../harness/command.js';
 import { open } from '../harness/livesync.js';
 
 const PouchDB = createRequire(import.meta.url)('pouchdb-9');
@@ -43,16 +42,6 @@ async function check(api, as) {
     if (headers['access-control-allow-origin'] !== origin) red[`origin ${origin}`] = '';
   }
   return red;
-}
-
-/** Runs `work` with a new folder. */
-async function inFolder(work) {
-  const folder = mkdtempSync(join(tmpdir(), 'settee-livesync-'));
-  try {
-    return await work(folder);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
 }
 
 /** The people in the output of `settee livesync`: link, its passphrase, password. */
