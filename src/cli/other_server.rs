@@ -82,8 +82,8 @@ fn advice(heard: &Heard<'_>) -> String {
                            where the proxy passes requests to."
             .into(),
         _ => {
-            "Check the address: the host, the port (settee listens on 5984 unless it is told otherwise) and the path. \
-             Behind a proxy, check that it passes every path to settee."
+            "Check the address: its host, its port and its path. By default, settee listens on port 5984. Behind a proxy, \
+             check that it passes every path to settee."
                 .into()
         }
     }
