@@ -315,7 +315,7 @@ fn show(vault: &Vault, url: &DeviceUrl, ready: &[Ready], passphrase: &Passphrase
         match passphrase {
             Some(passphrase) => println!("passphrase of the link   {passphrase}"),
             None => println!(
-                "This is the link that was made before, with the address of then; its passphrase was shown then."
+                "This is the link that was made before. It has the address of that time, and its passphrase was shown then."
             ),
         }
         if let Some(password) = password {
