@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::backend::{Backend, Visit, VisitIndexed, Writes};
+use super::backend::{Backend, Reclaiming, Visit, VisitIndexed, Writes};
 use super::committer::Committer;
 use super::frame::{self, Frames};
 use super::tally::Tally;
@@ -49,6 +49,8 @@ struct State {
     closed_for: u32,
     broken: bool,
     reopened: u32,
+    /// Free bytes within the engine's files, and the number of the reopen that finds them.
+    spare: Option<(u64, u32)>,
 }
 
 impl Faults {
@@ -137,6 +139,12 @@ impl Faults {
     /// How often the engine was reopened.
     pub fn reopened(&self) -> u32 {
         self.0.lock().reopened
+    }
+
+    /// Lets the `nth` reopen from now on (0: the next) and all later ones find free space within the engine's files.
+    pub fn find_spare(&self, bytes: u64, nth: u32) {
+        let mut state = self.0.lock();
+        state.spare = Some((bytes, state.reopened + nth + 1));
     }
 
     fn read<T>(&self, act: impl FnOnce(&BTreeMap<Vec<u8>, Vec<u8>>) -> T) -> Result<T> {
@@ -246,6 +254,15 @@ impl Backend for Faults {
         state.broken = false;
         state.reopened += 1;
         Ok(())
+    }
+
+    fn spare_bytes(&self) -> Result<u64> {
+        let state = self.0.lock();
+        Ok(state.spare.filter(|(_, from)| state.reopened >= *from).map_or(0, |(bytes, _)| bytes))
+    }
+
+    fn reclaiming(&self) -> Reclaiming {
+        if self.0.lock().spare.is_some() { Reclaiming::Reopening } else { Reclaiming::Unneeded }
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -7,8 +7,8 @@
 //! - sled reuses its free segments, but reports how many it has only when it is reopened.
 //! - redb's file may have holes where its free pages are. Compacting the file returns space to the disk.
 //!
-//! Both block all reads and writes for a while. The store therefore reclaims space only when a write finds no
-//! room and something has been freed since, and spends at most a twentieth of the time on it.
+//! Both block all reads and writes for a while. The store therefore looks for space only when a write finds no
+//! room, spends at most a twentieth of the time on it, and less and less while it finds nothing (see `room`).
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,6 @@ use crate::store::disk_space::Space;
 use crate::store::embedded::backend::{Backend, Reclaiming, Writes};
 use crate::store::{Result, StoreError};
 
-/// The pause between two attempts to reclaim space, as a multiple of the time that the last one took...
-const SHARE: u32 = 20;
-/// ...but at least this long.
-const PAUSE: Duration = Duration::from_secs(2);
 /// The least time between two warnings: near the margin small writes may fit while large ones do not.
 const WARN_PAUSE: Duration = Duration::from_secs(60);
 
@@ -66,36 +62,40 @@ impl<B: Backend> Committer<B> {
         if fits() || (space.release_reserve() && fits()) { Ok(()) } else { Err(StoreError::Full) }
     }
 
-    /// Queries the free space within the engine's files and tries to gain more. Does nothing if the last
-    /// attempt is too recent, or if nothing has been freed since.
+    /// Queries the free space within the engine's files. If it is too little, tries to gain more, unless the
+    /// last attempt is too recent.
     fn reclaim(&self, work: &mut Work, space: &Space, more: u64) {
-        let now = Instant::now();
-        if work.failure.is_some() || work.room.looks == 0 || work.room.again.is_some_and(|again| now < again) {
+        if work.failure.is_some() {
             return;
         }
-        work.room.looks -= 1;
-        let reclaimed = self.reclaimed(work, space, more);
-        let took = now.elapsed();
-        work.room.again = Some(now + took + (took * SHARE).max(PAUSE));
+        if !work.room.exact
+            && let Ok(spare) = self.backend.spare_bytes()
+        {
+            (work.room.spare, work.room.exact) = (spare, true);
+        }
+        let begun = Instant::now();
+        if space.missing(more) <= work.room.spare || !work.room.may_look(begun) {
+            return;
+        }
+        let reclaimed = self.reclaimed(work);
+        let missing = space.missing(more).saturating_sub(work.room.spare);
+        let ended = Instant::now();
+        work.room.looked(begun, ended, missing == 0);
         match reclaimed {
             Ok(()) => tracing::info!(
-                missing_bytes = space.missing(more).saturating_sub(work.room.spare),
+                missing_bytes = missing,
                 spare_bytes = work.room.spare,
-                took = ?took,
+                took = ?(ended - begun),
                 "the disk is full: the store looked for free space within its files"
             ),
             Err(error) => tracing::warn!("the disk is full, and the store could not look for free space: {error}"),
         }
     }
 
-    fn reclaimed(&self, work: &mut Work, space: &Space, more: u64) -> Result<()> {
-        work.room.spare = self.backend.spare_bytes()?;
-        if space.missing(more) <= work.room.spare {
-            return Ok(());
-        }
+    fn reclaimed(&self, work: &mut Work) -> Result<()> {
         let done = match self.backend.reclaiming() {
             Reclaiming::Compacting => self.backend.compact(),
-            Reclaiming::Reopening if work.room.freed_since_open => self.reopen_synced(work),
+            Reclaiming::Reopening if work.room.written_since_open => self.reopen_synced(work),
             // This branch syncs nothing, so there is nothing to note.
             Reclaiming::Reopening | Reclaiming::Unneeded => return Ok(()),
         };
@@ -105,7 +105,7 @@ impl<B: Backend> Committer<B> {
         }
         // The engine's files have changed, so the mark must not describe the previous ones.
         self.note(work, 0);
-        work.room.spare = self.backend.spare_bytes()?;
+        (work.room.spare, work.room.exact) = (self.backend.spare_bytes()?, true);
         Ok(())
     }
 

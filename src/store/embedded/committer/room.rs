@@ -1,39 +1,104 @@
-//! What is known about the free space within the engine's files.
+//! What is known about the free space within the engine's files, and when the store may look for more.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// How many attempts to reclaim space follow the last write that freed something: engines free space with a
-/// delay.
-const LOOKS: u32 = 5;
+/// The pause between two looks, as a multiple of the time that the last one took...
+const SHARE: u32 = 20;
+/// ...but at least this long.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Each look that finds too little doubles the pause, at most this many times (for a quick look: up to 8.5
+/// minutes). Looks never end: an engine may free its space long after the last write.
+const DOUBLINGS: u32 = 8;
 
 /// What is known about the free space within the engine's files.
+#[derive(Default)]
 pub(super) struct Room {
-    /// Bytes that the engine can still write into free space of its files, as of the last query.
+    /// Bytes that the engine can still write into free space of its files: the result of the last query, or
+    /// less (see [`Room::written`]).
     pub(super) spare: u64,
-    /// How many more attempts to reclaim space may be worthwhile.
-    pub(super) looks: u32,
+    /// Whether `spare` is the result of a query, and nothing was written since.
+    pub(super) exact: bool,
     /// When the log last warned that the disk is full. `None` if writes have fit since.
     pub(super) warned: Option<Instant>,
-    /// Something was freed since the engine was opened.
-    pub(super) freed_since_open: bool,
-    /// The earliest time for the next attempt.
-    pub(super) again: Option<Instant>,
+    /// Something was written since the engine was opened.
+    pub(super) written_since_open: bool,
     /// Whether the reserve file exists.
     pub(super) reserved: bool,
+    /// The last look.
+    pub(super) looked: Option<Look>,
+    /// How many looks in succession have found too little since the last write that freed something.
+    fruitless: u32,
 }
 
-impl Default for Room {
-    fn default() -> Room {
-        Room { spare: 0, looks: 1, warned: None, freed_since_open: false, again: None, reserved: false }
-    }
+/// A look for free space.
+pub(super) struct Look {
+    ended: Instant,
+    took: Duration,
 }
 
 impl Room {
     /// Accounts for a written group. `freed`: whether some of it has freed something.
     pub(super) fn written(&mut self, bytes: usize, freed: bool) {
         self.spare = self.spare.saturating_sub(2 * bytes as u64);
+        (self.exact, self.written_since_open) = (false, true);
         if freed {
-            (self.looks, self.freed_since_open) = (LOOKS, true);
+            self.fruitless = 0;
         }
+    }
+
+    /// Whether the pause after the last look has passed.
+    pub(super) fn may_look(&self, now: Instant) -> bool {
+        self.looked.as_ref().is_none_or(|look| {
+            let pause = (look.took * SHARE).max(PAUSE) * (1 << self.fruitless.min(DOUBLINGS));
+            now.saturating_duration_since(look.ended) >= pause
+        })
+    }
+
+    /// Accounts for a look from `begun` to `ended`. `enough`: whether the write that needed space has it now.
+    pub(super) fn looked(&mut self, begun: Instant, ended: Instant, enough: bool) {
+        self.looked = Some(Look { ended, took: ended.saturating_duration_since(begun) });
+        self.fruitless = if enough { 0 } else { self.fruitless.saturating_add(1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Seconds until the next look may begin.
+    fn pause(room: &Room, ended: Instant) -> u32 {
+        (0..100_000).find(|seconds| room.may_look(ended + *seconds * SECOND)).unwrap()
+    }
+
+    #[test]
+    fn looks_become_rarer_until_something_is_freed_and_never_end() {
+        let now = Instant::now();
+        let mut room = Room::default();
+        assert!(room.may_look(now), "a store looks at once");
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            room.looked(now, now, false);
+            pauses.push(pause(&room, now));
+        }
+        assert_eq!(pauses, [4, 8, 16, 32, 64, 128, 256, 512, 512, 512]);
+        room.written(1, false);
+        assert_eq!(pause(&room, now), 512);
+        room.written(1, true);
+        assert_eq!(pause(&room, now), 2, "also for the look before");
+        room.looked(now, now, false);
+        room.looked(now, now, true);
+        assert_eq!(pause(&room, now), 2, "a look that found enough");
+    }
+
+    #[test]
+    fn looks_take_at_most_a_twentieth_of_the_time() {
+        let now = Instant::now();
+        let mut room = Room::default();
+        room.looked(now, now + 9 * SECOND, true);
+        assert_eq!(pause(&room, now + 9 * SECOND), 180);
+        room.looked(now, now + 9 * SECOND, false);
+        assert_eq!(pause(&room, now + 9 * SECOND), 360);
     }
 }

@@ -53,6 +53,48 @@ fn a_full_disk_still_accepts_writes_that_free_space() {
     }
 }
 
+/// sled frees segments with a delay, which a store cannot know: it must not stop looking for them.
+#[test]
+fn a_full_disk_accepts_writes_when_the_engine_finds_free_space_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let store = Committer::new(faults.clone(), Frames::default(), Some(Space::full(dir.path(), 1 << 30)));
+    faults.find_spare(1 << 31, 20);
+    let after_the_pause = || store.work.lock().room.looked = None;
+    assert_eq!(store.commit(put(b"k", b"1")), Err(StoreError::Full));
+    assert_eq!(faults.reopened(), 0, "nothing was written since it was opened");
+    store.commit(Batch { frees: true, ..put(b"k", b"2") }).unwrap();
+    for reopened in 1..=20 {
+        assert_eq!(store.commit(put(b"k", b"3")), Err(StoreError::Full));
+        after_the_pause();
+        assert_eq!(store.commit(put(b"k", b"3")), Err(StoreError::Full));
+        assert_eq!(store.commit(put(b"k", b"3")), Err(StoreError::Full));
+        assert_eq!(faults.reopened(), reopened, "once after each pause");
+    }
+    after_the_pause();
+    store.commit(put(b"k", b"4")).unwrap();
+    assert_eq!(faults.reopened(), 21);
+}
+
+/// What is known about free space is counted down by more than what is written. Before a write is refused, the
+/// engine is asked again, without a pause.
+#[test]
+fn a_full_disk_accepts_writes_until_the_free_space_within_the_files_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let store = Committer::new(faults.clone(), Frames::default(), Some(Space::full(dir.path(), 1 << 30)));
+    store.commit(Batch { frees: true, ..put(b"k", b"1") }).unwrap();
+    faults.find_spare(1 << 31, 0);
+    store.work.lock().room.looked = None;
+    store.commit(put(b"k", b"2")).unwrap();
+    for number in 0..1000_u32 {
+        // Other processes write to this disk too, but not a gigabyte.
+        store.work.lock().room.spare = 1 << 20;
+        store.commit(put(b"k", &number.to_be_bytes())).unwrap();
+    }
+    assert_eq!(faults.reopened(), 1);
+}
+
 #[test]
 fn expectations_see_a_write_that_failed_but_took_effect() {
     let (store, faults) = Faults::store();
