@@ -52,10 +52,17 @@ impl Accounts {
         used.as_ref().filter(|database| !database.is_gone()).map(|used| (used.number(), used.info().sequence))
     }
 
+    /// The document of this user if it is held, and as new as `place`.
+    fn held_at(&self, place: Place, name: &str) -> Option<Option<UserDocument>> {
+        let mut held = self.held.lock();
+        let (at, document) = held.get_mut(&name.to_owned())?;
+        (*at == place).then(|| document.clone())
+    }
+
     /// The users' database, if there is one.
     pub fn database(&self) -> error::Result<Option<Arc<Database>>> {
         let settings = self.config.settings();
-        let name = settings.get("chttpd_auth", "authentication_db").unwrap_or("_users");
+        let name = settings.users_database();
         // An open database is as new as the request, or in a feed at most a second old.
         let found = self.databases.opened(name).map_or_else(|| self.databases.get(name), Ok);
         match found {
@@ -81,11 +88,8 @@ impl Users for Accounts {
         // The sequence is read before the document, so that a cached document is never older than its sequence
         // says.
         let place = (database.number(), database.info().sequence);
-        let key = name.to_owned();
-        if let Some((at, document)) = self.held.lock().get_mut(&key)
-            && *at == place
-        {
-            return Ok(document.clone());
+        if let Some(document) = self.held_at(place, name) {
+            return Ok(document);
         }
         let id = users::id_of(name);
         if id.len() > LONGEST_ID {
@@ -106,9 +110,14 @@ impl Users for Accounts {
             Some(document) => name.len() + size(&document.members) <= HELD_BYTES,
         };
         if is_small {
-            self.held.lock().insert(key, (place, document.clone()));
+            self.held.lock().insert(name.to_owned(), (place, document.clone()));
         }
         Ok(document)
+    }
+
+    fn document_in_memory(&self, name: &str) -> Option<Option<UserDocument>> {
+        let database = self.databases.opened(self.config.settings().users_database())?;
+        self.held_at((database.number(), database.info().sequence), name)
     }
 }
 

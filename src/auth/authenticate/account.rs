@@ -24,6 +24,9 @@ pub trait Users: Send + Sync + 'static {
     /// Returns the document `org.couchdb.user:NAME` of the users' database, or `None` if it does not exist or
     /// is deleted.
     fn document(&self, name: &str) -> Result<Option<UserDocument>>;
+
+    /// As [`Users::document`] if that is in memory; otherwise `None`. Does not block.
+    fn document_in_memory(&self, name: &str) -> Option<Option<UserDocument>>;
 }
 
 /// A user's document.
@@ -62,11 +65,21 @@ impl Account {
 /// settings, and the roles are `_admin` and those of the document). The settings take precedence, so that an
 /// admin can sign in even if the document has conflicts or is damaged.
 pub(super) fn find_account(users: &dyn Users, name: &str, settings: &Settings) -> Result<Option<Account>> {
+    account_with(users, name, settings, || users.document(name))
+}
+
+/// As [`find_account`], with the document that `document` returns.
+pub(super) fn account_with(
+    users: &dyn Users,
+    name: &str,
+    settings: &Settings,
+    document: impl FnOnce() -> Result<Option<UserDocument>>,
+) -> Result<Option<Account>> {
     if name.is_empty() {
         return Ok(None);
     }
     if let Some(stored) = users.admin(name).as_deref().and_then(Stored::from_admin_setting) {
-        let document = users.document(name).unwrap_or_else(|error| {
+        let document = document().unwrap_or_else(|error| {
             tracing::warn!(user = name, %error, "cannot read the user document of an admin of the settings");
             None
         });
@@ -76,7 +89,7 @@ pub(super) fn find_account(users: &dyn Users, name: &str, settings: &Settings) -
         let stored = Some(stored);
         return Ok(Some(Account { roles, stored, totp: None, from_document: false, conflicted: false }));
     }
-    let Some(document) = users.document(name)? else { return Ok(None) };
+    let Some(document) = document()? else { return Ok(None) };
     let stored = Stored::from_document(&document.members).unwrap_or_else(|error| {
         tracing::warn!(user = name, %error, "the stored hash of an account cannot be used");
         None

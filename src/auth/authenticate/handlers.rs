@@ -1,6 +1,6 @@
 //! Authenticates a request: tries CouchDB's authentication handlers in the order of the settings.
 
-use super::account::Account;
+use super::account::{Account, account_with};
 use super::authenticator::Authenticator;
 use super::credentials::{Credentials, basic, bearer};
 use super::proof::Proof;
@@ -37,6 +37,24 @@ impl Authenticator {
             }
         }
         Ok(Step::Done(SignedIn::default()))
+    }
+
+    /// As [`Authenticator::begin`] for name and password without other credentials, if the user's document is in memory;
+    /// otherwise `None`. Does not block.
+    pub fn begin_in_memory(&self, credentials: &Credentials<'_>) -> Option<Result<Step>> {
+        let (settings, _) = self.current();
+        let has_others = credentials.cookie.is_some() || credentials.proxy_user.is_some();
+        if has_others || !settings.handlers.contains(&Handler::Default) {
+            return None;
+        }
+        let (name, password) = basic(credentials.authorization?).ok()??;
+        let document = self.users.document_in_memory(&name)?;
+        let account = account_with(&*self.users, &name, &settings, || Ok(document));
+        Some(
+            account.and_then(|account| {
+                self.step_for(account, &name, &password, Purpose::Basic, credentials.peer, &settings)
+            }),
+        )
     }
 
     /// Calls [`Authenticator::begin`] and, if needed, [`Authenticator::finish`]. Blocks.

@@ -117,8 +117,21 @@ impl Authenticator {
         peer: Option<IpAddr>,
         settings: &Settings,
     ) -> Result<Step> {
-        let now = self.clock.since_epoch();
         let account = self.account(name, settings)?;
+        self.step_for(account, name, password, purpose, peer, settings)
+    }
+
+    /// As [`Authenticator::step`], for a known account; `None`: nobody has this name.
+    pub(super) fn step_for(
+        &self,
+        account: Option<Account>,
+        name: &str,
+        password: &str,
+        purpose: Purpose,
+        peer: Option<IpAddr>,
+        settings: &Settings,
+    ) -> Result<Step> {
+        let now = self.clock.since_epoch();
         let salt = account.as_ref().map_or("", Account::salt);
         if let Some(wait) = self.lockout.refuses(peer, name, salt, &settings.lockout, now) {
             return Err(Error::Locked(wait));

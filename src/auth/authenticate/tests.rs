@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 struct Known {
     admins: Mutex<HashMap<String, String>>,
     documents: Mutex<HashMap<String, UserDocument>>,
+    /// The names whose documents, or whose absence, are in memory.
+    in_memory: Mutex<Vec<&'static str>>,
 }
 
 impl Users for Known {
@@ -32,6 +34,10 @@ impl Users for Known {
 
     fn document(&self, name: &str) -> Result<Option<UserDocument>> {
         Ok(self.documents.lock().get(name).cloned())
+    }
+
+    fn document_in_memory(&self, name: &str) -> Option<Option<UserDocument>> {
+        self.in_memory.lock().contains(&name).then(|| self.documents.lock().get(name).cloned())
     }
 }
 
@@ -164,6 +170,49 @@ fn a_verified_password_is_cached_and_a_wrong_one_is_always_hashed() {
     });
     let Step::Hash(pending) = begin("pw") else { panic!("the password was changed") };
     assert_eq!(house.auth.finish(pending), incorrect());
+}
+
+#[test]
+fn a_password_is_checked_in_memory_only_if_nothing_must_be_read() {
+    let house = house(&[]).admin("root", "relax").user("ann", "pw", &["a"]).user("bob", "pw", &[]);
+    *house.known.in_memory.lock() = vec!["root", "ann", "eve"];
+    let header = |name: &str, password: &str| format!("Basic {}", BASE64.encode(format!("{name}:{password}")));
+    let begin = |name: &str, password: &str| {
+        let header = header(name, password);
+        house.auth.begin_in_memory(&Credentials { authorization: Some(&header), peer: HERE, ..Default::default() })
+    };
+    for (name, password, roles) in [("ann", "pw", "a"), ("root", "relax", ADMIN)] {
+        let Some(Ok(Step::Hash(pending))) = begin(name, password) else { panic!("the first request hashes") };
+        house.auth.finish(pending).expect("signed in");
+        let Some(Ok(Step::Done(who))) = begin(name, password) else { panic!("the password is known") };
+        assert_eq!(who, house.basic(name, password).expect("signed in"));
+        assert_eq!((who.user.name.as_deref(), who.user.roles), (Some(name), vec![roles.to_owned()]));
+    }
+    for (name, password) in [("ann", "px"), ("eve", "pw")] {
+        let Some(Ok(Step::Hash(pending))) = begin(name, password) else { panic!("{name} is hashed") };
+        assert_eq!(house.auth.finish(pending), incorrect());
+    }
+    (0..4).for_each(|_| assert_eq!(house.basic("ann", "px"), incorrect()));
+    assert!(matches!(begin("ann", "px"), Some(Err(Error::Locked(_)))));
+    assert!(begin("bob", "pw").is_none(), "his document must be read");
+    let good = header("root", "relax");
+    let basic = Credentials { authorization: Some(&good), ..Default::default() };
+    assert!(house.auth.begin_in_memory(&basic).is_some());
+    for other in [
+        Credentials { cookie: Some("x"), ..basic },
+        Credentials { proxy_user: Some("ann"), ..basic },
+        Credentials { authorization: Some("Basic *"), ..basic },
+        Credentials { authorization: Some("Bearer x"), ..basic },
+        Credentials { authorization: None, ..basic },
+    ] {
+        assert!(house.auth.begin_in_memory(&other).is_none(), "{:?} {:?}", other.authorization, other.cookie);
+    }
+    house.auth.configure(Settings::read(&source(&[(
+        "chttpd",
+        "authentication_handlers",
+        "{chttpd_auth, cookie_authentication_handler}",
+    )])));
+    assert!(house.auth.begin_in_memory(&basic).is_none(), "passwords are not accepted");
 }
 
 /// Sign-ins that have begun and wait for their hash.

@@ -56,7 +56,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         // The settings hold the hashes of admins; the document, which only adds roles, is mostly in memory.
         app.auth.begin(&credentials)
     } else {
-        Box::pin(begin_off_thread(app, &credentials)).await
+        Box::pin(begin(app, &credentials)).await
     };
     let step = begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), None, error))?;
     let hashes = matches!(step, Step::Hash(_));
@@ -70,8 +70,11 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
     Ok(Signed { user: signed.user, session: signed.session, device, set_cookie })
 }
 
-/// Begins the authentication on a thread that may block: it reads accounts and devices.
-async fn begin_off_thread(app: &Arc<App>, credentials: &Credentials<'_>) -> crate::error::Result<Step> {
+/// Begins the authentication, on a thread that may block if it reads accounts or devices.
+async fn begin(app: &Arc<App>, credentials: &Credentials<'_>) -> crate::error::Result<Step> {
+    if let Some(step) = app.auth.begin_in_memory(credentials) {
+        return step;
+    }
     let kept: [Option<String>; 6] = [
         credentials.authorization,
         credentials.cookie,

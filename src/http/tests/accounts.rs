@@ -37,6 +37,26 @@ async fn sign_up_hashes_the_password_and_allows_sign_in() {
 }
 
 #[tokio::test]
+async fn after_another_database_became_that_of_the_users_only_its_accounts_sign_in() {
+    let running = house(&[]).await;
+    let (old, new) = (basic("tom", "mp3"), basic("tom", "other"));
+    assert_eq!(send(&running, "GET /_session", &old, Value::Null).await.status, 200);
+    assert_eq!(send(&running, "PUT /people", ADMIN, Value::Null).await.status, 201);
+    let name = |name: &str| json!(name);
+    let setting = "PUT /_node/_local/_config/chttpd_auth/authentication_db";
+    assert_eq!(send(&running, setting, ADMIN, name("people")).await.status, 200);
+    assert_eq!(send(&running, "POST /people", ADMIN, account("tom", "other", &[])).await.status, 201);
+    for (who, before, after) in [(&old, 401, 200), (&new, 200, 401)] {
+        assert_eq!(send(&running, "GET /_session", who, Value::Null).await.status, before, "{who}");
+        // An empty name stands for the default.
+        for (database, status) in [("", after), ("people", before)] {
+            assert_eq!(send(&running, setting, ADMIN, name(database)).await.status, 200);
+            assert_eq!(send(&running, "GET /_session", who, Value::Null).await.status, status, "{who} {database}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn users_read_and_write_only_their_own_document() {
     let running = house(&[]).await;
     let tom = basic("tom", "mp3");
