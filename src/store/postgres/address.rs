@@ -186,7 +186,7 @@ fn schema_of(name: String) -> Result<Schema, String> {
     if starts && name.len() <= 48 && name.bytes().all(plain) && !name.starts_with("pg_") {
         Ok(Schema(name))
     } else {
-        Err(wrong("a schema has up to 48 lower-case letters, digits and _, and begins with a letter"))
+        Err(wrong("a schema has up to 48 lower-case letters, digits and _, and begins with no digit and not with pg_"))
     }
 }
 
