@@ -119,13 +119,13 @@ impl App {
         Duration::from_secs(self.settings().number("settee", "drain_timeout"))
     }
 
-    /// On a shared store: learns what other nodes have changed, for a request to the database `name`. `writes`: the id of
-    /// the document that the request writes, whose record is read at the same time, and kept for the writer as long as what
-    /// is returned.
-    pub async fn catch_up(&self, name: &str, writes: Option<&str>) -> error::Result<Option<Kept>> {
+    /// On a shared store: learns what other nodes have changed, for a request to the database `name`. `document`: the id
+    /// of the document that the request reads or writes. Its record is read at the same time, and kept for that as long as
+    /// what is returned.
+    pub async fn catch_up(&self, name: &str, document: Option<&str>) -> error::Result<Option<Kept>> {
         let accounts = self.auth.settings();
         let names = [accounts.authentication_db.as_str(), name];
-        self.databases.catch_up_for(&names, writes.map(|id| (name, id))).await
+        self.databases.catch_up_for(&names, document.map(|id| (name, id))).await
     }
 
     /// Passes changed settings to the parts that keep values from them. Call after every change of `config`.

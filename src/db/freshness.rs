@@ -81,12 +81,12 @@ pub(super) struct Looks {
 /// A request's databases, whose state it needs, and the sender of the answer.
 pub(super) struct Look {
     pub databases: Vec<Arc<Database>>,
-    /// The document that the request writes: its database and the key of its record.
+    /// The document that the request reads or writes: its database and the key of its record.
     pub record: Option<Wanted>,
     pub answer: oneshot::Sender<Result<()>>,
 }
 
-/// A record that is read with the counters of its database, for the writer.
+/// A record that is read with the counters of its database.
 pub(super) type Wanted = (Arc<Database>, Vec<u8>);
 
 /// Time and epoch from before a read of the store: the result of the read is at least as new.

@@ -59,8 +59,8 @@ impl Databases {
     }
 
     /// Learns the registered records, and the counters of `databases`. The inner errors are those of one database each.
-    /// Keeps the records `wanted` for the writers of their databases, which must be among `databases`. Takes a thread that
-    /// may block only if something has changed that must be read.
+    /// Keeps the records `wanted` for their requests; their databases must be among `databases`. Takes a thread that may block
+    /// only if something has changed that must be read.
     async fn learn_each(&self, databases: Vec<Arc<Database>>, wanted: Vec<Wanted>) -> Result<Vec<Result<()>>> {
         let question = self.question(databases, wanted)?;
         let mut values = Vec::with_capacity(question.keys.len());
@@ -203,7 +203,7 @@ impl Question {
             .collect();
         for ((database, key), record) in wanted.iter().zip(records) {
             let at = databases.iter().position(|one| Arc::ptr_eq(one, database));
-            // What cannot be read is an error of the write that needs it.
+            // What cannot be read is an error of the request that needs it.
             if let (Some(Some(info)), Ok(record)) = (at.and_then(|at| infos.get(at)), record)
                 && let Ok(info) = Info::decode(info)
             {

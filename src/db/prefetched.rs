@@ -1,12 +1,13 @@
-//! Document records that were read together with a database's counters, for a write that is about to need them.
+//! Document records that were read together with a database's counters, for a request that is about to need them.
 //!
 //! On a shared store each request reads the counters of its database first, in a statement that it shares with others
-//! (`nodes::together`). For a request that writes one document, that statement also reads the document's record, so that
-//! the writer does not wait for another round trip.
+//! (`nodes::together`). For a request that reads or writes one document, that statement also reads the document's record, so
+//! that the request does not wait for another round trip.
 //!
 //! ```text
 //! request ─> counters and record, in one state of the store ─> put ─┐
-//! writer  ─> take: only on top of exactly these counters <──────────┘
+//! reader  ─> take: only with exactly these counters <───────────────┤
+//! writer  ─> take: the same <───────────────────────────────────────┘
 //!         ─> commit, which expects these counters ─> committed: forgets what it has written
 //! ```
 //!
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 use super::record::Info;
 
 /// The most records of one database. Each belongs to a request that is being answered.
-const RECORDS: usize = 64;
+const RECORDS: usize = 256;
 /// The longest record that is kept.
 const LONGEST: usize = 4 << 10;
 /// How many commits of this node are remembered...
@@ -128,7 +129,7 @@ impl Inner {
     }
 }
 
-/// A record that is kept for a request; dropping this forgets it, if no writer has taken it.
+/// A record that is kept for a request; dropping this forgets it, if nobody has taken it.
 pub struct Kept {
     records: Arc<Prefetched>,
     key: Vec<u8>,

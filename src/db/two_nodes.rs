@@ -321,6 +321,56 @@ async fn a_write_finds_the_record_that_was_read_with_the_counters() {
     assert!(two.catch_up_for(&["_users"], Some(("_users", "a"))).await.unwrap().is_none(), "it is not open");
 }
 
+#[tokio::test]
+async fn a_read_as_a_task_finds_what_other_reads_find_and_the_record_that_was_read_with_the_counters() {
+    let (cluster, one, two) = cluster();
+    let here = one.create("db", CreateOptions::default(), None).unwrap();
+    let there = two.get("db").unwrap();
+    let first = put(&here, "a", None, r#"{"n":1}"#).await.unwrap();
+    let second = put(&here, "a", Some(&first), r#"{"n":2}"#).await.unwrap();
+    let gone = put(&here, "gone", None, "{}").await.unwrap();
+    let tombstone = Incoming { parent: Some(gone), deleted: true, ..Incoming::created("gone", "{}") };
+    here.update(vec![tombstone], Mode::Interactive, &AllowAll).await.unwrap().remove(0).unwrap();
+    let unknown = Revision { generation: 7, ..second.clone() };
+    let wanted = [
+        Wanted::Winner,
+        Wanted::Revision(&first),
+        Wanted::Revision(&unknown),
+        Wanted::Latest(&first),
+        Wanted::Latest(&unknown),
+    ];
+    for id in ["a", "gone", "absent"] {
+        for wanted in wanted {
+            for most in [u64::MAX, 1] {
+                let kept = two.catch_up_for(&["_users", "db"], Some(("db", id))).await.unwrap();
+                let blocking = format!("{:?}", there.find_within(id, wanted, most));
+                let (before, expects_body) = (cluster.asked(), blocking.starts_with("Ok(Fits"));
+                let found = there.find_within_as_task(id, wanted, most).await;
+                assert_eq!(format!("{found:?}"), blocking, "{id} {wanted:?} {most}");
+                assert_eq!(
+                    cluster.asked() - before,
+                    usize::from(expects_body),
+                    "{id} {wanted:?} {most}: only the body"
+                );
+                // The record was taken: it is read again.
+                let found = there.find_within_as_task(id, wanted, most).await;
+                assert_eq!(format!("{found:?}"), blocking, "{id} {wanted:?} {most}");
+                drop(kept);
+            }
+        }
+    }
+    // A record of counters that are not the last ones is not used.
+    let kept = two.catch_up_for(&["db"], Some(("db", "a"))).await.unwrap();
+    let third = put(&here, "a", Some(&second), r#"{"n":3}"#).await.unwrap();
+    two.catch_up_together(&["db"]).await.unwrap();
+    let Within::Fits(found) = there.find_within_as_task("a", Wanted::Winner, u64::MAX).await.unwrap() else { panic!() };
+    assert_eq!(found.revision, third);
+    drop(kept);
+    cluster.set_reads(Calls::Refused);
+    let failed = there.find_within_as_task("a", Wanted::Winner, u64::MAX).await;
+    assert!(matches!(failed, Err(Error::Down(_))), "{failed:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn edits_of_few_documents_by_two_nodes_that_look_first_are_all_in_the_histories() {
     const EDITS: u64 = 40;

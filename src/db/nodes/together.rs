@@ -32,18 +32,22 @@ impl Databases {
         self.catch_up_for(names, None).await.map(drop)
     }
 
-    /// As [`Databases::catch_up_together`], for a request that writes one document: its id, with the name of its database,
-    /// which is one of `names`. If the database is open, reads the document's record with the counters. The writer uses it
-    /// as long as what is returned is kept.
+    /// As [`Databases::catch_up_together`], for a request to one document: its id, with the name of its database,
+    /// which is one of `names`. If the database is open, reads the document's record with the counters. The reader or the
+    /// writer uses it as long as what is returned is kept.
     ///
     /// # Errors
     /// As [`Databases::catch_up_together`].
-    pub async fn catch_up_for(self: &Arc<Self>, names: &[&str], writes: Option<(&str, &str)>) -> Result<Option<Kept>> {
+    pub async fn catch_up_for(
+        self: &Arc<Self>,
+        names: &[&str],
+        document: Option<(&str, &str)>,
+    ) -> Result<Option<Kept>> {
         if !self.store().is_shared() {
             return Ok(None);
         }
         let databases: Vec<_> = names.iter().filter_map(|name| self.opened(name)).collect();
-        let record = writes.and_then(|(name, id)| {
+        let record = document.and_then(|(name, id)| {
             let database = databases.iter().find(|database| database.name() == name)?.clone();
             let key = keyspace::document(database.number, id);
             Some((database, key))

@@ -8,6 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::db::Database;
+use crate::db::prefetched::At;
 use crate::db::record::{BodyRecord, DocumentRecord};
 use crate::error::{Error, Result};
 use crate::rev::{Body, Node, Revision, Tree};
@@ -69,6 +70,28 @@ fn are_neighbours(wanted: &[(&str, Body)]) -> bool {
     wanted.len() >= LEAST
         && last.sequence.saturating_sub(first.sequence) < 2 * wanted.len() as u64
         && wanted.is_sorted_by_key(|(_, body)| (body.sequence, body.index))
+}
+
+/// Selects the node to read, and where its body is.
+///
+/// # Errors
+/// [`Error::Missing`] if there is none, or its body is not stored any more; [`Error::Deleted`] if the winner is wanted and
+/// the document is deleted.
+fn choose_one<'a>(tree: &'a Tree, wanted: Wanted) -> Result<(&'a Node, Body)> {
+    let node = match wanted {
+        Wanted::Winner => match tree.winner() {
+            Some(winner) if winner.deleted => return Err(Error::Deleted),
+            winner => winner,
+        },
+        Wanted::Revision(revision) => tree.get(revision),
+        Wanted::Latest(revision) => tree.leaves_below(revision).into_iter().next().or_else(|| tree.winner()),
+    };
+    let node = node.ok_or(Error::Missing)?;
+    Ok((node, node.body.ok_or(Error::Missing)?))
+}
+
+fn no_body(id: &str) -> Error {
+    Error::Damaged(format!("the body of document {id} is not there"))
 }
 
 impl Database {
@@ -154,24 +177,49 @@ impl Database {
         for _ in 0..ATTEMPTS {
             let record = self.record(id)?.ok_or(Error::Missing)?;
             let tree = Arc::new(record.tree);
-            let node = match wanted {
-                Wanted::Winner => match tree.winner() {
-                    Some(winner) if winner.deleted => return Err(Error::Deleted),
-                    winner => winner,
-                },
-                Wanted::Revision(revision) => tree.get(revision),
-                Wanted::Latest(revision) => tree.leaves_below(revision).into_iter().next().or_else(|| tree.winner()),
-            };
-            let node = node.ok_or(Error::Missing)?;
-            let Some(body) = node.body else { return Err(Error::Missing) };
-            if body.bytes > most {
-                return Ok(Within::Large(body.bytes));
+            let (node, place) = choose_one(&tree, wanted)?;
+            if place.bytes > most {
+                return Ok(Within::Large(place.bytes));
             }
-            if let Some(found) = self.body(id, body)? {
-                return Ok(Within::Fits(self.found_from(id, node, body, found, tree.clone())));
+            if let Some(body) = self.body(id, place)? {
+                return Ok(Within::Fits(self.found_from(id, node, place, body, tree.clone())));
             }
         }
-        Err(Error::Damaged(format!("the body of document {id} is not there")))
+        Err(no_body(id))
+    }
+
+    /// Like [`Database::find_within`], but waits for a shared store without a thread, and uses the record that was read at
+    /// the start of the request.
+    ///
+    /// # Errors
+    /// See [`Database::find`].
+    pub async fn find_within_as_task(&self, id: &str, wanted: Wanted<'_>, most: u64) -> Result<Within<Found>> {
+        let key = keyspace::document(self.number, id);
+        let mut known = self.prefetched.take(&At::of(&self.info()), std::iter::once(key.clone())).remove(&key);
+        for _ in 0..ATTEMPTS {
+            let record = match known.take() {
+                Some(record) => record,
+                None => self.begin_get(key.clone()).await?,
+            };
+            let record = DocumentRecord::decode(id, &record.ok_or(Error::Missing)?)?;
+            let tree = Arc::new(record.tree);
+            let (node, place) = choose_one(&tree, wanted)?;
+            if place.bytes > most {
+                return Ok(Within::Large(place.bytes));
+            }
+            self.shared.counts.read(1);
+            let body = self.begin_get(keyspace::body(self.number, place.sequence, place.index)).await?;
+            if let Some(body) = body {
+                let body = BodyRecord::decode(id, body)?;
+                return Ok(Within::Fits(self.found_from(id, node, place, body, tree.clone())));
+            }
+        }
+        Err(no_body(id))
+    }
+
+    async fn begin_get(&self, key: Vec<u8>) -> Result<Option<Vec<u8>>> {
+        let value = self.store.begin_get_each(vec![key]).await?.pop();
+        Ok(value.transpose()?.flatten())
     }
 
     /// Selects revisions for `open_revs`; `None` means `all` (every leaf). The result has each revision once: the

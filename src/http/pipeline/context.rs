@@ -55,7 +55,7 @@ pub struct Context {
     pub callback: Option<String>,
     /// Set if the client replicates.
     pub syncing: Option<Syncing>,
-    /// The record of the document that this request writes, if it was read at its start.
+    /// The record of the document that this request reads or writes, if it was read at its start.
     pub kept: Option<Kept>,
 }
 
@@ -99,14 +99,14 @@ impl Context {
         let decoded = |part: &str| percent_encoding::percent_decode(part.as_bytes()).decode_utf8_lossy().into_owned();
         let mut parts = self.uri.path().split('/').filter(|part| !part.is_empty()).map(decoded);
         let name = parts.next().unwrap_or_default();
-        let is_write = matches!(self.method, http::Method::PUT | http::Method::DELETE);
-        let writes = match (parts.next(), parts.next()) {
-            (Some(id), None) if is_write && !id.starts_with('_') && id.len() <= LONGEST => Some(id),
+        let reads_or_writes = self.method != http::Method::POST;
+        let document = match (parts.next(), parts.next()) {
+            (Some(id), None) if reads_or_writes && !id.starts_with('_') && id.len() <= LONGEST => Some(id),
             _ => None,
         };
         // The health of the store is what `_up` tells.
         let is_up = name == "_up";
-        match app.catch_up(&name, writes.as_deref()).await {
+        match app.catch_up(&name, document.as_deref()).await {
             Ok(kept) => self.kept = kept,
             Err(_) if is_up => {}
             Err(error) => return Err(error.into()),

@@ -163,8 +163,13 @@ pub(crate) async fn load(
 ) -> Result<(Found, Option<Arc<Held>>)> {
     let (mut most, mut held) = (SMALL, None::<Arc<Held>>);
     loop {
-        let (database, query, id) = (database.clone(), query.clone(), id.clone());
-        match reading(move || database.find_within(&id, query.wanted(), most)).await? {
+        let found = if database.is_shared() {
+            Box::pin(database.find_within_as_task(&id, query.wanted(), most)).await?
+        } else {
+            let (database, query, id) = (database.clone(), query.clone(), id.clone());
+            reading(move || database.find_within(&id, query.wanted(), most)).await?
+        };
+        match found {
             Within::Fits(found) => {
                 if let Some(held) = &held {
                     held.shrink(body_writer::cost_of([&found]));
