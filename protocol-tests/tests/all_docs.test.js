@@ -89,6 +89,7 @@ suite('all documents', (api) => {
     { name: 'queries of the wrong type', req: 'POST /{db}/_all_docs/queries', body: { queries: {} }, status: 400, error: 'bad_request', reason: '`queries` member must be an array.' },
     { name: 'GET queries', req: 'GET /{db}/_all_docs/queries', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
   ], { prepare });
+    { name: 'no query', req: 'POST /{db}/_all_docs/queries', body: { queries: [] }, status: 200, keys: ['results'], like: { results: [] } },
 
   api.rows('conflicts in _all_docs', [
     { name: 'a conflict', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'k', _rev: '1-a' }, { _id: 'k', _rev: '1-b' }] }, status: 201 },

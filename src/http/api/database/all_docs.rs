@@ -90,8 +90,11 @@ pub async fn queries(request: &mut Request, database: Arc<Database>, list: Docum
         all.push(params);
     }
     Answer::stream(&request.line, "application/json", move |mut out| async move {
+        out.write("{\"results\":[\n").await;
         for (at, params) in all.into_iter().enumerate() {
-            out.write(if at == 0 { "{\"results\":[\n" } else { ",\n" }).await;
+            if at > 0 {
+                out.write(",\n").await;
+            }
             let partition = params.partition.clone();
             one(&mut out, &database, list, partition.as_deref(), params).await?;
         }
