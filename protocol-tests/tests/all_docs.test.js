@@ -85,11 +85,13 @@ suite('all documents', (api) => {
     { name: 'an unknown parameter is ignored', req: 'GET /{db}/_all_docs?what=1', status: 200, like: { total_rows: 5 } },
     { name: 'PUT', req: 'PUT /{db}/_all_docs', body: {}, status: 405, error: 'method_not_allowed', headers: { Allow: 'GET,HEAD,POST' } },
     { name: 'queries', req: 'POST /{db}/_all_docs/queries', body: { queries: [{ keys: ['a'] }, { limit: 1, skip: 3 }, { startkey: 'c' }] }, status: 200, like: { results: [{ rows: [{ id: 'a' }] }, { rows: [{ id: 'b' }] }, { rows: [{ id: 'c' }] }] } },
+    { name: 'texts in a body are booleans', req: 'POST /{db}/_all_docs', body: { descending: 'true', include_docs: 'FALSE', limit: 1 }, status: 200, like: { rows: [{ id: 'c', doc: undefined }] } },
+    { name: '... but not all', req: 'POST /{db}/_all_docs', body: { descending: 'maybe' }, status: 400, error: 'query_parse_error' },
     { name: 'queries without queries', req: 'POST /{db}/_all_docs/queries', body: {}, status: 400, error: 'bad_request', reason: 'POST body must include `queries` parameter.' },
     { name: 'queries of the wrong type', req: 'POST /{db}/_all_docs/queries', body: { queries: {} }, status: 400, error: 'bad_request', reason: '`queries` member must be an array.' },
+    { name: 'no query', req: 'POST /{db}/_all_docs/queries', body: { queries: [] }, status: 200, keys: ['results'], like: { results: [] } },
     { name: 'GET queries', req: 'GET /{db}/_all_docs/queries', status: 405, error: 'method_not_allowed', headers: { Allow: 'POST' } },
   ], { prepare });
-    { name: 'no query', req: 'POST /{db}/_all_docs/queries', body: { queries: [] }, status: 200, keys: ['results'], like: { results: [] } },
 
   api.rows('conflicts in _all_docs', [
     { name: 'a conflict', req: 'POST /{db}/_bulk_docs', body: { new_edits: false, docs: [{ _id: 'k', _rev: '1-a' }, { _id: 'k', _rev: '1-b' }] }, status: 201 },

@@ -49,11 +49,7 @@ impl Params {
                     Ok(number) => number.into(),
                     Err(_) => return Err(query_error(format!("Invalid value for integer: {}", quote(text)))),
                 },
-                _ => match text {
-                    _ if text.eq_ignore_ascii_case("true") => true.into(),
-                    _ if text.eq_ignore_ascii_case("false") => false.into(),
-                    _ => text.into(),
-                },
+                _ => text.into(),
             };
             self.set(name, value)?;
         }
@@ -66,8 +62,11 @@ impl Params {
     }
 
     fn set(&mut self, name: &str, value: Value) -> Result<()> {
+        // In a body, too, a text counts (`couch_mrview_http:parse_boolean`).
         let flag = |value: &Value| match value {
             Value::Bool(flag) => Ok(*flag),
+            Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(true),
+            Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(false),
             other => Err(query_error(format!("Invalid boolean parameter: {other}"))),
         };
         let natural = |value: &Value| {
@@ -98,8 +97,8 @@ impl Params {
             "stale" if !matches!(value.as_str(), Some("ok" | "update_after")) => {
                 return Err(query_error("Invalid value for `stale`."));
             }
-            "stable" if !value.is_boolean() => return Err(query_error("Invalid value for `stable`.")),
-            "update" if !value.is_boolean() && value.as_str() != Some("lazy") => {
+            "stable" if flag(&value).is_err() => return Err(query_error("Invalid value for `stable`.")),
+            "update" if flag(&value).is_err() && value.as_str() != Some("lazy") => {
                 return Err(query_error("Invalid value for `update`."));
             }
             _ => {}
