@@ -15,7 +15,7 @@ pub fn parse_revision(text: &str) -> Result<Revision> {
 /// The revision that the client names in the body, the query or `If-Match`. Fails with 400 if they differ
 /// (CouchDB: `couch_doc_from_req`).
 pub fn named_revision(request: &Request, body: Option<Revision>) -> error::Result<Option<Revision>> {
-    let query = request.query.get("rev").filter(|rev| !rev.is_empty()).map(parse_revision).transpose()?;
+    let query = request.query.get("rev").map(parse_revision).transpose()?;
     let explicit = match (body, query) {
         (Some(body), Some(query)) if body != query => {
             return Err(Failure::bad_request("Document rev from request body and query string have different values"));
