@@ -90,6 +90,8 @@ suite('documents', (api) => {
     { name: 'a space', req: 'GET /{db}/a%20b', status: 200, like: { _id: 'a b' } },
     { name: 'an underscore is reserved', req: 'PUT /{db}/_nope', body: {}, status: 400, error: 'illegal_docid', reason: 'Only reserved document ids may start with underscore.' },
     { name: '... also in a body', req: 'POST /{db}', body: { _id: '_nope' }, status: 400, error: 'illegal_docid', reason: 'Only reserved document ids may start with underscore.' },
+    ...['GET', 'DELETE', 'COPY'].map((verb) => ({ name: `${verb} of an endpoint that does not exist`, req: `${verb} /{db}/_nope`, send: { Destination: 'x' }, status: 404, error: 'not_found', reason: 'missing' })),
+    { name: 'a path below one', req: 'GET /{db}/_nope/more', status: 404, error: 'not_found', reason: 'missing' },
     { name: '_design/ alone', req: 'POST /{db}', body: { _id: '_design/' }, status: 400, error: 'illegal_docid', reason: 'Illegal document id `_design/`' },
     { name: 'bytes that are not UTF-8', req: 'PUT /{db}/%FF%FE', body: {}, status: 400, error: 'illegal_docid', reason: 'Document id must be valid UTF-8' },
     { name: 'a design document by path', req: 'PUT /{db}/_design/d', body: { views: {} }, status: 201, like: { id: '_design/d' } },

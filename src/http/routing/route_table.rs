@@ -325,9 +325,7 @@ fn no_temporary_views() -> Failure {
 }
 
 fn document(verb: Verb, id: String) -> Result<DbRoute> {
-    if !allowed_id(&id) {
-        return Err(Error::IllegalDocId("Only reserved document ids may start with underscore.".into()).into());
-    }
+    check_id(verb, &id)?;
     let verb = match verb {
         Verb::Get => DocumentVerb::Get,
         Verb::Put => DocumentVerb::Put,
@@ -340,9 +338,7 @@ fn document(verb: Verb, id: String) -> Result<DbRoute> {
 }
 
 fn attachment(verb: Verb, id: String, name: &[&str]) -> Result<DbRoute> {
-    if !allowed_id(&id) {
-        return Err(Error::IllegalDocId("Only reserved document ids may start with underscore.".into()).into());
-    }
+    check_id(verb, &id)?;
     let verb = match verb {
         Verb::Get => AttachmentVerb::Get,
         Verb::Put => AttachmentVerb::Put,
@@ -352,8 +348,18 @@ fn attachment(verb: Verb, id: String, name: &[&str]) -> Result<DbRoute> {
     Ok(DbRoute::Attachment(verb, id, name.join("/")))
 }
 
-fn allowed_id(id: &str) -> bool {
-    !id.starts_with('_') || id.starts_with("_design/") || id.starts_with("_local/")
+/// Rejects an id that no document can have. As in CouchDB, only a write names it illegal; to all other requests such a
+/// document is missing, which is what a client gets that asks for an endpoint of another server.
+fn check_id(verb: Verb, id: &str) -> Result<()> {
+    if !id.starts_with('_') || id.starts_with("_design/") || id.starts_with("_local/") {
+        return Ok(());
+    }
+    Err(match verb {
+        Verb::Get | Verb::Delete | Verb::Copy => Failure::missing(),
+        Verb::Put | Verb::Post | Verb::Options | Verb::Other => {
+            Error::IllegalDocId("Only reserved document ids may start with underscore.".into()).into()
+        }
+    })
 }
 
 fn document_list(name: &str) -> DocumentList {
@@ -417,7 +423,11 @@ mod tests {
         let illegal =
             || Failure::Domain(Error::IllegalDocId("Only reserved document ids may start with underscore.".into()));
         for (verb, path, failure) in [
-            (Verb::Get, "/db/_unknown", illegal()),
+            (Verb::Get, "/db/_unknown", Failure::missing()),
+            (Verb::Get, "/db/_unknown/att", Failure::missing()),
+            (Verb::Delete, "/db/_unknown", Failure::missing()),
+            (Verb::Copy, "/db/_unknown", Failure::missing()),
+            (Verb::Put, "/db/_unknown", illegal()),
             (Verb::Put, "/db/_unknown/att", illegal()),
             (Verb::Get, "/db/_local", Failure::bad_request("Invalid _local document id.")),
             (Verb::Put, "/db/_local/x/att", Failure::bad_request("_local documents do not accept attachments.")),
