@@ -2,14 +2,14 @@
 //!
 //! A URI must not contain a double quote (RFC 3986), but CouchDB accepts it and its users often write it.
 //! hyper answers 400 before any code of ours sees the request. This wrapper therefore filters the bytes of a
-//! connection: in a request line it replaces `"`, `<` and `>` by `%22`, `%3C` and `%3E`.
+//! connection: in a request line it replaces `"`, `<`, `>` and `` ` `` by `%22`, `%3C`, `%3E` and `%60`.
 //!
 //! The wrapper must know where a request begins. If it changed bytes of a body that look like a request line,
 //! the body would grow, and its last bytes would be parsed as the next request: request smuggling, behind a
 //! proxy into another client's requests. The first bytes of a connection begin a request. After that the
 //! wrapper can follow the requests as long as each head arrives in one read and states the length of its
 //! body, and the next head arrives after the end of that body. While this holds, a complete request line with
-//! one of the three characters is rewritten. After anything else (a chunked body, a pipelined request) the
+//! one of these characters is rewritten. After anything else (a chunked body, a pipelined request) the
 //! wrapper passes all bytes unchanged, and hyper answers 400.
 
 use std::io;
@@ -114,7 +114,7 @@ fn head(bytes: &[u8]) -> Option<(usize, u64)> {
 }
 
 fn is_loose(byte: u8) -> bool {
-    matches!(byte, b'"' | b'<' | b'>')
+    matches!(byte, b'"' | b'<' | b'>' | b'`')
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for RequestLineRepair<S> {
@@ -178,6 +178,7 @@ mod tests {
         for (bytes, wanted) in [
             ("GET /a?key=\"x\" HTTP/1.1\r\nX: \"y\"\r\n", Some("GET /a?key=%22x%22 HTTP/1.1\r\nX: \"y\"\r\n")),
             ("GET /a?b=<c> HTTP/1.0\r\n", Some("GET /a?b=%3Cc%3E HTTP/1.0\r\n")),
+            ("GET /db/a`b HTTP/1.1\r\n", Some("GET /db/a%60b HTTP/1.1\r\n")),
             ("GET /a HTTP/1.1\r\nX: \"y\"\r\n", None),
             ("{\"GET /a HTTP/1.1\r\n", None),
             ("say \"GET\" / HTTP/1.1\r\n", None),
