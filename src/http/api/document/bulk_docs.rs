@@ -49,7 +49,8 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     let length = text.len();
     drop(text);
     let Sorted { ordinary, locals, places } = Sorted::of(members);
-    let ids: Vec<String> = ordinary.iter().map(|(id, _)| id.clone()).collect();
+    let names: Vec<(String, Option<Revision>)> =
+        ordinary.iter().map(|(id, split)| (id.clone(), split.rev.clone())).collect();
     let rules = AttachmentRules::of(request);
     let (edits, refused) = convert(&database, ordinary, rules, mode, length).await?;
     let mut written = document_write::update(app, request.by(), &database, edits, mode).await?.into_iter();
@@ -60,7 +61,7 @@ pub async fn bulk_docs(app: &Arc<App>, request: &mut Request, database: Arc<Data
     let results: Vec<error::Result<Revision>> = results.collect();
     let locals = write_locals(app, request, &database, locals).await;
     let (mut log, count) = (RefusalLog::new(request, database.name()), places.len() as u64);
-    let answer = answer(mode, places, ids.into_iter().zip(results), locals, &mut log);
+    let answer = answer(mode, places, names.into_iter().zip(results), locals, &mut log);
     if let Some(syncing) = request.syncing.as_ref().filter(|_| mode == Mode::Replicated) {
         syncing.pushed(count, length as u64, log.rows());
     }
@@ -79,8 +80,8 @@ struct Decoded {
 enum Member {
     /// With its id.
     Decoded(String, Split),
-    /// Refused by itself. `id` is JSON.
-    Refused { id: String, error: Error },
+    /// Refused by itself. `id` and `rev` are JSON.
+    Refused { id: String, rev: Option<String>, error: Error },
 }
 
 /// Parses and checks all documents of a request.
@@ -102,7 +103,8 @@ async fn decode(app: &App, request: &mut Request, database: &Database, text: &st
         }
         Ok(_) => Err(edit::no_path()),
         Err(error) if bulk_refusal::is_by_itself(&error, mode, doc.get(), limits.depth) => {
-            Ok(Member::Refused { id: bulk_refusal::id_of(doc.get()), error })
+            let (id, rev) = (bulk_refusal::id_of(doc.get()), bulk_refusal::rev_of(doc.get()));
+            Ok(Member::Refused { id, rev, error })
         }
         Err(error) => Err(error.into()),
     };
@@ -156,9 +158,10 @@ struct Sorted {
 enum Place {
     Ordinary,
     Local,
-    /// `id` is JSON.
+    /// `id` and `rev` are JSON.
     Refused {
         id: String,
+        rev: Option<String>,
         error: Error,
     },
 }
@@ -170,8 +173,8 @@ impl Sorted {
         for member in members {
             let (id, split) = match member {
                 Member::Decoded(id, split) => (id, split),
-                Member::Refused { id, error } => {
-                    places.push(Place::Refused { id, error });
+                Member::Refused { id, rev, error } => {
+                    places.push(Place::Refused { id, rev, error });
                     continue;
                 }
             };
@@ -230,7 +233,7 @@ async fn convert(
 fn answer(
     mode: Mode,
     places: Vec<Place>,
-    written: impl IntoIterator<Item = (String, error::Result<Revision>)>,
+    written: impl IntoIterator<Item = ((String, Option<Revision>), error::Result<Revision>)>,
     locals: Vec<(String, error::Result<u64>)>,
     log: &mut RefusalLog<'_>,
 ) -> Answer {
@@ -238,16 +241,16 @@ fn answer(
     let mut out = String::with_capacity(places.len() * 96);
     out.push('[');
     for place in places {
-        let (id, result) = match place {
+        let (id, rev, result) = match place {
             Place::Local => {
                 let (name, number) = locals.next().expect("one result per local document");
-                (quote(&format!("_local/{name}")), number.map(|number| format!("0-{number}")))
+                (quote(&format!("_local/{name}")), None, number.map(|number| format!("0-{number}")))
             }
             Place::Ordinary => {
-                let (id, result) = written.next().expect("one result per edit");
-                (quote(&id), result.map(|revision| revision.to_string()))
+                let ((id, rev), result) = written.next().expect("one result per edit");
+                (quote(&id), rev.map(|rev| quote(&rev.to_string())), result.map(|revision| revision.to_string()))
             }
-            Place::Refused { id, error } => (id, Err(error)),
+            Place::Refused { id, rev, error } => (id, rev, Err(error)),
         };
         let row = match result {
             Ok(_) if mode == Mode::Replicated => continue,
@@ -257,7 +260,7 @@ fn answer(
                 if mode == Mode::Replicated {
                     log.refused(&id, &error);
                 }
-                bulk_refusal::row(&id, &error, mode)
+                bulk_refusal::row(&id, rev.as_deref(), &error, mode)
             }
         };
         if out.len() > 1 {

@@ -60,15 +60,22 @@ pub fn id_of(text: &str) -> String {
     member(text, "_id").filter(|id| id.starts_with('"')).unwrap_or("null").to_owned()
 }
 
-/// The row of a document that was not written. `id` is JSON.
-pub fn row(id: &str, error: &Error, mode: Mode) -> String {
+/// `_rev` of a document that cannot be decoded, as the document writes it.
+pub fn rev_of(text: &str) -> Option<String> {
+    member(text, "_rev").filter(|rev| rev.starts_with('"')).map(str::to_owned)
+}
+
+/// The row of a document that was not written. `id` and `rev` are JSON. As in CouchDB, only the row of a replicated
+/// document has the revision.
+pub fn row(id: &str, rev: Option<&str>, error: &Error, mode: Mode) -> String {
     let failure = Failure::Domain(error.clone());
     let (_, word, reason) = wire(&failure);
     let (word, reason) = match mode == Mode::Replicated && is_of_document(error) {
         true => ("forbidden".into(), format!("{word}: {reason}").into()),
         false => (word, reason),
     };
-    format!("{{\"id\":{id},\"error\":{},\"reason\":{}}}", quote(&word), quote(&reason))
+    let rev = rev.filter(|_| mode == Mode::Replicated).map_or_else(String::new, |rev| format!("\"rev\":{rev},"));
+    format!("{{\"id\":{id},{rev}\"error\":{},\"reason\":{}}}", quote(&word), quote(&reason))
 }
 
 /// Logs the refused documents of a request.
@@ -204,11 +211,12 @@ mod tests {
     fn replicated_documents_are_forbidden_and_interactive_ones_have_couchdbs_word() {
         let error = Error::TooLarge { word: "document_too_large", reason: "a".into() };
         assert_eq!(
-            row("\"a\"", &error, Mode::Replicated),
-            r#"{"id":"a","error":"forbidden","reason":"document_too_large: a"}"#
+            row("\"a\"", Some("\"2-b\""), &error, Mode::Replicated),
+            r#"{"id":"a","rev":"2-b","error":"forbidden","reason":"document_too_large: a"}"#
         );
-        assert_eq!(row("\"a\"", &error, Mode::Interactive), r#"{"id":"a","error":"document_too_large","reason":"a"}"#);
-        let conflict = row("\"a\"", &Error::Conflict, Mode::Replicated);
+        let interactive = row("\"a\"", Some("\"2-b\""), &error, Mode::Interactive);
+        assert_eq!(interactive, r#"{"id":"a","error":"document_too_large","reason":"a"}"#);
+        let conflict = row("\"a\"", None, &Error::Conflict, Mode::Replicated);
         assert_eq!(conflict, r#"{"id":"a","error":"conflict","reason":"Document update conflict."}"#);
     }
 
