@@ -89,6 +89,7 @@ suite('changes', (api) => {
     it('returns immediately if there are changes', async () => {
       const db = await api.db();
       await api.ok(`PUT /${db}/a`, { body: {} });
+    ...['d/', '/f'].map((filter) => ({ name: `the filter ${filter}`, req: `GET /{db}/_changes?filter=${filter}`, status: 400, error: 'bad_request', reason: '`filter` must be of the form `designname/filtername`' })),
       const answer = await api.ok(`GET /${db}/_changes?feed=longpoll`);
       assert.deepEqual(answer.results.map((r) => r.id), ['a']);
     });

@@ -32,14 +32,14 @@ pub async fn configure(
             if view.is_empty() {
                 return Err(Failure::bad_request("`view` filter parameter is not provided."));
             }
-            let Some((design, view)) = view.split_once('/').filter(|(_, view)| !view.contains('/')) else {
+            let Some((design, view)) = pair(view) else {
                 return Err(Failure::bad_request("`view` must be of the form `designname/viewname`"));
             };
             functions::view_filter(app, database, design, view).await.map(Filter::Script)
         }
         _ if name.starts_with('_') => Err(Failure::bad_request("unknown builtin filter name")),
         _ => {
-            let Some((design, function)) = name.split_once('/').filter(|(_, function)| !function.contains('/')) else {
+            let Some((design, function)) = pair(name) else {
                 return Err(Failure::bad_request("`filter` must be of the form `designname/filtername`"));
             };
             functions::filter(app, request, database, design, function).await.map(Filter::Script)
@@ -48,6 +48,12 @@ pub async fn configure(
 }
 
 fn doc_ids(request: &Request, body: &Map<String, Value>) -> Result<Filter> {
+/// The design document and the function in a name of the form `design/function`.
+fn pair(name: &str) -> Option<(&str, &str)> {
+    let (design, function) = name.split_once('/')?;
+    (!design.is_empty() && !function.is_empty() && !function.contains('/')).then_some((design, function))
+}
+
     let ids = if request.verb == Verb::Post {
         texts(body.get("doc_ids"))
     } else {
