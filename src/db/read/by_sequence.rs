@@ -170,4 +170,18 @@ impl Database {
         }
         Ok(self.changes(sequence, Direction::Forward, PageLimit::entries(COUNTED))?.rows.len() as u64)
     }
+
+    /// The number of rows before `sequence`, which a descending feed has left: counted if there are at most `COUNTED`
+    /// sequences, otherwise an upper bound.
+    pub fn pending_before(&self, sequence: u64) -> Result<u64> {
+        let left = sequence.saturating_sub(1);
+        if left == 0 {
+            return Ok(0);
+        }
+        if left as usize > COUNTED {
+            let info = self.info();
+            return Ok(left.min(info.documents + info.deleted));
+        }
+        Ok(self.changes(sequence, Direction::Backward, PageLimit::entries(COUNTED))?.rows.len() as u64)
+    }
 }

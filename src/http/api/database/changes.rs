@@ -288,12 +288,13 @@ impl Changes {
     /// The members `last_seq` and `pending` of a position.
     async fn position_members(&self, since: u64) -> String {
         let last = self.wire(since);
-        let pending = match self.database.info().sequence <= since {
-            true => 0,
-            false => {
-                let database = self.database.clone();
-                reading(move || database.pending(since)).await.unwrap_or(0)
-            }
+        let database = self.database.clone();
+        let pending = if self.params.descending && self.before != u64::MAX {
+            blocking(move || database.pending_before(since)).await.unwrap_or(0)
+        } else if self.database.info().sequence <= since {
+            0
+        } else {
+            reading(move || database.pending(since)).await.unwrap_or(0)
         };
         format!("\"last_seq\":{last},\"pending\":{pending}")
     }
