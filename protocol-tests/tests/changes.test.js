@@ -76,6 +76,12 @@ suite('changes', (api) => {
     { name: '_selector', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { type: 'x' } }, status: 200, check: ({ json }) => assert.deepEqual(json.results.filter((r) => !r.deleted).map((r) => r.id).sort(), ['a', 'c']) },
     { name: '_selector with an operator', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { n: { $gt: 5 } } }, status: 200, check: given('c') },
     { name: '_selector with a combination', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { $or: [{ n: 5 }, { _id: 'a' }] } }, status: 200, check: given('a', 'b') },
+    { name: '_selector with fields', req: 'POST /{db}/_changes?filter=_selector&include_docs=true', body: { selector: { n: { $gt: 5 } }, fields: ['n', '_id', 'none'] }, status: 200, like: { results: [{ doc: (doc) => { assert.deepEqual(Object.keys(doc).sort(), ['_id', 'n']); } }] } },
+    { name: '... of which the document has none', req: 'POST /{db}/_changes?filter=_selector&include_docs=true', body: { selector: { n: { $gt: 5 } }, fields: ['none.at.all'] }, status: 200, like: { results: [{ doc: (doc) => { assert.deepEqual(doc, {}); } }] } },
+    { name: 'an empty list of fields is the whole document', req: 'POST /{db}/_changes?filter=_selector&include_docs=true', body: { selector: { n: { $gt: 5 } }, fields: [] }, status: 200, like: { results: [{ doc: { _id: 'c', _rev: String, type: 'x' } }] } },
+    { name: 'fields of the wrong type', req: 'POST /{db}/_changes?filter=_selector', body: { selector: {}, fields: 'n' }, status: 400, error: 'bad_request', reason: 'Selector error: fields must be JSON array' },
+    { name: 'a field of the wrong type', req: 'POST /{db}/_changes?filter=_selector', body: { selector: {}, fields: [1] }, status: 400, error: 'bad_request', reason: 'Invalid JSON for field spec: 1' },
+    { name: 'fields without a selector are ignored', req: 'POST /{db}/_changes?filter=_doc_ids&include_docs=true', body: { doc_ids: ['c'], fields: ['n'] }, status: 200, like: { results: [{ doc: { _id: 'c' } }] } },
     { name: '_selector without a selector', req: 'POST /{db}/_changes?filter=_selector', body: {}, status: 400, error: 'bad_request', reason: 'Selector error: expected a JSON object' },
     { name: '_selector by GET', req: 'GET /{db}/_changes?filter=_selector', status: 400, error: 'bad_request', reason: 'Selector must be specified in POST payload' },
     { name: '_selector with an unknown operator', req: 'POST /{db}/_changes?filter=_selector', body: { selector: { a: { $what: 1 } } }, status: 400, error: 'bad_request' },
@@ -83,6 +89,7 @@ suite('changes', (api) => {
     { name: 'a missing design document', req: 'GET /{db}/_changes?filter=none/f', status: 404, error: 'not_found' },
     { name: 'a missing function', req: 'GET /{db}/_changes?filter=d/none', status: 404, error: 'not_found' },
     { name: 'a malformed filter name', req: 'GET /{db}/_changes?filter=a/b/c', status: 400, error: 'bad_request', reason: '`filter` must be of the form `designname/filtername`' },
+    ...['d/', '/f'].map((filter) => ({ name: `the filter ${filter}`, req: `GET /{db}/_changes?filter=${filter}`, status: 400, error: 'bad_request', reason: '`filter` must be of the form `designname/filtername`' })),
     { name: '_view without a view', req: 'GET /{db}/_changes?filter=_view', status: 400, error: 'bad_request', reason: '`view` filter parameter is not provided.' },
   ]);
 
@@ -90,7 +97,6 @@ suite('changes', (api) => {
     it('returns immediately if there are changes', async () => {
       const db = await api.db();
       await api.ok(`PUT /${db}/a`, { body: {} });
-    ...['d/', '/f'].map((filter) => ({ name: `the filter ${filter}`, req: `GET /{db}/_changes?filter=${filter}`, status: 400, error: 'bad_request', reason: '`filter` must be of the form `designname/filtername`' })),
       const answer = await api.ok(`GET /${db}/_changes?feed=longpoll`);
       assert.deepEqual(answer.results.map((r) => r.id), ['a']);
     });

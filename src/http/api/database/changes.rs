@@ -11,7 +11,7 @@ use http::header;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::changes_filter::configure;
+use super::changes_filter::{configure, fields};
 use super::changes_params::Params;
 use super::first_sync::FirstSync;
 use crate::app::App;
@@ -19,9 +19,10 @@ use crate::app::answer_budget::WINDOW;
 use crate::app::metrics::Counted;
 use crate::app::sync::{OpenFeed, Syncing};
 use crate::blocking::{blocking, reading};
-use crate::db::read::render;
+use crate::db::read::render::{self, Attachments};
 use crate::db::record::SequenceRow;
 use crate::db::{Database, Moved, Since};
+use crate::error::Error;
 use crate::http::api::document::body_writer;
 use crate::http::api::document::include_docs::Docs;
 use crate::http::api::feed::{Feed, Kind, Page, Source, Then};
@@ -31,6 +32,7 @@ use crate::http::response::body::Sender;
 use crate::http::response::error::Result;
 use crate::json::{push_quoted, quote};
 use crate::query::changes_filter::{Filter, Judged};
+use crate::query::mango::find::Projection;
 use crate::store::{Direction, PageLimit};
 
 /// Rows read at once; fewer if their documents are needed.
@@ -58,6 +60,10 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
     }
     let mut params = Params::parse(request)?;
     let filter = configure(app, request, &database, &params.filter, &body).await?;
+    let fields = fields(&filter, &body)?.map(Box::new);
+    if fields.is_some() {
+        params.show.attachments = Attachments::Stubs;
+    }
     let moved = database.watch();
     let history = database.history();
     let last = database.info().sequence;
@@ -79,6 +85,7 @@ pub async fn changes(app: &Arc<App>, request: &mut Request, database: Arc<Databa
         database,
         params,
         filter,
+        fields,
         tombstones_since,
         first_sync,
         before: u64::MAX,
@@ -135,6 +142,8 @@ struct Changes {
     database: Arc<Database>,
     params: Params,
     filter: Filter,
+    /// What a selector's feed shows of its documents.
+    fields: Option<Box<Projection>>,
     /// Deleted documents up to here are left out.
     tombstones_since: u64,
     /// Set for a page of more rows than PouchDB asked for.
@@ -240,12 +249,17 @@ impl Source for Changes {
         if self.params.include_docs {
             text.push_str(",\"doc\":");
             out.text(std::mem::take(&mut text)).await;
-            match docs.next(out).await? {
-                Some(found) => {
+            match (docs.next(out).await?, &self.fields) {
+                (Some(found), Some(fields)) => {
+                    let document = crate::json::read(&render::text(&found, &self.params.show))
+                        .map_err(|_| Error::Damaged(format!("the body of document {}", found.id)))?;
+                    out.text(fields.extract(&document).to_string()).await;
+                }
+                (Some(found), None) => {
                     let pieces = render::document(&found, &self.params.show);
                     body_writer::write(out, self.database.blobs(), pieces).await?;
                 }
-                None => out.write("null").await,
+                (None, _) => out.write("null").await,
             }
         }
         text.push('}');

@@ -11,6 +11,7 @@ use crate::http::api::design::functions;
 use crate::http::request::{Request, Verb, invalid_json};
 use crate::http::response::error::{Failure, Result};
 use crate::query::changes_filter::Filter;
+use crate::query::mango::find::Projection;
 use crate::query::mango::selector::Selector;
 
 /// Creates the filter `name` from the parameters of the request (CouchDB:
@@ -47,13 +48,13 @@ pub async fn configure(
     }
 }
 
-fn doc_ids(request: &Request, body: &Map<String, Value>) -> Result<Filter> {
 /// The design document and the function in a name of the form `design/function`.
 fn pair(name: &str) -> Option<(&str, &str)> {
     let (design, function) = name.split_once('/')?;
     (!design.is_empty() && !function.is_empty() && !function.contains('/')).then_some((design, function))
 }
 
+fn doc_ids(request: &Request, body: &Map<String, Value>) -> Result<Filter> {
     let ids = if request.verb == Verb::Post {
         texts(body.get("doc_ids"))
     } else {
@@ -77,6 +78,17 @@ fn selector(request: &Request, body: &Map<String, Value>) -> Result<Filter> {
             Err(error) => Err(Failure::bad_request(error.to_string())),
         },
         _ => Err(Failure::bad_request("Selector error: expected a JSON object")),
+    }
+}
+
+/// The `fields` beside a selector: what the feed shows of each document (CouchDB: `couch_changes:check_fields`).
+pub fn fields(filter: &Filter, body: &Map<String, Value>) -> Result<Option<Projection>> {
+    match body.get("fields").filter(|_| matches!(filter, Filter::Selector(_))) {
+        None => Ok(None),
+        Some(fields @ Value::Array(_)) => {
+            Projection::parse(fields).map_err(|error| Failure::bad_request(error.to_string()))
+        }
+        Some(_) => Err(Failure::bad_request("Selector error: fields must be JSON array")),
     }
 }
 
