@@ -163,7 +163,7 @@ fn script_status(word: &str) -> StatusCode {
 fn mango_status(word: &str) -> StatusCode {
     match word {
         "required index service unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-        "error_saving_ddoc" | "invalid_list_index_params" => StatusCode::INTERNAL_SERVER_ERROR,
+        "error_saving_ddoc" => StatusCode::INTERNAL_SERVER_ERROR,
         "not_found" => StatusCode::NOT_FOUND,
         _ => StatusCode::BAD_REQUEST,
     }

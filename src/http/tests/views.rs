@@ -116,6 +116,7 @@ async fn invalid_view_queries_are_refused() {
         ("GET /db/_partition/p/_design/d/_view/k", "", 400, "bad_request", "database is not partitioned"),
         ("GET /db/_design/d/_search/k?q=1", "", 503, "service unavailable", "Search is not available"),
         ("POST /db/_temp_view", "{}", 410, "gone", "Temporary views are not supported in CouchDB"),
+        ("GET /db/_index?limit=x", "", 400, "invalid_list_index_params", "Index parameter ranges: limit > 1, skip > 0"),
     ] {
         let reply = ask(running.address, line, &[ADMIN, JSON], body.as_bytes()).await;
         assert_eq!((reply.status, reply.error().as_str(), reply.reason().as_str()), (status, error, reason), "{line}");

@@ -103,7 +103,7 @@ pub async fn list_indexes(request: &Request, database: Arc<Database>) -> Result<
     Ok(Answer::ok(&json!({"total_rows": total, "indexes": shown})))
 }
 
-/// CouchDB answers this with 500, though the request is wrong.
+/// CouchDB answers 500, though the request is wrong.
 fn wrong_range() -> Failure {
     let reason = "Index parameter ranges: limit > 1, skip > 0".into();
     Error::Mango { word: "invalid_list_index_params", reason }.into()
