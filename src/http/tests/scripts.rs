@@ -123,6 +123,18 @@ async fn the_request_object_contains_no_credentials() {
 }
 
 #[tokio::test]
+async fn a_body_without_bytes_is_not_a_missing_body() {
+    let running = house().await;
+    for (headers, body) in
+        [(&[ADMIN][..], "undefined"), (&[ADMIN, "Content-Length: 0"], ""), (&[ADMIN, "Transfer-Encoding: chunked"], "")]
+    {
+        let chunks: &[u8] = if headers.len() > 1 && headers[1].starts_with('T') { b"0\r\n\r\n" } else { b"" };
+        let reply = ask(running.address, "POST /db/_design/d/_show/headers", headers, chunks).await;
+        assert_eq!((reply.status, &reply.json()["body"]), (200, &json!(body)), "{headers:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_selector_as_validate_doc_update_refuses_other_documents() {
     let running = house().await;
     let selector = json!({"newDoc": {"n": {"$type": "number"}}});
