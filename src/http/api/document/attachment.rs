@@ -207,7 +207,14 @@ pub async fn get(
     let decode = attachment.gzip && !takes_gzip;
     let length = if attachment.gzip && takes_gzip { attachment.stored } else { attachment.length };
     let mut answer = match ranges(request, &attachment, length) {
-        Ranges::Whole => content(request, &database, &attachment, decode, 0, length).await?,
+        Ranges::Whole => {
+            let answer = content(request, &database, &attachment, decode, 0, length).await?;
+            // The digest is that of the stored bytes: not of a part, nor of decompressed ones.
+            match attachment.gzip {
+                true => answer,
+                false => answer.with_text(HeaderName::from_static("content-md5"), &etag),
+            }
+        }
         Ranges::One(from, to) => {
             let mut answer = content(request, &database, &attachment, decode, from, to - from + 1).await?;
             answer.status = StatusCode::PARTIAL_CONTENT;
@@ -228,9 +235,6 @@ pub async fn get(
     }
     if attachment.gzip && takes_gzip {
         answer = answer.with(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    if !attachment.gzip {
-        answer = answer.with_text(HeaderName::from_static("content-md5"), &etag);
     }
     Ok(sandboxed(request, answer))
 }
