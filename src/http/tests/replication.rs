@@ -299,6 +299,10 @@ async fn a_private_address_is_refused_unless_allowed() {
         assert!(text.contains("allow_private"), "{text}");
         assert!(failed.is_permanent());
     }
+    let body = json!({"source": format!("http://127.0.0.1:{port}/db"), "target": "db"}).to_string();
+    let reply =
+        ask(here.address, "POST /_replicate", &[ADMIN, "Content-Type: application/json"], body.as_bytes()).await;
+    assert_eq!((reply.status, reply.error().as_str()), (403, "address_not_allowed"), "{}", reply.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

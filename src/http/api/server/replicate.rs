@@ -65,6 +65,10 @@ fn failed(failure: &replicate::Failure) -> Failure {
         F::Forbidden(_) => Error::Forbidden(reason).into(),
         F::BadRequest(_) => Failure::bad_request(reason),
         F::FilterFetch(_) => Error::NotFound(reason).into(),
+        // CouchDB reaches every address; who asks is told that this one is closed, not that the server is broken.
+        F::AddressRefused(_) => {
+            Failure::Refused { status: StatusCode::FORBIDDEN, word: failure.word(), reason: reason.into() }
+        }
         F::Server(error) => error.clone().into(),
         _ => {
             Failure::Refused { status: StatusCode::INTERNAL_SERVER_ERROR, word: failure.word(), reason: reason.into() }
