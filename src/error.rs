@@ -67,6 +67,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A design document's function threw `forbidden` (403) or `unauthorized` (401) with a reason that is no text. The
+    /// client gets the value, as from CouchDB.
+    Thrown {
+        /// The error word.
+        word: &'static str,
+        /// The value.
+        reason: serde_json::Value,
+    },
     /// A selector, an index definition or another part of a Mango request is wrong. `word` is CouchDB's error
     /// word (`mango_error.erl`; status 400, except for the few words that mean a missing service or a failed
     /// save).
@@ -107,6 +115,7 @@ impl fmt::Display for Error {
             | Error::Again(reason)
             | Error::Script { reason, .. }
             | Error::Mango { reason, .. } => out.write_str(reason),
+            Error::Thrown { reason, .. } => write!(out, "{reason}"),
             Error::Locked(_) => {
                 out.write_str("Account is temporarily locked due to multiple authentication failures")
             }

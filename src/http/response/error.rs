@@ -109,6 +109,14 @@ pub fn wire(failure: &Failure) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
     (status, word.into(), reason)
 }
 
+/// The `reason` of a failure as JSON: a text, but for what a function has thrown.
+pub fn reason_json(failure: &Failure) -> serde_json::Value {
+    match failure {
+        Failure::Domain(Error::Thrown { reason, .. }) => reason.clone(),
+        _ => wire(failure).2.into(),
+    }
+}
+
 /// The reason that a client receives for an internal error. The log has the cause under the request's id.
 const INTERNAL: &str = "An internal error occurred. The server's log has its cause under this X-Couch-Request-ID.";
 
@@ -133,6 +141,7 @@ fn domain(error: &Error) -> (StatusCode, Cow<'_, str>, Cow<'_, str>) {
         Error::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "requested_range_not_satisfiable"),
         Error::BadContentType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_content_type"),
         Error::Script { word, .. } => (script_status(word), word),
+        Error::Thrown { word, .. } => (script_status(word), word),
         Error::Mango { word, .. } => (mango_status(word), word),
         Error::Again(_) | Error::Down(_) => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
         Error::Full => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),

@@ -123,6 +123,28 @@ async fn the_request_object_contains_no_credentials() {
 }
 
 #[tokio::test]
+async fn a_reason_that_is_no_text_stays_the_value_that_was_thrown() {
+    let running = house().await;
+    let function = "function (doc) { if (doc.why) throw({ forbidden: doc.why }); }";
+    assert_eq!(put(&running, "/db/_design/why", json!({"validate_doc_update": function})).await.status, 201);
+    for why in [json!({"code": 7, "fields": ["a"]}), json!([1]), json!(5), json!(true)] {
+        let refused = put(&running, "/db/not", json!({"why": why})).await;
+        assert_eq!((refused.status, refused.json()), (403, json!({"error": "forbidden", "reason": why})));
+        for (doc, row) in [
+            (json!({"docs": [{"_id": "not", "why": why}]}), json!({"id": "not", "error": "forbidden", "reason": why})),
+            (
+                json!({"new_edits": false, "docs": [{"_id": "not", "_rev": "1-a", "why": why}]}),
+                json!({"id": "not", "rev": "1-a", "error": "forbidden", "reason": why}),
+            ),
+        ] {
+            let body = doc.to_string();
+            let reply = ask(running.address, "POST /db/_bulk_docs", &[ADMIN, JSON], body.as_bytes()).await;
+            assert_eq!(reply.json(), json!([row]), "{body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_without_bytes_is_not_a_missing_body() {
     let running = house().await;
     for (headers, body) in

@@ -19,11 +19,18 @@ pub(super) fn no_room() -> Error {
 pub(super) fn failure(told: &str) -> Error {
     let (word, reason, _): (String, serde_json::Value, bool) = serde_json::from_str(&mend(told))
         .unwrap_or_else(|_| ("internal_error".into(), serde_json::Value::String("error cannot be shown".into()), true));
-    let reason = match reason {
-        serde_json::Value::String(text) => text,
-        other => other.to_string(),
-    };
-    worded(word, reason)
+    thrown(word, reason)
+}
+
+/// Converts an error word and its reason, which a script may choose. As in CouchDB, the reason of `forbidden` and
+/// `unauthorized` stays the value that was thrown.
+fn thrown(word: String, reason: serde_json::Value) -> Error {
+    match (word.as_str(), reason) {
+        (_, serde_json::Value::String(text)) => worded(word, text),
+        ("forbidden", reason) => Error::Thrown { word: "forbidden", reason },
+        ("unauthorized", reason) => Error::Thrown { word: "unauthorized", reason },
+        (_, other) => worded(word, other.to_string()),
+    }
 }
 
 /// Converts an error word, which a script may choose, as CouchDB does.
@@ -74,22 +81,22 @@ pub(super) fn rejected(answer: &str) -> Error {
         #[serde(default)]
         thrown: serde_json::Value,
     }
-    let thrown = serde_json::from_str::<Thrown>(&mend(answer)).map(|answer| answer.thrown).unwrap_or_default();
+    let value = serde_json::from_str::<Thrown>(&mend(answer)).map(|answer| answer.thrown).unwrap_or_default();
     let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if let serde_json::Value::Object(members) = &thrown {
+    if let serde_json::Value::Object(members) = &value {
         for word in ["forbidden", "unauthorized"] {
             if let Some(reason) = members.get(word) {
-                return worded(word.into(), text(reason));
+                return thrown(word.into(), reason.clone());
             }
         }
         if let (Some(word), Some(reason)) = (members.get("error"), members.get("reason")) {
-            return worded(text(word), text(reason));
+            return thrown(text(word), reason.clone());
         }
         if let Some((_, reason)) = members.iter().next().filter(|_| members.len() == 1) {
             return Error::Script { word: "unknown_error".into(), reason: text(reason) };
         }
     }
-    Error::Script { word: "unknown_error".into(), reason: text(&thrown) }
+    Error::Script { word: "unknown_error".into(), reason: text(&value) }
 }
 
 #[cfg(test)]

@@ -373,6 +373,12 @@ fn validation_answers_become_errors() {
     );
     assert_eq!(ask("function () { throw({ forbidden: 'no' }); }"), Err(Error::Forbidden("no".into())));
     assert_eq!(ask("function () { throw({ unauthorized: 'who?' }); }"), Err(Error::Unauthorized("who?".into())));
+    let thrown = |word, reason| Err(Error::Thrown { word, reason });
+    assert_eq!(
+        ask("function () { throw({ forbidden: { code: 1 } }); }"),
+        thrown("forbidden", serde_json::json!({"code": 1}))
+    );
+    assert_eq!(ask("function () { throw({ unauthorized: null }); }"), thrown("unauthorized", serde_json::Value::Null));
     let script = |word: &str, reason: &str| Err(Error::Script { word: word.into(), reason: reason.into() });
     assert_eq!(ask("function () { throw({ nope: 'x' }); }"), script("unknown_error", "x"));
     assert_eq!(ask("function () { throw('text'); }"), script("unknown_error", "text"));

@@ -164,6 +164,7 @@ fn verdict(error: Error) -> Result<Verdict> {
         | Error::RangeNotSatisfiable
         | Error::BadContentType(_)
         | Error::Script { .. }
+        | Error::Thrown { .. }
         | Error::Mango { .. } => Ok(Verdict::Refused(error.to_string())),
     }
 }

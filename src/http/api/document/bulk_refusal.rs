@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::db::Mode;
 use crate::error::Error;
 use crate::http::request::{Request, too_deep};
-use crate::http::response::error::{Failure, wire};
+use crate::http::response::error::{Failure, reason_json, wire};
 use crate::json::quote;
 
 /// Refused documents of one request that the log names; the rest are counted.
@@ -72,10 +72,10 @@ pub fn row(id: &str, rev: Option<&str>, error: &Error, mode: Mode) -> String {
     let (_, word, reason) = wire(&failure);
     let (word, reason) = match mode == Mode::Replicated && is_of_document(error) {
         true => ("forbidden".into(), format!("{word}: {reason}").into()),
-        false => (word, reason),
+        false => (word, reason_json(&failure)),
     };
     let rev = rev.filter(|_| mode == Mode::Replicated).map_or_else(String::new, |rev| format!("\"rev\":{rev},"));
-    format!("{{\"id\":{id},{rev}\"error\":{},\"reason\":{}}}", quote(&word), quote(&reason))
+    format!("{{\"id\":{id},{rev}\"error\":{},\"reason\":{}}}", quote(&word), reason)
 }
 
 /// Logs the refused documents of a request.
