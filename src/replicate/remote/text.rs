@@ -40,10 +40,19 @@ pub(super) fn shown(text: &str) -> String {
 pub(super) fn reason_of(body: &[u8]) -> String {
     match serde_json::from_slice::<Value>(body) {
         Ok(body) => {
-            let of = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+            let of = |name: &str| text_of(body.get(name));
             shown(&format!("{}: {}", of("error"), of("reason")))
         }
         Err(_) => "no JSON".into(),
+    }
+}
+
+/// A member of an error as text. The reason is any value that a validation function has thrown.
+pub(super) fn text_of(member: Option<&Value>) -> String {
+    match member {
+        None => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
     }
 }
 
@@ -88,6 +97,8 @@ mod tests {
         assert_eq!(shown("a\r\nb\u{1b}[31m"), "a  b [31m");
         assert_eq!(shown(&"x".repeat(300)).len(), MOST + 3);
         assert_eq!(reason_of(br#"{"error":"not_found","reason":"missing"}"#), "not_found: missing");
+        assert_eq!(reason_of(br#"{"error":"forbidden","reason":{"code":7}}"#), r#"forbidden: {"code":7}"#);
+        assert_eq!(reason_of(br#"{"error":"bad_request"}"#), "bad_request: ");
         assert_eq!(reason_of(b"<html>"), "no JSON");
     }
 

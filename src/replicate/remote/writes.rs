@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::connection::{Connection, SMALL};
 use super::outgoing;
 use super::requester::Ask;
-use super::text::{document_path, shown};
+use super::text::{document_path, shown, text_of};
 use crate::replicate::failure::Failure;
 use crate::replicate::peer::{Change, Document, Missing, Verdict};
 use crate::rev::Revision;
@@ -119,8 +119,7 @@ async fn bulk_docs(
         serde_json::from_slice(&body).map_err(|_| Failure::Protocol("the answer of _bulk_docs is malformed".into()))?;
     for row in rows {
         let WriteRow { id, rev, error: Some(error), reason } = row else { continue };
-        let reason = reason.as_ref().and_then(Value::as_str).unwrap_or_default();
-        let text = shown(&format!("{error}: {reason}"));
+        let text = shown(&format!("{error}: {}", text_of(reason.as_ref())));
         let Some(id) = id else {
             return Err(Failure::Protocol(format!("the target refused a document without naming it: {text}")));
         };
