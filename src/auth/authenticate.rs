@@ -7,12 +7,13 @@
 //!      └──> Hash(pending) ──> finish ──> user       the caller limits how many hashes run at once
 //! ```
 //!
-//! `begin` may read the user's document. Both steps block, so they must not run on async threads.
+//! `begin` may read the user's document. Both steps block, so they must not run on async threads; `in_memory` never does.
 
 mod account;
 mod authenticator;
 mod credentials;
 mod handlers;
+mod in_memory;
 mod password_sign_in;
 mod proof;
 mod signed_in;

@@ -245,6 +245,16 @@ impl Devices {
         })
     }
 
+    /// As [`Devices::seen`], for a record that is `stored` as it is held in memory. `None`: it is not, or something must be
+    /// written, or the session is not known. Does not block.
+    pub fn seen_in_memory(&self, user: &str, issued: u64, client: &Client, stored: Option<&[u8]>) -> Option<String> {
+        let now = self.now();
+        let mut shard = self.shard(user).lock();
+        let held = shard.get_mut(&user.to_owned()).filter(|held| held.stored == self.hasher.hash_one(stored))?;
+        let device = held.record.devices.iter().find(|device| device.issued.contains(&issued))?;
+        (!device.is_due(client, now)).then(|| device.id.clone())
+    }
+
     /// Renews a session's cookie. Returns the new second of issue.
     pub fn renew(&self, user: &str, issued: u64, timeout: u64) -> Result<u64> {
         let now = self.now();
@@ -432,7 +442,8 @@ impl Devices {
     }
 }
 
-fn key(user: &str) -> Vec<u8> {
+/// The key of a user's record.
+pub fn key(user: &str) -> Vec<u8> {
     keyspace::server(&format!("devices/{user}"))
 }
 

@@ -1,6 +1,6 @@
 //! Authenticates a request: tries CouchDB's authentication handlers in the order of the settings.
 
-use super::account::{Account, account_with};
+use super::account::Account;
 use super::authenticator::Authenticator;
 use super::credentials::{Credentials, basic, bearer};
 use super::proof::Proof;
@@ -39,24 +39,6 @@ impl Authenticator {
         Ok(Step::Done(SignedIn::default()))
     }
 
-    /// As [`Authenticator::begin`] for name and password without other credentials, if the user's document is in memory;
-    /// otherwise `None`. Does not block.
-    pub fn begin_in_memory(&self, credentials: &Credentials<'_>) -> Option<Result<Step>> {
-        let (settings, _) = self.current();
-        let has_others = credentials.cookie.is_some() || credentials.proxy_user.is_some();
-        if has_others || !settings.handlers.contains(&Handler::Default) {
-            return None;
-        }
-        let (name, password) = basic(credentials.authorization?).ok()??;
-        let document = self.users.document_in_memory(&name)?;
-        let account = account_with(&*self.users, &name, &settings, || Ok(document));
-        Some(
-            account.and_then(|account| {
-                self.step_for(account, &name, &password, Purpose::Basic, credentials.peer, &settings)
-            }),
-        )
-    }
-
     /// Calls [`Authenticator::begin`] and, if needed, [`Authenticator::finish`]. Blocks.
     pub fn authenticate(&self, credentials: &Credentials<'_>) -> Result<SignedIn> {
         match self.begin(credentials)? {
@@ -71,20 +53,9 @@ impl Authenticator {
         settings: &Settings,
         secrets: &Secrets,
     ) -> Result<Option<SignedIn>> {
-        let Some(value) = given.cookie else { return Ok(None) };
-        let Some(cookie) = Cookie::parse(value)? else { return Ok(None) };
-        let now = self.clock.since_epoch().as_secs();
-        let Some(left) = cookie.time_left(now, settings.timeout) else { return Ok(None) };
-        if !secrets.is_set() {
-            return Ok(None);
-        }
-        // Verifies cookies for unknown names as well, so that the response time does not reveal which names
-        // exist.
+        let Some((cookie, left)) = self.current_cookie(given, settings, secrets)? else { return Ok(None) };
         let account = self.account(&cookie.name, settings)?;
-        let salt = account.as_ref().map_or("", Account::salt);
-        let good = cookie.verify(secrets, salt, &settings.hash_algorithms, now);
-        let Some(account) = account.filter(|_| good) else { return Ok(None) };
-        account.check_usable()?;
+        let Some(account) = self.owner(&cookie, account, settings, secrets)? else { return Ok(None) };
         let mut device = None;
         if let Some(devices) = &self.devices {
             device = devices.seen(&cookie.name, cookie.issued, &given.client(), settings.timeout)?;
@@ -96,14 +67,41 @@ impl Authenticator {
         if session::due_for_renewal(left, settings.timeout) {
             let issued = match &self.devices {
                 Some(devices) => devices.renew(&cookie.name, cookie.issued, settings.timeout)?,
-                None => now,
+                None => self.clock.since_epoch().as_secs(),
             };
             renewed = session::issue(&cookie.name, account.salt(), issued, secrets, &settings.hash_algorithms);
         }
-        let user = UserCtx { name: Some(cookie.name.clone()), roles: account.roles, handler: Some(Handler::Cookie) };
-        let session = Some(Session::Cookie(cookie.issued));
-        let proof = Proof::Cookie { cookie, device };
-        Ok(Some(SignedIn { user, cookie: renewed, session, upgrade: None, proof }))
+        Ok(Some(SignedIn { cookie: renewed, ..signed_in_by(cookie, account, device) }))
+    }
+
+    /// The cookie of a request, and the seconds until it expires. `None`: there is none, or it has expired.
+    pub(super) fn current_cookie(
+        &self,
+        given: &Credentials<'_>,
+        settings: &Settings,
+        secrets: &Secrets,
+    ) -> Result<Option<(Cookie, u64)>> {
+        let Some(value) = given.cookie else { return Ok(None) };
+        let Some(cookie) = Cookie::parse(value)? else { return Ok(None) };
+        let left = cookie.time_left(self.clock.since_epoch().as_secs(), settings.timeout);
+        Ok(left.filter(|_| secrets.is_set()).map(|left| (cookie, left)))
+    }
+
+    /// The account of a cookie's name if the cookie's signature is right.
+    pub(super) fn owner(
+        &self,
+        cookie: &Cookie,
+        account: Option<Account>,
+        settings: &Settings,
+        secrets: &Secrets,
+    ) -> Result<Option<Account>> {
+        // Verifies cookies for unknown names as well, so that the response time does not reveal which names
+        // exist.
+        let salt = account.as_ref().map_or("", Account::salt);
+        let good = cookie.verify(secrets, salt, &settings.hash_algorithms, self.clock.since_epoch().as_secs());
+        let Some(account) = account.filter(|_| good) else { return Ok(None) };
+        account.check_usable()?;
+        Ok(Some(account))
     }
 
     pub(super) fn by_password(&self, given: &Credentials<'_>, settings: &Settings) -> Result<Option<Step>> {
@@ -161,4 +159,12 @@ impl Authenticator {
         let session = Some(Session::Token(access.device.clone()));
         Ok(SignedIn { user, session, proof: Proof::Access(access.clone()), ..SignedIn::default() })
     }
+}
+
+/// A sign-in by a cookie that is not renewed.
+pub(super) fn signed_in_by(cookie: Cookie, account: Account, device: Option<String>) -> SignedIn {
+    let user = UserCtx { name: Some(cookie.name.clone()), roles: account.roles, handler: Some(Handler::Cookie) };
+    let session = Some(Session::Cookie(cookie.issued));
+    let proof = Proof::Cookie { cookie, device };
+    SignedIn { user, session, proof, ..SignedIn::default() }
 }

@@ -17,14 +17,16 @@ use crate::auth::settings::tests::source;
 use crate::auth::{ADMIN, Handler, Settings, UserCtx, session, token};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::store::memory::Memory;
 
 /// Accounts in memory.
 #[derive(Default)]
 struct Known {
     admins: Mutex<HashMap<String, String>>,
     documents: Mutex<HashMap<String, UserDocument>>,
-    /// The names whose documents, or whose absence, are in memory.
-    in_memory: Mutex<Vec<&'static str>>,
+    /// A name whose document must be read.
+    unread: Mutex<&'static str>,
 }
 
 impl Users for Known {
@@ -37,7 +39,7 @@ impl Users for Known {
     }
 
     fn document_in_memory(&self, name: &str) -> Option<Option<UserDocument>> {
-        self.in_memory.lock().contains(&name).then(|| self.documents.lock().get(name).cloned())
+        (*self.unread.lock() != name).then(|| self.documents.lock().get(name).cloned())
     }
 }
 
@@ -45,6 +47,7 @@ const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
 struct House {
     known: Arc<Known>,
+    store: Arc<Memory>,
     clock: Clock,
     auth: Authenticator,
 }
@@ -53,10 +56,10 @@ fn house(rows: &[(&str, &str, &str)]) -> House {
     let rows = [&[("chttpd_auth", "iterations", "1"), ("chttpd_auth", "secret", "s3cret")], rows].concat();
     let known = Arc::new(Known::default());
     let clock = Clock::fixed(Duration::from_secs(1_700_000_000));
-    let store = Arc::new(crate::store::memory::Memory::new());
-    let devices = Arc::new(Devices::new(store, clock.clone()));
+    let store = Arc::new(Memory::new());
+    let devices = Arc::new(Devices::new(store.clone(), clock.clone()));
     let auth = Authenticator::new(known.clone(), Settings::read(&source(&rows)), clock.clone()).with_devices(devices);
-    House { known, clock, auth }
+    House { known, store, clock, auth }
 }
 
 impl House {
@@ -97,8 +100,19 @@ impl House {
         [false, true].map(|waits| self.auth.still(proof, waits).expect("looks"))
     }
 
+    /// Authenticates a cookie, in memory too: that must accept nothing else.
     fn cookie(&self, value: &str) -> Result<SignedIn> {
-        self.auth.authenticate(&Credentials { cookie: Some(value), peer: HERE, ..Default::default() })
+        let given = Credentials { cookie: Some(value), peer: HERE, ..Default::default() };
+        let at_once = self.cookie_in_memory(&given);
+        let signed_in = self.auth.authenticate(&given);
+        assert!(at_once.is_none_or(|at_once| Ok(at_once) == signed_in), "{signed_in:?}");
+        signed_in
+    }
+
+    fn cookie_in_memory(&self, given: &Credentials<'_>) -> Option<SignedIn> {
+        let session = self.auth.cookie_in_memory(given)?;
+        let devices = self.store.get(&session.devices_key()).expect("reads");
+        self.auth.signed_in_by_cookie(given, session, devices.as_deref())
     }
 }
 
@@ -175,7 +189,7 @@ fn a_verified_password_is_cached_and_a_wrong_one_is_always_hashed() {
 #[test]
 fn a_password_is_checked_in_memory_only_if_nothing_must_be_read() {
     let house = house(&[]).admin("root", "relax").user("ann", "pw", &["a"]).user("bob", "pw", &[]);
-    *house.known.in_memory.lock() = vec!["root", "ann", "eve"];
+    *house.known.unread.lock() = "bob";
     let header = |name: &str, password: &str| format!("Basic {}", BASE64.encode(format!("{name}:{password}")));
     let begin = |name: &str, password: &str| {
         let header = header(name, password);
@@ -269,6 +283,52 @@ fn a_session_cookie_authenticates_is_renewed_and_expires() {
     house.clock.advance(Duration::from_secs(600 - 61));
     assert_eq!(house.cookie(&cookie), Ok(SignedIn::default()), "expired");
     assert_eq!(house.cookie(&renewed).expect("a good cookie").user.name.as_deref(), Some("ann"));
+}
+
+#[test]
+fn a_cookie_is_checked_in_memory_only_if_nothing_must_be_read_or_written() {
+    let house = house(&[]).user("ann", "pw", &["a"]).user("bob", "pw", &[]);
+    *house.known.unread.lock() = "bob";
+    let cookie = |name: &str| house.auth.sign_in(name, "pw", None, HERE).expect("signed in").cookie.expect("a cookie");
+    let (ann, bob) = (cookie("ann"), cookie("bob"));
+    let given = Credentials { cookie: Some(&ann), peer: HERE, ..Default::default() };
+    let signed_in = house.cookie_in_memory(&given).expect("in memory");
+    assert_eq!(Ok(signed_in), house.cookie(&ann));
+    let session = || house.auth.cookie_in_memory(&given).expect("in memory");
+    let key = session().devices_key();
+    assert_eq!(key, crate::auth::devices::key("ann"));
+    for stored in [None, Some(b"another node has written it".as_slice())] {
+        assert_eq!(house.auth.signed_in_by_cookie(&given, session(), stored), None);
+    }
+    let elsewhere = Credentials { peer: Some(IpAddr::V4(std::net::Ipv4Addr::BROADCAST)), ..given };
+    assert_eq!(house.cookie_in_memory(&elsewhere), None, "the new address must be written");
+    let forged = ann.chars().rev().collect::<String>();
+    for other in [
+        Credentials { cookie: Some(&bob), ..given },
+        Credentials { cookie: Some(&forged), ..given },
+        Credentials { cookie: None, ..given },
+        Credentials { authorization: Some("Basic YTpi"), ..given },
+        Credentials { proxy_user: Some("ann"), ..given },
+    ] {
+        assert!(house.auth.cookie_in_memory(&other).is_none(), "{:?} {:?}", other.authorization, other.cookie);
+    }
+    let devices = house.auth.devices().expect("devices");
+    let id = devices.of_session("ann", 1_700_000_000).expect("looks").expect("a device");
+    let device = house.cookie_in_memory(&given).expect("in memory").proof.device().map(str::to_owned);
+    assert_eq!(device.as_deref(), Some(&*id));
+    devices.revoke("ann", &id).expect("revokes");
+    assert_eq!(house.cookie_in_memory(&given), None, "revoked");
+    let ann = cookie("ann");
+    let given = Credentials { cookie: Some(&ann), ..given };
+    assert!(house.cookie_in_memory(&given).is_some());
+    house.clock.advance(Duration::from_secs(61));
+    assert!(house.auth.cookie_in_memory(&given).is_none(), "it is to be renewed");
+    house.auth.configure(Settings::read(&source(&[(
+        "chttpd",
+        "authentication_handlers",
+        "{chttpd_auth, default_authentication_handler}",
+    )])));
+    assert!(house.auth.cookie_in_memory(&given).is_none(), "cookies are not accepted");
 }
 
 #[test]

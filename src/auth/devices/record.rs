@@ -121,9 +121,14 @@ impl Device {
         self.address = cut(&client.address);
     }
 
-    /// Notes a use. Returns whether it is time to write the record.
+    /// Whether a use is to be noted.
+    pub fn is_due(&self, client: &Client, now: u64) -> bool {
+        now.saturating_sub(self.last_seen) >= TOUCH || self.address != client.address
+    }
+
+    /// Notes a use if it is to be noted. Returns whether the record must be written.
     pub fn touch(&mut self, client: &Client, now: u64) -> bool {
-        let due = now.saturating_sub(self.last_seen) >= TOUCH || self.address != client.address;
+        let due = self.is_due(client, now);
         if due {
             self.last_seen = now;
             self.describe(client);

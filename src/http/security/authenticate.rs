@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use base64::Engine;
 use http::header;
 
 use crate::app::{App, security_events};
@@ -52,12 +51,7 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
         return Ok(Signed { user: UserCtx::anonymous(), session: None, device: None, set_cookie: None });
     }
     let seen = request.authorization.seen().with_accounts(app);
-    let begun = if !app.store.is_shared() && is_admins_basic(app, &credentials) {
-        // The settings hold the hashes of admins; the document, which only adds roles, is mostly in memory.
-        app.auth.begin(&credentials)
-    } else {
-        Box::pin(begin(app, &credentials)).await
-    };
+    let begun = Box::pin(begin(app, &credentials)).await;
     let step = begun.inspect_err(|error| security_events::credentials_refused(app, request.caller(), None, error))?;
     let hashes = matches!(step, Step::Hash(_));
     let signed = finish(app, step, request).await?;
@@ -74,6 +68,17 @@ pub async fn authenticate(app: &Arc<App>, request: &Request) -> Result<Signed> {
 async fn begin(app: &Arc<App>, credentials: &Credentials<'_>) -> crate::error::Result<Step> {
     if let Some(step) = app.auth.begin_in_memory(credentials) {
         return step;
+    }
+    if app.store.is_shared()
+        && let Some(session) = app.auth.cookie_in_memory(credentials)
+    {
+        // Another node may have revoked the session. What cannot be read here is an error below.
+        let read = app.store.begin_get_each(vec![session.devices_key()]).await;
+        if let Ok(Some(Ok(devices))) = read.map(|mut values| values.pop())
+            && let Some(signed) = app.auth.signed_in_by_cookie(credentials, session, devices.as_deref())
+        {
+            return Ok(Step::Done(signed));
+        }
     }
     let kept: [Option<String>; 6] = [
         credentials.authorization,
@@ -105,15 +110,6 @@ async fn begin(app: &Arc<App>, credentials: &Credentials<'_>) -> crate::error::R
 /// The name that the client gives its device: `X-Settee-Device`, or else the user agent.
 pub fn device(request: &Request) -> Option<&str> {
     request.header("x-settee-device").or_else(|| request.header(header::USER_AGENT))
-}
-
-/// Whether the credentials are Basic authentication with the name of an admin of the settings, without a
-/// cookie.
-fn is_admins_basic(app: &App, credentials: &Credentials<'_>) -> bool {
-    let Some(encoded) = credentials.authorization.and_then(|text| text.strip_prefix("Basic ")) else { return false };
-    let Ok(decoded) = base64::engine::general_purpose::STANDARD.decode(encoded) else { return false };
-    let name = decoded.split(|byte| *byte == b':').next().and_then(|name| std::str::from_utf8(name).ok());
-    credentials.cookie.is_none() && name.is_some_and(|name| app.settings().admin(name).is_some())
 }
 
 /// Checks name, password and one-time code, and begins a session: `POST /_session`.
