@@ -238,7 +238,7 @@ describe('documents in the console', { skip: noConsole }, () => {
 
   it('imports JSON lines with all digits, and says which lines are refused', async () => {
     const db = await api.db();
-    await fill(db, [{ _id: '_design/app', validate_doc_update: 'function (doc) { if (doc.bad) throw({forbidden: "no bad ones"}); }' }, { _id: 'a', old: true }]);
+    await fill(db, [{ _id: '_design/app', validate_doc_update: 'function (doc) { if (doc.bad === 7) throw({forbidden: {code: 7}}); if (doc.bad) throw({forbidden: "no bad ones"}); }' }, { _id: 'a', old: true }]);
     const file = join(folder, 'in.jsonl');
     writeFileSync(file, ['{"_id":"a","_rev":"7-abc","n":1}', '{"_id":"b","big":12345678901234567890,"2":1,"1":2}', '', '{"_id":"c","bad":true}'].join('\n'));
     const page = await opened(`#/db/${db}/import`);
@@ -253,6 +253,10 @@ describe('documents in the console', { skip: noConsole }, () => {
     await page.getByRole('button', { name: 'Import' }).click();
     await page.getByText('2 documents written, 1 refused.').waitFor();
     assert.equal((await api.ok(`GET /${db}/a`)).n, 1);
+    writeFileSync(file, '{"_id":"z","bad":7}');
+    await page.getByLabel('File').setInputFiles(file);
+    await page.getByRole('button', { name: 'Import' }).click();
+    await page.getByText('Line 1, z: {"code":7}').waitFor();
     writeFileSync(file, '{"_id":"x"}\n{"_id":"y",}\n');
     await page.getByLabel('File').setInputFiles(file);
     await page.getByRole('button', { name: 'Import' }).click();

@@ -69,12 +69,15 @@ async function regained() {
   return asking;
 }
 
+/** The reason of a refusal in words: a validation function may throw any value. */
+export const inWords = (reason) => (reason == null ? '' : typeof reason === 'string' ? reason : JSON.stringify(reason));
+
 /** The error of an answer, in words. */
 async function refusal(answer) {
   const text = await answer.text().catch(() => '');
   try {
     const { error, reason } = JSON.parse(text);
-    if (error) return new ApiError(answer.status, String(error), reason == null ? '' : String(reason));
+    if (error) return new ApiError(answer.status, String(error), inWords(reason));
   } catch {
     // Not from settee: a proxy in between.
   }
@@ -202,7 +205,7 @@ export function upload(path, file, { query, type, signal, onProgress } = {}) {
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { /* the status says enough */ }
       if (request.status < 300) resolve(answer);
-      else reject(new ApiError(request.status, answer.error ?? 'http', answer.reason ?? `The server answered with the status ${request.status}.`));
+      else reject(new ApiError(request.status, answer.error ?? 'http', inWords(answer.reason) || `The server answered with the status ${request.status}.`));
     };
     signal?.addEventListener('abort', () => request.abort(), { once: true });
     request.send(file);

@@ -83,7 +83,7 @@ export class Refused extends Error {
 
 const refused = (rows) => {
   const row = rows.find(({ error }) => error);
-  return row ? new Refused(row.reason ?? row.error, rows.some(({ error }) => error === 'conflict')) : null;
+  return row ? new Refused(api.inWords(row.reason) || row.error, rows.some(({ error }) => error === 'conflict')) : null;
 };
 
 const send = (db, docs) => api.post(`${api.part(db)}/_bulk_docs`, undefined, { text: write(docs) });

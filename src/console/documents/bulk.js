@@ -23,7 +23,7 @@ export async function deleteDocs(db, docs) {
     },
   });
   if (!yes) return false;
-  if (refused.length > 0) toast(`${plural(refused.length, 'document')} not deleted. ${refused[0].id}: ${refused[0].reason}`, { kind: 'error' });
+  if (refused.length > 0) toast(`${plural(refused.length, 'document')} not deleted. ${refused[0].id}: ${api.inWords(refused[0].reason)}`, { kind: 'error' });
   if (refused.length < docs.length) toast(`${plural(docs.length - refused.length, 'document')} deleted.`);
   return true;
 }

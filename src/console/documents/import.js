@@ -120,7 +120,7 @@ async function writeBatch(db, batch, existing, done, signal) {
     else if (row.error === 'conflict' && existing === 'keep') done.skipped += 1;
     else {
       done.failed += 1;
-      if (done.errors.length < 20) done.errors.push({ line: batch[at].line, id: row.id ?? batch[at].id, reason: row.reason });
+      if (done.errors.length < 20) done.errors.push({ line: batch[at].line, id: row.id ?? batch[at].id, reason: api.inWords(row.reason) });
     }
   }
 }
